@@ -1,0 +1,49 @@
+# Every target does its own set-up; `make` alone lists them. Only CPython 3.11+, Node and make are assumed.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+SETUP := $(VENV)/.ready
+NODE := tests/node/node_modules/.ready
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+setup: $(SETUP) ## a virtual environment with everything pinned, and Keyfront in it
+
+$(SETUP): requirements/dev.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+$(NODE): tests/node/package-lock.json
+	cd tests/node && (command -v npm >/dev/null && npm ci --silent --no-audit --no-fund || echo "npm is missing: the tests of the npm clients will be skipped")
+	mkdir -p tests/node/node_modules && touch $@
+
+demo: $(SETUP) ## private pictures behind a real edge; open the printed address
+	$(BIN)/python -m examples.gallery
+
+test: $(SETUP) $(NODE) ## all tests, the real clients included
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+check: $(SETUP) ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(SETUP) ## put the code in the house's form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(SETUP) ## figures beside the peers, as ratios (PEERS=folder of the peer servers)
+	$(BIN)/python -m bench
+
+lock: $(SETUP) ## pin the requirements anew, with hashes
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header requirements/runtime.in -o requirements/runtime.txt
+	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header requirements/dev.in -o requirements/dev.txt
+
+clean: ## remove what set-up and tests made
+	rm -rf $(VENV) tests/node/node_modules .mypy_cache .ruff_cache build dist
+
+.PHONY: help setup demo test check format bench lock clean

@@ -1,0 +1,256 @@
+"""The values that pass through an edge, and nothing else: no rule, no socket.
+
+Header lists are as ASGI has them: pairs of bytes, names lower-case, in the order received, repeats kept.
+Text that comes from a viewer's request line is latin-1 text, so that every byte sent is one character kept.
+Times are epoch seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from keyfront.edge.routing import Route, Site
+    from keyfront.model.snapshot import Behavior, Origin
+    from keyfront.signing.verify import Grant
+
+Header = tuple[bytes, bytes]
+Headers = list[Header]
+
+
+class Request:
+    """A viewer's request, its head complete.
+
+    `target` is the raw origin-form target as sent; `host` the Host header's value, lower-case, with its port if
+    one was sent. `body` is None if the request has none, else an async iterator over its chunks; `length` is the
+    body's Content-Length, or None if chunked or absent. `client_ip` is the viewer's address (behind a trusted
+    proxy: the one that the proxy names), `scheme` the viewer's.
+    """
+
+    __slots__ = (
+        "body",
+        "client_ip",
+        "client_port",
+        "cookie",
+        "headers",
+        "host",
+        "length",
+        "method",
+        "scheme",
+        "target",
+        "version",
+        "wire_bytes",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        target: str,
+        host: str,
+        headers: Headers,
+        *,
+        scheme: str = "http",
+        client_ip: str = "127.0.0.1",
+        client_port: int = 0,
+        version: str = "1.1",
+        cookie: str = "",
+        body: AsyncIterator[bytes] | None = None,
+        length: int | None = None,
+        wire_bytes: int = 0,
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.host = host
+        self.headers = headers
+        self.scheme = scheme
+        self.client_ip = client_ip
+        self.client_port = client_port
+        self.version = version
+        self.cookie = cookie
+        self.body = body
+        self.length = length
+        self.wire_bytes = wire_bytes
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first header of that lower-case name."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+
+class Reply:
+    """An answer ready for a shell to write. `headers` lacks only framing and the edge's own identity headers.
+
+    `body` is bytes, or an async iterator of chunks with `length` its size in bytes if that is known.
+    `x_cache` is the word before " from cloudfront", `detail` CloudFront's x-edge-detailed-result-type,
+    `reason` a denial's or refusal's name for the log.
+    """
+
+    __slots__ = ("body", "detail", "headers", "length", "reason", "status", "x_cache")
+
+    def __init__(
+        self,
+        status: int,
+        headers: Headers,
+        body: bytes | AsyncIterator[bytes] = b"",
+        *,
+        length: int | None = None,
+        x_cache: str = "Error",
+        detail: str = "",
+        reason: str = "",
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.length = len(body) if isinstance(body, bytes) else length
+        self.x_cache = x_cache
+        self.detail = detail or x_cache
+        self.reason = reason
+
+
+class Plan:
+    """What the edge decided to do with a request that it will serve.
+
+    `key` is the cache key (None: not cacheable, pass through), `target` the path and query to ask the origin for
+    (OriginPath included, signing parameters gone), `grant` what the viewer's signature allowed, if one was needed.
+    """
+
+    __slots__ = ("behavior", "grant", "key", "origin", "path", "query", "route", "site", "target")
+
+    def __init__(
+        self,
+        site: Site,
+        route: Route,
+        behavior: Behavior,
+        origin: Origin,
+        key: str | None,
+        target: str,
+        path: str,
+        query: str,
+        grant: Grant | None = None,
+    ) -> None:
+        self.site = site
+        self.route = route
+        self.behavior = behavior
+        self.origin = origin
+        self.key = key
+        self.target = target
+        self.path = path
+        self.query = query
+        self.grant = grant
+
+
+class Meta:
+    """All that is known of a stored response except its body; made by `freshness.admit`, never changed.
+
+    `headers` are end-to-end headers as the viewer may see them, without Age, Via, X-Cache and the like; `date` is the
+    response's Date as epoch seconds. A response is fresh until `fresh_until`; it may be served stale while being
+    revalidated until `swr_until`, and on an origin's error until `sie_until` (infinity where CloudFront serves
+    stale without being asked to). `initial_age` seconds had passed when it was stored at `stored_at`.
+    `vary` names the request headers (as forwarded, lower-case) whose values are `vary_values`.
+    `revalidate_always` marks what is stored but must be asked for anew at each use.
+    """
+
+    __slots__ = (
+        "date",
+        "etag",
+        "fresh_until",
+        "headers",
+        "initial_age",
+        "last_modified",
+        "length",
+        "reason",
+        "revalidate_always",
+        "sie_until",
+        "status",
+        "stored_at",
+        "swr_until",
+        "vary",
+        "vary_values",
+    )
+
+    def __init__(
+        self,
+        status: int,
+        headers: tuple[Header, ...],
+        *,
+        stored_at: float,
+        fresh_until: float,
+        date: float,
+        initial_age: float = 0.0,
+        length: int | None = None,
+        etag: bytes | None = None,
+        last_modified: bytes | None = None,
+        swr_until: float = 0.0,
+        sie_until: float = 0.0,
+        revalidate_always: bool = False,
+        vary: tuple[bytes, ...] = (),
+        vary_values: tuple[bytes, ...] = (),
+        reason: str = "",
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.stored_at = stored_at
+        self.fresh_until = fresh_until
+        self.date = date
+        self.initial_age = initial_age
+        self.length = length
+        self.etag = etag
+        self.last_modified = last_modified
+        self.swr_until = swr_until
+        self.sie_until = sie_until
+        self.revalidate_always = revalidate_always
+        self.vary = vary
+        self.vary_values = vary_values
+        self.reason = reason
+
+
+class Stored:
+    """A response in the cache: its `meta` and its whole `body`. `head` is the ready-made start of a 200's bytes,
+    filled by the shell that first serves it."""
+
+    __slots__ = ("body", "head", "key", "meta", "size")
+
+    def __init__(self, key: str, meta: Meta, body: bytes) -> None:
+        self.key = key
+        self.meta = meta
+        self.body = body
+        self.head: bytes = b""
+        self.size = len(body) + 1024
+
+
+class OriginReply:
+    """An origin's final answer, its head complete: `body` yields chunks as they arrive (with back-pressure) and
+    raises OriginFailure if the origin breaks off. `aclose()` gives the connection up, or back if the body is read.
+
+    `length` is Content-Length if the body is framed by it; `sized` is False for a body that ends with the
+    connection, which may therefore be cut short without notice (CloudFront stores it all the same, §5.9).
+    """
+
+    __slots__ = ("body", "connect_time", "headers", "length", "reason", "sized", "status")
+
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        headers: Headers,
+        body: AsyncIterator[bytes],
+        *,
+        length: int | None = None,
+        sized: bool = True,
+        connect_time: float = 0.0,
+    ) -> None:
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+        self.body = body
+        self.length = length
+        self.sized = sized
+        self.connect_time = connect_time
+
+    async def aclose(self) -> None:
+        close = getattr(self.body, "aclose", None)
+        if close is not None:
+            await close()

@@ -1,0 +1,182 @@
+"""All that an edge obeys, compiled, immutable, numbered.
+
+A `Snapshot` is what `compile.py` makes of the resources and what the feed carries. Everything in it is a frozen
+value; an edge that holds one needs nothing else: no control plane, no database. What cannot travel as bytes
+(loaded keys, compiled patterns, look-up tables) is prepared from it once by `edge/routing.py` when it is accepted.
+
+On the wire: MAGIC, the SHA-256 of the payload (32 bytes), the payload (msgpack). `from_bytes` refuses anything
+else, so a torn or foreign file can never be half obeyed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+import msgspec
+
+from keyfront.errors import SnapshotRefused
+
+MAGIC = b"keyfront-snapshot 1\n"
+
+
+class PublicKey(msgspec.Struct, frozen=True, gc=False):
+    """A public key that viewers' signatures are checked with. `pem` is SubjectPublicKeyInfo."""
+
+    id: str
+    pem: str
+
+
+class KeyGroup(msgspec.Struct, frozen=True, gc=False):
+    """`key_ids` name members of `Snapshot.public_keys`."""
+
+    id: str
+    name: str
+    key_ids: tuple[str, ...]
+
+
+class Select(msgspec.Struct, frozen=True, gc=False):
+    """Which headers, cookies or query parameters are meant: the four modes of CloudFront's policies.
+
+    Header names are lower-case. Cookie names of legacy settings may hold `*` and `?`.
+    """
+
+    mode: Literal["none", "whitelist", "allExcept", "all"] = "none"
+    names: tuple[str, ...] = ()
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """An origin as its behaviors reach it. Times are seconds; `custom_headers` hold secrets."""
+
+    id: str
+    domain_name: str
+    path: str = ""
+    kind: Literal["custom", "s3"] = "custom"
+    protocol_policy: Literal["http-only", "https-only", "match-viewer"] = "http-only"
+    http_port: int = 80
+    https_port: int = 443
+    ssl_protocols: tuple[str, ...] = ("TLSv1.2",)
+    read_timeout: float = 30.0
+    keepalive_timeout: float = 5.0
+    connection_attempts: int = 3
+    connection_timeout: float = 10.0
+    response_completion_timeout: float | None = None
+    custom_headers: tuple[tuple[str, str], ...] = ()
+
+
+class OriginGroup(msgspec.Struct, frozen=True):
+    """A primary and a secondary origin, and the statuses that make a request fail over."""
+
+    id: str
+    members: tuple[str, str]
+    status_codes: tuple[int, ...]
+
+
+class Behavior(msgspec.Struct, frozen=True):
+    """A cache behavior. The last of a distribution is the default one (`path_pattern` is `*`).
+
+    `key_*` select what enters the cache key, `forward_*` what is sent to the origin (always at least the key's).
+    `legacy` is true for ForwardedValues, whose unlisted viewer headers are forwarded except the removed ones;
+    with a cache policy only listed ones are (cloudfront-semantics §5.8). `legacy` with `key_headers` all means
+    nothing is cached. TTLs are seconds.
+    `restricted` is true if trusted key groups are enabled; it stays true when the groups hold no usable key,
+    and then every request is refused.
+    """
+
+    path_pattern: str
+    target_origin_id: str
+    viewer_protocol_policy: Literal["allow-all", "redirect-to-https", "https-only"] = "allow-all"
+    allowed_methods: tuple[str, ...] = ("GET", "HEAD")
+    cached_methods: tuple[str, ...] = ("GET", "HEAD")
+    restricted: bool = False
+    trusted_key_groups: tuple[str, ...] = ()
+    min_ttl: int = 0
+    default_ttl: int = 86400
+    max_ttl: int = 31536000
+    legacy: bool = False
+    key_headers: Select = Select()
+    key_cookies: Select = Select()
+    key_query: Select = Select()
+    forward_headers: Select = Select()
+    forward_cookies: Select = Select()
+    forward_query: Select = Select()
+    accept_gzip: bool = False
+    accept_brotli: bool = False
+    compress: bool = False
+    response_headers_policy_id: str = ""
+
+    @property
+    def caches(self) -> bool:
+        """False where caching is disabled: all TTLs zero, or legacy settings that forward all headers (§5.4)."""
+        if self.legacy and self.key_headers.mode == "all":
+            return False
+        return self.max_ttl > 0
+
+
+class ErrorResponse(msgspec.Struct, frozen=True, gc=False):
+    """A custom error response. Without `page_path` it sets only `min_ttl` (seconds)."""
+
+    error_code: int
+    min_ttl: int = 10
+    page_path: str = ""
+    response_code: int = 0
+
+
+class Geo(msgspec.Struct, frozen=True, gc=False):
+    """A geo restriction; `countries` are upper-case ISO 3166-1 alpha-2 codes."""
+
+    kind: Literal["none", "whitelist", "blacklist"] = "none"
+    countries: tuple[str, ...] = ()
+
+
+class Distribution(msgspec.Struct, frozen=True):
+    """A distribution as the edge serves it. Host names are lower-case and carry no port."""
+
+    id: str
+    arn: str
+    domain_name: str
+    aliases: tuple[str, ...] = ()
+    enabled: bool = True
+    default_root_object: str = ""
+    origins: tuple[Origin, ...] = ()
+    origin_groups: tuple[OriginGroup, ...] = ()
+    behaviors: tuple[Behavior, ...] = ()
+    error_responses: tuple[ErrorResponse, ...] = ()
+    geo: Geo = Geo()
+    log_cookies: bool = False
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """One numbered state of everything. `created` is epoch seconds."""
+
+    number: int
+    created: float
+    public_keys: tuple[PublicKey, ...] = ()
+    key_groups: tuple[KeyGroup, ...] = ()
+    distributions: tuple[Distribution, ...] = ()
+
+    def to_bytes(self) -> bytes:
+        payload = msgspec.msgpack.encode(self)
+        return MAGIC + hashlib.sha256(payload).digest() + payload
+
+
+EMPTY = Snapshot(number=0, created=0.0)
+
+_decoder = msgspec.msgpack.Decoder(Snapshot)
+
+
+def from_bytes(data: bytes) -> Snapshot:
+    """The snapshot that `data` holds.
+
+    :raises SnapshotRefused: if `data` is torn, altered, or not a snapshot of this format.
+    """
+    head = len(MAGIC)
+    if data[:head] != MAGIC:
+        raise SnapshotRefused("not a snapshot of this format")
+    payload = data[head + 32 :]
+    if hashlib.sha256(payload).digest() != data[head : head + 32]:
+        raise SnapshotRefused("the checksum does not match: the snapshot is torn or was altered")
+    try:
+        return _decoder.decode(payload)
+    except msgspec.MsgspecError as error:
+        raise SnapshotRefused(f"the payload is no snapshot: {error}") from error
