@@ -1,0 +1,406 @@
+"""Keys, their signatures, and the base64 alphabet in which CloudFront writes both (cloudfront-semantics
+§3.1-2).
+
+CloudFront knows two kinds of key, RSA of 2048 bits and ECDSA on P-256, and signs with either over SHA-1 or
+SHA-256. RSA signatures are RSASSA-PKCS1-v1_5, ECDSA ones are ASN.1 DER.
+
+Some systems (RHEL 9, Fedora 41 and later) forbid OpenSSL to use SHA-1 in a signature, yet links signed with
+SHA-1 are what most clients still make. So the hash is always taken here, by hashlib, and OpenSSL is handed
+only what such a policy does not look at: for RSA the bare public-key operation, whose result is compared
+with the whole expected DigestInfo (which is also how it is fastest), for ECDSA the digest.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Literal, cast
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
+
+from keyfront.errors import KeyLoadError, SigningError
+
+HashName = Literal["SHA1", "SHA256"]
+Algorithm = Literal["RSA-2048", "ECDSA-P256"]
+
+# ------------------------------------------------------------------------------------------------------------
+# CloudFront's base64: `+` `=` `/` are written `-` `_` `~`. It is not the url-safe alphabet of RFC 4648.
+
+_TO_CLOUDFRONT = bytes.maketrans(b"+=/", b"-_~")
+_FROM_CLOUDFRONT = bytes.maketrans(b"-_~", b"+=/")
+
+
+def cf_b64encode(data: bytes) -> str:
+    """`data` in CloudFront's base64, padded."""
+    return binascii.b2a_base64(data, newline=False).translate(_TO_CLOUDFRONT).decode("ascii")
+
+
+def cf_b64decode(text: str) -> bytes:
+    """The bytes that `text` stands for.
+
+    Strict: only the one text that `cf_b64encode` makes of those bytes is accepted. The standard alphabet,
+    missing padding, white space and loose trailing bits are all refused, so a signature has one spelling.
+
+    :raises ValueError: if `text` is anything else.
+    """
+    encoded = text.encode("ascii")
+    data = binascii.a2b_base64(encoded.translate(_FROM_CLOUDFRONT))
+    if binascii.b2a_base64(data, newline=False).translate(_TO_CLOUDFRONT) != encoded:
+        raise ValueError("not CloudFront base64")
+    return data
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Signatures
+
+_PKCS1 = padding.PKCS1v15()
+# RFC 8017 §9.2 note 1: the DER of DigestInfo up to the digest itself.
+_DIGEST_INFO: dict[str, bytes] = {
+    "SHA1": bytes.fromhex("3021300906052b0e03021a05000414"),
+    "SHA256": bytes.fromhex("3031300d060960864801650304020105000420"),
+}
+_HASHES: dict[str, hashes.HashAlgorithm] = {"SHA1": hashes.SHA1(), "SHA256": hashes.SHA256()}  # noqa: S303
+_ECDSA: dict[str, ec.ECDSA] = {name: ec.ECDSA(Prehashed(hash_)) for name, hash_ in _HASHES.items()}
+
+
+def _digest(data: bytes, hash_name: str) -> bytes:
+    if hash_name == "SHA1":
+        return hashlib.sha1(data, usedforsecurity=False).digest()
+    return hashlib.sha256(data).digest()
+
+
+class PublicKey:
+    """A public key that CloudFront would take: RSA-2048 or ECDSA P-256. Never changes.
+
+    `pem` is SubjectPublicKeyInfo ending in a newline, `fingerprint` the SHA-256 of its DER in hex: two keys
+    are the same key exactly if their fingerprints are equal.
+    """
+
+    __slots__ = ("_key", "algorithm", "fingerprint", "pem")
+
+    def __init__(self, key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> None:
+        """:raises KeyLoadError: if `key` is of a kind or size that CloudFront does not take."""
+        self.algorithm: Algorithm = _algorithm_of(key)
+        self._key = key
+        der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        self.fingerprint = hashlib.sha256(der).hexdigest()
+        self.pem = key.public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        ).decode("ascii")
+
+    def verify(self, data: bytes, signature: bytes, hash_name: HashName) -> bool:
+        """Whether `signature` is this key's over `data`."""
+        digest = _digest(data, hash_name)
+        key = self._key
+        try:
+            if isinstance(key, rsa.RSAPublicKey):
+                # RSASSA-PKCS1-v1_5 by comparison of the whole encoded message (RFC 8017 §8.2.2): OpenSSL
+                # checks the padding, which must fill all that the DigestInfo leaves, and nothing may trail.
+                return len(signature) == 256 and (
+                    key.recover_data_from_signature(signature, _PKCS1, None)
+                    == _DIGEST_INFO[hash_name] + digest
+                )
+            key.verify(signature, digest, _ECDSA[hash_name])
+        except InvalidSignature:
+            return False
+        return True
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PublicKey) and self.fingerprint == other.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __repr__(self) -> str:
+        return f"<PublicKey {self.algorithm} {self.fingerprint[:16]}>"
+
+
+class PrivateKey:
+    """A private key in memory: RSA-2048 or ECDSA P-256. Checked once, when it is loaded; sign with it as
+    often as you like, from any thread. Its text form never shows the key."""
+
+    __slots__ = ("_key", "algorithm", "public_key")
+
+    def __init__(self, key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> None:
+        """:raises KeyLoadError: if `key` is of a kind or size that CloudFront does not take."""
+        self.public_key = PublicKey(key.public_key())
+        self.algorithm: Algorithm = self.public_key.algorithm
+        self._key = key
+
+    def sign(self, data: bytes, hash_name: HashName) -> bytes:
+        """The signature over `data`: 256 bytes for RSA, DER of up to 72 bytes for ECDSA.
+
+        :raises SigningError: if the system's OpenSSL policy forbids it.
+        """
+        digest = _digest(data, hash_name)
+        key = self._key
+        if isinstance(key, ec.EllipticCurvePrivateKey):
+            return key.sign(digest, _ECDSA[hash_name])
+        try:
+            return key.sign(digest, _PKCS1, Prehashed(_HASHES[hash_name]))
+        except UnsupportedAlgorithm as error:
+            return _sign_digest_info(key, _DIGEST_INFO[hash_name] + digest, error)
+
+    def __repr__(self) -> str:
+        return f"<PrivateKey {self.algorithm}, public half {self.public_key.fingerprint[:16]}>"
+
+
+def _sign_digest_info(key: rsa.RSAPrivateKey, digest_info: bytes, cause: Exception) -> bytes:
+    """The same RSA signature where policy forbids OpenSSL the hash: the DigestInfo is made here and signed
+    bare."""
+    try:
+        from cryptography.hazmat.primitives.asymmetric.utils import (
+            NoDigestInfo,
+        )  # newer than our oldest version
+    except ImportError:
+        raise SigningError(
+            "this system's OpenSSL policy forbids RSA signatures with SHA-1: sign with SHA-256, or use a "
+            "newer cryptography package"
+        ) from cause
+    return key.sign(digest_info, _PKCS1, NoDigestInfo())
+
+
+def _algorithm_of(key: object) -> Algorithm:
+    if isinstance(key, rsa.RSAPublicKey):
+        if key.key_size != 2048:
+            raise KeyLoadError(
+                f"an RSA key of {key.key_size} bits: CloudFront takes 2048 bits only",
+                "Make one with: openssl genrsa -out private_key.pem 2048",
+            )
+        exponent = key.public_numbers().e
+        if exponent < 3 or exponent % 2 == 0:
+            raise KeyLoadError(f"an RSA key whose public exponent is {exponent} protects nothing")
+        return "RSA-2048"
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        if not isinstance(key.curve, ec.SECP256R1):
+            raise KeyLoadError(
+                f"an elliptic-curve key on {key.curve.name}: CloudFront takes P-256 (prime256v1) only",
+                "Make one with: openssl ecparam -name prime256v1 -genkey -noout -out private_key.pem",
+            )
+        return "ECDSA-P256"
+    raise KeyLoadError(
+        f"a key of type {type(key).__name__.removesuffix('PublicKey')}: "
+        "CloudFront takes RSA of 2048 bits or ECDSA on P-256 only",
+        "Make one with: openssl genrsa -out private_key.pem 2048",
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Loading
+
+_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+?)-----(.*?)-----END \1-----", re.DOTALL)
+_HEADER = re.compile(
+    r"\A\s*Proc-Type:\s*(?P<proc>\S+)\s+DEK-Info:\s*(?P<dek>[A-Za-z0-9-]+,[0-9A-Fa-f]+)", re.DOTALL
+)
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
+_PRIVATE_LABELS = ("PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "ENCRYPTED PRIVATE KEY")
+
+_PUBLIC_HINT = (
+    "This is the public half. Signing needs the private key that it was made from; the public half is "
+    "what you give to CloudFront"
+)
+_NOT_PRIVATE: dict[str, tuple[str, str]] = {
+    "PUBLIC KEY": ("a public key, where a private key is needed", _PUBLIC_HINT),
+    "RSA PUBLIC KEY": ("a public key, where a private key is needed", _PUBLIC_HINT),
+    "CERTIFICATE": (
+        "a certificate, where a private key is needed",
+        "A certificate holds a public key only. Give the private key that it was issued for",
+    ),
+    "CERTIFICATE REQUEST": (
+        "a certificate request, where a private key is needed",
+        "Give the private key that the request was made with",
+    ),
+    "OPENSSH PRIVATE KEY": (
+        "a private key in OpenSSH's own format",
+        "Convert a copy of it with: ssh-keygen -p -m PEM -f COPY_OF_KEY",
+    ),
+    "DSA PRIVATE KEY": (
+        "a DSA key: CloudFront takes RSA of 2048 bits or ECDSA on P-256 only",
+        "Make one with: openssl genrsa -out private_key.pem 2048",
+    ),
+}
+
+
+def load_private_key(
+    source: bytes | str | os.PathLike[str], passphrase: bytes | str | None = None
+) -> PrivateKey:
+    """The private key that `source` holds or names.
+
+    `source` is the key itself (bytes or str), or the path of a file that holds it (os.PathLike, or a str
+    that is no key). A key is PEM (PKCS#1, PKCS#8, SEC1, each also encrypted), DER, or base64 of either in
+    one line. Forgiven are what editors, shells and environment variables do to PEM: a byte order mark,
+    UTF-16, CRLF, indentation, quotes around it, newlines written `\\n`, newlines lost.
+
+    :raises KeyLoadError: if it cannot be read; the message says how to mend it and shows nothing of the key.
+    """
+    password = passphrase.encode() if isinstance(passphrase, str) else passphrase
+    data = _read(source)
+    pem = _private_pem(data)
+    try:
+        key = (
+            serialization.load_pem_private_key(pem, password)
+            if pem is not None
+            else serialization.load_der_private_key(data, password)
+        )
+    except TypeError as error:  # cryptography's way of saying that the passphrase is missing, or not wanted
+        if password is None:
+            raise KeyLoadError("the key is encrypted", "Give its passphrase") from error
+        return load_private_key(source)
+    except UnsupportedAlgorithm as error:
+        raise KeyLoadError(f"a key that cannot be used: {error}", _convert_hint()) from error
+    except ValueError as error:
+        if password is not None:
+            raise KeyLoadError(
+                "the key cannot be decrypted", "The passphrase is wrong, or the file is damaged"
+            ) from error
+        raise KeyLoadError(
+            "the key cannot be read: its content is damaged or cut short", _convert_hint()
+        ) from (error)
+    if isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
+        return PrivateKey(key)
+    _algorithm_of(key.public_key())
+    raise KeyLoadError("a key of a kind that CloudFront does not take")  # pragma: no cover
+
+
+def load_public_key(pem: bytes | str) -> PublicKey:
+    """The public key in `pem`, exactly as CloudFront's CreatePublicKey takes it: one SubjectPublicKeyInfo
+    block (`-----BEGIN PUBLIC KEY-----`) with its line breaks, RSA-2048 or ECDSA P-256.
+
+    :raises KeyLoadError: if it is anything else; the message says how to mend it.
+    """
+    try:
+        text = pem.decode("ascii") if isinstance(pem, bytes) else pem
+        encoded = text.encode("ascii")
+    except UnicodeError as error:
+        raise KeyLoadError("a public key in PEM is plain ASCII text", _PUBLIC_PEM_HINT) from error
+    labels = [label for label, _ in _BLOCK.findall(text)]
+    stripped = text.strip()
+    if labels != ["PUBLIC KEY"] or not (stripped.startswith("-----BEGIN") and stripped.endswith("KEY-----")):
+        if any("PRIVATE KEY" in label for label in labels):
+            raise KeyLoadError("a private key, where a public key is needed", _PUBLIC_PEM_HINT)
+        found = f"found: {', '.join(labels)}" if labels else "found no PEM block"
+        raise KeyLoadError(f"not a single PEM block of a public key ({found})", _PUBLIC_PEM_HINT)
+    try:
+        key = serialization.load_pem_public_key(encoded)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise KeyLoadError(
+            "the public key cannot be read: it is damaged or its line breaks are lost", _PUBLIC_PEM_HINT
+        ) from error
+    return PublicKey(cast("rsa.RSAPublicKey", key))
+
+
+_PUBLIC_PEM_HINT = "Make it with: openssl pkey -in private_key.pem -pubout -out public_key.pem"
+
+
+def _convert_hint() -> str:
+    return "If openssl can read it, convert it with: openssl pkey -in KEY -out private_key.pem"
+
+
+def _read(source: bytes | str | os.PathLike[str]) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    if isinstance(source, str):
+        text = source.strip().strip("\"'")
+        # No path is this long, and no key is this short.
+        if (
+            "-----BEGIN" in source
+            or "PuTTY-User-Key" in source
+            or (len(text) > 160 and _BASE64.fullmatch(text))
+        ):
+            return source.encode("utf-8", "surrogateescape")
+    path = Path(source)
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a path"
+        raise KeyLoadError(
+            f"no key and no readable file ({reason})",
+            "Give the path of a PEM file, or the text of the key with its BEGIN and END lines",
+        ) from None
+
+
+def _private_pem(data: bytes) -> bytes | None:
+    """The one private key block in `data`, written as PEM should be; None if `data` is DER.
+
+    :raises KeyLoadError: if it is recognisably something else.
+    """
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):  # what PowerShell's `>` writes
+        text = data.decode("utf-16", "replace")
+    else:
+        text = data.removeprefix(b"\xef\xbb\xbf").decode("latin-1")
+    if not text.strip():
+        raise KeyLoadError("the key is empty")
+    if "-----BEGIN" not in text:
+        if "PuTTY-User-Key-File" in text:
+            raise KeyLoadError(
+                "a key in PuTTY's own format",
+                "Open it in PuTTYgen and choose Conversions, Export OpenSSH key",
+            )
+        if text.startswith(("ssh-rsa ", "ecdsa-sha2-", "ssh-ed25519 ")):
+            raise KeyLoadError("an OpenSSH public key, where a private key is needed", _PUBLIC_HINT)
+        compact = "".join(text.strip().strip("\"'").replace("\\n", "").replace("\\r", "").split())
+        if len(compact) > 60 and _BASE64.fullmatch(compact):
+            try:
+                inner = base64.b64decode(compact, validate=True)
+            except ValueError as error:
+                raise KeyLoadError("base64 that is damaged or cut short") from error
+            if b"-----BEGIN" in inner or b"PuTTY-User-Key" in inner:
+                return _private_pem(inner)
+            return _wrap_der(inner)
+        if data[:1] == b"\x30":  # a DER SEQUENCE
+            return None
+        raise KeyLoadError(
+            "this is no private key",
+            "A key in PEM begins with -----BEGIN PRIVATE KEY----- (or RSA or EC PRIVATE KEY)",
+        )
+    text = text.replace("\\r", "").replace("\\n", "\n")
+    blocks = _BLOCK.findall(text)
+    for label, body in blocks:
+        if label in _PRIVATE_LABELS:
+            return _rewrap(label, body)
+    for label, _ in blocks:
+        if label in _NOT_PRIVATE:
+            raise KeyLoadError(*_NOT_PRIVATE[label])
+    if not blocks:
+        raise KeyLoadError(
+            "the key has a BEGIN line but no matching END line",
+            "It was cut short: copy it whole, from -----BEGIN to the dashes after END. In an environment "
+            "variable, write its line breaks as \\n, or store it as base64 in one line",
+        )
+    raise KeyLoadError(f"a PEM block of type {blocks[0][0]}, where a private key is needed", _convert_hint())
+
+
+def _wrap_der(der: bytes) -> bytes | None:
+    """PEM for bare DER of any of the private formats, by trying which label OpenSSL accepts it under."""
+    for label in ("PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "ENCRYPTED PRIVATE KEY"):
+        pem = _rewrap(label, base64.b64encode(der).decode("ascii"))
+        try:
+            serialization.load_pem_private_key(pem, None)
+        except TypeError:  # encrypted, and so readable with a passphrase
+            return pem
+        except (ValueError, UnsupportedAlgorithm):
+            continue
+        return pem
+    try:
+        serialization.load_der_public_key(der)
+    except (ValueError, UnsupportedAlgorithm):
+        raise KeyLoadError("base64 of something that is no private key", _convert_hint()) from None
+    raise KeyLoadError(*_NOT_PRIVATE["PUBLIC KEY"])
+
+
+def _rewrap(label: str, body: str) -> bytes:
+    """One PEM block with its white space as RFC 7468 and RFC 1421 want it."""
+    header = ""
+    if match := _HEADER.match(body):
+        header = f"Proc-Type: {match['proc']}\nDEK-Info: {match['dek']}\n\n"
+        body = body[match.end() :]
+    compact = "".join(body.split())
+    lines = "\n".join(compact[at : at + 64] for at in range(0, len(compact), 64))
+    return f"-----BEGIN {label}-----\n{header}{lines}\n-----END {label}-----\n".encode("latin-1")

@@ -1,0 +1,436 @@
+"""The gate: whether a viewer's signed URL or signed cookies grant what it asks for.
+
+`verify` judges one request. The order of its checks decides which refusal a viewer sees
+(cloudfront-semantics §4.1):
+
+ 1. a Key-Pair-Id is given                  MISSING_KEY_PAIR_ID
+ 2. it names a key that is trusted here     UNKNOWN_KEY
+ 3. there is a policy and it can be read    MISSING_POLICY, MALFORMED_POLICY
+ 4. there is a signature, it can be decoded MISSING_SIGNATURE, MALFORMED_SIGNATURE
+ 5. the signature is that key's             UNSUPPORTED_HASH, SIGNATURE_MISMATCH
+ 6. the policy covers this URL              WRONG_RESOURCE
+ 7. now is within its dates                 NOT_YET_VALID, EXPIRED
+ 8. the viewer is within its network        WRONG_IP
+
+Steps 1 to 5 depend on nothing but the credential, so a credential that has passed them is remembered and not
+checked again; 6 to 8 are judged at every use. Only what has passed is remembered, so nobody can fill the
+table without a signature of a trusted key. What is remembered belongs to one KeyRing, whose keys never
+change, so no credential outlives the trust in its key: a changed group is a new KeyRing.
+
+Everything is compared raw, as on the request line. There is no clock here, no randomness and no I/O.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Generic, Literal, TypeVar, cast
+from urllib.parse import unquote_to_bytes
+
+from keyfront.errors import Denial, Denied, PolicyError
+from keyfront.signing.keys import HashName, PublicKey, cf_b64decode, load_public_key
+from keyfront.signing.policy import (
+    Network,
+    Statement,
+    canned_expires,
+    canned_policy,
+    ipv4,
+    parse_policy,
+    plain_host,
+)
+
+Mode = Literal["url", "cookies"]
+
+# §1.1: the five reserved parameters. Any of the first four makes a URL a signed one; Hash-Algorithm alone
+# does not.
+SIGNING_PARAMETERS = frozenset({"Expires", "Policy", "Signature", "Key-Pair-Id", "Hash-Algorithm"})
+_MARKERS = SIGNING_PARAMETERS - {"Hash-Algorithm"}
+_RESERVED = re.compile("Expires|Policy|Signature|Key-Pair-Id|Hash-Algorithm")
+_HASH_NAMES = frozenset({"SHA1", "SHA256"})
+# §2: the same five as cookies.
+SIGNING_COOKIES = frozenset("CloudFront-" + name for name in SIGNING_PARAMETERS)
+
+
+class Grant:
+    """What a viewer's signature allows. Never changes, and may be shared between requests.
+
+    `mode` says whether the URL or the cookies carried it; `canned` whether its policy is a canned one, which
+    grants one URL only. `expires` and `not_before` are epoch seconds: it is good while
+    `not_before < now < expires`. `network` is the IPv4 range that the viewer must be in, as two integers.
+    `own_query` is the raw query of the request without the five signing parameters, in their order and
+    encoding. `remembered` is true if the signature was verified at an earlier request.
+    """
+
+    __slots__ = (
+        "_plain",
+        "_scope",
+        "canned",
+        "expires",
+        "hash_name",
+        "key_pair_id",
+        "mode",
+        "network",
+        "not_before",
+        "own_query",
+        "remembered",
+    )
+
+    def __init__(
+        self,
+        key_pair_id: str,
+        hash_name: HashName,
+        mode: Mode,
+        scope: str | Statement,
+        expires: int,
+        own_query: str,
+        remembered: bool,
+    ) -> None:
+        self.key_pair_id = key_pair_id
+        self.hash_name = hash_name
+        self.mode: Mode = mode
+        self.expires = expires
+        self.own_query = own_query
+        self.remembered = remembered
+        # A canned policy's one URL, or what a custom policy states.
+        self._scope = scope
+        if isinstance(scope, str):
+            self.canned = self._plain = True
+            self.not_before: int | None = None
+            self.network: Network | None = None
+        else:
+            self.canned = False
+            self.not_before = scope.not_before
+            self.network = scope.network
+            self._plain = scope.not_before is None and scope.network is None
+
+    @property
+    def resource(self) -> str | None:
+        """The URL or the pattern that is granted, as latin-1 text; None for a policy that names none (any
+        URL)."""
+        return self._scope if isinstance(self._scope, str) else self._scope.resource
+
+    def judge(self, client_ip: str, now: float) -> None:
+        """Steps 7 and 8 again, for the same URL, at another time or for another viewer.
+
+        :raises Denied: NOT_YET_VALID, EXPIRED or WRONG_IP.
+        """
+        # §1.3: refused on or before DateGreaterThan; equality with DateLessThan is refused too.
+        if self.not_before is not None and now <= self.not_before:
+            raise self._denied(Denial.NOT_YET_VALID, f"not valid until after {self.not_before}")
+        if now >= self.expires:
+            raise self._denied(Denial.EXPIRED, f"expired at {self.expires}")
+        # §1.5: an IPv6 viewer is in no IPv4 network.
+        if self.network is not None:
+            address = ipv4(client_ip)
+            if address is None or not self.network[0] <= address <= self.network[1]:
+                raise self._denied(Denial.WRONG_IP, f"{client_ip} is outside the policy's network")
+
+    def judge_url(self, scheme: str, host: str, target: str, client_ip: str, now: float) -> None:
+        """Steps 6 to 8 again, for a URL that may be another one. Arguments as for `verify`.
+
+        :raises Denied: WRONG_RESOURCE, NOT_YET_VALID, EXPIRED or WRONG_IP.
+        """
+        path, mark, query = target.partition("?")
+        own = split_query(query)[1] if mark else None
+        if not self._covers(scheme, host, path, own):
+            raise self._denied(Denial.WRONG_RESOURCE, f"the policy's Resource is {self.resource}")
+        self.judge(client_ip, now)
+
+    def _covers(self, scheme: str, host: str, path: str, own: str | None) -> bool:
+        """Step 6. `own` is the request's own query, None where not even a `?` of it is left."""
+        scope = self._scope
+        if isinstance(scope, str):
+            return scope in _canned_resources(scheme, host, path, own)
+        if scope.pattern is None:
+            return True  # §1.3: no Resource, so every URL that this key is trusted for
+        return _is_url(host, path) and scope.pattern.matches(
+            scheme, plain_host(scheme, host.lower()), path, own or ""
+        )
+
+    def _for(self, own: str | None) -> Grant:
+        """The same, remembered, for a request with another query."""
+        return Grant(self.key_pair_id, self.hash_name, self.mode, self._scope, self.expires, own or "", True)
+
+    def _denied(self, denial: Denial, detail: str) -> Denied:
+        return Denied(denial, detail, self.key_pair_id)
+
+    def __repr__(self) -> str:
+        kind = "canned" if self.canned else "custom"
+        return f"<Grant {kind} {self.mode} {self.key_pair_id} {self.hash_name} until {self.expires}>"
+
+
+V = TypeVar("V")
+_Key = str | tuple[str | bytes, ...]
+
+# Remember nothing longer than this many characters, and count so many bytes for what an entry holds besides
+# them.
+_LONGEST = 4096
+_ENTRY = 400
+
+
+class _Remembered(Generic[V]):
+    """A bounded table that keeps what is used: two generations of plain dicts.
+
+    New and re-used entries go to the young one. When that is full, by count or by bytes, it becomes the old
+    one and the former old one is dropped whole. So a working set of up to `entries` is never lost, at most
+    twice as many are held, and a look-up costs one dict access, two at the worst.
+    """
+
+    __slots__ = ("_entries", "_old", "_room", "_size", "_young")
+
+    def __init__(self, entries: int, size: int) -> None:
+        self._entries = entries
+        self._size = self._room = size
+        self._young: dict[_Key, V] = {}
+        self._old: dict[_Key, V] = {}
+
+    def get(self, key: _Key) -> V | None:
+        found = self._young.get(key)
+        if found is None:
+            found = self._old.get(key)
+            if found is not None:
+                self.put(key, found)
+        return found
+
+    def put(self, key: _Key, value: V) -> None:
+        length = len(key) if isinstance(key, str) else sum(map(len, key))
+        if length > _LONGEST:
+            return
+        self._room -= length + _ENTRY
+        if len(self._young) >= self._entries or self._room < 0:
+            self._old, self._young, self._room = self._young, {}, self._size - length - _ENTRY
+        self._young[key] = value
+
+    def __len__(self) -> int:
+        return len(self._young | self._old)
+
+
+class KeyRing:
+    """The public keys that some cache behaviors trust, and the credentials verified with them.
+
+    `keys` maps key ids to keys (PEM text or PublicKey); it never changes. `groups` maps key ids to the id
+    of the key group that brought each in, for the log. Make one KeyRing for all behaviors that trust the
+    same groups, and a new one whenever a group changes: what was remembered dies with the old one.
+
+    Memory: a remembered signed URL costs its length plus about 400 bytes, 0.9 KB for an RSA-signed one.
+    `entries` URLs, cookie headers and policies are kept of those in use, never more than twice as many;
+    `size` bytes is the bound of one generation of URLs, half of it that of cookie headers and of policies,
+    so four times `size` is the most that a key ring can grow to. Nothing longer than 4096 characters is
+    remembered.
+
+    :raises KeyLoadError: if a key is none that CloudFront takes.
+    """
+
+    __slots__ = ("__weakref__", "_cookies", "_policies", "_urls", "groups", "keys")
+
+    def __init__(
+        self,
+        keys: Mapping[str, PublicKey | str | bytes],
+        groups: Mapping[str, str] | None = None,
+        *,
+        entries: int = 65_536,
+        size: int = 64 << 20,
+    ) -> None:
+        self.keys: Mapping[str, PublicKey] = MappingProxyType(
+            {id_: key if isinstance(key, PublicKey) else load_public_key(key) for id_, key in keys.items()}
+        )
+        self.groups: Mapping[str, str] = MappingProxyType(dict(groups or {}))
+        self._urls: _Remembered[Grant] = _Remembered(entries, size)
+        self._cookies: _Remembered[Grant] = _Remembered(entries, size // 2)
+        self._policies: _Remembered[tuple[str | Statement, int]] = _Remembered(entries, size // 2)
+
+    @property
+    def remembered(self) -> int:
+        """How many credentials are remembered: signed URLs and Cookie headers."""
+        return len(self._urls) + len(self._cookies)
+
+    def __repr__(self) -> str:
+        return f"<KeyRing {' '.join(self.keys) or 'without keys'}>"
+
+
+def verify(
+    scheme: str, host: str, target: str, cookie_header: str, keyring: KeyRing, client_ip: str, now: float
+) -> Grant:
+    """What the viewer may have, by the credentials in its URL or else in its cookies.
+
+    `scheme` is the viewer's, "http" or "https"; `host` the Host header as sent; `target` the raw origin-form
+    request target as latin-1 text (path and query); `cookie_header` the raw Cookie headers joined by "; ",
+    or ""; `client_ip` the viewer's address as text; `now` epoch seconds.
+
+    :raises Denied: with the first reason in the order above. Nothing else is raised, whatever the viewer
+    sent.
+    """
+    own: str | None = None
+    if "?" in target:
+        # The whole URL first: nothing needs to be taken apart if this very URL has been verified before.
+        url = f"{scheme}://{host}{target}"
+        grant = keyring._urls.get(url)
+        if grant is not None:
+            if now >= grant.expires or not grant._plain:
+                grant.judge(client_ip, now)
+            return grant
+        path, _, query = target.partition("?")
+        given, own = split_query(query)
+        # §1.1: a signed URL, even an incomplete one, and cookies are not looked at.
+        if given and not _MARKERS.isdisjoint(given):
+            grant = _authenticate(given, "url", scheme, host, path, own, keyring)
+            _judge(grant, scheme, host, path, own, client_ip, now)
+            keyring._urls.put(url, grant._for(own))
+            return grant
+    else:
+        path = target
+    grant = keyring._cookies.get(cookie_header)
+    # A canned cookie grants one URL: for any other the signature has to be looked at, and will not fit.
+    if grant is not None and (not grant.canned or grant._covers(scheme, host, path, own)):
+        _judge(grant, scheme, host, path, own, client_ip, now)
+        return grant._for(own) if own else grant
+    grant = _authenticate(signing_cookies(cookie_header), "cookies", scheme, host, path, own, keyring)
+    _judge(grant, scheme, host, path, own, client_ip, now)
+    keyring._cookies.put(cookie_header, grant._for(None))
+    return grant
+
+
+def _judge(
+    grant: Grant, scheme: str, host: str, path: str, own: str | None, client_ip: str, now: float
+) -> None:
+    """Steps 6 to 8. A canned policy's signature has already proved its URL."""
+    if not grant.canned and not grant._covers(scheme, host, path, own):
+        raise grant._denied(Denial.WRONG_RESOURCE, f"the policy's Resource is {grant.resource}")
+    if now >= grant.expires or not grant._plain:
+        grant.judge(client_ip, now)
+
+
+def _authenticate(
+    given: Mapping[str, str],
+    mode: Mode,
+    scheme: str,
+    host: str,
+    path: str,
+    own: str | None,
+    keyring: KeyRing,
+) -> Grant:
+    """Steps 1 to 5. `given` has the values of the signing parameters or cookies, by the parameters' names."""
+    # 1, 2
+    key_id = given.get("Key-Pair-Id")
+    if not key_id:
+        raise Denied(Denial.MISSING_KEY_PAIR_ID, "no Key-Pair-Id is given")
+    key = keyring.keys.get(key_id)
+    if key is None:
+        raise Denied(Denial.UNKNOWN_KEY, "no key of that id is trusted here", key_id[:128])
+
+    # 3. Policy and Expires are never mixed: where both are given Policy counts (§1.1).
+    signature = given.get("Signature", "")
+    hash_name = given.get("Hash-Algorithm", "SHA1")
+    policy = given.get("Policy")
+    scopes: list[tuple[str | Statement, bytes]]
+    name: _Key | None
+    if policy is not None:
+        name = (key_id, hash_name, policy, signature)
+        if (known := keyring._policies.get(name)) is not None:
+            return Grant(key_id, cast("HashName", hash_name), mode, *known, own or "", True)
+        try:
+            data = cf_b64decode(policy)
+            statement = parse_policy(data)
+        except PolicyError as error:
+            raise Denied(Denial.MALFORMED_POLICY, str(error), key_id) from None
+        except ValueError:
+            raise Denied(Denial.MALFORMED_POLICY, "Policy is not CloudFront base64", key_id) from None
+        expires = statement.expires
+        scopes = [(statement, data)]
+    else:
+        text = given.get("Expires", "")
+        if not text:
+            raise Denied(Denial.MISSING_POLICY, "neither Policy nor Expires is given", key_id)
+        try:
+            expires = canned_expires(text)
+        except PolicyError as error:
+            raise Denied(Denial.MALFORMED_POLICY, str(error), key_id) from None
+        resources = _canned_resources(scheme, host, path, own)
+        if not resources:
+            raise Denied(Denial.WRONG_RESOURCE, "the request names no URL", key_id)
+        scopes = [(resource, canned_policy(resource, text)) for resource in resources]
+        # A canned URL is remembered whole; its policy is worth a look-up only where cookies carry it.
+        name = (key_id, hash_name, scopes[0][1], signature) if mode == "cookies" else None
+        if name is not None and (known := keyring._policies.get(name)) is not None:
+            return Grant(key_id, cast("HashName", hash_name), mode, *known, own or "", True)
+
+    # 4
+    if not signature:
+        raise Denied(Denial.MISSING_SIGNATURE, "no Signature is given", key_id)
+    try:
+        signed = cf_b64decode(signature)
+    except ValueError:
+        raise Denied(Denial.MALFORMED_SIGNATURE, "Signature is not CloudFront base64", key_id) from None
+
+    # 5
+    if hash_name not in _HASH_NAMES:
+        raise Denied(Denial.UNSUPPORTED_HASH, "Hash-Algorithm is neither SHA1 nor SHA256", key_id)
+    for scope, data in scopes:
+        if key.verify(data, signed, cast("HashName", hash_name)):
+            if name is not None:
+                keyring._policies.put(name, (scope, expires))
+            return Grant(key_id, cast("HashName", hash_name), mode, scope, expires, own or "", False)
+    raise Denied(Denial.SIGNATURE_MISMATCH, f"the signature is not {key_id}'s over this policy", key_id)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Taking a request apart
+
+
+def split_query(query: str) -> tuple[dict[str, str], str | None]:
+    """The signing parameters of a raw query, and the rest of it: the request's own query.
+
+    Of a repeated parameter the first counts; all are taken out. Values are percent-decoded once, and `+`
+    stays `+` (§1.1: the base64 that they hold has neither `%` nor space). The rest keeps order and
+    encoding, empty parameters included; it is None if no parameter is left at all.
+    """
+    given: dict[str, str] = {}
+    if _RESERVED.search(query) is None:
+        return given, query
+    own = []
+    for parameter in query.split("&"):
+        name, _, value = parameter.partition("=")
+        if name in SIGNING_PARAMETERS:
+            if name not in given:
+                given[name] = unquote_to_bytes(value).decode("latin-1") if "%" in value else value
+        else:
+            own.append(parameter)
+    return given, "&".join(own) if own else None
+
+
+def signing_cookies(header: str) -> dict[str, str]:
+    """The values of the signing cookies in a Cookie header, by the parameters' names (without `CloudFront-`).
+
+    Cookies are cut at `;` and taken raw: names are case-sensitive (§2), quotes and percent signs are part
+    of a value. Of a repeated cookie the first counts, which a browser sends for the longest Path.
+    """
+    given: dict[str, str] = {}
+    if "CloudFront-" in header:
+        for cookie in header.split(";"):
+            name, _, value = cookie.partition("=")
+            name = name.strip(" \t")
+            if name in SIGNING_COOKIES:
+                given.setdefault(name[11:], value.strip(" \t"))
+    return given
+
+
+def _is_url(host: str, path: str) -> bool:
+    """Whether host and path are what their sections of a URL may be, so that neither can pose as part of the
+    other."""
+    return path.startswith("/") and host != "" and "/" not in host and "?" not in host
+
+
+def _canned_resources(scheme: str, host: str, path: str, own: str | None) -> tuple[str, ...]:
+    """The Resource that a canned policy for this request may have been signed with (§1.2); none if it is no
+    URL.
+
+    The `?` goes with the last parameter. But where an empty parameter is left (`/a?&Expires=…`, which is what
+    botocore makes of `/a?`), the URL signed may have been either.
+    """
+    if not _is_url(host, path):
+        return ()
+    bare = f"{scheme}://{plain_host(scheme, host)}{path}"
+    if own:
+        return (f"{bare}?{own}",)
+    return (bare,) if own is None else (f"{bare}?", bare)
