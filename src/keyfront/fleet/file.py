@@ -1,0 +1,214 @@
+"""The feed for one machine: a file that is replaced, never changed, and one small file for each edge.
+
+In the folder:
+  snapshot             what is published; replaced by rename, so that a reader sees the old one or the new
+  one whole snapshot.accepted    the newest that an edge has accepted; what edges start from while
+  `snapshot` cannot be used reports/<name>.json  each edge's last report
+
+Only `snapshot` is worth a wait for the disk: a published change must survive a power cut. The other files are
+replaced just as whole, but what a power cut takes of them is either written again or refused when it is read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from keyfront.errors import SnapshotRefused
+from keyfront.fleet.feed import STALE, Report, accept
+from keyfront.model.snapshot import Snapshot, from_bytes
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}\Z")
+
+_LEFT_OVER = 60.0
+"""Seconds after which a temporary file is one that a killed publisher left behind."""
+
+_Seen = tuple[int, int, int]
+
+
+class FileFeed:
+    """A `Feed` in `folder`, for any number of processes. Each process has its own.
+
+    :param folder: need not exist before something is published or reported.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self._folder = Path(folder)
+        self._snapshot = self._folder / "snapshot"
+        self._accepted = self._folder / "snapshot.accepted"
+        self._reports = self._folder / "reports"
+        self._seen: _Seen | None = None
+        self._refusal: SnapshotRefused | None = None
+        self._encoder = msgspec.json.Encoder()
+        self._decoder = msgspec.json.Decoder(Report)
+
+    # The control plane
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """See `Feed`. What cannot be read counts as nothing published.
+
+        :raises SnapshotRefused: if its number is not above the published one, unless it is that very
+        snapshot.
+        :raises OSError: if it cannot be written, and then what was published before stays.
+        """
+        data = snapshot.to_bytes()
+        published = self._readable(self._snapshot)
+        if published is not None and snapshot.number <= published.number:
+            if snapshot == published:
+                return
+            raise SnapshotRefused(
+                f"snapshot {snapshot.number} is not newer than {published.number}, the published one"
+            )
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._sweep()
+        _replace(self._snapshot, data, durable=True)
+
+    def number(self) -> int:
+        """The highest number that any edge may have seen: the next snapshot's must be above it. 0 if there
+        is none."""
+        found = (self._readable(self._snapshot), self._readable(self._accepted))
+        return max((snapshot.number for snapshot in found if snapshot is not None), default=0)
+
+    def reports(self, now: float | None = None) -> list[Report]:
+        """See `Feed`. `now` is epoch seconds, by default the clock's. What cannot be read is no report."""
+        now = time.time() if now is None else now
+        live = []
+        for path in sorted(self._reports.glob("*.json")):
+            with suppress(OSError, msgspec.MsgspecError, ValueError):
+                report = self._decoder.decode(path.read_bytes())
+                if report.name == path.stem and abs(now - report.at) <= STALE:
+                    live.append(report)
+        return live
+
+    def remove_report(self, name: str) -> None:
+        """Forget the edge `name`, which has ended. Forgetting one that is not there does nothing."""
+        self._report_path(name).unlink(missing_ok=True)
+
+    # An edge
+
+    def poll(self, current: Snapshot | None) -> Snapshot | None:
+        """See `Feed`. One `stat` if nothing was published since.
+
+        Without a `current`, the edge starts from the last snapshot that any edge of this folder accepted,
+        and what is published is judged against that, so that a restart brings back nothing that was
+        revoked. If what is published is refused then, the call after this one says so.
+        """
+        if self._refusal is not None:
+            refusal, self._refusal = self._refusal, None
+            raise refusal
+        try:
+            seen = _identity(os.stat(self._snapshot))
+        except OSError:
+            seen = None
+        if seen == self._seen and (current is not None or seen is not None):
+            return None
+        before = current if current is not None else self._readable(self._accepted)
+        if seen is None:
+            self._seen = None
+            return None if before is current else before
+        try:
+            data, self._seen = _read(self._snapshot)
+            snapshot = accept(before, data)
+        except (OSError, SnapshotRefused) as error:
+            if isinstance(error, OSError):
+                self._seen = seen
+            refusal = error if isinstance(error, SnapshotRefused) else SnapshotRefused(f"unreadable: {error}")
+            if before is current:
+                raise refusal from None
+            self._refusal = refusal
+            return before
+        if snapshot is current:
+            return None
+        self._keep(snapshot, data)
+        return snapshot
+
+    def report(
+        self, name: str, number: int, *, at: float, refused: str = "", counters: object = None
+    ) -> None:
+        """See `Feed`.
+
+        :raises ValueError: if `name` is not 1 to 64 letters, digits, `.`, `_`, `-`, or begins with `.` or
+        `-`.
+        :raises OSError: if it cannot be written.
+        """
+        path = self._report_path(name)
+        data = self._encoder.encode(
+            {
+                "name": name,
+                "pid": os.getpid(),
+                "number": number,
+                "at": at,
+                "refused": refused,
+                "counters": {} if counters is None else counters,
+            }
+        )
+        try:
+            _replace(path, data)
+        except FileNotFoundError:
+            self._reports.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _replace(path, data)
+
+    def _report_path(self, name: str) -> Path:
+        if not _NAME.match(name):
+            raise ValueError(f"{name!r} cannot be the name of an edge")
+        return self._reports / f"{name}.json"
+
+    def _keep(self, snapshot: Snapshot, data: bytes) -> None:
+        """Remember `snapshot` as accepted, unless another edge remembered it, or a newer one, already.
+        Without room for it the edge goes on all the same."""
+        kept = self._readable(self._accepted)
+        if kept is None or kept.number < snapshot.number:
+            with suppress(OSError):
+                _replace(self._accepted, data)
+
+    def _readable(self, path: Path) -> Snapshot | None:
+        try:
+            return from_bytes(path.read_bytes())
+        except (OSError, SnapshotRefused):
+            return None
+
+    def _sweep(self) -> None:
+        before = time.time() - _LEFT_OVER
+        for path in self._folder.glob(".*.tmp"):
+            with suppress(OSError):
+                if path.stat().st_mtime < before:
+                    path.unlink()
+
+
+def _identity(status: os.stat_result) -> _Seen:
+    return (status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+def _read(path: Path) -> tuple[bytes, _Seen]:
+    """The bytes of `path`, and which file they are from: another one may take its place meanwhile."""
+    with open(path, "rb") as file:
+        seen = _identity(os.fstat(file.fileno()))
+        return file.read(), seen
+
+
+def _replace(path: Path, data: bytes, *, durable: bool = False) -> None:
+    """Put `data` at `path` whole or not at all, for the owner's eyes only. `durable` waits for the disk."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+    if durable:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

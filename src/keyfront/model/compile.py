@@ -1,0 +1,387 @@
+"""The one door from dict to type: a DistributionConfig as the API has it becomes what an edge obeys.
+
+A config is read once, when it is created or updated, and either compiles whole or is refused with all that
+stands against it; an edge never sees a dict. All that a config can say is obeyed, refused, or listed as
+accepted without effect (`members.py`). What one config alone can break is refused here: its shape, its
+ranges, its references, the quotas of one distribution. What needs the other resources (aliases of other
+distributions, quotas of the account, ETags) is the control plane's.
+
+Nothing here reads a clock or asks anybody: the same config compiles to the same value.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Literal, cast
+
+import msgspec
+
+from keyfront.model import managed
+from keyfront.model.forwarding import (
+    ONE_HUNDRED_YEARS,
+    Forwarding,
+    from_forwarded_values,
+    from_policies,
+)
+from keyfront.model.limits import Limits
+from keyfront.model.members import unobeyed
+from keyfront.model.origins import HOST_NAME, PATH, read_origin_groups, read_origins
+from keyfront.model.reading import Config, Problem, Struct, words
+from keyfront.model.snapshot import (
+    Behavior,
+    Distribution,
+    ErrorResponse,
+    Geo,
+    KeyGroup,
+    PublicKey,
+    Snapshot,
+)
+
+__all__ = ["Limits", "Lookup", "Problem", "compile_distribution", "compile_snapshot"]
+
+
+class Lookup(msgspec.Struct, frozen=True):
+    """What a config may refer to, each by id: KeyGroupConfig dicts, and the config dicts of custom policies
+    (CachePolicyConfig, …). The managed policies are known without being passed. Any mapping will do, also one
+    that fetches an entry when it is asked for."""
+
+    key_groups: Mapping[str, Config] = {}
+    cache_policies: Mapping[str, Config] = {}
+    origin_request_policies: Mapping[str, Config] = {}
+    response_headers_policies: Mapping[str, Config] = {}
+
+
+_LIMITS = Limits()
+
+
+def compile_distribution(
+    id: str,  # noqa: A002 - the resource's id, as everywhere in the API
+    arn: str,
+    domain_name: str,
+    config: Config,
+    lookup: Lookup,
+    limits: Limits = _LIMITS,
+) -> Distribution | list[Problem]:
+    """What an edge serves for `config`, or all that stands against it (never an empty list).
+
+    :param domain_name: the distribution's own host name.
+    :param config: a DistributionConfig in the API's shape; optional members may be absent and mean
+        CloudFront's
+        defaults.
+    """
+    problems = unobeyed(config)
+    top = Struct(config, "", problems)
+    origins = read_origins(top, limits)
+    groups = read_origin_groups(top, origins, limits)
+    targets = {origin.id for origin in origins} | {group.id for group in groups}
+    distribution = Distribution(
+        id=id,
+        arn=arn,
+        domain_name=domain_name.lower(),
+        aliases=_aliases(top, limits),
+        enabled=_enabled(top),
+        default_root_object=_default_root_object(top),
+        origins=origins,
+        origin_groups=groups,
+        behaviors=_behaviors(top, targets, lookup, limits),
+        error_responses=_error_responses(top),
+        geo=_geo(top),
+        log_cookies=top.struct("Logging").flag("IncludeCookies"),
+    )
+    return list(dict.fromkeys(problems)) or distribution
+
+
+def compile_snapshot(
+    distributions: Iterable[Distribution],
+    public_keys: Iterable[PublicKey],
+    key_groups: Iterable[KeyGroup],
+    number: int,
+    now: float,
+) -> Snapshot:
+    """Snapshot `number`, made at `now` (epoch seconds).
+
+    Only the key groups that some restricted behavior trusts travel, and only their keys. A key id without a
+    key is left out of its group, so that its holder is refused; a group that is trusted but missing stays
+    named in the behavior, which then refuses everyone it alone would admit. All is in order of id: the same
+    resources make the same bytes but for number and time.
+    """
+    served = sorted(distributions, key=lambda distribution: distribution.id)
+    trusted = {
+        group_id
+        for distribution in served
+        for behavior in distribution.behaviors
+        if behavior.restricted
+        for group_id in behavior.trusted_key_groups
+    }
+    keys = {key.id: key for key in public_keys}
+    groups = [
+        KeyGroup(id=group.id, name=group.name, key_ids=tuple(k for k in group.key_ids if k in keys))
+        for group in sorted(key_groups, key=lambda group: group.id)
+        if group.id in trusted
+    ]
+    travelling = sorted({key_id for group in groups for key_id in group.key_ids})
+    return Snapshot(
+        number=number,
+        created=now,
+        public_keys=tuple(keys[key_id] for key_id in travelling),
+        key_groups=tuple(groups),
+        distributions=tuple(served),
+    )
+
+
+# Behaviors (§5.1 to §5.4, §5.7)
+
+_PATH_PATTERN = re.compile(r"""[A-Za-z0-9_\-.*$/~"'@:+&?]{1,255}\Z""")
+_ALL_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE"})
+_METHOD_SETS = (frozenset({"GET", "HEAD"}), frozenset({"GET", "HEAD", "OPTIONS"}), _ALL_METHODS)
+
+ViewerProtocolPolicy = Literal["allow-all", "redirect-to-https", "https-only"]
+
+
+def _behaviors(top: Struct, targets: Collection[str], lookup: Lookup, limits: Limits) -> tuple[Behavior, ...]:
+    structs = top.structs("CacheBehaviors", "cache behavior", "PathPattern")
+    if len(structs) > limits.cache_behaviors:
+        top.refuse(
+            f"A distribution can have {limits.cache_behaviors} cache behaviors", "TooManyCacheBehaviors"
+        )
+    behaviors = []
+    seen: set[str] = set()
+    for struct in structs:
+        pattern = struct.text("PathPattern", None)
+        if not _PATH_PATTERN.match(pattern):
+            struct.refuse("PathPattern must be 1 to 255 of the characters A-Z a-z 0-9 _-.*$/~\"'@:+& and ?")
+        same = pattern.removeprefix("/")
+        if same in seen:
+            struct.refuse("This PathPattern is that of an earlier cache behavior as well")
+        seen.add(same)
+        behaviors.append(_behavior(struct, pattern, targets, lookup, limits))
+    if "DefaultCacheBehavior" not in top:
+        top.refuse("The parameter DefaultCacheBehavior is required")
+    else:
+        default = top.struct("DefaultCacheBehavior")
+        if "PathPattern" in default:
+            default.refuse("The default cache behavior has no PathPattern")
+        behaviors.append(_behavior(default, "*", targets, lookup, limits))
+    return tuple(behaviors)
+
+
+def _behavior(
+    struct: Struct, pattern: str, targets: Collection[str], lookup: Lookup, limits: Limits
+) -> Behavior:
+    target = struct.text("TargetOriginId", None)
+    if target and target not in targets:
+        struct.refuse(f"There is no origin or origin group {target!r}", "NoSuchOrigin")
+    protocol = struct.text("ViewerProtocolPolicy", None, ("allow-all", "https-only", "redirect-to-https"))
+    allowed, cached = _methods(struct)
+    groups = _trusted_key_groups(struct, lookup, limits)
+    forwarding = _forwarding(struct, lookup, limits)
+    response_headers_policy_id = struct.text("ResponseHeadersPolicyId")
+    if response_headers_policy_id:
+        _policy(
+            struct,
+            response_headers_policy_id,
+            managed.RESPONSE_HEADERS_POLICIES,
+            lookup.response_headers_policies,
+            "ResponseHeadersPolicy",
+        )
+    low, usual, high = forwarding.ttl
+    behavior = Behavior(
+        path_pattern=pattern,
+        target_origin_id=target,
+        viewer_protocol_policy=cast(ViewerProtocolPolicy, protocol or "https-only"),
+        allowed_methods=allowed,
+        cached_methods=cached,
+        restricted=groups is not None,
+        trusted_key_groups=groups or (),
+        min_ttl=low,
+        default_ttl=usual,
+        max_ttl=high,
+        legacy=forwarding.legacy,
+        key_headers=forwarding.key_headers,
+        key_cookies=forwarding.key_cookies,
+        key_query=forwarding.key_query,
+        forward_headers=forwarding.forward_headers,
+        forward_cookies=forwarding.forward_cookies,
+        forward_query=forwarding.forward_query,
+        accept_gzip=forwarding.accept_gzip,
+        accept_brotli=forwarding.accept_brotli,
+        response_headers_policy_id=response_headers_policy_id,
+    )
+    if struct.flag("Compress") and behavior.caches and (behavior.accept_gzip or behavior.accept_brotli):
+        # Without caching, or where the viewer's own Accept-Encoding is sent on, the edge compresses nothing
+        # (§5.11).
+        return msgspec.structs.replace(behavior, compress=True)
+    return behavior
+
+
+def _methods(struct: Struct) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    listed = struct.struct("AllowedMethods")
+    allowed = struct.texts("AllowedMethods") or ["GET", "HEAD"]
+    if frozenset(allowed) not in _METHOD_SETS:
+        listed.refuse("AllowedMethods must be GET and HEAD, these and OPTIONS, or all seven methods")
+    cached = listed.texts("CachedMethods") or ["GET", "HEAD"]
+    if frozenset(cached) not in _METHOD_SETS[:2]:
+        listed.refuse("CachedMethods must be GET and HEAD, or these and OPTIONS")
+    elif not set(cached) <= set(allowed):
+        listed.refuse("CachedMethods must be among AllowedMethods")
+    return tuple(allowed), tuple(cached)
+
+
+def _trusted_key_groups(struct: Struct, lookup: Lookup, limits: Limits) -> tuple[str, ...] | None:
+    """The ids of the groups whose keys may sign for this behavior; None if no signature is needed.
+
+    Whoever lists groups wants a signature: groups with Enabled false, and Enabled without groups, are
+    refused, so that neither reading of a half-said wish leaves private content open.
+    """
+    trusted = struct.struct("TrustedKeyGroups")
+    enabled = trusted.flag("Enabled")
+    ids = struct.texts("TrustedKeyGroups")
+    if enabled != bool(ids):
+        trusted.refuse("Enabled must be true if key groups are listed, and false if none are")
+    if len(ids) > limits.key_groups_per_behavior:
+        trusted.refuse(
+            f"A cache behavior can trust {limits.key_groups_per_behavior} key groups",
+            "TooManyKeyGroupsAssociatedToDistribution",
+        )
+    for group_id in ids:
+        if group_id not in lookup.key_groups:
+            trusted.refuse(f"The key group {group_id!r} does not exist", "TrustedKeyGroupDoesNotExist")
+    return tuple(ids) if enabled or ids else None
+
+
+def _forwarding(struct: Struct, lookup: Lookup, limits: Limits) -> Forwarding:
+    cache_policy_id = struct.text("CachePolicyId")
+    origin_request_policy_id = struct.text("OriginRequestPolicyId")
+    if not cache_policy_id:
+        if "ForwardedValues" not in struct:
+            struct.refuse("Either CachePolicyId or ForwardedValues is required")
+        if origin_request_policy_id:
+            struct.refuse("OriginRequestPolicyId can be used only with CachePolicyId")
+        return from_forwarded_values(struct, limits.forwarded_names)
+    if "ForwardedValues" in struct:
+        struct.refuse("ForwardedValues cannot be used with CachePolicyId")
+    for name in ("MinTTL", "DefaultTTL", "MaxTTL"):
+        if struct.members.get(name):
+            struct.refuse(f"{name} cannot be used with CachePolicyId, whose policy holds it")
+    cache_policy = _policy(
+        struct, cache_policy_id, managed.CACHE_POLICIES, lookup.cache_policies, "CachePolicy"
+    )
+    origin_request_policy = None
+    if origin_request_policy_id:
+        origin_request_policy = _policy(
+            struct,
+            origin_request_policy_id,
+            managed.ORIGIN_REQUEST_POLICIES,
+            lookup.origin_request_policies,
+            "OriginRequestPolicy",
+        )
+    return from_policies(cache_policy or _placeholder(managed.CACHE_POLICIES, struct), origin_request_policy)
+
+
+def _policy(
+    struct: Struct, policy_id: str, known: Mapping[str, Config], custom: Mapping[str, Config], kind: str
+) -> Struct | None:
+    config = known.get(policy_id) or custom.get(policy_id)
+    if config is None:
+        struct.refuse(f"There is no {kind} {policy_id!r}", f"NoSuch{kind}")
+        return None
+    return Struct(config, f"{kind} {policy_id}", struct.problems)
+
+
+def _placeholder(known: Mapping[str, Config], struct: Struct) -> Struct:
+    """Some policy to read on with where the one that was named is missing; the config is refused anyway."""
+    return Struct(next(iter(known.values())), "", struct.problems)
+
+
+# The rest of a distribution
+
+_ROOT_OBJECT = re.compile(r"[!-~]{1,255}\Z")
+_CUSTOM_ERROR_CODES = frozenset({400, 403, 404, 405, 414, 416, 500, 501, 502, 503, 504})
+_RESPONSE_CODES = _CUSTOM_ERROR_CODES | {200}
+
+_COUNTRIES = words(
+    """
+    AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE BF BG BH BI BJ BL BM BN BO BQ BR BS BT BV BW
+    BY BZ CA CC CD CF CG CH CI CK CL CM CN CO CR CU CV CW CX CY CZ DE DJ DK DM DO DZ EC EE EG EH ER ES ET FI
+    FJ FK FM FO FR GA GB GD GE GF GG GH GI GL GM GN GP GQ GR GS GT GU GW GY HK HM HN HR HT HU ID IE IL IM IN
+    IO IQ IR IS IT JE JM JO JP KE KG KH KI KM KN KP KR KW KY KZ LA LB LC LI LK LR LS LT LU LV LY MA MC MD ME
+    MF MG MH MK ML MM MN MO MP MQ MR MS MT MU MV MW MX MY MZ NA NC NE NF NG NI NL NO NP NR NU NZ OM PA PE PF
+    PG PH PK PL PM PN PR PS PT PW PY QA RE RO RS RU RW SA SB SC SD SE SG SH SI SJ SK SL SM SN SO SR SS ST SV
+    SX SY SZ TC TD TF TG TH TJ TK TL TM TN TO TR TT TV TW TZ UA UG UM US UY UZ VA VC VE VG VI VN VU WF WS YE
+    YT ZA ZM ZW XK
+    """
+)
+"""ISO 3166-1 alpha-2, and XK (Kosovo), which country tables use."""
+
+GeoKind = Literal["none", "whitelist", "blacklist"]
+
+
+def _enabled(top: Struct) -> bool:
+    if "Enabled" not in top:
+        top.refuse("The parameter Enabled is required")
+    return top.flag("Enabled")
+
+
+def _aliases(top: Struct, limits: Limits) -> tuple[str, ...]:
+    aliases = tuple(dict.fromkeys(alias.lower() for alias in top.texts("Aliases")))
+    if len(aliases) > limits.aliases:
+        top.refuse(
+            f"A distribution can have {limits.aliases} alternate domain names", "TooManyDistributionCNAMEs"
+        )
+    for alias in aliases:
+        if not HOST_NAME.match(alias.removeprefix("*.")):
+            top.refuse(f"The alias {alias!r} must be a host name, whose first label may be *")
+    return aliases
+
+
+def _default_root_object(top: Struct) -> str:
+    name = top.text("DefaultRootObject")
+    if name and (not _ROOT_OBJECT.match(name) or name.startswith("/") or "?" in name or "#" in name):
+        top.refuse(
+            "DefaultRootObject must name an object, URL-encoded, without a slash at its beginning",
+            "InvalidDefaultRootObject",
+        )
+    return name
+
+
+def _error_responses(top: Struct) -> tuple[ErrorResponse, ...]:
+    responses: dict[int, ErrorResponse] = {}
+    for struct in top.structs("CustomErrorResponses", "custom error response", "ErrorCode"):
+        code = struct.number("ErrorCode", 0, 0, 999, "InvalidErrorCode")
+        if code not in _CUSTOM_ERROR_CODES:
+            struct.refuse("ErrorCode must be one that custom error responses exist for", "InvalidErrorCode")
+        if code in responses:
+            struct.refuse("An ErrorCode can be listed only once")
+        page, replacement = struct.text("ResponsePagePath"), struct.text("ResponseCode")
+        if bool(page) != bool(replacement):
+            struct.refuse("ResponsePagePath and ResponseCode must be given together")
+        if page and (not PATH.match(page) or "#" in page):
+            struct.refuse("ResponsePagePath must begin with /, URL-encoded", "InvalidRelativePath")
+        if replacement and not (replacement.isascii() and replacement.isdigit()):
+            struct.refuse("ResponseCode must be a status", "InvalidResponseCode")
+            replacement = ""
+        if replacement and int(replacement) not in _RESPONSE_CODES:
+            struct.refuse("ResponseCode must be one that CloudFront can return", "InvalidResponseCode")
+        responses[code] = ErrorResponse(
+            error_code=code,
+            min_ttl=struct.number("ErrorCachingMinTTL", 10, 0, ONE_HUNDRED_YEARS),
+            page_path=page,
+            response_code=int(replacement or 0),
+        )
+    return tuple(responses.values())
+
+
+def _geo(top: Struct) -> Geo:
+    struct = top.struct("Restrictions").struct("GeoRestriction")
+    kind = struct.text("RestrictionType", "none", ("none", "whitelist", "blacklist"))
+    countries = [country.upper() for country in top.struct("Restrictions").texts("GeoRestriction")]
+    if (kind == "none") != (not countries):
+        struct.refuse(
+            "GeoRestriction must list countries if and only if it is a whitelist or a blacklist",
+            "InvalidGeoRestrictionParameter",
+        )
+    for country in countries:
+        if country not in _COUNTRIES:
+            struct.refuse(f"{country!r} is no ISO 3166-1 alpha-2 country code", "InvalidLocationCode")
+    return Geo(kind=cast(GeoKind, kind), countries=tuple(dict.fromkeys(countries)))

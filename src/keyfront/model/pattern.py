@@ -1,0 +1,129 @@
+"""Path patterns of cache behaviors, and the form of a path that they are matched against.
+
+A pattern is compiled once, when a snapshot is accepted. Matching never backtracks: between two `*` lies a
+literal piece (in which `?` stands for any one character), and if a path matches at all, it also matches with
+each piece taken where it first occurs. So one search per piece is enough, and the time grows with the path's
+length alone (times the length of a piece that holds `?`, at worst 2 ms for a path and a pattern of the
+greatest length).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+Matcher = Callable[[str], bool]
+
+_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_ENCODED = re.compile("%([0-9A-Fa-f]{2})")
+_DOT_SEGMENTS = frozenset({".", ".."})
+
+
+def compile_pattern(pattern: str) -> Matcher:
+    """What answers whether a normalised path (see `normalise_path`) matches `pattern`.
+
+    `*` is zero or more characters, `/` among them; `?` exactly one; all others, in their case, themselves.
+    The whole path must match, its leading slash being implied: `*.jpg` is `/*.jpg` (CloudFront Developer
+    Guide, "Path pattern"; cloudfront-semantics §5.1). A lone `*` matches whatever is asked for.
+    """
+    if not pattern.startswith("/"):
+        if pattern.strip("*") == "":
+            return _anything
+        pattern = "/" + pattern
+    head, *pieces = pattern.split("*")
+    if "?" in pattern:
+        return _any_one_character(head, pieces)
+    if not pieces:
+        return head.__eq__
+    tail = pieces.pop()
+    middle = [piece for piece in pieces if piece]
+    if not middle:
+        return _ends(head, tail)
+    return _in_order(head, middle, tail)
+
+
+def _anything(path: str) -> bool:
+    return True
+
+
+def _ends(head: str, tail: str) -> Matcher:
+    if not tail:
+        return lambda path: path.startswith(head)
+    least = len(head) + len(tail)
+    if head == "/":
+        return lambda path: path.endswith(tail) and path.startswith("/") and len(path) >= least
+    return lambda path: path.startswith(head) and path.endswith(tail) and len(path) >= least
+
+
+def _in_order(head: str, middle: list[str], tail: str) -> Matcher:
+    start = len(head)
+
+    def matches(path: str) -> bool:
+        end = len(path) - len(tail)
+        if end < start or not path.startswith(head) or not path.endswith(tail):
+            return False
+        at = start
+        for piece in middle:
+            at = path.find(piece, at, end)
+            if at < 0:
+                return False
+            at += len(piece)
+        return True
+
+    return matches
+
+
+def _any_one_character(head: str, pieces: list[str]) -> Matcher:
+    """As above, by a regular expression whose atomic groups hold each middle piece where it first occurs."""
+
+    def literal(piece: str) -> str:
+        return re.escape(piece).replace(r"\?", ".")
+
+    if not pieces:
+        whole = re.compile(literal(head), re.DOTALL).fullmatch
+        return lambda path: whole(path) is not None
+    tail = pieces.pop()
+    middle = "".join(f"(?>.*?{literal(piece)})" for piece in pieces if piece)
+    begins = re.compile(literal(head) + middle, re.DOTALL).match
+    ends = re.compile(literal(tail), re.DOTALL).fullmatch
+    length = len(tail)
+
+    def matches(path: str) -> bool:
+        begun = begins(path)
+        if begun is None:
+            return False
+        at = len(path) - length
+        return at >= begun.end() and ends(path, at) is not None
+
+    return matches
+
+
+def normalise_path(path: str) -> str:
+    """The form of a raw path (without its query) in which behaviors are chosen; for nothing else.
+
+    Percent-encoded unreserved characters are decoded (so that `%2e` is a dot and `%41` an `A`), then repeated
+    slashes become one, then dot segments go as in RFC 3986 §5.2.4. What is reserved stays encoded: `%2F` is
+    no slash here. Signatures and origins see the raw path (cloudfront-semantics §5.1).
+    """
+    if "%" not in path and "//" not in path and "/." not in path:
+        return path
+    if "%" in path:
+        path = _ENCODED.sub(_decode_unreserved, path)
+        if "//" not in path and "/." not in path:
+            return path
+    kept: list[str] = []
+    segments = path.split("/")
+    for segment in segments:
+        if segment == "..":
+            if kept:
+                kept.pop()
+        elif segment and segment != ".":
+            kept.append(segment)
+    last = segments[-1]
+    slash = "/" if kept and (not last or last in _DOT_SEGMENTS) else ""
+    return "/" + "/".join(kept) + slash
+
+
+def _decode_unreserved(match: re.Match[str]) -> str:
+    character = chr(int(match[1], 16))
+    return character if character in _UNRESERVED else match[0]
