@@ -11,8 +11,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from keyfront.edge.routing import Route, Site
-    from keyfront.model.snapshot import Behavior, Origin
+    from keyfront.edge.routing import Route
     from keyfront.signing.verify import Grant
 
 Header = tuple[bytes, bytes]
@@ -22,8 +21,8 @@ Headers = list[Header]
 class Request:
     """A viewer's request, its head complete.
 
-    `target` is the raw origin-form target as sent; `host` the Host header's value, lower-case, with its port if
-    one was sent. `body` is None if the request has none, else an async iterator over its chunks; `length` is the
+    `target` is the raw origin-form target as sent; `host` the Host header's value as sent, with its port if it
+    names one. `body` is None if the request has none, else an async iterator over its chunks; `length` is the
     body's Content-Length, or None if chunked or absent. `client_ip` is the viewer's address (behind a trusted
     proxy: the one that the proxy names), `scheme` the viewer's.
     """
@@ -111,33 +110,20 @@ class Reply:
 
 
 class Plan:
-    """What the edge decided to do with a request that it will serve.
+    """Where a request leads, whoever sent it: shared by all requests alike, never changed.
 
-    `key` is the cache key (None: not cacheable, pass through), `target` the path and query to ask the origin for
-    (OriginPath included, signing parameters gone), `grant` what the viewer's signature allowed, if one was needed.
+    `key` is the cache key before the headers, cookies and parameters that the behavior selects are added to it
+    (None: pass through), `target` the path and query to ask the origin for (OriginPath still to be put before it,
+    signing parameters gone), `query` the viewer's own query string. `grant` is what the credentials in this very
+    URL allow, if it carries any; it is judged again at each use.
     """
 
-    __slots__ = ("behavior", "grant", "key", "origin", "path", "query", "route", "site", "target")
+    __slots__ = ("grant", "key", "query", "route", "target")
 
-    def __init__(
-        self,
-        site: Site,
-        route: Route,
-        behavior: Behavior,
-        origin: Origin,
-        key: str | None,
-        target: str,
-        path: str,
-        query: str,
-        grant: Grant | None = None,
-    ) -> None:
-        self.site = site
+    def __init__(self, route: Route, key: str | None, target: str, query: str, grant: Grant | None) -> None:
         self.route = route
-        self.behavior = behavior
-        self.origin = origin
         self.key = key
         self.target = target
-        self.path = path
         self.query = query
         self.grant = grant
 
@@ -150,10 +136,12 @@ class Meta:
     revalidated until `swr_until`, and on an origin's error until `sie_until` (infinity where CloudFront serves
     stale without being asked to). `initial_age` seconds had passed when it was stored at `stored_at`.
     `vary` names the request headers (as forwarded, lower-case) whose values are `vary_values`.
-    `revalidate_always` marks what is stored but must be asked for anew at each use.
+    `revalidate_always` marks what is stored but must be asked for anew at each use; `conditional` says whether the
+    origin may be asked with conditions made from `etag` and `last_modified`.
     """
 
     __slots__ = (
+        "conditional",
         "date",
         "etag",
         "fresh_until",
@@ -186,6 +174,7 @@ class Meta:
         swr_until: float = 0.0,
         sie_until: float = 0.0,
         revalidate_always: bool = False,
+        conditional: bool = False,
         vary: tuple[bytes, ...] = (),
         vary_values: tuple[bytes, ...] = (),
         reason: str = "",
@@ -202,23 +191,28 @@ class Meta:
         self.swr_until = swr_until
         self.sie_until = sie_until
         self.revalidate_always = revalidate_always
+        self.conditional = conditional
         self.vary = vary
         self.vary_values = vary_values
         self.reason = reason
 
 
 class Stored:
-    """A response in the cache: its `meta` and its whole `body`. `head` is the ready-made start of a 200's bytes,
-    filled by the shell that first serves it."""
+    """A response in the cache: its `meta` and its whole `body`.
 
-    __slots__ = ("body", "head", "key", "meta", "size")
+    `head` is the ready-made start of its bytes on an HTTP/1.1 connection, filled by the shell that first serves it;
+    `used` is set at every hit and cleared when eviction passes by; `size` is what it is charged for, in bytes.
+    """
+
+    __slots__ = ("body", "head", "key", "meta", "size", "used")
 
     def __init__(self, key: str, meta: Meta, body: bytes) -> None:
         self.key = key
         self.meta = meta
         self.body = body
         self.head: bytes = b""
-        self.size = len(body) + 1024
+        self.used = False
+        self.size = len(body) + len(key) + sum(len(n) + len(v) + 100 for n, v in meta.headers) + 600
 
 
 class OriginReply:
@@ -227,9 +221,11 @@ class OriginReply:
 
     `length` is Content-Length if the body is framed by it; `sized` is False for a body that ends with the
     connection, which may therefore be cut short without notice (CloudFront stores it all the same, §5.9).
+    `whole` is the entire body if it came with the head, as small ones do: take it and leave `body` alone, no
+    `aclose()` is needed then. It is None if the body is still on its way.
     """
 
-    __slots__ = ("body", "connect_time", "headers", "length", "reason", "sized", "status")
+    __slots__ = ("body", "connect_time", "headers", "length", "reason", "sized", "status", "whole")
 
     def __init__(
         self,
@@ -241,6 +237,7 @@ class OriginReply:
         length: int | None = None,
         sized: bool = True,
         connect_time: float = 0.0,
+        whole: bytes | None = None,
     ) -> None:
         self.status = status
         self.reason = reason
@@ -249,6 +246,7 @@ class OriginReply:
         self.length = length
         self.sized = sized
         self.connect_time = connect_time
+        self.whole = whole
 
     async def aclose(self) -> None:
         close = getattr(self.body, "aclose", None)

@@ -1,0 +1,594 @@
+"""May an answer be stored, how long is it good, and what is to be done when it no longer is.
+
+CloudFront's rules come first (cloudfront-semantics §5.4 to §5.9), RFC 9111 and RFC 5861 where they are
+silent. Everything is decided once, when an answer comes in; `judge`, asked at every request, only compares
+times.
+
+Where CloudFront and RFC 9111 differ, CloudFront wins:
+
+- A MinTTL above zero stores even what says `no-store`, `no-cache` or `private` (§5.4).
+- DefaultTTL takes the place of heuristics, whatever the status of a success or a redirect.
+- An expired success is served while the origin fails, with no time limit, unless `stale-if-error` sets one or
+  `must-revalidate` forbids it (§5.5). `s-maxage` alone does not forbid it, against RFC 9111 §5.2.2.10.
+- Nothing that a viewer says about caching counts.
+"""
+
+from __future__ import annotations
+
+import calendar
+import re
+from copy import copy
+from datetime import UTC, datetime
+from email.utils import formatdate
+from enum import Enum
+from typing import Final
+
+from keyfront.edge.exchange import Header, Headers, Meta
+from keyfront.edge.forward import device_headers, storable_method, viewer_headers
+from keyfront.model.snapshot import Behavior, Origin
+
+FOREVER: Final = float("inf")
+DELTA_MAX: Final = 2**31
+"""The longest time that a header can name, in seconds (RFC 9111 §1.2.2)."""
+ERROR_MIN_TTL: Final = 10
+"""ErrorCachingMinTTL where the distribution does not set it, in seconds (§5.6)."""
+
+# §5.6. 410 stands in the newer list of the Developer Guide ("Control how long CloudFront caches errors").
+_STORED_ERRORS: Final = frozenset({404, 410, 414, 500, 501, 502, 503, 504})
+_STORED_IF_ASKED: Final = frozenset({400, 403, 405, 412, 415})
+# Of the errors stored by default, only these may forbid it: the same page says that the others are kept for
+# ErrorCachingMinTTL whatever their no-store, no-cache or private says.
+_MAY_FORBID: Final = frozenset({404, 410, 414, 501})
+# 206 and 304 are parts of an answer; other statuses are for one viewer.
+_STORED: Final = frozenset({200, 203, 204, 300, 301, 302, 303, 307, 308})
+
+
+class Verdict(Enum):
+    """What to do with a stored response."""
+
+    HIT = "hit"
+    """Serve it."""
+    STALE = "stale"
+    """Serve it, and ask the origin for a newer one meanwhile (stale-while-revalidate)."""
+    REVALIDATE = "revalidate"
+    """Ask the origin whether it is still good, with `revalidation_headers`."""
+    MISS = "miss"
+    """Ask the origin for it anew. It may still stand in if the origin fails: `serve_stale_on_error`."""
+
+
+# -- Cache-Control -------------------------------------------------------------------------------------------
+
+
+class CacheControl:
+    """The response directives that matter to a shared cache (RFC 9111 §5.2.2, RFC 5861). Times are seconds.
+
+    Read tolerantly: names in any case, quoted or bare values, unknown directives ignored. Of a repeated
+    directive the first counts. `max-age` and `s-maxage` with a value that is no number mean "already stale"
+    (RFC 9111 §4.2.1), the stale windows with such a value nothing. `no-cache` and `private` with field names
+    speak of these fields alone (`no_cache_fields`, `private_fields`).
+    """
+
+    __slots__ = (
+        "max_age",
+        "must_revalidate",
+        "must_understand",
+        "no_cache",
+        "no_cache_fields",
+        "no_store",
+        "private",
+        "private_fields",
+        "public",
+        "s_maxage",
+        "stale_if_error",
+        "stale_while_revalidate",
+    )
+
+    def __init__(self, value: bytes = b"") -> None:
+        self.max_age: int | None = None
+        self.s_maxage: int | None = None
+        self.stale_while_revalidate: int | None = None
+        self.stale_if_error: int | None = None
+        self.no_store = False
+        self.no_cache = False
+        self.private = False
+        self.public = False
+        self.must_revalidate = False
+        self.must_understand = False
+        self.no_cache_fields: frozenset[bytes] = frozenset()
+        self.private_fields: frozenset[bytes] = frozenset()
+        for name, argument in directives(value):
+            if name == b"max-age":
+                if self.max_age is None:
+                    self.max_age = delta_seconds(argument) or 0
+            elif name == b"s-maxage":
+                if self.s_maxage is None:
+                    self.s_maxage = delta_seconds(argument) or 0
+            elif name == b"stale-while-revalidate":
+                if self.stale_while_revalidate is None:
+                    self.stale_while_revalidate = delta_seconds(argument)
+            elif name == b"stale-if-error":
+                if self.stale_if_error is None:
+                    self.stale_if_error = delta_seconds(argument)
+            elif name == b"no-store":
+                self.no_store = True
+            elif name == b"public":
+                self.public = True
+            elif name in (b"must-revalidate", b"proxy-revalidate"):
+                self.must_revalidate = True
+            elif name == b"must-understand":
+                self.must_understand = True
+            elif name == b"no-cache":
+                fields = _fields(argument)
+                self.no_cache_fields |= fields
+                self.no_cache = self.no_cache or not fields
+            elif name == b"private":
+                fields = _fields(argument)
+                self.private_fields |= fields
+                self.private = self.private or not fields
+
+    @classmethod
+    def of(cls, headers: Headers | tuple[Header, ...]) -> CacheControl:
+        """What all Cache-Control lines of these headers say together."""
+        return cls(b",".join([value for name, value in headers if name == b"cache-control"]))
+
+    @property
+    def forbids(self) -> bool:
+        """Does it say no-store, no-cache or private, about the response as a whole?
+
+        `must-understand` lifts `no-store` (RFC 9111 §5.2.2.3): no status is stored here that is not
+        understood.
+        """
+        return self.no_cache or self.private or (self.no_store and not self.must_understand)
+
+
+# A directive and its argument, in quotes or bare. A quote that is never closed is part of a bare argument, so
+# that it cannot swallow the directives after it.
+_DIRECTIVE: Final = re.compile(
+    rb"""([^\s,="]+)(?:[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*+)"|([^\s,]*)))?[^,]*""", re.DOTALL
+)
+
+
+def directives(value: bytes) -> list[tuple[bytes, bytes | None]]:
+    """Name (lower-case) and argument (None if there is no `=`) of each directive, in order."""
+    found: list[tuple[bytes, bytes | None]] = []
+    for match in _DIRECTIVE.finditer(value):
+        name, quoted, bare = match.groups()
+        found.append((name.lower(), re.sub(rb"\\(.)", rb"\1", quoted) if quoted is not None else bare))
+    return found
+
+
+def delta_seconds(argument: bytes | None) -> int | None:
+    """A number of seconds, at most `DELTA_MAX`; None if it is none (RFC 9111 §1.2.2)."""
+    if argument is None or not argument.isdigit():
+        return None
+    digits = argument.lstrip(b"0")
+    return min(int(digits or b"0"), DELTA_MAX) if len(digits) < 11 else DELTA_MAX
+
+
+def _fields(argument: bytes | None) -> frozenset[bytes]:
+    if not argument or b'"' in argument:
+        return frozenset()
+    return frozenset(name for raw in argument.split(b",") if (name := raw.strip().lower()))
+
+
+# -- dates ---------------------------------------------------------------------------------------------------
+
+_MONTHS: Final = {
+    name: number
+    for number, name in enumerate(
+        (b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"), 1
+    )
+}
+_IMF: Final = re.compile(
+    rb"[A-Za-z]{3}, ([0-9]{1,2}) ([A-Za-z]{3}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT"
+)
+_RFC850: Final = re.compile(
+    rb"[A-Za-z]{6,9}, ([0-9]{2})-([A-Za-z]{3})-([0-9]{2}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT"
+)
+_ASCTIME: Final = re.compile(
+    rb"[A-Za-z]{3} ([A-Za-z]{3}) ([ 0-9][0-9]) ([0-9]{2}):([0-9]{2}):([0-9]{2}) ([0-9]{4})"
+)
+
+
+def parse_date(value: bytes, now: float) -> float | None:
+    """An HTTP-date in any of its three forms as epoch seconds, None if it is none (RFC 9110 §5.6.7).
+
+    :param now: tells what century a two-digit year means.
+    """
+    value = value.strip(b" \t")
+    if match := _IMF.fullmatch(value):
+        day, month, year, *clock = match.groups()
+    elif match := _RFC850.fullmatch(value):
+        day, month, year, *clock = match.groups()
+        this_year = datetime.fromtimestamp(now, UTC).year
+        full = this_year - this_year % 100 + int(year)
+        year = b"%04d" % (full - 100 if full > this_year + 50 else full)
+    elif match := _ASCTIME.fullmatch(value):
+        month, day, *clock, year = match.groups()
+    else:
+        return None
+    number = _MONTHS.get(month)
+    hour, minute, second = (int(part) for part in clock)
+    if number is None or second > 60:
+        return None
+    try:
+        datetime(int(year), number, int(day), hour, minute, min(second, 59), tzinfo=UTC)
+    except ValueError:
+        return None
+    return float(calendar.timegm((int(year), number, int(day), hour, minute, second)))
+
+
+def format_date(epoch: float) -> bytes:
+    """An IMF-fixdate."""
+    return formatdate(epoch, usegmt=True).encode()
+
+
+def _first(headers: Headers | tuple[Header, ...], name: bytes) -> bytes | None:
+    for key, value in headers:
+        if key == name:
+            return value
+    return None
+
+
+# -- storing -------------------------------------------------------------------------------------------------
+
+
+def admit(
+    behavior: Behavior,
+    error_min_ttl: int | None,
+    method: str,
+    forwarded: Headers,
+    status: int,
+    headers: Headers,
+    now: float,
+    *,
+    request_time: float,
+    origin: Origin | None = None,
+    reason: str = "",
+) -> Meta | None:
+    """What is known of an origin's answer that may be stored, or None if it may not.
+
+    :param error_min_ttl: ErrorCachingMinTTL of this status, seconds; None where the distribution sets none.
+    :param method: of the request that was sent. An answer to HEAD has no body to store and is not admitted.
+    :param forwarded: the headers that were sent.
+    :param now: when the answer's head was complete, epoch seconds; `request_time`: when the request was sent.
+    :param origin: an Authorization among its custom headers is the edge's own and shuts nobody out.
+    """
+    if method == "HEAD" or not storable_method(behavior, method):
+        return None
+    control = CacheControl.of(headers)
+    if not _may_share_authorized(behavior, forwarded, control, origin):
+        return None
+    return _meta(
+        behavior,
+        error_min_ttl,
+        forwarded,
+        status,
+        headers,
+        control,
+        now,
+        request_time=request_time,
+        reason=reason,
+    )
+
+
+def _may_share_authorized(
+    behavior: Behavior, forwarded: Headers, control: CacheControl, origin: Origin | None
+) -> bool:
+    """RFC 9111 §3.5: what was sent for one viewer's Authorization is for others only if the answer says so;
+    where the field is in the cache key nobody else gets it."""
+    if _first(forwarded, b"authorization") is None:
+        return True
+    key = behavior.key_headers
+    if key.mode == "all" or (key.mode == "whitelist" and "authorization" in key.names):
+        return True
+    if origin is not None and any(name.lower() == "authorization" for name, _ in origin.custom_headers):
+        return True
+    return control.public or control.must_revalidate or control.s_maxage is not None
+
+
+def _meta(
+    behavior: Behavior,
+    error_min_ttl: int | None,
+    forwarded: Headers,
+    status: int,
+    headers: Headers,
+    control: CacheControl,
+    now: float,
+    *,
+    request_time: float,
+    reason: str,
+) -> Meta | None:
+    date = _date(headers, now)
+    initial_age = _initial_age(headers, date, now, request_time)
+    remaining = _remaining(headers, control, date, initial_age, now)
+    success = 200 <= status < 300
+    etag = _etag(headers) if success else None
+    last_modified = _last_modified(headers, now) if success else None
+    # Toward the origin, conditions are not used where cookies are forwarded (§5.7).
+    conditional = (etag or last_modified) is not None and behavior.forward_cookies.mode == "none"
+    always = False
+    if status in _STORED:
+        if not control.forbids:
+            wanted = behavior.default_ttl if remaining is None else remaining
+            ttl = max(behavior.min_ttl, min(wanted, behavior.max_ttl))
+        elif behavior.min_ttl > 0:
+            ttl = behavior.min_ttl
+        elif control.no_cache and not control.private and not control.no_store and conditional:
+            # It may be kept if every use is validated (RFC 9111 §5.2.2.4), and nothing else.
+            always, ttl = True, 0
+        else:
+            return None
+    elif status in _STORED_ERRORS or status in _STORED_IF_ASKED:
+        if status in _STORED_IF_ASKED and control.max_age is None and control.s_maxage is None:
+            return None
+        if control.forbids and (status in _MAY_FORBID or status in _STORED_IF_ASKED):
+            return None
+        floor = ERROR_MIN_TTL if error_min_ttl is None else error_min_ttl
+        asked = 0 if remaining is None or control.forbids else min(remaining, behavior.max_ttl)
+        ttl = max(floor, asked)
+        if ttl <= 0:
+            return None
+    else:
+        return None
+
+    seen = viewer_headers(behavior, headers)
+    dropped = control.no_cache_fields | control.private_fields | {b"age", b"date"}
+    kept = [(b"date", format_date(date))]
+    kept += [h for h in seen if h[0] not in dropped]
+    vary, vary_values = _variant(behavior, seen, forwarded)
+    if vary == (b"*",):
+        # It would match no other request (RFC 9111 §4.1), and CloudFront fetches it anew each time (§5.9).
+        return None
+    swr_until, sie_until = _stale_windows(behavior, status, control, now + ttl, always=always)
+    return Meta(
+        status,
+        tuple(kept),
+        stored_at=now,
+        fresh_until=0.0 if always else now + ttl,
+        date=date,
+        initial_age=initial_age,
+        length=_length(headers),
+        etag=etag,
+        last_modified=last_modified,
+        swr_until=swr_until,
+        sie_until=sie_until,
+        revalidate_always=always,
+        conditional=conditional,
+        vary=vary,
+        vary_values=vary_values,
+        reason=reason,
+    )
+
+
+def _date(headers: Headers, now: float) -> float:
+    value = _first(headers, b"date")
+    date = parse_date(value, now) if value is not None else None
+    return now if date is None else date
+
+
+def _initial_age(headers: Headers, date: float, now: float, request_time: float) -> float:
+    """The corrected initial age of RFC 9111 §4.2.3, seconds. Date has whole seconds, so they are compared."""
+    value = (_first(headers, b"age") or b"").split(b",")[0].strip()
+    received = delta_seconds(value) or 0
+    apparent = max(0.0, int(now) - date)
+    return max(apparent, received + max(0.0, now - request_time))
+
+
+def _remaining(
+    headers: Headers, control: CacheControl, date: float, initial_age: float, now: float
+) -> float | None:
+    """How long the answer's own words still keep it fresh, seconds, never negative; None if it says nothing.
+
+    s-maxage, else max-age, else Expires (RFC 9111 §4.2.1), an unreadable Expires being in the past (§5.3).
+    """
+    if control.s_maxage is not None:
+        lifetime: float = control.s_maxage
+    elif control.max_age is not None:
+        lifetime = control.max_age
+    else:
+        value = _first(headers, b"expires")
+        if value is None:
+            return None
+        expires = parse_date(value, now)
+        if expires is None:
+            return 0.0
+        lifetime = expires - date
+    return max(0.0, lifetime - initial_age)
+
+
+def _stale_windows(
+    behavior: Behavior, status: int, control: CacheControl, fresh_until: float, *, always: bool
+) -> tuple[float, float]:
+    """Until when it may be served stale: while it is revalidated, and when the origin fails (§5.5)."""
+    if control.must_revalidate or always:
+        return 0.0, 0.0
+    swr = sie = 0.0
+    if control.stale_while_revalidate is not None:
+        swr = fresh_until + min(control.stale_while_revalidate, behavior.max_ttl)
+    if control.stale_if_error is not None:
+        sie = fresh_until + min(control.stale_if_error, behavior.max_ttl)
+    elif status < 400:
+        sie = FOREVER
+    return swr, sie
+
+
+_ETAG: Final = re.compile(rb'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
+
+
+def _etag(headers: Headers | tuple[Header, ...]) -> bytes | None:
+    """The entity tag, None if there is none or it is malformed: such a one could validate nothing."""
+    value = _first(headers, b"etag")
+    return value if value is not None and _ETAG.fullmatch(value) else None
+
+
+def _last_modified(headers: Headers | tuple[Header, ...], now: float) -> bytes | None:
+    value = _first(headers, b"last-modified")
+    return value if value is not None and parse_date(value, now) is not None else None
+
+
+def _length(headers: Headers) -> int | None:
+    value = _first(headers, b"content-length")
+    return int(value) if value is not None and value.isdigit() and len(value) < 20 else None
+
+
+# -- variants ------------------------------------------------------------------------------------------------
+
+_ABSENT: Final = b"\0"
+"""Stands for a field that was not sent: no field can have this value."""
+
+
+def _variant(
+    behavior: Behavior, seen: Headers, forwarded: Headers
+) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+    """The names that the answer varies on, of those that can differ, and their values in the request as it
+    was sent. What varies on User-Agent varies on the device headers that the origin was given (§5.9)."""
+    value = _first(seen, b"vary")
+    if value is None:
+        return (), ()
+    names = sorted({member.strip().lower() for member in value.split(b",")})
+    if names == [b"*"]:
+        return (b"*",), ()
+    if b"user-agent" in names:
+        names = sorted({*names, *device_headers(behavior)})
+    return tuple(names), _values(tuple(names), forwarded)
+
+
+def _values(names: tuple[bytes, ...], headers: Headers) -> tuple[bytes, ...]:
+    """The values of these fields, each normalised as RFC 9111 §4.1 allows: lines joined, blanks around commas
+    gone."""
+    values = []
+    for name in names:
+        lines = [value for key, value in headers if key == name]
+        members = [member.strip(b" \t") for member in b",".join(lines).split(b",")]
+        values.append(b",".join(members) if lines else _ABSENT)
+    return tuple(values)
+
+
+def vary_matches(meta: Meta, forwarded: Headers) -> bool:
+    """Was the response made for a request that, in all that it varies on, is like this one (RFC 9111 §4.1)?
+
+    :param forwarded: the request's headers as they would go to the origin.
+    """
+    return not meta.vary or _values(meta.vary, forwarded) == meta.vary_values
+
+
+# -- using ---------------------------------------------------------------------------------------------------
+
+
+def judge(meta: Meta, now: float) -> Verdict:
+    """What to do with a stored response at `now` (epoch seconds)."""
+    if now < meta.fresh_until:
+        return Verdict.HIT
+    if now < meta.swr_until:
+        return Verdict.STALE
+    return Verdict.REVALIDATE if meta.conditional else Verdict.MISS
+
+
+def age(meta: Meta, now: float) -> int:
+    """The value of Age: whole seconds since the origin made the response (RFC 9111 §4.2.3)."""
+    return max(0, int(now - meta.stored_at + meta.initial_age))
+
+
+def serve_stale_on_error(meta: Meta, now: float, status: int | None) -> bool:
+    """May the stored response stand in for the origin's failure (§5.5)?
+
+    :param status: what the origin answered, None if it could not be reached. 4xx is an answer, and goes out.
+    """
+    return (status is None or status >= 500) and now < meta.sie_until
+
+
+def stale_for(meta: Meta, now: float, seconds: float) -> Meta:
+    """The same response, served without asking the origin for `seconds` more, at most as long as it may stand
+    in for a failure: an origin that fails is asked again after ErrorCachingMinTTL (§5.5). Its age runs on."""
+    held = copy(meta)
+    held.fresh_until = min(now + seconds, meta.sie_until)
+    return held
+
+
+# -- validation ----------------------------------------------------------------------------------------------
+
+# What belongs to the stored body, and stays as it is when the origin confirms the response (RFC 9111 §3.2).
+_OF_BODY: Final = frozenset({b"content-encoding", b"content-range", b"content-type"})
+
+
+def revalidation_headers(meta: Meta) -> Headers:
+    """What to add to a request so that the origin may answer 304: empty if the response cannot be validated
+    (RFC 9111 §4.3.1)."""
+    headers: Headers = []
+    if meta.conditional:
+        if meta.etag is not None:
+            headers.append((b"if-none-match", meta.etag))
+        if meta.last_modified is not None:
+            headers.append((b"if-modified-since", meta.last_modified))
+    return headers
+
+
+def confirms(meta: Meta, headers: Headers) -> bool:
+    """Is a 304 with these headers about this very response (RFC 9111 §4.3.4)? An origin that answers 304 for
+    another version is to be asked again without conditions."""
+    etag = _etag(headers)
+    if etag is not None and meta.etag is not None:
+        return etag.removeprefix(b"W/") == meta.etag.removeprefix(b"W/")
+    if etag is None and meta.etag is None:
+        changed = _first(headers, b"last-modified")
+        return changed is None or changed == meta.last_modified
+    return True
+
+
+def revalidated(
+    behavior: Behavior,
+    meta: Meta,
+    headers_of_304: Headers,
+    now: float,
+    request_time: float,
+    forwarded: Headers | None = None,
+) -> Meta:
+    """The stored response as a 304 has renewed it: its headers merged (RFC 9111 §3.2), its times counted
+    anew.
+
+    If the renewed headers forbid storing, the response is stale at once: it serves the request that it was
+    validated for, and the next one asks again.
+
+    :param forwarded: the headers sent; without them what the response varies on stays as it was.
+    """
+    renewed = [h for h in viewer_headers(behavior, headers_of_304) if h[0] not in _OF_BODY]
+    # Server stands among the viewer's headers even if the 304 has none.
+    sent = {name for name, _ in headers_of_304}
+    renewed = [h for h in renewed if h[0] in sent and (h[0] != b"vary" or forwarded is not None)]
+    names = {name for name, _ in renewed}
+    if forwarded is not None and b"vary" in sent:
+        names.add(b"vary")
+    merged = [h for h in meta.headers if h[0] not in names and h[0] not in (b"age", b"date")] + renewed
+    control = CacheControl.of(merged)
+    fresh = _meta(
+        behavior,
+        None,
+        forwarded or [],
+        meta.status,
+        merged,
+        control,
+        now,
+        request_time=request_time,
+        reason=meta.reason,
+    )
+    if fresh is None:
+        fresh = copy(meta)
+        fresh.headers = tuple(merged)
+        fresh.fresh_until = fresh.swr_until = fresh.sie_until = 0.0
+        fresh.stored_at, fresh.date, fresh.initial_age = now, _date(headers_of_304, now), 0.0
+    if forwarded is None:
+        fresh.vary, fresh.vary_values = meta.vary, meta.vary_values
+    fresh.length = meta.length
+    return fresh
+
+
+def collapses(behavior: Behavior, meta: Meta, now: float) -> bool:
+    """May requests that came while this response was fetched be answered from it? Not where cookies are
+    forwarded, and not if it was stale as it came (§5.10): those ask for themselves."""
+    return now < meta.fresh_until and behavior.forward_cookies.mode == "none"
+
+
+def invalidates(method: str, status: int) -> bool:
+    """Does an answer to this method make what is stored for its URL invalid (RFC 9111 §4.4)?"""
+    return method not in ("GET", "HEAD", "OPTIONS", "TRACE") and 200 <= status < 400

@@ -1,0 +1,438 @@
+"""Answers to viewers: from what is stored, and the edge's own pages.
+
+From a stored response: preconditions in the order of RFC 9110 §13.2.2, then ranges (§14) with CloudFront's
+leniency (cloudfront-semantics §5.10). A gateway speaks for the origin (RFC 9110 §3.7), so If-Match and
+If-Unmodified-Since are judged here too: a download that is resumed must not be mended with another version.
+
+The edge's own pages are CloudFront's, to the byte (§4.1, §4.4). What a viewer reads there never says more
+than CloudFront does; the reason goes into `Reply.reason`, for the log.
+
+A reply to HEAD has the body of the reply to GET; the shell counts it and leaves it out. A reply without
+`length` (304) gets no Content-Length.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+from urllib.parse import unquote
+
+from keyfront.edge.exchange import Header, Headers, Meta, Reply, Request
+from keyfront.edge.forward import CONDITIONAL
+from keyfront.edge.forward import viewer_headers as viewer_headers  # noqa: PLC0414 - one of ours too
+from keyfront.edge.freshness import age, parse_date
+from keyfront.errors import Denial, Denied, OriginFailure
+
+MAX_RANGES: Final = 100
+"""More ranges than this in one request are a way to make the edge work, and are ignored (RFC 9110 §14.2)."""
+
+
+# -- from a stored response ----------------------------------------------------------------------------------
+
+
+def plain(request: Request) -> bool:
+    """Does the request ask for the whole response, without conditions?"""
+    for name, _ in request.headers:  # noqa: SIM110 - at every request, and `all` is slower
+        if name in CONDITIONAL:
+            return False
+    return True
+
+
+def answer(
+    request: Request, meta: Meta, body: bytes, now: float, result: str = "Hit", boundary: str = ""
+) -> Reply:
+    """The reply to a request from a stored response and its whole body.
+
+    :param result: the word for X-Cache. Except on a `Miss`, Age is told.
+    :param boundary: for several ranges; by default one is derived that does not occur in them.
+    """
+    if not 200 <= meta.status < 300 or plain(request):
+        return _whole(meta, body, now, result)
+    reply = unmodified(request, meta, now, result)
+    if reply is not None:
+        return reply
+    value = _only(request, b"range")
+    if value is None or meta.status != 200 or request.method != "GET":
+        return _whole(meta, body, now, result)
+    if not _if_range(request, meta, now):
+        return _whole(meta, body, now, result)
+    ranges = parse_ranges(value, len(body))
+    if ranges is None:
+        return _whole(meta, body, now, result)
+    if not ranges:
+        headers = _kept_with_errors(meta)
+        headers.append((b"content-range", b"bytes */%d" % len(body)))
+        return Reply(416, headers, b"", x_cache="Error", reason="range_not_satisfiable")
+    headers = _with_age(meta, now, result)
+    if len(ranges) == 1:
+        first, last = ranges[0]
+        headers.append((b"content-range", _content_range(first, last, len(body))))
+        return Reply(206, headers, body[first : last + 1], x_cache=result)
+    content_type = next((v for n, v in headers if n == b"content-type"), None)
+    parts, mark = _multipart(meta, body, ranges, content_type, boundary)
+    headers = [h for h in headers if h[0] != b"content-type"]
+    headers.append((b"content-type", b"multipart/byteranges; boundary=" + mark))
+    return Reply(206, headers, parts, x_cache=result)
+
+
+def unmodified(request: Request, meta: Meta, now: float, result: str = "Hit") -> Reply | None:
+    """The 304 or 412 that the request's preconditions lead to, or None if they let it pass (RFC 9110
+    §13.2.2).
+
+    Preconditions count only where the answer without them would be a success (§13.2.1).
+    """
+    if not 200 <= meta.status < 300:
+        return None
+    match = _list(request, b"if-match")
+    if match is not None:
+        if not _matches(match, meta.etag, strong=True):
+            return _precondition_failed(meta)
+    else:
+        since = _date(request, b"if-unmodified-since", now)
+        modified = parse_date(meta.last_modified, now) if meta.last_modified is not None else None
+        if since is not None and modified is not None and modified > since:
+            return _precondition_failed(meta)
+    reading = request.method in ("GET", "HEAD")
+    none_match = _list(request, b"if-none-match")
+    if none_match is not None:
+        if not _matches(none_match, meta.etag, strong=False):
+            return None
+        return _not_modified(meta, now, result) if reading else _precondition_failed(meta)
+    if not reading:
+        return None
+    since = _date(request, b"if-modified-since", now)
+    if since is None:
+        return None
+    # Without Last-Modified the response counts as modified when it was made (RFC 9111 §4.3.2).
+    modified = parse_date(meta.last_modified, now) if meta.last_modified is not None else meta.date
+    return _not_modified(meta, now, result) if modified is not None and modified <= since else None
+
+
+def _whole(meta: Meta, body: bytes, now: float, result: str) -> Reply:
+    return Reply(meta.status, _with_age(meta, now, result), body, x_cache=_word(meta, result))
+
+
+def _word(meta: Meta, result: str) -> str:
+    """CloudFront logs and marks every error as one, stored or not (§5.6)."""
+    return result if meta.status < 400 else "Error"
+
+
+def _with_age(meta: Meta, now: float, result: str) -> Headers:
+    """The stored headers with Age: always on what comes from the cache, and on what came from one before
+    ours."""
+    headers = list(meta.headers)
+    if result != "Miss" or meta.initial_age >= 1:
+        headers.append((b"age", b"%d" % age(meta, now)))
+    return headers
+
+
+def _not_modified(meta: Meta, now: float, result: str) -> Reply:
+    """304: what describes the body stays away, the rest may renew the viewer's copy (RFC 9110 §15.4.5)."""
+    headers = [h for h in _with_age(meta, now, result) if h[0] not in _DESCRIBES_BODY]
+    reply = Reply(304, headers, b"", x_cache=result)
+    reply.length = None
+    return reply
+
+
+_DESCRIBES_BODY: Final = frozenset(
+    {
+        b"content-encoding",
+        b"content-language",
+        b"content-length",
+        b"content-md5",
+        b"content-range",
+        b"content-type",
+    }
+)
+
+
+def _precondition_failed(meta: Meta) -> Reply:
+    return Reply(412, _kept_with_errors(meta), b"", x_cache="Error", reason="precondition_failed")
+
+
+def _kept_with_errors(meta: Meta) -> Headers:
+    """What a page's script needs to be allowed to read a 412 or 416, and what tells it the version."""
+    return [
+        h
+        for h in meta.headers
+        if h[0] in (b"date", b"etag", b"server", b"vary", b"accept-ranges", b"timing-allow-origin")
+        or h[0].startswith((b"access-control-", b"cross-origin-"))
+    ]
+
+
+# -- preconditions -------------------------------------------------------------------------------------------
+
+_TAG: Final = re.compile(rb'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
+
+
+def _list(request: Request, name: bytes) -> bytes | None:
+    """All lines of a list field as one value."""
+    lines = [value for key, value in request.headers if key == name]
+    return b",".join(lines) if lines else None
+
+
+def _only(request: Request, name: bytes) -> bytes | None:
+    """The value of a field that may be sent once; None if it is absent or repeated."""
+    lines = [value for key, value in request.headers if key == name]
+    return lines[0].strip(b" \t") if len(lines) == 1 else None
+
+
+def _date(request: Request, name: bytes, now: float) -> float | None:
+    value = _only(request, name)
+    return parse_date(value, now) if value is not None else None
+
+
+def _matches(tags: bytes, etag: bytes | None, *, strong: bool) -> bool:
+    """Is the stored entity tag among these (RFC 9110 §8.8.3.2)? `*` is any: there is a response."""
+    if tags.strip(b" \t") == b"*":
+        return True
+    if etag is None:
+        return False
+    weak, own = etag.startswith(b"W/"), etag.removeprefix(b"W/")
+    if strong and weak:
+        return False
+    return any(tag == own and not (strong and mark) for mark, tag in _TAG.findall(tags))
+
+
+def _if_range(request: Request, meta: Meta, now: float) -> bool:
+    """May the range be served: is there no If-Range, or does it name this very version (RFC 9110 §13.1.5)?
+
+    Only strong validators count: an entity tag that is not weak, or a Last-Modified at least a second before
+    the response was made (§8.8.2.2).
+    """
+    if request.header(b"if-range") is None:
+        return True
+    value = _only(request, b"if-range")
+    if value is None:
+        return False
+    if value.startswith((b'"', b"W/")):
+        return value == meta.etag and value.startswith(b'"')
+    date = parse_date(value, now)
+    modified = parse_date(meta.last_modified, now) if meta.last_modified is not None else None
+    return date is not None and date == modified and meta.date - date >= 1
+
+
+# -- ranges --------------------------------------------------------------------------------------------------
+
+_SPEC: Final = re.compile(rb"([0-9]*)[ \t]*-[ \t]*([0-9]*)")
+
+
+def parse_ranges(value: bytes, size: int) -> list[tuple[int, int]] | None:
+    """The first and last byte of each satisfiable range of a body of `size` bytes.
+
+    None: the whole body is to be served, since the unit is unknown or the ranges are malformed, out of order,
+    overlapping or too many (§5.10, RFC 9110 §14.2). Empty: no range can be satisfied, which is 416.
+    """
+    unit, equals, text = value.partition(b"=")
+    if not equals or unit.strip().lower() != b"bytes":
+        return None
+    specs = [spec for raw in text.split(b",") if (spec := raw.strip(b" \t"))]
+    if not specs or len(specs) > MAX_RANGES:
+        return None
+    ranges: list[tuple[int, int]] = []
+    for spec in specs:
+        found = _SPEC.fullmatch(spec)
+        if found is None:
+            return None
+        low, high = found.groups()
+        if not low and not high:
+            return None
+        if not low:
+            length = min(_number(high), size)
+            if length == 0 and _number(high) > 0:
+                return None  # all of nothing: Content-Range cannot say it
+            first, last = size - length, size - 1
+        else:
+            first = _number(low)
+            last = _number(high) if high else max(first, size - 1)
+            if last < first:
+                return None
+            last = min(last, size - 1)
+        if first >= size:
+            continue
+        if ranges and first <= ranges[-1][1]:
+            return None
+        ranges.append((first, last))
+    return ranges
+
+
+def _number(digits: bytes) -> int:
+    digits = digits.lstrip(b"0")
+    return int(digits or b"0") if len(digits) < 20 else 2**64
+
+
+def _content_range(first: int, last: int, size: int) -> bytes:
+    return b"bytes %d-%d/%d" % (first, last, size)
+
+
+def _multipart(
+    meta: Meta, body: bytes, ranges: Sequence[tuple[int, int]], content_type: bytes | None, boundary: str
+) -> tuple[bytes, bytes]:
+    """A multipart/byteranges body and its boundary, one that none of the parts holds (RFC 2046 §5.1.1)."""
+    pieces = [body[first : last + 1] for first, last in ranges]
+    mark = boundary.encode("latin-1")
+    seed = b"%b %d %d %r" % (meta.etag or b"", len(body), int(meta.date), ranges)
+    while not mark or any(mark in piece for piece in pieces):
+        seed = hashlib.sha256(seed).digest()
+        mark = seed.hex()[:32].encode()
+    out: list[bytes] = []
+    for (first, last), piece in zip(ranges, pieces, strict=True):
+        out.append(b"\r\n--" + mark)
+        if content_type is not None:
+            out.append(b"\r\nContent-Type: " + content_type)
+        out.append(b"\r\nContent-Range: " + _content_range(first, last, len(body)) + b"\r\n\r\n")
+        out.append(piece)
+    out.append(b"\r\n--" + mark + b"--\r\n")
+    return b"".join(out), mark
+
+
+# -- the edge's own pages ------------------------------------------------------------------------------------
+
+
+class Refusal(NamedTuple):
+    """What a viewer is told, and what the log says. `text` is the page's reason."""
+
+    status: int
+    text: str
+    detail: str
+
+
+_BAD = "Bad request."
+_METHOD = (
+    "This distribution is not configured to allow the HTTP request method that was used for this request. "
+    "The distribution supports only cachable requests."
+)
+_COUNTRY = "The Amazon CloudFront distribution is configured to block access from your country."
+
+REFUSALS: Final[dict[str, Refusal]] = {
+    "bad_request": Refusal(400, _BAD, "InvalidRequest"),
+    "bad_header": Refusal(400, _BAD, "InvalidRequestHeader"),
+    "body_with_get": Refusal(403, _BAD, "InvalidRequest"),
+    "chain_too_long": Refusal(403, _BAD, "InvalidRequest"),
+    "disabled": Refusal(403, _BAD, "Error"),
+    "expectation_failed": Refusal(417, _BAD, "InvalidRequestHeader"),
+    "geo_blocked": Refusal(403, _COUNTRY, "ClientGeoBlocked"),
+    "https_only": Refusal(403, _BAD, "Error"),
+    "length_required": Refusal(411, _BAD, "InvalidRequest"),
+    "method_not_allowed": Refusal(403, _METHOD, "InvalidRequestMethod"),
+    "no_distribution": Refusal(403, _BAD, "Error"),
+    "not_implemented": Refusal(501, _BAD, "InvalidRequest"),
+    "timed_out": Refusal(408, _BAD, "ClientCommError"),
+    "too_large": Refusal(413, _BAD, "InvalidRequest"),
+    "version_not_supported": Refusal(505, _BAD, "InvalidRequest"),
+}
+"""Refusals by name (cloudfront-semantics §4.4, §5.1 to §5.3, §5.8, §6.2). `denied` and `redirect_to_https`
+have functions of their own."""
+
+_REASONS: Final = {
+    301: "Moved Permanently",
+    307: "Temporary Redirect",
+}
+
+_PAGE = """\
+<!DOCTYPE HTML PUBLIC "-//W3C//DTD HTML 4.01 Transitional//EN" "http://www.w3.org/TR/html4/loose.dtd">
+<HTML><HEAD><META HTTP-EQUIV="Content-Type" CONTENT="text/html; charset=iso-8859-1">
+<TITLE>ERROR: The request could not be satisfied</TITLE>
+</HEAD><BODY>
+<H1>%d ERROR</H1>
+<H2>The request could not be satisfied.</H2>
+<HR noshade size="1px">
+%s
+We can't connect to the server for this app or website at this time. There might be too much traffic or a \
+configuration error. Try again later, or contact the app or website owner.
+<BR clear="all">
+If you provide content to customers through CloudFront, you can find steps to troubleshoot and help \
+prevent this error by reviewing the CloudFront documentation.
+<BR clear="all">
+<HR noshade size="1px">
+<PRE>
+Generated by cloudfront (CloudFront)
+Request ID: %s
+</PRE>
+<ADDRESS>
+</ADDRESS>
+</BODY></HTML>"""
+
+_SERVER: Final[Header] = (b"server", b"CloudFront")
+
+
+def error_page(status: int, text: str, request_id: str) -> bytes:
+    """CloudFront's generic page (§4.4), without a line break at its end."""
+    return (_PAGE % (status, text, request_id)).encode("latin-1")
+
+
+def _page_reply(status: int, text: str, detail: str, reason: str, request_id: str) -> Reply:
+    body = error_page(status, text, request_id)
+    return Reply(status, [_SERVER, (b"content-type", b"text/html")], body, detail=detail, reason=reason)
+
+
+def refused(name: str, denied: Denied | None, request: Request, request_id: str) -> Reply:
+    """The reply to a request that will not be served.
+
+    :param name: `denied` (then `denied` says why), `redirect_to_https`, or a name in `REFUSALS`.
+    """
+    if denied is not None:
+        return denied_reply(denied.denial)
+    if name == "redirect_to_https":
+        return redirect_reply(request, request_id)
+    status, text, detail = REFUSALS[name]
+    return _page_reply(status, text, detail, name, request_id)
+
+
+def denied_reply(denial: Denial) -> Reply:
+    """CloudFront's 403 for credentials that do not hold (§4.1, §4.2)."""
+    body = (
+        f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{denial.code}</Code>'
+        f"<Message>{denial.message}</Message></Error>"
+    ).encode()
+    return Reply(403, [_SERVER, (b"content-type", b"text/xml")], body, reason=denial.reason)
+
+
+def redirect_reply(request: Request, request_id: str = "") -> Reply:
+    """To https: 301 for GET and HEAD, 307 for other methods, which HTTP/1.0 does not know: 403 (§5.2)."""
+    status = 301 if request.method in ("GET", "HEAD") else 307
+    if status == 307 and request.version == "1.0":
+        return refused("https_only", None, request, request_id)
+    host = request.host.removesuffix(":80")
+    title = f"{status} {_REASONS[status]}"
+    body = (
+        f"<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n"
+        f"<center><h1>{title}</h1></center>\r\n<hr><center>CloudFront</center>\r\n</body>\r\n</html>\r\n"
+    ).encode()
+    location = f"https://{host}{request.target}".encode("latin-1")
+    headers = [_SERVER, (b"content-type", b"text/html"), (b"location", location)]
+    return Reply(status, headers, body, x_cache="Redirect", reason="redirect_to_https")
+
+
+_NO_CONNECTION = (
+    "CloudFront attempted to establish a connection with the origin, but either the attempt failed "
+    "or the origin closed the connection."
+)
+_ORIGIN_TEXTS: Final = {
+    "OriginConnectError": _NO_CONNECTION,
+    "OriginDnsError": "CloudFront wasn't able to resolve the origin domain name.",
+}
+_ORIGIN_ELSE = "CloudFront wasn't able to connect to the origin."
+
+
+def origin_failed(failure: OriginFailure, request_id: str) -> Reply:
+    """502 or 504 for an origin that could not be reached or did not speak HTTP."""
+    text = _ORIGIN_TEXTS.get(failure.kind, _NO_CONNECTION if failure.status == 504 else _ORIGIN_ELSE)
+    return _page_reply(failure.status, text, failure.kind, failure.kind, request_id)
+
+
+def internal_error(error: Exception, request_id: str) -> Reply:
+    """500 for a fault of the edge itself. The viewer learns nothing of it, the log the error's class."""
+    return _page_reply(500, _BAD, "Error", f"internal_error:{type(error).__name__}", request_id)
+
+
+_SIGNING: Final = frozenset({"expires", "policy", "signature", "key-pair-id", "hash-algorithm"})
+
+
+def loggable_query(query: str) -> str:
+    """A raw query string without what signs it, in whatever spelling: a signed URL is a credential."""
+    return "&".join(
+        [p for p in query.split("&") if unquote(p.partition("=")[0]).strip().lower() not in _SIGNING]
+    )
