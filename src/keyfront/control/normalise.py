@@ -1,0 +1,262 @@
+"""Configs as CloudFront returns them: complete, whatever the caller left out (cloudfront-semantics §7.5).
+
+A config is made complete when it is accepted, so that what is stored, compiled and read is one and the
+same, and a config that was read can be sent back unchanged. Functions here add what is missing and drop
+what means nothing; they refuse nothing (that is `validate.py` and `model/compile.py`). Each is idempotent.
+
+An empty string means "unset" where an id or a name of something else is wanted: Go's clients send one (§7.1).
+Member order is that of the API's model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+Config = Mapping[str, Any]
+
+_METHODS = ("HEAD", "DELETE", "POST", "GET", "OPTIONS", "PUT", "PATCH")
+"""The order in which CloudFront lists methods."""
+
+DEFAULT_TTL = 86_400
+MAX_TTL = 31_536_000
+"""Seconds; a minimum or a default above them raises them (§5.4)."""
+
+
+def public_key(config: Config) -> dict[str, Any]:
+    key = str(config["EncodedKey"])
+    return {
+        "CallerReference": config["CallerReference"],
+        "Name": config["Name"],
+        "EncodedKey": key
+        if key.endswith("\n")
+        else key + "\n",  # without it Terraform replaces the key (§3.1)
+        "Comment": config.get("Comment") or "",
+    }
+
+
+def key_group(config: Config) -> dict[str, Any]:
+    return {
+        "Name": config["Name"],
+        "Items": list(config.get("Items") or ()),
+        "Comment": config.get("Comment") or "",
+    }
+
+
+def distribution(config: Config) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "CallerReference": config["CallerReference"],
+        "Aliases": _same(config.get("Aliases")),
+        "DefaultRootObject": config.get("DefaultRootObject") or "",
+        "Origins": _each(config.get("Origins"), _origin),
+        "OriginGroups": _each(config.get("OriginGroups"), _origin_group),
+        "DefaultCacheBehavior": _behavior(config["DefaultCacheBehavior"]),
+        "CacheBehaviors": _each(config.get("CacheBehaviors"), _behavior),
+        "CustomErrorResponses": _each(config.get("CustomErrorResponses"), _error_response),
+        "Comment": config.get("Comment") or "",
+        "Logging": _logging(config.get("Logging") or {}),
+        "PriceClass": config.get("PriceClass") or "PriceClass_All",
+        "Enabled": config["Enabled"],
+        "ViewerCertificate": _viewer_certificate(config.get("ViewerCertificate") or {}),
+        "Restrictions": {"GeoRestriction": _geo(config.get("Restrictions") or {})},
+        "WebACLId": config.get("WebACLId") or "",
+        "HttpVersion": config.get("HttpVersion") or "http2",
+        "IsIPV6Enabled": _default(config, "IsIPV6Enabled", True),
+        "ContinuousDeploymentPolicyId": config.get("ContinuousDeploymentPolicyId") or "",
+        "Staging": _default(config, "Staging", False),
+    }
+    return found | _given(config, "ConnectionMode")
+
+
+def _origin(config: Config) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "Id": config["Id"],
+        "DomainName": config["DomainName"],
+        "OriginPath": config.get("OriginPath") or "",
+        "CustomHeaders": _each(config.get("CustomHeaders"), dict),
+    }
+    if config.get("S3OriginConfig") is not None:
+        s3 = config["S3OriginConfig"]
+        found["S3OriginConfig"] = {"OriginAccessIdentity": s3.get("OriginAccessIdentity") or ""}
+        found["S3OriginConfig"] |= _given(s3, "OriginReadTimeout")
+    if config.get("CustomOriginConfig") is not None:
+        found["CustomOriginConfig"] = _custom_origin(config["CustomOriginConfig"])
+    found |= {
+        "ConnectionAttempts": _default(config, "ConnectionAttempts", 3),
+        "ConnectionTimeout": _default(config, "ConnectionTimeout", 10),
+    }
+    if config.get("ResponseCompletionTimeout"):  # 0 is Go's way to say nothing
+        found["ResponseCompletionTimeout"] = config["ResponseCompletionTimeout"]
+    shield = config.get("OriginShield") or {}
+    found["OriginShield"] = {"Enabled": _default(shield, "Enabled", False)}
+    found["OriginShield"] |= _given(shield, "OriginShieldRegion") if found["OriginShield"]["Enabled"] else {}
+    found["OriginAccessControlId"] = config.get("OriginAccessControlId") or ""
+    return found
+
+
+def _custom_origin(config: Config) -> dict[str, Any]:
+    return {
+        "HTTPPort": config["HTTPPort"],
+        "HTTPSPort": config["HTTPSPort"],
+        "OriginProtocolPolicy": config["OriginProtocolPolicy"],
+        "OriginSslProtocols": _same(config.get("OriginSslProtocols") or {"Items": ["TLSv1.2"]}),
+        "OriginReadTimeout": _default(config, "OriginReadTimeout", 30),
+        "OriginKeepaliveTimeout": _default(config, "OriginKeepaliveTimeout", 5),
+        **_given(config, "IpAddressType"),
+    }
+
+
+def _origin_group(config: Config) -> dict[str, Any]:
+    return {
+        "Id": config["Id"],
+        "FailoverCriteria": {"StatusCodes": _same(config["FailoverCriteria"]["StatusCodes"])},
+        "Members": _each(config["Members"], dict),
+        **_given(config, "SelectionCriteria"),
+    }
+
+
+def _behavior(config: Config) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if "PathPattern" in config:
+        found["PathPattern"] = config["PathPattern"]
+    found |= {
+        "TargetOriginId": config["TargetOriginId"],
+        "TrustedSigners": _switched(config.get("TrustedSigners")),
+        "TrustedKeyGroups": _switched(config.get("TrustedKeyGroups")),
+        "ViewerProtocolPolicy": config["ViewerProtocolPolicy"],
+        "AllowedMethods": _allowed_methods(config.get("AllowedMethods") or {}),
+        "SmoothStreaming": _default(config, "SmoothStreaming", False),
+        "Compress": _default(config, "Compress", False),
+        "LambdaFunctionAssociations": _each(config.get("LambdaFunctionAssociations"), dict),
+        "FunctionAssociations": _each(config.get("FunctionAssociations"), dict),
+        "FieldLevelEncryptionId": config.get("FieldLevelEncryptionId") or "",
+    }
+    for member in ("CachePolicyId", "OriginRequestPolicyId", "ResponseHeadersPolicyId"):
+        if config.get(member):
+            found[member] = config[member]
+    found |= _given(config, "GrpcConfig")
+    if config.get("ForwardedValues") is not None:
+        found["ForwardedValues"] = _forwarded_values(config["ForwardedValues"])
+    if "CachePolicyId" not in found:
+        lowest = _default(config, "MinTTL", 0)
+        usual = _default(config, "DefaultTTL", max(DEFAULT_TTL, lowest))
+        found |= {
+            "MinTTL": lowest,
+            "DefaultTTL": usual,
+            "MaxTTL": _default(config, "MaxTTL", max(MAX_TTL, usual)),
+        }
+    else:  # the policy's TTLs count; Go sends zeros beside it
+        found |= {ttl: config[ttl] for ttl in ("MinTTL", "DefaultTTL", "MaxTTL") if config.get(ttl)}
+    return found
+
+
+def _allowed_methods(config: Config) -> dict[str, Any]:
+    cached = (config.get("CachedMethods") or {}).get("Items") or ("GET", "HEAD")
+    return {
+        **_list(sorted(config.get("Items") or ("GET", "HEAD"), key=_rank)),
+        "CachedMethods": _list(sorted(cached, key=_rank)),
+    }
+
+
+def _rank(method: str) -> int:
+    return _METHODS.index(method) if method in _METHODS else len(_METHODS)
+
+
+def _forwarded_values(config: Config) -> dict[str, Any]:
+    cookies = config["Cookies"]
+    found: dict[str, Any] = {"Forward": cookies["Forward"]}
+    if cookies["Forward"] == "whitelist":  # with any other value CloudFront deletes the names
+        found["WhitelistedNames"] = _same(cookies.get("WhitelistedNames"))
+    return {
+        "QueryString": config["QueryString"],
+        "Cookies": found,
+        "Headers": _same(config.get("Headers")),
+        "QueryStringCacheKeys": _same(config.get("QueryStringCacheKeys")),
+    }
+
+
+def _error_response(config: Config) -> dict[str, Any]:
+    return {
+        "ErrorCode": config["ErrorCode"],
+        "ResponsePagePath": config.get("ResponsePagePath") or "",
+        "ResponseCode": config.get("ResponseCode") or "",
+        "ErrorCachingMinTTL": _default(config, "ErrorCachingMinTTL", 10),
+    }
+
+
+def _logging(config: Config) -> dict[str, Any]:
+    enabled = _default(config, "Enabled", False)
+    return {
+        "Enabled": enabled,
+        "IncludeCookies": _default(config, "IncludeCookies", False),
+        # "If you specify false for Enabled […] the values are automatically deleted" (the model).
+        "Bucket": (config.get("Bucket") or "") if enabled else "",
+        "Prefix": (config.get("Prefix") or "") if enabled else "",
+    }
+
+
+def _viewer_certificate(config: Config) -> dict[str, Any]:
+    """Certificate and CertificateSource are the deprecated way to say the same; they are always returned,
+    and count when they come alone."""
+    source, certificate = config.get("CertificateSource"), config.get("Certificate") or ""
+    iam = config.get("IAMCertificateId") or (certificate if source == "iam" else "")
+    acm = config.get("ACMCertificateArn") or (certificate if source == "acm" else "")
+    if config.get("CloudFrontDefaultCertificate") or not (iam or acm):
+        found: dict[str, Any] = {
+            "CloudFrontDefaultCertificate": True,
+            "MinimumProtocolVersion": "TLSv1",  # whatever was asked for (the model)
+            "CertificateSource": "cloudfront",
+        }
+        # Both at once is refused by validate.py, which must see them.
+        return (
+            found
+            | _given({"IAMCertificateId": iam or None, "ACMCertificateArn": acm or None}, "IAMCertificateId")
+            | (_given({"ACMCertificateArn": acm or None}, "ACMCertificateArn"))
+        )
+    found = {"CloudFrontDefaultCertificate": False}
+    if iam:
+        found["IAMCertificateId"] = iam
+    if acm:
+        found["ACMCertificateArn"] = acm
+    found |= _given(config, "SSLSupportMethod")
+    found["MinimumProtocolVersion"] = config.get("MinimumProtocolVersion") or "TLSv1"
+    found["Certificate"] = acm or iam
+    found["CertificateSource"] = "acm" if acm else "iam"
+    return found
+
+
+def _geo(restrictions: Config) -> dict[str, Any]:
+    geo = restrictions.get("GeoRestriction") or {}
+    return {"RestrictionType": geo.get("RestrictionType") or "none", **_same(geo)}
+
+
+def _switched(config: Config | None) -> dict[str, Any]:
+    """TrustedSigners and TrustedKeyGroups."""
+    config = config or {}
+    return {"Enabled": _default(config, "Enabled", False), **_same(config)}
+
+
+def _same(config: Config | None) -> dict[str, Any]:
+    """A {Quantity, Items} of plain values."""
+    return _list((config or {}).get("Items") or ())
+
+
+def _each(config: Config | None, complete: Any) -> dict[str, Any]:
+    """A {Quantity, Items} of structures, each made complete."""
+    return _list(complete(item) for item in (config or {}).get("Items") or ())
+
+
+def _list(items: Iterable[Any]) -> dict[str, Any]:
+    found = list(items)
+    return {"Quantity": len(found), "Items": found} if found else {"Quantity": 0}
+
+
+def _default(config: Config, member: str, default: Any) -> Any:
+    value = config.get(member)
+    return default if value is None else value
+
+
+def _given(config: Config, member: str) -> dict[str, Any]:
+    """The member if it is there and says something."""
+    value = config.get(member)
+    return {} if value is None or value == "" else {member: value}

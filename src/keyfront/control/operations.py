@@ -1,0 +1,571 @@
+"""The API's operations: five verbs over the kinds, the irregular ones by name, and the service that runs
+them.
+
+    a write:  begin → operation → compile → number the snapshot → audit record → commit → publish
+    a read:   begin → operation → end → audit record
+
+What holds in every write:
+
+1. All of it happens in one transaction, its audit record included, or nothing of it does.
+2. Nothing is stored that an edge could not obey: problems of the compiler are the API's errors.
+3. A snapshot gets a new number if and only if an edge would do something differently. What a call touched is
+   Deployed once every live edge reports that number (cloudfront-semantics §7.6).
+4. The answer leaves after the commit. Publishing comes after it, too: if it fails, the change stands and the
+   distribution stays InProgress until `heal` has published it. See docs/decisions/0003-store.md.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import random
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import msgspec
+
+from keyfront.control import audit, normalise, validate
+from keyfront.control.call import Call, Result
+from keyfront.control.publish import Compiler, Report, arn, renumbered
+from keyfront.control.store import Row, Store, Transaction
+from keyfront.control.validate import refusal
+from keyfront.errors import ApiError, KeyfrontError
+from keyfront.model import managed
+from keyfront.model.kinds import DISTRIBUTION, DOMAIN, ETAG, KEY_GROUP, KINDS, Kind, Quotas
+from keyfront.model.members import unobeyed
+from keyfront.model.service import API_VERSION, service
+from keyfront.model.snapshot import EMPTY, Snapshot
+
+log = logging.getLogger("keyfront.control")
+
+Config = dict[str, Any]
+Output = dict[str, Any]
+
+
+class Feed(Protocol):
+    """How snapshots reach edges and how edges answer; `fleet/file.py` is one."""
+
+    def publish(self, snapshot: Snapshot) -> None: ...
+
+    def published(self) -> Snapshot | None: ...
+
+    def number(self) -> int: ...
+
+    def reports(self) -> Iterable[Report]: ...
+
+
+class Desk(msgspec.Struct, frozen=True):
+    """What stays the same from call to call."""
+
+    account: str
+    domain_suffix: str
+    quotas: Quotas
+    rng: random.Random
+    feed: Feed
+    compiler: Compiler
+
+
+class Work:
+    """One call at work in its transaction. `touched` are the distributions that it changed."""
+
+    __slots__ = ("_reached", "call", "desk", "touched", "transaction")
+
+    def __init__(self, call: Call, desk: Desk, transaction: Transaction) -> None:
+        self.call = call
+        self.desk = desk
+        self.transaction = transaction
+        self.touched: set[str] = set()
+        self._reached: int | None = None
+
+    @property
+    def params(self) -> Config:
+        return self.call.params
+
+    def etag(self) -> str:
+        return ETAG.new(self.desk.rng)
+
+    def deployed(self, row: Row) -> bool:
+        """True if there are live edges and each has the snapshot with which `row` last changed."""
+        if row.id in self.touched:
+            return False
+        if self._reached is None:
+            self._reached = min((report.number for report in self.desk.feed.reports()), default=-1)
+        return self._reached >= row.snapshot
+
+
+# ---- the five verbs
+
+
+def create(work: Work, kind: Kind) -> Output:
+    return _create(work, kind, work.params[kind.config])
+
+
+def _create(work: Work, kind: Kind, given: Config, tags: Mapping[str, str] | None = None) -> Output:
+    transaction, now, rng = work.transaction, work.call.now, work.desk.rng
+    config = _accepted(work, kind, given)
+    attributes = (
+        {"DomainName": f"{DOMAIN.new(rng)}.{work.desk.domain_suffix}"} if kind is DISTRIBUTION else {}
+    )
+    row = Row(kind.name, kind.id.new(rng), work.etag(), now, now, config, attributes, 0)
+    work.desk.compiler.compiled(transaction, row)
+    _unique(work, kind, row)
+    targets = _targets(work, kind, row)
+    if transaction.count(kind.name) >= getattr(work.desk.quotas, kind.quota):
+        raise refusal(kind.too_many)
+    transaction.insert(row)
+    _relate(work, kind, row, targets)
+    if tags:
+        transaction.set_tags(kind.name, row.id, tags)
+    path = "/".join(segment or "" for segment in service().operations[f"Create{kind.name}"].segments)
+    return {kind.name: _view(work, kind, row), "Location": f"/{path}/{row.id}", "ETag": row.etag}
+
+
+def get(work: Work, kind: Kind) -> Output:
+    row = _found(work, kind)
+    return {kind.name: _view(work, kind, row), "ETag": row.etag}
+
+
+def get_config(work: Work, kind: Kind) -> Output:
+    row = _found(work, kind)
+    return {kind.config: row.config, "ETag": row.etag}
+
+
+def update(work: Work, kind: Kind) -> Output:
+    transaction = work.transaction
+    old = _matched(work, kind)
+    config = _accepted(work, kind, work.params[kind.config])
+    for member in kind.fixed:
+        if config[member] != old.config[member]:
+            raise refusal(kind.fixed_error, f"({member})")
+    row = msgspec.structs.replace(old, etag=work.etag(), modified=work.call.now, config=config)
+    before = work.desk.compiler.compiled(transaction, old)
+    after = work.desk.compiler.compiled(transaction, row)
+    _unique(work, kind, row)
+    targets = _targets(work, kind, row)
+    transaction.update(row)
+    _relate(work, kind, row, targets)
+    if before != after:
+        # Whoever refers to it is changed with it, ETag and all (§3.5).
+        for other in transaction.some(DISTRIBUTION.name, transaction.referrers(kind.name, row.id)):
+            transaction.update(msgspec.structs.replace(other, etag=work.etag()))
+            work.touched.add(other.id)
+    return {kind.name: _view(work, kind, row), "ETag": row.etag}
+
+
+def delete(work: Work, kind: Kind) -> Output:
+    row = _matched(work, kind)
+    if kind is DISTRIBUTION and (row.config["Enabled"] or not work.deployed(row)):
+        detail = "" if row.config["Enabled"] else "It is disabled, but not yet on all edges."
+        raise refusal("DistributionNotDisabled", detail)
+    if work.transaction.referrers(kind.name, row.id):
+        raise refusal(kind.in_use)
+    work.transaction.delete(kind.name, row.id)
+    return {}
+
+
+def list_(work: Work, kind: Kind) -> Output:
+    marker, limit = validate.page(work.params, kind)
+    rows = work.transaction.page(kind.name, marker, limit + 1)
+    items = [_summary(work, kind, row) for row in rows[:limit]]
+    following = rows[limit - 1].id if len(rows) > limit else None
+    return {kind.list: _page(kind, marker, limit, items, following)}
+
+
+# ---- the irregular operations
+
+
+def create_with_tags(work: Work, kind: Kind) -> Output:
+    given = work.params[f"{kind.config}WithTags"]
+    tags = validate.tags(given["Tags"].get("Items") or (), work.desk.quotas)
+    return _create(work, kind, given[kind.config], tags)
+
+
+def list_distributions_by_key_group(work: Work) -> Output:
+    marker, limit = validate.page(work.params, DISTRIBUTION)
+    group = work.params["KeyGroupId"]
+    if work.transaction.get(KEY_GROUP.name, group) is None:
+        raise refusal(KEY_GROUP.missing)
+    ids = [
+        id_ for id_ in work.transaction.referrers(KEY_GROUP.name, group, DISTRIBUTION.name) if id_ > marker
+    ]
+    following = ids[limit - 1] if len(ids) > limit else None
+    return {"DistributionIdList": _page(DISTRIBUTION, marker, limit, ids[:limit], following)}
+
+
+def list_tags(work: Work) -> Output:
+    kind, row = _tagged(work)
+    tags = work.transaction.tags(kind.name, row.id)
+    return {"Tags": {"Items": [{"Key": key, "Value": value} for key, value in tags.items()]}}
+
+
+def tag(work: Work) -> Output:
+    kind, row = _tagged(work)
+    added = validate.tags(work.params["Tags"].get("Items") or (), work.desk.quotas)
+    tags = work.transaction.tags(kind.name, row.id) | added
+    if len(tags) > work.desk.quotas.tags:
+        raise refusal("InvalidTagging", f"A resource can have {work.desk.quotas.tags} tags.")
+    work.transaction.set_tags(kind.name, row.id, tags)
+    return {}
+
+
+def untag(work: Work) -> Output:
+    kind, row = _tagged(work)
+    keys = work.params["TagKeys"].get("Items") or ()
+    for key in keys:
+        validate.tag_key(key)
+    tags = work.transaction.tags(kind.name, row.id)
+    work.transaction.set_tags(kind.name, row.id, {key: tags[key] for key in tags if key not in keys})
+    return {}
+
+
+def _operations() -> dict[str, Callable[[Work], Output]]:
+    found: dict[str, Callable[[Work], Output]] = {}
+    for kind in KINDS.values():
+        found |= {
+            f"Create{kind.name}": functools.partial(create, kind=kind),
+            f"Get{kind.name}": functools.partial(get, kind=kind),
+            f"Get{kind.config}": functools.partial(get_config, kind=kind),
+            f"Update{kind.name}": functools.partial(update, kind=kind),
+            f"Delete{kind.name}": functools.partial(delete, kind=kind),
+            f"List{kind.plural}": functools.partial(list_, kind=kind),
+        }
+    return found | {
+        "CreateDistributionWithTags": functools.partial(create_with_tags, kind=DISTRIBUTION),
+        "ListDistributionsByKeyGroup": list_distributions_by_key_group,
+        "ListTagsForResource": list_tags,
+        "TagResource": tag,
+        "UntagResource": untag,
+    }
+
+
+OPERATIONS = _operations()
+"""All that is built; every other operation of the model answers UnsupportedOperation and stands in
+docs/not-cloudfront.md."""
+
+
+# ---- steps that several verbs share
+
+_COMPLETE: dict[str, Callable[[Mapping[str, Any]], Config]] = {
+    "PublicKey": normalise.public_key,
+    "KeyGroup": normalise.key_group,
+    "Distribution": normalise.distribution,
+}
+_VALIDATE: dict[str, Callable[[Mapping[str, Any], Quotas], None]] = {
+    "PublicKey": validate.public_key,
+    "KeyGroup": validate.key_group,
+    "Distribution": validate.distribution,
+}
+_MANAGED: dict[str, Mapping[str, Any]] = {
+    "CachePolicy": managed.CACHE_POLICIES,
+    "OriginRequestPolicy": managed.ORIGIN_REQUEST_POLICIES,
+    "ResponseHeadersPolicy": managed.RESPONSE_HEADERS_POLICIES,
+}
+
+
+def _found(work: Work, kind: Kind) -> Row:
+    row = work.transaction.get(kind.name, work.params["Id"])
+    if row is None:
+        raise refusal(kind.missing)
+    return row
+
+
+def _matched(work: Work, kind: Kind) -> Row:
+    """The row that the call names, if its If-Match is the row's ETag (§3.5)."""
+    row = _found(work, kind)
+    version = work.params.get("IfMatch") or ""
+    if not ETAG.fits(version):
+        raise refusal("InvalidIfMatchVersion")
+    if version != row.etag:
+        raise refusal("PreconditionFailed")
+    return row
+
+
+def _accepted(work: Work, kind: Kind, given: Config) -> Config:
+    """`given` made complete, if it says nothing that may not be said."""
+    if kind is DISTRIBUTION:
+        for problem in unobeyed(given):
+            raise ApiError(problem.code, problem.message, problem.status)
+    config = _COMPLETE[kind.name](given)
+    _VALIDATE[kind.name](config, work.desk.quotas)
+    if kind is DISTRIBUTION:
+        validate.aliases(config["Aliases"].get("Items") or (), work.desk.domain_suffix)
+    return config
+
+
+def _unique(work: Work, kind: Kind, row: Row) -> None:
+    for unique in kind.unique:
+        owners = work.transaction.owners(kind.name, unique.name, unique.values(row.config))
+        if taken := sorted(value for value, owner in owners.items() if owner != row.id):
+            raise refusal(unique.taken, f"({', '.join(taken)})" if unique.host else "")
+
+
+def _targets(work: Work, kind: Kind, row: Row) -> list[tuple[str, str]]:
+    """The stored resources that the row's config refers to; all that it refers to must exist."""
+    targets: list[tuple[str, str]] = []
+    for reference in kind.refers_to:
+        wanted = {
+            written.removeprefix(reference.prefix): written.startswith(reference.prefix)
+            for written in reference.ids(row.config)
+        }
+        ours = [id_ for id_ in wanted if id_ not in _MANAGED.get(reference.kind, ())]
+        known = {found.id for found in work.transaction.some(reference.kind, ours)}
+        for id_ in ours:
+            if id_ not in known or not wanted[id_]:
+                raise refusal(reference.missing, f"There is no {reference.kind} {id_!r}.")
+            if reference.crowd is not None:
+                quota, error = reference.crowd
+                others = set(work.transaction.referrers(reference.kind, id_, kind.name)) - {row.id}
+                if len(others) >= getattr(work.desk.quotas, quota):
+                    raise refusal(error)
+            targets.append((reference.kind, id_))
+    return targets
+
+
+def _relate(work: Work, kind: Kind, row: Row, targets: list[tuple[str, str]]) -> None:
+    work.transaction.claim(
+        kind.name, row.id, {unique.name: unique.values(row.config) for unique in kind.unique}
+    )
+    work.transaction.refer(kind.name, row.id, targets)
+    if kind is DISTRIBUTION:
+        work.touched.add(row.id)
+
+
+def _tagged(work: Work) -> tuple[Kind, Row]:
+    """The resource whose ARN the call names."""
+    named = work.params["Resource"]
+    head, _, tail = named.partition("/")
+    for kind in KINDS.values():
+        if kind.arn and head == arn(kind, "", work.desk.account).rstrip("/"):
+            row = work.transaction.get(kind.name, tail)
+            if row is not None:
+                return kind, row
+    if not named.startswith(("arn:aws:cloudfront::", "arn:aws-cn:cloudfront::")):
+        raise refusal("InvalidArgument", "The parameter Resource is not the ARN of a CloudFront resource.")
+    raise refusal("NoSuchResource")
+
+
+# ---- rows as the API shows them
+
+
+def _time(seconds: float) -> datetime:
+    """With milliseconds, as CloudFront has them (§7.1)."""
+    return datetime.fromtimestamp(int(seconds * 1000) / 1000, UTC)
+
+
+def _view(work: Work, kind: Kind, row: Row) -> Output:
+    common = {
+        "Id": row.id,
+        kind.time: _time(row.created if kind.time == "CreatedTime" else row.modified),
+        **row.attributes,
+        kind.config: row.config,
+    }
+    return common | _state(work, row) if kind is DISTRIBUTION else common
+
+
+def _state(work: Work, row: Row) -> Output:
+    """What a distribution is, beside its config."""
+    groups = {
+        group.id: group.config["Items"]
+        for group in work.transaction.some(KEY_GROUP.name, DISTRIBUTION.refers_to[0].ids(row.config))
+    }
+    active: Output = {"Enabled": bool(groups), "Quantity": len(groups)}
+    if groups:
+        active["Items"] = [
+            {"KeyGroupId": id_, "KeyPairIds": {"Quantity": len(keys), "Items": keys}}
+            for id_, keys in groups.items()
+        ]
+    return {
+        "ARN": arn(DISTRIBUTION, row.id, work.desk.account),
+        "Status": "Deployed" if work.deployed(row) else "InProgress",
+        "InProgressInvalidationBatches": 0,
+        "ActiveTrustedSigners": {"Enabled": False, "Quantity": 0},
+        "ActiveTrustedKeyGroups": active,
+    }
+
+
+def _summary(work: Work, kind: Kind, row: Row) -> Output:
+    if kind is DISTRIBUTION:
+        view = _view(work, kind, row)
+        shape = service().operations["ListDistributions"].output
+        members = shape.members["DistributionList"].members["Items"].member.members
+        return {
+            "ETag": row.etag,
+            **{name: value for name, value in (view | row.config).items() if name in members},
+        }
+    if kind is KEY_GROUP:
+        return {"KeyGroup": _view(work, kind, row)}
+    config = {name: value for name, value in row.config.items() if name != "CallerReference"}
+    return {"Id": row.id, kind.time: _time(row.created), **config}
+
+
+def _page(kind: Kind, marker: str, limit: int, items: list[Any], following: str | None) -> Output:
+    """A list in the style of its kind (§7.4)."""
+    found: Output = {"MaxItems": limit, "Quantity": len(items)}
+    if items:
+        found["Items"] = items
+    if following is not None:
+        found["NextMarker"] = following
+    if kind.marked:
+        found |= {"Marker": marker, "IsTruncated": following is not None}
+    return found
+
+
+# ---- the service
+
+
+class Service:
+    """The control plane behind its wire: safe to call from several threads. Call `start` once before `run`.
+
+    :param domain_suffix: distributions' own names are `d….<domain_suffix>`.
+    :param account: the twelve digits of the account that owns everything.
+    :param rng: where ids and ETags come from; they must not be guessable.
+    :param audit_reads: whether reads that succeed are recorded as well.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        feed: Feed,
+        *,
+        domain_suffix: str = "cloudfront.localhost",
+        account: str = "000000000000",
+        quotas: Quotas | None = None,
+        rng: random.Random | None = None,
+        audit_reads: bool = True,
+    ) -> None:
+        quotas = quotas or Quotas()
+        self._store = store
+        self._compiler = Compiler(account, quotas)
+        self._desk = Desk(
+            account=account,
+            domain_suffix=domain_suffix.lower(),
+            quotas=quotas,
+            rng=rng or random.SystemRandom(),
+            feed=feed,
+            compiler=self._compiler,
+        )
+        self._audit_reads = audit_reads
+        self._lock = threading.Lock()
+        self._unpublished: Snapshot | None = None
+
+    def start(self, now: float) -> None:
+        """Bring the feed to what the store holds: a crash may have come between a commit and its publication.
+
+        If the feed is ahead of the store (the store came from a backup) or says something else under the same
+        number (another Keyfront compiled it), the store's state goes out under a higher number, since edges
+        refuse to go back.
+
+        :param now: epoch seconds.
+        :raises ApiError: ServiceUnavailable if the store does not answer.
+        """
+        with self._lock:
+            published = self._desk.feed.published() or EMPTY
+            self._compiler.current = published
+            with self._store.write() as transaction:
+                number = transaction.snapshot_number()
+                snapshot = self._compiler.snapshot(transaction, number, now)
+                ahead = self._desk.feed.number()
+                differs = self._compiler.differs(snapshot, published)
+                if number == 0 or ahead > number or (published.number == number and differs):
+                    number = max(ahead, number) + 1
+                    transaction.set_snapshot_number(number)
+                    transaction.stamp_all(number)
+            if published.number != number:
+                self._compiler.current = self._unpublished = renumbered(snapshot, number)
+                self._publish()
+
+    def run(self, call: Call) -> Result:
+        """Do what `call` asks.
+
+        :raises ApiError: the answer, if it is not success. Then nothing was changed.
+        """
+        try:
+            operation = OPERATIONS.get(call.operation)
+            if operation is None:
+                raise ApiError(
+                    "UnsupportedOperation",
+                    f"Keyfront does not have the operation {call.operation}; see docs/not-cloudfront.md.",
+                )
+            validate.params(call.operation, call.params)
+            if not audit.read_only(call.operation):
+                return Result(self._write(operation, call))
+            with self._store.read() as transaction:
+                output = operation(Work(call, self._desk, transaction))
+        except ApiError as error:
+            self.record(call, error)
+            raise
+        if self._audit_reads:
+            self.record(call, output)
+        return Result(output)
+
+    def record(self, call: Call, outcome: Output | ApiError) -> None:
+        """Write an audit record of a call that changed nothing: a read, or one refused here or on its way
+        here.
+
+        A store that cannot be written to still answers reads, so a failure goes to the log only. (A change
+        is never made without its record: theirs are one transaction.)
+        """
+        try:
+            with self._store.write() as transaction:
+                self._append(transaction, call, outcome)
+        except ApiError as error:
+            log.error("no audit record of %s by %s: %s", call.operation, call.caller.arn, error)
+
+    def heal(self) -> bool:
+        """Publish what could not be published when it was committed. Cheap; call it once a second.
+
+        :returns: True if edges can have all that was committed.
+        """
+        if self._unpublished is not None:
+            with self._lock:
+                self._publish()
+        return self._unpublished is None
+
+    def _write(self, operation: Callable[[Work], Output], call: Call) -> Output:
+        compiler = self._compiler
+        with self._lock:
+            with self._store.write() as transaction:
+                work = Work(call, self._desk, transaction)
+                output = operation(work)
+                number = transaction.snapshot_number() + 1
+                snapshot = compiler.snapshot(transaction, number, call.now)
+                changed = compiler.differs(snapshot, compiler.current)
+                if changed:
+                    transaction.set_snapshot_number(number)
+                    transaction.stamp(DISTRIBUTION.name, work.touched, number)
+                self._append(transaction, call, output)
+            if changed:
+                compiler.current = self._unpublished = snapshot
+            self._publish()
+        return output
+
+    def _publish(self) -> None:
+        if self._unpublished is None:
+            return
+        try:
+            self._desk.feed.publish(self._unpublished)
+        except (OSError, KeyfrontError) as error:
+            log.error("snapshot %s is not published yet: %s", self._unpublished.number, error)
+        else:
+            self._unpublished = None
+
+    def _append(self, transaction: Transaction, call: Call, outcome: Output | ApiError) -> None:
+        found = audit.record(call, outcome, self._desk.rng)
+        transaction.append_audit(
+            audit.following(transaction.audit_head(), audit.encode(found)),
+            time=call.now,
+            name=call.operation,
+            principal=call.caller.arn,
+            resource=audit.subject(call, outcome),
+            error=outcome.code if isinstance(outcome, ApiError) else "",
+        )
+
+
+def unsupported() -> list[str]:
+    """The operations of the model that are not built."""
+    return sorted(service().operations.keys() - OPERATIONS.keys())
+
+
+__all__ = ["API_VERSION", "OPERATIONS", "Feed", "Service", "unsupported"]

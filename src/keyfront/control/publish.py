@@ -1,0 +1,141 @@
+"""From rows to a snapshot: what edges obey, compiled anew only where something changed.
+
+Compiled values are kept by ETag, and every change gives a resource a new ETag that is never used again. So
+nothing has to be told that it is out of date, not even after a rollback or by another replica of the
+control plane.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from keyfront.control.store import Row, Transaction
+from keyfront.errors import ApiError
+from keyfront.model.compile import (
+    Lookup,
+    Problem,
+    compile_distribution,
+    compile_snapshot,
+)
+from keyfront.model.kinds import DISTRIBUTION, KEY_GROUP, PUBLIC_KEY, Kind, Quotas
+from keyfront.model.snapshot import EMPTY, Distribution, KeyGroup, PublicKey, Snapshot
+
+log = logging.getLogger("keyfront.control")
+
+Compiled = Distribution | KeyGroup | PublicKey
+
+
+class Report(Protocol):
+    """What a live edge says of itself."""
+
+    @property
+    def number(self) -> int: ...
+
+
+def arn(kind: Kind, id_: str, account: str) -> str:
+    """A resource's ARN (cloudfront-semantics §3.4)."""
+    return f"arn:aws:cloudfront::{account}:{kind.arn}/{id_}"
+
+
+class Compiler:
+    """Rows to compiled values and to snapshots. Not safe to use from two threads at once."""
+
+    def __init__(self, account: str, quotas: Quotas) -> None:
+        self._account = account
+        self._quotas = quotas
+        self._known: dict[tuple[str, str], tuple[str, Compiled]] = {}
+        self.current: Snapshot = EMPTY
+        """The last snapshot that was committed."""
+
+    def compiled(self, transaction: Transaction, row: Row) -> Compiled:
+        """What edges obey of `row`.
+
+        :raises ApiError: the first problem, if it cannot be obeyed.
+        """
+        known = self._known.get((row.kind, row.id))
+        if known is not None and known[0] == row.etag:
+            return known[1]
+        found = self._compile(transaction, row)
+        if isinstance(found, list):
+            raise ApiError(found[0].code, found[0].message, found[0].status)
+        self._known[row.kind, row.id] = (row.etag, found)
+        return found
+
+    def snapshot(self, transaction: Transaction, number: int, now: float) -> Snapshot:
+        """All that the store holds, as snapshot `number`."""
+        keys, groups, distributions = (
+            self._all(transaction, kind) for kind in (PUBLIC_KEY, KEY_GROUP, DISTRIBUTION)
+        )
+        return compile_snapshot(distributions, keys, groups, number, now)  # type: ignore[arg-type]
+
+    def differs(self, snapshot: Snapshot, other: Snapshot) -> bool:
+        """True if an edge would do anything differently under the one than under the other."""
+        return (snapshot.distributions, snapshot.key_groups, snapshot.public_keys) != (
+            other.distributions,
+            other.key_groups,
+            other.public_keys,
+        )
+
+    def _all(self, transaction: Transaction, kind: Kind) -> list[Compiled]:
+        versions = transaction.versions(kind.name)
+        stale = [id_ for id_, etag in versions.items() if self._known.get((kind.name, id_), ("",))[0] != etag]
+        for row in transaction.some(kind.name, stale):
+            try:
+                self.compiled(transaction, row)
+            except ApiError as error:
+                self._keep_last(row, error)
+        for gone in [id_ for name, id_ in self._known if name == kind.name and id_ not in versions]:
+            del self._known[kind.name, gone]
+        return [self._known[kind.name, id_][1] for id_ in versions if (kind.name, id_) in self._known]
+
+    def _keep_last(self, row: Row, error: ApiError) -> None:
+        """What was accepted once and no longer compiles (an upgrade made a rule stricter) goes on as it was
+        last published; nobody's call may fail for it, and nobody's content may vanish for it."""
+        last = {value.id: value for value in self.current.distributions}.get(row.id)
+        log.error("%s %s does not compile any more, its last form is kept: %s", row.kind, row.id, error)
+        if last is not None:
+            self._known[row.kind, row.id] = (row.etag, last)
+        else:
+            self._known.pop((row.kind, row.id), None)
+
+    def _compile(self, transaction: Transaction, row: Row) -> Compiled | list[Problem]:
+        if row.kind == PUBLIC_KEY.name:
+            return PublicKey(id=row.id, pem=row.config["EncodedKey"])
+        if row.kind == KEY_GROUP.name:
+            return KeyGroup(id=row.id, name=row.config["Name"], key_ids=tuple(row.config["Items"]))
+        return compile_distribution(
+            row.id,
+            arn(DISTRIBUTION, row.id, self._account),
+            row.attributes["DomainName"],
+            row.config,
+            Lookup(key_groups=_Configs(transaction, KEY_GROUP)),
+            self._quotas.limits,
+        )
+
+
+class _Configs(Mapping[str, Mapping[str, Any]]):
+    """The configs of a kind by id, each fetched when it is asked for."""
+
+    def __init__(self, transaction: Transaction, kind: Kind) -> None:
+        self._transaction = transaction
+        self._kind = kind.name
+
+    def __getitem__(self, id_: str) -> Mapping[str, Any]:
+        row = self._transaction.get(self._kind, id_)
+        if row is None:
+            raise KeyError(id_)
+        return row.config
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._transaction.versions(self._kind))
+
+    def __len__(self) -> int:
+        return self._transaction.count(self._kind)
+
+
+def renumbered(snapshot: Snapshot, number: int) -> Snapshot:
+    return msgspec.structs.replace(snapshot, number=number)

@@ -1,0 +1,518 @@
+"""All that the control plane must not forget: resources, what they refer to, tags, the audit log, two
+counters.
+
+A `Store` hands out transactions; whatever happens in one happens whole or not at all, and `write()` returns
+only when it would survive a loss of power. A config is kept as JSON of the API's own dict: there is no
+third form of it. In-use protection is also the database's: a reference is a foreign key, so that no path
+through the code can remove a key that a group holds.
+
+Everything between `Store` and the rows is SQLAlchemy Core. What only SQLite understands stands in `_Sqlite`.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
+
+from keyfront.errors import ApiError, SettingsError
+
+_metadata = sa.MetaData()
+
+_schema = sa.Table("schema", _metadata, sa.Column("version", sa.Integer, primary_key=True))
+
+_resource = sa.Table(
+    "resource",
+    _metadata,
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("etag", sa.Text, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("modified", sa.Float, nullable=False),
+    sa.Column("config", sa.LargeBinary, nullable=False),
+    sa.Column("attributes", sa.LargeBinary, nullable=False),
+    sa.Column("snapshot", sa.Integer, nullable=False),
+)
+
+_unique = sa.Table(
+    "unique_value",
+    _metadata,
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("member", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, primary_key=True),
+    sa.Column("id", sa.Text, nullable=False),
+    sa.ForeignKeyConstraint(["kind", "id"], ["resource.kind", "resource.id"], ondelete="CASCADE"),
+    sa.Index("unique_value_owner", "kind", "id"),
+)
+
+_reference = sa.Table(
+    "reference",
+    _metadata,
+    sa.Column("from_kind", sa.Text, primary_key=True),
+    sa.Column("from_id", sa.Text, primary_key=True),
+    sa.Column("to_kind", sa.Text, primary_key=True),
+    sa.Column("to_id", sa.Text, primary_key=True),
+    sa.ForeignKeyConstraint(["from_kind", "from_id"], ["resource.kind", "resource.id"], ondelete="CASCADE"),
+    sa.ForeignKeyConstraint(["to_kind", "to_id"], ["resource.kind", "resource.id"]),
+    sa.Index("reference_target", "to_kind", "to_id", "from_kind", "from_id"),
+)
+
+_tag = sa.Table(
+    "tag",
+    _metadata,
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+    sa.ForeignKeyConstraint(["kind", "id"], ["resource.kind", "resource.id"], ondelete="CASCADE"),
+)
+
+_counter = sa.Table(
+    "counter",
+    _metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.Integer, nullable=False),
+)
+
+_audit = sa.Table(
+    "audit",
+    _metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("time", sa.Float, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("principal", sa.Text, nullable=False),
+    sa.Column("resource", sa.Text, nullable=False),
+    sa.Column("error", sa.Text, nullable=False),
+    sa.Column("record", sa.LargeBinary, nullable=False),
+    sa.Column("digest", sa.LargeBinary, nullable=False),
+    sa.Index("audit_time", "time"),
+    sa.Index("audit_resource", "resource"),
+)
+
+VERSION = 1
+"""The schema that this code reads and writes."""
+
+BUSY_TIMEOUT = 10.0
+"""Seconds to wait for another process's write to end."""
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A resource. `created` and `modified` are epoch seconds; `attributes` are output members that are
+    neither config nor common to all kinds (a distribution's DomainName); `snapshot` is the number of the
+    first snapshot that holds the resource as it is now."""
+
+    kind: str
+    id: str
+    etag: str
+    created: float
+    modified: float
+    config: dict[str, Any]
+    attributes: dict[str, Any]
+    snapshot: int
+
+
+class AuditRow(msgspec.Struct, frozen=True):
+    """One record of the audit log: `record` is its JSON, `digest` chains it to the one before
+    (control/audit.py)."""
+
+    number: int
+    record: bytes
+    digest: bytes
+
+
+class Transaction:
+    """What may be read and written between begin and commit. Made by `Store.read` and `Store.write` only."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+
+    # ---- resources
+
+    def get(self, kind: str, id_: str) -> Row | None:
+        found = self._connection.execute(
+            sa.select(_resource).where(_resource.c.kind == kind, _resource.c.id == id_)
+        ).one_or_none()
+        return None if found is None else _row(found)
+
+    def page(self, kind: str, after: str, limit: int) -> list[Row]:
+        """At most `limit` resources whose ids come after `after`, in the order of their ids.
+
+        That order neither skips nor repeats a resource when others come and go between two pages.
+        """
+        return self._rows(
+            sa.select(_resource)
+            .where(_resource.c.kind == kind, _resource.c.id > after)
+            .order_by(_resource.c.id)
+            .limit(limit)
+        )
+
+    def some(self, kind: str, ids: Iterable[str]) -> list[Row]:
+        """Those of `ids` that exist, in the order of their ids."""
+        wanted = sorted(set(ids))
+        rows: list[Row] = []
+        for start in range(0, len(wanted), 500):  # databases bound the number of parameters of a statement
+            rows += self._rows(
+                sa.select(_resource)
+                .where(_resource.c.kind == kind, _resource.c.id.in_(wanted[start : start + 500]))
+                .order_by(_resource.c.id)
+            )
+        return rows
+
+    def versions(self, kind: str) -> dict[str, str]:
+        """The ETag of each resource of the kind, by id, in the order of the ids."""
+        found = self._connection.execute(
+            sa.select(_resource.c.id, _resource.c.etag)
+            .where(_resource.c.kind == kind)
+            .order_by(_resource.c.id)
+        )
+        return {id_: etag for id_, etag in found}  # noqa: C416 - rows are tuples only by duck typing
+
+    def count(self, kind: str) -> int:
+        return self._scalar(sa.select(sa.func.count()).select_from(_resource).where(_resource.c.kind == kind))
+
+    def insert(self, row: Row) -> None:
+        self._connection.execute(sa.insert(_resource).values(**_columns(row)))
+
+    def update(self, row: Row) -> None:
+        self._connection.execute(
+            sa.update(_resource)
+            .where(_resource.c.kind == row.kind, _resource.c.id == row.id)
+            .values(**_columns(row))
+        )
+
+    def delete(self, kind: str, id_: str) -> None:
+        """Remove a resource with its tags, unique values and references; it must not be referred to."""
+        self._connection.execute(sa.delete(_resource).where(_resource.c.kind == kind, _resource.c.id == id_))
+
+    def stamp(self, kind: str, ids: Iterable[str], snapshot: int) -> None:
+        """Note that these resources changed with `snapshot`."""
+        self._connection.execute(
+            sa.update(_resource)
+            .where(_resource.c.kind == kind, _resource.c.id == sa.bindparam("key"))
+            .values(snapshot=snapshot),
+            [{"key": id_} for id_ in ids] or [{"key": ""}],
+        )
+
+    def stamp_all(self, snapshot: int) -> None:
+        """Note that everything changed with `snapshot`."""
+        self._connection.execute(sa.update(_resource).values(snapshot=snapshot))
+
+    # ---- values that only one resource of a kind may have
+
+    def owners(self, kind: str, member: str, values: Iterable[str]) -> dict[str, str]:
+        """Who has which of `values`: value -> id."""
+        wanted = sorted(set(values))
+        found: dict[str, str] = {}
+        for start in range(0, len(wanted), 500):
+            rows = self._connection.execute(
+                sa.select(_unique.c.value, _unique.c.id).where(
+                    _unique.c.kind == kind,
+                    _unique.c.member == member,
+                    _unique.c.value.in_(wanted[start : start + 500]),
+                )
+            )
+            found |= {value: id_ for value, id_ in rows}  # noqa: C416
+        return found
+
+    def claim(self, kind: str, id_: str, values: Mapping[str, Iterable[str]]) -> None:
+        """Give the resource these values (member -> values) in the place of all that it had."""
+        self._connection.execute(sa.delete(_unique).where(_unique.c.kind == kind, _unique.c.id == id_))
+        claims = [
+            {"kind": kind, "member": member, "value": value, "id": id_}
+            for member, texts in values.items()
+            for value in dict.fromkeys(texts)
+        ]
+        if claims:
+            self._connection.execute(sa.insert(_unique), claims)
+
+    # ---- references
+
+    def refer(self, kind: str, id_: str, targets: Iterable[tuple[str, str]]) -> None:
+        """Let the resource refer to `targets` (kind, id), and to nothing else."""
+        self._connection.execute(
+            sa.delete(_reference).where(_reference.c.from_kind == kind, _reference.c.from_id == id_)
+        )
+        rows = [
+            {"from_kind": kind, "from_id": id_, "to_kind": to_kind, "to_id": to_id}
+            for to_kind, to_id in dict.fromkeys(targets)
+        ]
+        if rows:
+            self._connection.execute(sa.insert(_reference), rows)
+
+    def referrers(self, kind: str, id_: str, by: str | None = None) -> list[str]:
+        """The ids of the resources (of kind `by`, or of any) that refer to this one, in order."""
+        query = sa.select(_reference.c.from_id).where(_reference.c.to_kind == kind, _reference.c.to_id == id_)
+        if by is not None:
+            query = query.where(_reference.c.from_kind == by)
+        return list(self._connection.scalars(query.order_by(_reference.c.from_id)))
+
+    # ---- tags
+
+    def tags(self, kind: str, id_: str) -> dict[str, str]:
+        """A resource's tags, in the order of their keys."""
+        found = self._connection.execute(
+            sa.select(_tag.c.key, _tag.c.value)
+            .where(_tag.c.kind == kind, _tag.c.id == id_)
+            .order_by(_tag.c.key)
+        )
+        return {key: value for key, value in found}  # noqa: C416
+
+    def set_tags(self, kind: str, id_: str, tags: Mapping[str, str]) -> None:
+        """Give the resource these tags in the place of all that it had."""
+        self._connection.execute(sa.delete(_tag).where(_tag.c.kind == kind, _tag.c.id == id_))
+        if tags:
+            self._connection.execute(
+                sa.insert(_tag),
+                [{"kind": kind, "id": id_, "key": key, "value": value} for key, value in tags.items()],
+            )
+
+    # ---- counters and the audit log
+
+    def snapshot_number(self) -> int:
+        """The number of the last snapshot that was decided, published or not."""
+        return self._scalar(sa.select(_counter.c.value).where(_counter.c.name == "snapshot"))
+
+    def set_snapshot_number(self, number: int) -> None:
+        self._connection.execute(
+            sa.update(_counter).where(_counter.c.name == "snapshot").values(value=number)
+        )
+
+    def audit_head(self) -> AuditRow | None:
+        """The last record."""
+        found = self._connection.execute(
+            sa.select(_audit.c.number, _audit.c.record, _audit.c.digest)
+            .order_by(_audit.c.number.desc())
+            .limit(1)
+        ).one_or_none()
+        return None if found is None else AuditRow(*found)
+
+    def append_audit(
+        self, row: AuditRow, *, time: float, name: str, principal: str, resource: str, error: str
+    ) -> None:
+        """Append a record; the columns beside it (epoch seconds, event name, ARN of the caller, the id
+        acted on, error code or "") are what it can be searched by."""
+        self._connection.execute(
+            sa.insert(_audit).values(
+                number=row.number,
+                record=row.record,
+                digest=row.digest,
+                time=time,
+                name=name,
+                principal=principal,
+                resource=resource,
+                error=error,
+            )
+        )
+
+    def audit(self, after: int = 0, limit: int = 1000) -> list[AuditRow]:
+        """At most `limit` records after number `after`, oldest first."""
+        found = self._connection.execute(
+            sa.select(_audit.c.number, _audit.c.record, _audit.c.digest)
+            .where(_audit.c.number > after)
+            .order_by(_audit.c.number)
+            .limit(limit)
+        )
+        return [AuditRow(*row) for row in found]
+
+    def _rows(self, query: sa.Select[Any]) -> list[Row]:
+        return [_row(found) for found in self._connection.execute(query)]
+
+    def _scalar(self, query: sa.Select[Any]) -> int:
+        return int(self._connection.execute(query).scalar_one())
+
+
+class Store:
+    """The control plane's memory. Safe to use from several threads and from several processes.
+
+    :param path: of the SQLite file; it is made, readable by its owner only, if there is none.
+    :raises SettingsError: if the file cannot be opened, is no database, or was written by a newer Keyfront.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._dialect = _Sqlite(Path(path))
+        try:
+            self._engine = self._dialect.engine()
+            with self._engine.execution_options(**_WRITE).begin() as connection:
+                self._migrate(connection)
+        except (OSError, DBAPIError) as error:
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            raise SettingsError(f"the store {path} cannot be opened: {cause}") from error
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """A transaction that sees one state and changes nothing.
+
+        :raises ApiError: ServiceUnavailable if the database does not answer.
+        """
+        with self._transaction(self._engine) as transaction:
+            yield transaction
+
+    @contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """The only writing transaction at this moment; an exception undoes it. When it ends, it is on the
+        disk.
+
+        :raises ApiError: ServiceUnavailable if another writer does not end, the disk is full, or the database
+            does not answer; then nothing was changed.
+        """
+        with self._transaction(self._engine.execution_options(**_WRITE)) as transaction:
+            yield transaction
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    @contextmanager
+    def _transaction(self, engine: sa.Engine) -> Iterator[Transaction]:
+        try:
+            with engine.begin() as connection:
+                yield Transaction(connection)
+        except DBAPIError as error:
+            raise ApiError(
+                "ServiceUnavailable", f"The store is not available: {error.orig}. Nothing was changed.", 503
+            ) from error
+
+    def _migrate(self, connection: sa.Connection) -> None:
+        """Bring the schema to VERSION, one step after the other, in the transaction that found it old."""
+        version = 0
+        if sa.inspect(connection).has_table("schema"):
+            version = connection.execute(sa.select(sa.func.max(_schema.c.version))).scalar_one() or 0
+        if version > VERSION:
+            raise SettingsError(
+                f"the store has schema {version} and this Keyfront knows schemas up to {VERSION}: "
+                "a newer Keyfront wrote it"
+            )
+        for step in range(version + 1, VERSION + 1):
+            _STEPS[step](connection, self._dialect)
+            connection.execute(sa.insert(_schema).values(version=step))
+
+
+_WRITE: dict[str, Any] = {"keyfront_write": True}
+
+
+class _Sqlite:
+    """What only SQLite understands.
+
+    WAL lets reads go on beside a write; synchronous=FULL has every commit on the disk before it returns
+    (NORMAL would lose the last ones with the power); BEGIN IMMEDIATE takes the write lock before the first
+    read, so that a transaction never acts on what another is about to change.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def engine(self) -> sa.Engine:
+        # The file holds origins' secret headers; SQLite gives its -wal and -shm files the same mode.
+        os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+        url = sa.URL.create("sqlite", database=str(self.path))
+        engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT}, pool_size=16, max_overflow=-1)
+        event.listen(engine, "connect", self._connected)
+        event.listen(engine, "begin", self._begin)
+        return engine
+
+    @staticmethod
+    def _connected(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # pysqlite begins no transaction of its own
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @staticmethod
+    def _begin(connection: sa.Connection) -> None:
+        writes = connection.get_execution_options().get("keyfront_write")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    @staticmethod
+    def protect_audit(connection: sa.Connection) -> None:
+        """Let the database itself refuse to change or remove a record."""
+        for verb in ("UPDATE", "DELETE"):
+            connection.exec_driver_sql(
+                f"CREATE TRIGGER audit_no_{verb.lower()} BEFORE {verb} ON audit "
+                "BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
+            )
+
+
+def _first(connection: sa.Connection, dialect: _Sqlite) -> None:
+    _metadata.create_all(connection)
+    connection.execute(sa.insert(_counter).values(name="snapshot", value=0))
+    dialect.protect_audit(connection)
+
+
+_STEPS: dict[int, Callable[[sa.Connection, _Sqlite], None]] = {1: _first}
+"""What makes each schema from the one before. A step that has been released never changes."""
+
+
+# ---- configs as JSON
+#
+# JSON has no bytes and no times, and a few configs of the API have. They are kept as {"$bytes": base64} and
+# {"$time": ISO 8601}; no member of the API begins with a dollar sign.
+
+
+def dumps(value: Any) -> bytes:
+    """A config as JSON. :raises TypeError: if it holds what no config of the API can hold."""
+    return msgspec.json.encode(_packed(value))
+
+
+def loads(data: bytes) -> Any:
+    """What `dumps` was given."""
+    value = msgspec.json.decode(data)
+    return _unpacked(value) if b'"$' in data else value
+
+
+def _packed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _packed(member) for key, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_packed(member) for member in value]
+    if isinstance(value, bytes):
+        return {"$bytes": base64.b64encode(value).decode()}
+    if isinstance(value, datetime):
+        return {"$time": value.isoformat()}
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    raise TypeError(f"a config holds no {type(value).__name__}")
+
+
+def _unpacked(value: Any) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {"$bytes"}:
+            return base64.b64decode(value["$bytes"])
+        if value.keys() == {"$time"}:
+            return datetime.fromisoformat(value["$time"])
+        return {key: _unpacked(member) for key, member in value.items()}
+    if isinstance(value, list):
+        return [_unpacked(member) for member in value]
+    return value
+
+
+def _row(found: sa.Row[Any]) -> Row:
+    return Row(
+        kind=found.kind,
+        id=found.id,
+        etag=found.etag,
+        created=found.created,
+        modified=found.modified,
+        config=loads(found.config),
+        attributes=loads(found.attributes),
+        snapshot=found.snapshot,
+    )
+
+
+def _columns(row: Row) -> dict[str, Any]:
+    return {
+        "kind": row.kind,
+        "id": row.id,
+        "etag": row.etag,
+        "created": row.created,
+        "modified": row.modified,
+        "config": dumps(row.config),
+        "attributes": dumps(row.attributes),
+        "snapshot": row.snapshot,
+    }

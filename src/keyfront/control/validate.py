@@ -1,0 +1,225 @@
+"""What may not be said in a call, apart from what `model/compile.py` refuses when it compiles a distribution.
+
+Each function takes a complete config (`normalise.py`) and raises the ApiError that CloudFront would answer
+with. Sources: cloudfront-semantics §3.1, §3.5, §7.2, §7.3, and the texts of botocore's model.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from keyfront.errors import ApiError, KeyLoadError
+from keyfront.model.kinds import MESSAGES, Kind, Quotas
+from keyfront.model.service import error_status, service
+from keyfront.signing.keys import load_public_key
+
+Config = Mapping[str, Any]
+
+PAGE = 100
+"""How many items a list returns at most; also the number if none is asked for (§7.4)."""
+
+
+def refusal(code: str, detail: str = "") -> ApiError:
+    """The error `code` with the status that the model gives it and CloudFront's own text, `detail` after
+    it."""
+    text = MESSAGES.get(code, "")
+    return ApiError(code, f"{text} {detail}".strip(), error_status(code))
+
+
+# ---- any call
+
+_ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def params(operation: str, given: Config) -> None:
+    """Refuse params that are not of the operation's shape, so that no code behind meets what it cannot read.
+
+    The codec has done so with more precise words for all that came over the wire; this is for callers
+    within the process, and the reason why no rule need ask whether a required member is there.
+    """
+    from botocore.validate import ParamValidator  # heavy, and only a control plane needs it
+
+    shape = service().operations[operation].input
+    if shape is None:
+        return
+    report = ParamValidator().validate(given, shape)
+    if report.has_errors():
+        raise refusal("InvalidArgument", report.generate_report())
+    _legible(given)
+
+
+def _legible(value: Any) -> None:
+    """XML can carry no other characters, so nobody could ever read them back."""
+    if isinstance(value, str):
+        if _ILLEGAL.search(value):
+            raise refusal("InvalidArgument", "A parameter contains a character that XML cannot carry.")
+    elif isinstance(value, Mapping):
+        for member in value.values():
+            _legible(member)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _legible(item)
+
+
+def page(given: Config, kind: Kind) -> tuple[str, int]:
+    """The marker and the number of items that a list was asked for.
+
+    More than PAGE items are not refused: the answer says how many it holds and where to go on.
+    """
+    marker, wanted = given.get("Marker") or "", given.get("MaxItems") or str(PAGE)
+    if marker and not kind.id.fits(marker):
+        raise refusal("InvalidArgument", "The parameter Marker is not one that a list has returned.")
+    if not re.fullmatch(r"[0-9]{1,9}", str(wanted)) or int(wanted) == 0:
+        raise refusal("InvalidArgument", "The parameter MaxItems must be a whole number, 1 or more.")
+    return marker, min(int(wanted), PAGE)
+
+
+# ---- keys
+
+
+def public_key(config: Config, quotas: Quotas) -> None:
+    _text(config, "CallerReference", 1, 256)
+    _text(config, "Name", 1, 128)
+    _text(config, "Comment", 0, 128)
+    try:
+        load_public_key(config["EncodedKey"])
+    except KeyLoadError as error:
+        # The first sentence is what CloudFront says, of whatever key (§3.1).
+        raise refusal(
+            "InvalidArgument", f"Your request contains empty/invalid/out of limits RSA Encoded Key: {error}."
+        ) from None
+
+
+def key_group(config: Config, quotas: Quotas) -> None:
+    _text(config, "Name", 1, 128)
+    _text(config, "Comment", 0, 128)
+    keys = config["Items"]
+    if not keys:
+        raise refusal("InvalidArgument", "The parameter Items must list at least one public key.")
+    if len(set(keys)) != len(keys):
+        raise refusal("InvalidArgument", "The parameter Items lists a public key more than once.")
+    if len(keys) > quotas.public_keys_per_key_group:
+        raise refusal("TooManyPublicKeysInKeyGroup")
+
+
+# ---- distributions
+
+_ACM = re.compile(r"arn:aws[a-z-]*:acm:us-east-1:[0-9]{12}:certificate/[A-Za-z0-9-]+")
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.\-]{1,250}")
+_READING = {"GET", "HEAD", "OPTIONS"}
+
+
+def distribution(config: Config, quotas: Quotas) -> None:
+    _text(config, "CallerReference", 1, 256)
+    _text(config, "Comment", 0, 128)
+    _viewer_certificate(config["ViewerCertificate"])
+    if config["PriceClass"] == "None":
+        raise refusal("InvalidArgument", "The parameter PriceClass is None, which only tenants have.")
+    if config["Logging"]["Enabled"] and not _BUCKET.fullmatch(config["Logging"]["Bucket"]):
+        raise refusal("InvalidArgument", "The parameter Logging Bucket does not refer to a valid S3 bucket.")
+    groups = {group["Id"] for group in _items(config["OriginGroups"])}
+    buckets = {origin["Id"] for origin in _items(config["Origins"]) if "S3OriginConfig" in origin}
+    for behavior in (config["DefaultCacheBehavior"], *_items(config["CacheBehaviors"])):
+        target = behavior["TargetOriginId"]
+        if target in groups and not set(_items(behavior["AllowedMethods"])) <= _READING:
+            raise refusal(
+                "InvalidArgument",
+                "The parameter AllowedMethods cannot include POST, PUT, PATCH, or DELETE for a cached "
+                "behavior associated with an origin group.",
+            )
+        forwarded = behavior.get("ForwardedValues")
+        if target in buckets and forwarded is not None and "*" in _items(forwarded["Headers"]):
+            raise refusal(
+                "InvalidHeadersForS3Origin", "All headers cannot be forwarded to an Amazon S3 origin."
+            )
+
+
+def aliases(names: Iterable[str], domain_suffix: str) -> None:
+    """Refuse an alias that lies where distributions' own names do: it could stand for another
+    distribution."""
+    for name in names:
+        bare = name.lower().removeprefix("*.")
+        if bare == domain_suffix or bare.endswith(f".{domain_suffix}"):
+            raise refusal(
+                "InvalidArgument",
+                f"The parameter CNAME contains {name!r}: names under {domain_suffix} are the distributions' "
+                "own.",
+            )
+
+
+def _viewer_certificate(config: Config) -> None:
+    iam, acm = config.get("IAMCertificateId"), config.get("ACMCertificateArn")
+    if (iam and acm) or (config["CloudFrontDefaultCertificate"] and (iam or acm)):
+        raise refusal(
+            "InvalidViewerCertificate",
+            "Specify one of CloudFrontDefaultCertificate, IAMCertificateId and ACMCertificateArn.",
+        )
+    if config["CloudFrontDefaultCertificate"]:
+        return
+    if acm and not _ACM.fullmatch(acm):
+        raise refusal(
+            "InvalidViewerCertificate",
+            "The specified SSL certificate doesn't exist, isn't in us-east-1 region, isn't valid, or doesn't "
+            "include a valid certificate chain.",
+        )
+    if "SSLSupportMethod" not in config:
+        raise refusal(
+            "InvalidViewerCertificate", "SSLSupportMethod is required with a certificate of your own."
+        )
+    if config["SSLSupportMethod"] == "sni-only" and config["MinimumProtocolVersion"] == "SSLv3":
+        raise refusal(
+            "InvalidProtocolSettings",
+            "You cannot specify SSLv3 as the minimum protocol version if you only want to support clients "
+            "that support Server Name Indication (SNI).",
+        )
+
+
+# ---- tags
+
+
+def tags(items: Iterable[Config], quotas: Quotas) -> dict[str, str]:
+    """The tags of a request, by key.
+
+    :raises ApiError: InvalidTagging for a tag that AWS would not take (§7.3), or one key twice.
+    """
+    found: dict[str, str] = {}
+    for item in items:
+        key, value = item["Key"], item.get("Value") or ""
+        tag_key(key)
+        if len(value) > 256 or not _tag_text(value):
+            raise refusal(
+                "InvalidTagging", "A tag's value is at most 256 letters, digits, blanks and _.:/=+-@."
+            )
+        if key in found:
+            raise refusal("InvalidTagging", f"The tag key {key!r} is given more than once.")
+        found[key] = value
+    if len(found) > quotas.tags:
+        raise refusal("InvalidTagging", f"A resource can have {quotas.tags} tags.")
+    return found
+
+
+def tag_key(key: str) -> None:
+    """Refuse what cannot be a tag's key."""
+    if not 1 <= len(key) <= 128 or not _tag_text(key):
+        raise refusal("InvalidTagging", "A tag's key is 1 to 128 letters, digits, blanks and _.:/=+-@.")
+    if key.lower().startswith("aws:"):
+        raise refusal("InvalidTagging", "Tag keys that begin with aws: are reserved.")
+
+
+def _tag_text(text: str) -> bool:
+    return all(char in "_.:/=+-@" or unicodedata.category(char)[0] in "LNZ" for char in text)
+
+
+def _items(config: Config) -> list[Any]:
+    return list(config.get("Items") or ())
+
+
+def _text(config: Config, member: str, least: int, most: int) -> None:
+    if not least <= len(config[member]) <= most:
+        raise refusal(
+            "InvalidArgument",
+            f"The parameter {member} must have {least} to {most} characters; it has {len(config[member])}.",
+        )

@@ -1,0 +1,252 @@
+"""One row per kind of resource: all in which the regular kinds differ, so that the five verbs need no
+branches.
+
+`control/operations.py` builds Create…, Get…, Get…Config, Update…, Delete… and List… from a row. A new
+regular kind is a new row here, one function in `control/normalise.py` and one in `control/validate.py`.
+Sources: cloudfront-semantics §3.3-3.5, §7.2-7.6, and botocore's model for the names.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from keyfront.model.limits import Limits
+
+_UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+_LOWER = "abcdefghijklmnopqrstuvwxyz0123456789"
+
+
+class IdShape(msgspec.Struct, frozen=True):
+    """The shape of an id: `prefix` and 13 characters, or a UUID if there is no prefix (§3.4)."""
+
+    prefix: str = ""
+
+    def new(self, rng: random.Random) -> str:
+        if not self.prefix:
+            digits = f"{rng.getrandbits(128):032x}"
+            return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+        alphabet = _LOWER if self.prefix.islower() else _UPPER
+        return self.prefix + "".join(rng.choices(alphabet, k=13))
+
+    def fits(self, text: str) -> bool:
+        if not self.prefix:
+            return re.fullmatch(r"[0-9a-z]{8}(-[0-9a-z]{4}){3}-[0-9a-z]{12}", text) is not None
+        alphabet = "a-z0-9" if self.prefix.islower() else "A-Z0-9"
+        return re.fullmatch(f"{self.prefix}[{alphabet}]{{10,14}}", text) is not None
+
+
+ETAG = IdShape("E")
+DOMAIN = IdShape("d")
+
+
+class Reference(msgspec.Struct, frozen=True):
+    """What a config may refer to: `kind`, and the `paths` at which the ids stand (`*` is every item of a
+    list).
+
+    An id in a config is `prefix` and the id. `missing` is the error for an id that names nothing. `crowd`
+    is the quota of referring resources, and the error for one too many. A kind without a row of its own has
+    only the members that CloudFront manages (`model/managed.py`).
+    """
+
+    kind: str
+    paths: tuple[tuple[str, ...], ...]
+    missing: str
+    prefix: str = ""
+    crowd: tuple[str, str] | None = None
+
+    def ids(self, config: Mapping[str, Any]) -> Iterator[str]:
+        """The ids that `config` refers to, as written there, in order, repeats kept; empty strings are no
+        ids."""
+        for path in self.paths:
+            for found in _walk(config, path):
+                if found:
+                    yield found
+
+
+def _walk(value: Any, path: tuple[str, ...]) -> Iterator[Any]:
+    if value is None:
+        return
+    if not path:
+        yield value
+    elif path[0] == "*":
+        for item in value:
+            yield from _walk(item, path[1:])
+    else:
+        yield from _walk(value.get(path[0]), path[1:])
+
+
+class Unique(msgspec.Struct, frozen=True):
+    """Values of a config, at `path`, that no two resources of the kind share, and the error `taken` if they
+    would. With `host` they are host names, whose case does not count."""
+
+    path: tuple[str, ...]
+    taken: str
+    host: bool = False
+
+    @property
+    def name(self) -> str:
+        return ".".join(self.path)
+
+    def values(self, config: Mapping[str, Any]) -> list[str]:
+        found = [str(value) for value in _walk(config, self.path)]
+        return [value.lower() for value in found] if self.host else found
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """A row. Errors are codes of the model; their texts stand in MESSAGES.
+
+    `fixed` names the config members that an update may not change. `time` is the output member that tells
+    when it was created or last changed. `marked` lists carry Marker and IsTruncated (§7.4). `arn` is the
+    resource part's first word, if the kind has an ARN and tags.
+    """
+
+    name: str
+    plural: str
+    id: IdShape
+    time: Literal["CreatedTime", "LastModifiedTime"]
+    missing: str
+    too_many: str
+    quota: str
+    in_use: str = "ResourceInUse"
+    unique: tuple[Unique, ...] = ()
+    fixed: tuple[str, ...] = ()
+    fixed_error: str = "IllegalUpdate"
+    marked: bool = False
+    arn: str = ""
+    refers_to: tuple[Reference, ...] = ()
+
+    @property
+    def config(self) -> str:
+        """The config's member and shape."""
+        return f"{self.name}Config"
+
+    @property
+    def list(self) -> str:
+        """The list's member and shape."""
+        return f"{self.name}List"
+
+
+def _behaviors(*path: str) -> tuple[tuple[str, ...], ...]:
+    return (("DefaultCacheBehavior", *path), ("CacheBehaviors", "Items", "*", *path))
+
+
+PUBLIC_KEY = Kind(
+    name="PublicKey",
+    plural="PublicKeys",
+    id=IdShape("K"),
+    time="CreatedTime",
+    missing="NoSuchPublicKey",
+    in_use="PublicKeyInUse",
+    too_many="TooManyPublicKeys",
+    quota="public_keys",
+    unique=(
+        Unique(("CallerReference",), "PublicKeyAlreadyExists"),
+        Unique(("Name",), "PublicKeyAlreadyExists"),
+    ),
+    fixed=("CallerReference", "Name", "EncodedKey"),
+    fixed_error="CannotChangeImmutablePublicKeyFields",
+)
+
+KEY_GROUP = Kind(
+    name="KeyGroup",
+    plural="KeyGroups",
+    id=IdShape(),
+    time="LastModifiedTime",
+    missing="NoSuchResource",
+    too_many="TooManyKeyGroups",
+    quota="key_groups",
+    unique=(Unique(("Name",), "KeyGroupAlreadyExists"),),
+    refers_to=(Reference("PublicKey", (("Items", "*"),), "InvalidArgument"),),
+)
+
+DISTRIBUTION = Kind(
+    name="Distribution",
+    plural="Distributions",
+    id=IdShape("E"),
+    time="LastModifiedTime",
+    missing="NoSuchDistribution",
+    too_many="TooManyDistributions",
+    quota="distributions",
+    unique=(
+        Unique(("CallerReference",), "DistributionAlreadyExists"),
+        Unique(("Aliases", "Items", "*"), "CNAMEAlreadyExists", host=True),
+    ),
+    fixed=("CallerReference",),
+    marked=True,
+    arn="distribution",
+    refers_to=(
+        Reference(
+            "KeyGroup",
+            _behaviors("TrustedKeyGroups", "Items", "*"),
+            "TrustedKeyGroupDoesNotExist",
+            crowd=("distributions_per_key_group", "TooManyDistributionsAssociatedToKeyGroup"),
+        ),
+        Reference("CachePolicy", _behaviors("CachePolicyId"), "NoSuchCachePolicy"),
+        Reference("OriginRequestPolicy", _behaviors("OriginRequestPolicyId"), "NoSuchOriginRequestPolicy"),
+        Reference(
+            "ResponseHeadersPolicy", _behaviors("ResponseHeadersPolicyId"), "NoSuchResponseHeadersPolicy"
+        ),
+        Reference(
+            "OriginAccessControl",
+            (("Origins", "Items", "*", "OriginAccessControlId"),),
+            "InvalidOriginAccessControl",
+        ),
+        Reference(
+            "CloudFrontOriginAccessIdentity",
+            (("Origins", "Items", "*", "S3OriginConfig", "OriginAccessIdentity"),),
+            "InvalidOriginAccessIdentity",
+            prefix="origin-access-identity/cloudfront/",
+        ),
+    ),
+)
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (PUBLIC_KEY, KEY_GROUP, DISTRIBUTION)}
+
+
+class Quotas(msgspec.Struct, frozen=True):
+    """CloudFront's default quotas of an account (§3.3), all counts; those of one distribution are
+    `Limits`."""
+
+    public_keys: int = 10
+    key_groups: int = 10
+    distributions: int = 500
+    public_keys_per_key_group: int = 5
+    distributions_per_key_group: int = 100
+    tags: int = 50
+    limits: Limits = Limits()
+
+
+MESSAGES: dict[str, str] = {
+    "CannotChangeImmutablePublicKeyFields": "You can't change the value of a public key.",
+    "CNAMEAlreadyExists": "One or more of the CNAMEs you provided are already associated with a different resource.",  # noqa: E501
+    "DistributionAlreadyExists": "The caller reference you attempted to create the distribution with is associated with another distribution.",  # noqa: E501
+    "DistributionNotDisabled": "The distribution you are trying to delete has not been disabled.",
+    "IllegalUpdate": "The update contains modifications that are not allowed.",
+    "InvalidIfMatchVersion": "The If-Match version is missing or not valid for the resource.",
+    "InvalidOriginAccessControl": "The origin access control is not valid.",
+    "InvalidOriginAccessIdentity": "The specified origin access identity does not exist or is not valid.",
+    "KeyGroupAlreadyExists": "A key group with this name already exists. You must provide a unique name. To modify an existing key group, use UpdateKeyGroup.",  # noqa: E501
+    "NoSuchCachePolicy": "The specified cache policy does not exist.",
+    "NoSuchDistribution": "The specified distribution does not exist.",
+    "NoSuchOrigin": "One or more of your origins or origin groups do not exist.",
+    "NoSuchOriginRequestPolicy": "The specified origin request policy does not exist.",
+    "NoSuchPublicKey": "The specified public key does not exist.",
+    "NoSuchResource": "The specified resource does not exist.",
+    "NoSuchResponseHeadersPolicy": "The specified response headers policy does not exist.",
+    "PreconditionFailed": "The request failed because it didn't meet the preconditions in one or more request-header fields.",  # noqa: E501
+    "PublicKeyAlreadyExists": "A public key with this name or caller reference already exists.",
+    "PublicKeyInUse": "The Cloudfront public key is currently associated with either Key Group or a field level encryption profile.",  # noqa: E501
+    "ResourceInUse": "Cannot delete this resource because it is in use.",
+    "TooManyDistributions": "Processing your request will cause you to exceed the maximum number of distributions allowed.",  # noqa: E501
+    "TooManyDistributionsAssociatedToKeyGroup": "The number of distributions that reference this key group is more than the maximum allowed.",  # noqa: E501
+    "TooManyKeyGroups": "You have reached the maximum number of key groups for this account.",
+    "TooManyKeyGroupsAssociatedToDistribution": "The number of key groups referenced by this cache behavior is more than the maximum allowed.",  # noqa: E501
+    "TooManyPublicKeys": "Processing your request will cause you to exceed the maximum number of CloudFront public keys allowed.",  # noqa: E501
+    "TooManyPublicKeysInKeyGroup": "The number of public keys in this key group is more than the maximum allowed.",  # noqa: E501
+    "TrustedKeyGroupDoesNotExist": "One or more of the trusted key groups do not exist.",
+}
