@@ -1,19 +1,20 @@
-"""Canned and custom policies, and the patterns of URLs that a custom policy grants (cloudfront-semantics
-§1.2-1.5).
+"""Canned and custom policies: as they arrive, and as they are signed (cloudfront-semantics §1.2, §1.3, §1.5).
 
-All text from a request line is latin-1: one character is one byte as sent, and nothing is ever decoded or
-normalised. A policy's Resource, which is UTF-8 in JSON, is brought to the same form before it is compared.
+All text from a request line is latin-1: one character is one byte as sent. A policy's Resource, which is
+UTF-8 in JSON, is brought to the same form, so that both can be compared raw.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
+from datetime import datetime, timedelta
 from functools import lru_cache
 
 import msgspec
 
 from keyfront.errors import PolicyError
+from keyfront.signing.raw_url import as_sent, pattern_as_sent
+from keyfront.signing.resource import ResourcePattern
 
 # §1.2: an epoch is held as signed 64-bit nanoseconds, so this many seconds and no more.
 MAX_EPOCH = 9_223_372_036
@@ -177,192 +178,114 @@ def ipv4(text: str) -> int | None:
 
 
 # ------------------------------------------------------------------------------------------------------------
-# Resource patterns (§1.4)
+# Custom policies to be signed
 
-Matcher = Callable[[str], bool]
-_DELIMITER = (
-    "\0"  # stands for the `?` that opens the request's query; no other part of a request line holds it
-)
+Moment = datetime | timedelta | int
+"""A point in time: an aware datetime, a timedelta from now, or whole epoch seconds."""
+
+# Epochs before this second (2001-09-09) are no expiry of anything that CloudFront ever served.
+_EARLIEST = 1_000_000_000
 
 
-class ResourcePattern:
-    """The Resource of a custom policy: `[protocol]://[domain]/[path]?[query]`, where `*` is any run of
-    characters within its section and `?` any one character.
+def epoch_of(moment: Moment, now: float, name: str = "expires") -> int:
+    """The epoch second of `moment`, fractions cut off. `now` is epoch seconds; `name` is for the message.
 
-    A bare `?` is ambiguous: it may open the query section, or stand for one character. A request is granted
-    if any reading of the pattern grants it. `\\?` can only be the delimiter.
+    :raises PolicyError: for what is probably not meant: a naive datetime, an epoch in milliseconds or
+    finer, a
+        number of seconds that is a duration, a float.
+    """
+    if isinstance(moment, timedelta):
+        seconds = int(now + moment.total_seconds())
+    elif isinstance(moment, datetime):
+        if moment.tzinfo is None or moment.utcoffset() is None:
+            raise PolicyError(
+                f"{name} is a datetime without a time zone, which could mean any of 24 hours. "
+                "Use datetime.now(timezone.utc) + timedelta(…), or just the timedelta"
+            )
+        seconds = int(moment.timestamp())
+    elif isinstance(moment, int) and not isinstance(moment, bool):
+        seconds = moment
+        for unit, scale in (("milliseconds", 1000), ("microseconds", 10**6), ("nanoseconds", 10**9)):
+            if _EARLIEST * scale <= moment < MAX_EPOCH * scale and moment > MAX_EPOCH:
+                raise PolicyError(f"{name} {moment} is in {unit}: epochs here are seconds, {moment // scale}")
+        if 0 < moment < _EARLIEST:
+            raise PolicyError(
+                f"{name} {moment} is a moment before 2001. For a duration give timedelta(seconds={moment}); "
+                "if it was a time in seconds already, do not divide it by 1000"
+            )
+    else:
+        raise PolicyError(
+            f"{name} is an aware datetime, a timedelta or whole epoch seconds, not {type(moment).__name__}"
+        )
+    if not 0 < seconds <= MAX_EPOCH:
+        raise PolicyError(f"{name} {seconds} is outside the range of epoch seconds that CloudFront takes")
+    return seconds
 
-    Compiled once. Matching takes time in proportion to the length of the request, whatever the pattern:
-    literal pieces are looked for from left to right and never given back; where `*` and `?` meet, all
-    readings advance together, one step for each character.
+
+class Policy:
+    """A custom policy to be signed: which URLs, until when, from when, from where. Never changes.
+
+    `resource` is a URL in which `*` stands for any run of characters within the protocol, host, path or
+    query, and `?` for one character; None grants every URL that the key is trusted for. It is written as
+    clients send URLs: what has to be percent-encoded is. `expires` and `starts` are moments; a timedelta
+    counts from the time of signing. `ip` is one IPv4 address or CIDR.
+
+        Policy("https://d111111abcdef8.cloudfront.net/films/*", expires=timedelta(hours=6))
+
+    :raises PolicyError: if CloudFront would refuse it, or it cannot mean what was meant.
     """
 
-    __slots__ = ("_exact", "_prefix", "_readings", "text")
+    __slots__ = ("expires", "ip", "resource", "starts")
 
-    def __init__(self, text: str) -> None:
-        """`text` is latin-1 text, as a request line is."""
-        self.text = text
-        self._exact = ""
-        self._prefix = ""
-        self._readings: list[tuple[Matcher, Matcher, Tail]] = []
-        scheme, rest = _split_scheme(text)
-        if scheme is None or _DELIMITER in text:
-            return  # no protocol and no leading `*`: it matches no URL (§1.4, allowed protocol part)
-        domain, slash, path = rest.partition("/")
-        literal = "*" not in scheme and "?" not in scheme and "*" not in domain and "?" not in domain
-        if literal and "?" not in path and "*" not in path.removesuffix("*"):
-            # By far the commonest: a literal URL, or one with a `*` at its end, which spans the query too.
-            url = f"{scheme.lower()}://{plain_host(scheme.lower(), domain.lower())}/{path}"
-            if path.endswith("*"):
-                self._prefix = url[:-1]
-            else:
-                self._exact = url
-            return
-        if not slash and domain.endswith("*"):
-            path = "*"  # `http://e.com*` is `http://e.com*/*\?*`
-        match_scheme = glob(scheme.lower())
-        self._readings.append((match_scheme, glob(domain.lower()), Tail("/" + path)))
-        if "?" in domain:
-            # The other reading of `http://d?x=1`: an empty path, and the rest its query.
-            bare, _, query = rest.partition("?")
-            bare = bare.removesuffix("\\")
-            self._readings.append((match_scheme, glob(bare.lower()), Tail("/\\?" + query)))
+    def __init__(
+        self,
+        resource: str | None,
+        expires: Moment,
+        *,
+        starts: Moment | None = None,
+        ip: str | None = None,
+    ) -> None:
+        self.resource = None if resource is None else pattern_as_sent(resource)
+        self.expires = expires
+        self.starts = starts
+        if ip is not None:
+            if ":" in ip:
+                raise PolicyError(
+                    f"{ip}: CloudFront's IpAddress takes IPv4 only; leave it out for IPv6 viewers"
+                )
+            parse_network(ip)
+            ip = ip if "/" in ip else f"{ip}/32"
+        self.ip = ip
 
-    def matches(self, scheme: str, host: str, path: str, query: str) -> bool:
-        """Whether the pattern grants a URL. `host` is as `plain_host` makes it, `path` begins with a slash,
-        `query` is the request's own (§1.1), without its `?`."""
-        if self._prefix:
-            return f"{scheme}://{host}{path}".startswith(self._prefix)
-        if self._exact:
-            return not query and f"{scheme}://{host}{path}" == self._exact
-        for match_scheme, match_host, tail in self._readings:
-            if (
-                match_scheme(scheme)
-                and (match_host(host) or match_host(_with_port(scheme, host)))
-                and tail.matches(path, query)
-            ):
-                return True
-        return False
+    def to_bytes(self, now: float) -> bytes:
+        """The policy as it is signed and sent: compact JSON, in the order that botocore writes. `now` is
+        epoch seconds.
 
+        :raises PolicyError: if the moments make no sense.
+        """
+        expires = epoch_of(self.expires, now)
+        condition: dict[str, object] = {"DateLessThan": {"AWS:EpochTime": expires}}
+        if self.ip is not None:
+            condition["IpAddress"] = {"AWS:SourceIp": self.ip}
+        if self.starts is not None:
+            starts = epoch_of(self.starts, now, "starts")
+            if starts >= expires:
+                raise PolicyError("the policy ends before it starts")
+            condition["DateGreaterThan"] = {"AWS:EpochTime": starts}
+        statement: dict[str, object] = {"Condition": condition}
+        if self.resource is not None:
+            statement = {"Resource": self.resource, "Condition": condition}
+        return msgspec.json.encode({"Statement": [statement]})
 
-def _split_scheme(text: str) -> tuple[str | None, str]:
-    """The protocol section and the rest; `*` where the pattern begins with `*` and names no protocol."""
-    scheme, separator, rest = text.partition("://")
-    if separator and all(char.isalpha() or char in "*?" for char in scheme) and scheme:
-        return scheme, rest
-    if text == "*":
-        return "*", "*"  # any URL
-    if text.startswith("*"):
-        return "*", text
-    return None, ""
+    def covers(self, url: str) -> bool:
+        """Whether the resource grants `url`, as clients send it.
 
-
-def plain_host(scheme: str, host: str) -> str:
-    """A host without the port that `scheme` implies (§1.4)."""
-    if ":" in host:
-        return host.removesuffix(":443") if scheme == "https" else host.removesuffix(":80")
-    return host
-
-
-def _with_port(scheme: str, host: str) -> str:
-    """A host with the port that `scheme` implies spelt out, as a pattern may have it."""
-    if ":" in host and not host.endswith("]"):
-        return host
-    return f"{host}:443" if scheme == "https" else f"{host}:80"
-
-
-def glob(pattern: str) -> Matcher:
-    """A matcher of whole strings for a pattern of one section, in time linear in the string."""
-    if "?" in pattern:
-        return _Automaton(pattern).accepts
-    if "*" not in pattern:
-        return pattern.__eq__
-    head, *middle, last = pattern.split("*")
-    middle = [piece for piece in middle if piece]
-    if not middle and not head and not last:
-        return lambda _text: True
-    least = len(head) + len(last)
-
-    def match(text: str) -> bool:
-        if len(text) < least or not text.startswith(head) or not text.endswith(last):
-            return False
-        at, end = len(head), len(text) - len(last)
-        # The earliest place for each piece leaves the most room for those after it, so none is ever taken
-        # back.
-        for piece in middle:
-            at = text.find(piece, at, end)
-            if at < 0:
-                return False
-            at += len(piece)
-        return True
-
-    return match
-
-
-class Tail:
-    """The path and query sections of a pattern, with every reading of its `?`."""
-
-    __slots__ = ("_any_query", "_match")
-
-    def __init__(self, pattern: str) -> None:
-        self._any_query = pattern.endswith("*")
-        self._match: _Automaton | Matcher = (
-            _Automaton(pattern.replace("\\?", _DELIMITER)) if "?" in pattern else glob(pattern)
+        :raises SigningError: if `url` is none that can be sent.
+        """
+        sent = as_sent(url)
+        return self.resource is None or ResourcePattern(self.resource).matches(
+            sent.scheme, sent.host, sent.path, sent.query or ""
         )
 
-    def matches(self, path: str, query: str) -> bool:
-        if isinstance(self._match, _Automaton):
-            return self._match.accepts_target(path, query)
-        # No query section: a `*` at the end of the path spans the query, else there must be none.
-        return (not query or self._any_query) and self._match(path)
-
-
-class _Automaton:
-    """All ways to match a pattern at once: bit i of the state says that the first i tokens may be matched
-    so far.
-
-    A token is any character of the pattern but `*`; a `*` lets the state before the next token stay where
-    it is. The delimiter between a request's path and query is one character, which only a token can take
-    and no `*` can: so each section keeps to itself, and a `?` may be either a delimiter or a character
-    (§1.4).
-    """
-
-    __slots__ = ("_any", "_delimits", "_done", "_open_end", "_stay", "_takes")
-
-    def __init__(self, pattern: str) -> None:
-        self._takes: dict[str, int] = {}
-        self._any = self._stay = 0
-        bit = 1
-        for char in pattern:
-            if char == "*":
-                self._stay |= bit
-                continue
-            if char == "?":
-                self._any |= bit
-            else:
-                self._takes[char] = self._takes.get(char, 0) | bit
-            bit <<= 1
-        self._done = bit
-        self._open_end = bool(self._stay & bit)
-        # `\?` is the delimiter for certain, and then no other token is. Within the query it is a plain `?`.
-        self._delimits = self._takes.pop(_DELIMITER, 0)
-        if self._delimits:
-            self._takes["?"] = self._takes.get("?", 0) | self._delimits
-
-    def _feed(self, state: int, text: str) -> int:
-        takes, any_, stay = self._takes, self._any, self._stay
-        for char in text:
-            state = (state & (takes.get(char, 0) | any_)) << 1 | state & stay
-            if not state:
-                return 0
-        return state
-
-    def accepts(self, text: str) -> bool:
-        return bool(self._feed(1, text) & self._done)
-
-    def accepts_target(self, path: str, query: str) -> bool:
-        state = self._feed(1, path)
-        if state & self._done and (not query or self._open_end):
-            return True
-        state = (state & (self._delimits or self._any)) << 1
-        return bool(state and self._feed(state, query) & self._done)
+    def __repr__(self) -> str:
+        return f"Policy({self.resource!r}, {self.expires!r}, starts={self.starts!r}, ip={self.ip!r})"

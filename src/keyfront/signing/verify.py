@@ -37,14 +37,13 @@ from keyfront.signing.policy import (
     canned_policy,
     ipv4,
     parse_policy,
-    plain_host,
 )
+from keyfront.signing.raw_url import SIGNING_PARAMETERS
+from keyfront.signing.resource import plain_host
 
 Mode = Literal["url", "cookies"]
 
-# §1.1: the five reserved parameters. Any of the first four makes a URL a signed one; Hash-Algorithm alone
-# does not.
-SIGNING_PARAMETERS = frozenset({"Expires", "Policy", "Signature", "Key-Pair-Id", "Hash-Algorithm"})
+# §1.1: any of these makes a URL a signed one; Hash-Algorithm alone does not.
 _MARKERS = SIGNING_PARAMETERS - {"Hash-Algorithm"}
 _RESERVED = re.compile("Expires|Policy|Signature|Key-Pair-Id|Hash-Algorithm")
 _HASH_NAMES = frozenset({"SHA1", "SHA256"})
@@ -349,7 +348,10 @@ def _authenticate(
         resources = _canned_resources(scheme, host, path, own)
         if not resources:
             raise Denied(Denial.WRONG_RESOURCE, "the request names no URL", key_id)
-        scopes = [(resource, canned_policy(resource, text)) for resource in resources]
+        try:
+            scopes = [(resource, canned_policy(resource, text)) for resource in resources]
+        except UnicodeEncodeError:
+            raise Denied(Denial.WRONG_RESOURCE, "the request is not latin-1 text", key_id) from None
         # A canned URL is remembered whole; its policy is worth a look-up only where cookies carry it.
         name = (key_id, hash_name, scopes[0][1], signature) if mode == "cookies" else None
         if name is not None and (known := keyring._policies.get(name)) is not None:

@@ -1,0 +1,179 @@
+"""URLs exactly as their request line will carry them.
+
+An edge compares what was signed with the raw bytes of the request line (cloudfront-semantics §1.4), so a
+URL has to be signed in the form in which it will be sent. Clients disagree on that form: each rewrites a
+different set of characters on the way. `as_sent` gives the one spelling that browsers, curl, requests,
+httpx and Node's fetch all leave alone.
+"""
+
+from __future__ import annotations
+
+import re
+
+from keyfront.errors import PolicyError, SigningError
+
+# cloudfront-semantics §1.1: the parameters that CloudFront keeps for itself.
+SIGNING_PARAMETERS = frozenset({"Expires", "Policy", "Signature", "Key-Pair-Id", "Hash-Algorithm"})
+
+_URL = re.compile(
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<host>[^/?#]*)"
+    r"(?P<path>/[^?#]*)?(?:\?(?P<query>[^#]*))?(?P<fragment>#.*)?"
+)
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(?::[0-9]{1,5})?")
+_ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
+
+_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+# RFC 3986 §3.3: what stands for itself in a path, and by §3.4 in a query.
+_IN_PATH = _UNRESERVED | frozenset(b"!$&'()*+,;=:@/")
+# The URL Standard has browsers send a query's `'` as %27.
+_IN_QUERY = (_IN_PATH | frozenset(b"?")) - frozenset(b"'")
+
+
+class RawUrl:
+    """A URL in its parts, each as it will be sent. `query` is None if there is no `?`; `fragment` holds its
+    `#` and is never sent."""
+
+    __slots__ = ("fragment", "host", "path", "query", "scheme")
+
+    def __init__(self, scheme: str, host: str, path: str, query: str | None, fragment: str) -> None:
+        self.scheme = scheme
+        self.host = host
+        self.path = path
+        self.query = query
+        self.fragment = fragment
+
+    @property
+    def target(self) -> str:
+        """Path and query, as on the request line."""
+        return self.path if self.query is None else f"{self.path}?{self.query}"
+
+    def __str__(self) -> str:
+        """The URL without its fragment: what is signed."""
+        return f"{self.scheme}://{self.host}{self.target}"
+
+    def with_parameters(self, parameters: str) -> str:
+        """The URL with more parameters at the end of its query, and its fragment after them."""
+        return f"{self}{'?' if self.query is None else '&'}{parameters}{self.fragment}"
+
+
+def split_url(url: str) -> RawUrl:
+    """The parts of `url`, nothing rewritten but an empty path made `/`.
+
+    :raises SigningError: if it is no http or https URL.
+    """
+    match = _URL.fullmatch(url)
+    if match is None or match["scheme"].lower() not in ("http", "https") or not match["host"]:
+        raise SigningError(f"not a URL that begins with http:// or https:// and a host: {url[:200]!r}")
+    return RawUrl(
+        match["scheme"], match["host"], match["path"] or "/", match["query"], match["fragment"] or ""
+    )
+
+
+def as_sent(url: str) -> RawUrl:
+    """`url` as clients will send it. Applied to its own result it changes nothing.
+
+    - The scheme and host are lower-cased, the port that the scheme implies is dropped, an empty path
+    becomes `/`,
+      a `?` with nothing after it is dropped.
+    - In path and query, characters that RFC 3986 does not allow there are percent-encoded as UTF-8 (blanks,
+    quotes,
+      brackets, `\\`, `^`, `|`, letters beyond ASCII …), a `%` that begins no escape becomes `%25`, and in
+      the query `'` becomes `%27`, as browsers do. `+` stays `+`, `%2F` stays `%2F`.
+    - Escapes are upper-cased, and escapes of letters, digits and `-._~` are decoded, as requests does; to
+    every
+      server the two are the same.
+
+    :raises SigningError: for what no spelling carries safely: other schemes, user names, hosts beyond ASCII,
+        control characters, dot segments (clients remove them).
+    """
+    if any(char < " " or char == "\x7f" for char in url) or url != url.strip():
+        raise SigningError("the URL holds control characters or begins or ends with blanks")
+    parts = split_url(url)
+    host = parts.host
+    if "@" in host:
+        raise SigningError("a URL with a user name cannot be signed: browsers do not send that part")
+    if not host.isascii():
+        raise SigningError(
+            f"the host {host!r} is not ASCII. Give its xn-- form, as in the distribution's aliases"
+        )
+    if not _HOST.fullmatch(host):
+        raise SigningError(f"{host!r} is no host name")
+    scheme, host = parts.scheme.lower(), host.lower()
+    host = host.removesuffix(":443" if scheme == "https" else ":80")
+    path = _encode(parts.path, _IN_PATH)
+    if any(segment in (".", "..") for segment in path.split("/")):
+        raise SigningError(
+            "the path holds a dot segment (/./ or /../), which browsers and most clients remove before they "
+            "send the request. Sign the path without it, or with as_is=True for a client that keeps it"
+        )
+    return RawUrl(
+        scheme, host, path, _encode(parts.query, _IN_QUERY) if parts.query else None, parts.fragment
+    )
+
+
+def as_is(url: str) -> RawUrl:
+    """`url` untouched, for clients that send exactly what they are given.
+
+    :raises SigningError: if it is no http or https URL, or holds what cannot stand on a request line:
+    characters
+        beyond ASCII, blanks, control characters.
+    """
+    if not url.isascii() or any(char <= " " or char == "\x7f" for char in url):
+        raise SigningError(
+            "as it is, the URL cannot be sent: it holds blanks, control or non-ASCII characters"
+        )
+    return split_url(url)
+
+
+def refuse_signed(url: RawUrl) -> None:
+    """:raises SigningError: if the URL already has a parameter of a name that signing needs (§1.1)."""
+    for parameter in (url.query or "").split("&"):
+        name = parameter.partition("=")[0]
+        if name in SIGNING_PARAMETERS:
+            raise SigningError(
+                f"the URL already has a parameter {name}: it is signed already, or its own parameter has a "
+                "name that CloudFront keeps for itself"
+            )
+
+
+_PATTERN = re.compile(r"(?P<scheme>[A-Za-z*?]+://)?(?P<host>[^/?]*)(?P<path>/[^?]*)?(?P<query>\?.*)?")
+
+
+def pattern_as_sent(pattern: str) -> str:
+    """A custom policy's Resource in the spelling that `as_sent` gives to the URLs that it is meant for; `*`
+    and `?` keep their meaning (§1.4).
+
+    :raises PolicyError: if it begins with neither a protocol nor `*`, or holds what no request line can.
+    """
+    if any(char < " " or char == "\x7f" for char in pattern) or pattern != pattern.strip():
+        raise PolicyError("the resource holds control characters or begins or ends with blanks")
+    if "#" in pattern:
+        raise PolicyError("the resource has a fragment (#…), which is never sent to a server")
+    if "\\?" in pattern:
+        raise PolicyError(r"write the ? that opens the query bare, not as \?")
+    match = _PATTERN.fullmatch(pattern)
+    if match is None or not (match["scheme"] or pattern.startswith("*")):
+        raise PolicyError(f"the resource {pattern[:200]!r} begins with neither http://, https:// nor *")
+    if not match["host"].isascii() or " " in match["host"]:
+        raise PolicyError(f"{match['host']!r} is no host name; give the xn-- form of a name beyond ASCII")
+    path = _encode(match["path"] or "", _IN_PATH)
+    query = _encode(match["query"] or "", _IN_QUERY)
+    return f"{match['scheme'] or ''}{match['host']}".lower() + path + query
+
+
+def _encode(text: str, keep: frozenset[int]) -> str:
+    out = []
+    at = 0
+    while at < len(text):
+        if match := _ESCAPE.match(text, at):
+            byte = int(match[1], 16)
+            out.append(chr(byte) if byte in _UNRESERVED else f"%{byte:02X}")
+            at = match.end()
+            continue
+        try:
+            encoded = text[at].encode("utf-8")
+        except UnicodeEncodeError:
+            raise SigningError("the URL holds a lone surrogate, which no client can send") from None
+        out.extend(chr(byte) if byte in keep else f"%{byte:02X}" for byte in encoded)
+        at += 1
+    return "".join(out)

@@ -1,0 +1,387 @@
+"""Signed URLs and signed cookies, made (cloudfront-semantics §1, §2, §8).
+
+    from keyfront import load_signer, sign_url, sign_cookies
+
+    signer = load_signer("K2JCJMDEHXQW5F", Path("private_key.pem"))       # once
+    url = sign_url("https://d111111abcdef8.cloudfront.net/a b.jpg", signer, expires=timedelta(hours=1))
+    cookies = sign_cookies("https://d111111abcdef8.cloudfront.net/films/*", signer,
+    expires=timedelta(hours=6))
+
+What is signed is what will be sent: URLs are first written as clients write them on the request line
+(`raw_url.py`), so the result works as it stands in a browser, in curl and in every HTTP library.
+
+Only here is the clock read, and only where `now` is not given.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Literal, Protocol
+
+from keyfront.errors import PolicyError, SigningError
+from keyfront.signing import raw_url
+from keyfront.signing.keys import HashName, PrivateKey, PublicKey, cf_b64encode, load_private_key
+from keyfront.signing.policy import Moment, Policy, Statement, canned_policy, epoch_of, parse_policy
+from keyfront.signing.resource import plain_host
+
+
+class Signer(Protocol):
+    """Whatever can sign with a private key that CloudFront trusts: a key in memory, a KMS, an HSM.
+
+    `key_pair_id` is the id that CloudFront gave to the public key. `sign` returns the signature over `data`:
+    RSASSA-PKCS1-v1_5 for RSA, ASN.1 DER for ECDSA. It hashes `data` itself, and raises SigningError for a
+    hash that it cannot use.
+
+    A signer that cannot use both hashes (KMS and many HSMs refuse SHA-1) says so by one more attribute,
+    `hash_names`, a tuple of those it can use; without it both are assumed.
+    """
+
+    @property
+    def key_pair_id(self) -> str: ...
+
+    @property
+    def public_key(self) -> PublicKey: ...
+
+    def sign(self, data: bytes, hash_name: HashName) -> bytes: ...
+
+
+class LocalSigner:
+    """A Signer whose private key is in this process's memory. Use one for as many signatures as you like,
+    from any thread."""
+
+    __slots__ = ("_key", "key_pair_id", "public_key")
+
+    def __init__(self, key_pair_id: str, key: PrivateKey) -> None:
+        """:raises SigningError: if `key_pair_id` cannot be an id."""
+        self.key_pair_id = _checked_id(key_pair_id)
+        self.public_key = key.public_key
+        self._key = key
+
+    def sign(self, data: bytes, hash_name: HashName) -> bytes:
+        return self._key.sign(data, hash_name)
+
+    def __repr__(self) -> str:
+        return f"<LocalSigner {self.key_pair_id} {self.public_key.algorithm}>"
+
+
+def load_signer(
+    key_pair_id: str, source: bytes | str | os.PathLike[str], passphrase: bytes | str | None = None
+) -> LocalSigner:
+    """A signer from a private key's text or file; what `source` may be, `load_private_key` tells.
+
+    :raises KeyLoadError: if the key cannot be read.
+    """
+    return LocalSigner(key_pair_id, load_private_key(source, passphrase))
+
+
+def sign_url(
+    url: str,
+    signer: Signer,
+    *,
+    expires: Moment | None = None,
+    starts: Moment | None = None,
+    ip: str | None = None,
+    resource: str | None = None,
+    policy: Policy | str | bytes | None = None,
+    hash_name: HashName | None = None,
+    as_is: bool = False,
+    now: float | None = None,
+) -> str:
+    """`url` with what CloudFront or Keyfront needs to serve it.
+
+    With `expires` alone the policy is canned: this one URL, until then. With `starts`, `ip` or `resource` (a
+    pattern, so that the same signature serves other URLs) it is custom; a whole `policy` may be given
+    instead, as text or bytes it is signed as it stands.
+
+    `hash_name` is SHA256 for ECDSA keys and SHA1 for RSA keys unless given, or unless the signer has only the
+    other. `as_is` signs the URL untouched, for clients that send exactly what they are given; otherwise it is
+    written as all clients send it. `now` is epoch seconds, the clock's if not given.
+
+    :raises PolicyError: if the policy makes no sense, or does not cover the URL.
+    :raises SigningError: if the URL cannot be sent as it is, carries signing parameters already, or the
+    signer
+        cannot sign.
+    """
+    target = raw_url.as_is(url) if as_is else raw_url.as_sent(url)
+    raw_url.refuse_signed(target)
+    if policy is not None:
+        if not (expires is None and starts is None and ip is None and resource is None):
+            raise PolicyError("give either a policy, or what to make one of: expires, starts, ip, resource")
+        terms = _custom(policy, now)
+    elif expires is None:
+        raise PolicyError("give expires (an aware datetime, a timedelta or epoch seconds), or a policy")
+    elif starts is None and ip is None and resource is None:
+        if "*" in str(target) and not as_is:
+            raise PolicyError(_NO_WILDCARD.format("The policy made of expires alone"))
+        terms = _canned(target, expires, now)
+    else:
+        if resource is None and "*" in str(target):
+            raise PolicyError(_NO_WILDCARD.format("The URL to be signed"))
+        terms = _custom(Policy(resource or str(target), expires, starts=starts, ip=ip), now)
+    if terms.statement is not None and not _covers(terms.statement, target):
+        raise PolicyError(f"the policy's Resource {terms.statement.resource} does not grant {target}")
+    return target.with_parameters(
+        "&".join(f"{name}={value}" for name, value in _signed(terms, signer, hash_name).items())
+    )
+
+
+_NO_WILDCARD = (
+    "{} grants one URL, letter by letter: a * in it is no wildcard. To grant many URLs pass resource= with the "
+    "pattern; if the URL really holds a *, write it %2A"
+)
+
+
+class SignedCookies:
+    """Signed cookies, to be set as they are.
+
+    `values` maps cookie names to values, in CloudFront's order; `attributes` are the keyword arguments that
+    Starlette's, Flask's and Django's `response.set_cookie(name, value, **attributes)` take; `set_cookie`
+    are ready values of Set-Cookie headers, one a cookie; `header` is the Cookie header that a browser will
+    send.
+    """
+
+    __slots__ = ("attributes", "set_cookie", "values")
+
+    def __init__(self, values: Mapping[str, str], attributes: Mapping[str, str | bool]) -> None:
+        self.values: Mapping[str, str] = MappingProxyType(dict(values))
+        self.attributes: Mapping[str, str | bool] = MappingProxyType(dict(attributes))
+        tail = "".join(
+            f"; {_ATTRIBUTES[name]}" + ("" if value is True else f"={value}")
+            for name, value in attributes.items()
+            if value
+        )
+        self.set_cookie = tuple(f"{name}={value}{tail}" for name, value in values.items())
+
+    @property
+    def header(self) -> str:
+        return "; ".join(f"{name}={value}" for name, value in self.values.items())
+
+    def __repr__(self) -> str:
+        return f"<SignedCookies {', '.join(self.values)}>"
+
+
+_ATTRIBUTES = {
+    "domain": "Domain",
+    "path": "Path",
+    "secure": "Secure",
+    "httponly": "HttpOnly",
+    "samesite": "SameSite",
+    "partitioned": "Partitioned",
+}
+
+
+def sign_cookies(
+    resource: str | Policy | bytes,
+    signer: Signer,
+    *,
+    expires: Moment | None = None,
+    starts: Moment | None = None,
+    ip: str | None = None,
+    canned: bool = False,
+    hash_name: HashName | None = None,
+    domain: str | None = None,
+    path: str = "/",
+    secure: bool = True,
+    http_only: bool = True,
+    same_site: Literal["Lax", "Strict", "None"] | None = None,
+    partitioned: bool = False,
+    now: float | None = None,
+) -> SignedCookies:
+    """Cookies that grant the URLs of `resource`: a pattern (with `expires`, and perhaps `starts` and `ip`), a
+    Policy, or a policy's own bytes. With `canned`, `resource` is one URL and the cookies grant nothing else.
+
+    The cookies are session cookies without Max-Age, as CloudFront's guide advises: what counts is the
+    policy's date. `domain` must cover the distribution's host name; for cookies set by `www.example.com`
+    and sent to `cdn.example.com` it is `example.com`. `hash_name` and `now` are as for `sign_url`.
+
+    :raises PolicyError: if the policy makes no sense.
+    :raises SigningError: if the attributes contradict each other, or the signer cannot sign.
+    """
+    if isinstance(resource, str):
+        if expires is None:
+            raise PolicyError("give expires (an aware datetime, a timedelta or epoch seconds)")
+        if not canned:
+            terms = _custom(Policy(resource, expires, starts=starts, ip=ip), now)
+        elif starts is None and ip is None:
+            target = raw_url.as_sent(resource)
+            if "*" in str(target):
+                raise PolicyError(_NO_WILDCARD.format("A canned policy"))
+            terms = _canned(target, expires, now)
+        else:
+            raise PolicyError("a canned policy has no starts and no ip")
+    elif canned or not (expires is None and starts is None and ip is None):
+        raise PolicyError(
+            "a policy says itself what it grants: expires, starts, ip and canned have no place here"
+        )
+    else:
+        terms = _custom(resource, now)
+    attributes = _cookie_attributes(domain, path, secure, http_only, same_site, partitioned)
+    signed = _signed(terms, signer, hash_name)
+    return SignedCookies({f"CloudFront-{name}": value for name, value in signed.items()}, attributes)
+
+
+def _cookie_attributes(
+    domain: str | None, path: str, secure: bool, http_only: bool, same_site: str | None, partitioned: bool
+) -> dict[str, str | bool]:
+    for text in (domain or "", path):
+        if any(char <= " " or char in ";,\x7f" for char in text) or not text.isascii():
+            raise SigningError(f"{text!r} cannot stand in a cookie's attributes")
+    if not path.startswith("/"):
+        raise SigningError("a cookie's Path begins with /; browsers ignore any other")
+    if domain is not None and f".{domain}".lower().endswith(".cloudfront.net"):
+        raise SigningError(
+            "browsers take no cookies for cloudfront.net: give the distribution an alternate domain name that you "
+            "share with your application"
+        )
+    if not secure and (same_site == "None" or partitioned):
+        raise SigningError("browsers take SameSite=None and Partitioned only from Secure cookies")
+    if same_site not in (None, "Lax", "Strict", "None"):
+        raise SigningError(f"SameSite is Lax, Strict or None, not {same_site!r}")
+    attributes: dict[str, str | bool] = {"domain": domain} if domain else {}
+    attributes |= {"path": path, "secure": secure, "httponly": http_only}
+    if same_site:
+        attributes["samesite"] = same_site
+    if partitioned:
+        attributes["partitioned"] = True
+    return attributes
+
+
+# ------------------------------------------------------------------------------------------------------------
+
+
+class _Terms:
+    """What is to be signed: the parameter that carries it (Expires or Policy), its value, the signed bytes,
+    and for a custom policy what it states."""
+
+    __slots__ = ("data", "name", "statement", "value")
+
+    def __init__(self, name: str, value: str, data: bytes, statement: Statement | None) -> None:
+        self.name = name
+        self.value = value
+        self.data = data
+        self.statement = statement
+
+
+def _canned(target: raw_url.RawUrl, expires: Moment, now: float | None) -> _Terms:
+    text = str(epoch_of(expires, time.time() if now is None else now))
+    return _Terms("Expires", text, canned_policy(str(target), text), None)
+
+
+def _custom(policy: Policy | str | bytes, now: float | None) -> _Terms:
+    if isinstance(policy, Policy):
+        data = policy.to_bytes(time.time() if now is None else now)
+    else:
+        data = policy.encode("utf-8") if isinstance(policy, str) else policy
+    return _Terms("Policy", cf_b64encode(data), data, parse_policy(data))
+
+
+def _covers(statement: Statement, target: raw_url.RawUrl) -> bool:
+    scheme = target.scheme.lower()
+    return statement.pattern is None or statement.pattern.matches(
+        scheme, plain_host(scheme, target.host.lower()), target.path, target.query or ""
+    )
+
+
+def _signed(terms: _Terms, signer: Signer, hash_name: HashName | None) -> dict[str, str]:
+    """The signing parameters, in the order that botocore writes them; SHA1 is left unsaid (§3.2)."""
+    hash_name = _hash_for(signer, hash_name)
+    signature = signer.sign(terms.data, hash_name)
+    # A remote signer's usual mistakes: the wrong key, or r‖s instead of DER.
+    if signer.public_key.algorithm == "RSA-2048":
+        fits = len(signature) == 256
+    else:
+        fits = signature[:1] == b"\x30" and 8 <= len(signature) <= 72
+    if not fits:
+        raise SigningError(
+            f"the signer's answer is no {signer.public_key.algorithm} signature as CloudFront takes it "
+            "(RSA: 256 bytes; ECDSA: ASN.1 DER)"
+        )
+    parameters = {
+        terms.name: terms.value,
+        "Signature": cf_b64encode(signature),
+        "Key-Pair-Id": _checked_id(signer.key_pair_id),
+    }
+    if hash_name != "SHA1":
+        parameters["Hash-Algorithm"] = hash_name
+    return parameters
+
+
+def _hash_for(signer: Signer, hash_name: HashName | None) -> HashName:
+    able: tuple[HashName, ...] = getattr(signer, "hash_names", ("SHA1", "SHA256"))
+    if hash_name is not None:
+        if hash_name not in ("SHA1", "SHA256"):
+            raise SigningError(f"the hash is SHA1 or SHA256, not {hash_name!r}")
+        if hash_name not in able:
+            raise SigningError(f"this signer cannot sign with {hash_name}, only with {' or '.join(able)}")
+        return hash_name
+    usual: HashName = "SHA1" if signer.public_key.algorithm == "RSA-2048" else "SHA256"
+    return usual if usual in able else able[0]
+
+
+def _checked_id(key_pair_id: str) -> str:
+    if not key_pair_id or not all(
+        char.isascii() and (char.isalnum() or char in "-_") for char in key_pair_id
+    ):
+        raise SigningError(
+            f"{key_pair_id[:40]!r} is no key pair id. It is the Id of the public key in CloudFront, such as "
+            "K2JCJMDEHXQW5F"
+        )
+    return key_pair_id
+
+
+# ------------------------------------------------------------------------------------------------------------
+
+
+class CloudFrontSigner:
+    """botocore's CloudFrontSigner, so that code which uses it moves by changing one import. The results are
+    the same to the byte; so are the habits (§8.1): the URL is signed as it stands, a datetime without a
+    zone means UTC, and there is no Hash-Algorithm. New code is better served by `sign_url`."""
+
+    def __init__(self, key_id: str, rsa_signer: Callable[[bytes], bytes]) -> None:
+        """`rsa_signer` is given the policy's bytes and returns their RSA-SHA1 signature."""
+        self.key_id = key_id
+        self.rsa_signer = rsa_signer
+
+    def generate_presigned_url(
+        self, url: str, date_less_than: datetime | None = None, policy: str | bytes | None = None
+    ) -> str:
+        """`url`, signed for a canned policy until `date_less_than`, or for the custom `policy` as it stands.
+
+        :raises ValueError: unless exactly one of the two is given.
+        """
+        if (date_less_than is None) == (policy is None):
+            raise ValueError("Need to provide either date_less_than or policy, but not both")
+        if date_less_than is not None:
+            data = self.build_policy(url, date_less_than).encode("utf-8")
+            carrier = f"Expires={_utc_epoch(date_less_than)}"
+        else:
+            data = policy.encode("utf-8") if isinstance(policy, str) else policy or b""
+            carrier = f"Policy={cf_b64encode(data)}"
+        signature = cf_b64encode(self.rsa_signer(data))
+        separator = "&" if "?" in url else "?"
+        return f"{url}{separator}{carrier}&Signature={signature}&Key-Pair-Id={self.key_id}"
+
+    def build_policy(
+        self,
+        resource: str,
+        date_less_than: datetime,
+        date_greater_than: datetime | None = None,
+        ip_address: str | None = None,
+    ) -> str:
+        """A custom policy as compact JSON; an address without a mask gets `/32`."""
+        condition: dict[str, object] = {"DateLessThan": {"AWS:EpochTime": _utc_epoch(date_less_than)}}
+        if ip_address:
+            condition["IpAddress"] = {"AWS:SourceIp": ip_address if "/" in ip_address else f"{ip_address}/32"}
+        if date_greater_than:
+            condition["DateGreaterThan"] = {"AWS:EpochTime": _utc_epoch(date_greater_than)}
+        statement = {"Resource": resource, "Condition": condition}
+        return json.dumps({"Statement": [statement]}, separators=(",", ":"))
+
+
+def _utc_epoch(moment: datetime) -> int:
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
