@@ -1,0 +1,494 @@
+"""The edge's side toward origins: names, connections, attempts.
+
+What may go wrong, and what is told (kind: cloudfront-semantics §6.2; status: what the viewer gets, §5.14):
+
+| event                                                               | kind                       | status |
+| ------------------------------------------------------------------- | -------------------------- | ------ |
+| the name does not resolve, or not in time                           | OriginDnsError             | 502    |
+| refused, unreachable, reset while connecting                        | OriginConnectError         | 502    |
+| no TLS: certificate, name, protocol version                         | OriginConnectError         | 502    |
+| not connected (TCP and TLS) within the connection timeout           | OriginConnectError         | 504    |
+| the origin takes no request bytes for the read timeout              | OriginWriteError           | 504    |
+| the connection breaks while the request is sent                     | OriginWriteError           | 502    |
+| nothing received for the read timeout: no head, or within the body  | OriginReadError            | 504    |
+| closed or reset before the head is whole, or within the body        | OriginCommError            | 502    |
+| the response completion timeout has passed, all attempts counted    | OriginCommError            | 504    |
+| more than 20,480 bytes of headers                                   | OriginHeaderTooBigError    | 502    |
+| not HTTP/1, or framing that can be read in two ways                 | OriginInvalidResponseError | 502    |
+
+504 stands for "not in time" and 502 for "wrong", as RFC 9110 §15.6.3 and §15.6.5 have it and as the Developer
+Guide tells timeouts from refused and closed connections.
+
+Attempts (§5.14). Connecting is tried `connection_attempts` times for every method. GET and HEAD spend the
+same attempts when nothing usable came back in time or the connection broke before the head was whole; other
+methods are not sent twice. One exception: a kept connection that turns out closed before any byte of the
+response says only that the origin had hung up meanwhile, so an idempotent request without a body goes out
+once more, on a new connection, at no attempt's cost. A request that cannot be repeated is given only a
+connection used within the last second, or a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+import warnings
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+from keyfront.edge.exchange import Headers, OriginReply
+from keyfront.edge.origin_http1 import NEVER, Connection, Framing, request_head
+from keyfront.errors import OriginFailure
+from keyfront.model.snapshot import Origin
+
+NAME_TTL: Final = 5.0
+"""Seconds for which a resolved name is used without asking again."""
+STAGGER: Final = 0.25
+"""Seconds after which the next address is tried beside the one before (RFC 8305 §5)."""
+RECENT: Final = 1.0
+"""Seconds for which a free connection is trusted with a request that cannot be repeated."""
+
+_IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
+_RETRIED: Final = frozenset({"GET", "HEAD"})
+_BROKEN: Final = frozenset({"OriginReadError", "OriginCommError", "OriginWriteError"})
+# OpenSSL's verdicts that the certificate is for another host or another address.
+_OTHER_NAME: Final = frozenset({62, 64})
+_VERSIONS: Final = {
+    "TLSv1": ssl.TLSVersion.TLSv1,
+    "TLSv1.1": ssl.TLSVersion.TLSv1_1,
+    "TLSv1.2": ssl.TLSVersion.TLSv1_2,
+    "TLSv1.3": ssl.TLSVersion.TLSv1_3,
+}
+
+Address = tuple[int, tuple[Any, ...]]
+
+
+class Origins:
+    """All connections of one worker toward origins. It belongs to the event loop that first uses it.
+
+    `ca_file` is a PEM file of certificate authorities to trust beside the system's (which OpenSSL finds, or
+    SSL_CERT_FILE names). `max_idle_per_origin` and `max_idle` bound the connections kept open without a
+    request; the least recently used one makes way.
+    """
+
+    def __init__(
+        self, *, ca_file: str | None = None, max_idle_per_origin: int = 64, max_idle: int = 1024
+    ) -> None:
+        self._ca_file = ca_file
+        self._max_idle_per_origin = max_idle_per_origin
+        self._max_idle = max_idle
+        self._idle = 0
+        self._closed = False
+        self._pools: dict[tuple[str, int, str, tuple[str, ...]], _Pool] = {}
+        self._names = _Names()
+        self._contexts: dict[ssl.TLSVersion, ssl.SSLContext] = {}
+        self._open: set[Connection] = set()
+        self._emptied: asyncio.Future[None] | None = None
+
+    async def fetch(
+        self,
+        origin: Origin,
+        scheme: str,
+        method: str,
+        target: str,
+        headers: Headers,
+        body: AsyncIterator[bytes] | None = None,
+        length: int | None = None,
+    ) -> OriginReply:
+        """Ask `origin` for `target` over `scheme` ("http" or "https") and wait for the head of its answer.
+
+        `target` is sent as it is, latin-1 for bytes. `headers` are final, Host included; only framing and
+        `Connection` are added. The reply's headers are the origin's, names lower-case, in order, hop-by-hop
+        ones included; trailers are dropped. `body` is read while the answer is awaited, `length` is its
+        size in bytes (None: chunked); it may be left unread if the answer comes early. What it raises is
+        raised here as it is, or by the reply's body if the head has already come.
+
+        :raises OriginFailure: by the table above.
+        """
+        if self._closed:
+            raise RuntimeError("these origins are closed")
+        loop = asyncio.get_running_loop()
+        if length == 0:
+            body = None
+        head = request_head(method, target, headers, has_body=body is not None, length=length)
+        completion = NEVER
+        if origin.response_completion_timeout is not None:
+            completion = loop.time() + origin.response_completion_timeout
+        pool = self._pool(origin, scheme, headers)
+        repeatable = body is None and method in _IDEMPOTENT
+        retried = body is None and method in _RETRIED
+        attempts = max(1, origin.connection_attempts)
+        may_be_stale = True
+        connect_time = 0.0
+        while True:
+            connection = pool.take(NEVER if repeatable else RECENT) if may_be_stale else None
+            kept = connection is not None
+            if connection is None:
+                begin = loop.time()
+                try:
+                    connection = await self._connect(pool, origin.connection_timeout, completion)
+                except _Lasting:
+                    raise
+                except OriginFailure:
+                    attempts -= 1
+                    if attempts > 0 and loop.time() < completion:
+                        continue
+                    raise
+                finally:
+                    connect_time += loop.time() - begin
+            incoming = connection.ask(
+                head,
+                head_only=method == "HEAD",
+                body=body,
+                length=length,
+                read_timeout=origin.read_timeout,
+                keepalive_timeout=origin.keepalive_timeout,
+                completion=completion,
+            )
+            try:
+                await incoming.head()
+            except OriginFailure as failure:
+                if kept and repeatable and not incoming.begun and failure.status == 502:
+                    may_be_stale = False
+                    continue
+                attempts -= 1
+                if retried and attempts > 0 and failure.kind in _BROKEN and loop.time() < completion:
+                    may_be_stale = False
+                    continue
+                raise
+            except BaseException as error:
+                connection.break_off(error)
+                raise
+            return OriginReply(
+                incoming.status,
+                incoming.reason.decode("latin-1"),
+                incoming.headers,
+                incoming,
+                length=0 if incoming.framing is Framing.NONE else incoming.length,
+                sized=incoming.framing is not Framing.CLOSE,
+                connect_time=connect_time,
+                whole=incoming.whole(),
+            )
+
+    async def aclose(self) -> None:
+        """Close every connection, also those in use, and wait until they are gone."""
+        self._closed = True
+        self._names.forget()
+        for connection in list(self._open):
+            connection.break_off(OriginFailure("OriginCommError", 502, "the edge is closing"))
+        if self._open:
+            self._emptied = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._emptied], timeout=1.0)
+
+    # Where to.
+
+    def _pool(self, origin: Origin, scheme: str, headers: Headers) -> _Pool:
+        host = origin.domain_name
+        if scheme == "http":
+            pool = self._pools.get((host, origin.http_port, "", ()))
+            if pool is None:
+                pool = self._add_pool(_Pool(self, host, origin.http_port, "", (), None))
+        else:
+            server_name = _server_name(headers, host)
+            pool = self._pools.get((host, origin.https_port, server_name, origin.ssl_protocols))
+            if pool is None:
+                context = self._context(origin.ssl_protocols)
+                protocols = origin.ssl_protocols
+                pool = self._add_pool(_Pool(self, host, origin.https_port, server_name, protocols, context))
+        return pool
+
+    def _add_pool(self, pool: _Pool) -> _Pool:
+        if len(self._pools) >= self._max_idle:
+            self._pools = {key: kept for key, kept in self._pools.items() if kept.idle}
+        self._pools[pool.key] = pool
+        return pool
+
+    def _context(self, protocols: tuple[str, ...]) -> ssl.SSLContext:
+        """Certificates and names are always checked. The lowest protocol listed is the lowest allowed; there
+        is no upper bound. SSLv3 does not exist any more; TLSv1 and TLSv1.1 do as far as OpenSSL plays along.
+        """
+        known = [_VERSIONS[name] for name in protocols if name in _VERSIONS]
+        if not known:
+            raise _Lasting("OriginConnectError", 502, f"none of {', '.join(protocols)} is spoken any more")
+        lowest = min(known)
+        context = self._contexts.get(lowest)
+        if context is None:
+            context = ssl.create_default_context()
+            if self._ca_file is not None:
+                context.load_verify_locations(self._ca_file)
+            context.set_alpn_protocols(["http/1.1"])
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore", DeprecationWarning
+                )  # of TLSv1: the operator's explicit choice
+                context.minimum_version = lowest
+            self._contexts[lowest] = context
+        return context
+
+    # Connecting.
+
+    async def _connect(self, pool: _Pool, seconds: float, completion: float) -> Connection:
+        """A new connection, TLS included, in at most `seconds` and not after `completion`."""
+        until = asyncio.get_running_loop().time() + seconds
+        late = OriginFailure("OriginConnectError", 504, f"not connected within {seconds:g} s")
+        if completion < until:
+            until = completion
+            late = OriginFailure("OriginCommError", 504, "the response completion timeout passed")
+        try:
+            async with asyncio.timeout_at(until):
+                addresses = await self._names.resolve(pool.host, pool.port)
+        except TimeoutError as error:
+            raise OriginFailure("OriginDnsError", 502, f"{pool.host}: no answer in time") from error
+        try:
+            async with asyncio.timeout_at(until):
+                return await self._open_one(pool, addresses)
+        except TimeoutError as error:
+            self._names.forget(pool.host)  # the next attempt asks where the origin is now
+            raise late from error
+        except ssl.SSLCertVerificationError as error:
+            raise _Lasting(
+                "OriginConnectError", 502, f"certificate refused: {error.verify_message}"
+            ) from error
+        except ssl.SSLError as error:
+            raise OriginFailure("OriginConnectError", 502, f"no TLS: {error.reason or error}") from error
+        except OSError as error:
+            self._names.forget(pool.host)
+            name = errno.errorcode.get(error.errno or 0, "")
+            raise OriginFailure(
+                "OriginConnectError", 502, f"{name} {error.strerror or error}".strip()
+            ) from error
+
+    async def _open_one(self, pool: _Pool, addresses: list[Address]) -> Connection:
+        """Connect by the first of the pool's server names that the origin's certificate bears."""
+        for server_name in pool.server_names:
+            try:
+                connection = await self._handshake(pool, addresses, server_name)
+            except ssl.SSLCertVerificationError as error:
+                if error.verify_code not in _OTHER_NAME or server_name == pool.server_names[-1]:
+                    raise
+                continue
+            pool.server_names = (server_name,)
+            return connection
+        raise ValueError("a pool has at least one server name")
+
+    async def _handshake(self, pool: _Pool, addresses: list[Address], server_name: str) -> Connection:
+        loop = asyncio.get_running_loop()
+        sock = await _first_connected(addresses)
+        connection = Connection(pool, loop)
+        self._open.add(connection)
+        try:
+            if pool.context is None:
+                await loop.create_connection(lambda: connection, sock=sock)
+            else:
+                await loop.create_connection(
+                    lambda: connection, sock=sock, ssl=pool.context, server_hostname=server_name
+                )
+        except BaseException:
+            sock.close()
+            self._lost(connection)
+            raise
+        if self._closed:
+            connection.abort()
+        return connection
+
+    def _lost(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        if not self._open and self._emptied is not None and not self._emptied.done():
+            self._emptied.set_result(None)
+
+    # Keeping.
+
+    def _may_keep(self) -> bool:
+        return not self._closed and self._idle < self._max_idle
+
+
+class _Lasting(OriginFailure):
+    """A failure that a second attempt would only repeat."""
+
+
+class _Pool:
+    """The kept connections toward one host, port and TLS identity; the last one freed is used first.
+
+    `server_names` are asked for by SNI and looked for in the certificate, in this order: a certificate may
+    name the Host that is forwarded to the origin, or the origin's own domain (CloudFront Developer Guide,
+    "Require HTTPS for communication between CloudFront and your custom origin"). The one that worked is
+    remembered.
+    """
+
+    __slots__ = ("_owner", "context", "host", "idle", "key", "port", "server_names")
+
+    def __init__(
+        self,
+        owner: Origins,
+        host: str,
+        port: int,
+        server_name: str,
+        protocols: tuple[str, ...],
+        context: ssl.SSLContext | None,
+    ) -> None:
+        self._owner = owner
+        self.host = host
+        self.port = port
+        self.key = (host, port, server_name, protocols)
+        self.context = context
+        self.server_names = (server_name,) if server_name in ("", host) else (server_name, host)
+        self.idle: list[Connection] = []
+
+    def take(self, rested: float) -> Connection | None:
+        """A free connection that has been free for at most `rested` seconds."""
+        idle = self.idle
+        while idle:
+            connection = idle[-1]
+            if not connection.usable:
+                idle.pop()
+                self._owner._idle -= 1
+                continue
+            if rested != NEVER and connection.loop.time() - connection.idle_since > rested:
+                return None  # the others have been free for longer
+            idle.pop()
+            self._owner._idle -= 1
+            return connection
+        return None
+
+    def freed(self, connection: Connection) -> None:
+        owner = self._owner
+        if not owner._may_keep():
+            connection.close()
+            return
+        self.idle.append(connection)
+        owner._idle += 1
+        if len(self.idle) > owner._max_idle_per_origin:
+            owner._idle -= 1
+            self.idle.pop(0).close()
+
+    def gone(self, connection: Connection) -> None:
+        owner = self._owner
+        owner._lost(connection)
+        if connection in self.idle:
+            self.idle.remove(connection)
+            owner._idle -= 1
+
+
+def _server_name(headers: Headers, host: str) -> str:
+    """The host name, without port, that a request forwards in Host, or the origin's own if it does not."""
+    for name, value in headers:
+        if name == b"host":
+            text = value.decode("latin-1").lower()
+            if text.startswith("["):
+                return host  # an IPv6 literal: no name to ask for
+            return text.partition(":")[0] or host
+    return host
+
+
+# Names and addresses.
+
+
+class _Names:
+    """Addresses by host and port: asked anew after NAME_TTL, one question at a time for each.
+
+    A failure is told to whoever asked and not kept: the next request asks again.
+    """
+
+    __slots__ = ("_asked", "_known")
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], tuple[float, list[Address]]] = {}
+        self._asked: dict[tuple[str, int], asyncio.Task[list[Address]]] = {}
+
+    async def resolve(self, host: str, port: int) -> list[Address]:
+        """:raises OriginFailure: OriginDnsError 502."""
+        loop = asyncio.get_running_loop()
+        key = (host, port)
+        known = self._known.get(key)
+        if known is not None and known[0] > loop.time():
+            return known[1]
+        task = self._asked.get(key)
+        if task is None:
+            self._asked[key] = task = loop.create_task(self._ask(host, port))
+            task.add_done_callback(lambda _: self._asked.pop(key, None))
+        # A caller that leaves must not take the answer from the others.
+        return await asyncio.shield(task)
+
+    async def _ask(self, host: str, port: int) -> list[Address]:
+        loop = asyncio.get_running_loop()
+        self._known.pop((host, port), None)
+        try:
+            found = await loop.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            detail = error.strerror if isinstance(error, OSError) else str(error)
+            raise _Lasting("OriginDnsError", 502, f"{host}: {detail}") from error
+        addresses = _alternating([(family, address) for family, _, _, _, address in found])
+        if not addresses:
+            raise _Lasting("OriginDnsError", 502, f"{host}: no address")
+        self._known[host, port] = (loop.time() + NAME_TTL, addresses)
+        return addresses
+
+    def forget(self, host: str | None = None) -> None:
+        for key in [key for key in self._known if host is None or key[0] == host]:
+            del self._known[key]
+
+
+def _alternating(addresses: list[Address]) -> list[Address]:
+    """Families by turns, beginning with the resolver's first choice (RFC 8305 §4)."""
+    if not addresses:
+        return []
+    first = [address for address in addresses if address[0] == addresses[0][0]]
+    other = [address for address in addresses if address[0] != addresses[0][0]]
+    mixed: list[Address] = []
+    for index in range(max(len(first), len(other))):
+        mixed += first[index : index + 1] + other[index : index + 1]
+    return mixed
+
+
+async def _first_connected(addresses: Sequence[Address]) -> socket.socket:
+    """A socket connected to whichever address answers first; the next is tried when one fails or takes long.
+
+    :raises OSError: the last address's failure.
+    """
+    if len(addresses) == 1:
+        return await _connected(addresses[0])
+    loop = asyncio.get_running_loop()
+    waiting = list(addresses)
+    tried: set[asyncio.Task[socket.socket]] = set()
+    last: BaseException = OSError("no address")
+    winner: socket.socket | None = None
+    try:
+        while winner is None and (waiting or tried):
+            if waiting:
+                tried.add(loop.create_task(_connected(waiting.pop(0))))
+            done, tried = await asyncio.wait(
+                tried, timeout=STAGGER if waiting else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                failure = task.exception()
+                if failure is not None:
+                    last = failure
+                elif winner is None:
+                    winner = task.result()
+                else:
+                    task.result().close()
+    finally:
+        for task in tried:
+            task.add_done_callback(_close_late)
+            task.cancel()
+    if winner is None:
+        raise last
+    return winner
+
+
+async def _connected(address: Address) -> socket.socket:
+    sock = socket.socket(address[0], socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(sock, address[1])
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _close_late(task: asyncio.Task[socket.socket]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()

@@ -1,0 +1,1227 @@
+"""The origin client against a scripted origin: what it sends, what it takes, what it refuses and how."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.origin import (
+    CLOSE,
+    LEAVE_BODY,
+    READ_BODY,
+    RESET,
+    Asked,
+    Authority,
+    Script,
+    ScriptedOrigin,
+    Wire,
+    answer,
+    body_of,
+    closed_port,
+    deaf_port,
+    trickle,
+)
+
+from keyfront.edge.exchange import Header, OriginReply
+from keyfront.edge.origin import Origins, _alternating, _first_connected
+from keyfront.edge.origin_http1 import HIGH_WATER, Connection, Incoming, request_head
+from keyfront.errors import OriginFailure
+from keyfront.model.snapshot import Origin
+
+HOST: list[Header] = [(b"host", b"origin.example")]
+SHORT = 0.15  # seconds: a timeout that a test waits for
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+EVENT_LOOPS = ("uvloop", "asyncio")
+
+
+@pytest.fixture
+async def origins() -> AsyncIterator[Origins]:
+    held = Origins()
+    yield held
+    await held.aclose()
+
+
+@pytest.fixture
+async def origin() -> AsyncIterator[ScriptedOrigin]:
+    async with ScriptedOrigin() as scripted:
+        yield scripted
+        assert scripted.faults == []
+
+
+async def get(origins: Origins, origin: Origin, target: str = "/", method: str = "GET") -> OriginReply:
+    return await origins.fetch(origin, "http", method, target, HOST)
+
+
+async def read(reply: OriginReply) -> bytes:
+    return b"".join([chunk async for chunk in reply.body])
+
+
+# What is sent.
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/",
+        "/a%2Fb//c/../d/./e",
+        "/a'b%27(c)?q='x'&y=%27&z=a+b%20c&flag&flag=&&",
+        "/?",
+        "/caf\xc3\xa9/\xff?\xe9",
+        "/" + "x" * 8000,
+        "*",
+    ],
+)
+async def test_the_target_is_sent_as_it_is(origins: Origins, origin: ScriptedOrigin, target: str) -> None:
+    await get(origins, origin.origin(), target)
+    assert origin.requests[0].target == target
+
+
+async def test_headers_are_sent_in_order_with_our_framing_alone(
+    origins: Origins, origin: ScriptedOrigin
+) -> None:
+    headers: list[Header] = [
+        (b"host", b"o"),
+        (b"x-b", b"2"),
+        (b"x-a", b"\xe9"),
+        (b"x-b", b""),
+        (b"connection", b"close, x-a"),
+        (b"content-length", b"7"),
+        (b"transfer-encoding", b"chunked"),
+        (b"expect", b"100-continue"),
+        (b"upgrade", b"h2c"),
+    ]
+    await origins.fetch(origin.origin(), "http", "GET", "/", headers)
+    assert origin.requests[0].headers == [
+        ("host", "o"),
+        ("x-b", "2"),
+        ("x-a", "\xe9"),
+        ("x-b", ""),
+        ("connection", "Keep-Alive"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("method", "chunks", "length", "framing", "received"),
+    [
+        ("GET", None, None, (None, None), b""),
+        ("DELETE", None, None, (None, None), b""),
+        ("POST", None, None, ("0", None), b""),
+        ("PUT", None, 0, ("0", None), b""),
+        ("PUT", [b"never read"], 0, ("0", None), b""),
+        ("POST", [b"ab", b"", b"c"], 3, ("3", None), b"abc"),
+        ("PATCH", [b"ab", b"", b"c" * 20], None, (None, "chunked"), b"ab" + b"c" * 20),
+        ("POST", [], None, (None, "chunked"), b""),
+        ("DELETE", [b"x"], 1, ("1", None), b"x"),
+    ],
+)
+async def test_request_bodies(
+    origins: Origins,
+    origin: ScriptedOrigin,
+    method: str,
+    chunks: list[bytes] | None,
+    length: int | None,
+    framing: tuple[str | None, str | None],
+    received: bytes,
+) -> None:
+    origin.on("/", answer(200, b"ok"))
+    for _ in range(2):
+        body = None if chunks is None else body_of(chunks)
+        reply = await origins.fetch(origin.origin(), "http", method, "/", HOST, body, length)
+        assert reply.whole == b"ok"
+    for asked in origin.requests:
+        assert (asked.header("content-length"), asked.header("transfer-encoding")) == framing
+        assert asked.body == received
+    assert origin.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "header"),
+    [
+        ("GET", "/a b", (b"x", b"y")),
+        ("GET", "/a\r\nx: y", (b"x", b"y")),
+        ("GET", "/a\x00", (b"x", b"y")),
+        ("GET", "/a\x7f", (b"x", b"y")),
+        ("GE T", "/", (b"x", b"y")),
+        ("", "/", (b"x", b"y")),
+        ("GET", "/", (b"x", b"y\r\nz: 1")),
+        ("GET", "/", (b"x", b"y\nz: 1")),
+        ("GET", "/", (b"x", b"y\rz: 1")),
+        ("GET", "/", (b"x", b"y\x00")),
+        ("GET", "/", (b"x\r\ny", b"z")),
+    ],
+)
+def test_a_request_that_would_break_its_lines_is_never_sent(method: str, target: str, header: Header) -> None:
+    with pytest.raises(OriginFailure) as caught:
+        request_head(method, target, [header])
+    assert (caught.value.kind, caught.value.status) == ("OriginWriteError", 502)
+
+
+# What is accepted. For each: the bytes, whether the origin closes after them, the status, the body, `length`,
+# `sized`, and whether the connection serves a second request.
+
+GOOD: dict[str, tuple[bytes, bool, int, bytes, int | None, bool, bool]] = {
+    "length": (OK + b"Content-Length: 5\r\n\r\nhello", False, 200, b"hello", 5, True, True),
+    "empty": (OK + b"Content-Length: 0\r\n\r\n", False, 200, b"", 0, True, True),
+    "length with blanks": (OK + b"Content-Length:  5 \t\r\n\r\nhello", False, 200, b"hello", 5, True, True),
+    "chunked": (
+        OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n",
+        False, 200, b"hello", None, True, True,
+    ),
+    "chunked, extensions and trailers dropped": (
+        OK + b"Transfer-Encoding: Chunked\r\n\r\n5;a=b;c\r\nhello\r\n0;x\r\nX-Trailer: 1\r\n\r\n",
+        False, 200, b"hello", None, True, True,
+    ),
+    "until close": (OK + b"\r\nhello", True, 200, b"hello", None, False, False),
+    "until close, empty": (OK + b"\r\n", True, 200, b"", None, False, False),
+    "says close": (
+        OK + b"Connection: close\r\nContent-Length: 5\r\n\r\nhello",
+        False, 200, b"hello", 5, True, False,
+    ),
+    "says close among others": (
+        OK + b"Connection: keep-alive, Close\r\nContent-Length: 5\r\n\r\nhello",
+        False, 200, b"hello", 5, True, False,
+    ),
+    "HTTP/1.0": (b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello", True, 200, b"hello", 5, True, False),
+    "HTTP/1.0 does not close although it should": (
+        b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello", False, 200, b"hello", 5, True, False,
+    ),
+    "HTTP/1.0 keep-alive": (
+        b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\nhello",
+        False, 200, b"hello", 5, True, True,
+    ),
+    "HTTP/1.0 until close": (b"HTTP/1.0 200 OK\r\n\r\nhello", True, 200, b"hello", None, False, False),
+    "HTTP/1.0 chunked closes": (
+        b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        False, 200, b"", None, True, False,
+    ),
+    "204": (b"HTTP/1.1 204 No Content\r\n\r\n", False, 204, b"", 0, True, True),
+    "304 with a length": (
+        b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n",
+        False, 304, b"", 0, True, True,
+    ),
+    "204 with a body": (
+        b"HTTP/1.1 204 No\r\nContent-Length: 5\r\n\r\nhello",
+        False, 204, b"", 0, True, False,
+    ),
+    "no reason": (b"HTTP/1.1 200\r\nContent-Length: 5\r\n\r\nhello", False, 200, b"hello", 5, True, True),
+    "100": (
+        b"HTTP/1.1 100 Continue\r\n\r\n" + OK + b"Content-Length: 1\r\n\r\nx",
+        False, 200, b"x", 1, True, True,
+    ),
+    "103s": (
+        b"HTTP/1.1 103 Hints\r\nContent-Length: 3\r\n\r\n" * 3 + OK + b"Content-Length: 1\r\n\r\nx",
+        False, 200, b"x", 1, True, True,
+    ),
+    "a 200 that speaks of an upgrade": (
+        OK + b"Connection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 1\r\n\r\nx",
+        False, 200, b"x", 1, True, True,
+    ),
+    "more than its length": (OK + b"Content-Length: 2\r\n\r\nhello", False, 200, b"he", 2, True, False),
+    "a second response": (
+        OK + b"Content-Length: 2\r\n\r\nhe" + OK + b"Content-Length: 6\r\n\r\nstolen",
+        False, 200, b"he", 2, True, False,
+    ),
+    "chunked and a second response": (
+        OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + OK + b"Content-Length: 6\r\n\r\nstolen",
+        False, 200, b"", None, True, False,
+    ),
+    "404": (b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno", False, 404, b"no", 2, True, True),
+    "599": (b"HTTP/1.1 599 X\r\nContent-Length: 2\r\n\r\nno", False, 599, b"no", 2, True, True),
+    "headers up to the limit": (
+        OK + b"X: " + b"y" * (20480 - 5 - 19) + b"\r\nContent-Length: 0\r\n\r\n",
+        False, 200, b"", 0, True, True,
+    ),
+}  # fmt: skip
+
+
+TOO_LATE = ("204 with a body", "more than its length", "a second response", "chunked and a second response")
+
+
+@pytest.mark.parametrize("bytewise", [False, True], ids=["at once", "byte by byte"])
+@pytest.mark.parametrize("name", GOOD)
+async def test_good_responses(origins: Origins, origin: ScriptedOrigin, name: str, bytewise: bool) -> None:
+    data, closes, status, body, length, sized, reused = GOOD[name]
+    if bytewise and name in TOO_LATE:
+        pytest.skip("what comes after a response that has been let go meets the next request")
+    script = trickle(data) if bytewise else [data]
+    origin.on("/", [*script, CLOSE] if closes else script)
+    for _ in range(2):
+        reply = await get(origins, origin.origin())
+        assert reply.status == status
+        assert (reply.length, reply.sized) == (length, sized)
+        if reply.whole is not None:
+            assert reply.whole == body
+        assert await read(reply) == body
+        assert await read(reply) == b""  # and no more
+        await reply.aclose()
+    assert origin.connections == (1 if reused else 2)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        OK + b"Content-Length: 5\r\n\r\n",
+        OK + b"Transfer-Encoding: chunked\r\n\r\n",
+        OK + b"\r\n",
+        b"HTTP/1.1 404 Not Found\r\nContent-Length: 99999999999\r\n\r\n",
+    ],
+)
+async def test_head_has_no_body(origins: Origins, origin: ScriptedOrigin, data: bytes) -> None:
+    origin.on("/", [data])
+    for _ in range(2):
+        reply = await get(origins, origin.origin(), method="HEAD")
+        assert (reply.whole, reply.length, reply.sized) == (b"", 0, True)
+    assert origin.connections == 1
+
+
+async def test_a_body_after_head_ends_the_connection(origins: Origins, origin: ScriptedOrigin) -> None:
+    origin.on("/", [OK + b"Content-Length: 5\r\n\r\nhello"], answer(200))
+    for _ in range(2):
+        reply = await get(origins, origin.origin(), method="HEAD")
+        assert reply.whole == b""
+    assert origin.connections == 2
+
+
+async def test_headers_come_as_the_origin_sent_them(origins: Origins, origin: ScriptedOrigin) -> None:
+    origin.on(
+        "/", [OK + b"Set-Cookie: a=1 \t\r\nX-Empty:\r\nset-COOKIE: b=\xe9\r\nContent-Length: 0\r\n\r\n"]
+    )
+    reply = await get(origins, origin.origin())
+    assert reply.headers == [
+        (b"set-cookie", b"a=1"),
+        (b"x-empty", b""),
+        (b"set-cookie", b"b=\xe9"),
+        (b"content-length", b"0"),
+    ]
+    assert reply.reason == "OK"
+
+
+# What is refused: before the head is whole, `fetch` raises.
+
+BAD: dict[str, tuple[Script, str, int]] = {
+    "garbage": ([b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03"], "OriginInvalidResponseError", 502),
+    "another protocol": ([b"220 mail.example ESMTP\r\n"], "OriginInvalidResponseError", 502),
+    "HTTP/2": ([b"HTTP/2.0 200 OK\r\nContent-Length: 0\r\n\r\n"], "OriginInvalidResponseError", 502),
+    "HTTP/0.9": ([b"HTTP/0.9 200 OK\r\nContent-Length: 0\r\n\r\n"], "OriginInvalidResponseError", 502),
+    "status 000": ([b"HTTP/1.1 000 X\r\nContent-Length: 0\r\n\r\n"], "OriginInvalidResponseError", 502),
+    "status 600": ([b"HTTP/1.1 600 X\r\nContent-Length: 0\r\n\r\n"], "OriginInvalidResponseError", 502),
+    "status 2000": ([b"HTTP/1.1 2000 X\r\nContent-Length: 0\r\n\r\n"], "OriginInvalidResponseError", 502),
+    "bare LF": ([b"HTTP/1.1 200 OK\nContent-Length: 0\n\n"], "OriginInvalidResponseError", 502),
+    "folded header": ([OK + b"A: b\r\n c\r\nContent-Length: 0\r\n\r\n"], "OriginInvalidResponseError", 502),
+    "blank before colon": ([OK + b"Content-Length : 0\r\n\r\n"], "OriginInvalidResponseError", 502),
+    "no colon": ([OK + b"Content-Length\r\n\r\n"], "OriginInvalidResponseError", 502),
+    "NUL": ([OK + b"A: b\0c\r\nContent-Length: 0\r\n\r\n"], "OriginInvalidResponseError", 502),
+    "bare CR": ([OK + b"A: b\rc\r\nContent-Length: 0\r\n\r\n"], "OriginInvalidResponseError", 502),
+    "length and chunked": (
+        [OK + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"],
+        "OriginInvalidResponseError", 502,
+    ),
+    "chunked and length": (
+        [OK + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n"],
+        "OriginInvalidResponseError", 502,
+    ),
+    "two lengths": (
+        [OK + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello"], "OriginInvalidResponseError", 502,
+    ),
+    "a list of lengths": ([OK + b"Content-Length: 5, 6\r\n\r\nhello"], "OriginInvalidResponseError", 502),
+    "length -1": ([OK + b"Content-Length: -1\r\n\r\n"], "OriginInvalidResponseError", 502),
+    "length +5": ([OK + b"Content-Length: +5\r\n\r\nhello"], "OriginInvalidResponseError", 502),
+    "length 0x5": ([OK + b"Content-Length: 0x5\r\n\r\nhello"], "OriginInvalidResponseError", 502),
+    "length empty": ([OK + b"Content-Length: \r\n\r\nhello"], "OriginInvalidResponseError", 502),
+    "length huge": (
+        [OK + b"Content-Length: 99999999999999999999\r\n\r\n"],
+        "OriginInvalidResponseError", 502,
+    ),
+    "gzip, chunked": (
+        [OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"], "OriginInvalidResponseError", 502,
+    ),
+    "chunked, identity": (
+        [OK + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n"], "OriginInvalidResponseError", 502,
+    ),
+    "chunked twice": (
+        [OK + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"],
+        "OriginInvalidResponseError", 502,
+    ),
+    "xchunked": ([OK + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"], "OriginInvalidResponseError", 502),
+    "bad chunk with the head": (
+        [OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"], "OriginInvalidResponseError", 502,
+    ),
+    "101": (
+        [b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"],
+        "OriginInvalidResponseError", 502,
+    ),
+    "101 alone": ([b"HTTP/1.1 101 Switching Protocols\r\n\r\n"], "OriginInvalidResponseError", 502),
+    "two 100": (
+        [b"HTTP/1.1 100 Continue\r\n\r\n" * 2 + OK + b"Content-Length: 0\r\n\r\n"],
+        "OriginInvalidResponseError", 502,
+    ),
+    "headers over the limit": (
+        [OK + b"X: " + b"y" * (20481 - 5 - 19) + b"\r\nContent-Length: 0\r\n\r\n"],
+        "OriginHeaderTooBigError", 502,
+    ),
+    "many headers over the limit": ([OK + b"X: y\r\n" * 4000], "OriginHeaderTooBigError", 502),
+    "one endless header": (
+        [OK + b"X: ", b"y" * 10000, b"y" * 10000, b"y" * 10000],
+        "OriginHeaderTooBigError", 502,
+    ),
+    "an endless reason": ([b"HTTP/1.1 200 " + b"y" * 30000], "OriginHeaderTooBigError", 502),
+    "endless 103": ([b"HTTP/1.1 103 Early Hints\r\n\r\n" * 1000], "OriginHeaderTooBigError", 502),
+    "closed at once": ([CLOSE], "OriginCommError", 502),
+    "reset at once": ([RESET], "OriginCommError", 502),
+    "closed within the head": ([OK + b"Content-", CLOSE], "OriginCommError", 502),
+    "closed after 100": ([b"HTTP/1.1 100 Continue\r\n\r\n", CLOSE], "OriginCommError", 502),
+    "silent": ([], "OriginReadError", 504),
+    "silent within the head": ([OK + b"Content-"], "OriginReadError", 504),
+    "silent after 103": ([b"HTTP/1.1 103 Early Hints\r\n\r\n"], "OriginReadError", 504),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+async def test_bad_heads(origins: Origins, origin: ScriptedOrigin, name: str) -> None:
+    script, kind, status = BAD[name]
+    origin.on("/", script)
+    with pytest.raises(OriginFailure) as caught:
+        await get(origins, origin.origin(read_timeout=SHORT, connection_attempts=1))
+    assert (caught.value.kind, caught.value.status) == (kind, status)
+    assert len(origin.requests) == 1
+    await origin.hung_up(1)  # the connection is not kept
+
+
+# What is refused later: the head was good, the body's iterator raises what came of it.
+
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
+
+BAD_BODIES: dict[str, tuple[Script, str, int]] = {
+    "closed before its length": ([OK + b"Content-Length: 9\r\n\r\nhello", CLOSE], "OriginCommError", 502),
+    "reset before its length": ([OK + b"Content-Length: 9\r\n\r\nhello"], "OriginReadError", 504),
+    "silent before its length": ([OK + b"Content-Length: 9\r\n\r\nhello"], "OriginReadError", 504),
+    "closed within chunked": ([CHUNKED, CLOSE], "OriginCommError", 502),
+    "closed within a chunk": ([CHUNKED + b"5\r\nhe", CLOSE], "OriginCommError", 502),
+    "silent within chunked": ([CHUNKED], "OriginReadError", 504),
+    "not a chunk": ([CHUNKED + b"xyz\r\n"], "OriginInvalidResponseError", 502),
+    "chunk too long": ([CHUNKED + b"2\r\nhello\r\n"], "OriginInvalidResponseError", 502),
+    "chunk huge": ([CHUNKED + b"f" * 17 + b"\r\n"], "OriginInvalidResponseError", 502),
+    "chunk -1": ([CHUNKED + b"-1\r\n"], "OriginInvalidResponseError", 502),
+    "chunk with bare LF": ([CHUNKED + b"0\n\n"], "OriginInvalidResponseError", 502),
+    "endless extension": ([CHUNKED, b"5;", b"x" * 20000, b"x" * 20000], "OriginInvalidResponseError", 502),
+    "endless trailers": ([CHUNKED, b"0\r\n", b"X: y\r\n" * 5000], "OriginInvalidResponseError", 502),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_BODIES)
+async def test_bad_bodies(origins: Origins, origin: ScriptedOrigin, name: str) -> None:
+    script, kind, status = BAD_BODIES[name]
+    origin.on("/", script)
+    reply = await get(origins, origin.origin(read_timeout=SHORT))
+    assert (reply.status, reply.whole) == (200, None)
+    received = b""
+    with pytest.raises(OriginFailure) as caught:  # noqa: PT012
+        async for chunk in reply.body:
+            received += chunk
+    assert (caught.value.kind, caught.value.status) == (kind, status)
+    assert received.startswith(b"hello")  # what came before is not withheld
+    await reply.aclose()
+    assert len(origin.requests) == 1  # once a head has been passed on, nothing is tried again
+    await origin.hung_up(1)
+
+
+async def test_a_reset_within_an_unframed_body_is_no_end(origins: Origins, origin: ScriptedOrigin) -> None:
+    seen = asyncio.Event()
+    origin.on("/", [OK + b"\r\nhello", seen, RESET])
+    reply = await get(origins, origin.origin())
+    assert await anext(reply.body) == b"hello"
+    seen.set()
+    with pytest.raises(OriginFailure) as caught:
+        await anext(reply.body)
+    assert caught.value.kind == "OriginCommError"
+
+
+# Connections: kept, let go, never trusted too far.
+
+
+async def test_a_connection_is_kept(origins: Origins, origin: ScriptedOrigin) -> None:
+    origin.on("/", answer(200, b"x"))
+    replies = [await get(origins, origin.origin()) for _ in range(5)]
+    assert origin.connections == 1
+    assert replies[0].connect_time >= 0.0
+    assert [reply.connect_time for reply in replies[1:]] == [0.0] * 4
+
+
+async def test_requests_at_once_have_connections_of_their_own(
+    origins: Origins, origin: ScriptedOrigin
+) -> None:
+    go = asyncio.Event()
+    origin.on("/", [go, *answer(200, b"x")])
+    first = asyncio.gather(*[get(origins, origin.origin()) for _ in range(5)])
+    await origin.asked(5)
+    go.set()
+    await first
+    await asyncio.gather(*[get(origins, origin.origin()) for _ in range(5)])
+    assert origin.connections == 5
+
+
+async def test_kept_connections_are_bounded(origin: ScriptedOrigin) -> None:
+    origins = Origins(max_idle_per_origin=2)
+    go = asyncio.Event()
+    origin.on("/", [go, *answer(200, b"x")])
+    asked = asyncio.gather(*[get(origins, origin.origin()) for _ in range(5)])
+    await origin.asked(5)
+    go.set()
+    await asked
+    await origin.hung_up(3)
+    await asyncio.gather(*[get(origins, origin.origin()) for _ in range(2)])
+    assert origin.connections == 5
+    await origins.aclose()
+    await origin.hung_up(5)
+
+
+async def test_all_kept_connections_together_are_bounded() -> None:
+    origins = Origins(max_idle=1)
+    async with ScriptedOrigin() as one, ScriptedOrigin() as two:
+        for origin in (one, two):
+            origin.on("/", answer(200, b"x"))
+            await get(origins, origin.origin())
+        await asyncio.wait(
+            [asyncio.ensure_future(one.hung_up(1)), asyncio.ensure_future(two.hung_up(1))],
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        assert one.closed + two.closed == 1
+        await origins.aclose()
+
+
+async def test_an_idle_connection_is_closed_in_time(origins: Origins, origin: ScriptedOrigin) -> None:
+    origin.on("/", answer(200, b"x"))
+    await get(origins, origin.origin(keepalive_timeout=SHORT))
+    await origin.hung_up(1)
+    await get(origins, origin.origin())
+    assert origin.connections == 2
+
+
+async def test_the_origin_may_promise_less(origins: Origins, origin: ScriptedOrigin) -> None:
+    origin.on("/", answer(200, b"x", {"Keep-Alive": "timeout=1, max=100"}))
+    await get(origins, origin.origin(keepalive_timeout=60))
+    async with asyncio.timeout(1.5):
+        await origin.hung_up(1)
+
+
+async def test_an_idle_connection_closed_by_the_origin_is_forgotten(
+    origins: Origins, origin: ScriptedOrigin
+) -> None:
+    bye = asyncio.Event()
+    origin.on("/", [*answer(200, b"x"), bye, CLOSE], answer(200, b"y"))
+    await get(origins, origin.origin())
+    bye.set()
+    await origin.hung_up(1)
+    assert (await get(origins, origin.origin())).whole == b"y"
+    assert [asked.connection for asked in origin.requests] == [0, 1]
+
+
+async def test_bytes_on_an_idle_connection_close_it(origins: Origins, origin: ScriptedOrigin) -> None:
+    more = asyncio.Event()
+    poison = OK + b"Content-Length: 6\r\n\r\npoison"
+    origin.on("/", [*answer(200, b"x"), more, poison], answer(200, b"y"))
+    assert (await get(origins, origin.origin())).whole == b"x"
+    more.set()
+    await origin.hung_up(1)
+    assert (await get(origins, origin.origin())).whole == b"y"
+    assert origin.connections == 2
+
+
+async def test_different_origins_share_no_connection(origins: Origins, origin: ScriptedOrigin) -> None:
+    origin.on("/", answer(200, b"x"))
+    await get(origins, origin.origin(domain_name="127.0.0.1"))
+    await get(origins, origin.origin(domain_name="localhost"))
+    assert origin.connections == 2
+
+
+async def test_a_reply_let_go_early_closes_its_connection(origins: Origins, origin: ScriptedOrigin) -> None:
+    origin.on("/", [OK + b"Content-Length: 9999999\r\n\r\nhello"], answer(200, b"y"))
+    reply = await get(origins, origin.origin())
+    await reply.aclose()
+    await reply.aclose()
+    await origin.hung_up(1)
+    with pytest.raises(OriginFailure):
+        await anext(reply.body)
+
+
+async def test_a_reply_let_go_near_its_end_is_drained(origins: Origins, origin: ScriptedOrigin) -> None:
+    rest = asyncio.Event()
+    done = asyncio.Event()
+
+    async def tell(_: Asked, __: Wire) -> None:
+        done.set()
+
+    origin.on("/", [OK + b"Content-Length: 10\r\n\r\nhello", rest, b"world", tell], answer(200, b"y"))
+    reply = await get(origins, origin.origin())
+    await reply.aclose()
+    rest.set()
+    await done.wait()
+    for _ in range(50):  # until the rest has been received
+        if origins._idle:
+            break
+        await asyncio.sleep(0.01)
+    assert (await get(origins, origin.origin())).whole == b"y"
+    assert origin.connections == 1
+
+
+async def test_draining_takes_no_longer_than_a_moment(origins: Origins, origin: ScriptedOrigin) -> None:
+    origin.on("/", [OK + b"Content-Length: 10\r\n\r\nhello"])
+    reply = await get(origins, origin.origin(read_timeout=SHORT))
+    await reply.aclose()
+    await origin.hung_up(1)
+
+
+async def test_a_caller_that_leaves_ends_the_connection(origins: Origins, origin: ScriptedOrigin) -> None:
+    origin.on("/", [])
+    asking = asyncio.ensure_future(get(origins, origin.origin()))
+    await origin.asked(1)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await origin.hung_up(1)
+
+
+async def test_closing_ends_what_is_open(origin: ScriptedOrigin) -> None:
+    origins = Origins()
+    origin.on("/slow", [])
+    origin.on("/", answer(200, b"x"))
+    await get(origins, origin.origin())
+    asking = asyncio.ensure_future(get(origins, origin.origin(connection_attempts=1), "/slow"))
+    await origin.asked(2)
+    await origins.aclose()
+    with pytest.raises(OriginFailure):
+        await asking
+    await origin.hung_up(1)
+    with pytest.raises(RuntimeError):
+        await get(origins, origin.origin())
+
+
+# Attempts.
+
+FAILS: dict[str, Script] = {
+    "silent": [],
+    "closed": [CLOSE],
+    "reset": [RESET],
+    "cut off": [OK + b"Content-Le", CLOSE],
+    "broken with the head": [OK + b"Content-Length: 5\r\n\r\n", CLOSE],
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "fault", "attempts", "asked", "status"),
+    [
+        ("GET", "silent", 3, 2, 200),
+        ("GET", "closed", 3, 2, 200),
+        ("GET", "reset", 2, 2, 200),
+        ("GET", "cut off", 3, 2, 200),
+        ("HEAD", "closed", 3, 2, 200),
+        ("GET", "silent", 1, 1, 504),
+        ("GET", "closed", 1, 1, 502),
+        ("OPTIONS", "silent", 3, 1, 504),
+        ("OPTIONS", "closed", 3, 1, 502),
+        ("DELETE", "closed", 3, 1, 502),
+        ("POST", "silent", 3, 1, 504),
+        ("POST", "closed", 3, 1, 502),
+    ],
+)
+async def test_attempts(
+    origins: Origins, origin: ScriptedOrigin, method: str, fault: str, attempts: int, asked: int, status: int
+) -> None:
+    origin.on("/", FAILS[fault], answer(200))
+    settings = origin.origin(read_timeout=SHORT, connection_attempts=attempts)
+    try:
+        got = (await get(origins, settings, method=method)).status
+    except OriginFailure as failure:
+        got = failure.status
+    assert (got, len(origin.requests)) == (status, asked)
+
+
+async def test_attempts_end(origins: Origins, origin: ScriptedOrigin) -> None:
+    origin.on("/", [CLOSE])
+    with pytest.raises(OriginFailure):
+        await get(origins, origin.origin(connection_attempts=3))
+    assert len(origin.requests) == 3
+
+
+async def test_garbage_is_not_asked_for_again(origins: Origins, origin: ScriptedOrigin) -> None:
+    origin.on("/", [b"garbage\r\n\r\n"])
+    with pytest.raises(OriginFailure):
+        await get(origins, origin.origin(connection_attempts=3))
+    assert len(origin.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "chunks", "status"),
+    [
+        ("GET", None, 200),
+        ("HEAD", None, 200),
+        ("OPTIONS", None, 200),
+        ("DELETE", None, 200),
+        ("PUT", None, 200),
+        ("POST", None, 502),
+        ("PATCH", None, 502),
+        ("PUT", [b"x"], 502),
+        ("GET", [b"x"], 502),
+    ],
+)
+async def test_a_stale_connection_costs_no_attempt(
+    origins: Origins, origin: ScriptedOrigin, method: str, chunks: list[bytes] | None, status: int
+) -> None:
+    """The origin hangs up while the next request is under way to it."""
+    origin.on("/first", answer(200))
+    origin.on("/", [CLOSE], answer(200))
+    settings = origin.origin(connection_attempts=1)
+    await get(origins, settings, "/first")
+    body = None if chunks is None else body_of(chunks)
+    try:
+        reply = await origins.fetch(settings, "http", method, "/", HOST, body)
+        got = reply.status
+    except OriginFailure as failure:
+        got = failure.status
+    assert got == status
+    assert origin.connections == (2 if status == 200 else 1)
+
+
+async def test_a_second_stale_connection_is_not_tried(origins: Origins, origin: ScriptedOrigin) -> None:
+    go = asyncio.Event()
+    origin.on("/first", [go, *answer(200)])
+    firsts = asyncio.gather(*[get(origins, origin.origin(), "/first") for _ in range(3)])
+    await origin.asked(3)
+    go.set()
+    await firsts
+    origin.on("/", [CLOSE], answer(200))
+    assert (await get(origins, origin.origin(connection_attempts=1))).status == 200
+    assert origin.requests[-1].connection == 3  # a new one
+
+
+async def test_what_cannot_be_repeated_gets_a_fresh_connection(
+    origins: Origins, origin: ScriptedOrigin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keyfront.edge.origin.RECENT", 0.05)
+    origin.on("/", answer(200))
+    await get(origins, origin.origin())
+    await asyncio.sleep(0.1)
+    await get(origins, origin.origin(), method="POST")
+    assert [asked.connection for asked in origin.requests] == [0, 1]
+    await get(origins, origin.origin())
+    await get(origins, origin.origin(), method="POST")
+    assert [asked.connection for asked in origin.requests][2:] == [1, 1]
+
+
+# Connecting.
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+async def test_refused(origins: Origins, attempts: int) -> None:
+    origin = Origin(id="o", domain_name="127.0.0.1", http_port=closed_port(), connection_attempts=attempts)
+    with pytest.raises(OriginFailure) as caught:
+        await get(origins, origin)
+    assert (caught.value.kind, caught.value.status) == ("OriginConnectError", 502)
+    assert "ECONNREFUSED" in caught.value.detail
+
+
+@pytest.fixture
+def deaf() -> Iterator[int]:
+    with deaf_port() as port:
+        yield port
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+async def test_no_connection_in_time(origins: Origins, deaf: int, attempts: int) -> None:
+    origin = Origin(
+        id="o",
+        domain_name="127.0.0.1",
+        http_port=deaf,
+        connection_attempts=attempts,
+        connection_timeout=SHORT,
+    )
+    loop = asyncio.get_running_loop()
+    begin = loop.time()
+    with pytest.raises(OriginFailure) as caught:
+        await get(origins, origin)
+    assert (caught.value.kind, caught.value.status) == ("OriginConnectError", 504)
+    assert SHORT * attempts * 0.9 < loop.time() - begin < SHORT * attempts + 0.5
+
+
+async def test_a_name_that_does_not_exist(origins: Origins) -> None:
+    with pytest.raises(OriginFailure) as caught:
+        await get(origins, Origin(id="o", domain_name="no-such-host.invalid"))
+    assert (caught.value.kind, caught.value.status) == ("OriginDnsError", 502)
+
+
+async def test_a_name_that_cannot_exist(origins: Origins) -> None:
+    with pytest.raises(OriginFailure) as caught:
+        await get(origins, Origin(id="o", domain_name="a" * 300))
+    assert (caught.value.kind, caught.value.status) == ("OriginDnsError", 502)
+
+
+async def test_the_next_address_is_tried(origin: ScriptedOrigin, deaf: int) -> None:
+    good = (socket.AF_INET, ("127.0.0.1", origin.port))
+    refused = (socket.AF_INET, ("127.0.0.1", closed_port()))
+    stuck = (socket.AF_INET, ("127.0.0.1", deaf))
+    for addresses in ([refused, good], [stuck, good], [good, refused], [refused, stuck, refused, good]):
+        sock = await _first_connected(addresses)
+        assert sock.getpeername() == good[1]
+        sock.close()
+    with pytest.raises(ConnectionRefusedError):
+        await _first_connected([refused, refused])
+
+
+def test_families_take_turns() -> None:
+    four = [(socket.AF_INET, (str(n), 1)) for n in range(3)]
+    six = [(socket.AF_INET6, (str(n), 1, 0, 0)) for n in range(2)]
+    assert _alternating([*six, *four]) == [six[0], four[0], six[1], four[1], four[2]]
+    assert _alternating([*four, *six]) == [four[0], six[0], four[1], six[1], four[2]]
+    assert _alternating([]) == []
+
+
+async def test_an_ipv6_origin(origins: Origins) -> None:
+    try:
+        server = ScriptedOrigin(host="::1")
+        await server.__aenter__()
+    except OSError:
+        pytest.skip("this machine has no IPv6 loopback")
+    server.on("/", answer(200, b"six"))
+    for name in ("::1", "[::1]"):
+        assert (await get(origins, server.origin(domain_name=name))).whole == b"six"
+    await server.stop()
+
+
+# Time.
+
+
+async def test_a_slow_answer_in_time_is_no_failure(origins: Origins, origin: ScriptedOrigin) -> None:
+    async def slowly(_: Asked, wire: Wire) -> None:
+        for byte in OK + b"Content-Length: 1\r\n\r\nx":
+            wire.writer.write(bytes([byte]))
+            await asyncio.sleep(SHORT / 20)
+
+    origin.on("/", [slowly])
+    reply = await get(origins, origin.origin(read_timeout=SHORT))
+    assert await read(reply) == b"x"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [[], [CLOSE]],
+    ids=["silent", "retried"],
+)
+async def test_the_response_completion_timeout_counts_attempts(
+    origins: Origins, origin: ScriptedOrigin, script: Script
+) -> None:
+    origin.on("/", script, [])
+    settings = origin.origin(response_completion_timeout=SHORT, read_timeout=30.0, connection_attempts=3)
+    loop = asyncio.get_running_loop()
+    begin = loop.time()
+    with pytest.raises(OriginFailure) as caught:
+        await get(origins, settings)
+    assert (caught.value.kind, caught.value.status) == ("OriginCommError", 504)
+    assert loop.time() - begin < SHORT + 0.5
+
+
+async def test_the_response_completion_timeout_ends_a_body(origins: Origins, origin: ScriptedOrigin) -> None:
+    async def forever(_: Asked, wire: Wire) -> None:
+        while True:
+            await wire.send(b"x" * 100)
+            await asyncio.sleep(0.01)
+
+    origin.on("/", [OK + b"\r\n", forever])
+    reply = await get(origins, origin.origin(response_completion_timeout=SHORT))
+    with pytest.raises(OriginFailure) as caught:
+        await read(reply)
+    assert (caught.value.kind, caught.value.status) == ("OriginCommError", 504)
+
+
+async def test_the_response_completion_timeout_is_over_with_the_response(
+    origins: Origins, origin: ScriptedOrigin
+) -> None:
+    origin.on("/", answer(200, b"x"))
+    settings = origin.origin(response_completion_timeout=SHORT)
+    await get(origins, settings)
+    await asyncio.sleep(SHORT * 1.5)
+    assert (await get(origins, settings)).whole == b"x"
+    assert origin.connections == 1
+
+
+# Back-pressure.
+
+MIB = 1 << 20
+
+
+def flood(size: int) -> Script:
+    async def send(_: Asked, wire: Wire) -> None:
+        block = bytes(range(256)) * 256
+        for _round in range(size // len(block)):
+            await wire.send(block)
+
+    return [OK + b"Content-Length: %d\r\n\r\n" % size, send]
+
+
+async def test_a_slow_consumer_stops_the_origin(origins: Origins, origin: ScriptedOrigin) -> None:
+    size = 32 * MIB
+    origin.on("/", flood(size))
+    reply = await get(origins, origin.origin(read_timeout=SHORT))
+    wire = origin.wires[0]
+    await wire.blocked.wait()
+    incoming = reply.body
+    assert isinstance(incoming, Incoming)
+    # What is held is bounded; what the kernel's buffers hold is not ours.
+    assert incoming._buffered <= HIGH_WATER + 256 * 1024
+    assert wire.sent < size // 2
+    await asyncio.sleep(SHORT * 2)  # the consumer's time is not the origin's: no read timeout
+    received = 0
+    async for chunk in reply.body:
+        received += len(chunk)
+        assert incoming._buffered <= HIGH_WATER + 256 * 1024
+    assert received == size
+    reply = await get(origins, origin.origin())
+    await reply.aclose()
+    assert origin.connections == 1
+
+
+async def test_silence_after_a_pause_is_noticed(origins: Origins, origin: ScriptedOrigin) -> None:
+    size = 8 * MIB
+    script = flood(size)
+    origin.on("/", [OK + b"Content-Length: %d\r\n\r\n" % (size + 1), *script[1:]])
+    reply = await get(origins, origin.origin(read_timeout=SHORT))
+    await asyncio.sleep(SHORT * 2)
+    received = 0
+    with pytest.raises(OriginFailure) as caught:  # noqa: PT012
+        async for chunk in reply.body:
+            received += len(chunk)
+    assert (received, caught.value.kind) == (size, "OriginReadError")
+
+
+async def test_a_slow_origin_stops_the_request_body(origins: Origins, origin: ScriptedOrigin) -> None:
+    read_on = asyncio.Event()
+    origin.on("/", [LEAVE_BODY, read_on, READ_BODY, *answer(200)])
+    sent = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for _ in range(32 * 16):
+            sent += 65536
+            yield b"x" * 65536
+
+    asking = asyncio.ensure_future(
+        origins.fetch(origin.origin(), "http", "POST", "/", HOST, body(), 32 * MIB)
+    )
+    await origin.asked(1)
+    before = -1
+    while before != sent:  # until nothing moves any more
+        before = sent
+        await asyncio.sleep(0.1)
+    assert sent < 20 * MIB
+    read_on.set()
+    assert (await asking).status == 200
+    assert len(origin.requests[0].body) == 32 * MIB
+
+
+async def test_an_origin_that_stops_reading(origins: Origins, origin: ScriptedOrigin) -> None:
+    forever = asyncio.Event()
+    origin.on("/", [LEAVE_BODY, forever])
+
+    async def body() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * 65536
+
+    with pytest.raises(OriginFailure) as caught:
+        await origins.fetch(origin.origin(read_timeout=SHORT), "http", "POST", "/", HOST, body())
+    assert (caught.value.kind, caught.value.status) == ("OriginWriteError", 504)
+
+
+# Request bodies that go wrong.
+
+
+async def test_a_viewer_that_leaves_ends_the_request(origins: Origins, origin: ScriptedOrigin) -> None:
+    class ViewerLeft(Exception):
+        pass
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"half"
+        await origin.connected(1)
+        raise ViewerLeft
+
+    with pytest.raises(ViewerLeft):
+        await origins.fetch(origin.origin(), "http", "POST", "/", HOST, body())
+    await origin.hung_up(1)
+    assert origin.requests == []  # never a whole request
+
+
+@pytest.mark.parametrize(("sent", "length"), [(b"abc", 5), (b"abcdef", 5)])
+async def test_a_body_of_another_length_is_not_passed_on(
+    origins: Origins, origin: ScriptedOrigin, sent: bytes, length: int
+) -> None:
+    with pytest.raises(OriginFailure) as caught:
+        await origins.fetch(origin.origin(), "http", "POST", "/", HOST, body_of([sent]), length)
+    assert caught.value.kind == "OriginWriteError"
+    await origin.hung_up(1)
+    assert origin.requests == []
+
+
+async def test_a_slow_viewer_is_not_the_origins_fault(origins: Origins, origin: ScriptedOrigin) -> None:
+    origin.on("/", answer(200))
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"a"
+        await asyncio.sleep(SHORT * 2)
+        yield b"b"
+
+    settings = origin.origin(read_timeout=SHORT)
+    assert (await origins.fetch(settings, "http", "POST", "/", HOST, body())).status == 200
+    assert origin.requests[0].body == b"ab"
+
+
+async def test_the_read_timeout_begins_when_the_body_is_sent(
+    origins: Origins, origin: ScriptedOrigin
+) -> None:
+    origin.on("/", [])
+    with pytest.raises(OriginFailure) as caught:
+        await origins.fetch(origin.origin(read_timeout=SHORT), "http", "POST", "/", HOST, body_of([b"x"]))
+    assert (caught.value.kind, caught.value.status) == ("OriginReadError", 504)
+
+
+async def test_an_early_answer_is_passed_on(origins: Origins, origin: ScriptedOrigin) -> None:
+    never = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"a"
+        await never.wait()
+
+    origin.on("/", [LEAVE_BODY, *answer(413, b"too much")], answer(200))
+    reply = await origins.fetch(origin.origin(), "http", "POST", "/", HOST, body())
+    assert (reply.status, reply.whole) == (413, b"too much")
+    await origin.hung_up(1)  # half a request is on it
+
+
+async def test_an_answer_may_begin_before_the_body_ends(origins: Origins, origin: ScriptedOrigin) -> None:
+    more = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"a"
+        await more.wait()
+        yield b"b"
+
+    origin.on("/", [LEAVE_BODY, OK + b"Content-Length: 2\r\n\r\n1", READ_BODY, b"2"])
+    settings = origin.origin(read_timeout=SHORT)
+    for _ in range(2):
+        more.clear()
+        reply = await origins.fetch(settings, "http", "POST", "/", HOST, body())
+        assert reply.whole is None
+        assert await anext(reply.body) == b"1"
+        more.set()
+        assert await read(reply) == b"2"
+    assert [asked.body for asked in origin.requests] == [b"ab", b"ab"]
+    assert origin.connections == 1
+
+
+# TLS.
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "asked_as", "host", "options", "failure"),
+    [
+        (["localhost"], "localhost", b"localhost", {}, None),
+        (["127.0.0.1"], "127.0.0.1", b"127.0.0.1", {}, None),
+        (["localhost"], "localhost", b"www.example.com", {}, None),  # the origin's own name will do
+        (["www.example.com"], "localhost", b"www.example.com", {}, None),  # or the forwarded Host
+        (["www.example.com"], "localhost", b"WWW.example.com:8443", {}, None),
+        (["*.example.com"], "localhost", b"www.example.com", {}, None),
+        (["127.0.0.1"], "127.0.0.1", b"www.example.com", {}, None),
+        (["elsewhere.example"], "localhost", b"localhost", {}, "localhost"),
+        (["elsewhere.example"], "localhost", b"www.example.com", {}, "localhost"),
+        (["localhost"], "127.0.0.1", b"127.0.0.1", {}, "127.0.0.1"),
+        (["127.0.0.2"], "127.0.0.1", b"127.0.0.1", {}, "127.0.0.1"),
+        (["localhost"], "localhost", b"localhost", {"expired": True}, "expired"),
+        (["localhost"], "localhost", b"localhost", {"unknown": True}, "unable to get local issuer"),
+    ],
+)
+async def test_certificates(
+    authority: Authority,
+    names: list[str],
+    asked_as: str,
+    host: bytes,
+    options: dict[str, bool],
+    failure: str | None,
+) -> None:
+    origins = Origins(ca_file=None if options.get("unknown") else authority.ca_file)
+    server = authority.server(*names, expired=options.get("expired", False))
+    async with ScriptedOrigin(tls=server) as origin:
+        origin.on("/", answer(200, b"secret"))
+        settings = origin.origin(domain_name=asked_as)
+        for _ in range(2):
+            try:
+                reply = await origins.fetch(settings, "https", "GET", "/", [(b"host", host)])
+            except OriginFailure as refused:
+                assert failure is not None, refused  # noqa: PT017
+                assert (refused.kind, refused.status) == ("OriginConnectError", 502)  # noqa: PT017
+                assert failure in refused.detail  # noqa: PT017
+            else:
+                assert failure is None
+                assert reply.whole == b"secret"
+        assert len(origin.requests) == (0 if failure else 2)
+        await origins.aclose()
+
+
+async def test_sni_names_the_host(authority: Authority) -> None:
+    seen: list[str | None] = []
+    server = authority.server("www.example.com", "localhost")
+    server.sni_callback = lambda _, name, __: seen.append(name)
+    origins = Origins(ca_file=authority.ca_file)
+    async with ScriptedOrigin(tls=server) as origin:
+        origin.on("/", answer(200))
+        settings = origin.origin(domain_name="localhost")
+        for host in (b"www.example.com", b"localhost", b"www.example.com:443", b"localhost"):
+            await origins.fetch(settings, "https", "GET", "/", [(b"host", host)])
+        assert seen == ["www.example.com", "localhost"]
+        assert origin.connections == 2  # one identity, one set of connections
+        await origins.aclose()
+
+
+@pytest.mark.parametrize(
+    ("protocols", "highest", "works"),
+    [
+        (("TLSv1.2",), ssl.TLSVersion.TLSv1_2, True),
+        (("TLSv1.2",), ssl.TLSVersion.TLSv1_3, True),
+        (("TLSv1", "TLSv1.1", "TLSv1.2"), ssl.TLSVersion.TLSv1_2, True),
+        (("SSLv3", "TLSv1"), ssl.TLSVersion.TLSv1_3, True),
+        (("TLSv1.3",), ssl.TLSVersion.TLSv1_2, False),
+        (("SSLv3",), ssl.TLSVersion.TLSv1_3, False),
+    ],
+)
+async def test_tls_versions(
+    authority: Authority, protocols: tuple[str, ...], highest: ssl.TLSVersion, works: bool
+) -> None:
+    origins = Origins(ca_file=authority.ca_file)
+    async with ScriptedOrigin(tls=authority.server("localhost", highest=highest)) as origin:
+        origin.on("/", answer(200))
+        settings = origin.origin(domain_name="localhost", ssl_protocols=protocols)
+        if works:
+            assert (await origins.fetch(settings, "https", "GET", "/", HOST)).status == 200
+        else:
+            with pytest.raises(OriginFailure) as caught:
+                await origins.fetch(settings, "https", "GET", "/", HOST)
+            assert (caught.value.kind, caught.value.status) == ("OriginConnectError", 502)
+        await origins.aclose()
+
+
+async def test_http_on_the_https_port(origins: Origins) -> None:
+    async with ScriptedOrigin(greeting=[b"HTTP/1.1 400 Bad Request\r\n\r\n", CLOSE]) as origin:
+        with pytest.raises(OriginFailure) as caught:
+            await origins.fetch(origin.origin(), "https", "GET", "/", HOST)
+        assert (caught.value.kind, caught.value.status) == ("OriginConnectError", 502)
+
+
+async def test_tls_that_is_never_finished(origins: Origins) -> None:
+    forever = asyncio.Event()
+    async with ScriptedOrigin(greeting=[forever]) as origin:
+        settings = origin.origin(connection_timeout=SHORT, connection_attempts=2)
+        with pytest.raises(OriginFailure) as caught:
+            await origins.fetch(settings, "https", "GET", "/", HOST)
+        assert (caught.value.kind, caught.value.status) == ("OriginConnectError", 504)
+        assert origin.connections == 2
+
+
+@pytest.mark.parametrize("size", [0, 1, MIB, 8 * MIB])
+async def test_bodies_over_tls(authority: Authority, size: int) -> None:
+    body = random.Random(size).randbytes(size)
+    origins = Origins(ca_file=authority.ca_file)
+    async with ScriptedOrigin(tls=authority.server("localhost")) as origin:
+        origin.on("/", [READ_BODY, *answer(200, body)])
+        settings = origin.origin(domain_name="localhost")
+        for _ in range(2):
+            sent = body_of([body[at : at + 50_000] for at in range(0, size, 50_000)])
+            reply = await origins.fetch(settings, "https", "POST", "/", HOST, sent)
+            assert await read(reply) == body
+        assert [asked.body == body for asked in origin.requests] == [True, True]
+        assert origin.connections == 1
+        await origins.aclose()
+
+
+# Whatever bytes come, in whatever pieces.
+
+
+class Nobody:
+    def freed(self, connection: Connection) -> None:
+        pass
+
+    def gone(self, connection: Connection) -> None:
+        pass
+
+
+def verdict(pieces: list[bytes], *, head_only: bool = False) -> tuple[object, ...]:
+    """What an Incoming makes of the pieces followed by the end of the connection."""
+    loop = asyncio.new_event_loop()
+    try:
+        incoming = Incoming(Connection(Nobody(), loop), head_only=head_only)
+        for piece in pieces:
+            incoming.feed(piece)
+            if incoming.complete or incoming.failure is not None:
+                break
+        incoming.end()
+        failure = incoming.failure
+        assert failure is None or isinstance(failure, OriginFailure)
+        body = b"".join(incoming._chunks)
+        if failure is not None:
+            return (failure.kind,)
+        return incoming.status, tuple(incoming.headers), body, incoming.complete, incoming.persistent
+    finally:
+        loop.close()
+
+
+PIECES = st.sampled_from(
+    [
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.0 404 Not Found\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"HTTP/1.1 304 \r\n",
+        b"Content-Length: 5\r\n",
+        b"Content-Length: 0\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: gzip\r\n",
+        b"Connection: close\r\n",
+        b"Connection: keep-alive\r\n",
+        b"Keep-Alive: timeout=5\r\n",
+        b"X: y\r\n",
+        b"\r\n",
+        b"\n",
+        b"hello",
+        b"5\r\nhello\r\n",
+        b"0\r\n\r\n",
+        b"0\r\nX: y\r\n\r\n",
+        b"\0",
+        b" ",
+    ]
+)
+
+
+@given(
+    st.one_of(
+        st.lists(PIECES, max_size=12).map(b"".join),
+        st.lists(PIECES, max_size=8).map(lambda parts: b"HTTP/1.1 200 OK\r\n" + b"".join(parts)),
+        st.binary(max_size=200),
+    ),
+    st.booleans(),
+    st.randoms(use_true_random=False),
+)
+@settings(max_examples=400, deadline=None)
+def test_any_bytes_in_any_pieces_mean_the_same(data: bytes, head_only: bool, chance: random.Random) -> None:
+    whole = verdict([data], head_only=head_only)
+    cuts = sorted(chance.sample(range(len(data) + 1), min(len(data), 5)))
+    pieces = [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+    assert verdict(pieces, head_only=head_only) == whole
+    assert verdict([data[at : at + 1] for at in range(len(data))], head_only=head_only) == whole
