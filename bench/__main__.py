@@ -1,0 +1,24 @@
+"""`make bench`: every benchmark that this machine has the parts for, each a table of ratios.
+
+python -m bench [signing|edge|…]        which ones; all by default
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+SUITES = {"signing": "bench.signing", "origin": "bench.origin", "edge": "bench.edge"}
+
+
+def main() -> None:
+    wanted = sys.argv[1:] or list(SUITES)
+    for name in wanted:
+        if name not in SUITES:
+            sys.exit(f"no benchmark {name!r}: there are {', '.join(SUITES)}")
+        print(f"\n== {name}")
+        importlib.import_module(SUITES[name]).main()
+
+
+if __name__ == "__main__":
+    main()

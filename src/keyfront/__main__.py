@@ -1,0 +1,3 @@
+from keyfront.cli.main import main
+
+main()

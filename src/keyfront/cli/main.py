@@ -1,0 +1,33 @@
+"""The `keyfront` command: parse, call, print. One file a command group."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from keyfront.cli.sign import explain, key, sign, sign_cookies
+from keyfront.cli.up import control_process, edge_worker, up
+from keyfront.errors import KeyfrontError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="keyfront")
+def keyfront() -> None:
+    """A private-content CDN that you run yourself and that speaks CloudFront."""
+
+
+for command in (up, sign, sign_cookies, explain, key, edge_worker, control_process):
+    keyfront.add_command(command)
+
+
+def main() -> None:
+    try:
+        keyfront()
+    except KeyfrontError as error:
+        print(f"keyfront: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

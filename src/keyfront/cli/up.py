@@ -1,0 +1,216 @@
+"""`keyfront up`: the control plane and the edge's workers on one machine, from one command."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import ipaddress
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from keyfront.cli.supervise import Child
+from keyfront.errors import SettingsError
+
+if TYPE_CHECKING:
+    from keyfront.edge.serve import WorkerSettings
+
+SUFFIX = "cloudfront.localhost"
+
+
+def default_data() -> Path:
+    """The user's data folder, as the XDG base directory specification has it."""
+    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(base) / "keyfront"
+
+
+def address(text: str) -> tuple[str, int]:
+    """`HOST:PORT`, or `[HOST]:PORT` for IPv6.
+
+    :raises SettingsError: if it is neither.
+    """
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise SettingsError(f"{text!r} is not an address of the form HOST:PORT")
+    try:
+        socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise SettingsError(f"the host of {text!r} is not known: {error}") from error
+    return host, int(port)
+
+
+def networks(text: str) -> tuple[str, ...]:
+    """A comma-separated list of networks in CIDR form (a bare address is a network of one).
+
+    :raises SettingsError: if one of them is none.
+    """
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    for part in found:
+        try:
+            ipaddress.ip_network(part, strict=False)
+        except ValueError as error:
+            raise SettingsError(f"{part!r} is not a network in CIDR form: {error}") from error
+    return found
+
+
+class ControlSettings(msgspec.Struct, frozen=True):
+    """What the control plane's process is told. `account` is the AWS account number that its ARNs carry."""
+
+    data: str
+    host: str
+    port: int
+    domain: str
+    account: str = "000000000000"
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path), help="The data folder.  [default: the user's]")
+@click.option("--edge", default="127.0.0.1:8080", show_default=True, help="Where viewers connect.")
+@click.option("--control", default="127.0.0.1:8081", show_default=True, help="Where the API listens.")
+@click.option("--workers", type=click.IntRange(1, 256), help="Edge processes.  [default: one a core]")
+@click.option("--domain", default=SUFFIX, show_default=True, help="Suffix of the distributions' names.")
+@click.option(
+    "--trusted-proxies", default="", metavar="CIDR,…", help="Whose X-Forwarded-* headers are believed."
+)
+@click.option(
+    "--memory", type=click.IntRange(1), default=256, show_default=True, help="MiB of each worker's cache."
+)
+@click.option(
+    "--max-object",
+    type=click.IntRange(1),
+    default=16,
+    show_default=True,
+    help="MiB of the largest body kept.",
+)
+@click.option(
+    "--origin-ca", type=click.Path(exists=True, dir_okay=False), help="PEM file of further CAs for origins."
+)
+@click.option(
+    "--country-db",
+    type=click.Path(exists=True, dir_okay=False),
+    help="A MaxMind DB file to look countries up in.",
+)
+@click.option("--pop", default="KFR50-P1", show_default=True, help="Name of this edge location.")
+def up(
+    data: Path | None,
+    edge: str,
+    control: str,
+    workers: int | None,
+    domain: str,
+    trusted_proxies: str,
+    memory: int,
+    max_object: int,
+    origin_ca: str | None,
+    country_db: str | None,
+    pop: str,
+) -> None:
+    """Run everything on this machine until SIGTERM or Ctrl-C."""
+    # The edge's modules are loaded here, not with `keyfront sign`, which must start quickly.
+    from keyfront.edge.edge import EdgeSettings
+    from keyfront.edge.serve import WorkerSettings
+
+    folder = (data or default_data()).absolute()
+    edge_host, edge_port = address(edge)
+    control_host, control_port = address(control)
+    settings = WorkerSettings(
+        data=str(folder),
+        name="",
+        host=edge_host,
+        port=edge_port,
+        trusted_proxies=networks(trusted_proxies),
+        edge=EdgeSettings(
+            memory=memory << 20,
+            max_object=max_object << 20,
+            pop=pop,
+            ca_file=str(Path(origin_ca).absolute()) if origin_ca else None,
+            country_db=str(Path(country_db).absolute()) if country_db else None,
+        ),
+    )
+    api = ControlSettings(str(folder), control_host, control_port, domain.strip(".").lower())
+    asyncio.run(_up(folder, settings, api, workers or len(os.sched_getaffinity(0))))
+
+
+async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, workers: int) -> None:
+    from keyfront.edge.serve import reserve
+    from keyfront.fleet.file import FileFeed
+
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise SettingsError(f"another keyfront uses the data folder {folder}") from None
+    try:
+        edge_held = reserve(settings.host, settings.port)
+        control_held = reserve(api.host, api.port)
+    except OSError as error:
+        raise SettingsError(f"a port cannot be used: {error}") from error
+    edge_port, control_port = edge_held.getsockname()[1], control_held.getsockname()[1]
+    api = msgspec.structs.replace(api, port=control_port)
+
+    stop = asyncio.Event()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
+    feed = FileFeed(folder)
+    for report in feed.reports():
+        feed.remove_report(report.name)
+    children = [Child("control", _argv("control-process", msgspec.json.encode(api)))]
+    for number in range(1, workers + 1):
+        worker = msgspec.structs.replace(settings, name=f"edge-{number}", port=edge_port)
+        # A dead worker's report would count as a live edge for some seconds, so it goes with the worker.
+        children.append(
+            Child(
+                worker.name,
+                _argv("edge-worker", msgspec.json.encode(worker)),
+                lambda name=worker.name: feed.remove_report(name),  # type: ignore[misc]
+            )
+        )
+    try:
+        await children[0].start()
+        await asyncio.gather(*(child.start() for child in children[1:]))
+        print(
+            f"keyfront ready edge=http://{_show(settings.host)}:{edge_port}"
+            f" control=http://{_show(api.host)}:{control_port} data={folder}",
+            flush=True,
+        )
+        await stop.wait()
+    finally:
+        # Workers first: the control plane still answers while they drain.
+        await asyncio.gather(*(child.end() for child in children[1:]), return_exceptions=True)
+        await children[0].end()
+        edge_held.close()
+        control_held.close()
+        os.close(lock)
+
+
+def _show(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _argv(command: str, settings: bytes) -> list[str]:
+    return [sys.executable, "-m", "keyfront", command, settings.decode()]
+
+
+@click.command(hidden=True, name="edge-worker")
+@click.argument("settings")
+def edge_worker(settings: str) -> None:
+    """One worker; `keyfront up` starts it."""
+    from keyfront.edge import serve
+
+    serve.main(settings)
+
+
+@click.command(hidden=True, name="control-process")
+@click.argument("settings")
+def control_process(settings: str) -> None:
+    """The control plane's process; `keyfront up` starts it. It serves the edges' metrics beside its own."""
+    from keyfront.cli.control import main
+
+    main(msgspec.json.decode(settings, type=ControlSettings))

@@ -1,0 +1,154 @@
+"""One record per request, as JSON lines, and the counts that the metrics are made of.
+
+Names follow CloudFront's log fields where one exists (cloudfront-semantics §6). Records are gathered for a few
+milliseconds and written by one `write` to a file opened for appending, so that lines of several workers never mix.
+Never logged: signatures and policies (a signed URL is a credential: `query` is the viewer's own part of it),
+cookies, origin secrets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+
+import msgspec
+
+logger = logging.getLogger("keyfront.edge")
+
+FLUSH_AFTER = 0.02
+"""Seconds that a record may wait. What a killed worker can lose of its log is this much."""
+
+
+class Record(msgspec.Struct, gc=False, omit_defaults=True):
+    """What is known of one request when its answer is out. Times are seconds unless named otherwise.
+
+    `verdict` is `allowed`, `refused` or empty (no signature needed); `reason` names a refusal: a denial's name or
+    another rule's; `signed_by` is `url` or `cookies`; `verify_us` the microseconds spent on routing and on the
+    signature; `result` CloudFront's x-edge-result-type and `detail` its x-edge-detailed-result-type.
+    """
+
+    time: float
+    request_id: str
+    client_ip: str
+    method: str
+    scheme: str
+    host: str
+    path: str
+    status: int
+    bytes: int
+    time_taken: float
+    result: str
+    detail: str
+    distribution: str = ""
+    behavior: str = ""
+    query: str = ""
+    verdict: str = ""
+    reason: str = ""
+    explanation: str = ""
+    signed_by: str = ""
+    key_pair_id: str = ""
+    key_group: str = ""
+    hash_algorithm: str = ""
+    verify_us: float = 0.0
+    remembered: bool = False
+    time_to_first_byte: float = 0.0
+    protocol_version: str = "1.1"
+    client_port: int = 0
+    country: str = ""
+    user_agent: str = ""
+    referer: str = ""
+    request_bytes: int = 0
+
+
+class Counts:
+    """Sums over all records of this worker, as flat names for its report: what `metrics.py` renders."""
+
+    __slots__ = ("bytes", "keys", "requests", "taken", "verify_us")
+
+    def __init__(self) -> None:
+        self.requests: dict[tuple[str, int, str, str], int] = {}
+        self.keys: dict[tuple[str, str], int] = {}
+        self.bytes = 0
+        self.taken = 0.0
+        self.verify_us = 0.0
+
+    def add(self, record: Record) -> None:
+        name = (record.distribution, record.status, record.result, record.reason)
+        self.requests[name] = self.requests.get(name, 0) + 1
+        if record.verdict == "allowed":
+            key = (record.key_pair_id, record.hash_algorithm)
+            self.keys[key] = self.keys.get(key, 0) + 1
+        self.bytes += record.bytes
+        self.taken += record.time_taken
+        self.verify_us += record.verify_us
+
+
+class AccessLog:
+    """Appends records to `path` (None: only counts them). Reopens the file when it was moved away (log rotation)."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.counts = Counts()
+        self.lost = 0
+        self._path = path
+        self._fd = -1
+        self._inode = 0
+        self._waiting: list[Record] = []
+        self._encoder = msgspec.json.Encoder()
+        self._timer: asyncio.TimerHandle | None = None
+        if path is not None:
+            self._open()
+
+    def add(self, record: Record) -> None:
+        self._waiting.append(record)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_AFTER, self.flush)
+
+    def flush(self) -> None:
+        """Write what waits. A disk that refuses costs the records (`lost` counts them), never a viewer's request."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        records, self._waiting = self._waiting, []
+        if not records:
+            return
+        add = self.counts.add
+        for record in records:
+            add(record)
+        if self._path is None:
+            return
+        data = self._encoder.encode_lines(records)
+        try:
+            self._reopen_if_moved()
+            while data:
+                data = data[os.write(self._fd, data) :]
+        except OSError as error:
+            if not self.lost:
+                logger.warning("the access log cannot be written: %s", error)
+            self.lost += len(records)
+
+    def close(self) -> None:
+        self.flush()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            self._path = None
+
+    def _open(self) -> None:
+        assert self._path is not None  # noqa: S101 - asked by the callers
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        self._inode = os.fstat(self._fd).st_ino
+
+    def _reopen_if_moved(self) -> None:
+        assert self._path is not None  # noqa: S101
+        try:
+            if os.stat(self._path).st_ino == self._inode:
+                return
+        except FileNotFoundError:
+            pass
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self._open()

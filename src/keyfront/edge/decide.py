@@ -1,0 +1,137 @@
+"""What to do with a request: route it, then gate it. Pure: everything that it needs is an argument.
+
+The order of the questions is fixed (cloudfront-semantics §1.6): is there a distribution for this Host; may this
+country see it; must the scheme change; is the method allowed; is the signature good. The first answer that is not
+"go on" ends it, and it has a name.
+
+A plan does not depend on who asks, so one is remembered for each URL that was allowed before. What does depend on
+who asks and when (country, dates, address, cookies) is judged anew at every request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from keyfront.edge.exchange import Plan, Request
+from keyfront.edge.forward import key_suffix, select_query
+from keyfront.edge.geo import allowed
+from keyfront.edge.routing import Route, Routing, Site
+from keyfront.errors import Denied
+from keyfront.signing.verify import Grant, verify
+
+Country = Callable[[str], str]
+
+
+class Refusal:
+    """The request will not be served. `name` is a row of `respond`'s table of refusals, or `denied`, and then
+    `denied` is why; `site` and `route` are set as far as they were known."""
+
+    __slots__ = ("denied", "name", "route", "site")
+
+    def __init__(
+        self, name: str, site: Site | None = None, route: Route | None = None, denied: Denied | None = None
+    ) -> None:
+        self.name = name
+        self.site = site
+        self.route = route
+        self.denied = denied
+
+
+def decide(
+    routing: Routing, request: Request, now: float, country: Country
+) -> tuple[Plan, Grant | None] | Refusal:
+    """Where the request leads and what its credentials allow, or why it is refused.
+
+    :param now: epoch seconds, read once per request.
+    :param country: the ISO code for an address, empty if unknown; asked only where geo restriction is on.
+    """
+    method = request.method
+    url = request.scheme + "://" + request.host + request.target
+    reads = method in ("GET", "HEAD")
+    if reads and request.body is None:
+        plan = routing.plans.get(url)
+        if plan is not None:
+            route = plan.route
+            site = route.site
+            if site.geo is not None and not allowed(site.geo, country(request.client_ip)):
+                return Refusal("geo_blocked", site, route)
+            grant = plan.grant
+            try:
+                if grant is not None:
+                    grant.judge(request.client_ip, now)
+                elif route.keyring is not None:
+                    grant = _verify(route, request, now)
+            except Denied as denied:
+                return Refusal("denied", site, route, denied)
+            return plan, grant
+
+    site_or_none = routing.site(request.host)
+    if site_or_none is None:
+        return Refusal("no_distribution")
+    site = site_or_none
+    if not site.distribution.enabled:
+        return Refusal("disabled", site)
+    if site.geo is not None and not allowed(site.geo, country(request.client_ip)):
+        return Refusal("geo_blocked", site)
+
+    path, _, query = request.target.partition("?")
+    if method == "OPTIONS" and path == "*":
+        path = "/"
+    route = site.route(path)
+    behavior = route.behavior
+    if request.scheme == "http" and behavior.viewer_protocol_policy != "allow-all":
+        if behavior.viewer_protocol_policy == "https-only":
+            return Refusal("https_only", site, route)
+        if not reads and request.version == "1.0":
+            return Refusal("https_only", site, route)
+        return Refusal("redirect_to_https", site, route)
+    if method not in route.allowed:
+        return Refusal("method_not_allowed", site, route)
+    if method == "GET" and request.body is not None:
+        return Refusal("body_with_get", site, route)
+
+    grant = None
+    if route.keyring is not None:
+        try:
+            grant = _verify(route, request, now)
+        except Denied as denied:
+            return Refusal("denied", site, route, denied)
+        query = grant.own_query
+    plan = _plan(site, route, request, path, query, grant)
+    if reads and request.body is None:
+        routing.plans.put(url, plan)
+    return plan, grant
+
+
+def _verify(route: Route, request: Request, now: float) -> Grant:
+    assert route.keyring is not None  # noqa: S101 - the callers asked
+    return verify(
+        request.scheme, request.host, request.target, request.cookie, route.keyring, request.client_ip, now
+    )
+
+
+def internal_plan(site: Site, target: str, request: Request) -> Plan:
+    """The plan for a page that the edge fetches for itself: a custom error page, which needs no signature (§5.6)."""
+    path, _, query = target.partition("?")
+    return _plan(site, site.route(path), request, path, query, None)
+
+
+def cache_key(plan: Plan, request: Request, country: Country) -> str | None:
+    """The cache key of this very request, or None if its answer is not to be looked for in the cache."""
+    key = plan.key
+    if key is None or not plan.route.selects:
+        return key
+    return key + key_suffix(plan.route.behavior, request, plan.query, country)
+
+
+def _plan(site: Site, route: Route, request: Request, path: str, query: str, grant: Grant | None) -> Plan:
+    if path == "/" and site.distribution.default_root_object:
+        path = "/" + site.distribution.default_root_object
+    forwarded = select_query(route.behavior.forward_query, query) if query else ""
+    key = None
+    if request.method in route.cached:
+        key = site.distribution.id + path
+        if request.method == "OPTIONS":
+            key = "OPTIONS " + key
+    in_url = grant if grant is not None and grant.mode == "url" else None
+    return Plan(route, key, path + "?" + forwarded if forwarded else path, query, in_url)

@@ -1,0 +1,496 @@
+"""One edge worker without its sockets: a request comes in, a reply goes out, one access record is left.
+
+A shell (`http1`, `asgi`) calls `visit`; if that found a fresh stored response that can go out as it is (`hit`), the
+shell writes it at once, without a coroutine. Otherwise the shell awaits `serve`. At the end it calls `done`.
+`serve` is read top to bottom: refuse, or find, or fill, or pass through; then the custom error page.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import AsyncIterator
+from time import perf_counter, time
+
+import msgspec
+
+from keyfront.edge import freshness, respond
+from keyfront.edge.accesslog import AccessLog, Record
+from keyfront.edge.cache import Flight, MemoryTier
+from keyfront.edge.decide import Refusal, cache_key, decide, internal_plan
+from keyfront.edge.exchange import Headers, Meta, OriginReply, Plan, Reply, Request, Stored
+from keyfront.edge.forward import (
+    CONDITIONAL,
+    origin_headers,
+    origin_scheme,
+    viewer_headers,
+)
+from keyfront.edge.freshness import Verdict
+from keyfront.edge.geo import CountryTable
+from keyfront.edge.origin import Origins
+from keyfront.edge.routing import Routing, Site
+from keyfront.errors import OriginFailure
+from keyfront.model.snapshot import EMPTY, Origin, Snapshot
+from keyfront.signing.verify import Grant
+
+_FAILED_OVER = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class EdgeSettings(msgspec.Struct, frozen=True):
+    """`memory` and `max_object` are bytes, of one worker's cache and of the largest body in it; `pop` is the edge
+    location's name (X-Amz-Cf-Pop); `ca_file` holds certificate authorities that origins may use besides the
+    system's; `country_db` is a MaxMind DB file to look countries up in, instead of the built-in table."""
+
+    memory: int = 256 * 1024 * 1024
+    max_object: int = 16 * 1024 * 1024
+    pop: str = "KFR50-P1"
+    ca_file: str | None = None
+    country_db: str | None = None
+
+
+class Visit:
+    """A request on its way through the edge, and what is known of it so far."""
+
+    __slots__ = (
+        "began",
+        "country",
+        "first_byte",
+        "grant",
+        "hit",
+        "key",
+        "now",
+        "plan",
+        "refusal",
+        "request",
+        "request_id",
+        "verify_s",
+    )
+
+    def __init__(self, request: Request, now: float, began: float, request_id: str) -> None:
+        self.request = request
+        self.now = now
+        self.began = began
+        self.request_id = request_id
+        self.verify_s = 0.0
+        self.plan: Plan | None = None
+        self.grant: Grant | None = None
+        self.refusal: Refusal | None = None
+        self.key: str | None = None
+        self.hit: Stored | None = None
+        self.first_byte = 0.0
+        self.country = ""
+
+
+class Edge:
+    def __init__(self, settings: EdgeSettings, log: AccessLog) -> None:
+        self.settings = settings
+        self.log = log
+        self.routing = Routing(EMPTY)
+        self.memory = MemoryTier(settings.memory, settings.max_object)
+        self.flights: dict[str, Flight] = {}
+        self.origins = Origins(ca_file=settings.ca_file)
+        self.countries = CountryTable(settings.country_db)
+        self.name = os.urandom(16).hex()
+        self.via = f"1.1 {self.name}.cloudfront.net (CloudFront)"
+        self._ids: list[str] = []
+
+    def use(self, snapshot: Snapshot) -> None:
+        """Obey another snapshot from the next request on."""
+        self.routing = Routing(snapshot, self.routing)
+
+    async def aclose(self) -> None:
+        for flight in list(self.flights.values()):
+            if flight.task is not None:
+                flight.task.cancel()
+        await self.origins.aclose()
+
+    def request_id(self) -> str:
+        """A new X-Amz-Cf-Id: 56 characters of base64url, as CloudFront's (§4.2)."""
+        if not self._ids:
+            text = base64.urlsafe_b64encode(os.urandom(39 * 64)).decode()
+            self._ids = [text[i : i + 52] + "_w==" for i in range(0, 52 * 64, 52)]
+        return self._ids.pop()
+
+    # -- the quick way: decided, and found fresh ---------------------------------------------------------------------
+
+    def visit(self, request: Request) -> Visit:
+        now = time()
+        began = perf_counter()
+        visit = Visit(request, now, began, self.request_id())
+        decision = decide(self.routing, request, now, self.countries.country)
+        visit.verify_s = perf_counter() - began
+        if isinstance(decision, Refusal):
+            visit.refusal = decision
+            return visit
+        plan, visit.grant = decision
+        visit.plan = plan
+        visit.key = key = (
+            plan.key if not plan.route.selects else cache_key(plan, request, self.countries.country)
+        )
+        if key is not None:
+            stored = self.memory.find(key, lambda: self._origin_headers(visit, plan))
+            if (
+                stored is not None
+                and freshness.judge(stored.meta, now) is Verdict.HIT
+                and stored.meta.status == 200
+                and respond.plain(request)
+            ):
+                visit.hit = stored
+        return visit
+
+    def unreadable(self, request: Request) -> Visit:
+        """The visit of a request that no shell could make sense of; only its record will be left."""
+        return Visit(request, time(), perf_counter(), self.request_id())
+
+    # -- the long way ------------------------------------------------------------------------------------------------
+
+    async def serve(self, visit: Visit) -> Reply:
+        refusal = visit.refusal
+        if refusal is not None:
+            reply = respond.refused(refusal.name, refusal.denied, visit.request, visit.request_id)
+            site = refusal.site
+        else:
+            assert visit.plan is not None  # noqa: S101 - decided: a refusal or a plan
+            site = visit.plan.route.site
+            try:
+                reply = await self._obtain(visit, visit.plan)
+            except OriginFailure as failure:
+                reply = respond.origin_failed(failure, visit.request_id)
+        if site is not None and site.error_responses and reply.status >= 400:
+            reply = await self._custom_error(site, visit, reply)
+        return reply
+
+    async def _obtain(self, visit: Visit, plan: Plan) -> Reply:
+        """From the cache, or through a flight, or straight from the origin."""
+        request, key, now = visit.request, visit.key, visit.now
+        if key is None:
+            return await self._pass(visit, plan)
+        stored = self.memory.find(key, lambda: self._origin_headers(visit, plan))
+        if stored is not None:
+            verdict = freshness.judge(stored.meta, now)
+            if verdict is Verdict.STALE:
+                self._flight(key, visit, plan, stored)
+            if verdict is Verdict.STALE or verdict is Verdict.HIT:
+                return respond.answer(request, stored.meta, stored.body, now, "Hit")
+        elif request.method == "HEAD" or request.header(b"range") is not None:
+            # A head or a part of what is not stored is asked for as such; it does not fill the cache.
+            return await self._pass(visit, plan)
+
+        shared = self.flights.get(key)
+        flight = shared or self._flight(key, visit, plan, stored)
+        token = flight.join()
+        try:
+            meta = await flight.outcome
+            if shared is not None and not self._may_share(flight, meta, visit, plan):
+                flight.leave(token)
+                flight = self._flight(None, visit, plan, stored)
+                token = flight.join()
+                meta = await flight.outcome
+            result = flight.result if shared is None or flight.stored is not None else "Hit"
+            if flight.stored is not None:
+                return respond.answer(request, meta, flight.stored.body, now, result)
+            whole = flight.whole
+            if whole is not None:
+                return respond.answer(request, meta, whole, now, result)
+        except BaseException:
+            flight.leave(token)
+            raise
+        if meta.status == 200 and not respond.plain(request):
+            quick = respond.unmodified(request, meta, now, result)
+            if quick is not None:
+                flight.leave(token)
+                return quick
+        reply = Reply(meta.status, list(meta.headers), x_cache=result)
+        reply.length = flight.length
+        if request.method == "HEAD":
+            flight.leave(token)
+        else:
+            reply.body = flight.read(token)
+        return reply
+
+    def _may_share(self, flight: Flight, meta: Meta, visit: Visit, plan: Plan) -> bool:
+        if not flight.shared:
+            return False
+        return not meta.vary or freshness.vary_matches(meta, self._origin_headers(visit, plan))
+
+    async def _pass(self, visit: Visit, plan: Plan) -> Reply:
+        request = visit.request
+        answer, _, _ = await self._fetch(visit, plan, request.method)
+        if freshness.invalidates(request.method, answer.status):
+            path = plan.target.partition("?")[0]
+            self.memory.drop(plan.route.site.distribution.id + path)
+        headers = viewer_headers(plan.route.behavior, answer.headers)
+        reply = Reply(answer.status, headers, x_cache="Miss" if answer.status < 400 else "Error")
+        reply.length = answer.length
+        if request.method == "HEAD" or answer.status in (204, 304):
+            # What a GET would get (RFC 9110 §9.3.2); the origin's framing of this answer is another matter.
+            sizes = [value for name, value in answer.headers if name == b"content-length"]
+            reply.length = int(sizes[0]) if sizes and answer.status == 200 else None
+            await answer.aclose()
+        else:
+            reply.body = _closing(answer)
+        return reply
+
+    # -- fills -------------------------------------------------------------------------------------------------------
+
+    def _flight(self, key: str | None, visit: Visit, plan: Plan, stored: Stored | None) -> Flight:
+        """Start a fill. Without a key it is this viewer's own: nobody else is to be served from it."""
+        flight = Flight()
+        if key is not None:
+            self.flights[key] = flight
+        flight.start(self._fill(flight, visit, plan, stored))
+        return flight
+
+    async def _fill(self, flight: Flight, visit: Visit, plan: Plan, stored: Stored | None) -> None:
+        key = visit.key
+        assert key is not None  # noqa: S101 - only what has a key is filled
+        site, behavior = plan.route.site, plan.route.behavior
+        method = "GET" if visit.request.method == "HEAD" else visit.request.method
+        answer: OriginReply | None = None
+        try:
+            began = time()
+            conditions = freshness.revalidation_headers(stored.meta) if stored is not None else []
+            try:
+                answer, sent, origin = await self._fetch(visit, plan, method, fill=True, extra=conditions)
+                if (
+                    answer.status == 304
+                    and stored is not None
+                    and not freshness.confirms(stored.meta, answer.headers)
+                ):
+                    await answer.aclose()
+                    answer, sent, origin = await self._fetch(visit, plan, method, fill=True)
+            except OriginFailure:
+                if stored is None or not freshness.serve_stale_on_error(stored.meta, time(), None):
+                    raise
+                self._land_stale(flight, site, stored)
+                return
+            now = time()
+            if stored is not None and answer.status == 304:
+                meta = freshness.revalidated(behavior, stored.meta, answer.headers, now, began, sent)
+                self._land(flight, Stored(key, meta, stored.body), "RefreshHit")
+                return
+            if stored is not None and freshness.serve_stale_on_error(stored.meta, now, answer.status):
+                self._land_stale(flight, site, stored)
+                return
+            error = site.error_responses.get(answer.status)
+            meta_or_none = freshness.admit(
+                behavior,
+                error.min_ttl if error is not None else None,
+                method,
+                sent,
+                answer.status,
+                answer.headers,
+                now,
+                request_time=began,
+                origin=origin,
+                reason=answer.reason,
+            )
+            if answer.status >= 400:
+                flight.result = "Error"
+            if answer.length is not None and answer.length > self.memory.max_object:
+                meta_or_none = None
+            if meta_or_none is None:
+                headers = tuple(viewer_headers(behavior, answer.headers))
+                passing = Meta(
+                    answer.status, headers, stored_at=now, fresh_until=0.0, date=now, reason=answer.reason
+                )
+                self._forget_flight(key, flight)
+                flight.announce(passing, keep=0, shared=False, length=answer.length)
+            else:
+                shared = freshness.collapses(behavior, meta_or_none, now)
+                flight.announce(
+                    meta_or_none, keep=self.memory.max_object, shared=shared, length=answer.length
+                )
+            async for chunk in answer.body:
+                await flight.feed(chunk)
+            flight.finish()
+            body = flight.whole
+            if meta_or_none is not None and body is not None:
+                meta_or_none.length = len(body)
+                self.memory.put(Stored(key, meta_or_none, body))
+        except BaseException as failure:
+            flight.fail(failure)
+            if not isinstance(failure, (OriginFailure, ConnectionAbortedError)):
+                raise
+        finally:
+            self._forget_flight(key, flight)
+            if answer is not None:
+                await answer.aclose()
+
+    def _land(self, flight: Flight, stored: Stored, result: str) -> None:
+        """The flight ends with what is stored already, renewed or not."""
+        self.memory.put(stored)
+        flight.stored = stored
+        flight.result = result
+        flight.announce(stored.meta, keep=0, shared=True, length=len(stored.body))
+        flight.finish()
+
+    def _land_stale(self, flight: Flight, site: Site, stored: Stored) -> None:
+        """The origin failed and what is stored may stand in; it is asked again after ErrorCachingMinTTL (§5.5)."""
+        pause = min((e.min_ttl for e in site.error_responses.values()), default=freshness.ERROR_MIN_TTL)
+        held = freshness.stale_for(stored.meta, time(), pause)
+        self._land(flight, Stored(stored.key, held, stored.body), "Hit")
+
+    def _forget_flight(self, key: str, flight: Flight) -> None:
+        if self.flights.get(key) is flight:
+            del self.flights[key]
+
+    async def _fetch(
+        self, visit: Visit, plan: Plan, method: str, *, fill: bool = False, extra: Headers | None = None
+    ) -> tuple[OriginReply, Headers, Origin]:
+        """Ask the origin; of an origin group the second one too, if the first fails or answers so (§5.14). Returns
+        the answer, the headers that were sent, and the origin that answered.
+
+        What fills the cache is asked for as the cache needs it: the viewer's own conditions and ranges are left out
+        and `extra` is put in their place.
+        """
+        request = visit.request
+        origins = plan.route.origins
+        for number, origin in enumerate(origins):
+            last = number == len(origins) - 1 or method not in _FAILED_OVER
+            headers = self._origin_headers(visit, plan, number)
+            if fill:
+                headers = [h for h in headers if h[0] not in CONDITIONAL] + (extra or [])
+            body, length = (None, None) if fill else (request.body, request.length)
+            scheme = origin_scheme(origin, request.scheme)
+            try:
+                answer = await self.origins.fetch(
+                    origin, scheme, method, origin.path + plan.target, headers, body, length
+                )
+            except OriginFailure:
+                if last:
+                    raise
+                continue
+            if last or answer.status not in plan.route.failover:
+                return answer, headers, origin
+            await answer.aclose()
+        raise AssertionError("a route has at least one origin")
+
+    def _origin_headers(self, visit: Visit, plan: Plan, number: int = 0) -> Headers:
+        return origin_headers(
+            plan.route.behavior,
+            plan.route.origins[number],
+            visit.request,
+            request_id=visit.request_id,
+            via=self.via,
+            country=self.countries.country,
+            restricted=plan.route.keyring is not None,
+        )
+
+    # -- custom error responses --------------------------------------------------------------------------------------
+
+    async def _custom_error(self, site: Site, visit: Visit, reply: Reply) -> Reply:
+        """The site's page for this status, if it has one and the page can be had; else the reply as it is (§5.6)."""
+        rule = site.error_responses.get(reply.status)
+        if rule is None or not rule.page_path:
+            return reply
+        asked = visit.request
+        request = Request(
+            "GET",
+            rule.page_path,
+            asked.host,
+            [(n, v) for n, v in asked.headers if n not in CONDITIONAL],
+            scheme=asked.scheme,
+            client_ip=asked.client_ip,
+            client_port=asked.client_port,
+            version=asked.version,
+        )
+        inner = Visit(request, visit.now, visit.began, visit.request_id)
+        plan = inner.plan = internal_plan(site, rule.page_path, request)
+        inner.key = cache_key(plan, request, self.countries.country)
+        try:
+            page = await self._obtain(inner, plan)
+        except OriginFailure:
+            return reply
+        if page.status >= 400:
+            await _close_body(page)
+            return reply
+        await _close_body(reply)
+        page.status = rule.response_code or reply.status
+        page.x_cache, page.detail, page.reason = "Error", reply.detail, reply.reason
+        if asked.method == "HEAD":
+            await _close_body(page)
+            page.body = b""
+        return page
+
+    # -- the record --------------------------------------------------------------------------------------------------
+
+    def done(self, visit: Visit, status: int, sent: int, result: str, detail: str, reason: str = "") -> None:
+        """The answer is out (or the viewer left: `detail` says so). Leaves the access record."""
+        ended = perf_counter()
+        request = visit.request
+        path, _, query = request.target.partition("?")
+        record = Record(
+            visit.now,
+            visit.request_id,
+            request.client_ip,
+            request.method,
+            request.scheme,
+            request.host,
+            path,
+            status,
+            sent,
+            round(ended - visit.began, 6),
+            result,
+            detail,
+        )
+        record.client_port = request.client_port
+        record.protocol_version = request.version
+        record.request_bytes = request.wire_bytes
+        for name, value in request.headers:
+            if name == b"user-agent":
+                record.user_agent = value.decode("latin-1")
+            elif name == b"referer":
+                record.referer = value.decode("latin-1")
+        if visit.first_byte:
+            record.time_to_first_byte = round(visit.first_byte - visit.began, 6)
+        refusal, plan, grant = visit.refusal, visit.plan, visit.grant
+        route = plan.route if plan is not None else refusal.route if refusal is not None else None
+        site = route.site if route is not None else refusal.site if refusal is not None else None
+        if site is not None:
+            record.distribution = site.distribution.id
+            if site.geo is not None:
+                record.country = self.countries.country(request.client_ip)
+        if route is not None:
+            record.behavior = route.behavior.path_pattern
+        if plan is not None:
+            record.query = plan.query
+        elif query:
+            record.query = respond.loggable_query(query)
+        if grant is not None:
+            record.verdict = "allowed"
+            record.signed_by = grant.mode
+            record.key_pair_id = grant.key_pair_id
+            record.hash_algorithm = grant.hash_name
+            record.remembered = grant.remembered
+            record.verify_us = round(visit.verify_s * 1e6, 1)
+            if route is not None and route.keyring is not None:
+                record.key_group = route.keyring.groups.get(grant.key_pair_id, "")
+        elif refusal is not None:
+            record.verdict = "refused"
+            record.reason = reason or refusal.name
+            denied = refusal.denied
+            if denied is not None:
+                record.reason = denied.denial.reason
+                record.explanation = denied.detail
+                record.key_pair_id = denied.key_pair_id
+                record.verify_us = round(visit.verify_s * 1e6, 1)
+                if route is not None and route.keyring is not None:
+                    record.key_group = route.keyring.groups.get(denied.key_pair_id, "")
+        if reason and not record.reason:
+            record.reason = reason
+        self.log.add(record)
+
+
+async def _closing(answer: OriginReply) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in answer.body:
+            yield chunk
+    finally:
+        await answer.aclose()
+
+
+async def _close_body(reply: Reply) -> None:
+    close = getattr(reply.body, "aclose", None)
+    if close is not None:
+        await close()

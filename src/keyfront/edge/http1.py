@@ -1,0 +1,747 @@
+"""The native HTTP/1.1 shell: bytes in, requests to the edge, bytes out. Decision 0001 says why it is our own.
+
+Parsing is llhttp's (httptools), in its strict mode. What this file adds is order and limits: answers leave in the
+order of their requests; a peer that is slow, stuck or too large is let go; a viewer that stops reading stops the
+origin. A hit is answered inside the parser's callback; anything else runs in one task per connection, and what
+arrives meanwhile waits in `_queue`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections import deque
+from collections.abc import AsyncIterator
+from time import perf_counter
+from typing import cast
+
+import httptools
+import msgspec
+
+from keyfront.edge import respond
+from keyfront.edge.edge import Edge, Visit
+from keyfront.edge.exchange import Headers, Reply, Request, Stored
+
+MAX_TARGET = 8192
+MAX_HEAD = 20480
+"""CloudFront's limits, in bytes, on the URL and on the whole head of a request (cloudfront-semantics §3.3)."""
+MAX_QUEUE = 32
+BODY_WINDOW = 256 * 1024
+LINGER = 2.0
+
+_REASONS = {
+    100: b"Continue", 200: b"OK", 201: b"Created", 202: b"Accepted", 204: b"No Content", 206: b"Partial Content",
+    300: b"Multiple Choices", 301: b"Moved Permanently", 302: b"Found", 303: b"See Other", 304: b"Not Modified",
+    307: b"Temporary Redirect", 308: b"Permanent Redirect", 400: b"Bad Request", 401: b"Unauthorized",
+    403: b"Forbidden", 404: b"Not Found", 405: b"Method Not Allowed", 408: b"Request Timeout", 409: b"Conflict",
+    410: b"Gone", 411: b"Length Required", 412: b"Precondition Failed", 413: b"Content Too Large",
+    414: b"URI Too Long", 415: b"Unsupported Media Type", 416: b"Range Not Satisfiable",
+    417: b"Expectation Failed", 421: b"Misdirected Request", 422: b"Unprocessable Content",
+    429: b"Too Many Requests", 431: b"Request Header Fields Too Large", 500: b"Internal Server Error",
+    501: b"Not Implemented", 502: b"Bad Gateway", 503: b"Service Unavailable", 504: b"Gateway Timeout",
+}  # fmt: skip
+_SPELLED = {b"etag": b"ETag", b"www-authenticate": b"WWW-Authenticate", b"content-md5": b"Content-MD5"}
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Seconds: for a whole request head, between requests, without progress of a request's body, without progress of
+    an answer, and for the open connections when the worker is told to stop."""
+
+    head: float = 30.0
+    idle: float = 60.0
+    body: float = 30.0
+    write: float = 60.0
+    drain: float = 30.0
+
+
+class Peers:
+    """Whom the edge believes about a viewer's address and scheme: the trusted proxies."""
+
+    def __init__(self, trusted: tuple[str, ...] = ()) -> None:
+        self._networks = tuple(ipaddress.ip_network(text, strict=False) for text in trusted)
+
+    def trusts(self, address: str) -> bool:
+        if not self._networks:
+            return False
+        try:
+            ip = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+            ip = ip.ipv4_mapped
+        return any(ip.version == network.version and ip in network for network in self._networks)
+
+    def viewer(self, peer: str, headers: Headers, scheme: str) -> tuple[str, str, Headers]:
+        """The viewer's address and scheme as a trusted proxy tells them, and the headers with X-Forwarded-For cut
+        back to what lies before the viewer. The address is the right-most untrusted entry; a proxy that names
+        none, or something that is no address, leaves the proxy itself as the viewer."""
+        chain = [
+            e.strip()
+            for n, v in headers
+            if n == b"x-forwarded-for"
+            for e in v.decode("latin-1").split(",")
+            if e.strip()
+        ]
+        protos = [v for n, v in headers if n == b"x-forwarded-proto"]
+        if protos and protos[-1].strip().lower() in (b"http", b"https"):
+            scheme = protos[-1].strip().lower().decode()
+        client = peer
+        while chain:
+            entry = chain.pop()
+            try:
+                client = str(ipaddress.ip_address(entry))
+            except ValueError:
+                chain.append(entry)
+                break
+            if not self.trusts(client):
+                break
+        kept = [h for h in headers if h[0] != b"x-forwarded-for"]
+        if chain:
+            kept.append((b"x-forwarded-for", ",".join(chain).encode("latin-1")))
+        return client, scheme, kept
+
+
+class Listener:
+    """All connections of a worker on one listening socket, and what they share."""
+
+    def __init__(
+        self, edge: Edge, *, scheme: str = "http", peers: Peers | None = None, limits: Limits | None = None
+    ) -> None:
+        self.edge = edge
+        self.scheme = scheme
+        self.peers = peers or Peers()
+        self.limits = limits or Limits()
+        self.connections: set[Connection] = set()
+        self.draining = False
+        self.empty: asyncio.Future[None] | None = None
+        identity = f"\r\nVia: {edge.via}\r\nX-Amz-Cf-Pop: {edge.settings.pop}\r\nX-Amz-Cf-Id: "
+        self.identity = identity.encode()
+        self.hit_tail = b"Connection: keep-alive\r\nX-Cache: Hit from cloudfront" + self.identity
+        self._sweeper: asyncio.TimerHandle | None = None
+        limit = self.limits
+        self._period = max(0.02, min(1.0, min(limit.head, limit.idle, limit.body, limit.write) / 4))
+
+    def __call__(self) -> Connection:
+        if self._sweeper is None:
+            self._sweep()
+        return Connection(self)
+
+    def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for connection in list(self.connections):
+            connection.check(now)
+        self._sweeper = loop.call_later(self._period, self._sweep)
+
+    async def drain(self) -> None:
+        """Let every request under way finish, take no new ones, and cut what is left after `limits.drain` seconds."""
+        self.draining = True
+        if self.connections:
+            self.empty = asyncio.get_running_loop().create_future()
+            for connection in list(self.connections):
+                connection.drain()
+            try:
+                await asyncio.wait_for(self.empty, self.limits.drain)
+            except TimeoutError:
+                for connection in list(self.connections):
+                    connection.abort()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+
+    def gone(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        if self.empty is not None and not self.connections and not self.empty.done():
+            self.empty.set_result(None)
+
+
+class Body:
+    """A request's body as it arrives. Reading from the viewer pauses when the origin is slower. A viewer that waits
+    for 100 Continue gets it when somebody wants the body, not before: a refusal comes in its place."""
+
+    __slots__ = ("_broken", "_chunks", "_connection", "_news", "awaited", "ended", "size")
+
+    def __init__(self, connection: Connection, *, awaited: bool) -> None:
+        self._connection = connection
+        self.awaited = awaited
+        self._chunks: deque[bytes] = deque()
+        self._news: asyncio.Future[None] | None = None
+        self._broken = False
+        self.ended = False
+        self.size = 0
+
+    def feed(self, chunk: bytes) -> None:
+        self._chunks.append(chunk)
+        self.size += len(chunk)
+        if self.size > BODY_WINDOW:
+            self._connection.hold("body")
+        self._wake()
+
+    def end(self) -> None:
+        self.ended = True
+        self._wake()
+
+    def fail(self) -> None:
+        self._broken = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while True:
+            if self._chunks:
+                chunk = self._chunks.popleft()
+                self.size -= len(chunk)
+                if self.size <= BODY_WINDOW:
+                    self._connection.release("body")
+                return chunk
+            if self._broken:
+                raise ConnectionResetError("the viewer broke off its request")
+            if self.ended:
+                raise StopAsyncIteration
+            if self.awaited:
+                self.awaited = False
+                self._connection.go_on()
+            self._news = asyncio.get_running_loop().create_future()
+            await self._news
+
+
+class Connection(asyncio.Protocol):
+    """One viewer's connection."""
+
+    __slots__ = (
+        "_body",
+        "_client_ip",
+        "_closing",
+        "_edge",
+        "_ending",
+        "_eof",
+        "_head_bytes",
+        "_head_since",
+        "_headers",
+        "_held",
+        "_host",
+        "_in_head",
+        "_keep_alive",
+        "_last_data",
+        "_last_size",
+        "_lingering",
+        "_listener",
+        "_parser",
+        "_peer_ip",
+        "_peer_port",
+        "_progress",
+        "_queue",
+        "_refusal",
+        "_request",
+        "_room",
+        "_target",
+        "_task",
+        "_transport",
+        "_trusted",
+        "_writable",
+    )
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._edge = listener.edge
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set in connection_made
+        self._target = b""
+        self._headers: Headers = []
+        self._host: bytes | None = None
+        self._request: Request | None = None
+        self._body: Body | None = None
+        self._keep_alive = True
+        self._in_head = False
+        self._head_bytes = 0
+        self._head_since = 0.0
+        self._queue: deque[tuple[Request, bool, Body | None]] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._writable = True
+        self._room: asyncio.Future[None] | None = None
+        self._held: set[str] = set()
+        self._closing = False  # nothing is read or written any more
+        self._ending = False  # no further request is taken
+        self._refusal = ""  # how the connection ends once what came before is answered
+        self._eof = False
+        self._lingering = 0.0
+        self._last_data = 0.0
+        self._last_size = 0
+        self._progress = 0.0
+
+    # -- the transport's side ----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        address, port = (peer[0], peer[1]) if peer else ("", 0)
+        if address.startswith("::ffff:") and "." in address:
+            address = address[7:]
+        self._peer_ip = self._client_ip = address
+        self._peer_port = port
+        self._trusted = self._listener.peers.trusts(address)
+        self._last_data = asyncio.get_running_loop().time()
+        self._listener.connections.add(self)
+        if self._listener.draining:
+            self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closing = True
+        self._listener.gone(self)
+        self._queue.clear()
+        if self._body is not None and not self._body.ended:
+            self._body.fail()
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        if self._task is not None:
+            self._task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing:
+            return
+        self._last_data = asyncio.get_running_loop().time()
+        if self._head_bytes or not self._in_head:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # No protocol is switched to here; the request was answered as if Upgrade had not been sent (RFC 9110
+            # §7.8), and what follows it is parsed anew. CONNECT is refused like any method that is not allowed.
+            rest = data[upgrade.args[0] :]
+            self._parser = httptools.HttpRequestParser(self)
+            if rest:
+                self.data_received(rest)
+            return
+        except httptools.HttpParserError:
+            self._refuse("bad_request")
+            return
+        if self._in_head:
+            if self._head_bytes > MAX_HEAD:
+                self._refuse("too_large")
+        else:
+            self._head_bytes = 0
+
+    def eof_received(self) -> bool:
+        """A viewer may half-close and still wait for its answers."""
+        self._eof = True
+        if self._body is not None and not self._body.ended:
+            self._body.fail()
+            return False
+        return self._task is not None or bool(self._queue)
+
+    def pause_writing(self) -> None:
+        self._writable = False
+        self._progress = asyncio.get_running_loop().time()
+
+    def resume_writing(self) -> None:
+        self._writable = True
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        self._next()
+
+    def hold(self, why: str) -> None:
+        """Stop reading from the viewer until every reason to do so is gone."""
+        if not self._held:
+            self._transport.pause_reading()
+        self._held.add(why)
+
+    def release(self, why: str) -> None:
+        if why in self._held:
+            self._held.discard(why)
+            if not self._held and not self._closing:
+                self._last_data = asyncio.get_running_loop().time()
+                self._transport.resume_reading()
+
+    # -- the parser's side -------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        self._head_since = self._last_data
+        self._target = b""
+        self._headers = []
+        self._host = None
+        self._body = None
+        self._request = None
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # later ones are trailers: dropped
+            self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        parser = self._parser
+        headers = self._headers
+        self._keep_alive = parser.should_keep_alive()
+        host: bytes | None = None
+        cookie = b""
+        length: int | None = None
+        has_body = expects = bad = False
+        size = len(self._target) + 26
+        for name, value in headers:
+            size += len(name) + len(value) + 4
+            if name == b"host":
+                bad = bad or host is not None
+                host = value
+            elif name == b"cookie":
+                cookie = cookie + b"; " + value if cookie else value
+            elif name == b"content-length":
+                length = int(value)
+                has_body = length > 0
+            elif name == b"transfer-encoding":
+                has_body = True
+            elif name == b"expect":
+                expects = True
+        version = parser.get_http_version()
+        target = self._target.decode("ascii")
+        if size > MAX_HEAD or len(target) > MAX_TARGET:
+            self._refuse("too_large")
+            return
+        if not target.startswith("/"):
+            host, target = _absolute(target, host)
+        if bad or host is None or not host_ok(host) or "#" in target or version not in ("1.1", "1.0"):
+            self._refuse("bad_request")
+            return
+        scheme, client = self._listener.scheme, self._peer_ip
+        if self._trusted:
+            client, scheme, headers = self._listener.peers.viewer(client, headers, scheme)
+        if expects and any(n == b"expect" and v.lower() != b"100-continue" for n, v in headers):
+            self._refuse("expectation_failed")
+            return
+        body = Body(self, awaited=expects and version == "1.1") if has_body else None
+        request = Request(
+            parser.get_method().decode(),
+            target,
+            host.decode("ascii"),
+            headers,
+            scheme=scheme,
+            client_ip=client,
+            client_port=self._peer_port,
+            version=version,
+            cookie=cookie.decode("latin-1") if cookie else "",
+            body=body,
+            length=length,
+            wire_bytes=size,
+        )
+        self._request = request
+        if body is not None:
+            self._body = body
+            self._accept(request, body)
+
+    def on_body(self, chunk: bytes) -> None:
+        if self._body is not None:
+            self._body.feed(chunk)
+
+    def on_message_complete(self) -> None:
+        if self._body is not None:
+            self._body.end()
+        elif self._request is not None:
+            self._accept(self._request, None)
+        self._request = None
+
+    # -- requests in order -------------------------------------------------------------------------------------------
+
+    def _accept(self, request: Request, body: Body | None) -> None:
+        if self._ending:
+            return
+        self._ending = not self._keep_alive
+        if self._task is not None or self._queue or not self._writable:
+            self._queue.append((request, self._keep_alive, body))
+            if len(self._queue) >= MAX_QUEUE:
+                self.hold("queue")
+            return
+        self._start(request, self._keep_alive, body)
+
+    def _start(self, request: Request, keep_alive: bool, body: Body | None) -> None:
+        visit = self._edge.visit(request)
+        stored = visit.hit
+        if stored is not None and keep_alive and request.version == "1.1" and not self._listener.draining:
+            self._write_hit(visit, stored)
+            return
+        self._task = asyncio.get_running_loop().create_task(self._run(visit, keep_alive, body))
+
+    def _next(self) -> None:
+        """Start what waits, as far as it can be started now."""
+        while self._queue and self._task is None and self._writable and not self._closing:
+            self._start(*self._queue.popleft())
+        if len(self._queue) < MAX_QUEUE:
+            self.release("queue")
+        if self._task is None and not self._queue:
+            if self._refusal:
+                self._write_refusal()
+            elif self._eof or self._listener.draining:
+                self._transport.close()
+
+    def _write_hit(self, visit: Visit, stored: Stored) -> None:
+        head = stored.head
+        if not head:
+            head = stored.head = _head(stored.meta.status, stored.meta.headers, len(stored.body))
+        age = int(visit.now - stored.meta.stored_at + stored.meta.initial_age)
+        body = stored.body if visit.request.method == "GET" else b""
+        tail = f"{visit.request_id}\r\nAge: {age if age > 0 else 0}\r\n\r\n".encode()
+        if len(body) <= 65536:
+            self._transport.write(b"".join((head, self._listener.hit_tail, tail, body)))
+        else:
+            self._transport.writelines((head, self._listener.hit_tail, tail, body))
+        self._edge.done(visit, 200, len(body), "Hit", "Hit")
+
+    async def _run(self, visit: Visit, keep_alive: bool, body: Body | None) -> None:
+        """One request that needs more than a look into memory, to its end."""
+        reply: Reply | None = None
+        sent = 0
+        detail = ""
+        started = False
+        try:
+            try:
+                reply = await self._edge.serve(visit)
+            except (ConnectionResetError, ConnectionAbortedError):
+                detail = "ClientHungUpRequest"
+                return
+            except Exception as error:  # the edge must not lose a connection's order to its own bug
+                reply = respond.internal_error(error, visit.request_id)
+            if body is not None and not body.ended:
+                keep_alive = False
+            if self._listener.draining:
+                keep_alive = False
+            started = True
+            sent, keep_alive = await self._write(visit, reply, keep_alive)
+            detail = reply.detail
+        except (ConnectionResetError, ConnectionAbortedError):
+            detail = "ClientHungUpRequest"
+        except asyncio.CancelledError:
+            detail = "ClientHungUpRequest"
+            raise
+        except Exception:
+            # The answer broke off half way: the only honest end is to cut the connection.
+            detail = "OriginCommError"
+            self.abort()
+        finally:
+            self._task = None
+            if reply is not None:
+                close = getattr(reply.body, "aclose", None)
+                if close is not None:
+                    await close()
+            result = reply.x_cache if reply is not None else "Error"
+            self._edge.done(
+                visit,
+                reply.status if reply is not None and started else 0,
+                sent,
+                result,
+                detail,
+                reply.reason if reply is not None else "",
+            )
+            if not self._closing:
+                if not keep_alive or detail == "ClientHungUpRequest":
+                    self._finish(body)
+                else:
+                    self._next()
+
+    async def _write(self, visit: Visit, reply: Reply, keep_alive: bool) -> tuple[int, bool]:
+        """Head and body of an answer. Returns the body bytes sent and whether the connection may go on."""
+        request = visit.request
+        status, body, length = reply.status, reply.body, reply.length
+        bodiless = request.method == "HEAD" or status in (204, 304)
+        chunked = False
+        if length is None and not bodiless:
+            if request.version == "1.0":
+                keep_alive = False
+            else:
+                chunked = True
+        connection = b"Connection: keep-alive\r\n" if keep_alive else b"Connection: close\r\n"
+        if chunked:
+            connection = b"Transfer-Encoding: chunked\r\n" + connection
+        head = b"".join(
+            (
+                _head(status, reply.headers, None if status == 204 else length),
+                connection,
+                f"X-Cache: {reply.x_cache} from cloudfront".encode(),
+                self._listener.identity,
+                visit.request_id.encode(),
+                b"\r\n\r\n",
+            )
+        )
+        visit.first_byte = perf_counter()
+        if isinstance(body, bytes):
+            if bodiless:
+                body = b""
+            self._transport.write(head + body if len(body) < 65536 else head)
+            if len(body) >= 65536:
+                self._transport.write(body)
+            if not self._writable:
+                await self._drained()
+            return len(body), keep_alive
+        self._transport.write(head)
+        sent = 0
+        if bodiless:
+            return 0, keep_alive
+        async for chunk in body:
+            if not chunk:
+                continue
+            if chunked:
+                self._transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+            else:
+                self._transport.write(chunk)
+            sent += len(chunk)
+            if not self._writable:
+                await self._drained()
+            if self._closing:
+                raise ConnectionResetError
+        if chunked:
+            self._transport.write(b"0\r\n\r\n")
+        elif length is not None and sent != length:
+            raise RuntimeError(f"the body has {sent} bytes, {length} were promised")
+        return sent, keep_alive
+
+    async def _drained(self) -> None:
+        while not self._writable and not self._closing:
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+        if self._closing:
+            raise ConnectionResetError
+
+    def go_on(self) -> None:
+        """100 Continue. Nothing of the answer is out yet: it is made of the body that is waited for."""
+        if not self._closing:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    # -- ends --------------------------------------------------------------------------------------------------------
+
+    def _refuse(self, name: str) -> None:
+        """A request that cannot be understood or is too large ends the connection, after those before it."""
+        if self._ending:
+            return
+        self._ending = True
+        self._in_head = False
+        self._refusal = name
+        if self._task is None and not self._queue:
+            self._write_refusal()
+
+    def _write_refusal(self) -> None:
+        request = Request(
+            "-",
+            self._target[:MAX_TARGET].decode("latin-1") or "-",
+            (self._host or b"").decode("latin-1"),
+            [],
+            scheme=self._listener.scheme,
+            client_ip=self._client_ip,
+            client_port=self._peer_port,
+        )
+        visit = self._edge.unreadable(request)
+        reply = respond.refused(self._refusal, None, request, visit.request_id)
+        body = reply.body if isinstance(reply.body, bytes) else b""
+        self._transport.write(
+            b"".join(
+                (
+                    _head(reply.status, reply.headers, len(body)),
+                    b"Connection: close\r\n",
+                    f"X-Cache: {reply.x_cache} from cloudfront".encode(),
+                    self._listener.identity,
+                    visit.request_id.encode(),
+                    b"\r\n\r\n",
+                    body,
+                )
+            )
+        )
+        self._edge.done(visit, reply.status, len(body), reply.x_cache, reply.detail, self._refusal)
+        self._linger()
+
+    def _finish(self, body: Body | None) -> None:
+        self._ending = True
+        self._queue.clear()
+        if body is not None and not body.ended and not self._eof:
+            self._linger()
+        else:
+            self._transport.close()
+
+    def _linger(self) -> None:
+        """Close our half, and let the viewer finish talking for a moment: closing at once with unread bytes would
+        reset the connection before it has read its answer (RFC 9112 §9.6)."""
+        self._closing = True
+        self._lingering = asyncio.get_running_loop().time() + LINGER
+        self._held.clear()
+        self._transport.resume_reading()
+        if self._eof or not self._transport.can_write_eof():
+            self._transport.close()
+        else:
+            self._transport.write_eof()
+
+    def drain(self) -> None:
+        if self._task is None and not self._queue and not self._in_head:
+            self._transport.close()
+
+    def abort(self) -> None:
+        self._closing = True
+        self._transport.abort()
+
+    def check(self, now: float) -> None:
+        """Once in a while: let go of a peer that is idle, slow or stuck."""
+        limits = self._listener.limits
+        size = self._transport.get_write_buffer_size()
+        if self._lingering:
+            if now > self._lingering:
+                self._transport.abort()
+        elif size:
+            if size != self._last_size:
+                self._progress = now
+            elif now - self._progress > limits.write:
+                self.abort()
+        elif self._in_head:
+            if now - self._head_since > limits.head:
+                self.abort()
+        elif self._body is not None and not self._body.ended:
+            if not self._held and now - self._last_data > limits.body:
+                self.abort()
+        elif self._task is None and now - self._last_data > limits.idle:
+            self._transport.close()
+        self._last_size = size
+
+
+def _head(status: int, headers: Headers | tuple[tuple[bytes, bytes], ...], length: int | None) -> bytes:
+    """Status line and end-to-end headers in HTTP/1.1's spelling, Content-Length included, without the blank line."""
+    lines = [b"HTTP/1.1 %d %b" % (status, _REASONS.get(status, b""))]
+    for name, value in headers:
+        if name == b"content-length":
+            continue
+        spelled = _SPELLED.get(name)
+        if spelled is None:
+            spelled = _SPELLED[name] = name.title() if len(_SPELLED) < 1024 else name
+        lines.append(spelled + b": " + value)
+    if length is not None:
+        lines.append(b"Content-Length: %d" % length)
+    lines.append(b"")
+    return b"\r\n".join(lines)
+
+
+def _absolute(target: str, host: bytes | None) -> tuple[bytes | None, str]:
+    """An absolute-form target names the host itself, and Host does not count (RFC 9112 §3.2.2). Anything else that
+    does not begin with a slash (`*`, an authority) is left as it is, for the method check to refuse."""
+    scheme, separator, rest = target.partition("://")
+    if not separator or scheme.lower() not in ("http", "https"):
+        return host, target if target == "*" else "/" + target if host else "#"
+    for position, letter in enumerate(rest):
+        if letter in "/?#":
+            path = rest[position:]
+            return rest[:position].encode("ascii"), path if path.startswith("/") else "/" + path
+    return rest.encode("ascii"), "/"
+
+
+_HOST_BYTES = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:[]")
+_hosts_seen: set[bytes] = set()
+
+
+def host_ok(host: bytes) -> bool:
+    """Only what a host and a port are made of: what else comes in Host is an attempt at something."""
+    if host in _hosts_seen:
+        return True
+    good = 0 < len(host) <= 261 and _HOST_BYTES.issuperset(host)
+    if good and len(_hosts_seen) < 4096:
+        _hosts_seen.add(host)
+    return good

@@ -1,0 +1,93 @@
+"""The edges' counts as Prometheus metrics.
+
+Each worker sends its sums with its report to the feed; whoever serves `/metrics` (the control plane) renders the
+live reports of all edges with `render`. Nothing is counted twice, and no worker needs a port of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from keyfront.edge.accesslog import Counts
+
+
+class Sums(msgspec.Struct, frozen=True):
+    """What one worker has counted since it started, as it travels in a report."""
+
+    requests: list[tuple[str, int, str, str, int]] = []
+    keys: list[tuple[str, str, int]] = []
+    bytes: int = 0
+    taken: float = 0.0
+    verify_us: float = 0.0
+    connections: int = 0
+    cache_bytes: int = 0
+    cache_objects: int = 0
+    evictions: int = 0
+    lost_records: int = 0
+
+
+def sums(counts: Counts, *, connections: int, cache: tuple[int, int, int], lost: int) -> Sums:
+    return Sums(
+        [(*name, n) for name, n in counts.requests.items()],
+        [(*name, n) for name, n in counts.keys.items()],
+        counts.bytes,
+        counts.taken,
+        counts.verify_us,
+        connections,
+        *cache,
+        lost,
+    )
+
+
+def families(reports: Iterable[tuple[str, int, Mapping[str, object]]]) -> Iterable[Metric]:
+    """Metric families for `(edge name, snapshot number, sums as a plain mapping)` of each live edge."""
+    edge = ["edge"]
+    requests = CounterMetricFamily(
+        "keyfront_edge_requests",
+        "Requests answered.",
+        labels=["edge", "distribution", "status", "result", "reason"],
+    )
+    keys = CounterMetricFamily(
+        "keyfront_edge_signatures_accepted",
+        "Requests allowed by a signature, by key and hash.",
+        labels=["edge", "key_pair_id", "hash_algorithm"],
+    )
+    flat: list[tuple[CounterMetricFamily | GaugeMetricFamily, str]] = [
+        (CounterMetricFamily("keyfront_edge_response_bytes", "Body bytes sent.", labels=edge), "bytes"),
+        (
+            CounterMetricFamily("keyfront_edge_busy_seconds", "Time from request to answer.", labels=edge),
+            "taken",
+        ),
+        (
+            CounterMetricFamily("keyfront_edge_verify_microseconds", "Time spent verifying.", labels=edge),
+            "verify_us",
+        ),
+        (GaugeMetricFamily("keyfront_edge_connections", "Open connections.", labels=edge), "connections"),
+        (GaugeMetricFamily("keyfront_edge_cache_bytes", "Bytes held in memory.", labels=edge), "cache_bytes"),
+        (
+            GaugeMetricFamily("keyfront_edge_cache_objects", "Responses held in memory.", labels=edge),
+            "cache_objects",
+        ),
+        (
+            CounterMetricFamily("keyfront_edge_cache_evictions", "Responses evicted.", labels=edge),
+            "evictions",
+        ),
+        (
+            CounterMetricFamily("keyfront_edge_log_records_lost", "Access records not written.", labels=edge),
+            "lost_records",
+        ),
+    ]
+    snapshot = GaugeMetricFamily("keyfront_edge_snapshot_number", "The snapshot that is obeyed.", labels=edge)
+    for name, number, raw in reports:
+        counted = msgspec.convert(raw, Sums, strict=False)
+        snapshot.add_metric([name], number)
+        for distribution, status, result, reason, n in counted.requests:
+            requests.add_metric([name, distribution, str(status), result, reason], n)
+        for key, algorithm, n in counted.keys:
+            keys.add_metric([name, key, algorithm], n)
+        for family, field in flat:
+            family.add_metric([name], getattr(counted, field))
+    return [requests, keys, snapshot, *(family for family, _ in flat)]

@@ -1,0 +1,182 @@
+"""A snapshot made ready to be asked: hosts to sites, paths to routes, key groups to key rings.
+
+`prepare` runs once per accepted snapshot and does all the work that a request must not repeat. A key ring whose
+keys did not change is taken over from the routing before, together with the credentials that it has verified;
+one whose keys changed in any way starts empty, so that nothing remembered outlives its key.
+"""
+
+from __future__ import annotations
+
+from keyfront.edge.exchange import Plan
+from keyfront.model.pattern import Matcher, compile_pattern, normalise_path
+from keyfront.model.snapshot import Behavior, Distribution, ErrorResponse, Origin, Snapshot
+from keyfront.signing.verify import KeyRing
+
+PLANS_KEPT = 32_768
+"""How many plans each of the memo's two generations holds."""
+
+_KNOWN_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE"})
+
+
+KeyRings = dict[tuple[tuple[str, str, str], ...], KeyRing]
+"""Key rings by what they are made of: (key id, PEM, key group id) of each key, in order."""
+
+
+class Route:
+    """One cache behavior of a site, ready. `origins` are the target, or an origin group's two members in order;
+    `failover` the statuses that send a request to the second. `keyring` is None where no signature is needed."""
+
+    __slots__ = (
+        "allowed",
+        "behavior",
+        "cacheable",
+        "cached",
+        "failover",
+        "keyring",
+        "origins",
+        "selects",
+        "site",
+    )
+
+    def __init__(self, site: Site, behavior: Behavior, keyring: KeyRing | None) -> None:
+        distribution = site.distribution
+        self.site = site
+        self.behavior = behavior
+        self.keyring = keyring
+        self.allowed = frozenset(behavior.allowed_methods) & _KNOWN_METHODS
+        self.cached = frozenset(behavior.cached_methods) if behavior.caches else frozenset[str]()
+        self.cacheable = behavior.caches
+        self.selects = (
+            behavior.key_headers.mode != "none"
+            or behavior.key_cookies.mode != "none"
+            or behavior.key_query.mode != "none"
+            or behavior.accept_gzip
+            or behavior.accept_brotli
+        )
+        by_id = {origin.id: origin for origin in distribution.origins}
+        self.failover = frozenset[int]()
+        self.origins: tuple[Origin, ...] = ()
+        for group in distribution.origin_groups:
+            if group.id == behavior.target_origin_id:
+                self.origins = (by_id[group.members[0]], by_id[group.members[1]])
+                self.failover = frozenset(group.status_codes)
+        if not self.origins:
+            self.origins = (by_id[behavior.target_origin_id],)
+
+
+class Site:
+    """A distribution, ready: its routes in the order in which they are tried, the default one last."""
+
+    __slots__ = ("_patterns", "default", "distribution", "error_responses", "geo", "routes")
+
+    def __init__(self, distribution: Distribution) -> None:
+        self.distribution = distribution
+        self.geo = distribution.geo if distribution.geo.kind != "none" else None
+        self.error_responses: dict[int, ErrorResponse] = {
+            e.error_code: e for e in distribution.error_responses
+        }
+        self.routes: list[Route] = []
+        self._patterns: list[tuple[Matcher, Route]] = []
+        self.default: Route
+
+    def add(self, behavior: Behavior, keyring: KeyRing | None) -> None:
+        """Behaviors are added in the distribution's order; the last one added is the default."""
+        if self.routes:
+            before = self.routes[-1]
+            self._patterns.append((compile_pattern(before.behavior.path_pattern), before))
+        self.default = Route(self, behavior, keyring)
+        self.routes.append(self.default)
+
+    def route(self, path: str) -> Route:
+        """The behavior for a raw path: matched by its RFC 3986-normalised form, first match wins (§5.1)."""
+        if self._patterns:
+            normal = normalise_path(path)
+            for matches, route in self._patterns:
+                if matches(normal):
+                    return route
+        return self.default
+
+
+class Plans:
+    """Plans by the full URL that led to them, in two generations: when the young one is full it becomes the old
+    one, and what is used again moves back. Only plans of requests that were allowed are kept."""
+
+    __slots__ = ("_old", "_size", "_young")
+
+    def __init__(self, size: int = PLANS_KEPT) -> None:
+        self._size = size
+        self._young: dict[str, Plan] = {}
+        self._old: dict[str, Plan] = {}
+
+    def get(self, url: str) -> Plan | None:
+        plan = self._young.get(url)
+        if plan is None:
+            plan = self._old.get(url)
+            if plan is not None:
+                self.put(url, plan)
+        return plan
+
+    def put(self, url: str, plan: Plan) -> None:
+        if len(self._young) >= self._size:
+            self._old = self._young
+            self._young = {}
+        self._young[url] = plan
+
+
+class Routing:
+    """What `decide` asks. `number` is the snapshot's."""
+
+    __slots__ = ("_exact", "_keyrings", "_wildcards", "number", "plans", "snapshot")
+
+    def __init__(self, snapshot: Snapshot, before: Routing | None = None) -> None:
+        self.snapshot = snapshot
+        self.number = snapshot.number
+        self.plans = Plans()
+        self._keyrings: KeyRings = {}
+        kept: KeyRings = {} if before is None else before._keyrings
+        self._exact: dict[str, Site] = {}
+        self._wildcards: dict[str, Site] = {}
+        keyrings: KeyRings = {}
+        pems = {key.id: key.pem for key in snapshot.public_keys}
+        groups = {group.id: group for group in snapshot.key_groups}
+        for distribution in snapshot.distributions:
+            site = Site(distribution)
+            for behavior in distribution.behaviors:
+                keyring = None
+                if behavior.restricted:
+                    trusted = [groups[g] for g in behavior.trusted_key_groups if g in groups]
+                    members = {
+                        k: (k, pems[k], g.id) for g in reversed(trusted) for k in g.key_ids if k in pems
+                    }
+                    identity = tuple(sorted(members.values()))
+                    keyring = keyrings.get(identity) or kept.get(identity)
+                    if keyring is None:
+                        keyring = KeyRing(
+                            {k: pem for k, pem, _ in identity}, groups={k: group for k, _, group in identity}
+                        )
+                    keyrings[identity] = keyring
+                site.add(behavior, keyring)
+            for host in (distribution.domain_name, *distribution.aliases):
+                # A disabled distribution still owns its names (§5.1); decide refuses its requests.
+                if host.startswith("*."):
+                    self._wildcards[host[1:]] = site
+                else:
+                    self._exact[host] = site
+        self._keyrings = keyrings
+
+    def site(self, host: str) -> Site | None:
+        """The site for a Host value, with or without a port: an exact name beats a wildcard alias, and of those
+        the longest wins."""
+        name = host.lower()
+        if ":" in name:
+            name = name.partition("]")[0] + "]" if name.startswith("[") else name.partition(":")[0]
+        site = self._exact.get(name)
+        if site is not None or not self._wildcards:
+            return site
+        rest = name
+        while "." in rest:
+            rest = rest.partition(".")[2]
+            site = self._wildcards.get("." + rest)
+            if site is not None:
+                return site
+        return None

@@ -1,0 +1,638 @@
+"""The native shell over real sockets: order, framing, limits, slow and stuck peers, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import struct
+from collections.abc import AsyncIterator
+
+import pytest
+
+from keyfront.edge.edge import EdgeSettings
+from keyfront.edge.http1 import MAX_HEAD, MAX_QUEUE, Limits, Peers
+from keyfront.model.snapshot import Behavior, ErrorResponse, Geo, Snapshot
+from tests.origin import CLOSE, LEAVE_BODY, RESET, Asked, ScriptedOrigin, Wire, answer
+from tests.viewer import EdgeHouse, site
+
+ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
+HOST = b"Host: d.test\r\n"
+BRIEF = Limits(head=0.2, idle=0.3, body=0.2, write=0.3, drain=0.5)
+
+
+@pytest.fixture
+async def origin() -> AsyncIterator[ScriptedOrigin]:
+    async with ScriptedOrigin() as origin:
+        yield origin
+    assert not origin.faults
+
+
+def open_site(origin: ScriptedOrigin, **members: object) -> Snapshot:
+    return site(origin.origin(), Behavior("*", "scripted", allowed_methods=ALL), **members)
+
+
+@pytest.fixture
+async def house(origin: ScriptedOrigin) -> AsyncIterator[EdgeHouse]:
+    async with EdgeHouse(open_site(origin), limits=Limits()) as house:
+        yield house
+
+
+class TestAnswers:
+    async def test_a_miss_then_hits_with_age_and_the_edge_named(
+        self, house: EdgeHouse, origin: ScriptedOrigin
+    ) -> None:
+        origin.on("/a", answer(200, b"hello", {"Content-Type": "text/plain", "ETag": '"1"'}))
+        async with await house.viewer() as viewer:
+            miss = await viewer.ask("/a", "d.test")
+            hit = await viewer.ask("/a", "d.test")
+        assert (miss.status, miss.body, miss.x_cache) == (200, b"hello", "Miss")
+        assert (hit.status, hit.body, hit.x_cache) == (200, b"hello", "Hit")
+        assert hit.header("age") == "0"
+        assert miss.header("age") is None
+        assert len(origin.requests) == 1
+        for seen in (miss, hit):
+            assert re.fullmatch(
+                r"1\.1 [0-9a-f]{32}\.cloudfront\.net \(CloudFront\)", seen.header("via") or ""
+            )
+            assert re.fullmatch(r"[A-Za-z0-9_-]{54}==", seen.header("x-amz-cf-id") or "")
+            assert seen.header("x-amz-cf-pop") == "KFR50-P1"
+            assert seen.header("etag") == '"1"'
+            assert seen.header("content-type") == "text/plain"
+            assert seen.header("date") is not None
+            assert seen.header("connection") == "keep-alive"
+            assert b"\r\nETag: " in seen.raw_head
+            assert b"\r\nContent-Type: " in seen.raw_head
+        assert miss.header("x-amz-cf-id") != hit.header("x-amz-cf-id")
+
+    async def test_head_of_a_stored_object_has_its_length_and_no_body(
+        self, house: EdgeHouse, origin: ScriptedOrigin
+    ) -> None:
+        origin.on("/a", answer(200, b"hello"))
+        async with await house.viewer() as viewer:
+            await viewer.ask("/a", "d.test")
+            head = await viewer.ask("/a", "d.test", method="HEAD")
+            again = await viewer.ask("/a", "d.test")
+        assert (head.status, head.x_cache, head.header("content-length")) == (200, "Hit", "5")
+        assert again.body == b"hello"
+        assert len(origin.requests) == 1
+
+    async def test_head_that_misses_is_asked_as_head(self, house: EdgeHouse, origin: ScriptedOrigin) -> None:
+        origin.on("/a", [b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"])
+        head = await house.get("/a", method="HEAD")
+        assert (head.status, head.header("content-length"), head.body) == (200, "5", b"")
+        assert origin.requests[0].method == "HEAD"
+
+    async def test_pipelined_requests_are_answered_in_order_hits_and_misses_mixed(
+        self, house: EdgeHouse, origin: ScriptedOrigin
+    ) -> None:
+        gate = asyncio.Event()
+        origin.on("/slow", [gate, *answer(200, b"slow")])
+        origin.on("/quick", answer(200, b"quick"))
+        await house.get("/quick")
+        async with await house.viewer() as viewer:
+            await viewer.send(
+                b"".join(
+                    b"GET /%b HTTP/1.1\r\n%b\r\n" % (p, HOST) for p in (b"quick", b"slow", b"quick", b"quick")
+                )
+            )
+            first = await viewer.answer()
+            gate.set()
+            rest = [await viewer.answer() for _ in range(3)]
+        assert [seen.body for seen in (first, *rest)] == [b"quick", b"slow", b"quick", b"quick"]
+        assert [seen.x_cache for seen in (first, *rest)] == ["Hit", "Miss", "Hit", "Hit"]
+
+    async def test_many_pipelined_requests_behind_a_slow_one_all_arrive(
+        self, house: EdgeHouse, origin: ScriptedOrigin
+    ) -> None:
+        gate = asyncio.Event()
+        origin.on("/slow", [gate, *answer(200, b"slow")])
+        origin.on("/quick", answer(200, b"quick"))
+        await house.get("/quick")
+        many = MAX_QUEUE * 4
+        async with await house.viewer() as viewer:
+            await viewer.send(b"GET /slow HTTP/1.1\r\n" + HOST + b"\r\n")
+            for _ in range(many):
+                await viewer.send(b"GET /quick HTTP/1.1\r\n" + HOST + b"\r\n")
+            gate.set()
+            assert (await viewer.answer()).body == b"slow"
+            for _ in range(many):
+                assert (await viewer.answer()).body == b"quick"
+
+    async def test_a_request_byte_by_byte(self, house: EdgeHouse, origin: ScriptedOrigin) -> None:
+        origin.on("/a", answer(200, b"hello"))
+        async with await house.viewer() as viewer:
+            for byte in b"GET /a?x=1 HTTP/1.1\r\nHost: d.test\r\nX-Y: z\r\n\r\n":
+                await viewer.send(bytes([byte]))
+                await asyncio.sleep(0)
+            assert (await viewer.answer()).body == b"hello"
+
+    async def test_http_1_0(self, house: EdgeHouse, origin: ScriptedOrigin) -> None:
+        origin.on("/a", answer(200, chunks=[b"one", b"two"]))
+        for _ in range(2):  # a miss, a hit
+            async with await house.viewer() as viewer:
+                await viewer.send(b"GET /a HTTP/1.0\r\n" + HOST + b"\r\n")
+                seen = await viewer.answer()
+                assert seen.body == b"onetwo"
+                assert seen.header("connection") == "close"
+                assert await viewer.at_end() == b""
+        async with await house.viewer() as viewer:
+            await viewer.send(b"GET /a HTTP/1.0\r\nConnection: keep-alive\r\n" + HOST + b"\r\n")
+            assert (await viewer.answer()).header("connection") == "keep-alive"
+            await viewer.send(b"GET /a HTTP/1.0\r\n" + HOST + b"\r\n")
+            assert (await viewer.answer()).body == b"onetwo"
+
+    async def test_an_unsized_stream_is_chunked_and_a_broken_one_is_cut(
+        self, house: EdgeHouse, origin: ScriptedOrigin
+    ) -> None:
+        rest = asyncio.Event()
+        origin.on(
+            "/ok", [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n", rest, b"0\r\n\r\n"]
+        )
+        origin.on("/bad", [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n", rest, RESET])
+        origin.on("/short", [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\none", rest, CLOSE])
+        asyncio.get_running_loop().call_later(0.05, rest.set)
+        assert (await house.get("/ok")).body == b"one"
+        rest.clear()
+        asyncio.get_running_loop().call_later(0.05, rest.set)
+        for path in ("/bad", "/short"):
+            async with await house.viewer() as viewer:
+                await viewer.send(b"GET %b HTTP/1.1\r\n%b\r\n" % (path.encode(), HOST))
+                with pytest.raises(asyncio.IncompleteReadError):
+                    await viewer.answer()
+            # What broke off is not in the cache.
+            assert house.edge.memory.find("ETEST" + path, list) is None
+
+    async def test_the_connection_ends_when_the_viewer_says_so(
+        self, house: EdgeHouse, origin: ScriptedOrigin
+    ) -> None:
+        origin.on("/a", answer(200, b"hello"))
+        for _ in range(2):
+            async with await house.viewer() as viewer:
+                seen = await viewer.ask("/a", "d.test", [("Connection", "close")])
+                assert seen.body == b"hello"
+                assert seen.header("connection") == "close"
+                assert await viewer.at_end() == b""
+
+    async def test_a_half_closed_viewer_still_gets_its_answers(
+        self, house: EdgeHouse, origin: ScriptedOrigin
+    ) -> None:
+        gate = asyncio.Event()
+        origin.on("/a", [gate, *answer(200, b"hello")])
+        async with await house.viewer() as viewer:
+            await viewer.send(b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n")
+            viewer.writer.write_eof()
+            await origin.asked(1)
+            gate.set()
+            assert (await viewer.answer()).body == b"hello"
+            assert await viewer.at_end() == b""
+
+    async def test_a_protocol_upgrade_is_not_taken_up(self, house: EdgeHouse, origin: ScriptedOrigin) -> None:
+        origin.on("/a", answer(200, b"hello"))
+        async with await house.viewer() as viewer:
+            upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n"
+            await viewer.send(
+                b"GET /a HTTP/1.1\r\n" + HOST + upgrade + b"\r\n" + b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n"
+            )
+            assert (await viewer.answer()).body == b"hello"
+            assert (await viewer.answer()).body == b"hello"
+        assert origin.requests[0].header("upgrade") is None
+
+    async def test_an_absolute_target_names_the_host(self, house: EdgeHouse, origin: ScriptedOrigin) -> None:
+        origin.on("/a", answer(200, b"hello"))
+        async with await house.viewer() as viewer:
+            await viewer.send(b"GET http://d.test/a?b HTTP/1.1\r\nHost: other.test\r\n\r\n")
+            assert (await viewer.answer()).body == b"hello"
+        assert origin.requests[0].target == "/a"
+
+
+class TestBodies:
+    async def test_a_sized_body_reaches_the_origin(self, house: EdgeHouse, origin: ScriptedOrigin) -> None:
+        origin.on("/in", answer(201, b"made"))
+        seen = await house.get("/in", method="POST", body=b"x" * 100_000)
+        assert (seen.status, seen.body) == (201, b"made")
+        assert origin.requests[0].body == b"x" * 100_000
+        assert origin.requests[0].header("content-length") == "100000"
+
+    async def test_a_chunked_body_reaches_the_origin_without_its_trailers(
+        self, house: EdgeHouse, origin: ScriptedOrigin
+    ) -> None:
+        origin.on("/in", answer(200, b"ok"))
+        async with await house.viewer() as viewer:
+            await viewer.send(
+                b"PUT /in HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n3\r\none\r\n"
+            )
+            await viewer.send(b"3;x=y\r\ntwo\r\n0\r\nX-Late: trailer\r\n\r\n")
+            assert (await viewer.answer()).status == 200
+            assert (await viewer.ask("/in", "d.test", method="DELETE")).status == 200
+        assert origin.requests[0].body == b"onetwo"
+        assert origin.requests[0].header("x-late") is None
+
+    async def test_expect_100_continue(self, house: EdgeHouse, origin: ScriptedOrigin) -> None:
+        origin.on("/in", answer(200, b"ok"))
+        async with await house.viewer() as viewer:
+            await viewer.send(
+                b"PUT /in HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\nExpect: 100-continue\r\n\r\n"
+            )
+            assert (await viewer.answer()).status == 100
+            await viewer.send(b"abc")
+            assert (await viewer.answer()).status == 200
+        assert origin.requests[0].body == b"abc"
+        assert origin.requests[0].header("expect") is None
+
+    async def test_a_refused_request_with_expect_is_refused_before_its_body(
+        self, house: EdgeHouse, origin: ScriptedOrigin
+    ) -> None:
+        async with await house.viewer() as viewer:
+            await viewer.send(
+                b"PUT /in HTTP/1.1\r\nHost: nowhere.test\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n"
+            )
+            assert (await viewer.answer()).status == 403
+
+    async def test_another_expectation_fails(self, house: EdgeHouse) -> None:
+        async with await house.viewer() as viewer:
+            await viewer.send(
+                b"PUT /in HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\nExpect: fine weather\r\n\r\n"
+            )
+            assert (await viewer.answer()).status == 417
+
+    async def test_a_slow_origin_stops_the_viewers_upload(
+        self, house: EdgeHouse, origin: ScriptedOrigin
+    ) -> None:
+        release = asyncio.Event()
+        origin.on("/in", [LEAVE_BODY, release, *answer(200, b"enough", close=True)])
+        async with await house.viewer() as viewer:
+            await viewer.send(b"PUT /in HTTP/1.1\r\n" + HOST + b"Content-Length: 1000000000\r\n\r\n")
+            viewer.writer.transport.set_write_buffer_limits(high=0)
+            sent = 0
+            try:
+                while sent < 200_000_000:
+                    viewer.writer.write(b"x" * 65536)
+                    await asyncio.wait_for(viewer.writer.drain(), 0.3)
+                    sent += 65536
+            except TimeoutError:
+                pass
+            assert sent < 100_000_000
+            release.set()
+
+    async def test_a_viewer_that_leaves_in_its_body_breaks_off_the_origins_request(
+        self, house: EdgeHouse, origin: ScriptedOrigin
+    ) -> None:
+        origin.on("/in", answer(200, b"ok"))
+        async with await house.viewer() as viewer:
+            await viewer.send(b"PUT /in HTTP/1.1\r\n" + HOST + b"Content-Length: 10\r\n\r\nabc")
+            await origin.connected(1)
+        await origin.hung_up(1)
+        record = await house.recorded(1)
+        assert record["detail"] == "ClientHungUpRequest"
+        assert record["status"] == 0
+
+    async def test_an_early_answer_ends_the_connection_after_it_was_read(
+        self, house: EdgeHouse, origin: ScriptedOrigin
+    ) -> None:
+        origin.on("/in", [LEAVE_BODY, *answer(403, b"no")])
+        async with await house.viewer() as viewer:
+            await viewer.send(
+                b"PUT /in HTTP/1.1\r\n" + HOST + b"Content-Length: 100000\r\n\r\n" + b"x" * 1000
+            )
+            seen = await viewer.answer()
+            assert (seen.status, seen.header("connection")) == (403, "close")
+            assert await viewer.at_end() == b""
+
+    async def test_get_with_a_body_is_refused(self, house: EdgeHouse) -> None:
+        assert (await house.get("/a", body=b"x")).status == 403
+
+
+BAD = [
+    ("a space in the target", b"GET /a b HTTP/1.1\r\nHost: d.test\r\n\r\n"),
+    ("raw bytes above ASCII", b"GET /\xc3\xa9 HTTP/1.1\r\nHost: d.test\r\n\r\n"),
+    ("no host", b"GET /a HTTP/1.1\r\n\r\n"),
+    ("an empty host", b"GET /a HTTP/1.1\r\nHost:\r\n\r\n"),
+    ("two hosts", b"GET /a HTTP/1.1\r\nHost: d.test\r\nHost: d.test\r\n\r\n"),
+    ("a host that is none", b"GET /a HTTP/1.1\r\nHost: d.test/../x\r\n\r\n"),
+    ("a host with a user", b"GET /a HTTP/1.1\r\nHost: me@d.test\r\n\r\n"),
+    ("a fragment", b"GET /a#b HTTP/1.1\r\nHost: d.test\r\n\r\n"),
+    (
+        "two framings",
+        b"POST /a HTTP/1.1\r\nHost: d.test\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+    ),
+    (
+        "two lengths",
+        b"POST /a HTTP/1.1\r\nHost: d.test\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+    ),
+    ("a length list", b"POST /a HTTP/1.1\r\nHost: d.test\r\nContent-Length: 3, 3\r\n\r\nabc"),
+    ("a signed length", b"POST /a HTTP/1.1\r\nHost: d.test\r\nContent-Length: +3\r\n\r\nabc"),
+    ("chunked not last", b"POST /a HTTP/1.1\r\nHost: d.test\r\nTransfer-Encoding: chunked, gzip\r\n\r\n"),
+    ("space before a colon", b"GET /a HTTP/1.1\r\nHost : d.test\r\n\r\n"),
+    ("a folded header", b"GET /a HTTP/1.1\r\nHost: d.test\r\nA: b\r\n c\r\n\r\n"),
+    ("a bare line feed", b"GET /a HTTP/1.1\nHost: d.test\n\n"),
+    ("a bare carriage return", b"GET /a HTTP/1.1\r\nHost: d.test\r\nA: b\rc\r\n\r\n"),
+    ("a NUL in a value", b"GET /a HTTP/1.1\r\nHost: d.test\r\nA: \x00\r\n\r\n"),
+    ("HTTP/2.0", b"GET /a HTTP/2.0\r\nHost: d.test\r\n\r\n"),
+    ("HTTP/0.9", b"GET /a\r\n\r\n"),
+    ("an unknown method", b"FOO /a HTTP/1.1\r\nHost: d.test\r\n\r\n"),
+    ("TLS on the plain port", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
+    ("an authority target", b"GET d.test:80 HTTP/1.1\r\nHost: d.test\r\n\r\n"),
+]
+
+
+class TestBadRequests:
+    @pytest.mark.parametrize("data", [data for _, data in BAD], ids=[name for name, _ in BAD])
+    async def test_what_is_no_request_gets_400_and_the_end(
+        self, house: EdgeHouse, origin: ScriptedOrigin, data: bytes
+    ) -> None:
+        async with await house.viewer() as viewer:
+            await viewer.send(data)
+            seen = await viewer.answer()
+            assert seen.status == 400
+            assert seen.header("connection") == "close"
+            assert seen.x_cache == "Error"
+            assert await viewer.at_end() == b""
+        assert not origin.requests
+        record = await house.recorded(1)
+        assert (record["status"], record["reason"]) == (400, "bad_request")
+
+    async def test_a_bad_request_is_answered_after_the_good_ones_before_it(
+        self, house: EdgeHouse, origin: ScriptedOrigin
+    ) -> None:
+        gate = asyncio.Event()
+        origin.on("/a", [gate, *answer(200, b"hello")])
+        async with await house.viewer() as viewer:
+            await viewer.send(b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n" + b"nonsense\r\n\r\n")
+            await origin.asked(1)
+            gate.set()
+            assert (await viewer.answer()).body == b"hello"
+            assert (await viewer.answer()).status == 400
+            assert await viewer.at_end() == b""
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"GET /" + b"a" * 8192 + b" HTTP/1.1\r\n" + HOST + b"\r\n",
+            b"GET /a HTTP/1.1\r\n" + HOST + b"X: " + b"y" * MAX_HEAD + b"\r\n\r\n",
+            b"GET /a HTTP/1.1\r\n" + HOST + b"".join(b"X%d: y\r\n" % n for n in range(4000)),
+            b"GET /" + b"a" * 100_000,
+        ],
+        ids=["target", "one header", "many headers, unfinished", "target, unfinished"],
+    )
+    async def test_what_is_too_large_gets_413_and_the_end(
+        self, house: EdgeHouse, origin: ScriptedOrigin, data: bytes
+    ) -> None:
+        async with await house.viewer() as viewer:
+            await viewer.send(data)
+            seen = await viewer.answer()
+            assert seen.status == 413
+            assert await viewer.at_end() == b""
+        assert not origin.requests
+
+    async def test_a_target_of_the_greatest_length_is_served(
+        self, house: EdgeHouse, origin: ScriptedOrigin
+    ) -> None:
+        target = "/" + "a" * 8191
+        origin.on(target, answer(200, b"long"))
+        assert (await house.get(target)).body == b"long"
+
+
+class TestSlowAndStuckPeers:
+    @pytest.mark.parametrize(
+        "said",
+        [
+            b"",
+            b"GET /a HT",
+            b"GET /a HTTP/1.1\r\nHost: d.test\r\n",
+            b"PUT /in HTTP/1.1\r\nHost: d.test\r\nContent-Length: 5\r\n\r\nab",
+        ],
+        ids=["idle", "in the request line", "in the headers", "in the body"],
+    )
+    async def test_who_says_no_more_is_let_go(self, origin: ScriptedOrigin, said: bytes) -> None:
+        origin.on("/in", answer(200))
+        async with EdgeHouse(open_site(origin), limits=BRIEF) as house, await house.viewer() as viewer:
+            await viewer.send(said)
+            assert await asyncio.wait_for(viewer.at_end(), 3) == b""
+
+    async def test_a_head_that_drips_is_let_go_too(self, origin: ScriptedOrigin) -> None:
+        async with EdgeHouse(open_site(origin), limits=BRIEF) as house, await house.viewer() as viewer:
+            await viewer.send(b"GET /a HTTP/1.1\r\n")
+
+            async def drip() -> None:
+                while True:
+                    viewer.writer.write(b"X: y\r\n")
+                    await asyncio.sleep(0.02)
+
+            dripping = asyncio.create_task(drip())
+            try:
+                with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError, BrokenPipeError)):
+                    if await asyncio.wait_for(viewer.at_end(), 3) == b"":
+                        raise ConnectionResetError
+            finally:
+                dripping.cancel()
+
+    async def test_who_waits_for_a_slow_origin_is_kept(self, origin: ScriptedOrigin) -> None:
+        gate = asyncio.Event()
+        origin.on("/a", [gate, *answer(200, b"at last")])
+        asyncio.get_running_loop().call_later(0.8, gate.set)
+        async with EdgeHouse(open_site(origin), limits=BRIEF) as house:
+            assert (await house.get("/a")).body == b"at last"
+
+    async def test_who_does_not_read_is_let_go_and_stops_the_origin(self, origin: ScriptedOrigin) -> None:
+        async def flood(_: Asked, wire: Wire) -> None:
+            for _step in range(4000):
+                await wire.send(b"x" * 65536)
+
+        origin.on("/big", [b"HTTP/1.1 200 OK\r\nContent-Length: 262144000\r\n\r\n", flood])
+        async with EdgeHouse(open_site(origin), limits=BRIEF) as house, await house.viewer() as viewer:
+            await viewer.send(b"GET /big HTTP/1.1\r\n" + HOST + b"\r\n")
+            record = await asyncio.wait_for(house.recorded(1), 10)
+            assert record["detail"] == "ClientHungUpRequest"
+            assert origin.wires[0].sent < 50_000_000
+            await asyncio.wait_for(origin.hung_up(1), 5)
+
+    async def test_who_breaks_off_leaves_a_record(self, house: EdgeHouse, origin: ScriptedOrigin) -> None:
+        gate = asyncio.Event()
+        origin.on("/a", [gate, *answer(200, b"late")])
+        async with await house.viewer() as viewer:
+            await viewer.send(b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n")
+            await origin.asked(1)
+            linger = struct.pack("ii", 1, 0)
+            viewer.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        record = await house.recorded(1)
+        assert (record["status"], record["detail"]) == (0, "ClientHungUpRequest")
+        gate.set()
+
+
+class TestDrain:
+    async def test_what_is_under_way_is_finished_and_idle_ones_are_closed(
+        self, origin: ScriptedOrigin
+    ) -> None:
+        gate = asyncio.Event()
+        origin.on("/a", [gate, *answer(200, b"finished")])
+        async with (
+            EdgeHouse(open_site(origin)) as house,
+            await house.viewer() as idle,
+            await house.viewer() as busy,
+        ):
+            await busy.send(b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n")
+            await origin.asked(1)
+            draining = asyncio.create_task(house.listener.drain())
+            assert await idle.at_end() == b""
+            gate.set()
+            seen = await busy.answer()
+            assert (seen.body, seen.header("connection")) == (b"finished", "close")
+            await draining
+
+    async def test_what_does_not_finish_is_cut(self, origin: ScriptedOrigin) -> None:
+        origin.on("/a", [asyncio.Event()])
+        async with EdgeHouse(open_site(origin), limits=BRIEF) as house, await house.viewer() as busy:
+            await busy.send(b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n")
+            await origin.asked(1)
+            await asyncio.wait_for(house.listener.drain(), 5)
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+                await busy.answer()
+
+
+class TestGate:
+    async def test_an_unknown_host_is_refused(self, house: EdgeHouse) -> None:
+        seen = await house.get("/a", host="nowhere.test")
+        assert (seen.status, seen.x_cache) == (403, "Error")
+        assert b"Bad request." in seen.body
+        assert seen.header("server") == "CloudFront"
+
+    async def test_the_host_may_carry_a_port_and_capitals(
+        self, house: EdgeHouse, origin: ScriptedOrigin
+    ) -> None:
+        origin.on("/a", answer(200, b"hello"))
+        for host in ("d.test:8080", "D.TEST", "d.test:80"):
+            assert (await house.get("/a", host=host)).status == 200
+
+    async def test_a_method_that_is_not_allowed(self, origin: ScriptedOrigin) -> None:
+        async with EdgeHouse(site(origin.origin())) as house:
+            seen = await house.get("/a", method="POST", body=b"x")
+            assert seen.status == 403
+            assert b"cachable" in seen.body
+            assert (await house.recorded(1))["detail"] == "InvalidRequestMethod"
+
+    @pytest.mark.parametrize(
+        ("policy", "method", "version", "status"),
+        [
+            ("redirect-to-https", "GET", "1.1", 301),
+            ("redirect-to-https", "HEAD", "1.1", 301),
+            ("redirect-to-https", "DELETE", "1.1", 307),
+            ("redirect-to-https", "DELETE", "1.0", 403),
+            ("https-only", "GET", "1.1", 403),
+        ],
+    )
+    async def test_the_viewer_protocol_policy(
+        self, origin: ScriptedOrigin, policy: str, method: str, version: str, status: int
+    ) -> None:
+        behavior = Behavior("*", "scripted", viewer_protocol_policy=policy, allowed_methods=ALL)  # type: ignore[arg-type]
+        async with EdgeHouse(site(origin.origin(), behavior)) as house, await house.viewer() as viewer:
+            await viewer.send(f"{method} /a?b=c HTTP/{version}\r\nHost: d.test\r\n\r\n".encode())
+            seen = await viewer.answer(method)
+            assert seen.status == status
+            if status in (301, 307):
+                assert seen.header("location") == "https://d.test/a?b=c"
+                assert seen.x_cache == "Redirect"
+        assert not origin.requests
+
+    async def test_a_trusted_proxy_speaks_for_the_viewer(self, origin: ScriptedOrigin) -> None:
+        origin.on("/a", answer(200, b"hello"))
+        behavior = Behavior("*", "scripted", viewer_protocol_policy="https-only")
+        snapshot = site(origin.origin(), behavior)
+        proxied = [
+            ("X-Forwarded-Proto", "https"),
+            ("X-Forwarded-For", "203.0.113.9, 198.51.100.7, 127.0.0.5"),
+        ]
+        async with EdgeHouse(snapshot, trusted=("127.0.0.0/8",)) as house:
+            assert (await house.get("/a", headers=proxied)).status == 200
+            assert (await house.recorded(1))["client_ip"] == "198.51.100.7"
+        assert origin.requests[0].header("x-forwarded-for") == "203.0.113.9,198.51.100.7"
+        async with EdgeHouse(snapshot) as house:
+            assert (await house.get("/a", headers=proxied)).status == 403
+            assert (await house.recorded(1))["client_ip"] == "127.0.0.1"
+
+    async def test_geo_restriction(self, origin: ScriptedOrigin) -> None:
+        origin.on("/a", answer(200, b"hello"))
+        snapshot = site(origin.origin(), geo=Geo("blacklist", ("DE",)))
+        async with EdgeHouse(snapshot, trusted=("127.0.0.1",)) as house:
+            german = [("X-Forwarded-For", "193.99.144.80")]
+            for _ in range(2):
+                seen = await house.get("/a", headers=german)
+                assert seen.status == 403
+                assert b"block access from your country" in seen.body
+                assert (await house.get("/a")).status == 200
+            assert (await house.recorded(1))["detail"] == "ClientGeoBlocked"
+            assert (await house.recorded(1))["country"] == "DE"
+
+    async def test_a_default_root_object(self, origin: ScriptedOrigin) -> None:
+        origin.on("/index.html", answer(200, b"root"))
+        async with EdgeHouse(site(origin.origin(), default_root_object="index.html")) as house:
+            assert (await house.get("/")).body == b"root"
+
+    async def test_another_snapshot_is_obeyed_from_the_next_request_on(
+        self, house: EdgeHouse, origin: ScriptedOrigin
+    ) -> None:
+        origin.on("/a", answer(200, b"hello"))
+        async with await house.viewer() as viewer:
+            assert (await viewer.ask("/a", "d.test")).status == 200
+            house.edge.use(open_site(origin, enabled=False))
+            assert (await viewer.ask("/a", "d.test")).status == 403
+
+
+class TestOrigins:
+    async def test_an_origin_that_cannot_be_reached(self, house: EdgeHouse, origin: ScriptedOrigin) -> None:
+        await origin.stop()
+        seen = await house.get("/a")
+        assert (seen.status, seen.x_cache) == (502, "Error")
+        assert (await house.recorded(1))["detail"] == "OriginConnectError"
+
+    async def test_a_custom_error_page_takes_the_place_of_an_error(self, origin: ScriptedOrigin) -> None:
+        origin.on("/missing", answer(404, b"plain"))
+        origin.on("/pages/404.html", answer(200, b"<h1>pretty</h1>", {"Content-Type": "text/html"}))
+        rule = ErrorResponse(404, 0, "/pages/404.html", 200)
+        async with EdgeHouse(site(origin.origin(), error_responses=(rule,))) as house:
+            for _ in range(2):
+                seen = await house.get("/missing")
+                assert (seen.status, seen.body, seen.x_cache) == (200, b"<h1>pretty</h1>", "Error")
+                assert seen.header("content-type") == "text/html"
+
+    async def test_a_custom_error_page_that_fails_leaves_the_error(self, origin: ScriptedOrigin) -> None:
+        origin.on("/missing", answer(404, b"plain"))
+        rule = ErrorResponse(404, 0, "/pages/404.html", 404)
+        async with EdgeHouse(site(origin.origin(), error_responses=(rule,))) as house:
+            seen = await house.get("/missing")
+            assert (seen.status, seen.body) == (404, b"plain")
+
+
+class TestPeers:
+    @pytest.mark.parametrize(
+        ("chain", "client", "left"),
+        [
+            (["198.51.100.7"], "198.51.100.7", None),
+            (["1.2.3.4, 198.51.100.7"], "198.51.100.7", b"1.2.3.4"),
+            (["1.2.3.4", "198.51.100.7,10.1.1.1"], "198.51.100.7", b"1.2.3.4"),
+            (["10.9.9.9, 10.1.1.1"], "10.9.9.9", None),
+            (["1.2.3.4, nonsense"], "10.0.0.1", b"1.2.3.4,nonsense"),
+            (["2001:db8::1"], "2001:db8::1", None),
+            ([], "10.0.0.1", None),
+        ],
+    )
+    def test_the_viewer_is_the_right_most_untrusted_entry(
+        self, chain: list[str], client: str, left: bytes | None
+    ) -> None:
+        peers = Peers(("10.0.0.0/8",))
+        headers = [(b"x-forwarded-for", entry.encode()) for entry in chain]
+        found, scheme, kept = peers.viewer("10.0.0.1", [*headers, (b"x-forwarded-proto", b"https")], "http")
+        assert (found, scheme) == (client, "https")
+        assert dict(kept).get(b"x-forwarded-for") == left
+
+    def test_nobody_is_trusted_unless_named(self) -> None:
+        assert not Peers().trusts("127.0.0.1")
+        assert Peers(("::/0",)).trusts("2001:db8::1")
+        assert Peers(("127.0.0.0/8",)).trusts("::ffff:127.0.0.1")
+        assert not Peers(("127.0.0.0/8",)).trusts("not an address")
+
+
+async def test_settings_name_the_edge_location(origin: ScriptedOrigin) -> None:
+    origin.on("/a", answer(200, b"hello"))
+    async with EdgeHouse(open_site(origin), settings=EdgeSettings(pop="BER50-C1")) as house:
+        assert (await house.get("/a")).header("x-amz-cf-pop") == "BER50-C1"

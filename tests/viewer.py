@@ -1,0 +1,195 @@
+"""An edge on a real port and viewers that speak to it byte by byte.
+
+async with EdgeHouse(snapshot) as house:
+    seen = await house.get("/a", host="d.test")
+    async with await house.viewer() as viewer:
+        await viewer.send(b"GET / HTTP/1.1\\r\\nHost: d.test\\r\\n\\r\\n")
+        seen = await viewer.answer()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from keyfront.edge.accesslog import AccessLog
+from keyfront.edge.edge import Edge, EdgeSettings
+from keyfront.edge.http1 import Limits, Listener, Peers
+from keyfront.model.snapshot import Behavior, Distribution, Origin, Snapshot
+
+
+class Seen:
+    """An answer as a viewer sees it. Header names are lower-case here; `raw_head` keeps the spelling."""
+
+    def __init__(self, status: int, headers: list[tuple[str, str]], body: bytes, raw_head: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.raw_head = raw_head
+
+    def header(self, name: str) -> str | None:
+        values = [value for key, value in self.headers if key == name]
+        assert len(values) < 2, f"{name} came {len(values)} times"
+        return values[0] if values else None
+
+    @property
+    def x_cache(self) -> str:
+        return (self.header("x-cache") or "").removesuffix(" from cloudfront")
+
+    def __repr__(self) -> str:
+        return f"<{self.status} {self.headers} {self.body[:200]!r}>"
+
+
+class Viewer:
+    """One viewer's connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def answer(self, method: str = "GET") -> Seen:
+        """The next answer, its body read to the end as RFC 9112 §6.3 frames it."""
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        first, *lines = head[:-4].decode("latin-1").split("\r\n")
+        status = int(first.split(" ")[1])
+        headers = []
+        for line in lines:
+            name, colon, value = line.partition(":")
+            assert colon and name == name.strip(), line
+            headers.append((name.lower(), value.strip()))
+        fields = dict(headers)
+        body = b""
+        if method == "HEAD" or status in (204, 304) or status < 200:
+            pass
+        elif fields.get("transfer-encoding") == "chunked":
+            while size := int(await self.reader.readuntil(b"\r\n"), 16):
+                body += await self.reader.readexactly(size)
+                assert await self.reader.readexactly(2) == b"\r\n"
+            assert await self.reader.readexactly(2) == b"\r\n"
+        elif "content-length" in fields:
+            body = await self.reader.readexactly(int(fields["content-length"]))
+        else:
+            body = await self.reader.read()
+        return Seen(status, headers, body, head)
+
+    async def ask(
+        self,
+        target: str,
+        host: str,
+        headers: Iterable[tuple[str, str]] = (),
+        *,
+        method: str = "GET",
+        body: bytes | None = None,
+    ) -> Seen:
+        lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", *(f"{n}: {v}" for n, v in headers)]
+        if body is not None:
+            lines.append(f"Content-Length: {len(body)}")
+        await self.send("\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b""))
+        return await self.answer(method)
+
+    async def at_end(self) -> bytes:
+        """Everything until the edge closes."""
+        return await self.reader.read()
+
+    async def __aenter__(self) -> Viewer:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.writer.close()
+
+
+class EdgeHouse:
+    """One edge worker's inside on an ephemeral port, with its access records in reach."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        *,
+        settings: EdgeSettings | None = None,
+        limits: Limits | None = None,
+        trusted: tuple[str, ...] = (),
+        scheme: str = "http",
+        log: Path | None = None,
+    ) -> None:
+        self.log = AccessLog(log)
+        self.edge = Edge(settings or EdgeSettings(memory=1 << 22, max_object=1 << 20), self.log)
+        self.edge.use(snapshot)
+        self.listener = Listener(self.edge, scheme=scheme, peers=Peers(trusted), limits=limits)
+        self.port = 0
+        self.records: list[dict[str, Any]] = []
+        self._server: asyncio.Server | None = None
+        self._news = asyncio.Condition()
+        self._done = self.edge.log.add
+        self.edge.log.add = self._record  # type: ignore[method-assign]
+
+    def _record(self, record: Any) -> None:
+        import msgspec
+
+        self._done(record)
+        self.records.append(json.loads(msgspec.json.encode(record)))
+        self._wake = asyncio.ensure_future(self._tell())
+
+    async def _tell(self) -> None:
+        async with self._news:
+            self._news.notify_all()
+
+    async def recorded(self, count: int) -> dict[str, Any]:
+        """Wait for that many access records; the last of them."""
+        async with self._news:
+            await self._news.wait_for(lambda: len(self.records) >= count)
+        return self.records[count - 1]
+
+    async def __aenter__(self) -> EdgeHouse:
+        self._server = await asyncio.get_running_loop().create_server(self.listener, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        for connection in list(self.listener.connections):
+            connection.abort()
+        await self.listener.drain()
+        await self.edge.aclose()
+        self.log.close()
+
+    async def viewer(self) -> Viewer:
+        return Viewer(*await asyncio.open_connection("127.0.0.1", self.port))
+
+    async def get(
+        self,
+        target: str,
+        host: str = "d.test",
+        headers: Iterable[tuple[str, str]] = (),
+        *,
+        method: str = "GET",
+        body: bytes | None = None,
+    ) -> Seen:
+        """One request on a connection of its own."""
+        async with await self.viewer() as viewer:
+            return await viewer.ask(target, host, headers, method=method, body=body)
+
+
+def site(origin: Origin, *behaviors: Behavior, **members: Any) -> Snapshot:
+    """A snapshot of one distribution, `d.test`, whose last behavior is the default one."""
+    keys = members.pop("public_keys", ())
+    groups = members.pop("key_groups", ())
+    distribution = Distribution(
+        "ETEST",
+        "arn:aws:cloudfront::000000000000:distribution/ETEST",
+        "d.test",
+        origins=(origin, *members.pop("more_origins", ())),
+        behaviors=behaviors or (Behavior("*", origin.id),),
+        **members,
+    )
+    return Snapshot(1, 0.0, keys, groups, (distribution,))
