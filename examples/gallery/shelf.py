@@ -6,8 +6,9 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from examples.gallery.pictures import SCENES, draw, thumbnail
 from PIL import Image
+
+from examples.gallery.pictures import SCENES, draw, thumbnail
 
 _COMPLETE = "complete"
 

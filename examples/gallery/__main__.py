@@ -1,0 +1,235 @@
+"""`python -m examples.gallery`: start Keyfront, put the gallery behind it, serve until ctrl-C or SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import secrets
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+
+from examples.gallery import app, provision, shelf
+
+HOST = "127.0.0.1"
+
+
+class StartError(RuntimeError):
+    """Something that the demo needs did not come up; the message says what and where to look."""
+
+
+def main() -> int:
+    options = _options()
+    # A polite end for every way of being told to stop; the main thread waits for it below.
+    stop = threading.Event()
+    for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sign, lambda *_: stop.set())
+    try:
+        with contextlib.ExitStack() as house:
+            return _run(options, house, stop)
+    except (StartError, OSError) as error:
+        print(f"The demo could not start: {error}", file=sys.stderr)
+        return 1
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m examples.gallery", description=__doc__)
+    parser.add_argument(
+        "--edge", default=None, metavar="HOST:PORT", help="where viewers come in (8080 or a free port)"
+    )
+    parser.add_argument(
+        "--control", default=None, metavar="HOST:PORT", help="the control API (8081 or a free port)"
+    )
+    parser.add_argument(
+        "--app-port", type=int, default=0, metavar="PORT", help="the application's own port (a free one)"
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="keep keys and state there (a temporary folder)",
+    )
+    return parser.parse_args()
+
+
+def _run(options: argparse.Namespace, house: contextlib.ExitStack, stop: threading.Event) -> int:
+    if options.data is None:
+        data = Path(house.enter_context(tempfile.TemporaryDirectory(prefix="keyfront-demo-")))
+    else:
+        data = options.data.resolve()
+        data.mkdir(parents=True, exist_ok=True)
+    edge = _address(options.edge, 8080)
+    control = _address(options.control, 8081)
+    door = house.enter_context(_listen(options.app_port))
+    app_port = door.getsockname()[1]
+
+    print("Starting Keyfront and drawing the pictures …", flush=True)
+    with ThreadPoolExecutor(1) as painter:
+        painting = painter.submit(shelf.fill, data / "shelf")
+        child = house.enter_context(_keyfront(data / "keyfront", edge, control, stop))
+        painting.result()
+    if stop.is_set():
+        return 0
+
+    secret = secrets.token_urlsafe(32)
+    credentials = data / "keyfront" / "credentials"
+    cloudfront = provision.client(f"http://{control[0]}:{control[1]}", credentials)
+    provisioned = provision.provision(cloudfront, data / "keys", app_port, secret)
+    setting = app.house(
+        provisioned,
+        edge=edge,
+        origin_port=app_port,
+        origin_secret=secret,
+        shelf=data / "shelf",
+        access_log=data / "keyfront" / "logs" / "access.jsonl",
+    )
+    house.enter_context(_served(app.create_app(setting), door))
+    _greet(setting, control, credentials, data if options.data else None)
+
+    while not stop.wait(0.5):
+        if child.poll() is not None:
+            raise StartError(
+                f"keyfront ended by itself (status {child.returncode}); see {data / 'keyfront.log'}"
+            )
+    print("\nStopping …", flush=True)
+    return 0
+
+
+def _address(text: str | None, usual: int) -> tuple[str, int]:
+    """HOST:PORT as asked for; port 0 becomes a free one, and so does a usual port that somebody else has."""
+    host, _, port = (text or f"{HOST}:{usual}").rpartition(":")
+    if not host or not port.isdigit():
+        raise StartError(f"{text!r} is not HOST:PORT")
+    for candidate in (int(port), 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, candidate))
+            except OSError as error:
+                if text:
+                    raise StartError(f"cannot listen on {text}: {error.strerror}") from error
+                continue
+            return host, probe.getsockname()[1]
+    raise StartError(f"no free port on {host}")
+
+
+def _listen(port: int) -> socket.socket:
+    door = socket.socket()
+    door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        door.bind((HOST, port))
+    except OSError as error:
+        door.close()
+        raise StartError(f"cannot listen on {HOST}:{port}: {error.strerror}") from error
+    door.listen(128)
+    return door
+
+
+@contextlib.contextmanager
+def _keyfront(
+    data: Path, edge: tuple[str, int], control: tuple[str, int], stop: threading.Event
+) -> Iterator[subprocess.Popen[str]]:
+    """`keyfront up` as a child of ours, ready; ended by SIGTERM, and waited for, when the block is left."""
+    command = [
+        sys.executable, "-m", "keyfront", "up",
+        "--data", str(data),
+        "--edge", f"{edge[0]}:{edge[1]}",
+        "--control", f"{control[0]}:{control[1]}",
+    ]  # fmt: skip
+    log = data.parent / "keyfront.log"
+    with open(log, "w") as errors:
+        # A session of its own: ctrl-C in the terminal reaches only us, and we end the child in order.
+        child = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+        )
+    ready = threading.Event()
+
+    def listen() -> None:
+        assert child.stdout is not None
+        with open(log, "a") as out:
+            for line in child.stdout:
+                out.write(line)
+                if line.startswith("keyfront ready"):
+                    ready.set()
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        patience = 60.0
+        while not ready.wait(0.05) and not stop.is_set():
+            patience -= 0.05
+            if child.poll() is not None or patience <= 0:
+                listener.join(1)
+                tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
+                raise StartError(f"`{shlex.join(command)}` did not become ready:\n{tail}")
+        yield child
+    finally:
+        child.terminate()
+        try:
+            child.wait(45)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+@contextlib.contextmanager
+def _served(application: Starlette, door: socket.socket) -> Iterator[None]:
+    """The application on uvicorn, in a thread: signals stay with the main thread."""
+    config = uvicorn.Config(
+        application, log_level="warning", access_log=False, server_header=False, lifespan="on"
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
+    thread.start()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+def _greet(setting: app.House, control: tuple[str, int], credentials: Path, data: Path | None) -> None:
+    line = "─" * 78
+    people = "\n".join(f"    {p.name} / {p.password:<12} {p.may}" for p in app.PEOPLE)
+    print(
+        f"""
+{line}
+  A private gallery, behind a real edge
+
+    {setting.public_url}/
+
+  Log in as
+{people}
+
+  Try
+    · the pictures, then one of their addresses in a private window
+    · a download link for a minute, and the same link a minute later
+    · {setting.public_url}/refused: what is refused, and why
+    · {setting.origin_url}/: the application itself, which answers only the edge
+
+  The keys, by the AWS CLI
+    AWS_SHARED_CREDENTIALS_FILE={shlex.quote(str(credentials))} AWS_DEFAULT_REGION=us-east-1 \\
+      aws --endpoint-url http://{control[0]}:{control[1]} cloudfront list-public-keys
+
+  A browser that does not find *.localhost names needs this line in its hosts file:
+    127.0.0.1 {setting.domain_name}
+
+  Ctrl-C ends it{f"; keys and state stay in {data}" if data else ", and keeps nothing"}.
+{line}""",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
