@@ -3,7 +3,8 @@
 The rules of `accept`, in the order in which they are asked:
 
 1. The bytes are a whole snapshot of our format, unaltered (`model/snapshot.py`).
-2. It makes sense: every behavior leads to an origin, every key group to keys that travel with it.
+2. It makes sense: every behavior leads to an origin, every key group to keys that travel with it, and who
+   trusts keys asks for a signature.
 3. Its number is not below that of the snapshot in use. Numbers only grow, so an older one is a mistake or a
 replay
    of what was revoked since.
@@ -92,18 +93,17 @@ def accept(current: Snapshot | None, data: bytes) -> Snapshot:
 def _fault(distribution: Distribution) -> str:
     origins = {origin.id for origin in distribution.origins}
     targets = origins | {group.id for group in distribution.origin_groups}
+    where = f"distribution {distribution.id}"
     if not distribution.behaviors:
-        return f"distribution {distribution.id} has no behavior"
+        return f"{where} has no behavior"
     for group in distribution.origin_groups:
         if not origins.issuperset(group.members):
-            return f"a member of origin group {group.id} of distribution {distribution.id} is missing"
+            return f"{where} lacks a member of origin group {group.id}"
     for behavior in distribution.behaviors:
         if behavior.target_origin_id not in targets:
-            return (
-                f"the origin of behavior {behavior.path_pattern} of distribution {distribution.id} is missing"
-            )
-        if bool(behavior.trusted_key_groups) and not behavior.restricted:
-            return f"behavior {behavior.path_pattern} of distribution {distribution.id} trusts keys and asks for none"
+            return f"{where} lacks the origin of behavior {behavior.path_pattern}"
+        if behavior.trusted_key_groups and not behavior.restricted:
+            return f"behavior {behavior.path_pattern} of {where} trusts keys and asks for no signature"
     return ""
 
 

@@ -44,6 +44,7 @@ class FileFeed:
         self._accepted = self._folder / "snapshot.accepted"
         self._reports = self._folder / "reports"
         self._seen: _Seen | None = None
+        self._unreadable: _Seen | None = None
         self._refusal: SnapshotRefused | None = None
         self._encoder = msgspec.json.Encoder()
         self._decoder = msgspec.json.Decoder(Report)
@@ -68,6 +69,10 @@ class FileFeed:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._sweep()
         _replace(self._snapshot, data, durable=True)
+
+    def published(self) -> Snapshot | None:
+        """What is published, None if that is nothing or cannot be read."""
+        return self._readable(self._snapshot)
 
     def number(self) -> int:
         """The highest number that any edge may have seen: the next snapshot's must be above it. 0 if there
@@ -115,18 +120,27 @@ class FileFeed:
         try:
             data, self._seen = _read(self._snapshot)
             snapshot = accept(before, data)
-        except (OSError, SnapshotRefused) as error:
-            if isinstance(error, OSError):
-                self._seen = seen
-            refusal = error if isinstance(error, SnapshotRefused) else SnapshotRefused(f"unreadable: {error}")
-            if before is current:
-                raise refusal from None
-            self._refusal = refusal
-            return before
+        except SnapshotRefused as refusal:
+            return self._fall_back(before, current, refusal)
+        except OSError as error:
+            # It may pass (no file descriptor left, say): the next call tries again, but it is told only once.
+            if seen == self._unreadable:
+                return None
+            self._unreadable = seen
+            return self._fall_back(before, current, SnapshotRefused(f"the snapshot cannot be read: {error}"))
         if snapshot is current:
             return None
         self._keep(snapshot, data)
         return snapshot
+
+    def _fall_back(
+        self, before: Snapshot | None, current: Snapshot | None, refusal: SnapshotRefused
+    ) -> Snapshot | None:
+        """Refuse now if there is nothing to start from, else start from `before` and refuse next time."""
+        if before is current:
+            raise refusal
+        self._refusal = refusal
+        return before
 
     def report(
         self, name: str, number: int, *, at: float, refused: str = "", counters: object = None
@@ -175,7 +189,7 @@ class FileFeed:
 
     def _sweep(self) -> None:
         before = time.time() - _LEFT_OVER
-        for path in self._folder.glob(".*.tmp"):
+        for path in (*self._folder.glob(".*.tmp"), *self._reports.glob(".*.tmp")):
             with suppress(OSError):
                 if path.stat().st_mtime < before:
                     path.unlink()

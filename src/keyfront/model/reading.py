@@ -53,9 +53,10 @@ class Struct:
         self.problems.append(problem(code, f"{message} ({self.where})." if self.where else f"{message}."))
 
     def text(self, name: str, default: str | None = "", choices: Collection[str] = ()) -> str:
-        """A string member, one of `choices` if there are any. `default` None means that it must be there."""
+        """A string member, one of `choices` if there are any. `default` None means that it must be there
+        and not be empty."""
         value = self.members.get(name)
-        if value is None:
+        if value is None or (value == "" and default is None):
             if default is None:
                 self.refuse(f"The parameter {name} is required")
             return default or ""

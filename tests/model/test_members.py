@@ -1,0 +1,228 @@
+"""Every member of a DistributionConfig, as the API's own model has it, is obeyed, refused, or named as
+without effect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from botocore.loaders import Loader
+from botocore.model import ListShape, ServiceModel, Shape, StructureShape
+
+from keyfront.model.members import HARMLESS, OBEYED, REFUSED, WITHOUT_EFFECT, canonical, unobeyed
+from tests.model.configs import behavior, config, legacy, many, origin, problems
+
+MODEL = ServiceModel(Loader().load_service_model("cloudfront", "service-2"))
+
+
+def leaves(shape: Shape, at: str = "") -> Iterator[str]:
+    if isinstance(shape, ListShape):
+        yield from leaves(shape.member, f"{at}[]")
+    elif isinstance(shape, StructureShape):
+        for name, member in shape.members.items():
+            if name == "Quantity" and "Items" in shape.members:
+                continue
+            if name == "Items":
+                yield from leaves(member, at)
+            else:
+                yield from leaves(member, f"{at}.{name}" if at else name)
+    else:
+        yield at
+
+
+MEMBERS = sorted({canonical(path) for path in leaves(MODEL.shape_for("DistributionConfig"))})
+
+
+def covering(path: str) -> list[str]:
+    """The entries of the tables that speak of `path`: its own, or one above it."""
+    return [
+        entry
+        for table in (OBEYED, REFUSED, WITHOUT_EFFECT)
+        for entry in table
+        if path == entry or path.startswith((f"{entry}.", f"{entry}["))
+        # AllowedMethods[] are methods, AllowedMethods.CachedMethods something else
+    ]
+
+
+@pytest.mark.parametrize("path", MEMBERS)
+def test_each_member_stands_in_exactly_one_table(path: str) -> None:
+    assert len(covering(path)) == 1, covering(path)
+
+
+def test_the_tables_name_nothing_else() -> None:
+    named = {entry for path in MEMBERS for entry in covering(path)}
+    assert (OBEYED | REFUSED.keys() | WITHOUT_EFFECT.keys()) - named == set()
+    assert HARMLESS.keys() <= REFUSED.keys()
+
+
+def test_the_codes_of_refusals_are_errors_of_the_operation() -> None:
+    for operation in ("CreateDistribution", "UpdateDistribution"):
+        errors = {error.name for error in MODEL.operation_model(operation).error_shapes}
+        assert {code for code, _ in REFUSED.values()} <= errors
+
+
+REFUSED_EXAMPLES: list[tuple[str, dict[str, Any]]] = [
+    (
+        "Origins[].S3OriginConfig.OriginAccessIdentity",
+        {
+            "Origins": many(
+                {
+                    "Id": "app",
+                    "DomainName": "b.s3.amazonaws.com",
+                    "S3OriginConfig": {"OriginAccessIdentity": "origin-access-identity/cloudfront/E1"},
+                }
+            )
+        },
+    ),
+    ("Origins[].OriginAccessControlId", {"Origins": many(origin(OriginAccessControlId="E1"))}),
+    (
+        "Origins[].CustomOriginConfig.OriginMtlsConfig",
+        {
+            "Origins": many(
+                origin(
+                    CustomOriginConfig={
+                        "HTTPPort": 80,
+                        "HTTPSPort": 443,
+                        "OriginProtocolPolicy": "https-only",
+                        "OriginMtlsConfig": {"ClientCertificateArn": "arn:x"},
+                    }
+                )
+            )
+        },
+    ),
+    ("Origins[].VpcOriginConfig", {"Origins": many(origin(VpcOriginConfig={"VpcOriginId": "vo_1"}))}),
+    (
+        "OriginGroups[].SelectionCriteria",
+        {
+            "Origins": many(origin(), origin("b")),
+            "OriginGroups": many(
+                {
+                    "Id": "g",
+                    "FailoverCriteria": {"StatusCodes": many(500)},
+                    "Members": many({"OriginId": "app"}, {"OriginId": "b"}),
+                    "SelectionCriteria": "media-quality-based",
+                }
+            ),
+        },
+    ),
+    (
+        "CacheBehavior.TrustedSigners",
+        {"DefaultCacheBehavior": behavior(TrustedSigners={"Enabled": True, **many("self")})},
+    ),
+    ("CacheBehavior.SmoothStreaming", {"DefaultCacheBehavior": behavior(SmoothStreaming=True)}),
+    (
+        "CacheBehavior.LambdaFunctionAssociations",
+        {
+            "DefaultCacheBehavior": behavior(
+                LambdaFunctionAssociations=many({"LambdaFunctionARN": "arn:x", "EventType": "viewer-request"})
+            )
+        },
+    ),
+    (
+        "CacheBehavior.FunctionAssociations",
+        {
+            "DefaultCacheBehavior": behavior(
+                FunctionAssociations=many({"FunctionARN": "arn:x", "EventType": "viewer-request"})
+            )
+        },
+    ),
+    ("CacheBehavior.FieldLevelEncryptionId", {"DefaultCacheBehavior": behavior(FieldLevelEncryptionId="C1")}),
+    ("CacheBehavior.RealtimeLogConfigArn", {"DefaultCacheBehavior": behavior(RealtimeLogConfigArn="arn:x")}),
+    ("CacheBehavior.GrpcConfig", {"DefaultCacheBehavior": behavior(GrpcConfig={"Enabled": True})}),
+    ("WebACLId", {"WebACLId": "arn:aws:wafv2:x"}),
+    ("ContinuousDeploymentPolicyId", {"ContinuousDeploymentPolicyId": "x"}),
+    ("Staging", {"Staging": True}),
+    ("AnycastIpListId", {"AnycastIpListId": "x"}),
+    (
+        "TenantConfig",
+        {
+            "TenantConfig": {
+                "ParameterDefinitions": [{"Name": "a", "Definition": {"StringSchema": {"Required": True}}}]
+            }
+        },
+    ),
+    ("ConnectionMode", {"ConnectionMode": "tenant-only"}),
+    (
+        "ViewerMtlsConfig",
+        {"ViewerMtlsConfig": {"Mode": "required", "TrustStoreConfig": {"TrustStoreId": "t"}}},
+    ),
+    ("ConnectionFunctionAssociation", {"ConnectionFunctionAssociation": {"Id": "x"}}),
+    ("CacheTagConfig", {"CacheTagConfig": {"HeaderName": "Cache-Tag"}}),
+]
+
+
+def test_each_refusal_has_an_example() -> None:
+    assert {path for path, _ in REFUSED_EXAMPLES} == REFUSED.keys()
+
+
+@pytest.mark.parametrize(("path", "members"), REFUSED_EXAMPLES, ids=[path for path, _ in REFUSED_EXAMPLES])
+def test_refused(path: str, members: dict[str, Any]) -> None:
+    (found,) = unobeyed(config(**members))
+    code, message = REFUSED[path]
+    assert found.code == code
+    assert found.message.startswith(message)
+    assert found.status == MODEL.shape_for(code).metadata["error"]["httpStatusCode"]
+    assert found in problems(**members)
+
+
+def test_values_that_ask_for_nothing_pass() -> None:
+    one = behavior(
+        TrustedSigners={"Enabled": False, "Quantity": 0},
+        SmoothStreaming=False,
+        LambdaFunctionAssociations=many(),
+        FunctionAssociations={"Quantity": 0, "Items": []},
+        FieldLevelEncryptionId="",
+        RealtimeLogConfigArn="",
+        GrpcConfig={"Enabled": False},
+    )
+    whole = config(
+        DefaultCacheBehavior=one,
+        CacheBehaviors=many({**one, "PathPattern": "/a"}),
+        WebACLId="",
+        ContinuousDeploymentPolicyId="",
+        Staging=False,
+        AnycastIpListId="",
+        TenantConfig={"ParameterDefinitions": []},
+        ConnectionMode="direct",
+        ViewerMtlsConfig={},
+        Origins=many(origin(OriginAccessControlId="", OriginShield={"Enabled": False})),
+    )
+    assert unobeyed(whole) == []
+
+
+VALUES = {"QueryString": False, "Cookies": {"Forward": "none"}}
+
+UNKNOWN: list[tuple[str, dict[str, Any]]] = [
+    ("Nonsense", {"Nonsense": 1}),
+    ("Nonsense", {"Nonsense": {"Enabled": False}}),
+    ("Origins[].Nonsense", {"Origins": many(origin(Nonsense=""))}),
+    ("Origins[].Id", {"Origins": many(origin(Id={"x": 1}))}),
+    (
+        "DefaultCacheBehavior.ForwardedValues.Nonsense",
+        {"DefaultCacheBehavior": legacy(ForwardedValues={**VALUES, "Nonsense": True})},
+    ),
+    ("CacheBehaviors[].nonsense", {"CacheBehaviors": many(behavior(PathPattern="/a", nonsense={}))}),
+]
+
+
+@pytest.mark.parametrize(("path", "members"), UNKNOWN)
+def test_a_member_that_nobody_knows_is_refused(path: str, members: dict[str, Any]) -> None:
+    found = problems(**members)
+    assert any(one.code == "InvalidArgument" and path in one.message for one in found), found
+
+
+QUANTITIES: list[dict[str, Any]] = [
+    {"Aliases": {"Quantity": 0, "Items": ["a.example.com"]}},
+    {"Aliases": {"Quantity": 2, "Items": ["a.example.com"]}},
+    {"Aliases": {"Quantity": 1}},
+    {"Origins": {"Quantity": 2, "Items": [origin()]}},
+    {"DefaultCacheBehavior": behavior(TrustedKeyGroups={"Enabled": False, "Quantity": 1})},
+    {"DefaultCacheBehavior": behavior(AllowedMethods={"Quantity": 3, "Items": ["GET", "HEAD"]})},
+    {"Restrictions": {"GeoRestriction": {"RestrictionType": "none", "Quantity": 3}}},
+]
+
+
+@pytest.mark.parametrize("members", QUANTITIES)
+def test_a_quantity_must_be_the_number_of_items(members: dict[str, Any]) -> None:
+    assert [one.code for one in unobeyed(config(**members))] == ["InconsistentQuantities"]
