@@ -1,0 +1,509 @@
+"""The codec against botocore's serializer and parser, over every operation, and against bad input."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from botocore.awsrequest import HeadersDict, prepare_request_dict
+from botocore.loaders import Loader
+from botocore.model import ServiceModel
+from botocore.parsers import create_parser
+from botocore.serialize import create_serializer
+from tests.control.shapes import Maker
+
+from keyfront.control import codec
+from keyfront.errors import ApiError
+from keyfront.model.service import API_VERSION, NAMESPACE, error_status, service
+
+OPERATIONS = sorted(service().operations)
+MODEL = ServiceModel(Loader().load_service_model("cloudfront", "service-2", API_VERSION), "cloudfront")
+SERIALIZER = create_serializer("rest-xml", include_validation=True)
+PARSER = create_parser("rest-xml")
+
+
+def sent(name: str, params: dict[str, Any]) -> tuple[str, str, str, list[tuple[str, str]], bytes]:
+    """What botocore sends: method, raw path, raw query, headers, body."""
+    request = SERIALIZER.serialize_to_request(params, MODEL.operation_model(name))
+    prepare_request_dict(request, endpoint_url="http://127.0.0.1:8081", context={"is_presign_request": False})
+    url = urlsplit(request["url"])
+    return request["method"], url.path, url.query, list(request["headers"].items()), request["body"] or b""
+
+
+def understood(
+    method: str, path: str, query: str = "", headers: Any = (), body: bytes = b""
+) -> tuple[str, dict[str, Any]]:
+    matched = codec.match(method, path, query)
+    return matched.operation.name, codec.read(matched, headers, body)
+
+
+def refused(method: str, path: str, query: str = "", headers: Any = (), body: bytes = b"") -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        understood(method, path, query, headers, body)
+    return caught.value
+
+
+@pytest.mark.parametrize("fullness", [0.0, 0.3, 0.7, 1.0])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_what_botocore_sends_is_understood(name: str, fullness: float) -> None:
+    shape = service().operations[name].input
+    params = {} if shape is None else Maker(f"{name} {fullness}", fullness).value(shape)
+    assert understood(*sent(name, params)) == (name, params)
+
+
+@pytest.mark.parametrize("fullness", [0.0, 0.3, 0.7, 1.0])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_what_is_answered_botocore_understands(name: str, fullness: float) -> None:
+    operation = service().operations[name]
+    output: dict[str, Any] = {}
+    if operation.output is not None:
+        output = Maker(f"{name} {fullness}", fullness).value(operation.output)
+    answer = codec.write(operation, output)
+    assert answer.status == MODEL.operation_model(name).http["responseCode"]
+    headers = HeadersDict(dict(answer.headers))
+    payload = operation.output and operation.output.serialization.get("payload")
+    if payload and operation.output.members[payload].type_name == "blob":
+        assert answer.body == output.get(payload, b"")
+        return
+    parsed = PARSER.parse(
+        {"status_code": answer.status, "headers": headers, "body": answer.body}, operation.output
+    )
+    del parsed["ResponseMetadata"]
+    if payload and payload not in output:  # botocore makes an empty structure of an absent body
+        assert parsed.pop(payload) in ({}, None)
+    assert parsed == output
+
+
+@pytest.mark.parametrize("code", sorted(service().statuses))
+def test_error_envelopes(code: str) -> None:
+    error = ApiError(code, "It's <not> & never was\r\n\x00“so”", status=error_status(code))
+    answer = codec.write_error(error, "16ef24ab-ac80-11e4-8ff3-dd12c6d41832")
+    response = {
+        "status_code": answer.status,
+        "headers": HeadersDict(dict(answer.headers)),
+        "body": answer.body,
+    }
+    parsed = PARSER.parse(response, None)
+    assert PARSER.parse(response, MODEL.shape_for_error_code(code))["Message"] == parsed["Error"]["Message"]
+    assert parsed["Error"]["Code"] == code
+    assert parsed["Error"]["Message"] == "It's <not> & never was\r\n\ufffd“so”"
+    assert parsed["Error"]["Type"] == ("Receiver" if code == "TestFunctionFailed" else "Sender")
+    assert parsed["ResponseMetadata"]["RequestId"] == "16ef24ab-ac80-11e4-8ff3-dd12c6d41832"
+
+
+def test_the_error_envelope_to_the_byte() -> None:
+    answer = codec.write_error(ApiError("NoSuchDistribution", "No such…", 404), "an-id")
+    assert answer == codec.Answer(
+        404,
+        (("Content-Type", "text/xml"),),
+        '<?xml version="1.0"?>\n<ErrorResponse xmlns="http://cloudfront.amazonaws.com/doc/2020-05-31/"><Error>'
+        "<Type>Sender</Type><Code>NoSuchDistribution</Code><Message>No such…</Message></Error>"
+        "<RequestId>an-id</RequestId></ErrorResponse>".encode(),
+    )
+    assert (
+        b"<Type>Receiver</Type>" in codec.write_error(ApiError("ServiceUnavailable", "", 503), "an-id").body
+    )
+
+
+def test_the_model_holds_nothing_that_the_codec_lacks() -> None:
+    types, traits = set(), set()
+
+    def walk(shape: Any) -> None:
+        types.add(shape.type_name)
+        traits.update(shape.serialization)
+        if "pattern" in shape.metadata:
+            re.compile(codec._compiled(shape.metadata["pattern"]).pattern)
+        for inner in shape.members.values() if shape.type_name == "structure" else ():
+            if inner.serialization.get("location") == "header":
+                assert inner.type_name in {"string", "boolean", "integer"}, inner
+            walk(inner)
+        if shape.type_name == "list":
+            walk(shape.member)
+
+    for operation in service().operations.values():
+        for shape in (operation.input, operation.output):
+            if shape is not None:
+                walk(shape)
+    assert types == {
+        "structure", "list", "string", "boolean", "integer", "long", "float", "double", "blob", "timestamp"
+    }  # fmt: skip
+    assert traits <= {"name", "location", "payload", "xmlNamespace", "flattened"}
+
+
+# ---- which operation
+
+PATHS = [
+    ("POST", "/public-key", "", "CreatePublicKey"),
+    ("PUT", "/public-key/K1/config", "", "UpdatePublicKey"),
+    ("PUT", "/key-group/K1", "", "UpdateKeyGroup"),
+    ("POST", "/distribution", "", "CreateDistribution"),
+    ("POST", "/distribution", "WithTags", "CreateDistributionWithTags"),
+    ("POST", "/distribution", "WithTags=", "CreateDistributionWithTags"),
+    ("POST", "/tagging", "Operation=Tag&Resource=arn", "TagResource"),
+    ("POST", "/tagging", "Resource=arn&Operation=Untag", "UntagResource"),
+    ("POST", "/tagging", "Operation=%54ag", "TagResource"),
+    ("GET", "/tagging", "Resource=arn", "ListTagsForResource"),
+    ("GET", "/origin-access-identity/cloudfront/E1/config", "", "GetCloudFrontOriginAccessIdentityConfig"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path", "query", "name"), PATHS)
+def test_paths(method: str, path: str, query: str, name: str) -> None:
+    assert codec.match(method, "/2020-05-31" + path, query).operation.name == name
+
+
+def test_labels_are_decoded_after_matching() -> None:
+    matched = codec.match("GET", "/2020-05-31/distributionsByWebACLId/arn%3Aaws%2Fa%20b+c%C3%A9", "")
+    assert matched.labels == {"WebACLId": "arn:aws/a b+cé"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "", "/", "*", "2020-05-31/public-key", "/2020-05-31", "/2020-05-31/", "/2019-03-26/public-key",
+        "/2020-05-31/public-key/", "/2020-05-31//public-key", "//2020-05-31/public-key",
+        "/2020-05-31/public-key/..", "/2020-05-31/public-key/.", "/2020-05-31/x/../public-key",
+        "/2020-05-31/Public-Key", "/2020-05-31/public-key/a/b/c/d/e", "/2020-05-31/public-key/%ff",
+    ],
+)  # fmt: skip
+def test_unknown_uris(path: str) -> None:
+    error = refused("GET", path)
+    assert (error.code, error.status) == ("InvalidURI", 400)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("PATCH", "/2020-05-31/public-key", ("GET", "POST")),
+        ("HEAD", "/2020-05-31/public-key/K1", ("DELETE", "GET")),
+        ("PUT", "/2020-05-31/public-key/K1", ("DELETE", "GET")),
+        ("get", "/2020-05-31/public-key", ("GET", "POST")),
+    ],
+)
+def test_known_path_wrong_method(method: str, path: str, allow: tuple[str, ...]) -> None:
+    error = refused(method, path)
+    assert isinstance(error, codec.MethodNotAllowed)
+    assert (error.status, error.allow) == (405, allow)
+    assert ("Allow", ", ".join(allow)) in codec.write_error(error, "x").headers
+
+
+# ---- the parts of the line
+
+
+@pytest.mark.parametrize(
+    "query", ["MaxItems=x", "MaxItems=", "MaxItems=1_0", "MaxItems=4294967296", "MaxItems=%D9%A3"]
+)
+def test_numbers_in_the_query(query: str) -> None:
+    error = refused("GET", "/2020-05-31/conflicting-alias", f"DistributionId=E1&Alias=a&{query}")
+    assert error.code == "InvalidArgument"
+    assert "at 'maxItems' failed to satisfy constraint: Member must be an integer" in error.message
+
+
+def test_what_the_line_lacks_or_repeats_is_named() -> None:
+    error = refused("GET", "/2020-05-31/conflicting-alias", "Alias=a&Alias=b&MaxItems=101")
+    assert (error.code, error.status) == ("InvalidArgument", 400)
+    assert error.message == (
+        "3 validation errors detected: "
+        "Value null at 'distributionId' failed to satisfy constraint: Member must not be null; "
+        "Value at 'alias' failed to satisfy constraint: Member must be given once; "
+        "Value '101' at 'maxItems' failed to satisfy constraint: "
+        "Member must have value less than or equal to 100"
+    )
+
+
+def test_headers_in_any_case() -> None:
+    headers = [("if-match", " E1 "), ("STAGING", "true"), ("staging-x", "no")]
+    body = b"<CopyDistributionRequest><CallerReference>r</CallerReference></CopyDistributionRequest>"
+    assert understood("POST", "/2020-05-31/distribution/E9/copy", "", headers, body) == (
+        "CopyDistribution",
+        {"PrimaryDistributionId": "E9", "Staging": True, "IfMatch": "E1", "CallerReference": "r"},
+    )
+
+
+# ---- the body
+
+KEY = "/2020-05-31/public-key"
+GROUP = "/2020-05-31/key-group"
+
+
+def public_key(inner: str, attributes: str = f' xmlns="{NAMESPACE}"') -> bytes:
+    return f"<PublicKeyConfig{attributes}>{inner}</PublicKeyConfig>".encode()
+
+
+WHOLE = "<CallerReference>r</CallerReference><Name>n</Name><EncodedKey>k</EncodedKey>"
+PARSED = {"PublicKeyConfig": {"CallerReference": "r", "Name": "n", "EncodedKey": "k"}}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        public_key(WHOLE),
+        public_key(WHOLE, ""),
+        b'<?xml version="1.0" encoding="UTF-8"?>\n' + public_key(WHOLE),
+        b"\xef\xbb\xbf" + public_key(WHOLE),
+        ('<?xml version="1.0" encoding="UTF-16"?>' + public_key(WHOLE).decode()).encode("utf-16"),
+        public_key("<EncodedKey>k</EncodedKey><Name>n</Name><CallerReference>r</CallerReference>"),
+        public_key("\r\n  " + WHOLE.replace("><", ">\n\t<") + "<!-- a comment -->\n"),
+        public_key(WHOLE.replace(">k<", "><![CDATA[k]]><")),
+        public_key(WHOLE.replace("<Name>", "<Name>n<!--").replace("n</Name>", "--></Name>")),
+        f'<c:PublicKeyConfig xmlns:c="{NAMESPACE}">{WHOLE.replace("</", "</c:").replace("<", "<c:").replace("<c:/c:", "</c:")}</c:PublicKeyConfig>'.encode(),  # noqa: E501
+    ],
+)  # fmt: skip
+def test_ways_to_write_the_same_body(body: bytes) -> None:
+    assert understood("POST", KEY, body=body) == ("CreatePublicKey", PARSED)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("-----BEGIN PUBLIC KEY-----&#xA;abc&#xA;-----END PUBLIC KEY-----&#xA;", "-----BEGIN PUBLIC KEY-----\nabc\n-----END PUBLIC KEY-----\n"),  # noqa: E501
+        ("a&#xD;&#xA;b&#13;&#10;", "a\r\nb\r\n"),
+        ("a\r\nb\r\n", "a\nb\n"),  # XML's own rule for line ends
+        ("  \n a b \t\n ", "  \n a b \t\n "),
+        ("", ""),
+        ("a &lt;b&gt; &amp; c", "a <b> & c"),
+    ],
+)  # fmt: skip
+def test_text_keeps_its_white_space(written: str, read: str) -> None:
+    _, params = understood("POST", KEY, body=public_key(WHOLE.replace(">k<", f">{written}<")))
+    assert params["PublicKeyConfig"]["EncodedKey"] == read
+
+
+def test_empty_elements_stay_what_they_are() -> None:
+    body = b"<KeyGroupConfig><Name></Name><Items></Items><Comment /></KeyGroupConfig>"
+    _, params = understood("POST", GROUP, body=body)
+    assert params == {"KeyGroupConfig": {"Name": "", "Items": [], "Comment": ""}}
+    body = b"<Tags><Items>\n</Items></Tags>"
+    _, params = understood(
+        "POST", "/2020-05-31/tagging", "Operation=Tag&Resource=arn:aws:cloudfront::1:x", body=body
+    )
+    assert params["Tags"] == {"Items": []}
+
+
+MALFORMED = [
+    (b"<", "Invalid XML document"),
+    (b"not xml", "Invalid XML document"),
+    (b"<PublicKeyConfig>", "Invalid XML document"),
+    (public_key(WHOLE) + b"<x/>", "Invalid XML document"),
+    (public_key(WHOLE.replace(">k<", ">\x01<")), "Invalid XML document"),
+    (public_key(WHOLE).replace(b">k<", b">\xff<"), "Invalid XML document"),
+    (b'<?xml version="1.0" encoding="klingon"?>' + public_key(WHOLE), "Invalid XML document"),
+    (b'<?xml version="1.0" encoding="utf-7"?>' + public_key(WHOLE), "Invalid XML document"),
+    (b"<!DOCTYPE PublicKeyConfig>" + public_key(WHOLE), "a DTD is not allowed"),
+    (b'<!DOCTYPE x [<!ENTITY a "b">]>' + public_key(WHOLE.replace(">k<", ">&a;<")), "a DTD is not allowed"),
+    (b'<!DOCTYPE x SYSTEM "file:///etc/passwd">' + public_key(WHOLE), "a DTD is not allowed"),
+    (public_key(WHOLE.replace(">k<", ">&undefined;<")), "Invalid XML document"),
+    (b"<a>" * 40 + b"</a>" * 40, "too deep"),
+    (public_key(WHOLE) + b" " * codec.BODY_LIMIT, "longer than"),
+]
+
+
+@pytest.mark.parametrize(("body", "says"), MALFORMED)
+def test_no_xml(body: bytes, says: str) -> None:
+    error = refused("POST", KEY, body=body)
+    assert error.code == "MalformedInput"
+    assert says in error.message
+
+
+WRONG = [
+    ("", "4 validation", None),
+    ("<Name>n</Name><EncodedKey>k</EncodedKey>", "1 validation error detected: Value null at "
+     "'publicKeyConfig.callerReference' failed to satisfy constraint: Member must not be null", None),
+    (WHOLE + "<Nmae>n</Nmae>", "at 'publicKeyConfig' failed to satisfy constraint: Element Nmae is", None),
+    (WHOLE + "<Name>m</Name>", "at 'publicKeyConfig.name' failed to satisfy constraint: Member must", None),
+    (WHOLE.replace(">n<", "><b>n</b><"), "Element b is not known here", None),
+    (WHOLE + "stray", "Member must not hold text", None),
+    (WHOLE, "The root element must be PublicKeyConfig, not KeyGroupConfig", "KeyGroupConfig"),
+    (WHOLE + '<Comment xmlns="urn:x">c</Comment>', "in a namespace other than", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("inner", "says", "root"), WRONG[1:])
+def test_xml_of_another_shape(inner: str, says: str, root: str | None) -> None:
+    error = refused(
+        "POST", KEY, body=public_key(inner).replace(b"PublicKeyConfig", (root or "PublicKeyConfig").encode())
+    )
+    assert (error.code, error.status) == ("MalformedXML", 400)
+    assert says in error.message
+
+
+def test_faults_are_told_together() -> None:
+    body = (
+        b"<Tags><Items><Tag><Key>"
+        + b"k" * 129
+        + b"</Key></Tag><Tag><Value>a<b/></Value></Tag><Tab/></Items></Tags>"
+    )
+    error = refused(
+        "POST", "/2020-05-31/tagging", "Operation=Tag&Resource=arn:aws:cloudfront::1:x", body=body
+    )
+    assert error.code == "MalformedXML"
+    assert error.message.startswith("4 validation errors detected: ")
+    assert "Element Tab is not known here; items are named Tag" in error.message
+    assert (
+        "at 'tags.items.1.member.key' failed to satisfy constraint: Member must have length less"
+        in error.message
+    )
+    assert "Value null at 'tags.items.2.member.key'" in error.message
+
+
+def test_a_union_has_one_member() -> None:
+    body = b"<CreateTrustStoreRequest><Name>n</Name><CaCertificatesBundleSource/></CreateTrustStoreRequest>"
+    error = refused("POST", "/2020-05-31/trust-store", body=body)
+    assert "at 'caCertificatesBundleSource' failed to satisfy constraint: Exactly one member" in error.message
+
+
+def test_many_faults_make_no_long_message() -> None:
+    body = b"<Tags><Items>" + b"<Tag/>" * 10000 + b"</Items></Tags>"
+    error = refused(
+        "POST", "/2020-05-31/tagging", "Operation=Tag&Resource=arn:aws:cloudfront::1:x", body=body
+    )
+    assert error.message.startswith("10000 validation errors detected: ")
+    assert len(error.message) < 5000
+
+
+def test_enums_are_checked_and_the_set_is_told() -> None:
+    _, path, query, headers, body = sent(
+        "CreateDistribution",
+        {
+            "DistributionConfig": Maker("enum", 0.0).value(MODEL.shape_for("DistributionConfig"))
+            | {"PriceClass": "PriceClass_All"}
+        },
+    )
+    error = refused("POST", path, query, headers, body.replace(b"PriceClass_All", b"PriceClass_300"))
+    assert error.code == "MalformedXML"
+    assert error.message == (
+        "1 validation error detected: Value 'PriceClass_300' at 'distributionConfig.priceClass' failed to "
+        "satisfy constraint: Member must satisfy enum value set: "
+        "[PriceClass_100, PriceClass_200, PriceClass_All, None]"
+    )
+
+
+@pytest.mark.parametrize("text", ["True", "yes", "", "01"])
+def test_booleans_are_booleans(text: str) -> None:
+    _, path, query, headers, body = sent(
+        "CreateDistribution",
+        {
+            "DistributionConfig": Maker("boolean", 0.0).value(MODEL.shape_for("DistributionConfig"))
+            | {"Enabled": True}
+        },
+    )
+    spoilt = body.replace(b"<Enabled>true</Enabled>", f"<Enabled>{text}</Enabled>".encode())
+    assert spoilt != body
+    error = refused("POST", path, query, headers, spoilt)
+    assert (
+        "at 'distributionConfig.enabled' failed to satisfy constraint: Member must be true or false"
+        in error.message
+    )
+
+
+@pytest.mark.parametrize(
+    "number", ["", "nan", "NaN", "Infinity", "-1", "100.1", "1_0", "0x1", "1e999", "1e99999"]
+)
+def test_numbers_have_a_range(number: str) -> None:
+    body = (
+        "<ResponseHeadersPolicyConfig><Name>n</Name><ServerTimingHeadersConfig><Enabled>true</Enabled>"
+        f"<SamplingRate>{number}</SamplingRate></ServerTimingHeadersConfig></ResponseHeadersPolicyConfig>"
+    )
+    error = refused("POST", "/2020-05-31/response-headers-policy", body=body.encode())
+    assert "'responseHeadersPolicyConfig.serverTimingHeadersConfig.samplingRate' failed" in error.message
+
+
+def test_secrets_are_not_repeated() -> None:
+    body = "<CreateFunctionRequest><Name>n</Name><FunctionConfig><Comment/><Runtime>cloudfront-js-1.0</Runtime></FunctionConfig><FunctionCode>s3cret!</FunctionCode></CreateFunctionRequest>"  # noqa: E501
+    assert "s3cret" not in refused("POST", "/2020-05-31/function", body=body.encode()).message
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "code", "says"),
+    [
+        ("POST", "/2020-05-31/distribution", "MissingBody", "This operation requires a body."),
+        ("POST", KEY, "MalformedXML", "Value null at 'publicKeyConfig' failed to satisfy constraint"),
+        ("POST", "/2020-05-31/domain-association", "MalformedXML", "Value null at 'domain'"),
+    ],
+)  # fmt: skip
+def test_missing_bodies(method: str, path: str, code: str, says: str) -> None:
+    error = refused(method, path)
+    assert error.code == code
+    assert says in error.message
+
+
+# ---- answers
+
+
+def test_an_output_that_the_model_lacks_is_our_fault() -> None:
+    operation = service().operations["GetKeyGroup"]
+    for output in ({"Etag": "E1"}, {"KeyGroup": {"Id": "1", "Nmae": "n"}}):
+        with pytest.raises(KeyError):
+            codec.write(operation, output)
+    with pytest.raises(ValueError, match="printable"):
+        codec.write(operation, {"ETag": "E1\r\nSet-Cookie: a"})
+
+
+def test_members_come_in_the_order_of_the_model() -> None:
+    answer = codec.write(
+        service().operations["CreatePublicKey"],
+        {
+            "Location": "https://x/y",
+            "PublicKey": {
+                "PublicKeyConfig": {
+                    "Comment": None,
+                    "EncodedKey": "k\n",
+                    "Name": "n\r",
+                    "CallerReference": "",
+                },
+                "Id": "K1",
+            },
+            "ETag": "E1",
+        },
+    )
+    assert answer.status == 201
+    assert answer.headers == (("Location", "https://x/y"), ("ETag", "E1"), ("Content-Type", "text/xml"))
+    assert answer.body.decode() == (
+        f'<?xml version="1.0"?>\n<PublicKey xmlns="{NAMESPACE}"><Id>K1</Id><PublicKeyConfig><CallerReference>'
+        "</CallerReference><Name>n&#xD;</Name><EncodedKey>k\n</EncodedKey></PublicKeyConfig></PublicKey>"
+    )
+
+
+# ---- what CloudFront's model does not use today, but REST-XML has
+
+
+def test_flattened_lists() -> None:
+    model = ServiceModel(
+        {
+            "metadata": {"protocol": "rest-xml", "endpointPrefix": "x", "serviceId": "x"},
+            "operations": {},
+            "shapes": {
+                "Body": {
+                    "type": "structure",
+                    "members": {
+                        "Names": {"shape": "Names"},
+                        "When": {"shape": "When"},
+                        "Plain": {"shape": "Plain", "locationName": "plain"},
+                    },
+                },
+                "Names": {
+                    "type": "list",
+                    "flattened": True,
+                    "member": {"shape": "Text", "locationName": "Name"},
+                },
+                "Plain": {"type": "list", "flattened": True, "member": {"shape": "Text"}},
+                "Text": {"type": "string"},
+                "When": {"type": "timestamp"},
+            },
+        },
+        "x",
+    )
+    shape = model.shape_for("Body")
+    xml = b"<Body><Name>a</Name><plain>c</plain><When>2019-12-05T18:51:43.781Z</When><Name>b</Name></Body>"
+    faults = codec.Faults()
+    value = codec._value(shape, codec.parse_xml(xml), "body", faults)
+    assert not faults
+    assert value["Names"] == ["a", "b"]
+    assert value["Plain"] == ["c"]
+    out: list[str] = []
+    codec._write(shape, value, "Body", out)
+    parsed = PARSER.parse({"status_code": 200, "headers": {}, "body": "".join(out).encode()}, shape)
+    del parsed["ResponseMetadata"]
+    assert parsed == value
