@@ -22,57 +22,58 @@ FLUSH_AFTER = 0.02
 
 
 class Record(msgspec.Struct, gc=False, omit_defaults=True):
-    """What is known of one request when its answer is out. Times are seconds unless named otherwise.
+    """What is known of one request when its answer is out. `time` is epoch seconds, `_us` are microseconds.
 
     `verdict` is `allowed`, `refused` or empty (no signature needed); `reason` names a refusal: a denial's name or
-    another rule's; `signed_by` is `url` or `cookies`; `verify_us` the microseconds spent on routing and on the
-    signature; `result` CloudFront's x-edge-result-type and `detail` its x-edge-detailed-result-type.
+    another rule's; `signed_by` is `url` or `cookies`; `verify_us` the time spent on routing and on the signature;
+    `result` CloudFront's x-edge-result-type and `detail` its x-edge-detailed-result-type. `status` 0: the viewer
+    left before there was one.
     """
 
     time: float
     request_id: str
     client_ip: str
+    client_port: int
     method: str
     scheme: str
     host: str
     path: str
+    query: str
+    protocol_version: str
     status: int
     bytes: int
-    time_taken: float
+    time_taken_us: int
     result: str
     detail: str
     distribution: str = ""
     behavior: str = ""
-    query: str = ""
+    request_bytes: int = 0
+    first_byte_us: int = 0
+    user_agent: str = ""
+    referer: str = ""
+    country: str = ""
     verdict: str = ""
     reason: str = ""
     explanation: str = ""
+    verify_us: int = 0
     signed_by: str = ""
     key_pair_id: str = ""
     key_group: str = ""
     hash_algorithm: str = ""
-    verify_us: float = 0.0
     remembered: bool = False
-    time_to_first_byte: float = 0.0
-    protocol_version: str = "1.1"
-    client_port: int = 0
-    country: str = ""
-    user_agent: str = ""
-    referer: str = ""
-    request_bytes: int = 0
 
 
 class Counts:
     """Sums over all records of this worker, as flat names for its report: what `metrics.py` renders."""
 
-    __slots__ = ("bytes", "keys", "requests", "taken", "verify_us")
+    __slots__ = ("bytes", "keys", "requests", "taken_us", "verify_us")
 
     def __init__(self) -> None:
         self.requests: dict[tuple[str, int, str, str], int] = {}
         self.keys: dict[tuple[str, str], int] = {}
         self.bytes = 0
-        self.taken = 0.0
-        self.verify_us = 0.0
+        self.taken_us = 0
+        self.verify_us = 0
 
     def add(self, record: Record) -> None:
         name = (record.distribution, record.status, record.result, record.reason)
@@ -81,7 +82,7 @@ class Counts:
             key = (record.key_pair_id, record.hash_algorithm)
             self.keys[key] = self.keys.get(key, 0) + 1
         self.bytes += record.bytes
-        self.taken += record.time_taken
+        self.taken_us += record.time_taken_us
         self.verify_us += record.verify_us
 
 

@@ -36,6 +36,13 @@ class MemoryTier:
     def __len__(self) -> int:
         return len(self._entries) + sum(len(v) - 1 for v in self._variants.values())
 
+    def look(self, key: str) -> Stored | None:
+        """A response for `key`, whatever it varies on: for who asks `find` then."""
+        stored = self._entries.get(key)
+        if stored is not None:
+            stored.used = True
+        return stored
+
     def find(self, key: str, forwarded: Callable[[], Headers]) -> Stored | None:
         """The response for `key`. `forwarded` gives the request's headers as they would go to the origin; it is
         asked only where the stored response varies."""

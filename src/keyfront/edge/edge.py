@@ -28,7 +28,7 @@ from keyfront.edge.forward import (
 from keyfront.edge.freshness import Verdict
 from keyfront.edge.geo import CountryTable
 from keyfront.edge.origin import Origins
-from keyfront.edge.routing import Routing, Site
+from keyfront.edge.routing import Route, Routing, Site
 from keyfront.errors import OriginFailure
 from keyfront.model.snapshot import EMPTY, Origin, Snapshot
 from keyfront.signing.verify import Grant
@@ -124,18 +124,16 @@ class Edge:
             return visit
         plan, visit.grant = decision
         visit.plan = plan
-        visit.key = key = (
-            plan.key if not plan.route.selects else cache_key(plan, request, self.countries.country)
-        )
+        key = plan.key
         if key is not None:
-            stored = self.memory.find(key, lambda: self._origin_headers(visit, plan))
-            if (
-                stored is not None
-                and freshness.judge(stored.meta, now) is Verdict.HIT
-                and stored.meta.status == 200
-                and respond.plain(request)
-            ):
-                visit.hit = stored
+            if plan.route.selects:
+                key = cache_key(plan, request, self.countries.country)
+            visit.key = key
+            stored = self.memory.look(key)
+            if stored is not None:
+                meta = stored.meta
+                if now < meta.fresh_until and meta.status == 200 and not meta.vary and respond.plain(request):
+                    visit.hit = stored
         return visit
 
     def unreadable(self, request: Request) -> Visit:
@@ -417,69 +415,70 @@ class Edge:
 
     def done(self, visit: Visit, status: int, sent: int, result: str, detail: str, reason: str = "") -> None:
         """The answer is out (or the viewer left: `detail` says so). Leaves the access record."""
-        ended = perf_counter()
-        request = visit.request
+        request, plan, refusal, grant = visit.request, visit.plan, visit.refusal, visit.grant
+        taken = perf_counter() - visit.began
         path, _, query = request.target.partition("?")
+        route = None
+        site = None
+        if plan is not None:
+            route, query = plan.route, plan.query
+            site = route.site
+        else:
+            if refusal is not None:
+                route, site = refusal.route, refusal.site
+                reason = reason or refusal.name
+            query = respond.loggable_query(query)
+        agent = referer = ""
+        for name, value in request.headers:
+            if name == b"user-agent":
+                agent = value.decode("latin-1")
+            elif name == b"referer":
+                referer = value.decode("latin-1")
         record = Record(
             visit.now,
             visit.request_id,
             request.client_ip,
+            request.client_port,
             request.method,
             request.scheme,
             request.host,
             path,
+            query,
+            request.version,
             status,
             sent,
-            round(ended - visit.began, 6),
+            int(taken * 1e6),
             result,
             detail,
+            "" if site is None else site.distribution.id,
+            "" if route is None else route.behavior.path_pattern,
+            request.wire_bytes,
+            int((visit.first_byte - visit.began) * 1e6) if visit.first_byte else 0,
+            agent,
+            referer,
+            self.countries.country(request.client_ip) if site is not None and site.geo is not None else "",
         )
-        record.client_port = request.client_port
-        record.protocol_version = request.version
-        record.request_bytes = request.wire_bytes
-        for name, value in request.headers:
-            if name == b"user-agent":
-                record.user_agent = value.decode("latin-1")
-            elif name == b"referer":
-                record.referer = value.decode("latin-1")
-        if visit.first_byte:
-            record.time_to_first_byte = round(visit.first_byte - visit.began, 6)
-        refusal, plan, grant = visit.refusal, visit.plan, visit.grant
-        route = plan.route if plan is not None else refusal.route if refusal is not None else None
-        site = route.site if route is not None else refusal.site if refusal is not None else None
-        if site is not None:
-            record.distribution = site.distribution.id
-            if site.geo is not None:
-                record.country = self.countries.country(request.client_ip)
-        if route is not None:
-            record.behavior = route.behavior.path_pattern
-        if plan is not None:
-            record.query = plan.query
-        elif query:
-            record.query = respond.loggable_query(query)
         if grant is not None:
-            record.verdict = "allowed"
+            self._signed(record, "allowed", grant.key_pair_id, visit, route)
             record.signed_by = grant.mode
-            record.key_pair_id = grant.key_pair_id
             record.hash_algorithm = grant.hash_name
             record.remembered = grant.remembered
-            record.verify_us = round(visit.verify_s * 1e6, 1)
-            if route is not None and route.keyring is not None:
-                record.key_group = route.keyring.groups.get(grant.key_pair_id, "")
         elif refusal is not None:
             record.verdict = "refused"
-            record.reason = reason or refusal.name
             denied = refusal.denied
             if denied is not None:
-                record.reason = denied.denial.reason
+                self._signed(record, "refused", denied.key_pair_id, visit, route)
+                reason = denied.denial.reason
                 record.explanation = denied.detail
-                record.key_pair_id = denied.key_pair_id
-                record.verify_us = round(visit.verify_s * 1e6, 1)
-                if route is not None and route.keyring is not None:
-                    record.key_group = route.keyring.groups.get(denied.key_pair_id, "")
-        if reason and not record.reason:
-            record.reason = reason
+        record.reason = reason
         self.log.add(record)
+
+    def _signed(self, record: Record, verdict: str, key_id: str, visit: Visit, route: Route | None) -> None:
+        record.verdict = verdict
+        record.key_pair_id = key_id
+        record.verify_us = int(visit.verify_s * 1e6)
+        if route is not None and route.keyring is not None:
+            record.key_group = route.keyring.groups.get(key_id, "")
 
 
 async def _closing(answer: OriginReply) -> AsyncIterator[bytes]:

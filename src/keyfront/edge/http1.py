@@ -217,6 +217,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_body",
         "_client_ip",
+        "_clock",
         "_closing",
         "_edge",
         "_ending",
@@ -250,6 +251,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._edge = listener.edge
+        self._clock = asyncio.get_running_loop().time
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set in connection_made
         self._target = b""
@@ -286,7 +288,7 @@ class Connection(asyncio.Protocol):
         self._peer_ip = self._client_ip = address
         self._peer_port = port
         self._trusted = self._listener.peers.trusts(address)
-        self._last_data = asyncio.get_running_loop().time()
+        self._last_data = self._clock()
         self._listener.connections.add(self)
         if self._listener.draining:
             self._transport.close()
@@ -305,7 +307,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing:
             return
-        self._last_data = asyncio.get_running_loop().time()
+        self._last_data = self._clock()
         if self._head_bytes or not self._in_head:
             self._head_bytes += len(data)
         try:
@@ -337,7 +339,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._writable = False
-        self._progress = asyncio.get_running_loop().time()
+        self._progress = self._clock()
 
     def resume_writing(self) -> None:
         self._writable = True
@@ -355,7 +357,7 @@ class Connection(asyncio.Protocol):
         if why in self._held:
             self._held.discard(why)
             if not self._held and not self._closing:
-                self._last_data = asyncio.get_running_loop().time()
+                self._last_data = self._clock()
                 self._transport.resume_reading()
 
     # -- the parser's side -------------------------------------------------------------------------------------------
@@ -486,7 +488,7 @@ class Connection(asyncio.Protocol):
             head = stored.head = _head(stored.meta.status, stored.meta.headers, len(stored.body))
         age = int(visit.now - stored.meta.stored_at + stored.meta.initial_age)
         body = stored.body if visit.request.method == "GET" else b""
-        tail = f"{visit.request_id}\r\nAge: {age if age > 0 else 0}\r\n\r\n".encode()
+        tail = f"{visit.request_id}\r\nAge: {age if age > 0 else 0}\r\n\r\n".encode("ascii")
         if len(body) <= 65536:
             self._transport.write(b"".join((head, self._listener.hit_tail, tail, body)))
         else:
@@ -665,7 +667,7 @@ class Connection(asyncio.Protocol):
         """Close our half, and let the viewer finish talking for a moment: closing at once with unread bytes would
         reset the connection before it has read its answer (RFC 9112 §9.6)."""
         self._closing = True
-        self._lingering = asyncio.get_running_loop().time() + LINGER
+        self._lingering = self._clock() + LINGER
         self._held.clear()
         self._transport.resume_reading()
         if self._eof or not self._transport.can_write_eof():

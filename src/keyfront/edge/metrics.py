@@ -20,8 +20,8 @@ class Sums(msgspec.Struct, frozen=True):
     requests: list[tuple[str, int, str, str, int]] = []
     keys: list[tuple[str, str, int]] = []
     bytes: int = 0
-    taken: float = 0.0
-    verify_us: float = 0.0
+    taken_us: int = 0
+    verify_us: int = 0
     connections: int = 0
     cache_bytes: int = 0
     cache_objects: int = 0
@@ -34,7 +34,7 @@ def sums(counts: Counts, *, connections: int, cache: tuple[int, int, int], lost:
         [(*name, n) for name, n in counts.requests.items()],
         [(*name, n) for name, n in counts.keys.items()],
         counts.bytes,
-        counts.taken,
+        counts.taken_us,
         counts.verify_us,
         connections,
         *cache,

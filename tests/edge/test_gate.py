@@ -1,0 +1,290 @@
+"""Signed content through a whole edge: every refusal with CloudFront's bytes, keys that come and go, what is cached."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from keyfront import LocalSigner, load_private_key, sign_cookies, sign_url
+from keyfront.errors import Denial
+from keyfront.model.snapshot import Behavior, ErrorResponse, KeyGroup, PublicKey, Select, Snapshot
+from tests.origin import ScriptedOrigin, answer
+from tests.viewer import EdgeHouse, Seen, site
+
+HOUR = 3600
+
+
+def make_signer(key_id: str, *, elliptic: bool = False) -> LocalSigner:
+    private = ec.generate_private_key(ec.SECP256R1()) if elliptic else rsa.generate_private_key(65537, 2048)
+    pem = private.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return LocalSigner(key_id, load_private_key(pem))
+
+
+ALICE = make_signer("KALICE1")
+BOB = make_signer("KBOB1", elliptic=True)
+MALLORY = make_signer("KALICE1")  # the same id, another key
+
+
+def keys(*signers: LocalSigner) -> tuple[PublicKey, ...]:
+    return tuple(PublicKey(s.key_pair_id, s.public_key.pem) for s in signers)
+
+
+def signed_site(origin: ScriptedOrigin, *members: str, **more: object) -> Snapshot:
+    """`/a/*` trusts group A, `/b/*` group B, the rest is open. Group A holds `members`."""
+    behaviors = (
+        Behavior("/a/*", "scripted", restricted=True, trusted_key_groups=("group-a",), **more),  # type: ignore[arg-type]
+        Behavior("/b/*", "scripted", restricted=True, trusted_key_groups=("group-b",)),
+        Behavior("*", "scripted"),
+    )
+    return site(
+        origin.origin(),
+        *behaviors,
+        public_keys=keys(ALICE, BOB),
+        key_groups=(KeyGroup("group-a", "a", members), KeyGroup("group-b", "b", (BOB.key_pair_id,))),
+    )
+
+
+@pytest.fixture
+async def origin() -> AsyncIterator[ScriptedOrigin]:
+    async with ScriptedOrigin() as origin:
+        for path in ("/a/1", "/a/2", "/b/1", "/open", "/a/q"):
+            origin.on(path, answer(200, b"the object " + path.encode(), {"Cache-Control": "max-age=60"}))
+        yield origin
+
+
+@pytest.fixture
+async def house(origin: ScriptedOrigin) -> AsyncIterator[EdgeHouse]:
+    async with EdgeHouse(signed_site(origin, "KALICE1")) as house:
+        yield house
+
+
+def signed(path: str, signer: LocalSigner = ALICE, **terms: object) -> str:
+    """The target of a signed URL for `path` at d.test."""
+    terms.setdefault("expires", int(time.time()) + HOUR)
+    return sign_url("http://d.test" + path, signer, **terms).removeprefix("http://d.test")  # type: ignore[arg-type]
+
+
+def refused(seen: Seen, denial: Denial) -> bool:
+    xml = '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{}</Code><Message>{}</Message></Error>'
+    assert seen.body == xml.format(denial.code, denial.message).encode()
+    assert seen.header("content-type") == "text/xml"
+    assert seen.header("server") == "CloudFront"
+    assert seen.x_cache == "Error"
+    return seen.status == 403
+
+
+class TestSignedUrls:
+    async def test_served_from_the_origin_then_from_the_cache(
+        self, house: EdgeHouse, origin: ScriptedOrigin
+    ) -> None:
+        target = signed("/a/1")
+        first, second, third = [await house.get(target) for _ in range(3)]
+        assert [first.x_cache, second.x_cache, third.x_cache] == ["Miss", "Hit", "Hit"]
+        assert {seen.body for seen in (first, second, third)} == {b"the object /a/1"}
+        assert [asked.target for asked in origin.requests] == ["/a/1"]
+        record = await house.recorded(3)
+        assert record["verdict"] == "allowed"
+        assert record["key_pair_id"] == "KALICE1"
+        assert record["key_group"] == "group-a"
+        assert record["signed_by"] == "url"
+        assert record["hash_algorithm"] == "SHA1"
+        assert "verify_us" in record
+        assert "Signature" not in str(record)
+
+    async def test_one_object_for_all_signatures(self, house: EdgeHouse, origin: ScriptedOrigin) -> None:
+        for seconds in range(5):
+            await house.get(signed("/a/1", expires=int(time.time()) + HOUR + seconds))
+        assert len(origin.requests) == 1
+
+    async def test_a_hit_needs_a_signature_too(self, house: EdgeHouse) -> None:
+        await house.get(signed("/a/1"))
+        assert refused(await house.get("/a/1"), Denial.MISSING_KEY_PAIR_ID)
+
+    async def test_own_parameters_reach_the_origin_only_if_forwarded(self, origin: ScriptedOrigin) -> None:
+        snapshot = signed_site(origin, "KALICE1", key_query=Select("all"), forward_query=Select("all"))
+        async with EdgeHouse(snapshot) as house:
+            target = signed("/a/q?size=%20large&flag")
+            assert (await house.get(target)).status == 200
+            assert (await house.get(target)).x_cache == "Hit"
+            other = signed("/a/q?size=small")
+            assert (await house.get(other)).x_cache == "Miss"
+        assert [asked.target for asked in origin.requests] == ["/a/q?size=%20large&flag", "/a/q?size=small"]
+
+    @pytest.mark.parametrize(
+        ("spoil", "denial"),
+        [
+            (lambda t: t.replace("Signature=", "Signature=A"), Denial.MALFORMED_SIGNATURE),
+            (lambda t: t.replace("/a/1", "/a/2"), Denial.SIGNATURE_MISMATCH),
+            (lambda t: t.replace("Expires=1", "Expires=2"), Denial.SIGNATURE_MISMATCH),
+            (lambda t: t.replace("KALICE1", "KNOBODY"), Denial.UNKNOWN_KEY),
+            (lambda t: t.replace("KALICE1", "KBOB1"), Denial.UNKNOWN_KEY),
+            (lambda t: t + "&added=1", Denial.SIGNATURE_MISMATCH),
+            (lambda t: t + "&Hash-Algorithm=SHA256", Denial.SIGNATURE_MISMATCH),
+            (lambda t: t.replace("Key-Pair-Id=KALICE1", "x=y"), Denial.MISSING_KEY_PAIR_ID),
+            (lambda t: t.partition("&Signature")[0] + "&Key-Pair-Id=KALICE1", Denial.MISSING_SIGNATURE),
+        ],
+    )
+    async def test_spoilt_before_and_after_it_was_remembered(
+        self, house: EdgeHouse, spoil: object, denial: Denial
+    ) -> None:
+        target = signed("/a/1")
+        assert callable(spoil)
+        assert refused(await house.get(spoil(target)), denial)
+        assert (await house.get(target)).status == 200
+        assert refused(await house.get(spoil(target)), denial)
+        assert (await house.recorded(3))["reason"] == denial.reason
+
+    async def test_expired_while_remembered(self, house: EdgeHouse) -> None:
+        target = signed("/a/1", expires=int(time.time()) + 2)
+        while (seen := await house.get(target)).status == 200:
+            pass
+        assert refused(seen, Denial.EXPIRED)
+
+    async def test_not_yet_valid_and_wrong_address(self, house: EdgeHouse) -> None:
+        later = signed("/a/1", starts=int(time.time()) + 100, expires=int(time.time()) + HOUR)
+        assert refused(await house.get(later), Denial.NOT_YET_VALID)
+        elsewhere = signed("/a/1", ip="203.0.113.0/24")
+        assert refused(await house.get(elsewhere), Denial.WRONG_IP)
+        here = signed("/a/1", ip="127.0.0.0/8")
+        assert (await house.get(here)).status == 200
+        assert (await house.get(here)).status == 200
+
+    async def test_the_address_is_judged_at_each_use_of_a_remembered_url(
+        self, origin: ScriptedOrigin
+    ) -> None:
+        async with EdgeHouse(signed_site(origin, "KALICE1"), trusted=("127.0.0.1",)) as house:
+            target = signed("/a/1", ip="203.0.113.7")
+            inside, outside = [("X-Forwarded-For", "203.0.113.7")], [("X-Forwarded-For", "203.0.113.8")]
+            assert (await house.get(target, headers=inside)).status == 200
+            assert refused(await house.get(target, headers=outside), Denial.WRONG_IP)
+            assert (await house.get(target, headers=inside)).x_cache == "Hit"
+
+    async def test_another_key_of_the_same_id_is_no_use(self, house: EdgeHouse) -> None:
+        assert refused(await house.get(signed("/a/1", MALLORY)), Denial.SIGNATURE_MISMATCH)
+
+    async def test_a_key_of_another_behavior_is_unknown_here(self, house: EdgeHouse) -> None:
+        assert (await house.get(signed("/b/1", BOB))).status == 200
+        assert refused(await house.get(signed("/a/1", BOB)), Denial.UNKNOWN_KEY)
+
+    @pytest.mark.parametrize("path", ["/b/../a/1", "//a/1", "/%61/1", "/b/%2e%2e/a/1", "/./a/1"])
+    async def test_a_detour_in_the_path_does_not_open_a_door(self, house: EdgeHouse, path: str) -> None:
+        seen = await house.get(path)
+        assert refused(seen, Denial.MISSING_KEY_PAIR_ID)
+        assert refused(await house.get(signed(path, BOB, as_is=True)), Denial.UNKNOWN_KEY)
+
+    async def test_the_open_part_takes_signing_names_for_its_own(
+        self, house: EdgeHouse, origin: ScriptedOrigin
+    ) -> None:
+        assert (await house.get("/open?Expires=1&Signature=x")).status == 200
+
+    async def test_a_scheme_that_was_not_signed(self, origin: ScriptedOrigin) -> None:
+        async with EdgeHouse(signed_site(origin, "KALICE1"), scheme="https") as house:
+            assert refused(await house.get(signed("/a/1")), Denial.SIGNATURE_MISMATCH)
+            secure = sign_url("https://d.test/a/1", ALICE, expires=int(time.time()) + HOUR)
+            assert (await house.get(secure.removeprefix("https://d.test"))).status == 200
+
+    async def test_all_four_algorithm_pairs(self, origin: ScriptedOrigin) -> None:
+        async with EdgeHouse(signed_site(origin, "KALICE1", "KBOB1")) as house:
+            for signer in (ALICE, BOB):
+                for name in ("SHA1", "SHA256"):
+                    seen = await house.get(signed("/a/1", signer, hash_name=name))
+                    assert seen.status == 200, (signer, name)
+
+
+class TestSignedCookies:
+    @staticmethod
+    def cookies(resource: str = "http://d.test/a/*", **terms: object) -> list[tuple[str, str]]:
+        terms.setdefault("expires", int(time.time()) + HOUR)
+        made = sign_cookies(resource, ALICE, **terms)  # type: ignore[arg-type]
+        return [("Cookie", "session=1; " + made.header)]
+
+    async def test_one_policy_opens_all_that_it_covers(
+        self, house: EdgeHouse, origin: ScriptedOrigin
+    ) -> None:
+        headers = self.cookies()
+        for path in ("/a/1", "/a/2", "/a/1"):
+            assert (await house.get(path, headers=headers)).status == 200
+        assert refused(await house.get("/b/1", headers=headers), Denial.UNKNOWN_KEY)
+        record = await house.recorded(3)
+        assert (record["signed_by"], record["result"]) == ("cookies", "Hit")
+        assert all(asked.header("cookie") is None for asked in origin.requests)
+
+    async def test_outside_of_the_resource(self, house: EdgeHouse) -> None:
+        headers = self.cookies("http://d.test/a/1*")
+        assert (await house.get("/a/1", headers=headers)).status == 200
+        assert refused(await house.get("/a/2", headers=headers), Denial.WRONG_RESOURCE)
+
+    async def test_a_url_that_was_opened_by_cookies_is_closed_without_them(self, house: EdgeHouse) -> None:
+        assert (await house.get("/a/1", headers=self.cookies())).status == 200
+        assert refused(await house.get("/a/1"), Denial.MISSING_KEY_PAIR_ID)
+        assert refused(await house.get("/a/1", headers=[("Cookie", "session=1")]), Denial.MISSING_KEY_PAIR_ID)
+
+    async def test_a_signed_url_wins_over_cookies_even_if_it_is_bad(self, house: EdgeHouse) -> None:
+        seen = await house.get("/a/1?Signature=x", headers=self.cookies())
+        assert refused(seen, Denial.MISSING_KEY_PAIR_ID)
+
+    async def test_a_canned_cookie_opens_one_url(self, house: EdgeHouse) -> None:
+        headers = self.cookies("http://d.test/a/1", canned=True)
+        assert (await house.get("/a/1", headers=headers)).status == 200
+        assert (await house.get("/a/2", headers=headers)).status == 403
+
+
+class TestKeysThatComeAndGo:
+    async def test_a_key_that_left_its_group_is_refused_at_once_though_remembered(
+        self, house: EdgeHouse, origin: ScriptedOrigin
+    ) -> None:
+        target = signed("/a/1")
+        cookies = TestSignedCookies.cookies()
+        assert (await house.get(target)).status == 200
+        assert (await house.get("/a/2", headers=cookies)).status == 200
+        house.edge.use(signed_site(origin, "KBOB1"))
+        assert refused(await house.get(target), Denial.UNKNOWN_KEY)
+        assert refused(await house.get("/a/2", headers=cookies), Denial.UNKNOWN_KEY)
+        house.edge.use(signed_site(origin, "KALICE1", "KBOB1"))
+        assert (await house.get(target)).x_cache == "Hit"
+
+    async def test_a_key_replaced_under_the_same_id_takes_its_signatures_along(
+        self, house: EdgeHouse, origin: ScriptedOrigin
+    ) -> None:
+        target = signed("/a/1")
+        assert (await house.get(target)).status == 200
+        before = signed_site(origin, "KALICE1")
+        house.edge.use(Snapshot(2, 0.0, keys(MALLORY, BOB), before.key_groups, before.distributions))
+        assert refused(await house.get(target), Denial.SIGNATURE_MISMATCH)
+
+    async def test_an_unrelated_change_forgets_nothing(
+        self, house: EdgeHouse, origin: ScriptedOrigin
+    ) -> None:
+        target = signed("/a/1")
+        await house.get(target)
+        keyring = house.edge.routing.site("d.test").routes[0].keyring  # type: ignore[union-attr]
+        house.edge.use(signed_site(origin, "KALICE1"))
+        assert house.edge.routing.site("d.test").routes[0].keyring is keyring  # type: ignore[union-attr]
+        assert (await house.get(target)).x_cache == "Hit"
+        assert (await house.recorded(2))["remembered"] is True
+
+    async def test_a_group_without_a_usable_key_refuses_everybody(self, origin: ScriptedOrigin) -> None:
+        async with EdgeHouse(signed_site(origin)) as house:
+            assert refused(await house.get(signed("/a/1")), Denial.UNKNOWN_KEY)
+            assert refused(await house.get("/a/1"), Denial.MISSING_KEY_PAIR_ID)
+
+
+async def test_a_custom_page_for_403_takes_the_place_of_the_refusal(origin: ScriptedOrigin) -> None:
+    origin.on("/login.html", answer(200, b"please log in", {"Content-Type": "text/html"}))
+    snapshot = signed_site(origin, "KALICE1")
+    distribution = snapshot.distributions[0]
+    page = ErrorResponse(403, 0, "/login.html", 403)
+    import msgspec
+
+    distribution = msgspec.structs.replace(distribution, error_responses=(page,))
+    snapshot = msgspec.structs.replace(snapshot, distributions=(distribution,))
+    async with EdgeHouse(snapshot) as house:
+        seen = await house.get("/a/1")
+        assert (seen.status, seen.body, seen.x_cache) == (403, b"please log in", "Error")
+        assert (await house.recorded(1))["reason"] == "missing_key_pair_id"

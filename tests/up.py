@@ -1,0 +1,211 @@
+"""A whole Keyfront, started as a user starts it, on ports of its own."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+
+class Answer:
+    """What a viewer got: header names lower-case."""
+
+    def __init__(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        self.status = status
+        self.headers = {name.lower(): value for name, value in headers}
+        self.body = body
+
+    @property
+    def x_cache(self) -> str:
+        return self.headers.get("x-cache", "").removesuffix(" from cloudfront")
+
+    def __repr__(self) -> str:
+        return f"<{self.status} {self.headers} {self.body[:300]!r}>"
+
+
+class Up:
+    """`keyfront up` as a child process. Use as a context, or call `start`, `stop`, `kill`."""
+
+    def __init__(self, data: Path, *, workers: int = 2, options: tuple[str, ...] = ()) -> None:
+        self.data = data
+        self.workers = workers
+        self.options = options
+        self.edge_port = 0
+        self.control_port = 0
+        self.log: list[str] = []
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> Up:
+        argv = [sys.executable, "-m", "keyfront", "up", "--data", str(self.data)]
+        argv += ["--edge", f"127.0.0.1:{self.edge_port}", "--control", f"127.0.0.1:{self.control_port}"]
+        argv += ["--workers", str(self.workers), *self.options]
+        self._process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.log.append(line)
+            if line.startswith("keyfront ready"):
+                break
+        else:
+            raise AssertionError("".join(self.log))
+        said = dict(word.split("=", 1) for word in self.log[-1].split() if "=" in word)
+        self.edge_port = int(said["edge"].rpartition(":")[2])
+        self.control_port = int(said["control"].rpartition(":")[2])
+        threading.Thread(target=self._drain, args=(self._process.stdout,), daemon=True).start()
+        return self
+
+    def _drain(self, stream: Any) -> None:
+        self.log.extend(stream)
+
+    def stop(self) -> int:
+        """SIGTERM; the exit status."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(60)
+
+    def kill(self) -> None:
+        """SIGKILL for it and everything it started."""
+        assert self._process is not None
+        for pid in [self._process.pid, *self.children()]:
+            os.kill(pid, signal.SIGKILL)
+        self._process.wait(10)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def children(self) -> list[int]:
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+
+    def worker_pids(self) -> list[int]:
+        return [pid for pid in self.children() if "edge-worker" in Path(f"/proc/{pid}/cmdline").read_text()]
+
+    def __enter__(self) -> Up:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.stop()
+
+    # -- as an operator ------------------------------------------------------------------------------------------
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.control_port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For clients that are programs: this installation's credentials and nobody else's."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        return {
+            **kept,
+            "AWS_SHARED_CREDENTIALS_FILE": str(self.data / "credentials"),
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_PAGER": "",
+        }
+
+    def client(self) -> Any:
+        """boto3's CloudFront client."""
+        lines = (self.data / "credentials").read_text().splitlines()
+        said = {k.strip(): v.strip() for k, _, v in (line.partition("=") for line in lines) if v}
+        return boto3.client(
+            "cloudfront",
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id=said["aws_access_key_id"],
+            aws_secret_access_key=said["aws_secret_access_key"],
+            config=Config(retries={"max_attempts": 0}),
+        )
+
+    def deployed(self, distribution_id: str, within: float = 5.0) -> float:
+        """Wait until the distribution reads Deployed; the seconds that it took."""
+        client = self.client()
+        began = time.monotonic()
+        self.until(
+            lambda: client.get_distribution(Id=distribution_id)["Distribution"]["Status"] == "Deployed",
+            within,
+        )
+        return time.monotonic() - began
+
+    @staticmethod
+    def until(true: Callable[[], bool], within: float = 5.0) -> None:
+        ends = time.monotonic() + within
+        while not true():
+            assert time.monotonic() < ends, "it did not become true in time"
+            time.sleep(0.01)
+
+    # -- as a viewer ---------------------------------------------------------------------------------------------
+
+    def get(
+        self, host: str, target: str, headers: dict[str, str] | None = None, *, method: str = "GET"
+    ) -> Answer:
+        """One request on a connection of its own, its target sent exactly as given."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.edge_port, timeout=10)
+        try:
+            connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
+            connection.putheader("Host", host)
+            for name, value in (headers or {}).items():
+                connection.putheader(name, value)
+            connection.endheaders()
+            answer = connection.getresponse()
+            return Answer(answer.status, answer.getheaders(), answer.read())
+        finally:
+            connection.close()
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        import json
+
+        for line in (self.data / "logs" / "access.jsonl").read_text().splitlines():
+            yield json.loads(line)
+
+
+def distribution_config(
+    reference: str, origin_port: int, key_groups: list[str], *, paths: dict[str, list[str]] | None = None
+) -> dict[str, Any]:
+    """A distribution before an application server on this machine. `key_groups` are trusted by the default behavior,
+    `paths` maps path patterns to the groups trusted there."""
+
+    def behavior(groups: list[str]) -> dict[str, Any]:
+        return {
+            "TargetOriginId": "app",
+            "ViewerProtocolPolicy": "allow-all",
+            "CachePolicyId": "658327ea-f89d-4fab-a63d-7e88639e58f6",
+            "TrustedKeyGroups": {"Enabled": bool(groups), "Quantity": len(groups), "Items": groups}
+            if groups
+            else {"Enabled": False, "Quantity": 0},
+        }
+
+    ordered = [{"PathPattern": path, **behavior(groups)} for path, groups in (paths or {}).items()]
+    return {
+        "CallerReference": reference,
+        "Comment": "",
+        "Enabled": True,
+        "Origins": {
+            "Quantity": 1,
+            "Items": [
+                {
+                    "Id": "app",
+                    "DomainName": "127.0.0.1",
+                    "CustomOriginConfig": {
+                        "HTTPPort": origin_port,
+                        "HTTPSPort": 443,
+                        "OriginProtocolPolicy": "http-only",
+                    },
+                }
+            ],
+        },
+        "DefaultCacheBehavior": behavior(key_groups),
+        "CacheBehaviors": {"Quantity": len(ordered), "Items": ordered} if ordered else {"Quantity": 0},
+    }
