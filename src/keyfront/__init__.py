@@ -6,6 +6,7 @@ Docs: docs/guide/signing.md
 """
 
 from keyfront.errors import Denial, Denied, KeyfrontError, KeyLoadError, PolicyError, SigningError
+from keyfront.signing.explain import Check, Report, explain, explain_url
 from keyfront.signing.keys import PrivateKey, PublicKey, load_private_key, load_public_key
 from keyfront.signing.policy import Policy
 from keyfront.signing.sign import (
@@ -20,6 +21,7 @@ from keyfront.signing.sign import (
 from keyfront.signing.verify import Grant, KeyRing, verify
 
 __all__ = [
+    "Check",
     "CloudFrontSigner",
     "Denial",
     "Denied",
@@ -32,9 +34,12 @@ __all__ = [
     "PolicyError",
     "PrivateKey",
     "PublicKey",
+    "Report",
     "SignedCookies",
     "Signer",
     "SigningError",
+    "explain",
+    "explain_url",
     "load_private_key",
     "load_public_key",
     "load_signer",

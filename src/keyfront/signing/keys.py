@@ -70,7 +70,8 @@ _HASHES: dict[str, hashes.HashAlgorithm] = {"SHA1": hashes.SHA1(), "SHA256": has
 _ECDSA: dict[str, ec.ECDSA] = {name: ec.ECDSA(Prehashed(hash_)) for name, hash_ in _HASHES.items()}
 
 
-def _digest(data: bytes, hash_name: str) -> bytes:
+def digest(data: bytes, hash_name: HashName) -> bytes:
+    """The hash of `data`, also where a system's policy calls SHA-1 unfit for security."""
     if hash_name == "SHA1":
         return hashlib.sha1(data, usedforsecurity=False).digest()
     return hashlib.sha256(data).digest()
@@ -97,7 +98,7 @@ class PublicKey:
 
     def verify(self, data: bytes, signature: bytes, hash_name: HashName) -> bool:
         """Whether `signature` is this key's over `data`."""
-        digest = _digest(data, hash_name)
+        hashed = digest(data, hash_name)
         key = self._key
         try:
             if isinstance(key, rsa.RSAPublicKey):
@@ -105,12 +106,26 @@ class PublicKey:
                 # checks the padding, which must fill all that the DigestInfo leaves, and nothing may trail.
                 return len(signature) == 256 and (
                     key.recover_data_from_signature(signature, _PKCS1, None)
-                    == _DIGEST_INFO[hash_name] + digest
+                    == _DIGEST_INFO[hash_name] + hashed
                 )
-            key.verify(signature, digest, _ECDSA[hash_name])
+            key.verify(signature, hashed, _ECDSA[hash_name])
         except InvalidSignature:
             return False
         return True
+
+    def recover(self, signature: bytes) -> tuple[HashName, bytes] | None:
+        """The hash and the digest that an RSA signature was made over, if this key made it: what was signed
+        can then be guessed at without another key operation. None for ECDSA, which gives nothing away."""
+        if isinstance(self._key, rsa.RSAPublicKey) and len(signature) == 256:
+            try:
+                encoded = self._key.recover_data_from_signature(signature, _PKCS1, None)
+            except InvalidSignature:
+                return None
+            if encoded.startswith(_DIGEST_INFO["SHA1"]) and len(encoded) == 35:
+                return "SHA1", encoded[15:]
+            if encoded.startswith(_DIGEST_INFO["SHA256"]) and len(encoded) == 51:
+                return "SHA256", encoded[19:]
+        return None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PublicKey) and self.fingerprint == other.fingerprint
@@ -139,14 +154,14 @@ class PrivateKey:
 
         :raises SigningError: if the system's OpenSSL policy forbids it.
         """
-        digest = _digest(data, hash_name)
+        hashed = digest(data, hash_name)
         key = self._key
         if isinstance(key, ec.EllipticCurvePrivateKey):
-            return key.sign(digest, _ECDSA[hash_name])
+            return key.sign(hashed, _ECDSA[hash_name])
         try:
-            return key.sign(digest, _PKCS1, Prehashed(_HASHES[hash_name]))
+            return key.sign(hashed, _PKCS1, Prehashed(_HASHES[hash_name]))
         except UnsupportedAlgorithm as error:
-            return _sign_digest_info(key, _DIGEST_INFO[hash_name] + digest, error)
+            return _sign_digest_info(key, _DIGEST_INFO[hash_name] + hashed, error)
 
     def __repr__(self) -> str:
         return f"<PrivateKey {self.algorithm}, public half {self.public_key.fingerprint[:16]}>"

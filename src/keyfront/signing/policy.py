@@ -244,8 +244,9 @@ class Policy:
         *,
         starts: Moment | None = None,
         ip: str | None = None,
+        as_is: bool = False,
     ) -> None:
-        self.resource = None if resource is None else pattern_as_sent(resource)
+        self.resource = resource if resource is None or as_is else pattern_as_sent(resource)
         self.expires = expires
         self.starts = starts
         if ip is not None:

@@ -122,7 +122,8 @@ def sign_url(
     else:
         if resource is None and "*" in str(target):
             raise PolicyError(_NO_WILDCARD.format("The URL to be signed"))
-        terms = _custom(Policy(resource or str(target), expires, starts=starts, ip=ip), now)
+        made = Policy(resource or str(target), expires, starts=starts, ip=ip, as_is=as_is)
+        terms = _custom(made, now)
     if terms.statement is not None and not _covers(terms.statement, target):
         raise PolicyError(f"the policy's Resource {terms.statement.resource} does not grant {target}")
     return target.with_parameters(
@@ -131,8 +132,8 @@ def sign_url(
 
 
 _NO_WILDCARD = (
-    "{} grants one URL, letter by letter: a * in it is no wildcard. To grant many URLs pass resource= with the "
-    "pattern; if the URL really holds a *, write it %2A"
+    "{} grants one URL, letter by letter: a * in it is no wildcard. To grant many URLs pass resource= with "
+    "the pattern; if the URL really holds a *, write it %2A"
 )
 
 
@@ -235,8 +236,8 @@ def _cookie_attributes(
         raise SigningError("a cookie's Path begins with /; browsers ignore any other")
     if domain is not None and f".{domain}".lower().endswith(".cloudfront.net"):
         raise SigningError(
-            "browsers take no cookies for cloudfront.net: give the distribution an alternate domain name that you "
-            "share with your application"
+            "browsers take no cookies for cloudfront.net: give the distribution an alternate domain name that "
+            "you share with your application"
         )
     if not secure and (same_site == "None" or partitioned):
         raise SigningError("browsers take SameSite=None and Partitioned only from Secure cookies")
