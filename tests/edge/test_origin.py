@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import socket
 import ssl
@@ -12,6 +13,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from keyfront.edge.exchange import Header, OriginReply
+from keyfront.edge.origin import Origins, _alternating, _first_connected
+from keyfront.edge.origin_http1 import HIGH_WATER, Connection, Incoming, request_head
+from keyfront.errors import OriginFailure
+from keyfront.model.snapshot import Origin
 from tests.origin import (
     CLOSE,
     LEAVE_BODY,
@@ -28,12 +35,6 @@ from tests.origin import (
     deaf_port,
     trickle,
 )
-
-from keyfront.edge.exchange import Header, OriginReply
-from keyfront.edge.origin import Origins, _alternating, _first_connected
-from keyfront.edge.origin_http1 import HIGH_WATER, Connection, Incoming, request_head
-from keyfront.errors import OriginFailure
-from keyfront.model.snapshot import Origin
 
 HOST: list[Header] = [(b"host", b"origin.example")]
 SHORT = 0.15  # seconds: a timeout that a test waits for
@@ -218,7 +219,7 @@ GOOD: dict[str, tuple[bytes, bool, int, bytes, int | None, bool, bool]] = {
         False, 200, b"x", 1, True, True,
     ),
     "103s": (
-        b"HTTP/1.1 103 Hints\r\nContent-Length: 3\r\n\r\n" * 3 + OK + b"Content-Length: 1\r\n\r\nx",
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 3 + OK + b"Content-Length: 1\r\n\r\nx",
         False, 200, b"x", 1, True, True,
     ),
     "a 200 that speaks of an upgrade": (
@@ -243,15 +244,17 @@ GOOD: dict[str, tuple[bytes, bool, int, bytes, int | None, bool, bool]] = {
 }  # fmt: skip
 
 
-TOO_LATE = ("204 with a body", "more than its length", "a second response", "chunked and a second response")
+# Byte by byte, what follows a response comes when that has been let go and meets the next request.
+FOLLOWED = {"204 with a body", "more than its length", "a second response", "chunked and a second response"}
 
 
-@pytest.mark.parametrize("bytewise", [False, True], ids=["at once", "byte by byte"])
-@pytest.mark.parametrize("name", GOOD)
+@pytest.mark.parametrize(
+    ("name", "bytewise"),
+    [pytest.param(name, False, id=name) for name in GOOD]
+    + [pytest.param(name, True, id=f"{name}, byte by byte") for name in GOOD if name not in FOLLOWED],
+)
 async def test_good_responses(origins: Origins, origin: ScriptedOrigin, name: str, bytewise: bool) -> None:
     data, closes, status, body, length, sized, reused = GOOD[name]
-    if bytewise and name in TOO_LATE:
-        pytest.skip("what comes after a response that has been let go meets the next request")
     script = trickle(data) if bytewise else [data]
     origin.on("/", [*script, CLOSE] if closes else script)
     for _ in range(2):
@@ -303,6 +306,16 @@ async def test_headers_come_as_the_origin_sent_them(origins: Origins, origin: Sc
         (b"content-length", b"0"),
     ]
     assert reply.reason == "OK"
+
+
+async def test_nothing_of_a_second_response_leaks_into_the_first(
+    origins: Origins, origin: ScriptedOrigin
+) -> None:
+    second = b"HTTP/1.1 404 Stolen\r\nX: y\r\nContent-Length: 6\r\n\r\nstolen"
+    origin.on("/", [b"HTTP/1.1 201 Made\r\nContent-Length: 2\r\n\r\nhe" + second])
+    reply = await get(origins, origin.origin())
+    assert (reply.status, reply.reason, reply.whole) == (201, "Made", b"he")
+    assert reply.headers == [(b"content-length", b"2")]
 
 
 # What is refused: before the head is whole, `fetch` raises.
@@ -360,6 +373,13 @@ BAD: dict[str, tuple[Script, str, int]] = {
         "OriginInvalidResponseError", 502,
     ),
     "101 alone": ([b"HTTP/1.1 101 Switching Protocols\r\n\r\n"], "OriginInvalidResponseError", 502),
+    "103 with a body": (
+        [b"HTTP/1.1 103 Hints\r\nContent-Length: 3\r\n\r\n" + OK + b"Content-Length: 0\r\n\r\n"],
+        "OriginInvalidResponseError", 502,
+    ),
+    "199 with chunks": (
+        [b"HTTP/1.1 199 X\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"], "OriginInvalidResponseError", 502,
+    ),
     "two 100": (
         [b"HTTP/1.1 100 Continue\r\n\r\n" * 2 + OK + b"Content-Length: 0\r\n\r\n"],
         "OriginInvalidResponseError", 502,
@@ -402,7 +422,6 @@ CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
 
 BAD_BODIES: dict[str, tuple[Script, str, int]] = {
     "closed before its length": ([OK + b"Content-Length: 9\r\n\r\nhello", CLOSE], "OriginCommError", 502),
-    "reset before its length": ([OK + b"Content-Length: 9\r\n\r\nhello"], "OriginReadError", 504),
     "silent before its length": ([OK + b"Content-Length: 9\r\n\r\nhello"], "OriginReadError", 504),
     "closed within chunked": ([CHUNKED, CLOSE], "OriginCommError", 502),
     "closed within a chunk": ([CHUNKED + b"5\r\nhe", CLOSE], "OriginCommError", 502),
@@ -412,8 +431,8 @@ BAD_BODIES: dict[str, tuple[Script, str, int]] = {
     "chunk huge": ([CHUNKED + b"f" * 17 + b"\r\n"], "OriginInvalidResponseError", 502),
     "chunk -1": ([CHUNKED + b"-1\r\n"], "OriginInvalidResponseError", 502),
     "chunk with bare LF": ([CHUNKED + b"0\n\n"], "OriginInvalidResponseError", 502),
-    "endless extension": ([CHUNKED, b"5;", b"x" * 20000, b"x" * 20000], "OriginInvalidResponseError", 502),
-    "endless trailers": ([CHUNKED, b"0\r\n", b"X: y\r\n" * 5000], "OriginInvalidResponseError", 502),
+    "endless extension": ([CHUNKED, b"5;", b"x" * 30000, b"x" * 30000], "OriginInvalidResponseError", 502),
+    "endless trailers": ([CHUNKED, b"0\r\n", b"X: y\r\n" * 9000], "OriginInvalidResponseError", 502),
 }  # fmt: skip
 
 
@@ -424,7 +443,7 @@ async def test_bad_bodies(origins: Origins, origin: ScriptedOrigin, name: str) -
     reply = await get(origins, origin.origin(read_timeout=SHORT))
     assert (reply.status, reply.whole) == (200, None)
     received = b""
-    with pytest.raises(OriginFailure) as caught:  # noqa: PT012
+    with pytest.raises(OriginFailure) as caught:
         async for chunk in reply.body:
             received += chunk
     assert (caught.value.kind, caught.value.status) == (kind, status)
@@ -866,26 +885,32 @@ def flood(size: int) -> Script:
     return [OK + b"Content-Length: %d\r\n\r\n" % size, send]
 
 
-async def test_a_slow_consumer_stops_the_origin(origins: Origins, origin: ScriptedOrigin) -> None:
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_slow_consumer_stops_the_origin(tmp_path: Path, scheme: str) -> None:
     size = 32 * MIB
-    origin.on("/", flood(size))
-    reply = await get(origins, origin.origin(read_timeout=SHORT))
-    wire = origin.wires[0]
-    await wire.blocked.wait()
-    incoming = reply.body
-    assert isinstance(incoming, Incoming)
-    # What is held is bounded; what the kernel's buffers hold is not ours.
-    assert incoming._buffered <= HIGH_WATER + 256 * 1024
-    assert wire.sent < size // 2
-    await asyncio.sleep(SHORT * 2)  # the consumer's time is not the origin's: no read timeout
-    received = 0
-    async for chunk in reply.body:
-        received += len(chunk)
+    authority = Authority(tmp_path)
+    origins = Origins(ca_file=authority.ca_file)
+    async with ScriptedOrigin(tls=authority.server("127.0.0.1") if scheme == "https" else None) as origin:
+        origin.on("/", flood(size))
+        settings = origin.origin(read_timeout=SHORT)
+        reply = await origins.fetch(settings, scheme, "GET", "/", HOST)
+        wire = origin.wires[0]
+        await wire.blocked.wait()
+        incoming = reply.body
+        assert isinstance(incoming, Incoming)
+        # What is held is bounded; what the kernel's buffers hold is not ours.
         assert incoming._buffered <= HIGH_WATER + 256 * 1024
-    assert received == size
-    reply = await get(origins, origin.origin())
-    await reply.aclose()
-    assert origin.connections == 1
+        assert wire.sent < size // 2
+        await asyncio.sleep(SHORT * 2)  # the consumer's time is not the origin's: no read timeout
+        received = 0
+        async for chunk in reply.body:
+            received += len(chunk)
+            assert incoming._buffered <= HIGH_WATER + 256 * 1024
+        assert received == size
+        reply = await origins.fetch(settings, scheme, "GET", "/", HOST)
+        await reply.aclose()
+        assert origin.connections == 1
+        await origins.aclose()
 
 
 async def test_silence_after_a_pause_is_noticed(origins: Origins, origin: ScriptedOrigin) -> None:
@@ -895,7 +920,7 @@ async def test_silence_after_a_pause_is_noticed(origins: Origins, origin: Script
     reply = await get(origins, origin.origin(read_timeout=SHORT))
     await asyncio.sleep(SHORT * 2)
     received = 0
-    with pytest.raises(OriginFailure) as caught:  # noqa: PT012
+    with pytest.raises(OriginFailure) as caught:
         async for chunk in reply.body:
             received += len(chunk)
     assert (received, caught.value.kind) == (size, "OriginReadError")
@@ -1150,6 +1175,73 @@ async def test_bodies_over_tls(authority: Authority, size: int) -> None:
         assert [asked.body == body for asked in origin.requests] == [True, True]
         assert origin.connections == 1
         await origins.aclose()
+
+
+# Everything at once.
+
+
+async def test_no_reply_ever_carries_another_body(origins: Origins, origin: ScriptedOrigin) -> None:
+    chance = random.Random(7)
+    bodies = {f"/{number}": (f"/{number} " * chance.choice([1, 50, 20_000])).encode() for number in range(40)}
+    for path, body in bodies.items():
+        half = body[: len(body) // 2]
+        framed = OK + b"Content-Length: %d\r\n\r\n" % len(body)
+        faults: list[Script] = [
+            answer(200, body),
+            answer(200, body, close=True),
+            answer(200, chunks=[half, body[len(half) :]]),
+            answer(200, body, version="1.0"),
+            [OK + b"\r\n" + body, CLOSE],
+            [framed + body + b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong"],
+            [framed + half, CLOSE],
+            [framed + half, RESET],
+            [framed + half],
+            [CLOSE],
+            [RESET],
+            [b"garbage"],
+            [],
+        ]
+        origin.on(path, *chance.choices(faults, k=30))
+    settings = origin.origin(read_timeout=SHORT, connection_attempts=2, keepalive_timeout=0.05)
+    told = {"whole": 0, "failed": 0, "left": 0}
+
+    async def viewer() -> None:
+        for path in chance.sample(list(bodies), 10):
+            try:
+                reply = await get(origins, settings, path)
+                if chance.random() < 0.1:
+                    await reply.aclose()
+                    told["left"] += 1
+                    continue
+                assert await read(reply) == bodies[path]
+                told["whole"] += 1
+            except OriginFailure:
+                told["failed"] += 1
+
+    await asyncio.gather(*[viewer() for _ in range(24)])
+    assert sum(told.values()) == 240
+    assert min(told.values()) > 0
+    while origins._open:  # every connection ends by itself
+        await asyncio.sleep(0.01)
+    assert origins._idle == 0
+    assert not any(pool.idle for pool in origins._pools.values())
+
+
+async def test_a_fetch_leaves_nothing_for_the_garbage_collector(
+    origins: Origins, origin: ScriptedOrigin
+) -> None:
+    origin.on("/", answer(200, b"x"))
+    await get(origins, origin.origin())
+    gc.collect()
+    gc.disable()
+    try:
+        kept = {id(thing) for thing in gc.get_objects() if isinstance(thing, Incoming)}
+        for _ in range(20):
+            await get(origins, origin.origin())
+        alive = [thing for thing in gc.get_objects() if isinstance(thing, Incoming) and id(thing) not in kept]
+        assert len(alive) <= 1
+    finally:
+        gc.enable()
 
 
 # Whatever bytes come, in whatever pieces.

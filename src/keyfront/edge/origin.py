@@ -68,8 +68,8 @@ class Origins:
     """All connections of one worker toward origins. It belongs to the event loop that first uses it.
 
     `ca_file` is a PEM file of certificate authorities to trust beside the system's (which OpenSSL finds, or
-    SSL_CERT_FILE names). `max_idle_per_origin` and `max_idle` bound the connections kept open without a
-    request; the least recently used one makes way.
+    SSL_CERT_FILE names). `max_idle_per_origin` and `max_idle` bound the connections kept open without a request:
+    toward one origin the least recently used makes way; when there are `max_idle` in all, no other is kept.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Origins:
         :raises OriginFailure: by the table above.
         """
         if self._closed:
-            raise RuntimeError("these origins are closed")
+            raise RuntimeError("fetch() after aclose()")
         loop = asyncio.get_running_loop()
         if length == 0:
             body = None
@@ -122,6 +122,8 @@ class Origins:
         may_be_stale = True
         connect_time = 0.0
         while True:
+            if self._closed:
+                raise OriginFailure("OriginCommError", 502, "the edge is closing")
             connection = pool.take(NEVER if repeatable else RECENT) if may_be_stale else None
             kept = connection is not None
             if connection is None:
@@ -174,7 +176,7 @@ class Origins:
     async def aclose(self) -> None:
         """Close every connection, also those in use, and wait until they are gone."""
         self._closed = True
-        self._names.forget()
+        self._names.close()
         for connection in list(self._open):
             connection.break_off(OriginFailure("OriginCommError", 502, "the edge is closing"))
         if self._open:
@@ -406,7 +408,7 @@ class _Names:
         task = self._asked.get(key)
         if task is None:
             self._asked[key] = task = loop.create_task(self._ask(host, port))
-            task.add_done_callback(lambda _: self._asked.pop(key, None))
+            task.add_done_callback(lambda task: self._answered(key, task))
         # A caller that leaves must not take the answer from the others.
         return await asyncio.shield(task)
 
@@ -424,9 +426,19 @@ class _Names:
         self._known[host, port] = (loop.time() + NAME_TTL, addresses)
         return addresses
 
-    def forget(self, host: str | None = None) -> None:
-        for key in [key for key in self._known if host is None or key[0] == host]:
+    def _answered(self, key: tuple[str, int], task: asyncio.Task[list[Address]]) -> None:
+        self._asked.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # if everybody has left, nobody else looks at it
+
+    def forget(self, host: str) -> None:
+        """Ask anew at the next need."""
+        for key in [key for key in self._known if key[0] == host]:
             del self._known[key]
+
+    def close(self) -> None:
+        for task in self._asked.values():
+            task.cancel()
 
 
 def _alternating(addresses: list[Address]) -> list[Address]:

@@ -58,7 +58,11 @@ _FRAMING: Final = frozenset(
         b"upgrade",
     }
 )
+_ABOUT_THE_CONNECTION: Final = frozenset(
+    {b"connection", b"content-length", b"keep-alive", b"transfer-encoding"}
+)
 _NOT_IN_TARGET: Final = re.compile(r"[\x00-\x20\x7f]")
+_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE"})
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -72,7 +76,7 @@ def request_head(
 
     :raises OriginFailure: OriginWriteError 502 if a value would break the head's lines: nothing is sent then.
     """
-    if _NOT_IN_TARGET.search(target) or not _TOKEN.fullmatch(method):
+    if _NOT_IN_TARGET.search(target) or not (method in _METHODS or _TOKEN.fullmatch(method)):
         raise OriginFailure(
             "OriginWriteError", 502, "the method or the target cannot stand in a request line"
         )
@@ -174,16 +178,19 @@ class Incoming:
             self.in_doubt = True  # a second response that nobody asked for
 
     def on_status(self, reason: bytes) -> None:
-        self.reason += reason
+        if not self.head_complete:
+            self.reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.head_complete:
             return  # trailers are dropped (§5.9), or belong to a response that nobody asked for
-        self._head_bytes += len(name) + len(value) + 4
-        if self._head_bytes > MAX_HEAD:
-            raise self._refuse("OriginHeaderTooBigError", f"more than {MAX_HEAD} bytes of headers")
         name = name.lower()
         value = value.rstrip(b" \t")
+        if name in _ABOUT_THE_CONNECTION:
+            self._note(name, value)
+        self.headers.append((name, value))
+
+    def _note(self, name: bytes, value: bytes) -> None:
         if name == b"content-length":
             self.length = int(value)  # llhttp lets digits pass only, and no second one
         elif name == b"connection":
@@ -197,7 +204,6 @@ class Incoming:
             self.transfer_codings = coding if self.transfer_codings is None else b"several"
         elif name == b"keep-alive":
             self.idle_seconds = _promised_idle_seconds(value)
-        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self.complete:
@@ -209,6 +215,10 @@ class Incoming:
             raise self._refuse("OriginInvalidResponseError", f"the response is HTTP/{version}")
         if not 100 <= status <= 599:
             raise self._refuse("OriginInvalidResponseError", f"status {status}")
+        if self._wire_bytes > MAX_HEAD:  # else no need to count
+            self._head_bytes += sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if self._head_bytes > MAX_HEAD:
+                raise self._refuse("OriginHeaderTooBigError", f"more than {MAX_HEAD} bytes of headers")
         if status < 200:
             self._informational(status)
             return
@@ -221,6 +231,7 @@ class Incoming:
             self.persistent = True
         if self._head_only or status in (204, 304):
             self.framing = Framing.NONE
+            self.complete = True
         elif self.transfer_codings is not None:
             if self.transfer_codings != b"chunked":
                 raise self._refuse("OriginInvalidResponseError", "a transfer coding other than chunked")
@@ -228,17 +239,17 @@ class Incoming:
         elif self.length is not None:
             self.framing = Framing.LENGTH
             self.remaining = self.length
+            self.complete = self.remaining == 0
         else:
             self.framing = Framing.CLOSE
             self.persistent = False
-        if self.framing is Framing.NONE or (self.framing is Framing.LENGTH and self.remaining == 0):
-            self.complete = True
 
     def on_body(self, data: bytes) -> None:
         if self.complete:
             self.in_doubt = True  # the body of an answer to HEAD, say
             return
         self.remaining -= len(data)
+        self.body_bytes += len(data)
         self._keep(data)
 
     def on_message_complete(self) -> None:
@@ -248,18 +259,17 @@ class Incoming:
     def _informational(self, status: int) -> None:
         """1xx: 103 and the like are ignored, one 100 may come unasked, a second is an error (§5.9)."""
         if status == 101:
-            raise self._refuse(
-                "OriginInvalidResponseError", "101 Switching Protocols, which nobody asked for"
-            )
+            raise self._refuse("OriginInvalidResponseError", "101 Switching Protocols, unasked")
+        if self.length is not None or self.transfer_codings is not None:
+            raise self._refuse("OriginInvalidResponseError", f"status {status} with a body")
         if status == 100:
             self._continues += 1
             if self._continues > 1:
                 raise self._refuse("OriginInvalidResponseError", "more than one 100 Continue")
         self.reason = b""
         self.headers = []
-        self.length = None
-        self.transfer_codings = None
         self.persistent = None
+        self.idle_seconds = NEVER
 
     def _refuse(self, kind: str, detail: str) -> OriginFailure:
         self.failure = OriginFailure(kind, 502, detail)
@@ -296,10 +306,10 @@ class Incoming:
         if not self.head_complete:
             if self._wire_bytes > MAX_HEAD + _BESIDE:
                 self._refuse("OriginHeaderTooBigError", f"no end of the headers after {MAX_HEAD} bytes")
-        elif not self.complete and self._wire_bytes - self._head_bytes > MAX_HEAD + 16 * self.body_bytes:
-            self._refuse("OriginInvalidResponseError", "chunk extensions or trailers without end")
-        if self.complete or (self.head_complete and self.framing is not Framing.CHUNKED):
+        elif self.complete or self.framing is not Framing.CHUNKED:
             self._parser = None  # it holds our methods: a circle that would wait for the garbage collector
+        elif self._wire_bytes > 2 * MAX_HEAD + 16 * self.body_bytes:
+            self._refuse("OriginInvalidResponseError", "chunk extensions or trailers without end")
 
     def end(self) -> None:
         """The origin has closed its side: the end of the body if nothing else marks it."""
@@ -307,7 +317,6 @@ class Incoming:
             self.complete = True
 
     def _keep(self, data: bytes) -> None:
-        self.body_bytes += len(data)
         if data and not self._given_up:
             self._chunks.append(data)
             self._buffered += len(data)
