@@ -313,7 +313,7 @@ class _Explanation:
             self._add("policy", False, expected, seen, _policy_hint(self.policy, str(error)))
             return
         self.until = self.statement.expires
-        self._add("policy", True, expected, seen)
+        self._add("policy", True, "one statement with DateLessThan", seen)
 
     # 4. Is there a signature?
 

@@ -1,0 +1,350 @@
+"""`keyfront sign`, `sign-cookies`, `explain` and `key check`: the signing core at the command line.
+
+They need no server and reach no network. Keys are given as files, never as arguments, which other users can read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from keyfront.errors import KeyLoadError
+from keyfront.signing import sign as signing
+from keyfront.signing.explain import Report, explain_url
+from keyfront.signing.keys import HashName, PublicKey, load_private_key, load_public_key
+from keyfront.signing.policy import Moment, epoch_of
+from keyfront.signing.sign import LocalSigner
+from keyfront.signing.verify import KeyRing
+
+_SPAN = re.compile(r"(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+
+
+class _MomentType(click.ParamType[Moment]):
+    """A duration (`90s`, `1h30m`, `7d`), an ISO 8601 time with its zone, or epoch seconds."""
+
+    name = "1h|ISO|EPOCH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Moment:
+        text = str(value).strip()
+        if text.isascii() and text.isdigit():
+            return int(text)
+        if text and (match := _SPAN.fullmatch(text)):
+            weeks, days, hours, minutes, seconds = (int(number or 0) for number in match.groups())
+            return timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            self.fail(
+                f"{text!r} is no time: give 90s, 1h30m or 7d, or 2030-01-31T12:00:00Z, or epoch seconds",
+                param,
+                ctx,
+            )
+        if moment.tzinfo is None:
+            self.fail(
+                f"{text!r} has no time zone: write {text}Z for UTC, or add an offset such as +02:00"
+                if "T" in text or " " in text
+                else f"{text!r} has no time and zone: write {text}T00:00:00Z",
+                param,
+                ctx,
+            )
+        return moment
+
+
+class _KeyFile(click.ParamType[tuple[str, PublicKey]]):
+    """`ID=FILE`: a public key by its id."""
+
+    name = "ID=FILE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, PublicKey]:
+        id_, equals, path = str(value).partition("=")
+        if not (id_ and equals and path):
+            self.fail("give ID=FILE, such as K2JCJMDEHXQW5F=public_key.pem", param, ctx)
+        try:
+            return id_, load_public_key(Path(path).read_bytes())
+        except OSError as error:
+            self.fail(f"{path}: {error.strerror}", param, ctx)
+        except KeyLoadError as error:
+            self.fail(f"{path}: {error}", param, ctx)
+
+
+_MOMENT = _MomentType()
+_KEY_FILE = _KeyFile()
+_FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
+
+
+def _read(path: Path) -> bytes:
+    return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+
+
+def _passphrase(path: Path | None) -> bytes | None:
+    return None if path is None else path.read_bytes().rstrip(b"\r\n")
+
+
+def _signing_options(command: click.Command) -> click.Command:
+    """The options that both signing commands take."""
+    hashes = click.Choice(["SHA1", "SHA256"])
+    for option in (
+        click.option(
+            "--key-pair-id", required=True, metavar="ID", help="Id of the public key in CloudFront (K…)."
+        ),
+        click.option(
+            "--private-key", required=True, type=_FILE, help="PEM, DER or base64; - reads standard input."
+        ),
+        click.option("--passphrase-file", type=_FILE, help="File with the private key's passphrase."),
+        click.option("--expires", type=_MOMENT, help="Valid until then."),
+        click.option("--starts", type=_MOMENT, help="Not valid until then."),
+        click.option("--ip", metavar="CIDR", help="IPv4 address or network that the viewer must come from."),
+        click.option(
+            "--hash", "hash_name", type=hashes, help="Default: SHA1 for RSA keys, SHA256 for ECDSA keys."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _signer(key_pair_id: str, private_key: Path, passphrase_file: Path | None) -> LocalSigner:
+    return LocalSigner(key_pair_id, load_private_key(_read(private_key), _passphrase(passphrase_file)))
+
+
+@click.command()
+@click.argument("url")
+@click.option("--resource", metavar="PATTERN", help="Custom policy for all URLs of the pattern (* and ?).")
+@click.option("--policy", type=_FILE, help="Custom policy, signed as the file holds it.")
+@click.option("--as-is", is_flag=True, help="Sign the URL untouched, for clients that send exactly that.")
+def sign(
+    url: str,
+    key_pair_id: str,
+    private_key: Path,
+    passphrase_file: Path | None,
+    expires: Moment | None,
+    starts: Moment | None,
+    ip: str | None,
+    hash_name: str | None,
+    resource: str | None,
+    policy: Path | None,
+    as_is: bool,
+) -> None:
+    """Print URL signed for CloudFront or Keyfront.
+
+    The URL is first written as browsers and HTTP libraries send it, so that what is printed works as it stands.
+
+    \b
+        keyfront sign https://cdn.example.com/a.jpg --key-pair-id K2JCJMDEHXQW5F --private-key key.pem \\
+            --expires 1h
+    """
+    click.echo(
+        signing.sign_url(
+            url,
+            _signer(key_pair_id, private_key, passphrase_file),
+            expires=expires,
+            starts=starts,
+            ip=ip,
+            resource=resource,
+            policy=None if policy is None else _read(policy),
+            hash_name=cast("HashName | None", hash_name),
+            as_is=as_is,
+        )
+    )
+
+
+@click.command("sign-cookies")
+@click.argument("resource")
+@click.option("--canned", is_flag=True, help="RESOURCE is one URL, and the cookies grant only that.")
+@click.option("--domain", help="Domain attribute.")
+@click.option("--path", "cookie_path", default="/", show_default=True, help="Path attribute.")
+@click.option("--same-site", type=click.Choice(["Lax", "Strict", "None"]), help="SameSite attribute.")
+@click.option("--partitioned", is_flag=True, help="Partitioned attribute.")
+@click.option("--insecure", is_flag=True, help="Leave Secure out, for tests over http.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["set-cookie", "cookie", "json"]),
+    default="set-cookie",
+    show_default=True,
+    help="Set-Cookie headers, the Cookie header a browser sends then, or names and values as JSON.",
+)
+def sign_cookies(
+    resource: str,
+    key_pair_id: str,
+    private_key: Path,
+    passphrase_file: Path | None,
+    expires: Moment | None,
+    starts: Moment | None,
+    ip: str | None,
+    hash_name: str | None,
+    canned: bool,
+    domain: str | None,
+    cookie_path: str,
+    same_site: str | None,
+    partitioned: bool,
+    insecure: bool,
+    form: str,
+) -> None:
+    """Print cookies that grant the URLs of RESOURCE, a URL in which * and ? are wildcards.
+
+    \b
+        keyfront sign-cookies 'https://cdn.example.com/films/*' --key-pair-id K2JCJMDEHXQW5F \\
+            --private-key key.pem --expires 6h --domain example.com
+    """
+    cookies = signing.sign_cookies(
+        resource,
+        _signer(key_pair_id, private_key, passphrase_file),
+        expires=expires,
+        starts=starts,
+        ip=ip,
+        canned=canned,
+        hash_name=cast("HashName | None", hash_name),
+        domain=domain,
+        path=cookie_path,
+        secure=not insecure,
+        same_site=cast('Literal["Lax", "Strict", "None"] | None', same_site),
+        partitioned=partitioned,
+    )
+    if form == "json":
+        click.echo(json.dumps(dict(cookies.values), indent=2))
+    elif form == "cookie":
+        click.echo(f"Cookie: {cookies.header}")
+    else:
+        for value in cookies.set_cookie:
+            click.echo(f"Set-Cookie: {value}")
+
+
+sign = _signing_options(sign)
+sign_cookies = _signing_options(sign_cookies)
+
+
+@click.command()
+@click.argument("url")
+@click.option(
+    "--cookie", "cookies", multiple=True, metavar="NAME=VALUE", help="A cookie, or a whole Cookie header."
+)
+@click.option(
+    "--public-key", "trusted", multiple=True, type=_KEY_FILE, help="A key that the cache behavior trusts."
+)
+@click.option("--known-key", "known", multiple=True, type=_KEY_FILE, help="A key that it does not trust.")
+@click.option(
+    "--other-host", "hosts", multiple=True, metavar="NAME", help="Another name of the same distribution."
+)
+@click.option("--ip", default="", help="The viewer's address.")
+@click.option("--now", "moment", type=_MOMENT, help="Judge as of then instead of now.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.pass_context
+def explain(
+    ctx: click.Context,
+    url: str,
+    cookies: tuple[str, ...],
+    trusted: tuple[tuple[str, PublicKey], ...],
+    known: tuple[tuple[str, PublicKey], ...],
+    hosts: tuple[str, ...],
+    ip: str,
+    moment: Moment | None,
+    as_json: bool,
+) -> None:
+    """Say why a request for URL is granted or refused, check by check. Exits with 0 if granted, 1 if refused.
+
+    keyfront explain 'https://cdn.example.com/a.jpg?Expires=…' --public-key K2JCJMDEHXQW5F=public_key.pem
+    """
+    clock = time.time()
+    report = explain_url(
+        url,
+        keyring=KeyRing(dict(trusted)),
+        now=clock if moment is None else epoch_of(moment, clock, "now"),
+        cookie_header="; ".join(re.sub(r"\A[Cc]ookie:\s*", "", cookie) for cookie in cookies),
+        client_ip=ip,
+        known_keys=dict(known),
+        other_hosts=hosts,
+    )
+    if as_json:
+        click.echo(report.to_json())
+    else:
+        print_report(report, Console())
+    ctx.exit(0 if report.granted else 1)
+
+
+_MARKS = {True: ("✓", "green"), False: ("✗", "bold red"), None: ("·", "dim")}
+
+
+def print_report(report: Report, console: Console) -> None:
+    """A report as a table, the verdict above and the hints below."""
+    if report.granted:
+        console.print(Text("granted", "bold green"), Text(f"by the signed {report.mode}"))
+    else:
+        console.print(
+            Text("refused", "bold red"),
+            Text(f"{report.denial} (the viewer sees {report.code}: {report.message})"),
+        )
+        console.print(Text(report.cause, "bold"))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("", "check", "expected", "seen"):
+        table.add_column(heading, overflow="fold")
+    for check in report.checks:
+        mark, style = _MARKS[check.passed]
+        table.add_row(Text(mark, style), Text(check.name), Text(check.expected), Text(check.seen))
+    console.print(table)
+    for check in report.checks:
+        if check.hint and check.hint != report.cause:
+            console.print(Text(f"{check.name}: ", "dim"), Text(check.hint), sep="")
+
+
+@click.group()
+def key() -> None:
+    """Look at keys."""
+
+
+@key.command("check")
+@click.argument("file", type=_FILE)
+@click.option("--passphrase-file", type=_FILE, help="File with the private key's passphrase.")
+def check_key(file: Path, passphrase_file: Path | None) -> None:
+    """Say what FILE holds, whether it can sign, what to mend, and print the matching public key.
+
+    The public key is what CloudFront takes as EncodedKey; nothing of a private key is printed.
+    """
+    data = _read(file)
+    try:
+        public = load_public_key(data)
+    except KeyLoadError as error:
+        if b"BEGIN PUBLIC KEY" in data:
+            raise KeyLoadError(f"{file}: {error}") from error
+        private = load_private_key(data, _passphrase(passphrase_file))
+        public = private.public_key
+        click.echo(f"{file}: a private key, {public.algorithm}: it can sign for CloudFront", err=True)
+        for note in _notes(data):
+            click.echo(f"  {note}", err=True)
+    else:
+        click.echo(f"{file}: a public key, {public.algorithm}: CloudFront takes it as it is", err=True)
+    click.echo(f"SHA-256 of the public key: {public.fingerprint}", err=True)
+    click.echo(public.pem, nl=False)
+
+
+def _notes(data: bytes) -> list[str]:
+    """What other tools may stumble over in a key that Keyfront could read."""
+    notes = []
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or data[:3] == b"\xef\xbb\xbf":
+        notes.append("It begins with a byte order mark, which other tools refuse: save it as plain UTF-8.")
+    if b"-----BEGIN" not in data.replace(b"\0", b""):
+        notes.append(
+            "It is not PEM text; most other tools want that: openssl pkey -in FILE -out private_key.pem"
+        )
+    elif b"\\n" in data:
+        notes.append("Its line breaks are written as \\n; other tools need real ones.")
+    elif b"\n" not in data.strip().replace(b"\0", b""):
+        notes.append("Its line breaks are lost; other tools need them.")
+    if b"BEGIN PRIVATE KEY" in data or b"BEGIN EC PRIVATE KEY" in data:
+        notes.append(
+            "The AWS CLI version 1 signs with PKCS#1 only (BEGIN RSA PRIVATE KEY): openssl pkey -traditional -in FILE"
+        )
+    if b"ENCRYPTED" in data:
+        notes.append("It is encrypted: signers need its passphrase.")
+    return notes
