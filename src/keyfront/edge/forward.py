@@ -200,26 +200,33 @@ def _listed(key: Select, forward: Select) -> frozenset[bytes]:
 # -- the request as the edge sees it -------------------------------------------------------------------------
 
 
+# What almost every Connection field says; it names no field.
+_PERSISTENCE: Final = frozenset({b"keep-alive", b"Keep-Alive", b"close"})
+_NONE: Final[frozenset[bytes]] = frozenset()
+
+
 def connection_options(headers: Headers) -> frozenset[bytes]:
-    """The lower-case options of Connection: names of fields that are for the next hop alone (RFC 9110
-    §7.6.1)."""
+    """The lower-case options of Connection: names of fields that are for the next hop alone (RFC 9110 §7.6.1)."""
     options: list[bytes] = []
     for name, value in headers:
-        if name == b"connection":
-            options += [option.strip().lower() for option in value.split(b",")]
-    return frozenset(options) - {b"close", b"keep-alive", b"host", b""} if options else frozenset()
+        if name == b"connection" and value not in _PERSISTENCE:
+            options += [option.strip(b" \t").lower() for option in value.split(b",")]
+    return frozenset(options) - {b"close", b"keep-alive", b"host", b""} if options else _NONE
 
 
 @lru_cache(maxsize=512)
-def _accepted(value: bytes, gzip: bool, brotli: bool) -> bytes:
-    """Accept-Encoding normalised: `br,gzip`, `br`, `gzip` or `identity` (§5.11)."""
+def _accepted(value: bytes, gzip: bool, brotli: bool, legacy: bool) -> bytes | None:
+    """Accept-Encoding normalised: `br,gzip`, `br`, `gzip`, `identity` or, as for a field that was not sent, nothing
+    (§5.11). Legacy settings know only `gzip` and nothing."""
+    if not value.strip(b", \t"):
+        return None
     accepted = set()
     for item in value.lower().split(b","):
         coding, _, weight = item.partition(b";")
         if not re.fullmatch(rb"\s*q\s*=\s*0(\.0*)?\s*", weight):
             accepted.add(coding.strip())
     codings = [c for c, wanted in ((b"br", brotli), (b"gzip", gzip)) if wanted and c in accepted]
-    return b",".join(codings) or b"identity"
+    return b",".join(codings) or (None if legacy else b"identity")
 
 
 def _accept_encoding(behavior: Behavior, headers: Headers, hidden: frozenset[bytes]) -> bytes | None:
@@ -227,11 +234,7 @@ def _accept_encoding(behavior: Behavior, headers: Headers, hidden: frozenset[byt
     if b"accept-encoding" in hidden:
         return None
     value = b",".join([v for n, v in headers if n == b"accept-encoding"])
-    if not value.strip(b", \t"):
-        return None
-    accepted = _accepted(value, behavior.accept_gzip, behavior.accept_brotli)
-    # Legacy settings send either gzip or nothing.
-    return None if behavior.legacy and accepted == b"identity" else accepted
+    return _accepted(value, behavior.accept_gzip, behavior.accept_brotli, behavior.legacy)
 
 
 def _made(name: bytes, request: Request, country: Country) -> bytes | None:
@@ -314,28 +317,38 @@ def key_suffix(behavior: Behavior, request: Request, query: str, country: Countr
 
     :param query: the viewer's own raw query string, signing parameters removed.
     """
-    key_headers, key_cookies = behavior.key_headers, behavior.key_cookies
     text = ""
     if query and behavior.key_query.mode != "none":
         query = select_query(behavior.key_query, query)
         if query:
             text = f"\nq{len(query)}:{query}"
-    encodings = behavior.accept_gzip or behavior.accept_brotli
-    headers = request.headers
-    hidden: frozenset[bytes] = frozenset()
-    if key_headers.mode != "none" or encodings or (request.cookie and key_cookies.mode != "none"):
-        hidden = connection_options(headers)
-    if request.cookie and key_cookies.mode != "none" and b"cookie" not in hidden:
-        cookies = select_cookies(key_cookies, request.cookie)
-        if cookies:
-            text += f"\nc{len(cookies)}:{cookies}"
-    if encodings:
-        accepted = _accept_encoding(behavior, headers, hidden)
-        if accepted is not None and accepted != b"identity":
-            text += f"\ne{len(accepted)}:{accepted.decode()}"
-    if key_headers.mode != "none":
-        text += _key_headers(key_headers, request, hidden, country)
+    cookie = request.cookie if behavior.key_cookies.mode != "none" else ""
+    gzip, brotli = behavior.accept_gzip, behavior.accept_brotli
+    selects = behavior.key_headers.mode != "none"
+    if not (gzip or brotli or selects or cookie):
+        return text
+    # One look at the headers, since this is asked at every request.
+    encoding = b""
+    hidden = _NONE
+    for name, value in request.headers:
+        if name == b"accept-encoding":
+            encoding = encoding + b"," + value if encoding else value
+        elif name == b"connection" and value not in _PERSISTENCE:
+            hidden = connection_options(request.headers)
+    if cookie and b"cookie" not in hidden:
+        cookie = select_cookies(behavior.key_cookies, cookie)
+        if cookie:
+            text += f"\nc{len(cookie)}:{cookie}"
+    if encoding and (gzip or brotli) and b"accept-encoding" not in hidden:
+        accepted = _accepted(encoding, gzip, brotli, behavior.legacy)
+        if accepted is not None:
+            text += _ENCODING_PARTS[accepted]
+    if selects:
+        text += _key_headers(behavior.key_headers, request, hidden, country)
     return text
+
+
+_ENCODING_PARTS: Final = {b"br,gzip": "\ne7:br,gzip", b"br": "\ne2:br", b"gzip": "\ne4:gzip", b"identity": ""}
 
 
 def _key_headers(select: Select, request: Request, hidden: frozenset[bytes], country: Country) -> str:
@@ -414,8 +427,10 @@ def origin_headers(
     own = {_canonical(n.lower().encode("latin-1")) for n, _ in origin.custom_headers}
     hidden = connection_options(request.headers)
 
+    has_body = request.body is not None
+
     def wanted(name: bytes) -> bool:
-        return _passes(behavior, name, method, stored=stored, has_body=request.body is not None)
+        return name in listed or _passes(behavior, name, method, stored=stored, has_body=has_body)
 
     host = request.host if wanted(b"host") else origin_host(origin, request.scheme)
     headers: Headers = [(b"host", host.encode("latin-1"))]
@@ -491,15 +506,13 @@ def _shadows(canonical: bytes, listed: frozenset[bytes], own: set[bytes]) -> boo
 
 
 def _passes(behavior: Behavior, name: bytes, method: str, *, stored: bool, has_body: bool = False) -> bool:
-    """Does a viewer's field of this name go to the origin (§5.8)?
+    """Does a viewer's field of this name, which is not listed, go to the origin (§5.8)?
 
     `stored`: the answer may be stored. Not asked for fields that the edge makes itself, except Host,
     User-Agent and Accept-Encoding.
     """
     select = behavior.forward_headers
     mode = select.mode
-    if name in _listed(behavior.key_headers, select):
-        return True
     if mode == "all":
         return name not in _SPOOFABLE
     if mode == "allExcept":
@@ -533,7 +546,7 @@ def reaches_origin(behavior: Behavior, name: bytes) -> bool:
     listed = _listed(behavior.key_headers, behavior.forward_headers)
     if name.startswith(_OUR_PREFIXES):
         return name in listed
-    if name == b"user-agent" and not _DEVICE.isdisjoint(listed):
+    if name in listed or (name == b"user-agent" and not _DEVICE.isdisjoint(listed)):
         return True
     return _passes(behavior, name, "GET", stored=True)
 

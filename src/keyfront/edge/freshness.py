@@ -15,12 +15,13 @@ Where CloudFront and RFC 9111 differ, CloudFront wins:
 
 from __future__ import annotations
 
-import calendar
 import re
 from copy import copy
 from datetime import UTC, datetime
+from datetime import date as Date
 from email.utils import formatdate
 from enum import Enum
+from functools import lru_cache
 from typing import Final
 
 from keyfront.edge.exchange import Header, Headers, Meta
@@ -197,37 +198,43 @@ def parse_date(value: bytes, now: float) -> float | None:
     """
     value = value.strip(b" \t")
     if match := _IMF.fullmatch(value):
-        day, month, year, *clock = match.groups()
+        day, month, year, hour, minute, second = match.groups()
     elif match := _RFC850.fullmatch(value):
-        day, month, year, *clock = match.groups()
+        day, month, year, hour, minute, second = match.groups()
         this_year = datetime.fromtimestamp(now, UTC).year
         full = this_year - this_year % 100 + int(year)
-        year = b"%04d" % (full - 100 if full > this_year + 50 else full)
+        year = b"%d" % (full - 100 if full > this_year + 50 else full)
     elif match := _ASCTIME.fullmatch(value):
-        month, day, *clock, year = match.groups()
+        month, day, hour, minute, second, year = match.groups()
     else:
         return None
     number = _MONTHS.get(month)
-    hour, minute, second = (int(part) for part in clock)
-    if number is None or second > 60:
+    # 60 is a leap second.
+    if number is None or hour > b"23" or minute > b"59" or second > b"60":
         return None
     try:
-        datetime(int(year), number, int(day), hour, minute, min(second, 59), tzinfo=UTC)
+        days = Date(int(year), number, int(day)).toordinal() - _EPOCH
     except ValueError:
         return None
-    return float(calendar.timegm((int(year), number, int(day), hour, minute, second)))
+    return float(days * 86400 + int(hour) * 3600 + int(minute) * 60 + int(second))
+
+
+_EPOCH: Final = Date(1970, 1, 1).toordinal()
 
 
 def format_date(epoch: float) -> bytes:
     """An IMF-fixdate."""
+    return _format(int(epoch))
+
+
+@lru_cache(maxsize=64)
+def _format(epoch: int) -> bytes:
     return formatdate(epoch, usegmt=True).encode()
 
 
-def _first(headers: Headers | tuple[Header, ...], name: bytes) -> bytes | None:
-    for key, value in headers:
-        if key == name:
-            return value
-    return None
+def _firsts(headers: Headers | tuple[Header, ...]) -> dict[bytes, bytes]:
+    """The first value of each field: of what may be sent once, the first counts."""
+    return dict(reversed(headers))
 
 
 # -- storing -------------------------------------------------------------------------------------------------
@@ -277,7 +284,7 @@ def _may_share_authorized(
 ) -> bool:
     """RFC 9111 §3.5: what was sent for one viewer's Authorization is for others only if the answer says so;
     where the field is in the cache key nobody else gets it."""
-    if _first(forwarded, b"authorization") is None:
+    if all(name != b"authorization" for name, _ in forwarded):
         return True
     key = behavior.key_headers
     if key.mode == "all" or (key.mode == "whitelist" and "authorization" in key.names):
@@ -299,12 +306,13 @@ def _meta(
     request_time: float,
     reason: str,
 ) -> Meta | None:
-    date = _date(headers, now)
-    initial_age = _initial_age(headers, date, now, request_time)
-    remaining = _remaining(headers, control, date, initial_age, now)
+    first = _firsts(headers)
+    date = _date(first, now)
+    initial_age = _initial_age(first, date, now, request_time)
+    remaining = _remaining(first, control, date, initial_age, now)
     success = 200 <= status < 300
-    etag = _etag(headers) if success else None
-    last_modified = _last_modified(headers, now) if success else None
+    etag = _etag(first) if success else None
+    last_modified = _last_modified(first, now) if success else None
     # Toward the origin, conditions are not used where cookies are forwarded (§5.7).
     conditional = (etag or last_modified) is not None and behavior.forward_cookies.mode == "none"
     always = False
@@ -348,7 +356,7 @@ def _meta(
         fresh_until=0.0 if always else now + ttl,
         date=date,
         initial_age=initial_age,
-        length=_length(headers),
+        length=_length(first),
         etag=etag,
         last_modified=last_modified,
         swr_until=swr_until,
@@ -361,22 +369,22 @@ def _meta(
     )
 
 
-def _date(headers: Headers, now: float) -> float:
-    value = _first(headers, b"date")
+def _date(first: dict[bytes, bytes], now: float) -> float:
+    value = first.get(b"date")
     date = parse_date(value, now) if value is not None else None
     return now if date is None else date
 
 
-def _initial_age(headers: Headers, date: float, now: float, request_time: float) -> float:
+def _initial_age(first: dict[bytes, bytes], date: float, now: float, request_time: float) -> float:
     """The corrected initial age of RFC 9111 §4.2.3, seconds. Date has whole seconds, so they are compared."""
-    value = (_first(headers, b"age") or b"").split(b",")[0].strip()
-    received = delta_seconds(value) or 0
+    value = first.get(b"age")
+    received = (delta_seconds(value.split(b",")[0].strip()) or 0) if value is not None else 0
     apparent = max(0.0, int(now) - date)
     return max(apparent, received + max(0.0, now - request_time))
 
 
 def _remaining(
-    headers: Headers, control: CacheControl, date: float, initial_age: float, now: float
+    first: dict[bytes, bytes], control: CacheControl, date: float, initial_age: float, now: float
 ) -> float | None:
     """How long the answer's own words still keep it fresh, seconds, never negative; None if it says nothing.
 
@@ -387,7 +395,7 @@ def _remaining(
     elif control.max_age is not None:
         lifetime = control.max_age
     else:
-        value = _first(headers, b"expires")
+        value = first.get(b"expires")
         if value is None:
             return None
         expires = parse_date(value, now)
@@ -416,19 +424,19 @@ def _stale_windows(
 _ETAG: Final = re.compile(rb'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 
 
-def _etag(headers: Headers | tuple[Header, ...]) -> bytes | None:
+def _etag(first: dict[bytes, bytes]) -> bytes | None:
     """The entity tag, None if there is none or it is malformed: such a one could validate nothing."""
-    value = _first(headers, b"etag")
+    value = first.get(b"etag")
     return value if value is not None and _ETAG.fullmatch(value) else None
 
 
-def _last_modified(headers: Headers | tuple[Header, ...], now: float) -> bytes | None:
-    value = _first(headers, b"last-modified")
+def _last_modified(first: dict[bytes, bytes], now: float) -> bytes | None:
+    value = first.get(b"last-modified")
     return value if value is not None and parse_date(value, now) is not None else None
 
 
-def _length(headers: Headers) -> int | None:
-    value = _first(headers, b"content-length")
+def _length(first: dict[bytes, bytes]) -> int | None:
+    value = first.get(b"content-length")
     return int(value) if value is not None and value.isdigit() and len(value) < 20 else None
 
 
@@ -443,7 +451,7 @@ def _variant(
 ) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
     """The names that the answer varies on, of those that can differ, and their values in the request as it
     was sent. What varies on User-Agent varies on the device headers that the origin was given (§5.9)."""
-    value = _first(seen, b"vary")
+    value = next((v for n, v in seen if n == b"vary"), None)
     if value is None:
         return (), ()
     names = sorted({member.strip().lower() for member in value.split(b",")})
@@ -527,11 +535,12 @@ def revalidation_headers(meta: Meta) -> Headers:
 def confirms(meta: Meta, headers: Headers) -> bool:
     """Is a 304 with these headers about this very response (RFC 9111 §4.3.4)? An origin that answers 304 for
     another version is to be asked again without conditions."""
-    etag = _etag(headers)
+    first = _firsts(headers)
+    etag = _etag(first)
     if etag is not None and meta.etag is not None:
         return etag.removeprefix(b"W/") == meta.etag.removeprefix(b"W/")
     if etag is None and meta.etag is None:
-        changed = _first(headers, b"last-modified")
+        changed = first.get(b"last-modified")
         return changed is None or changed == meta.last_modified
     return True
 
@@ -576,7 +585,7 @@ def revalidated(
         fresh = copy(meta)
         fresh.headers = tuple(merged)
         fresh.fresh_until = fresh.swr_until = fresh.sie_until = 0.0
-        fresh.stored_at, fresh.date, fresh.initial_age = now, _date(headers_of_304, now), 0.0
+        fresh.stored_at, fresh.date, fresh.initial_age = now, _date(_firsts(headers_of_304), now), 0.0
     if forwarded is None:
         fresh.vary, fresh.vary_values = meta.vary, meta.vary_values
     fresh.length = meta.length
