@@ -31,6 +31,10 @@ MAY_IMPORT["keyfront"] = {"errors", "signing"}
 EVERYTHING = {"cli", "__main__"}
 
 HEARTS = {
+    "keyfront.control.codec",
+    "keyfront.control.normalise",
+    "keyfront.control.sigv4",
+    "keyfront.control.validate",
     "keyfront.signing.verify",
     "keyfront.signing.policy",
     "keyfront.model.compile",

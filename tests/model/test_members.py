@@ -4,6 +4,7 @@ without effect."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -226,3 +227,11 @@ QUANTITIES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("members", QUANTITIES)
 def test_a_quantity_must_be_the_number_of_items(members: dict[str, Any]) -> None:
     assert [one.code for one in unobeyed(config(**members))] == ["InconsistentQuantities"]
+
+
+def test_the_documentation_lists_what_is_not_obeyed() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs/reference/distribution-config.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    expected = [f"| `{path}` | {code} | {message}. |" for path, (code, message) in REFUSED.items()]
+    expected += [f"| `{path}` | {why} |" for path, why in WITHOUT_EFFECT.items()]
+    assert rows == expected

@@ -22,12 +22,15 @@ import msgspec
 
 from keyfront.errors import SnapshotRefused
 from keyfront.fleet.feed import STALE, Report, accept
-from keyfront.model.snapshot import Snapshot, from_bytes
+from keyfront.model.snapshot import MAGIC, Snapshot, from_bytes
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}\Z")
 
 _LEFT_OVER = 60.0
 """Seconds after which a temporary file is one that a killed publisher left behind."""
+
+_SEAL = len(MAGIC) + 32
+"""Bytes at the start of a snapshot that tell it from every other one."""
 
 _Seen = tuple[int, int, int]
 
@@ -45,6 +48,7 @@ class FileFeed:
         self._reports = self._folder / "reports"
         self._seen: _Seen | None = None
         self._unreadable: _Seen | None = None
+        self._known: dict[Path, tuple[_Seen, int]] = {}
         self._refusal: SnapshotRefused | None = None
         self._encoder = msgspec.json.Encoder()
         self._decoder = msgspec.json.Decoder(Report)
@@ -59,12 +63,12 @@ class FileFeed:
         :raises OSError: if it cannot be written, and then what was published before stays.
         """
         data = snapshot.to_bytes()
-        published = self._readable(self._snapshot)
-        if published is not None and snapshot.number <= published.number:
-            if snapshot == published:
+        published = self._number(self._snapshot)
+        if snapshot.number <= published:
+            if snapshot == self._readable(self._snapshot):
                 return
             raise SnapshotRefused(
-                f"snapshot {snapshot.number} is not newer than {published.number}, the published one"
+                f"snapshot {snapshot.number} is not newer than {published}, the published one"
             )
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._sweep()
@@ -75,10 +79,8 @@ class FileFeed:
         return self._readable(self._snapshot)
 
     def number(self) -> int:
-        """The highest number that any edge may have seen: the next snapshot's must be above it. 0 if there
-        is none."""
-        found = (self._readable(self._snapshot), self._readable(self._accepted))
-        return max((snapshot.number for snapshot in found if snapshot is not None), default=0)
+        """The highest number that any edge may have seen: the next snapshot's must be above it. 0 if there is none."""
+        return max(self._number(self._snapshot), self._number(self._accepted), 0)
 
     def reports(self, now: float | None = None) -> list[Report]:
         """See `Feed`. `now` is epoch seconds, by default the clock's. What cannot be read is no report."""
@@ -174,12 +176,34 @@ class FileFeed:
         return self._reports / f"{name}.json"
 
     def _keep(self, snapshot: Snapshot, data: bytes) -> None:
-        """Remember `snapshot` as accepted, unless another edge remembered it, or a newer one, already.
-        Without room for it the edge goes on all the same."""
-        kept = self._readable(self._accepted)
-        if kept is None or kept.number < snapshot.number:
-            with suppress(OSError):
+        """Remember `snapshot` as accepted, unless another edge has remembered it, or a newer one, already. Without
+        room for it the edge goes on all the same."""
+        with suppress(OSError):
+            # Many edges come with the same data: all but the first need to look only at its seal.
+            if not self._holds(self._accepted, data):
+                if self._number(self._accepted) >= snapshot.number:
+                    return
                 _replace(self._accepted, data)
+            self._known[self._accepted] = (_identity(os.stat(self._accepted)), snapshot.number)
+
+    def _holds(self, path: Path, data: bytes) -> bool:
+        try:
+            with open(path, "rb") as file:
+                return os.fstat(file.fileno()).st_size == len(data) and file.read(_SEAL) == data[:_SEAL]
+        except FileNotFoundError:
+            return False
+
+    def _number(self, path: Path) -> int:
+        """The number of the snapshot at `path`, -1 if there is none. It is read only if it was replaced."""
+        try:
+            seen = _identity(os.stat(path))
+        except OSError:
+            return -1
+        known = self._known.get(path)
+        if known is None or known[0] != seen:
+            snapshot = self._readable(path)
+            known = self._known[path] = (seen, -1 if snapshot is None else snapshot.number)
+        return known[1]
 
     def _readable(self, path: Path) -> Snapshot | None:
         try:

@@ -133,6 +133,7 @@ def compile_snapshot(
 # Behaviors (§5.1 to §5.4, §5.7)
 
 _PATH_PATTERN = re.compile(r"""[A-Za-z0-9_\-.*$/~"'@:+&?]{1,255}\Z""")
+_UNREACHABLE = re.compile(r"//|/\.\.?(/|\Z)")
 _ALL_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE"})
 _METHOD_SETS = (frozenset({"GET", "HEAD"}), frozenset({"GET", "HEAD", "OPTIONS"}), _ALL_METHODS)
 
@@ -151,6 +152,9 @@ def _behaviors(top: Struct, targets: Collection[str], lookup: Lookup, limits: Li
         pattern = struct.text("PathPattern", None)
         if not _PATH_PATTERN.match(pattern):
             struct.refuse("PathPattern must be 1 to 255 of the characters A-Z a-z 0-9 _-.*$/~\"'@:+& and ?")
+        elif _UNREACHABLE.search("/" + pattern.removeprefix("/")):
+            # Paths are matched without these. A rule that never applies would leave open what it was to close.
+            struct.refuse("PathPattern must not contain //, /./ or /../: no path could match it")
         same = pattern.removeprefix("/")
         if same in seen:
             struct.refuse("This PathPattern is that of an earlier cache behavior as well")
