@@ -67,6 +67,14 @@ def test_a_poll_without_news_opens_nothing(tmp_path: Path) -> None:
     assert feed.poll(one) is None
 
 
+def test_the_same_snapshot_put_there_again_is_no_news(tmp_path: Path) -> None:
+    feed = FileFeed(tmp_path)
+    feed.publish(snapshot(1))
+    one = feed.poll(None)
+    spoil(tmp_path, snapshot(1).to_bytes())
+    assert feed.poll(one) is None
+
+
 def test_only_a_newer_snapshot_can_be_published(tmp_path: Path) -> None:
     feed = FileFeed(tmp_path)
     feed.publish(snapshot(2))
@@ -203,6 +211,33 @@ def test_what_cannot_be_written_leaves_what_was(tmp_path: Path) -> None:
         feed.publish(bad)
     assert sorted(os.listdir(tmp_path)) == ["snapshot"]
     assert feed.poll(None) == snapshot(1)
+
+
+def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
+    feed = FileFeed(tmp_path)
+    (tmp_path / "snapshot").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        feed.publish(snapshot(1))
+    assert os.listdir(tmp_path) == ["snapshot"]
+
+
+def test_what_is_published(tmp_path: Path) -> None:
+    feed = FileFeed(tmp_path)
+    assert feed.published() is None
+    feed.publish(snapshot(1))
+    assert feed.published() == snapshot(1)
+    spoil(tmp_path, b"garbage")
+    assert feed.published() is None
+
+
+def test_nothing_published_but_something_accepted_once(tmp_path: Path) -> None:
+    FileFeed(tmp_path).publish(snapshot(1))
+    FileFeed(tmp_path).poll(None)
+    (tmp_path / "snapshot").unlink()
+    feed = FileFeed(tmp_path)
+    one = feed.poll(None)
+    assert one == snapshot(1)
+    assert feed.poll(one) is None
 
 
 def test_what_killed_publishers_left_is_swept_away(tmp_path: Path) -> None:

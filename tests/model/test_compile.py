@@ -599,6 +599,31 @@ def test_policies(cache: Members, sent: Members | None, expected: Members) -> No
     assert not one.legacy
 
 
+UNSOUND_POLICIES: list[tuple[Members, Members, str]] = [
+    (headers("none", "Origin"), SENT, "cannot be listed"),
+    (cookies("all", "a"), SENT, "cannot be listed"),
+    (query("whitelist"), SENT, "must be listed"),
+    (headers("allExcept", "Origin"), SENT, "must be one of"),
+    (headers("whitelist", "Cookie"), SENT, "cannot be forwarded"),
+    (headers("whitelist", "X-Edge-Location"), SENT, "cannot be forwarded"),
+    ({"HeadersConfig": {}}, SENT, "HeaderBehavior is required"),
+    ({"EnableAcceptEncodingGzip": "true"}, SENT, "boolean"),
+    ({}, SENT | headers("allViewerAndWhitelistCloudFront", "Origin"), "only CloudFront headers"),
+    ({}, SENT | headers("allViewerAndWhitelistCloudFront"), "must be listed"),
+    ({}, SENT | headers("allViewer", "Origin"), "cannot be listed"),
+    ({}, SENT | headers("allExcept", "a b"), "no header name"),
+    ({}, SENT | cookies("some", "a"), "must be one of"),
+]
+
+
+@pytest.mark.parametrize(("cache", "sent", "words"), UNSOUND_POLICIES)
+def test_policies_that_make_no_sense(cache: Members, sent: Members, words: str) -> None:
+    policy = {"Name": "c", "MinTTL": 0, "ParametersInCacheKeyAndForwardedToOrigin": {**KEY, **cache}}
+    lookup = Lookup(cache_policies={"c": policy}, origin_request_policies={"o": {"Name": "o", **sent}})
+    found = problems(lookup, **default(CachePolicyId="c", OriginRequestPolicyId="o"))
+    assert any(words in one.message for one in found), found
+
+
 MANAGED: list[tuple[Members, Members]] = [
     ({"CachePolicyId": DISABLED}, {"caches": False, "accept_gzip": False, "compress": False}),
     (
