@@ -1,4 +1,4 @@
-"""A control plane for tests: the real store and the real feed in a folder, seeded ids, a clock that is set by hand."""
+"""A control plane for tests: the real store and the real feed in a folder, seeded ids, a clock set by hand."""
 
 from __future__ import annotations
 

@@ -77,7 +77,20 @@ def record(call: Call, outcome: dict[str, Any] | ApiError, rng: random.Random) -
 
 def encode(found: dict[str, Any]) -> bytes:
     """A record's bytes, over which its digest is taken."""
-    return msgspec.json.encode(found)
+    return msgspec.json.encode(_encodable(found))
+
+
+def _encodable(value: Any) -> Any:
+    """Without what JSON or UTF-8 cannot say: a call is recorded whatever it sent."""
+    if isinstance(value, dict):
+        return {_encodable(name): _encodable(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [_encodable(item) for item in value]
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        return str(value)
+    return value
 
 
 def following(head: AuditRow | None, data: bytes) -> AuditRow:
@@ -105,7 +118,7 @@ def subject(call: Call, outcome: dict[str, Any] | ApiError) -> str:
     """The id or the ARN of the resource that a call was about; empty if it named none."""
     for member in ("Id", "Resource", "KeyGroupId", "DistributionId"):
         if isinstance(value := call.params.get(member), str):
-            return value
+            return str(_encodable(value))[:2048]
     if isinstance(outcome, dict):
         for value in outcome.values():
             if isinstance(value, dict) and isinstance(id_ := value.get("Id"), str):
@@ -162,9 +175,9 @@ def _parameters(value: Any, shape: Shape | None) -> Any:
         return [_parameters(item, shape.member if shape.type_name == "list" else None) for item in value]
     if isinstance(value, datetime):
         return value.isoformat()
-    if isinstance(value, str) and not _PRIVATE.search(value):
+    if isinstance(value, str) and shape.type_name == "string" and not _PRIVATE.search(value):
         return value
-    return HIDDEN
+    return HIDDEN  # what is not of its shape may be anything
 
 
 def _is_public(value: Any) -> bool:

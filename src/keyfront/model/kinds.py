@@ -60,11 +60,11 @@ class Reference(msgspec.Struct, frozen=True):
     crowd: tuple[str, str] | None = None
 
     def ids(self, config: Mapping[str, Any]) -> Iterator[str]:
-        """The ids that `config` refers to, as written there, in order, repeats kept; empty strings are no
-        ids."""
+        """The ids that `config` refers to, as written there, in order, repeats kept. An empty string
+        is no id, but an item of a list stands for one even then."""
         for path in self.paths:
             for found in _walk(config, path):
-                if found:
+                if found or path[-1] == "*":
                     yield found
 
 

@@ -1,0 +1,146 @@
+"""The audit log: every call is in it, no secret is, and what was tampered with is found."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from keyfront.control import audit
+from keyfront.control.store import AuditRow
+from tests.control.house import ACCOUNT, House, many, minimal
+
+
+def records(house: House) -> list[dict[str, Any]]:
+    with house.store.read() as transaction:
+        return [json.loads(row.record) for row in transaction.audit()]
+
+
+def test_a_record_has_cloudtrails_shape(house: House) -> None:
+    id_ = house.key("first")
+    (record,) = records(house)
+    assert record["requestParameters"]["publicKeyConfig"]["name"] == "first"
+    assert record["requestParameters"]["publicKeyConfig"]["encodedKey"].startswith("-----BEGIN PUBLIC KEY")
+    assert record | {"requestParameters": 0, "eventID": 0, "responseElements": 0} == {
+        "eventVersion": "1.09",
+        "userIdentity": {
+            "type": "IAMUser",
+            "principalId": "AKIAEXAMPLE",
+            "arn": f"arn:aws:iam::{ACCOUNT}:user/ada",
+            "accountId": ACCOUNT,
+            "accessKeyId": "AKIAEXAMPLE",
+            "userName": "ada",
+        },
+        "eventTime": "2023-11-14T22:13:21Z",
+        "eventSource": "cloudfront.amazonaws.com",
+        "eventName": "CreatePublicKey",
+        "awsRegion": "us-east-1",
+        "sourceIPAddress": "192.0.2.7",
+        "userAgent": "tests/1",
+        "requestParameters": 0,
+        "responseElements": 0,
+        "requestID": "00000000-0000-4000-8000-000000000001",
+        "eventID": 0,
+        "readOnly": False,
+        "eventType": "AwsApiCall",
+        "apiVersion": "2020_05_31",
+        "managementEvent": True,
+        "recipientAccountId": ACCOUNT,
+        "eventCategory": "Management",
+    }
+    elements = record["responseElements"]
+    assert elements == {
+        "publicKey": {"id": id_},
+        "location": f"/2020-05-31/public-key/{id_}",
+        "eTag": house.etag("PublicKey", id_),
+    }
+
+
+def test_every_call_is_recorded_reads_and_refusals_too(house: House) -> None:
+    id_ = house.key()
+    house.call("GetPublicKey", Id=id_)
+    house.refused("GetPublicKey", Id="KNOTHING")
+    house.refused("DeletePublicKey", Id=id_)
+    house.refused("CreateFunction", Name="f")
+    found = [(record["eventName"], record.get("errorCode"), record["readOnly"]) for record in records(house)]
+    assert found == [
+        ("CreatePublicKey", None, False),
+        ("GetPublicKey", None, True),
+        ("GetPublicKey", "NoSuchPublicKey", True),
+        ("DeletePublicKey", "InvalidIfMatchVersion", False),
+        ("CreateFunction", "UnsupportedOperation", False),
+    ]
+    with sqlite3.connect(house.folder / "keyfront.db") as connection:
+        columns = connection.execute("SELECT name, principal, resource, error FROM audit").fetchall()
+    assert columns[0] == ("CreatePublicKey", f"arn:aws:iam::{ACCOUNT}:user/ada", id_, "")
+    assert columns[2] == ("GetPublicKey", f"arn:aws:iam::{ACCOUNT}:user/ada", "KNOTHING", "NoSuchPublicKey")
+
+
+def test_reads_that_succeed_can_be_left_out(tmp_path: Path) -> None:
+    house = House(tmp_path, audit_reads=False)
+    id_ = house.key()
+    house.call("GetPublicKey", Id=id_)
+    house.refused("GetPublicKey", Id="KNOTHING")
+    assert [record["eventName"] for record in records(house)] == ["CreatePublicKey", "GetPublicKey"]
+    house.close()
+
+
+def test_no_secret_enters(house: House) -> None:
+    config = minimal()
+    header = {"HeaderName": "X-Origin-Secret", "HeaderValue": "hunter2"}
+    config["Origins"]["Items"][0]["CustomHeaders"] = many(header)
+    id_ = house.distribution(**config)["Id"]
+    config, etag = house.config(id_)
+    house.refused("UpdateDistribution", Id=id_, IfMatch="E1234567890ABC", DistributionConfig=config)
+    house.call("UpdateDistribution", Id=id_, IfMatch=etag, DistributionConfig=config)
+    header["HeaderValue"] = "hunter2" + "x" * 2000
+    config["Origins"]["Items"][0]["CustomHeaders"] = many(header)
+    house.refused("CreateDistribution", DistributionConfig=config)
+    house.refused(
+        "CreateDistribution", DistributionConfig={"Origins": {"Items": [{"CustomHeaders": "hunter2"}]}}
+    )
+    with house.store.read() as transaction:
+        rows = transaction.audit()
+    assert len(rows) == 6
+    assert not any(b"hunter2" in row.record for row in rows)
+    sent = json.loads(rows[0].record)["requestParameters"]["distributionConfig"]["origins"]["items"][0]
+    assert sent["customHeaders"]["items"] == [
+        {"headerName": "X-Origin-Secret", "headerValue": "HIDDEN_DUE_TO_SECURITY_REASONS"}
+    ]
+
+
+def test_the_chain_shows_what_was_tampered_with(house: House) -> None:
+    for name in "abcd":
+        house.key(name)
+    with house.store.read() as transaction:
+        rows = transaction.audit()
+    assert [row.number for row in rows] == [1, 2, 3, 4]
+    assert audit.first_break(rows) is None
+    assert audit.first_break(rows[2:], head=rows[1]) is None
+    changed = msgspec.structs.replace(rows[1], record=rows[1].record.replace(b'"b"', b'"x"'))
+    forged = audit.following(rows[0], changed.record)
+    cases: dict[str, tuple[list[AuditRow], int]] = {
+        "a record changed": ([rows[0], changed, *rows[2:]], 2),
+        "a record changed and its digest as well": ([rows[0], forged, *rows[2:]], 3),
+        "one dropped": ([rows[0], *rows[2:]], 3),
+        "two exchanged": ([rows[0], rows[2], rows[1], rows[3]], 3),
+        "the first dropped": (rows[1:], 2),
+        "one twice": ([rows[0], *rows], 1),
+    }
+    for name, (found, number) in cases.items():
+        assert audit.first_break(found) == number, name
+
+
+def test_a_store_that_takes_no_record_takes_no_change_but_answers_reads(house: House) -> None:
+    id_ = house.key()
+    with house.store.write() as transaction:
+        transaction._connection.exec_driver_sql(
+            "CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
+        )
+    error = house.refused("CreateKeyGroup", KeyGroupConfig={"Name": "g", "Items": [id_]})
+    assert (error.code, error.status) == ("ServiceUnavailable", 503)
+    assert house.call("ListKeyGroups")["KeyGroupList"]["Quantity"] == 0
+    assert house.call("GetPublicKey", Id=id_)["PublicKey"]["Id"] == id_

@@ -1,0 +1,263 @@
+"""The store: what it keeps, what it refuses, and that an acknowledged change survives a kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyfront.control.store import AuditRow, Row, Store, dumps, loads
+from keyfront.errors import ApiError, SettingsError
+
+
+def row(id_: str, kind: str = "PublicKey", **changes: Any) -> Row:
+    given: dict[str, Any] = {
+        "etag": f"E{id_}",
+        "created": 1.5,
+        "modified": 2.5,
+        "config": {"Name": id_},
+        "attributes": {},
+        "snapshot": 0,
+    }
+    return Row(kind=kind, id=id_, **(given | changes))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "keyfront.db")
+
+
+def test_rows_come_back_as_they_were(store: Store) -> None:
+    made = row(
+        "a", config={"Name": "ä\n", "Items": [1, True, None]}, attributes={"DomainName": "d"}, snapshot=3
+    )
+    with store.write() as transaction:
+        transaction.insert(made)
+    with store.read() as transaction:
+        assert transaction.get("PublicKey", "a") == made
+        assert transaction.get("PublicKey", "b") is None
+        assert transaction.get("KeyGroup", "a") is None
+
+
+def test_pages_skip_and_repeat_nothing_while_others_come_and_go(store: Store) -> None:
+    with store.write() as transaction:
+        for id_ in "bdfh":
+            transaction.insert(row(id_))
+    with store.write() as transaction:
+        assert [found.id for found in transaction.page("PublicKey", "", 2)] == ["b", "d"]
+        transaction.delete("PublicKey", "d")
+        transaction.insert(row("a"))
+        transaction.insert(row("e"))
+        assert [found.id for found in transaction.page("PublicKey", "d", 9)] == ["e", "f", "h"]
+
+
+def test_many_ids_at_once(store: Store) -> None:
+    ids = [f"{number:05}" for number in range(1200)]
+    with store.write() as transaction:
+        for id_ in ids:
+            transaction.insert(row(id_))
+        assert [found.id for found in transaction.some("PublicKey", reversed(ids))] == ids
+        transaction.stamp("PublicKey", ids[:2], 7)
+        transaction.stamp("PublicKey", [], 9)
+        assert [found.snapshot for found in transaction.page("PublicKey", "", 3)] == [7, 7, 0]
+        assert list(transaction.versions("PublicKey")) == ids
+        assert transaction.count("PublicKey") == 1200
+
+
+def test_a_referred_resource_cannot_vanish_by_any_way(store: Store) -> None:
+    with store.write() as transaction:
+        transaction.insert(row("key"))
+        transaction.insert(row("group", kind="KeyGroup"))
+        transaction.refer("KeyGroup", "group", [("PublicKey", "key"), ("PublicKey", "key")])
+        assert transaction.referrers("PublicKey", "key") == ["group"]
+        assert transaction.referrers("PublicKey", "key", by="Distribution") == []
+    with pytest.raises(ApiError, match="FOREIGN KEY"), store.write() as transaction:
+        transaction.delete("PublicKey", "key")
+    with pytest.raises(ApiError, match="FOREIGN KEY"), store.write() as transaction:
+        transaction.refer("KeyGroup", "group", [("PublicKey", "nothing")])
+    with store.write() as transaction:
+        transaction.delete("KeyGroup", "group")
+        transaction.delete("PublicKey", "key")
+
+
+def test_what_goes_with_a_resource(store: Store) -> None:
+    with store.write() as transaction:
+        transaction.insert(row("a"))
+        transaction.claim("PublicKey", "a", {"Name": ["n"], "Alias": ["x", "y", "x"]})
+        transaction.set_tags("PublicKey", "a", {"b": "1", "a": ""})
+        assert transaction.tags("PublicKey", "a") == {"a": "", "b": "1"}
+        assert transaction.owners("PublicKey", "Alias", ["y", "z"]) == {"y": "a"}
+        transaction.claim("PublicKey", "a", {"Alias": ["z"]})
+        assert transaction.owners("PublicKey", "Alias", ["y", "z"]) == {"z": "a"}
+        transaction.delete("PublicKey", "a")
+        assert transaction.tags("PublicKey", "a") == {}
+        assert transaction.owners("PublicKey", "Alias", ["z"]) == {}
+
+
+def test_an_exception_undoes_everything(store: Store) -> None:
+    with pytest.raises(ZeroDivisionError), store.write() as transaction:
+        transaction.insert(row("a"))
+        transaction.set_snapshot_number(9)
+        raise ZeroDivisionError
+    with store.read() as transaction:
+        assert transaction.get("PublicKey", "a") is None
+        assert transaction.snapshot_number() == 0
+
+
+def test_the_audit_log_only_grows(store: Store, tmp_path: Path) -> None:
+    with store.write() as transaction:
+        assert transaction.audit_head() is None
+        for number in (1, 2, 3):
+            transaction.append_audit(
+                AuditRow(number, b"{}", bytes(32)), time=1.0, name="n", principal="p", resource="", error=""
+            )
+        head = transaction.audit_head()
+        assert head is not None
+        assert head.number == 3
+        assert [found.number for found in transaction.audit(after=1, limit=1)] == [2]
+    with sqlite3.connect(tmp_path / "keyfront.db") as connection:
+        for statement in ("DELETE FROM audit", "UPDATE audit SET error = 'x'"):
+            with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+                connection.execute(statement)
+
+
+def test_only_its_owner_can_read_it(store: Store, tmp_path: Path) -> None:
+    with store.write() as transaction:
+        transaction.insert(row("a"))
+    files = list(tmp_path.iterdir())
+    assert {path.name for path in files} >= {"keyfront.db", "keyfront.db-wal"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+
+
+def test_a_commit_waits_for_the_disk(store: Store) -> None:
+    with store._engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+
+
+def test_what_is_no_store_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "keyfront.db"
+    path.write_bytes(b"this is not a database, it is a love letter" * 100)
+    with pytest.raises(SettingsError, match="cannot be opened"):
+        Store(path)
+    assert path.read_bytes().startswith(b"this is not a database")
+    with pytest.raises(SettingsError, match="cannot be opened"):
+        Store(tmp_path / "no such folder" / "keyfront.db")
+
+
+def test_a_newer_store_is_left_alone(tmp_path: Path) -> None:
+    Store(tmp_path / "keyfront.db").close()
+    with sqlite3.connect(tmp_path / "keyfront.db") as connection:
+        connection.execute("INSERT INTO schema VALUES (99)")
+    with pytest.raises(SettingsError, match="a newer Keyfront"):
+        Store(tmp_path / "keyfront.db")
+
+
+def test_opening_it_twice_migrates_once(tmp_path: Path) -> None:
+    failures: list[BaseException] = []
+
+    def open_it() -> None:
+        try:
+            Store(tmp_path / "keyfront.db").close()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=open_it) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_a_writer_that_does_not_end_is_an_error_and_not_a_hang(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("keyfront.control.store.BUSY_TIMEOUT", 0.05)
+    first, second = Store(tmp_path / "keyfront.db"), Store(tmp_path / "keyfront.db")
+    with first.write() as transaction:
+        transaction.insert(row("a"))
+        with pytest.raises(ApiError) as caught, second.write():
+            raise AssertionError("two writers at once")
+        assert (caught.value.code, caught.value.status) == ("ServiceUnavailable", 503)
+        with second.read() as reading:  # readers go on and see what was committed before
+            assert reading.get("PublicKey", "a") is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        {"a": [1, 2.5, "x", None, True, {"b": []}]},
+        {"blob": b"\x00\xff", "deep": [{"when": datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)}]},
+        {"text": '"$bytes"'},
+    ],
+)
+def test_json_keeps_what_configs_hold(value: Any) -> None:
+    assert loads(dumps(value)) == value
+
+
+def test_json_refuses_what_no_config_holds() -> None:
+    with pytest.raises(TypeError, match="object"):
+        dumps({"a": object()})
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from tests.control.house import House
+
+house = House(Path(sys.argv[1]), seed=int(sys.argv[2]), audit_reads=False)
+number = 0
+while True:
+    name = f"{sys.argv[2]}-{number}"
+    id_ = house.distribution(name)["Id"]
+    print(name, id_, flush=True)  # the acknowledgement
+    number += 1
+"""
+
+
+def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    from keyfront.control import audit
+    from tests.control.house import House
+
+    acknowledged: dict[str, str] = {}
+    for seed in (1, 2, 3):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path), str(seed)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+        assert writer.stdout is not None
+        for _ in range(8):
+            name, id_ = writer.stdout.readline().split()
+            acknowledged[name] = id_
+        writer.send_signal(signal.SIGKILL)
+        for line in writer.stdout.read().splitlines():
+            if len(parts := line.split()) == 2 and len(parts[1]) == 14:
+                acknowledged[parts[0]] = parts[1]
+        writer.wait()
+
+        house = House(tmp_path, seed=seed + 100)
+        with house.store.read() as transaction:
+            ids = set(transaction.versions("Distribution"))
+            records = transaction.audit(limit=100_000)
+            number = transaction.snapshot_number()
+        assert ids >= set(acknowledged.values())
+        # What was in flight is whole or absent: each distribution has its record, and the feed holds them all.
+        assert len([found for found in records if b'"CreateDistribution"' in found.record]) == len(ids)
+        assert audit.first_break(records) is None
+        published = house.feed.published()
+        assert published is not None
+        assert published.number == number
+        assert {found.id for found in published.distributions} == ids
+        house.close()
