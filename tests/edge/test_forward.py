@@ -15,6 +15,7 @@ from keyfront.edge.exchange import Headers, Request
 from keyfront.edge.forward import (
     chained_too_long,
     devices,
+    differs_under_one_key,
     key_suffix,
     origin_headers,
     origin_host,
@@ -294,7 +295,10 @@ def test_host_is_the_one_that_the_request_was_routed_by() -> None:
     asked = Request("GET", "/", "routed.example", [(b"host", b"other.example")])
     assert sent(asked, keyed_on("host"))[b"host"] == [b"routed.example"]
     honest = Request("GET", "/", "routed.example", [(b"host", b"routed.example")])
-    assert key_suffix(keyed_on("host"), asked, "") == key_suffix(keyed_on("host"), honest, "")
+    bare = Request("GET", "/", "routed.example", [])
+    assert len({key_suffix(keyed_on("host"), each, "") for each in (asked, honest, bare)}) == 1
+    other = Request("GET", "/", "other.example", [])
+    assert key_suffix(keyed_on("host"), bare, "") != key_suffix(keyed_on("host"), other, "")
 
 
 def test_origin_scheme() -> None:
@@ -740,6 +744,46 @@ def test_what_is_sent_on_reaches_the_origin(name: bytes, of: Behavior) -> None:
         dict(origin_headers(of, ORIGIN, request([(name, v)]), request_id="", via="")) for v in (b"1", b"2")
     )
     assert one.get(name) == two.get(name) or reaches_origin(of, name)
+
+
+SIGHT = [
+    LEGACY, POLICY, BOTH, keyed_on("x-a"), keyed_on("x-a", "host", "user-agent", "via", "x-forwarded-for", legacy=True),
+    behavior(forward_headers=ALL, forward_cookies=ALL, accept_gzip=True), keyed_on("accept-encoding", "accept"),
+    behavior(forward_cookies=ALL, key_cookies=ALL), behavior(forward_cookies=ALL, key_cookies=only("a")),
+    keyed_on("cloudfront-viewer-country", "cloudfront-is-mobile-viewer"),
+]  # fmt: skip
+SOME = st.lists(
+    st.tuples(
+        st.sampled_from(
+            [b"x-a", b"x_a", b"accept", b"user-agent", b"via", b"x-forwarded-for", b"accept-encoding"]
+        )
+        | st.sampled_from([b"connection", b"cookie", b"origin"]),
+        st.sampled_from(
+            [b"", b"1", b"x-a", b"gzip", b"br, gzip", b"cookie", b"a=1", b"b=1; a=2", b"iPhone Mobile"]
+        ),
+    ),
+    max_size=4,
+)
+
+
+@given(SOME, SOME, st.sampled_from(SIGHT), st.sampled_from([b"host", b"a.example"]))
+def test_one_key_is_one_request_but_for_what_is_said_to_differ(
+    one: Headers, other: Headers, of: Behavior, host: bytes
+) -> None:
+    """The proof that no field poisons the cache in silence: what the origin sees is in the key, or it may be varied
+    on, or the behavior forwards it without keying on it and `differs_under_one_key` says so."""
+    asked = [request(one, host="a.example"), request(other, host=host.decode())]
+    if key_suffix(of, asked[0], "") != key_suffix(of, asked[1], ""):
+        return
+    first, second = (sent(each, of) for each in asked)
+    for name in {*first, *second} - forward.CONDITIONAL:
+        differ = first.get(name) != second.get(name)
+        if name == b"accept-encoding" and {str(first.get(name)), str(second.get(name))} <= {
+            "None",
+            "[b'identity']",
+        }:
+            continue
+        assert not differ or differs_under_one_key(of, name), name
 
 
 # -- loops ---------------------------------------------------------------------------------------------------

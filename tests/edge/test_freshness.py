@@ -596,7 +596,9 @@ def test_no_cache_that_cannot_be_validated_is_not_kept(cache_control: str, of: B
 
 # -- Vary (§5.9, RFC 9111 §4.1) ------------------------------------------------------------------------------
 
-ON_ORIGIN = behavior(forward_headers=Select("whitelist", ("origin", "x-a", "x-b")))
+ON_ORIGIN = behavior(
+    forward_headers=Select("whitelist", ("origin", "x-a", "x-b", "accept-encoding")), forward_cookies=ALL
+)
 
 
 @pytest.mark.parametrize(
@@ -636,14 +638,22 @@ def test_variants(vary: bytes | None, stored_for: Headers, asked: Headers, match
         (b"Origin, accept-encoding", ON_ORIGIN, (b"accept-encoding", b"origin")),
         (b"X-A, x-a, X-B", ON_ORIGIN, (b"x-a", b"x-b")),
         (b"User-Agent", ZERO, ()),
+        (b"User-Agent", behavior(forward_headers=ALL), (b"user-agent",)),
         (
             b"User-Agent",
             behavior(forward_headers=Select("whitelist", ("cloudfront-is-mobile-viewer",))),
-            (b"cloudfront-is-mobile-viewer", b"user-agent"),
+            (b"cloudfront-is-mobile-viewer",),
         ),
+        # what the key holds need not be compared again
+        (b"Accept-Encoding", behavior(accept_gzip=True), ()),
+        (b"Accept-Encoding", ZERO, ()),
+        (b"Cookie", behavior(key_cookies=ALL, forward_cookies=ALL), ()),
+        (b"Cookie", ZERO, ()),
+        (b"Cookie", behavior(key_cookies=Select("whitelist", ("a",)), forward_cookies=ALL), (b"cookie",)),
+        (b"Origin", behavior(key_headers=Select("whitelist", ("origin",)), forward_headers=ALL), ()),
         (b"not a token, X-A", ON_ORIGIN, (b"x-a",)),
         (b"*", MIN60, ()),
-        (b"*, Cookie", MIN60, (b"cookie",)),
+        (b"*, Cookie", behavior(60, forward_cookies=ALL), (b"cookie",)),
     ],
 )
 def test_what_an_answer_varies_on(value: bytes, of: Behavior, names: tuple[bytes, ...]) -> None:

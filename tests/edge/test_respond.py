@@ -333,6 +333,7 @@ def test_an_unsatisfiable_range_of_another_version_gets_the_new_one() -> None:
         (b"bytes=0x1-2", None),
         (b"bytes=\xb2-3", None),
         (b"bytes=0-1;2-3", None),
+        (b"bytes=0 - 1", None),
         (b"seconds=0-1", None),
         (b"", None),
         (b"bytes=" + b",".join(b"%d-%d" % (n, n) for n in range(0, 202, 2)), None),  # too many
@@ -397,6 +398,18 @@ def test_one_range() -> None:
     assert header(reply, b"etag") == ETAG
     assert header(reply, b"age") == b"5"
     assert header(reply, b"date") == date(0)
+
+
+def test_a_part_has_no_digest_of_the_whole() -> None:
+    meta = stored(content_md5=b"x", content_digest=b"y", repr_digest=b"z", content_range=b"bytes 0-1/2")
+    part = answer(request((b"range", b"bytes=10-19")), meta, BODY, NOW)
+    assert header(part, b"content-range") == b"bytes 10-19/100"
+    assert (header(part, b"content-md5"), header(part, b"content-digest"), header(part, b"repr-digest")) == (
+        None,
+        None,
+        b"z",
+    )
+    assert header(answer(request(), meta, BODY, NOW), b"content-md5") == b"x"
 
 
 def parts(reply: Reply) -> list[tuple[str, bytes]]:
@@ -611,6 +624,7 @@ def test_redirect_body() -> None:
         ),
         ("cdn.example", "//evil.example/", b"https://cdn.example//evil.example/"),
         ("cdn.example", "/\xe9", b"https://cdn.example/\xe9"),
+        ("cdn.example", "/\r\nSet-Cookie: a", b"https://cdn.example/%0D%0ASet-Cookie:%20a"),
     ],
 )
 def test_redirect_location(host: str, target: str, location: bytes) -> None:

@@ -356,12 +356,18 @@ def _key_headers(select: Select, request: Request, hidden: frozenset[bytes], cou
     mode = select.mode
     parts: list[tuple[bytes, bytes]] = []
     for name, value in request.headers:
-        if name in HOP_BY_HOP or name in hidden or name == b"cookie" or name.startswith(_OUR_PREFIXES):
+        if (
+            name in HOP_BY_HOP
+            or name in hidden
+            or name in (b"cookie", b"host")
+            or name.startswith(_OUR_PREFIXES)
+        ):
             continue
         if mode == "all" or (name in names) == (mode == "whitelist"):
-            # An absolute-form target names another host than the field does.
-            value = request.host.encode("latin-1") if name == b"host" else value.strip(b" \t")
-            parts.append((name, value))
+            parts.append((name, value.strip(b" \t")))
+    if mode == "all" or (b"host" in names) == (mode == "whitelist"):
+        # Not the field: an absolute-form target may name another host, or there may be no field.
+        parts.append((b"host", request.host.encode("latin-1")))
     if mode != "allExcept":
         for name in names:
             if name.startswith(b"cloudfront-"):
@@ -549,6 +555,29 @@ def reaches_origin(behavior: Behavior, name: bytes) -> bool:
     if name in listed or (name == b"user-agent" and not _DEVICE.isdisjoint(listed)):
         return True
     return _passes(behavior, name, "GET", stored=True)
+
+
+def differs_under_one_key(behavior: Behavior, name: bytes) -> bool:
+    """Can two requests with the same cache key show the origin different values of this field?
+
+    Only such fields need be compared when an answer varies on them; for the others the key has already done it.
+    That a viewer takes `identity` and that it says nothing count as the same, as in the key (§5.11).
+    """
+    if name == b"cookie":
+        return behavior.forward_cookies != behavior.key_cookies
+    if name == b"accept-encoding" and (behavior.accept_gzip or behavior.accept_brotli):
+        return False
+    key = behavior.key_headers
+    if (
+        key.mode == "whitelist"
+        and name in _bytes_names(key.names)
+        and name not in (b"via", b"x-forwarded-for")
+    ):
+        return False
+    if name in (b"accept-encoding", b"user-agent"):
+        listed = _listed(key, behavior.forward_headers)
+        return name in listed or _passes(behavior, name, "GET", stored=True)
+    return reaches_origin(behavior, name)
 
 
 def device_headers(behavior: Behavior) -> tuple[bytes, ...]:

@@ -25,7 +25,7 @@ from functools import lru_cache
 from typing import Final
 
 from keyfront.edge.exchange import Header, Headers, Meta
-from keyfront.edge.forward import device_headers, storable_method, viewer_headers
+from keyfront.edge.forward import device_headers, differs_under_one_key, storable_method, viewer_headers
 from keyfront.model.snapshot import Behavior, Origin
 
 FOREVER: Final = float("inf")
@@ -341,7 +341,8 @@ def _meta(
         return None
 
     seen = viewer_headers(behavior, headers)
-    dropped = control.no_cache_fields | control.private_fields | {b"age", b"date"}
+    # No status that is stored has a Content-Range of its own.
+    dropped = control.no_cache_fields | control.private_fields | {b"age", b"content-range", b"date"}
     kept = [(b"date", format_date(date))]
     kept += [h for h in seen if h[0] not in dropped]
     vary, vary_values = _variant(behavior, seen, forwarded)
@@ -459,7 +460,8 @@ def _variant(
         return (b"*",), ()
     if b"user-agent" in names:
         names = sorted({*names, *device_headers(behavior)})
-    return tuple(names), _values(tuple(names), forwarded)
+    differing = tuple([name for name in names if differs_under_one_key(behavior, name)])
+    return differing, _values(differing, forwarded)
 
 
 def _values(names: tuple[bytes, ...], headers: Headers) -> tuple[bytes, ...]:

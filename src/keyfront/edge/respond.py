@@ -65,7 +65,7 @@ def answer(
         headers = _kept_with_errors(meta)
         headers.append((b"content-range", b"bytes */%d" % len(body)))
         return Reply(416, headers, b"", x_cache="Error", reason="range_not_satisfiable")
-    headers = _with_age(meta, now, result)
+    headers = [h for h in _with_age(meta, now, result) if h[0] not in _OF_THE_WHOLE]
     if len(ranges) == 1:
         first, last = ranges[0]
         headers.append((b"content-range", _content_range(first, last, len(body))))
@@ -75,6 +75,10 @@ def answer(
     headers = [h for h in headers if h[0] != b"content-type"]
     headers.append((b"content-type", b"multipart/byteranges; boundary=" + mark))
     return Reply(206, headers, parts, x_cache=result)
+
+
+# Digests of a message's content, not of the whole representation (RFC 9530 §2).
+_OF_THE_WHOLE: Final = frozenset({b"content-digest", b"content-md5"})
 
 
 def unmodified(request: Request, meta: Meta, now: float, result: str = "Hit") -> Reply | None:
@@ -216,7 +220,7 @@ def _if_range(request: Request, meta: Meta, now: float) -> bool:
 
 # -- ranges --------------------------------------------------------------------------------------------------
 
-_SPEC: Final = re.compile(rb"([0-9]*)[ \t]*-[ \t]*([0-9]*)")
+_SPEC: Final = re.compile(rb"([0-9]*)-([0-9]*)")
 
 
 def parse_ranges(value: bytes, size: int) -> list[tuple[int, int]] | None:
@@ -291,8 +295,9 @@ def _multipart(
 # -- the edge's own pages ------------------------------------------------------------------------------------
 
 
-class Refusal(NamedTuple):
-    """What a viewer is told, and what the log says. `text` is the page's reason."""
+class Page(NamedTuple):
+    """What a viewer is told, and what the log says: `text` is the page's reason, `detail` the log's
+    x-edge-detailed-result-type (§6.2)."""
 
     status: int
     text: str
@@ -306,25 +311,20 @@ _METHOD = (
 )
 _COUNTRY = "The Amazon CloudFront distribution is configured to block access from your country."
 
-REFUSALS: Final[dict[str, Refusal]] = {
-    "bad_request": Refusal(400, _BAD, "InvalidRequest"),
-    "bad_header": Refusal(400, _BAD, "InvalidRequestHeader"),
-    "body_with_get": Refusal(403, _BAD, "InvalidRequest"),
-    "chain_too_long": Refusal(403, _BAD, "InvalidRequest"),
-    "disabled": Refusal(403, _BAD, "Error"),
-    "expectation_failed": Refusal(417, _BAD, "InvalidRequestHeader"),
-    "geo_blocked": Refusal(403, _COUNTRY, "ClientGeoBlocked"),
-    "https_only": Refusal(403, _BAD, "Error"),
-    "length_required": Refusal(411, _BAD, "InvalidRequest"),
-    "method_not_allowed": Refusal(403, _METHOD, "InvalidRequestMethod"),
-    "no_distribution": Refusal(403, _BAD, "Error"),
-    "not_implemented": Refusal(501, _BAD, "InvalidRequest"),
-    "timed_out": Refusal(408, _BAD, "ClientCommError"),
-    "too_large": Refusal(413, _BAD, "InvalidRequest"),
-    "version_not_supported": Refusal(505, _BAD, "InvalidRequest"),
+REFUSALS: Final[dict[str, Page]] = {
+    "bad_request": Page(400, _BAD, "InvalidRequest"),
+    "body_with_get": Page(403, _BAD, "InvalidRequest"),
+    "chain_too_long": Page(403, _BAD, "InvalidRequest"),
+    "disabled": Page(403, _BAD, "Error"),
+    "expectation_failed": Page(417, _BAD, "InvalidRequestHeader"),
+    "geo_blocked": Page(403, _COUNTRY, "ClientGeoBlocked"),
+    "https_only": Page(403, _BAD, "Error"),
+    "method_not_allowed": Page(403, _METHOD, "InvalidRequestMethod"),
+    "no_distribution": Page(403, _BAD, "Error"),
+    "too_large": Page(413, _BAD, "InvalidRequest"),
 }
-"""Refusals by name (cloudfront-semantics §4.4, §5.1 to §5.3, §5.8, §6.2). `denied` and `redirect_to_https`
-have functions of their own."""
+"""Refusals by name (cloudfront-semantics §3.3, §4.4, §5.1 to §5.3, §5.8). `denied` and `redirect_to_https` have
+functions of their own."""
 
 _REASONS: Final = {
     301: "Moved Permanently",
@@ -390,6 +390,10 @@ def denied_reply(denial: Denial) -> Reply:
     return Reply(403, [_SERVER, (b"content-type", b"text/xml")], body, reason=denial.reason)
 
 
+# No shell lets these through; in a Location they would end the line.
+_BREAKING: Final = re.compile(r"[\x00-\x20\x7f]")
+
+
 def redirect_reply(request: Request, request_id: str = "") -> Reply:
     """To https: 301 for GET and HEAD, 307 for other methods, which HTTP/1.0 does not know: 403 (§5.2)."""
     status = 301 if request.method in ("GET", "HEAD") else 307
@@ -401,7 +405,8 @@ def redirect_reply(request: Request, request_id: str = "") -> Reply:
         f"<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n"
         f"<center><h1>{title}</h1></center>\r\n<hr><center>CloudFront</center>\r\n</body>\r\n</html>\r\n"
     ).encode()
-    location = f"https://{host}{request.target}".encode("latin-1")
+    target = _BREAKING.sub(lambda found: f"%{ord(found[0]):02X}", request.target)
+    location = f"https://{host}{target}".encode("latin-1")
     headers = [_SERVER, (b"content-type", b"text/html"), (b"location", location)]
     return Reply(status, headers, body, x_cache="Redirect", reason="redirect_to_https")
 
