@@ -256,7 +256,7 @@ AUTHORIZATIONS = [
     ("AWS4-HMAC-SHA256 Credential=a/b/c/d/e,SignedHeaders=host, Signature=" + "A" * 64, "64 lower-case"),
     ("AWS4-HMAC-SHA256 Credential=a/b/c/d/e,SignedHeaders=H, Signature=" + "0" * 64, "lower-case names"),
     ("AWS4-HMAC-SHA256 Credential=a/b/c/d/e,SignedHeaders=x;host, Signature=" + "0" * 64, "in order"),
-    ("AWS4-HMAC-SHA256 Credential=a/b/c/d/e,SignedHeaders=host, SignedHeaders=host, Signature=x", "repeated part"),
+    ("AWS4-HMAC-SHA256 Credential=a/b/c/d/e,SignedHeaders=host, SignedHeaders=host, Signature=x", "repeated"),
     ("AWS4-HMAC-SHA256 Credential=a/b/c/d/e, Extra=x", "unknown or repeated part"),
     ("AWS4-HMAC-SHA256 ,,,", "unknown or repeated part"),
 ]  # fmt: skip

@@ -1,0 +1,350 @@
+"""The control plane's shell: authenticate, parse, run, render. HTTP is Starlette's and uvicorn's.
+
+    request ─ match (which operation) ─ verify (who) ─ read (what) ─ Service.run ─ write ─► answer
+
+All but the reading of the request happens in a worker thread, so that no call holds up the event loop. Beside the
+API there are `GET /healthz` and `GET /metrics` (Prometheus), which need no signature.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import signal
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import uvicorn
+from anyio import to_thread
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from keyfront.control import codec, sigv4
+from keyfront.control.call import Call, Result
+from keyfront.control.credentials import Credentials, load
+from keyfront.control.operations import Service
+from keyfront.control.store import Store
+from keyfront.errors import ApiError
+from keyfront.fleet.file import FileFeed
+
+log = logging.getLogger("keyfront.control")
+
+BODY_TIMEOUT = 30.0
+"""Seconds that a request's body may take to arrive."""
+DISCARD_LIMIT = 16 * codec.BODY_LIMIT
+"""How many bytes of a body that is too long are read before the connection is cut."""
+KEEP_ALIVE = 65
+"""Seconds that an idle connection is kept; longer than SDKs keep theirs in their pools."""
+DRAIN = 20
+"""Seconds that requests have to end after SIGTERM."""
+HEAL = 1.0
+"""Seconds between two tries to publish what could not be published."""
+
+
+class Runner(Protocol):
+    """What the shell needs of `operations.Service`."""
+
+    def run(self, call: Call) -> Result: ...
+
+    def record(self, call: Call, outcome: ApiError) -> None: ...
+
+
+class Metrics:
+    """The control plane's own counts. `operation` is the model's name, or `-` where there was none."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter(
+            "keyfront_control_requests",
+            "API requests answered, by operation and error code (OK for none).",
+            ("operation", "code"),
+            registry=registry,
+        )
+        self.seconds = Histogram(
+            "keyfront_control_request_seconds",
+            "Time from a request's arrival to its answer.",
+            ("operation",),
+            registry=registry,
+        )
+
+
+def build_app(
+    service: Runner,
+    credentials: Credentials,
+    *,
+    healthy: Callable[[], bool] = lambda: True,
+    registry: CollectorRegistry | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Starlette:
+    """The control plane as an ASGI application.
+
+    :param healthy: what `/healthz` asks; it runs in a thread.
+    :param registry: what `/metrics` shows; the control plane's own counts are added to it.
+    :param clock: epoch seconds.
+    """
+    registry = registry or CollectorRegistry()
+    api = Api(service, credentials, Metrics(registry), clock)
+
+    async def healthz(_: Request) -> Response:
+        if await to_thread.run_sync(healthy):
+            return PlainTextResponse("ok\n")
+        return PlainTextResponse("the store or the feed cannot be written to\n", status_code=503)
+
+    async def metrics(_: Request) -> Response:
+        text = await to_thread.run_sync(generate_latest, registry)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+    return Starlette(
+        routes=[Route("/healthz", healthz), Route("/metrics", metrics), Route("/{path:path}", api)],
+    )
+
+
+class Api:
+    """The API itself, an ASGI application for every path that is nothing else's."""
+
+    def __init__(
+        self, service: Runner, credentials: Credentials, metrics: Metrics, clock: Callable[[], float]
+    ) -> None:
+        self._service = service
+        self._credentials = credentials
+        self._metrics = metrics
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+        request_id = str(uuid.uuid4())
+        try:
+            body = await _body(Request(scope, receive))
+        except ApiError as error:
+            answer, name, code = codec.write_error(error, request_id), "-", error.code
+            answer = msgspec.structs.replace(answer, headers=(*answer.headers, ("Connection", "close")))
+        except ClientDisconnect:
+            return
+        else:
+            answer, name, code = await to_thread.run_sync(self._answer, scope, body, request_id)
+        response = Response(b"" if scope["method"] == "HEAD" else answer.body, answer.status)
+        response.headers["x-amzn-RequestId"] = request_id
+        for key, value in answer.headers:
+            response.headers[key] = value
+        await response(scope, receive, send)
+        self._metrics.requests.labels(name, code).inc()
+        self._metrics.seconds.labels(name).observe(time.perf_counter() - began)
+
+    def _answer(self, scope: Scope, body: bytes, request_id: str) -> tuple[codec.Answer, str, str]:
+        """The answer, and for the metrics the operation's name and the error's code."""
+        name = "-"
+        try:
+            line = _line(scope)
+            matched = codec.match(*line)
+            name = matched.operation.name
+            return self._run(scope, line, matched, body, request_id), name, "OK"
+        except ApiError as error:
+            return codec.write_error(error, request_id), name, error.code
+        except Exception:
+            log.exception("request %s (%s) failed", request_id, name)
+            failure = ApiError(
+                "InternalFailure",
+                "The request processing has failed because of an unknown error, exception or failure.",
+                500,
+            )
+            return codec.write_error(failure, request_id), name, failure.code
+
+    def _run(
+        self, scope: Scope, line: tuple[str, str, str], matched: codec.Matched, body: bytes, request_id: str
+    ) -> codec.Answer:
+        now = self._clock()
+        headers: list[sigv4.Header] = scope["headers"]
+        key_id = sigv4.verify(
+            *line, headers, hashlib.sha256(body).hexdigest(), self._credentials.secret_of, now
+        )
+        texts = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+        call = Call(
+            operation=matched.operation.name,
+            params={},
+            caller=self._credentials.caller(key_id),
+            source_ip=scope["client"][0] if scope["client"] else "",
+            user_agent=next((value for name, value in texts if name == "user-agent"), ""),
+            request_id=request_id,
+            now=now,
+        )
+        try:
+            params = codec.read(matched, texts, body)
+        except ApiError as error:
+            self._service.record(call, error)
+            raise
+        result = self._service.run(msgspec.structs.replace(call, params=params))
+        answer = codec.write(matched.operation, result.output)
+        return msgspec.structs.replace(
+            answer,
+            headers=tuple((name, _absolute(name, value, scope, texts)) for name, value in answer.headers),
+        )
+
+
+def _line(scope: Scope) -> tuple[str, str, str]:
+    """Method, path and query as sent."""
+    return scope["method"], scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
+
+
+def _absolute(name: str, value: str, scope: Scope, headers: list[tuple[str, str]]) -> str:
+    """CloudFront's Location is a whole URL; the signed Host header says where the caller reached us."""
+    if name != "Location" or not value.startswith("/"):
+        return value
+    host = next((text for header, text in headers if header == "host"), "")
+    return f"{scope['scheme']}://{host}{value}"
+
+
+async def _body(request: Request) -> bytes:
+    """The whole body, if it is neither too long nor too slow.
+
+    What is somewhat too long is still read (and forgotten): a client that is cut off while it sends never sees
+    the answer.
+    """
+    chunks, size = [], 0
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size <= codec.BODY_LIMIT:
+                    chunks.append(chunk)
+                elif size > DISCARD_LIMIT:
+                    break
+    except TimeoutError:
+        raise ApiError("RequestTimeout", "The body did not arrive in time.", 408) from None
+    if size > codec.BODY_LIMIT:
+        raise ApiError("RequestEntityTooLarge", f"The body is longer than {codec.BODY_LIMIT} bytes.", 413)
+    return b"".join(chunks)
+
+
+# ---- the process
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, told by others when to stop: its own signal handling ends the process by the signal, not with 0."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def stop(self) -> None:
+        self.should_exit = True
+
+
+async def serve(
+    app: Starlette,
+    sock: socket.socket,
+    on_ready: Callable[[], None],
+    *,
+    stop: asyncio.Event,
+) -> None:
+    """Serve `app` on the bound `sock` until `stop` is set, then let the requests under way end (DRAIN)."""
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # else anybody on this machine could claim any address in the audit log
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=DRAIN,
+    )
+    server = _Server(config, on_ready)
+    stopping = asyncio.create_task(stop.wait())
+    stopping.add_done_callback(lambda _: server.stop())
+    try:
+        await server.serve([sock])
+    finally:
+        stopping.cancel()
+
+
+def run_control(
+    data: Path,
+    sock: socket.socket,
+    domain: str,
+    account: str,
+    on_ready: Callable[[], None],
+    *,
+    registry: CollectorRegistry | None = None,
+    lifeline: int | None = None,
+) -> None:
+    """Serve the control plane of the folder `data` until SIGTERM or SIGINT, then drain and return.
+
+    :param sock: bound; the caller may keep its own reference to hold the port.
+    :param domain: suffix of the distributions' names.
+    :param account: the twelve digits of the account that owns everything.
+    :param on_ready: called once, when requests are answered.
+    :param registry: what `/metrics` shows beside the control plane's own counts.
+    :param lifeline: a pipe from the parent; when its other end is closed the control plane drains and ends too.
+    :raises SettingsError: if the credentials or the store cannot be used.
+    :raises ApiError: ServiceUnavailable if the store does not answer.
+    """
+    credentials = load(data / "credentials", account)
+    store = Store(data / "keyfront.db")
+    try:
+        service = Service(store, FileFeed(data), domain_suffix=domain, account=account)
+        service.start(time.time())
+        asyncio.run(_control(service, store, credentials, sock, on_ready, registry, lifeline))
+    finally:
+        store.close()
+
+
+async def _control(
+    service: Service,
+    store: Store,
+    credentials: Credentials,
+    sock: socket.socket,
+    on_ready: Callable[[], None],
+    registry: CollectorRegistry | None,
+    lifeline: int | None,
+) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if lifeline is not None:
+        loop.add_reader(lifeline, stop.set)
+
+    def healthy() -> bool:
+        try:
+            with store.read() as transaction:
+                transaction.snapshot_number()
+        except ApiError:
+            return False
+        return service.heal()
+
+    healing = asyncio.create_task(_heal(service))
+    try:
+        await serve(
+            build_app(service, credentials, healthy=healthy, registry=registry), sock, on_ready, stop=stop
+        )
+    finally:
+        healing.cancel()
+        if lifeline is not None:
+            loop.remove_reader(lifeline)
+
+
+async def _heal(service: Service) -> None:
+    while True:
+        await asyncio.sleep(HEAL)
+        try:
+            await to_thread.run_sync(service.heal)
+        except Exception:
+            log.exception("what is unpublished could not be published")

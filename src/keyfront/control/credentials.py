@@ -1,0 +1,124 @@
+"""Who may call the API: the file `credentials` of the data folder, in AWS's shared-credentials format.
+
+It is made at the first start, with one profile. Whoever may call adds profiles of their own to it; each is a caller
+with a name, and the audit log says which one called. The file is read once, at the start.
+"""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from keyfront.control.call import Caller
+from keyfront.errors import SettingsError
+
+_UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+_BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_ID = re.compile(r"[A-Za-z0-9_]{16,128}")
+_PROFILE = re.compile(r"[A-Za-z0-9+=,.@_-]{1,64}")  # what IAM allows as a user's name
+
+
+class Credentials:
+    """The callers by access key id. Their secrets leave only through `secret_of` and are in no repr."""
+
+    def __init__(self, account: str, profiles: Iterable[tuple[str, str, str]]) -> None:
+        """`profiles` are (name, access key id, secret access key)."""
+        self._callers: dict[str, Caller] = {}
+        self._secrets: dict[str, str] = {}
+        for name, key_id, secret in profiles:
+            self._callers[key_id] = Caller(key_id, f"arn:aws:iam::{account}:user/{name}", account)
+            self._secrets[key_id] = secret
+
+    def secret_of(self, access_key_id: str) -> str | None:
+        return self._secrets.get(access_key_id)
+
+    def caller(self, access_key_id: str) -> Caller:
+        return self._callers[access_key_id]
+
+    def __len__(self) -> int:
+        return len(self._callers)
+
+
+def load(path: Path, account: str) -> Credentials:
+    """The callers that the file at `path` names; the file is made first if there is none.
+
+    :param account: the twelve digits that the callers' ARNs carry.
+    :raises SettingsError: if the file cannot be read or made, if others than its owner may read or write it,
+        or if what it says makes no sense. The message never holds a secret.
+    """
+    try:
+        if not path.exists():
+            _make(path)
+        with path.open(encoding="utf-8") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            text = file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the credentials {path} cannot be read or made: {error}") from error
+    if mode & 0o077:
+        raise SettingsError(f"others may read or change {path} (mode {mode:04o}); run: chmod 600 {path}")
+    return Credentials(account, _profiles(text, path))
+
+
+def _make(path: Path) -> None:
+    """Write a file with new credentials, unless another process was quicker: then that one's stays."""
+    key_id = "AKIA" + "".join(secrets.choice(_UPPER) for _ in range(16))
+    secret = "".join(secrets.choice(_BASE64) for _ in range(40))
+    text = f"[default]\naws_access_key_id = {key_id}\naws_secret_access_key = {secret}\nregion = us-east-1\n"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)  # unlike a rename it never takes the place of a file that is there
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without hard links
+            os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _profiles(text: str, path: Path) -> Iterator[tuple[str, str, str]]:
+    parser = configparser.RawConfigParser(default_section="\0")
+    try:
+        parser.read_string(text)
+    except configparser.Error as error:
+        # Its message may quote a line, and a line may be a secret.
+        raise SettingsError(
+            f"{path} is not in AWS's shared-credentials format ({type(error).__name__})"
+        ) from None
+    seen: dict[str, str] = {}
+    for name in parser.sections():
+        section = parser[name]
+        if not _PROFILE.fullmatch(name):
+            raise SettingsError(f"{path}: {name!r} cannot be the name of a caller")
+        if "aws_session_token" in section:
+            raise SettingsError(
+                f"{path}: profile {name} has a session token; Keyfront knows no temporary credentials"
+            )
+        key_id, secret = section.get("aws_access_key_id", ""), section.get("aws_secret_access_key", "")
+        if not _ID.fullmatch(key_id):
+            raise SettingsError(
+                f"{path}: profile {name} needs an aws_access_key_id of 16 to 128 letters and digits"
+            )
+        if len(secret) < 32 or not secret.isascii() or not secret.isprintable() or " " in secret:
+            raise SettingsError(
+                f"{path}: profile {name} needs an aws_secret_access_key of 32 characters or more"
+            )
+        if key_id in seen:
+            raise SettingsError(f"{path}: profiles {seen[key_id]} and {name} have the same aws_access_key_id")
+        seen[key_id] = name
+        yield name, key_id, secret
+    if not seen:
+        raise SettingsError(f"{path} names nobody; remove it to have new credentials made")

@@ -1,0 +1,136 @@
+"""A control plane over HTTP for tests: the real store, feed and service behind uvicorn on a free port.
+
+`obey()` does for a distribution's status what a live edge does: it takes what the feed has and reports it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from keyfront.control.app import build_app, serve
+from keyfront.control.credentials import load
+from keyfront.control.operations import Service
+from keyfront.control.store import Store
+from keyfront.fleet.file import FileFeed
+from keyfront.model.snapshot import Snapshot
+
+ACCOUNT = "123456789012"
+
+
+class Plane:
+    """Use as a context. `endpoint` is its URL, `environment` what a command-line client needs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = 0
+        self._edge = FileFeed(folder)
+        self._obeyed: Snapshot | None = None
+
+    def __enter__(self) -> Plane:
+        self.credentials = load(self.folder / "credentials", ACCOUNT)
+        self.store = Store(self.folder / "keyfront.db")
+        self.service = Service(self.store, FileFeed(self.folder), account=ACCOUNT)
+        self.service.start(time.time())
+        held = socket.create_server(("127.0.0.1", 0))
+        self.port = held.getsockname()[1]
+        ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(held, ready)))
+        self._thread.start()
+        assert ready.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(30)
+        self.store.close()
+
+    async def _serve(self, held: socket.socket, ready: threading.Event) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        await serve(build_app(self.service, self.credentials), held, ready.set, stop=self._stop)
+
+    def obey(self) -> Snapshot:
+        """Take the newest snapshot and report it, as an edge does."""
+        self._obeyed = self._edge.poll(self._obeyed) or self._obeyed
+        assert self._obeyed is not None
+        self._edge.report("edge-1", self._obeyed.number, at=time.time())
+        return self._obeyed
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Access key id and secret."""
+        lines = (self.folder / "credentials").read_text().splitlines()
+        said = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}
+        return said["aws_access_key_id"], said["aws_secret_access_key"]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "AWS_SHARED_CREDENTIALS_FILE": str(self.folder / "credentials"),
+            "AWS_CONFIG_FILE": "/dev/null",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_PAGER": "",
+        }
+
+    def client(self, *, secret: str = "", region: str = "us-east-1", token: str | None = None) -> Any:
+        key_id, real = self.key
+        return boto3.client(
+            "cloudfront",
+            endpoint_url=self.endpoint,
+            region_name=region,
+            aws_access_key_id=key_id,
+            aws_secret_access_key=secret or real,
+            aws_session_token=token,
+            config=Config(retries={"max_attempts": 0}),
+        )
+
+
+def public_pem() -> str:
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return key.public_bytes(serialization.Encoding.PEM, form).decode()
+
+
+def distribution_config(reference: str, groups: list[str], *, enabled: bool = True) -> dict[str, Any]:
+    """A small distribution with legacy settings, as the AWS CLI makes them."""
+    return {
+        "CallerReference": reference,
+        "Comment": f"distribution {reference}",
+        "Enabled": enabled,
+        "Origins": {
+            "Quantity": 1,
+            "Items": [
+                {
+                    "Id": "app",
+                    "DomainName": "app.example.com",
+                    "CustomOriginConfig": {
+                        "HTTPPort": 80,
+                        "HTTPSPort": 443,
+                        "OriginProtocolPolicy": "http-only",
+                    },
+                }
+            ],
+        },
+        "DefaultCacheBehavior": {
+            "TargetOriginId": "app",
+            "ViewerProtocolPolicy": "allow-all",
+            "MinTTL": 0,
+            "ForwardedValues": {"QueryString": False, "Cookies": {"Forward": "none"}},
+            "TrustedKeyGroups": {"Enabled": bool(groups), "Quantity": len(groups), "Items": groups},
+        },
+    }
