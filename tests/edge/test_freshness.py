@@ -887,7 +887,7 @@ def test_a_304_that_forbids_storing_leaves_it_stale_at_once(cache_control: str) 
     assert judge(fresh, LATER) is Verdict.REVALIDATE
     assert not serve_stale_on_error(fresh, LATER, None)
     assert (b"cache-control", cache_control.encode()) in fresh.headers
-    assert age(fresh, LATER + 2) == 2
+    assert age(fresh, LATER + 2) == 3
 
 
 def test_a_304_keeps_no_cache_no_cache() -> None:
@@ -896,17 +896,42 @@ def test_a_304_keeps_no_cache_no_cache() -> None:
     assert judge(fresh, LATER) is Verdict.REVALIDATE
 
 
+ON_X = behavior(forward_headers=Select("whitelist", ("x-a", "x-b")))
+
+
 def test_a_304_changes_what_it_varies_on_only_with_the_request_at_hand() -> None:
-    meta = taken([(b"vary", b"X-A"), (b"etag", b'"x"')], ON_ORIGIN, forwarded=[(b"x-a", b"1")])
-    same = renew(meta, [(b"vary", b"X-B")], ON_ORIGIN)
+    meta = taken([(b"vary", b"X-A"), (b"etag", b'"x"')], ON_X, forwarded=[(b"x-a", b"1")])
+    same = renew(meta, [(b"vary", b"X-B")], ON_X)
     assert (same.vary, same.vary_values) == ((b"x-a",), (b"1",))
     assert (b"vary", b"X-A") in same.headers
     asked = [(b"x-a", b"1"), (b"x-b", b"2")]
-    other = renew(meta, [(b"vary", b"X-B")], ON_ORIGIN, asked)
+    other = renew(meta, [(b"vary", b"X-B")], ON_X, asked)
     assert (other.vary, other.vary_values) == ((b"x-b",), (b"2",))
     assert (b"vary", b"X-B") in other.headers
-    none = renew(meta, [], ON_ORIGIN, asked)
+    none = renew(meta, [], ON_X, asked)
     assert (none.vary, none.vary_values) == ((b"x-a",), (b"1",))
+
+
+def test_a_304_that_varies_on_everything_leaves_it_to_be_validated() -> None:
+    meta = taken(lines("max-age=10", (b"vary", b"X-A"), (b"etag", b'"x"')), ON_X, forwarded=[(b"x-a", b"1")])
+    fresh = renew(meta, [(b"vary", b"*")], ON_X, [(b"x-a", b"1")])
+    assert judge(fresh, LATER) is Verdict.REVALIDATE
+    assert (fresh.vary, fresh.vary_values) == (meta.vary, meta.vary_values)
+
+
+def test_a_renewed_response_obeys_what_a_stored_one_obeys() -> None:
+    """Also one that must not be kept any longer: no age, no field that is private, one date."""
+    fresh = renew(
+        taken(lines("max-age=10", (b"etag", b'"x"'))),
+        lines('no-store, private="X-User"', (b"x-user", b"kim"), (b"age", b"3"), (b"date", date(98))),
+    )
+    assert dict(fresh.headers) == {
+        b"date": date(98),
+        b"etag": b'"x"',
+        b"server": b"CloudFront",
+        b"cache-control": b'no-store, private="X-User"',
+    }
+    assert age(fresh, LATER) == 4
 
 
 def test_a_304_can_be_validated_again() -> None:

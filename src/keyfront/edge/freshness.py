@@ -305,7 +305,10 @@ def _meta(
     *,
     request_time: float,
     reason: str,
+    confirmed: bool = False,
 ) -> Meta | None:
+    """`confirmed`: it is stored already and a 304 has renewed it; if it should not be kept any longer, it is at
+    least validated at each use."""
     first = _firsts(headers)
     date = _date(first, now)
     initial_age = _initial_age(first, date, now, request_time)
@@ -315,46 +318,29 @@ def _meta(
     last_modified = _last_modified(first, now) if success else None
     # Toward the origin, conditions are not used where cookies are forwarded (§5.7).
     conditional = (etag or last_modified) is not None and behavior.forward_cookies.mode == "none"
-    always = False
-    if status in _STORED:
-        if not control.forbids:
-            wanted = behavior.default_ttl if remaining is None else remaining
-            ttl = max(behavior.min_ttl, min(wanted, behavior.max_ttl))
-        elif behavior.min_ttl > 0:
-            ttl = behavior.min_ttl
-        elif control.no_cache and not control.private and not control.no_store and conditional:
-            # It may be kept if every use is validated (RFC 9111 §5.2.2.4), and nothing else.
-            always, ttl = True, 0
-        else:
-            return None
-    elif status in _STORED_ERRORS or status in _STORED_IF_ASKED:
-        if status in _STORED_IF_ASKED and control.max_age is None and control.s_maxage is None:
-            return None
-        if control.forbids and (status in _MAY_FORBID or status in _STORED_IF_ASKED):
-            return None
-        floor = ERROR_MIN_TTL if error_min_ttl is None else error_min_ttl
-        asked = 0 if remaining is None or control.forbids else min(remaining, behavior.max_ttl)
-        ttl = max(floor, asked)
-        if ttl <= 0:
-            return None
-    else:
-        return None
-
+    ttl = _ttl(behavior, error_min_ttl, status, control, remaining)
     seen = viewer_headers(behavior, headers)
+    vary, vary_values = _variant(behavior, seen, forwarded)
+    # `*` would match no other request (RFC 9111 §4.1), and CloudFront fetches it anew each time (§5.9).
+    unlike_any = vary == (b"*",)
+    always = ttl is None or unlike_any
+    if always and not confirmed:
+        # What only says no-cache may be kept if every use is validated (RFC 9111 §5.2.2.4).
+        only_no_cache = status in _STORED and control.no_cache and not (control.private or control.no_store)
+        if unlike_any or not only_no_cache or not conditional:
+            return None
+
     # No status that is stored has a Content-Range of its own.
     dropped = control.no_cache_fields | control.private_fields | {b"age", b"content-range", b"date"}
     kept = [(b"date", format_date(date))]
     kept += [h for h in seen if h[0] not in dropped]
-    vary, vary_values = _variant(behavior, seen, forwarded)
-    if vary == (b"*",):
-        # It would match no other request (RFC 9111 §4.1), and CloudFront fetches it anew each time (§5.9).
-        return None
-    swr_until, sie_until = _stale_windows(behavior, status, control, now + ttl, always=always)
+    fresh_until = 0.0 if always or ttl is None else now + ttl
+    swr_until, sie_until = _stale_windows(behavior, status, control, fresh_until, always=always)
     return Meta(
         status,
         tuple(kept),
         stored_at=now,
-        fresh_until=0.0 if always else now + ttl,
+        fresh_until=fresh_until,
         date=date,
         initial_age=initial_age,
         length=_length(first),
@@ -368,6 +354,25 @@ def _meta(
         vary_values=vary_values,
         reason=reason,
     )
+
+
+def _ttl(
+    behavior: Behavior, error_min_ttl: int | None, status: int, control: CacheControl, remaining: float | None
+) -> float | None:
+    """For how long it is fresh, seconds; None if it is not to be stored (§5.4, §5.6)."""
+    if status in _STORED:
+        if not control.forbids:
+            wanted = behavior.default_ttl if remaining is None else remaining
+            return max(behavior.min_ttl, min(wanted, behavior.max_ttl))
+        return behavior.min_ttl if behavior.min_ttl > 0 else None
+    if status in _STORED_IF_ASKED:
+        if control.forbids or (control.max_age is None and control.s_maxage is None):
+            return None
+    elif status not in _STORED_ERRORS or (status in _MAY_FORBID and control.forbids):
+        return None
+    floor = ERROR_MIN_TTL if error_min_ttl is None else error_min_ttl
+    asked = 0 if remaining is None or control.forbids else min(remaining, behavior.max_ttl)
+    return max(floor, asked) or None
 
 
 def _date(first: dict[bytes, bytes], now: float) -> float:
@@ -558,8 +563,8 @@ def revalidated(
     """The stored response as a 304 has renewed it: its headers merged (RFC 9111 §3.2), its times counted
     anew.
 
-    If the renewed headers forbid storing, the response is stale at once: it serves the request that it was
-    validated for, and the next one asks again.
+    If the renewed headers forbid storing, the response serves the request that it was validated for, and from
+    then on it is validated at each use.
 
     :param forwarded: the headers sent; without them what the response varies on stays as it was.
     """
@@ -571,24 +576,20 @@ def revalidated(
     if forwarded is not None and b"vary" in sent:
         names.add(b"vary")
     merged = [h for h in meta.headers if h[0] not in names and h[0] not in (b"age", b"date")] + renewed
-    control = CacheControl.of(merged)
     fresh = _meta(
         behavior,
         None,
         forwarded or [],
         meta.status,
         merged,
-        control,
+        CacheControl.of(merged),
         now,
         request_time=request_time,
         reason=meta.reason,
+        confirmed=True,
     )
-    if fresh is None:
-        fresh = copy(meta)
-        fresh.headers = tuple(merged)
-        fresh.fresh_until = fresh.swr_until = fresh.sie_until = 0.0
-        fresh.stored_at, fresh.date, fresh.initial_age = now, _date(_firsts(headers_of_304), now), 0.0
-    if forwarded is None:
+    assert fresh is not None  # noqa: S101 - what is confirmed is kept
+    if forwarded is None or fresh.vary == (b"*",):
         fresh.vary, fresh.vary_values = meta.vary, meta.vary_values
     fresh.length = meta.length
     return fresh
