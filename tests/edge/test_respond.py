@@ -88,6 +88,14 @@ def test_age_is_told_of_what_was_in_a_cache() -> None:
     assert header(answer(request(), stored(age=b"7"), BODY, NOW, "Miss"), b"age") == b"7"
 
 
+def test_every_answer_has_one_date() -> None:
+    page = respond.dated(refused("no_distribution", None, request(), REQUEST_ID), NOW)
+    assert header(page, b"date") == date(0)
+    assert header(respond.dated(answer(request(), stored(date=date(-9)), BODY, NOW), NOW), b"date") == date(
+        -9
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

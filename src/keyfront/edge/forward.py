@@ -214,7 +214,7 @@ def connection_options(headers: Headers) -> frozenset[bytes]:
     return frozenset(options) - {b"close", b"keep-alive", b"host", b""} if options else _NONE
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=128)
 def _accepted(value: bytes, gzip: bool, brotli: bool, legacy: bool) -> bytes | None:
     """Accept-Encoding normalised: `br,gzip`, `br`, `gzip`, `identity` or, as for a field that was not sent, nothing
     (§5.11). Legacy settings know only `gzip` and nothing."""
@@ -257,7 +257,7 @@ def _made(name: bytes, request: Request, country: Country) -> bytes | None:
     return None
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=128)
 def devices(user_agent: bytes) -> frozenset[bytes]:
     """The CloudFront-Is-*-Viewer headers that are true for this User-Agent. A guess from its usual marks."""
     agent = user_agent.lower()

@@ -22,7 +22,7 @@ from urllib.parse import unquote
 from keyfront.edge.exchange import Header, Headers, Meta, Reply, Request
 from keyfront.edge.forward import CONDITIONAL
 from keyfront.edge.forward import viewer_headers as viewer_headers  # noqa: PLC0414 - one of ours too
-from keyfront.edge.freshness import age, parse_date
+from keyfront.edge.freshness import age, format_date, parse_date
 from keyfront.errors import Denial, Denied, OriginFailure
 
 MAX_RANGES: Final = 100
@@ -112,6 +112,13 @@ def unmodified(request: Request, meta: Meta, now: float, result: str = "Hit") ->
     # Without Last-Modified the response counts as modified when it was made (RFC 9111 §4.3.2).
     modified = parse_date(meta.last_modified, now) if meta.last_modified is not None else meta.date
     return _not_modified(meta, now, result) if modified is not None and modified <= since else None
+
+
+def dated(reply: Reply, now: float) -> Reply:
+    """The reply with a Date, if neither the origin nor the cache gave it one (RFC 9110 §6.6.1)."""
+    if all(name != b"date" for name, _ in reply.headers):
+        reply.headers.append((b"date", format_date(now)))
+    return reply
 
 
 def _whole(meta: Meta, body: bytes, now: float, result: str) -> Reply:
