@@ -296,6 +296,7 @@ MALFORMED = [
     (b'<!DOCTYPE x SYSTEM "file:///etc/passwd">' + public_key(WHOLE), "a DTD is not allowed"),
     (public_key(WHOLE.replace(">k<", ">&undefined;<")), "Invalid XML document"),
     (b"<a>" * 40 + b"</a>" * 40, "too deep"),
+    (b"<a>" + b"<b/>" * codec.ELEMENT_LIMIT + b"</a>", "too many elements"),
     (public_key(WHOLE) + b" " * codec.BODY_LIMIT, "longer than"),
 ]
 

@@ -257,6 +257,7 @@ async def serve(
     """Serve `app` on the bound `sock` until `stop` is set, then let the requests under way end (DRAIN)."""
     config = uvicorn.Config(
         app,
+        http="h11",  # it bounds the size of a request's head, which httptools does not
         lifespan="off",
         ws="none",
         log_config=None,

@@ -9,8 +9,8 @@ What a request may not do, whichever operation it asks for:
 
 1. The path is matched segment by segment as sent, then percent-decoded; an empty segment, `.` and `..` match
    nothing, so that the path acted on is always the path that was signed.
-2. A body is at most BODY_LIMIT bytes, DEPTH_LIMIT elements deep, without DTD or entities, in CloudFront's
-   namespace or in none. The order of elements does not matter.
+2. A body is at most BODY_LIMIT bytes and ELEMENT_LIMIT elements, DEPTH_LIMIT deep, without DTD or entities,
+   in CloudFront's namespace or in none. The order of elements does not matter.
 3. An element that the model does not know, or that comes twice where one is expected, is refused and named.
    To skip it in silence would let a misspelt `TrustedKeyGroups` publish what was meant to be private.
 4. What the model demands (required members, enums, lengths, ranges, patterns) is checked, and every fault is
@@ -41,6 +41,7 @@ from keyfront.model.service import API_VERSION, NAMESPACE, Operation, Shape, ser
 
 BODY_LIMIT = 1024 * 1024
 DEPTH_LIMIT = 32
+ELEMENT_LIMIT = 50_000
 FAULT_LIMIT = 20
 """How many faults of one request are spelt out."""
 
@@ -222,16 +223,17 @@ def _body(
 
 
 class _Tree(TreeBuilder):
-    """A tree of limited depth."""
+    """A tree of limited depth and size."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.depth = 0
+        self.depth = self.size = 0
 
     def start(self, tag: str, attrs: dict[str, str], /) -> Element:
         self.depth += 1
-        if self.depth > DEPTH_LIMIT:
-            raise ParseError("too deep")
+        self.size += 1
+        if self.depth > DEPTH_LIMIT or self.size > ELEMENT_LIMIT:
+            raise ParseError("too deep or too many elements")
         return super().start(tag, attrs)
 
     def end(self, tag: str, /) -> Element:
@@ -337,7 +339,7 @@ def _element_name(shape: Shape, member: str) -> str:
 # ---- scalars
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?|NaN|-?Infinity")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
 _BITS = {"integer": 31, "long": 63}
 
 
@@ -360,10 +362,11 @@ def _scalar(shape: Shape, text: str, path: str, faults: Faults) -> Any:
             return text
         return _in_range(shape, number, path, faults, shown)
     if kind in {"float", "double"}:
-        if not _NUMBER.fullmatch(trimmed):
+        value = float(trimmed) if _NUMBER.fullmatch(trimmed) else math.inf
+        if not math.isfinite(value):
             faults.add(path, "Member must be a number", shown)
             return text
-        return _in_range(shape, float(trimmed), path, faults, shown)
+        return _in_range(shape, value, path, faults, shown)
     if kind == "blob":
         try:
             value = base64.b64decode("".join(text.split()), validate=True)
@@ -393,9 +396,9 @@ _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 def _in_range(shape: Shape, number: float, path: str, faults: Faults, shown: str | None) -> float:
     low, high = shape.metadata.get("min", -math.inf), shape.metadata.get("max", math.inf)
-    if not number >= low:  # so written that NaN fails
+    if number < low:
         faults.add(path, f"Member must have value greater than or equal to {low}", shown)
-    elif not number <= high:
+    elif number > high:
         faults.add(path, f"Member must have value less than or equal to {high}", shown)
     return number
 
