@@ -12,11 +12,11 @@ from botocore.loaders import Loader
 from botocore.model import ServiceModel
 from botocore.parsers import create_parser
 from botocore.serialize import create_serializer
-from tests.control.shapes import Maker
 
 from keyfront.control import codec
 from keyfront.errors import ApiError
 from keyfront.model.service import API_VERSION, NAMESPACE, error_status, service
+from tests.control.shapes import Maker
 
 OPERATIONS = sorted(service().operations)
 MODEL = ServiceModel(Loader().load_service_model("cloudfront", "service-2", API_VERSION), "cloudfront")
