@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from typing import Any
 from urllib.parse import urlsplit
@@ -508,3 +509,34 @@ def test_flattened_lists() -> None:
     parsed = PARSER.parse({"status_code": 200, "headers": {}, "body": "".join(out).encode()}, shape)
     del parsed["ResponseMetadata"]
     assert parsed == value
+
+
+# ---- whatever is sent
+
+
+def test_spoilt_requests_are_understood_or_refused() -> None:
+    """`match` and `read` return, or raise ApiError, and nothing else; what they return botocore can send again."""
+    r = random.Random(20200531)
+    statuses = set()
+    pieces = b"< > / & &#0; ]]> <![CDATA[ <!-- <?x?> \x00 \xff x='1' % &amp; %2F".split(b" ")
+    for turn in range(3000):
+        name = r.choice(OPERATIONS)
+        shape = service().operations[name].input
+        params = {} if shape is None else Maker(f"{turn}", r.random()).value(shape)
+        method, path, query, headers, body = sent(name, params)
+        if body and r.random() < 0.8:
+            start = r.randrange(len(body))
+            body = body[:start] + r.choice([*pieces, r.randbytes(3)]) + body[start + r.randrange(4) :]
+        else:
+            line = f"{path}?{query}"
+            start = r.randrange(len(line))
+            piece = r.choice([*pieces, b"..", b"?", b"&&", b"="]).decode("latin-1")
+            line = line[:start] + piece + line[start + r.randrange(2) :]
+            path, _, query = line.partition("?")
+        try:
+            found, again = understood(method, path, query, headers, body)
+        except ApiError as error:
+            statuses.add(codec.write_error(error, "x").status)
+        else:
+            sent(found, again)
+    assert statuses == {400, 405}
