@@ -214,7 +214,7 @@ _BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+?)-----(.*?)-----END \1-----", re.DO
 _HEADER = re.compile(
     r"\A\s*Proc-Type:\s*(?P<proc>\S+)\s+DEK-Info:\s*(?P<dek>[A-Za-z0-9-]+,[0-9A-Fa-f]+)", re.DOTALL
 )
-_BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
+_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 _PRIVATE_LABELS = ("PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "ENCRYPTED PRIVATE KEY")
 
 _PUBLIC_HINT = (
@@ -297,17 +297,18 @@ def load_public_key(pem: bytes | str) -> PublicKey:
         raise KeyLoadError("a public key in PEM is plain ASCII text", _PUBLIC_PEM_HINT) from error
     labels = [label for label, _ in _BLOCK.findall(text)]
     stripped = text.strip()
-    if labels != ["PUBLIC KEY"] or not (stripped.startswith("-----BEGIN") and stripped.endswith("KEY-----")):
+    if labels != ["PUBLIC KEY"] or not (stripped.startswith("-----BEGIN") and stripped.endswith("-----")):
         if any("PRIVATE KEY" in label for label in labels):
             raise KeyLoadError("a private key, where a public key is needed", _PUBLIC_PEM_HINT)
         found = f"found: {', '.join(labels)}" if labels else "found no PEM block"
         raise KeyLoadError(f"not a single PEM block of a public key ({found})", _PUBLIC_PEM_HINT)
+    # RFC 7468 §2: lines of 64 characters. With its line breaks lost or escaped CloudFront refuses a key.
+    if any(len(line) > 76 for line in stripped.splitlines()) or "\\" in stripped:
+        raise KeyLoadError("the line breaks of the public key are lost", _PUBLIC_PEM_HINT)
     try:
         key = serialization.load_pem_public_key(encoded)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise KeyLoadError(
-            "the public key cannot be read: it is damaged or its line breaks are lost", _PUBLIC_PEM_HINT
-        ) from error
+        raise KeyLoadError("the public key is damaged or of an unknown kind", _PUBLIC_PEM_HINT) from error
     return PublicKey(cast("rsa.RSAPublicKey", key))
 
 
@@ -321,15 +322,13 @@ def _convert_hint() -> str:
 def _read(source: bytes | str | os.PathLike[str]) -> bytes:
     if isinstance(source, bytes):
         return source
-    if isinstance(source, str):
-        text = source.strip().strip("\"'")
-        # No path is this long, and no key is this short.
-        if (
-            "-----BEGIN" in source
-            or "PuTTY-User-Key" in source
-            or (len(text) > 160 and _BASE64.fullmatch(text))
-        ):
-            return source.encode("utf-8", "surrogateescape")
+    # No path is so long, and no key so short.
+    if isinstance(source, str) and (
+        "-----BEGIN" in source
+        or "PuTTY-User-Key" in source
+        or (len(source) > 160 and _BASE64.fullmatch(_compact(source)))
+    ):
+        return source.encode("utf-8", "surrogateescape")
     path = Path(source)
     try:
         return path.read_bytes()
@@ -339,6 +338,11 @@ def _read(source: bytes | str | os.PathLike[str]) -> bytes:
             f"no key and no readable file ({reason})",
             "Give the path of a PEM file, or the text of the key with its BEGIN and END lines",
         ) from None
+
+
+def _compact(text: str) -> str:
+    """Text without its white space, escaped newlines and the quotes around it."""
+    return "".join(text.strip().strip("\"'").replace("\\n", "").replace("\\r", "").split())
 
 
 def _private_pem(data: bytes) -> bytes | None:
@@ -360,7 +364,7 @@ def _private_pem(data: bytes) -> bytes | None:
             )
         if text.startswith(("ssh-rsa ", "ecdsa-sha2-", "ssh-ed25519 ")):
             raise KeyLoadError("an OpenSSH public key, where a private key is needed", _PUBLIC_HINT)
-        compact = "".join(text.strip().strip("\"'").replace("\\n", "").replace("\\r", "").split())
+        compact = _compact(text)
         if len(compact) > 60 and _BASE64.fullmatch(compact):
             try:
                 inner = base64.b64decode(compact, validate=True)
@@ -397,7 +401,7 @@ def _wrap_der(der: bytes) -> bytes | None:
     for label in ("PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "ENCRYPTED PRIVATE KEY"):
         pem = _rewrap(label, base64.b64encode(der).decode("ascii"))
         try:
-            serialization.load_pem_private_key(pem, None)
+            serialization.load_pem_private_key(pem, None, unsafe_skip_rsa_key_validation=True)
         except TypeError:  # encrypted, and so readable with a passphrase
             return pem
         except (ValueError, UnsupportedAlgorithm):

@@ -33,7 +33,7 @@ class ResourcePattern:
         self.text = text
         self._exact = ""
         self._prefix = ""
-        self._readings: list[tuple[frozenset[str], Matcher, Tail]] = []
+        self._readings: list[tuple[frozenset[str], Matcher, bool, Tail]] = []
         scheme, rest = _split_scheme(text)
         if scheme is None or _DELIMITER in text:
             return  # no protocol and no leading `*`: it matches no URL (§1.4, allowed protocol part)
@@ -49,14 +49,13 @@ class ResourcePattern:
             return
         if not slash and domain.endswith("*"):
             path = "*"  # `http://e.com*` is `http://e.com*/*\?*`
-        match_scheme = glob(scheme.lower())
-        schemes = frozenset(filter(match_scheme, ("http", "https")))
-        self._readings.append((schemes, glob(domain.lower()), Tail("/" + path)))
-        if "?" in domain:
-            # The other reading of `http://d?x=1`: an empty path, and the rest its query.
-            bare, _, query = rest.partition("?")
-            bare = bare.removesuffix("\\")
-            self._readings.append((schemes, glob(bare.lower()), Tail("/\\?" + query)))
+        schemes = frozenset(filter(glob(scheme.lower()), ("http", "https")))
+        self._readings.append((schemes, glob(domain.lower()), ":" in domain, Tail("/" + path)))
+        # The other readings of `http://d?x=1`: an empty path, and the rest its query. No host is longer.
+        for at, char in enumerate(domain[:300]):
+            if char == "?":
+                bare = domain[:at].removesuffix("\\").lower()
+                self._readings.append((schemes, glob(bare), ":" in bare, Tail("/\\?" + rest[at + 1 :])))
 
     def matches(self, scheme: str, host: str, path: str, query: str) -> bool:
         """Whether the pattern grants a URL. `host` is as `plain_host` makes it, `path` begins with a slash,
@@ -65,10 +64,10 @@ class ResourcePattern:
             return f"{scheme}://{host}{path}".startswith(self._prefix)
         if self._exact:
             return not query and f"{scheme}://{host}{path}" == self._exact
-        for schemes, match_host, tail in self._readings:
+        for schemes, match_host, says_port, tail in self._readings:
             if (
                 scheme in schemes
-                and (match_host(host) or match_host(_with_port(scheme, host)))
+                and (match_host(host) or (says_port and match_host(_with_port(scheme, host))))
                 and tail.matches(path, query)
             ):
                 return True

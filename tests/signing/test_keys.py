@@ -1,0 +1,425 @@
+"""Keys: every form that people have them in, every mistake with its hint, and the four algorithm pairs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import pytest
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyfront.errors import KeyLoadError
+from keyfront.signing.keys import (
+    HashName,
+    PublicKey,
+    _sign_digest_info,
+    cf_b64decode,
+    cf_b64encode,
+    load_private_key,
+    load_public_key,
+)
+from tests.vectors.make import HERE, PAIRS
+
+KEYS = HERE / "keys"
+Pair = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+RSA = cast("rsa.RSAPrivateKey", serialization.load_pem_private_key((KEYS / "rsa.pem").read_bytes(), None))
+EC = cast(
+    "ec.EllipticCurvePrivateKey", serialization.load_pem_private_key((KEYS / "ec.pem").read_bytes(), None)
+)
+PUBLIC = {name: load_public_key((KEYS / f"{name}.pub").read_bytes()) for name in ("rsa", "ec")}
+PASSPHRASE = b"correct horse"
+
+
+def pem(
+    key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, form: PrivateFormat, secret: bytes | None = None
+) -> str:
+    encryption = NoEncryption() if secret is None else BestAvailableEncryption(secret)
+    return key.private_bytes(Encoding.PEM, form, encryption).decode()
+
+
+PLAIN = {
+    "PKCS#1": (pem(RSA, PrivateFormat.TraditionalOpenSSL), "rsa"),
+    "PKCS#8, RSA": (pem(RSA, PrivateFormat.PKCS8), "rsa"),
+    "SEC1": (pem(EC, PrivateFormat.TraditionalOpenSSL), "ec"),
+    "PKCS#8, EC": (pem(EC, PrivateFormat.PKCS8), "ec"),
+}
+ENCRYPTED = {
+    "PKCS#1": (pem(RSA, PrivateFormat.TraditionalOpenSSL, PASSPHRASE), "rsa"),
+    "PKCS#8, RSA": (pem(RSA, PrivateFormat.PKCS8, PASSPHRASE), "rsa"),
+    "SEC1": (pem(EC, PrivateFormat.TraditionalOpenSSL, PASSPHRASE), "ec"),
+    "PKCS#8, EC": (pem(EC, PrivateFormat.PKCS8, PASSPHRASE), "ec"),
+}
+# What editors, shells, environment variables and secret stores do to a PEM text.
+MANGLED: dict[str, Callable[[str], str | bytes]] = {
+    "as it is": lambda text: text,
+    "bytes": lambda text: text.encode(),
+    "CRLF": lambda text: text.replace("\n", "\r\n"),
+    "CR": lambda text: text.replace("\n", "\r"),
+    "a byte order mark": lambda text: b"\xef\xbb\xbf" + text.encode(),
+    "UTF-16 with its mark": lambda text: text.encode("utf-16"),
+    "UTF-16, big end first": lambda text: b"\xfe\xff" + text.encode("utf-16-be"),
+    "indented": lambda text: "".join(f"    {line}\n" for line in text.splitlines()),
+    "escaped newlines": lambda text: text.replace("\n", "\\n"),
+    "escaped CRLF": lambda text: text.replace("\n", "\\r\\n"),
+    "escaped newlines in quotes": lambda text: '"' + text.replace("\n", "\\n") + '"',
+    "blanks for newlines": lambda text: text.replace("\n", " "),
+    "newlines lost": lambda text: (
+        text.replace("-----\n", "-----").replace("\n", "") if "Proc-Type" not in text else text
+    ),
+    "base64 in one line": lambda text: base64.b64encode(text.encode()).decode(),
+    "base64 in lines": lambda text: base64.encodebytes(text.encode()).decode(),
+    "base64 with escaped newlines": lambda text: (
+        base64.encodebytes(text.encode()).decode().replace("\n", "\\n")
+    ),
+    "base64 in quotes": lambda text: f"'{base64.b64encode(text.encode()).decode()}'",
+    "no newline at the end": str.strip,
+    "text around it": lambda text: f"Bag Attributes\n    friendlyName: x\n{text}\nthe end\n",
+    "parameters before it": lambda text: (
+        f"-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n{text}"
+    ),
+    "a certificate before it": lambda text: (
+        f"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n{text}"
+    ),
+}
+
+
+@pytest.mark.parametrize("mangling", MANGLED)
+@pytest.mark.parametrize("form", PLAIN)
+def test_reads_every_form_however_mangled(form: str, mangling: str, tmp_path: Path) -> None:
+    text, name = PLAIN[form]
+    source = MANGLED[mangling](text)
+    assert load_private_key(source).public_key == PUBLIC[name]
+    if name == "ec":  # an RSA key takes a tenth of a second to check
+        assert load_private_key(source, "not needed").public_key == PUBLIC[name]
+        file = tmp_path / "key"
+        file.write_bytes(source if isinstance(source, bytes) else source.encode())
+        assert load_private_key(file).public_key == PUBLIC[name]
+        assert load_private_key(str(file)).public_key == PUBLIC[name]
+
+
+@pytest.mark.parametrize("mangling", MANGLED)
+@pytest.mark.parametrize("form", ENCRYPTED)
+def test_reads_encrypted_keys(form: str, mangling: str) -> None:
+    text, name = ENCRYPTED[form]
+    source = MANGLED[mangling](text)
+    assert load_private_key(source, PASSPHRASE.decode()).public_key == PUBLIC[name]
+    with pytest.raises(KeyLoadError, match="passphrase"):
+        load_private_key(source)
+    with pytest.raises(KeyLoadError, match="passphrase is wrong"):
+        load_private_key(source, b"wrong")
+
+
+@pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
+@pytest.mark.parametrize("name", ["rsa", "ec"])
+def test_reads_der(name: str, form: PrivateFormat) -> None:
+    key: Pair = RSA if name == "rsa" else EC
+    der = key.private_bytes(Encoding.DER, form, NoEncryption())
+    assert load_private_key(der).public_key == PUBLIC[name]
+    assert load_private_key(base64.b64encode(der)).public_key == PUBLIC[name]
+    assert load_private_key(base64.b64encode(der).decode()).public_key == PUBLIC[name]
+
+
+def test_reads_encrypted_der() -> None:
+    der = RSA.private_bytes(Encoding.DER, PrivateFormat.PKCS8, BestAvailableEncryption(PASSPHRASE))
+    assert load_private_key(der, PASSPHRASE).public_key == PUBLIC["rsa"]
+    assert load_private_key(base64.b64encode(der), PASSPHRASE).public_key == PUBLIC["rsa"]
+    with pytest.raises(KeyLoadError, match="encrypted"):
+        load_private_key(der)
+
+
+def _openssh(key: Pair) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+
+
+def _unfit() -> dict[str, tuple[bytes | str, str]]:
+    public = (KEYS / "rsa.pub").read_text()
+    short = rsa.generate_private_key(65537, 1024)
+    wrong_curve = ec.generate_private_key(ec.SECP384R1())
+    edwards = ed25519.Ed25519PrivateKey.generate()
+    old = dsa.generate_private_key(1024)
+    text = PLAIN["PKCS#8, RSA"][0]
+    return {
+        "a public key": (public, "public half"),
+        "a PKCS#1 public key": (
+            RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.PKCS1),
+            "public half",
+        ),
+        "a public key in base64": (base64.b64encode(public.encode()), "public half"),
+        "a public key's DER in base64": (
+            base64.b64encode(RSA.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)),
+            "public half",
+        ),
+        "an ssh public key": (
+            RSA.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH),
+            "public half",
+        ),
+        "an OpenSSH private key": (_openssh(RSA), "ssh-keygen -p -m PEM"),
+        "a PuTTY key": ("PuTTY-User-Key-File-3: ssh-rsa\nEncryption: none\n", "PuTTYgen"),
+        "a certificate": ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----", "certificate"),
+        "a certificate request": (
+            "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----",
+            "request",
+        ),
+        "another block": ("-----BEGIN PGP MESSAGE-----\nAAAA\n-----END PGP MESSAGE-----", "PGP MESSAGE"),
+        "1024 bits": (pem(short, PrivateFormat.PKCS8), "2048 bits only"),
+        "another curve": (pem(wrong_curve, PrivateFormat.PKCS8), "P-256"),
+        "Ed25519": (edwards.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), "Ed25519"),
+        "DSA": (old.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), "DSA"),
+        "DSA, the old form": (
+            old.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()),
+            "DSA",
+        ),
+        "no END": (text[: len(text) // 2], "END line"),
+        "a line missing": (
+            "\n".join(line for at, line in enumerate(text.splitlines()) if at != 5),
+            "damaged",
+        ),
+        "an ellipsis": (text.replace(text[400:700], "…"), "damaged"),
+        "cut base64": (base64.b64encode(text.encode())[:-401], "base64"),
+        "base64 of nothing much": (base64.b64encode(b"x" * 300), "no private key"),
+        "nothing": (b"", "empty"),
+        "blanks": (b" \n ", "empty"),
+        "words": (b"this is my key, honestly", "no private key"),
+        "JSON": (b'{"private_key": "..."}', "no private key"),
+        "damaged DER": (b"\x30\x82\x04\xa4" + b"\0" * 300, "damaged"),
+        "a path of nothing": ("no/such/file.pem", "no readable file"),
+        "a folder": (".", "no readable file"),
+        "a path with a NUL": ("a\0b", "no readable file"),
+    }
+
+
+@pytest.mark.parametrize(("what", "source", "says"), [(what, *case) for what, case in _unfit().items()])
+def test_says_what_is_wrong_with_a_private_key(what: str, source: bytes | str, says: str) -> None:
+    with pytest.raises(KeyLoadError) as raised:
+        load_private_key(source)
+    assert says in str(raised.value), what
+    # A message may go to a log: nothing of the key may stand in it.
+    for line in (source if isinstance(source, str) else source.decode("latin-1")).splitlines():
+        if len(line) > 30:
+            assert line not in str(raised.value)
+
+
+def _bad_public() -> dict[str, bytes | str]:
+    good = (KEYS / "rsa.pub").read_text()
+    der = RSA.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    huge = rsa.generate_private_key(65537, 4096).public_key()
+    compressed = EC.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return {
+        "nothing": "",
+        "PKCS#1": RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.PKCS1),
+        "private": PLAIN["PKCS#1"][0],
+        "4096 bits": huge.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
+        "1024 bits": rsa.generate_private_key(65537, 1024)
+        .public_key()
+        .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
+        "P-384": ec.generate_private_key(ec.SECP384R1())
+        .public_key()
+        .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
+        "Ed25519": ed25519.Ed25519PrivateKey.generate()
+        .public_key()
+        .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
+        "newlines lost": good.replace("\n", ""),
+        "newlines escaped": good.replace("\n", "\\n"),
+        "two keys": good + good,
+        "text before it": "hello\n" + good,
+        "text after it": good + "hello",
+        "a certificate": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----",
+        "DER": der,
+        "not ASCII": good.replace("A", "Ä", 1),
+        "a byte order mark": "\ufeff" + good,
+        "cut": good[:200] + "\n-----END PUBLIC KEY-----\n",
+        "DER with something after it": "-----BEGIN PUBLIC KEY-----\n"
+        + base64.encodebytes(compressed + b"\0").decode()
+        + "-----END PUBLIC KEY-----\n",
+        "no key": "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----",
+    }
+
+
+@pytest.mark.parametrize(("what", "source"), _bad_public().items())
+def test_refuses_a_public_key_that_cloudfront_would(what: str, source: bytes | str) -> None:
+    with pytest.raises(KeyLoadError):
+        load_public_key(source)
+
+
+@pytest.mark.parametrize("exponent", [1, 2, 65536])
+def test_refuses_an_exponent_that_protects_nothing(exponent: int) -> None:
+    modulus = RSA.public_key().public_numbers().n
+    der_key = subprocess.run(
+        ["openssl", "asn1parse", "-genconf", "/dev/stdin", "-noout", "-out", "/dev/stdout"],
+        input=(
+            "asn1=SEQUENCE:spki\n[spki]\nalg=SEQUENCE:alg\nkey=BITWRAP,SEQUENCE:rsa\n"
+            f"[alg]\noid=OID:rsaEncryption\nnull=NULL\n[rsa]\nn=INTEGER:{modulus}\ne=INTEGER:{exponent}\n"
+        ).encode(),
+        capture_output=True,
+        check=True,
+    ).stdout
+    text = f"-----BEGIN PUBLIC KEY-----\n{base64.encodebytes(der_key).decode()}-----END PUBLIC KEY-----\n"
+    with pytest.raises(KeyLoadError):
+        load_public_key(text)
+
+
+def test_takes_a_public_key_with_or_without_its_last_newline_and_with_crlf() -> None:
+    good = (KEYS / "rsa.pub").read_text()
+    for text in (good, good.strip(), good.replace("\n", "\r\n"), f"\n{good}\n\n"):
+        assert load_public_key(text) == PUBLIC["rsa"]
+        assert load_public_key(text).pem == good
+    assert PUBLIC["rsa"] != PUBLIC["ec"]
+    assert len({PUBLIC["rsa"], load_public_key(good)}) == 1
+    assert PUBLIC["rsa"].algorithm == "RSA-2048"
+    assert PUBLIC["ec"].algorithm == "ECDSA-P256"
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Signatures
+
+
+@pytest.mark.parametrize(("name", "hash_name"), PAIRS)
+def test_signs_and_verifies_as_openssl_does(name: str, hash_name: HashName, tmp_path: Path) -> None:
+    private = load_private_key(KEYS / f"{name}.pem")
+    public = private.public_key
+    data = b"some policy"
+    signature = private.sign(data, hash_name)
+    assert public.verify(data, signature, hash_name)
+    assert not public.verify(data + b" ", signature, hash_name)
+    assert not public.verify(data, signature, "SHA1" if hash_name == "SHA256" else "SHA256")
+    assert not public.verify(data, b"", hash_name)
+    assert not public.verify(data, signature + b"\0", hash_name)
+    assert not public.verify(data, b"\0" + signature, hash_name)
+    assert not public.verify(data, signature[:-1], hash_name)
+    (tmp_path / "data").write_bytes(data)
+    (tmp_path / "signature").write_bytes(signature)
+    said = subprocess.run(
+        ["openssl", "dgst", f"-{hash_name.lower()}", "-verify", KEYS / f"{name}.pub", "-signature",
+         tmp_path / "signature", tmp_path / "data"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert said.stdout.strip() == "Verified OK"
+    assert public.recover(signature) == (
+        (hash_name, hashlib.new(hash_name, data).digest()) if name == "rsa" else None
+    )
+
+
+def test_agrees_with_cryptography_s_own_verification() -> None:
+    """RSA is verified here by recovering the DigestInfo; cryptography's verify is the judge."""
+    data = b"policy"
+    pairs: tuple[tuple[HashName, hashes.HashAlgorithm], ...] = (
+        ("SHA1", hashes.SHA1()),
+        ("SHA256", hashes.SHA256()),
+    )
+    for hash_name, hash_ in pairs:
+        signature = RSA.sign(data, padding.PKCS1v15(), hash_)
+        RSA.public_key().verify(signature, data, padding.PKCS1v15(), hash_)
+        assert PUBLIC["rsa"].verify(data, signature, hash_name)
+
+
+def _raw_rsa(encoded: bytes) -> bytes:
+    numbers = RSA.private_numbers()
+    return pow(int.from_bytes(encoded, "big"), numbers.d, numbers.public_numbers.n).to_bytes(256, "big")
+
+
+SHA1_INFO = bytes.fromhex("3021300906052b0e03021a05000414") + hashlib.sha1(b"policy").digest()
+
+
+@pytest.mark.parametrize(
+    ("what", "encoded", "good"),
+    [
+        ("as RFC 8017 has it", b"\0\1" + b"\xff" * (256 - 3 - 35) + b"\0" + SHA1_INFO, True),
+        (
+            "short padding, rubbish after it",
+            b"\0\1" + b"\xff" * 8 + b"\0" + SHA1_INFO + b"x" * (256 - 11 - 35),
+            False,
+        ),
+        ("rubbish before it", b"\0\1" + b"\xff" * 8 + b"\0" + b"x" * (256 - 11 - 35) + SHA1_INFO, False),
+        ("other padding bytes", b"\0\1" + b"\xfe" * (256 - 3 - 35) + b"\0" + SHA1_INFO, False),
+        ("block type 2", b"\0\2" + b"\xff" * (256 - 3 - 35) + b"\0" + SHA1_INFO, False),
+        ("block type 0", b"\0\0" + b"\0" * (256 - 3 - 35) + b"\0" + SHA1_INFO, False),
+        (
+            "the digest without its DigestInfo",
+            b"\0\1" + b"\xff" * (256 - 3 - 20) + b"\0" + SHA1_INFO[15:],
+            False,
+        ),
+        (
+            "a DigestInfo without NULL",
+            b"\0\1"
+            + b"\xff" * (256 - 3 - 33)
+            + b"\0"
+            + bytes.fromhex("301f300706052b0e03021a0414")
+            + SHA1_INFO[15:],
+            False,
+        ),
+    ],
+)
+def test_takes_no_forged_padding(what: str, encoded: bytes, good: bool) -> None:
+    assert len(encoded) == 256
+    assert PUBLIC["rsa"].verify(b"policy", _raw_rsa(encoded), "SHA1") is good
+
+
+def test_takes_no_ecdsa_signature_but_der() -> None:
+    der = EC.sign(b"policy", ec.ECDSA(hashes.SHA256()))
+    key = PUBLIC["ec"]
+    assert key.verify(b"policy", der, "SHA256")
+    # A length in long form, an integer with a superfluous zero, r and s side by side.
+    assert not key.verify(b"policy", b"\x30\x81" + der[1:], "SHA256")
+    size = der[3]
+    padded = b"\x30" + bytes([der[1] + 1]) + b"\x02" + bytes([size + 1]) + b"\0" + der[4:]
+    assert not key.verify(b"policy", padded, "SHA256")
+    r, s = der[4 : 4 + size], der[6 + size :]
+    assert not key.verify(b"policy", r[-32:].rjust(32, b"\0") + s[-32:].rjust(32, b"\0"), "SHA256")
+
+
+def test_signs_where_policy_forbids_openssl_the_hash() -> None:
+    """What is done on a system whose OpenSSL refuses SHA-1 signatures gives the very same signature."""
+    digest_info = SHA1_INFO
+    expected = RSA.sign(hashlib.sha1(b"policy").digest(), padding.PKCS1v15(), Prehashed(hashes.SHA1()))
+    assert _sign_digest_info(RSA, digest_info, ValueError()) == expected
+
+
+def test_shows_nothing_of_a_private_key() -> None:
+    key = load_private_key(KEYS / "rsa.pem")
+    assert repr(key) == f"<PrivateKey RSA-2048, public half {key.public_key.fingerprint[:16]}>"
+    assert isinstance(key.public_key, PublicKey)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Base64
+
+
+@given(st.binary(max_size=300))
+def test_base64_there_and_back(data: bytes) -> None:
+    text = cf_b64encode(data)
+    assert cf_b64decode(text) == data
+    assert not set(text) & set("+/=")
+
+
+@given(st.text(st.characters(max_codepoint=0x17F), max_size=40))
+def test_base64_has_one_spelling(text: str) -> None:
+    try:
+        data = cf_b64decode(text)
+    except ValueError:
+        return
+    assert cf_b64encode(data) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["YQ", "YQ_", "YQ===", "YQ==", "YR__", "YWI+", "YWI/", "YW I", "YWI\n", "\nYWI", "_", "____", "YQ__YQ__", "é", "Y",
+     "YWJj_", "Y_WJ", "YWI\0"],
+)  # fmt: skip
+def test_base64_refuses(text: str) -> None:
+    with pytest.raises(ValueError):
+        cf_b64decode(text)
