@@ -33,8 +33,10 @@ EVERYTHING = {"cli", "__main__"}
 HEARTS = {
     "keyfront.control.codec",
     "keyfront.control.normalise",
+    "keyfront.control.scalars",
     "keyfront.control.sigv4",
     "keyfront.control.validate",
+    "keyfront.control.xmlbody",
     "keyfront.signing.verify",
     "keyfront.signing.policy",
     "keyfront.model.compile",

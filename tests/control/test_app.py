@@ -20,10 +20,10 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
-from keyfront.control import codec
 from keyfront.control.app import DISCARD_LIMIT, build_app
 from keyfront.control.call import Call, Result
 from keyfront.control.credentials import load
+from keyfront.control.xmlbody import BODY_LIMIT
 from keyfront.errors import ApiError
 from tests.control.plane import ACCOUNT, Plane, distribution_config, public_pem
 
@@ -260,7 +260,7 @@ def test_sts_is_not_here(plane: Plane) -> None:
 
 
 def test_bodies_that_are_too_long(plane: Plane) -> None:
-    body = b" " * (codec.BODY_LIMIT + 1)
+    body = b" " * (BODY_LIMIT + 1)
     status, headers, text = ask(plane, "POST", "/2020-05-31/public-key", body)
     assert (status, b"RequestEntityTooLarge" in text, headers["connection"]) == (413, True, "close")
     connection = http.client.HTTPConnection("127.0.0.1", plane.port, timeout=10)

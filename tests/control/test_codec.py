@@ -14,7 +14,7 @@ from botocore.model import ServiceModel
 from botocore.parsers import create_parser
 from botocore.serialize import create_serializer
 
-from keyfront.control import codec
+from keyfront.control import codec, scalars, xmlbody
 from keyfront.errors import ApiError
 from keyfront.model.service import API_VERSION, NAMESPACE, error_status, service
 from tests.control.shapes import Maker
@@ -115,7 +115,7 @@ def test_the_model_holds_nothing_that_the_codec_lacks() -> None:
         types.add(shape.type_name)
         traits.update(shape.serialization)
         if "pattern" in shape.metadata:
-            re.compile(codec._compiled(shape.metadata["pattern"]).pattern)
+            re.compile(scalars.compiled(shape.metadata["pattern"]).pattern)
         for inner in shape.members.values() if shape.type_name == "structure" else ():
             if inner.serialization.get("location") == "header":
                 assert inner.type_name in {"string", "boolean", "integer"}, inner
@@ -297,8 +297,9 @@ MALFORMED = [
     (b'<!DOCTYPE x SYSTEM "file:///etc/passwd">' + public_key(WHOLE), "a DTD is not allowed"),
     (public_key(WHOLE.replace(">k<", ">&undefined;<")), "Invalid XML document"),
     (b"<a>" * 40 + b"</a>" * 40, "too deep"),
-    (b"<a>" + b"<b/>" * codec.ELEMENT_LIMIT + b"</a>", "too many elements"),
-    (public_key(WHOLE) + b" " * codec.BODY_LIMIT, "longer than"),
+    (b"<" + b"a" * 300 + b"/>", "name is too long"),
+    (b"<a>" + b"<b/>" * xmlbody.ELEMENT_LIMIT + b"</a>", "too many elements"),
+    (public_key(WHOLE) + b" " * xmlbody.BODY_LIMIT, "longer than"),
 ]
 
 
@@ -499,13 +500,13 @@ def test_flattened_lists() -> None:
     )
     shape = model.shape_for("Body")
     xml = b"<Body><Name>a</Name><plain>c</plain><When>2019-12-05T18:51:43.781Z</When><Name>b</Name></Body>"
-    faults = codec.Faults()
-    value = codec._value(shape, codec.parse_xml(xml), "body", faults)
+    faults = scalars.Faults()
+    value = xmlbody.read(shape, xmlbody.parse(xml), "body", faults)
     assert not faults
     assert value["Names"] == ["a", "b"]
     assert value["Plain"] == ["c"]
     out: list[str] = []
-    codec._write(shape, value, "Body", out)
+    xmlbody.write(shape, value, "Body", out)
     parsed = PARSER.parse({"status_code": 200, "headers": {}, "body": "".join(out).encode()}, shape)
     del parsed["ResponseMetadata"]
     assert parsed == value

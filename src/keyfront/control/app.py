@@ -35,6 +35,7 @@ from keyfront.control.call import Call, Result
 from keyfront.control.credentials import Credentials, load
 from keyfront.control.operations import Service
 from keyfront.control.store import Store
+from keyfront.control.xmlbody import BODY_LIMIT
 from keyfront.errors import ApiError
 from keyfront.fleet.file import FileFeed
 
@@ -42,7 +43,7 @@ log = logging.getLogger("keyfront.control")
 
 BODY_TIMEOUT = 30.0
 """Seconds that a request's body may take to arrive."""
-DISCARD_LIMIT = 16 * codec.BODY_LIMIT
+DISCARD_LIMIT = 16 * BODY_LIMIT
 """How many bytes of a body that is too long are read before the connection is cut."""
 KEEP_ALIVE = 65
 """Seconds that an idle connection is kept; longer than SDKs keep theirs in their pools."""
@@ -214,14 +215,14 @@ async def _body(request: Request) -> bytes:
         async with asyncio.timeout(BODY_TIMEOUT):
             async for chunk in request.stream():
                 size += len(chunk)
-                if size <= codec.BODY_LIMIT:
+                if size <= BODY_LIMIT:
                     chunks.append(chunk)
                 elif size > DISCARD_LIMIT:
                     break
     except TimeoutError:
         raise ApiError("RequestTimeout", "The body did not arrive in time.", 408) from None
-    if size > codec.BODY_LIMIT:
-        raise ApiError("RequestEntityTooLarge", f"The body is longer than {codec.BODY_LIMIT} bytes.", 413)
+    if size > BODY_LIMIT:
+        raise ApiError("RequestEntityTooLarge", f"The body is longer than {BODY_LIMIT} bytes.", 413)
     return b"".join(chunks)
 
 

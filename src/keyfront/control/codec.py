@@ -9,8 +9,8 @@ What a request may not do, whichever operation it asks for:
 
 1. The path is matched segment by segment as sent, then percent-decoded; an empty segment, `.` and `..` match
    nothing, so that the path acted on is always the path that was signed.
-2. A body is at most BODY_LIMIT bytes and ELEMENT_LIMIT elements, DEPTH_LIMIT deep, without DTD or entities,
-   in CloudFront's namespace or in none. The order of elements does not matter.
+2. A body is bounded in bytes, elements and depth (xmlbody.py), without DTD or entities, in CloudFront's
+   namespace or in none. The order of elements does not matter.
 3. An element that the model does not know, or that comes twice where one is expected, is refused and named.
    To skip it in silence would let a misspelt `TrustedKeyGroups` publish what was meant to be private.
 4. What the model demands (required members, enums, lengths, ranges, patterns) is checked, and every fault is
@@ -21,29 +21,17 @@ An empty element is kept as what it is: an empty string, list or structure. Text
 
 from __future__ import annotations
 
-import base64
-import binascii
 import functools
-import math
-import re
-from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
-from xml.etree.ElementTree import Element, ParseError, TreeBuilder  # values only: defusedxml parses
 
 import msgspec
-from defusedxml.common import DefusedXmlException
-from defusedxml.ElementTree import XMLParser
 
+from keyfront.control import xmlbody
+from keyfront.control.scalars import Faults, camel, parse_scalar, scalar_text
 from keyfront.errors import ApiError
 from keyfront.model.service import API_VERSION, NAMESPACE, Operation, Shape, service
-
-BODY_LIMIT = 1024 * 1024
-DEPTH_LIMIT = 32
-ELEMENT_LIMIT = 50_000
-FAULT_LIMIT = 20
-"""How many faults of one request are spelt out."""
 
 Headers = Iterable[tuple[str, str]]
 
@@ -171,14 +159,14 @@ def read(matched: Matched, headers: Headers, body: bytes) -> dict[str, Any]:
             values = [value for key, value in matched.query if key == name]
         elif location == "header":
             values = [", ".join(fields[name.lower()])] if name.lower() in fields else []
-        path = _camel(member)
+        path = camel(member)
         if not values:
             if member in shape.required_members:
                 line.null(path)
         elif len(values) > 1:
             line.add(path, "Member must be given once", None)
         else:
-            params[member] = _scalar(kind, values[0], path, line)
+            params[member] = parse_scalar(kind, values[0], path, line)
     if line:
         raise ApiError("InvalidArgument", str(line))
     if payload is not None and in_body[payload].type_name != "structure":
@@ -203,258 +191,24 @@ def _body(
                 "and the Content-Type header is set.",
             )
         if payload is not None and required:
-            faults.null(_camel(payload))
+            faults.null(camel(payload))
         elif payload is None:
             for member in members:
                 if member in shape.required_members:
-                    faults.null(_camel(member))
+                    faults.null(camel(member))
         return {}
-    root = parse_xml(body)
+    root = xmlbody.parse(body)
     expected = shape.serialization.get("name", payload or shape.name)
-    found = _local(root)
+    found = xmlbody.local(root)
     if found != expected:
         raise ApiError("MalformedXML", f"The root element must be {expected}, not {found}")
     if payload is None:
-        return _structure(shape, members, root, "", faults)
-    return {payload: _value(shape, root, _camel(payload), faults)}
-
-
-# ---- XML to values
-
-
-class _Tree(TreeBuilder):
-    """A tree of limited depth and size."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.depth = self.size = 0
-
-    def start(self, tag: str, attrs: dict[str, str], /) -> Element:
-        self.depth += 1
-        self.size += 1
-        if self.depth > DEPTH_LIMIT or self.size > ELEMENT_LIMIT:
-            raise ParseError("too deep or too many elements")
-        return super().start(tag, attrs)
-
-    def end(self, tag: str, /) -> Element:
-        self.depth -= 1
-        return super().end(tag)
-
-
-def parse_xml(body: bytes) -> Element:
-    """The document that `body` holds.
-
-    :raises ApiError: MalformedInput if it is too long, too deep, not well-formed, or has a DTD.
-    """
-    if len(body) > BODY_LIMIT:
-        raise ApiError("MalformedInput", f"The XML document is longer than {BODY_LIMIT} bytes", status=413)
-    parser = XMLParser(target=_Tree(), forbid_dtd=True)
-    try:
-        parser.feed(body)
-        root: Element = parser.close()
-    except DefusedXmlException:
-        raise ApiError("MalformedInput", "Invalid XML document: a DTD is not allowed") from None
-    except (ParseError, ValueError, LookupError) as error:  # the last two: encodings that Python lacks
-        raise ApiError("MalformedInput", f"Invalid XML document: {error}") from None
-    return root
-
-
-def _local(node: Element) -> str:
-    """The node's name without the namespace, which must be CloudFront's or none."""
-    namespace, _, name = node.tag.rpartition("}")
-    if namespace not in {"", "{" + NAMESPACE}:
-        raise ApiError("MalformedXML", f"The element {name} is in a namespace other than {NAMESPACE}")
-    return name
-
-
-def _value(shape: Shape, node: Element, path: str, faults: Faults) -> Any:
-    if shape.type_name == "structure":
-        return _structure(shape, shape.members, node, path, faults)
-    if shape.type_name == "list":
-        children = list(node)
-        name = shape.member.serialization.get("name", "member")
-        for child in children:
-            if _local(child) != name:
-                faults.add(path, f"Element {_local(child)} is not known here; items are named {name}", None)
-        _no_text(node, path, faults)
-        return _items(shape, [child for child in children if _local(child) == name], path, faults)
-    if len(node):
-        faults.add(path, f"Element {_local(node[0])} is not known here", None)
-    return _scalar(shape, node.text or "", path, faults)
-
-
-def _structure(
-    shape: Shape, members: Mapping[str, Shape], node: Element, path: str, faults: Faults
-) -> dict[str, Any]:
-    by_name = {_element_name(kind, member): member for member, kind in members.items()}
-    found: dict[str, list[Element]] = {}
-    for child in node:
-        name = _local(child)
-        if name in by_name:
-            found.setdefault(by_name[name], []).append(child)
-        else:
-            faults.add(path, f"Element {name} is not known here", None)
-    _no_text(node, path, faults)
-    value: dict[str, Any] = {}
-    for member, kind in members.items():
-        inner = f"{path}.{_camel(member)}" if path else _camel(member)
-        nodes = found.get(member)
-        if nodes is None:
-            if member in shape.required_members:
-                faults.null(inner)
-        elif _flattened(kind):
-            value[member] = _items(kind, nodes, inner, faults)
-        elif len(nodes) > 1:
-            faults.add(inner, "Member must be given once", None)
-        else:
-            value[member] = _value(kind, nodes[0], inner, faults)
-    if shape.metadata.get("union") and len(found) != 1:
-        faults.add(path, "Exactly one member must be set", None)
-    return value
-
-
-def _items(shape: Shape, nodes: list[Element], path: str, faults: Faults) -> list[Any]:
-    _length(shape, len(nodes), path, faults, None)
-    return [
-        _value(shape.member, node, f"{path}.{number}.member", faults) for number, node in enumerate(nodes, 1)
-    ]
-
-
-def _no_text(node: Element, path: str, faults: Faults) -> None:
-    texts = [node.text, *(child.tail for child in node)]
-    if any(text and text.strip(" \t\r\n") for text in texts):
-        faults.add(path, "Member must not hold text", None)
-
-
-def _flattened(shape: Shape) -> bool:
-    return bool(shape.type_name == "list" and shape.serialization.get("flattened"))
-
-
-def _element_name(shape: Shape, member: str) -> str:
-    """What a member of a structure is called in XML; a flattened list goes by the name of its items."""
-    name = shape.serialization.get("name", member)
-    return str(shape.member.serialization.get("name", name) if _flattened(shape) else name)
-
-
-# ---- scalars
-
-_INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
-_BITS = {"integer": 31, "long": 63}
-
-
-def _scalar(shape: Shape, text: str, path: str, faults: Faults) -> Any:
-    """The value of `text`; a fault, and `text` itself, if it is none of the shape's."""
-    value: Any = text
-    kind, trimmed = shape.type_name, text.strip(" \t\r\n")
-    # A secret is not repeated, not even to the one who sent it.
-    shown = None if shape.metadata.get("sensitive") else text
-    if kind == "boolean":
-        if trimmed not in _BOOLEANS:
-            faults.add(path, "Member must be true or false", shown)
-        return _BOOLEANS.get(trimmed, text)
-    if kind in _BITS:
-        number = int(trimmed) if _INTEGER.fullmatch(trimmed) else None
-        if number is None or not -(1 << _BITS[kind]) <= number < 1 << _BITS[kind]:
-            faults.add(
-                path, f"Member must be {'an integer' if kind == 'integer' else 'a long integer'}", shown
-            )
-            return text
-        return _in_range(shape, number, path, faults, shown)
-    if kind in {"float", "double"}:
-        value = float(trimmed) if _NUMBER.fullmatch(trimmed) else math.inf
-        if not math.isfinite(value):
-            faults.add(path, "Member must be a number", shown)
-            return text
-        return _in_range(shape, value, path, faults, shown)
-    if kind == "blob":
-        try:
-            value = base64.b64decode("".join(text.split()), validate=True)
-        except (binascii.Error, ValueError):
-            faults.add(path, "Member must be base64", None)
-            return text
-        shown = None
-    elif kind == "timestamp":
-        try:
-            value = datetime.fromisoformat(trimmed)
-        except ValueError:
-            faults.add(path, "Member must be an ISO 8601 timestamp", shown)
-            return text
-        return value if value.tzinfo else value.replace(tzinfo=UTC)
-    elif shape.enum and text not in shape.enum:
-        faults.add(path, f"Member must satisfy enum value set: [{', '.join(shape.enum)}]", shown)
-        return value
-    _length(shape, len(value), path, faults, shown)
-    pattern = shape.metadata.get("pattern")
-    if pattern is not None and not _compiled(pattern).fullmatch(value):
-        faults.add(path, f"Member must satisfy regular expression pattern: {pattern}", shown)
-    return value
-
-
-_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
-
-
-def _in_range(shape: Shape, number: float, path: str, faults: Faults, shown: str | None) -> float:
-    low, high = shape.metadata.get("min", -math.inf), shape.metadata.get("max", math.inf)
-    if number < low:
-        faults.add(path, f"Member must have value greater than or equal to {low}", shown)
-    elif number > high:
-        faults.add(path, f"Member must have value less than or equal to {high}", shown)
-    return number
-
-
-def _length(shape: Shape, length: int, path: str, faults: Faults, shown: str | None) -> None:
-    low, high = shape.metadata.get("min"), shape.metadata.get("max")
-    if low is not None and length < low:
-        faults.add(path, f"Member must have length greater than or equal to {low}", shown)
-    elif high is not None and length > high:
-        faults.add(path, f"Member must have length less than or equal to {high}", shown)
-
-
-@functools.cache
-def _compiled(pattern: str) -> re.Pattern[str]:
-    r"""The model's patterns are Java's; Python's `\w` is letters, numbers (Unicode's) and the underscore."""
-    separators = " \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-    return re.compile(pattern.replace(r"\p{L}", r"\w").replace(r"\p{N}", r"\w").replace(r"\p{Z}", separators))
-
-
-def _camel(member: str) -> str:
-    return member[:1].lower() + member[1:]
-
-
-class Faults:
-    """What is wrong with one request, in the order found."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._texts: list[str] = []
-
-    def add(self, path: str, rule: str, value: str | None) -> None:
-        """The member at `path` breaks `rule`; its `value` is shown if given."""
-        shown = "" if value is None else f" '{value if len(value) <= 256 else value[:256] + '…'}'"
-        self._keep(f"Value{shown} at '{path}' failed to satisfy constraint: {rule}")
-
-    def null(self, path: str) -> None:
-        """The member at `path` is missing."""
-        self._keep(f"Value null at '{path}' failed to satisfy constraint: Member must not be null")
-
-    def _keep(self, text: str) -> None:
-        self._count += 1
-        if self._count <= FAULT_LIMIT:
-            self._texts.append(text)
-
-    def __bool__(self) -> bool:
-        return self._count > 0
-
-    def __str__(self) -> str:
-        plural = "s" if self._count > 1 else ""
-        return f"{self._count} validation error{plural} detected: " + "; ".join(self._texts)
+        return xmlbody.structure(shape, members, root, "", faults)
+    return {payload: xmlbody.read(shape, root, camel(payload), faults)}
 
 
 # ---- from the output to the answer
 
-_ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_DECLARATION = '<?xml version="1.0"?>\n'
 _TYPE = ("Content-Type", "text/xml")
 
 
@@ -475,7 +229,7 @@ def write(operation: Operation, output: Mapping[str, Any]) -> Answer:
         if value is None:
             continue
         if kind.serialization.get("location") == "header":
-            headers.append((kind.serialization.get("name", member), _header_text(_text(kind, value))))
+            headers.append((kind.serialization.get("name", member), _header_text(scalar_text(kind, value))))
         elif payload in {None, member}:
             content[member] = value
         else:
@@ -486,11 +240,11 @@ def write(operation: Operation, output: Mapping[str, Any]) -> Answer:
         if not any(name.lower() == "content-type" for name, _ in headers):
             headers.append(("Content-Type", "application/octet-stream"))
         return Answer(operation.status, tuple(headers), content[payload])
-    out = [_DECLARATION]
+    out = [xmlbody.DECLARATION]
     if payload is None:
-        _write(shape, content, shape.name, out, f' xmlns="{NAMESPACE}"')
+        xmlbody.write(shape, content, shape.name, out, f' xmlns="{NAMESPACE}"')
     else:
-        _write(members[payload], content[payload], members[payload].name, out, f' xmlns="{NAMESPACE}"')
+        xmlbody.write(members[payload], content[payload], members[payload].name, out, f' xmlns="{NAMESPACE}"')
     return Answer(operation.status, (*headers, _TYPE), "".join(out).encode())
 
 
@@ -498,54 +252,12 @@ def write_error(error: ApiError, request_id: str) -> Answer:
     """The error envelope (cloudfront-semantics §7.1)."""
     kind = "Sender" if error.status < 500 else "Receiver"
     body = (
-        f'{_DECLARATION}<ErrorResponse xmlns="{NAMESPACE}"><Error><Type>{kind}</Type>'
-        f"<Code>{_escaped(error.code)}</Code><Message>{_escaped(error.message)}</Message></Error>"
-        f"<RequestId>{_escaped(request_id)}</RequestId></ErrorResponse>"
+        f'{xmlbody.DECLARATION}<ErrorResponse xmlns="{NAMESPACE}"><Error><Type>{kind}</Type>'
+        f"<Code>{xmlbody.escaped(error.code)}</Code><Message>{xmlbody.escaped(error.message)}</Message></Error>"
+        f"<RequestId>{xmlbody.escaped(request_id)}</RequestId></ErrorResponse>"
     )
     allow = (("Allow", ", ".join(error.allow)),) if isinstance(error, MethodNotAllowed) else ()
     return Answer(error.status, (_TYPE, *allow), body.encode())
-
-
-def _write(shape: Shape, value: Any, name: str, out: list[str], attributes: str = "") -> None:
-    if _flattened(shape):
-        for item in value:
-            _write(shape.member, item, name, out)
-        return
-    out.append(f"<{name}{attributes}>")
-    if shape.type_name == "structure":
-        unknown = value.keys() - shape.members.keys()
-        if unknown:
-            raise KeyError(f"{shape.name} has no {', '.join(sorted(unknown))}")
-        for member, kind in shape.members.items():
-            inner = value.get(member)
-            if inner is not None and "location" not in kind.serialization:
-                _write(kind, inner, _element_name(kind, member), out)
-    elif shape.type_name == "list":
-        item_name = shape.member.serialization.get("name", "member")
-        for item in value:
-            _write(shape.member, item, item_name, out)
-    else:
-        out.append(_escaped(_text(shape, value)))
-    out.append(f"</{name}>")
-
-
-_TEXT: dict[str, Callable[[Any], str]] = {
-    "boolean": lambda value: "true" if value else "false",
-    "blob": lambda value: base64.b64encode(value).decode(),
-    "timestamp": lambda value: (
-        value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    ),
-}
-
-
-def _text(shape: Shape, value: Any) -> str:
-    return _TEXT.get(shape.type_name, str)(value)
-
-
-def _escaped(text: str) -> str:
-    """`text` for XML: a carriage return survives as a reference, what XML cannot say becomes U+FFFD."""
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\r", "&#xD;")
-    return _ILLEGAL.sub("\ufffd", text)
 
 
 def _header_text(text: str) -> str:
