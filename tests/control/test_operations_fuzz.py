@@ -57,6 +57,24 @@ class Drawer:
         elif isinstance(output, str) and output not in self.words and len(output) < 100:
             self.words.append(output)
 
+    def params(self, house: House, operation: str) -> dict[str, Any]:
+        """Params that mostly name something that exists, in its present version and with its own config changed."""
+        shape = service().operations[operation].input
+        drawn = self.draw(shape)
+        found: dict[str, Any] = drawn if isinstance(drawn, dict) else {"Id": drawn}
+        for name, kind in KINDS.items():
+            if name in operation and "Id" in shape.members and self.rng.random() < 0.9:
+                with house.store.read() as transaction:
+                    rows = transaction.page(name, "", 1000)
+                if rows:
+                    row = self.rng.choice(rows)
+                    found["Id"] = row.id
+                    if "IfMatch" in shape.members and self.rng.random() < 0.9:
+                        found["IfMatch"] = row.etag
+                    if kind.config in shape.members and self.rng.random() < 0.9:
+                        found[kind.config] = self.change(shape.members[kind.config], row.config)
+        return found
+
     def draw(self, shape: Shape, name: str = "") -> Any:
         rng = self.rng
         if rng.random() < self.spoil:
@@ -78,9 +96,10 @@ class Drawer:
         if shape.type_name == "string":
             if shape.enum:
                 return rng.choice(shape.enum)
-            if name == "IfMatch":
-                etags = [word for word in self.words if word.startswith("E")]
-                return rng.choice(etags or [""])
+            if name in {"CallerReference", "Name"} and rng.random() < 0.7:
+                return f"new-{rng.getrandbits(32)}"
+            if name == "EncodedKey" and rng.random() < 0.7:
+                return rsa_pem()
             return rng.choice(self.words)
         if shape.type_name == "boolean":
             return rng.random() < 0.3
@@ -122,9 +141,7 @@ def test_any_params_end_in_an_answer(tmp_path: Path, seed: int) -> None:
         operation = rng.choice(names)
         drawer.spoil = rng.choice([0.0, 0.0, 0.02, 0.2])
         model = service().operations[operation]
-        params = drawer.draw(model.input, "") if rng.random() < 0.98 else {}
-        if not isinstance(params, dict):
-            params = {"Id": params}
+        params = drawer.params(house, operation) if rng.random() < 0.98 else {}
         if turn % 10 == 0:
             house.report()
         refused, output = attempt(house, operation, params)

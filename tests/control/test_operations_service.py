@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from keyfront.control.operations import OPERATIONS, unsupported
-from keyfront.errors import ApiError, SnapshotRefused
+from keyfront.errors import ApiError, SettingsError, SnapshotRefused
 from keyfront.fleet.file import FileFeed
 from keyfront.model import members
 from keyfront.model.kinds import KINDS, Quotas
@@ -293,14 +293,63 @@ def test_a_store_from_a_backup_is_published_above_what_edges_have(house: House) 
 def test_a_lost_snapshot_file_is_written_again(house: House) -> None:
     house.distribution()
     before = house.feed.published()
-    assert before is not None
+    edge = FileFeed(house.folder)
+    obeyed = edge.poll(None)
+    assert obeyed == before
     (house.folder / "snapshot").write_bytes(b"garbage")
+    with pytest.raises(SnapshotRefused):
+        edge.poll(obeyed)
     again = House(house.folder, seed=2)
-    after = again.feed.published()
+    after = edge.poll(obeyed)
     assert after is not None
-    assert after.number >= before.number
-    assert after.distributions == before.distributions
+    assert obeyed is not None
+    assert after.number == obeyed.number + 1
+    assert after.distributions == obeyed.distributions
     again.close()
+
+
+def test_a_lost_store_is_no_reason_to_take_everything_from_the_edges(house: House) -> None:
+    house.distribution()
+    before = house.feed.published()
+    house.close()
+    for path in house.folder.glob("keyfront.db*"):
+        path.unlink()
+    with pytest.raises(SettingsError, match="the store is new"):
+        House(house.folder)
+    assert house.feed.published() == before
+    (house.folder / "snapshot").unlink()
+    (house.folder / "snapshot.accepted").unlink(missing_ok=True)
+    House(house.folder).close()
+
+
+def test_what_another_control_plane_published_meanwhile_counts(house: House) -> None:
+    from keyfront.control.operations import Service
+
+    feed = FullDisk(house.folder)
+    slow = House(house.folder, seed=3)
+    slow.service = Service(slow.store, feed, account=ACCOUNT)
+    slow.service.start(slow.now)
+    feed.full = True
+    slow.distribution("ours")
+    house.distribution("theirs")
+    published = house.feed.published()
+    assert published is not None
+    assert len(published.distributions) == 2
+    feed.full = False
+    assert slow.service.heal() is True
+    assert house.feed.published() == published
+    slow.close()
+
+
+def test_a_bug_is_recorded_too(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> dict[str, Any]:
+        raise ZeroDivisionError
+
+    monkeypatch.setitem(OPERATIONS, "ListPublicKeys", broken)
+    with pytest.raises(ZeroDivisionError):
+        house.call("ListPublicKeys")
+    with house.store.read() as transaction:
+        assert b'"errorCode":"InternalFailure"' in transaction.audit()[-1].record
 
 
 class FullDisk(FileFeed):

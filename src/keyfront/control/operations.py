@@ -31,7 +31,7 @@ from keyfront.control.call import Call, Result
 from keyfront.control.publish import Compiler, Report, arn, renumbered
 from keyfront.control.store import Row, Store, Transaction
 from keyfront.control.validate import refusal
-from keyfront.errors import ApiError, KeyfrontError
+from keyfront.errors import ApiError, KeyfrontError, SettingsError
 from keyfront.model import managed
 from keyfront.model.kinds import DISTRIBUTION, DOMAIN, ETAG, KEY_GROUP, KINDS, Kind, Quotas
 from keyfront.model.members import unobeyed
@@ -70,7 +70,7 @@ class Desk(msgspec.Struct, frozen=True):
 class Work:
     """One call at work in its transaction. `touched` are the distributions that it changed."""
 
-    __slots__ = ("_reached", "call", "desk", "touched", "transaction")
+    __slots__ = ("_keys", "_reached", "call", "desk", "touched", "transaction")
 
     def __init__(self, call: Call, desk: Desk, transaction: Transaction) -> None:
         self.call = call
@@ -78,6 +78,7 @@ class Work:
         self.transaction = transaction
         self.touched: set[str] = set()
         self._reached: int | None = None
+        self._keys: dict[str, list[str]] = {}
 
     @property
     def params(self) -> Config:
@@ -85,6 +86,13 @@ class Work:
 
     def etag(self) -> str:
         return ETAG.new(self.desk.rng)
+
+    def keys_of(self, groups: Iterable[str]) -> dict[str, list[str]]:
+        """The keys of each of these key groups; a list of distributions asks for the same ones many times."""
+        wanted = list(dict.fromkeys(groups))
+        for row in self.transaction.some(KEY_GROUP.name, (id_ for id_ in wanted if id_ not in self._keys)):
+            self._keys[row.id] = row.config["Items"]
+        return {id_: self._keys[id_] for id_ in wanted}
 
     def deployed(self, row: Row) -> bool:
         """True if there are live edges and each has the snapshot with which `row` last changed."""
@@ -140,17 +148,20 @@ def update(work: Work, kind: Kind) -> Output:
         if config[member] != old.config[member]:
             raise refusal(kind.fixed_error, f"({member})")
     row = msgspec.structs.replace(old, etag=work.etag(), modified=work.call.now, config=config)
-    before = work.desk.compiler.compiled(transaction, old)
-    after = work.desk.compiler.compiled(transaction, row)
+    compiler = work.desk.compiler
+    compiled = compiler.compiled(transaction, row)
     _unique(work, kind, row)
     targets = _targets(work, kind, row)
+    referrers = transaction.referrers(kind.name, row.id, DISTRIBUTION.name)
+    if referrers and compiler.compiled(transaction, old) != compiled:
+        # Whoever refers to it is changed with it, ETag and all (§3.5); of a key group it has compiled only the
+        # id.
+        etags = {id_: work.etag() for id_ in referrers}
+        transaction.retag(DISTRIBUTION.name, etags)
+        compiler.retagged(DISTRIBUTION, etags)
+        work.touched |= etags.keys()
     transaction.update(row)
     _relate(work, kind, row, targets)
-    if before != after:
-        # Whoever refers to it is changed with it, ETag and all (§3.5).
-        for other in transaction.some(DISTRIBUTION.name, transaction.referrers(kind.name, row.id)):
-            transaction.update(msgspec.structs.replace(other, etag=work.etag()))
-            work.touched.add(other.id)
     return {kind.name: _view(work, kind, row), "ETag": row.etag}
 
 
@@ -366,10 +377,7 @@ def _view(work: Work, kind: Kind, row: Row) -> Output:
 
 def _state(work: Work, row: Row) -> Output:
     """What a distribution is, beside its config."""
-    groups = {
-        group.id: group.config["Items"]
-        for group in work.transaction.some(KEY_GROUP.name, DISTRIBUTION.refers_to[0].ids(row.config))
-    }
+    groups = work.keys_of(DISTRIBUTION.refers_to[0].ids(row.config))
     active: Output = {"Enabled": bool(groups), "Quantity": len(groups)}
     if groups:
         active["Items"] = [
@@ -449,26 +457,35 @@ class Service:
         self._audit_reads = audit_reads
         self._lock = threading.Lock()
         self._unpublished: Snapshot | None = None
+        self._failed = 0
 
     def start(self, now: float) -> None:
         """Bring the feed to what the store holds: a crash may have come between a commit and its publication.
 
-        If the feed is ahead of the store (the store came from a backup) or says something else under the same
-        number (another Keyfront compiled it), the store's state goes out under a higher number, since edges
-        refuse to go back.
+        If edges may have seen a higher number (the store came from a backup), or something else under the same
+        number (another Keyfront compiled it, or what was published is lost), the store's state goes out under a
+        number above that: edges refuse to go back, and two snapshots of one number.
 
         :param now: epoch seconds.
         :raises ApiError: ServiceUnavailable if the store does not answer.
+        :raises SettingsError: if the store is new and what is published is not: then the store was lost, and to
+            publish its emptiness would take everything from the edges.
         """
         with self._lock:
             published = self._desk.feed.published() or EMPTY
             self._compiler.current = published
             with self._store.write() as transaction:
                 number = transaction.snapshot_number()
+                if number == 0 and published.distributions:
+                    raise SettingsError(
+                        f"the store is new, but snapshot {published.number} with "
+                        f"{len(published.distributions)} distributions is published: bring the lost store back, "
+                        "or remove the published snapshot to begin anew"
+                    )
                 snapshot = self._compiler.snapshot(transaction, number, now)
                 ahead = self._desk.feed.number()
-                differs = self._compiler.differs(snapshot, published)
-                if number == 0 or ahead > number or (published.number == number and differs):
+                same = published.number == number and not self._compiler.differs(snapshot, published)
+                if number == 0 or ahead > number or (ahead == number and not same):
                     number = max(ahead, number) + 1
                     transaction.set_snapshot_number(number)
                     transaction.stamp_all(number)
@@ -495,6 +512,9 @@ class Service:
                 output = operation(Work(call, self._desk, transaction))
         except ApiError as error:
             self.record(call, error)
+            raise
+        except Exception as error:
+            self.record(call, ApiError("InternalFailure", type(error).__name__, 500))
             raise
         if self._audit_reads:
             self.record(call, output)
@@ -542,14 +562,20 @@ class Service:
         return output
 
     def _publish(self) -> None:
-        if self._unpublished is None:
+        snapshot, feed = self._unpublished, self._desk.feed
+        if snapshot is None:
             return
         try:
-            self._desk.feed.publish(self._unpublished)
+            feed.publish(snapshot)
         except (OSError, KeyfrontError) as error:
-            log.error("snapshot %s is not published yet: %s", self._unpublished.number, error)
-        else:
-            self._unpublished = None
+            newer = feed.published()
+            if newer is None or newer.number <= snapshot.number:
+                if self._failed != snapshot.number:
+                    log.error("snapshot %s is not published yet: %s", snapshot.number, error)
+                self._failed = snapshot.number
+                return
+            # Another control plane on this store committed after us and has published both.
+        self._unpublished = None
 
     def _append(self, transaction: Transaction, call: Call, outcome: Output | ApiError) -> None:
         found = audit.record(call, outcome, self._desk.rng)

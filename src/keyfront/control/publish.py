@@ -65,6 +65,12 @@ class Compiler:
         self._known[row.kind, row.id] = (row.etag, found)
         return found
 
+    def retagged(self, kind: Kind, etags: Mapping[str, str]) -> None:
+        """Keep what is compiled of these resources, which have new ETags (by id) and the same config."""
+        for id_, etag in etags.items():
+            if known := self._known.get((kind.name, id_)):
+                self._known[kind.name, id_] = (etag, known[1])
+
     def snapshot(self, transaction: Transaction, number: int, now: float) -> Snapshot:
         """All that the store holds, as snapshot `number`."""
         keys, groups, distributions = (

@@ -40,7 +40,7 @@ _resource = sa.Table(
     sa.Column("modified", sa.Float, nullable=False),
     sa.Column("config", sa.LargeBinary, nullable=False),
     sa.Column("attributes", sa.LargeBinary, nullable=False),
-    sa.Column("snapshot", sa.Integer, nullable=False),
+    sa.Column("snapshot", sa.BigInteger, nullable=False),
 )
 
 _unique = sa.Table(
@@ -80,13 +80,13 @@ _counter = sa.Table(
     "counter",
     _metadata,
     sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("value", sa.Integer, nullable=False),
+    sa.Column("value", sa.BigInteger, nullable=False),
 )
 
 _audit = sa.Table(
     "audit",
     _metadata,
-    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True),
     sa.Column("time", sa.Float, nullable=False),
     sa.Column("name", sa.Text, nullable=False),
     sa.Column("principal", sa.Text, nullable=False),
@@ -193,14 +193,25 @@ class Transaction:
         """Remove a resource with its tags, unique values and references; it must not be referred to."""
         self._connection.execute(sa.delete(_resource).where(_resource.c.kind == kind, _resource.c.id == id_))
 
+    def retag(self, kind: str, etags: Mapping[str, str]) -> None:
+        """Give these resources new ETags, by id."""
+        if etags:
+            self._connection.execute(
+                sa.update(_resource)
+                .where(_resource.c.kind == kind, _resource.c.id == sa.bindparam("key"))
+                .values(etag=sa.bindparam("new")),
+                [{"key": id_, "new": etag} for id_, etag in etags.items()],
+            )
+
     def stamp(self, kind: str, ids: Iterable[str], snapshot: int) -> None:
         """Note that these resources changed with `snapshot`."""
-        self._connection.execute(
-            sa.update(_resource)
-            .where(_resource.c.kind == kind, _resource.c.id == sa.bindparam("key"))
-            .values(snapshot=snapshot),
-            [{"key": id_} for id_ in ids] or [{"key": ""}],
-        )
+        if rows := [{"key": id_} for id_ in ids]:
+            self._connection.execute(
+                sa.update(_resource)
+                .where(_resource.c.kind == kind, _resource.c.id == sa.bindparam("key"))
+                .values(snapshot=snapshot),
+                rows,
+            )
 
     def stamp_all(self, snapshot: int) -> None:
         """Note that everything changed with `snapshot`."""
