@@ -8,11 +8,12 @@ import socket
 import struct
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from keyfront.edge.edge import EdgeSettings
 from keyfront.edge.http1 import MAX_HEAD, MAX_QUEUE, Limits, Peers
-from keyfront.model.snapshot import Behavior, ErrorResponse, Geo, Snapshot
+from keyfront.model.snapshot import Behavior, ErrorResponse, Geo, Select, Snapshot
 from tests.origin import CLOSE, LEAVE_BODY, RESET, Asked, ScriptedOrigin, Wire, answer
 from tests.viewer import EdgeHouse, site
 
@@ -579,6 +580,16 @@ class TestGate:
 
 
 class TestOrigins:
+    async def test_an_edge_that_is_its_own_origin_ends_the_circle(self, origin: ScriptedOrigin) -> None:
+        async with EdgeHouse(open_site(origin)) as house:
+            circle = open_site(origin).distributions[0].origins[0]
+            itself = msgspec.structs.replace(circle, http_port=house.port)
+            forward_host = Behavior("*", "scripted", forward_headers=Select("whitelist", ("host",)))
+            house.edge.use(site(itself, forward_host))
+            seen = await house.get("/a")
+            assert seen.status == 403
+            assert len(house.records) <= 4
+
     async def test_an_origin_that_cannot_be_reached(self, house: EdgeHouse, origin: ScriptedOrigin) -> None:
         await origin.stop()
         seen = await house.get("/a")

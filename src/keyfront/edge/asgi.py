@@ -37,7 +37,7 @@ class EdgeApp:
         request, refusal = self._request(scope, receive)
         if refusal:
             visit = self.edge.unreadable(request)
-            reply = respond.refused(refusal, None, request, visit.request_id)
+            reply = respond.dated(respond.refused(refusal, None, request, visit.request_id), visit.now)
         else:
             visit = self.edge.visit(request)
             stored = visit.hit

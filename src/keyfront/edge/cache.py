@@ -117,6 +117,7 @@ class Flight:
         self.outcome: asyncio.Future[Meta] = asyncio.get_running_loop().create_future()
         self.shared = False
         self.result = "Miss"
+        self.first_headers: Headers = []  # for the viewer who began it, where they differ from what is stored
         self.stored: Stored | None = None
         self.length: int | None = None
         self._keep = 0
@@ -124,6 +125,7 @@ class Flight:
         self._first = 0
         self._dropped = 0  # bytes in the chunks before _first
         self._size = 0
+        self._whole: bytes | None = None
         self._done = False
         self._error: BaseException | None = None
         self._readers: dict[object, int] = {}
@@ -184,9 +186,10 @@ class Flight:
         """The complete body, if it is complete and was kept."""
         if not self._done or self._error is not None or self._dropped:
             return None
-        if len(self._chunks) > 1:
-            self._chunks = [b"".join(self._chunks)]
-        return self._chunks[0] if self._chunks else b""
+        # Readers count the chunks that they have passed, so those stay as they are.
+        if self._whole is None:
+            self._whole = b"".join(self._chunks)
+        return self._whole
 
     def _wake(self) -> None:
         for news in self._news:

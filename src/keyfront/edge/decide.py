@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from keyfront.edge.exchange import Plan, Request
-from keyfront.edge.forward import key_suffix, select_query
+from keyfront.edge.forward import select_query
 from keyfront.edge.geo import allowed
 from keyfront.edge.routing import Route, Routing, Site
 from keyfront.errors import Denied
@@ -114,14 +114,6 @@ def internal_plan(site: Site, target: str, request: Request) -> Plan:
     """The plan for a page that the edge fetches for itself: a custom error page, which needs no signature (§5.6)."""
     path, _, query = target.partition("?")
     return _plan(site, site.route(path), request, path, query, None)
-
-
-def cache_key(plan: Plan, request: Request, country: Country) -> str | None:
-    """The cache key of this very request, or None if its answer is not to be looked for in the cache."""
-    key = plan.key
-    if key is None or not plan.route.selects:
-        return key
-    return key + key_suffix(plan.route.behavior, request, plan.query, country)
 
 
 def _plan(site: Site, route: Route, request: Request, path: str, query: str, grant: Grant | None) -> Plan:

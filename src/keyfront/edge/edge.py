@@ -17,10 +17,12 @@ import msgspec
 from keyfront.edge import freshness, respond
 from keyfront.edge.accesslog import AccessLog, Record
 from keyfront.edge.cache import Flight, MemoryTier
-from keyfront.edge.decide import Refusal, cache_key, decide, internal_plan
+from keyfront.edge.decide import Refusal, decide, internal_plan
 from keyfront.edge.exchange import Headers, Meta, OriginReply, Plan, Reply, Request, Stored
 from keyfront.edge.forward import (
     CONDITIONAL,
+    chained_too_long,
+    key_suffix,
     origin_headers,
     origin_scheme,
     viewer_headers,
@@ -90,8 +92,8 @@ class Edge:
         self.flights: dict[str, Flight] = {}
         self.origins = Origins(ca_file=settings.ca_file)
         self.countries = CountryTable(settings.country_db)
-        self.name = os.urandom(16).hex()
-        self.via = f"1.1 {self.name}.cloudfront.net (CloudFront)"
+        self._name = os.urandom(16).hex().encode()
+        self.via = f"1.1 {self._name.decode()}.cloudfront.net (CloudFront)"
         self._ids: list[str] = []
 
     def use(self, snapshot: Snapshot) -> None:
@@ -124,17 +126,21 @@ class Edge:
             return visit
         plan, visit.grant = decision
         visit.plan = plan
-        key = plan.key
+        key = visit.key = self._key(plan, request)
         if key is not None:
-            if plan.route.selects:
-                key = cache_key(plan, request, self.countries.country)
-            visit.key = key
             stored = self.memory.look(key)
             if stored is not None:
                 meta = stored.meta
                 if now < meta.fresh_until and meta.status == 200 and not meta.vary and respond.plain(request):
                     visit.hit = stored
         return visit
+
+    def _key(self, plan: Plan, request: Request) -> str | None:
+        """The cache key of this very request, or None if its answer is not to be looked for in the cache."""
+        key = plan.key
+        if key is None or not plan.route.selects:
+            return key
+        return key + key_suffix(plan.route.behavior, request, plan.query, self.countries.country)
 
     def unreadable(self, request: Request) -> Visit:
         """The visit of a request that no shell could make sense of; only its record will be left."""
@@ -143,20 +149,23 @@ class Edge:
     # -- the long way ------------------------------------------------------------------------------------------------
 
     async def serve(self, visit: Visit) -> Reply:
+        plan = visit.plan
+        if plan is not None and chained_too_long(visit.request):
+            visit.refusal = Refusal("chain_too_long", plan.route.site, plan.route)
         refusal = visit.refusal
         if refusal is not None:
             reply = respond.refused(refusal.name, refusal.denied, visit.request, visit.request_id)
             site = refusal.site
         else:
-            assert visit.plan is not None  # noqa: S101 - decided: a refusal or a plan
-            site = visit.plan.route.site
+            assert plan is not None  # noqa: S101 - decided: a refusal or a plan
+            site = plan.route.site
             try:
-                reply = await self._obtain(visit, visit.plan)
+                reply = await self._obtain(visit, plan)
             except OriginFailure as failure:
                 reply = respond.origin_failed(failure, visit.request_id)
         if site is not None and site.error_responses and reply.status >= 400:
             reply = await self._custom_error(site, visit, reply)
-        return reply
+        return respond.dated(reply, visit.now)
 
     async def _obtain(self, visit: Visit, plan: Plan) -> Reply:
         """From the cache, or through a flight, or straight from the origin."""
@@ -166,7 +175,7 @@ class Edge:
         stored = self.memory.find(key, lambda: self._origin_headers(visit, plan))
         if stored is not None:
             verdict = freshness.judge(stored.meta, now)
-            if verdict is Verdict.STALE:
+            if verdict is Verdict.STALE and key not in self.flights:
                 self._flight(key, visit, plan, stored)
             if verdict is Verdict.STALE or verdict is Verdict.HIT:
                 return respond.answer(request, stored.meta, stored.body, now, "Hit")
@@ -174,7 +183,8 @@ class Edge:
             # A head or a part of what is not stored is asked for as such; it does not fill the cache.
             return await self._pass(visit, plan)
 
-        shared = self.flights.get(key)
+        # A request that has come by here already would wait for the very flight that waits for it.
+        shared = self.flights.get(key) if self._name not in (request.header(b"via") or b"") else None
         flight = shared or self._flight(key, visit, plan, stored)
         token = flight.join()
         try:
@@ -188,7 +198,7 @@ class Edge:
             if flight.stored is not None:
                 return respond.answer(request, meta, flight.stored.body, now, result)
             whole = flight.whole
-            if whole is not None:
+            if whole is not None and not flight.first_headers:
                 return respond.answer(request, meta, whole, now, result)
         except BaseException:
             flight.leave(token)
@@ -198,13 +208,19 @@ class Edge:
             if quick is not None:
                 flight.leave(token)
                 return quick
-        reply = Reply(meta.status, list(meta.headers), x_cache=result)
+        reply = Reply(meta.status, self._first_headers(flight, shared, meta), x_cache=result)
         reply.length = flight.length
         if request.method == "HEAD":
             flight.leave(token)
         else:
             reply.body = flight.read(token)
         return reply
+
+    @staticmethod
+    def _first_headers(flight: Flight, shared: Flight | None, meta: Meta) -> Headers:
+        if flight is not shared and flight.first_headers:
+            return flight.first_headers
+        return list(meta.headers)
 
     def _may_share(self, flight: Flight, meta: Meta, visit: Visit, plan: Plan) -> bool:
         if not flight.shared:
@@ -234,7 +250,7 @@ class Edge:
     def _flight(self, key: str | None, visit: Visit, plan: Plan, stored: Stored | None) -> Flight:
         """Start a fill. Without a key it is this viewer's own: nobody else is to be served from it."""
         flight = Flight()
-        if key is not None:
+        if key is not None and key not in self.flights:
             self.flights[key] = flight
         flight.start(self._fill(flight, visit, plan, stored))
         return flight
@@ -295,6 +311,9 @@ class Edge:
                 self._forget_flight(key, flight)
                 flight.announce(passing, keep=0, shared=False, length=answer.length)
             else:
+                if any(name == b"set-cookie" for name, _ in answer.headers):
+                    # no-cache="Set-Cookie": who fills the cache gets the cookie, who is served from it does not (§5.7).
+                    flight.first_headers = viewer_headers(behavior, answer.headers)
                 shared = freshness.collapses(behavior, meta_or_none, now)
                 flight.announce(
                     meta_or_none, keep=self.memory.max_object, shared=shared, length=answer.length
@@ -395,7 +414,7 @@ class Edge:
         )
         inner = Visit(request, visit.now, visit.began, visit.request_id)
         plan = inner.plan = internal_plan(site, rule.page_path, request)
-        inner.key = cache_key(plan, request, self.countries.country)
+        inner.key = self._key(plan, request)
         try:
             page = await self._obtain(inner, plan)
         except OriginFailure:

@@ -637,7 +637,7 @@ class Connection(asyncio.Protocol):
             client_port=self._peer_port,
         )
         visit = self._edge.unreadable(request)
-        reply = respond.refused(self._refusal, None, request, visit.request_id)
+        reply = respond.dated(respond.refused(self._refusal, None, request, visit.request_id), visit.now)
         body = reply.body if isinstance(reply.body, bytes) else b""
         self._transport.write(
             b"".join(

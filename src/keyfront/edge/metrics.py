@@ -58,8 +58,8 @@ def families(reports: Iterable[tuple[str, int, Mapping[str, object]]]) -> Iterab
     flat: list[tuple[CounterMetricFamily | GaugeMetricFamily, str]] = [
         (CounterMetricFamily("keyfront_edge_response_bytes", "Body bytes sent.", labels=edge), "bytes"),
         (
-            CounterMetricFamily("keyfront_edge_busy_seconds", "Time from request to answer.", labels=edge),
-            "taken",
+            CounterMetricFamily("keyfront_edge_taken_microseconds", "Time from requests to answers.", labels=edge),
+            "taken_us",
         ),
         (
             CounterMetricFamily("keyfront_edge_verify_microseconds", "Time spent verifying.", labels=edge),

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import re
 import socket
 import ssl
 import warnings
@@ -54,6 +55,8 @@ _RETRIED: Final = frozenset({"GET", "HEAD"})
 _BROKEN: Final = frozenset({"OriginReadError", "OriginCommError", "OriginWriteError"})
 # OpenSSL's verdicts that the certificate is for another host or another address.
 _OTHER_NAME: Final = frozenset({62, 64})
+# What can be asked for by SNI: a viewer chose it, within the aliases of a distribution.
+_HOST_NAME: Final = re.compile(r"(?=.{1,253}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 _VERSIONS: Final = {
     "TLSv1": ssl.TLSVersion.TLSv1,
     "TLSv1.1": ssl.TLSVersion.TLSv1_1,
@@ -334,7 +337,8 @@ class _Pool:
         self.port = port
         self.key = (host, port, server_name, protocols)
         self.context = context
-        self.server_names = (server_name,) if server_name in ("", host) else (server_name, host)
+        asked = server_name != host and _HOST_NAME.fullmatch(server_name) is not None
+        self.server_names = (server_name, host) if asked else (host,)
         self.idle: list[Connection] = []
 
     def take(self, rested: float) -> Connection | None:
@@ -373,13 +377,10 @@ class _Pool:
 
 
 def _server_name(headers: Headers, host: str) -> str:
-    """The host name, without port, that a request forwards in Host, or the origin's own if it does not."""
+    """The host that a request forwards in Host, without its port, or the origin's own if there is none."""
     for name, value in headers:
         if name == b"host":
-            text = value.decode("latin-1").lower()
-            if text.startswith("["):
-                return host  # an IPv6 literal: no name to ask for
-            return text.partition(":")[0] or host
+            return value.decode("latin-1").lower().partition(":")[0]
     return host
 
 

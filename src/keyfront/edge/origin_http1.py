@@ -542,15 +542,13 @@ class Connection(asyncio.Protocol):
         if incoming is None:
             self.abort()  # bytes that answer no request: the next response could not be trusted
             return
-        if self._sent:
+        if self._deadline != NEVER:  # else nothing is expected of the origin now
             self._deadline = self.loop.time() + self._read_timeout
         incoming.feed(data)
         if incoming.complete:
             self._finish(incoming)
         elif incoming.failure is not None:
             self.abort()
-        elif self._paused:
-            self._deadline = NEVER
         incoming.wake()
 
     def eof_received(self) -> bool | None:

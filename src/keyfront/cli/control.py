@@ -1,0 +1,50 @@
+"""The control plane's process under `keyfront up`: its own shell, and the edges' metrics beside its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from keyfront.cli.up import ControlSettings
+from keyfront.control.app import run_control
+from keyfront.edge.metrics import families
+from keyfront.fleet.file import FileFeed
+
+
+class Edges(Collector):
+    """What the live edges report."""
+
+    def __init__(self, feed: FileFeed) -> None:
+        self._feed = feed
+
+    def collect(self) -> Iterable[Metric]:
+        return families((r.name, r.number, r.counters) for r in self._feed.reports())
+
+
+def main(settings: ControlSettings) -> None:
+    """Serve until SIGTERM, or until the parent is gone."""
+    logging.basicConfig(format="keyfront: %(message)s", level=logging.WARNING)
+    data = Path(settings.data)
+    registry = CollectorRegistry()
+    registry.register(Edges(FileFeed(data)))
+    lifeline, ready = int(os.environ["KEYFRONT_LIFELINE"]), int(os.environ["KEYFRONT_READY"])
+
+    def on_ready() -> None:
+        os.write(ready, b"ready\n")
+        os.close(ready)
+
+    listening = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # The parent holds the port with a socket of its own that does not listen.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listening.bind((settings.host, settings.port))
+    run_control(
+        data, listening, settings.domain, settings.account, on_ready, registry=registry, lifeline=lifeline
+    )

@@ -1,0 +1,39 @@
+"""What a worker counts, as Prometheus reads it."""
+
+import msgspec
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.registry import Collector
+
+from keyfront.edge.accesslog import AccessLog
+from keyfront.edge.metrics import families, sums
+from tests.origin import ScriptedOrigin, answer
+from tests.viewer import EdgeHouse, site
+
+
+async def test_the_sums_of_a_worker_become_metrics() -> None:
+    async with ScriptedOrigin() as origin, EdgeHouse(site(origin.origin())) as house:
+        origin.on("/a", answer(200, b"hello"))
+        for _ in range(3):
+            await house.get("/a")
+        await house.get("/a", host="nowhere.test")
+        house.log.flush()
+        log: AccessLog = house.log
+        counted = sums(log.counts, connections=4, cache=(house.edge.memory.bytes, 1, 0), lost=log.lost)
+
+    class One(Collector):
+        def collect(self):  # type: ignore[no-untyped-def]
+            return families([("edge-1", 7, msgspec.to_builtins(counted))])
+
+    registry = CollectorRegistry()
+    registry.register(One())
+    text = generate_latest(registry).decode()
+    lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    base = 'keyfront_edge_requests_total{distribution="ETEST",edge="edge-1",reason="",result="%s",status="200"}'
+    assert lines[base % "Miss"] == "1.0"
+    assert lines[base % "Hit"] == "2.0"
+    refused = {name: value for name, value in lines.items() if 'reason="no_distribution"' in name}
+    assert list(refused.values()) == ["1.0"]
+    assert lines['keyfront_edge_response_bytes_total{edge="edge-1"}'] == str(15.0 + 1033)
+    assert lines['keyfront_edge_snapshot_number{edge="edge-1"}'] == "7.0"
+    assert lines['keyfront_edge_connections{edge="edge-1"}'] == "4.0"
+    assert float(lines['keyfront_edge_cache_bytes{edge="edge-1"}']) > 5
