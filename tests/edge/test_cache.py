@@ -115,6 +115,19 @@ class TestFlight:
         late = await collect(flight, flight.join())
         assert late == await early == await middle == b"one two three" == flight.whole
 
+    async def test_a_reader_half_way_misses_nothing_when_the_body_is_taken_whole(self) -> None:
+        flight = Flight()
+        token = flight.join()
+        flight.announce(meta(), keep=KIB, shared=True, length=None)
+        for chunk in (b"one ", b"two ", b"three"):
+            await flight.feed(chunk)
+        reading = flight.read(token)
+        seen = [await anext(reading), await anext(reading)]
+        flight.finish()
+        assert flight.whole == b"one two three"
+        seen += [chunk async for chunk in reading]
+        assert b"".join(seen) == b"one two three"
+
     async def test_a_failure_reaches_every_reader_after_what_came_before(self) -> None:
         flight = Flight()
         token = flight.join()
