@@ -19,6 +19,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from examples.gallery.attempts import ATTEMPTS
 
 pytestmark = pytest.mark.xdist_group("gallery")
@@ -281,9 +282,10 @@ def test_a_wrong_password_opens_nothing(viewer: httpx.Client) -> None:
     assert viewer.get("/gallery").status_code == 303
 
 
-def test_a_restart_keeps_keys_and_name_and_an_end_leaves_nothing_running(tmp_path: Path) -> None:
-    with started(tmp_path) as demo:
-        first = demo
+def test_a_restart_keeps_keys_and_name_and_an_end_leaves_nothing_running(demo: Demo, tmp_path: Path) -> None:
+    shutil.copytree(demo.data / "shelf", tmp_path / "shelf")  # drawn once is enough
+    with started(tmp_path) as first:
+        pass
     assert first.process.returncode == 0
     with pytest.raises(httpx.ConnectError):
         httpx.get(first.origin, trust_env=False)
