@@ -9,13 +9,14 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyfront.edge.exchange import Header, OriginReply
-from keyfront.edge.origin import Origins, _alternating, _first_connected
+from keyfront.edge.origin import Origins, _alternating, _first_connected, _Names
 from keyfront.edge.origin_http1 import HIGH_WATER, Connection, Incoming, request_head
 from keyfront.errors import OriginFailure
 from keyfront.model.snapshot import Origin
@@ -783,6 +784,74 @@ async def test_a_name_that_cannot_exist(origins: Origins) -> None:
     assert (caught.value.kind, caught.value.status) == ("OriginDnsError", 502)
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_caller_that_leaves_while_connecting(origins: Origins, deaf: int, scheme: str) -> None:
+    forever = asyncio.Event()
+    async with ScriptedOrigin(greeting=[forever]) as silent:
+        for port in (deaf, silent.port):
+            settings = Origin(id="o", domain_name="127.0.0.1", http_port=port, https_port=port)
+            asking = asyncio.ensure_future(origins.fetch(settings, scheme, "GET", "/", HOST))
+            if port == silent.port:
+                await silent.connected(1)
+            else:
+                await asyncio.sleep(0.05)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+        async with asyncio.timeout(5):
+            while origins._open:
+                await asyncio.sleep(0.01)
+
+
+class Resolver(asyncio.SelectorEventLoop):
+    """An event loop that answers questions for names itself. `answers` are consumed; None is a failure."""
+
+    def __init__(self, *answers: list[str] | None) -> None:
+        super().__init__()
+        self.answers = list(answers)
+        self.asked = 0
+
+    async def getaddrinfo(self, host: Any, port: Any, **_: Any) -> Any:
+        self.asked += 1
+        await asyncio.sleep(0)
+        found = self.answers.pop(0)
+        if found is None:
+            raise socket.gaierror(socket.EAI_AGAIN, "try again")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
+
+
+def test_names_are_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keyfront.edge.origin.NAME_TTL", 0.05)
+    loop = Resolver(None, ["192.0.2.1"], ["192.0.2.2", "192.0.2.3"], ["192.0.2.4"], [])
+    names = _Names()
+
+    async def ask() -> list[str]:
+        return [address[0] for _, address in await names.resolve("o.example", 80)]
+
+    async def story() -> None:
+        with pytest.raises(OriginFailure):
+            await ask()
+        assert [*await asyncio.gather(ask(), ask())] == [["192.0.2.1"]] * 2  # the failure is not kept
+        assert await ask() == ["192.0.2.1"]
+        assert loop.asked == 2  # those at once shared one question, the next one its answer
+        await asyncio.sleep(0.1)
+        assert await ask() == ["192.0.2.2", "192.0.2.3"]
+        names.forget("o.example")
+        leaving = asyncio.ensure_future(ask())
+        staying = asyncio.ensure_future(ask())
+        await asyncio.sleep(0)
+        leaving.cancel()
+        assert await staying == ["192.0.2.4"]
+        names.forget("o.example")
+        with pytest.raises(OriginFailure):
+            await ask()
+
+    try:
+        loop.run_until_complete(story())
+    finally:
+        loop.close()
+
+
 async def test_the_next_address_is_tried(origin: ScriptedOrigin, deaf: int) -> None:
     good = (socket.AF_INET, ("127.0.0.1", origin.port))
     refused = (socket.AF_INET, ("127.0.0.1", closed_port()))
@@ -1028,6 +1097,24 @@ async def test_an_early_answer_is_passed_on(origins: Origins, origin: ScriptedOr
     await origin.hung_up(1)  # half a request is on it
 
 
+async def test_an_origin_that_answers_at_length_need_not_read(
+    origins: Origins, origin: ScriptedOrigin
+) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * 65536
+
+    async def slowly(_: Asked, wire: Wire) -> None:
+        for _round in range(10):
+            await wire.send(b"y")
+            await asyncio.sleep(SHORT / 4)
+
+    origin.on("/", [LEAVE_BODY, OK + b"Content-Length: 10\r\n\r\n", slowly])
+    reply = await origins.fetch(origin.origin(read_timeout=SHORT), "http", "POST", "/", HOST, body())
+    assert await read(reply) == b"y" * 10
+    await origin.hung_up(1)
+
+
 async def test_an_answer_may_begin_before_the_body_ends(origins: Origins, origin: ScriptedOrigin) -> None:
     more = asyncio.Event()
 
@@ -1114,6 +1201,36 @@ async def test_sni_names_the_host(authority: Authority) -> None:
             await origins.fetch(settings, "https", "GET", "/", [(b"host", host)])
         assert seen == ["www.example.com", "localhost"]
         assert origin.connections == 2  # one identity, one set of connections
+        await origins.aclose()
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"",
+        b".",
+        b"a..b",
+        b".localhost",
+        b"a b",
+        b"\xff",
+        b"x" * 64,
+        b"x." * 200,
+        b"[::1]:443",
+        b"a\x00b",
+        b"-",
+    ],
+)
+async def test_a_forwarded_host_that_is_no_name(authority: Authority, host: bytes) -> None:
+    origins = Origins(ca_file=authority.ca_file)
+    async with ScriptedOrigin(tls=authority.server("localhost")) as origin:
+        origin.on("/", answer(200))
+        settings = origin.origin(domain_name="localhost")
+        try:
+            reply = await origins.fetch(settings, "https", "GET", "/", [(b"host", host)])
+        except OriginFailure as failure:
+            assert (failure.kind, b"\0" in host) == ("OriginWriteError", True)  # noqa: PT017
+        else:
+            assert reply.status == 200
         await origins.aclose()
 
 
