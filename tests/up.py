@@ -56,6 +56,7 @@ class Up:
             if line.startswith("keyfront ready"):
                 break
         else:
+            self._process.wait(10)
             raise AssertionError("".join(self.log))
         said = dict(word.split("=", 1) for word in self.log[-1].split() if "=" in word)
         self.edge_port = int(said["edge"].rpartition(":")[2])
@@ -72,10 +73,10 @@ class Up:
         self._process.send_signal(signal.SIGTERM)
         return self._process.wait(60)
 
-    def kill(self) -> None:
-        """SIGKILL for it and everything it started."""
+    def kill(self, *, children: bool = True) -> None:
+        """SIGKILL for it, and for everything it started."""
         assert self._process is not None
-        for pid in [self._process.pid, *self.children()]:
+        for pid in [self._process.pid, *(self.children() if children else [])]:
             os.kill(pid, signal.SIGKILL)
         self._process.wait(10)
 
