@@ -1,5 +1,4 @@
-"""Who did what: each API call as a record in CloudTrail's shape, chained so that none can be changed or
-dropped.
+"""Who did what: each API call as a record in CloudTrail's shape, chained against tampering.
 
 Pure: a call and its outcome in, a record out. The store appends it, a change's record in the transaction of
 the change itself. A record's digest is SHA-256 over the digest before it and the record's bytes;

@@ -201,28 +201,22 @@ def _viewer_certificate(config: Config) -> dict[str, Any]:
     source, certificate = config.get("CertificateSource"), config.get("Certificate") or ""
     iam = config.get("IAMCertificateId") or (certificate if source == "iam" else "")
     acm = config.get("ACMCertificateArn") or (certificate if source == "acm" else "")
-    if config.get("CloudFrontDefaultCertificate") or not (iam or acm):
-        found: dict[str, Any] = {
+    own = {name: value for name, value in (("IAMCertificateId", iam), ("ACMCertificateArn", acm)) if value}
+    if config.get("CloudFrontDefaultCertificate") or not own:
+        return {
             "CloudFrontDefaultCertificate": True,
+            **own,  # both at once is for validate.py to refuse
             "MinimumProtocolVersion": "TLSv1",  # whatever was asked for (the model)
             "CertificateSource": "cloudfront",
         }
-        # Both at once is refused by validate.py, which must see them.
-        return (
-            found
-            | _given({"IAMCertificateId": iam or None, "ACMCertificateArn": acm or None}, "IAMCertificateId")
-            | (_given({"ACMCertificateArn": acm or None}, "ACMCertificateArn"))
-        )
-    found = {"CloudFrontDefaultCertificate": False}
-    if iam:
-        found["IAMCertificateId"] = iam
-    if acm:
-        found["ACMCertificateArn"] = acm
-    found |= _given(config, "SSLSupportMethod")
-    found["MinimumProtocolVersion"] = config.get("MinimumProtocolVersion") or "TLSv1"
-    found["Certificate"] = acm or iam
-    found["CertificateSource"] = "acm" if acm else "iam"
-    return found
+    return {
+        "CloudFrontDefaultCertificate": False,
+        **own,
+        **_given(config, "SSLSupportMethod"),
+        "MinimumProtocolVersion": config.get("MinimumProtocolVersion") or "TLSv1",
+        "Certificate": acm or iam,
+        "CertificateSource": "acm" if acm else "iam",
+    }
 
 
 def _geo(restrictions: Config) -> dict[str, Any]:

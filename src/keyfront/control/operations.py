@@ -1,5 +1,4 @@
-"""The API's operations: five verbs over the kinds, the irregular ones by name, and the service that runs
-them.
+"""The API's operations: five verbs over the kinds, the irregular ones by name, and what runs them.
 
     a write:  begin → operation → compile → number the snapshot → audit record → commit → publish
     a read:   begin → operation → end → audit record
@@ -28,14 +27,14 @@ import msgspec
 
 from keyfront.control import audit, normalise, validate
 from keyfront.control.call import Call, Result
-from keyfront.control.publish import Compiler, Report, arn, renumbered
+from keyfront.control.publish import Compiler, Report, differ
 from keyfront.control.store import Row, Store, Transaction
 from keyfront.control.validate import refusal
 from keyfront.errors import ApiError, KeyfrontError, SettingsError
 from keyfront.model import managed
 from keyfront.model.kinds import DISTRIBUTION, DOMAIN, ETAG, KEY_GROUP, KINDS, Kind, Quotas
 from keyfront.model.members import unobeyed
-from keyfront.model.service import API_VERSION, service
+from keyfront.model.service import service
 from keyfront.model.snapshot import EMPTY, Snapshot
 
 log = logging.getLogger("keyfront.control")
@@ -154,8 +153,7 @@ def update(work: Work, kind: Kind) -> Output:
     targets = _targets(work, kind, row)
     referrers = transaction.referrers(kind.name, row.id, DISTRIBUTION.name)
     if referrers and compiler.compiled(transaction, old) != compiled:
-        # Whoever refers to it is changed with it, ETag and all (§3.5); of a key group it has compiled only the
-        # id.
+        # Whoever refers to it is changed with it, ETag and all (§3.5); compiled, it holds only a group's id.
         etags = {id_: work.etag() for id_ in referrers}
         transaction.retag(DISTRIBUTION.name, etags)
         compiler.retagged(DISTRIBUTION, etags)
@@ -348,7 +346,7 @@ def _tagged(work: Work) -> tuple[Kind, Row]:
     named = work.params["Resource"]
     head, _, tail = named.partition("/")
     for kind in KINDS.values():
-        if kind.arn and head == arn(kind, "", work.desk.account).rstrip("/"):
+        if kind.arn and head == kind.arn_of("", work.desk.account).rstrip("/"):
             row = work.transaction.get(kind.name, tail)
             if row is not None:
                 return kind, row
@@ -385,7 +383,7 @@ def _state(work: Work, row: Row) -> Output:
             for id_, keys in groups.items()
         ]
     return {
-        "ARN": arn(DISTRIBUTION, row.id, work.desk.account),
+        "ARN": DISTRIBUTION.arn_of(row.id, work.desk.account),
         "Status": "Deployed" if work.deployed(row) else "InProgress",
         "InProgressInvalidationBatches": 0,
         "ActiveTrustedSigners": {"Enabled": False, "Quantity": 0},
@@ -484,13 +482,13 @@ class Service:
                     )
                 snapshot = self._compiler.snapshot(transaction, number, now)
                 ahead = self._desk.feed.number()
-                same = published.number == number and not self._compiler.differs(snapshot, published)
+                same = published.number == number and not differ(snapshot, published)
                 if number == 0 or ahead > number or (ahead == number and not same):
                     number = max(ahead, number) + 1
                     transaction.set_snapshot_number(number)
                     transaction.stamp_all(number)
             if published.number != number:
-                self._compiler.current = self._unpublished = renumbered(snapshot, number)
+                self._compiler.current = self._unpublished = msgspec.structs.replace(snapshot, number=number)
                 self._publish()
 
     def run(self, call: Call) -> Result:
@@ -551,7 +549,7 @@ class Service:
                 output = operation(work)
                 number = transaction.snapshot_number() + 1
                 snapshot = compiler.snapshot(transaction, number, call.now)
-                changed = compiler.differs(snapshot, compiler.current)
+                changed = differ(snapshot, compiler.current)
                 if changed:
                     transaction.set_snapshot_number(number)
                     transaction.stamp(DISTRIBUTION.name, work.touched, number)
@@ -592,6 +590,3 @@ class Service:
 def unsupported() -> list[str]:
     """The operations of the model that are not built."""
     return sorted(service().operations.keys() - OPERATIONS.keys())
-
-
-__all__ = ["API_VERSION", "OPERATIONS", "Feed", "Service", "unsupported"]

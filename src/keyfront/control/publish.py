@@ -11,8 +11,6 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-import msgspec
-
 from keyfront.control.store import Row, Transaction
 from keyfront.errors import ApiError
 from keyfront.model.compile import (
@@ -34,11 +32,6 @@ class Report(Protocol):
 
     @property
     def number(self) -> int: ...
-
-
-def arn(kind: Kind, id_: str, account: str) -> str:
-    """A resource's ARN (cloudfront-semantics §3.4)."""
-    return f"arn:aws:cloudfront::{account}:{kind.arn}/{id_}"
 
 
 class Compiler:
@@ -78,14 +71,6 @@ class Compiler:
         )
         return compile_snapshot(distributions, keys, groups, number, now)  # type: ignore[arg-type]
 
-    def differs(self, snapshot: Snapshot, other: Snapshot) -> bool:
-        """True if an edge would do anything differently under the one than under the other."""
-        return (snapshot.distributions, snapshot.key_groups, snapshot.public_keys) != (
-            other.distributions,
-            other.key_groups,
-            other.public_keys,
-        )
-
     def _all(self, transaction: Transaction, kind: Kind) -> list[Compiled]:
         versions = transaction.versions(kind.name)
         stale = [id_ for id_, etag in versions.items() if self._known.get((kind.name, id_), ("",))[0] != etag]
@@ -115,7 +100,7 @@ class Compiler:
             return KeyGroup(id=row.id, name=row.config["Name"], key_ids=tuple(row.config["Items"]))
         return compile_distribution(
             row.id,
-            arn(DISTRIBUTION, row.id, self._account),
+            DISTRIBUTION.arn_of(row.id, self._account),
             row.attributes["DomainName"],
             row.config,
             Lookup(key_groups=_Configs(transaction, KEY_GROUP)),
@@ -143,5 +128,10 @@ class _Configs(Mapping[str, Mapping[str, Any]]):
         return self._transaction.count(self._kind)
 
 
-def renumbered(snapshot: Snapshot, number: int) -> Snapshot:
-    return msgspec.structs.replace(snapshot, number=number)
+def differ(one: Snapshot, other: Snapshot) -> bool:
+    """True if an edge would do anything differently under the one than under the other."""
+    return (one.distributions, one.key_groups, one.public_keys) != (
+        other.distributions,
+        other.key_groups,
+        other.public_keys,
+    )

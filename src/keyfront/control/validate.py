@@ -108,12 +108,15 @@ _LINES = re.compile(
 )
 """A public key in PEM with its line breaks, without which CloudFront takes none (§3.1)."""
 
+
 def public_key(config: Config, quotas: Quotas) -> None:
     _text(config, "CallerReference", 1, 256)
     _text(config, "Name", 1, 128)
     _text(config, "Comment", 0, 128)
     try:
-        load_public_key(config["EncodedKey"][:4096])
+        if len(config["EncodedKey"]) > 4096:
+            raise KeyLoadError("the public key has more than 4096 characters")
+        load_public_key(config["EncodedKey"])
         if not _LINES.fullmatch(config["EncodedKey"]):
             raise KeyLoadError("the line breaks of the public key are lost", "Send the PEM file as it is")
     except KeyLoadError as error:

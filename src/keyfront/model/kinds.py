@@ -125,6 +125,10 @@ class Kind(msgspec.Struct, frozen=True):
         """The config's member and shape."""
         return f"{self.name}Config"
 
+    def arn_of(self, id_: str, account: str) -> str:
+        """The ARN of the resource `id_` (§3.4), if the kind has one."""
+        return f"arn:aws:cloudfront::{account}:{self.arn}/{id_}"
+
     @property
     def list(self) -> str:
         """The list's member and shape."""
@@ -223,7 +227,7 @@ class Quotas(msgspec.Struct, frozen=True):
 
 MESSAGES: dict[str, str] = {
     "CannotChangeImmutablePublicKeyFields": "You can't change the value of a public key.",
-    "CNAMEAlreadyExists": "One or more of the CNAMEs you provided are already associated with a different resource.",  # noqa: E501
+    "CNAMEAlreadyExists": "One or more of the CNAMEs you provided are already associated with a different resource.",
     "DistributionAlreadyExists": "The caller reference you attempted to create the distribution with is associated with another distribution.",  # noqa: E501
     "DistributionNotDisabled": "The distribution you are trying to delete has not been disabled.",
     "IllegalUpdate": "The update contains modifications that are not allowed.",
@@ -247,6 +251,6 @@ MESSAGES: dict[str, str] = {
     "TooManyKeyGroups": "You have reached the maximum number of key groups for this account.",
     "TooManyKeyGroupsAssociatedToDistribution": "The number of key groups referenced by this cache behavior is more than the maximum allowed.",  # noqa: E501
     "TooManyPublicKeys": "Processing your request will cause you to exceed the maximum number of CloudFront public keys allowed.",  # noqa: E501
-    "TooManyPublicKeysInKeyGroup": "The number of public keys in this key group is more than the maximum allowed.",  # noqa: E501
+    "TooManyPublicKeysInKeyGroup": "The number of public keys in this key group is more than the maximum allowed.",
     "TrustedKeyGroupDoesNotExist": "One or more of the trusted key groups do not exist.",
 }
