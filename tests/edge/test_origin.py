@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from keyfront.edge.exchange import Header, OriginReply
 from keyfront.edge.origin import Origins, _alternating, _first_connected, _Names
 from keyfront.edge.origin_http1 import HIGH_WATER, Connection, Incoming, request_head
-from keyfront.errors import OriginFailure
+from keyfront.errors import OriginFailure, SettingsError
 from keyfront.model.snapshot import Origin
 from tests.origin import (
     CLOSE,
@@ -1051,6 +1051,17 @@ async def test_a_viewer_that_leaves_ends_the_request(origins: Origins, origin: S
     assert origin.requests == []  # never a whole request
 
 
+async def test_a_body_that_is_cancelled_ends_the_request(origins: Origins, origin: ScriptedOrigin) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield b"half"
+        raise asyncio.CancelledError
+
+    with pytest.raises(OriginFailure) as caught:
+        await origins.fetch(origin.origin(), "http", "POST", "/", HOST, body())
+    assert caught.value.kind == "OriginWriteError"
+    await origin.hung_up(1)
+
+
 @pytest.mark.parametrize(("sent", "length"), [(b"abc", 5), (b"abcdef", 5)])
 async def test_a_body_of_another_length_is_not_passed_on(
     origins: Origins, origin: ScriptedOrigin, sent: bytes, length: int
@@ -1202,6 +1213,15 @@ async def test_sni_names_the_host(authority: Authority) -> None:
         assert seen == ["www.example.com", "localhost"]
         assert origin.connections == 2  # one identity, one set of connections
         await origins.aclose()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no certificate"])
+def test_authorities_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SettingsError, match="no certificate authorities"):
+        Origins(ca_file=str(path))
 
 
 @pytest.mark.parametrize(

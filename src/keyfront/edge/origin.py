@@ -40,7 +40,7 @@ from typing import Any, Final
 
 from keyfront.edge.exchange import Headers, OriginReply
 from keyfront.edge.origin_http1 import NEVER, Connection, Framing, request_head
-from keyfront.errors import OriginFailure
+from keyfront.errors import OriginFailure, SettingsError
 from keyfront.model.snapshot import Origin
 
 NAME_TTL: Final = 5.0
@@ -73,11 +73,18 @@ class Origins:
     `ca_file` is a PEM file of certificate authorities to trust beside the system's (which OpenSSL finds, or
     SSL_CERT_FILE names). `max_idle_per_origin` and `max_idle` bound the connections kept open without a request:
     toward one origin the least recently used makes way; when there are `max_idle` in all, no other is kept.
+
+    :raises SettingsError: if `ca_file` cannot be read or holds no certificate.
     """
 
     def __init__(
         self, *, ca_file: str | None = None, max_idle_per_origin: int = 64, max_idle: int = 1024
     ) -> None:
+        if ca_file is not None:
+            try:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(ca_file)
+            except (OSError, ssl.SSLError) as error:
+                raise SettingsError(f"no certificate authorities in {ca_file}: {error}") from error
         self._ca_file = ca_file
         self._max_idle_per_origin = max_idle_per_origin
         self._max_idle = max_idle
@@ -133,6 +140,10 @@ class Origins:
                 begin = loop.time()
                 try:
                     connection = await self._connect(pool, origin.connection_timeout, completion)
+                    if not connection.usable:
+                        raise OriginFailure(
+                            "OriginConnectError", 502, "closed by the origin before it was asked"
+                        )
                 except _Lasting:
                     raise
                 except OriginFailure:
@@ -333,9 +344,9 @@ class _Pool:
         context: ssl.SSLContext | None,
     ) -> None:
         self._owner = owner
-        self.host = host
-        self.port = port
         self.key = (host, port, server_name, protocols)
+        self.host = host = host.strip("[]")
+        self.port = port
         self.context = context
         asked = server_name != host and _HOST_NAME.fullmatch(server_name) is not None
         self.server_names = (server_name, host) if asked else (host,)
@@ -417,7 +428,7 @@ class _Names:
         loop = asyncio.get_running_loop()
         self._known.pop((host, port), None)
         try:
-            found = await loop.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             detail = error.strerror if isinstance(error, OSError) else str(error)
             raise _Lasting("OriginDnsError", 502, f"{host}: {detail}") from error

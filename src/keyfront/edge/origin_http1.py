@@ -342,12 +342,13 @@ class Incoming:
 
     async def head(self) -> None:
         """Wait until the final response's head is complete, or raise what prevented it."""
-        while not self.head_complete or self.failure is not None:
-            if self.failure is not None:
-                if self.head_complete and self._chunks:
-                    return  # the head and a part of the body arrived together: the body will tell
-                raise self.failure
+        while self.failure is None:
+            if self.head_complete:
+                return
             await self._wait()
+        if not (self.head_complete and self._chunks):
+            raise self.failure
+        # The head and a part of the body arrived together: the body will tell.
 
     def whole(self) -> bytes | None:
         """The body, if all of it has arrived and none was read; the iterator still yields it."""
@@ -418,7 +419,6 @@ class Connection(asyncio.Protocol):
     def __init__(self, keeper: Keeper, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.idle_since = 0.0
-        self.requests = 0
         self._keeper = keeper
         self._transport: asyncio.Transport | None = None
         self._incoming: Incoming | None = None
@@ -457,7 +457,6 @@ class Connection(asyncio.Protocol):
         while the response is awaited.
         """
         incoming = Incoming(self, head_only=head_only)
-        self.requests += 1
         transport = self._transport
         if self._closed or transport is None:
             incoming.fail(OriginFailure("OriginCommError", 502, "closed by the origin before it was asked"))
@@ -507,6 +506,8 @@ class Connection(asyncio.Protocol):
             if not self._writable:
                 await self._drained()
         except asyncio.CancelledError:
+            if not self._closed:  # not we, but the body was cancelled
+                self.break_off(OriginFailure("OriginWriteError", 502, "the request body was cancelled"))
             raise
         except BaseException as error:
             # Whatever the viewer's side raised belongs to whoever awaits the response.
