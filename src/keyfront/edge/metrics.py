@@ -58,7 +58,9 @@ def families(reports: Iterable[tuple[str, int, Mapping[str, object]]]) -> Iterab
     flat: list[tuple[CounterMetricFamily | GaugeMetricFamily, str]] = [
         (CounterMetricFamily("keyfront_edge_response_bytes", "Body bytes sent.", labels=edge), "bytes"),
         (
-            CounterMetricFamily("keyfront_edge_taken_microseconds", "Time from requests to answers.", labels=edge),
+            CounterMetricFamily(
+                "keyfront_edge_taken_microseconds", "Time from requests to answers.", labels=edge
+            ),
             "taken_us",
         ),
         (
