@@ -29,7 +29,7 @@ from keyfront.signing.policy import (
 )
 from keyfront.signing.raw_url import SIGNING_PARAMETERS, split_url
 from keyfront.signing.resource import plain_host
-from keyfront.signing.verify import KeyRing, signing_cookies, split_query, verify
+from keyfront.signing.verify import KeyRing, is_url, signing_cookies, split_query, verify
 
 # How far a clock may be off before "wrong clock" is no longer the first thing to think of, in seconds.
 _SKEW = 300
@@ -439,18 +439,23 @@ class _Explanation:
     # 6. Does it grant this URL?
 
     def _covers(self) -> None:
+        possible = is_url(self.host, self.path)
+        impossible = (
+            "" if possible else "No URL has such a host or path: the path begins with /, the host has none."
+        )
         if self.statement is None:
             # A canned policy's URL is part of what its signature proves.
-            self._add("resource", None if self.until is None else True, self.resource)
+            self._add(
+                "resource", None if self.until is None else possible, self.resource, self.resource, impossible
+            )
             return
         expected = self.statement.resource
         if expected is None:
             self._add("resource", True, "any URL, for the policy names no Resource", self.resource)
             return
-        passed = self._matches(self.resource)
-        self._add(
-            "resource", passed, expected, self.resource, "" if passed else self._resource_hint(expected)
-        )
+        passed = possible and self._matches(self.resource)
+        hint = "" if passed else impossible or self._resource_hint(expected)
+        self._add("resource", passed, expected, self.resource, hint)
 
     def _matches(self, url: str) -> bool:
         pattern = self.statement.pattern if self.statement else None
@@ -571,6 +576,8 @@ def _base64_hint(text: str, name: str, mode: str) -> str:
 
 
 def _policy_hint(policy: bytes, message: str) -> str:
+    if policy[:3] == b"\xef\xbb\xbf":
+        return "The policy begins with a byte order mark: save it as plain UTF-8."
     try:
         value = json.loads(policy)
     except (ValueError, RecursionError):
@@ -580,8 +587,6 @@ def _policy_hint(policy: bytes, message: str) -> str:
             twice = b""
         if twice[:1] == b"{":
             return "The policy was put into base64 twice."
-        if policy[:3] == b"\xef\xbb\xbf":
-            return "The policy begins with a byte order mark: save it as plain UTF-8."
         return "The policy is not JSON."
     statements = value.get("Statement") if isinstance(value, dict) else None
     if isinstance(statements, dict):
@@ -638,7 +643,7 @@ def _clock_hint(seconds: float) -> str:
 
 
 def _span(seconds: float) -> str:
-    whole = int(seconds)
+    whole = int(min(seconds, 10**15))
     for name, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if whole >= 2 * size:
             return f"{whole} s ({whole / size:.1f} {name})"
@@ -649,7 +654,7 @@ def _date(seconds: float) -> str:
     try:
         return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
     except (ValueError, OverflowError, OSError):
-        return f"{int(seconds)} s after 1970"
+        return f"{seconds:.0f} s after 1970"
 
 
 def _dotted(address: int) -> str:

@@ -224,6 +224,10 @@ def _spellings(text: str, part: str) -> Iterator[Spelling]:
     ):  # fmt: skip
         shown = "a blank" if signed == " " else signed
         yield f"the {part} was signed with {shown} where the request has {sent}", text.replace(sent, signed)
+    yield f"the {part} was signed with %xx in lower case", _each_escape(text, str.lower)
+    yield f"the {part} was signed with %xx in upper case", _each_escape(text, str.upper)
+    yield f"the {part} was percent-encoded once more when it was signed", text.replace("%", "%25")
+    yield f"the {part} was percent-encoded once more after it was signed", text.replace("%25", "%")
     yield f"the {part} was signed decoded and requested encoded", _decoded(text)
     separators = "/" if part == "path" else "=&"
     for safe in ("!$&'()*+,;=:@/?~%", "!'()*~", "~", "!*'();:@&=+$,/?~"):
@@ -231,7 +235,3 @@ def _spellings(text: str, part: str) -> Iterator[Spelling]:
         yield f"the {part} was signed encoded and requested in another spelling", encoded
         again = _quoted(_decoded(text), safe + separators)
         yield f"the {part} was signed with other characters percent-encoded than the request has", again
-    yield f"the {part} was signed with %xx in lower case", _each_escape(text, str.lower)
-    yield f"the {part} was signed with %xx in upper case", _each_escape(text, str.upper)
-    yield f"the {part} was percent-encoded once more when it was signed", text.replace("%", "%25")
-    yield f"the {part} was percent-encoded once more after it was signed", text.replace("%25", "%")

@@ -143,7 +143,7 @@ class Grant:
             return scope in _canned_resources(scheme, host, path, own)
         if scope.pattern is None:
             return True  # §1.3: no Resource, so every URL that this key is trusted for
-        return _is_url(host, path) and scope.pattern.matches(
+        return is_url(host, path) and scope.pattern.matches(
             scheme, plain_host(scheme, host.lower()), path, own or ""
         )
 
@@ -212,11 +212,11 @@ class KeyRing:
     of the key group that brought each in, for the log. Make one KeyRing for all behaviors that trust the
     same groups, and a new one whenever a group changes: what was remembered dies with the old one.
 
-    Memory: a remembered signed URL costs its length plus about 400 bytes, 0.9 KB for an RSA-signed one.
-    `entries` URLs, cookie headers and policies are kept of those in use, never more than twice as many;
-    `size` bytes is the bound of one generation of URLs, half of it that of cookie headers and of policies,
-    so four times `size` is the most that a key ring can grow to. Nothing longer than 4096 characters is
-    remembered.
+    Memory (measured): a remembered URL with a canned policy takes 0.9 KB for RSA and 0.7 KB for ECDSA, with a custom
+    policy of its own 2.3 and 1.8 KB, a Cookie header about as much. `entries` URLs, as many Cookie headers and as
+    many policies are kept of those in use, and never more than twice that; `size` bytes bounds one generation of
+    URLs, half of it one of headers and one of policies, so a key ring grows to four times `size` at the very most.
+    Nothing longer than 4096 characters is remembered.
 
     :raises KeyLoadError: if a key is none that CloudFront takes.
     """
@@ -417,7 +417,7 @@ def signing_cookies(header: str) -> dict[str, str]:
     return given
 
 
-def _is_url(host: str, path: str) -> bool:
+def is_url(host: str, path: str) -> bool:
     """Whether host and path are what their sections of a URL may be, so that neither can pose as part of the
     other."""
     return path.startswith("/") and host != "" and "/" not in host and "?" not in host
@@ -430,7 +430,7 @@ def _canned_resources(scheme: str, host: str, path: str, own: str | None) -> tup
     The `?` goes with the last parameter. But where an empty parameter is left (`/a?&Expires=…`, which is what
     botocore makes of `/a?`), the URL signed may have been either.
     """
-    if not _is_url(host, path):
+    if not is_url(host, path):
         return ()
     bare = f"{scheme}://{plain_host(scheme, host)}{path}"
     if own:

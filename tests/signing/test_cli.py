@@ -1,0 +1,151 @@
+"""The signing commands as a person types them, by the installed `keyfront`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.signing.house import EC, RSA, reason
+from tests.vectors.make import HERE
+
+KEYS = HERE / "keys"
+KEYFRONT = Path(sys.executable).parent / "keyfront"
+RSA_KEY = ("--key-pair-id", RSA.key_pair_id, "--private-key", str(KEYS / "rsa.pem"))
+EC_KEY = ("--key-pair-id", EC.key_pair_id, "--private-key", str(KEYS / "ec.pem"))
+TRUST = (
+    "--public-key",
+    f"{RSA.key_pair_id}={KEYS / 'rsa.pub'}",
+    "--public-key",
+    f"{EC.key_pair_id}={KEYS / 'ec.pub'}",
+)
+THEN = "2030-01-01T00:00:00Z"
+
+
+def keyfront(*arguments: str, code: int = 0, stdin: bytes = b"") -> tuple[str, str]:
+    """What the command prints, on both streams."""
+    done = subprocess.run([KEYFRONT, *arguments], input=stdin, capture_output=True, check=False, timeout=60)
+    out, err = done.stdout.decode(), done.stderr.decode()
+    assert done.returncode == code, err or out
+    assert "Traceback" not in err
+    return out, err
+
+
+def test_a_url_is_signed_and_explained() -> None:
+    url = keyfront("sign", "https://cdn.test/a b?c='d'", *RSA_KEY, "--expires", THEN)[0].strip()
+    assert reason(url) == "granted"
+    out, _ = keyfront("explain", url, *TRUST, "--now", "2029-12-31T23:00:00Z")
+    assert out.startswith("granted by the signed url")
+    out, _ = keyfront("explain", url, *TRUST, "--now", THEN, code=1)
+    assert "refused expired (the viewer sees AccessDenied: Access denied)" in out
+    out, _ = keyfront(
+        "explain", url.replace("https", "http"), *TRUST, "--now", "1800000000", "--json", code=1
+    )
+    assert "signed for https:// and requested by http://" in json.loads(out)["cause"]
+
+
+@pytest.mark.parametrize("key", [RSA_KEY, EC_KEY])
+def test_every_option_of_sign(key: tuple[str, ...], tmp_path: Path) -> None:
+    url = keyfront(
+        "sign", "https://cdn.test/a", *key, "--expires", "1h30m", "--starts", "1600000000", "--ip", "192.0.2.7",
+        "--resource", "https://cdn.test/*", "--hash", "SHA256",
+    )[0].strip()  # fmt: skip
+    assert url.endswith("&Hash-Algorithm=SHA256")
+    assert reason(url) == "granted"
+    assert reason(url, ip="192.0.2.8") == "wrong_ip"
+    policy = tmp_path / "policy.json"
+    policy.write_text(
+        '{"Statement": [{"Resource":"https://cdn.test/*","Condition":{"DateLessThan":{"AWS:EpochTime":1893456000}}}]}\n'
+    )
+    assert (
+        reason(keyfront("sign", "https://cdn.test/a", *key, "--policy", str(policy))[0].strip()) == "granted"
+    )
+    raw = keyfront("sign", "https://cdn.test/a/../b", *key, "--expires", "1d", "--as-is")[0].strip()
+    assert raw.startswith("https://cdn.test/a/../b?")
+
+
+def test_cookies_in_three_forms() -> None:
+    header = keyfront("sign-cookies", "https://cdn.test/*", *EC_KEY, "--expires", THEN, "--format", "cookie")[
+        0
+    ].strip()
+    assert reason("https://cdn.test/x", header.removeprefix("Cookie: ")) == "granted"
+    lines = keyfront(
+        "sign-cookies",
+        "https://cdn.test/*",
+        *EC_KEY,
+        "--expires",
+        THEN,
+        "--domain",
+        "cdn.test",
+        "--same-site",
+        "None",
+    )[0].splitlines()
+    assert len(lines) == 4
+    assert all(line.endswith("; Domain=cdn.test; Path=/; Secure; HttpOnly; SameSite=None") for line in lines)
+    values = json.loads(
+        keyfront(
+            "sign-cookies", "https://cdn.test/a", *RSA_KEY, "--canned", "--expires", THEN, "--format", "json"
+        )[0]
+    )
+    assert list(values) == ["CloudFront-Expires", "CloudFront-Signature", "CloudFront-Key-Pair-Id"]
+    out, _ = keyfront("explain", "https://cdn.test/x", "--cookie", header, *TRUST, "--now", "1800000000")
+    assert out.startswith("granted by the signed cookies")
+
+
+def test_a_key_from_standard_input_and_with_a_passphrase(tmp_path: Path) -> None:
+    encrypted = subprocess.run(
+        ["openssl", "pkcs8", "-topk8", "-in", KEYS / "ec.pem", "-passout", "pass:secret"],
+        capture_output=True,
+        check=True,
+    ).stdout
+    (tmp_path / "passphrase").write_text("secret\n")
+    tail = ("--key-pair-id", "K1", "--private-key", "-", "--expires", "1h")
+    keyfront(
+        "sign",
+        "https://cdn.test/a",
+        *tail,
+        "--passphrase-file",
+        str(tmp_path / "passphrase"),
+        stdin=encrypted,
+    )
+    _, err = keyfront("sign", "https://cdn.test/a", *tail, stdin=encrypted, code=2)
+    assert err == "keyfront: the key is encrypted. Give its passphrase\n"
+
+
+def test_a_key_is_checked_and_its_public_half_printed(tmp_path: Path) -> None:
+    out, err = keyfront("key", "check", str(KEYS / "rsa.pem"))
+    assert out == (KEYS / "rsa.pub").read_text()
+    assert "a private key, RSA-2048" in err
+    out, err = keyfront("key", "check", str(KEYS / "ec.pub"))
+    assert out == (KEYS / "ec.pub").read_text()
+    assert "a public key, ECDSA-P256" in err
+    lost = tmp_path / "lost.pem"
+    lost.write_text((KEYS / "ec.pem").read_text().replace("\n", "\\n"))
+    assert "written as \\n" in keyfront("key", "check", str(lost))[1]
+    lost.write_text("nothing")
+    assert "no private key" in keyfront("key", "check", str(lost), code=2)[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("sign", "https://cdn.test/a", *RSA_KEY), "give expires"),
+        (("sign", "https://cdn.test/a", *RSA_KEY, "--expires", "2030-01-01"), "2030-01-01T00:00:00Z"),
+        (("sign", "https://cdn.test/a", *RSA_KEY, "--expires", "2030-01-01T12:00"), "no time zone"),
+        (("sign", "https://cdn.test/a", *RSA_KEY, "--expires", "1893456000000"), "milliseconds"),
+        (("sign", "https://cdn.test/a", *RSA_KEY, "--expires", "soon"), "no time"),
+        (("sign", "https://cdn.test/a", *RSA_KEY, "--expires", ""), "no time"),
+        (("sign", "https://cdn.test/*", *RSA_KEY, "--expires", "1h"), "no wildcard"),
+        (("sign", "cdn.test/a", *RSA_KEY, "--expires", "1h"), "begins with http"),
+        (("explain", "cdn.test/a"), "begins with http"),
+        (("explain", "https://cdn.test/a", "--public-key", "K1"), "ID=FILE"),
+        (("explain", "https://cdn.test/a", "--public-key", "K1=no/such/file"), "No such file"),
+        (("explain", "https://cdn.test/a", "--public-key", f"K1={KEYS / 'rsa.pem'}"), "a private key"),
+    ],
+)
+def test_mistakes_are_answered_in_a_sentence(arguments: tuple[str, ...], says: str) -> None:
+    _, err = keyfront(*arguments, code=2)
+    assert says in " ".join(err.split())
