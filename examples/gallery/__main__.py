@@ -199,9 +199,18 @@ def _served(application: Starlette, door: socket.socket) -> Iterator[None]:
         thread.join(10)
 
 
+def _aws() -> str:
+    """The AWS CLI that was installed beside this Python, as it is called from here."""
+    beside = Path(sys.executable).with_name("aws")
+    if not beside.exists():
+        return "aws"
+    here = Path.cwd()
+    return shlex.quote(str(beside.relative_to(here) if beside.is_relative_to(here) else beside))
+
+
 def _greet(setting: app.House, control: tuple[str, int], credentials: Path, data: Path | None) -> None:
     line = "─" * 78
-    people = "\n".join(f"    {p.name} / {p.password:<12} {p.may}" for p in app.PEOPLE)
+    people = "\n".join(f"    {f'{p.name} / {p.password}':<19} {p.may}" for p in app.PEOPLE)
     print(
         f"""
 {line}
@@ -219,8 +228,8 @@ def _greet(setting: app.House, control: tuple[str, int], credentials: Path, data
     · {setting.origin_url}/: the application itself, which answers only the edge
 
   The keys, by the AWS CLI
-    AWS_SHARED_CREDENTIALS_FILE={shlex.quote(str(credentials))} AWS_DEFAULT_REGION=us-east-1 \\
-      aws --endpoint-url http://{control[0]}:{control[1]} cloudfront list-public-keys
+    AWS_SHARED_CREDENTIALS_FILE={shlex.quote(str(credentials))} \\
+      {_aws()} --endpoint-url http://{control[0]}:{control[1]} cloudfront list-public-keys
 
   A browser that does not find *.localhost names needs this line in its hosts file:
     127.0.0.1 {setting.domain_name}

@@ -139,6 +139,7 @@ def create_app(setting: House) -> Starlette:
             Middleware(OnlyTheEdge, setting=setting),
             Middleware(SessionMiddleware, secret_key=secrets.token_hex(32), session_cookie="gallery"),
         ],
+        exception_handlers={HTTPException: problem},
         lifespan=lifespan,
     )
     app.state.house = setting
@@ -186,6 +187,12 @@ def _user(request: Request) -> Person | None:
 
 def _until(moment: datetime) -> str:
     return f"{moment:%H:%M:%S} UTC"
+
+
+async def problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    context = {"status": error.status_code, "detail": error.detail}
+    return templates.TemplateResponse(request, "problem.html", context, status_code=error.status_code)
 
 
 async def home(request: Request) -> Response:
@@ -250,9 +257,9 @@ async def files(request: Request) -> Response:
         wanted = next((d for d in DOWNLOADS if d.name == form.get("file")), None)
         seconds = {"60": 60, "600": 600, "3600": 3600}.get(str(form.get("seconds")))
         if wanted is None or seconds is None:
-            raise HTTPException(400, "no such file, or no such time")
+            raise HTTPException(400, "There is no such file, or no such time.")
         if not person.downloads:
-            raise HTTPException(403, "no downloads for guests")
+            raise HTTPException(403, "The application signs no links for guests.")
         address = _viewer_address(request) if form.get("bound") else None
         link = _link(request.app.state.house, wanted, timedelta(seconds=seconds), address)
     setting: House = request.app.state.house
@@ -297,9 +304,9 @@ async def refused(request: Request) -> Response:
     if name is not None:
         attempt = next((a for a in attempts.ATTEMPTS if a.name == name), None)
         if attempt is None:
-            raise HTTPException(404)
+            raise HTTPException(404, "There is nothing here.")
         outcome = await attempts.carry_out(attempt, request.app.state.house, request.app.state.viewer)
-    context = {"attempts": attempts.ATTEMPTS, "outcome": outcome}
+    context = {"attempts": attempts.ATTEMPTS, "outcome": outcome, "told": attempts.TOLD}
     return templates.TemplateResponse(request, "refused.html", context)
 
 
@@ -307,7 +314,7 @@ async def picture(request: Request) -> Response:
     """Only the edge comes here, and only for what somebody's signature allowed. Nothing is asked again."""
     wanted = f"{request.path_params['album']}/{request.path_params['name']}"
     if not any(wanted in (scene.path, scene.small) for scene in SCENES):
-        raise HTTPException(404)
+        raise HTTPException(404, "There is nothing here.")
     setting: House = request.app.state.house
     return FileResponse(setting.shelf / "pictures" / wanted, headers=KEEP_AT_THE_EDGE)
 
@@ -315,6 +322,6 @@ async def picture(request: Request) -> Response:
 async def download(request: Request) -> Response:
     name = request.path_params["name"]
     if not any(name == each.name for each in DOWNLOADS):
-        raise HTTPException(404)
+        raise HTTPException(404, "There is nothing here.")
     setting: House = request.app.state.house
     return FileResponse(setting.shelf / "downloads" / name, filename=name, headers=KEEP_AT_THE_EDGE)

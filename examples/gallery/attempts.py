@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
@@ -30,6 +30,22 @@ COOKIE_NAMES = (
     "CloudFront-Signature",
     "CloudFront-Key-Pair-Id",
     "CloudFront-Hash-Algorithm",
+)
+
+# What the page tells of an access record, before it shows the whole.
+TOLD = (
+    "status",
+    "verdict",
+    "reason",
+    "explanation",
+    "signed_by",
+    "key_pair_id",
+    "key_group",
+    "hash_algorithm",
+    "behavior",
+    "result",
+    "verify_us",
+    "request_id",
 )
 
 PICTURE = SCENES[0].path
@@ -55,7 +71,7 @@ class Outcome:
     headers: list[tuple[str, str]]
     body: str
     report: Report | None
-    record: list[tuple[str, str]] | None
+    record: dict[str, Any] | None
     no_record: str = ""
 
 
@@ -211,16 +227,20 @@ def _shown(answer: httpx.Response) -> str:
     kind = answer.headers.get("content-type", "")
     if kind.startswith("image/"):
         return f"({len(answer.content):,} bytes of {kind})"
-    text = answer.text.strip()
-    return text if len(text) < 1200 else text[:1200] + " …"
+    if kind.startswith("text/html"):
+        return (
+            f"(a page of the application's: {answer.text.partition('<title>')[2].partition('</title>')[0]})"
+        )
+    return answer.text
 
 
-async def record_of(log: Path, request_id: str, patience: float = 2.0) -> list[tuple[str, str]] | None:
+async def record_of(log: Path, request_id: str, patience: float = 2.0) -> dict[str, Any] | None:
     """The edge's record of one request. It is written a few milliseconds after the answer is out."""
     while patience > 0 and request_id:
         for line in reversed(await asyncio.to_thread(_last_lines, log)):
             if request_id.encode() in line:
-                return [(name, str(value)) for name, value in json.loads(line).items()]
+                found: dict[str, Any] = json.loads(line)
+                return found
         await asyncio.sleep(0.05)
         patience -= 0.05
     return None
