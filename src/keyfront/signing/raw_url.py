@@ -161,7 +161,13 @@ def pattern_as_sent(pattern: str) -> str:
     return f"{match['scheme'] or ''}{match['host']}".lower() + path + query
 
 
+# Text in which there is nothing to do.
+_PLAIN = re.compile(r"[A-Za-z0-9._~!$&()*+,;=:@/-]*")
+
+
 def _encode(text: str, keep: frozenset[int]) -> str:
+    if _PLAIN.fullmatch(text):
+        return text
     out = []
     at = 0
     while at < len(text):
