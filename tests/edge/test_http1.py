@@ -461,6 +461,27 @@ class TestSlowAndStuckPeers:
         gate.set()
 
 
+class TestSharedFills:
+    async def test_who_began_the_fill_may_leave_and_the_others_are_served(
+        self, house: EdgeHouse, origin: ScriptedOrigin
+    ) -> None:
+        gate = asyncio.Event()
+        origin.on("/a", [gate, *answer(200, b"for all of us")])
+        async with await house.viewer() as first, await house.viewer() as second:
+            await first.send(b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n")
+            await origin.asked(1)
+            await second.send(b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n")
+            await asyncio.sleep(0.05)  # nothing tells when the second has joined
+            linger = struct.pack("ii", 1, 0)
+            first.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            first.writer.close()
+            await house.recorded(1)
+            gate.set()
+            assert (await second.answer()).body == b"for all of us"
+        assert (await house.get("/a")).x_cache == "Hit"
+        assert len(origin.requests) == 1
+
+
 class TestDrain:
     async def test_what_is_under_way_is_finished_and_idle_ones_are_closed(
         self, origin: ScriptedOrigin

@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections import Counter
+from operator import attrgetter
 from pathlib import Path
 
 import msgspec
@@ -63,27 +65,28 @@ class Record(msgspec.Struct, gc=False, omit_defaults=True):
     remembered: bool = False
 
 
+_request_of = attrgetter("distribution", "status", "result", "reason")
+_key_of = attrgetter("key_pair_id", "hash_algorithm")
+
+
 class Counts:
-    """Sums over all records of this worker, as flat names for its report: what `metrics.py` renders."""
+    """Sums over all records of this worker: what `metrics.py` sends with its report."""
 
     __slots__ = ("bytes", "keys", "requests", "taken_us", "verify_us")
 
     def __init__(self) -> None:
-        self.requests: dict[tuple[str, int, str, str], int] = {}
-        self.keys: dict[tuple[str, str], int] = {}
+        self.requests: Counter[tuple[str, int, str, str]] = Counter()
+        self.keys: Counter[tuple[str, str]] = Counter()
         self.bytes = 0
         self.taken_us = 0
         self.verify_us = 0
 
-    def add(self, record: Record) -> None:
-        name = (record.distribution, record.status, record.result, record.reason)
-        self.requests[name] = self.requests.get(name, 0) + 1
-        if record.verdict == "allowed":
-            key = (record.key_pair_id, record.hash_algorithm)
-            self.keys[key] = self.keys.get(key, 0) + 1
-        self.bytes += record.bytes
-        self.taken_us += record.time_taken_us
-        self.verify_us += record.verify_us
+    def add(self, records: list[Record]) -> None:
+        self.requests.update(map(_request_of, records))
+        self.keys.update([_key_of(record) for record in records if record.verdict == "allowed"])
+        self.bytes += sum([record.bytes for record in records])
+        self.taken_us += sum([record.time_taken_us for record in records])
+        self.verify_us += sum([record.verify_us for record in records])
 
 
 class AccessLog:
@@ -114,9 +117,7 @@ class AccessLog:
         records, self._waiting = self._waiting, []
         if not records:
             return
-        add = self.counts.add
-        for record in records:
-            add(record)
+        self.counts.add(records)
         if self._path is None:
             return
         data = self._encoder.encode_lines(records)

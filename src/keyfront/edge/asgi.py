@@ -13,7 +13,7 @@ from typing import Any
 from keyfront.edge import respond
 from keyfront.edge.edge import Edge, Visit
 from keyfront.edge.exchange import Headers, Reply, Request
-from keyfront.edge.http1 import MAX_HEAD, MAX_TARGET, Peers, host_ok
+from keyfront.edge.http1 import MAX_HEAD, MAX_TARGET, Peers, host_text
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -121,7 +121,7 @@ class EdgeApp:
         )
         if size > MAX_HEAD or len(target) > MAX_TARGET:
             return request, "too_large"
-        if len(hosts) != 1 or not host_ok(hosts[0]) or not target.startswith("/"):
+        if len(hosts) != 1 or not host_text(hosts[0]) or not target.startswith("/"):
             return request, "bad_request"
         return request, ""
 

@@ -7,6 +7,7 @@ shell writes it at once, without a coroutine. Otherwise the shell awaits `serve`
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 from collections.abc import AsyncIterator
@@ -51,36 +52,21 @@ class EdgeSettings(msgspec.Struct, frozen=True):
 
 
 class Visit:
-    """A request on its way through the edge, and what is known of it so far."""
+    """A request on its way through the edge, and what is known of it so far. What is not set yet is the class's."""
 
-    __slots__ = (
-        "began",
-        "country",
-        "first_byte",
-        "grant",
-        "hit",
-        "key",
-        "now",
-        "plan",
-        "refusal",
-        "request",
-        "request_id",
-        "verify_s",
-    )
+    verify_s = 0.0
+    first_byte = 0.0
+    plan: Plan | None = None
+    grant: Grant | None = None
+    refusal: Refusal | None = None
+    key: str | None = None
+    hit: Stored | None = None
 
     def __init__(self, request: Request, now: float, began: float, request_id: str) -> None:
         self.request = request
         self.now = now
         self.began = began
         self.request_id = request_id
-        self.verify_s = 0.0
-        self.plan: Plan | None = None
-        self.grant: Grant | None = None
-        self.refusal: Refusal | None = None
-        self.key: str | None = None
-        self.hit: Stored | None = None
-        self.first_byte = 0.0
-        self.country = ""
 
 
 class Edge:
@@ -91,7 +77,7 @@ class Edge:
         self.memory = MemoryTier(settings.memory, settings.max_object)
         self.flights: dict[str, Flight] = {}
         self.origins = Origins(ca_file=settings.ca_file)
-        self.countries = CountryTable(settings.country_db)
+        self._country = CountryTable(settings.country_db).country
         self._name = os.urandom(16).hex().encode()
         self.via = f"1.1 {self._name.decode()}.cloudfront.net (CloudFront)"
         self._ids: list[str] = []
@@ -119,14 +105,14 @@ class Edge:
         now = time()
         began = perf_counter()
         visit = Visit(request, now, began, self.request_id())
-        decision = decide(self.routing, request, now, self.countries.country)
+        decision = decide(self.routing, request, now, self._country)
         visit.verify_s = perf_counter() - began
         if isinstance(decision, Refusal):
             visit.refusal = decision
             return visit
         plan, visit.grant = decision
         visit.plan = plan
-        key = visit.key = self._key(plan, request)
+        key = visit.key = plan.key if not plan.route.selects else self._key(plan, request)
         if key is not None:
             stored = self.memory.look(key)
             if stored is not None:
@@ -140,7 +126,7 @@ class Edge:
         key = plan.key
         if key is None or not plan.route.selects:
             return key
-        return key + key_suffix(plan.route.behavior, request, plan.query, self.countries.country)
+        return key + key_suffix(plan.route.behavior, request, plan.query, self._country)
 
     def unreadable(self, request: Request) -> Visit:
         """The visit of a request that no shell could make sense of; only its record will be left."""
@@ -188,12 +174,12 @@ class Edge:
         flight = shared or self._flight(key, visit, plan, stored)
         token = flight.join()
         try:
-            meta = await flight.outcome
+            meta = await asyncio.shield(flight.outcome)
             if shared is not None and not self._may_share(flight, meta, visit, plan):
                 flight.leave(token)
                 flight = self._flight(None, visit, plan, stored)
                 token = flight.join()
-                meta = await flight.outcome
+                meta = await asyncio.shield(flight.outcome)
             result = flight.result if shared is None or flight.stored is not None else "Hit"
             if flight.stored is not None:
                 return respond.answer(request, meta, flight.stored.body, now, result)
@@ -390,7 +376,7 @@ class Edge:
             visit.request,
             request_id=visit.request_id,
             via=self.via,
-            country=self.countries.country,
+            country=self._country,
             restricted=plan.route.keyring is not None,
         )
 
@@ -475,7 +461,7 @@ class Edge:
             int((visit.first_byte - visit.began) * 1e6) if visit.first_byte else 0,
             agent,
             referer,
-            self.countries.country(request.client_ip) if site is not None and site.geo is not None else "",
+            self._country(request.client_ip) if site is not None and site.geo is not None else "",
         )
         if grant is not None:
             self._signed(record, "allowed", grant.key_pair_id, visit, route)

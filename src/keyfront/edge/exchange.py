@@ -48,7 +48,6 @@ class Request:
         target: str,
         host: str,
         headers: Headers,
-        *,
         scheme: str = "http",
         client_ip: str = "127.0.0.1",
         client_port: int = 0,

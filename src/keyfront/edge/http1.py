@@ -383,33 +383,39 @@ class Connection(asyncio.Protocol):
         parser = self._parser
         headers = self._headers
         self._keep_alive = parser.should_keep_alive()
-        host: bytes | None = None
+        raw_host: bytes | None = None
         cookie = b""
         length: int | None = None
-        has_body = expects = bad = False
+        has_body = expects = bad = speaks_of_connection = False
         size = len(self._target) + 26
         for name, value in headers:
             size += len(name) + len(value) + 4
+            if name not in _NOTED:
+                continue
             if name == b"host":
-                bad = bad or host is not None
-                host = value
+                bad = raw_host is not None
+                raw_host = value
             elif name == b"cookie":
                 cookie = cookie + b"; " + value if cookie else value
+            elif name == b"connection":
+                speaks_of_connection = True
             elif name == b"content-length":
                 length = int(value)
                 has_body = length > 0
             elif name == b"transfer-encoding":
                 has_body = True
-            elif name == b"expect":
+            else:
                 expects = True
-        version = parser.get_http_version()
+        # Only HTTP/1.1 keeps a connection open unasked; to ask the parser for the version is dear.
+        version = "1.1" if self._keep_alive and not speaks_of_connection else parser.get_http_version()
         target = self._target.decode("ascii")
         if size > MAX_HEAD or len(target) > MAX_TARGET:
             self._refuse("too_large")
             return
         if not target.startswith("/"):
-            host, target = _absolute(target, host)
-        if bad or host is None or not host_ok(host) or "#" in target or version not in ("1.1", "1.0"):
+            raw_host, target = _absolute(target, raw_host)
+        host = _hosts.get(raw_host) or host_text(raw_host)
+        if bad or not host or "#" in target or version not in ("1.1", "1.0"):
             self._refuse("bad_request")
             return
         scheme, client = self._listener.scheme, self._peer_ip
@@ -422,16 +428,16 @@ class Connection(asyncio.Protocol):
         request = Request(
             parser.get_method().decode(),
             target,
-            host.decode("ascii"),
+            host,
             headers,
-            scheme=scheme,
-            client_ip=client,
-            client_port=self._peer_port,
-            version=version,
-            cookie=cookie.decode("latin-1") if cookie else "",
-            body=body,
-            length=length,
-            wire_bytes=size,
+            scheme,
+            client,
+            self._peer_port,
+            version,
+            cookie.decode("latin-1") if cookie else "",
+            body,
+            length,
+            size,
         )
         self._request = request
         if body is not None:
@@ -735,15 +741,17 @@ def _absolute(target: str, host: bytes | None) -> tuple[bytes | None, str]:
     return rest.encode("ascii"), "/"
 
 
+_NOTED = frozenset({b"host", b"cookie", b"connection", b"content-length", b"transfer-encoding", b"expect"})
 _HOST_BYTES = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:[]")
-_hosts_seen: set[bytes] = set()
+_hosts: dict[bytes | None, str] = {}
 
 
-def host_ok(host: bytes) -> bool:
-    """Only what a host and a port are made of: what else comes in Host is an attempt at something."""
-    if host in _hosts_seen:
-        return True
-    good = 0 < len(host) <= 261 and _HOST_BYTES.issuperset(host)
-    if good and len(_hosts_seen) < 4096:
-        _hosts_seen.add(host)
-    return good
+def host_text(raw: bytes | None) -> str:
+    """The value of Host as text; empty if it is not made of what hosts and ports are made of: whatever else comes
+    there is an attempt at something."""
+    if raw is None or not 0 < len(raw) <= 261 or not _HOST_BYTES.issuperset(raw):
+        return ""
+    text = raw.decode("ascii")
+    if len(_hosts) < 4096:
+        _hosts[raw] = text
+    return text
