@@ -7,6 +7,7 @@ import re
 import socket
 import struct
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from keyfront.edge.edge import EdgeSettings
 from keyfront.edge.http1 import MAX_HEAD, MAX_QUEUE, Limits, Peers
 from keyfront.model.snapshot import Behavior, ErrorResponse, Geo, Select, Snapshot
-from tests.origin import CLOSE, LEAVE_BODY, RESET, Asked, ScriptedOrigin, Wire, answer
+from tests.origin import CLOSE, LEAVE_BODY, RESET, Asked, Authority, ScriptedOrigin, Wire, answer
 from tests.viewer import EdgeHouse, site
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
@@ -616,6 +617,39 @@ class TestOrigins:
         seen = await house.get("/a")
         assert (seen.status, seen.x_cache) == (502, "Error")
         assert (await house.recorded(1))["detail"] == "OriginConnectError"
+
+    async def test_path_and_custom_headers_of_the_origin(self, origin: ScriptedOrigin) -> None:
+        origin.on("/v1/a", answer(200, b"hello"))
+        secret = origin.origin(path="/v1", custom_headers=(("X-Origin-Secret", "s3cr3t"),))
+        async with EdgeHouse(site(secret)) as house:
+            seen = await house.get("/a", headers=[("X-Origin-Secret", "guess")])
+            assert seen.body == b"hello"
+        asked = origin.requests[0]
+        assert asked.header("x-origin-secret") == "s3cr3t"
+        assert asked.header("host") == f"127.0.0.1:{origin.port}"
+        assert "s3cr3t" not in str(house.records)
+
+    async def test_an_https_origin_is_verified(self, tmp_path: Path) -> None:
+        authority = Authority(tmp_path)
+        async with ScriptedOrigin(tls=authority.server("127.0.0.1")) as secure:
+            secure.on("/a", answer(200, b"hello"))
+            snapshot = site(secure.origin(protocol_policy="https-only"))
+            settings = EdgeSettings(ca_file=authority.ca_file)
+            async with EdgeHouse(snapshot, settings=settings) as house:
+                assert (await house.get("/a")).body == b"hello"
+            async with EdgeHouse(snapshot) as house:
+                assert (await house.get("/a")).status == 502
+                assert (await house.recorded(1))["detail"] == "OriginConnectError"
+
+    async def test_what_expired_is_asked_about_and_served_again(
+        self, house: EdgeHouse, origin: ScriptedOrigin
+    ) -> None:
+        validated = {"ETag": '"1"', "Cache-Control": "max-age=0"}
+        origin.on("/a", answer(200, b"hello", validated), answer(304, headers={"ETag": '"1"'}), answer(503))
+        assert [(await house.get("/a")).x_cache for _ in range(2)] == ["Miss", "RefreshHit"]
+        assert origin.requests[1].header("if-none-match") == '"1"'
+        stale = await house.get("/a")
+        assert (stale.status, stale.body) == (200, b"hello")
 
     async def test_a_custom_error_page_takes_the_place_of_an_error(self, origin: ScriptedOrigin) -> None:
         origin.on("/missing", answer(404, b"plain"))

@@ -1,0 +1,151 @@
+"""Hosts to sites, paths to behaviors, snapshots to routings: tables, without a socket."""
+
+from __future__ import annotations
+
+import pytest
+
+from keyfront.edge.decide import Refusal, decide
+from keyfront.edge.exchange import Request
+from keyfront.edge.routing import Plans, Routing
+from keyfront.model.snapshot import Behavior, Distribution, Geo, Origin, OriginGroup, Select, Snapshot
+
+APP = Origin("app", "127.0.0.1")
+
+
+def distribution(id_: str, *aliases: str, **members: object) -> Distribution:
+    values: dict[str, object] = {"origins": (APP,), "behaviors": (Behavior("*", "app"),), "aliases": aliases}
+    return Distribution(id_, "", f"{id_.lower()}.cloudfront.localhost", **(values | members))  # type: ignore[arg-type]
+
+
+def routing(*distributions: Distribution) -> Routing:
+    return Routing(Snapshot(1, 0.0, distributions=distributions))
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("e1.cloudfront.localhost", "E1"),
+        ("E1.CloudFront.localhost:8080", "E1"),
+        ("cdn.example.com", "E1"),
+        ("CDN.example.com:443", "E1"),
+        ("www.example.com", "E2"),
+        ("a.www.example.com", "E2"),
+        ("exact.example.com", "E3"),
+        ("deep.exact.example.com", "E2"),
+        ("x.deep.example.com", "E4"),
+        ("example.com", None),
+        ("nexample.com", None),
+        ("", None),
+        (":80", None),
+        ("[::1]", "E5"),
+        ("[::1]:8080", "E5"),
+    ],
+)
+def test_a_host_leads_to_the_most_exact_name(host: str, expected: str | None) -> None:
+    found = routing(
+        distribution("E1", "cdn.example.com"),
+        distribution("E2", "*.example.com"),
+        distribution("E3", "exact.example.com"),
+        distribution("E4", "*.deep.example.com"),
+        distribution("E5", "[::1]"),
+    ).site(host)
+    assert (found.distribution.id if found else None) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/images/a.jpg", "images/*.jpg"),
+        ("/images/b/c.jpg", "images/*.jpg"),
+        ("/images/a.gif", "/images/*"),
+        ("/Images/a.gif", "*"),
+        ("/x/../images/a.gif", "/images/*"),
+        ("/images/../x", "*"),
+        ("//images//a.gif", "/images/*"),
+        ("/%69mages/a.gif", "/images/*"),
+        ("/images%2Fa.gif", "*"),
+        ("/", "*"),
+        ("", "*"),
+    ],
+)
+def test_the_first_behavior_that_matches_the_normalised_path(path: str, expected: str) -> None:
+    behaviors = tuple(Behavior(pattern, "app") for pattern in ("images/*.jpg", "/images/*", "*"))
+    site = routing(distribution("E1", behaviors=behaviors)).site("e1.cloudfront.localhost")
+    assert site is not None
+    assert site.route(path).behavior.path_pattern == expected
+
+
+def test_an_origin_group_gives_both_members_and_the_statuses() -> None:
+    spare = Origin("spare", "127.0.0.2")
+    group = OriginGroup("both", ("app", "spare"), (500, 503))
+    made = distribution(
+        "E1", origins=(APP, spare), origin_groups=(group,), behaviors=(Behavior("*", "both"),)
+    )
+    site = routing(made).site("e1.cloudfront.localhost")
+    assert site is not None
+    assert site.default.origins == (APP, spare)
+    assert site.default.failover == {500, 503}
+
+
+def ask(routed: Routing, target: str = "/a", method: str = "GET", **members: object) -> object:
+    request = Request(method, target, "e1.cloudfront.localhost", [], **members)  # type: ignore[arg-type]
+    decision = decide(routed, request, 1000.0, lambda ip: {"198.51.100.1": "DE"}.get(ip, ""))
+    return decision.name if isinstance(decision, Refusal) else decision[0]
+
+
+def test_the_questions_are_asked_in_cloudfronts_order() -> None:
+    strict = Behavior("*", "app", viewer_protocol_policy="https-only", restricted=True)
+    blocked = distribution("E1", behaviors=(strict,), geo=Geo("blacklist", ("DE",)))
+    german = {"client_ip": "198.51.100.1"}
+    assert ask(routing()) == "no_distribution"
+    assert ask(routing(distribution("E1", enabled=False, geo=blocked.geo)), **german) == "disabled"
+    assert ask(routing(blocked), method="POST", **german) == "geo_blocked"
+    assert ask(routing(blocked), method="POST") == "https_only"
+    assert ask(routing(blocked), method="POST", scheme="https") == "method_not_allowed"
+    assert ask(routing(blocked), scheme="https") == "denied"
+
+
+def test_geo_is_asked_again_of_who_finds_a_plan_made_for_another() -> None:
+    routed = routing(distribution("E1", geo=Geo("whitelist", ("FR",))))
+    assert ask(routed) != "geo_blocked"  # a place that is not known is served
+    assert ask(routed, client_ip="198.51.100.1") == "geo_blocked"
+    assert ask(routed) != "geo_blocked"
+
+
+@pytest.mark.parametrize(
+    ("behavior", "target", "key", "asked"),
+    [
+        (Behavior("*", "app"), "/a?b=1", "E1/a", "/a"),
+        (Behavior("*", "app", forward_query=Select("all")), "/a?b=1", "E1/a", "/a?b=1"),
+        (Behavior("*", "app", forward_query=Select("whitelist", ("b",))), "/a?c=2&b=1", "E1/a", "/a?b=1"),
+        (Behavior("*", "app", max_ttl=0, default_ttl=0), "/a", None, "/a"),
+        (Behavior("*", "app", legacy=True, key_headers=Select("all")), "/a", None, "/a"),
+        (Behavior("*", "app"), "/%2e/x//y", "E1/%2e/x//y", "/%2e/x//y"),
+    ],
+)
+def test_a_plan_has_the_key_and_the_raw_target(
+    behavior: Behavior, target: str, key: str | None, asked: str
+) -> None:
+    plan = ask(routing(distribution("E1", behaviors=(behavior,))), target)
+    assert (plan.key, plan.target) == (key, asked)  # type: ignore[attr-defined]
+
+
+def test_options_has_a_key_of_its_own_and_only_if_it_is_cached() -> None:
+    methods = ("GET", "HEAD", "OPTIONS")
+    cached = Behavior("*", "app", allowed_methods=methods, cached_methods=methods)
+    passed = Behavior("*", "app", allowed_methods=methods)
+    for behavior, key in ((cached, "OPTIONS E1/a"), (passed, None)):
+        plan = ask(routing(distribution("E1", behaviors=(behavior,))), "/a", "OPTIONS")
+        assert plan.key == key  # type: ignore[attr-defined]
+
+
+def test_plans_are_bounded_and_what_is_used_stays() -> None:
+    plans = Plans(size=10)
+    routed = routing(distribution("E1"))
+    plan = ask(routed)
+    plans.put("used", plan)  # type: ignore[arg-type]
+    for number in range(100):
+        plans.put(str(number), plan)  # type: ignore[arg-type]
+        assert plans.get("used") is plan
+    assert plans.get("0") is None
+    assert plans.get("99") is plan
