@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import uvicorn
+from botocore.exceptions import ClientError
 from starlette.applications import Starlette
 
 from examples.gallery import app, provision, shelf
@@ -24,8 +25,8 @@ from examples.gallery import app, provision, shelf
 HOST = "127.0.0.1"
 
 
-class StartError(RuntimeError):
-    """Something that the demo needs did not come up; the message says what and where to look."""
+class DemoError(RuntimeError):
+    """Something that the demo needs did not come up, or went away; the message says what."""
 
 
 def main() -> int:
@@ -37,8 +38,8 @@ def main() -> int:
     try:
         with contextlib.ExitStack() as house:
             return _run(options, house, stop)
-    except (StartError, OSError) as error:
-        print(f"The demo could not start: {error}", file=sys.stderr)
+    except (DemoError, OSError, ClientError) as error:
+        print(f"The demo has to end: {error}", file=sys.stderr)
         return 1
 
 
@@ -99,9 +100,7 @@ def _run(options: argparse.Namespace, house: contextlib.ExitStack, stop: threadi
 
     while not stop.wait(0.5):
         if child.poll() is not None:
-            raise StartError(
-                f"keyfront ended by itself (status {child.returncode}); see {data / 'keyfront.log'}"
-            )
+            raise DemoError(f"keyfront ended by itself, status {child.returncode}. {_last_words(data)}")
     print("\nStopping …", flush=True)
     return 0
 
@@ -110,7 +109,7 @@ def _address(text: str | None, usual: int) -> tuple[str, int]:
     """HOST:PORT as asked for; port 0 becomes a free one, and so does a usual port that somebody else has."""
     host, _, port = (text or f"{HOST}:{usual}").rpartition(":")
     if not host or not port.isdigit():
-        raise StartError(f"{text!r} is not HOST:PORT")
+        raise DemoError(f"{text!r} is not HOST:PORT")
     for candidate in (int(port), 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -118,10 +117,10 @@ def _address(text: str | None, usual: int) -> tuple[str, int]:
                 probe.bind((host, candidate))
             except OSError as error:
                 if text:
-                    raise StartError(f"cannot listen on {text}: {error.strerror}") from error
+                    raise DemoError(f"cannot listen on {text}: {error.strerror}") from error
                 continue
             return host, probe.getsockname()[1]
-    raise StartError(f"no free port on {host}")
+    raise DemoError(f"no free port on {host}")
 
 
 def _listen(port: int) -> socket.socket:
@@ -131,7 +130,7 @@ def _listen(port: int) -> socket.socket:
         door.bind((HOST, port))
     except OSError as error:
         door.close()
-        raise StartError(f"cannot listen on {HOST}:{port}: {error.strerror}") from error
+        raise DemoError(f"cannot listen on {HOST}:{port}: {error.strerror}") from error
     door.listen(128)
     return door
 
@@ -157,7 +156,7 @@ def _keyfront(
 
     def listen() -> None:
         assert child.stdout is not None
-        with open(log, "a") as out:
+        with open(log, "a", buffering=1) as out:
             for line in child.stdout:
                 out.write(line)
                 if line.startswith("keyfront ready"):
@@ -171,8 +170,7 @@ def _keyfront(
             patience -= 0.05
             if child.poll() is not None or patience <= 0:
                 listener.join(1)
-                tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
-                raise StartError(f"`{shlex.join(command)}` did not become ready:\n{tail}")
+                raise DemoError(f"`{shlex.join(command)}` did not become ready. {_last_words(data.parent)}")
         yield child
     finally:
         child.terminate()
@@ -181,6 +179,11 @@ def _keyfront(
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+
+
+def _last_words(data: Path) -> str:
+    lines = (data / "keyfront.log").read_text(errors="replace").splitlines()[-12:]
+    return "\n".join(("Its last words:", *lines)) if lines else "It said nothing."
 
 
 @contextlib.contextmanager

@@ -69,6 +69,7 @@ def test_the_guide_leads_where_it_says(tmp_path: Path) -> None:
             cwd=tmp_path,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            text=True,
         )
         running.append(origin)
         done = subprocess.run(
