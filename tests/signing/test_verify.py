@@ -215,9 +215,61 @@ def test_canned_cookies_grant_one_url() -> None:
 def test_host_and_path_cannot_pose_as_each_other(host: str, target: str) -> None:
     tail = URL.partition("?b=1&")[2]
     signed = f"{target}{'&' if '?' in target else '?'}{tail}"
-    for url, cookies in ((signed, ""), (target, COOKIES), (target, CANNED)):
+    warm = ring()
+    for url, cookies in (
+        (URL, ""),
+        (URL.replace("/a?", "/folder/a?"), COOKIES),
+        ("https://cdn.test/a?b=1", CANNED),
+    ):
+        assert reason(url, cookies, keys=warm) in ("granted", "signature_mismatch")
+    for keys in (ring(), warm):
+        for url, cookies in ((signed, ""), (target, COOKIES), (target, CANNED)):
+            with pytest.raises(Denied):
+                verify("https", host, url, cookies, keys, "192.0.2.7", NOW)
+
+
+def test_a_remembered_url_cannot_be_cut_elsewhere() -> None:
+    keys = ring()
+    url = sign_url("https://cdn.test/folder/a?b=1", RSA, expires=HOUR, now=NOW)
+    assert reason(url, keys=keys) == "granted"
+    for cut in range(len("https://"), len(url)):
+        host, target = url[len("https://") : cut], url[cut:]
+        if host == "cdn.test":
+            continue
         with pytest.raises(Denied):
-            verify("https", host, url, cookies, ring(), "192.0.2.7", NOW)
+            verify("https", host, target, "", keys, "192.0.2.7", NOW)
+
+
+def test_a_policy_without_resource_still_asks_for_a_url() -> None:
+    tail = sign_url("https://cdn.test/a", RSA, policy=Policy(None, SOON), now=NOW).partition("?")[2]
+    cookies = sign_cookies(Policy(None, SOON), RSA, now=NOW).header
+    keys = ring()
+    assert reason(f"https://cdn.test/b?{tail}", keys=keys) == "granted"
+    for host, target in (
+        ("cdn.test/a", "/b"),
+        ("cdn.test", ""),
+        ("", "/a"),
+        ("cdn.test", "*"),
+        ("a?b", "/c"),
+    ):
+        for url, header in ((f"{target}?{tail}", ""), (target, cookies)):
+            for _ in range(2):
+                with pytest.raises(Denied):
+                    verify("https", host, url, header, keys, "192.0.2.7", NOW)
+
+
+def test_what_a_stranger_wrote_is_not_compiled() -> None:
+    """A policy is read before its signature is checked: reading must cost next to nothing."""
+    for resource in (
+        "http://" + "?" * 5000,
+        "http://d/" + "*?a" * 1600,
+        "http://" + "?*" * 2500 + "/" + "?*" * 2500,
+    ):
+        policy = cf_b64encode(Policy(resource, SOON).to_bytes(NOW))
+        url = f"https://cdn.test/a?Policy={policy}&Signature=AAAA&Key-Pair-Id={RSA.key_pair_id}"
+        began = time.process_time()
+        assert reason(url) == "signature_mismatch"
+        assert time.process_time() - began < 0.02
 
 
 def test_default_ports_are_dropped_and_others_are_not() -> None:

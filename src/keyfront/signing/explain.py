@@ -451,7 +451,9 @@ class _Explanation:
             return
         expected = self.statement.resource
         if expected is None:
-            self._add("resource", True, "any URL, for the policy names no Resource", self.resource)
+            self._add(
+                "resource", possible, "any URL, for the policy names no Resource", self.resource, impossible
+            )
             return
         passed = possible and self._matches(self.resource)
         hint = "" if passed else impossible or self._resource_hint(expected)

@@ -81,20 +81,28 @@ _decoder = msgspec.json.Decoder(_Document)
 class Statement:
     """What a custom policy says, prepared for judging. Never changes.
 
-    `resource` is its text as latin-1 (None: omitted, every URL), `pattern` the same compiled; `expires` and
-    `not_before` are epoch seconds, both exclusive; `network` is the IPv4 range that the viewer must be in.
+    `resource` is its text as latin-1 (None: omitted, every URL); `expires` and `not_before` are epoch seconds, both
+    exclusive; `network` is the IPv4 range that the viewer must be in.
     """
 
-    __slots__ = ("expires", "network", "not_before", "pattern", "resource")
+    __slots__ = ("_pattern", "expires", "network", "not_before", "resource")
 
     def __init__(
         self, resource: str | None, expires: int, not_before: int | None, network: Network | None
     ) -> None:
         self.resource = resource
-        self.pattern = None if resource is None else ResourcePattern(resource)
         self.expires = expires
         self.not_before = not_before
         self.network = network
+        self._pattern: ResourcePattern | None = None
+
+    @property
+    def pattern(self) -> ResourcePattern | None:
+        """`resource` compiled, once, when it is first asked for: a policy is read before its signature is checked,
+        and nothing that a stranger wrote is worth compiling."""
+        if self._pattern is None and self.resource is not None:
+            self._pattern = ResourcePattern(self.resource)
+        return self._pattern
 
 
 def parse_policy(data: bytes) -> Statement:
@@ -145,10 +153,10 @@ def parse_network(text: str) -> Network:
     address, slash, mask = text.partition("/")
     first = ipv4(address)
     if first is None or (slash and not (mask.isascii() and mask.isdigit() and len(mask) <= 2)):
-        raise PolicyError(f"{text!r} is no IPv4 address or CIDR")
+        raise PolicyError(f"{text[:60]!r} is no IPv4 address or CIDR")
     bits = int(mask) if slash else 32
     if bits > 32:
-        raise PolicyError(f"{text!r} is no IPv4 address or CIDR")
+        raise PolicyError(f"{text[:60]!r} is no IPv4 address or CIDR")
     span = (1 << (32 - bits)) - 1
     return first & ~span, first | span
 

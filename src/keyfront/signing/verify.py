@@ -133,7 +133,7 @@ class Grant:
         path, mark, query = target.partition("?")
         own = split_query(query)[1] if mark else None
         if not self._covers(scheme, host, path, own):
-            raise self._denied(Denial.WRONG_RESOURCE, f"the policy's Resource is {self.resource}")
+            raise self._elsewhere()
         self.judge(client_ip, now)
 
     def _covers(self, scheme: str, host: str, path: str, own: str | None) -> bool:
@@ -141,15 +141,19 @@ class Grant:
         scope = self._scope
         if isinstance(scope, str):
             return scope in _canned_resources(scheme, host, path, own)
-        if scope.pattern is None:
+        pattern = scope.pattern
+        if pattern is None:
             return True  # §1.3: no Resource, so every URL that this key is trusted for
-        return is_url(host, path) and scope.pattern.matches(
+        return is_url(host, path) and pattern.matches(
             scheme, plain_host(scheme, host.lower()), path, own or ""
         )
 
     def _for(self, own: str | None) -> Grant:
         """The same, remembered, for a request with another query."""
         return Grant(self.key_pair_id, self.hash_name, self.mode, self._scope, self.expires, own or "", True)
+
+    def _elsewhere(self) -> Denied:
+        return self._denied(Denial.WRONG_RESOURCE, f"the policy's Resource is {(self.resource or '')[:200]}")
 
     def _denied(self, denial: Denial, detail: str) -> Denied:
         return Denied(denial, detail, self.key_pair_id)
@@ -262,8 +266,9 @@ def verify(
     """
     own: str | None = None
     if "?" in target:
-        # The whole URL first: nothing needs to be taken apart if this very URL has been verified before.
-        url = f"{scheme}://{host}{target}"
+        # The whole URL first: nothing needs to be taken apart if this very URL has been verified before. Where
+        # host and path could pose as each other the text has two readings, and is looked up under none.
+        url = f"{scheme}://{host}{target}" if target[0] == "/" and "/" not in host else ""
         grant = keyring._urls.get(url)
         if grant is not None:
             if now >= grant.expires or not grant._plain:
@@ -275,7 +280,8 @@ def verify(
         if given and not _MARKERS.isdisjoint(given):
             grant = _authenticate(given, "url", scheme, host, path, own, keyring)
             _judge(grant, scheme, host, path, own, client_ip, now)
-            keyring._urls.put(url, grant._for(own))
+            if url:
+                keyring._urls.put(url, grant._for(own))
             return grant
     else:
         path = target
@@ -295,7 +301,7 @@ def _judge(
 ) -> None:
     """Steps 6 to 8. A canned policy's signature has already proved its URL."""
     if not grant.canned and not grant._covers(scheme, host, path, own):
-        raise grant._denied(Denial.WRONG_RESOURCE, f"the policy's Resource is {grant.resource}")
+        raise grant._elsewhere()
     if now >= grant.expires or not grant._plain:
         grant.judge(client_ip, now)
 
