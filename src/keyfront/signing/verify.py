@@ -141,12 +141,11 @@ class Grant:
         scope = self._scope
         if isinstance(scope, str):
             return scope in _canned_resources(scheme, host, path, own)
+        if not is_url(host, path):
+            return False
         pattern = scope.pattern
-        if pattern is None:
-            return True  # §1.3: no Resource, so every URL that this key is trusted for
-        return is_url(host, path) and pattern.matches(
-            scheme, plain_host(scheme, host.lower()), path, own or ""
-        )
+        # §1.3: no Resource, so every URL that this key is trusted for.
+        return pattern is None or pattern.matches(scheme, plain_host(scheme, host.lower()), path, own or "")
 
     def _for(self, own: str | None) -> Grant:
         """The same, remembered, for a request with another query."""
