@@ -145,6 +145,8 @@ def test_of_repeated_cookies_the_first_counts() -> None:
         ("Signature=a+b%20c", {"Signature": "a+b c"}, None),
         ("Signature=%&Policy=%zz", {"Signature": "%", "Policy": "%zz"}, None),
         ("Signature=%C3%A9", {"Signature": "Ã©"}, None),
+        ("Signature=é%7E", {"Signature": "é~"}, None),
+        ("Signature=\ud800%7E", {"Signature": "?~"}, None),
         ("Signature==a=", {"Signature": "=a="}, None),
         ("Expires=1&Expires=2", {"Expires": "1"}, None),
         ("%45xpires=1&expires=2&Expires =3", {}, "%45xpires=1&expires=2&Expires =3"),

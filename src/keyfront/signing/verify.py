@@ -400,10 +400,14 @@ def split_query(query: str) -> tuple[dict[str, str], str | None]:
         name, _, value = parameter.partition("=")
         if name in SIGNING_PARAMETERS:
             if name not in given:
-                given[name] = unquote_to_bytes(value).decode("latin-1") if "%" in value else value
+                given[name] = _unquoted(value) if "%" in value else value
         else:
             own.append(parameter)
     return given, "&".join(own) if own else None
+
+
+def _unquoted(value: str) -> str:
+    return unquote_to_bytes(value.encode("latin-1", "replace")).decode("latin-1")
 
 
 def signing_cookies(header: str) -> dict[str, str]:
