@@ -1,9 +1,11 @@
 """One worker of the edge beside the peers, on the same work, in one run.
 
 Needs the peers' folder (PEERS, default ../shared/peers), Debian's nginx with its Lua module, and wrk; says what is
-missing and stops. The server has core 0 to itself, the client core 1. Both sides write an access log. Rounds alternate
-(A B A B); a case's figure is the median over its rounds, and beside requests per second stands what the server's
+missing and stops. The server has core 0 to itself, client and origin core 1. Both sides write an access log. Rounds
+alternate (A B A B); a figure is the median over the rounds, and beside requests per second stands what the server's
 processes used of the CPU per request, which other tenants of the machine disturb less.
+
+CASE=text runs only the cases whose name holds it; ROUNDS, SECONDS_EACH and CONNECTIONS change the effort.
 """
 
 from __future__ import annotations
@@ -19,14 +21,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
+from keyfront import load_signer, sign_url
 from keyfront.edge.serve import WorkerSettings
 from keyfront.fleet.file import FileFeed
-from keyfront.model.snapshot import Behavior, Distribution, KeyGroup, Origin, PublicKey, Snapshot
+from keyfront.model.snapshot import Behavior, Distribution, KeyGroup, Origin, PublicKey, Select, Snapshot
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = Path(os.environ.get("PEERS", ROOT.parent / "shared" / "peers"))
@@ -34,15 +38,37 @@ VAR = Path(os.environ.get("BENCH_VAR", ROOT / "var" / "bench"))
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
 SECONDS = int(os.environ.get("SECONDS_EACH", "5"))
 CONNECTIONS = int(os.environ.get("CONNECTIONS", "32"))
-ORIGIN_PORT = 18490
+ORIGIN_PORT, OUR_PORT, PEER_PORT = 18490, 18401, 18402
+KEY_ID = "K2JCJMDEHXQW5F"
+
+
+class Case(NamedTuple):
+    """`urls` is a list under VAR/urls, `cookie` a header file there, `beside` the peers. `fresh` servers are started
+    anew for each round and warmed with `warm`; `paced` runs at half the rate that the round before reached;
+    `unique` makes every target a new one; `seconds` overrides the length of a round."""
+
+    name: str
+    urls: str
+    beside: tuple[str, ...]
+    cookie: str | None = None
+    fresh: bool = False
+    warm: str = ""
+    paced: bool = False
+    unique: bool = False
+    seconds: int = 0
+    connections: int = CONNECTIONS
+
 
 CASES = [
-    # name, request list, cookie file, the peers to stand beside
-    ("canned 1 KiB, remembered", "canned-1k", None, ["lualru", "luamem", "lua"]),
-    ("cookie wildcard 1 KiB", "plain-1k", "cookie-1k", ["lualru"]),
-    ("no signature 1 KiB", "open-1k", None, ["cache"]),
-    ("canned 64 KiB", "canned-64k", None, ["lualru"]),
-    ("canned 1 MiB", "canned-1m", None, ["lualru"]),
+    Case("canned 1 KiB, remembered", "canned-1k", ("lualru", "securelink", "luamem")),
+    Case("cookie wildcard 1 KiB", "plain-1k", ("lualru",), cookie="cookie-1k"),
+    Case("every signature new", "new-1k", ("lua",), fresh=True, warm="canned-1k", seconds=1),
+    Case("no signature 1 KiB", "open-1k", ("cache",)),
+    Case("canned 1 KiB at half the rate", "canned-1k", ("lualru",), paced=True),
+    Case("canned 64 KiB", "canned-64k", ("lualru",)),
+    Case("canned 1 MiB", "canned-1m", ("lualru",)),
+    Case("100 MiB hit", "open-100m", ("cache",), connections=4),
+    Case("miss 1 KiB", "open-1k", ("proxy",), unique=True),
 ]
 
 
@@ -55,13 +81,19 @@ class Server:
     def cpu(self) -> float:
         """Seconds of CPU that the process and its children have used."""
         total = 0
-        ticks = os.sysconf("SC_CLK_TCK")
-        pids = [self.process.pid, *children(self.process.pid)]
-        for pid in pids:
+        for pid in [self.process.pid, *children(self.process.pid)]:
             with contextlib.suppress(OSError):
                 fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
                 total += int(fields[11]) + int(fields[12])
-        return total / ticks
+        return total / os.sysconf("SC_CLK_TCK")
+
+    def memory(self) -> int:
+        """MiB of resident memory, children included."""
+        total = 0
+        for pid in [self.process.pid, *children(self.process.pid)]:
+            with contextlib.suppress(OSError):
+                total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+        return total >> 20
 
 
 def children(pid: int) -> list[int]:
@@ -104,30 +136,43 @@ def peer(name: str, peers: Path, port: int, cores: set[int]) -> contextlib.Abstr
     return running(name, argv, port, cores)
 
 
-def logging_peers() -> Path:
-    """The peers with their access log switched on, as ours is."""
-    copy = Path(tempfile.mkdtemp(prefix="keyfront-peers-"))
-    shutil.copytree(PEERS, copy, dirs_exist_ok=True, copy_function=shutil.copyfile)
-    base = copy / "conf" / "base.inc"
+def logging_peers(folder: Path) -> Path:
+    """The peers with their access log switched on, as ours is, and `proxy`: nginx that passes everything on."""
+    shutil.copytree(PEERS, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    base = folder / "conf" / "base.inc"
     text = base.read_text()
     assert "access_log off;" in text
-    base.chmod(0o644)
     base.write_text(
         text.replace("access_log off;", "access_log @V@/@NAME@.access.log combined buffer=64k flush=1s;")
     )
-    return copy
+    cache = (folder / "conf" / "cache.conf").read_text()
+    passing = 'proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $host; proxy_pass http://origin;'
+    proxy = cache.replace("include @V@/conf-@NAME@/cached.inc;", passing)
+    assert proxy != cache
+    (folder / "conf" / "proxy.conf").write_text(proxy)
+    return folder
 
 
 def keyfront(folder: Path, port: int, cores: set[int]) -> contextlib.AbstractContextManager[Server]:
     origin = Origin("o", "127.0.0.1", http_port=ORIGIN_PORT)
-    open_ = Behavior("*", "o")
-    signed = Behavior("/o/*", "o", restricted=True, trusted_key_groups=("g",))
+    query = Select("all")
     snapshot = Snapshot(
         1,
         time.time(),
-        (PublicKey("K2JCJMDEHXQW5F", (VAR / "k1.pub").read_text()),),
-        (KeyGroup("g", "bench", ("K2JCJMDEHXQW5F",)),),
-        (Distribution("EBENCH", "", "cdn.test", origins=(origin,), behaviors=(signed, open_)),),
+        (PublicKey(KEY_ID, (VAR / "k1.pub").read_text()),),
+        (KeyGroup("g", "bench", (KEY_ID,)),),
+        (
+            Distribution(
+                "EBENCH",
+                "",
+                "cdn.test",
+                origins=(origin,),
+                behaviors=(
+                    Behavior("/o/*", "o", restricted=True, trusted_key_groups=("g",)),
+                    Behavior("*", "o", key_query=query, forward_query=query),
+                ),
+            ),
+        ),
     )
     FileFeed(folder).publish(snapshot)
     settings = WorkerSettings(str(folder), "edge-1", "127.0.0.1", port)
@@ -139,71 +184,120 @@ def keyfront(folder: Path, port: int, cores: set[int]) -> contextlib.AbstractCon
     return running("keyfront", argv, port, cores)
 
 
-def load(server: Server, urls: str, cookie: str | None, seconds: int) -> dict[str, float]:
-    argv = ["taskset", "-c", "1", "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "10s"]
-    argv += [
+def load(server: Server, case: Case, urls: str, seconds: int, *, pause: float = 0.0) -> dict[str, float]:
+    argv = [
+        "taskset",
+        "-c",
+        "1",
+        "wrk",
+        "-t1",
+        f"-c{case.connections}",
+        f"-d{seconds}s",
+        "--timeout",
+        "10s",
         "-s",
-        str(PEERS / "wrk" / "run.lua"),
-        f"http://127.0.0.1:{server.port}",
-        str(VAR / "urls" / f"{urls}.txt"),
     ]
-    if cookie:
-        argv.append(str(VAR / "urls" / f"{cookie}.hdr"))
+    listed = [f"http://127.0.0.1:{server.port}", str(VAR / "urls" / f"{urls}.txt")]
+    if pause or case.unique:
+        argv += [str(ROOT / "bench" / "paced.lua"), *listed, str(pause)]
+        if case.unique:
+            argv.append(str(time.time_ns() // 1000 % 10**9))
+    else:
+        argv += [str(PEERS / "wrk" / "run.lua"), *listed]
+        if case.cookie:
+            argv.append(str(VAR / "urls" / f"{case.cookie}.hdr"))
     before = server.cpu()
     out = subprocess.run(argv, capture_output=True, text=True, timeout=seconds + 60, check=True).stdout
     used = server.cpu() - before
     figures: dict[str, float] = json.loads(out[out.index("JSON") + 5 :].splitlines()[0])
     if figures["status"] or figures["err"] or figures["timeout"]:
-        print(
-            f"   ! {server.name}: {figures['status']} refused, {figures['err']} errors, {figures['timeout']} time-outs"
-        )
+        told = f"{figures['status']} refused, {figures['err']} errors, {figures['timeout']} time-outs"
+        print(f"   ! {server.name}: {told}")
     figures["rate"] = figures["req"] / (figures["us"] / 1e6)
     figures["cpu_us"] = used / max(figures["req"], 1) * 1e6
+    figures["memory"] = server.memory()
     return figures
+
+
+def more_lists() -> None:
+    """Request lists that the peers do not make: signatures that no list before has, and the one large object."""
+    new = VAR / "urls" / "new-1k.txt"
+    if not new.exists():
+        signer = load_signer(KEY_ID, VAR / "k1.pem")
+        base = "http://cdn.test"
+        paths = [f"/o/1k/{i % 10_000:05d}.bin" for i in range(24_000)]
+        signed = [sign_url(base + p, signer, expires=1_900_000_000 + i) for i, p in enumerate(paths)]
+        new.write_text("".join(url.removeprefix(base) + "\n" for url in signed))
+    (VAR / "urls" / "open-100m.txt").write_text("/open/100m/00000.bin\n")
+
+
+Start = Callable[[], contextlib.AbstractContextManager[Server]]
+
+
+def compare(case: Case, ours: Start, name: str, theirs: Start) -> None:
+    rounds: dict[str, list[dict[str, float]]] = {"keyfront": [], name: []}
+    seconds = case.seconds or SECONDS
+    with contextlib.ExitStack() as stack:
+        servers = [] if case.fresh else [stack.enter_context(start()) for start in (ours, theirs)]
+        pauses = dict.fromkeys(rounds, 0.0)
+        for server in servers:
+            warm = load(server, case, case.warm or case.urls, 3)
+            if case.paced:
+                pauses[server.name] = round(2 * case.connections / warm["rate"] * 1000, 2)
+        for _ in range(ROUNDS):
+            for which, start in enumerate((ours, theirs)):
+                if case.fresh:
+                    with start() as server:
+                        load(server, case, case.warm, 3)
+                        rounds[server.name].append(load(server, case, case.urls, seconds))
+                else:
+                    server = servers[which]
+                    rounds[server.name].append(
+                        load(server, case, case.urls, seconds, pause=pauses[server.name])
+                    )
+    wanted = ("rate", "cpu_us", "p99", "memory", "bytes")
+    middle = {who: {k: statistics.median(r[k] for r in rows) for k in wanted} for who, rows in rounds.items()}
+    a, b = middle["keyfront"], middle[name]
+    for who, row in middle.items():
+        tail = (
+            f"   {a['rate'] / b['rate']:.2f} ×, {a['cpu_us'] / b['cpu_us']:.2f} × of {name}"
+            if row is a
+            else ""
+        )
+        print(
+            f"{case.name:30} {who:10} {row['rate']:8.0f} {row['cpu_us']:9.1f} {row['p99'] / 1000:7.2f}"
+            f" {row['memory']:5.0f}{tail}",
+            flush=True,
+        )
 
 
 def main() -> None:
     lacking = [name for name in ("nginx", "wrk", "taskset") if shutil.which(name) is None]
     if lacking or not PEERS.is_dir():
-        print(f"skipped: {', '.join(lacking) or PEERS} not found")
+        print(f"skipped: {', '.join(lacking) or 'the folder of the peers (PEERS)'} not found")
         return
     if not (VAR / "urls" / "canned-1k.txt").exists():
         VAR.mkdir(parents=True, exist_ok=True)
         subprocess.run([sys.executable, str(PEERS / "peers.py"), "gen", str(VAR)], check=True)
-    peers = logging_peers()
+    more_lists()
     only = os.environ.get("CASE", "")
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(peer("origin", peers, ORIGIN_PORT, {1}))
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="keyfront-bench-")))
-        ours = stack.enter_context(keyfront(folder, 18401, {0}))
-        print(f"{'case':28} {'server':10} {'req/s':>8} {'CPU µs':>7} {'p99 ms':>7}   ratio of rates, of CPU")
-        for case, urls, cookie, names in CASES:
-            if only not in case:
-                continue
-            for name in names:
-                with peer(name, peers, 18402, {0}) as theirs:
-                    rounds: dict[str, list[dict[str, float]]] = {"keyfront": [], name: []}
-                    for server in (ours, theirs):
-                        load(server, urls, cookie, 2)
-                    for _ in range(ROUNDS):
-                        for server in (ours, theirs):
-                            rounds[server.name].append(load(server, urls, cookie, SECONDS))
-                middle = {
-                    who: {k: statistics.median(r[k] for r in rows) for k in ("rate", "cpu_us", "p99")}
-                    for who, rows in rounds.items()
-                }
-                a, b = middle["keyfront"], middle[name]
-                for who, row in middle.items():
-                    tail = ""
-                    if who == "keyfront":
-                        tail = (
-                            f"   {a['rate'] / b['rate']:.2f} ×, {a['cpu_us'] / b['cpu_us']:.2f} × of {name}"
+    with tempfile.TemporaryDirectory(prefix="keyfront-peers-") as made:
+        peers = logging_peers(Path(made))
+        print(
+            f"{'case':30} {'server':10} {'req/s':>8} {'CPU µs':>9} {'p99 ms':>7} {'MiB':>5}   ratio of rates, of CPU"
+        )
+        with peer("origin", peers, ORIGIN_PORT, {1}):
+            for case in CASES:
+                if only not in case.name:
+                    continue
+                for name in case.beside:
+                    with tempfile.TemporaryDirectory(prefix="keyfront-bench-") as folder:
+                        compare(
+                            case,
+                            lambda folder=folder: keyfront(Path(folder), OUR_PORT, {0}),  # type: ignore[misc]
+                            name,
+                            lambda name=name: peer(name, peers, PEER_PORT, {0}),  # type: ignore[misc]
                         )
-                    print(
-                        f"{case:28} {who:10} {row['rate']:8.0f} {row['cpu_us']:7.1f} {row['p99'] / 1000:7.2f}{tail}",
-                        flush=True,
-                    )
-    shutil.rmtree(peers, ignore_errors=True)
 
 
 if __name__ == "__main__":
