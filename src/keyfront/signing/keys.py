@@ -168,8 +168,7 @@ class PrivateKey:
 
 
 def _sign_digest_info(key: rsa.RSAPrivateKey, digest_info: bytes, cause: Exception) -> bytes:
-    """The same RSA signature where policy forbids OpenSSL the hash: the DigestInfo is made here and signed
-    bare."""
+    """The same RSA signature where policy forbids OpenSSL the hash: a DigestInfo made here is signed bare."""
     try:
         from cryptography.hazmat.primitives.asymmetric.utils import (
             NoDigestInfo,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 from datetime import datetime, timedelta
-from functools import lru_cache
 
 import msgspec
 
@@ -161,10 +160,8 @@ def parse_network(text: str) -> Network:
     return first & ~span, first | span
 
 
-@lru_cache(maxsize=16_384)
 def ipv4(text: str) -> int | None:
-    """The number of an IPv4 address, also of one mapped into IPv6 (`::ffff:192.0.2.1`); None for any other
-    text."""
+    """The number of an IPv4 address, also of one mapped into IPv6 (`::ffff:192.0.2.1`); None for any other text."""
     if ":" in text:
         try:
             mapped = ipaddress.IPv6Address(text).ipv4_mapped
@@ -198,9 +195,8 @@ _EARLIEST = 1_000_000_000
 def epoch_of(moment: Moment, now: float, name: str = "expires") -> int:
     """The epoch second of `moment`, fractions cut off. `now` is epoch seconds; `name` is for the message.
 
-    :raises PolicyError: for what is probably not meant: a naive datetime, an epoch in milliseconds or
-    finer, a
-        number of seconds that is a duration, a float.
+    :raises PolicyError: for what is probably not meant: a naive datetime, an epoch in milliseconds or finer, a number
+        of seconds that is a duration, a float.
     """
     if isinstance(moment, timedelta):
         seconds = int(now + moment.total_seconds())

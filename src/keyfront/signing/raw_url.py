@@ -79,9 +79,8 @@ def as_sent(url: str) -> RawUrl:
     quotes,
       brackets, `\\`, `^`, `|`, letters beyond ASCII …), a `%` that begins no escape becomes `%25`, and in
       the query `'` becomes `%27`, as browsers do. `+` stays `+`, `%2F` stays `%2F`.
-    - Escapes are upper-cased, and escapes of letters, digits and `-._~` are decoded, as requests does; to
-    every
-      server the two are the same.
+    - Escapes are upper-cased, and escapes of letters, digits and `-._~` are decoded, as requests does; to every server
+      the two are the same.
 
     :raises SigningError: for what no spelling carries safely: other schemes, user names, hosts beyond ASCII,
         control characters, dot segments (clients remove them).

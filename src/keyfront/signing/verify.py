@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Generic, Literal, TypeVar, cast
 from urllib.parse import unquote_to_bytes
@@ -51,14 +52,19 @@ _HASH_NAMES = frozenset({"SHA1", "SHA256"})
 SIGNING_COOKIES = frozenset("CloudFront-" + name for name in SIGNING_PARAMETERS)
 
 
+# Viewers come back; reading an address takes longer than all else that a remembered grant costs.
+_viewer = lru_cache(maxsize=16_384)(ipv4)
+_LONGEST_ADDRESS = 45
+
+
 class Grant:
     """What a viewer's signature allows. Never changes, and may be shared between requests.
 
-    `mode` says whether the URL or the cookies carried it; `canned` whether its policy is a canned one, which
-    grants one URL only. `expires` and `not_before` are epoch seconds: it is good while
-    `not_before < now < expires`. `network` is the IPv4 range that the viewer must be in, as two integers.
-    `own_query` is the raw query of the request without the five signing parameters, in their order and
-    encoding. `remembered` is true if the signature was verified at an earlier request.
+    `mode` says whether the URL or the cookies carried it; `canned` whether its policy is a canned one, which grants
+    one URL only. `expires` and `not_before` are epoch seconds: it is good while `not_before < now < expires`.
+    `network` is the IPv4 range that the viewer must be in, as two integers. `own_query` is the raw query of the
+    request without the five signing parameters, in their order and encoding. `remembered` is true if the signature
+    was verified at an earlier request.
     """
 
     __slots__ = (
@@ -105,8 +111,7 @@ class Grant:
 
     @property
     def resource(self) -> str | None:
-        """The URL or the pattern that is granted, as latin-1 text; None for a policy that names none (any
-        URL)."""
+        """The URL or the pattern that is granted, as latin-1 text; None for a policy that names none (any URL)."""
         return self._scope if isinstance(self._scope, str) else self._scope.resource
 
     def judge(self, client_ip: str, now: float) -> None:
@@ -121,7 +126,7 @@ class Grant:
             raise self._denied(Denial.EXPIRED, f"expired at {self.expires}")
         # §1.5: an IPv6 viewer is in no IPv4 network.
         if self.network is not None:
-            address = ipv4(client_ip)
+            address = _viewer(client_ip) if len(client_ip) <= _LONGEST_ADDRESS else None
             if address is None or not self.network[0] <= address <= self.network[1]:
                 raise self._denied(Denial.WRONG_IP, f"{client_ip} is outside the policy's network")
 
@@ -165,8 +170,7 @@ class Grant:
 V = TypeVar("V")
 _Key = str | tuple[str | bytes, ...]
 
-# Remember nothing longer than this many characters, and count so many bytes for what an entry holds besides
-# them.
+# Remember nothing longer than this many characters, and count so many bytes for what else an entry holds.
 _LONGEST = 4096
 _ENTRY = 400
 
@@ -260,8 +264,7 @@ def verify(
     request target as latin-1 text (path and query); `cookie_header` the raw Cookie headers joined by "; ",
     or ""; `client_ip` the viewer's address as text; `now` epoch seconds.
 
-    :raises Denied: with the first reason in the order above. Nothing else is raised, whatever the viewer
-    sent.
+    :raises Denied: with the first reason in the order above. Nothing else is raised, whatever the viewer sent.
     """
     own: str | None = None
     if "?" in target:
