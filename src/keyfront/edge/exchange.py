@@ -136,10 +136,12 @@ class Meta:
     stale without being asked to). `initial_age` seconds had passed when it was stored at `stored_at`.
     `vary` names the request headers (as forwarded, lower-case) whose values are `vary_values`.
     `revalidate_always` marks what is stored but must be asked for anew at each use; `conditional` says whether the
-    origin may be asked with conditions made from `etag` and `last_modified`.
+    origin may be asked with conditions made from `etag` and `last_modified`. These are the origin's own; `coding` is
+    what the edge has made of the body since (`compress`: empty, `identity`, `gzip`, `br`).
     """
 
     __slots__ = (
+        "coding",
         "conditional",
         "date",
         "etag",
@@ -177,6 +179,7 @@ class Meta:
         vary: tuple[bytes, ...] = (),
         vary_values: tuple[bytes, ...] = (),
         reason: str = "",
+        coding: bytes = b"",
     ) -> None:
         self.status = status
         self.headers = headers
@@ -194,6 +197,7 @@ class Meta:
         self.vary = vary
         self.vary_values = vary_values
         self.reason = reason
+        self.coding = coding
 
 
 class Stored:

@@ -229,11 +229,20 @@ def _accepted(value: bytes, gzip: bool, brotli: bool, legacy: bool) -> bytes | N
     return b",".join(codings) or (None if legacy else b"identity")
 
 
-def _accept_encoding(behavior: Behavior, headers: Headers, hidden: frozenset[bytes]) -> bytes | None:
-    """The normalised Accept-Encoding to send, None for none at all. Only where the behavior normalises it."""
-    if b"accept-encoding" in hidden:
+def accepted_encoding(
+    behavior: Behavior, request: Request, hidden: frozenset[bytes] | None = None
+) -> bytes | None:
+    """The normalised Accept-Encoding of a request, None for none at all. Only where the behavior normalises it.
+
+    A viewer that speaks HTTP/1.0 gets nothing compressed, so its field counts as not sent (§5.11).
+
+    :param hidden: what the request's Connection names, if that is known already.
+    """
+    if request.version == "1.0":
         return None
-    value = b",".join([v for n, v in headers if n == b"accept-encoding"])
+    if b"accept-encoding" in (connection_options(request.headers) if hidden is None else hidden):
+        return None
+    value = b",".join([v for n, v in request.headers if n == b"accept-encoding"])
     return _accepted(value, behavior.accept_gzip, behavior.accept_brotli, behavior.legacy)
 
 
@@ -339,7 +348,7 @@ def key_suffix(behavior: Behavior, request: Request, query: str, country: Countr
         cookie = select_cookies(behavior.key_cookies, cookie)
         if cookie:
             text += f"\nc{len(cookie)}:{cookie}"
-    if encoding and (gzip or brotli) and b"accept-encoding" not in hidden:
+    if encoding and (gzip or brotli) and b"accept-encoding" not in hidden and request.version != "1.0":
         accepted = _accepted(encoding, gzip, brotli, behavior.legacy)
         if accepted is not None:
             text += _ENCODING_PARTS[accepted]
@@ -467,7 +476,7 @@ def origin_headers(
     if not agent_wanted:
         headers.append((b"user-agent", b"Amazon CloudFront"))
     if normalises:
-        accepted = _accept_encoding(behavior, request.headers, hidden)
+        accepted = accepted_encoding(behavior, request, hidden)
         if accepted is not None:
             headers.append((b"accept-encoding", accepted))
     if request.cookie and b"cookie" not in hidden:

@@ -24,6 +24,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import Final
 
+from keyfront.edge.compress import compressed, represented
 from keyfront.edge.exchange import Header, Headers, Meta
 from keyfront.edge.forward import device_headers, differs_under_one_key, storable_method, viewer_headers
 from keyfront.model.snapshot import Behavior, Origin
@@ -252,6 +253,7 @@ def admit(
     request_time: float,
     origin: Origin | None = None,
     reason: str = "",
+    coding: bytes = b"",
 ) -> Meta | None:
     """What is known of an origin's answer that may be stored, or None if it may not.
 
@@ -260,6 +262,7 @@ def admit(
     :param forwarded: the headers that were sent.
     :param now: when the answer's head was complete, epoch seconds; `request_time`: when the request was sent.
     :param origin: an Authorization among its custom headers is the edge's own and shuts nobody out.
+    :param coding: what the edge makes of the body before it is stored (`compress.represented`).
     """
     if method == "HEAD" or not storable_method(behavior, method):
         return None
@@ -276,6 +279,7 @@ def admit(
         now,
         request_time=request_time,
         reason=reason,
+        coding=coding,
     )
 
 
@@ -305,6 +309,7 @@ def _meta(
     *,
     request_time: float,
     reason: str,
+    coding: bytes,
     confirmed: bool = False,
 ) -> Meta | None:
     """`confirmed`: it is stored already and a 304 has renewed it; if it should not be kept any longer, it is at
@@ -333,7 +338,7 @@ def _meta(
     # No status that is stored has a Content-Range of its own.
     dropped = control.no_cache_fields | control.private_fields | {b"age", b"content-range", b"date"}
     kept = [(b"date", format_date(date))]
-    kept += [h for h in seen if h[0] not in dropped]
+    kept += represented([h for h in seen if h[0] not in dropped], coding)
     fresh_until = 0.0 if always or ttl is None else now + ttl
     swr_until, sie_until = _stale_windows(behavior, status, control, fresh_until, always=always)
     return Meta(
@@ -353,6 +358,7 @@ def _meta(
         vary=vary,
         vary_values=vary_values,
         reason=reason,
+        coding=coding,
     )
 
 
@@ -575,7 +581,8 @@ def revalidated(
     names = {name for name, _ in renewed}
     if forwarded is not None and b"vary" in sent:
         names.add(b"vary")
-    merged = [h for h in meta.headers if h[0] not in names and h[0] not in (b"age", b"date")] + renewed
+    stored = _as_received(meta)
+    merged = [h for h in stored if h[0] not in names and h[0] not in (b"age", b"date")] + renewed
     fresh = _meta(
         behavior,
         None,
@@ -586,6 +593,7 @@ def revalidated(
         now,
         request_time=request_time,
         reason=meta.reason,
+        coding=meta.coding,
         confirmed=True,
     )
     assert fresh is not None  # noqa: S101 - what is confirmed is kept
@@ -593,6 +601,14 @@ def revalidated(
         fresh.vary, fresh.vary_values = meta.vary, meta.vary_values
     fresh.length = meta.length
     return fresh
+
+
+def _as_received(meta: Meta) -> Headers:
+    """The stored headers as they were before the edge compressed the body."""
+    if not compressed(meta.coding):
+        return list(meta.headers)
+    headers = [h for h in meta.headers if h[0] not in (b"content-encoding", b"etag")]
+    return headers if meta.etag is None else [*headers, (b"etag", meta.etag)]
 
 
 def collapses(behavior: Behavior, meta: Meta, now: float) -> bool:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 from urllib.parse import unquote
 
+from keyfront.edge.compress import entity_tag
 from keyfront.edge.exchange import Header, Headers, Meta, Reply, Request
 from keyfront.edge.forward import CONDITIONAL
 from keyfront.edge.forward import viewer_headers as viewer_headers  # noqa: PLC0414 - one of ours too
@@ -91,7 +92,7 @@ def unmodified(request: Request, meta: Meta, now: float, result: str = "Hit") ->
         return None
     match = _list(request, b"if-match")
     if match is not None:
-        if not _matches(match, meta.etag, strong=True):
+        if not _matches(match, entity_tag(meta.etag, meta.coding), strong=True):
             return _precondition_failed(meta)
     else:
         since = _date(request, b"if-unmodified-since", now)
@@ -219,7 +220,7 @@ def _if_range(request: Request, meta: Meta, now: float) -> bool:
     if value is None:
         return False
     if value.startswith((b'"', b"W/")):
-        return value == meta.etag and value.startswith(b'"')
+        return value == entity_tag(meta.etag, meta.coding) and value.startswith(b'"')
     date = parse_date(value, now)
     modified = parse_date(meta.last_modified, now) if meta.last_modified is not None else None
     return date is not None and date == modified and meta.date - date >= 1
