@@ -17,6 +17,8 @@ from typing import Any
 from keyfront.edge.exchange import Headers, Meta, Stored
 from keyfront.edge.freshness import vary_matches
 
+Ended = Callable[[str, int], bool]
+
 MAX_VARIANTS = 64
 WINDOW = 256 * 1024
 """Bytes that a fill too large to be kept may run ahead of its slowest reader."""
@@ -32,12 +34,16 @@ class MemoryTier:
         self.evictions = 0
         self._entries: dict[str, Stored] = {}
         self._variants: dict[str, list[Stored]] = {}
+        self._ended: Ended | None = None
+        self._unswept: list[str] = []
 
     def __len__(self) -> int:
         return len(self._entries) + sum(len(v) - 1 for v in self._variants.values())
 
     def look(self, key: str) -> Stored | None:
         """A response for `key`, whatever it varies on: for who asks `find` then."""
+        if self._ended is not None:
+            self._bury(key)
         stored = self._entries.get(key)
         if stored is not None:
             stored.used = True
@@ -46,6 +52,8 @@ class MemoryTier:
     def find(self, key: str, forwarded: Callable[[], Headers]) -> Stored | None:
         """The response for `key`. `forwarded` gives the request's headers as they would go to the origin; it is
         asked only where the stored response varies."""
+        if self._ended is not None:
+            self._bury(key)
         stored = self._entries.get(key)
         if stored is None:
             return None
@@ -62,6 +70,8 @@ class MemoryTier:
     def put(self, stored: Stored) -> None:
         """Keep a response, in the place of the one that it supersedes."""
         key = stored.key
+        if self._ended is not None:
+            self._bury(key)
         variants = self._variants.get(key)
         if not stored.meta.vary or (variants is not None and variants[0].meta.vary != stored.meta.vary):
             self.drop(key)
@@ -89,6 +99,39 @@ class MemoryTier:
             return
         variants = self._variants.pop(key, None)
         self.bytes -= sum(v.size for v in variants) if variants else stored.size
+
+    def sweep(self, ended: Ended) -> None:
+        """Forget what `ended` names, a key and the number of a snapshot. From now on nothing of it is found; the memory
+        that it takes is freed by `swept`. What is put from now on must not be ended."""
+        self._ended = ended
+        self._unswept = list(self._entries)
+
+    @property
+    def sweeping(self) -> bool:
+        return self._ended is not None
+
+    def swept(self, count: int) -> bool:
+        """Go through `count` more of the keys that a sweep has left; True if none is left."""
+        for key in self._unswept[-count:]:
+            self._bury(key)
+        del self._unswept[-count:]
+        if not self._unswept:
+            self._ended = None
+        return self._ended is None
+
+    def _bury(self, key: str) -> None:
+        """Forget what is ended of the responses for `key`."""
+        stored, ended = self._entries.get(key), self._ended
+        if stored is None or ended is None:
+            return
+        variants = self._variants.get(key) or [stored]
+        alive = [variant for variant in variants if not ended(key, variant.meta.snapshot)]
+        if not alive:
+            self.drop(key)
+        elif len(alive) < len(variants):
+            self.bytes -= sum(variant.size for variant in variants) - sum(variant.size for variant in alive)
+            self._variants[key] = alive
+            self._entries[key] = alive[-1]
 
     def _evict(self) -> None:
         while self.bytes > self.capacity:

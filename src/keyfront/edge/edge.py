@@ -38,6 +38,9 @@ from keyfront.signing.verify import Grant
 
 _FAILED_OVER = frozenset({"GET", "HEAD", "OPTIONS"})
 
+SWEPT = 500
+"""How many stored responses an invalidation's sweep looks at before the loop goes on with its work."""
+
 
 class EdgeSettings(msgspec.Struct, frozen=True):
     """`memory` and `max_object` are bytes, of one worker's cache and of the largest body in it; `pop` is the edge
@@ -83,8 +86,27 @@ class Edge:
         self._ids: list[str] = []
 
     def use(self, snapshot: Snapshot) -> None:
-        """Obey another snapshot from the next request on."""
-        self.routing = Routing(snapshot, self.routing)
+        """Obey another snapshot, invalidations included, from the next request on."""
+        before = self.routing
+        self.routing = Routing(snapshot, before)
+        if before.number and self.routing.invalidated_since(before.number):
+            # A fill under way goes on for those who wait for it, but nobody joins it any more; `_keep` does the rest.
+            for key in [key for key in self.flights if self.routing.ended(key, before.number)]:
+                del self.flights[key]
+            under_way = self.memory.sweeping
+            self.memory.sweep(self.routing.ended)
+            if not under_way:
+                self._sweep()
+
+    def _sweep(self) -> None:
+        """Free what was invalidated, a millisecond's work at a time. None of it is found any more as it is."""
+        if not self.memory.swept(SWEPT):
+            asyncio.get_running_loop().call_soon(self._sweep)
+
+    def _keep(self, stored: Stored) -> None:
+        """Store a response, unless it was invalidated while it was on its way."""
+        if not self.routing.ended(stored.key, stored.meta.snapshot):
+            self.memory.put(stored)
 
     async def aclose(self) -> None:
         for flight in list(self.flights.values()):
@@ -248,7 +270,7 @@ class Edge:
         method = "GET" if visit.request.method == "HEAD" else visit.request.method
         answer: OriginReply | None = None
         try:
-            began = time()
+            began, number = time(), self.routing.number
             conditions = freshness.revalidation_headers(stored.meta) if stored is not None else []
             try:
                 answer, sent, origin = await self._fetch(visit, plan, method, fill=True, extra=conditions)
@@ -271,6 +293,7 @@ class Edge:
                 return
             if stored is not None and freshness.serve_stale_on_error(stored.meta, now, answer.status):
                 self._land_stale(flight, site, stored)
+                meta.snapshot = number
                 return
             error = site.error_responses.get(answer.status)
             meta_or_none = freshness.admit(
@@ -309,8 +332,8 @@ class Edge:
             flight.finish()
             body = flight.whole
             if meta_or_none is not None and body is not None:
-                meta_or_none.length = len(body)
-                self.memory.put(Stored(key, meta_or_none, body))
+                meta_or_none.length, meta_or_none.snapshot = len(body), number
+                self._keep(Stored(key, meta_or_none, body))
         except BaseException as failure:
             flight.fail(failure)
             if not isinstance(failure, (OriginFailure, ConnectionAbortedError)):
@@ -322,7 +345,7 @@ class Edge:
 
     def _land(self, flight: Flight, stored: Stored, result: str) -> None:
         """The flight ends with what is stored already, renewed or not."""
-        self.memory.put(stored)
+        self._keep(stored)
         flight.stored = stored
         flight.result = result
         flight.announce(stored.meta, keep=0, shared=True, length=len(stored.body))

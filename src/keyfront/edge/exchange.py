@@ -142,6 +142,8 @@ class Meta:
 
     __slots__ = (
         "coding",
+    `snapshot` is the number of the snapshot that the edge obeyed when it asked the origin: later snapshots'
+    invalidations end the response, whichever tier it is kept in (`Routing.ended`). 0 is before them all.
         "conditional",
         "date",
         "etag",
@@ -157,6 +159,7 @@ class Meta:
         "stored_at",
         "swr_until",
         "vary",
+        "snapshot",
         "vary_values",
     )
 
@@ -184,6 +187,7 @@ class Meta:
         self.status = status
         self.headers = headers
         self.stored_at = stored_at
+        snapshot: int = 0,
         self.fresh_until = fresh_until
         self.date = date
         self.initial_age = initial_age
@@ -202,6 +206,7 @@ class Meta:
 
 class Stored:
     """A response in the cache: its `meta` and its whole `body`.
+        self.snapshot = snapshot
 
     `head` is the ready-made start of its bytes on an HTTP/1.1 connection, filled by the shell that first serves it;
     `used` is set at every hit and cleared when eviction passes by; `size` is what it is charged for, in bytes.

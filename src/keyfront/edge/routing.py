@@ -8,6 +8,7 @@ one whose keys changed in any way starts empty, so that nothing remembered outli
 from __future__ import annotations
 
 from keyfront.edge.exchange import Plan
+from keyfront.edge.invalidation import Invalidations, distribution_of
 from keyfront.model.pattern import Matcher, compile_pattern, normalise_path
 from keyfront.model.snapshot import Behavior, Distribution, ErrorResponse, Origin, Snapshot
 from keyfront.signing.verify import KeyRing
@@ -87,6 +88,15 @@ class Site:
         self.default = Route(self, behavior, keyring)
         self.routes.append(self.default)
 
+    def invalidations(self) -> Invalidations:
+        """The distribution's invalidations, ready to be asked; `route` must work already."""
+        distribution = self.distribution
+        return Invalidations(
+            distribution.invalidations,
+            lambda path: self.route(path).behavior.key_query,
+            "/" + distribution.default_root_object,
+        )
+
     def route(self, path: str) -> Route:
         """The behavior for a raw path: matched by its RFC 3986-normalised form, first match wins (§5.1)."""
         if self._patterns:
@@ -126,7 +136,7 @@ class Plans:
 class Routing:
     """What `decide` asks. `number` is the snapshot's."""
 
-    __slots__ = ("_exact", "_keyrings", "_wildcards", "number", "plans", "snapshot")
+    __slots__ = ("_exact", "_invalidations", "_keyrings", "_wildcards", "number", "plans", "snapshot")
 
     def __init__(self, snapshot: Snapshot, before: Routing | None = None) -> None:
         self.snapshot = snapshot
@@ -136,6 +146,7 @@ class Routing:
         kept: KeyRings = {} if before is None else before._keyrings
         self._exact: dict[str, Site] = {}
         self._wildcards: dict[str, Site] = {}
+        self._invalidations: dict[str, Invalidations] = {}
         keyrings: KeyRings = {}
         pems = {key.id: key.pem for key in snapshot.public_keys}
         groups = {group.id: group for group in snapshot.key_groups}
@@ -156,6 +167,8 @@ class Routing:
                         )
                     keyrings[identity] = keyring
                 site.add(behavior, keyring)
+            if distribution.invalidations:
+                self._invalidations[distribution.id] = site.invalidations()
             for host in (distribution.domain_name, *distribution.aliases):
                 # A disabled distribution still owns its names (§5.1); decide refuses its requests.
                 if host.startswith("*."):
@@ -163,6 +176,17 @@ class Routing:
                 else:
                     self._exact[host] = site
         self._keyrings = keyrings
+
+    def ended(self, key: str, snapshot: int) -> bool:
+        """Has an invalidation ended what is stored under `key` and was asked for under snapshot number `snapshot`?"""
+        if snapshot >= self.number or not self._invalidations:
+            return False
+        invalidations = self._invalidations.get(distribution_of(key))
+        return invalidations is not None and invalidations.ended(key, snapshot)
+
+    def invalidated_since(self, number: int) -> bool:
+        """Is there an invalidation that snapshot `number` did not carry?"""
+        return any(invalidations.newest > number for invalidations in self._invalidations.values())
 
     def site(self, host: str) -> Site | None:
         """The site for a Host value, with or without a port: an exact name beats a wildcard alias, and of those

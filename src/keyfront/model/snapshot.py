@@ -129,8 +129,18 @@ class Geo(msgspec.Struct, frozen=True, gc=False):
     countries: tuple[str, ...] = ()
 
 
+class Invalidation(msgspec.Struct, frozen=True, gc=False):
+    """What an edge asked an origin for while it obeyed a snapshot before `number` is not served any more if it lies
+    under one of `paths`: a URL-encoded path that begins with a slash, with its query string where those are cached
+    on; a `*` at its end stands for anything (cloudfront-semantics §5.16)."""
+
+    number: int
+    paths: tuple[str, ...]
+
+
 class Distribution(msgspec.Struct, frozen=True):
-    """A distribution as the edge serves it. Host names are lower-case and carry no port."""
+    """A distribution as the edge serves it. Host names are lower-case and carry no port. `invalidations` are in order
+    of their numbers, which are all different; `model/invalidation.py` says how long they are carried."""
 
     id: str
     arn: str
@@ -144,6 +154,7 @@ class Distribution(msgspec.Struct, frozen=True):
     error_responses: tuple[ErrorResponse, ...] = ()
     geo: Geo = Geo()
     log_cookies: bool = False
+    invalidations: tuple[Invalidation, ...] = ()
 
 
 class Snapshot(msgspec.Struct, frozen=True):

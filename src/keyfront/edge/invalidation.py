@@ -1,0 +1,101 @@
+"""A distribution's invalidations, made ready to be asked: has what is stored under this key been ended?
+
+An invalidation has the number of the first snapshot that carried it. What an edge asked an origin for while it
+obeyed an earlier one is ended by it, wherever and whenever that was stored; what it asked for later is not. So no
+clock is read, and none must agree with another: not on many machines, not after a restart with a cache on disk, not
+for an answer that was on its way when the invalidation came.
+
+A stored response is ended if an invalidation names a request that it would answer: whatever its headers and cookies
+were, in whatever spelling. Paths are compared percent-decoded, both as they were asked for and in the form in which
+behaviors are chosen, so that no `%2E`, `//` or `/../` hides a copy. To end a response too many costs one more
+request to the origin, to end one too few shows a viewer what should be gone: where the two are in doubt, it ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from urllib.parse import unquote
+
+from keyfront.edge.forward import select_query
+from keyfront.model.pattern import normalise_path
+from keyfront.model.snapshot import Invalidation, Select
+
+Selects = Callable[[str], Select]
+
+
+class Invalidations:
+    """`newest` is the highest number among them.
+
+    :param selects: which parts of the query string are in the key of a path, by path.
+    :param root: the path that is served for `/`.
+    """
+
+    __slots__ = ("_exact", "_lengths", "_paths", "_prefixes", "newest")
+
+    def __init__(self, invalidations: Iterable[Invalidation], selects: Selects, root: str = "/") -> None:
+        self._exact: dict[str, int] = {}
+        self._paths: dict[str, int] = {}  # whatever the query string
+        self._prefixes: dict[str, int] = {}
+        self.newest = 0
+        for invalidation in sorted(invalidations, key=lambda one: one.number):
+            self.newest = invalidation.number
+            for path in invalidation.paths:
+                self._add(path, invalidation.number, selects, root)
+        self._lengths = sorted({len(prefix) for prefix in self._prefixes})
+
+    def _add(self, pattern: str, number: int, selects: Selects, root: str) -> None:
+        path, asks, query = pattern.partition("?")
+        wild = pattern.endswith("*")
+        if wild and not asks:
+            self._prefixes[_plain(pattern[:-1])] = number
+            return
+        select = selects(path)
+        for asked in {path, root if path == "/" else path}:
+            plain = _plain(asked)
+            if not wild:
+                kept = select_query(select, query)
+                self._exact[f"{plain}?{_plain(kept)}" if kept else plain] = number
+            elif select.mode == "all":
+                self._prefixes[f"{plain}?{_plain(query[:-1])}"] = number
+            else:  # what stands before the * may be no part of the key
+                self._paths[plain] = number
+
+    def ended(self, key: str, snapshot: int) -> bool:
+        """Has what is stored under `key`, and was asked for under snapshot number `snapshot`, been ended?"""
+        if snapshot >= self.newest:
+            return False
+        path, query = path_and_query(key)
+        if self._last(_plain(path), query) > snapshot:
+            return True
+        normal = normalise_path(path)
+        return normal != path and self._last(_plain(normal), query) > snapshot
+
+    def _last(self, path: str, query: str) -> int:
+        """The number of the last invalidation that names it, 0 if none does."""
+        text = f"{path}?{_plain(query)}" if query else path
+        last = max(self._exact.get(text, 0), self._paths.get(path, 0))
+        for length in self._lengths:
+            if length > len(text):
+                break
+            last = max(last, self._prefixes.get(text[:length], 0))
+        return last
+
+
+def path_and_query(key: str) -> tuple[str, str]:
+    """The raw path, and the part of the raw query string, that a cache key was made of (`decide`, `key_suffix`)."""
+    path, _, suffix = key.partition("\n")
+    query = ""
+    if suffix.startswith("q"):
+        length, _, rest = suffix[1:].partition(":")
+        query = rest[: int(length)]
+    return path[path.index("/") :], query
+
+
+def distribution_of(key: str) -> str:
+    """The id of the distribution that a cache key belongs to."""
+    return key[: key.index("/")].removeprefix("OPTIONS ")
+
+
+def _plain(text: str) -> str:
+    """Percent-decoded, a byte being a character."""
+    return unquote(text, "latin-1") if "%" in text else text

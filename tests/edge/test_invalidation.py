@@ -1,0 +1,419 @@
+"""What an invalidation ends and what it leaves, first as a rule, then in an edge with viewers and an origin."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import msgspec
+import pytest
+
+from keyfront.edge.cache import MemoryTier
+from keyfront.edge.edge import SWEPT
+from keyfront.edge.exchange import Meta, Request, Stored
+from keyfront.edge.forward import key_suffix
+from keyfront.edge.invalidation import Invalidations, distribution_of, path_and_query
+from keyfront.edge.routing import Routing
+from keyfront.model.snapshot import Behavior, Distribution, Invalidation, Origin, Select, Snapshot
+from tests.origin import Script, ScriptedOrigin, answer
+from tests.viewer import EdgeHouse, Seen, site
+
+ALL, NONE = Select("all"), Select()
+WHITE = Select("whitelist", ("a", "c"))
+
+
+def ended(paths: str | Iterable[str], url: str, select: Select = NONE, *, root: str = "/") -> bool:
+    """Is what a request for `url` was answered with ended by an invalidation of `paths`?"""
+    behavior = Behavior("*", "o", key_query=select)
+    path, _, query = url.partition("?")
+    key = "ETEST" + path + key_suffix(behavior, Request("GET", url, "d.test", []), query)
+    listed = (paths,) if isinstance(paths, str) else tuple(paths)
+    found = Invalidations((Invalidation(7, listed),), lambda _: select, root)
+    assert not found.ended(key, 7)
+    return found.ended(key, 6)
+
+
+CASES: list[tuple[str, str, Select, bool]] = [
+    # pattern, URL that was asked for, what of the query string is in the key, ended?
+    ("/a", "/a", NONE, True),
+    ("/a", "/A", NONE, False),
+    ("/a", "/a/", NONE, False),
+    ("/a/", "/a", NONE, False),
+    ("/a", "/ab", NONE, False),
+    ("/a*", "/ab", NONE, True),
+    ("/a*", "/a", NONE, True),
+    ("/a/*", "/a/", NONE, True),
+    ("/a/*", "/a/b/c", NONE, True),
+    ("/a/*", "/a", NONE, False),
+    ("/a/*", "/b/a/x", NONE, False),
+    ("/*", "/", NONE, True),
+    ("/*", "/x/y?z", ALL, True),
+    # Query strings that are not in the key count neither here nor there.
+    ("/a", "/a?x=1", NONE, True),
+    ("/a?x=2", "/a?x=1", NONE, True),
+    ("/a?x=*", "/a?y=1", NONE, True),
+    ("/a?x=*", "/b", NONE, False),
+    # In the key they count as they are there.
+    ("/a", "/a?x=1", ALL, False),
+    ("/a?x=1", "/a?x=1", ALL, True),
+    ("/a?x=1", "/a?x=2", ALL, False),
+    ("/a?x=1", "/a", ALL, False),
+    ("/a?x=1", "/a?X=1", ALL, False),
+    ("/a*", "/a?x=1", ALL, True),
+    ("/a?x=*", "/a?x=1&y=2", ALL, True),
+    ("/a?x=*", "/a?y=1", ALL, False),
+    ("/a?*", "/a", ALL, False),
+    ("/a?x=%41*", "/a?x=AB", ALL, True),
+    ("/a?a=1&b=2", "/a?a=1&b=3", WHITE, True),
+    ("/a?a=1&b=2", "/a?a=2&b=2", WHITE, False),
+    ("/a?b=2", "/a?b=3", WHITE, True),
+    ("/a?b=2&a=*", "/a?a=1", WHITE, True),
+    ("/a?b=2&a=*", "/a/x?a=1", WHITE, False),
+    # Whatever the spelling.
+    ("/%61", "/a", NONE, True),
+    ("/a", "/%61", NONE, True),
+    ("/caf%C3%A9", "/caf%c3%a9", NONE, True),
+    ("/caf%C3%A9", "/caf\xc3\xa9", NONE, True),
+    ("/caf%C3*", "/caf%C3%A9", NONE, True),
+    ("/a%2Fb", "/a/b", NONE, True),
+    ("/a", "//a", NONE, True),
+    ("/a", "/x/../a", NONE, True),
+    ("/a", "/x/%2e%2E/a", NONE, True),
+    ("//a", "//a", NONE, True),
+    ("//a", "/a", NONE, False),
+    ("/a/../b", "/a/../b", NONE, True),
+    ("/x/*", "/x/../a", NONE, True),
+    ("/a*", "/x/../a", NONE, True),
+    ("/a%2A", "/a*", NONE, True),
+    ("/a%2A", "/ab", NONE, False),
+    ("/a%3Fb", "/a%3Fb", NONE, True),
+    # Parts of a key that come after the query string are passed over.
+    ("/a?x=1", "/a?x=1", Select("allExcept", ("y",)), True),
+]
+
+
+@pytest.mark.parametrize(("pattern", "url", "select", "expected"), CASES)
+def test_what_a_path_ends(pattern: str, url: str, select: Select, expected: bool) -> None:
+    assert ended(pattern, url, select) is expected
+
+
+def test_the_default_root_object_goes_with_the_slash() -> None:
+    assert ended("/", "/index.html", root="/index.html")
+    assert ended("/", "/")
+    assert ended("/?x=1", "/index.html?x=1", ALL, root="/index.html")
+    assert not ended("/?x=1", "/index.html", ALL, root="/index.html")
+    assert not ended("/index.html", "/", root="/index.html")
+    assert not ended("/", "/a", root="/index.html")
+
+
+def test_all_variants_of_a_path_go() -> None:
+    behavior = Behavior(
+        "*",
+        "o",
+        key_headers=Select("whitelist", ("accept",)),
+        key_cookies=ALL,
+        key_query=ALL,
+        accept_gzip=True,
+    )
+    found = Invalidations((Invalidation(2, ("/a?q=1",)),), lambda _: ALL)
+    for cookie in ("", "a=1; b=2"):
+        for headers in ([], [(b"accept", b"x\ny")], [(b"accept-encoding", b"gzip")]):
+            request = Request("GET", "/a?q=1", "d.test", headers, cookie=cookie)
+            for key in ("ETEST/a", "OPTIONS ETEST/a"):
+                full = key + key_suffix(behavior, request, "q=1")
+                assert found.ended(full, 1)
+                assert path_and_query(full) == ("/a", "q=1")
+                assert distribution_of(full) == "ETEST"
+                assert not found.ended(key + key_suffix(behavior, request, "q=2"), 1)
+    # What a header or a cookie says is not taken for a query string.
+    sly = Request("GET", "/a", "d.test", [(b"accept", b"\nq3:q=1")], cookie="q3:q=1")
+    assert not found.ended("ETEST/a" + key_suffix(behavior, sly, ""), 1)
+
+
+def test_the_number_decides() -> None:
+    found = Invalidations(
+        (Invalidation(9, ("/a",)), Invalidation(3, ("/*",)), Invalidation(5, ("/a", "/b*"))), lambda _: NONE
+    )
+    assert found.newest == 9
+    for path, last in (("/a", 9), ("/b", 5), ("/bc", 5), ("/c", 3)):
+        assert found.ended("E" + path, last - 1), path
+        assert not found.ended("E" + path, last), path
+
+
+def test_each_distribution_has_its_own() -> None:
+    origin = Origin("o", "127.0.0.1")
+    snapshot = Snapshot(
+        4,
+        0.0,
+        distributions=tuple(
+            Distribution(
+                id_,
+                "",
+                f"{id_.lower()}.test",
+                origins=(origin,),
+                behaviors=(Behavior("/q/*", "o", key_query=ALL), Behavior("*", "o")),
+                default_root_object="index.html",
+                invalidations=invalidations,
+            )
+            for id_, invalidations in (("EA", (Invalidation(3, ("/q/a", "/", "/b?x")),)), ("EB", ()))
+        ),
+    )
+    routing = Routing(snapshot)
+    assert routing.ended("EA/b", 2)
+    assert routing.ended("EA/index.html", 2)
+    assert not routing.ended("EB/b", 2)
+    assert not routing.ended("EC/b", 2)
+    assert routing.ended("EA/q/a", 2)
+    assert not routing.ended("EA/q/a\nq1:x", 2)
+    assert not routing.ended("EA/b", 3)
+    assert routing.invalidated_since(2)
+    assert not routing.invalidated_since(3)
+
+
+# -- the memory tier --------------------------------------------------------------------------------------------
+
+
+def stored(key: str, snapshot: int, *, vary: bytes | None = None) -> Stored:
+    names, values = ((), ()) if vary is None else ((b"x",), (vary,))
+    return Stored(
+        key,
+        Meta(200, (), stored_at=0, fresh_until=9, date=0, vary=names, vary_values=values, snapshot=snapshot),
+        b"12345",
+    )
+
+
+def gone(key: str, snapshot: int) -> bool:
+    return key.startswith("old") and snapshot < 2
+
+
+def test_a_sweep_is_right_at_once_and_frees_memory_step_by_step() -> None:
+    tier = MemoryTier(1 << 20, 1 << 20)
+    for number in range(10):
+        tier.put(stored(f"old{number}", 1))
+        tier.put(stored(f"new{number}", 1))
+    full = tier.bytes
+    tier.sweep(gone)
+    assert tier.look("old3") is None
+    assert tier.find("old4", list) is None
+    assert tier.look("new3") is not None
+    tier.put(stored("old5", 2))  # fetched since
+    tier.put(stored("late", 2))
+    assert tier.look("old5") is not None
+    assert not tier.swept(12)
+    assert tier.swept(12)
+    assert not tier.sweeping
+    assert len(tier) == 12
+    assert tier.bytes == full // 2 + 2 * stored("old5", 2).size
+    assert tier.swept(5)
+
+
+def test_a_sweep_tells_variants_apart() -> None:
+    tier = MemoryTier(1 << 20, 1 << 20)
+    for value, number in ((b"1", 1), (b"2", 2), (b"3", 1)):
+        tier.put(stored("old", number, vary=value))
+    size = stored("old", 1, vary=b"1").size
+    tier.sweep(gone)
+    assert tier.find("old", lambda: [(b"x", b"1")]) is None
+    assert tier.find("old", lambda: [(b"x", b"2")]) is not None
+    tier.put(stored("old", 2, vary=b"3"))
+    assert tier.find("old", lambda: [(b"x", b"3")]) is not None
+    assert tier.swept(1)
+    assert (len(tier), tier.bytes) == (2, 2 * size)
+    tier.drop("old")
+    assert (len(tier), tier.bytes) == (0, 0)
+
+
+def test_a_second_sweep_while_one_is_under_way() -> None:
+    tier = MemoryTier(1 << 20, 1 << 20)
+    for number in range(4):
+        tier.put(stored(f"k{number}", 1))
+    tier.sweep(lambda key, snapshot: key == "k0" and snapshot < 2)
+    tier.swept(1)
+    tier.sweep(lambda key, snapshot: key in ("k0", "k3") and snapshot < 3)
+    assert [tier.look(f"k{number}") is None for number in range(4)] == [True, False, False, True]
+    assert tier.swept(10)
+    assert len(tier) == 2
+
+
+# -- an edge ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def origin() -> AsyncIterator[ScriptedOrigin]:
+    async with ScriptedOrigin() as running:
+        yield running
+
+
+def invalidating(snapshot: Snapshot, number: int, *paths: str, **changes: Any) -> Snapshot:
+    (distribution,) = snapshot.distributions
+    changed = msgspec.structs.replace(
+        distribution, invalidations=(*distribution.invalidations, Invalidation(number, paths)), **changes
+    )
+    return msgspec.structs.replace(snapshot, number=number, distributions=(changed,))
+
+
+def fresh(body: bytes, **headers: str) -> list[Any]:
+    return answer(200, body, {"Cache-Control": "max-age=600", **headers})
+
+
+def seen(one: Seen) -> tuple[bytes, str]:
+    return one.body, one.x_cache
+
+
+async def test_what_is_named_goes_and_the_rest_stays(origin: ScriptedOrigin) -> None:
+    snapshot = site(origin.origin())
+    origin.on("/a/1", fresh(b"old"), fresh(b"new"))
+    origin.on("/b", fresh(b"b"))
+    async with EdgeHouse(snapshot) as house:
+        for _ in range(2):
+            assert (await house.get("/a/1")).body == b"old"
+        await house.get("/b")
+        house.edge.use(invalidating(snapshot, 2, "/a/*"))
+        assert seen(await house.get("/a/1")) == (b"new", "Miss")
+        assert seen(await house.get("/b")) == (b"b", "Hit")
+        # The same invalidation in the next snapshot ends nothing any more.
+        house.edge.use(msgspec.structs.replace(invalidating(snapshot, 2, "/a/*"), number=3))
+        assert seen(await house.get("/a/1")) == (b"new", "Hit")
+
+
+async def test_a_fill_under_way_is_neither_stored_nor_joined(origin: ScriptedOrigin) -> None:
+    """It was asked for before the invalidation: who waits for it gets it, nobody else does."""
+    snapshot = site(origin.origin())
+    head, rest = asyncio.Event(), asyncio.Event()
+    slow = fresh(b"old")[0]
+    origin.on("/a", [head, slow[:-1], rest, slow[-1:]], fresh(b"new"))
+    async with EdgeHouse(snapshot) as house:
+        first = asyncio.ensure_future(house.get("/a"))
+        await origin.asked(1)
+        joined = asyncio.ensure_future(house.get("/a"))
+        await asyncio.sleep(0.05)
+        head.set()
+        house.edge.use(invalidating(snapshot, 2, "/a"))
+        assert seen(await house.get("/a")) == (b"new", "Miss")
+        rest.set()
+        assert (await first).body == b"old"
+        assert (await joined).body == b"old"
+        assert seen(await house.get("/a")) == (b"new", "Hit")
+        assert len(origin.requests) == 2
+        assert not house.edge.flights
+
+
+async def test_a_fill_that_ends_last_does_not_bring_the_old_back(origin: ScriptedOrigin) -> None:
+    snapshot = site(origin.origin())
+    rest = asyncio.Event()
+    slow = fresh(b"old")[0]
+    origin.on(
+        "/a",
+        [slow[:-1], rest, slow[-1:]],
+        answer(200, b"transient", {"Cache-Control": "no-store"}),
+        fresh(b"new"),
+    )
+    async with EdgeHouse(snapshot) as house:
+        first = asyncio.ensure_future(house.get("/a"))
+        await origin.asked(1)
+        house.edge.use(invalidating(snapshot, 2, "/a"))
+        assert (await house.get("/a")).body == b"transient"
+        rest.set()
+        assert (await first).body == b"old"
+        assert seen(await house.get("/a")) == (b"new", "Miss")
+
+
+@pytest.mark.parametrize("outcome", ["confirmed", "failed"])
+async def test_a_validation_under_way_does_not_bring_the_old_back(
+    origin: ScriptedOrigin, outcome: str
+) -> None:
+    """Neither by a 304 nor by standing in for an origin that fails."""
+    snapshot = site(origin.origin())
+    go = asyncio.Event()
+    second: Script = [go, b'HTTP/1.1 304 Not Modified\r\nETag: "1"\r\nCache-Control: max-age=600\r\n\r\n']
+    if outcome == "failed":
+        second = [go, answer(503, b"down")[0]]
+    origin.on("/a", answer(200, b"old", {"Cache-Control": "max-age=0", "ETag": '"1"'}), second, fresh(b"new"))
+    async with EdgeHouse(snapshot) as house:
+        await house.get("/a")
+        waiting = asyncio.ensure_future(house.get("/a"))
+        await origin.asked(2)
+        house.edge.use(invalidating(snapshot, 2, "/*"))
+        assert seen(await house.get("/a")) == (b"new", "Miss")
+        go.set()
+        assert (await waiting).body == b"old"
+        assert seen(await house.get("/a")) == (b"new", "Hit")
+
+
+async def test_what_was_confirmed_since_stays(origin: ScriptedOrigin) -> None:
+    snapshot = site(origin.origin())
+    confirmed = [b'HTTP/1.1 304 Not Modified\r\nETag: "1"\r\nCache-Control: max-age=600\r\n\r\n']
+    origin.on("/a", answer(200, b"a", {"Cache-Control": "max-age=0", "ETag": '"1"'}), confirmed)
+    async with EdgeHouse(snapshot) as house:
+        await house.get("/a")
+        house.edge.use(invalidating(snapshot, 2, "/b"))
+        assert seen(await house.get("/a")) == (b"a", "RefreshHit")
+        # An edge of snapshot 1 would lose it by this; what was confirmed under snapshot 2 stands.
+        house.edge.use(msgspec.structs.replace(invalidating(snapshot, 2, "/a", "/b"), number=3))
+        assert seen(await house.get("/a")) == (b"a", "Hit")
+
+
+async def test_skipped_snapshots_are_made_up_for(origin: ScriptedOrigin) -> None:
+    snapshot = site(origin.origin())
+    origin.on("/a", fresh(b"old"), fresh(b"new"))
+    origin.on("/b", fresh(b"b"))
+    async with EdgeHouse(snapshot) as house:
+        await house.get("/a")
+        await house.get("/b")
+        later = invalidating(invalidating(snapshot, 5, "/a"), 7, "/c")
+        house.edge.use(msgspec.structs.replace(later, number=9))
+        assert seen(await house.get("/a")) == (b"new", "Miss")
+        assert seen(await house.get("/b")) == (b"b", "Hit")
+
+
+async def test_every_variant_goes(origin: ScriptedOrigin) -> None:
+    behavior = Behavior(
+        "*",
+        "scripted",
+        key_headers=Select("whitelist", ("x",)),
+        forward_headers=Select("whitelist", ("x", "y")),
+        key_query=ALL,
+        forward_query=ALL,
+    )
+    snapshot = site(origin.origin(), behavior)
+    origin.on("/a", fresh(b"a", Vary="y"))
+    requests = [("/a?q=1", [("X", x), ("Y", y)]) for x in "12" for y in "12"]
+    async with EdgeHouse(snapshot) as house:
+        for target, headers in [*requests, ("/a", []), ("/a?q=2", [])]:
+            await house.get(target, headers=headers)
+            assert (await house.get(target, headers=headers)).x_cache == "Hit"
+        house.edge.use(invalidating(snapshot, 2, "/a?q=1"))
+        for target, headers in requests:
+            assert (await house.get(target, headers=headers)).x_cache == "Miss"
+            assert (await house.get(target, headers=headers)).x_cache == "Hit"
+        for target in ("/a", "/a?q=2"):
+            assert (await house.get(target)).x_cache == "Hit"
+
+
+async def test_errors_that_are_stored_go_too(origin: ScriptedOrigin) -> None:
+    snapshot = site(origin.origin())
+    origin.on("/a", answer(404, b"none"), fresh(b"here"))
+    async with EdgeHouse(snapshot) as house:
+        assert (await house.get("/a")).status == 404
+        house.edge.use(invalidating(snapshot, 2, "/a"))
+        assert seen(await house.get("/a")) == (b"here", "Miss")
+
+
+async def test_a_large_sweep_lets_viewers_through(origin: ScriptedOrigin) -> None:
+    snapshot = site(origin.origin())
+    origin.on("/a/x", fresh(b"new"))
+    async with EdgeHouse(snapshot) as house:
+        count = 5 * SWEPT
+        for number in range(count):
+            house.edge.memory.put(stored(f"ETEST/a/{number}", 1))
+            house.edge.memory.put(stored(f"ETEST/b/{number}", 1))
+        house.edge.memory.put(stored("ETEST/a/x", 1))
+        house.edge.use(invalidating(snapshot, 2, "/a/*"))
+        assert len(house.edge.memory) > count + 1
+        assert seen(await house.get("/a/x")) == (b"new", "Miss")
+        house.edge.use(msgspec.structs.replace(invalidating(snapshot, 2, "/a/*"), number=3))
+        while house.edge.memory.sweeping:
+            await asyncio.sleep(0)
+        assert len(house.edge.memory) == count + 1
+        assert seen(await house.get("/a/x")) == (b"new", "Hit")
