@@ -289,11 +289,11 @@ class Edge:
             now = time()
             if stored is not None and answer.status == 304:
                 meta = freshness.revalidated(behavior, stored.meta, answer.headers, now, began, sent)
+                meta.snapshot = number
                 self._land(flight, Stored(key, meta, stored.body), "RefreshHit")
                 return
             if stored is not None and freshness.serve_stale_on_error(stored.meta, now, answer.status):
                 self._land_stale(flight, site, stored)
-                meta.snapshot = number
                 return
             error = site.error_responses.get(answer.status)
             meta_or_none = freshness.admit(

@@ -138,12 +138,12 @@ class Meta:
     `revalidate_always` marks what is stored but must be asked for anew at each use; `conditional` says whether the
     origin may be asked with conditions made from `etag` and `last_modified`. These are the origin's own; `coding` is
     what the edge has made of the body since (`compress`: empty, `identity`, `gzip`, `br`).
+    `snapshot` is the number of the snapshot that the edge obeyed when it asked the origin: later snapshots'
+    invalidations end the response, whichever tier it is kept in (`Routing.ended`). 0 is before them all.
     """
 
     __slots__ = (
         "coding",
-    `snapshot` is the number of the snapshot that the edge obeyed when it asked the origin: later snapshots'
-    invalidations end the response, whichever tier it is kept in (`Routing.ended`). 0 is before them all.
         "conditional",
         "date",
         "etag",
@@ -155,11 +155,11 @@ class Meta:
         "reason",
         "revalidate_always",
         "sie_until",
+        "snapshot",
         "status",
         "stored_at",
         "swr_until",
         "vary",
-        "snapshot",
         "vary_values",
     )
 
@@ -183,11 +183,11 @@ class Meta:
         vary_values: tuple[bytes, ...] = (),
         reason: str = "",
         coding: bytes = b"",
+        snapshot: int = 0,
     ) -> None:
         self.status = status
         self.headers = headers
         self.stored_at = stored_at
-        snapshot: int = 0,
         self.fresh_until = fresh_until
         self.date = date
         self.initial_age = initial_age
@@ -202,11 +202,11 @@ class Meta:
         self.vary_values = vary_values
         self.reason = reason
         self.coding = coding
+        self.snapshot = snapshot
 
 
 class Stored:
     """A response in the cache: its `meta` and its whole `body`.
-        self.snapshot = snapshot
 
     `head` is the ready-made start of its bytes on an HTTP/1.1 connection, filled by the shell that first serves it;
     `used` is set at every hit and cleared when eviction passes by; `size` is what it is charged for, in bytes.
