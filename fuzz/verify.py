@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from keyfront.errors import Denied
+from keyfront.signing.explain import explain
 from keyfront.signing.keys import PrivateKey, cf_b64decode
 from keyfront.signing.policy import Policy
 from keyfront.signing.sign import LocalSigner, sign_cookies, sign_url
@@ -94,8 +95,8 @@ def mutate(chance: random.Random, value: Input, others: list[Input]) -> Input:
     return fields[0], fields[1], fields[2], fields[3], fields[4]
 
 
-def check(ring: KeyRing, value: Input) -> bool:
-    """The contract. True if granted.
+def check(ring: KeyRing, value: Input, explained: bool = False) -> bool:
+    """The contract. True if granted. What is refused is `explained` too, and must be so for the same reason.
 
     :raises AssertionError: for a grant that the oracle does not confirm, or a denial that forgets itself.
     """
@@ -114,6 +115,19 @@ def check(ring: KeyRing, value: Input) -> bool:
     else:
         raise AssertionError("refused by a warm table, granted by a cold one")
     assert second is first, f"{first} by a warm table, {second} by a cold one"
+    if explained and address and scheme in ("http", "https") and max(host + target) <= "\xff":
+        report = explain(
+            scheme,
+            host,
+            target,
+            cookie_header=cookies,
+            keyring=ring,
+            client_ip=address,
+            now=NOW,
+            known_keys=KEYS,
+        )
+        assert report.denial == first.reason, f"refused as {first}, explained as {report.denial}"
+        assert report.cause, "refused without a cause"
     return False
 
 
@@ -196,7 +210,7 @@ def run(count: int | None, seconds: float | None, seed: int, tell: Callable[[str
     while (count is None or done < count) and (end is None or time.monotonic() < end):
         value = mutate(chance, chance.choice(corpus), corpus)
         try:
-            granted += check(ring, value)
+            granted += check(ring, value, explained=done % 50 == 0)
         except Exception:
             tell(f"seed {seed}, input {done}: {value!r}")
             raise

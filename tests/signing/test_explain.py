@@ -259,6 +259,21 @@ def test_raw_requests_are_taken_as_they_are() -> None:
     assert report.denial == "unknown_key"
 
 
+@pytest.mark.parametrize(
+    "target", ["/a\nb", "/\0", '/"\\', "/%", "/%zz+%2", "", "*", "//", "/a?&&&", "/é?\xff&" + "x&" * 50]
+)
+@pytest.mark.parametrize("host", ["cdn.test", "", "a/b", "[::1]:443", ":", "é", "漢", "\ud800"])
+def test_nothing_is_too_odd_to_be_explained(target: str, host: str) -> None:
+    mark = "&" if "?" in target else "?"
+    for signer in (RSA, EC):
+        signature = cf_b64encode(signer.sign(b"x", "SHA1"))
+        for credential in (f"Expires={SOON}", f"Policy={cf_b64encode(GOOD.encode())}"):
+            tail = f"{credential}&Signature={signature}&Key-Pair-Id={signer.key_pair_id}"
+            report = explain("https", host, f"{target}{mark}{tail}", keyring=ring(), now=NOW, known_keys=KEYS)
+            assert report.denial in ("signature_mismatch", "wrong_resource")
+            assert report.cause
+
+
 def test_a_report_travels_as_json() -> None:
     text = look(PLAIN).to_json()
     assert '"granted": true' in text

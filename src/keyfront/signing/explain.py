@@ -135,20 +135,18 @@ class _Explanation:
         known_keys: Mapping[str, PublicKey],
         other_hosts: tuple[str, ...],
     ) -> None:
-        if any(char > "\xff" for char in target):
-            target = target.encode("utf-8", "replace").decode("latin-1")
-        self.scheme, self.host, self.target = scheme, host, target
+        self.scheme, self.host, self.target = scheme, _latin(host), _latin(target)
         self.cookie_header, self.keyring, self.client_ip, self.now = cookie_header, keyring, client_ip, now
         self.known_keys = {**known_keys, **keyring.keys}
         self.other_hosts = other_hosts
-        self.path, mark, self.query = target.partition("?")
+        self.path, mark, self.query = self.target.partition("?")
         self.own: str | None = None
         parameters: dict[str, str] = {}
         if mark:
             parameters, self.own = split_query(self.query)
-        self.url = f"{scheme}://{host}{target}"
+        self.url = f"{scheme}://{self.host}{self.target}"
         # The URL without the signing parameters: what a canned policy names and a custom one has to grant.
-        self.resource = f"{scheme}://{plain_host(scheme, host)}{self.path}"
+        self.resource = f"{scheme}://{plain_host(scheme, self.host)}{self.path}"
         if self.own:
             self.resource += f"?{self.own}"
         self.cookies = signing_cookies(cookie_header)
@@ -526,6 +524,11 @@ class _Explanation:
     def _allowed_address(self) -> str:
         network = self.statement.network if self.statement else None
         return "" if network is None else _dotted(network[0])
+
+
+def _latin(text: str) -> str:
+    """Text as a request line has it: what is not latin-1 as the bytes of its UTF-8."""
+    return text if all(char <= "\xff" for char in text) else text.encode("utf-8", "replace").decode("latin-1")
 
 
 _NEEDED = (("Expires", "Policy"), ("Signature",), ("Key-Pair-Id",))

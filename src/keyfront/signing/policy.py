@@ -119,10 +119,7 @@ def parse_policy(data: bytes) -> Statement:
     condition = statement.condition
     resource: str | None = None
     if statement.resource is not msgspec.UNSET:
-        try:
-            resource = statement.resource.encode("utf-8").decode("latin-1")
-        except UnicodeError as error:
-            raise PolicyError("Resource is not valid Unicode") from error
+        resource = statement.resource.encode("utf-8").decode("latin-1")
         if not resource:
             raise PolicyError("Resource is empty")
     return Statement(

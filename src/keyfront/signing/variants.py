@@ -45,7 +45,9 @@ def canned(resource: str, expires: str) -> Iterator[Spelling]:
     right = canned_policy(resource, expires).decode("latin-1")
     yield "", right
     yield "the policy's text ended with a newline when it was signed", right + "\n"
-    spaced = json.dumps(json.loads(right))
+    spaced = right.replace('{"Statement":[{"Resource":', '{"Statement": [{"Resource": ', 1)
+    tail = f',"Condition":{{"DateLessThan":{{"AWS:EpochTime":{expires}'
+    spaced = spaced.replace(tail, tail.replace('":', '": ').replace(",", ", "))
     yield "the policy's text held blanks when it was signed; a canned policy must have none", spaced
     try:
         unicode = resource.encode("latin-1").decode("utf-8")
@@ -118,7 +120,7 @@ def _hosts(scheme: str, host: str, others: Iterable[str]) -> list[Spelling]:
     spellings: list[Spelling] = []
     if port:
         spellings.append((f"it was signed without the port :{port}", name))
-    for added in (_IMPLIED[scheme], "8080", "8443", "3000", "8000"):
+    for added in (_IMPLIED.get(scheme, "80"), "8080", "8443", "3000", "8000"):
         spellings.append((f"it was signed with the port :{added}", f"{name}:{added}"))
     swapped = name.removeprefix("www.") if name.startswith("www.") else f"www.{name}"
     for other in (*others, swapped):
