@@ -42,6 +42,7 @@ class Up:
         self.options = options
         self.edge_port = 0
         self.control_port = 0
+        self.tls_port = 0
         self.log: list[str] = []
         self._process: subprocess.Popen[str] | None = None
 
@@ -61,6 +62,7 @@ class Up:
         said = dict(word.split("=", 1) for word in self.log[-1].split() if "=" in word)
         self.edge_port = int(said["edge"].rpartition(":")[2])
         self.control_port = int(said["control"].rpartition(":")[2])
+        self.tls_port = int(said.get("tls", ":0").rpartition(":")[2])
         threading.Thread(target=self._drain, args=(self._process.stdout,), daemon=True).start()
         return self
 

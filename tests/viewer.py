@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ from typing import Any
 from keyfront.edge.accesslog import AccessLog
 from keyfront.edge.edge import Edge, EdgeSettings
 from keyfront.edge.http1 import Limits, Listener, Peers
+from keyfront.edge.tls import Secured
 from keyfront.model.snapshot import Behavior, Distribution, Origin, Snapshot
 
 
@@ -118,7 +120,10 @@ class EdgeHouse:
         trusted: tuple[str, ...] = (),
         scheme: str = "http",
         log: Path | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
+        self.tls = tls
+        scheme = "https" if tls is not None else scheme
         self.log = AccessLog(log)
         self.edge = Edge(settings or EdgeSettings(memory=1 << 22, max_object=1 << 20), self.log)
         self.edge.use(snapshot)
@@ -148,7 +153,8 @@ class EdgeHouse:
         return self.records[count - 1]
 
     async def __aenter__(self) -> EdgeHouse:
-        self._server = await asyncio.get_running_loop().create_server(self.listener, "127.0.0.1", 0)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._connection, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -163,8 +169,13 @@ class EdgeHouse:
         await self.edge.aclose()
         self.log.close()
 
-    async def viewer(self) -> Viewer:
-        return Viewer(*await asyncio.open_connection("127.0.0.1", self.port))
+    def _connection(self) -> asyncio.Protocol:
+        shell = self.listener()
+        return shell if self.tls is None else Secured(self.tls, shell, self.listener.limits.head)
+
+    async def viewer(self, **tls: Any) -> Viewer:
+        """A new connection; `ssl` and `server_hostname` as asyncio has them."""
+        return Viewer(*await asyncio.open_connection("127.0.0.1", self.port, **tls))
 
     async def get(
         self,

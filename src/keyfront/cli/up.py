@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,6 +74,12 @@ class ControlSettings(msgspec.Struct, frozen=True):
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path), help="The data folder.  [default: the user's]")
 @click.option("--edge", default="127.0.0.1:8080", show_default=True, help="Where viewers connect.")
+@click.option("--tls", metavar="HOST:PORT", help="Where viewers connect by https; needs --certificates.")
+@click.option(
+    "--certificates",
+    type=click.Path(exists=True, file_okay=False),
+    help="Folder of certificates and their keys, chosen by the name that a viewer asks for.",
+)
 @click.option("--control", default="127.0.0.1:8081", show_default=True, help="Where the API listens.")
 @click.option("--workers", type=click.IntRange(1, 256), help="Edge processes.  [default: one a core]")
 @click.option("--domain", default=SUFFIX, show_default=True, help="Suffix of the distributions' names.")
@@ -101,6 +108,8 @@ class ControlSettings(msgspec.Struct, frozen=True):
 def up(
     data: Path | None,
     edge: str,
+    tls: str | None,
+    certificates: str | None,
     control: str,
     workers: int | None,
     domain: str,
@@ -113,9 +122,17 @@ def up(
 ) -> None:
     """Run everything on this machine until SIGTERM or Ctrl-C."""
     # The edge's modules are loaded here, not with `keyfront sign`, which must start quickly.
+    from keyfront.edge.certificates import Certificates
     from keyfront.edge.edge import EdgeSettings
-    from keyfront.edge.serve import WorkerSettings
+    from keyfront.edge.serve import TlsSettings, WorkerSettings
 
+    if (tls is None) != (certificates is None):
+        raise SettingsError("--tls and --certificates are given together or not at all")
+    tls_settings = None
+    if tls is not None and certificates is not None:
+        tls_settings = TlsSettings(*address(tls), str(Path(certificates).absolute()))
+        # Only to fail early: the workers read them again, and say what is wrong with which.
+        Certificates(Path(certificates), time.time(), lambda _: None)
     folder = (data or default_data()).absolute()
     edge_host, edge_port = address(edge)
     control_host, control_port = address(control)
@@ -125,6 +142,7 @@ def up(
         host=edge_host,
         port=edge_port,
         trusted_proxies=networks(trusted_proxies),
+        tls=tls_settings,
         edge=EdgeSettings(
             memory=memory << 20,
             max_object=max_object << 20,
@@ -149,11 +167,18 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, work
         raise SettingsError(f"another keyfront uses the data folder {folder}") from None
     try:
         edge_held = reserve(settings.host, settings.port)
+        tls_held = reserve(settings.tls.host, settings.tls.port) if settings.tls is not None else None
         control_held = reserve(api.host, api.port)
     except OSError as error:
         raise SettingsError(f"a port cannot be used: {error}") from error
     edge_port, control_port = edge_held.getsockname()[1], control_held.getsockname()[1]
     api = msgspec.structs.replace(api, port=control_port)
+    secure = ""
+    if settings.tls is not None and tls_held is not None:
+        tls = msgspec.structs.replace(settings.tls, port=tls_held.getsockname()[1])
+        inside = msgspec.structs.replace(settings.edge, https_port=tls.port)
+        settings = msgspec.structs.replace(settings, tls=tls, edge=inside)
+        secure = f" tls=https://{_show(tls.host)}:{tls.port}"
 
     stop = asyncio.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
@@ -176,7 +201,7 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, work
         await children[0].start()
         await asyncio.gather(*(child.start() for child in children[1:]))
         print(
-            f"keyfront ready edge=http://{_show(settings.host)}:{edge_port}"
+            f"keyfront ready edge=http://{_show(settings.host)}:{edge_port}{secure}"
             f" control=http://{_show(api.host)}:{control_port} data={folder}",
             flush=True,
         )
@@ -186,6 +211,8 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, work
         await asyncio.gather(*(child.end() for child in children[1:]), return_exceptions=True)
         await children[0].end()
         edge_held.close()
+        if tls_held is not None:
+            tls_held.close()
         control_held.close()
         os.close(lock)
 

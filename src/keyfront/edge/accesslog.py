@@ -29,7 +29,7 @@ class Record(msgspec.Struct, gc=False, omit_defaults=True):
     `verdict` is `allowed`, `refused` or empty (no signature needed); `reason` names a refusal: a denial's name or
     another rule's; `signed_by` is `url` or `cookies`; `verify_us` the time spent on routing and on the signature;
     `result` CloudFront's x-edge-result-type and `detail` its x-edge-detailed-result-type. `status` 0: the viewer
-    left before there was one.
+    left before there was one. `ssl_protocol` and `ssl_cipher` are of the viewer's connection, empty on http.
     """
 
     time: float
@@ -63,6 +63,8 @@ class Record(msgspec.Struct, gc=False, omit_defaults=True):
     key_group: str = ""
     hash_algorithm: str = ""
     remembered: bool = False
+    ssl_protocol: str = ""
+    ssl_cipher: str = ""
 
 
 _request_of = attrgetter("distribution", "status", "result", "reason")

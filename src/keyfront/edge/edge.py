@@ -44,12 +44,14 @@ SWEPT = 500
 
 class EdgeSettings(msgspec.Struct, frozen=True):
     """`memory` and `max_object` are bytes, of one worker's cache and of the largest body in it; `pop` is the edge
-    location's name (X-Amz-Cf-Pop); `ca_file` holds certificate authorities that origins may use besides the
-    system's; `country_db` is a MaxMind DB file to look countries up in, instead of the built-in table."""
+    location's name (X-Amz-Cf-Pop); `https_port` is where this edge listens for https, if it does; `ca_file` holds
+    certificate authorities that origins may use besides the system's; `country_db` is a MaxMind DB file to look
+    countries up in, instead of the built-in table."""
 
     memory: int = 256 * 1024 * 1024
     max_object: int = 16 * 1024 * 1024
     pop: str = "KFR50-P1"
+    https_port: int | None = None
     ca_file: str | None = None
     country_db: str | None = None
 
@@ -162,7 +164,9 @@ class Edge:
             visit.refusal = Refusal("chain_too_long", plan.route.site, plan.route)
         refusal = visit.refusal
         if refusal is not None:
-            reply = respond.refused(refusal.name, refusal.denied, visit.request, visit.request_id)
+            reply = respond.refused(
+                refusal.name, refusal.denied, visit.request, visit.request_id, self.settings.https_port
+            )
             site = refusal.site
         else:
             assert plan is not None  # noqa: S101 - decided: a refusal or a plan
@@ -500,6 +504,8 @@ class Edge:
                 record.explanation = denied.detail
         record.reason = reason
         self.log.add(record)
+        if request.tls is not None:
+            record.ssl_protocol, record.ssl_cipher = request.tls
 
     def _signed(self, record: Record, verdict: str, key_id: str, visit: Visit, route: Route | None) -> None:
         record.verdict = verdict

@@ -24,7 +24,8 @@ class Request:
     `target` is the raw origin-form target as sent; `host` the Host header's value as sent, with its port if it
     names one. `body` is None if the request has none, else an async iterator over its chunks; `length` is the
     body's Content-Length, or None if chunked or absent. `client_ip` is the viewer's address (behind a trusted
-    proxy: the one that the proxy names), `scheme` the viewer's.
+    proxy: the one that the proxy names), `scheme` the viewer's. `tls` is the protocol and the cipher of the connection,
+    in OpenSSL's names, or None if it has none.
     """
 
     __slots__ = (
@@ -38,6 +39,7 @@ class Request:
         "method",
         "scheme",
         "target",
+        "tls",
         "version",
         "wire_bytes",
     )
@@ -56,6 +58,7 @@ class Request:
         body: AsyncIterator[bytes] | None = None,
         length: int | None = None,
         wire_bytes: int = 0,
+        tls: tuple[str, str] | None = None,
     ) -> None:
         self.method = method
         self.target = target
@@ -69,6 +72,7 @@ class Request:
         self.body = body
         self.length = length
         self.wire_bytes = wire_bytes
+        self.tls = tls
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of that lower-case name."""

@@ -247,6 +247,7 @@ class Connection(asyncio.Protocol):
         "_trusted",
         "_writable",
     )
+        "_tls",
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
@@ -269,10 +270,11 @@ class Connection(asyncio.Protocol):
         self._room: asyncio.Future[None] | None = None
         self._held: set[str] = set()
         self._closing = False  # nothing is read or written any more
+        self._tls: tuple[str, str] | None = None
         self._ending = False  # no further request is taken
         self._refusal = ""  # how the connection ends once what came before is answered
         self._eof = False
-        self._lingering = 0.0
+        self._lingering = False
         self._last_data = 0.0
         self._last_size = 0
         self._progress = 0.0
@@ -292,6 +294,9 @@ class Connection(asyncio.Protocol):
         self._listener.connections.add(self)
         if self._listener.draining:
             self._transport.close()
+        secured = transport.get_extra_info("ssl_object")
+        if secured is not None:
+            self._tls = (secured.version() or "", secured.cipher()[0])
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
@@ -442,6 +447,7 @@ class Connection(asyncio.Protocol):
         self._request = request
         if body is not None:
             self._body = body
+            self._tls,
             self._accept(request, body)
 
     def on_body(self, chunk: bytes) -> None:
@@ -527,7 +533,7 @@ class Connection(asyncio.Protocol):
         except asyncio.CancelledError:
             detail = "ClientHungUpRequest"
             raise
-        except Exception:
+        except Exception as error:
             # The answer broke off half way: the only honest end is to cut the connection.
             detail = "OriginCommError"
             self.abort()
@@ -552,8 +558,8 @@ class Connection(asyncio.Protocol):
                 else:
                     self._next()
 
-    async def _write(self, visit: Visit, reply: Reply, keep_alive: bool) -> tuple[int, bool]:
-        """Head and body of an answer. Returns the body bytes sent and whether the connection may go on."""
+    async def _write(self, visit: Visit, reply: Reply, keep_alive: bool) -> bool:
+        """Head and body of an answer. Returns whether the connection may go on."""
         request = visit.request
         status, body, length = reply.status, reply.body, reply.length
         bodiless = request.method == "HEAD" or status in (204, 304)
@@ -589,7 +595,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(head)
         sent = 0
         if bodiless:
-            return 0, keep_alive
+            return keep_alive
         async for chunk in body:
             if not chunk:
                 continue
@@ -649,6 +655,7 @@ class Connection(asyncio.Protocol):
             b"".join(
                 (
                     _head(reply.status, reply.headers, len(body)),
+            tls=self._tls,
                     b"Connection: close\r\n",
                     f"X-Cache: {reply.x_cache} from cloudfront".encode(),
                     self._listener.identity,
@@ -672,8 +679,6 @@ class Connection(asyncio.Protocol):
     def _linger(self) -> None:
         """Close our half, and let the viewer finish talking for a moment: closing at once with unread bytes would
         reset the connection before it has read its answer (RFC 9112 §9.6)."""
-        self._closing = True
-        self._lingering = self._clock() + LINGER
         self._held.clear()
         self._transport.resume_reading()
         if self._eof or not self._transport.can_write_eof():
@@ -684,6 +689,8 @@ class Connection(asyncio.Protocol):
     def drain(self) -> None:
         if self._task is None and not self._queue and not self._in_head:
             self._transport.close()
+        self._closing = self._lingering = True
+        self._progress = self._clock()
 
     def abort(self) -> None:
         self._closing = True
@@ -693,10 +700,7 @@ class Connection(asyncio.Protocol):
         """Once in a while: let go of a peer that is idle, slow or stuck."""
         limits = self._listener.limits
         size = self._transport.get_write_buffer_size()
-        if self._lingering:
-            if now > self._lingering:
-                self._transport.abort()
-        elif size:
+        if size:
             if size != self._last_size:
                 self._progress = now
             elif now - self._progress > limits.write:
@@ -709,6 +713,9 @@ class Connection(asyncio.Protocol):
                 self.abort()
         elif self._task is None and now - self._last_data > limits.idle:
             self._transport.close()
+        elif self._lingering:
+            if now - self._progress > LINGER:
+                self.abort()
         self._last_size = size
 
 

@@ -376,15 +376,18 @@ def _page_reply(status: int, text: str, detail: str, reason: str, request_id: st
     return Reply(status, [_SERVER, (b"content-type", b"text/html")], body, detail=detail, reason=reason)
 
 
-def refused(name: str, denied: Denied | None, request: Request, request_id: str) -> Reply:
+def refused(
+    name: str, denied: Denied | None, request: Request, request_id: str, https_port: int | None = None
+) -> Reply:
     """The reply to a request that will not be served.
 
     :param name: `denied` (then `denied` says why), `redirect_to_https`, or a name in `REFUSALS`.
+    :param https_port: where this edge listens for https, None if it does not.
     """
     if denied is not None:
         return denied_reply(denied.denial)
     if name == "redirect_to_https":
-        return redirect_reply(request, request_id)
+        return redirect_reply(request, request_id, https_port)
     status, text, detail = REFUSALS[name]
     return _page_reply(status, text, detail, name, request_id)
 
@@ -402,12 +405,21 @@ def denied_reply(denial: Denial) -> Reply:
 _BREAKING: Final = re.compile(r"[\x00-\x20\x7f]")
 
 
-def redirect_reply(request: Request, request_id: str = "") -> Reply:
-    """To https: 301 for GET and HEAD, 307 for other methods, which HTTP/1.0 does not know: 403 (§5.2)."""
+_PORT: Final = re.compile(r":[0-9]*\Z")
+
+
+def redirect_reply(request: Request, request_id: str = "", https_port: int | None = None) -> Reply:
+    """To https: 301 for GET and HEAD, 307 for other methods, which HTTP/1.0 does not know: 403 (§5.2).
+
+    CloudFront listens at 80 and 443 only. A viewer that named another port has come to this edge at its own, and
+    there `https_port`, if there is one, is where https is.
+    """
     status = 301 if request.method in ("GET", "HEAD") else 307
     if status == 307 and request.version == "1.0":
         return refused("https_only", None, request, request_id)
     host = request.host.removesuffix(":80")
+    if https_port is not None and (port := _PORT.search(host)):
+        host = host[: port.start()] + (f":{https_port}" if https_port != 443 else "")
     title = f"{status} {_REASONS[status]}"
     body = (
         f"<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n"

@@ -1,4 +1,4 @@
-"""A worker process of the edge: one event loop, one listening socket of its own, one edge.
+"""A worker process of the edge: one event loop, listening sockets of its own (http, and https if wanted), one edge.
 
 Workers share a port by SO_REUSEPORT and share nothing else: each has its cache, reads the feed for itself and
 reports for itself. A worker that dies takes only its open connections with it.
@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +21,11 @@ import msgspec
 import uvloop
 
 from keyfront.edge.accesslog import AccessLog
+from keyfront.edge.certificates import Certificates, unraisable
 from keyfront.edge.edge import Edge, EdgeSettings
 from keyfront.edge.http1 import Limits, Listener, Peers
 from keyfront.edge.metrics import sums
+from keyfront.edge.tls import Secured
 from keyfront.errors import SnapshotRefused
 from keyfront.fleet.file import FileFeed
 
@@ -31,11 +34,20 @@ logger = logging.getLogger("keyfront.edge")
 POLL = 0.05
 """Seconds between two looks at the feed; a look without news is one `stat`."""
 REPORT = 1.0
+"""Seconds between two reports without news, and between two looks at the certificates."""
+
+
+class TlsSettings(msgspec.Struct, frozen=True):
+    """Where to listen for https, and the folder of the certificates (see `tls`)."""
+
+    host: str
+    port: int
+    certificates: str
 
 
 class WorkerSettings(msgspec.Struct, frozen=True):
     """What one worker is told at its start. `data` is the data folder, `trusted_proxies` are networks in CIDR form;
-    `access_log` is false where records are only counted."""
+    `access_log` is false where records are only counted; without `tls` there is only http."""
 
     data: str
     name: str
@@ -43,6 +55,7 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     port: int
     trusted_proxies: tuple[str, ...] = ()
     access_log: bool = True
+    tls: TlsSettings | None = None
     edge: EdgeSettings = EdgeSettings()
     limits: Limits = Limits()
 
@@ -72,46 +85,43 @@ def run_worker(settings: WorkerSettings, on_ready: Callable[[], None], lifeline:
     uvloop.run(_work(settings, on_ready, lifeline))
 
 
-async def _work(settings: WorkerSettings, on_ready: Callable[[], None], lifeline: int | None) -> None:
-    loop = asyncio.get_running_loop()
-    data = Path(settings.data)
-    log = AccessLog(data / "logs" / "access.jsonl" if settings.access_log else None)
-    edge = Edge(settings.edge, log)
-    feed = FileFeed(data)
-    refused = ""
+class Follower:
+    """What a worker does besides answering: it obeys the feed in `data` and reports to it under its name."""
 
-    def look() -> bool:
-        nonlocal refused
+    def __init__(self, edge: Edge, data: Path, name: str, connections: Callable[[], int]) -> None:
+        self._edge = edge
+        self._feed = FileFeed(data)
+        self._name = name
+        self._connections = connections
+        self._refused = ""
+
+    def look(self) -> bool:
+        """Take over what was published since, if it can be accepted. True if there is something to report."""
+        edge = self._edge
         try:
-            snapshot = feed.poll(edge.routing.snapshot if edge.routing.number else None)
+            snapshot = self._feed.poll(edge.routing.snapshot if edge.routing.number else None)
         except SnapshotRefused as why:
             refused = str(why)
             logger.warning("%s refused a snapshot and keeps the old one: %s", settings.name, why)
             return True
         if snapshot is None:
             return False
-        refused = ""
+        self._refused = ""
         edge.use(snapshot)
         return True
 
-    look()
-    listener = Listener(edge, peers=Peers(settings.trusted_proxies), limits=settings.limits)
-    server = await loop.create_server(listener, sock=_listen(settings.host, settings.port))
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    if lifeline is not None:
-        loop.add_reader(lifeline, stop.set)
-
-    def report() -> None:
+    def report(self) -> None:
+        edge = self._edge
         counted = sums(
-            log.counts,
-            connections=len(listener.connections),
+            edge.log.counts,
+            connections=self._connections(),
             cache=(edge.memory.bytes, len(edge.memory), edge.memory.evictions),
-            lost=log.lost,
+            lost=edge.log.lost,
         )
         try:
-            feed.report(settings.name, edge.routing.number, refused=refused, at=time.time(), counters=counted)
+            self._feed.report(
+                self._name, edge.routing.number, refused=self._refused, at=time.time(), counters=counted
+            )
         except OSError as error:
             logger.warning("%s cannot report: %s", settings.name, error)
 
@@ -120,23 +130,16 @@ async def _work(settings: WorkerSettings, on_ready: Callable[[], None], lifeline
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     on_ready()
-    reported = loop.time()
-    while not stop.is_set():
-        try:
-            await asyncio.wait_for(stop.wait(), POLL)
-        except TimeoutError:
-            pass
-        if look() or loop.time() - reported >= REPORT:
-            report()
-            reported = loop.time()
+    await follower.follow(stop, look_at_certificates)
 
     if lifeline is not None:
         loop.remove_reader(lifeline)
-    server.close()
-    await listener.drain()
+    for server in servers:
+        server.close()
+    await asyncio.gather(*(listener.drain() for listener in listeners))
     await edge.aclose()
     log.close()
-    feed.remove_report(settings.name)
+    follower.leave()
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -169,3 +172,4 @@ def main(argument: str) -> None:
         os.close(ready)
 
     run_worker(msgspec.json.decode(argument, type=WorkerSettings), on_ready, lifeline)
+    sys.unraisablehook = unraisable

@@ -1,0 +1,651 @@
+"""TLS over real sockets: which certificate, when it changes, what is refused, and the shell on top of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import http.client
+import http.server
+import os
+import socket
+import ssl
+import struct
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from keyfront import sign_url
+from keyfront.edge.certificates import Certificates, unraisable
+from keyfront.edge.edge import EdgeSettings
+from keyfront.edge.http1 import Limits
+from keyfront.errors import SettingsError
+from keyfront.model.snapshot import Behavior
+from tests.edge.test_gate import ALICE, signed_site
+from tests.origin import ScriptedOrigin, answer
+from tests.up import Up, distribution_config
+from tests.viewer import EdgeHouse, Viewer, site
+
+EVENT_LOOPS = ("uvloop", "asyncio")
+NOW = time.time()
+CA = trustme.CA()
+
+
+def write(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """As a careful operator does: whole, by rename."""
+    temporary = path.with_name("." + path.name)
+    temporary.write_bytes(data)
+    temporary.chmod(mode)
+    temporary.rename(path)
+
+
+class Folder:
+    """A folder of certificates, `Certificates` reading it, and what it says."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.said: list[str] = []
+
+    def put(
+        self, name: str, *hosts: str, style: str = "crt", mode: int = 0o600, days: int = 90, **wrong: Any
+    ) -> x509.Certificate:
+        made = CA.issue_cert(
+            *hosts, not_after=datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days), **wrong
+        )
+        chain = b"".join(pem.bytes() for pem in made.cert_chain_pems)
+        key = made.private_key_pem.bytes()
+        if style == "crt":
+            write(self.path / f"{name}.crt", chain)
+            write(self.path / f"{name}.key", key, mode)
+        elif style == "mkcert":
+            write(self.path / f"{name}.pem", chain)
+            write(self.path / f"{name}-key.pem", key, mode)
+        elif style == "one":
+            write(self.path / f"{name}.pem", key + chain, mode)
+        else:
+            (self.path / name).mkdir(exist_ok=True)
+            write(self.path / name / "fullchain.pem", chain)
+            write(self.path / name / "privkey.pem", key, mode)
+        return x509.load_pem_x509_certificate(chain)
+
+    def read(self) -> Certificates:
+        return Certificates(self.path, NOW, self.said.append)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def serial(certificates: Certificates, name: str | None) -> int:
+    """The serial number of the certificate that a handshake for `name` is answered with, without a socket."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(to_client, to_server, server_hostname=name)
+    server = certificates.context.wrap_bio(to_server, to_client, server_side=True)
+    for _ in range(3):
+        for side in (client, server):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+    der = client.getpeercert(binary_form=True)
+    assert der is not None
+    return x509.load_der_x509_certificate(der).serial_number
+
+
+class TestFolder:
+    @pytest.mark.parametrize("style", ["crt", "mkcert", "one", "certbot"])
+    def test_the_forms_that_people_have_them_in(self, folder: Folder, style: str) -> None:
+        made = folder.put("any name", "a.test", "*.b.test", style=style)
+        certificates = folder.read()
+        assert certificates.names == {"a.test", "*.b.test"}
+        assert serial(certificates, "a.test") == made.serial_number
+        assert not folder.said
+
+    @pytest.mark.parametrize(
+        ("name", "expected"),
+        [
+            ("a.test", "exact"),
+            ("A.Test", "exact"),
+            ("x.wild.test", "wild"),
+            ("X.WILD.test", "wild"),
+            ("own.wild.test", "own"),
+            ("x.y.wild.test", "default"),
+            ("wild.test", "default"),
+            ("elsewhere.test", "default"),
+            ("test", "default"),
+            (None, "default"),
+        ],
+    )
+    def test_by_name(self, folder: Folder, name: str | None, expected: str) -> None:
+        made = {
+            "exact": folder.put("1", "a.test"),
+            "wild": folder.put("2", "*.wild.test"),
+            "own": folder.put("3", "own.wild.test"),
+            "default": folder.put("default", "fallback.test"),
+        }
+        assert serial(folder.read(), name) == made[expected].serial_number
+
+    def test_without_one_called_default_the_first_stands_in(self, folder: Folder) -> None:
+        first = folder.put("a", "a.test")
+        folder.put("b", "b.test")
+        assert serial(folder.read(), "elsewhere.test") == first.serial_number
+
+    def test_of_two_for_a_name_the_one_that_lasts_longer(self, folder: Folder) -> None:
+        folder.put("a", "x.test", days=10)
+        longest = folder.put("b", "x.test", days=90)
+        folder.put("c", "x.test", days=30)
+        assert serial(folder.read(), "x.test") == longest.serial_number
+
+    @pytest.mark.parametrize("nothing", ["empty", "absent", "only a bad one"])
+    def test_a_folder_without_a_usable_certificate_is_no_setting(self, folder: Folder, nothing: str) -> None:
+        if nothing == "absent":
+            folder.path = folder.path / "absent"
+        elif nothing == "only a bad one":
+            folder.put("a", "a.test")
+            write(folder.path / "a.key", b"nonsense")
+        with pytest.raises(SettingsError, match="certificate"):
+            folder.read()
+
+    def test_what_is_wrong_with_each(self, folder: Folder) -> None:
+        folder.put("good", "a.test")
+        folder.put("garbage", "g.test")
+        write(folder.path / "garbage.crt", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+        folder.put("mixed", "m.test")
+        other = trustme.CA().issue_cert("m.test")
+        write(folder.path / "mixed.key", other.private_key_pem.bytes())
+        write(folder.path / "alone.crt", (folder.path / "good.crt").read_bytes())
+        folder.put("nameless", common_name="nobody.test", style="crt")
+        folder.put("locked", "l.test")
+        key = serialization.load_pem_private_key((folder.path / "locked.key").read_bytes(), None)
+        secret = serialization.BestAvailableEncryption(b"x")
+        pkcs8 = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8)
+        write(folder.path / "locked.key", key.private_bytes(*pkcs8, secret))
+        (folder.path / "nowhere.pem").symlink_to("absent")
+        (folder.path / "folder.pem").mkdir()
+        certificates = folder.read()
+        assert certificates.names == {"a.test"}
+        said = {line.split()[2]: line for line in folder.said}
+        assert said.keys() == {
+            "garbage.crt", "mixed.crt", "alone.crt", "nameless.crt", "locked.crt", "folder.pem",
+        }  # fmt: skip
+        assert "no certificate in PEM form" in said["garbage.crt"]
+        assert "mixed.key is not the key of mixed.crt" in said["mixed.crt"]
+        assert "alone.crt with alone.crt cannot be used" in said["alone.crt"]
+        assert "names no host" in said["nameless.crt"]
+        assert "passphrase" in said["locked.crt"]
+        # What was said once is not said again, until the file changes.
+        for _ in range(3):
+            assert not certificates.poll(NOW)
+        assert len(folder.said) == len(said)
+
+    def test_a_key_that_anybody_can_read_is_used_and_told_of(self, folder: Folder) -> None:
+        folder.put("a", "a.test", mode=0o644)
+        folder.put("b", "b.test", mode=0o640)
+        folder.read()
+        assert folder.said == ["anybody on this machine can read the private key a.key"]
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+    def test_a_key_that_cannot_be_read(self, folder: Folder) -> None:
+        folder.put("a", "a.test")
+        folder.put("b", "b.test", mode=0o000)
+        assert folder.read().names == {"a.test"}
+        assert "Permission denied" in folder.said[0]
+
+    def test_an_expired_one_is_used_only_where_there_was_none(self, folder: Folder) -> None:
+        folder.put("a", "a.test", days=-1)
+        certificates = folder.read()
+        assert "viewers will not accept it: it expired on" in folder.said[0]
+        good = folder.put("a", "a.test")
+        certificates.poll(NOW)
+        assert certificates.poll(NOW)
+        folder.put("a", "a.test", days=-1)
+        certificates.poll(NOW)
+        assert not certificates.poll(NOW)
+        assert "refused and the one before it stays: it expired on" in folder.said[-1]
+        assert serial(certificates, "a.test") == good.serial_number
+
+
+class TestChanges:
+    def test_a_new_pair_is_taken_over_when_it_is_still(self, folder: Folder) -> None:
+        folder.put("a", "a.test")
+        certificates = folder.read()
+        assert not certificates.poll(NOW)
+        renewed = folder.put("a", "a.test", "www.a.test")
+        assert not certificates.poll(NOW)  # it may still be being written
+        assert certificates.poll(NOW)
+        assert serial(certificates, "www.a.test") == renewed.serial_number
+        assert not certificates.poll(NOW)
+        assert not folder.said
+
+    def test_chain_and_key_written_one_after_the_other(self, folder: Folder) -> None:
+        before = folder.put("a", "a.test")
+        certificates = folder.read()
+        key = (folder.path / "a.key").read_bytes()
+        renewed = folder.put("a", "a.test")
+        new_key = (folder.path / "a.key").read_bytes()
+        write(folder.path / "a.key", key)
+        for _ in range(3):  # the key is late by far: told, and the old one stays
+            assert not certificates.poll(NOW)
+        assert folder.said == ["the certificate a.crt is refused and the one before it stays: "
+                               "a.key is not the key of a.crt"]  # fmt: skip
+        assert serial(certificates, "a.test") == before.serial_number
+        write(folder.path / "a.key", new_key)
+        certificates.poll(NOW)
+        assert certificates.poll(NOW)
+        assert serial(certificates, "a.test") == renewed.serial_number
+
+    def test_one_more_and_one_less(self, folder: Folder) -> None:
+        folder.put("a", "a.test")
+        certificates = folder.read()
+        folder.put("b", "b.test", style="certbot")
+        certificates.poll(NOW)
+        assert certificates.poll(NOW)
+        assert certificates.names == {"a.test", "b.test"}
+        (folder.path / "a.crt").unlink()
+        certificates.poll(NOW)
+        assert certificates.poll(NOW)
+        assert certificates.names == {"b.test"}
+        assert folder.said == ["the certificate a.crt is no longer used: its files are gone"]
+        (folder.path / "b" / "fullchain.pem").unlink()
+        for _ in range(3):
+            assert not certificates.poll(NOW)
+        assert certificates.names == {"b.test"}  # the last one stays
+
+    def test_a_folder_that_is_swapped_as_a_whole(self, folder: Folder, tmp_path: Path) -> None:
+        """As Kubernetes mounts secrets: a link to a folder, replaced by another link."""
+        root = tmp_path
+        mounts = []
+        for number in ("1", "2"):
+            (root / number).mkdir()
+            folder.path = root / number
+            mounts.append(folder.put("tls", "a.test"))
+        (root / "now").symlink_to("1")
+        folder.path = root / "now"
+        certificates = folder.read()
+        (root / "next").symlink_to("2")
+        (root / "next").rename(root / "now")
+        certificates.poll(NOW)
+        assert certificates.poll(NOW)
+        assert serial(certificates, "a.test") == mounts[1].serial_number
+
+
+# -- over sockets ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def origin() -> AsyncIterator[ScriptedOrigin]:
+    async with ScriptedOrigin() as origin:
+        origin.on("/a/1", answer(200, b"hello"))
+        yield origin
+    assert not origin.faults
+
+
+@pytest.fixture
+async def house(origin: ScriptedOrigin, folder: Folder) -> AsyncIterator[EdgeHouse]:
+    folder.put("d", "d.test")
+    async with EdgeHouse(site(origin.origin()), tls=folder.read().context) as house:
+        yield house
+
+
+def trusting(**settings: Any) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    CA.configure_trust(context)
+    for name, value in settings.items():
+        setattr(context, name, value)
+    return context
+
+
+async def visit(house: EdgeHouse, context: ssl.SSLContext | None = None, name: str = "d.test") -> Viewer:
+    return await house.viewer(ssl=context or trusting(), server_hostname=name)
+
+
+class TestConnections:
+    async def test_a_viewer_that_trusts_the_authority(self, house: EdgeHouse, origin: ScriptedOrigin) -> None:
+        context = trusting()
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        async with await visit(house, context) as viewer:
+            miss, hit = [await viewer.ask("/a/1", "d.test") for _ in range(2)]
+            secured = viewer.writer.get_extra_info("ssl_object")
+            assert secured.version() == "TLSv1.3"
+            assert secured.selected_alpn_protocol() == "http/1.1"
+        assert (miss.body, miss.x_cache, hit.body, hit.x_cache) == (b"hello", "Miss", b"hello", "Hit")
+        record = await house.recorded(2)
+        assert record["scheme"] == "https"
+        assert (record["ssl_protocol"], record["ssl_cipher"]) == ("TLSv1.3", "TLS_AES_256_GCM_SHA384")
+
+    async def test_tls_1_2_with_forward_secrecy(self, house: EdgeHouse) -> None:
+        context = trusting(maximum_version=ssl.TLSVersion.TLSv1_2)
+        async with await visit(house, context) as viewer:
+            assert (await viewer.ask("/a/1", "d.test")).status == 200
+        record = await house.recorded(1)
+        assert record["ssl_protocol"] == "TLSv1.2"
+        assert record["ssl_cipher"].startswith("ECDHE-")
+
+    @pytest.mark.parametrize(
+        ("settings", "ciphers"),
+        [({"maximum_version": ssl.TLSVersion.TLSv1_1, "minimum_version": ssl.TLSVersion.TLSv1}, ""),
+         ({"maximum_version": ssl.TLSVersion.TLSv1_2}, "AES128-GCM-SHA256:AES256-SHA"),
+         ({"maximum_version": ssl.TLSVersion.TLSv1_2}, "ECDHE-ECDSA-AES128-SHA:ECDHE-RSA-AES128-SHA")],
+        ids=["TLS 1.1", "no forward secrecy", "CBC"],
+    )  # fmt: skip
+    @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+    async def test_what_is_out_of_date_is_turned_away(
+        self, house: EdgeHouse, settings: dict[str, Any], ciphers: str
+    ) -> None:
+        context = trusting(**settings)
+        context.set_ciphers((ciphers or "ALL") + ":@SECLEVEL=0")
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await visit(house, context)
+        assert not house.records
+
+    async def test_http_on_the_tls_port_gets_no_further(self, house: EdgeHouse) -> None:
+        async with await house.viewer() as viewer:
+            await viewer.send(b"GET /a/1 HTTP/1.1\r\nHost: d.test\r\n\r\n")
+            assert b"HTTP" not in await viewer.at_end()
+        assert not house.records
+
+    @pytest.mark.parametrize("name", [b"\xff\xfe.test", b"a" * 255, b"d..test", b"\xc3\xa9.test"])
+    async def test_a_server_name_that_is_none(
+        self,
+        house: EdgeHouse,
+        name: bytes,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(sys, "unraisablehook", unraisable)
+        with contextlib.suppress(ConnectionError):
+            async with await house.viewer() as viewer:
+                await viewer.send(client_hello(name))
+                await asyncio.wait_for(viewer.reader.read(10), 5)
+        async with await visit(house) as viewer:
+            assert (await viewer.ask("/a/1", "d.test")).status == 200
+        assert "Traceback" not in capsys.readouterr().err
+
+    async def test_a_change_leaves_open_connections_alone(
+        self, origin: ScriptedOrigin, folder: Folder
+    ) -> None:
+        first = folder.put("d", "d.test")
+        certificates = folder.read()
+
+        def shown(viewer: Viewer) -> int:
+            der = viewer.writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+            return x509.load_der_x509_certificate(der).serial_number
+
+        async with EdgeHouse(site(origin.origin()), tls=certificates.context) as house:
+            async with await visit(house) as old:
+                await old.ask("/a/1", "d.test")
+                second = folder.put("d", "d.test")
+                certificates.poll(NOW)
+                assert certificates.poll(NOW)
+                async with await visit(house) as new:
+                    assert (await new.ask("/a/1", "d.test")).x_cache == "Hit"
+                    assert (await old.ask("/a/1", "d.test")).x_cache == "Hit"
+                    assert (shown(old), shown(new)) == (first.serial_number, second.serial_number)
+
+    async def test_sessions_are_resumed_across_a_change(self, origin: ScriptedOrigin, folder: Folder) -> None:
+        folder.put("d", "d.test")
+        certificates = folder.read()
+        context = trusting(maximum_version=ssl.TLSVersion.TLSv1_2)
+        loop = asyncio.get_running_loop()
+        async with EdgeHouse(site(origin.origin()), tls=certificates.context) as house:
+
+            def handshake(session: ssl.SSLSession | None) -> tuple[ssl.SSLSession | None, bool | None]:
+                with socket.create_connection(("127.0.0.1", house.port), 5) as plain:
+                    with context.wrap_socket(plain, server_hostname="d.test", session=session) as secured:
+                        return secured.session, secured.session_reused
+
+            session, reused = await loop.run_in_executor(None, handshake, None)
+            assert not reused
+            folder.put("d", "d.test")
+            certificates.poll(NOW)
+            assert certificates.poll(NOW)
+            assert (await loop.run_in_executor(None, handshake, session))[1]
+
+    async def test_a_signature_is_for_https(self, origin: ScriptedOrigin, folder: Folder) -> None:
+        folder.put("d", "d.test")
+        secure = sign_url("https://d.test/a/1", ALICE, expires=int(time.time()) + 60)
+        plain = sign_url("http://d.test/a/1", ALICE, expires=int(time.time()) + 60)
+        async with EdgeHouse(signed_site(origin, "KALICE1"), tls=folder.read().context) as house:
+            async with await visit(house) as viewer:
+                assert (await viewer.ask(secure.removeprefix("https://d.test"), "d.test")).status == 200
+                assert (await viewer.ask(plain.removeprefix("http://d.test"), "d.test")).status == 403
+
+    async def test_https_only_is_content_and_a_redirect_ends_here(
+        self, origin: ScriptedOrigin, folder: Folder
+    ) -> None:
+        folder.put("d", "d.test")
+        for policy in ("https-only", "redirect-to-https"):
+            behavior = Behavior("*", "scripted", viewer_protocol_policy=policy)
+            async with EdgeHouse(site(origin.origin(), behavior), tls=folder.read().context) as house:
+                async with await visit(house) as viewer:
+                    assert (await viewer.ask("/a/1", "d.test")).body == b"hello"
+
+
+BRIEF = Limits(head=0.4, idle=0.4, body=0.4, write=0.5, drain=3)
+
+
+class TestEnds:
+    @pytest.mark.parametrize("connection", ["keep-alive", "close"])
+    async def test_who_reads_late_and_slowly_gets_it_all(
+        self, origin: ScriptedOrigin, folder: Folder, connection: str
+    ) -> None:
+        """More slowly than the limits as a whole, but never without progress for that long."""
+        folder.put("d", "d.test")
+        body = os.urandom(1_500_000)
+        origin.on("/big", answer(200, body))
+        tls = folder.read().context
+        settings = EdgeSettings(memory=1 << 24, max_object=1 << 23)
+        limits = Limits(write=0.6, idle=0.6)
+        request = f"GET /big HTTP/1.1\r\nHost: d.test\r\nConnection: {connection}\r\n\r\n".encode()
+        loop = asyncio.get_running_loop()
+        async with EdgeHouse(site(origin.origin()), tls=tls, limits=limits, settings=settings) as house:
+            for _ in ("miss", "hit"):
+                got = await loop.run_in_executor(None, slowly, house.port, request, len(body))
+                assert got == body
+
+    async def test_a_refused_request_is_answered_before_the_end(self, house: EdgeHouse) -> None:
+        async with await visit(house) as viewer:
+            await viewer.send(b"nonsense\r\n\r\n" + b"x" * 300_000)
+            seen = await viewer.answer()
+            assert (seen.status, seen.header("connection")) == (400, "close")
+            assert await viewer.at_end() == b""
+
+    @pytest.mark.parametrize("said", [b"", b"GET /a/1 HTTP/1.1\r\n"], ids=["idle", "half a head"])
+    async def test_who_says_no_more_is_let_go(
+        self, origin: ScriptedOrigin, folder: Folder, said: bytes
+    ) -> None:
+        folder.put("d", "d.test")
+        tls = folder.read().context
+        async with EdgeHouse(site(origin.origin()), tls=tls, limits=BRIEF) as house:
+            async with await visit(house) as viewer:
+                await viewer.send(said)
+                with contextlib.suppress(ConnectionError):
+                    assert await asyncio.wait_for(viewer.at_end(), 5) == b""
+
+    async def test_who_does_not_read_is_let_go(self, origin: ScriptedOrigin, folder: Folder) -> None:
+        folder.put("d", "d.test")
+        size = 64_000_000  # more than the kernel takes on the way
+        origin.on("/big", answer(200, bytes(size), {"Cache-Control": "no-store"}))
+        tls = folder.read().context
+        async with EdgeHouse(site(origin.origin()), tls=tls, limits=BRIEF) as house:
+            async with await visit(house) as viewer:
+                viewer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+                await viewer.send(b"GET /big HTTP/1.1\r\nHost: d.test\r\n\r\n")
+                record = await asyncio.wait_for(house.recorded(1), 10)
+                assert record["detail"] == "ClientHungUpRequest"
+                assert record["bytes"] < size
+
+    async def test_a_viewer_that_leaves_stops_the_origin(
+        self, house: EdgeHouse, origin: ScriptedOrigin
+    ) -> None:
+        gate = asyncio.Event()
+        origin.on("/slow", [gate, *answer(200, b"late", {"Cache-Control": "no-store"})])
+        async with await visit(house) as viewer:
+            await viewer.send(b"GET /slow HTTP/1.1\r\nHost: d.test\r\n\r\n")
+            await origin.asked(1)
+            linger = struct.pack("ii", 1, 0)
+            viewer.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            viewer.writer.transport.abort()
+        record = await asyncio.wait_for(house.recorded(1), 5)
+        assert (record["status"], record["detail"]) == (0, "ClientHungUpRequest")
+        gate.set()
+
+    async def test_drain(self, house: EdgeHouse, origin: ScriptedOrigin) -> None:
+        gate = asyncio.Event()
+        origin.on("/slow", [gate, *answer(200, b"finished")])
+        async with await visit(house) as idle, await visit(house) as busy:
+            await busy.send(b"GET /slow HTTP/1.1\r\nHost: d.test\r\n\r\n")
+            await origin.asked(1)
+            draining = asyncio.create_task(house.listener.drain())
+            assert await idle.at_end() == b""
+            gate.set()
+            seen = await busy.answer()
+            assert (seen.body, seen.header("connection")) == (b"finished", "close")
+            assert await busy.at_end() == b""
+            idle.writer.close()
+            busy.writer.close()
+            await asyncio.wait_for(draining, 10)
+
+
+@pytest.fixture
+def app() -> Iterator[int]:
+    """An application server; its port."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "5")
+            self.end_headers()
+            self.wfile.write(b"hello")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+
+
+class TestUp:
+    """A whole Keyfront, from the command line to the log."""
+
+    def test_both_listeners_a_renewal_and_the_end(self, tmp_path: Path, app: int) -> None:
+        (tmp_path / "certificates").mkdir()
+        folder = Folder(tmp_path / "certificates")
+        first = folder.put("all", "*.cloudfront.localhost")
+        options = ("--tls", "127.0.0.1:0", "--certificates", str(folder.path))
+        with Up(tmp_path / "data", options=options) as up:
+            client = up.client()
+            config = distribution_config("tls", app, [])
+            config["DefaultCacheBehavior"]["ViewerProtocolPolicy"] = "redirect-to-https"
+            made = client.create_distribution(DistributionConfig=config)["Distribution"]
+            host = made["DomainName"]
+            up.deployed(made["Id"])
+
+            plain = up.get(f"{host}:{up.edge_port}", "/a?b=c")
+            assert (plain.status, plain.headers["location"]) == (
+                301,
+                f"https://{host}:{up.tls_port}/a?b=c",
+            )
+
+            def over_tls() -> tuple[int, bytes, int]:
+                with socket.create_connection(("127.0.0.1", up.tls_port), 5) as tcp:
+                    with trusting().wrap_socket(tcp, server_hostname=host) as viewer:
+                        viewer.sendall(f"GET /a?b=c HTTP/1.1\r\nHost: {host}:{up.tls_port}\r\n\r\n".encode())
+                        answer = http.client.HTTPResponse(viewer)
+                        answer.begin()
+                        der = viewer.getpeercert(binary_form=True)
+                        assert der is not None
+                        serial = x509.load_der_x509_certificate(der).serial_number
+                        return answer.status, answer.read(), serial
+
+            assert over_tls() == (200, b"hello", first.serial_number)
+            second = folder.put("all", "*.cloudfront.localhost")
+            up.until(lambda: over_tls() == (200, b"hello", second.serial_number), 10)
+            with (
+                contextlib.suppress(ConnectionError),
+                socket.create_connection(("127.0.0.1", up.tls_port)) as tcp,
+            ):
+                tcp.sendall(client_hello(b"\xff.test"))
+                tcp.recv(10)
+            with socket.create_connection(("127.0.0.1", up.tls_port)) as tcp:
+                # An idle viewer does not hold up the end; nor does one that never shakes hands.
+                with trusting().wrap_socket(tcp, server_hostname=host) as idle:
+                    with socket.create_connection(("127.0.0.1", up.tls_port)):
+                        began = time.monotonic()
+                        assert up.stop() == 0
+                        assert time.monotonic() - began < 10
+                        assert idle.recv(1) == b""
+            record = next(r for r in up.records() if r["scheme"] == "https")
+            assert (record["ssl_protocol"], record["status"]) == ("TLSv1.3", 200)
+            assert all("ssl_protocol" not in r for r in up.records() if r["scheme"] == "http")
+            assert "Traceback" not in "".join(up.log)
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            (("--tls", "127.0.0.1:0"), "given together"),
+            (("--certificates", "."), "given together"),
+            (("--tls", "127.0.0.1:0", "--certificates", "."), "no certificate that can be used"),
+        ],
+    )
+    def test_settings_that_make_no_sense(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], said: str
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(AssertionError, match=said):
+            Up(tmp_path / "data", options=options).start()
+
+
+def slowly(port: int, request: bytes, size: int) -> bytes:
+    """The body of an answer, read in small pieces with pauses. (uvloop's own TLS loses at the end what it had not
+    handed over yet, so this viewer does without.)"""
+    with socket.socket() as plain:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+        plain.settimeout(5)
+        plain.connect(("127.0.0.1", port))
+        with trusting().wrap_socket(plain, server_hostname="d.test") as viewer:
+            viewer.sendall(request)
+            time.sleep(0.3)
+            data = b""
+            while b"\r\n\r\n" not in data:
+                data += viewer.recv(100)
+            body = data.partition(b"\r\n\r\n")[2]
+            while len(body) < size:
+                piece = viewer.recv(16 << 10)
+                if not piece:
+                    break
+                body += piece
+                time.sleep(0.01)
+            if b"Connection: close" in request:
+                assert viewer.recv(1) == b""
+            return body
+
+
+def client_hello(name: bytes) -> bytes:
+    """A TLS 1.2 ClientHello for a server name that no client library would send."""
+
+    def sized(data: bytes, width: int) -> bytes:
+        return len(data).to_bytes(width, "big") + data
+
+    server_name = b"\x00\x00" + sized(sized(b"\x00" + sized(name, 2), 2), 2)
+    groups = b"\x00\x0a" + sized(sized(b"\x00\x1d\x00\x17", 2), 2)
+    algorithms = b"\x00\x0d" + sized(sized(b"\x04\x03\x08\x04\x04\x01", 2), 2)
+    extensions = sized(server_name + groups + algorithms, 2)
+    hello = b"\x03\x03" + os.urandom(32) + b"\x00" + sized(b"\xc0\x2b\xc0\x2f", 2) + b"\x01\x00" + extensions
+    return b"\x16\x03\x01" + sized(b"\x01" + sized(hello, 3), 2)
