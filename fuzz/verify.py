@@ -115,7 +115,7 @@ def check(ring: KeyRing, value: Input, explained: bool = False) -> bool:
     else:
         raise AssertionError("refused by a warm table, granted by a cold one")
     assert second is first, f"{first} by a warm table, {second} by a cold one"
-    if explained and address and scheme in ("http", "https") and max(host + target) <= "\xff":
+    if explained and address and scheme in ("http", "https") and max(host + target, default="") <= "\xff":
         report = explain(
             scheme,
             host,
