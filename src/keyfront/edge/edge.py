@@ -61,6 +61,7 @@ class Visit:
 
     verify_s = 0.0
     first_byte = 0.0
+    sent = 0
     plan: Plan | None = None
     grant: Grant | None = None
     refusal: Refusal | None = None
@@ -503,9 +504,9 @@ class Edge:
                 reason = denied.denial.reason
                 record.explanation = denied.detail
         record.reason = reason
-        self.log.add(record)
         if request.tls is not None:
             record.ssl_protocol, record.ssl_cipher = request.tls
+        self.log.add(record)
 
     def _signed(self, record: Record, verdict: str, key_id: str, visit: Visit, route: Route | None) -> None:
         record.verdict = verdict

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 from collections import deque
 from collections.abc import AsyncIterator
 from time import perf_counter
@@ -21,6 +22,9 @@ import msgspec
 from keyfront.edge import respond
 from keyfront.edge.edge import Edge, Visit
 from keyfront.edge.exchange import Headers, Reply, Request, Stored
+from keyfront.errors import OriginFailure
+
+logger = logging.getLogger("keyfront.edge")
 
 MAX_TARGET = 8192
 MAX_HEAD = 20480
@@ -243,11 +247,11 @@ class Connection(asyncio.Protocol):
         "_room",
         "_target",
         "_task",
+        "_tls",
         "_transport",
         "_trusted",
         "_writable",
     )
-        "_tls",
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
@@ -266,11 +270,11 @@ class Connection(asyncio.Protocol):
         self._head_since = 0.0
         self._queue: deque[tuple[Request, bool, Body | None]] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._tls: tuple[str, str] | None = None
         self._writable = True
         self._room: asyncio.Future[None] | None = None
         self._held: set[str] = set()
         self._closing = False  # nothing is read or written any more
-        self._tls: tuple[str, str] | None = None
         self._ending = False  # no further request is taken
         self._refusal = ""  # how the connection ends once what came before is answered
         self._eof = False
@@ -290,13 +294,13 @@ class Connection(asyncio.Protocol):
         self._peer_ip = self._client_ip = address
         self._peer_port = port
         self._trusted = self._listener.peers.trusts(address)
+        secured = transport.get_extra_info("ssl_object")
+        if secured is not None:
+            self._tls = (secured.version() or "", secured.cipher()[0])
         self._last_data = self._clock()
         self._listener.connections.add(self)
         if self._listener.draining:
             self._transport.close()
-        secured = transport.get_extra_info("ssl_object")
-        if secured is not None:
-            self._tls = (secured.version() or "", secured.cipher()[0])
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
@@ -443,11 +447,11 @@ class Connection(asyncio.Protocol):
             body,
             length,
             size,
+            self._tls,
         )
         self._request = request
         if body is not None:
             self._body = body
-            self._tls,
             self._accept(request, body)
 
     def on_body(self, chunk: bytes) -> None:
@@ -510,7 +514,6 @@ class Connection(asyncio.Protocol):
     async def _run(self, visit: Visit, keep_alive: bool, body: Body | None) -> None:
         """One request that needs more than a look into memory, to its end."""
         reply: Reply | None = None
-        sent = 0
         detail = ""
         started = False
         try:
@@ -520,13 +523,14 @@ class Connection(asyncio.Protocol):
                 detail = "ClientHungUpRequest"
                 return
             except Exception as error:  # the edge must not lose a connection's order to its own bug
+                logger.exception("request %s failed", visit.request_id)
                 reply = respond.internal_error(error, visit.request_id)
             if body is not None and not body.ended:
                 keep_alive = False
             if self._listener.draining:
                 keep_alive = False
             started = True
-            sent, keep_alive = await self._write(visit, reply, keep_alive)
+            keep_alive = await self._write(visit, reply, keep_alive)
             detail = reply.detail
         except (ConnectionResetError, ConnectionAbortedError):
             detail = "ClientHungUpRequest"
@@ -535,7 +539,11 @@ class Connection(asyncio.Protocol):
             raise
         except Exception as error:
             # The answer broke off half way: the only honest end is to cut the connection.
-            detail = "OriginCommError"
+            detail = "Error"
+            if isinstance(error, OriginFailure):
+                detail = error.kind
+            else:
+                logger.exception("request %s failed in the middle of its answer", visit.request_id)
             self.abort()
         finally:
             self._task = None
@@ -547,7 +555,7 @@ class Connection(asyncio.Protocol):
             self._edge.done(
                 visit,
                 reply.status if reply is not None and started else 0,
-                sent,
+                visit.sent,
                 result,
                 detail,
                 reply.reason if reply is not None else "",
@@ -591,9 +599,9 @@ class Connection(asyncio.Protocol):
                 self._transport.write(body)
             if not self._writable:
                 await self._drained()
-            return len(body), keep_alive
+            visit.sent = len(body)
+            return keep_alive
         self._transport.write(head)
-        sent = 0
         if bodiless:
             return keep_alive
         async for chunk in body:
@@ -603,16 +611,16 @@ class Connection(asyncio.Protocol):
                 self._transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
             else:
                 self._transport.write(chunk)
-            sent += len(chunk)
+            visit.sent += len(chunk)
             if not self._writable:
                 await self._drained()
             if self._closing:
                 raise ConnectionResetError
         if chunked:
             self._transport.write(b"0\r\n\r\n")
-        elif length is not None and sent != length:
-            raise RuntimeError(f"the body has {sent} bytes, {length} were promised")
-        return sent, keep_alive
+        elif length is not None and visit.sent != length:
+            raise RuntimeError(f"the body has {visit.sent} bytes, {length} were promised")
+        return keep_alive
 
     async def _drained(self) -> None:
         while not self._writable and not self._closing:
@@ -647,6 +655,7 @@ class Connection(asyncio.Protocol):
             scheme=self._listener.scheme,
             client_ip=self._client_ip,
             client_port=self._peer_port,
+            tls=self._tls,
         )
         visit = self._edge.unreadable(request)
         reply = respond.dated(respond.refused(self._refusal, None, request, visit.request_id), visit.now)
@@ -655,7 +664,6 @@ class Connection(asyncio.Protocol):
             b"".join(
                 (
                     _head(reply.status, reply.headers, len(body)),
-            tls=self._tls,
                     b"Connection: close\r\n",
                     f"X-Cache: {reply.x_cache} from cloudfront".encode(),
                     self._listener.identity,
@@ -681,6 +689,8 @@ class Connection(asyncio.Protocol):
         reset the connection before it has read its answer (RFC 9112 §9.6)."""
         self._held.clear()
         self._transport.resume_reading()
+        self._closing = self._lingering = True
+        self._progress = self._clock()
         if self._eof or not self._transport.can_write_eof():
             self._transport.close()
         else:
@@ -689,8 +699,6 @@ class Connection(asyncio.Protocol):
     def drain(self) -> None:
         if self._task is None and not self._queue and not self._in_head:
             self._transport.close()
-        self._closing = self._lingering = True
-        self._progress = self._clock()
 
     def abort(self) -> None:
         self._closing = True
@@ -705,6 +713,9 @@ class Connection(asyncio.Protocol):
                 self._progress = now
             elif now - self._progress > limits.write:
                 self.abort()
+        elif self._lingering:
+            if now - self._progress > LINGER:
+                self.abort()
         elif self._in_head:
             if now - self._head_since > limits.head:
                 self.abort()
@@ -713,9 +724,6 @@ class Connection(asyncio.Protocol):
                 self.abort()
         elif self._task is None and now - self._last_data > limits.idle:
             self._transport.close()
-        elif self._lingering:
-            if now - self._progress > LINGER:
-                self.abort()
         self._last_size = size
 
 

@@ -101,8 +101,8 @@ class Follower:
         try:
             snapshot = self._feed.poll(edge.routing.snapshot if edge.routing.number else None)
         except SnapshotRefused as why:
-            refused = str(why)
-            logger.warning("%s refused a snapshot and keeps the old one: %s", settings.name, why)
+            self._refused = str(why)
+            logger.warning("%s refused a snapshot and keeps the old one: %s", self._name, why)
             return True
         if snapshot is None:
             return False
@@ -123,9 +123,65 @@ class Follower:
                 self._name, edge.routing.number, refused=self._refused, at=time.time(), counters=counted
             )
         except OSError as error:
-            logger.warning("%s cannot report: %s", settings.name, error)
+            logger.warning("%s cannot report: %s", self._name, error)
 
-    report()
+    async def follow(self, stop: asyncio.Event, besides: Callable[[], object] | None = None) -> None:
+        """Look and report until `stop` is set. `besides` is called about once a second."""
+        clock = asyncio.get_running_loop().time
+        reported = clock()
+        while not stop.is_set():
+            try:
+                await asyncio.wait_for(stop.wait(), POLL)
+            except TimeoutError:
+                pass
+            due = clock() - reported >= REPORT
+            if due and besides is not None:
+                besides()
+            if self.look() or due:
+                self.report()
+                reported = clock()
+
+    def leave(self) -> None:
+        """Take the report away: this edge is no longer one."""
+        self._feed.remove_report(self._name)
+
+
+async def _work(settings: WorkerSettings, on_ready: Callable[[], None], lifeline: int | None) -> None:
+    loop = asyncio.get_running_loop()
+    data = Path(settings.data)
+    log = AccessLog(data / "logs" / "access.jsonl" if settings.access_log else None)
+    edge = Edge(settings.edge, log)
+    listeners = [Listener(edge, peers=Peers(settings.trusted_proxies), limits=settings.limits)]
+    follower = Follower(edge, data, settings.name, lambda: sum(len(each.connections) for each in listeners))
+    follower.look()
+    servers = [await loop.create_server(listeners[0], sock=_listen(settings.host, settings.port))]
+    look_at_certificates = None
+    if settings.tls is not None:
+        certificates = Certificates(
+            Path(settings.tls.certificates),
+            time.time(),
+            lambda text: logger.warning("%s: %s", settings.name, text),
+        )
+        listeners.append(
+            Listener(edge, scheme="https", peers=Peers(settings.trusted_proxies), limits=settings.limits)
+        )
+        servers.append(
+            await loop.create_server(
+                lambda: Secured(certificates.context, listeners[1](), settings.limits.head),
+                sock=_listen(settings.tls.host, settings.tls.port),
+            )
+        )
+
+        def look_at_certificates() -> None:
+            certificates.poll(time.time())
+
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if lifeline is not None:
+        loop.add_reader(lifeline, stop.set)
+
+    follower.report()
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
@@ -165,6 +221,7 @@ def main(argument: str) -> None:
     """The entry of a worker's process. `argument` is its settings as JSON; two inherited pipes are named in the
     environment: its lifeline, and the one to say on that it is ready."""
     logging.basicConfig(format="keyfront: %(message)s", level=logging.WARNING)
+    sys.unraisablehook = unraisable
     lifeline, ready = int(os.environ["KEYFRONT_LIFELINE"]), int(os.environ["KEYFRONT_READY"])
 
     def on_ready() -> None:
@@ -172,4 +229,3 @@ def main(argument: str) -> None:
         os.close(ready)
 
     run_worker(msgspec.json.decode(argument, type=WorkerSettings), on_ready, lifeline)
-    sys.unraisablehook = unraisable
