@@ -98,7 +98,8 @@ def decide(
             return Refusal("denied", site, route, denied)
         query = grant.own_query
     plan = _plan(site, route, request, path, query, grant)
-    if reads and request.body is None:
+    if reads and request.body is None and (grant is None or grant.remembered):
+        # A signed URL's plan is kept from its second use on: most links are used once.
         routing.plans.put(url, plan)
     return plan, grant
 
