@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -108,6 +109,19 @@ class Viewer:
         self.writer.close()
 
 
+class Clock:
+    """Epoch seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+    def forward(self, seconds: float) -> None:
+        self.now += seconds
+
+
 class EdgeHouse:
     """One edge worker's inside on an ephemeral port, with its access records in reach."""
 
@@ -121,11 +135,12 @@ class EdgeHouse:
         scheme: str = "http",
         log: Path | None = None,
         tls: ssl.SSLContext | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.tls = tls
         scheme = "https" if tls is not None else scheme
         self.log = AccessLog(log)
-        self.edge = Edge(settings or EdgeSettings(memory=1 << 22, max_object=1 << 20), self.log)
+        self.edge = Edge(settings or EdgeSettings(memory=1 << 22, max_object=1 << 20), self.log, clock)
         self.edge.use(snapshot)
         self.listener = Listener(self.edge, scheme=scheme, peers=Peers(trusted), limits=limits)
         self.port = 0

@@ -661,13 +661,6 @@ class TestOrigins:
                 assert (seen.status, seen.body, seen.x_cache) == (200, b"<h1>pretty</h1>", "Error")
                 assert seen.header("content-type") == "text/html"
 
-    async def test_a_custom_error_page_that_fails_leaves_the_error(self, origin: ScriptedOrigin) -> None:
-        origin.on("/missing", answer(404, b"plain"))
-        rule = ErrorResponse(404, 0, "/pages/404.html", 404)
-        async with EdgeHouse(site(origin.origin(), error_responses=(rule,))) as house:
-            seen = await house.get("/missing")
-            assert (seen.status, seen.body) == (404, b"plain")
-
 
 class TestPeers:
     @pytest.mark.parametrize(

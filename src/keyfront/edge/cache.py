@@ -36,6 +36,7 @@ class MemoryTier:
         self._variants: dict[str, list[Stored]] = {}
         self._ended: Ended | None = None
         self._unswept: list[str] = []
+        self._families: dict[str, set[str]] = {}  # by path: the keys that hold more than a path
 
     def __len__(self) -> int:
         return len(self._entries) + sum(len(v) - 1 for v in self._variants.values())
@@ -87,7 +88,8 @@ class MemoryTier:
             if len(variants) >= MAX_VARIANTS:
                 self.bytes -= variants.pop(0).size
             variants.append(stored)
-        self._entries.pop(key, None)
+        if self._entries.pop(key, None) is None and "\n" in key:
+            self._families.setdefault(key.partition("\n")[0], set()).add(key)
         self._entries[key] = stored
         self.bytes += stored.size
         self._evict()
@@ -99,6 +101,20 @@ class MemoryTier:
             return
         variants = self._variants.pop(key, None)
         self.bytes -= sum(v.size for v in variants) if variants else stored.size
+        if "\n" in key:
+            path = key.partition("\n")[0]
+            family = self._families[path]
+            family.discard(key)
+            if not family:
+                del self._families[path]
+
+    def drop_all(self, key: str) -> None:
+        """Forget the responses for `key`, a path or a path and a query string, whatever else is in their keys."""
+        self.drop(key)
+        path, _, query = key.partition("\n")
+        for each in list(self._families.get(path, ())):
+            if each.startswith(key + "\n") and (query or not each.startswith(key + "\nq")):
+                self.drop(each)
 
     def sweep(self, ended: Ended) -> None:
         """Forget what `ended` names, a key and the number of a snapshot. From now on nothing of it is found; the memory

@@ -10,33 +10,46 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter, time
 
 import msgspec
 
-from keyfront.edge import freshness, respond
+from keyfront.edge import compress, freshness, respond
 from keyfront.edge.accesslog import AccessLog, Record
 from keyfront.edge.cache import Flight, MemoryTier
 from keyfront.edge.decide import Refusal, decide, internal_plan
 from keyfront.edge.exchange import Headers, Meta, OriginReply, Plan, Reply, Request, Stored
 from keyfront.edge.forward import (
     CONDITIONAL,
+    accepted_encoding,
     chained_too_long,
     key_suffix,
     origin_headers,
     origin_scheme,
+    query_part,
     viewer_headers,
 )
 from keyfront.edge.freshness import Verdict
 from keyfront.edge.geo import CountryTable
 from keyfront.edge.origin import Origins
+from keyfront.edge.recent import Recent
 from keyfront.edge.routing import Route, Routing, Site
 from keyfront.errors import OriginFailure
 from keyfront.model.snapshot import EMPTY, Origin, Snapshot
 from keyfront.signing.verify import Grant
 
 _FAILED_OVER = frozenset({"GET", "HEAD", "OPTIONS"})
+# Refusals whose site is to answer nothing, or must not be asked again: no page of its own.
+_UNPAGED = frozenset({"disabled", "chain_too_long"})
+# What a request for another page than the one asked for must not say of itself.
+_OF_THIS_REQUEST = CONDITIONAL | {b"content-encoding", b"content-language", b"content-type", b"content-md5"}
+UNSHARED = 10.0
+"""Seconds for which requests for a key do not wait for each other, after an answer that could not be shared."""
+
+LONGEST_FILL = 3600.0
+"""Seconds for which an answer asked for before its URL was changed is not kept, should it still arrive."""
 
 SWEPT = 500
 """How many stored responses an invalidation's sweep looks at before the loop goes on with its work."""
@@ -76,12 +89,21 @@ class Visit:
 
 
 class Edge:
-    def __init__(self, settings: EdgeSettings, log: AccessLog) -> None:
+    """`clock` gives epoch seconds: what is fresh, stale or expired, and for how long, is counted by it."""
+
+    def __init__(self, settings: EdgeSettings, log: AccessLog, clock: Callable[[], float] = time) -> None:
         self.settings = settings
         self.log = log
+        self.clock = clock
         self.routing = Routing(EMPTY)
         self.memory = MemoryTier(settings.memory, settings.max_object)
         self.flights: dict[str, Flight] = {}
+        self.failures: Recent[tuple[str, int, str]] = Recent()
+        self.unshared: Recent[bool] = Recent()
+        self.changed: Recent[float] = Recent()  # when, by path
+        self._threads = ThreadPoolExecutor(
+            1, "compress"
+        )  # one: the loop's own thread keeps half a core at least
         self.origins = Origins(ca_file=settings.ca_file)
         self._country = CountryTable(settings.country_db).country
         self._name = os.urandom(16).hex().encode()
@@ -92,6 +114,7 @@ class Edge:
         """Obey another snapshot, invalidations included, from the next request on."""
         before = self.routing
         self.routing = Routing(snapshot, before)
+        self.failures.clear()  # it may be what mends them
         if before.number and self.routing.invalidated_since(before.number):
             # A fill under way goes on for those who wait for it, but nobody joins it any more; `_keep` does the rest.
             for key in [key for key in self.flights if self.routing.ended(key, before.number)]:
@@ -106,15 +129,17 @@ class Edge:
         if not self.memory.swept(SWEPT):
             asyncio.get_running_loop().call_soon(self._sweep)
 
-    def _keep(self, stored: Stored) -> None:
-        """Store a response, unless it was invalidated while it was on its way."""
-        if not self.routing.ended(stored.key, stored.meta.snapshot):
+    def _keep(self, stored: Stored, began: float) -> None:
+        """Store a response, unless it was invalidated since the origin was asked for it at `began`."""
+        changed = self.changed.get(stored.key.partition("\n")[0], began)
+        if (changed is None or changed < began) and not self.routing.ended(stored.key, stored.meta.snapshot):
             self.memory.put(stored)
 
     async def aclose(self) -> None:
         for flight in list(self.flights.values()):
             if flight.task is not None:
                 flight.task.cancel()
+        self._threads.shutdown(wait=False, cancel_futures=True)
         await self.origins.aclose()
 
     def request_id(self) -> str:
@@ -127,7 +152,7 @@ class Edge:
     # -- the quick way: decided, and found fresh ---------------------------------------------------------------------
 
     def visit(self, request: Request) -> Visit:
-        now = time()
+        now = self.clock()
         began = perf_counter()
         visit = Visit(request, now, began, self.request_id())
         decision = decide(self.routing, request, now, self._country)
@@ -155,7 +180,7 @@ class Edge:
 
     def unreadable(self, request: Request) -> Visit:
         """The visit of a request that no shell could make sense of; only its record will be left."""
-        return Visit(request, time(), perf_counter(), self.request_id())
+        return Visit(request, self.clock(), perf_counter(), self.request_id())
 
     # -- the long way ------------------------------------------------------------------------------------------------
 
@@ -168,7 +193,7 @@ class Edge:
             reply = respond.refused(
                 refusal.name, refusal.denied, visit.request, visit.request_id, self.settings.https_port
             )
-            site = refusal.site
+            site = refusal.site if refusal.name not in _UNPAGED else None
         else:
             assert plan is not None  # noqa: S101 - decided: a refusal or a plan
             site = plan.route.site
@@ -188,17 +213,25 @@ class Edge:
         stored = self.memory.find(key, lambda: self._origin_headers(visit, plan))
         if stored is not None:
             verdict = freshness.judge(stored.meta, now)
-            if verdict is Verdict.STALE and key not in self.flights:
+            if verdict is Verdict.STALE and key not in self.flights and not self.failures.get(key, now):
                 self._flight(key, visit, plan, stored)
             if verdict is Verdict.STALE or verdict is Verdict.HIT:
                 return respond.answer(request, stored.meta, stored.body, now, "Hit")
-        elif request.method == "HEAD" or request.header(b"range") is not None:
+        failure = self.failures.get(key, now)
+        if failure is not None:
+            raise OriginFailure(*failure)
+        if stored is None and (request.method == "HEAD" or request.header(b"range") is not None):
             # A head or a part of what is not stored is asked for as such; it does not fill the cache.
             return await self._pass(visit, plan)
 
         # A request that has come by here already would wait for the very flight that waits for it.
-        shared = self.flights.get(key) if self._name not in (request.header(b"via") or b"") else None
-        flight = shared or self._flight(key, visit, plan, stored)
+        alone = (
+            plan.route.behavior.forward_cookies.mode != "none"
+            or self.unshared.get(key, now) is not None
+            or self._name in (request.header(b"via") or b"")
+        )
+        shared = None if alone else self.flights.get(key)
+        flight = shared or self._flight(None if alone else key, visit, plan, stored)
         token = flight.join()
         try:
             meta = await asyncio.shield(flight.outcome)
@@ -241,22 +274,44 @@ class Edge:
         return not meta.vary or freshness.vary_matches(meta, self._origin_headers(visit, plan))
 
     async def _pass(self, visit: Visit, plan: Plan) -> Reply:
-        request = visit.request
+        request, behavior = visit.request, plan.route.behavior
         answer, _, _ = await self._fetch(visit, plan, request.method)
         if freshness.invalidates(request.method, answer.status):
-            path = plan.target.partition("?")[0]
-            self.memory.drop(plan.route.site.distribution.id + path)
-        headers = viewer_headers(plan.route.behavior, answer.headers)
+            self._spoil(visit, plan, answer)
+        headers = viewer_headers(behavior, answer.headers)
         reply = Reply(answer.status, headers, x_cache="Miss" if answer.status < 400 else "Error")
         reply.length = answer.length
         if request.method == "HEAD" or answer.status in (204, 304):
             # What a GET would get (RFC 9110 §9.3.2); the origin's framing of this answer is another matter.
             sizes = [value for name, value in answer.headers if name == b"content-length"]
             reply.length = int(sizes[0]) if sizes and answer.status == 200 else None
+            if visit.key is not None and compress.compressible(
+                behavior, answer.status, answer.headers, reply.length
+            ):
+                coding = compress.coding_for(accepted_encoding(behavior, request))
+                reply.headers = compress.represented(headers, coding)
+                reply.length = None if compress.compressed(coding) else reply.length
             await answer.aclose()
         else:
             reply.body = _closing(answer)
         return reply
+
+    def _spoil(self, visit: Visit, plan: Plan, answer: OriginReply) -> None:
+        """Forget what an unsafe request has changed: what is stored for its URL, and for those that the answer names
+        as changed if they are of the same origin (RFC 9111 §4.4)."""
+        request, site = visit.request, plan.route.site
+        path = request.target.partition("?")[0]
+        own = path + "?" + plan.query if plan.query else path
+        for target in freshness.changed_targets(request.scheme, request.host, own, answer.headers):
+            asked = Request("GET", target, request.host, [], scheme=request.scheme)
+            changed = internal_plan(site, target, asked)
+            if changed.key is not None:
+                self.memory.drop_all(changed.key + query_part(changed.route.behavior, changed.query))
+                # What is on its way may be from before: it is not kept (`_keep`), and nobody joins it any more.
+                now = self.clock()
+                self.changed.put(changed.key, now, now + LONGEST_FILL)
+                for key in [key for key in self.flights if key.partition("\n")[0] == changed.key]:
+                    del self.flights[key]
 
     # -- fills -------------------------------------------------------------------------------------------------------
 
@@ -275,7 +330,7 @@ class Edge:
         method = "GET" if visit.request.method == "HEAD" else visit.request.method
         answer: OriginReply | None = None
         try:
-            began, number = time(), self.routing.number
+            began, number = self.clock(), self.routing.number
             conditions = freshness.revalidation_headers(stored.meta) if stored is not None else []
             try:
                 answer, sent, origin = await self._fetch(visit, plan, method, fill=True, extra=conditions)
@@ -286,20 +341,26 @@ class Edge:
                 ):
                     await answer.aclose()
                     answer, sent, origin = await self._fetch(visit, plan, method, fill=True)
-            except OriginFailure:
-                if stored is None or not freshness.serve_stale_on_error(stored.meta, time(), None):
+            except OriginFailure as failure:
+                if stored is None or not freshness.serve_stale_on_error(stored.meta, self.clock(), None):
                     raise
-                self._land_stale(flight, site, stored)
+                self._land_stale(flight, site, stored, began, failure.status)
                 return
-            now = time()
+            now = self.clock()
             if stored is not None and answer.status == 304:
                 meta = freshness.revalidated(behavior, stored.meta, answer.headers, now, began, sent)
                 meta.snapshot = number
-                self._land(flight, Stored(key, meta, stored.body), "RefreshHit")
+                shared = freshness.collapses(behavior, meta, now)
+                self._land(flight, Stored(key, meta, stored.body), began, "RefreshHit", shared=shared)
                 return
             if stored is not None and freshness.serve_stale_on_error(stored.meta, now, answer.status):
-                self._land_stale(flight, site, stored)
+                self._land_stale(flight, site, stored, began, answer.status)
                 return
+            coding = b""
+            if compress.compressible(behavior, answer.status, answer.headers, answer.length):
+                coding = compress.coding_for(accepted_encoding(behavior, visit.request))
+                answer = compress.encoded(answer, coding, self._threads)
+            headers = compress.represented(viewer_headers(behavior, answer.headers), coding)
             error = site.error_responses.get(answer.status)
             meta_or_none = freshness.admit(
                 behavior,
@@ -312,33 +373,36 @@ class Edge:
                 request_time=began,
                 origin=origin,
                 reason=answer.reason,
+                coding=coding,
             )
             if answer.status >= 400:
                 flight.result = "Error"
             if answer.length is not None and answer.length > self.memory.max_object:
                 meta_or_none = None
             if meta_or_none is None:
-                headers = tuple(viewer_headers(behavior, answer.headers))
                 passing = Meta(
-                    answer.status, headers, stored_at=now, fresh_until=0.0, date=now, reason=answer.reason
+                    answer.status,
+                    tuple(headers),
+                    stored_at=now,
+                    fresh_until=0.0,
+                    date=now,
+                    reason=answer.reason,
                 )
-                self._forget_flight(key, flight)
-                flight.announce(passing, keep=0, shared=False, length=answer.length)
+                self._announce(flight, key, passing, shared=False, length=answer.length)
             else:
                 if any(name == b"set-cookie" for name, _ in answer.headers):
                     # no-cache="Set-Cookie": who fills the cache gets the cookie, who is served from it does not (§5.7).
-                    flight.first_headers = viewer_headers(behavior, answer.headers)
+                    flight.first_headers = headers
                 shared = freshness.collapses(behavior, meta_or_none, now)
-                flight.announce(
-                    meta_or_none, keep=self.memory.max_object, shared=shared, length=answer.length
-                )
+                keep = self.memory.max_object
+                self._announce(flight, key, meta_or_none, keep=keep, shared=shared, length=answer.length)
             async for chunk in answer.body:
                 await flight.feed(chunk)
             flight.finish()
             body = flight.whole
             if meta_or_none is not None and body is not None:
                 meta_or_none.length, meta_or_none.snapshot = len(body), number
-                self._keep(Stored(key, meta_or_none, body))
+                self._keep(Stored(key, meta_or_none, body), began)
         except BaseException as failure:
             flight.fail(failure)
             if not isinstance(failure, (OriginFailure, ConnectionAbortedError)):
@@ -348,19 +412,29 @@ class Edge:
             if answer is not None:
                 await answer.aclose()
 
-    def _land(self, flight: Flight, stored: Stored, result: str) -> None:
+    def _announce(
+        self, flight: Flight, key: str, meta: Meta, *, keep: int = 0, shared: bool, length: int | None
+    ) -> None:
+        """The flight's head is in. Where it cannot be shared, nobody is to wait for the like of it for a while."""
+        if shared:
+            self.unshared.drop(key)
+        else:
+            self._forget_flight(key, flight)
+            self.unshared.put(key, True, self.clock() + UNSHARED)
+        flight.announce(meta, keep=keep, shared=shared, length=length)
+
+    def _land(self, flight: Flight, stored: Stored, began: float, result: str, *, shared: bool) -> None:
         """The flight ends with what is stored already, renewed or not."""
-        self._keep(stored)
+        self._keep(stored, began)
         flight.stored = stored
         flight.result = result
-        flight.announce(stored.meta, keep=0, shared=True, length=len(stored.body))
+        self._announce(flight, stored.key, stored.meta, shared=shared, length=len(stored.body))
         flight.finish()
 
-    def _land_stale(self, flight: Flight, site: Site, stored: Stored) -> None:
+    def _land_stale(self, flight: Flight, site: Site, stored: Stored, began: float, status: int) -> None:
         """The origin failed and what is stored may stand in; it is asked again after ErrorCachingMinTTL (§5.5)."""
-        pause = min((e.min_ttl for e in site.error_responses.values()), default=freshness.ERROR_MIN_TTL)
-        held = freshness.stale_for(stored.meta, time(), pause)
-        self._land(flight, Stored(stored.key, held, stored.body), "Hit")
+        held = freshness.stale_for(stored.meta, self.clock(), _error_min_ttl(site, status))
+        self._land(flight, Stored(stored.key, held, stored.body), began, "Hit", shared=True)
 
     def _forget_flight(self, key: str, flight: Flight) -> None:
         if self.flights.get(key) is flight:
@@ -374,11 +448,16 @@ class Edge:
 
         What fills the cache is asked for as the cache needs it: the viewer's own conditions and ranges are left out
         and `extra` is put in their place.
+
+        What a failure leaves behind: the key's requests fail likewise for ErrorCachingMinTTL, without asking (§5.6).
         """
         request = visit.request
         origins = plan.route.origins
+        # A body is read from the viewer once, so it can be given to one origin only.
+        if method not in _FAILED_OVER or (request.body is not None and not fill):
+            origins = origins[:1]
         for number, origin in enumerate(origins):
-            last = number == len(origins) - 1 or method not in _FAILED_OVER
+            last = number == len(origins) - 1
             headers = self._origin_headers(visit, plan, number)
             if fill:
                 headers = [h for h in headers if h[0] not in CONDITIONAL] + (extra or [])
@@ -388,10 +467,13 @@ class Edge:
                 answer = await self.origins.fetch(
                     origin, scheme, method, origin.path + plan.target, headers, body, length
                 )
-            except OriginFailure:
-                if last:
-                    raise
-                continue
+            except OriginFailure as failure:
+                if not last:
+                    continue
+                if visit.key is not None:
+                    until = self.clock() + _error_min_ttl(plan.route.site, failure.status)
+                    self.failures.put(visit.key, (failure.kind, failure.status, failure.detail), until)
+                raise
             if last or answer.status not in plan.route.failover:
                 return answer, headers, origin
             await answer.aclose()
@@ -411,7 +493,8 @@ class Edge:
     # -- custom error responses --------------------------------------------------------------------------------------
 
     async def _custom_error(self, site: Site, visit: Visit, reply: Reply) -> Reply:
-        """The site's page for this status, if it has one and the page can be had; else the reply as it is (§5.6)."""
+        """The site's page for this status, if it has one; else the reply as it is (§5.6). Where the page's origin
+        answers with something else than the page, the viewer gets that, and where it cannot be asked, the reply."""
         rule = site.error_responses.get(reply.status)
         if rule is None or not rule.page_path:
             return reply
@@ -420,7 +503,7 @@ class Edge:
             "GET",
             rule.page_path,
             asked.host,
-            [(n, v) for n, v in asked.headers if n not in CONDITIONAL],
+            [(n, v) for n, v in asked.headers if n not in _OF_THIS_REQUEST],
             scheme=asked.scheme,
             client_ip=asked.client_ip,
             client_port=asked.client_port,
@@ -433,11 +516,9 @@ class Edge:
             page = await self._obtain(inner, plan)
         except OriginFailure:
             return reply
-        if page.status >= 400:
-            await _close_body(page)
-            return reply
         await _close_body(reply)
-        page.status = rule.response_code or reply.status
+        if page.status == 200:
+            page.status = rule.response_code or reply.status
         page.x_cache, page.detail, page.reason = "Error", reply.detail, reply.reason
         if asked.method == "HEAD":
             await _close_body(page)
@@ -514,6 +595,12 @@ class Edge:
         record.verify_us = int(visit.verify_s * 1e6)
         if route is not None and route.keyring is not None:
             record.key_group = route.keyring.groups.get(key_id, "")
+
+
+def _error_min_ttl(site: Site, status: int) -> int:
+    """ErrorCachingMinTTL for this status, seconds."""
+    rule = site.error_responses.get(status)
+    return freshness.ERROR_MIN_TTL if rule is None else rule.min_ttl
 
 
 async def _closing(answer: OriginReply) -> AsyncIterator[bytes]:

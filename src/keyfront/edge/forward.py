@@ -326,11 +326,7 @@ def key_suffix(behavior: Behavior, request: Request, query: str, country: Countr
 
     :param query: the viewer's own raw query string, signing parameters removed.
     """
-    text = ""
-    if query and behavior.key_query.mode != "none":
-        query = select_query(behavior.key_query, query)
-        if query:
-            text = f"\nq{len(query)}:{query}"
+    text = query_part(behavior, query) if query else ""
     cookie = request.cookie if behavior.key_cookies.mode != "none" else ""
     gzip, brotli = behavior.accept_gzip, behavior.accept_brotli
     selects = behavior.key_headers.mode != "none"
@@ -355,6 +351,15 @@ def key_suffix(behavior: Behavior, request: Request, query: str, country: Countr
     if selects:
         text += _key_headers(behavior.key_headers, request, hidden, country)
     return text
+
+
+def query_part(behavior: Behavior, query: str) -> str:
+    """What the selected parameters of a raw query string add to a cache key: the first part of `key_suffix`."""
+    if behavior.key_query.mode != "none":
+        query = select_query(behavior.key_query, query)
+        if query:
+            return f"\nq{len(query)}:{query}"
+    return ""
 
 
 _ENCODING_PARTS: Final = {b"br,gzip": "\ne7:br,gzip", b"br": "\ne2:br", b"gzip": "\ne4:gzip", b"identity": ""}

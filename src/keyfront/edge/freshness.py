@@ -23,6 +23,7 @@ from email.utils import formatdate
 from enum import Enum
 from functools import lru_cache
 from typing import Final
+from urllib.parse import urljoin, urlsplit
 
 from keyfront.edge.compress import compressed, represented
 from keyfront.edge.exchange import Header, Headers, Meta
@@ -620,3 +621,27 @@ def collapses(behavior: Behavior, meta: Meta, now: float) -> bool:
 def invalidates(method: str, status: int) -> bool:
     """Does an answer to this method make what is stored for its URL invalid (RFC 9111 §4.4)?"""
     return method not in ("GET", "HEAD", "OPTIONS", "TRACE") and 200 <= status < 400
+
+
+def changed_targets(scheme: str, host: str, target: str, headers: Headers) -> list[str]:
+    """The targets, `target` first, that an answer to an unsafe request has made invalid: its own, and those that
+    Location and Content-Location name within the same origin (RFC 9111 §4.4)."""
+    targets = [target]
+    base = f"{scheme}://{host}{target}"
+    for name, value in headers:
+        if name not in (b"location", b"content-location"):
+            continue
+        try:
+            parts = urlsplit(urljoin(base, value.decode("latin-1").strip()))
+            same = parts.scheme == scheme and _same_host(parts.netloc, host, scheme)
+        except ValueError:
+            continue
+        if same:
+            path = parts.path or "/"
+            targets.append(f"{path}?{parts.query}" if parts.query else path)
+    return list(dict.fromkeys(targets))
+
+
+def _same_host(one: str, other: str, scheme: str) -> bool:
+    port = ":443" if scheme == "https" else ":80"
+    return one.lower().removesuffix(port) == other.lower().removesuffix(port)
