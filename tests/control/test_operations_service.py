@@ -60,7 +60,7 @@ def test_the_page_of_differences_lists_what_the_code_does() -> None:
 
 def test_what_is_not_built_says_so(house: House) -> None:
     assert OPERATIONS.keys() <= service().operations.keys()
-    for name in ("CreateFunction", "ListInvalidations", "NoSuchThing"):
+    for name in ("CreateFunction", "ListFunctions", "NoSuchThing"):
         error = house.refused(name)
         assert (error.code, error.status) == ("UnsupportedOperation", 400)
         assert name in error.message

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from keyfront.errors import SnapshotRefused
 from keyfront.fleet.feed import Feed, accept
 from keyfront.fleet.file import FileFeed
-from keyfront.model.snapshot import EMPTY, MAGIC, Behavior, KeyGroup, OriginGroup, Snapshot
+from keyfront.model.snapshot import EMPTY, MAGIC, Behavior, Invalidation, KeyGroup, OriginGroup, Snapshot
 from tests.fleet.snapshots import snapshot
 
 WHOLE = snapshot(3)
@@ -115,6 +115,7 @@ NONSENSE: list[tuple[str, Snapshot]] = [
     ("a behavior that leads nowhere", with_(behaviors=(Behavior("*", "absent"),))),
     ("half an origin group", with_(origin_groups=(OriginGroup("both", ("app", "absent"), (500,)),))),
     ("keys without a signature", with_(behaviors=(Behavior("*", "app", trusted_key_groups=("g",)),))),
+    ("an invalidation from the future", with_(invalidations=(Invalidation(4, ("/*",)),))),
     ("a group without its key", msgspec.structs.replace(WHOLE, public_keys=())),
 ]
 

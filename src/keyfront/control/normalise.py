@@ -43,6 +43,10 @@ def key_group(config: Config) -> dict[str, Any]:
     }
 
 
+def invalidation_batch(batch: Config) -> dict[str, Any]:
+    return {"Paths": _same(batch["Paths"]), "CallerReference": batch["CallerReference"]}
+
+
 def distribution(config: Config) -> dict[str, Any]:
     found: dict[str, Any] = {
         "CallerReference": config["CallerReference"],

@@ -27,14 +27,15 @@ import msgspec
 
 from keyfront.control import audit, normalise, validate
 from keyfront.control.call import Call, Result
-from keyfront.control.publish import Compiler, Report, differ
-from keyfront.control.store import Row, Store, Transaction
+from keyfront.control.publish import Compiler, Reach, Report, differ
+from keyfront.control.store import InvalidationRow, Load, Row, Store, Transaction
 from keyfront.control.validate import refusal
 from keyfront.errors import ApiError, KeyfrontError, SettingsError
 from keyfront.model import managed
-from keyfront.model.kinds import DISTRIBUTION, DOMAIN, ETAG, KEY_GROUP, KINDS, Kind, Quotas
+from keyfront.model.invalidation import carry
+from keyfront.model.kinds import DISTRIBUTION, DOMAIN, ETAG, INVALIDATION, KEY_GROUP, KINDS, Kind, Quotas
 from keyfront.model.members import unobeyed
-from keyfront.model.service import service
+from keyfront.model.service import API_VERSION, service
 from keyfront.model.snapshot import EMPTY, Snapshot
 
 log = logging.getLogger("keyfront.control")
@@ -64,12 +65,13 @@ class Desk(msgspec.Struct, frozen=True):
     rng: random.Random
     feed: Feed
     compiler: Compiler
+    reach: Reach
 
 
 class Work:
     """One call at work in its transaction. `touched` are the distributions that it changed."""
 
-    __slots__ = ("_keys", "_reached", "call", "desk", "touched", "transaction")
+    __slots__ = ("_keys", "_loads", "_reached", "call", "desk", "touched", "transaction")
 
     def __init__(self, call: Call, desk: Desk, transaction: Transaction) -> None:
         self.call = call
@@ -77,6 +79,7 @@ class Work:
         self.transaction = transaction
         self.touched: set[str] = set()
         self._reached: int | None = None
+        self._loads: dict[str, Load] | None = None
         self._keys: dict[str, list[str]] = {}
 
     @property
@@ -95,11 +98,25 @@ class Work:
 
     def deployed(self, row: Row) -> bool:
         """True if there are live edges and each has the snapshot with which `row` last changed."""
-        if row.id in self.touched:
-            return False
+        return row.id not in self.touched and self.reached() >= row.snapshot
+
+    def reached(self) -> int:
+        """The number of the snapshot that every live edge obeys."""
         if self._reached is None:
-            self._reached = min((report.number for report in self.desk.feed.reports()), default=-1)
-        return self._reached >= row.snapshot
+            self._reached = self.desk.reach.now()
+        return self._reached
+
+    def completed(self, row: InvalidationRow) -> bool:
+        """True if every edge that was live then has obeyed the snapshot that was the first to carry it."""
+        self.reached()
+        return self.desk.reach.highest >= row.snapshot
+
+    def load(self, distribution: str) -> Load:
+        """How much of the distribution's invalidations is in progress."""
+        if self._loads is None:
+            self.reached()
+            self._loads = self.transaction.in_progress(self.desk.reach.highest)
+        return self._loads.get(distribution, Load())
 
 
 # ---- the five verbs
@@ -175,11 +192,11 @@ def delete(work: Work, kind: Kind) -> Output:
 
 
 def list_(work: Work, kind: Kind) -> Output:
-    marker, limit = validate.page(work.params, kind)
+    marker, limit = validate.page(work.params, kind.id)
     rows = work.transaction.page(kind.name, marker, limit + 1)
     items = [_summary(work, kind, row) for row in rows[:limit]]
     following = rows[limit - 1].id if len(rows) > limit else None
-    return {kind.list: _page(kind, marker, limit, items, following)}
+    return {kind.list: _page(kind.marked, marker, limit, items, following)}
 
 
 # ---- the irregular operations
@@ -192,7 +209,7 @@ def create_with_tags(work: Work, kind: Kind) -> Output:
 
 
 def list_distributions_by_key_group(work: Work) -> Output:
-    marker, limit = validate.page(work.params, DISTRIBUTION)
+    marker, limit = validate.page(work.params, DISTRIBUTION.id)
     group = work.params["KeyGroupId"]
     if work.transaction.get(KEY_GROUP.name, group) is None:
         raise refusal(KEY_GROUP.missing)
@@ -200,7 +217,77 @@ def list_distributions_by_key_group(work: Work) -> Output:
         id_ for id_ in work.transaction.referrers(KEY_GROUP.name, group, DISTRIBUTION.name) if id_ > marker
     ]
     following = ids[limit - 1] if len(ids) > limit else None
-    return {"DistributionIdList": _page(DISTRIBUTION, marker, limit, ids[:limit], following)}
+    return {"DistributionIdList": _page(True, marker, limit, ids[:limit], following)}
+
+
+def create_invalidation(work: Work) -> Output:
+    """It takes effect with the next snapshot; that one carries it, and those after it (`model/invalidation.py`)."""
+    transaction, quotas = work.transaction, work.desk.quotas
+    distribution = _invalidated(work)
+    batch = normalise.invalidation_batch(work.params["InvalidationBatch"])
+    validate.invalidation_batch(batch, quotas)
+    paths = batch["Paths"]["Items"]
+    row = transaction.invalidation(distribution, reference=batch["CallerReference"])
+    if row is None:
+        wildcards = sum(path.endswith("*") for path in paths)
+        plain = len(paths) - wildcards
+        load = work.load(distribution)
+        if plain and load.paths + plain > quotas.invalidation_paths:
+            raise refusal("TooManyInvalidationsInProgress")
+        if wildcards and load.wildcards + wildcards > quotas.invalidation_wildcards:
+            raise refusal(
+                "TooManyInvalidationsInProgress", f"({quotas.invalidation_wildcards} with a wildcard)"
+            )
+        number = transaction.snapshot_number() + 1
+        id_ = INVALIDATION.new(work.desk.rng)
+        row = InvalidationRow(distribution, id_, work.call.now, batch, plain, wildcards, number)
+        transaction.add_invalidation(row)
+        carried = carry(transaction.carried(distribution), paths, number)
+        transaction.set_carried(distribution, carried, work.etag())
+    elif set(row.batch["Paths"]["Items"]) != set(paths):
+        raise refusal(
+            "InvalidArgument",
+            "Your request contains a caller reference that was used for a previous invalidation batch for the "
+            "same distribution.",
+        )
+    location = f"/{API_VERSION}/distribution/{distribution}/invalidation/{row.id}"
+    return {"Invalidation": _invalidation(work, row), "Location": location}
+
+
+def get_invalidation(work: Work) -> Output:
+    row = work.transaction.invalidation(_invalidated(work), id_=work.params["Id"])
+    if row is None:
+        raise refusal("NoSuchInvalidation")
+    return {"Invalidation": _invalidation(work, row)}
+
+
+def list_invalidations(work: Work) -> Output:
+    """Newest first."""
+    distribution = _invalidated(work)
+    marker, limit = validate.page(work.params, INVALIDATION)
+    if marker and work.transaction.invalidation(distribution, id_=marker) is None:
+        raise refusal("InvalidArgument", "The parameter Marker is not one that a list has returned.")
+    rows = work.transaction.invalidations(distribution, marker, limit + 1)
+    items = [_invalidation_summary(work, row) for row in rows[:limit]]
+    following = rows[limit - 1].id if len(rows) > limit else None
+    return {"InvalidationList": _page(True, marker, limit, items, following)}
+
+
+def _invalidated(work: Work) -> str:
+    """The id of the distribution whose invalidations the call is about."""
+    id_: str = work.params["DistributionId"]
+    if work.transaction.get(DISTRIBUTION.name, id_) is None:
+        raise refusal(DISTRIBUTION.missing)
+    return id_
+
+
+def _invalidation(work: Work, row: InvalidationRow) -> Output:
+    return _invalidation_summary(work, row) | {"InvalidationBatch": row.batch}
+
+
+def _invalidation_summary(work: Work, row: InvalidationRow) -> Output:
+    status = "Completed" if work.completed(row) else "InProgress"
+    return {"Id": row.id, "CreateTime": _time(row.created), "Status": status}
 
 
 def list_tags(work: Work) -> Output:
@@ -243,6 +330,9 @@ def _operations() -> dict[str, Callable[[Work], Output]]:
     return found | {
         "CreateDistributionWithTags": functools.partial(create_with_tags, kind=DISTRIBUTION),
         "ListDistributionsByKeyGroup": list_distributions_by_key_group,
+        "CreateInvalidation": create_invalidation,
+        "GetInvalidation": get_invalidation,
+        "ListInvalidations": list_invalidations,
         "ListTagsForResource": list_tags,
         "TagResource": tag,
         "UntagResource": untag,
@@ -385,7 +475,7 @@ def _state(work: Work, row: Row) -> Output:
     return {
         "ARN": DISTRIBUTION.arn_of(row.id, work.desk.account),
         "Status": "Deployed" if work.deployed(row) else "InProgress",
-        "InProgressInvalidationBatches": 0,
+        "InProgressInvalidationBatches": work.load(row.id).batches,
         "ActiveTrustedSigners": {"Enabled": False, "Quantity": 0},
         "ActiveTrustedKeyGroups": active,
     }
@@ -406,14 +496,14 @@ def _summary(work: Work, kind: Kind, row: Row) -> Output:
     return {"Id": row.id, kind.time: _time(row.created), **config}
 
 
-def _page(kind: Kind, marker: str, limit: int, items: list[Any], following: str | None) -> Output:
-    """A list in the style of its kind (§7.4)."""
+def _page(marked: bool, marker: str, limit: int, items: list[Any], following: str | None) -> Output:
+    """A list in the one style or the other (§7.4)."""
     found: Output = {"MaxItems": limit, "Quantity": len(items)}
     if items:
         found["Items"] = items
     if following is not None:
         found["NextMarker"] = following
-    if kind.marked:
+    if marked:
         found |= {"Marker": marker, "IsTruncated": following is not None}
     return found
 
@@ -451,6 +541,7 @@ class Service:
             rng=rng or random.SystemRandom(),
             feed=feed,
             compiler=self._compiler,
+            reach=Reach(feed.reports),
         )
         self._audit_reads = audit_reads
         self._lock = threading.Lock()
@@ -480,6 +571,7 @@ class Service:
                         f"{len(published.distributions)} distributions is published: bring the lost store back, "
                         "or remove the published snapshot to begin anew"
                     )
+                self._desk.reach.highest = transaction.reached()
                 snapshot = self._compiler.snapshot(transaction, number, now)
                 ahead = self._desk.feed.number()
                 same = published.number == number and not differ(snapshot, published)
@@ -487,9 +579,22 @@ class Service:
                     number = max(ahead, number) + 1
                     transaction.set_snapshot_number(number)
                     transaction.stamp_all(number)
+                    self._renumber_invalidations(transaction, published, number)
+                    snapshot = self._compiler.snapshot(transaction, number, now)
             if published.number != number:
-                self._compiler.current = self._unpublished = msgspec.structs.replace(snapshot, number=number)
+                self._compiler.current = self._unpublished = snapshot
                 self._publish()
+
+    def _renumber_invalidations(self, transaction: Transaction, published: Snapshot, number: int) -> None:
+        """Let snapshot `number` be the first to carry any invalidation: edges may not know those of the store, and the
+        store may not know those that were published."""
+        transaction.renumber_invalidations(number)
+        carried = {value.id: value.invalidations for value in published.distributions}
+        for id_ in transaction.versions(DISTRIBUTION.name):
+            known = (*transaction.carried(id_), *carried.get(id_, ()))
+            if known:
+                paths = [path for one in known for path in one.paths]
+                transaction.set_carried(id_, carry((), paths, number), ETAG.new(self._desk.rng))
 
     def run(self, call: Call) -> Result:
         """Do what `call` asks.
@@ -532,10 +637,12 @@ class Service:
             log.error("no audit record of %s by %s: %s", call.operation, call.caller.arn, error)
 
     def heal(self) -> bool:
-        """Publish what could not be published when it was committed. Cheap; call it once a second.
+        """Publish what could not be published when it was committed, and see how far the edges are. Cheap; call it once
+        a second.
 
         :returns: True if edges can have all that was committed.
         """
+        self._desk.reach.now()
         if self._unpublished is not None:
             with self._lock:
                 self._publish()
@@ -553,6 +660,8 @@ class Service:
                 if changed:
                     transaction.set_snapshot_number(number)
                     transaction.stamp(DISTRIBUTION.name, work.touched, number)
+                if transaction.reached() < self._desk.reach.highest:
+                    transaction.set_reached(self._desk.reach.highest)
                 self._append(transaction, call, output)
             if changed:
                 compiler.current = self._unpublished = snapshot

@@ -8,8 +8,10 @@ control plane.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
+
+import msgspec
 
 from keyfront.control.store import Row, Transaction
 from keyfront.errors import ApiError
@@ -19,6 +21,7 @@ from keyfront.model.compile import (
     compile_distribution,
     compile_snapshot,
 )
+from keyfront.model.invalidation import Carried
 from keyfront.model.kinds import DISTRIBUTION, KEY_GROUP, PUBLIC_KEY, Kind, Quotas
 from keyfront.model.snapshot import EMPTY, Distribution, KeyGroup, PublicKey, Snapshot
 
@@ -34,6 +37,22 @@ class Report(Protocol):
     def number(self) -> int: ...
 
 
+class Reach:
+    """How far the edges are, by what `reports` gives of the live ones."""
+
+    def __init__(self, reports: Callable[[], Iterable[Report]]) -> None:
+        self._reports = reports
+        self.highest = 0
+        """The highest number that all live edges were seen to obey at one time. What is done stays done: an edge that
+        starts later begins with what the others have."""
+
+    def now(self) -> int:
+        """The number of the snapshot that every live edge obeys, -1 if no edge is live."""
+        reached = min((report.number for report in self._reports()), default=-1)
+        self.highest = max(self.highest, reached)
+        return reached
+
+
 class Compiler:
     """Rows to compiled values and to snapshots. Not safe to use from two threads at once."""
 
@@ -41,6 +60,7 @@ class Compiler:
         self._account = account
         self._quotas = quotas
         self._known: dict[tuple[str, str], tuple[str, Compiled]] = {}
+        self._carried: dict[str, tuple[str, Carried]] = {}
         self.current: Snapshot = EMPTY
         """The last snapshot that was committed."""
 
@@ -69,7 +89,25 @@ class Compiler:
         keys, groups, distributions = (
             self._all(transaction, kind) for kind in (PUBLIC_KEY, KEY_GROUP, DISTRIBUTION)
         )
-        return compile_snapshot(distributions, keys, groups, number, now)  # type: ignore[arg-type]
+        invalidations = self._invalidations(transaction)
+        served = [
+            msgspec.structs.replace(value, invalidations=invalidations.get(value.id, ()))
+            for value in distributions
+            if isinstance(value, Distribution)
+        ]
+        return compile_snapshot(served, keys, groups, number, now)  # type: ignore[arg-type]
+
+    def _invalidations(self, transaction: Transaction) -> dict[str, Carried]:
+        """What each distribution carries, read only where it changed."""
+        versions = transaction.carried_versions()
+        known = self._carried
+        self._carried = {
+            id_: known[id_]
+            if id_ in known and known[id_][0] == version
+            else (version, transaction.carried(id_))
+            for id_, version in versions.items()
+        }
+        return {id_: carried for id_, (_, carried) in self._carried.items()}
 
     def _all(self, transaction: Transaction, kind: Kind) -> list[Compiled]:
         versions = transaction.versions(kind.name)

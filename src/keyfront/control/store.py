@@ -25,6 +25,11 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
 from keyfront.errors import ApiError, SettingsError
+from keyfront.model.invalidation import Carried
+from keyfront.model.kinds import DISTRIBUTION
+
+_DISTRIBUTION = DISTRIBUTION.name
+_carried_decoder = msgspec.json.Decoder(Carried)
 
 _metadata = sa.MetaData()
 
@@ -76,6 +81,37 @@ _tag = sa.Table(
     sa.ForeignKeyConstraint(["kind", "id"], ["resource.kind", "resource.id"], ondelete="CASCADE"),
 )
 
+_invalidation = sa.Table(
+    "invalidation",
+    _metadata,
+    sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("distribution", sa.Text, nullable=False),
+    sa.Column("id", sa.Text, nullable=False),
+    sa.Column("reference", sa.Text, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("batch", sa.LargeBinary, nullable=False),
+    sa.Column("paths", sa.Integer, nullable=False),
+    sa.Column("wildcards", sa.Integer, nullable=False),
+    sa.Column("snapshot", sa.BigInteger, nullable=False),
+    sa.ForeignKeyConstraint(["kind", "distribution"], ["resource.kind", "resource.id"], ondelete="CASCADE"),
+    sa.UniqueConstraint("distribution", "id"),
+    sa.UniqueConstraint("distribution", "reference"),
+    sa.Index("invalidation_order", "distribution", "sequence"),
+    sa.Index("invalidation_snapshot", "snapshot"),
+    sa.Index("invalidation_owner", "kind", "distribution"),
+)
+
+_carried = sa.Table(
+    "carried",
+    _metadata,
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("distribution", sa.Text, primary_key=True),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("invalidations", sa.LargeBinary, nullable=False),
+    sa.ForeignKeyConstraint(["kind", "distribution"], ["resource.kind", "resource.id"], ondelete="CASCADE"),
+)
+
 _counter = sa.Table(
     "counter",
     _metadata,
@@ -98,7 +134,7 @@ _audit = sa.Table(
     sa.Index("audit_resource", "resource"),
 )
 
-VERSION = 1
+VERSION = 2
 """The schema that this code reads and writes."""
 
 BUSY_TIMEOUT = 10.0
@@ -118,6 +154,27 @@ class Row(msgspec.Struct, frozen=True):
     config: dict[str, Any]
     attributes: dict[str, Any]
     snapshot: int
+
+
+class InvalidationRow(msgspec.Struct, frozen=True):
+    """An invalidation. `batch` is an InvalidationBatch in the API's shape, with so many `paths` without a wildcard and
+    so many `wildcards`; `snapshot` is the number of the first snapshot that carries it."""
+
+    distribution: str
+    id: str
+    created: float
+    batch: dict[str, Any]
+    paths: int
+    wildcards: int
+    snapshot: int
+
+
+class Load(msgspec.Struct, frozen=True):
+    """How much of a distribution's invalidations is in progress."""
+
+    batches: int = 0
+    paths: int = 0
+    wildcards: int = 0
 
 
 class AuditRow(msgspec.Struct, frozen=True):
@@ -286,6 +343,87 @@ class Transaction:
                 [{"kind": kind, "id": id_, "key": key, "value": value} for key, value in tags.items()],
             )
 
+    # ---- invalidations
+
+    def add_invalidation(self, row: InvalidationRow) -> None:
+        self._connection.execute(
+            sa.insert(_invalidation).values(
+                kind=_DISTRIBUTION,
+                distribution=row.distribution,
+                id=row.id,
+                reference=row.batch["CallerReference"],
+                created=row.created,
+                batch=dumps(row.batch),
+                paths=row.paths,
+                wildcards=row.wildcards,
+                snapshot=row.snapshot,
+            )
+        )
+
+    def invalidation(
+        self, distribution: str, *, id_: str = "", reference: str = ""
+    ) -> InvalidationRow | None:
+        """The distribution's invalidation with that id, or else with that caller reference."""
+        named = _invalidation.c.id == id_ if id_ else _invalidation.c.reference == reference
+        found = self._connection.execute(
+            sa.select(_invalidation).where(_invalidation.c.distribution == distribution, named)
+        ).one_or_none()
+        return None if found is None else _invalidation_row(found)
+
+    def invalidations(self, distribution: str, after: str, limit: int) -> list[InvalidationRow]:
+        """At most `limit` of the distribution's invalidations, newest first, from the one after that with the id
+        `after`; from the newest if that is empty, none if there is none with that id."""
+        query = sa.select(_invalidation).where(_invalidation.c.distribution == distribution)
+        if after:
+            marker = sa.select(_invalidation.c.sequence).where(
+                _invalidation.c.distribution == distribution, _invalidation.c.id == after
+            )
+            query = query.where(_invalidation.c.sequence < marker.scalar_subquery())
+        found = self._connection.execute(query.order_by(_invalidation.c.sequence.desc()).limit(limit))
+        return [_invalidation_row(row) for row in found]
+
+    def in_progress(self, reached: int) -> dict[str, Load]:
+        """What the snapshots above `reached` were the first to carry, by distribution."""
+        found = self._connection.execute(
+            sa.select(
+                _invalidation.c.distribution,
+                sa.func.count(),
+                sa.func.sum(_invalidation.c.paths),
+                sa.func.sum(_invalidation.c.wildcards),
+            )
+            .where(_invalidation.c.snapshot > reached)
+            .group_by(_invalidation.c.distribution)
+        )
+        return {row[0]: Load(*row[1:]) for row in found}
+
+    def carried(self, distribution: str) -> Carried:
+        """What the distribution's next snapshot carries."""
+        found = self._connection.execute(
+            sa.select(_carried.c.invalidations).where(_carried.c.distribution == distribution)
+        ).scalar_one_or_none()
+        return () if found is None else _carried_decoder.decode(found)
+
+    def carried_versions(self) -> dict[str, str]:
+        """The version of `carried`, by distribution, where there is any."""
+        found = self._connection.execute(sa.select(_carried.c.distribution, _carried.c.version))
+        return {id_: version for id_, version in found}  # noqa: C416
+
+    def set_carried(self, distribution: str, carried: Carried, version: str) -> None:
+        """Carry this from now on. `version` is like an ETag: never used before, not even in what was undone."""
+        self._connection.execute(sa.delete(_carried).where(_carried.c.distribution == distribution))
+        self._connection.execute(
+            sa.insert(_carried).values(
+                kind=_DISTRIBUTION,
+                distribution=distribution,
+                version=version,
+                invalidations=msgspec.json.encode(carried),
+            )
+        )
+
+    def renumber_invalidations(self, snapshot: int) -> None:
+        """Note that `snapshot` is the first to carry any of them."""
+        self._connection.execute(sa.update(_invalidation).values(snapshot=snapshot))
+
     # ---- counters and the audit log
 
     def snapshot_number(self) -> int:
@@ -293,9 +431,14 @@ class Transaction:
         return self._scalar(sa.select(_counter.c.value).where(_counter.c.name == "snapshot"))
 
     def set_snapshot_number(self, number: int) -> None:
-        self._connection.execute(
-            sa.update(_counter).where(_counter.c.name == "snapshot").values(value=number)
-        )
+        self._set_counter("snapshot", number)
+
+    def reached(self) -> int:
+        """The highest number that every edge is known to have obeyed."""
+        return self._scalar(sa.select(_counter.c.value).where(_counter.c.name == "reached"))
+
+    def set_reached(self, number: int) -> None:
+        self._set_counter("reached", number)
 
     def audit_head(self) -> AuditRow | None:
         """The last record."""
@@ -333,6 +476,9 @@ class Transaction:
             .limit(limit)
         )
         return [AuditRow(*row) for row in found]
+
+    def _set_counter(self, name: str, value: int) -> None:
+        self._connection.execute(sa.update(_counter).where(_counter.c.name == name).values(value=value))
 
     def _rows(self, query: sa.Select[Any]) -> list[Row]:
         return [_row(found) for found in self._connection.execute(query)]
@@ -451,12 +597,18 @@ class _Sqlite:
 
 
 def _first(connection: sa.Connection, dialect: _Sqlite) -> None:
-    _metadata.create_all(connection)
+    tables = (_schema, _resource, _unique, _reference, _tag, _counter, _audit)
+    _metadata.create_all(connection, tables)
     connection.execute(sa.insert(_counter).values(name="snapshot", value=0))
     dialect.protect_audit(connection)
 
 
-_STEPS: dict[int, Callable[[sa.Connection, _Sqlite], None]] = {1: _first}
+def _with_invalidations(connection: sa.Connection, dialect: _Sqlite) -> None:
+    _metadata.create_all(connection, (_invalidation, _carried))
+    connection.execute(sa.insert(_counter).values(name="reached", value=0))
+
+
+_STEPS: dict[int, Callable[[sa.Connection, _Sqlite], None]] = {1: _first, 2: _with_invalidations}
 """What makes each schema from the one before. A step that has been released never changes."""
 
 
@@ -512,6 +664,18 @@ def _row(found: sa.Row[Any]) -> Row:
         modified=found.modified,
         config=loads(found.config),
         attributes=loads(found.attributes),
+        snapshot=found.snapshot,
+    )
+
+
+def _invalidation_row(found: sa.Row[Any]) -> InvalidationRow:
+    return InvalidationRow(
+        distribution=found.distribution,
+        id=found.id,
+        created=found.created,
+        batch=loads(found.batch),
+        paths=found.paths,
+        wildcards=found.wildcards,
         snapshot=found.snapshot,
     )
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from keyfront.errors import ApiError, KeyLoadError
-from keyfront.model.kinds import MESSAGES, Kind, Quotas
+from keyfront.model.kinds import MESSAGES, IdShape, Quotas
 from keyfront.model.service import Shape, error_status, service
 from keyfront.signing.keys import load_public_key
 
@@ -86,13 +86,13 @@ def _fits(shape: Shape, value: Any, where: str) -> None:
         raise refusal("InvalidArgument", f"The parameter {where} is too large.")
 
 
-def page(given: Config, kind: Kind) -> tuple[str, int]:
+def page(given: Config, shape: IdShape) -> tuple[str, int]:
     """The marker and the number of items that a list was asked for.
 
     More than PAGE items are not refused: the answer says how many it holds and where to go on.
     """
     marker, wanted = given.get("Marker") or "", given.get("MaxItems") or str(PAGE)
-    if marker and not kind.id.fits(marker):
+    if marker and not shape.fits(marker):
         raise refusal("InvalidArgument", "The parameter Marker is not one that a list has returned.")
     if not re.fullmatch(r"[0-9]{1,9}", str(wanted)) or int(wanted) == 0:
         raise refusal("InvalidArgument", "The parameter MaxItems must be a whole number, 1 or more.")
@@ -208,6 +208,46 @@ def _viewer_certificate(config: Config) -> None:
             "You cannot specify SSLv3 as the minimum protocol version if you only want to support clients "
             "that support Server Name Indication (SNI).",
         )
+
+
+# ---- invalidations
+
+_UNSAFE = re.compile(r"""[^!$-;=?-Z_a-z%]|%(?![0-9A-Fa-f]{2})""")
+"""What a path may hold only as %XX: all that is not ASCII, what RFC 1738 calls unsafe, and a % that begins no %XX."""
+
+
+def invalidation_batch(batch: Config, quotas: Quotas) -> None:
+    """Refuse a batch with a path that CloudFront would not take (§5.16), or with too many.
+
+    :raises ApiError: InvalidArgument or BatchTooLarge.
+    """
+    _text(batch, "CallerReference", 1, 256)
+    paths = _items(batch["Paths"])
+    if not paths:
+        raise refusal("InvalidArgument", "The parameter Paths must list at least one path.")
+    if sum(not path.endswith("*") for path in paths) > quotas.invalidation_paths:
+        raise refusal("BatchTooLarge", f"It can hold {quotas.invalidation_paths} paths without a wildcard.")
+    for number, path in enumerate(paths):
+        if wrong := _path_fault(path):
+            raise refusal(
+                "InvalidArgument",
+                f"Your request contains one or more invalid invalidation paths. Paths[{number}] {wrong}.",
+            )
+
+
+def _path_fault(path: str) -> str:
+    """What is wrong with an invalidation's path, or nothing."""
+    if path.startswith("#"):
+        return "is a cache tag, and Keyfront does not invalidate by cache tag"
+    if not path.startswith("/"):
+        return "does not begin with a slash"
+    if len(path) > 4000:
+        return "has more than 4000 characters"
+    if "*" in path[:-1]:
+        return "has a * that is not its last character; one that is meant as such is written %2A"
+    if found := _UNSAFE.search(path):
+        return f"has {found[0]!a}, which must be URL-encoded"
+    return ""
 
 
 # ---- tags

@@ -3,8 +3,8 @@
 The rules of `accept`, in the order in which they are asked:
 
 1. The bytes are a whole snapshot of our format, unaltered (`model/snapshot.py`).
-2. It makes sense: every behavior leads to an origin, every key group to keys that travel with it, and who
-   trusts keys asks for a signature.
+2. It makes sense: every behavior leads to an origin, every key group to keys that travel with it, who trusts
+   keys asks for a signature, and no invalidation is of a later snapshot.
 3. Its number is not below that of the snapshot in use. Numbers only grow, so an older one is a mistake or a
 replay
    of what was revoked since.
@@ -76,7 +76,8 @@ def accept(current: Snapshot | None, data: bytes) -> Snapshot:
     :raises SnapshotRefused: if a rule above is broken. The message says which.
     """
     snapshot = from_bytes(data)
-    fault = next(filter(None, map(_fault, snapshot.distributions)), "") or _key_fault(snapshot)
+    fault = next(filter(None, map(_fault, snapshot.distributions)), "")
+    fault = fault or _key_fault(snapshot) or _invalidation_fault(snapshot)
     if fault:
         raise SnapshotRefused(f"snapshot {snapshot.number} makes no sense: {fault}")
     if current is None:
@@ -112,4 +113,12 @@ def _key_fault(snapshot: Snapshot) -> str:
     for group in snapshot.key_groups:
         if not keys.issuperset(group.key_ids):
             return f"a key of key group {group.id} is missing"
+    return ""
+
+
+def _invalidation_fault(snapshot: Snapshot) -> str:
+    """One of a later number would end at once whatever is fetched under this snapshot."""
+    for distribution in snapshot.distributions:
+        if any(one.number > snapshot.number for one in distribution.invalidations):
+            return f"distribution {distribution.id} carries an invalidation of a later snapshot"
     return ""

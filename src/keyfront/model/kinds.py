@@ -41,6 +41,7 @@ class IdShape(msgspec.Struct, frozen=True):
 
 
 ETAG = IdShape("E")
+INVALIDATION = IdShape("I")
 DOMAIN = IdShape("d")
 
 
@@ -214,18 +215,21 @@ KINDS: dict[str, Kind] = {kind.name: kind for kind in (PUBLIC_KEY, KEY_GROUP, DI
 
 class Quotas(msgspec.Struct, frozen=True):
     """CloudFront's default quotas of an account (§3.3), all counts; those of one distribution are
-    `Limits`."""
+    `Limits`. `invalidation_*` count the paths of a distribution that are in progress at one time."""
 
     public_keys: int = 10
     key_groups: int = 10
     distributions: int = 500
     public_keys_per_key_group: int = 5
     distributions_per_key_group: int = 100
+    invalidation_paths: int = 3000
+    invalidation_wildcards: int = 15
     tags: int = 50
     limits: Limits = Limits()
 
 
 MESSAGES: dict[str, str] = {
+    "BatchTooLarge": "Invalidation batch specified is too large.",
     "CannotChangeImmutablePublicKeyFields": "You can't change the value of a public key.",
     "CNAMEAlreadyExists": "One or more of the CNAMEs you provided are already associated with a different resource.",
     "DistributionAlreadyExists": "The caller reference you attempted to create the distribution with is associated with another distribution.",  # noqa: E501
@@ -237,6 +241,7 @@ MESSAGES: dict[str, str] = {
     "KeyGroupAlreadyExists": "A key group with this name already exists. You must provide a unique name. To modify an existing key group, use UpdateKeyGroup.",  # noqa: E501
     "NoSuchCachePolicy": "The specified cache policy does not exist.",
     "NoSuchDistribution": "The specified distribution does not exist.",
+    "NoSuchInvalidation": "The specified invalidation does not exist.",
     "NoSuchOrigin": "One or more of your origins or origin groups do not exist.",
     "NoSuchOriginRequestPolicy": "The specified origin request policy does not exist.",
     "NoSuchPublicKey": "The specified public key does not exist.",
@@ -248,6 +253,7 @@ MESSAGES: dict[str, str] = {
     "ResourceInUse": "Cannot delete this resource because it is in use.",
     "TooManyDistributions": "Processing your request will cause you to exceed the maximum number of distributions allowed.",  # noqa: E501
     "TooManyDistributionsAssociatedToKeyGroup": "The number of distributions that reference this key group is more than the maximum allowed.",  # noqa: E501
+    "TooManyInvalidationsInProgress": "Processing your request will cause you to exceed the maximum number of in-progress invalidations.",  # noqa: E501
     "TooManyKeyGroups": "You have reached the maximum number of key groups for this account.",
     "TooManyKeyGroupsAssociatedToDistribution": "The number of key groups referenced by this cache behavior is more than the maximum allowed.",  # noqa: E501
     "TooManyPublicKeys": "Processing your request will cause you to exceed the maximum number of CloudFront public keys allowed.",  # noqa: E501
