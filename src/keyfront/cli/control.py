@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from keyfront.cli.up import ControlSettings
+from keyfront.cli.settings import ControlSettings
 from keyfront.control.app import run_control
 from keyfront.edge.metrics import families
 from keyfront.fleet.file import FileFeed

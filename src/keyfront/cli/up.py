@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import ipaddress
 import os
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
@@ -16,59 +14,12 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from keyfront.cli.settings import SUFFIX, ControlSettings, address, default_data, networks
 from keyfront.cli.supervise import Child
 from keyfront.errors import SettingsError
 
 if TYPE_CHECKING:
     from keyfront.edge.serve import WorkerSettings
-
-SUFFIX = "cloudfront.localhost"
-
-
-def default_data() -> Path:
-    """The user's data folder, as the XDG base directory specification has it."""
-    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
-    return Path(base) / "keyfront"
-
-
-def address(text: str) -> tuple[str, int]:
-    """`HOST:PORT`, or `[HOST]:PORT` for IPv6.
-
-    :raises SettingsError: if it is neither.
-    """
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
-        raise SettingsError(f"{text!r} is not an address of the form HOST:PORT")
-    try:
-        socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise SettingsError(f"the host of {text!r} is not known: {error}") from error
-    return host, int(port)
-
-
-def networks(text: str) -> tuple[str, ...]:
-    """A comma-separated list of networks in CIDR form (a bare address is a network of one).
-
-    :raises SettingsError: if one of them is none.
-    """
-    found = tuple(part.strip() for part in text.split(",") if part.strip())
-    for part in found:
-        try:
-            ipaddress.ip_network(part, strict=False)
-        except ValueError as error:
-            raise SettingsError(f"{part!r} is not a network in CIDR form: {error}") from error
-    return found
-
-
-class ControlSettings(msgspec.Struct, frozen=True):
-    """What the control plane's process is told. `account` is the AWS account number that its ARNs carry."""
-
-    data: str
-    host: str
-    port: int
-    domain: str
-    account: str = "000000000000"
 
 
 @click.command()

@@ -1,0 +1,65 @@
+"""What the command line says: addresses, networks, the default folder, and `keyfront up`'s refusals."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from keyfront.cli.settings import address, default_data, networks
+from keyfront.errors import SettingsError
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("127.0.0.1:8080", ("127.0.0.1", 8080)),
+        ("localhost:0", ("localhost", 0)),
+        ("[::1]:8080", ("::1", 8080)),
+        ("0.0.0.0:65535", ("0.0.0.0", 65535)),
+    ],
+)
+def test_addresses(text: str, expected: tuple[str, int]) -> None:
+    assert address(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "8080", ":8080", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536", "[]:1"]
+)
+def test_what_is_no_address(text: str) -> None:
+    with pytest.raises(SettingsError, match="HOST:PORT"):
+        address(text)
+
+
+def test_networks() -> None:
+    assert networks("") == ()
+    assert networks("10.0.0.0/8, ::1 ,192.0.2.7/24") == ("10.0.0.0/8", "::1", "192.0.2.7/24")
+    with pytest.raises(SettingsError, match="10.0.0.0/33"):
+        networks("10.0.0.0/33")
+
+
+def test_the_default_folder_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", "/somewhere")
+    assert default_data() == Path("/somewhere/keyfront")
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert default_data() == Path("/home/someone/.local/share/keyfront")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--edge", "nowhere"], "HOST:PORT"),
+        (["--trusted-proxies", "all"], "network"),
+        (["--workers", "0"], "workers"),
+        (["--country-db", "no-such-file"], "no-such-file"),
+    ],
+)
+def test_a_bad_option_is_told_in_one_line(options: list[str], says: str, tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "keyfront", "up", "--data", str(tmp_path), *options]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
