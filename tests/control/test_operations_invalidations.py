@@ -191,6 +191,10 @@ def test_what_else_is_refused(house: House) -> None:
     for wrong in (batch(), batch("/a", reference=""), batch("/a", reference="r" * 257)):
         error = house.refused("CreateInvalidation", DistributionId=id_, InvalidationBatch=wrong)
         assert (error.code, error.status) == ("InvalidArgument", 400)
+    for quantity, items in ((2, ["/a"]), (0, ["/a"]), (1, []), (-1, [])):
+        wrong = {"Paths": {"Quantity": quantity, "Items": items}, "CallerReference": "q"}
+        error = house.refused("CreateInvalidation", DistributionId=id_, InvalidationBatch=wrong)
+        assert (error.code, error.status) == ("InconsistentQuantities", 400)
 
 
 def test_quotas_count_what_is_in_progress(tmp_path: Path) -> None:

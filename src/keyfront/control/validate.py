@@ -217,12 +217,17 @@ _UNSAFE = re.compile(r"""[^!$-;=?-Z_a-z%]|%(?![0-9A-Fa-f]{2})""")
 
 
 def invalidation_batch(batch: Config, quotas: Quotas) -> None:
-    """Refuse a batch with a path that CloudFront would not take (§5.16), or with too many.
+    """Refuse a batch, as it was given, with a path that CloudFront would not take (§5.16), or with too many.
 
-    :raises ApiError: InvalidArgument or BatchTooLarge.
+    :raises ApiError: InvalidArgument, InconsistentQuantities or BatchTooLarge.
     """
     _text(batch, "CallerReference", 1, 256)
     paths = _items(batch["Paths"])
+    if batch["Paths"]["Quantity"] != len(paths):
+        raise refusal(
+            "InconsistentQuantities",
+            f"Paths has the Quantity {batch['Paths']['Quantity']} and {len(paths)} Items.",
+        )
     if not paths:
         raise refusal("InvalidArgument", "The parameter Paths must list at least one path.")
     if sum(not path.endswith("*") for path in paths) > quotas.invalidation_paths:
