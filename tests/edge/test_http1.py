@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from keyfront.edge.edge import EdgeSettings
-from keyfront.edge.http1 import MAX_HEAD, MAX_QUEUE, Limits, Peers
+from keyfront.edge.http1 import BODY_WINDOW, MAX_HEAD, MAX_QUEUE, Limits, Peers
 from keyfront.model.snapshot import Behavior, ErrorResponse, Geo, Select, Snapshot
 from tests.origin import CLOSE, LEAVE_BODY, RESET, Asked, Authority, ScriptedOrigin, Wire, answer
 from tests.viewer import EdgeHouse, site
@@ -300,6 +300,28 @@ class TestBodies:
             seen = await viewer.answer()
             assert (seen.status, seen.header("connection")) == (403, "close")
             assert await viewer.at_end() == b""
+
+    async def test_a_body_that_nobody_reads_does_not_hold_up_the_next_request(
+        self, house: EdgeHouse, origin: ScriptedOrigin
+    ) -> None:
+        release = asyncio.Event()
+        origin.on("/slow", [release, *answer(200, b"slow")])
+        origin.on("/a", answer(200, b"hello"))
+        async with await house.viewer() as viewer:
+            await viewer.send(b"GET /slow HTTP/1.1\r\n" + HOST + b"\r\n")
+            unread = b"x" * (BODY_WINDOW + 1000)
+            # Read in full while the answer before it is awaited, then refused unread.
+            head = b"PUT /in HTTP/1.1\r\nHost: nowhere.test\r\nContent-Length: %d\r\n\r\n" % len(unread)
+            await viewer.send(head + unread[:BODY_WINDOW])
+            await origin.asked(1)
+            viewer.writer.write(unread[BODY_WINDOW:])
+            (connection,) = house.listener.connections
+            while not connection._held:
+                await asyncio.sleep(0)
+            release.set()
+            assert (await viewer.answer()).body == b"slow"
+            assert (await viewer.answer()).status == 403
+            assert (await viewer.ask("/a", "d.test")).body == b"hello"
 
     async def test_get_with_a_body_is_refused(self, house: EdgeHouse) -> None:
         assert (await house.get("/a", body=b"x")).status == 403

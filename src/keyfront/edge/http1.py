@@ -189,6 +189,13 @@ class Body:
         self._broken = True
         self._wake()
 
+    def discard(self) -> None:
+        """Nobody will read what is left: it must not hold up the requests after it."""
+        self._chunks.clear()
+        if self.size > BODY_WINDOW:
+            self._connection.release("body")
+        self.size = 0
+
     def _wake(self) -> None:
         if self._news is not None and not self._news.done():
             self._news.set_result(None)
@@ -564,6 +571,8 @@ class Connection(asyncio.Protocol):
                 if not keep_alive or detail == "ClientHungUpRequest":
                     self._finish(body)
                 else:
+                    if body is not None:
+                        body.discard()
                     self._next()
 
     async def _write(self, visit: Visit, reply: Reply, keep_alive: bool) -> bool:
