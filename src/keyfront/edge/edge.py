@@ -284,7 +284,7 @@ class Edge:
         if request.method == "HEAD" or answer.status in (204, 304):
             # What a GET would get (RFC 9110 §9.3.2); the origin's framing of this answer is another matter.
             sizes = [value for name, value in answer.headers if name == b"content-length"]
-            reply.length = int(sizes[0]) if sizes and answer.status == 200 else None
+            reply.length = int(sizes[0]) if sizes and answer.status not in (204, 304) else None
             if visit.key is not None and compress.compressible(
                 behavior, answer.status, answer.headers, reply.length
             ):

