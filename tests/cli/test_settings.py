@@ -36,7 +36,7 @@ def test_what_is_no_address(text: str) -> None:
 def test_networks() -> None:
     assert networks("") == ()
     assert networks("10.0.0.0/8, ::1 ,192.0.2.7/24") == ("10.0.0.0/8", "::1", "192.0.2.7/24")
-    with pytest.raises(SettingsError, match="10.0.0.0/33"):
+    with pytest.raises(SettingsError, match=r"10\.0\.0\.0/33"):
         networks("10.0.0.0/33")
 
 
