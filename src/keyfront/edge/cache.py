@@ -140,7 +140,11 @@ class MemoryTier:
         stored, ended = self._entries.get(key), self._ended
         if stored is None or ended is None:
             return
-        variants = self._variants.get(key) or [stored]
+        variants = self._variants.get(key)
+        if variants is None:
+            if ended(key, stored.meta.snapshot):
+                self.drop(key)
+            return
         alive = [variant for variant in variants if not ended(key, variant.meta.snapshot)]
         if not alive:
             self.drop(key)

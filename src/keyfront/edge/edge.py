@@ -51,7 +51,7 @@ UNSHARED = 10.0
 LONGEST_FILL = 3600.0
 """Seconds for which an answer asked for before its URL was changed is not kept, should it still arrive."""
 
-SWEPT = 500
+SWEPT = 200
 """How many stored responses an invalidation's sweep looks at before the loop goes on with its work."""
 
 

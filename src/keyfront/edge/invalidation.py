@@ -30,7 +30,7 @@ class Invalidations:
     :param root: the path that is served for `/`.
     """
 
-    __slots__ = ("_exact", "_lengths", "_paths", "_prefixes", "newest")
+    __slots__ = ("_exact", "_lengths", "_paths", "_prefixes", "_starts", "newest")
 
     def __init__(self, invalidations: Iterable[Invalidation], selects: Selects, root: str = "/") -> None:
         self._exact: dict[str, int] = {}
@@ -42,6 +42,8 @@ class Invalidations:
             for path in invalidation.paths:
                 self._add(path, invalidation.number, selects, root)
         self._lengths = sorted({len(prefix) for prefix in self._prefixes})
+        # A quick answer for what none of them names, where it is quick.
+        self._starts = tuple(self._prefixes) if len(self._prefixes) <= 32 else ("/",)
 
     def _add(self, pattern: str, number: int, selects: Selects, root: str) -> None:
         path, asks, query = pattern.partition("?")
@@ -65,30 +67,35 @@ class Invalidations:
         if snapshot >= self.newest:
             return False
         path, query = path_and_query(key)
-        if self._last(_plain(path), query) > snapshot:
-            return True
-        normal = normalise_path(path)
-        return normal != path and self._last(_plain(normal), query) > snapshot
+        if "%" not in path and "//" not in path and "/." not in path:
+            return self._last(path, query) > snapshot
+        return (
+            self._last(_plain(path), query) > snapshot
+            or self._last(_plain(normalise_path(path)), query) > snapshot
+        )
 
     def _last(self, path: str, query: str) -> int:
         """The number of the last invalidation that names it, 0 if none does."""
         text = f"{path}?{_plain(query)}" if query else path
-        last = max(self._exact.get(text, 0), self._paths.get(path, 0))
-        for length in self._lengths:
-            if length > len(text):
-                break
-            last = max(last, self._prefixes.get(text[:length], 0))
+        last = self._exact.get(text, 0)
+        if self._paths:
+            last = max(last, self._paths.get(path, 0))
+        if text.startswith(self._starts):
+            for length in self._lengths:
+                last = max(last, self._prefixes.get(text[:length], 0))
         return last
 
 
 def path_and_query(key: str) -> tuple[str, str]:
     """The raw path, and the part of the raw query string, that a cache key was made of (`decide`, `key_suffix`)."""
-    path, _, suffix = key.partition("\n")
-    query = ""
-    if suffix.startswith("q"):
-        length, _, rest = suffix[1:].partition(":")
-        query = rest[: int(length)]
-    return path[path.index("/") :], query
+    start = key.index("/")
+    end = key.find("\n", start)
+    if end < 0:
+        return key[start:], ""
+    if not key.startswith("q", end + 1):
+        return key[start:end], ""
+    length, _, rest = key[end + 2 :].partition(":")
+    return key[start:end], rest[: int(length)]
 
 
 def distribution_of(key: str) -> str:
