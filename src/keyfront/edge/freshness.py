@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import re
 from copy import copy
-from datetime import UTC, datetime
 from datetime import date as Date
 from email.utils import formatdate
 from enum import Enum
@@ -198,12 +197,18 @@ def parse_date(value: bytes, now: float) -> float | None:
 
     :param now: tells what century a two-digit year means.
     """
-    value = value.strip(b" \t")
+    return _parse(value.strip(b" \t"), 1970 + int(now / _YEAR))
+
+
+_YEAR: Final = 365.2425 * 86400
+
+
+@lru_cache(maxsize=1024)
+def _parse(value: bytes, this_year: int) -> float | None:
     if match := _IMF.fullmatch(value):
         day, month, year, hour, minute, second = match.groups()
     elif match := _RFC850.fullmatch(value):
         day, month, year, hour, minute, second = match.groups()
-        this_year = datetime.fromtimestamp(now, UTC).year
         full = this_year - this_year % 100 + int(year)
         year = b"%d" % (full - 100 if full > this_year + 50 else full)
     elif match := _ASCTIME.fullmatch(value):
