@@ -138,6 +138,7 @@ def test_a_key_is_checked_and_its_public_half_printed(tmp_path: Path) -> None:
         (("sign", "https://cdn.test/a", *RSA_KEY, "--expires", "1893456000000"), "milliseconds"),
         (("sign", "https://cdn.test/a", *RSA_KEY, "--expires", "soon"), "no time"),
         (("sign", "https://cdn.test/a", *RSA_KEY, "--expires", ""), "no time"),
+        (("sign", "https://cdn.test/a", *RSA_KEY, "--expires", "99999999999d"), "longer than any time"),
         (("sign", "https://cdn.test/*", *RSA_KEY, "--expires", "1h"), "no wildcard"),
         (("sign", "cdn.test/a", *RSA_KEY, "--expires", "1h"), "begins with http"),
         (("explain", "cdn.test/a"), "begins with http"),

@@ -40,7 +40,10 @@ class _MomentType(click.ParamType[Moment]):
             return int(text)
         if text and (match := _SPAN.fullmatch(text)):
             weeks, days, hours, minutes, seconds = (int(number or 0) for number in match.groups())
-            return timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
+            try:
+                return timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
+            except OverflowError:
+                self.fail(f"{text!r} is longer than any time that can be named", param, ctx)
         try:
             moment = datetime.fromisoformat(text)
         except ValueError:

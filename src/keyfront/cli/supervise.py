@@ -38,11 +38,15 @@ class Child:
     async def start(self) -> None:
         """Start it, and return when it is ready.
 
-        :raises SettingsError: if its first run ends before it was ready; it has said why on standard error.
+        :raises SettingsError: if its first run ends before it was ready (it has said why on standard error), or takes
+            too long.
         """
         first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._run(first))
-        await asyncio.wait_for(first, READY_WITHIN)
+        try:
+            await asyncio.wait_for(first, READY_WITHIN)
+        except TimeoutError:
+            raise SettingsError(f"{self.name} was not ready within {READY_WITHIN:.0f} seconds") from None
 
     async def end(self) -> None:
         """SIGTERM, time to drain, and SIGKILL for one that does not end."""
@@ -84,21 +88,16 @@ class Child:
                 os.close(lifeline)
                 os.close(ready_write)
                 lifeline = ready_write = -1
-                said = await asyncio.wait(
-                    [
-                        ended := asyncio.ensure_future(process.wait()),
-                        asyncio.ensure_future(_line(ready_read)),
-                    ],
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                if ended not in said[0]:
+                ended = asyncio.ensure_future(process.wait())
+                ready = asyncio.ensure_future(_says_something(ready_read))
+                await asyncio.wait([ended, ready], return_when=asyncio.FIRST_COMPLETED)
+                if ready.done() and ready.result():
                     self.ready.set()
                     if not first.done():
                         first.set_result(None)
-                    await ended
-                else:
-                    for waiting in said[1]:
-                        waiting.cancel()
+                ready.cancel()
+                await asyncio.gather(ready, return_exceptions=True)
+                await ended
             finally:
                 for fd in (lifeline, ours, ready_read, ready_write):
                     if fd >= 0:
@@ -122,8 +121,8 @@ class Child:
             await asyncio.sleep(pause)
 
 
-async def _line(fd: int) -> None:
-    """Wait until something can be read from `fd`, or its other end is closed."""
+async def _says_something(fd: int) -> bool:
+    """Wait until something can be read from `fd`, or its other end is closed unsaid: then False."""
     loop = asyncio.get_running_loop()
     news: asyncio.Future[None] = loop.create_future()
 
@@ -136,3 +135,4 @@ async def _line(fd: int) -> None:
         await news
     finally:
         loop.remove_reader(fd)
+    return bool(os.read(fd, 1))

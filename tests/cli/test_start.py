@@ -1,0 +1,47 @@
+"""`keyfront up` that cannot start says so, ends with status 2, and never says that it is ready."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def refused(data: Path, *options: str) -> str:
+    argv = [sys.executable, "-m", "keyfront", "up", "--data", str(data), "--workers", "1"]
+    argv += ["--edge", "127.0.0.1:0", "--control", "127.0.0.1:0", *options]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "ready" not in done.stdout
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("keyfront.db", "garbage\n" * 100, "cannot be opened"),
+        ("credentials", "garbage\n", "shared-credentials format"),
+    ],
+)
+def test_a_control_plane_that_cannot_start(name: str, text: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    (tmp_path / name).chmod(0o600)
+    err = refused(tmp_path)
+    assert says in err
+    assert "control did not start" in err
+    assert "started again" not in err
+
+
+def test_a_worker_that_cannot_start(tmp_path: Path) -> None:
+    database = tmp_path / "countries.mmdb"
+    database.write_text("none")
+    assert "edge-1 did not start" in refused(tmp_path / "data", "--country-db", str(database))
+
+
+def test_a_data_folder_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "data folder" in refused(tmp_path / "file")
+    assert "data folder" in refused(tmp_path / "file" / "below")
