@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
@@ -338,6 +339,29 @@ async def test_a_validation_under_way_does_not_bring_the_old_back(
         assert seen(await house.get("/a")) == (b"new", "Miss")
         go.set()
         assert (await waiting).body == b"old"
+        assert seen(await house.get("/a")) == (b"new", "Hit")
+
+
+async def test_who_waited_asks_for_all_of_it_afterwards(origin: ScriptedOrigin) -> None:
+    """Not whether it has changed: validators may be why it was invalidated."""
+    snapshot = site(origin.origin())
+    go = asyncio.Event()
+    first = answer(200, b"old", {"Cache-Control": "max-age=10", "ETag": '"1"'})
+    unshared = answer(200, b"for one", {"Cache-Control": "no-store"})
+    origin.on("/a", first, [go, *unshared], fresh(b"new", ETag='"1"'))
+    async with EdgeHouse(snapshot) as house:
+        await house.get("/a")
+        house.edge.clock = lambda: time.time() + 20
+        one = asyncio.ensure_future(house.get("/a"))
+        assert (await origin.asked(2)).header("if-none-match") == '"1"'
+        other = asyncio.ensure_future(house.get("/a"))
+        while not any(len(flight._readers) == 2 for flight in house.edge.flights.values()):
+            await asyncio.sleep(0.001)
+        house.edge.use(invalidating(snapshot, 2, "/a"))
+        go.set()
+        assert (await one).body == b"for one"
+        assert (await other).body == b"new"
+        assert origin.requests[2].header("if-none-match") is None
         assert seen(await house.get("/a")) == (b"new", "Hit")
 
 

@@ -8,6 +8,7 @@ control plane.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -42,6 +43,7 @@ class Reach:
 
     def __init__(self, reports: Callable[[], Iterable[Report]]) -> None:
         self._reports = reports
+        self._lock = threading.Lock()
         self.highest = 0
         """The highest number that all live edges were seen to obey at one time. What is done stays done: an edge that
         starts later begins with what the others have."""
@@ -49,7 +51,8 @@ class Reach:
     def now(self) -> int:
         """The number of the snapshot that every live edge obeys, -1 if no edge is live."""
         reached = min((report.number for report in self._reports()), default=-1)
-        self.highest = max(self.highest, reached)
+        with self._lock:
+            self.highest = max(self.highest, reached)
         return reached
 
 

@@ -130,7 +130,8 @@ class Edge:
             asyncio.get_running_loop().call_soon(self._sweep)
 
     def _keep(self, stored: Stored, began: float) -> None:
-        """Store a response, unless it was invalidated since the origin was asked for it at `began`."""
+        """Store a response, unless it was invalidated since the origin was asked for it at `began`. Every tier is
+        filled here; of what it gives back later `routing.ended` is asked first."""
         changed = self.changed.get(stored.key.partition("\n")[0], began)
         if (changed is None or changed < began) and not self.routing.ended(stored.key, stored.meta.snapshot):
             self.memory.put(stored)
@@ -331,6 +332,10 @@ class Edge:
         answer: OriginReply | None = None
         try:
             began, number = self.clock(), self.routing.number
+            if stored is not None and self.routing.ended(key, stored.meta.snapshot):
+                stored = (
+                    None  # invalidated while this request waited: it is neither asked about nor a stand-in
+                )
             conditions = freshness.revalidation_headers(stored.meta) if stored is not None else []
             try:
                 answer, sent, origin = await self._fetch(visit, plan, method, fill=True, extra=conditions)
