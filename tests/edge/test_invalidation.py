@@ -373,8 +373,8 @@ async def test_what_was_confirmed_since_stays(origin: ScriptedOrigin) -> None:
         await house.get("/a")
         house.edge.use(invalidating(snapshot, 2, "/b"))
         assert seen(await house.get("/a")) == (b"a", "RefreshHit")
-        # An edge of snapshot 1 would lose it by this; what was confirmed under snapshot 2 stands.
-        house.edge.use(msgspec.structs.replace(invalidating(snapshot, 2, "/a", "/b"), number=3))
+        # What was asked for under snapshot 1 would go now; what was confirmed under snapshot 2 stays.
+        house.edge.use(invalidating(invalidating(snapshot, 2, "/a", "/b"), 4, "/c"))
         assert seen(await house.get("/a")) == (b"a", "Hit")
 
 

@@ -333,9 +333,7 @@ class Edge:
         try:
             began, number = self.clock(), self.routing.number
             if stored is not None and self.routing.ended(key, stored.meta.snapshot):
-                stored = (
-                    None  # invalidated while this request waited: it is neither asked about nor a stand-in
-                )
+                stored = None  # while this request waited: it is neither asked about nor stands in
             conditions = freshness.revalidation_headers(stored.meta) if stored is not None else []
             try:
                 answer, sent, origin = await self._fetch(visit, plan, method, fill=True, extra=conditions)
