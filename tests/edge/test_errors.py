@@ -34,8 +34,8 @@ async def spare() -> AsyncIterator[ScriptedOrigin]:
 
 
 def quick(origin: ScriptedOrigin, **members: Any) -> Any:
-    """An origin that is asked once, and not waited for long."""
-    terms = {"connection_attempts": 1, "connection_timeout": 0.2, "read_timeout": 0.2}
+    """An origin that is asked once."""
+    terms = {"connection_attempts": 1, "connection_timeout": 5.0, "read_timeout": 5.0}
     return origin.origin(**(terms | members))
 
 
@@ -64,7 +64,8 @@ class TestFailuresAreRemembered:
     ) -> None:
         clock = Clock()
         origin.on("/a", script, answer(200, b"well again"))
-        async with EdgeHouse(site(quick(origin)), clock=clock) as house:
+        patience = 5.0 if script else 0.5
+        async with EdgeHouse(site(quick(origin, read_timeout=patience)), clock=clock) as house:
             first = await house.get("/a")
             assert (first.status, first.x_cache) == (status, "Error")
             clock.forward(9.9)
@@ -144,7 +145,7 @@ class TestFailuresAreRemembered:
     async def test_many_at_once_ask_a_dead_origin_once(self, origin: ScriptedOrigin) -> None:
         gate = asyncio.Event()
         origin.on("/a", [gate, CLOSE])
-        async with EdgeHouse(site(quick(origin, read_timeout=5.0))) as house:
+        async with EdgeHouse(site(quick(origin))) as house:
             asking = [asyncio.create_task(house.get("/a")) for _ in range(20)]
             await origin.asked(1)
             while len(house.listener.connections) < 20:
@@ -163,7 +164,7 @@ class TestFailuresAreRemembered:
         origin.on(
             "/a", [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\none", rest, CLOSE], answer(200, b"complete")
         )
-        async with EdgeHouse(site(quick(origin, read_timeout=5.0))) as house:
+        async with EdgeHouse(site(quick(origin))) as house:
             async with await house.viewer() as viewer:
                 await viewer.send(b"GET /a HTTP/1.1\r\nHost: d.test\r\n\r\n")
                 asyncio.get_running_loop().call_later(0.05, rest.set)
@@ -402,14 +403,15 @@ class TestFailover:
     ) -> None:
         origin.on("/a", script)
         spare.on("/a", answer(200, b"spare"))
-        async with EdgeHouse(failing_over(origin, spare)) as house:
+        async with EdgeHouse(failing_over(origin, spare, read_timeout=5.0 if script else 0.2)) as house:
             assert (await house.get("/a")).body == b"spare"
 
     async def test_by_refused_and_by_deaf_ports(self, origin: ScriptedOrigin, spare: ScriptedOrigin) -> None:
         spare.on("/a", answer(200, b"spare"))
         with deaf_port() as deaf:
             for port in (closed_port(), deaf):
-                async with EdgeHouse(failing_over(origin, spare, http_port=port)) as house:
+                snapshot = failing_over(origin, spare, http_port=port, connection_timeout=0.2)
+                async with EdgeHouse(snapshot) as house:
                     assert (await house.get("/a")).body == b"spare"
 
     async def test_every_request_begins_at_the_first(

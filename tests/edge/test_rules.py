@@ -526,6 +526,7 @@ class TestCollapsing:
             more.set()
             seen = await asking
             assert len({s.body for s in seen}) == self.N
+            assert {s.x_cache for s in seen} == {"Miss" if status == 200 else "Error"}
             assert len(origin.requests) == self.N
             # And for a while nobody waits for somebody else's.
             gate.clear()
@@ -669,6 +670,18 @@ class TestTheWire:
             for word in ("Miss", "Hit"):
                 seen = await house.get("/a")
                 assert (seen.x_cache, seen.body) == (word, b"all there is")
+
+    @pytest.mark.parametrize("size", [10, 400_000])
+    async def test_age_counts_from_the_first_cache_on(
+        self, origin: ScriptedOrigin, clock: Clock, size: int
+    ) -> None:
+        origin.on("/a", says("max-age=99", b"x" * size, Age="30"))
+        async with house_of(origin, clock) as house:
+            assert (await house.get("/a")).header("age") == "30"
+            clock.forward(5)
+            assert (await house.get("/a")).header("age") == "35"
+            clock.forward(65)
+            assert (await house.get("/a")).x_cache == "Miss"
 
     async def test_redirects_are_stored_and_passed_on(self, origin: ScriptedOrigin) -> None:
         origin.on(

@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     help="A MaxMind DB file to look countries up in.",
 )
 @click.option("--pop", default="KFR50-P1", show_default=True, help="Name of this edge location.")
+@click.option(
+    "--cache-status", is_flag=True, help="Tell in Cache-Status what the cache did for each answer (RFC 9211)."
+)
 def up(
     data: Path | None,
     edge: str,
@@ -70,6 +73,7 @@ def up(
     origin_ca: str | None,
     country_db: str | None,
     pop: str,
+    cache_status: bool,
 ) -> None:
     """Run everything on this machine until SIGTERM or Ctrl-C."""
     # The edge's modules are loaded here, not with `keyfront sign`, which must start quickly.
@@ -100,6 +104,7 @@ def up(
             pop=pop,
             ca_file=str(Path(origin_ca).absolute()) if origin_ca else None,
             country_db=str(Path(country_db).absolute()) if country_db else None,
+            cache_status=cache_status,
         ),
     )
     api = ControlSettings(str(folder), control_host, control_port, domain.strip(".").lower())

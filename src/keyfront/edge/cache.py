@@ -180,6 +180,8 @@ class Flight:
         self.outcome: asyncio.Future[Meta] = asyncio.get_running_loop().create_future()
         self.shared = False
         self.result = "Miss"
+        self.status = 0  # the origin's
+        self.keeps = False  # is what it brings stored, as far as is known?
         self.first_headers: Headers = []  # for the viewer who began it, where they differ from what is stored
         self.stored: Stored | None = None
         self.length: int | None = None

@@ -59,7 +59,8 @@ class EdgeSettings(msgspec.Struct, frozen=True):
     """`memory` and `max_object` are bytes, of one worker's cache and of the largest body in it; `pop` is the edge
     location's name (X-Amz-Cf-Pop); `https_port` is where this edge listens for https, if it does; `ca_file` holds
     certificate authorities that origins may use besides the system's; `country_db` is a MaxMind DB file to look
-    countries up in, instead of the built-in table."""
+    countries up in, instead of the built-in table. With `cache_status` every answer tells in Cache-Status what the
+    cache had to do with it (RFC 9211)."""
 
     memory: int = 256 * 1024 * 1024
     max_object: int = 16 * 1024 * 1024
@@ -67,6 +68,7 @@ class EdgeSettings(msgspec.Struct, frozen=True):
     https_port: int | None = None
     ca_file: str | None = None
     country_db: str | None = None
+    cache_status: bool = False
 
 
 class Visit:
@@ -80,6 +82,12 @@ class Visit:
     refusal: Refusal | None = None
     key: str | None = None
     hit: Stored | None = None
+    # For Cache-Status (`respond.cache_status`).
+    forwarded = ""
+    answered = 0
+    flight: Flight | None = None
+    joined = False
+    fresh_until: float | None = None
 
     def __init__(self, request: Request, now: float, began: float, request_id: str) -> None:
         self.request = request
@@ -95,15 +103,15 @@ class Edge:
         self.settings = settings
         self.log = log
         self.clock = clock
+        self._tells = settings.cache_status
         self.routing = Routing(EMPTY)
         self.memory = MemoryTier(settings.memory, settings.max_object)
         self.flights: dict[str, Flight] = {}
         self.failures: Recent[tuple[str, int, str]] = Recent()
         self.unshared: Recent[bool] = Recent()
         self.changed: Recent[float] = Recent()  # when, by path
-        self._threads = ThreadPoolExecutor(
-            1, "compress"
-        )  # one: the loop's own thread keeps half a core at least
+        # One, so that the loop's own keeps half a core at least.
+        self._threads = ThreadPoolExecutor(1, "compress")
         self.origins = Origins(ca_file=settings.ca_file)
         self._country = CountryTable(settings.country_db).country
         self._name = os.urandom(16).hex().encode()
@@ -168,7 +176,13 @@ class Edge:
             stored = self.memory.look(key)
             if stored is not None:
                 meta = stored.meta
-                if now < meta.fresh_until and meta.status == 200 and not meta.vary and respond.plain(request):
+                if (
+                    now < meta.fresh_until
+                    and meta.status == 200
+                    and not meta.vary
+                    and not self._tells
+                    and respond.plain(request)
+                ):
                     visit.hit = stored
         return visit
 
@@ -204,12 +218,27 @@ class Edge:
                 reply = respond.origin_failed(failure, visit.request_id)
         if site is not None and site.error_responses and reply.status >= 400:
             reply = await self._custom_error(site, visit, reply)
+        if self._tells and refusal is None:
+            reply.headers.append((b"cache-status", self._cache_status(visit, reply)))
         return respond.dated(reply, visit.now)
+
+    def _cache_status(self, visit: Visit, reply: Reply) -> bytes:
+        flight = visit.flight
+        return respond.cache_status(
+            self.settings.pop,
+            visit.forwarded,
+            visit.answered if flight is None else flight.status,
+            None if visit.fresh_until is None else visit.fresh_until - visit.now,
+            stored=flight is not None and flight.keeps,
+            collapsed=visit.joined,
+            detail=reply.reason,
+        )
 
     async def _obtain(self, visit: Visit, plan: Plan) -> Reply:
         """From the cache, or through a flight, or straight from the origin."""
         request, key, now = visit.request, visit.key, visit.now
         if key is None:
+            visit.forwarded = "method" if plan.route.cacheable else "bypass"
             return await self._pass(visit, plan)
         stored = self.memory.find(key, lambda: self._origin_headers(visit, plan))
         if stored is not None:
@@ -217,10 +246,15 @@ class Edge:
             if verdict is Verdict.STALE and key not in self.flights and not self.failures.get(key, now):
                 self._flight(key, visit, plan, stored)
             if verdict is Verdict.STALE or verdict is Verdict.HIT:
+                visit.fresh_until = stored.meta.fresh_until
                 return respond.answer(request, stored.meta, stored.body, now, "Hit")
         failure = self.failures.get(key, now)
         if failure is not None:
             raise OriginFailure(*failure)
+        if stored is not None:
+            visit.forwarded = "stale"
+        else:
+            visit.forwarded = "vary-miss" if self.memory.look(key) is not None else "uri-miss"
         if stored is None and (request.method == "HEAD" or request.header(b"range") is not None):
             # A head or a part of what is not stored is asked for as such; it does not fill the cache.
             return await self._pass(visit, plan)
@@ -231,17 +265,21 @@ class Edge:
             or self.unshared.get(key, now) is not None
             or self._name in (request.header(b"via") or b"")
         )
-        shared = None if alone else self.flights.get(key)
-        flight = shared or self._flight(None if alone else key, visit, plan, stored)
+        under_way = None if alone else self.flights.get(key)
+        flight = under_way or self._flight(None if alone else key, visit, plan, stored)
         token = flight.join()
+        visit.flight, visit.joined = flight, under_way is not None
         try:
             meta = await asyncio.shield(flight.outcome)
-            if shared is not None and not self._may_share(flight, meta, visit, plan):
+            if visit.joined and not self._may_share(flight, meta, visit, plan):
                 flight.leave(token)
                 flight = self._flight(None, visit, plan, stored)
                 token = flight.join()
+                visit.flight, visit.joined = flight, False
                 meta = await asyncio.shield(flight.outcome)
-            result = flight.result if shared is None or flight.stored is not None else "Hit"
+            if flight.keeps or flight.stored is not None:
+                visit.fresh_until = meta.fresh_until
+            result = "Hit" if visit.joined and flight.stored is None else flight.result
             if flight.stored is not None:
                 return respond.answer(request, meta, flight.stored.body, now, result)
             whole = flight.whole
@@ -255,19 +293,17 @@ class Edge:
             if quick is not None:
                 flight.leave(token)
                 return quick
-        reply = Reply(meta.status, self._first_headers(flight, shared, meta), x_cache=result)
+        if flight.first_headers and not visit.joined:
+            headers = flight.first_headers
+        else:
+            headers = respond.with_age(meta, now, result)
+        reply = Reply(meta.status, headers, x_cache=result if meta.status < 400 else "Error")
         reply.length = flight.length
         if request.method == "HEAD":
             flight.leave(token)
         else:
             reply.body = flight.read(token)
         return reply
-
-    @staticmethod
-    def _first_headers(flight: Flight, shared: Flight | None, meta: Meta) -> Headers:
-        if flight is not shared and flight.first_headers:
-            return flight.first_headers
-        return list(meta.headers)
 
     def _may_share(self, flight: Flight, meta: Meta, visit: Visit, plan: Plan) -> bool:
         if not flight.shared:
@@ -277,6 +313,7 @@ class Edge:
     async def _pass(self, visit: Visit, plan: Plan) -> Reply:
         request, behavior = visit.request, plan.route.behavior
         answer, _, _ = await self._fetch(visit, plan, request.method)
+        visit.answered = answer.status
         if freshness.invalidates(request.method, answer.status):
             self._spoil(visit, plan, answer)
         headers = viewer_headers(behavior, answer.headers)
@@ -350,6 +387,7 @@ class Edge:
                 self._land_stale(flight, site, stored, began, failure.status)
                 return
             now = self.clock()
+            flight.status = answer.status
             if stored is not None and answer.status == 304:
                 meta = freshness.revalidated(behavior, stored.meta, answer.headers, now, began, sent)
                 meta.snapshot = number
@@ -397,6 +435,7 @@ class Edge:
                     # no-cache="Set-Cookie": who fills the cache gets the cookie, who is served from it does not (§5.7).
                     flight.first_headers = headers
                 shared = freshness.collapses(behavior, meta_or_none, now)
+                flight.keeps = True
                 keep = self.memory.max_object
                 self._announce(flight, key, meta_or_none, keep=keep, shared=shared, length=answer.length)
             async for chunk in answer.body:
@@ -431,6 +470,7 @@ class Edge:
         self._keep(stored, began)
         flight.stored = stored
         flight.result = result
+        flight.keeps = result == "RefreshHit"
         self._announce(flight, stored.key, stored.meta, shared=shared, length=len(stored.body))
         flight.finish()
 

@@ -27,6 +27,7 @@ from urllib.parse import urljoin, urlsplit
 from keyfront.edge.compress import compressed, represented
 from keyfront.edge.exchange import Header, Headers, Meta
 from keyfront.edge.forward import device_headers, differs_under_one_key, storable_method, viewer_headers
+from keyfront.edge.structured import Value, parse_dictionary
 from keyfront.model.snapshot import Behavior, Origin
 
 FOREVER: Final = float("inf")
@@ -67,7 +68,8 @@ class CacheControl:
     Read tolerantly: names in any case, quoted or bare values, unknown directives ignored. Of a repeated
     directive the first counts. `max-age` and `s-maxage` with a value that is no number mean "already stale"
     (RFC 9111 §4.2.1), the stale windows with such a value nothing. `no-cache` and `private` with field names
-    speak of these fields alone (`no_cache_fields`, `private_fields`).
+    speak of these fields alone (`no_cache_fields`, `private_fields`). `targeted` directives are meant for caches
+    like this one, and then Expires counts as little as Cache-Control (RFC 9213).
     """
 
     __slots__ = (
@@ -83,9 +85,11 @@ class CacheControl:
         "s_maxage",
         "stale_if_error",
         "stale_while_revalidate",
+        "targeted",
     )
 
-    def __init__(self, value: bytes = b"") -> None:
+    def __init__(self, value: bytes = b"", *, targeted: bool = False) -> None:
+        self.targeted = targeted
         self.max_age: int | None = None
         self.s_maxage: int | None = None
         self.stale_while_revalidate: int | None = None
@@ -130,7 +134,13 @@ class CacheControl:
 
     @classmethod
     def of(cls, headers: Headers | tuple[Header, ...]) -> CacheControl:
-        """What all Cache-Control lines of these headers say together."""
+        """What all Cache-Control lines of these headers say together; or CDN-Cache-Control in their place, if it is
+        there, well formed and not empty (RFC 9213 §2.2)."""
+        targeted = [value for name, value in headers if name == b"cdn-cache-control"]
+        if targeted:
+            members = parse_dictionary(targeted)
+            if members:
+                return cls(_as_directives(members), targeted=True)
         return cls(b",".join([value for name, value in headers if name == b"cache-control"]))
 
     @property
@@ -141,6 +151,23 @@ class CacheControl:
         understood.
         """
         return self.no_cache or self.private or (self.no_store and not self.must_understand)
+
+
+def _as_directives(members: dict[str, Value]) -> bytes:
+    """The members of a targeted field in Cache-Control's own syntax, without those of a wrong type (RFC 9213 §2.1)."""
+    out: list[str] = []
+    for name, value in members.items():
+        if name in _TIMES:
+            if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+                out.append(f"{name}={value}")
+        elif value is True:
+            out.append(name)
+        elif name in ("no-cache", "private") and isinstance(value, str) and '"' not in value:
+            out.append(f'{name}="{value}"')
+    return ", ".join(out).encode()
+
+
+_TIMES: Final = frozenset({"max-age", "s-maxage", "stale-if-error", "stale-while-revalidate"})
 
 
 # A directive and its argument, in quotes or bare. A quote that is never closed is part of a bare argument, so
@@ -407,6 +434,7 @@ def _remaining(
     """How long the answer's own words still keep it fresh, seconds, never negative; None if it says nothing.
 
     s-maxage, else max-age, else Expires (RFC 9111 §4.2.1), an unreadable Expires being in the past (§5.3).
+    Expires does not count beside a targeted field (RFC 9213 §2.2).
     """
     if control.s_maxage is not None:
         lifetime: float = control.s_maxage
@@ -414,7 +442,7 @@ def _remaining(
         lifetime = control.max_age
     else:
         value = first.get(b"expires")
-        if value is None:
+        if value is None or control.targeted:
             return None
         expires = parse_date(value, now)
         if expires is None:

@@ -14,6 +14,7 @@ A reply to HEAD has the body of the reply to GET; the shell counts it and leaves
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -24,6 +25,7 @@ from keyfront.edge.exchange import Header, Headers, Meta, Reply, Request
 from keyfront.edge.forward import CONDITIONAL
 from keyfront.edge.forward import viewer_headers as viewer_headers  # noqa: PLC0414 - one of ours too
 from keyfront.edge.freshness import age, format_date, parse_date
+from keyfront.edge.structured import item
 from keyfront.errors import Denial, Denied, OriginFailure
 
 MAX_RANGES: Final = 100
@@ -66,7 +68,7 @@ def answer(
         headers = _kept_with_errors(meta)
         headers.append((b"content-range", b"bytes */%d" % len(body)))
         return Reply(416, headers, b"", x_cache="Error", reason="range_not_satisfiable")
-    headers = [h for h in _with_age(meta, now, result) if h[0] not in _OF_THE_WHOLE]
+    headers = [h for h in with_age(meta, now, result) if h[0] not in _OF_THE_WHOLE]
     if len(ranges) == 1:
         first, last = ranges[0]
         headers.append((b"content-range", _content_range(first, last, len(body))))
@@ -115,6 +117,36 @@ def unmodified(request: Request, meta: Meta, now: float, result: str = "Hit") ->
     return _not_modified(meta, now, result) if modified is not None and modified <= since else None
 
 
+def cache_status(
+    name: str,
+    forwarded: str,
+    status: int,
+    ttl: float | None,
+    *,
+    stored: bool = False,
+    collapsed: bool = False,
+    detail: str = "",
+) -> bytes:
+    """This cache's member of Cache-Status (RFC 9211 §2). The key is not told: it may hold cookies.
+
+    :param name: of the edge.
+    :param forwarded: why the origin was asked, in the RFC's words; empty for a hit.
+    :param status: what the origin answered; 0 if nothing.
+    :param ttl: for how many seconds more the response is fresh (negative: how long it has been stale), if known.
+    :param collapsed: somebody else's request served this one as well.
+    :param detail: what went wrong, by its name in the log.
+    """
+    said: dict[str, bool | int | str] = {"hit": True} if not forwarded else {"fwd": forwarded}
+    if forwarded and status:
+        said["fwd-status"] = status
+    if ttl is not None:
+        said["ttl"] = math.floor(ttl)
+    said["stored"] = bool(forwarded) and stored
+    said["collapsed"] = bool(forwarded) and collapsed
+    said["detail"] = detail or False
+    return item(name, said)
+
+
 def dated(reply: Reply, now: float) -> Reply:
     """The reply with a Date, if neither the origin nor the cache gave it one (RFC 9110 §6.6.1)."""
     if all(name != b"date" for name, _ in reply.headers):
@@ -123,7 +155,7 @@ def dated(reply: Reply, now: float) -> Reply:
 
 
 def _whole(meta: Meta, body: bytes, now: float, result: str) -> Reply:
-    return Reply(meta.status, _with_age(meta, now, result), body, x_cache=_word(meta, result))
+    return Reply(meta.status, with_age(meta, now, result), body, x_cache=_word(meta, result))
 
 
 def _word(meta: Meta, result: str) -> str:
@@ -131,7 +163,7 @@ def _word(meta: Meta, result: str) -> str:
     return result if meta.status < 400 else "Error"
 
 
-def _with_age(meta: Meta, now: float, result: str) -> Headers:
+def with_age(meta: Meta, now: float, result: str) -> Headers:
     """The stored headers with Age: always on what comes from the cache, and on what came from one before
     ours."""
     headers = list(meta.headers)
@@ -142,7 +174,7 @@ def _with_age(meta: Meta, now: float, result: str) -> Headers:
 
 def _not_modified(meta: Meta, now: float, result: str) -> Reply:
     """304: what describes the body stays away, the rest may renew the viewer's copy (RFC 9110 §15.4.5)."""
-    headers = [h for h in _with_age(meta, now, result) if h[0] not in _DESCRIBES_BODY]
+    headers = [h for h in with_age(meta, now, result) if h[0] not in _DESCRIBES_BODY]
     reply = Reply(304, headers, b"", x_cache=result)
     reply.length = None
     return reply
