@@ -54,6 +54,10 @@ def test_the_default_folder_is_the_users(monkeypatch: pytest.MonkeyPatch) -> Non
         (["--edge", "nowhere"], "HOST:PORT"),
         (["--trusted-proxies", "all"], "network"),
         (["--workers", "0"], "workers"),
+        (["--domain", "a b!"], "domain"),
+        (["--domain", ""], "domain"),
+        (["--pop", "two words"], "edge location"),
+        (["--memory", "9" * 20], "memory"),
         (["--country-db", "no-such-file"], "no-such-file"),
     ],
 )

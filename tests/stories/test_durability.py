@@ -202,5 +202,5 @@ def test_two_on_one_folder_or_one_port_is_refused_clearly(app: int, tmp_path: Pa
             second.start()
         third = Up(tmp_path / "other")
         third.edge_port = up.edge_port
-        with pytest.raises(AssertionError, match="a port cannot be used"):
+        with pytest.raises(AssertionError, match=r"--edge 127\.0\.0\.1:\d+ cannot be used"):
             third.start()

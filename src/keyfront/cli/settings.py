@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -48,6 +49,29 @@ def networks(text: str) -> tuple[str, ...]:
         except ValueError as error:
             raise SettingsError(f"{part!r} is not a network in CIDR form: {error}") from error
     return found
+
+
+def suffix(text: str) -> str:
+    """A domain that distributions' names end with, lower-case, without a dot at either end.
+
+    :raises SettingsError: if it is no host name.
+    """
+    name = text.strip(".").lower()
+    if len(name) > 200 or not re.fullmatch(
+        r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", name
+    ):
+        raise SettingsError(f"{text!r} is not a domain")
+    return name
+
+
+def location(text: str) -> str:
+    """The name of an edge location, as X-Amz-Cf-Pop and the access records carry it.
+
+    :raises SettingsError: if it is not made of letters, digits and hyphens.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9-]{1,32}", text):
+        raise SettingsError(f"{text!r} is not the name of an edge location: letters, digits and hyphens")
+    return text
 
 
 class ControlSettings(msgspec.Struct, frozen=True):

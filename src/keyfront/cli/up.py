@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from keyfront.cli.settings import SUFFIX, ControlSettings, address, default_data, networks
+from keyfront.cli.settings import SUFFIX, ControlSettings, address, default_data, location, networks, suffix
 from keyfront.cli.supervise import Child
 from keyfront.errors import SettingsError
 
@@ -38,11 +39,15 @@ if TYPE_CHECKING:
     "--trusted-proxies", default="", metavar="CIDR,…", help="Whose X-Forwarded-* headers are believed."
 )
 @click.option(
-    "--memory", type=click.IntRange(1), default=256, show_default=True, help="MiB of each worker's cache."
+    "--memory",
+    type=click.IntRange(1, 1 << 20),
+    default=256,
+    show_default=True,
+    help="MiB of each worker's cache.",
 )
 @click.option(
     "--max-object",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 1 << 20),
     default=16,
     show_default=True,
     help="MiB of the largest body kept.",
@@ -101,13 +106,12 @@ def up(
         edge=EdgeSettings(
             memory=memory << 20,
             max_object=max_object << 20,
-            pop=pop,
+            pop=location(pop),
             ca_file=str(Path(origin_ca).absolute()) if origin_ca else None,
             country_db=str(Path(country_db).absolute()) if country_db else None,
-            cache_status=cache_status,
         ),
     )
-    api = ControlSettings(str(folder), control_host, control_port, domain.strip(".").lower())
+    api = ControlSettings(str(folder), control_host, control_port, suffix(domain))
     asyncio.run(_up(folder, settings, api, workers or len(os.sched_getaffinity(0))))
 
 
@@ -124,12 +128,18 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, work
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         raise SettingsError(f"another keyfront uses the data folder {folder}") from None
-    try:
-        edge_held = reserve(settings.host, settings.port)
-        tls_held = reserve(settings.tls.host, settings.tls.port) if settings.tls is not None else None
-        control_held = reserve(api.host, api.port)
-    except OSError as error:
-        raise SettingsError(f"a port cannot be used: {error}") from error
+
+    def hold(option: str, host: str, port: int) -> socket.socket:
+        try:
+            return reserve(host, port)
+        except OSError as error:
+            raise SettingsError(
+                f"--{option} {_show(host)}:{port} cannot be used: {error.strerror}"
+            ) from error
+
+    edge_held = hold("edge", settings.host, settings.port)
+    tls_held = hold("tls", settings.tls.host, settings.tls.port) if settings.tls is not None else None
+    control_held = hold("control", api.host, api.port)
     edge_port, control_port = edge_held.getsockname()[1], control_held.getsockname()[1]
     api = msgspec.structs.replace(api, port=control_port)
     secure = ""
