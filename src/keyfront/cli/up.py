@@ -109,6 +109,7 @@ def up(
             pop=location(pop),
             ca_file=str(Path(origin_ca).absolute()) if origin_ca else None,
             country_db=str(Path(country_db).absolute()) if country_db else None,
+            cache_status=cache_status,
         ),
     )
     api = ControlSettings(str(folder), control_host, control_port, suffix(domain))
