@@ -13,6 +13,7 @@ import msgspec
 from keyfront.errors import SettingsError
 
 SUFFIX = "cloudfront.localhost"
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 def default_data() -> Path:
@@ -57,9 +58,7 @@ def suffix(text: str) -> str:
     :raises SettingsError: if it is no host name.
     """
     name = text.strip(".").lower()
-    if len(name) > 200 or not re.fullmatch(
-        r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*", name
-    ):
+    if len(name) > 200 or not all(_LABEL.fullmatch(label) for label in name.split(".")):
         raise SettingsError(f"{text!r} is not a domain")
     return name
 
