@@ -1,8 +1,8 @@
 """What to do with a request: route it, then gate it. Pure: everything that it needs is an argument.
 
 The order of the questions is fixed (cloudfront-semantics §1.6): is there a distribution for this Host; may this
-country see it; must the scheme change; is the method allowed; is the signature good. The first answer that is not
-"go on" ends it, and it has a name.
+country see it; must the scheme change; is the method allowed; is the signature good, for whatever an origin may find
+by this path. The first answer that is not "go on" ends it, and it has a name.
 
 A plan does not depend on who asks, so one is remembered for each URL that was allowed before. What does depend on
 who asks and when (country, dates, address, cookies) is judged anew at every request.
@@ -15,8 +15,10 @@ from collections.abc import Callable
 from keyfront.edge.exchange import Plan, Request
 from keyfront.edge.forward import select_query
 from keyfront.edge.geo import allowed
+from keyfront.edge.readings import Readings, readings
 from keyfront.edge.routing import Route, Routing, Site
 from keyfront.errors import Denied
+from keyfront.model.pattern import normalise_path
 from keyfront.signing.verify import Grant, verify
 
 Country = Callable[[str], str]
@@ -90,15 +92,31 @@ def decide(
     if method == "GET" and request.body is not None:
         return Refusal("body_with_get", site, route)
 
-    grant = None
-    if route.keyring is not None:
+    found = None
+    if site.guarded:
         try:
+            found = readings(path)
+        except ValueError:
+            return Refusal("ambiguous_path", site, route)
+        if found is not None:
+            if found.escapes and any(origin.path for origin in route.origins):
+                return Refusal("ambiguous_path", site, route)
+            if not found.climbs and not any(
+                site.route(p).keyring not in (None, route.keyring) for p in found.paths
+            ):
+                found = None  # nothing depends on how the path is read
+    grant = None
+    try:
+        if route.keyring is not None:
             grant = _verify(route, request, now)
-        except Denied as denied:
-            return Refusal("denied", site, route, denied)
+        if found is not None:
+            grant = _verify_readings(site, route, found, grant, request, now)
+    except Denied as denied:
+        return Refusal("denied", site, route, denied)
+    if grant is not None:
         query = grant.own_query
     plan = _plan(site, route, request, path, query, grant)
-    if reads and request.body is None and (grant is None or grant.remembered):
+    if found is None and reads and request.body is None and (grant is None or grant.remembered):
         # A signed URL's plan is kept from its second use on: most links are used once.
         routing.plans.put(url, plan)
     return plan, grant
@@ -109,6 +127,33 @@ def _verify(route: Route, request: Request, now: float) -> Grant:
     return verify(
         request.scheme, request.host, request.target, request.cookie, route.keyring, request.client_ip, now
     )
+
+
+def _verify_readings(
+    site: Site, route: Route, found: Readings, grant: Grant | None, request: Request, now: float
+) -> Grant | None:
+    """The gates of all other readings of the path. Whoever has no signature for one of them has none for this path.
+
+    A policy covers a URL as it is written (§1.4). With a `..` in it, a wildcard would cover more than its author can
+    have meant, so there the policy must cover every reading.
+
+    :raises Denied: as `verify` does.
+    """
+    passed = [route.keyring]
+    paths = sorted(found.paths)
+    for path in paths:
+        other = site.route(path)
+        if other.keyring is not None and all(other.keyring is not keyring for keyring in passed):
+            granted = _verify(other, request, now)
+            grant = grant or granted
+            passed.append(other.keyring)
+    pattern = grant is not None and not grant.canned and grant.resource
+    if grant is not None and pattern and found.climbs and ("*" in pattern or "?" in pattern):
+        _, mark, query = request.target.partition("?")
+        for path in paths:
+            if path == normalise_path(path):
+                grant.judge_url(request.scheme, request.host, path + mark + query, request.client_ip, now)
+    return grant
 
 
 def internal_plan(site: Site, target: str, request: Request) -> Plan:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import re
 from collections import deque
 from collections.abc import AsyncIterator
 from time import perf_counter
@@ -163,7 +164,7 @@ class Body:
     """A request's body as it arrives. Reading from the viewer pauses when the origin is slower. A viewer that waits
     for 100 Continue gets it when somebody wants the body, not before: a refusal comes in its place."""
 
-    __slots__ = ("_broken", "_chunks", "_connection", "_news", "awaited", "ended", "size")
+    __slots__ = ("_broken", "_chunks", "_connection", "_news", "awaited", "ended", "size", "total", "wire")
 
     def __init__(self, connection: Connection, *, awaited: bool) -> None:
         self._connection = connection
@@ -172,11 +173,14 @@ class Body:
         self._news: asyncio.Future[None] | None = None
         self._broken = False
         self.ended = False
-        self.size = 0
+        self.size = 0  # bytes that wait to be read
+        self.total = 0  # bytes that have come
+        self.wire = 0  # bytes that came after the packet of the head, with all that they were wrapped in
 
     def feed(self, chunk: bytes) -> None:
         self._chunks.append(chunk)
         self.size += len(chunk)
+        self.total += len(chunk)
         if self.size > BODY_WINDOW:
             self._connection.hold("body")
         self._wake()
@@ -257,6 +261,7 @@ class Connection(asyncio.Protocol):
         "_tls",
         "_transport",
         "_trusted",
+        "_unparsed",
         "_writable",
     )
 
@@ -278,6 +283,7 @@ class Connection(asyncio.Protocol):
         self._queue: deque[tuple[Request, bool, Body | None]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._tls: tuple[str, str] | None = None
+        self._unparsed = 0
         self._writable = True
         self._room: asyncio.Future[None] | None = None
         self._held: set[str] = set()
@@ -324,18 +330,15 @@ class Connection(asyncio.Protocol):
         if self._closing:
             return
         self._last_data = self._clock()
-        if self._head_bytes or not self._in_head:
-            self._head_bytes += len(data)
+        self._head_bytes += len(data)
+        body = self._body
+        if self._unparsed:
+            data = bytes(self._feed_unparsed(memoryview(data)))
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            # No protocol is switched to here; the request was answered as if Upgrade had not been sent (RFC 9110
-            # §7.8), and what follows it is parsed anew. CONNECT is refused like any method that is not allowed.
-            rest = data[upgrade.args[0] :]
-            self._parser = httptools.HttpRequestParser(self)
-            if rest:
-                self.data_received(rest)
-            return
+            if not self._go_on_parsing(memoryview(data)[upgrade.args[0] :]):
+                return
         except httptools.HttpParserError:
             self._refuse("bad_request")
             return
@@ -344,13 +347,45 @@ class Connection(asyncio.Protocol):
                 self._refuse("too_large")
         else:
             self._head_bytes = 0
+            if body is not None and body is self._body and not body.ended:
+                body.wire += len(data)
+                if body.wire > 2 * MAX_HEAD + 16 * body.total:
+                    self._refuse("too_large")  # chunk extensions or a trailer without end
+
+    def _go_on_parsing(self, rest: memoryview) -> bool:
+        """No protocol is switched to here: the request is answered as if Upgrade had not been sent (RFC 9110 §7.8), and
+        what follows its head is parsed anew. False if that ended the connection."""
+        while True:
+            self._parser = httptools.HttpRequestParser(self)
+            if self._unparsed:
+                rest = self._feed_unparsed(rest)
+            try:
+                self._parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = rest[upgrade.args[0] :]
+            except httptools.HttpParserError:
+                self._refuse("bad_request")
+                return False
+            else:
+                return True
+
+    def _feed_unparsed(self, data: memoryview) -> memoryview:
+        """The parser takes every upgrade for a switch and leaves the request's body to us. What is not of it."""
+        chunk = bytes(data[: self._unparsed])
+        self._unparsed -= len(chunk)
+        if self._body is not None and chunk:
+            self._body.feed(chunk)
+            if not self._unparsed:
+                self._body.end()
+        return data[len(chunk) :]
 
     def eof_received(self) -> bool:
         """A viewer may half-close and still wait for its answers."""
         self._eof = True
         if self._body is not None and not self._body.ended:
             self._body.fail()
-            return False
+            if not self._refusal:
+                return False
         return self._task is not None or bool(self._queue)
 
     def pause_writing(self) -> None:
@@ -409,7 +444,7 @@ class Connection(asyncio.Protocol):
             if name not in _NOTED:
                 continue
             if name == b"host":
-                bad = raw_host is not None
+                bad = bad or raw_host is not None
                 raw_host = value
             elif name == b"cookie":
                 cookie = cookie + b"; " + value if cookie else value
@@ -419,6 +454,8 @@ class Connection(asyncio.Protocol):
                 length = int(value)
                 has_body = length > 0
             elif name == b"transfer-encoding":
+                # Whatever is not plainly `chunked` others may frame otherwise (RFC 9112 §6.1, §6.3).
+                bad = bad or has_body or value.strip(b" \t").lower() != b"chunked"
                 has_body = True
             else:
                 expects = True
@@ -431,7 +468,15 @@ class Connection(asyncio.Protocol):
         if not target.startswith("/"):
             raw_host, target = _absolute(target, raw_host)
         host = _hosts.get(raw_host) or host_text(raw_host)
-        if bad or not host or "#" in target or version not in ("1.1", "1.0"):
+        upgrades = speaks_of_connection and parser.should_upgrade()
+        if (
+            bad
+            or not host
+            or "#" in target
+            or (target == "*" and parser.get_method() != b"OPTIONS")
+            or version not in ("1.1", "1.0")
+            or (has_body and length is None and (upgrades or version == "1.0"))
+        ):
             self._refuse("bad_request")
             return
         scheme, client = self._listener.scheme, self._peer_ip
@@ -441,8 +486,13 @@ class Connection(asyncio.Protocol):
             self._refuse("expectation_failed")
             return
         body = Body(self, awaited=expects and version == "1.1") if has_body else None
+        method = parser.get_method().decode()
+        if method == "CONNECT":
+            self._keep_alive = False  # what follows would be for the other end
+        elif upgrades and length is not None:
+            self._unparsed = length
         request = Request(
-            parser.get_method().decode(),
+            method,
             target,
             host,
             headers,
@@ -466,8 +516,10 @@ class Connection(asyncio.Protocol):
             self._body.feed(chunk)
 
     def on_message_complete(self) -> None:
+        self._head_bytes = 0  # what came before is not of the next head
         if self._body is not None:
-            self._body.end()
+            if not self._unparsed:
+                self._body.end()
         elif self._request is not None:
             self._accept(self._request, None)
         self._request = None
@@ -527,8 +579,13 @@ class Connection(asyncio.Protocol):
             try:
                 reply = await self._edge.serve(visit)
             except (ConnectionResetError, ConnectionAbortedError):
-                detail = "ClientHungUpRequest"
-                return
+                if not self._refusal or self._closing:
+                    detail = "ClientHungUpRequest"
+                    return
+                # Its body turned out to be none (`_refuse`): that is the answer.
+                reply = respond.refused(self._refusal, None, visit.request, visit.request_id)
+                reply = respond.dated(reply, visit.now)
+                self._refusal = ""
             except Exception as error:  # the edge must not lose a connection's order to its own bug
                 logger.exception("request %s failed", visit.request_id)
                 reply = respond.internal_error(error, visit.request_id)
@@ -652,6 +709,8 @@ class Connection(asyncio.Protocol):
         self._ending = True
         self._in_head = False
         self._refusal = name
+        if self._body is not None and not self._body.ended:
+            self._body.fail()
         if self._task is None and not self._queue:
             self._write_refusal()
 
@@ -754,10 +813,10 @@ def _head(status: int, headers: Headers | tuple[tuple[bytes, bytes], ...], lengt
 
 def _absolute(target: str, host: bytes | None) -> tuple[bytes | None, str]:
     """An absolute-form target names the host itself, and Host does not count (RFC 9112 §3.2.2). Anything else that
-    does not begin with a slash (`*`, an authority) is left as it is, for the method check to refuse."""
+    does not begin with a slash is refused (a `#` is in no target), except for the `*` of OPTIONS."""
     scheme, separator, rest = target.partition("://")
     if not separator or scheme.lower() not in ("http", "https"):
-        return host, target if target == "*" else "/" + target if host else "#"
+        return host, target if target == "*" else "#"
     for position, letter in enumerate(rest):
         if letter in "/?#":
             path = rest[position:]
@@ -766,14 +825,14 @@ def _absolute(target: str, host: bytes | None) -> tuple[bytes | None, str]:
 
 
 _NOTED = frozenset({b"host", b"cookie", b"connection", b"content-length", b"transfer-encoding", b"expect"})
-_HOST_BYTES = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:[]")
+_HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?")
 _hosts: dict[bytes | None, str] = {}
 
 
 def host_text(raw: bytes | None) -> str:
     """The value of Host as text; empty if it is not made of what hosts and ports are made of: whatever else comes
     there is an attempt at something."""
-    if raw is None or not 0 < len(raw) <= 261 or not _HOST_BYTES.issuperset(raw):
+    if raw is None or _HOST.fullmatch(raw) is None:
         return ""
     text = raw.decode("ascii")
     if len(_hosts) < 4096:

@@ -352,6 +352,7 @@ _METHOD = (
 _COUNTRY = "The Amazon CloudFront distribution is configured to block access from your country."
 
 REFUSALS: Final[dict[str, Page]] = {
+    "ambiguous_path": Page(400, _BAD, "InvalidRequest"),
     "bad_request": Page(400, _BAD, "InvalidRequest"),
     "body_with_get": Page(403, _BAD, "InvalidRequest"),
     "chain_too_long": Page(403, _BAD, "InvalidRequest"),

@@ -66,9 +66,10 @@ class Route:
 
 
 class Site:
-    """A distribution, ready: its routes in the order in which they are tried, the default one last."""
+    """A distribution, ready: its routes in the order in which they are tried, the default one last. `guarded` says that
+    not all of its origins' files are for everybody, so that it matters how else a path may be read (`readings`)."""
 
-    __slots__ = ("_patterns", "default", "distribution", "error_responses", "geo", "routes")
+    __slots__ = ("_patterns", "default", "distribution", "error_responses", "geo", "guarded", "routes")
 
     def __init__(self, distribution: Distribution) -> None:
         self.distribution = distribution
@@ -76,6 +77,7 @@ class Site:
         self.error_responses: dict[int, ErrorResponse] = {
             e.error_code: e for e in distribution.error_responses
         }
+        self.guarded = any(origin.path for origin in distribution.origins)
         self.routes: list[Route] = []
         self._patterns: list[tuple[Matcher, Route]] = []
         self.default: Route
@@ -85,6 +87,7 @@ class Site:
         if self.routes:
             before = self.routes[-1]
             self._patterns.append((compile_pattern(before.behavior.path_pattern), before))
+        self.guarded = self.guarded or keyring is not None
         self.default = Route(self, behavior, keyring)
         self.routes.append(self.default)
 
