@@ -61,6 +61,31 @@ class TestMemoryTier:
         assert tier.bytes == 0
         assert len(tier) == 0
 
+    def test_drop_all_forgets_every_key_of_a_path_or_of_a_path_and_query(self) -> None:
+        keys = ["d/a", "d/a\ne2:br", "d/a\nq1:x", "d/a\nq1:x\ne2:br", "d/a\nq2:xy", "d/ab", "d/ab\ne2:br"]
+        for asked, gone in (
+            ("d/a", {0, 1}),
+            ("d/a\nq1:x", {2, 3}),
+            ("d/ab", {5, 6}),
+            ("d/", set()),
+            ("d", set()),
+        ):
+            tier = MemoryTier(100 * KIB, 10 * KIB)
+            for key in keys:
+                tier.put(stored(key))
+                tier.put(stored(key))
+            tier.drop_all(asked)
+            assert [tier.find(key, none) is None for key in keys] == [n in gone for n in range(len(keys))]
+            for key in keys:
+                tier.drop_all(key)
+            assert (tier.bytes, len(tier), tier._families) == (0, 0, {})
+
+    def test_eviction_leaves_nothing_behind(self) -> None:
+        tier = MemoryTier(20 * KIB, 10 * KIB)
+        for n in range(100):
+            tier.put(stored(f"d/{n % 7}\nq2:{n:02}", 2 * KIB))
+        assert sum(map(len, tier._families.values())) == len(tier)
+
     def test_variants_of_one_key_live_side_by_side(self) -> None:
         tier = MemoryTier(100 * KIB, 10 * KIB)
         x = stored("a", vary=(b"origin",), values=(b"x",))

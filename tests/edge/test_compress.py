@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 from collections.abc import AsyncIterator, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import brotli
@@ -17,11 +16,12 @@ from keyfront.edge.compress import (
     IDENTITY,
     INLINE,
     LARGEST,
+    MOST,
     PIECE,
     SMALLEST,
+    Compressors,
     coding_for,
     compressible,
-    encoded,
     entity_tag,
     represented,
 )
@@ -237,9 +237,12 @@ class TestTheWork:
     async def test_the_bytes_come_back(self, coding: bytes, size: int, piece: int) -> None:
         body = text(size)
         parts = [body[i : i + piece] for i in range(0, size, piece)]
-        with ThreadPoolExecutor(1) as threads:
-            made = encoded(answer_of(parts, whole=piece == LARGEST), coding, threads)
-            out = b"".join([chunk async for chunk in made.body])
+        compressors = Compressors()
+        made, said = compressors.encoded(answer_of(parts, whole=piece == LARGEST), coding)
+        out = b"".join([chunk async for chunk in made.body])
+        await made.aclose()
+        assert (said, compressors.under_way) == (coding, 0)
+        compressors.close()
         assert undo(coding, out) == body
         assert len(out) < size / 2
         assert made.length in (None, len(out))
@@ -251,11 +254,10 @@ class TestTheWork:
             yield text(INLINE * 4)
             raise OriginFailure("OriginCommError", 502)
 
-        with ThreadPoolExecutor(1) as threads:
-            answer = OriginReply(200, "OK", [HTML], broken(), length=INLINE * 8)
-            with pytest.raises(OriginFailure):
-                async for _ in encoded(answer, b"br", threads).body:
-                    pass
+        answer, _ = Compressors().encoded(OriginReply(200, "OK", [HTML], broken(), length=INLINE * 8), b"br")
+        with pytest.raises(OriginFailure):
+            async for _ in answer.body:
+                pass
 
     async def test_big_bodies_leave_the_loop_free(self) -> None:
         body = text(LARGEST)
@@ -268,14 +270,24 @@ class TestTheWork:
                 turns += 1
 
         other = asyncio.create_task(other_work())
-        with ThreadPoolExecutor(1) as threads:
-            made = encoded(
-                answer_of([body[i : i + 262144] for i in range(0, LARGEST, 262144)]), b"br", threads
-            )
-            out = b"".join([chunk async for chunk in made.body])
+        parts = [body[i : i + 262144] for i in range(0, LARGEST, 262144)]
+        made, _ = Compressors().encoded(answer_of(parts), b"br")
+        out = b"".join([chunk async for chunk in made.body])
         other.cancel()
         assert undo(b"br", out) == body
         assert turns > LARGEST / PIECE
+
+    async def test_a_busy_worker_leaves_more_as_it_is(self) -> None:
+        compressors = Compressors()
+        body = [text(INLINE + 1)]
+        made = [compressors.encoded(answer_of(body), b"br") for _ in range(MOST + 1)]
+        assert [coding for _, coding in made] == [b"br"] * MOST + [IDENTITY]
+        # What is small is compressed all the same.
+        _, coding = compressors.encoded(answer_of([text(INLINE)]), b"br")
+        assert coding == b"br"
+        await made[0][0].aclose()
+        await made[0][0].aclose()
+        assert [compressors.encoded(answer_of(body), b"gzip")[1] for _ in range(2)] == [b"gzip", IDENTITY]
 
 
 # -- through a whole edge ------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ import asyncio
 import base64
 import os
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter, time
 
 import msgspec
@@ -41,7 +40,7 @@ from keyfront.model.snapshot import EMPTY, Origin, Snapshot
 from keyfront.signing.verify import Grant
 
 _FAILED_OVER = frozenset({"GET", "HEAD", "OPTIONS"})
-# Refusals whose site is to answer nothing, or must not be asked again: no page of its own.
+# Refusals whose site is to answer nothing, or must not be asked again: no page of its own. Nor has a 400 of the edge's.
 _UNPAGED = frozenset({"disabled", "chain_too_long"})
 # What a request for another page than the one asked for must not say of itself.
 _OF_THIS_REQUEST = CONDITIONAL | {b"content-encoding", b"content-language", b"content-type", b"content-md5"}
@@ -109,9 +108,9 @@ class Edge:
         self.flights: dict[str, Flight] = {}
         self.failures: Recent[tuple[str, int, str]] = Recent()
         self.unshared: Recent[bool] = Recent()
-        self.changed: Recent[float] = Recent()  # when, by path
-        # One, so that the loop's own keeps half a core at least.
-        self._threads = ThreadPoolExecutor(1, "compress")
+        self.changes = 0
+        self.changed: Recent[int] = Recent()  # the number of the last change, by path
+        self.compressors = compress.Compressors()
         self.origins = Origins(ca_file=settings.ca_file)
         self._country = CountryTable(settings.country_db).country
         self._name = os.urandom(16).hex().encode()
@@ -137,18 +136,20 @@ class Edge:
         if not self.memory.swept(SWEPT):
             asyncio.get_running_loop().call_soon(self._sweep)
 
-    def _keep(self, stored: Stored, began: float) -> None:
-        """Store a response, unless it was invalidated since the origin was asked for it at `began`. Every tier is
-        filled here; of what it gives back later `routing.ended` is asked first."""
-        changed = self.changed.get(stored.key.partition("\n")[0], began)
-        if (changed is None or changed < began) and not self.routing.ended(stored.key, stored.meta.snapshot):
+    def _keep(self, stored: Stored, changes: int) -> None:
+        """Store a response, unless it was invalidated since the origin was asked for it, which was after `changes`
+        changes. Every tier is filled here; of what it gives back later `routing.ended` is asked first."""
+        changed = self.changed.get(stored.key.partition("\n")[0], self.clock())
+        if (changed is None or changed <= changes) and not self.routing.ended(
+            stored.key, stored.meta.snapshot
+        ):
             self.memory.put(stored)
 
     async def aclose(self) -> None:
         for flight in list(self.flights.values()):
             if flight.task is not None:
                 flight.task.cancel()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.compressors.close()
         await self.origins.aclose()
 
     def request_id(self) -> str:
@@ -208,7 +209,7 @@ class Edge:
             reply = respond.refused(
                 refusal.name, refusal.denied, visit.request, visit.request_id, self.settings.https_port
             )
-            site = refusal.site if refusal.name not in _UNPAGED else None
+            site = refusal.site if refusal.name not in _UNPAGED and reply.status != 400 else None
         else:
             assert plan is not None  # noqa: S101 - decided: a refusal or a plan
             site = plan.route.site
@@ -346,8 +347,8 @@ class Edge:
             if changed.key is not None:
                 self.memory.drop_all(changed.key + query_part(changed.route.behavior, changed.query))
                 # What is on its way may be from before: it is not kept (`_keep`), and nobody joins it any more.
-                now = self.clock()
-                self.changed.put(changed.key, now, now + LONGEST_FILL)
+                self.changes += 1
+                self.changed.put(changed.key, self.changes, self.clock() + LONGEST_FILL)
                 for key in [key for key in self.flights if key.partition("\n")[0] == changed.key]:
                     del self.flights[key]
 
@@ -368,7 +369,7 @@ class Edge:
         method = "GET" if visit.request.method == "HEAD" else visit.request.method
         answer: OriginReply | None = None
         try:
-            began, number = self.clock(), self.routing.number
+            began, number, changes = self.clock(), self.routing.number, self.changes
             if stored is not None and self.routing.ended(key, stored.meta.snapshot):
                 stored = None  # while this request waited: it is neither asked about nor stands in
             conditions = freshness.revalidation_headers(stored.meta) if stored is not None else []
@@ -384,7 +385,7 @@ class Edge:
             except OriginFailure as failure:
                 if stored is None or not freshness.serve_stale_on_error(stored.meta, self.clock(), None):
                     raise
-                self._land_stale(flight, site, stored, began, failure.status)
+                self._land_stale(flight, site, stored, changes, failure.status)
                 return
             now = self.clock()
             flight.status = answer.status
@@ -392,15 +393,15 @@ class Edge:
                 meta = freshness.revalidated(behavior, stored.meta, answer.headers, now, began, sent)
                 meta.snapshot = number
                 shared = freshness.collapses(behavior, meta, now)
-                self._land(flight, Stored(key, meta, stored.body), began, "RefreshHit", shared=shared)
+                self._land(flight, Stored(key, meta, stored.body), changes, "RefreshHit", shared=shared)
                 return
             if stored is not None and freshness.serve_stale_on_error(stored.meta, now, answer.status):
-                self._land_stale(flight, site, stored, began, answer.status)
+                self._land_stale(flight, site, stored, changes, answer.status)
                 return
             coding = b""
             if compress.compressible(behavior, answer.status, answer.headers, answer.length):
                 coding = compress.coding_for(accepted_encoding(behavior, visit.request))
-                answer = compress.encoded(answer, coding, self._threads)
+                answer, coding = self.compressors.encoded(answer, coding)
             headers = compress.represented(viewer_headers(behavior, answer.headers), coding)
             error = site.error_responses.get(answer.status)
             meta_or_none = freshness.admit(
@@ -444,7 +445,7 @@ class Edge:
             body = flight.whole
             if meta_or_none is not None and body is not None:
                 meta_or_none.length, meta_or_none.snapshot = len(body), number
-                self._keep(Stored(key, meta_or_none, body), began)
+                self._keep(Stored(key, meta_or_none, body), changes)
         except BaseException as failure:
             flight.fail(failure)
             if not isinstance(failure, (OriginFailure, ConnectionAbortedError)):
@@ -465,19 +466,19 @@ class Edge:
             self.unshared.put(key, True, self.clock() + UNSHARED)
         flight.announce(meta, keep=keep, shared=shared, length=length)
 
-    def _land(self, flight: Flight, stored: Stored, began: float, result: str, *, shared: bool) -> None:
+    def _land(self, flight: Flight, stored: Stored, changes: int, result: str, *, shared: bool) -> None:
         """The flight ends with what is stored already, renewed or not."""
-        self._keep(stored, began)
+        self._keep(stored, changes)
         flight.stored = stored
         flight.result = result
         flight.keeps = result == "RefreshHit"
         self._announce(flight, stored.key, stored.meta, shared=shared, length=len(stored.body))
         flight.finish()
 
-    def _land_stale(self, flight: Flight, site: Site, stored: Stored, began: float, status: int) -> None:
+    def _land_stale(self, flight: Flight, site: Site, stored: Stored, changes: int, status: int) -> None:
         """The origin failed and what is stored may stand in; it is asked again after ErrorCachingMinTTL (§5.5)."""
         held = freshness.stale_for(stored.meta, self.clock(), _error_min_ttl(site, status))
-        self._land(flight, Stored(stored.key, held, stored.body), began, "Hit", shared=True)
+        self._land(flight, Stored(stored.key, held, stored.body), changes, "Hit", shared=True)
 
     def _forget_flight(self, key: str, flight: Flight) -> None:
         if self.flights.get(key) is flight:
