@@ -458,6 +458,18 @@ class TestSlowAndStuckPeers:
         async with EdgeHouse(open_site(origin), limits=BRIEF) as house:
             assert (await house.get("/a")).body == b"at last"
 
+    async def test_half_a_request_behind_a_slow_answer_does_not_cost_the_answer(
+        self, origin: ScriptedOrigin
+    ) -> None:
+        gate = asyncio.Event()
+        origin.on("/a", [gate, *answer(200, b"at last")])
+        asyncio.get_running_loop().call_later(0.6, gate.set)
+        async with EdgeHouse(open_site(origin), limits=BRIEF) as house, await house.viewer() as viewer:
+            await viewer.send(b"GET /a HTTP/1.1\r\n" + HOST + b"\r\nGET /a HT")
+            assert (await viewer.answer()).body == b"at last"
+            await viewer.send(b"TP/1.1\r\n" + HOST + b"\r\n")
+            assert (await viewer.answer()).body == b"at last"
+
     async def test_who_does_not_read_is_let_go_and_stops_the_origin(self, origin: ScriptedOrigin) -> None:
         async def flood(_: Asked, wire: Wire) -> None:
             for _step in range(4000):

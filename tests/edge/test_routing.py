@@ -6,7 +6,7 @@ import pytest
 
 from keyfront.edge.decide import Refusal, decide
 from keyfront.edge.exchange import Request
-from keyfront.edge.routing import Plans, Routing
+from keyfront.edge.routing import PLANS_SIZE, Routing
 from keyfront.model.snapshot import Behavior, Distribution, Geo, Origin, OriginGroup, Select, Snapshot
 
 APP = Origin("app", "127.0.0.1")
@@ -139,13 +139,21 @@ def test_options_has_a_key_of_its_own_and_only_if_it_is_cached() -> None:
         assert plan.key == key  # type: ignore[attr-defined]
 
 
-def test_plans_are_bounded_and_what_is_used_stays() -> None:
-    plans = Plans(size=10)
+def test_the_default_root_object_is_gated_as_itself() -> None:
+    behaviors = (Behavior("/private/*", "app", restricted=True), Behavior("*", "app"))
+    root = distribution("E1", behaviors=behaviors, default_root_object="private/index.html")
+    assert ask(routing(root), "/") == "denied"
+    assert ask(routing(root), "/other").key == "E1/other"  # type: ignore[attr-defined]
+
+
+def test_plans_are_bounded_in_bytes_and_what_is_used_stays() -> None:
     routed = routing(distribution("E1"))
-    plan = ask(routed)
-    plans.put("used", plan)  # type: ignore[arg-type]
-    for number in range(100):
-        plans.put(str(number), plan)  # type: ignore[arg-type]
-        assert plans.get("used") is plan
-    assert plans.get("0") is None
-    assert plans.get("99") is plan
+    used = ask(routed, "/used")
+    for number in range(30_000):
+        ask(routed, f"/{number}?{'x' * 3000}")
+        if number % 1000 == 0:
+            assert ask(routed, "/used") is used
+    assert len(routed.plans) <= 2 * (PLANS_SIZE // 3000)
+    kept = len(routed.plans)
+    ask(routed, "/" + "x" * 8000)
+    assert len(routed.plans) == kept  # nothing so long is kept

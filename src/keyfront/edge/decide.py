@@ -79,6 +79,9 @@ def decide(
     path, _, query = request.target.partition("?")
     if method == "OPTIONS" and path == "*":
         path = "/"
+    if path == "/" and site.distribution.default_root_object:
+        # The object's own behavior and gate count, though what is signed is the URL that was asked for.
+        path = "/" + site.distribution.default_root_object
     route = site.route(path)
     behavior = route.behavior
     if request.scheme == "http" and behavior.viewer_protocol_policy != "allow-all":
@@ -163,8 +166,6 @@ def internal_plan(site: Site, target: str, request: Request) -> Plan:
 
 
 def _plan(site: Site, route: Route, request: Request, path: str, query: str, grant: Grant | None) -> Plan:
-    if path == "/" and site.distribution.default_root_object:
-        path = "/" + site.distribution.default_root_object
     forwarded = select_query(route.behavior.forward_query, query) if query else ""
     key = None
     if request.method in route.cached:

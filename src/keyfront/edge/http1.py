@@ -482,7 +482,7 @@ class Connection(asyncio.Protocol):
         scheme, client = self._listener.scheme, self._peer_ip
         if self._trusted:
             client, scheme, headers = self._listener.peers.viewer(client, headers, scheme)
-        if expects and any(n == b"expect" and v.lower() != b"100-continue" for n, v in headers):
+        if expects and any(n == b"expect" and v.strip(b" \t").lower() != b"100-continue" for n, v in headers):
             self._refuse("expectation_failed")
             return
         body = Body(self, awaited=expects and version == "1.1") if has_body else None
@@ -547,6 +547,7 @@ class Connection(asyncio.Protocol):
 
     def _next(self) -> None:
         """Start what waits, as far as it can be started now."""
+        self._head_since = self._clock()  # a head may have begun behind an answer that took its time
         while self._queue and self._task is None and self._writable and not self._closing:
             self._start(*self._queue.popleft())
         if len(self._queue) < MAX_QUEUE:
@@ -784,7 +785,7 @@ class Connection(asyncio.Protocol):
         elif self._lingering:
             if now - self._progress > LINGER:
                 self.abort()
-        elif self._in_head:
+        elif self._in_head and self._task is None and not self._queue and not self._held:
             if now - self._head_since > limits.head:
                 self.abort()
         elif self._body is not None and not self._body.ended:
@@ -825,16 +826,17 @@ def _absolute(target: str, host: bytes | None) -> tuple[bytes | None, str]:
 
 
 _NOTED = frozenset({b"host", b"cookie", b"connection", b"content-length", b"transfer-encoding", b"expect"})
-_HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?")
+_HOST = re.compile(rb"((?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?)[ \t]*")
 _hosts: dict[bytes | None, str] = {}
 
 
 def host_text(raw: bytes | None) -> str:
     """The value of Host as text; empty if it is not made of what hosts and ports are made of: whatever else comes
     there is an attempt at something."""
-    if raw is None or _HOST.fullmatch(raw) is None:
+    found = _HOST.fullmatch(raw) if raw is not None else None
+    if found is None:
         return ""
-    text = raw.decode("ascii")
+    text = found[1].decode("ascii")
     if len(_hosts) < 4096:
         _hosts[raw] = text
     return text

@@ -11,10 +11,12 @@ from keyfront.edge.exchange import Plan
 from keyfront.edge.invalidation import Invalidations, distribution_of
 from keyfront.model.pattern import Matcher, compile_pattern, normalise_path
 from keyfront.model.snapshot import Behavior, Distribution, ErrorResponse, Origin, Snapshot
-from keyfront.signing.verify import KeyRing
+from keyfront.signing.verify import KeyRing, Remembered
 
 PLANS_KEPT = 32_768
-"""How many plans each of the memo's two generations holds."""
+PLANS_SIZE = 16 << 20
+"""How many plans of URLs that were allowed before are kept of those in use, and how many bytes of them; never more
+than twice as many."""
 
 _KNOWN_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE"})
 
@@ -110,32 +112,6 @@ class Site:
         return self.default
 
 
-class Plans:
-    """Plans by the full URL that led to them, in two generations: when the young one is full it becomes the old
-    one, and what is used again moves back. Only plans of requests that were allowed are kept."""
-
-    __slots__ = ("_old", "_size", "_young")
-
-    def __init__(self, size: int = PLANS_KEPT) -> None:
-        self._size = size
-        self._young: dict[str, Plan] = {}
-        self._old: dict[str, Plan] = {}
-
-    def get(self, url: str) -> Plan | None:
-        plan = self._young.get(url)
-        if plan is None:
-            plan = self._old.get(url)
-            if plan is not None:
-                self.put(url, plan)
-        return plan
-
-    def put(self, url: str, plan: Plan) -> None:
-        if len(self._young) >= self._size:
-            self._old = self._young
-            self._young = {}
-        self._young[url] = plan
-
-
 class Routing:
     """What `decide` asks. `number` is the snapshot's."""
 
@@ -144,7 +120,7 @@ class Routing:
     def __init__(self, snapshot: Snapshot, before: Routing | None = None) -> None:
         self.snapshot = snapshot
         self.number = snapshot.number
-        self.plans = Plans()
+        self.plans: Remembered[Plan] = Remembered(PLANS_KEPT, PLANS_SIZE)
         self._keyrings: KeyRings = {}
         kept: KeyRings = {} if before is None else before._keyrings
         self._exact: dict[str, Site] = {}

@@ -175,7 +175,7 @@ _LONGEST = 4096
 _ENTRY = 400
 
 
-class _Remembered(Generic[V]):
+class Remembered(Generic[V]):
     """A bounded table that keeps what is used: two generations of plain dicts.
 
     New and re-used entries go to the young one. When that is full, by count or by bytes, it becomes the old
@@ -242,9 +242,9 @@ class KeyRing:
             {id_: key if isinstance(key, PublicKey) else load_public_key(key) for id_, key in keys.items()}
         )
         self.groups: Mapping[str, str] = MappingProxyType(dict(groups or {}))
-        self._urls: _Remembered[Grant] = _Remembered(entries, size)
-        self._cookies: _Remembered[Grant] = _Remembered(entries, size // 2)
-        self._policies: _Remembered[tuple[str | Statement, int]] = _Remembered(entries, size // 2)
+        self._urls: Remembered[Grant] = Remembered(entries, size)
+        self._cookies: Remembered[Grant] = Remembered(entries, size // 2)
+        self._policies: Remembered[tuple[str | Statement, int]] = Remembered(entries, size // 2)
 
     @property
     def remembered(self) -> int:
