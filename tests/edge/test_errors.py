@@ -12,7 +12,18 @@ import pytest
 
 from keyfront.model.snapshot import Behavior, ErrorResponse, KeyGroup, OriginGroup, PublicKey, Select
 from tests.edge.test_gate import make_signer
-from tests.origin import CLOSE, LEAVE_BODY, READ_BODY, RESET, ScriptedOrigin, answer, closed_port, deaf_port
+from tests.origin import (
+    CLOSE,
+    LEAVE_BODY,
+    READ_BODY,
+    RESET,
+    Asked,
+    ScriptedOrigin,
+    Wire,
+    answer,
+    closed_port,
+    deaf_port,
+)
 from tests.viewer import Clock, EdgeHouse, Seen, site
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
@@ -118,13 +129,13 @@ class TestFailuresAreRemembered:
                 await house.get("/a")
                 assert len(origin.requests) == 2
 
-    async def test_per_key_for_get_head_and_ranges_alike(self, origin: ScriptedOrigin) -> None:
+    async def test_per_key_and_heads_and_ranges_fail_along(self, origin: ScriptedOrigin) -> None:
         for path in ("/a", "/b"):
             origin.on(path, [CLOSE])
         async with EdgeHouse(site(quick(origin), Behavior("*", "scripted", allowed_methods=ALL))) as house:
+            assert (await house.get("/a")).status == 502
             head = await house.get("/a", method="HEAD")
             assert (head.status, head.body) == (502, b"")
-            assert (await house.get("/a")).status == 502
             assert (await house.get("/a", headers=[("Range", "bytes=0-1")])).status == 502
             assert len(origin.requests) == 1
             assert (await house.get("/b")).status == 502
@@ -133,6 +144,31 @@ class TestFailuresAreRemembered:
             for _ in range(2):
                 assert (await house.get("/a", method="POST", body=b"x")).status == 502
             assert len(origin.requests) == 4
+
+    async def test_a_head_or_a_range_that_the_origin_chokes_on_shuts_nobody_out(
+        self, origin: ScriptedOrigin
+    ) -> None:
+        async def choke(asked: Asked, wire: Wire) -> None:
+            if asked.method == "HEAD" or asked.header("range"):
+                wire.reset()
+            else:
+                await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+        origin.on("/a", [choke])
+        async with EdgeHouse(site(quick(origin))) as house:
+            assert (await house.get("/a", method="HEAD")).status == 502
+            assert (await house.get("/a", headers=[("Range", "bytes=0-1")])).status == 502
+            assert (await house.get("/a")).body == b"ok"
+
+    async def test_an_unreachable_origin_is_unreachable_for_all(self, origin: ScriptedOrigin) -> None:
+        port = closed_port()
+        async with EdgeHouse(site(quick(origin, http_port=port))) as house:
+            assert (await house.get("/a", method="HEAD")).status == 502
+            late = ScriptedOrigin()
+            late.port = port
+            async with late:
+                assert (await house.get("/a")).status == 502
+            assert not late.requests
 
     async def test_not_where_caching_is_disabled(self, origin: ScriptedOrigin) -> None:
         origin.on("/a", [CLOSE])

@@ -254,6 +254,32 @@ class TestValidation:
         # The first fill asked for all of it.
         assert [asked.header("if-none-match") for asked in origin.requests] == [None, '"1"']
 
+    @pytest.mark.parametrize("compress", [False, True])
+    @pytest.mark.parametrize(
+        ("field", "value", "status"),
+        [
+            ("If-None-Match", '"1"', 304),
+            ("If-None-Match", '"2"', 200),
+            ("If-Match", '"1"', 200),
+            ("If-Match", '"2"', 412),
+            ("If-Modified-Since", "Sun, 06 Nov 1994 08:49:37 GMT", 304),
+            ("If-Modified-Since", "Sun, 06 Nov 1994 08:49:36 GMT", 200),
+            ("If-Unmodified-Since", "Sun, 06 Nov 1994 08:49:36 GMT", 412),
+        ],
+    )
+    async def test_conditions_on_what_is_not_stored(
+        self, origin: ScriptedOrigin, field: str, value: str, status: int, compress: bool
+    ) -> None:
+        stamp = "Sun, 06 Nov 1994 08:49:37 GMT"
+        said = {"ETag": '"1"', "Last_Modified": stamp, "Content_Type": "text/css"}
+        origin.on("/a", says("no-store", b"x" * 2000, **said))
+        if compress and field == "If-Match":
+            status = 412  # the tag of what was compressed is weak
+        async with house_of(origin, compress=compress, accept_gzip=True) as house:
+            seen = await house.get("/a", headers=[(field, value), ("Accept-Encoding", "gzip")])
+            assert seen.status == status
+            assert seen.header("etag") == ('W/"1"' if compress else '"1"')
+
     async def test_conditions_are_not_used_where_cookies_are_forwarded(
         self, origin: ScriptedOrigin, clock: Clock
     ) -> None:

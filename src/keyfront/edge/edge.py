@@ -40,6 +40,9 @@ from keyfront.model.snapshot import EMPTY, Origin, Snapshot
 from keyfront.signing.verify import Grant
 
 _FAILED_OVER = frozenset({"GET", "HEAD", "OPTIONS"})
+# Failures that no request can bring about, and one that may be the request's own.
+_UNREACHABLE = frozenset({"OriginConnectError", "OriginDnsError"})
+_UNSENT = "OriginWriteError"
 # Refusals whose site is to answer nothing, or must not be asked again: no page of its own. Nor has a 400 of the edge's.
 _UNPAGED = frozenset({"disabled", "chain_too_long"})
 # What a request for another page than the one asked for must not say of itself.
@@ -422,13 +425,8 @@ class Edge:
             if answer.length is not None and answer.length > self.memory.max_object:
                 meta_or_none = None
             if meta_or_none is None:
-                passing = Meta(
-                    answer.status,
-                    tuple(headers),
-                    stored_at=now,
-                    fresh_until=0.0,
-                    date=now,
-                    reason=answer.reason,
+                passing = freshness.passing(
+                    answer.status, headers, answer.headers, now, reason=answer.reason, coding=coding
                 )
                 self._announce(flight, key, passing, shared=False, length=answer.length)
             else:
@@ -494,6 +492,8 @@ class Edge:
         and `extra` is put in their place.
 
         What a failure leaves behind: the key's requests fail likewise for ErrorCachingMinTTL, without asking (§5.6).
+        Unless a viewer may have brought it about by asking for a head or a range, which are not in the key: nobody is
+        to shut out the others so.
         """
         request = visit.request
         origins = plan.route.origins
@@ -514,7 +514,9 @@ class Edge:
             except OriginFailure as failure:
                 if not last:
                     continue
-                if visit.key is not None:
+                if visit.key is not None and (
+                    failure.kind in _UNREACHABLE or (fill and failure.kind != _UNSENT)
+                ):
                     until = self.clock() + _error_min_ttl(plan.route.site, failure.status)
                     self.failures.put(visit.key, (failure.kind, failure.status, failure.detail), until)
                 raise

@@ -316,6 +316,28 @@ def admit(
     )
 
 
+def passing(
+    status: int, seen: Headers, headers: Headers, now: float, *, reason: str = "", coding: bytes = b""
+) -> Meta:
+    """What is known of an origin's answer that is not stored: enough to judge the preconditions of the viewer who
+    gets it, which the origin was not shown.
+
+    :param seen: the headers as that viewer may see them; `headers` the origin's own.
+    """
+    first = _firsts(headers)
+    return Meta(
+        status,
+        tuple(seen),
+        stored_at=now,
+        fresh_until=0.0,
+        date=_date(first, now),
+        etag=_etag(first),
+        last_modified=_last_modified(first, now),
+        reason=reason,
+        coding=coding,
+    )
+
+
 def _may_share_authorized(
     behavior: Behavior, forwarded: Headers, control: CacheControl, origin: Origin | None
 ) -> bool:
