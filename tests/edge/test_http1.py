@@ -16,7 +16,7 @@ from keyfront.edge.edge import EdgeSettings
 from keyfront.edge.http1 import BODY_WINDOW, MAX_HEAD, MAX_QUEUE, Limits, Peers
 from keyfront.model.snapshot import Behavior, ErrorResponse, Geo, Select, Snapshot
 from tests.origin import CLOSE, LEAVE_BODY, RESET, Asked, Authority, ScriptedOrigin, Wire, answer
-from tests.viewer import EdgeHouse, site
+from tests.viewer import EdgeHouse, Viewer, site
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 HOST = b"Host: d.test\r\n"
@@ -38,6 +38,15 @@ def open_site(origin: ScriptedOrigin, **members: object) -> Snapshot:
 async def house(origin: ScriptedOrigin) -> AsyncIterator[EdgeHouse]:
     async with EdgeHouse(open_site(origin), limits=Limits()) as house:
         yield house
+
+
+def _narrow(port: int) -> socket.socket:
+    """A connection that takes very little at a time."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    sock.connect(("127.0.0.1", port))
+    sock.setblocking(False)
+    return sock
 
 
 class TestAnswers:
@@ -164,6 +173,46 @@ class TestAnswers:
                     await viewer.answer()
             # What broke off is not in the cache.
             assert house.edge.memory.find("ETEST" + path, list) is None
+
+    async def test_a_broken_answer_does_not_take_the_one_before_it_along(
+        self, house: EdgeHouse, origin: ScriptedOrigin
+    ) -> None:
+        breaks = asyncio.Event()
+        origin.on("/a", answer(200, b"a" * 60_000))
+        origin.on("/bad", [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\none", breaks, RESET])
+        await house.get("/a")
+        async with Viewer(*await asyncio.open_connection(sock=_narrow(house.port))) as viewer:
+            viewer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            viewer.writer.write(b"GET /a HTTP/1.1\r\n%b\r\nGET /bad HTTP/1.1\r\n%b\r\n" % (HOST, HOST))
+            # More than is read while an answer is awaited: to close with this unread would reset the connection.
+            size = 16 * BODY_WINDOW
+            viewer.writer.write(
+                b"PUT /in HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n" % (HOST, size) + b"x" * size
+            )
+            await origin.asked(2)
+            connection = next(c for c in house.listener.connections if c._task is not None)
+            while not connection._held:
+                await asyncio.sleep(0)
+            breaks.set()
+            assert (await house.recorded(3))["detail"] == "OriginCommError"
+            viewer.writer.transport.resume_reading()  # type: ignore[attr-defined]
+            assert (await viewer.answer()).body == b"a" * 60_000
+            with pytest.raises(asyncio.IncompleteReadError) as broken:
+                await viewer.answer()
+            assert broken.value.partial == b"one"
+
+    async def test_where_the_end_of_the_connection_is_the_end_of_the_answer_a_broken_one_is_reset(
+        self, house: EdgeHouse, origin: ScriptedOrigin
+    ) -> None:
+        rest = asyncio.Event()
+        chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n"
+        origin.on("/bad", [chunked, rest, RESET])
+        async with await house.viewer() as viewer:
+            await viewer.send(b"GET /bad HTTP/1.0\r\n" + HOST + b"\r\n")
+            await viewer.reader.readuntil(b"one")
+            rest.set()
+            with pytest.raises(ConnectionResetError):
+                await viewer.at_end()
 
     async def test_the_connection_ends_when_the_viewer_says_so(
         self, house: EdgeHouse, origin: ScriptedOrigin

@@ -12,6 +12,8 @@ import asyncio
 import ipaddress
 import logging
 import re
+import socket
+import struct
 from collections import deque
 from collections.abc import AsyncIterator
 from time import perf_counter
@@ -603,13 +605,19 @@ class Connection(asyncio.Protocol):
             detail = "ClientHungUpRequest"
             raise
         except Exception as error:
-            # The answer broke off half way: the only honest end is to cut the connection.
+            # The answer broke off half way: the only honest end is to cut the connection. Where the viewer can see that
+            # something is missing, what it was sent until then must still arrive: the answers before this one, for one.
             detail = "Error"
             if isinstance(error, OriginFailure):
                 detail = error.kind
             else:
                 logger.exception("request %s failed in the middle of its answer", visit.request_id)
-            self.abort()
+            if visit.request.version == "1.0" and (reply is None or reply.length is None):
+                self._reset()
+            else:
+                self._ending = True
+                self._queue.clear()
+                self._linger()
         finally:
             self._task = None
             if reply is not None:
@@ -772,6 +780,13 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         self._closing = True
         self._transport.abort()
+
+    def _reset(self) -> None:
+        """Break off so that the viewer cannot take it for an end in good order: RST instead of FIN."""
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None and not self._transport.is_closing():
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.abort()
 
     def check(self, now: float) -> None:
         """Once in a while: let go of a peer that is idle, slow or stuck."""
