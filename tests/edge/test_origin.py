@@ -610,6 +610,35 @@ async def test_a_caller_that_leaves_ends_the_connection(origins: Origins, origin
     await origin.hung_up(1)
 
 
+async def test_a_caller_that_leaves_late_takes_nobody_elses_answer_along(
+    origins: Origins, origin: ScriptedOrigin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is cancelled when its answer is whole and the connection has gone on to somebody else."""
+    origin.on("/first", answer(200, b"first"))
+    origin.on("/second", answer(200, b"second"))
+    free = asyncio.Event()
+    finish = Connection._finish
+
+    async def second() -> bytes:
+        await free.wait()
+        return await read(await get(origins, origin.origin(), "/second"))
+
+    def finish_and_leave(connection: Connection, incoming: Incoming) -> None:
+        finish(connection, incoming)
+        if not free.is_set():
+            free.set()
+            leaving.cancel()
+
+    monkeypatch.setattr(Connection, "_finish", finish_and_leave)
+    waiting = asyncio.create_task(second())
+    await asyncio.sleep(0)
+    leaving = asyncio.create_task(get(origins, origin.origin(), "/first"))
+    assert await waiting == b"second"
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    assert origin.connections == 1
+
+
 async def test_closing_ends_what_is_open(origin: ScriptedOrigin) -> None:
     origins = Origins()
     origin.on("/slow", [])

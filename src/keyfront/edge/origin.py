@@ -174,7 +174,7 @@ class Origins:
                     continue
                 raise
             except BaseException as error:
-                connection.break_off(error)
+                connection.break_off(error, incoming)
                 raise
             return OriginReply(
                 incoming.status,

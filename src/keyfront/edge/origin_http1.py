@@ -507,11 +507,13 @@ class Connection(asyncio.Protocol):
                 await self._drained()
         except asyncio.CancelledError:
             if not self._closed:  # not we, but the body was cancelled
-                self.break_off(OriginFailure("OriginWriteError", 502, "the request body was cancelled"))
+                self.break_off(
+                    OriginFailure("OriginWriteError", 502, "the request body was cancelled"), incoming
+                )
             raise
         except BaseException as error:
             # Whatever the viewer's side raised belongs to whoever awaits the response.
-            self.break_off(error)
+            self.break_off(error, incoming)
             if not isinstance(error, Exception):
                 raise
             return
@@ -645,9 +647,12 @@ class Connection(asyncio.Protocol):
         self._completion = min(self._completion, self.loop.time() + DRAIN_TIME)
         self._watch(self.loop.time() + self._read_timeout)
 
-    def break_off(self, reason: BaseException) -> None:
-        """End the connection and whatever waits for it."""
+    def break_off(self, reason: BaseException, asked: Incoming | None = None) -> None:
+        """End the connection and whatever waits for it. If `asked` is given, only while it serves that: who awaits a
+        response may hear of its end, and be cancelled, after the connection has gone on to another one."""
         incoming = self._incoming
+        if asked is not None and asked is not incoming:
+            return
         self._incoming = None
         self.abort()
         if incoming is not None:
