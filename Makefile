@@ -1,4 +1,5 @@
-# Every target does its own set-up; `make` alone lists them. Only CPython 3.11+, Node and make are assumed.
+# Every target does its own set-up; `make` alone lists them. CPython 3.11+ with pip and venv, and make, are assumed;
+# without Node the tests of the npm clients are skipped by name.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
