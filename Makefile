@@ -39,6 +39,9 @@ format: $(SETUP) ## put the code in the house's form
 bench: $(SETUP) ## figures beside the peers, as ratios (PEERS=folder of the peer servers)
 	$(BIN)/python -m bench
 
+soak: $(SETUP) ## ten minutes of mixed load and misfortune under a judge (SOAK="--seconds 60 --seed 1")
+	$(BIN)/python -m soak $(SOAK)
+
 lock: $(SETUP) ## pin the requirements anew, with hashes
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header requirements/runtime.in -o requirements/runtime.txt
@@ -47,4 +50,4 @@ lock: $(SETUP) ## pin the requirements anew, with hashes
 clean: ## remove what set-up and tests made
 	rm -rf $(VENV) tests/node/node_modules .mypy_cache .ruff_cache build dist
 
-.PHONY: help setup demo test check format bench lock clean
+.PHONY: help setup demo test check format bench soak lock clean

@@ -1,0 +1,536 @@
+"""Everything that changes: the weather at the origin, the operator's hand on the API, and the kills."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from keyfront.signing.keys import PublicKey
+from soak.judge import Judge
+from soak.objects import AREAS
+from soak.origin import HARMLESS, SPOILING, SoakOrigin
+from soak.tickets import Key, Office, new_private
+from soak.truth import EFFECT, Standing, Truth, Window
+from soak.viewer import Hosts
+from tests.up import Up
+
+OPTIMIZED: Final = "658327ea-f89d-4fab-a63d-7e88639e58f6"
+DISABLED: Final = "4135ea2d-6df8-44a3-9df3-4b5a84be39ad"
+ALL_VIEWER: Final = "216adef6-5c7f-47e4-b989-5492eafa07d3"
+BACK: Final = 20.0
+"""Seconds after its kill within which the control plane must answer again."""
+ALIAS: Final = "alias.soak.test"
+
+
+def many(*items: Any) -> dict[str, Any]:
+    """A list as the API writes it."""
+    return {"Quantity": len(items), "Items": list(items)} if items else {"Quantity": 0}
+
+
+def distribution(reference: str, port: int, url: str, cookie: str, turn: str) -> dict[str, Any]:
+    """The DistributionConfig for all areas; `url`, `cookie` and `turn` are key group ids."""
+
+    def behavior(area: str, group: str = "", **members: Any) -> dict[str, Any]:
+        trusted = {"Enabled": True, **many(group)} if group else {"Enabled": False, "Quantity": 0}
+        made = {
+            "TargetOriginId": "app",
+            "ViewerProtocolPolicy": "allow-all",
+            "TrustedKeyGroups": trusted,
+            **members,
+        }
+        return made if area == "*" else {"PathPattern": f"/{area}/*", **made}
+
+    def legacy(query: bool) -> dict[str, Any]:
+        return {
+            "ForwardedValues": {"QueryString": query, "Cookies": {"Forward": "none"}},
+            "MinTTL": 0,
+            "DefaultTTL": 0,
+            "MaxTTL": 86400,
+        }
+
+    everything = many("HEAD", "DELETE", "POST", "GET", "OPTIONS", "PUT", "PATCH")
+    behaviors = [
+        behavior("free", CachePolicyId=OPTIMIZED, Compress=True),
+        behavior("url", url, **legacy(True)),
+        behavior("cookie", cookie, CachePolicyId=OPTIMIZED, Compress=True),
+        behavior("turn", turn, **legacy(False)),
+        behavior("vary", **legacy(False)),
+        behavior("pass", CachePolicyId=DISABLED, OriginRequestPolicyId=ALL_VIEWER, AllowedMethods=everything),
+    ]
+    errors = [{"ErrorCode": code, "ErrorCachingMinTTL": 1} for code in (404, 500, 502, 503, 504)]
+    return {
+        "CallerReference": reference,
+        "Comment": "soak",
+        "Enabled": True,
+        "Origins": many(
+            {
+                "Id": "app",
+                "DomainName": "127.0.0.1",
+                "ConnectionAttempts": 2,
+                "ConnectionTimeout": 1,
+                "CustomOriginConfig": {
+                    "HTTPPort": port,
+                    "HTTPSPort": 443,
+                    "OriginProtocolPolicy": "http-only",
+                    "OriginReadTimeout": 2,
+                    "OriginKeepaliveTimeout": 2,
+                },
+            }
+        ),
+        "DefaultCacheBehavior": behavior("*", **legacy(True)),
+        "CacheBehaviors": many(*behaviors),
+        "CustomErrorResponses": many(*errors),
+    }
+
+
+class Operator:
+    """Whoever holds the credentials of the API. One call at a time, through boto3, in a thread."""
+
+    def __init__(self, up: Up, origin_port: int, truth: Truth, judge: Judge, seed: int) -> None:
+        self.up = up
+        self.truth = truth
+        self.judge = judge
+        self.rng = random.Random(f"operator {seed}")
+        self._origin_port = origin_port
+        self._client: Any = None
+        self._calls = 0
+        self.groups: dict[str, str] = {}
+        self.distribution = ""
+        self.domain = ""
+        self.members = {name: Standing(True) for name in ("turning rsa", "turning ec")}
+        self.alias = Standing()
+        self.invalidates = True
+        self.office: Office
+        self.hosts: Hosts
+        self._keys: dict[str, Key] = {}
+
+    # -- calling -----------------------------------------------------------------------------------------------------
+
+    async def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
+        """One call that fails only as the API says, and if the control plane was killed under it.
+
+        :raises ClientError: the API's own refusals.
+        :raises BotoCoreError: if it could not be reached, which is a violation unless it was killed just before.
+        """
+        if self._client is None:
+            self._client = self.up.client()
+        began = time.time()
+        try:
+            result: dict[str, Any] = await asyncio.to_thread(getattr(self._client, operation), **parameters)
+        except ClientError as error:
+            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
+                self.judge.violation("the API failed", f"{operation}: {error}")
+            raise
+        except BotoCoreError as error:
+            if not any(began - BACK <= kill <= time.time() for kill in self.truth.control_kills):
+                self.judge.violation("the API cannot be reached", f"{operation}: {error!r}")
+            raise
+        self._calls += 1
+        self.judge.counts["API calls"] += 1
+        return result
+
+    async def change(
+        self,
+        read: tuple[str, dict[str, Any]],
+        write: str,
+        wrapper: str,
+        alter: Callable[[dict[str, Any]], bool],
+        name: str,
+    ) -> None:
+        """Read a config, alter it, write it back: again and again until it is as it should be, whatever is killed
+        meanwhile. `alter` returns False if nothing is left to be altered."""
+        while True:
+            try:
+                got = await self.call(read[0], **read[1])
+                config = got[wrapper]
+                if not alter(config):
+                    return
+                await self.call(write, **{**read[1], "IfMatch": got["ETag"], name: config})
+                return
+            except BotoCoreError:
+                await asyncio.sleep(0.2)
+
+    async def create(self, operation: str, **parameters: Any) -> dict[str, Any]:
+        """Create something under a reference of its own. Where a kill leaves open whether it was created, the repeated
+        call is told so; what was lost that way stays behind."""
+        reference = f"soak-{time.time_ns()}"
+        while True:
+            config = {
+                name: {
+                    **value,
+                    "CallerReference": reference,
+                    **({"Name": reference} if "EncodedKey" in value else {}),
+                }
+                for name, value in parameters.items()
+            }
+            try:
+                return await self.call(operation, **config)
+            except BotoCoreError:
+                reference += "x"
+                await asyncio.sleep(0.2)
+
+    # -- at the beginning --------------------------------------------------------------------------------------------
+
+    async def settle(self) -> None:
+        """Keys, groups and the distribution, deployed."""
+        for name in ("url rsa", "url ec", "cookie rsa", "cookie ec", "turning rsa", "turning ec", "stranger"):
+            standings = (self.members[name],) if name in self.members else ()
+            self._keys[name] = await self._new_key(name, *standings)
+        for group, names in (
+            ("url", ("url rsa", "url ec")),
+            ("cookie", ("cookie rsa", "cookie ec")),
+            ("turn", ("url rsa", "url ec", "turning rsa", "turning ec")),
+        ):
+            made = await self.call(
+                "create_key_group",
+                KeyGroupConfig={"Name": group, "Items": [self._keys[name].id for name in names]},
+            )
+            self.groups[group] = made["KeyGroup"]["Id"]
+        config = distribution(
+            "soak", self._origin_port, self.groups["url"], self.groups["cookie"], self.groups["turn"]
+        )
+        made = await self.call("create_distribution", DistributionConfig=config)
+        self.distribution, self.domain = made["Distribution"]["Id"], made["Distribution"]["DomainName"]
+        await self._deployed(self.distribution)
+        key = self._keys
+        turn = [key["url rsa"], key["url ec"], key["turning rsa"], key["turning ec"]]
+        self.office = Office(
+            self.domain,
+            [key["url rsa"], key["url ec"]],
+            [key["cookie rsa"], key["cookie ec"]],
+            turn,
+            key["stranger"],
+        )
+        self.hosts = Hosts(self.domain)
+        self.hosts.add(ALIAS, self.alias)
+        try:
+            await self._invalidate(["/free/0000"])
+        except ClientError as error:
+            self.invalidates = False
+            print(f"no invalidations: the API says {error}", flush=True)
+
+    async def _new_key(self, name: str, *standings: Standing) -> Key:
+        key = Key(name, await asyncio.to_thread(new_private, "rsa" if "rsa" in name else "ec"), *standings)
+        public: PublicKey = key.private.public_key
+        made = await self.create("create_public_key", PublicKeyConfig={"EncodedKey": public.pem})
+        key.known_as(made["PublicKey"]["Id"])
+        return key
+
+    async def _deployed(self, own: str, within: float = 10.0) -> None:
+        ends = time.time() + within
+        while True:
+            try:
+                got = await self.call("get_distribution", Id=own)
+                if got["Distribution"]["Status"] == "Deployed":
+                    return
+            except BotoCoreError:
+                ends = time.time() + within + BACK
+                await asyncio.sleep(0.2)
+            if time.time() > ends:
+                self.judge.violation("not deployed", f"{own} is not Deployed {within:g} s after a change")
+                return
+            await asyncio.sleep(0.05)
+
+    # -- changes -----------------------------------------------------------------------------------------------------
+
+    async def run(self, stop: asyncio.Event, pace: float) -> None:
+        """One change after the other, `pace` seconds apart, until told to stop."""
+        changes = [
+            self._turn_key, self._turn_key, self._turn_key, self._comment, self._group_comment, self._alias_or_not,
+            self._burn_key, self._side, *[self._invalidate_some] * 4,
+        ]  # fmt: skip
+        while not stop.is_set():
+            change = self.rng.choice(changes)
+            try:
+                await change()
+            except ClientError as error:
+                self.judge.violation("the API refused", f"{change.__name__}: {error}")
+            except BotoCoreError:
+                pass  # told already, where it was none of our doing
+            await _pause(stop, pace * (0.5 + self.rng.random()))
+
+    async def _members(self, key: Key, wanted: bool) -> None:
+        """Put a key into the group that turns, or take it out."""
+        standing = key.standings[-1]
+
+        def alter(config: dict[str, Any]) -> bool:
+            if (key.id in config["Items"]) == wanted:
+                return False
+            standing.begin()
+            config["Items"] = (
+                [*config["Items"], key.id] if wanted else [k for k in config["Items"] if k != key.id]
+            )
+            return True
+
+        group = {"Id": self.groups["turn"]}
+        await self.change(
+            ("get_key_group_config", group), "update_key_group", "KeyGroupConfig", alter, "KeyGroupConfig"
+        )
+        standing.settle(wanted)
+        self.truth.note(f"{key.name} {key.id} {'joined' if wanted else 'left'} its group")
+        self.judge.counts["keys put in or taken out"] += 1
+
+    async def _turn_key(self) -> None:
+        name = self.rng.choice(list(self.members))
+        await self._members(self._keys[name], not self.members[name].on)
+
+    async def _burn_key(self) -> None:
+        """A key that is made, used, and gone for good; its signatures stay in the viewers' hands."""
+        standing = Standing()
+        key = await self._new_key(f"burnt {self.judge.counts['keys burnt']}", standing)
+        await self._members(key, True)
+        turn = self.office.turn
+        turn.append(key)
+        if len(turn) > 12:
+            del turn[4]
+        await asyncio.sleep(EFFECT + 2 + self.rng.random() * 4)
+        await self._members(key, False)
+        self.judge.counts["keys burnt"] += 1
+        while True:
+            try:
+                tag = (await self.call("get_public_key", Id=key.id))["ETag"]
+                await self.call("delete_public_key", Id=key.id, IfMatch=tag)
+                return
+            except BotoCoreError:
+                await asyncio.sleep(0.2)
+            except ClientError as error:
+                if error.response["Error"]["Code"] != "NoSuchPublicKey":
+                    raise
+                return
+
+    async def _change_distribution(self, alter: Callable[[dict[str, Any]], bool], own: str = "") -> None:
+        await self.change(
+            ("get_distribution_config", {"Id": own or self.distribution}),
+            "update_distribution",
+            "DistributionConfig",
+            alter,
+            "DistributionConfig",
+        )
+
+    async def _comment(self) -> None:
+        text = f"soaked {time.time_ns()}"
+
+        def alter(config: dict[str, Any]) -> bool:
+            changed: bool = config["Comment"] != text
+            config["Comment"] = text
+            return changed
+
+        await self._change_distribution(alter)
+        self.judge.counts["comments"] += 1
+
+    async def _group_comment(self) -> None:
+        text = f"soaked {time.time_ns()}"
+
+        def alter(config: dict[str, Any]) -> bool:
+            changed: bool = config.get("Comment") != text
+            config["Comment"] = text
+            return changed
+
+        group = {"Id": self.groups[self.rng.choice(list(self.groups))]}
+        await self.change(
+            ("get_key_group_config", group), "update_key_group", "KeyGroupConfig", alter, "KeyGroupConfig"
+        )
+        self.judge.counts["comments"] += 1
+
+    async def _alias_or_not(self) -> None:
+        wanted = not self.alias.on
+
+        def alter(config: dict[str, Any]) -> bool:
+            if (ALIAS in config["Aliases"].get("Items", [])) == wanted:
+                return False
+            self.alias.begin()
+            config["Aliases"] = many(ALIAS) if wanted else many()
+            return True
+
+        await self._change_distribution(alter)
+        self.alias.settle(wanted)
+        self.truth.note(f"the alias is {'there' if wanted else 'gone'}")
+        self.judge.counts["alias put on or off"] += 1
+
+    async def _side(self) -> None:
+        """A distribution that comes, is disabled, and goes for good."""
+        standing = Standing()
+        config = distribution(
+            "-", self._origin_port, self.groups["url"], self.groups["cookie"], self.groups["turn"]
+        )
+        made = await self.create("create_distribution", DistributionConfig=config)
+        own, domain = made["Distribution"]["Id"], made["Distribution"]["DomainName"]
+        standing.settle(True)
+        self.hosts.add(domain, standing)
+        self.truth.note(f"distribution {own} is there")
+        await asyncio.sleep(EFFECT + 2 + self.rng.random() * 3)
+
+        def disable(config: dict[str, Any]) -> bool:
+            if not config["Enabled"]:
+                return False
+            standing.begin()
+            config["Enabled"] = False
+            return True
+
+        await self._change_distribution(disable, own)
+        standing.settle(False)
+        self.truth.note(f"distribution {own} is disabled")
+        await self._deployed(own)
+        while True:
+            try:
+                tag = (await self.call("get_distribution", Id=own))["ETag"]
+                await self.call("delete_distribution", Id=own, IfMatch=tag)
+                break
+            except BotoCoreError:
+                await asyncio.sleep(0.2)
+            except ClientError as error:
+                code = error.response["Error"]["Code"]
+                if code == "NoSuchDistribution":
+                    break
+                # Edges come and go with the kills, so it may be InProgress again.
+                if code != "DistributionNotDisabled":
+                    raise
+                await self._deployed(own)
+        self.judge.counts["distributions come and gone"] += 1
+
+    # -- invalidations -----------------------------------------------------------------------------------------------
+
+    async def _invalidate_some(self) -> None:
+        if not self.invalidates:
+            return
+        rng = self.rng
+        area = rng.choice(["free", "url", "cookie", "turn", "vary", "q"])
+        number = rng.randrange(AREAS[area].items)
+        path = f"/{area}/{number:04d}"
+        # Where the query string is in the key, a path without one is a path without one.
+        exact = path + "*" if AREAS[area].query else path
+        await self._invalidate(
+            rng.choice(
+                ([exact], [exact], [f"/{area}/{number // 10:03d}*"], [f"/{area}/*"], ["/*"], [exact, "/q/*"])
+            )
+        )
+
+    async def _invalidate(self, patterns: list[str]) -> None:
+        """New versions of what is invalidated, then the invalidation; from a second after the API's answer, or from
+        `Completed` if that comes first, none of the old ones may be served to whoever asks then."""
+        truth = self.truth
+        paths = [p for p in truth.items if any(_matches(pattern, p) for pattern in patterns)]
+        for path in paths:
+            truth.bump(path)
+        versions = {path: truth.version(path) for path in paths}
+        batch = {"Paths": many(*patterns), "CallerReference": f"soak-{time.time_ns()}"}
+        while True:
+            try:
+                made = await self.call(
+                    "create_invalidation", DistributionId=self.distribution, InvalidationBatch=batch
+                )
+                break
+            except BotoCoreError:
+                await asyncio.sleep(0.2)
+        answered = time.time()
+        truth.ended(versions, answered + EFFECT)
+        truth.note(f"invalidated {' '.join(patterns)}")
+        self.judge.counts["invalidations"] += 1
+        own = made["Invalidation"]["Id"]
+        while time.time() < answered + BACK:
+            try:
+                got = await self.call("get_invalidation", DistributionId=self.distribution, Id=own)
+            except BotoCoreError:
+                answered = time.time()
+                await asyncio.sleep(0.2)
+                continue
+            if got["Invalidation"]["Status"] == "Completed":
+                truth.ended(versions, time.time())
+                truth.note(f"completed {' '.join(patterns)}")
+                return
+            await asyncio.sleep(0.05)
+        self.judge.violation("not completed", f"invalidation {own} is InProgress after {BACK:g} s")
+
+
+def _matches(pattern: str, path: str) -> bool:
+    return path.startswith(pattern[:-1]) if pattern.endswith("*") else path == pattern
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        pass
+
+
+# -- the weather, and the kills ---------------------------------------------------------------------------------------
+
+
+async def publish(truth: Truth, stop: asyncio.Event, seed: int) -> None:
+    """New versions, a few every moment."""
+    rng = random.Random(f"publish {seed}")
+    paths = list(truth.items)
+    while not stop.is_set():
+        for _ in range(4):
+            truth.bump(rng.choice(paths))
+        await _pause(stop, 0.1)
+
+
+async def weather(origin: SoakOrigin, stop: asyncio.Event, seed: int, dead_every: float) -> None:
+    """Faults at a few objects at a time for one to four seconds, and from time to time at all of them."""
+    truth = origin.truth
+    rng = random.Random(f"weather {seed}")
+    paths = list(truth.items)
+    next_death = time.time() + dead_every * (0.5 + rng.random() / 2)
+    while not stop.is_set():
+        now = time.time()
+        for path in [path for path, (_, until) in truth.faults.items() if until < now]:
+            del truth.faults[path]
+        for _ in range(rng.randrange(1, 5)):
+            path = rng.choice(paths)
+            kind = rng.choice(SPOILING if rng.random() < 0.6 else HARMLESS)
+            if path not in truth.faults:
+                lasts = 1 + rng.random() * 3
+                truth.faults[path] = (kind, now + lasts)
+                truth.note(f"{kind} at {path} for {lasts:.1f} s")
+        if now > next_death:
+            lasts = 1 + rng.random() * 2
+            truth.note(f"the origin is dead for {lasts:.1f} s")
+            truth.dead.append(Window(now, float("inf")))
+            await origin.die()
+            await _pause(stop, lasts)
+            await origin.start()
+            truth.dead[-1] = Window(now, time.time())
+            next_death = time.time() + dead_every
+        await _pause(stop, 0.5)
+
+
+def children(up: Up) -> dict[str, int]:
+    """The processes of `keyfront up` by name: `control`, `edge-1`, `edge-2`, …"""
+    found = {}
+    for pid in up.children():
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"control-process" in words:
+            found["control"] = pid
+        elif b"edge-worker" in words:
+            found[json.loads(words[words.index(b"edge-worker") + 1])["name"]] = pid
+    return found
+
+
+async def kill(up: Up, truth: Truth, judge: Judge, stop: asyncio.Event, name: str, every: float) -> None:
+    """SIGKILL for `name` each `every` seconds. It must be there again by then."""
+    times = truth.control_kills if name == "control" else truth.kills
+    while True:
+        await _pause(stop, every)
+        if stop.is_set():
+            return
+        pid = children(up).get(name)
+        if pid is None:
+            judge.violation("not started again", f"{name} is not there {every:g} s after its kill")
+            continue
+        times.append(time.time())
+        os.kill(pid, signal.SIGKILL)
+        truth.note(f"{name} (pid {pid}) is killed")
+        judge.counts[f"kills of {name}"] += 1

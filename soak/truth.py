@@ -1,0 +1,134 @@
+"""What holds at which moment, for the origin to act by and for the judge to judge by. Times are epoch seconds, as
+credentials have them; everything runs on one machine and one clock."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_right
+from collections import defaultdict, deque
+from typing import Final, NamedTuple
+
+from soak.objects import Item
+
+EFFECT: Final = 1.0
+"""Seconds in which a change must have reached every worker after the API has answered."""
+AFTER_FAULT: Final = 5.0
+"""Seconds for which a fault may still be felt: the edge's attempts (two of two seconds), and an error kept for one."""
+AFTER_KILL: Final = 1.0
+"""Seconds after a kill within which viewers may still be talking with the dead."""
+
+
+class Standing:
+    """Something that the operator switches on and off: a key's place in its group, an alias, a distribution."""
+
+    def __init__(self, on: bool = False) -> None:
+        self.on = on
+        self.since = 0.0
+        self.changing: float | None = None
+
+    def begin(self) -> None:
+        """A call that changes it is about to be made; what holds is open until `settle`."""
+        if self.changing is None:
+            self.changing = time.time()
+
+    def settle(self, on: bool) -> None:
+        """The API has answered, just now: this holds."""
+        self.on = on
+        self.since = time.time()
+        self.changing = None
+
+    def verdict(self, sent: float, answered: float) -> bool | None:
+        """What held for a request of that time; None: either."""
+        if self.changing is not None and self.changing <= answered:
+            return None
+        return None if sent < self.since + EFFECT else self.on
+
+
+class Window(NamedTuple):
+    begin: float
+    end: float
+
+
+class Truth:
+    def __init__(self, items: dict[str, Item]) -> None:
+        self.items = items
+        self.began = time.time()
+        self._versions: dict[str, list[float]] = {path: [self.began - 1000.0] for path in items}
+        self.faults: dict[str, tuple[str, float]] = {}
+        """By path: what is wrong there, and until when."""
+        self._felt: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=256))
+        self.dead: list[Window] = []
+        self.hangups: deque[float] = deque(maxlen=256)
+        """When the origin closed a connection without saying so."""
+        self.kills: list[float] = []
+        self.control_kills: list[float] = []
+        self._floors: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
+        self.leaks: list[str] = []
+        """What the origin saw that should never leave the edge."""
+        self.notes: deque[str] = deque(maxlen=400)
+
+    def note(self, text: str) -> None:
+        """Remember what happened, for whoever reads a violation."""
+        self.notes.append(f"{time.time() - self.began:8.3f} {text}")
+
+    # -- versions ----------------------------------------------------------------------------------------------------
+
+    def version(self, path: str) -> int:
+        """The one that the origin has now. The first is 1."""
+        return len(self._versions[path])
+
+    def born(self, path: str, version: int) -> float:
+        return self._versions[path][version - 1]
+
+    def superseded(self, path: str, version: int) -> float | None:
+        """When the next version came, None if there is none yet."""
+        times = self._versions[path]
+        return times[version] if version < len(times) else None
+
+    def version_at(self, path: str, moment: float) -> int:
+        return bisect_right(self._versions[path], moment)
+
+    def bump(self, path: str) -> bool:
+        """A new version, unless the last one is younger than Last-Modified can tell apart."""
+        times = self._versions[path]
+        now = time.time()
+        if now - times[-1] < 2.0:
+            return False
+        times.append(now)
+        return True
+
+    # -- invalidations -----------------------------------------------------------------------------------------------
+
+    def ended(self, paths: dict[str, int], moment: float) -> None:
+        """From `moment` on, nothing older than these versions may be served."""
+        for path, version in paths.items():
+            floors = self._floors[path]
+            floors.append((moment, version))
+            del floors[:-16]
+
+    def floor(self, path: str, sent: float) -> int:
+        return max((version for moment, version in self._floors[path] if moment <= sent), default=0)
+
+    # -- faults and kills --------------------------------------------------------------------------------------------
+
+    def fault(self, path: str) -> str:
+        kind, until = self.faults.get(path, ("", 0.0))
+        return kind if time.time() < until else ""
+
+    def felt(self, path: str) -> None:
+        """An origin's answer was spoilt just now."""
+        self._felt[path].append(time.time())
+
+    def troubled(self, path: str, sent: float, answered: float, before: float = AFTER_FAULT) -> bool:
+        """Did the origin fail for this path in a way that an answer of that time may show?"""
+        begin = sent - before
+        if any(begin <= moment <= answered for moment in self._felt[path]):
+            return True
+        return any(window.begin <= answered and begin <= window.end for window in self.dead)
+
+    def hung_up(self, sent: float, answered: float) -> bool:
+        return any(sent - 2.0 <= moment <= answered for moment in self.hangups)
+
+    def hit_by_kill(self, used: float, failed: float) -> bool:
+        """May a connection that was made or last answered on at `used` have been cut by a kill?"""
+        return any(used - AFTER_KILL <= moment <= failed for moment in self.kills)

@@ -1,0 +1,33 @@
+"""Ten seconds of `make soak`: that the tool is sound, and nothing plainly wrong."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def test_ten_seconds_of_soak_find_nothing() -> None:
+    argv = [sys.executable, "-m", "soak", "--seconds", "10", "--seed", "2", "--viewers", "6"]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
+    # It must have been a soak: everything has happened at least once.
+    for happened in (
+        "kills of edge-1",
+        "kills of control",
+        "invalidations",
+        "refused, rightly",
+        "5xx of a fault",
+    ):
+        assert re.search(rf"^ +[1-9]\d*  {happened}$", done.stdout, re.MULTILINE), happened
+
+
+def test_arguments_out_of_bounds_are_refused() -> None:
+    for arguments in (["--viewers", "0"], ["--seconds", "1e9"], ["--workers", "99"]):
+        argv = [sys.executable, "-m", "soak", *arguments]
+        done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 2
+        assert "1 to 256 viewers" in done.stderr
