@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from keyfront.cli.settings import address, default_data, networks
+from keyfront.cli.settings import address, default_data, networks, size
 from keyfront.errors import SettingsError
 
 
@@ -40,6 +40,22 @@ def test_networks() -> None:
         networks("10.0.0.0/33")
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("0", 0), ("0G", 0), ("64M", 64 << 20), ("10g", 10 << 30), ("2T", 2 << 40), ("100000000", 100_000_000)],
+)
+def test_sizes(text: str, expected: int) -> None:
+    assert size(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "G", "-1G", "1.5G", "10GB", "10 G", "ten", "63M", "1", "\u0661G", "9" * 20]
+)
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(SettingsError, match="on disk"):
+        size(text)
+
+
 def test_the_default_folder_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", "/somewhere")
     assert default_data() == Path("/somewhere/keyfront")
@@ -58,6 +74,7 @@ def test_the_default_folder_is_the_users(monkeypatch: pytest.MonkeyPatch) -> Non
         (["--domain", ""], "domain"),
         (["--pop", "two words"], "edge location"),
         (["--memory", "9" * 20], "memory"),
+        (["--cache-disk", "some"], "on disk"),
         (["--country-db", "no-such-file"], "no-such-file"),
     ],
 )

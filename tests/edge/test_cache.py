@@ -124,7 +124,7 @@ class TestMemoryTier:
 
 
 async def collect(flight: Flight, token: object) -> bytes:
-    return b"".join([chunk async for chunk in flight.read(token)])
+    return b"".join([chunk async for chunk in flight.read(token) if isinstance(chunk, bytes)])
 
 
 class TestFlight:
@@ -151,7 +151,7 @@ class TestFlight:
         flight.finish()
         assert flight.whole == b"one two three"
         seen += [chunk async for chunk in reading]
-        assert b"".join(seen) == b"one two three"
+        assert seen == [b"one ", b"two ", b"three"]
 
     async def test_a_failure_reaches_every_reader_after_what_came_before(self) -> None:
         flight = Flight()

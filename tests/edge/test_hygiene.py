@@ -454,11 +454,21 @@ class TestPoisoning:
         self, house: EdgeHouse, origin: ScriptedOrigin
     ) -> None:
         origin.on("/page", [echo])
-        for name, value in (("Range", "bytes=0-3"), ("If-None-Match", "*"), ("If-Match", '"x"')):
+        for name, value in (("If-None-Match", "*"), ("If-Match", '"x"'), ("If-Range", '"x"')):
             await house.get("/page", headers=[(name, value)])
         body = (await house.get("/page")).body
         assert body.startswith(b"GET /page\n")
         assert not re.search(rb"(?m)^(range|if-)", body)
+
+    async def test_a_range_is_asked_for_as_the_edge_cuts_it(
+        self, house: EdgeHouse, origin: ScriptedOrigin
+    ) -> None:
+        origin.on("/page", [echo])
+        await house.get("/page", headers=[("Range", "bytes=1-3, 7-9"), ("If-Range", '"x"')])
+        size = house.edge.settings.slice
+        assert re.findall(rb"(?m)^(?:range|if-).*", (await house.get("/page")).body) == [
+            b"range: bytes=0-%d" % (size - 1)
+        ]
 
     async def test_a_method_in_the_query_or_a_header_is_only_text(self, origin: ScriptedOrigin) -> None:
         origin.on("/page", [echo])

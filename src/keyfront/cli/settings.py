@@ -81,3 +81,21 @@ class ControlSettings(msgspec.Struct, frozen=True):
     port: int
     domain: str
     account: str = "000000000000"
+
+
+_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def size(text: str) -> int:
+    """The bytes of a cache on disk: a number, with K, M, G or T after it if it counts multiples of 1024.
+
+    :raises SettingsError: if it is none, or neither 0 nor large enough to be of use.
+    """
+    unit = _UNITS.get(text[-1:].upper())
+    number = text if unit is None else text[:-1]
+    if not number.isdecimal() or not number.isascii() or len(number) > 15:
+        raise SettingsError(f"{text!r} is not the size of a cache on disk, such as 500M, 10G or 0")
+    found = int(number) * (unit or 1)
+    if 0 < found < 64 << 20:
+        raise SettingsError(f"a cache of {text} on disk is too small: 64M is the least, and 0 is none")
+    return found

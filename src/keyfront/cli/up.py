@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from keyfront.cli.settings import SUFFIX, ControlSettings, address, default_data, location, networks, suffix
+from keyfront.cli.settings import (
+    SUFFIX,
+    ControlSettings,
+    address,
+    default_data,
+    location,
+    networks,
+    size,
+    suffix,
+)
 from keyfront.cli.supervise import Child
 from keyfront.errors import SettingsError
 
@@ -47,10 +56,17 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--max-object",
-    type=click.IntRange(1, 1 << 20),
-    default=16,
+    type=click.IntRange(1, 64),
+    default=1,
     show_default=True,
-    help="MiB of the largest body kept.",
+    help="MiB of the largest body held whole; larger ones are cut into slices.",
+)
+@click.option(
+    "--cache-disk",
+    default="10G",
+    show_default=True,
+    metavar="SIZE",
+    help="Size of the cache on disk, under the data folder; 0 for none.",
 )
 @click.option(
     "--origin-ca", type=click.Path(exists=True, dir_okay=False), help="PEM file of further CAs for origins."
@@ -75,6 +91,7 @@ def up(
     trusted_proxies: str,
     memory: int,
     max_object: int,
+    cache_disk: str,
     origin_ca: str | None,
     country_db: str | None,
     pop: str,
@@ -106,6 +123,8 @@ def up(
         edge=EdgeSettings(
             memory=memory << 20,
             max_object=max_object << 20,
+            cache_dir=str(folder / "cache"),
+            cache_disk=size(cache_disk),
             pop=location(pop),
             ca_file=str(Path(origin_ca).absolute()) if origin_ca else None,
             country_db=str(Path(country_db).absolute()) if country_db else None,

@@ -1,27 +1,43 @@
-"""What a worker has stored in memory, and the fills that are under way.
+"""What a worker has stored, and the fills that are under way.
 
 `MemoryTier` keeps whole responses, bounded in bytes; eviction passes over what was used since it last came by (a
 second chance, as in CLOCK), so that a hit costs one attribute write and no reordering. A primary key has one
-response, or several if it varies. The tier answers `find`, `put`, `drop`: a tier on disk has the same three words.
+response, or several if it varies. The tier on disk (`disk`) has the same words, `find`, `put`, `drop`, and `Tiers` is
+both of them. A response too large to be held whole is stored as its `Slices` and, each for itself, the slices that
+are there; in memory only while there is no disk for them.
 
 A `Flight` is one fill: a single request to an origin, whoever else asks for the same key meanwhile. It runs in a
-task of its own, so that a viewer who leaves spoils nothing for the others. Viewers read its body as it grows.
+task of its own, so that a viewer who leaves spoils nothing for the others. Viewers read its body as it grows; what is
+gone from memory meanwhile they read back from where its `Spool` has put it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any
+from bisect import bisect_right
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Protocol
 
-from keyfront.edge.exchange import Headers, Meta, Stored
+from keyfront.edge.disk import DiskTier
+from keyfront.edge.exchange import Headers, Meta, OpenFile, Piece, Slices, Stored
 from keyfront.edge.freshness import vary_matches
+
+if TYPE_CHECKING:
+    from keyfront.edge.slices import Spool
 
 Ended = Callable[[str, int], bool]
 
 MAX_VARIANTS = 64
 WINDOW = 256 * 1024
-"""Bytes that a fill too large to be kept may run ahead of its slowest reader."""
+"""Bytes that a fill which is stored nowhere may run ahead of its slowest reader."""
+AHEAD = 64 * 1024 * 1024
+"""Bytes that a fill which is stored on disk may run ahead of its fastest reader: who watches slowly, or stops in the
+middle of 5 GB, shall not make the origin send it all."""
+HELD = 2
+"""Slices that a fill which is stored in memory may run ahead of its fastest reader, and that it holds for the slower
+ones itself: from the memory tier they may be gone by then."""
+LAG = 2 * 1024 * 1024
+"""Bytes of one fill that may wait to be written to disk."""
 
 
 class MemoryTier:
@@ -68,9 +84,9 @@ class MemoryTier:
         stored.used = True
         return stored
 
-    def put(self, stored: Stored) -> None:
-        """Keep a response, in the place of the one that it supersedes."""
-        key = stored.key
+    def put(self, stored: Stored, key: str | None = None) -> None:
+        """Keep a response, in the place of the one that it supersedes. `key` is its own if no other is told."""
+        key = stored.key if key is None else key
         if self._ended is not None:
             self._bury(key)
         variants = self._variants.get(key)
@@ -115,6 +131,20 @@ class MemoryTier:
         for each in list(self._families.get(path, ())):
             if each.startswith(key + "\n") and (query or not each.startswith(key + "\nq")):
                 self.drop(each)
+
+    def forget(self, key: str, meta: Meta) -> None:
+        """Forget the response for `key` that one with this meta would supersede."""
+        variants = self._variants.get(key)
+        if variants is None or variants[0].meta.vary != meta.vary:
+            self.drop(key)
+            return
+        others = [old for old in variants if old.meta.vary_values != meta.vary_values]
+        if not others:
+            self.drop(key)
+        elif len(others) < len(variants):
+            self.bytes -= sum(old.size for old in variants) - sum(old.size for old in others)
+            self._variants[key] = others
+            self._entries[key] = others[-1]
 
     def sweep(self, ended: Ended) -> None:
         """Forget what `ended` names, a key and the number of a snapshot. From now on nothing of it is found; the memory
@@ -166,14 +196,161 @@ class MemoryTier:
                 self.evictions += 1
 
 
+_SLICED = "\ns"
+"""What a key ends in under which the memory tier keeps a sliced response: `look` must find only what is at hand."""
+
+
+class Tiers:
+    """Memory, and the disk below it if there is one."""
+
+    def __init__(self, memory: MemoryTier, disk: DiskTier | None) -> None:
+        self.memory = memory
+        self.disk = disk
+
+    def find(self, key: str, forwarded: Callable[[], Headers]) -> Stored | None:
+        """The response for `key`. What is found on disk is put into memory."""
+        memory = self.memory
+        stored = memory.find(key, forwarded) or memory.find(key + _SLICED, forwarded)
+        if stored is None and self.disk is not None:
+            stored = self.disk.find(key, forwarded)
+            if stored is not None:
+                self._remember(stored)
+        return stored
+
+    def _remember(self, stored: Stored) -> None:
+        if stored.slices is not None:
+            self.memory.forget(stored.key, stored.meta)
+            self.memory.put(stored, stored.key + _SLICED)
+        elif len(stored.body) <= self.memory.max_object:
+            self.memory.forget(stored.key + _SLICED, stored.meta)
+            self.memory.put(stored)
+
+    def put(self, stored: Stored, asked: float) -> None:
+        """Keep a response, in the place of the one that it supersedes. The origin was asked for it then."""
+        self._remember(stored)
+        if self.disk is not None:
+            self.disk.put(stored, asked)
+
+    def drop(self, key: str) -> None:
+        """Forget the response for `key`, all its variants included."""
+        self.memory.drop(key)
+        self.memory.drop(key + _SLICED)
+        if self.disk is not None:
+            self.disk.drop(key)
+
+    def spoil(self, key: str, query: str, now: float) -> None:
+        """Forget what was asked for until `now` under the path `key` with that part of a query string, whatever else
+        is in its key. On disk all that has this path goes."""
+        self.memory.drop_all(key + query)
+        if self.disk is not None:
+            self.disk.spoil(key, now)
+
+    def slice(self, slices: Slices, index: int) -> Piece | None:
+        """A slice that is at hand."""
+        name = slices.name(index)
+        stored = self.memory.look(name)
+        if stored is not None:
+            return stored.body
+        return self.disk.slice(name, slices.length(index)) if self.disk is not None else None
+
+    async def prove(self, slices: Slices, index: int) -> Piece | None:
+        """The same; what lies on disk since before the machine started is read through first."""
+        name = slices.name(index)
+        stored = self.memory.look(name)
+        if stored is not None:
+            return stored.body
+        return await self.disk.prove(name, slices.length(index)) if self.disk is not None else None
+
+    def has(self, slices: Slices, index: int) -> bool:
+        """Is the slice there, as far as can be seen without opening it?"""
+        name = slices.name(index)
+        return self.memory.look(name) is not None or (self.disk is not None and self.disk.has(name))
+
+    def sink(self, slices: Slices, index: int, meta: Meta) -> Sink:
+        """What takes a slice as it comes: the disk, or memory if there is none that can."""
+        name = slices.name(index)
+        length = slices.length(index) if slices.total is not None else None
+        writer = self.disk.writer(name, length) if self.disk is not None else None
+        return writer or MemorySink(self.memory, name, meta)
+
+
+class Sink(Protocol):
+    """A slice on its way into a tier. `written` bytes of it can be read back, from `file` at `offset`, before it is
+    `done` or has `failed`; `backlog` bytes wait for the disk."""
+
+    offset: int
+    lasting: bool
+    """What is done stays for a while, whatever else comes."""
+
+    @property
+    def file(self) -> OpenFile | None: ...
+    @property
+    def written(self) -> int: ...
+    @property
+    def backlog(self) -> int: ...
+    @property
+    def done(self) -> bool: ...
+    @property
+    def failed(self) -> bool: ...
+    def feed(self, chunk: bytes) -> None: ...
+    def finish(self) -> None: ...
+    def abandon(self) -> None: ...
+    async def progress(self) -> None: ...
+
+
+class MemorySink:
+    """A slice on its way into memory."""
+
+    lasting = False
+
+    def __init__(self, memory: MemoryTier, name: str, meta: Meta) -> None:
+        self._memory = memory
+        self._name = name
+        self._meta = meta
+        self._chunks: list[bytes] = []
+        self.file = None
+        self.offset = 0
+        self.written = 0
+        self.backlog = 0
+        self.done = False
+        self.failed = False
+
+    def feed(self, chunk: bytes) -> None:
+        self._chunks.append(chunk)
+
+    def finish(self) -> None:
+        body = b"".join(self._chunks)
+        self._chunks.clear()
+        stored = Stored(self._name, self._meta, body)
+        if stored.size <= self._memory.capacity // 4:
+            self._memory.put(stored)
+            self.done = True
+        else:
+            self.failed = True
+
+    def abandon(self) -> None:
+        self._chunks.clear()
+        self.failed = True
+
+    async def progress(self) -> None:
+        return
+
+
+class LostError(Exception):
+    """What a reader is to read next is neither in memory any more nor stored."""
+
+
 class Flight:
-    """One fill under way.
+    """One fill under way: an answer of an origin, whose body is that of the object from byte number `start` on.
 
     `outcome` resolves when the origin's head is in: to the Meta that viewers get (whether it will be stored or
     not), or to an exception. `shared` says whether requests other than the first may be served from it; `stored`
-    is what to serve if no body will come (revalidated, or stale because the origin failed); `result` the word for
-    X-Cache. The filler calls `announce`, `feed`, `finish` or `fail`; a viewer calls `join` before it waits for
-    the outcome, then iterates `read`.
+    is what to serve them from if it is not the flight's body as it comes (revalidated, stale because the origin
+    failed, or sliced); `result` the word for X-Cache. The filler calls `announce`, `feed`, `finish` or `fail`; a
+    viewer calls `join` before it waits for the outcome, then iterates `read`, or asks for what comes `next`.
+
+    The body is kept in memory up to a limit. What is larger is either stored in slices by a `spool`, then memory holds
+    what the spool cannot give back yet; or it is stored nowhere, and then it waits for its slowest reader.
     """
 
     def __init__(self) -> None:
@@ -182,14 +359,18 @@ class Flight:
         self.result = "Miss"
         self.status = 0  # the origin's
         self.keeps = False  # is what it brings stored, as far as is known?
+        self.everything = False  # the origin was asked for a range and answered with the whole body
         self.first_headers: Headers = []  # for the viewer who began it, where they differ from what is stored
         self.stored: Stored | None = None
         self.length: int | None = None
+        self.start = 0
+        self.position = 0  # of the object, up to which its bytes are in
+        self.stop: int | None = None  # where the body ends, if that is known
+        self.spool: Spool | None = None
         self._keep = 0
-        self._chunks: list[bytes] = []  # the chunks numbered _first and up
-        self._first = 0
-        self._dropped = 0  # bytes in the chunks before _first
-        self._size = 0
+        self._chunks: list[bytes] = []  # what is in memory
+        self._ends: list[int] = []  # where each of them ends
+        self._dropped = 0  # where the first of them begins
         self._whole: bytes | None = None
         self._done = False
         self._error: BaseException | None = None
@@ -198,7 +379,7 @@ class Flight:
         self._room: asyncio.Future[None] | None = None
         self.task: asyncio.Task[None] | None = None
 
-    def start(self, run: Coroutine[Any, Any, None]) -> None:
+    def launch(self, run: Coroutine[Any, Any, None]) -> None:
         self.task = asyncio.get_running_loop().create_task(run)
 
     # -- the filler's side ---------------------------------------------------------------------------------------
@@ -211,28 +392,82 @@ class Flight:
         if not self.outcome.done():
             self.outcome.set_result(meta)
 
-    async def feed(self, chunk: bytes) -> None:
-        """Append to the body. Waits for slow readers once the body is too large to be kept.
+    def begin(self, start: int, stop: int | None) -> None:
+        """The body goes from there to before `stop`."""
+        self.start = self.position = self._dropped = start
+        self.stop = stop
 
-        :raises ConnectionAbortedError: if it is too large to be kept and nobody reads it any more.
+    def store(self, spool: Spool) -> None:
+        """From here on the body is stored by `spool`, and that with all that has come already."""
+        self.spool = spool
+        self._keep = 0
+        for chunk in self._chunks:
+            spool.feed(chunk)
+
+    async def feed(self, chunk: bytes) -> None:
+        """Append to the body. Waits where it runs too far ahead.
+
+        :raises ConnectionAbortedError: if it is too large to be kept and nobody reads it any more; what is stored in
+        slices goes on to the end of one.
         """
         self._chunks.append(chunk)
-        self._size += len(chunk)
-        self._wake()
-        if self._size <= self._keep:
+        self.position += len(chunk)
+        self._ends.append(self.position)
+        spool = self.spool
+        if spool is None:
+            self._wake()
+            if self.position - self.start > self._keep:
+                self.shared = False
+                await self._wait_for_slowest()
             return
-        self.shared = False
+        ended = spool.feed(chunk)
+        self._wake()
+        if ended and not self._readers:
+            raise ConnectionAbortedError("nobody reads this any more")
+        while True:
+            slowest = min(self._readers.values(), default=self.position)
+            self._drop(slowest)
+            if spool.backlog > LAG:
+                await spool.progress()
+            elif self._readers and (
+                (spool.lost and self.position - self._dropped > WINDOW)
+                or self.position - max(self._readers.values())
+                > (AHEAD if spool.lasting else HELD * spool.size)
+            ):
+                await self._reader_moved()
+            else:
+                return
+
+    async def _wait_for_slowest(self) -> None:
         while True:
             if not self._readers:
                 raise ConnectionAbortedError("nobody reads this any more")
             slowest = min(self._readers.values())
-            while self._chunks and self._dropped + len(self._chunks[0]) <= slowest:
-                self._dropped += len(self._chunks.pop(0))
-                self._first += 1
-            if self._size - slowest <= WINDOW:
+            self._drop(slowest)
+            if self.position - slowest <= WINDOW:
                 return
-            self._room = asyncio.get_running_loop().create_future()
-            await self._room
+            await self._reader_moved()
+
+    def _drop(self, passed: int) -> None:
+        """Let go of chunks that the spool can give back, or, where they are stored nowhere, that all have read."""
+        spool, ends = self.spool, self._ends
+        number = 0
+        for end in ends:
+            if spool is None or not spool.gives_back(self._dropped, end):
+                kept = end > passed or not (spool is None or spool.lost)
+            else:
+                kept = not spool.lasting and end > max(passed, self.position - HELD * spool.size)
+            if kept:
+                break
+            self._dropped = end
+            number += 1
+        if number:
+            del ends[:number]
+            del self._chunks[:number]
+
+    async def _reader_moved(self) -> None:
+        self._room = asyncio.get_running_loop().create_future()
+        await self._room
 
     def finish(self) -> None:
         self._done = True
@@ -247,11 +482,15 @@ class Flight:
         self._wake()
 
     @property
+    def ended(self) -> bool:
+        """Does nothing more come?"""
+        return self._done
+
+    @property
     def whole(self) -> bytes | None:
         """The complete body, if it is complete and was kept."""
-        if not self._done or self._error is not None or self._dropped:
+        if not self._done or self._error is not None or self.spool is not None or self._dropped:
             return None
-        # Readers count the chunks that they have passed, so those stay as they are.
         if self._whole is None:
             self._whole = b"".join(self._chunks)
         return self._whole
@@ -268,34 +507,71 @@ class Flight:
 
     # -- a viewer's side -----------------------------------------------------------------------------------------
 
-    def join(self) -> object:
-        """Count one more reader, from the body's first byte; give the token to `read` or `leave`."""
+    def join(self, position: int = 0) -> object:
+        """Count one more reader; give the token to `read`, `next` or `leave`."""
         token = object()
-        self._readers[token] = 0
+        self._readers[token] = position
         return token
 
     def leave(self, token: object) -> None:
         self._readers.pop(token, None)
         self._make_room()
 
-    async def read(self, token: object) -> AsyncIterator[bytes]:
+    async def next(self, token: object, position: int) -> Piece | None:
+        """What of the body comes at `position`, as much as is at hand; None at its end. The reader has what is before.
+
+        :raises LostError: if that is gone.
+        :raises BaseException: what the fill failed with, once all that came before is read.
+        """
+        self._readers[token] = position
+        self._make_room()
+        while position >= self.position:
+            if self._error is not None:
+                raise self._error
+            if self._done:
+                return None
+            news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._news.append(news)
+            await news
+        if position >= self._dropped:
+            number = bisect_right(self._ends, position)
+            chunk = self._chunks[number]
+            skipped = position - self._ends[number] + len(chunk)
+            return chunk[skipped:] if skipped else chunk
+        piece = self.spool.piece(position) if self.spool is not None else None
+        if piece is None:
+            raise LostError
+        return piece
+
+    def read(self, token: object) -> Reading:
         """The body as it grows; raises what the fill failed with."""
+        return Reading(self, token)
+
+
+class Reading:
+    """A viewer's way through a flight's body. Closed at its end, or by `aclose`, begun or not."""
+
+    __slots__ = ("_flight", "_position", "_token")
+
+    def __init__(self, flight: Flight, token: object) -> None:
+        self._flight = flight
+        self._token = token
+        self._position = flight.start
+
+    def __aiter__(self) -> Reading:
+        return self
+
+    async def __anext__(self) -> Piece:
         try:
-            number = 0
-            while True:
-                while number - self._first < len(self._chunks):
-                    # A chunk is dropped only when every reader has passed it, so this one is still there.
-                    chunk = self._chunks[number - self._first]
-                    number += 1
-                    yield chunk
-                    self._readers[token] += len(chunk)
-                    self._make_room()
-                if self._error is not None:
-                    raise self._error
-                if self._done:
-                    return
-                news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                self._news.append(news)
-                await news
-        finally:
-            self.leave(token)
+            piece = await self._flight.next(self._token, self._position)
+        except BaseException:
+            self._flight.leave(self._token)
+            raise
+        if piece is None:
+            self._flight.leave(self._token)
+            raise StopAsyncIteration
+        self._position += len(piece)
+        return piece
+
+    async def aclose(self) -> None:
+        self._flight.leave(self._token)

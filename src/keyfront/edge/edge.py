@@ -10,16 +10,20 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from copy import copy
+from pathlib import Path
 from time import perf_counter, time
+from typing import Any
 
 import msgspec
 
-from keyfront.edge import compress, freshness, respond
+from keyfront.edge import compress, freshness, respond, slices
 from keyfront.edge.accesslog import AccessLog, Record
-from keyfront.edge.cache import Flight, MemoryTier
+from keyfront.edge.cache import Flight, LostError, MemoryTier, Tiers
 from keyfront.edge.decide import Refusal, decide, internal_plan
-from keyfront.edge.exchange import Headers, Meta, OriginReply, Plan, Reply, Request, Stored
+from keyfront.edge.disk import DiskTier
+from keyfront.edge.exchange import Headers, Meta, OriginReply, Piece, Plan, Reply, Request, Slices, Stored
 from keyfront.edge.forward import (
     CONDITIONAL,
     accepted_encoding,
@@ -35,6 +39,7 @@ from keyfront.edge.geo import CountryTable
 from keyfront.edge.origin import Origins
 from keyfront.edge.recent import Recent
 from keyfront.edge.routing import Route, Routing, Site
+from keyfront.edge.slices import ChangedError, Opened, Reader, Runs, Span, Spool, UnusableError
 from keyfront.errors import OriginFailure
 from keyfront.model.snapshot import EMPTY, Origin, Snapshot
 from keyfront.signing.verify import Grant
@@ -47,6 +52,9 @@ _UNSENT = "OriginWriteError"
 _UNPAGED = frozenset({"disabled", "chain_too_long"})
 # What a request for another page than the one asked for must not say of itself.
 _OF_THIS_REQUEST = CONDITIONAL | {b"content-encoding", b"content-language", b"content-type", b"content-md5"}
+UNSLICED = 60.0
+"""Seconds for which ranges of what could not be stored in slices are passed to the origin as they are."""
+
 UNSHARED = 10.0
 """Seconds for which requests for a key do not wait for each other, after an answer that could not be shared."""
 
@@ -58,14 +66,19 @@ SWEPT = 200
 
 
 class EdgeSettings(msgspec.Struct, frozen=True):
-    """`memory` and `max_object` are bytes, of one worker's cache and of the largest body in it; `pop` is the edge
-    location's name (X-Amz-Cf-Pop); `https_port` is where this edge listens for https, if it does; `ca_file` holds
-    certificate authorities that origins may use besides the system's; `country_db` is a MaxMind DB file to look
-    countries up in, instead of the built-in table. With `cache_status` every answer tells in Cache-Status what the
-    cache had to do with it (RFC 9211)."""
+    """`memory` and `max_object` are bytes, of one worker's cache and of the largest body that is held whole; a larger
+    one is held in slices of `slice` bytes, and asked for so. `cache_dir` is the folder of the cache on disk, which all
+    workers share, and `cache_disk` its size in bytes; with 0 there is none. `pop` is the edge location's name
+    (X-Amz-Cf-Pop); `https_port` is where this edge listens for https, if it does; `ca_file` holds certificate
+    authorities that origins may use besides the system's; `country_db` is a MaxMind DB file to look countries up in,
+    instead of the built-in table. With `cache_status` every answer tells in Cache-Status what the cache had to do with
+    it (RFC 9211)."""
 
     memory: int = 256 * 1024 * 1024
-    max_object: int = 16 * 1024 * 1024
+    max_object: int = 1024 * 1024
+    slice: int = 4 * 1024 * 1024
+    cache_dir: str = ""
+    cache_disk: int = 0
     pop: str = "KFR50-P1"
     https_port: int | None = None
     ca_file: str | None = None
@@ -97,6 +110,13 @@ class Visit:
         self.began = began
         self.request_id = request_id
 
+    def without_range(self) -> Visit:
+        """The same visit of a request for everything."""
+        visit = copy(self)
+        visit.request = copy(self.request)
+        visit.request.headers = [h for h in self.request.headers if h[0] not in (b"range", b"if-range")]
+        return visit
+
 
 class Edge:
     """`clock` gives epoch seconds: what is fresh, stale or expired, and for how long, is counted by it."""
@@ -108,11 +128,18 @@ class Edge:
         self._tells = settings.cache_status
         self.routing = Routing(EMPTY)
         self.memory = MemoryTier(settings.memory, settings.max_object)
+        self.disk: DiskTier | None = None
+        if settings.cache_disk > 0:
+            self.disk = DiskTier(Path(settings.cache_dir), settings.cache_disk, self._ended)
+        self.tiers = Tiers(self.memory, self.disk)
         self.flights: dict[str, Flight] = {}
+        self.runs = Runs()
+        self._tasks: set[asyncio.Task[None]] = set()
         self.failures: Recent[tuple[str, int, str]] = Recent()
         self.unshared: Recent[bool] = Recent()
         self.changes = 0
         self.changed: Recent[int] = Recent()  # the number of the last change, by path
+        self.unsliced: Recent[bool] = Recent()
         self.compressors = compress.Compressors()
         self.origins = Origins(ca_file=settings.ca_file)
         self._country = CountryTable(settings.country_db).country
@@ -139,21 +166,37 @@ class Edge:
         if not self.memory.swept(SWEPT):
             asyncio.get_running_loop().call_soon(self._sweep)
 
-    def _keep(self, stored: Stored, changes: int) -> None:
-        """Store a response, unless it was invalidated since the origin was asked for it, which was after `changes`
-        changes. Every tier is filled here; of what it gives back later `routing.ended` is asked first."""
+    def _keep(self, stored: Stored, changes: int, asked: float) -> None:
+        """Store a response, unless it was invalidated since the origin was asked for it, which was at `asked` (epoch
+        seconds), after `changes` changes. Every tier is filled here; of what it gives back later `routing.ended` is
+        asked first."""
         changed = self.changed.get(stored.key.partition("\n")[0], self.clock())
         if (changed is None or changed <= changes) and not self.routing.ended(
             stored.key, stored.meta.snapshot
         ):
-            self.memory.put(stored)
+            self.tiers.put(stored, asked)
+
+    def _ended(self, key: str, snapshot: int) -> bool:
+        """Has what lies on disk been ended by an invalidation? What was asked for under a snapshot that this edge does
+        not know yet (or no more: its data was put back) is not judged, and so not used."""
+        return snapshot > self.routing.number or self.routing.ended(key, snapshot)
+
+    def _start(self, flight: Flight, run: Coroutine[Any, Any, None]) -> None:
+        flight.launch(run)
+        if flight.task is not None:
+            self._tasks.add(flight.task)
+            flight.task.add_done_callback(self._tasks.discard)
 
     async def aclose(self) -> None:
-        for flight in list(self.flights.values()):
-            if flight.task is not None:
-                flight.task.cancel()
+        """Give up what is under way, and write what waits to be written."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         self.compressors.close()
         await self.origins.aclose()
+        if self.disk is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self.disk.close)
 
     def request_id(self) -> str:
         """A new X-Amz-Cf-Id: 56 characters of base64url, as CloudFront's (§4.2)."""
@@ -240,18 +283,36 @@ class Edge:
 
     async def _obtain(self, visit: Visit, plan: Plan) -> Reply:
         """From the cache, or through a flight, or straight from the origin."""
-        request, key, now = visit.request, visit.key, visit.now
-        if key is None:
-            visit.forwarded = "method" if plan.route.cacheable else "bypass"
-            return await self._pass(visit, plan)
-        stored = self.memory.find(key, lambda: self._origin_headers(visit, plan))
+        for _ in range(3):
+            if visit.key is None:
+                visit.forwarded = "method" if plan.route.cacheable else "bypass"
+                break
+            try:
+                reply = await self._through_cache(visit, plan, visit.key)
+            except ChangedError:
+                continue  # what was stored in slices has been dropped
+            except UnusableError:
+                break
+            if reply is None:
+                break
+            return reply
+        return await self._pass(visit, plan)
+
+    async def _through_cache(self, visit: Visit, plan: Plan, key: str) -> Reply | None:
+        """The reply from what is stored or fills the cache now, or None if the cache is to be passed by.
+
+        :raises ChangedError: if what was stored is worth nothing: try again.
+        :raises UnusableError: if the origin's answer to a range is for this viewer alone.
+        """
+        request, now = visit.request, visit.now
+        stored = self.tiers.find(key, lambda: self._origin_headers(visit, plan))
         if stored is not None:
             verdict = freshness.judge(stored.meta, now)
             if verdict is Verdict.STALE and key not in self.flights and not self.failures.get(key, now):
                 self._flight(key, visit, plan, stored)
             if verdict is Verdict.STALE or verdict is Verdict.HIT:
                 visit.fresh_until = stored.meta.fresh_until
-                return respond.answer(request, stored.meta, stored.body, now, "Hit")
+                return await self._from_stored(visit, plan, stored, "Hit")
         failure = self.failures.get(key, now)
         if failure is not None:
             raise OriginFailure(*failure)
@@ -259,9 +320,11 @@ class Edge:
             visit.forwarded = "stale"
         else:
             visit.forwarded = "vary-miss" if self.memory.look(key) is not None else "uri-miss"
-        if stored is None and (request.method == "HEAD" or request.header(b"range") is not None):
-            # A head or a part of what is not stored is asked for as such; it does not fill the cache.
-            return await self._pass(visit, plan)
+            # A head of what is not stored is asked for as such, and a part of what cannot be sliced.
+            if request.method == "HEAD":
+                return None
+            if request.header(b"range") is not None and self.unsliced.get(key, now) is not None:
+                return None
 
         # A request that has come by here already would wait for the very flight that waits for it.
         alone = (
@@ -284,29 +347,82 @@ class Edge:
             if flight.keeps or flight.stored is not None:
                 visit.fresh_until = meta.fresh_until
             result = "Hit" if visit.joined and flight.stored is None else flight.result
+            headers = [] if visit.joined else flight.first_headers
+            asked = visit
+            if flight.everything and not visit.joined:
+                # The origin was asked for a range and sent everything, and so does the edge (§5.10).
+                asked = visit.without_range()
             if flight.stored is not None:
-                return respond.answer(request, meta, flight.stored.body, now, result)
+                reply = await self._from_stored(asked, plan, flight.stored, result, headers)
+                flight.leave(token)
+                return reply
             whole = flight.whole
-            if whole is not None and not flight.first_headers:
-                return respond.answer(request, meta, whole, now, result)
+            if whole is not None:
+                flight.leave(token)
+                return respond.answer(asked.request, _with(meta, headers), whole, now, result)
+            return self._from_flight(asked, flight, token, _with(meta, headers), result)
         except BaseException:
             flight.leave(token)
             raise
-        if meta.status == 200 and not respond.plain(request):
+
+    def _from_flight(self, visit: Visit, flight: Flight, token: object, meta: Meta, result: str) -> Reply:
+        """The reply whose body is the flight's as it comes, or parts of it."""
+        request, now = visit.request, visit.now
+        if meta.status != 200 or respond.plain(request):
+            word = result if meta.status < 400 else "Error"
+            reply = Reply(meta.status, respond.with_age(meta, now, result), x_cache=word)
+            reply.length = flight.length
+            body: AsyncIterator[Piece] = flight.read(token)
+        elif flight.length is None:
+            # Without a length there are no ranges (§5.10).
             quick = respond.unmodified(request, meta, now, result)
             if quick is not None:
                 flight.leave(token)
                 return quick
-        if flight.first_headers and not visit.joined:
-            headers = flight.first_headers
+            reply = Reply(meta.status, respond.with_age(meta, now, result), x_cache=result)
+            reply.length = None
+            body = flight.read(token)
         else:
-            headers = respond.with_age(meta, now, result)
-        reply = Reply(meta.status, headers, x_cache=result if meta.status < 400 else "Error")
-        reply.length = flight.length
+            reply, parts = respond.layout(request, meta, flight.length, now, result, os.urandom(16).hex())
+            if parts is None:
+                flight.leave(token)
+                return reply
+            body = Opened(slices.sequence(flight.read(token), parts), lambda: flight.leave(token))
         if request.method == "HEAD":
             flight.leave(token)
         else:
-            reply.body = flight.read(token)
+            reply.body = body
+        return reply
+
+    async def _from_stored(
+        self, visit: Visit, plan: Plan, stored: Stored, result: str, headers: Headers | None = None
+    ) -> Reply:
+        """The reply from what is stored, what is missing of it being asked for; begun, so that what fails at once
+        fails before the viewer gets the head of a reply.
+
+        :param headers: what this viewer gets in the place of the stored ones.
+        """
+        request, now = visit.request, visit.now
+        meta = _with(stored.meta, headers)
+        if stored.slices is None:
+            return respond.answer(request, meta, stored.body, now, result)
+        sliced = stored.slices
+        assert sliced.total is not None  # noqa: S101 - what is stored has come to its end
+        reply, parts = respond.layout(request, meta, sliced.total, now, result, os.urandom(16).hex())
+        if not parts or request.method == "HEAD":
+            return reply
+        reader = Reader(self.tiers, self.runs, sliced, lambda span: self._ask(visit, plan, stored, span))
+        first = next(part[0] for part in parts if not isinstance(part, bytes))
+        if result == "Hit" and not reader.has(first):
+            reply.x_cache = reply.detail = "Miss"
+        if not reader.complete(parts):
+            self.tiers.drop(stored.key)
+            raise ChangedError
+        try:
+            reply.body = await Opened.begin(reader.body(parts), 1 if isinstance(parts[0], tuple) else 2)
+        except (LostError, ChangedError) as error:
+            self.tiers.drop(stored.key)
+            raise ChangedError from error
         return reply
 
     def _may_share(self, flight: Flight, meta: Meta, visit: Visit, plan: Plan) -> bool:
@@ -348,10 +464,11 @@ class Edge:
             asked = Request("GET", target, request.host, [], scheme=request.scheme)
             changed = internal_plan(site, target, asked)
             if changed.key is not None:
-                self.memory.drop_all(changed.key + query_part(changed.route.behavior, changed.query))
+                now = self.clock()
+                self.tiers.spoil(changed.key, query_part(changed.route.behavior, changed.query), now)
                 # What is on its way may be from before: it is not kept (`_keep`), and nobody joins it any more.
                 self.changes += 1
-                self.changed.put(changed.key, self.changes, self.clock() + LONGEST_FILL)
+                self.changed.put(changed.key, self.changes, now + LONGEST_FILL)
                 for key in [key for key in self.flights if key.partition("\n")[0] == changed.key]:
                     del self.flights[key]
 
@@ -362,7 +479,7 @@ class Edge:
         flight = Flight()
         if key is not None and key not in self.flights:
             self.flights[key] = flight
-        flight.start(self._fill(flight, visit, plan, stored))
+        self._start(flight, self._fill(flight, visit, plan, stored))
         return flight
 
     async def _fill(self, flight: Flight, visit: Visit, plan: Plan, stored: Stored | None) -> None:
@@ -371,24 +488,31 @@ class Edge:
         site, behavior = plan.route.site, plan.route.behavior
         method = "GET" if visit.request.method == "HEAD" else visit.request.method
         answer: OriginReply | None = None
+        sliced: Slices | None = None
         try:
             began, number, changes = self.clock(), self.routing.number, self.changes
             if stored is not None and self.routing.ended(key, stored.meta.snapshot):
                 stored = None  # while this request waited: it is neither asked about nor stands in
             conditions = freshness.revalidation_headers(stored.meta) if stored is not None else []
+            asked = None
+            if stored is None or (stored.slices is not None and stored.slices.ranged):
+                asked = slices.wanted(visit.request, self.settings.slice)
+            ranged = [(b"range", b"bytes=%d-%d" % (asked.first, asked.last))] if asked is not None else []
             try:
-                answer, sent, origin = await self._fetch(visit, plan, method, fill=True, extra=conditions)
+                answer, sent, origin = await self._fetch(
+                    visit, plan, method, fill=True, extra=conditions + ranged
+                )
                 if (
                     answer.status == 304
                     and stored is not None
                     and not freshness.confirms(stored.meta, answer.headers)
                 ):
                     await answer.aclose()
-                    answer, sent, origin = await self._fetch(visit, plan, method, fill=True)
+                    answer, sent, origin = await self._fetch(visit, plan, method, fill=True, extra=ranged)
             except OriginFailure as failure:
                 if stored is None or not freshness.serve_stale_on_error(stored.meta, self.clock(), None):
                     raise
-                self._land_stale(flight, site, stored, changes, failure.status)
+                self._land_stale(flight, site, stored, changes, began, failure.status)
                 return
             now = self.clock()
             flight.status = answer.status
@@ -396,13 +520,20 @@ class Edge:
                 meta = freshness.revalidated(behavior, stored.meta, answer.headers, now, began, sent)
                 meta.snapshot = number
                 shared = freshness.collapses(behavior, meta, now)
-                self._land(flight, Stored(key, meta, stored.body), changes, "RefreshHit", shared=shared)
+                self._land(flight, stored.renewed(meta), changes, began, "RefreshHit", shared=shared)
                 return
             if stored is not None and freshness.serve_stale_on_error(stored.meta, now, answer.status):
-                self._land_stale(flight, site, stored, changes, answer.status)
+                self._land_stale(flight, site, stored, changes, began, answer.status)
                 return
+            part: Span | None = None
+            if asked is not None:
+                flight.everything = answer.status == 200
+                part = self._part(visit, asked, answer)
+                if part is not None:
+                    answer = slices.as_whole(answer, part)
+            partial = part is not None and part.last - part.first + 1 < part.total
             coding = b""
-            if compress.compressible(behavior, answer.status, answer.headers, answer.length):
+            if not partial and compress.compressible(behavior, answer.status, answer.headers, answer.length):
                 coding = compress.coding_for(accepted_encoding(behavior, visit.request))
                 answer, coding = self.compressors.encoded(answer, coding)
             headers = compress.represented(viewer_headers(behavior, answer.headers), coding)
@@ -420,38 +551,172 @@ class Edge:
                 reason=answer.reason,
                 coding=coding,
             )
+            if partial and (meta_or_none is None or slices.strong_validator(meta_or_none) is None):
+                raise self._unusable(visit)
             if answer.status >= 400:
                 flight.result = "Error"
-            if answer.length is not None and answer.length > self.memory.max_object:
-                meta_or_none = None
             if meta_or_none is None:
                 passing = freshness.passing(
                     answer.status, headers, answer.headers, now, reason=answer.reason, coding=coding
                 )
                 self._announce(flight, key, passing, shared=False, length=answer.length)
             else:
+                meta_or_none.snapshot = number
                 if any(name == b"set-cookie" for name, _ in answer.headers):
                     # no-cache="Set-Cookie": who fills the cache gets the cookie, who is served from it does not (§5.7).
                     flight.first_headers = headers
                 shared = freshness.collapses(behavior, meta_or_none, now)
                 flight.keeps = True
-                keep = self.memory.max_object
-                self._announce(flight, key, meta_or_none, keep=keep, shared=shared, length=answer.length)
+                total = part.total if part is not None else answer.length
+                if total is not None and (partial or total > self.memory.max_object):
+                    meta_or_none.length = total
+                    sliced = self._slices(visit, stored, meta_or_none, total, sent, flight)
+                    flight.begin(
+                        part.first if part is not None else 0, part.last + 1 if part is not None else total
+                    )
+                    self._slice(flight, sliced, meta_or_none)
+                    flight.stored = Stored(key, meta_or_none, b"", sliced)
+                    self._keep(flight.stored, changes, began)
+                    self._announce(flight, key, meta_or_none, shared=shared, length=total)
+                else:
+                    keep = self.memory.max_object
+                    self._announce(flight, key, meta_or_none, keep=keep, shared=shared, length=answer.length)
             async for chunk in answer.body:
+                if (
+                    meta_or_none is not None
+                    and sliced is None
+                    and flight.position + len(chunk) > self.memory.max_object
+                ):
+                    # Longer than what is held whole, and its length not known before.
+                    sliced = self._slices(visit, None, meta_or_none, None, sent, flight)
+                    self._slice(flight, sliced, meta_or_none)
                 await flight.feed(chunk)
+            if flight.spool is not None:
+                flight.spool.finish()
+            if sliced is not None and sliced.total is None and meta_or_none is not None:
+                sliced.total = meta_or_none.length = flight.position
+                self._keep(Stored(key, meta_or_none, b"", sliced), changes, began)
             flight.finish()
             body = flight.whole
             if meta_or_none is not None and body is not None:
-                meta_or_none.length, meta_or_none.snapshot = len(body), number
-                self._keep(Stored(key, meta_or_none, body), changes)
+                meta_or_none.length = len(body)
+                self._keep(Stored(key, meta_or_none, body), changes, began)
         except BaseException as failure:
             flight.fail(failure)
-            if not isinstance(failure, (OriginFailure, ConnectionAbortedError)):
+            if sliced is not None and sliced.validator is None and flight.stored is not None:
+                self.tiers.drop(key)  # it would never become whole
+            if not isinstance(failure, (OriginFailure, ConnectionAbortedError, UnusableError)):
                 raise
         finally:
             self._forget_flight(key, flight)
             if answer is not None:
                 await answer.aclose()
+            await self._end(flight, sliced)
+
+    # -- slices ------------------------------------------------------------------------------------------------------
+
+    def _part(self, visit: Visit, asked: Span, answer: OriginReply) -> Span | None:
+        """What of the body the answer to a range holds, None if it is an answer about the whole.
+
+        :raises UnusableError: if it can be neither.
+        """
+        if answer.status == 416:
+            raise UnusableError
+        if answer.status != 206:
+            return None
+        part = slices.content_range(answer)
+        if part is None or part.first != asked.first or part.last > asked.last:
+            raise self._unusable(visit)
+        return part
+
+    def _unusable(self, visit: Visit) -> UnusableError:
+        if visit.key is not None:
+            self.unsliced.put(visit.key, True, self.clock() + UNSLICED)
+        return UnusableError()
+
+    def _slices(
+        self,
+        visit: Visit,
+        stored: Stored | None,
+        meta: Meta,
+        total: int | None,
+        sent: Headers,
+        flight: Flight,
+    ) -> Slices:
+        """How a body is to be sliced: as the one that is stored, if it is the same byte for byte."""
+        key, size = visit.key or "", self.settings.slice
+        validator = slices.strong_validator(meta) if total is not None else None
+        generation = ""
+        if validator is not None:
+            for known in (stored, self.tiers.find(key, lambda: sent)):
+                old = known.slices if known is not None else None
+                if (
+                    known is not None
+                    and old is not None
+                    and (old.validator, old.total, old.size) == (validator, total, size)
+                    and not self.routing.ended(key, known.meta.snapshot)
+                ):
+                    generation = old.generation
+        refuses = any(n == b"accept-ranges" and v.strip().lower() == b"none" for n, v in meta.headers)
+        ranged = not flight.everything and not refuses
+        return Slices(key, total, size, generation or os.urandom(8).hex(), validator, ranged)
+
+    def _slice(self, flight: Flight, sliced: Slices, meta: Meta) -> None:
+        """Store the flight's body in slices as it comes."""
+        flight.store(Spool(self.tiers, sliced, meta, flight.start))
+        self.runs.add(sliced, flight)
+
+    async def _end(self, flight: Flight, sliced: Slices | None) -> None:
+        """Nothing more comes. The flight still gives what the disk has not written yet."""
+        if flight.spool is not None:
+            flight.spool.abandon()
+            await flight.spool.settled()
+        if sliced is not None:
+            self.runs.remove(sliced, flight)
+
+    def _ask(self, visit: Visit, plan: Plan, stored: Stored, span: Span) -> Flight:
+        """Start a fill of missing slices."""
+        flight = Flight()
+        flight.begin(span.first, span.last + 1)
+        sliced = stored.slices
+        assert sliced is not None  # noqa: S101 - the callers asked
+        self.runs.add(sliced, flight)
+        self._start(flight, self._run(flight, visit, plan, stored.meta, sliced, span))
+        return flight
+
+    async def _run(
+        self, flight: Flight, visit: Visit, plan: Plan, meta: Meta, sliced: Slices, span: Span
+    ) -> None:
+        answer: OriginReply | None = None
+        try:
+            failure = self.failures.get(sliced.key, self.clock())
+            if failure is not None:
+                raise OriginFailure(*failure)
+            extra = [(b"range", b"bytes=%d-%d" % (span.first, span.last))]
+            if meta.conditional and sliced.validator is not None:
+                extra.append((b"if-range", sliced.validator))
+            answer, _, _ = await self._fetch(visit, plan, "GET", fill=True, extra=extra)
+            verdict = slices.judge(sliced, span, answer, if_range=len(extra) > 1)
+            if verdict is slices.Answer.CHANGED:
+                self.tiers.drop(sliced.key)
+                raise ChangedError
+            if verdict is slices.Answer.UNUSABLE:
+                raise UnusableError
+            spool = Spool(self.tiers, sliced, meta, span.first)
+            flight.store(spool)
+            flight.announce(meta, keep=0, shared=True, length=None)
+            async for chunk in answer.body:
+                await flight.feed(chunk)
+            spool.finish()
+            flight.finish()
+        except BaseException as failed:
+            flight.fail(failed)
+            if not isinstance(failed, (OriginFailure, ConnectionAbortedError, ChangedError, UnusableError)):
+                raise
+        finally:
+            if answer is not None:
+                await answer.aclose()
+            await self._end(flight, sliced)
 
     def _announce(
         self, flight: Flight, key: str, meta: Meta, *, keep: int = 0, shared: bool, length: int | None
@@ -464,19 +729,23 @@ class Edge:
             self.unshared.put(key, True, self.clock() + UNSHARED)
         flight.announce(meta, keep=keep, shared=shared, length=length)
 
-    def _land(self, flight: Flight, stored: Stored, changes: int, result: str, *, shared: bool) -> None:
+    def _land(
+        self, flight: Flight, stored: Stored, changes: int, began: float, result: str, *, shared: bool
+    ) -> None:
         """The flight ends with what is stored already, renewed or not."""
-        self._keep(stored, changes)
+        self._keep(stored, changes, began)
         flight.stored = stored
         flight.result = result
         flight.keeps = result == "RefreshHit"
-        self._announce(flight, stored.key, stored.meta, shared=shared, length=len(stored.body))
+        self._announce(flight, stored.key, stored.meta, shared=shared, length=stored.length)
         flight.finish()
 
-    def _land_stale(self, flight: Flight, site: Site, stored: Stored, changes: int, status: int) -> None:
+    def _land_stale(
+        self, flight: Flight, site: Site, stored: Stored, changes: int, began: float, status: int
+    ) -> None:
         """The origin failed and what is stored may stand in; it is asked again after ErrorCachingMinTTL (§5.5)."""
         held = freshness.stale_for(stored.meta, self.clock(), _error_min_ttl(site, status))
-        self._land(flight, Stored(stored.key, held, stored.body), changes, "Hit", shared=True)
+        self._land(flight, stored.renewed(held), changes, began, "Hit", shared=True)
 
     def _forget_flight(self, key: str, flight: Flight) -> None:
         if self.flights.get(key) is flight:
@@ -495,6 +764,7 @@ class Edge:
         Unless a viewer may have brought it about by asking for a head or a range, which are not in the key: nobody is
         to shut out the others so.
         """
+        part = any(name == b"range" for name, _ in extra or ())
         request = visit.request
         origins = plan.route.origins
         # A body is read from the viewer once, so it can be given to one origin only.
@@ -515,7 +785,7 @@ class Edge:
                 if not last:
                     continue
                 if visit.key is not None and (
-                    failure.kind in _UNREACHABLE or (fill and failure.kind != _UNSENT)
+                    failure.kind in _UNREACHABLE or (fill and not part and failure.kind != _UNSENT)
                 ):
                     until = self.clock() + _error_min_ttl(plan.route.site, failure.status)
                     self.failures.put(visit.key, (failure.kind, failure.status, failure.detail), until)
@@ -647,6 +917,15 @@ def _error_min_ttl(site: Site, status: int) -> int:
     """ErrorCachingMinTTL for this status, seconds."""
     rule = site.error_responses.get(status)
     return freshness.ERROR_MIN_TTL if rule is None else rule.min_ttl
+
+
+def _with(meta: Meta, headers: Headers | None) -> Meta:
+    """The same with other headers, if there are any."""
+    if not headers:
+        return meta
+    other = copy(meta)
+    other.headers = tuple([h for h in headers if h[0] != b"age"])
+    return other
 
 
 async def _closing(answer: OriginReply) -> AsyncIterator[bytes]:

@@ -7,8 +7,9 @@ Times are epoch seconds.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+import os
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from keyfront.edge.routing import Route
@@ -16,6 +17,54 @@ if TYPE_CHECKING:
 
 Header = tuple[bytes, bytes]
 Headers = list[Header]
+
+READ: Final = 256 * 1024
+"""Bytes that are read from a file in one go where the kernel cannot send it."""
+
+
+class OpenFile:
+    """A file that is open for reading: `fd` until the last who holds this lets go of it."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+class FileRange:
+    """A piece of a body that lies in a file: `length` bytes from `offset`. A shell lets the kernel send it where it
+    can (sendfile(2)); to iterate over it reads it, and raises OSError if the file cannot be read or is shorter."""
+
+    __slots__ = ("file", "length", "offset")
+
+    def __init__(self, file: OpenFile, offset: int, length: int) -> None:
+        self.file = file
+        self.offset = offset
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def cut(self, first: int, length: int) -> FileRange:
+        """`length` bytes of it, from its own byte number `first`."""
+        return FileRange(self.file, self.offset + first, min(length, self.length - first))
+
+    def __iter__(self) -> Iterator[bytes]:
+        offset, left = self.offset, self.length
+        while left:
+            chunk = os.pread(self.file.fd, min(left, READ), offset)
+            if not chunk:
+                raise OSError("a stored body is shorter than its head says")
+            offset += len(chunk)
+            left -= len(chunk)
+            yield chunk
+
+
+Piece = bytes | FileRange
+Body = bytes | AsyncIterator[Piece]
 
 
 class Request:
@@ -85,7 +134,7 @@ class Request:
 class Reply:
     """An answer ready for a shell to write. `headers` lacks only framing and the edge's own identity headers.
 
-    `body` is bytes, or an async iterator of chunks with `length` its size in bytes if that is known.
+    `body` is bytes, or an async iterator of pieces with `length` its size in bytes if that is known.
     `x_cache` is the word before " from cloudfront", `detail` CloudFront's x-edge-detailed-result-type,
     `reason` a denial's or refusal's name for the log.
     """
@@ -96,7 +145,7 @@ class Reply:
         self,
         status: int,
         headers: Headers,
-        body: bytes | AsyncIterator[bytes] = b"",
+        body: Body = b"",
         *,
         length: int | None = None,
         x_cache: str = "Error",
@@ -106,7 +155,7 @@ class Reply:
         self.status = status
         self.headers = headers
         self.body = body
-        self.length = len(body) if isinstance(body, bytes) else length
+        self.length = length if length is not None or not isinstance(body, bytes) else len(body)
         self.x_cache = x_cache
         self.detail = detail or x_cache
         self.reason = reason
@@ -209,22 +258,63 @@ class Meta:
         self.snapshot = snapshot
 
 
+class Slices:
+    """How a body too large to be held whole is stored: cut into pieces of `size` bytes, the last one shorter, each
+    stored for itself or not.
+
+    `total` is the body's length, None while a body of unknown length still comes. `generation` tells this body's slices
+    from those of any other that was or will be stored under `key`. `validator` is what the origin's answers are held
+    to when a missing slice is asked for: a strong entity tag, or a Last-Modified that counts as strong (RFC 9110
+    §8.8.2.2); with None, or if the origin does not do ranges (`ranged`), slices that are lost stay lost.
+    """
+
+    __slots__ = ("generation", "key", "ranged", "size", "total", "validator")
+
+    def __init__(
+        self, key: str, total: int | None, size: int, generation: str, validator: bytes | None, ranged: bool
+    ) -> None:
+        self.key = key
+        self.total = total
+        self.size = size
+        self.generation = generation
+        self.validator = validator
+        self.ranged = ranged
+
+    def name(self, index: int) -> str:
+        """The key of one slice. No other key ends like this: see `forward.key_suffix`."""
+        return f"{self.key}\ns{self.generation}:{index}"
+
+    def length(self, index: int) -> int:
+        """Bytes of one slice."""
+        return self.size if self.total is None else min(self.size, self.total - index * self.size)
+
+
 class Stored:
-    """A response in the cache: its `meta` and its whole `body`.
+    """A response in the cache: its `meta` and its whole `body`, or, if that is too large, how it is sliced.
 
     `head` is the ready-made start of its bytes on an HTTP/1.1 connection, filled by the shell that first serves it;
     `used` is set at every hit and cleared when eviction passes by; `size` is what it is charged for, in bytes.
     """
 
-    __slots__ = ("body", "head", "key", "meta", "size", "used")
+    __slots__ = ("body", "head", "key", "meta", "size", "slices", "used")
 
-    def __init__(self, key: str, meta: Meta, body: bytes) -> None:
+    def __init__(self, key: str, meta: Meta, body: bytes, slices: Slices | None = None) -> None:
         self.key = key
         self.meta = meta
         self.body = body
+        self.slices = slices
         self.head: bytes = b""
         self.used = False
         self.size = len(body) + len(key) + sum(len(n) + len(v) + 100 for n, v in meta.headers) + 600
+
+    @property
+    def length(self) -> int | None:
+        """Bytes of the whole body; None while one of unknown length still comes."""
+        return len(self.body) if self.slices is None else self.slices.total
+
+    def renewed(self, meta: Meta) -> Stored:
+        """The same body under another meta."""
+        return Stored(self.key, meta, self.body, self.slices)
 
 
 class OriginReply:

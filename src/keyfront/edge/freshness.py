@@ -528,10 +528,10 @@ def _variant(
     if b"user-agent" in names:
         names = sorted({*names, *device_headers(behavior)})
     differing = tuple([name for name in names if differs_under_one_key(behavior, name)])
-    return differing, _values(differing, forwarded)
+    return differing, variant_values(differing, forwarded)
 
 
-def _values(names: tuple[bytes, ...], headers: Headers) -> tuple[bytes, ...]:
+def variant_values(names: tuple[bytes, ...], headers: Headers) -> tuple[bytes, ...]:
     """The values of these fields, each normalised as RFC 9111 §4.1 allows: lines joined, blanks around commas
     gone."""
     values = []
@@ -547,7 +547,7 @@ def vary_matches(meta: Meta, forwarded: Headers) -> bool:
 
     :param forwarded: the request's headers as they would go to the origin.
     """
-    return not meta.vary or _values(meta.vary, forwarded) == meta.vary_values
+    return not meta.vary or variant_values(meta.vary, forwarded) == meta.vary_values
 
 
 # -- using ---------------------------------------------------------------------------------------------------

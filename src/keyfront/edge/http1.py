@@ -24,7 +24,8 @@ import msgspec
 
 from keyfront.edge import respond
 from keyfront.edge.edge import Edge, Visit
-from keyfront.edge.exchange import Headers, Reply, Request, Stored
+from keyfront.edge.exchange import FileRange, Headers, Reply, Request, Stored
+from keyfront.edge.sendfile import send_range
 from keyfront.errors import OriginFailure
 
 logger = logging.getLogger("keyfront.edge")
@@ -258,6 +259,7 @@ class Connection(asyncio.Protocol):
         "_refusal",
         "_request",
         "_room",
+        "_sending",
         "_target",
         "_task",
         "_tls",
@@ -288,6 +290,7 @@ class Connection(asyncio.Protocol):
         self._unparsed = 0
         self._writable = True
         self._room: asyncio.Future[None] | None = None
+        self._sending = False  # the kernel sends a file
         self._held: set[str] = set()
         self._closing = False  # nothing is read or written any more
         self._ending = False  # no further request is taken
@@ -682,11 +685,15 @@ class Connection(asyncio.Protocol):
         async for chunk in body:
             if not chunk:
                 continue
-            if chunked:
-                self._transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+            if isinstance(chunk, FileRange):
+                if chunked:
+                    self._transport.write(b"%x\r\n" % len(chunk))
+                await self._send_file(visit, chunk)
+                if chunked:
+                    self._transport.write(b"\r\n")
             else:
-                self._transport.write(chunk)
-            visit.sent += len(chunk)
+                self._transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
+                visit.sent += len(chunk)
             if not self._writable:
                 await self._drained()
             if self._closing:
@@ -703,6 +710,32 @@ class Connection(asyncio.Protocol):
             await self._room
         if self._closing:
             raise ConnectionResetError
+
+    async def _send_file(self, visit: Visit, piece: FileRange) -> None:
+        """A piece of a file: by the kernel once all before it is out, or through this process where TLS needs it."""
+        if self._tls is not None:
+            for chunk in piece:
+                self._transport.write(chunk)
+                visit.sent += len(chunk)
+                if not self._writable:
+                    await self._drained()
+            return
+
+        def moved(sent: int) -> None:
+            visit.sent += sent
+            self._progress = self._clock()
+
+        self._sending = True
+        self._progress = self._clock()
+        self._transport.set_write_buffer_limits(high=0)
+        try:
+            if not self._writable:
+                await self._drained()
+            await send_range(self._transport, piece, moved)
+        finally:
+            self._sending = False
+            if not self._transport.is_closing():
+                self._transport.set_write_buffer_limits()
 
     def go_on(self) -> None:
         """100 Continue. Nothing of the answer is out yet: it is made of the body that is waited for."""
@@ -796,6 +829,9 @@ class Connection(asyncio.Protocol):
             if size != self._last_size:
                 self._progress = now
             elif now - self._progress > limits.write:
+                self.abort()
+        elif self._sending:
+            if now - self._progress > limits.write:
                 self.abort()
         elif self._lingering:
             if now - self._progress > LINGER:

@@ -27,9 +27,18 @@ class Sums(msgspec.Struct, frozen=True):
     cache_objects: int = 0
     evictions: int = 0
     lost_records: int = 0
+    disk_bytes: int = 0
+    disk_evictions: int = 0
 
 
-def sums(counts: Counts, *, connections: int, cache: tuple[int, int, int], lost: int) -> Sums:
+def sums(
+    counts: Counts,
+    *,
+    connections: int,
+    cache: tuple[int, int, int],
+    lost: int,
+    disk: tuple[int, int] = (0, 0),
+) -> Sums:
     return Sums(
         [(*name, n) for name, n in counts.requests.items()],
         [(*name, n) for name, n in counts.keys.items()],
@@ -39,6 +48,7 @@ def sums(counts: Counts, *, connections: int, cache: tuple[int, int, int], lost:
         connections,
         *cache,
         lost,
+        *disk,
     )
 
 
@@ -76,6 +86,18 @@ def families(reports: Iterable[tuple[str, int, Mapping[str, object]]]) -> Iterab
         (
             CounterMetricFamily("keyfront_edge_cache_evictions", "Responses evicted.", labels=edge),
             "evictions",
+        ),
+        (
+            GaugeMetricFamily(
+                "keyfront_edge_disk_bytes", "Bytes of the cache on disk, which all edges share.", labels=edge
+            ),
+            "disk_bytes",
+        ),
+        (
+            CounterMetricFamily(
+                "keyfront_edge_disk_evictions", "Entries evicted from the cache on disk.", labels=edge
+            ),
+            "disk_evictions",
         ),
         (
             CounterMetricFamily("keyfront_edge_log_records_lost", "Access records not written.", labels=edge),

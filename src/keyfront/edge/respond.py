@@ -51,33 +51,86 @@ def answer(
     :param result: the word for X-Cache. Except on a `Miss`, Age is told.
     :param boundary: for several ranges; by default one is derived that does not occur in them.
     """
-    if not 200 <= meta.status < 300 or plain(request):
+    chosen = _choose(request, meta, len(body), now, result)
+    if isinstance(chosen, Reply):
+        return chosen
+    if chosen is None:
         return _whole(meta, body, now, result)
+    if len(chosen) > 1 and not boundary:
+        boundary = _unused_boundary(meta, body, chosen)
+    reply, parts = _partial(meta, len(body), chosen, now, result, boundary)
+    reply.body = b"".join([p if isinstance(p, bytes) else body[p[0] : p[1] + 1] for p in parts])
+    return reply
+
+
+Part = bytes | tuple[int, int]
+"""What a body is made of: bytes as they are, or the stored body from its byte number `first` to `last`."""
+
+
+def layout(
+    request: Request, meta: Meta, size: int, now: float, result: str, boundary: str
+) -> tuple[Reply, list[Part] | None]:
+    """The same for a stored body of `size` bytes that is not at hand: the reply without its body, `length` set, and
+    the parts to make it of, in the order of the stored body; None if the reply is complete as it is (304, 412, 416).
+
+    :param boundary: for several ranges; nobody looks whether it occurs in them, so let it be random.
+    """
+    chosen = _choose(request, meta, size, now, result)
+    if isinstance(chosen, Reply):
+        return chosen, None
+    if chosen is None:
+        reply = _whole(meta, b"", now, result)
+        reply.length = size
+        return reply, [(0, size - 1)] if size else []
+    return _partial(meta, size, chosen, now, result, boundary)
+
+
+def _choose(
+    request: Request, meta: Meta, size: int, now: float, result: str
+) -> Reply | list[tuple[int, int]] | None:
+    """Which ranges of a stored body the request gets, None for the whole body, or the reply that has none of it."""
+    if not 200 <= meta.status < 300 or plain(request):
+        return None
     reply = unmodified(request, meta, now, result)
     if reply is not None:
         return reply
     value = _only(request, b"range")
     if value is None or meta.status != 200 or request.method != "GET":
-        return _whole(meta, body, now, result)
+        return None
     if not _if_range(request, meta, now):
-        return _whole(meta, body, now, result)
-    ranges = parse_ranges(value, len(body))
-    if ranges is None:
-        return _whole(meta, body, now, result)
-    if not ranges:
-        headers = _kept_with_errors(meta)
-        headers.append((b"content-range", b"bytes */%d" % len(body)))
-        return Reply(416, headers, b"", x_cache="Error", reason="range_not_satisfiable")
+        return None
+    ranges = parse_ranges(value, size)
+    if ranges is None or ranges:
+        return ranges
+    headers = _kept_with_errors(meta)
+    headers.append((b"content-range", b"bytes */%d" % size))
+    return Reply(416, headers, b"", x_cache="Error", reason="range_not_satisfiable")
+
+
+def _partial(
+    meta: Meta, size: int, ranges: list[tuple[int, int]], now: float, result: str, boundary: str
+) -> tuple[Reply, list[Part]]:
     headers = [h for h in with_age(meta, now, result) if h[0] not in _OF_THE_WHOLE]
     if len(ranges) == 1:
         first, last = ranges[0]
-        headers.append((b"content-range", _content_range(first, last, len(body))))
-        return Reply(206, headers, body[first : last + 1], x_cache=result)
+        headers.append((b"content-range", _content_range(first, last, size)))
+        return Reply(206, headers, b"", x_cache=result, length=last - first + 1), [ranges[0]]
     content_type = next((v for n, v in headers if n == b"content-type"), None)
-    parts, mark = _multipart(meta, body, ranges, content_type, boundary)
     headers = [h for h in headers if h[0] != b"content-type"]
+    mark = boundary.encode("latin-1")
     headers.append((b"content-type", b"multipart/byteranges; boundary=" + mark))
-    return Reply(206, headers, parts, x_cache=result)
+    parts: list[Part] = []
+    length = 0
+    for first, last in ranges:
+        lines = [b"\r\n--", mark]
+        if content_type is not None:
+            lines += [b"\r\nContent-Type: ", content_type]
+        lines += [b"\r\nContent-Range: ", _content_range(first, last, size), b"\r\n\r\n"]
+        parts += [b"".join(lines), (first, last)]
+        length += len(parts[-2]) + last - first + 1
+    parts.append(b"\r\n--" + mark + b"--\r\n")
+    length += len(mark) + 8
+    return Reply(206, headers, b"", x_cache=result, length=length), parts
 
 
 # Digests of a message's content, not of the whole representation (RFC 9530 §2).
@@ -311,25 +364,15 @@ def _content_range(first: int, last: int, size: int) -> bytes:
     return b"bytes %d-%d/%d" % (first, last, size)
 
 
-def _multipart(
-    meta: Meta, body: bytes, ranges: Sequence[tuple[int, int]], content_type: bytes | None, boundary: str
-) -> tuple[bytes, bytes]:
-    """A multipart/byteranges body and its boundary, one that none of the parts holds (RFC 2046 §5.1.1)."""
+def _unused_boundary(meta: Meta, body: bytes, ranges: Sequence[tuple[int, int]]) -> str:
+    """A boundary that none of the ranges holds (RFC 2046 §5.1.1)."""
     pieces = [body[first : last + 1] for first, last in ranges]
-    mark = boundary.encode("latin-1")
     seed = b"%b %d %d %r" % (meta.etag or b"", len(body), int(meta.date), ranges)
+    mark = b""
     while not mark or any(mark in piece for piece in pieces):
         seed = hashlib.sha256(seed).digest()
         mark = seed.hex()[:32].encode()
-    out: list[bytes] = []
-    for (first, last), piece in zip(ranges, pieces, strict=True):
-        out.append(b"\r\n--" + mark)
-        if content_type is not None:
-            out.append(b"\r\nContent-Type: " + content_type)
-        out.append(b"\r\nContent-Range: " + _content_range(first, last, len(body)) + b"\r\n\r\n")
-        out.append(piece)
-    out.append(b"\r\n--" + mark + b"--\r\n")
-    return b"".join(out), mark
+    return mark.decode()
 
 
 # -- the edge's own pages ------------------------------------------------------------------------------------

@@ -117,6 +117,7 @@ class Follower:
             connections=self._connections(),
             cache=(edge.memory.bytes, len(edge.memory), edge.memory.evictions),
             lost=edge.log.lost,
+            disk=(edge.disk.used, edge.disk.evictions) if edge.disk is not None else (0, 0),
         )
         try:
             self._feed.report(
@@ -151,6 +152,8 @@ async def _work(settings: WorkerSettings, on_ready: Callable[[], None], lifeline
     data = Path(settings.data)
     log = AccessLog(data / "logs" / "access.jsonl" if settings.access_log else None)
     edge = Edge(settings.edge, log)
+    if edge.disk is not None:
+        edge.disk.start()
     listeners = [Listener(edge, peers=Peers(settings.trusted_proxies), limits=settings.limits)]
     follower = Follower(edge, data, settings.name, lambda: sum(len(each.connections) for each in listeners))
     follower.look()

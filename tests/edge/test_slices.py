@@ -1,0 +1,821 @@
+"""Bodies too large to be held whole: what is asked for, what is believed, and what viewers get, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import re
+import socket
+import struct
+from collections.abc import AsyncIterator, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keyfront.edge import slices
+from keyfront.edge.edge import EdgeSettings
+from keyfront.edge.exchange import Meta, OriginReply, Piece, Request, Slices
+from keyfront.edge.slices import Answer, Span, UnusableError
+from keyfront.model.snapshot import Behavior, ErrorResponse, Select
+from tests.edge.film import MODIFIED, Film, bytes_of
+from tests.origin import ScriptedOrigin, answer
+from tests.viewer import EdgeHouse, Seen, Viewer, site
+
+KIB = 1024
+SLICE = 16 * KIB
+SIZE = 40 * SLICE + 1000
+
+
+# -- what to ask for, and what the answer proves -----------------------------------------------------------------------
+
+WANTED = [
+    (b"bytes=0-0", (0, 0)),
+    (b"bytes=0-15", (0, 1)),
+    (b"bytes=15-20", (1, 2)),
+    (b"bytes=25-", (2, 2 + slices.FIRST_RUN - 1)),
+    (b"BYTES=25-26", (2, 2)),
+    (b"bytes = 25-26", (2, 2)),
+    (b"bytes=25-26,100-", (2, 2)),
+    (b"bytes=-500", (0, 0)),
+    (b"bytes=0-999999999999999999999999", (0, slices.LONGEST_RUN - 1)),
+    (b"bytes=-", None),
+    (b"bytes=5-2", None),
+    (b"bytes=a-b", None),
+    (b"lines=0-1", None),
+    (b"", None),
+]
+
+
+@pytest.mark.parametrize(("value", "expected"), WANTED)
+def test_what_a_cold_range_asks_for(value: bytes, expected: tuple[int, int] | None) -> None:
+    size = 10
+    span = slices.wanted(Request("GET", "/", "h", [(b"range", value)]), size)
+    if expected is None:
+        assert span is None
+    else:
+        assert span is not None
+        assert span.first % size == 0
+        assert (span.last + 1) % size == 0
+        assert (span.first // size, span.last // size) == expected
+
+
+def test_what_has_no_range_or_several_lines_of_it_asks_for_everything() -> None:
+    line = (b"range", b"bytes=0-1")
+    assert slices.wanted(Request("GET", "/", "h", []), 10) is None
+    assert slices.wanted(Request("HEAD", "/", "h", [line]), 10) is None
+    assert slices.wanted(Request("GET", "/", "h", [line, line]), 10) is None
+    with pytest.raises(UnusableError):
+        slices.wanted(Request("GET", "/", "h", [(b"range", b"bytes=9999999999999999999-")]), 10)
+
+
+async def nothing() -> AsyncIterator[bytes]:
+    chunks: tuple[bytes, ...] = ()
+    for chunk in chunks:
+        yield chunk
+
+
+def reply(status: int, *headers: tuple[bytes, bytes], length: int | None = None) -> OriginReply:
+    return OriginReply(status, "", list(headers), nothing(), length=length)
+
+
+def content_range(value: bytes) -> tuple[bytes, bytes]:
+    return (b"content-range", value)
+
+
+NO_RANGES = [
+    reply(200, content_range(b"bytes 0-9/100")),
+    reply(206),
+    reply(206, content_range(b"bytes 0-9/*")),
+    reply(206, content_range(b"bytes */100")),
+    reply(206, content_range(b"bytes 9-0/100")),
+    reply(206, content_range(b"bytes 0-100/100")),
+    reply(206, content_range(b"items 0-9/100")),
+    reply(206, content_range(b"bytes 0-9/100"), content_range(b"bytes 10-19/100")),
+    reply(206, content_range(b"bytes 0-9/100"), length=9),
+    reply(206, (b"content-type", b"multipart/byteranges; boundary=x")),
+]
+
+
+@pytest.mark.parametrize("answer", NO_RANGES)
+def test_what_is_no_single_range(answer: OriginReply) -> None:
+    assert slices.content_range(answer) is None
+
+
+STORED = Slices("k", 1000, 100, "g", b'"1"', True)
+DATED = Slices("k", 1000, 100, "g", MODIFIED.encode(), True)
+ASKED = Span(200, 399)
+GOOD_RANGE = content_range(b"bytes 200-399/1000")
+TAG, OTHER, WEAK = (b"etag", b'"1"'), (b"etag", b'"2"'), (b"etag", b'W/"1"')
+SINCE = (b"last-modified", MODIFIED.encode())
+LATER = (b"last-modified", b"Sun, 01 Mar 2026 00:00:00 GMT")
+
+JUDGED: list[tuple[str, Slices, OriginReply, bool, Answer]] = [
+    ("the same", STORED, reply(206, GOOD_RANGE, TAG), True, Answer.GOOD),
+    ("the same, asked without If-Range", STORED, reply(206, GOOD_RANGE, TAG), False, Answer.GOOD),
+    ("fewer bytes", STORED, reply(206, content_range(b"bytes 200-250/1000"), TAG), True, Answer.GOOD),
+    ("a promise", STORED, reply(206, GOOD_RANGE), True, Answer.GOOD),
+    ("no promise", STORED, reply(206, GOOD_RANGE), False, Answer.CHANGED),
+    ("another tag", STORED, reply(206, GOOD_RANGE, OTHER), True, Answer.CHANGED),
+    ("a weak tag", STORED, reply(206, GOOD_RANGE, WEAK), True, Answer.CHANGED),
+    ("two tags", STORED, reply(206, GOOD_RANGE, TAG, OTHER), True, Answer.CHANGED),
+    ("another length", STORED, reply(206, content_range(b"bytes 200-399/1001"), TAG), True, Answer.CHANGED),
+    (
+        "another date counts for nothing beside a tag",
+        STORED,
+        reply(206, GOOD_RANGE, TAG, LATER),
+        True,
+        Answer.GOOD,
+    ),
+    ("the same date", DATED, reply(206, GOOD_RANGE, SINCE), False, Answer.GOOD),
+    ("another date", DATED, reply(206, GOOD_RANGE, LATER), True, Answer.CHANGED),
+    ("everything", STORED, reply(200, TAG), True, Answer.CHANGED),
+    ("gone", STORED, reply(404), True, Answer.CHANGED),
+    ("gone for good", STORED, reply(410), True, Answer.CHANGED),
+    ("a condition that failed", STORED, reply(412), True, Answer.CHANGED),
+    ("shorter", STORED, reply(416, content_range(b"bytes */100")), True, Answer.CHANGED),
+    ("not modified, which nobody asked", STORED, reply(304, TAG), True, Answer.UNUSABLE),
+    ("another range", STORED, reply(206, content_range(b"bytes 100-399/1000"), TAG), True, Answer.UNUSABLE),
+    ("too many bytes", STORED, reply(206, content_range(b"bytes 200-400/1000"), TAG), True, Answer.UNUSABLE),
+    ("a range of what", STORED, reply(206, TAG), True, Answer.UNUSABLE),
+    ("out of order", STORED, reply(503), True, Answer.UNUSABLE),
+    ("not allowed", STORED, reply(403), True, Answer.UNUSABLE),
+    ("elsewhere", STORED, reply(302), True, Answer.UNUSABLE),
+]
+
+
+@pytest.mark.parametrize(
+    ("stored", "answer", "if_range", "expected"), [j[1:] for j in JUDGED], ids=[j[0] for j in JUDGED]
+)
+def test_what_an_answer_to_a_missing_slice_proves(
+    stored: Slices, answer: OriginReply, if_range: bool, expected: Answer
+) -> None:
+    assert slices.judge(stored, ASKED, answer, if_range=if_range) is expected
+
+
+@pytest.mark.parametrize(
+    ("etag", "modified", "date", "coding", "expected"),
+    [
+        (b'"1"', None, 0.0, b"", b'"1"'),
+        (b'"1"', None, 0.0, b"identity", b'"1"'),
+        (b'"1"', None, 0.0, b"gzip", None),
+        (b'W/"1"', None, 0.0, b"", None),
+        (b'W/"1"', MODIFIED.encode(), 1_900_000_000.0, b"", None),
+        (None, MODIFIED.encode(), 1_900_000_000.0, b"", MODIFIED.encode()),
+        (None, MODIFIED.encode(), 1_769_904_000.0, b"", None),
+        (None, MODIFIED.encode(), 1_769_904_001.0, b"", MODIFIED.encode()),
+        (None, None, 0.0, b"", None),
+    ],
+)
+def test_what_counts_as_a_strong_validator(
+    etag: bytes | None, modified: bytes | None, date: float, coding: bytes, expected: bytes | None
+) -> None:
+    meta = Meta(
+        200, (), stored_at=0, fresh_until=0, date=date, etag=etag, last_modified=modified, coding=coding
+    )
+    assert slices.strong_validator(meta) == expected
+
+
+def test_a_run_ends_where_something_is_there_already() -> None:
+    def ask(position: int, last: int, count: int, taken: set[int]) -> tuple[int, int]:
+        span = slices.to_ask(STORED, position, last, count, taken.__contains__)
+        return span.first, span.last
+
+    assert ask(250, 999, 4, set()) == (200, 599)
+    assert ask(250, 999, 99, set()) == (200, 999)
+    assert ask(250, 260, 99, set()) == (200, 299)
+    assert ask(250, 300, 99, set()) == (200, 399)
+    assert ask(250, 999, 99, {5}) == (200, 499)
+    assert ask(250, 999, 99, {3}) == (200, 299)
+    assert ask(950, 999, 99, set()) == (900, 999)
+
+
+# -- through the edge --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def origin() -> AsyncIterator[ScriptedOrigin]:
+    async with ScriptedOrigin() as origin:
+        yield origin
+    assert not origin.faults
+
+
+@pytest.fixture(params=["disk", "memory"])
+def small(request: pytest.FixtureRequest, tmp_path: Path) -> EdgeSettings:
+    """An edge for which 16 KiB are much."""
+    disk = 64 << 20 if request.param == "disk" else 0
+    return EdgeSettings(
+        memory=8 << 20, max_object=SLICE, slice=SLICE, cache_dir=str(tmp_path / "cache"), cache_disk=disk
+    )
+
+
+@contextlib.asynccontextmanager
+async def house_of(
+    origin: ScriptedOrigin, settings: EdgeSettings, **members: object
+) -> AsyncIterator[EdgeHouse]:
+    behavior = Behavior("*", "scripted", **members)  # type: ignore[arg-type]
+    async with EdgeHouse(site(origin.origin(), behavior), settings=settings) as house:
+        yield house
+
+
+def ranged(value: str, *more: tuple[str, str]) -> list[tuple[str, str]]:
+    return [("Range", f"bytes={value}"), *more]
+
+
+class TestSlices:
+    async def test_a_seek_into_a_cold_object_fetches_only_the_slices_that_it_needs(
+        self, origin: ScriptedOrigin, small: EdgeSettings
+    ) -> None:
+        film = Film(bytes_of(SIZE)).on(origin)
+        async with house_of(origin, small) as house:
+            first = 20 * SLICE + 5
+            seen = await house.get("/film", headers=ranged(f"{first}-{first + 99}"))
+            assert (seen.status, seen.body) == (206, film.body[first : first + 100])
+            assert seen.header("content-range") == f"bytes {first}-{first + 99}/{SIZE}"
+            assert seen.header("content-length") == "100"
+            assert seen.header("etag") == '"1"'
+            assert seen.x_cache == "Miss"
+            assert film.spans == [(20 * SLICE, 21 * SLICE - 1)]
+            seen = await house.get("/film", headers=ranged(f"{first + 7}-{first + 8}"))
+            assert (seen.status, seen.body, seen.x_cache) == (206, film.body[first + 7 : first + 9], "Hit")
+            assert film.fetched == 1
+
+    async def test_everything_is_assembled_from_what_is_there_and_what_is_not(
+        self, origin: ScriptedOrigin, small: EdgeSettings
+    ) -> None:
+        film = Film(bytes_of(SIZE)).on(origin)
+        async with house_of(origin, small) as house:
+            for index in (3, 17, 40):
+                await house.get("/film", headers=ranged(f"{index * SLICE}-{index * SLICE}"))
+            assert film.fetched == 3
+            seen = await house.get("/film")
+            assert (seen.status, seen.body) == (200, film.body)
+            assert seen.header("content-length") == str(SIZE)
+            assert seen.header("content-range") is None
+            fetched = sorted(span for span in film.spans if span)
+            assert fetched[0][0] == 0
+            assert all(a[1] + 1 == b[0] for a, b in pairwise(fetched))
+            assert fetched[-1][1] == SIZE - 1
+            asked = film.fetched
+            again = await house.get("/film")
+            assert (again.status, again.body, again.x_cache) == (200, film.body, "Hit")
+            assert film.fetched == asked
+
+    async def test_a_large_body_is_stored_while_it_goes_to_the_viewer(
+        self, origin: ScriptedOrigin, small: EdgeSettings
+    ) -> None:
+        film = Film(bytes_of(SIZE)).on(origin)
+        async with house_of(origin, small) as house:
+            miss = await house.get("/film")
+            assert (miss.status, miss.body, miss.x_cache) == (200, film.body, "Miss")
+            hit = await house.get("/film")
+            assert (hit.status, hit.body, hit.x_cache) == (200, film.body, "Hit")
+            part = await house.get("/film", headers=ranged("-1000"))
+            assert (part.status, part.body, part.x_cache) == (206, film.body[-1000:], "Hit")
+            head = await house.get("/film", method="HEAD")
+            assert (head.status, head.header("content-length"), head.x_cache) == (200, str(SIZE), "Hit")
+            assert film.statuses == [200]
+
+    @pytest.mark.parametrize("cold", [True, False])
+    async def test_ranges_of_every_kind(
+        self, origin: ScriptedOrigin, small: EdgeSettings, cold: bool
+    ) -> None:
+        film = Film(bytes_of(SIZE)).on(origin)
+        body = film.body
+        async with house_of(origin, small) as house:
+            if not cold:
+                await house.get("/film")
+            two = await house.get("/film", headers=ranged("5-9,20000-50000"))
+            assert two.status == 206
+            assert parts_of(two) == [
+                (f"bytes 5-9/{SIZE}", body[5:10]),
+                (f"bytes 20000-50000/{SIZE}", body[20000:50001]),
+            ]
+            last = await house.get("/film", headers=ranged("-3"))
+            assert (last.status, last.body) == (206, body[-3:])
+            overlong = await house.get("/film", headers=ranged(f"{SIZE - 3}-{SIZE * 10}"))
+            assert (overlong.status, overlong.body) == (206, body[-3:])
+            for odd in ("9-5", "a-b", "0-10,5-20"):
+                seen = await house.get("/film", headers=ranged(odd))
+                assert (seen.status, seen.body) == (200, body)
+            past = await house.get("/film", headers=ranged(f"{SIZE}-"))
+            assert (past.status, past.header("content-range")) == (416, f"bytes */{SIZE}")
+            far = await house.get("/film", headers=ranged(f"{SIZE * 9}-"))
+            assert (far.status, far.header("content-range")) == (416, f"bytes */{SIZE}")
+            one = await house.get("/film", headers=ranged("0-0", ("If-Range", '"1"')))
+            assert (one.status, one.body) == (206, body[:1])
+            for wrong in ('"2"', 'W/"1"', MODIFIED):
+                seen = await house.get("/film", headers=ranged("0-0", ("If-Range", wrong)))
+                assert (seen.status, seen.body) == (200, body)
+            known = await house.get("/film", headers=[("If-None-Match", '"1"')])
+            assert (known.status, known.body) == (304, b"")
+
+    async def test_cold_and_past_the_end(self, origin: ScriptedOrigin, small: EdgeSettings) -> None:
+        Film(bytes_of(SIZE)).on(origin)
+        async with house_of(origin, small) as house:
+            seen = await house.get("/film", headers=ranged(f"{SIZE * 9}-"))
+            assert (seen.status, seen.header("content-range")) == (416, f"bytes */{SIZE}")
+            seen = await house.get("/film", headers=ranged(f"{SIZE}-"))
+            assert (seen.status, seen.header("content-range")) == (416, f"bytes */{SIZE}")
+            seen = await house.get("/film", headers=ranged("99999999999999999999999999-"))
+            assert seen.status == 416
+
+    async def test_a_small_object_asked_for_by_range_is_held_whole(
+        self, origin: ScriptedOrigin, small: EdgeSettings
+    ) -> None:
+        film = Film(b"0123456789").on(origin)
+        async with house_of(origin, small) as house:
+            seen = await house.get("/film", headers=ranged("2-4"))
+            assert (seen.status, seen.body, seen.header("content-range")) == (206, b"234", "bytes 2-4/10")
+            seen = await house.get("/film")
+            assert (seen.status, seen.body, seen.x_cache) == (200, b"0123456789", "Hit")
+            assert house.edge.memory.look("ETEST/film") is not None
+            assert film.fetched == 1
+
+    async def test_parallel_viewers_share_the_fills(
+        self, origin: ScriptedOrigin, small: EdgeSettings
+    ) -> None:
+        film = Film(bytes_of(SIZE)).on(origin)
+        film.brake, film.before = asyncio.Event(), 1000
+        go = film.brake
+        async with house_of(origin, small) as house:
+            tasks = [
+                asyncio.create_task(house.get("/film", headers=ranged(f"{7 * SLICE + n}-{8 * SLICE + n}")))
+                for n in range(8)
+            ]
+            await origin.asked(1)
+            go.set()
+            for n, task in enumerate(tasks):
+                seen = await task
+                assert (seen.status, seen.body) == (206, film.body[7 * SLICE + n : 8 * SLICE + n + 1])
+            assert film.fetched == 1
+
+    async def test_parallel_viewers_of_everything_share_one_answer(
+        self, origin: ScriptedOrigin, small: EdgeSettings
+    ) -> None:
+        film = Film(bytes_of(SIZE)).on(origin)
+        film.brake, film.before = asyncio.Event(), 10 * SLICE + 77
+        go = film.brake
+        async with house_of(origin, small) as house:
+            async with await house.viewer() as early, await house.viewer() as late:
+                await early.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
+                await early.reader.readexactly(9 * SLICE)
+                await late.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
+                head = await late.reader.readuntil(b"\r\n\r\n")
+                assert b"X-Cache: Hit" in head
+                assert await late.reader.readexactly(8 * SLICE) == film.body[: 8 * SLICE]
+                go.set()
+                assert await late.reader.readexactly(SIZE - 8 * SLICE) == film.body[8 * SLICE :]
+            assert film.statuses == [200]
+
+    async def test_who_leaves_takes_nothing_from_others_nor_from_the_cache(
+        self, origin: ScriptedOrigin, small: EdgeSettings
+    ) -> None:
+        film = Film(bytes_of(SIZE)).on(origin)
+        film.brake, film.before = asyncio.Event(), 5 * SLICE + 10
+        go = film.brake
+        async with house_of(origin, small) as house:
+            async with await house.viewer() as leaves, await house.viewer() as stays:
+                for viewer in (leaves, stays):
+                    await viewer.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
+                await leaves.reader.readexactly(SLICE)
+                reset(leaves)
+                go.set()
+                seen = await stays.answer()
+            assert seen.body == film.body
+            assert film.statuses == [200]
+
+    async def test_when_all_leave_what_is_whole_stays_and_the_origin_is_let_go(
+        self, origin: ScriptedOrigin, small: EdgeSettings
+    ) -> None:
+        film = Film(bytes_of(SIZE)).on(origin)
+        film.brake, film.before = asyncio.Event(), 5 * SLICE + 10
+        go = film.brake
+        async with house_of(origin, small) as house:
+            async with await house.viewer() as viewer:
+                await viewer.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
+                await viewer.reader.readexactly(5 * SLICE)
+                reset(viewer)
+                await house.recorded(1)
+            go.set()
+            await origin.hung_up(1)
+            seen = await house.get("/film")
+            assert (seen.status, seen.body) == (200, film.body)
+            assert film.spans[1] is not None
+            assert film.spans[1][0] >= 5 * SLICE
+
+    async def test_an_origin_without_ranges_sends_everything_and_so_does_the_edge(
+        self, origin: ScriptedOrigin, small: EdgeSettings
+    ) -> None:
+        film = Film(bytes_of(SIZE)).on(origin)
+        film.ranges = False
+        async with house_of(origin, small) as house:
+            first = await house.get("/film", headers=ranged("5-9"))
+            assert (first.status, first.body) == (200, film.body)
+            second = await house.get("/film", headers=ranged("5-9"))
+            assert (second.status, second.body, second.x_cache) == (206, film.body[5:10], "Hit")
+            assert film.fetched == 1
+
+    async def test_a_small_body_from_an_origin_without_ranges(
+        self, origin: ScriptedOrigin, small: EdgeSettings
+    ) -> None:
+        film = Film(b"0123456789").on(origin)
+        film.ranges = False
+        async with house_of(origin, small) as house:
+            first = await house.get("/film", headers=ranged("5-9"))
+            assert (first.status, first.body) == (200, film.body)
+            second = await house.get("/film", headers=ranged("5-9"))
+            assert (second.status, second.body, second.x_cache) == (206, b"56789", "Hit")
+            assert film.fetched == 1
+
+    @pytest.mark.parametrize(
+        ("etag", "modified"), [("", ""), ('W/"1"', ""), ('W/"1"', MODIFIED), ("", "now")]
+    )
+    async def test_without_a_strong_validator_nothing_is_put_together(
+        self, origin: ScriptedOrigin, small: EdgeSettings, etag: str, modified: str
+    ) -> None:
+        film = Film(bytes_of(SIZE), etag=etag, modified=modified).on(origin)
+        if modified == "now":
+            film.modified = film.date()
+            film.clock = lambda date=film.clock(): date  # type: ignore[misc]
+        async with house_of(origin, small) as house:
+            first = 20 * SLICE + 5
+            for _ in range(2):
+                seen = await house.get("/film", headers=ranged(f"{first}-{first + 99}"))
+                assert (seen.status, seen.body) == (206, film.body[first : first + 100])
+            assert film.spans[-1] == (first, first + 99)
+            whole = await house.get("/film")
+            assert (whole.status, whole.body) == (200, film.body)
+            asked = film.fetched
+            hit = await house.get("/film", headers=ranged(f"{first}-{first + 99}"))
+            assert (hit.status, hit.body, hit.x_cache) == (206, film.body[first : first + 100], "Hit")
+            assert film.fetched == asked
+
+    async def test_a_date_can_be_a_strong_validator(
+        self, origin: ScriptedOrigin, small: EdgeSettings
+    ) -> None:
+        film = Film(bytes_of(SIZE), etag="", modified=MODIFIED).on(origin)
+        async with house_of(origin, small) as house:
+            await house.get("/film", headers=ranged("0-0"))
+            seen = await house.get("/film")
+            assert (seen.status, seen.body) == (200, film.body)
+            assert film.asked[1].header("if-range") == MODIFIED
+
+    async def test_what_may_not_be_stored_is_passed_on(
+        self, origin: ScriptedOrigin, small: EdgeSettings
+    ) -> None:
+        film = Film(bytes_of(SIZE), control="private").on(origin)
+        async with house_of(origin, small) as house:
+            for _ in range(2):
+                seen = await house.get("/film", headers=ranged("5-9"))
+                assert (seen.status, seen.body, seen.x_cache) == (206, film.body[5:10], "Miss")
+            assert film.spans[-2:] == [(5, 9), (5, 9)]
+            assert film.fetched == 3
+
+    async def test_a_body_of_unknown_length_is_sliced_once_it_is_large(
+        self, origin: ScriptedOrigin, small: EdgeSettings
+    ) -> None:
+        film = Film(bytes_of(SIZE)).on(origin)
+        film.chunked = True
+        async with house_of(origin, small) as house:
+            seen = await house.get("/film")
+            assert (seen.status, seen.body, seen.header("transfer-encoding")) == (200, film.body, "chunked")
+            hit = await house.get("/film")
+            assert (hit.status, hit.body, hit.x_cache) == (200, film.body, "Hit")
+            assert hit.header("content-length") == str(SIZE)
+            part = await house.get("/film", headers=ranged(f"{SLICE}-{SLICE}"))
+            assert (part.status, part.body) == (206, film.body[SLICE : SLICE + 1])
+            assert film.fetched == 1
+
+    async def test_while_a_body_of_unknown_length_comes_others_join(
+        self, origin: ScriptedOrigin, small: EdgeSettings
+    ) -> None:
+        film = Film(bytes_of(SIZE)).on(origin)
+        film.chunked = True
+        film.brake, film.before = asyncio.Event(), 10 * SLICE + 77
+        go = film.brake
+        async with house_of(origin, small) as house:
+            async with await house.viewer() as early, await house.viewer() as late:
+                await early.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
+                await early.reader.readexactly(9 * SLICE)
+                await late.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
+                await late.reader.readexactly(9 * SLICE)
+                await late.reader.readuntil(b"\r\n")
+                go.set()
+                third = await house.get("/film")
+            assert third.body == film.body
+            assert film.fetched == 1
+
+    async def test_variants_are_sliced_each_for_itself(
+        self, origin: ScriptedOrigin, small: EdgeSettings
+    ) -> None:
+        films = {"de": Film(bytes_of(SIZE, 1)), "fr": Film(bytes_of(SIZE, 2), etag='"f"')}
+        for film in films.values():
+            film.extra = ["Vary: X-Tongue"]
+
+        async def by_tongue(asked: object, wire: object) -> None:
+            await films[asked.header("x-tongue")](asked, wire)  # type: ignore[attr-defined, arg-type]
+
+        origin.on("/film", [by_tongue])
+        forwarded = Select("whitelist", ("x-tongue",))
+        async with house_of(origin, small, forward_headers=forwarded) as house:
+            for _ in range(2):
+                for tongue, film in films.items():
+                    first = 7 * SLICE
+                    headers = ranged(f"{first}-{first + 9}", ("X-Tongue", tongue))
+                    seen = await house.get("/film", headers=headers)
+                    assert (seen.status, seen.body) == (206, film.body[first : first + 10])
+            for tongue, film in films.items():
+                seen = await house.get("/film", headers=[("X-Tongue", tongue)])
+                assert seen.body == film.body
+            assert sum(film.spans.count((7 * SLICE, 8 * SLICE - 1)) for film in films.values()) == 2
+
+
+def reset(viewer: Viewer) -> None:
+    """Leave without a goodbye."""
+    sock = viewer.writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    viewer.writer.transport.abort()
+
+
+def parts_of(seen: Seen) -> list[tuple[str, bytes]]:
+    """The parts of a multipart/byteranges body: Content-Range and content."""
+    found = re.fullmatch(r"multipart/byteranges; boundary=(\w+)", seen.header("content-type") or "")
+    assert found is not None
+    mark = b"\r\n--" + found[1].encode()
+    first, *middle, last = seen.body.split(mark)
+    assert (first, last) == (b"", b"--\r\n")
+    parts = []
+    for part in middle:
+        head, _, content = part.partition(b"\r\n\r\n")
+        ranges = re.findall(rb"Content-Range: (.*)", head)
+        parts.append((ranges[0].strip().decode(), content))
+    return parts
+
+
+class TestChanges:
+    async def test_a_slice_of_another_version_drops_the_old_one(
+        self, origin: ScriptedOrigin, small: EdgeSettings
+    ) -> None:
+        film = Film(bytes_of(SIZE)).on(origin)
+        async with house_of(origin, small) as house:
+            await house.get("/film", headers=ranged("0-0"))
+            film.body, film.etag = bytes_of(SIZE, 2), '"2"'
+            seen = await house.get("/film", headers=ranged(f"{9 * SLICE}-{9 * SLICE + 9}"))
+            assert (seen.status, seen.body) == (206, film.body[9 * SLICE : 9 * SLICE + 10])
+            assert seen.header("etag") == '"2"'
+            assert (await house.get("/film")).body == film.body
+
+    @pytest.mark.parametrize("if_range", [True, False])
+    async def test_a_change_in_the_middle_cuts_the_connection(
+        self, origin: ScriptedOrigin, small: EdgeSettings, if_range: bool
+    ) -> None:
+        """If-Range is not sent where cookies are forwarded: there the tags alone must tell."""
+        film = Film(bytes_of(SIZE)).on(origin)
+        old = film.body
+        cookies = Select("none" if if_range else "all")
+        async with house_of(origin, small, forward_cookies=cookies, key_cookies=cookies) as house:
+            await house.get("/film", headers=ranged(f"0-{3 * SLICE}"))
+            film.body, film.etag = bytes_of(SIZE, 2), '"2"'
+            async with await house.viewer() as viewer:
+                await viewer.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
+                head = await viewer.reader.readuntil(b"\r\n\r\n")
+                assert b'ETag: "1"' in head
+                rest = await viewer.at_end()
+            assert rest == old[: 4 * SLICE]
+            seen = await house.get("/film")
+            assert (seen.status, seen.body) == (200, film.body)
+            assert (film.asked[1].header("if-range") is not None) is if_range
+
+    @pytest.mark.parametrize("version", ["the same", "another"])
+    @pytest.mark.parametrize("request_range", [None, f"{30 * SLICE}-{30 * SLICE + 9}"])
+    async def test_revalidation(
+        self, origin: ScriptedOrigin, small: EdgeSettings, version: str, request_range: str | None
+    ) -> None:
+        now = [1_800_000_000.0]
+        film = Film(bytes_of(SIZE), control="max-age=10").on(origin)
+        async with house_of(origin, small) as house:
+            house.edge.clock = film.clock = lambda: now[0]
+            await house.get("/film", headers=ranged(f"{30 * SLICE}-{31 * SLICE}"))
+            now[0] += 10_000_000
+            if version == "another":
+                film.body, film.etag = bytes_of(SIZE, 2), '"2"'
+            headers = ranged(request_range) if request_range else []
+            seen = await house.get("/film", headers=headers)
+            expected = film.body if request_range is None else film.body[30 * SLICE : 30 * SLICE + 10]
+            assert seen.body == expected
+            assert seen.header("etag") == film.etag
+            second = film.asked[1]
+            assert second.header("if-none-match") == '"1"'
+            assert (second.header("range") is not None) is (request_range is not None)
+            if version == "the same":
+                assert film.statuses[1] == 304
+                assert seen.x_cache == "RefreshHit"
+                # What was stored is not fetched again.
+                assert (30 * SLICE, 32 * SLICE - 1) not in film.spans[2:]
+            else:
+                assert film.statuses[1] == (200 if request_range is None else 206)
+
+    async def test_when_the_origin_fails_a_stale_one_goes_out_as_far_as_it_is_there(
+        self, origin: ScriptedOrigin, small: EdgeSettings
+    ) -> None:
+        now = [1_800_000_000.0]
+        film = Film(bytes_of(SIZE), control="max-age=10").on(origin)
+        async with house_of(origin, small) as house:
+            house.edge.clock = film.clock = lambda: now[0]
+            await house.get("/film", headers=ranged("0-0"))
+            now[0] += 1000
+            film.fail = 503
+            seen = await house.get("/film", headers=ranged("5-9"))
+            assert (seen.status, seen.body) == (206, film.body[5:10])
+            missing = await house.get("/film", headers=ranged(f"{9 * SLICE}-{9 * SLICE}"))
+            assert (missing.status, missing.body) == (503, b"the origin is not well")
+            film.fail = 0
+            now[0] += 1000
+            whole = await house.get("/film")
+            assert (whole.status, whole.body) == (200, film.body)
+
+    async def test_a_missing_slice_that_the_origin_refuses_is_the_origins_answer(
+        self, origin: ScriptedOrigin, small: EdgeSettings
+    ) -> None:
+        film = Film(bytes_of(SIZE)).on(origin)
+        async with house_of(origin, small) as house:
+            await house.get("/film", headers=ranged("0-0"))
+            film.fail = 500
+            seen = await house.get("/film", headers=ranged(f"{9 * SLICE}-"))
+            assert (seen.status, seen.x_cache) == (500, "Error")
+            film.fail = 0
+            seen = await house.get("/film", headers=ranged(f"{9 * SLICE}-{9 * SLICE}"))
+            assert (seen.status, seen.body) == (206, film.body[9 * SLICE : 9 * SLICE + 1])
+
+    async def test_an_origin_that_cannot_be_reached_for_a_missing_slice(
+        self, origin: ScriptedOrigin, small: EdgeSettings
+    ) -> None:
+        film = Film(bytes_of(SIZE)).on(origin)
+        async with house_of(origin, small) as house:
+            await house.get("/film", headers=ranged("0-0"))
+            await origin.stop()
+            seen = await house.get("/film", headers=ranged(f"{9 * SLICE}-"))
+            assert (seen.status, seen.x_cache) == (502, "Error")
+            seen = await house.get("/film", headers=ranged("3-4"))
+            assert (seen.status, seen.body) == (206, film.body[3:5])
+
+    async def test_a_break_in_the_middle_is_mended_without_the_viewer_noticing(
+        self, origin: ScriptedOrigin, small: EdgeSettings
+    ) -> None:
+        film = Film(bytes_of(SIZE)).on(origin)
+        film.break_at = 12 * SLICE + 100
+        async with house_of(origin, small) as house:
+            seen = await house.get("/film")
+            assert (seen.status, seen.body) == (200, film.body)
+            assert film.statuses[:2] == [200, 206]
+            assert film.spans[1] is not None
+            assert film.spans[1][0] == 12 * SLICE
+
+    async def test_a_break_in_what_cannot_be_mended_cuts_the_connection(
+        self, origin: ScriptedOrigin, small: EdgeSettings
+    ) -> None:
+        film = Film(bytes_of(SIZE), etag="").on(origin)
+        film.break_at = 12 * SLICE + 100
+        async with house_of(origin, small) as house:
+            async with await house.viewer() as viewer:
+                await viewer.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
+                await viewer.reader.readuntil(b"\r\n\r\n")
+                rest = await viewer.at_end()
+            assert film.body.startswith(rest)
+            assert len(rest) < SIZE
+            seen = await house.get("/film")
+            assert (seen.status, seen.body) == (200, film.body)
+
+    async def test_an_unsafe_request_ends_what_is_sliced(
+        self, origin: ScriptedOrigin, small: EdgeSettings
+    ) -> None:
+        film = Film(bytes_of(SIZE)).on(origin)
+        methods = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
+        async with house_of(origin, small, allowed_methods=methods) as house:
+            await house.get("/film")
+            origin.on("/film", answer(204), [film])
+            assert (await house.get("/film", method="PUT", body=b"x")).status == 204
+            film.body = bytes_of(SIZE, 2)  # under the same tag, which no honest origin does
+            seen = await house.get("/film")
+            assert seen.body == film.body
+
+    async def test_a_custom_error_page_may_be_large(
+        self, origin: ScriptedOrigin, small: EdgeSettings
+    ) -> None:
+        film = Film(bytes_of(SIZE)).on(origin)
+        origin.on("/missing", answer(404, b"no"))
+        rule = ErrorResponse(404, 10, "/film", 404)
+        async with EdgeHouse(
+            site(origin.origin(), Behavior("*", "scripted"), error_responses=(rule,)), settings=small
+        ) as house:
+            for _ in range(2):
+                seen = await house.get("/missing")
+                assert (seen.status, seen.body) == (404, film.body)
+
+
+class TestSlow:
+    async def test_who_reads_slowly_does_not_make_the_origin_send_it_all(
+        self, origin: ScriptedOrigin, small: EdgeSettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("keyfront.edge.cache.AHEAD", 8 * SLICE)
+        film = Film(bytes_of(3000 * SLICE)).on(origin)
+        async with house_of(origin, small) as house:
+            async with await house.viewer() as viewer:
+                viewer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+                await viewer.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
+                await origin.asked(1)
+                await origin.wires[0].blocked.wait()
+                assert film.sent < len(film.body) // 2
+                viewer.writer.transport.resume_reading()  # type: ignore[attr-defined]
+                seen = await viewer.answer()
+            assert seen.body == film.body
+
+
+# -- any ranges at all -------------------------------------------------------------------------------------------------
+
+
+async def pieces_of(body: bytes, cuts: list[int]) -> AsyncIterator[Piece]:
+    at = 0
+    for size in cuts:
+        if at < len(body):
+            yield body[at : at + size]
+            at += size
+    if at < len(body):
+        yield body[at:]
+
+
+@given(st.binary(min_size=1, max_size=200), st.lists(st.integers(1, 50), max_size=20), st.data())
+@settings(max_examples=100, deadline=None)
+def test_a_body_that_is_read_once_is_cut_as_any_other(
+    body: bytes, cuts: list[int], data: st.DataObject
+) -> None:
+    points = sorted(data.draw(st.sets(st.integers(0, len(body) - 1), max_size=8)))
+    parts: list[bytes | tuple[int, int]] = []
+    expected = b""
+    for first, last in zip(points[::2], points[1::2], strict=False):
+        parts += [b"--mark--", (first, last)]
+        expected += b"--mark--" + body[first : last + 1]
+
+    async def run() -> bytes:
+        return b"".join([bytes(p) async for p in slices.sequence(pieces_of(body, cuts), parts)])  # type: ignore[arg-type]
+
+    assert asyncio.run(run()) == expected
+
+
+async def test_whatever_is_asked_for_in_whatever_order_is_what_a_naive_server_would_send(
+    origin: ScriptedOrigin, small: EdgeSettings
+) -> None:
+    """Ranges of any kind, at once and one after the other, over a store from which slices vanish, of an object that
+    changes now and then."""
+    dice = random.Random(20260204)
+    film = Film(bytes_of(SIZE)).on(origin)
+    versions = {film.etag: film.body}
+    tight = msgspec.structs.replace(small, memory=40 * SLICE) if not small.cache_disk else small
+    async with house_of(origin, tight) as house:
+
+        async def ask(viewer: Viewer) -> None:
+            kind = dice.randrange(5)
+            low = dice.randrange(SIZE)
+            high = min(SIZE - 1, low + int(dice.paretovariate(0.3)) if dice.random() < 0.9 else SIZE - 1)
+            value = (f"{low}-{high}", f"{low}-", f"-{SIZE - low}", f"{low}-{high}", "")[kind]
+            headers = ranged(value) if value else []
+            seen = await viewer.ask("/film", "d.test", headers)
+            body = versions[seen.header("etag") or ""]
+            if kind in (0, 3):
+                assert (seen.status, seen.body) == (206, body[low : high + 1])
+            elif kind in (1, 2):
+                assert (seen.status, seen.body) == (206, body[low:])
+            else:
+                assert (seen.status, seen.body) == (200, body)
+
+        async def many(count: int) -> None:
+            async with await house.viewer() as viewer:
+                for _ in range(count):
+                    await ask(viewer)
+
+        for round_ in range(6):
+            await asyncio.gather(*(many(12) for _ in range(4)))
+            forget_some(house, dice)
+            if round_ in (2, 4):
+                film.etag, film.body = f'"{round_}"', bytes_of(SIZE, round_)
+                versions[film.etag] = film.body
+                house.edge.tiers.drop("ETEST/film")
+
+
+def forget_some(house: EdgeHouse, dice: random.Random) -> None:
+    for key in list(house.edge.memory._entries):
+        if dice.random() < 0.5:
+            house.edge.memory.drop(key)
+    for path in files_of(house):
+        if dice.random() < 0.5:
+            path.unlink(missing_ok=True)
+
+
+def files_of(house: EdgeHouse) -> Iterator[Path]:
+    if house.edge.disk is not None:
+        yield from house.edge.disk.folder.glob("??/*")
