@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 import pytest
+from fuzz.http1 import run
 
 from keyfront import sign_cookies
 from keyfront.edge.decide import Refusal, decide
@@ -1062,3 +1063,10 @@ class TestOutOfStep:
         for path in ("/1", "/2", "/3"):
             assert (await house.get(path)).body == path.encode()
         assert b"STOWAWAY" not in (await house.get("/1")).body
+
+
+def test_the_fuzzer_finds_nothing() -> None:
+    """A short run; `python -m fuzz.http1` takes longer ones."""
+    conversations, answers = run(None, 3, 20261122, tell=lambda _: None)
+    assert conversations > 20
+    assert answers > conversations

@@ -435,22 +435,24 @@ BRIEF = Limits(head=0.4, idle=0.4, body=0.4, write=0.5, drain=3)
 
 
 class TestEnds:
-    @pytest.mark.parametrize("connection", ["keep-alive", "close"])
+    @pytest.mark.parametrize(
+        ("scheme", "connection"), [("https", "keep-alive"), ("https", "close"), ("http", "keep-alive")]
+    )
     async def test_who_reads_late_and_slowly_gets_it_all(
-        self, origin: ScriptedOrigin, folder: Folder, connection: str
+        self, origin: ScriptedOrigin, folder: Folder, scheme: str, connection: str
     ) -> None:
         """More slowly than the limits as a whole, but never without progress for that long."""
         folder.put("d", "d.test")
         body = os.urandom(1_500_000)
         origin.on("/big", answer(200, body))
-        tls = folder.read().context
+        tls = folder.read().context if scheme == "https" else None
         settings = EdgeSettings(memory=1 << 24, max_object=1 << 23)
         limits = Limits(write=0.6, idle=0.6)
         request = f"GET /big HTTP/1.1\r\nHost: d.test\r\nConnection: {connection}\r\n\r\n".encode()
         loop = asyncio.get_running_loop()
         async with EdgeHouse(site(origin.origin()), tls=tls, limits=limits, settings=settings) as house:
             for _ in ("miss", "hit"):
-                got = await loop.run_in_executor(None, slowly, house.port, request, len(body))
+                got = await loop.run_in_executor(None, slowly, house.port, request, len(body), scheme)
                 assert got == body
 
     async def test_a_refused_request_is_answered_before_the_end(self, house: EdgeHouse) -> None:
@@ -612,14 +614,16 @@ class TestUp:
             Up(tmp_path / "data", options=options).start()
 
 
-def slowly(port: int, request: bytes, size: int) -> bytes:
+def slowly(port: int, request: bytes, size: int, scheme: str) -> bytes:
     """The body of an answer, read in small pieces with pauses. (uvloop's own TLS loses at the end what it had not
     handed over yet, so this viewer does without.)"""
     with socket.socket() as plain:
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
         plain.settimeout(5)
         plain.connect(("127.0.0.1", port))
-        with trusting().wrap_socket(plain, server_hostname="d.test") as viewer:
+        with (
+            trusting().wrap_socket(plain, server_hostname="d.test") if scheme == "https" else plain as viewer
+        ):
             viewer.sendall(request)
             time.sleep(0.3)
             data = b""

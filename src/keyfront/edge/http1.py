@@ -9,11 +9,14 @@ arrives meanwhile waits in `_queue`.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import ipaddress
 import logging
 import re
 import socket
 import struct
+import sys
+import termios
 from collections import deque
 from collections.abc import AsyncIterator
 from time import perf_counter
@@ -49,6 +52,10 @@ _REASONS = {
     501: b"Not Implemented", 502: b"Bad Gateway", 503: b"Service Unavailable", 504: b"Gateway Timeout",
 }  # fmt: skip
 _SPELLED = {b"etag": b"ETag", b"www-authenticate": b"WWW-Authenticate", b"content-md5": b"Content-MD5"}
+
+
+# What tcp(7) calls SIOCOUTQ is the terminals' TIOCOUTQ by another name.
+_SIOCOUTQ = termios.TIOCOUTQ if sys.platform == "linux" else None
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -413,7 +420,7 @@ class Connection(asyncio.Protocol):
         if why in self._held:
             self._held.discard(why)
             if not self._held and not self._closing:
-                self._last_data = self._clock()
+                self._last_data = self._head_since = self._clock()  # the time until now was ours
                 self._transport.resume_reading()
 
     # -- the parser's side -------------------------------------------------------------------------------------------
@@ -471,6 +478,7 @@ class Connection(asyncio.Protocol):
             self._refuse("too_large")
             return
         if not target.startswith("/"):
+            bad = bad or (raw_host is None and version == "1.1")  # it may not count, but it must be there
             raw_host, target = _absolute(target, raw_host)
         host = _hosts.get(raw_host) or host_text(raw_host)
         upgrades = speaks_of_connection and parser.should_upgrade()
@@ -825,13 +833,11 @@ class Connection(asyncio.Protocol):
         """Once in a while: let go of a peer that is idle, slow or stuck."""
         limits = self._listener.limits
         size = self._transport.get_write_buffer_size()
-        if size:
+        if size or self._sending:
+            size += _on_its_way(self._transport)
             if size != self._last_size:
                 self._progress = now
             elif now - self._progress > limits.write:
-                self.abort()
-        elif self._sending:
-            if now - self._progress > limits.write:
                 self.abort()
         elif self._lingering:
             if now - self._progress > LINGER:
@@ -845,6 +851,18 @@ class Connection(asyncio.Protocol):
         elif self._task is None and now - self._last_data > limits.idle:
             self._transport.close()
         self._last_size = size
+
+
+def _on_its_way(transport: asyncio.Transport) -> int:
+    """Bytes that the kernel holds until the peer has acknowledged them, 0 where it cannot say. It takes several MiB
+    at once, so a peer that reads slowly would seem stuck to whoever looks at our own buffer only."""
+    if _SIOCOUTQ is None:
+        return 0
+    try:
+        handle = transport.get_extra_info("socket").fileno()
+        return int.from_bytes(fcntl.ioctl(handle, _SIOCOUTQ, bytes(4)), sys.byteorder)
+    except (OSError, AttributeError):
+        return 0
 
 
 def _head(status: int, headers: Headers | tuple[tuple[bytes, bytes], ...], length: int | None) -> bytes:
