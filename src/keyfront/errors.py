@@ -101,6 +101,16 @@ class OriginFailure(KeyfrontError):
         self.detail = detail
 
 
+def spent(error: BaseException) -> None:
+    """It has been dealt with: forget where it came from.
+
+    What an error has ended (a fill, an origin's answer) keeps it, for whoever comes to ask. With its traceback it would
+    keep all that it has passed through, which keeps the error: a circle with whole bodies in it, which only the garbage
+    collector can open.
+    """
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+
+
 class SettingsError(KeyfrontError):
     """A command line or a setting that makes no sense; the message says which and why."""
 

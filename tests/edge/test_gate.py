@@ -263,9 +263,9 @@ class TestKeysThatComeAndGo:
     ) -> None:
         target = signed("/a/1")
         await house.get(target)
-        keyring = house.edge.routing.site("d.test").routes[0].keyring  # type: ignore[union-attr]
+        keyring = house.edge.routing.site("d.test").route("/a/1").keyring  # type: ignore[union-attr]
         house.edge.use(signed_site(origin, "KALICE1"))
-        assert house.edge.routing.site("d.test").routes[0].keyring is keyring  # type: ignore[union-attr]
+        assert house.edge.routing.site("d.test").route("/a/1").keyring is keyring  # type: ignore[union-attr]
         assert (await house.get(target)).x_cache == "Hit"
         assert (await house.recorded(2))["remembered"] is True
 

@@ -83,8 +83,8 @@ def test_an_origin_group_gives_both_members_and_the_statuses() -> None:
     )
     site = routing(made).site("e1.cloudfront.localhost")
     assert site is not None
-    assert site.default.origins == (APP, spare)
-    assert site.default.failover == {500, 503}
+    assert site.route("/").origins == (APP, spare)
+    assert site.route("/").failover == {500, 503}
 
 
 def ask(routed: Routing, target: str = "/a", method: str = "GET", **members: object) -> object:

@@ -40,7 +40,7 @@ from keyfront.edge.origin import Origins
 from keyfront.edge.recent import Recent
 from keyfront.edge.routing import Route, Routing, Site
 from keyfront.edge.slices import ChangedError, Opened, Reader, Runs, Span, Spool, UnusableError
-from keyfront.errors import OriginFailure
+from keyfront.errors import OriginFailure, spent
 from keyfront.model.snapshot import EMPTY, Origin, Snapshot
 from keyfront.signing.verify import Grant
 
@@ -262,6 +262,7 @@ class Edge:
             try:
                 reply = await self._obtain(visit, plan)
             except OriginFailure as failure:
+                spent(failure)
                 reply = respond.origin_failed(failure, visit.request_id)
         if site is not None and site.error_responses and reply.status >= 400:
             reply = await self._custom_error(site, visit, reply)
@@ -512,6 +513,7 @@ class Edge:
             except OriginFailure as failure:
                 if stored is None or not freshness.serve_stale_on_error(stored.meta, self.clock(), None):
                     raise
+                spent(failure)
                 self._land_stale(flight, site, stored, changes, began, failure.status)
                 return
             now = self.clock()
@@ -602,10 +604,13 @@ class Edge:
                 meta_or_none.length = len(body)
                 self._keep(Stored(key, meta_or_none, body), changes, began)
         except BaseException as failure:
+            expected = isinstance(failure, (OriginFailure, ConnectionAbortedError, UnusableError))
+            if expected:
+                spent(failure)
             flight.fail(failure)
             if sliced is not None and sliced.validator is None and flight.stored is not None:
                 self.tiers.drop(key)  # it would never become whole
-            if not isinstance(failure, (OriginFailure, ConnectionAbortedError, UnusableError)):
+            if not expected:
                 raise
         finally:
             self._forget_flight(key, flight)
@@ -710,8 +715,13 @@ class Edge:
             spool.finish()
             flight.finish()
         except BaseException as failed:
+            expected = isinstance(
+                failed, (OriginFailure, ConnectionAbortedError, ChangedError, UnusableError)
+            )
+            if expected:
+                spent(failed)
             flight.fail(failed)
-            if not isinstance(failed, (OriginFailure, ConnectionAbortedError, ChangedError, UnusableError)):
+            if not expected:
                 raise
         finally:
             if answer is not None:
@@ -783,6 +793,7 @@ class Edge:
                 )
             except OriginFailure as failure:
                 if not last:
+                    spent(failure)
                     continue
                 if visit.key is not None and (
                     failure.kind in _UNREACHABLE or (fill and not part and failure.kind != _UNSENT)
@@ -830,7 +841,8 @@ class Edge:
         inner.key = self._key(plan, request)
         try:
             page = await self._obtain(inner, plan)
-        except OriginFailure:
+        except OriginFailure as failure:
+            spent(failure)
             return reply
         await _close_body(reply)
         if page.status == 200:

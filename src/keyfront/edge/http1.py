@@ -29,7 +29,7 @@ from keyfront.edge import respond
 from keyfront.edge.edge import Edge, Visit
 from keyfront.edge.exchange import FileRange, Headers, Reply, Request, Stored
 from keyfront.edge.sendfile import send_range
-from keyfront.errors import OriginFailure
+from keyfront.errors import OriginFailure, spent
 
 logger = logging.getLogger("keyfront.edge")
 
@@ -592,7 +592,8 @@ class Connection(asyncio.Protocol):
         try:
             try:
                 reply = await self._edge.serve(visit)
-            except (ConnectionResetError, ConnectionAbortedError):
+            except (ConnectionResetError, ConnectionAbortedError) as error:
+                spent(error)
                 if not self._refusal or self._closing:
                     detail = "ClientHungUpRequest"
                     return
@@ -610,7 +611,8 @@ class Connection(asyncio.Protocol):
             started = True
             keep_alive = await self._write(visit, reply, keep_alive)
             detail = reply.detail
-        except (ConnectionResetError, ConnectionAbortedError):
+        except (ConnectionResetError, ConnectionAbortedError) as error:
+            spent(error)
             detail = "ClientHungUpRequest"
         except asyncio.CancelledError:
             detail = "ClientHungUpRequest"
@@ -623,6 +625,7 @@ class Connection(asyncio.Protocol):
                 detail = error.kind
             else:
                 logger.exception("request %s failed in the middle of its answer", visit.request_id)
+            spent(error)
             if visit.request.version == "1.0" and (reply is None or reply.length is None):
                 self._reset()
             else:

@@ -40,7 +40,7 @@ from typing import Any, Final
 
 from keyfront.edge.exchange import Headers, OriginReply
 from keyfront.edge.origin_http1 import NEVER, Connection, Framing, request_head
-from keyfront.errors import OriginFailure, SettingsError
+from keyfront.errors import OriginFailure, SettingsError, spent
 from keyfront.model.snapshot import Origin
 
 NAME_TTL: Final = 5.0
@@ -146,9 +146,10 @@ class Origins:
                         )
                 except _Lasting:
                     raise
-                except OriginFailure:
+                except OriginFailure as failure:
                     attempts -= 1
                     if attempts > 0 and loop.time() < completion:
+                        spent(failure)
                         continue
                     raise
                 finally:
@@ -166,15 +167,17 @@ class Origins:
                 await incoming.head()
             except OriginFailure as failure:
                 if kept and repeatable and not incoming.begun and failure.status == 502:
+                    spent(failure)
                     may_be_stale = False
                     continue
                 attempts -= 1
                 if retried and attempts > 0 and failure.kind in _BROKEN and loop.time() < completion:
+                    spent(failure)
                     may_be_stale = False
                     continue
                 raise
-            except BaseException as error:
-                connection.break_off(error, incoming)
+            except BaseException:
+                connection.break_off(OriginFailure("OriginCommError", 502, "given up by the edge"), incoming)
                 raise
             return OriginReply(
                 incoming.status,

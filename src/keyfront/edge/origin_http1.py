@@ -331,6 +331,7 @@ class Incoming:
     def fail(self, failure: BaseException) -> None:
         if self.failure is None:
             self.failure = failure
+        self._parser = None
         self.wake()
 
     @property

@@ -25,8 +25,8 @@ KeyRings = dict[tuple[tuple[str, str, str], ...], KeyRing]
 """Key rings by what they are made of: (key id, PEM, key group id) of each key, in order."""
 
 
-class Route:
-    """One cache behavior of a site, ready. `origins` are the target, or an origin group's two members in order;
+class Rule:
+    """One cache behavior of a distribution, ready. `origins` are the target, or an origin group's two members in order;
     `failover` the statuses that send a request to the second. `keyring` is None where no signature is needed."""
 
     __slots__ = (
@@ -38,12 +38,9 @@ class Route:
         "keyring",
         "origins",
         "selects",
-        "site",
     )
 
-    def __init__(self, site: Site, behavior: Behavior, keyring: KeyRing | None) -> None:
-        distribution = site.distribution
-        self.site = site
+    def __init__(self, distribution: Distribution, behavior: Behavior, keyring: KeyRing | None) -> None:
         self.behavior = behavior
         self.keyring = keyring
         self.allowed = frozenset(behavior.allowed_methods) & _KNOWN_METHODS
@@ -67,11 +64,33 @@ class Route:
             self.origins = (by_id[behavior.target_origin_id],)
 
 
+class Route:
+    """A rule of a site as it was found for a path, with the names of `Rule`.
+
+    It is made when it is asked for. A site that kept its routes would be kept by them in turn, and with it every
+    routing that was ever in use, with its key rings and all that they remember, until a full garbage collection, which
+    may never come.
+    """
+
+    __slots__ = (*Rule.__slots__, "site")
+
+    def __init__(self, site: Site, rule: Rule) -> None:
+        self.site = site
+        self.allowed = rule.allowed
+        self.behavior = rule.behavior
+        self.cacheable = rule.cacheable
+        self.cached = rule.cached
+        self.failover = rule.failover
+        self.keyring = rule.keyring
+        self.origins = rule.origins
+        self.selects = rule.selects
+
+
 class Site:
-    """A distribution, ready: its routes in the order in which they are tried, the default one last. `guarded` says that
+    """A distribution, ready: its rules in the order in which they are tried, the default one last. `guarded` says that
     not all of its origins' files are for everybody, so that it matters how else a path may be read (`readings`)."""
 
-    __slots__ = ("_patterns", "default", "distribution", "error_responses", "geo", "guarded", "routes")
+    __slots__ = ("_default", "_patterns", "distribution", "error_responses", "geo", "guarded")
 
     def __init__(self, distribution: Distribution) -> None:
         self.distribution = distribution
@@ -80,18 +99,16 @@ class Site:
             e.error_code: e for e in distribution.error_responses
         }
         self.guarded = any(origin.path for origin in distribution.origins)
-        self.routes: list[Route] = []
-        self._patterns: list[tuple[Matcher, Route]] = []
-        self.default: Route
+        self._patterns: list[tuple[Matcher, Rule]] = []
+        self._default: Rule | None = None
 
     def add(self, behavior: Behavior, keyring: KeyRing | None) -> None:
         """Behaviors are added in the distribution's order; the last one added is the default."""
-        if self.routes:
-            before = self.routes[-1]
+        before = self._default
+        if before is not None:
             self._patterns.append((compile_pattern(before.behavior.path_pattern), before))
         self.guarded = self.guarded or keyring is not None
-        self.default = Route(self, behavior, keyring)
-        self.routes.append(self.default)
+        self._default = Rule(self.distribution, behavior, keyring)
 
     def invalidations(self) -> Invalidations:
         """The distribution's invalidations, ready to be asked; `route` must work already."""
@@ -106,10 +123,11 @@ class Site:
         """The behavior for a raw path: matched by its RFC 3986-normalised form, first match wins (§5.1)."""
         if self._patterns:
             normal = normalise_path(path)
-            for matches, route in self._patterns:
+            for matches, rule in self._patterns:
                 if matches(normal):
-                    return route
-        return self.default
+                    return Route(self, rule)
+        assert self._default is not None  # noqa: S101 - a distribution has a default behavior
+        return Route(self, self._default)
 
 
 class Routing:
