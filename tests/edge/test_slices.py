@@ -735,6 +735,29 @@ class TestSlow:
                 seen = await viewer.answer()
             assert seen.body == film.body
 
+    async def test_what_is_evicted_while_it_is_read_is_read_to_the_end(
+        self, origin: ScriptedOrigin, tmp_path: Path
+    ) -> None:
+        """Without a strong validator it could not be asked for again."""
+        size = 256 * KIB
+        film = Film(bytes_of(slices.OPEN * size), etag="").on(origin)  # more than the sockets' buffers take
+        film.chunked = True
+        cache = tmp_path / "cache"
+        disk = EdgeSettings(
+            memory=8 << 20, max_object=size, slice=size, cache_dir=str(cache), cache_disk=256 << 20
+        )
+        async with house_of(origin, disk) as house, await house.viewer() as viewer:
+            viewer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await viewer.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
+            while house.edge.runs._flights or film.sent < len(film.body):
+                await asyncio.sleep(0.01)
+            evicted = [path for path in cache.rglob("*") if path.is_file() and len(path.name) == 64]
+            assert len(evicted) >= slices.OPEN
+            for path in evicted:
+                path.unlink()
+            viewer.writer.transport.resume_reading()  # type: ignore[attr-defined]
+            assert (await viewer.answer()).body == film.body
+
 
 # -- any ranges at all -------------------------------------------------------------------------------------------------
 

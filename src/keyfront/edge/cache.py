@@ -427,6 +427,7 @@ class Flight:
         while True:
             slowest = min(self._readers.values(), default=self.position)
             self._drop(slowest)
+            spool.passed(slowest)
             if spool.backlog > LAG:
                 await spool.progress()
             elif self._readers and (

@@ -26,9 +26,11 @@ import httptools
 import msgspec
 
 from keyfront.edge import respond
+from keyfront.edge.cache import LostError
 from keyfront.edge.edge import Edge, Visit
 from keyfront.edge.exchange import FileRange, Headers, Reply, Request, Stored
 from keyfront.edge.sendfile import send_range
+from keyfront.edge.slices import ChangedError, UnusableError
 from keyfront.errors import OriginFailure, spent
 
 logger = logging.getLogger("keyfront.edge")
@@ -51,6 +53,8 @@ _REASONS = {
     429: b"Too Many Requests", 431: b"Request Header Fields Too Large", 500: b"Internal Server Error",
     501: b"Not Implemented", 502: b"Bad Gateway", 503: b"Service Unavailable", 504: b"Gateway Timeout",
 }  # fmt: skip
+_GONE = "body_gone"
+"""The log's reason where the rest of a stored body was evicted, or is of another version by now."""
 _SPELLED = {b"etag": b"ETag", b"www-authenticate": b"WWW-Authenticate", b"content-md5": b"Content-MD5"}
 
 
@@ -623,6 +627,9 @@ class Connection(asyncio.Protocol):
             detail = "Error"
             if isinstance(error, OriginFailure):
                 detail = error.kind
+            elif isinstance(error, (LostError, ChangedError, UnusableError)):
+                if reply is not None:
+                    reply.reason = _GONE
             else:
                 logger.exception("request %s failed in the middle of its answer", visit.request_id)
             spent(error)

@@ -29,6 +29,8 @@ LONGEST_RUN: Final = 32
 reads on."""
 NEAR: Final = 2
 """How many slices a fill may be behind what a viewer wants for the viewer to wait for it."""
+OPEN: Final = 64
+"""How many slices a fill holds open for its readers, so that they can be read whatever becomes of them on disk."""
 FARTHEST: Final = 1 << 50
 """No body reaches this byte: an origin is not asked for it in slices."""
 
@@ -187,6 +189,7 @@ class Spool:
         self._sink: Sink | None = None  # of the slice that is under way; None too if that is stored already
         self._sinks: dict[int, Sink] = {}  # of slices that are not stored yet
         self._stored: set[int] = set()
+        self._open: dict[int, FileRange] = {}  # of these, what can be read even if it is evicted
         self.lost = False
 
     def feed(self, chunk: bytes) -> bool:
@@ -211,6 +214,8 @@ class Spool:
         found = self._tiers.slice(self._slices, index)
         if found is not None:
             self._stored.add(index)
+            if isinstance(found, FileRange):
+                self._hold(index, found)
             self.lasting = self.lasting and not isinstance(found, bytes)
         else:
             self._sink = self._sinks[index] = self._tiers.sink(self._slices, index, self._meta)
@@ -260,6 +265,8 @@ class Spool:
                 return False
             if sink.done:
                 self._stored.add(index)
+                if sink.file is not None:
+                    self._hold(index, FileRange(sink.file, sink.offset, sink.written))
                 del self._sinks[index]
                 continue
             if sink.failed:
@@ -268,9 +275,25 @@ class Spool:
                 return False
         return True
 
+    def _hold(self, index: int, file: FileRange) -> None:
+        self._open[index] = file
+        if len(self._open) > OPEN:
+            del self._open[next(iter(self._open))]
+
+    def passed(self, position: int) -> None:
+        """All readers have what is before."""
+        while self._open:
+            index = next(iter(self._open))
+            if (index + 1) * self._slices.size > position:
+                return
+            del self._open[index]
+
     def piece(self, position: int) -> Piece | None:
         """What comes at `position`, as much as can be had in one piece. None if it is gone."""
         index, skipped = divmod(position, self._slices.size)
+        held = self._open.get(index)
+        if held is not None:
+            return held.cut(skipped, held.length - skipped)
         sink = self._sinks.get(index)
         if sink is not None and sink.file is not None and sink.written > skipped:
             return FileRange(sink.file, sink.offset + skipped, sink.written - skipped)
