@@ -1,19 +1,34 @@
 """The same edge as an ASGI application: for HTTP/2 under any ASGI server, and for tests without a socket.
 
 The raw target is `raw_path` and `query_string`, as the ASGI specification has them. The server below must not rewrite
-them; uvicorn, hypercorn and granian's ASGI mode keep them.
+them; uvicorn, hypercorn and granian's ASGI mode keep them. A `?` with nothing after it is lost on the way.
+
+`create_app` is for servers that are given an application by name: a worker like those of `keyfront up`, which obeys
+the feed in the data folder and reports to it, but listens where its server does (guide: tls.md).
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import os
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import msgspec
+
 from keyfront.edge import respond
-from keyfront.edge.edge import Edge, Visit
-from keyfront.edge.exchange import Headers, Reply, Request
+from keyfront.edge.accesslog import AccessLog
+from keyfront.edge.edge import Edge, EdgeSettings, Visit
+from keyfront.edge.exchange import FileRange, Headers, Reply, Request
 from keyfront.edge.http1 import MAX_HEAD, MAX_TARGET, Peers, host_text
+from keyfront.edge.serve import Follower
+from keyfront.errors import SettingsError
+
+logger = logging.getLogger("keyfront.edge")
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -45,10 +60,11 @@ class EdgeApp:
                 reply = respond.answer(request, stored.meta, stored.body, visit.now, "Hit")
             else:
                 reply = await self._serve(visit)
-        sent = 0
         detail = reply.detail
         try:
-            sent = await self._write(visit, reply, send)
+            await self._write(visit, reply, receive, send)
+        except ConnectionError:
+            detail = "ClientHungUpRequest"
         except BaseException:
             detail = "ClientCommError"
             raise
@@ -56,12 +72,18 @@ class EdgeApp:
             close = getattr(reply.body, "aclose", None)
             if close is not None:
                 await close()
-            self.edge.done(visit, reply.status, sent, reply.x_cache, detail, refusal or reply.reason)
+            reason = refusal or reply.reason
+            self.edge.done(visit, reply.status, visit.sent, reply.x_cache, detail, reason)
 
     async def _serve(self, visit: Visit) -> Reply:
         try:
             return await self.edge.serve(visit)
+        except ConnectionError:
+            # Its body broke off: an answer may still find it.
+            reply = respond.refused("bad_request", None, visit.request, visit.request_id)
+            return respond.dated(reply, visit.now)
         except Exception as error:
+            logger.exception("request %s failed", visit.request_id)
             return respond.internal_error(error, visit.request_id)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
@@ -83,7 +105,7 @@ class EdgeApp:
         cookies: list[bytes] = []
         headers: Headers = []
         length: int | None = None
-        chunked = False
+        chunked = bad = False
         size = len(target)
         for name, value in scope["headers"]:
             size += len(name) + len(value) + 4
@@ -95,6 +117,7 @@ class EdgeApp:
                 length = int(value)
             elif name == b"transfer-encoding":
                 chunked = True
+            bad = bad or _BREAKING.search(value) is not None
             headers.append((name, value))
         version = scope["http_version"]
         has_body = (
@@ -108,7 +131,7 @@ class EdgeApp:
         request = Request(
             scope["method"],
             target,
-            hosts[0].decode("latin-1") if hosts else "",
+            host_text(hosts[0]) if hosts else "",
             headers,
             scheme=scheme,
             client_ip=client,
@@ -121,11 +144,12 @@ class EdgeApp:
         )
         if size > MAX_HEAD or len(target) > MAX_TARGET:
             return request, "too_large"
-        if len(hosts) != 1 or not host_text(hosts[0]) or not target.startswith("/"):
+        asterisk = target == "*" and request.method == "OPTIONS"
+        if bad or len(hosts) != 1 or not request.host or not (_TARGET.fullmatch(target) or asterisk):
             return request, "bad_request"
         return request, ""
 
-    async def _write(self, visit: Visit, reply: Reply, send: Send) -> int:
+    async def _write(self, visit: Visit, reply: Reply, receive: Receive, send: Send) -> None:
         bodiless = visit.request.method == "HEAD" or reply.status in (204, 304)
         headers = [h for h in reply.headers if h[0] != b"content-length"]
         if reply.length is not None and reply.status != 204:
@@ -141,16 +165,27 @@ class EdgeApp:
         if bodiless or isinstance(reply.body, bytes):
             body = reply.body if isinstance(reply.body, bytes) and not bodiless else b""
             await send({"type": "http.response.body", "body": body})
-            return len(body)
-        sent = 0
-        async for chunk in reply.body:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            sent += len(chunk)
-        await send({"type": "http.response.body", "body": b""})
-        return sent
+            visit.sent = len(body)
+            return
+        # Servers need not say in `send` that the viewer has left, and then its body would be fetched for nobody.
+        leaving = None if visit.request.body is not None else asyncio.ensure_future(_left(receive))
+        try:
+            async for chunk in reply.body:
+                for piece in chunk if isinstance(chunk, FileRange) else (chunk,):
+                    if leaving is not None and leaving.done():
+                        raise ConnectionResetError("the viewer has left")
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                    visit.sent += len(piece)
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            if leaving is not None:
+                leaving.cancel()
 
 
 _BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
+# What the native shell's parser refuses too: a target is visible ASCII without a fragment, a value is one line.
+_TARGET = re.compile(r"/[!\"$-~]*")
+_BREAKING = re.compile(rb"[\r\n\0]")
 
 
 async def _body(receive: Receive) -> AsyncIterator[bytes]:
@@ -162,3 +197,90 @@ async def _body(receive: Receive) -> AsyncIterator[bytes]:
             yield message["body"]
         if not message.get("more_body"):
             return
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class AsgiSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `create_app` is told. `data` is the data folder of a `keyfront up`; `name` is what the worker reports as, by
+    default `asgi-` and its process id; `trusted_proxies` are networks in CIDR form. A cache on disk is in the data
+    folder unless `edge` names another."""
+
+    data: str
+    name: str = ""
+    trusted_proxies: tuple[str, ...] = ()
+    access_log: bool = True
+    edge: EdgeSettings = EdgeSettings()
+
+
+class Worker:
+    """An edge under an ASGI server: made when the server says that it starts, ended when it says that it ends."""
+
+    def __init__(self, settings: AsgiSettings) -> None:
+        self._settings = settings
+        self._peers = Peers(settings.trusted_proxies)
+        self._app: EdgeApp | None = None
+        self._open = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        if self._app is None:
+            raise RuntimeError("the server does not speak ASGI's lifespan, or did not wait for its start")
+        self._open += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._open -= 1
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        settings = self._settings
+        await receive()
+        data = Path(settings.data)
+        edge_settings = settings.edge
+        if edge_settings.cache_disk and not edge_settings.cache_dir:
+            edge_settings = msgspec.structs.replace(edge_settings, cache_dir=str(data / "cache"))
+        log = AccessLog(data / "logs" / "access.jsonl" if settings.access_log else None)
+        edge = Edge(edge_settings, log)
+        if edge.disk is not None:
+            edge.disk.start()
+        follower = Follower(edge, data, settings.name or f"asgi-{os.getpid()}", lambda: self._open)
+        follower.look()
+        follower.report()
+        stop = asyncio.Event()
+        following = asyncio.create_task(follower.follow(stop))
+        self._app = EdgeApp(edge, peers=self._peers)
+        await send({"type": "lifespan.startup.complete"})
+        while (await receive())["type"] != "lifespan.shutdown":
+            pass
+        stop.set()
+        await following
+        await edge.aclose()
+        log.close()
+        follower.leave()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def create_app() -> Worker:
+    """The application for an ASGI server that calls a factory: `KEYFRONT_EDGE` in the environment holds its settings,
+    `AsgiSettings` as JSON.
+
+    :raises SettingsError: if it holds none, or none that make sense.
+    """
+    text = os.environ.get("KEYFRONT_EDGE", "")
+    if not text:
+        raise SettingsError(
+            'KEYFRONT_EDGE is not set; the least that it holds is {"data": "/path/to/the/data/folder"}'
+        )
+    try:
+        settings = msgspec.json.decode(text, type=AsgiSettings)
+        app = Worker(settings)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise SettingsError(f"KEYFRONT_EDGE cannot be understood: {error}") from error
+    if not Path(settings.data).is_dir():
+        raise SettingsError(f"KEYFRONT_EDGE: there is no folder {settings.data}")
+    return app
