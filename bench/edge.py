@@ -158,7 +158,7 @@ def keyfront(folder: Path, port: int, cores: set[int]) -> contextlib.AbstractCon
     query = Select("all")
     snapshot = Snapshot(
         1,
-        time.time(),
+        0.0,
         (PublicKey(KEY_ID, (VAR / "k1.pub").read_text()),),
         (KeyGroup("g", "bench", (KEY_ID,)),),
         (
