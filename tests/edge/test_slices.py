@@ -389,6 +389,63 @@ class TestSlices:
             assert seen.body == film.body
             assert film.statuses == [200]
 
+    async def test_who_leaves_what_cannot_be_asked_for_again_takes_nothing_from_others(
+        self, origin: ScriptedOrigin, tmp_path: Path
+    ) -> None:
+        size = 1024 * KIB
+        film = Film(bytes_of(20 * size), etag="").on(
+            origin
+        )  # of which the sockets' buffers take less than the half
+        film.brake, film.before = asyncio.Event(), 12 * size + 77
+        go = film.brake
+        disk = EdgeSettings(
+            memory=8 << 20, max_object=size, slice=size, cache_dir=str(tmp_path), cache_disk=256 << 20
+        )
+        async with house_of(origin, disk) as house:
+            narrow = socket.socket()
+            narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            narrow.connect(("127.0.0.1", house.port))
+            narrow.setblocking(False)
+            late = Viewer(*await asyncio.open_connection(sock=narrow))
+            async with await house.viewer() as early, late:
+                await early.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
+                await early.reader.readexactly(12 * size)
+                await late.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
+                assert b"X-Cache: Hit" in await late.reader.readuntil(b"\r\n\r\n")
+                leaver = early.writer.get_extra_info("socket")
+                leaver.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                early.writer.transport.abort()
+                await house.recorded(1)
+                (fill,) = next(iter(house.edge.runs._flights.values()))
+                go.set()
+                while film.sent < len(film.body) and not fill.ended:
+                    await asyncio.sleep(0)
+                narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+                assert await late.reader.readexactly(len(film.body)) == film.body
+            assert film.fetched == 1
+
+    async def test_what_is_evicted_after_the_head_is_out_is_read_to_the_end(
+        self, origin: ScriptedOrigin, tmp_path: Path
+    ) -> None:
+        size = 256 * KIB
+        film = Film(bytes_of(slices.OPEN * size), etag="").on(origin)  # more than the sockets' buffers take
+        cache = tmp_path / "cache"
+        disk = EdgeSettings(
+            memory=8 << 20, max_object=size, slice=size, cache_dir=str(cache), cache_disk=256 << 20
+        )
+        async with house_of(origin, disk) as house:
+            await house.get("/film")
+            while house.edge.runs._flights:
+                await asyncio.sleep(0.01)
+            async with await house.viewer() as viewer:
+                await viewer.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
+                assert b"X-Cache: Hit" in await viewer.reader.readuntil(b"\r\n\r\n")
+                for path in cache.rglob("*"):
+                    if path.is_file() and len(path.name) == 64:
+                        path.unlink()
+                assert await viewer.reader.readexactly(len(film.body)) == film.body
+            assert film.fetched == 1
+
     async def test_when_all_leave_what_is_whole_stays_and_the_origin_is_let_go(
         self, origin: ScriptedOrigin, small: EdgeSettings
     ) -> None:

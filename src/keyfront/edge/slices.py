@@ -30,7 +30,7 @@ reads on."""
 NEAR: Final = 2
 """How many slices a fill may be behind what a viewer wants for the viewer to wait for it."""
 OPEN: Final = 64
-"""How many slices a fill holds open for its readers, so that they can be read whatever becomes of them on disk."""
+"""How many slices a fill holds open for its readers, and a reader for himself where they cannot be asked for again."""
 FARTHEST: Final = 1 << 50
 """No body reaches this byte: an origin is not asked for it in slices."""
 
@@ -385,11 +385,18 @@ class Reader:
         flight: Flight | None = None
         token: object = None
         asked_at = position
+        held = {} if self._refetches else await self._hold(first, last)
         try:
             while position <= last:
+                if flight is None and not self._refetches:
+                    # What cannot be asked for again is read from its fill while there is one: without readers it ends.
+                    flight = self._runs.covering(slices, position, None)
+                    if flight is not None:
+                        token = flight.join(position)
+                        asked_at = position
                 if flight is None:
                     index, skipped = divmod(position, size)
-                    found = await self._tiers.prove(slices, index)
+                    found = held.get(index) or await self._tiers.prove(slices, index)
                     if found is not None:
                         piece = cut(found, skipped, last - position + 1)
                         position += len(piece)
@@ -409,6 +416,16 @@ class Reader:
         finally:
             if flight is not None:
                 flight.leave(token)
+
+    async def _hold(self, first: int, last: int) -> dict[int, Piece]:
+        """The slices there that can be held open, so that they can be read whatever becomes of them on disk."""
+        size = self._slices.size
+        held: dict[int, Piece] = {}
+        for index in range(first // size, min(last // size, first // size + OPEN - 1) + 1):
+            found = await self._tiers.prove(self._slices, index)
+            if isinstance(found, FileRange):
+                held[index] = found
+        return held
 
     async def _next(self, flight: Flight, token: object, position: int, asked_at: int) -> Piece | None:
         """What the fill brings at `position`, None if it brings no more and another one is to be asked for."""
