@@ -2,9 +2,10 @@
 
     python -m fuzz.http1 [--seconds N] [--seed N] [--conversations N]
 
-A conversation is a pipeline of requests on a connection of its own, spoilt in half of the cases, cut into packets at
-random, sent by a viewer that may read late, half-close, fall silent or break off. Everything is real: sockets, the
-edge, an origin that checks what it is asked. Every answer names the request that it is for. What is held:
+A conversation is a pipeline of requests on a connection of its own, over TLS in a third of the cases and spoilt in half
+of them, cut into packets at random, sent by a viewer that may read late, half-close, fall silent or break off.
+Everything is real: sockets, the edge, an origin that checks what it is asked. Every answer names the request that it is
+for. What is held:
 
 - nothing raises: not in the event loop, not in the edge (no 500, nothing logged);
 - answers are well-formed, and those of a pipeline that is not spoilt are exactly the ones that belong to it, in order;
@@ -18,22 +19,26 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import random
 import re
 import socket
+import ssl
 import struct
 import sys
 import time
 import zlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import h11
+import trustme
 import uvloop
 
 from keyfront.edge.edge import EdgeSettings
 from keyfront.edge.http1 import Limits
+from keyfront.edge.tls import Secured
 from keyfront.model.snapshot import Behavior, Origin
 from tests.viewer import EdgeHouse, site
 
@@ -404,6 +409,85 @@ def second_reading(data: bytes) -> list[tuple[bytes, bytes, bytes | None]]:
     return found
 
 
+# -- the viewer's end of a connection ----------------------------------------------------------------------------------
+
+
+class Wire(Protocol):
+    async def send(self, data: bytes) -> None: ...
+
+    async def receive(self, size: int) -> bytes: ...
+
+    async def half_close(self) -> None: ...
+
+
+class Plain:
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
+
+    async def send(self, data: bytes) -> None:
+        await self._loop.sock_sendall(self._sock, data)
+
+    async def receive(self, size: int) -> bytes:
+        return await self._loop.sock_recv(self._sock, size)
+
+    async def half_close(self) -> None:
+        self._sock.shutdown(socket.SHUT_WR)
+
+
+class Secure:
+    """TLS in memory, so that records may be cut anywhere and each half be closed by itself."""
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, chance: random.Random) -> None:
+        self._wire = Plain(sock)
+        self._chance = chance
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="d.test")
+
+    async def _flush(self) -> None:
+        data = self._outgoing.read()
+        while data:
+            size = len(data) if self._chance.random() < 0.8 else self._chance.randint(1, len(data))
+            await self._wire.send(data[:size])
+            data = data[size:]
+
+    async def shake_hands(self) -> None:
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await self._flush()
+                self._incoming.write(await self._wire.receive(65536))
+            else:
+                await self._flush()
+                return
+
+    async def send(self, data: bytes) -> None:
+        while data:
+            data = data[self._tls.write(data) :]
+        await self._flush()
+
+    async def receive(self, size: int) -> bytes:
+        while True:
+            try:
+                return self._tls.read(size)
+            except ssl.SSLWantReadError:
+                more = await self._wire.receive(65536)
+                if not more:
+                    return b""
+                self._incoming.write(more)
+
+    async def half_close(self) -> None:
+        # `unwrap` looks for the other side's goodbye as well, and would throw away what waits to be read.
+        if not self._incoming.pending and not self._tls.pending() and self._chance.random() < 0.7:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                self._tls.unwrap()
+            await self._flush()
+            if self._chance.random() < 0.5:
+                return
+        await self._wire.half_close()
+
+
 # -- a conversation ------------------------------------------------------------------------------------------------
 
 
@@ -416,6 +500,8 @@ class Fuzz:
         self.done = 0
         self.heard = 0
         self.failures: list[str] = []
+        self.tls_port = 0
+        self.context = ssl.create_default_context()
 
     async def run(self, count: int | None, seconds: float | None) -> None:
         loop = asyncio.get_running_loop()
@@ -432,6 +518,8 @@ class Fuzz:
         end = None if seconds is None else time.monotonic() + seconds
         try:
             async with EdgeHouse(snapshot, limits=LIMITS, settings=settings) as house:
+                secure = await loop.create_server(self._secured(house), "127.0.0.1", 0)
+                self.tls_port = secure.sockets[0].getsockname()[1]
                 waiting: set[asyncio.Task[None]] = set()
                 while (count is None or self.done < count) and (end is None or time.monotonic() < end):
                     waiting.add(asyncio.create_task(self._conversation(house, self.done)))
@@ -448,12 +536,21 @@ class Fuzz:
                     await asyncio.sleep(0.05)
                 if house.listener.connections:
                     self.failures.append(f"{len(house.listener.connections)} connections do not end")
+                secure.close()
         finally:
             server.close()
             logging.getLogger("keyfront").removeHandler(log)
             logging.getLogger("asyncio").removeHandler(log)
         for failure in [*self.failures, *origin.faults]:
             raise Finding(f"seed {self.seed}: {failure}")
+
+    def _secured(self, house: EdgeHouse) -> Callable[[], Secured]:
+        """What makes a connection over TLS to the same edge."""
+        authority = trustme.CA()
+        authority.configure_trust(self.context)
+        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("d.test").configure_cert(server)
+        return lambda: Secured(server, house.listener(), LIMITS.head)
 
     async def _conversation(self, house: EdgeHouse, number: int) -> None:
         chance = random.Random(f"{self.seed} {number}")
@@ -489,21 +586,26 @@ class Fuzz:
             late = chance.random() < 0.1
             if late:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            await loop.sock_connect(sock, ("127.0.0.1", house.port))
+            secure = chance.random() < 0.3
+            await loop.sock_connect(sock, ("127.0.0.1", self.tls_port if secure else house.port))
             port: int = sock.getsockname()[1]
-            hearing = asyncio.create_task(self._hear(sock, chance, late=late))
+            wire: Wire = Plain(sock)
+            if secure:
+                wire = secured = Secure(sock, self.context, chance)
+                await secured.shake_hands()
+            hearing = asyncio.create_task(self._hear(wire, chance, late=late))
             sent = b""
             try:
                 for packet in packets(chance, data):
-                    await loop.sock_sendall(sock, packet)
+                    await wire.send(packet)
                     sent += packet
                     if chance.random() < 0.5:
                         await asyncio.sleep(0)
                     if ending == "break" and chance.random() < 0.1:
                         break
                 if ending == "half-close":
-                    sock.shutdown(socket.SHUT_WR)
-            except OSError:
+                    await wire.half_close()
+            except (OSError, ssl.SSLError):
                 sent = data  # refused in the middle: what came after that did not count
             if ending == "break":
                 hearing.cancel()
@@ -512,15 +614,14 @@ class Fuzz:
                 return sent, b"", port
             return sent, await hearing, port
 
-    async def _hear(self, sock: socket.socket, chance: random.Random, *, late: bool) -> bytes:
-        loop = asyncio.get_running_loop()
+    async def _hear(self, wire: Wire, chance: random.Random, *, late: bool) -> bytes:
         heard = b""
         try:
-            while piece := await loop.sock_recv(sock, chance.choice((100, 65536)) if late else 65536):
+            while piece := await wire.receive(chance.choice((100, 65536)) if late else 65536):
                 heard += piece
                 if late:
                     await asyncio.sleep(0.0005)
-        except ConnectionError:
+        except (ConnectionError, ssl.SSLError):
             pass
         return heard
 

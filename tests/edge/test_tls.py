@@ -502,6 +502,39 @@ class TestEnds:
         assert (record["status"], record["detail"]) == (0, "ClientHungUpRequest")
         gate.set()
 
+    @pytest.mark.parametrize("talks_on", [False, True])
+    async def test_who_has_said_goodbye_is_answered_and_not_listened_to(
+        self, house: EdgeHouse, origin: ScriptedOrigin, talks_on: bool
+    ) -> None:
+        gate = asyncio.Event()
+        origin.on("/slow", [gate, *answer(200, b"at last")])
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = trusting().wrap_bio(incoming, outgoing, server_hostname="d.test")
+        async with await house.viewer() as plain:
+            while True:
+                try:
+                    tls.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    await plain.send(outgoing.read())
+                    incoming.write(await plain.reader.read(65536))
+            tls.write(b"GET /slow HTTP/1.1\r\nHost: d.test\r\n\r\n")
+            with pytest.raises(ssl.SSLWantReadError):
+                tls.unwrap()
+            await plain.send(outgoing.read())
+            await origin.asked(1)
+            if talks_on:
+                for _ in range(100):
+                    await plain.send(os.urandom(100_000))
+                (connection,) = house.listener.connections
+                assert connection._transport._incoming.pending == 0  # type: ignore[attr-defined]
+            gate.set()
+            if talks_on:
+                return
+            incoming.write(await plain.at_end())
+            assert tls.read(65536).endswith(b"\r\n\r\nat last")
+            assert tls.read(65536) == b""  # its own goodbye
+
     async def test_drain(self, house: EdgeHouse, origin: ScriptedOrigin) -> None:
         gate = asyncio.Event()
         origin.on("/slow", [gate, *answer(200, b"finished")])

@@ -90,6 +90,8 @@ class Secured(asyncio.Transport, asyncio.Protocol):
             self._shell.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._over:
+            return  # it would only pile up
         self._incoming.write(data)
         if not self._established and not self._shake_hands():
             return
