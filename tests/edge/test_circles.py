@@ -8,6 +8,7 @@ import contextlib
 import gc
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,8 +17,8 @@ from keyfront.edge.edge import Visit
 from keyfront.edge.exchange import Reply, Request
 from keyfront.edge.origin_http1 import Incoming
 from keyfront.edge.routing import Route, Routing, Rule, Site
-from keyfront.errors import OriginFailure
-from keyfront.model.snapshot import Behavior, Origin
+from keyfront.errors import Denied, OriginFailure
+from keyfront.model.snapshot import Behavior, KeyGroup, Origin, PublicKey
 from keyfront.signing.verify import KeyRing
 from tests.origin import RESET, Script, ScriptedOrigin, answer, closed_port
 from tests.viewer import EdgeHouse, site
@@ -25,7 +26,8 @@ from tests.viewer import EdgeHouse, site
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 HALF: Script = [b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + b"x" * 100_000, RESET]
 STALE = {"Cache-Control": "max-age=0", "ETag": '"1"'}
-OURS = (Flight, Visit, Request, Reply, Incoming, OriginFailure, Site, Route, Rule, Routing, KeyRing)
+KEY = Path(__file__).resolve().parent.parent / "vectors" / "keys" / "rsa.pub"
+OURS = (Denied, Flight, Visit, Request, Reply, Incoming, OriginFailure, Site, Route, Rule, Routing, KeyRing)
 
 
 @pytest.fixture
@@ -60,6 +62,10 @@ CASES: dict[str, Callable[[EdgeHouse], Awaitable[object]]] = {
     "no answer": lambda house: house.get("/reset"),
     "no answer to a body": lambda house: house.get("/reset", method="PUT", body=b"abc"),
     "what is stored in the place of an error": lambda house: house.get("/stale"),
+    "a refusal": lambda house: house.get("/signed/a"),
+    "a signature that cannot be read": lambda house: house.get(
+        "/signed/a?Expires=1&Signature=.&Key-Pair-Id=K"
+    ),
     "a viewer who leaves": lambda house: leave(house, "/large"),
     "a viewer who leaves before the end is known": lambda house: leave(house, "/half"),
 }
@@ -71,7 +77,14 @@ async def test_what_has_failed_leaves_nothing(origin: ScriptedOrigin, no_collect
     origin.on("/reset", [RESET])
     origin.on("/stale", answer(200, b"old", STALE), [RESET])
     origin.on("/large", answer(200, b"x" * 3_000_000))
-    async with EdgeHouse(site(origin.origin(), Behavior("*", "scripted", allowed_methods=ALL))) as house:
+    snapshot = site(
+        origin.origin(),
+        Behavior("/signed/*", "scripted", restricted=True, trusted_key_groups=("g",)),
+        Behavior("*", "scripted", allowed_methods=ALL),
+        key_groups=(KeyGroup("g", "g", ("K",)),),
+        public_keys=(PublicKey("K", KEY.read_text()),),
+    )
+    async with EdgeHouse(snapshot) as house:
         await house.get("/stale")
 
         async def once() -> None:

@@ -17,7 +17,7 @@ from keyfront.edge.forward import select_query
 from keyfront.edge.geo import allowed
 from keyfront.edge.readings import Readings, readings
 from keyfront.edge.routing import Route, Routing, Site
-from keyfront.errors import Denied
+from keyfront.errors import Denied, spent
 from keyfront.model.pattern import normalise_path
 from keyfront.signing.verify import Grant, verify
 
@@ -37,6 +37,8 @@ class Refusal:
         self.site = site
         self.route = route
         self.denied = denied
+        if denied is not None:
+            spent(denied)
 
 
 def decide(
