@@ -124,6 +124,7 @@ async def _lag(judge: Judge, stop: asyncio.Event) -> None:
     while not stop.is_set():
         before = time.monotonic()
         await asyncio.sleep(0.05)
+        judge.truth.pulse()
         late = int((time.monotonic() - before - 0.05) * 1000)
         judge.counts["the soak's own lag at worst, ms"] = max(
             judge.counts["the soak's own lag at worst, ms"], late

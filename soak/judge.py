@@ -27,6 +27,23 @@ MESSAGES: Final = {
     "AccessDenied": "Access denied",
 }
 _RESULTS: Final = frozenset({"Hit", "Miss", "RefreshHit", "Error"})
+_TIMELY: Final = frozenset(
+    {
+        "no answer",
+        "no end",
+        "connection error",
+        "stale",
+        "served after invalidation",
+        "served without right",
+        "refused with right",
+        "5xx without a fault",
+        "not deployed",
+        "not completed",
+        "not started again",
+        "the API cannot be reached",
+    }
+)
+"""Violations that also a machine that stood still could bring about."""
 _SHOWN: Final = 12
 """Violations of one kind that are printed in full; the others are counted."""
 
@@ -114,6 +131,9 @@ class Judge:
     # -- saying so ---------------------------------------------------------------------------------------------------
 
     def violation(self, kind: str, detail: str, ask: Ask | None = None, seen: Seen | None = None) -> None:
+        if kind in _TIMELY and self.truth.stood_still(time.time() - 20.0 if ask is None else ask.sent):
+            self.counts["not judged, after a standstill"] += 1
+            return
         self.violations[kind] += 1
         if self.violations[kind] > _SHOWN:
             return

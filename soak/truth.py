@@ -14,6 +14,9 @@ EFFECT: Final = 1.0
 """Seconds in which a change must have reached every worker after the API has answered."""
 AFTER_FAULT: Final = 5.0
 """Seconds for which a fault may still be felt: the edge's attempts (two of two seconds), and an error kept for one."""
+STANDSTILL: Final = 2.0
+"""Seconds for which this process did not run, from which on it is the machine that stood still (or the processes that
+were stopped): what takes its time says nothing then."""
 AFTER_KILL: Final = 1.0
 """Seconds after a kill within which viewers may still be talking with the dead."""
 
@@ -62,6 +65,8 @@ class Truth:
         """When the origin closed a connection without saying so."""
         self.kills: list[float] = []
         self.control_kills: list[float] = []
+        self.beat = time.time()
+        self.standstills: list[Window] = []
         self._floors: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
         self.leaks: list[str] = []
         """What the origin saw that should never leave the edge."""
@@ -128,6 +133,19 @@ class Truth:
 
     def hung_up(self, sent: float, answered: float) -> bool:
         return any(sent - 2.0 <= moment <= answered for moment in self.hangups)
+
+    def pulse(self) -> None:
+        """To be called many times a second."""
+        now = time.time()
+        if now - self.beat > STANDSTILL:
+            self.standstills.append(Window(self.beat, now))
+            self.note(f"nothing ran for {now - self.beat:.1f} s")
+        self.beat = now
+
+    def stood_still(self, begin: float) -> bool:
+        """Was there a standstill since then, or so shortly before that it may still be felt?"""
+        self.pulse()
+        return any(begin - 10.0 <= window.end for window in self.standstills)
 
     def hit_by_kill(self, used: float, failed: float) -> bool:
         """May a connection that was made or last answered on at `used` have been cut by a kill?"""

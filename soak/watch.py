@@ -118,7 +118,10 @@ class Watch:
             if not over:
                 return
             if time.time() > ends:
-                self.judge.violation("file descriptors at rest", f"{over}, {self.fresh} at the beginning")
+                still = {name: _open_files(self.samples[name][-1].pid) for name in over}
+                self.judge.violation(
+                    "file descriptors at rest", f"{over}, {self.fresh} at the beginning; there are {still}"
+                )
                 return
             await asyncio.sleep(0.2)
 
@@ -140,6 +143,16 @@ class Watch:
                 at = max(0, whole.index(word) - 300)
                 self.judge.violation("a traceback in the log", f"{word!r}: …{whole[at : at + 3000]}")
                 return
+
+
+def _open_files(pid: int) -> list[str]:
+    found = []
+    for number in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found.append(f"{number.name} {number.readlink()}")
+        except OSError:
+            continue
+    return found
 
 
 class Ledger:
