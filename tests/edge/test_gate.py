@@ -275,6 +275,15 @@ class TestKeysThatComeAndGo:
             assert refused(await house.get("/a/1"), Denial.MISSING_KEY_PAIR_ID)
 
 
+async def test_credentials_are_not_logged_even_where_none_are_needed(origin: ScriptedOrigin) -> None:
+    origin.on("/open", answer(200, b"open"))
+    query = signed("/a/1").partition("?")[2]
+    async with EdgeHouse(site(origin.origin(), Behavior("*", "scripted"))) as house:
+        for count in (1, 2):
+            assert (await house.get(f"/open?page=2&{query}")).status == 200
+            assert (await house.recorded(count))["query"] == "page=2"
+
+
 async def test_a_custom_page_for_403_takes_the_place_of_the_refusal(origin: ScriptedOrigin) -> None:
     origin.on("/login.html", answer(200, b"please log in", {"Content-Type": "text/html"}))
     snapshot = signed_site(origin, "KALICE1")

@@ -865,6 +865,10 @@ class Edge:
         if plan is not None:
             route, query = plan.route, plan.query
             site = route.site
+            if query and route.keyring is None:
+                # Where no signature is needed these are parameters like others (§1.1). But a link that is good for more
+                # than this path is a credential, wherever it was sent to.
+                query = respond.loggable_query(query)
         else:
             if refusal is not None:
                 route, site = refusal.route, refusal.site
