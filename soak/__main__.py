@@ -27,8 +27,9 @@ from soak.watch import MIB, Ledger, Watch
 from tests.up import Up
 
 MEMORY = 16
-MAX_OBJECT = 2
-"""MiB: far less than there is to keep, and less than the largest objects, so that all ways are gone."""
+MAX_OBJECT = 1
+DISK = 128
+"""MiB of the caches: far less than there is to keep. Objects larger than `MAX_OBJECT` are kept in slices."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,29 +54,48 @@ async def soak(folder: Path, seed: int, seconds: float, viewers: int, workers: i
     judge = Judge(truth, seed)
     origin = SoakOrigin(truth, seed)
     await origin.start()
-    cache = ("--memory", str(MEMORY), "--max-object", str(MAX_OBJECT))
-    up = Up(folder / "data", workers=workers, options=cache)
+    options = ["--memory", str(MEMORY), "--max-object", str(MAX_OBJECT), "--cache-disk", f"{DISK}M"]
+    options += ["--tls", "127.0.0.1:0", "--certificates", str(folder / "certificates")]
+    up = Up(folder / "data", workers=workers, options=tuple(options))
+    operator = churn.Operator(up, origin.port, truth, judge, seed)
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     try:
         with up:
-            await _load(up, origin, judge, seed, seconds, viewers)
+            await _load(up, origin, operator, judge, seed, seconds, viewers)
     finally:
         await origin.stop()
     return judge
 
 
-async def _load(up: Up, origin: SoakOrigin, judge: Judge, seed: int, seconds: float, viewers: int) -> None:
+async def _load(
+    up: Up,
+    origin: SoakOrigin,
+    operator: churn.Operator,
+    judge: Judge,
+    seed: int,
+    seconds: float,
+    viewers: int,
+) -> None:
     truth = judge.truth
-    operator = churn.Operator(up, origin.port, truth, judge, seed)
     await operator.settle()
     watch = Watch(up, truth, judge, MEMORY * MIB)
     ledger = Ledger(up.data / "logs" / "access.jsonl", truth, judge)
 
     stop, stop_watching = asyncio.Event(), asyncio.Event()
     crowd = [
-        Viewer(n, seed, up.edge_port, operator.hosts, operator.office, truth, judge, ledger.answered)
+        Viewer(
+            n,
+            seed,
+            up.tls_port if n % 3 == 2 else up.edge_port,
+            operator.hosts,
+            operator.offices["https" if n % 3 == 2 else "http"],
+            truth,
+            judge,
+            ledger.answered,
+            operator.certificates.context if n % 3 == 2 else None,
+        )
         for n in range(viewers)
     ]
     tasks = [asyncio.create_task(viewer.run(stop)) for viewer in crowd]

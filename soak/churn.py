@@ -7,11 +7,13 @@ import json
 import os
 import random
 import signal
+import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import trustme
 from botocore.exceptions import BotoCoreError, ClientError
 
 from keyfront.signing.keys import PublicKey
@@ -92,6 +94,27 @@ def distribution(reference: str, port: int, url: str, cookie: str, turn: str) ->
     }
 
 
+class Certificates:
+    """The folder of the edge's certificates, and an authority of its own that has issued them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._authority = trustme.CA()
+        self.context = ssl.create_default_context()
+        self._authority.configure_trust(self.context)
+        folder.mkdir()
+        self.renew()
+
+    def renew(self) -> None:
+        made = self._authority.issue_cert("*.cloudfront.localhost", ALIAS)
+        # Apart, as a renewal in the middle is seen: the edge takes a pair only when it fits.
+        for name, pem in (("soak.crt", made.cert_chain_pems[0]), ("soak.key", made.private_key_pem)):
+            made_path = self.folder / f".{name}"
+            made_path.write_bytes(pem.bytes())
+            made_path.chmod(0o600)
+            made_path.replace(self.folder / name)
+
+
 class Operator:
     """Whoever holds the credentials of the API. One call at a time, through boto3, in a thread."""
 
@@ -109,7 +132,9 @@ class Operator:
         self.members = {name: Standing(True) for name in ("turning rsa", "turning ec")}
         self.alias = Standing()
         self.invalidates = True
-        self.office: Office
+        self.offices: dict[str, Office] = {}
+        """By scheme."""
+        self.certificates = Certificates(up.data.parent / "certificates")
         self.hosts: Hosts
         self._keys: dict[str, Key] = {}
 
@@ -203,13 +228,15 @@ class Operator:
         await self._deployed(self.distribution)
         key = self._keys
         turn = [key["url rsa"], key["url ec"], key["turning rsa"], key["turning ec"]]
-        self.office = Office(
-            self.domain,
-            [key["url rsa"], key["url ec"]],
-            [key["cookie rsa"], key["cookie ec"]],
-            turn,
-            key["stranger"],
-        )
+        for scheme in ("http", "https"):
+            self.offices[scheme] = Office(
+                scheme,
+                self.domain,
+                [key["url rsa"], key["url ec"]],
+                [key["cookie rsa"], key["cookie ec"]],
+                turn,
+                key["stranger"],
+            )
         self.hosts = Hosts(self.domain)
         self.hosts.add(ALIAS, self.alias)
         try:
@@ -246,7 +273,7 @@ class Operator:
         """One change after the other, `pace` seconds apart, until told to stop."""
         changes = [
             self._turn_key, self._turn_key, self._turn_key, self._comment, self._group_comment, self._alias_or_not,
-            self._burn_key, self._side, *[self._invalidate_some] * 4,
+            self._burn_key, self._side, self._renew, *[self._invalidate_some] * 4,
         ]  # fmt: skip
         while not stop.is_set():
             change = self.rng.choice(changes)
@@ -288,7 +315,7 @@ class Operator:
         standing = Standing()
         key = await self._new_key(f"burnt {self.judge.counts['keys burnt']}", standing)
         await self._members(key, True)
-        turn = self.office.turn
+        turn = self.offices["http"].turn  # the same list for both
         turn.append(key)
         if len(turn) > 12:
             del turn[4]
@@ -397,6 +424,12 @@ class Operator:
                 await self._deployed(own)
         self.judge.counts["distributions come and gone"] += 1
 
+    async def _renew(self) -> None:
+        """Another certificate for https."""
+        self.certificates.renew()
+        self.truth.note("another certificate")
+        self.judge.counts["certificates renewed"] += 1
+
     # -- invalidations -----------------------------------------------------------------------------------------------
 
     async def _invalidate_some(self) -> None:
@@ -470,7 +503,7 @@ async def publish(truth: Truth, stop: asyncio.Event, seed: int) -> None:
     rng = random.Random(f"publish {seed}")
     paths = list(truth.items)
     while not stop.is_set():
-        for _ in range(4):
+        for _ in range(2):
             truth.bump(rng.choice(paths))
         await _pause(stop, 0.1)
 

@@ -99,10 +99,13 @@ def new_private(kind: str) -> PrivateKey:
 
 
 class Office:
-    """Issues tickets for one host. Those that are good for long are issued again and again, so that edges meet
-    signatures that they remember as well as new ones."""
+    """Issues tickets for one host over http or https. Those that are good for long are issued again and again, so that
+    edges meet signatures that they remember as well as new ones."""
 
-    def __init__(self, host: str, url: list[Key], cookie: list[Key], turn: list[Key], stranger: Key) -> None:
+    def __init__(
+        self, scheme: str, host: str, url: list[Key], cookie: list[Key], turn: list[Key], stranger: Key
+    ) -> None:
+        self.scheme = scheme
         self.host = host
         self.url = url
         self.cookie = cookie
@@ -158,7 +161,9 @@ class Office:
             starts = int(time.time()) - rng.randrange(10, 1000)
             signed = sign_url(url, key.signer, expires=expires, starts=starts, hash_name=hash_name)
         else:
-            resource = f"http://{self.host}/{path.split('/')[1]}/*" if shape == "wild" else "http*://*"
+            resource = (
+                f"{self.scheme}://{self.host}/{path.split('/')[1]}/*" if shape == "wild" else "http*://*"
+            )
             signed = sign_url(url, key.signer, expires=expires, resource=resource, hash_name=hash_name)
         kind = f"url {shape} {key.private.public_key.algorithm[:3]} {hash_name}"
         return self._seal(signed, kind, key)
@@ -186,7 +191,7 @@ class Office:
             )
             shape = "canned"
         else:
-            resource = f"http://{self.host}/{path.split('/')[1]}/*"
+            resource = f"{self.scheme}://{self.host}/{path.split('/')[1]}/*"
             made = sign_cookies(
                 resource, key.signer, expires=expires, ip=OURS, secure=False, hash_name=hash_name
             )
@@ -199,7 +204,7 @@ class Office:
 
     def _seal(self, signed: str, kind: str, key: Key, until: float | None = None) -> Ticket:
         right = Right(until=until, standings=key.standings, unless="InvalidKey")
-        return Ticket(signed.removeprefix(f"http://{self.host}"), (), kind, right)
+        return Ticket(signed.removeprefix(f"{self.scheme}://{self.host}"), (), kind, right)
 
     # -- bad ones ----------------------------------------------------------------------------------------------------
 
@@ -257,7 +262,7 @@ class Office:
             return Ticket(target, (("Cookie", header),), f"bad {kind}", right)
         signed = sign_url(
             url, signer, expires=expires, starts=starts, ip=ip, resource=resource, now=float(now - 5000)
-        ).removeprefix(f"http://{self.host}")
+        ).removeprefix(f"{self.scheme}://{self.host}")
         if kind == "moved":
             signed = signed.replace(path + "x", path, 1)
         elif kind == "spoilt":
@@ -266,7 +271,7 @@ class Office:
         return Ticket(signed, (), f"bad {kind}", right)
 
     def _full(self, path: str, query: str) -> str:
-        return f"http://{self.host}{path}" + (f"?{query}" if query else "")
+        return f"{self.scheme}://{self.host}{path}" + (f"?{query}" if query else "")
 
 
 def _spoilt(rng: random.Random, signature: str) -> str:

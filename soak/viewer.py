@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -50,8 +51,10 @@ class Viewer:
         truth: Truth,
         judge: Judge,
         answered: Answered,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        self.name = f"{number}"
+        self.name = f"{number}{'' if tls is None else ' (https)'}"
+        self._tls = tls
         self.slow = number % 8 == 7
         self._rng = random.Random(f"viewer {seed} {number}")
         self._port = port
@@ -153,7 +156,11 @@ class Viewer:
         try:
             async with asyncio.timeout(PATIENCE):
                 self._reader, self._writer = await asyncio.open_connection(
-                    "127.0.0.1", self._port, limit=1 << 18
+                    "127.0.0.1",
+                    self._port,
+                    limit=1 << 18,
+                    ssl=self._tls,
+                    server_hostname=self._hosts.own if self._tls is not None else None,
                 )
         except (OSError, TimeoutError) as error:
             self._judge.broken(None, None, self._asked, time.time(), repr(error)[:200])
@@ -267,9 +274,7 @@ class Viewer:
             ticket = self._office.ticket(rng, item.path, query)
         elif area == "free" and rng.random() < 0.2:
             # Parameters that are not in the key, also those that would sign.
-            ticket = ticket._replace(
-                target=item.path + rng.choice(("?", "?x=1", "?Expires=1&Signature=x&Policy=y"))
-            )
+            ticket = ticket._replace(target=item.path + rng.choice(("?", "?x=1", self._office.stray(rng))))
         else:
             ticket = ticket._replace(target=name)
         headers = [("User-Agent", "soak"), *ticket.headers]
