@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import random
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -1341,6 +1343,70 @@ async def test_bodies_over_tls(authority: Authority, size: int) -> None:
         assert [asked.body == body for asked in origin.requests] == [True, True]
         assert origin.connections == 1
         await origins.aclose()
+
+
+@contextlib.contextmanager
+def hasty_server(context: ssl.SSLContext, data: bytes, *, goodbye: bool) -> Iterator[int]:
+    """A server that answers each connection with `data` and is gone at once, with TLS's goodbye or without."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                plain, _ = listener.accept()
+            except OSError:
+                return
+            with contextlib.suppress(OSError), context.wrap_socket(plain, server_side=True) as viewer:
+                viewer.recv(65536)
+                viewer.sendall(data)
+                if goodbye:
+                    viewer.setblocking(False)
+                    with contextlib.suppress(ssl.SSLWantReadError):
+                        viewer.unwrap()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(5)
+
+
+@pytest.mark.parametrize("size", [100_000, 600_000, 900_000, 3_000_000])
+@pytest.mark.parametrize("pause", [0.0, 0.3])
+async def test_who_reads_late_over_tls_gets_the_end(authority: Authority, size: int, pause: float) -> None:
+    """The origin's end is seen before its last bytes are asked for."""
+    body = random.Random(size).randbytes(size)
+    data = OK + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % size + body
+    origins = Origins(ca_file=authority.ca_file)
+    with hasty_server(authority.server("localhost"), data, goodbye=True) as port:
+        settings = Origin("o", "localhost", https_port=port)
+        reply = await origins.fetch(settings, "https", "GET", "/", HOST)
+        got = b""
+        async for chunk in reply.body:
+            if not got:
+                await asyncio.sleep(pause)
+            got += chunk
+        assert got == body
+    await origins.aclose()
+
+
+@pytest.mark.parametrize("goodbye", [True, False])
+async def test_the_end_of_a_connection_ends_a_body_only_with_tls_s_goodbye(
+    authority: Authority, goodbye: bool
+) -> None:
+    """Anybody on the way can end a TCP connection, and would cut a body that way."""
+    origins = Origins(ca_file=authority.ca_file)
+    with hasty_server(authority.server("localhost"), OK + b"\r\nas far as it goes", goodbye=goodbye) as port:
+        reply = await origins.fetch(Origin("o", "localhost", https_port=port), "https", "GET", "/", HOST)
+        if goodbye:
+            assert await read(reply) == b"as far as it goes"
+        else:
+            with pytest.raises(OriginFailure, match="within the body"):
+                await read(reply)
+    await origins.aclose()
 
 
 # Everything at once.

@@ -40,6 +40,7 @@ from typing import Any, Final
 
 from keyfront.edge.exchange import Headers, OriginReply
 from keyfront.edge.origin_http1 import NEVER, Connection, Framing, request_head
+from keyfront.edge.tls import Secured
 from keyfront.errors import OriginFailure, SettingsError, spent
 from keyfront.model.snapshot import Origin
 
@@ -296,15 +297,19 @@ class Origins:
         sock = await _first_connected(addresses)
         connection = Connection(pool, loop)
         self._open.add(connection)
+        transport: asyncio.Transport | None = None
         try:
             if pool.context is None:
                 await loop.create_connection(lambda: connection, sock=sock)
             else:
-                await loop.create_connection(
-                    lambda: connection, sock=sock, ssl=pool.context, server_hostname=server_name
-                )
+                secured = Secured(pool.context, connection, None, server_name)
+                transport, _ = await loop.create_connection(lambda: secured, sock=sock)
+                await secured.handshake
         except BaseException:
-            sock.close()
+            if transport is not None:
+                transport.abort()
+            else:
+                sock.close()
             self._lost(connection)
             raise
         if self._closed:

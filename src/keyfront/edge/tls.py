@@ -1,8 +1,9 @@
-"""TLS between a TCP transport and the HTTP/1.1 shell: OpenSSL does all of it in memory, this moves the bytes.
+"""TLS between a TCP transport and HTTP/1.1, toward viewers and toward origins: OpenSSL does all of it in memory, this
+moves the bytes.
 
 The event loops bring a TLS transport of their own. Decision 0011 says what a shell that promises something to slow
-viewers misses there: to know what is still unsent, to say goodbye one way at a time, to say why a handshake failed,
-and not to encrypt a large body at once for a viewer who may take an hour for it.
+viewers misses there: to know what is still unsent, to say goodbye one way at a time, to say why a handshake failed, not
+to encrypt a large body at once for a viewer who may take an hour for it, and not to lose the end of an origin's answer.
 
 To its TCP transport a `Secured` is the protocol, to the shell it is the transport. It behaves as a TCP transport does,
 half-closing included (TLS 1.3 allows it, RFC 8446 §6.1).
@@ -24,10 +25,12 @@ RECORD = 16 * 1024
 
 
 class Secured(asyncio.Transport, asyncio.Protocol):
-    """One connection. The shell's `connection_made` is called when the handshake is over, if it ends well.
+    """One connection. The shell's `connection_made` is called when the handshake is over, if it ends well; `handshake`
+    has the same news, or what went wrong.
 
-    :param context: the server's; see `certificates`.
-    :param patience: seconds that the handshake may take.
+    :param shell: whose transport this will be: a viewer's connection, or one to an origin.
+    :param patience: seconds that the handshake may take; None for whoever minds the time himself.
+    :param server_name: who the other side must prove to be. Without it, this is the server.
     """
 
     __slots__ = (
@@ -42,6 +45,7 @@ class Secured(asyncio.Transport, asyncio.Protocol):
         "_patience",
         "_pushing",
         "_reading",
+        "_server_name",
         "_shell",
         "_shell_paused",
         "_size",
@@ -49,14 +53,23 @@ class Secured(asyncio.Transport, asyncio.Protocol):
         "_tcp_paused",
         "_timer",
         "_tls",
+        "handshake",
     )
 
-    def __init__(self, context: ssl.SSLContext, shell: asyncio.Protocol, patience: float) -> None:
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        shell: asyncio.Protocol,
+        patience: float | None,
+        server_name: str | None = None,
+    ) -> None:
         super().__init__()
         self._context = context
         self._shell = shell
         self._patience = patience
+        self._server_name = server_name
         self._loop = asyncio.get_running_loop()
+        self.handshake: asyncio.Future[None] = self._loop.create_future()
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tcp: asyncio.Transport
@@ -76,8 +89,18 @@ class Secured(asyncio.Transport, asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._tcp = cast(asyncio.Transport, transport)
-        self._tls = self._context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self._timer = self._loop.call_later(self._patience, self._tcp.abort)
+        if self._patience is not None:
+            self._timer = self._loop.call_later(self._patience, self._tcp.abort)
+        name = self._server_name
+        try:
+            self._tls = self._context.wrap_bio(
+                self._incoming, self._outgoing, server_side=name is None, server_hostname=name
+            )
+        except (ValueError, ssl.SSLError) as error:  # no name that can be asked for
+            self._give_up(error)
+            return
+        if name is not None:
+            self._shake_hands()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._over = True
@@ -88,6 +111,8 @@ class Secured(asyncio.Transport, asyncio.Protocol):
             self._timer.cancel()
         if self._established:
             self._shell.connection_lost(exc)
+        elif not self.handshake.done():
+            self._give_up(exc or ConnectionResetError("closed before the TLS handshake was over"))
 
     def data_received(self, data: bytes) -> None:
         if self._over:
@@ -98,8 +123,9 @@ class Secured(asyncio.Transport, asyncio.Protocol):
         self._pump()
 
     def eof_received(self) -> bool:
-        """The viewer's TCP is closed its way. If TLS was not, that is no worse here: HTTP frames its messages."""
-        if not self._established:
+        """The other side's TCP is closed its way. If TLS was not, a viewer's request is no worse for it, since it says
+        how long it is; but an origin's answer may be one that ends with the connection, and have been cut."""
+        if not self._established or (self._server_name is not None and not self._over):
             return False
         if self._over:
             return not self._ending
@@ -122,18 +148,26 @@ class Secured(asyncio.Transport, asyncio.Protocol):
         except ssl.SSLWantReadError:
             self._flush()
             return False
-        except ssl.SSLError:
+        except ssl.SSLError as error:
             self._flush()  # the alert that says why
-            self._over = True
-            self._tcp.close()
+            self._give_up(error)
             return False
         self._established = True
+        if not self.handshake.done():  # who waited may have been cancelled
+            self.handshake.set_result(None)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._flush()
         self._shell.connection_made(self)
         return True
+
+    def _give_up(self, error: Exception) -> None:
+        self._over = True
+        if not self.handshake.done():
+            self.handshake.set_exception(error)
+            self.handshake.exception()  # nobody need ask: toward viewers nobody does
+        self._tcp.close()
 
     def _pump(self) -> None:
         """Decrypt what has arrived and hand it on, as far as the shell is reading."""
