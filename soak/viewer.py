@@ -171,8 +171,8 @@ class Viewer:
     def _past(self) -> str:
         """This connection, as a violation tells it."""
         assert self._writer is not None
-        port = self._writer.get_extra_info("sockname")[1]
-        return f"port {port}, last answer before {self._last or 'none'}"
+        name = self._writer.get_extra_info("sockname")  # none once the connection has gone
+        return f"port {name[1] if name else 'gone'}, last answer before {self._last or 'none'}"
 
     def _hang_up(self, *, abort: bool = False) -> None:
         if self._writer is not None:
