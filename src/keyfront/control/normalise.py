@@ -24,13 +24,11 @@ MAX_TTL = 31_536_000
 
 
 def public_key(config: Config) -> dict[str, Any]:
-    key = str(config["EncodedKey"])
     return {
         "CallerReference": config["CallerReference"],
         "Name": config["Name"],
-        "EncodedKey": key
-        if key.endswith("\n")
-        else key + "\n",  # without it Terraform replaces the key (§3.1)
+        # Byte for byte: whatever is added, or taken away, Terraform takes for another key and replaces it (§3.1).
+        "EncodedKey": config["EncodedKey"],
         "Comment": config.get("Comment") or "",
     }
 
