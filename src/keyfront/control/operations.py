@@ -19,184 +19,22 @@ import functools
 import logging
 import random
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
-from typing import Any, Protocol
-
-import msgspec
+from collections.abc import Callable
 
 from keyfront.control import audit, normalise, validate
 from keyfront.control.call import Call, Result
-from keyfront.control.publish import Compiler, Reach, Report, differ
-from keyfront.control.store import InvalidationRow, Load, Row, Store, Transaction
+from keyfront.control.publish import Compiler, Reach, differ
+from keyfront.control.store import InvalidationRow, Row, Store, Transaction
 from keyfront.control.validate import refusal
+from keyfront.control.verbs import create, create_from, delete, get, get_config, list_, update
+from keyfront.control.work import Desk, Feed, Output, Work, page_of, timestamp
 from keyfront.errors import ApiError, KeyfrontError, SettingsError
-from keyfront.model import managed
 from keyfront.model.invalidation import carry
-from keyfront.model.kinds import DISTRIBUTION, DOMAIN, ETAG, INVALIDATION, KEY_GROUP, KINDS, Kind, Quotas
-from keyfront.model.members import unobeyed
+from keyfront.model.kinds import DISTRIBUTION, ETAG, INVALIDATION, KEY_GROUP, KINDS, Kind, Quotas
 from keyfront.model.service import API_VERSION, service
 from keyfront.model.snapshot import EMPTY, Snapshot
 
 log = logging.getLogger("keyfront.control")
-
-Config = dict[str, Any]
-Output = dict[str, Any]
-
-
-class Feed(Protocol):
-    """How snapshots reach edges and how edges answer; `fleet/file.py` is one."""
-
-    def publish(self, snapshot: Snapshot) -> None: ...
-
-    def published(self) -> Snapshot | None: ...
-
-    def number(self) -> int: ...
-
-    def reports(self) -> Iterable[Report]: ...
-
-
-class Desk(msgspec.Struct, frozen=True):
-    """What stays the same from call to call."""
-
-    account: str
-    domain_suffix: str
-    quotas: Quotas
-    rng: random.Random
-    feed: Feed
-    compiler: Compiler
-    reach: Reach
-
-
-class Work:
-    """One call at work in its transaction. `touched` are the distributions that it changed."""
-
-    __slots__ = ("_keys", "_loads", "_reached", "call", "desk", "touched", "transaction")
-
-    def __init__(self, call: Call, desk: Desk, transaction: Transaction) -> None:
-        self.call = call
-        self.desk = desk
-        self.transaction = transaction
-        self.touched: set[str] = set()
-        self._reached: int | None = None
-        self._loads: dict[str, Load] | None = None
-        self._keys: dict[str, list[str]] = {}
-
-    @property
-    def params(self) -> Config:
-        return self.call.params
-
-    def etag(self) -> str:
-        return ETAG.new(self.desk.rng)
-
-    def keys_of(self, groups: Iterable[str]) -> dict[str, list[str]]:
-        """The keys of each of these key groups; a list of distributions asks for the same ones many times."""
-        wanted = list(dict.fromkeys(groups))
-        for row in self.transaction.some(KEY_GROUP.name, (id_ for id_ in wanted if id_ not in self._keys)):
-            self._keys[row.id] = row.config["Items"]
-        return {id_: self._keys[id_] for id_ in wanted}
-
-    def deployed(self, row: Row) -> bool:
-        """True if there are live edges and each has the snapshot with which `row` last changed."""
-        return row.id not in self.touched and self.reached() >= row.snapshot
-
-    def reached(self) -> int:
-        """The number of the snapshot that every live edge obeys."""
-        if self._reached is None:
-            self._reached = self.desk.reach.now()
-        return self._reached
-
-    def completed(self, row: InvalidationRow) -> bool:
-        """True if every edge that was live then has obeyed the snapshot that was the first to carry it."""
-        self.reached()
-        return self.desk.reach.highest >= row.snapshot
-
-    def load(self, distribution: str) -> Load:
-        """How much of the distribution's invalidations is in progress."""
-        if self._loads is None:
-            self.reached()
-            self._loads = self.transaction.in_progress(self.desk.reach.highest)
-        return self._loads.get(distribution, Load())
-
-
-# ---- the five verbs
-
-
-def create(work: Work, kind: Kind) -> Output:
-    return _create(work, kind, work.params[kind.config])
-
-
-def _create(work: Work, kind: Kind, given: Config, tags: Mapping[str, str] | None = None) -> Output:
-    transaction, now, rng = work.transaction, work.call.now, work.desk.rng
-    config = _accepted(work, kind, given)
-    attributes = (
-        {"DomainName": f"{DOMAIN.new(rng)}.{work.desk.domain_suffix}"} if kind is DISTRIBUTION else {}
-    )
-    row = Row(kind.name, kind.id.new(rng), work.etag(), now, now, config, attributes, 0)
-    work.desk.compiler.compiled(transaction, row)
-    _unique(work, kind, row)
-    targets = _targets(work, kind, row)
-    if transaction.count(kind.name) >= getattr(work.desk.quotas, kind.quota):
-        raise refusal(kind.too_many)
-    transaction.insert(row)
-    _relate(work, kind, row, targets)
-    if tags:
-        transaction.set_tags(kind.name, row.id, tags)
-    path = "/".join(segment or "" for segment in service().operations[f"Create{kind.name}"].segments)
-    return {kind.name: _view(work, kind, row), "Location": f"/{path}/{row.id}", "ETag": row.etag}
-
-
-def get(work: Work, kind: Kind) -> Output:
-    row = _found(work, kind)
-    return {kind.name: _view(work, kind, row), "ETag": row.etag}
-
-
-def get_config(work: Work, kind: Kind) -> Output:
-    row = _found(work, kind)
-    return {kind.config: row.config, "ETag": row.etag}
-
-
-def update(work: Work, kind: Kind) -> Output:
-    transaction = work.transaction
-    old = _matched(work, kind)
-    config = _accepted(work, kind, work.params[kind.config])
-    for member in kind.fixed:
-        if config[member] != old.config[member]:
-            raise refusal(kind.fixed_error, f"({member})")
-    row = msgspec.structs.replace(old, etag=work.etag(), modified=work.call.now, config=config)
-    compiler = work.desk.compiler
-    compiled = compiler.compiled(transaction, row)
-    _unique(work, kind, row)
-    targets = _targets(work, kind, row)
-    referrers = transaction.referrers(kind.name, row.id, DISTRIBUTION.name)
-    if referrers and compiler.compiled(transaction, old) != compiled:
-        # Whoever refers to it is changed with it, ETag and all (§3.5); compiled, it holds only a group's id.
-        etags = {id_: work.etag() for id_ in referrers}
-        transaction.retag(DISTRIBUTION.name, etags)
-        compiler.retagged(DISTRIBUTION, etags)
-        work.touched |= etags.keys()
-    transaction.update(row)
-    _relate(work, kind, row, targets)
-    return {kind.name: _view(work, kind, row), "ETag": row.etag}
-
-
-def delete(work: Work, kind: Kind) -> Output:
-    row = _matched(work, kind)
-    if kind is DISTRIBUTION and (row.config["Enabled"] or not work.deployed(row)):
-        detail = "" if row.config["Enabled"] else "It is disabled, but not yet on all edges."
-        raise refusal("DistributionNotDisabled", detail)
-    if work.transaction.referrers(kind.name, row.id):
-        raise refusal(kind.in_use)
-    work.transaction.delete(kind.name, row.id)
-    return {}
-
-
-def list_(work: Work, kind: Kind) -> Output:
-    marker, limit = validate.page(work.params, kind.id)
-    rows = work.transaction.page(kind.name, marker, limit + 1)
-    items = [_summary(work, kind, row) for row in rows[:limit]]
-    following = rows[limit - 1].id if len(rows) > limit else None
-    return {kind.list: _page(kind.marked, marker, limit, items, following)}
 
 
 # ---- the irregular operations
@@ -205,7 +43,7 @@ def list_(work: Work, kind: Kind) -> Output:
 def create_with_tags(work: Work, kind: Kind) -> Output:
     given = work.params[f"{kind.config}WithTags"]
     tags = validate.tags(given["Tags"].get("Items") or (), work.desk.quotas)
-    return _create(work, kind, given[kind.config], tags)
+    return create_from(work, kind, given[kind.config], tags)
 
 
 def list_distributions_by_key_group(work: Work) -> Output:
@@ -217,7 +55,7 @@ def list_distributions_by_key_group(work: Work) -> Output:
         id_ for id_ in work.transaction.referrers(KEY_GROUP.name, group, DISTRIBUTION.name) if id_ > marker
     ]
     following = ids[limit - 1] if len(ids) > limit else None
-    return {"DistributionIdList": _page(True, marker, limit, ids[:limit], following)}
+    return {"DistributionIdList": page_of(True, marker, limit, ids[:limit], following)}
 
 
 def create_invalidation(work: Work) -> Output:
@@ -270,7 +108,7 @@ def list_invalidations(work: Work) -> Output:
     rows = work.transaction.invalidations(distribution, marker, limit + 1)
     items = [_invalidation_summary(work, row) for row in rows[:limit]]
     following = rows[limit - 1].id if len(rows) > limit else None
-    return {"InvalidationList": _page(True, marker, limit, items, following)}
+    return {"InvalidationList": page_of(True, marker, limit, items, following)}
 
 
 def _invalidated(work: Work) -> str:
@@ -287,7 +125,7 @@ def _invalidation(work: Work, row: InvalidationRow) -> Output:
 
 def _invalidation_summary(work: Work, row: InvalidationRow) -> Output:
     status = "Completed" if work.completed(row) else "InProgress"
-    return {"Id": row.id, "CreateTime": _time(row.created), "Status": status}
+    return {"Id": row.id, "CreateTime": timestamp(row.created), "Status": status}
 
 
 def list_tags(work: Work) -> Output:
@@ -344,93 +182,6 @@ OPERATIONS = _operations()
 docs/not-cloudfront.md."""
 
 
-# ---- steps that several verbs share
-
-_COMPLETE: dict[str, Callable[[Mapping[str, Any]], Config]] = {
-    "PublicKey": normalise.public_key,
-    "KeyGroup": normalise.key_group,
-    "Distribution": normalise.distribution,
-}
-_VALIDATE: dict[str, Callable[[Mapping[str, Any], Quotas], None]] = {
-    "PublicKey": validate.public_key,
-    "KeyGroup": validate.key_group,
-    "Distribution": validate.distribution,
-}
-_MANAGED: dict[str, Mapping[str, Any]] = {
-    "CachePolicy": managed.CACHE_POLICIES,
-    "OriginRequestPolicy": managed.ORIGIN_REQUEST_POLICIES,
-    "ResponseHeadersPolicy": managed.RESPONSE_HEADERS_POLICIES,
-}
-
-
-def _found(work: Work, kind: Kind) -> Row:
-    row = work.transaction.get(kind.name, work.params["Id"])
-    if row is None:
-        raise refusal(kind.missing)
-    return row
-
-
-def _matched(work: Work, kind: Kind) -> Row:
-    """The row that the call names, if its If-Match is the row's ETag (§3.5)."""
-    row = _found(work, kind)
-    version = work.params.get("IfMatch") or ""
-    if not ETAG.fits(version):
-        raise refusal("InvalidIfMatchVersion")
-    if version != row.etag:
-        raise refusal("PreconditionFailed")
-    return row
-
-
-def _accepted(work: Work, kind: Kind, given: Config) -> Config:
-    """`given` made complete, if it says nothing that may not be said."""
-    if kind is DISTRIBUTION:
-        for problem in unobeyed(given):
-            raise ApiError(problem.code, problem.message, problem.status)
-    config = _COMPLETE[kind.name](given)
-    _VALIDATE[kind.name](config, work.desk.quotas)
-    if kind is DISTRIBUTION:
-        validate.aliases(config["Aliases"].get("Items") or (), work.desk.domain_suffix)
-    return config
-
-
-def _unique(work: Work, kind: Kind, row: Row) -> None:
-    for unique in kind.unique:
-        owners = work.transaction.owners(kind.name, unique.name, unique.values(row.config))
-        if taken := sorted(value for value, owner in owners.items() if owner != row.id):
-            raise refusal(unique.taken, f"({', '.join(taken)})" if unique.host else "")
-
-
-def _targets(work: Work, kind: Kind, row: Row) -> list[tuple[str, str]]:
-    """The stored resources that the row's config refers to; all that it refers to must exist."""
-    targets: list[tuple[str, str]] = []
-    for reference in kind.refers_to:
-        wanted = {
-            written.removeprefix(reference.prefix): written.startswith(reference.prefix)
-            for written in reference.ids(row.config)
-        }
-        ours = [id_ for id_ in wanted if id_ not in _MANAGED.get(reference.kind, ())]
-        known = {found.id for found in work.transaction.some(reference.kind, ours)}
-        for id_ in ours:
-            if id_ not in known or not wanted[id_]:
-                raise refusal(reference.missing, f"There is no {reference.kind} {id_!r}.")
-            if reference.crowd is not None:
-                quota, error = reference.crowd
-                others = set(work.transaction.referrers(reference.kind, id_, kind.name)) - {row.id}
-                if len(others) >= getattr(work.desk.quotas, quota):
-                    raise refusal(error)
-            targets.append((reference.kind, id_))
-    return targets
-
-
-def _relate(work: Work, kind: Kind, row: Row, targets: list[tuple[str, str]]) -> None:
-    work.transaction.claim(
-        kind.name, row.id, {unique.name: unique.values(row.config) for unique in kind.unique}
-    )
-    work.transaction.refer(kind.name, row.id, targets)
-    if kind is DISTRIBUTION:
-        work.touched.add(row.id)
-
-
 def _tagged(work: Work) -> tuple[Kind, Row]:
     """The resource whose ARN the call names."""
     named = work.params["Resource"]
@@ -443,69 +194,6 @@ def _tagged(work: Work) -> tuple[Kind, Row]:
     if not named.startswith(("arn:aws:cloudfront::", "arn:aws-cn:cloudfront::")):
         raise refusal("InvalidArgument", "The parameter Resource is not the ARN of a CloudFront resource.")
     raise refusal("NoSuchResource")
-
-
-# ---- rows as the API shows them
-
-
-def _time(seconds: float) -> datetime:
-    """With milliseconds, as CloudFront has them (§7.1)."""
-    return datetime.fromtimestamp(int(seconds * 1000) / 1000, UTC)
-
-
-def _view(work: Work, kind: Kind, row: Row) -> Output:
-    common = {
-        "Id": row.id,
-        kind.time: _time(row.created if kind.time == "CreatedTime" else row.modified),
-        **row.attributes,
-        kind.config: row.config,
-    }
-    return common | _state(work, row) if kind is DISTRIBUTION else common
-
-
-def _state(work: Work, row: Row) -> Output:
-    """What a distribution is, beside its config."""
-    groups = work.keys_of(DISTRIBUTION.refers_to[0].ids(row.config))
-    active: Output = {"Enabled": bool(groups), "Quantity": len(groups)}
-    if groups:
-        active["Items"] = [
-            {"KeyGroupId": id_, "KeyPairIds": {"Quantity": len(keys), "Items": keys}}
-            for id_, keys in groups.items()
-        ]
-    return {
-        "ARN": DISTRIBUTION.arn_of(row.id, work.desk.account),
-        "Status": "Deployed" if work.deployed(row) else "InProgress",
-        "InProgressInvalidationBatches": work.load(row.id).batches,
-        "ActiveTrustedSigners": {"Enabled": False, "Quantity": 0},
-        "ActiveTrustedKeyGroups": active,
-    }
-
-
-def _summary(work: Work, kind: Kind, row: Row) -> Output:
-    if kind is DISTRIBUTION:
-        view = _view(work, kind, row)
-        shape = service().operations["ListDistributions"].output
-        members = shape.members["DistributionList"].members["Items"].member.members
-        return {
-            "ETag": row.etag,
-            **{name: value for name, value in (view | row.config).items() if name in members},
-        }
-    if kind is KEY_GROUP:
-        return {"KeyGroup": _view(work, kind, row)}
-    config = {name: value for name, value in row.config.items() if name != "CallerReference"}
-    return {"Id": row.id, kind.time: _time(row.created), **config}
-
-
-def _page(marked: bool, marker: str, limit: int, items: list[Any], following: str | None) -> Output:
-    """A list in the one style or the other (§7.4)."""
-    found: Output = {"MaxItems": limit, "Quantity": len(items)}
-    if items:
-        found["Items"] = items
-    if following is not None:
-        found["NextMarker"] = following
-    if marked:
-        found |= {"Marker": marker, "IsTruncated": following is not None}
-    return found
 
 
 # ---- the service

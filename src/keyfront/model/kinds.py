@@ -1,7 +1,7 @@
 """One row per kind of resource: all in which the regular kinds differ, so that the five verbs need no
 branches.
 
-`control/operations.py` builds Create…, Get…, Get…Config, Update…, Delete… and List… from a row. A new
+`control/verbs.py` builds Create…, Get…, Get…Config, Update…, Delete… and List… from a row. A new
 regular kind is a new row here, one function in `control/normalise.py` and one in `control/validate.py`.
 Sources: cloudfront-semantics §3.3-3.5, §7.2-7.6, and botocore's model for the names.
 """

@@ -1,0 +1,104 @@
+"""The five verbs, Create, Get, Update, Delete and List, over the kinds of `model/kinds.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from keyfront.control import validate
+from keyfront.control.store import Row
+from keyfront.control.validate import refusal
+from keyfront.control.work import (
+    Config,
+    Output,
+    Work,
+    accepted,
+    check_unique,
+    found_row,
+    matched,
+    page_of,
+    relate,
+    summary,
+    targets_of,
+    view,
+)
+from keyfront.model.kinds import DISTRIBUTION, DOMAIN, Kind
+from keyfront.model.service import service
+
+
+def create(work: Work, kind: Kind) -> Output:
+    return create_from(work, kind, work.params[kind.config])
+
+
+def create_from(work: Work, kind: Kind, given: Config, tags: Mapping[str, str] | None = None) -> Output:
+    transaction, now, rng = work.transaction, work.call.now, work.desk.rng
+    config = accepted(work, kind, given)
+    attributes = (
+        {"DomainName": f"{DOMAIN.new(rng)}.{work.desk.domain_suffix}"} if kind is DISTRIBUTION else {}
+    )
+    row = Row(kind.name, kind.id.new(rng), work.etag(), now, now, config, attributes, 0)
+    work.desk.compiler.compiled(transaction, row)
+    check_unique(work, kind, row)
+    targets = targets_of(work, kind, row)
+    if transaction.count(kind.name) >= getattr(work.desk.quotas, kind.quota):
+        raise refusal(kind.too_many)
+    transaction.insert(row)
+    relate(work, kind, row, targets)
+    if tags:
+        transaction.set_tags(kind.name, row.id, tags)
+    path = "/".join(segment or "" for segment in service().operations[f"Create{kind.name}"].segments)
+    return {kind.name: view(work, kind, row), "Location": f"/{path}/{row.id}", "ETag": row.etag}
+
+
+def get(work: Work, kind: Kind) -> Output:
+    row = found_row(work, kind)
+    return {kind.name: view(work, kind, row), "ETag": row.etag}
+
+
+def get_config(work: Work, kind: Kind) -> Output:
+    row = found_row(work, kind)
+    return {kind.config: row.config, "ETag": row.etag}
+
+
+def update(work: Work, kind: Kind) -> Output:
+    transaction = work.transaction
+    old = matched(work, kind)
+    config = accepted(work, kind, work.params[kind.config])
+    for member in kind.fixed:
+        if config[member] != old.config[member]:
+            raise refusal(kind.fixed_error, f"({member})")
+    row = msgspec.structs.replace(old, etag=work.etag(), modified=work.call.now, config=config)
+    compiler = work.desk.compiler
+    compiled = compiler.compiled(transaction, row)
+    check_unique(work, kind, row)
+    targets = targets_of(work, kind, row)
+    referrers = transaction.referrers(kind.name, row.id, DISTRIBUTION.name)
+    if referrers and compiler.compiled(transaction, old) != compiled:
+        # Whoever refers to it is changed with it, ETag and all (§3.5); compiled, it holds only a group's id.
+        etags = {id_: work.etag() for id_ in referrers}
+        transaction.retag(DISTRIBUTION.name, etags)
+        compiler.retagged(DISTRIBUTION, etags)
+        work.touched |= etags.keys()
+    transaction.update(row)
+    relate(work, kind, row, targets)
+    return {kind.name: view(work, kind, row), "ETag": row.etag}
+
+
+def delete(work: Work, kind: Kind) -> Output:
+    row = matched(work, kind)
+    if kind is DISTRIBUTION and (row.config["Enabled"] or not work.deployed(row)):
+        detail = "" if row.config["Enabled"] else "It is disabled, but not yet on all edges."
+        raise refusal("DistributionNotDisabled", detail)
+    if work.transaction.referrers(kind.name, row.id):
+        raise refusal(kind.in_use)
+    work.transaction.delete(kind.name, row.id)
+    return {}
+
+
+def list_(work: Work, kind: Kind) -> Output:
+    marker, limit = validate.page(work.params, kind.id)
+    rows = work.transaction.page(kind.name, marker, limit + 1)
+    items = [summary(work, kind, row) for row in rows[:limit]]
+    following = rows[limit - 1].id if len(rows) > limit else None
+    return {kind.list: page_of(kind.marked, marker, limit, items, following)}

@@ -1,0 +1,254 @@
+"""One call at work in its transaction: what it may use, the steps that several operations share, and rows as the API
+shows them.
+
+A step that finds something wrong raises the API's error, and then nothing of the call has happened.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import msgspec
+
+from keyfront.control import normalise, validate
+from keyfront.control.call import Call
+from keyfront.control.publish import Compiler, Reach, Report
+from keyfront.control.store import InvalidationRow, Load, Row, Transaction
+from keyfront.control.validate import refusal
+from keyfront.errors import ApiError
+from keyfront.model import managed
+from keyfront.model.kinds import DISTRIBUTION, ETAG, KEY_GROUP, Kind, Quotas
+from keyfront.model.members import unobeyed
+from keyfront.model.service import service
+from keyfront.model.snapshot import Snapshot
+
+Config = dict[str, Any]
+Output = dict[str, Any]
+
+
+class Feed(Protocol):
+    """How snapshots reach edges and how edges answer; `fleet/file.py` is one."""
+
+    def publish(self, snapshot: Snapshot) -> None: ...
+
+    def published(self) -> Snapshot | None: ...
+
+    def number(self) -> int: ...
+
+    def reports(self) -> Iterable[Report]: ...
+
+
+class Desk(msgspec.Struct, frozen=True):
+    """What stays the same from call to call."""
+
+    account: str
+    domain_suffix: str
+    quotas: Quotas
+    rng: random.Random
+    feed: Feed
+    compiler: Compiler
+    reach: Reach
+
+
+class Work:
+    """One call at work in its transaction. `touched` are the distributions that it changed."""
+
+    __slots__ = ("_keys", "_loads", "_reached", "call", "desk", "touched", "transaction")
+
+    def __init__(self, call: Call, desk: Desk, transaction: Transaction) -> None:
+        self.call = call
+        self.desk = desk
+        self.transaction = transaction
+        self.touched: set[str] = set()
+        self._reached: int | None = None
+        self._loads: dict[str, Load] | None = None
+        self._keys: dict[str, list[str]] = {}
+
+    @property
+    def params(self) -> Config:
+        return self.call.params
+
+    def etag(self) -> str:
+        return ETAG.new(self.desk.rng)
+
+    def keys_of(self, groups: Iterable[str]) -> dict[str, list[str]]:
+        """The keys of each of these key groups; a list of distributions asks for the same ones many times."""
+        wanted = list(dict.fromkeys(groups))
+        for row in self.transaction.some(KEY_GROUP.name, (id_ for id_ in wanted if id_ not in self._keys)):
+            self._keys[row.id] = row.config["Items"]
+        return {id_: self._keys[id_] for id_ in wanted}
+
+    def deployed(self, row: Row) -> bool:
+        """True if there are live edges and each has the snapshot with which `row` last changed."""
+        return row.id not in self.touched and self.reached() >= row.snapshot
+
+    def reached(self) -> int:
+        """The number of the snapshot that every live edge obeys."""
+        if self._reached is None:
+            self._reached = self.desk.reach.now()
+        return self._reached
+
+    def completed(self, row: InvalidationRow) -> bool:
+        """True if every edge that was live then has obeyed the snapshot that was the first to carry it."""
+        self.reached()
+        return self.desk.reach.highest >= row.snapshot
+
+    def load(self, distribution: str) -> Load:
+        """How much of the distribution's invalidations is in progress."""
+        if self._loads is None:
+            self.reached()
+            self._loads = self.transaction.in_progress(self.desk.reach.highest)
+        return self._loads.get(distribution, Load())
+
+
+# ---- steps that several verbs share
+
+_COMPLETE: dict[str, Callable[[Mapping[str, Any]], Config]] = {
+    "PublicKey": normalise.public_key,
+    "KeyGroup": normalise.key_group,
+    "Distribution": normalise.distribution,
+}
+_VALIDATE: dict[str, Callable[[Mapping[str, Any], Quotas], None]] = {
+    "PublicKey": validate.public_key,
+    "KeyGroup": validate.key_group,
+    "Distribution": validate.distribution,
+}
+_MANAGED: dict[str, Mapping[str, Any]] = {
+    "CachePolicy": managed.CACHE_POLICIES,
+    "OriginRequestPolicy": managed.ORIGIN_REQUEST_POLICIES,
+    "ResponseHeadersPolicy": managed.RESPONSE_HEADERS_POLICIES,
+}
+
+
+def found_row(work: Work, kind: Kind) -> Row:
+    row = work.transaction.get(kind.name, work.params["Id"])
+    if row is None:
+        raise refusal(kind.missing)
+    return row
+
+
+def matched(work: Work, kind: Kind) -> Row:
+    """The row that the call names, if its If-Match is the row's ETag (§3.5)."""
+    row = found_row(work, kind)
+    version = work.params.get("IfMatch") or ""
+    if not ETAG.fits(version):
+        raise refusal("InvalidIfMatchVersion")
+    if version != row.etag:
+        raise refusal("PreconditionFailed")
+    return row
+
+
+def accepted(work: Work, kind: Kind, given: Config) -> Config:
+    """`given` made complete, if it says nothing that may not be said."""
+    if kind is DISTRIBUTION:
+        for problem in unobeyed(given):
+            raise ApiError(problem.code, problem.message, problem.status)
+    config = _COMPLETE[kind.name](given)
+    _VALIDATE[kind.name](config, work.desk.quotas)
+    if kind is DISTRIBUTION:
+        validate.aliases(config["Aliases"].get("Items") or (), work.desk.domain_suffix)
+    return config
+
+
+def check_unique(work: Work, kind: Kind, row: Row) -> None:
+    for unique in kind.unique:
+        owners = work.transaction.owners(kind.name, unique.name, unique.values(row.config))
+        if taken := sorted(value for value, owner in owners.items() if owner != row.id):
+            raise refusal(unique.taken, f"({', '.join(taken)})" if unique.host else "")
+
+
+def targets_of(work: Work, kind: Kind, row: Row) -> list[tuple[str, str]]:
+    """The stored resources that the row's config refers to; all that it refers to must exist."""
+    targets: list[tuple[str, str]] = []
+    for reference in kind.refers_to:
+        wanted = {
+            written.removeprefix(reference.prefix): written.startswith(reference.prefix)
+            for written in reference.ids(row.config)
+        }
+        ours = [id_ for id_ in wanted if id_ not in _MANAGED.get(reference.kind, ())]
+        known = {found.id for found in work.transaction.some(reference.kind, ours)}
+        for id_ in ours:
+            if id_ not in known or not wanted[id_]:
+                raise refusal(reference.missing, f"There is no {reference.kind} {id_!r}.")
+            if reference.crowd is not None:
+                quota, error = reference.crowd
+                others = set(work.transaction.referrers(reference.kind, id_, kind.name)) - {row.id}
+                if len(others) >= getattr(work.desk.quotas, quota):
+                    raise refusal(error)
+            targets.append((reference.kind, id_))
+    return targets
+
+
+def relate(work: Work, kind: Kind, row: Row, targets: list[tuple[str, str]]) -> None:
+    work.transaction.claim(
+        kind.name, row.id, {unique.name: unique.values(row.config) for unique in kind.unique}
+    )
+    work.transaction.refer(kind.name, row.id, targets)
+    if kind is DISTRIBUTION:
+        work.touched.add(row.id)
+
+
+# ---- rows as the API shows them
+
+
+def timestamp(seconds: float) -> datetime:
+    """With milliseconds, as CloudFront has them (§7.1)."""
+    return datetime.fromtimestamp(int(seconds * 1000) / 1000, UTC)
+
+
+def view(work: Work, kind: Kind, row: Row) -> Output:
+    common = {
+        "Id": row.id,
+        kind.time: timestamp(row.created if kind.time == "CreatedTime" else row.modified),
+        **row.attributes,
+        kind.config: row.config,
+    }
+    return common | _state(work, row) if kind is DISTRIBUTION else common
+
+
+def _state(work: Work, row: Row) -> Output:
+    """What a distribution is, beside its config."""
+    groups = work.keys_of(DISTRIBUTION.refers_to[0].ids(row.config))
+    active: Output = {"Enabled": bool(groups), "Quantity": len(groups)}
+    if groups:
+        active["Items"] = [
+            {"KeyGroupId": id_, "KeyPairIds": {"Quantity": len(keys), "Items": keys}}
+            for id_, keys in groups.items()
+        ]
+    return {
+        "ARN": DISTRIBUTION.arn_of(row.id, work.desk.account),
+        "Status": "Deployed" if work.deployed(row) else "InProgress",
+        "InProgressInvalidationBatches": work.load(row.id).batches,
+        "ActiveTrustedSigners": {"Enabled": False, "Quantity": 0},
+        "ActiveTrustedKeyGroups": active,
+    }
+
+
+def summary(work: Work, kind: Kind, row: Row) -> Output:
+    if kind is DISTRIBUTION:
+        seen = view(work, kind, row)
+        shape = service().operations["ListDistributions"].output
+        members = shape.members["DistributionList"].members["Items"].member.members
+        return {
+            "ETag": row.etag,
+            **{name: value for name, value in (seen | row.config).items() if name in members},
+        }
+    if kind is KEY_GROUP:
+        return {"KeyGroup": view(work, kind, row)}
+    config = {name: value for name, value in row.config.items() if name != "CallerReference"}
+    return {"Id": row.id, kind.time: timestamp(row.created), **config}
+
+
+def page_of(marked: bool, marker: str, limit: int, items: list[Any], following: str | None) -> Output:
+    """A list in the one style or the other (§7.4)."""
+    found: Output = {"MaxItems": limit, "Quantity": len(items)}
+    if items:
+        found["Items"] = items
+    if following is not None:
+        found["NextMarker"] = following
+    if marked:
+        found |= {"Marker": marker, "IsTruncated": following is not None}
+    return found
