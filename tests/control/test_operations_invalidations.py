@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from keyfront.control import audit
-from keyfront.control.store import Store
 from keyfront.fleet.file import FileFeed
 from keyfront.model.kinds import INVALIDATION, Quotas
 from keyfront.model.snapshot import Invalidation, Snapshot
@@ -342,23 +340,6 @@ def test_a_store_from_a_backup_forgets_no_invalidation(tmp_path: Path) -> None:
     assert item["Status"] == "InProgress"
     again.report()
     assert get(again, id_, item["Id"])["Status"] == "Completed"
-    again.close()
-
-
-def test_a_store_of_the_first_schema_is_brought_up(tmp_path: Path) -> None:
-    house = House(tmp_path)
-    id_ = house.distribution()["Id"]
-    house.close()
-    with sqlite3.connect(tmp_path / "keyfront.db") as connection:
-        connection.execute("DELETE FROM schema WHERE version = 2")
-        connection.execute("DROP TABLE invalidation")
-        connection.execute("DROP TABLE carried")
-        connection.execute("DELETE FROM counter WHERE name = 'reached'")
-    Store(tmp_path / "keyfront.db").close()
-    again = House(tmp_path, seed=2)
-    house.report()
-    assert create(again, id_, "/a")["Status"] == "InProgress"
-    assert len(carried(again, id_)) == 1
     again.close()
 
 

@@ -266,7 +266,7 @@ def test_a_store_from_a_backup_is_published_above_what_edges_have(house: House) 
     house.distribution("kept")
     kept = house.number()
     backup = house.folder / "backup.db"
-    with house.store._engine.connect() as connection:
+    with house.store._database.writing.connect() as connection:
         connection.exec_driver_sql("COMMIT")
         connection.exec_driver_sql(f"VACUUM INTO '{backup}'")
         connection.exec_driver_sql("BEGIN")

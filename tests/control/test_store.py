@@ -139,7 +139,7 @@ def test_only_its_owner_can_read_it(store: Store, tmp_path: Path) -> None:
 
 
 def test_a_commit_waits_for_the_disk(store: Store) -> None:
-    with store._engine.connect() as connection:
+    with store._database.reading.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
@@ -181,7 +181,7 @@ def test_opening_it_twice_migrates_once(tmp_path: Path) -> None:
 
 
 def test_a_writer_that_does_not_end_is_an_error_and_not_a_hang(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("keyfront.control.store.BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr("keyfront.control.database.BUSY_TIMEOUT", 0.05)
     first, second = Store(tmp_path / "keyfront.db"), Store(tmp_path / "keyfront.db")
     with first.write() as transaction:
         transaction.insert(row("a"))

@@ -6,14 +6,14 @@ only when it would survive a loss of power. A config is kept as JSON of the API'
 third form of it. In-use protection is also the database's: a reference is a foreign key, so that no path
 through the code can remove a key that a group holds.
 
-Everything between `Store` and the rows is SQLAlchemy Core. What only SQLite understands stands in `_Sqlite`.
+Everything between `Store` and the rows is SQLAlchemy Core. The tables stand in `schema.py`, what only one kind of
+database understands in `database.py`.
 """
 
 from __future__ import annotations
 
 import base64
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -21,124 +21,24 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
+from keyfront.control import schema
+from keyfront.control.database import Database, Sqlite
+from keyfront.control.schema import audit as _audit
+from keyfront.control.schema import carried as _carried
+from keyfront.control.schema import counter as _counter
+from keyfront.control.schema import invalidation as _invalidation
+from keyfront.control.schema import reference as _reference
+from keyfront.control.schema import resource as _resource
+from keyfront.control.schema import tag as _tag
+from keyfront.control.schema import unique_value as _unique
 from keyfront.errors import ApiError, SettingsError
 from keyfront.model.invalidation import Carried
 from keyfront.model.kinds import DISTRIBUTION
 
 _DISTRIBUTION = DISTRIBUTION.name
 _carried_decoder = msgspec.json.Decoder(Carried)
-
-_metadata = sa.MetaData()
-
-_schema = sa.Table("schema", _metadata, sa.Column("version", sa.Integer, primary_key=True))
-
-_resource = sa.Table(
-    "resource",
-    _metadata,
-    sa.Column("kind", sa.Text, primary_key=True),
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("etag", sa.Text, nullable=False),
-    sa.Column("created", sa.Float, nullable=False),
-    sa.Column("modified", sa.Float, nullable=False),
-    sa.Column("config", sa.LargeBinary, nullable=False),
-    sa.Column("attributes", sa.LargeBinary, nullable=False),
-    sa.Column("snapshot", sa.BigInteger, nullable=False),
-)
-
-_unique = sa.Table(
-    "unique_value",
-    _metadata,
-    sa.Column("kind", sa.Text, primary_key=True),
-    sa.Column("member", sa.Text, primary_key=True),
-    sa.Column("value", sa.Text, primary_key=True),
-    sa.Column("id", sa.Text, nullable=False),
-    sa.ForeignKeyConstraint(["kind", "id"], ["resource.kind", "resource.id"], ondelete="CASCADE"),
-    sa.Index("unique_value_owner", "kind", "id"),
-)
-
-_reference = sa.Table(
-    "reference",
-    _metadata,
-    sa.Column("from_kind", sa.Text, primary_key=True),
-    sa.Column("from_id", sa.Text, primary_key=True),
-    sa.Column("to_kind", sa.Text, primary_key=True),
-    sa.Column("to_id", sa.Text, primary_key=True),
-    sa.ForeignKeyConstraint(["from_kind", "from_id"], ["resource.kind", "resource.id"], ondelete="CASCADE"),
-    sa.ForeignKeyConstraint(["to_kind", "to_id"], ["resource.kind", "resource.id"]),
-    sa.Index("reference_target", "to_kind", "to_id", "from_kind", "from_id"),
-)
-
-_tag = sa.Table(
-    "tag",
-    _metadata,
-    sa.Column("kind", sa.Text, primary_key=True),
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("key", sa.Text, primary_key=True),
-    sa.Column("value", sa.Text, nullable=False),
-    sa.ForeignKeyConstraint(["kind", "id"], ["resource.kind", "resource.id"], ondelete="CASCADE"),
-)
-
-_invalidation = sa.Table(
-    "invalidation",
-    _metadata,
-    sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("distribution", sa.Text, nullable=False),
-    sa.Column("id", sa.Text, nullable=False),
-    sa.Column("reference", sa.Text, nullable=False),
-    sa.Column("created", sa.Float, nullable=False),
-    sa.Column("batch", sa.LargeBinary, nullable=False),
-    sa.Column("paths", sa.Integer, nullable=False),
-    sa.Column("wildcards", sa.Integer, nullable=False),
-    sa.Column("snapshot", sa.BigInteger, nullable=False),
-    sa.ForeignKeyConstraint(["kind", "distribution"], ["resource.kind", "resource.id"], ondelete="CASCADE"),
-    sa.UniqueConstraint("distribution", "id"),
-    sa.UniqueConstraint("distribution", "reference"),
-    sa.Index("invalidation_order", "distribution", "sequence"),
-    sa.Index("invalidation_snapshot", "snapshot"),
-    sa.Index("invalidation_owner", "kind", "distribution"),
-)
-
-_carried = sa.Table(
-    "carried",
-    _metadata,
-    sa.Column("kind", sa.Text, primary_key=True),
-    sa.Column("distribution", sa.Text, primary_key=True),
-    sa.Column("version", sa.Text, nullable=False),
-    sa.Column("invalidations", sa.LargeBinary, nullable=False),
-    sa.ForeignKeyConstraint(["kind", "distribution"], ["resource.kind", "resource.id"], ondelete="CASCADE"),
-)
-
-_counter = sa.Table(
-    "counter",
-    _metadata,
-    sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("value", sa.BigInteger, nullable=False),
-)
-
-_audit = sa.Table(
-    "audit",
-    _metadata,
-    sa.Column("number", sa.BigInteger, primary_key=True),
-    sa.Column("time", sa.Float, nullable=False),
-    sa.Column("name", sa.Text, nullable=False),
-    sa.Column("principal", sa.Text, nullable=False),
-    sa.Column("resource", sa.Text, nullable=False),
-    sa.Column("error", sa.Text, nullable=False),
-    sa.Column("record", sa.LargeBinary, nullable=False),
-    sa.Column("digest", sa.LargeBinary, nullable=False),
-    sa.Index("audit_time", "time"),
-    sa.Index("audit_resource", "resource"),
-)
-
-VERSION = 2
-"""The schema that this code reads and writes."""
-
-BUSY_TIMEOUT = 10.0
-"""Seconds to wait for another process's write to end."""
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -495,11 +395,10 @@ class Store:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._dialect = _Sqlite(Path(path))
         try:
-            self._engine = self._dialect.engine()
-            with self._engine.execution_options(**_WRITE).begin() as connection:
-                self._migrate(connection)
+            self._database: Database = Sqlite(Path(path))
+            with self._database.migrating.begin() as connection:
+                schema.migrate(connection)
         except (OSError, DBAPIError) as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
             raise SettingsError(f"the store {path} cannot be opened: {cause}") from error
@@ -510,7 +409,7 @@ class Store:
 
         :raises ApiError: ServiceUnavailable if the database does not answer.
         """
-        with self._transaction(self._engine) as transaction:
+        with self._transaction(self._database.reading) as transaction:
             yield transaction
 
     @contextmanager
@@ -521,11 +420,11 @@ class Store:
         :raises ApiError: ServiceUnavailable if another writer does not end, the disk is full, or the database
             does not answer; then nothing was changed.
         """
-        with self._transaction(self._engine.execution_options(**_WRITE)) as transaction:
+        with self._transaction(self._database.writing) as transaction:
             yield transaction
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._database.close()
 
     @contextmanager
     def _transaction(self, engine: sa.Engine) -> Iterator[Transaction]:
@@ -536,80 +435,6 @@ class Store:
             raise ApiError(
                 "ServiceUnavailable", f"The store is not available: {error.orig}. Nothing was changed.", 503
             ) from error
-
-    def _migrate(self, connection: sa.Connection) -> None:
-        """Bring the schema to VERSION, one step after the other, in the transaction that found it old."""
-        version = 0
-        if sa.inspect(connection).has_table("schema"):
-            version = connection.execute(sa.select(sa.func.max(_schema.c.version))).scalar_one() or 0
-        if version > VERSION:
-            raise SettingsError(
-                f"the store has schema {version} and this Keyfront knows schemas up to {VERSION}: "
-                "a newer Keyfront wrote it"
-            )
-        for step in range(version + 1, VERSION + 1):
-            _STEPS[step](connection, self._dialect)
-            connection.execute(sa.insert(_schema).values(version=step))
-
-
-_WRITE: dict[str, Any] = {"keyfront_write": True}
-
-
-class _Sqlite:
-    """What only SQLite understands.
-
-    WAL lets reads go on beside a write; synchronous=FULL has every commit on the disk before it returns
-    (NORMAL would lose the last ones with the power); BEGIN IMMEDIATE takes the write lock before the first
-    read, so that a transaction never acts on what another is about to change.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def engine(self) -> sa.Engine:
-        # The file holds origins' secret headers; SQLite gives its -wal and -shm files the same mode.
-        os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
-        url = sa.URL.create("sqlite", database=str(self.path))
-        engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT}, pool_size=16, max_overflow=-1)
-        event.listen(engine, "connect", self._connected)
-        event.listen(engine, "begin", self._begin)
-        return engine
-
-    @staticmethod
-    def _connected(connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # pysqlite begins no transaction of its own
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @staticmethod
-    def _begin(connection: sa.Connection) -> None:
-        writes = connection.get_execution_options().get("keyfront_write")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    @staticmethod
-    def protect_audit(connection: sa.Connection) -> None:
-        """Let the database itself refuse to change or remove a record."""
-        for verb in ("UPDATE", "DELETE"):
-            connection.exec_driver_sql(
-                f"CREATE TRIGGER audit_no_{verb.lower()} BEFORE {verb} ON audit "
-                "BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
-            )
-
-
-def _first(connection: sa.Connection, dialect: _Sqlite) -> None:
-    tables = (_schema, _resource, _unique, _reference, _tag, _counter, _audit)
-    _metadata.create_all(connection, tables)
-    connection.execute(sa.insert(_counter).values(name="snapshot", value=0))
-    dialect.protect_audit(connection)
-
-
-def _with_invalidations(connection: sa.Connection, dialect: _Sqlite) -> None:
-    _metadata.create_all(connection, (_invalidation, _carried))
-    connection.execute(sa.insert(_counter).values(name="reached", value=0))
-
-
-_STEPS: dict[int, Callable[[sa.Connection, _Sqlite], None]] = {1: _first, 2: _with_invalidations}
-"""What makes each schema from the one before. A step that has been released never changes."""
 
 
 # ---- configs as JSON

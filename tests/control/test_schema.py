@@ -1,0 +1,77 @@
+"""The schema: its steps make its tables, and every version that ever was comes up to date with what it holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from keyfront.control import schema
+from keyfront.control.database import Sqlite
+from keyfront.control.store import Store
+
+
+def shape(connection: sa.Connection, table: str) -> dict[str, Any]:
+    """What a database says of `table`, without what only one kind of database says."""
+    inspector = sa.inspect(connection)
+    return {
+        "columns": [
+            (column["name"], column["type"]._type_affinity, column["nullable"])
+            for column in inspector.get_columns(table)
+        ],
+        "primary key": inspector.get_pk_constraint(table)["constrained_columns"],
+        "foreign keys": sorted(
+            (
+                tuple(key["constrained_columns"]),
+                key["referred_table"],
+                tuple(key["referred_columns"]),
+                key["options"].get("ondelete", ""),
+            )
+            for key in inspector.get_foreign_keys(table)
+        ),
+        "unique": sorted(tuple(one["column_names"]) for one in inspector.get_unique_constraints(table)),
+        "indexes": sorted(
+            (str(one["name"]), tuple(one["column_names"]))
+            for one in inspector.get_indexes(table)
+            if not one.get("duplicates_constraint")
+        ),
+    }
+
+
+def test_the_steps_make_the_tables(tmp_path: Path) -> None:
+    Store(tmp_path / "steps.db").close()
+    steps, tables = Sqlite(tmp_path / "steps.db"), Sqlite(tmp_path / "tables.db")
+    with steps.reading.begin() as made, tables.writing.begin() as declared:
+        schema.metadata.create_all(declared)
+        assert set(sa.inspect(made).get_table_names()) == set(schema.metadata.tables)
+        for table in schema.metadata.tables:
+            assert shape(made, table) == shape(declared, table)
+
+
+@pytest.mark.parametrize("version", range(1, schema.VERSION))
+def test_an_old_store_comes_up_to_date_with_what_it_holds(tmp_path: Path, version: int) -> None:
+    old = Sqlite(tmp_path / "keyfront.db")
+    with old.writing.begin() as connection:
+        for number in range(1, version + 1):
+            schema.step(connection, number)
+        connection.execute(
+            sa.text(
+                "INSERT INTO resource (kind, id, etag, created, modified, config, attributes, snapshot)"
+                " VALUES ('PublicKey', 'K1', 'E1', 1.5, 2.5, :config, :attributes, 7)"
+            ),
+            {"config": b'{"Name":"a"}', "attributes": b"{}"},
+        )
+        connection.exec_driver_sql("UPDATE counter SET value = 7 WHERE name = 'snapshot'")
+    old.close()
+    for _ in range(2):
+        store = Store(tmp_path / "keyfront.db")
+        with store.read() as transaction:
+            found = transaction.get("PublicKey", "K1")
+            assert found is not None
+            assert (found.config, found.snapshot) == ({"Name": "a"}, 7)
+            assert transaction.snapshot_number() == 7
+            assert transaction.reached() == 0
+            assert transaction.carried("E1") == ()
+        store.close()
