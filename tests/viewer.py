@@ -18,7 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from keyfront.edge.accesslog import AccessLog
+import msgspec
+
+from keyfront.edge.accesslog import AccessLog, Record
 from keyfront.edge.edge import Edge, EdgeSettings
 from keyfront.edge.http1 import Limits, Listener, Peers
 from keyfront.edge.tls import Secured
@@ -149,12 +151,19 @@ class EdgeHouse:
         self._news = asyncio.Condition()
         self._done = self.edge.log.add
         self.edge.log.add = self._record  # type: ignore[method-assign]
+        self._done_quickly = self.edge.log.hit
+        self.edge.log.hit = self._quick_record  # type: ignore[method-assign,assignment]
 
-    def _record(self, record: Any) -> None:
-        import msgspec
-
+    def _record(self, record: Record) -> None:
         self._done(record)
-        self.records.append(json.loads(msgspec.json.encode(record)))
+        self._note(msgspec.json.encode(record))
+
+    def _quick_record(self, line: bytes, *counted: Any) -> None:
+        self._done_quickly(line, *counted)
+        self._note(line)
+
+    def _note(self, line: bytes) -> None:
+        self.records.append(json.loads(line))
         self._wake = asyncio.ensure_future(self._tell())
 
     async def _tell(self) -> None:

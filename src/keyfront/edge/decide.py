@@ -15,7 +15,8 @@ from collections.abc import Callable
 from keyfront.edge.exchange import Plan, Request
 from keyfront.edge.forward import select_query
 from keyfront.edge.geo import allowed
-from keyfront.edge.readings import Readings, readings
+from keyfront.edge.readings import Readings, readings, without_parameters
+from keyfront.edge.respond import loggable_query
 from keyfront.edge.routing import Route, Routing, Site
 from keyfront.errors import Denied, spent
 from keyfront.model.pattern import normalise_path
@@ -106,8 +107,10 @@ def decide(
         if found is not None:
             if found.escapes and any(origin.path for origin in route.origins):
                 return Refusal("ambiguous_path", site, route)
-            if not found.climbs and not any(
-                site.route(p).keyring not in (None, route.keyring) for p in found.paths
+            if not (
+                found.climbs
+                or (found.drops and route.keyring is not None)
+                or any(site.route(p).keyring not in (None, route.keyring) for p in found.paths)
             ):
                 found = None  # nothing depends on how the path is read
     grant = None
@@ -140,7 +143,8 @@ def _verify_readings(
     """The gates of all other readings of the path. Whoever has no signature for one of them has none for this path.
 
     A policy covers a URL as it is written (§1.4). With a `..` in it, a wildcard would cover more than its author can
-    have meant, so there the policy must cover every reading.
+    have meant, so there the policy must cover every reading. So it must where a segment has parameters: `*.jpg` is
+    meant to be the end of a name, not of what an origin leaves out of it (`/1.pdf;.jpg`).
 
     :raises Denied: as `verify` does.
     """
@@ -153,12 +157,25 @@ def _verify_readings(
             grant = grant or granted
             passed.append(other.keyring)
     pattern = grant is not None and not grant.canned and grant.resource
-    if grant is not None and pattern and found.climbs and ("*" in pattern or "?" in pattern):
-        _, mark, query = request.target.partition("?")
-        for path in paths:
-            if path == normalise_path(path):
-                grant.judge_url(request.scheme, request.host, path + mark + query, request.client_ip, now)
+    if grant is not None and pattern and ("*" in pattern or "?" in pattern):
+        scheme, host, client = request.scheme, request.host, request.client_ip
+        sent, mark, query = request.target.partition("?")
+        if found.climbs:
+            for path in paths:
+                if path == normalise_path(path):
+                    grant.judge_url(scheme, host, path + mark + query, client, now)
+        if found.drops:
+            before, opens, after = pattern.partition("?")
+            for path, kept in zip(without_parameters(sent), without_parameters(before), strict=True):
+                grant.under(kept + opens + after).judge_url(scheme, host, path + mark + query, client, now)
     return grant
+
+
+def loggable(plan: Plan) -> str:
+    """The viewer's query as the access log may tell it. Where no signature is needed the parameters that sign are like
+    others (§1.1). But a link that is good for more than this path is a credential, wherever it was sent to."""
+    query = plan.query
+    return loggable_query(query) if query and plan.route.keyring is None else query
 
 
 def internal_plan(site: Site, target: str, request: Request) -> Plan:

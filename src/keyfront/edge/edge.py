@@ -21,7 +21,7 @@ import msgspec
 from keyfront.edge import compress, freshness, respond, slices
 from keyfront.edge.accesslog import AccessLog, Record
 from keyfront.edge.cache import Flight, LostError, MemoryTier, Tiers
-from keyfront.edge.decide import Refusal, decide, internal_plan
+from keyfront.edge.decide import Refusal, decide, internal_plan, loggable
 from keyfront.edge.disk import DiskTier
 from keyfront.edge.exchange import Headers, Meta, OriginReply, Piece, Plan, Reply, Request, Slices, Stored
 from keyfront.edge.forward import (
@@ -142,7 +142,7 @@ class Edge:
         self.unsliced: Recent[bool] = Recent()
         self.compressors = compress.Compressors()
         self.origins = Origins(ca_file=settings.ca_file)
-        self._country = CountryTable(settings.country_db).country
+        self.country = CountryTable(settings.country_db).country
         self._name = os.urandom(16).hex().encode()
         self.via = f"1.1 {self._name.decode()}.cloudfront.net (CloudFront)"
         self._ids: list[str] = []
@@ -211,7 +211,7 @@ class Edge:
         now = self.clock()
         began = perf_counter()
         visit = Visit(request, now, began, self.request_id())
-        decision = decide(self.routing, request, now, self._country)
+        decision = decide(self.routing, request, now, self.country)
         visit.verify_s = perf_counter() - began
         if isinstance(decision, Refusal):
             visit.refusal = decision
@@ -221,16 +221,8 @@ class Edge:
         key = visit.key = plan.key if not plan.route.selects else self._key(plan, request)
         if key is not None:
             stored = self.memory.look(key)
-            if stored is not None:
-                meta = stored.meta
-                if (
-                    now < meta.fresh_until
-                    and meta.status == 200
-                    and not meta.vary
-                    and not self._tells
-                    and respond.plain(request)
-                ):
-                    visit.hit = stored
+            if stored is not None and now < stored.quick_until and not self._tells and respond.plain(request):
+                visit.hit = stored
         return visit
 
     def _key(self, plan: Plan, request: Request) -> str | None:
@@ -238,7 +230,7 @@ class Edge:
         key = plan.key
         if key is None or not plan.route.selects:
             return key
-        return key + key_suffix(plan.route.behavior, request, plan.query, self._country)
+        return key + key_suffix(plan.route.behavior, request, plan.query, self.country)
 
     def unreadable(self, request: Request) -> Visit:
         """The visit of a request that no shell could make sense of; only its record will be left."""
@@ -813,7 +805,7 @@ class Edge:
             visit.request,
             request_id=visit.request_id,
             via=self.via,
-            country=self._country,
+            country=self.country,
             restricted=plan.route.keyring is not None,
         )
 
@@ -863,12 +855,8 @@ class Edge:
         route = None
         site = None
         if plan is not None:
-            route, query = plan.route, plan.query
+            route, query = plan.route, loggable(plan)
             site = route.site
-            if query and route.keyring is None:
-                # Where no signature is needed these are parameters like others (§1.1). But a link that is good for more
-                # than this path is a credential, wherever it was sent to.
-                query = respond.loggable_query(query)
         else:
             if refusal is not None:
                 route, site = refusal.route, refusal.site
@@ -902,7 +890,7 @@ class Edge:
             int((visit.first_byte - visit.began) * 1e6) if visit.first_byte else 0,
             agent,
             referer,
-            self._country(request.client_ip) if site is not None and site.geo is not None else "",
+            self.country(request.client_ip) if site is not None and site.geo is not None else "",
         )
         if grant is not None:
             self._signed(record, "allowed", grant.key_pair_id, visit, route)

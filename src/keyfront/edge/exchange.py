@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from keyfront.edge.quick import Ready
     from keyfront.edge.routing import Route
     from keyfront.signing.verify import Grant
 
@@ -167,10 +168,10 @@ class Plan:
     `key` is the cache key before the headers, cookies and parameters that the behavior selects are added to it
     (None: pass through), `target` the path and query to ask the origin for (OriginPath still to be put before it,
     signing parameters gone), `query` the viewer's own query string. `grant` is what the credentials in this very
-    URL allow, if it carries any; it is judged again at each use.
+    URL allow, if it carries any; it is judged again at each use. `ready` is the quick way's own (`quick`).
     """
 
-    __slots__ = ("grant", "key", "query", "route", "target")
+    __slots__ = ("grant", "key", "query", "ready", "route", "target")
 
     def __init__(self, route: Route, key: str | None, target: str, query: str, grant: Grant | None) -> None:
         self.route = route
@@ -178,6 +179,7 @@ class Plan:
         self.target = target
         self.query = query
         self.grant = grant
+        self.ready: Ready | None = None
 
 
 class Meta:
@@ -293,10 +295,12 @@ class Stored:
     """A response in the cache: its `meta` and its whole `body`, or, if that is too large, how it is sliced.
 
     `head` is the ready-made start of its bytes on an HTTP/1.1 connection, filled by the shell that first serves it;
-    `used` is set at every hit and cleared when eviction passes by; `size` is what it is charged for, in bytes.
+    `used` is set at every hit and cleared when eviction passes by; `size` is what it is charged for, in bytes. Until
+    `quick_until` (epoch seconds) it may go out as it is to whoever asks for its key without conditions: never, if it
+    varies or is no 200.
     """
 
-    __slots__ = ("body", "head", "key", "meta", "size", "slices", "used")
+    __slots__ = ("body", "head", "key", "meta", "quick_until", "size", "slices", "used")
 
     def __init__(self, key: str, meta: Meta, body: bytes, slices: Slices | None = None) -> None:
         self.key = key
@@ -304,6 +308,7 @@ class Stored:
         self.body = body
         self.slices = slices
         self.head: bytes = b""
+        self.quick_until = meta.fresh_until if meta.status == 200 and not meta.vary else 0.0
         self.used = False
         self.size = len(body) + len(key) + sum(len(n) + len(v) + 100 for n, v in meta.headers) + 600
 

@@ -29,6 +29,7 @@ from keyfront.edge import respond
 from keyfront.edge.cache import LostError
 from keyfront.edge.edge import Edge, Visit
 from keyfront.edge.exchange import FileRange, Headers, Reply, Request, Stored
+from keyfront.edge.quick import Caller, Quick
 from keyfront.edge.sendfile import send_range
 from keyfront.edge.slices import ChangedError, UnusableError
 from keyfront.errors import OriginFailure, spent
@@ -41,6 +42,8 @@ MAX_HEAD = 20480
 MAX_QUEUE = 32
 BODY_WINDOW = 256 * 1024
 LINGER = 2.0
+JOINED = 65536
+"""Bytes of a body up to which one write of a copy is cheaper than a write of pieces."""
 
 _REASONS = {
     100: b"Continue", 200: b"OK", 201: b"Created", 202: b"Accepted", 204: b"No Content", 206: b"Partial Content",
@@ -135,6 +138,7 @@ class Listener:
         self.empty: asyncio.Future[None] | None = None
         identity = f"\r\nVia: {edge.via}\r\nX-Amz-Cf-Pop: {edge.settings.pop}\r\nX-Amz-Cf-Id: "
         self.identity = identity.encode()
+        self.quick = Quick(edge)
         self.hit_tail = b"Connection: keep-alive\r\nX-Cache: Hit from cloudfront" + self.identity
         self._sweeper: asyncio.TimerHandle | None = None
         limit = self.limits
@@ -244,7 +248,9 @@ class Connection(asyncio.Protocol):
     """One viewer's connection."""
 
     __slots__ = (
+        "_begun",
         "_body",
+        "_caller",
         "_client_ip",
         "_clock",
         "_closing",
@@ -254,10 +260,13 @@ class Connection(asyncio.Protocol):
         "_head_bytes",
         "_head_since",
         "_headers",
+        "_heard",
         "_held",
+        "_hit",
         "_host",
         "_in_head",
         "_keep_alive",
+        "_known",
         "_last_data",
         "_last_size",
         "_lingering",
@@ -267,6 +276,7 @@ class Connection(asyncio.Protocol):
         "_peer_port",
         "_progress",
         "_queue",
+        "_quiet",
         "_refusal",
         "_request",
         "_room",
@@ -308,6 +318,11 @@ class Connection(asyncio.Protocol):
         self._refusal = ""  # how the connection ends once what came before is answered
         self._eof = False
         self._lingering = False
+        self._quiet = False  # between two requests, and nothing stands in the way of the next
+        self._heard = False  # something, since the last check
+        self._begun = 0  # requests, since this was set to 0
+        self._hit: Request | None = None  # the last one that was answered from memory
+        self._known = b""  # goes before a header section that means another thing when another peer sends it
         self._last_data = 0.0
         self._last_size = 0
         self._progress = 0.0
@@ -326,13 +341,19 @@ class Connection(asyncio.Protocol):
         secured = transport.get_extra_info("ssl_object")
         if secured is not None:
             self._tls = (secured.version() or "", secured.cipher()[0])
+        self._caller = Caller(self._peer_ip, self._peer_port, self._tls)
+        if self._trusted:
+            self._known = self._peer_ip.encode() + b" "
         self._last_data = self._clock()
         self._listener.connections.add(self)
         if self._listener.draining:
             self._transport.close()
+        else:
+            self._quiet = True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
+        self._quiet = False
         self._listener.gone(self)
         self._queue.clear()
         if self._body is not None and not self._body.ended:
@@ -343,6 +364,35 @@ class Connection(asyncio.Protocol):
             self._task.cancel()
 
     def data_received(self, data: bytes) -> None:
+        if self._quiet:
+            self._heard = True
+            end = data.find(b"\r\n")
+            if data.startswith(b"GET /") and data[end - 9 : end] == b" HTTP/1.1":
+                section = self._known + data[end:] if self._known else data[end:]
+                quick = self._listener.quick
+                found = quick.sections.get(section)
+                target = data[4 : end - 9].decode("latin-1")
+                if found is not None:
+                    answer = quick.answer(found, target, self._caller)
+                    if answer is not None:
+                        request_id, stored, age = answer
+                        self._send(request_id, stored, age, stored.body)
+                        return
+                else:
+                    self._begun = 0
+                    self._hit = None
+                    self._parse(data)
+                    self._learn(section, target)
+                    return
+        self._parse(data)
+
+    def _learn(self, section: bytes, target: str) -> None:
+        """Keep a header section, if it was all of one request for this target, and that was answered from memory."""
+        hit = self._hit
+        if hit is not None and self._quiet and self._begun == 1 and hit.target == target:
+            self._listener.quick.learn(section, hit, hit.client_ip if self._trusted else "")
+
+    def _parse(self, data: bytes) -> None:
         if self._closing:
             return
         self._last_data = self._clock()
@@ -398,6 +448,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """A viewer may half-close and still wait for its answers."""
         self._eof = True
+        self._quiet = False
         if self._body is not None and not self._body.ended:
             self._body.fail()
             if not self._refusal:
@@ -405,7 +456,7 @@ class Connection(asyncio.Protocol):
         return self._task is not None or bool(self._queue)
 
     def pause_writing(self) -> None:
-        self._writable = False
+        self._writable = self._quiet = False
         self._progress = self._clock()
 
     def resume_writing(self) -> None:
@@ -419,6 +470,7 @@ class Connection(asyncio.Protocol):
         if not self._held:
             self._transport.pause_reading()
         self._held.add(why)
+        self._quiet = False
 
     def release(self, why: str) -> None:
         if why in self._held:
@@ -426,10 +478,13 @@ class Connection(asyncio.Protocol):
             if not self._held and not self._closing:
                 self._last_data = self._head_since = self._clock()  # the time until now was ours
                 self._transport.resume_reading()
+                self._settle()
 
     # -- the parser's side -------------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
+        self._begun += 1
+        self._quiet = False
         self._in_head = True
         self._head_since = self._last_data
         self._target = b""
@@ -540,6 +595,7 @@ class Connection(asyncio.Protocol):
         elif self._request is not None:
             self._accept(self._request, None)
         self._request = None
+        self._settle()
 
     # -- requests in order -------------------------------------------------------------------------------------------
 
@@ -574,19 +630,40 @@ class Connection(asyncio.Protocol):
                 self._write_refusal()
             elif self._eof or self._listener.draining:
                 self._transport.close()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Find out whether the next request may be answered the quick way: the parser is between two messages, no
+        answer is under way, and nothing has begun to end."""
+        self._quiet = (
+            self._task is None
+            and self._writable
+            and not self._queue
+            and self._request is None
+            and not (
+                self._in_head or self._ending or self._closing or self._eof or self._unparsed or self._held
+            )
+            and not self._listener.draining
+        )
 
     def _write_hit(self, visit: Visit, stored: Stored) -> None:
+        meta, request = stored.meta, visit.request
+        age = int(visit.now - meta.stored_at + meta.initial_age)
+        body = stored.body if request.method == "GET" else b""
+        self._send(visit.request_id, stored, max(age, 0), body)
+        self._edge.done(visit, 200, len(body), "Hit", "Hit")
+        self._hit = request
+
+    def _send(self, request_id: str, stored: Stored, age: int, body: bytes) -> None:
+        """A stored response as it is; `age` is in seconds."""
         head = stored.head
         if not head:
             head = stored.head = _head(stored.meta.status, stored.meta.headers, len(stored.body))
-        age = int(visit.now - stored.meta.stored_at + stored.meta.initial_age)
-        body = stored.body if visit.request.method == "GET" else b""
-        tail = f"{visit.request_id}\r\nAge: {age if age > 0 else 0}\r\n\r\n".encode("ascii")
-        if len(body) <= 65536:
+        tail = f"{request_id}\r\nAge: {age}\r\n\r\n".encode("ascii")
+        if len(body) <= JOINED:
             self._transport.write(b"".join((head, self._listener.hit_tail, tail, body)))
         else:
             self._transport.writelines((head, self._listener.hit_tail, tail, body))
-        self._edge.done(visit, 200, len(body), "Hit", "Hit")
 
     async def _run(self, visit: Visit, keep_alive: bool, body: Body | None) -> None:
         """One request that needs more than a look into memory, to its end."""
@@ -767,6 +844,7 @@ class Connection(asyncio.Protocol):
         if self._ending:
             return
         self._ending = True
+        self._quiet = False
         self._in_head = False
         self._refusal = name
         if self._body is not None and not self._body.ended:
@@ -806,6 +884,7 @@ class Connection(asyncio.Protocol):
 
     def _finish(self, body: Body | None) -> None:
         self._ending = True
+        self._quiet = False
         self._queue.clear()
         if body is not None and not body.ended and not self._eof:
             self._linger()
@@ -818,6 +897,7 @@ class Connection(asyncio.Protocol):
         self._held.clear()
         self._transport.resume_reading()
         self._closing = self._lingering = True
+        self._quiet = False
         self._progress = self._clock()
         if self._eof or not self._transport.can_write_eof():
             self._transport.close()
@@ -825,11 +905,13 @@ class Connection(asyncio.Protocol):
             self._transport.write_eof()
 
     def drain(self) -> None:
+        self._quiet = False
         if self._task is None and not self._queue and not self._in_head:
             self._transport.close()
 
     def abort(self) -> None:
         self._closing = True
+        self._quiet = False
         self._transport.abort()
 
     def _reset(self) -> None:
@@ -842,6 +924,9 @@ class Connection(asyncio.Protocol):
     def check(self, now: float) -> None:
         """Once in a while: let go of a peer that is idle, slow or stuck."""
         limits = self._listener.limits
+        if self._heard:
+            self._heard = False
+            self._last_data = now
         size = self._transport.get_write_buffer_size()
         if size or self._sending:
             size += _on_its_way(self._transport)

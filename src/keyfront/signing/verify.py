@@ -68,7 +68,7 @@ class Grant:
     """
 
     __slots__ = (
-        "_plain",
+        "simple",
         "_scope",
         "canned",
         "expires",
@@ -100,14 +100,14 @@ class Grant:
         # A canned policy's one URL, or what a custom policy states.
         self._scope = scope
         if isinstance(scope, str):
-            self.canned = self._plain = True
+            self.canned = self.simple = True
             self.not_before: int | None = None
             self.network: Network | None = None
         else:
             self.canned = False
             self.not_before = scope.not_before
             self.network = scope.network
-            self._plain = scope.not_before is None and scope.network is None
+            self.simple = scope.not_before is None and scope.network is None
 
     @property
     def resource(self) -> str | None:
@@ -141,6 +141,13 @@ class Grant:
             raise self._elsewhere()
         self.judge(client_ip, now)
 
+    def under(self, resource: str) -> Grant:
+        """The same, as if its policy named this Resource (latin-1 text)."""
+        scope = Statement(resource, self.expires, self.not_before, self.network)
+        return Grant(
+            self.key_pair_id, self.hash_name, self.mode, scope, self.expires, self.own_query, self.remembered
+        )
+
     def _covers(self, scheme: str, host: str, path: str, own: str | None) -> bool:
         """Step 6. `own` is the request's own query, None where not even a `?` of it is left."""
         scope = self._scope
@@ -168,7 +175,7 @@ class Grant:
 
 
 V = TypeVar("V")
-_Key = str | tuple[str | bytes, ...]
+_Key = str | bytes | tuple[str | bytes, ...]
 
 # Remember nothing longer than this many characters, and count so many bytes for what else an entry holds.
 _LONGEST = 4096
@@ -200,7 +207,7 @@ class Remembered(Generic[V]):
         return found
 
     def put(self, key: _Key, value: V) -> None:
-        length = len(key) if isinstance(key, str) else sum(map(len, key))
+        length = len(key) if isinstance(key, (str, bytes)) else sum(map(len, key))
         if length > _LONGEST:
             return
         self._room -= length + _ENTRY
@@ -273,7 +280,7 @@ def verify(
         url = f"{scheme}://{host}{target}" if target[0] == "/" and "/" not in host else ""
         grant = keyring._urls.get(url)
         if grant is not None:
-            if now >= grant.expires or not grant._plain:
+            if now >= grant.expires or not grant.simple:
                 grant.judge(client_ip, now)
             return grant
         path, _, query = target.partition("?")
@@ -304,7 +311,7 @@ def _judge(
     """Steps 6 to 8. A canned policy's signature has already proved its URL."""
     if not grant.canned and not grant._covers(scheme, host, path, own):
         raise grant._elsewhere()
-    if now >= grant.expires or not grant._plain:
+    if now >= grant.expires or not grant.simple:
         grant.judge(client_ip, now)
 
 
