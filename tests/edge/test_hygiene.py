@@ -805,6 +805,17 @@ class TestDeception:
         with pytest.raises(ValueError, match="too many ways"):
             readings(deep)
 
+    @pytest.mark.parametrize("mark", ["%252e", "%25", ";x", "\\", "%2f", "%3B", "%20x", "%5c", "%252e;x\\"])
+    def test_what_costs_much_to_read_is_counted_first(self, mark: str) -> None:
+        with pytest.raises(ValueError, match="too many ways"):
+            readings("/" + mark * 257)
+        assert isinstance(verdict(Routing(half_private()), "/" + mark * 300), Refusal)
+
+    def test_long_names_may_be_asked_for(self) -> None:
+        """The longest key of S3 has 1,024 bytes."""
+        for name in ("%E6%97%A5" * 341, "a%20b" * 200, "%41" * 1024, "100%25/" * 100, "a/" * 512):
+            assert isinstance(verdict(Routing(half_private()), "/" + name), Plan), name
+
     async def test_over_a_real_edge(self, origin: ScriptedOrigin) -> None:
         """A few hundred of them through parser, cache and origin client: the origin is not asked at all."""
         targets = [t for t in spellings() if " " not in t][::23]
@@ -856,6 +867,52 @@ class TestDeception:
             found = finds(target)
             if found.startswith("/private/") and not found.startswith("/private/mine/"):
                 assert isinstance(verdict(routing, target, cookie), Refusal), (target, found)
+
+    @pytest.mark.parametrize(
+        "target",
+        [
+            "/private/1.pdf;.jpg",
+            "/private/1.pdf;x=1;.jpg",
+            "/private/1.pdf%3b.jpg",
+            "/private/1.pdf%3B.jpg",
+            "/private/1.pdf%253b.jpg",
+            "/private/1.pdf;%2f.jpg",
+            "/private/1.pdf%3b%2f.jpg",
+            "/private/a;x/1.pdf;\\.jpg",
+            "/private/.;.jpg",
+        ],
+    )
+    def test_a_wildcard_names_the_end_of_a_name_and_not_of_its_parameters(self, target: str) -> None:
+        routing = Routing(half_private())
+        for resource in ("http://d.test/private/*.jpg", "http://d.test/private/?*.jpg", "*/private/*.jpg"):
+            cookie = sign_cookies(resource, ALICE, expires=int(NOW) + 3600, now=NOW).header
+            refused = verdict(routing, target, cookie)
+            assert isinstance(refused, Refusal), (target, resource)
+            assert refused.denied is not None
+            assert refused.denied.denial is Denial.WRONG_RESOURCE
+        # Whoever may see all of the folder may see this; so may who has signed this very URL.
+        cookie = sign_cookies("http://d.test/private/*", ALICE, expires=int(NOW) + 3600, now=NOW).header
+        assert isinstance(verdict(routing, target, cookie), Plan)
+        assert isinstance(verdict(routing, signed(target, as_is=True)), Plan)
+
+    @pytest.mark.parametrize(
+        ("pattern", "target"),
+        [
+            ("/private/*.jpg", "/private/a;v=1/1.jpg"),
+            ("/private/*.jpg", "/private/a%20b/%3Cc%3E.jpg"),
+            ("/private/a%20b*.jpg", "/private/a%20b;v=1/1.jpg"),
+            ("/private/*.jpg;v=*", "/private/1.jpg;v=2"),
+            ("/private/a;v=*", "/private/a;v=1"),
+            ("/private/a;v=*", "/private/a;v=1/b/c"),
+            ("/private/a;v=?.jpg", "/private/a;v=1.jpg"),
+            ("/private/a%3Bv=*", "/private/a%3Bv=1"),
+            ("/private/*.jpg?x=1;*", "/private/1.jpg?x=1;y"),
+        ],
+    )
+    def test_a_wildcard_may_be_among_the_parameters(self, pattern: str, target: str) -> None:
+        cookie = sign_cookies(f"http://d.test{pattern}", ALICE, expires=int(NOW) + 3600, now=NOW).header
+        for _ in range(2):
+            assert isinstance(verdict(Routing(half_private()), target, cookie), Plan)
 
     def test_a_url_signed_as_it_is_may_hold_dots(self) -> None:
         routing = Routing(half_private())

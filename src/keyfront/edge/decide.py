@@ -15,7 +15,7 @@ from collections.abc import Callable
 from keyfront.edge.exchange import Plan, Request
 from keyfront.edge.forward import select_query
 from keyfront.edge.geo import allowed
-from keyfront.edge.readings import Readings, readings, without_parameters
+from keyfront.edge.readings import WITHOUT_PARAMETERS, Readings, readings
 from keyfront.edge.respond import loggable_query
 from keyfront.edge.routing import Route, Routing, Site
 from keyfront.errors import Denied, spent
@@ -166,8 +166,14 @@ def _verify_readings(
                     grant.judge_url(scheme, host, path + mark + query, client, now)
         if found.drops:
             before, opens, after = pattern.partition("?")
-            for path, kept in zip(without_parameters(sent), without_parameters(before), strict=True):
-                grant.under(kept + opens + after).judge_url(scheme, host, path + mark + query, client, now)
+            for dropped in WITHOUT_PARAMETERS:
+                url = dropped(sent) + mark + query
+                try:
+                    grant.under(dropped(pattern)).judge_url(scheme, host, url, client, now)
+                except Denied:
+                    # A `?` may open the pattern's query, in which a `;` is one.
+                    kept = dropped(before) + opens + after
+                    grant.under(kept).judge_url(scheme, host, url, client, now)
     return grant
 
 

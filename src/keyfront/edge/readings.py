@@ -13,6 +13,7 @@ slashes and dot segments removed, in any order.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -22,17 +23,21 @@ _SUSPECT: Final = re.compile(r"[%\\;]|//|/\.|[. ](?:/|\Z)")
 _PARAMETERS: Final = re.compile(r";[^/]*")
 _BUDGET: Final = 24 * 1024
 """Characters of readings that are looked at for one path; who needs more is not asking for a file."""
+_MARKS: Final = ("%25", "%2e", "%2E", "%2f", "%2F", "%20", "%3b", "%3B", "%5c", "%5C", ";", "\\")
+_MOST: Final = 256
+"""How many of these marks, each of which is work, are read in one path before any work is done."""
 
 
 class Readings:
-    """`paths` are all readings of a path, itself included; `climbs` says that a `..` segment is in one of them, and
-    `escapes` that one leads above the root."""
+    """`paths` are all readings of a path, itself included; `climbs` says that a `..` segment is in one of them,
+    `escapes` that one leads above the root, and `drops` that parameters are left out in one."""
 
-    __slots__ = ("climbs", "escapes", "paths")
+    __slots__ = ("climbs", "drops", "escapes", "paths")
 
     def __init__(self, paths: frozenset[str]) -> None:
         self.paths = paths
         self.climbs = self.escapes = False
+        self.drops = any(";" in path for path in paths)
         for path in paths:
             if ".." in path:
                 depth = 0
@@ -53,6 +58,8 @@ def readings(path: str) -> Readings | None:
     """
     if _SUSPECT.search(path) is None:
         return None
+    if sum(map(path.count, _MARKS)) > _MOST:
+        raise ValueError("the path can be read in too many ways")
     found = {path}
     waiting = [path]
     budget = _BUDGET
@@ -96,3 +103,17 @@ def _name(segment: str) -> str:
 
 
 _WAYS: Final = (_decoded, _slashed, _bare, _trimmed, normalise_path)
+
+
+def _hiding(parameters: str) -> Callable[[str], str]:
+    hidden = re.compile(parameters, re.IGNORECASE)
+    return lambda text: hidden.sub(lambda found: "*" if "*" in found[0] else "", text)
+
+
+WITHOUT_PARAMETERS: Final = (
+    _hiding(r"(?:;|%(?:25)*3b)[^/]*"),
+    _hiding(r"(?:;|%(?:25)*3b)(?:(?!%(?:25)*(?:2f|5c))[^/\\])*"),
+)
+"""What two kinds of servers leave of a raw path, or of a pattern of one, when they leave out the parameters of its
+segments, however often their `;` is encoded: up to the next slash as it is, or of any spelling. Nothing else is
+decoded, and a `*` among what is left out stays."""

@@ -14,8 +14,8 @@ from collections.abc import Callable
 
 Matcher = Callable[[str], bool]
 
-_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-_ENCODED = re.compile("%([0-9A-Fa-f]{2})")
+# A letter, digit, `-`, `.`, `_` or `~` (RFC 3986 §2.3), percent-encoded.
+_ENCODED = re.compile("%(2[DEde]|3[0-9]|4[1-9A-Fa-f]|5[0-9AFaf]|6[1-9A-Fa-f]|7[0-9AEae])")
 _DOT_SEGMENTS = frozenset({".", ".."})
 
 
@@ -125,5 +125,4 @@ def normalise_path(path: str) -> str:
 
 
 def _decode_unreserved(match: re.Match[str]) -> str:
-    character = chr(int(match[1], 16))
-    return character if character in _UNRESERVED else match[0]
+    return chr(int(match[1], 16))
