@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from keyfront.control.call import Call, Caller
 from keyfront.control.operations import Service
+from keyfront.control.roles import ADMIN
 from keyfront.control.store import Store
 from keyfront.errors import ApiError
 from keyfront.fleet.file import FileFeed
@@ -22,7 +23,7 @@ from keyfront.model.kinds import Quotas
 Config = dict[str, Any]
 
 ACCOUNT = "123456789012"
-CALLER = Caller("AKIAEXAMPLE", f"arn:aws:iam::{ACCOUNT}:user/ada", ACCOUNT)
+CALLER = Caller("AKIAEXAMPLE", f"arn:aws:iam::{ACCOUNT}:user/ada", ACCOUNT, "AIDAEXAMPLE", (ADMIN,))
 NOW = 1_700_000_000.0
 
 

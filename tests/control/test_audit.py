@@ -28,7 +28,7 @@ def test_a_record_has_cloudtrails_shape(house: House) -> None:
         "eventVersion": "1.09",
         "userIdentity": {
             "type": "IAMUser",
-            "principalId": "AKIAEXAMPLE",
+            "principalId": "AIDAEXAMPLE",
             "arn": f"arn:aws:iam::{ACCOUNT}:user/ada",
             "accountId": ACCOUNT,
             "accessKeyId": "AKIAEXAMPLE",

@@ -12,6 +12,7 @@ import pytest
 
 from keyfront.control.call import Caller
 from keyfront.control.credentials import Credentials, load
+from keyfront.control.roles import ADMIN
 from keyfront.errors import SettingsError
 
 ACCOUNT = "123456789012"
@@ -32,7 +33,10 @@ def test_made_at_the_first_start_and_kept(tmp_path: Path) -> None:
     key_id = profiles["default"]["aws_access_key_id"]
     for credentials in (made, load(path, ACCOUNT)):
         assert credentials.secret_of(key_id) == profiles["default"]["aws_secret_access_key"]
-        assert credentials.caller(key_id) == Caller(key_id, f"arn:aws:iam::{ACCOUNT}:user/default", ACCOUNT)
+        caller = credentials.caller(key_id)
+        arn = f"arn:aws:iam::{ACCOUNT}:user/default"
+        assert caller == Caller(key_id, arn, ACCOUNT, caller.user_id, (ADMIN,))
+        assert re.fullmatch(r"AIDA[A-Z2-7]{17}", caller.user_id)
         assert credentials.secret_of("AKIAOTHER") is None
     assert path.read_text() == text
     assert load(tmp_path / "other", ACCOUNT).secret_of(key_id) is None

@@ -47,7 +47,7 @@ def record(call: Call, outcome: dict[str, Any] | ApiError, rng: random.Random) -
         "eventVersion": "1.09",
         "userIdentity": _identity(call),
         "eventTime": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "eventSource": "cloudfront.amazonaws.com",
+        "eventSource": call.source,
         "eventName": call.operation,
         "awsRegion": "us-east-1",
         "sourceIPAddress": call.source_ip,
@@ -133,7 +133,7 @@ def _identity(call: Call) -> dict[str, Any]:
         else "Root"
         if caller.arn.endswith(":root")
         else "AssumedRole",
-        "principalId": caller.access_key_id,
+        "principalId": caller.user_id,
         "arn": caller.arn,
         "accountId": caller.account,
         "accessKeyId": caller.access_key_id,

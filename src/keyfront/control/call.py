@@ -11,17 +11,28 @@ from typing import Any
 
 import msgspec
 
+from keyfront.control.iam import Policy
+
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who signed the request."""
+    """Who signed the request, and what may be done with that signature: nothing without a policy that allows it.
+    `user_id` is IAM's unique id of the user (`AIDA…`)."""
 
     access_key_id: str
     arn: str
     account: str
+    user_id: str = ""
+    policies: tuple[Policy, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The user's name, the end of the ARN."""
+        return self.arn.partition("/")[2]
 
 
 class Call(msgspec.Struct, frozen=True):
-    """One authenticated, well-formed request. `now` is epoch seconds, taken once when the request arrived."""
+    """One authenticated, well-formed request. `now` is epoch seconds, taken once when the request arrived; `secure`
+    says that it came over TLS, `source` which of AWS's services it was meant for (CloudTrail's eventSource)."""
 
     operation: str
     params: dict[str, Any]
@@ -30,6 +41,8 @@ class Call(msgspec.Struct, frozen=True):
     user_agent: str
     request_id: str
     now: float
+    secure: bool = False
+    source: str = "cloudfront.amazonaws.com"
 
 
 class Result(msgspec.Struct, frozen=True):

@@ -1,13 +1,16 @@
-"""Who may call the API: the file `credentials` of the data folder, in AWS's shared-credentials format.
+"""The callers of the data folder's file `credentials`, in AWS's shared-credentials format: its owner's own.
 
-It is made at the first start, with one profile. Whoever may call adds profiles of their own to it; each is a caller
-with a name, and the audit log says which one called. The file is read once, at the start.
+It is made at the first start, with one profile. Each profile is a caller with a name and may do everything, as whoever
+can read the file may anyhow. The file is read once, at the start. All other callers are users of the store
+(`control/access.py`).
 """
 
 from __future__ import annotations
 
+import base64
 import configparser
 import contextlib
+import hashlib
 import os
 import re
 import secrets
@@ -16,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from keyfront.control.call import Caller
+from keyfront.control.roles import ADMIN
 from keyfront.errors import SettingsError
 
 _UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
@@ -25,21 +29,28 @@ _PROFILE = re.compile(r"[A-Za-z0-9+=,.@_-]{1,64}")  # what IAM allows as a user'
 
 
 class Credentials:
-    """The callers by access key id. Their secrets leave only through `secret_of` and are in no repr."""
+    """Callers by access key id. Their secrets leave only through `secret_of` and are in no repr."""
 
-    def __init__(self, account: str, profiles: Iterable[tuple[str, str, str]]) -> None:
-        """`profiles` are (name, access key id, secret access key)."""
+    def __init__(self, callers: Iterable[tuple[Caller, str]]) -> None:
+        """`callers` come with their secret access keys."""
         self._callers: dict[str, Caller] = {}
         self._secrets: dict[str, str] = {}
-        for name, key_id, secret in profiles:
-            self._callers[key_id] = Caller(key_id, f"arn:aws:iam::{account}:user/{name}", account)
-            self._secrets[key_id] = secret
+        for caller, secret in callers:
+            self._callers[caller.access_key_id] = caller
+            self._secrets[caller.access_key_id] = secret
+
+    def current(self, now: float) -> Credentials:
+        """Those that count at the time `now`: these, whenever that is."""
+        return self
 
     def secret_of(self, access_key_id: str) -> str | None:
         return self._secrets.get(access_key_id)
 
     def caller(self, access_key_id: str) -> Caller:
         return self._callers[access_key_id]
+
+    def __iter__(self) -> Iterator[tuple[Caller, str]]:
+        return ((caller, self._secrets[key_id]) for key_id, caller in self._callers.items())
 
     def __len__(self) -> int:
         return len(self._callers)
@@ -62,13 +73,32 @@ def load(path: Path, account: str) -> Credentials:
         raise SettingsError(f"the credentials {path} cannot be read or made: {error}") from error
     if mode & 0o077:
         raise SettingsError(f"others may read or change {path} (mode {mode:04o}); run: chmod 600 {path}")
-    return Credentials(account, _profiles(text, path))
+    return Credentials(
+        (Caller(key_id, user_arn(account, name), account, _user_id(account, name), (ADMIN,)), secret)
+        for name, key_id, secret in _profiles(text, path)
+    )
+
+
+def user_arn(account: str, name: str) -> str:
+    """The ARN of the user `name`."""
+    return f"arn:aws:iam::{account}:user/{name}"
+
+
+def new_access_key() -> tuple[str, str]:
+    """A new access key's id and secret, in the form of AWS's."""
+    key_id = "AKIA" + "".join(secrets.choice(_UPPER) for _ in range(16))
+    return key_id, "".join(secrets.choice(_BASE64) for _ in range(40))
+
+
+def _user_id(account: str, name: str) -> str:
+    """A profile's id in the form of IAM's; the file holds none, and it must be the same after every start."""
+    digest = hashlib.sha256(f"{account}/{name}".encode()).digest()
+    return "AIDA" + base64.b32encode(digest).decode()[:17]
 
 
 def _make(path: Path) -> None:
     """Write a file with new credentials, unless another process was quicker: then that one's stays."""
-    key_id = "AKIA" + "".join(secrets.choice(_UPPER) for _ in range(16))
-    secret = "".join(secrets.choice(_BASE64) for _ in range(40))
+    key_id, secret = new_access_key()
     text = f"[default]\naws_access_key_id = {key_id}\naws_secret_access_key = {secret}\nregion = us-east-1\n"
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")

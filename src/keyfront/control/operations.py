@@ -21,7 +21,7 @@ import random
 import threading
 from collections.abc import Callable
 
-from keyfront.control import audit, normalise, validate
+from keyfront.control import audit, guard, normalise, validate
 from keyfront.control.call import Call, Result
 from keyfront.control.publish import Compiler, Reach, differ
 from keyfront.control.store import InvalidationRow, Row, Store, Transaction
@@ -300,24 +300,27 @@ class Service:
             if not audit.read_only(call.operation):
                 return Result(self._write(operation, call))
             with self._store.read() as transaction:
-                output = operation(Work(call, self._desk, transaction))
+                work = Work(call, self._desk, transaction)
+                guard.check(work)
+                output = operation(work)
         except ApiError as error:
             self.record(call, error)
             raise
         except Exception as error:
             self.record(call, ApiError("InternalFailure", type(error).__name__, 500))
             raise
-        if self._audit_reads:
-            self.record(call, output)
+        self.record(call, output)
         return Result(output)
 
     def record(self, call: Call, outcome: Output | ApiError) -> None:
-        """Write an audit record of a call that changed nothing: a read, or one refused here or on its way
-        here.
+        """Write an audit record of a call that changed nothing: a read, if such are recorded, or one refused here or
+        on its way here.
 
         A store that cannot be written to still answers reads, so a failure goes to the log only. (A change
         is never made without its record: theirs are one transaction.)
         """
+        if not (self._audit_reads or isinstance(outcome, ApiError)):
+            return
         try:
             with self._store.write() as transaction:
                 self._append(transaction, call, outcome)
@@ -341,6 +344,7 @@ class Service:
         with self._lock:
             with self._store.write() as transaction:
                 work = Work(call, self._desk, transaction)
+                guard.check(work)
                 output = operation(work)
                 number = transaction.snapshot_number() + 1
                 snapshot = compiler.snapshot(transaction, number, call.now)

@@ -1,0 +1,86 @@
+"""Whether a call may do what it asks for: its operation's needs, held against its caller's policies.
+
+It happens inside the call's transaction, so that what it judges by (the tags of a resource) is what the operation
+finds.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from keyfront.control import iam, permissions
+from keyfront.control.call import Call
+from keyfront.control.iam import Asked
+from keyfront.control.work import Work
+from keyfront.model.kinds import KINDS
+
+REGION = "us-east-1"
+"""CloudFront's only region, and so `aws:RequestedRegion` and CloudTrail's awsRegion, wherever a client signs for."""
+
+
+def check(work: Work) -> None:
+    """Refuse the call unless its caller's policies allow all that it needs.
+
+    :raises ApiError: AccessDenied, in IAM's words.
+    """
+    call = work.call
+    common = _circumstances(call) | _requested_tags(call.params)
+    for need in permissions.needs(call.operation):
+        resource = need.resource(call.params, work.desk.account)
+        tags = _tags_of(work, resource)
+        asked = Asked(f"cloudfront:{need.action}", resource, common | _tagged("aws:resourcetag", tags))
+        decision = iam.evaluate(call.caller.policies, asked)
+        if not decision.allowed:
+            raise iam.denied(call.caller.arn, asked, decision)
+
+
+def _circumstances(call: Call) -> dict[str, tuple[str, ...]]:
+    caller = call.caller
+    said = {
+        "aws:currenttime": datetime.fromtimestamp(call.now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "aws:epochtime": str(int(call.now)),
+        "aws:principalaccount": caller.account,
+        "aws:principalarn": caller.arn,
+        "aws:principaltype": "User",
+        "aws:requestedregion": REGION,
+        "aws:securetransport": "true" if call.secure else "false",
+        "aws:sourceip": source_address(call.source_ip),
+        "aws:useragent": call.user_agent,
+        "aws:userid": caller.user_id,
+        "aws:username": caller.name,
+    }
+    return {key: (value,) for key, value in said.items() if value}
+
+
+def source_address(text: str) -> str:
+    """The caller's address as conditions compare it: an IPv4 address is one, also where the socket speaks IPv6."""
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return text
+    mapped = getattr(address, "ipv4_mapped", None)
+    return str(mapped or address)
+
+
+def _requested_tags(params: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The tags that a call would set, and the keys of all that it names."""
+    with_tags = params.get("DistributionConfigWithTags") or {}
+    given = (params.get("Tags") or with_tags.get("Tags") or {}).get("Items") or ()
+    keys = [tag["Key"] for tag in given] or list((params.get("TagKeys") or {}).get("Items") or ())
+    tags = [(tag["Key"], tag.get("Value") or "") for tag in given]
+    return _tagged("aws:requesttag", tags) | ({"aws:tagkeys": tuple(keys)} if keys else {})
+
+
+def _tagged(prefix: str, tags: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+    return {f"{prefix}/{key}": (value,) for key, value in tags}
+
+
+def _tags_of(work: Work, arn: str) -> Iterable[tuple[str, str]]:
+    """The tags of the resource with this ARN, if there is such a resource and it can have tags."""
+    for kind in KINDS.values():
+        if kind.arn and arn.startswith(begin := kind.arn_of("", work.desk.account)):
+            return work.transaction.tags(kind.name, arn.removeprefix(begin)).items()
+    return ()
