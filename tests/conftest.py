@@ -1,6 +1,7 @@
 """What all tests share: the edge's event loop is uvloop's here too.
 
-A module that must work on asyncio's own loop as well says `EVENT_LOOPS = ("uvloop", "asyncio")`.
+A module that must work on asyncio's own loop as well says `EVENT_LOOPS = ("uvloop", "asyncio")`. What takes minutes
+runs with `--long` only.
 """
 
 from __future__ import annotations
@@ -15,6 +16,12 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,
     "asyncio": asyncio.new_event_loop,
 }
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--long", action="store_true", help="run also what takes minutes: more rounds, real waits"
+    )
 
 
 def pytest_asyncio_loop_factories(

@@ -22,6 +22,7 @@ from keyfront.control.credentials import load
 from keyfront.control.operations import Service
 from keyfront.control.store import Store
 from keyfront.fleet.file import FileFeed
+from keyfront.model.kinds import Quotas
 from keyfront.model.snapshot import Snapshot
 
 ACCOUNT = "123456789012"
@@ -30,8 +31,9 @@ ACCOUNT = "123456789012"
 class Plane:
     """Use as a context. `endpoint` is its URL, `environment` what a command-line client needs."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, quotas: Quotas | None = None) -> None:
         self.folder = folder
+        self.quotas = quotas
         self.port = 0
         self._edge = FileFeed(folder)
         self._obeyed: Snapshot | None = None
@@ -39,7 +41,7 @@ class Plane:
     def __enter__(self) -> Plane:
         self.credentials = load(self.folder / "credentials", ACCOUNT)
         self.store = Store(self.folder / "keyfront.db")
-        self.service = Service(self.store, FileFeed(self.folder), account=ACCOUNT)
+        self.service = Service(self.store, FileFeed(self.folder), account=ACCOUNT, quotas=self.quotas)
         self.service.start(time.time())
         held = socket.create_server(("127.0.0.1", 0))
         self.port = held.getsockname()[1]

@@ -1,0 +1,248 @@
+"""Every operation that is built, through boto3 over the wire, its answer held against the API's own model.
+
+What boto3 makes of an answer says little about it, since botocore drops what it does not know and misses nothing. So
+the XML itself is compared with the output's shape: every element is known, comes once where one is expected, and has
+its type; every required member is there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+from xml.etree.ElementTree import Element
+
+import pytest
+from botocore.exceptions import ClientError
+from defusedxml.ElementTree import fromstring
+
+from keyfront.control.operations import OPERATIONS
+from keyfront.model.kinds import KINDS, Kind, Quotas
+from keyfront.model.service import NAMESPACE, Operation, Shape, service
+from tests.control.calls import CALLS, CONFIGS, World, call_of
+from tests.control.plane import Plane
+
+ROOMY = Quotas(public_keys=10_000, key_groups=10_000)
+
+
+class Wire:
+    """boto3 over HTTP; `last` is the body of the answer that came last."""
+
+    def __init__(self, plane: Plane) -> None:
+        self._client = plane.client()
+        self._client.meta.events.register("before-parse.cloudfront.*", self._keep)
+        self._methods = {name: method for method, name in self._client.meta.method_to_api_mapping.items()}
+        self.last = b""
+        self.headers: dict[str, str] = {}
+        self.status = 0
+
+    def _keep(self, response_dict: dict[str, Any], **_: Any) -> None:
+        self.last = response_dict["body"]
+        self.headers = {name.lower(): value for name, value in response_dict["headers"].items()}
+        self.status = response_dict["status_code"]
+
+    def call(self, operation: str, **params: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = getattr(self._client, self._methods[operation])(**params)
+        del answer["ResponseMetadata"]
+        return answer
+
+    def refused(self, operation: str, **params: Any) -> tuple[str, int]:
+        with pytest.raises(ClientError) as caught:
+            self.call(operation, **params)
+        return caught.value.response["Error"]["Code"], self.status
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
+    with Plane(tmp_path_factory.mktemp("plane"), quotas=ROOMY) as running:
+        yield running
+
+
+@pytest.fixture
+def wire(plane: Plane) -> Wire:
+    return Wire(plane)
+
+
+@pytest.fixture
+def world(plane: Plane, wire: Wire) -> World:
+    return World(wire.call, plane.obey, f"w{next(_numbers)}")
+
+
+_numbers = itertools.count()
+
+
+def test_all_that_is_built_has_a_call() -> None:
+    """Whoever builds an operation says in tests/control/calls.py how it is called."""
+    assert KINDS.keys() <= CONFIGS.keys()
+    regular = {
+        name
+        for kind in KINDS.values()
+        for name in (
+            *(f"{verb}{kind.name}" for verb in ("Create", "Get", "Update", "Delete")),
+            f"Get{kind.config}",
+            f"List{kind.plural}",
+        )
+    }
+    assert OPERATIONS.keys() - regular <= CALLS.keys()
+
+
+@pytest.mark.parametrize("name", sorted(OPERATIONS))
+def test_an_answer_is_the_models(name: str, wire: Wire, world: World) -> None:
+    operation = service().operations[name]
+    answer = wire.call(name, **call_of(name, world))
+    assert wire.status == operation.status
+    faults: list[str] = []
+    judge(operation, wire.last, wire.headers, faults)
+    assert not faults
+    assert answer.keys() <= (operation.output.members.keys() if operation.output else set())
+    if "Location" in answer:
+        assert re.fullmatch(
+            r"http://127\.0\.0\.1:[0-9]+/2020-05-31/[a-z/-]+/[A-Za-z0-9/-]+", answer["Location"]
+        )
+    if "ETag" in answer:
+        assert re.fullmatch("E[A-Z0-9]{12,13}", answer["ETag"])
+
+
+def judge(operation: Operation, body: bytes, headers: dict[str, str], faults: list[str]) -> None:
+    """Note in `faults` all in which an answer is not of the operation's output shape."""
+    shape = operation.output
+    members = {} if shape is None else shape.members
+    carried = {member for member, kind in members.items() if kind.serialization.get("location") == "header"}
+    for member in carried:
+        if members[member].serialization.get("name", member).lower() not in headers:
+            faults.append(f"no header {member}")
+    if members.keys() == carried:
+        if body:
+            faults.append(f"a body where none belongs: {body[:80]!r}")
+        return
+    payload = shape.serialization.get("payload")
+    root = fromstring(body)
+    if not root.tag.startswith("{" + NAMESPACE):
+        faults.append(f"the namespace of {root.tag}")
+    conforms(shape if payload is None else members[payload], root, payload or operation.name, faults)
+
+
+def conforms(shape: Shape, element: Element, where: str, faults: list[str]) -> None:
+    if shape.type_name == "structure":
+        found: dict[str, Element] = {}
+        for child in element:
+            name = child.tag.removeprefix(f"{{{NAMESPACE}}}")
+            if name in found:
+                faults.append(f"{where}.{name} comes twice")
+            found[name] = child
+        for member, kind in shape.members.items():
+            name = kind.serialization.get("name", member)
+            if name in found:
+                conforms(kind, found.pop(name), f"{where}.{member}", faults)
+            elif member in shape.required_members:
+                faults.append(f"{where}.{member} is missing")
+        faults += [f"{where}.{name} is unknown" for name in found]
+        items = element.find(f"{{{NAMESPACE}}}Items")
+        quantity = element.findtext(f"{{{NAMESPACE}}}Quantity")
+        if quantity is not None and int(quantity) != (0 if items is None else len(items)):
+            faults.append(f"{where} has the Quantity {quantity}")
+    elif shape.type_name == "list":
+        name = shape.member.serialization.get("name", "member")
+        for child in element:
+            if child.tag != f"{{{NAMESPACE}}}{name}":
+                faults.append(f"{where} holds {child.tag}")
+            conforms(shape.member, child, f"{where}[]", faults)
+    elif len(element) or not _TEXTS[shape.type_name](shape, element.text or ""):
+        faults.append(f"{where} is {element.text!r}")
+
+
+def _text(shape: Shape, text: str) -> bool:
+    length = shape.metadata.get("min", 0) <= len(text) <= shape.metadata.get("max", 1 << 20)
+    return length and (not shape.enum or text in shape.enum)
+
+
+_TEXTS: dict[str, Callable[[Shape, str], Any]] = {
+    "string": _text,
+    "boolean": lambda _, text: text in {"true", "false"},
+    "integer": lambda _, text: re.fullmatch(r"-?[0-9]{1,10}", text),
+    "long": lambda _, text: re.fullmatch(r"-?[0-9]{1,19}", text),
+    "double": lambda _, text: re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", text),
+    "float": lambda _, text: re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", text),
+    "timestamp": lambda _, text: re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", text),
+}
+
+
+def test_the_judge_sees_what_is_wrong() -> None:
+    body = (
+        f'<PublicKey xmlns="{NAMESPACE}"><Id>K1</Id><Id>K2</Id><CreatedTime>yesterday</CreatedTime>'
+        "<Odd/><PublicKeyConfig><Name>n</Name><EncodedKey>k</EncodedKey></PublicKeyConfig></PublicKey>"
+    )
+    faults: list[str] = []
+    judge(service().operations["GetPublicKey"], body.encode(), {}, faults)
+    assert faults == [
+        "no header ETag",
+        "PublicKey.Id comes twice",
+        "PublicKey.CreatedTime is 'yesterday'",
+        "PublicKey.PublicKeyConfig.CallerReference is missing",
+        "PublicKey.Odd is unknown",
+    ]
+
+
+# ---- what holds of every kind
+
+_KINDS = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+
+
+@_KINDS
+def test_what_was_made_is_read_back_and_can_be_sent_back(kind: Kind, wire: Wire, world: World) -> None:
+    made = world.make(kind.name)
+    found = made[kind.name]
+    read = wire.call(f"Get{kind.name}", Id=found["Id"])
+    assert read["ETag"] == made["ETag"]
+    assert read[kind.name][kind.config] == found[kind.config]
+    config = wire.call(f"Get{kind.config}", Id=found["Id"])
+    assert config == {kind.config: found[kind.config], "ETag": made["ETag"]}
+    same = wire.call(
+        f"Update{kind.name}", Id=found["Id"], IfMatch=made["ETag"], **{kind.config: found[kind.config]}
+    )
+    assert same[kind.name][kind.config] == found[kind.config]
+    assert same["ETag"] != made["ETag"]
+
+
+@_KINDS
+def test_versions_and_what_is_not_there(kind: Kind, wire: Wire, world: World) -> None:
+    made = world.make(kind.name)
+    id_, config = made[kind.name]["Id"], {kind.config: made[kind.name][kind.config]}
+    wrong = [({}, "InvalidIfMatchVersion", 400)]
+    wrong += [({"IfMatch": text}, "InvalidIfMatchVersion", 400) for text in ("*", f'"{made["ETag"]}"', "")]
+    wrong += [({"IfMatch": "E2QWRUHAPOMQZL"}, "PreconditionFailed", 412)]
+    for version, code, status in wrong:
+        assert wire.refused(f"Update{kind.name}", Id=id_, **config, **version) == (code, status)
+        assert wire.refused(f"Delete{kind.name}", Id=id_, **version) == (code, status)
+    missing = id_[:-4] + ("ZZZZ" if id_[-4:].isupper() else "zzzz")
+    for operation in (f"Get{kind.name}", f"Get{kind.config}"):
+        assert wire.refused(operation, Id=missing) == (kind.missing, 404)
+    etag = {"IfMatch": made["ETag"]}
+    assert wire.refused(f"Update{kind.name}", Id=missing, **config, **etag) == (kind.missing, 404)
+    assert wire.refused(f"Delete{kind.name}", Id=missing, **etag) == (kind.missing, 404)
+    for foreign in ("..%2f", "a b", "é", "x" * 200):
+        assert wire.refused(f"Get{kind.name}", Id=foreign) == (kind.missing, 404)
+
+
+@_KINDS
+def test_a_list_is_walked_page_by_page(kind: Kind, wire: Wire, world: World) -> None:
+    made = {world.make(kind.name)[kind.name]["Id"] for _ in range(3)}
+    seen: list[str] = []
+    marker: dict[str, str] = {}
+    while True:
+        found = wire.call(f"List{kind.plural}", MaxItems="2", **marker)[kind.list]
+        assert int(found["MaxItems"]) == 2
+        # A policy's summary holds the policy, a key group's the group; the others are what they summarise.
+        items = [item.get(kind.name, item)["Id"] for item in found.get("Items", [])]
+        assert found["Quantity"] == len(items)
+        seen += items
+        assert found.get("IsTruncated", "NextMarker" in found) == ("NextMarker" in found)
+        assert ("Marker" in found) == kind.marked
+        if "NextMarker" not in found:
+            break
+        marker = {"Marker": found["NextMarker"]}
+    assert len(seen) == len(set(seen))
+    assert made <= set(seen)
+    for wrong in ({"MaxItems": "0"}, {"MaxItems": "-1"}, {"MaxItems": "many"}, {"Marker": "no such marker"}):
+        assert wire.refused(f"List{kind.plural}", **wrong) == ("InvalidArgument", 400)
