@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -45,3 +47,15 @@ def test_a_data_folder_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "data folder" in refused(tmp_path / "file")
     assert "data folder" in refused(tmp_path / "file" / "below")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_who_is_told_to_end_while_he_starts_ends_in_good_order(number: int, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.pem")  # reading the certificates waits until somebody writes one
+    argv = [sys.executable, "-m", "keyfront", "up", "--data", str(tmp_path / "data"), "--tls", "127.0.0.1:0"]
+    argv += ["--edge", "127.0.0.1:0", "--control", "127.0.0.1:0", "--certificates", str(tmp_path)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as starting:
+        with open(tmp_path / "a.pem", "wb"):
+            starting.send_signal(number)
+            assert starting.wait(30) == 0
+        assert starting.communicate() == ("", "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,22 @@ def test_a_url_is_signed_and_explained() -> None:
         "explain", url.replace("https", "http"), *TRUST, "--now", "1800000000", "--json", code=1
     )
     assert "signed for https:// and requested by http://" in json.loads(out)["cause"]
+
+
+def test_what_is_over_before_it_is_made_is_said_so(tmp_path: Path) -> None:
+    """It is made all the same: whoever tests refusals needs it."""
+    out, err = keyfront("sign", "https://cdn.test/a", *RSA_KEY, "--expires", "0s")
+    assert "expired already" in err
+    assert reason(out.strip(), now=time.time() + 1) == "expired"
+    policy = tmp_path / "policy.json"
+    policy.write_text(
+        '{"Statement":[{"Resource":"*","Condition":{"DateLessThan":{"AWS:EpochTime":1600000000}}}]}'
+    )
+    _, err = keyfront("sign", "https://cdn.test/a", *RSA_KEY, "--policy", str(policy))
+    assert "(2020-09-13T12:26:40Z)" in err
+    assert keyfront("sign", "https://cdn.test/a", *RSA_KEY, "--expires", "2s")[1] == ""
+    _, err = keyfront("sign-cookies", "https://cdn.test/*", *RSA_KEY, "--expires", "1600000000")
+    assert "expired already" in err
 
 
 @pytest.mark.parametrize("key", [RSA_KEY, EC_KEY])

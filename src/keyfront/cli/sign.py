@@ -9,7 +9,7 @@ import json
 import re
 import sys
 import time
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -22,7 +22,7 @@ from keyfront.errors import KeyLoadError
 from keyfront.signing import sign as signing
 from keyfront.signing.explain import Report, explain_url
 from keyfront.signing.keys import HashName, PublicKey, load_private_key, load_public_key
-from keyfront.signing.policy import Moment, epoch_of
+from keyfront.signing.policy import Moment, epoch_of, parse_policy
 from keyfront.signing.sign import LocalSigner
 from keyfront.signing.verify import KeyRing
 
@@ -121,6 +121,14 @@ def _signer(key_pair_id: str, private_key: Path, passphrase_file: Path | None) -
     return LocalSigner(key_pair_id, load_private_key(_read(private_key), _passphrase(passphrase_file)))
 
 
+def _warn_if_over(expires: Moment | None, now: float) -> None:
+    """Say that nobody will be let in by this. It is made all the same: whoever tests refusals needs such a thing."""
+    then = now if expires is None else epoch_of(expires, now)
+    if then <= now:
+        told = datetime.fromtimestamp(then, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        click.echo(f"keyfront: it has expired already ({told}): every request with it is refused", err=True)
+
+
 @click.command()
 @click.argument("url")
 @click.option("--resource", metavar="PATTERN", help="Custom policy for all URLs of the pattern (* and ?).")
@@ -147,19 +155,22 @@ def sign(
         keyfront sign https://cdn.example.com/a.jpg --key-pair-id K2JCJMDEHXQW5F --private-key key.pem \\
             --expires 1h
     """
-    click.echo(
-        signing.sign_url(
-            url,
-            _signer(key_pair_id, private_key, passphrase_file),
-            expires=expires,
-            starts=starts,
-            ip=ip,
-            resource=resource,
-            policy=None if policy is None else _read(policy),
-            hash_name=cast("HashName | None", hash_name),
-            as_is=as_is,
-        )
+    now = time.time()
+    own = None if policy is None else _read(policy)
+    signed = signing.sign_url(
+        url,
+        _signer(key_pair_id, private_key, passphrase_file),
+        expires=expires,
+        starts=starts,
+        ip=ip,
+        resource=resource,
+        policy=own,
+        hash_name=cast("HashName | None", hash_name),
+        as_is=as_is,
+        now=now,
     )
+    _warn_if_over(parse_policy(own).expires if own is not None else expires, now)
+    click.echo(signed)
 
 
 @click.command("sign-cookies")
@@ -201,6 +212,7 @@ def sign_cookies(
         keyfront sign-cookies 'https://cdn.example.com/films/*' --key-pair-id K2JCJMDEHXQW5F \\
             --private-key key.pem --expires 6h --domain example.com
     """
+    now = time.time()
     cookies = signing.sign_cookies(
         resource,
         _signer(key_pair_id, private_key, passphrase_file),
@@ -214,7 +226,9 @@ def sign_cookies(
         secure=not insecure,
         same_site=cast('Literal["Lax", "Strict", "None"] | None', same_site),
         partitioned=partitioned,
+        now=now,
     )
+    _warn_if_over(expires, now)
     if form == "json":
         click.echo(json.dumps(dict(cookies.values), indent=2))
     elif form == "cookie":

@@ -98,6 +98,9 @@ def up(
     cache_status: bool,
 ) -> None:
     """Run everything on this machine until SIGTERM or Ctrl-C."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Until `_up` has a way of its own to end, there is nothing to be ended.
+        signal.signal(number, lambda *_: sys.exit(0))
     # The edge's modules are loaded here, not with `keyfront sign`, which must start quickly.
     from keyfront.edge.certificates import Certificates
     from keyfront.edge.edge import EdgeSettings
