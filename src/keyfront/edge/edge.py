@@ -13,6 +13,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from copy import copy
 from pathlib import Path
+from random import random
 from time import perf_counter, time
 from typing import Any
 
@@ -38,6 +39,7 @@ from keyfront.edge.freshness import Verdict
 from keyfront.edge.geo import CountryTable
 from keyfront.edge.origin import Origins
 from keyfront.edge.recent import Recent
+from keyfront.edge.response_headers import ResponseHeaders, timed
 from keyfront.edge.routing import Route, Routing, Site
 from keyfront.edge.slices import ChangedError, Opened, Reader, Runs, Span, Spool, UnusableError
 from keyfront.errors import OriginFailure, spent
@@ -103,6 +105,8 @@ class Visit:
     flight: Flight | None = None
     joined = False
     fresh_until: float | None = None
+    upstream: tuple[float, float] | None = None
+    """Seconds until the origin was connected to, and from then to its answer; for Server-Timing."""
 
     def __init__(self, request: Request, now: float, began: float, request_id: str) -> None:
         self.request = request
@@ -221,7 +225,13 @@ class Edge:
         key = visit.key = plan.key if not plan.route.selects else self._key(plan, request)
         if key is not None:
             stored = self.memory.look(key)
-            if stored is not None and now < stored.quick_until and not self._tells and respond.plain(request):
+            if (
+                stored is not None
+                and now < stored.quick_until
+                and not self._tells
+                and respond.plain(request)
+                and plan.route.response_headers is None
+            ):
                 visit.hit = stored
         return visit
 
@@ -244,13 +254,16 @@ class Edge:
             visit.refusal = Refusal("chain_too_long", plan.route.site, plan.route)
         refusal = visit.refusal
         if refusal is not None:
+            # Whether a country is let in does not depend on the behavior, which may not be known yet (`decide`).
+            route = None if refusal.name == "geo_blocked" else refusal.route
             reply = respond.refused(
                 refusal.name, refusal.denied, visit.request, visit.request_id, self.settings.https_port
             )
             site = refusal.site if refusal.name not in _UNPAGED and reply.status != 400 else None
         else:
             assert plan is not None  # noqa: S101 - decided: a refusal or a plan
-            site = plan.route.site
+            route = plan.route
+            site = route.site
             try:
                 reply = await self._obtain(visit, plan)
             except OriginFailure as failure:
@@ -258,9 +271,27 @@ class Edge:
                 reply = respond.origin_failed(failure, visit.request_id)
         if site is not None and site.error_responses and reply.status >= 400:
             reply = await self._custom_error(site, visit, reply)
+        if route is not None and route.response_headers is not None:
+            self._policed(visit, reply, route.response_headers)
         if self._tells and refusal is None:
             reply.headers.append((b"cache-status", self._cache_status(visit, reply)))
         return respond.dated(reply, visit.now)
+
+    def _policed(self, visit: Visit, reply: Reply, rule: ResponseHeaders) -> None:
+        """Give the reply the headers that the behavior's response headers policy makes of its own."""
+        reply.headers = rule.applied(visit.request, reply.status, reply.headers)
+        if rule.timing and rule.tells_timing(visit.request, 100 * random()):
+            result = reply.x_cache
+            if result == "Error":
+                result = "Miss" if visit.forwarded else "Hit" if visit.refusal is None else ""
+            reply.headers = timed(
+                reply.headers,
+                result,
+                pop=self.settings.pop,
+                request_id=visit.request_id,
+                taken=perf_counter() - visit.began,
+                upstream=visit.upstream if result != "Hit" else None,
+            )
 
     def _cache_status(self, visit: Visit, reply: Reply) -> bytes:
         flight = visit.flight
@@ -779,6 +810,7 @@ class Edge:
                 headers = [h for h in headers if h[0] not in CONDITIONAL] + (extra or [])
             body, length = (None, None) if fill else (request.body, request.length)
             scheme = origin_scheme(origin, request.scheme)
+            asked = perf_counter()
             try:
                 answer = await self.origins.fetch(
                     origin, scheme, method, origin.path + plan.target, headers, body, length
@@ -793,6 +825,7 @@ class Edge:
                     until = self.clock() + _error_min_ttl(plan.route.site, failure.status)
                     self.failures.put(visit.key, (failure.kind, failure.status, failure.detail), until)
                 raise
+            visit.upstream = (answer.connect_time, perf_counter() - asked - answer.connect_time)
             if last or answer.status not in plan.route.failover:
                 return answer, headers, origin
             await answer.aclose()

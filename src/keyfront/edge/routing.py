@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from keyfront.edge.exchange import Plan
 from keyfront.edge.invalidation import Invalidations, distribution_of
+from keyfront.edge.response_headers import ResponseHeaders
 from keyfront.model.pattern import Matcher, compile_pattern, normalise_path
 from keyfront.model.snapshot import Behavior, Distribution, ErrorResponse, Origin, Snapshot
 from keyfront.signing.verify import KeyRing, Remembered
@@ -28,7 +29,8 @@ KeyRings = dict[tuple[tuple[str, str, str], ...], KeyRing]
 class Rule:
     """One cache behavior of a distribution, ready. `origins` are the target, or an origin group's two members in order;
     `failover` the statuses that send a request to the second. `keyring` is None where no signature is needed. `quick`
-    says that the quick way may be taken: of a viewer's headers only its cookies and Accept-Encoding are in the key."""
+    says that the quick way may be taken: of a viewer's headers only its cookies and Accept-Encoding are in the key, and
+    no response headers policy looks at the others. `response_headers` is that policy, or None."""
 
     __slots__ = (
         "allowed",
@@ -40,11 +42,19 @@ class Rule:
         "name",
         "origins",
         "quick",
+        "response_headers",
         "selects",
     )
 
-    def __init__(self, distribution: Distribution, behavior: Behavior, keyring: KeyRing | None) -> None:
+    def __init__(
+        self,
+        distribution: Distribution,
+        behavior: Behavior,
+        keyring: KeyRing | None,
+        response_headers: ResponseHeaders | None = None,
+    ) -> None:
         self.behavior = behavior
+        self.response_headers = response_headers
         self.keyring = keyring
         self.allowed = frozenset(behavior.allowed_methods) & _KNOWN_METHODS
         self.cached = frozenset(behavior.cached_methods) if behavior.caches else frozenset[str]()
@@ -57,7 +67,7 @@ class Rule:
             or behavior.accept_brotli
         )
         self.name = f"{distribution.id} {behavior.path_pattern}"
-        self.quick = behavior.caches and behavior.key_headers.mode == "none"
+        self.quick = behavior.caches and behavior.key_headers.mode == "none" and response_headers is None
         by_id = {origin.id: origin for origin in distribution.origins}
         self.failover = frozenset[int]()
         self.origins: tuple[Origin, ...] = ()
@@ -90,6 +100,7 @@ class Route:
         self.name = rule.name
         self.origins = rule.origins
         self.quick = rule.quick
+        self.response_headers = rule.response_headers
         self.selects = rule.selects
 
 
@@ -109,13 +120,18 @@ class Site:
         self._patterns: list[tuple[Matcher, Rule]] = []
         self._default: Rule | None = None
 
-    def add(self, behavior: Behavior, keyring: KeyRing | None) -> None:
+    def add(
+        self,
+        behavior: Behavior,
+        keyring: KeyRing | None,
+        response_headers: ResponseHeaders | None = None,
+    ) -> None:
         """Behaviors are added in the distribution's order; the last one added is the default."""
         before = self._default
         if before is not None:
             self._patterns.append((compile_pattern(before.behavior.path_pattern), before))
         self.guarded = self.guarded or keyring is not None
-        self._default = Rule(self.distribution, behavior, keyring)
+        self._default = Rule(self.distribution, behavior, keyring, response_headers)
 
     def invalidations(self) -> Invalidations:
         """The distribution's invalidations, ready to be asked; `route` must work already."""
@@ -154,6 +170,7 @@ class Routing:
         keyrings: KeyRings = {}
         pems = {key.id: key.pem for key in snapshot.public_keys}
         groups = {group.id: group for group in snapshot.key_groups}
+        policies = {policy.id: ResponseHeaders(policy) for policy in snapshot.response_headers_policies}
         for distribution in snapshot.distributions:
             site = Site(distribution)
             for behavior in distribution.behaviors:
@@ -170,7 +187,7 @@ class Routing:
                             {k: pem for k, pem, _ in identity}, groups={k: group for k, _, group in identity}
                         )
                     keyrings[identity] = keyring
-                site.add(behavior, keyring)
+                site.add(behavior, keyring, policies.get(behavior.response_headers_policy_id))
             if distribution.invalidations:
                 self._invalidations[distribution.id] = site.invalidations()
             for host in (distribution.domain_name, *distribution.aliases):

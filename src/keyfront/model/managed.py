@@ -148,6 +148,8 @@ def _response_headers_policy(
     return config
 
 
+CACHING_DISABLED = "4135ea2d-6df8-44a3-9df3-4b5a84be39ad"
+
 CACHE_POLICIES: dict[str, dict[str, Any]] = {
     "658327ea-f89d-4fab-a63d-7e88639e58f6": _cache_policy(
         "CachingOptimized",
@@ -161,9 +163,7 @@ CACHE_POLICIES: dict[str, dict[str, Any]] = {
         (1, 86_400, _YEAR),
         comment="Caching enabled, the path alone in the key, no compression",
     ),
-    "4135ea2d-6df8-44a3-9df3-4b5a84be39ad": _cache_policy(
-        "CachingDisabled", (0, 0, 0), comment="Caching disabled"
-    ),
+    CACHING_DISABLED: _cache_policy("CachingDisabled", (0, 0, 0), comment="Caching disabled"),
     "83da9c7e-98b4-4e11-a168-04f0df8e2c65": _cache_policy(
         "UseOriginCacheControlHeaders",
         (0, 0, _YEAR),

@@ -45,6 +45,41 @@ class Select(msgspec.Struct, frozen=True, gc=False):
     names: tuple[str, ...] = ()
 
 
+class ResponseHeader(msgspec.Struct, frozen=True, gc=False):
+    """A header that a response headers policy adds. `name` is lower-case; without `override` the origin's own wins."""
+
+    name: str
+    value: str
+    override: bool
+
+
+class Cors(msgspec.Struct, frozen=True):
+    """What a response headers policy tells browsers of other origins. `origins` are lower-case: `*`, or
+    `[scheme://]host[:port]` whose host may begin with `*.` and whose port may hold one `*`. A name of `headers` may
+    hold one `*`; `max_age` is seconds, or None if browsers are told nothing. With `override` nothing that the origin
+    says of the matter reaches a viewer."""
+
+    origins: tuple[str, ...]
+    headers: tuple[str, ...]
+    methods: tuple[str, ...]
+    expose: tuple[str, ...] = ()
+    credentials: bool = False
+    max_age: int | None = None
+    override: bool = False
+
+
+class ResponseHeadersPolicy(msgspec.Struct, frozen=True):
+    """A response headers policy as edges obey it: `remove` (lower-case names) first, then `headers` and `cors` are
+    added (cloudfront-semantics §5.13). `server_timing` is the percentage of answers that tell Server-Timing unasked, or
+    None if none ever does."""
+
+    id: str
+    headers: tuple[ResponseHeader, ...] = ()
+    remove: tuple[str, ...] = ()
+    cors: Cors | None = None
+    server_timing: float | None = None
+
+
 class Origin(msgspec.Struct, frozen=True):
     """An origin as its behaviors reach it. Times are seconds; `custom_headers` hold secrets."""
 
@@ -80,7 +115,8 @@ class Behavior(msgspec.Struct, frozen=True):
     with a cache policy only listed ones are (cloudfront-semantics §5.8). `legacy` with `key_headers` all means
     nothing is cached. TTLs are seconds.
     `restricted` is true if trusted key groups are enabled; it stays true when the groups hold no usable key,
-    and then every request is refused.
+    and then every request is refused. `response_headers_policy_id` names one of `Snapshot.response_headers_policies`,
+    or is empty.
     """
 
     path_pattern: str
@@ -165,6 +201,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     public_keys: tuple[PublicKey, ...] = ()
     key_groups: tuple[KeyGroup, ...] = ()
     distributions: tuple[Distribution, ...] = ()
+    response_headers_policies: tuple[ResponseHeadersPolicy, ...] = ()
 
     def to_bytes(self) -> bytes:
         payload = msgspec.msgpack.encode(self)

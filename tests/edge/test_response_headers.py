@@ -1,0 +1,546 @@
+"""Response headers policies at the edge (cloudfront-semantics §5.13): the rule in tables, then on real connections."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from keyfront.edge.edge import EdgeSettings
+from keyfront.edge.exchange import Headers, Request
+from keyfront.edge.response_headers import ResponseHeaders, timed
+from keyfront.model.compile import compile_snapshot, read_response_headers_policy
+from keyfront.model.managed import RESPONSE_HEADERS_POLICIES
+from keyfront.model.snapshot import (
+    Behavior,
+    Cors,
+    ErrorResponse,
+    Geo,
+    ResponseHeader,
+    ResponseHeadersPolicy,
+    Select,
+    Snapshot,
+)
+from tests.origin import ScriptedOrigin, answer, closed_port
+from tests.viewer import EdgeHouse, Seen, site
+
+ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
+
+ANY = Cors(origins=("*",), headers=("*",), methods=("GET", "POST"))
+ONE = Cors(origins=("https://app.example.org",), headers=("x-one", "x-two"), methods=("GET",))
+
+
+def policy(**members: Any) -> ResponseHeadersPolicy:
+    return ResponseHeadersPolicy("p", **members)
+
+
+def asks(method: str = "GET", **headers: str) -> Request:
+    pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    return Request(method, "/", "d.test", pairs)
+
+
+def added(rule: ResponseHeadersPolicy, request: Request, headers: Headers, status: int = 200) -> Headers:
+    """What the policy makes of `headers`, which stay as they are."""
+    before = list(headers)
+    found = ResponseHeaders(rule).applied(request, status, headers)
+    assert headers == before
+    return found
+
+
+H = ResponseHeader
+
+# ---- removed and added
+
+
+@pytest.mark.parametrize(
+    ("members", "origin", "viewer"),
+    [
+        ({}, [(b"a", b"1")], [(b"a", b"1")]),
+        ({"headers": (H("x-new", "v", False),)}, [(b"a", b"1")], [(b"a", b"1"), (b"x-new", b"v")]),
+        # Without override the origin's wins, be it empty or there twice.
+        ({"headers": (H("a", "mine", False),)}, [(b"a", b"1")], [(b"a", b"1")]),
+        ({"headers": (H("a", "mine", False),)}, [(b"a", b"")], [(b"a", b"")]),
+        ({"headers": (H("a", "mine", False),)}, [(b"a", b"1"), (b"a", b"2")], [(b"a", b"1"), (b"a", b"2")]),
+        ({"headers": (H("a", "x", True),)}, [(b"a", b"1"), (b"b", b"2"), (b"a", b"3")], [(b"b", b"2"), (b"a", b"x")]),
+        ({"headers": (H("a", "", True),)}, [(b"a", b"1")], [(b"a", b"")]),
+        ({"remove": ("a", "c")}, [(b"a", b"1"), (b"b", b"2"), (b"a", b"3")], [(b"b", b"2")]),
+        # What is removed first can be added afterwards, whatever it overrides.
+        ({"remove": ("a",), "headers": (H("a", "mine", False),)}, [(b"a", b"1")], [(b"a", b"mine")]),
+        # The edge's own in the place of the origin's; Date comes with every answer that has none (`respond.dated`).
+        ({"remove": ("server", "date")}, [(b"server", b"nginx"), (b"date", b"x")], [(b"server", b"CloudFront")]),
+        ({"remove": ("server",)}, [], [(b"server", b"CloudFront")]),
+        ({"remove": ("server",), "headers": (H("server", "x", False),)}, [(b"server", b"n")], [(b"server", b"x")]),
+        # Where the bytes of a range belong is nobody's to remove.
+        ({"remove": ("content-range",)}, [(b"content-range", b"bytes 0-1/9")], [(b"content-range", b"bytes 0-1/9")]),
+    ],
+)  # fmt: skip
+def test_headers(members: dict[str, Any], origin: Headers, viewer: Headers) -> None:
+    assert added(policy(**members), asks(), origin) == viewer
+
+
+def test_a_multipart_answer_keeps_its_type() -> None:
+    rule = policy(headers=(H("content-type", "text/x", True), H("x-a", "1", True)), remove=("content-type",))
+    parts = (b"content-type", b"multipart/byteranges; boundary=b")
+    assert added(rule, asks(), [parts], 206) == [parts, (b"x-a", b"1")]
+    plain = [(b"content-type", b"text/plain"), (b"content-range", b"bytes 0-1/9")]
+    assert added(rule, asks(), plain, 206) == [plain[1], (b"content-type", b"text/x"), (b"x-a", b"1")]
+
+
+# ---- CORS
+
+
+@pytest.mark.parametrize(
+    ("pattern", "yes", "no"),
+    [
+        ("*", ["http://a", "https://b.example:8443", "null", "anything at all"], []),
+        (
+            "https://app.example.org",
+            ["https://app.example.org", "HTTPS://APP.example.org"],
+            [
+                "http://app.example.org", "https://app.example.org:8443", "https://app.example.org.evil.test",
+                "https://xapp.example.org", "https://app-example.org", "https://app.example.org/", "null", "",
+                "https://evil.test?https://app.example.org", "https://evil.test#https://app.example.org",
+                "https://user@app.example.org",
+            ],
+        ),
+        (
+            "*.example.org",
+            ["https://a.example.org", "http://a.b.example.org"],
+            [
+                "https://example.org", "https://.example.org", "https://aexample.org", "https://a.example.org:1",
+                "https://evil.test/.example.org", "https://evil.test/a.example.org", "https://a.example.organic",
+                "ftp://a.example.org",
+            ],
+        ),
+        ("http://*.example.org", ["http://a.example.org"], ["https://a.example.org", "http://a.example.org:123"]),
+        ("example.org", ["https://example.org", "http://example.org"], ["https://a.example.org", "x://example.org"]),
+        ("http://example.org:*", ["http://example.org", "http://example.org:123"], ["http://example.org:", "https://example.org"]),
+        ("http://example.org:1*3", ["http://example.org:1893", "http://example.org:13"], ["http://example.org:1894", "http://example.org"]),
+        ("https://example.org:8443", ["https://example.org:8443"], ["https://example.org", "https://example.org:84431"]),
+        ("http://[::1]:3000", ["http://[::1]:3000"], ["http://[::1]", "http://::1:3000"]),
+        ("http://[::1]", ["http://[::1]"], ["http://[::1]:3000"]),
+        ("capacitor://localhost", ["capacitor://localhost"], ["http://localhost"]),
+        ("https://a.b.c", ["https://a.b.c"], ["https://aXb.c", "https://a.bXc"]),
+    ],
+)  # fmt: skip
+def test_which_origins_are_allowed(pattern: str, yes: list[str], no: list[str]) -> None:
+    rule = policy(cors=Cors(origins=("https://other.test", pattern), headers=("*",), methods=("GET",)))
+    for origin in yes:
+        told = dict(added(rule, asks(origin=origin), []))[b"access-control-allow-origin"]
+        assert told == (b"*" if pattern == "*" else origin.encode()), origin
+    for origin in no:
+        assert added(rule, asks(origin=origin), []) == [(b"vary", b"Origin")], origin
+
+
+SIMPLE = {b"access-control-allow-origin": b"*"}
+PREFLIGHT = {
+    b"access-control-allow-origin": b"*",
+    b"access-control-allow-methods": b"GET, POST",
+    b"access-control-allow-headers": b"*",
+}
+
+
+@pytest.mark.parametrize(
+    ("cors", "request_", "told"),
+    [
+        (ANY, asks(), {b"vary": b"Origin"}),
+        (ANY, asks("OPTIONS"), {b"vary": b"Origin"}),
+        (ANY, asks(origin="https://a.test"), SIMPLE),
+        (ANY, asks("HEAD", origin="https://a.test"), SIMPLE),
+        (ANY, asks("OPTIONS", origin="https://a.test", access_control_request_method="PUT"), PREFLIGHT),
+        (
+            ONE,
+            asks("OPTIONS", origin="https://app.example.org"),
+            {
+                b"access-control-allow-origin": b"https://app.example.org",
+                b"access-control-allow-methods": b"GET",
+                b"access-control-allow-headers": b"x-one, x-two",
+                b"vary": b"Origin",
+            },
+        ),
+        (ONE, asks("OPTIONS", origin="https://other.test"), {b"vary": b"Origin"}),
+        (
+            msgspec.structs.replace(ONE, credentials=True, expose=("etag", "x-id"), max_age=600),
+            asks(origin="https://app.example.org"),
+            {
+                b"access-control-allow-origin": b"https://app.example.org",
+                b"access-control-allow-credentials": b"true",
+                b"access-control-expose-headers": b"etag, x-id",
+                b"vary": b"Origin",
+            },
+        ),
+        (
+            msgspec.structs.replace(ANY, max_age=0),
+            asks("OPTIONS", origin="x"),
+            {**PREFLIGHT, b"access-control-max-age": b"0"},
+        ),
+        # Names with a * are those that were asked for and fit; browsers know only a lone one.
+        (
+            msgspec.structs.replace(ANY, headers=("Authorization", "x-amz-*")),
+            asks("OPTIONS", origin="x", access_control_request_headers="X-Amz-Date, x-other,x-amz-date, x-amz-\x7f"),
+            {**PREFLIGHT, b"access-control-allow-headers": b"Authorization, X-Amz-Date, x-amz-date"},
+        ),
+        (
+            msgspec.structs.replace(ANY, headers=("x-amz-*",)),
+            asks("OPTIONS", origin="x", access_control_request_headers="x-other"),
+            {name: value for name, value in PREFLIGHT.items() if name != b"access-control-allow-headers"},
+        ),
+    ],
+)  # fmt: skip
+def test_cors(cors: Cors, request_: Request, told: dict[bytes, bytes]) -> None:
+    assert dict(added(policy(cors=cors), request_, [])) == told
+
+
+def test_two_origins_are_none() -> None:
+    request = Request(
+        "GET", "/", "d.test", [(b"origin", b"https://app.example.org"), (b"origin", b"https://evil.test")]
+    )
+    assert added(policy(cors=ONE), request, []) == [(b"vary", b"Origin")]
+    assert added(policy(cors=ANY), request, []) == []
+
+
+FROM_ORIGIN = [
+    (b"access-control-allow-origin", b"https://evil.test"),
+    (b"access-control-allow-credentials", b"true"),
+    (b"access-control-max-age", b"9"),
+    (b"x-a", b"1"),
+]
+
+
+@pytest.mark.parametrize("origin", ["https://app.example.org", "https://evil.test", ""])
+def test_with_override_nothing_that_the_origin_says_of_the_matter_reaches_a_viewer(origin: str) -> None:
+    rule = policy(cors=msgspec.structs.replace(ONE, override=True))
+    found = dict(added(rule, asks(origin=origin) if origin else asks(), FROM_ORIGIN))
+    expected = {b"x-a": b"1", b"vary": b"Origin"}
+    if origin == "https://app.example.org":
+        expected[b"access-control-allow-origin"] = origin.encode()
+    assert found == expected
+
+
+def test_without_override_the_origins_own_win_one_by_one() -> None:
+    rule = policy(cors=msgspec.structs.replace(ONE, credentials=False, expose=("etag",)))
+    found = added(rule, asks(origin="https://app.example.org"), FROM_ORIGIN)
+    assert found == [*FROM_ORIGIN, (b"vary", b"Origin"), (b"access-control-expose-headers", b"etag")]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([], [b"Origin"]),
+        ([b"Accept-Encoding"], [b"Accept-Encoding, Origin"]),
+        ([b"Accept-Encoding", b"Cookie"], [b"Accept-Encoding, Cookie, Origin"]),
+        ([b"accept-encoding,origin"], [b"accept-encoding,origin"]),
+        ([b"*"], [b"*"]),
+        ([b" , "], [b"Origin"]),
+    ],
+)
+def test_vary(before: list[bytes], after: list[bytes]) -> None:
+    found = added(policy(cors=ONE), asks(), [(b"vary", value) for value in before])
+    assert [value for name, value in found if name == b"vary"] == after
+    # A custom Vary and one that is removed go before it.
+    rule = policy(cors=ONE, headers=(H("vary", "Cookie", True),))
+    assert added(rule, asks(), [(b"vary", b"x")]) == [(b"vary", b"Cookie, Origin")]
+    assert added(policy(cors=ONE, remove=("vary",)), asks(), [(b"vary", b"x")]) == [(b"vary", b"Origin")]
+
+
+# ---- Server-Timing
+
+
+@pytest.mark.parametrize(
+    ("rate", "pragma", "draw", "tells"),
+    [
+        (100.0, "", 99.999, True),
+        (0.0, "", 0.0, False),
+        (50.0, "", 49.9, True),
+        (50.0, "", 50.0, False),
+        (0.0, "server-timing", 0.0, True),
+        (0.0, "no-cache, Server-Timing", 99.0, True),
+        (0.0, "server-timings", 0.0, False),
+    ],
+)
+def test_which_answers_tell_their_timing(rate: float, pragma: str, draw: float, *, tells: bool) -> None:
+    rule = ResponseHeaders(policy(server_timing=rate))
+    assert rule.timing
+    assert rule.tells_timing(asks(pragma=pragma) if pragma else asks(), draw) is tells
+    assert not ResponseHeaders(policy()).timing
+
+
+RID = "nQBz4aJU2kP9iC3KHEq7vFxfMozu-VYBwGzkW9diOpeVc7xsrLKj-g=="
+WHO = f'cdn-pop;desc="P1",cdn-rid;desc="{RID}"'
+
+
+@pytest.mark.parametrize(
+    ("result", "upstream", "origin", "told"),
+    [
+        ("Hit", None, b"db;dur=5", f'cdn-cache-hit,{WHO},cdn-hit-layer;desc="EDGE"'),
+        (
+            "Miss",
+            (0.1141, 0.1774),
+            b"db;dur=5",
+            'db;dur=5,cdn-upstream-layer;desc="EDGE",cdn-upstream-connect;dur=114,cdn-upstream-fbl;dur=177,'
+            f"cdn-cache-miss,{WHO}",
+        ),
+        (
+            "RefreshHit",
+            (0.0, -0.1),
+            b"",
+            'cdn-upstream-layer;desc="EDGE",cdn-upstream-connect;dur=0,cdn-upstream-fbl;dur=0,'
+            f"cdn-cache-refresh,{WHO}",
+        ),
+        ("", None, b"", WHO),
+    ],
+)
+def test_metrics(result: str, upstream: tuple[float, float] | None, origin: bytes, told: str) -> None:
+    before: Headers = [(b"a", b"1")] + ([(b"server-timing", origin)] if origin else [])
+    found = timed(before, result, pop="P1", request_id=RID, taken=0.0123, upstream=upstream)
+    assert found == [(b"a", b"1"), (b"server-timing", f"{told},cdn-downstream-fbl;dur=12".encode())]
+
+
+# ---- over real connections
+
+
+@pytest.fixture
+async def origin() -> AsyncIterator[ScriptedOrigin]:
+    async with ScriptedOrigin() as origin:
+        yield origin
+    assert not origin.faults
+
+
+def under(snapshot: Snapshot, *policies: ResponseHeadersPolicy, number: int = 1) -> Snapshot:
+    return msgspec.structs.replace(snapshot, response_headers_policies=policies, number=number)
+
+
+def told(seen: Seen, *names: str) -> dict[str, str]:
+    return {name: value for name, value in seen.headers if name in names}
+
+
+def behaves(origin: ScriptedOrigin, pattern: str = "*", policy_id: str = "p", **members: Any) -> Behavior:
+    return Behavior(pattern, origin.origin().id, response_headers_policy_id=policy_id, **members)
+
+
+BODY = bytes(range(256)) * 8
+
+
+async def test_on_misses_hits_heads_ranges_and_304_and_at_once_when_it_changes(
+    origin: ScriptedOrigin,
+) -> None:
+    cached = {"Cache-Control": "max-age=100", "ETag": '"1"', "X-Powered-By": "php", "X-Mine": "origin's"}
+    origin.on("/a", answer(200, BODY, cached))
+    first = policy(
+        headers=(H("x-mine", "edge's", True), H("x-frame-options", "DENY", False)), remove=("x-powered-by",)
+    )
+    names = ("x-mine", "x-frame-options", "x-powered-by")
+    plain = site(origin.origin(), behaves(origin))
+    async with EdgeHouse(under(plain, first)) as house, await house.viewer() as viewer:
+        expected = {"x-mine": "edge's", "x-frame-options": "DENY"}
+        for headers, status, result in (
+            ((), 200, "Miss"),
+            ((), 200, "Hit"),
+            ((), 200, "Hit"),
+            ([("Range", "bytes=1-3")], 206, "Hit"),
+            ([("Range", "bytes=1-3,9-9")], 206, "Hit"),
+            ([("If-None-Match", '"1"')], 304, "Hit"),
+            ([("Range", "bytes=9999-")], 416, "Error"),
+            ([("If-Match", '"2"')], 412, "Error"),
+        ):
+            seen = await viewer.ask("/a", "d.test", headers)
+            assert (seen.status, seen.x_cache) == (status, result)
+            assert told(seen, *names) == expected
+        assert told(await viewer.ask("/a", "d.test", method="HEAD"), *names) == expected
+        # The same stored answer under another policy, under none, and under the first one again.
+        house.edge.use(under(plain, policy(headers=(H("x-mine", "later", True),)), number=2))
+        seen = await viewer.ask("/a", "d.test")
+        assert (seen.x_cache, told(seen, *names)) == ("Hit", {"x-mine": "later", "x-powered-by": "php"})
+        house.edge.use(site(origin.origin(), behaves(origin, policy_id="")))
+        for _ in range(3):
+            seen = await viewer.ask("/a", "d.test")
+            assert (seen.x_cache, told(seen, *names)) == (
+                "Hit",
+                {"x-mine": "origin's", "x-powered-by": "php"},
+            )
+        house.edge.use(under(plain, first, number=4))
+        for _ in range(3):
+            seen = await viewer.ask("/a", "d.test")
+            assert (seen.x_cache, told(seen, *names)) == ("Hit", expected)
+    assert len(origin.requests) == 1
+
+
+async def test_the_behavior_decides(origin: ScriptedOrigin) -> None:
+    for path in ("/a", "/img/a"):
+        origin.on(path, answer(200, b"a", {"Cache-Control": "max-age=100"}))
+    images = ResponseHeadersPolicy("i", headers=(H("x-images", "1", False),))
+    snapshot = site(origin.origin(), behaves(origin, "/img/*", "i"), behaves(origin, policy_id=""))
+    async with EdgeHouse(under(snapshot, images, policy(headers=(H("x-all", "1", False),)))) as house:
+        async with await house.viewer() as viewer:
+            for _ in range(3):
+                assert told(await viewer.ask("/a", "d.test"), "x-images", "x-all") == {}
+                assert told(await viewer.ask("/img/a", "d.test"), "x-images", "x-all") == {"x-images": "1"}
+
+
+async def test_on_errors_of_the_origin_and_of_the_edge(origin: ScriptedOrigin) -> None:
+    origin.on("/no", answer(404, b"no"))
+    origin.on("/page", answer(200, b"sorry"))
+    rule = policy(headers=(H("x-frame-options", "DENY", False),), cors=ANY)
+    names = ("x-frame-options", "access-control-allow-origin")
+    asked = [("Origin", "https://app.test")]
+    expected = {"x-frame-options": "DENY", "access-control-allow-origin": "*"}
+    snapshot = site(
+        origin.origin(),
+        behaves(origin, "/private/*", restricted=True, trusted_key_groups=("g",)),
+        behaves(origin, "/https/*", viewer_protocol_policy="https-only"),
+        behaves(origin, "/redirect/*", viewer_protocol_policy="redirect-to-https"),
+        Behavior("/gone/*", "gone", response_headers_policy_id="p"),
+        behaves(origin),
+        more_origins=(origin.origin(id="gone", http_port=closed_port(), connection_attempts=1),),
+    )
+    async with EdgeHouse(under(snapshot, rule)) as house:
+        for path, method, status in (
+            ("/no", "GET", 404),
+            ("/no", "GET", 404),
+            ("/private/a", "GET", 403),
+            ("/https/a", "GET", 403),
+            ("/redirect/a", "GET", 301),
+            ("/gone/a", "GET", 502),
+            ("/a", "DELETE", 403),
+        ):
+            seen = await house.get(path, headers=asked, method=method)
+            assert (seen.status, told(seen, *names)) == (status, expected), path
+        # Where no behavior was found there is no policy: another host, a request that makes no sense.
+        for seen in (
+            await house.get("/a", host="other.test", headers=asked),
+            await house.get("/a", host="..", headers=asked),
+        ):
+            assert seen.status in (400, 403)
+    paged = msgspec.structs.replace(
+        snapshot.distributions[0], error_responses=(ErrorResponse(404, page_path="/page", response_code=200),)
+    )
+    async with EdgeHouse(under(msgspec.structs.replace(snapshot, distributions=(paged,)), rule)) as house:
+        seen = await house.get("/no", headers=asked)
+        assert (seen.status, seen.body, told(seen, *names)) == (200, b"sorry", expected)
+    blocked = msgspec.structs.replace(paged, geo=Geo("whitelist", ("JP",)), error_responses=())
+    async with EdgeHouse(under(msgspec.structs.replace(snapshot, distributions=(blocked,)), rule)) as house:
+        house.edge.country = lambda address: "DE"  # type: ignore[method-assign]
+        for _ in range(2):
+            seen = await house.get("/a", headers=asked)
+            assert (seen.status, told(seen, *names)) == (403, {})
+
+
+async def test_a_preflight_reaches_the_origin_and_comes_back_with_permission(origin: ScriptedOrigin) -> None:
+    origin.on("/api", answer(204, b""))
+    origin.on("/get", answer(200, b"a"))
+    rule = policy(cors=Cors(("https://app.test",), ("x-token",), ("GET", "PUT"), max_age=60, override=True))
+    snapshot = site(
+        origin.origin(),
+        behaves(origin, "/api", allowed_methods=ALL, forward_headers=Select("whitelist", ("origin",))),
+        behaves(origin),
+    )
+    preflight = [("Origin", "https://app.test"), ("Access-Control-Request-Method", "PUT")]
+    async with EdgeHouse(under(snapshot, rule)) as house:
+        seen = await house.get("/api", headers=preflight, method="OPTIONS")
+        assert seen.status == 204
+        assert told(
+            seen, "access-control-allow-origin", "access-control-allow-methods", "access-control-allow-headers",
+            "access-control-max-age", "vary",
+        ) == {
+            "access-control-allow-origin": "https://app.test",
+            "access-control-allow-methods": "GET, PUT",
+            "access-control-allow-headers": "x-token",
+            "access-control-max-age": "60",
+            "vary": "Origin",
+        }  # fmt: skip
+        assert origin.requests[0].method == "OPTIONS"
+        seen = await house.get("/api", headers=[("Origin", "https://evil.test")], method="OPTIONS")
+        assert told(seen, "access-control-allow-origin", "access-control-allow-methods") == {}
+        # A behavior that does not allow OPTIONS answers no preflight.
+        assert (await house.get("/get", headers=preflight, method="OPTIONS")).status == 403
+
+
+async def test_one_stored_answer_for_all_origins(origin: ScriptedOrigin) -> None:
+    origin.on("/font", answer(200, b"font", {"Cache-Control": "max-age=100"}))
+    rule = policy(cors=Cors(("*.app.test",), ("*",), ("GET",)))
+    async with EdgeHouse(under(site(origin.origin(), behaves(origin)), rule)) as house:
+        for number, (asked, allowed) in enumerate(
+            [
+                ("", None),
+                ("https://a.app.test", "https://a.app.test"),
+                ("https://b.app.test", "https://b.app.test"),
+                ("https://evil.test", None),
+                ("", None),
+            ]
+        ):
+            seen = await house.get("/font", headers=[("Origin", asked)] if asked else [])
+            assert seen.x_cache == ("Hit" if number else "Miss")
+            assert seen.header("access-control-allow-origin") == allowed
+            assert seen.header("vary") == "Origin"
+    assert len(origin.requests) == 1
+
+
+async def test_the_managed_policies(origin: ScriptedOrigin) -> None:
+    origin.on("/a", answer(200, b"a", {"Cache-Control": "max-age=100", "X-Frame-Options": "DENY"}))
+    for id_, config in RESPONSE_HEADERS_POLICIES.items():
+        managed = read_response_headers_policy(id_, config)
+        assert isinstance(managed, ResponseHeadersPolicy)
+        plain = site(origin.origin(), behaves(origin, policy_id=id_, allowed_methods=ALL))
+        (travels,) = compile_snapshot(plain.distributions, (), (), 1, 0.0).response_headers_policies
+        assert travels == managed
+        async with EdgeHouse(under(plain, travels)) as house:
+            seen = await house.get("/a", headers=[("Origin", "https://a.test")])
+            assert (seen.header("access-control-allow-origin") == "*") == ("CorsConfig" in config)
+            secured = {
+                "x-xss-protection": "1; mode=block",
+                "x-frame-options": "DENY",
+                "referrer-policy": "strict-origin-when-cross-origin",
+                "x-content-type-options": "nosniff",
+                "strict-transport-security": "max-age=31536000",
+            }
+            expected = secured if "SecurityHeadersConfig" in config else {"x-frame-options": "DENY"}
+            assert told(seen, *secured) == expected
+            seen = await house.get("/a", headers=[("Origin", "https://a.test")], method="OPTIONS")
+            methods = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
+            assert seen.header("access-control-allow-methods") == (
+                methods if "CorsConfig" in config else None
+            )
+
+
+async def test_server_timing(origin: ScriptedOrigin) -> None:
+    origin.on("/a", answer(200, b"a", {"Cache-Control": "max-age=100", "Server-Timing": "db;dur=5"}))
+    origin.on("/no", answer(404, b"no"))
+    snapshot = site(origin.origin(), behaves(origin))
+
+    def metrics(seen: Seen) -> list[str]:
+        assert f'cdn-rid;desc="{seen.header("x-amz-cf-id")}"' in (seen.header("server-timing") or "")
+        return [part.partition(";")[0] for part in (seen.header("server-timing") or "").split(",")]
+
+    upstream = ["cdn-upstream-layer", "cdn-upstream-connect", "cdn-upstream-fbl"]
+    common = ["cdn-pop", "cdn-rid"]
+    settings = EdgeSettings(memory=1 << 22, max_object=1 << 20, pop="KFR50-P1")
+    async with EdgeHouse(under(snapshot, policy(server_timing=100.0)), settings=settings) as house:
+        seen = await house.get("/a")
+        assert metrics(seen) == ["db", *upstream, "cdn-cache-miss", *common, "cdn-downstream-fbl"]
+        seen = await house.get("/a")
+        assert metrics(seen) == ["cdn-cache-hit", *common, "cdn-hit-layer", "cdn-downstream-fbl"]
+        assert metrics(await house.get("/no")) == [*upstream, "cdn-cache-miss", *common, "cdn-downstream-fbl"]
+        assert metrics(await house.get("/no")) == [
+            "cdn-cache-hit",
+            *common,
+            "cdn-hit-layer",
+            "cdn-downstream-fbl",
+        ]
+        assert metrics(await house.get("/a", method="DELETE")) == [*common, "cdn-downstream-fbl"]
+        # Never unasked, and whenever it is asked for.
+        house.edge.use(under(snapshot, policy(server_timing=0.0), number=2))
+        assert (await house.get("/a")).header("server-timing") == "db;dur=5"
+        seen = await house.get("/a", headers=[("Pragma", "server-timing")])
+        assert metrics(seen) == ["cdn-cache-hit", *common, "cdn-hit-layer", "cdn-downstream-fbl"]
+        house.edge.use(under(snapshot, policy(), number=3))
+        assert (await house.get("/a", headers=[("Pragma", "server-timing")])).header(
+            "server-timing"
+        ) == "db;dur=5"
+
+
+async def test_a_policy_that_the_snapshot_lacks_changes_nothing(origin: ScriptedOrigin) -> None:
+    origin.on("/a", answer(200, b"a", {"X-A": "1"}))
+    async with EdgeHouse(site(origin.origin(), behaves(origin, policy_id="absent"))) as house:
+        assert (await house.get("/a")).header("x-a") == "1"
