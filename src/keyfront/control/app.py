@@ -268,6 +268,9 @@ async def serve(
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=DRAIN,
     )
+    # An answer is two writes, head and body: the second must not wait until the client has acknowledged the first
+    # (40 ms). asyncio sees to it only where the listener was made with its protocol said; connections inherit it.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     server = _Server(config, on_ready)
     stopping = asyncio.create_task(stop.wait())
     stopping.add_done_callback(lambda _: server.stop())
