@@ -86,7 +86,7 @@ def test_pages(tmp_path: Path, kind: Any) -> None:
         return found
 
     def ids(found: dict[str, Any]) -> list[str]:
-        return [item.get("Id") or item["KeyGroup"]["Id"] for item in found.get("Items", [])]
+        return [item.get("Id") or item[kind.name]["Id"] for item in found.get("Items", [])]
 
     everything = page()
     total = everything["Quantity"]

@@ -320,6 +320,7 @@ CHANGES: dict[str, tuple[Members, Members]] = {
     ),
     "CacheBehavior.CachePolicyId": (default(), default(CachePolicyId=DISABLED)),
     "CacheBehavior.OriginRequestPolicyId": (default(), default(OriginRequestPolicyId=ALL_VIEWER)),
+    "CacheBehavior.ResponseHeadersPolicyId": (default(), default(ResponseHeadersPolicyId=SECURITY)),
     "CacheBehavior.ForwardedValues.QueryString": (values(QueryString=False), values(QueryString=True)),
     "CacheBehavior.ForwardedValues.QueryStringCacheKeys[]": (
         values(QueryString=True),

@@ -23,6 +23,7 @@ from collections.abc import Callable
 
 from keyfront.control import audit, guard, normalise, validate
 from keyfront.control.call import Call, Result
+from keyfront.control.policies import managed_rows
 from keyfront.control.publish import Compiler, Reach, differ
 from keyfront.control.store import InvalidationRow, Row, Store, Transaction
 from keyfront.control.validate import refusal
@@ -30,7 +31,18 @@ from keyfront.control.verbs import create, create_from, delete, get, get_config,
 from keyfront.control.work import Desk, Feed, Output, Work, page_of, timestamp
 from keyfront.errors import ApiError, KeyfrontError, SettingsError
 from keyfront.model.invalidation import carry
-from keyfront.model.kinds import DISTRIBUTION, ETAG, INVALIDATION, KEY_GROUP, KINDS, Kind, Quotas
+from keyfront.model.kinds import (
+    CACHE_POLICY,
+    DISTRIBUTION,
+    ETAG,
+    INVALIDATION,
+    KEY_GROUP,
+    KINDS,
+    ORIGIN_REQUEST_POLICY,
+    RESPONSE_HEADERS_POLICY,
+    Kind,
+    Quotas,
+)
 from keyfront.model.service import API_VERSION, service
 from keyfront.model.snapshot import EMPTY, Snapshot
 
@@ -46,16 +58,26 @@ def create_with_tags(work: Work, kind: Kind) -> Output:
     return create_from(work, kind, given[kind.config], tags)
 
 
-def list_distributions_by_key_group(work: Work) -> Output:
+def list_distributions_by(work: Work, kind: Kind) -> Output:
+    """The distributions that refer to a resource of the kind."""
     marker, limit = validate.page(work.params, DISTRIBUTION.id)
-    group = work.params["KeyGroupId"]
-    if work.transaction.get(KEY_GROUP.name, group) is None:
-        raise refusal(KEY_GROUP.missing)
-    ids = [
-        id_ for id_ in work.transaction.referrers(KEY_GROUP.name, group, DISTRIBUTION.name) if id_ > marker
-    ]
+    id_ = work.params[f"{kind.name}Id"]
+    if id_ in managed_rows(kind.name):
+        referrers = _using(work, kind, id_)
+    elif work.transaction.get(kind.name, id_) is not None:
+        referrers = work.transaction.referrers(kind.name, id_, DISTRIBUTION.name)
+    else:
+        raise refusal(kind.missing)
+    ids = [referrer for referrer in referrers if referrer > marker]
     following = ids[limit - 1] if len(ids) > limit else None
     return {"DistributionIdList": page_of(True, marker, limit, ids[:limit], following)}
+
+
+def _using(work: Work, kind: Kind, id_: str) -> list[str]:
+    """The distributions that refer to what is not stored, and so is no target of a stored reference."""
+    (reference,) = (reference for reference in DISTRIBUTION.refers_to if reference.kind == kind.name)
+    rows = work.transaction.some(DISTRIBUTION.name, work.transaction.versions(DISTRIBUTION.name))
+    return [row.id for row in rows if id_ in reference.ids(row.config)]
 
 
 def create_invalidation(work: Work) -> Output:
@@ -167,7 +189,11 @@ def _operations() -> dict[str, Callable[[Work], Output]]:
         }
     return found | {
         "CreateDistributionWithTags": functools.partial(create_with_tags, kind=DISTRIBUTION),
-        "ListDistributionsByKeyGroup": list_distributions_by_key_group,
+        "ListDistributionsByKeyGroup": functools.partial(list_distributions_by, kind=KEY_GROUP),
+        **{
+            f"ListDistributionsBy{kind.name}Id": functools.partial(list_distributions_by, kind=kind)
+            for kind in (CACHE_POLICY, ORIGIN_REQUEST_POLICY, RESPONSE_HEADERS_POLICY)
+        },
         "CreateInvalidation": create_invalidation,
         "GetInvalidation": get_invalidation,
         "ListInvalidations": list_invalidations,

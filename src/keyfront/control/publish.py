@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import msgspec
 
@@ -19,16 +19,39 @@ from keyfront.errors import ApiError
 from keyfront.model.compile import (
     Lookup,
     Problem,
+    compile_cache_policy,
     compile_distribution,
+    compile_origin_request_policy,
     compile_snapshot,
+    read_response_headers_policy,
 )
+from keyfront.model.forwarding import Forwarding
 from keyfront.model.invalidation import Carried
-from keyfront.model.kinds import DISTRIBUTION, KEY_GROUP, PUBLIC_KEY, Kind, Quotas
-from keyfront.model.snapshot import EMPTY, Distribution, KeyGroup, PublicKey, Snapshot
+from keyfront.model.kinds import (
+    CACHE_POLICY,
+    DISTRIBUTION,
+    KEY_GROUP,
+    ORIGIN_REQUEST_POLICY,
+    PUBLIC_KEY,
+    RESPONSE_HEADERS_POLICY,
+    Kind,
+    Quotas,
+)
+from keyfront.model.snapshot import (
+    EMPTY,
+    Distribution,
+    KeyGroup,
+    PublicKey,
+    ResponseHeadersPolicy,
+    Snapshot,
+)
 
 log = logging.getLogger("keyfront.control")
 
-Compiled = Distribution | KeyGroup | PublicKey
+Compiled = Distribution | KeyGroup | PublicKey | ResponseHeadersPolicy | Forwarding
+
+_TRAVELLING = (PUBLIC_KEY, KEY_GROUP, RESPONSE_HEADERS_POLICY, DISTRIBUTION)
+"""The kinds that a snapshot holds. Others reach edges only as parts of the distributions that refer to them."""
 
 
 class Report(Protocol):
@@ -78,27 +101,26 @@ class Compiler:
         found = self._compile(transaction, row)
         if isinstance(found, list):
             raise ApiError(found[0].code, found[0].message, found[0].status)
-        self._known[row.kind, row.id] = (row.etag, found)
+        if any(row.kind == kind.name for kind in _TRAVELLING):
+            self._known[row.kind, row.id] = (row.etag, found)
         return found
-
-    def retagged(self, kind: Kind, etags: Mapping[str, str]) -> None:
-        """Keep what is compiled of these resources, which have new ETags (by id) and the same config."""
-        for id_, etag in etags.items():
-            if known := self._known.get((kind.name, id_)):
-                self._known[kind.name, id_] = (etag, known[1])
 
     def snapshot(self, transaction: Transaction, number: int, now: float) -> Snapshot:
         """All that the store holds, as snapshot `number`."""
-        keys, groups, distributions = (
-            self._all(transaction, kind) for kind in (PUBLIC_KEY, KEY_GROUP, DISTRIBUTION)
-        )
+        keys, groups, policies, distributions = (self._all(transaction, kind) for kind in _TRAVELLING)
         invalidations = self._invalidations(transaction)
         served = [
             msgspec.structs.replace(value, invalidations=invalidations.get(value.id, ()))
-            for value in distributions
-            if isinstance(value, Distribution)
+            for value in cast(list[Distribution], distributions)
         ]
-        return compile_snapshot(served, keys, groups, number, now)  # type: ignore[arg-type]
+        return compile_snapshot(
+            served,
+            cast(list[PublicKey], keys),
+            cast(list[KeyGroup], groups),
+            number,
+            now,
+            cast(list[ResponseHeadersPolicy], policies),
+        )
 
     def _invalidations(self, transaction: Transaction) -> dict[str, Carried]:
         """What each distribution carries, read only where it changed."""
@@ -127,7 +149,9 @@ class Compiler:
     def _keep_last(self, row: Row, error: ApiError) -> None:
         """What was accepted once and no longer compiles (an upgrade made a rule stricter) goes on as it was
         last published; nobody's call may fail for it, and nobody's content may vanish for it."""
-        last = {value.id: value for value in self.current.distributions}.get(row.id)
+        policies = {value.id: value for value in self.current.response_headers_policies}
+        served = {value.id: value for value in self.current.distributions}
+        last: Compiled | None = served.get(row.id) or policies.get(row.id)
         log.error("%s %s does not compile any more, its last form is kept: %s", row.kind, row.id, error)
         if last is not None:
             self._known[row.kind, row.id] = (row.etag, last)
@@ -139,12 +163,23 @@ class Compiler:
             return PublicKey(id=row.id, pem=row.config["EncodedKey"])
         if row.kind == KEY_GROUP.name:
             return KeyGroup(id=row.id, name=row.config["Name"], key_ids=tuple(row.config["Items"]))
+        if row.kind == CACHE_POLICY.name:
+            return compile_cache_policy(row.config)
+        if row.kind == ORIGIN_REQUEST_POLICY.name:
+            return compile_origin_request_policy(row.config)
+        if row.kind == RESPONSE_HEADERS_POLICY.name:
+            return read_response_headers_policy(row.id, row.config)
         return compile_distribution(
             row.id,
             DISTRIBUTION.arn_of(row.id, self._account),
             row.attributes["DomainName"],
             row.config,
-            Lookup(key_groups=_Configs(transaction, KEY_GROUP)),
+            Lookup(
+                key_groups=_Configs(transaction, KEY_GROUP),
+                cache_policies=_Configs(transaction, CACHE_POLICY),
+                origin_request_policies=_Configs(transaction, ORIGIN_REQUEST_POLICY),
+                response_headers_policies=_Configs(transaction, RESPONSE_HEADERS_POLICY),
+            ),
             self._quotas.limits,
         )
 
@@ -171,8 +206,7 @@ class _Configs(Mapping[str, Mapping[str, Any]]):
 
 def differ(one: Snapshot, other: Snapshot) -> bool:
     """True if an edge would do anything differently under the one than under the other."""
-    return (one.distributions, one.key_groups, one.public_keys) != (
-        other.distributions,
-        other.key_groups,
-        other.public_keys,
+    return any(
+        getattr(one, member) != getattr(other, member)
+        for member in ("distributions", "key_groups", "public_keys", "response_headers_policies")
     )

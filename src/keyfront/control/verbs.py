@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from keyfront.control import validate
+from keyfront.control.policies import managed_rows
 from keyfront.control.store import Row
 from keyfront.control.validate import refusal
 from keyfront.control.work import (
@@ -63,7 +64,7 @@ def get_config(work: Work, kind: Kind) -> Output:
 
 def update(work: Work, kind: Kind) -> Output:
     transaction = work.transaction
-    old = matched(work, kind)
+    old = matched(work, kind, "IllegalUpdate")
     config = accepted(work, kind, work.params[kind.config])
     for member in kind.fixed:
         if config[member] != old.config[member]:
@@ -74,19 +75,20 @@ def update(work: Work, kind: Kind) -> Output:
     check_unique(work, kind, row)
     targets = targets_of(work, kind, row)
     referrers = transaction.referrers(kind.name, row.id, DISTRIBUTION.name)
-    if referrers and compiler.compiled(transaction, old) != compiled:
-        # Whoever refers to it is changed with it, ETag and all (§3.5); compiled, it holds only a group's id.
-        etags = {id_: work.etag() for id_ in referrers}
-        transaction.retag(DISTRIBUTION.name, etags)
-        compiler.retagged(DISTRIBUTION, etags)
-        work.touched |= etags.keys()
+    changed = bool(referrers) and compiler.compiled(transaction, old) != compiled
     transaction.update(row)
     relate(work, kind, row, targets)
+    if changed:
+        # Whoever refers to it is changed with it, ETag and all (§3.5), and must still be something to obey.
+        transaction.retag(DISTRIBUTION.name, {id_: work.etag() for id_ in referrers})
+        for referrer in transaction.some(DISTRIBUTION.name, referrers):
+            compiler.compiled(transaction, referrer)
+        work.touched |= set(referrers)
     return {kind.name: view(work, kind, row), "ETag": row.etag}
 
 
 def delete(work: Work, kind: Kind) -> Output:
-    row = matched(work, kind)
+    row = matched(work, kind, "IllegalDelete")
     if kind is DISTRIBUTION and (row.config["Enabled"] or not work.deployed(row)):
         detail = "" if row.config["Enabled"] else "It is disabled, but not yet on all edges."
         raise refusal("DistributionNotDisabled", detail)
@@ -98,7 +100,11 @@ def delete(work: Work, kind: Kind) -> Output:
 
 def list_(work: Work, kind: Kind) -> Output:
     marker, limit = validate.page(work.params, kind.id)
-    rows = work.transaction.page(kind.name, marker, limit + 1)
+    wanted = work.params.get("Type")
+    rows = [] if wanted == "managed" else work.transaction.page(kind.name, marker, limit + 1)
+    if wanted != "custom":
+        managed = [row for id_, row in managed_rows(kind.name).items() if id_ > marker]
+        rows = sorted([*rows, *managed], key=lambda row: row.id)[: limit + 1]
     items = [summary(work, kind, row) for row in rows[:limit]]
     following = rows[limit - 1].id if len(rows) > limit else None
     return {kind.list: page_of(kind.marked, marker, limit, items, following)}

@@ -13,13 +13,13 @@ from typing import Any, Protocol
 
 import msgspec
 
-from keyfront.control import normalise, validate
+from keyfront.control import normalise, policies, validate
 from keyfront.control.call import Call
+from keyfront.control.policies import managed_names, managed_rows
 from keyfront.control.publish import Compiler, Reach, Report
 from keyfront.control.store import InvalidationRow, Load, Row, Transaction
 from keyfront.control.validate import refusal
 from keyfront.errors import ApiError
-from keyfront.model import managed
 from keyfront.model.kinds import DISTRIBUTION, ETAG, KEY_GROUP, Kind, Quotas
 from keyfront.model.members import unobeyed
 from keyfront.model.service import service
@@ -109,30 +109,35 @@ class Work:
 _COMPLETE: dict[str, Callable[[Mapping[str, Any]], Config]] = {
     "PublicKey": normalise.public_key,
     "KeyGroup": normalise.key_group,
+    "CachePolicy": policies.complete_cache_policy,
+    "OriginRequestPolicy": policies.complete_origin_request_policy,
+    "ResponseHeadersPolicy": policies.complete_response_headers_policy,
     "Distribution": normalise.distribution,
 }
 _VALIDATE: dict[str, Callable[[Mapping[str, Any], Quotas], None]] = {
     "PublicKey": validate.public_key,
     "KeyGroup": validate.key_group,
+    "CachePolicy": policies.check_cache_policy,
+    "OriginRequestPolicy": policies.check_origin_request_policy,
+    "ResponseHeadersPolicy": policies.check_response_headers_policy,
     "Distribution": validate.distribution,
-}
-_MANAGED: dict[str, Mapping[str, Any]] = {
-    "CachePolicy": managed.CACHE_POLICIES,
-    "OriginRequestPolicy": managed.ORIGIN_REQUEST_POLICIES,
-    "ResponseHeadersPolicy": managed.RESPONSE_HEADERS_POLICIES,
 }
 
 
 def found_row(work: Work, kind: Kind) -> Row:
-    row = work.transaction.get(kind.name, work.params["Id"])
+    id_ = work.params["Id"]
+    row = work.transaction.get(kind.name, id_) or managed_rows(kind.name).get(id_)
     if row is None:
         raise refusal(kind.missing)
     return row
 
 
-def matched(work: Work, kind: Kind) -> Row:
-    """The row that the call names, if its If-Match is the row's ETag (§3.5)."""
+def matched(work: Work, kind: Kind, illegal: str) -> Row:
+    """The row that the call names, if its If-Match is the row's ETag (§3.5). What CloudFront manages may not be
+    changed: that is the error `illegal`."""
     row = found_row(work, kind)
+    if row.id in managed_rows(kind.name):
+        raise refusal(illegal, f"CloudFront manages the {kind.name} {row.id}.")
     version = work.params.get("IfMatch") or ""
     if not ETAG.fits(version):
         raise refusal("InvalidIfMatchVersion")
@@ -146,6 +151,7 @@ def accepted(work: Work, kind: Kind, given: Config) -> Config:
     if kind is DISTRIBUTION:
         for problem in unobeyed(given):
             raise ApiError(problem.code, problem.message, problem.status)
+    policies.quantities(given, kind.config)
     config = _COMPLETE[kind.name](given)
     _VALIDATE[kind.name](config, work.desk.quotas)
     if kind is DISTRIBUTION:
@@ -155,6 +161,8 @@ def accepted(work: Work, kind: Kind, given: Config) -> Config:
 
 def check_unique(work: Work, kind: Kind, row: Row) -> None:
     for unique in kind.unique:
+        if unique.path == ("Name",) and row.config["Name"] in managed_names(kind.name):
+            raise refusal(unique.taken)
         owners = work.transaction.owners(kind.name, unique.name, unique.values(row.config))
         if taken := sorted(value for value, owner in owners.items() if owner != row.id):
             raise refusal(unique.taken, f"({', '.join(taken)})" if unique.host else "")
@@ -168,7 +176,7 @@ def targets_of(work: Work, kind: Kind, row: Row) -> list[tuple[str, str]]:
             written.removeprefix(reference.prefix): written.startswith(reference.prefix)
             for written in reference.ids(row.config)
         }
-        ours = [id_ for id_ in wanted if id_ not in _MANAGED.get(reference.kind, ())]
+        ours = [id_ for id_ in wanted if id_ not in managed_rows(reference.kind)]
         known = {found.id for found in work.transaction.some(reference.kind, ours)}
         for id_ in ours:
             if id_ not in known or not wanted[id_]:
@@ -238,6 +246,9 @@ def summary(work: Work, kind: Kind, row: Row) -> Output:
         }
     if kind is KEY_GROUP:
         return {"KeyGroup": view(work, kind, row)}
+    if kind.typed:
+        type_ = "managed" if row.id in managed_rows(kind.name) else "custom"
+        return {"Type": type_, kind.name: view(work, kind, row)}
     config = {name: value for name, value in row.config.items() if name != "CallerReference"}
     return {"Id": row.id, kind.time: timestamp(row.created), **config}
 

@@ -11,6 +11,7 @@ Nothing here reads a clock or asks anybody: the same config compiles to the same
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Literal, cast
@@ -28,6 +29,7 @@ from keyfront.model.limits import Limits
 from keyfront.model.members import unobeyed
 from keyfront.model.origins import HOST_NAME, PATH, read_origin_groups, read_origins
 from keyfront.model.reading import Config, Problem, Struct, words
+from keyfront.model.response_headers import read_response_headers_policy
 from keyfront.model.snapshot import (
     Behavior,
     Distribution,
@@ -35,10 +37,20 @@ from keyfront.model.snapshot import (
     Geo,
     KeyGroup,
     PublicKey,
+    ResponseHeadersPolicy,
     Snapshot,
 )
 
-__all__ = ["Limits", "Lookup", "Problem", "compile_distribution", "compile_snapshot"]
+__all__ = [
+    "Limits",
+    "Lookup",
+    "Problem",
+    "compile_cache_policy",
+    "compile_distribution",
+    "compile_origin_request_policy",
+    "compile_snapshot",
+    "read_response_headers_policy",
+]
 
 
 class Lookup(msgspec.Struct, frozen=True):
@@ -92,19 +104,37 @@ def compile_distribution(
     return list(dict.fromkeys(problems)) or distribution
 
 
+def compile_cache_policy(config: Config) -> Forwarding | list[Problem]:
+    """What a CachePolicyConfig makes of the behaviors that use it, or all that stands against it."""
+    problems: list[Problem] = []
+    forwarding = from_policies(Struct(config, "", problems), None)
+    return list(dict.fromkeys(problems)) or forwarding
+
+
+def compile_origin_request_policy(config: Config) -> Forwarding | list[Problem]:
+    """What an OriginRequestPolicyConfig makes of a behavior whose cache policy selects nothing, or all that stands
+    against it."""
+    problems: list[Problem] = []
+    nothing = Struct(managed.CACHE_POLICIES[managed.CACHING_DISABLED], "", problems)
+    forwarding = from_policies(nothing, Struct(config, "", problems))
+    return list(dict.fromkeys(problems)) or forwarding
+
+
 def compile_snapshot(
     distributions: Iterable[Distribution],
     public_keys: Iterable[PublicKey],
     key_groups: Iterable[KeyGroup],
     number: int,
     now: float,
+    response_headers_policies: Iterable[ResponseHeadersPolicy] = (),
 ) -> Snapshot:
     """Snapshot `number`, made at `now` (epoch seconds).
 
     Only the key groups that some restricted behavior trusts travel, and only their keys. A key id without a
     key is left out of its group, so that its holder is refused; a group that is trusted but missing stays
-    named in the behavior, which then refuses everyone it alone would admit. All is in order of id: the same
-    resources make the same bytes but for number and time.
+    named in the behavior, which then refuses everyone it alone would admit. Of the response headers policies, those
+    travel that some behavior names, managed ones among them. All is in order of id: the same resources make the
+    same bytes but for number and time.
     """
     served = sorted(distributions, key=lambda distribution: distribution.id)
     trusted = {
@@ -121,13 +151,24 @@ def compile_snapshot(
         if group.id in trusted
     ]
     travelling = sorted({key_id for group in groups for key_id in group.key_ids})
+    policies = {policy.id: policy for policy in (*_managed_policies(), *response_headers_policies)}
+    named = {
+        behavior.response_headers_policy_id for distribution in served for behavior in distribution.behaviors
+    }
     return Snapshot(
         number=number,
         created=now,
         public_keys=tuple(keys[key_id] for key_id in travelling),
         key_groups=tuple(groups),
         distributions=tuple(served),
+        response_headers_policies=tuple(policies[id_] for id_ in sorted(named & policies.keys())),
     )
+
+
+@functools.cache
+def _managed_policies() -> tuple[ResponseHeadersPolicy, ...]:
+    found = [read_response_headers_policy(*item) for item in managed.RESPONSE_HEADERS_POLICIES.items()]
+    return tuple(policy for policy in found if isinstance(policy, ResponseHeadersPolicy))
 
 
 # Behaviors (§5.1 to §5.4, §5.7)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from keyfront.model.limits import Limits
+from keyfront.model.limits import Limits, PolicyLimits
 
 _UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 _LOWER = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -103,7 +103,8 @@ class Kind(msgspec.Struct, frozen=True):
 
     `fixed` names the config members that an update may not change. `time` is the output member that tells
     when it was created or last changed. `marked` lists carry Marker and IsTruncated (§7.4). `arn` is the
-    resource part's first word, if the kind has an ARN and tags.
+    resource part's first word, if the kind has an ARN and tags. With `typed` CloudFront manages some resources of
+    the kind (`model/managed.py`), and lists tell which.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Kind(msgspec.Struct, frozen=True):
     fixed: tuple[str, ...] = ()
     fixed_error: str = "IllegalUpdate"
     marked: bool = False
+    typed: bool = False
     arn: str = ""
     refers_to: tuple[Reference, ...] = ()
 
@@ -169,6 +171,45 @@ KEY_GROUP = Kind(
     refers_to=(Reference("PublicKey", (("Items", "*"),), "InvalidArgument"),),
 )
 
+CACHE_POLICY = Kind(
+    name="CachePolicy",
+    plural="CachePolicies",
+    id=IdShape(),
+    time="LastModifiedTime",
+    missing="NoSuchCachePolicy",
+    in_use="CachePolicyInUse",
+    too_many="TooManyCachePolicies",
+    quota="cache_policies",
+    unique=(Unique(("Name",), "CachePolicyAlreadyExists"),),
+    typed=True,
+)
+
+ORIGIN_REQUEST_POLICY = Kind(
+    name="OriginRequestPolicy",
+    plural="OriginRequestPolicies",
+    id=IdShape(),
+    time="LastModifiedTime",
+    missing="NoSuchOriginRequestPolicy",
+    in_use="OriginRequestPolicyInUse",
+    too_many="TooManyOriginRequestPolicies",
+    quota="origin_request_policies",
+    unique=(Unique(("Name",), "OriginRequestPolicyAlreadyExists"),),
+    typed=True,
+)
+
+RESPONSE_HEADERS_POLICY = Kind(
+    name="ResponseHeadersPolicy",
+    plural="ResponseHeadersPolicies",
+    id=IdShape(),
+    time="LastModifiedTime",
+    missing="NoSuchResponseHeadersPolicy",
+    in_use="ResponseHeadersPolicyInUse",
+    too_many="TooManyResponseHeadersPolicies",
+    quota="response_headers_policies",
+    unique=(Unique(("Name",), "ResponseHeadersPolicyAlreadyExists"),),
+    typed=True,
+)
+
 DISTRIBUTION = Kind(
     name="Distribution",
     plural="Distributions",
@@ -191,10 +232,29 @@ DISTRIBUTION = Kind(
             "TrustedKeyGroupDoesNotExist",
             crowd=("distributions_per_key_group", "TooManyDistributionsAssociatedToKeyGroup"),
         ),
-        Reference("CachePolicy", _behaviors("CachePolicyId"), "NoSuchCachePolicy"),
-        Reference("OriginRequestPolicy", _behaviors("OriginRequestPolicyId"), "NoSuchOriginRequestPolicy"),
         Reference(
-            "ResponseHeadersPolicy", _behaviors("ResponseHeadersPolicyId"), "NoSuchResponseHeadersPolicy"
+            "CachePolicy",
+            _behaviors("CachePolicyId"),
+            "NoSuchCachePolicy",
+            crowd=("distributions_per_cache_policy", "TooManyDistributionsAssociatedToCachePolicy"),
+        ),
+        Reference(
+            "OriginRequestPolicy",
+            _behaviors("OriginRequestPolicyId"),
+            "NoSuchOriginRequestPolicy",
+            crowd=(
+                "distributions_per_origin_request_policy",
+                "TooManyDistributionsAssociatedToOriginRequestPolicy",
+            ),
+        ),
+        Reference(
+            "ResponseHeadersPolicy",
+            _behaviors("ResponseHeadersPolicyId"),
+            "NoSuchResponseHeadersPolicy",
+            crowd=(
+                "distributions_per_response_headers_policy",
+                "TooManyDistributionsAssociatedToResponseHeadersPolicy",
+            ),
         ),
         Reference(
             "OriginAccessControl",
@@ -210,30 +270,51 @@ DISTRIBUTION = Kind(
     ),
 )
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (PUBLIC_KEY, KEY_GROUP, DISTRIBUTION)}
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        PUBLIC_KEY,
+        KEY_GROUP,
+        CACHE_POLICY,
+        ORIGIN_REQUEST_POLICY,
+        RESPONSE_HEADERS_POLICY,
+        DISTRIBUTION,
+    )
+}
 
 
 class Quotas(msgspec.Struct, frozen=True):
-    """CloudFront's default quotas of an account (§3.3), all counts; those of one distribution are
-    `Limits`. `invalidation_*` count the paths of a distribution that are in progress at one time."""
+    """CloudFront's default quotas of an account (§3.3), all counts; those of one distribution are `Limits`, those of
+    one policy `PolicyLimits`. Policies that CloudFront manages do not count. `invalidation_*` count the paths of a
+    distribution that are in progress at one time."""
 
     public_keys: int = 10
     key_groups: int = 10
+    cache_policies: int = 20
+    origin_request_policies: int = 20
+    response_headers_policies: int = 20
     distributions: int = 500
     public_keys_per_key_group: int = 5
     distributions_per_key_group: int = 100
+    distributions_per_cache_policy: int = 100
+    distributions_per_origin_request_policy: int = 100
+    distributions_per_response_headers_policy: int = 100
     invalidation_paths: int = 3000
     invalidation_wildcards: int = 15
     tags: int = 50
     limits: Limits = Limits()
+    policy_limits: PolicyLimits = PolicyLimits()
 
 
 MESSAGES: dict[str, str] = {
     "BatchTooLarge": "Invalidation batch specified is too large.",
+    "CachePolicyAlreadyExists": "A cache policy with this name already exists. You must provide a unique name. To modify an existing cache policy, use UpdateCachePolicy.",  # noqa: E501
+    "CachePolicyInUse": "Cannot delete the cache policy because it is attached to one or more cache behaviors.",
     "CannotChangeImmutablePublicKeyFields": "You can't change the value of a public key.",
     "CNAMEAlreadyExists": "One or more of the CNAMEs you provided are already associated with a different resource.",
     "DistributionAlreadyExists": "The caller reference you attempted to create the distribution with is associated with another distribution.",  # noqa: E501
     "DistributionNotDisabled": "The distribution you are trying to delete has not been disabled.",
+    "IllegalDelete": "You cannot delete a managed policy.",
     "IllegalUpdate": "The update contains modifications that are not allowed.",
     "InvalidIfMatchVersion": "The If-Match version is missing or not valid for the resource.",
     "InvalidOriginAccessControl": "The origin access control is not valid.",
@@ -247,16 +328,35 @@ MESSAGES: dict[str, str] = {
     "NoSuchPublicKey": "The specified public key does not exist.",
     "NoSuchResource": "The specified resource does not exist.",
     "NoSuchResponseHeadersPolicy": "The specified response headers policy does not exist.",
+    "OriginRequestPolicyAlreadyExists": "An origin request policy with this name already exists. You must provide a unique name. To modify an existing origin request policy, use UpdateOriginRequestPolicy.",  # noqa: E501
+    "OriginRequestPolicyInUse": "Cannot delete the origin request policy because it is attached to one or more cache behaviors.",  # noqa: E501
     "PreconditionFailed": "The request failed because it didn't meet the preconditions in one or more request-header fields.",  # noqa: E501
     "PublicKeyAlreadyExists": "A public key with this name or caller reference already exists.",
     "PublicKeyInUse": "The Cloudfront public key is currently associated with either Key Group or a field level encryption profile.",  # noqa: E501
     "ResourceInUse": "Cannot delete this resource because it is in use.",
+    "ResponseHeadersPolicyAlreadyExists": "A response headers policy with this name already exists. You must provide a unique name. To modify an existing response headers policy, use UpdateResponseHeadersPolicy.",  # noqa: E501
+    "ResponseHeadersPolicyInUse": "Cannot delete the response headers policy because it is attached to one or more cache behaviors in a CloudFront distribution.",  # noqa: E501
+    "TooLongCSPInResponseHeadersPolicy": "The length of the Content-Security-Policy header value in the response headers policy exceeds the maximum.",  # noqa: E501
+    "TooManyCachePolicies": "You have reached the maximum number of cache policies for this account.",
+    "TooManyCookiesInCachePolicy": "The number of cookies in the cache policy exceeds the maximum.",
+    "TooManyCookiesInOriginRequestPolicy": "The number of cookies in the origin request policy exceeds the maximum.",
+    "TooManyCustomHeadersInResponseHeadersPolicy": "The number of custom headers in the response headers policy exceeds the maximum.",  # noqa: E501
     "TooManyDistributions": "Processing your request will cause you to exceed the maximum number of distributions allowed.",  # noqa: E501
+    "TooManyDistributionsAssociatedToCachePolicy": "The maximum number of distributions have been associated with the specified cache policy.",  # noqa: E501
     "TooManyDistributionsAssociatedToKeyGroup": "The number of distributions that reference this key group is more than the maximum allowed.",  # noqa: E501
+    "TooManyDistributionsAssociatedToOriginRequestPolicy": "The maximum number of distributions have been associated with the specified origin request policy.",  # noqa: E501
+    "TooManyDistributionsAssociatedToResponseHeadersPolicy": "The maximum number of distributions have been associated with the specified response headers policy.",  # noqa: E501
+    "TooManyHeadersInCachePolicy": "The number of headers in the cache policy exceeds the maximum.",
+    "TooManyHeadersInOriginRequestPolicy": "The number of headers in the origin request policy exceeds the maximum.",
     "TooManyInvalidationsInProgress": "Processing your request will cause you to exceed the maximum number of in-progress invalidations.",  # noqa: E501
     "TooManyKeyGroups": "You have reached the maximum number of key groups for this account.",
     "TooManyKeyGroupsAssociatedToDistribution": "The number of key groups referenced by this cache behavior is more than the maximum allowed.",  # noqa: E501
+    "TooManyOriginRequestPolicies": "You have reached the maximum number of origin request policies for this account.",
     "TooManyPublicKeys": "Processing your request will cause you to exceed the maximum number of CloudFront public keys allowed.",  # noqa: E501
     "TooManyPublicKeysInKeyGroup": "The number of public keys in this key group is more than the maximum allowed.",
+    "TooManyQueryStringsInCachePolicy": "The number of query strings in the cache policy exceeds the maximum.",
+    "TooManyQueryStringsInOriginRequestPolicy": "The number of query strings in the origin request policy exceeds the maximum.",  # noqa: E501
+    "TooManyRemoveHeadersInResponseHeadersPolicy": "The number of headers in RemoveHeadersConfig in the response headers policy exceeds the maximum.",  # noqa: E501
+    "TooManyResponseHeadersPolicies": "You have reached the maximum number of response headers policies for this account.",  # noqa: E501
     "TrustedKeyGroupDoesNotExist": "One or more of the trusted key groups do not exist.",
 }

@@ -31,7 +31,7 @@ OBEYED = words(
     CacheBehavior.TrustedKeyGroups.Enabled CacheBehavior.TrustedKeyGroups[]
     CacheBehavior.AllowedMethods[] CacheBehavior.AllowedMethods.CachedMethods[]
     CacheBehavior.Compress CacheBehavior.MinTTL CacheBehavior.DefaultTTL CacheBehavior.MaxTTL
-    CacheBehavior.CachePolicyId CacheBehavior.OriginRequestPolicyId
+    CacheBehavior.CachePolicyId CacheBehavior.OriginRequestPolicyId CacheBehavior.ResponseHeadersPolicyId
     CacheBehavior.ForwardedValues.QueryString CacheBehavior.ForwardedValues.QueryStringCacheKeys[]
     CacheBehavior.ForwardedValues.Cookies.Forward CacheBehavior.ForwardedValues.Cookies.WhitelistedNames[]
     CacheBehavior.ForwardedValues.Headers[]
@@ -123,7 +123,6 @@ HARMLESS = {"OriginGroups[].SelectionCriteria": "default", "ConnectionMode": "di
 WITHOUT_EFFECT: dict[str, str] = {
     "CallerReference": "kept and returned; it means nothing to an edge, CloudFront's or Keyfront's",
     "Comment": "kept and returned; it means nothing to an edge, CloudFront's or Keyfront's",
-    "CacheBehavior.ResponseHeadersPolicyId": "the policy must exist, but edges do not yet apply it",
     "Origins[].CustomOriginConfig.IpAddressType": "an edge connects to whichever address its resolver gives",
     "Origins[].OriginShield": "there is no further cache between an edge and the origin",
     "Logging.Enabled": "an edge always writes its own access log",
