@@ -413,7 +413,6 @@ REFUSED: dict[str, tuple[Callable[[Config], None], str]] = {
         "InvalidLocationCode",
     ),
     "a web ACL": (put(top, WebACLId="acl"), "InvalidWebACLId"),
-    "staging": (put(top, Staging=True), "InvalidArgument"),
     "continuous deployment": (
         put(top, ContinuousDeploymentPolicyId="p"),
         "NoSuchContinuousDeploymentPolicy",

@@ -26,7 +26,13 @@ LOOKUP = Lookup(
     key_groups={
         GROUP: {"Name": "ours", "Items": ["KDFB19YGCR002"]},
         OTHER_GROUP: {"Name": "theirs", "Items": ["KDFB19YGCR003"]},
-    }
+    },
+    origin_access_controls={
+        "EALWAYS": {"SigningBehavior": "always"},
+        "ENOOVERRIDE": {"SigningBehavior": "no-override"},
+        "ENEVER": {"SigningBehavior": "never"},
+    },
+    origin_access_identities={"E1": {"Comment": ""}},
 )
 
 

@@ -15,6 +15,7 @@ from botocore.model import ServiceModel
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keyfront.model.access import IDENTITY
 from keyfront.model.compile import Limits, Lookup, Problem, compile_distribution, compile_snapshot
 from keyfront.model.members import OBEYED, REFUSED
 from keyfront.model.snapshot import (
@@ -245,6 +246,7 @@ CHANGES: dict[str, tuple[Members, Members]] = {
     "Aliases[]": ({"Aliases": many("a.example.com")}, {"Aliases": many("b.example.com")}),
     "DefaultRootObject": ({"DefaultRootObject": "a"}, {"DefaultRootObject": "b"}),
     "Enabled": ({"Enabled": True}, {"Enabled": False}),
+    "Staging": ({"Staging": False}, {"Staging": True}),
     "Logging.IncludeCookies": ({"Logging": {"IncludeCookies": True}}, {"Logging": {"IncludeCookies": False}}),
     "Origins[].Id": (app(), {"Origins": many(origin(), origin("x"))}),
     "Origins[].DomainName": (app(DomainName="a"), app(DomainName="b")),
@@ -258,6 +260,14 @@ CHANGES: dict[str, tuple[Members, Members]] = {
                 origin(), bucket(S3OriginConfig={"OriginAccessIdentity": "", "OriginReadTimeout": 5})
             )
         },
+    ),
+    "Origins[].S3OriginConfig.OriginAccessIdentity": (
+        {"Origins": many(origin(), bucket())},
+        {"Origins": many(origin(), bucket(S3OriginConfig={"OriginAccessIdentity": IDENTITY + "E1"}))},
+    ),
+    "Origins[].OriginAccessControlId": (
+        app(OriginAccessControlId="EALWAYS"),
+        app(OriginAccessControlId="ENOOVERRIDE"),
     ),
     "Origins[].CustomOriginConfig.HTTPPort": (custom(HTTPPort=80), custom(HTTPPort=1024)),
     "Origins[].CustomOriginConfig.HTTPSPort": (custom(HTTPSPort=443), custom(HTTPSPort=65535)),
@@ -735,13 +745,23 @@ REFUSALS: list[tuple[str, Members, str]] = [
             "Origins": many(
                 bucket(
                     "app",
-                    S3OriginConfig={"OriginAccessIdentity": "origin-access-identity/cloudfront/E1"},
-                    OriginAccessControlId="E2",
+                    S3OriginConfig={"OriginAccessIdentity": IDENTITY + "E1"},
+                    OriginAccessControlId="EALWAYS",
                 )
             )
         },
         "not both",
     ),
+    ("InvalidOriginAccessControl", app(OriginAccessControlId="E404"), "'E404'"),
+    *[
+        ("InvalidOriginAccessIdentity", {"Origins": many(bucket("app", S3OriginConfig=s3))}, text)
+        for s3, text in (
+            ({"OriginAccessIdentity": IDENTITY + "E404"}, "'E404'"),
+            ({"OriginAccessIdentity": IDENTITY}, "''"),
+            ({"OriginAccessIdentity": "E1"}, "cloudfront/ID"),
+            ({"OriginAccessIdentity": "/" + IDENTITY + "E1"}, "cloudfront/ID"),
+        )
+    ],
     *[
         ("InvalidArgument", header(name), "custom header")
         for name in (
@@ -1072,3 +1092,29 @@ def test_the_same_resources_make_the_same_bytes() -> None:
     one = compile_snapshot([compiled()], KEYS, GROUPS, 1, 0.0)
     other = compile_snapshot([compiled()], KEYS[::-1], GROUPS[::-1], 1, 0.0)
     assert one.to_bytes() == other.to_bytes()
+
+
+# ---- origin access
+
+SIGNED: list[tuple[str, Members]] = [
+    ("never", app()),
+    ("never", app(OriginAccessControlId="")),
+    ("always", app(OriginAccessControlId="EALWAYS")),
+    ("no-override", app(OriginAccessControlId="ENOOVERRIDE")),
+    ("never", app(OriginAccessControlId="ENEVER")),
+    ("always", {"Origins": many(bucket("app", OriginAccessControlId="EALWAYS"))}),
+    (
+        "always",
+        {"Origins": many(bucket("app", S3OriginConfig={"OriginAccessIdentity": IDENTITY + "E1"}))},
+    ),
+]
+
+
+@pytest.mark.parametrize(("signing", "members"), SIGNED)
+def test_an_edge_is_told_which_requests_it_signs(signing: str, members: Members) -> None:
+    assert compiled(**members).origins[0].signing == signing
+
+
+def test_nobody_can_ask_a_staging_distribution() -> None:
+    assert not compiled(Staging=True).enabled
+    assert not compiled(Staging=False, Enabled=False).enabled

@@ -65,19 +65,6 @@ def test_the_codes_of_refusals_are_errors_of_the_operation() -> None:
 
 REFUSED_EXAMPLES: list[tuple[str, dict[str, Any]]] = [
     (
-        "Origins[].S3OriginConfig.OriginAccessIdentity",
-        {
-            "Origins": many(
-                {
-                    "Id": "app",
-                    "DomainName": "b.s3.amazonaws.com",
-                    "S3OriginConfig": {"OriginAccessIdentity": "origin-access-identity/cloudfront/E1"},
-                }
-            )
-        },
-    ),
-    ("Origins[].OriginAccessControlId", {"Origins": many(origin(OriginAccessControlId="E1"))}),
-    (
         "Origins[].CustomOriginConfig.OriginMtlsConfig",
         {
             "Origins": many(
@@ -133,7 +120,6 @@ REFUSED_EXAMPLES: list[tuple[str, dict[str, Any]]] = [
     ("CacheBehavior.GrpcConfig", {"DefaultCacheBehavior": behavior(GrpcConfig={"Enabled": True})}),
     ("WebACLId", {"WebACLId": "arn:aws:wafv2:x"}),
     ("ContinuousDeploymentPolicyId", {"ContinuousDeploymentPolicyId": "x"}),
-    ("Staging", {"Staging": True}),
     ("AnycastIpListId", {"AnycastIpListId": "x"}),
     (
         "TenantConfig",

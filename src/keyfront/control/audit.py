@@ -115,7 +115,14 @@ def read_only(operation: str) -> bool:
 
 def subject(call: Call, outcome: dict[str, Any] | ApiError) -> str:
     """The id or the ARN of the resource that a call was about; empty if it named none."""
-    for member in ("Id", "Resource", "KeyGroupId", "DistributionId"):
+    for member in (
+        "Id",
+        "Resource",
+        "KeyGroupId",
+        "DistributionId",
+        "TargetDistributionId",
+        "PrimaryDistributionId",
+    ):
         if isinstance(value := call.params.get(member), str):
             return str(_encodable(value))[:2048]
     if isinstance(outcome, dict):

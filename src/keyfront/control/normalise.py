@@ -41,6 +41,20 @@ def key_group(config: Config) -> dict[str, Any]:
     }
 
 
+def origin_access_control(config: Config) -> dict[str, Any]:
+    return {
+        "Name": config["Name"],
+        "Description": config.get("Description") or "",
+        "SigningProtocol": config["SigningProtocol"],
+        "SigningBehavior": config["SigningBehavior"],
+        "OriginAccessControlOriginType": config["OriginAccessControlOriginType"],
+    }
+
+
+def origin_access_identity(config: Config) -> dict[str, Any]:
+    return {"CallerReference": config["CallerReference"], "Comment": config["Comment"]}
+
+
 def invalidation_batch(batch: Config) -> dict[str, Any]:
     return {"Paths": _same(batch["Paths"]), "CallerReference": batch["CallerReference"]}
 

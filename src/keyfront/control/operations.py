@@ -21,7 +21,7 @@ import random
 import threading
 from collections.abc import Callable
 
-from keyfront.control import audit, guard, normalise, validate
+from keyfront.control import audit, distributions, guard, normalise, validate
 from keyfront.control.call import Call, Result
 from keyfront.control.policies import managed_rows
 from keyfront.control.publish import Compiler, Reach, differ
@@ -194,6 +194,14 @@ def _operations() -> dict[str, Callable[[Work], Output]]:
             f"ListDistributionsBy{kind.name}Id": functools.partial(list_distributions_by, kind=kind)
             for kind in (CACHE_POLICY, ORIGIN_REQUEST_POLICY, RESPONSE_HEADERS_POLICY)
         },
+        "CopyDistribution": distributions.copy,
+        "AssociateAlias": distributions.associate_alias,
+        "ListConflictingAliases": distributions.list_conflicting_aliases,
+        "ListDistributionsByWebACLId": distributions.list_by_web_acl,
+        "ListDistributionsByConnectionMode": distributions.list_by_connection_mode,
+        "CreateMonitoringSubscription": distributions.create_monitoring_subscription,
+        "GetMonitoringSubscription": distributions.get_monitoring_subscription,
+        "DeleteMonitoringSubscription": distributions.delete_monitoring_subscription,
         "CreateInvalidation": create_invalidation,
         "GetInvalidation": get_invalidation,
         "ListInvalidations": list_invalidations,

@@ -16,6 +16,7 @@ import msgspec
 
 from keyfront.control.store import Row, Transaction
 from keyfront.errors import ApiError
+from keyfront.model.access import Signing, signing_of
 from keyfront.model.compile import (
     Lookup,
     Problem,
@@ -31,6 +32,8 @@ from keyfront.model.kinds import (
     CACHE_POLICY,
     DISTRIBUTION,
     KEY_GROUP,
+    ORIGIN_ACCESS_CONTROL,
+    ORIGIN_ACCESS_IDENTITY,
     ORIGIN_REQUEST_POLICY,
     PUBLIC_KEY,
     RESPONSE_HEADERS_POLICY,
@@ -48,7 +51,7 @@ from keyfront.model.snapshot import (
 
 log = logging.getLogger("keyfront.control")
 
-Compiled = Distribution | KeyGroup | PublicKey | ResponseHeadersPolicy | Forwarding
+Compiled = Distribution | KeyGroup | PublicKey | ResponseHeadersPolicy | Forwarding | Signing
 
 _TRAVELLING = (PUBLIC_KEY, KEY_GROUP, RESPONSE_HEADERS_POLICY, DISTRIBUTION)
 """The kinds that a snapshot holds. Others reach edges only as parts of the distributions that refer to them."""
@@ -169,6 +172,10 @@ class Compiler:
             return compile_origin_request_policy(row.config)
         if row.kind == RESPONSE_HEADERS_POLICY.name:
             return read_response_headers_policy(row.id, row.config)
+        if row.kind == ORIGIN_ACCESS_CONTROL.name:
+            return signing_of(row.config)
+        if row.kind == ORIGIN_ACCESS_IDENTITY.name:
+            return "always"
         return compile_distribution(
             row.id,
             DISTRIBUTION.arn_of(row.id, self._account),
@@ -179,6 +186,8 @@ class Compiler:
                 cache_policies=_Configs(transaction, CACHE_POLICY),
                 origin_request_policies=_Configs(transaction, ORIGIN_REQUEST_POLICY),
                 response_headers_policies=_Configs(transaction, RESPONSE_HEADERS_POLICY),
+                origin_access_controls=_Configs(transaction, ORIGIN_ACCESS_CONTROL),
+                origin_access_identities=_Configs(transaction, ORIGIN_ACCESS_IDENTITY),
             ),
             self._quotas.limits,
         )

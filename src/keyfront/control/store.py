@@ -191,6 +191,13 @@ class Transaction:
             found |= {value: id_ for value, id_ in rows}  # noqa: C416
         return found
 
+    def values(self, kind: str, member: str) -> dict[str, str]:
+        """Every value of the member, and who has it: value -> id."""
+        rows = self._connection.execute(
+            sa.select(_unique.c.value, _unique.c.id).where(_unique.c.kind == kind, _unique.c.member == member)
+        )
+        return {value: id_ for value, id_ in rows}  # noqa: C416
+
     def claim(self, kind: str, id_: str, values: Mapping[str, Iterable[str]]) -> None:
         """Give the resource these values (member -> values) in the place of all that it had."""
         self._connection.execute(sa.delete(_unique).where(_unique.c.kind == kind, _unique.c.id == id_))

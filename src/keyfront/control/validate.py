@@ -14,6 +14,7 @@ from typing import Any
 
 from keyfront.errors import ApiError, KeyLoadError
 from keyfront.model.kinds import MESSAGES, IdShape, Quotas
+from keyfront.model.origins import HOST_NAME
 from keyfront.model.service import Shape, error_status, service
 from keyfront.signing.keys import load_public_key
 
@@ -86,15 +87,16 @@ def _fits(shape: Shape, value: Any, where: str) -> None:
         raise refusal("InvalidArgument", f"The parameter {where} is too large.")
 
 
-def page(given: Config, shape: IdShape) -> tuple[str, int]:
-    """The marker and the number of items that a list was asked for.
+def page(given: Config, shape: IdShape | None) -> tuple[str, int]:
+    """The marker and the number of items that a list was asked for. Markers are ids of that shape, or of none.
 
     More than PAGE items are not refused: the answer says how many it holds and where to go on.
     """
-    marker, wanted = given.get("Marker") or "", given.get("MaxItems") or str(PAGE)
-    if marker and not shape.fits(marker):
+    marker, wanted = given.get("Marker") or "", given.get("MaxItems")
+    wanted = str(PAGE) if wanted is None or wanted == "" else str(wanted)
+    if marker and shape is not None and not shape.fits(marker):
         raise refusal("InvalidArgument", "The parameter Marker is not one that a list has returned.")
-    if not re.fullmatch(r"[0-9]{1,9}", str(wanted)) or int(wanted) == 0:
+    if not re.fullmatch(r"[0-9]{1,9}", wanted) or int(wanted) == 0:
         raise refusal("InvalidArgument", "The parameter MaxItems must be a whole number, 1 or more.")
     return marker, min(int(wanted), PAGE)
 
@@ -138,6 +140,33 @@ def key_group(config: Config, quotas: Quotas) -> None:
         raise refusal("TooManyPublicKeysInKeyGroup")
 
 
+# ---- origin access
+
+SIGNS = {
+    "SigningProtocol": ("sigv4", "Keyfront signs with Signature Version 4 and not with 4A"),
+    "OriginAccessControlOriginType": ("s3", "Keyfront signs requests to S3 and to no other service"),
+}
+"""Members of an origin access control of which only one value is taken, and why."""
+
+
+def origin_access_control(config: Config, quotas: Quotas) -> None:
+    _text(config, "Name", 1, 64)
+    _text(config, "Description", 0, 256)
+    for member, (value, why) in SIGNS.items():
+        if config[member] != value:
+            raise refusal("InvalidArgument", f"The parameter {member} can only be {value}: {why}.")
+    if config["SigningBehavior"] == "always-amz-auth":
+        raise refusal(
+            "InvalidArgument",
+            "The parameter SigningBehavior can be always-amz-auth only with the type lambda.",
+        )
+
+
+def origin_access_identity(config: Config, quotas: Quotas) -> None:
+    _text(config, "CallerReference", 1, 256)
+    _text(config, "Comment", 0, 128)
+
+
 # ---- distributions
 
 _ACM = re.compile(r"arn:aws[a-z-]*:acm:us-east-1:[0-9]{12}:certificate/[A-Za-z0-9-]+")
@@ -168,6 +197,14 @@ def distribution(config: Config, quotas: Quotas) -> None:
             raise refusal(
                 "InvalidHeadersForS3Origin", "All headers cannot be forwarded to an Amazon S3 origin."
             )
+
+
+def host_pattern(name: str, value: str) -> None:
+    """Refuse what can be no alias: a host name whose first label may be `*`."""
+    if not HOST_NAME.match(value.removeprefix("*.")):
+        raise refusal(
+            "InvalidArgument", f"The parameter {name} must be a host name, whose first label may be *."
+        )
 
 
 def aliases(names: Iterable[str], domain_suffix: str) -> None:

@@ -24,7 +24,13 @@ from keyfront.control.work import (
     targets_of,
     view,
 )
-from keyfront.model.kinds import DISTRIBUTION, DOMAIN, Kind
+from keyfront.model.kinds import (
+    DISTRIBUTION,
+    DOMAIN,
+    MONITORING_SUBSCRIPTION,
+    ORIGIN_ACCESS_IDENTITY,
+    Kind,
+)
 from keyfront.model.service import service
 
 
@@ -35,10 +41,9 @@ def create(work: Work, kind: Kind) -> Output:
 def create_from(work: Work, kind: Kind, given: Config, tags: Mapping[str, str] | None = None) -> Output:
     transaction, now, rng = work.transaction, work.call.now, work.desk.rng
     config = accepted(work, kind, given)
-    attributes = (
-        {"DomainName": f"{DOMAIN.new(rng)}.{work.desk.domain_suffix}"} if kind is DISTRIBUTION else {}
-    )
-    row = Row(kind.name, kind.id.new(rng), work.etag(), now, now, config, attributes, 0)
+    if kind.repeatable and (before := _same(work, kind, config)) is not None:
+        return _created(work, kind, before)
+    row = Row(kind.name, kind.id.new(rng), work.etag(), now, now, config, _attributes(work, kind), 0)
     work.desk.compiler.compiled(transaction, row)
     check_unique(work, kind, row)
     targets = targets_of(work, kind, row)
@@ -48,6 +53,28 @@ def create_from(work: Work, kind: Kind, given: Config, tags: Mapping[str, str] |
     relate(work, kind, row, targets)
     if tags:
         transaction.set_tags(kind.name, row.id, tags)
+    return _created(work, kind, row)
+
+
+def _same(work: Work, kind: Kind, config: Config) -> Row | None:
+    """The resource that was made with the same CallerReference, if its config is the same."""
+    reference = config["CallerReference"]
+    owner = work.transaction.owners(kind.name, "CallerReference", [reference]).get(reference)
+    row = work.transaction.get(kind.name, owner) if owner is not None else None
+    return row if row is not None and row.config == config else None
+
+
+def _attributes(work: Work, kind: Kind) -> Config:
+    """Output members that are made with the resource and stay."""
+    rng = work.desk.rng
+    if kind is DISTRIBUTION:
+        return {"DomainName": f"{DOMAIN.new(rng)}.{work.desk.domain_suffix}"}
+    if kind is ORIGIN_ACCESS_IDENTITY:
+        return {"S3CanonicalUserId": f"{rng.getrandbits(384):096x}"}
+    return {}
+
+
+def _created(work: Work, kind: Kind, row: Row) -> Output:
     path = "/".join(segment or "" for segment in service().operations[f"Create{kind.name}"].segments)
     return {kind.name: view(work, kind, row), "Location": f"/{path}/{row.id}", "ETag": row.etag}
 
@@ -63,12 +90,18 @@ def get_config(work: Work, kind: Kind) -> Output:
 
 
 def update(work: Work, kind: Kind) -> Output:
-    transaction = work.transaction
     old = matched(work, kind, "IllegalUpdate")
     config = accepted(work, kind, work.params[kind.config])
     for member in kind.fixed:
         if config[member] != old.config[member]:
             raise refusal(kind.fixed_error, f"({member})")
+    row = replace(work, kind, old, config)
+    return {kind.name: view(work, kind, row), "ETag": row.etag}
+
+
+def replace(work: Work, kind: Kind, old: Row, config: Config) -> Row:
+    """Give the resource `old` the complete and valid `config`, if that fits to all others."""
+    transaction = work.transaction
     row = msgspec.structs.replace(old, etag=work.etag(), modified=work.call.now, config=config)
     compiler = work.desk.compiler
     compiled = compiler.compiled(transaction, row)
@@ -84,7 +117,7 @@ def update(work: Work, kind: Kind) -> Output:
         for referrer in transaction.some(DISTRIBUTION.name, referrers):
             compiler.compiled(transaction, referrer)
         work.touched |= set(referrers)
-    return {kind.name: view(work, kind, row), "ETag": row.etag}
+    return row
 
 
 def delete(work: Work, kind: Kind) -> Output:
@@ -95,6 +128,8 @@ def delete(work: Work, kind: Kind) -> Output:
     if work.transaction.referrers(kind.name, row.id):
         raise refusal(kind.in_use)
     work.transaction.delete(kind.name, row.id)
+    if kind is DISTRIBUTION:
+        work.transaction.delete(MONITORING_SUBSCRIPTION, row.id)
     return {}
 
 

@@ -109,6 +109,8 @@ class Work:
 _COMPLETE: dict[str, Callable[[Mapping[str, Any]], Config]] = {
     "PublicKey": normalise.public_key,
     "KeyGroup": normalise.key_group,
+    "OriginAccessControl": normalise.origin_access_control,
+    "CloudFrontOriginAccessIdentity": normalise.origin_access_identity,
     "CachePolicy": policies.complete_cache_policy,
     "OriginRequestPolicy": policies.complete_origin_request_policy,
     "ResponseHeadersPolicy": policies.complete_response_headers_policy,
@@ -117,6 +119,8 @@ _COMPLETE: dict[str, Callable[[Mapping[str, Any]], Config]] = {
 _VALIDATE: dict[str, Callable[[Mapping[str, Any], Quotas], None]] = {
     "PublicKey": validate.public_key,
     "KeyGroup": validate.key_group,
+    "OriginAccessControl": validate.origin_access_control,
+    "CloudFrontOriginAccessIdentity": validate.origin_access_identity,
     "CachePolicy": policies.check_cache_policy,
     "OriginRequestPolicy": policies.check_origin_request_policy,
     "ResponseHeadersPolicy": policies.check_response_headers_policy,
@@ -138,12 +142,17 @@ def matched(work: Work, kind: Kind, illegal: str) -> Row:
     row = found_row(work, kind)
     if row.id in managed_rows(kind.name):
         raise refusal(illegal, f"CloudFront manages the {kind.name} {row.id}.")
+    check_version(work, row)
+    return row
+
+
+def check_version(work: Work, row: Row) -> None:
+    """Refuse a call whose If-Match is not the row's ETag (§3.5)."""
     version = work.params.get("IfMatch") or ""
     if not ETAG.fits(version):
         raise refusal("InvalidIfMatchVersion")
     if version != row.etag:
         raise refusal("PreconditionFailed")
-    return row
 
 
 def accepted(work: Work, kind: Kind, given: Config) -> Config:
@@ -208,13 +217,14 @@ def timestamp(seconds: float) -> datetime:
 
 
 def view(work: Work, kind: Kind, row: Row) -> Output:
-    common = {
-        "Id": row.id,
-        kind.time: timestamp(row.created if kind.time == "CreatedTime" else row.modified),
-        **row.attributes,
-        kind.config: row.config,
-    }
+    common = {"Id": row.id, **_when(kind, row), **row.attributes, kind.config: row.config}
     return common | _state(work, row) if kind is DISTRIBUTION else common
+
+
+def _when(kind: Kind, row: Row) -> Output:
+    if not kind.time:
+        return {}
+    return {kind.time: timestamp(row.created if kind.time == "CreatedTime" else row.modified)}
 
 
 def _state(work: Work, row: Row) -> Output:
@@ -250,7 +260,7 @@ def summary(work: Work, kind: Kind, row: Row) -> Output:
         type_ = "managed" if row.id in managed_rows(kind.name) else "custom"
         return {"Type": type_, kind.name: view(work, kind, row)}
     config = {name: value for name, value in row.config.items() if name != "CallerReference"}
-    return {"Id": row.id, kind.time: timestamp(row.created), **config}
+    return {"Id": row.id, **_when(kind, row), **row.attributes, **config}
 
 
 def page_of(marked: bool, marker: str, limit: int, items: list[Any], following: str | None) -> Output:

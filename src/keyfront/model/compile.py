@@ -62,6 +62,8 @@ class Lookup(msgspec.Struct, frozen=True):
     cache_policies: Mapping[str, Config] = {}
     origin_request_policies: Mapping[str, Config] = {}
     response_headers_policies: Mapping[str, Config] = {}
+    origin_access_controls: Mapping[str, Config] = {}
+    origin_access_identities: Mapping[str, Config] = {}
 
 
 _LIMITS = Limits()
@@ -84,7 +86,7 @@ def compile_distribution(
     """
     problems = unobeyed(config)
     top = Struct(config, "", problems)
-    origins = read_origins(top, limits)
+    origins = read_origins(top, limits, lookup.origin_access_controls, lookup.origin_access_identities)
     groups = read_origin_groups(top, origins, limits)
     targets = {origin.id for origin in origins} | {group.id for group in groups}
     distribution = Distribution(
@@ -92,7 +94,8 @@ def compile_distribution(
         arn=arn,
         domain_name=domain_name.lower(),
         aliases=_aliases(top, limits),
-        enabled=_enabled(top),
+        # Nobody can ask a staging distribution itself: only a continuous deployment policy sends it requests.
+        enabled=_enabled(top) and not top.flag("Staging"),
         default_root_object=_default_root_object(top),
         origins=origins,
         origin_groups=groups,

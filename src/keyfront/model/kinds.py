@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from keyfront.model.access import IDENTITY
 from keyfront.model.limits import Limits, PolicyLimits
 
 _UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -43,6 +44,9 @@ class IdShape(msgspec.Struct, frozen=True):
 ETAG = IdShape("E")
 INVALIDATION = IdShape("I")
 DOMAIN = IdShape("d")
+
+MONITORING_SUBSCRIPTION = "MonitoringSubscription"
+"""A row of this kind has the id of the distribution that it belongs to. It is none of the regular kinds."""
 
 
 class Reference(msgspec.Struct, frozen=True):
@@ -102,15 +106,16 @@ class Kind(msgspec.Struct, frozen=True):
     """A row. Errors are codes of the model; their texts stand in MESSAGES.
 
     `fixed` names the config members that an update may not change. `time` is the output member that tells
-    when it was created or last changed. `marked` lists carry Marker and IsTruncated (§7.4). `arn` is the
-    resource part's first word, if the kind has an ARN and tags. With `typed` CloudFront manages some resources of
-    the kind (`model/managed.py`), and lists tell which.
+    when it was created or last changed, if any does. `marked` lists carry Marker and IsTruncated (§7.4). `arn` is
+    the resource part's first word, if the kind has an ARN and tags. With `repeatable` the same CallerReference with
+    the same config is no second resource: Create answers with the first (§7.6). With `typed` CloudFront manages some
+    resources of the kind (`model/managed.py`), and lists tell which.
     """
 
     name: str
     plural: str
     id: IdShape
-    time: Literal["CreatedTime", "LastModifiedTime"]
+    time: Literal["CreatedTime", "LastModifiedTime", ""]
     missing: str
     too_many: str
     quota: str
@@ -119,6 +124,7 @@ class Kind(msgspec.Struct, frozen=True):
     fixed: tuple[str, ...] = ()
     fixed_error: str = "IllegalUpdate"
     marked: bool = False
+    repeatable: bool = False
     typed: bool = False
     arn: str = ""
     refers_to: tuple[Reference, ...] = ()
@@ -210,6 +216,34 @@ RESPONSE_HEADERS_POLICY = Kind(
     typed=True,
 )
 
+ORIGIN_ACCESS_CONTROL = Kind(
+    name="OriginAccessControl",
+    plural="OriginAccessControls",
+    id=IdShape("E"),
+    time="",
+    missing="NoSuchOriginAccessControl",
+    in_use="OriginAccessControlInUse",
+    too_many="TooManyOriginAccessControls",
+    quota="origin_access_controls",
+    unique=(Unique(("Name",), "OriginAccessControlAlreadyExists"),),
+    marked=True,
+)
+
+ORIGIN_ACCESS_IDENTITY = Kind(
+    name="CloudFrontOriginAccessIdentity",
+    plural="CloudFrontOriginAccessIdentities",
+    id=IdShape("E"),
+    time="",
+    missing="NoSuchCloudFrontOriginAccessIdentity",
+    in_use="CloudFrontOriginAccessIdentityInUse",
+    too_many="TooManyCloudFrontOriginAccessIdentities",
+    quota="origin_access_identities",
+    unique=(Unique(("CallerReference",), "CloudFrontOriginAccessIdentityAlreadyExists"),),
+    fixed=("CallerReference",),
+    marked=True,
+    repeatable=True,
+)
+
 DISTRIBUTION = Kind(
     name="Distribution",
     plural="Distributions",
@@ -222,7 +256,7 @@ DISTRIBUTION = Kind(
         Unique(("CallerReference",), "DistributionAlreadyExists"),
         Unique(("Aliases", "Items", "*"), "CNAMEAlreadyExists", host=True),
     ),
-    fixed=("CallerReference",),
+    fixed=("CallerReference", "Staging"),
     marked=True,
     arn="distribution",
     refers_to=(
@@ -260,12 +294,16 @@ DISTRIBUTION = Kind(
             "OriginAccessControl",
             (("Origins", "Items", "*", "OriginAccessControlId"),),
             "InvalidOriginAccessControl",
+            crowd=(
+                "distributions_per_origin_access_control",
+                "TooManyDistributionsAssociatedToOriginAccessControl",
+            ),
         ),
         Reference(
             "CloudFrontOriginAccessIdentity",
             (("Origins", "Items", "*", "S3OriginConfig", "OriginAccessIdentity"),),
             "InvalidOriginAccessIdentity",
-            prefix="origin-access-identity/cloudfront/",
+            prefix=IDENTITY,
         ),
     ),
 )
@@ -275,6 +313,8 @@ KINDS: dict[str, Kind] = {
     for kind in (
         PUBLIC_KEY,
         KEY_GROUP,
+        ORIGIN_ACCESS_CONTROL,
+        ORIGIN_ACCESS_IDENTITY,
         CACHE_POLICY,
         ORIGIN_REQUEST_POLICY,
         RESPONSE_HEADERS_POLICY,
@@ -293,9 +333,12 @@ class Quotas(msgspec.Struct, frozen=True):
     cache_policies: int = 20
     origin_request_policies: int = 20
     response_headers_policies: int = 20
+    origin_access_controls: int = 100
+    origin_access_identities: int = 100
     distributions: int = 500
     public_keys_per_key_group: int = 5
     distributions_per_key_group: int = 100
+    distributions_per_origin_access_control: int = 100
     distributions_per_cache_policy: int = 100
     distributions_per_origin_request_policy: int = 100
     distributions_per_response_headers_policy: int = 100
@@ -311,6 +354,8 @@ MESSAGES: dict[str, str] = {
     "CachePolicyAlreadyExists": "A cache policy with this name already exists. You must provide a unique name. To modify an existing cache policy, use UpdateCachePolicy.",  # noqa: E501
     "CachePolicyInUse": "Cannot delete the cache policy because it is attached to one or more cache behaviors.",
     "CannotChangeImmutablePublicKeyFields": "You can't change the value of a public key.",
+    "CloudFrontOriginAccessIdentityAlreadyExists": "The caller reference is that of an identity with another config.",
+    "CloudFrontOriginAccessIdentityInUse": "The Origin Access Identity specified is already in use.",
     "CNAMEAlreadyExists": "One or more of the CNAMEs you provided are already associated with a different resource.",
     "DistributionAlreadyExists": "The caller reference you attempted to create the distribution with is associated with another distribution.",  # noqa: E501
     "DistributionNotDisabled": "The distribution you are trying to delete has not been disabled.",
@@ -320,6 +365,9 @@ MESSAGES: dict[str, str] = {
     "InvalidOriginAccessControl": "The origin access control is not valid.",
     "InvalidOriginAccessIdentity": "The specified origin access identity does not exist or is not valid.",
     "KeyGroupAlreadyExists": "A key group with this name already exists. You must provide a unique name. To modify an existing key group, use UpdateKeyGroup.",  # noqa: E501
+    "NoSuchCloudFrontOriginAccessIdentity": "The specified origin access identity does not exist.",
+    "NoSuchMonitoringSubscription": "A monitoring subscription does not exist for the specified distribution.",
+    "NoSuchOriginAccessControl": "The origin access control does not exist.",
     "NoSuchCachePolicy": "The specified cache policy does not exist.",
     "NoSuchDistribution": "The specified distribution does not exist.",
     "NoSuchInvalidation": "The specified invalidation does not exist.",
@@ -330,6 +378,8 @@ MESSAGES: dict[str, str] = {
     "NoSuchResponseHeadersPolicy": "The specified response headers policy does not exist.",
     "OriginRequestPolicyAlreadyExists": "An origin request policy with this name already exists. You must provide a unique name. To modify an existing origin request policy, use UpdateOriginRequestPolicy.",  # noqa: E501
     "OriginRequestPolicyInUse": "Cannot delete the origin request policy because it is attached to one or more cache behaviors.",  # noqa: E501
+    "OriginAccessControlAlreadyExists": "An origin access control with this name already exists.",
+    "OriginAccessControlInUse": "Cannot delete the origin access control because it's in use by one or more distributions.",  # noqa: E501
     "PreconditionFailed": "The request failed because it didn't meet the preconditions in one or more request-header fields.",  # noqa: E501
     "PublicKeyAlreadyExists": "A public key with this name or caller reference already exists.",
     "PublicKeyInUse": "The Cloudfront public key is currently associated with either Key Group or a field level encryption profile.",  # noqa: E501
@@ -343,6 +393,9 @@ MESSAGES: dict[str, str] = {
     "TooManyCustomHeadersInResponseHeadersPolicy": "The number of custom headers in the response headers policy exceeds the maximum.",  # noqa: E501
     "TooManyDistributions": "Processing your request will cause you to exceed the maximum number of distributions allowed.",  # noqa: E501
     "TooManyDistributionsAssociatedToCachePolicy": "The maximum number of distributions have been associated with the specified cache policy.",  # noqa: E501
+    "TooManyCloudFrontOriginAccessIdentities": "Processing your request would cause you to exceed the maximum number of origin access identities allowed.",  # noqa: E501
+    "TooManyDistributionsAssociatedToOriginAccessControl": "The maximum number of distributions have been associated with the specified origin access control.",  # noqa: E501
+    "TooManyOriginAccessControls": "The number of origin access controls in your account exceeds the maximum allowed.",
     "TooManyDistributionsAssociatedToKeyGroup": "The number of distributions that reference this key group is more than the maximum allowed.",  # noqa: E501
     "TooManyDistributionsAssociatedToOriginRequestPolicy": "The maximum number of distributions have been associated with the specified origin request policy.",  # noqa: E501
     "TooManyDistributionsAssociatedToResponseHeadersPolicy": "The maximum number of distributions have been associated with the specified response headers policy.",  # noqa: E501

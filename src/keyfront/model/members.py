@@ -18,10 +18,11 @@ from keyfront.model.reading import Config, Problem, problem, words
 
 OBEYED = words(
     """
-    Aliases[] DefaultRootObject Enabled Logging.IncludeCookies
+    Aliases[] DefaultRootObject Enabled Staging Logging.IncludeCookies
     Origins[].Id Origins[].DomainName Origins[].OriginPath
     Origins[].CustomHeaders[].HeaderName Origins[].CustomHeaders[].HeaderValue
     Origins[].S3OriginConfig.OriginReadTimeout
+    Origins[].S3OriginConfig.OriginAccessIdentity Origins[].OriginAccessControlId
     Origins[].CustomOriginConfig.HTTPPort Origins[].CustomOriginConfig.HTTPSPort
     Origins[].CustomOriginConfig.OriginProtocolPolicy Origins[].CustomOriginConfig.OriginSslProtocols[]
     Origins[].CustomOriginConfig.OriginReadTimeout Origins[].CustomOriginConfig.OriginKeepaliveTimeout
@@ -42,14 +43,6 @@ OBEYED = words(
 )
 
 REFUSED: dict[str, tuple[str, str]] = {
-    "Origins[].S3OriginConfig.OriginAccessIdentity": (
-        "InvalidOriginAccessIdentity",
-        "Keyfront does not sign its requests to S3: leave OriginAccessIdentity empty",
-    ),
-    "Origins[].OriginAccessControlId": (
-        "InvalidOriginAccessControl",
-        "Keyfront does not sign its requests to origins: leave OriginAccessControlId empty",
-    ),
     "Origins[].CustomOriginConfig.OriginMtlsConfig": (
         "InvalidArgument",
         "Keyfront has no client certificates for origins: OriginMtlsConfig cannot be used",
@@ -95,7 +88,6 @@ REFUSED: dict[str, tuple[str, str]] = {
         "NoSuchContinuousDeploymentPolicy",
         "Keyfront has no continuous deployment: leave ContinuousDeploymentPolicyId empty",
     ),
-    "Staging": ("InvalidArgument", "Keyfront has no staging distributions: Staging can only be false"),
     "AnycastIpListId": ("EntityNotFound", "Keyfront has no Anycast IP lists: leave AnycastIpListId empty"),
     "TenantConfig": (
         "InvalidArgument",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal, cast
 
+from keyfront.model.access import read_signing
 from keyfront.model.forwarding import ONE_HUNDRED_YEARS, TOKEN
 from keyfront.model.limits import Limits
-from keyfront.model.reading import Struct, words
+from keyfront.model.reading import Config, Struct, words
 from keyfront.model.snapshot import Origin, OriginGroup
 
 _LABEL = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
@@ -37,15 +38,17 @@ _FAILOVER_CODES = frozenset({400, 403, 404, 416, 500, 502, 503, 504})
 ProtocolPolicy = Literal["http-only", "https-only", "match-viewer"]
 
 
-def read_origins(top: Struct, limits: Limits) -> tuple[Origin, ...]:
-    """The origins of the DistributionConfig `top`."""
+def read_origins(
+    top: Struct, limits: Limits, controls: Mapping[str, Config], identities: Mapping[str, Config]
+) -> tuple[Origin, ...]:
+    """The origins of the DistributionConfig `top`; the origin access `controls` and `identities` are by id."""
     structs = top.structs("Origins", "origin", "Id")
     if not structs:
         top.refuse("A distribution must have at least one origin")
     if len(structs) > limits.origins:
         top.refuse(f"A distribution can have {limits.origins} origins", "TooManyOrigins")
     _unique_ids(top, structs)
-    return tuple(_origin(struct, limits) for struct in structs)
+    return tuple(_origin(struct, limits, controls, identities) for struct in structs)
 
 
 def read_origin_groups(top: Struct, origins: Iterable[Origin], limits: Limits) -> tuple[OriginGroup, ...]:
@@ -88,7 +91,9 @@ def _unique_ids(top: Struct, structs: list[Struct], taken: Collection[str] = ())
         seen.add(own)
 
 
-def _origin(struct: Struct, limits: Limits) -> Origin:
+def _origin(
+    struct: Struct, limits: Limits, controls: Mapping[str, Config], identities: Mapping[str, Config]
+) -> Origin:
     domain_name = struct.text("DomainName", None)
     if domain_name and not _is_host(domain_name):
         struct.refuse("DomainName must be a host name or an IP address, without scheme, port and path")
@@ -104,11 +109,7 @@ def _origin(struct: Struct, limits: Limits) -> Origin:
         "custom_headers": _custom_headers(struct, limits),
     }
     custom, s3 = struct.struct("CustomOriginConfig"), struct.struct("S3OriginConfig")
-    if struct.members.get("OriginAccessControlId") and s3.members.get("OriginAccessIdentity"):
-        struct.refuse(
-            "An origin can have an origin access control or an origin access identity, not both",
-            "IllegalOriginAccessConfiguration",
-        )
+    common["signing"] = read_signing(struct, s3, controls, identities)
     if ("CustomOriginConfig" in struct) == ("S3OriginConfig" in struct):
         struct.refuse("An origin must have either CustomOriginConfig or S3OriginConfig")
     if "S3OriginConfig" in struct:

@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 
 from keyfront.errors import SnapshotRefused
+from keyfront.model.access import Signing
 
 MAGIC = b"keyfront-snapshot 1\n"
 
@@ -81,7 +82,8 @@ class ResponseHeadersPolicy(msgspec.Struct, frozen=True):
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """An origin as its behaviors reach it. Times are seconds; `custom_headers` hold secrets."""
+    """An origin as its behaviors reach it. Times are seconds; `custom_headers` hold secrets. `signing` says which of
+    the requests to it are signed; an edge has the credentials for that from its operator."""
 
     id: str
     domain_name: str
@@ -97,6 +99,7 @@ class Origin(msgspec.Struct, frozen=True):
     connection_timeout: float = 10.0
     response_completion_timeout: float | None = None
     custom_headers: tuple[tuple[str, str], ...] = ()
+    signing: Signing = "never"
 
 
 class OriginGroup(msgspec.Struct, frozen=True):

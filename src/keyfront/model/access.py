@@ -1,0 +1,52 @@
+"""Which requests to an origin are signed: origin access controls and origin access identities
+(cloudfront-semantics §5.14).
+
+Both come down to one of three words, which is all that an edge is told. With what it signs is no matter of a config:
+the edge's operator gives it credentials (`edge/credentials.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, cast
+
+from keyfront.model.reading import Config, Struct
+
+Signing = Literal["never", "always", "no-override"]
+"""`no-override`: unless the viewer's own Authorization is sent on."""
+
+IDENTITY = "origin-access-identity/cloudfront/"
+"""What stands before the id of an origin access identity in an S3OriginConfig (§3.4)."""
+
+
+def signing_of(control: Config) -> Signing:
+    """What an OriginAccessControlConfig asks for."""
+    return cast(Signing, control["SigningBehavior"])
+
+
+def read_signing(
+    struct: Struct, s3: Struct, controls: Mapping[str, Config], identities: Mapping[str, Config]
+) -> Signing:
+    """What the origin `struct` with the S3OriginConfig `s3` asks for; both ids are looked up in what exists.
+
+    An origin access identity always signs: it had no other behaviors to choose from.
+    """
+    control, identity = struct.text("OriginAccessControlId"), s3.text("OriginAccessIdentity")
+    if control and identity:
+        struct.refuse(
+            "An origin can have an origin access control or an origin access identity, not both",
+            "IllegalOriginAccessConfiguration",
+        )
+    if identity:
+        id_ = identity.removeprefix(IDENTITY)
+        if id_ == identity:
+            s3.refuse(f"OriginAccessIdentity must have the form {IDENTITY}ID", "InvalidOriginAccessIdentity")
+        elif id_ not in identities:
+            s3.refuse(f"There is no origin access identity {id_!r}", "InvalidOriginAccessIdentity")
+        return "always"
+    if control:
+        if control not in controls:
+            struct.refuse(f"There is no origin access control {control!r}", "InvalidOriginAccessControl")
+            return "always"
+        return signing_of(controls[control])
+    return "never"

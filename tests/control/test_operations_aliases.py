@@ -1,0 +1,318 @@
+"""Aliases that move and overlap, copies, and lists of distributions by what they use (cloudfront-semantics §7.3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from keyfront.control.distributions import half_hidden, overlap
+from tests.control.house import ACCOUNT, Config, House, many, minimal
+
+
+def named(house: House, reference: str, *aliases: str, **changes: Any) -> str:
+    return str(house.distribution(reference, Aliases=many(*aliases), **changes)["Id"])
+
+
+def aliases(house: House, id_: str) -> list[str]:
+    config, _ = house.config(id_)
+    found: list[str] = config["Aliases"].get("Items", [])
+    assert config["Aliases"]["Quantity"] == len(found)
+    return found
+
+
+def routed(house: House) -> dict[str, str]:
+    """Which distribution edges know each alias of."""
+    published = house.feed.published()
+    assert published is not None
+    return {alias: value.id for value in published.distributions for alias in value.aliases}
+
+
+# ---- AssociateAlias
+
+
+def test_an_alias_moves_in_one_step(house: House) -> None:
+    one = named(house, "one", "a.example.com", "b.example.com")
+    two = named(house, "two", "c.example.com")
+    house.report()
+    number = house.number()
+    etags = [house.etag("Distribution", id_) for id_ in (one, two)]
+    assert house.call("AssociateAlias", TargetDistributionId=two, Alias="A.example.com") == {}
+    assert aliases(house, one) == ["b.example.com"]
+    assert aliases(house, two) == ["c.example.com", "a.example.com"]
+    assert house.number() == number + 1, "no viewer meets the name without a distribution"
+    assert routed(house) == {"b.example.com": one, "c.example.com": two, "a.example.com": two}
+    for id_, etag in zip((one, two), etags, strict=True):
+        assert house.etag("Distribution", id_) != etag
+        assert house.call("GetDistribution", Id=id_)["Distribution"]["Status"] == "InProgress"
+    # What was moved is free to go on, and free no more where it went.
+    house.call("AssociateAlias", TargetDistributionId=one, Alias="a.example.com")
+    assert aliases(house, two) == ["c.example.com"]
+    config, etag = house.config(two)
+    taken = house.refused(
+        "UpdateDistribution",
+        Id=two,
+        IfMatch=etag,
+        DistributionConfig=config | {"Aliases": many("a.example.com")},
+    )
+    assert taken.code == "CNAMEAlreadyExists"
+
+
+def test_an_alias_that_nobody_has_is_added_and_one_that_is_there_stays(house: House) -> None:
+    one = named(house, "one")
+    house.call("AssociateAlias", TargetDistributionId=one, Alias="*.example.com")
+    assert aliases(house, one) == ["*.example.com"]
+    etag, number = house.etag("Distribution", one), house.number()
+    house.call("AssociateAlias", TargetDistributionId=one, Alias="*.EXAMPLE.com")
+    assert (house.etag("Distribution", one), house.number()) == (etag, number)
+
+
+def test_the_last_alias_goes_from_a_disabled_distribution(house: House) -> None:
+    one = named(house, "one", "a.example.com", Enabled=False)
+    two = named(house, "two")
+    house.call("AssociateAlias", TargetDistributionId=two, Alias="a.example.com")
+    assert aliases(house, one) == []
+
+
+@pytest.mark.parametrize(
+    ("alias", "code"),
+    [
+        ("", "InvalidArgument"),
+        ("a b.example.com", "InvalidArgument"),
+        ("a.*.example.com", "InvalidArgument"),
+        ("x.cloudfront.localhost", "InvalidArgument"),
+        ("y" * 64 + ".example.com", "InvalidArgument"),
+        ("new.example.com", "TooManyDistributionCNAMEs"),
+        ("taken.example.com", "TooManyDistributionCNAMEs"),
+    ],
+)
+def test_an_alias_that_cannot_move_stays(house: House, alias: str, code: str) -> None:
+    owner = named(house, "owner", "taken.example.com")
+    full = named(house, "full", *(f"n{number}.example.com" for number in range(100)))
+    before, number = [house.config(id_) for id_ in (owner, full)], house.number()
+    assert house.refused("AssociateAlias", TargetDistributionId=full, Alias=alias).code == code
+    assert [house.config(id_) for id_ in (owner, full)] == before
+    assert house.number() == number
+
+
+def test_a_distribution_that_is_not_there_gets_no_alias(house: House) -> None:
+    error = house.refused("AssociateAlias", TargetDistributionId="E404", Alias="a.example.com")
+    assert (error.code, error.status) == ("NoSuchDistribution", 404)
+
+
+# ---- ListConflictingAliases
+
+OVERLAPS = [
+    ("a.example.com", "a.example.com", True),
+    ("a.example.com", "b.example.com", False),
+    ("*.example.com", "a.example.com", True),
+    ("*.example.com", "a.b.example.com", True),
+    ("*.example.com", "example.com", False),
+    ("*.example.com", "aexample.com", False),
+    ("*.example.com", "*.example.com", True),
+    ("*.example.com", "*.b.example.com", True),
+    ("*.example.com", "*.example.org", False),
+    ("*.example.com", "*.xexample.com", False),
+]
+
+
+@pytest.mark.parametrize(("one", "other", "expected"), OVERLAPS)
+def test_overlap(one: str, other: str, expected: bool) -> None:
+    assert overlap(one, other) is expected
+    assert overlap(other, one) is expected
+
+
+def test_ids_are_half_hidden() -> None:
+    assert half_hidden("E2VY6GYSB2RFYS") == "*******SB2RFYS"
+    assert half_hidden("123456112233") == "******112233"
+    assert half_hidden("abc") == "**c"
+
+
+def test_conflicting_aliases(house: House) -> None:
+    one = named(house, "one", "www.example.com", "*.dev.example.com", "example.com")
+    two = named(house, "two", "*.example.com", "www.example.org")
+
+    def conflicts(alias: str, **params: Any) -> Config:
+        found: Config = house.call("ListConflictingAliases", DistributionId=one, Alias=alias, **params)
+        return found["ConflictingAliasesList"]
+
+    def item(alias: str, id_: str) -> Config:
+        return {
+            "Alias": alias,
+            "DistributionId": "*******" + id_[7:],
+            "AccountId": "******" + ACCOUNT[6:],
+        }
+
+    assert conflicts("WWW.example.com") == {
+        "MaxItems": 100,
+        "Quantity": 2,
+        "Items": [item("*.example.com", two), item("www.example.com", one)],
+    }
+    every = [item("*.dev.example.com", one), item("*.example.com", two), item("www.example.com", one)]
+    assert conflicts("*.example.com")["Items"] == every
+    assert conflicts("nobody.example.net") == {"MaxItems": 100, "Quantity": 0}
+    first = conflicts("*.example.com", MaxItems=2)
+    assert (first["Items"], first["NextMarker"]) == (every[:2], "*.example.com")
+    rest = conflicts("*.example.com", MaxItems=2, Marker=first["NextMarker"])
+    assert rest["Items"] == every[2:]
+    assert "NextMarker" not in rest
+
+
+@pytest.mark.parametrize(
+    ("params", "code"),
+    [
+        ({"DistributionId": "E404"}, "NoSuchDistribution"),
+        ({"Alias": "no host"}, "InvalidArgument"),
+        ({"Alias": ""}, "InvalidArgument"),
+        ({"MaxItems": 0}, "InvalidArgument"),
+    ],
+)
+def test_what_cannot_be_asked_about_conflicts(house: House, params: Config, code: str) -> None:
+    asked = {"DistributionId": named(house, "one"), "Alias": "a.example.com"} | params
+    assert house.refused("ListConflictingAliases", **asked).code == code
+
+
+# ---- CopyDistribution
+
+
+def test_a_copy_is_a_staging_distribution(house: House) -> None:
+    primary = named(house, "one", "a.example.com", Comment="as it is")
+    config, etag = house.config(primary)
+    made = house.call(
+        "CopyDistribution", PrimaryDistributionId=primary, Staging=True, IfMatch=etag, CallerReference="copy"
+    )
+    copy = made["Distribution"]
+    assert copy["Id"] != primary
+    assert made["Location"] == f"/2020-05-31/distribution/{copy['Id']}"
+    assert copy["DistributionConfig"] == config | {
+        "CallerReference": "copy",
+        "Staging": True,
+        "Aliases": {"Quantity": 0},
+    }
+    published = house.feed.published()
+    assert published is not None
+    assert {value.id: value.enabled for value in published.distributions} == {
+        primary: True,
+        copy["Id"]: False,
+    }
+    changed = copy["DistributionConfig"] | {"Comment": "changed"}
+    made = house.call("UpdateDistribution", Id=copy["Id"], IfMatch=made["ETag"], DistributionConfig=changed)
+    for staging in (False,):
+        error = house.refused(
+            "UpdateDistribution",
+            Id=copy["Id"],
+            IfMatch=made["ETag"],
+            DistributionConfig=changed | {"Staging": staging},
+        )
+        assert error.code == "IllegalUpdate"
+
+
+def test_a_copy_may_be_disabled(house: House) -> None:
+    primary = named(house, "one")
+    _, etag = house.config(primary)
+    params = {"PrimaryDistributionId": primary, "IfMatch": etag, "CallerReference": "copy", "Staging": True}
+    made = house.call("CopyDistribution", Enabled=False, **params)
+    assert made["Distribution"]["DistributionConfig"]["Enabled"] is False
+
+
+COPIES: list[tuple[Config, str]] = [
+    ({"PrimaryDistributionId": "E404"}, "NoSuchDistribution"),
+    ({"IfMatch": ""}, "InvalidIfMatchVersion"),
+    ({"IfMatch": None}, "InvalidIfMatchVersion"),
+    ({"IfMatch": "EABCDEFGHIJKLM"}, "PreconditionFailed"),
+    ({"Staging": False}, "InvalidArgument"),
+    ({"Staging": None}, "InvalidArgument"),
+    ({"CallerReference": "one"}, "DistributionAlreadyExists"),
+    ({"CallerReference": ""}, "InvalidArgument"),
+]
+
+
+@pytest.mark.parametrize(("params", "code"), COPIES)
+def test_copies_that_are_refused(house: House, params: Config, code: str) -> None:
+    primary = named(house, "one")
+    _, etag = house.config(primary)
+    asked = {
+        "PrimaryDistributionId": primary,
+        "Staging": True,
+        "IfMatch": etag,
+        "CallerReference": "copy",
+    } | params
+    given = {name: value for name, value in asked.items() if value is not None}
+    assert house.refused("CopyDistribution", **given).code == code
+
+
+def test_a_copy_is_not_copied(house: House) -> None:
+    made = house.call("CreateDistribution", DistributionConfig=minimal() | {"Staging": True})
+    error = house.refused(
+        "CopyDistribution",
+        PrimaryDistributionId=made["Distribution"]["Id"],
+        Staging=True,
+        IfMatch=made["ETag"],
+        CallerReference="copy",
+    )
+    assert error.code == "InvalidArgument"
+
+
+# ---- lists
+
+
+def test_distributions_without_a_web_acl_are_all(house: House) -> None:
+    ids = sorted(named(house, str(number)) for number in range(3))
+    everything = house.call("ListDistributions")
+    assert house.call("ListDistributionsByWebACLId", WebACLId="null") == everything
+    assert house.call("ListDistributionsByConnectionMode", ConnectionMode="direct") == everything
+    first = house.call("ListDistributionsByWebACLId", WebACLId="null", MaxItems="2")["DistributionList"]
+    assert [item["Id"] for item in first["Items"]] == ids[:2]
+    rest = house.call("ListDistributionsByConnectionMode", ConnectionMode="direct", Marker=ids[1], MaxItems=5)
+    assert [item["Id"] for item in rest["DistributionList"]["Items"]] == ids[2:]
+    none = house.call("ListDistributionsByConnectionMode", ConnectionMode="tenant-only")
+    assert none == {"DistributionList": {"Marker": "", "MaxItems": 100, "IsTruncated": False, "Quantity": 0}}
+    acl = "arn:aws:wafv2:us-east-1:123456789012:global/webacl/x/473e64fd-f30b-4765-81a0-62ad96dd167a"
+    for unknown in (acl, "473e64fd-f30b-4765-81a0-62ad96dd167a", "NULL"):
+        error = house.refused("ListDistributionsByWebACLId", WebACLId=unknown)
+        assert (error.code, error.status) == ("InvalidWebACLId", 400)
+    assert (
+        house.refused("ListDistributionsByConnectionMode", ConnectionMode="other").code == "InvalidArgument"
+    )
+
+
+# ---- monitoring subscriptions
+
+
+def subscription(status: str = "Enabled") -> Config:
+    return {"RealtimeMetricsSubscriptionConfig": {"RealtimeMetricsSubscriptionStatus": status}}
+
+
+def test_a_monitoring_subscription_lives_with_its_distribution(house: House) -> None:
+    id_ = named(house, "one", Enabled=False)
+    for operation in ("GetMonitoringSubscription", "DeleteMonitoringSubscription"):
+        error = house.refused(operation, DistributionId=id_)
+        assert (error.code, error.status) == ("NoSuchMonitoringSubscription", 404)
+    etag, number = house.etag("Distribution", id_), house.number()
+    for status in ("Enabled", "Disabled", "Disabled"):
+        made = house.call(
+            "CreateMonitoringSubscription", DistributionId=id_, MonitoringSubscription=subscription(status)
+        )
+        assert made == {"MonitoringSubscription": subscription(status)}
+        assert house.call("GetMonitoringSubscription", DistributionId=id_) == made
+    assert (house.etag("Distribution", id_), house.number()) == (etag, number)
+    assert house.call("DeleteMonitoringSubscription", DistributionId=id_) == {}
+    assert (
+        house.refused("GetMonitoringSubscription", DistributionId=id_).code == "NoSuchMonitoringSubscription"
+    )
+    house.call("CreateMonitoringSubscription", DistributionId=id_, MonitoringSubscription=subscription())
+    house.report()
+    house.call("DeleteDistribution", Id=id_, IfMatch=etag)
+    for operation in ("GetMonitoringSubscription", "DeleteMonitoringSubscription"):
+        assert house.refused(operation, DistributionId=id_).code == "NoSuchDistribution"
+    with house.store.read() as transaction:
+        assert transaction.count("MonitoringSubscription") == 0
+
+
+def test_a_monitoring_subscription_says_something(house: House) -> None:
+    id_ = named(house, "one")
+    for given in ({}, {"RealtimeMetricsSubscriptionConfig": {}}):
+        error = house.refused(
+            "CreateMonitoringSubscription", DistributionId=id_, MonitoringSubscription=given
+        )
+        assert error.code == "InvalidArgument"
