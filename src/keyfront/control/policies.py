@@ -136,6 +136,12 @@ def check_cache_policy(config: Config, quotas: Quotas) -> None:
     :raises ApiError: InvalidArgument or one of the kind's TooMany….
     """
     _common(config)
+    low, usual, high = (config[member] for member in ("MinTTL", "DefaultTTL", "MaxTTL"))
+    if not low <= usual <= high:  # InvalidTTLOrder is an error of distributions only
+        raise refusal(
+            "InvalidArgument",
+            f"MinTTL {low}, DefaultTTL {usual} and MaxTTL {high} must not decrease in this order.",
+        )
     key = config["ParametersInCacheKeyAndForwardedToOrigin"]
     _names(key, "CachePolicy", quotas)
     encodings = ("EnableAcceptEncodingGzip", "EnableAcceptEncodingBrotli")
