@@ -357,7 +357,7 @@ class Service:
             return
         try:
             with self._store.write() as transaction:
-                self._append(transaction, call, outcome)
+                audit.append(transaction, call, outcome, self._desk.rng)
         except ApiError as error:
             log.error("no audit record of %s by %s: %s", call.operation, call.caller.arn, error)
 
@@ -388,7 +388,7 @@ class Service:
                     transaction.stamp(DISTRIBUTION.name, work.touched, number)
                 if transaction.reached() < self._desk.reach.highest:
                     transaction.set_reached(self._desk.reach.highest)
-                self._append(transaction, call, output)
+                audit.append(transaction, call, output, self._desk.rng)
             if changed:
                 compiler.current = self._unpublished = snapshot
             self._publish()
@@ -409,17 +409,6 @@ class Service:
                 return
             # Another control plane on this store committed after us and has published both.
         self._unpublished = None
-
-    def _append(self, transaction: Transaction, call: Call, outcome: Output | ApiError) -> None:
-        found = audit.record(call, outcome, self._desk.rng)
-        transaction.append_audit(
-            audit.following(transaction.audit_head(), audit.encode(found)),
-            time=call.now,
-            name=call.operation,
-            principal=call.caller.arn,
-            resource=audit.subject(call, outcome),
-            error=outcome.code if isinstance(outcome, ApiError) else "",
-        )
 
 
 def unsupported() -> list[str]:

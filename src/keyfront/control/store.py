@@ -92,6 +92,11 @@ class Transaction:
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
 
+    @property
+    def connection(self) -> sa.Connection:
+        """For what keeps tables of its own beside these, in the same transaction (`users.py`, `trail.py`)."""
+        return self._connection
+
     # ---- resources
 
     def get(self, kind: str, id_: str) -> Row | None:

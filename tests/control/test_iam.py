@@ -1,0 +1,472 @@
+"""Policies: what is granted and what is not, and what cannot be stored. Tables of cases."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keyfront.control import conditions, iam, wildcards
+from keyfront.control.iam import Asked, Decision
+from keyfront.control.roles import DOCUMENTS, ROLES
+from keyfront.errors import ApiError
+
+ACCOUNT = "123456789012"
+ARN = f"arn:aws:cloudfront::{ACCOUNT}"
+E1 = f"{ARN}:distribution/E1"
+ADA = {
+    "aws:sourceip": ("192.0.2.7",),
+    "aws:securetransport": ("false",),
+    "aws:currenttime": ("2026-11-22T12:00:00Z",),
+    "aws:epochtime": ("1795348800",),
+    "aws:username": ("ada",),
+    "aws:userid": ("AIDA1",),
+    "aws:principalarn": (f"arn:aws:iam::{ACCOUNT}:user/ada",),
+    "aws:principalaccount": (ACCOUNT,),
+    "aws:principaltype": ("User",),
+    "aws:requestedregion": ("us-east-1",),
+    "aws:useragent": ("Boto3/1.44.5",),
+    "aws:resourcetag/Env": ("prod",),
+    "aws:resourcetag/Level": ("7",),
+}
+
+
+def statement(**more: Any) -> dict[str, Any]:
+    return {"Effect": "Allow", "Action": "*", "Resource": "*"} | more
+
+
+def policy(*statements: dict[str, Any], name: str = "p") -> iam.Policy:
+    return iam.parse(name, json.dumps({"Version": "2012-10-17", "Statement": list(statements)}), ACCOUNT)
+
+
+def decided(
+    *statements: dict[str, Any],
+    action: str = "cloudfront:UpdateDistribution",
+    resource: str = E1,
+) -> bool:
+    return iam.evaluate([policy(*statements)], Asked(action, resource, ADA)).allowed
+
+
+# ---- actions and resources
+
+
+@pytest.mark.parametrize(
+    ("member", "given", "action", "speaks"),
+    [
+        ("Action", "*", "cloudfront:UpdateDistribution", True),
+        ("Action", "cloudfront:*", "cloudfront:UpdateDistribution", True),
+        ("Action", "cloudfront:UpdateDistribution", "cloudfront:UpdateDistribution", True),
+        ("Action", "CloudFront:updatedistribution", "cloudfront:UpdateDistribution", True),
+        ("Action", "cloudfront:Update*", "cloudfront:UpdateDistribution", True),
+        ("Action", "cloudfront:*Distribution", "cloudfront:UpdateDistribution", True),
+        ("Action", "cloudfront:Update?istribution", "cloudfront:UpdateDistribution", True),
+        ("Action", "cloudfront:UpdateDistribution", "cloudfront:UpdateDistributionWithStagingConfig", False),
+        ("Action", "cloudfront:Get*", "cloudfront:UpdateDistribution", False),
+        ("Action", ["cloudfront:Get*", "cloudfront:Update*"], "cloudfront:UpdateDistribution", True),
+        ("Action", "s3:*", "cloudfront:UpdateDistribution", False),
+        ("NotAction", "cloudfront:Get*", "cloudfront:UpdateDistribution", True),
+        ("NotAction", ["s3:*", "cloudfront:update*"], "cloudfront:UpdateDistribution", False),
+    ],
+)
+def test_actions(member: str, given: Any, action: str, speaks: bool) -> None:
+    one = statement()
+    del one["Action"]
+    assert decided(one | {member: given}, action=action) is speaks
+
+
+@pytest.mark.parametrize(
+    ("member", "given", "resource", "speaks"),
+    [
+        ("Resource", "*", E1, True),
+        ("Resource", "*", "*", True),
+        ("Resource", E1, E1, True),
+        ("Resource", f"{ARN}:distribution/*", E1, True),
+        ("Resource", f"{ARN}:distribution/*", f"{ARN}:distribution/*", True),  # what is to be created
+        ("Resource", E1, f"{ARN}:distribution/*", False),
+        ("Resource", f"{ARN}:distribution/*", "*", False),  # a list is about no single resource
+        ("Resource", f"{ARN}:distribution/E?", E1, True),
+        ("Resource", f"{ARN}:distribution/E?", f"{E1}1", False),
+        ("Resource", f"{ARN}:*", E1, True),
+        ("Resource", f"{ARN}:distribution/e1", E1, False),
+        ("Resource", "arn:aws:cloudfront::*:distribution/E1", E1, True),
+        ("Resource", "arn:*:cloudfront:*:*:distribution/E1", E1, True),
+        ("Resource", "arn:aws:cloudfront::999999999999:distribution/E1", E1, False),
+        ("Resource", "arn:aws:cloudfront::1*:key-group/E1", E1, False),
+        ("Resource", "arn:aws:s3:::*", E1, False),
+        ("Resource", [f"{ARN}:key-group/*", E1], E1, True),
+        ("Resource", f"{ARN}:distribution/${{aws:username}}-*", f"{ARN}:distribution/ada-1", True),
+        ("Resource", f"{ARN}:distribution/${{aws:username}}-*", f"{ARN}:distribution/bob-1", False),
+        ("Resource", f"{ARN}:distribution/${{aws:UserName}}", f"{ARN}:distribution/ada", True),
+        ("Resource", f"{ARN}:distribution/${{aws:RequestTag/x}}", f"{ARN}:distribution/", False),
+        ("Resource", f"{ARN}:distribution/${{aws:RequestTag/x, 'E1'}}", E1, True),
+        ("Resource", f"{ARN}:distribution/${{*}}", E1, False),
+        ("Resource", f"{ARN}:distribution/${{*}}", f"{ARN}:distribution/*", True),
+        ("NotResource", E1, E1, False),
+        ("NotResource", E1, f"{E1}1", True),
+        ("NotResource", E1, "*", True),
+        ("NotResource", [f"{ARN}:key-group/*", f"{ARN}:public-key/*"], E1, True),
+    ],
+)
+def test_resources(member: str, given: Any, resource: str, speaks: bool) -> None:
+    one = statement()
+    del one["Resource"]
+    assert decided(one | {member: given}, resource=resource) is speaks
+
+
+def test_what_a_variable_stands_for_holds_no_wildcards() -> None:
+    found = policy(statement(Resource=f"{ARN}:distribution/${{aws:username}}"))
+    asked = Asked("cloudfront:GetDistribution", E1, {"aws:username": ("*",)})
+    assert not iam.evaluate([found], asked).allowed
+
+
+# ---- conditions
+
+CONDITIONS: list[tuple[dict[str, Any], bool]] = [
+    ({}, True),
+    ({"IpAddress": {"aws:SourceIp": "192.0.2.0/24"}}, True),
+    ({"IpAddress": {"AWS:sourceIP": ["10.0.0.0/8", "192.0.2.7"]}}, True),
+    ({"IpAddress": {"aws:SourceIp": "192.0.2.9/24"}}, True),
+    ({"IpAddress": {"aws:SourceIp": "10.0.0.0/8"}}, False),
+    ({"IpAddress": {"aws:SourceIp": "::/0"}}, False),
+    ({"NotIpAddress": {"aws:SourceIp": "10.0.0.0/8"}}, True),
+    ({"NotIpAddress": {"aws:SourceIp": ["10.0.0.0/8", "192.0.2.0/24"]}}, False),
+    ({"Bool": {"aws:SecureTransport": "false"}}, True),
+    ({"Bool": {"aws:SecureTransport": True}}, False),
+    ({"BoolIfExists": {"aws:SecureTransport": "True"}}, False),
+    ({"StringEquals": {"aws:username": "ada"}}, True),
+    ({"StringEquals": {"aws:username": "Ada"}}, False),
+    ({"StringEquals": {"aws:username": "a*"}}, False),
+    ({"StringEquals": {"aws:username": ["bob", "ada"]}}, True),
+    ({"StringNotEquals": {"aws:username": ["bob", "ada"]}}, False),
+    ({"StringNotEquals": {"aws:username": ["bob", "eve"]}}, True),
+    ({"StringEqualsIgnoreCase": {"aws:username": "ADA"}}, True),
+    ({"StringNotEqualsIgnoreCase": {"aws:username": "ADA"}}, False),
+    ({"StringLike": {"aws:username": "a?a"}}, True),
+    ({"StringLike": {"aws:UserAgent": "Boto3/*"}}, True),
+    ({"StringNotLike": {"aws:UserAgent": "*oto*"}}, False),
+    ({"StringEquals": {"aws:ResourceTag/Env": "prod"}}, True),
+    ({"StringEquals": {"aws:ResourceTag/env": "prod"}}, True),  # a key's case counts only where two differ by it
+    ({"StringEquals": {"aws:ResourceTag/Env": "Prod"}}, False),
+    ({"StringEquals": {"aws:ResourceTag/Owner": "ada"}}, False),
+    ({"StringEqualsIfExists": {"aws:ResourceTag/Owner": "ada"}}, True),
+    ({"StringNotEquals": {"aws:ResourceTag/Owner": "ada"}}, True),
+    ({"StringNotEquals": {"aws:ResourceTag/Env": "dev"}}, True),
+    ({"StringEquals": {"aws:RequestTag/Env": "${aws:ResourceTag/Env}"}}, False),
+    ({"StringEquals": {"aws:ResourceTag/Env": "${aws:RequestTag/Env, 'prod'}"}}, True),
+    ({"StringEquals": {"aws:ResourceTag/Env": "${aws:ResourceTag/Env}"}}, True),
+    ({"NumericGreaterThan": {"aws:ResourceTag/Level": 6}}, True),
+    ({"NumericGreaterThan": {"aws:ResourceTag/Level": "7"}}, False),
+    ({"NumericGreaterThanEquals": {"aws:ResourceTag/Level": "7.0"}}, True),
+    ({"NumericLessThan": {"aws:ResourceTag/Level": "7.5"}}, True),
+    ({"NumericLessThanEquals": {"aws:ResourceTag/Level": "6"}}, False),
+    ({"NumericEquals": {"aws:ResourceTag/Level": "07"}}, True),
+    ({"NumericNotEquals": {"aws:ResourceTag/Level": "7"}}, False),
+    ({"NumericEquals": {"aws:ResourceTag/Env": "7"}}, False),  # what is no number is not compared
+    ({"NumericLessThan": {"aws:EpochTime": 1795348801}}, True),
+    ({"DateLessThan": {"aws:CurrentTime": "2026-11-22T12:00:01Z"}}, True),
+    ({"DateLessThan": {"aws:CurrentTime": "2026-11-22T12:00:00Z"}}, False),
+    ({"DateLessThanEquals": {"aws:CurrentTime": "2026-11-22T13:00:00+01:00"}}, True),
+    ({"DateGreaterThan": {"aws:CurrentTime": "2026-11-22"}}, True),
+    ({"DateGreaterThanEquals": {"aws:EpochTime": "1795348800"}}, True),
+    ({"DateGreaterThan": {"aws:EpochTime": "2026-11-22T12:00:00Z"}}, False),
+    ({"DateEquals": {"aws:CurrentTime": 1795348800}}, True),
+    ({"DateNotEquals": {"aws:CurrentTime": "2026-11-22T12:00:00"}}, False),
+    ({"ArnEquals": {"aws:PrincipalArn": "arn:aws:iam::*:user/ada"}}, True),
+    ({"ArnLike": {"aws:PrincipalArn": f"arn:aws:iam::{ACCOUNT}:user/a*"}}, True),
+    ({"ArnLike": {"aws:PrincipalArn": "arn:aws:iam::*:user/bob"}}, False),
+    ({"ArnNotLike": {"aws:PrincipalArn": "arn:aws:iam::*:user/bob"}}, True),
+    ({"ArnNotEquals": {"aws:PrincipalArn": "arn:aws:iam::*:user/*"}}, False),
+    ({"Null": {"aws:RequestTag/Env": "true"}}, True),
+    ({"Null": {"aws:RequestTag/Env": False}}, False),
+    ({"Null": {"aws:ResourceTag/Env": "false"}}, True),
+    ({"Null": {"aws:TagKeys": "true"}}, True),
+    # all operators and all keys must hold
+    ({"IpAddress": {"aws:SourceIp": "192.0.2.7"}, "StringEquals": {"aws:username": "ada"}}, True),
+    ({"IpAddress": {"aws:SourceIp": "192.0.2.7"}, "StringEquals": {"aws:username": "bob"}}, False),
+    ({"StringEquals": {"aws:username": "ada", "aws:userid": "AIDA2"}}, False),
+    # sets: without a value, all are and none is
+    ({"ForAllValues:StringEquals": {"aws:TagKeys": ["Env"]}}, True),
+    ({"ForAnyValue:StringEquals": {"aws:TagKeys": ["Env"]}}, False),
+    ({"ForAnyValue:StringNotEquals": {"aws:TagKeys": ["Env"]}}, False),
+    ({"ForAnyValue:StringEqualsIfExists": {"aws:TagKeys": ["Env"]}}, True),
+    ({"ForAnyValue:StringEquals": {"aws:username": ["ada", "bob"]}}, True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("condition", "holds"), CONDITIONS, ids=[json.dumps(one) for one, _ in CONDITIONS])
+def test_conditions(condition: dict[str, Any], holds: bool) -> None:
+    assert decided(statement(Condition=condition)) is holds
+    # A deny under the same condition denies where the allow allowed.
+    assert decided(statement(), statement(Effect="Deny", Condition=condition)) is not holds
+
+
+@pytest.mark.parametrize(
+    ("operator", "keys", "holds"),
+    [
+        ("ForAllValues:StringEquals", ("Env",), True),
+        ("ForAllValues:StringEquals", ("Env", "Owner"), True),
+        ("ForAllValues:StringEquals", ("Env", "Cost"), False),
+        ("ForAnyValue:StringEquals", ("Env", "Cost"), True),
+        ("ForAnyValue:StringEquals", ("Cost",), False),
+        ("ForAllValues:StringNotEquals", ("Cost", "Team"), True),
+        ("ForAllValues:StringNotEquals", ("Cost", "Env"), False),
+        ("ForAnyValue:StringNotEquals", ("Cost", "Env"), True),
+        ("ForAnyValue:StringNotEquals", ("Env",), False),
+        ("ForAllValues:StringLike", ("Env",), True),
+    ],
+)
+def test_sets_of_values(operator: str, keys: tuple[str, ...], holds: bool) -> None:
+    found = policy(statement(Condition={operator: {"aws:TagKeys": ["Env", "Owner"]}}))
+    asked = Asked("cloudfront:TagResource", E1, ADA | {"aws:tagkeys": keys})
+    assert iam.evaluate([found], asked).allowed is holds
+
+
+def test_two_tags_that_differ_in_case() -> None:
+    tags = {"aws:resourcetag/env": ("dev",), "aws:resourcetag/ENV": ("prod",)}
+    for key, value, holds in [("env", "dev", True), ("ENV", "prod", True), ("Env", "dev", False)]:
+        found = policy(statement(Condition={"StringEquals": {f"aws:ResourceTag/{key}": value}}))
+        assert iam.evaluate([found], Asked("cloudfront:GetDistribution", E1, tags)).allowed is holds
+
+
+# ---- several statements and policies
+
+
+def test_an_explicit_deny_wins_and_silence_is_no() -> None:
+    allow, deny = policy(statement(Sid="yes"), name="a"), policy(statement(Sid="no", Effect="Deny"), name="d")
+    other = policy(statement(Action="cloudfront:GetKeyGroup"), name="o")
+    asked = Asked("cloudfront:UpdateDistribution", E1, ADA)
+    cases = {
+        (): Decision(False),
+        (other,): Decision(False),
+        (allow,): Decision(True, "a", "yes"),
+        (other, allow): Decision(True, "a", "yes"),
+        (allow, deny): Decision(False, "d", "no"),
+        (deny, allow): Decision(False, "d", "no"),
+        (allow, deny, allow): Decision(False, "d", "no"),
+    }
+    for policies, decision in cases.items():
+        assert iam.evaluate(policies, asked) == decision
+
+
+@pytest.mark.parametrize(
+    ("resource", "decision", "says"),
+    [
+        (E1, Decision(False), f" on resource: {E1} because no identity-based policy allows the cloudfront:X action"),
+        ("*", Decision(False), " because no identity-based policy allows the cloudfront:X action"),
+        (E1, Decision(False, "p", "s"), f" on resource: {E1} with an explicit deny in an identity-based policy"),
+    ],
+)  # fmt: skip
+def test_what_is_said(resource: str, decision: Decision, says: str) -> None:
+    error = iam.denied("arn:aws:iam::1:user/ada", Asked("cloudfront:X", resource, {}), decision)
+    assert (error.code, error.status) == ("AccessDenied", 403)
+    assert error.message == f"User: arn:aws:iam::1:user/ada is not authorized to perform: cloudfront:X{says}"
+
+
+# ---- what cannot be stored
+
+ALLOW = {"Effect": "Allow", "Action": "cloudfront:GetDistribution", "Resource": "*"}
+
+
+def bad(**changes: Any) -> str:
+    """A document whose only statement is changed so; None takes a member out."""
+    one = {name: value for name, value in (ALLOW | changes).items() if value is not None}
+    return json.dumps({"Version": "2012-10-17", "Statement": [one]})
+
+
+REFUSED: dict[str, tuple[str, str]] = {
+    "no JSON": ("{", "it is no JSON"),
+    "nothing": ("", "it is no JSON"),
+    "a list": ("[]", "a policy is a JSON object"),
+    "no statement": ('{"Version": "2012-10-17"}', "needs a Statement"),
+    "an empty one": ('{"Statement": []}', "needs a Statement"),
+    "a text for one": ('{"Statement": ["Allow"]}', "Statement[0] must be an object"),
+    "another member": ('{"Statement": [], "Statment": []}', "no member 'Statment'"),
+    "another version": ('{"Version": "2012-10-18", "Statement": []}', "Version must be"),
+    "a version that is no text": ('{"Version": 2012, "Statement": []}', "Version must be"),
+    "an id that is no text": ('{"Id": 1, "Statement": []}', "Id must be a string"),
+    "a member twice": ('{"Statement": {"Effect": "Deny", "Effect": "Allow"}}', "'Effect' is given twice"),
+    "very deep": ("[" * 5000, "no JSON|nested too deeply"),
+    "NaN": ('{"Statement": NaN}', "needs a Statement"),
+    "an effect": (bad(Effect="allow"), "Effect must be Allow or Deny"),
+    "no effect": (bad(Effect=None), "Effect must be Allow or Deny"),
+    "an unhashable effect": (bad(Effect=["Allow"]), "Effect must be Allow or Deny"),
+    "a misspelt condition": (bad(Conditions={}), "no member 'Conditions'"),
+    "a principal": (bad(Principal="*"), "should not specify a principal"),
+    "a Sid": (bad(Sid="a b"), "Sid must be letters and digits"),
+    "no action": (bad(Action=None), "needs Action or NotAction"),
+    "both": (bad(NotAction="*"), "and not both"),
+    "no resource": (bad(Resource=None), "needs Resource or NotResource"),
+    "an empty list of actions": (bad(Action=[]), "string or a list of strings"),
+    "an action that is no text": (bad(Action=[1]), "string or a list of strings"),
+    "an action without a service": (bad(Action="GetDistribution"), "is no action"),
+    "a wildcard for a service": (bad(Action="cloud*:Get*"), "is no action"),
+    "an action that does not exist": (bad(Action="cloudfront:UpdatKeyGroup"), "has no action"),
+    "a pattern of none": (bad(Action="cloudfront:Udpate*"), "has no action"),
+    "a variable in an action": (bad(Action="cloudfront:${aws:username}"), "is no action"),
+    "a resource that is no ARN": (bad(Resource="E1"), "six parts"),
+    "a short ARN": (bad(Resource="arn:aws:cloudfront:*:distribution/E1"), "six parts"),
+    "an ARN that begins with a wildcard": (bad(Resource="*:distribution/E1"), "six parts"),
+    "a wildcard for a resource's service": (bad(Resource="arn:aws:*::1:distribution/E1"), "without wildcards"),
+    "an unknown variable": (bad(Resource=f"{ARN}:distribution/${{aws:usrname}}"), "policy variable"),
+    "a variable of many values": (bad(Resource=f"{ARN}:distribution/${{aws:TagKeys}}"), "policy variable"),
+    "an open variable": (bad(Resource=f"{ARN}:distribution/${{aws:username"), "not closed"),
+    "an empty variable": (bad(Resource=f"{ARN}:distribution/${{}}"), "no policy variable"),
+    "a variable in an old document": (
+        json.dumps({"Statement": [ALLOW | {"Resource": f"{ARN}:distribution/${{aws:username}}"}]}),
+        'need "Version"',
+    ),
+    "two Sids": (json.dumps({"Statement": [ALLOW | {"Sid": "a"}] * 2}), "must be unique"),
+    "a condition that is a list": (bad(Condition=[]), "an object of operators"),
+    "an unknown operator": (bad(Condition={"StringEqual": {"aws:username": "a"}}), "this condition operator"),
+    "an operator's case": (bad(Condition={"stringEquals": {"aws:username": "a"}}), "this condition operator"),
+    "a set of another kind": (bad(Condition={"ForNoValue:StringEquals": {"aws:TagKeys": "a"}}), "ForAllValues or"),
+    "NullIfExists": (bad(Condition={"NullIfExists": {"aws:TagKeys": "true"}}), "this condition operator"),
+    "BinaryEquals": (bad(Condition={"BinaryEquals": {"aws:username": "YQ=="}}), "this condition operator"),
+    "an operator without keys": (bad(Condition={"StringEquals": {}}), "an object of condition keys"),
+    "an unknown key": (bad(Condition={"StringEquals": {"aws:SourceIP2": "a"}}), "this condition key"),
+    "another service's key": (bad(Condition={"StringEquals": {"s3:prefix": "a"}}), "this condition key"),
+    "a key that no call has": (bad(Condition={"Bool": {"aws:MultiFactorAuthPresent": "true"}}), "condition key"),
+    "a tag without a key": (bad(Condition={"StringEquals": {"aws:ResourceTag/": "a"}}), "this condition key"),
+    "a key under a wrong operator": (bad(Condition={"IpAddress": {"aws:username": "192.0.2.7"}}), "cannot be used"),
+    "a date for an address": (bad(Condition={"DateLessThan": {"aws:SourceIp": "2026-01-01"}}), "cannot be used"),
+    "many values as one": (bad(Condition={"StringEquals": {"aws:TagKeys": "a"}}), "ForAllValues:StringEquals or"),
+    "no value": (bad(Condition={"StringEquals": {"aws:username": []}}), "has no value"),
+    "null": (bad(Condition={"StringEquals": {"aws:username": None}}), "a value is a string"),
+    "an object": (bad(Condition={"StringEquals": {"aws:username": {"a": 1}}}), "a value is a string"),
+    "no address": (bad(Condition={"IpAddress": {"aws:SourceIp": "192.0.2.0/33"}}), "no IP address"),
+    "a wildcard for an address": (bad(Condition={"IpAddress": {"aws:SourceIp": "192.0.2.*"}}), "no IP address"),
+    "no truth": (bad(Condition={"Bool": {"aws:SecureTransport": "yes"}}), "must be true or false"),
+    "no number": (bad(Condition={"NumericEquals": {"aws:EpochTime": "NaN"}}), "no number"),
+    "no date": (bad(Condition={"DateLessThan": {"aws:CurrentTime": "tomorrow"}}), "no date"),
+    "a variable for a date": (bad(Condition={"DateLessThan": {"aws:CurrentTime": "${aws:username}"}}), "cannot hold"),
+    "no ARN": (bad(Condition={"ArnLike": {"aws:PrincipalArn": "user/ada"}}), "six parts"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_documents_that_cannot_be_stored(name: str) -> None:
+    text, says = REFUSED[name]
+    with pytest.raises(ApiError) as caught:
+        iam.parse("p", text, ACCOUNT)
+    assert (caught.value.code, caught.value.status) == ("MalformedPolicyDocument", 400)
+    assert any(one in caught.value.message for one in says.split("|")), caught.value.message
+
+
+def test_a_document_that_is_too_long() -> None:
+    document = bad(Resource=[f"{ARN}:distribution/E{number:013}" for number in range(120)])
+    assert iam.LONGEST < len(document) < 2 * iam.LONGEST
+    for text in (document, " " * (iam.LONGEST * 16) + document):
+        with pytest.raises(ApiError) as caught:
+            iam.parse("p", text, ACCOUNT)
+        assert caught.value.code == "LimitExceeded"
+    iam.parse("p", document[: document.index(",", 3000)] + "]}]}" + " " * 20_000, ACCOUNT)
+
+
+def test_what_concerns_nothing_here_is_noted() -> None:
+    found = policy(
+        statement(Action=["cloudfront:*", "s3:GetObject"], Resource=["*"]),
+        statement(Action="acm:ListCertificates", Resource="arn:aws:acm:*:*:certificate/*"),
+        statement(Resource=["arn:aws:cloudfront::999999999999:distribution/E1", f"{ARN}:distribution/E1"]),
+    )
+    assert [note.partition(":")[0] for note in found.notes] == [
+        "Statement[0].Action",
+        "Statement[1].Action",
+        "Statement[1].Resource",
+        "Statement[2].Resource",
+    ]
+    assert "999999999999" in found.notes[3]
+    assert policy(statement(Action="cloudfront:ListUsages")).notes == ()
+
+
+def test_aws_own_managed_policies_are_read() -> None:
+    """CloudFrontFullAccess and CloudFrontReadOnlyAccess, as AWS publishes them."""
+    full = [
+        "acm:ListCertificates",
+        "cloudfront:*",
+        "cloudfront-keyvaluestore:*",
+        "iam:ListServerCertificates",
+    ]
+    read = [
+        "cloudfront:Describe*",
+        "cloudfront:Get*",
+        "cloudfront:List*",
+        "waf:ListWebACLs",
+        "wafv2:GetWebACL",
+    ]
+    assert decided(statement(Sid="cfflistbuckets", Action="s3:ListAllMyBuckets", Resource="arn:aws:s3:::*"),
+                   statement(Sid="cffullaccess", Action=full))  # fmt: skip
+    assert decided(statement(Action=read), action="cloudfront:GetDistribution")
+    assert not decided(statement(Action=read), action="cloudfront:DeleteDistribution")
+
+
+def test_roles() -> None:
+    assert set(DOCUMENTS) == {"admin", "key-manager", "auditor", "edge"}
+    cases = {
+        "GetDistribution": {"admin", "key-manager", "auditor", "edge"},
+        "ListTagsForResource": {"admin", "key-manager", "auditor"},
+        "CreatePublicKey": {"admin", "key-manager"},
+        "UpdateKeyGroup": {"admin", "key-manager"},
+        "DeletePublicKey": {"admin", "key-manager"},
+        "UpdateDistribution": {"admin"},
+        "CreateInvalidation": {"admin"},
+        "TagResource": {"admin"},
+    }
+    for action, allowed in cases.items():
+        asked = Asked(f"cloudfront:{action}", "*", ADA)
+        assert {name for name, role in ROLES.items() if iam.evaluate([role], asked).allowed} == allowed
+
+
+# ---- whatever comes
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+@settings(max_examples=300, deadline=None)
+def test_a_pattern_means_what_a_plain_glob_means(pattern: str, text: str) -> None:
+    if "${" in pattern:
+        return
+    plain = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
+    found = wildcards.template(pattern).matches(text, lambda _: None)
+    assert found is (re.fullmatch(plain, text, re.DOTALL) is not None)
+    if not set("[]") & set(pattern):
+        assert found is fnmatch.fnmatchcase(text, pattern)
+
+
+def test_a_pattern_is_matched_in_little_time() -> None:
+    condition = {"StringLike": {"aws:UserAgent": "*a" * 40 + "b"}}
+    found = policy(statement(Condition=condition))
+    asked = Asked("cloudfront:GetDistribution", E1, {"aws:useragent": ("a" * 16_000,)})
+    assert not iam.evaluate([found], asked).allowed  # by backtracking it would take for ever
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+    | st.sampled_from(["Allow", "Deny", "*", "cloudfront:*", E1, "2012-10-17", "192.0.2.7", "${aws:username}"]),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(
+        st.sampled_from(
+            ["Version", "Statement", "Sid", "Effect", "Action", "NotAction", "Resource", "NotResource", "Condition"]
+            + [*conditions.OPERATORS, "ForAllValues:StringLike", "aws:SourceIp", "aws:TagKeys", "aws:username"]
+        )
+        | st.text(max_size=6),
+        inner,
+        max_size=4,
+    ),
+    max_leaves=20,
+)  # fmt: skip
+
+
+@given(JSON, st.booleans())
+@settings(max_examples=400, deadline=None)
+def test_whatever_is_given_is_stored_or_refused_in_order(value: Any, whole: bool) -> None:
+    document = value if whole else {"Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"} | value]
+                                    if isinstance(value, dict) else value}  # fmt: skip
+    with contextlib.suppress(ApiError):
+        iam.evaluate(
+            [iam.parse("p", json.dumps(document), ACCOUNT)], Asked("cloudfront:GetDistribution", E1, ADA)
+        )
