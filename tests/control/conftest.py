@@ -1,3 +1,8 @@
+"""What the control plane's tests share: a house, and a store of either kind.
+
+A module that says `STORES = BOTH` has its tests run twice, once with SQLite and once with PostgreSQL.
+"""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -6,6 +11,37 @@ from pathlib import Path
 import pytest
 
 from tests.control.house import House
+from tests.postgres import PostgresServer, unable
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    kinds = getattr(metafunc.module, "STORES", ())
+    if kinds and {"house", "tmp_path", "store"} & set(metafunc.fixturenames):
+        metafunc.fixturenames.insert(0, "store_kind")  # before the house stands
+        metafunc.parametrize("store_kind", kinds, indirect=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL that all tests of a process share."""
+    if why := unable():
+        pytest.skip(why)
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture
+def store_kind(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Which kind of store the folder `tmp_path` has (`tests.control.house.where`)."""
+    kind: str = request.param
+    if kind == "sqlite":
+        yield kind
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    url = server.lend()
+    (tmp_path / "store").write_text(url)
+    yield kind
+    server.take_back(url)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import random
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -27,17 +28,79 @@ CALLER = Caller("AKIAEXAMPLE", f"arn:aws:iam::{ACCOUNT}:user/ada", ACCOUNT, "AID
 NOW = 1_700_000_000.0
 
 
+BOTH = ("sqlite", "postgresql")
+"""What a test module's `STORES` may be; see conftest.py."""
+
+
+def where(folder: Path) -> str | Path:
+    """The store of a folder: PostgreSQL's where the fixture `store_kind` says so, else a file."""
+    named = folder / "store"
+    return named.read_text() if named.exists() else folder / "keyfront.db"
+
+
+def save(folder: Path) -> None:
+    """Make a backup of the folder's store, which nobody has open."""
+    if isinstance(store := where(folder), str):
+        name = _administer(store)
+        _administer(store, f"CREATE DATABASE {name}_saved TEMPLATE {name}")
+        return
+    with sqlite3.connect(store) as source, sqlite3.connect(folder / "backup.db") as copy:
+        source.backup(copy)
+
+
+def bring_back(folder: Path) -> None:
+    """Put the backup in the place of the store."""
+    if isinstance(store := where(folder), str):
+        name = _administer(store)
+        _administer(
+            store, f"DROP DATABASE {name} WITH (FORCE)", f"ALTER DATABASE {name}_saved RENAME TO {name}"
+        )
+        return
+    for path in folder.glob("keyfront.db*"):
+        path.unlink()
+    (folder / "backup.db").rename(folder / "keyfront.db")
+
+
+def lose(folder: Path) -> None:
+    """The store is gone, and an empty database, or none, in its place."""
+    if isinstance(store := where(folder), str):
+        name = _administer(store)
+        _administer(store, f"DROP DATABASE {name} WITH (FORCE)", f"CREATE DATABASE {name}")
+        return
+    for path in folder.glob("keyfront.db*"):
+        path.unlink()
+
+
+def _administer(url: str, *statements: str) -> str:
+    """Run `statements` beside the database of `url`, and give its name."""
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+
+    said = conninfo_to_dict(url)
+    name = str(said.pop("dbname"))
+    with psycopg.connect(**said, dbname="postgres", autocommit=True) as connection:  # type: ignore[arg-type]
+        for statement in statements:
+            connection.execute(statement)
+    return name
+
+
 class House:
     """`call` answers a call's output, `refused` the error code that it must end in."""
 
     def __init__(
-        self, folder: Path, *, quotas: Quotas | None = None, seed: int = 1, audit_reads: bool = True
+        self,
+        folder: Path,
+        *,
+        quotas: Quotas | None = None,
+        seed: int = 1,
+        audit_reads: bool = True,
+        replica: bool | None = None,
     ) -> None:
         self.folder = folder
         self.now = NOW
         self.calls = 0
         self.feed = FileFeed(folder)
-        self.store = Store(folder / "keyfront.db")
+        self.store = Store(where(folder))
         self.service = Service(
             self.store,
             self.feed,
@@ -45,6 +108,7 @@ class House:
             quotas=quotas,
             rng=random.Random(seed),
             audit_reads=audit_reads,
+            replica=replica,
         )
         self.service.start(self.now)
 

@@ -18,7 +18,9 @@ from keyfront.control.operations import OPERATIONS
 from keyfront.errors import ApiError
 from keyfront.model.kinds import KINDS
 from keyfront.model.service import Shape, service
-from tests.control.house import House, ec_pem, many, minimal, rsa_pem, trusting
+from tests.control.house import BOTH, House, ec_pem, many, minimal, rsa_pem, trusting
+
+STORES = BOTH
 
 WORDS = [
     "",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 
 import msgspec
@@ -12,7 +11,9 @@ from keyfront.control import audit
 from keyfront.fleet.file import FileFeed
 from keyfront.model.kinds import INVALIDATION, Quotas
 from keyfront.model.snapshot import Invalidation, Snapshot
-from tests.control.house import Config, House, many
+from tests.control.house import BOTH, Config, House, bring_back, many, save
+
+STORES = BOTH
 
 REUSED = (
     "Your request contains a caller reference that was used for a previous invalidation batch for the same "
@@ -93,8 +94,8 @@ def test_what_is_completed_stays_so(house: House, tmp_path: Path) -> None:
     one = create(house, id_, "/a")["Id"]
     assert get(house, id_, one)["Status"] == "InProgress"  # nobody is there to obey it
     house.report()
-    assert (
-        house.service.heal()
+    assert house.service.follow(
+        house.now
     )  # asked every second: nobody need have asked for the status while the edge lived
     house.feed.remove_report("edge-1")
     assert get(house, id_, one)["Status"] == "Completed"
@@ -322,16 +323,13 @@ def test_a_store_from_a_backup_forgets_no_invalidation(tmp_path: Path) -> None:
     id_ = house.distribution()["Id"]
     create(house, id_, "/old", reference="1")
     house.close()
-    with sqlite3.connect(tmp_path / "keyfront.db") as source, sqlite3.connect(tmp_path / "backup.db") as copy:
-        source.backup(copy)
+    save(tmp_path)
     house = House(tmp_path, seed=2)
     late = create(house, id_, "/late", reference="2")["Id"]
     house.report()
     last = house.number()
     house.close()
-    for path in tmp_path.glob("keyfront.db*"):
-        path.unlink()
-    (tmp_path / "backup.db").rename(tmp_path / "keyfront.db")
+    bring_back(tmp_path)
 
     again = House(tmp_path, seed=3)
     assert again.number() == last + 1

@@ -12,7 +12,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from keyfront.model.kinds import Quotas
-from tests.control.house import House, ec_pem, minimal, rsa_key, rsa_pem, trusting
+from tests.control.house import BOTH, House, ec_pem, minimal, rsa_key, rsa_pem, trusting
+
+STORES = BOTH
 
 PRIVATE = rsa_key().private_bytes(
     serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

@@ -17,7 +17,9 @@ from keyfront.model.kinds import KINDS, Quotas
 from keyfront.model.service import service
 from keyfront.model.snapshot import Snapshot
 from tests.control.calls import World
-from tests.control.house import ACCOUNT, House, many, minimal, rsa_pem
+from tests.control.house import ACCOUNT, BOTH, House, bring_back, lose, many, minimal, rsa_pem, save
+
+STORES = BOTH
 
 # ---- the table of kinds against the model
 
@@ -262,20 +264,16 @@ def test_a_crash_between_commit_and_publication_is_healed_at_the_start(house: Ho
 def test_a_store_from_a_backup_is_published_above_what_edges_have(house: House) -> None:
     house.distribution("kept")
     kept = house.number()
-    backup = house.folder / "backup.db"
-    with house.store._database.writing.connect() as connection:
-        connection.exec_driver_sql("COMMIT")
-        connection.exec_driver_sql(f"VACUUM INTO '{backup}'")
-        connection.exec_driver_sql("BEGIN")
+    house.close()
+    save(house.folder)
+    house = House(house.folder, seed=3)
     for reference in "abc":
         house.distribution(reference)
     ahead = house.number()
     assert ahead == kept + 3
     house.report()
     house.close()
-    for name in ("keyfront.db-wal", "keyfront.db-shm"):
-        (house.folder / name).unlink(missing_ok=True)
-    backup.replace(house.folder / "keyfront.db")
+    bring_back(house.folder)
 
     again = House(house.folder, seed=2)
     assert again.number() == ahead + 1
@@ -309,8 +307,7 @@ def test_a_lost_store_is_no_reason_to_take_everything_from_the_edges(house: Hous
     house.distribution()
     before = house.feed.published()
     house.close()
-    for path in house.folder.glob("keyfront.db*"):
-        path.unlink()
+    lose(house.folder)
     with pytest.raises(SettingsError, match="the store is new"):
         House(house.folder)
     assert house.feed.published() == before
@@ -333,7 +330,7 @@ def test_what_another_control_plane_published_meanwhile_counts(house: House) -> 
     assert published is not None
     assert len(published.distributions) == 2
     feed.full = False
-    assert slow.service.heal() is True
+    assert slow.service.follow(slow.now) is True
     assert house.feed.published() == published
     slow.close()
 
@@ -375,14 +372,14 @@ def test_a_change_that_cannot_be_published_stands_stays_in_progress_and_is_publi
     assert house.number() == number
     house.report()
     assert house.call("GetDistribution", Id=id_)["Distribution"]["Status"] == "InProgress"
-    assert house.service.heal() is False
+    assert house.service.follow(house.now) is False
     house.distribution("two")
     feed.full = False
-    assert house.service.heal() is True
+    assert house.service.follow(house.now) is True
     assert house.number() == number + 2  # one snapshot with both: edges need not see every number
     house.report()
     assert house.call("GetDistribution", Id=id_)["Distribution"]["Status"] == "Deployed"
-    assert house.service.heal() is True
+    assert house.service.follow(house.now) is True
 
 
 def test_a_feed_that_refuses_is_no_reason_to_fail_a_call(house: House) -> None:
@@ -395,7 +392,7 @@ def test_a_feed_that_refuses_is_no_reason_to_fail_a_call(house: House) -> None:
     house.service = Service(house.store, Refusing(house.folder), account=ACCOUNT)
     house.service.start(house.now)
     assert house.distribution()["Status"] == "InProgress"
-    assert house.service.heal() is False
+    assert house.service.follow(house.now) is False
 
 
 def test_what_no_longer_compiles_goes_on_as_it_was_published(

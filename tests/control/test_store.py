@@ -106,7 +106,7 @@ def test_what_goes_with_a_resource(store: Store) -> None:
 def test_an_exception_undoes_everything(store: Store) -> None:
     with pytest.raises(ZeroDivisionError), store.write() as transaction:
         transaction.insert(row("a"))
-        transaction.set_snapshot_number(9)
+        transaction.set_snapshot_number(9, 1.0)
         raise ZeroDivisionError
     with store.read() as transaction:
         assert transaction.get("PublicKey", "a") is None

@@ -22,7 +22,7 @@ from typing import Protocol
 
 import msgspec
 import uvicorn
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -49,8 +49,10 @@ KEEP_ALIVE = 65
 """Seconds that an idle connection is kept; longer than SDKs keep theirs in their pools."""
 DRAIN = 20
 """Seconds that requests have to end after SIGTERM."""
-HEAL = 1.0
+FOLLOW = 1.0
 """Seconds between two tries to publish what could not be published."""
+FOLLOW_OTHERS = 0.2
+"""Seconds between two looks at what other control planes have committed."""
 
 
 class Runner(Protocol):
@@ -287,6 +289,8 @@ def run_control(
     account: str,
     on_ready: Callable[[], None],
     *,
+    store: str = "",
+    password_file: Path | None = None,
     registry: CollectorRegistry | None = None,
     lifeline: int | None = None,
 ) -> None:
@@ -296,24 +300,27 @@ def run_control(
     :param domain: suffix of the distributions' names.
     :param account: the twelve digits of the account that owns everything.
     :param on_ready: called once, when requests are answered.
+    :param store: a connection URI of PostgreSQL's; by default the store is a file in `data`.
+    :param password_file: holds PostgreSQL's password, where the URI does not.
     :param registry: what `/metrics` shows beside the control plane's own counts.
     :param lifeline: a pipe from the parent; when its other end is closed the control plane drains and ends too.
     :raises SettingsError: if the credentials or the store cannot be used.
     :raises ApiError: ServiceUnavailable if the store does not answer.
     """
     credentials = load(data / "credentials", account)
-    store = Store(data / "keyfront.db")
+    memory = Store(store or data / "keyfront.db", password_file=password_file)
     try:
-        service = Service(store, FileFeed(data), domain_suffix=domain, account=account)
+        service = Service(memory, FileFeed(data), domain_suffix=domain, account=account)
         service.start(time.time())
-        asyncio.run(_control(service, store, credentials, sock, on_ready, registry, lifeline))
+        pause = FOLLOW_OTHERS if memory.shared else FOLLOW
+        asyncio.run(_control(service, pause, credentials, sock, on_ready, registry, lifeline))
     finally:
-        store.close()
+        memory.close()
 
 
 async def _control(
     service: Service,
-    store: Store,
+    pause: float,
     credentials: Credentials,
     sock: socket.socket,
     on_ready: Callable[[], None],
@@ -329,27 +336,30 @@ async def _control(
 
     def healthy() -> bool:
         try:
-            with store.read() as transaction:
-                transaction.snapshot_number()
+            return service.follow(time.time())
         except ApiError:
             return False
-        return service.heal()
 
-    healing = asyncio.create_task(_heal(service))
+    following = asyncio.create_task(_follow(service, pause))
     try:
         await serve(
             build_app(service, credentials, healthy=healthy, registry=registry), sock, on_ready, stop=stop
         )
     finally:
-        healing.cancel()
+        following.cancel()
+        with contextlib.suppress(ApiError):
+            await to_thread.run_sync(service.leave)
         if lifeline is not None:
             loop.remove_reader(lifeline)
 
 
-async def _heal(service: Service) -> None:
+async def _follow(service: Service, pause: float) -> None:
+    own_thread = CapacityLimiter(1)  # not one of those that calls may all be waiting in
     while True:
-        await asyncio.sleep(HEAL)
+        await asyncio.sleep(pause)
         try:
-            await to_thread.run_sync(service.heal)
+            await to_thread.run_sync(service.follow, time.time(), limiter=own_thread)
+        except ApiError:
+            pass  # the store does not answer, and has said so in the log
         except Exception:
-            log.exception("what is unpublished could not be published")
+            log.exception("what others committed, or could not be published, is not published yet")

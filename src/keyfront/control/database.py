@@ -8,11 +8,16 @@ statement on, and so is who brings the schema up to date.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from keyfront.errors import SettingsError
 
 BUSY_TIMEOUT = 10.0
 """Seconds to wait for another process's write to end."""
@@ -23,9 +28,13 @@ _BEGIN = "keyfront_begin"
 class Database(Protocol):
     """What a `Store` needs of its database. The engines share one pool of connections."""
 
+    shared: bool
+    """True if control planes on other machines may use it too."""
     reading: sa.Engine
     writing: sa.Engine
     migrating: sa.Engine
+    aside: sa.Engine
+    """For what is worth some seconds only: it waits neither for other writers nor for the disk."""
 
     @property
     def name(self) -> str:
@@ -55,6 +64,8 @@ class Sqlite:
     :raises OSError: if it cannot be made.
     """
 
+    shared = False
+
     def __init__(self, path: Path) -> None:
         self.name = str(path)
         # The file holds origins' secret headers; SQLite gives its -wal and -shm files the same mode.
@@ -66,7 +77,7 @@ class Sqlite:
         event.listen(self._engine, "connect", self._connected)
         event.listen(self._engine, "begin", _begin)
         self.reading = _begins(self._engine, "BEGIN")
-        self.writing = self.migrating = _begins(self._engine, "BEGIN IMMEDIATE")
+        self.writing = self.migrating = self.aside = _begins(self._engine, "BEGIN IMMEDIATE")
 
     def close(self) -> None:
         self._engine.dispose()
@@ -76,3 +87,127 @@ class Sqlite:
         connection.isolation_level = None  # pysqlite begins no transaction of its own
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF"):
             connection.execute(f"PRAGMA {pragma}")
+
+
+class Postgres:
+    """A database of PostgreSQL's, which several control planes may share.
+
+    A writer holds the lock on one row from its first statement on, so there is one writer at a time as with SQLite, and
+    whatever it reads then (each statement sees what is committed, and nobody else commits) is the state that it
+    changes. Whoever stops in the middle, with its machine or without, loses the lock when the server's patience with
+    an idle transaction ends.
+
+    :param url: libpq's connection URI, with all that libpq understands in it (several hosts, sslmode, passfile, …).
+    :param password_file: holds the password and nothing else; read for each new connection, so that the password may
+        change.
+    :raises SettingsError: if `url` is none, or the extra `postgres` is not installed. The message never holds a
+        password.
+    """
+
+    shared = True
+
+    def __init__(self, url: str, password_file: Path | None = None) -> None:
+        try:
+            import psycopg
+            from psycopg.conninfo import conninfo_to_dict
+        except ImportError:
+            raise SettingsError(
+                "a store on PostgreSQL needs the extra `postgres`: pip install 'keyfront[postgres]'"
+            ) from None
+        try:
+            said = conninfo_to_dict(url)
+        except psycopg.Error:  # whose words may quote a piece of the password
+            raise SettingsError(
+                "the store's URL is not of the form postgresql://USER@HOST:PORT/DATABASE; "
+                "in a password, and elsewhere, @ : / % are written %40 %3A %2F %25"
+            ) from None
+        self.name = _shown(said)
+        self._parameters = _CONNECTION | said
+        self._password_file = password_file
+        self._connect: Callable[..., Any] = psycopg.connect
+        self._failure = psycopg.OperationalError
+        self._engine = sa.create_engine(
+            "postgresql+psycopg://",
+            creator=self._connection,
+            pool_size=POOL,
+            max_overflow=0,
+            pool_timeout=BUSY_TIMEOUT,
+            pool_pre_ping=True,
+            pool_recycle=1800,
+        )
+        event.listen(self._engine, "begin", _begin)
+        self.reading: sa.Engine = self._engine.execution_options(
+            isolation_level="REPEATABLE READ",
+            postgresql_readonly=True,  # both are said together with BEGIN
+        )
+        self.writing = _begins(self._engine, "SELECT value FROM counter WHERE name = 'snapshot' FOR UPDATE")
+        self.migrating = _begins(
+            self._engine,
+            f"SET LOCAL lock_timeout = '60s'; SET LOCAL statement_timeout = 0; "
+            f"SELECT pg_advisory_xact_lock({_MIGRATING})",
+        )
+        self.aside = _begins(self._engine, "SET LOCAL synchronous_commit TO off")
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _connection(self) -> Any:
+        given = dict(self._parameters)
+        if self._password_file is not None:
+            try:
+                given["password"] = self._password_file.read_text().rstrip("\r\n")
+            except (OSError, UnicodeDecodeError) as error:
+                raise self._failure(f"the password file cannot be read: {error}") from error
+        connection = self._connect(**given, autocommit=True)
+        # Not by libpq's `options`, which poolers refuse.
+        connection.execute(_SESSION)
+        connection.autocommit = False
+        return connection
+
+
+POOL = 16
+"""Connections that one control plane holds at most."""
+
+_MIGRATING = 0x6B657966
+"""The advisory lock of whoever brings the schema up to date."""
+
+_CONNECTION: dict[str, Any] = {
+    "application_name": "keyfront",
+    "client_encoding": "UTF8",
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+    "target_session_attrs": "read-write",
+}
+"""What libpq is told where the URL says nothing: to give up on who does not answer, and to pass over replicas that
+cannot be written to."""
+
+_SESSION = """
+SELECT set_config('lock_timeout', '10s', false), set_config('statement_timeout', '20s', false),
+       set_config('idle_in_transaction_session_timeout', '20s', false),
+       set_config('default_transaction_isolation', 'read committed', false),
+       CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
+            THEN set_config('synchronous_commit', 'on', false) END
+"""
+"""What was acknowledged is on the server's disk, whatever the server, the database or the role is set to."""
+
+
+def cause(error: Exception) -> str:
+    """What went wrong, in a few words for a person: no row's values, no password."""
+    if isinstance(error, PoolTimeout):
+        return f"all {POOL} connections have been in use for {BUSY_TIMEOUT:.0f} seconds"
+    if not isinstance(error, DBAPIError):
+        return str(error)
+    diagnosis = getattr(error.orig, "diag", None)
+    if diagnosis is not None and diagnosis.message_primary:
+        said = str(diagnosis.message_primary)
+        return "another writer does not end" if diagnosis.sqlstate == "55P03" else said
+    return str(error.orig).partition("\n")[0].strip()
+
+
+def _shown(said: dict[str, Any]) -> str:
+    """Which database it is, for messages."""
+    where = f"{said.get('host') or 'local'}" + (f":{said['port']}" if said.get("port") else "")
+    return f"postgresql://{where}/{said.get('dbname') or ''}"

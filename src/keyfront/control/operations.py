@@ -10,7 +10,7 @@ What holds in every write:
 3. A snapshot gets a new number if and only if an edge would do something differently. What a call touched is
    Deployed once every live edge reports that number (cloudfront-semantics §7.6).
 4. The answer leaves after the commit. Publishing comes after it, too: if it fails, the change stands and the
-   distribution stays InProgress until `heal` has published it. See docs/decisions/0003-store.md.
+   distribution stays InProgress until `follow` has published it. See docs/decisions/0003-store.md.
 """
 
 from __future__ import annotations
@@ -18,23 +18,22 @@ from __future__ import annotations
 import functools
 import logging
 import random
-import threading
 from collections.abc import Callable
 
 from keyfront.control import audit, distributions, guard, normalise, validate
 from keyfront.control.call import Call, Result
 from keyfront.control.policies import managed_rows
-from keyfront.control.publish import Compiler, Reach, differ
+from keyfront.control.publish import Compiler, Reach
+from keyfront.control.replica import Replica
 from keyfront.control.store import InvalidationRow, Row, Store, Transaction
 from keyfront.control.validate import refusal
 from keyfront.control.verbs import create, create_from, delete, get, get_config, list_, update
 from keyfront.control.work import Desk, Feed, Output, Work, page_of, timestamp
-from keyfront.errors import ApiError, KeyfrontError, SettingsError
+from keyfront.errors import ApiError
 from keyfront.model.invalidation import carry
 from keyfront.model.kinds import (
     CACHE_POLICY,
     DISTRIBUTION,
-    ETAG,
     INVALIDATION,
     KEY_GROUP,
     KINDS,
@@ -44,7 +43,6 @@ from keyfront.model.kinds import (
     Quotas,
 )
 from keyfront.model.service import API_VERSION, service
-from keyfront.model.snapshot import EMPTY, Snapshot
 
 log = logging.getLogger("keyfront.control")
 
@@ -240,6 +238,7 @@ class Service:
     :param account: the twelve digits of the account that owns everything.
     :param rng: where ids and ETags come from; they must not be guessable.
     :param audit_reads: whether reads that succeed are recorded as well.
+    :param replica: whether other control planes use the store as well; by default, whether the store is such a one.
     """
 
     def __init__(
@@ -252,23 +251,24 @@ class Service:
         quotas: Quotas | None = None,
         rng: random.Random | None = None,
         audit_reads: bool = True,
+        replica: bool | None = None,
     ) -> None:
         quotas = quotas or Quotas()
         self._store = store
-        self._compiler = Compiler(account, quotas)
+        rng = rng or random.SystemRandom()
+        name = f"{rng.getrandbits(64):016x}" if (store.shared if replica is None else replica) else ""
+        compiler, reach = Compiler(account, quotas), Reach(feed.reports, name)
         self._desk = Desk(
             account=account,
             domain_suffix=domain_suffix.lower(),
             quotas=quotas,
-            rng=rng or random.SystemRandom(),
+            rng=rng,
             feed=feed,
-            compiler=self._compiler,
-            reach=Reach(feed.reports),
+            compiler=compiler,
+            reach=reach,
         )
         self._audit_reads = audit_reads
-        self._lock = threading.Lock()
-        self._unpublished: Snapshot | None = None
-        self._failed = 0
+        self._replica = Replica(store, feed, compiler, reach, rng, name)
 
     def start(self, now: float) -> None:
         """Bring the feed to what the store holds: a crash may have come between a commit and its publication.
@@ -282,41 +282,7 @@ class Service:
         :raises SettingsError: if the store is new and what is published is not: then the store was lost, and to
             publish its emptiness would take everything from the edges.
         """
-        with self._lock:
-            published = self._desk.feed.published() or EMPTY
-            self._compiler.current = published
-            with self._store.write() as transaction:
-                number = transaction.snapshot_number()
-                if number == 0 and published.distributions:
-                    raise SettingsError(
-                        f"the store is new, but snapshot {published.number} with "
-                        f"{len(published.distributions)} distributions is published: bring the lost store back, "
-                        "or remove the published snapshot to begin anew"
-                    )
-                self._desk.reach.highest = transaction.reached()
-                snapshot = self._compiler.snapshot(transaction, number, now)
-                ahead = self._desk.feed.number()
-                same = published.number == number and not differ(snapshot, published)
-                if number == 0 or ahead > number or (ahead == number and not same):
-                    number = max(ahead, number) + 1
-                    transaction.set_snapshot_number(number)
-                    transaction.stamp_all(number)
-                    self._renumber_invalidations(transaction, published, number)
-                    snapshot = self._compiler.snapshot(transaction, number, now)
-            if published.number != number:
-                self._compiler.current = self._unpublished = snapshot
-                self._publish()
-
-    def _renumber_invalidations(self, transaction: Transaction, published: Snapshot, number: int) -> None:
-        """Let snapshot `number` be the first to carry any invalidation: edges may not know those of the store, and the
-        store may not know those that were published."""
-        transaction.renumber_invalidations(number)
-        carried = {value.id: value.invalidations for value in published.distributions}
-        for id_ in transaction.versions(DISTRIBUTION.name):
-            known = (*transaction.carried(id_), *carried.get(id_, ()))
-            if known:
-                paths = [path for one in known for path in one.paths]
-                transaction.set_carried(id_, carry((), paths, number), ETAG.new(self._desk.rng))
+        self._replica.start(now)
 
     def run(self, call: Call) -> Result:
         """Do what `call` asks.
@@ -355,60 +321,51 @@ class Service:
         """
         if not (self._audit_reads or isinstance(outcome, ApiError)):
             return
+        if isinstance(outcome, ApiError) and outcome.code == "ServiceUnavailable":
+            return  # the store has just failed, and its log says so
         try:
             with self._store.write() as transaction:
-                audit.append(transaction, call, outcome, self._desk.rng)
+                self._append(transaction, call, outcome)
         except ApiError as error:
             log.error("no audit record of %s by %s: %s", call.operation, call.caller.arn, error)
 
-    def heal(self) -> bool:
-        """Publish what could not be published when it was committed, and see how far the edges are. Cheap; call it once
-        a second.
+    def follow(self, now: float) -> bool:
+        """Keep up with the other control planes on this store, and with what could not be published; see
+        `Replica.follow`."""
+        return self._replica.follow(now)
 
-        :returns: True if edges can have all that was committed.
-        """
-        self._desk.reach.now()
-        if self._unpublished is not None:
-            with self._lock:
-                self._publish()
-        return self._unpublished is None
+    def leave(self) -> None:
+        """See `Replica.leave`."""
+        self._replica.leave()
 
     def _write(self, operation: Callable[[Work], Output], call: Call) -> Output:
-        compiler = self._compiler
-        with self._lock:
+        replica, reach = self._replica, self._desk.reach
+        with replica.lock:
             with self._store.write() as transaction:
+                replica.settle(transaction)
                 work = Work(call, self._desk, transaction)
                 guard.check(work)
                 output = operation(work)
-                number = transaction.snapshot_number() + 1
-                snapshot = compiler.snapshot(transaction, number, call.now)
-                changed = differ(snapshot, compiler.current)
-                if changed:
-                    transaction.set_snapshot_number(number)
-                    transaction.stamp(DISTRIBUTION.name, work.touched, number)
-                if transaction.reached() < self._desk.reach.highest:
-                    transaction.set_reached(self._desk.reach.highest)
-                audit.append(transaction, call, output, self._desk.rng)
-            if changed:
-                compiler.current = self._unpublished = snapshot
-            self._publish()
+                snapshot = replica.next(transaction, call.now)
+                if snapshot is not None:
+                    transaction.stamp(DISTRIBUTION.name, work.touched, snapshot.number)
+                transaction.set_reached(reach.highest)
+                self._append(transaction, call, output)
+            if snapshot is not None:
+                replica.committed(snapshot)
+            replica.publish()
         return output
 
-    def _publish(self) -> None:
-        snapshot, feed = self._unpublished, self._desk.feed
-        if snapshot is None:
-            return
-        try:
-            feed.publish(snapshot)
-        except (OSError, KeyfrontError) as error:
-            newer = feed.published()
-            if newer is None or newer.number <= snapshot.number:
-                if self._failed != snapshot.number:
-                    log.error("snapshot %s is not published yet: %s", snapshot.number, error)
-                self._failed = snapshot.number
-                return
-            # Another control plane on this store committed after us and has published both.
-        self._unpublished = None
+    def _append(self, transaction: Transaction, call: Call, outcome: Output | ApiError) -> None:
+        found = audit.record(call, outcome, self._desk.rng)
+        transaction.append_audit(
+            audit.following(transaction.audit_head(), audit.encode(found)),
+            time=call.now,
+            name=call.operation,
+            principal=call.caller.arn,
+            resource=audit.subject(call, outcome),
+            error=outcome.code if isinstance(outcome, ApiError) else "",
+        )
 
 
 def unsupported() -> list[str]:

@@ -61,22 +61,32 @@ class Report(Protocol):
     """What a live edge says of itself."""
 
     @property
+    def name(self) -> str: ...
+
+    @property
     def number(self) -> int: ...
 
 
 class Reach:
-    """How far the edges are, by what `reports` gives of the live ones."""
+    """How far the edges are.
 
-    def __init__(self, reports: Callable[[], Iterable[Report]]) -> None:
+    :param reports: what the live edges of this control plane say.
+    :param name: of this control plane; what the store says of others counts as well.
+    """
+
+    def __init__(self, reports: Callable[[], Iterable[Report]], name: str) -> None:
         self._reports = reports
+        self._name = name
         self._lock = threading.Lock()
         self.highest = 0
         """The highest number that all live edges were seen to obey at one time. What is done stays done: an edge that
         starts later begins with what the others have."""
 
-    def now(self) -> int:
+    def now(self, transaction: Transaction) -> int:
         """The number of the snapshot that every live edge obeys, -1 if no edge is live."""
-        reached = min((report.number for report in self._reports()), default=-1)
+        numbers = [report.number for report in self._reports()]
+        numbers += [edge.number for edge in transaction.edges() if edge.replica != self._name]
+        reached = min(numbers, default=-1)
         with self._lock:
             self.highest = max(self.highest, reached)
         return reached

@@ -13,6 +13,7 @@ database understands in `database.py`.
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -22,22 +23,30 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
 from keyfront.control import schema
-from keyfront.control.database import Database, Sqlite
+from keyfront.control.database import Database, Postgres, Sqlite, cause
 from keyfront.control.schema import audit as _audit
 from keyfront.control.schema import carried as _carried
 from keyfront.control.schema import counter as _counter
+from keyfront.control.schema import edge as _edge
 from keyfront.control.schema import invalidation as _invalidation
 from keyfront.control.schema import reference as _reference
 from keyfront.control.schema import resource as _resource
+from keyfront.control.schema import schema as _schema
 from keyfront.control.schema import tag as _tag
 from keyfront.control.schema import unique_value as _unique
 from keyfront.errors import ApiError, SettingsError
+from keyfront.fleet.feed import STALE
 from keyfront.model.invalidation import Carried
 from keyfront.model.kinds import DISTRIBUTION
 
 _DISTRIBUTION = DISTRIBUTION.name
+log = logging.getLogger("keyfront.control")
+
 _carried_decoder = msgspec.json.Decoder(Carried)
 
 
@@ -86,16 +95,40 @@ class AuditRow(msgspec.Struct, frozen=True):
     digest: bytes
 
 
+class EdgeRow(msgspec.Struct, frozen=True):
+    """A live edge of the control plane `replica`, and the number of the snapshot that it obeys."""
+
+    replica: str
+    name: str
+    number: int
+
+
+class _Now(FunctionElement[float]):
+    """Epoch seconds by the database's clock, which is the same for whoever asks it."""
+
+    type = sa.Float()
+    inherit_cache = True
+
+
+@compiles(_Now, "sqlite")
+def _now_of_sqlite(*_: Any, **__: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(_Now, "postgresql")
+def _now_of_postgres(*_: Any, **__: Any) -> str:
+    return "CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)"
+
+
 class Transaction:
     """What may be read and written between begin and commit. Made by `Store.read` and `Store.write` only."""
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
 
-    @property
-    def connection(self) -> sa.Connection:
-        """For what keeps tables of its own beside these, in the same transaction (`users.py`, `trail.py`)."""
-        return self._connection
+    def schema(self) -> int:
+        """The version of the schema that the store has now."""
+        return self._scalar(sa.select(sa.func.max(_schema.c.version)))
 
     # ---- resources
 
@@ -336,21 +369,54 @@ class Transaction:
         """Note that `snapshot` is the first to carry any of them."""
         self._connection.execute(sa.update(_invalidation).values(snapshot=snapshot))
 
-    # ---- counters and the audit log
+    # ---- counters
 
     def snapshot_number(self) -> int:
         """The number of the last snapshot that was decided, published or not."""
         return self._scalar(sa.select(_counter.c.value).where(_counter.c.name == "snapshot"))
 
-    def set_snapshot_number(self, number: int) -> None:
+    def decided(self) -> float:
+        """When that snapshot was decided: epoch seconds, to the millisecond."""
+        return self._scalar(sa.select(_counter.c.value).where(_counter.c.name == "decided")) / 1000
+
+    def set_snapshot_number(self, number: int, now: float) -> None:
+        """Decide the next snapshot at `now` (epoch seconds)."""
         self._set_counter("snapshot", number)
+        self._set_counter("decided", int(now * 1000))
 
     def reached(self) -> int:
         """The highest number that every edge is known to have obeyed."""
         return self._scalar(sa.select(_counter.c.value).where(_counter.c.name == "reached"))
 
     def set_reached(self, number: int) -> None:
-        self._set_counter("reached", number)
+        """Every edge was seen to obey `number`; a lower one than before changes nothing."""
+        self._connection.execute(
+            sa.update(_counter)
+            .where(_counter.c.name == "reached", _counter.c.value < number)
+            .values(value=number)
+        )
+
+    # ---- the edges of all control planes
+
+    def edges(self) -> list[EdgeRow]:
+        """The edges that are live, by what control planes that share the store have said of theirs."""
+        found = self._connection.execute(
+            sa.select(_edge.c.replica, _edge.c.name, _edge.c.number)
+            .where(_edge.c.seen > _Now() - STALE)
+            .order_by(_edge.c.replica, _edge.c.name)
+        )
+        return [EdgeRow(*row) for row in found]
+
+    def set_edges(self, replica: str, numbers: Mapping[str, int]) -> None:
+        """Note which edges of the control plane `replica` are live now, and what they obey (name -> number)."""
+        self._connection.execute(sa.delete(_edge).where(_edge.c.replica == replica))
+        for name, number in numbers.items():
+            self._connection.execute(
+                sa.insert(_edge).values(replica=replica, name=name, number=number, seen=_Now())
+            )
+        self._connection.execute(sa.delete(_edge).where(_edge.c.seen < _Now() - 60))
+
+    # ---- the audit log
 
     def audit_head(self) -> AuditRow | None:
         """The last record."""
@@ -374,7 +440,7 @@ class Transaction:
                 time=time,
                 name=name,
                 principal=principal,
-                resource=resource,
+                resource=resource.replace("\0", "\\x00"),  # of which PostgreSQL takes none
                 error=error,
             )
         )
@@ -402,18 +468,40 @@ class Transaction:
 class Store:
     """The control plane's memory. Safe to use from several threads and from several processes.
 
-    :param path: of the SQLite file; it is made, readable by its owner only, if there is none.
-    :raises SettingsError: if the file cannot be opened, is no database, or was written by a newer Keyfront.
+    :param where: a path of a SQLite file, which is made, readable by its owner only, if there is none; or a connection
+        URI that begins with `postgresql://`.
+    :param password_file: holds PostgreSQL's password, where the URI does not.
+    :raises SettingsError: if the database cannot be opened, is none, or was written by a newer Keyfront.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, where: str | Path, *, password_file: Path | None = None) -> None:
+        self._trouble = ""
         try:
-            self._database: Database = Sqlite(Path(path))
+            self._database: Database = (
+                Postgres(where, password_file)
+                if isinstance(where, str) and where.startswith(("postgresql://", "postgres://"))
+                else Sqlite(Path(where))
+            )
+        except OSError as error:
+            raise SettingsError(f"the store {where} cannot be opened: {error}") from error
+        try:
             with self._database.migrating.begin() as connection:
                 schema.migrate(connection)
-        except (OSError, DBAPIError) as error:
-            cause = error.orig if isinstance(error, DBAPIError) else error
-            raise SettingsError(f"the store {path} cannot be opened: {cause}") from error
+        except (OSError, DBAPIError, PoolTimeout) as error:
+            self._database.close()
+            raise SettingsError(
+                f"the store {self._database.name} cannot be opened: {cause(error)}"
+            ) from error
+
+    @property
+    def name(self) -> str:
+        """Which database it is, for messages."""
+        return self._database.name
+
+    @property
+    def shared(self) -> bool:
+        """True if control planes on other machines may use it too."""
+        return self._database.shared
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
@@ -429,10 +517,29 @@ class Store:
         """The only writing transaction at this moment; an exception undoes it. When it ends, it is on the
         disk.
 
-        :raises ApiError: ServiceUnavailable if another writer does not end, the disk is full, or the database
-            does not answer; then nothing was changed.
+        :raises ApiError: ServiceUnavailable if another writer does not end, the disk is full, the database does not
+            answer, or a newer Keyfront has changed its schema. Then nothing was changed, except where the message says
+            that it is not known: the connection was lost between the commit and its acknowledgement.
         """
         with self._transaction(self._database.writing) as transaction:
+            found = transaction.schema()
+            if found > schema.VERSION:
+                raise ApiError(
+                    "ServiceUnavailable",
+                    f"A newer Keyfront has brought the store to schema {found}; this one knows schemas up to "
+                    f"{schema.VERSION} and only reads. Nothing was changed.",
+                    503,
+                )
+            yield transaction
+
+    @contextmanager
+    def aside(self) -> Iterator[Transaction]:
+        """A transaction for what is worth some seconds only (`set_edges`). It does not wait for the writer, and a power
+        cut may take it.
+
+        :raises ApiError: ServiceUnavailable if the database does not answer.
+        """
+        with self._transaction(self._database.aside) as transaction:
             yield transaction
 
     def close(self) -> None:
@@ -440,13 +547,27 @@ class Store:
 
     @contextmanager
     def _transaction(self, engine: sa.Engine) -> Iterator[Transaction]:
+        ending = False
         try:
             with engine.begin() as connection:
                 yield Transaction(connection)
-        except DBAPIError as error:
-            raise ApiError(
-                "ServiceUnavailable", f"The store is not available: {error.orig}. Nothing was changed.", 503
-            ) from error
+                ending = True
+        except (DBAPIError, PoolTimeout) as error:
+            raise self._unavailable(error, ending) from error
+        self._trouble = ""
+
+    def _unavailable(self, error: DBAPIError | PoolTimeout, ending: bool) -> ApiError:
+        lost = isinstance(error, DBAPIError) and error.connection_invalidated
+        said = cause(error)
+        if said != self._trouble:  # once, not with each call
+            log.error("the store %s is not available: %s", self.name, said)
+            self._trouble = said
+        outcome = (
+            "Whether the change was made is not known: the connection was lost while it was made durable."
+            if ending and lost
+            else "Nothing was changed."
+        )
+        return ApiError("ServiceUnavailable", f"The store is not available: {said}. {outcome}", 503)
 
 
 # ---- configs as JSON

@@ -88,7 +88,7 @@ class Work:
     def reached(self) -> int:
         """The number of the snapshot that every live edge obeys."""
         if self._reached is None:
-            self._reached = self.desk.reach.now()
+            self._reached = self.desk.reach.now(self.transaction)
         return self._reached
 
     def completed(self, row: InvalidationRow) -> bool:

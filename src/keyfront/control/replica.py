@@ -1,0 +1,231 @@
+"""One control plane among those that share a store: how what is committed, here or elsewhere, comes to its edges, and
+how the others learn what its edges obey.
+
+Every snapshot has a number and the time at which it was decided; both are in the store, and all that the snapshot
+holds can be compiled from the store's rows. So control planes need not speak to each other. Each one
+
+- settles what others have committed, at the beginning of each of its own writes and several times a second besides
+  (`follow`), by compiling and publishing it for its own edges;
+- notes in the store, where it is shared, which of its edges are live and what they obey.
+
+Whoever finds the store behind what its edges have (it came back from a backup), or other than that, decides a new
+snapshot above both, since edges refuse to go back.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from keyfront.control.publish import Compiler, Reach, differ
+from keyfront.control.store import Store, Transaction
+from keyfront.errors import ApiError, KeyfrontError, SettingsError
+from keyfront.model.invalidation import carry
+from keyfront.model.kinds import DISTRIBUTION, ETAG
+from keyfront.model.snapshot import EMPTY, Snapshot
+
+if TYPE_CHECKING:
+    from keyfront.control.work import Feed
+
+log = logging.getLogger("keyfront.control")
+
+TELL = 1.0
+"""Seconds after which the store is told again of edges of which there is no news."""
+
+
+class Replica:
+    """`lock` is held by whoever decides a snapshot or publishes one; take it before a transaction, never within one.
+
+    :param name: of this control plane among those that share the store; a new one at each start, so that nobody takes
+        the one's edges for the other's. Empty if the store is not shared: then nothing is noted in it.
+    """
+
+    def __init__(
+        self, store: Store, feed: Feed, compiler: Compiler, reach: Reach, rng: random.Random, name: str
+    ) -> None:
+        self.lock = threading.Lock()
+        self._store = store
+        self._feed = feed
+        self._compiler = compiler
+        self._reach = reach
+        self._rng = rng
+        self._name = name
+        self._unpublished: Snapshot | None = None
+        self._failed = 0
+        self._told: Mapping[str, int] = {}
+        self._told_at = -TELL
+        self._told_highest = 0
+
+    # ---- at the start
+
+    def start(self, now: float) -> None:
+        """Bring the feed to what the store holds: a crash may have come between a commit and its publication.
+
+        If edges may have seen a higher number (the store came from a backup), or something else under the same
+        number (another Keyfront compiled it, or what was published is lost), the store's state goes out under a
+        number above that: edges refuse to go back, and two snapshots of one number.
+
+        :param now: epoch seconds.
+        :raises ApiError: ServiceUnavailable if the store does not answer.
+        :raises SettingsError: if the store is new and what is published is not: then the store was lost, and to
+            publish its emptiness would take everything from the edges.
+        """
+        with self.lock:
+            published = self._feed.published() or EMPTY
+            self._compiler.current = published
+            with self._store.write() as transaction:
+                snapshot = self._begin(transaction, published, now)
+            self._compiler.current = snapshot
+            if published.number != snapshot.number:
+                self._unpublished = snapshot
+                self.publish()
+
+    def _begin(self, transaction: Transaction, published: Snapshot, now: float) -> Snapshot:
+        number = transaction.snapshot_number()
+        if number == 0 and published.distributions:
+            raise SettingsError(
+                f"the store is new, but snapshot {published.number} with "
+                f"{len(published.distributions)} distributions is published: bring the lost store back, "
+                "or remove the published snapshot to begin anew"
+            )
+        self._reach.highest = transaction.reached()
+        snapshot = self._compiler.snapshot(transaction, number, transaction.decided())
+        ahead = self._feed.number()
+        same = published.number == number and not differ(snapshot, published)
+        if number == 0 or ahead > number or (ahead == number and not same):
+            return self._above(transaction, published, max(ahead, number) + 1, now)
+        return snapshot
+
+    def _above(self, transaction: Transaction, published: Snapshot, number: int, now: float) -> Snapshot:
+        """All that the store holds as the new snapshot `number`, as if everything had changed with it."""
+        transaction.set_snapshot_number(number, now)
+        transaction.stamp_all(number)
+        # Edges may not know the invalidations of the store, and the store may not know those that were published.
+        transaction.renumber_invalidations(number)
+        carried = {value.id: value.invalidations for value in published.distributions}
+        for id_ in transaction.versions(DISTRIBUTION.name):
+            known = (*transaction.carried(id_), *carried.get(id_, ()))
+            if known:
+                paths = [path for one in known for path in one.paths]
+                transaction.set_carried(id_, carry((), paths, number), ETAG.new(self._rng))
+        return self._compiler.snapshot(transaction, number, transaction.decided())
+
+    # ---- within a write; `lock` is held
+
+    def settle(self, transaction: Transaction) -> None:
+        """Take over what others committed since, so that what this call changes can be told from it.
+
+        :raises ApiError: ServiceUnavailable if the store has gone back; `follow` will put that right.
+        """
+        identity = (transaction.snapshot_number(), transaction.decided())
+        current = self._compiler.current
+        if identity == (current.number, current.created):
+            return
+        if identity[0] <= current.number:
+            raise ApiError(
+                "ServiceUnavailable",
+                f"The store is at snapshot {identity[0]}, and edges are at {current.number}: it came back from a "
+                "backup. Try again in a moment. Nothing was changed.",
+                503,
+            )
+        self._compiler.current = self._unpublished = self._compiler.snapshot(transaction, *identity)
+
+    def next(self, transaction: Transaction, now: float) -> Snapshot | None:
+        """Decide the next snapshot, if edges would do anything differently under it; None if not."""
+        current = self._compiler.current
+        snapshot = self._compiler.snapshot(transaction, current.number + 1, int(now * 1000) / 1000)
+        if not differ(snapshot, current):
+            return None
+        transaction.set_snapshot_number(snapshot.number, now)
+        return snapshot
+
+    def committed(self, snapshot: Snapshot) -> None:
+        """`snapshot` is durable: it is the one to publish."""
+        self._compiler.current = self._unpublished = snapshot
+
+    def publish(self) -> None:
+        """Publish what is committed and is not published yet. If that fails it stays so, and the log says why once."""
+        snapshot, feed = self._unpublished, self._feed
+        if snapshot is None:
+            return
+        try:
+            feed.publish(snapshot)
+        except (OSError, KeyfrontError) as error:
+            newer = feed.published()
+            if newer is None or newer.number <= snapshot.number:
+                if self._failed != snapshot.number:
+                    log.error("snapshot %s is not published yet: %s", snapshot.number, error)
+                self._failed = snapshot.number
+                return
+            # Another control plane on this feed committed after us and has published both.
+        self._unpublished = None
+
+    # ---- besides
+
+    def follow(self, now: float) -> bool:
+        """Publish what others committed, and what could not be published when it was committed; see how far the edges
+        are, and tell the others. Cheap; call it several times a second where the store is shared.
+
+        :param now: epoch seconds.
+        :returns: True if edges can have all that was committed.
+        :raises ApiError: ServiceUnavailable if the store does not answer.
+        """
+        with self._store.read() as transaction:
+            identity = (transaction.snapshot_number(), transaction.decided())
+            self._reach.highest = max(self._reach.highest, transaction.reached())
+            self._reach.now(transaction)
+        self._tell()
+        if self._unpublished is not None or identity != self._identity():
+            with self.lock:
+                self._follow(now)
+                self.publish()
+        return self._unpublished is None
+
+    def _identity(self) -> tuple[int, float]:
+        return self._compiler.current.number, self._compiler.current.created
+
+    def _follow(self, now: float) -> None:
+        with self._store.read() as transaction:
+            identity = (transaction.snapshot_number(), transaction.decided())
+            if identity == self._identity():
+                return
+            if identity[0] > self._compiler.current.number:
+                self._compiler.current = self._unpublished = self._compiler.snapshot(transaction, *identity)
+                return
+        log.error(
+            "the store has gone back from snapshot %s to %s; it is published anew",
+            self._compiler.current.number,
+            identity[0],
+        )
+        with self._store.write() as transaction:
+            current, found = self._compiler.current, transaction.snapshot_number()
+            if found > current.number:  # another control plane was quicker
+                snapshot = self._compiler.snapshot(transaction, found, transaction.decided())
+            else:
+                number = max(self._feed.number(), current.number) + 1
+                snapshot = self._above(transaction, current, number, now)
+        self.committed(snapshot)
+
+    def _tell(self) -> None:
+        """Note in the store what this control plane's edges obey: at once if there is news, else once a second."""
+        if not self._name:
+            return
+        live = {report.name: report.number for report in self._feed.reports()}
+        highest = self._reach.highest
+        clock = time.monotonic()
+        if live == self._told and highest == self._told_highest and clock - self._told_at < TELL:
+            return
+        with self._store.aside() as transaction:
+            transaction.set_edges(self._name, live)
+            transaction.set_reached(highest)
+        self._told, self._told_highest, self._told_at = live, highest, clock
+
+    def leave(self) -> None:
+        """This control plane ends, and with it its edges: nobody is to wait for them."""
+        if self._name:
+            with self._store.aside() as transaction:
+                transaction.set_edges(self._name, {})
