@@ -121,6 +121,13 @@ def made(house: House, kind: str, config: dict[str, Any]) -> tuple[str, dict[str
     return answer[kind]["Id"], answer[kind][f"{kind}Config"], answer["ETag"]
 
 
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    found = House(tmp_path, audit_reads=False)
+    yield found
+    found.close()
+
+
 # ---- what is returned
 
 RETURNED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
@@ -616,7 +623,7 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """A house with one policy of each kind, for tests that leave it as it is."""
-    house = House(tmp_path_factory.mktemp("house"))
+    house = House(tmp_path_factory.mktemp("house"), audit_reads=False)
     for kind, config in LEAST.items():
         made(house, kind, config | {"Name": "other"})
     yield house

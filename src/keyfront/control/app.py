@@ -2,6 +2,7 @@
 
     request ─ match (which operation) ─ verify (who) ─ read (what) ─ Service.run ─ write ─► answer
 
+Whether the caller may is `Service.run`'s business (`guard.py`). STS's GetCallerIdentity is answered at `/` (`sts.py`).
 All but the reading of the request happens in a worker thread, so that no call holds up the event loop. Beside the
 API there are `GET /healthz` and `GET /metrics` (Prometheus), which need no signature.
 """
@@ -10,15 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
+import ipaddress
 import logging
+import os
 import signal
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import uvicorn
@@ -30,10 +34,13 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from keyfront.control import codec, sigv4
+from keyfront.control import codec, sigv4, sts
+from keyfront.control.access import Access
 from keyfront.control.call import Call, Result
 from keyfront.control.credentials import Credentials, load
+from keyfront.control.heads import PunctualH11Protocol
 from keyfront.control.operations import Service
+from keyfront.control.sealing import sealer
 from keyfront.control.store import Store
 from keyfront.control.xmlbody import BODY_LIMIT
 from keyfront.errors import ApiError
@@ -60,7 +67,15 @@ class Runner(Protocol):
 
     def run(self, call: Call) -> Result: ...
 
-    def record(self, call: Call, outcome: ApiError) -> None: ...
+    def record(self, call: Call, outcome: dict[str, Any] | ApiError) -> None: ...
+
+
+class Callers(Protocol):
+    """What the shell needs of `access.Access`, or of `Credentials` that never change."""
+
+    def current(self, now: float) -> Credentials: ...
+
+    def used(self, key_id: str, now: float) -> None: ...
 
 
 class Metrics:
@@ -83,7 +98,7 @@ class Metrics:
 
 def build_app(
     service: Runner,
-    credentials: Credentials,
+    callers: Callers,
     *,
     healthy: Callable[[], bool] = lambda: True,
     registry: CollectorRegistry | None = None,
@@ -96,7 +111,7 @@ def build_app(
     :param clock: epoch seconds.
     """
     registry = registry or CollectorRegistry()
-    api = Api(service, credentials, Metrics(registry), clock)
+    api = Api(service, callers, Metrics(registry), clock)
 
     async def healthz(_: Request) -> Response:
         if await to_thread.run_sync(healthy):
@@ -116,10 +131,10 @@ class Api:
     """The API itself, an ASGI application for every path that is nothing else's."""
 
     def __init__(
-        self, service: Runner, credentials: Credentials, metrics: Metrics, clock: Callable[[], float]
+        self, service: Runner, callers: Callers, metrics: Metrics, clock: Callable[[], float]
     ) -> None:
         self._service = service
-        self._credentials = credentials
+        self._callers = callers
         self._metrics = metrics
         self._clock = clock
 
@@ -145,14 +160,17 @@ class Api:
 
     def _answer(self, scope: Scope, body: bytes, request_id: str) -> tuple[codec.Answer, str, str]:
         """The answer, and for the metrics the operation's name and the error's code."""
-        name = "-"
+        name, write_error = "-", codec.write_error
         try:
             line = _line(scope)
+            if sts.asked(*line, body):
+                name, write_error = sts.OPERATION, sts.write_error
+                return self._identify(scope, line, body, request_id), name, "OK"
             matched = codec.match(*line)
             name = matched.operation.name
             return self._run(scope, line, matched, body, request_id), name, "OK"
         except ApiError as error:
-            return codec.write_error(error, request_id), name, error.code
+            return write_error(error, request_id), name, error.code
         except Exception:
             log.exception("request %s (%s) failed", request_id, name)
             failure = ApiError(
@@ -160,26 +178,13 @@ class Api:
                 "The request processing has failed because of an unknown error, exception or failure.",
                 500,
             )
-            return codec.write_error(failure, request_id), name, failure.code
+            return write_error(failure, request_id), name, failure.code
 
     def _run(
         self, scope: Scope, line: tuple[str, str, str], matched: codec.Matched, body: bytes, request_id: str
     ) -> codec.Answer:
-        now = self._clock()
-        headers: list[sigv4.Header] = scope["headers"]
-        key_id = sigv4.verify(
-            *line, headers, hashlib.sha256(body).hexdigest(), self._credentials.secret_of, now
-        )
-        texts = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
-        call = Call(
-            operation=matched.operation.name,
-            params={},
-            caller=self._credentials.caller(key_id),
-            source_ip=scope["client"][0] if scope["client"] else "",
-            user_agent=next((value for name, value in texts if name == "user-agent"), ""),
-            request_id=request_id,
-            now=now,
-        )
+        call = self._authenticated(scope, line, body, sigv4.SERVICE, matched.operation.name, request_id)
+        texts = _texts(scope)
         try:
             params = codec.read(matched, texts, body)
         except ApiError as error:
@@ -191,6 +196,55 @@ class Api:
             answer,
             headers=tuple((name, _absolute(name, value, scope, texts)) for name, value in answer.headers),
         )
+
+    def _identify(
+        self, scope: Scope, line: tuple[str, str, str], body: bytes, request_id: str
+    ) -> codec.Answer:
+        """STS's GetCallerIdentity."""
+        call = self._authenticated(scope, line, body, sts.SERVICE, sts.OPERATION, request_id)
+        call = msgspec.structs.replace(call, source=sts.SOURCE)
+        try:
+            sts.check(line[2], body)
+        except ApiError as error:
+            self._service.record(call, error)
+            raise
+        self._service.record(call, {})
+        return sts.write(call.caller, request_id)
+
+    def _authenticated(
+        self,
+        scope: Scope,
+        line: tuple[str, str, str],
+        body: bytes,
+        service: str,
+        operation: str,
+        request_id: str,
+    ) -> Call:
+        """The call, without its parameters, if a known key has signed the request for `service`.
+
+        :raises ApiError: if not (`sigv4.verify`), or if the store does not say who may call.
+        """
+        now = self._clock()
+        callers = self._callers.current(now)
+        headers: list[sigv4.Header] = scope["headers"]
+        digest = hashlib.sha256(body).hexdigest()
+        key_id = sigv4.verify(*line, headers, digest, callers.secret_of, now, service)
+        self._callers.used(key_id, now)
+        return Call(
+            operation=operation,
+            params={},
+            caller=callers.caller(key_id),
+            source_ip=scope["client"][0] if scope["client"] else "",
+            user_agent=next((value for name, value in _texts(scope) if name == "user-agent"), ""),
+            request_id=request_id,
+            now=now,
+            secure=scope["scheme"] == "https",
+        )
+
+
+def _texts(scope: Scope) -> list[tuple[str, str]]:
+    """The headers, names in lower case."""
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
 
 
 def _line(scope: Scope) -> tuple[str, str, str]:
@@ -256,17 +310,24 @@ async def serve(
     on_ready: Callable[[], None],
     *,
     stop: asyncio.Event,
+    trusted_proxies: Sequence[str] = (),
 ) -> None:
-    """Serve `app` on the bound `sock` until `stop` is set, then let the requests under way end (DRAIN)."""
+    """Serve `app` on the bound `sock` until `stop` is set, then let the requests under way end (DRAIN).
+
+    :param trusted_proxies: networks (CIDR) whose X-Forwarded-For and X-Forwarded-Proto are believed.
+    """
     config = uvicorn.Config(
         app,
-        http="h11",  # it bounds the size of a request's head, which httptools does not
+        http=PunctualH11Protocol,  # h11 bounds the size of a request's head, which httptools does not
         lifespan="off",
         ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # else anybody on this machine could claim any address in the audit log
+        # Without a network that is trusted, nobody is, not even this machine: else anybody on it could claim any
+        # address in the audit log and before policies.
+        proxy_headers=bool(trusted_proxies),
+        forwarded_allow_ips=[str(ipaddress.ip_network(one, strict=False)) for one in trusted_proxies],
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=DRAIN,
     )
@@ -293,6 +354,8 @@ def run_control(
     password_file: Path | None = None,
     registry: CollectorRegistry | None = None,
     lifeline: int | None = None,
+    audit_reads: bool = True,
+    trusted_proxies: Sequence[str] = (),
 ) -> None:
     """Serve the control plane of the folder `data` until SIGTERM or SIGINT, then drain and return.
 
@@ -304,16 +367,23 @@ def run_control(
     :param password_file: holds PostgreSQL's password, where the URI does not.
     :param registry: what `/metrics` shows beside the control plane's own counts.
     :param lifeline: a pipe from the parent; when its other end is closed the control plane drains and ends too.
+    :param audit_reads: whether reads that succeed are recorded as well.
+    :param trusted_proxies: networks (CIDR) whose X-Forwarded-For and X-Forwarded-Proto are believed.
     :raises SettingsError: if the credentials or the store cannot be used.
     :raises ApiError: ServiceUnavailable if the store does not answer.
     """
     credentials = load(data / "credentials", account)
     memory = Store(store or data / "keyfront.db", password_file=password_file)
     try:
-        service = Service(memory, FileFeed(data), domain_suffix=domain, account=account)
+        access = Access(memory, credentials, account, lambda: sealer(data, os.environ, make=False))
+        service = Service(
+            memory, FileFeed(data), domain_suffix=domain, account=account, audit_reads=audit_reads
+        )
         service.start(time.time())
+        access.current(time.time())  # what is wrong with keys or policies is told at the start
         pause = FOLLOW_OTHERS if memory.shared else FOLLOW
-        asyncio.run(_control(service, pause, credentials, sock, on_ready, registry, lifeline))
+        app_of = functools.partial(build_app, service, access, registry=registry)
+        asyncio.run(_control(service, pause, app_of, sock, on_ready, lifeline, trusted_proxies))
     finally:
         memory.close()
 
@@ -321,11 +391,11 @@ def run_control(
 async def _control(
     service: Service,
     pause: float,
-    credentials: Credentials,
+    app_of: Callable[..., Starlette],
     sock: socket.socket,
     on_ready: Callable[[], None],
-    registry: CollectorRegistry | None,
     lifeline: int | None,
+    trusted_proxies: Sequence[str],
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -342,9 +412,8 @@ async def _control(
 
     following = asyncio.create_task(_follow(service, pause))
     try:
-        await serve(
-            build_app(service, credentials, healthy=healthy, registry=registry), sock, on_ready, stop=stop
-        )
+        app = app_of(healthy=healthy)
+        await serve(app, sock, on_ready, stop=stop, trusted_proxies=trusted_proxies)
     finally:
         following.cancel()
         with contextlib.suppress(ApiError):

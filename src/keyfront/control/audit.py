@@ -1,8 +1,8 @@
 """Who did what: each API call as a record in CloudTrail's shape, chained against tampering.
 
-Pure: a call and its outcome in, a record out. The store appends it, a change's record in the transaction of
-the change itself. A record's digest is SHA-256 over the digest before it and the record's bytes;
-`first_break` finds where a chain was tampered with.
+A call and its outcome in, a record out. `append` puts it at the end of the log, a change's record in the transaction
+of the change itself. A record's digest is SHA-256 over the digest before it and the record's bytes; `first_break`
+finds where a chain was tampered with.
 
 No secret enters a record: what the API's model marks as sensitive (origin custom header values among it)
 reads HIDDEN, and so does an EncodedKey that is no public key, since people do paste private ones by
@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from keyfront.control.call import Call
-from keyfront.control.store import AuditRow
+from keyfront.control.store import AuditRow, Transaction
 from keyfront.errors import ApiError, KeyLoadError
 from keyfront.model.service import API_VERSION, Shape, service
 from keyfront.signing.keys import load_public_key
@@ -33,6 +33,8 @@ HIDDEN = "HIDDEN_DUE_TO_SECURITY_REASONS"
 START = bytes(32)
 """The digest before the first record."""
 
+CLOUDFRONT = "cloudfront.amazonaws.com"
+
 _PRIVATE = re.compile(r"PRIVATE KEY|PuTTY-User-Key-File")
 
 
@@ -42,6 +44,7 @@ def record(call: Call, outcome: dict[str, Any] | ApiError, rng: random.Random) -
     `responseElements` are the id, the ETag and the location of what a call made or changed, not all that it
     read.
     """
+    operation = service().operations.get(call.operation) if call.source == CLOUDFRONT else None
     now = datetime.fromtimestamp(call.now, UTC)
     found: dict[str, Any] = {
         "eventVersion": "1.09",
@@ -59,19 +62,36 @@ def record(call: Call, outcome: dict[str, Any] | ApiError, rng: random.Random) -
         found["responseElements"] = None
     else:
         found["responseElements"] = _elements(call, outcome)
-    operation = service().operations.get(call.operation)
     found |= {
-        "requestParameters": _parameters(call.params, operation.input if operation else None),
+        "requestParameters": _parameters(call.params, operation.input if operation else None)
+        if call.source == CLOUDFRONT
+        else _renamed(call.params),
         "requestID": call.request_id,
         "eventID": str(uuid.UUID(int=rng.getrandbits(128), version=4)),
         "readOnly": read_only(call.operation),
         "eventType": "AwsApiCall",
-        "apiVersion": API_VERSION.replace("-", "_"),
         "managementEvent": True,
         "recipientAccountId": call.caller.account,
         "eventCategory": "Management",
     }
+    if call.source == CLOUDFRONT:
+        found["apiVersion"] = API_VERSION.replace("-", "_")
     return found
+
+
+def append(
+    transaction: Transaction, call: Call, outcome: dict[str, Any] | ApiError, rng: random.Random
+) -> None:
+    """Write the record of `call` and its outcome at the end of the log."""
+    found = record(call, outcome, rng)
+    transaction.append_audit(
+        following(transaction.audit_head(), encode(found)),
+        time=call.now,
+        name=call.operation,
+        principal=call.caller.arn,
+        resource=subject(call, outcome),
+        error=outcome.code if isinstance(outcome, ApiError) else "",
+    )
 
 
 def encode(found: dict[str, Any]) -> bytes:
@@ -122,6 +142,9 @@ def subject(call: Call, outcome: dict[str, Any] | ApiError) -> str:
         "DistributionId",
         "TargetDistributionId",
         "PrimaryDistributionId",
+        "AccessKeyId",
+        "UserName",
+        "PolicyName",
     ):
         if isinstance(value := call.params.get(member), str):
             return str(_encodable(value))[:2048]
@@ -133,24 +156,24 @@ def subject(call: Call, outcome: dict[str, Any] | ApiError) -> str:
 
 
 def _identity(call: Call) -> dict[str, Any]:
+    """Whoever works on the data folder itself has no access key and no name there, and is the account's root."""
     caller = call.caller
-    return {
-        "type": "IAMUser"
-        if ":user/" in caller.arn
-        else "Root"
-        if caller.arn.endswith(":root")
-        else "AssumedRole",
+    found = {
+        "type": "IAMUser" if caller.name else "Root",
         "principalId": caller.user_id,
         "arn": caller.arn,
         "accountId": caller.account,
         "accessKeyId": caller.access_key_id,
-        "userName": caller.arn.rpartition("/")[2] if "/" in caller.arn else "",
+        "userName": caller.name,
     }
+    return {member: value for member, value in found.items() if value or member == "principalId"}
 
 
 def _elements(call: Call, output: dict[str, Any]) -> dict[str, Any] | None:
     if read_only(call.operation):
         return None
+    if call.source != CLOUDFRONT:
+        return _renamed(output)
     found: dict[str, Any] = {}
     for member, value in output.items():
         if isinstance(value, str):
@@ -184,6 +207,14 @@ def _parameters(value: Any, shape: Shape | None) -> Any:
     if isinstance(value, str) and shape.type_name == "string" and not _PRIVATE.search(value):
         return value
     return HIDDEN  # what is not of its shape may be anything
+
+
+def _renamed(value: dict[str, Any]) -> dict[str, Any] | None:
+    """What a call other than CloudFront's says: it was made by this process and holds no secret."""
+    return {
+        _camel(name): _renamed(member) if isinstance(member, dict) else member
+        for name, member in value.items()
+    } or None
 
 
 def _is_public(value: Any) -> bool:

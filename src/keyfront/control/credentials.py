@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import base64
 import configparser
-import contextlib
 import hashlib
-import os
 import re
 import secrets
-import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from keyfront.control.call import Caller
+from keyfront.control.private import make_private, read_private
 from keyfront.control.roles import ADMIN
 from keyfront.errors import SettingsError
 
@@ -43,6 +41,9 @@ class Credentials:
         """Those that count at the time `now`: these, whenever that is."""
         return self
 
+    def used(self, key_id: str, now: float) -> None:
+        """Nothing is noted of these."""
+
     def secret_of(self, access_key_id: str) -> str | None:
         return self._secrets.get(access_key_id)
 
@@ -66,13 +67,9 @@ def load(path: Path, account: str) -> Credentials:
     try:
         if not path.exists():
             _make(path)
-        with path.open(encoding="utf-8") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            text = file.read()
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_private(path)
+    except OSError as error:
         raise SettingsError(f"the credentials {path} cannot be read or made: {error}") from error
-    if mode & 0o077:
-        raise SettingsError(f"others may read or change {path} (mode {mode:04o}); run: chmod 600 {path}")
     return Credentials(
         (Caller(key_id, user_arn(account, name), account, _user_id(account, name), (ADMIN,)), secret)
         for name, key_id, secret in _profiles(text, path)
@@ -100,23 +97,7 @@ def _make(path: Path) -> None:
     """Write a file with new credentials, unless another process was quicker: then that one's stays."""
     key_id, secret = new_access_key()
     text = f"[default]\naws_access_key_id = {key_id}\naws_secret_access_key = {secret}\nregion = us-east-1\n"
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)  # unlike a rename it never takes the place of a file that is there
-        except FileExistsError:
-            pass
-        except OSError:  # a file system without hard links
-            os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+    make_private(path, text)
 
 
 def _profiles(text: str, path: Path) -> Iterator[tuple[str, str, str]]:

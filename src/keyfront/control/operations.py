@@ -25,7 +25,7 @@ from keyfront.control.call import Call, Result
 from keyfront.control.policies import managed_rows
 from keyfront.control.publish import Compiler, Reach
 from keyfront.control.replica import Replica
-from keyfront.control.store import InvalidationRow, Row, Store, Transaction
+from keyfront.control.store import InvalidationRow, Row, Store
 from keyfront.control.validate import refusal
 from keyfront.control.verbs import create, create_from, delete, get, get_config, list_, update
 from keyfront.control.work import Desk, Feed, Output, Work, page_of, timestamp
@@ -325,7 +325,7 @@ class Service:
             return  # the store has just failed, and its log says so
         try:
             with self._store.write() as transaction:
-                self._append(transaction, call, outcome)
+                audit.append(transaction, call, outcome, self._desk.rng)
         except ApiError as error:
             log.error("no audit record of %s by %s: %s", call.operation, call.caller.arn, error)
 
@@ -350,22 +350,11 @@ class Service:
                 if snapshot is not None:
                     transaction.stamp(DISTRIBUTION.name, work.touched, snapshot.number)
                 transaction.set_reached(reach.highest)
-                self._append(transaction, call, output)
+                audit.append(transaction, call, output, self._desk.rng)
             if snapshot is not None:
                 replica.committed(snapshot)
             replica.publish()
         return output
-
-    def _append(self, transaction: Transaction, call: Call, outcome: Output | ApiError) -> None:
-        found = audit.record(call, outcome, self._desk.rng)
-        transaction.append_audit(
-            audit.following(transaction.audit_head(), audit.encode(found)),
-            time=call.now,
-            name=call.operation,
-            principal=call.caller.arn,
-            resource=audit.subject(call, outcome),
-            error=outcome.code if isinstance(outcome, ApiError) else "",
-        )
 
 
 def unsupported() -> list[str]:

@@ -127,6 +127,47 @@ edge = sa.Table(
     sa.Column("seen", sa.Float, nullable=False),
 )
 
+access_user = sa.Table(
+    "access_user",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("folded", sa.Text, nullable=False),
+    sa.Column("id", sa.Text, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.UniqueConstraint("folded"),
+)
+
+access_key = sa.Table(
+    "access_key",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("active", sa.Integer, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("used", sa.Float, nullable=True),
+    sa.Column("sealed", sa.LargeBinary, nullable=False),
+    sa.Column("sealer", sa.Text, nullable=False),
+    sa.ForeignKeyConstraint(["owner"], ["access_user.name"]),
+    sa.Index("access_key_owner", "owner"),
+)
+
+access_policy = sa.Table(
+    "access_policy",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("document", sa.Text, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("modified", sa.Float, nullable=False),
+)
+
+access_attachment = sa.Table(
+    "access_attachment",
+    metadata,
+    sa.Column("owner", sa.Text, primary_key=True),
+    sa.Column("policy", sa.Text, primary_key=True),
+    sa.ForeignKeyConstraint(["owner"], ["access_user.name"], ondelete="CASCADE"),
+)
+
 
 # ---- the steps
 
@@ -230,6 +271,20 @@ STEPS: tuple[Sequence[Statement], ...] = (
         """CREATE TABLE edge (replica {text} NOT NULL, name {text} NOT NULL, number BIGINT NOT NULL,
            seen {float} NOT NULL, PRIMARY KEY (replica, name))""",
         "INSERT INTO counter (name, value) VALUES ('decided', 0)",
+    ),
+    # 4: users, their access keys, and their policies; a policy that is attached may be a role, which has no row
+    (
+        """CREATE TABLE access_user (name {text} NOT NULL, folded {text} NOT NULL, id {text} NOT NULL,
+           created {float} NOT NULL, PRIMARY KEY (name), UNIQUE (folded))""",
+        """CREATE TABLE access_key (id {text} NOT NULL, owner {text} NOT NULL, active INTEGER NOT NULL,
+           created {float} NOT NULL, used {float}, sealed {bytes} NOT NULL, sealer {text} NOT NULL, PRIMARY KEY (id),
+           FOREIGN KEY (owner) REFERENCES access_user (name))""",
+        "CREATE INDEX access_key_owner ON access_key (owner)",
+        """CREATE TABLE access_policy (name {text} NOT NULL, document {text} NOT NULL, created {float} NOT NULL,
+           modified {float} NOT NULL, PRIMARY KEY (name))""",
+        """CREATE TABLE access_attachment (owner {text} NOT NULL, policy {text} NOT NULL, PRIMARY KEY (owner, policy),
+           FOREIGN KEY (owner) REFERENCES access_user (name) ON DELETE CASCADE)""",
+        "INSERT INTO counter (name, value) VALUES ('access', 0)",
     ),
 )
 

@@ -65,12 +65,13 @@ def verify(
     body_sha256: str,
     secret_of: Callable[[str], str | None],
     now: float,
+    service: str = SERVICE,
 ) -> str:
     """The access key id whose secret signed this request.
 
     `path` and `query` are as sent (latin-1 text, the query without `?`), `headers` pairs of bytes with
     lower-case names, repeats kept. `body_sha256` is the hexadecimal hash of the body as received, `secret_of`
-    gives the secret of an access key id or None, `now` is epoch seconds.
+    gives the secret of an access key id or None, `now` is epoch seconds. `service` is what it must be signed for.
 
     :raises ApiError: MissingAuthenticationToken, IncompleteSignature, InvalidClientTokenId or
         SignatureDoesNotMatch.
@@ -85,9 +86,13 @@ def verify(
     claim, pairs = _claim(fields, pairs)
     secret = secret_of(claim.access_key_id)
     token = "x-amz-security-token" in fields or any(key == "X-Amz-Security-Token" for key, _ in pairs)
-    if secret is None or token:  # no temporary credentials are issued, so a session token is never known
-        raise ApiError("InvalidClientTokenId", "The security token included in the request is invalid.", 403)
-    _check_scope(claim)
+    if secret is None or token:
+        # No temporary credentials are issued, so a session token is never known.
+        detail = " Keyfront issues no session tokens: use an access key without one." if token else ""
+        raise ApiError(
+            "InvalidClientTokenId", f"The security token included in the request is invalid.{detail}", 403
+        )
+    _check_scope(claim, service)
     _check_time(claim, now)
     if "host" not in claim.signed_headers:
         raise _mismatch("'Host' must be a 'SignedHeader' in the AWS Authorization.")
@@ -187,11 +192,11 @@ def _date(text: str) -> datetime:
         ) from None
 
 
-def _check_scope(claim: _Claim) -> None:
+def _check_scope(claim: _Claim, service: str) -> None:
     if claim.terminator != "aws4_request":
         raise _mismatch("Credential should be scoped with a valid terminator: 'aws4_request'.")
-    if claim.service != SERVICE:
-        raise _mismatch(f"Credential should be scoped to correct service: '{SERVICE}'.")
+    if claim.service != service:
+        raise _mismatch(f"Credential should be scoped to correct service: '{service}'.")
     day = claim.when.strftime("%Y%m%d")
     if claim.day != day:
         raise _mismatch(

@@ -126,6 +126,11 @@ class Transaction:
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
 
+    @property
+    def connection(self) -> sa.Connection:
+        """For what keeps tables of its own beside these, in the same transaction (`users.py`, `trail.py`)."""
+        return self._connection
+
     def schema(self) -> int:
         """The version of the schema that the store has now."""
         return self._scalar(sa.select(sa.func.max(_schema.c.version)))
