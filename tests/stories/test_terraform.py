@@ -1,0 +1,367 @@
+"""Terraform with the AWS provider on examples/terraform: what it applies stays as it is, and what it destroys is gone.
+
+The provider is looked for in the folder TF_PLUGIN_DIR, as `terraform init -plugin-dir` takes it, and in the usual
+places. Each `terraform` command costs some ten seconds of the machine, nearly all of it the provider's own start; so
+both examples go through their lives as modules of one root. With `--long` each does so as its users run it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from keyfront import load_signer, sign_url
+from tests.up import Answer, Up
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "terraform"
+TERRAFORM = shutil.which("terraform")
+PROVIDER = "registry.terraform.io/hashicorp/aws"
+
+
+def plugin_dir() -> Path | None:
+    """The folder that holds the AWS provider."""
+    named = os.environ.get("TF_PLUGIN_DIR")
+    places = [Path(named)] if named else [Path.home() / ".terraform.d" / "plugins", *Path("/opt").glob("*")]
+    if not named:
+        places += [Path("/usr/share/terraform/plugins"), Path("/usr/local/share/terraform/plugins")]
+    return next((place for place in places if any(place.glob(f"{PROVIDER}/5.*"))), None)
+
+
+PLUGINS = plugin_dir()
+
+pytestmark = pytest.mark.skipif(
+    TERRAFORM is None or PLUGINS is None,
+    reason="terraform is not installed, or no AWS provider 5.x was found (TF_PLUGIN_DIR names its folder)",
+)
+
+
+class Terraform:
+    """`terraform` in a working folder, with nobody's settings but this test's."""
+
+    def __init__(self, folder: Path, up: Up) -> None:
+        self.folder = folder
+        self._up = up
+        (folder / "terraform.rc").touch()
+
+    def run(self, *argv: str, status: int = 0, **variables: Any) -> str:
+        assert TERRAFORM is not None
+        kept = {name: value for name, value in self._up.environment.items() if not name.startswith("TF_")}
+        texts = {f"TF_VAR_{name}": json.dumps(value) for name, value in variables.items()}
+        texts |= {f"TF_VAR_{name}": value for name, value in variables.items() if isinstance(value, str)}
+        done = subprocess.run(
+            [TERRAFORM, *argv, "-no-color"],
+            cwd=self.folder,
+            env={
+                **kept,
+                **texts,
+                "TF_CLI_CONFIG_FILE": str(self.folder / "terraform.rc"),
+                "TF_IN_AUTOMATION": "1",
+                "TF_VAR_endpoint": self._up.endpoint,
+                "CHECKPOINT_DISABLE": "1",
+                "AWS_MAX_ATTEMPTS": "1",  # a fault of ours is told at once, not after 25 tries
+                "GOGC": "400",  # a third less work for the provider, which has memory enough
+            },
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == status, done.stdout[-4000:] + done.stderr[-4000:]
+        return done.stdout
+
+    def init(self) -> None:
+        self.run("init", f"-plugin-dir={PLUGINS}", "-input=false")
+
+    def apply(self, **variables: Any) -> str:
+        return self.run("apply", "-auto-approve", "-input=false", **variables)
+
+    def unchanged(self, **variables: Any) -> None:
+        """There is nothing to do: with anything to do the status is 2."""
+        self.run("plan", "-detailed-exitcode", "-input=false", **variables)
+
+    def destroy(self, **variables: Any) -> str:
+        return self.run("destroy", "-auto-approve", "-input=false", **variables)
+
+    def outputs(self) -> Any:
+        return {name: said["value"] for name, said in json.loads(self.run("output", "-json")).items()}
+
+
+class Keys:
+    """Key pairs in a folder: the public halves as Terraform reads them, the private ones for a signer."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+
+    def make(self, name: str, *, newline: bool = True) -> None:
+        pair = ec.generate_private_key(ec.SECP256R1())
+        form, encoding = serialization.PublicFormat.SubjectPublicKeyInfo, serialization.Encoding.PEM
+        public = pair.public_key().public_bytes(encoding, form)
+        (self.folder / f"{name}.pem").write_bytes(public if newline else public.rstrip(b"\n"))
+        private = pair.private_bytes(
+            encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        (self.folder / f"{name}.key").write_bytes(private)
+
+    def sign(self, url: str, name: str, key_id: str) -> str:
+        signer = load_signer(key_id, self.folder / f"{name}.key")
+        return sign_url(url, signer, expires=datetime.fromtimestamp(int(time.time()) + 600, UTC))
+
+
+class App(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        body = b"private: " + self.path.encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def app() -> Iterator[int]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), App)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1]
+    server.shutdown()
+
+
+ENVIRONMENTS = ("dev", "staging", "prod")
+TIERS = ("viewers", "staff")
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Keys:
+    made = Keys(tmp_path / "keys")
+    for environment in ENVIRONMENTS:
+        for tier in TIERS:
+            made.make(f"{environment}-{tier}", newline=(environment, tier) != ("dev", "staff"))
+    made.make("primary", newline=False)
+    made.make("backup")
+    return made
+
+
+def environments(app: int) -> dict[str, Any]:
+    """As in the example's variables, with an origin that is there."""
+    return {
+        name: {
+            "origin": {"host": "localhost", "port": app},
+            "aliases": [f"{name}.files.example.com"],
+            "https_only": name != "dev",
+            "ttl": {"min": number, "default": 300 * number, "max": 3600 * number},
+            "blocked_countries": ["KP", "IR"][:number],
+        }
+        for number, name in enumerate(ENVIRONMENTS)
+    }
+
+
+# -- both examples through their lives ------------------------------------------------------------------------------
+
+ROOT = """
+variable "endpoint" { type = string }
+variable "keys" { type = string }
+variable "comment" { type = string }
+variable "enabled" { type = bool }
+variable "environments" { type = any }
+
+module "environments" {
+  source       = "./environments"
+  keys         = var.keys
+  comment      = var.comment
+  enabled      = var.enabled
+  environments = var.environments
+  wait         = false
+}
+
+module "media" {
+  source  = "./media"
+  keys    = var.keys
+  comment = var.comment
+  enabled = var.enabled
+  wait    = false
+}
+
+output "environments" { value = module.environments }
+output "media" { value = module.media }
+"""
+
+
+@pytest.mark.timeout(280)
+def test_the_examples_live_and_leave_nothing(app: int, keys: Keys, tmp_path: Path) -> None:
+    folder = tmp_path / "root"
+    for example in ("environments", "media"):
+        shutil.copytree(EXAMPLES / example, folder / example, ignore=shutil.ignore_patterns(".terraform*"))
+        shutil.move(folder / example / "provider.tf", folder / "provider.tf")
+    (folder / "main.tf").write_text(ROOT)
+    with Up(tmp_path / "data", workers=1) as up:
+        terraform = Terraform(folder, up)
+        said: dict[str, Any] = {
+            "keys": str(keys.folder),
+            "comment": "first",
+            "enabled": True,
+            "environments": environments(app),
+        }
+        terraform.init()
+        assert "0 changed, 0 destroyed" in terraform.apply(**said)
+        terraform.unchanged(**said)
+        before = terraform.outputs()
+        stands(up, before, "first")
+        old = opens(up, keys, before["environments"])
+
+        for name in ("dev-staff", "primary"):
+            keys.make(name)  # and the account is full: with the two that go there are ten keys
+        said |= {"comment": "second", "enabled": False}
+        assert "2 added" in terraform.apply(**said)
+        after = terraform.outputs()
+        stands(up, after, "second")
+        assert up.get(host(before["environments"], "dev"), old).status != 200
+        assert {name for name, _ in changed(before, after)} == {"dev-staff"}
+        assert after["media"]["key_id"] != before["media"]["key_id"]
+
+        terraform.destroy(**said)
+        assert left(up) == {}
+        assert up.stop() == 0
+
+
+def host(environments: dict[str, Any], name: str) -> str:
+    return str(environments["domain_names"][name])
+
+
+def changed(before: dict[str, Any], after: dict[str, Any]) -> set[tuple[str, str]]:
+    return set(after["environments"]["key_ids"].items()) - set(before["environments"]["key_ids"].items())
+
+
+def stands(up: Up, outputs: dict[str, Any], comment: str) -> None:
+    """What the configurations say is what the API has."""
+    client = up.client()
+    found = client.list_distributions()["DistributionList"]["Items"]
+    by_name = {item["DomainName"]: item for item in found}
+    named = outputs["environments"]["domain_names"] | {"media": outputs["media"]["domain_name"]}
+    assert by_name.keys() == set(named.values())
+    for number, name in enumerate(ENVIRONMENTS):
+        item = by_name[named[name]]
+        assert item["Comment"] == f"{comment} ({name})"
+        default, docs = item["DefaultCacheBehavior"], item["CacheBehaviors"]["Items"][0]
+        assert docs["PathPattern"] == "/docs/*"
+        assert (default["MinTTL"], default["DefaultTTL"], default["MaxTTL"]) == (
+            number,
+            300 * number,
+            3600 * number,
+        )
+        geo = item["Restrictions"]["GeoRestriction"]
+        assert geo["RestrictionType"] == ("blacklist" if number else "none")
+        assert sorted(geo.get("Items", [])) == sorted(["KP", "IR"][:number])
+        tags = client.list_tags_for_resource(Resource=item["ARN"])["Tags"]["Items"]
+        assert tags == [{"Key": "environment", "Value": name}]
+        ids = outputs["environments"]["key_ids"]
+        trusted = [
+            client.get_key_group(Id=group)["KeyGroup"]["KeyGroupConfig"]["Items"]
+            for group in default["TrustedKeyGroups"]["Items"]
+        ]
+        assert sorted(trusted) == sorted([[ids[f"{name}-{tier}"]] for tier in TIERS])
+        (staff,) = docs["TrustedKeyGroups"]["Items"]
+        assert client.get_key_group(Id=staff)["KeyGroup"]["KeyGroupConfig"]["Items"] == [ids[f"{name}-staff"]]
+    media = by_name[named["media"]]
+    (origin,) = media["Origins"]["Items"]
+    identities = client.list_cloud_front_origin_access_identities()["CloudFrontOriginAccessIdentityList"]
+    (identity,) = identities["Items"]
+    assert (
+        origin["S3OriginConfig"]["OriginAccessIdentity"]
+        == f"origin-access-identity/cloudfront/{identity['Id']}"
+    )
+    assert identity["Comment"] == f"reads {comment}"
+    (group,) = media["DefaultCacheBehavior"]["TrustedKeyGroups"]["Items"]
+    assert len(client.get_key_group(Id=group)["KeyGroup"]["KeyGroupConfig"]["Items"]) == 2
+
+
+def opens(up: Up, keys: Keys, environments: dict[str, Any]) -> str:
+    """Each tier opens what it may; a target below /docs/ that the staff's key has signed."""
+    client = up.client()
+    name = host(environments, "dev")
+    for item in client.list_distributions()["DistributionList"]["Items"]:
+        up.deployed(item["Id"])
+
+    def get(path: str, tier: str | None) -> tuple[str, Answer]:
+        target = path
+        if tier is not None:
+            key_id = environments["key_ids"][f"dev-{tier}"]
+            target = keys.sign(f"http://{name}{path}", f"dev-{tier}", key_id).removeprefix(f"http://{name}")
+        return target, up.get(name, target)
+
+    statuses = {
+        (path, tier): get(path, tier)[1].status for path in ("/a", "/docs/a") for tier in (None, *TIERS)
+    }
+    assert statuses == {
+        ("/a", None): 403,
+        ("/a", "viewers"): 200,
+        ("/a", "staff"): 200,
+        ("/docs/a", None): 403,
+        ("/docs/a", "viewers"): 403,
+        ("/docs/a", "staff"): 200,
+    }
+    return get("/docs/a", "staff")[0]
+
+
+def left(up: Up) -> dict[str, Any]:
+    """All that the lists of the API still hold."""
+    client = up.client()
+    lists = {
+        "distributions": client.list_distributions()["DistributionList"],
+        "groups": client.list_key_groups()["KeyGroupList"],
+        "keys": client.list_public_keys()["PublicKeyList"],
+        "identities": client.list_cloud_front_origin_access_identities()[
+            "CloudFrontOriginAccessIdentityList"
+        ],
+    }
+    return {name: found["Items"] for name, found in lists.items() if found["Quantity"]}
+
+
+# -- each by itself, as its users run it ---------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("example", ["environments", "media"])
+def test_an_example_by_itself(
+    example: str, app: int, keys: Keys, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    """With the waits: Terraform looks half a minute after a change for the first time whether it is deployed."""
+    if not pytestconfig.getoption("long"):
+        pytest.skip("takes minutes: run with --long")
+    folder = tmp_path / example
+    shutil.copytree(EXAMPLES / example, folder, ignore=shutil.ignore_patterns(".terraform*"))
+    said: dict[str, Any] = {"keys": str(keys.folder)}
+    if example == "environments":
+        said["environments"] = environments(app)
+    with Up(tmp_path / "data", workers=1) as up:
+        terraform = Terraform(folder, up)
+        terraform.run("fmt", "-check")
+        terraform.init()
+        terraform.apply(**said)
+        terraform.unchanged(**said)
+        statuses = {item["Status"] for item in up.client().list_distributions()["DistributionList"]["Items"]}
+        assert statuses == {"Deployed"}
+        terraform.apply(**said, comment="another comment")
+        terraform.unchanged(**said, comment="another comment")
+        rotated = "dev-staff" if example == "environments" else "primary"
+        keys.make(rotated)
+        assert "1 added" in terraform.apply(**said)
+        terraform.unchanged(**said)
+        terraform.destroy(**said)
+        assert left(up) == {}
