@@ -17,9 +17,11 @@ from botocore.config import Config
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from keyfront.control.access import Access
 from keyfront.control.app import build_app, serve
 from keyfront.control.credentials import load
 from keyfront.control.operations import Service
+from keyfront.control.sealing import sealer
 from keyfront.control.store import Store
 from keyfront.fleet.file import FileFeed
 from keyfront.model.kinds import Quotas
@@ -58,7 +60,8 @@ class Plane:
 
     async def _serve(self, held: socket.socket, ready: threading.Event) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        await serve(build_app(self.service, self.credentials), held, ready.set, stop=self._stop)
+        access = Access(self.store, self.credentials, ACCOUNT, lambda: sealer(self.folder, {}, make=False))
+        await serve(build_app(self.service, access), held, ready.set, stop=self._stop)
 
     def obey(self) -> Snapshot:
         """Take the newest snapshot and report it, as an edge does."""

@@ -250,13 +250,36 @@ def test_head_has_no_body(plane: Plane) -> None:
     assert (status, headers["allow"], body) == (405, "GET, POST", b"")
 
 
-def test_sts_is_not_here(plane: Plane) -> None:
-    """Tools that first ask who they are get an error that they can show."""
-    form = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
-    status, _, body = ask(
-        plane, "POST", "/", b"Action=GetCallerIdentity&Version=2011-06-15", form, service="sts"
-    )
-    assert (status, b"<Code>InvalidURI</Code>" in body) == (400, True)
+STS = b"Action=GetCallerIdentity&Version=2011-06-15"
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "body", "service", "status", "code"),
+    [
+        ("POST", "/", STS, "sts", 200, ""),
+        ("GET", f"/?{STS.decode()}", b"", "sts", 200, ""),
+        ("POST", "/", STS, "cloudfront", 403, "SignatureDoesNotMatch"),
+        ("POST", "/", STS, "", 403, "MissingAuthenticationToken"),
+        ("POST", "/", STS.replace(b"GetCallerIdentity", b"AssumeRole"), "sts", 400, "InvalidAction"),
+        ("POST", "/", STS.replace(b"2011", b"2010"), "sts", 400, "InvalidAction"),
+        ("POST", "/", b"XAction=", "sts", 400, "MissingAction"),
+        ("POST", "/", b"Action=%ff\xff", "sts", 400, "ValidationError"),
+        ("POST", "/", b"", "sts", 400, "InvalidURI"),
+        ("PUT", "/", STS, "sts", 400, "InvalidURI"),
+    ],
+)  # fmt: skip
+def test_sts(
+    plane: Plane, method: str, target: str, body: bytes, service: str, status: int, code: str
+) -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"} if body else {}
+    got, headers, text = ask(plane, method, target, body, form, service=service, signed=bool(service))
+    assert got == status
+    assert headers["content-type"] == "text/xml"
+    if code:
+        assert f"<Code>{code}</Code>".encode() in text
+    else:
+        assert f"<Arn>arn:aws:iam::{ACCOUNT}:user/default</Arn>".encode() in text
+        assert f"<RequestId>{headers['x-amzn-requestid']}</RequestId>".encode() in text
 
 
 def test_bodies_that_are_too_long(plane: Plane) -> None:
