@@ -26,6 +26,7 @@ from keyfront.control.store import Store
 from keyfront.fleet.file import FileFeed
 from keyfront.model.kinds import Quotas
 from keyfront.model.snapshot import Snapshot
+from tests.control.house import where
 
 ACCOUNT = "123456789012"
 
@@ -42,7 +43,7 @@ class Plane:
 
     def __enter__(self) -> Plane:
         self.credentials = load(self.folder / "credentials", ACCOUNT)
-        self.store = Store(self.folder / "keyfront.db")
+        self.store = Store(where(self.folder))
         self.service = Service(self.store, FileFeed(self.folder), account=ACCOUNT, quotas=self.quotas)
         self.service.start(time.time())
         held = socket.create_server(("127.0.0.1", 0))
@@ -60,6 +61,7 @@ class Plane:
 
     async def _serve(self, held: socket.socket, ready: threading.Event) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self.listener = held
         access = Access(self.store, self.credentials, ACCOUNT, lambda: sealer(self.folder, {}, make=False))
         await serve(build_app(self.service, access), held, ready.set, stop=self._stop)
 

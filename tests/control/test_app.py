@@ -298,6 +298,11 @@ def test_bodies_that_are_too_long(plane: Plane) -> None:
         connection.close()
 
 
+def test_an_answer_does_not_wait_for_its_head_to_be_acknowledged(plane: Plane) -> None:
+    """Head and body are two writes; connections inherit this from the listener."""
+    assert plane.listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_health_and_metrics(plane: Plane, client: Any) -> None:
     client.list_key_groups()
     refused(client.get_key_group, Id="4b4f2f1c-315d-5c2e-f093-216650fed10f")

@@ -1,4 +1,4 @@
-"""Every operation that is built, through boto3 over the wire, its answer held against the API's own model.
+"""Every operation that is built, through boto3 over the wire, on both stores, its answer held against the model.
 
 What boto3 makes of an answer says little about it, since botocore drops what it does not know and misses nothing. So
 the XML itself is compared with the output's shape: every element is known, comes once where one is expected, and has
@@ -21,7 +21,9 @@ from keyfront.control.operations import OPERATIONS
 from keyfront.model.kinds import KINDS, Kind, Quotas
 from keyfront.model.service import NAMESPACE, Operation, Shape, service
 from tests.control.calls import CALLS, CONFIGS, World, call_of
+from tests.control.house import BOTH
 from tests.control.plane import Plane
+from tests.postgres import PostgresServer
 
 ROOMY = Quotas(public_keys=10_000, key_groups=10_000)
 
@@ -53,9 +55,13 @@ class Wire:
         return caught.value.response["Error"]["Code"], self.status
 
 
-@pytest.fixture(scope="module")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
-    with Plane(tmp_path_factory.mktemp("plane"), quotas=ROOMY) as running:
+@pytest.fixture(scope="module", params=BOTH)
+def plane(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
+    folder = tmp_path_factory.mktemp("plane")
+    if request.param == "postgresql":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        (folder / "store").write_text(server.database())
+    with Plane(folder, quotas=ROOMY) as running:
         yield running
 
 
