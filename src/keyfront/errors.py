@@ -8,6 +8,8 @@
      ├─ SnapshotRefused         bytes that are no snapshot, or one older than the one in use
      ├─ OriginFailure           an origin that could not be reached or did not speak HTTP
      ├─ SettingsError           a command line or a setting that makes no sense
+     ├─ DeclarationError        a file that declares a set-up, and what is wrong with it
+     ├─ AccountError            a CloudFront API that refused what a declared set-up needs, or could not be asked
      └─ ApiError                an answer of the control API other than success (control/operations.py raises it)
 
 Two families meet a person: `Denied` a viewer's, `ApiError` an operator's. Both carry what CloudFront would say
@@ -113,6 +115,14 @@ def spent(error: BaseException) -> None:
 
 class SettingsError(KeyfrontError):
     """A command line or a setting that makes no sense; the message says which and why."""
+
+
+class DeclarationError(KeyfrontError):
+    """A file that declares a set-up makes no sense; each line of the message names file, line, table and key."""
+
+
+class AccountError(KeyfrontError):
+    """A CloudFront API refused what a declared set-up needs, or could not be asked."""
 
 
 class ApiError(KeyfrontError):

@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from keyfront.cli.declared import apply, plan_command
 from keyfront.cli.sign import explain, key, sign, sign_cookies
 from keyfront.cli.up import control_process, edge_worker, up
 from keyfront.errors import KeyfrontError
@@ -17,7 +18,7 @@ def keyfront() -> None:
     """A private-content CDN that you run yourself and that speaks CloudFront."""
 
 
-for command in (up, sign, sign_cookies, explain, key, edge_worker, control_process):
+for command in (up, sign, sign_cookies, explain, key, plan_command, apply, edge_worker, control_process):
     keyfront.add_command(command)
 
 

@@ -1,0 +1,289 @@
+"""The CloudFront API as a declared set-up meets it: what is there, and one step taken. It knows no rule of planning.
+
+Any CloudFront will do, Amazon's or Keyfront's; botocore speaks to it, with the usual credentials. Each change is made
+to what was planned for: right before it, the config is read again and compared with the one that the plan has seen, and
+the ETag of that read goes into If-Match. (The plan's own ETag would not do: a change of a key group gives every
+distribution that trusts it a new one.)
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Any
+
+from botocore import xform_name
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.session import Session
+
+from keyfront.declared.difference import differences
+from keyfront.declared.kinds import ROWS, Row
+from keyfront.declared.plan import MANAGED, Facts, Found, Named, Step, managed_policies, needed
+from keyfront.declared.setup import Setup
+from keyfront.errors import AccountError
+
+_ABSENT = "UnsupportedOperation"
+_HIDDEN = ("AccessDenied", "AccessDeniedException")
+"""What a CloudFront says that has not built a kind, and that does not show one to this caller."""
+
+
+class Refused(AccountError):
+    """An API's answer other than success; `code` is its error code, empty if there was no answer."""
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Account:
+    """One CloudFront account through one endpoint. Not for several threads: it remembers what it has made."""
+
+    def __init__(self, endpoint_url: str = "", profile: str = "") -> None:
+        """:raises AccountError: if botocore cannot make a client of that."""
+        try:
+            session = Session(profile=profile or None)
+            self._client = session.create_client(
+                "cloudfront",
+                endpoint_url=endpoint_url or None,
+                region_name=session.get_config_variable("region") or "us-east-1",
+                config=Config(user_agent_extra="keyfront-apply"),
+            )
+        except (BotoCoreError, ValueError) as error:
+            raise Refused(str(error)) from error
+        self._arns: dict[str, str] = {}
+        self.made: dict[tuple[str, str], str] = {}
+        """Ids of what it has created, by kind and label."""
+        self.unseen: list[str] = []
+        """Titles of kinds that the API does not list to this caller, as of the last `facts`."""
+
+    @property
+    def endpoint(self) -> str:
+        return str(self._client.meta.endpoint_url)
+
+    def call(self, operation: str, **params: Any) -> dict[str, Any]:
+        """One call of the API.
+
+        :raises Refused: if it fails, in the API's own words.
+        """
+        try:
+            return dict(getattr(self._client, xform_name(operation))(**params))
+        except ClientError as error:
+            said = error.response.get("Error", {})
+            code, message = str(said.get("Code", "")), str(said.get("Message", ""))
+            raise Refused(f"{operation}: {code}: {message}", code) from error
+        except BotoCoreError as error:
+            raise Refused(f"{operation}: {error}") from error
+
+    # ---- what is there
+
+    def facts(self, setup: Setup, *, adopt: bool = False) -> Facts:
+        """All that `plan` has to know of this account. Kinds that the set-up does not speak of may be missing.
+
+        :raises AccountError: if the API refuses or cannot be reached.
+        """
+        declared = {each.kind for each in setup.desired}
+        self.unseen.clear()
+        facts: dict[str, tuple[Found, ...]] = {kind: managed_policies(kind) for kind in MANAGED}
+        for row in ROWS.values():
+            try:
+                facts[row.name] = tuple(self._list(row))
+            except Refused as error:
+                if row.name in declared or error.code not in (_ABSENT, *_HIDDEN):
+                    raise
+                if error.code in _HIDDEN:
+                    self.unseen.append(row.title)
+                facts.setdefault(row.name, ())
+        wanted = {found.id: found for found in needed(setup, facts, adopt=adopt)}
+        tagged = {each.kind for each in setup.desired if each.tags is not None}
+        return {
+            kind: tuple(
+                whole
+                for found in there
+                if (whole := self._whole(found, kind in tagged) if found.id in wanted else found) is not None
+            )
+            for kind, there in facts.items()
+        }
+
+    def _list(self, row: Row) -> Iterator[Found]:
+        marker: dict[str, str] = {}
+        while True:
+            page = self.call(f"List{row.plural}", **marker)[f"{row.name}List"]
+            for item in page.get("Items") or ():
+                yield self._found(row, item)
+            following = page.get("NextMarker")
+            if not following or marker.get("Marker") == following:
+                return
+            marker = {"Marker": following}
+
+    def _found(self, row: Row, item: dict[str, Any]) -> Found:
+        inner = item.get(row.name) or item
+        said = inner.get(row.config) or inner
+        if "ARN" in inner:
+            self._arns[inner["Id"]] = inner["ARN"]
+        created = inner.get("CreatedTime")
+        return Found(
+            kind=row.name,
+            id=inner["Id"],
+            name=said.get("Name") or "",
+            comment=said.get(row.comment) or "",
+            created=created.timestamp() if isinstance(created, datetime) else 0,
+            managed=item.get("Type") == "managed",
+            aliases=tuple((inner.get("Aliases") or {}).get("Items") or ()),
+            domain_name=inner.get("DomainName") or "",
+            status=inner.get("Status") or "",
+        )
+
+    def _whole(self, found: Found, with_tags: bool) -> Found | None:
+        """`found` with its config; None if it has gone since it was listed."""
+        row = ROWS[found.kind]
+        try:
+            config, _ = self._config(row, found.id)
+            tags = None
+            if with_tags and row.tagged:
+                listed = self.call("ListTagsForResource", Resource=self._arns[found.id])["Tags"]
+                tags = {tag["Key"]: tag.get("Value", "") for tag in listed.get("Items") or ()}
+        except Refused as error:
+            if error.code.startswith("NoSuch"):
+                return None
+            raise
+        return Found(
+            kind=found.kind,
+            id=found.id,
+            name=found.name,
+            comment=found.comment,
+            created=found.created,
+            managed=found.managed,
+            config=config,
+            tags=tags,
+            aliases=found.aliases,
+            domain_name=found.domain_name,
+            status=found.status,
+        )
+
+    def _config(self, row: Row, id_: str) -> tuple[dict[str, Any], str]:
+        answer = self.call(f"Get{row.config}", Id=id_)
+        return answer[row.config], answer["ETag"]
+
+    # ---- one step
+
+    def take(self, step: Step, timeout: float) -> str:
+        """Take `step`; the resource's id.
+
+        :param timeout: seconds to wait where the API makes one wait (before a distribution can be deleted).
+        :raises AccountError: if it failed, and then it did not happen, or if an answer was lost, and then it may have.
+        """
+        row = ROWS[step.kind]
+        if step.action == "create":
+            return self._create(row, step)
+        if step.action == "delete":
+            self._delete(row, step, timeout)
+            return step.id
+        if step.differences == () or any(not each.path.startswith("Tags[") for each in step.differences):
+            etag = self._unchanged(row, step)
+            params = {row.config: self._with_ids(row, step.config), "Id": step.id, "IfMatch": etag}
+            self._if_match(step, f"Update{row.name}", params)
+        if step.tags:
+            self.call("TagResource", Resource=self._arn(step.id), Tags=_tags(step.tags))
+        if step.untag:
+            self.call("UntagResource", Resource=self._arn(step.id), TagKeys={"Items": list(step.untag)})
+        return step.id
+
+    def _create(self, row: Row, step: Step) -> str:
+        config = self._with_ids(row, step.config)
+        try:
+            if step.tags:
+                whole = {row.config: config, "Tags": _tags(step.tags)}
+                answer = self.call(f"Create{row.name}WithTags", **{f"{row.config}WithTags": whole})
+            else:
+                answer = self.call(f"Create{row.name}", **{row.config: config})
+        except Refused as error:
+            if error.code == f"{row.name}AlreadyExists":
+                raise Refused(
+                    f"{error}\nIt was not there when the plan was made: run this again to see what is there now. "
+                    f"A {row.title} that has lost the mark in its {row.comment} is found with --adopt.",
+                    error.code,
+                ) from error
+            raise
+        made = answer[row.name]
+        self.made[row.name, step.label] = made["Id"]
+        if "ARN" in made:
+            self._arns[made["Id"]] = made["ARN"]
+        return str(made["Id"])
+
+    def _delete(self, row: Row, step: Step, timeout: float) -> None:
+        try:
+            if row.tagged:
+                self.wait([step.id], timeout)
+            etag = self._unchanged(row, step)
+            self._if_match(step, f"Delete{row.name}", {"Id": step.id, "IfMatch": etag})
+        except Refused as error:
+            if not error.code.startswith("NoSuch"):
+                raise
+
+    def _unchanged(self, row: Row, step: Step) -> str:
+        """The ETag of the config that the plan has seen."""
+        config, etag = self._config(row, step.id)
+        if differences(step.before, config):
+            raise _changed(step)
+        return etag
+
+    def _if_match(self, step: Step, operation: str, params: dict[str, Any]) -> None:
+        try:
+            self.call(operation, **params)
+        except Refused as error:
+            if error.code in ("PreconditionFailed", "InvalidIfMatchVersion"):
+                raise _changed(step) from error
+            raise
+
+    def _with_ids(self, row: Row, config: dict[str, Any]) -> dict[str, Any]:
+        return _replace(copy.deepcopy(config), self.made)  # type: ignore[no-any-return]
+
+    def _arn(self, id_: str) -> str:
+        if id_ not in self._arns:
+            self._arns[id_] = self.call("GetDistribution", Id=id_)["Distribution"]["ARN"]
+        return self._arns[id_]
+
+    # ---- until every edge obeys
+
+    def wait(self, distributions: Iterable[str], timeout: float) -> None:
+        """Until all of them are Deployed.
+
+        :param timeout: seconds.
+        :raises AccountError: if they are not by then.
+        """
+        ends = time.monotonic() + timeout
+        for id_ in distributions:
+            pause = 0.05  # Keyfront needs a moment, CloudFront minutes
+            while self.distribution(id_)["Status"] != "Deployed":
+                if time.monotonic() + pause > ends:
+                    raise Refused(f"the distribution {id_} is not Deployed after {timeout:g} seconds")
+                time.sleep(pause)
+                pause = min(pause * 1.5, 10)
+
+    def distribution(self, id_: str) -> dict[str, Any]:
+        return dict(self.call("GetDistribution", Id=id_)["Distribution"])
+
+
+def _changed(step: Step) -> Refused:
+    return Refused(
+        f"the {ROWS[step.kind].title} {step.label} ({step.id}) was changed by somebody else after the plan was made. "
+        "Nothing of that was touched: run this again to see how it differs now",
+        "PreconditionFailed",
+    )
+
+
+def _tags(tags: dict[str, str]) -> dict[str, Any]:
+    return {"Items": [{"Key": key, "Value": text} for key, text in tags.items()]}
+
+
+def _replace(value: Any, ids: dict[tuple[str, str], str]) -> Any:
+    if isinstance(value, Named):
+        return value.prefix + ids[value.kind, value.label]
+    if isinstance(value, dict):
+        return {key: _replace(inner, ids) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_replace(item, ids) for item in value]
+    return value

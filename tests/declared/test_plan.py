@@ -1,0 +1,274 @@
+"""From what shall be and what is there to the steps between."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from keyfront.declared.plan import Facts, Found, Named
+from keyfront.errors import DeclarationError
+from tests.declared.house import NAME, SITE, planned, said, taken
+
+BUILT = taken(planned(SITE))
+
+
+def changed(facts: Facts, kind: str, at: int = 0, **fields: object) -> Facts:
+    there = list(facts[kind])
+    there[at] = msgspec.structs.replace(there[at], **fields)
+    return {**facts, kind: tuple(there)}
+
+
+def test_from_nothing() -> None:
+    found = planned(SITE)
+    assert [line for line in said(found) if not line.startswith(" ")] == [
+        "+ PublicKey films",
+        "+ KeyGroup viewers",
+        "+ Distribution site",
+    ]
+    assert found.steps[1].config["Items"] == [Named("PublicKey", "films")]
+    behavior = found.steps[2].config["DefaultCacheBehavior"]
+    assert behavior["TrustedKeyGroups"]["Items"] == [Named("KeyGroup", "viewers")]
+    assert behavior["CachePolicyId"] == "658327ea-f89d-4fab-a63d-7e88639e58f6"
+
+
+def test_nothing_to_do_the_second_time() -> None:
+    assert said(planned(SITE, BUILT)) == []
+    assert planned(SITE, BUILT).left_over == ()
+
+
+@pytest.mark.parametrize("kept", range(4))
+def test_what_was_interrupted_is_finished(kept: int) -> None:
+    whole = planned(SITE)
+    part = taken(msgspec.structs.replace(whole, steps=whole.steps[:kept]))
+    rest = planned(SITE, part)
+    assert len(rest.steps) == 3 - kept
+    assert said(planned(SITE, taken(rest, part))) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "lines"),
+    [
+        ('"https-only"\nD', '"allow-all"\nD', ["ViewerProtocolPolicy: https-only → allow-all"]),
+        (
+            "Managed-CachingOptimized",
+            "Managed-CachingDisabled",
+            ["CachePolicyId: Managed-CachingOptimized → Managed-CachingDisabled"],
+        ),
+    ],
+)
+def test_a_change(old: str, new: str, lines: list[str]) -> None:
+    assert old in SITE
+    assert said(planned(SITE.replace(old, new), BUILT)) == [
+        "~ Distribution site",
+        *(f"    DefaultCacheBehavior.{line}" for line in lines),
+    ]
+
+
+def test_drift_is_put_right() -> None:
+    config = {
+        **(BUILT["Distribution"][0].config or {}),
+        "Comment": "(keyfront media)",
+        "DefaultRootObject": "x.html",
+    }
+    found = planned(SITE, changed(BUILT, "Distribution", config=config))
+    assert said(found) == ["~ Distribution site", "    DefaultRootObject: x.html → "]
+    assert found.steps[0].before == config
+
+
+def test_what_this_botocore_does_not_complete_is_kept_in_sight() -> None:
+    config = {**(BUILT["Distribution"][0].config or {}), "CacheTagConfig": {"HeaderName": "Tag"}}
+    found = planned(SITE, changed(BUILT, "Distribution", config=config))
+    assert said(found) == ["~ Distribution site", "    CacheTagConfig.HeaderName: Tag → None"]
+
+
+ROTATED = SITE.replace("rsa.pem", "other.pem")
+
+
+def test_another_key_under_the_same_label() -> None:
+    found = planned(ROTATED, BUILT)
+    lines = said(found)
+    assert lines[0] == "+ PublicKey films"
+    assert lines[1] == "~ KeyGroup viewers"
+    old = BUILT["PublicKey"][0]
+    assert lines[2] == f"    Items: ['{old.name}'] → ['films']"
+    assert [each.id for each in found.left_over] == [old.id]
+    assert found.notes == (
+        f"key group viewers: what was signed with {old.name} ({old.id}) is refused from then on",
+    )
+    after = taken(found, BUILT)
+    assert said(planned(ROTATED, after)) == []
+    assert said(planned(ROTATED, after, delete=True)) == [f"- PublicKey {old.name}"]
+    assert [s.action for s in planned(SITE, after).steps] == [
+        "update"
+    ]  # and back: the old key is still there
+
+
+def test_a_key_is_the_same_however_it_is_written() -> None:
+    pem = (BUILT["PublicKey"][0].config or {})["EncodedKey"].replace("\n", "\r\n") + "\r\n"
+    config = {**(BUILT["PublicKey"][0].config or {}), "EncodedKey": pem}
+    assert said(planned(SITE, changed(BUILT, "PublicKey", config=config))) == []
+
+
+def test_a_chosen_name_cannot_get_another_key() -> None:
+    named = SITE.replace("[PublicKey.films]", '[PublicKey.films]\nName = "mine"')
+    built = taken(planned(named))
+    assert said(planned(named, built)) == []
+    with pytest.raises(
+        DeclarationError, match=r"never changes its EncodedKey: give it another Name, or leave Name"
+    ):
+        planned(named.replace("rsa.pem", "other.pem"), built)
+
+
+def test_all_goes_in_the_order_of_the_api() -> None:
+    empty = planned(NAME, BUILT, delete=True)
+    assert said(empty) == [
+        "0 Distribution site",
+        "- Distribution site",
+        "- KeyGroup media-viewers",
+        f"- PublicKey {BUILT['PublicKey'][0].name}",
+    ]
+    assert empty.steps[0].config["Enabled"] is False
+    assert empty.steps[1].before["Enabled"] is False
+    disabled = changed(
+        BUILT, "Distribution", config={**(BUILT["Distribution"][0].config or {}), "Enabled": False}
+    )
+    assert said(planned(NAME, disabled, delete=True))[0] == "- Distribution site"
+    assert planned(NAME, BUILT).steps == ()
+    assert len(planned(NAME, BUILT).left_over) == 3
+
+
+def test_only_ours_goes() -> None:
+    for comment in ("", "(keyfront media/prod)", "(keyfront other)", "(keyfront media) and more"):
+        facts = changed(BUILT, "KeyGroup", comment=comment)
+        assert "KeyGroup" not in {step.kind for step in planned(NAME, facts, delete=True).steps}
+
+
+@pytest.mark.parametrize(
+    ("comment", "whose"),
+    [("", "bears no mark of this set-up"), ("x (keyfront other/dev)", "is the set-up other/dev's")],
+)
+def test_what_is_not_ours_is_adopted_or_left_alone(comment: str, whose: str) -> None:
+    config = {**(BUILT["KeyGroup"][0].config or {}), "Comment": comment}
+    facts = changed(BUILT, "KeyGroup", comment=comment, config=config)
+    with pytest.raises(DeclarationError) as caught:
+        planned(SITE, facts)
+    assert "site.toml:6: KeyGroup.viewers: there is a key group KeyGroup-1 of this Name already" in str(
+        caught.value
+    )
+    assert f"{whose}: --adopt takes it over" in str(caught.value)
+    assert said(planned(SITE, facts, adopt=True)) == [
+        "~ KeyGroup viewers",
+        f"    Comment: {comment} → (keyfront media)",
+    ]
+
+
+def test_a_distribution_made_by_somebody_else_by_its_caller_reference() -> None:
+    named = SITE.replace("[Distribution.site]", '[Distribution.site]\nCallerReference = "terraform-1"')
+    theirs = {**(BUILT["Distribution"][0].config or {}), "CallerReference": "terraform-1", "Comment": "x"}
+    facts = changed(BUILT, "Distribution", comment="x", config=theirs)
+    with pytest.raises(DeclarationError, match="of this CallerReference already"):
+        planned(named, facts)
+    assert said(planned(named, facts, adopt=True))[:2] == [
+        "~ Distribution site",
+        "    Comment: x → (keyfront media)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (
+            'Items = ["films"]',
+            'Items = ["film"]',
+            "site.toml:7: KeyGroup.viewers.Items[0]: there is no public key 'film': did you mean films?",
+        ),
+        (
+            '["viewers"]',
+            '["viewer"]',
+            "Distribution.site.DefaultCacheBehavior.TrustedKeyGroups[0]: there is no key group 'viewer'",
+        ),
+        ("Managed-CachingOptimized", "CachingOptimized", "did you mean Managed-CachingOptimized?"),
+    ],
+)
+def test_a_name_that_names_nothing(old: str, new: str, says: str) -> None:
+    assert old in SITE
+    with pytest.raises(DeclarationError) as caught:
+        planned(SITE.replace(old, new))
+    assert says in str(caught.value)
+
+
+def test_names_and_ids_of_what_others_made() -> None:
+    theirs = Found(kind="PublicKey", id="KTHEIRS", name="theirs", comment="")
+    for word in ("theirs", "KTHEIRS"):
+        text = SITE.replace('Items = ["films"]', f'Items = ["films", "{word}"]')
+        found = planned(text, {"PublicKey": (theirs,)})
+        assert found.steps[1].config["Items"] == [Named("PublicKey", "films"), "KTHEIRS"]
+    twin = Found(kind="PublicKey", id="KTWIN", name="films", comment="")
+    assert planned(SITE, {"PublicKey": (twin,)}).steps[1].config["Items"] == [Named("PublicKey", "films")]
+
+
+TWO = SITE.replace(
+    "[Distribution.site]", '[Distribution.site]\nAliases = ["a.example.com"]'
+) + SITE.partition("[KeyGroup.viewers]")[2].partition("\n\n")[2].replace(".site", ".other")
+
+
+def test_who_gives_an_alias_up_goes_first() -> None:
+    built = taken(planned(TWO))
+    moved = TWO.replace('Aliases = ["a.example.com"]', "").replace(
+        "[Distribution.other]", '[Distribution.other]\nAliases = ["A.example.com"]'
+    )
+    assert [step.label for step in planned(moved, built).steps] == ["site", "other"]
+    back = planned(TWO, taken(planned(moved, built), built))
+    assert [step.label for step in back.steps] == ["other", "site"]
+
+
+def test_a_new_label_for_an_old_distribution() -> None:
+    built = taken(planned(TWO))
+    renamed = TWO.replace("Distribution.site", "Distribution.main")
+    with pytest.raises(DeclarationError) as caught:
+        planned(renamed, built)
+    assert "a.example.com already; it is left over from this set-up: CallerReference = 'media/site'" in str(
+        caught.value
+    )
+    kept = renamed.replace("[Distribution.main]", '[Distribution.main]\nCallerReference = "media/site"')
+    assert said(planned(kept, built)) == []
+
+
+def test_an_alias_of_somebody_else() -> None:
+    theirs = Found(kind="Distribution", id="ETHEIRS", name="", comment="", aliases=("A.example.com",))
+    with pytest.raises(
+        DeclarationError, match=r"ETHEIRS has a\.example\.com already; it is not this set-up's"
+    ):
+        planned(TWO, {"Distribution": (theirs,)})
+
+
+def test_tags() -> None:
+    tagged = SITE.replace("[Distribution.site]", '[Distribution.site]\nTags = { team = "a", tier = "1" }')
+    assert planned(tagged).steps[2].tags == {"team": "a", "tier": "1"}
+    facts = changed(BUILT, "Distribution", tags={"team": "b", "old": "x", "aws:cf": "y"})
+    step = planned(tagged, facts).steps[0]
+    assert (step.tags, step.untag) == ({"team": "a", "tier": "1"}, ("old",))
+    assert [d.path for d in step.differences] == ["Tags[team]", "Tags[tier]", "Tags[old]"]
+    assert said(planned(SITE, facts)) == []  # a file without Tags leaves them alone
+
+
+def test_what_a_change_means_to_viewers() -> None:
+    public = SITE.replace('DefaultCacheBehavior.TrustedKeyGroups = ["viewers"]\n', "")
+    assert planned(public, BUILT).notes == (
+        "distribution site: DefaultCacheBehavior becomes public: it will ask for no signature",
+    )
+    more = SITE + "\n[[Distribution.site.CacheBehaviors]]\nPathPattern = '/x'\nTargetOriginId = 'app'\n"
+    more += "ViewerProtocolPolicy = 'allow-all'\nCachePolicyId = 'Managed-CachingOptimized'\n"
+    more += "TrustedKeyGroups = ['viewers']\n"
+    assert planned(SITE, taken(planned(more))).notes == (
+        "distribution site: CacheBehaviors[/x] goes, which asked for signatures: its paths fall to the behaviors that "
+        "remain",
+    )
+
+
+@pytest.mark.parametrize(("days", "due"), [(29, False), (30, True), (31, True)])
+def test_keys_are_due_by_their_age(days: int, due: bool) -> None:
+    text = SITE.replace("[PublicKey.films]", "[PublicKey.films]\nrotation_days = 30")
+    found = planned(text, BUILT, now=1_000_000 + days * 86_400)
+    assert (f"is {days} days old and due to be replaced: rotation_days is 30" in "".join(found.notes)) is due
+    assert found.steps == ()

@@ -1,0 +1,496 @@
+"""`keyfront plan` and `keyfront apply` against a whole Keyfront: the example of examples/declared in its three
+environments, keys exchanged, drift put right, failures in the middle, and everything taken away again.
+
+No command may ever show the secret that origins trust: each output is looked through.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from keyfront import sign_url
+from keyfront.cli.carryout import Job, Said
+from keyfront.cli.main import keyfront
+from keyfront.errors import AccountError
+from keyfront.signing.keys import PrivateKey
+from keyfront.signing.sign import LocalSigner
+from tests.up import Up
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "declared" / "site.toml"
+SECRET = "hush-hush-0123456789"
+ENVIRONMENTS = ("dev", "staging", "prod")
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    with Up(tmp_path_factory.mktemp("up"), workers=1) as running:
+        yield running
+
+
+@pytest.fixture
+def clean(up: Up) -> Iterator[Up]:
+    """A Keyfront on which nothing is left behind."""
+    yield up
+    client = up.client()
+    for each in client.list_distributions()["DistributionList"].get("Items", []):
+        there = client.get_distribution_config(Id=each["Id"])
+        config = {**there["DistributionConfig"], "Enabled": False}
+        etag = client.update_distribution(Id=each["Id"], IfMatch=there["ETag"], DistributionConfig=config)[
+            "ETag"
+        ]
+        up.deployed(each["Id"])
+        client.delete_distribution(Id=each["Id"], IfMatch=etag)
+    for group in client.list_key_groups()["KeyGroupList"].get("Items", []):
+        id_ = group["KeyGroup"]["Id"]
+        client.delete_key_group(Id=id_, IfMatch=client.get_key_group(Id=id_)["ETag"])
+    for policy in client.list_cache_policies(Type="custom")["CachePolicyList"].get("Items", []):
+        id_ = policy["CachePolicy"]["Id"]
+        client.delete_cache_policy(Id=id_, IfMatch=client.get_cache_policy(Id=id_)["ETag"])
+    for key in client.list_public_keys()["PublicKeyList"].get("Items", []):
+        client.delete_public_key(Id=key["Id"], IfMatch=client.get_public_key(Id=key["Id"])["ETag"])
+
+
+class Kit:
+    """A folder with a declaration and its keys, and the commands in it."""
+
+    def __init__(self, up: Up, folder: Path, text: str) -> None:
+        self.up = up
+        self.folder = folder
+        self.keys: dict[str, PrivateKey] = {}
+        self.write(text)
+
+    def write(self, text: str) -> None:
+        (self.folder / "site.toml").write_text(text)
+
+    def edit(self, old: str, new: str) -> None:
+        text = (self.folder / "site.toml").read_text()
+        assert old in text
+        self.write(text.replace(old, new))
+
+    def new_key(self, path: str) -> PrivateKey:
+        key = self.keys[path] = PrivateKey(ec.generate_private_key(ec.SECP256R1()))
+        place = self.folder / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(key.public_key.pem)
+        return key
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**self.up.environment, "KEYFRONT_VAR_origin_secret": SECRET, "AWS_MAX_ATTEMPTS": "1"}
+
+    def argv(self, command: str, *options: str, endpoint: str = "") -> list[str]:
+        argv = [command, str(self.folder / "site.toml"), "--endpoint-url", endpoint or self.up.endpoint]
+        return [*argv, *options]
+
+    def run(self, command: str, *options: str, status: int = 0, endpoint: str = "") -> tuple[str, str]:
+        """What it prints on standard output and on standard error."""
+        if command == "apply":
+            options = (*options, "--yes")
+        done = CliRunner(env=self.environment).invoke(
+            keyfront, self.argv(command, *options, endpoint=endpoint)
+        )
+        assert SECRET not in done.output
+        assert done.exit_code == status, (done.output, done.exception)
+        return done.stdout, done.stderr
+
+    def report(self, command: str, *options: str) -> Any:
+        return json.loads(self.run(command, *options, "--json")[0])
+
+    def changes(self, *options: str) -> list[str]:
+        return [f"{c['action']} {c['kind']} {c['label']}" for c in self.report("plan", *options)["changes"]]
+
+
+@pytest.fixture
+def kit(clean: Up, tmp_path: Path) -> Kit:
+    kit = Kit(clean, tmp_path, EXAMPLE.read_text())
+    for environment in ENVIRONMENTS:
+        for name in ("primary", "backup", "documents"):
+            kit.new_key(f"keys/{environment}/{name}.pem")
+    return kit
+
+
+def ids(report: Any, kind: str) -> dict[str, str]:
+    return {each["label"]: each["id"] for each in report["resources"] if each["kind"] == kind}
+
+
+# ---- the example
+
+
+def test_three_environments(kit: Kit) -> None:
+    client = kit.up.client()
+    found = {}
+    for environment in ENVIRONMENTS:
+        report = kit.report("apply", "-e", environment, "--wait")
+        assert (len(report["done"]), report["remaining"], report["left_over"]) == (7, [], [])
+        found[environment] = report
+        assert kit.run("apply", "-e", environment)[0].splitlines()[1] == "no changes"
+        kit.run("plan", "-e", environment, "--detailed-exitcode")
+    for environment, ttl, countries, aliases in (
+        ("dev", (0, 60), [], []),
+        ("staging", (300, 31536000), [], ["media.staging.example.com"]),
+        ("prod", (86400, 31536000), ["KP", "SY"], ["media.example.com"]),
+    ):
+        report = found[environment]
+        site = client.get_distribution(Id=ids(report, "Distribution")["media"])["Distribution"]
+        config = site["DistributionConfig"]
+        assert site["Status"] == "Deployed"
+        assert config["Comment"] == f"Films and documents, {environment} (keyfront media/{environment})"
+        assert config["Aliases"].get("Items", []) == aliases
+        assert config["Restrictions"]["GeoRestriction"].get("Items", []) == countries
+        policy = client.get_cache_policy_config(Id=ids(report, "CachePolicy")["films"])["CachePolicyConfig"]
+        assert (policy["DefaultTTL"], policy["MaxTTL"]) == ttl
+        groups = ids(report, "KeyGroup")
+        assert config["DefaultCacheBehavior"]["TrustedKeyGroups"]["Items"] == [groups["media"]]
+        assert config["CacheBehaviors"]["Items"][0]["TrustedKeyGroups"]["Items"] == [groups["documents"]]
+        header = config["Origins"]["Items"][0]["CustomHeaders"]["Items"][0]
+        assert header == {"HeaderName": "X-Origin-Secret", "HeaderValue": SECRET}
+        tags = client.list_tags_for_resource(Resource=site["ARN"])["Tags"]["Items"]
+        assert tags == [{"Key": "environment", "Value": environment}]
+        keys = ids(report, "PublicKey")
+        group = client.get_key_group(Id=groups["media"])["KeyGroup"]["KeyGroupConfig"]
+        assert set(group["Items"]) == {keys["primary"], keys["backup"]}
+    assert not set(ids(found["dev"], "PublicKey").values()) & set(ids(found["prod"], "PublicKey").values())
+
+    # One goes, and the others stay as they are.
+    assert kit.run("apply", "-e", "dev", "--destroy")[0].splitlines()[-1].endswith("deleted")
+    assert len(client.list_distributions()["DistributionList"]["Items"]) == 2
+    assert kit.changes("-e", "dev", "--destroy") == []
+    assert kit.changes("-e", "prod") == []
+
+
+class App(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        body = b"for the edge" if self.headers["X-Origin-Secret"] == SECRET else b"for anybody"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_key_is_exchanged_by_changing_its_file(kit: Kit) -> None:
+    app = ThreadingHTTPServer(("127.0.0.1", 0), App)
+    Thread(target=app.serve_forever, daemon=True).start()
+    options = ("-e", "dev", "--set", f"origin_port={app.server_address[1]}")
+    report = kit.report("apply", *options, "--wait")
+    host = next(each["domain_name"] for each in report["resources"] if "domain_name" in each)
+    base = f"http://{host}:{kit.up.edge_port}"
+
+    def status(key: PrivateKey, key_id: str) -> int:
+        url = sign_url(f"{base}/film", LocalSigner(key_id, key), expires=timedelta(hours=1))
+        answer = kit.up.get(f"{host}:{kit.up.edge_port}", url.removeprefix(base))
+        assert answer.status != 200 or answer.body == b"for the edge"
+        return answer.status
+
+    old, old_id = kit.keys["keys/dev/primary.pem"], ids(report, "PublicKey")["primary"]
+    assert status(old, old_id) == 200
+
+    pem = (kit.folder / "keys/dev/primary.pem").read_text()
+    new = kit.new_key("keys/dev/primary.pem")
+    assert kit.changes(*options) == ["create PublicKey primary", "update KeyGroup media"]
+    said, _ = kit.run("apply", *options, "--wait")
+    assert f"({old_id}) is refused from then on" in said
+    assert (
+        f"left over: public key media-dev-primary-{old.public_key.fingerprint[:8]} ({old_id}); --delete"
+        in said
+    )
+    new_id = ids(kit.report("apply", *options), "PublicKey")["primary"]
+    assert (status(new, new_id), status(old, old_id)) == (200, 403)
+
+    # Back, while the old key is still there: it has its old id, and its links open again.
+    (kit.folder / "keys/dev/primary.pem").write_text(pem)
+    assert kit.changes(*options) == ["update KeyGroup media"]
+    kit.run("apply", *options, "--wait")
+    assert (status(new, new_id), status(old, old_id)) == (403, 200)
+
+    assert kit.changes(*options, "--delete") == [
+        f"delete PublicKey media-dev-primary-{new.public_key.fingerprint[:8]}"
+    ]
+    kit.run("apply", *options, "--delete")
+    assert kit.changes(*options, "--delete") == []
+    app.shutdown()
+    app.server_close()
+
+
+def test_drift_is_shown_and_put_right(kit: Kit) -> None:
+    report = kit.report("apply", "-e", "prod")
+    client = kit.up.client()
+    site = ids(report, "Distribution")["media"]
+    there = client.get_distribution_config(Id=site)
+    config = there["DistributionConfig"]
+    config["DefaultCacheBehavior"]["TrustedKeyGroups"] = {"Enabled": False, "Quantity": 0}
+    config["Restrictions"]["GeoRestriction"]["Items"].append("NO")
+    config["Restrictions"]["GeoRestriction"]["Quantity"] = 3
+    config["Origins"]["Items"][0]["CustomHeaders"]["Items"][0]["HeaderValue"] = "theirs-and-secret"
+    client.update_distribution(Id=site, IfMatch=there["ETag"], DistributionConfig=config)
+    arn = client.get_distribution(Id=site)["Distribution"]["ARN"]
+    client.tag_resource(
+        Resource=arn, Tags={"Items": [{"Key": "environment", "Value": "x"}, {"Key": "y", "Value": ""}]}
+    )
+
+    said, _ = kit.run("plan", "-e", "prod", "--detailed-exitcode", status=2)
+    assert [line.strip() for line in said.splitlines()[2:-1]] == [
+        "Origins[app].CustomHeaders[X-Origin-Secret].HeaderValue  (hidden) → (hidden)",
+        "DefaultCacheBehavior.TrustedKeyGroups.Enabled  false → true",
+        "DefaultCacheBehavior.TrustedKeyGroups  +media",
+        "Restrictions.GeoRestriction.Items  -NO",
+        "Tags[environment]  x → prod",
+        'Tags[y]  "" → nothing',
+    ]
+    assert "theirs-and-secret" not in kit.run("apply", "-e", "prod")[0]
+    assert kit.changes("-e", "prod") == []
+    assert client.list_tags_for_resource(Resource=arn)["Tags"]["Items"] == [
+        {"Key": "environment", "Value": "prod"}
+    ]
+
+
+# ---- when it does not go well
+
+
+def test_what_the_api_refuses_in_the_middle(kit: Kit) -> None:
+    kit.edit('PriceClass = "PriceClass_100"', 'DefaultRootObject = "/index.html"')
+    _, err = kit.run("apply", "-e", "dev", status=1)
+    assert (
+        "keyfront: stopped at: create distribution media\nkeyfront:   CreateDistributionWithTags: Invalid"
+        in err
+    )
+    assert "6 of 7 steps are done and stay; not done: create distribution media" in err
+    kit.edit('"/index.html"', '"index.html"')
+    assert kit.changes("-e", "dev") == ["create Distribution media"]
+    kit.run("apply", "-e", "dev")
+    assert kit.changes("-e", "dev") == []
+
+
+def test_an_apply_that_is_killed_is_finished_by_the_next(kit: Kit) -> None:
+    argv = [sys.executable, "-m", "keyfront", *kit.argv("apply", "-e", "dev", "--yes")]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=kit.environment)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("✓ public key"):
+            process.kill()
+            break
+    process.wait(20)
+    process.stdout.close()
+    left = kit.changes("-e", "dev")
+    assert 0 < len(left) < 7 or left == []
+    kit.run("apply", "-e", "dev")
+    client = kit.up.client()
+    assert len(client.list_public_keys()["PublicKeyList"]["Items"]) == 3
+    assert len(client.list_distributions()["DistributionList"]["Items"]) == 1
+    assert kit.changes("-e", "dev") == []
+
+
+def job(kit: Kit, monkeypatch: pytest.MonkeyPatch, *, destroy: bool = False) -> Job:
+    for name, value in kit.environment.items():
+        monkeypatch.setenv(name, value)
+    said = Said(kit.folder / "site.toml", "dev", (), kit.up.endpoint, "", False, destroy, False)
+    return Job(said)
+
+
+def regroup(kit: Kit, name: str, comment: str) -> None:
+    """Somebody else's change."""
+    client = kit.up.client()
+    groups = client.list_key_groups()["KeyGroupList"]["Items"]
+    (id_,) = [g["KeyGroup"]["Id"] for g in groups if g["KeyGroup"]["KeyGroupConfig"]["Name"] == name]
+    there = client.get_key_group(Id=id_)
+    config = {**there["KeyGroup"]["KeyGroupConfig"], "Comment": comment}
+    client.update_key_group(Id=id_, IfMatch=there["ETag"], KeyGroupConfig=config)
+
+
+def test_what_changes_after_the_plan_was_made(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    kit.run("apply", "-e", "dev")
+    kit.edit('Items = ["primary", "backup"]', 'Items = ["primary"]')
+    planned = job(kit, monkeypatch)
+    regroup(kit, "media-dev-media", "mine (keyfront media/dev)")
+    (step,) = planned.plan.steps
+    with pytest.raises(AccountError, match=r"key group media \(.*\) was changed by somebody else"):
+        planned.account.take(step, 1)
+
+    # And in the moment between the last look and the change itself: the API's own If-Match.
+    planned = job(kit, monkeypatch)
+    events = planned.account._client.meta.events
+    events.register(
+        "before-call.cloudfront.UpdateKeyGroup", lambda **_: regroup(kit, "media-dev-media", "again")
+    )
+    with pytest.raises(AccountError, match="was changed by somebody else"):
+        planned.account.take(planned.plan.steps[0], 1)
+
+
+def test_what_is_gone_already_need_not_be_deleted(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    kit.run("apply", "-e", "dev")
+    first, second = job(kit, monkeypatch, destroy=True), job(kit, monkeypatch, destroy=True)
+    for step in first.plan.steps:
+        first.account.take(step, 20)
+    deletions = [step for step in second.plan.steps if step.action == "delete"]
+    assert len(deletions) == 7
+    for step in deletions:
+        second.account.take(step, 20)
+
+
+def test_what_somebody_else_made_meanwhile(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = job(kit, monkeypatch), job(kit, monkeypatch)
+    first.account.take(first.plan.steps[0], 1)
+    with pytest.raises(AccountError, match="run this again to see what is there now"):
+        second.account.take(second.plan.steps[0], 1)
+    assert kit.changes("-e", "dev")[0] == "create PublicKey backup"
+
+
+def test_what_others_made_is_left_alone_until_it_is_adopted(kit: Kit) -> None:
+    client = kit.up.client()
+    pem = (kit.folder / "keys/dev/backup.pem").read_text()
+    config = {"CallerReference": "1", "Name": "theirs", "EncodedKey": pem}
+    theirs = client.create_public_key(PublicKeyConfig=config)["PublicKey"]["Id"]
+    client.create_key_group(
+        KeyGroupConfig={"Name": "media-dev-media", "Items": [theirs], "Comment": "by hand"}
+    )
+    _, err = kit.run("apply", "-e", "dev", status=2)
+    assert "KeyGroup.media: there is a key group" in err
+    assert "--adopt takes it over" in err
+    assert len(client.list_public_keys()["PublicKeyList"]["Items"]) == 1
+    kit.run("apply", "-e", "dev", "--adopt")
+    assert kit.changes("-e", "dev", "--delete") == []  # the key is not ours: nobody adopted it
+    assert client.get_public_key(Id=theirs)["PublicKey"]["PublicKeyConfig"]["Name"] == "theirs"
+
+
+def test_nobody_to_say_yes(kit: Kit) -> None:
+    done = CliRunner(env=kit.environment).invoke(keyfront, kit.argv("apply", "-e", "dev"))
+    assert (done.exit_code, done.stderr) == (2, "keyfront: nobody is here to say yes: give --yes\n")
+    assert "Items" not in kit.up.client().list_public_keys()["PublicKeyList"]
+
+
+def test_exit_codes(kit: Kit) -> None:
+    kit.run("plan", "-e", "dev")
+    kit.run("plan", "-e", "dev", "--detailed-exitcode", status=2)
+    _, err = kit.run("plan", "-e", "deve", status=2)
+    assert err.endswith("site.toml: there is no environment deve: did you mean dev?\n")
+    kit.run("plan", "-e", "deve", "--detailed-exitcode", status=1)
+    _, err = kit.run("plan", "-e", "dev", endpoint="http://127.0.0.1:9", status=1)
+    assert 'keyfront: ListPublicKeys: Could not connect to the endpoint URL: "http://127.0.0.1:9' in err
+    kit.run("plan", "-e", "dev", endpoint="nonsense", status=1)
+
+
+EVERYTHING = """
+name = "all"
+
+[PublicKey.k]
+EncodedKey = { file = "k.pem" }
+
+[KeyGroup.g]
+Items = ["k"]
+
+[CachePolicy.c]
+MinTTL = 1
+[CachePolicy.c.ParametersInCacheKeyAndForwardedToOrigin]
+EnableAcceptEncodingGzip = true
+HeadersConfig = { HeaderBehavior = "whitelist", Headers = ["Origin", "X-Tenant"] }
+CookiesConfig = { CookieBehavior = "none" }
+QueryStringsConfig = { QueryStringBehavior = "allExcept", QueryStrings = ["utm"] }
+
+[OriginRequestPolicy.o]
+HeadersConfig = { HeaderBehavior = "allViewer" }
+CookiesConfig = { CookieBehavior = "all" }
+QueryStringsConfig = { QueryStringBehavior = "all" }
+
+[ResponseHeadersPolicy.r]
+CustomHeadersConfig = [{ Header = "X-Site", Value = "all", Override = true }]
+RemoveHeadersConfig = [{ Header = "X-Powered-By" }]
+[ResponseHeadersPolicy.r.CorsConfig]
+AccessControlAllowOrigins = ["https://example.com"]
+AccessControlAllowHeaders = ["*"]
+AccessControlAllowMethods = ["GET", "HEAD"]
+AccessControlAllowCredentials = false
+OriginOverride = true
+
+[OriginAccessControl.a]
+Description = "signs"
+SigningProtocol = "sigv4"
+SigningBehavior = "always"
+OriginAccessControlOriginType = "s3"
+
+[CloudFrontOriginAccessIdentity.i]
+
+[Distribution.d]
+DefaultRootObject = "index.html"
+CustomErrorResponses = [{ ErrorCode = 404, ErrorCachingMinTTL = 5 }]
+Origins = [
+  { Id = "new", DomainName = "new.s3.amazonaws.com", S3OriginConfig = {}, OriginAccessControlId = "a" },
+  { Id = "old", DomainName = "old.s3.amazonaws.com", S3OriginConfig = { OriginAccessIdentity = "i" } },
+]
+OriginGroups = [
+  { Id = "both", FailoverCriteria.StatusCodes = [500, 502], Members = [{ OriginId = "new" }, { OriginId = "old" }] },
+]
+
+[Distribution.d.DefaultCacheBehavior]
+TargetOriginId = "both"
+ViewerProtocolPolicy = "allow-all"
+AllowedMethods = ["GET", "HEAD", "OPTIONS"]
+TrustedKeyGroups = ["g"]
+CachePolicyId = "c"
+OriginRequestPolicyId = "o"
+ResponseHeadersPolicyId = "r"
+"""
+
+
+def test_every_kind(clean: Up, tmp_path: Path) -> None:
+    kit = Kit(clean, tmp_path, EVERYTHING)
+    kit.new_key("k.pem")
+    report = kit.report("apply", "--wait")
+    assert (len(report["done"]), report["remaining"]) == (8, [])
+    assert kit.run("apply")[0].splitlines()[1] == "no changes"
+    config = clean.client().get_distribution_config(Id=ids(report, "Distribution")["d"])["DistributionConfig"]
+    new, old = config["Origins"]["Items"]
+    assert new["OriginAccessControlId"] == ids(report, "OriginAccessControl")["a"]
+    identity = ids(report, "CloudFrontOriginAccessIdentity")["i"]
+    assert old["S3OriginConfig"]["OriginAccessIdentity"] == f"origin-access-identity/cloudfront/{identity}"
+
+    for before, after, kind in (
+        ("MinTTL = 1", "MinTTL = 2", "CachePolicy c"),
+        ('"allViewer"', '"none"', "OriginRequestPolicy o"),
+        ('Value = "all"', 'Value = "some"', "ResponseHeadersPolicy r"),
+        ('"signs"', '"signs all"', "OriginAccessControl a"),
+        (
+            "[CloudFrontOriginAccessIdentity.i]",
+            "[CloudFrontOriginAccessIdentity.i]\nComment = 'x'",
+            "CloudFrontOriginAccessIdentity i",
+        ),
+        ("ErrorCachingMinTTL = 5", "ErrorCachingMinTTL = 6", "Distribution d"),
+    ):
+        kit.edit(before, after)
+        assert kit.changes() == [f"update {kind}"]
+        report = kit.report("apply")
+        assert (len(report["done"]), report["remaining"]) == (1, [])
+
+    # What is no longer declared is left over; deleted, it goes after whatever refers to it.
+    for gone in (
+        'OriginRequestPolicyId = "o"\n',
+        'ResponseHeadersPolicyId = "r"\n',
+        ', OriginAccessControlId = "a"',
+    ):
+        kit.edit(gone, "")
+    kit.edit("[OriginRequestPolicy.o]", "[OriginRequestPolicy.p]")
+    assert kit.changes() == ["create OriginRequestPolicy p", "update Distribution d"]
+    assert kit.changes("--delete") == [
+        "create OriginRequestPolicy p",
+        "update Distribution d",
+        "delete OriginRequestPolicy all-o",
+    ]
+    kit.run("apply", "--delete")
+    report = kit.report("apply", "--destroy")
+    assert (len(report["done"]), report["resources"]) == (9, [])
+    assert kit.changes("--destroy") == []
