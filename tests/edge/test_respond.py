@@ -544,6 +544,7 @@ def test_refusals(name: str) -> None:
             "InvalidRequestMethod",
         ),
         ("no_distribution", 403, b">\nBad request.\n", "Error"),
+        ("not_an_edge", 403, b">\nBad request.\n", "Error"),
         ("https_only", 403, b">\nBad request.\n", "Error"),
         ("too_large", 413, b"<H1>413 ERROR</H1>", "InvalidRequest"),
         ("bad_request", 400, b"<H1>400 ERROR</H1>", "InvalidRequest"),

@@ -197,6 +197,10 @@ def app(**members: Any) -> Members:
     return {"Origins": many(origin(**members), origin("other"))}
 
 
+def shield(region: str, *, enabled: bool = True) -> Members:
+    return app(OriginShield={"Enabled": enabled, "OriginShieldRegion": region})
+
+
 def custom(**members: Any) -> Members:
     return app(CustomOriginConfig={**CUSTOM, **members})
 
@@ -289,6 +293,8 @@ CHANGES: dict[str, tuple[Members, Members]] = {
     ),
     "Origins[].ConnectionAttempts": (app(ConnectionAttempts=1), app(ConnectionAttempts=3)),
     "Origins[].ConnectionTimeout": (app(ConnectionTimeout=1), app(ConnectionTimeout=10)),
+    "Origins[].OriginShield.Enabled": (shield("eu-west-1"), shield("eu-west-1", enabled=False)),
+    "Origins[].OriginShield.OriginShieldRegion": (shield("eu-west-1"), shield("us-gov-west-1")),
     "Origins[].ResponseCompletionTimeout": (
         app(ResponseCompletionTimeout=0),
         app(ResponseCompletionTimeout=30),
@@ -725,6 +731,8 @@ REFUSALS: list[tuple[str, Members, str]] = [
     ("InvalidArgument", app(ConnectionAttempts="3"), "ConnectionAttempts"),
     ("InvalidArgument", app(ConnectionAttempts=True), "ConnectionAttempts"),
     ("InvalidArgument", app(ConnectionTimeout=11), "ConnectionTimeout"),
+    ("InvalidArgument", app(OriginShield={"Enabled": True}), "must have an OriginShieldRegion"),
+    ("InvalidArgument", shield("Frankfurt"), "must have an OriginShieldRegion"),
     ("InvalidArgument", app(ResponseCompletionTimeout=29), "ResponseCompletionTimeout"),
     ("InvalidArgument", app(CustomOriginConfig=None), "either"),
     ("InvalidArgument", app(S3OriginConfig={"OriginAccessIdentity": ""}), "either"),

@@ -358,6 +358,8 @@ class Flight:
         self.shared = False
         self.result = "Miss"
         self.status = 0  # the origin's
+        self.snapshot = 0  # the number of the one that was obeyed when the origin was asked
+        self.sheltered = False  # a parent has answered from its cache
         self.keeps = False  # is what it brings stored, as far as is known?
         self.everything = False  # the origin was asked for a range and answered with the whole body
         self.first_headers: Headers = []  # for the viewer who began it, where they differ from what is stored

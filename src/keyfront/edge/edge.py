@@ -15,7 +15,7 @@ from copy import copy
 from pathlib import Path
 from random import random
 from time import perf_counter, time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -41,10 +41,14 @@ from keyfront.edge.origin import Origins
 from keyfront.edge.recent import Recent
 from keyfront.edge.response_headers import ResponseHeaders, timed
 from keyfront.edge.routing import Route, Routing, Site
+from keyfront.edge.shield import Asked, Kept, RelayedFailure, Shields, Told
 from keyfront.edge.slices import ChangedError, Opened, Reader, Runs, Span, Spool, UnusableError
 from keyfront.errors import OriginFailure, spent
 from keyfront.model.snapshot import EMPTY, Origin, Snapshot
 from keyfront.signing.verify import Grant
+
+if TYPE_CHECKING:
+    from keyfront.edge.parent import Shield
 
 _FAILED_OVER = frozenset({"GET", "HEAD", "OPTIONS"})
 # Failures that no request can bring about, and one that may be the request's own.
@@ -54,6 +58,11 @@ _UNSENT = "OriginWriteError"
 _UNPAGED = frozenset({"disabled", "chain_too_long"})
 # What a request for another page than the one asked for must not say of itself.
 _OF_THIS_REQUEST = CONDITIONAL | {b"content-encoding", b"content-language", b"content-type", b"content-md5"}
+SHIELD = "shield"
+"""The scheme of what other edges ask, on a socket of its own."""
+
+# The detailed result type of what came from an Origin Shield's cache (§6.2).
+_SHELTERED = "OriginShieldHit"
 UNSLICED = 60.0
 """Seconds for which ranges of what could not be stored in slices are passed to the origin as they are."""
 
@@ -74,7 +83,8 @@ class EdgeSettings(msgspec.Struct, frozen=True):
     (X-Amz-Cf-Pop); `https_port` is where this edge listens for https, if it does; `ca_file` holds certificate
     authorities that origins may use besides the system's; `country_db` is a MaxMind DB file to look countries up in,
     instead of the built-in table. With `cache_status` every answer tells in Cache-Status what the cache had to do with
-    it (RFC 9211)."""
+    it (RFC 9211). `shields` are regions and the edges that are the Origin Shield there, and `shield_secret`
+    the file of what they and this edge share (`shield`)."""
 
     memory: int = 256 * 1024 * 1024
     max_object: int = 1024 * 1024
@@ -86,6 +96,8 @@ class EdgeSettings(msgspec.Struct, frozen=True):
     ca_file: str | None = None
     country_db: str | None = None
     cache_status: bool = False
+    shields: tuple[tuple[str, str], ...] = ()
+    shield_secret: str = ""
 
 
 class Visit:
@@ -107,6 +119,12 @@ class Visit:
     fresh_until: float | None = None
     upstream: tuple[float, float] | None = None
     """Seconds until the origin was connected to, and from then to its answer; for Server-Timing."""
+    snapshot = 0
+    """The number of the snapshot that was obeyed when the origin was asked for what is answered."""
+    # What another edge asks, is told, and asks the origin with (`parent`).
+    asked: Asked | None = None
+    told = Told()
+    given: Headers | None = None
 
     def __init__(self, request: Request, now: float, began: float, request_id: str) -> None:
         self.request = request
@@ -146,6 +164,10 @@ class Edge:
         self.unsliced: Recent[bool] = Recent()
         self.compressors = compress.Compressors()
         self.origins = Origins(ca_file=settings.ca_file)
+        self.shield: Shield | None = None
+        self.shields: Shields | None = None
+        if settings.shields:
+            self.shields = Shields(settings.shields, settings.shield_secret, self.origins, clock)
         self.country = CountryTable(settings.country_db).country
         self._name = os.urandom(16).hex().encode()
         self.via = f"1.1 {self._name.decode()}.cloudfront.net (CloudFront)"
@@ -198,6 +220,8 @@ class Edge:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.compressors.close()
+        if self.shields is not None:
+            await self.shields.aclose()
         await self.origins.aclose()
         if self.disk is not None:
             await asyncio.get_running_loop().run_in_executor(None, self.disk.close)
@@ -212,6 +236,8 @@ class Edge:
     # -- the quick way: decided, and found fresh ---------------------------------------------------------------------
 
     def visit(self, request: Request) -> Visit:
+        if self.shield is not None and request.scheme == SHIELD:
+            return self.shield.visit(request)
         now = self.clock()
         began = perf_counter()
         visit = Visit(request, now, began, self.request_id())
@@ -249,6 +275,8 @@ class Edge:
     # -- the long way ------------------------------------------------------------------------------------------------
 
     async def serve(self, visit: Visit) -> Reply:
+        if self.shield is not None and visit.asked is not None:
+            return await self.shield.serve(visit, visit.asked)
         plan = visit.plan
         if plan is not None and chained_too_long(visit.request):
             visit.refusal = Refusal("chain_too_long", plan.route.site, plan.route)
@@ -265,7 +293,7 @@ class Edge:
             route = plan.route
             site = route.site
             try:
-                reply = await self._obtain(visit, plan)
+                reply = await self.obtain(visit, plan)
             except OriginFailure as failure:
                 spent(failure)
                 reply = respond.origin_failed(failure, visit.request_id)
@@ -305,8 +333,11 @@ class Edge:
             detail=reply.reason,
         )
 
-    async def _obtain(self, visit: Visit, plan: Plan) -> Reply:
-        """From the cache, or through a flight, or straight from the origin."""
+    async def obtain(self, visit: Visit, plan: Plan) -> Reply:
+        """From the cache, or through a flight, or straight from the origin.
+
+        :raises OriginFailure: if the origin failed, and nothing stands in for its answer.
+        """
         for _ in range(3):
             if visit.key is None:
                 visit.forwarded = "method" if plan.route.cacheable else "bypass"
@@ -319,6 +350,9 @@ class Edge:
                 break
             if reply is None:
                 break
+            flight = visit.flight
+            if flight is not None and flight.sheltered and not visit.joined and reply.x_cache == "Hit":
+                reply.detail = _SHELTERED
             return reply
         return await self._pass(visit, plan)
 
@@ -336,6 +370,7 @@ class Edge:
                 self._flight(key, visit, plan, stored)
             if verdict is Verdict.STALE or verdict is Verdict.HIT:
                 visit.fresh_until = stored.meta.fresh_until
+                visit.snapshot = stored.meta.snapshot
                 return await self._from_stored(visit, plan, stored, "Hit")
         failure = self.failures.get(key, now)
         if failure is not None:
@@ -370,6 +405,7 @@ class Edge:
                 meta = await asyncio.shield(flight.outcome)
             if flight.keeps or flight.stored is not None:
                 visit.fresh_until = meta.fresh_until
+            visit.snapshot = flight.snapshot if flight.stored is None else flight.stored.meta.snapshot
             result = "Hit" if visit.joined and flight.stored is None else flight.result
             headers = [] if visit.joined else flight.first_headers
             asked = visit
@@ -456,12 +492,17 @@ class Edge:
 
     async def _pass(self, visit: Visit, plan: Plan) -> Reply:
         request, behavior = visit.request, plan.route.behavior
+        visit.snapshot = self.routing.number
         answer, _, _ = await self._fetch(visit, plan, request.method)
         visit.answered = answer.status
         if freshness.invalidates(request.method, answer.status):
             self._spoil(visit, plan, answer)
         headers = viewer_headers(behavior, answer.headers)
-        reply = Reply(answer.status, headers, x_cache="Miss" if answer.status < 400 else "Error")
+        sheltered = answer.told is not None and answer.told.hit
+        word = "Hit" if sheltered else "Miss"
+        reply = Reply(answer.status, headers, x_cache=word if answer.status < 400 else "Error")
+        if sheltered and answer.status < 400:
+            reply.detail = _SHELTERED
         reply.length = answer.length
         if request.method == "HEAD" or answer.status in (204, 304):
             # What a GET would get (RFC 9110 §9.3.2); the origin's framing of this answer is another matter.
@@ -515,6 +556,7 @@ class Edge:
         sliced: Slices | None = None
         try:
             began, number, changes = self.clock(), self.routing.number, self.changes
+            flight.snapshot = number
             if stored is not None and self.routing.ended(key, stored.meta.snapshot):
                 stored = None  # while this request waited: it is neither asked about nor stands in
             conditions = freshness.revalidation_headers(stored.meta) if stored is not None else []
@@ -541,8 +583,14 @@ class Edge:
                 return
             now = self.clock()
             flight.status = answer.status
+            told = answer.told
+            if told is not None:
+                # The parent's answer is as old as its question to the origin was.
+                number = flight.snapshot = min(number, told.snapshot)
+                flight.sheltered = told.hit
             if stored is not None and answer.status == 304:
                 meta = freshness.revalidated(behavior, stored.meta, answer.headers, now, began, sent)
+                meta = freshness.shortened(meta, now, told.fresh if told is not None else None)
                 meta.snapshot = number
                 shared = freshness.collapses(behavior, meta, now)
                 self._land(flight, stored.renewed(meta), changes, began, "RefreshHit", shared=shared)
@@ -580,6 +628,10 @@ class Edge:
                 raise self._unusable(visit)
             if answer.status >= 400:
                 flight.result = "Error"
+            elif flight.sheltered:
+                flight.result = "Hit"
+            if meta_or_none is not None and told is not None:
+                meta_or_none = freshness.shortened(meta_or_none, now, told.fresh)
             if meta_or_none is None:
                 passing = freshness.passing(
                     answer.status, headers, answer.headers, now, reason=answer.reason, coding=coding
@@ -812,9 +864,19 @@ class Edge:
             scheme = origin_scheme(origin, request.scheme)
             asked = perf_counter()
             try:
-                answer = await self.origins.fetch(
-                    origin, scheme, method, origin.path + plan.target, headers, body, length
-                )
+                answer = None
+                if self.shields is not None and visit.given is None and self.shields.has(origin):
+                    kept = body = Kept(body) if body is not None else None
+                    answer = await self.shields.ask(
+                        plan, number, visit.key, method, request, headers, kept, length
+                    )
+                    if answer is not None and self._outdated(visit.key, answer):
+                        await answer.aclose()
+                        answer = None
+                if answer is None:
+                    answer = await self.origins.fetch(
+                        origin, scheme, method, origin.path + plan.target, headers, body, length
+                    )
             except OriginFailure as failure:
                 if not last:
                     spent(failure)
@@ -822,7 +884,10 @@ class Edge:
                 if visit.key is not None and (
                     failure.kind in _UNREACHABLE or (fill and not part and failure.kind != _UNSENT)
                 ):
-                    until = self.clock() + _error_min_ttl(plan.route.site, failure.status)
+                    seconds: float = _error_min_ttl(plan.route.site, failure.status)
+                    if isinstance(failure, RelayedFailure) and failure.seconds:
+                        seconds = min(seconds, failure.seconds)
+                    until = self.clock() + seconds
                     self.failures.put(visit.key, (failure.kind, failure.status, failure.detail), until)
                 raise
             visit.upstream = (answer.connect_time, perf_counter() - asked - answer.connect_time)
@@ -831,7 +896,14 @@ class Edge:
             await answer.aclose()
         raise AssertionError("a route has at least one origin")
 
+    def _outdated(self, key: str | None, answer: OriginReply) -> bool:
+        """Did the parent ask the origin for this before an invalidation that it may not know yet?"""
+        told = answer.told
+        return key is not None and told is not None and self.routing.ended(key, told.snapshot)
+
     def _origin_headers(self, visit: Visit, plan: Plan, number: int = 0) -> Headers:
+        if visit.given is not None:
+            return visit.given
         return origin_headers(
             plan.route.behavior,
             plan.route.origins[number],
@@ -865,7 +937,7 @@ class Edge:
         plan = inner.plan = internal_plan(site, rule.page_path, request)
         inner.key = self._key(plan, request)
         try:
-            page = await self._obtain(inner, plan)
+            page = await self.obtain(inner, plan)
         except OriginFailure as failure:
             spent(failure)
             return reply
@@ -907,7 +979,7 @@ class Edge:
             request.client_ip,
             request.client_port,
             request.method,
-            request.scheme,
+            request.scheme if visit.asked is None else SHIELD,
             request.host,
             path,
             query,

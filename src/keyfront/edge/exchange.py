@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from keyfront.edge.quick import Ready
     from keyfront.edge.routing import Route
+    from keyfront.edge.shield import Told
     from keyfront.signing.verify import Grant
 
 Header = tuple[bytes, bytes]
@@ -329,10 +330,11 @@ class OriginReply:
     `length` is Content-Length if the body is framed by it; `sized` is False for a body that ends with the
     connection, which may therefore be cut short without notice (CloudFront stores it all the same, §5.9).
     `whole` is the entire body if it came with the head, as small ones do: take it and leave `body` alone, no
-    `aclose()` is needed then. It is None if the body is still on its way.
+    `aclose()` is needed then. It is None if the body is still on its way. `told` is what an Origin Shield says of it,
+    if it came from there.
     """
 
-    __slots__ = ("body", "connect_time", "headers", "length", "reason", "sized", "status", "whole")
+    __slots__ = ("body", "connect_time", "headers", "length", "reason", "sized", "status", "told", "whole")
 
     def __init__(
         self,
@@ -354,6 +356,7 @@ class OriginReply:
         self.sized = sized
         self.connect_time = connect_time
         self.whole = whole
+        self.told: Told | None = None
 
     async def aclose(self) -> None:
         close = getattr(self.body, "aclose", None)

@@ -583,6 +583,23 @@ def stale_for(meta: Meta, now: float, seconds: float) -> Meta:
     return held
 
 
+def shortened(meta: Meta, now: float, seconds: float | None) -> Meta:
+    """The same response, fresh for at most `seconds` more: as long as a cache before this one, which has the same rules
+    and has kept it for a while, says that it is. So what the rules count from the moment of storing is not counted
+    twice. None: it does not say.
+
+    :param seconds: negative if it is stale there already.
+    """
+    early = 0.0 if seconds is None or meta.revalidate_always else meta.fresh_until - (now + seconds)
+    if early <= 0:
+        return meta
+    sooner = copy(meta)
+    sooner.fresh_until -= early
+    sooner.swr_until = max(0.0, meta.swr_until - early)
+    sooner.sie_until = max(0.0, meta.sie_until - early)
+    return sooner
+
+
 # -- validation ----------------------------------------------------------------------------------------------
 
 # What belongs to the stored body, and stays as it is when the origin confirms the response (RFC 9111 §3.2).

@@ -36,6 +36,11 @@ class Recent(Generic[T]):
         del self._entries[key]
         return None
 
+    def left(self, key: str, now: float) -> float:
+        """For how many seconds more it has a value; 0 if it has none."""
+        entry = self._entries.get(key)
+        return max(0.0, entry[0] - now) if entry is not None else 0.0
+
     def drop(self, key: str) -> None:
         self._entries.pop(key, None)
 

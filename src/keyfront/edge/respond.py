@@ -405,6 +405,7 @@ REFUSALS: Final[dict[str, Page]] = {
     "https_only": Page(403, _BAD, "Error"),
     "method_not_allowed": Page(403, _METHOD, "InvalidRequestMethod"),
     "no_distribution": Page(403, _BAD, "Error"),
+    "not_an_edge": Page(403, _BAD, "Error"),
     "too_large": Page(413, _BAD, "InvalidRequest"),
 }
 """Refusals by name (cloudfront-semantics §3.3, §4.4, §5.1 to §5.3, §5.8). `denied` and `redirect_to_https` have

@@ -7,6 +7,10 @@ one whose keys changed in any way starts empty, so that nothing remembered outli
 
 from __future__ import annotations
 
+import hashlib
+
+import msgspec
+
 from keyfront.edge.exchange import Plan
 from keyfront.edge.invalidation import Invalidations, distribution_of
 from keyfront.edge.response_headers import ResponseHeaders
@@ -108,7 +112,7 @@ class Site:
     """A distribution, ready: its rules in the order in which they are tried, the default one last. `guarded` says that
     not all of its origins' files are for everybody, so that it matters how else a path may be read (`readings`)."""
 
-    __slots__ = ("_default", "_patterns", "distribution", "error_responses", "geo", "guarded")
+    __slots__ = ("_default", "_digest", "_patterns", "distribution", "error_responses", "geo", "guarded")
 
     def __init__(self, distribution: Distribution) -> None:
         self.distribution = distribution
@@ -119,6 +123,7 @@ class Site:
         self.guarded = any(origin.path for origin in distribution.origins)
         self._patterns: list[tuple[Matcher, Rule]] = []
         self._default: Rule | None = None
+        self._digest = b""
 
     def add(
         self,
@@ -142,6 +147,21 @@ class Site:
             "/" + distribution.default_root_object,
         )
 
+    @property
+    def digest(self) -> bytes:
+        """What two edges must have alike for one to cache for the other: all that is said of the distribution but its
+        invalidations, which are judged by their numbers."""
+        if not self._digest:
+            bare = msgspec.structs.replace(self.distribution, invalidations=())
+            self._digest = hashlib.sha256(msgspec.msgpack.encode(bare)).digest()[:16]
+        return self._digest
+
+    def rule(self, number: int) -> Rule | None:
+        """The rule of the behavior with this number, counted from 0 in the distribution's order."""
+        if number == len(self._patterns):
+            return self._default
+        return self._patterns[number][1] if 0 <= number < len(self._patterns) else None
+
     def route(self, path: str) -> Route:
         """The behavior for a raw path: matched by its RFC 3986-normalised form, first match wins (§5.1)."""
         if self._patterns:
@@ -154,9 +174,18 @@ class Site:
 
 
 class Routing:
-    """What `decide` asks. `number` is the snapshot's."""
+    """What `decide` asks. `number` is the snapshot's; `sites` are by the ids of their distributions."""
 
-    __slots__ = ("_exact", "_invalidations", "_keyrings", "_wildcards", "number", "plans", "snapshot")
+    __slots__ = (
+        "_exact",
+        "_invalidations",
+        "_keyrings",
+        "_wildcards",
+        "number",
+        "plans",
+        "sites",
+        "snapshot",
+    )
 
     def __init__(self, snapshot: Snapshot, before: Routing | None = None) -> None:
         self.snapshot = snapshot
@@ -164,6 +193,7 @@ class Routing:
         self.plans: Remembered[Plan] = Remembered(PLANS_KEPT, PLANS_SIZE)
         self._keyrings: KeyRings = {}
         kept: KeyRings = {} if before is None else before._keyrings
+        self.sites: dict[str, Site] = {}
         self._exact: dict[str, Site] = {}
         self._wildcards: dict[str, Site] = {}
         self._invalidations: dict[str, Invalidations] = {}
@@ -190,6 +220,7 @@ class Routing:
                 site.add(behavior, keyring, policies.get(behavior.response_headers_policy_id))
             if distribution.invalidations:
                 self._invalidations[distribution.id] = site.invalidations()
+            self.sites[distribution.id] = site
             for host in (distribution.domain_name, *distribution.aliases):
                 # A disabled distribution still owns its names (§5.1); decide refuses its requests.
                 if host.startswith("*."):

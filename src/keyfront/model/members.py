@@ -27,6 +27,7 @@ OBEYED = words(
     Origins[].CustomOriginConfig.OriginProtocolPolicy Origins[].CustomOriginConfig.OriginSslProtocols[]
     Origins[].CustomOriginConfig.OriginReadTimeout Origins[].CustomOriginConfig.OriginKeepaliveTimeout
     Origins[].ConnectionAttempts Origins[].ConnectionTimeout Origins[].ResponseCompletionTimeout
+    Origins[].OriginShield.Enabled Origins[].OriginShield.OriginShieldRegion
     OriginGroups[].Id OriginGroups[].FailoverCriteria.StatusCodes[] OriginGroups[].Members[].OriginId
     CacheBehavior.PathPattern CacheBehavior.TargetOriginId CacheBehavior.ViewerProtocolPolicy
     CacheBehavior.TrustedKeyGroups.Enabled CacheBehavior.TrustedKeyGroups[]
@@ -116,7 +117,6 @@ WITHOUT_EFFECT: dict[str, str] = {
     "CallerReference": "kept and returned; it means nothing to an edge, CloudFront's or Keyfront's",
     "Comment": "kept and returned; it means nothing to an edge, CloudFront's or Keyfront's",
     "Origins[].CustomOriginConfig.IpAddressType": "an edge connects to whichever address its resolver gives",
-    "Origins[].OriginShield": "there is no further cache between an edge and the origin",
     "Logging.Enabled": "an edge always writes its own access log",
     "Logging.Bucket": "logs are not delivered to a bucket",
     "Logging.Prefix": "logs are not delivered to a bucket",

@@ -21,6 +21,8 @@ HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*\Z")
 PATH = re.compile(r"/[!-~]{0,254}\Z")
 """An absolute path, URL-encoded."""
 
+_REGION = re.compile(r"(?=.{1,32}\Z)[a-z]{2}(-[a-z]+)+-[0-9]+")
+
 _HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?\Z")
 
 _FORBIDDEN_HEADERS = words(
@@ -107,6 +109,7 @@ def _origin(
         "connection_attempts": struct.number("ConnectionAttempts", 3, 1, 3),
         "connection_timeout": float(struct.number("ConnectionTimeout", 10, 1, 10)),
         "custom_headers": _custom_headers(struct, limits),
+        "shield_region": _shield_region(struct.struct("OriginShield")),
     }
     custom, s3 = struct.struct("CustomOriginConfig"), struct.struct("S3OriginConfig")
     common["signing"] = read_signing(struct, s3, controls, identities)
@@ -149,6 +152,16 @@ def _port(config: Struct, name: str, default: int) -> int:
     if port not in (80, 443) and port < 1024:
         config.refuse(f"The parameter {name} must be 80, 443 or from 1024 to 65535")
     return port
+
+
+def _shield_region(shield: Struct) -> str:
+    """Where the origin shield is, empty if there is none (API reference, OriginShield)."""
+    region = shield.text("OriginShieldRegion")
+    if not shield.flag("Enabled"):
+        return ""
+    if not _REGION.fullmatch(region):
+        shield.refuse("An origin shield that is enabled must have an OriginShieldRegion, such as eu-central-1")
+    return region
 
 
 def _custom_headers(struct: Struct, limits: Limits) -> tuple[tuple[str, str], ...]:

@@ -83,7 +83,8 @@ class ResponseHeadersPolicy(msgspec.Struct, frozen=True):
 
 class Origin(msgspec.Struct, frozen=True):
     """An origin as its behaviors reach it. Times are seconds; `custom_headers` hold secrets. `signing` says which of
-    the requests to it are signed; an edge has the credentials for that from its operator."""
+    the requests to it are signed; an edge has the credentials for that from its operator. `shield_region` is where its
+    Origin Shield is, empty if it has none; an edge knows from its operator which edge that is."""
 
     id: str
     domain_name: str
@@ -100,6 +101,7 @@ class Origin(msgspec.Struct, frozen=True):
     response_completion_timeout: float | None = None
     custom_headers: tuple[tuple[str, str], ...] = ()
     signing: Signing = "never"
+    shield_region: str = ""
 
 
 class OriginGroup(msgspec.Struct, frozen=True):
