@@ -158,11 +158,11 @@ class EdgeHouse:
         self._done(record)
         self._note(msgspec.json.encode(record))
 
-    def _quick_record(self, line: bytes, *counted: Any) -> None:
-        self._done_quickly(line, *counted)
+    def _quick_record(self, line: str) -> None:
+        self._done_quickly(line)
         self._note(line)
 
-    def _note(self, line: bytes) -> None:
+    def _note(self, line: str | bytes) -> None:
         self.records.append(json.loads(line))
         self._wake = asyncio.ensure_future(self._tell())
 

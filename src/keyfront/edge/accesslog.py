@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 from collections import Counter
+from collections.abc import Iterable
 from operator import attrgetter
 from pathlib import Path
 
@@ -27,7 +28,8 @@ class Record(msgspec.Struct, gc=False, omit_defaults=True):
     """What is known of one request when its answer is out. `time` is epoch seconds, `_us` are microseconds.
 
     `verdict` is `allowed`, `refused` or empty (no signature needed); `reason` names a refusal: a denial's name or
-    another rule's; `signed_by` is `url` or `cookies`; `verify_us` the time spent on routing and on the signature;
+    another rule's; `signed_by` is `url` or `cookies`; `verify_us` the time spent on routing and on the signature, not
+    told of a request that was like one before (`quick`);
     `result` CloudFront's x-edge-result-type and `detail` its x-edge-detailed-result-type. `status` 0: the viewer
     left before there was one. `ssl_protocol` and `ssl_cipher` are of the viewer's connection, empty on http.
     """
@@ -71,6 +73,17 @@ _request_of = attrgetter("distribution", "status", "result", "reason")
 _key_of = attrgetter("key_pair_id", "hash_algorithm")
 
 
+class Tally:
+    """What hits that count alike are counted as: the names that `Counts` has for a request and for its key."""
+
+    __slots__ = ("hits", "key", "request", "sent", "taken_us")
+
+    def __init__(self, distribution: str, key: tuple[str, str] | None) -> None:
+        self.request = (distribution, 200, "Hit", "")
+        self.key = key
+        self.hits = self.sent = self.taken_us = 0
+
+
 class Counts:
     """Sums over all records of this worker: what `metrics.py` sends with its report."""
 
@@ -90,15 +103,16 @@ class Counts:
         self.taken_us += sum([record.time_taken_us for record in records])
         self.verify_us += sum([record.verify_us for record in records])
 
-
-class Tally:
-    """What hits that count alike are counted as: the names that `Counts` has for a request and for its key."""
-
-    __slots__ = ("key", "request")
-
-    def __init__(self, distribution: str, key: tuple[str, str] | None) -> None:
-        self.request = (distribution, 200, "Hit", "")
-        self.key = key
+    def take(self, tallies: Iterable[Tally]) -> None:
+        """Add what was tallied, and set the tallies back to nothing."""
+        for tally in tallies:
+            if tally.hits:
+                self.requests[tally.request] += tally.hits
+                if tally.key is not None:
+                    self.keys[tally.key] += tally.hits
+                self.bytes += tally.sent
+                self.taken_us += tally.taken_us
+                tally.hits = tally.sent = tally.taken_us = 0
 
 
 class AccessLog:
@@ -110,8 +124,7 @@ class AccessLog:
         self._path = path
         self._fd = -1
         self._inode = 0
-        self._waiting: list[Record | bytes] = []
-        self._hits: list[Tally] = []
+        self._waiting: list[Record | str] = []
         self._tallies: dict[tuple[str, tuple[str, str] | None], Tally] = {}
         self._encoder = msgspec.json.Encoder()
         self._timer: asyncio.TimerHandle | None = None
@@ -129,17 +142,13 @@ class AccessLog:
         found = self._tallies.get(name)
         if found is None:
             if len(self._tallies) >= 4096:
+                self.flush()
                 self._tallies.clear()
             found = self._tallies[name] = Tally(distribution, key)
         return found
 
-    def hit(self, record: bytes, tally: Tally, sent: int, taken_us: int, verify_us: int) -> None:
-        """Add the record of a hit, a whole line, made ahead (`quick`)."""
-        counts = self.counts
-        counts.bytes += sent
-        counts.taken_us += taken_us
-        counts.verify_us += verify_us
-        self._hits.append(tally)
+    def hit(self, record: str) -> None:
+        """Add the record of a hit that a tally has counted already: a whole line (`quick`)."""
         self._waiting.append(record)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(FLUSH_AFTER, self.flush)
@@ -153,15 +162,13 @@ class AccessLog:
         if not waiting:
             return
         self.counts.add([each for each in waiting if type(each) is Record])
-        for tally, number in Counter(self._hits).items():
-            self.counts.requests[tally.request] += number
-            if tally.key is not None:
-                self.counts.keys[tally.key] += number
-        self._hits.clear()
+        self.counts.take(self._tallies.values())
         if self._path is None:
             return
         encode = self._encoder.encode
-        data = b"".join([each if type(each) is bytes else encode(each) + b"\n" for each in waiting])
+        data = "".join(
+            [each if type(each) is str else encode(each).decode() + "\n" for each in waiting]
+        ).encode()
         try:
             self._reopen_if_moved()
             while data:

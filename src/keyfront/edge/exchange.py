@@ -169,10 +169,12 @@ class Plan:
     `key` is the cache key before the headers, cookies and parameters that the behavior selects are added to it
     (None: pass through), `target` the path and query to ask the origin for (OriginPath still to be put before it,
     signing parameters gone), `query` the viewer's own query string. `grant` is what the credentials in this very
-    URL allow, if it carries any; it is judged again at each use. `ready` is the quick way's own (`quick`).
+    URL allow, if it carries any; it is judged again at each use. `ready` and what comes with it are the quick way's own
+    (`quick`): how long the path is, and until when (epoch seconds) there is no grant
+    to be judged.
     """
 
-    __slots__ = ("grant", "key", "query", "ready", "route", "target")
+    __slots__ = ("grant", "key", "path_length", "query", "ready", "route", "target", "until")
 
     def __init__(self, route: Route, key: str | None, target: str, query: str, grant: Grant | None) -> None:
         self.route = route
@@ -181,6 +183,8 @@ class Plan:
         self.query = query
         self.grant = grant
         self.ready: Ready | None = None
+        self.path_length = 0
+        self.until = 0.0
 
 
 class Meta:
@@ -301,7 +305,7 @@ class Stored:
     varies or is no 200.
     """
 
-    __slots__ = ("body", "head", "key", "meta", "quick_until", "size", "slices", "used")
+    __slots__ = ("body", "born", "head", "key", "meta", "quick_until", "size", "slices", "used")
 
     def __init__(self, key: str, meta: Meta, body: bytes, slices: Slices | None = None) -> None:
         self.key = key
@@ -309,6 +313,7 @@ class Stored:
         self.body = body
         self.slices = slices
         self.head: bytes = b""
+        self.born = meta.stored_at - meta.initial_age
         self.quick_until = meta.fresh_until if meta.status == 200 and not meta.vary else 0.0
         self.used = False
         self.size = len(body) + len(key) + sum(len(n) + len(v) + 100 for n, v in meta.headers) + 600

@@ -366,7 +366,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._quiet:
             self._heard = True
-            end = data.find(b"\r\n")
+            end = data.find(b"\r")
             if data.startswith(b"GET /") and data[end - 9 : end] == b" HTTP/1.1":
                 section = self._known + data[end:] if self._known else data[end:]
                 quick = self._listener.quick
@@ -375,8 +375,7 @@ class Connection(asyncio.Protocol):
                 if found is not None:
                     answer = quick.answer(found, target, self._caller)
                     if answer is not None:
-                        request_id, stored, age = answer
-                        self._send(request_id, stored, age, stored.body)
+                        self._send(*answer)
                         return
                 else:
                     self._begun = 0
@@ -647,23 +646,21 @@ class Connection(asyncio.Protocol):
         )
 
     def _write_hit(self, visit: Visit, stored: Stored) -> None:
-        meta, request = stored.meta, visit.request
-        age = int(visit.now - meta.stored_at + meta.initial_age)
-        body = stored.body if request.method == "GET" else b""
-        self._send(visit.request_id, stored, max(age, 0), body)
-        self._edge.done(visit, 200, len(body), "Hit", "Hit")
-        self._hit = request
+        self._hit = visit.request
+        whole = visit.request.method == "GET"
+        age = b"\r\nAge: %d\r\n\r\n" % max(int(visit.now - stored.born), 0)
+        self._send(stored, visit.request_id.encode(), age, whole=whole)
+        self._edge.done(visit, 200, len(stored.body) if whole else 0, "Hit", "Hit")
 
-    def _send(self, request_id: str, stored: Stored, age: int, body: bytes) -> None:
-        """A stored response as it is; `age` is in seconds."""
-        head = stored.head
+    def _send(self, stored: Stored, request_id: bytes, age: bytes, *, whole: bool = True) -> None:
+        """A stored response as it is, or its head. `age` ends the head."""
+        head, body = stored.head, stored.body if whole else b""
         if not head:
             head = stored.head = _head(stored.meta.status, stored.meta.headers, len(stored.body))
-        tail = f"{request_id}\r\nAge: {age}\r\n\r\n".encode("ascii")
         if len(body) <= JOINED:
-            self._transport.write(b"".join((head, self._listener.hit_tail, tail, body)))
+            self._transport.write(b"".join((head, self._listener.hit_tail, request_id, age, body)))
         else:
-            self._transport.writelines((head, self._listener.hit_tail, tail, body))
+            self._transport.writelines((head, self._listener.hit_tail, request_id, age, body))
 
     async def _run(self, visit: Visit, keep_alive: bool, body: Body | None) -> None:
         """One request that needs more than a look into memory, to its end."""

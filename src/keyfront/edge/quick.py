@@ -13,7 +13,9 @@ The access record of such a request is put together from pieces made ahead, by t
 
 from __future__ import annotations
 
+from math import inf
 from time import perf_counter
+from typing import NamedTuple
 
 import msgspec
 
@@ -33,7 +35,9 @@ SECTIONS_SIZE = 16 << 20
 """How many header sections are kept of those in use, and how many bytes of them; never more than twice as many."""
 
 _BEFORE = b'{"time":0.0,"request_id":"","client_ip":"","client_port":0,'
-_BETWEEN = b',"bytes":0,"time_taken_us":0,'
+_PATH = b',"path":"'
+_AFTER = b',"bytes":0,"time_taken_us":0,'
+_AGES = [b"\r\nAge: %d\r\n\r\n" % age for age in range(3600)]
 
 
 class Section:
@@ -44,25 +48,11 @@ class Section:
     then it is the peer's. `told` is what it adds to an access record.
     """
 
-    __slots__ = (
-        "client",
-        "cookie",
-        "grant",
-        "granted",
-        "host",
-        "number",
-        "origin",
-        "request",
-        "size",
-        "suffixes",
-        "told",
-    )
+    __slots__ = ("client", "grant", "granted", "number", "origin", "request", "size", "suffixes", "told")
 
     def __init__(self, request: Request, client: str) -> None:
         self.request = request
-        self.host = request.host
         self.origin = f"{request.scheme}://{request.host}"
-        self.cookie = request.cookie
         self.client = client
         self.size = request.wire_bytes - len(request.target)
         said = {
@@ -70,9 +60,9 @@ class Section:
             for name, value in request.headers
             if name in (b"user-agent", b"referer")
         }
-        self.told = b"".join(_member(name, value) for name, value in said.items() if value)
+        self.told = "".join([_member(name, value) for name, value in said.items() if value])
         self.grant: Grant | None = None  # the last one that its cookies gave, and that in an access record
-        self.granted = b""
+        self.granted = ""
         self.number = -1  # of the snapshot that the suffixes belong to
         self.suffixes: dict[str, str] = {}
         """What it adds to a cache key, by distribution and path pattern."""
@@ -89,24 +79,42 @@ class Caller:
         self.tls = tls
         self.told = self.tell(address)
 
-    def tell(self, address: str) -> bytes:
+    def tell(self, address: str) -> str:
         """The same for a viewer behind it."""
-        told = b'"client_ip":%b,"client_port":%d' % (msgspec.json.encode(address), self.port)
+        told = f'"client_ip":{_text(address)},"client_port":{self.port}'
         if self.tls is not None:
             told += _member("ssl_protocol", self.tls[0]) + _member("ssl_cipher", self.tls[1])
         return told
 
 
 class Ready:
-    """What a plan adds to the quick way, made at its first use: `record` is a `%` template for the access record,
-    `query_key` what the URL's own query adds to the cache key, `tally` what its hits are counted as."""
+    """What plans that are alike add to the quick way: the three parts of an access record around what varies, and what
+    their hits are counted as.
 
-    __slots__ = ("query_key", "record", "tally")
+    `spelled` says that the path stands in the first part already, because it cannot stand in JSON as it is. Where
+    `plain` is true nothing of the viewer matters but what it asks for. `query_key` is what the URL's own query adds to
+    the cache key.
+    """
 
-    def __init__(self, record: bytes, query_key: str, tally: Tally) -> None:
-        self.record = record
+    __slots__ = ("first", "last", "middle", "plain", "query_key", "spelled", "tally")
+
+    def __init__(
+        self, parts: tuple[str, str, str], query_key: str, tally: Tally, *, plain: bool, spelled: bool
+    ) -> None:
+        self.first, self.middle, self.last = parts
         self.query_key = query_key
         self.tally = tally
+        self.plain = plain
+        self.spelled = spelled
+
+
+class Judged(NamedTuple):
+    """What the viewer and its cookies come to: parts of the access record, and of the cache key."""
+
+    who: str
+    told: str
+    tally: Tally
+    key: str
 
 
 class Quick:
@@ -115,6 +123,10 @@ class Quick:
     def __init__(self, edge: Edge) -> None:
         self._edge = edge
         self._log: AccessLog = edge.log
+        self._number = -1  # of the snapshot that `_ready` belongs to
+        self._ready: dict[tuple[str, ...], Ready] = {}
+        self._millisecond = 0
+        self._moment = ""
         self.sections: Remembered[Section] = Remembered(SECTIONS_KEPT, SECTIONS_SIZE)
 
     def learn(self, section: bytes, request: Request, client: str = "") -> None:
@@ -123,122 +135,170 @@ class Quick:
         if plain(request) and not self._edge.settings.cache_status:
             self.sections.put(section, Section(request, client))
 
-    def answer(self, section: Section, target: str, caller: Caller) -> tuple[str, Stored, int] | None:
-        """A request with this header section for this target: its id, what to answer it with, and Age in seconds.
-        Its access record is left."""
+    def answer(self, section: Section, target: str, caller: Caller) -> tuple[Stored, bytes, bytes] | None:
+        """What answers a request with this header section for this target: a stored response, the request's id, and the
+        Age that ends its head. The access record is left."""
         began = perf_counter()
         edge = self._edge
-        routing = edge.routing
-        plan = routing.plans.get(section.origin + target)
+        plan = edge.routing.plans.get(section.origin + target)
         if plan is None:
             return None
-        key = plan.key
-        route = plan.route
-        if key is None or not route.quick:
-            return None
-        now = edge.clock()
-        who = caller.told
-        client = caller.address
-        if section.client:
-            client = section.client
-            who = caller.tell(client)
-        told = section.told
-        geo = route.site.geo
-        if geo is not None:
-            country = edge.country(client)
-            if not allowed(geo, country):
-                return None
-            if country:
-                told += _member("country", country)
-        grant = plan.grant
-        if grant is not None:
-            if now >= grant.expires or not grant.simple:
-                try:
-                    grant.judge(client, now)
-                except Denied as denied:
-                    spent(denied)
-                    return None
-        elif route.keyring is not None:
-            request = section.request
-            try:
-                grant = verify(
-                    request.scheme, section.host, target, section.cookie, route.keyring, client, now
-                )
-            except Denied as denied:
-                spent(denied)
-                return None
-            if grant is not section.grant:
-                section.grant = grant
-                section.granted = _granted(grant, route)
-            told += section.granted
-        decided = perf_counter()
         ready = plan.ready
         if ready is None:
-            ready = plan.ready = self._ready(plan, section, target)
-        if route.selects:
-            if section.number != routing.number:
-                section.number = routing.number
-                section.suffixes.clear()
-            name = route.name
-            suffix = section.suffixes.get(name)
-            if suffix is None:
-                suffix = section.suffixes[name] = key_suffix(route.behavior, section.request, "")
-            key = key + ready.query_key + suffix
-        stored = edge.memory.look(key)
+            ready = self._prepare(plan, section, target)
+            if ready is None:
+                return None
+        now = edge.clock()
+        if ready.plain and now < plan.until and not section.client:
+            who, told, tally = caller.told, section.told, ready.tally
+            key = plan.key
+        else:
+            judged = self._judge(plan, ready, section, target, caller, now)
+            if judged is None:
+                return None
+            who, told, tally, key = judged
+        stored = edge.memory.look(key)  # type: ignore[arg-type]  # a plan that is ready has a key
         if stored is None or now >= stored.quick_until:
             return None
         request_id = edge.request_id()
-        meta = stored.meta
-        age = int(now - meta.stored_at + meta.initial_age)
+        age = int(now - stored.born)
+        millisecond = int(now * 1000)
+        if millisecond != self._millisecond:
+            self._millisecond = millisecond
+            self._moment = f'{{"time":{millisecond / 1000:.3f},"request_id":"'
+        path = "" if ready.spelled else target[: plan.path_length]
         size = len(stored.body)
         taken = int((perf_counter() - began) * 1e6)
-        verify_us = int((decided - began) * 1e6)
-        tally = ready.tally
-        if grant is not None and plan.grant is None:
-            tally = self._tally(route, grant)
-        record = ready.record % (
-            now, request_id.encode(), who, size, taken, section.size + len(target), verify_us, told,
-        )  # fmt: skip
-        self._log.hit(record, tally, size, taken, verify_us)
-        return request_id, stored, age if age > 0 else 0
+        tally.hits += 1
+        tally.sent += size
+        tally.taken_us += taken
+        self._log.hit(
+            f'{self._moment}{request_id}",{who}{ready.first}{path}{ready.middle}{size},"time_taken_us":{taken},'
+            f'"request_bytes":{section.size + len(target)}{told}{ready.last}'
+        )
+        return (
+            stored,
+            request_id.encode(),
+            _AGES[age] if 0 <= age < 3600 else b"\r\nAge: %d\r\n\r\n" % max(age, 0),
+        )
 
-    def _ready(self, plan: Plan, section: Section, target: str) -> Ready:
-        """The pieces that depend on the plan alone."""
+    def _judge(
+        self, plan: Plan, ready: Ready, section: Section, target: str, caller: Caller, now: float
+    ) -> Judged | None:
+        """The questions whose answers depend on the viewer: country, dates and address, cookies, what of it is in the
+        cache key. None: no, or not here."""
+        edge, route = self._edge, plan.route
+        who, client = caller.told, caller.address
+        if section.client:
+            client = section.client
+            who = caller.tell(client)
+        told, tally = section.told, ready.tally
+        if route.site.geo is not None:
+            country = edge.country(client)
+            if not allowed(route.site.geo, country):
+                return None
+            if country:
+                told += _member("country", country)
+        try:
+            if plan.grant is not None:
+                plan.grant.judge(client, now)
+            elif route.keyring is not None:
+                request = section.request
+                grant = verify(
+                    request.scheme, request.host, target, request.cookie, route.keyring, client, now
+                )
+                if grant is not section.grant:
+                    section.grant = grant
+                    section.granted = _granted(grant, route)
+                told += section.granted
+                tally = self._tally(route, grant)
+        except Denied as denied:
+            spent(denied)
+            return None
+        key = plan.key or ""
+        if route.selects:
+            if section.number != edge.routing.number:
+                section.number = edge.routing.number
+                section.suffixes.clear()
+            suffix = section.suffixes.get(route.name)
+            if suffix is None:
+                suffix = section.suffixes[route.name] = key_suffix(route.behavior, section.request, "")
+            key += ready.query_key + suffix
+        return Judged(who, told, tally, key)
+
+    def _prepare(self, plan: Plan, section: Section, target: str) -> Ready | None:
+        """Make a plan ready, if the quick way is open to it."""
         route, grant = plan.route, plan.grant
-        distribution = route.site.distribution.id
+        if plan.key is None or not route.quick:
+            return None
+        path, query = target.partition("?")[0], loggable(plan)
+        query_key = query_part(route.behavior, plan.query) if plan.query else ""
+        plan.path_length = len(path)
+        if grant is not None:
+            plan.until = grant.expires if grant.simple else 0.0
+        else:
+            plan.until = inf if route.keyring is None else 0.0
+        number = self._edge.routing.number
+        if self._number != number or len(self._ready) > 4096:
+            self._number = number
+            self._ready.clear()
+        spelled = bool(query) or msgspec.json.encode(path) != b'"%b"' % path.encode()
+        if spelled or query_key:
+            ready = self._make(plan, section, path, query, query_key)
+        else:
+            name: tuple[str, ...] = (section.origin, route.name)
+            if grant is not None:
+                name += (grant.key_pair_id, grant.hash_name)
+            found = self._ready.get(name)
+            if found is None:
+                found = self._ready[name] = self._make(plan, section, "", "", "")
+            ready = found
+        plan.ready = ready
+        return ready
+
+    def _make(self, plan: Plan, section: Section, path: str, query: str, query_key: str) -> Ready:
+        route, grant, request = plan.route, plan.grant, section.request
+        site = route.site
         record = Record(
-            0.0, "", "", 0, "GET", section.request.scheme, section.host, target.partition("?")[0], loggable(plan),
-            "1.1", 200, 0, 0, "Hit", "Hit", distribution, route.behavior.path_pattern,
+            0.0, "", "", 0, "GET", request.scheme, request.host, path, query, "1.1", 200, 0, 0, "Hit", "Hit",
+            site.distribution.id, route.behavior.path_pattern,
         )  # fmt: skip
         text = msgspec.json.encode(record)
-        assert text.startswith(_BEFORE)  # noqa: S101 - the order of Record's members
-        # Neither mark can be part of a value: a quotation mark inside one is escaped.
-        first, _, last = text[len(_BEFORE) : -1].replace(b"%", b"%%").partition(_BETWEEN)
-        granted = b"" if grant is None else _granted(grant, route).replace(b"%", b"%%")
-        template = (
-            b'{"time":%.6f,"request_id":"%b",%b,' + first + b',"bytes":%d,"time_taken_us":%d,' + last
-            + b',"request_bytes":%d,"verify_us":%d%b' + granted + b"}\n"
-        )  # fmt: skip
-        return Ready(template, query_part(route.behavior, plan.query), self._tally(route, grant))
+        # No mark can be part of a value: a quotation mark inside one is escaped. The first part ends with the path.
+        start, mark, rest = text.removeprefix(_BEFORE).partition(_PATH)
+        written = msgspec.json.encode(path)[1:-1]
+        middle, _, last = rest.removeprefix(written).partition(_AFTER)
+        granted = "" if grant is None else _granted(grant, route)
+        parts = (
+            "," + (start + mark + written).decode(),
+            middle.decode() + ',"bytes":',
+            granted + "," + last.decode() + "\n",
+        )
+        plain_ = site.geo is None and not route.selects
+        return Ready(parts, query_key, self._tally(route, grant), plain=plain_, spelled=bool(path))
 
     def _tally(self, route: Route, grant: Grant | None) -> Tally:
         key = None if grant is None else (grant.key_pair_id, grant.hash_name)
         return self._log.tally(route.site.distribution.id, key)
 
 
-def _member(name: str, value: str) -> bytes:
-    return b',"%b":%b' % (name.encode(), msgspec.json.encode(value))
+def _text(value: str) -> str:
+    return msgspec.json.encode(value).decode()
 
 
-def _granted(grant: Grant, route: Route) -> bytes:
+def _member(name: str, value: str) -> str:
+    return f',"{name}":{_text(value)}'
+
+
+def _granted(grant: Grant, route: Route) -> str:
     group = route.keyring.groups.get(grant.key_pair_id, "") if route.keyring is not None else ""
-    return b"".join(
+    return "".join(
         (
-            b',"verdict":"allowed"',
+            ',"verdict":"allowed"',
             _member("signed_by", grant.mode),
             _member("key_pair_id", grant.key_pair_id),
-            _member("key_group", group) if group else b"",
+            _member("key_group", group) if group else "",
             _member("hash_algorithm", grant.hash_name),
-            b',"remembered":true' if grant.remembered else b"",
+            ',"remembered":true' if grant.remembered else "",
         )
     )

@@ -1,0 +1,478 @@
+"""The quick way answers as the long way does: every case is played to two edges, of which one never learns, and
+answers and access records are compared."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyfront import Policy, sign_cookies, sign_url
+from keyfront.edge import quick
+from keyfront.edge.accesslog import AccessLog
+from keyfront.edge.edge import Edge, EdgeSettings
+from keyfront.edge.exchange import Plan, Request
+from keyfront.model.snapshot import Behavior, Geo, KeyGroup, Origin, Select, Snapshot
+from tests.edge.test_gate import ALICE, BOB, keys
+from tests.origin import ScriptedOrigin, answer
+from tests.viewer import Clock, EdgeHouse, Seen, site
+
+VARYING = {"request_id", "time", "time_taken_us", "first_byte_us", "verify_us", "client_port"}
+BIG = b"x" * 200_000
+
+
+@pytest.fixture
+async def origin() -> AsyncIterator[ScriptedOrigin]:
+    async with ScriptedOrigin() as origin:
+        kept = {"Cache-Control": "max-age=600", "Content-Type": "text/plain"}
+        for path in ("/a/1", "/a/2", "/open", '/op"en', "/z/1", "/c/1", "/g/1"):
+            origin.on(path, answer(200, b"the object " + path.encode(), kept))
+        origin.on("/big", answer(200, BIG, kept))
+        origin.on("/short", answer(200, b"short", {"Cache-Control": "max-age=10"}))
+        origin.on("/gone", answer(404, b"gone", kept))
+        origin.on("/private", answer(200, b"mine", {"Cache-Control": "private"}))
+        yield origin
+
+
+def snapshot(origin: ScriptedOrigin, *, number: int = 1, key: bool = True, geo: str = "") -> Snapshot:
+    made = site(
+        origin.origin(),
+        Behavior("/a/*", "scripted", restricted=True, trusted_key_groups=("group",)),
+        Behavior("/z/*", "scripted", accept_gzip=True, accept_brotli=True, key_query=Select("all")),
+        Behavior("/c/*", "scripted", key_cookies=Select("whitelist", ("who",))),
+        Behavior("/h/*", "scripted", key_headers=Select("whitelist", ("origin",))),
+        Behavior("*", "scripted"),
+        public_keys=keys(ALICE, BOB),
+        key_groups=(
+            KeyGroup("group", "g", (ALICE.key_pair_id, BOB.key_pair_id) if key else (BOB.key_pair_id,)),
+        ),
+        geo=Geo("whitelist", (geo,)) if geo else Geo(),
+    )
+    return msgspec.structs.replace(made, number=number)
+
+
+class Pair:
+    """The same edge twice; `plain` never learns."""
+
+    def __init__(self, origin: ScriptedOrigin, made: Snapshot, **settings: Any) -> None:
+        self.clock = Clock()
+        self.fast = EdgeHouse(made, clock=self.clock, **settings)
+        self.plain = EdgeHouse(made, clock=self.clock, **settings)
+        self.plain.listener.quick.learn = lambda *_: None  # type: ignore[method-assign]
+        self.quick = 0
+        hit = self.fast.edge.log.hit
+
+        def counted(record: str) -> None:
+            self.quick += 1
+            hit(record)
+
+        self.fast.edge.log.hit = counted  # type: ignore[method-assign]
+
+    async def __aenter__(self) -> Pair:
+        self._stack = contextlib.AsyncExitStack()
+        for house in (self.fast, self.plain):
+            await self._stack.enter_async_context(house)
+        self.viewers = [
+            await self._stack.enter_async_context(await h.viewer()) for h in (self.fast, self.plain)
+        ]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    def use(self, made: Snapshot) -> None:
+        for house in (self.fast, self.plain):
+            house.edge.use(made)
+
+    async def ask(self, raw: bytes, answers: int = 1, method: str = "GET") -> list[Seen]:
+        """Send the same bytes to both; the answers, which must be alike, and so must be their records."""
+        seen: list[list[Seen]] = []
+        for house, viewer in zip((self.fast, self.plain), self.viewers, strict=True):
+            before = len(house.records)
+            await viewer.send(raw)
+            seen.append([await viewer.answer(method) for _ in range(answers)])
+            await house.recorded(before + answers)
+        for one, other in zip(*seen, strict=True):
+            assert one.status == other.status
+            assert one.body.replace(identity(one), b"") == other.body.replace(identity(other), b"")
+            assert stripped(one) == stripped(other)
+        for one_record, other_record in zip(
+            self.fast.records[-answers:], self.plain.records[-answers:], strict=True
+        ):
+            assert {k: v for k, v in one_record.items() if k not in VARYING} == {
+                k: v for k, v in other_record.items() if k not in VARYING
+            }
+            assert set(other_record) - set(one_record) <= {"verify_us", "first_byte_us"}
+        return seen[0]
+
+    async def get(self, target: str, *headers: str, host: str = "d.test") -> Seen:
+        lines = [f"GET {target} HTTP/1.1", f"Host: {host}", *headers, "", ""]
+        return (await self.ask("\r\n".join(lines).encode("latin-1")))[0]
+
+
+def identity(seen: Seen) -> bytes:
+    return str(seen.header("x-amz-cf-id")).encode()
+
+
+def stripped(seen: Seen) -> list[tuple[str, str]]:
+    return [(n, "" if n in ("x-amz-cf-id", "via") else v) for n, v in seen.headers]
+
+
+@pytest.fixture
+async def pair(origin: ScriptedOrigin) -> AsyncIterator[Pair]:
+    async with Pair(origin, snapshot(origin)) as pair:
+        yield pair
+
+
+def signed(pair: Pair, path: str, signer: Any = ALICE, seconds: int = 600, **terms: Any) -> str:
+    url = sign_url("http://d.test" + path, signer, expires=int(pair.clock.now) + seconds, **terms)
+    return url.removeprefix("http://d.test")
+
+
+async def taken(pair: Pair, ask: Callable[[], Any], times: int = 3) -> None:
+    """Ask until the quick way is taken; it must be."""
+    for _ in range(times):
+        await ask()
+    assert pair.quick > 0
+
+
+AGENTS = [
+    ("User-Agent: curl/8", "Referer: http://d.test/page"),
+    ('User-Agent: a "quoted" \\ one\t%s %d {0}', "Referer: http://d.test/?a=%41&b={}"),
+    ("User-Agent: caf\xe9 \xff", "Accept: */*"),
+    ("Referer: ", "User-Agent:"),
+]
+
+
+@pytest.mark.parametrize("headers", AGENTS, ids=range(len(AGENTS)))
+async def test_what_a_viewer_says_of_itself_is_in_the_record(pair: Pair, headers: tuple[str, ...]) -> None:
+    await taken(pair, lambda: pair.get("/open", *headers))
+
+
+async def test_signed_urls_by_both_keys(pair: Pair) -> None:
+    for signer in (ALICE, BOB):
+        before = pair.quick
+        target = signed(pair, "/a/1", signer)
+        for _ in range(4):
+            assert (await pair.get(target)).status == 200
+        assert pair.quick > before
+
+
+async def test_a_path_that_json_must_escape(pair: Pair) -> None:
+    await taken(pair, lambda: pair.get('/op"en'), 4)
+    assert pair.fast.records[-1]["path"] == '/op"en'
+
+
+async def test_own_parameters_are_logged_and_signing_ones_are_not(pair: Pair) -> None:
+    target = signed(pair, "/a/1?page=2&x=%22")
+    await taken(pair, lambda: pair.get(target), 4)
+    assert pair.fast.records[-1]["query"] == "page=2&x=%22"
+    await taken(pair, lambda: pair.get("/open?Signature=abc&Policy=x&mine=1"), 4)
+    assert pair.fast.records[-1]["query"] == "mine=1"
+
+
+async def test_a_signature_ends_in_the_second_it_names(pair: Pair) -> None:
+    target = signed(pair, "/a/1", seconds=100)
+    await taken(pair, lambda: pair.get(target), 4)
+    pair.clock.forward(99.0 - pair.clock.now % 1)
+    assert (await pair.get(target)).status == 200
+    pair.clock.forward(1.5)
+    assert (await pair.get(target)).status == 403
+
+
+async def test_a_custom_policy_is_judged_by_address_and_date(pair: Pair) -> None:
+    now = int(pair.clock.now)
+    near = Policy("http://d.test/a/*", expires=now + 600, starts=now - 5, ip="127.0.0.1")
+    far = Policy("http://d.test/a/*", expires=now + 600, ip="192.0.2.0/24")
+    for policy, status in ((near, 200), (far, 403)):
+        target = sign_url("http://d.test/a/1", ALICE, policy=policy).removeprefix("http://d.test")
+        for _ in range(4):
+            assert (await pair.get(target)).status == status
+    assert pair.quick > 0
+
+
+@pytest.mark.parametrize("own", ["", "?page=1"])
+async def test_cookies_are_judged_at_every_request(pair: Pair, own: str) -> None:
+    policy = Policy("http://d.test/a/*", expires=int(pair.clock.now) + 100)
+    cookies = sign_cookies(policy, ALICE)
+    header = "Cookie: " + "; ".join(f"{name}={value}" for name, value in cookies.values.items())
+    for path in ("/a/1", "/a/2"):
+        before = pair.quick
+        for _ in range(4):
+            assert (await pair.get(path + own, header)).status == 200
+        assert pair.quick > before
+    # Others know the URL now, but have no cookie, or one that is spoilt.
+    for other in ("X-None: 1", header[:-3] + "AAA", "Cookie: a=b"):
+        for _ in range(3):
+            assert (await pair.get("/a/1" + own, other)).status == 403
+    pair.clock.forward(101)
+    assert (await pair.get("/a/1" + own, header)).status == 403
+
+
+async def test_a_key_that_left_its_group(pair: Pair, origin: ScriptedOrigin) -> None:
+    target = signed(pair, "/a/1")
+    await taken(pair, lambda: pair.get(target), 4)
+    pair.use(snapshot(origin, number=2, key=False))
+    assert (await pair.get(target)).status == 403
+    pair.use(snapshot(origin, number=3))
+    assert (await pair.get(target)).status == 200
+
+
+async def test_countries_told_by_a_proxy(origin: ScriptedOrigin) -> None:
+    async with Pair(origin, snapshot(origin, geo="NL"), trusted=("127.0.0.1",)) as pair:
+        dutch, american = "X-Forwarded-For: 194.109.6.66", "X-Forwarded-For: 8.8.8.8"
+        for _ in range(4):
+            assert (await pair.get("/open", dutch)).status == 200
+        assert pair.quick > 0
+        assert pair.fast.records[-1]["country"] == "NL"
+        for _ in range(3):
+            assert (await pair.get("/open", american)).status == 403
+        pair.use(snapshot(origin, number=2, geo="US"))
+        for _ in range(3):
+            assert (await pair.get("/open", dutch)).status == 403
+            assert (await pair.get("/open", american)).status == 200
+
+
+async def test_what_a_proxy_tells_is_its_own(origin: ScriptedOrigin) -> None:
+    async with Pair(origin, snapshot(origin), trusted=("127.0.0.1",)) as pair:
+        for address in ("198.51.100.7", "198.51.100.8"):
+            before = pair.quick
+            for _ in range(3):
+                await pair.get("/open", f"X-Forwarded-For: {address}")
+            assert pair.quick > before
+            assert pair.fast.records[-1]["client_ip"] == address
+        for _ in range(3):
+            await pair.get("/open", "X-Forwarded-Proto: https")
+        assert pair.fast.records[-1]["scheme"] == "https"
+        assert (await pair.get("/open")).status == 200
+        assert pair.fast.records[-1]["scheme"] == "http"
+
+
+async def test_what_is_in_the_cache_key(pair: Pair, origin: ScriptedOrigin) -> None:
+    for path, headers in (
+        ("/z/1", ["Accept-Encoding: gzip", "Accept-Encoding: br", "Accept-Encoding: identity", "X: 1"]),
+        ("/c/1", ["Cookie: who=me", "Cookie: who=you; b=c", "Cookie: b=c", "X: 1"]),
+    ):
+        for header in headers:
+            before = pair.quick
+            for _ in range(3):
+                assert (await pair.get(path, header)).status == 200
+            assert pair.quick > before, (path, header)
+    for query in ("?a=1", "?a=2"):
+        for _ in range(3):
+            await pair.get("/z/1" + query, "Accept-Encoding: gzip")
+    # For two edges: gzip, br, neither; with each query gzip; and three cookies, of which one is none.
+    assert len([asked for asked in origin.requests if asked.target == "/z/1"]) == 2 * (3 + 2)
+    assert len([asked for asked in origin.requests if asked.target == "/c/1"]) == 2 * 3
+
+
+async def test_what_is_no_plain_hit_goes_the_long_way(pair: Pair) -> None:
+    for _ in range(4):
+        await pair.get("/gone")
+        await pair.get("/private")
+        await pair.get("/h/none", "Origin: http://a.test")
+        await pair.get("/open", "Range: bytes=0-3")
+        await pair.get("/open", "If-None-Match: *")
+        await pair.ask(b"HEAD /open HTTP/1.1\r\nHost: d.test\r\n\r\n", method="HEAD")
+    assert pair.quick == 0
+
+
+async def test_stale_is_not_fresh_and_age_grows(pair: Pair) -> None:
+    await taken(pair, lambda: pair.get("/short"))
+    pair.clock.forward(7)
+    before = pair.quick
+    assert (await pair.get("/short")).header("age") == "7"
+    assert pair.quick == before + 1
+    pair.clock.forward(4)
+    assert (await pair.get("/short")).x_cache in ("RefreshHit", "Miss")
+    assert pair.quick == before + 1
+
+
+async def test_age_beyond_an_hour(origin: ScriptedOrigin) -> None:
+    origin.on("/old", answer(200, b"old", {"Cache-Control": "max-age=900000", "Age": "86400"}))
+    async with Pair(origin, snapshot(origin)) as pair:
+        await taken(pair, lambda: pair.get("/old"))
+        pair.clock.forward(100)
+        assert (await pair.get("/old")).header("age") == "86500"
+
+
+async def test_a_large_body(pair: Pair) -> None:
+    await taken(pair, lambda: pair.get("/big"))
+    assert (await pair.get("/big")).body == BIG
+
+
+class TestFraming:
+    """What comes in one read need not be one request, and must never be taken for one."""
+
+    GET = b"GET /open HTTP/1.1\r\nHost: d.test\r\n\r\n"
+
+    async def test_requests_in_one_packet(self, pair: Pair) -> None:
+        for _ in range(3):
+            await pair.ask(self.GET)
+        before = pair.quick
+        for many in (2, 5):
+            await pair.ask(self.GET * many, many)
+        await pair.ask(self.GET)
+        assert pair.quick == before + 1
+
+    async def test_a_section_is_not_learned_from_two_requests(self, pair: Pair) -> None:
+        both = b"GET /open HTTP/1.1\r\nHost: d.test\r\nX: 1\r\n\r\n" * 2
+        for _ in range(3):
+            await pair.ask(both, 2)
+        assert pair.quick == 0
+
+    async def test_a_request_in_two_packets(self, pair: Pair) -> None:
+        for _ in range(3):
+            await pair.ask(self.GET)
+        before = pair.quick
+        for cut in (1, 4, 10, 19, 20, 21, len(self.GET) - 1):
+            for house, viewer in zip((pair.fast, pair.plain), pair.viewers, strict=True):
+                count = len(house.records)
+                await viewer.send(self.GET[:cut])
+                await viewer.send(self.GET[cut:])
+                assert (await viewer.answer()).status == 200
+                await house.recorded(count + 1)
+        assert pair.fast.listener.quick.sections.get(b"\r\nHost: d.test\r\n\r\n") is not None
+        await pair.ask(self.GET)
+        assert pair.quick > before
+
+    async def test_the_rest_of_a_body_is_no_request(self, pair: Pair, origin: ScriptedOrigin) -> None:
+        """The body of a request looks like a request that the quick way knows, and arrives in a packet of its own."""
+        for _ in range(3):
+            await pair.ask(self.GET)
+        before = pair.quick
+        for house, viewer in zip((pair.fast, pair.plain), pair.viewers, strict=True):
+            count = len(house.records)
+            head = b"PUT /open HTTP/1.1\r\nHost: d.test\r\nContent-Length: %d\r\n\r\n" % len(self.GET)
+            await viewer.send(head)
+            await viewer.send(self.GET)
+            assert (await viewer.answer()).status == 403  # the behavior does not allow PUT
+            await house.recorded(count + 1)
+        assert pair.quick == before
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            b"GET /open HTTP/1.1\nX: HTTP/1.1",
+            b"GET /open\tHTTP/1.1",
+            b"GET /open HTTP/1.1 HTTP/1.1",
+            b"GET /open\x00 HTTP/1.1",
+            b"GET /open#x HTTP/1.1",
+            b"get /open HTTP/1.1",
+            b"GET /op\xc3\xa9n HTTP/1.1",
+        ],
+    )
+    async def test_a_known_section_after_a_line_that_is_none(
+        self, origin: ScriptedOrigin, line: bytes
+    ) -> None:
+        async with Pair(origin, snapshot(origin)) as pair:
+            for _ in range(3):
+                await pair.ask(self.GET)
+            before = pair.quick
+            seen = await pair.ask(line + b"\r\nHost: d.test\r\n\r\n")
+            assert seen[0].status == 400
+            assert pair.quick == before
+
+    @pytest.mark.parametrize(
+        ("line", "status"),
+        [
+            (b"GET /open  HTTP/1.1", 200),
+            (b"GET /open HTTP/1.0", 200),
+            (b"GET http://d.test/open HTTP/1.1", 200),
+            (b"GET /other HTTP/1.1", 404),
+        ],
+    )
+    async def test_a_known_section_after_another_line(
+        self, origin: ScriptedOrigin, line: bytes, status: int
+    ) -> None:
+        origin.on("/other", answer(404, b"no"))
+        async with Pair(origin, snapshot(origin)) as pair:
+            for _ in range(3):
+                await pair.ask(self.GET)
+            seen = await pair.ask(line + b"\r\nHost: d.test\r\n\r\n")
+            assert seen[0].status == status
+
+    async def test_nothing_is_learned_of_a_connection_that_ends(self, pair: Pair) -> None:
+        for _ in range(2):
+            await pair.ask(self.GET)
+        sections = len(pair.fast.listener.quick.sections)
+        await pair.ask(self.GET[:-2] + b"Connection: close\r\n\r\n")
+        assert len(pair.fast.listener.quick.sections) == sections
+        assert [await viewer.at_end() for viewer in pair.viewers] == [b"", b""]
+
+    async def test_a_viewer_that_said_goodbye_is_answered_and_let_go(self, pair: Pair) -> None:
+        for _ in range(3):
+            await pair.ask(self.GET)
+        for viewer in pair.viewers:
+            viewer.writer.write(self.GET)
+            viewer.writer.write_eof()
+            assert (await viewer.answer()).status == 200
+            assert await viewer.at_end() == b""
+
+    async def test_a_worker_that_drains_closes(self, pair: Pair) -> None:
+        for _ in range(3):
+            await pair.ask(self.GET)
+        for house in (pair.fast, pair.plain):
+            await house.listener.drain()
+        assert [await viewer.at_end() for viewer in pair.viewers] == [b"", b""]
+
+
+async def test_a_viewer_that_does_not_read_stops_the_edge(pair: Pair) -> None:
+    """The quick way goes no further than the long one when nobody takes its answers."""
+    get = b"GET /big HTTP/1.1\r\nHost: d.test\r\n\r\n"
+    for _ in range(3):
+        await pair.ask(get)
+    viewer = pair.viewers[0]
+    before = pair.quick
+    (connection,) = pair.fast.listener.connections
+    for _ in range(200):
+        viewer.writer.write(get)
+        await asyncio.sleep(0)
+    while connection._writable:
+        await asyncio.sleep(0)
+    assert pair.quick - before < 200
+    for _ in range(200):
+        assert len((await viewer.answer()).body) == len(BIG)
+    assert pair.quick > before
+
+
+TEXT = st.text(st.characters(codec="latin-1", exclude_characters="\r\n\0"), max_size=30)
+
+
+@given(
+    agent=TEXT,
+    referer=TEXT,
+    path=st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=20),
+    tls=TEXT,
+)
+def test_a_record_made_of_pieces_is_the_encoders(agent: str, referer: str, path: str, tls: str) -> None:
+    """Whatever is in them, the pieces come to a line that reads back as it was meant."""
+    edge = Edge(EdgeSettings(), AccessLog(None))
+
+    edge.use(site(Origin("o", "127.0.0.1")))
+    target = "/" + path.replace("?", "").replace("#", "")
+    headers = [(b"user-agent", agent.encode("latin-1")), (b"referer", referer.encode("latin-1"))]
+    request = Request("GET", target, "d.test", headers, wire_bytes=len(target) + 50)
+    visit = edge.visit(request)
+    assert isinstance(visit.plan, Plan)
+    way = quick.Quick(edge)
+    section = quick.Section(request, "")
+    ready = way._prepare(visit.plan, section, target)
+    assert ready is not None
+    told = quick.Caller("192.0.2.1", 7, (tls, "x")).told
+    shown = "" if ready.spelled else target
+    line = (
+        f'{{"time":1.5,{told}{ready.first}{shown}{ready.middle}0,"time_taken_us":0{section.told}{ready.last}'
+    )
+    read = msgspec.json.decode(line)
+    assert read["path"] == target
+    assert read.get("user_agent", "") == agent
+    assert read.get("referer", "") == referer
+    assert read["host"] == "d.test"
+    assert read.get("ssl_protocol", "") == tls
