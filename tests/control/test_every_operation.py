@@ -215,7 +215,7 @@ def test_what_was_made_is_read_back_and_can_be_sent_back(kind: Kind, wire: Wire,
 def test_versions_and_what_is_not_there(kind: Kind, wire: Wire, world: World) -> None:
     made = world.make(kind.name)
     id_, config = made[kind.name]["Id"], {kind.config: made[kind.name][kind.config]}
-    wrong = [({}, "InvalidIfMatchVersion", 400)]
+    wrong: list[tuple[dict[str, str], str, int]] = [({}, "InvalidIfMatchVersion", 400)]
     wrong += [({"IfMatch": text}, "InvalidIfMatchVersion", 400) for text in ("*", f'"{made["ETag"]}"', "")]
     wrong += [({"IfMatch": "E2QWRUHAPOMQZL"}, "PreconditionFailed", 412)]
     for version, code, status in wrong:

@@ -1,24 +1,31 @@
-"""Whatever params an operation is given, it ends in a Result or an ApiError, and the store stays consistent.
+"""Whatever an operation is given, it ends in a Result or in an error of the API, and the store stays consistent.
 
-The params are drawn from the API's own model: of the right shape mostly, spoilt in places, and with ids and ETags
-that exist now and then, so that calls get past the first look-up.
+Two ways in: params within the process, and requests on the wire. Both begin with calls that are right
+(tests/control/calls.py) or drawn from the API's own model, and spoil them in places; ids and ETags mostly exist, so
+that calls get past the first look-up. `--long` goes on for minutes, with seeds that nobody has tried.
 """
 
 from __future__ import annotations
 
 import random
+import re
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import botocore.session
 import pytest
+from botocore.serialize import create_serializer
 
-from keyfront.control import audit
-from keyfront.control.codec import write
+from keyfront.control import audit, codec
 from keyfront.control.operations import OPERATIONS
 from keyfront.errors import ApiError
-from keyfront.model.kinds import KINDS
-from keyfront.model.service import Shape, service
-from tests.control.house import BOTH, House, ec_pem, many, minimal, rsa_pem, trusting
+from keyfront.model.kinds import KINDS, Quotas
+from keyfront.model.managed import CACHE_POLICIES, ORIGIN_REQUEST_POLICIES, RESPONSE_HEADERS_POLICIES
+from keyfront.model.service import Shape, error_status, service
+from tests.control.calls import World, call_of
+from tests.control.house import BOTH, House, ec_pem, minimal, rsa_pem
 
 STORES = BOTH
 
@@ -126,64 +133,143 @@ class Drawer:
         return config | {member: drawn}
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_any_params_end_in_an_answer(tmp_path: Path, seed: int) -> None:
-    rng = random.Random(seed)
-    drawer = Drawer(rng)
-    house = House(tmp_path, seed=seed)
-    key = house.key()
-    config = minimal("trusting")
-    config["DefaultCacheBehavior"]["TrustedKeyGroups"] = trusting(house.group(key))
-    config["Aliases"] = many("x.example.com")
-    drawer.learn(house.call("CreateDistribution", DistributionConfig=config))
-    drawer.learn(house.call("GetPublicKey", Id=key))
-    names = sorted(OPERATIONS)
-    outcomes: dict[str, int] = {}
-    for turn in range(250):
-        operation = rng.choice(names)
-        drawer.spoil = rng.choice([0.0, 0.0, 0.02, 0.2])
-        model = service().operations[operation]
-        params = drawer.params(house, operation) if rng.random() < 0.98 else {}
-        if turn % 10 == 0:
-            house.report()
-        refused, output = attempt(house, operation, params)
-        code = refused.code if refused else ""
-        outcomes[code] = outcomes.get(code, 0) + 1
-        if refused:
-            assert refused.status in {400, 404, 409, 412}, (operation, params, refused)
-            assert code in model.errors | {"InvalidArgument"}, (operation, params, refused)
+QUOTAS = Quotas(
+    public_keys=40, key_groups=30, distributions=25, cache_policies=8, origin_access_identities=6, tags=3
+)
+"""Enough for calls to succeed, and small enough to be reached."""
+
+MANAGED = CACHE_POLICIES.keys() | ORIGIN_REQUEST_POLICIES.keys() | RESPONSE_HEADERS_POLICIES.keys()
+
+
+class Bout:
+    """One seed's calls against one house, and what came of them."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.seed = seed
+        self.rng = random.Random(seed)
+        self.house = House(folder, seed=seed, quotas=QUOTAS)
+        self.drawer = Drawer(self.rng)
+        self.world = World(self._prepare, self.house.report, f"s{seed}")
+        self.outcomes: Counter[str] = Counter()
+        self.succeeded: set[str] = set()
+        self.turns = 0
+
+    def _prepare(self, operation: str, **params: Any) -> dict[str, Any]:
+        output = self.house.call(operation, **params)
+        self.drawer.learn(output)
+        return output
+
+    def right(self, operation: str) -> dict[str, Any]:
+        """A call that succeeds, unless a quota is reached on the way to it."""
+        refused = None
+        try:
+            return call_of(operation, self.world)
+        except ApiError as error:
+            refused = error
+        assert refused.code.startswith("TooMany"), (self.seed, operation, refused)
+        return self.drawer.params(self.house, operation)
+
+    def turn(self) -> None:
+        rng = self.rng
+        self.turns += 1
+        if self.turns % 10 == 0:
+            self.house.report()
+        operation = rng.choice(_NAMES)
+        self.drawer.spoil = rng.choice([0.0, 0.0, 0.02, 0.2])
+        how = rng.random()
+        if how < 0.3:
+            params = self.right(operation)
+            if how < 0.2:
+                params = spoilt(rng, service().operations[operation].input, params, self.drawer)
         else:
-            write(model, output)  # it can be said in XML
-            drawer.learn(output)
-    assert len(outcomes) >= 8, outcomes
-    consistent(house)
-    house.close()
+            params = self.drawer.params(self.house, operation) if rng.random() < 0.98 else {}
+        self.attempt(operation, params)
+
+    def attempt(self, operation: str, params: dict[str, Any]) -> None:
+        model = service().operations[operation]
+        refused, output = None, {}
+        try:
+            output = self.house.call(operation, **params)
+        except ApiError as error:
+            refused = error
+        if refused is not None:
+            self.outcomes[refused.code] += 1
+            said = (self.seed, self.turns, operation, params, refused)
+            assert refused.code in model.errors | {"InvalidArgument"}, said
+            assert refused.status == error_status(refused.code), said
+            assert refused.message, said
+        else:
+            codec.write(model, output)  # it can be said in XML
+            self.outcomes["-"] += 1
+            self.succeeded.add(operation)
+            self.drawer.learn(output)
+
+    def end(self) -> None:
+        consistent(self.house)
+        self.house.close()
 
 
-def attempt(house: House, operation: str, params: dict[str, Any]) -> tuple[ApiError | None, dict[str, Any]]:
-    try:
-        return None, house.call(operation, **params)
-    except ApiError as error:
-        return error, {}
+_NAMES = sorted(OPERATIONS)
+
+
+def spoilt(rng: random.Random, shape: Shape, params: Any, drawer: Drawer) -> Any:
+    """A right input with one member, at any depth, drawn anew, gone, or twice."""
+    if not isinstance(params, dict) or not params:
+        return drawer.draw(shape)
+    member = rng.choice(sorted(params))
+    inner = shape.members[member]
+    value = params[member]
+    if isinstance(value, dict) and rng.random() < 0.8:
+        return params | {member: spoilt(rng, inner, value, drawer)}
+    if isinstance(value, list) and value and rng.random() < 0.8:
+        at = rng.randrange(len(value))
+        item = spoilt(rng, inner.member, value[at], drawer)
+        return params | {member: rng.choice([value + value[at : at + 1], value[:at], [*value[:at], item]])}
+    if rng.random() < 0.2:
+        return {name: kept for name, kept in params.items() if name != member}
+    return params | {member: drawer.draw(inner, member)}
+
+
+def drawn(config: pytest.Config, seed: int, turns: int) -> tuple[int, int]:
+    """The seed and how many turns it has: those of the suite, or with `--long` a new one that goes on for minutes."""
+    return (time.time_ns() % (1 << 32), 60 * turns) if config.getoption("long") else (seed, turns)
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("seed", range(3))
+def test_any_params_end_in_an_answer(tmp_path: Path, pytestconfig: pytest.Config, seed: int) -> None:
+    seed, turns = drawn(pytestconfig, seed, 250)
+    bout = Bout(tmp_path, seed)
+    for _ in range(turns):
+        bout.turn()
+    bout.end()
+    assert len(bout.outcomes) >= 15, bout.outcomes
+    assert bout.outcomes["-"] > turns / 10, bout.outcomes
+    assert len(bout.succeeded) > len(OPERATIONS) / 2, OPERATIONS.keys() - bout.succeeded
 
 
 def consistent(house: House) -> None:
-    """What holds of every store: references lead somewhere, unique values are unique, what is stored is published."""
+    """What holds of every store: references lead somewhere, unique values are unique, quotas are kept, nothing is left
+    of what is gone, the audit log is whole, what is stored is published, and a restart changes nothing."""
     with house.store.read() as transaction:
         rows = {kind: transaction.page(kind, "", 10_000) for kind in KINDS}
         ids = {(kind, row.id) for kind in rows for row in rows[kind]}
         for name, kind in KINDS.items():
+            assert len(rows[name]) <= getattr(QUOTAS, kind.quota)
+            assert len({row.etag for row in rows[name]}) == len(rows[name])
             for reference in kind.refers_to:
                 for row in rows[name]:
-                    for id_ in reference.ids(row.config):
-                        assert reference.kind not in KINDS or (reference.kind, id_) in ids
-                        if reference.kind in KINDS:
+                    for written in reference.ids(row.config):
+                        id_ = written.removeprefix(reference.prefix)
+                        assert (reference.kind, id_) in ids or id_ in MANAGED
+                        if (reference.kind, id_) in ids:
                             assert row.id in transaction.referrers(reference.kind, id_, name)
             for unique in kind.unique:
                 values = [value for row in rows[name] for value in dict.fromkeys(unique.values(row.config))]
                 assert len(values) == len(set(values))
                 assert set(transaction.owners(name, unique.name, values)) == set(values)
-        records = transaction.audit(limit=10_000)
+        records = transaction.audit(limit=100_000)
+        assert len(records) == house.calls
         assert audit.first_break(records) is None
         published = house.feed.published()
         assert published is not None
@@ -191,7 +277,122 @@ def consistent(house: House) -> None:
         number = transaction.snapshot_number()
         assert published.number == number
         assert all(row.snapshot <= number for row in rows["Distribution"])
-    before = published
-    again = House(house.folder, seed=99)
-    assert again.feed.published() == before
+        sql = transaction.connection.exec_driver_sql
+        for table, owner in [
+            ("unique_value", "kind, id"),
+            ("tag", "kind, id"),
+            ("reference", "from_kind, from_id"),
+            ("invalidation", "kind, distribution"),
+            ("carried", "kind, distribution"),
+        ]:
+            assert {tuple(row) for row in sql(f"SELECT DISTINCT {owner} FROM {table}")} <= ids, table
+    again = House(house.folder, seed=99, quotas=QUOTAS)
+    assert again.feed.published() == published
     again.close()
+
+
+# ---- the same over the wire
+
+_MALFORMED = {
+    "MalformedXML",
+    "MalformedInput",
+    "MissingBody",
+    "InvalidArgument",
+    "InvalidURI",
+    "MethodNotAllowed",
+}
+_SERIALIZER = create_serializer("rest-xml", include_validation=False)
+_MODEL = botocore.session.get_session().get_service_model("cloudfront")
+
+
+def request_of(operation: str, params: dict[str, Any]) -> tuple[str, str, str, bytes]:
+    """Method, path, query and body as botocore sends them."""
+    made = _SERIALIZER.serialize_to_request(params, _MODEL.operation_model(operation))
+    path, _, query = made["url_path"].partition("?")
+    pairs = [f"{name}={value}" for name, value in made["query_string"].items()]
+    body = made["body"]
+    body = body.read() if hasattr(body, "read") else body
+    return (
+        made["method"],
+        path,
+        "&".join([*pairs, *([query] if query else [])]),
+        body.encode() if isinstance(body, str) else body,
+    )
+
+
+def spoilt_text(rng: random.Random, text: str) -> str:
+    """XML, or a line of a request, with an accident somewhere."""
+    words = re.findall(r"<[^<>]*>|[^<>]+", text)
+    at = rng.randrange(len(words)) if words else 0
+    accident = rng.randrange(9)
+    if accident == 0 or not words:
+        cut = rng.randrange(len(text) + 1)
+        return text[:cut]
+    if accident == 1:
+        words[at] = ""
+    elif accident == 2:
+        words[at] = words[rng.randrange(len(words))]
+    elif accident == 3:
+        words[at] += words[at]
+    elif accident == 4:
+        words[at] = rng.choice(
+            ["", " ", "0", "-1", "true", "99999999999999999999", "é", "&lt;", "<!---->", "<a/>"]
+        )
+    elif accident == 5:
+        words[at] = words[at].swapcase()
+    elif accident == 6:
+        words[at] += rng.choice(
+            ["&#0;", "&x;", "\x01", "]]>", "<![CDATA[x]]>", "<?p?>", '<a b="c">', "\ufffe"]
+        )
+    elif accident == 7:
+        other = rng.randrange(len(words))
+        words[at], words[other] = words[other], words[at]
+    else:
+        cut = rng.randrange(len(text) + 1)
+        return text[:cut] + chr(rng.choice([0, 9, 34, 38, 39, 60, 62, 0xD800, 0x10FFFF])) + text[cut:]
+    return "".join(words)
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("seed", range(100, 102))
+def test_any_request_ends_in_an_answer(tmp_path: Path, pytestconfig: pytest.Config, seed: int) -> None:
+    seed, turns = drawn(pytestconfig, seed, 400)
+    bout = Bout(tmp_path, seed)
+    rng = bout.rng
+    right = {operation: bout.right(operation) for operation in _NAMES}
+    requests = [(request_of(operation, params), params.get("IfMatch")) for operation, params in right.items()]
+    for _ in range(turns):
+        (method, path, query, body), version = rng.choice(requests)
+        if rng.random() < 0.15:
+            path = spoilt_text(rng, path)
+        if rng.random() < 0.15:
+            query = spoilt_text(rng, query or "MaxItems=1&Marker=E1")
+        if rng.random() < 0.9:
+            body = spoilt_text(rng, body.decode()).encode(errors="surrogatepass")
+        headers = [("if-match", version)] if version else []
+        bout.outcomes[over_the_wire(bout, method, path, query, headers, body)] += 1
+    bout.end()
+    assert len(bout.outcomes) >= 12, bout.outcomes
+
+
+def over_the_wire(
+    bout: Bout, method: str, path: str, query: str, headers: list[tuple[str, str]], body: bytes
+) -> str:
+    """What the control plane's shell does with a request that is signed: the error's code, or - for none."""
+    known: set[str] = set()
+    refused = None
+    try:
+        matched = codec.match(method, path, query)
+        name = matched.operation.name
+        params = codec.read(matched, headers, body)
+        if name not in OPERATIONS:
+            return "UnsupportedOperation"
+        known = set(matched.operation.errors)
+        codec.write(matched.operation, bout.house.call(name, **params))
+    except ApiError as error:
+        refused = error
+    if refused is None:
+        return "-"
+    codec.write_error(refused, "00000000-0000-4000-8000-000000000000")
+    assert refused.code in known | _MALFORMED, (bout.seed, method, path, query, headers, body, refused)
+    return refused.code
