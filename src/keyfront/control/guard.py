@@ -7,12 +7,13 @@ finds.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from keyfront.control import iam, permissions
 from keyfront.control.call import Call
+from keyfront.control.conditions import Circumstances
 from keyfront.control.iam import Asked
 from keyfront.control.work import Work
 from keyfront.model.kinds import KINDS
@@ -27,17 +28,29 @@ def check(work: Work) -> None:
     :raises ApiError: AccessDenied, in IAM's words.
     """
     call = work.call
-    common = _circumstances(call) | _requested_tags(call.params)
+    keys = tuple((call.params.get("TagKeys") or {}).get("Items") or ())
     for need in permissions.needs(call.operation):
         resource = need.resource(call.params, work.desk.account)
         tags = _tags_of(work, resource)
-        asked = Asked(f"cloudfront:{need.action}", resource, common | _tagged("aws:resourcetag", tags))
+        found = circumstances(call, tags, _given_tags(call.params), keys)
+        asked = Asked(f"cloudfront:{need.action}", resource, found)
         decision = iam.evaluate(call.caller.policies, asked)
         if not decision.allowed:
             raise iam.denied(call.caller.arn, asked, decision)
 
 
-def _circumstances(call: Call) -> dict[str, tuple[str, ...]]:
+def circumstances(
+    call: Call,
+    tags: Iterable[tuple[str, str]],
+    given: Collection[tuple[str, str]],
+    keys: tuple[str, ...] = (),
+) -> Circumstances:
+    """What conditions are held against.
+
+    :param tags: those that the resource has.
+    :param given: those that the call would give it.
+    :param keys: of the tags that it would take away.
+    """
     caller = call.caller
     said = {
         "aws:currenttime": datetime.fromtimestamp(call.now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -52,7 +65,11 @@ def _circumstances(call: Call) -> dict[str, tuple[str, ...]]:
         "aws:userid": caller.user_id,
         "aws:username": caller.name,
     }
-    return {key: (value,) for key, value in said.items() if value}
+    common: dict[str, tuple[str, ...]] = {key: (value,) for key, value in said.items() if value}
+    named = tuple(key for key, _ in given) or keys
+    if named:
+        common["aws:tagkeys"] = named
+    return common | _tagged("aws:resourcetag", tags) | _tagged("aws:requesttag", given)
 
 
 def source_address(text: str) -> str:
@@ -65,13 +82,11 @@ def source_address(text: str) -> str:
     return str(mapped or address)
 
 
-def _requested_tags(params: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """The tags that a call would set, and the keys of all that it names."""
+def _given_tags(params: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The tags that a call would set."""
     with_tags = params.get("DistributionConfigWithTags") or {}
     given = (params.get("Tags") or with_tags.get("Tags") or {}).get("Items") or ()
-    keys = [tag["Key"] for tag in given] or list((params.get("TagKeys") or {}).get("Items") or ())
-    tags = [(tag["Key"], tag.get("Value") or "") for tag in given]
-    return _tagged("aws:requesttag", tags) | ({"aws:tagkeys": tuple(keys)} if keys else {})
+    return [(tag["Key"], tag.get("Value") or "") for tag in given]
 
 
 def _tagged(prefix: str, tags: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:

@@ -233,13 +233,14 @@ def _action(text: str, where: str, notes: list[str]) -> Template:
     found = wildcards.template(text, ignore_case=True)
     if vendor.lower() != "cloudfront":
         notes.append(f"{where}: {text} is another service's and concerns nothing here")
-    elif not any(found.matches(f"cloudfront:{known}", _nothing) for known in _actions()):
+    elif not any(found.matches(f"cloudfront:{known}", _nothing) for known in actions()):
         raise ValueError(f"{where}: CloudFront has no action {text[:80]!r}")
     return found
 
 
 @functools.cache
-def _actions() -> tuple[str, ...]:
+def actions() -> tuple[str, ...]:
+    """CloudFront's actions, without its prefix."""
     return (*service().operations, *_PERMISSION_ONLY)
 
 

@@ -226,6 +226,13 @@ class Register:
                 raise ApiError(
                     "NoSuchEntity", f"The user {name} has no access key that could be rotated.", 404
                 )
+            if len(found) >= KEYS_PER_USER:
+                raise ApiError(
+                    "LimitExceeded",
+                    f"The user {name} has {KEYS_PER_USER} access keys already, {' and '.join(one.id for one in found)}:"
+                    " revoke the one that nothing uses any more.",
+                    409,
+                )
             return (*self._new_key(transaction, name, elements), found[0])
 
     def keys(self, name: str = "") -> list[Key]:
