@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from botocore.exceptions import ClientError
 
 from keyfront.control.operations import OPERATIONS
+from keyfront.control.store import Store
 from keyfront.model import managed
 from keyfront.model.kinds import CACHE_POLICY, KINDS, Kind, Quotas
 from keyfront.model.limits import PolicyLimits
@@ -315,7 +317,7 @@ def test_names_are_taken_once(house: House, kind: Kind) -> None:
 
 @each_kind
 def test_quotas(tmp_path: Path, kind: Kind) -> None:
-    house = House(tmp_path, quotas=Quotas(**{kind.quota: 2}))
+    house = House(tmp_path, quotas=msgspec.structs.replace(Quotas(), **{kind.quota: 2}))
     for number in range(2):
         made(house, kind.name, LEAST[kind.name] | {"Name": str(number)})
     error = house.refused(f"Create{kind.name}", **{kind.config: LEAST[kind.name]})
@@ -495,6 +497,8 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
             ({"AccessControlAllowOrigins": many("https://a.test:1*2*3")}, "1*2*3"),
             ({"AccessControlAllowOrigins": many("https://a.test, https://b.test")}, "https://b.test"),
             ({"AccessControlAllowOrigins": many("https://a.test\r\nX-A: 1")}, ""),
+            ({"AccessControlAllowOrigins": many(*(f"https://{n}.test" for n in range(101)))}, "100"),
+            ({"AccessControlExposeHeaders": many("x" * 257)}, "256"),
             ({"AccessControlAllowHeaders": many("x a")}, "no header name"),
             ({"AccessControlAllowHeaders": many("x-*-*")}, "no header name"),
             ({"AccessControlExposeHeaders": many("x-*")}, "no header name"),
@@ -874,6 +878,47 @@ def test_what_edges_get(tmp_path: Path) -> None:
     house.close()
 
 
+@pytest.mark.parametrize(
+    ("kind", "broken"),
+    [
+        ("CachePolicy", {"MinTTL": 9, "DefaultTTL": 8}),
+        ("ResponseHeadersPolicy", {"RemoveHeadersConfig": many({"Header": "connection"})}),
+    ],
+)
+def test_what_an_upgrade_has_outlawed_goes_on_until_it_is_mended(
+    tmp_path: Path, kind: str, broken: dict[str, Any]
+) -> None:
+    house = House(tmp_path)
+    id_, config, _ = made(house, kind, LEAST[kind])
+    distribution = house.distribution(**using(**{f"{kind}Id": id_}))["Id"]
+    before = served(house)
+    house.close()
+    store = Store(tmp_path / "keyfront.db")
+    with store.write() as transaction:  # as a Keyfront that knew no better has stored it
+        for kind_name, key_, change in ((kind, id_, config | broken), ("Distribution", distribution, None)):
+            row = transaction.get(kind_name, key_)
+            assert row is not None
+            other = {"etag": f"{row.etag[:-1]}0"} | ({"config": change} if change else {})
+            transaction.update(msgspec.structs.replace(row, **other))
+    store.close()
+    house = House(tmp_path, seed=2)
+    assert served(house) == before
+    house.distribution("two", **using())
+    mended = LEAST[kind] | {"Comment": "mended"}
+    house.call(f"Update{kind}", Id=id_, IfMatch=house.etag(kind, id_), **{f"{kind}Config": mended})
+    house.call(
+        "DeleteDistribution", Id=_off(house, distribution), IfMatch=house.etag("Distribution", distribution)
+    )
+    house.close()
+
+
+def _off(house: House, id_: str) -> str:
+    config, etag = house.config(id_)
+    house.call("UpdateDistribution", Id=id_, IfMatch=etag, DistributionConfig=config | {"Enabled": False})
+    house.report()
+    return id_
+
+
 @each_kind
 def test_which_distributions_use_a_policy(house: House, kind: Kind) -> None:
     member, operation = f"{kind.name}Id", f"ListDistributionsBy{kind.name}Id"
@@ -925,7 +970,7 @@ def test_which_distributions_use_a_policy(house: House, kind: Kind) -> None:
 def test_a_policy_can_have_so_many_distributions(tmp_path: Path, kind: Kind) -> None:
     words = {"CachePolicy": "cache_policy", "OriginRequestPolicy": "origin_request_policy"}
     quota = f"distributions_per_{words.get(kind.name, 'response_headers_policy')}"
-    house = House(tmp_path, quotas=Quotas(**{quota: 2}))
+    house = House(tmp_path, quotas=msgspec.structs.replace(Quotas(), **{quota: 2}))
     id_ = made(house, kind.name, LEAST[kind.name])[0]
     for number in range(2):
         house.distribution(str(number), **using(**{f"{kind.name}Id": id_}))

@@ -190,6 +190,15 @@ def check_response_headers_policy(config: Config, quotas: Quotas) -> None:
         limits.content_security_policy
     ):
         raise refusal("TooLongCSPInResponseHeadersPolicy")
+    for member, value in (config.get("CorsConfig") or {}).items():
+        items = _items(value) if isinstance(value, Mapping) else []
+        if len(items) > limits.cors_items:
+            raise refusal("InvalidArgument", f"The parameter {member} can list {limits.cors_items} items.")
+        if any(len(item) > limits.header_name for item in items):
+            raise refusal(
+                "InvalidArgument",
+                f"An item of the parameter {member} can have {limits.header_name} characters.",
+            )
     for header in (*custom, *removed):
         if len(header["Header"]) > limits.header_name:
             raise refusal(

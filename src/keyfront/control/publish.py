@@ -118,6 +118,13 @@ class Compiler:
             self._known[row.kind, row.id] = (row.etag, found)
         return found
 
+    def differs(self, transaction: Transaction, row: Row, other: Compiled) -> bool:
+        """Do edges obey something else of `row` than `other`? What compiles no more (see `_keep_last`) differs."""
+        try:
+            return self.compiled(transaction, row) != other
+        except ApiError:
+            return True
+
     def snapshot(self, transaction: Transaction, number: int, now: float) -> Snapshot:
         """All that the store holds, as snapshot `number`."""
         keys, groups, policies, distributions = (self._all(transaction, kind) for kind in _TRAVELLING)

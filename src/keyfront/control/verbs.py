@@ -108,7 +108,7 @@ def replace(work: Work, kind: Kind, old: Row, config: Config) -> Row:
     check_unique(work, kind, row)
     targets = targets_of(work, kind, row)
     referrers = transaction.referrers(kind.name, row.id, DISTRIBUTION.name)
-    changed = bool(referrers) and compiler.compiled(transaction, old) != compiled
+    changed = bool(referrers) and compiler.differs(transaction, old, compiled)
     transaction.update(row)
     relate(work, kind, row, targets)
     if changed:

@@ -20,12 +20,13 @@ class Limits(msgspec.Struct, frozen=True):
 class PolicyLimits(msgspec.Struct, frozen=True):
     """How much one policy may hold, by default as much as at CloudFront (cloudfront-semantics §3.3). `names` are
     headers, cookies and query parameters, each, `name_length` the length of all of them together; the others are
-    those of a response headers policy. Lengths are characters."""
+    those of a response headers policy, `cors_items` of each of its CORS lists. Lengths are characters."""
 
     names: int = 10
     name_length: int = 1024
     custom_headers: int = 10
     remove_headers: int = 10
+    cors_items: int = 100
     header_name: int = 256
     header_value: int = 1783
     content_security_policy: int = 1783
