@@ -72,6 +72,11 @@ if TYPE_CHECKING:
     "--origin-ca", type=click.Path(exists=True, dir_okay=False), help="PEM file of further CAs for origins."
 )
 @click.option(
+    "--origin-credentials",
+    type=click.Path(exists=True, dir_okay=False),
+    help="AWS-style credentials to sign requests to origins with.  [default: DIR/origin-credentials]",
+)
+@click.option(
     "--country-db",
     type=click.Path(exists=True, dir_okay=False),
     help="A MaxMind DB file to look countries up in.",
@@ -93,6 +98,7 @@ def up(
     max_object: int,
     cache_disk: str,
     origin_ca: str | None,
+    origin_credentials: str | None,
     country_db: str | None,
     pop: str,
     cache_status: bool,
@@ -104,6 +110,7 @@ def up(
     # The edge's modules are loaded here, not with `keyfront sign`, which must start quickly.
     from keyfront.edge.certificates import Certificates
     from keyfront.edge.edge import EdgeSettings
+    from keyfront.edge.origin_credentials import read_file
     from keyfront.edge.serve import TlsSettings, WorkerSettings
 
     if (tls is None) != (certificates is None):
@@ -114,6 +121,9 @@ def up(
         # Only to fail early: the workers read them again, and say what is wrong with which.
         Certificates(Path(certificates), time.time(), lambda _: None)
     folder = (data or default_data()).absolute()
+    secrets = Path(origin_credentials).absolute() if origin_credentials else folder / "origin-credentials"
+    if secrets.exists():
+        read_file(secrets)  # likewise
     edge_host, edge_port = address(edge)
     control_host, control_port = address(control)
     settings = WorkerSettings(
@@ -130,6 +140,7 @@ def up(
             cache_disk=size(cache_disk),
             pop=location(pop),
             ca_file=str(Path(origin_ca).absolute()) if origin_ca else None,
+            origin_credentials=str(secrets),
             country_db=str(Path(country_db).absolute()) if country_db else None,
             cache_status=cache_status,
         ),

@@ -244,6 +244,10 @@ class Worker:
         edge_settings = settings.edge
         if edge_settings.cache_disk and not edge_settings.cache_dir:
             edge_settings = msgspec.structs.replace(edge_settings, cache_dir=str(data / "cache"))
+        if not edge_settings.origin_credentials:
+            edge_settings = msgspec.structs.replace(
+                edge_settings, origin_credentials=str(data / "origin-credentials")
+            )
         log = AccessLog(data / "logs" / "access.jsonl" if settings.access_log else None)
         edge = Edge(edge_settings, log)
         if edge.disk is not None:

@@ -38,6 +38,7 @@ from keyfront.edge.forward import (
 from keyfront.edge.freshness import Verdict
 from keyfront.edge.geo import CountryTable
 from keyfront.edge.origin import Origins
+from keyfront.edge.origin_access import OriginAccess
 from keyfront.edge.recent import Recent
 from keyfront.edge.response_headers import ResponseHeaders, timed
 from keyfront.edge.routing import Route, Routing, Site
@@ -83,7 +84,8 @@ class EdgeSettings(msgspec.Struct, frozen=True):
     (X-Amz-Cf-Pop); `https_port` is where this edge listens for https, if it does; `ca_file` holds certificate
     authorities that origins may use besides the system's; `country_db` is a MaxMind DB file to look countries up in,
     instead of the built-in table. With `cache_status` every answer tells in Cache-Status what the cache had to do with
-    it (RFC 9211). `shields` are regions and the edges that are the Origin Shield there, and `shield_secret`
+    it (RFC 9211). `origin_credentials` is the operator's file of credentials to sign requests to origins with
+    (`origin_credentials`). `shields` are regions and the edges that are the Origin Shield there, and `shield_secret`
     the file of what they and this edge share (`shield`)."""
 
     memory: int = 256 * 1024 * 1024
@@ -96,6 +98,7 @@ class EdgeSettings(msgspec.Struct, frozen=True):
     ca_file: str | None = None
     country_db: str | None = None
     cache_status: bool = False
+    origin_credentials: str = ""
     shields: tuple[tuple[str, str], ...] = ()
     shield_secret: str = ""
 
@@ -163,7 +166,9 @@ class Edge:
         self.changed: Recent[int] = Recent()  # the number of the last change, by path
         self.unsliced: Recent[bool] = Recent()
         self.compressors = compress.Compressors()
-        self.origins = Origins(ca_file=settings.ca_file)
+        credentials = Path(settings.origin_credentials) if settings.origin_credentials else None
+        self.access = OriginAccess(credentials, os.environ)
+        self.origins = Origins(ca_file=settings.ca_file, access=self.access, clock=clock)
         self.shield: Shield | None = None
         self.shields: Shields | None = None
         if settings.shields:

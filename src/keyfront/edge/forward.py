@@ -502,6 +502,8 @@ def origin_headers(
     if own:
         headers = [h for h in headers if h[0] not in own or h[0] == b"host"]
         headers += [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in origin.custom_headers]
+    if origin.signing == "always":
+        headers = [h for h in headers if h[0] != b"authorization"]  # the edge's own takes its place (§5.14)
     return headers
 
 

@@ -13,6 +13,8 @@ What may go wrong, and what is told (kind: cloudfront-semantics §6.2; status: w
 | nothing received for the read timeout: no head, or within the body  | OriginReadError            | 504    |
 | closed or reset before the head is whole, or within the body        | OriginCommError            | 502    |
 | the response completion timeout has passed, all attempts counted    | OriginCommError            | 504    |
+| a signature is wanted and there are no credentials for it            | OriginWriteError           | 502    |
+| the path leads up, where that could be another bucket               | OriginWriteError           | 400    |
 | more than 20,480 bytes of headers                                   | OriginHeaderTooBigError    | 502    |
 | not HTTP/1, or framing that can be read in two ways                 | OriginInvalidResponseError | 502    |
 
@@ -35,10 +37,12 @@ import re
 import socket
 import ssl
 import warnings
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from time import time
 from typing import Any, Final
 
 from keyfront.edge.exchange import Headers, OriginReply
+from keyfront.edge.origin_access import OriginAccess
 from keyfront.edge.origin_http1 import NEVER, Connection, Framing, request_head
 from keyfront.edge.tls import Secured
 from keyfront.errors import OriginFailure, SettingsError, spent
@@ -73,19 +77,28 @@ class Origins:
 
     `ca_file` is a PEM file of certificate authorities to trust beside the system's (which OpenSSL finds, or
     SSL_CERT_FILE names). `max_idle_per_origin` and `max_idle` bound the connections kept open without a request:
-    toward one origin the least recently used makes way; when there are `max_idle` in all, no other is kept.
+    toward one origin the least recently used makes way; when there are `max_idle` in all, no other is kept. `access`
+    signs what an origin wants signed, without it such an origin cannot be asked; `clock` gives epoch seconds.
 
     :raises SettingsError: if `ca_file` cannot be read or holds no certificate.
     """
 
     def __init__(
-        self, *, ca_file: str | None = None, max_idle_per_origin: int = 64, max_idle: int = 1024
+        self,
+        *,
+        ca_file: str | None = None,
+        max_idle_per_origin: int = 64,
+        max_idle: int = 1024,
+        access: OriginAccess | None = None,
+        clock: Callable[[], float] = time,
     ) -> None:
         if ca_file is not None:
             try:
                 ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(ca_file)
             except (OSError, ssl.SSLError) as error:
                 raise SettingsError(f"no certificate authorities in {ca_file}: {error}") from error
+        self._access = access or OriginAccess()
+        self._clock = clock
         self._ca_file = ca_file
         self._max_idle_per_origin = max_idle_per_origin
         self._max_idle = max_idle
@@ -115,13 +128,17 @@ class Origins:
         size in bytes (None: chunked); it may be left unread if the answer comes early. What it raises is
         raised here as it is, or by the reply's body if the head has already come.
 
-        :raises OriginFailure: by the table above.
+        :raises OriginFailure: by the table above; and see `OriginAccess.prepare`.
         """
         if self._closed:
             raise RuntimeError("fetch() after aclose()")
         loop = asyncio.get_running_loop()
         if length == 0:
             body = None
+        if origin.signing != "never" or origin.kind == "s3":
+            origin, scheme, target, headers = self._access.prepare(
+                origin, scheme, method, target, headers, has_body=body is not None, now=self._clock()
+            )
         head = request_head(method, target, headers, has_body=body is not None, length=length)
         completion = NEVER
         if origin.response_completion_timeout is not None:
