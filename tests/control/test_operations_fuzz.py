@@ -183,7 +183,7 @@ class Bout:
                 params = spoilt(rng, service().operations[operation].input, params, self.drawer)
         else:
             params = self.drawer.params(self.house, operation) if rng.random() < 0.98 else {}
-        self.attempt(operation, params)
+        self.attempt(operation, params if isinstance(params, dict) else {"Id": params})
 
     def attempt(self, operation: str, params: dict[str, Any]) -> None:
         model = service().operations[operation]
@@ -214,8 +214,10 @@ _NAMES = sorted(OPERATIONS)
 
 def spoilt(rng: random.Random, shape: Shape, params: Any, drawer: Drawer) -> Any:
     """A right input with one member, at any depth, drawn anew, gone, or twice."""
-    if not isinstance(params, dict) or not params:
+    if shape.type_name != "structure" or not isinstance(params, dict) or not params:
         return drawer.draw(shape)
+    if not params.keys() <= shape.members.keys():
+        return params  # it is spoilt already
     member = rng.choice(sorted(params))
     inner = shape.members[member]
     value = params[member]
