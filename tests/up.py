@@ -34,21 +34,30 @@ class Answer:
 
 
 class Up:
-    """`keyfront up` as a child process. Use as a context, or call `start`, `stop`, `kill`."""
+    """`keyfront up` as a child process. Use as a context, or call `start`, `stop`, `kill`. With `feed` it is edges
+    alone, which follow the one with that data folder."""
 
-    def __init__(self, data: Path, *, workers: int = 2, options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, data: Path, *, workers: int = 2, options: tuple[str, ...] = (), feed: Path | None = None
+    ) -> None:
         self.data = data
+        self.feed = feed
         self.workers = workers
         self.options = options
         self.edge_port = 0
         self.control_port = 0
         self.tls_port = 0
+        self.shield_port = 0
         self.log: list[str] = []
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> Up:
         argv = [sys.executable, "-m", "keyfront", "up", "--data", str(self.data)]
-        argv += ["--edge", f"127.0.0.1:{self.edge_port}", "--control", f"127.0.0.1:{self.control_port}"]
+        argv += ["--edge", f"127.0.0.1:{self.edge_port}"]
+        if self.feed is None:
+            argv += ["--control", f"127.0.0.1:{self.control_port}"]
+        else:
+            argv += ["--feed", str(self.feed)]
         argv += ["--workers", str(self.workers), *self.options]
         self._process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert self._process.stdout is not None
@@ -61,8 +70,9 @@ class Up:
             raise AssertionError("".join(self.log))
         said = dict(word.split("=", 1) for word in self.log[-1].split() if "=" in word)
         self.edge_port = int(said["edge"].rpartition(":")[2])
-        self.control_port = int(said["control"].rpartition(":")[2])
+        self.control_port = int(said.get("control", ":0").rpartition(":")[2])
         self.tls_port = int(said.get("tls", ":0").rpartition(":")[2])
+        self.shield_port = int(said.get("shield", ":0").rpartition(":")[2])
         threading.Thread(target=self._drain, args=(self._process.stdout,), daemon=True).start()
         return self
 

@@ -26,6 +26,7 @@ from keyfront.cli.settings import (
     suffix,
 )
 from keyfront.cli.supervise import Child
+from keyfront.cli.tiers import edge_name, tiers, tiers_options
 from keyfront.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -72,11 +73,6 @@ if TYPE_CHECKING:
     "--origin-ca", type=click.Path(exists=True, dir_okay=False), help="PEM file of further CAs for origins."
 )
 @click.option(
-    "--origin-credentials",
-    type=click.Path(exists=True, dir_okay=False),
-    help="AWS-style credentials to sign requests to origins with.  [default: DIR/origin-credentials]",
-)
-@click.option(
     "--country-db",
     type=click.Path(exists=True, dir_okay=False),
     help="A MaxMind DB file to look countries up in.",
@@ -85,6 +81,7 @@ if TYPE_CHECKING:
 @click.option(
     "--cache-status", is_flag=True, help="Tell in Cache-Status what the cache did for each answer (RFC 9211)."
 )
+@tiers_options
 def up(
     data: Path | None,
     edge: str,
@@ -98,10 +95,13 @@ def up(
     max_object: int,
     cache_disk: str,
     origin_ca: str | None,
-    origin_credentials: str | None,
     country_db: str | None,
     pop: str,
     cache_status: bool,
+    feed: Path | None,
+    origin_shield: tuple[str, ...],
+    shield: str | None,
+    shield_secret: Path | None,
 ) -> None:
     """Run everything on this machine until SIGTERM or Ctrl-C."""
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -110,7 +110,6 @@ def up(
     # The edge's modules are loaded here, not with `keyfront sign`, which must start quickly.
     from keyfront.edge.certificates import Certificates
     from keyfront.edge.edge import EdgeSettings
-    from keyfront.edge.origin_credentials import read_file
     from keyfront.edge.serve import TlsSettings, WorkerSettings
 
     if (tls is None) != (certificates is None):
@@ -120,10 +119,8 @@ def up(
         tls_settings = TlsSettings(*address(tls), str(Path(certificates).absolute()))
         # Only to fail early: the workers read them again, and say what is wrong with which.
         Certificates(Path(certificates), time.time(), lambda _: None)
+    tier = tiers(feed, origin_shield, shield, shield_secret)
     folder = (data or default_data()).absolute()
-    secrets = Path(origin_credentials).absolute() if origin_credentials else folder / "origin-credentials"
-    if secrets.exists():
-        read_file(secrets)  # likewise
     edge_host, edge_port = address(edge)
     control_host, control_port = address(control)
     settings = WorkerSettings(
@@ -140,10 +137,13 @@ def up(
             cache_disk=size(cache_disk),
             pop=location(pop),
             ca_file=str(Path(origin_ca).absolute()) if origin_ca else None,
-            origin_credentials=str(secrets),
             country_db=str(Path(country_db).absolute()) if country_db else None,
             cache_status=cache_status,
+            shields=tier.shields,
+            shield_secret=tier.secret,
         ),
+        feed=tier.feed,
+        shield=tier.shield,
     )
     api = ControlSettings(str(folder), control_host, control_port, suffix(domain))
     asyncio.run(_up(folder, settings, api, workers or len(os.sched_getaffinity(0))))
@@ -173,27 +173,40 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, work
 
     edge_held = hold("edge", settings.host, settings.port)
     tls_held = hold("tls", settings.tls.host, settings.tls.port) if settings.tls is not None else None
-    control_held = hold("control", api.host, api.port)
-    edge_port, control_port = edge_held.getsockname()[1], control_held.getsockname()[1]
-    api = msgspec.structs.replace(api, port=control_port)
+    shield_held = hold("shield", *settings.shield) if settings.shield is not None else None
+    edge_port = edge_held.getsockname()[1]
     secure = ""
     if settings.tls is not None and tls_held is not None:
         tls = msgspec.structs.replace(settings.tls, port=tls_held.getsockname()[1])
         inside = msgspec.structs.replace(settings.edge, https_port=tls.port)
         settings = msgspec.structs.replace(settings, tls=tls, edge=inside)
         secure = f" tls=https://{_show(tls.host)}:{tls.port}"
+    if settings.shield is not None and shield_held is not None:
+        at = (settings.shield[0], shield_held.getsockname()[1])
+        settings = msgspec.structs.replace(settings, shield=at)
+        secure += f" shield={_show(at[0])}:{at[1]}"
 
     stop = asyncio.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
-    feed = FileFeed(folder)
+    feed = FileFeed(settings.feed or folder)
+    own = edge_name(edge_port) if settings.feed else "edge"
     for report in feed.reports():
-        feed.remove_report(report.name)
-    children = [Child("control", _argv("control-process", msgspec.json.encode(api)))]
+        if report.name.startswith(f"{own}-"):
+            feed.remove_report(report.name)
+    children: list[Child] = []
+    control_held = None
+    said = f"feed={settings.feed}"
+    if not settings.feed:
+        control_held = hold("control", api.host, api.port)
+        api = msgspec.structs.replace(api, port=control_held.getsockname()[1])
+        children.append(Child("control", _argv("control-process", msgspec.json.encode(api))))
+        said = f"control=http://{_show(api.host)}:{api.port}"
+    edges = []
     for number in range(1, workers + 1):
-        worker = msgspec.structs.replace(settings, name=f"edge-{number}", port=edge_port)
+        worker = msgspec.structs.replace(settings, name=f"{own}-{number}", port=edge_port)
         # A dead worker's report would count as a live edge for some seconds, so it goes with the worker.
-        children.append(
+        edges.append(
             Child(
                 worker.name,
                 _argv("edge-worker", msgspec.json.encode(worker)),
@@ -201,22 +214,22 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, work
             )
         )
     try:
-        await children[0].start()
-        await asyncio.gather(*(child.start() for child in children[1:]))
+        for child in children:
+            await child.start()
+        await asyncio.gather(*(child.start() for child in edges))
         print(
-            f"keyfront ready edge=http://{_show(settings.host)}:{edge_port}{secure}"
-            f" control=http://{_show(api.host)}:{control_port} data={folder}",
+            f"keyfront ready edge=http://{_show(settings.host)}:{edge_port}{secure} {said} data={folder}",
             flush=True,
         )
         await stop.wait()
     finally:
         # Workers first: the control plane still answers while they drain.
-        await asyncio.gather(*(child.end() for child in children[1:]), return_exceptions=True)
-        await children[0].end()
-        edge_held.close()
-        if tls_held is not None:
-            tls_held.close()
-        control_held.close()
+        await asyncio.gather(*(child.end() for child in edges), return_exceptions=True)
+        for child in children:
+            await child.end()
+        for held in (edge_held, tls_held, shield_held, control_held):
+            if held is not None:
+                held.close()
         os.close(lock)
 
 

@@ -22,9 +22,11 @@ import uvloop
 
 from keyfront.edge.accesslog import AccessLog
 from keyfront.edge.certificates import Certificates, unraisable
-from keyfront.edge.edge import Edge, EdgeSettings
+from keyfront.edge.edge import SHIELD, Edge, EdgeSettings
 from keyfront.edge.http1 import Limits, Listener, Peers
 from keyfront.edge.metrics import sums
+from keyfront.edge.parent import Shield
+from keyfront.edge.shield import Secrets
 from keyfront.edge.tls import Secured
 from keyfront.errors import SnapshotRefused
 from keyfront.fleet.file import FileFeed
@@ -34,7 +36,7 @@ logger = logging.getLogger("keyfront.edge")
 POLL = 0.05
 """Seconds between two looks at the feed; a look without news is one `stat`."""
 REPORT = 1.0
-"""Seconds between two reports without news, and between two looks at certificates and credentials."""
+"""Seconds between two reports without news, and between two looks at the certificates."""
 
 
 class TlsSettings(msgspec.Struct, frozen=True):
@@ -47,7 +49,9 @@ class TlsSettings(msgspec.Struct, frozen=True):
 
 class WorkerSettings(msgspec.Struct, frozen=True):
     """What one worker is told at its start. `data` is the data folder, `trusted_proxies` are networks in CIDR form;
-    `access_log` is false where records are only counted; without `tls` there is only http."""
+    `access_log` is false where records are only counted; without `tls` there is only http. `feed` is the folder of the
+    feed, if that is another one; `shield` is where other edges connect whose Origin Shield this one is, by TLS if there
+    is any."""
 
     data: str
     name: str
@@ -58,6 +62,8 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     tls: TlsSettings | None = None
     edge: EdgeSettings = EdgeSettings()
     limits: Limits = Limits()
+    feed: str = ""
+    shield: tuple[str, int] | None = None
 
 
 def reserve(host: str, port: int) -> socket.socket:
@@ -86,8 +92,7 @@ def run_worker(settings: WorkerSettings, on_ready: Callable[[], None], lifeline:
 
 
 class Follower:
-    """What a worker does besides answering: it obeys the feed in `data` and reports to it under its name, and looks
-    after its operator's credentials for origins."""
+    """What a worker does besides answering: it obeys the feed in `data` and reports to it under its name."""
 
     def __init__(self, edge: Edge, data: Path, name: str, connections: Callable[[], int]) -> None:
         self._edge = edge
@@ -137,10 +142,8 @@ class Follower:
             except TimeoutError:
                 pass
             due = clock() - reported >= REPORT
-            if due:
-                self._edge.access.poll()
-                if besides is not None:
-                    besides()
+            if due and besides is not None:
+                besides()
             if self.look() or due:
                 self.report()
                 reported = clock()
@@ -158,10 +161,12 @@ async def _work(settings: WorkerSettings, on_ready: Callable[[], None], lifeline
     if edge.disk is not None:
         edge.disk.start()
     listeners = [Listener(edge, peers=Peers(settings.trusted_proxies), limits=settings.limits)]
-    follower = Follower(edge, data, settings.name, lambda: sum(len(each.connections) for each in listeners))
+    feed = Path(settings.feed) if settings.feed else data
+    follower = Follower(edge, feed, settings.name, lambda: sum(len(each.connections) for each in listeners))
     follower.look()
     servers = [await loop.create_server(listeners[0], sock=_listen(settings.host, settings.port))]
     look_at_certificates = None
+    certificates = None
     if settings.tls is not None:
         certificates = Certificates(
             Path(settings.tls.certificates),
@@ -180,6 +185,18 @@ async def _work(settings: WorkerSettings, on_ready: Callable[[], None], lifeline
 
         def look_at_certificates() -> None:
             certificates.poll(time.time())
+
+    if settings.shield is not None:
+        edge.shield = Shield(edge, Secrets.of_file(settings.edge.shield_secret))
+        below = Listener(edge, scheme=SHIELD, limits=settings.limits)
+        listeners.append(below)
+        context = None if certificates is None else certificates.context
+        servers.append(
+            await loop.create_server(
+                lambda: below() if context is None else Secured(context, below(), settings.limits.head),
+                sock=_listen(*settings.shield),
+            )
+        )
 
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

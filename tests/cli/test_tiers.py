@@ -1,0 +1,63 @@
+"""What makes an edge one of several, as the command line says it."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from keyfront.cli.tiers import Tiers, edge_name, tiers
+from keyfront.cli.up import up
+from keyfront.errors import SettingsError
+
+
+def test_what_the_options_say(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("x" * 32)
+    secret.chmod(0o600)
+    assert tiers(None, (), None, None) == Tiers()
+    said = tiers(None, ("eu-west-1=10.0.0.1:90", "us-east-1=https://[::1]:91"), "0.0.0.0:92", secret)
+    assert said == Tiers(
+        "",
+        ("0.0.0.0", 92),
+        (("eu-west-1", "10.0.0.1:90"), ("us-east-1", "https://[::1]:91")),
+        str(secret),
+    )
+
+
+@pytest.mark.parametrize(
+    ("shields", "listens", "secret", "why"),
+    [
+        ((), "127.0.0.1:0", False, "need --shield-secret"),
+        (("eu-central-1=127.0.0.1:1",), None, False, "need --shield-secret"),
+        ((), None, True, "is for --shield or --origin-shield"),
+        (("127.0.0.1:1",), None, True, "is not REGION=HOST:PORT"),
+        (("Frankfurt=127.0.0.1:1",), None, True, "is not REGION=HOST:PORT"),
+        (("eu-central-1=127.0.0.1",), None, True, "not an edge's address"),
+        (("eu-central-1=h:1", "eu-central-1=h:2"), None, True, "twice"),
+        ((), "127.0.0.1", True, "HOST:PORT"),
+    ],
+)
+def test_what_makes_no_sense(
+    shields: tuple[str, ...], listens: str | None, secret: bool, why: str, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_text("x" * 32)
+    with pytest.raises(SettingsError, match=why):
+        tiers(None, shields, listens, tmp_path / "secret" if secret else None)
+
+
+@pytest.mark.parametrize("option", ["--control=127.0.0.1:0", "--domain=x.test"])
+def test_edges_alone_have_no_control_plane(option: str, tmp_path: Path) -> None:
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
+    done = CliRunner().invoke(up, ["--data", str(tmp_path / "data"), "--feed", str(tmp_path), option])
+    for number, handler in before:
+        signal.signal(number, handler)
+    assert isinstance(done.exception, SettingsError)
+    assert "is the control plane's" in str(done.exception)
+
+
+def test_an_edge_has_a_name_of_its_own() -> None:
+    assert edge_name(80) != edge_name(81)
+    assert edge_name(80).startswith("at-")
