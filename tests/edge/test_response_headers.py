@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from keyfront.edge.edge import EdgeSettings
 from keyfront.edge.exchange import Headers, Request
@@ -23,6 +26,7 @@ from keyfront.model.snapshot import (
     Select,
     Snapshot,
 )
+from tests.edge.test_asgi import served, viewer
 from tests.origin import ScriptedOrigin, answer, closed_port
 from tests.viewer import EdgeHouse, Seen, site
 
@@ -191,6 +195,38 @@ PREFLIGHT = {
 )  # fmt: skip
 def test_cors(cors: Cors, request_: Request, told: dict[bytes, bytes]) -> None:
     assert dict(added(policy(cors=cors), request_, [])) == told
+
+
+def test_what_is_too_long_is_not_looked_at() -> None:
+    rule = policy(cors=Cors(("https://*.a.test",), ("*-x", "y"), ("GET",)))
+    assert added(rule, asks(origin="https://" + "a" * 300 + ".a.test"), []) == [(b"vary", b"Origin")]
+    preflight = asks(
+        "OPTIONS", origin="https://b.a.test", access_control_request_headers="a" * 300 + "-x, b-x"
+    )
+    assert dict(added(rule, preflight, []))[b"access-control-allow-headers"] == b"y, b-x"
+
+
+@given(
+    st.binary(max_size=40) | st.from_regex(rb"\A(https?|x)://[a-z.*_-]{0,9}\.a\.test(:[0-9*]{0,3})?\Z"),
+    st.binary(max_size=40) | st.from_regex(rb"\A[xX]-[a-z*, -]{0,20}\Z"),
+    st.sampled_from(["GET", "OPTIONS"]),
+)
+def test_whatever_a_viewer_says_goes_back_only_as_what_it_must_be(
+    origin: bytes, names: bytes, method: str
+) -> None:
+    rule = policy(cors=Cors(("https://*.a.test", "b.test:1*"), ("x-*", "y"), ("GET",), credentials=True))
+    request = Request(
+        method, "/", "d.test", [(b"origin", origin), (b"access-control-request-headers", names)]
+    )
+    found = dict(added(rule, request, [(b"content-type", b"text/plain")]))
+    allowed = found.get(b"access-control-allow-origin")
+    assert allowed is None or (allowed == origin.strip(b" \t") and ORIGIN.fullmatch(allowed))
+    assert (b"access-control-allow-credentials" in found) == (allowed is not None)
+    assert NAMES.fullmatch(found.get(b"access-control-allow-headers", b"y"))
+
+
+ORIGIN = re.compile(rb"https://[a-z0-9_.-]*[a-z0-9_-]\.a\.test|https?://b\.test:1[0-9]*", re.IGNORECASE)
+NAMES = re.compile(rb"y(, x-[!#$%&'*+.^_`|~0-9a-z-]*)*", re.IGNORECASE)
 
 
 def test_two_origins_are_none() -> None:
@@ -538,6 +574,17 @@ async def test_server_timing(origin: ScriptedOrigin) -> None:
         assert (await house.get("/a", headers=[("Pragma", "server-timing")])).header(
             "server-timing"
         ) == "db;dur=5"
+
+
+async def test_under_another_server(origin: ScriptedOrigin) -> None:
+    origin.on("/a", answer(200, b"a", {"Cache-Control": "max-age=100", "X-Powered-By": "php"}))
+    rule = policy(headers=(H("x-frame-options", "DENY", False),), remove=("x-powered-by",))
+    async with served(under(site(origin.origin(), behaves(origin)), rule)) as (port, _):
+        async with await viewer(port) as someone:
+            for result in ("Miss", "Hit", "Hit"):
+                seen = await someone.ask("/a", "d.test")
+                assert seen.x_cache == result
+                assert told(seen, "x-frame-options", "x-powered-by") == {"x-frame-options": "DENY"}
 
 
 async def test_a_policy_that_the_snapshot_lacks_changes_nothing(origin: ScriptedOrigin) -> None:

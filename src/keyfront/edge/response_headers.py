@@ -23,6 +23,9 @@ from keyfront.model.snapshot import Cors, ResponseHeadersPolicy
 _SERVER: Final[Header] = (b"server", b"CloudFront")
 _ORIGIN: Final = re.compile(rb"[a-z][a-z0-9+.-]*://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 
+_LONGEST: Final = 300
+"""Characters of an origin or of a header's name; a longer one is no browser's, and would only be work."""
+
 ALLOW_ORIGIN: Final = b"access-control-allow-origin"
 _CORS: Final = frozenset(
     {
@@ -137,6 +140,8 @@ class CorsRule:
 
     def _allows(self, origin: bytes) -> bool:
         lower = origin.lower()
+        if len(lower) > _LONGEST:
+            return False
         return _ORIGIN.fullmatch(lower) is not None and self._matches.fullmatch(lower) is not None
 
     def _allowed_headers(self, request: Request) -> bytes:
@@ -147,7 +152,7 @@ class CorsRule:
         names = [self._preflight_headers] if self._preflight_headers else []
         asked = b",".join(v for n, v in request.headers if n == b"access-control-request-headers")
         for name in dict.fromkeys(token.strip(b" \t") for token in asked.split(b",")):
-            if self._patterns.fullmatch(name):
+            if len(name) <= _LONGEST and self._patterns.fullmatch(name):
                 names.append(name)
         return b", ".join(names)
 
