@@ -33,10 +33,14 @@ EVERYTHING = {"cli", "__main__"}
 
 HEARTS = {
     "keyfront.control.codec",
+    "keyfront.control.conditions",
+    "keyfront.control.iam",
     "keyfront.control.normalise",
+    "keyfront.control.permissions",
     "keyfront.control.scalars",
     "keyfront.control.sigv4",
     "keyfront.control.validate",
+    "keyfront.control.wildcards",
     "keyfront.control.xmlbody",
     "keyfront.declared.difference",
     "keyfront.declared.document",

@@ -334,7 +334,7 @@ class Broken:
     def run(self, call: Call) -> Result:
         raise ZeroDivisionError(f"inside, of {call.operation}")
 
-    def record(self, call: Call, outcome: ApiError) -> None:
+    def record(self, call: Call, outcome: dict[str, Any] | ApiError) -> None:
         raise ZeroDivisionError("inside")
 
 

@@ -26,7 +26,7 @@ FRESH = 0.5
 USED_EVERY = 60.0
 """Seconds between two notes of an access key's use."""
 
-NOTHING = iam.parse("", '{"Statement": {"Effect": "Deny", "Action": "*", "Resource": "*"}}', account="")
+DENIES_ALL = '{"Statement": {"Effect": "Deny", "Action": "*", "Resource": "*"}}'
 """What a policy means that this version of Keyfront cannot read: its author may have denied something with it."""
 
 
@@ -103,7 +103,7 @@ class Access:
                 arn=user_arn(self._account, user.name),
                 account=self._account,
                 user_id=user.id,
-                policies=tuple(policies.get(name, NOTHING) for name in user.policies),
+                policies=tuple(policies.get(name) or self._unread(name) for name in user.policies),
             )
             try:
                 found.append((caller, sealer.open(key.sealed, key.id, user.id)))
@@ -117,4 +117,7 @@ class Access:
             return iam.parse(name, text, self._account)
         except ApiError as error:
             log.error("the policy %s denies everything, since it cannot be read: %s", name, error)
-            return NOTHING
+            return self._unread(name)
+
+    def _unread(self, name: str) -> Policy:
+        return iam.parse(name, DENIES_ALL, self._account)

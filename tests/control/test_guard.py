@@ -1,0 +1,260 @@
+"""The guard: every operation asks its caller's policies, by resource, tags, address and time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from keyfront.control import iam, permissions
+from keyfront.control.call import Call, Caller
+from keyfront.control.operations import OPERATIONS
+from keyfront.control.roles import ROLES
+from keyfront.errors import ApiError
+from keyfront.model.service import service
+from tests.control.house import ACCOUNT, CALLER, House, minimal
+
+NOW = 1_700_000_000.0
+
+
+def told(house: House, caller: Caller, operation: str, **params: Any) -> ApiError | None:
+    """What `caller` is answered; None for success."""
+    house.calls += 1
+    house.now += 1
+    call = Call(operation, params, caller, "192.0.2.7", "tests/1", f"{house.calls:036}", house.now)
+    try:
+        house.service.run(call)
+    except ApiError as error:
+        return error
+    return None
+
+
+def denied(house: House, caller: Caller, operation: str, **params: Any) -> str:
+    error = told(house, caller, operation, **params)
+    assert error is not None
+    assert (error.code, error.status) == ("AccessDenied", 403)
+    return error.message
+
+
+def holder(*statements: dict[str, Any]) -> Caller:
+    document = json.dumps({"Version": "2012-10-17", "Statement": list(statements)})
+    return msgspec.structs.replace(CALLER, policies=(iam.parse("p", document, ACCOUNT),))
+
+
+def allow(*actions: str, resource: Any = "*", condition: dict[str, Any] | None = None) -> dict[str, Any]:
+    found = {
+        "Effect": "Allow",
+        "Action": [f"cloudfront:{action}" for action in actions],
+        "Resource": resource,
+    }
+    return found | ({"Condition": condition} if condition else {})
+
+
+def filled(operation: str) -> dict[str, Any]:
+    """Parameters that fit the operation's shape, and name nothing that exists."""
+
+    def value(shape: Any) -> Any:
+        match shape.type_name:
+            case "structure":
+                return {name: value(shape.members[name]) for name in shape.required_members}
+            case "list":
+                return []
+            case "string":
+                return shape.enum[0] if shape.enum else "x"
+            case "boolean":
+                return False
+            case _:
+                return 1
+
+    shape = service().operations[operation].input
+    found: dict[str, Any] = value(shape) if shape is not None else {}
+    return found
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    house = House(tmp_path_factory.mktemp("empty"))
+    yield house
+    house.close()
+
+
+@pytest.mark.parametrize("operation", sorted(OPERATIONS))
+def test_every_operation_is_guarded(empty: House, operation: str) -> None:
+    """Nobody may do it without a policy, and whoever may do all but it may not do it."""
+    nobody = msgspec.structs.replace(CALLER, policies=())
+    needs, params = permissions.needs(operation), filled(operation)
+    message = denied(empty, nobody, operation, **params)
+    assert f"not authorized to perform: cloudfront:{needs[0].action} " in message
+    for need in needs:
+        all_but = {"Effect": "Allow", "NotAction": f"cloudfront:{need.action}", "Resource": "*"}
+        assert f"cloudfront:{need.action} " in denied(empty, holder(all_but), operation, **params)
+    error = told(empty, holder(allow(*(need.action for need in needs))), operation, **params)
+    assert error is None or error.code != "AccessDenied"
+
+
+def test_the_table_of_permissions() -> None:
+    """It names operations of the model, actions that exist, members that they have; and every operation that is built
+    has a row, except lists about no single resource."""
+    for operation, needs in permissions.NEEDS.items():
+        members = (
+            service().operations[operation].input.members if service().operations[operation].input else {}
+        )
+        for need in needs:
+            assert need.action in iam.actions()
+            assert not need.member or need.member in members, (operation, need)
+    without = {name for name in OPERATIONS if name not in permissions.NEEDS}
+    assert {name for name in without if not name.startswith("ListDistributionsBy")} == set()
+
+
+# As the Service Authorization Reference has them; public keys, key groups and monitoring have no ARNs there.
+RESOURCES = {
+    "CreateDistribution": {"CreateDistribution distribution/*"},
+    "CreateDistributionWithTags": {"CreateDistribution distribution/*", "TagResource distribution/*"},
+    "GetDistributionConfig": {"GetDistributionConfig distribution/ID"},
+    "UpdateDistribution": {"UpdateDistribution distribution/ID"},
+    "DeleteDistribution": {"DeleteDistribution distribution/ID"},
+    "ListDistributions": {"ListDistributions *"},
+    "ListDistributionsByKeyGroup": {"ListDistributionsByKeyGroup *"},
+    "CreateInvalidation": {"CreateInvalidation distribution/ID"},
+    "GetInvalidation": {"GetInvalidation distribution/ID"},
+    "ListInvalidations": {"ListInvalidations distribution/ID"},
+    "TagResource": {"TagResource ARN"},
+    "UntagResource": {"UntagResource ARN"},
+    "ListTagsForResource": {"ListTagsForResource ARN"},
+    "UpdateKeyGroup": {"UpdateKeyGroup key-group/ID"},
+    "DeletePublicKey": {"DeletePublicKey public-key/ID"},
+    "GetPublicKeyConfig": {"GetPublicKeyConfig public-key/ID"},
+    "CreatePublicKey": {"CreatePublicKey public-key/*"},
+    "ListPublicKeys": {"ListPublicKeys *"},
+    "UpdateCachePolicy": {"UpdateCachePolicy cache-policy/ID"},
+    "GetOriginRequestPolicy": {"GetOriginRequestPolicy origin-request-policy/ID"},
+    "DeleteResponseHeadersPolicy": {"DeleteResponseHeadersPolicy response-headers-policy/ID"},
+    "GetOriginAccessControl": {"GetOriginAccessControl origin-access-control/ID"},
+    "GetCloudFrontOriginAccessIdentityConfig": {"GetCloudFrontOriginAccessIdentityConfig origin-access-identity/ID"},
+    "CopyDistribution": {
+        "CopyDistribution distribution/ID", "GetDistribution distribution/ID", "CreateDistribution distribution/*",
+    },
+    "AssociateAlias": {"AssociateAlias distribution/ID", "UpdateDistribution distribution/ID"},
+    "ListConflictingAliases": {"ListConflictingAliases distribution/ID"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("operation", RESOURCES)
+def test_what_an_operation_needs(operation: str) -> None:
+    names = ("Id", "DistributionId", "TargetDistributionId", "PrimaryDistributionId")
+    params = dict.fromkeys(names, "ID") | {"Resource": "ARN"}
+    found = {
+        f"{need.action} {need.resource(params, ACCOUNT).removeprefix(f'arn:aws:cloudfront::{ACCOUNT}:')}"
+        for need in permissions.needs(operation)
+    }
+    assert found == RESOURCES[operation]
+
+
+def test_by_resource(house: House) -> None:
+    one, two = house.group(house.key("a"), name="one"), house.group(house.key("b"), name="two")
+    arn = f"arn:aws:cloudfront::{ACCOUNT}:key-group/{one}"
+    caller = holder(allow("GetKeyGroup", "UpdateKeyGroup", "DeleteKeyGroup", resource=arn))
+    assert told(house, caller, "GetKeyGroup", Id=one) is None
+    assert f"on resource: arn:aws:cloudfront::{ACCOUNT}:key-group/{two} because" in denied(
+        house, caller, "GetKeyGroup", Id=two
+    )
+    denied(house, caller, "GetKeyGroup", Id="nothing")  # not even whether it exists
+    assert "ListKeyGroups because" in denied(house, caller, "ListKeyGroups")
+    etag = house.etag("KeyGroup", two)
+    denied(house, caller, "DeleteKeyGroup", Id=two, IfMatch=etag)
+    assert house.etag("KeyGroup", two) == etag
+    assert told(house, caller, "DeleteKeyGroup", Id=one, IfMatch=house.etag("KeyGroup", one)) is None
+
+
+def test_by_tags(house: House) -> None:
+    arns = {}
+    for name, env in [("one", "prod"), ("two", "dev")]:
+        tags = {"Items": [{"Key": "Env", "Value": env}]}
+        config = {"DistributionConfig": minimal(name), "Tags": tags}
+        made = house.call("CreateDistributionWithTags", DistributionConfigWithTags=config)["Distribution"]
+        arns[env] = (made["Id"], made["ARN"])
+    caller = holder(
+        allow("GetDistribution", "TagResource", condition={"StringEquals": {"aws:ResourceTag/Env": "dev"}}),
+        allow("UntagResource", condition={"ForAllValues:StringEquals": {"aws:TagKeys": ["Team"]}}),
+        allow("CreateDistribution", "TagResource", resource=f"arn:aws:cloudfront::{ACCOUNT}:distribution/*",
+              condition={"StringEquals": {"aws:RequestTag/Env": ["dev", "test"]},
+                         "ForAllValues:StringEquals": {"aws:TagKeys": ["Env", "Team"]}}),
+    )  # fmt: skip
+    assert told(house, caller, "GetDistribution", Id=arns["dev"][0]) is None
+    denied(house, caller, "GetDistribution", Id=arns["prod"][0])
+    team = {"Items": [{"Key": "Team", "Value": "a"}]}
+    assert told(house, caller, "TagResource", Resource=arns["dev"][1], Tags=team) is None
+    denied(house, caller, "TagResource", Resource=arns["prod"][1], Tags=team)
+    assert told(house, caller, "UntagResource", Resource=arns["dev"][1], TagKeys={"Items": ["Team"]}) is None
+    denied(house, caller, "UntagResource", Resource=arns["dev"][1], TagKeys={"Items": ["Team", "Env"]})
+
+    def made_with(*tags: tuple[str, str]) -> ApiError | None:
+        items = [{"Key": key, "Value": value} for key, value in tags]
+        config = {"DistributionConfig": minimal(f"with {tags}"), "Tags": {"Items": items}}
+        return told(house, caller, "CreateDistributionWithTags", DistributionConfigWithTags=config)
+
+    assert made_with(("Env", "test")) is None
+    for given in ([], [("Env", "prod")], [("Env", "dev"), ("Cost", "1")], [("Team", "a")]):
+        error = made_with(*given)
+        assert error is not None
+        assert error.code == "AccessDenied"
+    # Once it has another tag, it is another's.
+    prod = {"Items": [{"Key": "Env", "Value": "prod"}]}
+    house.call("TagResource", Resource=arns["dev"][1], Tags=prod)
+    denied(house, caller, "GetDistribution", Id=arns["dev"][0])
+
+
+@pytest.mark.parametrize(
+    ("source", "allowed"),
+    [
+        ("192.0.2.7", True),
+        ("::ffff:192.0.2.7", True),
+        ("192.0.3.7", False),
+        ("2001:db8::1", True),
+        ("2001:db8:1::1", False),
+        ("fe80::1%eth0", False),
+        ("", False),
+        ("nowhere", False),
+    ],
+)
+def test_by_address(house: House, source: str, allowed: bool) -> None:
+    condition = {"IpAddress": {"aws:SourceIp": ["192.0.2.0/24", "2001:db8::/48"]}}
+    caller = holder(allow("ListKeyGroups", condition=condition))
+    call = Call("ListKeyGroups", {}, caller, source, "", "r", NOW)
+    if allowed:
+        house.service.run(call)
+    else:
+        with pytest.raises(ApiError, match="AccessDenied"):
+            house.service.run(call)
+
+
+def test_by_tls_and_by_time(house: House) -> None:
+    caller = holder(
+        allow("ListKeyGroups", condition={"Bool": {"aws:SecureTransport": True}}),
+        allow("ListPublicKeys", condition={"DateLessThan": {"aws:CurrentTime": "2023-11-14T22:13:20Z"}}),
+    )
+    for secure in (False, True):
+        call = Call("ListKeyGroups", {}, caller, "192.0.2.7", "", "r", NOW, secure)
+        if secure:
+            house.service.run(call)
+        else:
+            with pytest.raises(ApiError, match="AccessDenied"):
+                house.service.run(call)
+    house.service.run(Call("ListPublicKeys", {}, caller, "", "", "r", NOW - 1))
+    with pytest.raises(ApiError, match="AccessDenied"):
+        house.service.run(Call("ListPublicKeys", {}, caller, "", "", "r", NOW))
+
+
+def test_a_denied_call_is_recorded_and_changes_nothing(house: House) -> None:
+    auditor = msgspec.structs.replace(CALLER, policies=(ROLES["auditor"],))
+    config = {"Name": "g", "Items": [house.key()]}
+    message = denied(house, auditor, "CreateKeyGroup", KeyGroupConfig=config)
+    assert house.call("ListKeyGroups")["KeyGroupList"]["Quantity"] == 0
+    with house.store.read() as transaction:
+        record = json.loads(transaction.audit()[1].record)
+    assert (record["eventName"], record["errorCode"]) == ("CreateKeyGroup", "AccessDenied")
+    assert record["errorMessage"] == message
+    assert record["requestParameters"]["keyGroupConfig"]["name"] == "g"
