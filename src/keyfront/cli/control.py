@@ -13,6 +13,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from keyfront.cli.settings import ControlSettings
+from keyfront.cli.store import located
 from keyfront.control.app import run_control
 from keyfront.edge.metrics import families
 from keyfront.fleet.file import FileFeed
@@ -46,5 +47,15 @@ def main(settings: ControlSettings) -> None:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listening.bind((settings.host, settings.port))
     run_control(
-        data, listening, settings.domain, settings.account, on_ready, registry=registry, lifeline=lifeline
+        data,
+        listening,
+        settings.domain,
+        settings.account,
+        on_ready,
+        store=located(settings.store),
+        password_file=Path(settings.store_password_file) if settings.store_password_file else None,
+        registry=registry,
+        lifeline=lifeline,
+        audit_reads=settings.audit_reads,
+        trusted_proxies=settings.trusted_proxies,
     )

@@ -73,14 +73,24 @@ def location(text: str) -> str:
     return text
 
 
+ACCOUNT = "000000000000"
+"""The AWS account number of everything that Keyfront keeps."""
+
+
 class ControlSettings(msgspec.Struct, frozen=True):
-    """What the control plane's process is told. `account` is the AWS account number that its ARNs carry."""
+    """What the control plane's process is told. `account` is the AWS account number that its ARNs carry, `store` the
+    URL of the store if it was said on the command line, `trusted_proxies` the networks whose X-Forwarded-* headers it
+    believes."""
 
     data: str
     host: str
     port: int
     domain: str
-    account: str = "000000000000"
+    account: str = ACCOUNT
+    audit_reads: bool = True
+    trusted_proxies: tuple[str, ...] = ()
+    store: str = ""
+    store_password_file: str = ""
 
 
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}

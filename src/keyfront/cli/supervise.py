@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from keyfront.errors import SettingsError
 
@@ -23,14 +23,22 @@ END_WITHIN = 40.0
 
 
 class Child:
-    """One supervised process. `argv` is what to run; it is told its pipes' numbers in the environment."""
+    """One supervised process. `argv` is what to run; it is told its pipes' numbers in the environment, and gets none of
+    the variables `without`."""
 
-    def __init__(self, name: str, argv: list[str], on_death: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        argv: list[str],
+        on_death: Callable[[], None] | None = None,
+        without: Collection[str] = (),
+    ) -> None:
         self.name = name
         self.argv = argv
         self.pid = 0
         self.ready = asyncio.Event()
         self._on_death = on_death
+        self._environment = {name: text for name, text in os.environ.items() if name not in without}
         self._process: asyncio.subprocess.Process | None = None
         self._ending = False
         self._task: asyncio.Task[None] | None = None
@@ -78,7 +86,7 @@ class Child:
                     stdin=asyncio.subprocess.DEVNULL,
                     pass_fds=(lifeline, ready_write),
                     env={
-                        **os.environ,
+                        **self._environment,
                         "KEYFRONT_LIFELINE": str(lifeline),
                         "KEYFRONT_READY": str(ready_write),
                     },

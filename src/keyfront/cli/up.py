@@ -25,6 +25,7 @@ from keyfront.cli.settings import (
     size,
     suffix,
 )
+from keyfront.cli.store import SECRETS, checked, store_options
 from keyfront.cli.supervise import Child
 from keyfront.cli.tiers import edge_name, tiers, tiers_options
 from keyfront.errors import SettingsError
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     help="Folder of certificates and their keys, chosen by the name that a viewer asks for.",
 )
 @click.option("--control", default="127.0.0.1:8081", show_default=True, help="Where the API listens.")
+@store_options
 @click.option("--workers", type=click.IntRange(1, 256), help="Edge processes.  [default: one a core]")
 @click.option("--domain", default=SUFFIX, show_default=True, help="Suffix of the distributions' names.")
 @click.option(
@@ -73,9 +75,20 @@ if TYPE_CHECKING:
     "--origin-ca", type=click.Path(exists=True, dir_okay=False), help="PEM file of further CAs for origins."
 )
 @click.option(
+    "--origin-credentials",
+    type=click.Path(exists=True, dir_okay=False),
+    help="AWS-style credentials to sign requests to origins with.  [default: DIR/origin-credentials]",
+)
+@click.option(
     "--country-db",
     type=click.Path(exists=True, dir_okay=False),
     help="A MaxMind DB file to look countries up in.",
+)
+@click.option(
+    "--audit-reads/--no-audit-reads",
+    default=True,
+    show_default=True,
+    help="Record also calls of the API that only read.",
 )
 @click.option("--pop", default="KFR50-P1", show_default=True, help="Name of this edge location.")
 @click.option(
@@ -88,6 +101,8 @@ def up(
     tls: str | None,
     certificates: str | None,
     control: str,
+    store: str,
+    store_password_file: Path | None,
     workers: int | None,
     domain: str,
     trusted_proxies: str,
@@ -95,7 +110,9 @@ def up(
     max_object: int,
     cache_disk: str,
     origin_ca: str | None,
+    origin_credentials: str | None,
     country_db: str | None,
+    audit_reads: bool,
     pop: str,
     cache_status: bool,
     feed: Path | None,
@@ -110,6 +127,7 @@ def up(
     # The edge's modules are loaded here, not with `keyfront sign`, which must start quickly.
     from keyfront.edge.certificates import Certificates
     from keyfront.edge.edge import EdgeSettings
+    from keyfront.edge.origin_credentials import read_file
     from keyfront.edge.serve import TlsSettings, WorkerSettings
 
     if (tls is None) != (certificates is None):
@@ -121,6 +139,9 @@ def up(
         Certificates(Path(certificates), time.time(), lambda _: None)
     tier = tiers(feed, origin_shield, shield, shield_secret)
     folder = (data or default_data()).absolute()
+    secrets = Path(origin_credentials).absolute() if origin_credentials else folder / "origin-credentials"
+    if secrets.exists():
+        read_file(secrets)  # likewise
     edge_host, edge_port = address(edge)
     control_host, control_port = address(control)
     settings = WorkerSettings(
@@ -137,6 +158,7 @@ def up(
             cache_disk=size(cache_disk),
             pop=location(pop),
             ca_file=str(Path(origin_ca).absolute()) if origin_ca else None,
+            origin_credentials=str(secrets),
             country_db=str(Path(country_db).absolute()) if country_db else None,
             cache_status=cache_status,
             shields=tier.shields,
@@ -145,7 +167,16 @@ def up(
         feed=tier.feed,
         shield=tier.shield,
     )
-    api = ControlSettings(str(folder), control_host, control_port, suffix(domain))
+    api = ControlSettings(
+        str(folder),
+        control_host,
+        control_port,
+        suffix(domain),
+        audit_reads=audit_reads,
+        trusted_proxies=settings.trusted_proxies,
+        store=checked(store),
+        store_password_file=str(store_password_file.absolute()) if store_password_file else "",
+    )
     asyncio.run(_up(folder, settings, api, workers or len(os.sched_getaffinity(0))))
 
 
@@ -211,6 +242,7 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, work
                 worker.name,
                 _argv("edge-worker", msgspec.json.encode(worker)),
                 lambda name=worker.name: feed.remove_report(name),  # type: ignore[misc]
+                without=SECRETS,
             )
         )
     try:

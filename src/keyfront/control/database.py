@@ -7,7 +7,9 @@ statement on, and so is who brings the schema up to date.
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +20,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from keyfront.errors import SettingsError
+
+SCHEMES = ("postgresql://", "postgres://")
+"""How the URLs of PostgreSQL's databases begin."""
 
 BUSY_TIMEOUT = 10.0
 """Seconds to wait for another process's write to end."""
@@ -107,25 +112,15 @@ class Postgres:
     shared = True
 
     def __init__(self, url: str, password_file: Path | None = None) -> None:
-        try:
-            import psycopg
-            from psycopg.conninfo import conninfo_to_dict
-        except ImportError:
-            raise SettingsError(
-                "a store on PostgreSQL needs the extra `postgres`: pip install 'keyfront[postgres]'"
-            ) from None
-        try:
-            said = conninfo_to_dict(url)
-        except psycopg.Error:  # whose words may quote a piece of the password
-            raise SettingsError(
-                "the store's URL is not of the form postgresql://USER@HOST:PORT/DATABASE; "
-                "in a password, and elsewhere, @ : / % are written %40 %3A %2F %25"
-            ) from None
+        said = _said(url)
+        import psycopg
+
         self.name = _shown(said)
         self._parameters = _CONNECTION | said
         self._password_file = password_file
         self._connect: Callable[..., Any] = psycopg.connect
         self._failure = psycopg.OperationalError
+        self._failed: tuple[float, str] = (-math.inf, "")
         self._engine = sa.create_engine(
             "postgresql+psycopg://",
             creator=self._connection,
@@ -152,13 +147,19 @@ class Postgres:
         self._engine.dispose()
 
     def _connection(self) -> Any:
+        at, why = self._failed
+        if time.monotonic() < at + AGAIN:  # else everybody would wait in turn for who does not answer
+            raise self._failure(why)
         given = dict(self._parameters)
-        if self._password_file is not None:
-            try:
+        try:
+            if self._password_file is not None:
                 given["password"] = self._password_file.read_text().rstrip("\r\n")
-            except (OSError, UnicodeDecodeError) as error:
-                raise self._failure(f"the password file cannot be read: {error}") from error
-        connection = self._connect(**given, autocommit=True)
+            connection = self._connect(**given, autocommit=True)
+        except (OSError, UnicodeDecodeError) as error:
+            raise self._failure(f"the password file cannot be read: {error}") from error
+        except self._failure as error:
+            self._failed = time.monotonic(), str(error)
+            raise
         # Not by libpq's `options`, which poolers refuse.
         connection.execute(_SESSION)
         connection.autocommit = False
@@ -167,6 +168,9 @@ class Postgres:
 
 POOL = 16
 """Connections that one control plane holds at most."""
+
+AGAIN = 0.5
+"""Seconds after a connection failed until the next one is tried."""
 
 _MIGRATING = 0x6B657966
 """The advisory lock of whoever brings the schema up to date."""
@@ -192,6 +196,34 @@ SELECT set_config('lock_timeout', '10s', false), set_config('statement_timeout',
             THEN set_config('synchronous_commit', 'on', false) END
 """
 """What was acknowledged is on the server's disk, whatever the server, the database or the role is set to."""
+
+
+def has_password(url: str) -> bool:
+    """True if the connection URI holds a password.
+
+    :raises SettingsError: if it is none.
+    """
+    return "password" in _said(url)
+
+
+def _said(url: str) -> dict[str, Any]:
+    """What a connection URI says, by libpq's names."""
+    try:
+        import psycopg
+        from psycopg.conninfo import conninfo_to_dict
+    except ImportError:
+        raise SettingsError(
+            "a store on PostgreSQL needs the extra `postgres`: pip install 'keyfront[postgres]'"
+        ) from None
+    try:
+        if not url.startswith(SCHEMES):
+            raise psycopg.ProgrammingError
+        return conninfo_to_dict(url)
+    except psycopg.Error:  # whose words may quote a piece of the password
+        raise SettingsError(
+            "the store's URL is not of the form postgresql://USER@HOST:PORT/DATABASE; "
+            "in its parts @ : / % are written %40 %3A %2F %25"
+        ) from None
 
 
 def cause(error: Exception) -> str:

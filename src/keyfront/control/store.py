@@ -28,7 +28,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from keyfront.control import schema
-from keyfront.control.database import Database, Postgres, Sqlite, cause
+from keyfront.control.database import SCHEMES, Database, Postgres, Sqlite, cause
 from keyfront.control.schema import audit as _audit
 from keyfront.control.schema import carried as _carried
 from keyfront.control.schema import counter as _counter
@@ -484,7 +484,7 @@ class Store:
         try:
             self._database: Database = (
                 Postgres(where, password_file)
-                if isinstance(where, str) and where.startswith(("postgresql://", "postgres://"))
+                if isinstance(where, str) and where.startswith(SCHEMES)
                 else Sqlite(Path(where))
             )
         except OSError as error:

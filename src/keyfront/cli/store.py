@@ -1,0 +1,78 @@
+"""Which store a command uses: `--store`, `--store-password-file` and their variables, and the file in the data folder
+without them.
+
+A password on a command line can be read by everybody on the machine, so there is none: it comes from the variable, from
+a file, or from where libpq looks (PGPASSWORD, ~/.pgpass).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from keyfront.errors import SettingsError
+
+if TYPE_CHECKING:
+    from keyfront.control.store import Store
+
+VARIABLE = "KEYFRONT_STORE"
+PASSWORD_FILE = "KEYFRONT_STORE_PASSWORD_FILE"  # noqa: S105 - a variable's name
+
+SECRETS = (VARIABLE, "PGPASSWORD", "KEYFRONT_ACCESS_KEY")
+"""Variables that hold secrets of the control plane, and are nothing to other processes."""
+
+
+def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the parameters `store` (see `checked`) and `store_password_file`."""
+    command = click.option(
+        "--store-password-file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        envvar=PASSWORD_FILE,
+        help=f"A file with PostgreSQL's password.  [env: {PASSWORD_FILE}]",
+    )(command)
+    return click.option(
+        "--store",
+        default="",
+        metavar="URL",
+        help=f"postgresql://USER@HOST/DATABASE instead of a file in the data folder.  [env: {VARIABLE}]",
+    )(command)
+
+
+def checked(store: str | None) -> str:
+    """What `--store` says; empty if it says nothing.
+
+    :raises SettingsError: if it is no URL of PostgreSQL's, or holds a password.
+    """
+    if store:
+        from keyfront.control.database import (
+            has_password,
+        )  # SQLAlchemy, for which `keyfront sign` must not wait
+
+        if has_password(store):
+            raise SettingsError(
+                "--store must not hold the password, which everybody on this machine could read: put the URL into "
+                f"{VARIABLE}, or the password into a file for --store-password-file"
+            )
+    return store or ""
+
+
+def located(store: str | None) -> str:
+    """The URL of the store that `--store` or the variable names; empty if it is the file in the data folder.
+
+    :raises SettingsError: see `checked`.
+    """
+    return checked(store) or os.environ.get(VARIABLE, "")
+
+
+def open_store(data: Path, store: str | None, password_file: Path | None) -> Store:
+    """The store of the data folder, or the one that the options or the variable name.
+
+    :raises SettingsError: if it cannot be opened.
+    """
+    from keyfront.control.store import Store
+
+    return Store(located(store) or data / "keyfront.db", password_file=password_file)
