@@ -36,7 +36,7 @@ logger = logging.getLogger("keyfront.edge")
 POLL = 0.05
 """Seconds between two looks at the feed; a look without news is one `stat`."""
 REPORT = 1.0
-"""Seconds between two reports without news, and between two looks at the certificates."""
+"""Seconds between two reports without news, and between two looks at certificates and credentials."""
 
 
 class TlsSettings(msgspec.Struct, frozen=True):
@@ -92,7 +92,8 @@ def run_worker(settings: WorkerSettings, on_ready: Callable[[], None], lifeline:
 
 
 class Follower:
-    """What a worker does besides answering: it obeys the feed in `data` and reports to it under its name."""
+    """What a worker does besides answering: it obeys the feed in `data` and reports to it under its name, and looks
+    after its operator's credentials for origins."""
 
     def __init__(self, edge: Edge, data: Path, name: str, connections: Callable[[], int]) -> None:
         self._edge = edge
@@ -142,8 +143,10 @@ class Follower:
             except TimeoutError:
                 pass
             due = clock() - reported >= REPORT
-            if due and besides is not None:
-                besides()
+            if due:
+                self._edge.access.poll()
+                if besides is not None:
+                    besides()
             if self.look() or due:
                 self.report()
                 reported = clock()
