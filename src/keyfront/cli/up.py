@@ -25,6 +25,7 @@ from keyfront.cli.settings import (
     size,
     suffix,
 )
+from keyfront.cli.store import SECRETS, checked, store_options
 from keyfront.cli.supervise import Child
 from keyfront.cli.tiers import edge_name, tiers, tiers_options
 from keyfront.errors import SettingsError
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     help="Folder of certificates and their keys, chosen by the name that a viewer asks for.",
 )
 @click.option("--control", default="127.0.0.1:8081", show_default=True, help="Where the API listens.")
+@store_options
 @click.option("--workers", type=click.IntRange(1, 256), help="Edge processes.  [default: one a core]")
 @click.option("--domain", default=SUFFIX, show_default=True, help="Suffix of the distributions' names.")
 @click.option(
@@ -82,6 +84,12 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, dir_okay=False),
     help="A MaxMind DB file to look countries up in.",
 )
+@click.option(
+    "--audit-reads/--no-audit-reads",
+    default=True,
+    show_default=True,
+    help="Record also calls of the API that only read.",
+)
 @click.option("--pop", default="KFR50-P1", show_default=True, help="Name of this edge location.")
 @click.option(
     "--cache-status", is_flag=True, help="Tell in Cache-Status what the cache did for each answer (RFC 9211)."
@@ -93,6 +101,8 @@ def up(
     tls: str | None,
     certificates: str | None,
     control: str,
+    store: str,
+    store_password_file: Path | None,
     workers: int | None,
     domain: str,
     trusted_proxies: str,
@@ -102,6 +112,7 @@ def up(
     origin_ca: str | None,
     origin_credentials: str | None,
     country_db: str | None,
+    audit_reads: bool,
     pop: str,
     cache_status: bool,
     feed: Path | None,
@@ -156,7 +167,16 @@ def up(
         feed=tier.feed,
         shield=tier.shield,
     )
-    api = ControlSettings(str(folder), control_host, control_port, suffix(domain))
+    api = ControlSettings(
+        str(folder),
+        control_host,
+        control_port,
+        suffix(domain),
+        audit_reads=audit_reads,
+        trusted_proxies=settings.trusted_proxies,
+        store=checked(store),
+        store_password_file=str(store_password_file.absolute()) if store_password_file else "",
+    )
     asyncio.run(_up(folder, settings, api, workers or len(os.sched_getaffinity(0))))
 
 
@@ -222,6 +242,7 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, work
                 worker.name,
                 _argv("edge-worker", msgspec.json.encode(worker)),
                 lambda name=worker.name: feed.remove_report(name),  # type: ignore[misc]
+                without=SECRETS,
             )
         )
     try:
