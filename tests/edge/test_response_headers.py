@@ -456,10 +456,10 @@ async def test_on_errors_of_the_origin_and_of_the_edge(origin: ScriptedOrigin) -
         seen = await house.get("/no", headers=asked)
         assert (seen.status, seen.body, told(seen, *names)) == (200, b"sorry", expected)
     blocked = msgspec.structs.replace(paged, geo=Geo("whitelist", ("JP",)), error_responses=())
-    async with EdgeHouse(under(msgspec.structs.replace(snapshot, distributions=(blocked,)), rule)) as house:
-        house.edge.country = lambda address: "DE"  # type: ignore[method-assign]
+    snapshot = msgspec.structs.replace(snapshot, distributions=(blocked,))
+    async with EdgeHouse(under(snapshot, rule), trusted=("127.0.0.0/8",)) as house:
         for _ in range(2):
-            seen = await house.get("/a", headers=asked)
+            seen = await house.get("/a", headers=[*asked, ("X-Forwarded-For", "8.8.8.8")])
             assert (seen.status, told(seen, *names)) == (403, {})
 
 
