@@ -2,13 +2,15 @@
 
 The provider is looked for in the folder TF_PLUGIN_DIR, as `terraform init -plugin-dir` takes it, and in the usual
 places. Each `terraform` command costs some ten seconds of the machine, nearly all of it the provider's own start; so
-both examples go through their lives as modules of one root. With `--long` each does so as its users run it.
+both examples go through their lives as modules of one root. With `--long` each does so as its users run it, and so
+does all else that the provider knows of what Keyfront has (terraform/every.tf).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -329,21 +331,30 @@ def left(up: Up) -> dict[str, Any]:
         "identities": client.list_cloud_front_origin_access_identities()[
             "CloudFrontOriginAccessIdentityList"
         ],
+        "controls": client.list_origin_access_controls()["OriginAccessControlList"],
+        "cache policies": client.list_cache_policies(Type="custom")["CachePolicyList"],
+        "request policies": client.list_origin_request_policies(Type="custom")["OriginRequestPolicyList"],
+        "response policies": client.list_response_headers_policies(Type="custom")[
+            "ResponseHeadersPolicyList"
+        ],
     }
     return {name: found["Items"] for name, found in lists.items() if found["Quantity"]}
 
 
-# -- each by itself, as its users run it ---------------------------------------------------------------------------
+# -- what takes minutes ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def long(pytestconfig: pytest.Config) -> None:
+    if not pytestconfig.getoption("long"):
+        pytest.skip("takes minutes: run with --long")
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.usefixtures("long")
 @pytest.mark.parametrize("example", ["environments", "media"])
-def test_an_example_by_itself(
-    example: str, app: int, keys: Keys, tmp_path: Path, pytestconfig: pytest.Config
-) -> None:
+def test_an_example_by_itself(example: str, app: int, keys: Keys, tmp_path: Path) -> None:
     """With the waits: Terraform looks half a minute after a change for the first time whether it is deployed."""
-    if not pytestconfig.getoption("long"):
-        pytest.skip("takes minutes: run with --long")
     folder = tmp_path / example
     shutil.copytree(EXAMPLES / example, folder, ignore=shutil.ignore_patterns(".terraform*"))
     said: dict[str, Any] = {"keys": str(keys.folder)}
@@ -362,6 +373,55 @@ def test_an_example_by_itself(
         rotated = "dev-staff" if example == "environments" else "primary"
         keys.make(rotated)
         assert "1 added" in terraform.apply(**said)
+        terraform.unchanged(**said)
+        terraform.destroy(**said)
+        assert left(up) == {}
+
+
+FLAGS = """
+terraform {
+  required_providers {
+    aws = { source = "hashicorp/aws" }
+  }
+}
+
+provider "aws" {
+  region                      = "eu-west-1"
+  skip_credentials_validation = true
+  skip_requesting_account_id  = true
+  skip_metadata_api_check     = true
+  endpoints {
+    cloudfront = var.endpoint
+  }
+}
+"""
+"""How a provider is told to ask nobody who it is."""
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("long")
+def test_every_resource_and_data_source(keys: Keys, tmp_path: Path) -> None:
+    folder = tmp_path / "every"
+    folder.mkdir()
+    (folder / "provider.tf").write_text(FLAGS)
+    shutil.copy(Path(__file__).parent / "terraform" / "every.tf", folder)
+    said: dict[str, Any] = {"keys": str(keys.folder)}
+    with Up(tmp_path / "data", workers=1) as up:
+        terraform = Terraform(folder, up)
+        terraform.init()
+        assert "11 added" in terraform.apply(**said)
+        terraform.unchanged(**said)
+        said |= {"comment": "second", "enabled": False}
+        assert "0 added, 8 changed, 0 destroyed" in terraform.apply(**said)
+        terraform.unchanged(**said)
+        for address in terraform.run("state", "list").split():
+            if not address.startswith("data."):
+                shown = terraform.run("state", "show", address)
+                id_ = re.search(r'^ *id +=\s*"([^"]+)"$', shown, re.MULTILINE)
+                assert id_ is not None
+                terraform.run("state", "rm", address)
+                terraform.run("import", "-input=false", address, id_[1], **said)
+        terraform.apply(**said)  # what an import cannot tell, such as wait_for_deployment
         terraform.unchanged(**said)
         terraform.destroy(**said)
         assert left(up) == {}

@@ -13,12 +13,9 @@ terraform {
 provider "aws" {
   region = "us-east-1"
 
+  # The provider asks STS who it is before anything else; Keyfront answers that, too.
   endpoints {
     cloudfront = var.endpoint
+    sts        = var.endpoint
   }
-
-  # There is nothing but CloudFront at the endpoint.
-  skip_credentials_validation = true
-  skip_requesting_account_id  = true
-  skip_metadata_api_check     = true
 }
