@@ -6,6 +6,8 @@ import sys
 
 import click
 
+from keyfront.cli.access import access
+from keyfront.cli.audit import audit
 from keyfront.cli.declared import apply, plan_command
 from keyfront.cli.sign import explain, key, sign, sign_cookies
 from keyfront.cli.up import control_process, edge_worker, up
@@ -18,7 +20,19 @@ def keyfront() -> None:
     """A private-content CDN that you run yourself and that speaks CloudFront."""
 
 
-for command in (up, sign, sign_cookies, explain, key, plan_command, apply, edge_worker, control_process):
+for command in (
+    up,
+    sign,
+    sign_cookies,
+    explain,
+    key,
+    plan_command,
+    apply,
+    access,
+    audit,
+    edge_worker,
+    control_process,
+):
     keyfront.add_command(command)
 
 

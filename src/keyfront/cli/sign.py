@@ -29,7 +29,7 @@ from keyfront.signing.verify import KeyRing
 _SPAN = re.compile(r"(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 
-class _MomentType(click.ParamType[Moment]):
+class MomentType(click.ParamType[Moment]):
     """A duration (`90s`, `1h30m`, `7d`), an ISO 8601 time with its zone, or epoch seconds."""
 
     name = "1h|ISO|EPOCH"
@@ -82,7 +82,7 @@ class _KeyFile(click.ParamType[tuple[str, PublicKey]]):
             self.fail(f"{path}: {error}", param, ctx)
 
 
-_MOMENT = _MomentType()
+_MOMENT = MomentType()
 _KEY_FILE = _KeyFile()
 _FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 

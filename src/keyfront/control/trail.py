@@ -34,7 +34,7 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """A row, and its record decoded."""
+    """A row, and its record decoded; empty if somebody has made it unreadable."""
 
     row: AuditRow
     record: dict[str, Any]
@@ -51,9 +51,10 @@ def search(store: Store, wanted: Wanted, *, newest_first: bool = False) -> Itera
     while True:
         page = query if last is None else query.where(number < last if newest_first else number > last)
         with store.read() as transaction:
-            rows = [AuditRow(*row) for row in transaction.connection.execute(page.limit(PAGE))]
+            found = transaction.connection.execute(page.limit(PAGE))
+            rows = [AuditRow(number_, _bytes(record), digest) for number_, record, digest in found]
         for row in rows:
-            record = msgspec.json.decode(row.record)
+            record = _decoded(row)
             if _fits(record, wanted):
                 yield Found(row, record)
         if len(rows) < PAGE:
@@ -79,11 +80,24 @@ def _clauses(wanted: Wanted) -> Iterator[sa.ColumnElement[bool]]:
         yield _audit.c.error != ""
 
 
+def _bytes(record: Any) -> bytes:
+    """A record as it was written, or as somebody has changed it: SQLite keeps whatever type it is given."""
+    return record if isinstance(record, bytes) else str(record).encode()
+
+
+def _decoded(row: AuditRow) -> dict[str, Any]:
+    try:
+        found = msgspec.json.decode(row.record, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return {}
+    return found if isinstance(found.get("userIdentity"), dict) else {}
+
+
 def _fits(record: dict[str, Any], wanted: Wanted) -> bool:
     """What no column tells."""
-    if wanted.writes and record["readOnly"]:
+    if wanted.writes and record.get("readOnly"):
         return False
-    who = record["userIdentity"]
+    who = record.get("userIdentity") or {}
     names = (who.get("userName"), who.get("arn"), who.get("accessKeyId"), who.get("type"))
     return not wanted.user or wanted.user in names
 
@@ -128,11 +142,11 @@ def follow(rows: Iterable[AuditRow], expect: str = "") -> Verdict:
     head: AuditRow | None = None
     met = _meets(head, expect)
     for row in rows:
-        right = following(head, row.record)
+        right = following(head, _bytes(row.record))
         if row.number != right.number:
             fault = f"record {right.number} is missing: record {row.number} follows"
             return Verdict(right.number - 1, right_digest(head), fault, met)
-        if row.digest != right.digest:
+        if row != right:
             fault = f"record {row.number} is not what was written, or one before it is missing"
             return Verdict(right.number - 1, right_digest(head), fault, met)
         head = row

@@ -1,0 +1,436 @@
+"""`keyfront access`: users, their access keys, and what they may do.
+
+The commands work on an installation's store, whether the control plane runs or not; a running one obeys within a
+second. The words are those of `aws iam`.
+"""
+
+from __future__ import annotations
+
+import functools
+import getpass
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import click
+
+from keyfront.cli.installation import opened, options
+from keyfront.cli.settings import ACCOUNT
+from keyfront.errors import ApiError, SettingsError
+
+if TYPE_CHECKING:
+    from keyfront.control.users import Key, Register, User
+
+
+@contextmanager
+def _register(data: Path | None, store: str | None, store_password_file: Path | None) -> Iterator[Register]:
+    from keyfront.control.credentials import load
+    from keyfront.control.sealing import sealer
+    from keyfront.control.users import Register
+
+    with opened(data, store, store_password_file) as (folder, found):
+        file = folder / "credentials"
+        taken = [caller.name for caller, _ in load(file, ACCOUNT)] if file.exists() else []
+        yield Register(
+            found,
+            ACCOUNT,
+            lambda: sealer(folder, os.environ, make=not found.shared),
+            by=f"keyfront access, {_login()}",
+            clock=time.time,
+            taken=taken,
+        )
+
+
+def _login() -> str:
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}@{socket.gethostname()}"
+
+
+def _command(group: click.Group, name: str) -> Callable[[Callable[..., None]], click.Command]:
+    """A command of `group` whose first argument is the register of the installation."""
+
+    def made(function: Callable[..., None]) -> click.Command:
+        @functools.wraps(function)
+        def run(data: Path | None, store: str | None, store_password_file: Path | None, **said: Any) -> None:
+            with _register(data, store, store_password_file) as register:
+                function(register, **said)
+
+        command: click.Command = group.command(name)(options(run))
+        return command
+
+    return made
+
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+
+@click.group()
+def access() -> None:
+    """Who may call the control plane, and what each may do."""
+
+
+# ---- users
+
+
+@access.group()
+def user() -> None:
+    """Users: people and programs that sign calls with access keys of their own."""
+
+
+@_command(user, "create")
+@click.argument("name")
+@click.option(
+    "--role", "roles", multiple=True, metavar="NAME", help="A role or a policy to begin with; repeatable."
+)
+@click.option("--key", "with_key", is_flag=True, help="Make an access key as well, and print it.")
+def user_create(register: Register, name: str, roles: tuple[str, ...], with_key: bool) -> None:
+    """Create a user. Without a role or a policy it may do nothing.
+
+    \b
+        keyfront access user create ci --role key-manager --key
+    """
+    made = register.create_user(name, roles)
+    _say(f"user {made.name} is created{_with(made)}")
+    if with_key:
+        _print_key(*register.create_key(name), as_json=False)
+
+
+@_command(user, "list")
+@_JSON
+def user_list(register: Register, as_json: bool) -> None:
+    """List the users, with their policies and the use of their keys."""
+    found, keys = register.users(), register.keys()
+    if as_json:
+        _print_json([_user_json(one, [key for key in keys if key.owner == one.name]) for one in found])
+        return
+    _table(
+        ("user", "policies", "access keys", "last used"),
+        [
+            (
+                one.name,
+                ", ".join(one.policies) or "none",
+                str(sum(key.owner == one.name for key in keys)),
+                _when(max((key.used or 0 for key in keys if key.owner == one.name), default=0) or None),
+            )
+            for one in found
+        ],
+    )
+
+
+@_command(user, "delete")
+@click.argument("name")
+@click.option("--with-keys", is_flag=True, help="Revoke the user's access keys as well.")
+def user_delete(register: Register, name: str, with_keys: bool) -> None:
+    """Delete a user. One that has access keys is kept unless --with-keys is given."""
+    register.delete_user(name, with_keys=with_keys)
+    _say(f"user {name} is deleted")
+
+
+# ---- access keys
+
+
+@access.group()
+def key() -> None:
+    """Access keys. A user has at most two, so that one can take the other's place."""
+
+
+@_command(key, "create")
+@click.argument("user")
+@_JSON
+def key_create(register: Register, user: str, as_json: bool) -> None:
+    """Make an access key for a user and print it. The secret is shown this once.
+
+    It comes in the form of a profile, so that it can go into a file for AWS_SHARED_CREDENTIALS_FILE as it is.
+    """
+    _print_key(*register.create_key(user), as_json=as_json)
+
+
+@_command(key, "list")
+@click.argument("user", default="")
+@_JSON
+def key_list(register: Register, user: str, as_json: bool) -> None:
+    """List the access keys of a user, or all."""
+    found = register.keys(user)
+    if as_json:
+        _print_json([_key_json(one) for one in found])
+        return
+    _table(
+        ("access key", "user", "status", "created", "last used"),
+        [(one.id, one.owner, _status(one), _when(one.created), _when(one.used)) for one in found],
+    )
+
+
+@_command(key, "rotate")
+@click.argument("user")
+@_JSON
+def key_rotate(register: Register, user: str, as_json: bool) -> None:
+    """Make a second access key for a user that has one. Both work until the old one is revoked."""
+    new, secret, old = register.rotate_key(user)
+    _print_key(new, secret, as_json=as_json)
+    used = f"last used {_when(old.used)}" if old.used else "never used"
+    _say(
+        f"{old.id} ({used}) works on. When nothing uses it any more (keyfront access key list {user}): "
+        f"keyfront access key revoke {old.id}"
+    )
+
+
+@_command(key, "revoke")
+@click.argument("access_key_id")
+def key_revoke(register: Register, access_key_id: str) -> None:
+    """Revoke an access key for good: calls signed with it are refused within a second."""
+    gone = register.delete_key(access_key_id)
+    _say(f"{gone.id} of {gone.owner} is revoked")
+
+
+@_command(key, "disable")
+@click.argument("access_key_id")
+def key_disable(register: Register, access_key_id: str) -> None:
+    """Let an access key rest: calls signed with it are refused until it is enabled again."""
+    found = register.set_active(access_key_id, active=False)
+    _say(f"{found.id} of {found.owner} is disabled")
+
+
+@_command(key, "enable")
+@click.argument("access_key_id")
+def key_enable(register: Register, access_key_id: str) -> None:
+    """Take an access key into use again."""
+    found = register.set_active(access_key_id, active=True)
+    _say(f"{found.id} of {found.owner} is enabled")
+
+
+# ---- policies
+
+
+@access.group()
+def policy() -> None:
+    """Policies, IAM's JSON documents, and the roles that come with Keyfront."""
+
+
+@_command(policy, "put")
+@click.argument("name")
+@click.argument("file", type=click.File(encoding="utf-8"))
+def policy_put(register: Register, name: str, file: TextIO) -> None:
+    """Store the policy in FILE (- is standard input) under NAME, in the place of one of that name."""
+    try:
+        text = file.read()
+    except UnicodeDecodeError:
+        raise SettingsError(f"{file.name} is no text in UTF-8") from None
+    found = register.put_policy(name, text)
+    _say(f"policy {name} is stored")
+    for note in found.notes:
+        _say(f"note: {note}")
+
+
+@_command(policy, "list")
+@_JSON
+def policy_list(register: Register, as_json: bool) -> None:
+    """List the roles and the policies, and who has them."""
+    from keyfront.control.roles import ROLES
+
+    users, own = register.users(), register.documents()
+    rows = [(name, "role", None) for name in ROLES] + [(one.name, "policy", one.modified) for one in own]
+    if as_json:
+        _print_json(
+            [
+                {
+                    "PolicyName": name,
+                    "Kind": kind,
+                    "Users": [one.name for one in users if name in one.policies],
+                }
+                for name, kind, _ in rows
+            ]
+        )
+        return
+    _table(
+        ("policy", "kind", "changed", "users"),
+        [
+            (
+                name,
+                kind,
+                _when(at) if at else "",
+                ", ".join(one.name for one in users if name in one.policies),
+            )
+            for name, kind, at in rows
+        ],
+    )
+
+
+@_command(policy, "show")
+@click.argument("name")
+def policy_show(register: Register, name: str) -> None:
+    """Print a policy's document, or a role's."""
+    from keyfront.control.roles import DOCUMENTS
+
+    if name in DOCUMENTS:
+        _print_json(DOCUMENTS[name])
+        return
+    for one in register.documents():
+        if one.name == name:
+            click.echo(one.text.rstrip("\n"))
+            return
+    raise ApiError("NoSuchEntity", f"There is no policy or role {name}.", 404)
+
+
+@_command(policy, "delete")
+@click.argument("name")
+def policy_delete(register: Register, name: str) -> None:
+    """Delete a policy that nobody has."""
+    register.delete_policy(name)
+    _say(f"policy {name} is deleted")
+
+
+@_command(policy, "attach")
+@click.argument("name")
+@click.argument("user")
+def policy_attach(register: Register, name: str, user: str) -> None:
+    """Give a user a policy or a role."""
+    found = register.attach(name, user)
+    _say(f"user {found.name} has now{_with(found)}")
+
+
+@_command(policy, "detach")
+@click.argument("name")
+@click.argument("user")
+def policy_detach(register: Register, name: str, user: str) -> None:
+    """Take a policy or a role from a user."""
+    found = register.detach(name, user)
+    _say(f"user {found.name} has now{_with(found)}")
+
+
+@_command(access, "simulate")
+@click.argument("user")
+@click.argument("action")
+@click.argument("resource", default="*")
+@click.option("--source-ip", default="", metavar="ADDRESS", help="Where the call comes from.")
+@click.option(
+    "--resource-tag", "resource_tags", multiple=True, metavar="KEY=VALUE", help="A tag that it has."
+)
+@click.option(
+    "--request-tag", "request_tags", multiple=True, metavar="KEY=VALUE", help="A tag that it is given."
+)
+def simulate(
+    register: Register,
+    user: str,
+    action: str,
+    resource: str,
+    source_ip: str,
+    resource_tags: tuple[str, ...],
+    request_tags: tuple[str, ...],
+) -> None:
+    """Say whether a user may do ACTION to RESOURCE (an ARN), and which policy decides. Exit status 1: no.
+
+    \b
+        keyfront access simulate ci cloudfront:UpdateKeyGroup arn:aws:cloudfront::000000000000:key-group/ID
+    """
+    from keyfront.control import guard, iam
+    from keyfront.control.call import Call, Caller
+    from keyfront.control.credentials import user_arn
+
+    found = next((one for one in register.users() if one.name == user), None)
+    policies = register.policies_of(user)  # which raises, if there is no such user
+    asked = action if ":" in action else f"cloudfront:{action}"
+    known = {name.lower(): name for name in iam.actions()}
+    name = known.get(asked.partition(":")[2].lower())
+    if name is None or not asked.lower().startswith("cloudfront:"):
+        raise SettingsError(f"CloudFront has no action {action!r}")
+    caller = Caller("", user_arn(ACCOUNT, user), ACCOUNT, found.id if found else "")
+    call = Call(name, {}, caller, source_ip, "", "", time.time())
+    circumstances = guard.circumstances(call, _pairs(resource_tags), _pairs(request_tags))
+    question = iam.Asked(f"cloudfront:{name}", resource, circumstances)
+    decision = iam.evaluate(policies, question)
+    if decision.allowed:
+        click.echo(f"allowed by {decision.policy} ({decision.statement})")
+        return
+    click.echo(
+        f"denied by {decision.policy} ({decision.statement})"
+        if decision.policy
+        else "denied: no policy allows it"
+    )
+    sys.exit(1)
+
+
+# ---- what is printed
+
+
+def _print_key(made: Key, secret: str, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(_key_json(made) | {"SecretAccessKey": secret})
+        return
+    click.echo(f"[{made.owner}]\naws_access_key_id = {made.id}\naws_secret_access_key = {secret}")
+
+
+def _user_json(one: User, keys: list[Key]) -> dict[str, Any]:
+    return {
+        "UserName": one.name,
+        "UserId": one.id,
+        "CreateDate": _iso(one.created),
+        "Policies": list(one.policies),
+        "AccessKeys": [_key_json(key) for key in keys],
+    }
+
+
+def _key_json(one: Key) -> dict[str, Any]:
+    return {
+        "UserName": one.owner,
+        "AccessKeyId": one.id,
+        "Status": "Active" if one.active else "Inactive",
+        "CreateDate": _iso(one.created),
+        "LastUsedDate": _iso(one.used) if one.used else None,
+    }
+
+
+def _pairs(texts: tuple[str, ...]) -> list[tuple[str, str]]:
+    found = []
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise SettingsError(f"{text!r} is not of the form KEY=VALUE")
+        found.append((name, value))
+    return found
+
+
+def _status(one: Key) -> str:
+    return "active" if one.active else "disabled"
+
+
+def _with(one: User) -> str:
+    return (
+        f": {', '.join(one.policies)}"
+        if one.policies
+        else ", and may do nothing until it has a role or a policy"
+    )
+
+
+def _when(seconds: float | None) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M") if seconds else "never"
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2))
+
+
+def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """In columns, one line a row, so that grep and awk can read it."""
+    if not rows:
+        _say("none")
+        return
+    widths = [max(len(row[number]) for row in (heads, *rows)) for number in range(len(heads))]
+    for row in (heads, *rows):
+        click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())

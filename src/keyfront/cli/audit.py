@@ -1,0 +1,248 @@
+"""`keyfront audit`: what was done through the control plane, by whom, and whether the record of it is whole."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from keyfront.cli.installation import opened, options
+from keyfront.cli.sign import MomentType
+from keyfront.errors import SettingsError
+
+if TYPE_CHECKING:
+    from keyfront.control.trail import Found, Verdict, Wanted
+
+_MOMENT = MomentType()
+
+
+@click.group()
+def audit() -> None:
+    """The audit log: each call of the API as a record in CloudTrail's shape."""
+
+
+def _filters(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--writes", is_flag=True, help="Only calls that change something."),
+        click.option("--errors", is_flag=True, help="Only calls that were refused or failed."),
+        click.option(
+            "--resource", default="", metavar="ID", help="Only what was done to it; an id or an ARN."
+        ),
+        click.option(
+            "--event", default="", metavar="NAME", help="Only this operation, such as UpdateKeyGroup."
+        ),
+        click.option(
+            "--user", default="", metavar="NAME", help="Only this user; a name, an ARN or an access key id."
+        ),
+        click.option("--until", type=_MOMENT, help="Only before then."),
+        click.option("--since", type=_MOMENT, help="Only since then: 2h or 7d ago, or a time with its zone."),
+    ):
+        command = option(command)
+    return command
+
+
+def _wanted(since: Any, until: Any, **said: Any) -> Wanted:
+    from keyfront.control.trail import Wanted
+
+    now = time.time()
+    return Wanted(since=_ago(since, now), until=_ago(until, now), **said)
+
+
+def _ago(moment: Any, now: float) -> float | None:
+    if isinstance(moment, timedelta):
+        return now - moment.total_seconds()
+    return moment.timestamp() if isinstance(moment, datetime) else moment
+
+
+@audit.command("list")
+@options
+@_filters
+@click.option(
+    "--limit", "-n", type=click.IntRange(1), default=100, show_default=True, help="The newest so many."
+)
+@click.option("--json", "as_json", is_flag=True, help="The records themselves, one a line.")
+def list_(
+    data: Path | None,
+    store: str | None,
+    store_password_file: Path | None,
+    limit: int,
+    as_json: bool,
+    **said: Any,
+) -> None:
+    """List the newest records, oldest first.
+
+    \b
+        keyfront audit list --since 1d --user ci --errors
+    """
+    import itertools
+
+    from keyfront.control.trail import search
+
+    with opened(data, store, store_password_file) as (_, found):
+        newest = list(itertools.islice(search(found, _wanted(**said), newest_first=True), limit))
+    for one in reversed(newest):
+        click.echo(one.row.record.decode() if as_json else _line(one))
+
+
+_NAMED = ("id", "resource", "distributionId", "keyGroupId", "accessKeyId", "userName", "policyName")
+
+
+def _line(found: Found) -> str:
+    record = found.record
+    try:
+        who, error = record["userIdentity"], record.get("errorCode")
+        words: tuple[str, ...] = (
+            record["eventTime"],
+            who.get("userName") or who["type"].lower(),
+            record["sourceIPAddress"] or "-",
+            record["eventName"],
+            _subject(record),
+            f"{error}: {record['errorMessage']}" if error else "ok",
+        )
+    except (KeyError, AttributeError):  # not what was written
+        words = ("cannot be read: run keyfront audit verify",)
+    text = " ".join((str(found.row.number), *words))
+    # Whoever is recorded chose some of the texts: none may move the cursor of who reads them.
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
+    )
+
+
+def _subject(record: dict[str, Any]) -> str:
+    """What the call was about, or what it made."""
+    named = record.get("requestParameters") or {}
+    for name in _NAMED:
+        if name in named:
+            return str(named[name])
+    made = record.get("responseElements") or {}
+    return next((str(one["id"]) for one in made.values() if isinstance(one, dict) and "id" in one), "-")
+
+
+@audit.command()
+@options
+@click.option(
+    "--expect", default="", metavar="ANCHOR", help="What an earlier verify printed: it must still be there."
+)
+@click.option(
+    "--file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A whole log exported as jsonl, in the place of the store's.",
+)
+def verify(
+    data: Path | None, store: str | None, store_password_file: Path | None, expect: str, file: Path | None
+) -> None:
+    """Follow the log's chain of digests from the first record to the last. Exit status 1: it is broken.
+
+    The last line printed is the anchor. Keep it where nobody can change it who can change the log, and give it as
+    --expect next time: so it is noticed, too, if the newest records are taken away, or the whole log is written anew.
+    """
+    from keyfront.control import trail
+
+    if expect:
+        _check_anchor(expect)
+    if file is not None:
+        if not expect:
+            raise SettingsError(
+                "an exported log holds no digests: give the anchor that it must lead to (--expect)"
+            )
+        with _reading(file) as lines:
+            _judge(trail.follow(trail.exported(lines), expect), expect)
+        return
+    with opened(data, store, store_password_file) as (_, found):
+        _judge(trail.verify(found, expect), expect)
+
+
+def _check_anchor(text: str) -> None:
+    number, colon, digest = text.rpartition(":")
+    is_digest = len(digest) == 64 and set(digest.lower()) <= set("0123456789abcdef")
+    if not is_digest or (colon and not (number.isascii() and number.isdigit())):
+        raise SettingsError(
+            f"{text!r} is no anchor: NUMBER:DIGEST as `keyfront audit verify` prints it, or DIGEST"
+        )
+
+
+def _judge(verdict: Verdict, expect: str) -> None:
+    if verdict.fault:
+        click.echo(f"broken: {verdict.fault}", err=True)
+        if verdict.count:
+            click.echo(f"the {verdict.count} records before it are whole", err=True)
+        sys.exit(1)
+    if expect and not verdict.expected:
+        click.echo(
+            f"broken: the log does not hold {expect}: records were taken away, or it was written anew",
+            err=True,
+        )
+        sys.exit(1)
+    click.echo(f"{verdict.count} records, each as it was written", err=True)
+    click.echo(verdict.anchor)
+
+
+@audit.command()
+@options
+@_filters
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["jsonl", "cloudtrail"]),
+    default="jsonl",
+    show_default=True,
+    help="A record a line, or CloudTrail's log file.",
+)
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A file, compressed if its name ends with .gz.  [default: standard output]",
+)
+def export(
+    data: Path | None,
+    store: str | None,
+    store_password_file: Path | None,
+    form: str,
+    output: Path | None,
+    **said: Any,
+) -> None:
+    """Write the records to a file, oldest first, for tools that read CloudTrail's or for safe keeping."""
+    from keyfront.control.trail import search
+
+    with opened(data, store, store_password_file) as (_, found):
+        records = (one.row.record for one in search(found, _wanted(**said)))
+        if output is None:
+            _write(sys.stdout.buffer, records, form)
+            return
+        temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                if output.name.endswith(".gz"):
+                    with gzip.GzipFile(filename="", fileobj=file, mode="wb") as packed:
+                        _write(packed, records, form)
+                else:
+                    _write(file, records, form)
+            os.replace(temporary, output)
+        except OSError as error:
+            raise SettingsError(f"{output} cannot be written: {error.strerror}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _write(file: Any, records: Iterable[bytes], form: str) -> None:
+    if form == "jsonl":
+        for record in records:
+            file.write(record + b"\n")
+        return
+    file.write(b'{"Records":[')
+    for number, record in enumerate(records):
+        file.write((b"," if number else b"") + record)
+    file.write(b"]}\n")
+
+
+def _reading(file: Path) -> IO[bytes] | gzip.GzipFile:
+    return gzip.open(file, "rb") if file.name.endswith(".gz") else file.open("rb")
