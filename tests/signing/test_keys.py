@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -315,7 +316,7 @@ def test_signs_and_verifies_as_openssl_does(name: str, hash_name: HashName, tmp_
 
 
 def test_agrees_with_cryptography_s_own_verification() -> None:
-    """RSA is verified here by recovering the DigestInfo; cryptography's verify is the judge."""
+    """RSA is verified by AWS-LC, or by recovering the DigestInfo; cryptography's verify is the judge."""
     data = b"policy"
     pairs: tuple[tuple[HashName, hashes.HashAlgorithm], ...] = (
         ("SHA1", hashes.SHA1()),
@@ -327,12 +328,30 @@ def test_agrees_with_cryptography_s_own_verification() -> None:
         assert PUBLIC["rsa"].verify(data, signature, hash_name)
 
 
+SHA1_INFO = bytes.fromhex("3021300906052b0e03021a05000414") + hashlib.sha1(b"policy").digest()
+
+
+def test_an_uncommon_exponent_is_openssls() -> None:
+    """AWS-LC takes none beyond 33 bits. What it does not take must not be refused as a forgery."""
+    primes = RSA.private_numbers()
+    exponent = next(
+        e for e in range((1 << 33) + 1, 1 << 34, 2) if math.gcd(e, (primes.p - 1) * (primes.q - 1)) == 1
+    )
+    d = pow(exponent, -1, math.lcm(primes.p - 1, primes.q - 1))
+    public = rsa.RSAPublicNumbers(exponent, primes.public_numbers.n)
+    key = PublicKey(public.public_key())
+    encoded = b"\0\1" + b"\xff" * (256 - 3 - 35) + b"\0" + SHA1_INFO
+    signature = pow(int.from_bytes(encoded, "big"), d, public.n).to_bytes(256, "big")
+    assert key.verify(b"policy", signature, "SHA1")
+    assert not key.verify(b"policy", signature, "SHA256")
+    assert not key.verify(b"policies", signature, "SHA1")
+    assert not key.verify(b"policy", signature[::-1], "SHA1")
+    assert not key.verify(b"policy", b"\0" + signature, "SHA1")
+
+
 def _raw_rsa(encoded: bytes) -> bytes:
     numbers = RSA.private_numbers()
     return pow(int.from_bytes(encoded, "big"), numbers.d, numbers.public_numbers.n).to_bytes(256, "big")
-
-
-SHA1_INFO = bytes.fromhex("3021300906052b0e03021a05000414") + hashlib.sha1(b"policy").digest()
 
 
 @pytest.mark.parametrize(

@@ -5,18 +5,21 @@ CloudFront knows two kinds of key, RSA of 2048 bits and ECDSA on P-256, and sign
 SHA-256. RSA signatures are RSASSA-PKCS1-v1_5, ECDSA ones are ASN.1 DER.
 
 Some systems (RHEL 9, Fedora 41 and later) forbid OpenSSL to use SHA-1 in a signature, yet links signed with
-SHA-1 are what most clients still make. So the hash is always taken here, by hashlib, and OpenSSL is handed
-only what such a policy does not look at: for RSA the bare public-key operation, whose result is compared
-with the whole expected DigestInfo (which is also how it is fastest), for ECDSA the digest.
+SHA-1 are what most clients still make. So the hash is always taken here, by hashlib, and signatures are
+verified by AWS-LC (awscrt), which knows no such policy and is the fastest at it. What AWS-LC does not take,
+an RSA key with an uncommon exponent, goes to OpenSSL as what a policy does not look at: the bare public-key
+operation, whose result is compared with the whole expected DigestInfo.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, cast
 
@@ -61,6 +64,7 @@ def cf_b64decode(text: str) -> bytes:
 # Signatures
 
 _PKCS1 = padding.PKCS1v15()
+_DER = serialization.Encoding.DER
 # RFC 8017 §9.2 note 1: the DER of DigestInfo up to the digest itself.
 _DIGEST_INFO: dict[str, bytes] = {
     "SHA1": bytes.fromhex("3021300906052b0e03021a05000414"),
@@ -77,6 +81,36 @@ def digest(data: bytes, hash_name: HashName) -> bytes:
     return hashlib.sha256(data).digest()
 
 
+_Verifier = Callable[[bytes, bytes, HashName], bool]
+
+
+def _verifier(key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> _Verifier:
+    """What tells whether a signature is this key's over a digest."""
+    from awscrt.crypto import EC, RSA, RSASignatureAlgorithm
+
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        curve = EC.new_key_from_der_data(
+            key.public_bytes(_DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        )
+        return lambda hashed, signature, hash_name: curve.verify(hashed, signature)
+    try:
+        modulus = RSA.new_public_key_from_der_data(key.public_bytes(_DER, serialization.PublicFormat.PKCS1))
+    except RuntimeError:
+        return functools.partial(_compared, key)
+    by_name = {"SHA1": RSASignatureAlgorithm.PKCS1_5_SHA1, "SHA256": RSASignatureAlgorithm.PKCS1_5_SHA256}
+    return lambda hashed, signature, hash_name: modulus.verify(by_name[hash_name], hashed, signature)
+
+
+def _compared(key: rsa.RSAPublicKey, hashed: bytes, signature: bytes, hash_name: HashName) -> bool:
+    """RSASSA-PKCS1-v1_5 by comparison of the whole encoded message (RFC 8017 §8.2.2): OpenSSL checks the padding,
+    which must fill all that the DigestInfo leaves, and nothing may trail."""
+    try:
+        encoded = key.recover_data_from_signature(signature, _PKCS1, None)
+    except InvalidSignature:
+        return False
+    return len(signature) == 256 and encoded == _DIGEST_INFO[hash_name] + hashed
+
+
 class PublicKey:
     """A public key that CloudFront would take: RSA-2048 or ECDSA P-256. Never changes.
 
@@ -84,12 +118,13 @@ class PublicKey:
     are the same key exactly if their fingerprints are equal.
     """
 
-    __slots__ = ("_key", "algorithm", "fingerprint", "pem")
+    __slots__ = ("_key", "_verifier", "algorithm", "fingerprint", "pem")
 
     def __init__(self, key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> None:
         """:raises KeyLoadError: if `key` is of a kind or size that CloudFront does not take."""
         self.algorithm: Algorithm = _algorithm_of(key)
         self._key = key
+        self._verifier: _Verifier | None = None
         der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
         self.fingerprint = hashlib.sha256(der).hexdigest()
         self.pem = key.public_bytes(
@@ -98,20 +133,9 @@ class PublicKey:
 
     def verify(self, data: bytes, signature: bytes, hash_name: HashName) -> bool:
         """Whether `signature` is this key's over `data`."""
-        hashed = digest(data, hash_name)
-        key = self._key
-        try:
-            if isinstance(key, rsa.RSAPublicKey):
-                # RSASSA-PKCS1-v1_5 by comparison of the whole encoded message (RFC 8017 §8.2.2): OpenSSL
-                # checks the padding, which must fill all that the DigestInfo leaves, and nothing may trail.
-                return len(signature) == 256 and (
-                    key.recover_data_from_signature(signature, _PKCS1, None)
-                    == _DIGEST_INFO[hash_name] + hashed
-                )
-            key.verify(signature, hashed, _ECDSA[hash_name])
-        except InvalidSignature:
-            return False
-        return True
+        if self._verifier is None:
+            self._verifier = _verifier(self._key)
+        return self._verifier(digest(data, hash_name), signature, hash_name)
 
     def recover(self, signature: bytes) -> tuple[HashName, bytes] | None:
         """The hash and the digest that an RSA signature was made over, if this key made it: what was signed
