@@ -252,7 +252,7 @@ class Worker:
         edge = Edge(edge_settings, log)
         if edge.disk is not None:
             edge.disk.start()
-        follower = Follower(edge, data, settings.name or f"asgi-{os.getpid()}", lambda: self._open)
+        follower = Follower(edge, data, data, settings.name or f"asgi-{os.getpid()}", lambda: self._open)
         follower.look()
         follower.report()
         stop = asyncio.Event()

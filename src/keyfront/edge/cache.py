@@ -238,13 +238,6 @@ class Tiers:
         if self.disk is not None:
             self.disk.drop(key)
 
-    def spoil(self, key: str, query: str, now: float) -> None:
-        """Forget what was asked for until `now` under the path `key` with that part of a query string, whatever else
-        is in its key. On disk all that has this path goes."""
-        self.memory.drop_all(key + query)
-        if self.disk is not None:
-            self.disk.spoil(key, now)
-
     def slice(self, slices: Slices, index: int) -> Piece | None:
         """A slice that is at hand."""
         name = slices.name(index)

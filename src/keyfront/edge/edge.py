@@ -162,6 +162,7 @@ class Edge:
         self._tasks: set[asyncio.Task[None]] = set()
         self.failures: Recent[tuple[str, int, str]] = Recent()
         self.unshared: Recent[bool] = Recent()
+        self.tell_others: Callable[[str, str], None] | None = None  # of a path that was changed (`changes`)
         self.changes = 0
         self.changed: Recent[int] = Recent()  # the number of the last change, by path
         self.unsliced: Recent[bool] = Recent()
@@ -534,13 +535,21 @@ class Edge:
             asked = Request("GET", target, request.host, [], scheme=request.scheme)
             changed = internal_plan(site, target, asked)
             if changed.key is not None:
-                now = self.clock()
-                self.tiers.spoil(changed.key, query_part(changed.route.behavior, changed.query), now)
-                # What is on its way may be from before: it is not kept (`_keep`), and nobody joins it any more.
-                self.changes += 1
-                self.changed.put(changed.key, self.changes, now + LONGEST_FILL)
-                for key in [key for key in self.flights if key.partition("\n")[0] == changed.key]:
-                    del self.flights[key]
+                part = query_part(changed.route.behavior, changed.query)
+                if self.disk is not None:
+                    self.disk.spoil(changed.key, self.clock())
+                self.forget(changed.key, part)
+                if self.tell_others is not None:
+                    self.tell_others(changed.key, part)
+
+    def forget(self, key: str, query: str) -> None:
+        """Forget what this worker holds of a path that was changed at its origin, and what is on its way."""
+        self.memory.drop_all(key + query)
+        # What is on its way may be from before: it is not kept (`_keep`), and nobody joins it any more.
+        self.changes += 1
+        self.changed.put(key, self.changes, self.clock() + LONGEST_FILL)
+        for each in [each for each in self.flights if each.partition("\n")[0] == key]:
+            del self.flights[each]
 
     # -- fills -------------------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ import uvloop
 
 from keyfront.edge.accesslog import AccessLog
 from keyfront.edge.certificates import Certificates, unraisable
+from keyfront.edge.changes import Changes
 from keyfront.edge.edge import SHIELD, Edge, EdgeSettings
 from keyfront.edge.http1 import Limits, Listener, Peers
 from keyfront.edge.metrics import sums
@@ -92,12 +93,14 @@ def run_worker(settings: WorkerSettings, on_ready: Callable[[], None], lifeline:
 
 
 class Follower:
-    """What a worker does besides answering: it obeys the feed in `data` and reports to it under its name, and looks
-    after its operator's credentials for origins."""
+    """What a worker does besides answering: it obeys a feed and reports to it under its name, hears from the other
+    workers of the data folder what was changed at origins, and looks after its operator's credentials for them."""
 
-    def __init__(self, edge: Edge, data: Path, name: str, connections: Callable[[], int]) -> None:
+    def __init__(self, edge: Edge, feed: Path, data: Path, name: str, connections: Callable[[], int]) -> None:
         self._edge = edge
-        self._feed = FileFeed(data)
+        self._feed = FileFeed(feed)
+        self._changes = Changes(data / "changes")
+        edge.tell_others = self._changes.tell
         self._name = name
         self._connections = connections
         self._refused = ""
@@ -105,6 +108,8 @@ class Follower:
     def look(self) -> bool:
         """Take over what was published since, if it can be accepted. True if there is something to report."""
         edge = self._edge
+        for key, query in self._changes.news():
+            edge.forget(key, query)
         try:
             snapshot = self._feed.poll(edge.routing.snapshot if edge.routing.number else None)
         except SnapshotRefused as why:
@@ -154,6 +159,7 @@ class Follower:
     def leave(self) -> None:
         """Take the report away: this edge is no longer one."""
         self._feed.remove_report(self._name)
+        self._changes.close()
 
 
 async def _work(settings: WorkerSettings, on_ready: Callable[[], None], lifeline: int | None) -> None:
@@ -165,7 +171,9 @@ async def _work(settings: WorkerSettings, on_ready: Callable[[], None], lifeline
         edge.disk.start()
     listeners = [Listener(edge, peers=Peers(settings.trusted_proxies), limits=settings.limits)]
     feed = Path(settings.feed) if settings.feed else data
-    follower = Follower(edge, feed, settings.name, lambda: sum(len(each.connections) for each in listeners))
+    follower = Follower(
+        edge, feed, data, settings.name, lambda: sum(len(each.connections) for each in listeners)
+    )
     follower.look()
     servers = [await loop.create_server(listeners[0], sock=_listen(settings.host, settings.port))]
     look_at_certificates = None

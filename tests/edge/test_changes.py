@@ -1,0 +1,142 @@
+"""What one worker has seen changed at an origin, all workers of the machine forget."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from keyfront.edge import changes
+from keyfront.edge.changes import Changes
+from keyfront.edge.serve import Follower
+from keyfront.model.snapshot import Behavior, Select
+from tests.origin import ScriptedOrigin, answer
+from tests.viewer import EdgeHouse, site
+
+ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
+
+
+def test_what_is_told_is_heard_once_by_all_others(tmp_path: Path) -> None:
+    one, two, three = (Changes(tmp_path / "changes") for _ in range(3))
+    assert two.news() == []
+    one.tell("E/a", "")
+    one.tell('E/b"\n\xff', "\nq3:x=1")
+    told = [("E/a", ""), ('E/b"\n\xff', "\nq3:x=1")]
+    assert two.news() == told
+    assert (two.news(), one.news()) == ([], [])
+    two.tell("E/c", "")
+    assert one.news() == [("E/c", "")]
+    assert three.news() == [*told, ("E/c", "")]
+    assert Changes(tmp_path / "changes").news() == []  # what is new starts with nothing to forget
+    for each in (one, two, three):
+        each.close()
+    assert oct(os.stat(tmp_path / "changes").st_mode & 0o777) == "0o600"
+
+
+def test_the_file_is_begun_anew_and_nothing_is_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "LONGEST", 2000)
+    one, two = Changes(tmp_path / "changes"), Changes(tmp_path / "changes")
+    heard = []
+    for n in range(200):
+        one.tell(f"E/{n}", "")
+        if n % 20 == 0:
+            heard += two.news()
+        assert (tmp_path / "changes").stat().st_size < 2200
+    assert [*heard, *two.news()] == [(f"E/{n}", "") for n in range(200)]
+    one.close()
+    two.close()
+
+
+def test_many_tell_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changes, "LONGEST", 20_000)
+    workers = [Changes(tmp_path / "changes") for _ in range(4)]
+    hears = Changes(tmp_path / "changes")
+    heard: list[tuple[str, str]] = []
+
+    def tell(worker: Changes, number: int) -> None:
+        for n in range(300):
+            worker.tell(f"E/{number}/{n}", "")
+
+    threads = [threading.Thread(target=tell, args=each) for each in zip(workers, range(4), strict=True)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        heard += hears.news()
+    heard += hears.news()
+    assert sorted(heard) == sorted((f"E/{k}/{n}", "") for k in range(4) for n in range(300))
+
+
+def test_half_a_line_spoils_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "changes"
+    one, two = Changes(path), Changes(path)
+    with open(path, "ab") as file:
+        file.write(b'\n["killed","E/a')  # what a killed worker left
+        file.flush()
+        assert two.news() == []
+        one.tell("E/b", "")
+        assert two.news() == [("E/b", "")]
+        file.write(b'\n["slow","E/')
+        file.flush()
+        assert two.news() == []
+        file.write(b'c",""]\n')
+        file.flush()
+        assert two.news() == [("E/c", "")]
+        file.write(b"\n\xff\xfe\n[1]\n{}\n")
+        file.flush()
+        assert two.news() == []
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "changes").mkdir()
+    one = Changes(tmp_path / "changes")
+    one.tell("E/a", "")
+    one.tell("E/a", "")
+    assert one.news() == []
+    assert caplog.text.count("cannot be told") == 1
+    os.rmdir(tmp_path / "changes")
+    os.symlink(tmp_path / "elsewhere", tmp_path / "changes")
+    one.tell("E/a", "")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+async def test_workers_of_one_machine(tmp_path: Path) -> None:
+    behavior = Behavior(
+        "*", "scripted", allowed_methods=ALL, key_query=Select("all"), forward_query=Select("all")
+    )
+    control = {"Cache-Control": "max-age=1000"}
+    async with ScriptedOrigin() as origin, AsyncExitStack() as stack:
+        workers = [
+            await stack.enter_async_context(EdgeHouse(site(origin.origin(), behavior))) for _ in range(3)
+        ]
+        followers = [
+            Follower(house.edge, tmp_path, tmp_path, f"edge-{n}", lambda: 0)
+            for n, house in enumerate(workers)
+        ]
+        for target in ("/a", "/a?x=1", "/b"):
+            origin.on(target, answer(200, b"old", control))
+            for house in workers:
+                assert (await house.get(target)).body == b"old"
+        go = asyncio.Event()
+        origin.on("/slow", [go, *answer(200, b"old", control)], answer(200, b"new", control))
+        waiting = asyncio.ensure_future(workers[2].get("/slow"))
+        await origin.asked(10)
+
+        origin.on("/a", answer(200, b"done", {"Location": "/slow"}), answer(200, b"new", control))
+        await workers[0].get("/a", method="POST", body=b"x")
+        for follower in followers:
+            follower.look()
+        go.set()
+        assert (await waiting).body == b"old"
+        for house in workers:
+            assert (await house.get("/a")).body == b"new"
+            assert (await house.get("/slow")).body == b"new"
+            assert (await house.get("/b")).x_cache == "Hit"
+        assert [(await house.get("/a?x=1")).x_cache for house in workers] == ["Hit"] * 3
+        for follower in followers:
+            follower.leave()
