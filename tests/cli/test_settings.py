@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from keyfront.cli.settings import address, default_data, networks, size
+from keyfront.cli.settings import address, default_data, networks, quotas, size
 from keyfront.errors import SettingsError
+from keyfront.model.kinds import Quotas
+from keyfront.model.limits import Limits, PolicyLimits
 
 
 @pytest.mark.parametrize(
@@ -54,6 +56,24 @@ def test_sizes(text: str, expected: int) -> None:
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(SettingsError, match="on disk"):
         size(text)
+
+
+def test_quotas() -> None:
+    assert quotas([]) == Quotas()
+    found = quotas(["public-keys=100", "distribution.aliases=0", "policy.names=20", "public-keys=12"])
+    assert found == Quotas(public_keys=12, limits=Limits(aliases=0), policy_limits=PolicyLimits(names=20))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "public-keys", "public-keys=", "public-keys=-1", "public-keys=1.5", "public-keys=1e3", "keys=1"]
+    + ["limits=1", "policy=1", "policy.public-keys=1", "origin.aliases=1", "a.b.c=1", "__len__=1", ".tags=1"],
+)
+def test_what_is_no_quota(text: str) -> None:
+    with pytest.raises(
+        SettingsError, match=r"no quota; they are public-keys, .*distribution\.aliases|=NUMBER"
+    ):
+        quotas([text])
 
 
 def test_the_default_folder_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,4 +58,5 @@ def main(settings: ControlSettings) -> None:
         lifeline=lifeline,
         audit_reads=settings.audit_reads,
         trusted_proxies=settings.trusted_proxies,
+        quotas=settings.quotas,
     )

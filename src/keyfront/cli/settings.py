@@ -6,11 +6,13 @@ import ipaddress
 import os
 import re
 import socket
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from keyfront.errors import SettingsError
+from keyfront.model.kinds import Quotas
 
 SUFFIX = "cloudfront.localhost"
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -91,6 +93,40 @@ class ControlSettings(msgspec.Struct, frozen=True):
     trusted_proxies: tuple[str, ...] = ()
     store: str = ""
     store_password_file: str = ""
+    quotas: Quotas = Quotas()
+
+
+def _quota_names() -> Iterator[tuple[str, tuple[str, str]]]:
+    """Each quota's name on the command line, with the member of `Quotas` that holds it, if one does, and its own."""
+    for prefix, member in (("", ""), ("distribution.", "limits"), ("policy.", "policy_limits")):
+        held = getattr(Quotas(), member) if member else Quotas()
+        for name in held.__struct_fields__:
+            if isinstance(getattr(held, name), int):
+                yield prefix + name.replace("_", "-"), (member, name)
+
+
+def quotas(texts: Iterable[str]) -> Quotas:
+    """CloudFront's default quotas, but for those that the texts name: `public-keys=100`, `distribution.aliases=200`,
+    `policy.names=20`. The last one of a name counts.
+
+    :raises SettingsError: if a text is none of that form, or names no quota.
+    """
+    names = dict(_quota_names())
+    parts: dict[str, dict[str, int]] = {member: {} for member, _ in names.values()}
+    for text in texts:
+        named, _, number = text.partition("=")
+        if named not in names:
+            raise SettingsError(f"{named!r} is no quota; they are {', '.join(names)}")
+        if not re.fullmatch("[0-9]{1,9}", number):
+            raise SettingsError(f"{text!r} is not of the form {named}=NUMBER")
+        member, name = names[named]
+        parts[member][name] = int(number)
+    top = parts.pop("")
+    return msgspec.structs.replace(
+        Quotas(),
+        **top,
+        **{part: msgspec.structs.replace(getattr(Quotas(), part), **said) for part, said in parts.items()},
+    )
 
 
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}

@@ -22,6 +22,7 @@ from keyfront.cli.settings import (
     default_data,
     location,
     networks,
+    quotas,
     size,
     suffix,
 )
@@ -90,6 +91,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="Record also calls of the API that only read.",
 )
+@click.option(
+    "--quota",
+    multiple=True,
+    metavar="NAME=NUMBER",
+    help="How many there may be of something, such as public-keys=100.  [default: CloudFront's quotas]",
+)
 @click.option("--pop", default="KFR50-P1", show_default=True, help="Name of this edge location.")
 @click.option(
     "--cache-status", is_flag=True, help="Tell in Cache-Status what the cache did for each answer (RFC 9211)."
@@ -113,6 +120,7 @@ def up(
     origin_credentials: str | None,
     country_db: str | None,
     audit_reads: bool,
+    quota: tuple[str, ...],
     pop: str,
     cache_status: bool,
     feed: Path | None,
@@ -176,6 +184,7 @@ def up(
         trusted_proxies=settings.trusted_proxies,
         store=checked(store),
         store_password_file=str(store_password_file.absolute()) if store_password_file else "",
+        quotas=quotas(quota),
     )
     asyncio.run(_up(folder, settings, api, workers or len(os.sched_getaffinity(0))))
 

@@ -45,6 +45,7 @@ from keyfront.control.store import Store
 from keyfront.control.xmlbody import BODY_LIMIT
 from keyfront.errors import ApiError
 from keyfront.fleet.file import FileFeed
+from keyfront.model.kinds import Quotas
 
 log = logging.getLogger("keyfront.control")
 
@@ -356,6 +357,7 @@ def run_control(
     lifeline: int | None = None,
     audit_reads: bool = True,
     trusted_proxies: Sequence[str] = (),
+    quotas: Quotas | None = None,
 ) -> None:
     """Serve the control plane of the folder `data` until SIGTERM or SIGINT, then drain and return.
 
@@ -369,6 +371,7 @@ def run_control(
     :param lifeline: a pipe from the parent; when its other end is closed the control plane drains and ends too.
     :param audit_reads: whether reads that succeed are recorded as well.
     :param trusted_proxies: networks (CIDR) whose X-Forwarded-For and X-Forwarded-Proto are believed.
+    :param quotas: of the account, of one distribution and of one policy; by default CloudFront's.
     :raises SettingsError: if the credentials or the store cannot be used.
     :raises ApiError: ServiceUnavailable if the store does not answer.
     """
@@ -377,7 +380,12 @@ def run_control(
     try:
         access = Access(memory, credentials, account, lambda: sealer(data, os.environ, make=False))
         service = Service(
-            memory, FileFeed(data), domain_suffix=domain, account=account, audit_reads=audit_reads
+            memory,
+            FileFeed(data),
+            domain_suffix=domain,
+            account=account,
+            quotas=quotas,
+            audit_reads=audit_reads,
         )
         service.start(time.time())
         access.current(time.time())  # what is wrong with keys or policies is told at the start
