@@ -240,6 +240,11 @@ REFUSED: dict[str, tuple[Callable[[Config], None], str]] = {
         "InconsistentQuantities",
     ),
     "no origins": (put(top, Origins={"Quantity": 0, "Items": []}), "InvalidArgument"),
+    "an alias twice": (put(top, Aliases=many("a.example.com", "a.example.com")), "CNAMEAlreadyExists"),
+    "an alias twice but for its case": (
+        put(top, Aliases=many("a.example.com", "b.example.com", "A.Example.com")),
+        "CNAMEAlreadyExists",
+    ),
     "an alias with a scheme": (put(top, Aliases=many("https://a.example.com")), "InvalidArgument"),
     "an alias with a port": (put(top, Aliases=many("a.example.com:8080")), "InvalidArgument"),
     "a wildcard within a label": (put(top, Aliases=many("*test.example.com")), "InvalidArgument"),

@@ -172,8 +172,12 @@ def check_unique(work: Work, kind: Kind, row: Row) -> None:
     for unique in kind.unique:
         if unique.path == ("Name",) and row.config["Name"] in managed_names(kind.name):
             raise refusal(unique.taken)
-        owners = work.transaction.owners(kind.name, unique.name, unique.values(row.config))
-        if taken := sorted(value for value, owner in owners.items() if owner != row.id):
+        values = unique.values(row.config)
+        owners = work.transaction.owners(kind.name, unique.name, values)
+        taken = sorted(
+            {value for value in values if owners.get(value, row.id) != row.id or values.count(value) > 1}
+        )
+        if taken:
             raise refusal(unique.taken, f"({', '.join(taken)})" if unique.host else "")
 
 
