@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,12 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
+from keyfront.control.access import Access
 from keyfront.control.app import DISCARD_LIMIT, build_app
 from keyfront.control.call import Call, Result
 from keyfront.control.credentials import load
+from keyfront.control.sealing import sealer
+from keyfront.control.users import Register
 from keyfront.control.xmlbody import BODY_LIMIT
 from keyfront.errors import ApiError
 from tests.control.plane import ACCOUNT, Plane, distribution_config, public_pem
@@ -323,6 +327,65 @@ def test_what_was_refused_is_in_the_audit_log(plane: Plane) -> None:
     assert head is not None
     assert b"CreateKeyGroup" in head.record
     assert b"MalformedXML" in head.record
+
+
+# ---- who signs, and when
+
+
+async def test_refused_signatures(tmp_path: Path) -> None:
+    """What AWS answers to each, by a clock set by hand; and whoever sends a request twice in time makes two calls, as
+    at AWS: an SDK's second try within a second is the same request."""
+    with Plane(tmp_path) as plane:
+        real = time.time()
+        now = real
+        register = Register(
+            plane.store, ACCOUNT, lambda: sealer(tmp_path, {}, make=True), by="tests", clock=lambda: now
+        )
+        register.create_user("ci", ["auditor"])
+        (rested, rested_secret), (revoked, revoked_secret) = (register.create_key("ci") for _ in range(2))
+        access = Access(plane.store, plane.credentials, ACCOUNT, lambda: sealer(tmp_path, {}, make=False))
+        transport = httpx.ASGITransport(build_app(plane.service, access, clock=lambda: now))
+        key_id, secret = plane.key
+
+        def signed(
+            key_id: str, secret: str, *, token: str | None = None, service: str = "cloudfront"
+        ) -> AWSRequest:
+            request = AWSRequest(method="GET", url="http://plane/2020-05-31/public-key")
+            SigV4Auth(Credentials(key_id, secret, token), service, "us-east-1").add_auth(request)
+            return request
+
+        good = signed(key_id, secret)
+        unsigned = AWSRequest(method="GET", url="http://plane/2020-05-31/public-key")
+        register.set_active(rested.id, active=False)
+        register.delete_key(revoked.id)
+        cases: dict[str, tuple[AWSRequest, float, int, str]] = {
+            "good": (good, 0, 200, ""),
+            "good, again": (good, 1, 200, ""),
+            "nearly too old": (good, 298, 200, ""),
+            "replayed too late": (good, 302, 403, "SignatureDoesNotMatch"),
+            "from a clock that is fast": (good, -298, 200, ""),
+            "from a clock that is too fast": (good, -302, 403, "SignatureDoesNotMatch"),
+            "a wrong secret": (signed(key_id, secret[::-1]), 0, 403, "SignatureDoesNotMatch"),
+            "for another service": (signed(key_id, secret, service="sts"), 0, 403, "SignatureDoesNotMatch"),
+            "an unknown key": (signed("AKIAUNKNOWNUNKNOWN00", secret), 0, 403, "InvalidClientTokenId"),
+            "a disabled key": (signed(rested.id, rested_secret), 0, 403, "InvalidClientTokenId"),
+            "a revoked key": (signed(revoked.id, revoked_secret), 0, 403, "InvalidClientTokenId"),
+            "a session token": (signed(key_id, secret, token="FwoG"), 0, 403, "InvalidClientTokenId"),
+            "no signature": (unsigned, 0, 403, "MissingAuthenticationToken"),
+        }  # fmt: skip
+        with plane.store.read() as transaction:
+            before = len(transaction.audit())
+        async with httpx.AsyncClient(transport=transport) as viewer:
+            for name, (request, later, status, code) in cases.items():
+                now = real + later
+                answer = await viewer.get(request.url, headers=dict(request.headers.items()))
+                assert answer.status_code == status, name
+                assert (f"<Code>{code}</Code>" in answer.text) == bool(code), name
+                assert "<Type>Receiver" not in answer.text
+        with plane.store.read() as transaction:  # who cannot sign cannot fill the disk
+            assert len(transaction.audit()) == before + sum(
+                status == 200 for _, _, status, _ in cases.values()
+            )
 
 
 # ---- failures of our own
