@@ -50,7 +50,7 @@ def settings(path: Path | None) -> EdgeSettings:
 def behavior(**members: Any) -> Behavior:
     """One that forwards what it can, and caches for a day."""
     every = Select("all")
-    found = {
+    found: dict[str, Any] = {
         "key_query": every,
         "forward_query": every,
         "allowed_methods": ("GET", "HEAD", "OPTIONS", "PUT", "POST"),

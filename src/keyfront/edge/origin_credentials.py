@@ -111,7 +111,10 @@ class OriginCredentials:
         if not settled or identity == self._read:
             return False
         self._read = identity
-        return self._load()
+        changed = self._load()
+        if changed and identity is not None:
+            self._tell("the origin credentials have changed; the new ones are used from now on")
+        return changed
 
     def _identity(self) -> _Identity | None:
         try:
