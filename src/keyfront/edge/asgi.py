@@ -24,7 +24,7 @@ from keyfront.edge import respond
 from keyfront.edge.accesslog import AccessLog
 from keyfront.edge.edge import Edge, EdgeSettings, Visit
 from keyfront.edge.exchange import FileRange, Headers, Reply, Request
-from keyfront.edge.http1 import MAX_HEAD, MAX_TARGET, Peers, host_text
+from keyfront.edge.http1 import MAX_HEAD, MAX_TARGET, TARGET, Peers, host_text
 from keyfront.edge.serve import Follower
 from keyfront.errors import SettingsError
 
@@ -145,7 +145,7 @@ class EdgeApp:
         if size > MAX_HEAD or len(target) > MAX_TARGET:
             return request, "too_large"
         asterisk = target == "*" and request.method == "OPTIONS"
-        if bad or len(hosts) != 1 or not request.host or not (_TARGET.fullmatch(target) or asterisk):
+        if bad or len(hosts) != 1 or not request.host or not (TARGET.fullmatch(target) or asterisk):
             return request, "bad_request"
         return request, ""
 
@@ -183,8 +183,7 @@ class EdgeApp:
 
 
 _BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
-# What the native shell's parser refuses too: a target is visible ASCII without a fragment, a value is one line.
-_TARGET = re.compile(r"/[!\"$-~]*")
+# A value is one line.
 _BREAKING = re.compile(rb"[\r\n\0]")
 
 

@@ -262,13 +262,13 @@ class Connection(asyncio.Protocol):
         "_headers",
         "_heard",
         "_held",
-        "_hit",
         "_host",
         "_in_head",
         "_keep_alive",
         "_known",
         "_last_data",
         "_last_size",
+        "_latest",
         "_lingering",
         "_listener",
         "_parser",
@@ -321,7 +321,7 @@ class Connection(asyncio.Protocol):
         self._quiet = False  # between two requests, and nothing stands in the way of the next
         self._heard = False  # something, since the last check
         self._begun = 0  # requests, since this was set to 0
-        self._hit: Request | None = None  # the last one that was answered from memory
+        self._latest: Request | None = None  # the last one that was not refused at once
         self._known = b""  # goes before a header section that means another thing when another peer sends it
         self._last_data = 0.0
         self._last_size = 0
@@ -354,6 +354,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
         self._quiet = False
+        self._latest = None
         self._listener.gone(self)
         self._queue.clear()
         if self._body is not None and not self._body.ended:
@@ -377,19 +378,39 @@ class Connection(asyncio.Protocol):
                     if answer is not None:
                         self._send(*answer)
                         return
+                    if len(target) <= MAX_TARGET and TARGET.fullmatch(target):
+                        self._take(found.asking(target, self._caller))
+                        return
                 else:
                     self._begun = 0
-                    self._hit = None
+                    self._latest = None
                     self._parse(data)
                     self._learn(section, target)
                     return
         self._parse(data)
 
     def _learn(self, section: bytes, target: str) -> None:
-        """Keep a header section, if it was all of one request for this target, and that was answered from memory."""
-        hit = self._hit
-        if hit is not None and self._quiet and self._begun == 1 and hit.target == target:
-            self._listener.quick.learn(section, hit, hit.client_ip if self._trusted else "")
+        """Keep a header section, if it was all of one request for this target that was not refused."""
+        request = self._latest
+        if (
+            request is not None
+            and self._begun == 1
+            and request.target == target
+            and request.body is None
+            and request.version == "1.1"
+            and self._request is None
+            and not (self._in_head or self._ending or self._unparsed)
+        ):
+            self._listener.quick.learn(section, request, request.client_ip if self._trusted else "")
+
+    def _take(self, request: Request) -> None:
+        """A request of which nothing is left to be parsed."""
+        self._quiet = False
+        self._last_data = self._clock()
+        self._keep_alive = True
+        self._body = None
+        self._start(request, True, None)
+        self._settle()
 
     def _parse(self, data: bytes) -> None:
         if self._closing:
@@ -611,6 +632,8 @@ class Connection(asyncio.Protocol):
 
     def _start(self, request: Request, keep_alive: bool, body: Body | None) -> None:
         visit = self._edge.visit(request)
+        if visit.refusal is None:
+            self._latest = request
         stored = visit.hit
         if stored is not None and keep_alive and request.version == "1.1" and not self._listener.draining:
             self._write_hit(visit, stored)
@@ -646,7 +669,6 @@ class Connection(asyncio.Protocol):
         )
 
     def _write_hit(self, visit: Visit, stored: Stored) -> None:
-        self._hit = visit.request
         whole = visit.request.method == "GET"
         age = b"\r\nAge: %d\r\n\r\n" % max(int(visit.now - stored.born), 0)
         self._send(stored, visit.request_id.encode(), age, whole=whole)
@@ -986,6 +1008,8 @@ def _absolute(target: str, host: bytes | None) -> tuple[bytes | None, str]:
     return rest.encode("ascii"), "/"
 
 
+TARGET = re.compile(r"/[!\"$-~]*")
+"""A target in origin form: visible ASCII without a fragment. This is what llhttp takes, too."""
 _NOTED = frozenset({b"host", b"cookie", b"connection", b"content-length", b"transfer-encoding", b"expect"})
 _HOST = re.compile(rb"((?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?)[ \t]*")
 _hosts: dict[bytes | None, str] = {}

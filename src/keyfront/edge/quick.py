@@ -67,6 +67,14 @@ class Section:
         self.suffixes: dict[str, str] = {}
         """What it adds to a cache key, by distribution and path pattern."""
 
+    def asking(self, target: str, caller: Caller) -> Request:
+        """The request with this header section for another target, or from somebody else."""
+        one = self.request
+        return Request(
+            "GET", target, one.host, one.headers, one.scheme, self.client or caller.address, caller.port, "1.1",
+            one.cookie, None, one.length, self.size + len(target), caller.tls,
+        )  # fmt: skip
+
 
 class Caller:
     """Who is at the other end of a connection: address, port, and both with what TLS says as the log tells them."""
@@ -131,7 +139,8 @@ class Quick:
 
     def learn(self, section: bytes, request: Request, client: str = "") -> None:
         """Remember a header section, from the line break that ends the request line to the empty line: the one that
-        `request` came with. What was read must have held nothing but this one request, without a body."""
+        `request` came with, which was not refused. What was read must have held nothing but this one request, without a
+        body."""
         if plain(request) and not self._edge.settings.cache_status:
             self.sections.put(section, Section(request, client))
 

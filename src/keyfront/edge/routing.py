@@ -23,6 +23,10 @@ PLANS_SIZE = 16 << 20
 """How many plans of URLs that were allowed before are kept of those in use, and how many bytes of them; never more
 than twice as many."""
 
+PATHS_KEPT = 16_384
+PATHS_SIZE = 4 << 20
+"""How many paths of a site are kept of those in use with the behavior that was found for them, and how many bytes."""
+
 _KNOWN_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE"})
 
 
@@ -112,7 +116,16 @@ class Site:
     """A distribution, ready: its rules in the order in which they are tried, the default one last. `guarded` says that
     not all of its origins' files are for everybody, so that it matters how else a path may be read (`readings`)."""
 
-    __slots__ = ("_default", "_digest", "_patterns", "distribution", "error_responses", "geo", "guarded")
+    __slots__ = (
+        "_default",
+        "_digest",
+        "_found",
+        "_patterns",
+        "distribution",
+        "error_responses",
+        "geo",
+        "guarded",
+    )
 
     def __init__(self, distribution: Distribution) -> None:
         self.distribution = distribution
@@ -123,6 +136,7 @@ class Site:
         self.guarded = any(origin.path for origin in distribution.origins)
         self._patterns: list[tuple[Matcher, Rule]] = []
         self._default: Rule | None = None
+        self._found: Remembered[Rule] = Remembered(PATHS_KEPT, PATHS_SIZE)
         self._digest = b""
 
     def add(
@@ -133,6 +147,7 @@ class Site:
     ) -> None:
         """Behaviors are added in the distribution's order; the last one added is the default."""
         before = self._default
+        self._found = Remembered(PATHS_KEPT, PATHS_SIZE)
         if before is not None:
             self._patterns.append((compile_pattern(before.behavior.path_pattern), before))
         self.guarded = self.guarded or keyring is not None
@@ -164,13 +179,18 @@ class Site:
 
     def route(self, path: str) -> Route:
         """The behavior for a raw path: matched by its RFC 3986-normalised form, first match wins (§5.1)."""
-        if self._patterns:
-            normal = normalise_path(path)
-            for matches, rule in self._patterns:
-                if matches(normal):
-                    return Route(self, rule)
-        assert self._default is not None  # noqa: S101 - a distribution has a default behavior
-        return Route(self, self._default)
+        found = self._found.get(path)
+        if found is None:
+            found = self._default
+            assert found is not None  # noqa: S101 - a distribution has a default behavior
+            if self._patterns:
+                normal = normalise_path(path)
+                for matches, rule in self._patterns:
+                    if matches(normal):
+                        found = rule
+                        break
+                self._found.put(path, found)
+        return Route(self, found)
 
 
 class Routing:
@@ -243,6 +263,9 @@ class Routing:
     def site(self, host: str) -> Site | None:
         """The site for a Host value, with or without a port: an exact name beats a wildcard alias, and of those
         the longest wins."""
+        site = self._exact.get(host)
+        if site is not None:
+            return site
         name = host.lower()
         if ":" in name:
             name = name.partition("]")[0] + "]" if name.startswith("[") else name.partition(":")[0]
