@@ -43,6 +43,25 @@ def test_a_worker_that_cannot_start(tmp_path: Path) -> None:
     assert "edge-1 did not start" in refused(tmp_path / "data", "--country-db", str(database))
 
 
+@pytest.mark.parametrize(
+    ("mode", "text", "says"),
+    [
+        (0o644, "[default]\nregion = eu-west-1\n", "chmod 600"),
+        (0o600, "[default]\naws_acces_key_id = A\n", "aws_acces_key_id"),
+        (0o600, "garbage\n", "shared-credentials format"),
+    ],
+)
+def test_origin_credentials_that_make_no_sense(mode: int, text: str, says: str, tmp_path: Path) -> None:
+    own = tmp_path / "data" / "origin-credentials"
+    own.parent.mkdir()
+    named = tmp_path / "named"
+    for path in (own, named):
+        path.write_text(text)
+        path.chmod(mode)
+    assert says in refused(own.parent)
+    assert says in refused(tmp_path / "other", "--origin-credentials", str(named))
+
+
 def test_a_data_folder_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "data folder" in refused(tmp_path / "file")
