@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 import sqlite3
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from keyfront.control import audit
-from keyfront.control.store import AuditRow
-from tests.control.house import ACCOUNT, House, many, minimal
+from keyfront.control.call import Call
+from keyfront.control.ledger import Ledger
+from keyfront.control.store import AuditRow, Store, Transaction
+from tests.control.house import ACCOUNT, CALLER, House, many, minimal
 
 
 def records(house: House) -> list[dict[str, Any]]:
@@ -132,6 +140,53 @@ def test_the_chain_shows_what_was_tampered_with(house: House) -> None:
     }
     for name, (found, number) in cases.items():
         assert audit.first_break(found) == number, name
+
+
+class Gate:
+    """A store whose first write waits until it is let in. `writes` counts them."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.writes = 0
+        self.begun, self.open = threading.Event(), threading.Event()
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[Transaction]:
+        self.writes += 1
+        self.begun.set()
+        assert self.open.wait(10)
+        with self._store.write() as transaction:
+            yield transaction
+
+
+def test_calls_that_wait_at_one_time_are_recorded_in_one_transaction(house: House) -> None:
+    gate: Any = Gate(house.store)
+    ledger = Ledger(gate, random.Random(1))
+    call = Call("GetKeyGroup", {"Id": "x"}, CALLER, "192.0.2.7", "t", "r", house.now)
+    threads = [threading.Thread(target=ledger.record, args=(call, {})) for _ in range(9)]
+    threads[0].start()
+    assert gate.begun.wait(10)
+    for thread in threads[1:]:
+        thread.start()
+    while len(ledger._waiting) < 8:
+        time.sleep(0.001)
+    assert all(thread.is_alive() for thread in threads)  # none goes on before its record is written
+    gate.open.set()
+    for thread in threads:
+        thread.join(10)
+    assert gate.writes == 2
+    assert len(records(house)) == 9
+    with house.store.read() as transaction:
+        assert audit.first_break(transaction.audit()) is None
+
+
+def test_what_cannot_be_recorded_is_told_of_each(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    ledger = Ledger(house.store, random.Random(1))
+    with house.store.write() as transaction:
+        transaction.connection.exec_driver_sql("DROP TABLE audit")
+    for name in ("GetKeyGroup", "GetPublicKey"):
+        ledger.record(Call(name, {"Id": "x"}, CALLER, "192.0.2.7", "t", "r", house.now), {})
+        assert f"no audit record of {name} by {CALLER.arn}" in caplog.text
 
 
 def test_a_store_that_takes_no_record_takes_no_change_but_answers_reads(house: House) -> None:

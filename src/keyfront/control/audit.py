@@ -79,19 +79,42 @@ def record(call: Call, outcome: dict[str, Any] | ApiError, rng: random.Random) -
     return found
 
 
-def append(
-    transaction: Transaction, call: Call, outcome: dict[str, Any] | ApiError, rng: random.Random
-) -> None:
-    """Write the record of `call` and its outcome at the end of the log."""
-    found = record(call, outcome, rng)
-    transaction.append_audit(
-        following(transaction.audit_head(), encode(found)),
+class Entry(msgspec.Struct, frozen=True):
+    """A record ready for the log: its bytes, and what it can be searched by."""
+
+    record: bytes
+    time: float
+    name: str
+    principal: str
+    resource: str
+    error: str
+
+
+def entry(call: Call, outcome: dict[str, Any] | ApiError, rng: random.Random) -> Entry:
+    """The record of `call`, which ended in its output or was refused, ready for the log."""
+    return Entry(
+        record=encode(record(call, outcome, rng)),
         time=call.now,
         name=call.operation,
         principal=call.caller.arn,
         resource=subject(call, outcome),
         error=outcome.code if isinstance(outcome, ApiError) else "",
     )
+
+
+def append(transaction: Transaction, *entries: Entry) -> None:
+    """Write records at the end of the log."""
+    head = transaction.audit_head()
+    for one in entries:
+        head = following(head, one.record)
+        transaction.append_audit(
+            head,
+            time=one.time,
+            name=one.name,
+            principal=one.principal,
+            resource=one.resource,
+            error=one.error,
+        )
 
 
 def encode(found: dict[str, Any]) -> bytes:

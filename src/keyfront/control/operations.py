@@ -22,6 +22,7 @@ from collections.abc import Callable
 
 from keyfront.control import audit, distributions, guard, normalise, validate
 from keyfront.control.call import Call, Result
+from keyfront.control.ledger import Ledger
 from keyfront.control.policies import managed_rows
 from keyfront.control.publish import Compiler, Reach
 from keyfront.control.replica import Replica
@@ -268,6 +269,7 @@ class Service:
             reach=reach,
         )
         self._audit_reads = audit_reads
+        self._ledger = Ledger(store, self._desk.rng)
         self._replica = Replica(store, feed, compiler, reach, rng, name)
 
     def start(self, now: float) -> None:
@@ -323,11 +325,7 @@ class Service:
             return
         if isinstance(outcome, ApiError) and outcome.code == "ServiceUnavailable":
             return  # the store has just failed, and its log says so
-        try:
-            with self._store.write() as transaction:
-                audit.append(transaction, call, outcome, self._desk.rng)
-        except ApiError as error:
-            log.error("no audit record of %s by %s: %s", call.operation, call.caller.arn, error)
+        self._ledger.record(call, outcome)
 
     def follow(self, now: float) -> bool:
         """Keep up with the other control planes on this store, and with what could not be published; see
@@ -350,7 +348,7 @@ class Service:
                 if snapshot is not None:
                     transaction.stamp(DISTRIBUTION.name, work.touched, snapshot.number)
                 transaction.set_reached(reach.highest)
-                audit.append(transaction, call, output, self._desk.rng)
+                audit.append(transaction, audit.entry(call, output, self._desk.rng))
             if snapshot is not None:
                 replica.committed(snapshot)
             replica.publish()

@@ -397,7 +397,7 @@ class Register:
                 now=self._clock(),
                 source="iam.amazonaws.com",
             )
-            audit.append(transaction, call, elements, self._rng)
+            audit.append(transaction, audit.entry(call, elements, self._rng))
 
     @staticmethod
     def _one(transaction: Transaction, query: sa.Select[Any]) -> bool:
