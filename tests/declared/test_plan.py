@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+from typing import Any
+
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from keyfront.declared.plan import Facts, Found, Named
+from keyfront.declared.plan import MANAGED, Facts, Found, Named, managed_policies, plan
+from keyfront.declared.setup import setup
 from keyfront.errors import DeclarationError
-from tests.declared.house import NAME, SITE, planned, said, taken
+from tests.declared.house import NAME, SITE, load, planned, read, said, taken
 
 BUILT = taken(planned(SITE))
 
@@ -272,3 +279,93 @@ def test_keys_are_due_by_their_age(days: int, due: bool) -> None:
     found = planned(text, BUILT, now=1_000_000 + days * 86_400)
     assert (f"is {days} days old and due to be replaced: rotation_days is 30" in "".join(found.notes)) is due
     assert found.steps == ()
+
+
+def test_what_the_file_refers_to_is_not_left_over() -> None:
+    old = BUILT["PublicKey"][0]
+    both = ROTATED.replace('Items = ["films"]', f'Items = ["films", "{old.name}"]')
+    found = planned(both, BUILT, delete=True)
+    assert said(found) == [
+        "+ PublicKey films",
+        "~ KeyGroup viewers",
+        f"    Items: ['{old.name}'] → ['films', '{old.name}']",
+    ]
+    assert (found.left_over, found.notes) == ((), ())
+
+
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.sampled_from(["", "films", "viewers", "app", "*", "Managed-CachingOptimized", "x" * 300]),
+    st.sampled_from([[], {}, [{}], ["films"], {"Items": []}, {"Items": ["x"], "Enabled": True}]),
+    st.sampled_from([{"file": "rsa.pem"}, {"file": 1}, {"Quantity": 1}]),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_whatever_a_file_says_is_planned_or_refused(data: st.DataObject) -> None:
+    """Any part of a good declaration replaced by anything, removed, or moved under another name."""
+    document = read(WHOLE)
+    tables = copy.deepcopy(document.tables)
+    holder: Any = tables
+    for _ in range(data.draw(st.integers(0, 6))):
+        keys = list(holder) if isinstance(holder, dict) else list(range(len(holder)))
+        deeper = [key for key in keys if isinstance(holder[key], dict | list) and holder[key]]
+        if not deeper:
+            break
+        holder = holder[data.draw(st.sampled_from(deeper))]
+    key = data.draw(st.sampled_from(list(holder) if isinstance(holder, dict) else list(range(len(holder)))))
+    holder[key] = data.draw(VALUES)
+    spoilt = msgspec.structs.replace(
+        document, tables={k: t for k, t in tables.items() if isinstance(t, dict)}
+    )
+    facts = {kind: managed_policies(kind) for kind in MANAGED} | BUILT
+    with contextlib.suppress(DeclarationError):
+        plan(setup(spoilt, load), facts, document.places, "f", 0, delete=True, adopt=True)
+
+
+WHOLE = (
+    SITE
+    + """
+[CachePolicy.c]
+MinTTL = 1
+[CachePolicy.c.ParametersInCacheKeyAndForwardedToOrigin]
+EnableAcceptEncodingGzip = true
+HeadersConfig = { HeaderBehavior = "whitelist", Headers = ["Origin"] }
+CookiesConfig = { CookieBehavior = "none" }
+QueryStringsConfig = { QueryStringBehavior = "none" }
+[ResponseHeadersPolicy.r]
+CustomHeadersConfig = [{ Header = "X-Site", Value = "all", Override = true }]
+ServerTimingHeadersConfig = { Enabled = true, SamplingRate = 50 }
+SecurityHeadersConfig.FrameOptions = { Override = true, FrameOption = "DENY" }
+[ResponseHeadersPolicy.r.CorsConfig]
+AccessControlAllowOrigins = ["https://example.com"]
+AccessControlAllowHeaders = ["*"]
+AccessControlAllowMethods = ["GET", "HEAD"]
+AccessControlAllowCredentials = false
+OriginOverride = true
+[OriginAccessControl.a]
+SigningProtocol = "sigv4"
+SigningBehavior = "always"
+OriginAccessControlOriginType = "s3"
+[CloudFrontOriginAccessIdentity.i]
+[[Distribution.site.CacheBehaviors]]
+PathPattern = "/x"
+TargetOriginId = "app"
+ViewerProtocolPolicy = "allow-all"
+ForwardedValues = { QueryString = true, Cookies = { Forward = "none" } }
+[[Distribution.site.OriginGroups]]
+Id = "g"
+FailoverCriteria.StatusCodes = [500]
+Members = [{ OriginId = "app" }, { OriginId = "b" }]
+[Distribution.site.Logging]
+Enabled = true
+[Distribution.site.ViewerCertificate]
+CloudFrontDefaultCertificate = true
+[Distribution.site.Restrictions.GeoRestriction]
+RestrictionType = "none"
+"""
+)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from keyfront.declared.setup import Said, owner_of
+from keyfront.declared import document
+from keyfront.declared.kinds import ROWS
+from keyfront.declared.setup import Said, owner_of, setup
 from keyfront.errors import DeclarationError
 from keyfront.signing.keys import load_public_key
 from tests.declared.house import FILES, NAME, SITE, wish
@@ -122,7 +126,7 @@ def test_environments_share_nothing() -> None:
 
 
 def test_what_the_file_says_itself() -> None:
-    setup = wish(
+    found = wish(
         NAME
         + '[PublicKey.k]\nName = "mine"\nCallerReference = "2020"\nComment = "of old"\nrotation_days = 30\n'
         'EncodedKey = { file = "rsa.pem" }\n'
@@ -131,7 +135,7 @@ def test_what_the_file_says_itself() -> None:
         + "\n"
         + ORIGIN
     )
-    key, site = setup.desired
+    key, site = found.desired
     assert (key.identity, key.chosen, key.rotation_days) == ("mine", True, 30)
     assert key.config["CallerReference"] == "2020"
     assert key.config["Comment"] == "of old (keyfront media)"
@@ -214,3 +218,14 @@ def test_no_key_is_shown() -> None:
     with pytest.raises(DeclarationError) as caught:
         wish(NAME + KEY_OF + "{ file = 'private.pem' }")
     assert secret not in str(caught.value)
+
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "declared.md"
+
+
+def test_the_guide_says_what_works() -> None:
+    text = re.findall(r"```toml\n(.*?)```", GUIDE.read_text(), re.DOTALL)[0]
+    found = document.read(text, "site.toml", kinds=ROWS)
+    names = [each.identity for each in setup(found, lambda _: FILES["rsa.pem"]).desired]
+    assert names == ["media-films-fa01055c", "media-viewers", "media/site"]
+    assert all(f"`{kind}`" in GUIDE.read_text() for kind in ROWS)

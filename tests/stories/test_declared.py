@@ -6,7 +6,10 @@ No command may ever show the secret that origins trust: each output is looked th
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -374,6 +377,39 @@ def test_nobody_to_say_yes(kit: Kit) -> None:
     assert "Items" not in kit.up.client().list_public_keys()["PublicKeyList"]
 
 
+def test_at_a_terminal_it_asks_and_has_colours(kit: Kit) -> None:
+    ours, theirs = pty.openpty()
+    argv = [sys.executable, "-m", "keyfront", *kit.argv("apply", "-e", "dev")]
+    environment = {**kit.environment, "TERM": "xterm", "NO_COLOR": ""}
+    process = subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+    os.close(theirs)
+    os.write(ours, b"n\n")
+    shown = b""
+    with contextlib.suppress(OSError):  # how a terminal ends on Linux
+        while piece := os.read(ours, 4096):
+            shown += piece
+    os.close(ours)
+    assert process.wait(20) == 1
+    assert b"Do this? [y/N]" in shown
+    assert b"\x1b[32m+ public key" in shown
+    assert SECRET.encode() not in shown
+    assert "Items" not in kit.up.client().list_public_keys()["PublicKeyList"]
+
+
+def test_lists_are_read_to_their_ends(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    kit.run("apply", "-e", "dev")
+    planned = job(kit, monkeypatch)
+    planned.account._client.meta.events.register(
+        "provide-client-params.cloudfront.*",
+        lambda params, model, **_: {**params, "MaxItems": "1"} if model.name.startswith("ListP") else params,
+    )
+    facts = planned.account.facts(planned.setup)
+    assert {found.name for found in facts["PublicKey"]} == {
+        found.name for found in planned.facts["PublicKey"]
+    }
+    assert len(facts["PublicKey"]) == 3
+
+
 def test_exit_codes(kit: Kit) -> None:
     kit.run("plan", "-e", "dev")
     kit.run("plan", "-e", "dev", "--detailed-exitcode", status=2)
@@ -459,6 +495,7 @@ def test_every_kind(clean: Up, tmp_path: Path) -> None:
     identity = ids(report, "CloudFrontOriginAccessIdentity")["i"]
     assert old["S3OriginConfig"]["OriginAccessIdentity"] == f"origin-access-identity/cloudfront/{identity}"
 
+    changed = []
     for before, after, kind in (
         ("MinTTL = 1", "MinTTL = 2", "CachePolicy c"),
         ('"allViewer"', '"none"', "OriginRequestPolicy o"),
@@ -472,9 +509,10 @@ def test_every_kind(clean: Up, tmp_path: Path) -> None:
         ("ErrorCachingMinTTL = 5", "ErrorCachingMinTTL = 6", "Distribution d"),
     ):
         kit.edit(before, after)
-        assert kit.changes() == [f"update {kind}"]
-        report = kit.report("apply")
-        assert (len(report["done"]), report["remaining"]) == (1, [])
+        changed.append(f"update {kind}")
+    assert kit.changes() == changed
+    report = kit.report("apply")
+    assert (len(report["done"]), report["remaining"]) == (6, [])
 
     # What is no longer declared is left over; deleted, it goes after whatever refers to it.
     for gone in (

@@ -23,7 +23,8 @@ from keyfront.declared.account import Account
 from keyfront.declared.document import Document, read
 from keyfront.declared.kinds import ROWS
 from keyfront.declared.plan import Facts, Plan, Step, plan
-from keyfront.declared.setup import Setup, setup
+from keyfront.declared.setup import Setup, secret_values, setup
+from keyfront.declared.words import LARGEST
 from keyfront.errors import AccountError, DeclarationError, KeyfrontError
 
 
@@ -50,13 +51,12 @@ class Job:
     def __init__(self, said: Said) -> None:
         self._said = said
         self._document = _read(said)
-        self.hide = Hider(self._document.secrets)
-        folder = said.file.parent
         self.setup = (
             Setup(self._document.owner)
             if said.destroy
-            else setup(self._document, lambda path: (folder / path).read_bytes())
+            else setup(self._document, lambda path: _load(said.file.parent / path))
         )
+        self.hide = Hider(self._document.secrets | secret_values(self.setup))
         self.account = Account(said.endpoint_url or self._document.endpoint_url, said.profile)
         self.plan, self.facts = self.ask()
 
@@ -77,11 +77,6 @@ class Job:
         )
         return found, facts
 
-    def wait(self, timeout: float) -> None:
-        """Until every distribution of the set-up is Deployed."""
-        there = self.account.facts(self.setup)["Distribution"]
-        self.account.wait([each.id for each in there if each.owner == self.setup.owner], timeout)
-
     def as_json(self, found: Plan) -> dict[str, Any]:
         return planview.as_json(found, self.account.endpoint, self.hide)
 
@@ -91,11 +86,16 @@ class Job:
             _complain(f"{title} may not be listed: what this set-up has left over of them is not seen")
 
 
+def _load(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(LARGEST + 1)
+
+
 def _read(said: Said) -> Document:
     try:
         text = said.file.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise DeclarationError(f"{said.file}: {error.strerror}") from error
+        raise DeclarationError(f"{said.file}: {error.strerror or 'cannot be read'}") from error
     except UnicodeDecodeError as error:
         raise DeclarationError(f"{said.file}: this is not UTF-8 text, and so not TOML") from error
     return read(
@@ -143,7 +143,7 @@ def carry_out(*, as_json: bool, yes: bool, wait: bool, timeout: float, **said: A
             if not as_json:
                 console.print(Text("✓ ", "green") + Text(taken[-1]))
         if wait:
-            job.wait(timeout)
+            job.account.wait(job.account.distributions(job.setup.owner), timeout)
         if taken or wait:
             remains, facts = job.ask()
     except (AccountError, DeclarationError, KeyboardInterrupt) as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FILE = click.Path(path_type=Path)  # whether it is there is looked at later: exit status 2 may mean changes
 
 
 def _options(command: click.Command) -> click.Command:

@@ -27,6 +27,11 @@ _DULL = ("CallerReference", "Enabled")
 _DONE = {"create": "created", "update": "changed", "disable": "disabled", "delete": "deleted"}
 
 
+def plain(text: str) -> str:
+    """`text` without what a terminal would obey instead of showing it."""
+    return "".join(char if char.isprintable() or char == "\n" else f"\\x{ord(char):02x}" for char in text)
+
+
 class Hider:
     """Keeps secrets out of what is shown: the values of secret variables, wherever they stand, and of headers that
     origins trust."""
@@ -38,7 +43,7 @@ class Hider:
         for secret in self._secrets:
             if text == secret or len(secret) > 5:  # a short one would be found in every other word
                 text = text.replace(secret, HIDDEN)
-        return "".join(char if char.isprintable() or char == "\n" else f"\\x{ord(char):02x}" for char in text)
+        return plain(text)
 
     def value(self, value: Any, member: str = "") -> Any:
         """`value` as JSON has it, without secrets; a public key is named by its fingerprint."""
@@ -106,7 +111,7 @@ def show(plan: Plan, endpoint: str, hide: Hider, console: Console) -> None:
     for note in plan.notes:
         console.print(Text("! ", "bold yellow") + Text(hide.text(note)))
     for found in plan.left_over:
-        name = f"{ROWS[found.kind].title} {called(found)} ({found.id})"
+        name = f"{ROWS[found.kind].title} {plain(called(found))} ({found.id})"
         console.print(Text("? ", "dim") + Text(f"left over: {name}; --delete deletes it"))
     console.print(Text(summary(plan)))
 
@@ -114,11 +119,11 @@ def show(plan: Plan, endpoint: str, hide: Hider, console: Console) -> None:
 def title(step: Step) -> Text:
     id_ = f" ({step.id})" if step.id else ""
     said = " is disabled" if step.action == "disable" else ""
-    return Text(f"{ROWS[step.kind].title} ") + Text(step.label, "bold") + Text(f"{id_}{said}")
+    return Text(f"{ROWS[step.kind].title} ") + Text(plain(step.label), "bold") + Text(f"{id_}{said}")
 
 
 def done(step: Step, id_: str) -> str:
-    return f"{ROWS[step.kind].title} {step.label} ({id_}): {_DONE[step.action]}"
+    return f"{ROWS[step.kind].title} {plain(step.label)} ({id_}): {_DONE[step.action]}"
 
 
 def summary(plan: Plan) -> str:

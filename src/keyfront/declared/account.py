@@ -248,6 +248,10 @@ class Account:
 
     # ---- until every edge obeys
 
+    def distributions(self, owner: str) -> list[str]:
+        """Ids of the distributions that are `owner`'s."""
+        return [found.id for found in self._list(ROWS["Distribution"]) if found.owner == owner]
+
     def wait(self, distributions: Iterable[str], timeout: float) -> None:
         """Until all of them are Deployed.
 
@@ -257,14 +261,11 @@ class Account:
         ends = time.monotonic() + timeout
         for id_ in distributions:
             pause = 0.05  # Keyfront needs a moment, CloudFront minutes
-            while self.distribution(id_)["Status"] != "Deployed":
+            while self.call("GetDistribution", Id=id_)["Distribution"]["Status"] != "Deployed":
                 if time.monotonic() + pause > ends:
                     raise Refused(f"the distribution {id_} is not Deployed after {timeout:g} seconds")
                 time.sleep(pause)
                 pause = min(pause * 1.5, 10)
-
-    def distribution(self, id_: str) -> dict[str, Any]:
-        return dict(self.call("GetDistribution", Id=id_)["Distribution"])
 
 
 def _changed(step: Step) -> Refused:

@@ -21,6 +21,7 @@ _DEFAULTS: dict[str, Any] = {
     "IpAddressType": "ipv4",
     "SelectionCriteria": "default",
     "OriginReadTimeout": 30,
+    "SSLSupportMethod": "vip",
 }
 """What CloudFront may return although nobody said it, besides what `normalise.py` adds."""
 

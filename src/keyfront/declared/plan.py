@@ -159,7 +159,7 @@ def plan(
         found
         for kind in ROWS
         for found in facts.get(kind, ())
-        if found.owner == setup.owner and found.id not in used
+        if found.owner == setup.owner and found.id not in used | known.spoken_of
     ]
     gone = spare if delete else []
     return Plan(
@@ -204,11 +204,18 @@ class _Names:
         self.labels = {found.id: str(path[1]) for path, found in matches.items() if found is not None}
         self._called = {found.id: found.name or found.id for kind in facts.values() for found in kind}
         self._called |= self.labels
+        self.spoken_of: set[str] = set()
+        """Ids that the file refers to."""
         for each in setup.desired:
             for reference in ROWS[each.kind].refers_to:
                 for at, holder, key in references(each.config, reference):
-                    if isinstance(said := holder[key], Said) and not self._candidates(said):
+                    if not isinstance(said := holder[key], Said):
+                        continue
+                    found = self._candidates(said)
+                    if not found:
                         self._refuse(said, (*each.path, *at), faults)
+                    elif isinstance(found[0], str):
+                        self.spoken_of.add(found[0])
 
     def _candidates(self, said: Said) -> list[Any]:
         path = (said.kind, said.text)

@@ -188,6 +188,16 @@ class _Reader:
         return value
 
 
+def secret_values(setup_: Setup) -> frozenset[str]:
+    """What `setup_` says that nobody may be shown: the headers by which origins know their edges."""
+    found = set()
+    for each in setup_.desired:
+        for origin in (each.config.get("Origins") or {}).get("Items") or ():
+            for header in (origin.get("CustomHeaders") or {}).get("Items") or ():
+                found.add(header["HeaderValue"])
+    return frozenset(found - {""})
+
+
 Rewriter = Callable[[Any, str, str], Any]
 """Called with an id as it stands there, the kind that it is of, and its prefix; what it returns takes its place."""
 

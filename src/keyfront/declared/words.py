@@ -81,6 +81,8 @@ class Words:
             found["Quantity"] = len(items)
             if items:
                 found["Items"] = items
+            elif "Items" in shape.required_members:
+                self._faults.add(path, "must list something")
             if "Enabled" in shape.members:
                 found.setdefault("Enabled", bool(items))
         for member in shape.required_members:
