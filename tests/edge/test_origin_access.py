@@ -427,12 +427,15 @@ CLIMBS = [
     "/./a",
     "/a/.",
     "/a/..?x",
+    "/caf%E9",
+    "/caf\xe9",
+    "/%ff",
 ]
 
 
 @pytest.mark.parametrize("target", CLIMBS)
 @pytest.mark.parametrize("signing", ["always", "never"])
-def test_no_path_leads_out_of_a_bucket(tmp_path: Path, target: str, signing: Any) -> None:
+def test_no_path_leads_out_of_a_bucket_or_names_no_key(tmp_path: Path, target: str, signing: Any) -> None:
     origin = msgspec.structs.replace(BUCKET, signing=signing)
     with pytest.raises(OriginFailure) as caught:
         prepared(tmp_path, origin, target, WEED)
@@ -440,7 +443,7 @@ def test_no_path_leads_out_of_a_bucket(tmp_path: Path, target: str, signing: Any
 
 
 @pytest.mark.parametrize(
-    "target", ["/a..b", "/...", "/.hidden", "/a/..b/c", "/%2e%2e%2e", "/a?../..", "//a//"]
+    "target", ["/a..b", "/...", "/.hidden", "/a/..b/c", "/%2e%2e%2e", "/a?../..?%ff", "//a//", "/caf%c3%a9"]
 )
 def test_other_dots_are_a_keys_own(tmp_path: Path, target: str) -> None:
     prepared(tmp_path, BUCKET, target, WEED)

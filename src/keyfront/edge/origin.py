@@ -14,7 +14,7 @@ What may go wrong, and what is told (kind: cloudfront-semantics §6.2; status: w
 | closed or reset before the head is whole, or within the body        | OriginCommError            | 502    |
 | the response completion timeout has passed, all attempts counted    | OriginCommError            | 504    |
 | a signature is wanted and there are no credentials for it            | OriginWriteError           | 502    |
-| the path leads up, where that could be another bucket               | OriginWriteError           | 400    |
+| the path names no key, or could lead into another bucket            | OriginWriteError           | 400    |
 | more than 20,480 bytes of headers                                   | OriginHeaderTooBigError    | 502    |
 | not HTTP/1, or framing that can be read in two ways                 | OriginInvalidResponseError | 502    |
 

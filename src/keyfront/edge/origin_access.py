@@ -7,8 +7,9 @@ Two things are decided here, both from what a config says and what the operator'
 2. The signature. If the config wants one, the request goes out signed (`sigv4`) or not at all: without credentials it
    ends here, as if the origin could not be asked.
 
-A request that is signed, or that goes to a bucket by its path, must mean one key and no other: a path with `.` or `..`
-in any spelling is refused, since it could lead into another bucket of the same server.
+A request that is signed, or that goes to a bucket by its path, must mean one key and no other: a path with a segment
+`.` or `..` in any spelling is refused, since it could lead into another bucket of the same server, and so is one that
+is not UTF-8.
 """
 
 from __future__ import annotations
@@ -92,8 +93,8 @@ class OriginAccess:
         signs = origin.signing == "always" or (
             origin.signing == "no-override" and all(name != b"authorization" for name, _ in headers)
         )
-        if (signs or place is not origin) and _climbs(path):
-            raise OriginFailure("OriginWriteError", 400, "the path has a segment . or ..")
+        if (signs or place is not origin) and (wrong := _no_key(path)):
+            raise OriginFailure("OriginWriteError", 400, f"the path {wrong}")
         if not signs:
             return Asked(place, scheme, path + mark + query, headers)
         if settings.credentials is None:
@@ -151,8 +152,15 @@ def _region(origin: Origin, settings: Settings) -> str:
     return named or settings.region or DEFAULT_REGION
 
 
-def _climbs(path: str) -> bool:
-    if "." not in path and "%" not in path:
-        return False
-    segments = unquote_to_bytes(path.encode("latin-1")).replace(b"\\", b"/").split(b"/")
-    return b"." in segments or b".." in segments
+def _no_key(path: str) -> str:
+    """Why a path names no key that could be asked for, if it does not. Keys are UTF-8; of another path the server would
+    say that the signature is wrong."""
+    key = unquote_to_bytes(path.encode("latin-1"))
+    segments = key.replace(b"\\", b"/").split(b"/")
+    if b"." in segments or b".." in segments:
+        return "has a segment . or .."
+    try:
+        key.decode()
+    except UnicodeDecodeError:
+        return "is not UTF-8"
+    return ""
