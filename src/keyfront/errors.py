@@ -92,8 +92,9 @@ class SnapshotRefused(KeyfrontError):
 class OriginFailure(KeyfrontError):
     """An origin that could not be reached, or whose answer cannot be passed on.
 
-    `status` is what the viewer gets (502 or 504; 400 if nobody could be asked so), `kind` the x-edge-detailed-result-type of CloudFront's log
-    (cloudfront-semantics §6.2): OriginConnectError, OriginDnsError, OriginReadError, OriginCommError, …
+    `status` is what the viewer gets (502 or 504; 400 if nobody could be asked so), `kind` the
+    x-edge-detailed-result-type of CloudFront's log (cloudfront-semantics §6.2): OriginConnectError, OriginDnsError,
+    OriginReadError, OriginCommError, …
     """
 
     def __init__(self, kind: str, status: int, detail: str = "") -> None:
