@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from keyfront.control.schema import VERSION
+
 _USER = "nobody"
 _numbers = itertools.count(1)
 
@@ -146,14 +148,16 @@ class PostgresServer:
         from psycopg.sql import SQL, Identifier
 
         with psycopg.connect(url) as connection:
-            # No triggers and no foreign keys: they would refuse.
-            connection.execute("SET session_replication_role = replica")
             found = connection.execute(
                 "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
             ).fetchall()
-            for (table,) in found:
-                if table not in {"schema", "counter"}:
-                    connection.execute(SQL("DELETE FROM {}").format(Identifier(table)))
-            if found:
+            tables = {name for (name,) in found} - {"schema", "counter"}
+            if found and connection.execute("SELECT max(version) FROM schema").fetchone() != (VERSION,):
+                return
+            # No triggers and no foreign keys: they would refuse.
+            connection.execute("SET session_replication_role = replica")
+            for table in tables:
+                connection.execute(SQL("DELETE FROM {}").format(Identifier(table)))
+            if tables:
                 connection.execute("UPDATE counter SET value = 0")
         self._free.append(url)

@@ -9,8 +9,11 @@ import pytest
 import sqlalchemy as sa
 
 from keyfront.control import schema
-from keyfront.control.database import Sqlite
-from keyfront.control.store import Store
+from keyfront.control.database import Database, Postgres, Sqlite
+from keyfront.control.store import Row, Store
+from tests.control.house import BOTH, where
+
+STORES = BOTH
 
 
 def shape(connection: sa.Connection, table: str) -> dict[str, Any]:
@@ -41,18 +44,41 @@ def shape(connection: sa.Connection, table: str) -> dict[str, Any]:
 
 
 def test_the_steps_make_the_tables(tmp_path: Path) -> None:
-    Store(tmp_path / "steps.db").close()
-    steps, tables = Sqlite(tmp_path / "steps.db"), Sqlite(tmp_path / "tables.db")
-    with steps.reading.begin() as made, tables.writing.begin() as declared:
-        schema.metadata.create_all(declared)
+    store = Store(where(tmp_path))
+    declared = sa.create_engine("sqlite://")
+    schema.metadata.create_all(declared)
+    with store.read() as transaction, declared.connect() as wanted:
+        made = transaction.connection
         assert set(sa.inspect(made).get_table_names()) == set(schema.metadata.tables)
         for table in schema.metadata.tables:
-            assert shape(made, table) == shape(declared, table)
+            assert shape(made, table) == shape(wanted, table)
+    store.close()
+
+
+def test_ids_are_compared_byte_by_byte(tmp_path: Path) -> None:
+    store = Store(where(tmp_path))
+    with store.write() as transaction:
+        for id_ in ("b", "A", "a", "B", "é", "-"):
+            transaction.insert(Row("PublicKey", id_, "E1", 1.5, 2.5, {}, {}, 0))
+        assert list(transaction.versions("PublicKey")) == ["-", "A", "B", "a", "b", "é"]
+        assert [found.id for found in transaction.page("PublicKey", "B", 2)] == ["a", "b"]
+        if transaction.connection.dialect.name == "postgresql":
+            collations = transaction.connection.exec_driver_sql(
+                "SELECT DISTINCT collation_name FROM information_schema.columns"
+                " WHERE table_schema = 'public' AND data_type = 'text'"
+            )
+            assert collations.scalars().all() == ["C"]
+    store.close()
 
 
 @pytest.mark.parametrize("version", range(1, schema.VERSION))
 def test_an_old_store_comes_up_to_date_with_what_it_holds(tmp_path: Path, version: int) -> None:
-    old = Sqlite(tmp_path / "keyfront.db")
+    if isinstance(named := where(tmp_path), str):
+        old: Database = Postgres(named)
+        with old.migrating.begin() as connection:
+            connection.exec_driver_sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    else:
+        old = Sqlite(named)
     with old.writing.begin() as connection:
         for number in range(1, version + 1):
             schema.step(connection, number)
@@ -66,7 +92,7 @@ def test_an_old_store_comes_up_to_date_with_what_it_holds(tmp_path: Path, versio
         connection.exec_driver_sql("UPDATE counter SET value = 7 WHERE name = 'snapshot'")
     old.close()
     for _ in range(2):
-        store = Store(tmp_path / "keyfront.db")
+        store = Store(where(tmp_path))
         with store.read() as transaction:
             found = transaction.get("PublicKey", "K1")
             assert found is not None

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
-import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from keyfront.control import audit
 from keyfront.control.store import AuditRow, Row, Store, dumps, loads
 from keyfront.errors import ApiError, SettingsError
+from tests.control.house import BOTH, House, where
+
+STORES = BOTH
 
 
 def row(id_: str, kind: str = "PublicKey", **changes: Any) -> Row:
@@ -32,8 +35,10 @@ def row(id_: str, kind: str = "PublicKey", **changes: Any) -> Row:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "keyfront.db")
+def store(tmp_path: Path) -> Iterator[Store]:
+    made = Store(where(tmp_path))
+    yield made
+    made.close()
 
 
 def test_rows_come_back_as_they_were(store: Store) -> None:
@@ -80,9 +85,9 @@ def test_a_referred_resource_cannot_vanish_by_any_way(store: Store) -> None:
         transaction.refer("KeyGroup", "group", [("PublicKey", "key"), ("PublicKey", "key")])
         assert transaction.referrers("PublicKey", "key") == ["group"]
         assert transaction.referrers("PublicKey", "key", by="Distribution") == []
-    with pytest.raises(ApiError, match="FOREIGN KEY"), store.write() as transaction:
+    with pytest.raises(ApiError, match=r"(?i)foreign key"), store.write() as transaction:
         transaction.delete("PublicKey", "key")
-    with pytest.raises(ApiError, match="FOREIGN KEY"), store.write() as transaction:
+    with pytest.raises(ApiError, match=r"(?i)foreign key"), store.write() as transaction:
         transaction.refer("KeyGroup", "group", [("PublicKey", "nothing")])
     with store.write() as transaction:
         transaction.delete("KeyGroup", "group")
@@ -113,7 +118,7 @@ def test_an_exception_undoes_everything(store: Store) -> None:
         assert transaction.snapshot_number() == 0
 
 
-def test_the_audit_log_only_grows(store: Store, tmp_path: Path) -> None:
+def test_the_audit_log_only_grows(store: Store) -> None:
     with store.write() as transaction:
         assert transaction.audit_head() is None
         for number in (1, 2, 3):
@@ -124,43 +129,25 @@ def test_the_audit_log_only_grows(store: Store, tmp_path: Path) -> None:
         assert head is not None
         assert head.number == 3
         assert [found.number for found in transaction.audit(after=1, limit=1)] == [2]
-    with sqlite3.connect(tmp_path / "keyfront.db") as connection:
-        for statement in ("DELETE FROM audit", "UPDATE audit SET error = 'x'"):
-            with pytest.raises(sqlite3.IntegrityError, match="append-only"):
-                connection.execute(statement)
-
-
-def test_only_its_owner_can_read_it(store: Store, tmp_path: Path) -> None:
-    with store.write() as transaction:
-        transaction.insert(row("a"))
-    files = list(tmp_path.iterdir())
-    assert {path.name for path in files} >= {"keyfront.db", "keyfront.db-wal"}
-    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
-
-
-def test_a_commit_waits_for_the_disk(store: Store) -> None:
-    with store._database.reading.connect() as connection:
-        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
-        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
-
-
-def test_what_is_no_store_is_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "keyfront.db"
-    path.write_bytes(b"this is not a database, it is a love letter" * 100)
-    with pytest.raises(SettingsError, match="cannot be opened"):
-        Store(path)
-    assert path.read_bytes().startswith(b"this is not a database")
-    with pytest.raises(SettingsError, match="cannot be opened"):
-        Store(tmp_path / "no such folder" / "keyfront.db")
+    for statement in ("DELETE FROM audit", "UPDATE audit SET error = 'x'"):
+        with pytest.raises(ApiError, match="append-only"), store.write() as transaction:
+            transaction.connection.exec_driver_sql(statement)
 
 
 def test_a_newer_store_is_left_alone(tmp_path: Path) -> None:
-    Store(tmp_path / "keyfront.db").close()
-    with sqlite3.connect(tmp_path / "keyfront.db") as connection:
-        connection.execute("INSERT INTO schema VALUES (99)")
+    store = Store(where(tmp_path))
+    with store.write() as transaction:
+        transaction.insert(row("a"))
+        transaction.connection.exec_driver_sql("INSERT INTO schema VALUES (99)")
     with pytest.raises(SettingsError, match="a newer Keyfront"):
-        Store(tmp_path / "keyfront.db")
+        Store(where(tmp_path))
+    # Who has it open goes on reading, and writes nothing that the newer one would not.
+    with pytest.raises(ApiError, match="newer Keyfront") as caught, store.write():
+        raise AssertionError("an old Keyfront wrote to a new store")
+    assert caught.value.status == 503
+    with store.read() as transaction:
+        assert transaction.get("PublicKey", "a") is not None
+    store.close()
 
 
 def test_opening_it_twice_migrates_once(tmp_path: Path) -> None:
@@ -168,7 +155,7 @@ def test_opening_it_twice_migrates_once(tmp_path: Path) -> None:
 
     def open_it() -> None:
         try:
-            Store(tmp_path / "keyfront.db").close()
+            Store(where(tmp_path)).close()
         except BaseException as error:
             failures.append(error)
 
@@ -182,7 +169,7 @@ def test_opening_it_twice_migrates_once(tmp_path: Path) -> None:
 
 def test_a_writer_that_does_not_end_is_an_error_and_not_a_hang(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("keyfront.control.database.BUSY_TIMEOUT", 0.05)
-    first, second = Store(tmp_path / "keyfront.db"), Store(tmp_path / "keyfront.db")
+    first, second = Store(where(tmp_path)), Store(where(tmp_path))
     with first.write() as transaction:
         transaction.insert(row("a"))
         with pytest.raises(ApiError) as caught, second.write():
@@ -190,6 +177,10 @@ def test_a_writer_that_does_not_end_is_an_error_and_not_a_hang(tmp_path: Path, m
         assert (caught.value.code, caught.value.status) == ("ServiceUnavailable", 503)
         with second.read() as reading:  # readers go on and see what was committed before
             assert reading.get("PublicKey", "a") is None
+    with second.write() as transaction:
+        assert transaction.get("PublicKey", "a") is not None
+    first.close()
+    second.close()
 
 
 @pytest.mark.parametrize(
@@ -226,9 +217,6 @@ while True:
 
 
 def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
-    from keyfront.control import audit
-    from tests.control.house import House
-
     acknowledged: dict[str, str] = {}
     for seed in (1, 2, 3):
         writer = subprocess.Popen(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,9 @@ SCHEMES = ("postgresql://", "postgres://")
 
 BUSY_TIMEOUT = 10.0
 """Seconds to wait for another process's write to end."""
+
+STUCK_TIMEOUT = 20.0
+"""Seconds after which PostgreSQL ends a statement that does not end, and the transaction of who says nothing more."""
 
 _BEGIN = "keyfront_begin"
 
@@ -161,7 +165,8 @@ class Postgres:
             self._failed = time.monotonic(), str(error)
             raise
         # Not by libpq's `options`, which poolers refuse.
-        connection.execute(_SESSION)
+        patience = [f"{seconds * 1000:.0f}ms" for seconds in (BUSY_TIMEOUT, STUCK_TIMEOUT, STUCK_TIMEOUT)]
+        connection.execute(_SESSION, patience)
         connection.autocommit = False
         return connection
 
@@ -189,8 +194,8 @@ _CONNECTION: dict[str, Any] = {
 cannot be written to."""
 
 _SESSION = """
-SELECT set_config('lock_timeout', '10s', false), set_config('statement_timeout', '20s', false),
-       set_config('idle_in_transaction_session_timeout', '20s', false),
+SELECT set_config('lock_timeout', %s, false), set_config('statement_timeout', %s, false),
+       set_config('idle_in_transaction_session_timeout', %s, false),
        set_config('default_transaction_isolation', 'read committed', false),
        CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
             THEN set_config('synchronous_commit', 'on', false) END
@@ -218,7 +223,11 @@ def _said(url: str) -> dict[str, Any]:
     try:
         if not url.startswith(SCHEMES):
             raise psycopg.ProgrammingError
-        return conninfo_to_dict(url)
+        said = conninfo_to_dict(url)
+        # libpq ends a password at the first @ and takes the rest for a host, which messages would show.
+        if "@" in str(said.get("host", "")) or not re.fullmatch(r"[0-9,]*", str(said.get("port", ""))):
+            raise psycopg.ProgrammingError
+        return said
     except psycopg.Error:  # whose words may quote a piece of the password
         raise SettingsError(
             "the store's URL is not of the form postgresql://USER@HOST:PORT/DATABASE; "
