@@ -12,11 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import botocore.configloader
+import click
 import pytest
 from click.testing import CliRunner, Result
 
+from keyfront.cli.access import access
+from keyfront.cli.audit import audit
 from keyfront.cli.main import keyfront
+from keyfront.control import conditions
 from keyfront.control.credentials import load
+from keyfront.control.roles import ROLES
 from keyfront.control.store import Store
 from keyfront.errors import KeyfrontError
 from tests.control.house import House
@@ -350,3 +355,46 @@ def test_an_exported_log_can_be_verified_by_anybody(busy: House, tmp_path: Path)
     assert said(tmp_path / "nowhere", *verify, "--expect", expected).strip() == expected
     path.write_bytes(path.read_bytes().replace(b'"ada"', b'"eve"', 1))
     assert run(tmp_path / "nowhere", *verify, "--expect", expected).exit_code == 1
+
+
+# ---- what the documentation says
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def commands(group: click.Group, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+@pytest.mark.parametrize("group", [access, audit], ids=lambda group: str(group.name))
+def test_every_command_and_option_is_in_the_reference(group: click.Group) -> None:
+    text = (DOCS / "reference" / "cli.md").read_text()
+    section = text[text.index(f"## `keyfront {group.name}`") :]
+    section = section[: section.find("\n## ", 1)] if "\n## " in section[1:] else section
+    for path, command in commands(group, ()):
+        assert f"`{' '.join(path)}" in section, path
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert any(f"{option}" in section for option in parameter.opts), (path, parameter.opts)
+
+
+def test_the_guides_policy_does_what_the_guide_says(folder: Path) -> None:
+    guide = (DOCS / "guide" / "access.md").read_text()
+    document = guide.partition("```json\n")[2].partition("```")[0]
+    said(folder, "access", "policy", "put", "films", "-", given=document)
+    said(folder, "access", "user", "create", "ada")
+    said(folder, "access", "policy", "attach", "films", "ada")
+    arn = "arn:aws:cloudfront::000000000000:distribution/E1"
+    ask = ("access", "simulate", "ada", "UpdateDistribution", arn, "--source-ip", "192.0.2.7")
+    assert said(folder, *ask, "--resource-tag", "Team=films") == "allowed by films (OwnDistributions)\n"
+    assert run(folder, *ask, "--resource-tag", "Team=books").exit_code == 1
+    done = run(folder, "access", "simulate", "ada", "DeleteDistribution", arn, "--source-ip", "192.0.2.7")
+    assert done.stdout == "denied by films (NeverDelete)\n"
+    for key in conditions.KEYS:
+        assert f"`{key}`" in guide.lower()
+    for role in ROLES:
+        assert f"| `{role}` |" in guide
