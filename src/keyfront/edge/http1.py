@@ -29,7 +29,7 @@ from keyfront.edge import respond
 from keyfront.edge.cache import LostError
 from keyfront.edge.edge import Edge, Visit
 from keyfront.edge.exchange import FileRange, Headers, Reply, Request, Stored
-from keyfront.edge.quick import Caller, Quick
+from keyfront.edge.quick import Caller, Quick, Section, aged
 from keyfront.edge.sendfile import send_range
 from keyfront.edge.slices import ChangedError, UnusableError
 from keyfront.errors import OriginFailure, spent
@@ -379,7 +379,7 @@ class Connection(asyncio.Protocol):
                         self._send(*answer)
                         return
                     if len(target) <= MAX_TARGET and TARGET.fullmatch(target):
-                        self._take(found.asking(target, self._caller))
+                        self._take(found, target)
                         return
                 else:
                     self._begun = 0
@@ -403,14 +403,20 @@ class Connection(asyncio.Protocol):
         ):
             self._listener.quick.learn(section, request, request.client_ip if self._trusted else "")
 
-    def _take(self, request: Request) -> None:
+    def _take(self, section: Section, target: str) -> None:
         """A request of which nothing is left to be parsed."""
-        self._quiet = False
         self._last_data = self._clock()
         self._keep_alive = True
         self._body = None
-        self._start(request, True, None)
-        self._settle()
+        visit = self._edge.visit(section.asking(target, self._caller))
+        stored = visit.hit
+        if stored is not None:
+            self._send(stored, visit.request_id.encode(), aged(stored, visit.now))
+            if not self._listener.quick.tell(visit, section, self._caller):
+                self._edge.done(visit, 200, len(stored.body), "Hit", "Hit")
+        else:
+            self._quiet = False
+            self._task = asyncio.get_running_loop().create_task(self._run(visit, True, None))
 
     def _parse(self, data: bytes) -> None:
         if self._closing:
@@ -670,8 +676,7 @@ class Connection(asyncio.Protocol):
 
     def _write_hit(self, visit: Visit, stored: Stored) -> None:
         whole = visit.request.method == "GET"
-        age = b"\r\nAge: %d\r\n\r\n" % max(int(visit.now - stored.born), 0)
-        self._send(stored, visit.request_id.encode(), age, whole=whole)
+        self._send(stored, visit.request_id.encode(), aged(stored, visit.now), whole=whole)
         self._edge.done(visit, 200, len(stored.body) if whole else 0, "Hit", "Hit")
 
     def _send(self, stored: Stored, request_id: bytes, age: bytes, *, whole: bool = True) -> None:

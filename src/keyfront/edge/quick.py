@@ -21,7 +21,7 @@ import msgspec
 
 from keyfront.edge.accesslog import AccessLog, Record, Tally
 from keyfront.edge.decide import loggable
-from keyfront.edge.edge import Edge
+from keyfront.edge.edge import Edge, Visit
 from keyfront.edge.exchange import Plan, Request, Stored
 from keyfront.edge.forward import key_suffix, query_part
 from keyfront.edge.geo import allowed
@@ -170,13 +170,48 @@ class Quick:
         if stored is None or now >= stored.quick_until:
             return None
         request_id = edge.request_id()
-        age = int(now - stored.born)
+        self._leave(request_id, plan, ready, section, target, who, told, tally, len(stored.body), now, began)
+        return stored, request_id.encode(), aged(stored, now)
+
+    def tell(self, visit: Visit, section: Section, caller: Caller) -> bool:
+        """Leave the access record of a hit that was decided the long way, if it can be done here."""
+        plan, stored, grant = visit.plan, visit.hit, visit.grant
+        if plan is None or stored is None or plan.route.site.geo is not None:
+            return False
+        target = visit.request.target
+        ready = plan.ready or self._prepare(plan, section, target)
+        if ready is None:
+            return False
+        verify_us = int(visit.verify_s * 1e6)
+        who = caller.tell(section.client) if section.client else caller.told
+        told, tally = f'{section.told},"verify_us":{verify_us}', ready.tally
+        if plan.grant is None and grant is not None:
+            told += _granted(grant, plan.route)
+            tally = self._tally(plan.route, grant)
+        size, now, began = len(stored.body), visit.now, visit.began
+        self._leave(visit.request_id, plan, ready, section, target, who, told, tally, size, now, began)
+        self._log.counts.verify_us += verify_us
+        return True
+
+    def _leave(
+        self,
+        request_id: str,
+        plan: Plan,
+        ready: Ready,
+        section: Section,
+        target: str,
+        who: str,
+        told: str,
+        tally: Tally,
+        size: int,
+        now: float,
+        began: float,
+    ) -> None:
         millisecond = int(now * 1000)
         if millisecond != self._millisecond:
             self._millisecond = millisecond
             self._moment = f'{{"time":{millisecond / 1000:.3f},"request_id":"'
         path = "" if ready.spelled else target[: plan.path_length]
-        size = len(stored.body)
         taken = int((perf_counter() - began) * 1e6)
         tally.hits += 1
         tally.sent += size
@@ -184,11 +219,6 @@ class Quick:
         self._log.hit(
             f'{self._moment}{request_id}",{who}{ready.first}{path}{ready.middle}{size},"time_taken_us":{taken},'
             f'"request_bytes":{section.size + len(target)}{told}{ready.last}'
-        )
-        return (
-            stored,
-            request_id.encode(),
-            _AGES[age] if 0 <= age < 3600 else b"\r\nAge: %d\r\n\r\n" % max(age, 0),
         )
 
     def _judge(
@@ -257,7 +287,7 @@ class Quick:
         else:
             name: tuple[str, ...] = (section.origin, route.name)
             if grant is not None:
-                name += (grant.key_pair_id, grant.hash_name)
+                name += (grant.key_pair_id, grant.hash_name, "again" if grant.remembered else "")
             found = self._ready.get(name)
             if found is None:
                 found = self._ready[name] = self._make(plan, section, "", "", "")
@@ -289,6 +319,12 @@ class Quick:
     def _tally(self, route: Route, grant: Grant | None) -> Tally:
         key = None if grant is None else (grant.key_pair_id, grant.hash_name)
         return self._log.tally(route.site.distribution.id, key)
+
+
+def aged(stored: Stored, now: float) -> bytes:
+    """Age as it ends the head of an answer from memory."""
+    age = int(now - stored.born)
+    return _AGES[age] if 0 <= age < len(_AGES) else b"\r\nAge: %d\r\n\r\n" % max(age, 0)
 
 
 def _text(value: str) -> str:
