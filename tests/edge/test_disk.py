@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 import resource
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import zlib
@@ -18,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from keyfront.edge import disk as disk_module
-from keyfront.edge.disk import BLOCK, DiskTier, boot_time, name_of
+from keyfront.edge.disk import BLOCK, LEFT_OVER, DiskTier, boot_mark, name_of
 from keyfront.edge.exchange import FileRange, Headers, Meta, Slices, Stored
 from tests.edge.film import bytes_of
 
@@ -52,6 +55,12 @@ def stored(key: str = "E/a", body: bytes = b"hello", **members: object) -> Store
 
 def none() -> Headers:
     raise AssertionError("the request's headers are asked for only where the response varies")
+
+
+def aged(path: Path, seconds: float) -> None:
+    """As if the file had last been used then, by the kernel that runs."""
+    then = int(time.time() - seconds) * 10**9 + boot_mark()
+    os.utime(path, ns=(then, then))
 
 
 def never_ended(key: str, snapshot: int) -> bool:
@@ -298,7 +307,10 @@ class TestProof:
         assert tier.find("E/b", none) is None
         assert tier.find("E/a", none) is None
 
-    async def test_after_a_restart_of_the_machine_slices_are_read_through_once(self, opened: Opens) -> None:
+    @pytest.mark.parametrize("shift", [1, -1, 3600 * 10**9 + 1, -3600 * 10**9 - 1])
+    async def test_after_a_restart_of_the_machine_slices_are_read_through_once(
+        self, opened: Opens, shift: int
+    ) -> None:
         tier = opened()
         for name in ("good", "bad"):
             writer = tier.writer(name, 5)
@@ -306,12 +318,12 @@ class TestProof:
             writer.feed(b"hello")
             writer.finish()
         flushed(tier)
-        before = boot_time() - 1000
+        assert tier.slice("good", 5) is not None
         for name in ("good", "bad"):
             path = tier.folder / name_of(name)
             if name == "bad":
                 path.write_bytes(path.read_bytes()[:-5] + bytes(5))
-            os.utime(path, (before, before))
+            os.utime(path, ns=(0, path.stat().st_mtime_ns + shift))  # whatever the clock said before
             assert tier.slice(name, 5) is None
         piece = await tier.prove("good", 5)
         assert piece is not None
@@ -368,9 +380,8 @@ class TestRoom:
     def test_what_was_used_lately_stays(self, opened: Opens) -> None:
         tier = opened(100 * BLOCK)
         self.fill(tier, 0, 90)
-        past = time.time() - 7200
         for number in range(90):
-            os.utime(tier.folder / name_of(f"E/{number}"), (past + 60 * number, past + 60 * number))
+            aged(tier.folder / name_of(f"E/{number}"), 7200 - 60 * number)
         for number in (0, 5, 89):
             assert tier.find(f"E/{number}", none) is not None
         self.fill(tier, 100, 20)
@@ -379,13 +390,36 @@ class TestRoom:
         assert tier.find("E/1", none) is None
         assert tier.find("E/110", none) is not None
 
+    def test_on_a_full_disk_it_makes_room(self, opened: Opens) -> None:
+        tier = opened(1000 * BLOCK)
+        self.fill(tier, 0, 100)
+        for number in range(20):
+            aged(tier.folder / name_of(f"E/{number}"), 3600)
+        tier._failed("written", OSError(errno.ENOSPC, "full"))
+        assert self.there(self.settled(tier)) == 90 * BLOCK
+        assert all(tier.find(f"E/{number}", none) is not None for number in range(20, 100))
+        tier._evict_beside()
+        assert self.there(self.settled(tier)) == 90 * BLOCK
+
+    def test_a_clock_that_is_set_back_makes_nothing_stay_for_ever(self, opened: Opens) -> None:
+        tier = opened(100 * BLOCK)
+        self.fill(tier, 0, 90)
+        for number in range(90):
+            aged(tier.folder / name_of(f"E/{number}"), -400 * 86400)
+        for number in (0, 89):
+            assert tier.find(f"E/{number}", none) is not None  # used, and noted when
+        self.fill(tier, 100, 20)
+        self.settled(tier)
+        assert all(tier.find(f"E/{number}", none) is not None for number in (0, 89, 100))
+        assert sum(tier.find(f"E/{number}", none) is None for number in range(1, 89)) >= 10
+
     def test_a_use_is_noted_once_a_minute_at_most(self, opened: Opens) -> None:
         tier = opened()
         tier.put(stored(), 1.0)
         path = flushed(tier).folder / name_of("E/a")
         for age, noted in ((59, False), (120, True)):
-            past = time.time() - age
-            os.utime(path, (past, past))
+            aged(path, age)
+            past = path.stat().st_mtime
             tier.find("E/a", none)
             assert (path.stat().st_mtime > past + 1) is noted
 
@@ -492,6 +526,121 @@ class TestFailure:
         tier.spoil("E/a", 1.0)
         tier.close()
         assert sum("disk" in record.message for record in caplog.records) == 1
+
+    @pytest.mark.parametrize("kind", ["pipe", "link", "socket", "folder", "empty"])
+    def test_what_others_have_put_there_is_not_believed_nor_waited_for(
+        self,
+        opened: Opens,
+        kind: str,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        tier = opened()
+        tier.put(stored("E/a"), 1.0)
+        path = flushed(tier).folder / name_of("E/a")
+        elsewhere = tmp_path / "elsewhere"
+        path.rename(elsewhere)
+        content = elsewhere.read_bytes()
+        with socket.socket(socket.AF_UNIX) as listener:
+            match kind:
+                case "pipe":
+                    os.mkfifo(path)
+                case "link":
+                    path.symlink_to(elsewhere)
+                case "socket":
+                    monkeypatch.chdir(path.parent)  # the name of a socket is short
+                    listener.bind(path.name)
+                case "folder":
+                    path.mkdir()
+                case _:
+                    path.touch()
+            assert tier.find("E/a", none) is None
+            assert tier.slice("E/a", 5) is None
+        assert tier.ready
+        assert elsewhere.read_bytes() == content
+        assert os.path.lexists(path) == (kind == "folder")
+        assert not caplog.records
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can leave files of another user")
+    def test_files_of_a_user_under_whom_it_ran_before(self) -> None:
+        with tempfile.TemporaryDirectory() as open_to_all:
+            tier = DiskTier(f"{open_to_all}/cache", 64 << 20, never_ended)
+            tier.put(stored("E/a"), 1.0)
+            path = flushed(tier).folder / name_of("E/a")
+            for folder in (Path(open_to_all), tier.folder, path.parent):
+                os.chown(folder, 65534, 65534)
+            os.seteuid(65534)
+            try:
+                assert tier.find("E/a", none) is None
+                assert tier.ready
+            finally:
+                os.seteuid(0)
+            assert not path.exists()
+            tier.close()
+
+    def test_what_cannot_be_kept_supersedes_all_the_same(self, opened: Opens) -> None:
+        tier = opened()
+        for why in ("rests", "fails", "full"):
+            tier.put(stored("E/a", b"old"), 1.0)
+            assert flushed(tier).find("E/a", none) is not None
+            if why == "rests":
+                tier._failed("written", OSError("no"))
+                tier.put(stored("E/a", b"new"), 2.0)
+            elif why == "fails":
+                (tier.folder / "new").rename(tier.folder / "old")
+                (tier.folder / "new").write_text("a file in the way")
+                tier.put(stored("E/a", b"new"), 2.0)
+                flushed(tier)
+                (tier.folder / "new").unlink()
+                (tier.folder / "old").rename(tier.folder / "new")
+            else:
+                tier._submit(0, lambda: setattr(tier, "used", 1 << 40))
+                tier.put(stored("E/a", b"new"), 2.0)
+                flushed(tier)
+                tier.used = 0
+            assert tier.find("E/a", none) is None, why
+            tier._resting_until = 0.0
+
+    def test_a_sign_from_before_the_clock_was_set_back(self, folder: Path) -> None:
+        now = 1000.0
+        tier = DiskTier(folder, 64 << 20, never_ended, clock=lambda: now)
+        tier.spoil("E/a", 5000.0)
+        tier.put(stored("E/a"), 999.0)
+        assert flushed(tier).find("E/a", none) is None  # who knows when that was
+        tier.put(stored("E/a"), 1001.0)
+        assert flushed(tier).find("E/a", none) is not None
+        tier.close()
+
+    def test_who_counts_is_waited_for_by_the_thread_alone(self, opened: Opens) -> None:
+        tier = opened()
+        tier._step = 1
+        with disk_module._locked(tier._made(f"{tier._root}used"), wait=True):
+            tier.spoil("E/a", 1.0)
+            tier.drop("E/b")
+            assert tier.find("E/a", none) is None
+        assert flushed(tier).used == BLOCK
+
+    async def test_a_slice_that_was_taken_for_a_left_over(
+        self, opened: Opens, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        tier = opened()
+        writer = tier.writer("s", 10)
+        assert writer is not None
+        writer.feed(b"12345")
+        while writer.backlog:
+            await writer.progress()
+        (path,) = (tier.folder / "new").iterdir()
+        aged(path, LEFT_OVER + 1)
+        tier._clear_left_overs()
+        assert not path.exists()
+        writer.feed(b"67890")
+        writer.finish()
+        while not writer.failed:
+            await writer.progress()
+        assert (writer.done, tier.ready, caplog.records) == (False, True, [])
+        assert writer.file is not None
+        assert b"".join(FileRange(writer.file, writer.offset, 10)) == b"1234567890"
 
     def test_a_queue_that_grows_too_long_takes_no_more(self, opened: Opens) -> None:
         tier = opened()

@@ -11,8 +11,9 @@ file is taken away by who finds it.
 
 The body's checksum is reckoned when it is read into memory. One that the kernel sends without reading it here is
 believed because the kernel that wrote it still runs: whatever a process wrote is whole as the kernel sees it, killed or
-not. After a power cut that is no proof. So a file that was last used before this machine started is read through
-once, and then counts as used.
+not. After a power cut that is no proof. So a file bears the mark of the machine's start under which it was written or
+last read through, as the nanoseconds of its time of modification; under another mark it is read through once. (The time
+itself proves nothing: the clock may be wrong after a power cut, above all.)
 
 Everything that writes happens in one thread, in order; reading a head is done where it is needed (some 30 µs). No
 failure of the disk is a failure of the edge: what cannot be read is not there, what cannot be written is not kept, and
@@ -22,11 +23,13 @@ one warning says so.
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import hashlib
 import itertools
 import logging
 import os
+import stat
 import struct
 import threading
 import time
@@ -50,6 +53,8 @@ BACKLOG: Final = 32 * 1024 * 1024
 """Bytes that may wait to be written; while more do, nothing else is stored."""
 REST: Final = 10.0
 """Seconds for which nothing is written after the disk has failed."""
+SILENT: Final = 600.0
+"""Seconds for which a disk that works now and then is not warned of again."""
 LEFT_OVER: Final = 600.0
 """Seconds after which a file in `new` belongs to a worker that was killed."""
 BLOCK: Final = 4096
@@ -60,6 +65,8 @@ _PREFIX: Final = struct.Struct("<8sIIQII")
 """The mark; the layout's fingerprint; bytes of the head; bytes of the body; checksum of the body; checksum of all
 this and the head."""
 _FIRST_READ: Final = 64 * 1024
+# What is there and cannot be ours: a link, a socket, a file of a user under whom this ran before.
+_FOREIGN: Final = frozenset({errno.EACCES, errno.ELOOP, errno.ENXIO, errno.EPERM})
 
 
 class _Meta(msgspec.Struct, frozen=True, array_like=True):
@@ -127,10 +134,10 @@ def sealed(head: bytes, body_length: int, body_checksum: int) -> bytes:
 class Entry:
     """An entry whose head proved itself. `data` is what of the file has been read already."""
 
-    __slots__ = ("checksum", "data", "file", "head", "length", "mtime", "offset")
+    __slots__ = ("checksum", "data", "file", "head", "length", "mtime_ns", "offset")
 
     def __init__(
-        self, file: OpenFile, head: _Head, offset: int, length: int, checksum: int, data: bytes, mtime: float
+        self, file: OpenFile, head: _Head, offset: int, length: int, checksum: int, data: bytes, mtime_ns: int
     ) -> None:
         self.file = file
         self.head = head
@@ -138,7 +145,7 @@ class Entry:
         self.length = length
         self.checksum = checksum
         self.data = data
-        self.mtime = mtime
+        self.mtime_ns = mtime_ns
 
     def body(self) -> bytes | None:
         """The body, if it is what its checksum says."""
@@ -162,6 +169,8 @@ def _read(fd: int, key: str | None) -> Entry | None:
     """The entry in an open file (which becomes the entry's), None if it does not prove itself or has another key."""
     file = OpenFile(fd)
     status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        return None
     data = os.pread(fd, _FIRST_READ, 0)
     if len(data) < _PREFIX.size:
         return None
@@ -180,7 +189,7 @@ def _read(fd: int, key: str | None) -> Entry | None:
         return None
     if key is not None and head.key != key:
         return None
-    return Entry(file, head, offset, body_length, body_checksum, data, status.st_mtime)
+    return Entry(file, head, offset, body_length, body_checksum, data, status.st_mtime_ns)
 
 
 def name_of(key: str) -> str:
@@ -198,20 +207,26 @@ def _sign(path: str) -> str:
     return path + "\nchanged"
 
 
-def boot_time() -> float:
-    """When this machine started, epoch seconds; where that is not told, now."""
+_SECOND: Final = 10**9
+
+
+def boot_mark() -> int:
+    """What tells this start of the machine from others: a number of nanoseconds, less than a second. Where the kernel
+    does not say, this start of the process."""
     try:
-        with open("/proc/stat", encoding="ascii") as lines:
-            return next(float(line.split()[1]) for line in lines if line.startswith("btime "))
-    except (OSError, ValueError, StopIteration):
-        return time.time()
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            text = file.read()
+    except OSError:
+        text = os.urandom(16)
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") % _SECOND
 
 
 class DiskTier:
     """Responses in `folder`, at most `capacity` bytes of them.
 
     Belongs to one worker and, but for its own thread, to one event loop. `ended` says whether an invalidation has
-    ended what is stored under a key and was asked for under a snapshot's number.
+    ended what is stored under a key and was asked for under a snapshot's number. `clock` is the edge's (epoch seconds),
+    by which responses are dated; files are by the machine's.
 
     :param slack: the part of the capacity that is freed at once when there is too much.
     """
@@ -222,6 +237,7 @@ class DiskTier:
         capacity: int,
         ended: Callable[[str, int], bool],
         slack: float = 0.1,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.folder = Path(folder)
         self.capacity = capacity
@@ -230,8 +246,9 @@ class DiskTier:
         self.used = 0
         """Bytes in the folder, by what was last known of all workers."""
         self._ended = ended
+        self._clock = clock
         self._root = f"{os.fspath(folder)}/"
-        self._boot = boot_time()
+        self._mark = boot_mark()
         self._queue: SimpleQueue[tuple[int, Callable[[], None]] | None] = SimpleQueue()
         self._submitted = 0
         self._worked = 0
@@ -240,6 +257,8 @@ class DiskTier:
         self._closed = False
         self._resting_until = 0.0
         self._warned = False
+        self._silent_until = 0.0
+        self._squeezed = False
         self._delta = 0
         self._step = min(max(capacity // 512, BLOCK), 16 << 20)
         self._numbers = itertools.count()
@@ -274,12 +293,14 @@ class DiskTier:
         if body is None:
             self._remove(name_of(entry.head.key))
             return None
+        if not self._proved(entry):
+            self._stamp(entry.file.fd)
         return Stored(key, meta, body)
 
     def slice(self, key: str, length: int) -> FileRange | None:
-        """A slice of `length` bytes. None too if it was last used before this machine started: ask `prove`."""
+        """A slice of `length` bytes. None too if it was last read before this machine started: ask `prove`."""
         entry = self._slice(key, length)
-        if entry is None or entry.mtime < self._boot:
+        if entry is None or not self._proved(entry):
             return None
         return FileRange(entry.file, entry.offset, entry.length)
 
@@ -288,12 +309,12 @@ class DiskTier:
         entry = self._slice(key, length)
         if entry is None:
             return None
-        if entry.mtime < self._boot:
+        if not self._proved(entry):
             try:
                 if not await asyncio.get_running_loop().run_in_executor(None, entry.holds):
                     self._remove(name_of(key))
                     return None
-                os.utime(entry.file.fd)
+                self._stamp(entry.file.fd)
             except OSError as error:
                 self._failed("read", error)
                 return None
@@ -313,11 +334,15 @@ class DiskTier:
     def _entry(self, key: str, *, touch: bool = True) -> Entry | None:
         name = name_of(key)
         try:
-            fd = os.open(self._root + name, os.O_RDONLY | os.O_CLOEXEC)
+            # Whatever lies there: a pipe must not be waited for.
+            fd = os.open(self._root + name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             return None
         except OSError as error:
-            self._failed("read", error)
+            if error.errno in _FOREIGN:
+                self._remove(name)
+            else:
+                self._failed("read", error)
             return None
         try:
             entry = _read(fd, key)
@@ -330,11 +355,20 @@ class DiskTier:
             self._touch(entry)
         return entry
 
+    def _proved(self, entry: Entry) -> bool:
+        """Was it written or read through since the machine started?"""
+        return entry.mtime_ns % _SECOND == self._mark
+
+    def _stamp(self, fd: int) -> None:
+        """Note that the file is whole, and used now."""
+        now = int(time.time()) * _SECOND + self._mark
+        with suppress(OSError):
+            os.utime(fd, ns=(now, now))
+
     def _touch(self, entry: Entry) -> None:
         """Note the entry's use, for eviction. What is not proved yet keeps its age."""
-        if self._boot <= entry.mtime < time.time() - TOUCHED:
-            with suppress(OSError):
-                os.utime(entry.file.fd)
+        if self._proved(entry) and abs(time.time() - entry.mtime_ns / _SECOND) > TOUCHED:
+            self._stamp(entry.file.fd)
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -358,9 +392,12 @@ class DiskTier:
         return self.used + self._delta <= self.capacity + 4 * self._step
 
     def put(self, stored: Stored, asked: float) -> None:
-        """Store a response, in the place of the one that it supersedes. Done soon, or not at all."""
+        """Store a response, in the place of the one that it supersedes. Done soon, or not at all: then that one goes
+        all the same, so that nothing older comes back once memory has forgotten this."""
         if self.ready:
             self._submit(len(stored.body) + 1024, lambda: self._put(stored, asked))
+        elif not self._closed:
+            self._remove(name_of(stored.key))
 
     def drop(self, key: str) -> None:
         """Forget the response for `key`, all its variants included, and whatever of it still waits to be written."""
@@ -377,15 +414,23 @@ class DiskTier:
         if self._closed:
             return
         try:
-            self._write(_Head(_sign(path), now), b"")
+            delta = self._write(_Head(_sign(path), now), b"")
+            self._submit(0, lambda: self._account(delta))  # which may have to wait for another worker
         except OSError as error:
             self._failed("written", error)
             self.drop(path)
 
     def _changed(self, key: str) -> float:
         """When what lies under this key's path was last changed by a request, 0 if it is not known to have been."""
-        entry = self._entry(_sign(key.partition("\n")[0]))
-        return entry.head.asked if entry is not None else 0.0
+        path = key.partition("\n")[0]
+        entry = self._entry(_sign(path))
+        if entry is None:
+            return 0.0
+        now = self._clock()
+        if entry.head.asked > now + 1:
+            # The clock has been set back: let what is fetched from now on be kept again.
+            self.spoil(path, now)
+        return entry.head.asked
 
     def writer(self, key: str, length: int | None) -> SliceWriter | None:
         """What takes a slice of `length` bytes (None: known at its end) piece by piece. None if the disk cannot now."""
@@ -422,7 +467,10 @@ class DiskTier:
 
     def _put(self, stored: Stored, asked: float) -> None:
         key, meta = stored.key, stored.meta
-        if not self._has_room or self._ended(key, meta.snapshot):
+        if self._ended(key, meta.snapshot):
+            return
+        if not self._has_room:
+            self._remove(name_of(key))
             return
         if meta.vary:
             key = variant_key(key, self._signpost(key, meta.vary), meta.vary_values)
@@ -432,7 +480,11 @@ class DiskTier:
             if slices.total is None:
                 return
             told = (slices.total, slices.size, slices.generation, slices.validator, slices.ranged)
-        self._write(_Head(key, asked, _meta_row(meta), told), stored.body)
+        try:
+            self._account(self._write(_Head(key, asked, _meta_row(meta), told), stored.body))
+        except OSError:
+            self._remove(name_of(key))
+            raise
 
     def _signpost(self, key: str, names: tuple[bytes, ...]) -> str:
         """The generation of the signpost to the variants of `key`, which is put up if there is none such."""
@@ -440,18 +492,20 @@ class DiskTier:
         if entry is not None and entry.head.names == names:
             return entry.head.generation
         generation = os.urandom(8).hex()
-        self._write(_Head(key, names=names, generation=generation), b"")
+        self._account(self._write(_Head(key, names=names, generation=generation), b""))
         return generation
 
-    def _write(self, head: _Head, body: bytes) -> None:
+    def _write(self, head: _Head, body: bytes) -> int:
+        """Write an entry. Returns what it takes more than the one that it replaces."""
         temporary, fd = self._new()
         try:
             try:
                 data = sealed(_encode(head), len(body), crc32(body))
                 _write_all(fd, [data, body])
+                self._stamp(fd)
             finally:
                 os.close(fd)
-            self._place(temporary, name_of(head.key), len(data) + len(body))
+            return self._place(temporary, name_of(head.key), len(data) + len(body))
         except BaseException:
             with suppress(OSError):
                 os.unlink(temporary)
@@ -473,8 +527,8 @@ class DiskTier:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return path
 
-    def _place(self, temporary: str, name: str, size: int) -> None:
-        """Give a whole entry its name."""
+    def _place(self, temporary: str, name: str, size: int) -> int:
+        """Give a whole entry its name. Returns what it takes more than the one that had it."""
         path = self._root + name
         replaced = _size(path)
         try:
@@ -483,7 +537,7 @@ class DiskTier:
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
             os.rename(temporary, path)
         self._warned = False
-        self._account(_blocks(size) - replaced)
+        return _blocks(size) - replaced
 
     def _remove(self, name: str) -> None:
         path = self._root + name
@@ -493,10 +547,17 @@ class DiskTier:
             self._delta -= size
 
     def _failed(self, what: str, error: OSError) -> None:
-        """The disk failed: nothing is written for a while. One warning until something is written again."""
-        self._resting_until = time.monotonic() + REST
-        if not self._warned:
+        """The disk failed: nothing is written for a while. One warning until something is written again, and not many
+        after another. Where it is full before this tier is, the tier gives back a part of what it holds: who fills the
+        disk needs it more, and otherwise what nobody asks for any more would stay."""
+        now = time.monotonic()
+        self._resting_until = now + REST
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            self._squeezed = True
+            self._evict_beside()
+        if not self._warned and now >= self._silent_until:
             self._warned = True
+            self._silent_until = now + SILENT
             logger.warning(
                 "the cache on disk cannot be %s, so what is new is not kept there: %s", what, error
             )
@@ -539,13 +600,16 @@ class DiskTier:
                 self._clear_left_overs()
                 by_minute: dict[int, int] = {}
                 total = 0
+                latest = int((time.time() + TOUCHED) // 60)
                 for _, status in self._walk():
                     size = _blocks(status.st_size)
-                    minute = int(status.st_mtime // 60)
+                    minute = _minute(status, latest)
                     by_minute[minute] = by_minute.get(minute, 0) + size
                     total += size
-                if total > self.capacity:
-                    total -= self._evict_from(by_minute, total - int(self.capacity * (1 - self.slack)))
+                if total > self.capacity or self._squeezed:
+                    self._squeezed = False
+                    excess = total - int(min(self.capacity, total) * (1 - self.slack))
+                    total -= self._evict_from(by_minute, excess, latest)
                 with _locked(f"{self._root}used", wait=True) as fd:
                     os.pwrite(fd, b"%20d" % total, 0)
                 self.used = total
@@ -554,7 +618,7 @@ class DiskTier:
         except OSError as error:
             self._failed("searched", error)
 
-    def _evict_from(self, by_minute: dict[int, int], excess: int) -> int:
+    def _evict_from(self, by_minute: dict[int, int], excess: int, latest: int) -> int:
         """Remove the oldest entries, `excess` bytes of them or a little more. Returns how many it were."""
         freed = 0
         last = 0
@@ -566,7 +630,7 @@ class DiskTier:
         removed = 0
         in_last = excess - (freed - by_minute[last])
         for path, status in self._walk():
-            minute = int(status.st_mtime // 60)
+            minute = _minute(status, latest)
             if minute > last or (minute == last and in_last <= 0):
                 continue
             size = _blocks(status.st_size)
@@ -595,7 +659,7 @@ class DiskTier:
         with suppress(FileNotFoundError), os.scandir(f"{self._root}new") as entries:
             for entry in entries:
                 with suppress(OSError):
-                    if now - entry.stat().st_mtime > LEFT_OVER:
+                    if abs(now - entry.stat(follow_symlinks=False).st_mtime) > LEFT_OVER:
                         os.unlink(entry.path)
 
 
@@ -704,7 +768,15 @@ class SliceWriter:
         prefix = sealed(self._head, self.written, self._checksum)[: _PREFIX.size]
         if os.pwrite(self.file.fd, prefix, 0) != len(prefix):
             raise OSError("a short write")
-        self._tier._place(self._temporary, name_of(self.key), self.offset + self.written)
+        self._tier._stamp(self.file.fd)
+        try:
+            delta = self._tier._place(self._temporary, name_of(self.key), self.offset + self.written)
+        except FileNotFoundError:
+            if os.path.exists(self._temporary):
+                raise
+            self._give_up()  # it was taken for a left-over: it took too long
+            return
+        self._tier._account(delta)
         self.done = True
 
     def _give_up(self) -> None:
@@ -726,6 +798,13 @@ def _write_all(fd: int, pieces: list[bytes]) -> None:
         data = memoryview(b"".join(pieces))[sent:]
         while data:
             data = data[os.write(fd, data) :]
+
+
+def _minute(status: os.stat_result, latest: int) -> int:
+    """The minute in which a file was last used. One that is to come was noted before the clock was set back: nobody
+    knows when, so it goes first."""
+    minute = int(status.st_mtime // 60)
+    return minute if minute <= latest else 0
 
 
 def _blocks(size: int) -> int:

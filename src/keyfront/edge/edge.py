@@ -155,7 +155,7 @@ class Edge:
         self.memory = MemoryTier(settings.memory, settings.max_object)
         self.disk: DiskTier | None = None
         if settings.cache_disk > 0:
-            self.disk = DiskTier(Path(settings.cache_dir), settings.cache_disk, self._ended)
+            self.disk = DiskTier(Path(settings.cache_dir), settings.cache_disk, self._ended, clock=clock)
         self.tiers = Tiers(self.memory, self.disk)
         self.flights: dict[str, Flight] = {}
         self.runs = Runs()
