@@ -6,6 +6,7 @@ import base64
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,58 @@ def test_nobody_may_call_if_the_store_does_not_say_who(desk: Desk) -> None:
     with pytest.raises(ApiError) as caught:
         desk.current()
     assert caught.value.status == 503
+
+
+class Slow:
+    """A store that fails, and takes its time for that."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+        self.begun, self.end = threading.Event(), threading.Event()
+
+    def read(self) -> Any:
+        self.reads += 1
+        self.begun.set()
+        assert self.end.wait(10)
+        raise ApiError("ServiceUnavailable", "away", 503)
+
+
+class Counting:
+    """A lock that knows how many have asked for it."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self._lock, self._count = threading.Lock(), threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._count:
+            self.asked += 1
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_those_who_wait_for_a_store_that_fails_do_not_wait_one_after_the_other(tmp_path: Path) -> None:
+    slow: Any = Slow()
+    access = Access(slow, load(tmp_path / "credentials", ACCOUNT), ACCOUNT, lambda: Sealer(bytes(32)))
+    lock: Any = Counting()
+    access._lock = lock
+    codes: list[str] = []
+    threads = [threading.Thread(target=lambda: codes.append(refused(access.current, NOW))) for _ in range(8)]
+    threads[0].start()
+    assert slow.begun.wait(10)
+    for thread in threads[1:]:
+        thread.start()
+    while lock.asked < 8:
+        time.sleep(0.001)
+    slow.end.set()
+    for thread in threads:
+        thread.join(10)
+    assert codes == ["ServiceUnavailable"] * 8
+    assert slow.reads == 1
+    assert refused(access.current, NOW) == "ServiceUnavailable"  # who comes later tries again
+    assert slow.reads == 2
 
 
 def test_the_last_use_is_noted_now_and_then(desk: Desk) -> None:

@@ -14,6 +14,7 @@ from keyfront.control.call import Call, Caller
 from keyfront.control.operations import OPERATIONS
 from keyfront.control.roles import ROLES
 from keyfront.errors import ApiError
+from keyfront.model.kinds import KINDS
 from keyfront.model.service import service
 from tests.control.house import ACCOUNT, CALLER, House, minimal
 
@@ -93,6 +94,12 @@ def test_every_operation_is_guarded(empty: House, operation: str) -> None:
         assert f"cloudfront:{need.action} " in denied(empty, holder(all_but), operation, **params)
     error = told(empty, holder(allow(*(need.action for need in needs))), operation, **params)
     assert error is None or error.code != "AccessDenied"
+
+
+def test_arns_are_those_of_the_resources() -> None:
+    for kind in KINDS.values():
+        assert not kind.arn or kind.arn == permissions.type_of(kind.name)
+        assert permissions.type_of(kind.name) in iam._TYPES
 
 
 def test_the_table_of_permissions() -> None:

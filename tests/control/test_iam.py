@@ -313,6 +313,11 @@ REFUSED: dict[str, tuple[str, str]] = {
     "a short ARN": (bad(Resource="arn:aws:cloudfront:*:distribution/E1"), "six parts"),
     "an ARN that begins with a wildcard": (bad(Resource="*:distribution/E1"), "six parts"),
     "a wildcard for a resource's service": (bad(Resource="arn:aws:*::1:distribution/E1"), "without wildcards"),
+    "a region": (bad(Resource=f"arn:aws:cloudfront:us-east-1:{ACCOUNT}:distribution/E1"), "name no region"),
+    "a type that does not exist": (bad(Resource=f"{ARN}:keygroup/E1"), "no resources 'keygroup'"),
+    "a type's case": (bad(Resource=f"{ARN}:Distribution/E1"), "no resources 'Distribution'"),
+    "an id without a type": (bad(Resource=f"{ARN}:E1"), "no resources 'E1'"),
+    "a type without an id": (bad(Resource=f"{ARN}:distribution"), "no resources 'distribution'"),
     "an unknown variable": (bad(Resource=f"{ARN}:distribution/${{aws:usrname}}"), "policy variable"),
     "a variable of many values": (bad(Resource=f"{ARN}:distribution/${{aws:TagKeys}}"), "policy variable"),
     "an open variable": (bad(Resource=f"{ARN}:distribution/${{aws:username"), "not closed"),
@@ -373,13 +378,19 @@ def test_what_concerns_nothing_here_is_noted() -> None:
         statement(Action=["cloudfront:*", "s3:GetObject"], Resource=["*"]),
         statement(Action="acm:ListCertificates", Resource="arn:aws:acm:*:*:certificate/*"),
         statement(Resource=["arn:aws:cloudfront::999999999999:distribution/E1", f"{ARN}:distribution/E1"]),
+        statement(Resource=["arn:aws-cn:cloudfront::*:distribution/E1", "arn:aws:cloudfront:*:*:*tion/E1"]),
+        statement(
+            Resource=[f"{ARN}:${{aws:username}}/x", "arn:aws:cloudfront::${aws:PrincipalAccount}:function/x"]
+        ),
     )
     assert [note.partition(":")[0] for note in found.notes] == [
         "Statement[0].Action",
         "Statement[1].Action",
         "Statement[1].Resource",
         "Statement[2].Resource",
+        "Statement[3].Resource",
     ]
+    assert "aws-cn" in found.notes[4]
     assert "999999999999" in found.notes[3]
     assert policy(statement(Action="cloudfront:ListUsages")).notes == ()
 

@@ -46,6 +46,7 @@ class Access:
         self._lock = threading.Lock()
         self._version = -1
         self._checked = 0.0
+        self._failures = 0
         self._current = file
         self._used: dict[str, float] = {}
 
@@ -54,14 +55,26 @@ class Access:
 
         :raises ApiError: ServiceUnavailable if the store does not answer.
         """
+        failures = self._failures
         with self._lock:
             if self._version < 0 or abs(now - self._checked) >= FRESH:
-                with self._store.read() as transaction:
-                    version = users.version(transaction)
-                    if version != self._version:
-                        self._current = self._read(transaction)
-                self._version, self._checked = version, now
+                if (
+                    self._failures != failures
+                ):  # while this call waited: another try would only take as long again
+                    raise ApiError("ServiceUnavailable", "The store does not say who may call.", 503)
+                try:
+                    self._look(now)
+                except ApiError:
+                    self._failures += 1
+                    raise
             return self._current
+
+    def _look(self, now: float) -> None:
+        with self._store.read() as transaction:
+            version = users.version(transaction)
+            if version != self._version:
+                self._current = self._read(transaction)
+        self._version, self._checked = version, now
 
     def used(self, key_id: str, now: float) -> None:
         """Note that the access key signed a call, at most once in USED_EVERY seconds. A store that takes no note
@@ -73,7 +86,7 @@ class Access:
                 return
             self._used[key_id] = now
         try:
-            with self._store.write() as transaction:
+            with self._store.aside() as transaction:
                 users.note_use(transaction, key_id, now)
         except ApiError as error:
             log.error("the use of the access key %s was not noted: %s", key_id, error)

@@ -33,6 +33,32 @@ _VERSIONS = ("2012-10-17", "2008-10-17")
 _MEMBERS = frozenset({"Sid", "Effect", "Action", "NotAction", "Resource", "NotResource", "Condition"})
 _SID = re.compile(r"[A-Za-z0-9]*")
 _VENDOR = re.compile(r"[a-z0-9-]+")
+_TYPES = frozenset(
+    {
+        "anycast-ip-list",
+        "cache-policy",
+        "connection-function",
+        "connection-group",
+        "continuous-deployment-policy",
+        "distribution",
+        "distribution-tenant",
+        "field-level-encryption-config",
+        "field-level-encryption-profile",
+        "function",
+        "key-group",
+        "key-value-store",
+        "origin-access-control",
+        "origin-access-identity",
+        "origin-request-policy",
+        "public-key",
+        "realtime-log-config",
+        "response-headers-policy",
+        "streaming-distribution",
+        "trust-store",
+        "vpcorigin",
+    }
+)
+"""The types of CloudFront's resources, the first words of their ARNs; two of them are Keyfront's."""
 _PERMISSION_ONLY = (
     "AllowVendedLogDeliveryForResource",
     "CreateSavingsPlan",
@@ -253,14 +279,28 @@ def _resource(text: str, where: str, variables: bool, notes: list[str], account:
         found = conditions.checked(wildcards.arn(text))
     except ValueError as error:
         raise ValueError(f"{where}: {text[:80]!r}: {error}") from None
-    parts = text.split(":")
-    if parts[2] != "cloudfront":
+    partition, service_, region, owner, resource = _parts(text)
+    if service_ != "cloudfront":
         notes.append(f"{where}: {text} is another service's and concerns nothing here")
-    elif "$" not in text and not wildcards.arn(":".join([*parts[:5], "*"])).matches(
-        f"arn:aws:cloudfront::{account}:x", _nothing
-    ):
+        return found
+    type_, slash, _ = resource.partition("/")
+    if region.strip("*"):
+        raise ValueError(
+            f"{where}: {text[:80]!r}: CloudFront's ARNs name no region: arn:aws:cloudfront::ACCOUNT:…"
+        )
+    if not set("*?$") & set(type_) and not (slash and type_ in _TYPES):
+        raise ValueError(
+            f"{where}: {text[:80]!r}: CloudFront has no resources {type_[:40]!r}: write distribution/ID"
+        )
+    ours = wildcards.template(f"{partition}:{owner}")
+    if "$" not in partition + owner and not ours.matches(f"aws:{account}", _nothing):
         notes.append(f"{where}: {text} is not of account {account}, which owns everything here")
     return found
+
+
+def _parts(text: str) -> list[str]:
+    """The parts of an ARN after the first, with `$` for each of its variables, which may hold colons."""
+    return wildcards.VARIABLE.sub("$", text).split(":", 5)[1:]
 
 
 def _nothing(_: str) -> None:

@@ -17,7 +17,8 @@ Lookup = Callable[[str], str | None]
 """What a variable stands for, by its key; None where the call has no such value."""
 
 _ARN_PARTS = 6
-_VARIABLE = re.compile(r"\$\{([^}]*)\}")
+VARIABLE = re.compile(r"\$\{([^}]*)\}")
+"""A policy variable in a text."""
 _INSIDE = re.compile(r"([A-Za-z]+:[^,'{}]+?)\s*(?:,\s*'([^']*)'\s*)?")
 
 
@@ -106,7 +107,7 @@ def arn(text: str) -> Template:
     :raises ValueError: if it has not six parts, its service is a wildcard, or a variable makes no sense.
     """
     tokens = _tokens(text, wildcards=True)
-    parts = _VARIABLE.sub("x", text).split(":", _ARN_PARTS - 1)
+    parts = VARIABLE.sub("x", text).split(":", _ARN_PARTS - 1)
     if len(parts) < _ARN_PARTS or parts[0] != "arn" or not parts[1] or not parts[5]:
         raise ValueError("an ARN has six parts: arn:partition:service:region:account:resource")
     if not re.fullmatch("[a-z0-9-]+", parts[2]):
@@ -126,7 +127,7 @@ def _part(chunks: list[str], dot: str) -> str:
 def _tokens(text: str, wildcards: bool) -> tuple[Token, ...]:
     tokens: list[Token] = []
     at = 0
-    for match in _VARIABLE.finditer(text):
+    for match in VARIABLE.finditer(text):
         tokens += _plain(text[at : match.start()], wildcards)
         at = match.end()
         if match[1] in {"*", "?", "$"}:
