@@ -174,7 +174,7 @@ class Transaction:
             .where(_resource.c.kind == kind)
             .order_by(_resource.c.id)
         )
-        return {id_: etag for id_, etag in found}  # noqa: C416 - rows are tuples only by duck typing
+        return {id_: etag for id_, etag in found.all()}  # noqa: C416 - rows are tuples only by duck typing
 
     def count(self, kind: str) -> int:
         return self._scalar(sa.select(sa.func.count()).select_from(_resource).where(_resource.c.kind == kind))

@@ -72,7 +72,7 @@ class FileFeed:
             )
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._sweep()
-        _replace(self._snapshot, data, durable=True)
+        self._known[self._snapshot] = (_replace(self._snapshot, data, durable=True), snapshot.number)
 
     def published(self) -> Snapshot | None:
         """What is published, None if that is nothing or cannot be read."""
@@ -230,15 +230,17 @@ def _read(path: Path) -> tuple[bytes, _Seen]:
         return file.read(), seen
 
 
-def _replace(path: Path, data: bytes, *, durable: bool = False) -> None:
-    """Put `data` at `path` whole or not at all, for the owner's eyes only. `durable` waits for the disk."""
+def _replace(path: Path, data: bytes, *, durable: bool = False) -> _Seen:
+    """Put `data` at `path` whole or not at all, for the owner's eyes only, and say which file it is. `durable` waits for
+    the disk."""
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
+            file.flush()
             if durable:
-                file.flush()
                 os.fsync(file.fileno())
+            written = _identity(os.fstat(file.fileno()))
         os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):
@@ -250,3 +252,4 @@ def _replace(path: Path, data: bytes, *, durable: bool = False) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+    return written
