@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from xml.etree.ElementTree import Element
 
@@ -252,3 +253,24 @@ def test_a_list_is_walked_page_by_page(kind: Kind, wire: Wire, world: World) -> 
     assert made <= set(seen)
     for wrong in ({"MaxItems": "0"}, {"MaxItems": "-1"}, {"MaxItems": "many"}, {"Marker": "no such marker"}):
         assert wire.refused(f"List{kind.plural}", **wrong) == ("InvalidArgument", 400)
+
+
+def test_both_waiters(plane: Plane, world: World) -> None:
+    client = plane.client()
+    config = {"Delay": 0.05, "MaxAttempts": 200}
+    id_ = world.distribution()["Id"]
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.get_waiter("distribution_deployed").wait, Id=id_, WaiterConfig=config)
+        plane.obey()
+        waiting.result(20)
+        batch = {"Paths": {"Quantity": 1, "Items": ["/*"]}, "CallerReference": "waited"}
+        made = client.create_invalidation(DistributionId=id_, InvalidationBatch=batch)["Invalidation"]
+        assert made["Status"] == "InProgress"
+        waiting = pool.submit(
+            client.get_waiter("invalidation_completed").wait,
+            DistributionId=id_,
+            Id=made["Id"],
+            WaiterConfig=config,
+        )
+        plane.obey()
+        waiting.result(20)
