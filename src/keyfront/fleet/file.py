@@ -231,8 +231,8 @@ def _read(path: Path) -> tuple[bytes, _Seen]:
 
 
 def _replace(path: Path, data: bytes, *, durable: bool = False) -> _Seen:
-    """Put `data` at `path` whole or not at all, for the owner's eyes only, and say which file it is. `durable` waits for
-    the disk."""
+    """Put `data` at `path` whole or not at all, for the owner's eyes only, and say which file it is then. `durable`
+    waits for the disk."""
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
