@@ -17,6 +17,7 @@ from pathlib import Path
 
 import uvloop
 
+from keyfront.fleet.file import FileFeed
 from soak import churn
 from soak.judge import Judge
 from soak.objects import catalogue
@@ -28,7 +29,7 @@ from tests.up import Up
 
 MEMORY = 16
 MAX_OBJECT = 1
-DISK = 128
+DISK = 64
 """MiB of the caches: far less than there is to keep. Objects larger than `MAX_OBJECT` are kept in slices."""
 
 
@@ -120,6 +121,8 @@ async def _load(
     stop.set()
     done = await asyncio.gather(*tasks, return_exceptions=True)
     await watch.at_rest()
+    for report in FileFeed(up.data).reports():
+        judge.counts["entries evicted from disk, by workers that live"] += report.counters["disk_evictions"]
     stop_watching.set()
     done += await asyncio.gather(*watching, return_exceptions=True)
     status = await asyncio.to_thread(up.stop)
