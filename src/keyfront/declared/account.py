@@ -9,6 +9,7 @@ distribution that trusts it a new one.)
 from __future__ import annotations
 
 import copy
+import functools
 import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -17,6 +18,7 @@ from typing import Any
 from botocore import xform_name
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.loaders import Loader, create_loader
 from botocore.session import Session
 
 from keyfront.declared.difference import differences
@@ -28,6 +30,12 @@ from keyfront.errors import AccountError
 _ABSENT = "UnsupportedOperation"
 _HIDDEN = ("AccessDenied", "AccessDeniedException")
 """What a CloudFront says that has not built a kind, and that does not show one to this caller."""
+
+
+@functools.cache
+def _loader(data_path: str | None) -> Loader:
+    """Botocore's descriptions of the API, some megabytes, read once for all accounts."""
+    return create_loader(data_path)
 
 
 class Refused(AccountError):
@@ -45,6 +53,7 @@ class Account:
         """:raises AccountError: if botocore cannot make a client of that."""
         try:
             session = Session(profile=profile or None)
+            session.register_component("data_loader", _loader(session.get_config_variable("data_path")))
             self._client = session.create_client(
                 "cloudfront",
                 endpoint_url=endpoint_url or None,
