@@ -45,7 +45,8 @@ KEY_ID = "K2JCJMDEHXQW5F"
 class Case(NamedTuple):
     """`urls` is a list under VAR/urls, `cookie` a header file there, `beside` the peers. `fresh` servers are started
     anew for each round and warmed with `warm`; `paced` runs at half the rate that the round before reached;
-    `unique` makes every target a new one; `seconds` overrides the length of a round."""
+    `unique` makes every target a new one, `unseen` says that no signature of `urls` is in `warm`; `seconds` overrides
+    the length of a round."""
 
     name: str
     urls: str
@@ -55,6 +56,7 @@ class Case(NamedTuple):
     warm: str = ""
     paced: bool = False
     unique: bool = False
+    unseen: bool = False
     seconds: int = 0
     connections: int = CONNECTIONS
 
@@ -62,7 +64,7 @@ class Case(NamedTuple):
 CASES = [
     Case("canned 1 KiB, remembered", "canned-1k", ("lualru", "securelink", "luamem")),
     Case("cookie wildcard 1 KiB", "plain-1k", ("lualru",), cookie="cookie-1k"),
-    Case("every signature new", "new-1k", ("lua",), fresh=True, warm="canned-1k", seconds=1),
+    Case("every signature new", "new-1k", ("lua",), fresh=True, warm="canned-1k", seconds=1, unseen=True),
     Case("no signature 1 KiB", "open-1k", ("cache",)),
     Case("canned 1 KiB at half the rate", "canned-1k", ("lualru",), paced=True),
     Case("canned 64 KiB", "canned-64k", ("lualru",)),
@@ -153,7 +155,9 @@ def logging_peers(folder: Path) -> Path:
     return folder
 
 
-def keyfront(folder: Path, port: int, cores: set[int]) -> contextlib.AbstractContextManager[Server]:
+def keyfront(
+    folder: Path, port: int, cores: set[int], name: str = "edge-1"
+) -> contextlib.AbstractContextManager[Server]:
     origin = Origin("o", "127.0.0.1", http_port=ORIGIN_PORT)
     query = Select("all")
     snapshot = Snapshot(
@@ -175,7 +179,7 @@ def keyfront(folder: Path, port: int, cores: set[int]) -> contextlib.AbstractCon
         ),
     )
     FileFeed(folder).publish(snapshot)
-    settings = WorkerSettings(str(folder), "edge-1", "127.0.0.1", port)
+    settings = WorkerSettings(str(folder), name, "127.0.0.1", port)
     code = (
         "import sys, msgspec; from keyfront.edge.serve import *;"
         "run_worker(msgspec.json.decode(sys.argv[1], type=WorkerSettings), lambda: None)"
@@ -271,6 +275,59 @@ def compare(case: Case, ours: Start, name: str, theirs: Start) -> None:
         )
 
 
+def stream(ours: Start, theirs: Start) -> None:
+    """One GiB that nobody has asked for before, to one viewer; and what memory that takes."""
+    big = VAR / "www" / "open" / "1g.bin"
+    if not big.exists():
+        with big.open("wb") as file:
+            file.truncate(1 << 30)
+    rounds: dict[str, list[tuple[float, float, float]]] = {"keyfront": [], "proxy": []}
+    with ours() as a, theirs() as b:
+        for number in range(ROUNDS):
+            for server in (a, b):
+                url = f"http://127.0.0.1:{server.port}/open/1g.bin?{time.time_ns()}{number}"
+                argv = ["taskset", "-c", "1", "curl", "-sS", "-o", "/dev/null", "-H", "Host: cdn.test", url]
+                before, began = server.cpu(), time.monotonic()
+                subprocess.run(argv, check=True, timeout=120)
+                took = time.monotonic() - began
+                rounds[server.name].append(
+                    (1024 / took, (server.cpu() - before) / 1024 * 1e6, server.memory())
+                )
+    middle = {
+        who: [statistics.median(column) for column in zip(*rows, strict=True)] for who, rows in rounds.items()
+    }
+    for who, (rate, cpu, memory) in middle.items():
+        tail = f"   {rate / middle['proxy'][0]:.2f} × of proxy" if who == "keyfront" else ""
+        print(
+            f"{'miss: a stream of 1 GiB, MiB/s':30} {who:10} {rate:8.0f} {cpu:9.1f} {'':7} {memory:5.0f}{tail}",
+            flush=True,
+        )
+
+
+def two_workers() -> None:
+    """One worker and two, on links that are all new: the client shares the second core with the second worker, so the
+    case must be one where it needs little of it."""
+    case = next(case for case in CASES if case.unseen)
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(ROUNDS):
+        for count, figures in rates.items():
+            with (
+                tempfile.TemporaryDirectory(prefix="keyfront-bench-") as folder,
+                contextlib.ExitStack() as stack,
+            ):
+                workers = [
+                    stack.enter_context(keyfront(Path(folder), OUR_PORT, {core}, f"edge-{core}"))
+                    for core in range(count)
+                ]
+                load(workers[0], case, case.warm, 3)
+                figures.append(load(workers[0], case, case.urls, 1)["rate"])
+    one, two = (statistics.median(figures) for figures in rates.values())
+    print(
+        f"{'two workers, new signatures':30} {'keyfront':10} {two:8.0f} {'':17}   {two / one:.2f} × of one worker",
+        flush=True,
+    )
+
+
 def main() -> None:
     lacking = [name for name in ("nginx", "wrk", "taskset") if shutil.which(name) is None]
     if lacking or not PEERS.is_dir():
@@ -298,6 +355,14 @@ def main() -> None:
                             name,
                             lambda name=name: peer(name, peers, PEER_PORT, {0}),  # type: ignore[misc]
                         )
+            if only in "miss: a stream of 1 GiB":
+                with tempfile.TemporaryDirectory(prefix="keyfront-bench-") as folder:
+                    stream(
+                        lambda: keyfront(Path(folder), OUR_PORT, {0}),
+                        lambda: peer("proxy", peers, PEER_PORT, {0}),
+                    )
+            if only in "two workers":
+                two_workers()
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ MAX_HEAD = 20480
 MAX_QUEUE = 32
 BODY_WINDOW = 256 * 1024
 LINGER = 2.0
-JOINED = 65536
+JOINED = 16384
 """Bytes of a body up to which one write of a copy is cheaper than a write of pieces."""
 
 _REASONS = {
