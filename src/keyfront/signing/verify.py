@@ -68,7 +68,6 @@ class Grant:
     """
 
     __slots__ = (
-        "simple",
         "_scope",
         "canned",
         "expires",
@@ -79,6 +78,7 @@ class Grant:
         "not_before",
         "own_query",
         "remembered",
+        "simple",
     )
 
     def __init__(
