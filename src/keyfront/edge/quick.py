@@ -30,9 +30,11 @@ from keyfront.edge.routing import Route
 from keyfront.errors import Denied, spent
 from keyfront.signing.verify import Grant, Remembered, verify
 
-SECTIONS_KEPT = 16_384
-SECTIONS_SIZE = 16 << 20
+SECTIONS_KEPT = 8192
+SECTIONS_SIZE = 8 << 20
 """How many header sections are kept of those in use, and how many bytes of them; never more than twice as many."""
+GLIMPSED = 65_536
+"""How many header sections that came once are known by their hashes: what never comes again is not kept."""
 
 _BEFORE = b'{"time":0.0,"request_id":"","client_ip":"","client_port":0,'
 _PATH = b',"path":"'
@@ -133,6 +135,7 @@ class Quick:
         self._log: AccessLog = edge.log
         self._number = -1  # of the snapshot that `_ready` belongs to
         self._ready: dict[tuple[str, ...], Ready] = {}
+        self._glimpsed: set[int] = set()
         self._millisecond = 0
         self._moment = ""
         self.sections: Remembered[Section] = Remembered(SECTIONS_KEPT, SECTIONS_SIZE)
@@ -141,7 +144,12 @@ class Quick:
         """Remember a header section, from the line break that ends the request line to the empty line: the one that
         `request` came with, which was not refused. What was read must have held nothing but this one request, without a
         body."""
-        if plain(request) and not self._edge.settings.cache_status:
+        glimpse = hash(section)
+        if glimpse not in self._glimpsed:
+            if len(self._glimpsed) >= GLIMPSED:
+                self._glimpsed.clear()
+            self._glimpsed.add(glimpse)
+        elif plain(request) and not self._edge.settings.cache_status:
             self.sections.put(section, Section(request, client))
 
     def answer(self, section: Section, target: str, caller: Caller) -> tuple[Stored, bytes, bytes] | None:
