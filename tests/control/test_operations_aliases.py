@@ -133,8 +133,10 @@ def test_conflicting_aliases(house: House) -> None:
     two = named(house, "two", "*.example.com", "www.example.org")
 
     def conflicts(alias: str, **params: Any) -> Config:
-        found: Config = house.call("ListConflictingAliases", DistributionId=one, Alias=alias, **params)
-        return found["ConflictingAliasesList"]
+        found: Config = house.call("ListConflictingAliases", DistributionId=one, Alias=alias, **params)[
+            "ConflictingAliasesList"
+        ]
+        return found
 
     def item(alias: str, id_: str) -> Config:
         return {
@@ -311,7 +313,8 @@ def test_a_monitoring_subscription_lives_with_its_distribution(house: House) -> 
 
 def test_a_monitoring_subscription_says_something(house: House) -> None:
     id_ = named(house, "one")
-    for given in ({}, {"RealtimeMetricsSubscriptionConfig": {}}):
+    empty: tuple[Config, ...] = ({}, {"RealtimeMetricsSubscriptionConfig": {}})
+    for given in empty:
         error = house.refused(
             "CreateMonitoringSubscription", DistributionId=id_, MonitoringSubscription=given
         )

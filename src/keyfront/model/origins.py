@@ -160,7 +160,9 @@ def _shield_region(shield: Struct) -> str:
     if not shield.flag("Enabled"):
         return ""
     if not _REGION.fullmatch(region):
-        shield.refuse("An origin shield that is enabled must have an OriginShieldRegion, such as eu-central-1")
+        shield.refuse(
+            "An origin shield that is enabled must have an OriginShieldRegion, such as eu-central-1"
+        )
     return region
 
 
