@@ -238,7 +238,7 @@ def drawn(config: pytest.Config, seed: int, turns: int) -> tuple[int, int]:
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_any_params_end_in_an_answer(tmp_path: Path, pytestconfig: pytest.Config, seed: int) -> None:
     seed, turns = drawn(pytestconfig, seed, 250)
     bout = Bout(tmp_path, seed)
@@ -356,7 +356,7 @@ def spoilt_text(rng: random.Random, text: str) -> str:
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("seed", range(100, 102))
+@pytest.mark.parametrize("seed", range(100, 101))
 def test_any_request_ends_in_an_answer(tmp_path: Path, pytestconfig: pytest.Config, seed: int) -> None:
     seed, turns = drawn(pytestconfig, seed, 400)
     bout = Bout(tmp_path, seed)
