@@ -23,7 +23,7 @@ from keyfront.edge.exchange import Meta, OriginReply, Piece, Request, Slices
 from keyfront.edge.slices import Answer, Span, UnusableError
 from keyfront.model.snapshot import Behavior, ErrorResponse, Select
 from tests.edge.film import MODIFIED, Film, bytes_of
-from tests.origin import ScriptedOrigin, answer
+from tests.origin import ScriptedOrigin, Wire, answer
 from tests.viewer import EdgeHouse, Seen, Viewer, site
 
 KIB = 1024
@@ -814,6 +814,60 @@ class TestSlow:
                 path.unlink()
             viewer.writer.transport.resume_reading()  # type: ignore[attr-defined]
             assert (await viewer.answer()).body == film.body
+
+    @pytest.mark.parametrize("when", ["before somebody joins", "after somebody joined"])
+    async def test_what_is_evicted_while_it_comes(
+        self, origin: ScriptedOrigin, tmp_path: Path, when: str
+    ) -> None:
+        """Its length is not known, so it is read from its fill: from the beginning, or from a fill of one's own."""
+        body = bytes_of(20 * SLICE)
+        on = {n: asyncio.Event() for n in (15, 16)}
+        fetched = 0
+
+        async def send(asked: object, wire: Wire) -> None:
+            nonlocal fetched
+            fetched += 1
+            head = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nTransfer-Encoding: chunked\r\n\r\n"
+            await wire.send(head.encode())
+            for n in range(20):
+                if fetched == 1 and n in on:
+                    await on[n].wait()
+                await wire.send(b"%x\r\n%b\r\n" % (SLICE, body[n * SLICE : (n + 1) * SLICE]))
+            await wire.send(b"0\r\n\r\n")
+
+        origin.on("/film", [send])
+        cache = tmp_path / "cache"
+        disk = EdgeSettings(
+            memory=8 << 20, max_object=SLICE, slice=SLICE, cache_dir=str(cache), cache_disk=64 << 20
+        )
+
+        async def evicted() -> None:
+            for path in cache.rglob("*"):
+                if path.is_file() and len(path.name) == 64:
+                    path.unlink()
+
+        async with house_of(origin, disk) as house:
+            async with await house.viewer() as early, await house.viewer() as late:
+                await early.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
+                await early.reader.readuntil(b"\r\n\r\n")
+                await early.reader.readexactly(15 * SLICE)
+                while len([p for p in cache.rglob("*") if len(p.name) == 64]) < 15:
+                    await asyncio.sleep(0.001)
+                on[15].set()
+                await early.reader.readexactly(SLICE)  # by now the fill holds nothing open that early has had
+                if when.startswith("before"):
+                    await evicted()
+                late.writer.transport.pause_reading()  # type: ignore[attr-defined]
+                waiting = asyncio.ensure_future(late.ask("/film", "d.test"))
+                flight = next(iter(house.edge.runs._flights.values()))[0]
+                while len(flight._readers) < 2 and fetched < 2 and not waiting.done():
+                    await asyncio.sleep(0.001)
+                if when.startswith("after"):
+                    await evicted()
+                late.writer.transport.resume_reading()  # type: ignore[attr-defined]
+                on[16].set()
+                assert (await waiting).body == body
+            assert fetched == (2 if when.startswith("before") else 1)
 
 
 # -- any ranges at all -------------------------------------------------------------------------------------------------

@@ -503,6 +503,13 @@ class Flight:
 
     # -- a viewer's side -----------------------------------------------------------------------------------------
 
+    def open_to_all(self) -> bool:
+        """Can one more reader have all of the body, whatever is evicted from now on? Asked right before `join`; where
+        the body is stored already (`stored`) it need not be read from here."""
+        if self._dropped == self.start or self.stored is not None:
+            return True
+        return self.spool is not None and self.spool.holds(self.start, self._dropped)
+
     def join(self, position: int = 0) -> object:
         """Count one more reader; give the token to `read`, `next` or `leave`."""
         token = object()

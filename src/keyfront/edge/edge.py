@@ -398,6 +398,8 @@ class Edge:
             or self._name in (request.header(b"via") or b"")
         )
         under_way = None if alone else self.flights.get(key)
+        if under_way is not None and not under_way.open_to_all():
+            under_way = None  # a part of what has come is gone already
         flight = under_way or self._flight(None if alone else key, visit, plan, stored)
         token = flight.join()
         visit.flight, visit.joined = flight, under_way is not None

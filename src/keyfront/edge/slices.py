@@ -280,6 +280,22 @@ class Spool:
         if len(self._open) > OPEN:
             del self._open[next(iter(self._open))]
 
+    def holds(self, first: int, end: int) -> bool:
+        """Hold open what is stored of the bytes from `first` to before `end`, all of which came, for one more reader.
+        False if not all of it is there, or there is too much of it."""
+        size = self._slices.size
+        held: dict[int, FileRange] = {}
+        for index in range(first // size, (end - 1) // size + 1):
+            if index in self._sinks:
+                continue
+            found = self._open.get(index) or self._tiers.slice(self._slices, index)
+            if found is None or len(held) >= OPEN:
+                return False
+            if isinstance(found, FileRange):
+                held[index] = found
+        self._open = dict(sorted((self._open | held).items()))
+        return True
+
     def passed(self, position: int) -> None:
         """All readers have what is before."""
         while self._open:
