@@ -8,7 +8,12 @@ from __future__ import annotations
 import importlib
 import sys
 
-SUITES = {"signing": "bench.signing", "origin": "bench.origin", "edge": "bench.edge"}
+SUITES = {
+    "signing": "bench.signing",
+    "origin": "bench.origin",
+    "control": "bench.control",
+    "edge": "bench.edge",
+}
 
 
 def main() -> None:

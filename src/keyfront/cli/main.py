@@ -10,6 +10,7 @@ from keyfront.cli.access import access
 from keyfront.cli.audit import audit
 from keyfront.cli.declared import apply, plan_command
 from keyfront.cli.sign import explain, key, sign, sign_cookies
+from keyfront.cli.store import store_group
 from keyfront.cli.up import control_process, edge_worker, up
 from keyfront.errors import KeyfrontError
 
@@ -30,6 +31,7 @@ for command in (
     apply,
     access,
     audit,
+    store_group,
     edge_worker,
     control_process,
 ):

@@ -90,7 +90,7 @@ class Replica:
             raise SettingsError(
                 f"the store is new, but snapshot {published.number} with "
                 f"{len(published.distributions)} distributions is published: bring the lost store back, "
-                "or remove the published snapshot to begin anew"
+                "copy it into this one (`keyfront store copy`), or remove the published snapshot to begin anew"
             )
         self._reach.highest = transaction.reached()
         snapshot = self._compiler.snapshot(transaction, number, transaction.decided())
