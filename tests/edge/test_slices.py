@@ -23,7 +23,7 @@ from keyfront.edge.exchange import Meta, OriginReply, Piece, Request, Slices
 from keyfront.edge.slices import Answer, Span, UnusableError
 from keyfront.model.snapshot import Behavior, ErrorResponse, Select
 from tests.edge.film import MODIFIED, Film, bytes_of
-from tests.origin import ScriptedOrigin, Wire, answer
+from tests.origin import CLOSE, ScriptedOrigin, Wire, answer
 from tests.viewer import EdgeHouse, Seen, Viewer, site
 
 KIB = 1024
@@ -868,6 +868,37 @@ class TestSlow:
                 on[16].set()
                 assert (await waiting).body == body
             assert fetched == (2 if when.startswith("before") else 1)
+
+    async def test_what_could_be_kept_nowhere_is_fetched_anew_by_who_comes_late(
+        self, origin: ScriptedOrigin
+    ) -> None:
+        """Slices too large for memory, and no disk: only those read along who were there from the beginning."""
+        body = bytes_of(20 * SLICE)
+        on = asyncio.Event()
+        fetched = 0
+
+        async def send(asked: object, wire: Wire) -> None:
+            nonlocal fetched
+            fetched += 1
+            await wire.send(b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nConnection: close\r\n\r\n")
+            await wire.send(body[: 15 * SLICE])
+            if fetched == 1:
+                await on.wait()
+            await wire.send(body[15 * SLICE :])
+
+        origin.on("/film", [send, CLOSE])
+        tiny = EdgeSettings(memory=3 * SLICE, max_object=SLICE, slice=SLICE)
+        async with house_of(origin, tiny) as house, await house.viewer() as early:
+            await early.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
+            await early.reader.readuntil(b"\r\n\r\n")
+            await early.reader.readexactly(15 * SLICE)
+            late = asyncio.ensure_future(house.get("/film"))
+            (flight,) = house.edge.flights.values()
+            while len(flight._readers) < 2 and fetched < 2 and not late.done():
+                await asyncio.sleep(0.001)
+            on.set()
+            assert (await late).body == body
+        assert fetched == 2
 
 
 # -- any ranges at all -------------------------------------------------------------------------------------------------

@@ -286,7 +286,10 @@ class Spool:
         size = self._slices.size
         held: dict[int, FileRange] = {}
         for index in range(first // size, (end - 1) // size + 1):
-            if index in self._sinks:
+            sink = self._sinks.get(index)
+            if sink is not None:
+                if sink.file is None or index * size + sink.written < min(end, (index + 1) * size):
+                    return False
                 continue
             found = self._open.get(index) or self._tiers.slice(self._slices, index)
             if found is None or len(held) >= OPEN:
