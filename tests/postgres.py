@@ -5,6 +5,7 @@ PostgreSQL refuses to run as root; then it runs as `nobody`. `unable()` says why
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
@@ -13,6 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,21 @@ class PostgresServer:
             self._process.send_signal(how)
             self._process.wait(30)
             self._process = None
+
+    @contextlib.contextmanager
+    def stands_still(self) -> Iterator[None]:
+        """As if its disk, or its machine, had stopped: it takes connections and answers nothing."""
+        assert self._process is not None
+        pid = self._process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        everybody = [pid, *map(int, children)]
+        for one in everybody:
+            os.kill(one, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for one in everybody:
+                os.kill(one, signal.SIGCONT)
 
     def close(self) -> None:
         self.stop(signal.SIGQUIT)

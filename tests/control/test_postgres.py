@@ -63,17 +63,23 @@ def test_a_server_that_goes_away_and_comes_back(own: PostgresServer, tmp_path: P
         one.service.follow(one.now)
     assert caught.value.code == "ServiceUnavailable"
     own.start()
-    deadline = time.monotonic() + 10
-    while True:
-        with contextlib.suppress(ApiError):
-            assert one.call("GetDistribution", Id=id_)["Distribution"]["Id"] == id_
-            break
-        assert time.monotonic() < deadline
+    again(one, id_)
     one.distribution("after")
     assert one.service.follow(one.now)
     with one.store.read() as transaction:
         assert audit.first_break(transaction.audit(limit=1000)) is None
     one.close()
+
+
+def again(one: House, id_: str) -> None:
+    """Wait until it answers."""
+    deadline = time.monotonic() + 10
+    while True:
+        with contextlib.suppress(ApiError):
+            assert one.call("GetDistribution", Id=id_)["Distribution"]["Id"] == id_
+            return
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_connections_that_are_cut_are_made_anew(url: str, tmp_path: Path) -> None:
@@ -199,6 +205,20 @@ def test_who_holds_the_lock_and_says_nothing_more_loses_it(url: str, monkeypatch
             transaction.insert(row("b"))
     other.close()
     stuck.close()
+
+
+def test_a_server_that_answers_nothing_is_given_up(
+    own: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "ANSWER_TIMEOUT", 0.2)
+    one = house(tmp_path, own.database() + "&connect_timeout=2")
+    id_ = one.distribution()["Id"]
+    with own.stands_still():
+        for _ in range(2):
+            refused = one.refused("GetDistribution", Id=id_)
+            assert (refused.code, refused.status) == ("ServiceUnavailable", 503)
+    again(one, id_)
+    one.close()
 
 
 def test_more_calls_than_connections_wait_and_then_fail(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,11 @@ BUSY_TIMEOUT = 10.0
 STUCK_TIMEOUT = 20.0
 """Seconds after which PostgreSQL ends a statement that does not end, and the transaction of who says nothing more."""
 
+ANSWER_TIMEOUT = 25.0
+"""Seconds after which a server that answers nothing at all is given up."""
+
 _BEGIN = "keyfront_begin"
+_PATIENCE = "keyfront_patience"
 
 
 class Database(Protocol):
@@ -58,8 +62,17 @@ def _begins(engine: sa.Engine, statement: str, **options: Any) -> sa.Engine:
 
 
 def _begin(connection: sa.Connection) -> None:
-    if statement := connection.get_execution_options().get(_BEGIN):
+    options = connection.get_execution_options()
+    if _PATIENCE in options:
+        _patient(connection.connection.dbapi_connection, patience=options[_PATIENCE])
+    if statement := options.get(_BEGIN):
         connection.exec_driver_sql(statement)
+
+
+def _patient(connection: Any, _record: object = None, *, patience: float | None = None) -> None:
+    """How long to wait for an answer; by default, ANSWER_TIMEOUT."""
+    if connection is not None:  # as it is when it has been given up
+        connection.patience = ANSWER_TIMEOUT if patience is None else patience
 
 
 class Sqlite:
@@ -117,13 +130,13 @@ class Postgres:
 
     def __init__(self, url: str, password_file: Path | None = None) -> None:
         said = _said(url)
-        import psycopg
+        from keyfront.control import patience
 
         self.name = _shown(said)
         self._parameters = _CONNECTION | said
         self._password_file = password_file
-        self._connect: Callable[..., Any] = psycopg.connect
-        self._failure = psycopg.OperationalError
+        self._connect: Callable[..., Any] = patience.Connection.connect
+        self._failure = patience.Failure
         self._failed: tuple[float, str] = (-math.inf, "")
         self._engine = sa.create_engine(
             "postgresql+psycopg://",
@@ -135,6 +148,7 @@ class Postgres:
             pool_recycle=1800,
         )
         event.listen(self._engine, "begin", _begin)
+        event.listen(self._engine, "checkin", _patient)
         self.reading: sa.Engine = self._engine.execution_options(
             isolation_level="REPEATABLE READ",
             postgresql_readonly=True,  # both are said together with BEGIN
@@ -144,6 +158,7 @@ class Postgres:
             self._engine,
             f"SET LOCAL lock_timeout = '60s'; SET LOCAL statement_timeout = 0; "
             f"SELECT pg_advisory_xact_lock({_MIGRATING})",
+            **{_PATIENCE: math.inf},
         )
         self.aside = _begins(self._engine, "SET LOCAL synchronous_commit TO off")
 
@@ -164,6 +179,7 @@ class Postgres:
         except self._failure as error:
             self._failed = time.monotonic(), str(error)
             raise
+        _patient(connection)
         # Not by libpq's `options`, which poolers refuse.
         patience = [f"{seconds * 1000:.0f}ms" for seconds in (BUSY_TIMEOUT, STUCK_TIMEOUT, STUCK_TIMEOUT)]
         connection.execute(_SESSION, patience)
