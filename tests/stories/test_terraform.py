@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyfront import load_signer, sign_url
+from tests.control.plane import Plane
 from tests.up import Answer, Up
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "terraform"
@@ -53,14 +54,18 @@ pytestmark = pytest.mark.skipif(
 class Terraform:
     """`terraform` in a working folder, with nobody's settings but this test's."""
 
-    def __init__(self, folder: Path, up: Up) -> None:
+    def __init__(self, folder: Path, up: Up | Plane) -> None:
         self.folder = folder
         self._up = up
         (folder / "terraform.rc").touch()
 
     def run(self, *argv: str, status: int = 0, **variables: Any) -> str:
         assert TERRAFORM is not None
-        kept = {name: value for name, value in self._up.environment.items() if not name.startswith("TF_")}
+        kept = {
+            name: value
+            for name, value in (os.environ | self._up.environment).items()
+            if not name.startswith("TF_") and (name in self._up.environment or not name.startswith("AWS_"))
+        }
         texts = {f"TF_VAR_{name}": json.dumps(value) for name, value in variables.items()}
         texts |= {f"TF_VAR_{name}": value for name, value in variables.items() if isinstance(value, str)}
         done = subprocess.run(
@@ -108,11 +113,13 @@ class Keys:
         self.folder = folder
         folder.mkdir()
 
-    def make(self, name: str, *, newline: bool = True) -> None:
+    def make(self, name: str, *, lines: str = "\n", end: str = "\n") -> None:
+        """A new pair. `lines` ends the lines of the public half, `end` the last one."""
         pair = ec.generate_private_key(ec.SECP256R1())
         form, encoding = serialization.PublicFormat.SubjectPublicKeyInfo, serialization.Encoding.PEM
         public = pair.public_key().public_bytes(encoding, form)
-        (self.folder / f"{name}.pem").write_bytes(public if newline else public.rstrip(b"\n"))
+        text = public.decode().rstrip("\n").replace("\n", lines) + end
+        (self.folder / f"{name}.pem").write_bytes(text.encode())
         private = pair.private_bytes(
             encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
@@ -154,8 +161,11 @@ def keys(tmp_path: Path) -> Keys:
     made = Keys(tmp_path / "keys")
     for environment in ENVIRONMENTS:
         for tier in TIERS:
-            made.make(f"{environment}-{tier}", newline=(environment, tier) != ("dev", "staff"))
-    made.make("primary", newline=False)
+            made.make(f"{environment}-{tier}")
+    made.make("dev-staff", end="")
+    made.make("prod-staff", lines="\r\n", end="\r\n")
+    made.make("staging-staff", end="\n\n")
+    made.make("primary", end="")
     made.make("backup")
     return made
 
