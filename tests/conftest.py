@@ -1,7 +1,7 @@
 """What all tests share: the edge's event loop is uvloop's here too.
 
 A module that must work on asyncio's own loop as well says `EVENT_LOOPS = ("uvloop", "asyncio")`. What takes minutes
-runs with `--long` only.
+runs with `--long` only; a module that takes a minute says `FIRST = True`, so that nobody waits for it in the end.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--long", action="store_true", help="run also what takes minutes: more rounds, real waits"
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not getattr(getattr(item, "module", None), "FIRST", False))
 
 
 def pytest_asyncio_loop_factories(

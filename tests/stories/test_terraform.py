@@ -45,6 +45,8 @@ def plugin_dir() -> Path | None:
 
 PLUGINS = plugin_dir()
 
+FIRST = True
+
 pytestmark = pytest.mark.skipif(
     TERRAFORM is None or PLUGINS is None,
     reason="terraform is not installed, or no AWS provider 5.x was found (TF_PLUGIN_DIR names its folder)",
@@ -83,7 +85,7 @@ class Terraform:
             },
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=200,
             check=False,
         )
         assert done.returncode == status, done.stdout[-4000:] + done.stderr[-4000:]
@@ -215,7 +217,7 @@ output "media" { value = module.media }
 """
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(600)
 def test_the_examples_live_and_leave_nothing(app: int, keys: Keys, tmp_path: Path) -> None:
     folder = tmp_path / "root"
     for example in ("environments", "media"):
