@@ -208,6 +208,26 @@ def test_completed_is_what_all_edges_have_and_stays_so(fleet: Fleet) -> None:
     assert (done(one), done(other)) == ("Completed", "Completed")
 
 
+def test_many_may_ask_at_the_same_time(fleet: Fleet) -> None:
+    (one,) = fleet(1)
+    failures: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            for number in range(20):
+                one.report("edge-1", number)
+                follow(one)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
 # ---- two at once
 
 

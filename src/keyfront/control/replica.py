@@ -56,6 +56,7 @@ class Replica:
         self._name = name
         self._unpublished: Snapshot | None = None
         self._failed = 0
+        self._telling = threading.Lock()
         self._told: Mapping[str, int] = {}
         self._told_at = -TELL
         self._told_highest = 0
@@ -212,8 +213,14 @@ class Replica:
 
     def _tell(self) -> None:
         """Note in the store what this control plane's edges obey: at once if there is news, else once a second."""
-        if not self._name:
-            return
+        if not self._name or not self._telling.acquire(blocking=False):
+            return  # or somebody else is at it
+        try:
+            self._tell_now()
+        finally:
+            self._telling.release()
+
+    def _tell_now(self) -> None:
         live = {report.name: report.number for report in self._feed.reports()}
         highest = self._reach.highest
         clock = time.monotonic()
