@@ -3,7 +3,7 @@
 Needs the peers' folder (PEERS, default ../shared/peers), Debian's nginx with its Lua module, and wrk; says what is
 missing and stops. The server has core 0 to itself, client and origin core 1. Both sides write an access log. Rounds
 alternate (A B A B); a figure is the median over the rounds, and beside requests per second stands what the server's
-processes used of the CPU per request, which other tenants of the machine disturb less.
+processes used of the CPU per request, which other tenants of the machine disturb less, and least in the best round.
 
 CASE=text runs only the cases whose name holds it; ROUNDS, SECONDS_EACH and CONNECTIONS change the effort.
 """
@@ -261,15 +261,17 @@ def compare(case: Case, ours: Start, name: str, theirs: Start) -> None:
                     )
     wanted = ("rate", "cpu_us", "p99", "memory", "bytes")
     middle = {who: {k: statistics.median(r[k] for r in rows) for k in wanted} for who, rows in rounds.items()}
+    best = {who: min(row["cpu_us"] for row in rows) for who, rows in rounds.items()}
     a, b = middle["keyfront"], middle[name]
     for who, row in middle.items():
         tail = (
-            f"   {a['rate'] / b['rate']:.2f} ×, {a['cpu_us'] / b['cpu_us']:.2f} × of {name}"
+            f"   {a['rate'] / b['rate']:.2f} ×, {a['cpu_us'] / b['cpu_us']:.2f} ×,"
+            f" {best['keyfront'] / best[name]:.2f} × of {name}"
             if row is a
             else ""
         )
         print(
-            f"{case.name:30} {who:10} {row['rate']:8.0f} {row['cpu_us']:9.1f} {row['p99'] / 1000:7.2f}"
+            f"{case.name:30} {who:10} {row['rate']:8.0f} {row['cpu_us']:9.1f} {best[who]:7.1f} {row['p99'] / 1000:7.2f}"
             f" {row['memory']:5.0f}{tail}",
             flush=True,
         )
@@ -341,7 +343,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="keyfront-peers-") as made:
         peers = logging_peers(Path(made))
         print(
-            f"{'case':30} {'server':10} {'req/s':>8} {'CPU µs':>9} {'p99 ms':>7} {'MiB':>5}   ratio of rates, of CPU"
+            f"{'case':30} {'server':10} {'req/s':>8} {'CPU µs':>9} {'best':>7} {'p99 ms':>7} {'MiB':>5}"
+            "   ratio of rates, of CPU, of best"
         )
         with peer("origin", peers, ORIGIN_PORT, {1}):
             for case in CASES:
