@@ -2,6 +2,8 @@
 
 A module that must work on asyncio's own loop as well says `EVENT_LOOPS = ("uvloop", "asyncio")`. What takes minutes
 runs with `--long` only; a module that takes a minute says `FIRST = True`, so that nobody waits for it in the end.
+Property tests try the same cases at every run, so that a change is to blame for what fails; with
+`--hypothesis-profile=searching` they look for new ones.
 """
 
 from __future__ import annotations
@@ -11,6 +13,11 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import uvloop
+from hypothesis import settings
+
+settings.register_profile("same", derandomize=True)
+settings.register_profile("searching", derandomize=False)
+settings.load_profile("same")
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,

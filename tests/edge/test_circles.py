@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from keyfront.edge.cache import Flight
-from keyfront.edge.edge import Visit
+from keyfront.edge.edge import EdgeSettings, Visit
 from keyfront.edge.exchange import Reply, Request
 from keyfront.edge.origin_http1 import Incoming
 from keyfront.edge.routing import Route, Routing, Rule, Site
 from keyfront.errors import Denied, OriginFailure
 from keyfront.model.snapshot import Behavior, KeyGroup, Origin, PublicKey
 from keyfront.signing.verify import KeyRing
+from tests.edge.film import Film, bytes_of
 from tests.origin import RESET, Script, ScriptedOrigin, answer, closed_port
 from tests.viewer import EdgeHouse, site
 
@@ -101,6 +102,47 @@ async def test_what_has_failed_leaves_nothing(origin: ScriptedOrigin, no_collect
         for _ in range(5):
             await once()
         # A connection that has just ended may still be on its way out.
+        for _ in range(100):
+            await asyncio.sleep(0)
+            left = alive() - before
+            if not left:
+                break
+        assert sum(left.values()) < 5, left
+
+
+@pytest.mark.parametrize("why", ["another version", "an error", "a part that is none"])
+async def test_a_missing_slice_that_does_not_come_leaves_nothing(
+    origin: ScriptedOrigin, no_collector: None, why: str
+) -> None:
+    film = Film(bytes_of(40 * 16384)).on(origin)
+    settings = EdgeSettings(memory=8 << 20, max_object=16384, slice=16384)
+    snapshot = site(origin.origin(connection_attempts=1), Behavior("*", "scripted"))
+    async with EdgeHouse(snapshot, settings=settings) as house:
+
+        async def once(number: int) -> None:
+            film.fail, film.ranges, film.etag = 0, True, f'"{number}"'
+            house.edge.tiers.drop("ETEST/film")
+            house.edge.unsliced.clear()
+            house.edge.failures.clear()
+            assert (await house.get("/film", headers=[("Range", "bytes=0-99")])).status == 206
+            if why == "another version":
+                film.etag = '"other"'
+            elif why == "an error":
+                film.fail = 403
+            else:
+                film.extra = ["Content-Range: bytes 0-0/1"]
+            done = len(house.records)
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                await house.get("/film", headers=[("Range", f"bytes={20 * 16384}-")])
+            await house.recorded(done + 1)
+            film.extra = []
+            while house.edge.flights or house.edge.runs._flights:
+                await asyncio.sleep(0)
+
+        await once(0)
+        before = alive()
+        for number in range(1, 6):
+            await once(number)
         for _ in range(100):
             await asyncio.sleep(0)
             left = alive() - before

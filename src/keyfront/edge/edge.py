@@ -350,9 +350,11 @@ class Edge:
                 break
             try:
                 reply = await self._through_cache(visit, plan, visit.key)
-            except ChangedError:
+            except ChangedError as changed:
+                spent(changed)
                 continue  # what was stored in slices has been dropped
-            except UnusableError:
+            except UnusableError as unusable:
+                spent(unusable)
                 break
             if reply is None:
                 break
@@ -490,7 +492,8 @@ class Edge:
             reply.body = await Opened.begin(reader.body(parts), 1 if isinstance(parts[0], tuple) else 2)
         except (LostError, ChangedError) as error:
             self.tiers.drop(stored.key)
-            raise ChangedError from error
+            spent(error)  # the fill that it has ended keeps it
+            raise ChangedError from None
         return reply
 
     def _may_share(self, flight: Flight, meta: Meta, visit: Visit, plan: Plan) -> bool:
