@@ -1,7 +1,8 @@
 """Who may import whom, and what the hearts may not know at all. Read off the source, so that nothing is run.
 
-`errors ← signing ← model ← fleet ← edge` · `model ← control → fleet` · `control ← declared` · edge and control never
-meet · the cli may import everything. Hearts hold rules: no socket, clock, file, chance or event loop.
+`errors ← signing ← model ← fleet ← edge` · `model ← control → fleet` · `signing ← custody ← lifecycle ← control` ·
+`control ← declared` · `control ← backup` · edge and control never meet · the cli may import everything. Hearts hold
+rules: no socket, clock, file, chance or event loop.
 """
 
 from __future__ import annotations
@@ -23,11 +24,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": {"errors", "signing"},
     "fleet": {"errors", "signing", "model"},
     "edge": {"errors", "signing", "model", "fleet"},
-    "control": {"errors", "signing", "model", "fleet"},
-    "declared": {"errors", "signing", "model", "control"},
+    "custody": {"errors", "signing"},
+    "lifecycle": {"errors", "signing", "custody"},
+    "control": {"errors", "signing", "model", "fleet", "custody", "lifecycle"},
+    "backup": {"errors", "signing", "model", "fleet", "custody", "lifecycle", "control"},
+    "declared": {"errors", "signing", "model", "control", "lifecycle"},
 }
-"""Each room, and the rooms it may import from besides itself. `keyfront` itself, the SDK's front, offers signing."""
-MAY_IMPORT["keyfront"] = {"errors", "signing"}
+"""Each room, and the rooms it may import from besides itself. `keyfront` itself, the SDK's front, offers signing and
+custody."""
+MAY_IMPORT["keyfront"] = {"errors", "signing", "custody"}
 
 EVERYTHING = {"cli", "__main__"}
 
@@ -42,6 +47,11 @@ HEARTS = {
     "keyfront.control.validate",
     "keyfront.control.wildcards",
     "keyfront.control.xmlbody",
+    "keyfront.custody.contract",
+    "keyfront.custody.succession",
+    "keyfront.lifecycle.expiry",
+    "keyfront.lifecycle.rotation",
+    "keyfront.backup.retention",
     "keyfront.declared.difference",
     "keyfront.declared.document",
     "keyfront.declared.faults",

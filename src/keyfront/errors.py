@@ -5,6 +5,12 @@
      │   ├─ KeyLoadError          a key that cannot be read; `hint` says how to fix it
      │   └─ PolicyError           a policy that CloudFront would refuse, or that cannot mean what was meant
      ├─ Denied                  a viewer's credentials were refused; `denial` names why
+     ├─ CustodyError            a place of private keys that refuses, or what was asked of it makes no sense
+     │   ├─ CustodyUnavailable    it cannot be asked now; it may help to try again
+     │   ├─ NoSuchKey             it has no such key, or one that is to be deleted
+     │   ├─ KeyExists             it has another key of that name
+     │   ├─ NotExportable         it never gives its private keys away
+     │   └─ RecordChanged         somebody else has changed the record meanwhile
      ├─ SnapshotRefused         bytes that are no snapshot, or one older than the one in use
      ├─ OriginFailure           an origin that could not be reached or did not speak HTTP
      ├─ SettingsError           a command line or a setting that makes no sense
@@ -83,6 +89,30 @@ class Denied(KeyfrontError):
         self.denial = denial
         self.detail = detail
         self.key_pair_id = key_pair_id
+
+
+class CustodyError(KeyfrontError):
+    """A place of private keys refuses, or what was asked of it makes no sense. Its message holds no secret."""
+
+
+class CustodyUnavailable(CustodyError):
+    """A place of private keys cannot be asked now. It may help to try again."""
+
+
+class NoSuchKey(CustodyError):
+    """A place of private keys has no key of that name, or one that is to be deleted."""
+
+
+class KeyExists(CustodyError):
+    """A place of private keys has another key of that name."""
+
+
+class NotExportable(CustodyError):
+    """A place of private keys never gives them away."""
+
+
+class RecordChanged(CustodyError):
+    """The record holds something else than whoever wanted to change it has seen. Nothing was written."""
 
 
 class SnapshotRefused(KeyfrontError):
