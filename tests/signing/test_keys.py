@@ -26,11 +26,13 @@ from hypothesis import strategies as st
 
 from keyfront.errors import KeyLoadError
 from keyfront.signing.keys import (
+    Algorithm,
     HashName,
     PublicKey,
     _sign_digest_info,
     cf_b64decode,
     cf_b64encode,
+    generate_private_key,
     load_private_key,
     load_public_key,
 )
@@ -406,6 +408,16 @@ def test_signs_where_policy_forbids_openssl_the_hash() -> None:
     digest_info = SHA1_INFO
     expected = RSA.sign(hashlib.sha1(b"policy").digest(), padding.PKCS1v15(), Prehashed(hashes.SHA1()))
     assert _sign_digest_info(RSA, digest_info, ValueError()) == expected
+
+
+@pytest.mark.parametrize("algorithm", ["RSA-2048", "ECDSA-P256"])
+def test_makes_a_key_and_writes_it(algorithm: Algorithm) -> None:
+    made = generate_private_key(algorithm)
+    assert made.algorithm == algorithm
+    assert made.to_pem().startswith("-----BEGIN PRIVATE KEY-----\n")
+    again = load_private_key(made.to_pem())
+    assert again.public_key == made.public_key != generate_private_key(algorithm).public_key
+    assert made.public_key.verify(b"data", again.sign(b"data", "SHA256"), "SHA256")
 
 
 def test_shows_nothing_of_a_private_key() -> None:

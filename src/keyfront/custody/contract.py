@@ -130,6 +130,30 @@ class Custody(Protocol):
         """
 
 
+class Wraps(Protocol):
+    """What a place offers besides, if it can seal small secrets under a key that never leaves it (a KMS, Vault's
+    transit): a folder of keys can have its key-encrypting key there, `file:/srv/keys/?kek=awskms:…` (`file.py`).
+
+    `name` is a key for encryption, which the operator has made there: it is none of the place's signing keys. `bound`
+    is ASCII text to which the wrapping is tied, so that it opens for nothing else (KMS: the encryption context; Vault:
+    associated data). Found at run time: `getattr(place, "wrap", None)`.
+    """
+
+    def wrap(self, name: str, secret: bytes, bound: str) -> bytes:
+        """`secret`, at most 64 bytes, sealed.
+
+        :raises NoSuchKey: if there is no such key.
+        :raises CustodyError: if the place refuses, or the key is none for encryption.
+        """
+
+    def unwrap(self, name: str, wrapped: bytes, bound: str) -> bytes:
+        """What `wrap` was given.
+
+        :raises NoSuchKey: if there is no such key.
+        :raises CustodyError: if it was wrapped elsewhere, under another key, or tied to something else.
+        """
+
+
 class Record(msgspec.Struct, frozen=True):
     """A small text as a place keeps it. `version` tells it from what was there before and will be after."""
 

@@ -187,8 +187,21 @@ class PrivateKey:
         except UnsupportedAlgorithm as error:
             return _sign_digest_info(key, _DIGEST_INFO[hash_name] + hashed, error)
 
+    def to_pem(self) -> str:
+        """The key itself, as PKCS#8 in PEM, not encrypted: a secret. For those who keep keys."""
+        return self._key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        ).decode("ascii")
+
     def __repr__(self) -> str:
         return f"<PrivateKey {self.algorithm}, public half {self.public_key.fingerprint[:16]}>"
+
+
+def generate_private_key(algorithm: Algorithm) -> PrivateKey:
+    """A new key, of the system's randomness. RSA takes a tenth of a second and more."""
+    if algorithm == "RSA-2048":
+        return PrivateKey(rsa.generate_private_key(65537, 2048))
+    return PrivateKey(ec.generate_private_key(ec.SECP256R1()))
 
 
 def _sign_digest_info(key: rsa.RSAPrivateKey, digest_info: bytes, cause: Exception) -> bytes:
