@@ -16,15 +16,49 @@ and `CustodyUnavailable` where it may help to try again. No message ever holds a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import msgspec
 
+from keyfront.errors import CustodyError
 from keyfront.signing.keys import Algorithm, HashName, PrivateKey, PublicKey
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 """What a key's or a record's name may be, in every place: what all of them take."""
+
+LABEL = r"[A-Za-z0-9][A-Za-z0-9_.:/@-]{0,63}"
+LABEL_VALUE = r"[A-Za-z0-9 _.:/=+@-]{0,128}"
+MOST_LABELS = 16
+"""What a key's labels may be, and how many: what the tags of all places take."""
+
+MOST_BYTES = 4000
+"""The longest record: what a parameter of AWS Systems Manager takes, with room to spare."""
+
+
+def checked_name(name: str) -> str:
+    """:raises CustodyError: if `name` is none."""
+    if not re.fullmatch(NAME, name):
+        raise CustodyError(
+            f"{name[:80]!r} cannot be a name in custody: letters, digits, - and _, 64 at most, "
+            "the first a letter or a digit"
+        )
+    return name
+
+
+def checked_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
+    """:raises CustodyError: if there are too many, or one of them says what not every place can keep."""
+    found = dict(labels or {})
+    if len(found) > MOST_LABELS:
+        raise CustodyError(f"a key has at most {MOST_LABELS} labels")
+    for label, value in found.items():
+        if not re.fullmatch(LABEL, label) or not re.fullmatch(LABEL_VALUE, value):
+            raise CustodyError(
+                f"{label[:80]}={value[:160]!r} cannot be a label: letters, digits, _ . : / @ and -, in the value "
+                "also space, = and +; 64 characters, and 128 in the value"
+            )
+    return found
 
 
 class HeldKey(msgspec.Struct, frozen=True):
@@ -163,7 +197,7 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Records(Protocol):
-    """Where texts of up to 4,000 bytes are kept under names, and changed only by whoever knows what is there."""
+    """Where texts of up to `MOST_BYTES` are kept under names, and changed only by whoever knows what is there."""
 
     @property
     def uri(self) -> str: ...
