@@ -24,7 +24,7 @@ from keyfront.edge import respond
 from keyfront.edge.accesslog import AccessLog
 from keyfront.edge.edge import Edge, EdgeSettings, Visit
 from keyfront.edge.exchange import FileRange, Headers, Reply, Request
-from keyfront.edge.http1 import MAX_HEAD, MAX_TARGET, TARGET, Peers, host_text
+from keyfront.edge.http1 import MAX_HEAD, MAX_TARGET, Peers, host_text, in_origin_form
 from keyfront.edge.serve import Follower
 from keyfront.errors import SettingsError
 
@@ -98,9 +98,10 @@ class EdgeApp:
 
     def _request(self, scope: Scope, receive: Receive) -> tuple[Request, str]:
         """The request, and the name of what is wrong with it, if anything is."""
-        target = scope["raw_path"].decode("latin-1")
+        raw = scope["raw_path"]
         if scope["query_string"]:
-            target += "?" + scope["query_string"].decode("latin-1")
+            raw += b"?" + scope["query_string"]
+        target = raw.decode("latin-1")
         hosts: list[bytes] = []
         cookies: list[bytes] = []
         headers: Headers = []
@@ -145,7 +146,7 @@ class EdgeApp:
         if size > MAX_HEAD or len(target) > MAX_TARGET:
             return request, "too_large"
         asterisk = target == "*" and request.method == "OPTIONS"
-        if bad or len(hosts) != 1 or not request.host or not (TARGET.fullmatch(target) or asterisk):
+        if bad or len(hosts) != 1 or not request.host or not (in_origin_form(raw) or asterisk):
             return request, "bad_request"
         return request, ""
 

@@ -372,13 +372,14 @@ class Connection(asyncio.Protocol):
                 section = self._known + data[end:] if self._known else data[end:]
                 quick = self._listener.quick
                 found = quick.sections.get(section)
-                target = data[4 : end - 9].decode("latin-1")
+                raw = data[4 : end - 9]
+                target = raw.decode("latin-1")
                 if found is not None:
                     answer = quick.answer(found, target, self._caller)
                     if answer is not None:
                         self._send(*answer)
                         return
-                    if len(target) <= MAX_TARGET and TARGET.fullmatch(target):
+                    if len(raw) <= MAX_TARGET and in_origin_form(raw):
                         self._take(found, target)
                         return
                 else:
@@ -1013,8 +1014,14 @@ def _absolute(target: str, host: bytes | None) -> tuple[bytes | None, str]:
     return rest.encode("ascii"), "/"
 
 
-TARGET = re.compile(r"/[!\"$-~]*")
-"""A target in origin form: visible ASCII without a fragment. This is what llhttp takes, too."""
+_VISIBLE = bytes(range(0x21, 0x7F)).replace(b"#", b"")
+
+
+def in_origin_form(target: bytes) -> bool:
+    """Is it a path, perhaps with a query: visible ASCII without a fragment? This is what llhttp takes, too."""
+    return target.startswith(b"/") and not target.translate(None, _VISIBLE)
+
+
 _NOTED = frozenset({b"host", b"cookie", b"connection", b"content-length", b"transfer-encoding", b"expect"})
 _HOST = re.compile(rb"((?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?)[ \t]*")
 _hosts: dict[bytes | None, str] = {}
