@@ -61,6 +61,17 @@ def checked_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
     return found
 
 
+def checked_data(data: bytes) -> bytes:
+    """:raises CustodyError: if `data` cannot be a record's: text in UTF-8 of 1 to `MOST_BYTES` bytes."""
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise CustodyError("a record is text in UTF-8") from None
+    if not 0 < len(data) <= MOST_BYTES:
+        raise CustodyError(f"a record is 1 to {MOST_BYTES} bytes long, not {len(data)}")
+    return data
+
+
 class HeldKey(msgspec.Struct, frozen=True):
     """What a place says of one of its keys. Times are epoch seconds.
 
@@ -197,7 +208,7 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Records(Protocol):
-    """Where texts of up to `MOST_BYTES` are kept under names, and changed only by whoever knows what is there."""
+    """Where texts of 1 to `MOST_BYTES` bytes in UTF-8 are kept under names, and changed only by whoever knows what is there."""
 
     @property
     def uri(self) -> str: ...
