@@ -323,6 +323,30 @@ def test_an_edge_that_ends_is_forgotten(tmp_path: Path) -> None:
     assert feed.reports(NOW) == []
 
 
+def test_what_an_edge_has_counted_outlives_it(tmp_path: Path) -> None:
+    feed = FileFeed(tmp_path)
+    feed.report("edge", 1, at=NOW, counters={"run": "a"})
+    feed.remove_report("edge")
+    feed.report("edge", 1, at=NOW, counters={"run": "b"})
+    assert [report.counters["run"] for report in feed.last_reports()] == ["b"]
+    feed.remove_report("edge")
+    ended = feed.ended()
+    assert [report.counters["run"] for _, report in ended] == ["a", "b"]
+    feed.forget(ended[0][0])
+    feed.forget(ended[0][0])
+    assert [report.counters["run"] for _, report in feed.ended()] == ["b"]
+
+
+def test_what_nobody_adds_up_is_swept_after_a_month(tmp_path: Path) -> None:
+    feed = FileFeed(tmp_path)
+    feed.report("edge", 1, at=NOW)
+    feed.remove_report("edge")
+    ((path, _),) = feed.ended()
+    os.utime(path, (1, 1))
+    feed.publish(snapshot(1))
+    assert feed.ended() == []
+
+
 @pytest.mark.parametrize(
     "name", ["", ".", "..", ".x", "-x", "../x", "a/b", "a\0", "a\n", "x" * 65, "\xe9", "a b"]
 )

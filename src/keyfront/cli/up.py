@@ -231,7 +231,7 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, work
         asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
     feed = FileFeed(settings.feed or folder)
     own = edge_name(edge_port) if settings.feed else "edge"
-    for report in feed.reports():
+    for report in feed.last_reports():
         if report.name.startswith(f"{own}-"):
             feed.remove_report(report.name)
     children: list[Child] = []

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import msgspec
 
+from keyfront.fleet.keycounts import Ends
+
 logger = logging.getLogger("keyfront.edge")
 
 FLUSH_AFTER = 0.02
@@ -70,7 +72,7 @@ class Record(msgspec.Struct, gc=False, omit_defaults=True):
 
 
 _request_of = attrgetter("distribution", "status", "result", "reason")
-_key_of = attrgetter("key_pair_id", "hash_algorithm")
+_key_of = attrgetter("key_pair_id", "hash_algorithm", "distribution")
 
 
 class Tally:
@@ -80,21 +82,32 @@ class Tally:
 
     def __init__(self, distribution: str, key: tuple[str, str] | None) -> None:
         self.request = (distribution, 200, "Hit", "")
-        self.key = key
+        self.key = None if key is None else (*key, distribution)
         self.hits = self.sent = self.taken_us = 0
 
 
 class Counts:
-    """Sums over all records of this worker: what `metrics.py` sends with its report."""
+    """Sums over all records of this worker, and when the signatures that it accepted end: what `metrics.py` sends with
+    its report."""
 
-    __slots__ = ("bytes", "keys", "requests", "taken_us", "verify_us")
+    __slots__ = ("bytes", "ends", "keys", "requests", "taken_us", "verify_us")
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, int, str, str]] = Counter()
-        self.keys: Counter[tuple[str, str]] = Counter()
+        self.keys: Counter[tuple[str, str, str]] = Counter()
+        self.ends: dict[str, Ends] = {}
         self.bytes = 0
         self.taken_us = 0
         self.verify_us = 0
+
+    def accepted(self, key_id: str, expires: int, now: float) -> None:
+        """A signature of this key, good until `expires`, was accepted. Asked where a signature may be new: on the long
+        way, and on the quick one when cookies change."""
+        ends = self.ends.get(key_id)
+        if ends is None:
+            self.ends[key_id] = Ends(expires, expires - now, expires)
+        else:
+            ends.add(expires, expires - now, expires, now)
 
     def add(self, records: list[Record]) -> None:
         self.requests.update(map(_request_of, records))

@@ -252,7 +252,10 @@ class Edge:
         if isinstance(decision, Refusal):
             visit.refusal = decision
             return visit
-        plan, visit.grant = decision
+        plan, grant = decision
+        if grant is not None:
+            visit.grant = grant
+            self.log.counts.accepted(grant.key_pair_id, grant.expires, now)
         visit.plan = plan
         key = visit.key = plan.key if not plan.route.selects else self._key(plan, request)
         if key is not None:

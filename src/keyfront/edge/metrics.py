@@ -15,10 +15,11 @@ from keyfront.edge.accesslog import Counts
 
 
 class Sums(msgspec.Struct, frozen=True):
-    """What one worker has counted since it started, as it travels in a report."""
+    """What one worker has counted since it started, as it travels in a report. `run`, `keys` and `ends` are
+    `fleet.keycounts.KeyCounts`."""
 
     requests: list[tuple[str, int, str, str, int]] = []
-    keys: list[tuple[str, str, int]] = []
+    keys: list[tuple[str, str, str, int]] = []
     bytes: int = 0
     taken_us: int = 0
     verify_us: int = 0
@@ -29,6 +30,8 @@ class Sums(msgspec.Struct, frozen=True):
     lost_records: int = 0
     disk_bytes: int = 0
     disk_evictions: int = 0
+    run: str = ""
+    ends: list[tuple[str, int, float, int]] = []
 
 
 def sums(
@@ -38,6 +41,7 @@ def sums(
     cache: tuple[int, int, int],
     lost: int,
     disk: tuple[int, int] = (0, 0),
+    run: str = "",
 ) -> Sums:
     return Sums(
         [(*name, n) for name, n in counts.requests.items()],
@@ -49,6 +53,8 @@ def sums(
         *cache,
         lost,
         *disk,
+        run,
+        [(key, ends.latest, ends.longest, ends.until) for key, ends in counts.ends.items()],
     )
 
 
@@ -62,8 +68,8 @@ def families(reports: Iterable[tuple[str, int, Mapping[str, object]]]) -> Iterab
     )
     keys = CounterMetricFamily(
         "keyfront_edge_signatures_accepted",
-        "Requests allowed by a signature, by key and hash.",
-        labels=["edge", "key_pair_id", "hash_algorithm"],
+        "Requests allowed by a signature, by key, hash and distribution.",
+        labels=["edge", "key_pair_id", "hash_algorithm", "distribution"],
     )
     flat: list[tuple[CounterMetricFamily | GaugeMetricFamily, str]] = [
         (CounterMetricFamily("keyfront_edge_response_bytes", "Body bytes sent.", labels=edge), "bytes"),
@@ -110,8 +116,8 @@ def families(reports: Iterable[tuple[str, int, Mapping[str, object]]]) -> Iterab
         snapshot.add_metric([name], number)
         for distribution, status, result, reason, n in counted.requests:
             requests.add_metric([name, distribution, str(status), result, reason], n)
-        for key, algorithm, n in counted.keys:
-            keys.add_metric([name, key, algorithm], n)
+        for key, algorithm, distribution, n in counted.keys:
+            keys.add_metric([name, key, algorithm, distribution], n)
         for family, field in flat:
             family.add_metric([name], getattr(counted, field))
     return [requests, keys, snapshot, *(family for family, _ in flat)]

@@ -255,6 +255,7 @@ class Quick:
                     request.scheme, request.host, target, request.cookie, route.keyring, client, now
                 )
                 if grant is not section.grant:
+                    self._log.counts.accepted(grant.key_pair_id, grant.expires, now)
                     section.grant = grant
                     section.granted = _granted(grant, route)
                 told += section.granted

@@ -104,6 +104,7 @@ class Follower:
         self._name = name
         self._connections = connections
         self._refused = ""
+        self._run = os.urandom(12).hex()
 
     def look(self) -> bool:
         """Take over what was published since, if it can be accepted. True if there is something to report."""
@@ -130,6 +131,7 @@ class Follower:
             cache=(edge.memory.bytes, len(edge.memory), edge.memory.evictions),
             lost=edge.log.lost,
             disk=(edge.disk.used, edge.disk.evictions) if edge.disk is not None else (0, 0),
+            run=self._run,
         )
         try:
             self._feed.report(
@@ -157,7 +159,8 @@ class Follower:
                 reported = clock()
 
     def leave(self) -> None:
-        """Take the report away: this edge is no longer one."""
+        """Take the report away, with the last counts in it: this edge is no longer one."""
+        self.report()
         self._feed.remove_report(self._name)
         self._changes.close()
 

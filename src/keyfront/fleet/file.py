@@ -1,9 +1,10 @@
 """The feed for one machine: a file that is replaced, never changed, and one small file for each edge.
 
 In the folder:
-  snapshot             what is published; replaced by rename, so that a reader sees the old one or the new
-  one whole snapshot.accepted    the newest that an edge has accepted; what edges start from while
-  `snapshot` cannot be used reports/<name>.json  each edge's last report
+  snapshot             what is published; replaced by rename, so that a reader sees the old one or the new one whole
+  snapshot.accepted    the newest that an edge has accepted; what edges start from while `snapshot` cannot be used
+  reports/<name>.json  each edge's last report
+  ended/               last reports of edges that have ended, until somebody has added up what they counted
 
 Only `snapshot` is worth a wait for the disk: a published change must survive a power cut. The other files are
 replaced just as whole, but what a power cut takes of them is either written again or refused when it is read.
@@ -22,12 +23,16 @@ import msgspec
 
 from keyfront.errors import SnapshotRefused
 from keyfront.fleet.feed import STALE, Report, accept
+from keyfront.model import residency
 from keyfront.model.snapshot import MAGIC, Snapshot, from_bytes
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}\Z")
 
 _LEFT_OVER = 60.0
 """Seconds after which a temporary file is one that a killed publisher left behind."""
+
+_FORGOTTEN = 30 * 86_400.0
+"""Seconds after which nobody will add up any more what an edge had counted when it ended."""
 
 _SEAL = len(MAGIC) + 32
 """Bytes at the start of a snapshot that tell it from every other one."""
@@ -39,13 +44,17 @@ class FileFeed:
     """A `Feed` in `folder`, for any number of processes. Each process has its own.
 
     :param folder: need not exist before something is published or reported.
+    :param region: whose snapshots it carries; empty: those for edges in no region. What is there of another region
+        counts as a number that edges may have seen, and as nothing else.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], region: str = "") -> None:
         self._folder = Path(folder)
+        self.region = region
         self._snapshot = self._folder / "snapshot"
         self._accepted = self._folder / "snapshot.accepted"
         self._reports = self._folder / "reports"
+        self._ended = self._folder / "ended"
         self._seen: _Seen | None = None
         self._unreadable: _Seen | None = None
         self._known: dict[Path, tuple[_Seen, int]] = {}
@@ -62,6 +71,8 @@ class FileFeed:
         snapshot.
         :raises OSError: if it cannot be written, and then what was published before stays.
         """
+        if fault := residency.fault(snapshot, self.region):
+            raise SnapshotRefused(f"snapshot {snapshot.number} is not for this feed: {fault}")
         data = snapshot.to_bytes()
         published = self._number(self._snapshot)
         if snapshot.number <= published:
@@ -75,8 +86,8 @@ class FileFeed:
         self._known[self._snapshot] = (_replace(self._snapshot, data, durable=True), snapshot.number)
 
     def published(self) -> Snapshot | None:
-        """What is published, None if that is nothing or cannot be read."""
-        return self._readable(self._snapshot)
+        """What is published, None if that is nothing, for another region, or cannot be read."""
+        return self._own(self._snapshot)
 
     def number(self) -> int:
         """The highest number that any edge may have seen: the next snapshot's must be above it. 0 if there is none."""
@@ -85,17 +96,48 @@ class FileFeed:
     def reports(self, now: float | None = None) -> list[Report]:
         """See `Feed`. `now` is epoch seconds, by default the clock's. What cannot be read is no report."""
         now = time.time() if now is None else now
-        live = []
+        return [report for report in self.last_reports() if abs(now - report.at) <= STALE]
+
+    def last_reports(self) -> list[Report]:
+        """The last report of each edge that has not ended in order, live or not, in order of name."""
+        found = []
         for path in sorted(self._reports.glob("*.json")):
-            with suppress(OSError, msgspec.MsgspecError, ValueError):
-                report = self._decoder.decode(path.read_bytes())
-                if report.name == path.stem and abs(now - report.at) <= STALE:
-                    live.append(report)
-        return live
+            report = self._report_at(path)
+            if report is not None and report.name == path.stem:
+                found.append(report)
+        return found
 
     def remove_report(self, name: str) -> None:
-        """Forget the edge `name`, which has ended. Forgetting one that is not there does nothing."""
-        self._report_path(name).unlink(missing_ok=True)
+        """The edge `name` has ended. What it has counted is kept for whoever adds it up (`ended`). Of one that is not
+        there nothing is kept."""
+        path = self._report_path(name)
+        with suppress(FileNotFoundError):
+            kept = self._ended / f"{name}.{path.stat().st_mtime_ns}.json"
+            try:
+                os.replace(path, kept)
+            except FileNotFoundError:
+                self._ended.mkdir(mode=0o700, parents=True, exist_ok=True)
+                os.replace(path, kept)
+
+    def ended(self) -> list[tuple[Path, Report]]:
+        """The last reports of edges that have ended, each with what to give `forget` when it is no longer needed."""
+        found = []
+        for path in sorted(self._ended.glob("*.json")):
+            report = self._report_at(path)
+            if report is not None:
+                found.append((path, report))
+        return found
+
+    def forget(self, ended: Path) -> None:
+        """What this edge has counted is kept elsewhere."""
+        with suppress(OSError):
+            ended.unlink(missing_ok=True)
+
+    def _report_at(self, path: Path) -> Report | None:
+        try:
+            return self._decoder.decode(path.read_bytes())
+        except (OSError, msgspec.MsgspecError, ValueError):
+            return None
 
     # An edge
 
@@ -115,13 +157,13 @@ class FileFeed:
             seen = None
         if seen == self._seen and (current is not None or seen is not None):
             return None
-        before = current if current is not None else self._readable(self._accepted)
+        before = current if current is not None else self._own(self._accepted)
         if seen is None:
             self._seen = None
             return None if before is current else before
         try:
             data, self._seen = _read(self._snapshot)
-            snapshot = accept(before, data)
+            snapshot = accept(before, data, self.region)
         except SnapshotRefused as refusal:
             return self._fall_back(before, current, refusal)
         except OSError as error:
@@ -162,6 +204,7 @@ class FileFeed:
                 "at": at,
                 "refused": refused,
                 "counters": {} if counters is None else counters,
+                "region": self.region,
             }
         )
         try:
@@ -181,7 +224,7 @@ class FileFeed:
         with suppress(OSError):
             # Many edges come with the same data: all but the first need to look only at its seal.
             if not self._holds(self._accepted, data):
-                if self._number(self._accepted) >= snapshot.number:
+                if self._number(self._accepted) >= snapshot.number and self._own(self._accepted) is not None:
                     return
                 _replace(self._accepted, data)
             self._known[self._accepted] = (_identity(os.stat(self._accepted)), snapshot.number)
@@ -211,9 +254,19 @@ class FileFeed:
         except (OSError, SnapshotRefused):
             return None
 
+    def _own(self, path: Path) -> Snapshot | None:
+        """The snapshot at `path`, if it is one for this region."""
+        found = self._readable(path)
+        return None if found is None or residency.fault(found, self.region) else found
+
     def _sweep(self) -> None:
         before = time.time() - _LEFT_OVER
         for path in (*self._folder.glob(".*.tmp"), *self._reports.glob(".*.tmp")):
+            with suppress(OSError):
+                if path.stat().st_mtime < before:
+                    path.unlink()
+        before = time.time() - _FORGOTTEN
+        for path in self._ended.glob("*.json"):
             with suppress(OSError):
                 if path.stat().st_mtime < before:
                     path.unlink()
