@@ -110,7 +110,7 @@ async def test_what_has_failed_leaves_nothing(origin: ScriptedOrigin, no_collect
         assert sum(left.values()) < 5, left
 
 
-@pytest.mark.parametrize("why", ["another version", "an error", "a part that is none"])
+@pytest.mark.parametrize("why", ["another version", "an error", "a part that is none", "a break"])
 async def test_a_missing_slice_that_does_not_come_leaves_nothing(
     origin: ScriptedOrigin, no_collector: None, why: str
 ) -> None:
@@ -129,6 +129,8 @@ async def test_a_missing_slice_that_does_not_come_leaves_nothing(
                 film.etag = '"other"'
             elif why == "an error":
                 film.fail = 403
+            elif why == "a break":
+                film.break_at = 25 * 16384 + 100
             else:
                 film.extra = ["Content-Range: bytes 0-0/1"]
             done = len(house.records)

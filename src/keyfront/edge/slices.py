@@ -21,7 +21,7 @@ from keyfront.edge.cache import Flight, LostError, Sink, Tiers
 from keyfront.edge.exchange import FileRange, Headers, Meta, OriginReply, Piece, Request, Slices
 from keyfront.edge.freshness import parse_date
 from keyfront.edge.respond import Part
-from keyfront.errors import OriginFailure
+from keyfront.errors import OriginFailure, spent
 
 FIRST_RUN: Final = 2
 LONGEST_RUN: Final = 32
@@ -453,6 +453,7 @@ class Reader:
             await flight.outcome
             piece = await flight.next(token, position)
         except (LostError, OriginFailure) as error:
+            spent(error)
             piece, failure = None, error
         except ConnectionAbortedError:  # everybody else had left it
             piece, failure = None, LostError()
