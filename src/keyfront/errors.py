@@ -15,6 +15,7 @@
      ├─ OriginFailure           an origin that could not be reached or did not speak HTTP
      ├─ SettingsError           a command line or a setting that makes no sense
      ├─ DeclarationError        a file that declares a set-up, and what is wrong with it
+     ├─ BackupError             an archive that cannot be read or is not what was taken, or a place that keeps none
      ├─ AccountError            a CloudFront API that refused what a declared set-up needs, or could not be asked
      └─ ApiError                an answer of the control API other than success (control/operations.py raises it)
 
@@ -150,6 +151,11 @@ class SettingsError(KeyfrontError):
 
 class DeclarationError(KeyfrontError):
     """A file that declares a set-up makes no sense; each line of the message names file, line, table and key."""
+
+
+class BackupError(KeyfrontError):
+    """An archive that cannot be read or is not what was taken, or a place of archives that refuses. Its message holds
+    no secret."""
 
 
 class AccountError(KeyfrontError):
