@@ -200,6 +200,7 @@ class Routing:
         "_exact",
         "_invalidations",
         "_keyrings",
+        "_reserved",
         "_wildcards",
         "number",
         "plans",
@@ -215,7 +216,11 @@ class Routing:
         kept: KeyRings = {} if before is None else before._keyrings
         self.sites: dict[str, Site] = {}
         self._exact: dict[str, Site] = {}
-        self._wildcards: dict[str, Site] = {}
+        # None: a name of a distribution that is in other regions only, for which no other site answers.
+        self._wildcards: dict[str, Site | None] = {
+            host[1:]: None for host in snapshot.reserved if host.startswith("*.")
+        }
+        self._reserved = frozenset(snapshot.reserved)
         self._invalidations: dict[str, Invalidations] = {}
         keyrings: KeyRings = {}
         pems = {key.id: key.pem for key in snapshot.public_keys}
@@ -272,10 +277,11 @@ class Routing:
         site = self._exact.get(name)
         if site is not None or not self._wildcards:
             return site
+        if name in self._reserved:
+            return None
         rest = name
         while "." in rest:
             rest = rest.partition(".")[2]
-            site = self._wildcards.get("." + rest)
-            if site is not None:
-                return site
+            if "." + rest in self._wildcards:
+                return self._wildcards["." + rest]
         return None

@@ -5,10 +5,11 @@ The rules of `accept`, in the order in which they are asked:
 1. The bytes are a whole snapshot of our format, unaltered (`model/snapshot.py`).
 2. It makes sense: every behavior leads to an origin, every key group to keys that travel with it, who trusts
    keys asks for a signature, and no invalidation is of a later snapshot.
-3. Its number is not below that of the snapshot in use. Numbers only grow, so an older one is a mistake or a
-replay
+3. It is for the region of the edge, and nothing in it is tied to others (`model/residency.py`). The edge knows its
+   region from its operator.
+4. Its number is not below that of the snapshot in use. Numbers only grow, so an older one is a mistake or a replay
    of what was revoked since.
-4. At the same number it is the same snapshot. Then nothing changes; another one of that number is refused.
+5. At the same number it is the same snapshot. Then nothing changes; another one of that number is refused.
 
 Whoever is refused keeps what he has. An edge that starts has its last accepted snapshot in use, if there is
 one.
@@ -22,6 +23,7 @@ from typing import Any, Protocol
 import msgspec
 
 from keyfront.errors import SnapshotRefused
+from keyfront.model import residency
 from keyfront.model.snapshot import Distribution, Snapshot, from_bytes
 
 STALE = 5.0
@@ -33,7 +35,8 @@ class Report(msgspec.Struct, frozen=True):
 
     `number` is the snapshot that it obeys (0: none yet), `refused` why it refused a newer one (empty: it
     did not), `at` when it said so in epoch seconds. `counters` are what it has counted since it started;
-    their names and shapes are the edge's (`edge/metrics.py`).
+    their names and shapes are the edge's (`edge/metrics.py`). `region` is where it is, as its operator says; empty: in
+    none.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Report(msgspec.Struct, frozen=True):
     at: float
     refused: str = ""
     counters: Mapping[str, Any] = {}
+    region: str = ""
 
 
 class Feed(Protocol):
@@ -70,9 +74,10 @@ class Feed(Protocol):
         """The last reports of all edges that are live at `now`, in order of name."""
 
 
-def accept(current: Snapshot | None, data: bytes) -> Snapshot:
+def accept(current: Snapshot | None, data: bytes, region: str = "") -> Snapshot:
     """The snapshot that `data` holds; `current` itself if it is the same.
 
+    :param region: the edge's; empty: it is in none.
     :raises SnapshotRefused: if a rule above is broken. The message says which.
     """
     snapshot = from_bytes(data)
@@ -80,6 +85,8 @@ def accept(current: Snapshot | None, data: bytes) -> Snapshot:
     fault = fault or _key_fault(snapshot) or _invalidation_fault(snapshot)
     if fault:
         raise SnapshotRefused(f"snapshot {snapshot.number} makes no sense: {fault}")
+    if fault := residency.fault(snapshot, region):
+        raise SnapshotRefused(f"snapshot {snapshot.number} is not for this edge: {fault}")
     if current is None:
         return snapshot
     if snapshot.number < current.number:

@@ -149,7 +149,7 @@ def compile_snapshot(
     }
     keys = {key.id: key for key in public_keys}
     groups = [
-        KeyGroup(id=group.id, name=group.name, key_ids=tuple(k for k in group.key_ids if k in keys))
+        msgspec.structs.replace(group, key_ids=tuple(k for k in group.key_ids if k in keys))
         for group in sorted(key_groups, key=lambda group: group.id)
         if group.id in trusted
     ]

@@ -5,7 +5,9 @@ value; an edge that holds one needs nothing else: no control plane, no database.
 (loaded keys, compiled patterns, look-up tables) is prepared from it once by `edge/routing.py` when it is accepted.
 
 On the wire: MAGIC, the SHA-256 of the payload (32 bytes), the payload (msgpack). `from_bytes` refuses anything
-else, so a torn or foreign file can never be half obeyed.
+else, so a torn or foreign file can never be half obeyed. There are two formats, and one payload: who reads format 2
+must know what `region`, `reserved` and `regions` mean. Format 1 is written where all of them are empty, so that an
+older edge reads on until something is tied to a region, and then refuses instead of overlooking it.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from keyfront.errors import SnapshotRefused
 from keyfront.model.access import Signing
 
 MAGIC = b"keyfront-snapshot 1\n"
+MAGIC_OF_REGIONS = b"keyfront-snapshot 2\n"
+"""As long as the other one."""
 
 
 class PublicKey(msgspec.Struct, frozen=True, gc=False):
@@ -29,11 +33,13 @@ class PublicKey(msgspec.Struct, frozen=True, gc=False):
 
 
 class KeyGroup(msgspec.Struct, frozen=True, gc=False):
-    """`key_ids` name members of `Snapshot.public_keys`."""
+    """`key_ids` name members of `Snapshot.public_keys`. `regions` are those that it is tied to; empty: it may be
+    everywhere."""
 
     id: str
     name: str
     key_ids: tuple[str, ...]
+    regions: tuple[str, ...] = ()
 
 
 class Select(msgspec.Struct, frozen=True, gc=False):
@@ -181,7 +187,8 @@ class Invalidation(msgspec.Struct, frozen=True, gc=False):
 
 class Distribution(msgspec.Struct, frozen=True):
     """A distribution as the edge serves it. Host names are lower-case and carry no port. `invalidations` are in order
-    of their numbers, which are all different; `model/invalidation.py` says how long they are carried."""
+    of their numbers, which are all different; `model/invalidation.py` says how long they are carried. `regions` are
+    those that it is tied to; empty: it may be everywhere."""
 
     id: str
     arn: str
@@ -196,10 +203,13 @@ class Distribution(msgspec.Struct, frozen=True):
     geo: Geo = Geo()
     log_cookies: bool = False
     invalidations: tuple[Invalidation, ...] = ()
+    regions: tuple[str, ...] = ()
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """One numbered state of everything. `created` is epoch seconds."""
+    """One numbered state of everything, or of what belongs in `region` (`model/residency.py`). `created` is epoch
+    seconds. `reserved` are host names, lower-case and perhaps with a `*.` before them, for which nobody answers
+    here, though a wildcard alias of some distribution covers them."""
 
     number: int
     created: float
@@ -207,13 +217,29 @@ class Snapshot(msgspec.Struct, frozen=True):
     key_groups: tuple[KeyGroup, ...] = ()
     distributions: tuple[Distribution, ...] = ()
     response_headers_policies: tuple[ResponseHeadersPolicy, ...] = ()
+    region: str = ""
+    reserved: tuple[str, ...] = ()
+
+    @property
+    def tied(self) -> bool:
+        """Is anything in it tied to regions?"""
+        return any(one.regions for one in (*self.distributions, *self.key_groups))
 
     def to_bytes(self) -> bytes:
         payload = msgspec.msgpack.encode(self)
-        return MAGIC + hashlib.sha256(payload).digest() + payload
+        magic = MAGIC_OF_REGIONS if self.region or self.reserved or self.tied else MAGIC
+        return magic + hashlib.sha256(payload).digest() + payload
 
 
 EMPTY = Snapshot(number=0, created=0.0)
+
+_OBEYED = tuple(name for name in Snapshot.__struct_fields__ if name not in ("number", "created"))
+
+
+def differ(one: Snapshot, other: Snapshot) -> bool:
+    """True if an edge would do anything differently under the one than under the other."""
+    return any(getattr(one, name) != getattr(other, name) for name in _OBEYED)
+
 
 _decoder = msgspec.msgpack.Decoder(Snapshot)
 
@@ -224,7 +250,7 @@ def from_bytes(data: bytes) -> Snapshot:
     :raises SnapshotRefused: if `data` is torn, altered, or not a snapshot of this format.
     """
     head = len(MAGIC)
-    if data[:head] != MAGIC:
+    if data[:head] not in (MAGIC, MAGIC_OF_REGIONS):
         raise SnapshotRefused("not a snapshot of this format")
     payload = data[head + 32 :]
     if hashlib.sha256(payload).digest() != data[head : head + 32]:
