@@ -208,7 +208,8 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Records(Protocol):
-    """Where texts of 1 to `MOST_BYTES` bytes in UTF-8 are kept under names, and changed only by whoever knows what is there."""
+    """Where texts of 1 to `MOST_BYTES` bytes in UTF-8 are kept under names, and changed only by whoever knows what is
+    there."""
 
     @property
     def uri(self) -> str: ...

@@ -1,0 +1,249 @@
+"""A folder of private files: each is written whole or not at all, by one writer at a time, and read by its owner only.
+
+A file is made under another name, brought to the disk, and renamed: whoever reads finds the old text or the new one,
+and a crash at any moment leaves one of them. Writers hold a lock on `custody.lock`; what a writer that was killed has
+left behind is swept by the next. Readers take no lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from keyfront.custody.contract import Record, checked_data, checked_name
+from keyfront.errors import CustodyError, CustodyUnavailable, RecordChanged
+
+LOCK = "custody.lock"
+RECORD = ".record"
+PATIENCE = 30.0
+"""Seconds for which a writer waits for another one's end."""
+
+_LARGEST = 1 << 20  # bytes; what is larger is no file of ours
+
+Stamp = tuple[int, int, int, int]
+"""What tells whether a file is the one that was read: device, inode, size and time of its last change."""
+
+
+class Folder:
+    """The folder at `path`, which need not be there before something is written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self, name: str) -> bytes | None:
+        """What the file holds; None if there is none.
+
+        :raises CustodyError: if others than its owner may read or change it.
+        :raises CustodyUnavailable: if it cannot be read now.
+        """
+        found = self.read_stamped(name)
+        return None if found is None else found[0]
+
+    def read_stamped(self, name: str) -> tuple[bytes, Stamp] | None:
+        path = self.path / name
+        try:
+            with path.open("rb") as file:
+                seen = os.fstat(file.fileno())
+                if stat.S_ISREG(seen.st_mode):
+                    private(path, seen)
+                    data = file.read(_LARGEST + 1)
+                else:
+                    raise CustodyError(f"{path} is no file")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise trouble(path, error) from error
+        if len(data) > _LARGEST:
+            raise CustodyError(f"{path} is far too large to be a file of custody's")
+        return data, _stamp(seen)
+
+    def stamp(self, name: str) -> Stamp | None:
+        """What tells whether the file has changed; None if it is gone.
+
+        :raises CustodyUnavailable: if nobody can tell, or if the whole folder is away.
+        """
+        try:
+            return _stamp(os.stat(self.path / name))
+        except FileNotFoundError:
+            if (self.path / LOCK).exists():
+                return None
+            raise CustodyUnavailable(f"the folder {self.path} is away") from None  # unmounted, perhaps
+        except OSError as error:
+            raise trouble(self.path / name, error) from error
+
+    def names(self, suffix: str) -> list[str]:
+        """The names of its files that end with `suffix`, without it, in order."""
+        try:
+            found = os.listdir(self.path)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise trouble(self.path, error) from error
+        return sorted(
+            name.removesuffix(suffix) for name in found if name.endswith(suffix) and not name.startswith(".")
+        )
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """While this lasts nobody else writes. Makes the folder if it is not there.
+
+        :raises CustodyError: if others may change the folder.
+        :raises CustodyUnavailable: if another writer does not come to its end.
+        """
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise trouble(self.path, error) from error
+        try:
+            self._private()
+            _locked(lock, self.path)
+            self._sweep()
+            yield
+        finally:
+            os.close(lock)  # which also lets go of the lock
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put `data` in the place of what the file holds, durably. Only while `writing`."""
+        path = self.path / name
+        temporary = self.path / f".{name}.{secrets.token_hex(8)}.tmp"
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary)
+                raise
+            self._settle()
+        except OSError as error:
+            raise trouble(path, error) from error
+
+    def remove(self, name: str) -> None:
+        """Let the file be gone, durably. Only while `writing`."""
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path / name)
+            self._settle()
+        except OSError as error:
+            raise trouble(self.path / name, error) from error
+
+    def _settle(self) -> None:
+        """A new name, or one that is gone, is only on the disk when the folder is."""
+        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _private(self) -> None:
+        mode = stat.S_IMODE(os.stat(self.path).st_mode)
+        if mode & 0o022:
+            raise CustodyError(
+                f"others may change the folder {self.path} (mode {mode:04o}); run: chmod 700 {self.path}"
+            )
+
+    def _sweep(self) -> None:
+        for name in os.listdir(self.path):
+            if name.startswith(".") and name.endswith(".tmp"):
+                with contextlib.suppress(OSError):
+                    os.unlink(self.path / name)
+
+
+class FolderRecords:
+    """The records of a folder: files `NAME.record`, each with its version in the first line."""
+
+    def __init__(self, folder: Folder, uri: str) -> None:
+        self.uri = uri
+        self._folder = folder
+
+    def read(self, name: str) -> Record | None:
+        text = self._folder.read(checked_name(name) + RECORD)
+        return None if text is None else self._taken(name, text)
+
+    def write(self, name: str, data: bytes, version: str | None) -> Record:
+        checked_data(data)
+        with self._changing(name, version):
+            found = Record(name, data, secrets.token_hex(12))
+            self._folder.write(name + RECORD, f"{_FIRST} {found.version}\n".encode() + data)
+        return found
+
+    def names(self) -> list[str]:
+        return self._folder.names(RECORD)
+
+    def remove(self, name: str, version: str) -> None:
+        with self._changing(name, version):
+            self._folder.remove(name + RECORD)
+
+    @contextlib.contextmanager
+    def _changing(self, name: str, version: str | None) -> Iterator[None]:
+        checked_name(name)
+        with self._folder.writing():
+            seen = self.read(name)
+            if (seen and seen.version) != version:
+                raise RecordChanged(f"somebody else has changed the record {name} in {self.uri}")
+            yield
+
+    def _taken(self, name: str, text: bytes) -> Record:
+        first, _, data = text.partition(b"\n")
+        kind, _, version = first.decode("latin-1").partition(" ")
+        if kind != _FIRST or not version:
+            raise CustodyError(f"{self._folder.path / name}{RECORD} is no record of custody's")
+        return Record(name, data, version)
+
+
+_FIRST = "keyfront-record-1"
+
+
+def private(path: Path, seen: os.stat_result) -> None:
+    """:raises CustodyError: if others than its owner may read or change the file."""
+    mode = stat.S_IMODE(seen.st_mode)
+    if mode & 0o077:
+        raise CustodyError(f"others may read or change {path} (mode {mode:04o}); run: chmod 600 {path}")
+
+
+def trouble(path: Path, error: OSError) -> CustodyError:
+    """The error to raise: it may pass by itself, unless it is somebody's decision."""
+    text = f"{path}: {error.strerror or type(error).__name__}"
+    if error.errno in {
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOTDIR,
+        errno.ENAMETOOLONG,
+        errno.ELOOP,
+    }:
+        return CustodyError(text)
+    return CustodyUnavailable(text)
+
+
+def _stamp(seen: os.stat_result) -> Stamp:
+    return seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns
+
+
+def _locked(lock: int, path: Path) -> None:
+    end = time.monotonic() + PATIENCE
+    pause = 0.001
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise CustodyUnavailable(f"another process writes to {path} and does not end") from None
+            time.sleep(pause)
+            pause = min(0.05, pause * 2)
+        except OSError as error:
+            raise trouble(path / LOCK, error) from error
+        else:
+            return

@@ -1,0 +1,483 @@
+"""One test for all adapters: what `custody/contract.py` promises, sentence by sentence.
+
+A new kind of place is a fixture in `conftest.py` that gives a `House`, and a row in PLACES.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+
+from keyfront.custody import Custody, HeldKey, Record, open_key
+from keyfront.custody.contract import MOST_BYTES
+from keyfront.errors import (
+    CustodyError,
+    KeyExists,
+    KeyfrontError,
+    NoSuchKey,
+    NotExportable,
+    RecordChanged,
+    SigningError,
+)
+from keyfront.signing.keys import Algorithm, HashName, PublicKey
+from tests.custody.house import BOTH, House, made_elsewhere
+
+PLACES = ("file_place",)
+
+DAY = 86400.0
+
+
+@pytest.fixture(params=PLACES)
+def house(request: pytest.FixtureRequest) -> House:
+    found: House = request.getfixturevalue(request.param)
+    return found
+
+
+def quick(house: House) -> Algorithm:
+    """What it makes fastest."""
+    return house.makes[-1]
+
+
+def make(house: House, *names: str, place: Custody | None = None) -> list[HeldKey]:
+    at = place or house.place()
+    return [at.create(name, quick(house), now=time.time()) for name in names]
+
+
+def names(place: Custody) -> list[str]:
+    return [held.name for held in place.list()]
+
+
+def verified_by_openssl(key: PublicKey, data: bytes, signature: bytes, hash_name: HashName) -> None:
+    public = serialization.load_pem_public_key(key.pem.encode())
+    taken: hashes.HashAlgorithm = hashes.SHA1() if hash_name == "SHA1" else hashes.SHA256()
+    if isinstance(public, rsa.RSAPublicKey):
+        public.verify(signature, data, padding.PKCS1v15(), taken)
+    else:
+        assert isinstance(public, ec.EllipticCurvePublicKey)
+        public.verify(signature, data, ec.ECDSA(taken))
+
+
+# ---- keys are made and sign
+
+
+def test_what_it_makes_signs_with_every_hash_that_it_names(house: House) -> None:
+    place = house.place()
+    assert place.algorithms == house.makes
+    for algorithm in house.makes:
+        before = time.time()
+        held = place.create(f"a-{algorithm}", algorithm, now=before)
+        assert (held.name, held.public_key.algorithm) == (f"a-{algorithm}", algorithm)
+        assert held.hash_names == house.hash_names
+        assert held.exportable is house.exports is place.exports
+        assert held.delete_at is None
+        if house.created:
+            assert abs(held.created - before) < 120
+        handle = place.handle(held.name)
+        assert (handle.public_key, handle.hash_names) == (held.public_key, held.hash_names)
+        for hash_name in handle.hash_names:
+            for data in (b"", b"x" * 150, bytes(range(256)) * 8):
+                signature = handle.sign(data, hash_name)
+                assert held.public_key.verify(data, signature, hash_name)
+                verified_by_openssl(held.public_key, data, signature, hash_name)
+            assert not held.public_key.verify(b"other", signature, hash_name)
+        for hash_name in set(BOTH) - set(handle.hash_names):
+            with pytest.raises(SigningError):
+                handle.sign(b"data", hash_name)
+
+
+def test_a_key_s_uri_opens_it_anywhere(house: House) -> None:
+    (held,) = make(house, "photos-1")
+    opened = open_key(held.uri, house.environment)
+    assert (opened.uri, opened.public_key) == (held.uri, held.public_key)
+    hash_name = held.hash_names[-1]
+    assert held.public_key.verify(b"data", opened.sign(b"data", hash_name), hash_name)
+    again = house.place()
+    assert again.describe("photos-1") == held
+    assert list(again.list()) == [held]
+    assert held.uri.startswith(again.uri.partition("?")[0])
+    assert not again.uri.partition("?")[0].removesuffix("/").endswith("photos-1")
+
+
+def test_any_name_that_the_contract_allows(house: House) -> None:
+    allowed = ("0", "Z", "a-", "a_b", "x" * 64, "key")
+    made = make(house, *allowed)
+    assert [held.name for held in made] == list(allowed)
+    assert names(house.place()) == sorted(allowed)
+    assert len({held.public_key for held in made}) == len(allowed)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "-a", "_a", ".", "..", "../a", "a/b", "a b", "a.b", "ä", "x" * 65, "a\n", "a%2f"]
+)
+def test_no_other_name(house: House, name: str) -> None:
+    place = house.place()
+    with pytest.raises(CustodyError):
+        place.create(name, quick(house), now=time.time())
+    with pytest.raises(CustodyError):
+        place.import_key(name, made_elsewhere(quick(house)), now=time.time())
+    for ask in (place.describe, place.handle, place.export, place.undelete):
+        with pytest.raises(CustodyError):
+            ask(name)
+    with pytest.raises(CustodyError):
+        place.delete(name, grace=0, now=time.time())
+    assert names(place) == []
+
+
+def test_a_name_is_taken_once(house: House) -> None:
+    place = house.place()
+    (held,) = make(house, "one", place=place)
+    with pytest.raises(KeyExists, match="one"):
+        place.create("one", quick(house), now=time.time())
+    assert place.describe("one") == held
+
+
+def test_of_those_who_race_for_a_name_one_gets_it(house: House) -> None:
+    start = threading.Barrier(4)
+
+    def race(_: int) -> PublicKey | None:
+        place = house.place()
+        start.wait(20)
+        try:
+            return place.create("one", quick(house), now=time.time()).public_key
+        except KeyExists:
+            return None
+
+    with ThreadPoolExecutor(4) as pool:
+        made = [key for key in pool.map(race, range(4)) if key is not None]
+    assert made == [house.place().describe("one").public_key]
+
+
+def test_labels_are_kept(house: House) -> None:
+    if not house.labels:
+        pytest.skip("this place keeps no labels")
+    labels = {
+        "application": "photo gallery, no".replace(",", ""),
+        "key-group": "photos",
+        "x.y:z/@": "a=b+c@d_e.f:/-",
+    }
+    held = house.place().create("one", quick(house), now=time.time(), labels=labels)
+    assert dict(held.labels) == labels
+    assert dict(house.place().describe("one").labels) == labels
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [{"": "x"}, {"a": "\n"}, {"a": "x" * 129}, {"a" * 65: ""}, {"ä": "b"}, {str(n): "" for n in range(17)}],
+)
+def test_labels_that_not_every_place_could_keep(house: House, labels: dict[str, str]) -> None:
+    with pytest.raises(CustodyError):
+        house.place().create("one", quick(house), now=time.time(), labels=labels)
+    assert names(house.place()) == []
+
+
+# ---- keys come from elsewhere
+
+
+def test_a_key_from_elsewhere(house: House) -> None:
+    place = house.place()
+    for algorithm in house.imports:
+        key = made_elsewhere(algorithm)
+        name = f"b-{algorithm}"
+        held = place.import_key(name, key, now=time.time(), labels={"application": "gallery"})
+        assert held.public_key == key.public_key
+        if house.labels:
+            assert dict(held.labels) == {"application": "gallery"}
+        handle = house.place().handle(name)
+        for hash_name in handle.hash_names:
+            signature = handle.sign(b"data", hash_name)
+            assert key.public_key.verify(b"data", signature, hash_name)
+        assert place.import_key(name, key, now=time.time()) == held, "the same key again changes nothing"
+        with pytest.raises(KeyExists):
+            place.import_key(name, made_elsewhere(algorithm, 1), now=time.time())
+        assert place.describe(name) == held
+
+
+# ---- keys are listed, shown, given away
+
+
+def test_the_list_is_in_order_of_name(house: House) -> None:
+    place = house.place()
+    assert list(place.list()) == []
+    for held in make(house, "b", "B", "a-1", "a1", "a0", "10", "9", place=place):
+        assert place.describe(held.name) == held
+    assert names(place) == ["10", "9", "B", "a-1", "a0", "a1", "b"]
+
+
+def test_what_is_not_there(house: House) -> None:
+    place = house.place()
+    make(house, "two", place=place)
+    for ask in (place.describe, place.handle, place.export, place.undelete):
+        with pytest.raises(NotExportable if ask == place.export and not house.exports else NoSuchKey):
+            ask("one")
+    with pytest.raises(NoSuchKey):
+        place.delete("one", grace=DAY, now=time.time())
+    with pytest.raises(NoSuchKey):
+        open_key(place.describe("two").uri.replace("two", "one"), house.environment)
+
+
+def test_it_gives_keys_away_or_never_does(house: House) -> None:
+    place = house.place()
+    (held,) = make(house, "one", place=place)
+    if not house.exports:
+        with pytest.raises(NotExportable):
+            place.export("one")
+        return
+    key = place.export("one")
+    assert key.public_key == held.public_key
+    assert held.public_key.verify(b"data", key.sign(b"data", "SHA256"), "SHA256")
+    for algorithm in house.imports:
+        place.import_key(f"c-{algorithm}", made_elsewhere(algorithm), now=time.time())
+        assert place.export(f"c-{algorithm}").to_pem() == made_elsewhere(algorithm).to_pem()
+
+
+# ---- keys go
+
+
+def test_a_key_that_is_to_be_deleted_signs_no_more(house: House) -> None:
+    place = house.place()
+    make(house, "one", "two", place=place)
+    handle, elsewhere = place.handle("one"), house.place().handle("one")
+    now = time.time()
+    held = place.delete("one", grace=20 * DAY, now=now)
+    assert held.delete_at is not None
+    assert now + 20 * DAY - 120 <= held.delete_at <= now + 31 * DAY
+    for signer in (handle, elsewhere):
+        with pytest.raises(NoSuchKey):
+            signer.sign(b"data", signer.hash_names[-1])
+    with pytest.raises(NoSuchKey):
+        place.handle("one")
+    with pytest.raises(NoSuchKey):
+        open_key(held.uri, house.environment)
+    with pytest.raises(KeyExists):
+        place.create("one", quick(house), now=now)
+    assert house.place().describe("one").delete_at == held.delete_at
+    assert [one.delete_at for one in house.place().list()] == [held.delete_at, None]
+    assert house.place().handle("two").sign(b"data", held.hash_names[-1])
+
+
+def test_a_delete_is_taken_back(house: House) -> None:
+    place = house.place()
+    (held,) = make(house, "one", place=place)
+    assert place.undelete("one") == held, "what is not to be deleted stays as it is"
+    place.delete("one", grace=20 * DAY, now=time.time())
+    assert house.place().undelete("one") == held
+    assert place.describe("one") == held
+    hash_name = held.hash_names[-1]
+    assert held.public_key.verify(b"data", place.handle("one").sign(b"data", hash_name), hash_name)
+
+
+def test_of_two_deletes_the_earlier_time_counts(house: House) -> None:
+    place = house.place()
+    make(house, "one", place=place)
+    now = time.time()
+    first = place.delete("one", grace=20 * DAY, now=now).delete_at
+    assert place.delete("one", grace=30 * DAY, now=now).delete_at == first
+    sooner = place.delete("one", grace=10 * DAY, now=now).delete_at
+    assert first is not None
+    assert sooner is not None
+    assert sooner < first
+    assert place.describe("one").delete_at == sooner
+
+
+def test_without_grace_it_is_gone_at_once(house: House) -> None:
+    place = house.place()
+    (held,) = make(house, "one", place=place)
+    handle = place.handle("one")
+    now = time.time()
+    gone = place.delete("one", grace=0, now=now)
+    assert gone.delete_at is not None
+    with pytest.raises(NoSuchKey):
+        handle.sign(b"data", held.hash_names[-1])
+    if not house.at_once:
+        assert now < gone.delete_at <= now + house.least_grace + 120
+        return
+    with pytest.raises(NoSuchKey):
+        house.place().describe("one")
+    with pytest.raises(NoSuchKey):
+        place.undelete("one")
+    assert names(place) == []
+    assert place.create("one", quick(house), now=time.time()).public_key != held.public_key
+    with pytest.raises(NoSuchKey):
+        handle.sign(b"data", held.hash_names[-1])
+
+
+# ---- many at once
+
+
+def test_a_handle_signs_in_many_threads(house: House) -> None:
+    place = house.place()
+    held = make(house, "one", "two", place=place)
+    handles = [place.handle(one.name) for one in held]
+    hash_name = held[0].hash_names[-1]
+
+    def sign(number: int) -> bool:
+        data, at = b"%d" * 3 % (number, number, number), number % 2
+        return held[at].public_key.verify(data, handles[at].sign(data, hash_name), hash_name)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(sign, range(64)))
+
+
+def test_one_place_in_many_threads(house: House) -> None:
+    place = house.place()
+
+    def live(number: int) -> bool:
+        held = place.create(f"k{number}", quick(house), now=time.time())
+        handle = place.handle(held.name)
+        fits = held.public_key.verify(b"data", handle.sign(b"data", held.hash_names[-1]), held.hash_names[-1])
+        return fits and held in list(place.list())
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(live, range(8)))
+    assert names(place) == [f"k{number}" for number in range(8)]
+
+
+# ---- what is said
+
+
+def test_nothing_that_is_said_holds_a_secret(house: House) -> None:
+    place = house.place()
+    (held,) = make(house, "one", place=place)
+    said = [repr(place), repr(held), repr(place.handle("one")), held.uri, place.uri]
+    secrets = list(house.secrets)
+    for algorithm in house.imports[-1:]:
+        key = made_elsewhere(algorithm)
+        said.append(repr(place.import_key("two", key, now=time.time())))
+        secrets += key.to_pem().splitlines()[1:-1]
+    if house.exports:
+        secrets += place.export("one").to_pem().splitlines()[1:-1]
+    for ask in (place.describe, place.handle, place.export, place.undelete):
+        try:
+            ask("nowhere")
+        except KeyfrontError as error:
+            said.append(f"{error!r} {error.__cause__!r}")
+    for text in said:
+        for secret in secrets:
+            assert secret not in text
+
+
+# ---- records
+
+
+@pytest.fixture
+def keeping(house: House) -> House:
+    if not house.records:
+        with pytest.raises(CustodyError):
+            house.kept()
+        pytest.skip("this place keeps no records")
+    return house
+
+
+def test_a_record_is_written_by_who_knows_what_is_there(keeping: House) -> None:
+    records = keeping.kept()
+    assert records.read("photos") is None
+    assert records.names() == []
+    first = records.write("photos", b"one", None)
+    assert (first.name, first.data) == ("photos", b"one")
+    assert keeping.kept().read("photos") == first
+    with pytest.raises(RecordChanged):
+        records.write("photos", b"two", None)
+    second = records.write("photos", b"two", first.version)
+    assert second.version != first.version
+    with pytest.raises(RecordChanged):
+        records.write("photos", b"three", first.version)
+    assert keeping.kept().read("photos") == second
+    back = records.write("photos", b"one", second.version)
+    assert back.version not in {first.version, second.version}, "what came back is not what was there before"
+    with pytest.raises(RecordChanged):
+        records.write("films", b"one", "1")
+
+
+def test_a_record_is_removed_by_who_knows_what_is_there(keeping: House) -> None:
+    records = keeping.kept()
+    first = records.write("photos", b"one", None)
+    second = records.write("photos", b"two", first.version)
+    with pytest.raises(RecordChanged):
+        records.remove("photos", first.version)
+    assert records.read("photos") == second
+    records.remove("photos", second.version)
+    assert records.read("photos") is None
+    assert keeping.kept().names() == []
+    with pytest.raises(RecordChanged):
+        records.remove("photos", second.version)
+    with pytest.raises(RecordChanged):
+        records.write("photos", b"three", second.version)
+    third = records.write("photos", b"one", None)
+    assert third.version not in {first.version, second.version}
+    assert keeping.kept().read("photos") == third
+
+
+def test_what_a_record_may_be(keeping: House) -> None:
+    records = keeping.kept()
+    texts = {"lines": b"a\r\nb\n\n", "long": b'"\xc3\xa9' * (MOST_BYTES // 3), "one": b"{", "space": b" "}
+    for name, text in texts.items():
+        records.write(name, text, None)
+    again = keeping.kept()
+    assert again.names() == sorted(texts)
+    for name, text in texts.items():
+        found = again.read(name)
+        assert found is not None
+        assert found.data == text
+    for data in (b"", b"x" * (MOST_BYTES + 1), b"\xff"):
+        with pytest.raises(CustodyError):
+            records.write("more", data, None)
+    for name in ("", "../a", "a/b", ".", "a.b", "x" * 65):
+        with pytest.raises(CustodyError):
+            records.write(name, b"x", None)
+        with pytest.raises(CustodyError):
+            records.read(name)
+    assert records.names() == sorted(texts)
+
+
+def test_keys_and_records_of_one_name_are_two(keeping: House) -> None:
+    place = keeping.place()
+    (held,) = make(keeping, "photos", place=place)
+    record = keeping.kept().write("photos", b"one", None)
+    assert list(keeping.place().list()) == [held]
+    assert keeping.kept().names() == ["photos"]
+    place.delete("photos", grace=0, now=time.time())
+    assert keeping.kept().read("photos") == record
+
+
+def test_of_those_who_race_to_change_a_record_one_does(keeping: House) -> None:
+    first = keeping.kept().write("photos", b"0", None)
+    start = threading.Barrier(4)
+
+    def race(number: int) -> Record | None:
+        records = keeping.kept()
+        start.wait(20)
+        try:
+            return records.write("photos", b"%d" % number, first.version)
+        except RecordChanged:
+            return None
+
+    with ThreadPoolExecutor(4) as pool:
+        written = [record for record in pool.map(race, range(4)) if record is not None]
+    assert written == [keeping.kept().read("photos")]
+
+
+def test_no_change_of_a_record_is_lost(keeping: House) -> None:
+    keeping.kept().write("count", b"0", None)
+
+    def count(_: int) -> None:
+        records = keeping.kept()
+        done = 0
+        while done < 3:
+            seen = records.read("count")
+            assert seen is not None
+            try:
+                records.write("count", b"%d" % (int(seen.data) + 1), seen.version)
+            except RecordChanged:
+                continue
+            done += 1
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(count, range(3)))
+    last = keeping.kept().read("count")
+    assert last is not None
+    assert last.data == b"9"
