@@ -111,6 +111,22 @@ class Sqlite:
             connection.execute(f"PRAGMA {pragma}")
 
 
+class Memory:
+    """A database of SQLite's that is nowhere but in this process, and gone when it is closed. For one thread."""
+
+    shared = False
+    name = "in memory"
+
+    def __init__(self) -> None:
+        self._engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
+        event.listen(self._engine, "connect", Sqlite._connected)
+        event.listen(self._engine, "begin", _begin)
+        self.reading = self.writing = self.migrating = self.aside = _begins(self._engine, "BEGIN")
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
 class Postgres:
     """A database of PostgreSQL's, which several control planes may share.
 

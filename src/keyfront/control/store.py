@@ -96,11 +96,13 @@ class AuditRow(msgspec.Struct, frozen=True):
 
 
 class EdgeRow(msgspec.Struct, frozen=True):
-    """A live edge of the control plane `replica`, and the number of the snapshot that it obeys."""
+    """A live edge of the control plane `replica`, the number of the snapshot that it obeys, and the region that it is
+    in, if it is in one."""
 
     replica: str
     name: str
     number: int
+    region: str = ""
 
 
 class _Now(FunctionElement[float]):
@@ -284,6 +286,13 @@ class Transaction:
         )
         return {key: value for key, value in found}  # noqa: C416
 
+    def tagged(self, key: str) -> dict[tuple[str, str], str]:
+        """The value of the tag `key` of every resource that has it, by kind and id."""
+        found = self._connection.execute(
+            sa.select(_tag.c.kind, _tag.c.id, _tag.c.value).where(_tag.c.key == key)
+        )
+        return {(kind, id_): value for kind, id_, value in found}
+
     def set_tags(self, kind: str, id_: str, tags: Mapping[str, str]) -> None:
         """Give the resource these tags in the place of all that it had."""
         self._connection.execute(sa.delete(_tag).where(_tag.c.kind == kind, _tag.c.id == id_))
@@ -406,18 +415,24 @@ class Transaction:
     def edges(self) -> list[EdgeRow]:
         """The edges that are live, by what control planes that share the store have said of theirs."""
         found = self._connection.execute(
-            sa.select(_edge.c.replica, _edge.c.name, _edge.c.number)
+            sa.select(_edge.c.replica, _edge.c.name, _edge.c.number, _edge.c.region)
             .where(_edge.c.seen > _Now() - STALE)
             .order_by(_edge.c.replica, _edge.c.name)
         )
         return [EdgeRow(*row) for row in found]
 
-    def set_edges(self, replica: str, numbers: Mapping[str, int]) -> None:
-        """Note which edges of the control plane `replica` are live now, and what they obey (name -> number)."""
+    def set_edges(
+        self, replica: str, numbers: Mapping[str, int], regions: Mapping[str, str] | None = None
+    ) -> None:
+        """Note which edges of the control plane `replica` are live now, what they obey (name -> number), and where they
+        are (name -> region, for those that are in one)."""
         self._connection.execute(sa.delete(_edge).where(_edge.c.replica == replica))
         for name, number in numbers.items():
+            region = (regions or {}).get(name, "")
             self._connection.execute(
-                sa.insert(_edge).values(replica=replica, name=name, number=number, seen=_Now())
+                sa.insert(_edge).values(
+                    replica=replica, name=name, number=number, seen=_Now(), region=region
+                )
             )
         self._connection.execute(sa.delete(_edge).where(_edge.c.seen < _Now() - 60))
 
@@ -473,20 +488,16 @@ class Transaction:
 class Store:
     """The control plane's memory. Safe to use from several threads and from several processes.
 
-    :param where: a path of a SQLite file, which is made, readable by its owner only, if there is none; or a connection
-        URI that begins with `postgresql://`.
+    :param where: a path of a SQLite file, which is made, readable by its owner only, if there is none; a connection
+        URI that begins with `postgresql://`; or a database that is open already, and will be closed with the store.
     :param password_file: holds PostgreSQL's password, where the URI does not.
     :raises SettingsError: if the database cannot be opened, is none, or was written by a newer Keyfront.
     """
 
-    def __init__(self, where: str | Path, *, password_file: Path | None = None) -> None:
+    def __init__(self, where: str | Path | Database, *, password_file: Path | None = None) -> None:
         self._trouble = ""
         try:
-            self._database: Database = (
-                Postgres(where, password_file)
-                if isinstance(where, str) and where.startswith(SCHEMES)
-                else Sqlite(Path(where))
-            )
+            self._database = _opened(where, password_file)
         except OSError as error:
             raise SettingsError(f"the store {where} cannot be opened: {error}") from error
         try:
@@ -573,6 +584,12 @@ class Store:
             else "Nothing was changed."
         )
         return ApiError("ServiceUnavailable", f"The store is not available: {said}. {outcome}", 503)
+
+
+def _opened(where: str | Path | Database, password_file: Path | None) -> Database:
+    if isinstance(where, str) and where.startswith(SCHEMES):
+        return Postgres(where, password_file)
+    return Sqlite(Path(where)) if isinstance(where, str | Path) else where
 
 
 # ---- configs as JSON
