@@ -10,7 +10,7 @@ from keyfront.errors import SettingsError
 
 _AT_ONCE = 500
 """Rows of one statement."""
-_OWN = {schema.schema.name, schema.counter.name, schema.edge.name}
+_OWN = {schema.schema.name, schema.counter.name, schema.edge.name, schema.lease.name}
 """Tables whose rows a new store has already, or which say what is only now."""
 
 

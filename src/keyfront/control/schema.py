@@ -125,6 +125,7 @@ edge = sa.Table(
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("number", sa.BigInteger, nullable=False),
     sa.Column("seen", sa.Float, nullable=False),
+    sa.Column("region", sa.Text, nullable=False),
 )
 
 access_user = sa.Table(
@@ -166,6 +167,50 @@ access_attachment = sa.Table(
     sa.Column("owner", sa.Text, primary_key=True),
     sa.Column("policy", sa.Text, primary_key=True),
     sa.ForeignKeyConstraint(["owner"], ["access_user.name"], ondelete="CASCADE"),
+)
+
+key_use = sa.Table(
+    "key_use",
+    metadata,
+    sa.Column("key_pair_id", sa.Text, primary_key=True),
+    sa.Column("hash", sa.Text, primary_key=True),
+    sa.Column("distribution", sa.Text, primary_key=True),
+    sa.Column("requests", sa.BigInteger, nullable=False),
+    sa.Column("first_seen", sa.Float, nullable=False),
+    sa.Column("last_seen", sa.Float, nullable=False),
+)
+
+key_hour = sa.Table(
+    "key_hour",
+    metadata,
+    sa.Column("hour", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("key_pair_id", sa.Text, primary_key=True),
+    sa.Column("requests", sa.BigInteger, nullable=False),
+)
+
+key_end = sa.Table(
+    "key_end",
+    metadata,
+    sa.Column("key_pair_id", sa.Text, primary_key=True),
+    sa.Column("latest", sa.BigInteger, nullable=False),
+    sa.Column("longest", sa.Float, nullable=False),
+    sa.Column("until", sa.BigInteger, nullable=False),
+)
+
+key_run = sa.Table(
+    "key_run",
+    metadata,
+    sa.Column("run", sa.Text, primary_key=True),
+    sa.Column("seen", sa.Float, nullable=False),
+    sa.Column("counted", sa.LargeBinary, nullable=False),
+)
+
+lease = sa.Table(
+    "lease",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("until", sa.Float, nullable=False),
 )
 
 
@@ -285,6 +330,23 @@ STEPS: tuple[Sequence[Statement], ...] = (
         """CREATE TABLE access_attachment (owner {text} NOT NULL, policy {text} NOT NULL, PRIMARY KEY (owner, policy),
            FOREIGN KEY (owner) REFERENCES access_user (name) ON DELETE CASCADE)""",
         "INSERT INTO counter (name, value) VALUES ('access', 0)",
+    ),
+    # 5: where edges are
+    ("ALTER TABLE edge ADD COLUMN region {text} NOT NULL DEFAULT ''",),
+    # 6: what edges see of the keys that sign: by hash and distribution, by hour, until when their signatures are good,
+    # and how far each run of an edge was counted (the counter is since when, in milliseconds, and whom adders lock);
+    # who of several control planes does what only one may do
+    (
+        """CREATE TABLE key_use (key_pair_id {text} NOT NULL, hash {text} NOT NULL, distribution {text} NOT NULL,
+           requests BIGINT NOT NULL, first_seen {float} NOT NULL, last_seen {float} NOT NULL,
+           PRIMARY KEY (key_pair_id, hash, distribution))""",
+        """CREATE TABLE key_hour (hour BIGINT NOT NULL, key_pair_id {text} NOT NULL, requests BIGINT NOT NULL,
+           PRIMARY KEY (hour, key_pair_id))""",
+        """CREATE TABLE key_end (key_pair_id {text} NOT NULL, latest BIGINT NOT NULL, longest {float} NOT NULL,
+           until BIGINT NOT NULL, PRIMARY KEY (key_pair_id))""",
+        "CREATE TABLE key_run (run {text} NOT NULL, seen {float} NOT NULL, counted {bytes} NOT NULL, PRIMARY KEY (run))",
+        "CREATE TABLE lease (name {text} NOT NULL, holder {text} NOT NULL, until {float} NOT NULL, PRIMARY KEY (name))",
+        "INSERT INTO counter (name, value) VALUES ('key_use', 0)",
     ),
 )
 

@@ -1,0 +1,118 @@
+"""What edges see of the keys that sign: who signs still, how much, where, and how far ahead.
+
+A Keyfront tells it at `PATH`, beside CloudFront's API and signed like it (docs/reference/control-api.md). Amazon's
+CloudFront has no such thing: there it is not known, which is None here, and never "not at all".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from keyfront.errors import AccountError
+
+if TYPE_CHECKING:
+    from botocore.session import Session
+
+PATH = "/keyfront/2026-11-22/key-use"
+ACTION = "keyfront:GetKeyUse"
+"""The IAM action that it needs."""
+
+_LONGEST_ANSWER = 16 << 20
+_AMAZON = (".amazonaws.com", ".amazonaws.com.cn")
+
+
+class Counted(msgspec.Struct, frozen=True, rename="pascal"):
+    """So many requests were allowed by signatures, the last of them at `last_seen` (epoch seconds)."""
+
+    requests: int
+    last_seen: float
+
+
+class KeyUse(msgspec.Struct, frozen=True, rename="pascal"):
+    """The use of one key, as far as edges have told. Times are epoch seconds, lengths seconds.
+
+    `requests` were allowed by its signatures since `first_seen`, `requests_last_day` of them within the last 24 hours
+    (to the hour), which is the `share` (0 to 1) of what all keys signed for within that time. `hashes` and
+    `distributions` are the same by hash and by distribution. `signatures_end` is until when the latest of its
+    signatures is good; `longest_lifetime` how far ahead one ended when it was first accepted, the longest among those
+    that are good still, until `longest_ends`. 0.0: not known.
+    """
+
+    key_pair_id: str
+    first_seen: float
+    last_seen: float
+    requests: int
+    requests_last_day: int = 0
+    share: float = 0.0
+    hashes: Mapping[str, Counted] = {}
+    distributions: Mapping[str, Counted] = {}
+    signatures_end: float = 0.0
+    longest_lifetime: float = 0.0
+    longest_ends: float = 0.0
+
+
+class KeyUses(msgspec.Struct, frozen=True, rename="pascal"):
+    """What was known at `time` (epoch seconds). A key that is not among `items` was never seen. `since` is when edges
+    began to be asked: of what was before, nothing is known."""
+
+    time: float
+    since: float
+    items: tuple[KeyUse, ...] = ()
+
+    def of(self, key_pair_id: str) -> KeyUse | None:
+        return next((use for use in self.items if use.key_pair_id == key_pair_id), None)
+
+
+_decoder = msgspec.json.Decoder(KeyUses)
+
+
+def ask(session: Session, endpoint_url: str = "") -> KeyUses | None:
+    """What the control plane at `endpoint_url` knows of the use of keys; None where there is no such thing, as at
+    Amazon's (no `endpoint_url`).
+
+    :param session: botocore's, for credentials and region.
+    :raises AccountError: if it cannot be asked, or refuses: then it is not that it does not know.
+    """
+    from botocore.auth import SigV4Auth
+    from botocore.awsrequest import AWSRequest
+    from botocore.exceptions import BotoCoreError, HTTPClientError
+    from botocore.httpsession import URLLib3Session
+
+    where = endpoint_url or session.get_config_variable("endpoint_url") or ""
+    host = urlsplit(where).hostname or ""
+    if not host or f".{host}".endswith(_AMAZON):
+        return None
+    try:
+        credentials = session.get_credentials()
+        if credentials is None:
+            raise AccountError("the use of keys cannot be asked for: there are no credentials")
+        request = AWSRequest("GET", where.rstrip("/") + PATH, headers={"Accept": "application/json"})
+        region = session.get_config_variable("region") or "us-east-1"
+        SigV4Auth(credentials.get_frozen_credentials(), "cloudfront", region).add_auth(request)
+        answer = URLLib3Session(timeout=(5, 20)).send(request.prepare())
+    except (BotoCoreError, HTTPClientError, ValueError) as error:
+        raise AccountError(f"the use of keys cannot be asked for: {error}") from error
+    return read_answer(answer.status_code, answer.content)
+
+
+def read_answer(status: int, body: bytes) -> KeyUses | None:
+    """What an answer says; None if it is not from a Keyfront that has such a thing.
+
+    :raises AccountError: if it is, and refuses.
+    """
+    if len(body) > _LONGEST_ANSWER:
+        raise AccountError("the use of keys: the answer is too long")
+    try:
+        if status == 200:
+            return _decoder.decode(body)
+        said = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    error: Any = said.get("Error") if isinstance(said, dict) else None
+    if isinstance(error, dict) and isinstance(error.get("Code"), str):
+        raise AccountError(f"the use of keys: {error['Code']}: {error.get('Message', '')}")
+    return None
