@@ -144,6 +144,7 @@ def add(transaction: Transaction, runs: Mapping[str, tuple[KeyCounts, float]], n
     connection.execute(sa.delete(_hour).where(_hour.c.hour < int(now) // HOUR - DAY_HOURS))
     connection.execute(sa.delete(_run).where(_run.c.seen < now - KEPT))
     connection.execute(sa.delete(_use).where(_use.c.last_seen < now - FORGOTTEN))
+    connection.execute(sa.delete(_end).where(_end.c.latest < now - FORGOTTEN))
 
 
 def _count(
