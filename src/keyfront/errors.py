@@ -11,6 +11,7 @@
      │   ├─ KeyExists             it has another key of that name
      │   ├─ NotExportable         it never gives its private keys away
      │   └─ RecordChanged         somebody else has changed the record meanwhile
+     ├─ RotationError           an order or a step of a key group's rotation that makes no sense as things are
      ├─ SnapshotRefused         bytes that are no snapshot, or one older than the one in use
      ├─ OriginFailure           an origin that could not be reached or did not speak HTTP
      ├─ SettingsError           a command line or a setting that makes no sense
@@ -114,6 +115,10 @@ class NotExportable(CustodyError):
 
 class RecordChanged(CustodyError):
     """The record holds something else than whoever wanted to change it has seen. Nothing was written."""
+
+
+class RotationError(KeyfrontError):
+    """An order or a step of a key group's rotation that makes no sense as things are. Nothing was changed."""
 
 
 class SnapshotRefused(KeyfrontError):

@@ -1,0 +1,428 @@
+"""Takes the steps of rotations: gathers the facts, asks the rules, does what they say, and tells of it.
+
+It keeps nothing: each step begins with the facts. Any number of conductors may work on one key group, each in any
+thread or on any machine. The record is changed only by whoever has seen what was there, and so is the key group (its
+ETag); whoever comes second changes nothing, and looks again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import msgspec
+
+from keyfront.custody.contract import Custody, Records
+from keyfront.custody.schemes import open_place
+from keyfront.custody.succession import (
+    Entry,
+    Kept,
+    Stage,
+    Succession,
+    Terms,
+    load,
+    read_succession,
+    record_name,
+    save,
+)
+from keyfront.errors import (
+    CustodyError,
+    KeyExists,
+    KeyfrontError,
+    NoSuchKey,
+    RecordChanged,
+    RotationError,
+)
+from keyfront.lifecycle import orders
+from keyfront.lifecycle.api import Api, Refused
+from keyfront.lifecycle.journal import Listener, Moment, Telling, tell
+from keyfront.lifecycle.rotation import (
+    Action,
+    Done,
+    Facts,
+    Group,
+    Held,
+    KnownKey,
+    Planned,
+    Step,
+    Wait,
+    after,
+    key_prefix,
+    name_of,
+    next_step,
+    plan,
+)
+from keyfront.signing.keys import HashName, load_public_key
+
+replace = msgspec.structs.replace
+
+LOOK = 5.0
+"""Seconds until it is worth looking again where the world has to change (a distribution has to be Deployed)."""
+LATER = 60.0
+"""The same where a person has to do something, or a step has failed."""
+_LOST = ("PreconditionFailed", "InvalidIfMatchVersion", "PublicKeyAlreadyExists")
+"""What the API says to whoever comes second."""
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What came of one look at a key group: a step was `taken`, or there is something to wait for, or neither (nothing
+    is to be done, ever, or not before somebody asks). A step with an `error` was not taken, and comes up again; with
+    `raced`, because somebody else was quicker. `again` is when to look again, epoch seconds, None: never."""
+
+    group: str
+    again: float | None
+    taken: Step | None = None
+    wait: Wait | None = None
+    error: str = ""
+    raced: bool = False
+
+    @property
+    def moved(self) -> bool:
+        """Whether there may be more to do at once."""
+        return self.raced or (self.taken is not None and not self.error)
+
+
+class Conductor:
+    """Not for several threads at once, since `Api` is not; make one for each."""
+
+    def __init__(
+        self,
+        api: Api,
+        records: Records,
+        environment: Mapping[str, str] = os.environ,
+        listeners: Sequence[Listener] = (),
+        clock: Callable[[], float] = time.time,
+        *,
+        last_expiry: Callable[[], Mapping[str, float]] = dict,
+    ) -> None:
+        """
+        :param environment: where places of keys find their secrets.
+        :param last_expiry: the latest end of a link that edges have seen, by public key id, where that is known.
+        """
+        self.api = api
+        self.records = records
+        self._environment = environment
+        self._listeners = listeners
+        self._clock = clock
+        self._last_expiry = last_expiry
+
+    # ---- what is there
+
+    def groups(self) -> list[str]:
+        """The key groups that are rotated."""
+        found = []
+        for name in self.records.names():
+            record = self.records.read(name)
+            if record is not None:
+                found.append(read_succession(record.data).group)
+        return sorted(found)
+
+    def record(self, group: str) -> Kept:
+        """:raises RotationError: if the group is not rotated."""
+        kept = load(self.records, group)
+        if kept is None:
+            raise RotationError(f"the key group {group} is not rotated: `keyfront rotation start {group}`")
+        return kept
+
+    def facts(self, kept: Kept) -> Facts:
+        """All that the rules go by, as it is now.
+
+        :raises AccountError: if CloudFront cannot be asked.
+        """
+        record = kept.succession
+        group = self.api.key_group(record.key_group_id)
+        keys = self.api.public_keys()
+        retired = [e.key_pair_id for e in record.entries if e.stage is Stage.RETIRED and not e.gone]
+        asked = [id_ for id_ in retired if any(key.id == id_ for key in keys)]
+        return Facts(
+            record=record,
+            group=group,
+            public_keys=keys,
+            distributions=self.api.distributions(record.key_group_id),
+            elsewhere=self.api.key_groups_of(asked) if asked else {},
+            held={entry.uri: self._held(entry) for entry in record.entries if not entry.gone},
+            last_expiry=self._last_expiry(),
+            skew=self.api.skew,
+        )
+
+    def _held(self, entry: Entry) -> Held:
+        try:
+            found = self._place(entry.uri).describe(name_of(entry.uri))
+        except NoSuchKey:
+            return Held()
+        except CustodyError as error:
+            return Held(unknown=str(error) or type(error).__name__)
+        return Held() if found.delete_at is not None else Held(found.public_key.fingerprint)
+
+    def _place(self, uri: str) -> Custody:
+        return open_place(uri, self._environment)
+
+    def plan(self, group: str) -> tuple[tuple[Planned, ...], Wait | Done]:
+        """All steps to come (`rotation.plan`)."""
+        return plan(self.facts(self.record(group)), self._clock())
+
+    # ---- one step
+
+    def step(self, group: str, now: float | None = None) -> Outcome:
+        """Look, and take one step if there is one.
+
+        :raises RotationError: if the group is not rotated.
+        :raises CustodyError: if its record cannot be read.
+        :raises AccountError: if CloudFront cannot be asked.
+        """
+        kept = self.record(group)
+        facts = self.facts(kept)
+        now = self._clock() if now is None else now
+        found = next_step(facts, now)
+        if isinstance(found, Done):
+            return Outcome(group, None)
+        if isinstance(found, Wait):
+            return Outcome(group, _again(found, now), wait=found)
+        try:
+            self._tell("before", facts.record, now, found)
+            self._take(kept, facts, found, now)
+        except (KeyfrontError, OSError) as error:
+            raced = isinstance(error, RecordChanged) or (isinstance(error, Refused) and error.code in _LOST)
+            self._tell("failed", facts.record, now, found, str(error))
+            return Outcome(group, now + (1.0 if raced else LATER), found, error=str(error), raced=raced)
+        self._tell("after", facts.record, now, found)
+        return Outcome(group, now, found)
+
+    def _take(self, kept: Kept, facts: Facts, step: Step, now: float) -> None:
+        """The deed, and then the record: whatever is between them is found again. Only what takes trust back is written
+        before it is done (rotation.py, 3)."""
+        match step.action:
+            case Action.CREATE:
+                self._create(kept, step, now)
+                return
+            case Action.REGISTER:
+                id_ = self._register(facts, step)
+                self._save(kept, after(facts.record, step, now, key_pair_id=id_), now)
+                return
+            case Action.PUBLISH | Action.REMOVE:
+                self._save(kept, after(facts.record, step, now), now)
+                if facts.group is not None:
+                    self.api.update_key_group(facts.group, step.items)
+                return
+            case Action.SWITCH:
+                self._try(step.uri, facts.record)
+            case Action.UNREGISTER:
+                self.api.delete_public_key(step.key_pair_id)
+            case Action.DESTROY:
+                self._destroy(facts.record, step, now)
+        self._save(kept, after(facts.record, step, now), now)
+
+    def _save(self, kept: Kept, record: Succession, now: float) -> Kept:
+        if record == kept.succession:
+            return kept
+        return save(self.records, record, kept.version, now=now)
+
+    def _create(self, kept: Kept, step: Step, now: float) -> None:
+        record = kept.succession
+        place, terms = self._place(record.terms.place), record.terms
+        labels = {"key-group-id": record.key_group_id}
+        if terms.application:
+            labels["application"] = terms.application
+        try:
+            held = place.create(step.name, terms.algorithm, now=now, labels=labels)
+        except KeyExists:
+            # Made before a crash, or by another conductor a moment ago. Its number was never used, so nor was it.
+            held = place.describe(step.name)
+            if held.delete_at is not None or held.public_key.algorithm != terms.algorithm:
+                self._save(kept, replace(record, made=record.made + 1), now)  # that number is spent
+                return
+        self._save(kept, after(record, step, now, fingerprint=held.public_key.fingerprint), now)
+
+    def _register(self, facts: Facts, step: Step) -> str:
+        for key in facts.public_keys:
+            if key.name == step.name:  # the rule has compared them
+                return key.id
+        public_key = self._place(step.uri).describe(step.name).public_key
+        comment = f"Keyfront rotates key group {facts.record.group}"[:128]
+        return self.api.create_public_key(step.name, public_key.pem, comment)
+
+    def _try(self, uri: str, record: Succession) -> None:
+        """Whether custody can sign with the key, before anybody depends on it.
+
+        :raises CustodyError: if it cannot.
+        """
+        handle = self._place(uri).handle(name_of(uri))
+        entry = record.entry(uri)
+        hash_name: HashName = record.terms.hash_name or "SHA256"
+        if hash_name not in handle.hash_names:
+            hash_name = handle.hash_names[0]
+        data = b"Keyfront tries a key before signers take it"
+        if entry and entry.fingerprint and handle.public_key.fingerprint != entry.fingerprint:
+            raise CustodyError(f"{uri} is another key than the record's")
+        if not handle.public_key.verify(data, handle.sign(data, hash_name), hash_name):
+            raise CustodyError(f"{uri} signs what its public key does not verify")
+
+    def _destroy(self, record: Succession, step: Step, now: float) -> None:
+        for group in self.groups():
+            other = load(self.records, group)
+            entry = other.succession.entry(step.uri) if other and group != record.group else None
+            if entry is not None and not entry.gone:
+                return  # another group's rotation has it too, and will see to it
+        try:
+            self._place(step.uri).delete(step.name, grace=record.terms.grace, now=now)
+        except NoSuchKey:
+            pass
+
+    # ---- orders
+
+    def start(self, group: Group, terms: Terms, adopt: Mapping[str, str], by: str = "") -> Succession:
+        """Begin to rotate a key group.
+
+        :param adopt: URIs in custody of keys that are in the group, by their ids; the last one signs, the others drain.
+        :raises RotationError: if it is rotated already, or a key cannot be adopted.
+        """
+        now = self._clock()
+        orders.checked(terms, now)
+        if load(self.records, group.name) is not None:
+            raise RotationError(
+                f"the key group {group.name} is rotated already: see `keyfront rotation status`"
+            )
+        known = {key.id: key for key in self.api.public_keys()}
+        adopted = [self._adopted(group, known, id_, uri) for id_, uri in adopt.items()]
+        made = self._spent(group, terms, known.values())
+        record = orders.begun(group, terms, adopted, made, now)
+        for entry in record.entries:
+            self._try(entry.uri, record)
+        return self._ordered("start", record, None, now, by)
+
+    def _adopted(self, group: Group, known: Mapping[str, KnownKey], id_: str, uri: str) -> Entry:
+        if id_ not in group.items or id_ not in known:
+            raise RotationError(
+                f"{id_} is not in the key group {group.name}, whose keys are: {', '.join(group.items)}"
+            )
+        held = self._place(uri).describe(name_of(uri))
+        if held.public_key != load_public_key(known[id_].encoded_key):
+            raise RotationError(f"{uri} is not the private half of {id_}")
+        return Entry(
+            uri, Stage.SIGNING, held.created, key_pair_id=id_, fingerprint=held.public_key.fingerprint
+        )
+
+    def _spent(self, group: Group, terms: Terms, known: Iterable[KnownKey]) -> int:
+        """How many keys were made for the group before: an earlier rotation's names are not used again."""
+        prefix = key_prefix(group.name, group.id)
+        names = [key.name for key in self._place(terms.place).list()] + [key.name for key in known]
+        numbers = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+        return max((int(number) for number in numbers if number.isdecimal()), default=0)
+
+    def rotate(self, group: str, by: str = "") -> Succession:
+        """:raises RotationError: if one is under way, or all is paused."""
+        return self._order(group, "rotate", by, orders.rotated)
+
+    def pause(self, group: str, by: str = "") -> Succession:
+        return self._order(group, "pause", by, lambda record, now: orders.paused(record))
+
+    def resume(self, group: str, by: str = "") -> Succession:
+        return self._order(group, "resume", by, orders.resumed)
+
+    def change_terms(self, group: str, change: Callable[[Terms], Terms], by: str = "") -> Succession:
+        """:raises RotationError: if a rotation cannot go by them."""
+        return self._order(
+            group,
+            "terms",
+            by,
+            lambda record, now: record.with_terms(orders.checked(change(record.terms), now)),
+        )
+
+    def rollback(self, group: str, by: str = "") -> Succession:
+        """:raises RotationError: if there is nothing to go back to, or that key cannot sign."""
+
+        def back(record: Succession, now: float) -> Succession:
+            previous = orders.back_to(record)
+            if previous is not None:
+                self._try(previous.uri, record)
+            return orders.rolled_back(self.facts(Kept(record, "")), now)
+
+        return self._order(group, "rollback", by, back)
+
+    def emergency(self, group: str, key: str, by: str = "", *, keep_serving: bool = False) -> Succession:
+        """:raises RotationError: if it is no key of the rotation's, or RETIRED."""
+        return self._order(
+            group,
+            "emergency",
+            by,
+            lambda record, now: orders.compromised(record, key, now, keep_serving=keep_serving),
+            key,
+        )
+
+    def stop(self, group: str, by: str = "") -> Succession:
+        """Rotate the group no more. Its keys stay where they are; signers that follow the record stop when they have
+        not seen it for `max_staleness`."""
+        now = self._clock()
+        kept = self.record(group)
+        self._tell_order("before", "stop", kept.succession, now, by)
+        self.records.remove(record_name(group), kept.version)
+        self._tell_order("after", "stop", kept.succession, now, by)
+        return kept.succession
+
+    def _order(
+        self,
+        group: str,
+        action: str,
+        by: str,
+        change: Callable[[Succession, float], Succession],
+        key: str = "",
+    ) -> Succession:
+        for _ in range(10):
+            kept, now = self.record(group), self._clock()
+            try:
+                return self._ordered(action, change(kept.succession, now), kept.version, now, by, key)
+            except RecordChanged:
+                continue
+        raise RotationError(f"the record of {group} changes all the time: try again")
+
+    def _ordered(
+        self, action: str, record: Succession, version: str | None, now: float, by: str, key: str = ""
+    ) -> Succession:
+        self._tell_order("before", action, record, now, by, key)
+        try:
+            written = save(self.records, record, version, now=now).succession
+        except KeyfrontError as error:
+            self._tell_order("failed", action, record, now, by, key, str(error))
+            raise
+        self._tell_order("after", action, written, now, by, key)
+        return written
+
+    # ---- telling
+
+    def _tell(self, moment: Moment, record: Succession, now: float, step: Step, error: str = "") -> None:
+        tell(
+            self._listeners,
+            Telling(
+                moment,
+                now,
+                record.group,
+                record.key_group_id,
+                step.action.value,
+                key=step.name,
+                key_pair_id=step.key_pair_id,
+                reason=step.reason,
+                error=error,
+            ),
+        )
+
+    def _tell_order(
+        self,
+        moment: Moment,
+        action: str,
+        record: Succession,
+        now: float,
+        by: str,
+        key: str = "",
+        error: str = "",
+    ) -> None:
+        tell(
+            self._listeners,
+            Telling(moment, now, record.group, record.key_group_id, action, key=key, error=error, by=by),
+        )
+
+
+def _again(wait: Wait, now: float) -> float:
+    if wait.until is not None:
+        return max(wait.until, now)
+    return now + (LATER if wait.attention else LOOK)

@@ -1,0 +1,713 @@
+"""The life of a key as a table, and the next step of a key group's rotation. Pure: facts in, one step out.
+
+The record (custody/succession.py) says what was decided, CloudFront and custody say what is there, and a step is the
+smallest thing that brings the second nearer to the first. Nothing else is remembered, so that
+
+1. a step may be taken twice: a key's name follows from its group and number, and what a step was to make is found;
+2. after a crash between any two steps, or within one, the same rules go on from what they find;
+3. a decision comes before its deed: that signers leave a key, or that edges shall not trust it any more, is in the
+   record before anything is changed;
+4. a key is removed only if it has left the record's trust, deleted only if it is in no key group (semantics §3.5), and
+   a key that is not the record's is never touched;
+5. of the five places in a key group (semantics §3.3) two stay free: a rotation waits rather than take one. They are for
+   emergencies, and for a person's own hand.
+
+`now` is the local clock's time in epoch seconds. Where it cannot be trusted no step is taken (`_clock`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from enum import Enum
+
+import msgspec
+from cronsim import CronSim, CronSimError
+
+from keyfront.custody.succession import Entry, Stage, Succession
+from keyfront.errors import KeyLoadError, RotationError
+from keyfront.signing.keys import load_public_key
+
+replace = msgspec.structs.replace
+
+PLACES = 5
+"""Public keys in a key group (semantics §3.3)."""
+FREE = 2
+"""How many of them a rotation leaves free."""
+CLOCKS = 60.0
+"""How far the local clock may be from CloudFront's, and behind the record's times, seconds."""
+REMEMBERED = 2
+"""How many keys stay in the record of which nothing else is left."""
+
+
+class Action(Enum):
+    CREATE = "create"
+    REGISTER = "register"
+    PUBLISH = "publish"
+    CONFIRM = "confirm"
+    SWITCH = "switch"
+    RELIEVE = "relieve"
+    RELEASE = "release"
+    REMOVE = "remove"
+    RETIRE = "retire"
+    UNREGISTER = "unregister"
+    DESTROY = "destroy"
+
+
+MEANING: Mapping[Action, str] = {
+    Action.CREATE: "a key pair is made in custody",
+    Action.REGISTER: "CloudFront gets the public half (CreatePublicKey)",
+    Action.PUBLISH: "the public key is put into the key group (UpdateKeyGroup)",
+    Action.CONFIRM: "all distributions that trust the group are Deployed: every edge trusts the key",
+    Action.SWITCH: "the record names it as the key that signs; that write is the switch",
+    Action.RELIEVE: "by the same write the key that signed before signs no more",
+    Action.RELEASE: "it is decided, and written down, that no edge shall trust it any more",
+    Action.REMOVE: "it is taken out of the key group (UpdateKeyGroup)",
+    Action.RETIRE: "all distributions are Deployed without it: no edge trusts it",
+    Action.UNREGISTER: "CloudFront forgets the public half (DeletePublicKey)",
+    Action.DESTROY: "custody is told to delete the private half, with grace",
+}
+
+MOVES: Mapping[Stage | None, Mapping[Action, Stage]] = {
+    None: {Action.CREATE: Stage.CREATED},
+    Stage.CREATED: {
+        Action.REGISTER: Stage.CREATED,
+        Action.PUBLISH: Stage.CREATED,
+        Action.CONFIRM: Stage.PUBLISHED,
+        Action.SWITCH: Stage.SIGNING,  # in an emergency alone
+        Action.RELEASE: Stage.CREATED,
+        Action.REMOVE: Stage.CREATED,
+        Action.RETIRE: Stage.RETIRED,
+    },
+    Stage.PUBLISHED: {
+        Action.PUBLISH: Stage.CREATED,  # somebody took it out: whether edges trust it is to be seen again
+        Action.SWITCH: Stage.SIGNING,
+        Action.RELEASE: Stage.PUBLISHED,
+        Action.REMOVE: Stage.PUBLISHED,
+        Action.RETIRE: Stage.RETIRED,
+    },
+    Stage.SIGNING: {
+        Action.PUBLISH: Stage.SIGNING,
+        Action.RELIEVE: Stage.DRAINING,
+        Action.RELEASE: Stage.SIGNING,  # in an emergency alone
+        Action.REMOVE: Stage.SIGNING,
+    },
+    Stage.DRAINING: {
+        Action.PUBLISH: Stage.DRAINING,
+        Action.SWITCH: Stage.SIGNING,  # a rotation is rolled back
+        Action.RELEASE: Stage.DRAINING,
+        Action.REMOVE: Stage.DRAINING,
+        Action.RETIRE: Stage.RETIRED,
+    },
+    Stage.RETIRED: {
+        Action.REMOVE: Stage.RETIRED,  # somebody put it back
+        Action.UNREGISTER: Stage.RETIRED,
+        Action.DESTROY: Stage.RETIRED,
+    },
+}
+"""What may befall a key in each stage, and where that leads. Whatever is not here cannot be written."""
+
+
+def move(stage: Stage | None, action: Action) -> Stage:
+    """:raises RotationError: if the table has no such move."""
+    try:
+        return MOVES[stage][action]
+    except KeyError:
+        raise RotationError(
+            f"a key that is {stage.value if stage else 'not there'} cannot {action.value}"
+        ) from None
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Facts: what is there, as it was read a moment ago
+
+
+class Group(msgspec.Struct, frozen=True):
+    """A key group. `modified` is CloudFront's LastModifiedTime, epoch seconds, 0.0 where it is not told."""
+
+    id: str
+    name: str
+    items: tuple[str, ...]
+    etag: str
+    modified: float = 0.0
+    comment: str = ""
+
+
+class KnownKey(msgspec.Struct, frozen=True):
+    """A public key that CloudFront knows."""
+
+    id: str
+    name: str
+    encoded_key: str
+
+
+class Distribution(msgspec.Struct, frozen=True):
+    """A distribution that trusts the group. `status` is Deployed or InProgress (semantics §7.6)."""
+
+    id: str
+    status: str
+
+
+class Held(msgspec.Struct, frozen=True):
+    """What custody says of a private key: its public half's fingerprint, empty if it is gone or to be deleted, or in
+    `unknown` why it cannot be asked."""
+
+    fingerprint: str = ""
+    unknown: str = ""
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """`group` is None if it is gone. `elsewhere` are the other key groups that a public key is in, by its id, `held`
+    is by URI, `last_expiry` the latest end of a link that edges have seen, by public key id, as far as known. `skew` is
+    how far CloudFront's clock is ahead of the local one, None if it does not tell."""
+
+    record: Succession
+    group: Group | None
+    public_keys: tuple[KnownKey, ...] = ()
+    distributions: tuple[Distribution, ...] = ()
+    elsewhere: Mapping[str, tuple[str, ...]] = {}
+    held: Mapping[str, Held] = {}
+    last_expiry: Mapping[str, float] = {}
+    skew: float | None = None
+
+    @property
+    def items(self) -> tuple[str, ...]:
+        return self.group.items if self.group else ()
+
+    def knows(self, key_pair_id: str) -> bool:
+        return any(key.id == key_pair_id for key in self.public_keys)
+
+    def lost(self, entry: Entry) -> str:
+        """Why `entry` can sign nothing that an edge would take, empty if it can."""
+        if entry.key_pair_id and not self.knows(entry.key_pair_id):
+            return f"its public key {entry.key_pair_id} was deleted at CloudFront"
+        held = self.held.get(entry.uri, Held())
+        if not held.fingerprint and not held.unknown:
+            return "its private half is gone from custody"
+        if entry.fingerprint and held.fingerprint and held.fingerprint != entry.fingerprint:
+            return "custody has another key in its place"
+        return ""
+
+    def trusted_until(self, entry: Entry) -> float:
+        """Until when edges have to trust a DRAINING key."""
+        return max(entry.drain_until, self.last_expiry.get(entry.key_pair_id, 0.0))
+
+
+# ------------------------------------------------------------------------------------------------------------
+# What comes out
+
+
+class Step(msgspec.Struct, frozen=True):
+    """What to do next. `uri` is the key's in custody, `name` what custody and CloudFront call it. `items` is the whole
+    key group after PUBLISH or REMOVE."""
+
+    action: Action
+    uri: str
+    reason: str
+    key_pair_id: str = ""
+    name: str = ""
+    items: tuple[str, ...] = ()
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """Nothing to do before `until` (None: until the world changes, so look again). If `attention` is set, time alone
+    will not do it: somebody has to."""
+
+    reason: str
+    until: float | None = None
+    attention: bool = False
+
+
+class Done(msgspec.Struct, frozen=True):
+    """Nothing to do, and nothing to wait for."""
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The rules, in order
+
+
+def next_step(facts: Facts, now: float) -> Step | Wait | Done:
+    """The one step to take now, or what there is to wait for."""
+    stopped = _clock(facts, now) or _gone(facts)
+    if stopped:
+        return stopped
+    waits: list[Wait] = []
+    for rule in RULES:
+        for found in rule(facts, now):
+            if isinstance(found, Step):
+                return found
+            waits.append(found)
+    if not waits:
+        return Done()
+    times = [wait.until for wait in waits if wait.until is not None]
+    watching = any(wait.until is None and not wait.attention for wait in waits)
+    return Wait(
+        "; ".join(wait.reason for wait in waits),
+        None if watching or not times else min(times),
+        any(wait.attention for wait in waits),
+    )
+
+
+def _clock(facts: Facts, now: float) -> Wait | None:
+    """A key must not be retired early because a clock is wrong, nor stay for ever because one was. An emergency does
+    not wait for clocks."""
+    if urgent(facts.record):
+        return None
+    if facts.skew is not None and abs(facts.skew) > CLOCKS:
+        return Wait(
+            f"CloudFront's clock is {abs(facts.skew):.0f} s {'ahead of' if facts.skew > 0 else 'behind'} this one: "
+            "no step is taken until they agree",
+            attention=True,
+        )
+    latest = max((time for entry in facts.record.entries for time in _past(entry)), default=0.0)
+    if latest > now + CLOCKS:
+        return Wait(
+            f"the record has a time that is yet to come, {_date(latest)}: this clock is behind, or was ahead when that "
+            "was written. If it is right now, `resume` begins anew from it",
+            attention=True,
+        )
+    return None
+
+
+def _past(entry: Entry) -> tuple[float, ...]:
+    return (
+        entry.created,
+        entry.published,
+        entry.signing,
+        entry.draining,
+        entry.leaving,
+        entry.retired,
+        entry.gone,
+    )
+
+
+def _gone(facts: Facts) -> Wait | None:
+    if facts.group is not None:
+        return None
+    return Wait(f"the key group {facts.record.key_group_id} is gone from CloudFront", attention=True)
+
+
+Rule = Callable[[Facts, float], Iterable[Step | Wait]]
+
+
+def _put_out(facts: Facts, now: float) -> Iterable[Step | Wait]:
+    """What was found out, or called back, goes out of the group at once, paused or not."""
+    for entry in facts.record.entries:
+        at_once = entry.compromised or entry.stage in (Stage.CREATED, Stage.PUBLISHED, Stage.RETIRED)
+        if _leaves(entry) and at_once and entry.key_pair_id in facts.items:
+            items = _without(facts, [entry])
+            if items:
+                yield _step(Action.REMOVE, entry, _why_out(entry), items)
+            elif not urgent(facts.record):
+                yield Wait(f"{named(entry)} cannot be taken out: a key group needs one key", attention=True)
+
+
+def _put_back(facts: Facts, now: float) -> Iterable[Step | Wait]:
+    """What signers use, or edges have to trust, is in the group, whoever took it out."""
+    for entry in facts.record.entries:
+        trusted = entry.stage in (Stage.PUBLISHED, Stage.SIGNING, Stage.DRAINING) and not _leaves(entry)
+        if not trusted or entry.key_pair_id in facts.items:
+            continue
+        if not facts.knows(entry.key_pair_id):
+            if entry.stage is not Stage.SIGNING:
+                yield _step(Action.RELEASE, entry, facts.lost(entry))
+        elif len(facts.items) >= PLACES:
+            yield Wait(f"{named(entry)} was taken out of the key group, which is full now", attention=True)
+        else:
+            items = (*facts.items, entry.key_pair_id)
+            yield _step(
+                Action.PUBLISH, entry, "it was taken out of the key group, and is needed there", items
+            )
+
+
+def _bring_in(facts: Facts, now: float) -> Iterable[Step | Wait]:
+    """The key to come, on its way to signing."""
+    record, entry = facts.record, coming(facts.record)
+    if entry is None or held_back(record):
+        return
+    if lost := facts.lost(entry):
+        yield _step(Action.RELEASE, entry, lost)
+    elif unknown := facts.held[entry.uri].unknown:
+        yield Wait(f"custody of {named(entry)} cannot be asked: {unknown}")
+    elif not entry.key_pair_id:
+        yield _register(facts, entry)
+    elif entry.key_pair_id not in facts.items:
+        full = _full(facts, now)
+        out = [each for each in record.entries if each.compromised and _leaves(each)]
+        items = (*_without(facts, out), entry.key_pair_id)
+        yield full or _step(Action.PUBLISH, entry, "edges are to trust it", items)
+    elif entry.stage is Stage.PUBLISHED:
+        yield _step(Action.SWITCH, entry, "every edge trusts it")
+    elif urgent(record) and record.signing and _leaves(record.signing):
+        yield _step(Action.SWITCH, entry, f"{named(record.signing)} is compromised")
+    else:
+        yield _undeployed(facts, now, f"that edges trust {named(entry)}") or _step(
+            Action.CONFIRM, entry, "all distributions are Deployed"
+        )
+
+
+def _register(facts: Facts, entry: Entry) -> Step | Wait:
+    name = name_of(entry.uri)
+    known = next((key for key in facts.public_keys if key.name == name), None)
+    if known is not None and _fingerprint(known.encoded_key) != facts.held[entry.uri].fingerprint:
+        return Wait(f"CloudFront has another public key of the name {name}, {known.id}", attention=True)
+    return _step(Action.REGISTER, entry, "CloudFront does not know it yet")
+
+
+def _release(facts: Facts, now: float) -> Iterable[Step | Wait]:
+    """A key has drained: nothing that it signed is valid any more."""
+    if held_back(facts.record):
+        return
+    signing = facts.record.signing
+    for entry in facts.record.entries:
+        if entry.stage is not Stage.DRAINING or _leaves(entry) or entry.key_pair_id not in facts.items:
+            continue
+        until = facts.trusted_until(entry)
+        if now < until:
+            seen = " by a link that edges have seen" if until > entry.drain_until else ""
+            yield Wait(f"{named(entry)} drains until {_date(until)}{seen}", until)
+        elif signing is None or signing.key_pair_id not in facts.items:
+            yield Wait(f"{named(entry)} has drained, and stays because no other key signs", attention=True)
+        else:
+            yield _step(Action.RELEASE, entry, f"it has drained: what it signed has ended by {_date(until)}")
+
+
+def _take_out(facts: Facts, now: float) -> Iterable[Step | Wait]:
+    """The deed to RELEASE. It comes a while after: a clock that was ahead for a moment only has done nothing."""
+    if held_back(facts.record):
+        return
+    for entry in facts.record.entries:
+        if _leaves(entry) and not entry.compromised and entry.key_pair_id in facts.items:
+            after = entry.leaving + facts.record.terms.settle
+            items = _without(facts, [entry])
+            if now < after:
+                yield Wait(f"{named(entry)} is taken out of the key group at {_date(after)}", after)
+            elif items:
+                yield _step(Action.REMOVE, entry, _why_out(entry), items)
+
+
+def _retire(facts: Facts, now: float) -> Iterable[Step | Wait]:
+    for entry in facts.record.entries:
+        ends = entry.stage in (Stage.CREATED, Stage.PUBLISHED, Stage.DRAINING)
+        if ends and _leaves(entry) and entry.key_pair_id not in facts.items:
+            waits = (
+                _undeployed(facts, now, f"that no edge trusts {named(entry)}") if entry.key_pair_id else None
+            )
+            yield waits or _step(Action.RETIRE, entry, "no edge trusts it")
+
+
+def _clear(facts: Facts, now: float) -> Iterable[Step | Wait]:
+    """Nothing of a RETIRED key is left behind: first the public half, then the private one."""
+    if facts.record.terms.paused:
+        return
+    for entry in facts.record.entries:
+        if entry.stage is not Stage.RETIRED or entry.gone or entry.key_pair_id in facts.items:
+            continue
+        held = facts.held.get(entry.uri, Held())
+        groups = facts.elsewhere.get(entry.key_pair_id, ())
+        if groups:
+            yield Wait(f"{named(entry)} is RETIRED, but still in {', '.join(groups)}", attention=True)
+        elif facts.knows(entry.key_pair_id):
+            yield _step(Action.UNREGISTER, entry, "it is RETIRED and in no key group")
+        elif held.unknown:
+            yield Wait(f"custody of {named(entry)} cannot be asked: {held.unknown}")
+        else:
+            yield _step(Action.DESTROY, entry, "it is RETIRED and CloudFront has forgotten it")
+
+
+def _begin(facts: Facts, now: float) -> Iterable[Step | Wait]:
+    """The next key, when it is due."""
+    record = facts.record
+    if coming(record):
+        return
+    if held_back(record):
+        yield Wait("paused", attention=True)
+        return
+    because, when = due(facts)
+    if when is None:
+        return
+    if now < when:
+        yield Wait(f"{because} at {_date(when)}", when)
+        return
+    full = _full(facts, now)
+    if full:
+        yield replace(full, reason=f"{because}, but {full.reason}")
+        return
+    name = key_name(record.group, record.key_group_id, record.made + 1)
+    yield Step(Action.CREATE, uri_of(record.terms.place, name), because, name=name)
+
+
+RULES: tuple[Rule, ...] = (_put_out, _put_back, _bring_in, _release, _take_out, _retire, _clear, _begin)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# What the rules go by
+
+
+def coming(record: Succession) -> Entry | None:
+    """The key that is to sign next, if it is there."""
+    found = [e for e in record.entries if e.stage in (Stage.CREATED, Stage.PUBLISHED) and not _leaves(e)]
+    return found[-1] if found else None
+
+
+def urgent(record: Succession) -> bool:
+    """Whether the key that signs is compromised, and another has to take its place."""
+    return record.signing is not None and record.signing.compromised
+
+
+def held_back(record: Succession) -> bool:
+    """Whether the rotation is paused. An emergency goes on."""
+    return record.terms.paused and not urgent(record)
+
+
+def due(facts: Facts) -> tuple[str, float | None]:
+    """Why, and when, the next key is to be made; None: never by itself."""
+    record = facts.record
+    signing = record.signing
+    if signing is None:
+        return "no key signs yet", 0.0
+    if signing.compromised:
+        return f"{named(signing)} is compromised", 0.0
+    if lost := facts.lost(signing):
+        return f"{named(signing)} cannot sign: {lost}", 0.0
+    if record.asked:
+        return "a rotation was asked for", 0.0
+    if record.terms.every == "":
+        return "", None
+    return "the next rotation is due", next_due(record.terms.every, signing.signing)
+
+
+def next_due(every: float | str, since: float) -> float:
+    """When a rotation is due: `every` seconds after `since`, or at the first time after it that the cron expression
+    names, in UTC.
+
+    :raises RotationError: if it names none.
+    """
+    if isinstance(every, str):
+        try:
+            return next(CronSim(every, datetime.fromtimestamp(since, UTC))).timestamp()
+        except (CronSimError, StopIteration) as error:
+            raise RotationError(f"{every!r} is no schedule: {error or 'it names no time'}") from error
+    return since + every
+
+
+def _full(facts: Facts, now: float) -> Wait | None:
+    """Whether there is no place in the group for one more key."""
+    leaving = [e for e in facts.record.entries if urgent(facts.record) and e.compromised and _leaves(e)]
+    taken = len(_without(facts, leaving))
+    if taken < (PLACES if urgent(facts.record) else PLACES - FREE):
+        return None
+    ours = [e for e in facts.record.entries if e.key_pair_id in facts.items]
+    draining = [facts.trusted_until(e) for e in ours if e.stage is Stage.DRAINING]
+    others = taken - len(ours)
+    return Wait(
+        f"the key group has {taken} keys already"
+        + (f", {others} of them not of this rotation" if others > 0 else "")
+        + f", and {FREE} of its {PLACES} places stay free"
+        + (f": the first place comes free at {_date(min(draining))}" if draining else ""),
+        min(draining) if draining and now < min(draining) else None,
+        attention=not draining,
+    )
+
+
+def _undeployed(facts: Facts, now: float, what: str) -> Wait | None:
+    """Whether it cannot be told yet that all edges obey the group as it is."""
+    waiting = [each.id for each in facts.distributions if each.status != "Deployed"]
+    if waiting:
+        return Wait(f"{what} shows when Deployed: {', '.join(waiting)}")
+    settled = facts.group.modified + facts.record.terms.settle if facts.group else 0.0
+    if facts.distributions and now < settled:
+        return Wait(f"{what} is taken for sure at {_date(settled)}", settled)
+    return None
+
+
+def _leaves(entry: Entry) -> bool:
+    return entry.leaving > 0 or entry.stage is Stage.RETIRED
+
+
+def _without(facts: Facts, entries: Iterable[Entry]) -> tuple[str, ...]:
+    out = {entry.key_pair_id for entry in entries}
+    return tuple(item for item in facts.items if item not in out)
+
+
+def _why_out(entry: Entry) -> str:
+    if entry.compromised:
+        return "it is compromised"
+    if entry.stage is Stage.RETIRED:
+        return "it is RETIRED, and somebody put it back"
+    return "it has drained" if entry.stage is Stage.DRAINING else "it was withdrawn"
+
+
+def _step(action: Action, entry: Entry, reason: str, items: tuple[str, ...] = ()) -> Step:
+    return Step(action, entry.uri, reason, entry.key_pair_id, name_of(entry.uri), items)
+
+
+def _fingerprint(encoded_key: str) -> str:
+    try:
+        return load_public_key(encoded_key).fingerprint
+    except KeyLoadError:
+        return ""
+
+
+def _date(time: float) -> str:
+    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Names
+
+
+def key_name(group: str, key_group_id: str, number: int) -> str:
+    """What the key of that number is called, in custody and at CloudFront. It follows from the group alone, so that a
+    key that was made before a crash is found after it; groups of one name in two accounts do not meet."""
+    return f"{key_prefix(group, key_group_id)}{number}"
+
+
+def key_prefix(group: str, key_group_id: str) -> str:
+    """What the names of all keys of a group begin with."""
+    legible = re.sub(r"[^A-Za-z0-9]+", "-", group)[:32].strip("-")
+    digest = hashlib.sha256(f"{group}\0{key_group_id}".encode()).hexdigest()[:8]
+    return f"{legible}-{digest}-" if legible else f"{digest}-"
+
+
+def uri_of(place: str, name: str) -> str:
+    """The URI of a key in a place."""
+    path, question, options = place.partition("?")
+    return f"{path}{name}{question}{options}"
+
+
+def name_of(uri: str) -> str:
+    """The name of the key that `uri` is."""
+    return uri.partition("?")[0].rpartition("/")[2]
+
+
+def named(entry: Entry) -> str:
+    """The key as a sentence names it."""
+    return f"{name_of(entry.uri)} ({entry.key_pair_id})" if entry.key_pair_id else name_of(entry.uri)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# What a step writes
+
+
+def after(
+    record: Succession, step: Step, now: float, *, key_pair_id: str = "", fingerprint: str = ""
+) -> Succession:
+    """The record when `step` has been taken. It is the same where the step changes CloudFront alone.
+
+    :param key_pair_id: of REGISTER: what CloudFront calls the key.
+    :param fingerprint: of CREATE: the public half's.
+    :raises RotationError: if the table does not have it.
+    """
+    action = step.action
+    if action is Action.CREATE:
+        made = Entry(step.uri, move(None, action), now, fingerprint=fingerprint)
+        return replace(record, entries=(*record.entries, made), made=record.made + 1)
+    found = record.entry(step.uri)
+    if found is None:
+        raise RotationError(f"the record has no key {step.uri}")
+    changed = replace(
+        found, stage=move(found.stage, action), **_written(record, found, action, now, key_pair_id)
+    )
+    entries = [changed if entry is found else entry for entry in record.entries]
+    if action is Action.SWITCH:
+        entries = [relieved(record, each, now) if each is not changed else each for each in entries]
+        record = replace(record, asked=0.0)
+    if tuple(entries) == record.entries:
+        return record
+    return replace(record, entries=_remembered(entries))
+
+
+def _written(
+    record: Succession, entry: Entry, action: Action, now: float, id_: str
+) -> dict[str, float | str]:
+    match action:
+        case Action.REGISTER:
+            return {"key_pair_id": id_}
+        case Action.CONFIRM:
+            return {"published": now}
+        case Action.SWITCH:
+            reach = max(entry.reach, record.terms.reach)
+            return {"signing": now, "draining": 0.0, "drain_until": 0.0, "reach": reach}
+        case Action.RELEASE:
+            return {"leaving": now}
+        case Action.RETIRE:
+            return {"retired": now}
+        case Action.DESTROY:
+            return {"gone": now}
+    return {}
+
+
+def relieved(record: Succession, entry: Entry, now: float) -> Entry:
+    """`entry` when another key signs: if it has signed it drains, and if it is compromised it leaves."""
+    if entry.stage is not Stage.SIGNING:
+        return entry
+    left = replace(entry, stage=move(entry.stage, Action.RELIEVE), draining=now)
+    if entry.compromised:
+        return replace(left, drain_until=now, leaving=entry.leaving or now)
+    return replace(left, drain_until=record.drains_until(entry, now))
+
+
+def _remembered(entries: list[Entry]) -> tuple[Entry, ...]:
+    """All keys but those that have long been gone."""
+    gone = sorted((entry.gone for entry in entries if entry.gone), reverse=True)
+    return tuple(entry for entry in entries if not entry.gone or entry.gone in gone[:REMEMBERED])
+
+
+# ------------------------------------------------------------------------------------------------------------
+# All steps to come
+
+
+class Planned(msgspec.Struct, frozen=True):
+    """A step, and the earliest time at which it can come."""
+
+    at: float
+    step: Step
+
+
+def plan(facts: Facts, now: float) -> tuple[tuple[Planned, ...], Wait | Done]:
+    """All steps until the next key signs and the one that signs now is gone, each at its earliest: in a world in which
+    every distribution is Deployed at once and nobody else does anything. And what comes after, or stands in the way."""
+    steps: list[Planned] = []
+    first = facts.record.signing
+    while len(steps) < 60:
+        found = next_step(facts, now)
+        if isinstance(found, Step):
+            record = facts.record
+            gone = first is None or all(e.gone for e in record.entries if e.uri == first.uri)
+            if found.action is Action.CREATE and record.signing and gone:
+                return tuple(steps), Wait(found.reason, now)
+            steps.append(Planned(now, found))
+            facts = _imagined(facts, found, now)
+        elif isinstance(found, Wait) and found.until is not None and found.until > now:
+            gone = first is not None and all(e.gone for e in facts.record.entries if e.uri == first.uri)
+            if gone and not coming(facts.record):
+                return tuple(steps), found
+            now = found.until
+        elif isinstance(found, Wait) and any(each.status != "Deployed" for each in facts.distributions):
+            deployed = tuple(replace(each, status="Deployed") for each in facts.distributions)
+            facts = replace(facts, distributions=deployed)
+        else:
+            return tuple(steps), found
+    return tuple(steps), Done()
+
+
+def _imagined(facts: Facts, step: Step, now: float) -> Facts:
+    """The world after `step`, if all goes well."""
+    id_ = step.key_pair_id or f"(id of {step.name})"
+    record = after(facts.record, step, now, key_pair_id=id_, fingerprint="yet to be made")
+    known, group, held = facts.public_keys, facts.group, dict(facts.held)
+    match step.action:
+        case Action.CREATE:
+            held[step.uri] = Held("yet to be made")
+        case Action.REGISTER:
+            known = (*known, KnownKey(id_, step.name, ""))
+        case Action.PUBLISH | Action.REMOVE if group is not None:
+            group = replace(group, items=step.items, modified=now)
+        case Action.UNREGISTER:
+            known = tuple(key for key in known if key.id != step.key_pair_id)
+        case Action.DESTROY:
+            held[step.uri] = Held()
+    return replace(facts, record=record, group=group, public_keys=known, held=held)
