@@ -12,6 +12,7 @@ from keyfront.control.validate import refusal
 from keyfront.control.verbs import create_from, list_, replace
 from keyfront.control.work import Config, Output, Work, check_version, page_of
 from keyfront.model.kinds import DISTRIBUTION, MONITORING_SUBSCRIPTION
+from keyfront.model.residency import TAG
 
 _ALIASES = DISTRIBUTION.unique[1]
 
@@ -37,7 +38,9 @@ def copy(work: Work) -> Output:
         "Staging": True,
         "Aliases": {"Quantity": 0},
     }
-    return create_from(work, DISTRIBUTION, primary.config | changes)
+    # What is tied to regions is not to reach others in a copy.
+    tie = work.transaction.tags(DISTRIBUTION.name, primary.id).get(TAG)
+    return create_from(work, DISTRIBUTION, primary.config | changes, {TAG: tie} if tie else None)
 
 
 def associate_alias(work: Work) -> Output:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 from keyfront.control import audit, distributions, guard, normalise, validate
 from keyfront.control.call import Call, Result
@@ -29,8 +29,10 @@ from keyfront.control.replica import Replica
 from keyfront.control.store import InvalidationRow, Row, Store
 from keyfront.control.validate import refusal
 from keyfront.control.verbs import create, create_from, delete, get, get_config, list_, update
-from keyfront.control.work import Desk, Feed, Output, Work, page_of, timestamp
+from keyfront.control.work import Desk, Output, Work, page_of, timestamp
 from keyfront.errors import ApiError
+from keyfront.fleet.file import FileFeed
+from keyfront.fleet.regions import Regions
 from keyfront.model.invalidation import carry
 from keyfront.model.kinds import (
     CACHE_POLICY,
@@ -43,6 +45,7 @@ from keyfront.model.kinds import (
     Kind,
     Quotas,
 )
+from keyfront.model.residency import TAG
 from keyfront.model.service import API_VERSION, service
 
 log = logging.getLogger("keyfront.control")
@@ -161,7 +164,7 @@ def tag(work: Work) -> Output:
     tags = work.transaction.tags(kind.name, row.id) | added
     if len(tags) > work.desk.quotas.tags:
         raise refusal("InvalidTagging", f"A resource can have {work.desk.quotas.tags} tags.")
-    work.transaction.set_tags(kind.name, row.id, tags)
+    _retag(work, kind, row, tags)
     return {}
 
 
@@ -171,8 +174,18 @@ def untag(work: Work) -> Output:
     for key in keys:
         validate.tag_key(key)
     tags = work.transaction.tags(kind.name, row.id)
-    work.transaction.set_tags(kind.name, row.id, {key: tags[key] for key in tags if key not in keys})
+    _retag(work, kind, row, {key: tags[key] for key in tags if key not in keys})
     return {}
+
+
+def _retag(work: Work, kind: Kind, row: Row, tags: Mapping[str, str]) -> None:
+    """Give `row` these tags. Where that ties it to other regions, edges notice: what is changed is in progress, under
+    its old ETag."""
+    before = work.transaction.tags(kind.name, row.id).get(TAG)
+    work.transaction.set_tags(kind.name, row.id, tags)
+    if tags.get(TAG) != before:
+        referrers = work.transaction.referrers(kind.name, row.id, DISTRIBUTION.name)
+        work.touched |= {row.id} if kind is DISTRIBUTION else set(referrers)
 
 
 def _operations() -> dict[str, Callable[[Work], Output]]:
@@ -235,6 +248,8 @@ def _tagged(work: Work) -> tuple[Kind, Row]:
 class Service:
     """The control plane behind its wire: safe to call from several threads. Call `start` once before `run`.
 
+    :param feed: of the edges beside it.
+    :param elsewhere: the feeds of other regions that it serves.
     :param domain_suffix: distributions' own names are `d….<domain_suffix>`.
     :param account: the twelve digits of the account that owns everything.
     :param rng: where ids and ETags come from; they must not be guessable.
@@ -245,8 +260,9 @@ class Service:
     def __init__(
         self,
         store: Store,
-        feed: Feed,
+        feed: FileFeed,
         *,
+        elsewhere: Iterable[FileFeed] = (),
         domain_suffix: str = "cloudfront.localhost",
         account: str = "000000000000",
         quotas: Quotas | None = None,
@@ -258,19 +274,20 @@ class Service:
         self._store = store
         rng = rng or random.SystemRandom()
         name = f"{rng.getrandbits(64):016x}" if (store.shared if replica is None else replica) else ""
-        compiler, reach = Compiler(account, quotas), Reach(feed.reports, name)
+        feeds = Regions(feed, elsewhere)
+        compiler, reach = Compiler(account, quotas), Reach(feeds.reports, name)
         self._desk = Desk(
             account=account,
             domain_suffix=domain_suffix.lower(),
             quotas=quotas,
             rng=rng,
-            feed=feed,
+            feed=feeds,
             compiler=compiler,
             reach=reach,
         )
         self._audit_reads = audit_reads
         self._ledger = Ledger(store, self._desk.rng)
-        self._replica = Replica(store, feed, compiler, reach, rng, name)
+        self._replica = Replica(store, feeds, compiler, reach, rng, name)
 
     def start(self, now: float) -> None:
         """Bring the feed to what the store holds: a crash may have come between a commit and its publication.

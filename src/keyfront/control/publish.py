@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast
 import msgspec
 
 from keyfront.control.store import Row, Transaction
-from keyfront.errors import ApiError
+from keyfront.errors import ApiError, SettingsError
 from keyfront.model.access import Signing, signing_of
 from keyfront.model.compile import (
     Lookup,
@@ -40,6 +40,7 @@ from keyfront.model.kinds import (
     Kind,
     Quotas,
 )
+from keyfront.model.residency import NOWHERE, TAG, regions_of
 from keyfront.model.snapshot import (
     EMPTY,
     Distribution,
@@ -126,21 +127,43 @@ class Compiler:
             return True
 
     def snapshot(self, transaction: Transaction, number: int, now: float) -> Snapshot:
-        """All that the store holds, as snapshot `number`."""
+        """All that the store holds, as snapshot `number`. It is for no edge as it is: see `model/residency.py`."""
         keys, groups, policies, distributions = (self._all(transaction, kind) for kind in _TRAVELLING)
         invalidations = self._invalidations(transaction)
+        tied = self._tied(transaction)
         served = [
-            msgspec.structs.replace(value, invalidations=invalidations.get(value.id, ()))
+            msgspec.structs.replace(
+                value,
+                invalidations=invalidations.get(value.id, ()),
+                regions=tied.get((DISTRIBUTION.name, value.id), ()),
+            )
             for value in cast(list[Distribution], distributions)
         ]
         return compile_snapshot(
             served,
             cast(list[PublicKey], keys),
-            cast(list[KeyGroup], groups),
+            [
+                msgspec.structs.replace(value, regions=tied[KEY_GROUP.name, value.id])
+                if (KEY_GROUP.name, value.id) in tied
+                else value
+                for value in cast(list[KeyGroup], groups)
+            ],
             number,
             now,
             cast(list[ResponseHeadersPolicy], policies),
         )
+
+    def _tied(self, transaction: Transaction) -> dict[tuple[str, str], tuple[str, ...]]:
+        """The regions that each thing is tied to, by kind and id. Tags change no ETag, so they are read anew. A tag
+        that makes no sense (it was there before it meant anything) ties its thing to a region that nobody is in."""
+        found: dict[tuple[str, str], tuple[str, ...]] = {}
+        for named, value in transaction.tagged(TAG).items():
+            try:
+                found[named] = regions_of(value)
+            except SettingsError as error:
+                log.error("no edge gets %s %s: %s", *named, error)
+                found[named] = NOWHERE
+        return found
 
     def _invalidations(self, transaction: Transaction) -> dict[str, Carried]:
         """What each distribution carries, read only where it changed."""
@@ -228,11 +251,3 @@ class _Configs(Mapping[str, Mapping[str, Any]]):
 
     def __len__(self) -> int:
         return self._transaction.count(self._kind)
-
-
-def differ(one: Snapshot, other: Snapshot) -> bool:
-    """True if an edge would do anything differently under the one than under the other."""
-    return any(
-        getattr(one, member) != getattr(other, member)
-        for member in ("distributions", "key_groups", "public_keys", "response_headers_policies")
-    )

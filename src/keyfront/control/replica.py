@@ -18,18 +18,15 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
 
-from keyfront.control.publish import Compiler, Reach, differ
+from keyfront.control.publish import Compiler, Reach
 from keyfront.control.store import Store, Transaction
 from keyfront.errors import ApiError, KeyfrontError, SettingsError
+from keyfront.fleet.regions import Regions
 from keyfront.model.invalidation import carry
 from keyfront.model.kinds import DISTRIBUTION, ETAG
-from keyfront.model.snapshot import EMPTY, Snapshot
-
-if TYPE_CHECKING:
-    from keyfront.control.work import Feed
+from keyfront.model.snapshot import EMPTY, Invalidation, Snapshot, differ
 
 log = logging.getLogger("keyfront.control")
 
@@ -45,7 +42,7 @@ class Replica:
     """
 
     def __init__(
-        self, store: Store, feed: Feed, compiler: Compiler, reach: Reach, rng: random.Random, name: str
+        self, store: Store, feed: Regions, compiler: Compiler, reach: Reach, rng: random.Random, name: str
     ) -> None:
         self.lock = threading.Lock()
         self._store = store
@@ -76,43 +73,36 @@ class Replica:
             publish its emptiness would take everything from the edges.
         """
         with self.lock:
-            published = self._feed.published() or EMPTY
-            self._compiler.current = published
+            # Of what it holds itself, more than its own region's part is not known any more.
+            self._compiler.current = self._feed.published() or EMPTY
             with self._store.write() as transaction:
-                snapshot = self._begin(transaction, published, now)
-            self._compiler.current = snapshot
-            if published.number != snapshot.number:
-                self._unpublished = snapshot
-                self.publish()
+                snapshot = self._begin(transaction, now)
+            self._compiler.current = self._unpublished = snapshot
+            self.publish()
 
-    def _begin(self, transaction: Transaction, published: Snapshot, now: float) -> Snapshot:
+    def _begin(self, transaction: Transaction, now: float) -> Snapshot:
         number = transaction.snapshot_number()
-        if number == 0 and published.distributions:
-            raise SettingsError(
-                f"the store is new, but snapshot {published.number} with "
-                f"{len(published.distributions)} distributions is published: bring the lost store back, "
-                "copy it into this one (`keyfront store copy`), or remove the published snapshot to begin anew"
-            )
+        published = [self._compiler.current, *self._feed.elsewhere()]
+        if number == 0:
+            for one in published:
+                if one.distributions:
+                    raise SettingsError(
+                        f"the store is new, but snapshot {one.number} with {len(one.distributions)} distributions is "
+                        "published: bring the lost store back, copy it into this one (`keyfront store copy`), or "
+                        "remove the published snapshot to begin anew"
+                    )
         self._reach.highest = transaction.reached()
         snapshot = self._compiler.snapshot(transaction, number, transaction.decided())
         ahead = self._feed.number()
-        same = published.number == number and not differ(snapshot, published)
-        if number == 0 or ahead > number or (ahead == number and not same):
+        if number == 0 or ahead > number or self._feed.contradicts(snapshot):
             return self._above(transaction, published, max(ahead, number) + 1, now)
         return snapshot
 
-    def _above(self, transaction: Transaction, published: Snapshot, number: int, now: float) -> Snapshot:
+    def _above(
+        self, transaction: Transaction, published: Iterable[Snapshot], number: int, now: float
+    ) -> Snapshot:
         """All that the store holds as the new snapshot `number`, as if everything had changed with it."""
-        transaction.set_snapshot_number(number, now)
-        transaction.stamp_all(number)
-        # Edges may not know the invalidations of the store, and the store may not know those that were published.
-        transaction.renumber_invalidations(number)
-        carried = {value.id: value.invalidations for value in published.distributions}
-        for id_ in transaction.versions(DISTRIBUTION.name):
-            known = (*transaction.carried(id_), *carried.get(id_, ()))
-            if known:
-                paths = [path for one in known for path in one.paths]
-                transaction.set_carried(id_, carry((), paths, number), ETAG.new(self._rng))
+        renumber(transaction, published, number, now, self._rng)
         return self._compiler.snapshot(transaction, number, transaction.decided())
 
     # ---- within a write; `lock` is held
@@ -151,6 +141,8 @@ class Replica:
     def publish(self) -> None:
         """Publish what is committed and is not published yet. If that fails it stays so, and the log says why once."""
         snapshot, feed = self._unpublished, self._feed
+        if snapshot is None and feed.behind:
+            snapshot = self._compiler.current
         if snapshot is None:
             return
         try:
@@ -180,7 +172,7 @@ class Replica:
             self._reach.highest = max(self._reach.highest, transaction.reached())
             self._reach.now(transaction)
         self._tell()
-        if self._unpublished is not None or identity != self._identity():
+        if self._unpublished is not None or self._feed.behind or identity != self._identity():
             with self.lock:
                 self._follow(now)
                 self.publish()
@@ -192,14 +184,14 @@ class Replica:
     def _follow(self, now: float) -> None:
         with self._store.read() as transaction:
             identity = (transaction.snapshot_number(), transaction.decided())
-            if identity == self._identity():
+            if identity == self._identity() and not self._overtaken():
                 return
             if identity[0] > self._compiler.current.number:
                 self._compiler.current = self._unpublished = self._compiler.snapshot(transaction, *identity)
                 return
         log.error(
             "the store has gone back from snapshot %s to %s; it is published anew",
-            self._compiler.current.number,
+            max(self._compiler.current.number, self._feed.number()),
             identity[0],
         )
         with self._store.write() as transaction:
@@ -208,8 +200,13 @@ class Replica:
                 snapshot = self._compiler.snapshot(transaction, found, transaction.decided())
             else:
                 number = max(self._feed.number(), current.number) + 1
-                snapshot = self._above(transaction, current, number, now)
+                known = [current, *self._feed.elsewhere()]
+                snapshot = self._above(transaction, known, number, now)
         self.committed(snapshot)
+
+    def _overtaken(self) -> bool:
+        """Has a region that could not be reached at first seen a higher number than the store's?"""
+        return self._feed.behind and self._feed.number() > self._compiler.current.number
 
     def _tell(self) -> None:
         """Note in the store what this control plane's edges obey: at once if there is news, else once a second."""
@@ -221,13 +218,14 @@ class Replica:
             self._telling.release()
 
     def _tell_now(self) -> None:
-        live = {report.name: report.number for report in self._feed.reports()}
+        reports = self._feed.reports()
+        live = {report.name: report.number for report in reports}
         highest = self._reach.highest
         clock = time.monotonic()
         if live == self._told and highest == self._told_highest and clock - self._told_at < TELL:
             return
         with self._store.aside() as transaction:
-            transaction.set_edges(self._name, live)
+            transaction.set_edges(self._name, live, {report.name: report.region for report in reports})
             transaction.set_reached(highest)
         self._told, self._told_highest, self._told_at = live, highest, clock
 
@@ -236,3 +234,23 @@ class Replica:
         if self._name:
             with self._store.aside() as transaction:
                 transaction.set_edges(self._name, {})
+
+
+def renumber(
+    transaction: Transaction, published: Iterable[Snapshot], number: int, now: float, rng: random.Random
+) -> None:
+    """Decide snapshot `number`: all that the store holds, as if everything had changed with it. `published` is what
+    edges have been given, which may be more than the store knows."""
+    transaction.set_snapshot_number(number, now)
+    transaction.stamp_all(number)
+    # Edges may not know the invalidations of the store, and the store may not know those that were published.
+    transaction.renumber_invalidations(number)
+    carried: dict[str, list[Invalidation]] = {}
+    for one in published:
+        for value in one.distributions:
+            carried.setdefault(value.id, []).extend(value.invalidations)
+    for id_ in transaction.versions(DISTRIBUTION.name):
+        known = (*transaction.carried(id_), *carried.get(id_, ()))
+        if known:
+            paths = [path for one in known for path in one.paths]
+            transaction.set_carried(id_, carry((), paths, number), ETAG.new(rng))

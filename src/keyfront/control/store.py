@@ -430,9 +430,7 @@ class Transaction:
         for name, number in numbers.items():
             region = (regions or {}).get(name, "")
             self._connection.execute(
-                sa.insert(_edge).values(
-                    replica=replica, name=name, number=number, seen=_Now(), region=region
-                )
+                sa.insert(_edge).values(replica=replica, name=name, number=number, seen=_Now(), region=region)
             )
         self._connection.execute(sa.delete(_edge).where(_edge.c.seen < _Now() - 60))
 

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from keyfront.errors import ApiError, KeyLoadError
+from keyfront.errors import ApiError, KeyLoadError, SettingsError
+from keyfront.model import residency
 from keyfront.model.kinds import MESSAGES, IdShape, Quotas
 from keyfront.model.origins import HOST_NAME
 from keyfront.model.service import Shape, error_status, service
@@ -310,6 +311,15 @@ def tags(items: Iterable[Config], quotas: Quotas) -> dict[str, str]:
             )
         if key in found:
             raise refusal("InvalidTagging", f"The tag key {key!r} is given more than once.")
+        if residency.misspelt(key):
+            raise refusal(
+                "InvalidTagging", f"The tag {key!r} ties nothing to a region: {residency.TAG} does."
+            )
+        if key == residency.TAG:
+            try:
+                residency.regions_of(value)
+            except SettingsError as error:
+                raise refusal("InvalidTagging", f"{error}.") from None
         found[key] = value
     if len(found) > quotas.tags:
         raise refusal("InvalidTagging", f"A resource can have {quotas.tags} tags.")

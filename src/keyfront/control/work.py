@@ -9,36 +9,24 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from keyfront.control import normalise, policies, validate
 from keyfront.control.call import Call
 from keyfront.control.policies import managed_names, managed_rows
-from keyfront.control.publish import Compiler, Reach, Report
+from keyfront.control.publish import Compiler, Reach
 from keyfront.control.store import InvalidationRow, Load, Row, Transaction
 from keyfront.control.validate import refusal
 from keyfront.errors import ApiError
+from keyfront.fleet.regions import Regions
 from keyfront.model.kinds import DISTRIBUTION, ETAG, KEY_GROUP, Kind, Quotas
 from keyfront.model.members import unobeyed
 from keyfront.model.service import service
-from keyfront.model.snapshot import Snapshot
 
 Config = dict[str, Any]
 Output = dict[str, Any]
-
-
-class Feed(Protocol):
-    """How snapshots reach edges and how edges answer; `fleet/file.py` is one."""
-
-    def publish(self, snapshot: Snapshot) -> None: ...
-
-    def published(self) -> Snapshot | None: ...
-
-    def number(self) -> int: ...
-
-    def reports(self) -> Iterable[Report]: ...
 
 
 class Desk(msgspec.Struct, frozen=True):
@@ -48,7 +36,7 @@ class Desk(msgspec.Struct, frozen=True):
     domain_suffix: str
     quotas: Quotas
     rng: random.Random
-    feed: Feed
+    feed: Regions
     compiler: Compiler
     reach: Reach
 

@@ -174,6 +174,7 @@ KEY_GROUP = Kind(
     too_many="TooManyKeyGroups",
     quota="key_groups",
     unique=(Unique(("Name",), "KeyGroupAlreadyExists"),),
+    arn="key-group",  # CloudFront gives key groups no tags (docs/decisions/0025-residency.md)
     refers_to=(Reference("PublicKey", (("Items", "*"),), "InvalidArgument"),),
 )
 

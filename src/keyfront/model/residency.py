@@ -18,7 +18,7 @@ origin behind the wildcard may serve by Host what the absent distribution guards
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -109,11 +109,18 @@ def fault(snapshot: Snapshot, name: str) -> str:
     """Why an edge of the region `name` must not obey `snapshot`; empty if it may."""
     if snapshot.region != name:
         return f"it is for {_called(snapshot.region)}, and this edge is in {_called(name)}"
-    for one in (*snapshot.distributions, *snapshot.key_groups):
+    for what, one in _things(snapshot):
         if not belongs(one, name):
-            what = "distribution" if isinstance(one, Distribution) else "key group"
             return f"{what} {one.id} is tied to {', '.join(one.regions)}, and this edge is in {_called(name)}"
     return ""
+
+
+def _things(snapshot: Snapshot) -> Iterator[tuple[str, Distribution | KeyGroup]]:
+    """All that can be tied, and what it is called."""
+    for distribution in snapshot.distributions:
+        yield "distribution", distribution
+    for group in snapshot.key_groups:
+        yield "key group", group
 
 
 def _called(name: str) -> str:
@@ -135,8 +142,7 @@ def warnings(whole: Snapshot, regions: Iterable[str]) -> list[str]:
             if belongs(one, name):
                 found += _unopened(one, groups, name)
     found += _shared_keys(whole)
-    for tied in (*whole.distributions, *whole.key_groups):
-        what = "distribution" if isinstance(tied, Distribution) else "key group"
+    for what, tied in _things(whole):
         if tied.regions and not set(tied.regions) & set(known):
             found.append(
                 f"{what} {tied.id} is tied to {', '.join(tied.regions)}, where there is no edge: nobody has it"

@@ -223,7 +223,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     @property
     def tied(self) -> bool:
         """Is anything in it tied to regions?"""
-        return any(one.regions for one in (*self.distributions, *self.key_groups))
+        return any(one.regions for one in self.distributions) or any(one.regions for one in self.key_groups)
 
     def to_bytes(self) -> bytes:
         payload = msgspec.msgpack.encode(self)

@@ -1,0 +1,113 @@
+"""The feeds of several regions as one: each gets its part of every snapshot, and what edges report comes from all.
+
+A control plane has a feed of its own, for the edges beside it, and may serve other regions through folders that they
+share with it. Another region is worth nobody's wait: if its folder cannot be written to, its edges go on with what they
+have, and `publish` succeeds for all others; whoever calls it again finds it there once it is back. What stands in its
+folder was perhaps written by somebody there. So nothing is taken from it but numbers, reports, and which invalidations
+its own edges have obeyed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from contextlib import suppress
+
+import msgspec
+
+from keyfront.errors import KeyfrontError, SettingsError
+from keyfront.fleet.feed import Report
+from keyfront.fleet.file import FileFeed
+from keyfront.model.residency import for_region
+from keyfront.model.snapshot import Snapshot, differ
+
+log = logging.getLogger("keyfront.fleet")
+
+HIGHEST = 1 << 62
+"""No control plane gives a number as high as this, so one that is found in another region's folder is made up."""
+
+
+class Regions:
+    """What `control.work.Feed` asks for, over the feed `own` and those of `others`, one a region.
+
+    :raises SettingsError: if two feeds are for one region.
+    """
+
+    def __init__(self, own: FileFeed, others: Iterable[FileFeed] = ()) -> None:
+        self.own = own
+        self.others = tuple(others)
+        self.feeds = (own, *self.others)
+        self._done: dict[str, tuple[int, float]] = {}
+        self._trouble: dict[str, str] = {}
+        names = [feed.region for feed in self.feeds]
+        if len(set(names)) != len(names):
+            raise SettingsError("two feeds are for one region")
+
+    def publish(self, whole: Snapshot) -> None:
+        """Give each region its part of `whole`; one that has it already is left alone.
+
+        :raises KeyfrontError, OSError: if the own feed does not take it. What happens to others is told in the log,
+            once, and in `behind`.
+        """
+        for feed in self.others:
+            try:
+                self._publish(feed, whole)
+                if self._trouble.pop(feed.region, ""):
+                    log.warning("region %s has snapshot %s now", feed.region, whole.number)
+            except (OSError, KeyfrontError) as error:
+                if self._trouble.get(feed.region) != str(error):
+                    log.error("region %s does not get snapshot %s: %s", feed.region, whole.number, error)
+                self._trouble[feed.region] = str(error)
+        self._publish(self.own, whole)
+
+    def _publish(self, feed: FileFeed, whole: Snapshot) -> None:
+        if self._done.get(feed.region) == (whole.number, whole.created):
+            return
+        part = for_region(whole, feed.region)
+        before = feed.published()
+        if before is None or before.number != part.number or differ(before, part):
+            feed.publish(part)
+        self._done[feed.region] = (whole.number, whole.created)
+
+    @property
+    def behind(self) -> bool:
+        """Could the last publication not be brought to all other regions?"""
+        return bool(self._trouble)
+
+    def published(self) -> Snapshot | None:
+        """The own region's part of what is published; None if that is nothing or cannot be read."""
+        return self.own.published()
+
+    def elsewhere(self) -> list[Snapshot]:
+        """What the other regions' folders hold, as far as it can be read."""
+        found = [feed.published() for feed in self.others]
+        return [one for one in found if one is not None and one.number < HIGHEST]
+
+    def number(self) -> int:
+        """The highest number that any edge of any region may have seen. 0 if there is none."""
+        numbers = [feed.number() for feed in self.others]
+        return max([self.own.number(), *(number for number in numbers if number < HIGHEST)])
+
+    def contradicts(self, whole: Snapshot) -> bool:
+        """Do edges of some region perhaps obey something else under `whole`'s number?"""
+        for feed in self.feeds:
+            if feed.number() == whole.number:
+                part = feed.published()
+                if (
+                    part is None
+                    or part.number != whole.number
+                    or differ(part, for_region(whole, feed.region))
+                ):
+                    return True
+        return False
+
+    def reports(self, now: float | None = None) -> list[Report]:
+        """The reports of all live edges. Those of other regions have names that begin with the region and a slash, and
+        all have the region whose feed they follow."""
+        found = [msgspec.structs.replace(one, region=self.own.region) for one in self.own.reports(now)]
+        for feed in self.others:
+            with suppress(OSError):
+                for one in feed.reports(now):
+                    named = f"{feed.region}/{one.name}"
+                    found.append(msgspec.structs.replace(one, name=named, region=feed.region))
+        return found
