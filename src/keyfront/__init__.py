@@ -2,10 +2,25 @@
 
     from keyfront import load_signer, sign_url
 
+or, where Keyfront rotates the keys,
+
+    from keyfront import sign_url, signer_for
+
 Docs: docs/guide/signing.md
 """
 
-from keyfront.errors import Denial, Denied, KeyfrontError, KeyLoadError, PolicyError, SigningError
+from typing import TYPE_CHECKING, Any
+
+from keyfront.errors import (
+    CustodyError,
+    CustodyUnavailable,
+    Denial,
+    Denied,
+    KeyfrontError,
+    KeyLoadError,
+    PolicyError,
+    SigningError,
+)
 from keyfront.signing.explain import Check, Report, explain, explain_url
 from keyfront.signing.keys import PrivateKey, PublicKey, load_private_key, load_public_key
 from keyfront.signing.policy import Policy
@@ -20,9 +35,14 @@ from keyfront.signing.sign import (
 )
 from keyfront.signing.verify import Grant, KeyRing, verify
 
+if TYPE_CHECKING:
+    from keyfront.custody.follow import signer_for
+
 __all__ = [
     "Check",
     "CloudFrontSigner",
+    "CustodyError",
+    "CustodyUnavailable",
     "Denial",
     "Denied",
     "Grant",
@@ -45,5 +65,16 @@ __all__ = [
     "load_signer",
     "sign_cookies",
     "sign_url",
+    "signer_for",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`signer_for` is loaded when it is first asked for: who signs with a key at hand needs no custody."""
+    if name != "signer_for":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from keyfront.custody.follow import signer_for
+
+    globals()[name] = signer_for
+    return signer_for

@@ -18,6 +18,7 @@ class MemoryHandle:
         self._key = key
         self.public_key: PublicKey = key.public_key
         self.hash_names: tuple[HashName, ...] = ("SHA1", "SHA256")
+        self.in_memory = place.in_memory
 
     def sign(self, data: bytes, hash_name: HashName) -> bytes:
         if self._place.remote:
@@ -37,6 +38,7 @@ class MemoryPlace:
         self.texts: dict[str, Record] = {}
         self.remote = remote
         self.cut_off = False
+        self.in_memory = False
         self.asked = 0
         self.on_ask: Callable[[], None] = lambda: None
         self._lock = threading.Lock()

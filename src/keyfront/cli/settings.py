@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 import socket
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import msgspec
 
+from keyfront.custody.home import default_data as default_data  # noqa: PLC0414 - the rooms of the cli take it from here
 from keyfront.errors import SettingsError
 from keyfront.model.kinds import Quotas
 
 SUFFIX = "cloudfront.localhost"
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-
-
-def default_data() -> Path:
-    """The user's data folder, as the XDG base directory specification has it."""
-    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
-    return Path(base) / "keyfront"
 
 
 def address(text: str) -> tuple[str, int]:
@@ -82,7 +75,7 @@ ACCOUNT = "000000000000"
 class ControlSettings(msgspec.Struct, frozen=True):
     """What the control plane's process is told. `account` is the AWS account number that its ARNs carry, `store` the
     URL of the store if it was said on the command line, `trusted_proxies` the networks whose X-Forwarded-* headers it
-    believes."""
+    believes, `region` where its own edges are, `region_feeds` other regions with the folders of their feeds."""
 
     data: str
     host: str
@@ -94,6 +87,8 @@ class ControlSettings(msgspec.Struct, frozen=True):
     store: str = ""
     store_password_file: str = ""
     quotas: Quotas = Quotas()
+    region: str = ""
+    region_feeds: tuple[tuple[str, str], ...] = ()
 
 
 def _quota_names() -> Iterator[tuple[str, tuple[str, str]]]:

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Literal, Protocol
 
-from keyfront.errors import PolicyError, SigningError
+from keyfront.errors import NoSuchKey, PolicyError, SigningError
 from keyfront.signing import raw_url
 from keyfront.signing.keys import HashName, PrivateKey, PublicKey, cf_b64encode, load_private_key
 from keyfront.signing.policy import Moment, Policy, Statement, canned_policy, epoch_of, parse_policy
@@ -37,8 +37,14 @@ class Signer(Protocol):
     RSASSA-PKCS1-v1_5 for RSA, ASN.1 DER for ECDSA. It hashes `data` itself, and raises SigningError for a
     hash that it cannot use.
 
-    A signer that cannot use both hashes (KMS and many HSMs refuse SHA-1) says so by one more attribute,
-    `hash_names`, a tuple of those it can use; without it both are assumed.
+    That is all that a signer needs. What it may have besides, and is asked for:
+
+    - `hash_names`, a tuple of the hashes that it can use (KMS and many HSMs refuse SHA-1); without it, both;
+    - `hash_name`, the one to use unless told otherwise;
+    - `max_lifetime`, seconds: what would be valid for longer is not signed;
+    - `pinned()`, where the key may change from one moment to the next: a Signer for one signature, whose
+      `key_pair_id` and `public_key`, read after `sign`, are those of the key that signed. If `sign` raises
+      NoSuchKey, the key has gone meanwhile, and one more is asked for.
     """
 
     @property
@@ -98,14 +104,16 @@ def sign_url(
     pattern, so that the same signature serves other URLs) it is custom; a whole `policy` may be given
     instead, as text or bytes it is signed as it stands.
 
-    `hash_name` is SHA256 for ECDSA keys and SHA1 for RSA keys unless given, or unless the signer has only the
-    other. `as_is` signs the URL untouched, for clients that send exactly what they are given; otherwise it is
-    written as all clients send it. `now` is epoch seconds, the clock's if not given.
+    `hash_name` is SHA256 for ECDSA keys and SHA1 for RSA keys unless given, or unless the signer has another
+    default or only the other. `as_is` signs the URL untouched, for clients that send exactly what they are
+    given; otherwise it is written as all clients send it. `now` is epoch seconds, the clock's if not given.
 
-    :raises PolicyError: if the policy makes no sense, or does not cover the URL.
+    :raises PolicyError: if the policy makes no sense, does not cover the URL, or ends later than the signer's
+        `max_lifetime` after `now`.
     :raises SigningError: if the URL cannot be sent as it is, carries signing parameters already, or the
-    signer
-        cannot sign.
+        signer cannot sign.
+    :raises CustodyError: if the signer's key is elsewhere and not to be had (`CustodyUnavailable`: it may help
+        to try again).
     """
     target = raw_url.as_is(url) if as_is else raw_url.as_sent(url)
     raw_url.refuse_signed(target)
@@ -127,7 +135,7 @@ def sign_url(
     if terms.statement is not None and not _covers(terms.statement, target):
         raise PolicyError(f"the policy's Resource {terms.statement.resource} does not grant {target}")
     return target.with_parameters(
-        "&".join(f"{name}={value}" for name, value in _signed(terms, signer, hash_name).items())
+        "&".join(f"{name}={value}" for name, value in _signed(terms, signer, hash_name, now).items())
     )
 
 
@@ -200,8 +208,9 @@ def sign_cookies(
     policy's date. `domain` must cover the distribution's host name; for cookies set by `www.example.com`
     and sent to `cdn.example.com` it is `example.com`. `hash_name` and `now` are as for `sign_url`.
 
-    :raises PolicyError: if the policy makes no sense.
+    :raises PolicyError: if the policy makes no sense, or ends later than the signer's `max_lifetime` after `now`.
     :raises SigningError: if the attributes contradict each other, or the signer cannot sign.
+    :raises CustodyError: as for `sign_url`.
     """
     if isinstance(resource, str):
         if expires is None:
@@ -222,7 +231,7 @@ def sign_cookies(
     else:
         terms = _custom(resource, now)
     attributes = _cookie_attributes(domain, path, secure, http_only, same_site, partitioned)
-    signed = _signed(terms, signer, hash_name)
+    signed = _signed(terms, signer, hash_name, now)
     return SignedCookies({f"CloudFront-{name}": value for name, value in signed.items()}, attributes)
 
 
@@ -256,21 +265,25 @@ def _cookie_attributes(
 
 
 class _Terms:
-    """What is to be signed: the parameter that carries it (Expires or Policy), its value, the signed bytes,
-    and for a custom policy what it states."""
+    """What is to be signed: the parameter that carries it (Expires or Policy), its value, the signed bytes, the
+    second when it ends, and for a custom policy what it states."""
 
-    __slots__ = ("data", "name", "statement", "value")
+    __slots__ = ("data", "expires", "name", "statement", "value")
 
-    def __init__(self, name: str, value: str, data: bytes, statement: Statement | None) -> None:
+    def __init__(
+        self, name: str, value: str, data: bytes, expires: int, statement: Statement | None = None
+    ) -> None:
         self.name = name
         self.value = value
         self.data = data
+        self.expires = expires
         self.statement = statement
 
 
 def _canned(target: raw_url.RawUrl, expires: Moment, now: float | None) -> _Terms:
-    text = str(epoch_of(expires, time.time() if now is None else now))
-    return _Terms("Expires", text, canned_policy(str(target), text), None)
+    end = epoch_of(expires, time.time() if now is None else now)
+    text = str(end)
+    return _Terms("Expires", text, canned_policy(str(target), text), end)
 
 
 def _custom(policy: Policy | str | bytes, now: float | None) -> _Terms:
@@ -278,7 +291,8 @@ def _custom(policy: Policy | str | bytes, now: float | None) -> _Terms:
         data = policy.to_bytes(time.time() if now is None else now)
     else:
         data = policy.encode("utf-8") if isinstance(policy, str) else policy
-    return _Terms("Policy", cf_b64encode(data), data, parse_policy(data))
+    statement = parse_policy(data)
+    return _Terms("Policy", cf_b64encode(data), data, statement.expires, statement)
 
 
 def _covers(statement: Statement, target: raw_url.RawUrl) -> bool:
@@ -288,8 +302,29 @@ def _covers(statement: Statement, target: raw_url.RawUrl) -> bool:
     )
 
 
-def _signed(terms: _Terms, signer: Signer, hash_name: HashName | None) -> dict[str, str]:
+def _signed(terms: _Terms, signer: Signer, hash_name: HashName | None, now: float | None) -> dict[str, str]:
+    """The signing parameters, made by one key."""
+    pinned: Callable[[], Signer] | None = getattr(signer, "pinned", None)
+    if pinned is None:
+        return _signed_by(terms, signer, hash_name, now)
+    try:
+        return _signed_by(terms, pinned(), hash_name, now)
+    except NoSuchKey:  # gone since it was pinned: there may be another by now
+        return _signed_by(terms, pinned(), hash_name, now)
+
+
+def _signed_by(
+    terms: _Terms, signer: Signer, hash_name: HashName | None, now: float | None
+) -> dict[str, str]:
     """The signing parameters, in the order that botocore writes them; SHA1 is left unsaid (§3.2)."""
+    longest: float | None = getattr(signer, "max_lifetime", None)
+    if longest is not None:
+        lifetime = terms.expires - (time.time() if now is None else now)
+        if lifetime > longest:
+            raise PolicyError(
+                f"this would be valid for {lifetime:.0f} seconds, and what is signed with this key may be for "
+                f"{longest:.0f} at most: that is how long the key is sure to be trusted when its successor signs"
+            )
     hash_name = _hash_for(signer, hash_name)
     signature = signer.sign(terms.data, hash_name)
     # A remote signer's usual mistakes: the wrong key, or r‖s instead of DER.
@@ -320,7 +355,9 @@ def _hash_for(signer: Signer, hash_name: HashName | None) -> HashName:
         if hash_name not in able:
             raise SigningError(f"this signer cannot sign with {hash_name}, only with {' or '.join(able)}")
         return hash_name
-    usual: HashName = "SHA1" if signer.public_key.algorithm == "RSA-2048" else "SHA256"
+    usual: HashName | None = getattr(signer, "hash_name", None)
+    if usual is None:
+        usual = "SHA1" if signer.public_key.algorithm == "RSA-2048" else "SHA256"
     return usual if usual in able else able[0]
 
 

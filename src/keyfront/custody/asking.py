@@ -1,0 +1,318 @@
+"""Asking an agent to sign: the Signer of an application that holds no key (docs/reference/agent.md)."""
+
+from __future__ import annotations
+
+import base64
+import collections
+import contextlib
+import functools
+import http.client
+import os
+import socket
+import stat
+import threading
+import time
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import parse_qsl, urlsplit
+
+import msgspec
+
+from keyfront.errors import CustodyError, CustodyUnavailable, NoSuchKey, PolicyError, SigningError
+from keyfront.signing.keys import HashName, PublicKey, load_public_key
+
+TIMEOUT = 10.0
+"""Seconds for an answer: an agent whose keys are in a KMS has to ask in turn."""
+
+KNOWN_FOR = 60.0
+"""Seconds for which what an agent says of a key is taken for granted. Which key signs, every answer tells."""
+
+_MOST_IDLE = 16
+
+
+class Wanted(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What an agent is asked: to sign `policy`, a policy's text, for a key group; with the key that is called so and
+    with no other, if one is named."""
+
+    key_group: str
+    policy: str
+    hash: HashName | None = None
+    key_pair_id: str = ""
+
+
+class Signed(msgspec.Struct, frozen=True):
+    """What an agent answers. `signature` is in standard base64; `parameters` are what a URL's query
+    needs besides Expires or Policy."""
+
+    key_pair_id: str
+    hash: HashName
+    signature: str
+    parameters: str
+
+
+class Described(msgspec.Struct, frozen=True):
+    """What an agent says of the key that signs for a key group now."""
+
+    key_group: str
+    key_pair_id: str
+    public_key: str
+    hashes: tuple[HashName, ...]
+    max_lifetime: float
+    hash: HashName | None = None
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    error: str
+    message: str
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where an agent listens: a socket's path, or a loopback address with the token of whoever asks."""
+
+    path: str = ""
+    host: str = ""
+    port: int = 0
+    token_file: str = ""
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}" if self.path else f"http://{self.host}:{self.port}"
+
+
+def address_of(text: str) -> Address:
+    """`unix:PATH`, or `http://127.0.0.1:PORT?token-file=PATH`.
+
+    :raises CustodyError: if it is neither.
+    """
+    scheme, _, path = text.partition(":")
+    if scheme == "unix" and path.startswith("/"):
+        return Address(path=path)
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(text)
+        options = dict(parse_qsl(parts.query, strict_parsing=True)) if parts.query else {}
+        if (
+            parts.scheme == "http"
+            and parts.hostname in ("127.0.0.1", "::1")
+            and parts.port
+            and parts.path in ("", "/")
+            and options.keys() == {"token-file"}
+            and not (parts.username or parts.fragment)
+        ):
+            return Address(host=parts.hostname, port=parts.port, token_file=options["token-file"])
+    raise CustodyError(
+        f"{text!r} is no agent's address: it is unix:/run/keyfront/agent.sock, or "
+        "http://127.0.0.1:PORT?token-file=PATH on the same machine"
+    )
+
+
+class AgentSigner:
+    """A Signer that asks an agent. For any thread, and across forks."""
+
+    def __init__(self, group: str, agent: str, *, hash_name: HashName | None = None) -> None:
+        """:raises CustodyError: if `agent` is no agent's address."""
+        self.group = group
+        self._address = address_of(agent)
+        self._asked_hash = hash_name
+        self._connections: collections.deque[tuple[int, _Connection]] = collections.deque()
+        self._known: tuple[Described, PublicKey] | None = None
+        self._known_until = float("-inf")
+        self._asking = threading.Lock()
+
+    def pinned(self) -> AgentKey:
+        """Today's key, for one signature.
+
+        :raises CustodyUnavailable: if the agent cannot be asked.
+        :raises CustodyError: if it refuses.
+        """
+        known = self._known
+        if known is None or time.monotonic() >= self._known_until:
+            known = self.refresh()
+        return AgentKey(self, *known, self._asked_hash)
+
+    @property
+    def key_pair_id(self) -> str:
+        return self.pinned().key_pair_id
+
+    @property
+    def public_key(self) -> PublicKey:
+        return self.pinned().public_key
+
+    @property
+    def hash_names(self) -> tuple[HashName, ...]:
+        return self.pinned().hash_names
+
+    @property
+    def hash_name(self) -> HashName | None:
+        return self.pinned().hash_name
+
+    @property
+    def max_lifetime(self) -> float:
+        return self.pinned().max_lifetime
+
+    def sign(self, data: bytes, hash_name: HashName) -> bytes:
+        return self.pinned().sign(data, hash_name)
+
+    def refresh(self) -> tuple[Described, PublicKey]:
+        """Ask which key signs now.
+
+        :raises CustodyError: as for `pinned`.
+        """
+        answer = self._ask("POST", "/v1/key", msgspec.json.encode({"key_group": self.group}))
+        try:
+            told = _described.decode(answer)
+            known = told, load_public_key(told.public_key)
+        except (msgspec.MsgspecError, SigningError, ValueError) as error:
+            raise CustodyUnavailable(f"what answers at {self._address} is no agent: {error}") from error
+        self._known = known
+        self._known_until = time.monotonic() + KNOWN_FOR
+        return known
+
+    def made(self, told: Described, data: bytes, hash_name: HashName) -> bytes:
+        """The signature over a policy by the key that was told of.
+
+        :raises NoSuchKey: if another one signs by now; it is known then.
+        """
+        try:
+            policy = data.decode()
+        except UnicodeDecodeError as error:
+            raise SigningError("an agent signs policies, which are UTF-8, and nothing else") from error
+        wanted = Wanted(self.group, policy, hash_name, told.key_pair_id)
+        try:
+            answer = _signed.decode(self._ask("POST", "/v1/sign", msgspec.json.encode(wanted)))
+            signature = base64.b64decode(answer.signature, validate=True)
+        except NoSuchKey:
+            self.refresh()
+            raise
+        except (msgspec.MsgspecError, ValueError) as error:
+            if isinstance(error, SigningError):
+                raise
+            raise CustodyUnavailable(f"what answers at {self._address} is no agent: {error}") from error
+        if answer.key_pair_id != told.key_pair_id or answer.hash != hash_name:
+            raise CustodyUnavailable(
+                f"the agent at {self._address} has signed with another key than was asked for"
+            )
+        return signature
+
+    # ---- HTTP
+
+    def _ask(self, method: str, path: str, body: bytes) -> bytes:
+        """:raises CustodyUnavailable: if there is no answer. A connection that has rested may have been closed
+        meanwhile: then it is asked once more on a new one. To sign twice does no harm."""
+        headers = {"Content-Type": "application/json"}
+        if self._address.token_file:
+            headers["Authorization"] = f"Bearer {_token(self._address.token_file)}"
+        while True:
+            connection, rested = self._connection()
+            try:
+                connection.request(method, path, body, headers)
+                answer = connection.getresponse()
+                data = answer.read(_LONGEST + 1)
+            except (OSError, http.client.HTTPException) as error:
+                connection.close()
+                if rested and not isinstance(error, TimeoutError):
+                    continue
+                raise CustodyUnavailable(
+                    f"the agent at {self._address} cannot be asked: {error or 'no answer'}"
+                ) from error
+            if len(data) > _LONGEST or answer.will_close or len(self._connections) >= _MOST_IDLE:
+                connection.close()
+            else:
+                self._connections.append((os.getpid(), connection))
+            if answer.status == 200:
+                return data
+            self._refused(answer.status, data)
+
+    def _connection(self) -> tuple[_Connection, bool]:
+        """A connection, and whether it has served before. Those of a process before a fork are left alone: their
+        sockets are still in use there."""
+        own = os.getpid()
+        while True:
+            try:
+                process, connection = self._connections.pop()
+            except IndexError:
+                return _Connection(self._address), False
+            if process == own:
+                return connection, True
+
+    def _refused(self, status: int, data: bytes) -> NoReturn:
+        try:
+            said = _refusal.decode(data)
+        except (msgspec.MsgspecError, ValueError):
+            said = Refusal("", f"status {status}")
+        raise _ERRORS.get(said.error, CustodyUnavailable if status >= 500 else CustodyError)(
+            f"the agent at {self._address} refuses: {said.message}"
+        )
+
+    def __repr__(self) -> str:
+        return f"<AgentSigner {self.group!r} {self._address}>"
+
+
+class AgentKey:
+    """The key that an agent said signs now: a Signer for one signature."""
+
+    __slots__ = ("_signer", "_told", "hash_name", "hash_names", "key_pair_id", "max_lifetime", "public_key")
+
+    def __init__(
+        self, signer: AgentSigner, told: Described, public_key: PublicKey, hash_name: HashName | None
+    ) -> None:
+        self._signer = signer
+        self._told = told
+        self.key_pair_id = told.key_pair_id
+        self.public_key = public_key
+        self.hash_names = told.hashes
+        self.hash_name = hash_name or told.hash
+        self.max_lifetime = told.max_lifetime
+
+    def sign(self, data: bytes, hash_name: HashName) -> bytes:
+        return self._signer.made(self._told, data, hash_name)
+
+    def __repr__(self) -> str:
+        return f"<AgentKey {self.key_pair_id}>"
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, address: Address) -> None:
+        super().__init__(address.host or "localhost", address.port or None, timeout=TIMEOUT)
+        self._path = address.path
+
+    def connect(self) -> None:
+        if not self._path:
+            super().connect()
+            return
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self.sock.settimeout(TIMEOUT)
+            self.sock.connect(self._path)
+        except BaseException:
+            self.sock.close()
+            raise
+
+
+def _token(path: str) -> str:
+    try:
+        stamp = os.stat(path)
+        return _token_in(path, stamp.st_mtime_ns, stamp.st_ino)
+    except OSError as error:
+        raise CustodyError(f"the agent's token cannot be read from {path}: {error.strerror}") from error
+
+
+@functools.lru_cache(maxsize=16)
+def _token_in(path: str, changed: int, inode: int) -> str:
+    """The token in a file: the last word of its one line, so that the agent's own file of one caller will do."""
+    if stat.S_IMODE(os.stat(path).st_mode) & 0o077:
+        raise CustodyError(f"{path} holds a token and others may read it: chmod 600 {path}")
+    words = Path(path).read_text("utf-8").split()
+    if not words or not words[-1].isascii():
+        raise CustodyError(f"{path} holds no token")
+    return words[-1]
+
+
+_LONGEST = 64 * 1024
+_described = msgspec.json.Decoder(Described)
+_signed = msgspec.json.Decoder(Signed)
+_refusal = msgspec.json.Decoder(Refusal)
+_ERRORS: dict[str, type[CustodyError] | type[SigningError]] = {
+    "KeyChanged": NoSuchKey,
+    "PolicyRefused": PolicyError,
+    "HashRefused": SigningError,
+    "Unavailable": CustodyUnavailable,
+}

@@ -1,0 +1,511 @@
+"""Signers that follow a key group's record: what they sign with, for how long, and when they refuse."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+import weakref
+from datetime import timedelta
+
+import msgspec
+import pytest
+
+import keyfront
+from keyfront.custody import follow
+from keyfront.custody.follow import KeyGroupSigner, signer_for
+from keyfront.custody.succession import Stage, Terms, record_name
+from keyfront.errors import CustodyError, CustodyUnavailable, NoSuchKey, PolicyError, SigningError
+from keyfront.signing.keys import Algorithm
+from keyfront.signing.sign import Signer, sign_cookies, sign_url
+from tests.custody.groups import NOW, URL, Clock, Group, key, key_of, signed, verdict
+from tests.custody.memory import MemoryPlace
+
+MAX_STALENESS = 600.0  # of Group's terms
+
+
+@pytest.fixture
+def place() -> MemoryPlace:
+    return MemoryPlace()
+
+
+@pytest.fixture
+def group(place: MemoryPlace) -> Group:
+    group = Group(place)
+    group.sign_with("KA")
+    return group
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_it_is_a_signer_like_any_other(group: Group) -> None:
+    signer: Signer = group.signer()
+    assert signer.key_pair_id == "KA"
+    assert signer.public_key == key("KA").public_key
+    assert verdict(signed(signer), group.ring) == "granted"
+    cookies = sign_cookies("https://cdn.test/*", signer, expires=timedelta(hours=1), now=NOW)
+    assert cookies.values["CloudFront-Key-Pair-Id"] == "KA"
+    data = b"anything"
+    assert signer.public_key.verify(data, signer.sign(data, "SHA256"), "SHA256")
+
+
+def test_nothing_is_read_before_the_first_signature_nor_for_those_after(
+    place: MemoryPlace, group: Group
+) -> None:
+    before = place.asked
+    signer = group.signer(clock=Clock())
+    assert place.asked == before
+    for _ in range(100):
+        signed(signer)
+    assert place.asked == before + 2, "the record, and the key"
+
+
+def test_it_switches_when_it_has_seen_the_record_and_not_before(group: Group, clock: Clock) -> None:
+    signer = group.signer(clock=clock)
+    assert key_of(signed(signer)) == "KA"
+    group.sign_with("KB", "RSA-2048")
+    assert key_of(signed(signer)) == "KA"
+    signer.refresh()
+    url = signed(signer)
+    assert (key_of(url), verdict(url, group.ring)) == ("KB", "granted")
+    assert "Hash-Algorithm" not in url
+
+
+def test_the_thread_follows_by_itself(group: Group) -> None:
+    signer = group.signer(background=True, interval=0.01)
+    try:
+        assert key_of(signed(signer)) == "KA"
+        seen = threading.Event()
+        group.sign_with("KB")
+        group.place.on_ask = lambda: seen.set() if key_of(signed(signer)) == "KB" else None
+        assert seen.wait(10)
+    finally:
+        signer.close()
+
+
+def test_what_is_pinned_stays_itself(group: Group, clock: Clock) -> None:
+    signer = group.signer(clock=clock)
+    pinned = signer.pinned()
+    group.sign_with("KB")
+    signer.refresh()
+    assert pinned.key_pair_id == "KA"
+    assert key("KA").public_key.verify(b"x", pinned.sign(b"x", "SHA256"), "SHA256")
+    assert signer.pinned().key_pair_id == "KB"
+
+
+def test_under_load_no_signature_ever_mixes_two_keys(group: Group) -> None:
+    """Four threads sign as fast as they can while the key changes twenty times, RSA and ECDSA in turn."""
+    signer = group.signer()
+    urls: list[list[str]] = [[] for _ in range(4)]
+    ended = threading.Event()
+
+    def sign_on(made: list[str]) -> None:
+        while not ended.is_set():
+            made.append(signed(signer))
+
+    threads = [threading.Thread(target=sign_on, args=(made,)) for made in urls]
+    kinds: tuple[Algorithm, Algorithm] = ("ECDSA-P256", "RSA-2048")
+    names = [(f"K{number % 4}", kinds[number % 2]) for number in range(20)]
+    for name, algorithm in names[:4]:
+        key(name, algorithm)  # RSA keys take a while to make
+    signer.refresh()
+    for thread in threads:
+        thread.start()
+    for name, algorithm in names:
+        group.sign_with(name, algorithm)
+        signer.refresh()
+        before = sum(map(len, urls))
+        while sum(map(len, urls)) < before + 8:
+            ended.wait(0.001)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    made = [url for one in urls for url in one]
+    assert {key_of(url) for url in made} == {"KA", "K0", "K1", "K2", "K3"}
+    assert {verdict(url, group.ring) for url in set(made)} == {"granted"}
+
+
+# ---- while the place cannot be asked
+
+
+def test_it_goes_on_for_as_long_as_the_terms_allow_and_no_longer(group: Group, clock: Clock) -> None:
+    signer = group.signer(clock=clock)
+    signed(signer)
+    group.place.cut_off = True
+    clock.now += MAX_STALENESS - 1
+    with pytest.raises(CustodyUnavailable):
+        signer.refresh()
+    assert verdict(signed(signer), group.ring) == "granted"
+    clock.now += 1
+    with pytest.raises(CustodyUnavailable, match="not been seen for too long"):
+        signed(signer)
+    group.place.cut_off = False
+    clock.now += 1
+    assert verdict(signed(signer), group.ring) == "granted"
+
+
+def test_who_signs_does_not_wait_again_and_again_for_a_place_that_is_away(group: Group, clock: Clock) -> None:
+    signer = group.signer(clock=clock)
+    group.place.cut_off = True
+    before = group.place.asked
+    for _ in range(50):
+        with pytest.raises(CustodyUnavailable):
+            signed(signer)
+    assert group.place.asked == before + 1
+    clock.now += 1
+    group.place.cut_off = False
+    assert key_of(signed(signer)) == "KA"
+
+
+def test_time_counts_from_before_the_record_was_asked_for(group: Group, clock: Clock) -> None:
+    def slow() -> None:
+        clock.now += 100
+
+    group.place.on_ask = slow
+    signer = group.signer(clock=clock)
+    signed(signer)  # the record is asked for at 1000, the key is there at 1200
+    group.place.cut_off = True
+    clock.now = 1000 + MAX_STALENESS - 1
+    signed(signer)
+    clock.now = 1000 + MAX_STALENESS
+    with pytest.raises(CustodyUnavailable):
+        signed(signer)
+
+
+def test_a_group_without_a_record(place: MemoryPlace) -> None:
+    with pytest.raises(CustodyError, match="there is no record of key group 'films'"):
+        signed(Group(place).signer())
+
+
+def test_a_record_that_is_removed_counts_as_not_seen(group: Group, clock: Clock) -> None:
+    signer = group.signer(clock=clock)
+    signed(signer)
+    kept = group.kept()
+    assert kept is not None
+    group.place.remove(record_name("films"), kept.version)
+    with pytest.raises(CustodyError):
+        signer.refresh()
+    signed(signer)
+    clock.now += MAX_STALENESS
+    with pytest.raises(CustodyError, match="no record"):
+        signed(signer)
+
+
+def test_an_adapters_own_errors_end_nothing(group: Group, clock: Clock) -> None:
+    signer = group.signer(clock=clock)
+    signed(signer)
+
+    def broken() -> None:
+        raise ZeroDivisionError("a bug")
+
+    group.place.on_ask = broken
+    with pytest.raises(CustodyUnavailable, match="ZeroDivisionError"):
+        signer.refresh()
+    signed(signer)
+
+
+# ---- records that are not simply the next one
+
+
+def test_a_return_to_an_earlier_key_is_followed_and_an_old_copy_is_not(group: Group, clock: Clock) -> None:
+    signer = group.signer(clock=clock)
+    name = record_name("films")
+    signer.refresh()
+    first = group.place.texts[name]
+    group.sign_with("KB")
+    signer.refresh()
+    group.place.texts[name] = first  # a replica that lags, a restored volume
+    with pytest.raises(CustodyUnavailable, match="old copy"):
+        signer.refresh()
+    assert key_of(signed(signer)) == "KB"
+    clock.now += MAX_STALENESS
+    with pytest.raises(CustodyUnavailable, match="old copy"):
+        signed(signer)
+    clock.now += 1
+    group.written += 10
+    group.sign_with("KA")  # on purpose, through the record
+    assert key_of(signed(signer)) == "KA"
+
+
+def test_two_records_of_one_serial(group: Group, clock: Clock) -> None:
+    signer = group.signer(clock=clock)
+    signer.refresh()
+    kept = group.kept()
+    assert kept is not None
+    forged = msgspec.structs.replace(kept.succession, key_group_id="kg-2")
+    group.place.write(record_name("films"), forged.to_bytes(), kept.version)
+    with pytest.raises(CustodyUnavailable, match="old copy"):
+        signer.refresh()
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b'{"group":"films"}', b"\xff" * 100])
+def test_a_damaged_record_counts_as_not_seen(group: Group, clock: Clock, data: bytes) -> None:
+    signer = group.signer(clock=clock)
+    signer.refresh()
+    kept = group.kept()
+    assert kept is not None
+    group.place.write(record_name("films"), data, kept.version)
+    with pytest.raises(CustodyError, match="cannot be read"):
+        signer.refresh()
+    assert key_of(signed(signer)) == "KA"
+
+
+def test_when_no_key_signs_nobody_does(group: Group, clock: Clock) -> None:
+    """An emergency without a successor at hand: at once, and not when the record has become stale."""
+    signer = group.signer(clock=clock)
+    signed(signer)
+    kept = group.kept()
+    assert kept is not None
+    group.write(tuple(group.into(entry, Stage.RETIRED) for entry in kept.succession.entries))
+    with pytest.raises(CustodyError, match="no key of key group 'films' signs now"):
+        signer.refresh()
+    with pytest.raises(CustodyError, match="no key of key group 'films' signs now"):
+        signed(signer)
+    clock.now += 1
+    group.sign_with("KB")
+    assert key_of(signed(signer)) == "KB"
+
+
+# ---- a key that cannot be used
+
+
+def test_a_key_that_does_not_open_is_not_switched_to(group: Group, clock: Clock) -> None:
+    signer = group.signer(clock=clock)
+    signed(signer)
+    group.sign_with("KB")
+    there = group.place.keys.pop("memory:/KB")
+    clock.now += 10
+    with pytest.raises(NoSuchKey):
+        signer.refresh()
+    assert key_of(signed(signer)) == "KA", "it drains, and is trusted"
+    clock.now += MAX_STALENESS - 10
+    with pytest.raises(NoSuchKey):
+        signed(signer)
+    group.place.keys["memory:/KB"] = there
+    clock.now += 1
+    assert key_of(signed(signer)) == "KB"
+
+
+def test_a_key_that_is_trusted_no_more_is_left_even_if_the_next_does_not_open(
+    group: Group, clock: Clock
+) -> None:
+    signer = group.signer(clock=clock)
+    signed(signer)
+    group.sign_with("KB", before=Stage.RETIRED)
+    del group.place.keys["memory:/KB"]
+    with pytest.raises(NoSuchKey):
+        signer.refresh()
+    with pytest.raises(NoSuchKey):
+        signed(signer)
+
+
+def test_a_key_is_tried_before_it_signs(group: Group, clock: Clock) -> None:
+    signer = group.signer(clock=clock)
+    signed(signer)
+    group.sign_with("KB")
+    handle = group.place.handle("memory:/KB")
+    handle.public_key = key("KC").public_key
+    group.place.handle = lambda uri: handle  # type: ignore[method-assign]
+    signer._open_key = group.place.handle
+    with pytest.raises(CustodyError, match="does not sign as its own public key says"):
+        signer.refresh()
+    assert key_of(signed(signer)) == "KA"
+
+
+def test_another_key_than_the_one_that_cloudfront_knows(group: Group, clock: Clock) -> None:
+    signer = group.signer(clock=clock)
+    kept = group.kept()
+    assert kept is not None
+    (entry,) = kept.succession.entries
+    group.write((msgspec.structs.replace(entry, fingerprint=key("KA").public_key.fingerprint),))
+    signer.refresh()
+    group.write((msgspec.structs.replace(entry, fingerprint="00" * 32, key_pair_id="KX"),))
+    with pytest.raises(CustodyError, match="another key than the one that CloudFront calls KX"):
+        signer.refresh()
+
+
+def test_a_key_that_is_gone_from_custody_is_left_in_the_same_breath() -> None:
+    """Of a KMS, in an emergency: the key was deleted, the record names another, and nobody has looked yet."""
+    clock = Clock()
+    group = Group(MemoryPlace(remote=True))
+    group.sign_with("KA")
+    signer = group.signer(clock=clock)
+    signed(signer)
+    group.sign_with("KB", before=Stage.RETIRED)
+    del group.place.keys["memory:/KA"]
+    clock.now += 5
+    url = signed(signer)
+    assert (key_of(url), verdict(url, group.ring)) == ("KB", "granted")
+    del group.place.keys["memory:/KB"]
+    clock.now += 5
+    with pytest.raises(NoSuchKey):
+        signed(signer)
+
+
+# ---- terms
+
+
+def test_nothing_is_signed_for_longer_than_the_terms_allow(group: Group, clock: Clock) -> None:
+    signer = group.signer(clock=clock)
+    signed(signer, 7200)
+    for lifetime in (7201, 10**6):
+        with pytest.raises(PolicyError, match="7200 at most"):
+            signed(signer, lifetime)
+    with pytest.raises(PolicyError, match="at most"):
+        sign_url(URL, signer, expires=timedelta(hours=3))
+    sign_url(URL, signer, expires=timedelta(hours=2))
+    with pytest.raises(PolicyError, match="at most"):
+        sign_cookies("https://cdn.test/*", signer, expires=int(NOW) + 7201, now=NOW)
+    late = '{"Statement":[{"Resource":"*","Condition":{"DateLessThan":{"AWS:EpochTime":4000000000}}}]}'
+    with pytest.raises(PolicyError, match="at most"):
+        sign_url(URL, signer, policy=late)
+    group.write(terms=msgspec.structs.replace(group.terms, max_lifetime=60.0))
+    signer.refresh()
+    with pytest.raises(PolicyError, match="60 at most"):
+        signed(signer, 61)
+    assert verdict(signed(signer, 60), group.ring) == "granted"
+
+
+@pytest.mark.parametrize(
+    ("asked", "terms", "given", "found"),
+    [
+        (None, None, None, "SHA256"),
+        (None, "SHA1", None, None),
+        (None, "SHA1", "SHA256", "SHA256"),
+        ("SHA1", "SHA256", None, None),
+        ("SHA256", "SHA1", None, "SHA256"),
+    ],
+)
+def test_which_hash(asked: str, terms: str, given: str, found: str | None) -> None:
+    group = Group(MemoryPlace(), Terms("memory:/", hash_name=terms))  # type: ignore[arg-type]
+    group.sign_with("KA")
+    url = signed(group.signer(hash_name=asked), hash_name=given)  # type: ignore[arg-type]
+    assert (f"Hash-Algorithm={found}" in url) if found else ("Hash-Algorithm" not in url)
+    assert verdict(url, group.ring) == "granted"
+
+
+def test_a_hash_that_the_key_cannot_use() -> None:
+    group = Group(MemoryPlace(), Terms("memory:/", hash_name="SHA1"))
+    group.sign_with("KA")
+    handle = group.place.handle("memory:/KA")
+    handle.hash_names = ("SHA256",)
+    for asked in (None, "SHA1"):
+        signer = KeyGroupSigner(
+            "films", lambda: group.place, lambda _: handle, background=False, hash_name=asked
+        )
+        if asked is None:
+            assert "Hash-Algorithm=SHA256" in signed(signer)
+            with pytest.raises(SigningError, match="cannot sign with SHA1"):
+                signed(signer, hash_name="SHA1")
+        else:
+            with pytest.raises(CustodyError, match="cannot sign with SHA1"):
+                signed(signer)
+
+
+# ---- processes and threads
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_of_a_fork_reads_anew(group: Group, clock: Clock) -> None:
+    """gunicorn's preload: what the parent has opened, its children open for themselves."""
+    signer = group.signer(background=True, clock=clock)
+    assert key_of(signed(signer)) == "KA"
+    group.sign_with("KB")
+    signer._lock.acquire()  # by a thread that the child will not have
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if key_of(signed(signer)) == "KB" and signer._thread is not None else 1)
+    signer._lock.release()
+    assert os.waitpid(child, 0)[1] == 0
+    assert key_of(signed(signer)) == "KA"
+    signer.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_key_in_memory_survives_a_fork_while_its_place_is_away(group: Group, clock: Clock) -> None:
+    for in_memory, code in ((True, 0), (False, 1)):
+        group.place.in_memory = in_memory
+        group.place.cut_off = False
+        signer = group.signer(clock=clock)
+        signed(signer)
+        group.place.cut_off = True
+        child = os.fork()
+        if child == 0:
+            try:
+                os._exit(0 if key_of(signed(signer)) == "KA" else 2)
+            except CustodyUnavailable:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == code
+
+
+def test_a_signer_that_is_forgotten_leaves_no_thread(group: Group) -> None:
+    signer = group.signer(background=True, interval=0.01)
+    signed(signer)
+    thread, known = signer._thread, weakref.ref(signer)
+    assert thread is not None
+    del signer
+    gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert known() is None
+
+
+def test_a_signer_that_is_closed_signs_no_more(group: Group) -> None:
+    signer = group.signer(background=True)
+    signed(signer)
+    thread = signer._thread
+    assert thread is not None
+    signer.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    with pytest.raises(CustodyError, match="closed"):
+        signed(signer)
+
+
+# ---- signer_for
+
+
+def test_signer_for_gives_the_same_signer_again_and_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "_signers", {})
+    monkeypatch.delenv("KEYFRONT_AGENT", raising=False)
+    monkeypatch.setenv("KEYFRONT_RECORDS", "file:/nowhere/custody/")
+    signer = signer_for("films")
+    assert keyfront.signer_for is signer_for
+    assert signer is signer_for("films")
+    assert signer is signer_for("films", records="file:/nowhere/custody/")
+    assert signer is not signer_for("photos")
+    monkeypatch.setenv("KEYFRONT_RECORDS", "file:/elsewhere/custody/")
+    assert signer is not signer_for("films")
+    monkeypatch.delenv("KEYFRONT_RECORDS")
+    monkeypatch.setenv("XDG_DATA_HOME", "/home/of")
+    with pytest.raises(CustodyError, match="/home/of/keyfront/custody/"):
+        signer_for("films").refresh()
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ({"records": "nothing:/k/"}, CustodyError),
+        ({"agent": "tcp:9"}, CustodyError),
+        ({"agent": "unix:/a", "records": "file:/k/"}, CustodyError),
+        ({"hash_name": "MD5"}, SigningError),
+        ({"interval": 0}, CustodyError),
+    ],
+)
+def test_what_signer_for_cannot_mean(said: dict[str, object], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        signer_for("films", **said)  # type: ignore[arg-type]
+
+
+def test_to_import_keyfront_loads_no_custody() -> None:
+    code = (
+        "import sys, keyfront; assert not any('custody' in name for name in sys.modules); "
+        "keyfront.signer_for('x', records='file:/nowhere/'); import threading; assert threading.active_count() == 1; "
+        "assert 'http.client' not in sys.modules and 'botocore' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
