@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 import threading
 import time
@@ -19,7 +20,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyfront.control.access import Access
 from keyfront.control.app import build_app, serve
+from keyfront.control.beside import Beside
 from keyfront.control.credentials import load
+from keyfront.control.keyuse import Gatherer
 from keyfront.control.operations import Service
 from keyfront.control.sealing import sealer
 from keyfront.control.store import Store
@@ -63,7 +66,10 @@ class Plane:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self.listener = held
         access = Access(self.store, self.credentials, ACCOUNT, lambda: sealer(self.folder, {}, make=False))
-        await serve(build_app(self.service, access), held, ready.set, stop=self._stop)
+        gatherer = Gatherer(self.store, FileFeed(self.folder))
+        others = Beside(self.store, gatherer, random.SystemRandom(), audit_reads=True)
+        app = build_app(self.service, access, others=others)
+        await serve(app, held, ready.set, stop=self._stop)
 
     def obey(self) -> Snapshot:
         """Take the newest snapshot and report it, as an edge does."""

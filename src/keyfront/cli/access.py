@@ -338,14 +338,15 @@ def simulate(
     found = next((one for one in register.users() if one.name == user), None)
     policies = register.policies_of(user)  # which raises, if there is no such user
     asked = action if ":" in action else f"cloudfront:{action}"
-    known = {name.lower(): name for name in iam.actions()}
-    name = known.get(asked.partition(":")[2].lower())
-    if name is None or not asked.lower().startswith("cloudfront:"):
-        raise SettingsError(f"CloudFront has no action {action!r}")
+    vendor = asked.partition(":")[0].lower()
+    actions = iam.actions() if vendor == "cloudfront" else iam.OWN_ACTIONS if vendor == "keyfront" else ()
+    name = {name.lower(): name for name in actions}.get(asked.partition(":")[2].lower())
+    if name is None:
+        raise SettingsError(f"there is no action {action!r}, of CloudFront's or of Keyfront's")
     caller = Caller("", user_arn(ACCOUNT, user), ACCOUNT, found.id if found else "")
     call = Call(name, {}, caller, source_ip, "", "", time.time())
     circumstances = guard.circumstances(call, _pairs(resource_tags), _pairs(request_tags))
-    question = iam.Asked(f"cloudfront:{name}", resource, circumstances)
+    question = iam.Asked(f"{vendor}:{name}", resource, circumstances)
     decision = iam.evaluate(policies, question)
     if decision.allowed:
         click.echo(f"allowed by {decision.policy} ({decision.statement})")

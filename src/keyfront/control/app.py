@@ -2,7 +2,8 @@
 
     request ─ match (which operation) ─ verify (who) ─ read (what) ─ Service.run ─ write ─► answer
 
-Whether the caller may is `Service.run`'s business (`guard.py`). STS's GetCallerIdentity is answered at `/` (`sts.py`).
+Whether the caller may is `Service.run`'s business (`guard.py`). STS's GetCallerIdentity is answered at `/` (`sts.py`),
+what CloudFront does not have below `/keyfront/` (`beside.py`).
 All but the reading of the request happens in a worker thread, so that no call holds up the event loop. Beside the
 API there are `GET /healthz` and `GET /metrics` (Prometheus), which need no signature.
 """
@@ -16,6 +17,7 @@ import hashlib
 import ipaddress
 import logging
 import os
+import random
 import signal
 import socket
 import time
@@ -34,17 +36,20 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from keyfront.control import codec, sigv4, sts
+from keyfront.control import beside, codec, sigv4, sts
 from keyfront.control.access import Access
+from keyfront.control.beside import Beside
 from keyfront.control.call import Call, Result
 from keyfront.control.credentials import Credentials, load
 from keyfront.control.heads import PunctualH11Protocol
+from keyfront.control.keyuse import Gatherer
+from keyfront.control.keywatch import KeyUseMetrics
 from keyfront.control.operations import Service
 from keyfront.control.sealing import sealer
 from keyfront.control.store import Store
 from keyfront.control.xmlbody import BODY_LIMIT
 from keyfront.errors import ApiError
-from keyfront.fleet.file import FileFeed
+from keyfront.fleet.regions import open_regions
 from keyfront.model.kinds import Quotas
 
 log = logging.getLogger("keyfront.control")
@@ -61,6 +66,8 @@ FOLLOW = 1.0
 """Seconds between two tries to publish what could not be published."""
 FOLLOW_OTHERS = 0.2
 """Seconds between two looks at what other control planes have committed."""
+GATHER = 2.0
+"""Seconds between two looks at what edges have counted of the use of keys."""
 
 
 class Runner(Protocol):
@@ -104,15 +111,17 @@ def build_app(
     healthy: Callable[[], bool] = lambda: True,
     registry: CollectorRegistry | None = None,
     clock: Callable[[], float] = time.time,
+    others: Beside | None = None,
 ) -> Starlette:
     """The control plane as an ASGI application.
 
+    :param others: the operations that are not CloudFront's; without it there are none.
     :param healthy: what `/healthz` asks; it runs in a thread.
     :param registry: what `/metrics` shows; the control plane's own counts are added to it.
     :param clock: epoch seconds.
     """
     registry = registry or CollectorRegistry()
-    api = Api(service, callers, Metrics(registry), clock)
+    api = Api(service, callers, Metrics(registry), clock, others)
 
     async def healthz(_: Request) -> Response:
         if await to_thread.run_sync(healthy):
@@ -132,8 +141,14 @@ class Api:
     """The API itself, an ASGI application for every path that is nothing else's."""
 
     def __init__(
-        self, service: Runner, callers: Callers, metrics: Metrics, clock: Callable[[], float]
+        self,
+        service: Runner,
+        callers: Callers,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        others: Beside | None = None,
     ) -> None:
+        self._others = others
         self._service = service
         self._callers = callers
         self._metrics = metrics
@@ -167,6 +182,10 @@ class Api:
             if sts.asked(*line, body):
                 name, write_error = sts.OPERATION, sts.write_error
                 return self._identify(scope, line, body, request_id), name, "OK"
+            if self._others is not None and beside.asked(line[1]):
+                write_error = beside.write_error
+                name = beside.match(*line)
+                return self._beside(self._others, scope, line, body, name, request_id), name, "OK"
             matched = codec.match(*line)
             name = matched.operation.name
             return self._run(scope, line, matched, body, request_id), name, "OK"
@@ -211,6 +230,18 @@ class Api:
             raise
         self._service.record(call, {})
         return sts.write(call.caller, request_id)
+
+    def _beside(
+        self,
+        others: Beside,
+        scope: Scope,
+        line: tuple[str, str, str],
+        body: bytes,
+        name: str,
+        request_id: str,
+    ) -> codec.Answer:
+        call = self._authenticated(scope, line, body, sigv4.SERVICE, name, request_id)
+        return others.run(msgspec.structs.replace(call, source=beside.SOURCE))
 
     def _authenticated(
         self,
@@ -358,6 +389,8 @@ def run_control(
     audit_reads: bool = True,
     trusted_proxies: Sequence[str] = (),
     quotas: Quotas | None = None,
+    region: str = "",
+    region_feeds: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Serve the control plane of the folder `data` until SIGTERM or SIGINT, then drain and return.
 
@@ -372,32 +405,41 @@ def run_control(
     :param audit_reads: whether reads that succeed are recorded as well.
     :param trusted_proxies: networks (CIDR) whose X-Forwarded-For and X-Forwarded-Proto are believed.
     :param quotas: of the account, of one distribution and of one policy; by default CloudFront's.
+    :param region: where the edges are that follow the data folder; empty: in none.
+    :param region_feeds: other regions, each with the folder of its feed.
     :raises SettingsError: if the credentials or the store cannot be used.
     :raises ApiError: ServiceUnavailable if the store does not answer.
     """
     credentials = load(data / "credentials", account)
+    feeds = open_regions(data, region, region_feeds)
     memory = Store(store or data / "keyfront.db", password_file=password_file)
     try:
         access = Access(memory, credentials, account, lambda: sealer(data, os.environ, make=False))
         service = Service(
             memory,
-            FileFeed(data),
+            feeds.own,
+            elsewhere=feeds.others,
             domain_suffix=domain,
             account=account,
             quotas=quotas,
             audit_reads=audit_reads,
         )
+        gatherer = Gatherer(memory, feeds)
+        others = Beside(memory, gatherer, random.SystemRandom(), audit_reads=audit_reads)
+        registry = registry or CollectorRegistry()
+        registry.register(KeyUseMetrics(memory))
         service.start(time.time())
         access.current(time.time())  # what is wrong with keys or policies is told at the start
         pause = FOLLOW_OTHERS if memory.shared else FOLLOW
-        app_of = functools.partial(build_app, service, access, registry=registry)
-        asyncio.run(_control(service, pause, app_of, sock, on_ready, lifeline, trusted_proxies))
+        app_of = functools.partial(build_app, service, access, registry=registry, others=others)
+        asyncio.run(_control(service, gatherer, pause, app_of, sock, on_ready, lifeline, trusted_proxies))
     finally:
         memory.close()
 
 
 async def _control(
     service: Service,
+    gatherer: Gatherer,
     pause: float,
     app_of: Callable[..., Starlette],
     sock: socket.socket,
@@ -419,11 +461,15 @@ async def _control(
             return False
 
     following = asyncio.create_task(_follow(service, pause))
+    gathering = asyncio.create_task(_gather(gatherer))
     try:
         app = app_of(healthy=healthy)
         await serve(app, sock, on_ready, stop=stop, trusted_proxies=trusted_proxies)
     finally:
         following.cancel()
+        gathering.cancel()
+        with contextlib.suppress(ApiError, OSError):  # what edges counted last, which have ended by now
+            await to_thread.run_sync(gatherer.gather, time.time())
         with contextlib.suppress(ApiError):
             await to_thread.run_sync(service.leave)
         if lifeline is not None:
@@ -440,3 +486,15 @@ async def _follow(service: Service, pause: float) -> None:
             pass  # the store does not answer, and has said so in the log
         except Exception:
             log.exception("what others committed, or could not be published, is not published yet")
+
+
+async def _gather(gatherer: Gatherer) -> None:
+    own_thread = CapacityLimiter(1)
+    while True:
+        try:
+            await to_thread.run_sync(gatherer.gather, time.time(), limiter=own_thread)
+        except ApiError:
+            pass  # as above; what edges have counted is taken over later
+        except Exception:
+            log.exception("what edges have counted of the use of keys is not added up yet")
+        await asyncio.sleep(GATHER)

@@ -70,6 +70,8 @@ _PERMISSION_ONLY = (
     "UpdateSavingsPlan",
 )
 """Actions of CloudFront's that are no operation of its API (Service Authorization Reference)."""
+OWN_ACTIONS = ("GetKeyUse",)
+"""Keyfront's own, with the prefix `keyfront:` (`beside.py`)."""
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -257,7 +259,10 @@ def _action(text: str, where: str, notes: list[str]) -> Template:
     if not colon or not _VENDOR.fullmatch(vendor.lower()) or not re.fullmatch(r"[A-Za-z0-9*?]+", name):
         raise ValueError(f"{where}: {text[:80]!r} is no action: write cloudfront:CreateInvalidation, or *")
     found = wildcards.template(text, ignore_case=True)
-    if vendor.lower() != "cloudfront":
+    if vendor.lower() == "keyfront":
+        if not any(found.matches(f"keyfront:{known}", _nothing) for known in OWN_ACTIONS):
+            raise ValueError(f"{where}: Keyfront has no action {text[:80]!r}")
+    elif vendor.lower() != "cloudfront":
         notes.append(f"{where}: {text} is another service's and concerns nothing here")
     elif not any(found.matches(f"cloudfront:{known}", _nothing) for known in actions()):
         raise ValueError(f"{where}: CloudFront has no action {text[:80]!r}")

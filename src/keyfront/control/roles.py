@@ -25,8 +25,9 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
         "cloudfront:List*",
         "cloudfront:UpdateKeyGroup",
         "cloudfront:UpdatePublicKey",
+        "keyfront:GetKeyUse",
     ),
-    "auditor": _allow("cloudfront:Get*", "cloudfront:List*"),
+    "auditor": _allow("cloudfront:Get*", "cloudfront:List*", "keyfront:GetKeyUse"),
     "edge": _allow(
         "cloudfront:GetDistribution",
         "cloudfront:GetDistributionConfig",

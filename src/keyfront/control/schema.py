@@ -344,8 +344,10 @@ STEPS: tuple[Sequence[Statement], ...] = (
            PRIMARY KEY (hour, key_pair_id))""",
         """CREATE TABLE key_end (key_pair_id {text} NOT NULL, latest BIGINT NOT NULL, longest {float} NOT NULL,
            until BIGINT NOT NULL, PRIMARY KEY (key_pair_id))""",
-        "CREATE TABLE key_run (run {text} NOT NULL, seen {float} NOT NULL, counted {bytes} NOT NULL, PRIMARY KEY (run))",
-        "CREATE TABLE lease (name {text} NOT NULL, holder {text} NOT NULL, until {float} NOT NULL, PRIMARY KEY (name))",
+        """CREATE TABLE key_run (run {text} NOT NULL, seen {float} NOT NULL, counted {bytes} NOT NULL,
+           PRIMARY KEY (run))""",
+        """CREATE TABLE lease (name {text} NOT NULL, holder {text} NOT NULL, until {float} NOT NULL,
+           PRIMARY KEY (name))""",
         "INSERT INTO counter (name, value) VALUES ('key_use', 0)",
     ),
 )

@@ -1,0 +1,171 @@
+"""GetKeyUse, which CloudFront does not have: signed, allowed and recorded like all calls, and asked as the lifecycle
+asks it."""
+
+from __future__ import annotations
+
+import http.client
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.session import Session
+
+from keyfront.control import trail
+from keyfront.control.sealing import sealer
+from keyfront.control.users import Register
+from keyfront.errors import AccountError
+from keyfront.fleet.file import FileFeed
+from keyfront.fleet.keycounts import KeyCounts
+from keyfront.lifecycle.keyuse import PATH, ask, read_answer
+from tests.control.house import BOTH
+from tests.control.plane import ACCOUNT, Plane
+
+STORES = BOTH
+
+
+@pytest.fixture
+def plane(tmp_path: Path) -> Iterator[Plane]:
+    with Plane(tmp_path) as made:
+        yield made
+
+
+def session(key_id: str, secret: str) -> Session:
+    found = Session()
+    found.set_credentials(key_id, secret)
+    found.set_config_variable("region", "eu-central-1")
+    return found
+
+
+def request(plane: Plane, method: str, path: str) -> tuple[int, dict[str, str], bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", plane.port, timeout=10)
+    try:
+        connection.request(method, path)
+        answer = connection.getresponse()
+        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+    finally:
+        connection.close()
+
+
+def test_whoever_may_is_told(plane: Plane) -> None:
+    empty = ask(session(*plane.key), plane.endpoint)
+    assert empty is not None
+    assert empty.items == ()
+    now = time.time()
+    counts = KeyCounts("a", [("K1", "SHA1", "E1", 3)], [("K1", int(now) + 900, 900.0, int(now) + 900)])
+    FileFeed(plane.folder).report("edge-1", 0, at=now, counters=counts)
+    found = ask(session(*plane.key), plane.endpoint + "/")
+    assert found is not None
+    use = found.of("K1")
+    assert use is not None
+    assert (use.requests, use.requests_last_day, use.share) == (3, 3, 1.0)
+    assert (use.signatures_end, use.longest_lifetime) == (int(now) + 900, 900.0)
+    assert {name: each.requests for name, each in use.hashes.items()} == {"SHA1": 3}
+    assert found.of("K2") is None
+    (record,) = [
+        each.record for each in trail.search(plane.store, trail.Wanted(event="GetKeyUse"), newest_first=True)
+    ][:1]
+    assert record["eventSource"] == "keyfront"
+    assert record["readOnly"] is True
+    assert record["userIdentity"]["userName"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("policy", "allowed"),
+    [
+        ("auditor", True),
+        ("key-manager", True),
+        ("edge", False),
+        ("", False),
+        ('{"Statement": {"Effect": "Allow", "Action": "keyfront:GetKeyUse", "Resource": "*"}}', True),
+        ('{"Statement": {"Effect": "Allow", "Action": "cloudfront:*", "Resource": "*"}}', False),
+        (
+            '{"Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"},'
+            ' {"Effect": "Deny", "Action": "keyfront:Get*", "Resource": "*"}]}',
+            False,
+        ),
+    ],
+)
+def test_policies_say_who_may(plane: Plane, policy: str, allowed: bool) -> None:
+    register = Register(
+        plane.store, ACCOUNT, lambda: sealer(plane.folder, {}, make=True), by="tests", clock=time.time
+    )
+    if policy.startswith("{"):
+        register.put_policy("own", policy)
+    register.create_user("ci", ["own"] if policy.startswith("{") else [policy] if policy else [])
+    key, secret, *_ = register.create_key("ci")
+    if allowed:
+        assert ask(session(key.id, secret), plane.endpoint) is not None
+        return
+    with pytest.raises(AccountError, match=r"AccessDenied: .*keyfront:GetKeyUse"):
+        ask(session(key.id, secret), plane.endpoint)
+    refused = [each.record for each in trail.search(plane.store, trail.Wanted(event="GetKeyUse"))]
+    assert [record.get("errorCode") for record in refused] == ["AccessDenied"]
+
+
+def test_a_wrong_secret_or_none(plane: Plane) -> None:
+    with pytest.raises(AccountError, match="SignatureDoesNotMatch"):
+        ask(session(plane.key[0], "x" * 40), plane.endpoint)
+    status, headers, body = request(plane, "GET", PATH)
+    assert (status, headers["content-type"]) == (403, "application/json")
+    assert b'"MissingAuthenticationToken"' in body
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("POST", PATH, 405, b"MethodNotAllowed"),
+        ("GET", PATH + "?all=1", 400, b"InvalidArgument"),
+        ("GET", PATH + "/", 404, b"InvalidURI"),
+        ("GET", "/keyfront/", 404, b"InvalidURI"),
+    ],
+)
+def test_what_there_is_not(plane: Plane, method: str, path: str, status: int, code: bytes) -> None:
+    answered = request(plane, method, path)
+    assert answered[0] == status
+    assert code in answered[2]
+    assert status != 405 or answered[1]["allow"] == "GET"
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (404, b"<ErrorResponse><Error><Code>NoSuchThing</Code></Error></ErrorResponse>"),
+        (404, b""),
+        (400, b"<Error/>"),
+        (200, b"<html>a proxy</html>"),
+        (200, b"{}"),
+        (403, b'["Error"]'),
+        (403, b"\xff"),
+    ],
+    ids=str,
+)
+def test_where_there_is_no_such_thing_it_is_not_known(status: int, body: bytes) -> None:
+    assert read_answer(status, body) is None
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["", "https://cloudfront.amazonaws.com", "https://cloudfront.cn-northwest-1.amazonaws.com.cn"]
+)
+def test_amazon_is_not_asked(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    assert ask(session("AKIAEXAMPLE", "secret"), endpoint) is None
+
+
+def test_nobody_there(plane: Plane) -> None:
+    import socket
+
+    with socket.socket() as held:  # bound and not listening: nobody can be there
+        held.bind(("127.0.0.1", 0))
+        with pytest.raises(AccountError, match="cannot be asked"):
+            ask(session(*plane.key), f"http://127.0.0.1:{held.getsockname()[1]}")
+
+
+def test_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Nobody(Session):  # type: ignore[misc]
+        def get_credentials(self, *_: Any) -> None:
+            return None
+
+    with pytest.raises(AccountError, match="no credentials"):
+        ask(Nobody(), "http://127.0.0.1:1")
