@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.custody.house import House
+from tests.custody.softhsm import PIN, SoftHsm
+from tests.moto import ACCESS, Moto
+from tests.moto import unable as no_moto
 
 PASSPHRASE = "a passphrase of this test's alone"
 
@@ -15,3 +21,67 @@ PASSPHRASE = "a passphrase of this test's alone"
 def file_place(tmp_path: Path) -> House:
     """A folder, encrypted under a key file."""
     return House(f"file:{tmp_path}/keys/")
+
+
+@pytest.fixture(scope="session")
+def softhsm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoftHsm]:
+    """SoftHSM for this process: a module reads its environment once."""
+    hsm = SoftHsm(tmp_path_factory.mktemp("softhsm"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOFTHSM2_CONF", str(hsm.configuration))
+        yield hsm
+
+
+@pytest.fixture(scope="session")
+def contract_token(softhsm: SoftHsm) -> str:
+    return softhsm.token("contract")
+
+
+@pytest.fixture
+def pkcs11_place(softhsm: SoftHsm, contract_token: str) -> House:
+    """A token of SoftHSM's, emptied before each test."""
+    house = House(softhsm.uri(contract_token), secrets=(PIN,), exports=False, records=False)
+    place = house.place()
+    for held in list(place.list()):
+        place.delete(held.name, grace=0, now=time.time())
+    return house
+
+
+# ---- AWS: one stand-in for all tests of a process, and a place of its own in it for each
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[Moto]:
+    if why := no_moto():
+        pytest.skip(why)
+    with Moto() as server:
+        yield server
+
+
+@pytest.fixture
+def awskms_place(moto: Moto) -> House:
+    return House(
+        f"awskms:keyfront/p{next(_numbers)}/?{moto.options}",
+        moto.environment,
+        secrets=ACCESS[1:],
+        hash_names=("SHA256",),
+        exports=False,
+        records=False,
+        at_once=False,
+        least_grace=7 * 86400.0,
+    )
+
+
+@pytest.fixture
+def awssm_place(moto: Moto) -> House:
+    """`check-every=0`: handles ask before every signature whether the key may still sign."""
+    uri = f"awssm:keyfront/p{next(_numbers)}/?{moto.options}&check-every=0"
+    return House(uri, moto.environment, secrets=ACCESS[1:])
+
+
+@pytest.fixture
+def awsssm_place(moto: Moto) -> House:
+    uri = f"awsssm:keyfront/p{next(_numbers)}/?{moto.options}&check-every=0"
+    return House(uri, moto.environment, secrets=ACCESS[1:])

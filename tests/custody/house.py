@@ -19,7 +19,7 @@ class House(msgspec.Struct, frozen=True):
 
     `secrets` are texts that no message may hold. `imports` are the kinds of key that it takes from elsewhere.
     `at_once` tells whether a key can be gone without grace; `least_grace` is the shortest that it allows besides.
-    `created` tells whether it knows when a key was made, `labels` whether it keeps them.
+    `created` tells whether it knows when a key was made.
     """
 
     uri: str
@@ -33,7 +33,6 @@ class House(msgspec.Struct, frozen=True):
     at_once: bool = True
     least_grace: float = 0.0
     created: bool = True
-    labels: bool = True
 
     def place(self) -> Custody:
         """The place, opened anew: nothing is shared with one that was opened before."""

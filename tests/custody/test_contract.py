@@ -1,6 +1,7 @@
 """One test for all adapters: what `custody/contract.py` promises, sentence by sentence.
 
-A new kind of place is a fixture in `conftest.py` that gives a `House`, and a row in PLACES.
+A new kind of place is a fixture in `conftest.py` that gives a `House`, and a row in PLACES (and in
+KEEPING, if it keeps records).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from keyfront.errors import (
 from keyfront.signing.keys import Algorithm, HashName, PublicKey
 from tests.custody.house import BOTH, House, made_elsewhere
 
-PLACES = ("file_place",)
+PLACES = ("file_place", "pkcs11_place", "awskms_place", "awssm_place", "awsssm_place")
 
 DAY = 86400.0
 
@@ -153,8 +154,6 @@ def test_of_those_who_race_for_a_name_one_gets_it(house: House) -> None:
 
 
 def test_labels_are_kept(house: House) -> None:
-    if not house.labels:
-        pytest.skip("this place keeps no labels")
     labels = {
         "application": "photo gallery, no".replace(",", ""),
         "key-group": "photos",
@@ -185,8 +184,7 @@ def test_a_key_from_elsewhere(house: House) -> None:
         name = f"b-{algorithm}"
         held = place.import_key(name, key, now=time.time(), labels={"application": "gallery"})
         assert held.public_key == key.public_key
-        if house.labels:
-            assert dict(held.labels) == {"application": "gallery"}
+        assert dict(held.labels) == {"application": "gallery"}
         handle = house.place().handle(name)
         for hash_name in handle.hash_names:
             signature = handle.sign(b"data", hash_name)
@@ -364,13 +362,21 @@ def test_nothing_that_is_said_holds_a_secret(house: House) -> None:
 # ---- records
 
 
-@pytest.fixture
-def keeping(house: House) -> House:
-    if not house.records:
-        with pytest.raises(CustodyError):
+@pytest.fixture(params=KEEPING)
+def keeping(request: pytest.FixtureRequest) -> House:
+    found: House = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.mark.parametrize("at", PLACES)
+def test_it_keeps_records_or_says_that_it_does_not(at: str, request: pytest.FixtureRequest) -> None:
+    house: House = request.getfixturevalue(at)
+    assert house.records is (at in KEEPING)
+    if house.records:
+        assert house.kept().names() == []
+    else:
+        with pytest.raises(CustodyError, match="records"):
             house.kept()
-        pytest.skip("this place keeps no records")
-    return house
 
 
 def test_a_record_is_written_by_who_knows_what_is_there(keeping: House) -> None:

@@ -81,6 +81,11 @@ def digest(data: bytes, hash_name: HashName) -> bytes:
     return hashlib.sha256(data).digest()
 
 
+def digest_info(hashed: bytes, hash_name: HashName) -> bytes:
+    """A digest with its DigestInfo: what a signer that knows no hashes is given to sign with PKCS#1 (RFC 8017 §9.2)."""
+    return _DIGEST_INFO[hash_name] + hashed
+
+
 _Verifier = Callable[[bytes, bytes, HashName], bool]
 
 

@@ -1,0 +1,214 @@
+"""A PKCS#11 token, kept open: found, logged in to, and found again when it was away.
+
+A process logs in to a token once, whoever in it asks: sessions are shared, and so is the module that speaks to the
+token (a shared library, one a path). python-pkcs11 initialises modules for one thread, so that calls into a module are
+made one at a time. After a fork a module is initialised anew, as PKCS#11 wants it.
+
+A PIN that the token has refused is not tried again: tokens lock themselves after a few.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import pkcs11
+from pkcs11 import exceptions as faults
+
+from keyfront.errors import CustodyError, CustodyUnavailable
+
+T = TypeVar("T")
+
+_REFUSALS = (
+    faults.PinExpired,
+    faults.PinIncorrect,
+    faults.PinInvalid,
+    faults.PinLenRange,
+    faults.PinLocked,
+    faults.UserPinNotInitialized,
+    faults.AttributeReadOnly,
+    faults.AttributeTypeInvalid,
+    faults.AttributeValueInvalid,
+    faults.AttributeSensitive,
+    faults.FunctionNotSupported,
+    faults.MechanismInvalid,
+    faults.MechanismParamInvalid,
+    faults.TemplateIncomplete,
+    faults.TemplateInconsistent,
+    faults.TokenWriteProtected,
+    faults.SessionReadOnly,
+    faults.KeySizeRange,
+    faults.DomainParamsInvalid,
+)
+"""What a token answers after having understood: to ask again changes nothing."""
+
+
+class _Module:
+    """A PKCS#11 module in this process. `generation` rises whenever all that was open through it is gone."""
+
+    def __init__(self, path: str, *, anew: bool) -> None:
+        self.path = path
+        self.lock = threading.RLock()
+        self.generation = 0
+        try:
+            self.lib: Any = pkcs11.lib(path)
+            if anew:
+                self.restart()
+        except faults.PKCS11Error as error:
+            raise CustodyError(f"the PKCS#11 module {path} cannot be used: {said(error)}") from error
+
+    def restart(self) -> None:
+        """Begin anew: a module sees tokens that have come only then."""
+        self.generation += 1
+        try:
+            self.lib.finalize()
+        except faults.PKCS11Error:  # somebody else in this process has ended it
+            pass
+        self.lib.initialize()
+
+
+class _Process:
+    """What this process has open. A fork's child has nothing open, whatever its memory says."""
+
+    def __init__(self) -> None:
+        self.begin(forked=False)
+
+    def begin(self, *, forked: bool) -> None:
+        self.forked = forked
+        self.lock = threading.Lock()
+        self.modules: dict[str, _Module] = {}
+        self.tokens: dict[tuple[str, str], Token] = {}
+
+
+_process = _Process()
+os.register_at_fork(after_in_child=lambda: _process.begin(forked=True))
+
+
+def token(module_path: str, name: str) -> Token:
+    """The token with the label or the serial number `name`, shared by all in this process.
+
+    :raises CustodyError: if there is no such module.
+    """
+    with _process.lock:
+        module = _process.modules.get(module_path)
+        if module is None:
+            module = _process.modules[module_path] = _Module(module_path, anew=_process.forked)
+        found = _process.tokens.get((module_path, name))
+        if found is None:
+            found = _process.tokens[module_path, name] = Token(module, name)
+        return found
+
+
+class Token:
+    """A token, and the session through which this process speaks with it."""
+
+    def __init__(self, module: _Module, name: str) -> None:
+        self._module = module
+        self._name = name
+        self._session: Any = None
+        self._generation = -1
+        self._opened_with = b""
+        self._refused: dict[bytes, str] = {}
+        self.mechanisms: frozenset[int] = frozenset()
+
+    @property
+    def generation(self) -> tuple[int, int]:
+        """Handles of objects are worth something as long as this is the same."""
+        return self._module.generation, self._generation
+
+    def run(self, work: Callable[[Any], T], pin: str | None, *, changes: bool = False) -> T:
+        """What `work` makes of a session; of one that may change things if it `changes` any.
+
+        Where the session turns out to be dead, another one is opened, and `work` begins anew, once. What changes
+        things is not begun before the session has proved to be alive.
+
+        :raises CustodyUnavailable: if the token is away, or fails.
+        :raises CustodyError: if it refuses.
+        """
+        with self._module.lock:
+            try:
+                return self._once(work, pin, changes)
+            except _REFUSALS as error:
+                raise CustodyError(f"the token {self._name} refuses: {said(error)}") from error
+            except faults.PKCS11Error:
+                self._session = None
+            try:
+                return self._once(work, pin, changes)
+            except _REFUSALS as error:
+                raise CustodyError(f"the token {self._name} refuses: {said(error)}") from error
+            except faults.PKCS11Error as error:
+                self._session = None
+                raise CustodyUnavailable(f"the token {self._name} does not answer: {said(error)}") from error
+
+    def _once(self, work: Callable[[Any], T], pin: str | None, changes: bool) -> T:
+        session = self._opened(pin)
+        if not changes:
+            return work(session)
+        writer = session.token.open(rw=True)  # logged in by the other one; nobody's login ends with it
+        try:
+            return work(writer)
+        finally:
+            try:
+                writer.close()
+            except faults.PKCS11Error:
+                self._session = None
+
+    def _opened(self, pin: str | None) -> Any:
+        mark = hashlib.sha256(b"\0" if pin is None else pin.encode()).digest()
+        if self._session is not None and self._generation == self._module.generation:
+            if mark != self._opened_with:
+                raise CustodyError(f"this process has opened the token {self._name} with another PIN")
+            return self._session
+        if mark in self._refused:
+            raise CustodyError(self._refused[mark])
+        found = self._found()
+        self._session = self._logged_in(found, pin, mark)
+        self._generation = self._module.generation
+        self._opened_with = mark
+        self.mechanisms = frozenset(int(one) for one in found.slot.get_mechanisms())
+        return self._session
+
+    def _found(self) -> Any:
+        for again in (False, True):
+            if again:
+                self._module.restart()
+            try:
+                there = [slot.get_token() for slot in self._module.lib.get_slots(token_present=True)]
+            except faults.PKCS11Error:
+                if again:
+                    raise
+                continue
+            by_serial = [one for one in there if one.serial.decode("latin-1").strip() == self._name]
+            for same in ([one for one in there if one.label == self._name], by_serial):
+                if len(same) > 1:
+                    raise CustodyError(
+                        f"{len(same)} tokens are called {self._name}: name the one by its serial number"
+                    )
+                if same:
+                    return same[0]
+        raise CustodyUnavailable(f"{self._module.path} has no token {self._name} now")
+
+    def _logged_in(self, found: Any, pin: str | None, mark: bytes) -> Any:
+        if pin is None:
+            if found.flags & pkcs11.TokenFlag.LOGIN_REQUIRED:
+                raise CustodyError(f"the token {self._name} asks for a PIN: give pin-source=")
+            return found.open()
+        try:
+            return found.open(user_pin=pin)
+        except (
+            faults.UserAlreadyLoggedIn
+        ):  # by a session that we have lost, or by somebody else in this process
+            return found.open()
+        except (faults.PinIncorrect, faults.PinInvalid, faults.PinLenRange, faults.PinLocked) as error:
+            self._refused[mark] = (
+                f"the token {self._name} refuses the PIN ({said(error)}); it is not tried again by this process"
+            )
+            raise CustodyError(self._refused[mark]) from None
+
+
+def said(error: BaseException) -> str:
+    """What a PKCS#11 error says: most say nothing but their name."""
+    return str(error) or type(error).__name__
