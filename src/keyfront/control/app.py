@@ -424,7 +424,7 @@ def run_control(
             quotas=quotas,
             audit_reads=audit_reads,
         )
-        gatherer = Gatherer(memory, feeds)
+        gatherer = Gatherer(memory, *feeds.feeds)
         others = Beside(memory, gatherer, random.SystemRandom(), audit_reads=audit_reads)
         registry = registry or CollectorRegistry()
         registry.register(KeyUseMetrics(memory))

@@ -57,12 +57,11 @@ _seen_decoder = msgspec.json.Decoder(Seen)
 
 
 class Gatherer:
-    """Adds up what the edges of one feed report. For several threads: who comes while another gathers does not wait for
-    a turn of his own."""
+    """Adds up what the edges of these feeds report. Safe to use from several threads."""
 
-    def __init__(self, store: Store, feed: Reports) -> None:
+    def __init__(self, store: Store, *feeds: Reports) -> None:
         self._store = store
-        self._feed = feed
+        self._feeds = feeds
         self._lock = threading.Lock()
         self._known: dict[str, KeyCounts] = {}
 
@@ -74,18 +73,20 @@ class Gatherer:
         """
         with self._lock:
             found: dict[str, tuple[KeyCounts, float]] = {}
-            for report in self._feed.last_reports():
-                self._read(report, now, found)
-            ended = self._feed.ended()
-            for _, report in ended:
-                self._read(report, now, found)
+            ended: list[tuple[Reports, Path]] = []
+            for feed in self._feeds:
+                for report in feed.last_reports():
+                    self._read(report, now, found)
+                for path, report in feed.ended():
+                    self._read(report, now, found)
+                    ended.append((feed, path))
             news = {run: each for run, each in found.items() if self._known.get(run) != each[0]}
             if news:
                 with self._store.aside() as transaction:
                     add(transaction, news, now)
             self._known = {run: counts for run, (counts, _) in found.items()}
-            for path, _ in ended:
-                self._feed.forget(path)
+            for feed, path in ended:
+                feed.forget(path)
 
     @staticmethod
     def _read(report: Report, now: float, found: dict[str, tuple[KeyCounts, float]]) -> None:
