@@ -29,6 +29,8 @@ from keyfront.signing.keys import Algorithm, HashName, PublicKey
 from tests.custody.house import BOTH, House, made_elsewhere
 
 PLACES = ("file_place", "pkcs11_place", "awskms_place", "awssm_place", "awsssm_place")
+KEEPING = ("file_place", "awssm_place", "awsssm_place")
+"""Those of them that keep records."""
 
 DAY = 86400.0
 
