@@ -15,6 +15,7 @@ import pytest
 from keyfront.edge.cache import Flight
 from keyfront.edge.edge import EdgeSettings, Visit
 from keyfront.edge.exchange import Reply, Request
+from keyfront.edge.http1 import Connection
 from keyfront.edge.origin_http1 import Incoming
 from keyfront.edge.routing import Route, Routing, Rule, Site
 from keyfront.errors import Denied, OriginFailure
@@ -28,7 +29,21 @@ ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 HALF: Script = [b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + b"x" * 100_000, RESET]
 STALE = {"Cache-Control": "max-age=0", "ETag": '"1"'}
 KEY = Path(__file__).resolve().parent.parent / "vectors" / "keys" / "rsa.pub"
-OURS = (Denied, Flight, Visit, Request, Reply, Incoming, OriginFailure, Site, Route, Rule, Routing, KeyRing)
+OURS = (
+    Connection,
+    Denied,
+    Flight,
+    Visit,
+    Request,
+    Reply,
+    Incoming,
+    OriginFailure,
+    Site,
+    Route,
+    Rule,
+    Routing,
+    KeyRing,
+)
 
 
 @pytest.fixture
@@ -63,6 +78,7 @@ CASES: dict[str, Callable[[EdgeHouse], Awaitable[object]]] = {
     "no answer": lambda house: house.get("/reset"),
     "no answer to a body": lambda house: house.get("/reset", method="PUT", body=b"abc"),
     "what is stored in the place of an error": lambda house: house.get("/stale"),
+    "nothing at all": lambda house: leave(house, "/stale"),
     "a refusal": lambda house: house.get("/signed/a"),
     "a signature that cannot be read": lambda house: house.get(
         "/signed/a?Expires=1&Signature=.&Key-Pair-Id=K"

@@ -294,7 +294,7 @@ class Connection(asyncio.Protocol):
         self._listener = listener
         self._edge = listener.edge
         self._clock = asyncio.get_running_loop().time
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: httptools.HttpRequestParser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set in connection_made
         self._target = b""
         self._headers: Headers = []
@@ -355,10 +355,12 @@ class Connection(asyncio.Protocol):
         self._closing = True
         self._quiet = False
         self._latest = None
+        self._parser = None  # it holds this connection, and so both would stay
         self._listener.gone(self)
         self._queue.clear()
         if self._body is not None and not self._body.ended:
             self._body.fail()
+        self._body = None  # likewise
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
         if self._task is not None:
