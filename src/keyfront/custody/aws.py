@@ -1,0 +1,195 @@
+"""What the adapters for AWS share: a client of one service in one region, and what its answers mean.
+
+Credentials come by botocore's usual chain (environment, profile, container, instance). botocore tries again by itself
+when a service is throttling or ails; what is left after that is `CustodyUnavailable` where it may pass, and `Refused`,
+with the service's own code, where it is somebody's decision.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from botocore import xform_name
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    NoCredentialsError,
+    NoRegionError,
+    ParamValidationError,
+    PartialCredentialsError,
+)
+from botocore.loaders import Loader, create_loader
+from botocore.session import Session
+
+from keyfront.custody.contract import checked_labels
+from keyfront.errors import CustodyError, CustodyUnavailable
+
+OPTIONS = ("region", "profile", "endpoint")
+"""Options that all of them have."""
+
+OURS = "keyfront:"
+"""Tags that begin so are Keyfront's own; the others are labels."""
+
+_MAY_PASS = {
+    "DependencyTimeoutException",
+    "InternalFailure",
+    "InternalServerError",
+    "InternalServiceError",
+    "KMSInternalException",
+    "KeyUnavailableException",
+    "LimitExceededException",
+    "PriorRequestNotComplete",
+    "RequestLimitExceeded",
+    "RequestTimeout",
+    "ServiceUnavailable",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequestsException",
+    "TooManyUpdates",
+}
+"""Codes after which it may help to try again. (KMS and Secrets Manager call a full quota LimitExceeded as well.)"""
+
+_CREDENTIALS = {
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidClientTokenId",
+    "InvalidSignatureException",
+    "SignatureDoesNotMatch",
+    "UnrecognizedClientException",
+}
+
+
+class Refused(CustodyError):
+    """A service has said no; `code` is its word for why."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@functools.cache
+def _loader(data_path: str | None) -> Loader:
+    """botocore's descriptions of the services, some megabytes, read once for all."""
+    return create_loader(data_path)
+
+
+_ACCESS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+
+
+@functools.lru_cache(maxsize=32)
+def _client(service: str, region: str, profile: str, endpoint: str, access: tuple[str, ...]) -> Any:
+    """A client, made once: it costs a tenth of a second, and keeps its connections. `access` are credentials that are
+    not those of this process."""
+    session = Session(profile=profile or None)
+    session.register_component("data_loader", _loader(session.get_config_variable("data_path")))
+    if any(access):
+        session.set_credentials(access[0], access[1], access[2] or None)
+    return session.create_client(
+        service,
+        region_name=region or session.get_config_variable("region"),
+        endpoint_url=endpoint or None,
+        config=Config(
+            user_agent_extra="keyfront-custody",
+            connect_timeout=5,
+            read_timeout=15,
+            retries={"mode": "standard", "total_max_attempts": 4},
+            max_pool_connections=20,
+        ),
+    )
+
+
+class Service:
+    """One service in one region, by one set of credentials. For any thread."""
+
+    def __init__(
+        self, service: str, title: str, options: Mapping[str, str], environment: Mapping[str, str]
+    ) -> None:
+        """`title` is what messages call it.
+
+        :raises CustodyError: if botocore can make no client of that.
+        """
+        try:
+            self._client = _client(
+                service,
+                options.get("region")
+                or environment.get("AWS_REGION")
+                or environment.get("AWS_DEFAULT_REGION")
+                or "",
+                options.get("profile") or environment.get("AWS_PROFILE") or "",
+                options.get("endpoint") or "",
+                tuple(environment.get(name, "") for name in _ACCESS) if environment is not os.environ else (),
+            )
+        except NoRegionError as error:
+            raise CustodyError(
+                f"{title}: which region? Say region=… in the URI, or set AWS_REGION"
+            ) from error
+        except (BotoCoreError, ValueError) as error:
+            raise CustodyError(f"{title}: {error}") from error
+        self.title = f"{title} in {self._client.meta.region_name}"
+
+    def call(self, operation: str, *, secret: str | bytes = b"", **params: Any) -> dict[str, Any]:
+        """One call. `secret` is what of its parameters no message may hold: services quote what they refuse.
+
+        :raises CustodyUnavailable: if it fails and may succeed later.
+        :raises Refused: if the service refuses.
+        """
+        try:
+            return dict(getattr(self._client, xform_name(operation))(**params))
+        except (BotoCoreError, ClientError) as error:
+            meant = self._meant(operation, error, withheld=bool(secret))
+            raise meant from (None if secret else error)
+
+    def pages(self, operation: str, items: str, **params: Any) -> Iterator[Any]:
+        """All that an operation lists, `items` of each page after the other. Raises as `call` does."""
+        try:
+            for page in self._client.get_paginator(xform_name(operation)).paginate(**params):
+                yield from page.get(items, ())
+        except (BotoCoreError, ClientError) as error:
+            raise self._meant(operation, error, withheld=False) from error
+
+    def _meant(self, operation: str, error: BotoCoreError | ClientError, *, withheld: bool) -> CustodyError:
+        about = f"{self.title}: {operation}"
+        if isinstance(error, ClientError):
+            said = error.response.get("Error", {})
+            code, message = str(said.get("Code", "")), str(said.get("Message", ""))
+            status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+            if status >= 500 or code in _MAY_PASS:
+                return CustodyUnavailable(f"{about}: {code or status}: it may help to try again")
+            if code in _CREDENTIALS:
+                return Refused(f"{about}: {code}: the credentials are wrong or have run out", code)
+            return Refused(f"{about}: {code}" + ("" if withheld else f": {message}"), code)
+        if isinstance(error, NoCredentialsError | PartialCredentialsError):
+            return Refused(f"{about}: no credentials for AWS are to be found, or only a part of them", "")
+        if isinstance(error, HTTPClientError | CredentialRetrievalError):
+            return CustodyUnavailable(f"{about}: {type(error).__name__}: it cannot be reached now")
+        if withheld or isinstance(error, ParamValidationError):
+            return Refused(f"{about}: {type(error).__name__}", "")
+        return Refused(f"{about}: {error}", "")
+
+    def __repr__(self) -> str:
+        return f"<Service {self.title}>"
+
+
+def tags_of(labels: Mapping[str, str] | None) -> dict[str, str]:
+    """A key's labels, to be its tags.
+
+    :raises CustodyError: for labels that cannot be tags.
+    """
+    found = checked_labels(labels)
+    for label in found:
+        if re.match(rf"(?i:aws:|{OURS})", label):
+            raise CustodyError(f"a label cannot begin with aws: or {OURS} here, as {label!r} does")
+    return found
+
+
+def labels_of(tags: Mapping[str, str]) -> dict[str, str]:
+    """Which of the tags are labels: what others have tagged is among them."""
+    return {tag: value for tag, value in tags.items() if not re.match(rf"aws:|{OURS}", tag)}

@@ -1,0 +1,40 @@
+"""A private key sealed for a KMS or for Vault, which open it inside: bring your own key.
+
+Both take the same form (AWS KMS: RSA_AES_KEY_WRAP_SHA_256; Vault's transit: import). The key, PKCS#8 in DER, is wrapped
+with AES-KWP (RFC 5649) under a key made for this once, which is encrypted to the place's public key with RSA-OAEP over
+SHA-256; the two stand one behind the other.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.keywrap import aes_key_wrap_with_padding
+
+from keyfront.errors import CustodyError
+from keyfront.signing.keys import PrivateKey
+
+
+def wrapped_for_import(key: PrivateKey, public_key: bytes) -> bytes:
+    """`key` as a place takes it whose wrapping key is `public_key` (SubjectPublicKeyInfo, PEM or DER).
+
+    :raises CustodyError: if that is no RSA key.
+    """
+    try:
+        load = serialization.load_pem_public_key if public_key.startswith(b"-----") else _der
+        wrapping = load(public_key)
+    except ValueError:
+        wrapping = None
+    if not isinstance(wrapping, rsa.RSAPublicKey):
+        raise CustodyError("the key under which a private key should be sealed is no RSA key")
+    der = serialization.load_pem_private_key(key.to_pem().encode(), None).private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    once = secrets.token_bytes(32)
+    oaep = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
+    return wrapping.encrypt(once, oaep) + aes_key_wrap_with_padding(once, der)
+
+
+_der = serialization.load_der_public_key
