@@ -15,18 +15,20 @@ from prometheus_client.registry import Collector
 from keyfront.cli.settings import ControlSettings
 from keyfront.cli.store import located
 from keyfront.control.app import run_control
-from keyfront.edge.metrics import families
-from keyfront.fleet.file import FileFeed
+from keyfront.edge.metrics import families, places
+from keyfront.fleet.regions import Regions, open_regions, remember
 
 
 class Edges(Collector):
     """What the live edges report."""
 
-    def __init__(self, feed: FileFeed) -> None:
+    def __init__(self, feed: Regions) -> None:
         self._feed = feed
 
     def collect(self) -> Iterable[Metric]:
-        return families((r.name, r.number, r.counters) for r in self._feed.reports())
+        reports = self._feed.reports()
+        yield from families((r.name, r.number, r.counters) for r in reports)
+        yield from places((r.name, r.region) for r in reports)
 
 
 def main(settings: ControlSettings) -> None:
@@ -34,7 +36,8 @@ def main(settings: ControlSettings) -> None:
     logging.basicConfig(format="keyfront: %(message)s", level=logging.WARNING)
     data = Path(settings.data)
     registry = CollectorRegistry()
-    registry.register(Edges(FileFeed(data)))
+    remember(data, settings.region, settings.region_feeds)
+    registry.register(Edges(open_regions(data, settings.region, settings.region_feeds)))
     lifeline, ready = int(os.environ["KEYFRONT_LIFELINE"]), int(os.environ["KEYFRONT_READY"])
 
     def on_ready() -> None:
@@ -59,4 +62,6 @@ def main(settings: ControlSettings) -> None:
         audit_reads=settings.audit_reads,
         trusted_proxies=settings.trusted_proxies,
         quotas=settings.quotas,
+        region=settings.region,
+        region_feeds=settings.region_feeds,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,20 @@ from click.core import ParameterSource
 
 from keyfront.cli.settings import address
 from keyfront.errors import SettingsError
+from keyfront.model import residency
 
 _REGION = re.compile(r"[a-z0-9-]{1,32}")
 
 
 class Tiers(msgspec.Struct, frozen=True):
-    """The four options together. `shields` are regions and addresses."""
+    """The options together. `shields` are regions and addresses, `region_feeds` regions and folders."""
 
     feed: str = ""
     shield: tuple[str, int] | None = None
     shields: tuple[tuple[str, str], ...] = ()
     secret: str = ""
+    region: str = ""
+    region_feeds: tuple[tuple[str, str], ...] = ()
 
 
 def tiers_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,6 +38,18 @@ def tiers_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--feed",
             type=click.Path(exists=True, file_okay=False, path_type=Path),
             help="Run edges alone, which follow the keyfront with this data folder.",
+        ),
+        click.option(
+            "--region",
+            default="",
+            metavar="NAME",
+            help="The region that these edges are in: they get what is tied to it, and what is tied to none.",
+        ),
+        click.option(
+            "--region-feed",
+            multiple=True,
+            metavar="NAME=DIR",
+            help="Another region, and the folder that its edges follow with --feed.",
         ),
         click.option(
             "--origin-shield",
@@ -58,7 +73,12 @@ def tiers_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def tiers(
-    feed: Path | None, origin_shield: tuple[str, ...], shield: str | None, shield_secret: Path | None
+    feed: Path | None,
+    origin_shield: tuple[str, ...],
+    shield: str | None,
+    shield_secret: Path | None,
+    region: str = "",
+    region_feed: tuple[str, ...] = (),
 ) -> Tiers:
     """What the options say.
 
@@ -68,7 +88,7 @@ def tiers(
 
     if feed is not None:
         said = click.get_current_context().get_parameter_source
-        for name in ("control", "store", "store_password_file", "domain"):
+        for name in ("control", "store", "store_password_file", "domain", "region_feed"):
             if said(name) is ParameterSource.COMMANDLINE:
                 option = name.replace("_", "-")
                 raise SettingsError(f"--{option} is the control plane's, and --feed follows another one's")
@@ -94,7 +114,39 @@ def tiers(
         address(shield) if shield else None,
         tuple(shields.items()),
         "" if shield_secret is None else str(shield_secret.absolute()),
+        residency.region(region) if region else "",
+        tuple(_region_feeds(region_feed, region)),
     )
+
+
+def _region_feeds(texts: Iterable[str], own: str) -> Iterator[tuple[str, str]]:
+    """The other regions, each with the folder of its feed, in which there are no secrets of this control plane."""
+    seen = {own} if own else set()
+    folders = set()
+    for text in texts:
+        name, equals, where = text.partition("=")
+        if not equals or not where:
+            raise SettingsError(f"{text!r} is not NAME=DIR, such as us=/mnt/keyfront-us")
+        residency.region(name)
+        if name in seen:
+            raise SettingsError(
+                f"--region-feed {name} is the region of this machine's own edges"
+                if name == own
+                else f"--region-feed names {name} twice"
+            )
+        seen.add(name)
+        folder = Path(where).absolute()
+        if not folder.is_dir():
+            raise SettingsError(f"--region-feed {name}: there is no folder {folder}")
+        if any((folder / held).exists() for held in ("keyfront.db", "credentials")):
+            raise SettingsError(
+                f"--region-feed {name}: {folder} is the data folder of a control plane, with all keys in it; "
+                "the feed of another region needs a folder of its own"
+            )
+        if folder.resolve() in folders:
+            raise SettingsError(f"--region-feed: {folder} is there for two regions")
+        folders.add(folder.resolve())
+        yield name, str(folder)
 
 
 def edge_name(port: int) -> str:

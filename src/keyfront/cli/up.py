@@ -127,6 +127,8 @@ def up(
     origin_shield: tuple[str, ...],
     shield: str | None,
     shield_secret: Path | None,
+    region: str,
+    region_feed: tuple[str, ...],
 ) -> None:
     """Run everything on this machine until SIGTERM or Ctrl-C."""
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -145,8 +147,10 @@ def up(
         tls_settings = TlsSettings(*address(tls), str(Path(certificates).absolute()))
         # Only to fail early: the workers read them again, and say what is wrong with which.
         Certificates(Path(certificates), time.time(), lambda _: None)
-    tier = tiers(feed, origin_shield, shield, shield_secret)
+    tier = tiers(feed, origin_shield, shield, shield_secret, region, region_feed)
     folder = (data or default_data()).absolute()
+    if any(Path(where).resolve() == folder.resolve() for _, where in tier.region_feeds):
+        raise SettingsError("--region-feed: the data folder itself is the feed of this machine's own edges only")
     secrets = Path(origin_credentials).absolute() if origin_credentials else folder / "origin-credentials"
     if secrets.exists():
         read_file(secrets)  # likewise
@@ -174,6 +178,7 @@ def up(
         ),
         feed=tier.feed,
         shield=tier.shield,
+        region=tier.region,
     )
     api = ControlSettings(
         str(folder),
@@ -185,6 +190,8 @@ def up(
         store=checked(store),
         store_password_file=str(store_password_file.absolute()) if store_password_file else "",
         quotas=quotas(quota),
+        region=tier.region,
+        region_feeds=tier.region_feeds,
     )
     asyncio.run(_up(folder, settings, api, workers or len(os.sched_getaffinity(0))))
 

@@ -207,13 +207,14 @@ async def _left(receive: Receive) -> None:
 class AsgiSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What `create_app` is told. `data` is the data folder of a `keyfront up`; `name` is what the worker reports as, by
     default `asgi-` and its process id; `trusted_proxies` are networks in CIDR form. A cache on disk is in the data
-    folder unless `edge` names another."""
+    folder unless `edge` names another. `region` is that of the `keyfront up`."""
 
     data: str
     name: str = ""
     trusted_proxies: tuple[str, ...] = ()
     access_log: bool = True
     edge: EdgeSettings = EdgeSettings()
+    region: str = ""
 
 
 class Worker:
@@ -252,7 +253,9 @@ class Worker:
         edge = Edge(edge_settings, log)
         if edge.disk is not None:
             edge.disk.start()
-        follower = Follower(edge, data, data, settings.name or f"asgi-{os.getpid()}", lambda: self._open)
+        follower = Follower(
+            edge, data, data, settings.name or f"asgi-{os.getpid()}", lambda: self._open, settings.region
+        )
         follower.look()
         follower.report()
         stop = asyncio.Event()

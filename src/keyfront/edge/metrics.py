@@ -121,3 +121,16 @@ def families(reports: Iterable[tuple[str, int, Mapping[str, object]]]) -> Iterab
         for family, field in flat:
             family.add_metric([name], getattr(counted, field))
     return [requests, keys, snapshot, *(family for family, _ in flat)]
+
+
+def places(edges: Iterable[tuple[str, str]]) -> Iterable[Metric]:
+    """Metric families for `(edge name, region)` of each live edge."""
+    info = GaugeMetricFamily("keyfront_edge_info", "1 for each live edge.", labels=["edge", "region"])
+    count = GaugeMetricFamily("keyfront_region_edges", "Live edges of a region.", labels=["region"])
+    counted: dict[str, int] = {}
+    for name, region in edges:
+        info.add_metric([name, region], 1)
+        counted[region] = counted.get(region, 0) + 1
+    for region, number in counted.items():
+        count.add_metric([region], number)
+    return [info, count]

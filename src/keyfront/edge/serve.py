@@ -52,7 +52,7 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     """What one worker is told at its start. `data` is the data folder, `trusted_proxies` are networks in CIDR form;
     `access_log` is false where records are only counted; without `tls` there is only http. `feed` is the folder of the
     feed, if that is another one; `shield` is where other edges connect whose Origin Shield this one is, by TLS if there
-    is any."""
+    is any; `region` is where the edge is, empty if it is in none."""
 
     data: str
     name: str
@@ -65,6 +65,7 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     limits: Limits = Limits()
     feed: str = ""
     shield: tuple[str, int] | None = None
+    region: str = ""
 
 
 def reserve(host: str, port: int) -> socket.socket:
@@ -96,9 +97,17 @@ class Follower:
     """What a worker does besides answering: it obeys a feed and reports to it under its name, hears from the other
     workers of the data folder what was changed at origins, and looks after its operator's credentials for them."""
 
-    def __init__(self, edge: Edge, feed: Path, data: Path, name: str, connections: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        edge: Edge,
+        feed: Path,
+        data: Path,
+        name: str,
+        connections: Callable[[], int],
+        region: str = "",
+    ) -> None:
         self._edge = edge
-        self._feed = FileFeed(feed)
+        self._feed = FileFeed(feed, region)
         self._changes = Changes(data / "changes")
         edge.tell_others = self._changes.tell
         self._name = name
@@ -175,7 +184,12 @@ async def _work(settings: WorkerSettings, on_ready: Callable[[], None], lifeline
     listeners = [Listener(edge, peers=Peers(settings.trusted_proxies), limits=settings.limits)]
     feed = Path(settings.feed) if settings.feed else data
     follower = Follower(
-        edge, feed, data, settings.name, lambda: sum(len(each.connections) for each in listeners)
+        edge,
+        feed,
+        data,
+        settings.name,
+        lambda: sum(len(each.connections) for each in listeners),
+        settings.region,
     )
     follower.look()
     servers = [await loop.create_server(listeners[0], sock=_listen(settings.host, settings.port))]

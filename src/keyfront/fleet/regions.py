@@ -10,8 +10,10 @@ its own edges have obeyed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from pathlib import Path
 
 import msgspec
 
@@ -104,10 +106,74 @@ class Regions:
     def reports(self, now: float | None = None) -> list[Report]:
         """The reports of all live edges. Those of other regions have names that begin with the region and a slash, and
         all have the region whose feed they follow."""
-        found = [msgspec.structs.replace(one, region=self.own.region) for one in self.own.reports(now)]
+        return self._all(lambda feed: feed.reports(now))
+
+    def last_reports(self) -> list[Report]:
+        """The last reports of all edges that have not ended in order, live or not, named as by `reports`."""
+        return self._all(FileFeed.last_reports)
+
+    def _all(self, asked: Callable[[FileFeed], list[Report]]) -> list[Report]:
+        found = [msgspec.structs.replace(one, region=self.own.region) for one in asked(self.own)]
         for feed in self.others:
-            with suppress(OSError):
-                for one in feed.reports(now):
+            with suppress(OSError):  # its folder is away
+                for one in asked(feed):
                     named = f"{feed.region}/{one.name}"
                     found.append(msgspec.structs.replace(one, name=named, region=feed.region))
         return found
+
+    def ended(self) -> list[tuple[Path, Report]]:
+        """See `FileFeed.ended`."""
+        found = self.own.ended()
+        for feed in self.others:
+            with suppress(OSError):
+                found += feed.ended()
+        return found
+
+    def forget(self, ended: Path) -> None:
+        """See `FileFeed.forget`."""
+        self.own.forget(ended)
+
+
+def open_regions(data: Path, region: str, folders: Iterable[tuple[str, str]]) -> Regions:
+    """The feed of the data folder, for edges in `region`, with those of other regions in `folders`.
+
+    :param folders: names of regions, each with the folder of its feed.
+    :raises SettingsError: if two feeds are for one region.
+    """
+    return Regions(FileFeed(data, region), [FileFeed(folder, name) for name, folder in folders])
+
+
+class _Place(msgspec.Struct, frozen=True):
+    """What `remember` keeps: the region of a data folder's own edges, and the folders of other regions' feeds."""
+
+    region: str = ""
+    feeds: tuple[tuple[str, str], ...] = ()
+
+
+def remember(data: Path, region: str, folders: Iterable[tuple[str, str]]) -> None:
+    """Keep in the data folder which regions its control plane serves, for `remembered`.
+
+    :raises OSError: if it cannot be written.
+    """
+    path = data / "regions.json"
+    place = _Place(region, tuple(folders))
+    if place == _Place():
+        path.unlink(missing_ok=True)
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(msgspec.json.encode(place))
+    os.replace(temporary, path)
+
+
+def remembered(data: Path) -> Regions:
+    """The feeds that the control plane of this data folder served when it last started.
+
+    :raises SettingsError: if what it kept cannot be read.
+    """
+    try:
+        place = msgspec.json.decode((data / "regions.json").read_bytes(), type=_Place)
+    except FileNotFoundError:
+        place = _Place()
+    except (OSError, msgspec.MsgspecError) as error:
+        raise SettingsError(f"{data / 'regions.json'} cannot be read: {error}") from error
+    return open_regions(data, place.region, place.feeds)

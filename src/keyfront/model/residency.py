@@ -153,8 +153,8 @@ def warnings(whole: Snapshot, regions: Iterable[str]) -> list[str]:
 def _unopened(one: Distribution, groups: dict[str, KeyGroup], name: str) -> list[str]:
     """Behaviors that let nobody in here, because all key groups that they trust are elsewhere."""
     return [
-        f"distribution {one.id}, behavior {behavior.path_pattern}: no key group that it trusts is in "
-        f"{_called(name)}, so every signature is refused there"
+        f"distribution {one.id}, behavior {behavior.path_pattern}: none of the key groups that it trusts is for "
+        f"edges in {_called(name)}, so every signature is refused there"
         for behavior in one.behaviors
         if behavior.restricted
         and behavior.trusted_key_groups

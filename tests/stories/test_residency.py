@@ -1,0 +1,137 @@
+"""Data residency, on two machines: one has the control plane and the edges in eu, the other only edges, in us."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from keyfront import load_signer, sign_url
+from tests.up import Up, distribution_config
+
+KEYS = Path(__file__).resolve().parent.parent / "vectors" / "keys"
+SECRET = "sEcret-of-the-origin-in-eu"
+
+
+class App(BaseHTTPRequestHandler):
+    """An origin that knows neither keys nor regions."""
+
+    def do_GET(self) -> None:
+        body = self.path.encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def app() -> Iterator[int]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), App)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1]
+    server.shutdown()
+
+
+def files(*folders: Path) -> bytes:
+    """All that is in the files of these folders."""
+    return b"".join(path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file())
+
+
+def tie(client: Any, arn: str, regions: str) -> None:
+    client.tag_resource(Resource=arn, Tags={"Items": [{"Key": "keyfront:regions", "Value": regions}]})
+
+
+def lines_of(pem: str) -> list[bytes]:
+    return [line.encode() for line in pem.splitlines() if line and not line.startswith("-")]
+
+
+def test_what_is_tied_to_one_region_never_reaches_the_other(tmp_path: Path, app: int) -> None:
+    shared = tmp_path / "shared-with-us"
+    shared.mkdir(mode=0o700)
+    options = ("--cache-disk", "0")
+    eu = Up(tmp_path / "eu", workers=1, options=(*options, "--region", "eu", "--region-feed", f"us={shared}"))
+    us = Up(tmp_path / "us", workers=1, options=(*options, "--region", "us"), feed=shared)
+    with eu, us:
+        client = eu.client()
+        account = "000000000000"
+        pems = {"eu": (KEYS / "rsa.pub").read_text(), "us": (KEYS / "ec.pub").read_text()}
+        keys: dict[str, str] = {}
+        groups: dict[str, str] = {}
+        links: dict[str, str] = {}
+        for name, pem in pems.items():
+            given = {"CallerReference": name, "Name": name, "EncodedKey": pem}
+            keys[name] = client.create_public_key(PublicKeyConfig=given)["PublicKey"]["Id"]
+            made = client.create_key_group(KeyGroupConfig={"Name": f"films-{name}", "Items": [keys[name]]})
+            groups[name] = made["KeyGroup"]["Id"]
+            tie(client, f"arn:aws:cloudfront::{account}:key-group/{groups[name]}", name)
+
+        # One distribution for all, whose viewers in each region have keys of their own; and one for eu alone.
+        films = client.create_distribution(
+            DistributionConfig=distribution_config("films", app, list(groups.values()))
+        )["Distribution"]
+        config = distribution_config("papers", app, [])
+        config["Origins"]["Items"][0]["CustomHeaders"] = {
+            "Quantity": 1,
+            "Items": [{"HeaderName": "X-Secret", "HeaderValue": SECRET}],
+        }
+        papers = client.create_distribution_with_tags(
+            DistributionConfigWithTags={
+                "DistributionConfig": config,
+                "Tags": {"Items": [{"Key": "keyfront:regions", "Value": "eu"}]},
+            }
+        )["Distribution"]
+        for one in (films, papers):
+            eu.deployed(one["Id"])  # the edges of both regions say so
+
+        def never(*texts: str) -> None:
+            everything = files(us.data, shared)
+            assert lines_of(pems["us"])[0] in everything
+            for text in (SECRET, papers["Id"], "films-eu", *lines_of(pems["eu"]), *texts):
+                assert (text if isinstance(text, bytes) else text.encode()) not in everything
+
+        never(keys["eu"])
+
+        host = films["DomainName"]
+        for name, key in (("eu", "rsa.pem"), ("us", "ec.pem")):
+            signer = load_signer(keys[name], KEYS / key)
+            link = sign_url(f"http://{host}/{name}", signer, expires=4_000_000_000)
+            links[name] = link.removeprefix(f"http://{host}")
+        served = {(name, up.data.name): up.get(host, links[name]).status for name in links for up in (eu, us)}
+        assert served == {("eu", "eu"): 200, ("eu", "us"): 403, ("us", "eu"): 403, ("us", "us"): 200}
+        assert [up.get(host, "/eu").status for up in (eu, us)] == [403, 403]
+        assert eu.get(papers["DomainName"], "/a").status == 200
+        for host_ in ("no-such-name.example.com", papers["DomainName"]):
+            assert us.get(host_, "/a").status == 403
+        us.until(lambda: [r.get("reason") for r in us.records()][-2:] == ["no_distribution"] * 2)
+
+        never()
+
+        # Both groups change places.
+        tie(client, f"arn:aws:cloudfront::{account}:key-group/{groups['eu']}", "us")
+        tie(client, f"arn:aws:cloudfront::{account}:key-group/{groups['us']}", "eu")
+        eu.until(lambda: us.get(host, links["us"]).status == 403, 1.0)
+        eu.until(lambda: eu.get(host, links["eu"]).status == 403, 1.0)
+        eu.deployed(films["Id"])
+        assert us.get(host, links["eu"]).status == 200
+        assert eu.get(host, links["us"]).status == 200
+        assert lines_of(pems["eu"])[1] not in (eu.data / "snapshot").read_bytes()
+        assert lines_of(pems["us"])[1] not in files(shared)
+
+        # The edge in us starts again, while nobody publishes, and begins with what is for us.
+        eu.stop()
+        us.stop()
+        with Up(us.data, workers=1, options=(*options, "--region", "us"), feed=shared) as again:
+            assert again.get(host, links["eu"]).status == 200
+            assert again.get(papers["DomainName"], "/a").status == 403
+        # As an edge of another region, or of none, it takes none of it.
+        for other in (("--region", "asia"), ()):
+            with Up(us.data, workers=1, options=(*options, *other), feed=shared) as wrong:
+                assert wrong.get(host, links["eu"]).status == 403
+                wrong.until(lambda: any("is not for this edge" in line for line in wrong.log))
