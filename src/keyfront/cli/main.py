@@ -8,6 +8,8 @@ import click
 
 from keyfront.cli.access import access
 from keyfront.cli.audit import audit
+from keyfront.cli.backup import backup
+from keyfront.cli.custody import custody
 from keyfront.cli.declared import apply, plan_command
 from keyfront.cli.sign import explain, key, sign, sign_cookies
 from keyfront.cli.store import store_group
@@ -31,6 +33,8 @@ for command in (
     apply,
     access,
     audit,
+    custody,
+    backup,
     store_group,
     edge_worker,
     control_process,

@@ -1,0 +1,101 @@
+"""The data folder's files that belong to an installation, by name; what else lies there can be made again.
+
+Not kept: the store's own files (its rows are), `snapshot` and `reports/` (published anew), `cache/`, `logs/`, `lock`,
+and what is in `custody/`, which comes out of custody itself (`custodies.py`). Files that command lines name outside the
+folder are the operator's.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from keyfront.backup.contents import bytes_of, neutral
+from keyfront.errors import BackupError
+
+FILES = ("credentials", "access.key", "origin-credentials", "shield-secret")
+FOLDERS = ("certificates", "hooks")
+
+_LARGEST = 8 << 20
+"""Bytes of the largest file that is kept."""
+_MOST = 10_000
+
+
+class File(msgspec.Struct, frozen=True):
+    """`path` is relative to the data folder, `mode` its permissions."""
+
+    path: str
+    mode: int
+    data: bytes
+
+    def line(self) -> bytes:
+        return msgspec.json.encode({"path": self.path, "mode": self.mode, "data": neutral(self.data)})
+
+
+class _Line(msgspec.Struct, forbid_unknown_fields=True):
+    path: str
+    mode: int
+    data: dict[str, str]
+
+
+_decoder = msgspec.json.Decoder(_Line)
+
+
+def found(folder: Path) -> tuple[list[File], list[str]]:
+    """The files in the data folder, and what there is that cannot be kept, with the reason."""
+    files: list[File] = []
+    missing: list[str] = []
+    for path in _paths(folder):
+        name = path.relative_to(folder).as_posix()
+        try:
+            with path.open("rb") as file:  # through a link, as certbot has them
+                seen = os.fstat(file.fileno())
+                data = file.read(_LARGEST + 1)
+            name.encode()
+        except (OSError, UnicodeEncodeError) as error:
+            missing.append(f"file {name!a}: {getattr(error, 'strerror', None) or 'its name is no text'}")
+            continue
+        if not stat.S_ISREG(seen.st_mode) or len(data) > _LARGEST or len(files) >= _MOST:
+            missing.append(f"file {name}: larger than {_LARGEST >> 20} MiB, one too many, or no file")
+            continue
+        files.append(File(name, stat.S_IMODE(seen.st_mode) & 0o777, data))
+    return files, missing
+
+
+def _paths(folder: Path) -> Iterator[Path]:
+    for name in FILES:
+        if os.path.lexists(folder / name):
+            yield folder / name
+    for name in FOLDERS:
+        for top, below, names in os.walk(folder / name):
+            below.sort()
+            yield from (Path(top) / one for one in sorted(names))
+
+
+def read(lines: Iterable[bytes]) -> list[File]:
+    """:raises BackupError: if a line is none of a file's, or of one that lies anywhere else."""
+    files: dict[str, File] = {}
+    for line in lines:
+        try:
+            said = _decoder.decode(line)
+            file = File(said.path, said.mode, bytes_of(said.data))
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise BackupError(f"a file of it cannot be read: {error}") from error
+        if not _belongs(file.path) or not 0 <= file.mode <= 0o777 or file.path in files:
+            raise BackupError(f"it is refused: no file {file.path[:200]!a} belongs to an installation")
+        files[file.path] = file
+    for path in files:
+        if any(str(parent) in files for parent in PurePosixPath(path).parents):
+            raise BackupError(f"it is refused: {path[:200]!a} lies in a file")
+    return list(files.values())
+
+
+def _belongs(path: str) -> bool:
+    parts = path.split("/")
+    if "\0" in path or any(part in ("", ".", "..") or len(part.encode()) > 255 for part in parts):
+        return False
+    return path in FILES if len(parts) == 1 else parts[0] in FOLDERS and len(parts) <= 16

@@ -1,0 +1,153 @@
+"""What a restore would do, before it does it: what is added, changed and removed beside what is there now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import sqlalchemy as sa
+
+from keyfront.backup import custodies
+from keyfront.backup.belongings import File
+from keyfront.backup.container import Manifest
+from keyfront.backup.custodies import RecordRow
+from keyfront.backup.taking import Archive
+from keyfront.control import schema
+from keyfront.control.store import Store
+from keyfront.errors import ApiError, CustodyError
+
+Deed = Literal["add", "change", "remove"]
+
+
+class Change(msgspec.Struct, frozen=True):
+    """`what` is a kind of thing, such as `Distribution`, `user`, `file`; `name` tells which."""
+
+    deed: Deed
+    what: str
+    name: str
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """`audit` says what becomes of the audit log, `notes` what else to know. `continues`: the log that is there now is
+    the archive's, gone on."""
+
+    changes: tuple[Change, ...]
+    audit: str
+    continues: bool
+    notes: tuple[str, ...]
+
+
+_SHOWN = (
+    (schema.resource, "", {"snapshot", "modified", "created"}),
+    (schema.tag, "tag", set[str]()),
+    (schema.access_user, "user", set[str]()),
+    (schema.access_key, "access key", {"used", "sealed", "sealer"}),
+    (schema.access_policy, "policy", {"created", "modified"}),
+    (schema.access_attachment, "policy of user", set[str]()),
+)
+"""The tables in which a person would look for a difference, what their rows are called, and the columns that do not
+matter to that."""
+
+
+def plan(
+    archive: Archive,
+    staged: Store,
+    current: Store | None,
+    folder: Path,
+    records: str,
+    environment: Mapping[str, str],
+    trouble: str,
+) -> Plan:
+    """:param staged: the archive's rows; of its audit log, none are needed.
+    :param current: what is there now; None if that is nothing, or cannot be read, as `trouble` says then.
+    :param records: the place of the records after the restore, empty if there is none.
+    """
+    notes = [f"not in the archive: {what}" for what in archive.manifest.missing]
+    if trouble:
+        notes.append(f"what is there now cannot be compared: {trouble}")
+    try:
+        changes = [*_rows(staged, current)]
+    except ApiError as error:
+        changes = [*_rows(staged, None)]
+        notes.append(f"what is there now cannot be compared: {error.message}")
+    changes += _files(archive.files, folder)
+    try:
+        changes += _records(archive.records, records, environment)
+    except CustodyError as error:
+        notes.append(f"records cannot be compared: {error}")
+    changes += [Change("add", "private key", row.uri.partition("?")[0]) for row in archive.keys]
+    audit, continues = _audit(archive.manifest, current)
+    return Plan(tuple(changes), audit, continues, tuple(notes))
+
+
+def _rows(staged: Store, current: Store | None) -> Iterator[Change]:
+    for table, what, passing in _SHOWN:
+        new = _by_key(staged, table, passing)
+        old = {} if current is None else _by_key(current, table, passing)
+        for key in sorted(new.keys() | old.keys()):
+            if new.get(key) == old.get(key):
+                continue
+            deed: Deed = "add" if key not in old else "remove" if key not in new else "change"
+            yield Change(deed, what or key[0], _named(new.get(key) or old[key], key if what else key[1:]))
+
+
+def _by_key(store: Store, table: sa.Table, passing: set[str]) -> dict[tuple[str, ...], dict[str, Any]]:
+    columns = [column for column in table.columns if column.name not in passing]
+    with store.read() as transaction:
+        rows = transaction.connection.execute(sa.select(*columns)).mappings()
+        return {tuple(str(row[column.name]) for column in table.primary_key): dict(row) for row in rows}
+
+
+def _named(row: dict[str, Any], key: tuple[str, ...]) -> str:
+    """The row's key, and what a person calls it."""
+    text = " ".join(key)
+    try:
+        config = msgspec.json.decode(row["config"])
+        name = config.get("Name") or config.get("Comment") or config.get("CallerReference") or ""
+    except (KeyError, msgspec.DecodeError, AttributeError):
+        name = ""
+    return f"{text} ({name})" if isinstance(name, str) and name else text
+
+
+def _files(files: Iterable[File], folder: Path) -> Iterator[Change]:
+    for file in files:
+        try:
+            data = (folder / file.path).read_bytes()
+        except OSError:
+            yield Change("add", "file", file.path)
+            continue
+        if data != file.data:
+            yield Change("change", "file", file.path)
+
+
+def _records(rows: Iterable[RecordRow], place: str, environment: Mapping[str, str]) -> Iterator[Change]:
+    for row in rows:
+        now = custodies.record_now(place, row.name, environment)
+        if now is None:
+            yield Change("add", "record", row.name)
+        elif not custodies.alike(now.data, row.text.encode()):
+            yield Change("change", "record", row.name)
+
+
+def _audit(manifest: Manifest, current: Store | None) -> tuple[str, bool]:
+    """What becomes of the log, and whether the one that is there now goes on from the archive's."""
+    number, _, digest = manifest.audit.partition(":")
+    taken = f"the archive's {number} records"
+    if current is None:
+        return taken, False
+    try:
+        with current.read() as transaction:
+            head = transaction.audit_head()
+            at = transaction.audit(after=int(number) - 1, limit=1) if int(number) else []
+    except ApiError:
+        return taken, False
+    if head is None:
+        return taken, False
+    if (int(number) == 0) or (at and at[0].number == int(number) and at[0].digest.hex() == digest):
+        return f"the one that is there, {head.number} records, which goes on from the archive's", True
+    return (
+        f"{taken}; the {head.number} that are there now are another log's, and are kept aside with the rest",
+        False,
+    )

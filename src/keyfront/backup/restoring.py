@@ -1,0 +1,371 @@
+"""The way back: what an archive holds, made whole beside what is there, and then put in its place.
+
+1. All is staged in `restore.new/`: a store with the archive's rows, brought forward to this version's schema. Its
+   snapshot's number goes up by LEAP, above whatever edges may have seen since, and everything counts as changed with
+   it, so that edges take it. If the audit log that is there now is the archive's gone on, it goes on: a restore forgets
+   nothing that was recorded. The restore itself is its last record.
+2. What is there now is kept in `before-restore-TIME/`; a database of PostgreSQL's keeps it in a schema of that name.
+3. Private keys go into custody, then files into the folder, then the store is swapped in: SQLite's by a rename,
+   PostgreSQL's in one transaction. Then come the records, which turn signers to the keys that edges trust now.
+
+While 3 goes on, the file `restore.running` says so, and `keyfront up` does not start. A restore that was killed is run
+again; what was there before it is still kept aside, since nothing is overwritten there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import sqlalchemy as sa
+
+from keyfront.backup import custodies, planning
+from keyfront.backup.custodies import LEAP
+from keyfront.backup.planning import Plan
+from keyfront.backup.running import RUNNING
+from keyfront.backup.taking import Archive, compiled
+from keyfront.backup.telling import RESTORED, Teller, tell
+from keyfront.control import schema
+from keyfront.control.copying import copy, pour
+from keyfront.control.database import Memory, Sqlite, cause
+from keyfront.control.replica import renumber
+from keyfront.control.store import Store, Transaction
+from keyfront.errors import ApiError, BackupError, SettingsError
+from keyfront.fleet.file import FileFeed
+from keyfront.model.snapshot import differ
+
+_STAGING = "restore.new"
+_STORE = "keyfront.db"
+
+
+class Target(msgspec.Struct, frozen=True):
+    """Where to restore to. `store` is the URL of a PostgreSQL database, empty for the file in the folder; `records` the
+    place of the key groups' records, empty for where they were when the archive was taken."""
+
+    folder: Path
+    store: str = ""
+    password_file: Path | None = None
+    records: str = ""
+
+
+class _Note(msgspec.Struct, frozen=True):
+    """What RUNNING holds: where what was there is kept, and whether a store was swapped already."""
+
+    aside: str
+
+
+class Restore:
+    """One restore, planned and then perhaps done. Use as a context, with the folder's lock held.
+
+    :raises SettingsError: if a store on PostgreSQL cannot be opened.
+    """
+
+    def __init__(self, archive: Archive, target: Target, environment: Mapping[str, str]) -> None:
+        self._archive = archive
+        self._target = target
+        self._environment = environment
+        self._trouble = ""
+        manifest, folder = archive.manifest, target.folder
+        self._records = target.records or custodies.moved(manifest.records, manifest.data, folder)
+        if archive.records and not self._records:
+            self._records = f"file:{folder / 'custody'}/"
+        self._rows = [custodies.moved_record(row, manifest.data, folder) for row in archive.records]
+        self._keys = [
+            msgspec.structs.replace(row, uri=custodies.moved(row.uri, manifest.data, folder))
+            for row in archive.keys
+        ]
+        self._current = self._open()
+
+    def __enter__(self) -> Restore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._current is not None:
+            self._current.close()
+        shutil.rmtree(self._target.folder / _STAGING, ignore_errors=True)
+
+    def _open(self) -> Store | None:
+        if self._target.store:
+            return Store(self._target.store, password_file=self._target.password_file)
+        file = self._target.folder / _STORE
+        if not file.exists():
+            return None
+        try:
+            found = Store(file)
+        except SettingsError as error:  # perhaps it is why somebody restores
+            self._trouble = str(error)
+            return None
+        try:
+            with found.read() as transaction:
+                said = str(transaction.connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one())
+        except ApiError as error:
+            said = error.message
+        if said == "ok":
+            return found
+        found.close()
+        self._trouble = said
+        return None
+
+    def plan(self) -> Plan:
+        """:raises BackupError: if the archive's rows are not those of a store."""
+        archive = msgspec.structs.replace(self._archive, records=self._rows, keys=self._keys)
+        staged = self._archive.store(Memory(), without=(schema.audit.name,))
+        try:
+            return planning.plan(
+                archive,
+                staged,
+                self._current,
+                self._target.folder,
+                self._records,
+                self._environment,
+                self._trouble,
+            )
+        finally:
+            staged.close()
+
+    def run(self, plan: Plan, teller: Teller, name: str, now: float) -> list[str]:
+        """Do it.
+
+        :param plan: what `plan` gave.
+        :param name: the archive's, for the audit log.
+        :param now: epoch seconds.
+        :returns: what could not be put back, with the reason: private keys and records, in places that refuse.
+        :raises BackupError: if the store cannot be put in its place; then it is as it was.
+        """
+        folder = self._target.folder
+        if self._current is not None and self._current.shared:
+            _refuse_live(self._current)
+        staging = folder / _STAGING
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(mode=0o700)
+        file = staging / _STORE
+        staged = self._archive.store(Sqlite(file), without=(schema.audit.name,) if plan.continues else ())
+        try:
+            self._prepare(staged, plan, teller, name, now)
+            aside = self._begin(now)
+            failed = custodies.put_keys(self._keys, now, self._environment)
+            self._put_files(aside)
+            if self._current is not None and self._current.shared:
+                _swap_postgres(staged, self._current, aside.name.replace("-", "_"))
+            else:
+                staged.close()
+                self._swap_sqlite(file, aside)
+        finally:
+            staged.close()
+        failed += custodies.put_records(self._rows, self._records, self._environment)
+        with contextlib.suppress(OSError):
+            aside.rmdir()  # where nothing was there before
+        (folder / RUNNING).unlink(missing_ok=True)
+        _sync(folder)
+        return failed
+
+    def _prepare(self, staged: Store, plan: Plan, teller: Teller, name: str, now: float) -> None:
+        manifest = self._archive.manifest
+        with staged.read() as transaction:
+            taken = compiled(transaction, teller.account)
+        feed = FileFeed(self._target.folder)
+        published = feed.published()
+        number = max(manifest.snapshot, feed.number())
+        access = 0
+        with staged.write() as transaction:
+            if self._current is not None:
+                with self._current.read() as old:
+                    if plan.continues:
+                        _go_on(old, transaction)
+                    number = max(number, old.snapshot_number())
+                    access = _access(old)
+            renumber(
+                transaction,
+                () if published is None else (published,),
+                number + LEAP,
+                now,
+                random.SystemRandom(),
+            )
+            _set_access(transaction, max(access, _access(transaction)) + 1)
+            tell(
+                transaction,
+                teller,
+                RESTORED,
+                {"Archive": name, "Taken": _iso(manifest.taken), "FromSnapshot": manifest.snapshot},
+                {"Snapshot": number + LEAP},
+                now,
+            )
+        with staged.read() as transaction:
+            made = compiled(transaction, teller.account)
+        without = [
+            msgspec.structs.replace(
+                one,
+                distributions=tuple(
+                    msgspec.structs.replace(value, invalidations=()) for value in one.distributions
+                ),
+            )
+            for one in (taken, made)
+        ]
+        if differ(*without):
+            raise BackupError(
+                "what was restored does not make the snapshot that was taken; nothing was changed"
+            )
+
+    # ---- putting it in its place
+
+    def _begin(self, now: float) -> Path:
+        """Say that it goes on, and where what is there now is kept."""
+        folder, marker = self._target.folder, self._target.folder / RUNNING
+        with contextlib.suppress(OSError, msgspec.DecodeError, msgspec.ValidationError):
+            note = msgspec.json.decode(marker.read_bytes(), type=_Note)
+            if note.aside.startswith("before-restore-") and "/" not in note.aside:
+                (folder / note.aside).mkdir(mode=0o700, exist_ok=True)
+                return folder / note.aside
+        when = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dt%H%M%S%f")
+        aside = folder / f"before-restore-{when}"
+        aside.mkdir(mode=0o700)
+        _replace(marker, msgspec.json.encode(_Note(aside.name)), 0o600)
+        return aside
+
+    def _put_files(self, aside: Path) -> None:
+        folder = self._target.folder
+        for file in self._archive.files:
+            path = folder / file.path
+            try:
+                old: bytes | None = path.read_bytes()
+            except OSError:
+                old = None
+            if old == file.data:
+                continue
+            if old is not None and not (aside / file.path).exists():
+                _replace(aside / file.path, old, 0o600)
+            _replace(path, file.data, file.mode)
+
+    def _swap_sqlite(self, file: Path, aside: Path) -> None:
+        """The new file takes the old one's place in one rename. The old one has no journal then: SQLite would read it
+        into the new one."""
+        path = self._target.folder / _STORE
+        if self._current is not None:
+            self._current.close()  # which takes its journal in
+        for tail in ("-wal", "-shm"):
+            journal = path.with_name(path.name + tail)
+            if not journal.exists():
+                continue
+            if self._current is not None:
+                raise BackupError(f"somebody else has {path} open; end it, and run the restore again")
+            os.replace(journal, aside / journal.name)
+        if path.exists() and not (aside / _STORE).exists():
+            os.link(path, aside / _STORE)
+            _sync(aside)
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(file, path)
+        _sync(self._target.folder)
+
+
+def _go_on(old: Transaction, new: Transaction) -> None:
+    """The audit log of `old` in `new`, which has none."""
+    rows = old.connection.execution_options(yield_per=500).execute(
+        sa.select(schema.audit).order_by(schema.audit.c.number)
+    )
+    for some in rows.mappings().partitions(500):
+        new.connection.execute(sa.insert(schema.audit), [dict(row) for row in some])
+
+
+def _access(transaction: Transaction) -> int:
+    query = sa.select(schema.counter.c.value).where(schema.counter.c.name == "access")
+    return int(transaction.connection.execute(query).scalar_one())
+
+
+def _set_access(transaction: Transaction, value: int) -> None:
+    """By this running control planes notice that users, keys or policies are others."""
+    transaction.connection.execute(
+        sa.update(schema.counter).where(schema.counter.c.name == "access").values(value=value)
+    )
+
+
+def _refuse_live(store: Store) -> None:
+    """:raises SettingsError: if control planes use the database now."""
+    with store.read() as transaction:
+        others = transaction.connection.exec_driver_sql(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'keyfront'"
+            " AND pid <> pg_backend_pid()"
+        ).scalar_one()
+        edges = transaction.edges()
+    if others or edges:
+        raise SettingsError(
+            f"control planes use {store.name} now ({others} connections, {len(edges)} live edges): end them first"
+        )
+
+
+def _swap_postgres(staged: Store, current: Store, aside: str) -> None:
+    """In one transaction: the tables that are there go into a schema of their own, and new ones take their place."""
+    with current.read() as transaction:
+        new = not transaction.snapshot_number() and transaction.audit_head() is None
+    if new:
+        with contextlib.suppress(SettingsError):
+            copy(staged, current)
+            return
+    with staged.read() as source, current.write() as target:
+        connection = target.connection
+        here = connection.exec_driver_sql("SELECT current_schema()").scalar_one()
+        quoted = connection.dialect.identifier_preparer.quote
+        try:
+            aside = _free_schema(connection, aside)
+            connection.exec_driver_sql(f"CREATE SCHEMA {quoted(aside)}")
+            for name in (*schema.metadata.tables,):
+                connection.exec_driver_sql(
+                    f"ALTER TABLE {quoted(here)}.{quoted(name)} SET SCHEMA {quoted(aside)}"
+                )
+            for (name,) in connection.exec_driver_sql(
+                "SELECT p.proname FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace"
+                " WHERE n.nspname = current_schema() AND p.proname LIKE '%%append_only'"
+            ).all():
+                connection.exec_driver_sql(
+                    f"ALTER FUNCTION {quoted(here)}.{quoted(name)} SET SCHEMA {quoted(aside)}"
+                )
+            for number in range(1, schema.VERSION + 1):
+                schema.step(connection, number)
+        except sa.exc.DBAPIError as error:
+            raise BackupError(
+                f"{current.name} cannot be restored: {cause(error)}. Nothing was changed there. The role must own the "
+                "tables, and may need CREATE on the database"
+            ) from error
+        pour(source, target)
+
+
+def _free_schema(connection: sa.Connection, wanted: str) -> str:
+    """`wanted`, or that with a number, if a restore that did not end has kept something there."""
+    taken = set(connection.execute(sa.text("SELECT nspname FROM pg_namespace")).scalars())
+    names = (wanted, *(f"{wanted}_{number}" for number in range(2, 1000)))
+    return next(name for name in names if name not in taken)
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")
+
+
+def _replace(path: Path, data: bytes, mode: int) -> None:
+    """Put `data` at `path`, whole or not at all."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, mode)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,42 @@
+"""Whether a Keyfront, or a restore, is at work in a data folder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from keyfront.errors import SettingsError
+
+RUNNING = "restore.running"
+"""The file that is there while a restore changes things, and after one was killed at it."""
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """The data folder's lock, so that no Keyfront runs in it. The folder is made if it is not there.
+
+    :raises SettingsError: if one runs, or the folder cannot be used.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SettingsError(f"the data folder {folder} cannot be used: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise SettingsError(f"a keyfront runs in {folder}: end it first") from None
+    finally:
+        os.close(lock)
+
+
+def refuse_half_restored(folder: Path) -> None:
+    """:raises SettingsError: if a restore into `folder` was begun and did not end."""
+    if os.path.lexists(folder / RUNNING):
+        raise SettingsError(
+            f"a restore into {folder} did not end: run `keyfront backup restore` again with the same archive"
+        )

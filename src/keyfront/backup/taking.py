@@ -1,0 +1,277 @@
+"""How an archive is made while the control plane writes on, and how one is judged: by restoring it in memory.
+
+All rows come from one reading transaction, which sees one state and makes nobody wait (WAL at SQLite, REPEATABLE READ
+at PostgreSQL). Within it the snapshot is compiled, as edges would have it; what is restored from the archive must
+compile to the same bytes, and its audit log must be the chain that was there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from keyfront.backup import belongings, contents, custodies
+from keyfront.backup.belongings import File
+from keyfront.backup.container import FORMAT, Manifest, Proof, Writer, lines, read_manifest
+from keyfront.backup.contents import PREFIX
+from keyfront.backup.custodies import KeyRow, RecordRow
+from keyfront.backup.names import Name
+from keyfront.backup.telling import CREATED
+from keyfront.control import trail
+from keyfront.control.database import Database, Memory
+from keyfront.control.publish import Compiler
+from keyfront.control.schema import audit as _audit
+from keyfront.control.store import AuditRow, Store, Transaction
+from keyfront.errors import BackupError
+from keyfront.model.kinds import Quotas
+from keyfront.model.limits import Limits, PolicyLimits
+from keyfront.model.snapshot import Snapshot
+
+_EVERYTHING = 1 << 30
+_QUOTAS = Quotas(
+    limits=Limits(**dict.fromkeys(Limits.__struct_fields__, _EVERYTHING)),
+    policy_limits=PolicyLimits(**dict.fromkeys(PolicyLimits.__struct_fields__, _EVERYTHING)),
+)
+"""What was accepted once belongs to the snapshot, whatever the quotas were then."""
+
+PASSING: dict[str, set[str]] = {"access_key": {"used"}}
+"""Columns that change without anything having changed: an archive that differs in these only is not made."""
+_PASSING_TABLES = {"audit", "key_use", "key_hour", "key_end", "key_run"}
+_PASSING_COUNTERS = {"reached", "key_use"}
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """What an archive is to hold besides the store and the folder's files. `records` is the place of the key groups'
+    records (empty: the installation's own), `custodies` are places whose keys belong to it beside those that the
+    records name; `urls` are signed URLs that must still open after a restore. `sealed_for` tells archives for one from
+    archives for another."""
+
+    private_keys: bool = False
+    records: str = ""
+    custodies: tuple[str, ...] = ()
+    urls: tuple[str, ...] = ()
+    sealed_for: str = ""
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """An archive before it is encrypted, and its name. `trouble` is what of `manifest.missing` should not miss."""
+
+    name: Name
+    manifest: Manifest
+    plain: bytes
+    trouble: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"<Taken {self.name}>"
+
+
+def take(
+    store: Store,
+    folder: Path,
+    wanted: Wanted,
+    *,
+    now: float,
+    account: str,
+    keyfront: str,
+    host: str,
+    environment: Mapping[str, str],
+) -> Taken:
+    """:param folder: the data folder.
+    :param now: epoch seconds.
+    :param account: the twelve digits in ARNs.
+    :param keyfront: the version of Keyfront that this is.
+    :raises ApiError: ServiceUnavailable if the store does not answer.
+    :raises BackupError: if something is too large.
+    """
+    writer = Writer()
+    state = hashlib.sha256(msgspec.json.encode(wanted))
+    missing: list[str] = []
+    files, trouble = belongings.found(folder)
+    place = custodies.place_of_records(folder, wanted.records)
+    records, why = custodies.found_records(place, environment)
+    trouble += why
+    successions = [found for row in records if (found := row.succession()) is not None]
+    keys: list[KeyRow] = []
+    if wanted.private_keys:
+        keys, kept, why = custodies.found_keys(successions, wanted.custodies, environment)
+        missing += kept
+        trouble += why
+
+    with store.read() as transaction:
+        schema, number, decided = transaction.schema(), transaction.snapshot_number(), transaction.decided()
+        for table in contents.tables():
+            rows = contents.rows(transaction, table)
+            writer.section(PREFIX + table.name, _lines(rows, table.name, state))
+        snapshot = compiled(transaction, account)
+        verdict = trail.follow(_audit_rows(transaction))
+        origin = _origin(transaction)
+        state.update(_last_change(transaction))
+        if not (folder / "access.key").exists() and _sealed_keys(transaction):
+            missing.append(
+                "the key of the secret access keys: it is not in the data folder (KEYFRONT_ACCESS_KEY)"
+            )
+    if verdict.fault:
+        trouble.append(f"the audit log's chain is broken: {verdict.fault}")
+
+    for section, rest in (
+        ("files", (file.line() for file in files)),
+        ("records", (msgspec.json.encode(row) for row in records)),
+        ("keys", (msgspec.json.encode(row) for row in keys)),
+    ):
+        writer.section(section, _hashed(rest, state))
+    state.update(msgspec.json.encode([missing, trouble]))
+    made, why = custodies.proofs(successions, snapshot, now, environment)
+    manifest = Manifest(
+        format=FORMAT,
+        keyfront=keyfront,
+        taken=now,
+        host=host,
+        data=str(folder),
+        store=store.name,
+        origin=origin,
+        state=state.hexdigest()[:16],
+        schema=schema,
+        snapshot=number,
+        decided=decided,
+        digest=digest(snapshot),
+        audit=verdict.anchor,
+        records=place,
+        members=tuple(writer.members),
+        proofs=(*(Proof(url) for url in wanted.urls), *made),
+        missing=tuple(trouble + missing + why),
+    )
+    name = Name(int(now * 1000) / 1000, origin, number, manifest.state)
+    return Taken(name, manifest, writer.finish(manifest), tuple(trouble))
+
+
+def _lines(rows: Iterable[dict[str, object]], table: str, state: hashlib._Hash) -> Iterator[bytes]:
+    """The rows as lines; what counts of them goes into `state`."""
+    passing = PASSING.get(table, set())
+    for row in rows:
+        line = contents.line(row)
+        if passing:
+            state.update(contents.line({name: value for name, value in row.items() if name not in passing}))
+        elif table not in _PASSING_TABLES and not (table == "counter" and row["name"] in _PASSING_COUNTERS):
+            state.update(line)
+        yield line
+
+
+def _hashed(lines: Iterable[bytes], state: hashlib._Hash) -> Iterator[bytes]:
+    for line in lines:
+        state.update(line)
+        yield line
+
+
+def compiled(transaction: Transaction, account: str) -> Snapshot:
+    """What edges obey of the store's rows."""
+    return Compiler(account, _QUOTAS).snapshot(
+        transaction, transaction.snapshot_number(), transaction.decided()
+    )
+
+
+def digest(snapshot: Snapshot) -> str:
+    return hashlib.sha256(snapshot.to_bytes()).hexdigest()
+
+
+def _audit_rows(transaction: Transaction) -> Iterator[AuditRow]:
+    last = 0
+    while page := transaction.audit(after=last, limit=trail.PAGE):
+        yield from page
+        last = page[-1].number
+
+
+def _origin(transaction: Transaction) -> str:
+    first = transaction.audit(limit=1)
+    return first[0].digest.hex()[:8] if first else "0" * 8
+
+
+def _last_change(transaction: Transaction) -> bytes:
+    """The digest of the last audit record that is not about a backup."""
+    import sqlalchemy as sa
+
+    query = (
+        sa.select(_audit.c.digest)
+        .where(_audit.c.name.not_in((CREATED,)))
+        .order_by(_audit.c.number.desc())
+        .limit(1)
+    )
+    return bytes(transaction.connection.execute(query).scalar_one_or_none() or b"")
+
+
+def _sealed_keys(transaction: Transaction) -> bool:
+    from keyfront.control import users
+
+    return bool(users.sealed_keys(transaction))
+
+
+# ---- judging one
+
+
+class Archive(msgspec.Struct, frozen=True):
+    """An archive that has been read whole, and found to be what its manifest says."""
+
+    manifest: Manifest
+    files: list[File]
+    records: list[RecordRow]
+    keys: list[KeyRow]
+    plain: bytes
+
+    def __repr__(self) -> str:
+        return f"<Archive {self.manifest.origin} {self.manifest.snapshot}>"
+
+    def lines(self, section: str) -> Iterator[bytes]:
+        return lines(self.plain, section)
+
+    def store(self, database: Database, *, without: Iterable[str] = ()) -> Store:
+        """The archive's rows in a store on `database`, which is new and SQLite's.
+
+        :param without: tables that stay empty.
+        :raises BackupError: if they are not those of a store.
+        """
+        return contents.filled(database, self.manifest.schema, self.manifest.counts, self.lines, without)
+
+
+def read(plain: bytes) -> Archive:
+    """:raises BackupError: if `plain` is no archive, or not a whole one."""
+    manifest = read_manifest(plain)
+    for name in manifest.counts:
+        if not name.startswith(PREFIX) and name not in {"files", "records", "keys"}:
+            raise BackupError(f"it has a part {name!r}, of which this Keyfront knows nothing")
+    return Archive(
+        manifest,
+        belongings.read(lines(plain, "files")),
+        custodies.read_records(lines(plain, "records")),
+        custodies.read_keys(lines(plain, "keys")),
+        plain,
+    )
+
+
+def judge(archive: Archive, account: str, keyfront: str) -> Snapshot:
+    """Restore the archive in memory; the snapshot that it makes.
+
+    The audit log's rows are followed as they are read and are not kept, since they may be many. A snapshot is compared
+    with the one taken only if the same version of Keyfront took it: another one may compile differently.
+
+    :raises BackupError: if it is not what was taken.
+    """
+    manifest = archive.manifest
+    verdict = trail.follow(contents.audit_row(line) for line in archive.lines(PREFIX + _audit.name))
+    if verdict.anchor != manifest.audit:
+        raise BackupError(f"its audit log is not the one that was taken: {verdict.fault or verdict.anchor}")
+    store = archive.store(Memory(), without=(_audit.name,))
+    try:
+        with store.read() as transaction:
+            found = compiled(transaction, account)
+            broken = transaction.connection.exec_driver_sql("PRAGMA foreign_key_check").first()
+    finally:
+        store.close()
+    if broken is not None:
+        raise BackupError(f"a row of {broken[0]} refers to nothing")
+    if found.number != manifest.snapshot:
+        raise BackupError(f"its rows are of snapshot {found.number}, and it says {manifest.snapshot}")
+    if keyfront == manifest.keyfront and digest(found) != manifest.digest:
+        raise BackupError("its rows do not make the snapshot that edges had")
+    return found

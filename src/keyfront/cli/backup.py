@@ -1,0 +1,400 @@
+"""`keyfront backup`: encrypted archives of an installation, from `create` to `drill` (docs/guide/backup.md).
+
+Exit status: 0 all is well; 1 an archive is not what it should be, or a drill failed; 2 it could not be done; 3 it was
+done, but not all of it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import random
+import socket
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from keyfront.cli.access import _login
+from keyfront.cli.installation import opened, options
+from keyfront.cli.settings import ACCOUNT, default_data
+from keyfront.cli.store import located, store_options
+from keyfront.errors import BackupError, SettingsError
+
+if TYPE_CHECKING:
+    from keyfront.backup.crypt import Opener
+    from keyfront.backup.making import Outcome
+    from keyfront.backup.planning import Plan
+    from keyfront.backup.taking import Archive
+    from keyfront.backup.telling import Teller
+
+WRONG, INCOMPLETE = 1, 3
+
+
+@click.group()
+def backup() -> None:
+    """Encrypted archives of the control plane: make, verify, restore, drill."""
+
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_ENDPOINT = click.option(
+    "--endpoint-url",
+    default="",
+    metavar="URL",
+    help="S3's API, if it is not AWS's.",
+)
+_RECORDS = click.option(
+    "--records",
+    envvar="KEYFRONT_RECORDS",
+    default="",
+    metavar="URI",
+    help="Where the records of key groups are.  [default: DATA/custody; env: KEYFRONT_RECORDS]",
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+
+def _opening(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the parameters `identity` and `passphrase_file`."""
+    command = click.option(
+        "--passphrase-file", type=_FILE, help="File with the passphrase that the archive is encrypted under."
+    )(command)
+    return click.option(
+        "--identity",
+        "-i",
+        multiple=True,
+        type=_FILE,
+        help="Identity that opens it: an age identity file, or an SSH key; repeatable.",
+    )(command)
+
+
+def _version() -> str:
+    return importlib.metadata.version("keyfront")
+
+
+def _teller() -> Teller:
+    from keyfront.backup.telling import Teller
+
+    return Teller(f"keyfront backup, {_login()}", ACCOUNT, random.SystemRandom())
+
+
+@backup.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def keygen(file: Path) -> None:
+    """Make an identity in FILE, which only you can read, and print its recipient.
+
+    Give the recipient to `create`. Keep FILE where the backups are not, and print it for a safe: without it they cannot
+    be opened by anybody.
+    """
+    from keyfront.backup.crypt import keygen
+
+    click.echo(keygen(file))
+
+
+@backup.command()
+@options
+@click.option(
+    "--to",
+    "places",
+    multiple=True,
+    required=True,
+    metavar="PLACE",
+    help="A folder or s3://BUCKET/PREFIX; repeatable, for copies in several places.",
+)
+@_ENDPOINT
+@click.option(
+    "--recipient", "-r", "recipients", multiple=True, metavar="age1…", help="Who can open it; repeatable."
+)
+@click.option("--recipients-file", type=_FILE, help="File of recipients, one a line.")
+@click.option("--passphrase-file", type=_FILE, help="Encrypt under the passphrase in this file instead.")
+@click.option("--private-keys", is_flag=True, help="With the private keys that custody gives away.")
+@click.option(
+    "--custody",
+    "custodies",
+    multiple=True,
+    metavar="URI",
+    help="With all private keys of this place as well; repeatable.",
+)
+@_RECORDS
+@click.option(
+    "--proof-url",
+    "urls",
+    multiple=True,
+    metavar="URL",
+    help="A signed URL that must still open after a restore: `drill` asks for it.",
+)
+@click.option(
+    "--keep",
+    metavar="RULE",
+    help="Which archives of this installation to keep, such as last=7,daily=14,weekly=8,monthly=12.  [default: all]",
+)
+@click.option("--always", is_flag=True, help="Make one even if nothing has changed since the last.")
+@click.option("--quiet", "-q", is_flag=True, help="Say nothing unless something is wrong.")
+@_JSON
+def create(
+    data: Path | None,
+    store: str,
+    store_password_file: Path | None,
+    places: tuple[str, ...],
+    endpoint_url: str,
+    recipients: tuple[str, ...],
+    recipients_file: Path | None,
+    passphrase_file: Path | None,
+    private_keys: bool,
+    custodies: tuple[str, ...],
+    records: str,
+    urls: tuple[str, ...],
+    keep: str | None,
+    always: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Make an archive, verify it, and thin out the old ones. Keyfront runs on meanwhile.
+
+    If nothing has changed since the last archive there is nothing to do, so that it may run as often as you like.
+    Exit status 3: it is made, but a place, or a part of it, failed.
+
+    \b
+        keyfront backup create --to /srv/backups --to s3://backups/keyfront --recipient age1… \\
+            --keep last=7,daily=14,weekly=8,monthly=12
+    """
+    from keyfront.backup.crypt import read_recipients, seal_for
+    from keyfront.backup.making import Order
+    from keyfront.backup.making import create as make
+    from keyfront.backup.places import open_place
+    from keyfront.backup.retention import Rule, read_rule
+    from keyfront.backup.taking import Wanted
+
+    for url in urls:
+        _check_signed(url)
+    if custodies and not private_keys:
+        raise SettingsError("--custody goes with --private-keys")
+    named = [*recipients, *(read_recipients(recipients_file) if recipients_file else ())]
+    order = Order(
+        wanted=Wanted(private_keys, records, custodies, urls),
+        seal=seal_for(named, passphrase_file),
+        places=[open_place(text, endpoint_url) for text in dict.fromkeys(places)],
+        rule=read_rule(keep) if keep is not None else Rule(),
+        always=always,
+    )
+    with opened(data, store, store_password_file) as (folder, found):
+        outcome = make(
+            found,
+            folder,
+            order,
+            _teller(),
+            now=time.time(),
+            keyfront=_version(),
+            host=socket.gethostname(),
+            environment=os.environ,
+        )
+    if as_json:
+        click.echo(msgspec.json.encode(outcome).decode())
+    else:
+        _say_made(outcome, quiet)
+    if outcome.trouble:
+        sys.exit(INCOMPLETE)
+
+
+def _say_made(outcome: Outcome, quiet: bool) -> None:
+    if not quiet:
+        if outcome.name:
+            click.echo(f"{outcome.name} ({_size(outcome.size)}) is verified, in {' and '.join(outcome.made)}")
+        for place in outcome.unchanged:
+            click.echo(f"nothing has changed since the last archive in {place}")
+        for removed in outcome.removed:
+            click.echo(f"removed {removed}")
+        for text in outcome.missing:
+            if text not in outcome.trouble:
+                click.echo(f"not in it: {text}")
+    for text in outcome.trouble:
+        click.echo(f"keyfront: {text}", err=True)
+
+
+def _check_signed(url: str) -> None:
+    if "Signature=" not in url or "Key-Pair-Id=" not in url or "://" not in url:
+        raise SettingsError(f"{url.partition('?')[0]!r} is no signed URL")
+
+
+@backup.command("list")
+@click.argument("place")
+@_ENDPOINT
+@_JSON
+def list_(place: str, endpoint_url: str, as_json: bool) -> None:
+    """List the archives in PLACE, a folder or s3://BUCKET/PREFIX, oldest first. It needs no identity."""
+    from keyfront.backup.places import open_place
+
+    found = open_place(place, endpoint_url).names()
+    if as_json:
+        rows = [
+            {
+                "Archive": str(name),
+                "Taken": _iso(name.taken),
+                "Installation": name.origin,
+                "Snapshot": name.snapshot,
+                "Bytes": size,
+            }
+            for name, size in found.items()
+        ]
+        click.echo(msgspec.json.format(msgspec.json.encode(rows)).decode())
+        return
+    for name, size in found.items():
+        click.echo(
+            f"{_iso(name.taken)}  installation {name.origin}  snapshot {name.snapshot}  {_size(size)}  {name}"
+        )
+    if not found:
+        click.echo("none", err=True)
+
+
+@backup.command()
+@click.argument("archive")
+@_opening
+@_ENDPOINT
+@_JSON
+def verify(
+    archive: str, identity: tuple[Path, ...], passphrase_file: Path | None, endpoint_url: str, as_json: bool
+) -> None:
+    """Restore ARCHIVE in memory and compare it with what was taken. Exit status 1: it is not that.
+
+    ARCHIVE is a file, s3://BUCKET/PREFIX/NAME, or a place, of which the newest is taken.
+    """
+    from keyfront.backup.crypt import opener
+
+    opens = opener(identity, passphrase_file)
+    try:
+        name, found = _judged(archive, opens, endpoint_url)
+    except BackupError as error:
+        click.echo(f"keyfront: {archive}: {error}", err=True)
+        sys.exit(WRONG)
+    manifest = found.manifest
+    if as_json:
+        told = {
+            "Archive": name,
+            "Taken": _iso(manifest.taken),
+            "Keyfront": manifest.keyfront,
+            "Host": manifest.host,
+            "Data": manifest.data,
+            "Store": manifest.store,
+            "Schema": manifest.schema,
+            "Snapshot": manifest.snapshot,
+            "Audit": manifest.audit,
+            "Contains": manifest.counts,
+            "Missing": list(manifest.missing),
+            "Proofs": len(manifest.proofs),
+        }
+        click.echo(msgspec.json.format(msgspec.json.encode(told)).decode())
+        return
+    click.echo(f"{name} is whole, and makes snapshot {manifest.snapshot} when it is restored")
+    click.echo(
+        f"  taken {_iso(manifest.taken)} by Keyfront {manifest.keyfront} on {manifest.host} of {manifest.store}"
+    )
+    counts = manifest.counts
+    click.echo(
+        f"  {counts.get('store/resource', 0)} resources, {counts.get('store/audit', 0)} audit records, "
+        f"{counts.get('files', 0)} files, {counts.get('records', 0)} records, {counts.get('keys', 0)} private keys, "
+        f"{len(manifest.proofs)} proofs"
+    )
+    click.echo(f"  audit anchor {manifest.audit}")
+    for text in manifest.missing:
+        click.echo(f"  not in it: {text}")
+
+
+def _judged(archive: str, opens: Opener, endpoint: str) -> tuple[str, Archive]:
+    from keyfront.backup import taking
+    from keyfront.backup.crypt import opened as decrypted
+    from keyfront.backup.places import find
+
+    name, data = find(archive, endpoint)
+    found = taking.read(decrypted(data, opens))
+    taking.judge(found, ACCOUNT, _version())
+    return name, found
+
+
+@backup.command()
+@click.argument("archive")
+@click.option("--data", type=click.Path(path_type=Path), help="The data folder.  [default: the user's]")
+@store_options
+@_opening
+@_ENDPOINT
+@_RECORDS
+@click.option("--plan", "only_plan", is_flag=True, help="Only say what would be done.")
+@click.option("--yes", is_flag=True, help="Do it without asking.")
+@_JSON
+def restore(
+    archive: str,
+    data: Path | None,
+    store: str,
+    store_password_file: Path | None,
+    identity: tuple[Path, ...],
+    passphrase_file: Path | None,
+    endpoint_url: str,
+    records: str,
+    only_plan: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Restore ARCHIVE onto a data folder, empty or not, and its store. `keyfront up` must not be running.
+
+    What would be added, changed and removed is shown first. What is there now is kept aside. Exit status 3: restored,
+    but a private key or a record could not be put back.
+    """
+    from keyfront.backup.crypt import opener
+    from keyfront.backup.restoring import Restore, Target
+    from keyfront.backup.running import held
+
+    folder = (data or default_data()).absolute()
+    target = Target(folder, located(store), store_password_file, records)
+    opens = opener(identity, passphrase_file)
+    name, found = _judged(archive, opens, endpoint_url)
+    with held(folder), Restore(found, target, os.environ) as work:
+        plan = work.plan()
+        if as_json:
+            click.echo(msgspec.json.encode(plan).decode())
+        else:
+            _say_plan(plan, found, folder)
+        if only_plan:
+            return
+        if not yes and not _confirmed():
+            raise SettingsError("nothing was changed")
+        failed = work.run(plan, _teller(), name, time.time())
+    click.echo(f"restored {name} into {folder}; start it with `keyfront up`", err=True)
+    for text in failed:
+        click.echo(f"keyfront: not put back: {text}", err=True)
+    if failed:
+        sys.exit(INCOMPLETE)
+
+
+def _confirmed() -> bool:
+    if not sys.stdin.isatty():
+        raise SettingsError("nothing was changed: give --yes to restore without being asked")
+    return click.confirm("Restore this?")
+
+
+_MARKS = {"add": "+", "change": "~", "remove": "-"}
+
+
+def _say_plan(plan: Plan, archive: Archive, folder: Path) -> None:
+    manifest = archive.manifest
+    click.echo(f"{_iso(manifest.taken)}, snapshot {manifest.snapshot}, onto {folder}:")
+    for change in plan.changes:
+        text = f"  {_MARKS[change.deed]} {change.what} {change.name}"
+        click.echo("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
+    if not plan.changes:
+        click.echo("  nothing but what is there already")
+    click.echo(f"  audit log: {plan.audit}")
+    for note in plan.notes:
+        click.echo(f"  note: {note}")
+
+
+def _size(count: int) -> str:
+    if count < 1 << 20:
+        return f"{count / 1024:.1f} KiB"
+    return f"{count / (1 << 20):.1f} MiB"
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")
