@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import getpass
-import json
 import os
 import socket
 import sys
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from keyfront.cli.columns import print_columns, print_json
 from keyfront.cli.installation import opened, options
 from keyfront.cli.settings import ACCOUNT
 from keyfront.errors import ApiError, SettingsError
@@ -110,9 +110,9 @@ def user_list(register: Register, as_json: bool) -> None:
     """List the users, with their policies and the use of their keys."""
     found, keys = register.users(), register.keys()
     if as_json:
-        _print_json([_user_json(one, [key for key in keys if key.owner == one.name]) for one in found])
+        print_json([_user_json(one, [key for key in keys if key.owner == one.name]) for one in found])
         return
-    _table(
+    print_columns(
         ("user", "policies", "access keys", "last used"),
         [
             (
@@ -161,9 +161,9 @@ def key_list(register: Register, user: str, as_json: bool) -> None:
     """List the access keys of a user, or all."""
     found = register.keys(user)
     if as_json:
-        _print_json([_key_json(one) for one in found])
+        print_json([_key_json(one) for one in found])
         return
-    _table(
+    print_columns(
         ("access key", "user", "status", "created", "last used"),
         [(one.id, one.owner, _status(one), _when(one.created), _when(one.used)) for one in found],
     )
@@ -239,7 +239,7 @@ def policy_list(register: Register, as_json: bool) -> None:
     users, own = register.users(), register.documents()
     rows = [(name, "role", None) for name in ROLES] + [(one.name, "policy", one.modified) for one in own]
     if as_json:
-        _print_json(
+        print_json(
             [
                 {
                     "PolicyName": name,
@@ -250,7 +250,7 @@ def policy_list(register: Register, as_json: bool) -> None:
             ]
         )
         return
-    _table(
+    print_columns(
         ("policy", "kind", "changed", "users"),
         [
             (
@@ -271,7 +271,7 @@ def policy_show(register: Register, name: str) -> None:
     from keyfront.control.roles import DOCUMENTS
 
     if name in DOCUMENTS:
-        _print_json(DOCUMENTS[name])
+        print_json(DOCUMENTS[name])
         return
     for one in register.documents():
         if one.name == name:
@@ -364,7 +364,7 @@ def simulate(
 
 def _print_key(made: Key, secret: str, *, as_json: bool) -> None:
     if as_json:
-        _print_json(_key_json(made) | {"SecretAccessKey": secret})
+        print_json(_key_json(made) | {"SecretAccessKey": secret})
         return
     click.echo(f"[{made.owner}]\naws_access_key_id = {made.id}\naws_secret_access_key = {secret}")
 
@@ -421,17 +421,3 @@ def _iso(seconds: float) -> str:
 
 def _say(text: str) -> None:
     click.echo(text, err=True)
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2))
-
-
-def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """In columns, one line a row, so that grep and awk can read it."""
-    if not rows:
-        _say("none")
-        return
-    widths = [max(len(row[number]) for row in (heads, *rows)) for number in range(len(heads))]
-    for row in (heads, *rows):
-        click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,197 @@
+"""`keyfront custody` as an operator uses it."""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from keyfront.cli.main import keyfront
+from keyfront.cli.span import SpanType, span_text
+from keyfront.custody import SCHEMES, open_key, open_place
+from keyfront.errors import KeyfrontError
+from keyfront.signing.keys import load_private_key, load_public_key
+from tests.custody.house import made_elsewhere
+
+SECRET = "a passphrase of this test's"
+
+
+def run(*argv: str, given: str | None = None, env: dict[str, str] | None = None) -> Result:
+    done = CliRunner().invoke(keyfront, ["custody", *argv], input=given, env=env)
+    assert not done.exception or isinstance(done.exception, (SystemExit, KeyfrontError)), done.exception
+    return done
+
+
+def said(*argv: str, given: str | None = None, env: dict[str, str] | None = None) -> str:
+    """The standard output of a command that succeeds."""
+    done = run(*argv, given=given, env=env)
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done.stdout
+
+
+def refused(*argv: str, given: str | None = None, env: dict[str, str] | None = None) -> str:
+    done = run(*argv, given=given, env=env)
+    assert done.exit_code != 0, done.output
+    return str(done.exception) if isinstance(done.exception, KeyfrontError) else done.output
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> str:
+    return f"file:{tmp_path}/keys/"
+
+
+def test_a_key_is_made_shown_listed_and_signs(place: str) -> None:
+    pem = said("create", f"{place}photos-1", "--label", "application=gallery")
+    public = load_public_key(pem)
+    assert public.algorithm == "ECDSA-P256"
+    assert open_key(f"{place}photos-1").public_key == public
+    assert said("show", f"{place}photos-1", "--public-key") == pem
+    shown = said("show", f"{place}photos-1")
+    assert "application=gallery" in shown
+    assert public.fingerprint in shown
+    made = json.loads(said("create", f"{place}films-1", "--algorithm", "rsa-2048", "--json"))
+    assert (made["Algorithm"], made["Hashes"], made["DeleteAt"]) == ("RSA-2048", ["SHA1", "SHA256"], None)
+    heads, films, photos = said("list", place).splitlines()
+    assert heads.split("  ")[0] == "name"
+    assert films.split()[:2] == ["films-1", "RSA-2048"]
+    assert photos.split()[:2] == ["photos-1", "ECDSA-P256"]
+    assert (
+        json.loads(said("list", place, "--json"))[0]
+        == made
+        == json.loads(said("show", made["URI"], "--json"))
+    )
+
+
+def test_an_empty_place(place: str) -> None:
+    assert said("list", place) == ""
+    assert json.loads(said("list", place, "--json")) == []
+    assert "no key" in refused("show", f"{place}one")
+
+
+def test_a_key_is_imported_and_given_away(place: str, tmp_path: Path) -> None:
+    key = made_elsewhere("ECDSA-P256")
+    (tmp_path / "in.pem").write_text(key.to_pem())
+    assert load_public_key(said("import", f"{place}one", str(tmp_path / "in.pem"))) == key.public_key
+    assert said("import", f"{place}one", "-", given=key.to_pem()) == key.public_key.pem
+    assert "already" in refused("import", f"{place}one", "-", given=made_elsewhere("ECDSA-P256", 1).to_pem())
+    assert "no private key" in refused("import", f"{place}two", "-", given="nonsense")
+    out = tmp_path / "out.pem"
+    done = run("export", f"{place}one", "--out", str(out))
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "whoever has it can sign" in done.stderr
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    assert load_private_key(out).public_key == key.public_key
+    assert "new file only" in refused("export", f"{place}one", "--out", str(out))
+    link = tmp_path / "link.pem"
+    link.symlink_to(tmp_path / "elsewhere.pem")
+    assert "new file only" in refused("export", f"{place}one", "--out", str(link))
+    assert not (tmp_path / "elsewhere.pem").exists()
+    assert load_private_key(said("export", f"{place}one", "--stdout").encode()).public_key == key.public_key
+    for argv in ((), ("--stdout", "--out", str(tmp_path / "more.pem"))):
+        assert "--out FILE, or --stdout" in refused("export", f"{place}one", *argv)
+
+
+def test_an_encrypted_key_is_imported_with_its_passphrase(place: str, tmp_path: Path) -> None:
+    key, encrypted, passphrase = tmp_path / "key.pem", tmp_path / "enc.pem", tmp_path / "passphrase"
+    key.write_text(made_elsewhere("ECDSA-P256").to_pem())
+    passphrase.write_text(SECRET + "\n")
+    argv = [
+        "openssl",
+        "pkcs8",
+        "-topk8",
+        "-in",
+        str(key),
+        "-out",
+        str(encrypted),
+        "-passout",
+        f"file:{passphrase}",
+    ]
+    subprocess.run(argv, check=True, capture_output=True, timeout=30)
+    assert "passphrase" in refused("import", f"{place}one", str(encrypted))
+    said("import", f"{place}one", str(encrypted), "--passphrase-file", str(passphrase))
+
+
+def test_a_key_goes_and_comes_back(place: str) -> None:
+    said("create", f"{place}one")
+    done = run("delete", f"{place}one", "--grace", "7d")
+    assert done.exit_code == 0
+    assert f"keyfront custody undelete {place}one" in done.stderr
+    assert json.loads(said("show", f"{place}one", "--json"))["DeleteAt"]
+    assert len(said("list", place).splitlines()) == 2
+    assert "to be deleted" in said("list", place).splitlines()[0]
+    said("undelete", f"{place}one")
+    assert json.loads(said("show", f"{place}one", "--json"))["DeleteAt"] is None
+    assert run("delete", f"{place}one", "--grace", "0", given="n\n").exit_code == 1
+    said("show", f"{place}one")
+    assert "is deleted" in run("delete", f"{place}one", "--grace", "0", "--yes").stderr
+    assert "no key" in refused("undelete", f"{place}one")
+    assert "length of time" in refused("delete", f"{place}one", "--grace", "soon")
+
+
+def test_the_key_encrypting_key_is_changed(place: str) -> None:
+    said("create", f"{place}one")
+    uri = said("rewrap", place, "--kek", "env:A_PASSPHRASE", env={"A_PASSPHRASE": SECRET}).strip()
+    assert uri == f"{place}?kek=env:A_PASSPHRASE"
+    at = f"{place}one?kek=env:A_PASSPHRASE"
+    assert said("show", at) == said("show", at, env={"A_PASSPHRASE": "something else"})
+    assert "PRIVATE KEY" in said("export", at, "--stdout", env={"A_PASSPHRASE": SECRET})
+    why = refused("export", at, "--stdout", env={"A_PASSPHRASE": "something else"})
+    assert "A_PASSPHRASE does not open" in why
+    assert "something else" not in why
+    assert "custody.key" in refused("export", f"{place}one", "--stdout")
+    assert said("rewrap", uri, "--in-folder", env={"A_PASSPHRASE": SECRET}).strip() == place
+    assert "PRIVATE KEY" in said("export", f"{place}one", "--stdout")
+    for argv in ((), ("--kek", "env:A", "--in-folder")):
+        assert "--kek SOURCE, or --in-folder" in refused("rewrap", place, *argv)
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (("create", "photos-1"), "names no custody"),
+        (("create", "file:/tmp/"), "names a place and no key"),
+        (("create", "file:/tmp/a.b"), "cannot be a key's name"),
+        (("create", "file:photos-1"), "names no folder"),
+        (("create", "file:~/keys/a"), "write the path out"),
+        (("create", "file:/x/a?kek=nonsense"), "kek=nonsense"),
+        (("create", "file:/x/a?kek=file:relative"), "absolute"),
+        (("create", "file:/x/a?kee=env:A"), "kee"),
+        (("create", "file:/x/a?kek=env:A&kek=env:B"), "twice"),
+        (("create", "file:/x/a", "--label", "x"), "NAME=VALUE"),
+        (("create", "file:/x/a", "--label", "x=1", "--label", "x=2"), "twice"),
+        (("show", "pkcs11:t/a?module-path=/x&pin=1234"), "never stands in a URI"),
+        (("show", "pkcs11:t/a?module-path=/x&pin-source=123456"), "never the PIN itself"),
+        (("rewrap", "awskms:a/?region=eu-central-1", "--in-folder"), "only file:"),
+    ],
+)
+def test_what_makes_no_sense(argv: tuple[str, ...], says: str) -> None:
+    why = refused(*argv)
+    assert says in why
+    assert "1234" not in why
+
+
+def test_signing_does_not_wait_for_custody() -> None:
+    """`keyfront sign` must start quickly: it loads no adapter, and nothing that an adapter needs."""
+    code = "import sys, keyfront.cli.main; print(*sys.modules)"
+    argv = [sys.executable, "-c", code]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
+    adapters = {target.partition(":")[0] for target in SCHEMES.values()}
+    assert not set(done.stdout.split()) & (adapters | {"botocore", "hvac", "pkcs11"})
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("0", 0), ("90s", 90), ("1h30m", 5400), ("7d", 604800), ("2w1d", 1296000)]
+)
+def test_lengths_of_time(text: str, seconds: float) -> None:
+    assert SpanType().convert(text, None, None) == seconds
+    assert SpanType().convert(span_text(seconds), None, None) == seconds
+
+
+def test_a_place_of_the_commands_is_one_of_the_library(place: str) -> None:
+    said("create", f"{place}one")
+    assert [held.name for held in open_place(place).list()] == ["one"]
