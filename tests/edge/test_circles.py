@@ -6,11 +6,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+import trustme
 
 from keyfront.edge.cache import Flight
 from keyfront.edge.edge import EdgeSettings, Visit
@@ -18,6 +20,7 @@ from keyfront.edge.exchange import Reply, Request
 from keyfront.edge.http1 import Connection
 from keyfront.edge.origin_http1 import Incoming
 from keyfront.edge.routing import Route, Routing, Rule, Site
+from keyfront.edge.tls import Secured
 from keyfront.errors import Denied, OriginFailure
 from keyfront.model.snapshot import Behavior, KeyGroup, Origin, PublicKey
 from keyfront.signing.verify import KeyRing
@@ -33,16 +36,17 @@ OURS = (
     Connection,
     Denied,
     Flight,
-    Visit,
-    Request,
-    Reply,
     Incoming,
-    OriginFailure,
-    Site,
-    Route,
-    Rule,
-    Routing,
     KeyRing,
+    OriginFailure,
+    Reply,
+    Request,
+    Route,
+    Routing,
+    Rule,
+    Secured,
+    Site,
+    Visit,
 )
 
 
@@ -167,6 +171,32 @@ async def test_a_missing_slice_that_does_not_come_leaves_nothing(
             if not left:
                 break
         assert sum(left.values()) < 5, left
+
+
+@pytest.mark.parametrize("goodbye", [True, False])
+async def test_a_connection_by_tls_that_has_ended_leaves_nothing(
+    origin: ScriptedOrigin, no_collector: None, goodbye: bool
+) -> None:
+    origin.on("/a", answer(200, b"x" * 100_000))
+    authority = trustme.CA()
+    ours, theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("d.test").configure_cert(ours)
+    authority.configure_trust(theirs)
+    async with EdgeHouse(site(origin.origin(), Behavior("*", "scripted")), tls=ours) as house:
+
+        async def once() -> None:
+            async with await house.viewer(ssl=theirs, server_hostname="d.test") as viewer:
+                assert (await viewer.ask("/a", "d.test")).status == 200
+                if not goodbye:
+                    viewer.writer.transport.abort()
+            while house.listener.connections:
+                await asyncio.sleep(0)
+
+        await once()
+        before = alive()
+        for _ in range(5):
+            await once()
+        assert sum((alive() - before).values()) < 5, alive() - before
 
 
 async def test_an_origin_that_cannot_be_reached_leaves_nothing(no_collector: None) -> None:

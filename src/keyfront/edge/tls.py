@@ -110,9 +110,11 @@ class Secured(asyncio.Transport, asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         if self._established:
+            self._established = False
             self._shell.connection_lost(exc)
         elif not self.handshake.done():
             self._give_up(exc or ConnectionResetError("closed before the TLS handshake was over"))
+        del self._shell  # each has the other as long as there is something to say, and so both would stay
 
     def data_received(self, data: bytes) -> None:
         if self._over:
