@@ -7,6 +7,7 @@ import functools
 import random
 import sqlite3
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,15 +96,19 @@ class House:
         seed: int = 1,
         audit_reads: bool = True,
         replica: bool | None = None,
+        region: str = "",
+        elsewhere: Sequence[FileFeed] = (),
     ) -> None:
         self.folder = folder
         self.now = NOW
         self.calls = 0
-        self.feed = FileFeed(folder)
+        self.feed = FileFeed(folder, region)
+        self.elsewhere = elsewhere
         self.store = Store(where(folder))
         self.service = Service(
             self.store,
             self.feed,
+            elsewhere=elsewhere,
             account=ACCOUNT,
             quotas=quotas,
             rng=random.Random(seed),
