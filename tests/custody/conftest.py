@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.bao import Bao
+from tests.bao import unable as no_bao
 from tests.custody.house import House
 from tests.custody.softhsm import PIN, SoftHsm
 from tests.moto import ACCESS, Moto
@@ -85,3 +87,29 @@ def awssm_place(moto: Moto) -> House:
 def awsssm_place(moto: Moto) -> House:
     uri = f"awsssm:keyfront/p{next(_numbers)}/?{moto.options}&check-every=0"
     return House(uri, moto.environment, secrets=ACCESS[1:])
+
+
+# ---- Vault: one OpenBao for all tests of a process, likewise
+
+
+@pytest.fixture(scope="session")
+def bao() -> Iterator[Bao]:
+    if why := no_bao():
+        pytest.skip(why)
+    with Bao() as server:
+        yield server
+
+
+@pytest.fixture
+def vault_kv_place(bao: Bao) -> House:
+    uri = f"vault:kv/secret/keyfront/p{next(_numbers)}/?address={bao.url}&check-every=0"
+    return House(uri, bao.environment, secrets=(bao.root,))
+
+
+@pytest.fixture
+def vault_transit_place(bao: Bao) -> House:
+    """An engine of its own, which may give keys away, with its notes in KV."""
+    mount = f"transit-{next(_numbers)}"
+    bao.call("post", f"sys/mounts/{mount}", {"type": "transit"})
+    uri = f"vault:transit/{mount}/?address={bao.url}&notes=secret/notes&exportable=yes"
+    return House(uri, bao.environment, secrets=(bao.root,), records=False)

@@ -28,8 +28,16 @@ from keyfront.errors import (
 from keyfront.signing.keys import Algorithm, HashName, PublicKey
 from tests.custody.house import BOTH, House, made_elsewhere
 
-PLACES = ("file_place", "pkcs11_place", "awskms_place", "awssm_place", "awsssm_place")
-KEEPING = ("file_place", "awssm_place", "awsssm_place")
+PLACES = (
+    "file_place",
+    "pkcs11_place",
+    "awskms_place",
+    "awssm_place",
+    "awsssm_place",
+    "vault_kv_place",
+    "vault_transit_place",
+)
+KEEPING = ("file_place", "awssm_place", "awsssm_place", "vault_kv_place")
 """Those of them that keep records."""
 
 DAY = 86400.0

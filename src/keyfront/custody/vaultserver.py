@@ -1,0 +1,263 @@
+"""A Vault or OpenBao server as the adapters speak to it: where it is, who we are there, and what its answers mean.
+
+A token is the one of VAULT_TOKEN (or BAO_TOKEN), of `token-file`, of ~/.vault-token, or what an AppRole is given for
+its role and secret id. It is renewed when half its time is over, where it can be. One that has run out is replaced: an
+AppRole logs in again, a file is read again, for an agent of Vault's writes new tokens there.
+
+Vault says 403 for a token that has run out and for what a policy does not allow alike; the token tells which: one that
+is good can look itself up.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import requests
+from hvac.adapters import RawAdapter
+
+from keyfront.errors import CustodyError, CustodyUnavailable
+
+OPTIONS = ("address", "namespace", "ca-file", "token-file", "role-id", "secret-id-source", "auth-mount")
+"""Options that both kinds of place have."""
+
+TIMEOUT = (5.0, 20.0)
+"""Seconds for a connection, and for an answer."""
+
+_ROUTE = re.compile(r"no handler for route")
+
+
+class Answer(NamedTuple):
+    """`data` of what Vault has answered, and its status: 200, 204, 400, or 404. `errors` is Vault's own text."""
+
+    status: int
+    data: dict[str, Any]
+    errors: str
+
+
+class _Token(NamedTuple):
+    text: str
+    renew_at: float
+    """By the monotonic clock; infinity for one that is not renewed."""
+
+
+class Server:
+    """One server, in one namespace, as one of its clients. For any thread. Its text form shows no secret."""
+
+    def __init__(self, options: Mapping[str, str], environment: Mapping[str, str]) -> None:
+        """:raises CustodyError: if an option makes no sense; nobody is asked yet."""
+        self.address = _one_of("address", options, environment, "VAULT_ADDR", "BAO_ADDR")
+        parts = urlsplit(self.address)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+            raise CustodyError(
+                "vault: where is it? Say address=https://… in the URI, or set VAULT_ADDR; no user or password in it"
+            )
+        if parts.query or parts.fragment:
+            raise CustodyError(f"vault: {self.address!r} is no address of a server")
+        self._options = dict(options)
+        self._environment = environment
+        if ("role-id" in options) is not ("secret-id-source" in options):
+            raise CustodyError("vault: role-id and secret-id-source go together: an AppRole needs both")
+        authority = _one_of("ca-file", options, environment, "VAULT_CACERT", "BAO_CACERT")
+        if authority and not Path(authority).is_file():
+            raise CustodyError(f"vault: there is no file {authority} with the certificates to trust")
+        namespace = _one_of("namespace", options, environment, "VAULT_NAMESPACE", "BAO_NAMESPACE")
+        self._adapter = RawAdapter(
+            base_uri=self.address,
+            verify=authority or True,
+            timeout=TIMEOUT,
+            namespace=namespace or None,
+        )
+        self._lock = threading.Lock()
+        self._token: _Token | None = None
+
+    def __repr__(self) -> str:
+        return f"<Server {self.address}>"
+
+    # ---- calls
+
+    def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
+        """One call. What it means that there is nothing (404) or that something does not fit (400) is the caller's.
+
+        :raises CustodyUnavailable: if Vault cannot be reached, is sealed, or ails.
+        :raises CustodyError: if the token is no good, or its policies do not allow it.
+        """
+        token = self._current()
+        answer = self._send(method, path, body, token)
+        if answer.status == 403:
+            fresh = self._replaced(token)
+            if fresh is None:
+                raise CustodyError(
+                    f"{self._about(method, path)}: the token's policies do not allow that "
+                    "(docs/reference/custody.md has the policy)"
+                )
+            answer = self._send(method, path, body, fresh)
+            if answer.status == 403:
+                raise CustodyError(f"{self._about(method, path)}: refused, also with a new token")
+        return answer
+
+    def tell(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """As `ask`, where only success will do.
+
+        :raises CustodyError: besides, if Vault refuses.
+        """
+        answer = self.ask(method, path, body)
+        if answer.status >= 400:
+            raise self.refused(method, path, answer)
+        return answer.data
+
+    def refused(self, method: str, path: str, answer: Answer) -> CustodyError:
+        if answer.status == 404 and _ROUTE.search(answer.errors):
+            return CustodyError(f"{self._about(method, path)}: nothing is mounted there")
+        return CustodyError(f"{self._about(method, path)}: {answer.errors or answer.status}")
+
+    def _about(self, method: str, path: str) -> str:
+        return f"Vault at {self.address}: {method.upper()} {path}"
+
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | None, token: str) -> Answer:
+        about = self._about(method, path)
+        headers = {"X-Vault-Token": token} if token else {}
+        try:
+            response = self._adapter.request(
+                method, f"/v1/{path}", headers=headers, raise_exception=False, json=body
+            )
+            text = response.json() if response.content else {}
+        except requests.exceptions.SSLError:
+            raise CustodyError(
+                f"{about}: its certificate is not trusted here: give the authority's with ca-file=…"
+            ) from None
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+            raise CustodyError(f"{about}: {type(error).__name__}") from None
+        except (requests.exceptions.RequestException, OSError) as error:
+            # without its cause: that quotes what was sent
+            raise CustodyUnavailable(f"{about}: it cannot be reached ({type(error).__name__})") from None
+        except ValueError:
+            text = {}
+        known: dict[str, Any] = text if isinstance(text, dict) else {}
+        said = "; ".join(" ".join(str(error).split()) for error in known.get("errors") or [])
+        status = response.status_code
+        if status not in (200, 204, 400, 403, 404, 405) and not (status == 500 and _SOFT_DELETED in said):
+            raise CustodyUnavailable(f"{about}: {said or status}: it may help to try again")
+        data = known.get("auth") or known.get("data") or {}
+        return Answer(status, data if isinstance(data, dict) else {}, said)
+
+    # ---- who we are
+
+    def _current(self) -> str:
+        with self._lock:
+            if self._token is None:
+                self._token = self._found()
+            elif time.monotonic() >= self._token.renew_at:
+                self._token = self._renewed(self._token.text)
+            return self._token.text
+
+    def _replaced(self, refused: str) -> str | None:
+        """Another token in place of one that was refused; None if that is still good, and it was policy.
+
+        :raises CustodyError: if there is no other one to be had.
+        """
+        with self._lock:
+            if self._token is not None and self._token.text != refused:
+                return self._token.text  # another thread was faster
+            if self._send("get", "auth/token/lookup-self", None, refused).status == 200:
+                return None
+            self._token = None
+            found = self._found()
+            if found.text == refused:
+                raise CustodyError(
+                    f"Vault at {self.address}: the token is wrong, has run out, or was revoked: log in again"
+                )
+            self._token = found
+            return found.text
+
+    def _found(self) -> _Token:
+        if "role-id" in self._options:
+            return self._logged_in()
+        text = self._token_text()
+        answer = self._send("get", "auth/token/lookup-self", None, text)
+        if answer.status != 200 or not answer.data.get("renewable"):
+            return _Token(text, float("inf"))
+        return _timed(text, answer.data.get("ttl"))
+
+    def _token_text(self) -> str:
+        if "token-file" in self._options:
+            return _line_of(Path(self._options["token-file"]), "the token")
+        for name in ("VAULT_TOKEN", "BAO_TOKEN"):
+            if self._environment.get(name):
+                return self._environment[name].strip()
+        home = self._environment.get("HOME")
+        usual = Path(home) / ".vault-token" if home else None
+        if usual is not None and usual.is_file():
+            return _line_of(usual, "the token")
+        raise CustodyError(
+            "vault: no token: set VAULT_TOKEN, or say token-file=… or role-id=… and secret-id-source=… in the URI"
+        )
+
+    def _logged_in(self) -> _Token:
+        mount = self._options.get("auth-mount", "approle").strip("/")
+        path = f"auth/{mount}/login"
+        answer = self._send(
+            "post", path, {"role_id": self._options["role-id"], "secret_id": self._secret_id()}, ""
+        )
+        token = answer.data.get("client_token")
+        if answer.status != 200 or not isinstance(token, str):
+            raise CustodyError(
+                f"{self._about('post', path)}: the AppRole cannot log in: {answer.errors or answer.status}"
+            )
+        return _timed(token, answer.data.get("lease_duration"))
+
+    def _secret_id(self) -> str:
+        source = self._options["secret-id-source"]
+        kind, _, where = source.partition(":")
+        if kind == "env" and where:
+            if not self._environment.get(where):
+                raise CustodyError(f"vault: the secret id should be in {where}, which is not set")
+            return self._environment[where].strip()
+        if kind == "file" and where:
+            return _line_of(Path(where), "the secret id")
+        raise CustodyError("vault: secret-id-source is env:NAME or file:PATH, and not the secret id itself")
+
+    def _renewed(self, token: str) -> _Token:
+        answer = self._send("post", "auth/token/renew-self", {}, token)
+        if answer.status != 200:  # it is used until it is refused, and replaced then
+            return _Token(token, float("inf"))
+        lasts = answer.data.get("lease_duration")
+        if isinstance(lasts, int) and lasts < _SHORT and "role-id" in self._options:
+            return self._logged_in()  # it comes to the end of what renewing can give
+        return _timed(token, lasts)
+
+
+_SOFT_DELETED = "soft-deleted key"
+_SHORT = 60
+
+
+def is_soft_deleted(answer: Answer) -> bool:
+    return _SOFT_DELETED in answer.errors
+
+
+def _timed(token: str, lasts: object) -> _Token:
+    """`lasts` is in seconds; 0 is for ever."""
+    if not isinstance(lasts, int) or lasts <= 0:
+        return _Token(token, float("inf"))
+    return _Token(token, time.monotonic() + max(1.0, lasts / 2))
+
+
+def _one_of(option: str, options: Mapping[str, str], environment: Mapping[str, str], *names: str) -> str:
+    if option in options:
+        return options[option]
+    return next((environment[name] for name in names if environment.get(name)), "")
+
+
+def _line_of(path: Path, what: str) -> str:
+    try:
+        text = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CustodyError(f"vault: {what} cannot be read from {path}: {type(error).__name__}") from None
+    if not text or len(text.split()) != 1:
+        raise CustodyError(f"vault: {path} should hold {what} and nothing else")
+    return text
