@@ -1,4 +1,5 @@
-"""The CloudFront API as a rotation meets it, Amazon's or Keyfront's: nine operations, through botocore.
+"""The CloudFront API as a rotation meets it, Amazon's or Keyfront's: eight operations, through botocore, and what a
+Keyfront tells besides.
 
 `Api` is all that the conductor knows of it. `CloudFront` speaks to a real one; it repeats what may be repeated, reads
 lists to their end, takes ETags from fresh reads, and notes how far the server's clock is from this one.
@@ -20,6 +21,7 @@ from botocore.loaders import Loader, create_loader
 from botocore.session import Session
 
 from keyfront.errors import AccountError
+from keyfront.lifecycle import keyuse
 from keyfront.lifecycle.rotation import Distribution, Group, KnownKey
 
 OPERATIONS = (
@@ -32,7 +34,7 @@ OPERATIONS = (
     "DeletePublicKey",
     "ListDistributions",
 )
-"""All that it calls: what a policy for it has to allow."""
+"""All that it calls: what a policy for it has to allow (and `keyuse.ACTION`, where there is such a thing)."""
 
 
 class Refused(AccountError):
@@ -80,6 +82,9 @@ class Api(Protocol):
     def distributions(self, key_group_id: str) -> tuple[Distribution, ...]:
         """Those that trust the key group in one of their behaviors."""
 
+    def last_expiry(self) -> Mapping[str, float]:
+        """Until when the latest link that edges have seen of a key is good, by its id, as far as that is known."""
+
 
 @functools.cache
 def _loader(data_path: str | None) -> Loader:
@@ -103,16 +108,16 @@ class CloudFront:
         """
         self._clock = clock
         self._skew: float | None = None
-        key_id, secret = credentials or (None, None)
         try:
             session = Session(profile=profile or None)
             session.register_component("data_loader", _loader(session.get_config_variable("data_path")))
+            if credentials is not None:
+                session.set_credentials(*credentials)
+            self._session = session
             self._client = session.create_client(
                 "cloudfront",
                 endpoint_url=endpoint_url or None,
                 region_name=session.get_config_variable("region") or "us-east-1",
-                aws_access_key_id=key_id,
-                aws_secret_access_key=secret,
                 config=Config(
                     user_agent_extra="keyfront-rotation",
                     retries={"mode": "standard", "total_max_attempts": 4},
@@ -227,6 +232,12 @@ class CloudFront:
             for item in self._pages("ListDistributions", "DistributionList")
             if key_group_id in _trusted(item)
         )
+
+    # ---- what a Keyfront's edges have seen
+
+    def last_expiry(self) -> Mapping[str, float]:
+        uses = keyuse.ask(self._session, self.endpoint)
+        return {use.key_pair_id: use.signatures_end for use in uses.items} if uses else {}
 
 
 def _trusted(summary: Mapping[str, Any]) -> set[str]:

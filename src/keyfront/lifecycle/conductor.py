@@ -27,6 +27,7 @@ from keyfront.custody.succession import (
     save,
 )
 from keyfront.errors import (
+    AccountError,
     CustodyError,
     KeyExists,
     KeyfrontError,
@@ -93,19 +94,16 @@ class Conductor:
         environment: Mapping[str, str] = os.environ,
         listeners: Sequence[Listener] = (),
         clock: Callable[[], float] = time.time,
-        *,
-        last_expiry: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         """
         :param environment: where places of keys find their secrets.
-        :param last_expiry: the latest end of a link that edges have seen, by public key id, where that is known.
+        :param clock: epoch seconds.
         """
         self.api = api
         self.records = records
         self._environment = environment
         self._listeners = listeners
         self._clock = clock
-        self._last_expiry = last_expiry
 
     # ---- what is there
 
@@ -132,17 +130,14 @@ class Conductor:
         """
         record = kept.succession
         group = self.api.key_group(record.key_group_id)
-        keys = self.api.public_keys()
-        retired = [e.key_pair_id for e in record.entries if e.stage is Stage.RETIRED and not e.gone]
-        asked = [id_ for id_ in retired if any(key.id == id_ for key in keys)]
-        return Facts(
-            record=record,
-            group=group,
-            public_keys=keys,
-            distributions=self.api.distributions(record.key_group_id),
-            elsewhere=self.api.key_groups_of(asked) if asked else {},
+        facts = Facts(record, group, self.api.public_keys(), self.api.distributions(record.key_group_id))
+        left = [e for e in record.entries if e.stage is Stage.RETIRED and not e.gone]
+        ids = [id_ for entry in left if (id_ := facts.id_of(entry))]
+        return replace(
+            facts,
+            elsewhere=self.api.key_groups_of(ids) if ids else {},
             held={entry.uri: self._held(entry) for entry in record.entries if not entry.gone},
-            last_expiry=self._last_expiry(),
+            last_expiry=self.api.last_expiry(),
             skew=self.api.skew,
         )
 
@@ -160,34 +155,42 @@ class Conductor:
 
     def plan(self, group: str) -> tuple[tuple[Planned, ...], Wait | Done]:
         """All steps to come (`rotation.plan`)."""
-        return plan(self.facts(self.record(group)), self._clock())
+        facts = self.facts(self.record(group))
+        return plan(facts, self._now())
+
+    def _now(self) -> float:
+        """Epoch seconds by CloudFront's clock, as far as it has told."""
+        return self._clock() + (self.api.skew or 0.0)
 
     # ---- one step
 
     def step(self, group: str, now: float | None = None) -> Outcome:
         """Look, and take one step if there is one.
 
+        :param now: epoch seconds by the local clock; default: it is asked.
         :raises RotationError: if the group is not rotated.
         :raises CustodyError: if its record cannot be read.
         :raises AccountError: if CloudFront cannot be asked.
         """
         kept = self.record(group)
         facts = self.facts(kept)
-        now = self._clock() if now is None else now
+        ahead = facts.skew or 0.0
+        now = (self._clock() if now is None else now) + ahead
         found = next_step(facts, now)
         if isinstance(found, Done):
             return Outcome(group, None)
         if isinstance(found, Wait):
-            return Outcome(group, _again(found, now), wait=found)
+            return Outcome(group, _again(found, now) - ahead, wait=found)
         try:
             self._tell("before", facts.record, now, found)
             self._take(kept, facts, found, now)
         except (KeyfrontError, OSError) as error:
             raced = isinstance(error, RecordChanged) or (isinstance(error, Refused) and error.code in _LOST)
             self._tell("failed", facts.record, now, found, str(error))
-            return Outcome(group, now + (1.0 if raced else LATER), found, error=str(error), raced=raced)
+            again = now - ahead + (1.0 if raced else LATER)
+            return Outcome(group, again, found, error=str(error), raced=raced)
         self._tell("after", facts.record, now, found)
-        return Outcome(group, now, found)
+        return Outcome(group, now - ahead, found)
 
     def _take(self, kept: Kept, facts: Facts, step: Step, now: float) -> None:
         """The deed, and then the record: whatever is between them is found again. Only what takes trust back is written
@@ -198,7 +201,15 @@ class Conductor:
                 return
             case Action.REGISTER:
                 id_ = self._register(facts, step)
-                self._save(kept, after(facts.record, step, now, key_pair_id=id_), now)
+                try:
+                    self._save(kept, after(facts.record, step, now, key_pair_id=id_), now)
+                except RecordChanged:
+                    entry = self.record(facts.record.group).succession.entry(step.uri)
+                    if (
+                        entry is None or entry.gone
+                    ):  # it was withdrawn meanwhile, and nobody would look for this
+                        self.api.delete_public_key(id_)
+                    raise
                 return
             case Action.PUBLISH | Action.REMOVE:
                 self._save(kept, after(facts.record, step, now), now)
@@ -277,13 +288,13 @@ class Conductor:
         :param adopt: URIs in custody of keys that are in the group, by their ids; the last one signs, the others drain.
         :raises RotationError: if it is rotated already, or a key cannot be adopted.
         """
-        now = self._clock()
+        known = {key.id: key for key in self.api.public_keys()}
+        now = self._now()
         orders.checked(terms, now)
         if load(self.records, group.name) is not None:
             raise RotationError(
                 f"the key group {group.name} is rotated already: see `keyfront rotation status`"
             )
-        known = {key.id: key for key in self.api.public_keys()}
         adopted = [self._adopted(group, known, id_, uri) for id_, uri in adopt.items()]
         made = self._spent(group, terms, known.values())
         record = orders.begun(group, terms, adopted, made, now)
@@ -336,7 +347,7 @@ class Conductor:
             previous = orders.back_to(record)
             if previous is not None:
                 self._try(previous.uri, record)
-            return orders.rolled_back(self.facts(Kept(record, "")), now)
+            return orders.rolled_back(self.facts(Kept(record, "")), self._now())
 
         return self._order(group, "rollback", by, back)
 
@@ -353,7 +364,7 @@ class Conductor:
     def stop(self, group: str, by: str = "") -> Succession:
         """Rotate the group no more. Its keys stay where they are; signers that follow the record stop when they have
         not seen it for `max_staleness`."""
-        now = self._clock()
+        now = self._now()
         kept = self.record(group)
         self._tell_order("before", "stop", kept.succession, now, by)
         self.records.remove(record_name(group), kept.version)
@@ -368,8 +379,12 @@ class Conductor:
         change: Callable[[Succession, float], Succession],
         key: str = "",
     ) -> Succession:
+        try:
+            self.api.key_group(self.record(group).succession.key_group_id)  # what time it is there
+        except AccountError:
+            pass  # an order is given also when CloudFront cannot be asked
         for _ in range(10):
-            kept, now = self.record(group), self._clock()
+            kept, now = self.record(group), self._now()
             try:
                 return self._ordered(action, change(kept.succession, now), kept.version, now, by, key)
             except RecordChanged:

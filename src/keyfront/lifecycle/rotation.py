@@ -12,7 +12,7 @@ smallest thing that brings the second nearer to the first. Nothing else is remem
 5. of the five places in a key group (semantics §3.3) two stay free: a rotation waits rather than take one. They are for
    emergencies, and for a person's own hand.
 
-`now` is the local clock's time in epoch seconds. Where it cannot be trusted no step is taken (`_clock`).
+`now` is epoch seconds by CloudFront's clock, as far as it tells. If clocks disagree no step is taken (`_clock`).
 """
 
 from __future__ import annotations
@@ -179,6 +179,13 @@ class Facts(msgspec.Struct, frozen=True):
     def knows(self, key_pair_id: str) -> bool:
         return any(key.id == key_pair_id for key in self.public_keys)
 
+    def id_of(self, entry: Entry) -> str:
+        """What CloudFront calls the key, also where nobody came to write it down; empty if it does not know it."""
+        if entry.key_pair_id:
+            return entry.key_pair_id if self.knows(entry.key_pair_id) else ""
+        named = (key for key in self.public_keys if key.name == name_of(entry.uri))
+        return next((key.id for key in named if _fingerprint(key.encoded_key) == entry.fingerprint), "")
+
     def lost(self, entry: Entry) -> str:
         """Why `entry` can sign nothing that an edge would take, empty if it can."""
         if entry.key_pair_id and not self.knows(entry.key_pair_id):
@@ -313,6 +320,8 @@ def _put_back(facts: Facts, now: float) -> Iterable[Step | Wait]:
         if not facts.knows(entry.key_pair_id):
             if entry.stage is not Stage.SIGNING:
                 yield _step(Action.RELEASE, entry, facts.lost(entry))
+        elif entry.stage is Stage.DRAINING and now >= facts.trusted_until(entry):
+            yield _step(Action.RELEASE, entry, "it has drained, and somebody took it out of the key group")
         elif len(facts.items) >= PLACES:
             yield Wait(f"{named(entry)} was taken out of the key group, which is full now", attention=True)
         else:
@@ -406,11 +415,13 @@ def _clear(facts: Facts, now: float) -> Iterable[Step | Wait]:
         if entry.stage is not Stage.RETIRED or entry.gone or entry.key_pair_id in facts.items:
             continue
         held = facts.held.get(entry.uri, Held())
-        groups = facts.elsewhere.get(entry.key_pair_id, ())
+        id_ = facts.id_of(entry)
+        groups = facts.elsewhere.get(id_, ())
         if groups:
             yield Wait(f"{named(entry)} is RETIRED, but still in {', '.join(groups)}", attention=True)
-        elif facts.knows(entry.key_pair_id):
-            yield _step(Action.UNREGISTER, entry, "it is RETIRED and in no key group")
+        elif id_:
+            reason = "it is RETIRED and in no key group"
+            yield replace(_step(Action.UNREGISTER, entry, reason), key_pair_id=id_)
         elif held.unknown:
             yield Wait(f"custody of {named(entry)} cannot be asked: {held.unknown}")
         else:
