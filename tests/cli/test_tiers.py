@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from keyfront.cli.tiers import Tiers, edge_name, tiers
 from keyfront.cli.up import up
@@ -48,12 +48,17 @@ def test_what_makes_no_sense(
         tiers(None, shields, listens, tmp_path / "secret" if secret else None)
 
 
-@pytest.mark.parametrize("option", ["--control=127.0.0.1:0", "--domain=x.test"])
-def test_edges_alone_have_no_control_plane(option: str, tmp_path: Path) -> None:
+def run_up(*argv: str) -> Result:
     before = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
-    done = CliRunner().invoke(up, ["--data", str(tmp_path / "data"), "--feed", str(tmp_path), option])
+    done = CliRunner().invoke(up, argv)
     for number, handler in before:
         signal.signal(number, handler)
+    return done
+
+
+@pytest.mark.parametrize("option", ["--control=127.0.0.1:0", "--domain=x.test", "--region-feed=us=."])
+def test_edges_alone_have_no_control_plane(option: str, tmp_path: Path) -> None:
+    done = run_up("--data", str(tmp_path / "data"), "--feed", str(tmp_path), option)
     assert isinstance(done.exception, SettingsError)
     assert "is the control plane's" in str(done.exception)
 
@@ -61,3 +66,44 @@ def test_edges_alone_have_no_control_plane(option: str, tmp_path: Path) -> None:
 def test_an_edge_has_a_name_of_its_own() -> None:
     assert edge_name(80) != edge_name(81)
     assert edge_name(80).startswith("at-")
+
+
+def test_regions(tmp_path: Path) -> None:
+    (tmp_path / "us").mkdir()
+    (tmp_path / "asia").mkdir()
+    feeds = (f"us={tmp_path / 'us'}", f"asia={tmp_path / 'asia'}")
+    said = tiers(None, (), None, None, "eu", feeds)
+    assert said == Tiers(
+        region="eu", region_feeds=(("us", str(tmp_path / "us")), ("asia", str(tmp_path / "asia")))
+    )
+
+
+@pytest.mark.parametrize(
+    ("region", "feeds", "why"),
+    [
+        ("EU", (), "name of a region"),
+        ("eu us", (), "name of a region"),
+        ("eu", ("us",), "is not NAME=DIR"),
+        ("eu", ("us=",), "is not NAME=DIR"),
+        ("eu", ("U.S.={0}/us",), "name of a region"),
+        ("eu", ("eu={0}/us",), "own edges"),
+        ("", ("us={0}/us", "us={0}/asia"), "twice"),
+        ("", ("us={0}/us", "asia={0}/us"), "for two regions"),
+        ("", ("us={0}/us", "asia={0}/same"), "for two regions"),
+        ("", ("us={0}/missing",), "there is no folder"),
+        ("", ("us={0}/data",), "data folder of a control plane"),
+    ],
+)
+def test_regions_that_make_no_sense(region: str, feeds: tuple[str, ...], why: str, tmp_path: Path) -> None:
+    for name in ("us", "asia", "data"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "same").symlink_to(tmp_path / "us")
+    (tmp_path / "data" / "credentials").touch()
+    with pytest.raises(SettingsError, match=why):
+        tiers(None, (), None, None, region, tuple(text.format(tmp_path) for text in feeds))
+
+
+def test_the_own_data_folder_is_no_other_regions_feed(tmp_path: Path) -> None:
+    done = run_up("--data", str(tmp_path), "--region-feed", f"us={tmp_path}")
+    assert isinstance(done.exception, SettingsError)
+    assert "the data folder itself" in str(done.exception)

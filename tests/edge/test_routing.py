@@ -157,3 +157,40 @@ def test_plans_are_bounded_in_bytes_and_what_is_used_stays() -> None:
     kept = len(routed.plans)
     ask(routed, "/" + "x" * 8000)
     assert len(routed.plans) == kept  # nothing so long is kept
+
+
+# ---- names of distributions that are in other regions only
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("www.example.com", "E1"),
+        ("private.example.com", None),
+        ("Private.Example.com:8080", None),
+        ("a.private.example.com", "E1"),
+        ("x.eu.example.com", None),
+        ("x.y.eu.example.com", None),
+        ("eu.example.com", "E1"),
+        ("open.eu.example.com", "E2"),
+        ("a.inner.eu.example.com", "E3"),
+    ],
+)
+def test_a_wildcard_takes_over_no_name_of_a_distribution_that_is_elsewhere(
+    host: str, expected: str | None
+) -> None:
+    asked = Routing(
+        Snapshot(
+            1,
+            0.0,
+            distributions=(
+                distribution("E1", "*.example.com"),
+                distribution("E2", "open.eu.example.com"),
+                distribution("E3", "*.inner.eu.example.com"),
+            ),
+            region="us",
+            reserved=("*.eu.example.com", "private.example.com"),
+        )
+    )
+    site = asked.site(host)
+    assert (site and site.distribution.id) == expected

@@ -94,13 +94,13 @@ def tiers(
                 raise SettingsError(f"--{option} is the control plane's, and --feed follows another one's")
     shields: dict[str, str] = {}
     for text in origin_shield:
-        region, equals, where = text.partition("=")
-        if not equals or not _REGION.fullmatch(region):
+        shielded, equals, where = text.partition("=")
+        if not equals or not _REGION.fullmatch(shielded):
             raise SettingsError(f"{text!r} is not REGION=HOST:PORT, such as eu-central-1=10.0.0.1:8090")
-        if region in shields:
-            raise SettingsError(f"--origin-shield names {region} twice")
+        if shielded in shields:
+            raise SettingsError(f"--origin-shield names {shielded} twice")
         parent_address(where)
-        shields[region] = where
+        shields[shielded] = where
     if (shields or shield) and shield_secret is None:
         raise SettingsError("--shield and --origin-shield need --shield-secret, which both sides share")
     if shield_secret is not None:
