@@ -7,10 +7,13 @@ import sys
 import click
 
 from keyfront.cli.access import access
+from keyfront.cli.agent import agent
 from keyfront.cli.audit import audit
 from keyfront.cli.backup import backup
 from keyfront.cli.custody import custody
 from keyfront.cli.declared import apply, plan_command
+from keyfront.cli.rotation import rotation
+from keyfront.cli.regions import regions
 from keyfront.cli.sign import explain, key, sign, sign_cookies
 from keyfront.cli.store import store_group
 from keyfront.cli.up import control_process, edge_worker, up
@@ -34,8 +37,11 @@ for command in (
     access,
     audit,
     custody,
+    agent,
+    rotation,
     backup,
     store_group,
+    regions,
     edge_worker,
     control_process,
 ):

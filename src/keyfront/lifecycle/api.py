@@ -37,6 +37,10 @@ OPERATIONS = (
 """All that it calls: what a policy for it has to allow (and `keyuse.ACTION`, where there is such a thing)."""
 
 
+_DATE = 2.0
+"""What a Date header cannot tell, seconds: it has none of their fractions, and servers make it once a second."""
+
+
 class Refused(AccountError):
     """An API's answer other than success; `code` is its error code, empty if there was no answer."""
 
@@ -152,7 +156,8 @@ class CloudFront:
     def _note(self, answer: Mapping[str, Any]) -> None:
         said = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
         try:
-            self._skew = parsedate_to_datetime(said).timestamp() - self._clock()
+            ahead = parsedate_to_datetime(said).timestamp() - self._clock()
+            self._skew = 0.0 if abs(ahead) <= _DATE else ahead
         except (TypeError, ValueError, OverflowError):
             self._skew = None
 

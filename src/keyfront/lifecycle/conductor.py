@@ -156,9 +156,13 @@ class Conductor:
     def plan(self, group: str) -> tuple[tuple[Planned, ...], Wait | Done]:
         """All steps to come (`rotation.plan`)."""
         facts = self.facts(self.record(group))
-        return plan(facts, self._now())
+        return plan(facts, self.now())
 
-    def _now(self) -> float:
+    def plan_of(self, record: Succession) -> tuple[tuple[Planned, ...], Wait | Done]:
+        """The same of a record that was never written."""
+        return plan(self.facts(Kept(record, "")), self.now())
+
+    def now(self) -> float:
         """Epoch seconds by CloudFront's clock, as far as it has told."""
         return self._clock() + (self.api.skew or 0.0)
 
@@ -282,14 +286,16 @@ class Conductor:
 
     # ---- orders
 
-    def start(self, group: Group, terms: Terms, adopt: Mapping[str, str], by: str = "") -> Succession:
-        """Begin to rotate a key group.
+    def start(
+        self, group: Group, terms: Terms, adopt: Mapping[str, str], by: str = "", *, dry_run: bool = False
+    ) -> Succession:
+        """Begin to rotate a key group. In a dry run all is looked at and nothing written.
 
         :param adopt: URIs in custody of keys that are in the group, by their ids; the last one signs, the others drain.
         :raises RotationError: if it is rotated already, or a key cannot be adopted.
         """
         known = {key.id: key for key in self.api.public_keys()}
-        now = self._now()
+        now = self.now()
         orders.checked(terms, now)
         if load(self.records, group.name) is not None:
             raise RotationError(
@@ -300,6 +306,8 @@ class Conductor:
         record = orders.begun(group, terms, adopted, made, now)
         for entry in record.entries:
             self._try(entry.uri, record)
+        if dry_run:
+            return record
         return self._ordered("start", record, None, now, by)
 
     def _adopted(self, group: Group, known: Mapping[str, KnownKey], id_: str, uri: str) -> Entry:
@@ -347,7 +355,7 @@ class Conductor:
             previous = orders.back_to(record)
             if previous is not None:
                 self._try(previous.uri, record)
-            return orders.rolled_back(self.facts(Kept(record, "")), self._now())
+            return orders.rolled_back(self.facts(Kept(record, "")), self.now())
 
         return self._order(group, "rollback", by, back)
 
@@ -364,7 +372,7 @@ class Conductor:
     def stop(self, group: str, by: str = "") -> Succession:
         """Rotate the group no more. Its keys stay where they are; signers that follow the record stop when they have
         not seen it for `max_staleness`."""
-        now = self._now()
+        now = self.now()
         kept = self.record(group)
         self._tell_order("before", "stop", kept.succession, now, by)
         self.records.remove(record_name(group), kept.version)
@@ -384,7 +392,7 @@ class Conductor:
         except AccountError:
             pass  # an order is given also when CloudFront cannot be asked
         for _ in range(10):
-            kept, now = self.record(group), self._now()
+            kept, now = self.record(group), self.now()
             try:
                 return self._ordered(action, change(kept.succession, now), kept.version, now, by, key)
             except RecordChanged:

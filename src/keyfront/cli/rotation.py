@@ -1,0 +1,598 @@
+"""`keyfront rotation`: the keys of a key group replaced on time, on Keyfront or on Amazon CloudFront
+(docs/guide/rotation.md).
+
+A command that changes something writes the record and goes; the steps are taken by `keyfront rotation run`, from cron
+or by hand, or by `keyfront up`.
+"""
+
+from __future__ import annotations
+
+import functools
+import getpass
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from keyfront.cli.columns import print_columns, print_json
+from keyfront.cli.span import SpanType, span_text
+from keyfront.custody.home import default_records
+from keyfront.errors import CustodyUnavailable, RotationError, SettingsError
+
+if TYPE_CHECKING:
+    from keyfront.custody.succession import Entry, Terms
+    from keyfront.lifecycle.conductor import Conductor, Outcome
+    from keyfront.lifecycle.rotation import Done, Facts, Planned, Step, Wait
+    from keyfront.signing.keys import Algorithm
+
+_ALGORITHMS = {"ecdsa-p256": "ECDSA-P256", "rsa-2048": "RSA-2048"}
+_JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
+_LENGTH = SpanType()
+
+WORK = 3
+"""Exit status where somebody has to do something before the rotation can go on."""
+
+
+@click.group()
+def rotation() -> None:
+    """The keys of a key group: replaced on time, with overlap, on Keyfront and on AWS alike."""
+
+
+# ------------------------------------------------------------------------------------------------------------
+# What all commands share
+
+
+def _command(name: str, *, group: bool = True) -> Callable[[Callable[..., int | None]], click.Command]:
+    """A command with the options that say which CloudFront, and where the records are. It gets a conductor first, and
+    what it returns is the exit status."""
+
+    def decorate(function: Callable[..., int | None]) -> click.Command:
+        @functools.wraps(function)
+        def command(endpoint_url: str, profile: str, records: str, journal: Path | None, **said: Any) -> None:
+            sys.exit(function(_conductor(endpoint_url, profile, records, journal), **said) or 0)
+
+        for option in (
+            click.option(
+                "--journal",
+                type=click.Path(dir_okay=False, path_type=Path),
+                help="A file that gets a line for each step taken or failed.",
+            ),
+            click.option(
+                "--records",
+                default="",
+                metavar="URI",
+                help="The custody that keeps the records.  [default: KEYFRONT_RECORDS, or the user's data folder]",
+            ),
+            click.option("--profile", default="", help="Profile in the credentials file."),
+            click.option(
+                "--endpoint-url", default="", help="The API's address.  [default: AWS_ENDPOINT_URL, or AWS]"
+            ),
+        ):
+            command = option(command)
+        if group:
+            command = click.argument("group")(command)
+        return rotation.command(name)(command)
+
+    return decorate
+
+
+def _conductor(endpoint_url: str, profile: str, records: str, journal: Path | None) -> Conductor:
+    from keyfront.custody.follow import RECORDS_VARIABLE
+    from keyfront.custody.schemes import open_records
+    from keyfront.lifecycle.api import CloudFront  # botocore's client, which few commands need
+    from keyfront.lifecycle.conductor import Conductor
+    from keyfront.lifecycle.journal import Journal
+
+    place = open_records(records or os.environ.get(RECORDS_VARIABLE) or default_records())
+    listeners = [Journal(journal)] if journal else []
+    return Conductor(CloudFront(endpoint_url, profile), place, os.environ, listeners)
+
+
+def _by() -> str:
+    try:
+        return f"keyfront rotation, {getpass.getuser()}@{socket.gethostname()}"
+    except (KeyError, OSError):
+        return f"keyfront rotation, uid {os.getuid()}@{socket.gethostname()}"
+
+
+_TERMS: tuple[Callable[[Any], Any], ...] = (
+    click.option(
+        "--every",
+        metavar="90d|'CRON'|never",
+        help="How long a key signs, or when the next one comes (cron, UTC).",
+    ),
+    click.option("--overlap", type=_LENGTH, help="How long a key that signs no more is trusted at least."),
+    click.option("--max-lifetime", type=_LENGTH, help="How far ahead a signature may end."),
+    click.option(
+        "--max-staleness", type=_LENGTH, help="How long signers go on without having seen the record."
+    ),
+    click.option(
+        "--settle", type=_LENGTH, help="How long an edge may not know of a group although it is Deployed."
+    ),
+    click.option("--grace", type=_LENGTH, help="How long the private half of a RETIRED key can be had back."),
+    click.option(
+        "--algorithm",
+        type=click.Choice(list(_ALGORITHMS), case_sensitive=False),
+        help="The kind of new keys.",
+    ),
+    click.option("--hash", "hash_name", type=click.Choice(["SHA1", "SHA256"]), help="What signers use."),
+    click.option("--application", help="Whose keys these are; a label of each."),
+)
+
+
+def _terms_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in _TERMS:
+        command = option(command)
+    return command
+
+
+def _changed(terms: Terms, said: dict[str, Any]) -> Terms:
+    import msgspec
+
+    changes = {name: value for name, value in said.items() if value is not None}
+    if "every" in changes:
+        changes["every"] = _every(changes["every"])
+    if "algorithm" in changes:
+        changes["algorithm"] = cast("Algorithm", _ALGORITHMS[changes["algorithm"].lower()])
+    return msgspec.structs.replace(terms, **changes)
+
+
+def _every(text: str) -> float | str:
+    if text == "never":
+        return ""
+    try:
+        return _LENGTH.convert(text, None, None)
+    except click.BadParameter:
+        if len(text.split()) not in (5, 6):
+            raise SettingsError(
+                f"--every {text!r}: give a length of time (90d), a cron expression of five fields, or never"
+            ) from None
+        return text
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Commands
+
+
+@_command("start")
+@click.option(
+    "--custody", "place", required=True, metavar="URI", help="The place where keys are made; ends with /."
+)
+@click.option(
+    "--adopt",
+    multiple=True,
+    metavar="KEY_ID=URI",
+    help="A key of the group whose private half custody has: it signs from now on. Repeatable: the last one signs, "
+    "the others drain.",
+)
+@_terms_options
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@_JSON
+def start(
+    conductor: Conductor,
+    group: str,
+    place: str,
+    adopt: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
+    **said: Any,
+) -> int:
+    """Begin to rotate the keys of the key group GROUP (its name or id).
+
+    Keys that are in it and are not adopted are left alone, for ever. Without --adopt the first key is made new.
+
+    \b
+        keyfront rotation start photos --custody awskms:keyfront/ --every 90d
+        keyfront rotation start photos --custody file:/srv/keys/ --adopt K2JCJMDEHXQW5F=file:/srv/keys/photos
+    """
+    from keyfront.custody.succession import Terms
+    from keyfront.lifecycle import orders
+
+    found = conductor.api.find_key_group(group) or conductor.api.key_group(group)
+    if found is None:
+        raise RotationError(f"{conductor.api.endpoint} has no key group {group}")
+    if not place.partition("?")[0].endswith("/"):
+        raise SettingsError(f"--custody {place}: a place without a key's name ends with a slash")
+    terms = _changed(Terms(place), said)
+    pairs = dict(_pair(text) for text in adopt)
+    for doubt in orders.doubts(orders.checked(terms, time.time()), time.time()):
+        _complain(doubt)
+    record = conductor.start(found, terms, pairs, _by(), dry_run=dry_run)
+    if dry_run:
+        return _show_plan(conductor, *conductor.plan_of(record), as_json=as_json)
+    _say(
+        f"{record.group} at {conductor.api.endpoint} is rotated from now on. Next: keyfront rotation run",
+        as_json,
+    )
+    return _show_status(conductor, [record.group], as_json)
+
+
+@_command("status", group=False)
+@click.argument("group", required=False)
+@_JSON
+def status(conductor: Conductor, group: str | None, as_json: bool) -> int:
+    """Show keys and their stages, and what comes next; of GROUP, or of all groups.
+
+    Exits with 3 if somebody has to do something.
+    """
+    return _show_status(conductor, [group] if group else conductor.groups(), as_json)
+
+
+@_command("plan")
+@_JSON
+def plan_(conductor: Conductor, group: str, as_json: bool) -> int:
+    """Show all steps to come, each with its earliest time. Changes nothing."""
+    return _show_plan(conductor, *conductor.plan(group), as_json=as_json)
+
+
+@_command("run", group=False)
+@click.argument("groups", nargs=-1, metavar="[GROUP]…")
+@click.option(
+    "--until-idle", is_flag=True, help="Wait for edges, until there is nothing to do but wait for a date."
+)
+@click.option("--timeout", type=_LENGTH, default="30m", show_default=True, help="Of --until-idle.")
+@click.option("--dry-run", is_flag=True, help="Say what the next step would be, and do nothing.")
+@_JSON
+def run(
+    conductor: Conductor,
+    groups: tuple[str, ...],
+    until_idle: bool,
+    timeout: float,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Take the steps that can be taken now, of all groups or of those given. For cron: run it as often as you like.
+
+    Exits with 1 if a step failed, and with 3 if somebody has to do something.
+    """
+    names = list(groups) or conductor.groups()
+    if dry_run:
+        return _show_status(conductor, names, as_json)
+    ends = time.monotonic() + timeout
+    return max((_run(conductor, name, ends if until_idle else 0.0, as_json) for name in names), default=0)
+
+
+@_command("rotate")
+@_JSON
+def rotate(conductor: Conductor, group: str, as_json: bool) -> int:
+    """Rotate now, whatever the schedule says; the key that signs drains as ever."""
+    conductor.rotate(group, _by())
+    return _show_status(conductor, [group], as_json)
+
+
+@_command("pause")
+@_JSON
+def pause(conductor: Conductor, group: str, as_json: bool) -> int:
+    """Take no further step until `resume`. Signers sign on, and edges trust what they trust."""
+    conductor.pause(group, _by())
+    return _show_status(conductor, [group], as_json)
+
+
+@_command("resume")
+@_JSON
+def resume(conductor: Conductor, group: str, as_json: bool) -> int:
+    """Go on after `pause`, `rollback`, or a clock that was wrong."""
+    conductor.resume(group, _by())
+    return _show_status(conductor, [group], as_json)
+
+
+@_command("rollback")
+@_JSON
+def rollback(conductor: Conductor, group: str, as_json: bool) -> int:
+    """Let the key before sign again, and pause; the new one drains. A new key that does not sign yet is withdrawn."""
+    conductor.rollback(group, _by())
+    return _show_status(conductor, [group], as_json)
+
+
+@_command("emergency")
+@click.argument("key_id")
+@click.option(
+    "--keep-serving",
+    is_flag=True,
+    help="Trust the key until its successor is trusted everywhere, so that no link that is open breaks before.",
+)
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@_JSON
+def emergency(
+    conductor: Conductor, group: str, key_id: str, keep_serving: bool, yes: bool, as_json: bool
+) -> int:
+    """KEY_ID is compromised: a new key in, it out, now. Every link that it has signed is refused from then on.
+
+    Takes all steps that it needs, and waits for the edges. Paused rotations too.
+    """
+    from keyfront.lifecycle.orders import found
+
+    entry = found(conductor.record(group).succession, key_id)
+    if not yes:
+        if as_json or not sys.stdin.isatty():
+            raise SettingsError("nobody is here to say yes: give --yes")
+        click.confirm(
+            f"{entry.key_pair_id or entry.uri} ({entry.stage.value}): refuse all that it has signed?",
+            abort=True,
+        )
+    conductor.emergency(group, entry.uri, _by(), keep_serving=keep_serving)
+    return _run(conductor, group, time.monotonic() + 1800.0, as_json)
+
+
+@_command("terms")
+@click.option("--custody", "place", metavar="URI", help="The place where new keys are made; ends with /.")
+@_terms_options
+@_JSON
+def terms_(conductor: Conductor, group: str, as_json: bool, **said: Any) -> int:
+    """Show or change how GROUP is rotated. What was promised to links that are out there stays promised."""
+    from keyfront.lifecycle import orders
+
+    if any(value is not None for value in said.values()):
+        record = conductor.change_terms(group, lambda terms: _changed(terms, said), _by())
+        for doubt in orders.doubts(record.terms, time.time()):
+            _complain(doubt)
+    terms = conductor.record(group).succession.terms
+    if as_json:
+        print_json(_terms_json(terms))
+    else:
+        for name, value in _terms_json(terms).items():
+            click.echo(f"{name:15}{value}")
+    return 0
+
+
+@_command("stop")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+def stop(conductor: Conductor, group: str, yes: bool) -> int:
+    """Rotate GROUP no more. Its keys stay in the group and in custody, and are nobody's from then on.
+
+    What signs by the key group's name stops signing when it has not seen the record for max-staleness.
+    """
+    record = conductor.record(group).succession
+    if not yes:
+        if not sys.stdin.isatty():
+            raise SettingsError("nobody is here to say yes: give --yes")
+        click.confirm(
+            f"Forget the rotation of {group} ({len(record.entries)} keys stay where they are)?", abort=True
+        )
+    conductor.stop(group, _by())
+    for entry in record.entries:
+        click.echo(f"{entry.key_pair_id}  {entry.uri}  was {entry.stage.value}")
+    return 0
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key_id, equals, uri = text.partition("=")
+    if not (key_id and equals and uri):
+        raise SettingsError(
+            f"--adopt {text}: give the public key's id and its private half's URI, KEY_ID=URI"
+        )
+    return key_id, uri
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Taking steps
+
+
+def _run(conductor: Conductor, group: str, ends: float, as_json: bool) -> int:
+    """Take all steps of a group that can be taken; until `ends` (of the monotonic clock) also wait for edges."""
+    status = 0
+    for _ in range(200):
+        outcome = _looked(conductor, group)
+        if outcome.taken is not None:
+            _told(group, outcome, as_json)
+        if outcome.moved:
+            if outcome.raced:
+                time.sleep(0.2)
+            continue
+        if outcome.error:
+            return 1
+        wait = outcome.wait
+        looking = wait is not None and wait.until is None and not wait.attention
+        if looking and time.monotonic() < ends:
+            time.sleep(0.5)
+            continue
+        soon = (
+            wait is not None and wait.until is not None and wait.until - time.time() < ends - time.monotonic()
+        )
+        if soon and wait is not None and wait.until is not None:
+            time.sleep(max(0.1, wait.until - time.time()))
+            continue
+        _waits(group, wait, as_json)
+        return WORK if wait is not None and wait.attention else status
+    return 1
+
+
+def _looked(conductor: Conductor, group: str) -> Outcome:
+    """A look that is not spoilt by a custody that is away for a moment."""
+    for pause in (0.5, 2.0):
+        try:
+            return conductor.step(group)
+        except CustodyUnavailable:
+            time.sleep(pause)
+    return conductor.step(group)
+
+
+def _told(group: str, outcome: Outcome, as_json: bool) -> None:
+    step = outcome.taken
+    if step is None:
+        return
+    if as_json:
+        _line({"group": group, **_step_json(step), "error": outcome.error or None})
+    elif outcome.error:
+        _complain(f"{group}: {step.action.value} {step.name} failed: {outcome.error}")
+    else:
+        id_ = f" ({step.key_pair_id})" if step.key_pair_id else ""
+        click.echo(f"{group}: {step.action.value} {step.name}{id_}: {step.reason}")
+
+
+def _waits(group: str, wait: Wait | None, as_json: bool) -> None:
+    if as_json:
+        _line({"group": group, "waits": _wait_json(wait)})
+    elif wait is None:
+        click.echo(f"{group}: nothing to do")
+    else:
+        click.echo(f"{group}: {'! ' if wait.attention else ''}{wait.reason}")
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Showing
+
+
+def _show_status(conductor: Conductor, groups: list[str], as_json: bool) -> int:
+    from keyfront.lifecycle.rotation import Step, Wait, next_step
+
+    shown, work = [], False
+    for group in groups:
+        facts = conductor.facts(conductor.record(group))
+        found = next_step(facts, conductor.now())
+        work = work or (isinstance(found, Wait) and found.attention)
+        if as_json:
+            shown.append(_status_json(facts, found, conductor.api.endpoint))
+            continue
+        record = facts.record
+        click.echo(f"{record.group}  {record.key_group_id}  {conductor.api.endpoint}")
+        print_columns(
+            ("key", "id", "stage", "since", "until", "custody"),
+            [_row(facts, entry) for entry in record.entries],
+        )
+        if isinstance(found, Step):
+            click.echo(f"next: {found.action.value} {found.name}: {found.reason}")
+        elif isinstance(found, Wait):
+            click.echo(f"{'! ' if found.attention else ''}{found.reason}")
+        else:
+            click.echo("nothing to do")
+    if as_json:
+        print_json(shown)
+    elif not groups:
+        click.echo("no key group is rotated", err=True)
+    return WORK if work else 0
+
+
+def _row(facts: Facts, entry: Entry) -> tuple[str, ...]:
+    from keyfront.custody.succession import Stage
+    from keyfront.lifecycle.rotation import name_of
+
+    since = {
+        Stage.CREATED: entry.created,
+        Stage.PUBLISHED: entry.published,
+        Stage.SIGNING: entry.signing,
+        Stage.DRAINING: entry.draining,
+        Stage.RETIRED: entry.retired,
+    }[entry.stage]
+    until = facts.trusted_until(entry) if entry.stage is Stage.DRAINING else 0.0
+    notes = " compromised" if entry.compromised else " leaving" if entry.leaving and not entry.retired else ""
+    return (
+        name_of(entry.uri),
+        entry.key_pair_id or "-",
+        entry.stage.value + notes,
+        _when(since),
+        _when(until) if until else "",
+        entry.uri,
+    )
+
+
+def _show_plan(conductor: Conductor, steps: tuple[Planned, ...], then: Wait | Done, *, as_json: bool) -> int:
+    from keyfront.lifecycle.rotation import Wait
+
+    if as_json:
+        planned = [{"at": _iso(each.at), **_step_json(each.step)} for each in steps]
+        print_json({"steps": planned, "then": _wait_json(then if isinstance(then, Wait) else None)})
+    else:
+        print_columns(
+            ("not before", "step", "key", "why"),
+            [(_when(each.at), each.step.action.value, each.step.name, each.step.reason) for each in steps],
+        )
+        click.echo(f"then: {then.reason}" if isinstance(then, Wait) else "then: nothing")
+    return WORK if isinstance(then, Wait) and then.attention else 0
+
+
+def _status_json(facts: Facts, found: Step | Wait | Done, endpoint: str) -> dict[str, Any]:
+    from keyfront.lifecycle.rotation import Step, Wait, name_of
+
+    record = facts.record
+    return {
+        "group": record.group,
+        "key_group_id": record.key_group_id,
+        "endpoint": endpoint,
+        "terms": _terms_json(record.terms),
+        "keys": [
+            {
+                "name": name_of(entry.uri),
+                "id": entry.key_pair_id or None,
+                "stage": entry.stage.value,
+                "compromised": entry.compromised,
+                "uri": entry.uri,
+                **{
+                    name: _iso(getattr(entry, name)) or None
+                    for name in (
+                        "created",
+                        "published",
+                        "signing",
+                        "draining",
+                        "drain_until",
+                        "leaving",
+                        "retired",
+                    )
+                },
+            }
+            for entry in record.entries
+        ],
+        "next": _step_json(found) if isinstance(found, Step) else None,
+        "waits": _wait_json(found if isinstance(found, Wait) else None),
+    }
+
+
+def _step_json(step: Step) -> dict[str, Any]:
+    return {
+        "step": step.action.value,
+        "key": step.name,
+        "id": step.key_pair_id or None,
+        "reason": step.reason,
+    }
+
+
+def _wait_json(wait: Wait | None) -> dict[str, Any] | None:
+    if wait is None:
+        return None
+    return {"reason": wait.reason, "until": _iso(wait.until or 0.0) or None, "attention": wait.attention}
+
+
+def _terms_json(terms: Terms) -> dict[str, Any]:
+    every = terms.every if isinstance(terms.every, str) else span_text(terms.every)
+    return {
+        "custody": terms.place,
+        "algorithm": terms.algorithm,
+        "hash": terms.hash_name,
+        "every": every or "never",
+        "overlap": span_text(terms.overlap),
+        "max_lifetime": span_text(terms.max_lifetime),
+        "max_staleness": span_text(terms.max_staleness),
+        "settle": span_text(terms.settle),
+        "grace": span_text(terms.grace),
+        "application": terms.application,
+        "paused": terms.paused,
+    }
+
+
+def _line(value: dict[str, Any]) -> None:
+    import json
+
+    click.echo(json.dumps(value))
+
+
+def _when(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M") if moment else "-"
+
+
+def _iso(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if moment else ""
+
+
+def _say(text: str, as_json: bool) -> None:
+    if not as_json:
+        click.echo(text)
+
+
+def _complain(line: str) -> None:
+    click.echo(f"keyfront: {line}", err=True)
