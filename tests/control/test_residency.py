@@ -96,8 +96,8 @@ def test_a_key_group_is_tied_moved_and_untied(make: Make) -> None:
     key = house.key()
     group = house.group(key)
     id_ = trusted(house, group)
-    all_of_it = ([id_], [group], [key])
-    without = ([id_], [], [])
+    all_of_it: tuple[list[str], list[str], list[str]] = ([id_], [group], [key])
+    without: tuple[list[str], list[str], list[str]] = ([id_], [], [])
     assert (ids(of(house)), ids(of(house, "us"))) == (all_of_it, all_of_it)
     for regions, eu, us in (
         ("eu", all_of_it, without),
