@@ -181,6 +181,7 @@ class FileCustody:
                 f"{self.folder.path / ENVELOPE} is gone: without it no key here can be opened. Bring it back "
                 "from a backup"
             )
+        self.folder.check()
         return found
 
     def _open_or_begin(self) -> FolderKey:

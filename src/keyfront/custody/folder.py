@@ -103,7 +103,7 @@ class Folder:
         except OSError as error:
             raise trouble(self.path, error) from error
         try:
-            self._private()
+            self.check()
             _locked(lock, self.path)
             self._sweep()
             yield
@@ -147,7 +147,8 @@ class Folder:
         finally:
             os.close(folder)
 
-    def _private(self) -> None:
+    def check(self) -> None:
+        """:raises CustodyError: if others may change the folder."""
         mode = stat.S_IMODE(os.stat(self.path).st_mode)
         if mode & 0o022:
             raise CustodyError(
