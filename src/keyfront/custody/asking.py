@@ -313,6 +313,6 @@ _refusal = msgspec.json.Decoder(Refusal)
 _ERRORS: dict[str, type[CustodyError] | type[SigningError]] = {
     "KeyChanged": NoSuchKey,
     "PolicyRefused": PolicyError,
-    "HashRefused": SigningError,
+    "SigningRefused": SigningError,
     "Unavailable": CustodyUnavailable,
 }

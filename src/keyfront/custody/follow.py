@@ -79,7 +79,7 @@ def signer_for(
     if agent is not None and records is not None:
         raise CustodyError("give either where the records are, or an agent, which knows")
     asked = agent or ("" if records is not None else os.environ.get(AGENT_VARIABLE, ""))
-    place = "" if asked else records or os.environ.get(RECORDS_VARIABLE) or default_records()
+    place = "" if asked else records_of(records)
     told = (group, place, asked, hash_name, interval)
     known = _signers.get(told)
     if known is not None:
@@ -95,6 +95,11 @@ def signer_for(
             group, lambda: open_records(place), open_key, hash_name=hash_name, interval=interval, place=place
         )
     return _signers.setdefault(told, made)
+
+
+def records_of(said: str | None) -> str:
+    """Where records are: where `said` says, or else KEYFRONT_RECORDS, or else in the user's data folder."""
+    return said or os.environ.get(RECORDS_VARIABLE) or default_records()
 
 
 _signers: dict[tuple[str, str, str, HashName | None, float], KeyGroupSigner | AgentSigner] = {}

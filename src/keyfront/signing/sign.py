@@ -325,7 +325,7 @@ def _signed_by(
                 f"this would be valid for {lifetime:.0f} seconds, and what is signed with this key may be for "
                 f"{longest:.0f} at most: that is how long the key is sure to be trusted when its successor signs"
             )
-    hash_name = _hash_for(signer, hash_name)
+    hash_name = hash_for(signer, hash_name)
     signature = signer.sign(terms.data, hash_name)
     # A remote signer's usual mistakes: the wrong key, or r‖s instead of DER.
     if signer.public_key.algorithm == "RSA-2048":
@@ -347,7 +347,11 @@ def _signed_by(
     return parameters
 
 
-def _hash_for(signer: Signer, hash_name: HashName | None) -> HashName:
+def hash_for(signer: Signer, hash_name: HashName | None) -> HashName:
+    """What `signer` signs with if it is asked for `hash_name`, or for none.
+
+    :raises SigningError: if it cannot use that.
+    """
     able: tuple[HashName, ...] = getattr(signer, "hash_names", ("SHA1", "SHA256"))
     if hash_name is not None:
         if hash_name not in ("SHA1", "SHA256"):
