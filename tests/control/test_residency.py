@@ -410,3 +410,19 @@ def test_the_parts_are_those_of_one_whole(make: Make, tmp_path: Path) -> None:
     store.close()
     for house, region in ((eu, "eu"), (eu, "asia"), (us, "us")):
         assert of(house, region) == for_region(whole, region)
+
+
+# ---- what may not be meant
+
+
+def test_who_ties_a_group_away_from_its_distribution_is_told_once(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    house = make("eu", "us")
+    group = house.group(house.key())
+    id_ = trusted(house, group)
+    with caplog.at_level(logging.WARNING):
+        tie(house, "key-group", group, "eu")
+        house.distribution("another")
+    told_ = f"distribution {id_}, behavior *: none of the key groups that it trusts is for edges in region us"
+    assert caplog.text.count(told_) == 1

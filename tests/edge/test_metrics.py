@@ -5,7 +5,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.registry import Collector
 
 from keyfront.edge.accesslog import AccessLog
-from keyfront.edge.metrics import families, sums
+from keyfront.edge.metrics import families, places, sums
 from tests.origin import ScriptedOrigin, answer
 from tests.viewer import EdgeHouse, site
 
@@ -41,3 +41,28 @@ async def test_the_sums_of_a_worker_become_metrics() -> None:
     assert lines['keyfront_edge_snapshot_number{edge="edge-1"}'] == "7.0"
     assert lines['keyfront_edge_connections{edge="edge-1"}'] == "4.0"
     assert float(lines['keyfront_edge_cache_bytes{edge="edge-1"}']) > 5
+
+
+def test_what_an_edge_of_another_version_says_does_not_hide_the_others() -> None:
+    found = {
+        sample.labels["edge"]: sample.value
+        for family in families([("odd", 3, {"requests": "many"}), ("edge-1", 7, {"bytes": 5})])
+        for sample in family.samples
+        if sample.name in ("keyfront_edge_snapshot_number", "keyfront_edge_response_bytes_total")
+    }
+    assert found == {"odd": 3, "edge-1": 5}
+
+
+def test_where_edges_are() -> None:
+    found = [
+        (sample.name, sample.labels, sample.value)
+        for family in places([("edge-1", "eu"), ("us/a-1", "us"), ("us/a-2", "us")])
+        for sample in family.samples
+    ]
+    assert found == [
+        ("keyfront_edge_info", {"edge": "edge-1", "region": "eu"}, 1),
+        ("keyfront_edge_info", {"edge": "us/a-1", "region": "us"}, 1),
+        ("keyfront_edge_info", {"edge": "us/a-2", "region": "us"}, 1),
+        ("keyfront_region_edges", {"region": "eu"}, 1),
+        ("keyfront_region_edges", {"region": "us"}, 2),
+    ]

@@ -26,6 +26,7 @@ from keyfront.errors import ApiError, KeyfrontError, SettingsError
 from keyfront.fleet.regions import Regions
 from keyfront.model.invalidation import carry
 from keyfront.model.kinds import DISTRIBUTION, ETAG
+from keyfront.model.residency import warnings
 from keyfront.model.snapshot import EMPTY, Invalidation, Snapshot, differ
 
 log = logging.getLogger("keyfront.control")
@@ -53,6 +54,8 @@ class Replica:
         self._name = name
         self._unpublished: Snapshot | None = None
         self._failed = 0
+        self._regions: set[str] = feed.names
+        self._warned: set[str] = set()
         self._telling = threading.Lock()
         self._told: Mapping[str, int] = {}
         self._told_at = -TELL
@@ -132,11 +135,17 @@ class Replica:
         if not differ(snapshot, current):
             return None
         transaction.set_snapshot_number(snapshot.number, now)
+        if snapshot.tied:
+            self._regions = self._feed.names | {edge.region for edge in transaction.edges()}
         return snapshot
 
     def committed(self, snapshot: Snapshot) -> None:
         """`snapshot` is durable: it is the one to publish."""
         self._compiler.current = self._unpublished = snapshot
+        said = set(warnings(snapshot, self._regions))
+        for line in sorted(said - self._warned):
+            log.warning("%s", line)
+        self._warned = said
 
     def publish(self) -> None:
         """Publish what is committed and is not published yet. If that fails it stays so, and the log says why once."""

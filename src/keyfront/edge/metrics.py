@@ -112,8 +112,11 @@ def families(reports: Iterable[tuple[str, int, Mapping[str, object]]]) -> Iterab
     ]
     snapshot = GaugeMetricFamily("keyfront_edge_snapshot_number", "The snapshot that is obeyed.", labels=edge)
     for name, number, raw in reports:
-        counted = msgspec.convert(raw, Sums, strict=False)
         snapshot.add_metric([name], number)
+        try:
+            counted = msgspec.convert(raw, Sums, strict=False)
+        except msgspec.ValidationError:
+            continue  # an edge of another version: the others are counted all the same
         for distribution, status, result, reason, n in counted.requests:
             requests.add_metric([name, distribution, str(status), result, reason], n)
         for key, algorithm, distribution, n in counted.keys:

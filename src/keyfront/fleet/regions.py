@@ -63,13 +63,21 @@ class Regions:
         self._publish(self.own, whole)
 
     def _publish(self, feed: FileFeed, whole: Snapshot) -> None:
-        if self._done.get(feed.region) == (whole.number, whole.created):
+        identity = (whole.number, whole.created)
+        done = self._done.get(feed.region)
+        if done == identity:
             return
         part = for_region(whole, feed.region)
-        before = feed.published()
+        # Whoever has published here before knows what is there, and need not read it.
+        before = feed.published() if done is None else None
         if before is None or before.number != part.number or differ(before, part):
             feed.publish(part)
-        self._done[feed.region] = (whole.number, whole.created)
+        self._done[feed.region] = identity
+
+    @property
+    def names(self) -> set[str]:
+        """The regions; empty stands for edges in none."""
+        return {feed.region for feed in self.feeds}
 
     @property
     def behind(self) -> bool:
