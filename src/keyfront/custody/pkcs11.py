@@ -330,20 +330,20 @@ class Pkcs11Handle:
         else:
             mechanism, text = _WHOLE[hash_name], data
 
-        def sign(session: Any) -> bytes:
+        def known(_: Any) -> bytes | None:
             generation, key = self._kept
-            if key is not None and generation == at.generation:
-                try:
-                    return cast("bytes", key.sign(text, mechanism=mechanism))
-                except faults.PKCS11Error:
-                    pass  # it is gone, or the session is: look for it again
-            self._kept = (None, None)
+            return cast("bytes", key.sign(text, mechanism=mechanism)) if generation == at.generation else None
+
+        def found(session: Any) -> bytes:
             key = self._found(session)
             signature = cast("bytes", key.sign(text, mechanism=mechanism))
             self._kept = (at.generation, key)
             return signature
 
-        signature = self._place._run(sign)
+        signature = at.attempt(known)
+        if signature is None:  # the key is gone, or the session is: look for it again
+            self._kept = (None, None)
+            signature = self._place._run(found)
         if self.public_key.algorithm == "ECDSA-P256":
             half = len(signature) // 2
             signature = encode_dss_signature(
@@ -467,6 +467,13 @@ def _destroy(session: Any, name: str, id_: bytes, *, notes: bool = True) -> None
 
 
 _KEPT = {Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False, Attribute.PRIVATE: True}
+_SIGNS_ONLY = {
+    Attribute.SIGN: True,
+    Attribute.DECRYPT: False,
+    Attribute.UNWRAP: False,
+    Attribute.DERIVE: False,
+    Attribute.SIGN_RECOVER: False,
+}
 
 
 def _generate(session: Any, id_: bytes, name: str, algorithm: Algorithm) -> None:
@@ -483,7 +490,7 @@ def _put(session: Any, id_: bytes, name: str, key: PrivateKey) -> None:
     found = load_pem_private_key(key.to_pem().encode(), None)
     both = {Attribute.TOKEN: True, Attribute.LABEL: name, Attribute.ID: id_}
     public = both | {Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.VERIFY: True}
-    hidden = both | _KEPT | {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.SIGN: True}
+    hidden = both | _KEPT | _SIGNS_ONLY | {Attribute.CLASS: ObjectClass.PRIVATE_KEY}
     if isinstance(found, rsa.RSAPrivateKey):
         numbers = found.private_numbers()
         shared = {

@@ -9,6 +9,7 @@ A PIN that the token has refused is not tried again: tokens lock themselves afte
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -63,10 +64,8 @@ class _Module:
     def restart(self) -> None:
         """Begin anew: a module sees tokens that have come only then."""
         self.generation += 1
-        try:
+        with contextlib.suppress(faults.PKCS11Error):  # somebody else in this process has ended it
             self.lib.finalize()
-        except faults.PKCS11Error:  # somebody else in this process has ended it
-            pass
         self.lib.initialize()
 
 
@@ -109,7 +108,8 @@ class Token:
         self._module = module
         self._name = name
         self._session: Any = None
-        self._generation = -1
+        self._openings = 0
+        self._module_generation = -1
         self._opened_with = b""
         self._refused: dict[bytes, str] = {}
         self.mechanisms: frozenset[int] = frozenset()
@@ -117,7 +117,17 @@ class Token:
     @property
     def generation(self) -> tuple[int, int]:
         """Handles of objects are worth something as long as this is the same."""
-        return self._module.generation, self._generation
+        return self._module.generation, self._openings
+
+    def attempt(self, work: Callable[[Any], T]) -> T | None:
+        """What `work` makes of the session that is open; None if none is, or if it fails. Asks for no PIN."""
+        with self._module.lock:
+            if self._session is None or self._module_generation != self._module.generation:
+                return None
+            try:
+                return work(self._session)
+            except faults.PKCS11Error:
+                return None
 
     def run(self, work: Callable[[Any], T], pin: str | None, *, changes: bool = False) -> T:
         """What `work` makes of a session; of one that may change things if it `changes` any.
@@ -134,31 +144,39 @@ class Token:
             except _REFUSALS as error:
                 raise CustodyError(f"the token {self._name} refuses: {said(error)}") from error
             except faults.PKCS11Error:
-                self._session = None
+                self._close()
             try:
                 return self._once(work, pin, changes)
             except _REFUSALS as error:
                 raise CustodyError(f"the token {self._name} refuses: {said(error)}") from error
             except faults.PKCS11Error as error:
-                self._session = None
+                self._close()
                 raise CustodyUnavailable(f"the token {self._name} does not answer: {said(error)}") from error
 
     def _once(self, work: Callable[[Any], T], pin: str | None, changes: bool) -> T:
         session = self._opened(pin)
+        if session.token.flags & pkcs11.TokenFlag.RNG:
+            session.generate_random(
+                64
+            )  # is it alive? a search in a dead one would complain on standard error, too
         if not changes:
             return work(session)
         writer = session.token.open(rw=True)  # logged in by the other one; nobody's login ends with it
         try:
             return work(writer)
         finally:
-            try:
+            with contextlib.suppress(faults.PKCS11Error):
                 writer.close()
-            except faults.PKCS11Error:
-                self._session = None
+
+    def _close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            with contextlib.suppress(faults.PKCS11Error):
+                session.close()
 
     def _opened(self, pin: str | None) -> Any:
         mark = hashlib.sha256(b"\0" if pin is None else pin.encode()).digest()
-        if self._session is not None and self._generation == self._module.generation:
+        if self._session is not None and self._module_generation == self._module.generation:
             if mark != self._opened_with:
                 raise CustodyError(f"this process has opened the token {self._name} with another PIN")
             return self._session
@@ -166,7 +184,8 @@ class Token:
             raise CustodyError(self._refused[mark])
         found = self._found()
         self._session = self._logged_in(found, pin, mark)
-        self._generation = self._module.generation
+        self._openings += 1
+        self._module_generation = self._module.generation
         self._opened_with = mark
         self.mechanisms = frozenset(int(one) for one in found.slot.get_mechanisms())
         return self._session
