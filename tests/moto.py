@@ -70,11 +70,22 @@ class Moto:
         return self
 
     def fault(
-        self, operation: str, code: str, *, status: int = 400, message: str = "", times: int = 1
+        self,
+        operation: str,
+        code: str,
+        *,
+        status: int = 400,
+        message: str = "",
+        times: int = 1,
+        done: bool = False,
     ) -> None:
-        """The next `times` calls of `operation` fail."""
-        fault = {"operation": operation, "code": code, "status": status, "message": message, "times": times}
-        self._tell("faults", fault)
+        """The next `times` calls of `operation` fail; `done`: only the answer does, and what was asked is done."""
+        fault = {"operation": operation, "code": code, "status": status, "message": message}
+        self._tell("faults", {**fault, "times": times, "done": done})
+
+    def well(self) -> None:
+        """Nothing fails any more."""
+        self._tell("well", {})
 
     def asked(self, operation: str) -> int:
         """How often `operation` was called."""
@@ -124,13 +135,18 @@ def _main() -> None:
                 start("200 OK", [("Content-Type", "application/json")])
                 if path.endswith("/faults"):
                     faults.append(words)
-                return [json.dumps(asked.get(words["operation"], 0)).encode()]
+                if path.endswith("/well"):
+                    faults.clear()
+                return [json.dumps(asked.get(words.get("operation", ""), 0)).encode()]
             operation = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")[2]
             asked[operation] = asked.get(operation, 0) + 1
             for fault in faults:
                 if fault["operation"] == operation and fault["times"] > 0:
                     fault["times"] -= 1
-                    environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+                    if fault["done"]:
+                        list(moto(environ, lambda *_: None))
+                    else:
+                        environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
                     start(f"{fault['status']} x", [("Content-Type", "application/x-amz-json-1.1")])
                     return [json.dumps({"__type": fault["code"], "message": fault["message"]}).encode()]
             return list(moto(environ, start))

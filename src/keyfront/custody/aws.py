@@ -24,6 +24,10 @@ from botocore.exceptions import (
     NoRegionError,
     ParamValidationError,
     PartialCredentialsError,
+    SSLError,
+)
+from botocore.exceptions import (
+    ConnectionError as NoConnection,
 )
 from botocore.loaders import Loader, create_loader
 from botocore.session import Session
@@ -168,7 +172,9 @@ class Service:
             return Refused(f"{about}: {code}" + ("" if withheld else f": {message}"), code)
         if isinstance(error, NoCredentialsError | PartialCredentialsError):
             return Refused(f"{about}: no credentials for AWS are to be found, or only a part of them", "")
-        if isinstance(error, HTTPClientError | CredentialRetrievalError):
+        if isinstance(error, SSLError):
+            return Refused(f"{about}: the endpoint's certificate is not trusted here", "")
+        if isinstance(error, NoConnection | HTTPClientError | CredentialRetrievalError):
             return CustodyUnavailable(f"{about}: {type(error).__name__}: it cannot be reached now")
         if withheld or isinstance(error, ParamValidationError):
             return Refused(f"{about}: {type(error).__name__}", "")

@@ -136,10 +136,13 @@ class Parameters:
             if not re.fullmatch(NAME, name):
                 continue
             write = _written(parameter)
-            last = write if write and write.after == write.number - 1 else self._last_of_history(name)
-            if last is not None and last.text is not None:
-                yield _record(name, last)
-            elif last is not None and self._erases and time.time() > last.at + _ERASING:
+            if write is None or write.after != write.number - 1:
+                write = next(reversed(counting(self._history(name))), None)
+            if write is None:
+                continue  # somebody else's
+            if write.text is not None:
+                yield _record(name, write)
+            elif self._erases and time.time() > write.at + _ERASING:
                 self._delete(name)
 
     # ---- within
@@ -189,9 +192,6 @@ class Parameters:
         write = _written(answer["Parameter"])
         if write is not None and write.after == write.number - 1:
             return write
-        return self._last_of_history(name)
-
-    def _last_of_history(self, name: str) -> Write | None:
         writes = counting(self._history(name))
         if not writes:
             raise CustodyError(f"the parameter {self._prefix}{name} is none that Keyfront has written")
