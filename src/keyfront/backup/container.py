@@ -184,7 +184,7 @@ def _manifest(data: bytes) -> Manifest:
                 f"it has format {format_}, and this Keyfront reads format {FORMAT}: another version of it made this"
             )
         return _decoder.decode(data)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise BackupError(f"its manifest cannot be read: {error}") from error
 
 

@@ -223,7 +223,10 @@ class Restore:
                 (folder / note.aside).mkdir(mode=0o700, exist_ok=True)
                 return folder / note.aside
         when = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dt%H%M%S%f")
-        aside = folder / f"before-restore-{when}"
+        aside, number = folder / f"before-restore-{when}", 1
+        while aside.exists():
+            number += 1
+            aside = folder / f"before-restore-{when}-{number}"
         aside.mkdir(mode=0o700)
         _replace(marker, msgspec.json.encode(_Note(aside.name)), 0o600)
         return aside

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import random
+import signal
 import socket
 import sys
 import time
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from keyfront.backup.planning import Plan
     from keyfront.backup.taking import Archive
     from keyfront.backup.telling import Teller
+    from keyfront.model.snapshot import Snapshot
 
 WRONG, INCOMPLETE = 1, 3
 
@@ -266,7 +268,7 @@ def verify(
 
     opens = opener(identity, passphrase_file)
     try:
-        name, found = _judged(archive, opens, endpoint_url)
+        name, found, _ = _judged(archive, opens, endpoint_url)
     except BackupError as error:
         click.echo(f"keyfront: {archive}: {error}", err=True)
         sys.exit(WRONG)
@@ -303,15 +305,14 @@ def verify(
         click.echo(f"  not in it: {text}")
 
 
-def _judged(archive: str, opens: Opener, endpoint: str) -> tuple[str, Archive]:
+def _judged(archive: str, opens: Opener, endpoint: str) -> tuple[str, Archive, Snapshot]:
     from keyfront.backup import taking
     from keyfront.backup.crypt import opened as decrypted
     from keyfront.backup.places import find
 
     name, data = find(archive, endpoint)
     found = taking.read(decrypted(data, opens))
-    taking.judge(found, ACCOUNT, _version())
-    return name, found
+    return name, found, taking.judge(found, ACCOUNT, _version())
 
 
 @backup.command()
@@ -349,7 +350,7 @@ def restore(
     folder = (data or default_data()).absolute()
     target = Target(folder, located(store), store_password_file, records)
     opens = opener(identity, passphrase_file)
-    name, found = _judged(archive, opens, endpoint_url)
+    name, found, _ = _judged(archive, opens, endpoint_url)
     with held(folder), Restore(found, target, os.environ) as work:
         plan = work.plan()
         if as_json:
@@ -398,3 +399,56 @@ def _size(count: int) -> str:
 
 def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")
+
+
+@backup.command()
+@click.argument("archive")
+@_opening
+@_ENDPOINT
+@click.option(
+    "--url",
+    "urls",
+    multiple=True,
+    metavar="URL",
+    help="A URL signed before the archive was made; repeatable.",
+)
+@click.option("--viewer-ip", default="", metavar="ADDRESS", help="Ask as this viewer, if a policy names one.")
+@_JSON
+def drill(
+    archive: str,
+    identity: tuple[Path, ...],
+    passphrase_file: Path | None,
+    endpoint_url: str,
+    urls: tuple[str, ...],
+    viewer_ip: str,
+    as_json: bool,
+) -> None:
+    """Start a Keyfront from ARCHIVE, beside any other, and prove that URLs signed before still open. Exit status 1: one
+    does not.
+
+    It asks for the URLs that were signed when the archive was made, for what archived private keys sign, and for those
+    of --url; no real origin is asked, and nothing is left behind.
+    """
+    from keyfront.backup.crypt import opener
+    from keyfront.backup.drilling import drill as run
+
+    for url in urls:
+        _check_signed(url)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(WRONG))  # so that what was started ends, too
+    opens = opener(identity, passphrase_file)
+    try:
+        name, found, snapshot = _judged(archive, opens, endpoint_url)
+        report = run(found, snapshot, urls, _teller(), time.time(), viewer_ip)
+    except BackupError as error:
+        click.echo(f"keyfront: {archive}: {error}", err=True)
+        sys.exit(WRONG)
+    if as_json:
+        told = {"Archive": name, "Passed": report.passed, **msgspec.to_builtins(report)}
+        click.echo(msgspec.json.format(msgspec.json.encode(told)).decode())
+    else:
+        click.echo(f"{name} became a Keyfront with snapshot {report.snapshot} in {report.seconds:.1f} s")
+        for result in report.results:
+            how = f"{result.where} ({result.how}, key {result.key_pair_id})"
+            click.echo(f"  FAILED {how}: {result.fault}" if result.fault else f"  opens  {how}")
+    if not report.passed:
+        sys.exit(WRONG)

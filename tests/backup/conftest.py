@@ -1,0 +1,5 @@
+"""The fixtures of the control plane's tests: a store of either kind."""
+
+from tests.control.conftest import postgres, pytest_generate_tests, store_kind
+
+__all__ = ["postgres", "pytest_generate_tests", "store_kind"]

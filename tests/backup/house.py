@@ -1,0 +1,112 @@
+"""Installations for the tests of archives: a store, a feed, a restricted distribution, and what opens its archives."""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyrage
+
+from keyfront.backup import crypt, taking
+from keyfront.backup.crypt import Opener, Seal
+from keyfront.backup.making import Order, Outcome, create
+from keyfront.backup.places import Folder, Place
+from keyfront.backup.restoring import Restore, Target
+from keyfront.backup.retention import Rule
+from keyfront.backup.running import held
+from keyfront.backup.taking import Archive, Wanted
+from keyfront.backup.telling import Teller
+from keyfront.control import trail
+from keyfront.control.store import Store
+from keyfront.signing.keys import PrivateKey, generate_private_key
+from keyfront.signing.sign import LocalSigner, sign_url
+from tests.control.house import ACCOUNT, House, minimal, trusting
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC).timestamp()
+TELLER = Teller("tests", ACCOUNT, random.Random(7))
+IDENTITY = pyrage.x25519.Identity.generate()
+SEAL = Seal((str(IDENTITY.to_public()),))
+OPENER = Opener((IDENTITY,))
+VERSION = "test"
+
+
+class Installed:
+    """A house with a key group, a distribution that trusts it, and what such an installation has besides."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+        self.house = House(folder)
+        self.key: PrivateKey = generate_private_key("ECDSA-P256")
+        self.key_id = self.house.key("first", self.key.public_key.pem)
+        self.group = self.house.group(self.key_id, name="photos")
+        made = self.house.distribution("cdn", DefaultCacheBehavior=behavior(self.group))
+        self.id, self.host = made["Id"], made["DomainName"]
+        arn = f"arn:aws:cloudfront::{ACCOUNT}:distribution/{self.id}"
+        self.house.call("TagResource", Resource=arn, Tags={"Items": [{"Key": "team", "Value": "ü"}]})
+        self.invalidate("one")
+        for name, text in (
+            ("credentials", "[default]\n"),
+            ("access.key", "a" * 44),
+            ("certificates/a.pem", "PEM"),
+        ):
+            path = folder / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+            path.chmod(0o600)
+
+    def invalidate(self, reference: str) -> None:
+        batch = {"CallerReference": reference, "Paths": {"Quantity": 1, "Items": [f"/{reference}*"]}}
+        self.house.call("CreateInvalidation", DistributionId=self.id, InvalidationBatch=batch)
+
+    def link(self, path: str = "/a.jpg", scheme: str = "https") -> str:
+        signer = LocalSigner(self.key_id, self.key)
+        return sign_url(f"{scheme}://{self.host}{path}", signer, expires=4_000_000_000, now=NOW)
+
+
+def behavior(*groups: str) -> dict[str, Any]:
+    found: dict[str, Any] = minimal()["DefaultCacheBehavior"]
+    return found | {"TrustedKeyGroups": trusting(*groups), "ViewerProtocolPolicy": "https-only"}
+
+
+def make(
+    store: Store,
+    folder: Path,
+    *places: Path | Place,
+    now: float = NOW,
+    wanted: Wanted = Wanted(),
+    rule: Rule = Rule(),
+    always: bool = False,
+    seal: Seal = SEAL,
+) -> Outcome:
+    there: Sequence[Place] = [Folder(place) if isinstance(place, Path) else place for place in places]
+    order = Order(wanted, seal, there, rule, always)
+    return create(
+        store, folder, order, TELLER, now=now, keyfront=VERSION, host=socket.gethostname(), environment={}
+    )
+
+
+def read(path: Path, opener: Opener = OPENER) -> Archive:
+    """The archive at `path`, judged."""
+    archive = taking.read(crypt.opened(path.read_bytes(), opener))
+    taking.judge(archive, ACCOUNT, VERSION)
+    return archive
+
+
+def restore(archive: Archive, folder: Path, store: str = "", now: float = NOW + 3600) -> list[str]:
+    with held(folder), Restore(archive, Target(folder, store), {}) as work:
+        return work.run(work.plan(), TELLER, "the archive", now)
+
+
+def chain(store: Store) -> tuple[int, str]:
+    """How many audit records there are, and what is wrong with their chain."""
+    verdict = trail.verify(store)
+    return verdict.count, verdict.fault
+
+
+def events(store: Store) -> list[str]:
+    return [str(found.record["eventName"]) for found in trail.search(store, trail.Wanted())]

@@ -1,0 +1,143 @@
+"""Killed at any step, `create` leaves whole archives, `restore` what was there or what was restored; again heals."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyfront.backup.places import Folder
+from keyfront.backup.running import RUNNING, refuse_half_restored
+from keyfront.control.store import Store
+from keyfront.errors import SettingsError
+from tests.backup.house import Installed, chain, events, make, read, restore
+
+_STEPS = ("fsync", "replace", "link", "unlink", "mkdir")
+
+
+def killed(work: Callable[[], object], at: int) -> int:
+    """Do `work` in a child that is killed before its step number `at`. How many steps it came to; -1: it was killed."""
+    told, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        steps = 0
+
+        def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+            def step(*arguments: Any, **more: Any) -> Any:
+                nonlocal steps
+                steps += 1
+                if steps == at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return real(*arguments, **more)
+
+            return step
+
+        try:
+            for name in _STEPS:
+                setattr(os, name, counted(getattr(os, name)))
+            work()
+            os.write(theirs, b"%d" % steps)
+        except BaseException:
+            traceback.print_exc()
+        os._exit(0)
+    os.close(theirs)
+    _, status = os.waitpid(child, 0)
+    said = os.read(told, 100)
+    os.close(told)
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return -1
+    assert said, "it failed by itself"
+    return int(said)
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most so many of the steps 1 to `count`, the first and the last among them."""
+    return sorted({1 + number * (count - 1) // (most - 1) for number in range(most)})
+
+
+def test_create(tmp_path: Path) -> None:
+    one = Installed(tmp_path / "data")
+    one.house.close()
+    place = tmp_path / "place"
+
+    def work() -> None:
+        store = Store(one.folder / "keyfront.db")
+        make(store, one.folder, place, always=True, now=2e9 + len(list(place.glob("*"))))
+        store.close()
+
+    count = killed(work, 0)
+    assert count >= 4
+    for at in range(1, count + 1):
+        assert killed(work, at) == -1
+        for name in Folder(place).names():
+            read(place / str(name))
+        store = Store(one.folder / "keyfront.db")
+        assert chain(store)[1] == ""
+        store.close()
+    work()
+    assert read(place / str(max(Folder(place).names()))).manifest.taken >= 2e9
+
+
+def test_restore(tmp_path: Path) -> None:
+    one = Installed(tmp_path / "data")
+    outcome = make(one.house.store, one.folder, tmp_path / "place")
+    archive = read(tmp_path / "place" / outcome.name)
+    later = one.house.key("later")
+    one.house.close()
+    (one.folder / "credentials").write_text("[later]\n")
+    before = one.folder.with_name("before")
+    one.folder.rename(before)
+
+    def again() -> None:
+        shutil.rmtree(one.folder, ignore_errors=True)
+        shutil.copytree(before, one.folder)
+
+    def work() -> None:
+        assert restore(archive, one.folder) == []
+
+    again()
+    count = killed(work, 0)
+    for at in spread(count, 9):
+        again()
+        assert killed(work, at) == -1
+        old, new = _state(one.folder, later), not (one.folder / RUNNING).exists()
+        if not new:
+            with pytest.raises(SettingsError, match="did not end"):
+                refuse_half_restored(one.folder)
+        assert old in ("later", "restored")
+        work()
+        assert _state(one.folder, later) == "restored"
+        refuse_half_restored(one.folder)
+        assert not (one.folder / "restore.new").exists()
+        assert (one.folder / "credentials").read_text() == "[default]\n"
+        # What was there before is kept, however often it was begun.
+        kept = sorted(one.folder.glob("before-restore-*"))
+        assert any((aside / "credentials").exists() for aside in kept)
+        assert any(_holds(aside / "keyfront.db", later) for aside in kept)
+
+
+def _holds(path: Path, key: str) -> bool:
+    if not path.exists():
+        return False
+    with sqlite3.connect(path) as kept:
+        return (key,) in kept.execute("SELECT id FROM resource").fetchall()
+
+
+def _state(folder: Path, later: str) -> str:
+    """Whose state the store has: it is always a whole one."""
+    store = Store(folder / "keyfront.db")
+    with store.read() as transaction:
+        ids = transaction.versions("PublicKey")
+    fault, restored = chain(store)[1], "RestoreBackup" in events(store)
+    store.close()
+    assert fault == ""
+    assert restored == (later not in ids)
+    return "restored" if restored else "later"

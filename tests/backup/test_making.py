@@ -1,0 +1,186 @@
+"""`create` from end to end: nothing twice, copies in several places, retention only after the new one is verified."""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from keyfront.backup.names import Name
+from keyfront.backup.places import Bucket, Folder, open_place
+from keyfront.backup.retention import read_rule
+from keyfront.backup.taking import Wanted
+from keyfront.control.store import Store
+from keyfront.errors import BackupError, SettingsError
+from tests.backup.house import NOW, SEAL, Installed, events, make, read
+from tests.weed import ONE, WRITER, Weed, unable
+
+
+def test_nothing_is_made_of_nothing_new(tmp_path: Path) -> None:
+    one = Installed(tmp_path / "data")
+    store, data, there, second = one.house.store, one.folder, tmp_path / "one", tmp_path / "two"
+    first = make(store, data, there)
+    assert first.name
+    assert first.missing == ()
+    assert events(store)[-1] == "CreateBackup"
+    # The record of an archive is no reason for another one.
+    for _ in range(2):
+        again = make(store, data, there, now=NOW + 60)
+        assert (again.name, again.unchanged) == ("", (str(there),))
+    assert events(store).count("CreateBackup") == 1
+    # A place that lacks it gets it.
+    both = make(store, data, there, second, now=NOW + 120)
+    assert (both.unchanged, both.made) == ((str(there),), (str(second),))
+    assert make(store, data, there, second, now=NOW + 180).name == ""
+    # Whatever changes makes a new one: a file, the rows, whom it is for, what it holds.
+    (data / "certificates" / "b.pem").write_text("PEM")
+    assert make(store, data, there, now=NOW + 240).name
+    one.invalidate("two")
+    assert make(store, data, there, now=NOW + 300).name
+    assert make(store, data, there, now=NOW + 301, wanted=Wanted(private_keys=True)).name
+    assert make(store, data, there, now=NOW + 302, always=True).name
+    names = Folder(there).names()
+    assert len(names) == 5
+    assert len({name.origin for name in names}) == 1
+    for name in names:
+        read(there / str(name))
+    one.house.close()
+
+
+def test_one_place_fails(tmp_path: Path) -> None:
+    one = Installed(tmp_path / "data")
+    (tmp_path / "file").write_text("no folder")
+    outcome = make(one.house.store, one.folder, tmp_path / "file", tmp_path / "good")
+    assert outcome.made == (str(tmp_path / "good"),)
+    assert "cannot be listed" in outcome.trouble[0]
+    before = events(one.house.store)
+    with pytest.raises(BackupError, match="no archive was made"):
+        make(one.house.store, one.folder, tmp_path / "file")
+    assert events(one.house.store) == before
+    one.house.close()
+
+
+class Forgetful(Folder):
+    """A place that keeps something else than it was given."""
+
+    def get(self, name: str) -> bytes:
+        return super().get(name)[:-1]
+
+
+def test_what_was_not_kept_thins_nothing_out(tmp_path: Path) -> None:
+    one = Installed(tmp_path / "data")
+    place = tmp_path / "place"
+    first = make(one.house.store, one.folder, place)
+    with pytest.raises(BackupError, match="did not keep"):
+        make(
+            one.house.store, one.folder, Forgetful(place), now=NOW + 1, rule=read_rule("last=1"), always=True
+        )
+    assert [str(name) for name in Folder(place).names()] == [first.name]
+    one.house.close()
+
+
+def test_thinned_out(tmp_path: Path) -> None:
+    one = Installed(tmp_path / "data")
+    place, rule = tmp_path / "place", read_rule("last=2,daily=3")
+    place.mkdir()
+    stranger = Name(NOW - 9e6, "00000000", 1, "0" * 16)
+    strange = [str(stranger), "notes.txt", ".keyfront-x.age.tmp", "keyfront-1.age"]
+    for name in strange:
+        (place / name).write_text("not ours")
+    for number in range(10):
+        outcome = make(
+            one.house.store, one.folder, place, now=NOW + number * 12 * 3600, rule=rule, always=True
+        )
+    own = [name for name in Folder(place).names() if name != stranger]
+    assert [round((name.taken - NOW) / 3600) for name in own] == [72, 96, 108]
+    assert str(own[-1]) == outcome.name
+    assert {path.name for path in place.iterdir()} == {*strange, *map(str, own)}
+    one.house.close()
+
+
+def test_a_broken_audit_log_is_backed_up_and_told_of(tmp_path: Path) -> None:
+    one = Installed(tmp_path / "data")
+    one.house.close()
+    with sqlite3.connect(one.folder / "keyfront.db") as connection:
+        connection.execute("DROP TRIGGER audit_no_update")
+        connection.execute("UPDATE audit SET record = x'7b7d' WHERE number = 2")
+    store = Store(one.folder / "keyfront.db")
+    outcome = make(store, one.folder, tmp_path / "place")
+    assert outcome.name
+    assert "record 2 is not what was written" in outcome.trouble[0]
+    archive = read(tmp_path / "place" / outcome.name)
+    assert archive.manifest.missing == outcome.trouble
+    store.close()
+
+
+@pytest.mark.parametrize("text", ["http://x/y", "s3://", "s3:///a", "s3://b/p?x=1", "ftp://a"])
+def test_what_is_no_place(text: str) -> None:
+    with pytest.raises(SettingsError):
+        open_place(text)
+
+
+@dataclasses.dataclass
+class Keys:
+    monkeypatch: pytest.MonkeyPatch
+
+    def be(self, identity: tuple[str, str]) -> None:
+        self.monkeypatch.setenv("AWS_ACCESS_KEY_ID", identity[0])
+        self.monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", identity[1])
+        self.monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.mark.skipif(bool(unable()), reason=unable() or "there is one")
+def test_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Installed(tmp_path / "data")
+    keys = Keys(monkeypatch)
+    with Weed() as weed:
+        keys.be(WRITER)
+        client = weed.client()
+        client.create_bucket(Bucket="backups")
+        client.put_object(Bucket="backups", Key="kf/notes.txt", Body=b"not ours")
+        place = open_place("s3://backups/kf", weed.url)
+        assert isinstance(place, Bucket)
+        rule = read_rule("last=2")
+        for number in range(3):
+            outcome = make(
+                one.house.store,
+                one.folder,
+                place,
+                tmp_path / "copy",
+                now=NOW + number,
+                rule=rule,
+                always=True,
+            )
+            assert not outcome.trouble
+            assert outcome.made == ("s3://backups/kf/", str(tmp_path / "copy"))
+        names = place.names()
+        assert [str(name) for name in names] == [str(name) for name in Folder(tmp_path / "copy").names()]
+        assert len(names) == 2
+        assert list(names.values()) == [len(place.get(str(name))) for name in names]
+        (tmp_path / "got.age").write_bytes(place.get(outcome.name))
+        read(tmp_path / "got.age")
+        assert client.get_object(Bucket="backups", Key="kf/notes.txt")["Body"].read() == b"not ours"
+        assert make(one.house.store, one.folder, place, now=NOW + 9).name == ""
+
+        # A bucket that takes nothing from us, and one that is not there: the folder gets it all the same.
+        keys.be(ONE)
+        outcome = make(
+            one.house.store,
+            one.folder,
+            open_place("s3://backups/kf", weed.url),
+            open_place("s3://nowhere", weed.url),
+            tmp_path / "copy",
+            now=NOW + 10,
+            always=True,
+        )
+        assert outcome.made == (str(tmp_path / "copy"),)
+        assert len(outcome.trouble) == 2
+        assert ONE[1] not in " ".join(outcome.trouble)
+    one.house.close()
+
+
+def test_who_it_is_for_does_not_show(tmp_path: Path) -> None:
+    assert "passphrase" in repr(type(SEAL)(passphrase="sEcret"))
+    assert "sEcret" not in repr(type(SEAL)(passphrase="sEcret"))

@@ -1,0 +1,271 @@
+"""From either store into an archive, and from that into either store: all of it, and it goes on."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from keyfront.backup import contents
+from keyfront.backup.custodies import LEAP
+from keyfront.backup.restoring import Restore, Target
+from keyfront.backup.running import held, refuse_half_restored
+from keyfront.control import schema
+from keyfront.control.operations import Service
+from keyfront.control.store import Store
+from keyfront.errors import SettingsError
+from keyfront.fleet.file import FileFeed
+from tests.backup.house import Installed, chain, events, make, read, restore
+from tests.control.house import ACCOUNT, BOTH, House, where
+from tests.postgres import PostgresServer
+
+STORES = BOTH
+
+
+def content(store: Store, *without: str) -> dict[str, list[str]]:
+    with store.read() as transaction:
+        return {
+            table.name: sorted(repr(tuple(row)) for row in transaction.connection.execute(sa.select(table)))
+            for table in contents.tables()
+            if table.name not in without
+        }
+
+
+def neutral(store: Store) -> dict[str, list[str]]:
+    """The rows, but for what a restore changes: numbers of snapshots, and its own record."""
+    with store.read() as transaction:
+        found = {}
+        for table in contents.tables():
+            rows = [dict(row) for row in transaction.connection.execute(sa.select(table)).mappings()]
+            for row in rows:
+                row.pop("snapshot", None)
+            if table.name == "audit":
+                rows = [row for row in rows if row["name"] not in ("CreateBackup", "RestoreBackup")]
+            if table.name not in ("counter", "carried"):
+                found[table.name] = sorted(map(repr, rows))
+    return found
+
+
+def test_it_comes_back_in_the_other_kind_of_store(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    one = Installed(tmp_path)
+    before = neutral(one.house.store)
+    outcome = make(one.house.store, tmp_path, tmp_path / "archives")
+    assert not outcome.trouble
+    archive = read(tmp_path / "archives" / outcome.name)
+
+    url = ""
+    if where(tmp_path) == tmp_path / "keyfront.db":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        url = server.database()
+    target = tmp_path / "new"
+    assert restore(archive, target, url) == []
+    store = Store(url or target / "keyfront.db")
+    assert neutral(store) == before
+    assert chain(store)[1] == ""
+    assert events(store)[-1] == "RestoreBackup"
+    store.close()
+    assert (target / "credentials").read_text() == "[default]\n"
+    assert (target / "certificates" / "a.pem").stat().st_mode & 0o777 == 0o600
+    one.house.close()
+
+    # Edges that know higher numbers than the archive take what is published now; and life goes on.
+    (target / "store").write_text(url) if url else None
+    again = House(target, seed=2)
+    published = again.feed.published()
+    assert published is not None
+    assert published.number == archive.manifest.snapshot + LEAP
+    assert [value.domain_name for value in published.distributions] == [one.host]
+    assert [key.id for key in published.public_keys] == [one.key_id]
+    again.call(
+        "CreateInvalidation",
+        DistributionId=one.id,
+        InvalidationBatch={"CallerReference": "two", "Paths": {"Quantity": 1, "Items": ["/b"]}},
+    )
+    found = again.refused("DeletePublicKey", Id=one.key_id, IfMatch=again.etag("PublicKey", one.key_id))
+    assert found.code == "PublicKeyInUse"
+    assert chain(again.store)[1] == ""
+    again.close()
+
+
+def test_onto_an_installation_that_went_on(tmp_path: Path) -> None:
+    """Its log goes on, what it was is kept aside, and edges go forward."""
+    one = Installed(tmp_path)
+    house = one.house
+    outcome = make(house.store, tmp_path, tmp_path / "archives")
+    kept = neutral(house.store)
+    house.call("DeleteDistribution", Id=one.id, IfMatch=_disabled(house, one.id))
+    later = house.key("later")
+    (tmp_path / "credentials").write_text("[other]\n")
+    count, _ = chain(house.store)
+    number = house.number()
+    house.close()
+
+    archive = read(tmp_path / "archives" / outcome.name)
+    store = where(tmp_path)
+    url = store if isinstance(store, str) else ""
+    with held(tmp_path), Restore(archive, Target(tmp_path, url), {}) as work:
+        plan = work.plan()
+    said = {(change.deed, change.what, change.name) for change in plan.changes}
+    assert ("add", "Distribution", f"{one.id} (cdn)") in said
+    assert ("remove", "PublicKey", f"{later} (later)") in said
+    assert ("change", "file", "credentials") in said
+    assert plan.continues
+    assert restore(archive, tmp_path, url) == []
+
+    again = House(tmp_path, seed=2)
+    assert again.number() == number + LEAP
+    assert chain(again.store) == (count + 1, "")  # nothing that was recorded since is forgotten
+    found = neutral(again.store)
+    assert {name: rows for name, rows in found.items() if name != "audit"} == {
+        name: rows for name, rows in kept.items() if name != "audit"
+    }
+    again.close()
+    (aside,) = tmp_path.glob("before-restore-*")
+    assert (aside / "credentials").read_text() == "[other]\n"
+    assert (tmp_path / "credentials").read_text() == "[default]\n"
+    _check_aside(aside, url, later)
+    # A second time nothing is different, and it can be done all the same.
+    with held(tmp_path), Restore(archive, Target(tmp_path, url), {}) as work:
+        assert work.plan().changes == ()
+    assert restore(archive, tmp_path, url, now=2e9) == []
+
+
+def _check_aside(aside: Path, url: str, key: str) -> None:
+    """What was there is kept whole."""
+    if not url:
+        with sqlite3.connect(aside / "keyfront.db") as old:
+            assert (key,) in old.execute("SELECT id FROM resource").fetchall()
+        return
+    import psycopg
+
+    with psycopg.connect(url) as connection:
+        rows = connection.execute(f'SELECT id FROM "{aside.name.replace("-", "_")}".resource').fetchall()
+        assert (key,) in rows
+        with pytest.raises(psycopg.errors.IntegrityConstraintViolation, match="append-only"):
+            connection.execute("DELETE FROM audit")
+
+
+def _disabled(house: House, id_: str) -> str:
+    config, etag = house.config(id_)
+    answer = house.call(
+        "UpdateDistribution", Id=id_, IfMatch=etag, DistributionConfig=config | {"Enabled": False}
+    )
+    house.report()
+    return str(answer["ETag"])
+
+
+def test_while_others_write(tmp_path: Path) -> None:
+    """Each archive is one state: what it says of keys, groups and the log fits together."""
+    one = Installed(tmp_path)
+    stop = threading.Event()
+    wrong: list[str] = []
+    errors: list[BaseException] = []
+
+    def write() -> None:
+        number = 0
+        try:
+            while not stop.is_set():
+                number += 1
+                key = one.house.key(f"key-{number}", one.key.public_key.pem)
+                group = one.house.group(key, name=f"group-{number}")
+                one.house.call("DeleteKeyGroup", Id=group, IfMatch=one.house.etag("KeyGroup", group))
+                one.house.call("DeletePublicKey", Id=key, IfMatch=one.house.etag("PublicKey", key))
+        except BaseException as error:
+            errors.append(error)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for number in range(2):
+            outcome = make(one.house.store, tmp_path, tmp_path / "archives", now=2e9 + number, always=True)
+            wrong += outcome.trouble
+            archive = read(tmp_path / "archives" / outcome.name)
+            assert archive.manifest.audit.partition(":")[0] == str(archive.manifest.counts["store/audit"])
+    finally:
+        stop.set()
+        writer.join()
+    one.house.close()
+    assert not wrong
+    assert not errors
+
+
+def test_not_onto_one_that_runs(tmp_path: Path) -> None:
+    one = Installed(tmp_path)
+    outcome = make(one.house.store, tmp_path, tmp_path / "archives")
+    archive = read(tmp_path / "archives" / outcome.name)
+    with held(tmp_path), pytest.raises(SettingsError, match="end it first"):
+        restore(archive, tmp_path)
+    store = where(tmp_path)
+    if isinstance(store, str):
+        # Another machine's control plane has no lock in this folder; it is seen in the database.
+        with pytest.raises(SettingsError, match="control planes use"):
+            restore(archive, tmp_path / "new", store)
+        one.house.close()
+        live = Store(store)
+        with live.aside() as transaction:
+            transaction.set_edges("elsewhere", {"edge-1": 3})
+        live.close()
+        with pytest.raises(SettingsError, match="1 live edges"):
+            restore(archive, tmp_path / "new", store)
+        again = Store(store)
+        with again.aside() as transaction:
+            transaction.set_edges("elsewhere", {})
+        again.close()
+    one.house.close()
+
+
+def test_invalidations_that_only_edges_know_stay(tmp_path: Path) -> None:
+    one = Installed(tmp_path)
+    outcome = make(one.house.store, tmp_path, tmp_path / "archives")
+    one.invalidate("since")
+    one.house.close()
+    store = where(tmp_path)
+    archive = read(tmp_path / "archives" / outcome.name)
+    restore(archive, tmp_path, store if isinstance(store, str) else "")
+    again = House(tmp_path, seed=2)
+    published = again.feed.published()
+    assert published is not None
+    carried = [path for one in published.distributions[0].invalidations for path in one.paths]
+    assert {"/one*", "/since*"} <= set(carried)
+    again.close()
+
+
+def test_a_service_starts_from_it_as_from_any(tmp_path: Path) -> None:
+    """Also where the folder, with what was published, is gone with all the rest."""
+    one = Installed(tmp_path)
+    outcome = make(one.house.store, tmp_path, tmp_path / "archives")
+    archive = read(tmp_path / "archives" / outcome.name)
+    one.house.close()
+    target = tmp_path / "elsewhere"
+    restore(archive, target)
+    refuse_half_restored(target)
+    store = Store(target / "keyfront.db")
+    service = Service(store, FileFeed(target), account=ACCOUNT, rng=random.Random(3))
+    service.start(2e9)
+    assert FileFeed(target).number() == archive.manifest.snapshot + LEAP
+    store.close()
+
+
+def test_every_table_is_kept_or_named() -> None:
+    known = {table.name for table in contents.tables()}
+    assert known | {"schema", "edge", "lease"} == set(schema.metadata.tables)
+
+
+def test_rows_as_lines(tmp_path: Path) -> None:
+    row: dict[str, Any] = {
+        "a": "ü\0",
+        "b": b"\xff\x00",
+        "c": b'{"u":1}',
+        "d": 0.1,
+        "e": 1 << 62,
+        "f": None,
+        "g": b"",
+    }
+    data = contents.line(row)
+    columns: dict[str, Any] = {"a": str, "b": bytes, "c": bytes, "d": float, "e": int, "f": str, "g": bytes}
+    assert contents._row("t", columns, data) == row
