@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import boto3
 import pytest
 
 from keyfront.custody import open_key, open_place, open_records
@@ -24,7 +25,9 @@ from keyfront.custody.envelope import ENVELOPE, KEY, Key, kek_of
 from keyfront.custody.file import PRIVATE, FileCustody
 from keyfront.custody.folder import RECORD, Folder
 from keyfront.errors import CustodyError, CustodyUnavailable, KeyExists, NoSuchKey, RecordChanged
+from tests.bao import Bao
 from tests.custody.house import made_elsewhere
+from tests.moto import REGION, Moto
 
 NOW = 1_800_000_000.0
 DAY = 86400.0
@@ -316,6 +319,49 @@ def test_a_rewrap_to_what_is_none_changes_nothing(tmp_path: Path) -> None:
     assert everything(tmp_path) == before
     with pytest.raises(CustodyError, match="no keys"):
         place(tmp_path / "empty").rewrap(None)
+
+
+def test_a_kek_that_stays_in_kms(tmp_path: Path, moto: Moto) -> None:
+    client = boto3.client(
+        "kms", endpoint_url=moto.url, region_name=REGION, aws_access_key_id="a", aws_secret_access_key="b"
+    )
+    client.create_alias(
+        AliasName="alias/folders/kek", TargetKeyId=client.create_key()["KeyMetadata"]["KeyId"]
+    )
+    _sealed_elsewhere(tmp_path, f"awskms:folders/kek?{moto.options}", moto.environment)
+
+
+def test_a_kek_that_stays_in_vault(tmp_path: Path, bao: Bao) -> None:
+    bao.call("post", "sys/mounts/folders", {"type": "transit"})
+    bao.call("post", "folders/keys/kek", {"type": "aes256-gcm96"})
+    _sealed_elsewhere(
+        tmp_path, f"vault:transit/folders/kek?address={bao.url}&notes=secret/notes", bao.environment
+    )
+
+
+def test_a_kek_that_vault_keeps(tmp_path: Path, bao: Bao) -> None:
+    _sealed_elsewhere(tmp_path, f"vault:kv/secret/folders/kek?address={bao.url}", bao.environment)
+
+
+def _sealed_elsewhere(folder: Path, kek: str, environment: Mapping[str, str]) -> None:
+    """A folder whose kek is in another custody: opened by its URI, and moved from one to the other and back."""
+    held = filled(folder / "a", kek, environment).describe("one")
+    assert open_key(held.uri, environment).sign(b"x", "SHA256")
+    assert not (folder / "a" / KEY).exists()
+    uri = open_place(held.uri, environment).rewrap(None)  # type: ignore[attr-defined]
+    assert open_key(f"file:{folder}/a/one").sign(b"x", "SHA256")
+    with pytest.raises(CustodyError, match="does not open"):
+        open_key(held.uri, environment)
+    assert uri == f"file:{folder}/a/"
+    back = place(folder / "a", "", environment).rewrap(kek)
+    assert open_key(back.replace("/a/", "/a/two"), environment).sign(b"x", "SHA256")
+    # An envelope is tied to its folder's key: what was wrapped for another opens nothing.
+    filled(folder / "b", kek, environment)
+    other = json.loads((folder / "b" / ENVELOPE).read_bytes())["sealed"]
+    mixed = json.loads((folder / "a" / ENVELOPE).read_bytes()) | {"sealed": other}
+    (folder / "a" / ENVELOPE).write_text(json.dumps(mixed))
+    with pytest.raises(CustodyError):
+        open_key(held.uri, environment)
 
 
 def test_a_kek_in_the_records_of_another_place(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class FileCustody:
         if unknown := sorted(set(options) - {"kek"}):
             raise CustodyError(f"file: knows the option kek, and not {', '.join(unknown)}")
         path = _folder(place)
-        query = f"?{urlencode(options, safe='/:?')}" if options else ""
+        query = f"?{urlencode(options, safe='/:?=@')}" if options else ""
         self.uri = f"file:{path}/{query}"
         self.folder = Folder(path)
         self.records = FolderRecords(self.folder, self.uri)
@@ -292,6 +292,9 @@ class FileHandle:
         if read[0][0].delete_at is not None:
             raise _doomed(self._name)
         self._stamp = read[1]
+
+    def forked(self) -> FileHandle:
+        return self
 
     def __repr__(self) -> str:
         return f"<FileHandle {self.uri}>"
