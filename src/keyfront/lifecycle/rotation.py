@@ -511,15 +511,20 @@ def _full(facts: Facts, now: float) -> Wait | None:
     if taken < (PLACES if urgent(facts.record) else PLACES - FREE):
         return None
     ours = [e for e in facts.record.entries if e.key_pair_id in facts.items]
-    draining = [facts.trusted_until(e) for e in ours if e.stage is Stage.DRAINING]
+    settle = facts.record.terms.settle
+    free = [
+        entry.leaving + settle if entry.leaving else facts.trusted_until(entry)
+        for entry in ours
+        if entry.stage is Stage.DRAINING
+    ]
     others = taken - len(ours)
     return Wait(
         f"the key group has {taken} keys already"
         + (f", {others} of them not of this rotation" if others > 0 else "")
         + f", and {FREE} of its {PLACES} places stay free"
-        + (f": the first place comes free at {_date(min(draining))}" if draining else ""),
-        min(draining) if draining and now < min(draining) else None,
-        attention=not draining,
+        + (f": the next place comes free at {_date(min(free))}" if free else ""),
+        min(free) if free and now < min(free) else None,
+        attention=not free,
     )
 
 
