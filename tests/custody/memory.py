@@ -3,6 +3,7 @@ can be cut off and brought back, and tells how often it was asked."""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 
@@ -16,9 +17,11 @@ class MemoryHandle:
         self._place = place
         self.uri = uri
         self._key = key
+        self.opened_by = os.getpid()
         self.public_key: PublicKey = key.public_key
         self.hash_names: tuple[HashName, ...] = ("SHA1", "SHA256")
-        self.in_memory = place.in_memory
+        if place.in_memory:
+            self.forked = lambda: self
 
     def sign(self, data: bytes, hash_name: HashName) -> bytes:
         if self._place.remote:

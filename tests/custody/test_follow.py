@@ -21,7 +21,7 @@ from keyfront.errors import CustodyError, CustodyUnavailable, NoSuchKey, PolicyE
 from keyfront.signing.keys import Algorithm
 from keyfront.signing.sign import Signer, sign_cookies, sign_url
 from tests.custody.groups import NOW, URL, Clock, Group, key, key_of, signed, verdict
-from tests.custody.memory import MemoryPlace
+from tests.custody.memory import MemoryHandle, MemoryPlace
 
 MAX_STALENESS = 600.0  # of Group's terms
 
@@ -437,7 +437,12 @@ def test_a_key_in_memory_survives_a_fork_while_its_place_is_away(group: Group, c
         child = os.fork()
         if child == 0:
             try:
-                os._exit(0 if key_of(signed(signer)) == "KA" else 2)
+                if key_of(signed(signer)) != "KA":
+                    os._exit(2)
+                group.place.cut_off = False
+                signer.refresh()
+                handle = signer.pinned().handle
+                os._exit(0 if isinstance(handle, MemoryHandle) and handle.opened_by == os.getpid() else 3)
             except CustodyUnavailable:
                 os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == code

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from keyfront.cli.main import main
+from keyfront.custody import open_records
+from keyfront.custody.succession import Entry, Stage, Succession, Terms, save
 from tests.signing.house import EC, RSA, reason
 from tests.vectors.make import HERE
 
@@ -167,3 +170,59 @@ def test_a_key_is_checked_and_its_public_half_printed(tmp_path: Path) -> None:
 def test_mistakes_are_answered_in_a_sentence(arguments: tuple[str, ...], says: str) -> None:
     _, err = keyfront(*arguments, code=2)
     assert says in " ".join(err.split())
+
+
+# ---- keys that are in custody
+
+
+def test_with_a_key_in_custody_and_with_a_key_groups(tmp_path: Path) -> None:
+    place = f"file:{tmp_path}/keys/"
+    keyfront("custody", "import", f"{place}now", str(KEYS / "ec.pem"))
+    asked = ("sign", "https://cdn.test/a", "--expires", "1h")
+    url, _ = keyfront(*asked, "--key", f"{place}now", "--key-pair-id", EC.key_pair_id)
+    assert reason(url.strip(), now=time.time()) == "granted"
+    now = time.time()
+    entry = Entry(f"{place}now", Stage.SIGNING, now, EC.key_pair_id, signing=now)
+    record = Succession("films", "kg", Terms(place, max_lifetime=7200.0), (entry,))
+    save(open_records(place), record, None, now=now)
+    url, _ = keyfront(*asked, "--key-group", "films", "--records", place)
+    assert reason(url.strip(), now=time.time()) == "granted"
+    cookies, _ = keyfront(
+        *("sign-cookies", "https://cdn.test/*", "--expires", "1h", "--format", "cookie"),
+        *("--key-group", "films", "--records", place),
+    )
+    assert reason("https://cdn.test/a", cookies.partition(": ")[2].strip(), now=time.time()) == "granted"
+    _, err = keyfront(*asked[:2], "--expires", "3h", "--key-group", "films", "--records", place, code=2)
+    assert "7200 at most" in err
+    _, err = keyfront(*asked, "--key-group", "photos", "--records", place, code=2)
+    assert "there is no record of key group 'photos'" in err
+    _, err = keyfront(*asked, "--key-group", "films", "--agent", f"unix:{tmp_path}/none", code=2)
+    assert "cannot be asked" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ((), "Say what to sign with"),
+        (("--key-group", "films", "--key", "file:/k/a"), "Say what to sign with"),
+        (("--key-group", "films", "--key-pair-id", "K1"), "says itself which key signs"),
+        (("--key", "file:/k/a"), "--key-pair-id is missing"),
+        (("--private-key", str(KEYS / "ec.pem")), "--key-pair-id is missing"),
+        (("--key", "file:/k/a", "--key-pair-id", "K1", "--agent", "unix:/a"), "go with --key-group"),
+        (
+            ("--key", "file:/k/a", "--key-pair-id", "K1", "--passphrase-file", str(KEYS / "ec.pem")),
+            "goes with",
+        ),
+        (("--key-group", "films", "--agent", "unix:/a", "--records", "file:/k/"), "give either"),
+        (("--key", "file:/k/", "--key-pair-id", "K1"), "names a place and no key"),
+    ],
+)
+def test_keys_that_cannot_be_meant(
+    options: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, for it ends before anything is done."""
+    monkeypatch.setattr(sys, "argv", ["keyfront", "sign", "https://cdn.test/a", "--expires", "1h", *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert says in " ".join(capsys.readouterr().err.split())

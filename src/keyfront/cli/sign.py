@@ -11,7 +11,7 @@ import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import click
 from rich.console import Console
@@ -23,7 +23,7 @@ from keyfront.signing import sign as signing
 from keyfront.signing.explain import Report, explain_url
 from keyfront.signing.keys import HashName, PublicKey, load_private_key, load_public_key
 from keyfront.signing.policy import Moment, epoch_of, parse_policy
-from keyfront.signing.sign import LocalSigner
+from keyfront.signing.sign import LocalSigner, Signer
 from keyfront.signing.verify import KeyRing
 
 _SPAN = re.compile(r"(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
@@ -100,11 +100,23 @@ def _signing_options(command: click.Command) -> click.Command:
     hashes = click.Choice(["SHA1", "SHA256"])
     for option in (
         click.option(
-            "--key-pair-id", required=True, metavar="ID", help="Id of the public key in CloudFront (K…)."
+            "--key-group", metavar="NAME", help="Sign with the key that signs for this key group today."
         ),
         click.option(
-            "--private-key", required=True, type=_FILE, help="PEM, DER or base64; - reads standard input."
+            "--records",
+            metavar="URI",
+            help="Custody with the key group's record.  [default: $KEYFRONT_RECORDS]",
         ),
+        click.option(
+            "--agent",
+            metavar="ADDRESS",
+            help="Agent that signs for the key group.  [default: $KEYFRONT_AGENT]",
+        ),
+        click.option("--key-pair-id", metavar="ID", help="Id of the public key in CloudFront (K…)."),
+        click.option(
+            "--key", "key_uri", metavar="URI", help="Private key in custody, such as awskms:keyfront/NAME."
+        ),
+        click.option("--private-key", type=_FILE, help="PEM, DER or base64; - reads standard input."),
         click.option("--passphrase-file", type=_FILE, help="File with the private key's passphrase."),
         click.option("--expires", type=_MOMENT, help="Valid until then."),
         click.option("--starts", type=_MOMENT, help="Not valid until then."),
@@ -117,8 +129,42 @@ def _signing_options(command: click.Command) -> click.Command:
     return command
 
 
-def _signer(key_pair_id: str, private_key: Path, passphrase_file: Path | None) -> LocalSigner:
-    return LocalSigner(key_pair_id, load_private_key(_read(private_key), _passphrase(passphrase_file)))
+class _SignWith(NamedTuple):
+    """What the options say of the key to sign with."""
+
+    key_group: str | None
+    records: str | None
+    agent: str | None
+    key_pair_id: str | None
+    key_uri: str | None
+    private_key: Path | None
+    passphrase_file: Path | None
+
+    def signer(self) -> Signer:
+        """:raises click.UsageError: unless they name one key, or one key group."""
+        ways = [name for name in ("key_group", "key_uri", "private_key") if getattr(self, name) is not None]
+        if len(ways) != 1:
+            raise click.UsageError(
+                "Say what to sign with: --key-group, or --key-pair-id with either --private-key or --key."
+            )
+        if self.key_group is not None:
+            if self.key_pair_id is not None or self.passphrase_file is not None:
+                raise click.UsageError("--key-group says itself which key signs, and where it is.")
+            from keyfront.custody.follow import signer_for  # not for those who sign with a file
+
+            return signer_for(self.key_group, records=self.records, agent=self.agent)
+        if self.records is not None or self.agent is not None:
+            raise click.UsageError("--records and --agent go with --key-group.")
+        if self.key_pair_id is None:
+            raise click.UsageError("--key-pair-id is missing: the id that CloudFront gave to the public key.")
+        if self.private_key is not None:
+            key = load_private_key(_read(self.private_key), _passphrase(self.passphrase_file))
+            return LocalSigner(self.key_pair_id, key)
+        if self.passphrase_file is not None:
+            raise click.UsageError("--passphrase-file goes with --private-key.")
+        from keyfront.custody.follow import CustodySigner  # as above
+
+        return CustodySigner(self.key_pair_id, self.key_uri or "")
 
 
 def _warn_if_over(expires: Moment | None, now: float) -> None:
@@ -136,9 +182,6 @@ def _warn_if_over(expires: Moment | None, now: float) -> None:
 @click.option("--as-is", is_flag=True, help="Sign the URL untouched, for clients that send exactly that.")
 def sign(
     url: str,
-    key_pair_id: str,
-    private_key: Path,
-    passphrase_file: Path | None,
     expires: Moment | None,
     starts: Moment | None,
     ip: str | None,
@@ -146,6 +189,7 @@ def sign(
     resource: str | None,
     policy: Path | None,
     as_is: bool,
+    **said: Any,
 ) -> None:
     """Print URL signed for CloudFront or Keyfront.
 
@@ -154,12 +198,13 @@ def sign(
     \b
         keyfront sign https://cdn.example.com/a.jpg --key-pair-id K2JCJMDEHXQW5F --private-key key.pem \\
             --expires 1h
+        keyfront sign https://cdn.example.com/a.jpg --key-group photos --expires 1h
     """
     now = time.time()
     own = None if policy is None else _read(policy)
     signed = signing.sign_url(
         url,
-        _signer(key_pair_id, private_key, passphrase_file),
+        _SignWith(**said).signer(),
         expires=expires,
         starts=starts,
         ip=ip,
@@ -191,9 +236,6 @@ def sign(
 )
 def sign_cookies(
     resource: str,
-    key_pair_id: str,
-    private_key: Path,
-    passphrase_file: Path | None,
     expires: Moment | None,
     starts: Moment | None,
     ip: str | None,
@@ -205,6 +247,7 @@ def sign_cookies(
     partitioned: bool,
     insecure: bool,
     form: str,
+    **said: Any,
 ) -> None:
     """Print cookies that grant the URLs of RESOURCE, a URL in which * and ? are wildcards.
 
@@ -215,7 +258,7 @@ def sign_cookies(
     now = time.time()
     cookies = signing.sign_cookies(
         resource,
-        _signer(key_pair_id, private_key, passphrase_file),
+        _SignWith(**said).signer(),
         expires=expires,
         starts=starts,
         ip=ip,

@@ -90,7 +90,11 @@ class HeldKey(msgspec.Struct, frozen=True):
 
 
 class Handle(Protocol):
-    """A key that can sign. For any number of signatures, from any thread."""
+    """A key that can sign. For any number of signatures, from any thread.
+
+    One whose key is in this process has one more method, `forked()`: in a child process, the handle with which the same
+    key signs on without anything that parent and child would share, such as a connection.
+    """
 
     @property
     def uri(self) -> str: ...

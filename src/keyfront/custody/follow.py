@@ -155,7 +155,7 @@ class PinnedKey:
 
 class KeyGroupSigner:
     """A Signer that follows a key group's record. For any thread, and across forks: a child reads the record anew, and
-    opens the key anew unless it was in memory (a handle that says `in_memory`).
+    opens the key anew; if it has it in memory it signs with that in the meantime (`Handle.forked`).
 
     `key_pair_id`, `public_key` and `sign` are those of today's key, each at the moment when it is asked: whoever makes
     a signature in several steps takes the key once, by `pinned()`, as `sign_url` and `sign_cookies` do.
@@ -196,6 +196,7 @@ class KeyGroupSigner:
         # The key that signs, and until when on our clock. Replaced as a whole: who signs takes no lock.
         self._state = _NOTHING
         self._inherited = _NOTHING
+        self._reopen = False
         self._unopened()
         _followers.add(self)
 
@@ -207,10 +208,12 @@ class KeyGroupSigner:
 
     def forked(self) -> None:
         """In a process that was forked off neither the lock, nor the thread, nor any connection is of use."""
-        key, _ = self._state
-        if key is not _NOBODY:
-            self._inherited = self._state if getattr(key.handle, "in_memory", False) else _NOTHING
+        key, until = self._state
         self._state = _NOTHING
+        forked: Callable[[], Handle] | None = None if key is _NOBODY else getattr(key.handle, "forked", None)
+        if forked is not None:
+            self._inherited = (PinnedKey(self._self, key.entry, forked(), key.terms, self._hash_name), until)
+            self._reopen = True
         self._tried = float("-inf")
         self._unopened()
 
@@ -340,15 +343,18 @@ class KeyGroupSigner:
         if entry is None:
             self._state = _NOTHING
             raise CustodyError(f"no key of key group {self.group!r} signs now")
-        if key is _NOBODY or key.entry.uri != entry.uri or key.entry.key_pair_id != entry.key_pair_id:
+        same = key is not _NOBODY and (key.entry.uri, key.entry.key_pair_id) == (entry.uri, entry.key_pair_id)
+        if not same or self._reopen:
             try:
                 key = self._loaded(entry, terms)
-            except Exception:
-                was = None if key is _NOBODY else found.entry(key.entry.uri)
-                if was is None or was.stage is Stage.RETIRED:
-                    self._state = _NOTHING
-                raise
-        elif key.terms != terms:
+                self._reopen = False
+            except Exception as error:
+                if not (same and isinstance(error, CustodyUnavailable)):
+                    was = None if key is _NOBODY else found.entry(key.entry.uri)
+                    if was is None or was.leaving or was.stage is Stage.RETIRED:
+                        self._state = _NOTHING
+                    raise
+        if key.terms != terms:
             key = PinnedKey(self._self, entry, key.handle, terms, self._hash_name)
         if not self._closed:
             self._state = (key, asked + terms.max_staleness)
@@ -397,6 +403,22 @@ class KeyGroupSigner:
     def __repr__(self) -> str:
         key = self._state[0]
         return f"<KeyGroupSigner {self.group!r} {'' if key is _NOBODY else key.key_pair_id}>"
+
+
+class CustodySigner:
+    """A Signer with one key in custody, which is opened once, here. It follows nothing: whoever uses it says which key
+    signs."""
+
+    def __init__(self, key_pair_id: str, uri: str) -> None:
+        """:raises CustodyError: if there is no such key, or its place cannot be opened."""
+        handle = open_key(uri)
+        self.key_pair_id = key_pair_id
+        self.public_key = handle.public_key
+        self.hash_names = tuple(handle.hash_names)
+        self.sign = handle.sign
+
+    def __repr__(self) -> str:
+        return f"<CustodySigner {self.key_pair_id} {self.public_key.algorithm}>"
 
 
 _TRIAL = b"Keyfront tries a key. This is no policy."

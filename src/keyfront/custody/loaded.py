@@ -28,6 +28,10 @@ class Watch:
         self._next = time.monotonic() + every
         self._looking = threading.Lock()
 
+    def asleep(self) -> Watch:
+        """The same, and never asked."""
+        return Watch(self._describe, self._held, float("inf"))
+
     def look(self) -> None:
         """:raises NoSuchKey: if the key is gone, to be deleted, or another one has its name."""
         if time.monotonic() < self._next or not self._looking.acquire(blocking=self._every == 0):
@@ -61,6 +65,10 @@ class LoadedHandle:
     def sign(self, data: bytes, hash_name: HashName) -> bytes:
         self._watch.look()
         return self._key.sign(data, hash_name)
+
+    def forked(self) -> LoadedHandle:
+        """It does not ask its place, on whose connections the parent speaks."""
+        return LoadedHandle(self.uri, self._key, self._watch.asleep())
 
     def __repr__(self) -> str:
         return f"<LoadedHandle {self.uri}>"
