@@ -10,6 +10,7 @@ import sys
 
 SUITES = {
     "signing": "bench.signing",
+    "custody": "bench.custody",
     "origin": "bench.origin",
     "control": "bench.control",
     "edge": "bench.edge",
