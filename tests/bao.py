@@ -7,13 +7,16 @@ with Bao() as bao:
 from __future__ import annotations
 
 import functools
+import http.server
 import importlib.util
+import json
 import os
 import secrets
 import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -42,8 +45,10 @@ def _bao() -> Path:
 class Bao:
     """Use as a context. `url` is its address, `root` the token that may do everything."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls: bool = False) -> None:
+        """`tls`: with a certificate of its own authority, which is in the file `ca`."""
         self.folder = Path(tempfile.mkdtemp(prefix="kf-bao-"))
+        self.ca = self.folder / "vault-ca.pem" if tls else None
         self.root = f"root-{secrets.token_hex(12)}"
         self.url = ""
         self._process: subprocess.Popen[bytes] | None = None
@@ -61,11 +66,12 @@ class Bao:
     def _start(self) -> bool:
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
-            self.url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+            self.url = f"{'https' if self.ca else 'http'}://127.0.0.1:{sock.getsockname()[1]}"
         self._process = subprocess.Popen(
             [
                 *(str(_bao()), "server", "-dev", f"-dev-root-token-id={self.root}", "-dev-no-store-token"),
-                f"-dev-listen-address={self.url.removeprefix('http://')}",
+                f"-dev-listen-address={self.url.partition('://')[2]}",
+                *(("-dev-tls", f"-dev-tls-cert-dir={self.folder}") if self.ca else ()),
             ],
             env={"PATH": os.environ["PATH"], "HOME": str(self.folder)},
             cwd=self.folder,
@@ -77,7 +83,7 @@ class Bao:
         while self._process.poll() is None and time.monotonic() < ends:
             try:  # a server of somebody else's would not know the token
                 self.call("post", "sys/mounts/transit", {"type": "transit"})
-            except (requests.RequestException, AssertionError):
+            except (requests.RequestException, AssertionError, OSError):
                 time.sleep(0.05)
             else:
                 return True
@@ -94,6 +100,7 @@ class Bao:
             json=body,
             headers={"X-Vault-Token": token or self.root},
             timeout=20,
+            verify=str(self.ca) if self.ca else True,
         )
         assert answer.ok, f"{method} {path}: {answer.status_code} {answer.text}"
         found: dict[str, Any] = answer.json() if answer.content else {}
@@ -116,3 +123,55 @@ class Bao:
     def __exit__(self, *_: object) -> None:
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class WithoutSoftDelete:
+    """The same server as HashiCorp's Vault would answer: it knows no soft-delete. Use as a context."""
+
+    def __init__(self, bao: Bao) -> None:
+        target = bao.url
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_one(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                if "/soft-delete" in self.path:
+                    self.answer(404, b'{"errors":["1 error occurred:\\n\\t* unsupported path\\n\\n"]}')
+                    return
+                kept = {
+                    name: self.headers[name]
+                    for name in ("X-Vault-Token", "Content-Type")
+                    if name in self.headers
+                }
+                said = requests.request(self.command, target + self.path, data=body, headers=kept, timeout=20)
+                text = said.content
+                if said.ok and "/keys/" in self.path and self.command == "GET":
+                    known = said.json()
+                    known["data"].pop("soft_deleted", None)
+                    text = json.dumps(known).encode()
+                self.answer(said.status_code, text)
+
+            do_GET = do_POST = do_PUT = do_DELETE = do_LIST = handle_one
+
+            def answer(self, status: int, text: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            def log_request(self, *_: object) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> WithoutSoftDelete:
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()

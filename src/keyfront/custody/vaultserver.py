@@ -94,7 +94,7 @@ class Server:
             if fresh is None:
                 raise CustodyError(
                     f"{self._about(method, path)}: the token's policies do not allow that "
-                    "(docs/reference/custody.md has the policy)"
+                    "(docs/reference/custody-vault.md has the policy)"
                 )
             answer = self._send(method, path, body, fresh)
             if answer.status == 403:
