@@ -251,6 +251,25 @@ def test_a_tie_changes_no_version_and_is_in_progress_until_all_edges_have_it(mak
     assert [status(house, one) for one in (id_, other)] == ["Deployed", "InProgress"]
 
 
+def test_a_key_that_is_in_two_groups_is_tied_by_either(make: Make) -> None:
+    house = make("eu", "us")
+    key = house.key()
+    tied, free = house.group(key, name="tied"), house.group(key, name="free")
+    id_ = trusted(house, free)
+    for feed in (house.feed, *house.elsewhere):
+        feed.report("edge-1", of(house).number, at=time.time())
+    assert status(house, id_) == "Deployed"
+    tie(house, "key-group", tied, "eu")
+    assert (ids(of(house))[2], ids(of(house, "us"))[2]) == ([key], [])
+    assert status(house, id_) == "InProgress"  # though nobody touched what it trusts
+    for feed in (house.feed, *house.elsewhere):
+        feed.report("edge-1", of(house).number, at=time.time())
+    assert status(house, id_) == "Deployed"
+    house.call("DeleteKeyGroup", Id=tied, IfMatch=house.etag("KeyGroup", tied))
+    assert ids(of(house, "us"))[2] == [key]
+    assert status(house, id_) == "InProgress"
+
+
 def test_who_may_untie_is_a_matter_of_policies(make: Make) -> None:
     """A key group's tags are conditions as a distribution's are."""
     house = make("eu", "us")
@@ -424,5 +443,5 @@ def test_who_ties_a_group_away_from_its_distribution_is_told_once(
     with caplog.at_level(logging.WARNING):
         tie(house, "key-group", group, "eu")
         house.distribution("another")
-    told_ = f"distribution {id_}, behavior *: none of the key groups that it trusts is for edges in region us"
+    told_ = f"distribution {id_}, behavior *: none of the key groups that it trusts has a key for edges in region us"
     assert caplog.text.count(told_) == 1

@@ -20,6 +20,7 @@ from keyfront.model.residency import (
     misspelt,
     region,
     regions_of,
+    tied_keys,
     warnings,
 )
 from keyfront.model.snapshot import (
@@ -115,7 +116,7 @@ def whole(
     policies: tuple[ResponseHeadersPolicy, ...] = (),
 ) -> Snapshot:
     keys = [PublicKey(id_, f"pem-{id_}") for id_ in sorted({k for group in groups for k in group.key_ids})]
-    return compile_snapshot(distributions, keys, groups, 7, 1.5, policies)
+    return compile_snapshot(distributions, tied_keys(keys, groups), groups, 7, 1.5, policies)
 
 
 def held(snapshot: Snapshot) -> tuple[list[str], list[str], list[str]]:
@@ -141,7 +142,7 @@ def test_each_region_has_its_own_and_what_is_for_all() -> None:
             distribution("both", "g-all", regions=(EU, US)),
         ],
         [
-            KeyGroup("g-eu", "g", ("K1", "K3"), (EU,)),
+            KeyGroup("g-eu", "g", ("K1",), (EU,)),
             KeyGroup("g-us", "g", ("K2",), (US,)),
             KeyGroup("g-all", "g", ("K3",)),
         ],
@@ -163,6 +164,26 @@ def test_each_region_has_its_own_and_what_is_for_all() -> None:
         assert (part.number, part.created, part.region) == (7, 1.5, name)
         assert fault(part, name) == ""
     assert from_bytes(for_region(everything, EU).to_bytes()) == for_region(everything, EU)
+
+
+def test_to_list_a_key_once_more_does_not_carry_it_abroad() -> None:
+    groups = [KeyGroup("g-eu", "g", ("K1",), (EU,)), KeyGroup("g-all", "g", ("K1", "K2"))]
+    everything = whole(
+        [distribution("a", "g-all")], groups
+    )  # nobody trusts the tied one, and it ties all the same
+    assert held(for_region(everything, EU)) == (["Ea"], ["g-all"], ["K1", "K2"])
+    part = for_region(everything, US)
+    assert held(part) == (["Ea"], ["g-all"], ["K2"])
+    assert part.key_groups[0].key_ids == ("K2",)
+    assert everything.to_bytes().startswith(MAGIC_OF_REGIONS)
+
+
+def test_a_key_of_two_tied_groups_is_for_the_regions_of_both() -> None:
+    groups = [KeyGroup("g-eu", "g", ("K1",), (EU,)), KeyGroup("g-us", "g", ("K1",), (US,))]
+    everything = whole([distribution("a", "g-eu", "g-us")], groups)
+    assert held(for_region(everything, EU)) == (["Ea"], ["g-eu"], ["K1"])
+    assert held(for_region(everything, US)) == (["Ea"], ["g-us"], ["K1"])
+    assert held(for_region(everything, "")) == (["Ea"], [], [])
 
 
 def test_a_behavior_whose_group_is_elsewhere_stays_restricted() -> None:
@@ -234,7 +255,7 @@ def test_a_snapshot_from_before_there_were_regions_is_for_edges_in_none() -> Non
     raw = msgspec.to_builtins(found)
     for name in ("region", "reserved"):
         del raw[name]
-    for one in (*raw["distributions"], *raw["key_groups"]):
+    for one in (*raw["distributions"], *raw["key_groups"], *raw["public_keys"]):
         del one["regions"]
     payload = msgspec.msgpack.encode(raw)
     read = from_bytes(MAGIC + hashlib.sha256(payload).digest() + payload)
@@ -257,6 +278,8 @@ def test_what_is_not_for_the_region_is_a_fault() -> None:
     assert "tied to eu" in fault(everything, "")
     only_group = msgspec.structs.replace(forged, distributions=part.distributions[:1])
     assert fault(only_group, US) == "key group g is tied to eu, and this edge is in region us"
+    only_key = msgspec.structs.replace(only_group, key_groups=())
+    assert fault(only_key, US) == "public key K1 is tied to eu, and this edge is in region us"
 
 
 # ---- warnings
@@ -268,16 +291,28 @@ def test_what_may_not_be_meant() -> None:
             distribution("a", "g-eu"),
             distribution("b", "g-all", regions=("mars",)),
             distribution("c", "g-eu", "g-all"),
+            distribution("d", "g-us"),
         ],
-        [KeyGroup("g-eu", "g", ("K1", "K2"), (EU,)), KeyGroup("g-all", "g", ("K2",))],
+        [
+            KeyGroup("g-eu", "g", ("K1", "K2"), (EU,)),
+            KeyGroup("g-all", "g", ("K2",)),
+            KeyGroup("g-us", "g", ("K1",), (US,)),
+        ],
     )
-    assert warnings(everything, (EU, US, "")) == [
-        *(
-            "distribution Ea, behavior *: none of the key groups that it trusts is for edges in "
-            f"{where}, so every signature is refused there"
-            for where in ("no region", "region us")
-        ),
-        "public key K2 of key group g-eu (eu) is also in key group g-all, which is for all regions",
+    refused = [("c", "no region"), ("a", "no region"), ("d", "no region"), ("d", "region eu")]
+    refused += [("a", "region us"), ("c", "region us")]
+    said = warnings(everything, (EU, US, ""))
+    assert sorted(said[:6]) == sorted(
+        f"distribution E{name}, behavior *: none of the key groups that it trusts has a key for edges in {where}, "
+        "so every signature is refused there"
+        for name, where in refused
+    )
+    assert said[6:] == [
+        "public key K2 of key group g-all is tied to eu by another key group that has it, and goes nowhere else",
+        "public key K1 of key group g-eu, which is tied to eu, is also for us: another key group that has it is tied "
+        "there",
+        "public key K1 of key group g-us, which is tied to us, is also for eu: another key group that has it is tied "
+        "there",
         "distribution Eb is tied to mars, where there is no edge: nobody has it",
     ]
     assert warnings(whole([distribution("a", "g")], [KeyGroup("g", "g", ("K1",))]), (EU,)) == []
@@ -316,7 +351,8 @@ def worlds(draw: st.DrawFn) -> Snapshot:
     policies = tuple(
         ResponseHeadersPolicy(f"policy-{n}", (ResponseHeader("x", f"said-{n}", True),)) for n in range(4)
     )
-    return compile_snapshot(made, [PublicKey(id_, f"pem-of-{id_}") for id_ in KEYS], groups, 9, 0.0, policies)
+    keys = tied_keys([PublicKey(id_, f"pem-of-{id_}") for id_ in KEYS], groups)
+    return compile_snapshot(made, keys, groups, 9, 0.0, policies)
 
 
 KEYS = [f"KEY{n}" for n in range(6)]
@@ -329,6 +365,7 @@ def test_no_byte_of_what_is_withheld_is_in_a_regions_snapshot(everything: Snapsh
     assert fault(part, name) == ""
     here = [one for one in everything.distributions if not one.regions or name in one.regions]
     groups = {one.id: one for one in everything.key_groups if not one.regions or name in one.regions}
+    withheld = {key.id for key in everything.public_keys if key.regions and name not in key.regions}
     allowed = {
         key
         for one in here
@@ -336,6 +373,7 @@ def test_no_byte_of_what_is_withheld_is_in_a_regions_snapshot(everything: Snapsh
         for id_ in behavior.trusted_key_groups
         if id_ in groups
         for key in groups[id_].key_ids
+        if key not in withheld
     }
     assert {key.id for key in part.public_keys} == allowed  # and nothing is missing
     assert part.distributions == tuple(here)

@@ -45,7 +45,7 @@ from keyfront.model.kinds import (
     Kind,
     Quotas,
 )
-from keyfront.model.residency import TAG
+from keyfront.model.residency import TAG, retied
 from keyfront.model.service import API_VERSION, service
 
 log = logging.getLogger("keyfront.control")
@@ -363,6 +363,7 @@ class Service:
                 output = operation(work)
                 snapshot = replica.next(transaction, call.now)
                 if snapshot is not None:
+                    work.touched |= retied(self._desk.compiler.current, snapshot)
                     transaction.stamp(DISTRIBUTION.name, work.touched, snapshot.number)
                 transaction.set_reached(reach.highest)
                 audit.append(transaction, audit.entry(call, output, self._desk.rng))

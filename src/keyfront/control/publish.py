@@ -40,7 +40,7 @@ from keyfront.model.kinds import (
     Kind,
     Quotas,
 )
-from keyfront.model.residency import NOWHERE, TAG, regions_of
+from keyfront.model.residency import NOWHERE, TAG, regions_of, tied_keys
 from keyfront.model.snapshot import (
     EMPTY,
     Distribution,
@@ -139,15 +139,16 @@ class Compiler:
             )
             for value in cast(list[Distribution], distributions)
         ]
+        bound = [
+            msgspec.structs.replace(value, regions=tied[KEY_GROUP.name, value.id])
+            if (KEY_GROUP.name, value.id) in tied
+            else value
+            for value in cast(list[KeyGroup], groups)
+        ]
         return compile_snapshot(
             served,
-            cast(list[PublicKey], keys),
-            [
-                msgspec.structs.replace(value, regions=tied[KEY_GROUP.name, value.id])
-                if (KEY_GROUP.name, value.id) in tied
-                else value
-                for value in cast(list[KeyGroup], groups)
-            ],
+            tied_keys(cast(list[PublicKey], keys), bound),
+            bound,
             number,
             now,
             cast(list[ResponseHeadersPolicy], policies),

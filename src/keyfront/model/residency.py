@@ -7,8 +7,10 @@ the whole one, under the same number.
 What belongs elsewhere is left out, and with it all that only it needed:
 
 - a distribution, with its names, its origins and their secret headers, and its invalidations;
-- a key group, with those public keys that no other key group of the region has. A behavior that trusts it goes on
-  naming it and stays restricted, so it refuses every signature that this group alone would make good;
+- a key group, and every public key that is in it, unless a key group that is tied to the region has that key as well.
+  A behavior that trusts the group goes on naming it and stays restricted, so it refuses every signature that this
+  group alone would make good. A key group that is tied to no region goes everywhere, but without the keys that it
+  shares with a tied one: to list a key once more must not carry it abroad;
 - a response headers policy that no distribution of the region names.
 
 A name of a distribution that is left out must not become another one's here because a wildcard alias covers it: the
@@ -18,13 +20,13 @@ origin behind the wildcard may serve by Host what the absent distribution guards
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
 from keyfront.errors import SettingsError
 from keyfront.model.compile import compile_snapshot
-from keyfront.model.snapshot import Distribution, KeyGroup, Snapshot
+from keyfront.model.snapshot import Distribution, KeyGroup, PublicKey, Snapshot
 
 TAG = "keyfront:regions"
 """The tag that ties a distribution or a key group: names of regions with blanks between them."""
@@ -70,7 +72,22 @@ def misspelt(key: str) -> bool:
     return key != TAG and plain in ("keyfrontregions", "keyfrontregion")
 
 
-def belongs(one: Distribution | KeyGroup, name: str) -> bool:
+def tied_keys(keys: Iterable[PublicKey], groups: Iterable[KeyGroup]) -> list[PublicKey]:
+    """`keys`, each tied to the regions of those of `groups` that have it and are tied.
+
+    :param groups: all that there are, trusted by somebody or not.
+    """
+    found: dict[str, set[str]] = {}
+    for group in groups:
+        for id_ in group.key_ids if group.regions else ():
+            found.setdefault(id_, set()).update(group.regions)
+    return [
+        msgspec.structs.replace(key, regions=tuple(sorted(found[key.id]))) if key.id in found else key
+        for key in keys
+    ]
+
+
+def belongs(one: Distribution | KeyGroup | PublicKey, name: str) -> bool:
     """May an edge of the region `name` (empty: of none) have it?"""
     return not one.regions or name in one.regions
 
@@ -86,7 +103,7 @@ def for_region(whole: Snapshot, name: str) -> Snapshot:
     here = [one for one in whole.distributions if belongs(one, name)]
     found = compile_snapshot(
         here,
-        whole.public_keys,
+        [key for key in whole.public_keys if belongs(key, name)],
         [group for group in whole.key_groups if belongs(group, name)],
         whole.number,
         whole.created,
@@ -105,6 +122,20 @@ def _reserved(here: Iterable[Distribution], absent: Iterable[Distribution]) -> t
     return tuple(sorted(name for name in names if name.removeprefix("*").endswith(wildcards)))
 
 
+def retied(before: Snapshot, after: Snapshot) -> set[str]:
+    """The distributions of `after` for which a key counts in other regions than before, through whatever key group."""
+    if not (before.tied or after.tied):
+        return set()
+    was = {key.id: key.regions for key in before.public_keys}
+    keys = {key.id for key in after.public_keys if was.get(key.id, key.regions) != key.regions}
+    groups = {group.id for group in after.key_groups if keys.intersection(group.key_ids)}
+    return {
+        one.id
+        for one in after.distributions
+        if any(groups.intersection(behavior.trusted_key_groups) for behavior in one.behaviors)
+    }
+
+
 def fault(snapshot: Snapshot, name: str) -> str:
     """Why an edge of the region `name` must not obey `snapshot`; empty if it may."""
     if snapshot.region != name:
@@ -115,12 +146,14 @@ def fault(snapshot: Snapshot, name: str) -> str:
     return ""
 
 
-def _things(snapshot: Snapshot) -> Iterator[tuple[str, Distribution | KeyGroup]]:
+def _things(snapshot: Snapshot) -> Iterator[tuple[str, Distribution | KeyGroup | PublicKey]]:
     """All that can be tied, and what it is called."""
     for distribution in snapshot.distributions:
         yield "distribution", distribution
     for group in snapshot.key_groups:
         yield "key group", group
+    for key in snapshot.public_keys:
+        yield "public key", key
 
 
 def _called(name: str) -> str:
@@ -137,43 +170,49 @@ def warnings(whole: Snapshot, regions: Iterable[str]) -> list[str]:
     known = sorted(set(regions))
     groups = {group.id: group for group in whole.key_groups}
     found: list[str] = []
-    for one in whole.distributions:
-        for name in known:
+    for name in known:
+        keys = {key.id for key in whole.public_keys if belongs(key, name)}
+        for one in whole.distributions:
             if belongs(one, name):
-                found += _unopened(one, groups, name)
-    found += _shared_keys(whole)
+                found += _unopened(one, groups, keys, name)
+    found += _shared_keys(whole, groups.values())
     for what, tied in _things(whole):
-        if tied.regions and not set(tied.regions) & set(known):
+        if what != "public key" and tied.regions and not set(tied.regions) & set(known):
             found.append(
                 f"{what} {tied.id} is tied to {', '.join(tied.regions)}, where there is no edge: nobody has it"
             )
     return found
 
 
-def _unopened(one: Distribution, groups: dict[str, KeyGroup], name: str) -> list[str]:
-    """Behaviors that let nobody in here, because all key groups that they trust are elsewhere."""
-    return [
-        f"distribution {one.id}, behavior {behavior.path_pattern}: none of the key groups that it trusts is for "
-        f"edges in {_called(name)}, so every signature is refused there"
-        for behavior in one.behaviors
-        if behavior.restricted
-        and behavior.trusted_key_groups
-        and not any(id_ in groups and belongs(groups[id_], name) for id_ in behavior.trusted_key_groups)
-    ]
-
-
-def _shared_keys(whole: Snapshot) -> list[str]:
-    """Public keys of a tied key group that another one takes further."""
+def _unopened(one: Distribution, groups: Mapping[str, KeyGroup], keys: set[str], name: str) -> list[str]:
+    """Behaviors that let nobody in here, because the keys of all key groups that they trust are elsewhere."""
     found = []
-    for group in whole.key_groups:
-        if not group.regions:
-            continue
-        for other in whole.key_groups:
-            further = not other.regions or not set(other.regions) <= set(group.regions)
-            for key in sorted(set(group.key_ids) & set(other.key_ids)) if further else ():
-                where = ", ".join(other.regions) or "all regions"
+    for behavior in one.behaviors:
+        trusted = [groups[id_] for id_ in behavior.trusted_key_groups if id_ in groups]
+        here = [group for group in trusted if belongs(group, name) and keys.intersection(group.key_ids)]
+        if trusted and not here:
+            found.append(
+                f"distribution {one.id}, behavior {behavior.path_pattern}: none of the key groups that it trusts has a "
+                f"key for edges in {_called(name)}, so every signature is refused there"
+            )
+    return found
+
+
+def _shared_keys(whole: Snapshot, groups: Iterable[KeyGroup]) -> list[str]:
+    """Public keys that are tied otherwise than a key group that has them."""
+    tied = {key.id: key.regions for key in whole.public_keys if key.regions}
+    found = []
+    for group in groups:
+        for id_ in group.key_ids:
+            regions = tied.get(id_, ())
+            if regions and not group.regions:
                 found.append(
-                    f"public key {key} of key group {group.id} ({', '.join(group.regions)}) is also in key group "
-                    f"{other.id}, which is for {where}"
+                    f"public key {id_} of key group {group.id} is tied to {', '.join(regions)} by another key group "
+                    "that has it, and goes nowhere else"
+                )
+            elif further := sorted(set(regions) - set(group.regions)):
+                found.append(
+                    f"public key {id_} of key group {group.id}, which is tied to {', '.join(group.regions)}, is also "
+                    f"for {', '.join(further)}: another key group that has it is tied there"
                 )
     return found

@@ -26,10 +26,12 @@ MAGIC_OF_REGIONS = b"keyfront-snapshot 2\n"
 
 
 class PublicKey(msgspec.Struct, frozen=True, gc=False):
-    """A public key that viewers' signatures are checked with. `pem` is SubjectPublicKeyInfo."""
+    """A public key that viewers' signatures are checked with. `pem` is SubjectPublicKeyInfo. `regions` are those that
+    it is tied to by its key groups; empty: it may be everywhere."""
 
     id: str
     pem: str
+    regions: tuple[str, ...] = ()
 
 
 class KeyGroup(msgspec.Struct, frozen=True, gc=False):
@@ -223,7 +225,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     @property
     def tied(self) -> bool:
         """Is anything in it tied to regions?"""
-        return any(one.regions for one in self.distributions) or any(one.regions for one in self.key_groups)
+        things = (self.distributions, self.key_groups, self.public_keys)
+        return any(one.regions for some in things for one in some)
 
     def to_bytes(self) -> bytes:
         payload = msgspec.msgpack.encode(self)
