@@ -131,7 +131,11 @@ def regions(data: Path | None, store: str, store_password_file: Path | None, as_
 
 
 def _withheld(share: Share) -> str:
-    counted = [f"{len(ids)} {kind.replace('_', ' ')}" for kind, ids in share.withheld.items() if ids]
+    counted = [
+        f"{len(ids)} {kind.replace('_', ' ').removesuffix('s')}{'s' if len(ids) > 1 else ''}"
+        for kind, ids in share.withheld.items()
+        if ids
+    ]
     return ", ".join(counted) or "nothing"
 
 
