@@ -533,8 +533,9 @@ def _undeployed(facts: Facts, now: float, what: str) -> Wait | None:
     waiting = [each.id for each in facts.distributions if each.status != "Deployed"]
     if waiting:
         return Wait(f"{what} shows when Deployed: {', '.join(waiting)}")
-    settled = facts.group.modified + facts.record.terms.settle if facts.group else 0.0
-    if facts.distributions and now < settled:
+    modified = facts.group.modified if facts.group else 0.0
+    settled = modified + facts.record.terms.settle
+    if facts.distributions and modified <= now + CLOCKS and now < settled:  # else a clock was ahead when it changed
         return Wait(f"{what} is taken for sure at {_date(settled)}", settled)
     return None
 

@@ -1,0 +1,601 @@
+"""The rules of a rotation, one by one: what is there, what comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from keyfront.custody.succession import Entry, Stage, Succession, Terms
+from keyfront.errors import RotationError
+from keyfront.lifecycle import orders
+from keyfront.lifecycle.rotation import (
+    MOVES,
+    Action,
+    Distribution,
+    Done,
+    Facts,
+    Group,
+    Held,
+    KnownKey,
+    Step,
+    Wait,
+    after,
+    key_name,
+    move,
+    next_due,
+    next_step,
+    plan,
+    uri_of,
+)
+from keyfront.signing.keys import PrivateKey, generate_private_key
+from tests.lifecycle.world import DAY, PLACE, Crash, World, actions
+
+NOW = 1_800_000_000.0
+TERMS = Terms(PLACE, every=90 * DAY, overlap=30 * DAY, max_lifetime=7 * DAY, max_staleness=3600.0)
+PAIRS: dict[int, PrivateKey] = {number: generate_private_key("ECDSA-P256") for number in range(1, 5)}
+replace = msgspec.structs.replace
+
+
+def entry(number: int, stage: Stage, **said: float | bool) -> Entry:
+    """Key `number`, which came to its stage a day ago."""
+    since = NOW - DAY
+    times: dict[str, float | bool] = {
+        "published": since if stage is not Stage.CREATED else 0.0,
+        "signing": since if stage in (Stage.SIGNING, Stage.DRAINING) else 0.0,
+        "draining": since if stage is Stage.DRAINING else 0.0,
+        "drain_until": since + 30 * DAY if stage is Stage.DRAINING else 0.0,
+        "retired": since if stage is Stage.RETIRED else 0.0,
+    }
+    times.update(said)
+    return Entry(
+        f"{PLACE}p-{number}",
+        stage,
+        since,
+        f"K{number}",
+        fingerprint=PAIRS[number].public_key.fingerprint,
+        **times,  # type: ignore[arg-type]
+    )
+
+
+def facts(
+    *entries: Entry,
+    out: str = "",
+    unknown: str = "",
+    foreign: int = 0,
+    terms: Terms = TERMS,
+    asked: float = 0.0,
+    modified: float = NOW - DAY,
+    status: str = "Deployed",
+    skew: float | None = 0.0,
+    **said: object,
+) -> Facts:
+    """All is as the record has it, except for keys that are `out` of the group, or not known to CloudFront."""
+    ids = {e.key_pair_id: e for e in entries if e.key_pair_id and not e.gone}
+    inside = [f"F{number}" for number in range(foreign)]
+    inside += [id_ for id_, e in ids.items() if id_ not in out.split() and e.stage is not Stage.RETIRED]
+    known = [KnownKey(f"F{number}", f"F{number}", "") for number in range(foreign)]
+    for id_, e in ids.items():
+        if id_ not in unknown.split():
+            known.append(KnownKey(id_, e.uri.rpartition("/")[2], PAIRS[int(id_[1:])].public_key.pem))
+    made = Facts(
+        Succession("photos", "group", terms, entries, made=len(entries), asked=asked),
+        Group("group", "photos", tuple(inside), "E1", modified),
+        tuple(known),
+        (Distribution("E1", "Deployed"), Distribution("E2", status)),
+        {},
+        {e.uri: Held(e.fingerprint) for e in entries if not e.gone},
+        {},
+        skew,
+    )
+    return replace(made, **said)
+
+
+CREATED, PUBLISHED, SIGNING, DRAINING, RETIRED = Stage
+UNREGISTERED = {"key_pair_id": ""}
+PAUSED = replace(TERMS, paused=True)
+ON_DEMAND = replace(TERMS, every="")
+
+TABLE: dict[str, tuple[Facts, str]] = {
+    "nothing yet": (facts(), "create"),
+    "nothing yet, and full": (facts(foreign=3), "! no key signs yet, but the key group has 3 keys already"),
+    "nothing yet, and nearly full": (facts(foreign=2), "create"),
+    "made": (facts(replace(entry(1, CREATED), key_pair_id="")), "register K- 1"),
+    "registered": (facts(entry(1, CREATED), out="K1"), "publish K1 F: K1"),
+    "registered, group full": (
+        facts(entry(1, CREATED), out="K1", foreign=3),
+        "! the key group has 3 keys already",
+    ),
+    "in the group": (facts(entry(1, CREATED)), "confirm K1"),
+    "in the group, edges do not know": (
+        facts(entry(1, CREATED), status="InProgress"),
+        "shows when Deployed: E2",
+    ),
+    "in the group, just now": (facts(entry(1, CREATED), modified=NOW - 10), "taken for sure"),
+    "in a group that nobody trusts": (facts(entry(1, CREATED), modified=NOW, distributions=()), "confirm K1"),
+    "trusted": (facts(entry(1, PUBLISHED)), "switch K1"),
+    "trusted, then taken out": (facts(entry(1, PUBLISHED), out="K1"), "publish K1"),
+    "trusted, then deleted": (facts(entry(1, PUBLISHED), out="K1", unknown="K1"), "release K1"),
+    "custody has lost it": (facts(entry(1, CREATED), held={}), "release K1"),
+    "custody has another": (facts(entry(1, CREATED), held={f"{PLACE}p-1": Held("0")}), "release K1"),
+    "custody is away": (
+        facts(entry(1, PUBLISHED), held={f"{PLACE}p-1": Held(unknown="timeout")}),
+        "cannot be asked: timeout",
+    ),
+    "signs": (facts(entry(1, SIGNING)), "the next rotation is due"),
+    "signs, on demand": (facts(entry(1, SIGNING), terms=ON_DEMAND), "done"),
+    "signs, on demand, asked": (facts(entry(1, SIGNING), terms=ON_DEMAND, asked=NOW), "create"),
+    "signs, paused, asked": (facts(entry(1, SIGNING), terms=PAUSED, asked=NOW), "! paused"),
+    "has signed long enough": (facts(entry(1, SIGNING, signing=NOW - 90 * DAY)), "create"),
+    "signs, taken out": (facts(entry(1, SIGNING), out="K1"), "publish K1"),
+    "signs, taken out, paused": (facts(entry(1, SIGNING), out="K1", terms=PAUSED), "publish K1"),
+    "signs, taken out, group full of others": (
+        facts(entry(1, SIGNING), out="K1", foreign=5),
+        "! p-1 (K1) was taken out of the key group, which is full now",
+    ),
+    "signs, deleted": (facts(entry(1, SIGNING), out="K1", unknown="K1", foreign=1), "create"),
+    "signs, custody has lost it": (facts(entry(1, SIGNING), held={}), "create"),
+    "signs, custody is away": (
+        facts(entry(1, SIGNING), held={f"{PLACE}p-1": Held(unknown="timeout")}),
+        "the next rotation is due",
+    ),
+    "drains": (facts(entry(1, DRAINING), entry(2, SIGNING)), "p-1 (K1) drains until"),
+    "has drained": (facts(entry(1, DRAINING, drain_until=NOW), entry(2, SIGNING)), "release K1"),
+    "has drained, but a link was seen": (
+        facts(entry(1, DRAINING, drain_until=NOW), entry(2, SIGNING), last_expiry={"K1": NOW + 1}),
+        "by a link that edges have seen",
+    ),
+    "has drained, paused": (
+        facts(entry(1, DRAINING, drain_until=NOW), entry(2, SIGNING), terms=PAUSED),
+        "! paused",
+    ),
+    "has drained, nobody signs": (
+        facts(entry(1, DRAINING, drain_until=NOW), entry(2, SIGNING), out="K2", unknown="K2"),
+        "create",
+    ),
+    "drains, taken out": (facts(entry(1, DRAINING), entry(2, SIGNING), out="K1"), "publish K1"),
+    "has drained, taken out": (
+        facts(entry(1, DRAINING, drain_until=NOW), entry(2, SIGNING), out="K1"),
+        "release K1",
+    ),
+    "released a moment ago": (
+        facts(entry(1, DRAINING, leaving=NOW - 299), entry(2, SIGNING)),
+        "is taken out",
+    ),
+    "released": (facts(entry(1, DRAINING, leaving=NOW - 300), entry(2, SIGNING)), "remove K1 F: K2"),
+    "removed": (facts(entry(1, DRAINING, leaving=NOW - 300), entry(2, SIGNING), out="K1"), "retire K1"),
+    "removed, edges do not know": (
+        facts(entry(1, DRAINING, leaving=NOW - 300), entry(2, SIGNING), out="K1", status="InProgress"),
+        "that no edge trusts p-1 (K1) shows when Deployed",
+    ),
+    "retired": (facts(entry(1, RETIRED), entry(2, SIGNING)), "unregister K1"),
+    "retired, in another group": (
+        facts(entry(1, RETIRED), entry(2, SIGNING), elsewhere={"K1": ("films",)}),
+        "! p-1 (K1) is RETIRED, but still in films",
+    ),
+    "retired, put back": (
+        facts(entry(1, RETIRED), entry(2, SIGNING), group=Group("group", "photos", ("K1", "K2"), "E1")),
+        "remove K1 F: K2",
+    ),
+    "retired, forgotten": (facts(entry(1, RETIRED), entry(2, SIGNING), unknown="K1"), "destroy K1"),
+    "retired, paused": (facts(entry(1, RETIRED), entry(2, SIGNING), terms=PAUSED), "! paused"),
+    "retired, custody is away": (
+        facts(
+            entry(1, RETIRED),
+            entry(2, SIGNING),
+            unknown="K1",
+            held={f"{PLACE}p-1": Held(unknown="away"), f"{PLACE}p-2": Held(PAIRS[2].public_key.fingerprint)},
+        ),
+        "cannot be asked: away",
+    ),
+    "gone": (facts(entry(1, RETIRED, gone=NOW), entry(2, SIGNING)), "the next rotation is due"),
+    "withdrawn": (facts(entry(1, SIGNING), entry(2, CREATED, leaving=NOW)), "remove K2 F: K1"),
+    "withdrawn, paused": (
+        facts(entry(1, SIGNING), entry(2, PUBLISHED, leaving=NOW), terms=PAUSED),
+        "remove K2 F: K1",
+    ),
+    "compromised": (
+        facts(entry(1, SIGNING, compromised=True, leaving=NOW), foreign=1),
+        "remove K1 F: F0",
+    ),
+    "compromised, the only one": (facts(entry(1, SIGNING, compromised=True, leaving=NOW)), "create"),
+    "compromised, the only one, its successor ready": (
+        facts(entry(1, SIGNING, compromised=True, leaving=NOW), entry(2, CREATED), out="K2"),
+        "publish K2 F: K2",
+    ),
+    "compromised, successor in the group": (
+        facts(
+            entry(1, SIGNING, compromised=True, leaving=NOW), entry(2, CREATED), out="K1", status="InProgress"
+        ),
+        "switch K2",
+    ),
+    "compromised, serves": (
+        facts(entry(1, SIGNING, compromised=True), entry(2, CREATED), status="InProgress"),
+        "shows when Deployed",
+    ),
+    "compromised, serves, paused": (
+        facts(entry(1, SIGNING, compromised=True), entry(2, PUBLISHED), terms=PAUSED),
+        "switch K2",
+    ),
+    "compromised, no place but the reserve": (
+        facts(entry(1, SIGNING, compromised=True), entry(2, CREATED), out="K2", foreign=3),
+        "publish K2 F: F0 F1 F2 K1 K2",
+    ),
+    "compromised, clocks apart": (
+        facts(entry(1, SIGNING, compromised=True, leaving=NOW), skew=9e9),
+        "create",
+    ),
+    "clocks apart": (facts(entry(1, SIGNING, signing=1.0), skew=61.0), "! CloudFront's clock is 61 s ahead"),
+    "clocks apart, behind": (facts(entry(1, PUBLISHED), skew=-61.0), "! CloudFront's clock is 61 s behind"),
+    "no clock told": (facts(entry(1, PUBLISHED), skew=None), "switch K1"),
+    "a time to come": (
+        facts(entry(1, SIGNING, signing=NOW + 61)),
+        "! the record has a time that is yet to come",
+    ),
+    "the group is gone": (facts(entry(1, SIGNING), group=None), "! the key group group is gone"),
+    "another has its name": (
+        facts(
+            replace(entry(1, CREATED), key_pair_id=""),
+            public_keys=(KnownKey("KX", "p-1", PAIRS[2].public_key.pem),),
+        ),
+        "! CloudFront has another public key of the name p-1, KX",
+    ),
+}
+
+
+def said(found: Step | Wait | Done) -> str:
+    if isinstance(found, Done):
+        return "done"
+    if isinstance(found, Wait):
+        return f"! {found.reason}" if found.attention else found.reason
+    items = f" F: {' '.join(found.items)}" if found.items else ""
+    return f"{found.action.value} {found.key_pair_id or '- ' + found.name.rpartition('-')[2]}{items}"
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_what_comes_next(name: str) -> None:
+    known, expected = TABLE[name]
+    found = said(next_step(known, NOW))
+    expected = expected.replace("K- ", "- ")
+    assert found.startswith(expected) if expected.startswith("!") else expected in found, found
+
+
+def test_every_stage_and_action_has_its_place_in_the_table() -> None:
+    assert set(MOVES) == {None, *Stage}
+    assert {action for moves in MOVES.values() for action in moves} == set(Action)
+    for stage in (None, *Stage):
+        for action in Action:
+            if action in MOVES[stage]:
+                assert move(stage, action) is MOVES[stage][action]
+            else:
+                with pytest.raises(RotationError):
+                    move(stage, action)
+
+
+def test_stages_come_in_order_but_for_a_rollback_and_what_is_put_back() -> None:
+    order = [None, *Stage]
+    back = {
+        (stage, action)
+        for stage, moves in MOVES.items()
+        for action, to in moves.items()
+        if order.index(to) < order.index(stage)
+    }
+    assert back == {(DRAINING, Action.SWITCH), (PUBLISHED, Action.PUBLISH)}
+
+
+def test_by_one_write_one_key_takes_over_and_the_other_drains() -> None:
+    record = facts(entry(1, SIGNING, reach=40 * DAY), entry(2, PUBLISHED), asked=NOW).record
+    written = after(record, Step(Action.SWITCH, f"{PLACE}p-2", ""), NOW)
+    one, two = written.entries
+    assert (one.stage, one.draining, one.drain_until) == (DRAINING, NOW, NOW + 40 * DAY)
+    assert (two.stage, two.signing, two.reach) == (SIGNING, NOW, TERMS.reach)
+    assert written.asked == 0
+    with pytest.raises(RotationError):
+        after(record, Step(Action.RETIRE, f"{PLACE}p-1", ""), NOW)
+
+
+def test_the_record_stays_small() -> None:
+    record = facts(*(entry(number, RETIRED, gone=NOW - number) for number in (1, 2, 3))).record
+    known = after(record, Step(Action.CREATE, f"{PLACE}p-4", ""), NOW)
+    gone = replace(known, entries=(*known.entries[:3], replace(known.entries[3], key_pair_id="K4")))
+    written = after(gone, Step(Action.RELEASE, f"{PLACE}p-4", ""), NOW)
+    assert [each.key_pair_id for each in written.entries] == ["K1", "K2", "K4"]
+
+
+@pytest.mark.parametrize(
+    ("every", "since", "due"),
+    [
+        (90 * DAY, NOW, NOW + 90 * DAY),
+        ("0 3 1 * *", 1_799_999_999.0, 1_801_450_800.0),
+        ("*/5 * * * *", 1_800_000_001.0, 1_800_000_300.0),
+        ("0 0 31 2 *", NOW, None),
+        ("never", NOW, None),
+        ("* * *", NOW, None),
+    ],
+)
+def test_schedules(every: float | str, since: float, due: float | None) -> None:
+    if due is None:
+        with pytest.raises(RotationError, match="is no schedule"):
+            next_due(every, since)
+    else:
+        assert next_due(every, since) == due
+
+
+def test_names_follow_from_the_group_and_do_not_meet() -> None:
+    assert key_name("photos", "1", 3) == key_name("photos", "1", 3)
+    names = {
+        key_name(group, id_, 1) for group in ("photos", "photos 1", "photos-1", "Fotos ä") for id_ in "12"
+    }
+    assert len(names) == 8
+    assert all(len(name) < 64 for name in (key_name("x" * 200, "1", 10**9), *names))
+    assert uri_of("file:/k/?kek=env:A", "b-1") == "file:/k/b-1?kek=env:A"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"every": "61 * * * *"}, "is no schedule"),
+        ({"every": 0.0}, "more than 0"),
+        ({"every": -5.0}, "length in seconds"),
+        ({"overlap": float("nan")}, "length in seconds"),
+        ({"max_lifetime": 0.0}, "more than 0"),
+        ({"settle": -1.0}, "length in seconds"),
+    ],
+)
+def test_terms_that_make_no_sense(change: dict[str, float | str], why: str) -> None:
+    with pytest.raises(RotationError, match=why):
+        orders.checked(replace(TERMS, **change), NOW)
+
+
+def test_terms_that_will_surprise() -> None:
+    assert orders.doubts(TERMS, NOW) == ()
+    assert "wait for places" in orders.doubts(replace(TERMS, every=10 * DAY), NOW)[0]
+    assert orders.doubts(replace(TERMS, every=15 * DAY), NOW) == ()
+
+
+# ------------------------------------------------------------------------------------------------------------
+# In a world
+
+
+@pytest.fixture
+def world() -> World:
+    made = World()
+    made.start()
+    made.run(days=1)
+    return made
+
+
+def test_the_plan_is_what_happens(world: World) -> None:
+    known = world.conductor().facts(world.conductor().record("photos"))
+    steps, then = plan(known, world.now)
+    happened = world.run(days=121)
+    assert happened == [f"{each.step.action.value} {each.step.name.rpartition('-')[2]}" for each in steps]
+    assert isinstance(then, Wait)
+    assert "the next rotation is due" in then.reason
+    assert steps[-1].at <= world.now
+
+
+def test_a_plan_changes_nothing(world: World) -> None:
+    before, writes = world.texts["photos"], world.writes
+    world.conductor().plan("photos")
+    assert world.texts["photos"] == before
+    assert world.writes == writes
+    assert world.version == 2
+
+
+@pytest.mark.parametrize("fault", ["crash", "crashed", "refused", "unheard"])
+def test_a_crash_between_any_two_steps_and_within_each(fault: str) -> None:
+    for at in range(60):
+        world = World()
+        world.start()
+        world.run(days=1)
+        world.conductor().rotate("photos")
+        world.faults = [*([""] * at), fault]
+        for _ in range(100):
+            try:
+                outcome = world.step()
+            except Crash:
+                continue
+            if outcome.error:
+                world.now += 60
+            elif outcome.taken is None and not world.obey():
+                until = outcome.wait.until if outcome.wait else None
+                if until is None or until > world.now + 40 * DAY:
+                    break
+                world.pass_to(until)
+        assert world.stages() == "1 RETIRED, 2 SIGNING", (fault, at)
+        assert world.items == (*world.foreign, "K2")
+        assert set(world.keys) == set(world.items)
+        assert [name[-1] for name in world.private if name not in world.doomed] == ["2"]
+        if world.faults:
+            assert at > 8
+            return  # it came after all that there was to do
+    raise AssertionError("there is no end of steps")
+
+
+def test_a_lost_edge_holds_everything_up_and_breaks_nothing(world: World) -> None:
+    world.conductor().rotate("photos")
+    world.edges["E1"].lost = True
+    assert world.run(days=400) == ["create 2", "register 2", "publish 2"]
+    wait = world.step().wait
+    assert wait is not None
+    assert "shows when Deployed: E1" in wait.reason
+    world.edges["E1"].lost = False
+    assert world.run(days=1)[:2] == ["confirm 2", "switch 2"]
+    world.edges["E0"].lost = True
+    assert world.run(days=40) == ["release 1", "remove 1"]
+    assert world.trusts("K1") is False
+    assert world.stages() == "1 DRAINING, 2 SIGNING"
+
+
+def test_a_clock_that_jumps_ahead_retires_nothing(world: World) -> None:
+    world.conductor().rotate("photos")
+    world.run(days=1)
+    for ahead in (61.0, 40 * DAY, -40 * DAY):
+        world.ahead = ahead
+        assert world.run() == []
+        wait = world.step().wait
+        assert wait is not None
+        assert wait.attention
+    world.ahead = 0.0
+    assert world.stages() == "1 DRAINING, 2 SIGNING"
+
+
+def test_clocks_that_jump_together_do_nothing_in_the_time_that_it_takes_to_see_it(world: World) -> None:
+    """A Keyfront on the same machine has the same wrong clock: the decision falls, and is told, but not the deed."""
+    world.conductor().rotate("photos")
+    world.run(days=1)
+    true = world.now
+    world.now = true + 31 * DAY
+    assert world.run() == ["release 1"]
+    world.now = true
+    wait = world.step().wait
+    assert wait is not None
+    assert "yet to come" in wait.reason
+    world.conductor().resume("photos")
+    assert world.run(days=1) == []
+    assert world.entry(1).leaving == 0
+    assert world.trusts("K1")
+    assert world.run(days=40) == ["release 1", "remove 1", "retire 1", "unregister 1", "destroy 1"]
+
+
+def test_a_clock_that_was_years_ahead_does_not_stop_rotations_for_years(world: World) -> None:
+    true = world.now
+    world.now = true + 3650 * DAY
+    world.run()
+    world.obey()
+    world.run(days=0.01)
+    world.now = true
+    assert world.run() == []
+    world.conductor().resume("photos")
+    world.conductor().rotate("photos")
+    assert "switch 3" in world.run(days=32)
+
+
+def test_two_conductors_end_as_one(world: World) -> None:
+    world.conductor().rotate("photos")
+    lost = 0
+    for _ in range(60):
+        world.meanwhile = lambda: world.step() and None
+        outcome = world.step()
+        world.meanwhile = lambda: None
+        lost += outcome.raced
+        if outcome.taken is None and not world.obey():
+            world.now += DAY
+    assert lost > 3
+    assert world.stages() == "1 RETIRED, 2 SIGNING"
+    assert len(world.private) == 2
+
+
+def test_the_quota_is_told_and_waited_for(world: World) -> None:
+    world.quota = len(world.keys)
+    world.conductor().rotate("photos")
+    world.step()
+    outcome = world.step()
+    assert "TooManyPublicKeys" in outcome.error
+    assert outcome.again is not None
+    assert outcome.again > world.now
+    world.quota += 1
+    assert "switch 2" in world.run(days=1)
+
+
+def test_a_key_that_cannot_sign_never_takes_over(world: World) -> None:
+    world.conductor().rotate("photos")
+    while world.stages() != "1 SIGNING, 2 PUBLISHED":
+        if world.step().taken is None:
+            world.obey()
+            world.now += 301
+    name = world.entry(2).uri.rpartition("/")[2]
+    world.private[name] = generate_private_key("ECDSA-P256")
+    assert world.run(days=1)[:1] == ["release 2"]
+    assert world.record.signing is not None
+    assert world.record.signing.key_pair_id != "K2"
+
+
+def test_a_name_that_is_spent_in_custody_is_not_used(world: World) -> None:
+    prefix = world.entry(1).uri.rpartition("/")[2][:-1]
+    world.create(f"{prefix}2", "ECDSA-P256", now=world.now)
+    world.doomed[f"{prefix}2"] = world.now + DAY
+    world.conductor().rotate("photos")
+    assert "switch 3" in world.run(days=32)
+
+
+def test_a_new_start_goes_on_counting(world: World) -> None:
+    first = world.entry(1)
+    world.conductor().stop("photos")
+    world.owed.clear()
+    record = world.start({"K1": first.uri})
+    assert record.made == 1
+    assert record.entries[0].stage is SIGNING
+    world.conductor().rotate("photos")
+    assert "switch 2" in world.run(days=1)
+
+
+def test_an_adopted_key_has_to_be_that_key(world: World) -> None:
+    world.conductor().stop("photos")
+    for key, uri, why in (
+        ("K9", f"{PLACE}x", "is not in the key group"),
+        (world.foreign[0], world.uri + next(iter(world.private)), "is not the private half"),
+    ):
+        with pytest.raises(RotationError, match=why):
+            world.start({key: uri})
+    assert world.names() == []
+
+
+def test_the_next_key_is_used_at_once_if_it_is_there(world: World) -> None:
+    world.conductor().rotate("photos")
+    while world.stages() != "1 SIGNING, 2 PUBLISHED":
+        if world.step().taken is None:
+            world.obey()
+            world.now += 301
+    world.conductor().emergency("photos", "K1")
+    assert world.run(obey=False)[:2] == ["remove 1", "switch 2"]
+
+
+def test_an_emergency_does_not_wait_for_custody_nor_for_a_pause(world: World) -> None:
+    world.conductor().pause("photos")
+    world.custody_down = True
+    world.conductor().emergency("photos", "K1")
+    first = world.step().taken
+    assert first is not None
+    assert first.action is Action.REMOVE
+    failed = world.step()
+    assert "custody cannot be asked" in failed.error
+    world.custody_down = False
+    assert "switch 2" in world.run(days=1)
+
+
+def test_a_listener_can_keep_a_step_from_being_taken(world: World) -> None:
+    class No:
+        def told(self, telling: object) -> None:
+            raise RotationError("the hook says no")
+
+    world.conductor().rotate("photos")
+    conductor = world.conductor()
+    conductor._listeners = [world, No()]
+    outcome = conductor.step("photos")
+    assert outcome.error == "the hook says no"
+    assert world.told_of[-1].moment == "failed"
+    assert len(world.private) == 1
+    world.told_of.clear()
+    world.run(days=1)
+    assert actions(world.told_of) == actions(world.told_of, "before")
+    assert world.told_of[0].action == "create"
+
+
+@pytest.mark.parametrize(
+    ("order", "why"),
+    [
+        (lambda c: c.emergency("photos", "K9"), "no key of the rotation"),
+        (lambda c: c.emergency("photos", ""), "no key of the rotation"),
+        (lambda c: c.rollback("photos"), "no key to go back to"),
+        (lambda c: c.change_terms("photos", lambda t: replace(t, every="x")), "is no schedule"),
+        (lambda c: c.rotate("films"), "is not rotated"),
+    ],
+)
+def test_orders_that_make_no_sense(world: World, order: Callable[[object], object], why: str) -> None:
+    before = world.texts["photos"]
+    with pytest.raises(RotationError, match=why):
+        order(world.conductor())
+    assert world.texts["photos"] == before
