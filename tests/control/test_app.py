@@ -425,7 +425,7 @@ async def test_what_breaks_inside_stays_inside(
 PROGRAM = """
 import os, socket, sys
 from pathlib import Path
-from keyfront.control.app import run_control
+from keyfront.control.process import run_control
 held = socket.create_server(("127.0.0.1", 0))
 def ready():
     print("ready", held.getsockname()[1], flush=True)

@@ -14,9 +14,10 @@ from prometheus_client.registry import Collector
 
 from keyfront.cli.settings import ControlSettings
 from keyfront.cli.store import located
-from keyfront.control.app import run_control
+from keyfront.control.process import run_control
 from keyfront.edge.metrics import families, places
 from keyfront.fleet.regions import Regions, open_regions, remember
+from keyfront.lifecycle.hooks import read_hooks
 
 
 class Edges(Collector):
@@ -64,4 +65,7 @@ def main(settings: ControlSettings) -> None:
         quotas=settings.quotas,
         region=settings.region,
         region_feeds=settings.region_feeds,
+        records=settings.records,
+        rotation=settings.rotation,
+        hooks=read_hooks(Path(settings.hooks)) if settings.hooks else (),
     )

@@ -75,7 +75,9 @@ ACCOUNT = "000000000000"
 class ControlSettings(msgspec.Struct, frozen=True):
     """What the control plane's process is told. `account` is the AWS account number that its ARNs carry, `store` the
     URL of the store if it was said on the command line, `trusted_proxies` the networks whose X-Forwarded-* headers it
-    believes, `region` where its own edges are, `region_feeds` other regions with the folders of their feeds."""
+    believes, `region` where its own edges are, `region_feeds` other regions with the folders of their feeds; `records`
+    is the URI of the custody that keeps the records of rotations, `rotation` whether it takes their steps, `hooks` the
+    file that says who is told of them."""
 
     data: str
     host: str
@@ -89,6 +91,9 @@ class ControlSettings(msgspec.Struct, frozen=True):
     quotas: Quotas = Quotas()
     region: str = ""
     region_feeds: tuple[tuple[str, str], ...] = ()
+    records: str = ""
+    rotation: bool = True
+    hooks: str = ""
 
 
 def _quota_names() -> Iterator[tuple[str, tuple[str, str]]]:

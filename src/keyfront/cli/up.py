@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from keyfront.backup.running import refuse_half_restored
 from keyfront.cli.settings import (
     SUFFIX,
     ControlSettings,
@@ -97,6 +98,23 @@ if TYPE_CHECKING:
     metavar="NAME=NUMBER",
     help="How many there may be of something, such as public-keys=100.  [default: CloudFront's quotas]",
 )
+@click.option(
+    "--records",
+    default="",
+    metavar="URI",
+    help="The custody that keeps the records of key rotations.  [default: KEYFRONT_RECORDS, or DIR/custody/]",
+)
+@click.option(
+    "--rotation/--no-rotation",
+    default=True,
+    show_default=True,
+    help="Take the steps of rotations that are due.",
+)
+@click.option(
+    "--hooks",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Who is told before and after each step of a rotation.  [default: DIR/hooks.toml, if there is one]",
+)
 @click.option("--pop", default="KFR50-P1", show_default=True, help="Name of this edge location.")
 @click.option(
     "--cache-status", is_flag=True, help="Tell in Cache-Status what the cache did for each answer (RFC 9211)."
@@ -121,6 +139,9 @@ def up(
     country_db: str | None,
     audit_reads: bool,
     quota: tuple[str, ...],
+    records: str,
+    rotation: bool,
+    hooks: Path | None,
     pop: str,
     cache_status: bool,
     feed: Path | None,
@@ -150,7 +171,9 @@ def up(
     tier = tiers(feed, origin_shield, shield, shield_secret, region, region_feed)
     folder = (data or default_data()).absolute()
     if any(Path(where).resolve() == folder.resolve() for _, where in tier.region_feeds):
-        raise SettingsError("--region-feed: the data folder itself is the feed of this machine's own edges only")
+        raise SettingsError(
+            "--region-feed: the data folder itself is the feed of this machine's own edges only"
+        )
     secrets = Path(origin_credentials).absolute() if origin_credentials else folder / "origin-credentials"
     if secrets.exists():
         read_file(secrets)  # likewise
@@ -190,10 +213,34 @@ def up(
         store=checked(store),
         store_password_file=str(store_password_file.absolute()) if store_password_file else "",
         quotas=quotas(quota),
+        records=_records(records, folder),
+        rotation=rotation,
+        hooks=_hooks(hooks, folder),
         region=tier.region,
         region_feeds=tier.region_feeds,
     )
     asyncio.run(_up(folder, settings, api, workers or len(os.sched_getaffinity(0))))
+
+
+def _records(said: str, folder: Path) -> str:
+    """Where the records of rotations are; only to fail early it is opened here, the control plane opens it again."""
+    from keyfront.custody.follow import RECORDS_VARIABLE
+    from keyfront.custody.schemes import open_records
+
+    uri = said or os.environ.get(RECORDS_VARIABLE) or f"file:{folder}/custody/"
+    open_records(uri)
+    return uri
+
+
+def _hooks(said: Path | None, folder: Path) -> str:
+    """The file of hooks, if there is one; read here only to fail early."""
+    from keyfront.lifecycle.hooks import read_hooks
+
+    file = (said or folder / "hooks.toml").absolute()
+    if said is None and not file.exists():
+        return ""
+    read_hooks(file)
+    return str(file)
 
 
 async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, workers: int) -> None:
@@ -209,6 +256,7 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, work
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         raise SettingsError(f"another keyfront uses the data folder {folder}") from None
+    refuse_half_restored(folder)
 
     def hold(option: str, host: str, port: int) -> socket.socket:
         try:

@@ -12,23 +12,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import hashlib
 import ipaddress
 import logging
-import os
-import random
-import signal
 import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 import uvicorn
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -37,20 +32,12 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from keyfront.control import beside, codec, sigv4, sts
-from keyfront.control.access import Access
 from keyfront.control.beside import Beside
 from keyfront.control.call import Call, Result
-from keyfront.control.credentials import Credentials, load
+from keyfront.control.credentials import Credentials
 from keyfront.control.heads import PunctualH11Protocol
-from keyfront.control.keyuse import Gatherer
-from keyfront.control.keywatch import KeyUseMetrics
-from keyfront.control.operations import Service
-from keyfront.control.sealing import sealer
-from keyfront.control.store import Store
 from keyfront.control.xmlbody import BODY_LIMIT
 from keyfront.errors import ApiError
-from keyfront.fleet.regions import open_regions
-from keyfront.model.kinds import Quotas
 
 log = logging.getLogger("keyfront.control")
 
@@ -62,12 +49,6 @@ KEEP_ALIVE = 65
 """Seconds that an idle connection is kept; longer than SDKs keep theirs in their pools."""
 DRAIN = 20
 """Seconds that requests have to end after SIGTERM."""
-FOLLOW = 1.0
-"""Seconds between two tries to publish what could not be published."""
-FOLLOW_OTHERS = 0.2
-"""Seconds between two looks at what other control planes have committed."""
-GATHER = 2.0
-"""Seconds between two looks at what edges have counted of the use of keys."""
 
 
 class Runner(Protocol):
@@ -373,128 +354,3 @@ async def serve(
         await server.serve([sock])
     finally:
         stopping.cancel()
-
-
-def run_control(
-    data: Path,
-    sock: socket.socket,
-    domain: str,
-    account: str,
-    on_ready: Callable[[], None],
-    *,
-    store: str = "",
-    password_file: Path | None = None,
-    registry: CollectorRegistry | None = None,
-    lifeline: int | None = None,
-    audit_reads: bool = True,
-    trusted_proxies: Sequence[str] = (),
-    quotas: Quotas | None = None,
-    region: str = "",
-    region_feeds: Sequence[tuple[str, str]] = (),
-) -> None:
-    """Serve the control plane of the folder `data` until SIGTERM or SIGINT, then drain and return.
-
-    :param sock: bound; the caller may keep its own reference to hold the port.
-    :param domain: suffix of the distributions' names.
-    :param account: the twelve digits of the account that owns everything.
-    :param on_ready: called once, when requests are answered.
-    :param store: a connection URI of PostgreSQL's; by default the store is a file in `data`.
-    :param password_file: holds PostgreSQL's password, where the URI does not.
-    :param registry: what `/metrics` shows beside the control plane's own counts.
-    :param lifeline: a pipe from the parent; when its other end is closed the control plane drains and ends too.
-    :param audit_reads: whether reads that succeed are recorded as well.
-    :param trusted_proxies: networks (CIDR) whose X-Forwarded-For and X-Forwarded-Proto are believed.
-    :param quotas: of the account, of one distribution and of one policy; by default CloudFront's.
-    :param region: where the edges are that follow the data folder; empty: in none.
-    :param region_feeds: other regions, each with the folder of its feed.
-    :raises SettingsError: if the credentials or the store cannot be used.
-    :raises ApiError: ServiceUnavailable if the store does not answer.
-    """
-    credentials = load(data / "credentials", account)
-    feeds = open_regions(data, region, region_feeds)
-    memory = Store(store or data / "keyfront.db", password_file=password_file)
-    try:
-        access = Access(memory, credentials, account, lambda: sealer(data, os.environ, make=False))
-        service = Service(
-            memory,
-            feeds.own,
-            elsewhere=feeds.others,
-            domain_suffix=domain,
-            account=account,
-            quotas=quotas,
-            audit_reads=audit_reads,
-        )
-        gatherer = Gatherer(memory, *feeds.feeds)
-        others = Beside(memory, gatherer, random.SystemRandom(), audit_reads=audit_reads)
-        registry = registry or CollectorRegistry()
-        registry.register(KeyUseMetrics(memory))
-        service.start(time.time())
-        access.current(time.time())  # what is wrong with keys or policies is told at the start
-        pause = FOLLOW_OTHERS if memory.shared else FOLLOW
-        app_of = functools.partial(build_app, service, access, registry=registry, others=others)
-        asyncio.run(_control(service, gatherer, pause, app_of, sock, on_ready, lifeline, trusted_proxies))
-    finally:
-        memory.close()
-
-
-async def _control(
-    service: Service,
-    gatherer: Gatherer,
-    pause: float,
-    app_of: Callable[..., Starlette],
-    sock: socket.socket,
-    on_ready: Callable[[], None],
-    lifeline: int | None,
-    trusted_proxies: Sequence[str],
-) -> None:
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    if lifeline is not None:
-        loop.add_reader(lifeline, stop.set)
-
-    def healthy() -> bool:
-        try:
-            return service.follow(time.time())
-        except ApiError:
-            return False
-
-    following = asyncio.create_task(_follow(service, pause))
-    gathering = asyncio.create_task(_gather(gatherer))
-    try:
-        app = app_of(healthy=healthy)
-        await serve(app, sock, on_ready, stop=stop, trusted_proxies=trusted_proxies)
-    finally:
-        following.cancel()
-        gathering.cancel()
-        with contextlib.suppress(ApiError, OSError):  # what edges counted last, which have ended by now
-            await to_thread.run_sync(gatherer.gather, time.time())
-        with contextlib.suppress(ApiError):
-            await to_thread.run_sync(service.leave)
-        if lifeline is not None:
-            loop.remove_reader(lifeline)
-
-
-async def _follow(service: Service, pause: float) -> None:
-    own_thread = CapacityLimiter(1)  # not one of those that calls may all be waiting in
-    while True:
-        await asyncio.sleep(pause)
-        try:
-            await to_thread.run_sync(service.follow, time.time(), limiter=own_thread)
-        except ApiError:
-            pass  # the store does not answer, and has said so in the log
-        except Exception:
-            log.exception("what others committed, or could not be published, is not published yet")
-
-
-async def _gather(gatherer: Gatherer) -> None:
-    own_thread = CapacityLimiter(1)
-    while True:
-        try:
-            await to_thread.run_sync(gatherer.gather, time.time(), limiter=own_thread)
-        except ApiError:
-            pass  # as above; what edges have counted is taken over later
-        except Exception:
-            log.exception("what edges have counted of the use of keys is not added up yet")
-        await asyncio.sleep(GATHER)

@@ -105,19 +105,19 @@ class EdgeRow(msgspec.Struct, frozen=True):
     region: str = ""
 
 
-class _Now(FunctionElement[float]):
+class Now(FunctionElement[float]):
     """Epoch seconds by the database's clock, which is the same for whoever asks it."""
 
     type = sa.Float()
     inherit_cache = True
 
 
-@compiles(_Now, "sqlite")
+@compiles(Now, "sqlite")
 def _now_of_sqlite(*_: Any, **__: Any) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
 
 
-@compiles(_Now, "postgresql")
+@compiles(Now, "postgresql")
 def _now_of_postgres(*_: Any, **__: Any) -> str:
     return "CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)"
 
@@ -416,7 +416,7 @@ class Transaction:
         """The edges that are live, by what control planes that share the store have said of theirs."""
         found = self._connection.execute(
             sa.select(_edge.c.replica, _edge.c.name, _edge.c.number, _edge.c.region)
-            .where(_edge.c.seen > _Now() - STALE)
+            .where(_edge.c.seen > Now() - STALE)
             .order_by(_edge.c.replica, _edge.c.name)
         )
         return [EdgeRow(*row) for row in found]
@@ -430,9 +430,9 @@ class Transaction:
         for name, number in numbers.items():
             region = (regions or {}).get(name, "")
             self._connection.execute(
-                sa.insert(_edge).values(replica=replica, name=name, number=number, seen=_Now(), region=region)
+                sa.insert(_edge).values(replica=replica, name=name, number=number, seen=Now(), region=region)
             )
-        self._connection.execute(sa.delete(_edge).where(_edge.c.seen < _Now() - 60))
+        self._connection.execute(sa.delete(_edge).where(_edge.c.seen < Now() - 60))
 
     # ---- the audit log
 

@@ -1,0 +1,218 @@
+"""The control plane's process: what it is made of, and what it does besides answering.
+
+follow     what others committed, or could not be published, comes to the edges
+gather     what edges have counted of the use of keys is added up
+watch      what keys call for is told in the log
+rotations  steps of rotations that are due are taken (`rotations.py`)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import random
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from anyio import CapacityLimiter, to_thread
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+
+from keyfront.control.access import Access
+from keyfront.control.app import build_app, serve
+from keyfront.control.beside import Beside
+from keyfront.control.credentials import load
+from keyfront.control.keyuse import Gatherer
+from keyfront.control.keywatch import WATCH, KeyMetrics, KeyWatch
+from keyfront.control.operations import Service
+from keyfront.control.rotations import Rotations
+from keyfront.control.sealing import sealer
+from keyfront.control.store import Store
+from keyfront.custody.schemes import open_records
+from keyfront.errors import ApiError
+from keyfront.fleet.regions import open_regions
+from keyfront.lifecycle.hooks import Hook
+from keyfront.model.kinds import Quotas
+
+log = logging.getLogger("keyfront.control")
+
+FOLLOW = 1.0
+"""Seconds between two tries to publish what could not be published."""
+FOLLOW_OTHERS = 0.2
+"""Seconds between two looks at what other control planes have committed."""
+GATHER = 2.0
+"""Seconds between two looks at what edges have counted of the use of keys."""
+
+
+def run_control(
+    data: Path,
+    sock: socket.socket,
+    domain: str,
+    account: str,
+    on_ready: Callable[[], None],
+    *,
+    store: str = "",
+    password_file: Path | None = None,
+    registry: CollectorRegistry | None = None,
+    lifeline: int | None = None,
+    audit_reads: bool = True,
+    trusted_proxies: Sequence[str] = (),
+    quotas: Quotas | None = None,
+    region: str = "",
+    region_feeds: Sequence[tuple[str, str]] = (),
+    records: str = "",
+    rotation: bool = True,
+    hooks: Sequence[Hook] = (),
+) -> None:
+    """Serve the control plane of the folder `data` until SIGTERM or SIGINT, then drain and return.
+
+    :param sock: bound; the caller may keep its own reference to hold the port.
+    :param domain: suffix of the distributions' names.
+    :param account: the twelve digits of the account that owns everything.
+    :param on_ready: called once, when requests are answered.
+    :param store: a connection URI of PostgreSQL's; by default the store is a file in `data`.
+    :param password_file: holds PostgreSQL's password, where the URI does not.
+    :param registry: what `/metrics` shows beside the control plane's own counts.
+    :param lifeline: a pipe from the parent; when its other end is closed the control plane drains and ends too.
+    :param audit_reads: whether reads that succeed are recorded as well.
+    :param trusted_proxies: networks (CIDR) whose X-Forwarded-For and X-Forwarded-Proto are believed.
+    :param quotas: of the account, of one distribution and of one policy; by default CloudFront's.
+    :param region: where the edges are that follow the data folder; empty: in none.
+    :param region_feeds: other regions, each with the folder of its feed.
+    :param records: the custody that keeps the records of rotations; by default the folder `custody` in `data`.
+    :param rotation: whether steps of rotations that are due are taken.
+    :param hooks: called before and after each of them.
+    :raises SettingsError: if the credentials or the store cannot be used.
+    :raises CustodyError: if `records` can be none.
+    :raises ApiError: ServiceUnavailable if the store does not answer.
+    """
+    credentials = load(data / "credentials", account)
+    feeds = open_regions(data, region, region_feeds)
+    kept = open_records(records or f"file:{data}/custody/")
+    memory = Store(store or data / "keyfront.db", password_file=password_file)
+    try:
+        access = Access(memory, credentials, account, lambda: sealer(data, os.environ, make=False))
+        service = Service(
+            memory,
+            feeds.own,
+            elsewhere=feeds.others,
+            domain_suffix=domain,
+            account=account,
+            quotas=quotas,
+            audit_reads=audit_reads,
+        )
+        gatherer = Gatherer(memory, *feeds.feeds)
+        others = Beside(memory, gatherer, random.SystemRandom(), audit_reads=audit_reads)
+        rotations = None
+        if rotation:
+            owner, secret = next(iter(credentials))
+            rotations = Rotations(memory, kept, account, own_url(sock), (owner.access_key_id, secret), hooks)
+        watch = KeyWatch(memory, kept, tells=lambda: rotations is None or rotations.leads)
+        registry = registry or CollectorRegistry()
+        registry.register(KeyMetrics(memory, watch))
+        service.start(time.time())
+        access.current(time.time())  # what is wrong with keys or policies is told at the start
+        app_of = functools.partial(build_app, service, access, registry=registry, others=others)
+        process = _Process(service, gatherer, watch, rotations, FOLLOW_OTHERS if memory.shared else FOLLOW)
+        asyncio.run(process.run(app_of, sock, on_ready, lifeline, trusted_proxies))
+    finally:
+        memory.close()
+
+
+def own_url(sock: socket.socket) -> str:
+    """Where whoever is on this machine reaches the bound `sock`."""
+    host, port = sock.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - what it is bound to, not what is bound
+        host = "::1" if host == "::" else "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class _Process:
+    def __init__(
+        self,
+        service: Service,
+        gatherer: Gatherer,
+        watch: KeyWatch,
+        rotations: Rotations | None,
+        follow: float,
+    ) -> None:
+        self._service = service
+        self._gatherer = gatherer
+        self._watch = watch
+        self._rotations = rotations
+        self._follow = follow
+
+    async def run(
+        self,
+        app_of: Callable[..., Starlette],
+        sock: socket.socket,
+        on_ready: Callable[[], None],
+        lifeline: int | None,
+        trusted_proxies: Sequence[str],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        asked, stop = asyncio.Event(), asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, asked.set)
+        if lifeline is not None:
+            loop.add_reader(lifeline, asked.set)
+
+        def ready() -> None:
+            on_ready()
+            if self._rotations is not None:
+                self._rotations.start()
+
+        besides = [
+            asyncio.create_task(each)
+            for each in (
+                self._end(asked, stop),
+                _every(self._follow, self._service.follow, "what was committed is not published yet"),
+                _every(GATHER, self._gatherer.gather, "what edges have counted is not added up yet"),
+                _every(WATCH, self._watch.tell, "what keys call for is not known"),
+            )
+        ]
+        try:
+            await serve(
+                app_of(healthy=self._healthy), sock, ready, stop=stop, trusted_proxies=trusted_proxies
+            )
+        finally:
+            for task in besides:
+                task.cancel()
+            with contextlib.suppress(ApiError, OSError):  # what edges counted last, which have ended by now
+                await to_thread.run_sync(self._gatherer.gather, time.time())
+            with contextlib.suppress(ApiError):
+                await to_thread.run_sync(self._service.leave)
+            if lifeline is not None:
+                loop.remove_reader(lifeline)
+
+    async def _end(self, asked: asyncio.Event, stop: asyncio.Event) -> None:
+        """First the rotations, whose steps are calls to this very process."""
+        await asked.wait()
+        if self._rotations is not None:
+            await to_thread.run_sync(self._rotations.stop)
+        stop.set()
+
+    def _healthy(self) -> bool:
+        try:
+            return self._service.follow(time.time())
+        except ApiError:
+            return False
+
+
+async def _every(pause: float, work: Callable[[float], object], trouble: str) -> None:
+    """Do `work`, which takes the time in epoch seconds, again and again."""
+    own_thread = CapacityLimiter(1)  # not one of those that calls may all be waiting in
+    while True:
+        await asyncio.sleep(pause)
+        try:
+            await to_thread.run_sync(work, time.time(), limiter=own_thread)
+        except ApiError:
+            pass  # the store does not answer, and has said so in the log
+        except Exception:
+            log.exception("%s", trouble)
