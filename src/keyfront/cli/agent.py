@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import grp
+import logging
 import os
 import pwd
 import signal
@@ -81,9 +83,6 @@ def agent(
     \b
         keyfront agent --socket /run/keyfront/agent.sock --allow user:www-data=films,photos
     """
-    import asyncio  # here, as what follows: the other commands are quicker without
-    import logging
-
     from keyfront.control.heads import PunctualH11Protocol
     from keyfront.custody import agent as serving
     from keyfront.custody.callers import Names, Rule, Rules, Tokens, read_rule, read_rules
