@@ -89,7 +89,12 @@ class Moto:
 
     def asked(self, operation: str) -> int:
         """How often `operation` was called."""
-        return int(self._tell("asked", {"operation": operation}))
+        return self.all_asked().get(operation, 0)
+
+    def all_asked(self) -> dict[str, int]:
+        """How often each operation was called."""
+        found: dict[str, int] = self._tell("asked", {})
+        return found
 
     def _tell(self, what: str, words: dict[str, Any]) -> Any:
         request = urllib.request.Request(f"{self.url}/keyfront-tests/{what}", json.dumps(words).encode())
@@ -137,7 +142,7 @@ def _main() -> None:
                     faults.append(words)
                 if path.endswith("/well"):
                     faults.clear()
-                return [json.dumps(asked.get(words.get("operation", ""), 0)).encode()]
+                return [json.dumps(asked).encode()]
             operation = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")[2]
             asked[operation] = asked.get(operation, 0) + 1
             for fault in faults:

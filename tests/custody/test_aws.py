@@ -6,10 +6,13 @@ The contract is tested in test_contract.py. moto stands in for AWS (tests/moto.p
 from __future__ import annotations
 
 import itertools
+import json
+import re
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -578,3 +581,55 @@ def test_four_who_count_at_once_lose_no_count(scheme: str, aws: Moto) -> None:
     last = open_records(uri, aws.environment).read("count")
     assert last is not None
     assert last.data == b"8"
+
+
+# ---- what its policies must allow
+
+REFERENCE = Path(__file__).parent.parent.parent / "docs" / "reference" / "custody-aws.md"
+IMPLIED = {"TagResource"}
+"""Actions that AWS asks for where another operation sets tags."""
+
+
+def allowed(role: str) -> set[str]:
+    """The actions of the statements of docs/reference/custody-aws.md whose Sid begins with `role`."""
+    found: set[str] = set()
+    for block in re.findall(r"```json\n(.*?)```", REFERENCE.read_text(), re.DOTALL):
+        for statement in json.loads(block)["Statement"]:
+            if statement["Sid"].startswith(role):
+                found |= {action.partition(":")[2] for action in statement["Action"]}
+    return found
+
+
+@pytest.mark.parametrize(("scheme", "short"), [("awskms", "kms"), ("awssm", "sm"), ("awsssm", "ssm")])
+def test_the_policies_of_the_docs_are_what_is_called(scheme: str, short: str, aws: Moto) -> None:
+    def called(before: dict[str, int]) -> set[str]:
+        return {operation for operation, times in aws.all_asked().items() if times > before.get(operation, 0)}
+
+    uri = somewhere(scheme, aws)
+    before, place = aws.all_asked(), open_place(uri, aws.environment)
+    held = place.create("one", "ECDSA-P256", now=time.time(), labels={"application": "gallery"})
+    place.import_key("two", made_elsewhere("ECDSA-P256"), now=time.time())
+    assert len(list(place.list())) == 2
+    place.delete("one", grace=20 * DAY, now=time.time())
+    place.undelete("one")
+    place.delete("two", grace=0, now=time.time())
+    if scheme != "awskms":
+        records = open_records(uri, aws.environment)
+        first = records.write("group", b"1", None)
+        second = records.write("group", b"2", first.version)
+        assert records.names() == ["group"]
+        if scheme == "awsssm":
+            late = f"keyfront-1 1 {A}\nlate"
+            client("ssm", aws).put_parameter(
+                Name=the_parameter(records, "group"), Value=late, Type="SecureString", Overwrite=True
+            )
+            assert records.read("group") == second
+        records.remove("group", second.version)
+    assert called(before) | IMPLIED == allowed(f"{short}-keeper") | IMPLIED
+
+    before = aws.all_asked()
+    handle = open_key(held.uri, aws.environment)
+    handle.sign(b"data", "SHA256")
+    if scheme != "awskms":
+        open_records(uri, aws.environment).read("group")
+    assert called(before) <= allowed(f"{short}-signer") <= called(before) | {"GetParameterHistory"}

@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from keyfront.custody.aws import OPTIONS, Refused, Service, labels_of, tags_of
+from keyfront.custody.aws import OPTIONS, OURS, Refused, Service, labels_of, tags_of
 from keyfront.custody.contract import HeldKey, checked_name
 from keyfront.custody.loaded import gone
 from keyfront.custody.options import known, segments, written
@@ -44,6 +44,9 @@ _SIGNING: dict[Algorithm, str] = {
     "ECDSA-P256": "ECDSA_SHA_256",
 }
 _HASHES: tuple[HashName, ...] = ("SHA256",)
+_PLACE = f"{OURS}place"
+"""The tag that says whose a key is before it has its alias: policies can go by it."""
+
 _BEGIN = "-----BEGIN PUBLIC KEY-----"
 
 
@@ -92,7 +95,7 @@ class KmsCustody:
         self, name: str, algorithm: Algorithm, labels: Mapping[str, str] | None, key: PrivateKey | None
     ) -> HeldKey:
         """The key gets its name last, and the name decides: whatever came before without getting it is thrown away."""
-        alias, tags = self._alias(name), tags_of(labels)
+        alias, tags = self._alias(name), {**tags_of(labels), _PLACE: self._place}
         if self._metadata(name) is not None:
             raise KeyExists(f"{self._uri(name)} is there already")
         made = self._kms.call(
