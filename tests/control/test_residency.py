@@ -298,14 +298,12 @@ def test_a_region_that_is_away_holds_up_nobody_and_catches_up(
     before = of(house, "us")
     folder = tmp_path / "feed-us"
     shutil.rmtree(folder)
-    folder.write_text("no folder")
     with caplog.at_level(logging.WARNING):
         id_ = house.distribution()["Id"]
         assert ids(of(house))[0] == [id_]
         assert house.service.follow(house.now)
         assert house.service.follow(house.now)
     assert caplog.text.count("region us does not get snapshot") == 1
-    folder.unlink()
     folder.mkdir()
     assert house.service.follow(house.now)
     assert ids(of(house, "us"))[0] == [id_]
@@ -415,6 +413,20 @@ def test_each_control_plane_publishes_its_own_regions_part(make: Make) -> None:
     assert [status(house, id_) for house in (eu, us)] == ["Deployed", "Deployed"]
     with eu.store.read() as transaction:
         assert sorted(edge.region for edge in transaction.edges()) == ["eu", "us"]
+
+
+def test_two_control_planes_serve_the_same_regions(make: Make) -> None:
+    one, other = make("eu", "us", name="one"), make("eu", "us", name="other")
+    made = []
+    for number in range(3):
+        for house in (one, other):  # neither follows: what the other has published is ahead of it
+            made.append(house.distribution(f"{number}-{house.folder.name}")["Id"])
+            assert sorted(ids(of(house, "us"))[0]) == sorted(made)
+    for house in (one, other, one):
+        assert house.service.follow(house.now)
+    assert of(one).number == of(other).number == of(one, "us").number
+    assert one.service.follow(one.now)
+    assert not one.service._replica._feed.behind
 
 
 def test_the_parts_are_those_of_one_whole(make: Make, tmp_path: Path) -> None:

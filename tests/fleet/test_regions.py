@@ -99,6 +99,8 @@ def test_a_feed_takes_nothing_that_is_not_for_its_region(tmp_path: Path) -> None
 
 
 def regions(tmp_path: Path) -> Regions:
+    if not (tmp_path / "us").exists():
+        (tmp_path / "us").mkdir()
     return open_regions(tmp_path / "own", "eu", [("us", str(tmp_path / "us"))])
 
 
@@ -127,14 +129,27 @@ def test_the_same_again_and_by_another_process_changes_nothing(tmp_path: Path) -
 
 def test_a_region_that_is_away(tmp_path: Path) -> None:
     feeds = regions(tmp_path)
-    (tmp_path / "us").write_text("no folder")
+    (tmp_path / "us").rmdir()
     feeds.publish(snapshot(1))
     assert feeds.behind
+    assert not (tmp_path / "us").exists()  # something is to be mounted there, perhaps
     assert feeds.published() == for_region(snapshot(1), "eu")
     assert (feeds.elsewhere(), feeds.number(), feeds.reports(), feeds.last_reports()) == ([], 1, [], [])
     assert feeds.ended() == []
-    (tmp_path / "us").unlink()
+    (tmp_path / "us").mkdir()
     feeds.publish(snapshot(1))
+    assert feeds.elsewhere() == [for_region(snapshot(1), "us")]
+
+
+def test_a_region_whose_folder_is_another_one_now(tmp_path: Path) -> None:
+    """As when a file system is mounted over what was written while it was not."""
+    feeds = regions(tmp_path)
+    feeds.publish(snapshot(1))
+    assert not feeds.behind
+    (tmp_path / "us" / "snapshot").unlink()
+    assert feeds.behind
+    feeds.publish(snapshot(1))
+    assert not feeds.behind
     assert feeds.elsewhere() == [for_region(snapshot(1), "us")]
 
 

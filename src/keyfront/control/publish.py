@@ -101,6 +101,7 @@ class Compiler:
         self._quotas = quotas
         self._known: dict[tuple[str, str], tuple[str, Compiled]] = {}
         self._carried: dict[str, tuple[str, Carried]] = {}
+        self._senseless: set[tuple[str, str]] = set()
         self.current: Snapshot = EMPTY
         """The last snapshot that was committed."""
 
@@ -158,12 +159,16 @@ class Compiler:
         """The regions that each thing is tied to, by kind and id. Tags change no ETag, so they are read anew. A tag
         that makes no sense (it was there before it meant anything) ties its thing to a region that nobody is in."""
         found: dict[tuple[str, str], tuple[str, ...]] = {}
+        senseless = set()
         for named, value in transaction.tagged(TAG).items():
             try:
                 found[named] = regions_of(value)
             except SettingsError as error:
-                log.error("no edge gets %s %s: %s", *named, error)
                 found[named] = NOWHERE
+                senseless.add(named)
+                if named not in self._senseless:
+                    log.error("no edge gets %s %s: %s", *named, error)
+        self._senseless = senseless
         return found
 
     def _invalidations(self, transaction: Transaction) -> dict[str, Carried]:

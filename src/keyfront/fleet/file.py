@@ -89,6 +89,14 @@ class FileFeed:
         """What is published, None if that is nothing, for another region, or cannot be read."""
         return self._own(self._snapshot)
 
+    @property
+    def folder(self) -> Path:
+        return self._folder
+
+    def published_number(self) -> int:
+        """The number of what is published, -1 if nothing is. One `stat` if that has not changed."""
+        return self._number(self._snapshot)
+
     def number(self) -> int:
         """The highest number that any edge may have seen: the next snapshot's must be above it. 0 if there is none."""
         return max(self._number(self._snapshot), self._number(self._accepted), 0)

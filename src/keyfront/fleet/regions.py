@@ -51,21 +51,30 @@ class Regions:
         :raises KeyfrontError, OSError: if the own feed does not take it. What happens to others is told in the log,
             once, and in `behind`.
         """
-        for feed in self.others:
-            try:
-                self._publish(feed, whole)
-                if self._trouble.pop(feed.region, ""):
-                    log.warning("region %s has snapshot %s now", feed.region, whole.number)
-            except (OSError, KeyfrontError) as error:
-                if self._trouble.get(feed.region) != str(error):
-                    log.error("region %s does not get snapshot %s: %s", feed.region, whole.number, error)
-                self._trouble[feed.region] = str(error)
-        self._publish(self.own, whole)
+        try:
+            self._publish(self.own, whole)
+        finally:
+            for feed in self.others:
+                self._try(feed, whole)
+
+    def _try(self, feed: FileFeed, whole: Snapshot) -> None:
+        try:
+            if (
+                not feed.folder.is_dir()
+            ):  # it is the operator's to make: a file system may be meant to be mounted there
+                raise FileNotFoundError(f"there is no folder {feed.folder}")
+            self._publish(feed, whole)
+            if self._trouble.pop(feed.region, ""):
+                log.warning("region %s has snapshot %s now", feed.region, whole.number)
+        except (OSError, KeyfrontError) as error:
+            if self._trouble.get(feed.region) != str(error):
+                log.error("region %s does not get snapshot %s: %s", feed.region, whole.number, error)
+            self._trouble[feed.region] = str(error)
 
     def _publish(self, feed: FileFeed, whole: Snapshot) -> None:
         identity = (whole.number, whole.created)
         done = self._done.get(feed.region)
-        if done == identity:
+        if done == identity and feed.published_number() == whole.number:
             return
         part = for_region(whole, feed.region)
         # Whoever has published here before knows what is there, and need not read it.
@@ -81,8 +90,12 @@ class Regions:
 
     @property
     def behind(self) -> bool:
-        """Could the last publication not be brought to all other regions?"""
-        return bool(self._trouble)
+        """Does another region lack what was published last? One `stat` for each."""
+        return bool(self._trouble) or any(
+            feed.published_number() != self._done[feed.region][0]
+            for feed in self.others
+            if feed.region in self._done
+        )
 
     def published(self) -> Snapshot | None:
         """The own region's part of what is published; None if that is nothing or cannot be read."""
