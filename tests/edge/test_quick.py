@@ -18,7 +18,17 @@ from keyfront.edge import quick
 from keyfront.edge.accesslog import AccessLog
 from keyfront.edge.edge import Edge, EdgeSettings
 from keyfront.edge.exchange import Plan, Request
-from keyfront.model.snapshot import Behavior, Geo, KeyGroup, Origin, Select, Snapshot
+from keyfront.model.snapshot import (
+    Behavior,
+    Cors,
+    Geo,
+    KeyGroup,
+    Origin,
+    ResponseHeader,
+    ResponseHeadersPolicy,
+    Select,
+    Snapshot,
+)
 from tests.edge.test_gate import ALICE, BOB, keys
 from tests.origin import ScriptedOrigin, answer
 from tests.viewer import Clock, EdgeHouse, Seen, site
@@ -33,6 +43,8 @@ async def origin() -> AsyncIterator[ScriptedOrigin]:
         kept = {"Cache-Control": "max-age=600", "Content-Type": "text/plain"}
         for path in ("/a/1", "/a/2", "/open", '/op"en', "/z/1", "/c/1", "/g/1"):
             origin.on(path, answer(200, b"the object " + path.encode(), kept))
+        for path in (f"/{letter}/{number}" for letter in "sxtd" for number in range(5)):
+            origin.on(path, answer(200, b"one for all", kept))
         origin.on("/big", answer(200, BIG, kept))
         origin.on("/short", answer(200, b"short", {"Cache-Control": "max-age=10"}))
         origin.on("/gone", answer(404, b"gone", kept))
@@ -47,6 +59,10 @@ def snapshot(origin: ScriptedOrigin, *, number: int = 1, key: bool = True, geo: 
         Behavior("/z/*", "scripted", accept_gzip=True, accept_brotli=True, key_query=Select("all")),
         Behavior("/c/*", "scripted", key_cookies=Select("whitelist", ("who",))),
         Behavior("/h/*", "scripted", key_headers=Select("whitelist", ("origin",))),
+        Behavior("/s/*", "scripted", response_headers_policy_id="secure"),
+        Behavior("/x/*", "scripted", response_headers_policy_id="cors"),
+        Behavior("/t/*", "scripted", response_headers_policy_id="timing"),
+        Behavior("/d/*", "scripted", response_headers_policy_id="date"),
         Behavior("*", "scripted"),
         public_keys=keys(ALICE, BOB),
         key_groups=(
@@ -54,7 +70,17 @@ def snapshot(origin: ScriptedOrigin, *, number: int = 1, key: bool = True, geo: 
         ),
         geo=Geo("whitelist", (geo,)) if geo else Geo(),
     )
-    return msgspec.structs.replace(made, number=number)
+    return msgspec.structs.replace(made, number=number, response_headers_policies=POLICIES)
+
+
+POLICIES = (
+    ResponseHeadersPolicy(
+        "secure", (ResponseHeader("x-frame-options", "DENY", True), ResponseHeader("etag", "no", False))
+    ),
+    ResponseHeadersPolicy("cors", cors=Cors(("http://a.test", "*.b.test"), ("*",), ("GET",))),
+    ResponseHeadersPolicy("timing", server_timing=0.0),
+    ResponseHeadersPolicy("date", remove=("date",)),
+)
 
 
 class Pair:
@@ -281,6 +307,35 @@ async def test_what_is_no_plain_hit_goes_the_long_way(pair: Pair) -> None:
         await pair.get("/open", "If-None-Match: *")
         await pair.ask(b"HEAD /open HTTP/1.1\r\nHost: d.test\r\n\r\n", method="HEAD")
     assert pair.quick == 0
+
+
+ORIGINS: tuple[list[str], ...] = (
+    [],
+    ["Origin: http://a.test"],
+    ["Origin: https://www.b.test"],
+    ["Origin: http://c.test"],
+    ["Origin: http://a.test", "Origin: http://a.test"],
+)
+
+
+@pytest.mark.parametrize("prefix", ["/s/", "/x/", "/t/", "/d/"])
+async def test_a_response_headers_policy_says_the_same_on_every_way(
+    pair: Pair, origin: ScriptedOrigin, prefix: str
+) -> None:
+    """A miss goes the long way; the hits after it come with the same headers, whoever has asked between them."""
+    changing = ("age", "date", "x-cache", "x-amz-cf-id", "via")
+    missed: list[list[tuple[str, str]]] = []
+    for number, headers in enumerate(ORIGINS):
+        seen = await pair.get(f"{prefix}{number}", *headers)
+        assert seen.x_cache == "Miss"
+        missed.append(sorted(each for each in seen.headers if each[0] not in changing))
+    for _ in range(3):
+        for headers, expected in zip(ORIGINS, missed, strict=True):
+            seen = await pair.get(f"{prefix}0", *headers)
+            assert seen.x_cache == "Hit"
+            assert seen.header("date")
+            assert sorted(each for each in seen.headers if each[0] not in changing) == expected
+    assert (pair.quick > 0) == (prefix in ("/s/", "/x/"))
 
 
 async def test_stale_is_not_fresh_and_age_grows(pair: Pair) -> None:

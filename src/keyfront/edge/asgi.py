@@ -55,8 +55,8 @@ class EdgeApp:
             reply = respond.dated(respond.refused(refusal, None, request, visit.request_id), visit.now)
         else:
             visit = self.edge.visit(request)
-            stored = visit.hit
-            if stored is not None:
+            stored, plan = visit.hit, visit.plan
+            if stored is not None and plan is not None and plan.route.response_headers is None:
                 reply = respond.answer(request, stored.meta, stored.body, visit.now, "Hit")
             else:
                 reply = await self._serve(visit)

@@ -265,7 +265,10 @@ class Edge:
                 and now < stored.quick_until
                 and not self._tells
                 and respond.plain(request)
-                and plan.route.response_headers is None
+                and (
+                    plan.route.response_headers is None
+                    or (plan.route.response_headers.settled and request.method != "OPTIONS")
+                )
             ):
                 visit.hit = stored
         return visit

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from keyfront.edge.quick import Ready
+    from keyfront.edge.response_headers import ResponseHeaders
     from keyfront.edge.routing import Route
     from keyfront.edge.shield import Told
     from keyfront.signing.verify import Grant
@@ -299,13 +300,14 @@ class Slices:
 class Stored:
     """A response in the cache: its `meta` and its whole `body`, or, if that is too large, how it is sliced.
 
-    `head` is the ready-made start of its bytes on an HTTP/1.1 connection, filled by the shell that first serves it;
+    `head` is the ready-made start of its bytes on an HTTP/1.1 connection, filled by the shell that first serves it, and
+    `policed` the last one that a response headers policy made of it, with that policy and what it saw of the request;
     `used` is set at every hit and cleared when eviction passes by; `size` is what it is charged for, in bytes. Until
     `quick_until` (epoch seconds) it may go out as it is to whoever asks for its key without conditions: never, if it
     varies or is no 200.
     """
 
-    __slots__ = ("body", "born", "head", "key", "meta", "quick_until", "size", "slices", "used")
+    __slots__ = ("body", "born", "head", "key", "meta", "policed", "quick_until", "size", "slices", "used")
 
     def __init__(self, key: str, meta: Meta, body: bytes, slices: Slices | None = None) -> None:
         self.key = key
@@ -313,6 +315,7 @@ class Stored:
         self.body = body
         self.slices = slices
         self.head: bytes = b""
+        self.policed: tuple[ResponseHeaders, bytes, bytes] | None = None
         self.born = meta.stored_at - meta.initial_age
         self.quick_until = meta.fresh_until if meta.status == 200 and not meta.vary else 0.0
         self.used = False

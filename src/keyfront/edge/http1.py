@@ -20,7 +20,7 @@ import termios
 from collections import deque
 from collections.abc import AsyncIterator
 from time import perf_counter
-from typing import cast
+from typing import Any, cast
 
 import httptools
 import msgspec
@@ -30,6 +30,7 @@ from keyfront.edge.cache import LostError
 from keyfront.edge.edge import Edge, Visit
 from keyfront.edge.exchange import FileRange, Headers, Reply, Request, Stored
 from keyfront.edge.quick import Caller, Quick, Section, aged
+from keyfront.edge.response_headers import ResponseHeaders
 from keyfront.edge.sendfile import send_range
 from keyfront.edge.slices import ChangedError, UnusableError
 from keyfront.errors import OriginFailure, spent
@@ -294,7 +295,7 @@ class Connection(asyncio.Protocol):
         self._listener = listener
         self._edge = listener.edge
         self._clock = asyncio.get_running_loop().time
-        self._parser: httptools.HttpRequestParser = httptools.HttpRequestParser(self)
+        self._parser: Any = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set in connection_made
         self._target = b""
         self._headers: Headers = []
@@ -379,7 +380,7 @@ class Connection(asyncio.Protocol):
                 if found is not None:
                     answer = quick.answer(found, target, self._caller)
                     if answer is not None:
-                        self._send(*answer)
+                        self._send(*answer, found.request)
                         return
                     if len(raw) <= MAX_TARGET and in_origin_form(raw):
                         self._take(found, target)
@@ -414,7 +415,7 @@ class Connection(asyncio.Protocol):
         visit = self._edge.visit(section.asking(target, self._caller))
         stored = visit.hit
         if stored is not None:
-            self._send(stored, visit.request_id.encode(), aged(stored, visit.now))
+            self._send(stored, *self._told(visit, stored))
             if not self._listener.quick.tell(visit, section, self._caller):
                 self._edge.done(visit, 200, len(stored.body), "Hit", "Hit")
         else:
@@ -679,13 +680,30 @@ class Connection(asyncio.Protocol):
 
     def _write_hit(self, visit: Visit, stored: Stored) -> None:
         whole = visit.request.method == "GET"
-        self._send(stored, visit.request_id.encode(), aged(stored, visit.now), whole=whole)
+        self._send(stored, *self._told(visit, stored), whole=whole)
         self._edge.done(visit, 200, len(stored.body) if whole else 0, "Hit", "Hit")
 
-    def _send(self, stored: Stored, request_id: bytes, age: bytes, *, whole: bool = True) -> None:
-        """A stored response as it is, or its head. `age` ends the head."""
+    def _told(self, visit: Visit, stored: Stored) -> tuple[bytes, bytes, ResponseHeaders | None, Request]:
+        """What `_send` is to be told of a hit that was decided the long way."""
+        plan = visit.plan
+        policy = plan.route.response_headers if plan is not None else None
+        return visit.request_id.encode(), aged(stored, visit.now), policy, visit.request
+
+    def _send(
+        self,
+        stored: Stored,
+        request_id: bytes,
+        age: bytes,
+        policy: ResponseHeaders | None,
+        request: Request,
+        *,
+        whole: bool = True,
+    ) -> None:
+        """A stored response as it is, or as the response headers policy has it; or its head. `age` ends the head."""
         head, body = stored.head, stored.body if whole else b""
-        if not head:
+        if policy is not None:
+            head = _policed(stored, policy, request)
+        elif not head:
             head = stored.head = _head(stored.meta.status, stored.meta.headers, len(stored.body))
         if len(body) <= JOINED:
             self._transport.write(b"".join((head, self._listener.hit_tail, request_id, age, body)))
@@ -1001,6 +1019,18 @@ def _head(status: int, headers: Headers | tuple[tuple[bytes, bytes], ...], lengt
         lines.append(b"Content-Length: %d" % length)
     lines.append(b"")
     return b"\r\n".join(lines)
+
+
+def _policed(stored: Stored, policy: ResponseHeaders, request: Request) -> bytes:
+    """The head of a stored response as a settled policy has it. Nearly all who ask for it ask alike."""
+    asked = policy.asked_by(request)
+    known = stored.policed
+    if known is not None and known[0] is policy and known[1] == asked:
+        return known[2]
+    status = stored.meta.status
+    head = _head(status, policy.applied(request, status, list(stored.meta.headers)), len(stored.body))
+    stored.policed = (policy, asked, head)
+    return head
 
 
 def _absolute(target: str, host: bytes | None) -> tuple[bytes | None, str]:

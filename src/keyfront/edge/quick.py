@@ -26,6 +26,7 @@ from keyfront.edge.exchange import Plan, Request, Stored
 from keyfront.edge.forward import key_suffix, query_part
 from keyfront.edge.geo import allowed
 from keyfront.edge.respond import plain
+from keyfront.edge.response_headers import ResponseHeaders
 from keyfront.edge.routing import Route
 from keyfront.errors import Denied, spent
 from keyfront.signing.verify import Grant, Remembered, verify
@@ -152,9 +153,11 @@ class Quick:
         elif plain(request) and not self._edge.settings.cache_status:
             self.sections.put(section, Section(request, client))
 
-    def answer(self, section: Section, target: str, caller: Caller) -> tuple[Stored, bytes, bytes] | None:
-        """What answers a request with this header section for this target: a stored response, the request's id, and the
-        Age that ends its head. The access record is left."""
+    def answer(
+        self, section: Section, target: str, caller: Caller
+    ) -> tuple[Stored, bytes, bytes, ResponseHeaders | None] | None:
+        """What answers a request with this header section for this target: a stored response, the request's id, the
+        Age that ends its head, and the policy for the rest of it. The access record is left."""
         began = perf_counter()
         edge = self._edge
         plan = edge.routing.plans.get(section.origin + target)
@@ -179,7 +182,7 @@ class Quick:
             return None
         request_id = edge.request_id()
         self._leave(request_id, plan, ready, section, target, who, told, tally, len(stored.body), now, began)
-        return stored, request_id.encode(), aged(stored, now)
+        return stored, request_id.encode(), aged(stored, now), plan.route.response_headers
 
     def tell(self, visit: Visit, section: Section, caller: Caller) -> bool:
         """Leave the access record of a hit that was decided the long way, if it can be done here."""

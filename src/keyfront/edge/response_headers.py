@@ -23,6 +23,9 @@ from keyfront.model.snapshot import Cors, ResponseHeadersPolicy
 _SERVER: Final[Header] = (b"server", b"CloudFront")
 _ORIGIN: Final = re.compile(rb"[a-z][a-z0-9+.-]*://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 
+_OF_THE_MOMENT: Final = frozenset({b"age", b"date"})
+"""What the edge tells anew each time."""
+
 _LONGEST: Final = 300
 """Characters of an origin or of a header's name; a longer one is no browser's, and would only be work."""
 
@@ -40,9 +43,10 @@ _CORS: Final = frozenset(
 
 
 class ResponseHeaders:
-    """One response headers policy, ready to be applied. `timing` says that it may tell Server-Timing."""
+    """One response headers policy, ready to be applied. `timing` says that it may tell Server-Timing, `settled` that
+    what it makes of an answer to a GET follows from the answer and from `asked_by`, whenever it is sent."""
 
-    __slots__ = ("_always", "_cors", "_dropped", "_rate", "_server", "_unless", "timing")
+    __slots__ = ("_always", "_cors", "_dropped", "_rate", "_server", "_unless", "settled", "timing")
 
     def __init__(self, policy: ResponseHeadersPolicy) -> None:
         removed = frozenset(name.encode() for name in policy.remove)
@@ -57,6 +61,8 @@ class ResponseHeaders:
         self._server = b"server" in removed
         self.timing = policy.server_timing is not None
         self._rate = policy.server_timing or 0.0
+        named = self._dropped | {header[0] for header in (*self._always, *self._unless)}
+        self.settled = not self.timing and named.isdisjoint(_OF_THE_MOMENT)
 
     def applied(self, request: Request, status: int, headers: Headers) -> Headers:
         """The headers of the answer with that `status`, in the place of `headers`, which stays as it is."""
@@ -74,6 +80,12 @@ class ResponseHeaders:
         if self._cors is not None:
             self._cors.apply(request, found)
         return found
+
+    def asked_by(self, request: Request) -> bytes:
+        """All of a GET that the headers of its answer depend on, if the policy is `settled`."""
+        if self._cors is None:
+            return b""
+        return b"\n".join([value for name, value in request.headers if name == b"origin"])
 
     def tells_timing(self, request: Request, draw: float) -> bool:
         """Does this answer tell Server-Timing? `draw` is a random number from 0 to less than 100."""

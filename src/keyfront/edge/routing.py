@@ -38,7 +38,8 @@ class Rule:
     """One cache behavior of a distribution, ready. `origins` are the target, or an origin group's two members in order;
     `failover` the statuses that send a request to the second. `keyring` is None where no signature is needed. `quick`
     says that the quick way may be taken: of a viewer's headers only its cookies and Accept-Encoding are in the key, and
-    no response headers policy looks at the others. `response_headers` is that policy, or None."""
+    what the response headers policy makes of an answer is the same at any time. `response_headers` is that policy, or
+    None."""
 
     __slots__ = (
         "allowed",
@@ -75,7 +76,8 @@ class Rule:
             or behavior.accept_brotli
         )
         self.name = f"{distribution.id} {behavior.path_pattern}"
-        self.quick = behavior.caches and behavior.key_headers.mode == "none" and response_headers is None
+        settled = response_headers is None or response_headers.settled
+        self.quick = behavior.caches and behavior.key_headers.mode == "none" and settled
         by_id = {origin.id: origin for origin in distribution.origins}
         self.failover = frozenset[int]()
         self.origins: tuple[Origin, ...] = ()
