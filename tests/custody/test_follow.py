@@ -15,7 +15,9 @@ import pytest
 
 import keyfront
 from keyfront.custody import follow
+from keyfront.custody.contract import HeldKey
 from keyfront.custody.follow import KeyGroupSigner, signer_for
+from keyfront.custody.loaded import LoadedHandle, Watch
 from keyfront.custody.succession import Stage, Terms, record_name
 from keyfront.errors import CustodyError, CustodyUnavailable, NoSuchKey, PolicyError, SigningError
 from keyfront.signing.keys import Algorithm
@@ -345,6 +347,28 @@ def test_a_key_that_is_gone_from_custody_is_left_in_the_same_breath() -> None:
     clock.now += 5
     with pytest.raises(NoSuchKey):
         signed(signer)
+
+
+def test_a_key_that_asks_its_place_does_so_while_nobody_waits(group: Group, clock: Clock) -> None:
+    """A key from Secrets Manager, in memory, which is asked about now and then (loaded.py)."""
+    asked: list[str] = []
+    held = HeldKey("awssm:k/KA", "KA", key("KA").public_key, NOW, exportable=True)
+
+    def describe() -> HeldKey:
+        asked.append(threading.current_thread().name)
+        return held
+
+    handle = LoadedHandle(held.uri, key("KA"), Watch(describe, held, 3600.0))
+    signer = KeyGroupSigner("films", lambda: group.place, lambda _: handle, clock=clock, background=False)
+    signed(signer)
+    assert asked == []
+    signer.refresh()
+    assert len(asked) == 1
+    signed(signer)
+    assert len(asked) == 1
+    held = msgspec.structs.replace(held, delete_at=NOW)
+    with pytest.raises(NoSuchKey):
+        signer.refresh()
 
 
 # ---- terms

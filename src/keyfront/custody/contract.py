@@ -61,6 +61,13 @@ def checked_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
     return found
 
 
+def checked_grace(grace: float) -> float:
+    """:raises CustodyError: if `grace` is no length of time."""
+    if not 0 <= grace < float("inf"):
+        raise CustodyError(f"a grace of {grace} seconds makes no sense")
+    return grace
+
+
 def checked_data(data: bytes) -> bytes:
     """:raises CustodyError: if `data` cannot be a record's: text in UTF-8 of 1 to `MOST_BYTES` bytes."""
     try:
@@ -93,7 +100,8 @@ class Handle(Protocol):
     """A key that can sign. For any number of signatures, from any thread.
 
     One whose key is in this process has one more method, `forked()`: in a child process, the handle with which the same
-    key signs on without anything that parent and child would share, such as a connection.
+    key signs on without anything that parent and child would share, such as a connection. One that asks its place now
+    and then, while it signs, has `look()`: it asks at once, so that for a while no signature waits for the answer.
     """
 
     @property

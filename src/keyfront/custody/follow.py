@@ -354,6 +354,10 @@ class KeyGroupSigner:
                     if was is None or was.leaving or was.stage is Stage.RETIRED:
                         self._state = _NOTHING
                     raise
+        else:
+            look: Callable[[], None] | None = getattr(key.handle, "look", None)
+            if look is not None:
+                look()
         if key.terms != terms:
             key = PinnedKey(self._self, entry, key.handle, terms, self._hash_name)
         if not self._closed:

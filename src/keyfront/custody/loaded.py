@@ -32,9 +32,11 @@ class Watch:
         """The same, and never asked."""
         return Watch(self._describe, self._held, float("inf"))
 
-    def look(self) -> None:
+    def look(self, *, early: bool = False) -> None:
         """:raises NoSuchKey: if the key is gone, to be deleted, or another one has its name."""
-        if time.monotonic() < self._next or not self._looking.acquire(blocking=self._every == 0):
+        if (time.monotonic() < self._next and not early) or not self._looking.acquire(
+            blocking=self._every == 0
+        ):
             return  # while one signature waits for the answer, the others need not
         try:
             now = self._describe()
@@ -65,6 +67,13 @@ class LoadedHandle:
     def sign(self, data: bytes, hash_name: HashName) -> bytes:
         self._watch.look()
         return self._key.sign(data, hash_name)
+
+    def look(self) -> None:
+        """Ask the place now, for the signatures of the next while.
+
+        :raises NoSuchKey: if the key is to sign no more.
+        """
+        self._watch.look(early=True)
 
     def forked(self) -> LoadedHandle:
         """It does not ask its place, on whose connections the parent speaks."""
