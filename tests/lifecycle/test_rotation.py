@@ -589,6 +589,20 @@ def test_a_listener_can_keep_a_step_from_being_taken(world: World) -> None:
     assert world.told_of[0].action == "create"
 
 
+def test_an_emergency_is_told_and_asks_nobody(world: World) -> None:
+    class No:
+        def told(self, telling: object) -> None:
+            raise RotationError("the hook says no")
+
+    conductor = world.conductor()
+    conductor._listeners = [No(), world]
+    conductor.emergency("photos", "K1")
+    assert [conductor.step("photos").error for _ in range(5)] == [""] * 5
+    assert world.items == (*world.foreign, "K2")
+    with pytest.raises(RotationError, match="the hook says no"):
+        conductor.pause("photos")
+
+
 @pytest.mark.parametrize(
     ("order", "why"),
     [

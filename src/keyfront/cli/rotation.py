@@ -54,10 +54,22 @@ def _command(name: str, *, group: bool = True) -> Callable[[Callable[..., int | 
 
     def decorate(function: Callable[..., int | None]) -> click.Command:
         @functools.wraps(function)
-        def command(endpoint_url: str, profile: str, records: str, journal: Path | None, **said: Any) -> None:
-            sys.exit(function(_conductor(endpoint_url, profile, records, journal), **said) or 0)
+        def command(
+            endpoint_url: str,
+            profile: str,
+            records: str,
+            journal: Path | None,
+            hooks: Path | None,
+            **said: Any,
+        ) -> None:
+            sys.exit(function(_conductor(endpoint_url, profile, records, journal, hooks), **said) or 0)
 
         for option in (
+            click.option(
+                "--hooks",
+                type=click.Path(dir_okay=False, path_type=Path),
+                help="Who is told before and after each step (docs/reference/hooks.md).",
+            ),
             click.option(
                 "--journal",
                 type=click.Path(dir_okay=False, path_type=Path),
@@ -82,15 +94,22 @@ def _command(name: str, *, group: bool = True) -> Callable[[Callable[..., int | 
     return decorate
 
 
-def _conductor(endpoint_url: str, profile: str, records: str, journal: Path | None) -> Conductor:
+def _conductor(
+    endpoint_url: str, profile: str, records: str, journal: Path | None, hooks: Path | None
+) -> Conductor:
     from keyfront.custody.follow import RECORDS_VARIABLE
     from keyfront.custody.schemes import open_records
     from keyfront.lifecycle.api import CloudFront  # botocore's client, which few commands need
     from keyfront.lifecycle.conductor import Conductor
-    from keyfront.lifecycle.journal import Journal
+    from keyfront.lifecycle.hooks import Hooks, read_hooks
+    from keyfront.lifecycle.journal import Journal, Listener
 
     place = open_records(records or os.environ.get(RECORDS_VARIABLE) or default_records())
-    listeners = [Journal(journal)] if journal else []
+    listeners: list[Listener] = []
+    if hooks:
+        listeners.append(Hooks(read_hooks(hooks), os.environ))
+    if journal:
+        listeners.append(Journal(journal))
     return Conductor(CloudFront(endpoint_url, profile), place, os.environ, listeners)
 
 

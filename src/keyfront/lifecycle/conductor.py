@@ -7,9 +7,11 @@ ETag); whoever comes second changes nothing, and looks again.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -53,10 +55,12 @@ from keyfront.lifecycle.rotation import (
     name_of,
     next_step,
     plan,
+    urgent,
 )
 from keyfront.signing.keys import HashName, load_public_key
 
 replace = msgspec.structs.replace
+log = logging.getLogger("keyfront.rotation")
 
 LOOK = 5.0
 """Seconds until it is worth looking again where the world has to change (a distribution has to be Deployed)."""
@@ -186,7 +190,8 @@ class Conductor:
         if isinstance(found, Wait):
             return Outcome(group, _again(found, now) - ahead, wait=found)
         try:
-            self._tell("before", facts.record, now, found)
+            with _unless(_pressing(facts.record, found)):
+                self._tell("before", facts.record, now, found)
             self._take(kept, facts, found, now)
         except (KeyfrontError, OSError) as error:
             raced = isinstance(error, RecordChanged) or (isinstance(error, Refused) and error.code in _LOST)
@@ -402,7 +407,8 @@ class Conductor:
     def _ordered(
         self, action: str, record: Succession, version: str | None, now: float, by: str, key: str = ""
     ) -> Succession:
-        self._tell_order("before", action, record, now, by, key)
+        with _unless(action == "emergency"):
+            self._tell_order("before", action, record, now, by, key)
         try:
             written = save(self.records, record, version, now=now).succession
         except KeyfrontError as error:
@@ -443,6 +449,23 @@ class Conductor:
             self._listeners,
             Telling(moment, now, record.group, record.key_group_id, action, key=key, error=error, by=by),
         )
+
+
+def _pressing(record: Succession, step: Step) -> bool:
+    """Whether a step is an emergency's."""
+    entry = record.entry(step.uri)
+    return urgent(record) or (entry is not None and entry.compromised)
+
+
+@contextlib.contextmanager
+def _unless(emergency: bool) -> Iterator[None]:
+    """An emergency is told to all listeners, and asks none of them."""
+    try:
+        yield
+    except Exception as error:
+        if not emergency:
+            raise
+        log.error("a listener would keep an emergency from being dealt with: %s", error)
 
 
 def _again(wait: Wait, now: float) -> float:

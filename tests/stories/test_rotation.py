@@ -1,0 +1,248 @@
+"""Keys replaced under load, with no request refused; and the same rotation on another Keyfront, and on moto's
+CloudFront as the nearest to Amazon's that a test can have."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from keyfront import sign_url
+from keyfront.custody import open_key, open_place, open_records
+from keyfront.custody.follow import KeyGroupSigner
+from keyfront.custody.succession import LEEWAY, Terms
+from keyfront.lifecycle.api import CloudFront
+from keyfront.lifecycle.conductor import Conductor
+from tests.control.plane import Plane, public_pem
+from tests.up import Up, distribution_config
+
+FIRST = True
+ENVIRONMENT = {"KEYFRONT_CUSTODY_PASSPHRASE": "of this test alone"}
+LIFETIME, STALENESS = 2.0, 1.0
+
+
+class Rotated:
+    """The key group `films` of some CloudFront, a custody in a folder, and a conductor whose clock can be told to
+    leap."""
+
+    def __init__(self, endpoint: str, credentials: tuple[str, str], folder: Path) -> None:
+        self.place = f"file:{folder}/"
+        self.records = open_records(self.place, ENVIRONMENT)
+        self.leapt = 0.0
+        api = CloudFront(endpoint, credentials=credentials)
+        self.conductor = Conductor(api, self.records, ENVIRONMENT, clock=lambda: time.time() + self.leapt)
+
+    def start(self) -> None:
+        group = self.conductor.api.find_key_group("films")
+        assert group is not None
+        terms = Terms(self.place, overlap=0.0, max_lifetime=LIFETIME, max_staleness=STALENESS, settle=0.0)
+        self.conductor.start(group, terms, {})
+
+    def run(self, obey: Any = None) -> list[str]:
+        """All steps that can be taken now; edges are waited for, dates are not."""
+        done: list[str] = []
+        for _ in range(2000):
+            outcome = self.conductor.step("films")
+            assert not outcome.error, outcome
+            if outcome.taken is not None:
+                done.append(f"{outcome.taken.action.value} {outcome.taken.name.rpartition('-')[2]}")
+            elif outcome.wait is not None and outcome.wait.until is None:
+                if obey is not None:
+                    obey()
+                time.sleep(0.01)
+            else:
+                return done
+        raise AssertionError(f"edges do not come: {done}")
+
+    def rotate(self, obey: Any = None) -> list[str]:
+        """A whole rotation. What the clock leaps over in the end is what a record leaves to wrong clocks alone."""
+        self.conductor.rotate("films")
+        done = self.run(obey)
+        time.sleep(LIFETIME + STALENESS)
+        self.leapt += LEEWAY + 1
+        return done + self.run(obey)
+
+    def signer(self) -> KeyGroupSigner:
+        return KeyGroupSigner(
+            "films", lambda: self.records, lambda uri: open_key(uri, ENVIRONMENT), interval=0.2
+        )
+
+
+@pytest.fixture(scope="module")
+def origin() -> Iterator[int]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"ok")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+class Viewers:
+    """Applications that sign with today's key, and viewers that ask at once, in the last moment, or in between."""
+
+    def __init__(self, up: Up, host: str, rotated: Rotated) -> None:
+        self._up, self._host, self._rotated = up, host, rotated
+        self._over = threading.Event()
+        self.seen: Counter[tuple[int, str]] = Counter()
+        self.used: set[str] = set()
+        self.last: dict[str, str] = {}
+        self._threads = [threading.Thread(target=self._live, args=(seed,)) for seed in range(3)]
+
+    def __enter__(self) -> Viewers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(30)
+
+    def _live(self, seed: int) -> None:
+        rng, signer = random.Random(seed), self._rotated.signer()
+        held: list[tuple[float, str, str]] = []
+        while not self._over.is_set():
+            key, now = signer.pinned(), time.time()
+            expires = int(now + LIFETIME)
+            target = sign_url(f"http://{self._host}/{seed}", key, expires=expires, now=now).removeprefix(
+                f"http://{self._host}"
+            )
+            self.last[key.key_pair_id] = target
+            held.append((expires - 0.3 - rng.random(), key.key_pair_id, target))
+            held.sort()
+            while held and held[0][0] < now:
+                _, id_, target = held.pop(0)
+                self._ask(id_, target)
+            time.sleep(0.02)
+
+    def _end(self, target: str) -> int:
+        return int(target.partition("Expires=")[2].partition("&")[0])
+
+    def _ask(self, id_: str, target: str) -> None:
+        status = self._up.get(self._host, target).status
+        if status == 200 or time.time() < self._end(target):  # else the machine was too slow to ask in time
+            self.seen[status, id_] += 1
+            self.used.add(id_)
+
+
+def test_a_rotation_under_load_refuses_no_request(tmp_path: Path, origin: int) -> None:
+    with Up(tmp_path / "state", options=("--cache-disk", "0")) as up:
+        client = up.client()
+        foreign = client.create_public_key(
+            PublicKeyConfig={"CallerReference": "f", "Name": "f", "EncodedKey": public_pem()}
+        )["PublicKey"]["Id"]
+        group = client.create_key_group(KeyGroupConfig={"Name": "films", "Items": [foreign]})["KeyGroup"][
+            "Id"
+        ]
+        made = client.create_distribution(DistributionConfig=distribution_config("site", origin, [group]))[
+            "Distribution"
+        ]
+        up.deployed(made["Id"])
+        key = [line.partition("=")[2].strip() for line in (up.data / "credentials").read_text().splitlines()]
+        rotated = Rotated(up.endpoint, (key[1], key[2]), tmp_path / "custody")
+        rotated.start()
+        first = rotated.run()
+        assert first == ["create 1", "register 1", "publish 1", "confirm 1", "switch 1"]
+
+        with Viewers(up, made["DomainName"], rotated) as viewers:
+            up.until(lambda: bool(viewers.used), 15)
+            new = [f"{action} 2" for action in ("create", "register", "publish", "confirm", "switch")]
+            old = [f"{action} 1" for action in ("release", "remove", "retire", "unregister", "destroy")]
+            assert rotated.rotate() == new + old
+            second = rotated.conductor.record("films").succession.signing
+            assert second is not None
+            up.until(lambda: second.key_pair_id in viewers.used, 15)
+
+        refused = {seen: times for seen, times in viewers.seen.items() if seen[0] != 200}
+        assert refused == {}
+        assert len(viewers.used) == 2
+        assert sum(viewers.seen.values()) > 30
+        gone = next(target for id_, target in viewers.last.items() if id_ != second.key_pair_id)
+        answer = up.get(made["DomainName"], gone)
+        assert (answer.status, b"Unknown Key" in answer.body) == (403, True)
+        assert [
+            held.name[-1] for held in open_place(rotated.place, ENVIRONMENT).list() if not held.delete_at
+        ] == ["2"]
+
+
+def moto_update_key_group(response: Any) -> Any:
+    """UpdateKeyGroup, which moto 5.2.5 does not have."""
+    from moto.cloudfront.models import random_id
+    from moto.core.responses import ActionResult
+
+    group = response.backend.get_key_group(group_id=response._get_param("Id"))
+    assert response._get_param("IfMatch") == group.etag
+    items = response._get_param("KeyGroupConfig.Items", [])
+    assert items
+    group.items, group.etag = items, random_id(length=14)
+    return ActionResult({"KeyGroup": group, "ETag": group.etag})
+
+
+@pytest.fixture(params=["a second Keyfront", "moto"])
+def elsewhere(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, tuple[str, str], Any]]:
+    """An endpoint, its credentials, and what its edges need to obey."""
+    if request.param == "moto":
+        server = pytest.importorskip(
+            "moto.server", reason="moto's server is not installed"
+        ).ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+        from moto.cloudfront.responses import CloudFrontResponse
+
+        monkeypatch.setattr(CloudFrontResponse, "update_key_group", moto_update_key_group, raising=False)
+        server.start()
+        host, port = server.get_host_and_port()
+        yield f"http://{host}:{port}", ("AKIAEXAMPLE", "secret"), None
+        server.stop()
+    else:
+        with Plane(tmp_path / "plane") as plane:
+            yield plane.endpoint, plane.key, plane.obey
+
+
+def test_the_same_rotation_elsewhere(elsewhere: tuple[str, tuple[str, str], Any], tmp_path: Path) -> None:
+    endpoint, credentials, obey = elsewhere
+    client = boto3.client(
+        "cloudfront",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=credentials[0],
+        aws_secret_access_key=credentials[1],
+    )
+    config = {"CallerReference": "f", "Name": "f", "EncodedKey": public_pem()}
+    foreign = client.create_public_key(PublicKeyConfig=config)["PublicKey"]["Id"]
+    group = client.create_key_group(KeyGroupConfig={"Name": "films", "Items": [foreign]})["KeyGroup"]["Id"]
+    client.create_distribution(DistributionConfig=distribution_config("site", 80, [group]))
+    rotated = Rotated(endpoint, credentials, tmp_path / "custody")
+    rotated.start()
+    assert rotated.run(obey)[-1] == "switch 1"
+    rotated.conductor.rotate("films")
+    assert rotated.run(obey)[-1] == "switch 2"
+    rotated.leapt += LEEWAY + LIFETIME + STALENESS + 1
+    assert rotated.run(obey) == ["release 1", "remove 1", "retire 1", "unregister 1", "destroy 1"]
+    signing = rotated.conductor.record("films").succession.signing
+    assert signing is not None
+    there = client.get_key_group(Id=group)["KeyGroup"]["KeyGroupConfig"]["Items"]
+    assert there == [foreign, signing.key_pair_id]
+    assert {key["Id"] for key in client.list_public_keys()["PublicKeyList"]["Items"]} == set(there)
