@@ -12,9 +12,10 @@ from keyfront.cli.audit import audit
 from keyfront.cli.backup import backup
 from keyfront.cli.custody import custody
 from keyfront.cli.declared import apply, plan_command
-from keyfront.cli.rotation import rotation
+from keyfront.cli.key import key
 from keyfront.cli.regions import regions
-from keyfront.cli.sign import explain, key, sign, sign_cookies
+from keyfront.cli.rotation import rotation
+from keyfront.cli.sign import explain, sign, sign_cookies
 from keyfront.cli.store import store_group
 from keyfront.cli.up import control_process, edge_worker, up
 from keyfront.errors import KeyfrontError

@@ -84,14 +84,14 @@ class _KeyFile(click.ParamType[tuple[str, PublicKey]]):
 
 _MOMENT = MomentType()
 _KEY_FILE = _KeyFile()
-_FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
     return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
 
 
-def _passphrase(path: Path | None) -> bytes | None:
+def read_passphrase(path: Path | None) -> bytes | None:
     return None if path is None else path.read_bytes().rstrip(b"\r\n")
 
 
@@ -116,8 +116,8 @@ def _signing_options(command: click.Command) -> click.Command:
         click.option(
             "--key", "key_uri", metavar="URI", help="Private key in custody, such as awskms:keyfront/NAME."
         ),
-        click.option("--private-key", type=_FILE, help="PEM, DER or base64; - reads standard input."),
-        click.option("--passphrase-file", type=_FILE, help="File with the private key's passphrase."),
+        click.option("--private-key", type=FILE, help="PEM, DER or base64; - reads standard input."),
+        click.option("--passphrase-file", type=FILE, help="File with the private key's passphrase."),
         click.option("--expires", type=_MOMENT, help="Valid until then."),
         click.option("--starts", type=_MOMENT, help="Not valid until then."),
         click.option("--ip", metavar="CIDR", help="IPv4 address or network that the viewer must come from."),
@@ -158,7 +158,7 @@ class _SignWith(NamedTuple):
         if self.key_pair_id is None:
             raise click.UsageError("--key-pair-id is missing: the id that CloudFront gave to the public key.")
         if self.private_key is not None:
-            key = load_private_key(_read(self.private_key), _passphrase(self.passphrase_file))
+            key = load_private_key(read_file(self.private_key), read_passphrase(self.passphrase_file))
             return LocalSigner(self.key_pair_id, key)
         if self.passphrase_file is not None:
             raise click.UsageError("--passphrase-file goes with --private-key.")
@@ -178,7 +178,7 @@ def _warn_if_over(expires: Moment | None, now: float) -> None:
 @click.command()
 @click.argument("url")
 @click.option("--resource", metavar="PATTERN", help="Custom policy for all URLs of the pattern (* and ?).")
-@click.option("--policy", type=_FILE, help="Custom policy, signed as the file holds it.")
+@click.option("--policy", type=FILE, help="Custom policy, signed as the file holds it.")
 @click.option("--as-is", is_flag=True, help="Sign the URL untouched, for clients that send exactly that.")
 def sign(
     url: str,
@@ -201,7 +201,7 @@ def sign(
         keyfront sign https://cdn.example.com/a.jpg --key-group photos --expires 1h
     """
     now = time.time()
-    own = None if policy is None else _read(policy)
+    own = None if policy is None else read_file(policy)
     signed = signing.sign_url(
         url,
         _SignWith(**said).signer(),
@@ -356,55 +356,3 @@ def print_report(report: Report, console: Console) -> None:
     for check in report.checks:
         if check.hint and check.hint != report.cause:
             console.print(Text(f"{check.name}: ", "dim"), Text(check.hint), sep="")
-
-
-@click.group()
-def key() -> None:
-    """Look at keys."""
-
-
-@key.command("check")
-@click.argument("file", type=_FILE)
-@click.option("--passphrase-file", type=_FILE, help="File with the private key's passphrase.")
-def check_key(file: Path, passphrase_file: Path | None) -> None:
-    """Say what FILE holds, whether it can sign, what to mend, and print the matching public key.
-
-    The public key is what CloudFront takes as EncodedKey; nothing of a private key is printed.
-    """
-    data = _read(file)
-    try:
-        public = load_public_key(data)
-    except KeyLoadError as error:
-        if b"BEGIN PUBLIC KEY" in data:
-            raise KeyLoadError(f"{file}: {error}") from error
-        private = load_private_key(data, _passphrase(passphrase_file))
-        public = private.public_key
-        click.echo(f"{file}: a private key, {public.algorithm}: it can sign for CloudFront", err=True)
-        for note in _notes(data):
-            click.echo(f"  {note}", err=True)
-    else:
-        click.echo(f"{file}: a public key, {public.algorithm}: CloudFront takes it as it is", err=True)
-    click.echo(f"SHA-256 of the public key: {public.fingerprint}", err=True)
-    click.echo(public.pem, nl=False)
-
-
-def _notes(data: bytes) -> list[str]:
-    """What other tools may stumble over in a key that Keyfront could read."""
-    notes = []
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or data[:3] == b"\xef\xbb\xbf":
-        notes.append("It begins with a byte order mark, which other tools refuse: save it as plain UTF-8.")
-    if b"-----BEGIN" not in data.replace(b"\0", b""):
-        notes.append(
-            "It is not PEM text; most other tools want that: openssl pkey -in FILE -out private_key.pem"
-        )
-    elif b"\\n" in data:
-        notes.append("Its line breaks are written as \\n; other tools need real ones.")
-    elif b"\n" not in data.strip().replace(b"\0", b""):
-        notes.append("Its line breaks are lost; other tools need them.")
-    if b"BEGIN PRIVATE KEY" in data or b"BEGIN EC PRIVATE KEY" in data:
-        notes.append(
-            "The AWS CLI version 1 signs with PKCS#1 only (BEGIN RSA PRIVATE KEY): openssl pkey -traditional -in FILE"
-        )
-    if b"ENCRYPTED" in data:
-        notes.append("It is encrypted: signers need its passphrase.")
-    return notes

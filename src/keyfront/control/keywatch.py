@@ -19,7 +19,7 @@ from keyfront.custody.succession import Stage, Succession, read_succession
 from keyfront.errors import ApiError, CustodyError, KeyfrontError
 from keyfront.lifecycle.expiry import Facts, Finding, KnownGroup, KnownKey, Severity, findings
 from keyfront.lifecycle.keyuse import KeyUses
-from keyfront.lifecycle.survey import lost_keys
+from keyfront.lifecycle.lost import lost_keys
 from keyfront.model.kinds import DISTRIBUTION, KEY_GROUP, PUBLIC_KEY
 
 log = logging.getLogger("keyfront.rotation")

@@ -235,7 +235,7 @@ class CloudFront:
         return tuple(
             Distribution(item["Id"], item["Status"])
             for item in self._pages("ListDistributions", "DistributionList")
-            if key_group_id in _trusted(item)
+            if key_group_id in trusted(item)
         )
 
     # ---- what a Keyfront's edges have seen
@@ -245,7 +245,7 @@ class CloudFront:
         return {use.key_pair_id: use.signatures_end for use in uses.items} if uses else {}
 
 
-def _trusted(summary: Mapping[str, Any]) -> set[str]:
+def trusted(summary: Mapping[str, Any]) -> set[str]:
     """Ids of the key groups that a distribution trusts anywhere."""
     behaviors = [summary["DefaultCacheBehavior"], *((summary.get("CacheBehaviors") or {}).get("Items") or ())]
     return {id_ for each in behaviors for id_ in (each.get("TrustedKeyGroups") or {}).get("Items") or ()}

@@ -4,34 +4,94 @@ edges see."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
+from datetime import datetime
 
-from keyfront.custody.schemes import open_place
-from keyfront.custody.succession import Entry, Succession
-from keyfront.errors import CustodyError, NoSuchKey
-from keyfront.lifecycle.rotation import coming, name_of
-
-
-def lost_keys(records: Iterable[Succession], environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Why custody has no key at these URIs any more, of those that sign or are to sign. A place that cannot be asked
-    now has lost nothing."""
-    found: dict[str, str] = {}
-    for record in records:
-        for entry in (record.signing, coming(record)):
-            if entry is not None and (why := _lost(entry, environment)):
-                found[entry.uri] = why
-    return found
+from keyfront.custody.contract import Records
+from keyfront.custody.succession import Succession, read_succession
+from keyfront.errors import AccountError, CustodyError
+from keyfront.lifecycle import keyuse
+from keyfront.lifecycle.api import CloudFront, trusted
+from keyfront.lifecycle.expiry import Facts, KnownGroup, KnownKey
+from keyfront.lifecycle.keyuse import KeyUses
+from keyfront.lifecycle.lost import lost_keys
 
 
-def _lost(entry: Entry, environment: Mapping[str, str]) -> str:
+class Account(CloudFront):
+    """A CloudFront account as it is looked over. For one thread."""
+
+    def overview(self) -> tuple[tuple[KnownKey, ...], tuple[KnownGroup, ...]]:
+        """All public keys and key groups.
+
+        :raises Refused: if it cannot be asked.
+        """
+        trusting: dict[str, list[str]] = {}
+        for item in self._pages("ListDistributions", "DistributionList"):
+            for id_ in trusted(item):
+                trusting.setdefault(id_, []).append(item["Id"])
+        groups = []
+        within: dict[str, list[str]] = {}
+        for item in self._pages("ListKeyGroups", "KeyGroupList"):
+            found, config = item["KeyGroup"], item["KeyGroup"]["KeyGroupConfig"]
+            items = tuple(config.get("Items") or ())
+            groups.append(
+                KnownGroup(found["Id"], config["Name"], items, tuple(sorted(trusting.get(found["Id"], ()))))
+            )
+            for id_ in items:
+                within.setdefault(id_, []).append(config["Name"])
+        keys = tuple(
+            KnownKey(
+                item["Id"], item["Name"], _epoch(item.get("CreatedTime")), tuple(within.get(item["Id"], ()))
+            )
+            for item in self._pages("ListPublicKeys", "PublicKeyList")
+        )
+        return keys, tuple(groups)
+
+    def uses(self) -> KeyUses | None:
+        """What edges see of them; None where nobody tells.
+
+        :raises AccountError: if it is not told to this caller.
+        """
+        return keyuse.ask(self._session, self.endpoint)
+
+
+def _epoch(moment: object) -> float:
+    return moment.timestamp() if isinstance(moment, datetime) else 0.0
+
+
+def survey(
+    account: Account,
+    records: Records | None,
+    environment: Mapping[str, str] = os.environ,
+    complain: Callable[[str], None] = lambda _: None,
+) -> Facts:
+    """All that is known now. What cannot be had beside the account itself is not known, and `complain` is told why.
+
+    :param records: None if nobody knows where they are.
+    :raises AccountError: if the account cannot be asked.
+    """
+    keys, groups = account.overview()
+    found = read_records(records, complain) if records is not None else None
     try:
-        held = open_place(entry.uri, environment).describe(name_of(entry.uri))
-    except NoSuchKey as error:
-        return str(error)
-    except (CustodyError, OSError):
-        return ""
-    if held.delete_at is not None:
-        return "it is to be deleted"
-    if entry.fingerprint and held.public_key.fingerprint != entry.fingerprint:
-        return "another key is in its place"
-    return ""
+        uses = account.uses()
+    except AccountError as error:
+        complain(str(error))
+        uses = None
+    return Facts(keys, groups, found, lost_keys(found or (), environment), uses)
+
+
+def read_records(records: Records, complain: Callable[[str], None]) -> tuple[Succession, ...] | None:
+    """All records of a place, without those that cannot be read; None if the place cannot."""
+    found = []
+    try:
+        for name in records.names():
+            record = records.read(name)
+            try:
+                if record is not None:
+                    found.append(read_succession(record.data))
+            except CustodyError as error:
+                complain(f"{name} in {records.uri}: {error}")
+    except (CustodyError, OSError) as error:
+        complain(f"the records {records.uri} cannot be read: {error}")
+        return None
+    return tuple(found)

@@ -1,0 +1,288 @@
+"""`keyfront key`: what a key file holds, and what is known of the keys of an account (docs/guide/keys.md)."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from keyfront.cli.columns import print_columns, print_json
+from keyfront.cli.sign import FILE, read_file, read_passphrase
+from keyfront.cli.span import SpanType, span_text
+from keyfront.custody.home import default_records
+from keyfront.errors import KeyLoadError
+from keyfront.signing.keys import load_private_key, load_public_key
+
+if TYPE_CHECKING:
+    from keyfront.custody.succession import Entry, Succession
+    from keyfront.lifecycle.expiry import Bounds, Facts, Finding, KnownKey
+
+
+@click.group()
+def key() -> None:
+    """Look at keys: in files, and in an account."""
+
+
+@key.command("check")
+@click.argument("file", type=FILE)
+@click.option("--passphrase-file", type=FILE, help="File with the private key's passphrase.")
+def check_key(file: Path, passphrase_file: Path | None) -> None:
+    """Say what FILE holds, whether it can sign, what to mend, and print the matching public key.
+
+    The public key is what CloudFront takes as EncodedKey; nothing of a private key is printed.
+    """
+    data = read_file(file)
+    try:
+        public = load_public_key(data)
+    except KeyLoadError as error:
+        if b"BEGIN PUBLIC KEY" in data:
+            raise KeyLoadError(f"{file}: {error}") from error
+        private = load_private_key(data, read_passphrase(passphrase_file))
+        public = private.public_key
+        click.echo(f"{file}: a private key, {public.algorithm}: it can sign for CloudFront", err=True)
+        for note in _notes(data):
+            click.echo(f"  {note}", err=True)
+    else:
+        click.echo(f"{file}: a public key, {public.algorithm}: CloudFront takes it as it is", err=True)
+    click.echo(f"SHA-256 of the public key: {public.fingerprint}", err=True)
+    click.echo(public.pem, nl=False)
+
+
+def _notes(data: bytes) -> list[str]:
+    """What other tools may stumble over in a key that Keyfront could read."""
+    notes = []
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or data[:3] == b"\xef\xbb\xbf":
+        notes.append("It begins with a byte order mark, which other tools refuse: save it as plain UTF-8.")
+    if b"-----BEGIN" not in data.replace(b"\0", b""):
+        notes.append(
+            "It is not PEM text; most other tools want that: openssl pkey -in FILE -out private_key.pem"
+        )
+    elif b"\\n" in data:
+        notes.append("Its line breaks are written as \\n; other tools need real ones.")
+    elif b"\n" not in data.strip().replace(b"\0", b""):
+        notes.append("Its line breaks are lost; other tools need them.")
+    if b"BEGIN PRIVATE KEY" in data or b"BEGIN EC PRIVATE KEY" in data:
+        notes.append(
+            "The AWS CLI version 1 signs with PKCS#1 only (BEGIN RSA PRIVATE KEY): openssl pkey -traditional -in FILE"
+        )
+    if b"ENCRYPTED" in data:
+        notes.append("It is encrypted: signers need its passphrase.")
+    return notes
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The keys of an account
+
+
+def _of_account(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that say which CloudFront, and where the records are."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="For programs."),
+        click.option(
+            "--age",
+            type=SpanType(),
+            default="365d",
+            show_default=True,
+            help="How old a key may become that no schedule replaces.",
+        ),
+        click.option(
+            "--records",
+            default="",
+            metavar="URI",
+            help="The custody that keeps the records.  [default: KEYFRONT_RECORDS, or the user's data folder]",
+        ),
+        click.option("--profile", default="", help="Profile in the credentials file."),
+        click.option(
+            "--endpoint-url", default="", help="The API's address.  [default: AWS_ENDPOINT_URL, or AWS]"
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _facts(endpoint_url: str, profile: str, records: str) -> Facts:
+    from keyfront.custody.follow import RECORDS_VARIABLE
+    from keyfront.custody.schemes import open_records
+    from keyfront.lifecycle.survey import Account, survey  # botocore's client, which few commands need
+
+    place = open_records(records or os.environ.get(RECORDS_VARIABLE) or default_records())
+    return survey(
+        Account(endpoint_url, profile),
+        place,
+        os.environ,
+        lambda text: click.echo(f"keyfront: {text}", err=True),
+    )
+
+
+@key.command("list")
+@_of_account
+def list_keys(endpoint_url: str, profile: str, records: str, age: float, as_json: bool) -> None:
+    """List the public keys of an account, with what is known of each: its stage in its group's rotation, when its term
+    ends, where its private half is, who trusts it, and what edges see of it.
+
+    Amazon's CloudFront does not tell what its edges see: there `last seen` and `share` are unknown (?).
+    """
+    from keyfront.lifecycle.expiry import Bounds
+
+    facts = _facts(endpoint_url, profile, records)
+    now = time.time()
+    rows = [_row(facts, *each, now, Bounds(age=age)) for each in _keys(facts)]
+    if as_json:
+        print_json({"Time": now, "UseKnown": facts.uses is not None, "Keys": rows})
+        return
+    print_columns(
+        (
+            "key", "name", "stage", "age", "ends", "groups", "distributions", "custody", "last seen", "share",
+            "hash", "application",
+        ),
+        [_texts(row, now, known=facts.uses is not None) for row in rows],
+    )  # fmt: skip
+
+
+@key.command("warnings")
+@_of_account
+@click.option(
+    "--at-least",
+    type=click.Choice(["note", "warning", "critical"]),
+    default="note",
+    show_default=True,
+    help="Leave out what matters less.",
+)
+def warnings_(
+    endpoint_url: str, profile: str, records: str, age: float, as_json: bool, at_least: str
+) -> None:
+    """Say what the dates and the uses of keys call for (docs/reference/warnings.md). Exits with 1 if anything.
+
+    \b
+        keyfront key warnings --at-least warning || mail -s "keys" ops@example.com
+    """
+    from keyfront.lifecycle.expiry import Bounds, Severity, findings
+
+    found = [
+        each
+        for each in findings(_facts(endpoint_url, profile, records), time.time(), Bounds(age=age))
+        if each.severity >= Severity[at_least.upper()]
+    ]
+    if as_json:
+        print_json([_finding(each) for each in found])
+    else:
+        for each in found:
+            click.echo(f"{each.severity.name.lower()} {each.code}: {each.sentence}\n    {each.advice}")
+    sys.exit(1 if found else 0)
+
+
+def _finding(found: Finding) -> dict[str, Any]:
+    return {
+        "Code": found.code,
+        "Severity": found.severity.name.lower(),
+        "Kind": found.kind,
+        "Subject": found.subject,
+        "Name": found.name,
+        "Sentence": found.sentence,
+        "Advice": found.advice,
+    }
+
+
+_Row = tuple["KnownKey | None", "Succession | None", "Entry | None"]
+
+
+def _keys(facts: Facts) -> list[_Row]:
+    """Every public key, and every key of a rotation that CloudFront does not know yet or no more; the groups' keys
+    first, from the oldest to the newest."""
+    known = {each.id: each for each in facts.keys}
+    found: list[_Row] = []
+    for record in facts.records or ():
+        for entry in record.entries:
+            if not entry.gone:
+                found.append((known.pop(entry.key_pair_id, None), record, entry))
+    rest = sorted(known.values(), key=lambda each: (not each.groups, each.groups, each.created, each.id))
+    return found + [(each, None, None) for each in rest]
+
+
+def _row(
+    facts: Facts,
+    known: KnownKey | None,
+    record: Succession | None,
+    entry: Entry | None,
+    now: float,
+    bounds: Bounds,
+) -> dict[str, Any]:
+    from keyfront.lifecycle.expiry import ends
+    from keyfront.lifecycle.rotation import name_of
+
+    id_ = known.id if known else entry.key_pair_id if entry else ""
+    use = facts.use(id_)
+    groups = list(known.groups) if known else []
+    created = known.created if known else entry.created if entry else 0.0
+    if record and entry:
+        end = ends(record, entry, use, bounds)
+    else:
+        end = created + bounds.age if groups else None
+    trusting = {one for each in facts.groups if each.name in groups for one in each.distributions}
+    return {
+        "Id": id_ or None,
+        "Name": known.name if known else name_of(entry.uri) if entry else "",
+        "Stage": entry.stage.value if entry else None,
+        "Group": record.group if record else None,
+        "Groups": groups,
+        "Distributions": sorted(trusting),
+        "Custody": entry.uri if entry else None,
+        "Lost": facts.lost.get(entry.uri) if entry else None,
+        "Application": (record.terms.application or None) if record else None,
+        "Created": _iso(min(created, entry.created) if entry and entry.created else created),
+        "Active": _iso(entry.signing if entry else 0.0),
+        "Ends": _iso(end or 0.0),
+        "LastSeen": _iso(use.last_seen if use else 0.0),
+        "FirstSeen": _iso(use.first_seen if use else 0.0),
+        "Requests": use.requests if use else None if facts.uses is None else 0,
+        "Share": use.share if use else None if facts.uses is None else 0.0,
+        "Hashes": {name: _iso(each.last_seen) for name, each in use.hashes.items()} if use else {},
+        "SeenAt": sorted(use.distributions) if use else [],
+        "SignaturesEnd": _iso(use.signatures_end if use else 0.0),
+    }
+
+
+def _texts(row: dict[str, Any], now: float, *, known: bool) -> tuple[str, ...]:
+    created, seen = _seconds(row["Created"]), _seconds(row["LastSeen"])
+    return (
+        row["Id"] or "-",
+        row["Name"],
+        (row["Stage"] or "-") + (" (lost)" if row["Lost"] else ""),
+        _span(now - created) if created else "-",
+        row["Ends"][:10] if row["Ends"] else "-",
+        ",".join(row["Groups"]) or "-",
+        ",".join(row["Distributions"]) or "-",
+        (row["Custody"] or "-").partition("?")[0],
+        _ago(now - seen) if seen else "never" if known else "?",
+        f"{row['Share']:.1%}" if known else "?",
+        ",".join(sorted(row["Hashes"])) or "-",
+        row["Application"] or "-",
+    )
+
+
+def _span(seconds: float) -> str:
+    """The length, to its largest unit or two."""
+    whole = int(max(seconds, 0))
+    return (
+        span_text(whole - whole % (86400 if whole >= 86400 else 3600 if whole >= 3600 else 60))
+        if whole >= 60
+        else f"{whole}s"
+    )
+
+
+def _ago(seconds: float) -> str:
+    return f"{_span(seconds)} ago"
+
+
+def _iso(seconds: float) -> str | None:
+    return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z") if seconds else None
+
+
+def _seconds(text: str | None) -> float:
+    return datetime.fromisoformat(text).timestamp() if text else 0.0
