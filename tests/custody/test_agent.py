@@ -20,8 +20,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from keyfront.custody import agent as signing
 from keyfront.custody import open_place, open_records
-from keyfront.custody.asking import AgentSigner, address_of
+from keyfront.custody.agent import MOST_EACH, Audit, bind_unix, peer_of
+from keyfront.custody.asking import AgentSigner, Wanted, address_of
+from keyfront.custody.callers import Caller, Rule, Rules
 from keyfront.custody.follow import signer_for
 from keyfront.custody.succession import Entry, Stage, Succession, Terms, load, save
 from keyfront.errors import CustodyError, CustodyUnavailable, PolicyError, SigningError
@@ -29,6 +32,8 @@ from keyfront.signing.keys import PublicKey
 from keyfront.signing.policy import canned_policy
 from keyfront.signing.sign import sign_cookies, sign_url
 from keyfront.signing.verify import KeyRing
+from tests.custody.groups import NOW, Group
+from tests.custody.memory import MemoryPlace
 from tests.signing.house import reason
 
 URL = "https://cdn.test/films/1.mp4"
@@ -399,6 +404,47 @@ def test_what_is_no_http_ends_the_connection_and_not_the_agent(agent: Agent) -> 
     assert Asked(agent).post("/v1/key", {"key_group": "films"})[0] == 200
 
 
+def test_nobody_takes_all_connections(agent: Agent) -> None:
+    held = []
+    try:
+        for _ in range(MOST_EACH + 20):
+            held.append(socket.socket(socket.AF_UNIX))
+            held[-1].settimeout(10)
+            held[-1].connect(agent.address.removeprefix("unix:"))
+        assert held[-1].recv(1) == b"", "one too many is closed at once"
+    finally:
+        for sock in held:
+            sock.close()
+    for _ in range(200):  # until it has seen them go
+        try:
+            assert Asked(agent).post("/v1/key", {"key_group": "films"})[0] == 200
+            break
+        except (ConnectionError, http.client.HTTPException):
+            continue
+    else:
+        pytest.fail("the agent lets nobody in again")
+
+
+def test_the_kernel_says_who_is_there() -> None:
+    one, other = socket.socketpair(socket.AF_UNIX)
+    with one, other:
+        caller = peer_of(one)
+    assert caller is not None
+    assert (caller.uid, caller.pid) == (os.getuid(), os.getpid())
+    assert caller.gids == {os.getegid(), *os.getgroups()}
+
+
+def test_rules_by_group(house: House, tmp_path: Path) -> None:
+    gid = os.getegid()
+    absent = next(number for number in range(60_000, 61_000) if number not in {gid, *os.getgroups()})
+    options = ("--allow", f"group:{gid}=films", "--allow", f"group:{absent}=rsa")
+    with Agent(house, "--socket", str(tmp_path / "s"), *options) as agent:
+        assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == 0o666
+        asked = Asked(agent)
+        assert asked.post("/v1/key", {"key_group": "films"})[0] == 200
+        assert asked.post("/v1/key", {"key_group": "rsa"})[0] == 403
+
+
 def test_other_methods(agent: Agent) -> None:
     asked = Asked(agent)
     asked.connection.request("GET", SIGN)
@@ -460,8 +506,8 @@ def test_kill_9_and_a_new_one_in_its_place(house: House, tmp_path: Path) -> None
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     signer = AgentSigner("films", agent.address)
     assert house.verdict(sign_url(URL, signer, expires=int(time.time()) + 60)) == "granted"
-    with pytest.raises(RuntimeError, match="an agent listens"):
-        Agent(house, "--socket", str(path)).start()
+    with pytest.raises(CustodyError, match="an agent listens"):
+        bind_unix(str(path), 0o600)
     agent.stop(signal.SIGKILL)
     assert path.exists()
     with pytest.raises(CustodyUnavailable, match="cannot be asked"):
@@ -473,11 +519,20 @@ def test_kill_9_and_a_new_one_in_its_place(house: House, tmp_path: Path) -> None
     assert not path.exists()
 
 
-def test_what_cannot_be_recorded_is_not_signed(house: House, tmp_path: Path) -> None:
-    with Agent(house, "--socket", str(tmp_path / "s"), "--audit-file", "/dev/full") as agent:
-        status, answer = Asked(agent).post(SIGN, {"key_group": "films", "policy": policy()})
-        assert (status, answer["error"]) == (503, "Unavailable")
-        assert "signature" not in answer
+def test_what_cannot_be_recorded_is_not_signed() -> None:
+    group = Group(MemoryPlace())
+    group.sign_with("KA")
+    caller = Caller(os.getuid())
+    rules = Rules((Rule(uid=os.getuid()),))
+    wanted = Wanted("films", canned_policy(URL, str(int(NOW) + 60)).decode())
+    for full in (False, True):
+        audit = Audit("/dev/full" if full else "/dev/null")
+        agent = signing.Agent(rules, lambda _: group.signer(), audit, clock=lambda: NOW)
+        if full:
+            with pytest.raises(CustodyUnavailable, match="could not be recorded"):
+                agent.sign(caller, wanted)
+        else:
+            assert agent.sign(caller, wanted).key_pair_id == "KA"
 
 
 def test_a_child_of_a_fork_asks_on_connections_of_its_own(house: House, agent: Agent) -> None:

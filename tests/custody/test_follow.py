@@ -100,6 +100,30 @@ def test_what_is_pinned_stays_itself(group: Group, clock: Clock) -> None:
     assert signer.pinned().key_pair_id == "KB"
 
 
+def test_what_is_pinned_does_not_outlive_its_time(group: Group, clock: Clock) -> None:
+    """Whoever keeps it for ever would sign with a key that was retired long ago."""
+    signer = group.signer(clock=clock)
+    pinned = signer.pinned()
+    clock.now += MAX_STALENESS - 1
+    signer.refresh()
+    assert signer.pinned() is pinned
+    clock.now += MAX_STALENESS - 1
+    pinned.sign(b"x", "SHA256")
+    group.sign_with("KB")
+    signer.refresh()
+    pinned.sign(b"x", "SHA256")
+    clock.now += 1
+    with pytest.raises(NoSuchKey, match="too long ago"):
+        pinned.sign(b"x", "SHA256")
+    with pytest.raises(NoSuchKey, match="too long ago"):
+        signed(pinned)
+    other = signer.pinned()
+    group.sign_with("KC", before=Stage.RETIRED)
+    signer.refresh()
+    with pytest.raises(NoSuchKey):
+        other.sign(b"x", "SHA256")
+
+
 def test_under_load_no_signature_ever_mixes_two_keys(group: Group) -> None:
     """Four threads sign as fast as they can while the key changes twenty times, RSA and ECDSA in turn."""
     signer = group.signer()

@@ -50,6 +50,9 @@ MOST_BODY = 16 * 1024
 
 MOST_HEAD = 16 * 1024
 MOST_AT_ONCE = 256
+MOST_EACH = 128
+"""Connections: of all, and of one user by a Unix socket."""
+
 BODY_TIMEOUT = 10.0
 KEEP_ALIVE = 75
 DRAIN = 10
@@ -239,7 +242,9 @@ class Agent:
         def check(data: bytes, key: PinnedKey, hash_name: HashName) -> Callable[[], None]:
             statement = read_policy(data)
             now = self._clock()
-            if statement.expires - now > key.max_lifetime + LEEWAY:
+            if (
+                statement.expires - now > key.max_lifetime + LEEWAY / 2
+            ):  # the other half is for who lets it drain
                 raise PolicyError(
                     f"this would be valid for {statement.expires - now:.0f} seconds, and what is signed for "
                     f"{key_group!r} may be for {key.max_lifetime:.0f} at most"
@@ -462,14 +467,30 @@ _log = logging.getLogger("keyfront.agent")
 
 
 def peered(protocol: type[H11Protocol]) -> type[H11Protocol]:
-    """`protocol`, which also asks the kernel who is at the other end, once for each connection."""
+    """`protocol`, which also asks the kernel who is at the other end, once for each connection, and lets nobody take
+    all of them."""
+
+    of_each: dict[int, int] = {}
 
     class Peered(protocol):  # type: ignore[valid-type, misc]
         app_state: dict[str, Any]
+        peer: Caller | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
-            self.app_state = {**self.app_state, "peer": peer_of(transport.get_extra_info("socket"))}
+            self.peer = peer_of(transport.get_extra_info("socket"))
+            self.app_state = {**self.app_state, "peer": self.peer}
+            if self.peer is not None and self.peer.uid is not None:
+                of_each[self.peer.uid] = of_each.get(self.peer.uid, 0) + 1
+                if of_each[self.peer.uid] > MOST_EACH:
+                    transport.abort()
+
+        def connection_lost(self, error: Exception | None) -> None:
+            super().connection_lost(error)
+            if self.peer is not None and self.peer.uid is not None:
+                left = of_each.pop(self.peer.uid) - 1
+                if left:
+                    of_each[self.peer.uid] = left
 
     return Peered
 

@@ -65,16 +65,6 @@ class Rules:
         """The tokens that rules name."""
         return frozenset(rule.token for rule in self._rules if rule.token)
 
-    @property
-    def key_groups(self) -> frozenset[str]:
-        """The key groups that rules name."""
-        return frozenset(name for rule in self._rules for name in rule.key_groups or ())
-
-    @property
-    def others(self) -> bool:
-        """Whether rules are for processes of more than one user."""
-        return any(rule.gid is not None for rule in self._rules) or len({r.uid for r in self._rules}) > 1
-
 
 def granted(rules: tuple[Rule, ...], statement: Statement) -> bool:
     """Whether one of `rules` allows what `statement` grants."""

@@ -30,7 +30,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from keyfront.custody.contract import Handle, Records
 from keyfront.custody.home import default_records
@@ -106,9 +106,11 @@ _signers: dict[tuple[str, str, str, HashName | None, float], KeyGroupSigner | Ag
 
 
 class PinnedKey:
-    """One key of a group, as long as it signs: a Signer by itself. What it says of itself never changes."""
+    """One key of a group: a Signer by itself, for as long as it may sign. What it says of itself never changes; `until`
+    is when it ends on the follower's clock, and is put off whenever the record is seen to name it."""
 
     __slots__ = (
+        "_clock",
         "_follower",
         "_sign",
         "entry",
@@ -119,17 +121,22 @@ class PinnedKey:
         "max_lifetime",
         "public_key",
         "terms",
+        "until",
     )
+    until: float
 
     def __init__(
         self,
-        follower: weakref.ref[KeyGroupSigner],
+        follower: KeyGroupSigner,
         entry: Entry,
         handle: Handle,
         terms: Terms,
         asked: HashName | None,
+        until: float = float("-inf"),
     ) -> None:
-        self._follower = follower
+        self._follower = weakref.ref(follower)
+        self._clock = follower.clock
+        self.until = until
         self._sign = handle.sign
         self.entry = entry
         self.terms = terms
@@ -141,6 +148,11 @@ class PinnedKey:
         self.max_lifetime = terms.max_lifetime
 
     def sign(self, data: bytes, hash_name: HashName) -> bytes:
+        """:raises NoSuchKey: if it signs no more: another one may."""
+        if self._clock() >= self.until:
+            raise NoSuchKey(
+                f"{self.key_pair_id} was taken too long ago to sign with: take a key for each signature"
+            )
         try:
             return self._sign(data, hash_name)
         except NoSuchKey:
@@ -183,7 +195,7 @@ class KeyGroupSigner:
         self._hash_name = hash_name
         self._interval = interval
         self._place = place
-        self._clock = clock or _running
+        self.clock = clock or _running
         self._background = background
         self._serial = -1
         self._data = b""
@@ -192,10 +204,8 @@ class KeyGroupSigner:
         self._failures = 0
         self._tried = float("-inf")
         self._closed = False
-        self._self = weakref.ref(self)
-        # The key that signs, and until when on our clock. Replaced as a whole: who signs takes no lock.
-        self._state = _NOTHING
-        self._inherited = _NOTHING
+        self._key = _NOBODY  # who signs reads it without a lock
+        self._inherited = _NOBODY
         self._reopen = False
         self._unopened()
         _followers.add(self)
@@ -208,12 +218,12 @@ class KeyGroupSigner:
 
     def forked(self) -> None:
         """In a process that was forked off neither the lock, nor the thread, nor any connection is of use."""
-        key, until = self._state
-        self._state = _NOTHING
+        key, self._key = self._key, _NOBODY
         forked: Callable[[], Handle] | None = None if key is _NOBODY else getattr(key.handle, "forked", None)
         if forked is not None:
-            self._inherited = (PinnedKey(self._self, key.entry, forked(), key.terms, self._hash_name), until)
+            self._inherited = PinnedKey(self, key.entry, forked(), key.terms, self._hash_name, key.until)
             self._reopen = True
+        key.until = float("-inf")
         self._tried = float("-inf")
         self._unopened()
 
@@ -225,8 +235,8 @@ class KeyGroupSigner:
         :raises CustodyUnavailable: if the record has not been seen for too long.
         :raises CustodyError: if no key of the group signs now, or it cannot be used.
         """
-        key, until = self._state
-        if self._clock() < until:
+        key = self._key
+        if self.clock() < key.until:
             return key
         return self._found()
 
@@ -271,34 +281,32 @@ class KeyGroupSigner:
     def close(self) -> None:
         """Sign no more, and let go of the key and the thread."""
         self._closed = True
-        self._state = self._inherited = _NOTHING
+        self._stop()
+        self._inherited = _NOBODY
         self._tried = float("-inf")
         self._wake.set()
 
     def gone(self, key: PinnedKey) -> None:
         """Custody has `key` no more: see whether another one signs by now."""
         with self._lock:
-            if self._state[0] is key and self._clock() >= self._tried + _BREATH:
+            if self._key is key and self.clock() >= self._tried + _BREATH:
                 self._look()
 
     def _found(self) -> PinnedKey:
         """What `pinned` answers if it does not know: nothing has been read, or too long ago."""
         with self._lock:
-            key, until = self._state
-            if self._clock() < until:
-                return key
-            key, until = self._inherited
-            if self._clock() < until:
-                self._state, self._inherited = self._inherited, _NOTHING
+            if self.clock() < self._key.until:
+                return self._key
+            if self.clock() < self._inherited.until:
+                self._key, self._inherited = self._inherited, _NOBODY
                 self._wake.set()  # a look at once, by the thread
                 self._watch()
-                return key
-            if self._clock() >= self._tried + _BREATH:
+                return self._key
+            if self.clock() >= self._tried + _BREATH:
                 self._look()
-                key, until = self._state
                 self._watch()
-                if self._clock() < until:
-                    return key
+                if self.clock() < self._key.until:
+                    return self._key
             failure = self._failure
         if isinstance(failure, CustodyError) and not isinstance(failure, CustodyUnavailable):
             raise type(failure)(str(failure)) from failure
@@ -317,11 +325,11 @@ class KeyGroupSigner:
             self._failure = CustodyUnavailable(f"{type(error).__name__}: {error}")
         else:
             self._failure = None
-        self._tried = self._clock()
+        self._tried = self.clock()
         self._failures = 0 if self._failure is None else min(self._failures + 1, 10)
 
     def _go_by_record(self) -> None:
-        asked = self._clock()  # the record was at least as new as this when it was read
+        asked = self.clock()  # the record was at least as new as this when it was read
         if self._records is None:
             self._records = self._open_records()
         kept = load(self._records, self.group)
@@ -339,29 +347,35 @@ class KeyGroupSigner:
         self._serial, self._data = found.serial, data
         terms, entry = found.terms, found.signing
         self._every = min(self._interval, terms.max_staleness / 3)
-        key, _ = self._state
+        key = self._key
         if entry is None:
-            self._state = _NOTHING
+            self._stop()
             raise CustodyError(f"no key of key group {self.group!r} signs now")
         same = key is not _NOBODY and (key.entry.uri, key.entry.key_pair_id) == (entry.uri, entry.key_pair_id)
+        was = None if key is _NOBODY else found.entry(key.entry.uri)
+        if not same and (was is None or was.leaving or was.stage is Stage.RETIRED):
+            self._stop()  # edges trust it no more, or soon will not
         if not same or self._reopen:
             try:
                 key = self._loaded(entry, terms)
                 self._reopen = False
-            except Exception as error:
-                if not (same and isinstance(error, CustodyUnavailable)):
-                    was = None if key is _NOBODY else found.entry(key.entry.uri)
-                    if was is None or was.leaving or was.stage is Stage.RETIRED:
-                        self._state = _NOTHING
+            except CustodyUnavailable:
+                if not same:
                     raise
         else:
             look: Callable[[], None] | None = getattr(key.handle, "look", None)
             if look is not None:
                 look()
         if key.terms != terms:
-            key = PinnedKey(self._self, entry, key.handle, terms, self._hash_name)
+            key = PinnedKey(self, entry, key.handle, terms, self._hash_name)
         if not self._closed:
-            self._state = (key, asked + terms.max_staleness)
+            key.until = asked + terms.max_staleness
+            self._key = key
+
+    def _stop(self) -> None:
+        """The key signs no more, not even for those who hold it already."""
+        key, self._key = self._key, _NOBODY
+        key.until = float("-inf")
 
     def _loaded(self, entry: Entry, terms: Terms) -> PinnedKey:
         """The key of `entry`, tried.
@@ -369,7 +383,7 @@ class KeyGroupSigner:
         :raises CustodyError: if it does not sign as its public key says.
         """
         handle = self._open_key(entry.uri)
-        key = PinnedKey(self._self, entry, handle, terms, self._hash_name)
+        key = PinnedKey(self, entry, handle, terms, self._hash_name)
         if entry.fingerprint and key.public_key.fingerprint != entry.fingerprint:
             raise CustodyError(
                 f"{entry.uri} is another key than the one that CloudFront calls {entry.key_pair_id}"
@@ -388,7 +402,10 @@ class KeyGroupSigner:
         if not self._background or self._closed or (self._thread is not None and self._thread.is_alive()):
             return
         self._thread = threading.Thread(
-            target=_follow, args=(self._self, self._wake), name=f"keyfront follows {self.group}", daemon=True
+            target=_follow,
+            args=(weakref.ref(self), self._wake),
+            name=f"keyfront follows {self.group}",
+            daemon=True,
         )
         with contextlib.suppress(RuntimeError):  # no thread to be had: the record is read by who signs
             self._thread.start()
@@ -405,7 +422,7 @@ class KeyGroupSigner:
         return not self._closed
 
     def __repr__(self) -> str:
-        key = self._state[0]
+        key = self._key
         return f"<KeyGroupSigner {self.group!r} {'' if key is _NOBODY else key.key_pair_id}>"
 
 
@@ -427,8 +444,8 @@ class CustodySigner:
 
 _TRIAL = b"Keyfront tries a key. This is no policy."
 _BREATH = 1.0  # seconds after a look that failed before whoever signs looks again
-_NOBODY = cast(PinnedKey, None)
-_NOTHING: tuple[PinnedKey, float] = (_NOBODY, float("-inf"))  # nobody, until a time that is always over
+_NOBODY = object.__new__(PinnedKey)  # stands for none: its time is always over
+_NOBODY.until = float("-inf")
 _followers: weakref.WeakSet[KeyGroupSigner] = weakref.WeakSet()
 
 
