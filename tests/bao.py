@@ -126,9 +126,12 @@ class Bao:
 
 
 class WithoutSoftDelete:
-    """The same server as HashiCorp's Vault would answer: it knows no soft-delete. Use as a context."""
+    """The same server as HashiCorp's Vault would answer: it knows no soft-delete. Use as a context.
 
-    def __init__(self, bao: Bao) -> None:
+    `standby`: it answers nothing, and sends everybody to that address.
+    """
+
+    def __init__(self, bao: Bao, *, standby: str = "") -> None:
         target = bao.url
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -136,6 +139,9 @@ class WithoutSoftDelete:
 
             def handle_one(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                if standby:
+                    self.answer(307, b"", Location=standby + self.path)
+                    return
                 if "/soft-delete" in self.path:
                     self.answer(404, b'{"errors":["1 error occurred:\\n\\t* unsupported path\\n\\n"]}')
                     return
@@ -154,8 +160,10 @@ class WithoutSoftDelete:
 
             do_GET = do_POST = do_PUT = do_DELETE = do_LIST = handle_one
 
-            def answer(self, status: int, text: bytes) -> None:
+            def answer(self, status: int, text: bytes, **headers: str) -> None:
                 self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(text)))
                 self.end_headers()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import threading
 import time
@@ -204,6 +205,25 @@ def test_a_service_that_quotes_what_it_refuses_is_not_quoted(scheme: str, operat
     assert all(line not in said for line in key.to_pem().splitlines()[1:-1])
 
 
+def test_a_process_that_is_forked_off_has_connections_of_its_own(aws: Moto) -> None:
+    place = placed("awskms", aws)
+    place.create("one", "ECDSA-P256", now=time.time())
+    handle = place.handle("one")
+    handle.sign(b"data", "SHA256")
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            for _ in range(9):
+                assert handle.public_key.verify(b"child", handle.sign(b"child", "SHA256"), "SHA256")
+            status = 0
+        finally:
+            os._exit(status)
+    for _ in range(9):
+        assert handle.public_key.verify(b"parent", handle.sign(b"parent", "SHA256"), "SHA256")
+    assert os.waitpid(child, 0)[1] == 0
+
+
 # ---- KMS
 
 
@@ -255,6 +275,7 @@ def test_kms_alone_says_which_public_key_it_is(aws: Moto) -> None:
     for ask in (place.describe, place.handle):
         with pytest.raises(CustodyError, match="Disabled"):
             ask("one")
+    assert list(place.list()) == [], "nobody can tell which key it is"
     kms.enable_key(KeyId=key_id)
     assert place.describe("one") == held
 

@@ -6,6 +6,7 @@ The contract is tested in test_contract.py. The policies are those of docs/refer
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import time
 from pathlib import Path
@@ -259,6 +260,36 @@ def test_a_vault_that_is_sealed_or_gone() -> None:
         with pytest.raises(CustodyUnavailable):
             open_records(kept, bao.environment).read("one")
         assert loaded.public_key.verify(b"data", loaded.sign(b"data", "SHA256"), "SHA256")
+
+
+def test_a_standby_that_names_the_active_server(bao: Bao) -> None:
+    with WithoutSoftDelete(bao, standby=bao.url) as standby:
+        uri = kv(bao).replace(bao.url, standby.url)
+        place = made(uri, bao)
+        held = place.describe("one")
+        assert held.public_key.verify(b"data", place.handle("one").sign(b"data", "SHA256"), "SHA256")
+    with WithoutSoftDelete(bao, standby="ftp://127.0.0.1:1") as standby:
+        place = open_place(kv(bao).replace(bao.url, standby.url), bao.environment)
+        with pytest.raises(CustodyError, match="not reached by https"):
+            place.describe("one")
+
+
+def test_a_process_that_is_forked_off_has_connections_of_its_own(bao: Bao) -> None:
+    place = made(transit(bao), bao)
+    handle = place.handle("one")
+    handle.sign(b"data", "SHA256")
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            for _ in range(20):
+                assert handle.public_key.verify(b"child", handle.sign(b"child", "SHA256"), "SHA256")
+            status = 0
+        finally:
+            os._exit(status)
+    for _ in range(20):
+        assert handle.public_key.verify(b"parent", handle.sign(b"parent", "SHA256"), "SHA256")
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_only_a_certificate_that_is_trusted() -> None:

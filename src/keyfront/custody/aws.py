@@ -85,17 +85,26 @@ def _loader(data_path: str | None) -> Loader:
     return create_loader(data_path)
 
 
-_ACCESS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-
-
 @functools.lru_cache(maxsize=32)
-def _client(service: str, region: str, profile: str, endpoint: str, access: tuple[str, ...]) -> Any:
-    """A client, made once: it costs a tenth of a second, and keeps its connections. `access` are credentials that are
-    not those of this process."""
+def _client(
+    service: str,
+    region: str,
+    profile: str,
+    endpoint: str,
+    variables: tuple[tuple[str, str], ...],
+    given: bool,
+) -> Any:
+    """A client, made once: it costs a tenth of a second, and keeps its connections. `variables` are those of the
+    environment that count; `given`: it is not this process' own."""
     session = Session(profile=profile or None)
     session.register_component("data_loader", _loader(session.get_config_variable("data_path")))
-    if any(access):
-        session.set_credentials(access[0], access[1], access[2] or None)
+    access = dict(variables)
+    if given and "AWS_ACCESS_KEY_ID" in access:
+        session.set_credentials(
+            access["AWS_ACCESS_KEY_ID"],
+            access.get("AWS_SECRET_ACCESS_KEY", ""),
+            access.get("AWS_SESSION_TOKEN"),
+        )
     return session.create_client(
         service,
         region_name=region or session.get_config_variable("region"),
@@ -110,8 +119,11 @@ def _client(service: str, region: str, profile: str, endpoint: str, access: tupl
     )
 
 
+os.register_at_fork(after_in_child=_client.cache_clear)  # the connections are the parent's
+
+
 class Service:
-    """One service in one region, by one set of credentials. For any thread."""
+    """One service in one region, by one set of credentials. For any thread, and for a process that was forked off."""
 
     def __init__(
         self, service: str, title: str, options: Mapping[str, str], environment: Mapping[str, str]
@@ -120,24 +132,29 @@ class Service:
 
         :raises CustodyError: if botocore can make no client of that.
         """
+        self._made_of = (
+            service,
+            options.get("region")
+            or environment.get("AWS_REGION")
+            or environment.get("AWS_DEFAULT_REGION")
+            or "",
+            options.get("profile") or environment.get("AWS_PROFILE") or "",
+            options.get("endpoint") or "",
+            tuple(sorted((name, value) for name, value in environment.items() if name.startswith("AWS_"))),
+            environment is not os.environ,
+        )
         try:
-            self._client = _client(
-                service,
-                options.get("region")
-                or environment.get("AWS_REGION")
-                or environment.get("AWS_DEFAULT_REGION")
-                or "",
-                options.get("profile") or environment.get("AWS_PROFILE") or "",
-                options.get("endpoint") or "",
-                tuple(environment.get(name, "") for name in _ACCESS) if environment is not os.environ else (),
-            )
+            self.title = f"{title} in {self._client.meta.region_name}"
         except NoRegionError as error:
             raise CustodyError(
                 f"{title}: which region? Say region=… in the URI, or set AWS_REGION"
             ) from error
         except (BotoCoreError, ValueError) as error:
             raise CustodyError(f"{title}: {error}") from error
-        self.title = f"{title} in {self._client.meta.region_name}"
+
+    @property
+    def _client(self) -> Any:
+        return _client(*self._made_of)
 
     def call(self, operation: str, *, secret: str | bytes = b"", **params: Any) -> dict[str, Any]:
         """One call. `secret` is what of its parameters no message may hold: services quote what they refuse.

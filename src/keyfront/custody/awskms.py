@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
+from base64 import encodebytes
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from keyfront.custody.aws import OPTIONS, OURS, Refused, Service, labels_of, tags_of
-from keyfront.custody.contract import HeldKey, checked_name
+from keyfront.custody.contract import NAME, HeldKey, checked_grace, checked_name
 from keyfront.custody.loaded import gone
 from keyfront.custody.options import known, segments, written
 from keyfront.custody.wrapping import wrapped_for_import
 from keyfront.errors import (
     CustodyError,
-    CustodyUnavailable,
     KeyExists,
     KeyLoadError,
     NoSuchKey,
@@ -145,22 +146,16 @@ class KmsCustody:
     # ---- keys are shown
 
     def list(self) -> Iterator[HeldKey]:
-        found = {}
+        found = []
         for alias in self._kms.pages("ListAliases", "Aliases"):
             prefix, _, name = alias["AliasName"].rpartition("/")
-            if f"{prefix}/" == self._prefix and "TargetKeyId" in alias:
-                found[name] = alias["TargetKeyId"]
+            if f"{prefix}/" == self._prefix and re.fullmatch(NAME, name) and "TargetKeyId" in alias:
+                found.append(name)
         for name in sorted(found):
             try:
                 yield self.describe(name)
-            except CustodyUnavailable:
-                raise
-            except (NoSuchKey, KeyLoadError):
+            except (NoSuchKey, _Nameless):
                 continue
-            except CustodyError:
-                if not name.isascii() or "." in name:
-                    continue
-                raise
 
     def describe(self, name: str) -> HeldKey:
         return self._held(name, self._there(name))
@@ -181,6 +176,7 @@ class KmsCustody:
 
     def delete(self, name: str, *, grace: float, now: float) -> HeldKey:
         """7 to 30 days, in whole ones."""
+        checked_grace(grace)
         metadata = self._there(name)
         days = max(SHORTEST, math.ceil(grace / DAY))
         if days > LONGEST:
@@ -256,11 +252,12 @@ class KmsCustody:
             public = self._public_key(metadata["KeyId"])
         else:
             _, begin, rest = metadata.get("Description", "").partition(_BEGIN)
-            if not begin:
-                raise CustodyError(
+            try:
+                public = load_public_key(begin + rest)
+            except KeyLoadError:
+                raise _Nameless(
                     f"{uri}: its state in KMS is {metadata['KeyState']}, in which KMS does not show its public key"
-                )
-            public = load_public_key(begin + rest)
+                ) from None
         tags = self._kms.pages("ListResourceTags", "Tags", KeyId=metadata["KeyId"])
         return HeldKey(
             uri,
@@ -272,6 +269,10 @@ class KmsCustody:
             delete_at=None if deletion is None else deletion.timestamp(),
             labels=labels_of({tag["TagKey"]: tag["TagValue"] for tag in tags}),
         )
+
+
+class _Nameless(CustodyError):
+    """Nobody can tell which key it is."""
 
 
 class KmsHandle:
@@ -317,6 +318,4 @@ def _description(alias: str, public: PublicKey | None) -> str:
 
 
 def _of_der(der: bytes) -> PublicKey:
-    from base64 import encodebytes
-
     return load_public_key(f"{_BEGIN}\n{encodebytes(der).decode('ascii')}-----END PUBLIC KEY-----\n")

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from keyfront.custody.aws import OPTIONS, OURS, Refused, Service, labels_of, tags_of
-from keyfront.custody.contract import NAME, HeldKey, Record, checked_data, checked_name
+from keyfront.custody.contract import NAME, HeldKey, Record, checked_data, checked_grace, checked_name
 from keyfront.custody.loaded import LoadedHandle, Watch, gone
 from keyfront.custody.options import check_every, known, segments, written
 from keyfront.errors import (
@@ -175,6 +175,7 @@ class SecretsManagerCustody:
 
     def delete(self, name: str, *, grace: float, now: float) -> HeldKey:
         """At once, or 7 to 30 days, in whole ones."""
+        checked_grace(grace)
         secret = self._there(name)
         days = max(SHORTEST, math.ceil(grace / DAY))
         if days > LONGEST:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import msgspec
 
-from keyfront.custody.contract import HeldKey, Record, Records, checked_labels, checked_name
+from keyfront.custody.contract import HeldKey, Record, Records, checked_grace, checked_labels, checked_name
 from keyfront.custody.loaded import LoadedHandle, Watch
 from keyfront.errors import CustodyError, CustodyUnavailable, KeyExists, NoSuchKey, RecordChanged
 from keyfront.signing.keys import Algorithm, PrivateKey, generate_private_key, load_private_key
@@ -133,6 +133,7 @@ class TextCustody:
     # ---- keys go
 
     def delete(self, name: str, *, grace: float, now: float) -> HeldKey:
+        checked_grace(grace)
         for _ in range(_TRIES):
             record, kept = self._there(name)
             at = now + grace if not kept.delete_at else min(now + grace, float(kept.delete_at))

@@ -28,7 +28,7 @@ from typing import Any
 
 import msgspec
 
-from keyfront.custody.contract import NAME, HeldKey, Record, checked_labels, checked_name
+from keyfront.custody.contract import NAME, HeldKey, Record, checked_grace, checked_labels, checked_name
 from keyfront.custody.loaded import Watch, gone
 from keyfront.custody.vaultkv import KvTexts
 from keyfront.custody.vaultserver import Server, is_soft_deleted
@@ -224,6 +224,7 @@ class TransitCustody:
     # ---- keys go
 
     def delete(self, name: str, *, grace: float, now: float) -> HeldKey:
+        checked_grace(grace)
         key = self._there(name)
         if grace > 0 and self._notes is None:
             raise self._needs_notes("grace")

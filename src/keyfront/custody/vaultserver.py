@@ -10,6 +10,7 @@ is good can look itself up.
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
@@ -67,14 +68,18 @@ class Server:
         if authority and not Path(authority).is_file():
             raise CustodyError(f"vault: there is no file {authority} with the certificates to trust")
         namespace = _one_of("namespace", options, environment, "VAULT_NAMESPACE", "BAO_NAMESPACE")
-        self._adapter = RawAdapter(
-            base_uri=self.address,
-            verify=authority or True,
-            timeout=TIMEOUT,
-            namespace=namespace or None,
-        )
-        self._lock = threading.Lock()
+        self._speaks = {"verify": authority or True, "timeout": TIMEOUT, "namespace": namespace or None}
         self._token: _Token | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        """Connections and lock of this process: those from before a fork are the parent's."""
+        self._process = os.getpid()
+        self._adapter = self._adapter_to(self.address)
+        self._lock = threading.Lock()
+
+    def _adapter_to(self, address: str) -> RawAdapter:
+        return RawAdapter(base_uri=address, allow_redirects=False, **self._speaks)
 
     def __repr__(self) -> str:
         return f"<Server {self.address}>"
@@ -87,6 +92,8 @@ class Server:
         :raises CustodyUnavailable: if Vault cannot be reached, is sealed, or ails.
         :raises CustodyError: if the token is no good, or its policies do not allow it.
         """
+        if self._process != os.getpid():
+            self._begin()
         token = self._current()
         answer = self._send(method, path, body, token)
         if answer.status == 403:
@@ -126,6 +133,12 @@ class Server:
             response = self._adapter.request(
                 method, f"/v1/{path}", headers=headers, raise_exception=False, json=body
             )
+            if (
+                response.status_code == 307
+            ):  # a server that is not the active one, and does not ask that one itself
+                response = self._active(response, about).request(
+                    method, f"/v1/{path}", headers=headers, raise_exception=False, json=body
+                )
             text = response.json() if response.content else {}
         except requests.exceptions.SSLError:
             raise CustodyError(
@@ -145,6 +158,13 @@ class Server:
             raise CustodyUnavailable(f"{about}: {said or status}: it may help to try again")
         data = known.get("auth") or known.get("data") or {}
         return Answer(status, data if isinstance(data, dict) else {}, said)
+
+    def _active(self, response: requests.Response, about: str) -> RawAdapter:
+        """:raises CustodyError: if that would send the token where it can be read on its way."""
+        target = urlsplit(response.headers.get("Location", ""))
+        if target.scheme != "https" and target.scheme != urlsplit(self.address).scheme:
+            raise CustodyError(f"{about}: it sends us to another server, which is not reached by https")
+        return self._adapter_to(f"{target.scheme}://{target.netloc}")
 
     # ---- who we are
 
