@@ -32,6 +32,7 @@ IDENTITY = pyrage.x25519.Identity.generate()
 SEAL = Seal((str(IDENTITY.to_public()),))
 OPENER = Opener((IDENTITY,))
 VERSION = "test"
+CREDENTIALS = f"[default]\naws_access_key_id = AKIA{'A' * 16}\naws_secret_access_key = {'a' * 40}\n"
 
 
 class Installed:
@@ -50,7 +51,7 @@ class Installed:
         self.house.call("TagResource", Resource=arn, Tags={"Items": [{"Key": "team", "Value": "ü"}]})
         self.invalidate("one")
         for name, text in (
-            ("credentials", "[default]\n"),
+            ("credentials", CREDENTIALS),
             ("access.key", "a" * 44),
             ("certificates/a.pem", "PEM"),
         ):

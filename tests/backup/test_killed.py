@@ -17,7 +17,7 @@ from keyfront.backup.places import Folder
 from keyfront.backup.running import RUNNING, refuse_half_restored
 from keyfront.control.store import Store
 from keyfront.errors import SettingsError
-from tests.backup.house import Installed, chain, events, make, read, restore
+from tests.backup.house import CREDENTIALS, Installed, chain, events, make, read, restore
 
 _STEPS = ("fsync", "replace", "link", "unlink", "mkdir")
 
@@ -117,7 +117,7 @@ def test_restore(tmp_path: Path) -> None:
         assert _state(one.folder, later) == "restored"
         refuse_half_restored(one.folder)
         assert not (one.folder / "restore.new").exists()
-        assert (one.folder / "credentials").read_text() == "[default]\n"
+        assert (one.folder / "credentials").read_text() == CREDENTIALS
         # What was there before is kept, however often it was begun.
         kept = sorted(one.folder.glob("before-restore-*"))
         assert any((aside / "credentials").exists() for aside in kept)

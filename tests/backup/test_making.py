@@ -30,6 +30,16 @@ def test_nothing_is_made_of_nothing_new(tmp_path: Path) -> None:
         again = make(store, data, there, now=NOW + 60)
         assert (again.name, again.unchanged) == ("", (str(there),))
     assert events(store).count("CreateBackup") == 1
+    # Nor is looking, until the day is over; and the next day only once.
+    one.house.now = NOW
+    one.house.call("ListDistributions")
+    assert make(store, data, there, now=NOW + 90).name == ""
+    assert make(store, data, there, now=NOW + 86_400).name
+    assert make(store, data, there, now=NOW + 86_500).name == ""
+    for path in there.iterdir():
+        path.unlink() if path.name != first.name else None
+    one.invalidate("zero")
+    assert make(store, data, there, now=NOW + 100).name
     # A place that lacks it gets it.
     both = make(store, data, there, second, now=NOW + 120)
     assert (both.unchanged, both.made) == ((str(there),), (str(second),))
@@ -42,7 +52,7 @@ def test_nothing_is_made_of_nothing_new(tmp_path: Path) -> None:
     assert make(store, data, there, now=NOW + 301, wanted=Wanted(private_keys=True)).name
     assert make(store, data, there, now=NOW + 302, always=True).name
     names = Folder(there).names()
-    assert len(names) == 5
+    assert len(names) == 6
     assert len({name.origin for name in names}) == 1
     for name in names:
         read(there / str(name))

@@ -12,15 +12,14 @@ import pytest
 import sqlalchemy as sa
 
 from keyfront.backup import contents
-from keyfront.backup.custodies import LEAP
-from keyfront.backup.restoring import Restore, Target
+from keyfront.backup.restoring import LEAP, Restore, Target
 from keyfront.backup.running import held, refuse_half_restored
 from keyfront.control import schema
 from keyfront.control.operations import Service
 from keyfront.control.store import Store
 from keyfront.errors import SettingsError
 from keyfront.fleet.file import FileFeed
-from tests.backup.house import Installed, chain, events, make, read, restore
+from tests.backup.house import CREDENTIALS, Installed, chain, events, make, read, restore
 from tests.control.house import ACCOUNT, BOTH, House, where
 from tests.postgres import PostgresServer
 
@@ -69,7 +68,7 @@ def test_it_comes_back_in_the_other_kind_of_store(tmp_path: Path, request: pytes
     assert chain(store)[1] == ""
     assert events(store)[-1] == "RestoreBackup"
     store.close()
-    assert (target / "credentials").read_text() == "[default]\n"
+    assert (target / "credentials").read_text() == CREDENTIALS
     assert (target / "certificates" / "a.pem").stat().st_mode & 0o777 == 0o600
     one.house.close()
 
@@ -127,7 +126,7 @@ def test_onto_an_installation_that_went_on(tmp_path: Path) -> None:
     again.close()
     (aside,) = tmp_path.glob("before-restore-*")
     assert (aside / "credentials").read_text() == "[other]\n"
-    assert (tmp_path / "credentials").read_text() == "[default]\n"
+    assert (tmp_path / "credentials").read_text() == CREDENTIALS
     _check_aside(aside, url, later)
     # A second time nothing is different, and it can be done all the same.
     with held(tmp_path), Restore(archive, Target(tmp_path, url), {}) as work:

@@ -17,7 +17,7 @@ import msgspec
 from keyfront.backup.contents import bytes_of, neutral
 from keyfront.errors import BackupError
 
-FILES = ("credentials", "access.key", "origin-credentials", "shield-secret")
+FILES = ("credentials", "access.key", "origin-credentials", "shield-secret", "hooks.toml")
 FOLDERS = ("certificates", "hooks")
 
 _LARGEST = 8 << 20

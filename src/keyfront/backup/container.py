@@ -62,9 +62,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `keyfront` is the version that took it, `taken` epoch seconds, `host`, `data` and `store` where. `schema` is the
     version of the store's tables, `snapshot` the number of the snapshot that its rows make and `digest` that snapshot's
-    SHA-256; `audit` the anchor of the audit log (`keyfront audit verify`), `records` the place of the key groups'
-    records (custody), empty if there is none. `missing` says what belongs to the installation and is not in here, and
-    why.
+    form and SHA-256; `audit` the anchor of the audit log (`keyfront audit verify`), `records` the place of the key
+    groups' records (custody), empty if there is none. `missing` says what belongs to the installation and is not in
+    here, and why.
     """
 
     format: int

@@ -13,16 +13,12 @@ import msgspec
 
 from keyfront.backup.container import Proof
 from keyfront.custody import Record, Records, open_key, open_place, open_records, split
-from keyfront.custody.succession import Stage, Succession, read_succession
+from keyfront.custody.succession import Stage, Succession, read_succession, save
 from keyfront.errors import BackupError, CustodyError, NotExportable, SigningError
 from keyfront.model.pattern import compile_pattern
 from keyfront.model.snapshot import Distribution, Snapshot
 from keyfront.signing.keys import HashName, PrivateKey, PublicKey, load_private_key
 from keyfront.signing.sign import LocalSigner, sign_url
-
-LEAP = 1_000_000
-"""By how much a number goes up in a restore, when who has gone by it may have seen higher ones since the archive was
-made: the serial of a record here, the number of the snapshot in `restoring.py`."""
 
 _YEARS = 5 * 365 * 86_400
 _MOST_PROOFS = 100
@@ -264,23 +260,27 @@ def alike(one: bytes, other: bytes) -> bool:
     return found[0] == found[1]
 
 
-def put_records(rows: Iterable[RecordRow], place: str, environment: Mapping[str, str]) -> list[str]:
+def put_records(
+    rows: Iterable[RecordRow], place: str, now: float, environment: Mapping[str, str]
+) -> list[str]:
     """Put the records into `place`; what could not be done, with the reason.
 
-    A key group's gets a serial above all that signers may have seen, or they would go by the later record that they
-    know, whose key edges may not trust any more.
+    A key group's gets a serial above all that signers may have seen (`save`), or they would go by the later record that
+    they know, whose key edges may not trust any more.
     """
     failed: list[str] = []
     for row in rows:
         try:
-            now = record_now(place, row.name, environment)
-            if now is not None and alike(now.data, row.text.encode()):
+            there = record_now(place, row.name, environment)
+            if there is not None and alike(there.data, row.text.encode()):
                 continue
-            data, found = row.text.encode(), row.succession()
-            if found is not None:
-                serial = max(found.serial, _serial(now)) + LEAP
-                data = msgspec.structs.replace(found, serial=serial).to_bytes()
-            open_records(place, environment).write(row.name, data, None if now is None else now.version)
+            records, version = open_records(place, environment), None if there is None else there.version
+            found = row.succession()
+            if found is None:
+                records.write(row.name, row.text.encode(), version)
+            else:
+                serial = max(found.serial, _serial(there))
+                save(records, msgspec.structs.replace(found, serial=serial), version, now=now)
         except CustodyError as error:
             failed.append(f"record {row.name}: {error}")
     return failed

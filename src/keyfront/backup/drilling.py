@@ -106,7 +106,7 @@ def drill(
 
 
 def _restored(archive: Archive, folder: Path, port: int, teller: Teller, now: float) -> None:
-    files = [file for file in archive.files if not file.path.startswith("hooks/")]
+    files = [file for file in archive.files if not file.path.startswith("hooks")]
     alone = msgspec.structs.replace(archive, files=files, records=[], keys=[])
     with held(folder), Restore(alone, Target(folder), {}) as work:
         work.run(work.plan(), teller, "drill", now)
@@ -187,7 +187,7 @@ def _started(folder: Path) -> Iterator[int]:
     argv = [
         *(sys.executable, "-m", "keyfront", "up", "--data", str(folder), "--workers", "1"),
         *("--edge", "127.0.0.1:0", "--control", "127.0.0.1:0", "--trusted-proxies", "127.0.0.1"),
-        *("--cache-disk", "0", "--memory", "16"),
+        *("--cache-disk", "0", "--memory", "16", "--no-rotation"),
         *(word for name in roomy for word in ("--quota", f"{name.replace('_', '-')}=99999999")),
     ]
     environment = {

@@ -26,7 +26,6 @@ import msgspec
 import sqlalchemy as sa
 
 from keyfront.backup import custodies, planning
-from keyfront.backup.custodies import LEAP
 from keyfront.backup.planning import Plan
 from keyfront.backup.running import RUNNING
 from keyfront.backup.taking import Archive, compiled
@@ -39,6 +38,9 @@ from keyfront.control.store import Store, Transaction
 from keyfront.errors import ApiError, BackupError, SettingsError
 from keyfront.fleet.file import FileFeed
 from keyfront.model.snapshot import differ
+
+LEAP = 1_000_000
+"""By how much the number of the snapshot goes up: edges may have seen higher ones since the archive was made."""
 
 _STAGING = "restore.new"
 _STORE = "keyfront.db"
@@ -158,7 +160,7 @@ class Restore:
                 self._swap_sqlite(file, aside)
         finally:
             staged.close()
-        failed += custodies.put_records(self._rows, self._records, self._environment)
+        failed += custodies.put_records(self._rows, self._records, now, self._environment)
         with contextlib.suppress(OSError):
             aside.rmdir()  # where nothing was there before
         (folder / RUNNING).unlink(missing_ok=True)

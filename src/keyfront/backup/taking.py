@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
+import sqlalchemy as sa
 
 from keyfront.backup import belongings, contents, custodies
 from keyfront.backup.belongings import File
@@ -20,7 +21,8 @@ from keyfront.backup.contents import PREFIX
 from keyfront.backup.custodies import KeyRow, RecordRow
 from keyfront.backup.names import Name
 from keyfront.backup.telling import CREATED
-from keyfront.control import trail
+from keyfront.control import trail, users
+from keyfront.control.audit import READS
 from keyfront.control.database import Database, Memory
 from keyfront.control.publish import Compiler
 from keyfront.control.schema import audit as _audit
@@ -108,7 +110,7 @@ def take(
         snapshot = compiled(transaction, account)
         verdict = trail.follow(_audit_rows(transaction))
         origin = _origin(transaction)
-        state.update(_last_change(transaction))
+        state.update(_last_change(transaction, now))
         if not (folder / "access.key").exists() and _sealed_keys(transaction):
             missing.append(
                 "the key of the secret access keys: it is not in the data folder (KEYFRONT_ACCESS_KEY)"
@@ -173,7 +175,9 @@ def compiled(transaction: Transaction, account: str) -> Snapshot:
 
 
 def digest(snapshot: Snapshot) -> str:
-    return hashlib.sha256(snapshot.to_bytes()).hexdigest()
+    """What tells a snapshot from every other one, after the form of snapshots in this version of Keyfront."""
+    form = hashlib.sha256(msgspec.json.encode(msgspec.json.schema(Snapshot))).hexdigest()[:8]
+    return f"{form}:{hashlib.sha256(snapshot.to_bytes()).hexdigest()}"
 
 
 def _audit_rows(transaction: Transaction) -> Iterator[AuditRow]:
@@ -188,13 +192,14 @@ def _origin(transaction: Transaction) -> str:
     return first[0].digest.hex()[:8] if first else "0" * 8
 
 
-def _last_change(transaction: Transaction) -> bytes:
-    """The digest of the last audit record that is not about a backup."""
-    import sqlalchemy as sa
-
+def _last_change(transaction: Transaction, now: float) -> bytes:
+    """The digest of the last audit record that calls for an archive: not one about an archive, and of calls that only
+    read none of today's (UTC), so that who looks often is written down once a day."""
+    midnight = now // 86_400 * 86_400
+    reads = sa.or_(*(_audit.c.name.startswith(verb, autoescape=True) for verb in READS))
     query = (
         sa.select(_audit.c.digest)
-        .where(_audit.c.name.not_in((CREATED,)))
+        .where(_audit.c.name != CREATED, sa.or_(_audit.c.time < midnight, sa.not_(reads)))
         .order_by(_audit.c.number.desc())
         .limit(1)
     )
@@ -202,8 +207,6 @@ def _last_change(transaction: Transaction) -> bytes:
 
 
 def _sealed_keys(transaction: Transaction) -> bool:
-    from keyfront.control import users
-
     return bool(users.sealed_keys(transaction))
 
 
@@ -253,7 +256,7 @@ def judge(archive: Archive, account: str, keyfront: str) -> Snapshot:
     """Restore the archive in memory; the snapshot that it makes.
 
     The audit log's rows are followed as they are read and are not kept, since they may be many. A snapshot is compared
-    with the one taken only if the same version of Keyfront took it: another one may compile differently.
+    with the one taken only if the same version of Keyfront took it, in the same form: another may compile differently.
 
     :raises BackupError: if it is not what was taken.
     """
@@ -272,6 +275,7 @@ def judge(archive: Archive, account: str, keyfront: str) -> Snapshot:
         raise BackupError(f"a row of {broken[0]} refers to nothing")
     if found.number != manifest.snapshot:
         raise BackupError(f"its rows are of snapshot {found.number}, and it says {manifest.snapshot}")
-    if keyfront == manifest.keyfront and digest(found) != manifest.digest:
+    form, taken = digest(found).partition(":")[0], manifest.digest
+    if keyfront == manifest.keyfront and taken.startswith(f"{form}:") and taken != digest(found):
         raise BackupError("its rows do not make the snapshot that edges had")
     return found

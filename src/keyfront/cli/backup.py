@@ -6,7 +6,6 @@ done, but not all of it.
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import random
 import signal
@@ -75,7 +74,9 @@ def _opening(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _version() -> str:
-    return importlib.metadata.version("keyfront")
+    from importlib.metadata import version  # which takes a tenth of a second
+
+    return version("keyfront")
 
 
 def _teller() -> Teller:
@@ -434,14 +435,16 @@ def drill(
 
     for url in urls:
         _check_signed(url)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(WRONG))  # so that what was started ends, too
     opens = opener(identity, passphrase_file)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(WRONG))  # so that what was started ends, too
     try:
         name, found, snapshot = _judged(archive, opens, endpoint_url)
         report = run(found, snapshot, urls, _teller(), time.time(), viewer_ip)
     except BackupError as error:
         click.echo(f"keyfront: {archive}: {error}", err=True)
         sys.exit(WRONG)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if as_json:
         told = {"Archive": name, "Passed": report.passed, **msgspec.to_builtins(report)}
         click.echo(msgspec.json.format(msgspec.json.encode(told)).decode())

@@ -151,9 +151,13 @@ def first_break(rows: Iterable[AuditRow], head: AuditRow | None = None) -> int |
     return None
 
 
+READS = ("Get", "List", "Describe", "Test", "Verify")
+"""How the names of operations begin that change nothing."""
+
+
 def read_only(operation: str) -> bool:
     """True for an operation that changes nothing, as its name says."""
-    return operation.startswith(("Get", "List", "Describe", "Test", "Verify"))
+    return operation.startswith(READS)
 
 
 def subject(call: Call, outcome: dict[str, Any] | ApiError) -> str:

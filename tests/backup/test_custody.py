@@ -1,0 +1,173 @@
+"""Records and private keys: into an archive where they can be had, and back so that signers and edges agree."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from keyfront.backup import crypt, taking
+from keyfront.backup.custodies import signed_with
+from keyfront.backup.making import Order, Outcome, create
+from keyfront.backup.places import Folder
+from keyfront.backup.restoring import Restore, Target
+from keyfront.backup.running import held
+from keyfront.backup.taking import Archive, Wanted
+from keyfront.custody import open_key, open_place, open_records
+from keyfront.custody.succession import Entry, Stage, Succession, Terms, load, save
+from keyfront.errors import BackupError
+from keyfront.signing.explain import explain_url
+from keyfront.signing.keys import load_public_key
+from keyfront.signing.verify import KeyRing
+from tests.backup.house import NOW, OPENER, SEAL, TELLER, VERSION, Installed
+from tests.control.house import ACCOUNT
+
+OLD = {"KEYFRONT_CUSTODY_PASSPHRASE": base64.b64encode(b"of the machine that is gone".ljust(32)).decode()}
+KEK = "?kek=env:KEYFRONT_CUSTODY_PASSPHRASE"
+NEW = {"KEYFRONT_CUSTODY_PASSPHRASE": base64.b64encode(b"another one".ljust(32)).decode()}
+
+
+class Rotated(Installed):
+    """An installation whose key group has a key in custody that signs."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.place = f"file:{folder}/custody/{KEK}"
+        held_key = open_place(self.place, OLD).import_key(
+            "photos-1", self.key, now=NOW, labels={"team": "web"}
+        )
+        entry = Entry(held_key.uri, Stage.SIGNING, NOW, self.key_id, published=NOW, signing=NOW)
+        self.record = Succession("photos", self.group, Terms(self.place), (entry,))
+        save(open_records(self.place, OLD), self.record, None, now=NOW)
+
+    def take(self, *, private_keys: bool, environment: Mapping[str, str] = OLD, now: float = NOW) -> Outcome:
+        place = Folder(self.folder.parent / "archives")
+        return create(
+            self.house.store,
+            self.folder,
+            Order(Wanted(private_keys), SEAL, [place], always=True),
+            TELLER,
+            now=now,
+            keyfront=VERSION,
+            host="here",
+            environment=environment,
+        )
+
+    def archive(self, outcome: Outcome) -> Archive:
+        data = Folder(self.folder.parent / "archives").get(outcome.name)
+        found = taking.read(crypt.opened(data, OPENER))
+        taking.judge(found, ACCOUNT, VERSION)
+        return found
+
+
+def restored(
+    archive: Archive, folder: Path, environment: Mapping[str, str], now: float = NOW + 60
+) -> list[str]:
+    with held(folder), Restore(archive, Target(folder), environment) as work:
+        return work.run(work.plan(), TELLER, "it", now)
+
+
+def test_onto_another_machine(tmp_path: Path) -> None:
+    """The folder has another name there, and another passphrase; keys and record are where they belong."""
+    one = Rotated(tmp_path / "old")
+    outcome = one.take(private_keys=True)
+    assert (outcome.trouble, outcome.missing) == ((), ())
+    archive = one.archive(outcome)
+    one.house.close()
+    assert restored(archive, tmp_path / "new", NEW) == []
+    place = f"file:{tmp_path}/new/custody/{KEK}"
+    found = load(open_records(place, NEW), "photos")
+    assert found is not None
+    signing = found.succession.signing
+    assert signing is not None
+    assert signing.uri == f"file:{tmp_path}/new/custody/photos-1{KEK}"
+    assert found.succession.terms.place == place
+    assert open_key(signing.uri, NEW).public_key == one.key.public_key
+    assert dict(open_place(place, NEW).describe("photos-1").labels) == {"team": "web"}
+    assert b"PRIVATE KEY" not in b"".join(
+        path.read_bytes() for path in (tmp_path / "new").rglob("*") if path.is_file()
+    )
+
+
+def test_proofs_are_signed_by_what_signs(tmp_path: Path) -> None:
+    one = Rotated(tmp_path / "data")
+    archive = one.archive(one.take(private_keys=False))
+    assert archive.keys == []
+    (proof,) = archive.manifest.proofs
+    assert proof.url.startswith(f"https://{one.host}/keyfront-drill?")
+    ring = KeyRing({one.key_id: load_public_key(one.key.public_key.pem)})
+    assert explain_url(proof.url, keyring=ring, now=NOW + 4 * 365 * 86400).granted
+    keyed = one.archive(one.take(private_keys=True, now=NOW + 1))
+    snapshot = taking.judge(keyed, ACCOUNT, VERSION)
+    assert [made.group for made in signed_with(keyed.keys[0], snapshot, NOW)] == ["photos"]
+    one.house.close()
+
+
+def test_signers_go_back_with_the_edges(tmp_path: Path) -> None:
+    """A record that was rotated since says that another key signs, which restored edges do not trust: it goes back,
+    with a serial that signers take for a later one."""
+    one = Rotated(tmp_path / "data")
+    archive = one.archive(one.take(private_keys=False))
+    records = open_records(one.place, OLD)
+    kept = load(records, "photos")
+    assert kept is not None
+    gone = msgspec.structs.replace(
+        one.record.entries[0], stage=Stage.DRAINING, draining=NOW + 5, drain_until=NOW + 9e5
+    )
+    made = Entry(
+        one.place.replace("?", "photos-2?"), Stage.SIGNING, NOW + 5, "K2", published=NOW + 5, signing=NOW + 5
+    )
+    later = save(
+        records, msgspec.structs.replace(kept.succession, entries=(gone, made)), kept.version, now=NOW + 5
+    )
+    one.house.close()
+    with held(one.folder), Restore(archive, Target(one.folder), OLD) as work:
+        plan = work.plan()
+        assert [change.name for change in plan.changes if change.what == "record"] == ["photos"]
+        assert work.run(plan, TELLER, "it", NOW + 60) == []
+    back = load(records, "photos")
+    assert back is not None
+    assert back.succession.signing is not None
+    assert back.succession.signing.key_pair_id == one.key_id
+    assert back.succession.serial > later.succession.serial
+    with held(one.folder), Restore(archive, Target(one.folder), OLD) as work:
+        assert work.plan().changes == ()
+
+
+def test_what_cannot_be_had_is_told(tmp_path: Path) -> None:
+    one = Rotated(tmp_path / "data")
+    outcome = one.take(private_keys=True, environment=NEW)  # a wrong passphrase
+    assert outcome.name
+    assert any("photos-1" in text for text in outcome.trouble)
+    archive = one.archive(outcome)
+    assert archive.keys == []
+    assert [row.name for row in archive.records] == ["photos"]
+    one.house.close()
+
+    # And where a key cannot be put back: the rest is restored, and it is said.
+    whole = Rotated(tmp_path / "whole")
+    archive = whole.archive(whole.take(private_keys=True))
+    whole.house.close()
+    failed = restored(archive, tmp_path / "new", {})
+    assert len(failed) == 1
+    assert "photos-1" in failed[0]
+    assert load(open_records(f"file:{tmp_path}/new/custody/", {}), "photos") is not None
+    assert restored(archive, tmp_path / "new", NEW) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"uri":"file:/k/../../etc/a","pem":"","created":1.0,"labels":{}}',
+        b'{"uri":"nowhere:/k/a","pem":"","created":1.0,"labels":{}}',
+        b'{"uri":"file:/k/a","pem":1,"created":1.0,"labels":{}}',
+    ],
+)
+def test_what_is_no_key(line: bytes) -> None:
+    from keyfront.backup.custodies import read_keys
+
+    with pytest.raises(BackupError):
+        read_keys([line])

@@ -1,0 +1,192 @@
+"""The playbook of docs/guide/disaster.md, run as it stands there: a machine is lost, and links open again."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from keyfront.cli.main import keyfront
+from keyfront.custody import open_place, open_records
+from keyfront.custody.succession import Entry, Stage, Succession, Terms, save
+from keyfront.signing.sign import LocalSigner, sign_url
+from tests.up import Up, distribution_config
+
+PLAYBOOK = Path(__file__).resolve().parents[2] / "docs" / "guide" / "disaster.md"
+BEFORE, GONE, MISTAKE = "## Before", "## The machine is gone", "## Somebody has deleted the wrong thing"
+
+
+class App(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "5")
+        self.end_headers()
+        self.wfile.write(b"photo")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def app() -> Iterator[int]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), App)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+
+
+class Operator:
+    """Somebody with the playbook in hand, whose home and places are in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data = folder / "home" / ".local" / "share" / "keyfront"
+        self.environment: dict[str, str | None] = {
+            name: None for name in os.environ if name.startswith(("KEYFRONT_", "AWS_", "XDG_"))
+        }
+        self.environment["HOME"] = str(folder / "home")
+
+    def blocks(self, chapter: str) -> list[str]:
+        """The commands of a chapter, each block by itself, with this machine's paths."""
+        text = PLAYBOOK.read_text().partition(f"\n{chapter}")[2].partition("\n## ")[0]
+        assert text, chapter
+        found = re.findall(r"^ *```sh\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)
+        return [
+            block.replace("/srv/backups", str(self.folder / "srv")).replace(
+                "/mnt/elsewhere", str(self.folder / "mnt")
+            )
+            for block in found
+        ]
+
+    def run(self, script: str) -> str:
+        """What the script's calls of `keyfront` say. The shell reads the script and tells what the calls would be; they
+        are made here, since to start Python for each takes longer than what it does."""
+        tell = 'keyfront() { for word; do printf "%s\\0" "$word"; done; printf "\\n"; }\n'
+        words = subprocess.run(
+            ["sh", "-euc", tell + script], cwd=self.folder, capture_output=True, text=True, check=True
+        )
+        assert words.stdout
+        said = ""
+        for call in words.stdout.splitlines():
+            done = CliRunner().invoke(keyfront, call.split("\0")[:-1], env=self.environment)
+            assert done.exit_code == 0, (call, done.output, done.exception)
+            said += done.output
+        return said
+
+    def up(self, block: str = "") -> Up:
+        """What the playbook starts, on ports of its own."""
+        if block:
+            assert shlex.split(block)[:2] == ["keyfront", "up"]
+        return Up(self.data, workers=1, options=("--cache-disk", "0"))
+
+
+@pytest.mark.skipif(
+    shutil.which("sh") is None, reason="no sh on this machine: the playbook is written for it"
+)
+def test_the_playbook(tmp_path: Path, app: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    operator = Operator(tmp_path)
+    with operator.up() as up:
+        place = f"file:{operator.data}/custody/"
+        held = open_place(place).create("photos-1", "ECDSA-P256", now=time.time())
+        client = up.client()
+        key = {"CallerReference": "1", "Name": "photos-1", "EncodedKey": held.public_key.pem}
+        key_id = client.create_public_key(PublicKeyConfig=key)["PublicKey"]["Id"]
+        group = {"Name": "photos", "Items": [key_id]}
+        group_id = client.create_key_group(KeyGroupConfig=group)["KeyGroup"]["Id"]
+        config = distribution_config("1", app, [group_id])
+        made = client.create_distribution(DistributionConfig=config)["Distribution"]
+        up.deployed(made["Id"])
+        entry = Entry(
+            held.uri, Stage.SIGNING, held.created, key_id, published=held.created, signing=held.created
+        )
+        save(
+            open_records(place), Succession("photos", group_id, Terms(place), (entry,)), None, now=time.time()
+        )
+        host = made["DomainName"]
+        url = f"http://{host}/a.jpg"
+        signer = LocalSigner(key_id, open_place(place).export("photos-1"))
+        link = sign_url(url, signer, expires=int(time.time()) + 86_400)
+        target = link.removeprefix(f"http://{host}")
+        assert up.get(host, target).status == 200
+
+        keygen, create, drill = operator.blocks(BEFORE)
+        assert operator.run(keygen).startswith("age1")
+        assert " is verified, in " in operator.run(create)
+        assert "nothing has changed" in operator.run(create)
+        said = operator.run(drill)
+        assert "FAILED" not in said
+        assert f"https://{host}/keyfront-drill (in the archive, key {key_id})" in said
+        assert f"https://{host}/keyfront-drill (by the archived key, key {key_id})" in said
+
+        number = made["Id"]
+        up.kill()
+    shutil.rmtree(operator.data)
+    shutil.rmtree(tmp_path / "srv")
+
+    verify, restore, start, audited = operator.blocks(GONE)
+    assert "is whole" in operator.run(verify)
+    assert f"+ Distribution {number}" in operator.run(restore)
+    with operator.up(start) as up:
+        assert up.get(host, target).status == 200
+        assert up.get(host, target.replace("a.jpg", "b.jpg")).status == 403
+        new = operator.run(f"keyfront sign {url} --key-group photos --expires 1h").strip()
+        assert up.get(host, new.removeprefix(f"http://{host}")).status == 200
+        assert "each as it was written" in operator.run(audited)
+        assert "RestoreBackup" in operator.run("keyfront audit list")
+
+        # And then somebody opens everything to everybody.
+        operator.run(create)
+        found = up.client().get_distribution_config(Id=number)
+        config, etag = found["DistributionConfig"], found["ETag"]
+        config["DefaultCacheBehavior"]["TrustedKeyGroups"] = {"Enabled": False, "Quantity": 0}
+        up.client().update_distribution(Id=number, IfMatch=etag, DistributionConfig=config)
+        up.until(lambda: up.get(host, "/b.jpg").status == 200)
+    (again,) = operator.blocks(MISTAKE)
+    assert f"~ Distribution {number}" in operator.run(again)
+    with operator.up() as up:
+        assert up.get(host, "/b.jpg").status == 403
+        assert up.get(host, target).status == 200
+        assert "UpdateDistribution" in operator.run("keyfront audit list")
+
+
+def test_a_drill_that_fails_says_so(tmp_path: Path) -> None:
+    """A link of a key that the archive does not know, one of another host, and one that has expired."""
+    from tests.backup.house import IDENTITY, Installed, make
+
+    one = Installed(tmp_path / "data")
+    outcome = make(one.house.store, one.folder, tmp_path / "archives")
+    good = one.link()
+    stranger = sign_url(
+        "https://elsewhere.example.com/a", LocalSigner(one.key_id, one.key), expires=4_000_000_000
+    )
+    late = sign_url(f"https://{one.host}/a", LocalSigner(one.key_id, one.key), expires=1_000_000_000)
+    one.house.close()
+    (tmp_path / "identity").write_text(str(IDENTITY))
+    (tmp_path / "identity").chmod(0o600)
+    argv = [sys.executable, "-m", "keyfront", "backup", "drill", str(tmp_path / "archives" / outcome.name)]
+    argv += ["--identity", str(tmp_path / "identity")]
+    none = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert (none.returncode, "no signed URL" in none.stderr) == (2, True)
+    urls = [word for url in (good, stranger, late) for word in ("--url", url)]
+    done = subprocess.run([*argv, *urls], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1, done.stderr
+    lines = done.stdout.splitlines()
+    assert "  opens  " in lines[1]
+    assert "no distribution of the archive has this host name" in lines[2]
+    assert "refused: expired" in lines[3]
+    assert "Signature" not in done.stdout
