@@ -1,0 +1,71 @@
+"""What the documentation says of rotations is what the code has: the picture, the tables, the least policy.
+
+`python -m tests.lifecycle.test_reference` prints what belongs between the marks.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from keyfront.custody.succession import Stage
+from keyfront.lifecycle import keyuse
+from keyfront.lifecycle.api import OPERATIONS
+from keyfront.lifecycle.rotation import MEANING, MOVES, Action
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def picture() -> str:
+    """The table of moves as a state diagram. What leaves a stage as it is stands in the stage."""
+    lines = ["```mermaid", "stateDiagram-v2"]
+    for stage, moves in MOVES.items():
+        name = stage.value if stage else "[*]"
+        for to in Stage:
+            actions = [action.value for action, end in moves.items() if end is to and end is not stage]
+            if actions:
+                lines.append(f"    {name} --> {to.value}: {', '.join(actions)}")
+        stays = [action.value for action, end in moves.items() if end is stage]
+        if stays:
+            lines.append(f"    {name}: {name}\\n{', '.join(stays)}")
+    return "\n".join([*lines, "```"])
+
+
+def table() -> str:
+    """Each action, what it is, and from which stage to which."""
+    lines = ["| step | what happens | stages |", "| --- | --- | --- |"]
+    for action in Action:
+        moves = [
+            f"{stage.value if stage else '–'} → {to[action].value}"
+            if to[action] is not stage
+            else to[action].value
+            for stage, to in MOVES.items()
+            if action in to
+        ]
+        lines.append(f"| `{action.value}` | {MEANING[action]} | {', '.join(moves)} |")
+    return "\n".join(lines)
+
+
+def between(text: str, mark: str) -> str:
+    found = re.search(rf"<!-- {mark} -->\n(.*?)\n<!-- end -->", text, re.DOTALL)
+    assert found, mark
+    return found[1]
+
+
+def test_the_reference_is_drawn_from_the_table() -> None:
+    text = (DOCS / "reference" / "rotation.md").read_text()
+    assert between(text, "picture") == picture()
+    assert between(text, "steps") == table()
+
+
+def test_the_least_policy_is_what_is_called() -> None:
+    text = (DOCS / "guide" / "rotation.md").read_text()
+    policy = json.loads(between(text, "policy").removeprefix("```json").removesuffix("```"))
+    actions = [action for statement in policy["Statement"] for action in statement["Action"]]
+    assert sorted(actions) == sorted(f"cloudfront:{name}" for name in OPERATIONS)
+    assert keyuse.ACTION in text
+
+
+if __name__ == "__main__":
+    print(picture(), table(), sep="\n\n")
