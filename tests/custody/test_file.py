@@ -240,7 +240,7 @@ SOURCES: dict[str, Callable[[Path], str]] = {
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ("the folder", "a passphrase"),
+        ("the folder", "a key"),
         ("a passphrase", "another passphrase"),
         ("a passphrase's file", "a key's file"),
         ("a key", "the folder"),
@@ -364,6 +364,41 @@ def _sealed_elsewhere(folder: Path, kek: str, environment: Mapping[str, str]) ->
         open_key(held.uri, environment)
 
 
+def test_a_kek_that_does_not_open_what_it_seals_begins_nothing(tmp_path: Path) -> None:
+    """As with a role in AWS that may encrypt and not decrypt."""
+
+    class Place:
+        def wrap(self, name: str, secret: bytes, bound: str) -> bytes:
+            return secret[::-1]
+
+        def unwrap(self, name: str, wrapped: bytes, bound: str) -> bytes:
+            raise CustodyError("AccessDenied: kms:Decrypt")
+
+    folder = tmp_path / "keys"
+    at = filled(folder)
+    before = everything(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("keyfront.custody.schemes.open_place", lambda uri, environment: Place())
+        with pytest.raises(CustodyError, match="AccessDenied"):
+            at.rewrap("awskms:keyfront/kek")
+        with pytest.raises(CustodyError, match="AccessDenied"):
+            place(tmp_path / "new", "awskms:keyfront/kek").create("one", "ECDSA-P256", now=NOW)
+    assert everything(folder) == before
+    assert not (tmp_path / "new" / ENVELOPE).exists()
+
+
+def test_a_kek_from_a_pipe(tmp_path: Path) -> None:
+    """As a shell hands it over by <(…): it can be read once."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe, 0o600)
+    writer = threading.Thread(target=lambda: pipe.write_text(KEY_TEXT + "\n"))
+    writer.start()
+    at = filled(tmp_path / "keys", f"file:{pipe}")
+    writer.join(20)
+    assert at.handle("one").sign(b"x", "SHA256")
+    assert place(tmp_path / "keys", "env:K", ENVIRONMENT).handle("two")
+
+
 def test_a_kek_in_the_records_of_another_place(tmp_path: Path) -> None:
     """What keeps texts can keep it: it is made there, and found there. (A folder's own URI means a key file.)"""
     elsewhere = open_records(f"file:{tmp_path}/elsewhere/")
@@ -448,12 +483,28 @@ def test_a_key_in_memory_signs_on_while_the_folder_is_away(tmp_path: Path) -> No
     assert handle.sign(b"x", "SHA256")
 
 
-@pytest.mark.parametrize("grace", [-1.0, float("nan")])
-def test_a_grace_that_makes_no_sense(grace: float, tmp_path: Path) -> None:
+def test_a_folder_that_was_made_anew_under_a_process_that_goes_on(tmp_path: Path) -> None:
+    """What is made from then on is sealed under the key that the folder has, not the one that it had."""
+    folder = tmp_path / "keys"
+    at = filled(folder)
+    shutil.rmtree(folder)
+    filled(folder)
+    at.create("three", "ECDSA-P256", now=NOW)
+    assert at.export("one").to_pem() == EC.to_pem()
+    assert [place(folder).export(name).public_key for name in ("one", "three")]
+    shutil.rmtree(folder)
+    at.create("four", "ECDSA-P256", now=NOW)
+    assert place(folder).export("four")
+
+
+def test_files_that_are_not_custody_s_are_left_alone(tmp_path: Path) -> None:
     at = filled(tmp_path)
-    with pytest.raises(CustodyError, match="makes no sense"):
-        at.delete("one", grace=grace, now=NOW)
-    assert at.describe("one").delete_at is None
+    for name in ("not a name.private", "a.b.private", "one.private~", "-.record", "README"):
+        (tmp_path / name).write_text("x")
+    assert [held.name for held in at.list()] == ["one", "two"]
+    assert at.records.names() == []
+    at.create("three", "ECDSA-P256", now=NOW)
+    assert (tmp_path / "README").read_text() == "x"
 
 
 # ---- places

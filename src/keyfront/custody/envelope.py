@@ -55,8 +55,8 @@ class Passphrase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="p
     def __post_init__(self) -> None:
         if not (len(self.salt) >= 16 and 1 << 14 <= self.n <= 1 << 20 and self.n & (self.n - 1) == 0):
             raise ValueError("n is a power of two from 2^14 to 2^20, and the salt 16 bytes long")
-        if not (1 <= self.r <= 16 and 1 <= self.p <= 4):
-            raise ValueError("r is 1 to 16, and p 1 to 4")
+        if not (self.r >= 1 and self.n * self.r <= 1 << 21 and 1 <= self.p <= 4):
+            raise ValueError("n times r is 2^21 at most, which is 256 MiB, and p 1 to 4")
 
 
 class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="key"):
@@ -116,8 +116,13 @@ class FolderKey:
         self.id = id_
 
     def envelope(self, kek: Kek) -> bytes:
-        """The file that holds it, sealed under `kek`."""
+        """The file that holds it, sealed under `kek`.
+
+        :raises CustodyError: if `kek` would not open it again: one may be allowed to encrypt and not to decrypt.
+        """
         how, sealed = kek.seal(self._key, _bound(self.id))
+        if kek.open(how, sealed, _bound(self.id)) != self._key:
+            raise CustodyError(f"{kek} does not open what it has sealed")
         found = Envelope("keyfront-custody-envelope-1", self.id, how, sealed)
         return msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n"
 
@@ -129,22 +134,34 @@ def new_folder_key() -> FolderKey:
     return FolderKey(secrets.token_bytes(_BYTES), secrets.token_hex(8))
 
 
+def folder_key_id(folder: Folder) -> str | None:
+    """Which key the folder has; None if it has none yet. Takes no kek.
+
+    :raises CustodyError: if its envelope cannot be read.
+    """
+    envelope = _envelope(folder)
+    return None if envelope is None else envelope.folder_key
+
+
+def _envelope(folder: Folder) -> Envelope | None:
+    text = folder.read(ENVELOPE)
+    try:
+        return None if text is None else read_envelope(text)
+    except CustodyError as error:
+        raise CustodyError(f"{folder.path / ENVELOPE}: {error}") from None
+
+
 def open_folder_key(folder: Folder, kek: Kek) -> FolderKey | None:
     """The folder's key; None if it has none yet.
 
     :raises CustodyError: if `kek` is not the one under which it is kept.
     """
-    text = folder.read(ENVELOPE)
-    if text is None:
+    envelope = _envelope(folder)
+    if envelope is None:
         return None
-    path = folder.path / ENVELOPE
-    try:
-        envelope = read_envelope(text)
-    except CustodyError as error:
-        raise CustodyError(f"{path}: {error}") from None
     key = kek.open(envelope.kek, envelope.sealed, _bound(envelope.folder_key))
     if key is None or len(key) != _BYTES:
-        raise CustodyError(f"{kek} does not open {path}")
+        raise CustodyError(f"{kek} does not open {folder.path / ENVELOPE}")
     return FolderKey(key, envelope.folder_key)
 
 
@@ -182,17 +199,28 @@ def kek_of(option: str | None, folder: Folder, environment: Mapping[str, str]) -
         path = Path(rest)
         if not path.is_absolute():
             raise CustodyError(f"kek={option}: the path of a key file is absolute")
-        return TextKek(f"the key file {path}", lambda make: _file(path))
+        return TextKek(f"the key file {path}", lambda make: _file(path), once=path.is_fifo())
     return _elsewhere(option, environment)
 
 
 class TextKek:
     """A passphrase, or a key in base64, from somewhere."""
 
-    def __init__(self, where: str, text: Callable[[bool], str]) -> None:
-        """`text` reads it, and makes it first if it is asked to and can."""
+    def __init__(self, where: str, text: Callable[[bool], str], *, once: bool = False) -> None:
+        """`text` reads it, and makes it first if it is asked to and can. `once`: it cannot be read again."""
         self._where = where
-        self._text = text
+        self._read = text
+        self._once = once
+        self._known: str | None = None
+        self._derived: tuple[Passphrase, str, Cipher] | None = None
+
+    def _text(self, make: bool) -> str:
+        if self._known is not None:
+            return self._known
+        text = self._read(make)
+        if self._once:
+            self._known = text
+        return text
 
     def seal(self, secret: bytes, bound: str) -> tuple[Passphrase | Key | Wrapped, bytes]:
         text = self._text(True)
@@ -215,7 +243,10 @@ class TextKek:
                 f"{self} is too short for a passphrase: {LEAST_PASSPHRASE} characters at least, "
                 "or 32 random bytes in base64, such as `openssl rand -base64 32` prints"
             )
-        return Cipher(Scrypt(salt=how.salt, length=_BYTES, n=how.n, r=how.r, p=how.p).derive(text.encode()))
+        if self._derived is None or self._derived[:2] != (how, text):
+            key = Scrypt(salt=how.salt, length=_BYTES, n=how.n, r=how.r, p=how.p).derive(text.encode())
+            self._derived = how, text, Cipher(key)
+        return self._derived[2]
 
     def __str__(self) -> str:
         return self._where

@@ -18,8 +18,16 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from keyfront.custody.contract import HeldKey, checked_labels, checked_name
-from keyfront.custody.envelope import ENVELOPE, KEY, FolderKey, kek_of, new_folder_key, open_folder_key
+from keyfront.custody.contract import HeldKey, checked_grace, checked_labels, checked_name
+from keyfront.custody.envelope import (
+    ENVELOPE,
+    KEY,
+    FolderKey,
+    folder_key_id,
+    kek_of,
+    new_folder_key,
+    open_folder_key,
+)
 from keyfront.custody.folder import Folder, FolderRecords, Stamp
 from keyfront.custody.keyfile import KeyFile, open_key_file, read_key_file, sealed_key
 from keyfront.errors import CustodyError, CustodyUnavailable, KeyExists, NoSuchKey
@@ -91,7 +99,7 @@ class FileCustody:
 
     def export(self, name: str) -> PrivateKey:
         file, public = self._asked(name)
-        return open_key_file(file, public, self._open())
+        return open_key_file(file, public, self._open(file.folder_key))
 
     def handle(self, name: str) -> FileHandle:
         self._asked(name)
@@ -101,7 +109,7 @@ class FileCustody:
         (file, public), stamp = read
         if file.delete_at is not None:
             raise _doomed(name)
-        return FileHandle(self, name, open_key_file(file, public, self._open()), stamp)
+        return FileHandle(self, name, open_key_file(file, public, self._open(file.folder_key)), stamp)
 
     # ---- keys are listed
 
@@ -117,8 +125,7 @@ class FileCustody:
 
     def delete(self, name: str, *, grace: float, now: float) -> HeldKey:
         checked_name(name)
-        if not grace >= 0:
-            raise CustodyError(f"a grace of {grace} seconds makes no sense")
+        checked_grace(grace)
         with self.folder.writing():
             found = self._present(name, now)
             if found is None:
@@ -167,10 +174,11 @@ class FileCustody:
 
     # ---- within
 
-    def _open(self) -> FolderKey:
-        """The folder's key, opened once."""
+    def _open(self, id_: str) -> FolderKey:
+        """The folder's key, opened once; once more if it is not the one wanted: the folder may have come back from a
+        backup, or been made anew."""
         with self._opening:
-            if self._folder_key is None:
+            if self._folder_key is None or self._folder_key.id != id_:
                 self._folder_key = self._unlocked()
             return self._folder_key
 
@@ -186,14 +194,16 @@ class FileCustody:
 
     def _open_or_begin(self) -> FolderKey:
         """The folder's key, made if there is none. Only while writing."""
-        if self.folder.read(ENVELOPE) is None:
-            if self.folder.names(PRIVATE):
-                return self._unlocked()  # which says what is missing
-            made = new_folder_key()
-            self.folder.write(ENVELOPE, made.envelope(self._kek))
-            with self._opening:
-                self._folder_key = None
-        return self._open()
+        if (id_ := folder_key_id(self.folder)) is not None:
+            return self._open(id_)
+        if self.folder.names(PRIVATE):
+            return self._unlocked()  # which says what is missing
+        made = new_folder_key()
+        self.folder.write(ENVELOPE, made.envelope(self._kek))
+        self.folder.check()
+        with self._opening:
+            self._folder_key = made
+        return made
 
     def _add(self, name: str, key: PrivateKey, now: float, labels: dict[str, str]) -> HeldKey:
         file = sealed_key(name, key, created=now, labels=labels, folder_key=self._open_or_begin())
@@ -217,9 +227,10 @@ class FileCustody:
     def _present(self, name: str, now: float) -> _Found | None:
         """What has the name at `now`."""
         read = self._stamped(name)
-        if read is None or (read[0][0].delete_at or now + 1) <= now:
+        if read is None:
             return None
-        return read[0]
+        at = read[0][0].delete_at
+        return None if at is not None and at <= now else read[0]
 
     def _found(self, name: str) -> _Found:
         read = self._stamped(name)

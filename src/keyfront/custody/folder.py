@@ -11,13 +11,14 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import secrets
 import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from keyfront.custody.contract import Record, checked_data, checked_name
+from keyfront.custody.contract import NAME, Record, checked_data, checked_name
 from keyfront.errors import CustodyError, CustodyUnavailable, RecordChanged
 
 LOCK = "custody.lock"
@@ -79,16 +80,15 @@ class Folder:
             raise trouble(self.path / name, error) from error
 
     def names(self, suffix: str) -> list[str]:
-        """The names of its files that end with `suffix`, without it, in order."""
+        """What the names of its files are before `suffix`, where that can be a name in custody, in order."""
         try:
             found = os.listdir(self.path)
         except FileNotFoundError:
             return []
         except OSError as error:
             raise trouble(self.path, error) from error
-        return sorted(
-            name.removesuffix(suffix) for name in found if name.endswith(suffix) and not name.startswith(".")
-        )
+        names = (name.removesuffix(suffix) for name in found if name.endswith(suffix))
+        return sorted(name for name in names if re.fullmatch(NAME, name))
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:

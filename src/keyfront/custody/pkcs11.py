@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass
 from pkcs11 import exceptions as faults
 
-from keyfront.custody.contract import HeldKey, checked_labels, checked_name
+from keyfront.custody.contract import HeldKey, checked_grace, checked_labels, checked_name
 from keyfront.custody.folder import private, trouble
 from keyfront.custody.token import Token, token
 from keyfront.errors import (
@@ -47,6 +47,7 @@ APPLICATION = "keyfront"
 T = TypeVar("T")
 
 _P256 = bytes.fromhex("06082a8648ce3d030107")  # the OID of prime256v1, in DER
+_STRANGE = (faults.AttributeTypeInvalid, faults.AttributeSensitive)  # of what is no key as we know them
 _SIGNS = MechanismFlag.SIGN | MechanismFlag.VERIFY
 _WHOLE: dict[HashName, Mechanism] = {"SHA1": Mechanism.SHA1_RSA_PKCS, "SHA256": Mechanism.SHA256_RSA_PKCS}
 
@@ -179,7 +180,7 @@ class Pkcs11Custody:
             found = []
             for each in _objects(session, {Attribute.CLASS: ObjectClass.PRIVATE_KEY}):
                 name = _label(each)
-                with contextlib.suppress(CustodyError, KeyLoadError):
+                with contextlib.suppress(CustodyError, KeyLoadError, ValueError, *_STRANGE):
                     found.append(
                         _Key(checked_name(name), each, _public(session, each), _noted(session, name))
                     )
@@ -210,8 +211,7 @@ class Pkcs11Custody:
 
     def delete(self, name: str, *, grace: float, now: float) -> HeldKey:
         checked_name(name)
-        if not grace >= 0:
-            raise CustodyError(f"a grace of {grace} seconds makes no sense")
+        checked_grace(grace)
 
         def delete(session: Any) -> HeldKey:
             self._purge(session, name, now)
@@ -314,6 +314,7 @@ class Pkcs11Handle:
         self.hash_names = held.hash_names
         self._place = place
         self._name = held.name
+        self._bare = Mechanism.RSA_PKCS in place._token().mechanisms
         self._kept: tuple[object, Any] = (None, None)
 
     def sign(self, data: bytes, hash_name: HashName) -> bytes:
@@ -325,7 +326,7 @@ class Pkcs11Handle:
         hashed = digest(data, hash_name)
         if self.public_key.algorithm == "ECDSA-P256":
             mechanism, text = Mechanism.ECDSA, hashed
-        elif Mechanism.RSA_PKCS in at.mechanisms:
+        elif self._bare:
             mechanism, text = Mechanism.RSA_PKCS, digest_info(hashed, hash_name)
         else:
             mechanism, text = _WHOLE[hash_name], data
@@ -403,25 +404,32 @@ def _public(session: Any, key: Any) -> PublicKey:
     """
     kind = key[Attribute.KEY_TYPE]
     if kind == KeyType.RSA:
-        modulus, exponent = key[Attribute.MODULUS], key[Attribute.PUBLIC_EXPONENT]
-        numbers = rsa.RSAPublicNumbers(int.from_bytes(exponent, "big"), int.from_bytes(modulus, "big"))
-        return PublicKey(numbers.public_key())
-    if kind != KeyType.EC or key[Attribute.EC_PARAMS] != _P256:
+        for each in (key, *_public_objects(session, key)):
+            with contextlib.suppress(faults.AttributeTypeInvalid, faults.AttributeSensitive):
+                modulus, exponent = each[Attribute.MODULUS], each[Attribute.PUBLIC_EXPONENT]
+                numbers = rsa.RSAPublicNumbers(
+                    int.from_bytes(exponent, "big"), int.from_bytes(modulus, "big")
+                )
+                return PublicKey(numbers.public_key())
+    elif kind == KeyType.EC and key[Attribute.EC_PARAMS] == _P256:
+        for each in _public_objects(session, key):
+            with contextlib.suppress(faults.AttributeTypeInvalid, ValueError):
+                point = each[Attribute.EC_POINT]
+                point = point[2:] if len(point) == 67 else point  # an OCTET STRING, or bare
+                return PublicKey(ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point))
+    else:
         raise KeyLoadError("a key that CloudFront does not take: RSA of 2048 bits or ECDSA on P-256 only")
-    for attribute in (
-        Attribute.ID,
-        Attribute.LABEL,
-    ):  # the pair's mark, as PKCS#11 wants it; else what people see
-        if mark := key[attribute]:
-            for each in _objects(session, {Attribute.CLASS: ObjectClass.PUBLIC_KEY, attribute: mark}):
-                if each[Attribute.KEY_TYPE] == KeyType.EC:
-                    point = each[Attribute.EC_POINT]
-                    point = point[2:] if len(point) == 67 else point  # an OCTET STRING, or bare
-                    try:
-                        return PublicKey(ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point))
-                    except ValueError:
-                        continue
     raise KeyLoadError("its public key is not in the token")
+
+
+def _public_objects(session: Any, key: Any) -> list[Any]:
+    """Those with the pair's mark, as PKCS#11 wants it; then those with what people see."""
+    found = []
+    for attribute in (Attribute.ID, Attribute.LABEL):
+        with contextlib.suppress(faults.AttributeTypeInvalid):
+            if mark := key[attribute]:
+                found += _objects(session, {Attribute.CLASS: ObjectClass.PUBLIC_KEY, attribute: mark})
+    return found
 
 
 def _noted(session: Any, name: str) -> Notes | None:
