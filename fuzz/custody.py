@@ -1,0 +1,182 @@
+"""Whatever the files of a folder of keys hold, opening a key gives that very key or raises CustodyError, nothing else.
+
+    python fuzz/custody.py [--seconds N] [--seed N]
+
+Mutations of a key's file, of the folder's envelope, of its key file and of a record: spliced, cut, exchanged with each
+other's parts, changed as JSON. A key that opens must be the one that was put there, whatever became of the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from keyfront.custody.contract import HeldKey
+from keyfront.custody.envelope import ENVELOPE, KEY
+from keyfront.custody.file import PRIVATE, FileCustody
+from keyfront.custody.folder import RECORD
+from keyfront.errors import CustodyError
+from keyfront.signing.keys import generate_private_key
+
+Files = dict[str, bytes]
+
+_PIECES = (
+    b"{", b"}", b"[", b'"', b",", b":", b"null", b"true", b"1e999", b"-1", b"9" * 400, b"\0", b"\xff", b"\n",
+    b"\\u0000", b"\\ud800", b"[" * 3000, b'"sealed":"",', b'"delete_at":1,', b'"labels":{"":""},', b'"n":1048576,',
+    b'"type":"key"', b"-----BEGIN PUBLIC KEY-----", b"../", b"keyfront-custody-key-1", b"A" * 5000,
+)  # fmt: skip
+
+
+def seeds(folder: Path) -> tuple[Files, Files, dict[str, HeldKey]]:
+    """The files of two folders that can be opened, each with two keys and a record, and the keys of the first."""
+    found: list[Files] = []
+    held: dict[str, HeldKey] = {}
+    for number in (1, 2):
+        at = FileCustody(f"{folder}/{number}/", {}, {})
+        for name in ("two", "one"):
+            made = at.import_key(name, generate_private_key("ECDSA-P256"), now=1.0, labels={"a": "b"})
+            if number == 1:
+                held[name] = made
+        at.records.write("record", b'{"a": [1, 2]}', None)
+        found.append({path.name: path.read_bytes() for path in (folder / str(number)).iterdir()})
+    return found[0], found[1], held
+
+
+def mutate(chance: random.Random, files: Files, others: Files) -> Files:
+    """One to three changes in one or two of the files."""
+    changed = dict(files)
+    for _ in range(chance.randint(1, 3)):
+        name = chance.choice((f"one{PRIVATE}", f"one{PRIVATE}", ENVELOPE, KEY, f"record{RECORD}"))
+        data = changed[name]
+        kind = chance.randint(0, 6)
+        where = chance.randint(0, len(data))
+        end = min(len(data), where + chance.choice((0, 1, 2, 16, 200)))
+        if kind == 0:
+            data = data[:where] + chance.choice(_PIECES) + data[end:]
+        elif kind == 1:
+            data = data[:where] + bytes([chance.randrange(256)]) + data[end:]
+        elif kind == 2:
+            data = data[:where]
+        elif kind == 3:
+            data = chance.choice(
+                (others[name], files[f"two{PRIVATE}"], files[ENVELOPE], others[f"one{PRIVATE}"])
+            )
+        elif kind == 4:
+            data = data[:where] + data[end:] + data[where:end]
+        else:
+            data = _as_json(chance, data, chance.choice(list(others.values())))
+        changed[name] = data
+    return changed
+
+
+def _as_json(chance: random.Random, data: bytes, other: bytes) -> bytes:
+    """A member taken from another file, spoilt, or left out."""
+    try:
+        value, more = json.loads(data), json.loads(other)
+    except (ValueError, RecursionError):
+        return data
+    if not isinstance(value, dict) or not isinstance(more, dict):
+        return data
+    names = sorted(set(value) | set(more))
+    if not names:
+        return data
+    name = chance.choice(names)
+    kind = chance.randint(0, 3)
+    if kind == 0 and name in more:
+        value[name] = more[name]
+    elif kind == 1:
+        value.pop(name, None)
+    elif kind == 2 and isinstance(value.get(name), str):
+        value[name] = _spoilt(chance, value[name])
+    else:
+        strange: tuple[Any, ...] = (
+            None,
+            0,
+            -1,
+            1e300,
+            "",
+            "x",
+            [],
+            {},
+            {"type": "wrapped"},
+            {"type": "key"},
+            True,
+        )
+        value[name] = chance.choice(strange)
+    return json.dumps(value).encode()
+
+
+def _spoilt(chance: random.Random, text: str) -> str:
+    try:
+        data = bytearray(base64.b64decode(text, validate=True))
+    except ValueError:
+        return text[::-1]
+    if data:
+        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+    return base64.b64encode(bytes(data[: chance.choice((len(data), 5, 12))])).decode()
+
+
+def check(folder: Path, files: Files, held: HeldKey) -> bool:
+    """The contract. True if the key opened.
+
+    :raises AssertionError: if another key than `held` opened, or what is said of it is not true.
+    """
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    at = FileCustody(f"{folder}/", {}, {})
+    for ask in (at.records.names, lambda: at.records.read("record"), lambda: list(at.list())):
+        try:
+            ask()
+        except CustodyError:
+            continue
+    try:
+        handle, key = at.handle("one"), at.export("one")
+    except CustodyError:
+        return False
+    assert handle.public_key == key.public_key == held.public_key, "another key than was put there"
+    assert held.public_key.verify(b"x", handle.sign(b"x", "SHA256"), "SHA256"), "a key that does not sign"
+    return True
+
+
+def run(count: int | None, seconds: float | None, seed: int, tell: Callable[[str], None] = print) -> int:
+    """Mutate and check, `count` times or for `seconds`; the number of inputs that opened all the same."""
+    chance = random.Random(seed)
+    done = opened = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files, others, held = seeds(folder)
+        at = folder / "1"
+        assert check(at, files, held["one"])
+        end = None if seconds is None else time.monotonic() + seconds
+        while (count is None or done < count) and (end is None or time.monotonic() < end):
+            changed = mutate(chance, files, others)
+            try:
+                opened += check(at, changed, held["one"])
+            except Exception:
+                tell(f"seed {seed}, input {done}: {changed!r}")
+                raise
+            finally:
+                for each in set(files) - {path.name for path in at.iterdir()}:  # what was due is removed
+                    (at / each).touch(0o600)
+            done += 1
+    tell(f"{done} inputs, {opened} opened although changed, no finding")
+    return opened
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
+    arguments = parser.parse_args()
+    run(None, arguments.seconds, arguments.seed)
+
+
+if __name__ == "__main__":
+    main()
