@@ -293,6 +293,23 @@ def test_kms_deletes_in_whole_days_of_7_to_30(aws: Moto) -> None:
     assert place.undelete("one").delete_at is None
 
 
+def test_kms_has_not_told_all_its_parts_yet(aws: Moto, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keyfront.custody.awskms._PAUSES", (0.0, 0.0))
+    place = placed("awskms", aws)
+    for operation in ("GetPublicKey", "UpdateKeyDescription", "CreateAlias", "GetParametersForImport"):
+        aws.fault(operation, "NotFoundException", times=2)
+    held = place.create("one", "ECDSA-P256", now=time.time())
+    place.import_key("two", made_elsewhere("ECDSA-P256"), now=time.time())
+    place.delete("one", grace=20 * DAY, now=time.time())
+    for operation in ("EnableKey", "ScheduleKeyDeletion"):
+        aws.fault(operation, "KMSInvalidStateException", times=2)
+    assert place.delete("one", grace=10 * DAY, now=time.time()).delete_at is not None
+    assert place.undelete("one") == held
+    aws.fault("CreateAlias", "NotFoundException", times=9)
+    with pytest.raises(CustodyError, match="NotFoundException"):
+        place.create("three", "ECDSA-P256", now=time.time())
+
+
 def test_whoever_loses_the_race_for_an_alias_leaves_no_key(aws: Moto) -> None:
     uri = somewhere("awskms", aws)
     start = threading.Barrier(3)

@@ -5,10 +5,13 @@ The contract is tested in test_contract.py. The policies are those of docs/refer
 
 from __future__ import annotations
 
+import http.server
 import itertools
 import os
 import re
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -272,6 +275,41 @@ def test_a_standby_that_names_the_active_server(bao: Bao) -> None:
         place = open_place(kv(bao).replace(bao.url, standby.url), bao.environment)
         with pytest.raises(CustodyError, match="not reached by https"):
             place.describe("one")
+
+
+@pytest.fixture
+def page() -> Iterator[str]:
+    """The address of a server that answers everything with a page."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<h1>Please log in</h1>")
+
+        def log_request(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_page_that_is_no_answer_is_no_missing_key(page: str) -> None:
+    """A captive portal, or a proxy's own page: it says nothing about keys."""
+    for uri in ("vault:transit/", "vault:kv/secret/x/"):
+        place = open_place(f"{uri}?address={page}", {"VAULT_TOKEN": "x"})
+        with pytest.raises(CustodyUnavailable, match="no Vault"):
+            place.describe("one")
+
+
+def test_a_token_that_cannot_be_sent(bao: Bao) -> None:
+    place = open_place(kv(bao), {"VAULT_TOKEN": "s.secret\r\nX-Other: y"})
+    with pytest.raises(CustodyError, match="InvalidHeader") as raised:
+        place.describe("one")
+    assert "secret\\r" not in f"{raised.value!r} {raised.value.__cause__!r}"
+    assert not isinstance(raised.value, CustodyUnavailable)
 
 
 def test_a_process_that_is_forked_off_has_connections_of_its_own(bao: Bao) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+import time
 from base64 import encodebytes
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -48,6 +49,8 @@ _HASHES: tuple[HashName, ...] = ("SHA256",)
 _PLACE = f"{OURS}place"
 """The tag that says whose a key is before it has its alias: policies can go by it."""
 
+_NOT_YET = {"NotFoundException", "KMSInvalidStateException", "DisabledException"}
+_PAUSES = (0.1, 0.3, 1.0, 2.0)
 _BEGIN = "-----BEGIN PUBLIC KEY-----"
 
 
@@ -112,20 +115,33 @@ class KmsCustody:
                 self._import(made["KeyId"], key)
             else:
                 public = self._public_key(made["KeyId"])
-                self._kms.call(
+                self._patiently(
                     "UpdateKeyDescription", KeyId=made["KeyId"], Description=_description(alias, public)
                 )
-            self._kms.call("CreateAlias", AliasName=alias, TargetKeyId=made["KeyId"])
+            self._patiently("CreateAlias", AliasName=alias, TargetKeyId=made["KeyId"])
+            metadata = self._patiently("DescribeKey", KeyId=made["KeyId"])["KeyMetadata"]
         except CustodyError as error:
             with contextlib.suppress(CustodyError):
                 self._kms.call("ScheduleKeyDeletion", KeyId=made["KeyId"], PendingWindowInDays=SHORTEST)
             if isinstance(error, Refused) and error.code == "AlreadyExistsException":
                 raise KeyExists(f"{self._uri(name)} is there already") from None
             raise
-        return self.describe(name)
+        return self._held(name, metadata)
+
+    def _patiently(self, operation: str, **params: Any) -> dict[str, Any]:
+        """A call that comes after another, which KMS may not have told to all its parts yet (KMS developer guide,
+        "Eventual consistency"): what fails for that reason is tried again for some seconds."""
+        for pause in _PAUSES:
+            try:
+                return self._kms.call(operation, **params)
+            except Refused as error:
+                if error.code not in _NOT_YET:
+                    raise
+            time.sleep(pause)
+        return self._kms.call(operation, **params)
 
     def _import(self, key_id: str, key: PrivateKey) -> None:
-        parameters = self._kms.call(
+        parameters = self._patiently(
             "GetParametersForImport",
             KeyId=key_id,
             WrappingAlgorithm="RSA_AES_KEY_WRAP_SHA_256",
@@ -188,15 +204,18 @@ class KmsCustody:
             if there.timestamp() <= now + days * DAY:
                 return self._held(name, metadata)
             self._kms.call("CancelKeyDeletion", KeyId=metadata["KeyId"])
-        self._kms.call("ScheduleKeyDeletion", KeyId=metadata["KeyId"], PendingWindowInDays=days)
-        return self.describe(name)
+        answer = self._patiently("ScheduleKeyDeletion", KeyId=metadata["KeyId"], PendingWindowInDays=days)
+        doomed = {"KeyState": "PendingDeletion", "DeletionDate": answer["DeletionDate"]}
+        return self._held(name, {**metadata, **doomed})
 
     def undelete(self, name: str) -> HeldKey:
         metadata = self._there(name)
         if "DeletionDate" in metadata:
             self._kms.call("CancelKeyDeletion", KeyId=metadata["KeyId"])
-            self._kms.call("EnableKey", KeyId=metadata["KeyId"])
-        return self.describe(name)
+            self._patiently("EnableKey", KeyId=metadata["KeyId"])
+            metadata = {**metadata, "KeyState": "Enabled"}
+            del metadata["DeletionDate"]
+        return self._held(name, metadata)
 
     # ---- small secrets under a key that stays in KMS (`Wraps`)
 
@@ -244,7 +263,7 @@ class KmsCustody:
         return metadata
 
     def _public_key(self, key_id: str) -> PublicKey:
-        return _of_der(self._kms.call("GetPublicKey", KeyId=key_id)["PublicKey"])
+        return _of_der(self._patiently("GetPublicKey", KeyId=key_id)["PublicKey"])
 
     def _held(self, name: str, metadata: dict[str, Any]) -> HeldKey:
         uri, deletion = self._uri(name), metadata.get("DeletionDate")

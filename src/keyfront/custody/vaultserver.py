@@ -129,33 +129,27 @@ class Server:
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None, token: str) -> Answer:
         about = self._about(method, path)
         headers = {"X-Vault-Token": token} if token else {}
+        how = {"headers": headers, "raise_exception": False, "json": body}
         try:
-            response = self._adapter.request(
-                method, f"/v1/{path}", headers=headers, raise_exception=False, json=body
-            )
-            if (
-                response.status_code == 307
-            ):  # a server that is not the active one, and does not ask that one itself
-                response = self._active(response, about).request(
-                    method, f"/v1/{path}", headers=headers, raise_exception=False, json=body
-                )
-            text = response.json() if response.content else {}
+            response = self._adapter.request(method, f"/v1/{path}", **how)
+            if response.status_code == 307:  # of a server that is not the active one
+                response = self._active(response, about).request(method, f"/v1/{path}", **how)
         except requests.exceptions.SSLError:
             raise CustodyError(
                 f"{about}: its certificate is not trusted here: give the authority's with ca-file=…"
             ) from None
-        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
-            raise CustodyError(f"{about}: {type(error).__name__}") from None
+        except _CANNOT_BE_SENT as error:
+            raise CustodyError(f"{about}: {type(error).__name__}: the address or the token is none") from None
         except (requests.exceptions.RequestException, OSError) as error:
             # without its cause: that quotes what was sent
             raise CustodyUnavailable(f"{about}: it cannot be reached ({type(error).__name__})") from None
-        except ValueError:
-            text = {}
-        known: dict[str, Any] = text if isinstance(text, dict) else {}
+        known = _object(response)
         said = "; ".join(" ".join(str(error).split()) for error in known.get("errors") or [])
         status = response.status_code
         if status not in (200, 204, 400, 403, 404, 405) and not (status == 500 and _SOFT_DELETED in said):
             raise CustodyUnavailable(f"{about}: {said or status}: it may help to try again")
+        if status == 200 and "request_id" not in known:
+            raise CustodyUnavailable(f"{about}: what answers there is no Vault")
         data = known.get("auth") or known.get("data") or {}
         return Answer(status, data if isinstance(data, dict) else {}, said)
 
@@ -252,12 +246,25 @@ class Server:
         return _timed(token, lasts)
 
 
+_CANNOT_BE_SENT = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.InvalidHeader,
+)
 _SOFT_DELETED = "soft-deleted key"
 _SHORT = 60
 
 
 def is_soft_deleted(answer: Answer) -> bool:
     return _SOFT_DELETED in answer.errors
+
+
+def _object(response: requests.Response) -> dict[str, Any]:
+    try:
+        found = response.json()
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _timed(token: str, lasts: object) -> _Token:
