@@ -42,7 +42,7 @@ TOKEN = "b7" * 32
 RULES = f"""
 [[allow]]
 user = {os.getuid()}
-key_groups = ["films", "rsa", "lost"]
+key_groups = ["films", "rsa", "lost", "switch"]
 
 [[allow]]
 user = {os.getuid()}
@@ -477,8 +477,8 @@ def test_errors_reach_the_application_as_ours(agent: Agent) -> None:
 
 
 def test_under_load_a_switch_mixes_nothing(house: House, agent: Agent) -> None:
-    house.sign_with("lost", "L0")
-    signer = signer_for("lost", agent=agent.address)
+    house.sign_with("switch", "L0")
+    signer = signer_for("switch", agent=agent.address)
     urls: list[list[str]] = [[] for _ in range(3)]
     ended = threading.Event()
 
@@ -490,7 +490,7 @@ def test_under_load_a_switch_mixes_nothing(house: House, agent: Agent) -> None:
     for thread in threads:
         thread.start()
     for name, algorithm in (("L1", "RSA-2048"), ("L2", "ECDSA-P256")):
-        house.sign_with("lost", name, algorithm)
+        house.sign_with("switch", name, algorithm)
         while not all(made and f"Key-Pair-Id=ID{name}" in made[-1] for made in urls):
             assert all(thread.is_alive() for thread in threads)
             ended.wait(0.01)

@@ -9,16 +9,17 @@ import sys
 import threading
 import weakref
 from datetime import timedelta
+from pathlib import Path
 
 import msgspec
 import pytest
 
 import keyfront
-from keyfront.custody import follow
+from keyfront.custody import follow, open_place, open_records
 from keyfront.custody.contract import HeldKey
 from keyfront.custody.follow import KeyGroupSigner, signer_for
 from keyfront.custody.loaded import LoadedHandle, Watch
-from keyfront.custody.succession import Stage, Terms, record_name
+from keyfront.custody.succession import Entry, Stage, Succession, Terms, record_name, save
 from keyfront.errors import CustodyError, CustodyUnavailable, NoSuchKey, PolicyError, SigningError
 from keyfront.signing.keys import Algorithm
 from keyfront.signing.sign import Signer, sign_cookies, sign_url
@@ -562,3 +563,24 @@ def test_to_import_keyfront_loads_no_custody() -> None:
         "assert 'http.client' not in sys.modules and 'botocore' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+
+
+def test_keys_are_opened_only_where_they_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who can write a record shall not choose what this process loads."""
+    monkeypatch.setattr(follow, "_signers", {})
+    own, theirs = f"file:{tmp_path}/own/", f"file:{tmp_path}/theirs/"
+    made = open_place(own).create("a", "ECDSA-P256", now=NOW)
+    other = open_place(theirs).create("b", "ECDSA-P256", now=NOW)
+    record = Succession("films", "kg", Terms(own), (Entry(made.uri, Stage.SIGNING, NOW, "KA", signing=NOW),))
+    kept = save(open_records(own), record, None, now=NOW)
+    for places in ([own], [f"file:{tmp_path}/./own/"], [theirs, own], []):
+        signer_for("films", records=own, places=places).refresh()
+    monkeypatch.setenv("KEYFRONT_PLACES", f"{own} pkcs11:token/")
+    signer = signer_for("films", records=own)
+    signer.refresh()
+    entry = Entry(other.uri, Stage.SIGNING, NOW, "KB", signing=NOW)
+    save(open_records(own), msgspec.structs.replace(kept.succession, entries=(entry,)), kept.version, now=NOW)
+    with pytest.raises(CustodyError, match="none of the places where this signer may open keys"):
+        signer.refresh()
+    with pytest.raises(CustodyError, match="names a key"):
+        signer_for("films", records=own, places=[made.uri])

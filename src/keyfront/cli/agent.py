@@ -42,6 +42,13 @@ class _Mode(click.ParamType[int]):
     "--records", metavar="URI", help="Custody with the key groups' records.  [default: $KEYFRONT_RECORDS]"
 )
 @click.option(
+    "--place",
+    "places",
+    multiple=True,
+    metavar="URI",
+    help="Open keys in these custodies only, whatever records say.  [default: $KEYFRONT_PLACES, else all]",
+)
+@click.option(
     "--allow",
     multiple=True,
     metavar="user:NAME=GROUP,…",
@@ -69,6 +76,7 @@ def agent(
     path: str | None,
     listen: str | None,
     records: str | None,
+    places: tuple[str, ...],
     allow: tuple[str, ...],
     access_file: Path | None,
     token_file: Path | None,
@@ -86,8 +94,8 @@ def agent(
     from keyfront.control.heads import PunctualH11Protocol
     from keyfront.custody import agent as serving
     from keyfront.custody.callers import Names, Rule, Rules, Tokens, read_rule, read_rules
-    from keyfront.custody.follow import KeyGroupSigner, records_of
-    from keyfront.custody.schemes import open_key, open_records
+    from keyfront.custody.follow import KeyGroupSigner, opens_in, places_of, records_of
+    from keyfront.custody.schemes import open_records
 
     if (path is None) == (listen is None):
         raise SettingsError("give either --socket or --listen")
@@ -117,8 +125,10 @@ def agent(
     place = records_of(records)
     open_records(place)  # what is wrong with the place shows now
 
+    opens = opens_in(places_of(places or None))
+
     def follow(group: str) -> KeyGroupSigner:
-        return KeyGroupSigner(group, lambda: open_records(place), open_key, place=place)
+        return KeyGroupSigner(group, lambda: open_records(place), opens, place=place)
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     if path is not None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import collections
 import contextlib
 import functools
 import json
@@ -43,6 +44,7 @@ from keyfront.custody.follow import KeyGroupSigner, PinnedKey
 from keyfront.custody.succession import LEEWAY
 from keyfront.errors import CustodyError, CustodyUnavailable, NoSuchKey, PolicyError, SigningError
 from keyfront.signing.keys import HashName, PublicKey, cf_b64encode
+from keyfront.signing.policy import Statement
 from keyfront.signing.sign import hash_for, sign_cookies, sign_url
 
 MOST_BODY = 16 * 1024
@@ -58,6 +60,7 @@ KEEP_ALIVE = 75
 DRAIN = 10
 
 _MOST_GROUPS = 1000
+_MOST_UNTRIED = 32
 
 
 class Refused(Exception):
@@ -148,6 +151,7 @@ class Agent:
         self._audit = audit
         self._clock = clock
         self._signers: dict[str, KeyGroupSigner] = {}
+        self._untried: collections.OrderedDict[str, KeyGroupSigner] = collections.OrderedDict()
         self._lock = threading.Lock()
         self._refusals: dict[str, tuple[int, int]] = {}
 
@@ -250,16 +254,14 @@ class Agent:
                     f"{key_group!r} may be for {key.max_lifetime:.0f} at most"
                 )
             if not granted(rules, statement):
-                raise Refused(
-                    403, "NotAllowed", f"{caller} may not grant {(statement.resource or 'every URL')[:500]!r}"
-                )
+                raise Refused(403, "NotAllowed", f"{caller} may not grant {_resource(statement)[:500]!r}")
             return functools.partial(
                 self._audit.write,
                 now,
                 signed=key.key_pair_id,
                 key_group=key_group,
                 hash=hash_name,
-                resource=statement.resource or "*",
+                resource=_resource(statement),
                 expires=statement.expires,
                 starts=statement.not_before,
                 **_told(caller),
@@ -271,18 +273,21 @@ class Agent:
         found = self._signers.get(key_group)
         if found is not None:
             return found
-        made = self._make(key_group)
-        made.refresh()  # one for which there is no record is not kept
+        with self._lock:
+            tried = self._untried.pop(key_group, None) or self._make(key_group)
+            self._untried[key_group] = tried
+            old = self._untried.popitem(last=False)[1] if len(self._untried) > _MOST_UNTRIED else None
+        if old is not None:
+            old.close()
+        tried.pinned()  # one for which there is no record is let go of, after a while
         with self._lock:
             if len(self._signers) >= _MOST_GROUPS:
                 raise CustodyUnavailable(f"the agent follows {_MOST_GROUPS} key groups, and no more")
-            found = self._signers.setdefault(key_group, made)
-        if found is not made:
-            made.close()
-        return found
+            self._untried.pop(key_group, None)
+            return self._signers.setdefault(key_group, tried)
 
     def close(self) -> None:
-        for signer in self._signers.values():
+        for signer in (*self._signers.values(), *self._untried.values()):
             signer.close()
 
 
@@ -333,6 +338,11 @@ def _description(key: _GatedKey, key_group: str) -> Described:
     return Described(
         key_group, key.key_pair_id, key.public_key.pem, key.hash_names, key.max_lifetime, hash_for(key, None)
     )
+
+
+def _resource(statement: Statement) -> str:
+    """The Resource of a policy, as people write it."""
+    return (statement.resource or "*").encode("latin-1").decode("utf-8", "replace")
 
 
 def _told(caller: Caller | None) -> dict[str, Any]:

@@ -29,12 +29,12 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from keyfront.custody.contract import Handle, Records
 from keyfront.custody.home import default_records
-from keyfront.custody.schemes import open_key, open_records, split
+from keyfront.custody.schemes import open_key, open_place, open_records, split
 from keyfront.custody.succession import Entry, Stage, Terms, load
 from keyfront.errors import CustodyError, CustodyUnavailable, KeyfrontError, NoSuchKey, SigningError
 from keyfront.signing.keys import HashName, PublicKey
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 RECORDS_VARIABLE = "KEYFRONT_RECORDS"
 """The environment variable that says where records are."""
+
+PLACES_VARIABLE = "KEYFRONT_PLACES"
+"""The environment variable that says which places keys may be opened in, separated by blanks."""
 
 AGENT_VARIABLE = "KEYFRONT_AGENT"
 """The environment variable that names the agent which signs for this application."""
@@ -61,6 +64,7 @@ def signer_for(
     agent: str | None = None,
     hash_name: HashName | None = None,
     interval: float = INTERVAL,
+    places: Iterable[str] | None = None,
 ) -> KeyGroupSigner | AgentSigner:
     """A Signer that signs with today's key of the key group named `group`. It costs nothing to ask for it again: within
     a process the same arguments give the same signer. Nothing is read before it first signs (or `refresh` is called).
@@ -69,9 +73,10 @@ def signer_for(
     custody in the user's data folder. With `agent`, or KEYFRONT_AGENT where `records` is not given, another process
     signs, and no key comes into this one (docs/reference/agent.md). `hash_name` is what to sign with unless a signature
     is asked for with another; by default what the record says. `interval` is how many seconds pass between two looks at
-    the record.
+    the record. The record names a key by its URI, options and all; with `places`, or KEYFRONT_PLACES, keys are opened
+    only in the custodies that are named here, whatever a record says.
 
-    :raises CustodyError: if `records` or `agent` cannot be an address.
+    :raises CustodyError: if `records`, `agent` or one of `places` cannot be an address.
     :raises SigningError: if `hash_name` is none.
     """
     if hash_name not in (None, "SHA1", "SHA256"):
@@ -80,7 +85,8 @@ def signer_for(
         raise CustodyError("give either where the records are, or an agent, which knows")
     asked = agent or ("" if records is not None else os.environ.get(AGENT_VARIABLE, ""))
     place = "" if asked else records_of(records)
-    told = (group, place, asked, hash_name, interval)
+    bounds = places_of(places)
+    told = (group, place, asked, hash_name, interval, bounds)
     known = _signers.get(told)
     if known is not None:
         return known
@@ -92,7 +98,12 @@ def signer_for(
     else:
         split(place)
         made = KeyGroupSigner(
-            group, lambda: open_records(place), open_key, hash_name=hash_name, interval=interval, place=place
+            group,
+            lambda: open_records(place),
+            opens_in(bounds),
+            hash_name=hash_name,
+            interval=interval,
+            place=place,
         )
     return _signers.setdefault(told, made)
 
@@ -102,7 +113,42 @@ def records_of(said: str | None) -> str:
     return said or os.environ.get(RECORDS_VARIABLE) or default_records()
 
 
-_signers: dict[tuple[str, str, str, HashName | None, float], KeyGroupSigner | AgentSigner] = {}
+def places_of(said: Iterable[str] | None) -> tuple[str, ...]:
+    """In which places keys may be opened: those that `said` names, or else KEYFRONT_PLACES; none: in all.
+
+    :raises CustodyError: if one of them is no place.
+    """
+    places = tuple(said if said is not None else os.environ.get(PLACES_VARIABLE, "").split())
+    for place in places:
+        if split(place).name:
+            raise CustodyError(f"{place} names a key: a place ends with a slash")
+    return places
+
+
+def opens_in(places: tuple[str, ...]) -> Callable[[str], Handle]:
+    """What opens keys in `places`, and nowhere else if there are any: who can write a record could otherwise have this
+    process load a module of theirs, or show its credentials to a server of theirs."""
+
+    def opened(uri: str) -> Handle:
+        if places:
+            place = split(uri).with_name("")
+            if place not in places and place not in map(_as_it_says, places):
+                raise CustodyError(f"{place} is none of the places where this signer may open keys")
+        return open_key(uri)
+
+    return opened
+
+
+def _as_it_says(place: str) -> str:
+    """A place's URI as the place itself writes it."""
+    try:
+        return open_place(place).uri
+    except CustodyError:
+        return place
+
+
+_Told = tuple[str, str, str, HashName | None, float, tuple[str, ...]]
+_signers: dict[_Told, KeyGroupSigner | AgentSigner] = {}
 
 
 class PinnedKey:
