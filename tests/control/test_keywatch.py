@@ -1,0 +1,116 @@
+"""Warnings of keys in the log and in the metrics of a control plane: each once, again when it matters more, or a day
+later."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from keyfront.control.keyuse import Gatherer
+from keyfront.control.keywatch import FRESH, KeyMetrics, KeyWatch
+from keyfront.custody.schemes import open_records
+from keyfront.custody.succession import DAY, Entry, Stage, Succession, Terms, load, save
+from keyfront.fleet.keycounts import KeyCounts
+from tests.control.house import House
+
+
+def watched(house: House, place: str = "") -> KeyWatch:
+    return KeyWatch(house.store, open_records(place) if place else None, {})
+
+
+def rotated(house: House, place: str, **terms: object) -> Succession:
+    """A group of one key that signs since a day, under rotation."""
+    key = house.key("films-1")
+    group = house.group(key, name="films")
+    records = open_records(place)
+    entry = Entry(
+        f"{place}films-1",
+        Stage.SIGNING,
+        house.now - DAY,
+        key,
+        published=house.now - DAY,
+        signing=house.now - DAY,
+    )
+    record = Succession("films", group, Terms(place, **terms), (entry,))  # type: ignore[arg-type]
+    return save(records, record, None, now=house.now).succession
+
+
+def test_a_warning_is_told_once_a_day(house: House, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place = f"file:{tmp_path}/custody/"
+    rotated(house, place, every="", application="player")
+    watch = watched(house, place)
+    key_lost = [f"(key-lost): films-1 ({house.call('ListPublicKeys')['PublicKeyList']['Items'][0]['Id']})"]
+
+    def told(now: float) -> list[str]:
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            watch.tell(now)
+        return [line for line in caplog.messages if "key-lost" in line or "key-ends" in line]
+
+    first = told(house.now)
+    assert len(first) == 1
+    assert key_lost[0] in first[0]
+    assert first[0].startswith("critical ")
+    assert told(house.now + 60) == []
+    assert len(told(house.now + DAY)) == 1
+    near = house.now + 365 * DAY - 31 * DAY
+    assert len(told(near)) == 2
+    assert told(near + 60) == []
+    # A note is not worth a line; a month before it is a warning, and so is a week before.
+    assert [len(told(near + days * DAY)) for days in (0.5, 2, 23.5)] == [0, 2, 2]
+
+
+def test_who_does_not_lead_says_nothing(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    leads = [False]
+    house.group(house.key("one"))
+    watch = KeyWatch(house.store, None, {}, lambda: leads[0])
+    with caplog.at_level(logging.WARNING):
+        watch.tell(house.now)
+    assert caplog.messages == []
+
+
+def test_metrics(house: House, tmp_path: Path) -> None:
+    place = f"file:{tmp_path}/custody/"
+    record = rotated(house, place, every="", application="player")
+    key = record.entries[0].key_pair_id
+    import time
+
+    now = time.time()
+    house.feed.report(
+        "edge-1", 1, at=now, counters=KeyCounts("a", [(key, "SHA1", "E1", 4)], [(key, 9, 9.0, 9)])
+    )
+    Gatherer(house.store, house.feed).gather(now)
+    registry = CollectorRegistry()
+    registry.register(KeyMetrics(house.store, watched(house, place)))
+    lines = generate_latest(registry).decode().splitlines()
+    values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    assert values[f'keyfront_key_requests_total{{hash_algorithm="SHA1",key_pair_id="{key}"}}'] == "4.0"
+    assert values[f'keyfront_key_share{{key_pair_id="{key}"}}'] == "1.0"
+    assert float(values[f'keyfront_key_last_seen_seconds{{key_pair_id="{key}"}}']) == pytest.approx(now)
+    sha1 = f'{{code="sha1-in-use",kind="key",name="films-1",severity="note",subject="{key}"}}'
+    assert values[f"keyfront_key_warning{sha1}"] == "1.0"
+
+
+def test_a_record_that_cannot_be_read_is_told_once(
+    house: House, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = f"file:{tmp_path}/custody/"
+    rotated(house, place)
+    records = open_records(place)
+    records.write("broken", b"{", None)
+    watch = watched(house, place)
+    with caplog.at_level(logging.ERROR):
+        for number in range(3):
+            found = watch.findings(house.now + number * FRESH)
+    assert len([line for line in caplog.messages if "broken" in line]) == 1
+    assert "group-not-rotated" not in {each.code for each in found}
+    kept = load(records, "films")
+    assert kept is not None
+
+
+def test_no_place_of_records(house: House) -> None:
+    house.group(house.key("one"))
+    assert {each.code for each in watched(house).findings(house.now)} >= {"group-with-one-key"}
