@@ -36,7 +36,7 @@ from keyfront.control.database import Memory, Sqlite, cause
 from keyfront.control.replica import renumber
 from keyfront.control.store import Store, Transaction
 from keyfront.errors import ApiError, BackupError, SettingsError
-from keyfront.fleet.file import FileFeed
+from keyfront.fleet.regions import remembered
 from keyfront.model.snapshot import differ
 
 LEAP = 1_000_000
@@ -171,9 +171,9 @@ class Restore:
         manifest = self._archive.manifest
         with staged.read() as transaction:
             taken = compiled(transaction, teller.account)
-        feed = FileFeed(self._target.folder)
-        published = feed.published()
-        number = max(manifest.snapshot, feed.number())
+        feeds = remembered(self._target.folder)
+        published = [one for one in (feeds.published(), *feeds.elsewhere()) if one is not None]
+        number = max(manifest.snapshot, feeds.number())
         access = 0
         with staged.write() as transaction:
             if self._current is not None:
@@ -184,7 +184,7 @@ class Restore:
                     access = _access(old)
             renumber(
                 transaction,
-                () if published is None else (published,),
+                published,
                 number + LEAP,
                 now,
                 random.SystemRandom(),
