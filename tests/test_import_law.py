@@ -68,6 +68,7 @@ HEARTS = {
     "keyfront.model.origins",
     "keyfront.model.pattern",
     "keyfront.model.reading",
+    "keyfront.model.residency",
     "keyfront.model.snapshot",
     "keyfront.fleet.feed",
     "keyfront.edge.decide",
