@@ -210,6 +210,15 @@ def test_by_token(house: House, tokened: Agent) -> None:
         signer_for("bounded", agent=address).refresh()
 
 
+def test_a_hash_of_ones_own(house: House, agent: Agent) -> None:
+    for asked, said in (("SHA1", False), ("SHA256", True)):
+        for group in ("films", "rsa"):
+            signer = signer_for(group, agent=agent.address, hash_name=asked)  # type: ignore[arg-type]
+            url = sign_url(URL, signer, expires=int(time.time()) + 60)
+            assert ("Hash-Algorithm=SHA256" in url) is said
+            assert house.verdict(url) == "granted"
+
+
 def test_by_the_environment(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEYFRONT_AGENT", agent.address)
     assert isinstance(signer_for("films"), AgentSigner)

@@ -507,6 +507,8 @@ def peered(protocol: type[H11Protocol]) -> type[H11Protocol]:
 
 def peer_of(sock: socket.socket) -> Caller | None:
     """The process at the other end of a Unix socket, when it connected."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return None  # no Linux
     try:
         pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         with contextlib.suppress(OSError):

@@ -10,7 +10,6 @@ import http.client
 import os
 import socket
 import stat
-import threading
 import time
 from pathlib import Path
 from typing import NoReturn
@@ -115,7 +114,6 @@ class AgentSigner:
         self._connections: collections.deque[tuple[int, _Connection]] = collections.deque()
         self._known: tuple[Described, PublicKey] | None = None
         self._known_until = float("-inf")
-        self._asking = threading.Lock()
 
     def pinned(self) -> AgentKey:
         """Today's key, for one signature.
@@ -125,7 +123,9 @@ class AgentSigner:
         """
         known = self._known
         if known is None or time.monotonic() >= self._known_until:
-            known = self.refresh()
+            known = self._described()
+        if self._asked_hash is not None and self._asked_hash not in known[0].hashes:
+            raise CustodyError(f"{known[0].key_pair_id} cannot sign with {self._asked_hash}")
         return AgentKey(self, *known, self._asked_hash)
 
     @property
@@ -151,11 +151,14 @@ class AgentSigner:
     def sign(self, data: bytes, hash_name: HashName) -> bytes:
         return self.pinned().sign(data, hash_name)
 
-    def refresh(self) -> tuple[Described, PublicKey]:
-        """Ask which key signs now.
+    def refresh(self) -> None:
+        """Ask which key signs now. At an application's start it shows early what would show at the first signature.
 
         :raises CustodyError: as for `pinned`.
         """
+        self._described()
+
+    def _described(self) -> tuple[Described, PublicKey]:
         answer = self._ask("POST", "/v1/key", msgspec.json.encode({"key_group": self.group}))
         try:
             told = _described.decode(answer)
@@ -180,7 +183,7 @@ class AgentSigner:
             answer = _signed.decode(self._ask("POST", "/v1/sign", msgspec.json.encode(wanted)))
             signature = base64.b64decode(answer.signature, validate=True)
         except NoSuchKey:
-            self.refresh()
+            self._described()
             raise
         except (msgspec.MsgspecError, ValueError) as error:
             if isinstance(error, SigningError):
