@@ -105,7 +105,7 @@ def test_restore(tmp_path: Path) -> None:
 
     again()
     count = killed(work, 0)
-    for at in spread(count, 9):
+    for at in spread(count, 7):
         again()
         assert killed(work, at) == -1
         old, new = _state(one.folder, later), not (one.folder / RUNNING).exists()

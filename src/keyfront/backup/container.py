@@ -204,9 +204,13 @@ def _check_order(names: Iterable[str]) -> None:
 
 def lines(data: bytes, section: str) -> Iterator[bytes]:
     """The lines of a section of `data`, which `read_manifest` has found whole."""
+    met = False
     for name, member in _members(data):
         if name.partition(".")[0] == section:
+            met = True
             yield from member.split(b"\n")[:-1]
+        elif met:
+            return
 
 
 def _members(data: bytes) -> Iterator[tuple[str, bytes]]:

@@ -63,7 +63,7 @@ class _Note(msgspec.Struct, frozen=True):
 
 
 class Restore:
-    """One restore, planned and then perhaps done. Use as a context, with the folder's lock held.
+    """One restore, planned and then perhaps done, with the folder's lock held. Use as a context.
 
     :raises SettingsError: if a store on PostgreSQL cannot be opened.
     """
@@ -90,7 +90,6 @@ class Restore:
     def __exit__(self, *_: object) -> None:
         if self._current is not None:
             self._current.close()
-        shutil.rmtree(self._target.folder / _STAGING, ignore_errors=True)
 
     def _open(self) -> Store | None:
         if self._target.store:
@@ -140,6 +139,16 @@ class Restore:
         :returns: what could not be put back, with the reason: private keys and records, in places that refuse.
         :raises BackupError: if the store cannot be put in its place; then it is as it was.
         """
+        try:
+            return self._run(plan, teller, name, now)
+        except OSError as error:
+            raise BackupError(
+                f"the restore did not end: {error}; when that is put right, run it again"
+            ) from error
+        finally:
+            shutil.rmtree(self._target.folder / _STAGING, ignore_errors=True)
+
+    def _run(self, plan: Plan, teller: Teller, name: str, now: float) -> list[str]:
         folder = self._target.folder
         if self._current is not None and self._current.shared:
             _refuse_live(self._current)
@@ -261,7 +270,10 @@ class Restore:
                 raise BackupError(f"somebody else has {path} open; end it, and run the restore again")
             os.replace(journal, aside / journal.name)
         if path.exists() and not (aside / _STORE).exists():
-            os.link(path, aside / _STORE)
+            try:
+                os.link(path, aside / _STORE)
+            except PermissionError:  # a file system without hard links
+                _replace(aside / _STORE, path.read_bytes(), 0o600)
             _sync(aside)
         descriptor = os.open(file, os.O_RDONLY)
         try:

@@ -102,28 +102,27 @@ def take(
         missing += kept
         trouble += why
 
-    with store.read() as transaction:
-        schema, number, decided = transaction.schema(), transaction.snapshot_number(), transaction.decided()
-        for table in contents.tables():
-            rows = contents.rows(transaction, table)
-            writer.section(PREFIX + table.name, _lines(rows, table.name, state))
-        snapshot = compiled(transaction, account)
-        verdict = trail.follow(_audit_rows(transaction))
-        origin = _origin(transaction)
-        state.update(_last_change(transaction, now))
-        if not (folder / "access.key").exists() and _sealed_keys(transaction):
-            missing.append(
-                "the key of the secret access keys: it is not in the data folder (KEYFRONT_ACCESS_KEY)"
-            )
-    if verdict.fault:
-        trouble.append(f"the audit log's chain is broken: {verdict.fault}")
-
     for section, rest in (
         ("files", (file.line() for file in files)),
         ("records", (msgspec.json.encode(row) for row in records)),
         ("keys", (msgspec.json.encode(row) for row in keys)),
     ):
         writer.section(section, _hashed(rest, state))
+    with store.read() as transaction:
+        schema, number, decided = transaction.schema(), transaction.snapshot_number(), transaction.decided()
+        for table in sorted(contents.tables(), key=lambda table: table is _audit):  # the longest comes last
+            rows = contents.rows(transaction, table)
+            writer.section(PREFIX + table.name, _lines(rows, table.name, state))
+        snapshot = compiled(transaction, account)
+        verdict = trail.follow(_audit_rows(transaction))
+        origin = _origin(transaction)
+        state.update(_last_change(transaction, now))
+        if not (folder / "access.key").exists() and users.sealed_keys(transaction):
+            missing.append(
+                "the key of the secret access keys: it is not in the data folder (KEYFRONT_ACCESS_KEY)"
+            )
+    if verdict.fault:
+        trouble.append(f"the audit log's chain is broken: {verdict.fault}")
     state.update(msgspec.json.encode([missing, trouble]))
     made, why = custodies.proofs(successions, snapshot, now, environment)
     manifest = Manifest(
@@ -204,10 +203,6 @@ def _last_change(transaction: Transaction, now: float) -> bytes:
         .limit(1)
     )
     return bytes(transaction.connection.execute(query).scalar_one_or_none() or b"")
-
-
-def _sealed_keys(transaction: Transaction) -> bool:
-    return bool(users.sealed_keys(transaction))
 
 
 # ---- judging one

@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -352,7 +353,8 @@ def restore(
     target = Target(folder, located(store), store_password_file, records)
     opens = opener(identity, passphrase_file)
     name, found, _ = _judged(archive, opens, endpoint_url)
-    with held(folder), Restore(found, target, os.environ) as work:
+    # A plan only reads, and may be made beside a Keyfront that runs.
+    with nullcontext() if only_plan else held(folder), Restore(found, target, os.environ) as work:
         plan = work.plan()
         if as_json:
             click.echo(msgspec.json.encode(plan).decode())
