@@ -72,6 +72,20 @@ class Misfortune(RuleBasedStateMachine):
     def custody_goes(self, down: bool) -> None:
         self.world.custody_down = down
 
+    @rule(lag=st.booleans())
+    def lists_lag(self, lag: bool) -> None:
+        self.world.lists_lag = lag
+
+    @rule(more=st.integers(-2, 4))
+    def others_change_the_group(self, more: int) -> None:
+        """They take up to all places, or leave."""
+        world = self.world
+        ours = [item for item in world.items if item not in world.foreign]
+        for _ in range(max(0, min(more, 5 - len(world.items)))):
+            world.add_foreign()
+        if more < 0 and ours and len(world.foreign) >= -more:
+            world.drop_foreign(-more)
+
     @rule()
     def rotate(self) -> None:
         self.order("rotate")
@@ -110,15 +124,16 @@ class Misfortune(RuleBasedStateMachine):
     @invariant()
     def places_stay_free(self) -> None:
         if hasattr(self, "world"):
-            most = 3 if not self.emergencies else 4
-            assert len(self.world.items) <= most, self.world.items
+            ours = [item for item in self.world.items if item not in self.world.foreign]
+            assert len(ours) <= (4 if self.emergencies else 3), ours
 
     def teardown(self) -> None:
         """Whatever has been: when all is well again, the rotation goes on by itself and ends well."""
         if not hasattr(self, "world"):
             return
         world = self.world
-        world.ahead, world.custody_down = 0.0, False
+        world.ahead, world.custody_down, world.lists_lag, world.quota = 0.0, False, False, 100
+        world.drop_foreign(max(0, len(world.foreign) - 1))
         for edges in world.edges.values():
             edges.lost = False
         world.conductor().resume("photos")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
+from keyfront.custody.contract import Record
 from keyfront.custody.succession import Entry, Stage, Succession, Terms
 from keyfront.errors import RotationError
 from keyfront.lifecycle import orders
@@ -179,6 +180,25 @@ TABLE: dict[str, tuple[Facts, str]] = {
         "remove K1 F: K2",
     ),
     "retired, forgotten": (facts(entry(1, RETIRED), entry(2, SIGNING), unknown="K1"), "destroy K1"),
+    "retired, and nobody knows whether it was registered": (
+        facts(replace(entry(1, RETIRED, retired=NOW - 599), key_pair_id=""), entry(2, SIGNING)),
+        "whether CloudFront ever had p-1",
+    ),
+    "retired, and was never registered": (
+        facts(replace(entry(1, RETIRED, retired=NOW - 600), key_pair_id=""), entry(2, SIGNING)),
+        "destroy - 1",
+    ),
+    "retired, registered and not written down": (
+        facts(
+            replace(entry(1, RETIRED), key_pair_id=""),
+            entry(2, SIGNING),
+            public_keys=(
+                KnownKey("KX", "p-1", PAIRS[1].public_key.pem),
+                KnownKey("K2", "p-2", PAIRS[2].public_key.pem),
+            ),
+        ),
+        "unregister KX",
+    ),
     "retired, paused": (facts(entry(1, RETIRED), entry(2, SIGNING), terms=PAUSED), "! paused"),
     "retired, custody is away": (
         facts(
@@ -503,6 +523,17 @@ def test_the_quota_is_told_and_waited_for(world: World) -> None:
     assert outcome.again > world.now
     world.quota += 1
     assert "switch 2" in world.run(days=1)
+
+
+def test_a_new_key_that_a_list_does_not_have_yet_is_not_given_up(world: World) -> None:
+    world.lists_lag = True
+    world.conductor().rotate("photos")
+    assert world.run(days=1)[:5] == ["create 2", "register 2", "publish 2", "confirm 2", "switch 2"]
+
+
+def test_a_record_that_is_damaged_stops_no_other_rotation(world: World) -> None:
+    world.texts["films"] = Record("films", b"{", "1")
+    assert world.conductor().groups() == ["photos"]
 
 
 def test_a_key_that_cannot_sign_never_takes_over(world: World) -> None:

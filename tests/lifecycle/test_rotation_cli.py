@@ -89,7 +89,7 @@ def test_from_the_first_key_to_a_rollback(site: Site) -> None:
     planned = site.json("plan", "photos")["steps"]
     assert [each["step"] for each in planned[:3]] == ["release", "remove", "retire"]
 
-    rolled = site.say("rollback", "photos", status=3)
+    rolled = site.say("rollback", "photos")
     assert "paused" in rolled.stdout
     assert site.json("status", status=3)[0]["keys"][0]["stage"] == "SIGNING"
     site.say("resume", "photos")
@@ -162,7 +162,7 @@ def test_terms_change_and_a_rotation_is_forgotten(site: Site) -> None:
     assert "rotations will wait for places" in changed.stderr
     assert site.json("terms", "photos")["every"] == "2d"
     assert site.json("terms", "photos", "--every", "never")["application"] == "shop"
-    said = site.say("pause", "photos", status=3)
+    said = site.say("pause", "photos")
     assert "paused" in said.stdout
     site.say("stop", "photos", "--yes")
     assert site.json("status") == []

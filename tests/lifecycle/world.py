@@ -17,7 +17,7 @@ from keyfront.errors import CustodyUnavailable, KeyExists, NoSuchKey, RecordChan
 from keyfront.lifecycle.api import Refused
 from keyfront.lifecycle.conductor import Conductor, Outcome
 from keyfront.lifecycle.journal import Telling
-from keyfront.lifecycle.rotation import Action, Distribution, Group, KnownKey
+from keyfront.lifecycle.rotation import LISTED, Action, Distribution, Group, KnownKey
 from keyfront.signing.keys import Algorithm, HashName, PrivateKey, load_public_key
 from tests.control.plane import public_pem
 
@@ -77,6 +77,8 @@ class World:
         self.doomed: dict[str, float] = {}
         self.keys: dict[str, KnownKey] = {}
         self.quota = 10
+        self.lists_lag = False
+        self.born: dict[str, float] = {}
         self.groups: dict[str, list[str]] = {}
         self.foreign = tuple(f"{FOREIGN}{number}" for number in range(foreign))
         self.items: tuple[str, ...] = self.foreign
@@ -143,6 +145,21 @@ class World:
                 edges.views = [self.items]
                 found = True
         return found
+
+    def add_foreign(self) -> None:
+        """Somebody puts a key of their own into the group."""
+        self.quota += 1
+        id_ = f"{FOREIGN}{len(self.keys)}-{self.version}"
+        self.keys = {id_: KnownKey(id_, id_, "of somebody else"), **self.keys}
+        self.foreign = (*self.foreign, id_)
+        self._change((*self.items, id_))
+
+    def drop_foreign(self, number: int) -> None:
+        """Somebody takes keys of their own out again, and deletes them."""
+        for id_ in self.foreign[:number]:
+            del self.keys[id_]
+        gone, self.foreign = self.foreign[:number], self.foreign[number:]
+        self._change(tuple(item for item in self.items if item not in gone))
 
     def tamper(self, items: Iterable[str]) -> None:
         """Somebody else changes the group."""
@@ -246,7 +263,11 @@ class World:
         }
 
     def public_keys(self) -> tuple[KnownKey, ...]:
-        return tuple(self.keys.values())
+        since = self.now - LISTED if self.lists_lag else self.now
+        return tuple(key for key in self.keys.values() if self.born.get(key.id, 0.0) <= since)
+
+    def public_key(self, id_: str) -> KnownKey | None:
+        return self.keys.get(id_)
 
     def create_public_key(self, name: str, encoded_key: str, comment: str) -> str:
         def deed() -> str:
@@ -257,6 +278,7 @@ class World:
                 raise Refused("CreatePublicKey: TooManyPublicKeys", "TooManyPublicKeys")
             id_ = f"K{name.rpartition('-')[2]}"
             self.keys[id_] = KnownKey(id_, name, encoded_key)
+            self.born[id_] = self.now
             return id_
 
         return self._do(deed, Refused("CreatePublicKey: ServiceUnavailable", "ServiceUnavailable"))

@@ -23,7 +23,7 @@ import click
 from keyfront.cli.columns import print_columns, print_json
 from keyfront.cli.span import SpanType, span_text
 from keyfront.custody.home import default_records
-from keyfront.errors import CustodyUnavailable, RotationError, SettingsError
+from keyfront.errors import CustodyUnavailable, KeyfrontError, RotationError, SettingsError
 
 if TYPE_CHECKING:
     from keyfront.custody.succession import Entry, Terms
@@ -229,7 +229,8 @@ def start(
         f"{record.group} at {conductor.api.endpoint} is rotated from now on. Next: keyfront rotation run",
         as_json,
     )
-    return _show_status(conductor, [record.group], as_json)
+    _show_status(conductor, [record.group], as_json)
+    return 0
 
 
 @_command("status", group=False)
@@ -273,8 +274,15 @@ def run(
     names = list(groups) or conductor.groups()
     if dry_run:
         return _show_status(conductor, names, as_json)
-    ends = time.monotonic() + timeout
-    return max((_run(conductor, name, ends if until_idle else 0.0, as_json) for name in names), default=0)
+    ends = time.monotonic() + timeout if until_idle else 0.0
+    statuses = {0}
+    for name in names:
+        try:
+            statuses.add(_run(conductor, name, ends, as_json))
+        except KeyfrontError as error:  # the other groups' keys shall not wait for this one's
+            _complain(f"{name}: {error}")
+            statuses.add(1)
+    return 1 if 1 in statuses else max(statuses)
 
 
 @_command("rotate")
@@ -282,7 +290,8 @@ def run(
 def rotate(conductor: Conductor, group: str, as_json: bool) -> int:
     """Rotate now, whatever the schedule says; the key that signs drains as ever."""
     conductor.rotate(group, _by())
-    return _show_status(conductor, [group], as_json)
+    _show_status(conductor, [group], as_json)
+    return 0
 
 
 @_command("pause")
@@ -290,7 +299,8 @@ def rotate(conductor: Conductor, group: str, as_json: bool) -> int:
 def pause(conductor: Conductor, group: str, as_json: bool) -> int:
     """Take no further step until `resume`. Signers sign on, and edges trust what they trust."""
     conductor.pause(group, _by())
-    return _show_status(conductor, [group], as_json)
+    _show_status(conductor, [group], as_json)
+    return 0
 
 
 @_command("resume")
@@ -298,7 +308,8 @@ def pause(conductor: Conductor, group: str, as_json: bool) -> int:
 def resume(conductor: Conductor, group: str, as_json: bool) -> int:
     """Go on after `pause`, `rollback`, or a clock that was wrong."""
     conductor.resume(group, _by())
-    return _show_status(conductor, [group], as_json)
+    _show_status(conductor, [group], as_json)
+    return 0
 
 
 @_command("rollback")
@@ -306,7 +317,8 @@ def resume(conductor: Conductor, group: str, as_json: bool) -> int:
 def rollback(conductor: Conductor, group: str, as_json: bool) -> int:
     """Let the key before sign again, and pause; the new one drains. A new key that does not sign yet is withdrawn."""
     conductor.rollback(group, _by())
-    return _show_status(conductor, [group], as_json)
+    _show_status(conductor, [group], as_json)
+    return 0
 
 
 @_command("emergency")
@@ -395,30 +407,28 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _run(conductor: Conductor, group: str, ends: float, as_json: bool) -> int:
     """Take all steps of a group that can be taken; until `ends` (of the monotonic clock) also wait for edges."""
-    status = 0
-    for _ in range(200):
+    shown = ""
+    for _ in range(10_000):
         outcome = _looked(conductor, group)
         if outcome.taken is not None:
             _told(group, outcome, as_json)
         if outcome.moved:
-            if outcome.raced:
-                time.sleep(0.2)
+            time.sleep(0.2 if outcome.raced else 0.0)
             continue
         if outcome.error:
             return 1
         wait = outcome.wait
-        looking = wait is not None and wait.until is None and not wait.attention
-        if looking and time.monotonic() < ends:
-            time.sleep(0.5)
-            continue
-        soon = (
-            wait is not None and wait.until is not None and wait.until - time.time() < ends - time.monotonic()
-        )
-        if soon and wait is not None and wait.until is not None:
-            time.sleep(max(0.1, wait.until - time.time()))
-            continue
+        left = ends - time.monotonic()
+        if wait is not None and not wait.attention and left > 0:
+            pause = 0.5 if wait.until is None else wait.until - conductor.now()
+            if pause < left:
+                if wait.reason != shown:
+                    _waits(group, wait, as_json)
+                    shown = wait.reason
+                time.sleep(max(0.1, pause))
+                continue
         _waits(group, wait, as_json)
-        return WORK if wait is not None and wait.attention else status
+        return WORK if wait is not None and wait.attention else 0
     return 1
 
 

@@ -71,6 +71,9 @@ class Api(Protocol):
 
     def public_keys(self) -> tuple[KnownKey, ...]: ...
 
+    def public_key(self, id_: str) -> KnownKey | None:
+        """One by itself: a list may not have what is new."""
+
     def create_public_key(self, name: str, encoded_key: str, comment: str) -> str:
         """Its id; `name` is its caller reference too.
 
@@ -216,6 +219,15 @@ class CloudFront:
             KnownKey(item["Id"], item["Name"], item["EncodedKey"])
             for item in self._pages("ListPublicKeys", "PublicKeyList")
         )
+
+    def public_key(self, id_: str) -> KnownKey | None:
+        try:
+            config = self._call("GetPublicKey", Id=id_)["PublicKey"]["PublicKeyConfig"]
+        except Refused as error:
+            if not error.code.startswith("NoSuch"):
+                raise
+            return None
+        return KnownKey(id_, config["Name"], config["EncodedKey"])
 
     def create_public_key(self, name: str, encoded_key: str, comment: str) -> str:
         config = {"CallerReference": name, "Name": name, "EncodedKey": encoded_key, "Comment": comment}

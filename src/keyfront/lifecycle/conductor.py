@@ -112,12 +112,14 @@ class Conductor:
     # ---- what is there
 
     def groups(self) -> list[str]:
-        """The key groups that are rotated."""
+        """The key groups that are rotated. A record that cannot be read is in the log, and stops no other."""
         found = []
         for name in self.records.names():
             record = self.records.read(name)
-            if record is not None:
-                found.append(read_succession(record.data).group)
+            try:
+                found += [read_succession(record.data).group] if record is not None else []
+            except CustodyError as error:
+                log.error("the record %s in %s: %s", name, self.records.uri, error)
         return sorted(found)
 
     def record(self, group: str) -> Kept:
@@ -134,7 +136,12 @@ class Conductor:
         """
         record = kept.succession
         group = self.api.key_group(record.key_group_id)
-        facts = Facts(record, group, self.api.public_keys(), self.api.distributions(record.key_group_id))
+        keys = self.api.public_keys()
+        listed = {key.id for key in keys}
+        there = [entry.key_pair_id for entry in record.entries if entry.key_pair_id and not entry.gone]
+        unlisted = [self.api.public_key(id_) for id_ in there if id_ not in listed]
+        keys += tuple(key for key in unlisted if key is not None)
+        facts = Facts(record, group, keys, self.api.distributions(record.key_group_id))
         left = [e for e in record.entries if e.stage is Stage.RETIRED and not e.gone]
         ids = [id_ for entry in left if (id_ := facts.id_of(entry))]
         return replace(

@@ -14,6 +14,8 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from keyfront.errors import KeyfrontError, RotationError
+
 log = logging.getLogger("keyfront.rotation")
 
 Moment = Literal["before", "after", "failed"]
@@ -64,12 +66,14 @@ class Journal:
 def tell(listeners: Iterable[Listener], telling: Telling) -> None:
     """Tell all of them.
 
-    :raises Exception: before a step, whatever a listener raises.
+    :raises RotationError: before a step, if one of them raises anything.
     """
     for listener in listeners:
         try:
             listener.told(telling)
         except Exception as error:
             if telling.moment == "before":
-                raise
+                if isinstance(error, KeyfrontError):
+                    raise
+                raise RotationError(f"a listener failed: {type(error).__name__}: {error}") from error
             log.error("a listener of %s %s failed: %s", telling.action, telling.group, error)

@@ -38,6 +38,8 @@ FREE = 2
 """How many of them a rotation leaves free."""
 CLOCKS = 60.0
 """How far the local clock may be from CloudFront's, and behind the record's times, seconds."""
+LISTED = 600.0
+"""How long after it was made a public key may be missing from CloudFront's lists, seconds."""
 REMEMBERED = 2
 """How many keys stay in the record of which nothing else is left."""
 
@@ -422,6 +424,8 @@ def _clear(facts: Facts, now: float) -> Iterable[Step | Wait]:
         elif id_:
             reason = "it is RETIRED and in no key group"
             yield replace(_step(Action.UNREGISTER, entry, reason), key_pair_id=id_)
+        elif not entry.key_pair_id and now < entry.retired + LISTED:
+            yield Wait(f"whether CloudFront ever had {named(entry)} is known by then", entry.retired + LISTED)
         elif held.unknown:
             yield Wait(f"custody of {named(entry)} cannot be asked: {held.unknown}")
         else:
@@ -535,7 +539,8 @@ def _undeployed(facts: Facts, now: float, what: str) -> Wait | None:
         return Wait(f"{what} shows when Deployed: {', '.join(waiting)}")
     modified = facts.group.modified if facts.group else 0.0
     settled = modified + facts.record.terms.settle
-    if facts.distributions and modified <= now + CLOCKS and now < settled:  # else a clock was ahead when it changed
+    ahead = modified > now + CLOCKS  # a clock was wrong when the group changed: it has settled long since
+    if facts.distributions and not ahead and now < settled:
         return Wait(f"{what} is taken for sure at {_date(settled)}", settled)
     return None
 
