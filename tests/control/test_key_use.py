@@ -197,8 +197,20 @@ def test_until_when_signatures_are_good(store: Store, machine: Machine) -> None:
 
 @pytest.mark.parametrize(
     "counters",
-    [{}, {"run": ""}, {"run": 7}, {"run": "a", "keys": [["K1", "SHA1", 3]]}, {"run": "a", "keys": "K1"}],
-    ids=str,
+    [
+        {},
+        {"run": ""},
+        {"run": 7},
+        {"run": "a", "keys": [["K1", "SHA1", 3]]},
+        {"run": "a", "keys": "K1"},
+        {"run": "a", "keys": [["K1", "SHA1", "E1", 1 << 62]]},
+        {"run": "a", "keys": [["K1", "SHA1", "E1", -1]]},
+        {"run": "a", "keys": [["K1\0", "SHA1", "E1", 1]]},
+        {"run": "a", "keys": [["K" * 4000, "SHA1", "E1", 1]]},
+        {"run": "a", "keys": [["K1", "SHA1", "E1", 1]], "ends": [["K1", 1 << 62, 1.0, 1]]},
+        {"run": "a", "keys": [["K1", "SHA1", "E1", 1]], "ends": [["K1", 1, 1e300, 1]]},
+    ],
+    ids=lambda counters: str(counters)[:60].replace("\0", "0"),
 )
 def test_reports_of_another_kind_are_passed_over(
     store: Store, machine: Machine, counters: dict[str, object]
@@ -209,6 +221,31 @@ def test_reports_of_another_kind_are_passed_over(
     gatherer.gather(NOW)
     assert [each.key_pair_id for each in known(store).items] == ["K1"]
     assert use(store, "K1").requests == 5
+
+
+@pytest.mark.parametrize("at", [-1e300, 0.0, NOW + 1e6, 1e300])
+def test_a_report_of_a_time_that_cannot_be(store: Store, machine: Machine, at: float) -> None:
+    feed, gatherer = machine("one")
+    say(feed, "b", ("K1", "SHA1", "E1", 5), at=at)
+    gatherer.gather(NOW)
+    assert (use(store, "K1").requests, use(store, "K1").last_seen) == (5, NOW)
+
+
+def test_a_lifetime_that_one_edge_still_tells_of_does_not_hide_anothers(
+    store: Store, machine: Machine
+) -> None:
+    feed, gatherer = machine("one")
+    start = int(NOW)
+
+    def end(run: str, n: int, longest: float, until: int, at: float) -> None:
+        counts = KeyCounts(run, [("K1", "SHA1", "E1", n)], [("K1", until, longest, until)])
+        feed.report(f"edge-{run}", 1, at=at, counters=counts)
+        gatherer.gather(at)
+
+    end("a", 1, 600.0, start + 600, NOW)
+    end("b", 1, 100.0, start + 900, NOW + 800)
+    end("a", 2, 600.0, start + 600, NOW + 801)
+    assert use(store, "K1", NOW + 802).longest_lifetime == 100.0
 
 
 def test_a_key_that_nobody_uses_is_forgotten_in_the_end(store: Store, machine: Machine) -> None:

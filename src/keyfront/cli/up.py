@@ -213,9 +213,9 @@ def up(
         store=checked(store),
         store_password_file=str(store_password_file.absolute()) if store_password_file else "",
         quotas=quotas(quota),
-        records=_records(records, folder),
+        records="" if tier.feed else _records(records, folder),
         rotation=rotation,
-        hooks=_hooks(hooks, folder),
+        hooks="" if tier.feed else _hooks(hooks, folder),
         region=tier.region,
         region_feeds=tier.region_feeds,
     )

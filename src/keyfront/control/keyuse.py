@@ -28,6 +28,7 @@ from keyfront.control.store import Store, Transaction
 from keyfront.fleet.feed import Report
 from keyfront.fleet.keycounts import Ends, KeyCounts
 from keyfront.lifecycle.keyuse import Counted, KeyUse, KeyUses
+from keyfront.signing.policy import MAX_EPOCH
 
 HOUR = 3600
 DAY_HOURS = 24
@@ -35,6 +36,9 @@ KEPT = 40 * 86_400.0
 """Seconds for which it is remembered how far a run was counted: longer than a feed keeps what an edge left behind."""
 FORGOTTEN = 400 * 86_400.0
 """Seconds after which a key that nobody signed with any more is forgotten."""
+MOST = 20_000
+LONGEST = 128
+"""Rows of one report, and characters of a name, that an edge of ours never exceeds."""
 
 
 class Reports(Protocol):
@@ -94,8 +98,26 @@ class Gatherer:
             counts = msgspec.convert(report.counters, KeyCounts)
         except msgspec.ValidationError:
             return  # of another version of Keyfront
-        if counts.run and (counts.keys or counts.ends):
-            found[counts.run] = (counts, min(report.at, now))
+        if counts.run and (counts.keys or counts.ends) and _plausible(counts):
+            found[counts.run] = (counts, report.at if now - KEPT < report.at <= now else now)
+
+
+def _plausible(counts: KeyCounts) -> bool:
+    """Whether they can be kept at all. Another region's edges report into a folder that others may write to, and must
+    not keep anybody's counts from being added up."""
+    texts = [
+        counts.run,
+        *(text for *name, _ in counts.keys for text in name),
+        *(id_ for id_, *_ in counts.ends),
+    ]
+    times = [time for _, latest, longest, until in counts.ends for time in (latest, longest, until)]
+    return (
+        len(counts.keys) <= MOST
+        and len(counts.ends) <= MOST
+        and all(len(text) <= LONGEST and text.isascii() and text.isprintable() for text in texts)
+        and all(0 <= n < 1 << 53 for *_, n in counts.keys)
+        and all(0 <= time <= MAX_EPOCH for time in times)
+    )
 
 
 def add(transaction: Transaction, runs: Mapping[str, tuple[KeyCounts, float]], now: float) -> None:

@@ -174,7 +174,7 @@ class _Process:
                 self._end(asked, stop),
                 _every(self._follow, self._service.follow, "what was committed is not published yet"),
                 _every(GATHER, self._gatherer.gather, "what edges have counted is not added up yet"),
-                _every(WATCH, self._watch.tell, "what keys call for is not known"),
+                _every(WATCH, self._watch.tell, "what keys call for is not known", abandon=True),
             )
         ]
         try:
@@ -205,13 +205,18 @@ class _Process:
             return False
 
 
-async def _every(pause: float, work: Callable[[float], object], trouble: str) -> None:
-    """Do `work`, which takes the time in epoch seconds, again and again."""
+async def _every(
+    pause: float, work: Callable[[float], object], trouble: str, *, abandon: bool = False
+) -> None:
+    """Do `work`, which takes the time in epoch seconds, again and again.
+
+    :param abandon: whether nobody waits for it at the end: custody may be slow to answer.
+    """
     own_thread = CapacityLimiter(1)  # not one of those that calls may all be waiting in
     while True:
         await asyncio.sleep(pause)
         try:
-            await to_thread.run_sync(work, time.time(), limiter=own_thread)
+            await to_thread.run_sync(work, time.time(), limiter=own_thread, abandon_on_cancel=abandon)
         except ApiError:
             pass  # the store does not answer, and has said so in the log
         except Exception:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -78,8 +79,9 @@ class Rotations:
     def stop(self) -> None:
         """End, at the latest when the step under way has ended, or PATIENCE is over."""
         self._stopping.set()
+        ends = time.monotonic() + PATIENCE
         for thread in self._threads:
-            thread.join(PATIENCE)
+            thread.join(max(0.0, ends - time.monotonic()))
 
     def _conductor(self) -> Conductor:
         from keyfront.lifecycle.api import CloudFront  # botocore's client, which few installations need

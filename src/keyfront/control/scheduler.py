@@ -100,6 +100,12 @@ class Scheduler:
         except (KeyfrontError, OSError) as error:
             self._tell("", f"the records of rotations {self._records.uri} cannot be read: {error}")
             return
+        except Exception as error:
+            if self._tell(
+                "", f"the records of rotations {self._records.uri}: {type(error).__name__}: {error}"
+            ):
+                log.exception("a fault of Keyfront's own")
+            return
         self._quiet("")
         for name in names:
             if self._stopping.is_set() or not self._lease.held:
@@ -180,5 +186,8 @@ class Scheduler:
 def keep(lease: Leading, every: float, stopping: threading.Event) -> None:
     """Take the lease whenever it can be had, and prolong it, until `stopping` is set."""
     while not stopping.is_set():
-        lease.renew()
+        try:
+            lease.renew()
+        except Exception:
+            log.exception("whether this control plane takes the steps of rotations is not known")
         stopping.wait(every)

@@ -43,7 +43,7 @@ class Ends:
         if latest > self.latest:
             self.latest = latest
             news = True
-        if longest > self.longest or (self.until <= now < until):
+        if until > now and (longest > self.longest or self.until <= now):
             self.longest = longest
             self.until = until
             news = True
