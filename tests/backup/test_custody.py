@@ -137,6 +137,40 @@ def test_signers_go_back_with_the_edges(tmp_path: Path) -> None:
         assert work.plan().changes == ()
 
 
+def test_what_others_may_go_by_is_left_alone(tmp_path: Path) -> None:
+    """Whoever restores an archive to have a look at it does not turn the signers of the installation that runs."""
+    one = Rotated(tmp_path / "data")
+    outside = f"file:{tmp_path}/vault/{KEK}"
+    held_key = open_place(outside, OLD).import_key("photos-9", one.key, now=NOW)
+    entry = msgspec.structs.replace(one.record.entries[0], uri=held_key.uri)
+    there = open_records(outside, OLD)
+    kept = save(there, msgspec.structs.replace(one.record, entries=(entry,)), None, now=NOW)
+    place = Folder(tmp_path / "archives")
+    outcome = create(
+        one.house.store,
+        one.folder,
+        Order(Wanted(True, records=outside), SEAL, [place]),
+        TELLER,
+        now=NOW,
+        keyfront=VERSION,
+        host="here",
+        environment=OLD,
+    )
+    archive = one.archive(outcome)
+    one.house.close()
+    later = save(there, msgspec.structs.replace(kept.succession, made=7), kept.version, now=NOW + 1)
+    for elsewhere in (False, True):
+        target = Target(tmp_path / "look", elsewhere=elsewhere)
+        with held(target.folder), Restore(archive, target, OLD) as work:
+            plan = work.plan()
+            assert sum("left alone" in note for note in plan.notes) == (0 if elsewhere else 2)
+            assert work.run(plan, TELLER, "it", NOW + 60) == []
+        now = load(there, "photos")
+        assert now is not None
+        assert (now.succession == later.succession) is not elsewhere
+        assert now.succession.made == (0 if elsewhere else 7)
+
+
 def test_what_cannot_be_had_is_told(tmp_path: Path) -> None:
     one = Rotated(tmp_path / "data")
     outcome = one.take(private_keys=True, environment=NEW)  # a wrong passphrase

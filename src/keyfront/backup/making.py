@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -137,10 +138,15 @@ def _sealed(taken: Taken, seal: Seal, account: str, keyfront: str) -> bytes:
 
 
 def _put(place: Place, name: Name, data: bytes) -> None:
+    """Put the archive into the place, and read it back. One that cannot be read back does not stay."""
     place.put(str(name), data)
-    if place.get(str(name)) != data:
-        place.remove(name)
-        raise BackupError(f"{place.uri} did not keep what was written there")
+    try:
+        if place.get(str(name)) != data:
+            raise BackupError(f"{place.uri} did not keep what was written there")
+    except BackupError:
+        with contextlib.suppress(BackupError):
+            place.remove(name)
+        raise
 
 
 def _told(

@@ -48,12 +48,15 @@ _STORE = "keyfront.db"
 
 class Target(msgspec.Struct, frozen=True):
     """Where to restore to. `store` is the URL of a PostgreSQL database, empty for the file in the folder; `records` the
-    place of the key groups' records, empty for where they were when the archive was taken."""
+    place of the key groups' records, empty for where they were when the archive was taken. `elsewhere`: records and
+    private keys outside the folder are put back as well. Others may go by those: whoever restores in order to have a
+    look must not turn the signers of an installation that runs."""
 
     folder: Path
     store: str = ""
     password_file: Path | None = None
     records: str = ""
+    elsewhere: bool = False
 
 
 class _Note(msgspec.Struct, frozen=True):
@@ -82,7 +85,25 @@ class Restore:
             msgspec.structs.replace(row, uri=custodies.moved(row.uri, manifest.data, folder))
             for row in archive.keys
         ]
+        self._left: list[str] = []
+        if not target.elsewhere:
+            self._leave_alone()
         self._current = self._open()
+
+    def _leave_alone(self) -> None:
+        """Keep to the data folder."""
+        inside = f"file:{self._target.folder}/"
+        told = "is left alone, since it is not in the data folder (--elsewhere)"
+        if self._rows and not self._records.startswith(inside):
+            place = self._records.partition("?")[0]
+            self._left += [f"record {row.name} in {place} {told}" for row in self._rows]
+            self._rows = []
+        self._left += [
+            f"private key {row.uri.partition('?')[0]} {told}"
+            for row in self._keys
+            if not row.uri.startswith(inside)
+        ]
+        self._keys = [row for row in self._keys if row.uri.startswith(inside)]
 
     def __enter__(self) -> Restore:
         return self
@@ -118,7 +139,7 @@ class Restore:
         archive = msgspec.structs.replace(self._archive, records=self._rows, keys=self._keys)
         staged = self._archive.store(Memory(), without=(schema.audit.name,))
         try:
-            return planning.plan(
+            plan = planning.plan(
                 archive,
                 staged,
                 self._current,
@@ -127,6 +148,7 @@ class Restore:
                 self._environment,
                 self._trouble,
             )
+            return msgspec.structs.replace(plan, notes=(*plan.notes, *self._left))
         finally:
             staged.close()
 

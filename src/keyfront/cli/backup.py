@@ -324,6 +324,11 @@ def _judged(archive: str, opens: Opener, endpoint: str) -> tuple[str, Archive, S
 @_opening
 @_ENDPOINT
 @_RECORDS
+@click.option(
+    "--elsewhere",
+    is_flag=True,
+    help="Put back also records and private keys that are not in the data folder.",
+)
 @click.option("--plan", "only_plan", is_flag=True, help="Only say what would be done.")
 @click.option("--yes", is_flag=True, help="Do it without asking.")
 @_JSON
@@ -336,6 +341,7 @@ def restore(
     passphrase_file: Path | None,
     endpoint_url: str,
     records: str,
+    elsewhere: bool,
     only_plan: bool,
     yes: bool,
     as_json: bool,
@@ -350,7 +356,7 @@ def restore(
     from keyfront.backup.running import held
 
     folder = (data or default_data()).absolute()
-    target = Target(folder, located(store), store_password_file, records)
+    target = Target(folder, located(store), store_password_file, records, elsewhere)
     opens = opener(identity, passphrase_file)
     name, found, _ = _judged(archive, opens, endpoint_url)
     # A plan only reads, and may be made beside a Keyfront that runs.
