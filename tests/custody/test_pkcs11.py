@@ -154,6 +154,21 @@ def test_a_pair_that_another_program_made(uri: str, place: Custody, session: Any
     assert place.undelete("theirs") == held
 
 
+def test_notes_speak_of_their_own_key_only(place: Custody, session: Any) -> None:
+    """Somebody destroys a key of ours, and makes another one of that name: it is not to be deleted, too."""
+    place.create("one", "ECDSA-P256", now=time.time(), labels={"application": "gallery"})
+    place.delete("one", grace=DAY, now=time.time())
+    for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
+        for each in objects(session, kind):
+            each.destroy()
+    with pytest.raises(NoSuchKey):
+        place.describe("one")
+    _pair(session, "one")
+    held = place.describe("one")
+    assert (held.created, held.delete_at, dict(held.labels)) == (0.0, None, {})
+    assert place.handle("one").sign(b"x", "SHA256")
+
+
 def test_what_is_no_key_of_ours_is_left_out(place: Custody, session: Any) -> None:
     _pair(session, "not a name")
     _pair(session, "")

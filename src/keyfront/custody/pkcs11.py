@@ -22,14 +22,24 @@ from typing import Any, TypeVar, cast
 from urllib.parse import quote, unquote, urlencode
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass
+from pkcs11 import Attribute, Mechanism
 from pkcs11 import exceptions as faults
 
 from keyfront.custody.contract import HeldKey, checked_grace, checked_labels, checked_name
 from keyfront.custody.folder import private, trouble
+from keyfront.custody.pairs import (
+    Notes,
+    Pair,
+    destroy,
+    generate,
+    note,
+    pair_of,
+    pairs,
+    private_key,
+    private_keys,
+    put,
+)
 from keyfront.custody.token import Token, token
 from keyfront.errors import (
     CustodyError,
@@ -40,37 +50,13 @@ from keyfront.errors import (
     NotExportable,
     SigningError,
 )
-from keyfront.signing.keys import Algorithm, HashName, PrivateKey, PublicKey, digest, digest_info
-
-APPLICATION = "keyfront"
+from keyfront.signing.keys import Algorithm, HashName, PrivateKey, digest, digest_info
 
 T = TypeVar("T")
 
-_P256 = bytes.fromhex("06082a8648ce3d030107")  # the OID of prime256v1, in DER
-_STRANGE = (faults.AttributeTypeInvalid, faults.AttributeSensitive)  # of what is no key as we know them
-_SIGNS = MechanismFlag.SIGN | MechanismFlag.VERIFY
+_TRIES = 8
+_GONE = (faults.ObjectHandleInvalid, faults.KeyHandleInvalid)  # another process has taken its own back
 _WHOLE: dict[HashName, Mechanism] = {"SHA1": Mechanism.SHA1_RSA_PKCS, "SHA256": Mechanism.SHA256_RSA_PKCS}
-
-
-class Notes(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the data object beside a key holds. Of two the one with the higher `number` counts."""
-
-    created: float = 0.0
-    labels: dict[str, str] = {}
-    delete_at: float | None = None
-    number: int = 0
-
-
-class _Key:
-    """A private key object in the token, and what is known of it."""
-
-    __slots__ = ("name", "notes", "object", "public_key")
-
-    def __init__(self, name: str, object_: Any, public_key: PublicKey, notes: Notes | None) -> None:
-        self.name = name
-        self.object = object_
-        self.public_key = public_key
-        self.notes = notes or Notes()
 
 
 class Pkcs11Custody:
@@ -131,7 +117,10 @@ class Pkcs11Custody:
         if algorithm not in ("RSA-2048", "ECDSA-P256"):
             raise CustodyError(f"a key is RSA-2048 or ECDSA-P256, not {algorithm}")
         return self._added(
-            name, Notes(now, checked_labels(labels)), now, lambda s, i: _generate(s, i, name, algorithm)
+            name,
+            Notes(created=now, labels=checked_labels(labels)),
+            now,
+            lambda s, i: generate(s, i, name, algorithm),
         )
 
     def import_key(
@@ -141,32 +130,44 @@ class Pkcs11Custody:
             held = self.describe(name)
             if held.public_key == key.public_key:
                 return held
-        return self._added(name, Notes(now, checked_labels(labels)), now, lambda s, i: _put(s, i, name, key))
+        return self._added(
+            name, Notes(created=now, labels=checked_labels(labels)), now, lambda s, i: put(s, i, name, key)
+        )
 
     def _added(self, name: str, notes: Notes, now: float, make: Callable[[Any, bytes], None]) -> HeldKey:
-        """The notes come first: a key without them is one that nobody here has made."""
+        """PKCS#11 has no unique labels. Who sees another process's key beside the one just made takes his own back, and
+        tries again after a moment. Where tokens show what others have made only later, there can be two all the same;
+        then `private_key` refuses both."""
         checked_name(name)
 
-        def add(session: Any) -> HeldKey:
+        def add(session: Any) -> HeldKey | None:
             self._purge(session, name, now)
-            if _private(session, name) is not None:
+            if private_keys(session, name):
                 raise KeyExists(f"there is a key {name} in the token {self._name} already")
-            _note(session, name, notes)
             id_ = secrets.token_bytes(16)
+            note(session, name, msgspec.structs.replace(notes, id=id_.hex()))
             try:
                 make(session, id_)
-            except faults.PKCS11Error:
+                found = private_keys(session, name)
+                if len(found) == 1:
+                    return self._held(pair_of(session, found[0]))
+            except faults.PKCS11Error as error:
                 with contextlib.suppress(faults.PKCS11Error):
-                    _destroy(session, name, id_)
+                    destroy(session, name, id_)
+                if isinstance(error, _GONE):
+                    return None
                 raise
-            if len(_objects(session, _is_private(name))) > 1:  # another process, at the same moment
-                _destroy(session, name, id_, notes=False)
-                raise CustodyUnavailable(
-                    f"another process has made a key {name} in the token {self._name} at the same moment"
-                )
-            return self._held(self._known(session, name))
+            destroy(session, name, id_)
+            return None
 
-        return self._run(add, changes=True)
+        for _ in range(_TRIES):
+            held = self._run(add, changes=True)
+            if held is not None:
+                return held
+            time.sleep(secrets.randbelow(100) / 1000)
+        raise CustodyUnavailable(
+            f"other processes make a key {name} in the token {self._name} at the same moment"
+        )
 
     def export(self, name: str) -> PrivateKey:
         raise NotExportable(f"the token {self._name} never gives its private keys away")
@@ -175,28 +176,17 @@ class Pkcs11Custody:
 
     def list(self) -> Iterator[HeldKey]:
         now = self._clock()
-
-        def look(session: Any) -> list[_Key]:
-            found = []
-            for each in _objects(session, {Attribute.CLASS: ObjectClass.PRIVATE_KEY}):
-                name = _label(each)
-                with contextlib.suppress(CustodyError, KeyLoadError, ValueError, *_STRANGE):
-                    found.append(
-                        _Key(checked_name(name), each, _public(session, each), _noted(session, name))
-                    )
-            return found
-
-        found = self._run(look)
-        yield from (self._held(key) for key in sorted(found, key=_by_name) if not _due(key.notes, now))
-        for key in found:
-            if _due(key.notes, now):
-                self._purge_quietly(key.name, now)
+        found = self._run(pairs)
+        yield from (self._held(pair) for pair in found if not pair.notes.due(now))
+        for pair in found:
+            if pair.notes.due(now):
+                self._purge_quietly(pair.name, now)
 
     def describe(self, name: str) -> HeldKey:
         checked_name(name)
         key = self._run(lambda session: self._known(session, name))
         now = self._clock()
-        if _due(key.notes, now):
+        if key.notes.due(now):
             self._purge_quietly(name, now)
             raise self._absent(name)
         return self._held(key)
@@ -220,18 +210,18 @@ class Pkcs11Custody:
             at = now + grace if earlier is None else min(earlier, now + grace)
             notes = msgspec.structs.replace(key.notes, delete_at=at)
             if at <= now:
-                _destroy(session, name, key.object[Attribute.ID])
+                destroy(session, name, key.id)
             elif at != earlier:
-                _note(session, name, notes)
+                note(session, name, notes)
                 try:
                     key.object[Attribute.SIGN] = False
                 except faults.PKCS11Error as error:
-                    _note(session, name, key.notes)
+                    note(session, name, key.notes)
                     raise CustodyError(
                         f"the token {self._name} cannot keep a key from signing without deleting it: delete it "
                         "without grace"
                     ) from error
-            return self._held(_Key(name, None, key.public_key, notes))
+            return self._held(Pair(name, None, key.id, key.public_key, notes))
 
         return self._run(delete, changes=True)
 
@@ -244,10 +234,10 @@ class Pkcs11Custody:
             key = self._known(session, name)
             notes = msgspec.structs.replace(key.notes, delete_at=None)
             if key.notes.delete_at is not None:
-                _note(session, name, notes)
+                note(session, name, notes)
             if not key.object[Attribute.SIGN]:
                 key.object[Attribute.SIGN] = True
-            return self._held(_Key(name, None, key.public_key, notes))
+            return self._held(Pair(name, None, key.id, key.public_key, notes))
 
         return self._run(undelete, changes=True)
 
@@ -259,27 +249,27 @@ class Pkcs11Custody:
     def _run(self, work: Callable[[Any], T], *, changes: bool = False) -> T:
         return self._token().run(work, self._pin(), changes=changes)
 
-    def _known(self, session: Any, name: str) -> _Key:
-        found = _private(session, name)
+    def _known(self, session: Any, name: str) -> Pair:
+        found = private_key(session, name)
         if found is None:
             raise self._absent(name)
         try:
-            public = _public(session, found)
+            return pair_of(session, found)
         except KeyLoadError as error:
             raise CustodyError(f"the key {name} in the token {self._name}: {error}") from None
-        return _Key(name, found, public, _noted(session, name))
 
     def _purge(self, session: Any, name: str, now: float) -> None:
         """Destroy the key, if its time has come."""
-        found = _private(session, name)
-        if found is not None and _due(_noted(session, name), now):
-            _destroy(session, name, found[Attribute.ID])
+        with contextlib.suppress(CustodyError):
+            found = self._known(session, name)
+            if found.notes.due(now):
+                destroy(session, name, found.id)
 
     def _purge_quietly(self, name: str, now: float) -> None:
         with contextlib.suppress(CustodyError):
             self._run(lambda session: self._purge(session, name, now), changes=True)
 
-    def _held(self, key: _Key) -> HeldKey:
+    def _held(self, key: Pair) -> HeldKey:
         return HeldKey(
             f"{self._place}{key.name}?{self._query}",
             key.name,
@@ -365,181 +355,6 @@ class Pkcs11Handle:
 
     def __repr__(self) -> str:
         return f"<Pkcs11Handle {self._name} {self.public_key!r}>"
-
-
-# ---- objects in the token
-
-
-def _objects(session: Any, wanted: dict[Attribute, Any]) -> list[Any]:
-    """All that fit. A session has one search at a time, which must come to its end."""
-    return list(session.get_objects(wanted))
-
-
-def _is_private(name: str) -> dict[Attribute, Any]:
-    return {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.LABEL: name}
-
-
-def _private(session: Any, name: str) -> Any:
-    """The private key of that label; None if there is none.
-
-    :raises CustodyError: if there are several: which one is meant, nobody can know.
-    """
-    found = _objects(session, _is_private(name))
-    if len(found) > 1:
-        raise CustodyError(f"there are {len(found)} private keys with the label {name} in the token")
-    return found[0] if found else None
-
-
-def _label(each: Any) -> str:
-    try:
-        return str(each[Attribute.LABEL])
-    except (faults.PKCS11Error, UnicodeDecodeError):
-        return ""
-
-
-def _public(session: Any, key: Any) -> PublicKey:
-    """The public half of a private key object.
-
-    :raises KeyLoadError: if it is of no kind that CloudFront takes, or not in the token.
-    """
-    kind = key[Attribute.KEY_TYPE]
-    if kind == KeyType.RSA:
-        for each in (key, *_public_objects(session, key)):
-            with contextlib.suppress(faults.AttributeTypeInvalid, faults.AttributeSensitive):
-                modulus, exponent = each[Attribute.MODULUS], each[Attribute.PUBLIC_EXPONENT]
-                numbers = rsa.RSAPublicNumbers(
-                    int.from_bytes(exponent, "big"), int.from_bytes(modulus, "big")
-                )
-                return PublicKey(numbers.public_key())
-    elif kind == KeyType.EC and key[Attribute.EC_PARAMS] == _P256:
-        for each in _public_objects(session, key):
-            with contextlib.suppress(faults.AttributeTypeInvalid, ValueError):
-                point = each[Attribute.EC_POINT]
-                point = point[2:] if len(point) == 67 else point  # an OCTET STRING, or bare
-                return PublicKey(ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point))
-    else:
-        raise KeyLoadError("a key that CloudFront does not take: RSA of 2048 bits or ECDSA on P-256 only")
-    raise KeyLoadError("its public key is not in the token")
-
-
-def _public_objects(session: Any, key: Any) -> list[Any]:
-    """Those with the pair's mark, as PKCS#11 wants it; then those with what people see."""
-    found = []
-    for attribute in (Attribute.ID, Attribute.LABEL):
-        with contextlib.suppress(faults.AttributeTypeInvalid):
-            if mark := key[attribute]:
-                found += _objects(session, {Attribute.CLASS: ObjectClass.PUBLIC_KEY, attribute: mark})
-    return found
-
-
-def _noted(session: Any, name: str) -> Notes | None:
-    found = [notes for notes, _ in _notes(session, name)]
-    return max(found, key=_number, default=None)
-
-
-def _notes(session: Any, name: str) -> list[tuple[Notes, Any]]:
-    found = []
-    wanted = {Attribute.CLASS: ObjectClass.DATA, Attribute.APPLICATION: APPLICATION, Attribute.LABEL: name}
-    for each in _objects(session, wanted):
-        with contextlib.suppress(msgspec.MsgspecError):
-            found.append((msgspec.json.decode(each[Attribute.VALUE], type=Notes), each))
-    return found
-
-
-def _note(session: Any, name: str, notes: Notes) -> None:
-    """Put `notes` in the place of those that are there: the new ones are there before the old ones go."""
-    before = _notes(session, name)
-    number = max((one.number for one, _ in before), default=0) + 1
-    session.create_object(
-        {
-            Attribute.CLASS: ObjectClass.DATA,
-            Attribute.TOKEN: True,
-            Attribute.PRIVATE: True,
-            Attribute.APPLICATION: APPLICATION,
-            Attribute.LABEL: name,
-            Attribute.VALUE: msgspec.json.encode(msgspec.structs.replace(notes, number=number)),
-        }
-    )
-    for _, each in before:
-        each.destroy()
-
-
-def _destroy(session: Any, name: str, id_: bytes, *, notes: bool = True) -> None:
-    """The pair, the private half first, and what is noted of it."""
-    for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
-        for each in _objects(session, {Attribute.CLASS: kind, Attribute.LABEL: name, Attribute.ID: id_}):
-            each.destroy()
-    if notes:
-        for _, each in _notes(session, name):
-            each.destroy()
-
-
-_KEPT = {Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False, Attribute.PRIVATE: True}
-_SIGNS_ONLY = {
-    Attribute.SIGN: True,
-    Attribute.DECRYPT: False,
-    Attribute.UNWRAP: False,
-    Attribute.DERIVE: False,
-    Attribute.SIGN_RECOVER: False,
-}
-
-
-def _generate(session: Any, id_: bytes, name: str, algorithm: Algorithm) -> None:
-    said = {"id": id_, "label": name, "store": True, "capabilities": _SIGNS, "private_template": _KEPT}
-    if algorithm == "RSA-2048":
-        session.generate_keypair(KeyType.RSA, 2048, **said)
-        return
-    parameters = session.create_domain_parameters(KeyType.EC, {Attribute.EC_PARAMS: _P256}, local=True)
-    parameters.generate_keypair(**said)
-
-
-def _put(session: Any, id_: bytes, name: str, key: PrivateKey) -> None:
-    """The private half comes last: without it there is no key."""
-    found = load_pem_private_key(key.to_pem().encode(), None)
-    both = {Attribute.TOKEN: True, Attribute.LABEL: name, Attribute.ID: id_}
-    public = both | {Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.VERIFY: True}
-    hidden = both | _KEPT | _SIGNS_ONLY | {Attribute.CLASS: ObjectClass.PRIVATE_KEY}
-    if isinstance(found, rsa.RSAPrivateKey):
-        numbers = found.private_numbers()
-        shared = {
-            Attribute.KEY_TYPE: KeyType.RSA,
-            Attribute.MODULUS: _bytes(numbers.public_numbers.n),
-            Attribute.PUBLIC_EXPONENT: _bytes(numbers.public_numbers.e),
-        }
-        hidden |= {
-            Attribute.PRIVATE_EXPONENT: _bytes(numbers.d),
-            Attribute.PRIME_1: _bytes(numbers.p),
-            Attribute.PRIME_2: _bytes(numbers.q),
-            Attribute.EXPONENT_1: _bytes(numbers.dmp1),
-            Attribute.EXPONENT_2: _bytes(numbers.dmq1),
-            Attribute.COEFFICIENT: _bytes(numbers.iqmp),
-        }
-    else:
-        secret = cast("ec.EllipticCurvePrivateKey", found).private_numbers()
-        point = (
-            b"\4" + secret.public_numbers.x.to_bytes(32, "big") + secret.public_numbers.y.to_bytes(32, "big")
-        )
-        shared = {Attribute.KEY_TYPE: KeyType.EC, Attribute.EC_PARAMS: _P256}
-        public[Attribute.EC_POINT] = b"\4\x41" + point
-        hidden[Attribute.VALUE] = secret.private_value.to_bytes(32, "big")
-    session.create_object(public | shared)
-    session.create_object(hidden | shared)
-
-
-def _bytes(number: int) -> bytes:
-    return number.to_bytes((number.bit_length() + 7) // 8, "big")
-
-
-def _due(notes: Notes | None, now: float) -> bool:
-    return notes is not None and notes.delete_at is not None and notes.delete_at <= now
-
-
-def _by_name(key: _Key) -> str:
-    return key.name
-
-
-def _number(notes: Notes) -> int:
-    return notes.number
 
 
 def _doomed(name: str) -> NoSuchKey:

@@ -132,35 +132,39 @@ class Token:
     def run(self, work: Callable[[Any], T], pin: str | None, *, changes: bool = False) -> T:
         """What `work` makes of a session; of one that may change things if it `changes` any.
 
-        Where the session turns out to be dead, another one is opened, and `work` begins anew, once. What changes
-        things is not begun before the session has proved to be alive.
+        Where the session turns out to be dead, another one is opened. What only looks then begins anew, once; what
+        changes things does not, and is not begun before the session has proved to be alive.
 
         :raises CustodyUnavailable: if the token is away, or fails.
         :raises CustodyError: if it refuses.
         """
         with self._module.lock:
-            try:
-                return self._once(work, pin, changes)
-            except _REFUSALS as error:
-                raise CustodyError(f"the token {self._name} refuses: {said(error)}") from error
-            except faults.PKCS11Error:
-                self._close()
-            try:
-                return self._once(work, pin, changes)
-            except _REFUSALS as error:
-                raise CustodyError(f"the token {self._name} refuses: {said(error)}") from error
-            except faults.PKCS11Error as error:
-                self._close()
-                raise CustodyUnavailable(f"the token {self._name} does not answer: {said(error)}") from error
+            for last in (False, True):
+                begun = False
+                try:
+                    session = self._alive(pin)
+                    begun = True
+                    return self._writing(session, work) if changes else work(session)
+                except _REFUSALS as error:
+                    raise CustodyError(f"the token {self._name} refuses: {said(error)}") from error
+                except faults.PKCS11Error as error:
+                    self._close()
+                    if last or (changes and begun):
+                        raise CustodyUnavailable(
+                            f"the token {self._name} does not answer: {said(error)}"
+                        ) from error
+        raise AssertionError("unreachable")
 
-    def _once(self, work: Callable[[Any], T], pin: str | None, changes: bool) -> T:
+    def _alive(self, pin: str | None) -> Any:
+        """The session, opened if it is not open, and tried: a search in a dead one complains on standard error, too."""
         session = self._opened(pin)
         if session.token.flags & pkcs11.TokenFlag.RNG:
-            session.generate_random(
-                64
-            )  # is it alive? a search in a dead one would complain on standard error, too
-        if not changes:
-            return work(session)
+            session.generate_random(64)
+        else:
+            list(session.get_objects({pkcs11.Attribute.LABEL: "keyfront: is this session alive?"}))
+        return session
+
+    def _writing(self, session: Any, work: Callable[[Any], T]) -> T:
         writer = session.token.open(rw=True)  # logged in by the other one; nobody's login ends with it
         try:
             return work(writer)
