@@ -3,6 +3,7 @@ CloudFront as the nearest to Amazon's that a test can have."""
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 import time
@@ -14,11 +15,14 @@ from typing import Any
 
 import boto3
 import pytest
+from click.testing import CliRunner
 
 from keyfront import sign_url
+from keyfront.cli.main import keyfront
 from keyfront.custody import open_key, open_place, open_records
 from keyfront.custody.follow import KeyGroupSigner
 from keyfront.custody.succession import LEEWAY, Terms
+from keyfront.lifecycle import keyuse
 from keyfront.lifecycle.api import CloudFront
 from keyfront.lifecycle.conductor import Conductor
 from tests.control.plane import Plane, public_pem
@@ -147,6 +151,24 @@ class Viewers:
             self.used.add(id_)
 
 
+def rotator(up: Up) -> tuple[str, str]:
+    """The access key of a user that may do what the guide says that a rotation needs, and nothing else."""
+    text = (Path(__file__).parents[2] / "docs" / "guide" / "rotation.md").read_text()
+    policy = json.loads(text.partition("```json")[2].partition("```")[0])
+    policy["Statement"][0]["Action"].append(keyuse.ACTION)
+
+    def said(*words: str, given: str = "") -> str:
+        done = CliRunner().invoke(keyfront, ["access", *words, "--data", str(up.data)], input=given)
+        assert done.exit_code == 0, (done.output, done.exception)
+        return done.stdout
+
+    said("user", "create", "rotator")
+    said("policy", "put", "rotation", "-", given=json.dumps(policy))
+    said("policy", "attach", "rotation", "rotator")
+    key = json.loads(said("key", "create", "rotator", "--json"))
+    return key["AccessKeyId"], key["SecretAccessKey"]
+
+
 def test_a_rotation_under_load_refuses_no_request(tmp_path: Path, origin: int) -> None:
     with Up(tmp_path / "state", options=("--cache-disk", "0")) as up:
         client = up.client()
@@ -160,8 +182,7 @@ def test_a_rotation_under_load_refuses_no_request(tmp_path: Path, origin: int) -
             "Distribution"
         ]
         up.deployed(made["Id"])
-        key = [line.partition("=")[2].strip() for line in (up.data / "credentials").read_text().splitlines()]
-        rotated = Rotated(up.endpoint, (key[1], key[2]), tmp_path / "custody")
+        rotated = Rotated(up.endpoint, rotator(up), tmp_path / "custody")
         rotated.start()
         first = rotated.run()
         assert first == ["create 1", "register 1", "publish 1", "confirm 1", "switch 1"]

@@ -138,8 +138,11 @@ class Conductor:
         group = self.api.key_group(record.key_group_id)
         keys = self.api.public_keys()
         listed = {key.id for key in keys}
-        there = [entry.key_pair_id for entry in record.entries if entry.key_pair_id and not entry.gone]
-        unlisted = [self.api.public_key(id_) for id_ in there if id_ not in listed]
+        young = [
+            e for e in record.entries if not e.gone and (e.stage is not Stage.RETIRED or not e.published)
+        ]
+        ids = [entry.key_pair_id for entry in young if entry.key_pair_id]
+        unlisted = [self.api.public_key(id_) for id_ in ids if id_ not in listed]
         keys += tuple(key for key in unlisted if key is not None)
         facts = Facts(record, group, keys, self.api.distributions(record.key_group_id))
         left = [e for e in record.entries if e.stage is Stage.RETIRED and not e.gone]
