@@ -11,6 +11,8 @@ from click.testing import CliRunner, Result
 from keyfront.cli.tiers import Tiers, edge_name, tiers
 from keyfront.cli.up import up
 from keyfront.errors import SettingsError
+from keyfront.fleet.file import FileFeed
+from keyfront.model.snapshot import Snapshot
 
 
 def test_what_the_options_say(tmp_path: Path) -> None:
@@ -92,11 +94,13 @@ def test_regions(tmp_path: Path) -> None:
         ("", ("us={0}/us", "asia={0}/same"), "for two regions"),
         ("", ("us={0}/missing",), "there is no folder"),
         ("", ("us={0}/data",), "data folder of a control plane"),
+        ("", ("us={0}/taken",), "holds what is for region asia"),
     ],
 )
 def test_regions_that_make_no_sense(region: str, feeds: tuple[str, ...], why: str, tmp_path: Path) -> None:
     for name in ("us", "asia", "data"):
         (tmp_path / name).mkdir()
+    FileFeed(tmp_path / "taken", "asia").publish(Snapshot(1, 0.0, region="asia"))
     (tmp_path / "same").symlink_to(tmp_path / "us")
     (tmp_path / "data" / "credentials").touch()
     with pytest.raises(SettingsError, match=why):

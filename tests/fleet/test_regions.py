@@ -11,7 +11,7 @@ import pytest
 from keyfront.errors import SettingsError, SnapshotRefused
 from keyfront.fleet.feed import accept
 from keyfront.fleet.file import FileFeed
-from keyfront.fleet.regions import HIGHEST, Regions, open_regions, remember, remembered
+from keyfront.fleet.regions import HIGHEST, Regions, open_regions, refuse_stranger, remember, remembered
 from keyfront.model.residency import for_region
 from keyfront.model.snapshot import Snapshot
 from tests.fleet.snapshots import snapshot
@@ -151,6 +151,22 @@ def test_a_region_whose_folder_is_another_one_now(tmp_path: Path) -> None:
     feeds.publish(snapshot(1))
     assert [*behind, feeds.behind] == [False, True, False]
     assert feeds.elsewhere() == [for_region(snapshot(1), "us")]
+
+
+def test_what_is_for_one_region_does_not_go_into_the_folder_of_another(tmp_path: Path) -> None:
+    feeds = regions(tmp_path)
+    feeds.publish(tied(1, "us"))
+    (tmp_path / "us" / "snapshot").unlink()
+    FileFeed(tmp_path / "us", "asia").publish(for_region(snapshot(1), "asia"))  # mounted in its place, say
+    for number in (1, 2):
+        feeds.publish(tied(number, "us"))
+        assert feeds.behind
+        assert FileFeed(tmp_path / "us", "asia").published() == for_region(snapshot(1), "asia")
+        assert feeds.published() == for_region(tied(number, "us"), "eu")
+    other = FileFeed(tmp_path / "none")
+    other.publish(snapshot(1))
+    with pytest.raises(SettingsError, match="edges in no region"):
+        refuse_stranger(FileFeed(tmp_path / "none", "us"))
 
 
 def test_the_own_feed_is_not_done_without(tmp_path: Path) -> None:

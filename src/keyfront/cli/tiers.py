@@ -121,6 +121,9 @@ def tiers(
 
 def _region_feeds(texts: Iterable[str], own: str) -> Iterator[tuple[str, str]]:
     """The other regions, each with the folder of its feed, in which there are no secrets of this control plane."""
+    from keyfront.fleet.file import FileFeed
+    from keyfront.fleet.regions import refuse_stranger
+
     seen = {own} if own else set()
     folders = set()
     for text in texts:
@@ -146,6 +149,7 @@ def _region_feeds(texts: Iterable[str], own: str) -> Iterator[tuple[str, str]]:
         if folder.resolve() in folders:
             raise SettingsError(f"--region-feed: {folder} is there for two regions")
         folders.add(folder.resolve())
+        refuse_stranger(FileFeed(folder, name))
         yield name, str(folder)
 
 

@@ -93,9 +93,17 @@ class FileFeed:
     def folder(self) -> Path:
         return self._folder
 
-    def published_number(self) -> int:
-        """The number of what is published, -1 if nothing is. One `stat` if that has not changed."""
-        return self._number(self._snapshot)
+    def mark(self) -> object:
+        """What tells the published file from every other one that was or will be there; None if there is none."""
+        try:
+            return _identity(os.stat(self._snapshot))
+        except OSError:
+            return None
+
+    def held(self) -> str | None:
+        """The region whose snapshot lies here, be it this feed's or another; None if none can be read."""
+        found = self._readable(self._snapshot)
+        return None if found is None else found.region
 
     def number(self) -> int:
         """The highest number that any edge may have seen: the next snapshot's must be above it. 0 if there is none."""

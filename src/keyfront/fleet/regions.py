@@ -40,6 +40,7 @@ class Regions:
         self.others = tuple(others)
         self.feeds = (own, *self.others)
         self._done: dict[str, tuple[int, float]] = {}
+        self._marks: dict[str, object] = {}
         self._trouble: dict[str, str] = {}
         names = [feed.region for feed in self.feeds]
         if len(set(names)) != len(names):
@@ -63,6 +64,8 @@ class Regions:
                 not feed.folder.is_dir()
             ):  # it is the operator's to make: a file system may be meant to be mounted there
                 raise FileNotFoundError(f"there is no folder {feed.folder}")
+            if not self._untouched(feed):
+                refuse_stranger(feed)
             self._publish(feed, whole)
             if self._trouble.pop(feed.region, ""):
                 log.warning("region %s has snapshot %s now", feed.region, whole.number)
@@ -73,15 +76,20 @@ class Regions:
 
     def _publish(self, feed: FileFeed, whole: Snapshot) -> None:
         identity = (whole.number, whole.created)
-        done = self._done.get(feed.region)
-        if done == identity and feed.published_number() == whole.number:
+        if self._done.get(feed.region) == identity and self._untouched(feed):
             return
         part = for_region(whole, feed.region)
         # Whoever has published here before knows what is there, and need not read it.
-        before = feed.published() if done is None else None
+        before = None if self._untouched(feed) else feed.published()
         if before is None or before.number != part.number or differ(before, part):
             feed.publish(part)
         self._done[feed.region] = identity
+        self._marks[feed.region] = feed.mark()
+
+    def _untouched(self, feed: FileFeed) -> bool:
+        """Does what was published here last still lie there?"""
+        mark = self._marks.get(feed.region)
+        return mark is not None and mark == feed.mark()
 
     @property
     def names(self) -> set[str]:
@@ -92,9 +100,7 @@ class Regions:
     def behind(self) -> bool:
         """Does another region lack what was published last? One `stat` for each."""
         return bool(self._trouble) or any(
-            feed.published_number() != self._done[feed.region][0]
-            for feed in self.others
-            if feed.region in self._done
+            feed.region in self._done and not self._untouched(feed) for feed in self.others
         )
 
     def published(self) -> Snapshot | None:
@@ -153,6 +159,19 @@ class Regions:
     def forget(self, ended: Path) -> None:
         """See `FileFeed.forget`."""
         self.own.forget(ended)
+
+
+def refuse_stranger(feed: FileFeed) -> None:
+    """Take care that nothing goes to a region's edges because somebody gave the folder of another one's.
+
+    :raises SettingsError: if the folder of `feed` holds what is for another region.
+    """
+    held = feed.held()
+    if held is not None and held != feed.region:
+        raise SettingsError(
+            f"{feed.folder} holds what is for {f'region {held}' if held else 'edges in no region'}: "
+            f"give region {feed.region} a folder of its own, or remove its file `snapshot` if it changes its region"
+        )
 
 
 def open_regions(data: Path, region: str, folders: Iterable[tuple[str, str]]) -> Regions:
