@@ -48,6 +48,7 @@ HEARTS = {
     "keyfront.control.wildcards",
     "keyfront.control.xmlbody",
     "keyfront.custody.contract",
+    "keyfront.custody.keyfile",
     "keyfront.custody.succession",
     "keyfront.lifecycle.expiry",
     "keyfront.lifecycle.rotation",

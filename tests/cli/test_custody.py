@@ -114,6 +114,8 @@ def test_an_encrypted_key_is_imported_with_its_passphrase(place: str, tmp_path: 
     subprocess.run(argv, check=True, capture_output=True, timeout=30)
     assert "passphrase" in refused("import", f"{place}one", str(encrypted))
     said("import", f"{place}one", str(encrypted), "--passphrase-file", str(passphrase))
+    said("import", f"{place}one", str(encrypted), "--passphrase-file", "-", given=SECRET + "\n")
+    assert "not both" in refused("import", f"{place}one", "-", "--passphrase-file", "-", given=SECRET)
 
 
 def test_a_key_goes_and_comes_back(place: str) -> None:

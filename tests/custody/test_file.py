@@ -280,6 +280,7 @@ def test_a_kek_takes_another_s_place(before: str, after: str, tmp_path: Path) ->
         ("env:P", {"P": "too short"}, "12 characters"),
         ("env:P", {"P": PASSPHRASE + "!"}, "does not open"),
         ("env:P", {"P": KEY_TEXT}, "does not open"),
+        ("env:P", {"P": "not in any \udcff encoding"}, "does not open"),
         ("", {}, "is gone"),
         ("file:/nowhere/at/all", {}, "No such file"),
         ("nonsense", {}, "kek=nonsense"),

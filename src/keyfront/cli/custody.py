@@ -77,8 +77,10 @@ def import_key(
     from keyfront.signing.keys import load_private_key
 
     place, name = _key(uri)
-    text = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-    passphrase = None if passphrase_file is None else passphrase_file.read_bytes().rstrip(b"\r\n")
+    if passphrase_file is not None and str(file) == str(passphrase_file) == "-":
+        raise SettingsError("standard input holds the key or its passphrase, not both")
+    text = _read(file)
+    passphrase = None if passphrase_file is None else _read(passphrase_file).rstrip(b"\r\n")
     _made(
         place.import_key(name, load_private_key(text, passphrase), now=time.time(), labels=_pairs(labels)),
         as_json,
@@ -233,6 +235,13 @@ def _key(uri: str) -> tuple[Custody, str]:
     if not (name := split(uri).name):
         raise CustodyError(f"{uri} names a place and no key: a key's name follows the last slash")
     return _opened(uri), name
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from error
 
 
 def _made(held: HeldKey, as_json: bool) -> None:

@@ -27,12 +27,12 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import msgspec
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from keyfront.custody.folder import Folder, private, trouble
-from keyfront.errors import CustodyError
+from keyfront.errors import CustodyError, RecordChanged
 
 ENVELOPE = "custody.envelope"
 KEY = "custody.key"
@@ -244,7 +244,13 @@ class TextKek:
                 "or 32 random bytes in base64, such as `openssl rand -base64 32` prints"
             )
         if self._derived is None or self._derived[:2] != (how, text):
-            key = Scrypt(salt=how.salt, length=_BYTES, n=how.n, r=how.r, p=how.p).derive(text.encode())
+            secret = text.encode("utf-8", "surrogateescape")
+            try:
+                key = Scrypt(salt=how.salt, length=_BYTES, n=how.n, r=how.r, p=how.p).derive(secret)
+            except UnsupportedAlgorithm:
+                raise CustodyError(
+                    f"this system's OpenSSL has no scrypt: {self} must be 32 random bytes in base64"
+                ) from None
             self._derived = how, text, Cipher(key)
         return self._derived[2]
 
@@ -290,7 +296,10 @@ def _elsewhere(uri: str, environment: Mapping[str, str]) -> Kek:
     def text(make: bool) -> str:
         found = records.read(name)
         if found is None and make:
-            found = records.write(name, _new_key().encode(), None)
+            try:
+                found = records.write(name, _new_key().encode(), None)
+            except RecordChanged:  # another folder's process was faster
+                found = records.read(name)
         if found is None:
             raise CustodyError(f"there is no key-encrypting key {uri}")
         return _text(found.data, uri)

@@ -384,6 +384,10 @@ def _pin_source(source: str | None, environment: Mapping[str, str]) -> Callable[
 def _given(text: str | None, where: str) -> str:
     if not (pin := (text or "").strip("\r\n")):
         raise CustodyError(f"{where} holds no PIN")
+    try:
+        pin.encode()
+    except UnicodeEncodeError:
+        raise CustodyError(f"{where} holds no PIN, which is text in UTF-8") from None
     return pin
 
 

@@ -179,7 +179,7 @@ class Token:
                 session.close()
 
     def _opened(self, pin: str | None) -> Any:
-        mark = hashlib.sha256(b"\0" if pin is None else pin.encode()).digest()
+        mark = hashlib.sha256(b"\0" if pin is None else pin.encode("utf-8", "surrogateescape")).digest()
         if self._session is not None and self._module_generation == self._module.generation:
             if mark != self._opened_with:
                 raise CustodyError(f"this process has opened the token {self._name} with another PIN")
