@@ -14,7 +14,7 @@ from keyfront.backup.crypt import Seal
 from keyfront.backup.names import Name
 from keyfront.backup.places import Place
 from keyfront.backup.retention import Rule, kept
-from keyfront.backup.taking import Taken, Wanted
+from keyfront.backup.taking import Known, Taken, Wanted
 from keyfront.backup.telling import CREATED, Teller, tell
 from keyfront.control.store import Store
 from keyfront.errors import ApiError, BackupError
@@ -67,6 +67,12 @@ def create(
     wanted = msgspec.structs.replace(
         order.wanted, sealed_for=" ".join(sorted(order.seal.recipients)) or "passphrase"
     )
+
+    def has(names: Mapping[Name, int], origin: str, state: str) -> bool:
+        """Does the installation's newest archive hold the very same already?"""
+        own = [name for name in names if name.origin == origin]
+        return not order.always and bool(own) and max(own).state == state
+
     taken = taking.take(
         store,
         folder,
@@ -76,14 +82,13 @@ def create(
         keyfront=keyfront,
         host=host,
         environment=environment,
+        known=lambda origin, state: all(has(names, origin, state) for _, names in there),
     )
     trouble += taken.trouble
-    unchanged = [place for place, names in there if not order.always and _has(names, taken.name)]
+    if isinstance(taken, Known):
+        return Outcome("", 0, (), tuple(place.uri for place, _ in there), (), taken.missing, tuple(trouble))
+    unchanged = [place for place, names in there if has(names, taken.name.origin, taken.name.state)]
     lacking = [place for place, _ in there if place not in unchanged]
-    if not lacking:
-        return Outcome(
-            "", 0, (), tuple(place.uri for place in unchanged), (), taken.manifest.missing, tuple(trouble)
-        )
     data = _sealed(taken, order.seal, teller.account, keyfront)
     made: list[Place] = []
     for place in lacking:
@@ -120,12 +125,6 @@ def _listed(places: Sequence[Place]) -> tuple[list[tuple[Place, dict[Name, int]]
         except BackupError as error:
             trouble.append(str(error))
     return found, trouble
-
-
-def _has(names: Mapping[Name, int], taken: Name) -> bool:
-    """Does the installation's newest archive hold the very same already?"""
-    own = [name for name in names if name.origin == taken.origin]
-    return bool(own) and max(own).state == taken.state
 
 
 def _sealed(taken: Taken, seal: Seal, account: str, keyfront: str) -> bytes:

@@ -8,7 +8,7 @@ compile to the same bytes, and its audit log must be the chain that was there.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -41,7 +41,7 @@ _QUOTAS = Quotas(
 
 PASSING: dict[str, set[str]] = {"access_key": {"used"}}
 """Columns that change without anything having changed: an archive that differs in these only is not made."""
-_PASSING_TABLES = {"audit", "key_use", "key_hour", "key_end", "key_run"}
+PASSING_TABLES = {"key_use", "key_hour", "key_end", "key_run"}
 _PASSING_COUNTERS = {"reached", "key_use"}
 
 
@@ -70,6 +70,13 @@ class Taken(msgspec.Struct, frozen=True):
         return f"<Taken {self.name}>"
 
 
+class Known(msgspec.Struct, frozen=True):
+    """No archive, since one like it is known."""
+
+    missing: tuple[str, ...]
+    trouble: tuple[str, ...]
+
+
 def take(
     store: Store,
     folder: Path,
@@ -80,11 +87,14 @@ def take(
     keyfront: str,
     host: str,
     environment: Mapping[str, str],
-) -> Taken:
+    known: Callable[[str, str], bool] = lambda origin, state: False,
+) -> Taken | Known:
     """:param folder: the data folder.
     :param now: epoch seconds.
     :param account: the twelve digits in ARNs.
     :param keyfront: the version of Keyfront that this is.
+    :param known: asked with the origin and the state that the archive's name would have, before the audit log is read,
+        which takes the longest: whether there is no need of it.
     :raises ApiError: ServiceUnavailable if the store does not answer.
     :raises BackupError: if something is too large.
     """
@@ -110,20 +120,25 @@ def take(
         writer.section(section, _hashed(rest, state))
     with store.read() as transaction:
         schema, number, decided = transaction.schema(), transaction.snapshot_number(), transaction.decided()
-        for table in sorted(contents.tables(), key=lambda table: table is _audit):  # the longest comes last
-            rows = contents.rows(transaction, table)
-            writer.section(PREFIX + table.name, _lines(rows, table.name, state))
-        snapshot = compiled(transaction, account)
-        verdict = trail.follow(_audit_rows(transaction))
+        for table in contents.tables():
+            if table is not _audit:
+                rows = contents.rows(transaction, table)
+                writer.section(PREFIX + table.name, _lines(rows, table.name, state))
         origin = _origin(transaction)
         state.update(_last_change(transaction, now))
         if not (folder / "access.key").exists() and users.sealed_keys(transaction):
             missing.append(
                 "the key of the secret access keys: it is not in the data folder (KEYFRONT_ACCESS_KEY)"
             )
+        state.update(msgspec.json.encode([missing, trouble]))
+        if known(origin, state.hexdigest()[:16]):
+            return Known(tuple(trouble + missing), tuple(trouble))
+        snapshot = compiled(transaction, account)
+        audited = contents.rows(transaction, _audit)
+        writer.section(PREFIX + _audit.name, map(contents.line, audited))  # the longest comes last
+        verdict = trail.follow(_audit_rows(transaction))
     if verdict.fault:
         trouble.append(f"the audit log's chain is broken: {verdict.fault}")
-    state.update(msgspec.json.encode([missing, trouble]))
     made, why = custodies.proofs(successions, snapshot, now, environment)
     manifest = Manifest(
         format=FORMAT,
@@ -155,7 +170,7 @@ def _lines(rows: Iterable[dict[str, object]], table: str, state: hashlib._Hash) 
         line = contents.line(row)
         if passing:
             state.update(contents.line({name: value for name, value in row.items() if name not in passing}))
-        elif table not in _PASSING_TABLES and not (table == "counter" and row["name"] in _PASSING_COUNTERS):
+        elif table not in PASSING_TABLES and not (table == "counter" and row["name"] in _PASSING_COUNTERS):
             state.update(line)
         yield line
 
