@@ -114,6 +114,16 @@ class Bao:
         token: str = made["auth"]["client_token"]
         return token
 
+    def empty(self, mount: str) -> None:
+        """No keys are left in an engine of transit."""
+        try:
+            names = self.call("list", f"{mount}/keys")["data"]["keys"]
+        except AssertionError:
+            return  # there are none
+        for name in (name for name in names if not name.endswith("/")):
+            self.call("post", f"{mount}/keys/{name}/config", {"deletion_allowed": True})
+            self.call("delete", f"{mount}/keys/{name}")
+
     def stop(self) -> None:
         if self._process is not None:
             self._process.kill()

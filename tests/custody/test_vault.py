@@ -183,6 +183,7 @@ def test_the_least_policies_are_enough_and_no_more(engine: str, bao: Bao) -> Non
     if engine == "kv":
         uri = f"vault:kv/secret/keyfront/?address={bao.url}&check-every=0"
     else:
+        bao.empty("transit")
         uri = f"vault:transit/?address={bao.url}&notes=secret/keyfront-notes&check-every=0"
     keeps = open_place(uri, {"VAULT_TOKEN": bao.token(policy(f"{engine}-keeper"))})
     for name in ("one", "two"):
@@ -216,6 +217,7 @@ def test_the_least_policies_are_enough_and_no_more(engine: str, bao: Bao) -> Non
 
 
 def test_a_kek_in_transit(bao: Bao) -> None:
+    bao.empty("transit")
     for name in ("keyfront-kek", "other"):
         bao.call("post", f"transit/keys/{name}", {"type": "aes256-gcm96"})
     uri = f"vault:transit/?address={bao.url}"
@@ -477,7 +479,8 @@ def test_a_key_is_its_first_version(bao: Bao) -> None:
 
 
 def test_what_is_imported_stays_in_vault(bao: Bao) -> None:
-    uri = noted(bao)
+    bao.empty("transit")
+    uri = f"vault:transit/?address={bao.url}"
     place = open_place(uri, bao.environment)
     for algorithm in EVERY:
         key = made_elsewhere(algorithm)
@@ -529,6 +532,24 @@ def test_whose_claim_was_taken_over_has_not_made_the_key(bao: Bao) -> None:
     with pytest.raises(KeyExists):
         slow.create("one", "ECDSA-P256", now=time.time())
     assert fast.describe("one").delete_at is None
+
+
+def test_who_comes_when_the_key_is_made_does_not_claim_it(bao: Bao) -> None:
+    """It had looked for the key before that was there, and reads the note when all is done."""
+    uri = noted(bao)
+    slow, fast = (open_place(uri, bao.environment) for _ in range(2))
+    assert isinstance(slow, TransitCustody)
+    look = slow._key
+
+    def before_the_other(name: str) -> Any:
+        found = look(name)
+        if found is None:
+            fast.create(name, "ECDSA-P256", now=time.time())
+        return found
+
+    slow._key = before_the_other  # type: ignore[method-assign]
+    with pytest.raises(KeyExists):
+        slow.create("one", "ECDSA-P256", now=time.time())
 
 
 def test_a_key_whose_time_is_over_goes_when_somebody_looks(bao: Bao) -> None:

@@ -112,7 +112,7 @@ class KmsCustody:
         )["KeyMetadata"]
         try:
             if key is not None:
-                self._import(made["KeyId"], key)
+                public = self._import(made["KeyId"], key)
             else:
                 public = self._public_key(made["KeyId"])
                 self._patiently(
@@ -126,7 +126,7 @@ class KmsCustody:
             if isinstance(error, Refused) and error.code == "AlreadyExistsException":
                 raise KeyExists(f"{self._uri(name)} is there already") from None
             raise
-        return self._held(name, metadata)
+        return self._shown(name, metadata, public, tags)
 
     def _patiently(self, operation: str, **params: Any) -> dict[str, Any]:
         """A call that comes after another, which KMS may not have told to all its parts yet (KMS developer guide,
@@ -140,7 +140,7 @@ class KmsCustody:
             time.sleep(pause)
         return self._kms.call(operation, **params)
 
-    def _import(self, key_id: str, key: PrivateKey) -> None:
+    def _import(self, key_id: str, key: PrivateKey) -> PublicKey:
         parameters = self._patiently(
             "GetParametersForImport",
             KeyId=key_id,
@@ -158,6 +158,7 @@ class KmsCustody:
         )
         if self._public_key(key_id) != key.public_key:
             raise CustodyError(f"{self._kms.title} has taken another key than it was given")
+        return key.public_key
 
     # ---- keys are shown
 
@@ -266,7 +267,7 @@ class KmsCustody:
         return _of_der(self._patiently("GetPublicKey", KeyId=key_id)["PublicKey"])
 
     def _held(self, name: str, metadata: dict[str, Any]) -> HeldKey:
-        uri, deletion = self._uri(name), metadata.get("DeletionDate")
+        uri = self._uri(name)
         if metadata["KeyState"] == "Enabled":
             public = self._public_key(metadata["KeyId"])
         else:
@@ -278,15 +279,21 @@ class KmsCustody:
                     f"{uri}: its state in KMS is {metadata['KeyState']}, in which KMS does not show its public key"
                 ) from None
         tags = self._kms.pages("ListResourceTags", "Tags", KeyId=metadata["KeyId"])
+        return self._shown(name, metadata, public, {tag["TagKey"]: tag["TagValue"] for tag in tags})
+
+    def _shown(
+        self, name: str, metadata: dict[str, Any], public: PublicKey, tags: Mapping[str, str]
+    ) -> HeldKey:
+        deletion = metadata.get("DeletionDate")
         return HeldKey(
-            uri,
+            self._uri(name),
             name,
             public,
             metadata["CreationDate"].timestamp(),
             exportable=False,
             hash_names=_HASHES,
             delete_at=None if deletion is None else deletion.timestamp(),
-            labels=labels_of({tag["TagKey"]: tag["TagValue"] for tag in tags}),
+            labels=labels_of(tags),
         )
 
 

@@ -146,8 +146,6 @@ class TransitCustody:
         kept = checked_labels(labels)
         if kept and self._notes is None:
             raise self._needs_notes("labels")
-        if self._key(name) is not None:
-            raise taken
         claim = self._claimed(name, kept)
         answer = self._server.ask("post", self._path(name, rest), body)
         if answer.status >= 400:
@@ -159,16 +157,25 @@ class TransitCustody:
                 self._notes.write(name, Note("made", kept).to_bytes(), claim.version)
             except RecordChanged:
                 raise taken from None
-        return self.describe(name)
+        key = self._there(name)
+        if key.get("type") != body["type"] or bool(key.get("imported_key")) is not bool(rest):
+            raise taken  # by one who has lost the name, and whose key was there first
+        return self._held(name, key)
 
     def _claimed(self, name: str, labels: dict[str, str]) -> Record | None:
-        """The note that says that the name is ours. One of a key that is not there was left by somebody who did not get
-        to make it, or is about to: it is taken over, and then that one has lost."""
+        """The note that says that the name is ours.
+
+        The note is read before it is seen that there is no key, and written only if it is still as it was read: whoever
+        claims after somebody has noted that the key is made finds that key. A claim without a key was left by one who
+        did not get to make it, or is about to: it is taken over, and that one has lost.
+        """
+        there = None if self._notes is None else self._notes.read(name)
+        if self._key(name) is not None:
+            raise KeyExists(f"{self._uri(name)} is there already")
         if self._notes is None:
             return None
         claim = Note("claimed", labels).to_bytes()
         try:
-            there = self._notes.read(name)
             return self._notes.write(name, claim, there.version if there else None)
         except RecordChanged:
             raise KeyExists(f"{self._uri(name)} is being made by somebody else") from None
