@@ -66,6 +66,8 @@ LOOK = 5.0
 """Seconds until it is worth looking again where the world has to change (a distribution has to be Deployed)."""
 LATER = 60.0
 """The same where a person has to do something, or a step has failed."""
+ANYWAY = 900.0
+"""The same where nothing is to be done for long: somebody may have taken a key out of the group."""
 _LOST = ("PreconditionFailed", "InvalidIfMatchVersion", "PublicKeyAlreadyExists")
 """What the API says to whoever comes second."""
 
@@ -73,7 +75,7 @@ _LOST = ("PreconditionFailed", "InvalidIfMatchVersion", "PublicKeyAlreadyExists"
 class Outcome(msgspec.Struct, frozen=True):
     """What came of one look at a key group: a step was `taken`, or there is something to wait for, or neither (nothing
     is to be done, ever, or not before somebody asks). A step with an `error` was not taken, and comes up again; with
-    `raced`, because somebody else was quicker. `again` is when to look again, epoch seconds, None: never."""
+    `raced`, because somebody else was quicker. `again` is when to look again, epoch seconds (None: never)."""
 
     group: str
     again: float | None
@@ -196,7 +198,7 @@ class Conductor:
         now = (self._clock() if now is None else now) + ahead
         found = next_step(facts, now)
         if isinstance(found, Done):
-            return Outcome(group, None)
+            return Outcome(group, now - ahead + ANYWAY)
         if isinstance(found, Wait):
             return Outcome(group, _again(found, now) - ahead, wait=found)
         try:
@@ -480,5 +482,5 @@ def _unless(emergency: bool) -> Iterator[None]:
 
 def _again(wait: Wait, now: float) -> float:
     if wait.until is not None:
-        return max(wait.until, now)
+        return min(max(wait.until, now), now + ANYWAY)
     return now + (LATER if wait.attention else LOOK)
