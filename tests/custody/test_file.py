@@ -350,6 +350,16 @@ def test_a_kek_that_vault_keeps(tmp_path: Path, bao: Bao) -> None:
     _sealed_elsewhere(tmp_path, f"vault:kv/secret/folders/kek?address={bao.url}", bao.environment)
 
 
+def test_the_list_needs_no_kek_that_is_elsewhere(tmp_path: Path) -> None:
+    """Nor the packages and the credentials with which it would be asked."""
+    made = list(filled(tmp_path).list())
+    at = place(tmp_path, "awskms:keyfront/kek?colour=red")
+    assert [held.public_key for held in at.list()] == [held.public_key for held in made]
+    assert at.records.names() == []
+    with pytest.raises(CustodyError, match="colour"):
+        at.handle("one")
+
+
 def _sealed_elsewhere(folder: Path, kek: str, environment: Mapping[str, str]) -> None:
     """A folder whose kek is in another custody: opened by its URI, and moved from one to the other and back."""
     held = filled(folder / "a", kek, environment).describe("one")

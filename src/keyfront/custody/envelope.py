@@ -31,6 +31,7 @@ from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
+from keyfront.custody.contract import Records
 from keyfront.custody.folder import Folder, private, trouble
 from keyfront.errors import CustodyError, RecordChanged
 
@@ -200,7 +201,7 @@ def kek_of(option: str | None, folder: Folder, environment: Mapping[str, str]) -
         if not path.is_absolute():
             raise CustodyError(f"kek={option}: the path of a key file is absolute")
         return TextKek(f"the key file {path}", lambda make: _file(path), once=path.is_fifo())
-    return _elsewhere(option, environment)
+    return KekElsewhere(option, environment)
 
 
 class TextKek:
@@ -280,31 +281,53 @@ class WrappingKek:
         return f"the key {self._uri}"
 
 
-def _elsewhere(uri: str, environment: Mapping[str, str]) -> Kek:
-    from keyfront.custody.schemes import open_place, split  # which knows this room's adapters, us among them
+class KekElsewhere:
+    """A kek in another custody, which is opened when the kek is first used: who only lists keys needs none of it."""
 
-    name = split(uri).name
-    if not name:
-        raise CustodyError(f"kek={uri} names a place and no key: a key's name follows the last slash")
-    place = open_place(uri, environment)
-    if getattr(place, "wrap", None) is not None:
-        return WrappingKek(uri, place, name)
-    records = getattr(place, "records", None)
-    if records is None:
-        raise CustodyError(f"kek={uri}: that place neither encrypts nor keeps texts")
+    def __init__(self, uri: str, environment: Mapping[str, str]) -> None:
+        """:raises CustodyError: if `uri` names no key in a custody."""
+        from keyfront.custody.schemes import split  # which knows this room's adapters, us among them
 
-    def text(make: bool) -> str:
-        found = records.read(name)
-        if found is None and make:
-            try:
-                found = records.write(name, _new_key().encode(), None)
-            except RecordChanged:  # another folder's process was faster
-                found = records.read(name)
-        if found is None:
-            raise CustodyError(f"there is no key-encrypting key {uri}")
-        return _text(found.data, uri)
+        self._uri = uri
+        self._environment = environment
+        self._name = split(uri).name
+        self._found: Kek | None = None
+        if not self._name:
+            raise CustodyError(f"kek={uri} names a place and no key: a key's name follows the last slash")
 
-    return TextKek(f"the record {uri}", text)
+    def seal(self, secret: bytes, bound: str) -> tuple[Passphrase | Key | Wrapped, bytes]:
+        return self._opened().seal(secret, bound)
+
+    def open(self, how: Passphrase | Key | Wrapped, sealed: bytes, bound: str) -> bytes | None:
+        return self._opened().open(how, sealed, bound)
+
+    def __str__(self) -> str:
+        return f"the kek {self._uri}"
+
+    def _opened(self) -> Kek:
+        if self._found is None:
+            from keyfront.custody.schemes import open_place
+
+            place = open_place(self._uri, self._environment)
+            if getattr(place, "wrap", None) is not None:
+                self._found = WrappingKek(self._uri, place, self._name)
+            elif (records := getattr(place, "records", None)) is not None:
+                self._found = TextKek(str(self), lambda make: _recorded(records, self._name, self._uri, make))
+            else:
+                raise CustodyError(f"kek={self._uri}: that place neither encrypts nor keeps texts")
+        return self._found
+
+
+def _recorded(records: Records, name: str, uri: str, make: bool) -> str:
+    found = records.read(name)
+    if found is None and make:
+        try:
+            found = records.write(name, _new_key().encode(), None)
+        except RecordChanged:  # another folder's process was faster
+            found = records.read(name)
+    if found is None:
+        raise CustodyError(f"there is no key-encrypting key {uri}")
+    return _text(found.data, uri)
 
 
 def _key(text: str) -> bytes:
