@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from keyfront.control.store import Store
@@ -427,6 +428,25 @@ def test_two_control_planes_serve_the_same_regions(make: Make) -> None:
     assert of(one).number == of(other).number == of(one, "us").number
     assert one.service.follow(one.now)
     assert not one.service._replica._feed.behind
+
+
+def test_a_region_that_came_back_with_more_than_the_store_knows(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The store came from a backup, and this region could not be reached when the control plane began."""
+    house = make("eu", "us")
+    id_ = house.distribution()["Id"]
+    before = of(house)
+    shutil.move(tmp_path / "feed-us", tmp_path / "away")
+    assert house.service.follow(house.now)
+    (tmp_path / "feed-us").mkdir()
+    later = msgspec.structs.replace(before, number=before.number + 7, region="us")
+    FileFeed(tmp_path / "feed-us", "us").publish(later)
+    assert house.service.follow(house.now)
+    assert house.service.follow(house.now)
+    assert of(house).number == of(house, "us").number == before.number + 8
+    assert ids(of(house, "us"))[0] == [id_]
+    assert "the store has gone back" in caplog.text
 
 
 def test_the_parts_are_those_of_one_whole(make: Make, tmp_path: Path) -> None:
