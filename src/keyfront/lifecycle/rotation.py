@@ -190,13 +190,22 @@ class Facts(msgspec.Struct, frozen=True):
 
     def lost(self, entry: Entry) -> str:
         """Why `entry` can sign nothing that an edge would take, empty if it can."""
+        return self.forgotten(entry) or self.missing(entry)
+
+    def forgotten(self, entry: Entry) -> str:
+        """Why edges cannot trust it, empty if they can."""
         if entry.key_pair_id and not self.knows(entry.key_pair_id):
             return f"its public key {entry.key_pair_id} was deleted at CloudFront"
+        return ""
+
+    def missing(self, entry: Entry) -> str:
+        """Why nobody can sign with it, as far as custody can be asked from here; empty if one can. It may be another
+        machine's folder that has it, so nothing follows from that by itself."""
         held = self.held.get(entry.uri, Held())
         if not held.fingerprint and not held.unknown:
-            return "its private half is gone from custody"
+            return f"custody has no {entry.uri} here"
         if entry.fingerprint and held.fingerprint and held.fingerprint != entry.fingerprint:
-            return "custody has another key in its place"
+            return f"custody has another key as {entry.uri}"
         return ""
 
     def trusted_until(self, entry: Entry) -> float:
@@ -321,7 +330,7 @@ def _put_back(facts: Facts, now: float) -> Iterable[Step | Wait]:
             continue
         if not facts.knows(entry.key_pair_id):
             if entry.stage is not Stage.SIGNING:
-                yield _step(Action.RELEASE, entry, facts.lost(entry))
+                yield _step(Action.RELEASE, entry, facts.forgotten(entry))
         elif entry.stage is Stage.DRAINING and now >= facts.trusted_until(entry):
             yield _step(Action.RELEASE, entry, "it has drained, and somebody took it out of the key group")
         elif len(facts.items) >= PLACES:
@@ -338,8 +347,10 @@ def _bring_in(facts: Facts, now: float) -> Iterable[Step | Wait]:
     record, entry = facts.record, coming(facts.record)
     if entry is None or held_back(record):
         return
-    if lost := facts.lost(entry):
-        yield _step(Action.RELEASE, entry, lost)
+    if forgotten := facts.forgotten(entry):
+        yield _step(Action.RELEASE, entry, forgotten)
+    elif missing := facts.missing(entry):
+        yield Wait(f"{missing}: look for it, or withdraw it by `rollback`", attention=True)
     elif unknown := facts.held[entry.uri].unknown:
         yield Wait(f"custody of {named(entry)} cannot be asked: {unknown}")
     elif not entry.key_pair_id:
@@ -411,6 +422,7 @@ def _retire(facts: Facts, now: float) -> Iterable[Step | Wait]:
 
 def _clear(facts: Facts, now: float) -> Iterable[Step | Wait]:
     """Nothing of a RETIRED key is left behind: first the public half, then the private one."""
+    signing = facts.record.signing
     if facts.record.terms.paused:
         return
     for entry in facts.record.entries:
@@ -428,7 +440,7 @@ def _clear(facts: Facts, now: float) -> Iterable[Step | Wait]:
             yield Wait(f"whether CloudFront ever had {named(entry)} is known by then", entry.retired + LISTED)
         elif held.unknown:
             yield Wait(f"custody of {named(entry)} cannot be asked: {held.unknown}")
-        else:
+        elif signing is None or signing.compromised or not facts.missing(signing):
             yield _step(Action.DESTROY, entry, "it is RETIRED and CloudFront has forgotten it")
 
 
@@ -441,6 +453,10 @@ def _begin(facts: Facts, now: float) -> Iterable[Step | Wait]:
         yield Wait("paused", attention=True)
         return
     because, when = due(facts)
+    signing = record.signing
+    if signing and when != 0.0 and (missing := facts.missing(signing)):
+        yield Wait(f"{missing}: look for it, or have another key by `rotate`", attention=True)
+        return
     if when is None:
         return
     if now < when:
@@ -485,8 +501,8 @@ def due(facts: Facts) -> tuple[str, float | None]:
         return "no key signs yet", 0.0
     if signing.compromised:
         return f"{named(signing)} is compromised", 0.0
-    if lost := facts.lost(signing):
-        return f"{named(signing)} cannot sign: {lost}", 0.0
+    if forgotten := facts.forgotten(signing):
+        return f"{named(signing)} is of no use: {forgotten}", 0.0
     if record.asked:
         return "a rotation was asked for", 0.0
     if record.terms.every == "":
