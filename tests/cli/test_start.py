@@ -37,6 +37,27 @@ def test_a_control_plane_that_cannot_start(name: str, text: str, says: str, tmp_
     assert "started again" not in err
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--records", "nowhere:x/"), "names no custody"),
+        (("--records", "awskms:keyfront/?region=eu-west-1"), "holds keys and no records"),
+        (("--hooks", "HOOKS"), "others may change"),
+        ((), "hook 1: there is no step"),
+    ],
+)
+def test_rotations_that_cannot_be(options: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    hooks = tmp_path / "elsewhere.toml"
+    hooks.write_text("")
+    hooks.chmod(0o666)
+    if not options:
+        own = tmp_path / "hooks.toml"
+        own.write_text('[[hook]]\ncommand = ["/bin/sh"]\nsteps = "swich"\n')
+        own.chmod(0o600)
+    err = refused(tmp_path, *(str(hooks) if option == "HOOKS" else option for option in options))
+    assert says in err
+
+
 def test_a_worker_that_cannot_start(tmp_path: Path) -> None:
     database = tmp_path / "countries.mmdb"
     database.write_text("none")

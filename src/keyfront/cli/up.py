@@ -223,11 +223,15 @@ def up(
 
 
 def _records(said: str, folder: Path) -> str:
-    """Where the records of rotations are; only to fail early it is opened here, the control plane opens it again."""
-    from keyfront.custody.follow import RECORDS_VARIABLE
+    """Where the records of rotations are. What somebody has said is opened here only to fail early: the control plane
+    opens it again."""
+    uri = said or os.environ.get(
+        "KEYFRONT_RECORDS"
+    )  # custody.follow.RECORDS_VARIABLE; its module takes time to load
+    if not uri:
+        return f"file:{folder}/custody/"
     from keyfront.custody.schemes import open_records
 
-    uri = said or os.environ.get(RECORDS_VARIABLE) or f"file:{folder}/custody/"
     open_records(uri)
     return uri
 
