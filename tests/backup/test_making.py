@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from keyfront.backup.names import Name
-from keyfront.backup.places import Bucket, Folder, open_place
+from keyfront.backup.places import Bucket, Folder, find, open_place
 from keyfront.backup.retention import read_rule
 from keyfront.backup.taking import Wanted
 from keyfront.control.store import Store
@@ -169,6 +169,8 @@ def test_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert [str(name) for name in names] == [str(name) for name in Folder(tmp_path / "copy").names()]
         assert len(names) == 2
         assert list(names.values()) == [len(place.get(str(name))) for name in names]
+        for text in ("s3://backups/kf", "s3://backups/kf/", f"s3://backups/kf/{outcome.name}"):
+            assert find(text, weed.url) == (outcome.name, place.get(outcome.name))
         (tmp_path / "got.age").write_bytes(place.get(outcome.name))
         read(tmp_path / "got.age")
         assert client.get_object(Bucket="backups", Key="kf/notes.txt")["Body"].read() == b"not ours"

@@ -17,7 +17,7 @@ from keyfront.backup.running import held, refuse_half_restored
 from keyfront.control import schema
 from keyfront.control.operations import Service
 from keyfront.control.store import Store
-from keyfront.errors import SettingsError
+from keyfront.errors import BackupError, SettingsError
 from keyfront.fleet.file import FileFeed
 from tests.backup.house import CREDENTIALS, Installed, chain, events, make, read, restore
 from tests.control.house import ACCOUNT, BOTH, House, where
@@ -215,6 +215,20 @@ def test_not_onto_one_that_runs(tmp_path: Path) -> None:
         with again.aside() as transaction:
             transaction.set_edges("elsewhere", {})
         again.close()
+    one.house.close()
+
+
+def test_not_onto_a_file_that_somebody_has_open(tmp_path: Path) -> None:
+    one = Installed(tmp_path)
+    outcome = make(one.house.store, tmp_path, tmp_path / "archives")
+    archive = read(tmp_path / "archives" / outcome.name)
+    (tmp_path / "credentials").write_text("[other]\n")
+    if where(tmp_path) == tmp_path / "keyfront.db":
+        with pytest.raises(BackupError, match="nothing was changed"):
+            restore(archive, tmp_path)
+        assert (tmp_path / "credentials").read_text() == "[other]\n"
+        refuse_half_restored(tmp_path)
+        assert one.house.key("goes on")
     one.house.close()
 
 

@@ -167,8 +167,24 @@ def test_the_playbook(tmp_path: Path, app: int, monkeypatch: pytest.MonkeyPatch)
 def test_a_drill_that_fails_says_so(tmp_path: Path) -> None:
     """A link of a key that the archive does not know, one of another host, and one that has expired."""
     from tests.backup.house import IDENTITY, Installed, make
+    from tests.control.house import ACCOUNT
 
     one = Installed(tmp_path / "data")
+    # Neither a region, nor a country, nor the origin keeps a drill from what it is for.
+    arn = f"arn:aws:cloudfront::{ACCOUNT}:distribution/{one.id}"
+    tags = {"Items": [{"Key": "keyfront:regions", "Value": "eu"}]}
+    one.house.call("TagResource", Resource=arn, Tags=tags)
+    config, etag = one.house.config(one.id)
+    config["Restrictions"] = {
+        "GeoRestriction": {"RestrictionType": "whitelist", "Quantity": 1, "Items": ["DE"]}
+    }
+    (origin,) = config["Origins"]["Items"]
+    origin |= {
+        "DomainName": "bucket.s3.eu-central-1.amazonaws.com",
+        "S3OriginConfig": {"OriginAccessIdentity": ""},
+    }
+    origin.pop("CustomOriginConfig")
+    one.house.call("UpdateDistribution", Id=one.id, IfMatch=etag, DistributionConfig=config)
     outcome = make(one.house.store, one.folder, tmp_path / "archives")
     good = one.link()
     stranger = sign_url(

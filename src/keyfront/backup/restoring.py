@@ -5,8 +5,8 @@
    it, so that edges take it. If the audit log that is there now is the archive's gone on, it goes on: a restore forgets
    nothing that was recorded. The restore itself is its last record.
 2. What is there now is kept in `before-restore-TIME/`; a database of PostgreSQL's keeps it in a schema of that name.
-3. Private keys go into custody, then files into the folder, then the store is swapped in: SQLite's by a rename,
-   PostgreSQL's in one transaction. Then come the records, which turn signers to the keys that edges trust now.
+3. PostgreSQL's tables are swapped in one transaction. Private keys go into custody, then files into the folder, then
+   SQLite's file is swapped by a rename. Then come the records, which turn signers to the keys that edges trust now.
 
 While 3 goes on, the file `restore.running` says so, and `keyfront up` does not start. A restore that was killed is run
 again; what was there before it is still kept aside, since nothing is overwritten there.
@@ -181,12 +181,19 @@ class Restore:
         staged = self._archive.store(Sqlite(file), without=(schema.audit.name,) if plan.continues else ())
         try:
             self._prepare(staged, plan, teller, name, now)
+            shared = self._current if self._current is not None and self._current.shared else None
+            if shared is None:
+                self._close()
             aside = self._begin(now)
+            if shared is not None:
+                try:
+                    _swap_postgres(staged, shared, aside.name.replace("-", "_"))
+                except (ApiError, BackupError):
+                    (folder / RUNNING).unlink(missing_ok=True)  # nothing was changed
+                    raise
             failed = custodies.put_keys(self._keys, now, self._environment)
             self._put_files(aside)
-            if self._current is not None and self._current.shared:
-                _swap_postgres(staged, self._current, aside.name.replace("-", "_"))
-            else:
+            if shared is None:
                 staged.close()
                 self._swap_sqlite(file, aside)
         finally:
@@ -278,18 +285,23 @@ class Restore:
                 _replace(aside / file.path, old, 0o600)
             _replace(path, file.data, file.mode)
 
+    def _close(self) -> None:
+        """Let go of the file that is there.
+
+        :raises BackupError: if somebody else has it open.
+        """
+        if self._current is None:
+            return
+        path = self._target.folder / _STORE
+        self._current.close()  # which takes its journal in, and removes it
+        if _journals(path):
+            raise BackupError(f"somebody else has {path} open: end it first; nothing was changed")
+
     def _swap_sqlite(self, file: Path, aside: Path) -> None:
         """The new file takes the old one's place in one rename. The old one has no journal then: SQLite would read it
         into the new one."""
         path = self._target.folder / _STORE
-        if self._current is not None:
-            self._current.close()  # which takes its journal in
-        for tail in ("-wal", "-shm"):
-            journal = path.with_name(path.name + tail)
-            if not journal.exists():
-                continue
-            if self._current is not None:
-                raise BackupError(f"somebody else has {path} open; end it, and run the restore again")
+        for journal in _journals(path):
             os.replace(journal, aside / journal.name)
         if path.exists() and not (aside / _STORE).exists():
             try:
@@ -304,6 +316,12 @@ class Restore:
             os.close(descriptor)
         os.replace(file, path)
         _sync(self._target.folder)
+
+
+def _journals(path: Path) -> list[Path]:
+    """What SQLite keeps beside a file that is open, or was not closed."""
+    beside = (path.with_name(path.name + tail) for tail in ("-wal", "-shm"))
+    return [journal for journal in beside if journal.exists()]
 
 
 def _go_on(old: Transaction, new: Transaction) -> None:
