@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from keyfront.custody.contract import HeldKey
-from keyfront.custody.envelope import ENVELOPE, KEY
+from keyfront.custody.envelope import ENVELOPE
 from keyfront.custody.file import PRIVATE, FileCustody
 from keyfront.custody.folder import RECORD
+from keyfront.custody.kek import KEY
 from keyfront.errors import CustodyError
 from keyfront.signing.keys import generate_private_key
 

@@ -22,9 +22,10 @@ from fuzz.custody import run
 
 from keyfront.custody import open_key, open_place, open_records
 from keyfront.custody.contract import Record
-from keyfront.custody.envelope import ENVELOPE, KEY, Key, kek_of
+from keyfront.custody.envelope import ENVELOPE
 from keyfront.custody.file import PRIVATE, FileCustody
 from keyfront.custody.folder import RECORD, Folder
+from keyfront.custody.kek import KEY, Key, kek_of
 from keyfront.errors import CustodyError, CustodyUnavailable, KeyExists, NoSuchKey, RecordChanged
 from tests.bao import Bao
 from tests.custody.house import made_elsewhere

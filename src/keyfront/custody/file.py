@@ -3,8 +3,8 @@
     file:/srv/keys/photos-1?kek=env:KEYFRONT_CUSTODY_PASSPHRASE
 
 A key is a file `NAME.private` (keyfile.py), a record a file `NAME.record` (folder.py), and the folder's own key is in
-`custody.envelope`, sealed under the key-encrypting key that `kek=` names (envelope.py). What is listed and described is
-in the open; only to make, import, sign or export takes the key-encrypting key.
+`custody.envelope`, sealed under the key-encrypting key that `kek=` names (envelope.py, kek.py). What is listed and
+described is in the open; only to make, import, sign or export takes the key-encrypting key.
 """
 
 from __future__ import annotations
@@ -19,16 +19,9 @@ from urllib.parse import urlencode
 import msgspec
 
 from keyfront.custody.contract import HeldKey, checked_grace, checked_labels, checked_name
-from keyfront.custody.envelope import (
-    ENVELOPE,
-    KEY,
-    FolderKey,
-    folder_key_id,
-    kek_of,
-    new_folder_key,
-    open_folder_key,
-)
+from keyfront.custody.envelope import ENVELOPE, FolderKey, folder_key_id, new_folder_key, open_folder_key
 from keyfront.custody.folder import Folder, FolderRecords, Stamp
+from keyfront.custody.kek import KEY, kek_of
 from keyfront.custody.keyfile import KeyFile, open_key_file, read_key_file, sealed_key
 from keyfront.errors import CustodyError, CustodyUnavailable, KeyExists, NoSuchKey
 from keyfront.signing.keys import Algorithm, HashName, PrivateKey, PublicKey, generate_private_key
