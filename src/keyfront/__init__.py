@@ -36,12 +36,13 @@ from keyfront.signing.sign import (
 from keyfront.signing.verify import Grant, KeyRing, verify
 
 if TYPE_CHECKING:
-    from keyfront.custody.follow import signer_for
+    from keyfront.custody.follow import CustodySigner, signer_for
 
 __all__ = [
     "Check",
     "CloudFrontSigner",
     "CustodyError",
+    "CustodySigner",
     "CustodyUnavailable",
     "Denial",
     "Denied",
@@ -69,12 +70,13 @@ __all__ = [
     "verify",
 ]
 
+if not TYPE_CHECKING:  # else every misspelt name would pass
 
-def __getattr__(name: str) -> Any:
-    """`signer_for` is loaded when it is first asked for: who signs with a key at hand needs no custody."""
-    if name != "signer_for":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from keyfront.custody.follow import signer_for
+    def __getattr__(name: str) -> Any:
+        """What signs with keys in custody is loaded when it is first asked for: who has a key at hand needs none of it."""
+        if name not in ("CustodySigner", "signer_for"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from keyfront.custody import follow
 
-    globals()[name] = signer_for
-    return signer_for
+        globals()[name] = getattr(follow, name)
+        return globals()[name]

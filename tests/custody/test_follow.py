@@ -23,6 +23,7 @@ from keyfront.custody.succession import Entry, Stage, Succession, Terms, record_
 from keyfront.errors import CustodyError, CustodyUnavailable, NoSuchKey, PolicyError, SigningError
 from keyfront.signing.keys import Algorithm
 from keyfront.signing.sign import Signer, sign_cookies, sign_url
+from keyfront.signing.verify import KeyRing
 from tests.custody.groups import NOW, URL, Clock, Group, key, key_of, signed, verdict
 from tests.custody.memory import MemoryHandle, MemoryPlace
 
@@ -519,6 +520,22 @@ def test_a_signer_that_is_closed_signs_no_more(group: Group) -> None:
     assert not thread.is_alive()
     with pytest.raises(CustodyError, match="closed"):
         signed(signer)
+
+
+# ---- one key
+
+
+def test_one_key_in_custody(tmp_path: Path) -> None:
+    made = open_place(f"file:{tmp_path}/keys/").create("a", "RSA-2048", now=NOW)
+    signer: Signer = keyfront.CustodySigner("KA", made.uri)
+    assert verdict(signed(signer), KeyRing({"KA": made.public_key})) == "granted"
+    assert verdict(signed(signer, hash_name="SHA256"), KeyRing({"KA": made.public_key})) == "granted"
+    with pytest.raises(NoSuchKey):
+        keyfront.CustodySigner("KB", f"file:{tmp_path}/keys/b")
+    with pytest.raises(SigningError, match="no key pair id"):
+        keyfront.CustodySigner("K B", made.uri)
+    with pytest.raises(AttributeError):
+        keyfront.custody_signer  # type: ignore[attr-defined]
 
 
 # ---- signer_for

@@ -38,6 +38,7 @@ from keyfront.custody.schemes import open_key, open_place, open_records, split
 from keyfront.custody.succession import Entry, Stage, Terms, load
 from keyfront.errors import CustodyError, CustodyUnavailable, KeyfrontError, NoSuchKey, SigningError
 from keyfront.signing.keys import HashName, PublicKey
+from keyfront.signing.sign import checked_id
 
 if TYPE_CHECKING:
     from keyfront.custody.asking import AgentSigner
@@ -477,9 +478,11 @@ class CustodySigner:
     signs."""
 
     def __init__(self, key_pair_id: str, uri: str) -> None:
-        """:raises CustodyError: if there is no such key, or its place cannot be opened."""
+        """:raises SigningError: if `key_pair_id` cannot be an id.
+        :raises CustodyError: if there is no such key, or its place cannot be opened.
+        """
+        self.key_pair_id = checked_id(key_pair_id)
         handle = open_key(uri)
-        self.key_pair_id = key_pair_id
         self.public_key = handle.public_key
         self.hash_names = tuple(handle.hash_names)
         self.sign = handle.sign

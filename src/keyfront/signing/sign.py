@@ -64,7 +64,7 @@ class LocalSigner:
 
     def __init__(self, key_pair_id: str, key: PrivateKey) -> None:
         """:raises SigningError: if `key_pair_id` cannot be an id."""
-        self.key_pair_id = _checked_id(key_pair_id)
+        self.key_pair_id = checked_id(key_pair_id)
         self.public_key = key.public_key
         self._key = key
 
@@ -340,7 +340,7 @@ def _signed_by(
     parameters = {
         terms.name: terms.value,
         "Signature": cf_b64encode(signature),
-        "Key-Pair-Id": _checked_id(signer.key_pair_id),
+        "Key-Pair-Id": checked_id(signer.key_pair_id),
     }
     if hash_name != "SHA1":
         parameters["Hash-Algorithm"] = hash_name
@@ -365,7 +365,8 @@ def hash_for(signer: Signer, hash_name: HashName | None) -> HashName:
     return usual if usual in able else able[0]
 
 
-def _checked_id(key_pair_id: str) -> str:
+def checked_id(key_pair_id: str) -> str:
+    """:raises SigningError: if `key_pair_id` cannot be an id."""
     if not key_pair_id or not all(
         char.isascii() and (char.isalnum() or char in "-_") for char in key_pair_id
     ):
