@@ -73,7 +73,7 @@ __all__ = [
 if not TYPE_CHECKING:  # else every misspelt name would pass
 
     def __getattr__(name: str) -> Any:
-        """What signs with keys in custody is loaded when it is first asked for: who has a key at hand needs none of it."""
+        """What signs with keys in custody is loaded when it is first asked for: not everybody needs it."""
         if name not in ("CustodySigner", "signer_for"):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from keyfront.custody import follow
