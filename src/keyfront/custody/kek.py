@@ -89,14 +89,17 @@ class Kek(Protocol):
 def kek_of(option: str | None, folder: Folder, environment: Mapping[str, str]) -> Kek:
     """The kek that `kek=` names. It is only looked for when it is used.
 
-    :raises CustodyError: if nothing can be meant by it.
+    :raises CustodyError: if nothing can be meant by it; the message does not repeat it, for it may be a secret.
     """
+    from keyfront.custody.schemes import SCHEMES
+
     if option is None:
         return TextKek(f"the key file {folder.path / KEY}", lambda make: _beside(folder, make))
-    scheme, colon, rest = option.partition(":")
-    if not colon or not rest:
+    scheme, _, rest = option.partition(":")
+    if not rest or scheme not in {"env", *SCHEMES}:
         raise CustodyError(
-            f"kek={option[:200]} is not of the form env:VARIABLE, file:/path, or another custody's URI"
+            "kek= is env:VARIABLE, file:/path, or the URI of a key or a record in another custody, and never the "
+            "secret itself"
         )
     if scheme == "env":
         return TextKek(f"the environment's {rest}", lambda make: _variable(rest, environment))
