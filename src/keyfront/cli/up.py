@@ -213,7 +213,7 @@ def up(
         store=checked(store),
         store_password_file=str(store_password_file.absolute()) if store_password_file else "",
         quotas=quotas(quota),
-        records="" if tier.feed else _records(records, folder),
+        records="" if tier.feed else _records(records),
         rotation=rotation,
         hooks="" if tier.feed else _hooks(hooks, folder),
         region=tier.region,
@@ -222,17 +222,16 @@ def up(
     asyncio.run(_up(folder, settings, api, workers or len(os.sched_getaffinity(0))))
 
 
-def _records(said: str, folder: Path) -> str:
-    """Where the records of rotations are. What somebody has said is opened here only to fail early: the control plane
-    opens it again."""
+def _records(said: str) -> str:
+    """Where the records of rotations are, if somebody has said so. It is opened here only to fail early: the control
+    plane opens it again."""
     uri = said or os.environ.get(
-        "KEYFRONT_RECORDS"
-    )  # custody.follow.RECORDS_VARIABLE; its module takes time to load
-    if not uri:
-        return f"file:{folder}/custody/"
-    from keyfront.custody.schemes import open_records
+        "KEYFRONT_RECORDS", ""
+    )  # custody.follow.RECORDS_VARIABLE, which takes time to load
+    if uri:
+        from keyfront.custody.schemes import open_records
 
-    open_records(uri)
+        open_records(uri)
     return uri
 
 

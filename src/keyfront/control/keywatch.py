@@ -57,6 +57,7 @@ class KeyWatch:
         self._lost: tuple[float, Mapping[str, str]] = (-ASK_CUSTODY, {})
         self._told: dict[tuple[str, str], tuple[int, int, float]] = {}
         self._trouble: dict[str, str] = {}
+        self._known: tuple[float, tuple[Succession, ...] | None] = (-WATCH, None)
 
     def findings(self, now: float) -> tuple[Finding, ...]:
         """All warnings at the time `now` (epoch seconds).
@@ -67,24 +68,30 @@ class KeyWatch:
             found = self._found
             if 0 <= now - found[0] < FRESH:
                 return found[1]
-            records = self._read()
+            records = self._read(now)
             with self._store.read() as transaction:
                 facts = facts_of(transaction, records, self._lost[1], now)
             self._found = (now, findings(facts, now))
             return self._found[1]
 
-    def _read(self) -> tuple[Succession, ...] | None:
+    def _read(self, now: float) -> tuple[Succession, ...] | None:
+        """The records: as they are where that costs nothing, else as they were a minute ago at most."""
         if self._records is None:
             return None
+        if self._records.uri.startswith("file:") or not 0 <= now - self._known[0] < WATCH:
+            self._known = (now, self._read_all(self._records))
+        return self._known[1]
+
+    def _read_all(self, records: Records) -> tuple[Succession, ...] | None:
         found = []
         try:
-            names = self._records.names()
+            names = records.names()
         except (KeyfrontError, OSError) as error:
             self._once("", f"the records of rotations cannot be read: {error}")
             return None
         for name in names:
             try:
-                record = self._records.read(name)
+                record = records.read(name)
                 if record is not None:
                     found.append(read_succession(record.data))
                 self._trouble.pop(name, None)
@@ -106,7 +113,7 @@ class KeyWatch:
         """
         if not 0 <= now - self._lost[0] < ASK_CUSTODY:
             with self._lock:
-                records = self._read()
+                records = self._read(now)
             self._lost = (now, lost_keys(records or (), self._environment))
         found = self.findings(now)
         told, self._told = self._told, {}

@@ -85,7 +85,8 @@ def run_control(
     :param quotas: of the account, of one distribution and of one policy; by default CloudFront's.
     :param region: where the edges are that follow the data folder; empty: in none.
     :param region_feeds: other regions, each with the folder of its feed.
-    :param records: the custody that keeps the records of rotations; by default the folder `custody` in `data`.
+    :param records: the custody that keeps the records of rotations, the same one for all control planes that are told
+        so; by default the folder `custody` in `data`, which is this one's own.
     :param rotation: whether steps of rotations that are due are taken.
     :param hooks: called before and after each of them.
     :raises SettingsError: if the credentials or the store cannot be used.
@@ -112,7 +113,15 @@ def run_control(
         rotations = None
         if rotation:
             owner, secret = next(iter(credentials))
-            rotations = Rotations(memory, kept, account, own_url(sock), (owner.access_key_id, secret), hooks)
+            rotations = Rotations(
+                memory,
+                kept,
+                account,
+                own_url(sock),
+                (owner.access_key_id, secret),
+                hooks,
+                shared=memory.shared and bool(records),
+            )
         watch = KeyWatch(memory, kept, tells=lambda: rotations is None or rotations.leads)
         registry = registry or CollectorRegistry()
         registry.register(KeyMetrics(memory, watch))

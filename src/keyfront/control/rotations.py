@@ -6,6 +6,7 @@ own credentials, so that every change is one of the API's, allowed and recorded 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import threading
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from keyfront.lifecycle.conductor import Conductor
     from keyfront.lifecycle.hooks import Hook
 
-LEASE = "rotation"
 PATIENCE = 10.0
 """Seconds that a step under way has to end when the control plane ends. One that takes longer comes up again."""
 
@@ -35,6 +35,8 @@ class Rotations:
     :param credentials: access key id and secret of who changes public keys and key groups.
     :param hooks: called before and after each step.
     :param environment: where places of keys find their secrets, and hooks' commands their variables.
+    :param shared: whether other control planes on the store may have the same records: then one of them leads. Records
+        that nobody else has are nobody else's to see to.
     """
 
     def __init__(
@@ -47,6 +49,8 @@ class Rotations:
         hooks: Sequence[Hook] = (),
         environment: Mapping[str, str] = os.environ,
         rng: random.Random | None = None,
+        *,
+        shared: bool = False,
     ) -> None:
         rng = rng or random.SystemRandom()
         self._store = store
@@ -58,7 +62,9 @@ class Rotations:
         self._environment = environment
         self._rng = rng
         self._stopping = threading.Event()
-        self.lease: Leading = Lease(store, LEASE, f"{rng.getrandbits(64):016x}") if store.shared else Always()
+        self.lease: Leading = (
+            Lease(store, lease_name(records.uri), f"{rng.getrandbits(64):016x}") if shared else Always()
+        )
         self._threads: tuple[threading.Thread, ...] = ()
 
     @property
@@ -94,3 +100,8 @@ class Rotations:
             Audited(self._store, self._account, self._rng),
         )
         return Conductor(api, self._records, self._environment, listeners)
+
+
+def lease_name(uri: str) -> str:
+    """Of the lease on the rotations whose records are at `uri`; options after a question mark are each one's own."""
+    return f"rotation {hashlib.sha256(uri.partition('?')[0].encode()).hexdigest()[:32]}"
