@@ -121,6 +121,19 @@ def test_a_record_that_cannot_be_read_holds_up_nobody(
     del world.texts["broken"]
 
 
+def test_a_clock_that_is_set_back_stalls_nothing(running: Running, world: World) -> None:
+    day = 86_400.0
+    world.now += 365 * day  # a clock that is far ahead, with which custody cannot be asked
+    world.custody_down = True
+    world.start()
+    running.until(lambda: any(each.moment == "failed" for each in world.told_of), tick=0)
+    world.now -= 300.0
+    world.custody_down = False
+    running.until(
+        lambda: any(each.action == "create" and each.moment == "after" for each in world.told_of), tick=0
+    )
+
+
 def test_who_does_not_lead_does_nothing(running: Running, world: World) -> None:
     running.turn.held = False
     time.sleep(0.3)  # it may have begun a look

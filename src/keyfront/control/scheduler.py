@@ -28,6 +28,8 @@ LOOK_ELSEWHERE = 30.0
 """Seconds between two looks at the records, where that is free, and where somebody is asked for them."""
 AT_ONCE = 20
 """Steps of one group before it is the next one's turn."""
+BACK = 5.0
+"""Seconds by which a clock that is set back makes all times anew that were waited for."""
 FIRST_PAUSE = 2.0
 LONGEST_PAUSE = 300.0
 """Seconds after which what failed is tried again; doubled each time."""
@@ -74,6 +76,7 @@ class Scheduler:
     def run(self) -> None:
         looked = 0.0
         led = False
+        before = self._clock()
         while not self._stopping.is_set():
             if not self._lease.held:
                 if led:
@@ -86,6 +89,9 @@ class Scheduler:
                 self._versions.clear()  # what happened meanwhile is not known
                 self._again.clear()
             now, at = self._clock(), time.monotonic()
+            if now < before - BACK:
+                self._versions.clear()  # the clock was set back: what was to come at some time comes up now
+            before = now
             if at - looked >= self._look or any(when <= now for when in self._again.values()):
                 self._round(all_=at - looked >= self._look)
                 looked = at if at - looked >= self._look else looked
