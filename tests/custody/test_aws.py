@@ -457,26 +457,30 @@ A, B = "a" * 16, "b" * 16
 @pytest.mark.parametrize(
     ("writes", "count"),
     [
-        ([(1, 0)], [1]),
-        ([(1, 0), (2, 1), (3, 2)], [1, 2, 3]),
-        ([(1, 0), (2, 1), (3, 1)], [1, 2]),  # the third came too late
-        ([(1, 0), (2, 1), (3, 1), (4, 2)], [1, 2, 4]),  # and the fourth knows that
-        ([(1, 0), (2, 1), (3, 1), (4, 1), (5, 2)], [1, 2, 5]),
-        ([(4, 2), (5, 4), (6, 4)], [5]),  # what was before 4 is forgotten: whether 4 counts cannot be told
-        ([(4, 2), (5, 2)], []),
-        ([(1, -1), (2, 1), (3, 1)], [2]),  # the first was written by somebody else
-        ([(1, 7)], []),  # the parameter was deleted, and somebody who did not know wrote on
+        ("1a", "1"),
+        ("1a 2b<1a 3c<2b", "123"),
+        ("1a 2b<1a 3c<1a", "12"),  # the third came too late
+        ("1a 2b<1a 3c<1a 4d<2b", "124"),  # and the fourth knows that
+        ("1a 2b<1a 3c<1a 4d<1a 5e<2b", "125"),
+        ("4d<2b 5e<4d 6f<4d", "5"),  # what was before 4 is forgotten: whether 4 counts cannot be told
+        ("4d<3c 5e<4d 6f<4d", "45"),
+        ("4d<2b 5e<2b", ""),
+        ("1! 2b<1a 3c<1a", ""),  # the first was written by somebody else
+        ("1a<7b", ""),  # the parameter was deleted, and somebody who did not know wrote on
+        ("1a 2b<1c", "1"),  # it was deleted and made anew, and somebody who did not know wrote on
+        ("1a 2b<1c 3d<1a", "13"),
+        ("1a 2b<7c 3d<1a", "13"),
     ],
 )
-def test_which_writes_count(writes: list[tuple[int, int]], count: list[int]) -> None:
-    found = counting(Write(number, after, A, "", 0.0) for number, after in writes)
-    if writes == [(1, 0), (2, 1), (3, 1), (4, 1), (5, 4)]:
-        count = [
-            1,
-            2,
-            5,
-        ]  # nobody honest writes after 4, which does not count; its number is all there is to tell
-    assert [write.number for write in found] == count
+def test_which_writes_count(writes: str, count: str) -> None:
+    def version(text: str) -> str:
+        return f"{text[0]}.{text[1]}" if text else ""
+
+    found = []
+    for text in writes.split():
+        own, _, after = text.partition("<")
+        found.append(Write(int(own[0]), version(after), own[1].replace("!", ""), "", 0.0))
+    assert "".join(str(write.number) for write in counting(found)) == count
 
 
 def the_parameter(records: Any, name: str) -> str:
@@ -490,7 +494,7 @@ def test_who_comes_too_late_has_written_nothing(aws: Moto) -> None:
     # another writer had seen the first, and sends after the second was written
     ssm.put_parameter(
         Name=the_parameter(records, "one"),
-        Value=f"keyfront-1 1 {A}\nlate",
+        Value=f"keyfront-1 {first.version} {A}\nlate",
         Type="SecureString",
         Overwrite=True,
     )
@@ -520,10 +524,12 @@ def test_a_record_that_changes_often_forgets_its_oldest_writes(aws: Moto) -> Non
     records, ssm = open_records(somewhere("awsssm", aws), aws.environment), client("ssm", aws)
     name = the_parameter(records, "one")
     last = records.write("one", b"0", None)
+    before = last.version
     for number in range(2, 104):  # as records.write does, in one call each
-        value = f"keyfront-1 {number - 1} {A}\n{number}"
+        value = f"keyfront-1 {before} {A}\n{number}"
         ssm.put_parameter(Name=name, Value=value, Type="SecureString", Overwrite=True)
-    late = f"keyfront-1 50 {B}\nlate"
+        before = f"{number}.{A}"
+    late = f"keyfront-1 50.{A} {B}\nlate"
     ssm.put_parameter(Name=name, Value=late, Type="SecureString", Overwrite=True)
     seen = records.read("one")
     assert seen == Record("one", b"103", f"103.{A}")
@@ -584,6 +590,42 @@ def test_who_writes_on_after_the_parameter_is_gone_does_not_bring_it_back(aws: M
         texts.write("one", b"late", seen.version)
     with pytest.raises(ssm.exceptions.ParameterNotFound):
         ssm.get_parameter(Name=f"/{inner(place)}/one")
+
+
+@pytest.mark.parametrize("changes", [0, 2])
+def test_who_writes_on_after_another_key_has_the_name_does_it_no_harm(changes: int, aws: Moto) -> None:
+    place = placed("awsssm", aws)
+    place.create("one", "ECDSA-P256", now=time.time())
+    for _ in range(changes):
+        place.delete("one", grace=DAY, now=time.time())
+        place.undelete("one")
+    texts = place._texts  # type: ignore[attr-defined]
+    seen = texts._last("one")
+    place.delete("one", grace=0, now=time.time())
+    held = place.create("one", "ECDSA-P256", now=time.time())
+    last = texts._last
+    texts._last = lambda name: seen  # it looks, and then the others are faster
+    with pytest.raises(RecordChanged):
+        texts.write("one", b"late", seen.version)
+    with pytest.raises(RecordChanged):
+        texts.remove("one", seen.version)
+    texts._last = last
+    assert place.describe("one") == held
+    assert list(place.list()) == [held]
+
+
+def test_what_such_a_writer_leaves_behind_is_swept(aws: Moto, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, ssm = placed("awsssm", aws), client("ssm", aws)
+    late = f"keyfront-1 7.{A} {B}\nlate"
+    ssm.put_parameter(Name=f"/{inner(place)}/one", Value=late, Type="SecureString")
+    with pytest.raises(NoSuchKey):
+        place.describe("one")
+    with pytest.raises(KeyExists):  # it may be about to delete that itself
+        place.create("one", "ECDSA-P256", now=time.time())
+    assert list(place.list()) == []
+    monkeypatch.setattr("keyfront.custody.awsssm._ERASING", -1.0)
+    held = place.create("one", "ECDSA-P256", now=time.time())
+    assert list(place.list()) == [held]
 
 
 def test_labels_that_are_too_long_for_a_parameter(aws: Moto) -> None:
@@ -657,7 +699,7 @@ def test_the_policies_of_the_docs_are_what_is_called(scheme: str, short: str, aw
         second = records.write("group", b"2", first.version)
         assert records.names() == ["group"]
         if scheme == "awsssm":
-            late = f"keyfront-1 1 {A}\nlate"
+            late = f"keyfront-1 {first.version} {A}\nlate"
             client("ssm", aws).put_parameter(
                 Name=the_parameter(records, "group"), Value=late, Type="SecureString", Overwrite=True
             )

@@ -15,7 +15,7 @@ import math
 import re
 import time
 from base64 import encodebytes
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from keyfront.custody.aws import OPTIONS, OURS, Refused, Service, labels_of, tags_of
@@ -25,6 +25,7 @@ from keyfront.custody.options import known, segments, written
 from keyfront.custody.wrapping import wrapped_for_import
 from keyfront.errors import (
     CustodyError,
+    CustodyUnavailable,
     KeyExists,
     KeyLoadError,
     NoSuchKey,
@@ -50,6 +51,7 @@ _PLACE = f"{OURS}place"
 """The tag that says whose a key is before it has its alias: policies can go by it."""
 
 _NOT_YET = {"NotFoundException", "KMSInvalidStateException", "DisabledException"}
+_TRIES = 3
 _PAUSES = (0.1, 0.3, 1.0, 2.0)
 _BEGIN = "-----BEGIN PUBLIC KEY-----"
 
@@ -194,29 +196,45 @@ class KmsCustody:
     def delete(self, name: str, *, grace: float, now: float) -> HeldKey:
         """7 to 30 days, in whole ones."""
         checked_grace(grace)
-        metadata = self._there(name)
         days = max(SHORTEST, math.ceil(grace / DAY))
         if days > LONGEST:
             raise CustodyError(
                 f"AWS KMS keeps a key that is to be deleted for {LONGEST} days at most, not {days}"
             )
-        there = metadata.get("DeletionDate")
-        if there is not None:
-            if there.timestamp() <= now + days * DAY:
-                return self._held(name, metadata)
-            self._kms.call("CancelKeyDeletion", KeyId=metadata["KeyId"])
-        answer = self._patiently("ScheduleKeyDeletion", KeyId=metadata["KeyId"], PendingWindowInDays=days)
-        doomed = {"KeyState": "PendingDeletion", "DeletionDate": answer["DeletionDate"]}
-        return self._held(name, {**metadata, **doomed})
+
+        def doom(metadata: dict[str, Any]) -> HeldKey:
+            there = metadata.get("DeletionDate")
+            if there is not None:
+                if there.timestamp() <= now + days * DAY:
+                    return self._held(name, metadata)
+                self._kms.call("CancelKeyDeletion", KeyId=metadata["KeyId"])
+            answer = self._patiently("ScheduleKeyDeletion", KeyId=metadata["KeyId"], PendingWindowInDays=days)
+            doomed = {"KeyState": "PendingDeletion", "DeletionDate": answer["DeletionDate"]}
+            return self._held(name, {**metadata, **doomed})
+
+        return self._changed(name, doom)
 
     def undelete(self, name: str) -> HeldKey:
-        metadata = self._there(name)
-        if "DeletionDate" in metadata:
-            self._kms.call("CancelKeyDeletion", KeyId=metadata["KeyId"])
-            self._patiently("EnableKey", KeyId=metadata["KeyId"])
-            metadata = {**metadata, "KeyState": "Enabled"}
-            del metadata["DeletionDate"]
-        return self._held(name, metadata)
+        def restore(metadata: dict[str, Any]) -> HeldKey:
+            if "DeletionDate" in metadata:
+                self._kms.call("CancelKeyDeletion", KeyId=metadata["KeyId"])
+                self._patiently("EnableKey", KeyId=metadata["KeyId"])
+                metadata = {**metadata, "KeyState": "Enabled"}
+                del metadata["DeletionDate"]
+            return self._held(name, metadata)
+
+        return self._changed(name, restore)
+
+    def _changed(self, name: str, change: Callable[[dict[str, Any]], HeldKey]) -> HeldKey:
+        """What `change` makes of the key, whose deletion somebody else may be planning or cancelling meanwhile."""
+        for _ in range(_TRIES):
+            metadata = self._there(name)
+            try:
+                return change(metadata)
+            except Refused as error:
+                if error.code != "KMSInvalidStateException":
+                    raise
+        raise CustodyUnavailable(f"{self._uri(name)} is changed by others all the time")
 
     # ---- small secrets under a key that stays in KMS (`Wraps`)
 

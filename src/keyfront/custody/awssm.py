@@ -18,7 +18,7 @@ import math
 import re
 import uuid
 from base64 import b64decode, b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from keyfront.custody.aws import OPTIONS, OURS, Refused, Service, labels_of, tags_of
@@ -27,6 +27,7 @@ from keyfront.custody.loaded import LoadedHandle, Watch, gone
 from keyfront.custody.options import check_every, known, segments, written
 from keyfront.errors import (
     CustodyError,
+    CustodyUnavailable,
     KeyExists,
     KeyLoadError,
     NoSuchKey,
@@ -48,6 +49,7 @@ SHORTEST, LONGEST = 7, 30
 _KIND, _CREATED, _PUBLIC = f"{OURS}kind", f"{OURS}created", f"{OURS}public-key-"
 _TAG = 256  # characters in a tag's value
 
+_TRIES = 10
 _ABSENT = "ResourceNotFoundException"
 _TAKEN = "ResourceExistsException"
 _DELETED = "InvalidRequestException"
@@ -176,28 +178,44 @@ class SecretsManagerCustody:
     def delete(self, name: str, *, grace: float, now: float) -> HeldKey:
         """At once, or 7 to 30 days, in whole ones."""
         checked_grace(grace)
-        secret = self._there(name)
         days = max(SHORTEST, math.ceil(grace / DAY))
         if days > LONGEST:
             raise CustodyError(
                 f"AWS Secrets Manager keeps a secret that is to be deleted for {LONGEST} days at most, not {days}"
             )
-        there = secret.get("DeletedDate")
-        if there is not None:
-            if grace > 0 and there.timestamp() <= now + days * DAY:
-                return self._held(name, _tags(secret), there)
-            self._service.call("RestoreSecret", SecretId=self._id(name))
         how: dict[str, Any] = (
             {"RecoveryWindowInDays": days} if grace > 0 else {"ForceDeleteWithoutRecovery": True}
         )
-        answer = self._service.call("DeleteSecret", SecretId=self._id(name), **how)
-        return self._held(name, _tags(secret), answer["DeletionDate"])
+
+        def doom(secret: dict[str, Any]) -> HeldKey:
+            there = secret.get("DeletedDate")
+            if there is not None:
+                if grace > 0 and there.timestamp() <= now + days * DAY:
+                    return self._held(name, _tags(secret), there)
+                self._service.call("RestoreSecret", SecretId=self._id(name))
+            answer = self._service.call("DeleteSecret", SecretId=self._id(name), **how)
+            return self._held(name, _tags(secret), answer["DeletionDate"])
+
+        return self._changed(name, doom)
 
     def undelete(self, name: str) -> HeldKey:
-        secret = self._there(name)
-        if secret.get("DeletedDate") is not None:
-            self._service.call("RestoreSecret", SecretId=self._id(name))
-        return self._held(name, _tags(secret), None)
+        def restore(secret: dict[str, Any]) -> HeldKey:
+            if secret.get("DeletedDate") is not None:
+                self._service.call("RestoreSecret", SecretId=self._id(name))
+            return self._held(name, _tags(secret), None)
+
+        return self._changed(name, restore)
+
+    def _changed(self, name: str, change: Callable[[dict[str, Any]], HeldKey]) -> HeldKey:
+        """What `change` makes of the secret, which somebody else may be deleting or restoring at the same time."""
+        for _ in range(_TRIES):
+            secret = self._there(name)
+            try:
+                return change(secret)
+            except Refused as error:
+                if error.code not in {_ABSENT, _DELETED}:
+                    raise
+        raise CustodyUnavailable(f"{self._uri(name)} is changed by others all the time")
 
     # ---- within
 

@@ -8,6 +8,7 @@ was too late has written something that counts for nobody. Whoever reads can tel
 
     a write whose number follows that of the one it comes after counts: nothing can be between the two
     any other counts if what lies between does not, which the parameter's history tells
+    a parameter that was deleted and made anew begins with 1 again: writes name each other by a mark as well
 
 A text that was removed is one more write, which says so; of a key's parameter nothing may be left, so whoever has
 written that deletes it then. Parameter Store keeps a hundred writes.
@@ -58,11 +59,11 @@ class ParameterStoreCustody(TextCustody):
 
 
 class Write(NamedTuple):
-    """One write of a parameter: its number, that of the one it comes after, a mark of its own, and the text, None if
-    it removes. `at` is when it was made, in epoch seconds."""
+    """One write of a parameter: its number, the version that it comes after (empty for the first), a mark of its own,
+    and the text, None if it removes. `at` is when it was made, in epoch seconds."""
 
     number: int
-    after: int
+    after: str
     mark: str
     text: str | None
     at: float
@@ -71,16 +72,30 @@ class Write(NamedTuple):
     def version(self) -> str:
         return f"{self.number}.{self.mark}"
 
+    @property
+    def next(self) -> bool:
+        """Whether its number follows that of the one it comes after."""
+        return self.number - 1 == int(self.after.partition(".")[0] or 0)
 
-def counting(writes: Iterable[Write], start: Write | None = None) -> list[Write]:
-    """Those that count, of a parameter's writes in order of number. `start` is one before them that is known to.
 
-    Without it the first to count is one whose number follows that of the one it comes after.
+def counting(writes: Iterable[Write], *, known: bool = False) -> list[Write]:
+    """Those that count, of a parameter's writes in order of number. `known`: the first of them is known to.
+
+    Else what was before them may be forgotten: the first to count is one that is the next after the one that it names.
     """
-    found = [start] if start else []
+    found: list[Write] = []
+    before: Write | None = None
     for write in writes:
-        if write.after == write.number - 1 or (found and write.after == found[-1].number):
+        if found:
+            counts = write.after == found[-1].version
+        elif known:
+            counts = True
+        else:
+            follows = before is None or before.number != write.number - 1 or before.version == write.after
+            counts = bool(write.mark) and write.next and follows
+        if counts:
             found.append(write)
+        before = write
     return found
 
 
@@ -107,20 +122,29 @@ class Parameters:
         checked_name(name)
         if version is not None:
             return _record(name, self._put(name, data.decode(), version))
-        try:
-            mark = uuid.uuid4().hex[:16]
-            self._send(name, f"{_MARK} 0 {mark}\n{data.decode()}", overwrite=False)
-        except Refused as error:
-            if error.code != "ParameterAlreadyExists":
-                raise
-        else:
-            return Record(name, data, f"1.{mark}")
+        made = self._made(name, data)
+        if made is None and self._swept(name):
+            made = self._made(name, data)
+        if made is not None:
+            return made
         last = self._last(name)
-        if last is not None and last.mark == mark:  # the first answer was lost, and the call repeated
-            return _record(name, last)
         if last is None or last.text is not None or (self._erases and time.time() < last.at + _ERASING):
             raise self._changed(name)
         return _record(name, self._put(name, data.decode(), last.version))
+
+    def _made(self, name: str, data: bytes) -> Record | None:
+        """The first write of a parameter; None if there is one already."""
+        mark = uuid.uuid4().hex[:16]
+        try:
+            self._send(name, f"{_MARK} - {mark}\n{data.decode()}", overwrite=False)
+        except Refused as error:
+            if error.code != "ParameterAlreadyExists":
+                raise
+            last = self._last(name)
+            if last is None or last.mark != mark:
+                return None
+            return _record(name, last)  # the first answer was lost, and the call repeated
+        return Record(name, data, f"1.{mark}")
 
     def remove(self, name: str, version: str) -> None:
         self._put(checked_name(name), None, version)
@@ -136,10 +160,11 @@ class Parameters:
             if not re.fullmatch(NAME, name):
                 continue
             write = _written(parameter)
-            if write is None or write.after != write.number - 1:
+            if not self._sure(write):
                 write = next(reversed(counting(self._history(name))), None)
             if write is None:
-                continue  # somebody else's
+                self._swept(name)
+                continue
             if write.text is not None:
                 yield _record(name, write)
             elif self._erases and time.time() > write.at + _ERASING:
@@ -152,34 +177,39 @@ class Parameters:
 
         :raises RecordChanged: if that is not what was there: the write counts for nobody.
         """
-        number, _, mark = version.partition(".")
-        seen = self._last(name) if re.fullmatch(r"[1-9][0-9]{0,9}\.[0-9a-f]{16}", version) else None
-        if seen is None or (str(seen.number), seen.mark) != (number, mark):
+        seen = self._last(name)
+        if seen is None or seen.version != version:
             raise self._changed(name)
         mine = uuid.uuid4().hex[:16]
-        body = f"{_MARK} {seen.number} {mine}" + (f" {_REMOVED}" if text is None else f"\n{text}")
-        put = Write(self._send(name, body, overwrite=True), seen.number, mine, text, time.time())
-        if put.number == seen.number + 1:
+        body = f"{_MARK} {seen.version} {mine}" + (f" {_REMOVED}" if text is None else f"\n{text}")
+        put = Write(self._send(name, body, overwrite=True), seen.version, mine, text, time.time())
+        if put.number == seen.number + 1 and not self._erases:
             return put
-        if put.number <= seen.number:  # the parameter was deleted meanwhile, and this has made it anew
+        if put.number == 1:  # the parameter was deleted meanwhile, and this has made it anew
             self._delete(name)
             raise self._changed(name)
-        for last in counting(self._between(name, seen, put), seen)[1:]:
+        for last in counting(self._since(name, seen, put), known=True)[1:]:
             if last.mark == mine:  # this, or the same call before it, whose answer was lost
                 return last
         raise self._changed(name)
 
-    def _between(self, name: str, first: Write, last: Write) -> list[Write]:
-        """What was written after `first` up to `last`: everything, or it cannot be told what counts."""
+    def _since(self, name: str, first: Write, last: Write) -> list[Write]:
+        """What was written from `first` to `last`: everything, or it cannot be told what counts."""
         for pause in (0.0, 0.2, 0.5, 1.0):
             time.sleep(pause)  # what was just written may not be in the history yet
-            found = [write for write in self._history(name) if first.number < write.number <= last.number]
-            if len(found) == last.number - first.number:
-                return found
+            found = [write for write in self._history(name) if first.number <= write.number <= last.number]
+            if len(found) == last.number - first.number + 1:
+                return found if found[0].version == first.version else []
+        if self._erases:
+            return []  # the parameter was deleted, and with it what was just written
         raise CustodyUnavailable(
             f"{self._service.title}: the history of {self._prefix}{name} is not whole: "
             "whether it was changed cannot be told now"
         )
+
+    def _sure(self, write: Write | None) -> bool:
+        """Whether it counts for certain, without the history: what is erased and made anew has numbers from 1 again."""
+        return write is not None and write.next and (write.number == 1 or not self._erases)
 
     def _last(self, name: str) -> Write | None:
         """The last write that counts; None if there is no parameter."""
@@ -190,17 +220,29 @@ class Parameters:
                 return None
             raise
         write = _written(answer["Parameter"])
-        if write is not None and write.after == write.number - 1:
+        if write is not None and self._sure(write):
             return write
-        writes = counting(self._history(name))
-        if not writes:
+        writes = self._history(name)
+        count = counting(writes)
+        if not count and any(not write.mark for write in writes):
             raise CustodyError(f"the parameter {self._prefix}{name} is none that Keyfront has written")
-        return writes[-1]
+        return count[-1] if count else None
+
+    def _swept(self, name: str) -> bool:
+        """Whether what counts for nobody is gone now. Who writes on after a parameter was deleted makes it anew, and
+        deletes it (`_put`), unless he is stopped in between."""
+        writes = self._history(name)
+        if not writes or counting(writes) or any(not write.mark for write in writes):
+            return False
+        if time.time() < writes[-1].at + _ERASING:
+            return False
+        self._delete(name)
+        return True
 
     def _history(self, name: str) -> list[Write]:
         try:
             found = [
-                _written(entry) or Write(entry["Version"], -1, "", None, 0.0)
+                _written(entry) or Write(entry["Version"], "", "", None, 0.0)
                 for entry in self._service.pages(
                     "GetParameterHistory", "Parameters", Name=self._prefix + name, WithDecryption=True
                 )
@@ -251,12 +293,14 @@ class ParameterRecords(Parameters):
 def _written(parameter: Mapping[str, Any]) -> Write | None:
     """What stands in one version of a parameter; None if Keyfront has not written it."""
     first, newline, text = parameter["Value"].partition("\n")
-    found = re.fullmatch(rf"{_MARK} ([0-9]{{1,10}}) ([0-9a-f]{{16}})( {_REMOVED})?", first)
+    found = re.fullmatch(
+        rf"{_MARK} (-|[1-9][0-9]{{0,9}}\.[0-9a-f]{{16}}) ([0-9a-f]{{16}})( {_REMOVED})?", first
+    )
     if not found or bool(newline) is bool(found[3]):
         return None
     return Write(
         int(parameter["Version"]),
-        int(found[1]),
+        found[1].removeprefix("-"),
         found[2],
         None if found[3] else text,
         parameter["LastModifiedDate"].timestamp(),
