@@ -23,14 +23,14 @@ from keyfront.custody import open_key, open_place, open_records
 from keyfront.custody.follow import KeyGroupSigner
 from keyfront.custody.succession import LEEWAY, Terms
 from keyfront.lifecycle import keyuse
-from keyfront.lifecycle.api import CloudFront
+from keyfront.lifecycle.api import CloudFront, Refused
 from keyfront.lifecycle.conductor import Conductor
 from tests.control.plane import Plane, public_pem
 from tests.up import Up, distribution_config
 
 FIRST = True
 ENVIRONMENT = {"KEYFRONT_CUSTODY_PASSPHRASE": "of this test alone"}
-LIFETIME, STALENESS = 2.0, 1.0
+LIFETIME, STALENESS = 2.0, 0.5
 
 
 class Rotated:
@@ -166,7 +166,16 @@ def rotator(up: Up) -> tuple[str, str]:
     said("policy", "put", "rotation", "-", given=json.dumps(policy))
     said("policy", "attach", "rotation", "rotator")
     key = json.loads(said("key", "create", "rotator", "--json"))
-    return key["AccessKeyId"], key["SecretAccessKey"]
+    credentials = key["AccessKeyId"], key["SecretAccessKey"]
+
+    def known() -> bool:
+        try:
+            return CloudFront(up.endpoint, credentials=credentials).find_key_group("films") is not None
+        except Refused:
+            return False
+
+    up.until(known)  # a running control plane knows a new key within a second
+    return credentials
 
 
 def test_a_rotation_under_load_refuses_no_request(tmp_path: Path, origin: int) -> None:
