@@ -249,7 +249,7 @@ class KeyGroupSigner:
         self._every = interval
         self._failure: KeyfrontError | None = None
         self._failures = 0
-        self._tried = float("-inf")
+        self._tried = self._missed = float("-inf")
         self._closed = False
         self._key = _NOBODY  # who signs reads it without a lock
         self._inherited = _NOBODY
@@ -336,7 +336,8 @@ class KeyGroupSigner:
     def gone(self, key: PinnedKey) -> None:
         """Custody has `key` no more: see whether another one signs by now."""
         with self._lock:
-            if self._key is key and self.clock() >= self._tried + _BREATH:
+            if self._key is key and self.clock() >= self._missed + _BREATH:
+                self._missed = self.clock()
                 self._look()
 
     def _found(self) -> PinnedKey:
@@ -349,7 +350,7 @@ class KeyGroupSigner:
                 self._wake.set()  # a look at once, by the thread
                 self._watch()
                 return self._key
-            if self.clock() >= self._tried + _BREATH:
+            if self._failure is None or self.clock() >= self._tried + _BREATH:
                 self._look()
                 self._watch()
                 if self.clock() < self._key.until:
@@ -492,7 +493,7 @@ class CustodySigner:
 
 
 _TRIAL = b"Keyfront tries a key. This is no policy."
-_BREATH = 1.0  # seconds after a look that failed before whoever signs looks again
+_BREATH = 1.0  # seconds after a look that did not help, before whoever signs looks again
 _NOBODY = object.__new__(PinnedKey)  # stands for none: its time is always over
 _NOBODY.until = float("-inf")
 _followers: weakref.WeakSet[KeyGroupSigner] = weakref.WeakSet()
