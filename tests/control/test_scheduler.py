@@ -46,7 +46,7 @@ class Running:
         self.made += 1
         return self.world.conductor()
 
-    def until(self, true: Callable[[], bool], *, tick: float = 1.0) -> None:
+    def until(self, true: Callable[[], bool], *, tick: float = 20.0) -> None:
         ends = time.monotonic() + 20
         while not true():
             assert time.monotonic() < ends, (self.world.stages(), self.world.told_of[-3:])
