@@ -12,6 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -550,6 +551,26 @@ def test_who_comes_when_the_key_is_made_does_not_claim_it(bao: Bao) -> None:
     slow._key = before_the_other  # type: ignore[method-assign]
     with pytest.raises(KeyExists):
         slow.create("one", "ECDSA-P256", now=time.time())
+
+
+def test_of_those_who_delete_at_once_none_fails(bao: Bao) -> None:
+    uri = noted(bao)
+    for _ in range(3):
+        made(uri, bao)
+        start = threading.Barrier(4)
+
+        def race(_: int, start: threading.Barrier = start) -> bool:
+            place = open_place(uri, bao.environment)
+            start.wait(20)
+            try:
+                place.delete("one", grace=0, now=time.time())
+            except NoSuchKey:
+                return False
+            return True
+
+        with ThreadPoolExecutor(4) as pool:
+            assert any(pool.map(race, range(4)))
+        assert list(open_place(uri, bao.environment).list()) == []
 
 
 def test_a_key_whose_time_is_over_goes_when_somebody_looks(bao: Bao) -> None:

@@ -19,6 +19,7 @@ Source: the transit API (keys, import, sign, soft-delete, export, encrypt, decry
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from base64 import b64decode, b64encode
@@ -339,10 +340,21 @@ class TransitCustody:
         """
         if record is not None and self._notes is not None:
             record = self._notes.write(name, record.data, record.version)
-        self._server.tell("post", self._path(name, "/config"), {"deletion_allowed": True})
-        self._server.tell("delete", self._path(name))
+        for method, path, body in (
+            ("post", self._path(name, "/config"), {"deletion_allowed": True}),
+            ("delete", self._path(name), None),
+        ):
+            answer = self._server.ask(method, path, body)
+            if answer.status >= 400:
+                if self._exists(name) and not re.search("no existing key|not found", answer.errors):
+                    raise self._server.refused(method, path, answer)
+                break  # somebody else was faster
         if record is not None and self._notes is not None:
-            self._notes.remove(name, record.version)
+            with contextlib.suppress(RecordChanged):  # of whoever has the name now
+                self._notes.remove(name, record.version)
+
+    def _exists(self, name: str) -> bool:
+        return self._server.ask("get", self._path(name)).status == 200
 
     def _needs_notes(self, what: str) -> CustodyError:
         return CustodyError(
