@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from keyfront.cli.main import keyfront
-from keyfront.custody import open_place
+from keyfront.custody import open_place, open_records
+from keyfront.custody.succession import load
 from tests.control.plane import Plane, distribution_config
 
 PASSPHRASE = {"KEYFRONT_CUSTODY_PASSPHRASE": "of this test alone"}
@@ -48,7 +49,8 @@ class Site:
         return [str(item) for item in found]
 
     def stages(self) -> list[str]:
-        return [key["stage"] for key in self.json("status", "photos")[0]["keys"]]
+        kept = load(open_records(self.custody, self.environment), "photos")
+        return [entry.stage.value for entry in kept.succession.entries] if kept else []
 
 
 @pytest.fixture
@@ -68,7 +70,7 @@ def test_from_the_first_key_to_a_rollback(site: Site) -> None:
         "confirm",
         "switch",
     ]
-    assert site.json("status") == []
+    assert site.stages() == []
     assert site.items() == [site.key]
 
     site.say(*begin)

@@ -28,7 +28,6 @@ from keyfront.lifecycle.conductor import Conductor
 from tests.control.plane import Plane, public_pem
 from tests.up import Up, distribution_config
 
-FIRST = True
 ENVIRONMENT = {"KEYFRONT_CUSTODY_PASSPHRASE": "of this test alone"}
 LIFETIME, STALENESS = 2.0, 0.5
 
@@ -139,7 +138,7 @@ class Viewers:
             while held and held[0][0] < now:
                 _, id_, target = held.pop(0)
                 self._ask(id_, target)
-            time.sleep(0.02)
+            time.sleep(0.05)
 
     def _end(self, target: str) -> int:
         return int(target.partition("Expires=")[2].partition("&")[0])
