@@ -293,6 +293,15 @@ def _serial(record: Record | None) -> int:
         return 0
 
 
+def has_key(row: KeyRow, environment: Mapping[str, str]) -> bool:
+    """Is the very key where it belongs? What cannot be asked has none."""
+    try:
+        held = open_place(row.uri, environment).describe(split(row.uri).name)
+        return held.public_key == row.key().public_key
+    except (CustodyError, SigningError):
+        return False
+
+
 def put_keys(rows: Iterable[KeyRow], now: float, environment: Mapping[str, str]) -> list[str]:
     """Put the private keys back where they were; what could not be done, with the reason. One that is there already
     stays."""

@@ -77,7 +77,8 @@ def plan(
         changes += _records(archive.records, records, environment)
     except CustodyError as error:
         notes.append(f"records cannot be compared: {error}")
-    changes += [Change("add", "private key", row.uri.partition("?")[0]) for row in archive.keys]
+    lacking = [row for row in archive.keys if not custodies.has_key(row, environment)]
+    changes += [Change("add", "private key", row.uri.partition("?")[0]) for row in lacking]
     audit, continues = _audit(archive.manifest, current)
     return Plan(tuple(changes), audit, continues, tuple(notes))
 
