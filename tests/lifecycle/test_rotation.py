@@ -377,6 +377,9 @@ def test_names_follow_from_the_group_and_do_not_meet() -> None:
         ({"overlap": float("nan")}, "length in seconds"),
         ({"max_lifetime": 0.0}, "more than 0"),
         ({"settle": -1.0}, "length in seconds"),
+        ({"application": "ä" * 3}, "cannot be a label"),
+        ({"place": "nowhere:/keys/"}, "names no custody"),
+        ({"place": "file:/keys/one"}, "ends with a slash"),
     ],
 )
 def test_terms_that_make_no_sense(change: dict[str, float | str], why: str) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from keyfront.custody.contract import checked_labels
+from keyfront.custody.schemes import split
 from keyfront.custody.succession import Entry, Stage, Succession, Terms, check
 from keyfront.errors import CustodyError, RotationError
 from keyfront.lifecycle.rotation import (
@@ -41,6 +43,13 @@ def checked(terms: Terms, now: float) -> Terms:
         check(Succession("terms", "", terms))
     except CustodyError as error:
         raise RotationError(str(error).partition(": ")[2] or str(error)) from None
+    try:
+        checked_labels({"application": terms.application} if terms.application else None)
+        name = split(terms.place).name
+    except CustodyError as error:
+        raise RotationError(str(error)) from None
+    if name:
+        raise RotationError(f"{terms.place} names a key; a place without a key's name ends with a slash")
     if terms.every != "":
         following = next_due(terms.every, now)
         if not math.isfinite(following) or following <= now:
