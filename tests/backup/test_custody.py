@@ -137,6 +137,19 @@ def test_signers_go_back_with_the_edges(tmp_path: Path) -> None:
         assert work.plan().changes == ()
 
 
+def test_a_key_that_was_to_be_deleted_stays(tmp_path: Path) -> None:
+    one = Rotated(tmp_path / "data")
+    archive = one.archive(one.take(private_keys=True))
+    one.house.close()
+    place = open_place(one.place, OLD)
+    place.delete("photos-1", grace=4e9, now=NOW + 1)
+    with held(one.folder), Restore(archive, Target(one.folder), OLD) as work:
+        assert [change.what for change in work.plan().changes] == ["private key"]
+        assert work.run(work.plan(), TELLER, "it", NOW + 60) == []
+        assert work.plan().changes == ()
+    assert open_place(one.place, OLD).describe("photos-1").delete_at is None
+
+
 def test_what_others_may_go_by_is_left_alone(tmp_path: Path) -> None:
     """Whoever restores an archive to have a look at it does not turn the signers of the installation that runs."""
     one = Rotated(tmp_path / "data")

@@ -294,10 +294,10 @@ def _serial(record: Record | None) -> int:
 
 
 def has_key(row: KeyRow, environment: Mapping[str, str]) -> bool:
-    """Is the very key where it belongs? What cannot be asked has none."""
+    """Is the very key where it belongs, and to stay there? What cannot be asked has none."""
     try:
         held = open_place(row.uri, environment).describe(split(row.uri).name)
-        return held.public_key == row.key().public_key
+        return held.delete_at is None and held.public_key == row.key().public_key
     except (CustodyError, SigningError):
         return False
 
@@ -309,7 +309,9 @@ def put_keys(rows: Iterable[KeyRow], now: float, environment: Mapping[str, str])
     for row in rows:
         try:
             place = open_place(row.uri, environment)
-            place.import_key(split(row.uri).name, row.key(), now=now, labels=row.labels)
+            name = split(row.uri).name
+            if place.import_key(name, row.key(), now=now, labels=row.labels).delete_at is not None:
+                place.undelete(name)
         except (CustodyError, SigningError) as error:
             failed.append(f"private key {_shown(row.uri)}: {error}")
     return failed
