@@ -114,7 +114,9 @@ def test_a_passphrase() -> None:
         crypt.opened(data, Opener(passphrase="wrong horse"))
 
 
-def test_what_a_passphrase_seals() -> None:
+def test_what_a_passphrase_seals(pytestconfig: pytest.Config) -> None:
+    if not pytestconfig.getoption("long"):
+        pytest.skip("age takes seconds over a passphrase, as it should: --long")
     data, opener = crypt.sealed(b"state", Seal(passphrase="correct horse"))
     assert data.startswith(b"age-encryption.org/v1\n-> scrypt ")
     assert opener.passphrase == "correct horse"

@@ -75,7 +75,7 @@ def test_create(tmp_path: Path) -> None:
 
     count = killed(work, 0)
     assert count >= 4
-    for at in spread(count, 6):
+    for at in spread(count, 4):
         assert killed(work, at) == -1
         for name in Folder(place).names():
             read(place / str(name))
@@ -105,7 +105,7 @@ def test_restore(tmp_path: Path) -> None:
 
     again()
     count = killed(work, 0)
-    for at in spread(count, 7):
+    for at in spread(count, 6):
         again()
         assert killed(work, at) == -1
         old, new = _state(one.folder, later), not (one.folder / RUNNING).exists()
