@@ -91,7 +91,16 @@ def list_(
         click.echo(one.row.record.decode() if as_json else _line(one))
 
 
-_NAMED = ("id", "resource", "distributionId", "keyGroupId", "accessKeyId", "userName", "policyName", "archive")
+_NAMED = (
+    "id",
+    "resource",
+    "distributionId",
+    "keyGroupId",
+    "accessKeyId",
+    "userName",
+    "policyName",
+    "archive",
+)
 
 
 def _line(found: Found) -> str:
