@@ -329,6 +329,36 @@ def test_a_rewrap_to_what_is_none_changes_nothing(tmp_path: Path) -> None:
         place(tmp_path / "empty").rewrap(None)
 
 
+@pytest.mark.parametrize("way", ["itself", "a symbolic link", "a hard link", "a pipe"])
+def test_the_folder_s_own_key_file_as_its_kek_stays(way: str, tmp_path: Path) -> None:
+    folder, other = tmp_path / "keys", tmp_path / "kek"
+    at = filled(folder)
+    if way == "itself":
+        other = folder / KEY
+    elif way == "a symbolic link":
+        other.symlink_to(folder / KEY)
+    elif way == "a hard link":
+        other.hardlink_to(folder / KEY)
+    else:  # as a shell's <(cat …) hands it over
+        os.mkfifo(other)
+        text = (folder / KEY).read_text()
+        threading.Thread(target=other.write_text, args=(text,), daemon=True).start()
+    uri = at.rewrap(f"file:{other}")
+    assert (folder / KEY).exists()
+    assert open_place(f"file:{folder}/").export("one").to_pem() == EC.to_pem()
+    if way != "a pipe":
+        assert open_place(uri).export("one").to_pem() == EC.to_pem()
+
+
+def test_a_key_file_that_was_copied_out_is_removed_from_the_folder(tmp_path: Path) -> None:
+    folder, other = tmp_path / "keys", tmp_path / "kek"
+    at = filled(folder)
+    shutil.copy2(folder / KEY, other)
+    uri = at.rewrap(f"file:{other}")
+    assert not (folder / KEY).exists()
+    assert open_place(uri).export("one").to_pem() == EC.to_pem()
+
+
 def test_a_kek_that_stays_in_kms(tmp_path: Path, moto: Moto) -> None:
     client = boto3.client(
         "kms", endpoint_url=moto.url, region_name=REGION, aws_access_key_id="a", aws_secret_access_key="b"

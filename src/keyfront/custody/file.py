@@ -153,17 +153,38 @@ class FileCustody:
         :returns: the URI of the place from now on.
         :raises CustodyError: if the new one cannot be used, or the old one does not open the folder.
         """
-        options = {} if kek is None else {"kek": kek}
-        changed = FileCustody(f"{self.folder.path}/", options, self._environment, clock=self._clock)
+        changed = self._under(kek)
         with self.folder.writing():
             folder_key = open_folder_key(self.folder, self._kek)
             if folder_key is None:
                 raise CustodyError(f"{self.folder.path} holds no keys whose kek could be changed")
             self.folder.write(ENVELOPE, folder_key.envelope(changed._kek))
-            if kek is not None:
-                self.folder.remove(KEY)  # which opens nothing any more
+            if kek is not None and self._needs_no_key_file(kek):
+                self.folder.remove(KEY)
         self._kek = changed._kek
         return changed.uri
+
+    def _under(self, kek: str | None) -> FileCustody:
+        """The same folder, opened by another key-encrypting key."""
+        options = {} if kek is None else {"kek": kek}
+        return FileCustody(f"{self.folder.path}/", options, self._environment, clock=self._clock)
+
+    def _needs_no_key_file(self, kek: str) -> bool:
+        """Whether the folder, as it is on the disk now, opens without `custody.key`. What opens nothing is not needed;
+        what does may go only if `kek` is another file, or elsewhere, and is found there once more."""
+        try:
+            open_folder_key(self.folder, self._under(None)._kek)
+        except CustodyUnavailable:
+            return False
+        except CustodyError:
+            return True
+        scheme, _, path = kek.partition(":")
+        if scheme == "file" and (not Path(path).is_file() or Path(path).samefile(self.folder.path / KEY)):
+            return False
+        try:
+            return open_folder_key(self.folder, self._under(kek)._kek) is not None
+        except CustodyError:
+            return False
 
     # ---- within
 
