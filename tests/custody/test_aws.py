@@ -334,6 +334,36 @@ def test_whoever_loses_the_race_for_an_alias_leaves_no_key(aws: Moto) -> None:
     assert sorted(states) == ["Enabled", "PendingDeletion", "PendingDeletion"]
 
 
+@pytest.mark.parametrize("how", ["create", "import"])
+@pytest.mark.parametrize("lost", [1, 4])
+def test_a_key_whose_name_was_given_and_the_answer_lost_stays(how: str, lost: int, aws: Moto) -> None:
+    """botocore sends CreateAlias again, and is told that the alias is there; or gives it up."""
+    place = placed("awskms", aws)
+    aws.fault("CreateAlias", "InternalFailure", status=500, done=True, times=lost)
+    if how == "create":
+        held = place.create("one", "ECDSA-P256", now=time.time())
+    else:
+        held = place.import_key("one", made_elsewhere("ECDSA-P256"), now=time.time())
+    assert held.delete_at is None
+    assert place.describe("one") == held
+    assert held.public_key.verify(b"data", place.handle("one").sign(b"data", "SHA256"), "SHA256")
+
+
+def test_nothing_is_thrown_away_while_nobody_can_tell_whether_it_has_its_name(
+    aws: Moto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keyfront.custody.awskms._PAUSES", (0.0, 0.0))
+    place = placed("awskms", aws)
+    aws.fault("DescribeKey", "NotFoundException")  # nobody has the name
+    aws.fault("CreateAlias", "InternalFailure", status=500, done=True)
+    aws.fault("DescribeKey", "NotFoundException", times=3)  # KMS has not told all its parts yet
+    before = aws.asked("ScheduleKeyDeletion")
+    with pytest.raises(CustodyUnavailable, match="does not tell yet whose"):
+        place.create("one", "ECDSA-P256", now=time.time())
+    assert aws.asked("ScheduleKeyDeletion") == before
+    assert place.describe("one").delete_at is None
+
+
 def test_kms_wraps_a_secret_for_one_purpose(aws: Moto) -> None:
     uri = somewhere("awskms", aws)
     place, kms = open_place(uri, aws.environment), client("kms", aws)

@@ -120,15 +120,46 @@ class KmsCustody:
                 self._patiently(
                     "UpdateKeyDescription", KeyId=made["KeyId"], Description=_description(alias, public)
                 )
-            self._patiently("CreateAlias", AliasName=alias, TargetKeyId=made["KeyId"])
-            metadata = self._patiently("DescribeKey", KeyId=made["KeyId"])["KeyMetadata"]
-        except CustodyError as error:
-            with contextlib.suppress(CustodyError):
-                self._kms.call("ScheduleKeyDeletion", KeyId=made["KeyId"], PendingWindowInDays=SHORTEST)
-            if isinstance(error, Refused) and error.code == "AlreadyExistsException":
-                raise KeyExists(f"{self._uri(name)} is there already") from None
+        except CustodyError:
+            self._throw_away(made["KeyId"])
             raise
+        self._name(name, alias, made["KeyId"])
+        metadata = self._patiently("DescribeKey", KeyId=made["KeyId"])["KeyMetadata"]
         return self._shown(name, metadata, public, tags)
+
+    def _name(self, name: str, alias: str, key_id: str) -> None:
+        """Give the key its name. Whatever is answered, only KMS knows who has it: an answer may have been lost, and the
+        call repeated. The key is thrown away only where it certainly has no name; while nobody can tell, it stays.
+
+        :raises KeyExists: if another key has the name.
+        """
+        try:
+            self._patiently("CreateAlias", AliasName=alias, TargetKeyId=key_id)
+            return
+        except CustodyError as error:
+            failed = error
+        taken = isinstance(failed, Refused) and failed.code == "AlreadyExistsException"
+        there = self._metadata(name)
+        for pause in _PAUSES if taken else ():
+            if there is not None:
+                break
+            time.sleep(pause)
+            there = self._metadata(name)
+        if there is not None and there["KeyId"] == key_id:
+            return
+        if there is not None or (isinstance(failed, Refused) and not taken):
+            self._throw_away(key_id)
+        if there is not None:
+            raise KeyExists(f"{self._uri(name)} is there already") from None
+        if taken:
+            raise CustodyUnavailable(
+                f"{self._kms.title} has {alias}, and does not tell yet whose it is"
+            ) from None
+        raise failed
+
+    def _throw_away(self, key_id: str) -> None:
+        with contextlib.suppress(CustodyError):
+            self._kms.call("ScheduleKeyDeletion", KeyId=key_id, PendingWindowInDays=SHORTEST)
 
     def _patiently(self, operation: str, **params: Any) -> dict[str, Any]:
         """A call that comes after another, which KMS may not have told to all its parts yet (KMS developer guide,
