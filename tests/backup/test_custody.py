@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from keyfront.backup import crypt, taking
-from keyfront.backup.custodies import signed_with
+from keyfront.backup.custodies import moved, signed_with
 from keyfront.backup.making import Order, Outcome, create
 from keyfront.backup.places import Folder
 from keyfront.backup.restoring import Restore, Target
@@ -182,6 +182,39 @@ def test_what_others_may_go_by_is_left_alone(tmp_path: Path) -> None:
         assert now is not None
         assert (now.succession == later.succession) is not elsewhere
         assert now.succession.made == (0 if elsewhere else 7)
+
+
+@pytest.mark.parametrize("climbing", ["{old}/../vault/", "{new}/../vault/", "{old}/custody/../../vault/"])
+def test_nothing_climbs_out_of_the_folder(tmp_path: Path, climbing: str) -> None:
+    one = Rotated(tmp_path / "data")
+    archive = one.archive(one.take(private_keys=True))
+    one.house.close()
+    new = tmp_path / "new"
+    place = "file:" + climbing.format(old=one.folder, new=new)
+    keys = [msgspec.structs.replace(archive.keys[0], uri=f"{place}photos-1")]
+    manifest = msgspec.structs.replace(archive.manifest, records=place)
+    forged = msgspec.structs.replace(archive, manifest=manifest, keys=keys)
+    with held(new), Restore(forged, Target(new), {}) as work:
+        plan = work.plan()
+        assert sum("left alone" in note for note in plan.notes) == 2
+        assert work.run(plan, TELLER, "it", NOW + 60) == []
+    assert not (tmp_path / "vault").exists()
+    assert not (new / "custody").exists()
+
+
+@pytest.mark.parametrize(
+    ("uri", "there"),
+    [
+        ("file:/old/custody/a?kek=env:A", "file:/new/custody/a?kek=env:A"),
+        ("file:/old/custody/", "file:/new/custody/"),
+        ("file:/old/x/../custody/a", "file:/new/custody/a"),
+        ("file:/old/../b/a", "file:/old/../b/a"),
+        ("file:/older/a", "file:/older/a"),
+        ("vault:/old/a", "vault:/old/a"),
+    ],
+)
+def test_where_it_lies_in_the_new_folder(uri: str, there: str) -> None:
+    assert moved(uri, "/old/", Path("/new")) == there
 
 
 def test_what_cannot_be_had_is_told(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ never gives away (a KMS, an HSM) is named as missing: it is safe where it is, an
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import msgspec
 from keyfront.backup.container import Proof
 from keyfront.custody import Record, Records, open_key, open_place, open_records, split
 from keyfront.custody.succession import Stage, Succession, read_succession, save
-from keyfront.errors import BackupError, CustodyError, NotExportable, SigningError
+from keyfront.errors import BackupError, CustodyError, KeyExists, NotExportable, SigningError
 from keyfront.model.pattern import compile_pattern
 from keyfront.model.snapshot import Distribution, Snapshot
 from keyfront.signing.keys import HashName, PrivateKey, PublicKey, load_private_key
@@ -225,9 +226,25 @@ def _paths(distribution: Distribution, group_id: str) -> Iterable[str]:
 
 
 def moved(uri: str, old: str, new: Path) -> str:
-    """`uri`, in the data folder `new` if it lay in the folder `old` when the archive was taken."""
-    prefix = f"file:{old.rstrip('/')}/"
-    return f"file:{new}/{uri.removeprefix(prefix)}" if uri.startswith(prefix) else uri
+    """`uri`, in the data folder `new` if it lay in the folder `old` when the archive was taken. What climbs out of
+    `old` lay elsewhere, whatever it begins with."""
+    path, mark, options = uri.removeprefix("file:").partition("?")
+    if not uri.startswith("file:/"):
+        return uri
+    there, folder = Path(os.path.normpath(path)), Path(os.path.normpath(old))
+    if not there.is_relative_to(folder) or there == folder:
+        return uri
+    end = "/" if path.endswith("/") else ""
+    return f"file:{new / there.relative_to(folder)}{end}{mark}{options}"
+
+
+def inside(uri: str, folder: Path) -> bool:
+    """Does `uri` name a key, or a place, below the folder? One that climbs does not, wherever it would arrive."""
+    path = uri.removeprefix("file:").partition("?")[0]
+    if not uri.startswith("file:/") or ".." in Path(path).parts:
+        return False
+    there = Path(os.path.normpath(path))
+    return there != folder and there.is_relative_to(folder)
 
 
 def moved_record(row: RecordRow, old: str, new: Path) -> RecordRow:
@@ -310,7 +327,11 @@ def put_keys(rows: Iterable[KeyRow], now: float, environment: Mapping[str, str])
         try:
             place = open_place(row.uri, environment)
             name = split(row.uri).name
-            if place.import_key(name, row.key(), now=now, labels=row.labels).delete_at is not None:
+            try:
+                place.import_key(name, row.key(), now=now, labels=row.labels)
+            except KeyExists:
+                if place.describe(name).public_key != row.key().public_key:
+                    raise
                 place.undelete(name)
         except (CustodyError, SigningError) as error:
             failed.append(f"private key {_shown(row.uri)}: {error}")

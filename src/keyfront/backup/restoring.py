@@ -92,18 +92,18 @@ class Restore:
 
     def _leave_alone(self) -> None:
         """Keep to the data folder."""
-        inside = f"file:{self._target.folder}/"
+        folder = self._target.folder
         told = "is left alone, since it is not in the data folder (--elsewhere)"
-        if self._rows and not self._records.startswith(inside):
+        if self._rows and not custodies.inside(self._records, folder):
             place = self._records.partition("?")[0]
             self._left += [f"record {row.name} in {place} {told}" for row in self._rows]
             self._rows = []
         self._left += [
             f"private key {row.uri.partition('?')[0]} {told}"
             for row in self._keys
-            if not row.uri.startswith(inside)
+            if not custodies.inside(row.uri, folder)
         ]
-        self._keys = [row for row in self._keys if row.uri.startswith(inside)]
+        self._keys = [row for row in self._keys if custodies.inside(row.uri, folder)]
 
     def __enter__(self) -> Restore:
         return self

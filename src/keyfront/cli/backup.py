@@ -356,6 +356,8 @@ def restore(
     from keyfront.backup.running import held
 
     folder = (data or default_data()).absolute()
+    if ".." in folder.parts:
+        folder = folder.resolve()
     target = Target(folder, located(store), store_password_file, records, elsewhere)
     opens = opener(identity, passphrase_file)
     name, found, _ = _judged(archive, opens, endpoint_url)
