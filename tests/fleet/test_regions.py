@@ -118,6 +118,24 @@ def test_each_region_gets_its_part_under_one_number(tmp_path: Path) -> None:
         feeds.publish(tied(3, "eu"))
 
 
+def test_what_a_region_may_not_have_any_more_leaves_its_folder(tmp_path: Path) -> None:
+    """Also where no edge is up to take what is new, and its last accepted snapshot lies there."""
+    us = FileFeed(tmp_path / "us", "us")
+    regions = Regions(FileFeed(tmp_path / "own", "eu"), [us])
+    (tmp_path / "us").mkdir()
+    regions.publish(tied(3))
+    assert us.poll(None) is not None
+    origin = tied(3).distributions[0].id.encode()
+    held = tmp_path / "us" / "snapshot.accepted"
+    assert origin in held.read_bytes()
+    regions.publish(tied(4, "eu"))
+    assert not [
+        path for path in (tmp_path / "us").iterdir() if path.is_file() and origin in path.read_bytes()
+    ]
+    assert FileFeed(tmp_path / "us", "us").poll(None) == for_region(tied(4, "eu"), "us")
+    assert regions.number() == 4
+
+
 def test_the_same_again_and_by_another_process_changes_nothing(tmp_path: Path) -> None:
     regions(tmp_path).publish(tied(4, "eu"))
     before = [(tmp_path / name / "snapshot").stat().st_ino for name in ("own", "us")]

@@ -25,16 +25,6 @@ if TYPE_CHECKING:
 VARIABLE = "KEYFRONT_STORE"
 PASSWORD_FILE = "KEYFRONT_STORE_PASSWORD_FILE"  # noqa: S105 - a variable's name
 
-SECRETS = (
-    VARIABLE,
-    "PGPASSWORD",
-    "KEYFRONT_ACCESS_KEY",
-    "KEYFRONT_CUSTODY_PASSPHRASE",
-    "VAULT_TOKEN",
-    "BAO_TOKEN",
-)
-"""Variables that hold secrets of the control plane, and are nothing to other processes."""
-
 
 def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the parameters `store` (see `checked`) and `store_password_file`."""

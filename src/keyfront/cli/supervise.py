@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from keyfront.errors import SettingsError
 
@@ -23,22 +23,22 @@ END_WITHIN = 40.0
 
 
 class Child:
-    """One supervised process. `argv` is what to run; it is told its pipes' numbers in the environment, and gets none of
-    the variables `without`."""
+    """One supervised process. `argv` is what to run; it is told its pipes' numbers in the environment, and gets of the
+    variables those that `passes` says yes to."""
 
     def __init__(
         self,
         name: str,
         argv: list[str],
         on_death: Callable[[], None] | None = None,
-        without: Collection[str] = (),
+        passes: Callable[[str], bool] = lambda _: True,
     ) -> None:
         self.name = name
         self.argv = argv
         self.pid = 0
         self.ready = asyncio.Event()
         self._on_death = on_death
-        self._environment = {name: text for name, text in os.environ.items() if name not in without}
+        self._environment = {name: text for name, text in os.environ.items() if passes(name)}
         self._process: asyncio.subprocess.Process | None = None
         self._ending = False
         self._task: asyncio.Task[None] | None = None

@@ -27,7 +27,7 @@ from keyfront.cli.settings import (
     size,
     suffix,
 )
-from keyfront.cli.store import SECRETS, checked, store_options
+from keyfront.cli.store import checked, store_options
 from keyfront.cli.supervise import Child
 from keyfront.cli.tiers import edge_name, tiers, tiers_options
 from keyfront.errors import SettingsError
@@ -309,7 +309,7 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, work
                 worker.name,
                 _argv("edge-worker", msgspec.json.encode(worker)),
                 lambda name=worker.name: feed.remove_report(name),  # type: ignore[misc]
-                without=SECRETS,
+                passes=_for_edges,
             )
         )
     try:
@@ -330,6 +330,28 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, work
             if held is not None:
                 held.close()
         os.close(lock)
+
+
+_OF_A_PROCESS = frozenset({"HOME", "LANG", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV"})
+_FAMILIES = (
+    "AWS_",
+    "COV_",
+    "COVERAGE_",
+    "GLIBC_",
+    "LC_",
+    "LD_",
+    "MALLOC_",
+    "OPENSSL_",
+    "PYTHON",
+    "SSL_CERT_",
+    "UV_",
+)
+
+
+def _for_edges(variable: str) -> bool:
+    """Is it of use to an edge? It meets the world, so it gets what a process needs, and what it may sign requests to
+    origins with (AWS_…), but none of the control plane's secrets, whatever their owner calls them."""
+    return variable in _OF_A_PROCESS or variable.startswith(_FAMILIES)
 
 
 def _show(host: str) -> str:

@@ -85,6 +85,15 @@ class FileFeed:
         self._sweep()
         self._known[self._snapshot] = (_replace(self._snapshot, data, durable=True), snapshot.number)
 
+    def supersede(self, snapshot: Snapshot) -> None:
+        """Let no edge of this feed start from an older snapshot than this one, which is published: the older one may
+        hold what they may not have any more.
+
+        :raises OSError: if it cannot be written.
+        """
+        if self._accepted.exists() and self._number(self._accepted) < snapshot.number:
+            self._known[self._accepted] = (_replace(self._accepted, snapshot.to_bytes()), snapshot.number)
+
     def published(self) -> Snapshot | None:
         """What is published, None if that is nothing, for another region, or cannot be read."""
         return self._own(self._snapshot)

@@ -87,6 +87,8 @@ class Regions:
         before = None if self._untouched(feed) else feed.published()
         if before is None or before.number != part.number or differ(before, part):
             feed.publish(part)
+        if feed is not self.own:
+            feed.supersede(part)
         self._done[feed.region] = identity
         self._marks[feed.region] = feed.mark()
 
