@@ -204,6 +204,19 @@ def test_a_key_from_elsewhere(house: House) -> None:
         assert place.describe(name) == held
 
 
+def test_a_key_that_is_to_be_deleted_does_not_stay_by_being_imported(house: House) -> None:
+    place = house.place()
+    key = made_elsewhere(house.imports[-1])
+    held = place.import_key("one", key, now=time.time())
+    doomed = place.delete("one", grace=20 * DAY, now=time.time())
+    for at in (place, house.place()):
+        with pytest.raises(KeyExists, match="to be deleted: undelete it first"):
+            at.import_key("one", key, now=time.time())
+    assert place.describe("one").delete_at == doomed.delete_at
+    place.undelete("one")
+    assert place.import_key("one", key, now=time.time()) == held
+
+
 # ---- keys are listed, shown, given away
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from keyfront.custody.aws import OPTIONS, OURS, Refused, Service, labels_of, tags_of
-from keyfront.custody.contract import NAME, HeldKey, checked_grace, checked_name
+from keyfront.custody.contract import NAME, HeldKey, checked_grace, checked_name, there_already
 from keyfront.custody.loaded import gone
 from keyfront.custody.options import known, segments, written
 from keyfront.custody.wrapping import wrapped_for_import
@@ -92,10 +92,7 @@ class KmsCustody:
         try:
             return self._made(name, key.algorithm, labels, key)
         except KeyExists:
-            there = self.describe(name)
-            if there.public_key != key.public_key:
-                raise
-            return there
+            return there_already(self.describe(name), key.public_key)
 
     def _made(
         self, name: str, algorithm: Algorithm, labels: Mapping[str, str] | None, key: PrivateKey | None

@@ -22,7 +22,15 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from keyfront.custody.aws import OPTIONS, OURS, Refused, Service, labels_of, tags_of
-from keyfront.custody.contract import NAME, HeldKey, Record, checked_data, checked_grace, checked_name
+from keyfront.custody.contract import (
+    NAME,
+    HeldKey,
+    Record,
+    checked_data,
+    checked_grace,
+    checked_name,
+    there_already,
+)
 from keyfront.custody.loaded import LoadedHandle, Watch, gone
 from keyfront.custody.options import check_every, known, segments, written
 from keyfront.errors import (
@@ -97,10 +105,7 @@ class SecretsManagerCustody:
         try:
             return self._put(name, key, now, labels)
         except KeyExists:
-            there = self.describe(name)
-            if there.public_key != key.public_key:
-                raise
-            return there
+            return there_already(self.describe(name), key.public_key)
 
     def _put(self, name: str, key: PrivateKey, now: float, labels: Mapping[str, str] | None) -> HeldKey:
         secret_id = self._id(name)

@@ -22,7 +22,7 @@ from typing import Protocol
 
 import msgspec
 
-from keyfront.errors import CustodyError
+from keyfront.errors import CustodyError, KeyExists
 from keyfront.signing.keys import Algorithm, HashName, PrivateKey, PublicKey
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
@@ -96,6 +96,18 @@ class HeldKey(msgspec.Struct, frozen=True):
     labels: Mapping[str, str] = {}
 
 
+def there_already(held: HeldKey, key: PublicKey) -> HeldKey:
+    """What `import_key` answers where the name is taken: the same key, which stays.
+
+    :raises KeyExists: if it is another, or it is to be deleted.
+    """
+    if held.public_key != key:
+        raise KeyExists(f"{held.uri} is there already, and is another key")
+    if held.delete_at is not None:
+        raise KeyExists(f"{held.uri} is there already, and it is to be deleted: undelete it first")
+    return held
+
+
 class Handle(Protocol):
     """A key that can sign. For any number of signatures, from any thread.
 
@@ -153,7 +165,8 @@ class Custody(Protocol):
     ) -> HeldKey:
         """Take a key that was made elsewhere.
 
-        :raises KeyExists: if the name is taken by another key. The same key again changes nothing.
+        :raises KeyExists: if the name is taken by another key, or if the key there is to be deleted: whoever imports it
+            means it to stay, and has to undelete it. The same key again changes nothing else.
         """
 
     def list(self) -> Iterator[HeldKey]:

@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from keyfront.custody.contract import HeldKey, checked_grace, checked_labels, checked_name
+from keyfront.custody.contract import HeldKey, checked_grace, checked_labels, checked_name, there_already
 from keyfront.custody.envelope import ENVELOPE, FolderKey, folder_key_id, new_folder_key, open_folder_key
 from keyfront.custody.folder import Folder, FolderRecords, Stamp
 from keyfront.custody.kek import KEY, kek_of
@@ -86,9 +86,7 @@ class FileCustody:
             found = self._present(name, now)
             if found is None:
                 return self._add(name, key, now, kept)
-            if found[1] != key.public_key:
-                raise self._exists(name)
-            return self._held(found)
+            return there_already(self._held(found), key.public_key)
 
     def export(self, name: str) -> PrivateKey:
         file, public = self._asked(name)

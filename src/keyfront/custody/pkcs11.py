@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from pkcs11 import Attribute, Mechanism
 from pkcs11 import exceptions as faults
 
-from keyfront.custody.contract import HeldKey, checked_grace, checked_labels, checked_name
+from keyfront.custody.contract import HeldKey, checked_grace, checked_labels, checked_name, there_already
 from keyfront.custody.folder import private, trouble
 from keyfront.custody.pairs import (
     Notes,
@@ -127,9 +127,7 @@ class Pkcs11Custody:
         self, name: str, key: PrivateKey, *, now: float, labels: Mapping[str, str] | None = None
     ) -> HeldKey:
         with contextlib.suppress(NoSuchKey):
-            held = self.describe(name)
-            if held.public_key == key.public_key:
-                return held
+            return there_already(self.describe(name), key.public_key)
         return self._added(
             name, Notes(created=now, labels=checked_labels(labels)), now, lambda s, i: put(s, i, name, key)
         )

@@ -13,7 +13,15 @@ from typing import Protocol
 
 import msgspec
 
-from keyfront.custody.contract import HeldKey, Record, Records, checked_grace, checked_labels, checked_name
+from keyfront.custody.contract import (
+    HeldKey,
+    Record,
+    Records,
+    checked_grace,
+    checked_labels,
+    checked_name,
+    there_already,
+)
 from keyfront.custody.loaded import LoadedHandle, Watch
 from keyfront.errors import CustodyError, CustodyUnavailable, KeyExists, NoSuchKey, RecordChanged
 from keyfront.signing.keys import Algorithm, PrivateKey, generate_private_key, load_private_key
@@ -82,10 +90,7 @@ class TextCustody:
         try:
             return self._put(name, lambda: key, now, labels)
         except KeyExists:
-            there = self.describe(name)
-            if there.public_key != key.public_key:
-                raise
-            return there
+            return there_already(self.describe(name), key.public_key)
 
     def _put(
         self, name: str, key: Callable[[], PrivateKey], now: float, labels: Mapping[str, str] | None

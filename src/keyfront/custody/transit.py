@@ -29,7 +29,15 @@ from typing import Any
 
 import msgspec
 
-from keyfront.custody.contract import NAME, HeldKey, Record, checked_grace, checked_labels, checked_name
+from keyfront.custody.contract import (
+    NAME,
+    HeldKey,
+    Record,
+    checked_grace,
+    checked_labels,
+    checked_name,
+    there_already,
+)
 from keyfront.custody.loaded import Watch, gone
 from keyfront.custody.vaultkv import KvTexts
 from keyfront.custody.vaultserver import Server, is_soft_deleted
@@ -138,9 +146,7 @@ class TransitCustody:
                 held = self.describe(name)
         else:
             held = self._held(name, there)
-        if held.public_key != key.public_key:
-            raise KeyExists(f"{self._uri(name)} is there already")
-        return held
+        return there_already(held, key.public_key)
 
     def _made(self, name: str, labels: Mapping[str, str] | None, rest: str, body: dict[str, Any]) -> HeldKey:
         taken = KeyExists(f"{self._uri(name)} is there already")
