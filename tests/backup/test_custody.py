@@ -16,7 +16,7 @@ from keyfront.backup.places import Folder
 from keyfront.backup.restoring import Restore, Target
 from keyfront.backup.running import held
 from keyfront.backup.taking import Archive, Wanted
-from keyfront.custody import open_key, open_place, open_records
+from keyfront.custody import open_key, open_place, open_records, split
 from keyfront.custody.succession import Entry, Stage, Succession, Terms, load, save
 from keyfront.errors import BackupError
 from keyfront.signing.explain import explain_url
@@ -148,6 +148,96 @@ def test_a_key_that_was_to_be_deleted_stays(tmp_path: Path) -> None:
         assert work.run(work.plan(), TELLER, "it", NOW + 60) == []
         assert work.plan().changes == ()
     assert open_place(one.place, OLD).describe("photos-1").delete_at is None
+
+
+def rotated_away(one: Rotated, *, compromised: bool) -> Entry:
+    """Another key signs now, and nothing is left of the first one's private half."""
+    held_key = open_place(one.place, OLD).create("photos-2", "ECDSA-P256", now=NOW + 5)
+    key_id = one.house.key("photos-2", held_key.public_key.pem)
+    gone = msgspec.structs.replace(
+        one.record.entries[0], stage=Stage.RETIRED, retired=NOW + 5, gone=NOW + 5, compromised=compromised
+    )
+    made = Entry(held_key.uri, Stage.SIGNING, NOW + 5, key_id, published=NOW + 5, signing=NOW + 5)
+    records = open_records(one.place, OLD)
+    kept = load(records, "photos")
+    assert kept is not None
+    save(records, msgspec.structs.replace(kept.succession, entries=(gone, made)), kept.version, now=NOW + 5)
+    open_place(one.place, OLD).delete("photos-1", grace=0, now=NOW + 6)
+    return made
+
+
+def stages(one: Rotated) -> list[tuple[str, Stage, bool]]:
+    kept = load(open_records(one.place, OLD), "photos")
+    assert kept is not None
+    return [(split(each.uri).name, each.stage, each.compromised) for each in kept.succession.entries]
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_a_compromised_key_does_not_sign_again(tmp_path: Path, wanted: bool) -> None:
+    one = Rotated(tmp_path / "data")
+    archive = one.archive(one.take(private_keys=True))
+    rotated_away(one, compromised=True)
+    one.house.close()
+    with held(one.folder), Restore(archive, Target(one.folder, compromised=wanted), OLD) as work:
+        plan = work.plan()
+        assert any(f"will trust {one.key_id}" in note for note in plan.notes)
+        assert any("photos-1 is compromised, and" in note for note in plan.notes) is wanted
+        assert any("photos-1 is not put back" in note for note in plan.notes) is not wanted
+        assert any("record photos is not put back" in note for note in plan.notes) is not wanted
+        assert work.run(plan, TELLER, "it", NOW + 60) == []
+    names = {held_key.name for held_key in open_place(one.place, OLD).list()}
+    if wanted:
+        assert names == {"photos-1", "photos-2"}
+        assert stages(one) == [("photos-1", Stage.SIGNING, False)]
+    else:
+        assert names == {"photos-2"}
+        assert stages(one) == [("photos-1", Stage.RETIRED, True), ("photos-2", Stage.SIGNING, False)]
+
+
+def test_the_mark_comes_along_where_another_key_signs(tmp_path: Path) -> None:
+    """The archive is from after the emergency's switch, and before anybody knew that the first key was burnt."""
+    one = Rotated(tmp_path / "data")
+    rotated_away(one, compromised=False)
+    archive = one.archive(one.take(private_keys=True))
+    records = open_records(one.place, OLD)
+    kept = load(records, "photos")
+    assert kept is not None
+    first, second = kept.succession.entries
+    marked = (msgspec.structs.replace(first, compromised=True), second)
+    save(records, msgspec.structs.replace(kept.succession, entries=marked, made=9), kept.version, now=NOW + 9)
+    one.house.close()
+    assert restored(archive, one.folder, OLD) == []
+    assert stages(one) == [("photos-1", Stage.RETIRED, True), ("photos-2", Stage.SIGNING, False)]
+    back = load(records, "photos")
+    assert back is not None
+    assert back.succession.made == 0
+
+
+@pytest.mark.parametrize("onto", ["data", "new"])
+def test_a_key_that_is_nowhere_cannot_sign(tmp_path: Path, onto: str) -> None:
+    one = Rotated(tmp_path / "data")
+    outcome = one.take(private_keys=False)
+    assert [text for text in outcome.missing if "photos-1: not asked for (--private-keys)" in text]
+    archive = one.archive(outcome)
+    rotated_away(one, compromised=False)
+    one.house.close()
+    target = Target(tmp_path / onto)
+    with held(target.folder), Restore(archive, target, OLD) as work:
+        plan = work.plan()
+        assert any("nobody can sign with" in note and "photos-1" in note for note in plan.notes)
+        (failed,) = work.run(plan, TELLER, "it", NOW + 60)
+    assert "record photos: nobody can sign with" in failed
+
+
+def test_another_key_by_that_name_cannot_sign(tmp_path: Path) -> None:
+    one = Rotated(tmp_path / "data")
+    archive = one.archive(one.take(private_keys=False))
+    one.house.close()
+    place = open_place(one.place, OLD)
+    place.delete("photos-1", grace=0, now=NOW + 1)
+    place.create("photos-1", "ECDSA-P256", now=NOW + 2)
+    (failed,) = restored(archive, one.folder, OLD)
+    assert "another key is there by that name" in failed
 
 
 def test_what_others_may_go_by_is_left_alone(tmp_path: Path) -> None:

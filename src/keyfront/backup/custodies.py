@@ -141,6 +141,22 @@ def found_keys(
     return rows, kept, missing
 
 
+def not_contained(successions: Iterable[Succession], environment: Mapping[str, str]) -> list[str]:
+    """Of an archive without private keys: those that could be in it, which no restore brings back."""
+    found: list[str] = []
+    for succession in successions:
+        for entry in succession.entries:
+            if entry.stage is Stage.RETIRED:
+                continue
+            try:
+                exports = open_place(entry.uri, environment).exports
+            except CustodyError:
+                exports = True  # who knows
+            if exports:
+                found.append(f"private key {_shown(entry.uri)}: not asked for (--private-keys)")
+    return found
+
+
 def _shown(uri: str) -> str:
     """Without its options, which may say more than need be told."""
     return uri.partition("?")[0]
@@ -262,10 +278,13 @@ def record_now(place: str, name: str, environment: Mapping[str, str]) -> Record 
 
     :raises CustodyError: if the place cannot be asked.
     """
+    return open_records(place, environment).read(name) if any_records(place) else None
+
+
+def any_records(place: str) -> bool:
+    """Can there be records in `place`? In a folder that is not there are none."""
     own = place.removeprefix("file:").partition("?")[0]
-    if not place or (place.startswith("file:") and not Path(own).is_dir()):
-        return None
-    return open_records(place, environment).read(name)
+    return bool(place) and (not place.startswith("file:") or Path(own).is_dir())
 
 
 def alike(one: bytes, other: bytes) -> bool:

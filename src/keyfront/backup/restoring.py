@@ -25,7 +25,7 @@ from pathlib import Path
 import msgspec
 import sqlalchemy as sa
 
-from keyfront.backup import custodies, planning
+from keyfront.backup import custodies, planning, turning
 from keyfront.backup.planning import Plan
 from keyfront.backup.running import RUNNING
 from keyfront.backup.taking import Archive, compiled
@@ -50,13 +50,15 @@ class Target(msgspec.Struct, frozen=True):
     """Where to restore to. `store` is the URL of a PostgreSQL database, empty for the file in the folder; `records` the
     place of the key groups' records, empty for where they were when the archive was taken. `elsewhere`: records and
     private keys outside the folder are put back as well. Others may go by those: whoever restores in order to have a
-    look must not turn the signers of an installation that runs."""
+    look must not turn the signers of an installation that runs. `compromised`: keys that the records call compromised
+    now are put back as well, and may sign."""
 
     folder: Path
     store: str = ""
     password_file: Path | None = None
     records: str = ""
     elsewhere: bool = False
+    compromised: bool = False
 
 
 class _Note(msgspec.Struct, frozen=True):
@@ -88,6 +90,11 @@ class Restore:
         self._left: list[str] = []
         if not target.elsewhere:
             self._leave_alone()
+        there, unknown = turning.present(self._records, environment)
+        settled = turning.settled(self._rows, self._keys, there, target.compromised)
+        self._rows, self._keys, self._burnt = settled.records, settled.keys, settled.burnt
+        self._left += [*settled.notes, *unknown]
+        self._public: dict[str, str] = {}
         self._current = self._open()
 
     def _leave_alone(self) -> None:
@@ -148,7 +155,12 @@ class Restore:
                 self._environment,
                 self._trouble,
             )
-            return msgspec.structs.replace(plan, notes=(*plan.notes, *self._left))
+            with staged.read() as transaction:
+                public = turning.fingerprints(transaction)
+                again = turning.trusted_again(transaction, self._burnt)
+            nowhere = turning.nowhere(self._rows, self._keys, public, self._environment)
+            notes = (*plan.notes, *self._left, *again, *nowhere.values())
+            return msgspec.structs.replace(plan, notes=notes)
         finally:
             staged.close()
 
@@ -158,7 +170,8 @@ class Restore:
         :param plan: what `plan` gave.
         :param name: the archive's, for the audit log.
         :param now: epoch seconds.
-        :returns: what could not be put back, with the reason: private keys and records, in places that refuse.
+        :returns: what could not be put back, with the reason: private keys and records, in places that refuse, and the
+            keys that are to sign and are nowhere.
         :raises BackupError: if the store cannot be put in its place; then it is as it was.
         """
         try:
@@ -199,6 +212,8 @@ class Restore:
         finally:
             staged.close()
         failed += custodies.put_records(self._rows, self._records, now, self._environment)
+        nowhere = turning.nowhere(self._rows, (), self._public, self._environment)
+        failed += [why for uri, why in nowhere.items() if not any(uri in text for text in failed)]
         with contextlib.suppress(OSError):
             aside.rmdir()  # where nothing was there before
         (folder / RUNNING).unlink(missing_ok=True)
@@ -238,6 +253,7 @@ class Restore:
             )
         with staged.read() as transaction:
             made = compiled(transaction, teller.account)
+            self._public = turning.fingerprints(transaction)
         without = [
             msgspec.structs.replace(
                 one,

@@ -111,6 +111,8 @@ def take(
         keys, kept, why = custodies.found_keys(successions, wanted.custodies, environment)
         missing += kept
         trouble += why
+    else:
+        missing += custodies.not_contained(successions, environment)
 
     for section, rest in (
         ("files", (file.line() for file in files)),

@@ -358,10 +358,15 @@ def restore(
     folder = (data or default_data()).absolute()
     if ".." in folder.parts:
         folder = folder.resolve()
-    target = Target(folder, located(store), store_password_file, records, elsewhere)
+    target = Target(folder, located(store), store_password_file, records, elsewhere, compromised)
     opens = opener(identity, passphrase_file)
     name, found, _ = _judged(archive, opens, endpoint_url)
     # A plan only reads, and may be made beside a Keyfront that runs.
+@click.option(
+    "--compromised",
+    is_flag=True,
+    help="Put back also keys that are compromised by the records that are there now, and let them sign.",
+)
     with nullcontext() if only_plan else held(folder), Restore(found, target, os.environ) as work:
         plan = work.plan()
         if as_json:
@@ -375,6 +380,7 @@ def restore(
         failed = work.run(plan, _teller(), name, time.time())
     click.echo(f"restored {name} into {folder}; start it with `keyfront up`", err=True)
     for text in failed:
+    compromised: bool,
         click.echo(f"keyfront: not put back: {text}", err=True)
     if failed:
         sys.exit(INCOMPLETE)
