@@ -13,6 +13,7 @@ from keyfront.backup.places import Bucket, Folder, find, open_place
 from keyfront.backup.retention import read_rule
 from keyfront.backup.taking import Wanted
 from keyfront.control.store import Store
+from keyfront.custody import open_place as open_custody
 from keyfront.errors import BackupError, SettingsError
 from tests.backup.house import NOW, SEAL, Installed, events, make, read
 from tests.weed import ONE, WRITER, Weed, unable
@@ -170,7 +171,8 @@ def test_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(names) == 2
         assert list(names.values()) == [len(place.get(str(name))) for name in names]
         for text in ("s3://backups/kf", "s3://backups/kf/", f"s3://backups/kf/{outcome.name}"):
-            assert find(text, weed.url) == (outcome.name, place.get(outcome.name))
+            found, later = find(text, weed.url, now=NOW + 99)
+            assert (found[0].name, found[0].data(), later) == (outcome.name, place.get(outcome.name), [])
         (tmp_path / "got.age").write_bytes(place.get(outcome.name))
         read(tmp_path / "got.age")
         assert client.get_object(Bucket="backups", Key="kf/notes.txt")["Body"].read() == b"not ours"
@@ -190,6 +192,94 @@ def test_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert outcome.made == (str(tmp_path / "copy"),)
         assert len(outcome.trouble) == 2
         assert ONE[1] not in " ".join(outcome.trouble)
+    one.house.close()
+
+
+def test_what_lacks_something_takes_the_place_of_nothing(tmp_path: Path) -> None:
+    """While custody cannot be had, archives without the keys are made, and none that has them goes."""
+    one = Installed(tmp_path / "data")
+    store, data, there, rule = one.house.store, one.folder, tmp_path / "place", read_rule("last=2")
+    custody = f"file:{tmp_path}/keys/"
+    open_custody(custody, {}).create("photos-1", "ECDSA-P256", now=NOW)
+    wanted = Wanted(private_keys=True, custodies=(custody,))
+    first = make(store, data, there, wanted=wanted, rule=rule)
+    assert first.name.endswith("-whole-keys.age")
+    (tmp_path / "keys").rename(tmp_path / "away")
+    (tmp_path / "keys").write_text("")
+    for number in range(1, 4):
+        lacking = make(store, data, there, now=NOW + number, wanted=wanted, rule=rule, always=True)
+        assert lacking.name.endswith("-part.age")
+        assert lacking.trouble
+        assert lacking.removed == ()
+    # Nor do those that are whole, but hold less.
+    for number in range(4, 8):
+        assert make(store, data, there, now=NOW + number, rule=rule, always=True).name.endswith("-whole.age")
+    left = list(Folder(there).names())
+    assert str(left[0]) == first.name
+    assert [name.holds for name in left] == ["whole-keys", "part", "part", "whole", "whole"]
+    one.house.close()
+
+
+@pytest.mark.parametrize("damage", [b"", b"age-encryption.org/v1\n", None])
+def test_a_name_is_no_proof_of_an_archive(tmp_path: Path, damage: bytes | None) -> None:
+    """Nothing has changed; but what lies there under the newest name is not what was put there."""
+    one = Installed(tmp_path / "data")
+    store, data, there = one.house.store, one.folder, tmp_path / "place"
+    first = make(store, data, there)
+    path = there / first.name
+    path.write_bytes(bytes(path.stat().st_size) if damage is None else damage)
+    again = make(store, data, there, now=NOW + 60)
+    assert again.name
+    assert any("is not what was put there" in text for text in again.trouble)
+    assert make(store, data, there, now=NOW + 120).unchanged == (str(there),)
+    one.house.close()
+
+
+class Torn(Folder):
+    """The connection goes in the middle of an upload: it can be neither read back nor removed."""
+
+    away = False
+
+    def put(self, name: str, data: bytes) -> None:
+        super().put(name, data[:100])
+        self.away = True
+
+    def get(self, name: str) -> bytes:
+        if self.away:
+            raise BackupError("away")
+        return super().get(name)
+
+    def remove(self, name: Name) -> None:
+        raise BackupError("away")
+
+
+def test_what_was_torn_is_no_archive(tmp_path: Path) -> None:
+    one = Installed(tmp_path / "data")
+    there = tmp_path / "place"
+    with pytest.raises(BackupError, match="away"):
+        make(one.house.store, one.folder, Torn(there))
+    again = make(one.house.store, one.folder, there, now=NOW + 60)
+    assert again.name
+    assert "is not in the audit log" in again.trouble[0]
+    one.house.close()
+
+
+def test_what_is_dated_after_now_counts_for_nothing(tmp_path: Path) -> None:
+    one = Installed(tmp_path / "data")
+    store, data, there = one.house.store, one.folder, tmp_path / "place"
+    wrong = make(store, data, there, now=NOW + 4e7)
+    with pytest.raises(BackupError, match="dated after now"):
+        find(str(there), now=NOW)
+    one.invalidate("later")
+    right = make(store, data, there, now=NOW + 10)
+    assert (right.trouble, right.notes) == (
+        (),
+        (f"{wrong.name} in {there} is dated after now, and counts for nothing",),
+    )
+    again = make(store, data, there, now=NOW + 20)
+    assert (again.name, again.notes) == ("", right.notes)
+    found, later = find(str(there), now=NOW + 30)
+    assert ([one.name for one in found], later) == ([right.name], [wrong.name])
     one.house.close()
 
 

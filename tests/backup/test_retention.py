@@ -52,6 +52,21 @@ def test_what_is_kept(rule: str, there: str, left: str) -> None:
     assert kept(reversed(archives), read_rule(rule), NOW) == {at(text) for text in left.split()}
 
 
+def test_kinds_do_not_stand_in_for_each_other() -> None:
+    kinds = ["", "whole", "whole-keys", "part", "part-keys"]
+    there = [Name(NOW - hour, "0" * 8, 1, "0" * 16, kinds[hour % 5]) for hour in range(50)]
+    left = kept(there, read_rule("last=2"), NOW)
+    assert left == set(there[:10])
+
+
+@pytest.mark.parametrize("holds", ["", "-whole", "-whole-keys", "-part", "-part-keys"])
+def test_names_of_every_kind(holds: str) -> None:
+    text = f"keyfront-0123abcd-20260201T000000.000Z-1-0123456789abcdef{holds}.age"
+    found = parse(text)
+    assert found is not None
+    assert (str(found), found.holds) == (text, holds[1:])
+
+
 def test_a_year_of_hourly_archives() -> None:
     left = kept(HOURLY, read_rule("last=7,daily=14,weekly=8,monthly=12"), NOW)
     assert 7 + 13 + 6 + 10 <= len(left) <= 7 + 14 + 8 + 12
@@ -95,6 +110,7 @@ def test_what_is_no_rule(text: str) -> None:
         "keyfront-0123abcd-20260201T000000.000Z-01-0123456789abcdef.age",
         "keyfront-0123abcd-20260201T000000.000Z-1-0123456789abcdef.age.tmp",
         ".keyfront-0123abcd-20260201T000000.000Z-1-0123456789abcdef.age",
+        "keyfront-0123abcd-20260201T000000.000Z-1-0123456789abcdef-keys.age",
         "keyfront-0123ABCD-20260201T000000.000Z-1-0123456789abcdef.age",
         "keyfront-0123abcd-20260201T000000.000Z-1-0123456789abcdef.age\n",
         "notes.txt",

@@ -97,6 +97,22 @@ def test_exit_status(data: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+def test_the_newest_that_is_whole(data: Path, tmp_path: Path) -> None:
+    identity, place = tmp_path / "id", tmp_path / "place"
+    recipient = run("keygen", identity).output.strip()
+    for _ in range(2):
+        assert run("create", "--data", data, "--to", place, "-r", recipient, "--always").exit_code == 0
+    older, newer = sorted(place.iterdir())
+    newer.write_bytes(newer.read_bytes()[:-1])
+    found = run("verify", place, "-i", identity)
+    assert (found.exit_code, f"{older.name} is whole" in found.stdout) == (3, True)
+    assert f"{newer.name} cannot be used" in found.stderr
+    planned = run("restore", place, "-i", identity, "--data", tmp_path / "new", "--plan")
+    assert (planned.exit_code, f"{newer.name} cannot be used" in planned.stderr) == (0, True)
+    older.write_bytes(b"")
+    assert run("verify", place, "-i", identity).exit_code == 1
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

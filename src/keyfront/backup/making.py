@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,6 +16,7 @@ from keyfront.backup.places import Place
 from keyfront.backup.retention import Rule, kept
 from keyfront.backup.taking import Known, Taken, Wanted
 from keyfront.backup.telling import CREATED, Teller, tell
+from keyfront.control import trail
 from keyfront.control.store import Store
 from keyfront.errors import ApiError, BackupError
 
@@ -32,8 +33,8 @@ class Order(msgspec.Struct, frozen=True):
 
 class Outcome(msgspec.Struct, frozen=True):
     """What became of it: `made` and `unchanged` are places, `removed` archives that were thinned out, with their
-    places, `missing` what is not in the archive, `trouble` what went wrong. `name` is the archive's, empty if none was
-    made."""
+    places, `missing` what is not in the archive, `trouble` what went wrong, `notes` what else somebody should look at.
+    `name` is the archive's, empty if none was made."""
 
     name: str
     size: int
@@ -42,6 +43,7 @@ class Outcome(msgspec.Struct, frozen=True):
     removed: tuple[str, ...]
     missing: tuple[str, ...]
     trouble: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def create(
@@ -68,10 +70,11 @@ def create(
         order.wanted, sealed_for=" ".join(sorted(order.seal.recipients)) or "passphrase"
     )
 
-    def has(names: Mapping[Name, int], origin: str, state: str) -> bool:
-        """Does the installation's newest archive hold the very same already?"""
-        own = [name for name in names if name.origin == origin]
-        return not order.always and bool(own) and max(own).state == state
+    lookers = [_Looker(place, names, now) for place, names in there]
+    recorded = _recorded(store, {last for looker in lookers for last in looker.newest.values()})
+
+    def has(looker: _Looker, origin: str, state: str) -> bool:
+        return not order.always and looker.has(origin, state, recorded)
 
     taken = taking.take(
         store,
@@ -82,12 +85,15 @@ def create(
         keyfront=keyfront,
         host=host,
         environment=environment,
-        known=lambda origin, state: all(has(names, origin, state) for _, names in there),
+        known=lambda origin, state: all(has(looker, origin, state) for looker in lookers),
     )
     trouble += taken.trouble
+    trouble += [looker.fault for looker in lookers if looker.fault]
+    notes = tuple(note for looker in lookers for note in looker.notes)
     if isinstance(taken, Known):
-        return Outcome("", 0, (), tuple(place.uri for place, _ in there), (), taken.missing, tuple(trouble))
-    unchanged = [place for place, names in there if has(names, taken.name.origin, taken.name.state)]
+        uris = tuple(place.uri for place, _ in there)
+        return Outcome("", 0, (), uris, (), taken.missing, tuple(trouble), notes)
+    unchanged = [looker.place for looker in lookers if has(looker, taken.name.origin, taken.name.state)]
     lacking = [place for place, _ in there if place not in unchanged]
     data = _sealed(taken, order.seal, teller.account, keyfront)
     made: list[Place] = []
@@ -101,7 +107,8 @@ def create(
         raise BackupError(f"no archive was made: {'; '.join(trouble)}")
     trouble += _told(store, teller, taken, data, made, now)
     removed: list[str] = []
-    for place in made:
+    # What lacks something takes the place of nothing: the reason may last longer than all that is kept.
+    for place in () if taken.trouble else made:
         gone, why = _thinned(place, taken.name, order.rule, now)
         removed += gone
         trouble += why
@@ -113,7 +120,82 @@ def create(
         tuple(removed),
         taken.manifest.missing,
         tuple(trouble),
+        notes,
     )
+
+
+class _Looker:
+    """Looks whether a place has already what would be made. `newest` are the last archives there, by installation."""
+
+    def __init__(self, place: Place, names: Mapping[Name, int], now: float) -> None:
+        self.place = place
+        self._sizes = names
+        self.newest: dict[str, Name] = {}
+        self.notes: list[str] = []
+        self.fault = ""
+        self._found: bool | None = None
+        for name in sorted(names):
+            if name.taken <= now:
+                self.newest[name.origin] = name
+            else:
+                self.notes.append(f"{name} in {place.uri} is dated after now, and counts for nothing")
+
+    def has(self, origin: str, state: str, recorded: Mapping[str, tuple[int, str]]) -> bool:
+        """Does the installation's newest archive hold the very same, and is it, byte by byte, what was put there? A
+        name alone proves nothing: the disk may have been full, or the connection gone."""
+        last = self.newest.get(origin)
+        if last is None or last.state != state:
+            return False
+        if self._found is None:
+            self._found = self._whole(last, recorded)
+        return self._found
+
+    def _whole(self, last: Name, recorded: Mapping[str, tuple[int, str]]) -> bool:
+        what = f"{last} in {self.place.uri}"
+        if str(last) not in recorded:
+            self.fault = f"{what} is not in the audit log, so that another one is made"
+            return False
+        size, digest = recorded[str(last)]
+        try:
+            if self._sizes[last] == size and self.place.digest(str(last)) == digest:
+                return True
+            self.fault = f"{what} is not what was put there"
+        except BackupError as error:
+            self.fault = str(error)
+        return False
+
+
+def _recorded(store: Store, archives: Iterable[Name]) -> dict[str, tuple[int, str]]:
+    """The size and the SHA-256 of those archives of which the audit log tells."""
+    found: dict[str, tuple[int, str]] = {}
+    for archive in archives:
+        # A name has the time to the millisecond.
+        then = trail.Wanted(since=archive.taken - 1, until=archive.taken + 1, event=CREATED)
+        for row in trail.search(store, then):
+            try:
+                told = msgspec.convert(row.record, _Record)
+            except msgspec.ValidationError:
+                continue
+            made = told.response_elements
+            if told.request_parameters.archive == str(archive):
+                found[str(archive)] = (made.bytes, made.sha256)
+    return found
+
+
+class _Parameters(msgspec.Struct):
+    archive: str
+
+
+class _Elements(msgspec.Struct):
+    bytes: int
+    sha256: str
+
+
+class _Record(msgspec.Struct, rename="camel"):
+    """What an audit record tells of an archive."""
+
+    request_parameters: _Parameters
+    response_elements: _Elements
 
 
 def _listed(places: Sequence[Place]) -> tuple[list[tuple[Place, dict[Name, int]]], list[str]]:

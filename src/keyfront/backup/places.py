@@ -11,7 +11,7 @@ import hashlib
 import os
 import secrets
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from keyfront.backup.names import Name, parse
@@ -19,6 +19,9 @@ from keyfront.errors import BackupError, SettingsError
 
 LARGEST = 4 << 30
 """Bytes of the largest archive that is read: what one PUT takes, and what fits into memory."""
+
+_DIGEST = "keyfront-sha256"
+"""The metadata of an object that tells the SHA-256 of what was put."""
 
 
 class Place(Protocol):
@@ -34,6 +37,9 @@ class Place(Protocol):
         """Durable and whole when it returns. What has that name already is left as it is."""
 
     def get(self, name: str) -> bytes: ...
+
+    def digest(self, name: str) -> str:
+        """The SHA-256, in hexadecimal, of what is there."""
 
     def remove(self, name: Name) -> None: ...
 
@@ -88,6 +94,9 @@ class Folder:
                 return file.read()
         except OSError as error:
             raise BackupError(f"{self.path / name} cannot be read: {error.strerror}") from error
+
+    def digest(self, name: str) -> str:
+        return hashlib.sha256(self.get(name)).hexdigest()
 
     def remove(self, name: Name) -> None:
         try:
@@ -162,6 +171,7 @@ class Bucket:
                 Body=data,
                 ContentMD5=md5,
                 ContentType="application/octet-stream",
+                Metadata={_DIGEST: hashlib.sha256(data).hexdigest()},
             )
         except self._errors as error:
             raise BackupError(f"{self.uri}{name} cannot be written: {error}") from error
@@ -178,6 +188,15 @@ class Bucket:
         if len(data) != size:
             raise BackupError(f"{self.uri}{name} cannot be read: it is cut off")
         return data
+
+    def digest(self, name: str) -> str:
+        """As it was told when the object was put, whole, since the server has checked that; of an object that came here
+        by another way, what is read."""
+        try:
+            told = self._client.head_object(Bucket=self._bucket, Key=self._prefix + name)["Metadata"]
+        except self._errors as error:
+            raise BackupError(f"{self.uri}{name} cannot be read: {error}") from error
+        return str(told.get(_DIGEST) or hashlib.sha256(self.get(name)).hexdigest())
 
     def remove(self, name: Name) -> None:
         try:
@@ -200,22 +219,38 @@ def open_place(text: str, endpoint: str = "") -> Place:
     return Bucket(parts.netloc, parts.path, endpoint)
 
 
-def find(text: str, endpoint: str = "") -> tuple[str, bytes]:
-    """The archive that `text` names, or the newest one in the place that it names: its name and its bytes.
+class Found(NamedTuple):
+    """An archive's name, and where it lies."""
 
-    :raises BackupError: if there is none, or the newest is of one installation and there are others' beside it.
+    name: str
+    place: Place
+
+    def data(self) -> bytes:
+        """:raises BackupError: if it cannot be read."""
+        return self.place.get(self.name)
+
+
+def find(text: str, endpoint: str = "", *, now: float) -> tuple[list[Found], list[str]]:
+    """The archive that `text` names, or all in the place that it names, newest first: the first that is whole is meant.
+    And those that are dated after `now` (epoch seconds), which are left out.
+
+    :raises BackupError: if there is none, or the place has those of several installations.
     """
     folder, slash, name = text.rpartition("/")
     if "://" not in text and not Path(text).is_dir():
         path = Path(text)
-        return path.name, Folder(path.parent).get(path.name)
+        return [Found(path.name, Folder(path.parent))], []
     if "://" in text and parse(name) is not None:
-        return name, open_place(folder + slash, endpoint).get(name)
+        return [Found(name, open_place(folder + slash, endpoint))], []
     place = open_place(text, endpoint)
     archives = place.names()
     if not archives:
         raise BackupError(f"there is no archive in {place.uri}")
     if len({archive.origin for archive in archives}) > 1:
         raise BackupError(f"archives of several installations lie in {place.uri}: name one of them")
-    newest = str(max(archives))
-    return newest, place.get(newest)
+    past = [Found(str(archive), place) for archive in sorted(archives, reverse=True) if archive.taken <= now]
+    if not past:
+        raise BackupError(
+            f"all archives in {place.uri} are dated after now, which a wrong clock does: name one of them"
+        )
+    return past, [str(archive) for archive in archives if archive.taken > now]

@@ -4,6 +4,9 @@ A rule asks for the newest archive of each of the last so many hours, days, week
 which there is one*, and for the last so many whatever their time; UTC. What any part of the rule asks for is kept. So a
 machine that was off for a month loses nothing by it.
 
+Archives that hold different things (`Name.holds`) do not stand in for each other: each kind is kept by the rule as if
+it were alone, so that any number of archives without private keys leaves those that have them.
+
 An archive dated after now was made under a wrong clock, then or now. It is kept, and counts for nothing: else a clock
 that once ran ahead would have every later archive thrown away at once.
 """
@@ -61,10 +64,17 @@ def read_rule(text: str) -> Rule:
 
 
 def kept(archives: Iterable[Name], rule: Rule, now: float) -> set[Name]:
-    """Those of one installation's `archives` that `rule` asks for at `now` (epoch seconds), the newest among them
-    always."""
+    """Those of one installation's `archives` that `rule` asks for at `now` (epoch seconds), the newest of each
+    kind among them always."""
     if rule == Rule():
         return set(archives)
+    kinds: dict[str, list[Name]] = {}
+    for archive in archives:
+        kinds.setdefault(archive.holds, []).append(archive)
+    return {archive for alike in kinds.values() for archive in _kept(alike, rule, now)}
+
+
+def _kept(archives: Iterable[Name], rule: Rule, now: float) -> set[Name]:
     newest_first = sorted(archives, reverse=True)
     found = {archive for archive in newest_first if archive.taken > now}
     past = [archive for archive in newest_first if archive.taken <= now]

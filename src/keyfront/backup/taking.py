@@ -19,7 +19,7 @@ from keyfront.backup.belongings import File
 from keyfront.backup.container import FORMAT, Manifest, Proof, Writer, lines, read_manifest
 from keyfront.backup.contents import PREFIX
 from keyfront.backup.custodies import KeyRow, RecordRow
-from keyfront.backup.names import Name
+from keyfront.backup.names import Name, holding
 from keyfront.backup.telling import CREATED
 from keyfront.control import trail, users
 from keyfront.control.audit import READS
@@ -161,7 +161,8 @@ def take(
         proofs=(*(Proof(url) for url in wanted.urls), *made),
         missing=tuple(trouble + missing + why),
     )
-    name = Name(int(now * 1000) / 1000, origin, number, manifest.state)
+    holds = holding(whole=not trouble, keys=bool(keys))
+    name = Name(int(now * 1000) / 1000, origin, number, manifest.state, holds)
     return Taken(name, manifest, writer.finish(manifest), tuple(trouble))
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 import msgspec
@@ -28,6 +28,7 @@ from keyfront.cli.store import located, store_options
 from keyfront.errors import BackupError, SettingsError
 
 if TYPE_CHECKING:
+    from keyfront.backup.container import Manifest
     from keyfront.backup.crypt import Opener
     from keyfront.backup.making import Outcome
     from keyfront.backup.planning import Plan
@@ -215,7 +216,7 @@ def _say_made(outcome: Outcome, quiet: bool) -> None:
         for text in outcome.missing:
             if text not in outcome.trouble:
                 click.echo(f"not in it: {text}")
-    for text in outcome.trouble:
+    for text in (*outcome.trouble, *outcome.notes):
         click.echo(f"keyfront: {text}", err=True)
 
 
@@ -240,6 +241,7 @@ def list_(place: str, endpoint_url: str, as_json: bool) -> None:
                 "Taken": _iso(name.taken),
                 "Installation": name.origin,
                 "Snapshot": name.snapshot,
+                "Holds": name.holds,
                 "Bytes": size,
             }
             for name, size in found.items()
@@ -264,13 +266,14 @@ def verify(
 ) -> None:
     """Restore ARCHIVE in memory and compare it with what was taken. Exit status 1: it is not that.
 
-    ARCHIVE is a file, s3://BUCKET/PREFIX/NAME, or a place, of which the newest is taken.
+    ARCHIVE is a file, s3://BUCKET/PREFIX/NAME, or a place, of which the newest that is whole is taken. Exit status 3: a
+    newer one is not.
     """
     from keyfront.backup.crypt import opener
 
     opens = opener(identity, passphrase_file)
     try:
-        name, found, _ = _judged(archive, opens, endpoint_url)
+        name, found, _, newest = _judged(archive, opens, endpoint_url)
     except BackupError as error:
         click.echo(f"keyfront: {archive}: {error}", err=True)
         sys.exit(WRONG)
@@ -291,7 +294,13 @@ def verify(
             "Proofs": len(manifest.proofs),
         }
         click.echo(msgspec.json.format(msgspec.json.encode(told)).decode())
-        return
+    else:
+        _say_whole(name, manifest)
+    if not newest:
+        sys.exit(INCOMPLETE)
+
+
+def _say_whole(name: str, manifest: Manifest) -> None:
     click.echo(f"{name} is whole, and makes snapshot {manifest.snapshot} when it is restored")
     click.echo(
         f"  taken {_iso(manifest.taken)} by Keyfront {manifest.keyfront} on {manifest.host} of {manifest.store}"
@@ -307,14 +316,38 @@ def verify(
         click.echo(f"  not in it: {text}")
 
 
-def _judged(archive: str, opens: Opener, endpoint: str) -> tuple[str, Archive, Snapshot]:
+class _Judged(NamedTuple):
+    name: str
+    archive: Archive
+    snapshot: Snapshot
+    newest: bool
+    """False if there is a newer one, which is not whole."""
+
+
+def _judged(archive: str, opens: Opener, endpoint: str) -> _Judged:
+    """The archive that is named, or the newest of a place that is whole; standard error says what is passed over.
+
+    :raises BackupError: of the newest, if none is whole.
+    """
     from keyfront.backup import taking
     from keyfront.backup.crypt import opened as decrypted
     from keyfront.backup.places import find
 
-    name, data = find(archive, endpoint)
-    found = taking.read(decrypted(data, opens))
-    return name, found, taking.judge(found, ACCOUNT, _version())
+    there, later = find(archive, endpoint, now=time.time())
+    for name in later:
+        click.echo(f"keyfront: {name} is dated after now, and passed over", err=True)
+    faults: list[BackupError] = []
+    for one in there:
+        try:
+            found = taking.read(decrypted(one.data(), opens))
+            snapshot = taking.judge(found, ACCOUNT, _version())
+        except BackupError as error:
+            faults.append(error)
+            continue
+        for newer, fault in zip(there, faults, strict=False):
+            click.echo(f"keyfront: {newer.name} cannot be used, and is passed over: {fault}", err=True)
+        return _Judged(one.name, found, snapshot, not faults)
+    raise faults[0]
 
 
 @backup.command()
@@ -329,6 +362,11 @@ def _judged(archive: str, opens: Opener, endpoint: str) -> tuple[str, Archive, S
     is_flag=True,
     help="Put back also records and private keys that are not in the data folder.",
 )
+@click.option(
+    "--compromised",
+    is_flag=True,
+    help="Put back also keys that are compromised by the records that are there now, and let them sign.",
+)
 @click.option("--plan", "only_plan", is_flag=True, help="Only say what would be done.")
 @click.option("--yes", is_flag=True, help="Do it without asking.")
 @_JSON
@@ -342,6 +380,7 @@ def restore(
     endpoint_url: str,
     records: str,
     elsewhere: bool,
+    compromised: bool,
     only_plan: bool,
     yes: bool,
     as_json: bool,
@@ -360,13 +399,8 @@ def restore(
         folder = folder.resolve()
     target = Target(folder, located(store), store_password_file, records, elsewhere, compromised)
     opens = opener(identity, passphrase_file)
-    name, found, _ = _judged(archive, opens, endpoint_url)
+    name, found, _, _ = _judged(archive, opens, endpoint_url)
     # A plan only reads, and may be made beside a Keyfront that runs.
-@click.option(
-    "--compromised",
-    is_flag=True,
-    help="Put back also keys that are compromised by the records that are there now, and let them sign.",
-)
     with nullcontext() if only_plan else held(folder), Restore(found, target, os.environ) as work:
         plan = work.plan()
         if as_json:
@@ -380,7 +414,6 @@ def restore(
         failed = work.run(plan, _teller(), name, time.time())
     click.echo(f"restored {name} into {folder}; start it with `keyfront up`", err=True)
     for text in failed:
-    compromised: bool,
         click.echo(f"keyfront: not put back: {text}", err=True)
     if failed:
         sys.exit(INCOMPLETE)
@@ -454,7 +487,7 @@ def drill(
     opens = opener(identity, passphrase_file)
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(WRONG))  # so that what was started ends, too
     try:
-        name, found, snapshot = _judged(archive, opens, endpoint_url)
+        name, found, snapshot, newest = _judged(archive, opens, endpoint_url)
         report = run(found, snapshot, urls, _teller(), time.time(), viewer_ip)
     except BackupError as error:
         click.echo(f"keyfront: {archive}: {error}", err=True)
@@ -471,3 +504,5 @@ def drill(
             click.echo(f"  FAILED {how}: {result.fault}" if result.fault else f"  opens  {how}")
     if not report.passed:
         sys.exit(WRONG)
+    if not newest:
+        sys.exit(INCOMPLETE)
