@@ -312,6 +312,32 @@ def test_when_no_key_signs_nobody_does(group: Group, clock: Clock) -> None:
 # ---- a key that cannot be used
 
 
+def test_a_key_that_edges_are_to_trust_no_more_does_not_sign_until_its_successor_does(
+    group: Group, clock: Clock
+) -> None:
+    *others, entry = group.sign_with("K1").entries
+    signer = group.signer(clock=clock)
+    assert key_of(signed(signer)) == "K1"
+    held = signer.pinned()
+    group.write(
+        (*others, msgspec.structs.replace(entry, compromised=True))
+    )  # no other can sign, and links go on
+    signer.refresh()
+    assert key_of(signed(signer)) == "K1"
+    group.write((*others, msgspec.structs.replace(entry, compromised=True, leaving=NOW)))
+    with pytest.raises(CustodyError, match="is compromised, and its successor does not sign yet"):
+        signer.refresh()
+    for follower in (signer, group.signer(clock=clock)):
+        with pytest.raises(CustodyError, match="is compromised, and its successor does not sign yet"):
+            signed(follower)
+    with pytest.raises(CustodyError):
+        held.sign(b"data", "SHA256")
+    group.sign_with("K2")
+    clock.now += 2
+    signer.refresh()
+    assert key_of(signed(signer)) == "K2"
+
+
 def test_a_key_that_does_not_open_is_not_switched_to(group: Group, clock: Clock) -> None:
     signer = group.signer(clock=clock)
     signed(signer)

@@ -282,13 +282,19 @@ def test_a_standby_that_names_the_active_server(bao: Bao) -> None:
 
 @pytest.fixture
 def page() -> Iterator[str]:
-    """The address of a server that answers everything with a page."""
+    """The address of a server that answers everything with a page; below /404 it says that it does not know it, below
+    /JSON in another form than Vault's."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200)
+            known = "/404" not in self.path and "/JSON" not in self.path
+            self.send_response(200 if known else 404)
             self.end_headers()
-            self.wfile.write(b"<h1>Please log in</h1>")
+            self.wfile.write(
+                b'{"message": "no Route"}' if "/JSON" in self.path else b"<h1>Please log in</h1>"
+            )
+
+        do_LIST = do_POST = do_GET
 
         def log_request(self, *_: object) -> None:
             pass
@@ -302,9 +308,16 @@ def page() -> Iterator[str]:
 def test_a_page_that_is_no_answer_is_no_missing_key(page: str) -> None:
     """A captive portal, or a proxy's own page: it says nothing about keys."""
     for uri in ("vault:transit/", "vault:kv/secret/x/"):
-        place = open_place(f"{uri}?address={page}", {"VAULT_TOKEN": "x"})
+        for path in ("", "/404", "/JSON"):
+            place = open_place(f"{uri}?address={page}{path}", {"VAULT_TOKEN": "x"})
+            with pytest.raises(CustodyUnavailable, match="no Vault"):
+                place.describe("one")
+            with pytest.raises(CustodyUnavailable, match="no Vault"):
+                list(place.list())
+    records = open_records(f"vault:kv/secret/x/?address={page}/404", {"VAULT_TOKEN": "x"})
+    for ask in (lambda: records.read("photos"), records.names):
         with pytest.raises(CustodyUnavailable, match="no Vault"):
-            place.describe("one")
+            ask()
 
 
 def test_a_token_that_cannot_be_sent(bao: Bao) -> None:

@@ -399,6 +399,12 @@ class KeyGroupSigner:
         if entry is None:
             self._stop()
             raise CustodyError(f"no key of key group {self.group!r} signs now")
+        if entry.leaving:  # edges trust it no more, or soon will not: what it signs would be of use to nobody
+            self._stop()
+            raise CustodyError(
+                f"the key {entry.key_pair_id} of key group {self.group!r} is compromised, and its successor does not "
+                "sign yet"
+            )
         same = key is not _NOBODY and (key.entry.uri, key.entry.key_pair_id) == (entry.uri, entry.key_pair_id)
         was = None if key is _NOBODY else found.entry(key.entry.uri)
         if not same and (was is None or was.leaving or was.stage is Stage.RETIRED):

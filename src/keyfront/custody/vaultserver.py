@@ -144,11 +144,13 @@ class Server:
             # without its cause: that quotes what was sent
             raise CustodyUnavailable(f"{about}: it cannot be reached ({type(error).__name__})") from None
         known = _object(response)
-        said = "; ".join(" ".join(str(error).split()) for error in known.get("errors") or [])
+        errors = known.get("errors")
+        said = "; ".join(" ".join(str(error).split()) for error in errors) if isinstance(errors, list) else ""
         status = response.status_code
         if status not in (200, 204, 400, 403, 404, 405) and not (status == 500 and _SOFT_DELETED in said):
             raise CustodyUnavailable(f"{about}: {said or status}: it may help to try again")
-        if status == 200 and "request_id" not in known:
+        if (status == 200 or status >= 400) and not ("request_id" in known or isinstance(errors, list)):
+            # a proxy's page, say: its 404 is no word on a key, and its 403 none on a token
             raise CustodyUnavailable(f"{about}: what answers there is no Vault")
         data = known.get("auth") or known.get("data") or {}
         return Answer(status, data if isinstance(data, dict) else {}, said)
