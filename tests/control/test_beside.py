@@ -134,8 +134,6 @@ def test_what_there_is_not(plane: Plane, method: str, path: str, status: int, co
         (404, b"<ErrorResponse><Error><Code>NoSuchThing</Code></Error></ErrorResponse>"),
         (404, b""),
         (400, b"<Error/>"),
-        (200, b"<html>a proxy</html>"),
-        (200, b"{}"),
         (403, b'["Error"]'),
         (403, b"\xff"),
     ],
@@ -143,6 +141,27 @@ def test_what_there_is_not(plane: Plane, method: str, path: str, status: int, co
 )
 def test_where_there_is_no_such_thing_it_is_not_known(status: int, body: bytes) -> None:
     assert read_answer(status, body) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, b"<html>a proxy</html>"),
+        (200, b"{}"),
+        (200, b"\xff"),
+        (502, b"<html>502 Bad Gateway</html>"),
+        (503, b'{"Error": {"Code": "ServiceUnavailable"}}'),
+        (500, b""),
+        (429, b"<Error/>"),
+        (408, b""),
+        (301, b""),
+        (403, b'{"Error": {"Code": "AccessDenied"}}'),
+    ],
+    ids=str,
+)
+def test_what_is_no_answer_is_never_taken_for_nothing_known(status: int, body: bytes) -> None:
+    with pytest.raises(AccountError, match="the use of keys"):
+        read_answer(status, body)
 
 
 @pytest.mark.parametrize(

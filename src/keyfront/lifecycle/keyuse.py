@@ -100,19 +100,29 @@ def ask(session: Session, endpoint_url: str = "") -> KeyUses | None:
 
 
 def read_answer(status: int, body: bytes) -> KeyUses | None:
-    """What an answer says; None if it is not from a Keyfront that has such a thing.
+    """What an answer says; None if it says that there is no such thing: 404, or 400 and 403 in another form than
+    Keyfront's own, as Amazon's CloudFront has it.
 
-    :raises AccountError: if it is, and refuses.
+    :raises AccountError: for all others: a refusal, a proxy that cannot reach it, one that cannot be read. Then it is
+        not that nothing is known.
     """
     if len(body) > _LONGEST_ANSWER:
         raise AccountError("the use of keys: the answer is too long")
-    try:
-        if status == 200:
+    if status == 200:
+        try:
             return _decoder.decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as failure:
+            raise AccountError(f"the use of keys: the answer cannot be read: {failure}") from failure
+    if status == 404:
+        return None
+    try:
         said = msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
+        said = None
     error: Any = said.get("Error") if isinstance(said, dict) else None
     if isinstance(error, dict) and isinstance(error.get("Code"), str):
-        raise AccountError(f"the use of keys: {error['Code']}: {error.get('Message', '')}")
-    return None
+        needed = f" (it needs the permission {ACTION})" if status == 403 else ""
+        raise AccountError(f"the use of keys: {error['Code']}: {error.get('Message', '')}{needed}")
+    if status in (400, 403):
+        return None
+    raise AccountError(f"the use of keys cannot be asked for: the answer is {status}")
