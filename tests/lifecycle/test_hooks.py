@@ -344,3 +344,23 @@ def test_a_secret_that_others_may_read_by_now_is_not_used(receiver: Receiver, se
     with pytest.raises(HookFailed, match="others may read"):
         Hooks([hook]).told(TOLD)
     assert receiver.got == []
+
+
+def test_in_an_emergency_each_is_called_once_and_none_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("keyfront.lifecycle.hooks.URGENT", 0.3)
+    calls = tmp_path / "calls"
+    slow = Hook(
+        ("before", "after"),
+        command=("/bin/sh", "-c", f"echo >> {calls}; exec sleep 600"),
+        timeout=600,
+        retries=9,
+    )
+    never = Hook(("before",), command=("/bin/sh", "-c", f"echo >> {calls}"))
+    telling = msgspec.structs.replace(TOLD, urgent=True)
+    with caplog.at_level(logging.ERROR):
+        Hooks((slow, never)).told(telling)
+    assert calls.read_text() == "\n"
+    assert "did not end within" in caplog.text
+    assert "an emergency does not wait for it" in caplog.text

@@ -7,10 +7,12 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from keyfront.custody.contract import Record
+from keyfront.custody.contract import HeldKey, Record
 from keyfront.custody.succession import Entry, Stage, Succession, Terms
-from keyfront.errors import RotationError
+from keyfront.errors import AccountError, CustodyError, RotationError
 from keyfront.lifecycle import orders
+from keyfront.lifecycle.api import Refused
+from keyfront.lifecycle.journal import Telling
 from keyfront.lifecycle.rotation import (
     MOVES,
     Action,
@@ -177,10 +179,41 @@ TABLE: dict[str, tuple[Facts, str]] = {
         "release K1",
     ),
     "released a moment ago": (
-        facts(entry(1, DRAINING, leaving=NOW - 299), entry(2, SIGNING)),
+        facts(entry(1, DRAINING, drain_until=NOW - 300, leaving=NOW - 299), entry(2, SIGNING)),
         "is taken out",
     ),
-    "released": (facts(entry(1, DRAINING, leaving=NOW - 300), entry(2, SIGNING)), "remove K1 F: K2"),
+    "released": (
+        facts(entry(1, DRAINING, drain_until=NOW - 300, leaving=NOW - 300), entry(2, SIGNING)),
+        "remove K1 F: K2",
+    ),
+    "released, and a link was seen since": (
+        facts(
+            entry(1, DRAINING, drain_until=NOW - 300, leaving=NOW - 300),
+            entry(2, SIGNING),
+            last_expiry={"K1": NOW + 1},
+        ),
+        "stays in the key group until",
+    ),
+    "released, and what edges see is not told": (
+        facts(
+            entry(1, DRAINING, drain_until=NOW - 300, leaving=NOW - 300),
+            entry(2, SIGNING),
+            unseen="AccessDenied",
+        ),
+        "! p-1 (K1) has drained, and stays until it is known what edges have seen of it: AccessDenied",
+    ),
+    "has drained, and what edges see is not told": (
+        facts(entry(1, DRAINING, drain_until=NOW), entry(2, SIGNING), unseen="AccessDenied"),
+        "! p-1 (K1) has drained, and stays until it is known what edges have seen of it: AccessDenied",
+    ),
+    "compromised, and what edges see is not told": (
+        facts(entry(1, DRAINING, compromised=True, leaving=NOW), entry(2, SIGNING), unseen="AccessDenied"),
+        "remove K1 F: K2",
+    ),
+    "has drained, taken out, and what edges see is not told": (
+        facts(entry(1, DRAINING, drain_until=NOW), entry(2, SIGNING), out="K1", unseen="AccessDenied"),
+        "publish K1",
+    ),
     "removed": (facts(entry(1, DRAINING, leaving=NOW - 300), entry(2, SIGNING), out="K1"), "retire K1"),
     "removed, edges do not know": (
         facts(entry(1, DRAINING, leaving=NOW - 300), entry(2, SIGNING), out="K1", status="InProgress"),
@@ -260,6 +293,52 @@ TABLE: dict[str, tuple[Facts, str]] = {
     ),
     "compromised, clocks apart": (
         facts(entry(1, SIGNING, compromised=True, leaving=NOW), skew=9e9),
+        "create",
+    ),
+    "compromised and drains, clocks apart": (
+        facts(entry(1, DRAINING, compromised=True, leaving=NOW), entry(2, SIGNING), skew=120.0),
+        "remove K1 F: K2",
+    ),
+    "compromised and drains, a time to come": (
+        facts(entry(1, DRAINING, compromised=True, leaving=NOW), entry(2, SIGNING, signing=NOW + 3600)),
+        "remove K1 F: K2",
+    ),
+    "another is compromised, has drained, clocks apart": (
+        facts(
+            entry(1, DRAINING, drain_until=NOW),
+            entry(2, SIGNING),
+            entry(3, PUBLISHED, compromised=True, leaving=NOW),
+            out="K3",
+            status="InProgress",
+            skew=120.0,
+        ),
+        "! CloudFront's clock is 120 s ahead",
+    ),
+    "compromised and retired, paused": (
+        facts(entry(1, RETIRED, compromised=True, leaving=NOW), entry(2, SIGNING), terms=PAUSED),
+        "unregister K1",
+    ),
+    "compromised and retired, forgotten, paused": (
+        facts(
+            entry(1, RETIRED, compromised=True, leaving=NOW), entry(2, SIGNING), terms=PAUSED, unknown="K1"
+        ),
+        "destroy K1",
+    ),
+    "retired, forgotten, and custody has another": (
+        facts(
+            entry(1, RETIRED),
+            entry(2, SIGNING),
+            unknown="K1",
+            held={f"{PLACE}p-1": Held("0"), f"{PLACE}p-2": Held(PAIRS[2].public_key.fingerprint)},
+        ),
+        "! p-1 (K1) is RETIRED, but custody has another key as",
+    ),
+    "retired, and the next is due": (
+        facts(entry(1, RETIRED), entry(2, SIGNING, signing=NOW - 90 * DAY)),
+        "create",
+    ),
+    "retired, and the one that signs is compromised": (
+        facts(entry(1, RETIRED), entry(2, SIGNING, compromised=True, leaving=NOW)),
         "create",
     ),
     "clocks apart": (facts(entry(1, SIGNING, signing=1.0), skew=61.0), "! CloudFront's clock is 61 s ahead"),
@@ -380,6 +459,9 @@ def test_names_follow_from_the_group_and_do_not_meet() -> None:
         ({"application": "ä" * 3}, "cannot be a label"),
         ({"place": "nowhere:/keys/"}, "names no custody"),
         ({"place": "file:/keys/one"}, "ends with a slash"),
+        ({"place": "awskms:cdn/", "grace": 31 * DAY}, "for 30 days at most: a grace of 31 days is too long"),
+        ({"place": "awssm:cdn/", "grace": 60 * DAY}, "for 30 days at most"),
+        ({"place": "vault:transit/"}, "grace is 0 there, or its URI says notes="),
     ],
 )
 def test_terms_that_make_no_sense(change: dict[str, float | str], why: str) -> None:
@@ -672,3 +754,244 @@ def test_orders_that_make_no_sense(world: World, order: Callable[[object], objec
     with pytest.raises(RotationError, match=why):
         order(world.conductor())
     assert world.texts["photos"] == before
+
+
+# ------------------------------------------------------------------------------------------------------------
+# A step that fails each time
+
+
+def clear_fails(world: World, how: str) -> None:
+    def refused_delete(name: str, *, grace: float, now: float) -> HeldKey:
+        raise CustodyError("AccessDenied: kms:ScheduleKeyDeletion")
+
+    def refused_forget(id_: str) -> None:
+        raise Refused("DeletePublicKey: PublicKeyInUse", "PublicKeyInUse")
+
+    if how == "destroy":
+        world.delete = refused_delete  # type: ignore[method-assign]
+    else:
+        world.delete_public_key = refused_forget  # type: ignore[method-assign]
+
+
+def look_for(world: World, days: float, every: float) -> list[str]:
+    """What one conductor says in some days."""
+    conductor, said, ends = world.conductor(), [], world.now + days * DAY
+    while world.now < ends:
+        outcome = conductor.step("photos")
+        if outcome.taken is not None and not outcome.error:
+            said.append(f"{outcome.taken.action.value} {outcome.taken.name.rpartition('-')[2]}")
+        elif outcome.error:
+            said.append(f"! {outcome.error}")
+        if not outcome.moved and not world.obey():
+            world.now += every
+    return said
+
+
+@pytest.mark.parametrize("how", ["destroy", "unregister"])
+def test_a_clean_up_that_fails_holds_up_no_schedule_and_no_emergency(how: str) -> None:
+    world = World(foreign=0)
+    world.start()
+    world.run(days=1)
+    clear_fails(world, how)
+    said = look_for(world, 300, 0.25 * DAY)
+    assert "switch 3" in said
+    assert "switch 4" in said
+    assert any(each.startswith("! ") for each in said)
+    signing = world.record.signing
+    assert signing is not None
+    world.conductor().emergency("photos", signing.key_pair_id)
+    look_for(world, 0.02, 60)
+    after_it = world.record.signing
+    assert after_it is not None
+    assert not after_it.compromised
+    assert not world.trusts(signing.key_pair_id)
+
+
+def test_a_full_account_gets_room_by_the_key_that_has_drained() -> None:
+    world = World(
+        Terms(PLACE, every=7 * DAY, overlap=10 * DAY, max_lifetime=7 * DAY, max_staleness=3600.0), foreign=0
+    )
+    world.start()
+    world.run(days=8)
+    assert world.stages() == "1 DRAINING, 2 SIGNING"
+    world.quota = 2
+    said = look_for(world, 30, 0.25 * DAY)
+    assert any("TooManyPublicKeys" in each for each in said)
+    assert said.index("unregister 1") < said.index("register 3") < said.index("switch 3")
+
+
+def test_what_failed_is_tried_again_after_a_while_and_told_until_then(world: World) -> None:
+    world.quota = len(world.keys)
+    world.conductor().rotate("photos")
+    conductor = world.conductor()
+    assert conductor.step("photos").taken is not None
+    tries = world.told_of.copy()
+    first = conductor.step("photos")
+    again = conductor.step("photos")
+    assert "TooManyPublicKeys" in first.error
+    assert again.error == first.error
+    assert [each.moment for each in world.told_of[len(tries) :]] == ["before", "failed"]
+    world.quota += 1
+    world.now += 61
+    done = conductor.step("photos")
+    assert done.taken is not None
+    assert (done.taken.action, done.error) == (Action.REGISTER, "")
+
+
+def test_what_failed_before_the_emergency_is_tried_at_once_in_it(world: World) -> None:
+    world.conductor().rotate("photos")
+    conductor = world.conductor()
+    conductor.step("photos")
+    world.faults = ["refused"]
+    assert conductor.step("photos").error
+    conductor.emergency("photos", "K1")
+    taken = [conductor.step("photos").taken for _ in range(2)]
+    assert [each.action for each in taken if each] == [Action.REMOVE, Action.REGISTER]
+
+
+def test_what_edges_have_seen_is_refused_and_an_emergency_goes_on(world: World) -> None:
+    def no() -> dict[str, float]:
+        raise AccountError("the use of keys: AccessDenied: keyfront:GetKeyUse")
+
+    world.last_expiry = no  # type: ignore[method-assign]
+    world.conductor().rotate("photos")
+    assert "switch 2" in world.run(days=31)
+    wait = world.step().wait
+    assert wait is not None
+    assert wait.attention
+    assert "keyfront:GetKeyUse" in wait.reason
+    assert world.trusts("K1")
+    world.conductor().emergency("photos", "K2")
+    assert "switch 3" in world.run(days=1)
+    assert not world.trusts("K2")
+
+
+def test_a_burnt_key_that_was_rolled_back_goes_with_all_that_is_left_of_it(world: World) -> None:
+    world.conductor().rotate("photos")
+    world.run(days=1)
+    world.conductor().rollback("photos")
+    world.ahead = 120.0
+    world.conductor().emergency("photos", "K2")
+    assert world.run(days=1) == ["remove 2", "retire 2"]
+    world.ahead = 0.0
+    assert world.run(days=1) == ["unregister 2", "destroy 2"]
+    assert world.record.terms.paused
+    assert world.stages() == "1 SIGNING, 2 RETIRED"
+
+
+def test_no_way_back_to_a_key_that_an_edge_may_not_have(world: World) -> None:
+    world.conductor().rotate("photos")
+    world.run(days=1)
+    world.tamper(item for item in world.items if item != "K1")
+    world.obey()
+    world.owed.clear()
+    taken = world.step().taken
+    assert taken is not None
+    assert taken.action is Action.PUBLISH
+    with pytest.raises(RotationError, match="shows when Deployed: E0, E1"):
+        world.conductor().rollback("photos")
+    world.obey()
+    with pytest.raises(RotationError, match="is taken for sure at"):
+        world.conductor().rollback("photos")
+    world.now += 301
+    world.conductor().rollback("photos")
+    assert world.record.signing == world.entry(1)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_key_that_is_not_the_records_is_not_deleted(world: World, late: bool) -> None:
+    world.conductor().rotate("photos")
+    world.run(days=1)
+    name = world.entry(1).uri.rpartition("/")[2]
+    while world.entry(1).key_pair_id in world.keys:
+        outcome = world.step()
+        if outcome.taken is None and not world.obey():
+            world.pass_to(world.now + DAY)
+
+    def swap() -> None:
+        world.private[name] = generate_private_key("ECDSA-P256")
+
+    conductor = world.conductor()
+    if late:
+        describe = world.describe
+
+        def describe_once(asked: str) -> HeldKey:
+            found = describe(asked)
+            if asked == name:
+                swap()
+            return found
+
+        world.describe = describe_once  # type: ignore[method-assign, assignment]
+        conductor.step("photos")
+        assert [each.moment for each in world.told_of if "has another key" in each.error] == ["failed"]
+    else:
+        swap()
+        wait = conductor.step("photos").wait
+        assert wait is not None
+        assert wait.attention
+        assert "custody has another key" in wait.reason
+    assert world.doomed == {}
+
+
+# ------------------------------------------------------------------------------------------------------------
+# One key in two groups
+
+
+def films(world: World) -> Succession:
+    """Another group's record that has the key too, under another name in custody."""
+    own = world.entry(1)
+    record = Succession(
+        "films",
+        "another",
+        TERMS,
+        (replace(own, uri=f"{PLACE}same"), entry(4, DRAINING)),
+        made=2,
+    )
+    world.texts["films"] = Record("films", record.to_bytes(), "1")
+    return record
+
+
+def test_a_burnt_key_is_burnt_in_every_group_that_has_it(world: World) -> None:
+    films(world)
+    conductor = world.conductor()
+    assert conductor.sharing("photos", world.entry(1)) == {"films": f"{PLACE}same"}
+    conductor.emergency("photos", "K1", keep_serving=False)
+    marked = {e.uri: e.compromised for e in conductor.record("films").succession.entries}
+    assert marked == {f"{PLACE}same": True, f"{PLACE}p-4": False}
+    assert world.record.entries[0].compromised
+
+
+def test_a_record_that_cannot_be_changed_is_named_and_the_others_are(world: World) -> None:
+    films(world)
+    conductor = world.conductor()
+    save_, writes = world.write, list[str]()
+
+    def write(name: str, data: bytes, version: str | None) -> Record:
+        writes.append(name)
+        if name == "films":
+            raise CustodyError("films is read only")
+        return save_(name, data, version)
+
+    world.write = write  # type: ignore[method-assign]
+    with pytest.raises(RotationError, match=r"films has the same key, and does not know .*read only"):
+        conductor.emergency("photos", "K1")
+    assert world.record.entries[0].compromised
+
+
+def test_an_emergency_is_written_before_anybody_is_told(world: World) -> None:
+    seen: list[tuple[str, str, bool, bool]] = []
+
+    class Looks:
+        def told(self, telling: Telling) -> None:
+            signing = world.record.signing
+            burnt = signing is None or signing.compromised
+            seen.append((telling.moment, telling.action, telling.urgent, burnt))
+
+    conductor = world.conductor()
+    conductor._listeners = [Looks()]
+    conductor.emergency("photos", "K1")
+    assert seen == [("before", "emergency", True, True), ("after", "emergency", True, True)]
+    seen.clear()
+    conductor.step("photos")
+    assert seen == [("before", "remove", True, True), ("after", "remove", True, True)]
+    assert "K1" not in world.items

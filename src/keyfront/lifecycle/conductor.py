@@ -1,8 +1,9 @@
 """Takes the steps of rotations: gathers the facts, asks the rules, does what they say, and tells of it.
 
-It keeps nothing: each step begins with the facts. Any number of conductors may work on one key group, each in any
-thread or on any machine. The record is changed only by whoever has seen what was there, and so is the key group (its
-ETag); whoever comes second changes nothing, and looks again.
+It keeps nothing but which steps have failed in the last minute, so that it does not try them at each look: each step
+begins with the facts. A step that fails keeps no other from being taken, in the same look. Any number of conductors may
+work on one key group, each in any thread or on any machine. The record is changed only by whoever has seen what was
+there, and so is the key group (its ETag); whoever comes second changes nothing, and looks again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -51,11 +53,13 @@ from keyfront.lifecycle.rotation import (
     Step,
     Wait,
     after,
+    another,
     key_prefix,
     name_of,
     next_step,
     plan,
-    urgent,
+    pressing,
+    same_key,
 )
 from keyfront.signing.keys import HashName, load_public_key
 
@@ -75,7 +79,8 @@ _LOST = ("PreconditionFailed", "InvalidIfMatchVersion", "PublicKeyAlreadyExists"
 class Outcome(msgspec.Struct, frozen=True):
     """What came of one look at a key group: a step was `taken`, or there is something to wait for, or neither (nothing
     is to be done, ever, or not before somebody asks). A step with an `error` was not taken, and comes up again; with
-    `raced`, because somebody else was quicker. `again` is when to look again, epoch seconds (None: never)."""
+    `raced`, because somebody else was quicker, else because it failed, now or a moment ago, and beside it there was
+    nothing to do but `wait`. `again` is when to look again, epoch seconds (None: never)."""
 
     group: str
     again: float | None
@@ -88,6 +93,15 @@ class Outcome(msgspec.Struct, frozen=True):
     def moved(self) -> bool:
         """Whether there may be more to do at once."""
         return self.raced or (self.taken is not None and not self.error)
+
+
+class Failure(NamedTuple):
+    """A step that failed: it is not tried again before `again` (epoch seconds by the local clock), unless it has come
+    to be an emergency's since (`pressing`)."""
+
+    error: str
+    again: float
+    pressing: bool
 
 
 class Conductor:
@@ -110,6 +124,7 @@ class Conductor:
         self._environment = environment
         self._listeners = listeners
         self._clock = clock
+        self._failures: dict[tuple[str, Action, str], Failure] = {}
 
     # ---- what is there
 
@@ -153,9 +168,15 @@ class Conductor:
             facts,
             elsewhere=self.api.key_groups_of(ids) if ids else {},
             held={entry.uri: self._held(entry) for entry in record.entries if not entry.gone},
-            last_expiry=self.api.last_expiry(),
+            **self._seen(),
             skew=self.api.skew,
         )
+
+    def _seen(self) -> dict[str, Any]:
+        try:
+            return {"last_expiry": self.api.last_expiry()}
+        except AccountError as error:  # no reason for anything else to wait, an emergency least of all
+            return {"unseen": str(error) or type(error).__name__}
 
     def _held(self, entry: Entry) -> Held:
         try:
@@ -192,26 +213,60 @@ class Conductor:
         :raises CustodyError: if its record cannot be read.
         :raises AccountError: if CloudFront cannot be asked.
         """
-        kept = self.record(group)
-        facts = self.facts(kept)
-        ahead = facts.skew or 0.0
-        now = (self._clock() if now is None else now) + ahead
-        found = next_step(facts, now)
-        if isinstance(found, Done):
-            return Outcome(group, now - ahead + ANYWAY)
-        if isinstance(found, Wait):
-            return Outcome(group, _again(found, now) - ahead, wait=found)
-        try:
-            with _unless(_pressing(facts.record, found)):
-                self._tell("before", facts.record, now, found)
-            self._take(kept, facts, found, now)
-        except (KeyfrontError, OSError) as error:
-            raced = isinstance(error, RecordChanged) or (isinstance(error, Refused) and error.code in _LOST)
-            self._tell("failed", facts.record, now, found, str(error))
-            again = now - ahead + (1.0 if raced else LATER)
-            return Outcome(group, again, found, error=str(error), raced=raced)
-        self._tell("after", facts.record, now, found)
-        return Outcome(group, now - ahead, found)
+        local = self._clock() if now is None else now
+        failed: Outcome | None = None
+        while True:
+            try:
+                kept = self.record(group)
+                facts = self.facts(kept)
+            except (KeyfrontError, OSError):
+                if failed is None:
+                    raise
+                return failed
+            ahead = facts.skew or 0.0
+            now = local + ahead
+            found = next_step(facts, now, self._failed(facts.record, local))
+            if not isinstance(found, Step):
+                return self._at_rest(facts, found, local)
+            press = pressing(facts.record, found)
+            try:
+                if not press:
+                    self._tell("before", facts.record, now, found)
+                self._take(kept, facts, found, now)
+            except (KeyfrontError, OSError) as error:
+                self._told_late(press, facts.record, now, found)
+                self._tell("failed", facts.record, now, found, str(error), urgent=press)
+                if isinstance(error, RecordChanged) or (isinstance(error, Refused) and error.code in _LOST):
+                    return Outcome(group, local + 1.0, found, error=str(error), raced=True)
+                failure = Failure(str(error), local + LATER, press)
+                self._failures[group, found.action, found.uri] = failure
+                failed = Outcome(group, failure.again, found, error=failure.error)
+                continue
+            self._failures.pop((group, found.action, found.uri), None)
+            self._told_late(press, facts.record, now, found)
+            self._tell("after", facts.record, now, found, urgent=press)
+            return Outcome(group, local, found)
+
+    def _failed(self, record: Succession, local: float) -> set[tuple[Action, str]]:
+        """The steps of a group that are not to be tried now."""
+        found = set()
+        for key, failure in list(self._failures.items()):
+            group, action, uri = key
+            if not 0 < failure.again - local <= LATER:
+                del self._failures[key]
+            elif group == record.group and failure.pressing >= pressing(record, Step(action, uri, "")):
+                found.add((action, uri))
+        return found
+
+    def _at_rest(self, facts: Facts, found: Wait | Done, local: float) -> Outcome:
+        """What there is to wait for; with it the first of the steps that have failed, if there is one."""
+        group, ahead = facts.record.group, facts.skew or 0.0
+        wait = found if isinstance(found, Wait) else None
+        again = local + ANYWAY if wait is None else _again(wait, local + ahead) - ahead
+        first = next_step(facts, local + ahead)
+        if isinstance(first, Step) and (known := self._failures.get((group, first.action, first.uri))):
+            return Outcome(group, min(again, known.again), first, wait, known.error)
+        return Outcome(group, again, wait=wait)
 
     def _take(self, kept: Kept, facts: Facts, step: Step, now: float) -> None:
         """The deed, and then the record: whatever is between them is found again. Only what takes trust back is written
@@ -296,8 +351,14 @@ class Conductor:
             entry = other.succession.entry(step.uri) if other and group != record.group else None
             if entry is not None and not entry.gone:
                 return  # another group's rotation has it too, and will see to it
+        place, entry = self._place(step.uri), record.entry(step.uri)
         try:
-            self._place(step.uri).delete(step.name, grace=record.terms.grace, now=now)
+            held = place.describe(step.name)
+            if entry is None or another(entry, held.public_key.fingerprint):
+                if held.delete_at is not None:
+                    return  # somebody else's, and on its way
+                raise RotationError(f"custody has another key as {step.uri}: it is not deleted")
+            place.delete(step.name, grace=record.terms.grace, now=now)
         except NoSuchKey:
             pass
 
@@ -377,7 +438,23 @@ class Conductor:
         return self._order(group, "rollback", by, back)
 
     def emergency(self, group: str, key: str, by: str = "", *, keep_serving: bool = False) -> Succession:
-        """:raises RotationError: if it is no key of the rotation's, or RETIRED."""
+        """The key is compromised, in this group and in every other one whose record has it too.
+
+        :raises RotationError: if it is no key of the rotation's, or RETIRED; or if another group's record cannot be
+            changed: this one's is, and all others.
+        """
+        record = self._burnt(group, key, by, keep_serving=keep_serving)
+        faults = []
+        for other, uri in self.sharing(group, orders.found(record, key)).items():
+            try:
+                self._burnt(other, uri, by, keep_serving=keep_serving)
+            except (KeyfrontError, OSError) as error:
+                faults.append(f"{other} has the same key, and does not know that it is compromised: {error}")
+        if faults:
+            raise RotationError("; ".join(faults))
+        return record
+
+    def _burnt(self, group: str, key: str, by: str, *, keep_serving: bool) -> Succession:
         return self._order(
             group,
             "emergency",
@@ -385,6 +462,16 @@ class Conductor:
             lambda record, now: orders.compromised(record, key, now, keep_serving=keep_serving),
             key,
         )
+
+    def sharing(self, group: str, entry: Entry) -> dict[str, str]:
+        """The other groups whose record has that key too, and whose edges may trust it; each with its URI there."""
+        found = {}
+        for other in self.groups():
+            kept = load(self.records, other) if other != group else None
+            for each in kept.succession.entries if kept else ():
+                if each.stage is not Stage.RETIRED and same_key(each, entry):
+                    found[other] = each.uri
+        return found
 
     def stop(self, group: str, by: str = "") -> Succession:
         """Rotate the group no more. Its keys stay where they are; signers that follow the record stop when they have
@@ -419,19 +506,38 @@ class Conductor:
     def _ordered(
         self, action: str, record: Succession, version: str | None, now: float, by: str, key: str = ""
     ) -> Succession:
-        with _unless(action == "emergency"):
+        urgent = action == "emergency"  # it is written first, and told then
+        if not urgent:
             self._tell_order("before", action, record, now, by, key)
         try:
             written = save(self.records, record, version, now=now).succession
         except KeyfrontError as error:
-            self._tell_order("failed", action, record, now, by, key, str(error))
+            self._tell_order("failed", action, record, now, by, key, str(error), urgent=urgent)
             raise
-        self._tell_order("after", action, written, now, by, key)
+        if urgent:
+            with _unhindered():
+                self._tell_order("before", action, written, now, by, key, urgent=True)
+        self._tell_order("after", action, written, now, by, key, urgent=urgent)
         return written
 
     # ---- telling
 
-    def _tell(self, moment: Moment, record: Succession, now: float, step: Step, error: str = "") -> None:
+    def _told_late(self, press: bool, record: Succession, now: float, step: Step) -> None:
+        """What listeners would have heard before a step that does not wait for them."""
+        if press:
+            with _unhindered():
+                self._tell("before", record, now, step, urgent=True)
+
+    def _tell(
+        self,
+        moment: Moment,
+        record: Succession,
+        now: float,
+        step: Step,
+        error: str = "",
+        *,
+        urgent: bool = False,
+    ) -> None:
         tell(
             self._listeners,
             Telling(
@@ -444,6 +550,7 @@ class Conductor:
                 key_pair_id=step.key_pair_id,
                 reason=step.reason,
                 error=error,
+                urgent=urgent,
             ),
         )
 
@@ -456,27 +563,29 @@ class Conductor:
         by: str,
         key: str = "",
         error: str = "",
+        *,
+        urgent: bool = False,
     ) -> None:
-        tell(
-            self._listeners,
-            Telling(moment, now, record.group, record.key_group_id, action, key=key, error=error, by=by),
+        telling = Telling(
+            moment,
+            now,
+            record.group,
+            record.key_group_id,
+            action,
+            key=key,
+            error=error,
+            by=by,
+            urgent=urgent,
         )
-
-
-def _pressing(record: Succession, step: Step) -> bool:
-    """Whether a step is an emergency's."""
-    entry = record.entry(step.uri)
-    return urgent(record) or (entry is not None and entry.compromised)
+        tell(self._listeners, telling)
 
 
 @contextlib.contextmanager
-def _unless(emergency: bool) -> Iterator[None]:
+def _unhindered() -> Iterator[None]:
     """An emergency is told to all listeners, and asks none of them."""
     try:
         yield
     except Exception as error:
-        if not emergency:
-            raise
         log.error("a listener would keep an emergency from being dealt with: %s", error)
 
 

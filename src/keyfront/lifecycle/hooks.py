@@ -62,6 +62,8 @@ _MOST_OUTPUT = 4096
 _LONGEST_TEXT = 2000
 """Characters of a text that is told."""
 _TICK = 0.05
+URGENT = 2.0
+"""Seconds that all hooks together may take of an emergency, at each moment of each of its steps."""
 
 
 class Hook(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
@@ -246,15 +248,18 @@ class Hooks:
     def told(self, telling: Telling) -> None:
         """See `journal.Listener`.
 
-        :raises HookFailed: before a step, if a hook fails; those that follow it are not called.
+        In an emergency each is called once, and all of them for no longer than `URGENT`.
+
+        :raises HookFailed: before a step, if a hook fails; those that follow it are not called. Not in an emergency.
         """
+        ends = time.monotonic() + URGENT
         for hook in self._hooks:
             if not hook.concerns(telling):
                 continue
             try:
-                self._call(hook, telling)
+                self._call(_hastened(hook, ends) if telling.urgent else hook, telling)
             except HookFailed as error:
-                if telling.moment == "before":
+                if telling.moment == "before" and not telling.urgent:
                     raise
                 log.error(
                     "the hook %s %s %s of %s failed: %s",
@@ -372,6 +377,17 @@ class Hooks:
             connection.close()
         if not 200 <= status < 300:
             raise HookFailed(f"it answered {status}")
+
+
+def _hastened(hook: Hook, ends: float) -> Hook:
+    """A hook that has until `ends` (of the monotonic clock), and one attempt.
+
+    :raises HookFailed: if no time is left.
+    """
+    left = ends - time.monotonic()
+    if left <= 0:
+        raise HookFailed(f"the hook {hook.name} is not called: an emergency does not wait for it")
+    return msgspec.structs.replace(hook, timeout=min(hook.timeout, left), retries=0)
 
 
 def signature(secret: bytes, body: bytes, now: int) -> str:

@@ -24,8 +24,9 @@ Moment = Literal["before", "after", "failed"]
 class Telling(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is told. `at` is epoch seconds. `action` is a step's (`rotation.Action`) or an order's (start, rotate,
     pause, resume, rollback, emergency, terms, stop); `by` is who gave the order, empty for a step. `key` is the key's
-    name in custody, `key_pair_id` its id at CloudFront, as far as there is one; `error` is why it failed. No secret is
-    in it."""
+    name in custody, `key_pair_id` its id at CloudFront, as far as there is one; `error` is why it failed.
+    `urgent`: it is an emergency's, which waits for nobody, so that `before` too is told after it. No secret is in it.
+    """
 
     moment: Moment
     at: float
@@ -37,6 +38,7 @@ class Telling(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
     error: str = ""
     by: str = ""
+    urgent: bool = False
 
 
 class Listener(Protocol):

@@ -7,13 +7,13 @@ loses (its write is refused, and the facts are read again).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from keyfront.custody.contract import checked_labels
 from keyfront.custody.schemes import split
-from keyfront.custody.succession import Entry, Stage, Succession, Terms, check
+from keyfront.custody.succession import DAY, Entry, Stage, Succession, Terms, check
 from keyfront.errors import CustodyError, RotationError
 from keyfront.lifecycle.rotation import (
     CLOCKS,
@@ -29,6 +29,7 @@ from keyfront.lifecycle.rotation import (
     name_of,
     named,
     next_due,
+    undeployed,
     urgent,
 )
 
@@ -50,11 +51,39 @@ def checked(terms: Terms, now: float) -> Terms:
         raise RotationError(str(error)) from None
     if name:
         raise RotationError(f"{terms.place} names a key; a place without a key's name ends with a slash")
+    if fault := _ungraceful(terms):
+        raise RotationError(fault)
     if terms.every != "":
         following = next_due(terms.every, now)
         if not math.isfinite(following) or following <= now:
             raise RotationError(f"{terms.every!r} is no schedule")
     return terms
+
+
+LONGEST_GRACE: Mapping[str, float] = {"awskms": 30 * DAY, "awssm": 30 * DAY}
+"""How long places that set a limit keep a key that is to be deleted, by scheme, seconds."""
+
+
+def _ungraceful(terms: Terms) -> str:
+    """Why the place cannot keep a RETIRED key for `grace`, as far as it shows in its URI; empty if it can."""
+    place = split(terms.place)
+    longest = LONGEST_GRACE.get(place.scheme)
+    if longest is not None and terms.grace > longest:
+        return (
+            f"{place.scheme}: keeps a key that is to be deleted for {_length(longest)} at most: "
+            f"a grace of {_length(terms.grace)} is too long"
+        )
+    options = {option.partition("=")[0] for option in place.options.split("&")}
+    if (
+        place.scheme == "vault"
+        and place.place.startswith("transit/")
+        and terms.grace
+        and "notes" not in options
+    ):
+        return (
+            f"{terms.place} keeps no key that is to be deleted, so grace is 0 there, or its URI says notes="
+        )
+    return ""
 
 
 def doubts(terms: Terms, now: float) -> tuple[str, ...]:
@@ -166,6 +195,8 @@ def rolled_back(facts: Facts, now: float) -> Succession:
             raise RotationError(f"{named(previous)} cannot sign again: {lost}")
         if previous.key_pair_id not in facts.items:
             raise RotationError(f"{named(previous)} is not in the key group any more")
+        if wait := undeployed(facts, now, f"that every edge trusts {named(previous)}"):
+            raise RotationError(f"{named(previous)} cannot sign again yet: {wait.reason}")
         step = Step(Action.SWITCH, previous.uri, "rolled back")
     else:
         return record  # back_to has said why

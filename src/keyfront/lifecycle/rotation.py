@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from enum import Enum
 
@@ -162,7 +162,8 @@ class Held(msgspec.Struct, frozen=True):
 
 class Facts(msgspec.Struct, frozen=True):
     """`group` is None if it is gone. `elsewhere` are the other key groups that a public key is in, by its id, `held`
-    is by URI, `last_expiry` the latest end of a link that edges have seen, by public key id, as far as known. `skew` is
+    is by URI, `last_expiry` the latest end of a link that edges have seen, by public key id, as far as known;
+    `unseen` is why somebody who knows it does not tell, empty if he does or there is nobody (at Amazon's). `skew` is
     how far CloudFront's clock is ahead of the local one, None if it does not tell."""
 
     record: Succession
@@ -173,6 +174,7 @@ class Facts(msgspec.Struct, frozen=True):
     held: Mapping[str, Held] = {}
     last_expiry: Mapping[str, float] = {}
     skew: float | None = None
+    unseen: str = ""
 
     @property
     def items(self) -> tuple[str, ...]:
@@ -204,7 +206,7 @@ class Facts(msgspec.Struct, frozen=True):
         held = self.held.get(entry.uri, Held())
         if not held.fingerprint and not held.unknown:
             return f"custody has no {entry.uri} here"
-        if entry.fingerprint and held.fingerprint and held.fingerprint != entry.fingerprint:
+        if another(entry, held.fingerprint):
             return f"custody has another key as {entry.uri}"
         return ""
 
@@ -246,19 +248,31 @@ class Done(msgspec.Struct, frozen=True):
 # The rules, in order
 
 
-def next_step(facts: Facts, now: float) -> Step | Wait | Done:
-    """The one step to take now, or what there is to wait for."""
-    stopped = _clock(facts, now) or _gone(facts)
-    if stopped:
+def next_step(
+    facts: Facts, now: float, skip: Collection[tuple[Action, str]] = frozenset()
+) -> Step | Wait | Done:
+    """The one step to take now, or what there is to wait for.
+
+    :param skip: steps, each by its action and the key's URI, that have failed a moment ago: what the rules name beside
+        them is not to wait for them.
+    """
+    if stopped := _gone(facts):
         return stopped
     waits: list[Wait] = []
-    for rule in RULES:
+    clock = _clock(facts, now)
+    if clock is not None:
+        if not _burning(facts.record):
+            return clock
+        waits.append(clock)
+    for rule in URGENT_RULES if urgent(facts.record) else RULES:
         for found in rule(facts, now):
-            if isinstance(found, Step):
+            if isinstance(found, Wait):
+                waits.append(found)
+            elif (found.action, found.uri) not in skip and (clock is None or pressing(facts.record, found)):
                 return found
-            waits.append(found)
     if not waits:
         return Done()
+    waits.sort(key=lambda wait: not wait.attention)
     times = [wait.until for wait in waits if wait.until is not None]
     watching = any(wait.until is None and not wait.attention for wait in waits)
     return Wait(
@@ -269,10 +283,8 @@ def next_step(facts: Facts, now: float) -> Step | Wait | Done:
 
 
 def _clock(facts: Facts, now: float) -> Wait | None:
-    """A key must not be retired early because a clock is wrong, nor stay for ever because one was. An emergency does
-    not wait for clocks."""
-    if urgent(facts.record):
-        return None
+    """A key must not be retired early because a clock is wrong, nor stay for ever because one was. What an emergency
+    needs does not wait for clocks (`pressing`); the rest does."""
     if facts.skew is not None and abs(facts.skew) > CLOCKS:
         return Wait(
             f"CloudFront's clock is {abs(facts.skew):.0f} s {'ahead of' if facts.skew > 0 else 'behind'} this one: "
@@ -331,7 +343,7 @@ def _put_back(facts: Facts, now: float) -> Iterable[Step | Wait]:
         if not facts.knows(entry.key_pair_id):
             if entry.stage is not Stage.SIGNING:
                 yield _step(Action.RELEASE, entry, facts.forgotten(entry))
-        elif entry.stage is Stage.DRAINING and now >= facts.trusted_until(entry):
+        elif entry.stage is Stage.DRAINING and not facts.unseen and now >= facts.trusted_until(entry):
             yield _step(Action.RELEASE, entry, "it has drained, and somebody took it out of the key group")
         elif len(facts.items) >= PLACES:
             yield Wait(f"{named(entry)} was taken out of the key group, which is full now", attention=True)
@@ -365,7 +377,7 @@ def _bring_in(facts: Facts, now: float) -> Iterable[Step | Wait]:
     elif urgent(record) and record.signing and _leaves(record.signing):
         yield _step(Action.SWITCH, entry, f"{named(record.signing)} is compromised")
     else:
-        yield _undeployed(facts, now, f"that edges trust {named(entry)}") or _step(
+        yield undeployed(facts, now, f"that edges trust {named(entry)}") or _step(
             Action.CONFIRM, entry, "all distributions are Deployed"
         )
 
@@ -390,6 +402,8 @@ def _release(facts: Facts, now: float) -> Iterable[Step | Wait]:
         if now < until:
             seen = " by a link that edges have seen" if until > entry.drain_until else ""
             yield Wait(f"{named(entry)} drains until {_date(until)}{seen}", until)
+        elif facts.unseen:
+            yield _blind(facts, entry)
         elif signing is None or signing.key_pair_id not in facts.items:
             yield Wait(f"{named(entry)} has drained, and stays because no other key signs", attention=True)
         else:
@@ -404,10 +418,25 @@ def _take_out(facts: Facts, now: float) -> Iterable[Step | Wait]:
         if _leaves(entry) and not entry.compromised and entry.key_pair_id in facts.items:
             after = entry.leaving + facts.record.terms.settle
             items = _without(facts, [entry])
-            if now < after:
+            drains = entry.stage is Stage.DRAINING
+            if drains and now < (until := facts.trusted_until(entry)):
+                yield Wait(
+                    f"{named(entry)} stays in the key group until {_date(until)}: a link is good until then",
+                    until,
+                )
+            elif drains and facts.unseen:
+                yield _blind(facts, entry)
+            elif now < after:
                 yield Wait(f"{named(entry)} is taken out of the key group at {_date(after)}", after)
             elif items:
                 yield _step(Action.REMOVE, entry, _why_out(entry), items)
+
+
+def _blind(facts: Facts, entry: Entry) -> Wait:
+    return Wait(
+        f"{named(entry)} has drained, and stays until it is known what edges have seen of it: {facts.unseen}",
+        attention=True,
+    )
 
 
 def _retire(facts: Facts, now: float) -> Iterable[Step | Wait]:
@@ -415,7 +444,7 @@ def _retire(facts: Facts, now: float) -> Iterable[Step | Wait]:
         ends = entry.stage in (Stage.CREATED, Stage.PUBLISHED, Stage.DRAINING)
         if ends and _leaves(entry) and entry.key_pair_id not in facts.items:
             waits = (
-                _undeployed(facts, now, f"that no edge trusts {named(entry)}") if entry.key_pair_id else None
+                undeployed(facts, now, f"that no edge trusts {named(entry)}") if entry.key_pair_id else None
             )
             yield waits or _step(Action.RETIRE, entry, "no edge trusts it")
 
@@ -423,10 +452,10 @@ def _retire(facts: Facts, now: float) -> Iterable[Step | Wait]:
 def _clear(facts: Facts, now: float) -> Iterable[Step | Wait]:
     """Nothing of a RETIRED key is left behind: first the public half, then the private one."""
     signing = facts.record.signing
-    if facts.record.terms.paused:
-        return
     for entry in facts.record.entries:
         if entry.stage is not Stage.RETIRED or entry.gone or entry.key_pair_id in facts.items:
+            continue
+        if facts.record.terms.paused and not entry.compromised:
             continue
         held = facts.held.get(entry.uri, Held())
         id_ = facts.id_of(entry)
@@ -440,6 +469,12 @@ def _clear(facts: Facts, now: float) -> Iterable[Step | Wait]:
             yield Wait(f"whether CloudFront ever had {named(entry)} is known by then", entry.retired + LISTED)
         elif held.unknown:
             yield Wait(f"custody of {named(entry)} cannot be asked: {held.unknown}")
+        elif another(entry, held.fingerprint):
+            yield Wait(
+                f"{named(entry)} is RETIRED, but custody has another key as {entry.uri}, which is not the rotation's "
+                "to delete: take it away from there",
+                attention=True,
+            )
         elif signing is None or signing.compromised or not facts.missing(signing):
             yield _step(Action.DESTROY, entry, "it is RETIRED and CloudFront has forgotten it")
 
@@ -470,11 +505,37 @@ def _begin(facts: Facts, now: float) -> Iterable[Step | Wait]:
     yield Step(Action.CREATE, uri_of(record.terms.place, name), because, name=name)
 
 
-RULES: tuple[Rule, ...] = (_put_out, _put_back, _bring_in, _release, _take_out, _retire, _clear, _begin)
+RULES: tuple[Rule, ...] = (_put_out, _put_back, _bring_in, _begin, _release, _take_out, _retire, _clear)
+URGENT_RULES: tuple[Rule, ...] = (
+    _put_out,
+    _bring_in,
+    _begin,
+    _put_back,
+    _release,
+    _take_out,
+    _retire,
+    _clear,
+)
+"""The order of the rules: a key to come is never behind a clean-up, and in an emergency behind nothing but the removal
+of the key that is compromised."""
 
 
 # ------------------------------------------------------------------------------------------------------------
 # What the rules go by
+
+
+def another(entry: Entry, fingerprint: str) -> bool:
+    """Whether a key with that fingerprint (empty if it is not known) is another one than the record's."""
+    return bool(entry.fingerprint and fingerprint and fingerprint != entry.fingerprint)
+
+
+def same_key(one: Entry, other: Entry) -> bool:
+    """Whether entries of two records are one key, as far as they tell."""
+    return (
+        one.uri == other.uri
+        or bool(one.key_pair_id and one.key_pair_id == other.key_pair_id)
+        or bool(one.fingerprint and one.fingerprint == other.fingerprint)
+    )
 
 
 def coming(record: Succession) -> Entry | None:
@@ -486,6 +547,19 @@ def coming(record: Succession) -> Entry | None:
 def urgent(record: Succession) -> bool:
     """Whether the key that signs is compromised, and another has to take its place."""
     return record.signing is not None and record.signing.compromised
+
+
+def _burning(record: Succession) -> bool:
+    """Whether an edge may still trust a key that is compromised, or one still signs."""
+    return any(entry.compromised and entry.stage is not Stage.RETIRED for entry in record.entries)
+
+
+def pressing(record: Succession, step: Step) -> bool:
+    """Whether a step is an emergency's: it lets a compromised key go, or brings in the one that takes its place."""
+    entry = record.entry(step.uri)
+    if entry is not None and entry.compromised:
+        return True
+    return urgent(record) and (entry is None or entry == coming(record))
 
 
 def held_back(record: Succession) -> bool:
@@ -548,7 +622,7 @@ def _full(facts: Facts, now: float) -> Wait | None:
     )
 
 
-def _undeployed(facts: Facts, now: float, what: str) -> Wait | None:
+def undeployed(facts: Facts, now: float, what: str) -> Wait | None:
     """Whether it cannot be told yet that all edges obey the group as it is."""
     waiting = [each.id for each in facts.distributions if each.status != "Deployed"]
     if waiting:
@@ -716,7 +790,8 @@ def plan(facts: Facts, now: float) -> tuple[tuple[Planned, ...], Wait | Done]:
             record = facts.record
             gone = first is None or all(e.gone for e in record.entries if e.uri == first.uri)
             if found.action is Action.CREATE and record.signing and gone:
-                return tuple(steps), Wait(found.reason, now)
+                reason = found.reason if found.reason.endswith("UTC") else f"{found.reason} at {_date(now)}"
+                return tuple(steps), Wait(reason, now)
             steps.append(Planned(now, found))
             facts = _imagined(facts, found, now)
         elif isinstance(found, Wait) and found.until is not None and found.until > now:
