@@ -89,6 +89,35 @@ def old(days: float, **terms: Any) -> Succession:
 N, W, C = Severity.NOTE, Severity.WARNING, Severity.CRITICAL
 
 CASES: dict[str, tuple[Facts, list[tuple[str, Severity, str]]]] = {
+    "a burnt key in two groups, one of them not of a rotation": (
+        facts(
+            record(entry(1, Stage.DRAINING, compromised=True, leaving=NOW), SIGNING),
+            groups=(
+                KnownGroup("G1", "films", ("K1", "K2"), ("E1",)),
+                KnownGroup("G2", "photos", ("K1", "K2"), ()),
+            ),
+        ),
+        [("compromised-key-in-use", C, "K1")],
+    ),
+    "a burnt key that another record signs with": (
+        facts(
+            record(entry(1, Stage.RETIRED, compromised=True, fingerprint="f"), SIGNING),
+            replace(
+                record(replace(entry(4, Stage.SIGNING, fingerprint="f"), uri="file:/other/x")),
+                group="photos",
+                key_group_id="G2",
+            ),
+            groups=(
+                KnownGroup("G1", "films", ("K2",), ("E1",)),
+                KnownGroup("G2", "photos", ("K4",), ("E1",)),
+            ),
+        ),
+        [("compromised-key-in-use", C, "K1")],
+    ),
+    "a burnt key that is nowhere any more": (
+        facts(record(entry(1, Stage.RETIRED, compromised=True), SIGNING)),
+        [],
+    ),
     "no key signs": (facts(record(DRAINING)), [("no-signing-key", C, "G1")]),
     "no key signs, and the first is on its way": (facts(record(entry(1, Stage.PUBLISHED), DRAINING)), []),
     "no key signs, and the first is long on its way": (

@@ -18,7 +18,7 @@ import msgspec
 from keyfront.custody.succession import DAY, Entry, Stage, Succession
 from keyfront.errors import RotationError
 from keyfront.lifecycle.keyuse import KeyUse, KeyUses
-from keyfront.lifecycle.rotation import coming, name_of, named, next_due
+from keyfront.lifecycle.rotation import coming, name_of, named, next_due, same_key
 
 SPANS = (1 * DAY, 7 * DAY, 30 * DAY, 60 * DAY)
 """How long before an end it is told, from the last time to the first."""
@@ -36,6 +36,7 @@ class Severity(IntEnum):
 
 
 CODES: Mapping[str, str] = {
+    "compromised-key-in-use": "a key that is compromised is still trusted or still signs",
     "no-signing-key": "a group under rotation has no key that signs",
     "key-lost": "custody no longer has the private half of a key that signs or is to sign",
     "group-missing": "a key group under rotation is gone from CloudFront",
@@ -136,6 +137,41 @@ Rule = Callable[[Facts, float, Bounds], Iterable[Finding]]
 
 # ------------------------------------------------------------------------------------------------------------
 # Groups under rotation
+
+
+def _burnt(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
+    """A key that was called compromised, wherever it is trusted, and whichever record has it."""
+    told = set()
+    records = facts.records or ()
+    for record in records:
+        for entry in record.entries:
+            known = entry.key_pair_id or entry.uri
+            if not entry.compromised or known in told:
+                continue
+            trusting = [group.name for group in facts.groups if known in group.items]
+            signing = [
+                each.group for each in records if each.signing is not None and same_key(each.signing, entry)
+            ]
+            if not trusting and not signing:
+                continue
+            told.add(known)
+            what = [f"edges trust it by {', '.join(trusting)}"] if trusting else []
+            what += [f"{', '.join(signing)} signs with it"] if signing else []
+            rotated = {each.group for each in records}
+            yield _of_key(
+                "compromised-key-in-use",
+                Severity.CRITICAL,
+                facts,
+                entry,
+                f"{named(entry)} is compromised, and {' and '.join(what)}",
+                "; ".join(
+                    f"keyfront rotation emergency {name} {known}"
+                    if name in rotated
+                    else f"take it out of {name}, which is not under rotation"
+                    for name in dict.fromkeys((*trusting, *signing))
+                )
+                + "; where that was said already, see what it waits for: keyfront rotation status",
+            )
 
 
 def _signing(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
@@ -424,7 +460,7 @@ def _keys(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
             )
 
 
-RULES: tuple[Rule, ...] = (_signing, _next, _draining, _strangers, _lifetimes, _groups, _keys)
+RULES: tuple[Rule, ...] = (_burnt, _signing, _next, _draining, _strangers, _lifetimes, _groups, _keys)
 
 
 # ------------------------------------------------------------------------------------------------------------
