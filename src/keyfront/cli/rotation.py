@@ -335,11 +335,15 @@ def emergency(
 ) -> int:
     """KEY_ID is compromised: a new key in, it out, now. Every link that it has signed is refused from then on.
 
-    Takes all steps that it needs, and waits for the edges. Paused rotations too.
+    Takes all steps that it needs, and waits for the edges. Paused rotations too. Other groups whose record has the key
+    do the same.
     """
     from keyfront.lifecycle.orders import found
 
     entry = found(conductor.record(group).succession, key_id)
+    others = list(conductor.sharing(group, entry))
+    if others:
+        _complain(f"the same key is in {', '.join(others)} too, and leaves there as well")
     if not yes:
         if as_json or not sys.stdin.isatty():
             raise SettingsError("nobody is here to say yes: give --yes")
@@ -347,8 +351,26 @@ def emergency(
             f"{entry.key_pair_id or entry.uri} ({entry.stage.value}): refuse all that it has signed?",
             abort=True,
         )
-    conductor.emergency(group, entry.uri, _by(), keep_serving=keep_serving)
-    return _run(conductor, group, time.monotonic() + 1800.0, as_json)
+    status = 0
+    try:
+        conductor.emergency(group, entry.uri, _by(), keep_serving=keep_serving)
+    except RotationError as error:
+        if not found(conductor.record(group).succession, entry.uri).compromised:
+            raise
+        _complain(str(error))
+        status = WORK
+    if not others:
+        return _run(conductor, group, time.monotonic() + 1800.0, as_json) or status
+    statuses = {status}
+    for ends in (0.0, time.monotonic() + 1800.0):  # out of all of them first, and then wait for edges
+        statuses = {status}
+        for name in (group, *others):
+            try:
+                statuses.add(_run(conductor, name, ends, as_json))
+            except KeyfrontError as error:
+                _complain(f"{name}: {error}")
+                statuses.add(1)
+    return 1 if 1 in statuses else max(statuses)
 
 
 @_command("terms")
@@ -407,16 +429,15 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _run(conductor: Conductor, group: str, ends: float, as_json: bool) -> int:
     """Take all steps of a group that can be taken; until `ends` (of the monotonic clock) also wait for edges."""
-    shown = ""
+    shown, failed = "", ""
     for _ in range(10_000):
         outcome = _looked(conductor, group)
-        if outcome.taken is not None:
+        if outcome.taken is not None and not outcome.raced and (not outcome.error or outcome.error != failed):
             _told(group, outcome, as_json)
+            failed = outcome.error or failed
         if outcome.moved:
             time.sleep(0.2 if outcome.raced else 0.0)
             continue
-        if outcome.error:
-            return 1
         wait = outcome.wait
         left = ends - time.monotonic()
         if wait is not None and not wait.attention and left > 0:
@@ -427,7 +448,10 @@ def _run(conductor: Conductor, group: str, ends: float, as_json: bool) -> int:
                     shown = wait.reason
                 time.sleep(max(0.1, pause))
                 continue
-        _waits(group, wait, as_json)
+        if wait is not None or not outcome.error:
+            _waits(group, wait, as_json)
+        if outcome.error:
+            return 1
         return WORK if wait is not None and wait.attention else 0
     return 1
 
