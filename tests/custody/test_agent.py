@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import json
 import os
@@ -345,6 +346,31 @@ REFUSED: dict[str, tuple[str, Callable[[], Any], int, str]] = {
         lambda: {"key_group": "films", "url": URL, "lifetime": 9, "expires": 2_000_000_000},
         400,
         "PolicyRefused",
+    ),
+    **{
+        f"{name} of {length} digits at {path}": (
+            path,
+            functools.partial(
+                dict[str, object],
+                {
+                    "key_group": "films",
+                    **({"url": URL} if path == "/v1/url" else {"resource": "https://cdn.test/*"}),
+                    **({"lifetime": 9} if name == "starts" else {}),
+                    name: 10**length,
+                },
+            ),
+            400,
+            "Malformed",
+        )
+        for path in ("/v1/url", "/v1/cookies")
+        for name in ("lifetime", "expires", "starts")
+        for length in (10, 400)
+    },
+    "a lifetime below zero": (
+        "/v1/url",
+        lambda: {"key_group": "films", "url": URL, "lifetime": -1},
+        400,
+        "Malformed",
     ),
     "no JSON": (SIGN, lambda: b"\xff\xfe{", 400, "Malformed"),
     "a surrogate": (SIGN, lambda: b'{"key_group":"\\ud800","policy":""}', 400, "Malformed"),

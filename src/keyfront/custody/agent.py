@@ -26,7 +26,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import uvicorn
@@ -44,7 +44,7 @@ from keyfront.custody.follow import KeyGroupSigner, PinnedKey
 from keyfront.custody.succession import LEEWAY
 from keyfront.errors import CustodyError, CustodyUnavailable, NoSuchKey, PolicyError, SigningError
 from keyfront.signing.keys import HashName, PublicKey, cf_b64encode
-from keyfront.signing.policy import Statement
+from keyfront.signing.policy import MAX_EPOCH, Statement
 from keyfront.signing.sign import hash_for, sign_cookies, sign_url
 
 MOST_BODY = 16 * 1024
@@ -72,15 +72,19 @@ class Refused(Exception):
         self.error = error
 
 
+Seconds = Annotated[int, msgspec.Meta(ge=0, le=MAX_EPOCH)]
+"""Of the epoch, or a length: no signature can hold more."""
+
+
 class WantedUrl(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A URL to be signed. `expires` and `starts` are epoch seconds; `lifetime`, in place of `expires`, is seconds from
     now. The rest is as `sign_url` has it."""
 
     key_group: str
     url: str
-    expires: int | None = None
-    lifetime: int | None = None
-    starts: int | None = None
+    expires: Seconds | None = None
+    lifetime: Seconds | None = None
+    starts: Seconds | None = None
     ip: str | None = None
     resource: str | None = None
     hash: HashName | None = None
@@ -91,9 +95,9 @@ class WantedCookies(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     key_group: str
     resource: str
-    expires: int | None = None
-    lifetime: int | None = None
-    starts: int | None = None
+    expires: Seconds | None = None
+    lifetime: Seconds | None = None
+    starts: Seconds | None = None
     ip: str | None = None
     hash: HashName | None = None
 
