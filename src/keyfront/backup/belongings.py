@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 
 import msgspec
+from cryptography import x509
 
 from keyfront.backup.contents import bytes_of, neutral
 from keyfront.errors import BackupError
@@ -99,3 +101,60 @@ def _belongs(path: str) -> bool:
     if "\0" in path or any(part in ("", ".", "..") or len(part.encode()) > 255 for part in parts):
         return False
     return path in FILES if len(parts) == 1 else parts[0] in FOLDERS and len(parts) <= 16
+
+
+# ---- and back
+
+
+def settled(files: Iterable[File], folder: Path) -> tuple[list[File], list[str]]:
+    """The files that are to be put into the data folder, and why others stay as they are there: what is a link is kept
+    up to date by somebody else, and a certificate that was renewed since must not go back. A chain and its key stay
+    together."""
+    put: list[File] = []
+    stays: dict[str, str] = {}
+    different = [file for file in files if _there(folder / file.path) != file.data]
+    for file in different:
+        if link := _link(folder, file.path):
+            stays.setdefault(_pair(file.path), f"{link} is a link")
+        elif file.path.startswith("certificates/"):
+            now, then = _ends(_there(folder / file.path)), _ends(file.data)
+            if now is not None and then is not None and now > then:
+                why = f"the certificate there ends later, {now:%Y-%m-%d} (the archive's: {then:%Y-%m-%d})"
+                stays.setdefault(_pair(file.path), why)
+    notes: list[str] = []
+    for file in different:
+        if kept := stays.get(_pair(file.path)):
+            notes.append(f"file {file.path} is left alone: {kept}")
+        else:
+            put.append(file)
+    return put, notes
+
+
+def _there(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes() if path.is_file() else None
+    except OSError:
+        return None
+
+
+def _link(folder: Path, path: str) -> str:
+    """The first part of `path`, a file in the folder, that is a link; empty if none is."""
+    parts = path.split("/")
+    ways = ("/".join(parts[:end]) for end in range(1, len(parts) + 1))
+    return next((way for way in ways if (folder / way).is_symlink()), "")
+
+
+def _pair(path: str) -> str:
+    """What a chain and its key have in common (`edge/certificates.py`); another file, with itself."""
+    folder, _, name = path.rpartition("/")
+    if folder != "certificates":
+        return folder if folder.startswith("certificates/") else path
+    return f"{folder}/{name.rpartition('.')[0].removesuffix('-key')}"
+
+
+def _ends(data: bytes | None) -> datetime | None:
+    """When the first certificate of a chain ends."""
+    try:
+        return x509.load_pem_x509_certificates(data)[0].not_valid_after_utc if data else None
+    except ValueError:
+        return None

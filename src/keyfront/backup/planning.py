@@ -14,9 +14,9 @@ from keyfront.backup.belongings import File
 from keyfront.backup.container import Manifest
 from keyfront.backup.custodies import RecordRow
 from keyfront.backup.taking import Archive
-from keyfront.control import schema
+from keyfront.control import schema, sealing, users
 from keyfront.control.store import Store
-from keyfront.errors import ApiError, CustodyError
+from keyfront.errors import ApiError, CustodyError, SettingsError
 
 Deed = Literal["add", "change", "remove"]
 
@@ -80,6 +80,10 @@ def plan(
     lacking = [row for row in archive.keys if not custodies.has_key(row, environment)]
     changes += [Change("add", "private key", row.uri.partition("?")[0]) for row in lacking]
     audit, continues = _audit(archive.manifest, current)
+    if continues and current is not None:
+        notes += _returning(staged, current)
+    notes += _secrets(archive.files, folder)
+    notes += _sealed(staged, archive.files, folder, environment)
     return Plan(tuple(changes), audit, continues, tuple(notes))
 
 
@@ -92,6 +96,76 @@ def _rows(staged: Store, current: Store | None) -> Iterator[Change]:
                 continue
             deed: Deed = "add" if key not in old else "remove" if key not in new else "change"
             yield Change(deed, what or key[0], _named(new.get(key) or old[key], key if what else key[1:]))
+
+
+_KINDS = {"PublicKey": "public key", "KeyGroup": "key group"}
+
+
+def _returning(staged: Store, current: Store) -> Iterator[str]:
+    """What was taken back since the archive was made, and gives access again."""
+    new, old = (_by_key(store, schema.resource, set()) for store in (staged, current))
+    for kind, id_ in sorted(new):
+        if kind not in _KINDS:
+            continue
+        named = _named(new[kind, id_], (id_,))
+        if (kind, id_) not in old:
+            yield f"{_KINDS[kind]} {named} was deleted after the archive was made, and comes back"
+        elif kind == "KeyGroup":
+            items = [set(_items(rows[kind, id_])) for rows in (new, old)]
+            for item in sorted(items[0] - items[1]):
+                yield f"key group {named} trusts the public key {item} again, which was taken out of it since"
+    known, there = (_by_key(store, schema.access_user, set()) for store in (staged, current))
+    for key in sorted(known.keys() - there.keys()):
+        yield f"user {key[0]} was deleted after the archive was made, and comes back"
+    keys, now = (_by_key(store, schema.access_key, set()) for store in (staged, current))
+    for key, row in sorted(keys.items()):
+        if key not in now:
+            yield f"access key {key[0]} of {row['owner']} was deleted after the archive was made, and comes back"
+        elif row["active"] and not now[key]["active"]:
+            yield f"access key {key[0]} of {row['owner']} was made inactive since, and is active again"
+
+
+def _items(row: dict[str, Any]) -> list[str]:
+    found: list[str] = msgspec.json.decode(row["config"]).get("Items", [])
+    return found
+
+
+_TOLD = {
+    "credentials": "keys that were added to it since sign no more, and those that were taken out sign again",
+    "shield-secret": "edges and shields that hold the one that is there now need the archive's",
+    "origin-credentials": "origins are asked with what they took then",
+    "access.key": "it opens the secrets of access keys that are restored, and none that were sealed under another",
+}
+
+
+def _secrets(files: Iterable[File], folder: Path) -> Iterator[str]:
+    """What it means that secrets of an installation that is there are replaced."""
+    for file in files:
+        path = folder / file.path
+        if file.path in _TOLD and path.exists():
+            yield f"{file.path} goes back to the archive's: {_TOLD[file.path]}"
+
+
+def _sealed(
+    staged: Store, files: Iterable[File], folder: Path, environment: Mapping[str, str]
+) -> Iterator[str]:
+    """Whether the secrets of the access keys that are restored can be opened then."""
+    with staged.read() as transaction:
+        names = {key.id: key.sealer for key in users.sealed_keys(transaction)}
+    if not names:
+        return
+    own = next((file.data.decode("ascii", "replace") for file in files if file.path == sealing.FILE), "")
+    given = environment.get(sealing.VARIABLE, "")
+    try:
+        name = sealing.sealer(folder, {sealing.VARIABLE: given or own}, make=False).name
+    except SettingsError as error:
+        yield f"the secrets of {len(names)} access keys cannot be opened: {error}"
+        return
+    if strange := sorted(id_ for id_, sealer in names.items() if sealer != name):
+        yield (
+            f"the secrets of {len(strange)} access keys, {strange[0]} among them, are sealed under another key than "
+            f"{sealing.VARIABLE if given else sealing.FILE}: they open nothing"
+        )
 
 
 def _by_key(store: Store, table: sa.Table, passing: set[str]) -> dict[tuple[str, ...], dict[str, Any]]:

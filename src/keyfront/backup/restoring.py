@@ -25,7 +25,7 @@ from pathlib import Path
 import msgspec
 import sqlalchemy as sa
 
-from keyfront.backup import custodies, planning, turning
+from keyfront.backup import belongings, custodies, planning, turning
 from keyfront.backup.planning import Plan
 from keyfront.backup.running import RUNNING
 from keyfront.backup.taking import Archive, compiled
@@ -143,7 +143,8 @@ class Restore:
 
     def plan(self) -> Plan:
         """:raises BackupError: if the archive's rows are not those of a store."""
-        archive = msgspec.structs.replace(self._archive, records=self._rows, keys=self._keys)
+        files, stay = belongings.settled(self._archive.files, self._target.folder)
+        archive = msgspec.structs.replace(self._archive, files=files, records=self._rows, keys=self._keys)
         staged = self._archive.store(Memory(), without=(schema.audit.name,))
         try:
             plan = planning.plan(
@@ -159,7 +160,7 @@ class Restore:
                 public = turning.fingerprints(transaction)
                 again = turning.trusted_again(transaction, self._burnt)
             nowhere = turning.nowhere(self._rows, self._keys, public, self._environment)
-            notes = (*plan.notes, *self._left, *again, *nowhere.values())
+            notes = (*plan.notes, *stay, *self._left, *again, *nowhere.values())
             return msgspec.structs.replace(plan, notes=notes)
         finally:
             staged.close()
@@ -289,14 +290,13 @@ class Restore:
 
     def _put_files(self, aside: Path) -> None:
         folder = self._target.folder
-        for file in self._archive.files:
+        files, _ = belongings.settled(self._archive.files, folder)
+        for file in files:
             path = folder / file.path
             try:
                 old: bytes | None = path.read_bytes()
             except OSError:
                 old = None
-            if old == file.data:
-                continue
             if old is not None and not (aside / file.path).exists():
                 _replace(aside / file.path, old, 0o600)
             _replace(path, file.data, file.mode)
