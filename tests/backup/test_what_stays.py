@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from keyfront.backup.restoring import Restore, Target
 from keyfront.backup.running import held
 from keyfront.backup.taking import Archive
 from keyfront.control import sealing, users
+from keyfront.errors import SettingsError
 from tests.backup.house import NOW, TELLER, Installed, make, read
 
 CA = trustme.CA()
@@ -84,6 +86,18 @@ def test_links_stay(tmp_path: Path) -> None:
     assert (folder / "site.pem").is_symlink()
     assert (folder / "www").is_symlink()
     assert {path.read_text() for path in (live / "site.pem", live / "www" / "fullchain.pem")} == {"renewed"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("theirs", [".", "keyfront.db"])
+def test_root_leaves_the_installation_of_another_alone(tmp_path: Path, theirs: str) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / theirs).touch()
+    os.chown(folder / theirs, 65534, 65534)
+    with pytest.raises(SettingsError, match="belongs to the user with the id 65534"), held(folder):
+        pass
+    assert not (folder / "lock").exists()
 
 
 def test_the_plan_tells_which_secrets_go_back(tmp_path: Path) -> None:

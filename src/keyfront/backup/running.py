@@ -18,8 +18,9 @@ RUNNING = "restore.running"
 def held(folder: Path) -> Iterator[None]:
     """The data folder's lock, so that no Keyfront runs in it. The folder is made if it is not there.
 
-    :raises SettingsError: if one runs, or the folder cannot be used.
+    :raises SettingsError: if one runs, or the folder cannot be used, or is another user's.
     """
+    _refuse_another(folder)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -32,6 +33,22 @@ def held(folder: Path) -> Iterator[None]:
         raise SettingsError(f"a keyfront runs in {folder}: end it first") from None
     finally:
         os.close(lock)
+
+
+def _refuse_another(folder: Path) -> None:
+    """What root would write into another user's installation, that user could not read.
+
+    :raises SettingsError: if the installation in `folder`, or the folder without one, is not this user's.
+    """
+    for path in (folder / "keyfront.db", folder):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            owner = path.stat().st_uid
+            if owner != os.geteuid():
+                raise SettingsError(
+                    f"{path} belongs to the user with the id {owner}: run this as that user, who could not use what "
+                    "another one writes here; nothing was changed"
+                )
+            return
 
 
 def refuse_half_restored(folder: Path) -> None:
