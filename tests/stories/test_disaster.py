@@ -164,7 +164,7 @@ def test_the_playbook(tmp_path: Path, app: int, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_drill_that_fails_says_so(tmp_path: Path) -> None:
     """A link of a key that the archive does not know, one of another host, and one that has expired."""
-    from tests.backup.house import IDENTITY, Installed, make
+    from tests.backup.house import IDENTITY, Installed, behavior, make
     from tests.control.house import ACCOUNT
 
     one = Installed(tmp_path / "data")
@@ -183,6 +183,8 @@ def test_a_drill_that_fails_says_so(tmp_path: Path) -> None:
     }
     origin.pop("CustomOriginConfig")
     one.house.call("UpdateDistribution", Id=one.id, IfMatch=etag, DistributionConfig=config)
+    # Another one needs signatures, for which nobody has a link.
+    films = one.house.distribution("films", DefaultCacheBehavior=behavior(one.group))["DomainName"]
     outcome = make(one.house.store, one.folder, tmp_path / "archives")
     good = one.link()
     stranger = sign_url(
@@ -202,4 +204,5 @@ def test_a_drill_that_fails_says_so(tmp_path: Path) -> None:
     assert "  opens  " in lines[1]
     assert "no distribution of the archive has this host name" in lines[2]
     assert "refused: expired" in lines[3]
+    assert lines[4].startswith(f"  NOT ASKED {films} *")
     assert "Signature" not in done.stdout

@@ -22,7 +22,7 @@ from keyfront.signing.keys import HashName, PrivateKey, PublicKey, load_private_
 from keyfront.signing.sign import LocalSigner, sign_url
 
 _YEARS = 5 * 365 * 86_400
-_MOST_PROOFS = 100
+_MOST_PROOFS = 1000
 
 
 class RecordRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

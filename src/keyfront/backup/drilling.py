@@ -5,6 +5,9 @@ else uses. Then its edge is asked for each signed URL that was made no later tha
 one letter of the signature changed. The first must be allowed, by the key that signed it, and the second refused; the
 access log of that edge says so.
 
+The folder gets the rows only: of the data folder's files, which are secrets for the most part, and of access keys it
+needs none. It is removed in the end; what a drill that was killed has left, the next one removes.
+
 Nothing outside is touched. Distributions keep what decides about signatures, and get the drill's own origin, no geo
 restriction and no region, so that no real origin is asked and no secret leaves; records, hooks and the environment's
 settings stay out, so that nothing rotates.
@@ -13,11 +16,13 @@ settings stay out, so that nothing rotates.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import http.client
 import os
 import random
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,12 +38,13 @@ from urllib.parse import urlsplit
 import msgspec
 import sqlalchemy as sa
 
-from keyfront.backup import custodies
+from keyfront.backup import asking, custodies
 from keyfront.backup.container import Proof
 from keyfront.backup.restoring import Restore, Target
 from keyfront.backup.running import held
 from keyfront.backup.taking import Archive
 from keyfront.backup.telling import Teller
+from keyfront.control.schema import access_key as _access_key
 from keyfront.control.schema import tag as _tag
 from keyfront.control.store import Store, Transaction
 from keyfront.errors import BackupError, KeyfrontError, SettingsError
@@ -64,14 +70,17 @@ class Result(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """`seconds` from the archive to a Keyfront that answers."""
+    """`seconds` from the archive to a Keyfront that answers. `not_asked` are the behaviors that need signatures, and of
+    which no signed URL is known: nobody knows whether links to them open."""
 
     snapshot: int
     seconds: float
     results: tuple[Result, ...]
+    not_asked: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
+        """Does all that was asked for open?"""
         return bool(self.results) and not any(result.fault for result in self.results)
 
 
@@ -95,24 +104,58 @@ def drill(
             "give one that an application has made, with --url"
         )
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="keyfront-drill-") as name, _origin() as port:
-        folder = Path(name).resolve() / "data"
+    _sweep()
+    with _scratch() as scratch, _origin() as port:
+        folder = scratch / "data"
         _restored(archive, folder, port, teller, now)
         with _started(folder) as edge:
             seconds = time.monotonic() - began
             asker = _Asker(edge, folder / "logs" / "access.jsonl", viewer_ip)
             results = [asker.judge(how, proof) for how, proof in wanted]
-    return Report(snapshot.number, seconds, tuple(results))
+    not_asked = asking.unasked(snapshot, [proof.url for _, proof in wanted])
+    return Report(snapshot.number, seconds, tuple(results), tuple(not_asked))
+
+
+_SCRATCH, _LOCK = "keyfront-drill-", "lock"
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder that is removed in the end. Its lock is held from before it has its name until this process ends, so
+    that a folder whose lock is free belongs to nobody."""
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH) as name:
+        folder = Path(name).resolve()
+        lock = os.open(folder / "new", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            (folder / "new").rename(folder / _LOCK)
+            yield folder
+        finally:
+            os.close(lock)
+
+
+def _sweep() -> None:
+    """Remove what drills of this user have left that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+        with contextlib.suppress(OSError):
+            if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+                continue
+            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+            finally:
+                os.close(lock)
 
 
 def _restored(archive: Archive, folder: Path, port: int, teller: Teller, now: float) -> None:
-    files = [file for file in archive.files if not file.path.startswith("hooks")]
-    alone = msgspec.structs.replace(archive, files=files, records=[], keys=[])
+    alone = msgspec.structs.replace(archive, files=[], records=[], keys=[])
     with held(folder), Restore(alone, Target(folder), {}) as work:
         work.run(work.plan(), teller, "drill", now)
     store = Store(folder / "keyfront.db")
     try:
         with store.write() as transaction:
+            transaction.connection.execute(sa.delete(_access_key))
             _to_origin(transaction, port)
     finally:
         store.close()
@@ -179,13 +222,37 @@ def _origin() -> Iterator[int]:
         server.server_close()
 
 
+_WITH_US = """
+import os, signal, sys
+parent = int(sys.argv.pop(1))
+if sys.platform == "linux":
+    import ctypes
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
+if os.getppid() == parent:
+    os.execv(sys.executable, [sys.executable, "-m", *sys.argv[1:]])
+"""
+"""Runs a module of Python's in a process that ends when the one that started it does, though it be killed: 1 is
+PR_SET_PDEATHSIG of Linux, which outlasts an exec. Elsewhere it lives on then, without any secret."""
+
+
 @contextlib.contextmanager
 def _started(folder: Path) -> Iterator[int]:
     """A Keyfront in `folder`; the port of its edge."""
     roomy = [f"distribution.{name}" for name in Limits.__struct_fields__]
     roomy += [f"policy.{name}" for name in PolicyLimits.__struct_fields__]
     argv = [
-        *(sys.executable, "-m", "keyfront", "up", "--data", str(folder), "--workers", "1"),
+        *(
+            sys.executable,
+            "-c",
+            _WITH_US,
+            str(os.getpid()),
+            "keyfront",
+            "up",
+            "--data",
+            str(folder),
+            "--workers",
+            "1",
+        ),
         *("--edge", "127.0.0.1:0", "--control", "127.0.0.1:0", "--trusted-proxies", "127.0.0.1"),
         *("--cache-disk", "0", "--memory", "16", "--no-rotation"),
         *(word for name in roomy for word in ("--quota", f"{name.replace('_', '-')}=99999999")),

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import sqlalchemy as sa
 
-from keyfront.backup import belongings, contents, custodies
+from keyfront.backup import asking, belongings, contents, custodies
 from keyfront.backup.belongings import File
 from keyfront.backup.container import FORMAT, Manifest, Proof, Writer, lines, read_manifest
 from keyfront.backup.contents import PREFIX
@@ -142,6 +142,8 @@ def take(
     if verdict.fault:
         trouble.append(f"the audit log's chain is broken: {verdict.fault}")
     made, why = custodies.proofs(successions, snapshot, now, environment)
+    alone = asking.unasked(snapshot, [*wanted.urls, *(proof.url for proof in made)])
+    why += [f"proof for {behavior}: no key that signs for it could be had" for behavior in alone]
     manifest = Manifest(
         format=FORMAT,
         keyfront=keyfront,

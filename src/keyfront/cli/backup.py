@@ -463,6 +463,9 @@ def _iso(seconds: float) -> str:
     help="A URL signed before the archive was made; repeatable.",
 )
 @click.option("--viewer-ip", default="", metavar="ADDRESS", help="Ask as this viewer, if a policy names one.")
+@click.option(
+    "--accept-not-asked", is_flag=True, help="Be content though there are behaviors that no URL leads to."
+)
 @_JSON
 def drill(
     archive: str,
@@ -471,10 +474,11 @@ def drill(
     endpoint_url: str,
     urls: tuple[str, ...],
     viewer_ip: str,
+    accept_not_asked: bool,
     as_json: bool,
 ) -> None:
     """Start a Keyfront from ARCHIVE, beside any other, and prove that URLs signed before still open. Exit status 1: one
-    does not.
+    does not. 3: all do, but a behavior that needs signatures was NOT ASKED for, or a newer archive is not whole.
 
     It asks for the URLs that were signed when the archive was made, for what archived private keys sign, and for those
     of --url; no real origin is asked, and nothing is left behind.
@@ -485,7 +489,10 @@ def drill(
     for url in urls:
         _check_signed(url)
     opens = opener(identity, passphrase_file)
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(WRONG))  # so that what was started ends, too
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, lambda *_: sys.exit(WRONG))  # so that what was started ends, too
     try:
         name, found, snapshot, newest = _judged(archive, opens, endpoint_url)
         report = run(found, snapshot, urls, _teller(), time.time(), viewer_ip)
@@ -493,7 +500,8 @@ def drill(
         click.echo(f"keyfront: {archive}: {error}", err=True)
         sys.exit(WRONG)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if as_json:
         told = {"Archive": name, "Passed": report.passed, **msgspec.to_builtins(report)}
         click.echo(msgspec.json.format(msgspec.json.encode(told)).decode())
@@ -502,7 +510,9 @@ def drill(
         for result in report.results:
             how = f"{result.where} ({result.how}, key {result.key_pair_id})"
             click.echo(f"  FAILED {how}: {result.fault}" if result.fault else f"  opens  {how}")
+        for behavior in report.not_asked:
+            click.echo(f"  NOT ASKED {behavior}: give a signed URL for it, with --url")
     if not report.passed:
         sys.exit(WRONG)
-    if not newest:
+    if not newest or (report.not_asked and not accept_not_asked):
         sys.exit(INCOMPLETE)

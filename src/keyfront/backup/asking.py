@@ -1,0 +1,47 @@
+"""What a drill should ask for: each behavior that needs signatures. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from keyfront.model.pattern import compile_pattern
+from keyfront.model.snapshot import Distribution, Snapshot
+
+
+def unasked(snapshot: Snapshot, urls: Iterable[str]) -> list[str]:
+    """The behaviors of enabled distributions that need signatures, and to which none of `urls` leads: host name and
+    path pattern of each."""
+    met = {found for url in urls if (found := _behavior(snapshot, url)) is not None}
+    return [
+        f"{distribution.domain_name} {behavior.path_pattern}"
+        for distribution in snapshot.distributions
+        if distribution.enabled
+        for number, behavior in enumerate(distribution.behaviors)
+        if behavior.restricted and (distribution.id, number) not in met
+    ]
+
+
+def _behavior(snapshot: Snapshot, url: str) -> tuple[str, int] | None:
+    """The distribution that `url` leads to, and the number of its behavior."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        return None
+    distribution = _distribution(snapshot, host)
+    if distribution is None:
+        return None
+    for number, behavior in enumerate(distribution.behaviors):
+        if compile_pattern(behavior.path_pattern)(parts.path or "/"):
+            return distribution.id, number
+    return None
+
+
+def _distribution(snapshot: Snapshot, host: str) -> Distribution | None:
+    """Whose name `host` is; a wildcard stands for one label, and counts for less."""
+    for name in (host, f"*.{host.partition('.')[2]}"):
+        for distribution in snapshot.distributions:
+            if name == distribution.domain_name or name in distribution.aliases:
+                return distribution
+    return None
