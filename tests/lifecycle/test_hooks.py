@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -265,6 +266,12 @@ class Receiver:
                 if status == 0:
                     receiver.hold.wait(20)
                     return
+                if status < 0:  # byte by byte, and never to the end
+                    with contextlib.suppress(OSError):
+                        self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+                        while not receiver.hold.wait(0.05):
+                            self.wfile.write(b"a")
+                    return
                 self.send_response(status)
                 self.send_header("Location", "/elsewhere")
                 self.end_headers()
@@ -321,13 +328,22 @@ def test_another_attempt_is_the_same_delivery(receiver: Receiver, secret: Path) 
 
 
 @pytest.mark.parametrize(
-    ("answer", "why"), [(500, "answered 500"), (302, "answered 302"), (0, "no answer within")]
+    ("answer", "why"),
+    [(500, "answered 500"), (302, "answered 302"), (0, "no answer within"), (-1, "no answer within")],
 )
 def test_a_webhook_that_fails_stops_the_step(receiver: Receiver, secret: Path, answer: int, why: str) -> None:
     receiver.answers = [answer]
     with pytest.raises(HookFailed, match=why):
         Hooks([webhook(receiver, secret, timeout=0.5)]).told(TOLD)
     assert [path for path, _, _ in receiver.got] == ["/hook?x=1"]
+
+
+def test_who_ends_waits_for_no_webhook(receiver: Receiver, secret: Path) -> None:
+    receiver.answers = [-1]
+    stopping = threading.Event()
+    threading.Timer(0.2, stopping.set).start()
+    with pytest.raises(HookFailed, match="Keyfront is ending"):
+        Hooks([webhook(receiver, secret, timeout=60.0)], {}, stopping).told(TOLD)
 
 
 def test_nobody_listens(receiver: Receiver, secret: Path) -> None:

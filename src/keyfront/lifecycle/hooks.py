@@ -26,6 +26,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import ssl
 import stat
 import subprocess
@@ -367,16 +368,57 @@ class Hooks:
             if parts.scheme == "https"
             else http.client.HTTPConnection(host, parts.port, timeout=hook.timeout)
         )
-        try:
-            target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-            connection.request("POST", target, body, headers)
-            status = connection.getresponse().status
-        except TimeoutError:
-            raise HookFailed(f"no answer within {hook.timeout:g} seconds") from None
-        finally:
-            connection.close()
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        status = self._answer(connection, target, body, headers, hook.timeout)
         if not 200 <= status < 300:
             raise HookFailed(f"it answered {status}")
+
+    def _answer(
+        self,
+        connection: http.client.HTTPConnection,
+        target: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        timeout: float,
+    ) -> int:
+        """The status of the answer, within `timeout` seconds in all: a connection's own time-out counts anew with each
+        byte that comes.
+
+        :raises OSError, http.client.HTTPException: if there is none.
+        """
+        answered: list[int | Exception] = []
+
+        def ask() -> None:
+            try:
+                connection.request("POST", target, body, dict(headers))
+                answered.append(connection.getresponse().status)
+            except Exception as error:
+                answered.append(error)
+            finally:
+                connection.close()
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        ends = time.monotonic() + timeout
+        while True:
+            asking.join(_TICK)
+            if answered:
+                break
+            if time.monotonic() >= ends or self._stopping.is_set():
+                with suppress(OSError, AttributeError):  # the thread may just have closed it
+                    connection.sock.shutdown(socket.SHUT_RDWR)
+                why = (
+                    "Keyfront is ending"
+                    if self._stopping.is_set()
+                    else f"no answer within {timeout:g} seconds"
+                )
+                raise HookFailed(why)
+        found = answered[0]
+        if isinstance(found, TimeoutError):
+            raise HookFailed(f"no answer within {timeout:g} seconds")
+        if isinstance(found, Exception):
+            raise found
+        return found
 
 
 def _hastened(hook: Hook, ends: float) -> Hook:
