@@ -14,9 +14,11 @@ from keyfront.backup.belongings import File, settled
 from keyfront.backup.restoring import Restore, Target
 from keyfront.backup.running import held
 from keyfront.backup.taking import Archive
-from keyfront.control import sealing, users
+from keyfront.control import schema, sealing, users
+from keyfront.control.database import Postgres, Sqlite
 from keyfront.errors import SettingsError
 from tests.backup.house import NOW, TELLER, Installed, make, read
+from tests.postgres import PostgresServer
 
 CA = trustme.CA()
 
@@ -176,3 +178,48 @@ def test_the_plan_tells_what_gives_access_again(tmp_path: Path) -> None:
     ]
     with Restore(archive, Target(tmp_path / "new"), {}) as work:
         assert not [note for note in work.plan().notes if "comes back" in note]
+
+
+def test_a_plan_only_looks(tmp_path: Path) -> None:
+    """An older store stays as it is until the restore itself."""
+    one = Installed(tmp_path / "data")
+    archive = archived(one, tmp_path)
+    one.house.close()
+    old = tmp_path / "old"
+    old.mkdir()
+    database = Sqlite(old / "keyfront.db")
+    with database.migrating.begin() as connection:
+        for number in range(1, 4):
+            schema.step(connection, number)
+    database.close()
+    before = {path.name: path.read_bytes() for path in old.iterdir()}
+    with Restore(archive, Target(old), {}) as work:
+        plan = work.plan()
+    assert [change for change in plan.changes if change.what == "Distribution"]
+    assert not [note for note in plan.notes if "cannot be compared" in note]
+    assert {path.name: path.read_bytes() for path in old.iterdir()} == before
+    with held(old), Restore(archive, Target(old), {}) as work:
+        assert work.run(work.plan(), TELLER, "it", NOW + 60) == []
+        assert not [change for change in work.plan().changes if change.what == "Distribution"]
+
+
+def test_a_plan_only_looks_at_postgresql(tmp_path: Path, postgres: PostgresServer) -> None:
+    one = Installed(tmp_path / "data")
+    archive = archived(one, tmp_path)
+    one.house.close()
+    url = postgres.database()
+    with Restore(archive, Target(tmp_path / "new", url), {}) as work:
+        assert work.plan().changes
+    database = Postgres(url)
+    with database.reading.connect() as connection:
+        assert schema.version(connection) == 0
+    with database.writing.connect() as plain:
+        plain = plain.execution_options(keyfront_begin="SELECT 1")
+        for number in range(1, 4):
+            schema.step(plain, number)
+        plain.commit()
+    with Restore(archive, Target(tmp_path / "new", url), {}) as work:
+        assert [note for note in work.plan().notes if "has schema 3" in note]
+    with database.reading.connect() as connection:
+        assert schema.version(connection) == 3
+    database.close()

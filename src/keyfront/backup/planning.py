@@ -79,12 +79,12 @@ def plan(
         notes.append(f"records cannot be compared: {error}")
     lacking = [row for row in archive.keys if not custodies.has_key(row, environment)]
     changes += [Change("add", "private key", row.uri.partition("?")[0]) for row in lacking]
-    audit, continues = _audit(archive.manifest, current)
+    log, continues = audit(archive.manifest, current)
     if continues and current is not None:
         notes += _returning(staged, current)
     notes += _secrets(archive.files, folder)
     notes += _sealed(staged, archive.files, folder, environment)
-    return Plan(tuple(changes), audit, continues, tuple(notes))
+    return Plan(tuple(changes), log, continues, tuple(notes))
 
 
 def _rows(staged: Store, current: Store | None) -> Iterator[Change]:
@@ -206,7 +206,7 @@ def _records(rows: Iterable[RecordRow], place: str, environment: Mapping[str, st
             yield Change("change", "record", row.name)
 
 
-def _audit(manifest: Manifest, current: Store | None) -> tuple[str, bool]:
+def audit(manifest: Manifest, current: Store | None) -> tuple[str, bool]:
     """What becomes of the log, and whether the one that is there now goes on from the archive's."""
     number, _, digest = manifest.audit.partition(":")
     taken = f"the archive's {number} records"

@@ -26,6 +26,7 @@ import msgspec
 import sqlalchemy as sa
 
 from keyfront.backup import belongings, custodies, planning, turning
+from keyfront.backup.looking import look
 from keyfront.backup.planning import Plan
 from keyfront.backup.running import RUNNING
 from keyfront.backup.taking import Archive, compiled
@@ -77,7 +78,6 @@ class Restore:
         self._archive = archive
         self._target = target
         self._environment = environment
-        self._trouble = ""
         manifest, folder = archive.manifest, target.folder
         self._records = target.records or custodies.moved(manifest.records, manifest.data, folder)
         if archive.records and not self._records:
@@ -95,7 +95,7 @@ class Restore:
         self._rows, self._keys, self._burnt = settled.records, settled.keys, settled.burnt
         self._left += [*settled.notes, *unknown]
         self._public: dict[str, str] = {}
-        self._current = self._open()
+        self._current: Store | None = None
 
     def _leave_alone(self) -> None:
         """Keep to the data folder."""
@@ -127,8 +127,7 @@ class Restore:
             return None
         try:
             found = Store(file)
-        except SettingsError as error:  # perhaps it is why somebody restores
-            self._trouble = str(error)
+        except SettingsError:  # perhaps it is why somebody restores
             return None
         try:
             with found.read() as transaction:
@@ -138,23 +137,25 @@ class Restore:
         if said == "ok":
             return found
         found.close()
-        self._trouble = said
         return None
 
     def plan(self) -> Plan:
         """:raises BackupError: if the archive's rows are not those of a store."""
         files, stay = belongings.settled(self._archive.files, self._target.folder)
         archive = msgspec.structs.replace(self._archive, files=files, records=self._rows, keys=self._keys)
-        staged = self._archive.store(Memory(), without=(schema.audit.name,))
+        target = self._target
+        seen = look(target.folder / _STORE, target.store, target.password_file)
+        staged: Store | None = None
         try:
+            staged = self._archive.store(Memory(), without=(schema.audit.name,))
             plan = planning.plan(
                 archive,
                 staged,
-                self._current,
-                self._target.folder,
+                seen.store,
+                target.folder,
                 self._records,
                 self._environment,
-                self._trouble,
+                seen.trouble,
             )
             with staged.read() as transaction:
                 public = turning.fingerprints(transaction)
@@ -163,7 +164,9 @@ class Restore:
             notes = (*plan.notes, *stay, *self._left, *again, *nowhere.values())
             return msgspec.structs.replace(plan, notes=notes)
         finally:
-            staged.close()
+            for store in (staged, seen.store):
+                if store is not None:
+                    store.close()
 
     def run(self, plan: Plan, teller: Teller, name: str, now: float) -> list[str]:
         """Do it.
@@ -186,6 +189,10 @@ class Restore:
 
     def _run(self, plan: Plan, teller: Teller, name: str, now: float) -> list[str]:
         folder = self._target.folder
+        self._current = self._open()  # and bring it up to date, as a plan does not
+        plan = msgspec.structs.replace(
+            plan, continues=planning.audit(self._archive.manifest, self._current)[1]
+        )
         if self._current is not None and self._current.shared:
             _refuse_live(self._current)
         staging = folder / _STAGING
