@@ -153,8 +153,8 @@ def test_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         client.put_object(Bucket="backups", Key="kf/notes.txt", Body=b"not ours")
         place = open_place("s3://backups/kf", weed.url)
         assert isinstance(place, Bucket)
-        rule = read_rule("last=2")
-        for number in range(3):
+        rule = read_rule("last=1")
+        for number in range(2):
             outcome = make(
                 one.house.store,
                 one.folder,
@@ -168,7 +168,7 @@ def test_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert outcome.made == ("s3://backups/kf/", str(tmp_path / "copy"))
         names = place.names()
         assert [str(name) for name in names] == [str(name) for name in Folder(tmp_path / "copy").names()]
-        assert len(names) == 2
+        assert len(names) == 1
         assert list(names.values()) == [len(place.get(str(name))) for name in names]
         for text in ("s3://backups/kf", "s3://backups/kf/", f"s3://backups/kf/{outcome.name}"):
             found, later = find(text, weed.url, now=NOW + 99)
@@ -177,6 +177,8 @@ def test_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         read(tmp_path / "got.age")
         assert client.get_object(Bucket="backups", Key="kf/notes.txt")["Body"].read() == b"not ours"
         assert make(one.house.store, one.folder, place, now=NOW + 9).name == ""
+        client.put_object(Bucket="backups", Key=f"kf/{outcome.name}", Body=bytes(outcome.size))
+        assert "is not what was put there" in make(one.house.store, one.folder, place, now=NOW + 9).trouble[0]
 
         # A bucket that takes nothing from us, and one that is not there: the folder gets it all the same.
         keys.be(ONE)
