@@ -489,10 +489,17 @@ def drill(
     for url in urls:
         _check_signed(url)
     opens = opener(identity, passphrase_file)
+    ended: list[int] = []
+
+    def end(number: int, _: object) -> None:
+        """So that what was started ends, too. An exit out of a finalizer is lost: it is made up for below."""
+        ended.append(number)
+        sys.exit(WRONG)
+
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:  # as nohup has it
-            signal.signal(number, lambda *_: sys.exit(WRONG))  # so that what was started ends, too
+            signal.signal(number, end)
     try:
         name, found, snapshot, newest = _judged(archive, opens, endpoint_url)
         report = run(found, snapshot, urls, _teller(), time.time(), viewer_ip)
@@ -502,6 +509,8 @@ def drill(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if ended:
+        sys.exit(WRONG)
     if as_json:
         told = {"Archive": name, "Passed": report.passed, **msgspec.to_builtins(report)}
         click.echo(msgspec.json.format(msgspec.json.encode(told)).decode())
