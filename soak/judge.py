@@ -17,6 +17,9 @@ from soak.origin import error_body
 from soak.tickets import Right
 from soak.truth import Truth
 
+SLICED: Final = 1 << 20
+"""Bytes of the largest object that the edges hold whole (`--max-object 1`)."""
+
 SLACK: Final = 3.0
 """Seconds by which an answer may be older than its lifetime: the origin's slow answers that were shared, whole seconds
 in Date and Age, and a machine that is busy with other things."""
@@ -181,7 +184,20 @@ class Judge:
             self.counts["answers cut by an origin's fault"] += 1
             self._prefix(ask, seen)
             return
+        if ask is not None and seen is not None and self._changed_half_way(ask, seen, failed):
+            self.counts["answers cut because their object had changed"] += 1
+            self._prefix(ask, seen)
+            return
         self.violation("connection error", f"{error}; all was well at {self._since(used)} s", ask, seen)
+
+    def _changed_half_way(self, ask: Ask, seen: Seen, failed: float) -> bool:
+        """A slice that was evicted is asked for again; if the object has another version by then, the answer cannot be
+        finished, and is cut rather than mixed (docs/guide/caching.md)."""
+        version = seen.get("x-object").partition("|")[2].partition("|")[0]
+        if not version.isdigit() or int(version) < 1 or ask.item.size <= SLICED:
+            return False
+        newer = self.truth.superseded(ask.item.path, int(version))
+        return newer is not None and newer <= failed
 
     def left(self, ask: Ask, seen: Seen) -> None:
         """The viewer left in the middle: what it had must have been right so far."""
