@@ -78,8 +78,8 @@ def test_from_the_first_key_to_a_rollback(site: Site) -> None:
     site.say(*begin)
     waits = site.say("run").stdout
     assert "shows when Deployed" in waits
-    site.plane.obey()
-    assert "switch photos-" in site.say("run", "photos").stdout
+    with obeying(site):
+        assert "switch photos-" in site.say("run", "photos", "--until-idle").stdout
     assert site.stages() == ["SIGNING"]
     assert len(site.items()) == 2
     assert site.items()[0] == site.key
