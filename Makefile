@@ -25,7 +25,7 @@ demo: $(SETUP) ## private pictures behind a real edge; open the printed address
 	$(BIN)/python -m examples.gallery
 
 test: $(SETUP) $(NODE) ## all tests, the real clients included
-	$(BIN)/python -m pytest -n 3 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: $(SETUP) ## format, lint, types
 	$(BIN)/ruff format --check .
