@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -32,10 +32,12 @@ class App(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     edition = b"1"
+    asked = Event()
 
     def do_GET(self) -> None:
         body = App.edition
         if self.path.startswith("/slow"):
+            App.asked.set()
             time.sleep(0.5)
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -50,6 +52,7 @@ class App(BaseHTTPRequestHandler):
 @pytest.fixture
 def app() -> Iterator[int]:
     App.edition = b"1"
+    App.asked.clear()
     server = ThreadingHTTPServer(("127.0.0.1", 0), App)
     Thread(target=server.serve_forever, daemon=True).start()
     yield server.server_address[1]
@@ -121,12 +124,13 @@ def test_what_was_on_its_way_is_not_stored(app: int, tmp_path: Path) -> None:
         waiting = [Thread(target=lambda: answers.append(site.get("/slow"))) for _ in range(MANY)]
         for thread in waiting:
             thread.start()
-        time.sleep(0.1)
+        assert App.asked.wait(10)
         App.edition = b"2"
         site.completed(site.invalidate("/slow"))
         for thread in waiting:
             thread.join()
-        assert {answer.body for answer in answers} == {b"1"}
+        # Who was on a busy machine too late to be on his way has the new edition already.
+        assert b"1" in {answer.body for answer in answers} <= {b"1", b"2"}
         assert {answer.body for answer in site.everywhere("/slow")} == {b"2"}
         assert site.get("/slow").x_cache == "Hit"
 
