@@ -73,6 +73,7 @@ HEARTS = {
     "keyfront.model.snapshot",
     "keyfront.fleet.feed",
     "keyfront.edge.decide",
+    "keyfront.edge.egress",
     "keyfront.edge.forward",
     "keyfront.edge.freshness",
     "keyfront.edge.respond",

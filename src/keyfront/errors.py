@@ -131,13 +131,15 @@ class OriginFailure(KeyfrontError):
     `status` is what the viewer gets (502 or 504; 400 if nobody could be asked so), `kind` the
     x-edge-detailed-result-type of CloudFront's log (cloudfront-semantics §6.2): OriginConnectError, OriginDnsError,
     OriginReadError, OriginCommError, …
+    `reason` is Keyfront's own, finer name for the access record, empty where the kind says it all.
     """
 
-    def __init__(self, kind: str, status: int, detail: str = "") -> None:
+    def __init__(self, kind: str, status: int, detail: str = "", reason: str = "") -> None:
         super().__init__(f"{kind}: {detail}" if detail else kind)
         self.kind = kind
         self.status = status
         self.detail = detail
+        self.reason = reason
 
 
 def spent(error: BaseException) -> None:

@@ -16,6 +16,7 @@ import click
 import msgspec
 
 from keyfront.backup.running import refuse_half_restored
+from keyfront.cli.origins import is_public, origins_options
 from keyfront.cli.settings import (
     SUFFIX,
     ControlSettings,
@@ -33,6 +34,7 @@ from keyfront.cli.tiers import edge_name, tiers, tiers_options
 from keyfront.errors import SettingsError
 
 if TYPE_CHECKING:
+    from keyfront.edge.egress import EgressSettings
     from keyfront.edge.serve import WorkerSettings
 
 
@@ -119,6 +121,7 @@ if TYPE_CHECKING:
 @click.option(
     "--cache-status", is_flag=True, help="Tell in Cache-Status what the cache did for each answer (RFC 9211)."
 )
+@origins_options
 @tiers_options
 def up(
     data: Path | None,
@@ -150,6 +153,7 @@ def up(
     shield_secret: Path | None,
     region: str,
     region_feed: tuple[str, ...],
+    egress: EgressSettings,
 ) -> None:
     """Run everything on this machine until SIGTERM or Ctrl-C."""
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -179,6 +183,9 @@ def up(
         read_file(secrets)  # likewise
     edge_host, edge_port = address(edge)
     control_host, control_port = address(control)
+    listens = [(edge_host, edge_port)]
+    listens += [(tls_settings.host, tls_settings.port)] if tls_settings is not None else []
+    listens += [tier.shield] if tier.shield is not None else []
     settings = WorkerSettings(
         data=str(folder),
         name="",
@@ -198,6 +205,7 @@ def up(
             cache_status=cache_status,
             shields=tier.shields,
             shield_secret=tier.secret,
+            egress=msgspec.structs.replace(egress, public=is_public(listens)),
         ),
         feed=tier.feed,
         shield=tier.shield,
@@ -300,6 +308,9 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, work
         api = msgspec.structs.replace(api, port=control_held.getsockname()[1])
         children.append(Child("control", _argv("control-process", msgspec.json.encode(api))))
         said = f"control=http://{_show(api.host)}:{api.port}"
+        egress = msgspec.structs.replace(settings.edge.egress, control_port=api.port)
+        inside = msgspec.structs.replace(settings.edge, egress=egress)
+        settings = msgspec.structs.replace(settings, edge=inside)
     edges = []
     for number in range(1, workers + 1):
         worker = msgspec.structs.replace(settings, name=f"{own}-{number}", port=edge_port)

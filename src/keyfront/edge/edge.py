@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from copy import copy
 from pathlib import Path
@@ -24,6 +25,7 @@ from keyfront.edge.accesslog import AccessLog, Record
 from keyfront.edge.cache import Flight, LostError, MemoryTier, Tiers
 from keyfront.edge.decide import Refusal, decide, internal_plan, loggable
 from keyfront.edge.disk import DiskTier
+from keyfront.edge.egress import Egress, EgressSettings
 from keyfront.edge.exchange import Headers, Meta, OriginReply, Piece, Plan, Reply, Request, Slices, Stored
 from keyfront.edge.forward import (
     CONDITIONAL,
@@ -73,6 +75,9 @@ UNSHARED = 10.0
 LONGEST_FILL = 3600.0
 """Seconds for which an answer asked for before its URL was changed is not kept, should it still arrive."""
 
+LONGEST_EXPLANATION = 500
+"""Characters of an explanation that an access record holds: some of it may be an origin's own words."""
+
 SWEPT = 200
 """How many stored responses an invalidation's sweep looks at before the loop goes on with its work."""
 
@@ -86,7 +91,7 @@ class EdgeSettings(msgspec.Struct, frozen=True):
     instead of the built-in table. With `cache_status` every answer tells in Cache-Status what the cache had to do with
     it (RFC 9211). `origin_credentials` is the operator's file of credentials to sign requests to origins with
     (`origin_credentials`). `shields` are regions and the edges that are the Origin Shield there, and `shield_secret`
-    the file of what they and this edge share (`shield`)."""
+    the file of what they and this edge share (`shield`). `egress` says which addresses origins may be at."""
 
     memory: int = 256 * 1024 * 1024
     max_object: int = 1024 * 1024
@@ -101,6 +106,7 @@ class EdgeSettings(msgspec.Struct, frozen=True):
     origin_credentials: str = ""
     shields: tuple[tuple[str, str], ...] = ()
     shield_secret: str = ""
+    egress: EgressSettings = EgressSettings()
 
 
 class Visit:
@@ -128,6 +134,8 @@ class Visit:
     asked: Asked | None = None
     told = Told()
     given: Headers | None = None
+    explanation = ""
+    """What the access record says of an origin that failed: a sentence for the operator, never a secret."""
 
     def __init__(self, request: Request, now: float, began: float, request_id: str) -> None:
         self.request = request
@@ -149,6 +157,8 @@ class Edge:
     def __init__(self, settings: EdgeSettings, log: AccessLog, clock: Callable[[], float] = time) -> None:
         self.settings = settings
         self.log = log
+        self.limited: Counter[str] = Counter()
+        """How often each limit was reached, by its name."""
         self.clock = clock
         self._tells = settings.cache_status
         self.routing = Routing(EMPTY)
@@ -160,7 +170,7 @@ class Edge:
         self.flights: dict[str, Flight] = {}
         self.runs = Runs()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.failures: Recent[tuple[str, int, str]] = Recent()
+        self.failures: Recent[tuple[str, int, str, str]] = Recent()
         self.unshared: Recent[bool] = Recent()
         self.tell_others: Callable[[str, str], None] | None = None  # of a path that was changed (`changes`)
         self.changes = 0
@@ -169,11 +179,19 @@ class Edge:
         self.compressors = compress.Compressors()
         credentials = Path(settings.origin_credentials) if settings.origin_credentials else None
         self.access = OriginAccess(credentials, os.environ)
-        self.origins = Origins(ca_file=settings.ca_file, access=self.access, clock=clock)
+        self.origins = Origins(
+            ca_file=settings.ca_file,
+            access=self.access,
+            clock=clock,
+            egress=Egress(settings.egress),
+            limited=self.limited,
+        )
         self.shield: Shield | None = None
         self.shields: Shields | None = None
         if settings.shields:
-            self.shields = Shields(settings.shields, settings.shield_secret, self.origins, clock)
+            # Where the parents are is the operator's own setting, so no rule for origins applies to them.
+            parents = Origins(ca_file=settings.ca_file, clock=clock)
+            self.shields = Shields(settings.shields, settings.shield_secret, parents, clock)
         self.country = CountryTable(settings.country_db).country
         self._name = os.urandom(16).hex().encode()
         self.via = f"1.1 {self._name.decode()}.cloudfront.net (CloudFront)"
@@ -308,6 +326,7 @@ class Edge:
                 reply = await self.obtain(visit, plan)
             except OriginFailure as failure:
                 spent(failure)
+                visit.explanation = failure.detail
                 reply = respond.origin_failed(failure, visit.request_id)
         if site is not None and site.error_responses and reply.status >= 400:
             reply = await self._custom_error(site, visit, reply)
@@ -913,7 +932,8 @@ class Edge:
                     if isinstance(failure, RelayedFailure) and failure.seconds:
                         seconds = min(seconds, failure.seconds)
                     until = self.clock() + seconds
-                    self.failures.put(visit.key, (failure.kind, failure.status, failure.detail), until)
+                    told = (failure.kind, failure.status, failure.detail, failure.reason)
+                    self.failures.put(visit.key, told, until)
                 raise
             visit.upstream = (answer.connect_time, perf_counter() - asked - answer.connect_time)
             if last or answer.status not in plan.route.failover:
@@ -1035,6 +1055,8 @@ class Edge:
                 reason = denied.denial.reason
                 record.explanation = denied.detail
         record.reason = reason
+        if visit.explanation:
+            record.explanation = visit.explanation[:LONGEST_EXPLANATION]
         if request.tls is not None:
             record.ssl_protocol, record.ssl_cipher = request.tls
         self.log.add(record)

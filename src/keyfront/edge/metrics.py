@@ -7,6 +7,7 @@ live reports of all edges with `render`. Nothing is counted twice, and no worker
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -32,6 +33,7 @@ class Sums(msgspec.Struct, frozen=True):
     disk_evictions: int = 0
     run: str = ""
     ends: list[tuple[str, int, float, int]] = []
+    limited: dict[str, int] = {}
 
 
 def sums(
@@ -42,6 +44,7 @@ def sums(
     lost: int,
     disk: tuple[int, int] = (0, 0),
     run: str = "",
+    limited: Mapping[str, int] = MappingProxyType({}),
 ) -> Sums:
     return Sums(
         [(*name, n) for name, n in counts.requests.items()],
@@ -55,6 +58,7 @@ def sums(
         *disk,
         run,
         [(key, ends.latest, ends.longest, ends.until) for key, ends in counts.ends.items()],
+        dict(limited),
     )
 
 
@@ -70,6 +74,11 @@ def families(reports: Iterable[tuple[str, int, Mapping[str, object]]]) -> Iterab
         "keyfront_edge_signatures_accepted",
         "Requests allowed by a signature, by key, hash and distribution.",
         labels=["edge", "key_pair_id", "hash_algorithm", "distribution"],
+    )
+    limited = CounterMetricFamily(
+        "keyfront_edge_limit_reached",
+        "Connections and requests refused or ended because of a limit, by the limit's name.",
+        labels=["edge", "limit"],
     )
     flat: list[tuple[CounterMetricFamily | GaugeMetricFamily, str]] = [
         (CounterMetricFamily("keyfront_edge_response_bytes", "Body bytes sent.", labels=edge), "bytes"),
@@ -121,9 +130,11 @@ def families(reports: Iterable[tuple[str, int, Mapping[str, object]]]) -> Iterab
             requests.add_metric([name, distribution, str(status), result, reason], n)
         for key, algorithm, distribution, n in counted.keys:
             keys.add_metric([name, key, algorithm, distribution], n)
+        for limit, n in counted.limited.items():
+            limited.add_metric([name, limit], n)
         for family, field in flat:
             family.add_metric([name], getattr(counted, field))
-    return [requests, keys, snapshot, *(family for family, _ in flat)]
+    return [requests, keys, limited, snapshot, *(family for family, _ in flat)]
 
 
 def places(edges: Iterable[tuple[str, str]]) -> Iterable[Metric]:

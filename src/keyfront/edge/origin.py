@@ -6,6 +6,7 @@ What may go wrong, and what is told (kind: cloudfront-semantics §6.2; status: w
 | ------------------------------------------------------------------- | -------------------------- | ------ |
 | the name does not resolve, or not in time                           | OriginDnsError             | 502    |
 | refused, unreachable, reset while connecting                        | OriginConnectError         | 502    |
+| every address is one that origins may not be at (`egress`)          | OriginConnectError         | 502    |
 | no TLS: certificate, name, protocol version                         | OriginConnectError         | 502    |
 | not connected (TCP and TLS) within the connection timeout           | OriginConnectError         | 504    |
 | the origin takes no request bytes for the read timeout              | OriginWriteError           | 504    |
@@ -33,17 +34,21 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import re
 import socket
 import ssl
 import warnings
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from time import time
 from typing import Any, Final
 
+from keyfront.edge.egress import Egress
 from keyfront.edge.exchange import Headers, OriginReply
 from keyfront.edge.origin_access import OriginAccess
 from keyfront.edge.origin_http1 import NEVER, Connection, Framing, request_head
+from keyfront.edge.recent import Recent
 from keyfront.edge.tls import Secured
 from keyfront.errors import OriginFailure, SettingsError, spent
 from keyfront.model.snapshot import Origin
@@ -52,6 +57,8 @@ NAME_TTL: Final = 5.0
 """Seconds for which a resolved name is used without asking again."""
 STAGGER: Final = 0.25
 """Seconds after which the next address is tried beside the one before (RFC 8305 §5)."""
+WARNED: Final = 60.0
+"""Seconds for which the log does not say again that an origin's addresses are refused."""
 RECENT: Final = 1.0
 """Seconds for which a free connection is trusted with a request that cannot be repeated."""
 
@@ -70,6 +77,10 @@ _VERSIONS: Final = {
 }
 
 Address = tuple[int, tuple[Any, ...]]
+_PoolKey = tuple[str, int, str, tuple[str, ...], bool]
+"""Host, port, server name, TLS versions, and whether its addresses are judged by `egress`."""
+
+logger = logging.getLogger("keyfront.edge")
 
 
 class Origins:
@@ -78,7 +89,9 @@ class Origins:
     `ca_file` is a PEM file of certificate authorities to trust beside the system's (which OpenSSL finds, or
     SSL_CERT_FILE names). `max_idle_per_origin` and `max_idle` bound the connections kept open without a request:
     toward one origin the least recently used makes way; when there are `max_idle` in all, no other is kept. `access`
-    signs what an origin wants signed, without it such an origin cannot be asked; `clock` gives epoch seconds.
+    signs what an origin wants signed, without it such an origin cannot be asked; `clock` gives epoch seconds. `egress`
+    says which addresses may be connected to; without it all may. What the operator has named himself, such as an S3
+    endpoint, is not judged by it. `limited` counts by reason what was not done because of a limit.
 
     :raises SettingsError: if `ca_file` cannot be read or holds no certificate.
     """
@@ -91,6 +104,8 @@ class Origins:
         max_idle: int = 1024,
         access: OriginAccess | None = None,
         clock: Callable[[], float] = time,
+        egress: Egress | None = None,
+        limited: Counter[str] | None = None,
     ) -> None:
         if ca_file is not None:
             try:
@@ -104,7 +119,10 @@ class Origins:
         self._max_idle = max_idle
         self._idle = 0
         self._closed = False
-        self._pools: dict[tuple[str, int, str, tuple[str, ...]], _Pool] = {}
+        self._pools: dict[_PoolKey, _Pool] = {}
+        self._egress = egress
+        self.limited: Counter[str] = Counter() if limited is None else limited
+        self._warned: Recent[bool] = Recent(256)
         self._names = _Names()
         self._contexts: dict[ssl.TLSVersion, ssl.SSLContext] = {}
         self._open: set[Connection] = set()
@@ -135,6 +153,7 @@ class Origins:
         loop = asyncio.get_running_loop()
         if length == 0:
             body = None
+        named = origin
         if origin.signing != "never" or origin.kind == "s3":
             origin, scheme, target, headers = self._access.prepare(
                 origin, scheme, method, target, headers, has_body=body is not None, now=self._clock()
@@ -143,7 +162,7 @@ class Origins:
         completion = NEVER
         if origin.response_completion_timeout is not None:
             completion = loop.time() + origin.response_completion_timeout
-        pool = self._pool(origin, scheme, headers)
+        pool = self._pool(origin, scheme, headers, judged=self._egress is not None and origin is named)
         repeatable = body is None and method in _IDEMPOTENT
         retried = body is None and method in _RETRIED
         attempts = max(1, origin.connection_attempts)
@@ -220,19 +239,21 @@ class Origins:
 
     # Where to.
 
-    def _pool(self, origin: Origin, scheme: str, headers: Headers) -> _Pool:
+    def _pool(self, origin: Origin, scheme: str, headers: Headers, *, judged: bool) -> _Pool:
+        """The pool for an origin. `judged` is part of its identity: a connection that was not judged by `egress` is
+        never given to a request that must be."""
         host = origin.domain_name
+        key: _PoolKey
         if scheme == "http":
-            pool = self._pools.get((host, origin.http_port, "", ()))
+            key = (host, origin.http_port, "", (), judged)
+            pool = self._pools.get(key)
             if pool is None:
-                pool = self._add_pool(_Pool(self, host, origin.http_port, "", (), None))
+                pool = self._add_pool(_Pool(self, key, None))
         else:
-            server_name = _server_name(headers, host)
-            pool = self._pools.get((host, origin.https_port, server_name, origin.ssl_protocols))
+            key = (host, origin.https_port, _server_name(headers, host), origin.ssl_protocols, judged)
+            pool = self._pools.get(key)
             if pool is None:
-                context = self._context(origin.ssl_protocols)
-                protocols = origin.ssl_protocols
-                pool = self._add_pool(_Pool(self, host, origin.https_port, server_name, protocols, context))
+                pool = self._add_pool(_Pool(self, key, self._context(origin.ssl_protocols)))
         return pool
 
     def _add_pool(self, pool: _Pool) -> _Pool:
@@ -277,6 +298,8 @@ class Origins:
                 addresses = await self._names.resolve(pool.host, pool.port)
         except TimeoutError as error:
             raise OriginFailure("OriginDnsError", 502, f"{pool.host}: no answer in time") from error
+        if pool.judged:
+            addresses = self._permitted(pool, addresses)
         try:
             async with asyncio.timeout_at(until):
                 return await self._open_one(pool, addresses)
@@ -295,6 +318,33 @@ class Origins:
             raise OriginFailure(
                 "OriginConnectError", 502, f"{name} {error.strerror or error}".strip()
             ) from error
+
+    def _permitted(self, pool: _Pool, addresses: list[Address]) -> list[Address]:
+        """Those of the addresses that an origin may be at.
+
+        :raises OriginFailure: OriginConnectError 502, if there is none.
+        """
+        egress = self._egress
+        assert egress is not None  # noqa: S101 - only then a pool is judged
+        permitted: list[Address] = []
+        why = ""
+        for address in addresses:
+            refused = egress.refuses(address[1][0], address[1][1], _is_own)
+            if refused is None:
+                permitted.append(address)
+            else:
+                why = why or refused
+        if permitted:
+            return permitted
+        self.limited["origin_address_refused"] += 1
+        name = f"{pool.host}:{pool.port}"
+        now = self._clock()
+        if self._warned.get(name, now) is None:
+            self._warned.put(name, True, now + WARNED)
+            logger.warning(
+                "no connection to the origin %s: %s; see --allow-origins and docs/guide/origins.md", name, why
+            )
+        raise _Lasting("OriginConnectError", 502, f"{pool.host}: {why}", "origin_address_refused")
 
     async def _open_one(self, pool: _Pool, addresses: list[Address]) -> Connection:
         """Connect by the first of the pool's server names that the origin's certificate bears."""
@@ -357,21 +407,13 @@ class _Pool:
     remembered.
     """
 
-    __slots__ = ("_owner", "context", "host", "idle", "key", "port", "server_names")
+    __slots__ = ("_owner", "context", "host", "idle", "judged", "key", "port", "server_names")
 
-    def __init__(
-        self,
-        owner: Origins,
-        host: str,
-        port: int,
-        server_name: str,
-        protocols: tuple[str, ...],
-        context: ssl.SSLContext | None,
-    ) -> None:
+    def __init__(self, owner: Origins, key: _PoolKey, context: ssl.SSLContext | None) -> None:
         self._owner = owner
-        self.key = (host, port, server_name, protocols)
+        self.key = key
+        host, self.port, server_name, _, self.judged = key
         self.host = host = host.strip("[]")
-        self.port = port
         self.context = context
         asked = server_name != host and _HOST_NAME.fullmatch(server_name) is not None
         self.server_names = (server_name, host) if asked else (host,)
@@ -410,6 +452,17 @@ class _Pool:
         if connection in self.idle:
             self.idle.remove(connection)
             owner._idle -= 1
+
+
+def _is_own(address: str) -> bool:
+    """Does a numeric address belong to this machine? The kernel lets a socket be bound to no other one."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
 
 
 def _server_name(headers: Headers, host: str) -> str:

@@ -522,7 +522,7 @@ _ORIGIN_ELSE = "CloudFront wasn't able to connect to the origin."
 def origin_failed(failure: OriginFailure, request_id: str) -> Reply:
     """502 or 504 for an origin that could not be reached or did not speak HTTP."""
     text = _ORIGIN_TEXTS.get(failure.kind, _NO_CONNECTION if failure.status == 504 else _ORIGIN_ELSE)
-    return _page_reply(failure.status, text, failure.kind, failure.kind, request_id)
+    return _page_reply(failure.status, text, failure.kind, failure.reason or failure.kind, request_id)
 
 
 def internal_error(error: Exception, request_id: str) -> Reply:

@@ -141,6 +141,7 @@ class Follower:
             lost=edge.log.lost,
             disk=(edge.disk.used, edge.disk.evictions) if edge.disk is not None else (0, 0),
             run=self._run,
+            limited=edge.limited,
         )
         try:
             self._feed.report(

@@ -404,7 +404,8 @@ class Parent:
 
 
 class Shields:
-    """The parents of an edge, by OriginShieldRegion. `secret` is the file with what they share.
+    """The parents of an edge, by OriginShieldRegion. `secret` is the file with what they share, `origins` makes the
+    connections to them and to nothing else; it is closed with this.
 
     :raises SettingsError: if one of these makes no sense.
     """
@@ -417,6 +418,7 @@ class Shields:
         clock: Callable[[], float],
     ) -> None:
         secrets = Secrets.of_file(secret)
+        self._origins = origins
         self._parents = {
             region: Parent(region, address, secrets, origins, clock) for region, address in addresses
         }
@@ -473,3 +475,4 @@ class Shields:
     async def aclose(self) -> None:
         for parent in self._parents.values():
             await parent.aclose()
+        await self._origins.aclose()
