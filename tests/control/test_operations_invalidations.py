@@ -144,7 +144,11 @@ def test_the_same_reference(house: House) -> None:
         ("/a%4", "has '%', which must be URL-encoded"),
         ("/a%4*", "has '%', which must be URL-encoded"),
         ("/a%zz", "has '%', which must be URL-encoded"),
-        ("#product", "is a cache tag"),
+        ("#", "is a cache tag, which has 1 to 256 characters"),
+        ("#" + "a" * 257, "is a cache tag, which has 1 to 256 characters"),
+        ("#a,b", "is a cache tag with ','"),
+        ("#a b", "is a cache tag with ' '"),
+        ("#caf\u00e9", "is a cache tag with '\\xe9'"),
     ],
 )
 def test_paths_that_are_refused(house: House, path: str, said: str) -> None:
@@ -160,7 +164,8 @@ def test_paths_that_are_refused(house: House, path: str, said: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/*", "/a/", "/a*", "/a?x=1&y=%20", "/a?*", "/" + "a" * 3999, "/caf%c3%A9", "/!$&'()+,;=:@-._/A9"],
+    ["/", "/*", "/a/", "/a*", "/a?x=1&y=%20", "/a?*", "/" + "a" * 3999, "/caf%c3%A9", "/!$&'()+,;=:@-._/A9"]
+    + ["#product:1", "#A*", "#" + "a" * 256, "#!\"#$%&'()*+-./"],
 )
 def test_paths_that_are_taken(house: House, path: str) -> None:
     id_ = house.distribution()["Id"]

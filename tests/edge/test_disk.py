@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from keyfront.edge import disk as disk_module
+from keyfront.edge.cache import Ended
 from keyfront.edge.disk import BLOCK, LEFT_OVER, DiskTier, boot_mark, name_of
 from keyfront.edge.exchange import FileRange, Headers, Meta, Slices, Stored
 from tests.edge.film import bytes_of
@@ -63,7 +64,7 @@ def aged(path: Path, seconds: float) -> None:
     os.utime(path, ns=(then, then))
 
 
-def never_ended(key: str, snapshot: int) -> bool:
+def never_ended(key: str, snapshot: int, tags: tuple[str, ...]) -> bool:
     return False
 
 
@@ -80,7 +81,7 @@ def opened(folder: Path) -> Iterator[Opens]:
     """Opens tiers on the folder, and closes them in the end."""
     tiers: list[DiskTier] = []
 
-    def open_one(capacity: int = 64 << 20, ended: Callable[[str, int], bool] = never_ended) -> DiskTier:
+    def open_one(capacity: int = 64 << 20, ended: Ended = never_ended) -> DiskTier:
         tiers.append(DiskTier(folder, capacity, ended))
         return tiers[-1]
 
@@ -199,7 +200,7 @@ class TestEntries:
 
     def test_ended_by_an_invalidation(self, opened: Opens) -> None:
         last = 7
-        tier = opened(ended=lambda key, snapshot: key.startswith("E/") and snapshot < last)
+        tier = opened(ended=lambda key, snapshot, tags: key.startswith("E/") and snapshot < last)
         tier.put(stored("E/a"), 1.0)
         tier.put(stored("F/a"), 1.0)
         assert flushed(tier).find("E/a", none) is not None

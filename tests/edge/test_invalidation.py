@@ -14,7 +14,7 @@ from keyfront.edge.cache import MemoryTier
 from keyfront.edge.edge import SWEPT
 from keyfront.edge.exchange import Meta, Request, Stored
 from keyfront.edge.forward import key_suffix
-from keyfront.edge.invalidation import Invalidations, distribution_of, path_and_query
+from keyfront.edge.invalidation import TAGS, Invalidations, cache_tags, distribution_of, path_and_query
 from keyfront.edge.routing import Routing
 from keyfront.model.snapshot import Behavior, Distribution, Invalidation, Origin, Select, Snapshot
 from tests.origin import Script, ScriptedOrigin, answer
@@ -172,6 +172,45 @@ def test_each_distribution_has_its_own() -> None:
     assert not routing.invalidated_since(3)
 
 
+# -- cache tags --------------------------------------------------------------------------------------------------
+
+
+TAG_HEADERS: list[tuple[list[tuple[bytes, bytes]], tuple[str, ...]]] = [
+    ([], ()),
+    ([(b"cache-tag", b"a")], ("a",)),
+    ([(b"cache-tag", b" a ,\tB:c,, d ")], ("a", "b:c", "d")),
+    ([(b"cache-tag", b"a,b"), (b"x", b"n"), (b"cache-tag", b"c,A")], ("a", "b", "c")),
+    ([(b"cache-tags", b"a")], ()),
+    (
+        [(b"cache-tag", b"a b, caf\xc3\xa9, ok*")],
+        ("ok*",),
+    ),  # neither blanks nor bytes beyond ASCII are of a tag
+    ([(b"cache-tag", b"x" * 256 + b"," + b"y" * 257)], ("x" * 256,)),
+    (
+        [(b"cache-tag", b",".join(b"%d" % n for n in range(TAGS + 5)))],
+        tuple(str(n) for n in range(TAGS)),
+    ),
+]
+
+
+@pytest.mark.parametrize(("headers", "expected"), TAG_HEADERS)
+def test_the_tags_of_an_answer(headers: list[tuple[bytes, bytes]], expected: tuple[str, ...]) -> None:
+    assert cache_tags(b"cache-tag", headers) == expected
+    assert cache_tags(b"", headers) == ()
+
+
+def test_a_tag_ends_what_carries_it_whatever_its_path() -> None:
+    found = Invalidations((Invalidation(3, ("#a", "/x")), Invalidation(5, ("#b*",))), lambda _: NONE)
+    assert (found.newest, found.newest_tag) == (5, 5)
+    assert found.ended("E/1", 2, ("z", "a"))
+    assert not found.ended("E/1", 3, ("z", "a"))
+    assert not found.ended("E/1", 2, ("ab",))
+    assert not found.ended("E/1", 2)
+    assert found.ended("E/1", 4, ("b*",)), "an asterisk in a tag is no wildcard"
+    assert not found.ended("E/1", 4, ("bc",))
+    assert found.ended("E/x", 2, ("q",))
+
+
 # -- the memory tier --------------------------------------------------------------------------------------------
 
 
@@ -184,7 +223,7 @@ def stored(key: str, snapshot: int, *, vary: bytes | None = None) -> Stored:
     )
 
 
-def gone(key: str, snapshot: int) -> bool:
+def gone(key: str, snapshot: int, tags: tuple[str, ...]) -> bool:
     return key.startswith("old") and snapshot < 2
 
 
@@ -229,9 +268,9 @@ def test_a_second_sweep_while_one_is_under_way() -> None:
     tier = MemoryTier(1 << 20, 1 << 20)
     for number in range(4):
         tier.put(stored(f"k{number}", 1))
-    tier.sweep(lambda key, snapshot: key == "k0" and snapshot < 2)
+    tier.sweep(lambda key, snapshot, tags: key == "k0" and snapshot < 2)
     tier.swept(1)
-    tier.sweep(lambda key, snapshot: key in ("k0", "k3") and snapshot < 3)
+    tier.sweep(lambda key, snapshot, tags: key in ("k0", "k3") and snapshot < 3)
     assert [tier.look(f"k{number}") is None for number in range(4)] == [True, False, False, True]
     assert tier.swept(10)
     assert len(tier) == 2
@@ -441,3 +480,81 @@ async def test_a_large_sweep_lets_viewers_through(origin: ScriptedOrigin) -> Non
             await asyncio.sleep(0)
         assert len(house.edge.memory) == count + 1
         assert seen(await house.get("/a/x")) == (b"new", "Hit")
+
+
+# -- an edge that reads cache tags ---------------------------------------------------------------------------------
+
+
+def tagged(body: bytes, tags: str, **headers: str) -> list[Any]:
+    return answer(200, body, {"Cache-Control": "max-age=600", "Cache-Tag": tags, **headers})
+
+
+async def test_a_tag_ends_every_response_that_carries_it(origin: ScriptedOrigin) -> None:
+    """Under any path and query string, in memory at once; what carries other tags, or none, stays."""
+    snapshot = site(
+        origin.origin(),
+        Behavior("*", "scripted", key_query=ALL, forward_query=ALL),
+        cache_tag_header="cache-tag",
+    )
+    origin.on("/a", tagged(b"a1", "Product:1, shop"), tagged(b"a2", "product:1"))
+    origin.on("/b", tagged(b"b1", "other, PRODUCT:1"), tagged(b"b2", "product:1"))
+    origin.on("/c", tagged(b"c", "product:11"))
+    origin.on("/d", fresh(b"d"))
+    origin.on(
+        "/e", answer(404, b"gone", {"Cache-Control": "max-age=600", "Cache-Tag": "product:1"}), fresh(b"e2")
+    )
+    async with EdgeHouse(snapshot) as house:
+        for target in ("/a", "/b?x=1", "/c", "/d", "/e"):
+            await house.get(target)
+        house.edge.use(invalidating(snapshot, 2, "#product:1"))
+        assert seen(await house.get("/a")) == (b"a2", "Miss")
+        assert seen(await house.get("/b?x=1")) == (b"b2", "Miss")
+        assert seen(await house.get("/c")) == (b"c", "Hit")
+        assert seen(await house.get("/d")) == (b"d", "Hit")
+        assert seen(await house.get("/e")) == (b"e2", "Miss")
+        assert seen(await house.get("/a")) == (b"a2", "Hit")
+
+
+async def test_without_the_setting_tags_mean_nothing(origin: ScriptedOrigin) -> None:
+    snapshot = site(origin.origin())
+    origin.on("/a", tagged(b"a1", "one"))
+    async with EdgeHouse(snapshot) as house:
+        await house.get("/a")
+        house.edge.use(invalidating(snapshot, 2, "#one"))
+        assert seen(await house.get("/a")) == (b"a1", "Hit")
+
+
+async def test_a_fill_whose_tags_are_not_known_yet_is_not_joined(origin: ScriptedOrigin) -> None:
+    snapshot = site(origin.origin(), cache_tag_header="cache-tag")
+    head = asyncio.Event()
+    origin.on("/a", [head, *tagged(b"old", "one")], tagged(b"new", "one"))
+    async with EdgeHouse(snapshot) as house:
+        first = asyncio.ensure_future(house.get("/a"))
+        await origin.asked(1)
+        house.edge.use(invalidating(snapshot, 2, "#one"))
+        assert seen(await house.get("/a")) == (b"new", "Miss")
+        head.set()
+        assert (await first).body == b"old"
+        assert seen(await house.get("/a")) == (b"new", "Hit")
+
+
+async def test_a_revalidated_response_keeps_its_tags_or_gets_new_ones(origin: ScriptedOrigin) -> None:
+    snapshot = site(origin.origin(), cache_tag_header="cache-tag")
+
+    def confirmed(*lines: str) -> Script:
+        text = "\r\n".join(("HTTP/1.1 304 Not Modified", 'ETag: "1"', "Cache-Control: max-age=600", *lines))
+        return [(text + "\r\n\r\n").encode()]
+
+    stale = {"ETag": '"1"', "Cache-Control": "max-age=0"}
+    origin.on("/kept", tagged(b"k1", "one", **stale), confirmed(), fresh(b"k2"))
+    origin.on("/new", tagged(b"n1", "one", **stale), confirmed("Cache-Tag: two"), fresh(b"n2"))
+    async with EdgeHouse(snapshot) as house:
+        for target in ("/kept", "/new"):
+            await house.get(target)
+            assert (await house.get(target)).x_cache == "RefreshHit"
+            assert (await house.get(target)).x_cache == "Hit"
+        house.edge.use(invalidating(snapshot, 2, "#one"))
+        assert (await house.get("/kept")).body == b"k2"
+        assert seen(await house.get("/new")) == (b"n1", "Hit")
+        house.edge.use(invalidating(invalidating(snapshot, 2, "#one"), 3, "#two"))
+        assert (await house.get("/new")).body == b"n2"

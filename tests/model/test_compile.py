@@ -354,6 +354,7 @@ CHANGES: dict[str, tuple[Members, Members]] = {
     "CustomErrorResponses[].ErrorCachingMinTTL": (page(), page(ErrorCachingMinTTL=2)),
     "Restrictions.GeoRestriction.RestrictionType": (geo("whitelist", "DE"), geo("blacklist", "DE")),
     "Restrictions.GeoRestriction[]": (geo("whitelist", "DE"), geo("whitelist", "FR")),
+    "CacheTagConfig.HeaderName": ({}, {"CacheTagConfig": {"HeaderName": "Cache-Tag"}}),
 }
 
 

@@ -135,7 +135,6 @@ REFUSED_EXAMPLES: list[tuple[str, dict[str, Any]]] = [
         {"ViewerMtlsConfig": {"Mode": "required", "TrustStoreConfig": {"TrustStoreId": "t"}}},
     ),
     ("ConnectionFunctionAssociation", {"ConnectionFunctionAssociation": {"Id": "x"}}),
-    ("CacheTagConfig", {"CacheTagConfig": {"HeaderName": "Cache-Tag"}}),
 ]
 
 

@@ -42,6 +42,8 @@ class App(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "max-age=3600")
+        if self.path.startswith("/tagged/"):
+            self.send_header("Cache-Tag", f"all, {self.path.removeprefix('/tagged/')}")
         self.end_headers()
         self.wfile.write(body)
 
@@ -224,6 +226,31 @@ def test_the_sdk_for_javascript(app: int, tmp_path: Path) -> None:
         assert call("GetInvalidation", Id=made["Id"])["Invalidation"] == again
         assert call("ListInvalidations")["InvalidationList"]["Items"][0]["Id"] == made["Id"]
         assert {answer.body for answer in site.everywhere("/a")} == {b"2"}
+
+
+def test_cache_tags_at_every_worker_on_disk_and_after_a_restart(app: int, tmp_path: Path) -> None:
+    with Up(tmp_path / "data", workers=2) as up:
+        site = Site(up, app)
+        got = site.client.get_distribution_config(Id=site.id)
+        config = got["DistributionConfig"] | {"CacheTagConfig": {"HeaderName": "Cache-Tag"}}
+        site.client.update_distribution(Id=site.id, IfMatch=got["ETag"], DistributionConfig=config)
+        up.deployed(site.id)
+        kept = site.client.get_distribution_config(Id=site.id)["DistributionConfig"]
+        assert kept["CacheTagConfig"] == {"HeaderName": "Cache-Tag"}
+        site.warm("/tagged/red", "/tagged/blue", "/b")
+        App.edition = b"2"
+        site.completed(site.invalidate("#RED"))
+        assert {answer.body for answer in site.everywhere("/tagged/red")} == {b"2"}
+        assert {answer.body for answer in site.everywhere("/tagged/blue")} == {b"1"}
+        up.kill()  # what lies on disk is judged anew by who starts
+        App.edition = b"3"
+        up.start()
+        site.client = up.client()
+        assert {answer.body for answer in site.everywhere("/tagged/blue")} == {b"1"}
+        site.completed(site.invalidate("#all", "/none"))
+        assert {answer.body for answer in site.everywhere("/tagged/blue")} == {b"3"}
+        assert {answer.body for answer in site.everywhere("/tagged/red")} == {b"3"}
+        assert {answer.body for answer in site.everywhere("/b")} == {b"1"}
 
 
 def test_a_quantity_that_does_not_fit_is_refused(app: int, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def distribution(config: Config) -> dict[str, Any]:
         "ContinuousDeploymentPolicyId": config.get("ContinuousDeploymentPolicyId") or "",
         "Staging": _default(config, "Staging", False),
     }
-    return found | _given(config, "ConnectionMode")
+    return found | _given(config, "ConnectionMode") | _given(config, "CacheTagConfig")
 
 
 def _origin(config: Config) -> dict[str, Any]:

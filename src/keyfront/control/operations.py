@@ -33,7 +33,7 @@ from keyfront.control.work import Desk, Output, Work, page_of, timestamp
 from keyfront.errors import ApiError
 from keyfront.fleet.file import FileFeed
 from keyfront.fleet.regions import Regions
-from keyfront.model.invalidation import carry
+from keyfront.model.invalidation import carry, is_wildcard
 from keyfront.model.kinds import (
     CACHE_POLICY,
     DISTRIBUTION,
@@ -91,7 +91,7 @@ def create_invalidation(work: Work) -> Output:
     paths = batch["Paths"]["Items"]
     row = transaction.invalidation(distribution, reference=batch["CallerReference"])
     if row is None:
-        wildcards = sum(path.endswith("*") for path in paths)
+        wildcards = sum(map(is_wildcard, paths))
         plain = len(paths) - wildcards
         load = work.load(distribution)
         if plain and load.paths + plain > quotas.invalidation_paths:

@@ -14,6 +14,7 @@ from typing import Any
 
 from keyfront.errors import ApiError, KeyLoadError, SettingsError
 from keyfront.model import residency
+from keyfront.model.invalidation import TAG_LENGTH, is_tag, is_wildcard
 from keyfront.model.kinds import MESSAGES, IdShape, Quotas
 from keyfront.model.origins import HOST_NAME
 from keyfront.model.service import Shape, error_status, service
@@ -252,6 +253,7 @@ def _viewer_certificate(config: Config) -> None:
 
 _UNSAFE = re.compile(r"""[^!$-;=?-Z_a-z%]|%(?![0-9A-Fa-f]{2})""")
 """What a path may hold only as %XX: all that is not ASCII, what RFC 1738 calls unsafe, and a % that begins no %XX."""
+_NOT_IN_TAG = re.compile(r"[^!-+\--~]")
 
 
 def invalidation_batch(batch: Config, quotas: Quotas) -> None:
@@ -268,7 +270,7 @@ def invalidation_batch(batch: Config, quotas: Quotas) -> None:
         )
     if not paths:
         raise refusal("InvalidArgument", "The parameter Paths must list at least one path.")
-    if sum(not path.endswith("*") for path in paths) > quotas.invalidation_paths:
+    if sum(not is_wildcard(path) for path in paths) > quotas.invalidation_paths:
         raise refusal("BatchTooLarge", f"It can hold {quotas.invalidation_paths} paths without a wildcard.")
     for number, path in enumerate(paths):
         if wrong := _path_fault(path):
@@ -279,9 +281,13 @@ def invalidation_batch(batch: Config, quotas: Quotas) -> None:
 
 
 def _path_fault(path: str) -> str:
-    """What is wrong with an invalidation's path, or nothing."""
-    if path.startswith("#"):
-        return "is a cache tag, and Keyfront does not invalidate by cache tag"
+    """What is wrong with an invalidation's path or cache tag, or nothing."""
+    if is_tag(path):
+        if not 0 < len(path) - 1 <= TAG_LENGTH:
+            return f"is a cache tag, which has 1 to {TAG_LENGTH} characters after the #"
+        if found := _NOT_IN_TAG.search(path):
+            return f"is a cache tag with {found[0]!a}: a tag is visible ASCII without commas"
+        return ""
     if not path.startswith("/"):
         return "does not begin with a slash"
     if len(path) > 4000:

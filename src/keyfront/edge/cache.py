@@ -25,7 +25,9 @@ from keyfront.edge.freshness import vary_matches
 if TYPE_CHECKING:
     from keyfront.edge.slices import Spool
 
-Ended = Callable[[str, int], bool]
+Ended = Callable[[str, int, tuple[str, ...]], bool]
+"""Whether invalidations have ended what is stored under a key, was asked for under a snapshot's number, and carries
+these cache tags."""
 
 MAX_VARIANTS = 64
 WINDOW = 256 * 1024
@@ -147,7 +149,7 @@ class MemoryTier:
             self._entries[key] = others[-1]
 
     def sweep(self, ended: Ended) -> None:
-        """Forget what `ended` names, a key and the number of a snapshot. From now on nothing of it is found; the memory
+        """Forget what `ended` names. From now on nothing of it is found; the memory
         that it takes is freed by `swept`. What is put from now on must not be ended."""
         self._ended = ended
         self._unswept = list(self._entries)
@@ -172,10 +174,10 @@ class MemoryTier:
             return
         variants = self._variants.get(key)
         if variants is None:
-            if ended(key, stored.meta.snapshot):
+            if ended(key, stored.meta.snapshot, stored.meta.tags):
                 self.drop(key)
             return
-        alive = [variant for variant in variants if not ended(key, variant.meta.snapshot)]
+        alive = [variant for variant in variants if not ended(key, variant.meta.snapshot, variant.meta.tags)]
         if not alive:
             self.drop(key)
         elif len(alive) < len(variants):

@@ -90,6 +90,7 @@ class _Meta(msgspec.Struct, frozen=True, array_like=True):
     reason: str
     coding: bytes
     snapshot: int
+    tags: tuple[str, ...]
 
 
 class _Head(msgspec.Struct, frozen=True, array_like=True):
@@ -225,8 +226,8 @@ class DiskTier:
     """Responses in `folder`, at most `capacity` bytes of them.
 
     Belongs to one worker and, but for its own thread, to one event loop. `ended` says whether an invalidation has
-    ended what is stored under a key and was asked for under a snapshot's number. `clock` is the edge's (epoch seconds),
-    by which responses are dated; files are by the machine's.
+    ended what is stored under a key, was asked for under a snapshot's number and carries these cache tags. `clock` is
+    the edge's (epoch seconds), by which responses are dated; files are by the machine's.
 
     :param slack: the part of the capacity that is freed at once when there is too much.
     """
@@ -235,7 +236,7 @@ class DiskTier:
         self,
         folder: str | os.PathLike[str],
         capacity: int,
-        ended: Callable[[str, int], bool],
+        ended: Callable[[str, int, tuple[str, ...]], bool],
         slack: float = 0.1,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -278,7 +279,7 @@ class DiskTier:
             if entry is None or entry.head.meta is None or entry.head.meta.vary != head.names:
                 return None
         row = entry.head.meta
-        if row is None or self._ended(key, row.snapshot) or entry.head.asked <= self._changed(key):
+        if row is None or self._ended(key, row.snapshot, row.tags) or entry.head.asked <= self._changed(key):
             return None
         meta = _meta(row)
         if meta.vary and not vary_matches(meta, forwarded()):
@@ -467,7 +468,7 @@ class DiskTier:
 
     def _put(self, stored: Stored, asked: float) -> None:
         key, meta = stored.key, stored.meta
-        if self._ended(key, meta.snapshot):
+        if self._ended(key, meta.snapshot, meta.tags):
             return
         if not self._has_room:
             self._remove(name_of(key))

@@ -39,6 +39,7 @@ from keyfront.edge.forward import (
 )
 from keyfront.edge.freshness import Verdict
 from keyfront.edge.geo import CountryTable
+from keyfront.edge.invalidation import cache_tags
 from keyfront.edge.origin import Origins
 from keyfront.edge.origin_access import OriginAccess
 from keyfront.edge.recent import Recent
@@ -204,7 +205,7 @@ class Edge:
         self.failures.clear()  # it may be what mends them
         if before.number and self.routing.invalidated_since(before.number):
             # A fill under way goes on for those who wait for it, but nobody joins it any more; `_keep` does the rest.
-            for key in [key for key in self.flights if self.routing.ended(key, before.number)]:
+            for key in [key for key in self.flights if self._flight_ended(key, before.number)]:
                 del self.flights[key]
             under_way = self.memory.sweeping
             self.memory.sweep(self.routing.ended)
@@ -221,15 +222,21 @@ class Edge:
         seconds), after `changes` changes. Every tier is filled here; of what it gives back later `routing.ended` is
         asked first."""
         changed = self.changed.get(stored.key.partition("\n")[0], self.clock())
+        meta = stored.meta
         if (changed is None or changed <= changes) and not self.routing.ended(
-            stored.key, stored.meta.snapshot
+            stored.key, meta.snapshot, meta.tags
         ):
             self.tiers.put(stored, asked)
 
-    def _ended(self, key: str, snapshot: int) -> bool:
+    def _ended(self, key: str, snapshot: int, tags: tuple[str, ...]) -> bool:
         """Has what lies on disk been ended by an invalidation? What was asked for under a snapshot that this edge does
         not know yet (or no more: its data was put back) is not judged, and so not used."""
-        return snapshot > self.routing.number or self.routing.ended(key, snapshot)
+        return snapshot > self.routing.number or self.routing.ended(key, snapshot, tags)
+
+    def _flight_ended(self, key: str, snapshot: int) -> bool:
+        """Does a fill that began under `snapshot` bring what an invalidation has ended, or may it: its tags come with
+        the origin's answer?"""
+        return self.routing.ended(key, snapshot) or self.routing.ended_by_tag(key, snapshot)
 
     def _start(self, flight: Flight, run: Coroutine[Any, Any, None]) -> None:
         flight.launch(run)
@@ -601,7 +608,7 @@ class Edge:
         try:
             began, number, changes = self.clock(), self.routing.number, self.changes
             flight.snapshot = number
-            if stored is not None and self.routing.ended(key, stored.meta.snapshot):
+            if stored is not None and self.routing.ended(key, stored.meta.snapshot, stored.meta.tags):
                 stored = None  # while this request waited: it is neither asked about nor stands in
             conditions = freshness.revalidation_headers(stored.meta) if stored is not None else []
             asked = None
@@ -636,6 +643,7 @@ class Edge:
                 meta = freshness.revalidated(behavior, stored.meta, answer.headers, now, began, sent)
                 meta = freshness.shortened(meta, now, told.fresh if told is not None else None)
                 meta.snapshot = number
+                meta.tags = cache_tags(site.cache_tag_header, answer.headers) or stored.meta.tags
                 shared = freshness.collapses(behavior, meta, now)
                 self._land(flight, stored.renewed(meta), changes, began, "RefreshHit", shared=shared)
                 return
@@ -683,6 +691,7 @@ class Edge:
                 self._announce(flight, key, passing, shared=False, length=answer.length)
             else:
                 meta_or_none.snapshot = number
+                meta_or_none.tags = cache_tags(site.cache_tag_header, answer.headers)
                 if any(name == b"set-cookie" for name, _ in answer.headers):
                     # no-cache="Set-Cookie": who fills the cache gets the cookie, who is served from it does not (§5.7).
                     flight.first_headers = headers
@@ -778,7 +787,7 @@ class Edge:
                     known is not None
                     and old is not None
                     and (old.validator, old.total, old.size) == (validator, total, size)
-                    and not self.routing.ended(key, known.meta.snapshot)
+                    and not self.routing.ended(key, known.meta.snapshot, known.meta.tags)
                 ):
                     generation = old.generation
         refuses = any(n == b"accept-ranges" and v.strip().lower() == b"none" for n, v in meta.headers)
@@ -914,7 +923,7 @@ class Edge:
                     answer = await self.shields.ask(
                         plan, number, visit.key, method, request, headers, kept, length
                     )
-                    if answer is not None and self._outdated(visit.key, answer):
+                    if answer is not None and self._outdated(plan.route.site, visit.key, answer):
                         await answer.aclose()
                         answer = None
                 if answer is None:
@@ -941,10 +950,12 @@ class Edge:
             await answer.aclose()
         raise AssertionError("a route has at least one origin")
 
-    def _outdated(self, key: str | None, answer: OriginReply) -> bool:
+    def _outdated(self, site: Site, key: str | None, answer: OriginReply) -> bool:
         """Did the parent ask the origin for this before an invalidation that it may not know yet?"""
         told = answer.told
-        return key is not None and told is not None and self.routing.ended(key, told.snapshot)
+        if key is None or told is None:
+            return False
+        return self.routing.ended(key, told.snapshot, cache_tags(site.cache_tag_header, answer.headers))
 
     def _origin_headers(self, visit: Visit, plan: Plan, number: int = 0) -> Headers:
         if visit.given is not None:

@@ -200,7 +200,8 @@ class Meta:
     origin may be asked with conditions made from `etag` and `last_modified`. These are the origin's own; `coding` is
     what the edge has made of the body since (`compress`: empty, `identity`, `gzip`, `br`).
     `snapshot` is the number of the snapshot that the edge obeyed when it asked the origin: later snapshots'
-    invalidations end the response, whichever tier it is kept in (`Routing.ended`). 0 is before them all.
+    invalidations end the response, whichever tier it is kept in (`Routing.ended`). 0 is before them all. `tags` are the
+    cache tags that the origin gave it, in lower case (`invalidation.cache_tags`).
     """
 
     __slots__ = (
@@ -220,6 +221,7 @@ class Meta:
         "status",
         "stored_at",
         "swr_until",
+        "tags",
         "vary",
         "vary_values",
     )
@@ -245,6 +247,7 @@ class Meta:
         reason: str = "",
         coding: bytes = b"",
         snapshot: int = 0,
+        tags: tuple[str, ...] = (),
     ) -> None:
         self.status = status
         self.headers = headers
@@ -264,6 +267,7 @@ class Meta:
         self.reason = reason
         self.coding = coding
         self.snapshot = snapshot
+        self.tags = tags
 
 
 class Slices:
@@ -320,6 +324,8 @@ class Stored:
         self.quick_until = meta.fresh_until if meta.status == 200 and not meta.vary else 0.0
         self.used = False
         self.size = len(body) + len(key) + sum(len(n) + len(v) + 100 for n, v in meta.headers) + 600
+        if meta.tags:
+            self.size += sum(len(tag) + 60 for tag in meta.tags)
 
     @property
     def length(self) -> int | None:

@@ -7,40 +7,55 @@ for an answer that was on its way when the invalidation came.
 
 A stored response is ended if an invalidation names a request that it would answer: whatever its headers and cookies
 were, in whatever spelling. Paths are compared percent-decoded, both as they were asked for and in the form in which
-behaviors are chosen, so that no `%2E`, `//` or `/../` hides a copy. To end a response too many costs one more
+behaviors are chosen, so that no `%2E`, `//` or `/../` hides a copy. A cache tag ends every response that carries it,
+whatever its path. To end a response too many costs one more
 request to the origin, to end one too few shows a viewer what should be gone: where the two are in doubt, it ends.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
+from typing import Final
 from urllib.parse import unquote
 
+from keyfront.edge.exchange import Header
 from keyfront.edge.forward import select_query
+from keyfront.model.invalidation import TAG_LENGTH, is_tag
 from keyfront.model.pattern import normalise_path
 from keyfront.model.snapshot import Invalidation, Select
 
 Selects = Callable[[str], Select]
 
+TAGS: Final = 50
+"""Cache tags of one response that count (§5.16)."""
+
+_VISIBLE: Final = re.compile(rb"[!-~]+")
+
 
 class Invalidations:
-    """`newest` is the highest number among them.
+    """`newest` is the highest number among them, `newest_tag` the highest of those that name a cache tag (0: none).
 
     :param selects: which parts of the query string are in the key of a path, by path.
     :param root: the path that is served for `/`.
     """
 
-    __slots__ = ("_exact", "_lengths", "_paths", "_prefixes", "_starts", "newest")
+    __slots__ = ("_exact", "_lengths", "_paths", "_prefixes", "_starts", "_tags", "newest", "newest_tag")
 
     def __init__(self, invalidations: Iterable[Invalidation], selects: Selects, root: str = "/") -> None:
         self._exact: dict[str, int] = {}
         self._paths: dict[str, int] = {}  # whatever the query string
         self._prefixes: dict[str, int] = {}
+        self._tags: dict[str, int] = {}
         self.newest = 0
+        self.newest_tag = 0
         for invalidation in sorted(invalidations, key=lambda one: one.number):
             self.newest = invalidation.number
             for path in invalidation.paths:
-                self._add(path, invalidation.number, selects, root)
+                if is_tag(path):
+                    self._tags[path[1:]] = self.newest_tag = invalidation.number
+                else:
+                    self._add(path, invalidation.number, selects, root)
         self._lengths = sorted({len(prefix) for prefix in self._prefixes})
         # A quick answer for what none of them names, where it is quick.
         self._starts = tuple(self._prefixes) if len(self._prefixes) <= 32 else ("/",)
@@ -62,10 +77,13 @@ class Invalidations:
             else:  # what stands before the * may be no part of the key
                 self._paths[plain] = number
 
-    def ended(self, key: str, snapshot: int) -> bool:
-        """Has what is stored under `key`, and was asked for under snapshot number `snapshot`, been ended?"""
+    def ended(self, key: str, snapshot: int, tags: tuple[str, ...] = ()) -> bool:
+        """Has what is stored under `key` with these cache tags, and was asked for under snapshot number `snapshot`,
+        been ended?"""
         if snapshot >= self.newest:
             return False
+        if snapshot < self.newest_tag and any(self._tags.get(tag, 0) > snapshot for tag in tags):
+            return True
         path, query = path_and_query(key)
         if "%" not in path and "//" not in path and "/." not in path:
             return self._last(path, query) > snapshot
@@ -96,6 +114,24 @@ def path_and_query(key: str) -> tuple[str, str]:
         return key[start:end], ""
     length, _, rest = key[end + 2 :].partition(":")
     return key[start:end], rest[: int(length)]
+
+
+def cache_tags(name: bytes, headers: Iterable[Header]) -> tuple[str, ...]:
+    """The cache tags in an origin's response header `name` (lower case), themselves in lower case: the first 50 that
+    are visible ASCII and no longer than 256 characters (§5.16). Whatever else stands there is no tag."""
+    found: dict[str, None] = {}
+    if not name:
+        return ()
+    for header, value in headers:
+        if header != name:
+            continue
+        for item in value.split(b","):
+            tag = item.strip(b" \t").lower()
+            if 0 < len(tag) <= TAG_LENGTH and _VISIBLE.fullmatch(tag):
+                found[tag.decode("ascii")] = None
+                if len(found) == TAGS:
+                    return tuple(found)
+    return tuple(found)
 
 
 def distribution_of(key: str) -> str:

@@ -123,6 +123,7 @@ class Site:
         "_digest",
         "_found",
         "_patterns",
+        "cache_tag_header",
         "distribution",
         "error_responses",
         "geo",
@@ -131,6 +132,7 @@ class Site:
 
     def __init__(self, distribution: Distribution) -> None:
         self.distribution = distribution
+        self.cache_tag_header = distribution.cache_tag_header.encode("ascii")
         self.geo = distribution.geo if distribution.geo.kind != "none" else None
         self.error_responses: dict[int, ErrorResponse] = {
             e.error_code: e for e in distribution.error_responses
@@ -256,12 +258,21 @@ class Routing:
                     self._exact[host] = site
         self._keyrings = keyrings
 
-    def ended(self, key: str, snapshot: int) -> bool:
-        """Has an invalidation ended what is stored under `key` and was asked for under snapshot number `snapshot`?"""
+    def ended(self, key: str, snapshot: int, tags: tuple[str, ...] = ()) -> bool:
+        """Has an invalidation ended what is stored under `key` with these cache tags, and was asked for under snapshot
+        number `snapshot`?"""
         if snapshot >= self.number or not self._invalidations:
             return False
         invalidations = self._invalidations.get(distribution_of(key))
-        return invalidations is not None and invalidations.ended(key, snapshot)
+        return invalidations is not None and invalidations.ended(key, snapshot, tags)
+
+    def ended_by_tag(self, key: str, snapshot: int) -> bool:
+        """Could an invalidation by cache tag end a response for `key` that was asked for under snapshot number
+        `snapshot`, and whose tags are not known yet?"""
+        if snapshot >= self.number or not self._invalidations:
+            return False
+        invalidations = self._invalidations.get(distribution_of(key))
+        return invalidations is not None and invalidations.newest_tag > snapshot
 
     def invalidated_since(self, number: int) -> bool:
         """Is there an invalidation that snapshot `number` did not carry?"""

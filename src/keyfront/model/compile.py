@@ -21,6 +21,7 @@ import msgspec
 from keyfront.model import managed
 from keyfront.model.forwarding import (
     ONE_HUNDRED_YEARS,
+    TOKEN,
     Forwarding,
     from_forwarded_values,
     from_policies,
@@ -103,6 +104,7 @@ def compile_distribution(
         error_responses=_error_responses(top),
         geo=_geo(top),
         log_cookies=top.struct("Logging").flag("IncludeCookies"),
+        cache_tag_header=_cache_tag_header(top),
     )
     return list(dict.fromkeys(problems)) or distribution
 
@@ -343,6 +345,17 @@ def _placeholder(known: Mapping[str, Config], struct: Struct) -> Struct:
 
 
 # The rest of a distribution
+
+
+def _cache_tag_header(top: Struct) -> str:
+    """The response header that cache tags are read from, in lower case; empty if there is none (§5.16)."""
+    if "CacheTagConfig" not in top:
+        return ""
+    name = top.struct("CacheTagConfig").text("HeaderName", None)
+    if name and (not TOKEN.fullmatch(name) or len(name) > 256):
+        top.struct("CacheTagConfig").refuse("HeaderName must be a header name of at most 256 characters")
+    return name.lower()
+
 
 _ROOT_OBJECT = re.compile(r"[!-~]{1,255}\Z")
 _CUSTOM_ERROR_CODES = frozenset({400, 403, 404, 405, 414, 416, 500, 501, 502, 503, 504})

@@ -20,6 +20,9 @@ MAX_PATHS = 4096
 MAX_CHARACTERS = 512 * 1024
 """And how many characters they have in all."""
 
+TAG_LENGTH = 256
+"""Characters of one cache tag at most (§5.16)."""
+
 Carried = tuple[Invalidation, ...]
 
 
@@ -28,8 +31,8 @@ def carry(carried: Carried, paths: Iterable[str], number: int) -> Carried:
 
     :param carried: in order of number, all below `number`.
     """
-    new = _uncovered(dict.fromkeys(paths))
-    wild = tuple(path[:-1] for path in new if path.endswith("*"))
+    new = _uncovered(dict.fromkeys(path.lower() if is_tag(path) else path for path in paths))
+    wild = _prefixes(new)
     named = frozenset(new)
     kept = [
         Invalidation(old.number, left)
@@ -47,7 +50,9 @@ def _bounded(carried: Carried) -> Carried:
     later = min(_fitting(carried, 2), len(carried) - 1)
     oldest = carried[:later]
     paths = [path.removesuffix("*") for one in oldest for path in one.paths]
-    return (Invalidation(oldest[-1].number, (_prefix(min(paths), max(paths)) + "*",)), *carried[later:])
+    # A tag can be anywhere, so only the whole distribution is wide enough for one.
+    wide = "/" if any(map(is_tag, paths)) else _prefix(min(paths), max(paths))
+    return (Invalidation(oldest[-1].number, (wide + "*",)), *carried[later:])
 
 
 def _fitting(carried: Carried, part: int) -> int:
@@ -64,12 +69,29 @@ def _fitting(carried: Carried, part: int) -> int:
 def _uncovered(paths: Iterable[str]) -> tuple[str, ...]:
     """Without those that another one covers."""
     listed = tuple(paths)
-    wild = [path[:-1] for path in listed if path.endswith("*")]
+    wild = _prefixes(listed)
     return tuple(
         path
         for path in listed
         if not any(path.startswith(prefix) and path != prefix + "*" for prefix in wild)
     )
+
+
+def is_tag(item: str) -> bool:
+    """Whether an item of an invalidation is a cache tag rather than a path (§5.16)."""
+    return item.startswith("#")
+
+
+def is_wildcard(item: str) -> bool:
+    """Whether an item of an invalidation ends everything that begins like it. In a tag, `*` is a character like any
+    other (§5.16)."""
+    return item.endswith("*") and not is_tag(item)
+
+
+def _prefixes(items: Iterable[str]) -> tuple[str, ...]:
+    """What the items with a wildcard cover begins with. `/*` covers tagged responses as well."""
+    found = tuple(item[:-1] for item in items if is_wildcard(item))
+    return (*found, "#") if "/" in found else found
 
 
 def _prefix(one: str, other: str) -> str:

@@ -40,6 +40,7 @@ OBEYED = words(
     CustomErrorResponses[].ErrorCode CustomErrorResponses[].ResponsePagePath
     CustomErrorResponses[].ResponseCode CustomErrorResponses[].ErrorCachingMinTTL
     Restrictions.GeoRestriction.RestrictionType Restrictions.GeoRestriction[]
+    CacheTagConfig.HeaderName
     """
 )
 
@@ -103,10 +104,6 @@ REFUSED: dict[str, tuple[str, str]] = {
         "Keyfront does not ask viewers for certificates: ViewerMtlsConfig cannot be used",
     ),
     "ConnectionFunctionAssociation": ("InvalidArgument", "Keyfront runs no connection functions"),
-    "CacheTagConfig": (
-        "InvalidArgument",
-        "Keyfront does not invalidate by cache tag: CacheTagConfig cannot be used",
-    ),
 }
 """Members whose neglect would be unsafe or would deceive: the API's error code and what to say. Empty values,
 false, and those of `HARMLESS` ask for nothing and pass."""

@@ -181,7 +181,8 @@ class Geo(msgspec.Struct, frozen=True, gc=False):
 class Invalidation(msgspec.Struct, frozen=True, gc=False):
     """What an edge asked an origin for while it obeyed a snapshot before `number` is not served any more if it lies
     under one of `paths`: a URL-encoded path that begins with a slash, with its query string where those are cached
-    on; a `*` at its end stands for anything (cloudfront-semantics §5.16)."""
+    on; a `*` at its end stands for anything (cloudfront-semantics §5.16). An item that begins with `#` is a cache tag
+    in lower case: it covers every response that carries the tag."""
 
     number: int
     paths: tuple[str, ...]
@@ -190,7 +191,8 @@ class Invalidation(msgspec.Struct, frozen=True, gc=False):
 class Distribution(msgspec.Struct, frozen=True):
     """A distribution as the edge serves it. Host names are lower-case and carry no port. `invalidations` are in order
     of their numbers, which are all different; `model/invalidation.py` says how long they are carried. `regions` are
-    those that it is tied to; empty: it may be everywhere."""
+    those that it is tied to; empty: it may be everywhere. `cache_tag_header` is the lower-case name of the response
+    header from which the edge reads cache tags; empty: it reads none."""
 
     id: str
     arn: str
@@ -206,6 +208,7 @@ class Distribution(msgspec.Struct, frozen=True):
     log_cookies: bool = False
     invalidations: tuple[Invalidation, ...] = ()
     regions: tuple[str, ...] = ()
+    cache_tag_header: str = ""
 
 
 class Snapshot(msgspec.Struct, frozen=True):
