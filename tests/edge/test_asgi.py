@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
+from typing import Any
 
 import pytest
 import uvicorn
@@ -88,4 +89,107 @@ async def test_refusals(origin: ScriptedOrigin, host: str, target: str, status: 
         assert (await someone.ask(target, host)).status == status
         edge.log.flush()
         assert [name[1] for name in edge.log.counts.requests] == [status]
+    assert not origin.requests
+
+
+async def over_http_2(edge: Edge, method: str, headers: list[tuple[bytes, bytes]], *chunks: bytes) -> int:
+    """The status of a request as an HTTP/2 server hands it on: its body in messages, with or without a length."""
+    messages = [{"type": "http.request", "body": c, "more_body": True} for c in chunks]
+    messages.append({"type": "http.request", "body": b"", "more_body": False})
+    started: list[int] = []
+
+    async def receive() -> MutableMapping[str, Any]:
+        return messages.pop(0) if messages else {"type": "http.disconnect"}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            started.append(message["status"])
+
+    scope = {
+        "type": "http",
+        "http_version": "2",
+        "method": method,
+        "scheme": "http",
+        "raw_path": b"/in",
+        "query_string": b"",
+        "headers": [(b"host", b"d.test"), *headers],
+        "client": ("127.0.0.1", 1),
+    }
+    await EdgeApp(edge)(scope, receive, send)
+    return started[0]
+
+
+@pytest.fixture
+async def edge(origin: ScriptedOrigin) -> AsyncIterator[Edge]:
+    origin.on("/in", answer(200, b"ok"))
+    edge = Edge(EdgeSettings(memory=1 << 22, max_object=1 << 20), AccessLog(None))
+    edge.use(site(origin.origin(), Behavior("*", "scripted", allowed_methods=ALL)))
+    yield edge
+    await edge.aclose()
+    assert not origin.faults
+
+
+@pytest.mark.parametrize("headers", [[(b"content-length", b"3")], []], ids=["a length", "no length"])
+@pytest.mark.parametrize("method", ALL)
+async def test_a_body_over_http_2(
+    edge: Edge, origin: ScriptedOrigin, method: str, headers: list[tuple[bytes, bytes]]
+) -> None:
+    """HTTP/2 frames a body without Content-Length too. On GET and HEAD it is refused, else none of it is lost."""
+    status = await over_http_2(edge, method, headers, b"ab", b"c")
+    if method in ("GET", "HEAD"):
+        assert status == 403
+        assert not origin.requests
+    else:
+        assert status == 200
+        assert (origin.requests[0].method, origin.requests[0].body) == (method, b"abc")
+
+
+@pytest.mark.parametrize("method", ALL)
+async def test_no_body_over_http_2(edge: Edge, origin: ScriptedOrigin, method: str) -> None:
+    assert await over_http_2(edge, method, []) == 200
+    assert origin.requests[0].header("transfer-encoding") is None
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(b"content-length", b"+3")],
+        [(b"content-length", b"3_0")],
+        [(b"content-length", b" 3")],
+        [(b"content-length", b"")],
+        [(b"content-length", b"3, 3")],
+        [(b"content-length", "٣".encode())],
+        [(b"content-length", b"9" * 4000)],
+        [(b"content-length", b"3"), (b"content-length", b"3")],
+        [(b"content-length", b"3"), (b"transfer-encoding", b"chunked")],
+        [(b"transfer-encoding", b"gzip, chunked")],
+        [(b"transfer-encoding", b"chunked"), (b"transfer-encoding", b"chunked")],
+        [(b"x", b"a\r\ncontent-length: 3")],
+        [(b"x", b"a\x0bb")],
+        [(b"x y", b"1")],
+        [(b"x:", b"1")],
+        [(b"x\xe9", b"1")],
+        [(b"", b"1")],
+        [(b"X", b"1")],
+    ],
+)
+async def test_what_an_origin_could_frame_otherwise_is_refused(
+    edge: Edge, origin: ScriptedOrigin, headers: list[tuple[bytes, bytes]]
+) -> None:
+    assert await over_http_2(edge, "POST", headers, b"abc") == 400
+    assert not origin.requests
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [b"Content-Length: 3\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"],
+    ids=["a length", "chunks"],
+)
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+async def test_a_body_where_none_belongs_under_a_real_server(
+    origin: ScriptedOrigin, method: bytes, fields: bytes
+) -> None:
+    async with served(site(origin.origin())) as (port, _), await viewer(port) as someone:
+        await someone.send(method + b" /in HTTP/1.1\r\nHost: d.test\r\n" + fields)
+        assert (await someone.answer(method.decode())).status == 403
     assert not origin.requests

@@ -50,6 +50,8 @@ class EdgeApp:
         if scope["type"] != "http":
             raise ValueError(f"the edge serves http, not {scope['type']}")
         request, refusal = self._request(scope, receive)
+        if not refusal and request.body is None and request.version not in ("1.0", "1.1"):
+            request.body = await _body_unannounced(receive)
         if refusal:
             visit = self.edge.unreadable(request)
             reply = respond.dated(respond.refused(refusal, None, request, visit.request_id), visit.now)
@@ -115,17 +117,19 @@ class EdgeApp:
             elif name == b"cookie":
                 cookies.append(value)
             elif name == b"content-length":
-                length = int(value)
+                # Whatever is not one plain number others may frame otherwise (RFC 9112 §6.3).
+                if length is None and len(value) < 19 and value.isdigit():
+                    length = int(value)
+                else:
+                    bad = True
             elif name == b"transfer-encoding":
+                bad = bad or chunked or value.strip(b" \t").lower() != b"chunked"
                 chunked = True
-            bad = bad or _BREAKING.search(value) is not None
+            bad = bad or _FIELD_NAME.fullmatch(name) is None or _BREAKING.search(value) is not None
             headers.append((name, value))
+        bad = bad or (chunked and length is not None)
         version = scope["http_version"]
-        has_body = (
-            chunked
-            or bool(length)
-            or (version == "2" and length is None and scope["method"] not in _BODILESS)
-        )
+        has_body = chunked or bool(length)
         scheme, client = scope["scheme"], scope["client"][0] if scope.get("client") else ""
         if self.peers.trusts(client):
             client, scheme, headers = self.peers.viewer(client, headers, scheme)
@@ -183,14 +187,25 @@ class EdgeApp:
                 leaving.cancel()
 
 
-_BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
-# A value is one line.
-_BREAKING = re.compile(rb"[\r\n\0]")
+_FIELD_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
+# A value is one line, without control characters (RFC 9110 §5.5).
+_BREAKING = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-async def _body(receive: Receive) -> AsyncIterator[bytes]:
+async def _body_unannounced(receive: Receive) -> AsyncIterator[bytes] | None:
+    """The body of a request whose headers announce none, or None if it has none. HTTP/2 and HTTP/3 frame a body
+    without Content-Length (RFC 9113 §8.1), for every method: only its first message tells."""
+    message = await receive()
+    if message["type"] == "http.disconnect" or message.get("body") or message.get("more_body"):
+        return _body(receive, message)
+    return None
+
+
+async def _body(receive: Receive, first: MutableMapping[str, Any] | None = None) -> AsyncIterator[bytes]:
+    """The chunks of a request's body. `first` is a message that was received already."""
     while True:
-        message = await receive()
+        message = first or await receive()
+        first = None
         if message["type"] == "http.disconnect":
             raise ConnectionResetError("the viewer broke off its request")
         if message.get("body"):

@@ -95,7 +95,9 @@ def decide(
         return Refusal("redirect_to_https", site, route)
     if method not in route.allowed:
         return Refusal("method_not_allowed", site, route)
-    if method == "GET" and request.body is not None:
+    if reads and request.body is not None:
+        # CloudFront refuses it on GET (cloudfront-semantics §1.6). On HEAD it is as dangerous: an origin that reads no
+        # body there takes it for the next request (decision 0026).
         return Refusal("body_with_get", site, route)
 
     found = None

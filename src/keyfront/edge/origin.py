@@ -432,6 +432,9 @@ class _Pool:
                 return None  # the others have been free for longer
             idle.pop()
             self._owner._idle -= 1
+            if connection.has_unread:
+                connection.abort()  # what answers no request must not become the answer to the next one
+                continue
             return connection
         return None
 

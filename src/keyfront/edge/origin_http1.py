@@ -4,8 +4,9 @@ Parsing is llhttp's (httptools); this module decides what its findings mean, and
 
 1. Framing is strict (RFC 9112 §6.3). What two readers could understand differently is refused: Content-Length
    beside Transfer-Encoding, several lengths, any transfer coding but a single `chunked`, 101, a second 100.
-2. A connection is used again only when nothing is in doubt: the response ended by its own framing, nothing
-   came after it, the whole request was sent, and nobody said close. Bytes on an idle connection close it.
+2. A connection is used again only when nothing is in doubt: the request had no body, the response ended by its
+   own framing and announced no body that did not come, nothing came after it, and nobody said close. Bytes on an
+   idle connection close it. Decision 0026 says why.
 3. Nothing waits without a bound. One timer per connection watches the earliest deadline. It moves lazily: a
    deadline that only becomes later costs an assignment, no timer.
 
@@ -16,7 +17,9 @@ body has not arrived yet) the origin's clock stands still; only the response com
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import re
+import termios
 from collections import deque
 from collections.abc import AsyncIterator
 from enum import Enum
@@ -61,37 +64,67 @@ _FRAMING: Final = frozenset(
 _ABOUT_THE_CONNECTION: Final = frozenset(
     {b"connection", b"content-length", b"keep-alive", b"transfer-encoding"}
 )
-_NOT_IN_TARGET: Final = re.compile(r"[\x00-\x20\x7f]")
+_NOT_IN_TARGET: Final = re.compile(r"[^\x21-\x7e\x80-\xff]")
 _METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE"})
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FIELD_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_NOT_IN_VALUES: Final = bytes([*range(9), 11, 12, *range(14, 32), 127])
+"""Control characters that no field's value may hold (RFC 9110 §5.5). Line ends are counted, tabs are allowed."""
+_field_names: set[bytes] = set()
+"""Field names known to be tokens, so that the pattern is matched once for each."""
 
 
 def request_head(
     method: str, target: str, headers: Headers, *, has_body: bool = False, length: int | None = None
 ) -> bytes:
-    """The bytes of a request's head: `headers` as they are, then framing and `Connection: Keep-Alive` (§5.8).
+    """The bytes of a request's head: `headers` as they are, then framing and Connection (§5.8).
 
     Framing headers among `headers` are left out. `length` is the body's size in bytes; a body without one is
-    sent chunked. A method that usually has a body says so when it has none (RFC 9110 §8.6).
+    sent chunked. A method that usually has a body says so when it has none (RFC 9110 §8.6). A request with a body
+    is the last one on its connection and says so: an origin that does not read the body would take it for the next
+    request (decision 0026).
 
-    :raises OriginFailure: OriginWriteError 502 if a value would break the head's lines: nothing is sent then.
+    :raises OriginFailure: OriginWriteError 502 if a name or a value would break the head's lines, or an origin could
+        read the lines after it differently: nothing is sent then.
     """
     if _NOT_IN_TARGET.search(target) or not (method in _METHODS or _TOKEN.fullmatch(method)):
         raise OriginFailure(
             "OriginWriteError", 502, "the method or the target cannot stand in a request line"
         )
-    lines = [b"%b: %b\r\n" % header for header in headers if header[0] not in _FRAMING]
+    lines = []
+    for header in headers:
+        name = header[0]
+        if name in _FRAMING:
+            continue
+        if name not in _field_names:
+            _check_field_name(name)
+        lines.append(b"%b: %b\r\n" % header)
     if has_body:
         lines.append(
             b"transfer-encoding: chunked\r\n" if length is None else b"content-length: %d\r\n" % length
         )
     elif method in ("POST", "PUT", "PATCH"):
         lines.append(b"content-length: 0\r\n")
-    lines.append(b"connection: Keep-Alive\r\n\r\n")
+    lines.append(b"connection: close\r\n\r\n" if has_body else b"connection: Keep-Alive\r\n\r\n")
     fields = b"".join(lines)
-    if fields.count(b"\n") != len(lines) + 1 or fields.count(b"\r") != len(lines) + 1 or b"\0" in fields:
-        raise OriginFailure("OriginWriteError", 502, "a header's value holds a line break or NUL")
+    if (
+        fields.count(b"\n") != len(lines) + 1
+        or fields.count(b"\r") != len(lines) + 1
+        or len(fields.translate(None, _NOT_IN_VALUES)) != len(fields)
+    ):
+        raise OriginFailure(
+            "OriginWriteError", 502, "a header's value holds a line break or a control character"
+        )
     return f"{method} {target} HTTP/1.1\r\n".encode("latin-1") + fields
+
+
+def _check_field_name(name: bytes) -> None:
+    """:raises OriginFailure: OriginWriteError 502 if it is no token (RFC 9110 §5.6.2)."""
+    if not _FIELD_NAME.fullmatch(name):
+        shown = ascii(name[:60].decode("latin-1"))
+        raise OriginFailure("OriginWriteError", 502, f"{shown} cannot be a header's name")
+    if len(_field_names) < 1024 and len(name) <= 64:
+        _field_names.add(name)
 
 
 class Framing(Enum):
@@ -137,6 +170,7 @@ class Incoming:
         "headers",
         "idle_seconds",
         "in_doubt",
+        "last",
         "length",
         "persistent",
         "reason",
@@ -169,6 +203,7 @@ class Incoming:
         self.head_complete = False
         self.complete = False
         self.in_doubt = False
+        self.last = False  # the connection is not used again, whatever the response says
         self.failure: BaseException | None = None
 
     # What llhttp finds.
@@ -232,6 +267,8 @@ class Incoming:
         if self._head_only or status in (204, 304):
             self.framing = Framing.NONE
             self.complete = True
+            if self.length or self.transfer_codings is not None:
+                self.last = True  # a careless origin may send the body that it announces after all
         elif self.transfer_codings is not None:
             if self.transfer_codings != b"chunked":
                 raise self._refuse("OriginInvalidResponseError", "a transfer coding other than chunked")
@@ -263,9 +300,12 @@ class Incoming:
         if self.length is not None or self.transfer_codings is not None:
             raise self._refuse("OriginInvalidResponseError", f"status {status} with a body")
         if status == 100:
+            self.last = True  # no request of ours asks for it
             self._continues += 1
             if self._continues > 1:
                 raise self._refuse("OriginInvalidResponseError", "more than one 100 Continue")
+        if self._parser.get_http_version() == "1.0":
+            self.last = True  # HTTP/1.0 has no such responses
         self.reason = b""
         self.headers = []
         self.persistent = None
@@ -441,6 +481,19 @@ class Connection(asyncio.Protocol):
         """Free, open, and nothing came in since the last response."""
         return not self._closed and self._incoming is None
 
+    @property
+    def has_unread(self) -> bool:
+        """Whether the kernel holds bytes from the origin that the loop has not read yet. On a free connection they
+        answer nothing that was asked."""
+        transport = self._transport
+        if transport is None:
+            return False
+        try:
+            handle = transport.get_extra_info("socket").fileno()
+            return any(fcntl.ioctl(handle, termios.FIONREAD, b"\0\0\0\0"))
+        except (OSError, AttributeError):
+            return False
+
     def ask(
         self,
         head: bytes,
@@ -466,6 +519,7 @@ class Connection(asyncio.Protocol):
         self._read_timeout = read_timeout
         self._keepalive_timeout = keepalive_timeout
         self._completion = completion
+        incoming.last = body is not None  # the origin may not read it, and then answers it as a request
         transport.write(head)
         if body is None:
             self._watch(self.loop.time() + read_timeout)
@@ -621,7 +675,7 @@ class Connection(asyncio.Protocol):
         if incoming.in_doubt or not self._sent or self._closed:
             self.abort()
             return
-        if not incoming.persistent:
+        if incoming.last or not incoming.persistent:
             self.close()
             return
         if self._paused:

@@ -1,0 +1,137 @@
+"""Careless origins: real servers that do not agree with the edge about where a message ends.
+
+    with Careless("reads no bodies") as origin:
+        ...  # origin.port, origin.asked
+
+Each of `KINDS` is Python's `http.server` with one bad habit. `/private/secret.txt` holds `SECRET`, every other path
+holds `document(path)`. Answers may be cached. What the server took for a request is in `asked`, as method and target.
+"""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from typing import Final, NamedTuple
+
+from keyfront.model.snapshot import Origin
+
+SECRET: Final = b"what only a signature opens"
+STOWAWAY: Final = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 8\r\n\r\nSTOWAWAY"
+"""The body of `/open/upload`: whoever loses count of messages takes it for an answer."""
+
+
+def document(path: str) -> bytes:
+    """What an open path holds."""
+    return STOWAWAY if path == "/open/upload" else b"the document at " + path.encode("latin-1")
+
+
+class Habit(NamedTuple):
+    """What a careless server does.
+
+    `reads` are the methods whose body it reads, by Content-Length alone. `closes`: it obeys `Connection: close`.
+    `late`: after an answer that has no body (HEAD, 204, 304) it sends the announced body when the next request comes.
+    `twice`: it answers a request with a body before it has read it, and again afterwards.
+    `protocol` is the version that it speaks.
+    """
+
+    reads: frozenset[str] = frozenset()
+    closes: bool = True
+    late: bool = False
+    twice: bool = False
+    protocol: str = "HTTP/1.1"
+
+
+_UPLOADS: Final = frozenset({"POST", "PUT", "PATCH"})
+_ALL: Final = _UPLOADS | {"GET", "HEAD", "OPTIONS", "DELETE"}
+
+KINDS: Final[dict[str, Habit]] = {
+    "http.server, whose uploads read their body": Habit(_UPLOADS),
+    "reads no bodies": Habit(),
+    "reads no bodies and ignores Connection: close": Habit(closes=False),
+    "sends announced bodies later": Habit(_ALL, closes=False, late=True),
+    "answers early, and again": Habit(_ALL, closes=False, twice=True),
+    "http.server in HTTP/1.0": Habit(protocol="HTTP/1.0"),
+}
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: Careless
+    owed = b""
+    timeout = 20  # seconds: no thread outlives its test by more
+
+    def setup(self) -> None:
+        self.protocol_version = self.server.habit.protocol
+        super().setup()
+
+    def parse_request(self) -> bool:
+        parsed = super().parse_request()
+        if parsed and not self.server.habit.closes:
+            self.close_connection = False
+        return parsed
+
+    def _answer(self) -> None:
+        habit = self.server.habit
+        self.server.asked.append((self.command, self.path))
+        if self.owed:
+            self.wfile.write(self.owed)
+            self.owed = b""
+        length = int(self.headers.get("Content-Length") or 0)
+        path = self.path.partition("?")[0]
+        if habit.twice and length:
+            self._send(413, b"too early")
+        if self.command in habit.reads:
+            self.rfile.read(length)
+        body = SECRET if path == "/private/secret.txt" else document(path)
+        status = int(path.rpartition("/")[2]) if path.startswith("/open/status/") else 200
+        if status == 304 and "If-None-Match" not in self.headers:
+            status = 200
+        self._send(status, body)
+
+    def _send(self, status: int, body: bytes) -> None:
+        habit = self.server.habit
+        bodiless = self.command == "HEAD" or status in (204, 304)
+        self.send_response(status)
+        self.send_header("Cache-Control", "max-age=60")
+        self.send_header("ETag", '"1"')
+        if not bodiless or habit.late or self.command == "HEAD":
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if not bodiless:
+            self.wfile.write(body)
+        elif habit.late:
+            self.owed = body
+
+    do_GET = do_HEAD = do_OPTIONS = do_DELETE = do_POST = do_PUT = do_PATCH = _answer
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Careless(http.server.ThreadingHTTPServer):
+    """A server of one of `KINDS` on a port of its own, in a thread of its own."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.habit = KINDS[kind]
+        self.asked: list[tuple[str, str]] = []
+        self.port: int = self.server_address[1]
+        self._thread = threading.Thread(
+            target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        )
+
+    def __enter__(self) -> Careless:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+    def handle_error(self, *_: object) -> None:
+        pass  # the edge breaks off where it must
+
+    def origin(self) -> Origin:
+        return Origin("careless", "127.0.0.1", http_port=self.port, read_timeout=5, connection_attempts=1)
