@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from keyfront.cli.settings import ControlSettings
 from keyfront.cli.store import located
 from keyfront.control.process import run_control
 from keyfront.edge.metrics import families, places
+from keyfront.errors import SettingsError
+from keyfront.fleet.heartbeat import Board
 from keyfront.fleet.regions import Regions, open_regions, remember
 from keyfront.lifecycle.hooks import read_hooks
 
@@ -45,11 +48,11 @@ def main(settings: ControlSettings) -> None:
         os.write(ready, b"ready\n")
         os.close(ready)
 
-    listening = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # The parent holds the port with a socket of its own that does not listen.
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    listening.bind((settings.host, settings.port))
+    inherited = settings.inherited
+    if inherited is None:
+        raise SettingsError("the control plane's process is started by `keyfront up`")
+    listening = socket.socket(fileno=inherited.socket)
+    board = Board(inherited.board, len(inherited.workers) + 1)
     run_control(
         data,
         listening,
@@ -68,4 +71,5 @@ def main(settings: ControlSettings) -> None:
         records=settings.records,
         rotation=settings.rotation,
         hooks=read_hooks(Path(settings.hooks)) if settings.hooks else (),
+        beat=lambda: board.beat(len(inherited.workers), time.monotonic()),
     )

@@ -72,6 +72,15 @@ ACCOUNT = "000000000000"
 """The AWS account number of everything that Keyfront keeps."""
 
 
+class ControlInherited(msgspec.Struct, frozen=True):
+    """What the control plane's process gets from its supervisor: the file descriptors of the heartbeat board and of its
+    listening socket, and the names of the edge workers, in the order of their slots; its own slot is the one after."""
+
+    board: int
+    socket: int
+    workers: tuple[str, ...]
+
+
 class ControlSettings(msgspec.Struct, frozen=True):
     """What the control plane's process is told. `account` is the AWS account number that its ARNs carry, `store` the
     URL of the store if it was said on the command line, `trusted_proxies` the networks whose X-Forwarded-* headers it
@@ -94,6 +103,7 @@ class ControlSettings(msgspec.Struct, frozen=True):
     records: str = ""
     rotation: bool = True
     hooks: str = ""
+    inherited: ControlInherited | None = None
 
 
 def _quota_names() -> Iterator[tuple[str, tuple[str, str]]]:

@@ -19,6 +19,7 @@ from keyfront.backup.running import refuse_half_restored
 from keyfront.cli.origins import is_public, origins_options
 from keyfront.cli.settings import (
     SUFFIX,
+    ControlInherited,
     ControlSettings,
     address,
     default_data,
@@ -29,9 +30,10 @@ from keyfront.cli.settings import (
     suffix,
 )
 from keyfront.cli.store import checked, store_options
-from keyfront.cli.supervise import Child
+from keyfront.cli.supervise import Child, Watched, open_files
 from keyfront.cli.tiers import edge_name, tiers, tiers_options
 from keyfront.errors import SettingsError
+from keyfront.fleet.heartbeat import STUCK, Board
 
 if TYPE_CHECKING:
     from keyfront.edge.egress import EgressSettings
@@ -117,6 +119,14 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Who is told before and after each step of a rotation.  [default: DIR/hooks.toml, if there is one]",
 )
+@click.option(
+    "--stuck-after",
+    type=click.FloatRange(0, 3600),
+    default=STUCK,
+    show_default=True,
+    metavar="SECONDS",
+    help="Kill and restart a process without a heartbeat for that long; 0 for never.",
+)
 @click.option("--pop", default="KFR50-P1", show_default=True, help="Name of this edge location.")
 @click.option(
     "--cache-status", is_flag=True, help="Tell in Cache-Status what the cache did for each answer (RFC 9211)."
@@ -145,6 +155,7 @@ def up(
     records: str,
     rotation: bool,
     hooks: Path | None,
+    stuck_after: float,
     pop: str,
     cache_status: bool,
     feed: Path | None,
@@ -227,7 +238,10 @@ def up(
         region=tier.region,
         region_feeds=tier.region_feeds,
     )
-    asyncio.run(_up(folder, settings, api, workers or len(os.sched_getaffinity(0))))
+    if 0 < stuck_after < 2:
+        raise SettingsError("--stuck-after: less than 2 seconds would kill healthy processes; 0 is for never")
+    count = workers or len(os.sched_getaffinity(0))
+    asyncio.run(_up(folder, settings, api, Supervision(count, stuck_after)))
 
 
 def _records(said: str) -> str:
@@ -254,7 +268,15 @@ def _hooks(said: Path | None, folder: Path) -> str:
     return str(file)
 
 
-async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, workers: int) -> None:
+class Supervision(msgspec.Struct, frozen=True):
+    """How many edge workers there are, and after how many seconds without a heartbeat a process is killed."""
+
+    workers: int
+    stuck_after: float
+
+
+async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, wanted: Supervision) -> None:
+    from keyfront.edge.ports import Inherited, listening
     from keyfront.edge.serve import reserve
     from keyfront.fleet.file import FileFeed
 
@@ -300,20 +322,59 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, work
     for report in feed.last_reports():
         if report.name.startswith(f"{own}-"):
             feed.remove_report(report.name)
+    open_files()
+
+    def listen(host: str, port: int) -> tuple[int, ...]:
+        """A socket for each worker, which this process keeps open."""
+        made = [listening(host, port) for _ in range(workers)]
+        sockets.extend(made)
+        return tuple(one.fileno() for one in made)
+
+    sockets: list[socket.socket] = []
+    workers = wanted.workers
+    board = Board.create(workers + 1)
     children: list[Child] = []
     control_held = None
     said = f"feed={settings.feed}"
     if not settings.feed:
         control_held = hold("control", api.host, api.port)
-        api = msgspec.structs.replace(api, port=control_held.getsockname()[1])
-        children.append(Child("control", _argv("control-process", msgspec.json.encode(api))))
+        control_socket = listening(api.host, control_held.getsockname()[1])
+        sockets.append(control_socket)
+        api = msgspec.structs.replace(
+            api,
+            port=control_held.getsockname()[1],
+            inherited=ControlInherited(
+                board.fd,
+                control_socket.fileno(),
+                tuple(f"{own}-{number}" for number in range(1, workers + 1)),
+            ),
+        )
+        children.append(
+            Child(
+                "control",
+                _argv("control-process", msgspec.json.encode(api)),
+                fds=(board.fd, control_socket.fileno()),
+                watched=Watched(board, workers, wanted.stuck_after),
+            )
+        )
         said = f"control=http://{_show(api.host)}:{api.port}"
         egress = msgspec.structs.replace(settings.edge.egress, control_port=api.port)
         inside = msgspec.structs.replace(settings.edge, egress=egress)
         settings = msgspec.structs.replace(settings, edge=inside)
+    shared = Inherited(
+        board=board.fd,
+        slots=board.slots,
+        slot=0,
+        http=listen(settings.host, edge_port),
+        tls=listen(settings.tls.host, settings.tls.port) if settings.tls is not None else (),
+        shield=listen(*settings.shield) if settings.shield is not None else (),
+    )
     edges = []
     for number in range(1, workers + 1):
-        worker = msgspec.structs.replace(settings, name=f"{own}-{number}", port=edge_port)
+        inherited = msgspec.structs.replace(shared, slot=number - 1)
+        worker = msgspec.structs.replace(
+            settings, name=f"{own}-{number}", port=edge_port, inherited=inherited
+        )
         # A dead worker's report would count as a live edge for some seconds, so it goes with the worker.
         edges.append(
             Child(
@@ -321,6 +382,8 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, work
                 _argv("edge-worker", msgspec.json.encode(worker)),
                 lambda name=worker.name: feed.remove_report(name),  # type: ignore[misc]
                 passes=_for_edges,
+                fds=inherited.fds,
+                watched=Watched(board, number - 1, wanted.stuck_after, range(workers)),
             )
         )
     try:
@@ -333,6 +396,10 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, work
         )
         await stop.wait()
     finally:
+        # From here on nobody listens but for those who drain, and no worker takes over for another.
+        board.stop()
+        for one in sockets:
+            one.close()
         # Workers first: the control plane still answers while they drain.
         await asyncio.gather(*(child.end() for child in edges), return_exceptions=True)
         for child in children:
@@ -340,6 +407,7 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, work
         for held in (edge_held, tls_held, shield_held, control_held):
             if held is not None:
                 held.close()
+        board.close()
         os.close(lock)
 
 

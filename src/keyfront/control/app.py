@@ -5,7 +5,8 @@
 Whether the caller may is `Service.run`'s business (`guard.py`). STS's GetCallerIdentity is answered at `/` (`sts.py`),
 what CloudFront does not have below `/keyfront/` (`beside.py`).
 All but the reading of the request happens in a worker thread, so that no call holds up the event loop. Beside the
-API there are `GET /healthz` and `GET /metrics` (Prometheus), which need no signature.
+API there are `GET /healthz`, `GET /livez` (the process answers) and `GET /metrics` (Prometheus), which need no
+signature.
 """
 
 from __future__ import annotations
@@ -109,12 +110,20 @@ def build_app(
             return PlainTextResponse("ok\n")
         return PlainTextResponse("the store or the feed cannot be written to\n", status_code=503)
 
+    async def livez(_: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
     async def metrics(_: Request) -> Response:
         text = await to_thread.run_sync(generate_latest, registry)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     return Starlette(
-        routes=[Route("/healthz", healthz), Route("/metrics", metrics), Route("/{path:path}", api)],
+        routes=[
+            Route("/healthz", healthz),
+            Route("/livez", livez),
+            Route("/metrics", metrics),
+            Route("/{path:path}", api),
+        ],
     )
 
 

@@ -17,7 +17,7 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 
 from anyio import CapacityLimiter, to_thread
@@ -36,6 +36,7 @@ from keyfront.control.sealing import sealer
 from keyfront.control.store import Store
 from keyfront.custody.schemes import open_records
 from keyfront.errors import ApiError
+from keyfront.fleet.heartbeat import BEAT
 from keyfront.fleet.regions import open_regions
 from keyfront.lifecycle.hooks import Hook
 from keyfront.model.kinds import Quotas
@@ -69,6 +70,7 @@ def run_control(
     records: str = "",
     rotation: bool = True,
     hooks: Sequence[Hook] = (),
+    beat: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve the control plane of the folder `data` until SIGTERM or SIGINT, then drain and return.
 
@@ -89,6 +91,7 @@ def run_control(
         so; by default the folder `custody` in `data`, which is this one's own.
     :param rotation: whether steps of rotations that are due are taken.
     :param hooks: called before and after each of them.
+    :param beat: called several times a second while the process can answer.
     :raises SettingsError: if the credentials or the store cannot be used.
     :raises CustodyError: if `records` can be none.
     :raises ApiError: ServiceUnavailable if the store does not answer.
@@ -129,7 +132,7 @@ def run_control(
         access.current(time.time())  # what is wrong with keys or policies is told at the start
         app_of = functools.partial(build_app, service, access, registry=registry, others=others)
         process = _Process(service, gatherer, watch, rotations, FOLLOW_OTHERS if memory.shared else FOLLOW)
-        asyncio.run(process.run(app_of, sock, on_ready, lifeline, trusted_proxies))
+        asyncio.run(_beating(beat, process.run(app_of, sock, on_ready, lifeline, trusted_proxies)))
     finally:
         memory.close()
 
@@ -212,6 +215,21 @@ class _Process:
             return self._service.follow(time.time())
         except ApiError:
             return False
+
+
+async def _beating(beat: Callable[[], None], work: Coroutine[None, None, None]) -> None:
+    """Do the work, and beat as long as the event loop turns."""
+
+    async def go_on() -> None:
+        while True:
+            beat()
+            await asyncio.sleep(BEAT)
+
+    beating = asyncio.create_task(go_on())
+    try:
+        await work
+    finally:
+        beating.cancel()
 
 
 async def _every(

@@ -134,6 +134,8 @@ class AccessLog:
     def __init__(self, path: Path | None) -> None:
         self.counts = Counts()
         self.lost = 0
+        self.failing = False
+        """Did the last write fail?"""
         self._path = path
         self._fd = -1
         self._inode = 0
@@ -186,9 +188,11 @@ class AccessLog:
             self._reopen_if_moved()
             while data:
                 data = data[os.write(self._fd, data) :]
+            self.failing = False
         except OSError as error:
-            if not self.lost:
+            if not self.failing:
                 logger.warning("the access log cannot be written: %s", error)
+            self.failing = True
             self.lost += len(waiting)
 
     def close(self) -> None:

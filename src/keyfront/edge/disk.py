@@ -374,6 +374,11 @@ class DiskTier:
     # -- writing -----------------------------------------------------------------------------------------------------
 
     @property
+    def failing(self) -> bool:
+        """Did the disk fail a moment ago, so that nothing is written for a while?"""
+        return time.monotonic() < self._resting_until
+
+    @property
     def ready(self) -> bool:
         """May something be written now?"""
         if self._closed or self._submitted - self._worked >= BACKLOG:

@@ -1,7 +1,7 @@
 """A worker process of the edge: one event loop, listening sockets of its own (http, and https if wanted), one edge.
 
 Workers share a port by SO_REUSEPORT and share nothing else: each has its cache, reads the feed for itself and
-reports for itself. A worker that dies takes only its open connections with it.
+reports for itself. A worker that dies takes only its open connections with it; `ports.py` says who accepts new ones.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ from keyfront.edge.edge import SHIELD, Edge, EdgeSettings
 from keyfront.edge.http1 import Limits, Listener, Peers
 from keyfront.edge.metrics import sums
 from keyfront.edge.parent import Shield
+from keyfront.edge.ports import Inherited, Ports
 from keyfront.edge.shield import Secrets
 from keyfront.edge.tls import Secured
 from keyfront.errors import SnapshotRefused
 from keyfront.fleet.file import FileFeed
+from keyfront.fleet.heartbeat import Trouble
 
 logger = logging.getLogger("keyfront.edge")
 
@@ -52,7 +54,8 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     """What one worker is told at its start. `data` is the data folder, `trusted_proxies` are networks in CIDR form;
     `access_log` is false where records are only counted; without `tls` there is only http. `feed` is the folder of the
     feed, if that is another one; `shield` is where other edges connect whose Origin Shield this one is, by TLS if there
-    is any; `region` is where the edge is, empty if it is in none."""
+    is any; `region` is where the edge is, empty if it is in none. `inherited` holds the sockets and the heartbeat
+    board of its supervisor; without it the worker listens for itself."""
 
     data: str
     name: str
@@ -66,6 +69,7 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     feed: str = ""
     shield: tuple[str, int] | None = None
     region: str = ""
+    inherited: Inherited | None = None
 
 
 def reserve(host: str, port: int) -> socket.socket:
@@ -114,6 +118,8 @@ class Follower:
         self._connections = connections
         self._refused = ""
         self._run = os.urandom(12).hex()
+        self.reports = True
+        """Could the last report be written?"""
 
     def look(self) -> bool:
         """Take over what was published since, if it can be accepted. True if there is something to report."""
@@ -147,8 +153,11 @@ class Follower:
             self._feed.report(
                 self._name, edge.routing.number, refused=self._refused, at=time.time(), counters=counted
             )
+            self.reports = True
         except OSError as error:
-            logger.warning("%s cannot report: %s", self._name, error)
+            if self.reports:  # once, not every second
+                logger.warning("%s cannot report: %s", self._name, error)
+            self.reports = False
 
     async def follow(self, stop: asyncio.Event, besides: Callable[[], object] | None = None) -> None:
         """Look and report until `stop` is set. `besides` is called about once a second."""
@@ -193,7 +202,22 @@ async def _work(settings: WorkerSettings, on_ready: Callable[[], None], lifeline
         settings.region,
     )
     follower.look()
-    servers = [await loop.create_server(listeners[0], sock=_listen(settings.host, settings.port))]
+
+    def trouble() -> Trouble:
+        found = Trouble(0)
+        if log.failing:
+            found |= Trouble.ACCESS_LOG
+        if not follower.reports:
+            found |= Trouble.REPORT
+        if edge.disk is not None and edge.disk.failing:
+            found |= Trouble.CACHE_DISK
+        return found
+
+    inherited = settings.inherited
+    ports = Ports(inherited, trouble)
+    await ports.listen(
+        listeners[0], inherited.http if inherited is not None else (), (settings.host, settings.port)
+    )
     look_at_certificates = None
     certificates = None
     if settings.tls is not None:
@@ -205,11 +229,10 @@ async def _work(settings: WorkerSettings, on_ready: Callable[[], None], lifeline
         listeners.append(
             Listener(edge, scheme="https", peers=Peers(settings.trusted_proxies), limits=settings.limits)
         )
-        servers.append(
-            await loop.create_server(
-                lambda: Secured(certificates.context, listeners[1](), settings.limits.head),
-                sock=_listen(settings.tls.host, settings.tls.port),
-            )
+        await ports.listen(
+            lambda: Secured(certificates.context, listeners[1](), settings.limits.head),
+            inherited.tls if inherited is not None else (),
+            (settings.tls.host, settings.tls.port),
         )
 
         def look_at_certificates() -> None:
@@ -220,11 +243,10 @@ async def _work(settings: WorkerSettings, on_ready: Callable[[], None], lifeline
         below = Listener(edge, scheme=SHIELD, limits=settings.limits)
         listeners.append(below)
         context = None if certificates is None else certificates.context
-        servers.append(
-            await loop.create_server(
-                lambda: below() if context is None else Secured(context, below(), settings.limits.head),
-                sock=_listen(*settings.shield),
-            )
+        await ports.listen(
+            lambda: below() if context is None else Secured(context, below(), settings.limits.head),
+            inherited.shield if inherited is not None else (),
+            settings.shield,
         )
 
     stop = asyncio.Event()
@@ -237,36 +259,18 @@ async def _work(settings: WorkerSettings, on_ready: Callable[[], None], lifeline
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+    ports.start()
     on_ready()
     await follower.follow(stop, look_at_certificates)
 
     if lifeline is not None:
         loop.remove_reader(lifeline)
-    for server in servers:
-        server.close()
+    ports.close()
     await asyncio.gather(*(listener.drain() for listener in listeners))
     await edge.aclose()
     log.close()
     follower.leave()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    listening.bind((host, port))
-    listening.listen(min(4096, _somaxconn()))
-    listening.setblocking(False)
-    return listening
-
-
-def _somaxconn() -> int:
-    try:
-        with open("/proc/sys/net/core/somaxconn") as file:
-            return int(file.read())
-    except (OSError, ValueError):
-        return 128
+    await ports.end()
 
 
 def main(argument: str) -> None:

@@ -1,0 +1,180 @@
+"""The listening sockets of one worker: its own, and for a while those of a worker that does not answer.
+
+The supervisor creates one SO_REUSEPORT socket per worker and port, and keeps all of them open, so the kernel never
+refuses a connection or drops a backlog because a worker ended. Normally each worker accepts only on its own socket,
+and the kernel spreads the connections. When a worker has not beaten for AWAY seconds, or is gone, the others accept on
+its sockets as well, until it beats again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from keyfront.fleet.heartbeat import BEAT, Board, Trouble
+
+logger = logging.getLogger("keyfront.edge")
+
+
+class Inherited(msgspec.Struct, frozen=True):
+    """File descriptors that a worker gets from its supervisor. `slot` is its own place on the heartbeat board, which
+    has `slots`, and in each list of listening sockets: `http`, `tls` and `shield` have one per worker."""
+
+    board: int
+    slots: int
+    slot: int
+    http: tuple[int, ...]
+    tls: tuple[int, ...] = ()
+    shield: tuple[int, ...] = ()
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """All of them."""
+        return (self.board, *self.http, *self.tls, *self.shield)
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that shares `host:port` with others of its kind and queues connections from now on.
+
+    :raises OSError: if it cannot listen there.
+    """
+    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        made.bind((host, port))
+        made.listen(backlog())
+        made.setblocking(False)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def backlog() -> int:
+    """How many connections may wait to be accepted on one socket."""
+    try:
+        with open("/proc/sys/net/core/somaxconn") as file:
+            return min(4096, int(file.read()))
+    except (OSError, ValueError):
+        return 128
+
+
+class _Port:
+    """One port: what answers its connections, and the listening sockets of all workers."""
+
+    def __init__(self, factory: Callable[[], asyncio.BaseProtocol], fds: Sequence[int]) -> None:
+        self.factory = factory
+        self.fds = fds
+        self.open: dict[int, asyncio.Server] = {}
+
+
+class Ports:
+    """What a worker accepts connections on, and its heartbeat.
+
+    :param inherited: None for a worker without a supervisor: it has its own sockets only (`listen`), and no heartbeat.
+    :param trouble: what the worker cannot do at the moment.
+    """
+
+    def __init__(
+        self, inherited: Inherited | None = None, trouble: Callable[[], Trouble] = lambda: Trouble(0)
+    ) -> None:
+        self._inherited = inherited
+        self._trouble = trouble
+        self._board = None if inherited is None else Board(inherited.board, inherited.slots)
+        self._slot = 0 if inherited is None else inherited.slot
+        self._ports: list[_Port] = []
+        self._beating: asyncio.Task[None] | None = None
+        self._warned = False
+
+    async def listen(
+        self,
+        factory: Callable[[], asyncio.BaseProtocol],
+        fds: Sequence[int],
+        address: tuple[str, int],
+    ) -> None:
+        """Accept connections on the worker's own socket, and answer them by `factory`.
+
+        :param fds: the sockets of all workers for this port; empty: listen on `address`.
+        :raises OSError: if it is not possible to listen.
+        """
+        port = _Port(factory, fds)
+        self._ports.append(port)
+        if fds:
+            await self._open(port, self._slot)
+        else:
+            loop = asyncio.get_running_loop()
+            port.open[0] = await loop.create_server(factory, sock=listening(*address), backlog=backlog())
+
+    async def _open(self, port: _Port, slot: int) -> None:
+        # A descriptor of its own: closing the server must not close the inherited one.
+        sock = socket.socket(fileno=os.dup(port.fds[slot]))
+        try:
+            sock.setblocking(False)
+            port.open[slot] = await asyncio.get_running_loop().create_server(
+                port.factory, sock=sock, backlog=backlog()
+            )
+        except BaseException:
+            sock.close()
+            raise
+
+    def start(self) -> None:
+        """The worker is ready: beat from now on, and look after the others."""
+        if self._board is not None:
+            self._board.beat(self._slot, time.monotonic())
+            self._board.accept(self._slot, True)
+            self._beating = asyncio.create_task(self._beat(self._board))
+
+    async def _beat(self, board: Board) -> None:
+        while True:
+            board.beat(self._slot, time.monotonic())
+            board.tell(self._slot, self._trouble())
+            try:
+                await self._cover(board)
+                self._warned = False
+            except OSError as error:  # no file descriptor left, say: the next round tries again
+                if not self._warned:
+                    self._warned = True
+                    logger.warning("cannot accept the connections of another worker: %s", error)
+            await asyncio.sleep(BEAT)
+
+    async def _cover(self, board: Board) -> None:
+        """Open the sockets of workers that do not answer, close those of workers that do again."""
+        if not self._ports:
+            return
+        now = time.monotonic()
+        for slot in range(len(self._ports[0].fds)):
+            if slot == self._slot:
+                continue
+            takes = board.accepts(slot, now) or board.stopping
+            for port in self._ports:
+                if takes and slot in port.open:
+                    port.open.pop(slot).close()
+                elif not takes and slot not in port.open:
+                    await self._open(port, slot)
+
+    def close(self) -> None:
+        """Accept nothing more. What waits on this worker's sockets is for the others, as long as there are any. The
+        heartbeat goes on."""
+        if self._board is not None:
+            self._board.accept(self._slot, False)
+        for port in self._ports:
+            for server in port.open.values():
+                server.close()
+        self._ports.clear()
+        if self._inherited is not None:
+            for fd in self._inherited.fds[1:]:
+                os.close(fd)
+
+    async def end(self) -> None:
+        """The last thing that a worker does."""
+        if self._beating is not None:
+            self._beating.cancel()
+            await asyncio.gather(self._beating, return_exceptions=True)

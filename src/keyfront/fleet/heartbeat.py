@@ -1,0 +1,133 @@
+"""Heartbeats of the processes of one machine, in memory that they share.
+
+The supervisor creates a `Board` with one slot per process and hands its file descriptor down. Each process writes the
+monotonic time into its own slot several times a second, from its event loop; the supervisor and the other processes
+read it. CLOCK_MONOTONIC is common to all processes of a machine, so no process compares two clocks.
+
+A slot is a row of 64-bit integers, each written by one process and with one store, so no lock is needed.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from enum import IntFlag
+from typing import Final
+
+BEAT: Final = 0.1
+"""Seconds between two heartbeats of a process."""
+AWAY: Final = 1.0
+"""Seconds without a heartbeat after which the other workers accept a worker's connections for it."""
+SILENT: Final = 3.0
+"""Seconds without a heartbeat after which `/healthz` reports a process."""
+STUCK: Final = 10.0
+"""Seconds without a heartbeat after which the supervisor kills a process and starts it again (the default)."""
+
+_WIDTH: Final = 8
+"""Integers in a slot; 64 bytes, so that no two processes write into one cache line."""
+_BEAT, _ACCEPTING, _TROUBLE, _RESTARTS, _KILLS = range(5)
+
+
+class Trouble(IntFlag):
+    """What a worker cannot do at the moment, by its own last attempt."""
+
+    ACCESS_LOG = 1
+    REPORT = 2
+    CACHE_DISK = 4
+
+
+class Board:
+    """Heartbeats in shared memory. Times are seconds of `time.monotonic()`.
+
+    :param fd: from `create`, possibly inherited. It stays the caller's, and may be closed afterwards.
+    :param slots: how many processes there are.
+    """
+
+    def __init__(self, fd: int, slots: int) -> None:
+        self.fd = fd
+        self.slots = slots
+        # The first slot is the board's own: one integer says whether the whole installation is stopping.
+        self._map = mmap.mmap(fd, (slots + 1) * _WIDTH * 8)
+        self._cells = memoryview(self._map).cast("q")
+
+    @classmethod
+    def create(cls, slots: int) -> Board:
+        """A new board, without a name in any file system.
+
+        :raises OSError: if there is no memory or no file descriptor for it.
+        """
+        if hasattr(os, "memfd_create"):
+            fd = os.memfd_create("keyfront-heartbeats", os.MFD_CLOEXEC)
+        else:
+            with tempfile.TemporaryFile() as file:
+                fd = os.dup(file.fileno())
+        os.ftruncate(fd, (slots + 1) * _WIDTH * 8)
+        return cls(fd, slots)
+
+    def _at(self, slot: int, column: int) -> int:
+        if not 0 <= slot < self.slots:
+            raise IndexError(f"there is no slot {slot}")
+        return (slot + 1) * _WIDTH + column
+
+    # -- written by the process itself
+
+    def beat(self, slot: int, now: float) -> None:
+        """The process of this slot runs."""
+        self._cells[self._at(slot, _BEAT)] = int(now * 1e9)
+
+    def accept(self, slot: int, accepting: bool) -> None:
+        """Whether the worker of this slot accepts connections on its own sockets."""
+        self._cells[self._at(slot, _ACCEPTING)] = accepting
+
+    def tell(self, slot: int, trouble: Trouble) -> None:
+        """What the worker of this slot cannot do now."""
+        self._cells[self._at(slot, _TROUBLE)] = trouble
+
+    # -- written by the supervisor
+
+    def clear(self, slot: int) -> None:
+        """The process of this slot is gone."""
+        for column in (_BEAT, _ACCEPTING, _TROUBLE):
+            self._cells[self._at(slot, column)] = 0
+
+    def count(self, slot: int, *, killed: bool) -> None:
+        """The process of this slot ended unasked; `killed`: by the supervisor, because it was stuck."""
+        self._cells[self._at(slot, _RESTARTS)] += 1
+        self._cells[self._at(slot, _KILLS)] += killed
+
+    def stop(self) -> None:
+        """Everything ends: no worker takes over for another any more."""
+        self._cells[0] = 1
+
+    # -- read by everybody
+
+    @property
+    def stopping(self) -> bool:
+        return bool(self._cells[0])
+
+    def last(self, slot: int) -> float:
+        """When the process last beat; 0.0 if it has not since it was started."""
+        return self._cells[self._at(slot, _BEAT)] / 1e9
+
+    def silence(self, slot: int, now: float) -> float:
+        """Seconds since the last heartbeat; infinite if there was none since the process was started."""
+        last = self._cells[self._at(slot, _BEAT)]
+        return max(now - last / 1e9, 0.0) if last else float("inf")
+
+    def accepts(self, slot: int, now: float) -> bool:
+        """Does the worker of this slot take its connections itself?"""
+        return bool(self._cells[self._at(slot, _ACCEPTING)]) and self.silence(slot, now) <= AWAY
+
+    def trouble(self, slot: int) -> Trouble:
+        return Trouble(self._cells[self._at(slot, _TROUBLE)] & 7)
+
+    def restarts(self, slot: int) -> tuple[int, int]:
+        """How often the process ended unasked, and how many of these times because it was stuck."""
+        return self._cells[self._at(slot, _RESTARTS)], self._cells[self._at(slot, _KILLS)]
+
+    def close(self) -> None:
+        """Give up the memory and the file descriptor."""
+        self._cells.release()
+        self._map.close()
+        os.close(self.fd)
