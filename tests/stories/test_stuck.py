@@ -110,6 +110,11 @@ def stopped(*pids: int) -> Iterator[None]:
                 os.kill(pid, signal.SIGCONT)
 
 
+def replaced(up: Up, before: list[int], workers: int = 2) -> None:
+    """Wait until that many workers run that are none of those before."""
+    up.until(lambda: len(set(up.worker_pids()) - set(before)) == workers, PATIENCE)
+
+
 def ask(up: Up, host: str) -> None:
     assert up.get(host, "/a").body == BODY
 
@@ -170,7 +175,7 @@ def test_all_workers_killed_at_once_refuse_no_connection(app: int, tmp_path: Pat
                 before = up.worker_pids()
                 for pid in before:
                     os.kill(pid, signal.SIGKILL)
-                up.until(lambda before=before: len(set(up.worker_pids()) - set(before)) == workers, PATIENCE)
+                replaced(up, before, workers)
             viewers.go_on()
         assert not viewers.wrong
         assert viewers.refused == 0
@@ -223,7 +228,7 @@ def test_both_workers_take_a_share(app: int, tmp_path: Path) -> None:
             from keyfront.fleet.file import FileFeed
 
             return [
-                sum(row[-1] for row in report.counters["requests"])  # type: ignore[union-attr, index, call-overload]
+                sum(row[-1] for row in report.counters["requests"])
                 for report in FileFeed(up.data).last_reports()
             ]
 
