@@ -16,11 +16,13 @@ from botocore.serialize import create_serializer
 
 from keyfront.control import codec, scalars, xmlbody
 from keyfront.errors import ApiError
-from keyfront.model.service import API_VERSION, NAMESPACE, error_status, service
+from keyfront.model.service import API_VERSION, NAMESPACE, add_later_members, error_status, service
 from tests.control.shapes import Maker
 
 OPERATIONS = sorted(service().operations)
-MODEL = ServiceModel(Loader().load_service_model("cloudfront", "service-2", API_VERSION), "cloudfront")
+DESCRIPTION = Loader().load_service_model("cloudfront", "service-2", API_VERSION)
+add_later_members(DESCRIPTION["shapes"])  # as the newest client has them
+MODEL = ServiceModel(DESCRIPTION, "cloudfront")
 SERIALIZER = create_serializer("rest-xml", include_validation=True)
 PARSER = create_parser("rest-xml")
 
@@ -314,7 +316,7 @@ WRONG = [
     ("", "4 validation", None),
     ("<Name>n</Name><EncodedKey>k</EncodedKey>", "1 validation error detected: Value null at "
      "'publicKeyConfig.callerReference' failed to satisfy constraint: Member must not be null", None),
-    (WHOLE + "<Nmae>n</Nmae>", "at 'publicKeyConfig' failed to satisfy constraint: Element Nmae is", None),
+    (WHOLE + "<Nmae>n</Nmae><Name>m</Name>", "Element Nmae at 'publicKeyConfig' is not known", None),
     (WHOLE + "<Name>m</Name>", "at 'publicKeyConfig.name' failed to satisfy constraint: Member must", None),
     (WHOLE.replace(">n<", "><b>n</b><"), "Element b is not known here", None),
     (WHOLE + "stray", "Member must not hold text", None),
@@ -330,6 +332,37 @@ def test_xml_of_another_shape(inner: str, says: str, root: str | None) -> None:
     )
     assert (error.code, error.status) == ("MalformedXML", 400)
     assert says in error.message
+
+
+UNKNOWN_MEMBERS = [
+    "<New>n</New>",
+    "<New>0</New>",
+    "<New><Quantity>1</Quantity></New>",
+    "<New><A/><B>true</B></New>",
+]
+
+
+@pytest.mark.parametrize("inner", UNKNOWN_MEMBERS)
+def test_a_member_that_the_model_does_not_know(inner: str) -> None:
+    """A newer client's member is an invalid argument, never malformed XML."""
+    error = refused("POST", KEY, body=public_key(WHOLE + inner))
+    assert (error.code, error.status) == ("InvalidArgument", 400)
+    assert "Element New at 'publicKeyConfig' is not known to this version of Keyfront" in error.message
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        "<New/>",
+        "<New> </New>",
+        "<New><Enabled>false</Enabled></New>",
+        "<New><Quantity>0</Quantity><Items/></New>",
+        "<New><A><Enabled>false</Enabled><Name></Name></A></New>",
+    ],
+)
+def test_a_member_that_asks_for_nothing_is_as_good_as_absent(inner: str) -> None:
+    given = public_key(WHOLE + inner)
+    assert understood("POST", KEY, body=given) == understood("POST", KEY, body=public_key(WHOLE))
 
 
 def test_faults_are_told_together() -> None:

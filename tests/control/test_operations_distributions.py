@@ -459,6 +459,14 @@ REFUSED: dict[str, tuple[Callable[[Config], None], str]] = {
         ),
         "InvalidProtocolSettings",
     ),
+    "a header name for cache tags that is none": (
+        put(top, CacheTagConfig={"HeaderName": "Cache Tag"}),
+        "InvalidArgument",
+    ),
+    "HTTP/2 to an origin": (
+        lambda config: config["Origins"]["Items"][0]["CustomOriginConfig"].update(OriginHttpVersion="http2"),
+        "InvalidArgument",
+    ),
 }
 
 
@@ -483,6 +491,72 @@ def test_refused(house: House, change: Callable[[Config], None], code: str) -> N
     assert house.config(kept["Id"]) == (before, etag)
     assert house.number() == number
     assert house.call("ListDistributions")["DistributionList"]["Quantity"] == 1
+
+
+def faulty(house: House) -> Config:
+    """A config with faults of every sort: of members, of lengths, of values, of references, and beside others."""
+    house.distribution("kept")
+    config = minimal("kept")  # the CallerReference of another distribution
+    put(top, WebACLId="arn:aws:wafv2:us-east-1:1:global/webacl/a/b", Comment="c" * 129)(config)
+    put(top, PriceClass="None")(config)
+    put(behavior, TargetOriginId="nowhere", CachePolicyId="", TrustedKeyGroups=trusting("KG-none"))(config)
+    put(top, CustomErrorResponses=many({"ErrorCode": 418, "ResponsePagePath": "/e", "ResponseCode": "200"}))(
+        config
+    )
+    return config
+
+
+ALL_FAULTS = [
+    ("InvalidWebACLId", "Keyfront has no AWS WAF"),
+    ("InvalidArgument", "The parameter Comment must have 0 to 128 characters"),
+    ("InvalidArgument", "The parameter PriceClass is None"),
+    ("NoSuchOrigin", "There is no origin or origin group 'nowhere'"),
+    ("TrustedKeyGroupDoesNotExist", "The key group 'KG-none' does not exist"),
+    ("InvalidErrorCode", "ErrorCode must be one"),
+    ("DistributionAlreadyExists", ""),
+]
+
+
+def test_all_that_is_refused_is_named_at_once_across_codes(house: House) -> None:
+    config = faulty(house)
+    error = house.refused("CreateDistribution", DistributionConfig=config)
+    assert (error.code, error.status) == ("InvalidWebACLId", 400)
+    first, _, others = error.message.partition(" Also refused: ")
+    assert first.startswith("Keyfront has no AWS WAF")
+    for code, text in ALL_FAULTS[1:]:
+        assert f"({code}) " in others, code
+        assert text in others, text
+    assert error.message.count("'nowhere'") == 1
+    assert error.message.count("'KG-none'") == 1, "the compiler and the references find the same fault"
+    assert error.message.count("Keyfront has no AWS WAF") == 1
+
+
+def test_one_fault_after_the_other_taken_away_leaves_the_others(house: House) -> None:
+    """Whatever is mended, the rest is still named: nothing hides behind anything else."""
+    config = faulty(house)
+    sound = minimal("new")
+    target = sound["DefaultCacheBehavior"]["TargetOriginId"]
+    mends = [
+        put(top, WebACLId=""),
+        put(top, Comment=""),
+        put(top, PriceClass="PriceClass_All"),
+        put(behavior, TargetOriginId=target),
+        put(behavior, TrustedKeyGroups={"Enabled": False, "Quantity": 0}),
+        put(top, CustomErrorResponses=many()),
+    ]
+    for mend, (code, _) in zip(mends, ALL_FAULTS[:-1], strict=True):
+        error = house.refused("CreateDistribution", DistributionConfig=config)
+        assert f"({code}) " in f"({error.code}) {error.message}"
+        mend(config)
+    assert house.refused("CreateDistribution", DistributionConfig=config).code == "DistributionAlreadyExists"
+
+
+def test_the_message_stays_short(house: House) -> None:
+    config = minimal()
+    config["Aliases"] = many(*(f"-{number}.example.com" for number in range(90)))
+    error = house.refused("CreateDistribution", DistributionConfig=config)
+    assert error.message.count("Aliases") <= 30 or error.message.endswith(" more.")
+    assert len(error.message) < 8192
 
 
 def test_the_message_names_the_secret_header_but_not_its_value(house: House) -> None:

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import botocore
 import pytest
 from botocore.loaders import Loader
 from botocore.model import ListShape, ServiceModel, Shape, StructureShape
 
 from keyfront.model.members import HARMLESS, OBEYED, REFUSED, WITHOUT_EFFECT, canonical, unobeyed
+from keyfront.model.service import service
 from tests.model.configs import behavior, config, legacy, many, origin, problems
 
 MODEL = ServiceModel(Loader().load_service_model("cloudfront", "service-2"))
@@ -32,7 +34,11 @@ def leaves(shape: Shape, at: str = "") -> Iterator[str]:
         yield at
 
 
-MEMBERS = sorted({canonical(path) for path in leaves(MODEL.shape_for("DistributionConfig"))})
+CONFIG = service().operations["CreateDistribution"].input.members["DistributionConfig"]
+MEMBERS = sorted({canonical(path) for path in leaves(CONFIG)})
+READ_UP_TO = (1, 44, 8)
+"""The last botocore whose members were sorted into the tables. What a later one adds is refused by name."""
+LATER = tuple(int(part) for part in botocore.__version__.split(".")[:3]) > READ_UP_TO
 
 
 def covering(path: str) -> list[str]:
@@ -48,7 +54,7 @@ def covering(path: str) -> list[str]:
 
 @pytest.mark.parametrize("path", MEMBERS)
 def test_each_member_stands_in_exactly_one_table(path: str) -> None:
-    assert len(covering(path)) == 1, covering(path)
+    assert len(covering(path)) == 1 or (LATER and not covering(path)), covering(path)
 
 
 def test_the_tables_name_nothing_else() -> None:
@@ -63,21 +69,16 @@ def test_the_codes_of_refusals_are_errors_of_the_operation() -> None:
         assert {code for code, _ in REFUSED.values()} <= errors
 
 
+def custom(**members: Any) -> dict[str, Any]:
+    ports = {"HTTPPort": 80, "HTTPSPort": 443, "OriginProtocolPolicy": "https-only"}
+    return {"Origins": many(origin(CustomOriginConfig={**ports, **members}))}
+
+
 REFUSED_EXAMPLES: list[tuple[str, dict[str, Any]]] = [
+    ("Origins[].CustomOriginConfig.OriginHttpVersion", custom(OriginHttpVersion="http2")),
     (
         "Origins[].CustomOriginConfig.OriginMtlsConfig",
-        {
-            "Origins": many(
-                origin(
-                    CustomOriginConfig={
-                        "HTTPPort": 80,
-                        "HTTPSPort": 443,
-                        "OriginProtocolPolicy": "https-only",
-                        "OriginMtlsConfig": {"ClientCertificateArn": "arn:x"},
-                    }
-                )
-            )
-        },
+        custom(OriginMtlsConfig={"ClientCertificateArn": "arn:x"}),
     ),
     ("Origins[].VpcOriginConfig", {"Origins": many(origin(VpcOriginConfig={"VpcOriginId": "vo_1"}))}),
     (
@@ -175,6 +176,7 @@ def test_values_that_ask_for_nothing_pass() -> None:
         Origins=many(origin(OriginAccessControlId="", OriginShield={"Enabled": False})),
     )
     assert unobeyed(whole) == []
+    assert unobeyed(config(**custom(OriginHttpVersion="http1.1"))) == []
 
 
 VALUES = {"QueryString": False, "Cookies": {"Forward": "none"}}

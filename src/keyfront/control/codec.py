@@ -11,8 +11,9 @@ What a request may not do, whichever operation it asks for:
    nothing, so that the path acted on is always the path that was signed.
 2. A body is bounded in bytes, elements and depth (xmlbody.py), without DTD or entities, in CloudFront's
    namespace or in none. The order of elements does not matter.
-3. An element that the model does not know, or that comes twice where one is expected, is refused and named.
-   To skip it in silence would let a misspelt `TrustedKeyGroups` publish what was meant to be private.
+3. An element that the model does not know is refused and named, unless it asks for nothing: to skip it would let a
+   misspelled `TrustedKeyGroups` publish what was meant to be private. A newer client's `<Feature><Enabled>false…` is
+   read as if it were not there. An element that comes twice where one is expected is refused, too.
 4. What the model demands (required members, enums, lengths, ranges, patterns) is checked, and every fault is
    reported at once in the API's own words (cloudfront-semantics §7.1).
 
@@ -133,8 +134,9 @@ def _decoded(text: str) -> str:
 def read(matched: Matched, headers: Headers, body: bytes) -> dict[str, Any]:
     """The input of `matched.operation`, in botocore's shape, complete and valid as far as the model can tell.
 
-    :raises ApiError: InvalidArgument if the path, the query or a header is at fault; MissingBody,
-        MalformedInput (not XML at all) or MalformedXML (XML of another shape) if the body is.
+    :raises ApiError: InvalidArgument if the path, the query or a header is at fault, or if the body has members that
+        the model does not know; MissingBody, MalformedInput (not XML at all) or MalformedXML (XML of another shape) if
+        the body is at fault otherwise.
     """
     shape = matched.operation.input
     if shape is None:
@@ -174,7 +176,7 @@ def read(matched: Matched, headers: Headers, body: bytes) -> dict[str, Any]:
     elif in_body:
         params |= _body(matched.operation, in_body, payload, body, content)
         if content:
-            raise ApiError("MalformedXML", str(content))
+            raise ApiError(content.code, str(content))
     return params
 
 

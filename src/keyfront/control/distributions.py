@@ -48,8 +48,8 @@ def associate_alias(work: Work) -> Output:
     meets the name without a distribution."""
     target = _found(work, work.params["TargetDistributionId"])
     alias = work.params["Alias"].lower()
-    validate.host_pattern("Alias", alias)
-    validate.aliases([alias], work.desk.domain_suffix)
+    validate.refuse(validate.host_pattern("Alias", alias))
+    validate.refuse(validate.aliases([alias], work.desk.domain_suffix))
     owner = work.transaction.owners(DISTRIBUTION.name, _ALIASES.name, [alias]).get(alias)
     if owner == target.id:
         return {}
@@ -72,7 +72,7 @@ def list_conflicting_aliases(work: Work) -> Output:
     half hidden, since at CloudFront they may be another account's."""
     _found(work, work.params["DistributionId"])
     asked = work.params["Alias"].lower()
-    validate.host_pattern("Alias", asked)
+    validate.refuse(validate.host_pattern("Alias", asked))
     marker, limit = validate.page(work.params, None)
     held = work.transaction.values(DISTRIBUTION.name, _ALIASES.name)
     found = sorted(name for name in held if name > marker and overlap(name, asked))

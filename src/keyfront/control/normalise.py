@@ -119,6 +119,7 @@ def _custom_origin(config: Config) -> dict[str, Any]:
         "OriginReadTimeout": _default(config, "OriginReadTimeout", 30),
         "OriginKeepaliveTimeout": _default(config, "OriginKeepaliveTimeout", 5),
         **_given(config, "IpAddressType"),
+        **_given(config, "OriginHttpVersion"),
     }
 
 

@@ -86,7 +86,7 @@ def create_invalidation(work: Work) -> Output:
     """It takes effect with the next snapshot; that one carries it, and those after it (`model/invalidation.py`)."""
     transaction, quotas = work.transaction, work.desk.quotas
     distribution = _invalidated(work)
-    validate.invalidation_batch(work.params["InvalidationBatch"], quotas)
+    validate.refuse(validate.invalidation_batch(work.params["InvalidationBatch"], quotas))
     batch = normalise.invalidation_batch(work.params["InvalidationBatch"])
     paths = batch["Paths"]["Items"]
     row = transaction.invalidation(distribution, reference=batch["CallerReference"])

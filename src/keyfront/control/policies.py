@@ -16,7 +16,7 @@ from typing import Any
 
 from keyfront.control.normalise import DEFAULT_TTL, MAX_TTL
 from keyfront.control.store import Row
-from keyfront.control.validate import refusal
+from keyfront.control.validate import Problems, refusal
 from keyfront.model import managed
 from keyfront.model.kinds import CACHE_POLICY, ORIGIN_REQUEST_POLICY, RESPONSE_HEADERS_POLICY, Kind, Quotas
 
@@ -130,139 +130,134 @@ _ONLY_ORIGIN_REQUEST = frozenset(
 """What the edge makes anew for nearly every viewer, and so no cache key can hold (§5.15)."""
 
 
-def check_cache_policy(config: Config, quotas: Quotas) -> None:
-    """Refuse what CloudFront would not take of a complete config. The same for those below.
-
-    :raises ApiError: InvalidArgument or one of the kind's TooMany….
-    """
-    _common(config)
+def check_cache_policy(config: Config, quotas: Quotas) -> Problems:
+    """What CloudFront would not take of a complete config. The same for those below."""
+    yield from _common(config)
     low, usual, high = (config[member] for member in ("MinTTL", "DefaultTTL", "MaxTTL"))
     if not low <= usual <= high:  # InvalidTTLOrder is an error of distributions only
-        raise refusal(
+        yield refusal(
             "InvalidArgument",
             f"MinTTL {low}, DefaultTTL {usual} and MaxTTL {high} must not decrease in this order.",
         )
     key = config["ParametersInCacheKeyAndForwardedToOrigin"]
-    _names(key, "CachePolicy", quotas)
+    yield from _names(key, "CachePolicy", quotas)
     encodings = ("EnableAcceptEncodingGzip", "EnableAcceptEncodingBrotli")
     if config["MaxTTL"] == 0:
         for member in encodings:
             if key[member]:
-                raise refusal(
+                yield refusal(
                     "InvalidArgument", f"The parameter {member} is invalid for policy with caching disabled."
                 )
         for member, behavior, _ in _CHOICES:
             if key[member][behavior] != "none":
-                raise refusal(
+                yield refusal(
                     "InvalidArgument",
                     f"The parameter {behavior} is invalid for policy with caching disabled.",
                 )
     for name in _items(key["HeadersConfig"].get("Headers")):
         if name.lower() in _ONLY_ORIGIN_REQUEST:
-            raise refusal("InvalidArgument", f"The parameter Headers contains {name} that is not allowed.")
+            yield refusal("InvalidArgument", f"The parameter Headers contains {name} that is not allowed.")
         if name.lower() == "accept-encoding" and any(key[member] for member in encodings):
-            raise refusal(
+            yield refusal(
                 "InvalidArgument",
                 f"The parameter Headers contains {name} that is not allowed with {' or '.join(encodings)}.",
             )
 
 
-def check_origin_request_policy(config: Config, quotas: Quotas) -> None:
-    _common(config)
-    _names(config, "OriginRequestPolicy", quotas)
+def check_origin_request_policy(config: Config, quotas: Quotas) -> Problems:
+    yield from _common(config)
+    yield from _names(config, "OriginRequestPolicy", quotas)
     headers = config["HeadersConfig"]
     for name in _items(headers.get("Headers")):
         if headers["HeaderBehavior"] == "whitelist" and name.lower() == "authorization":
-            raise refusal("InvalidArgument", f"The parameter Headers contains {name} that is not allowed.")
+            yield refusal("InvalidArgument", f"The parameter Headers contains {name} that is not allowed.")
 
 
-def check_response_headers_policy(config: Config, quotas: Quotas) -> None:
-    _common(config)
+def check_response_headers_policy(config: Config, quotas: Quotas) -> Problems:
+    yield from _common(config)
     limits = quotas.policy_limits
     custom = _items(config.get("CustomHeadersConfig"))
     removed = _items(config.get("RemoveHeadersConfig"))
     if len(custom) > limits.custom_headers:
-        raise refusal("TooManyCustomHeadersInResponseHeadersPolicy")
+        yield refusal("TooManyCustomHeadersInResponseHeadersPolicy")
     if len(removed) > limits.remove_headers:
-        raise refusal("TooManyRemoveHeadersInResponseHeadersPolicy")
+        yield refusal("TooManyRemoveHeadersInResponseHeadersPolicy")
     security = config.get("SecurityHeadersConfig") or {}
     if len((security.get("ContentSecurityPolicy") or {}).get("ContentSecurityPolicy", "")) > (
         limits.content_security_policy
     ):
-        raise refusal("TooLongCSPInResponseHeadersPolicy")
+        yield refusal("TooLongCSPInResponseHeadersPolicy")
     for member, value in (config.get("CorsConfig") or {}).items():
         items = _items(value) if isinstance(value, Mapping) else []
         if len(items) > limits.cors_items:
-            raise refusal("InvalidArgument", f"The parameter {member} can list {limits.cors_items} items.")
+            yield refusal("InvalidArgument", f"The parameter {member} can list {limits.cors_items} items.")
         if any(len(item) > limits.header_name for item in items):
-            raise refusal(
+            yield refusal(
                 "InvalidArgument",
                 f"An item of the parameter {member} can have {limits.header_name} characters.",
             )
     for header in (*custom, *removed):
         if len(header["Header"]) > limits.header_name:
-            raise refusal(
+            yield refusal(
                 "InvalidArgument", f"The name of a header can have {limits.header_name} characters."
             )
         if len(header.get("Value", "")) > limits.header_value:
-            raise refusal(
+            yield refusal(
                 "InvalidArgument", f"The value of a header can have {limits.header_value} characters."
             )
 
 
-def quantities(value: Any, at: str) -> None:
-    """Refuse a list, wherever it stands in a config as it was given, whose Quantity is not its length.
-
-    :raises ApiError: InconsistentQuantities.
-    """
+def quantities(value: Any, at: str) -> Problems:
+    """InconsistentQuantities for each list, wherever it stands in a config as it was given, whose Quantity is not its
+    length."""
     if isinstance(value, Mapping):
         items = value.get("Items") or ()
         quantity = value.get("Quantity")
         if quantity is not None and quantity != len(items):
-            raise refusal(
+            yield refusal(
                 "InconsistentQuantities",
                 f"The value of Quantity and the size of Items don't match: {quantity} and {len(items)} ({at}).",
             )
         for member, inner in value.items():
-            quantities(inner, at if member == "Items" else f"{at}.{member}")
+            yield from quantities(inner, at if member == "Items" else f"{at}.{member}")
     elif isinstance(value, list | tuple):
         for item in value:
-            quantities(item, at)
+            yield from quantities(item, at)
 
 
-def _common(config: Config) -> None:
+def _common(config: Config) -> Problems:
     if not _NAME.fullmatch(config["Name"]):
-        raise refusal(
+        yield refusal(
             "InvalidArgument",
             "The parameter Name must have 1 to 128 characters, which are letters, digits, hyphens and underscores.",
         )
     if len(config["Comment"]) > 128:
-        raise refusal("InvalidArgument", "The parameter Comment can have 128 characters.")
+        yield refusal("InvalidArgument", "The parameter Comment can have 128 characters.")
 
 
-def _names(config: Config, kind: str, quotas: Quotas) -> None:
+def _names(config: Config, kind: str, quotas: Quotas) -> Problems:
     limits = quotas.policy_limits
     length = 0
     for member, _, names in _CHOICES:
         items = _items(config[member].get(names))
         if len(items) > limits.names:
-            raise refusal(f"TooMany{names}In{kind}")
+            yield refusal(f"TooMany{names}In{kind}")
         if len(set(items)) != len(items):
-            raise refusal("InvalidArgument", f"The parameter {names} lists a name more than once.")
+            yield refusal("InvalidArgument", f"The parameter {names} lists a name more than once.")
         length += sum(len(name) for name in items)
     if length > limits.name_length:
-        raise refusal(
+        yield refusal(
             "InvalidArgument",
             f"The names of headers, cookies and query strings can have {limits.name_length} characters together.",
         )
     for name in _items(config["CookiesConfig"].get("Cookies")):
         if re.search(r"[^!-~]|[=;,*?\"\\]", name):
-            raise refusal(
+            yield refusal(
                 "InvalidArgument", f"The parameter Cookies contains {name!r}, which is no cookie's name."
             )
     for name in _items(config["QueryStringsConfig"].get("QueryStrings")):
         if not _QUERY_STRING.fullmatch(name) or re.search("[&=#]", name):
-            raise refusal(
+            yield refusal(
                 "InvalidArgument",
                 f"The parameter QueryStrings contains {name!r}, which is no parameter's name.",
             )

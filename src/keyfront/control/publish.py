@@ -110,13 +110,22 @@ class Compiler:
 
         :raises ApiError: the first problem, if it cannot be obeyed.
         """
+        found = self._found(transaction, row)
+        if isinstance(found, list):
+            raise ApiError(found[0].code, found[0].message, found[0].status)
+        return found
+
+    def problems(self, transaction: Transaction, row: Row) -> list[Problem]:
+        """All for which `row` cannot be obeyed."""
+        found = self._found(transaction, row)
+        return found if isinstance(found, list) else []
+
+    def _found(self, transaction: Transaction, row: Row) -> Compiled | list[Problem]:
         known = self._known.get((row.kind, row.id))
         if known is not None and known[0] == row.etag:
             return known[1]
         found = self._compile(transaction, row)
-        if isinstance(found, list):
-            raise ApiError(found[0].code, found[0].message, found[0].status)
-        if any(row.kind == kind.name for kind in _TRAVELLING):
+        if not isinstance(found, list) and any(row.kind == kind.name for kind in _TRAVELLING):
             self._known[row.kind, row.id] = (row.etag, found)
         return found
 

@@ -111,6 +111,7 @@ class Faults:
 
     def __init__(self) -> None:
         self._count = 0
+        self._unknown = 0
         self._texts: list[str] = []
 
     def add(self, path: str, rule: str, value: str | None) -> None:
@@ -121,6 +122,19 @@ class Faults:
     def null(self, path: str) -> None:
         """The member at `path` is missing."""
         self._keep(f"Value null at '{path}' failed to satisfy constraint: Member must not be null")
+
+    def unknown(self, path: str, name: str) -> None:
+        """The structure at `path` has an element that the model does not know."""
+        self._unknown += 1
+        self._keep(
+            f"Element {name} at '{path}' is not known to this version of Keyfront. Remove it, or correct its name"
+        )
+
+    @property
+    def code(self) -> str:
+        """The error's code. A client that is newer than our model sends well-formed XML, so an unknown member alone
+        is an InvalidArgument."""
+        return "InvalidArgument" if self._count == self._unknown else "MalformedXML"
 
     def _keep(self, text: str) -> None:
         self._count += 1

@@ -1,14 +1,15 @@
 """What may not be said in a call, apart from what `model/compile.py` refuses when it compiles a distribution.
 
-Each function takes a complete config (`normalise.py`) and raises the ApiError that CloudFront would answer
-with. Sources: cloudfront-semantics §3.1, §3.5, §7.2, §7.3, and the texts of botocore's model.
+Each function takes a complete config (`normalise.py`) and yields the errors that CloudFront would answer with, all of
+them, so that `refuse` can report every fault of a call at once. Sources: cloudfront-semantics §3.1, §3.5, §7.2, §7.3,
+and the texts of botocore's model.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -21,6 +22,7 @@ from keyfront.model.service import Shape, error_status, service
 from keyfront.signing.keys import load_public_key
 
 Config = Mapping[str, Any]
+Problems = Iterator[ApiError]
 
 PAGE = 100
 """How many items a list returns at most; also the number if none is asked for (§7.4)."""
@@ -31,6 +33,27 @@ def refusal(code: str, detail: str = "") -> ApiError:
     it."""
     text = MESSAGES.get(code, "")
     return ApiError(code, f"{text} {detail}".strip(), error_status(code))
+
+
+MOST_PROBLEMS = 20
+"""How many errors of one call are spelled out."""
+
+
+def refuse(problems: Iterable[ApiError]) -> None:
+    """Refuse a call that has problems. CloudFront's answer has one code, so the first one gives the code and the
+    status, and the message names the others with their codes. Nobody has to fix a config one fault at a time.
+
+    :raises ApiError: if there is any problem.
+    """
+    found = list({(problem.code, problem.message): problem for problem in problems}.values())
+    if not found:
+        return
+    first, *others = found
+    if not others:
+        raise first
+    named = " ".join(f"({other.code}) {other.message}" for other in others[:MOST_PROBLEMS])
+    left = f" {len(others) - MOST_PROBLEMS} more." if len(others) > MOST_PROBLEMS else ""
+    raise ApiError(first.code, f"{first.message} Also refused: {named}{left}", first.status)
 
 
 # ---- any call
@@ -113,10 +136,10 @@ _LINES = re.compile(
 """A public key in PEM with its line breaks, without which CloudFront takes none (§3.1)."""
 
 
-def public_key(config: Config, quotas: Quotas) -> None:
-    _text(config, "CallerReference", 1, 256)
-    _text(config, "Name", 1, 128)
-    _text(config, "Comment", 0, 128)
+def public_key(config: Config, quotas: Quotas) -> Problems:
+    yield from _text(config, "CallerReference", 1, 256)
+    yield from _text(config, "Name", 1, 128)
+    yield from _text(config, "Comment", 0, 128)
     try:
         if len(config["EncodedKey"]) > 4096:
             raise KeyLoadError("the public key has more than 4096 characters")
@@ -125,21 +148,21 @@ def public_key(config: Config, quotas: Quotas) -> None:
             raise KeyLoadError("the line breaks of the public key are lost", "Send the PEM file as it is")
     except KeyLoadError as error:
         # The first sentence is what CloudFront says, of whatever key (§3.1).
-        raise refusal(
+        yield refusal(
             "InvalidArgument", f"Your request contains empty/invalid/out of limits RSA Encoded Key: {error}."
-        ) from None
+        )
 
 
-def key_group(config: Config, quotas: Quotas) -> None:
-    _text(config, "Name", 1, 128)
-    _text(config, "Comment", 0, 128)
+def key_group(config: Config, quotas: Quotas) -> Problems:
+    yield from _text(config, "Name", 1, 128)
+    yield from _text(config, "Comment", 0, 128)
     keys = config["Items"]
     if not keys:
-        raise refusal("InvalidArgument", "The parameter Items must list at least one public key.")
+        yield refusal("InvalidArgument", "The parameter Items must list at least one public key.")
     if len(set(keys)) != len(keys):
-        raise refusal("InvalidArgument", "The parameter Items lists a public key more than once.")
+        yield refusal("InvalidArgument", "The parameter Items lists a public key more than once.")
     if len(keys) > quotas.public_keys_per_key_group:
-        raise refusal("TooManyPublicKeysInKeyGroup")
+        yield refusal("TooManyPublicKeysInKeyGroup")
 
 
 # ---- origin access
@@ -151,22 +174,22 @@ SIGNS = {
 """Members of an origin access control of which only one value is taken, and why."""
 
 
-def origin_access_control(config: Config, quotas: Quotas) -> None:
-    _text(config, "Name", 1, 64)
-    _text(config, "Description", 0, 256)
+def origin_access_control(config: Config, quotas: Quotas) -> Problems:
+    yield from _text(config, "Name", 1, 64)
+    yield from _text(config, "Description", 0, 256)
     for member, (value, why) in SIGNS.items():
         if config[member] != value:
-            raise refusal("InvalidArgument", f"The parameter {member} can only be {value}: {why}.")
+            yield refusal("InvalidArgument", f"The parameter {member} can only be {value}: {why}.")
     if config["SigningBehavior"] == "always-amz-auth":
-        raise refusal(
+        yield refusal(
             "InvalidArgument",
             "The parameter SigningBehavior can be always-amz-auth only with the type lambda.",
         )
 
 
-def origin_access_identity(config: Config, quotas: Quotas) -> None:
-    _text(config, "CallerReference", 1, 256)
-    _text(config, "Comment", 0, 128)
+def origin_access_identity(config: Config, quotas: Quotas) -> Problems:
+    yield from _text(config, "CallerReference", 1, 256)
+    yield from _text(config, "Comment", 0, 128)
 
 
 # ---- distributions
@@ -176,73 +199,73 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9.\-]{1,250}")
 _READING = {"GET", "HEAD", "OPTIONS"}
 
 
-def distribution(config: Config, quotas: Quotas) -> None:
-    _text(config, "CallerReference", 1, 256)
-    _text(config, "Comment", 0, 128)
-    _viewer_certificate(config["ViewerCertificate"])
+def distribution(config: Config, quotas: Quotas) -> Problems:
+    yield from _text(config, "CallerReference", 1, 256)
+    yield from _text(config, "Comment", 0, 128)
+    yield from _viewer_certificate(config["ViewerCertificate"])
     if config["PriceClass"] == "None":
-        raise refusal("InvalidArgument", "The parameter PriceClass is None, which only tenants have.")
+        yield refusal("InvalidArgument", "The parameter PriceClass is None, which only tenants have.")
     if config["Logging"]["Enabled"] and not _BUCKET.fullmatch(config["Logging"]["Bucket"]):
-        raise refusal("InvalidArgument", "The parameter Logging Bucket does not refer to a valid S3 bucket.")
+        yield refusal("InvalidArgument", "The parameter Logging Bucket does not refer to a valid S3 bucket.")
     groups = {group["Id"] for group in _items(config["OriginGroups"])}
     buckets = {origin["Id"] for origin in _items(config["Origins"]) if "S3OriginConfig" in origin}
     for behavior in (config["DefaultCacheBehavior"], *_items(config["CacheBehaviors"])):
         target = behavior["TargetOriginId"]
         if target in groups and not set(_items(behavior["AllowedMethods"])) <= _READING:
-            raise refusal(
+            yield refusal(
                 "InvalidArgument",
                 "The parameter AllowedMethods cannot include POST, PUT, PATCH, or DELETE for a cached "
                 "behavior associated with an origin group.",
             )
         forwarded = behavior.get("ForwardedValues")
         if target in buckets and forwarded is not None and "*" in _items(forwarded["Headers"]):
-            raise refusal(
+            yield refusal(
                 "InvalidHeadersForS3Origin", "All headers cannot be forwarded to an Amazon S3 origin."
             )
 
 
-def host_pattern(name: str, value: str) -> None:
-    """Refuse what can be no alias: a host name whose first label may be `*`."""
+def host_pattern(name: str, value: str) -> Problems:
+    """What can be no alias: a host name whose first label may be `*`."""
     if not HOST_NAME.match(value.removeprefix("*.")):
-        raise refusal(
+        yield refusal(
             "InvalidArgument", f"The parameter {name} must be a host name, whose first label may be *."
         )
 
 
-def aliases(names: Iterable[str], domain_suffix: str) -> None:
-    """Refuse an alias that lies where distributions' own names do: it could stand for another
+def aliases(names: Iterable[str], domain_suffix: str) -> Problems:
+    """An alias that lies where distributions' own names do: it could stand for another
     distribution."""
     for name in names:
         bare = name.lower().removeprefix("*.")
         if bare == domain_suffix or bare.endswith(f".{domain_suffix}"):
-            raise refusal(
+            yield refusal(
                 "InvalidArgument",
                 f"The parameter CNAME contains {name!r}: names under {domain_suffix} are the distributions' "
                 "own.",
             )
 
 
-def _viewer_certificate(config: Config) -> None:
+def _viewer_certificate(config: Config) -> Problems:
     iam, acm = config.get("IAMCertificateId"), config.get("ACMCertificateArn")
     if (iam and acm) or (config["CloudFrontDefaultCertificate"] and (iam or acm)):
-        raise refusal(
+        yield refusal(
             "InvalidViewerCertificate",
             "Specify one of CloudFrontDefaultCertificate, IAMCertificateId and ACMCertificateArn.",
         )
     if config["CloudFrontDefaultCertificate"]:
         return
     if acm and not _ACM.fullmatch(acm):
-        raise refusal(
+        yield refusal(
             "InvalidViewerCertificate",
             "The specified SSL certificate doesn't exist, isn't in us-east-1 region, isn't valid, or doesn't "
             "include a valid certificate chain.",
         )
     if "SSLSupportMethod" not in config:
-        raise refusal(
+        yield refusal(
             "InvalidViewerCertificate", "SSLSupportMethod is required with a certificate of your own."
         )
-    if config["SSLSupportMethod"] == "sni-only" and config["MinimumProtocolVersion"] == "SSLv3":
-        raise refusal(
+    elif config["SSLSupportMethod"] == "sni-only" and config["MinimumProtocolVersion"] == "SSLv3":
+        yield refusal(
             "InvalidProtocolSettings",
             "You cannot specify SSLv3 as the minimum protocol version if you only want to support clients "
             "that support Server Name Indication (SNI).",
@@ -256,25 +279,23 @@ _UNSAFE = re.compile(r"""[^!$-;=?-Z_a-z%]|%(?![0-9A-Fa-f]{2})""")
 _NOT_IN_TAG = re.compile(r"[^!-+\--~]")
 
 
-def invalidation_batch(batch: Config, quotas: Quotas) -> None:
-    """Refuse a batch, as it was given, with a path that CloudFront would not take (§5.16), or with too many.
-
-    :raises ApiError: InvalidArgument, InconsistentQuantities or BatchTooLarge.
-    """
-    _text(batch, "CallerReference", 1, 256)
+def invalidation_batch(batch: Config, quotas: Quotas) -> Problems:
+    """What CloudFront would not take of a batch as it was given (§5.16): InvalidArgument, InconsistentQuantities,
+    BatchTooLarge."""
+    yield from _text(batch, "CallerReference", 1, 256)
     paths = _items(batch["Paths"])
     if batch["Paths"]["Quantity"] != len(paths):
-        raise refusal(
+        yield refusal(
             "InconsistentQuantities",
             f"Paths has the Quantity {batch['Paths']['Quantity']} and {len(paths)} Items.",
         )
     if not paths:
-        raise refusal("InvalidArgument", "The parameter Paths must list at least one path.")
+        yield refusal("InvalidArgument", "The parameter Paths must list at least one path.")
     if sum(not is_wildcard(path) for path in paths) > quotas.invalidation_paths:
-        raise refusal("BatchTooLarge", f"It can hold {quotas.invalidation_paths} paths without a wildcard.")
+        yield refusal("BatchTooLarge", f"It can hold {quotas.invalidation_paths} paths without a wildcard.")
     for number, path in enumerate(paths):
         if wrong := _path_fault(path):
-            raise refusal(
+            yield refusal(
                 "InvalidArgument",
                 f"Your request contains one or more invalid invalidation paths. Paths[{number}] {wrong}.",
             )
@@ -348,9 +369,9 @@ def _items(config: Config) -> list[Any]:
     return list(config.get("Items") or ())
 
 
-def _text(config: Config, member: str, least: int, most: int) -> None:
+def _text(config: Config, member: str, least: int, most: int) -> Problems:
     if not least <= len(config[member]) <= most:
-        raise refusal(
+        yield refusal(
             "InvalidArgument",
             f"The parameter {member} must have {least} to {most} characters; it has {len(config[member])}.",
         )

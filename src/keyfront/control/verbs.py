@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -14,16 +14,16 @@ from keyfront.control.work import (
     Config,
     Output,
     Work,
-    accepted,
-    check_unique,
+    fitting,
     found_row,
     matched,
     page_of,
     relate,
+    reviewed,
     summary,
-    targets_of,
     view,
 )
+from keyfront.errors import ApiError
 from keyfront.model.kinds import (
     DISTRIBUTION,
     DOMAIN,
@@ -40,13 +40,11 @@ def create(work: Work, kind: Kind) -> Output:
 
 def create_from(work: Work, kind: Kind, given: Config, tags: Mapping[str, str] | None = None) -> Output:
     transaction, now, rng = work.transaction, work.call.now, work.desk.rng
-    config = accepted(work, kind, given)
-    if kind.repeatable and (before := _same(work, kind, config)) is not None:
+    config, problems = reviewed(work, kind, given)
+    if not problems and kind.repeatable and (before := _same(work, kind, config)) is not None:
         return _created(work, kind, before)
     row = Row(kind.name, kind.id.new(rng), work.etag(), now, now, config, _attributes(work, kind), 0)
-    work.desk.compiler.compiled(transaction, row)
-    check_unique(work, kind, row)
-    targets = targets_of(work, kind, row)
+    targets = fitting(work, kind, row, problems)
     if transaction.count(kind.name) >= getattr(work.desk.quotas, kind.quota):
         raise refusal(kind.too_many)
     transaction.insert(row)
@@ -91,22 +89,27 @@ def get_config(work: Work, kind: Kind) -> Output:
 
 def update(work: Work, kind: Kind) -> Output:
     old = matched(work, kind, "IllegalUpdate")
-    config = accepted(work, kind, work.params[kind.config])
-    for member in kind.fixed:
-        if config[member] != old.config[member]:
-            raise refusal(kind.fixed_error, f"({member})")
-    row = replace(work, kind, old, config)
+    config, problems = reviewed(work, kind, work.params[kind.config])
+    problems += [
+        refusal(kind.fixed_error, f"({member})")
+        for member in kind.fixed
+        if config[member] != old.config[member]
+    ]
+    row = replace(work, kind, old, config, problems)
     return {kind.name: view(work, kind, row), "ETag": row.etag}
 
 
-def replace(work: Work, kind: Kind, old: Row, config: Config) -> Row:
-    """Give the resource `old` the complete and valid `config`, if that fits to all others."""
+def replace(work: Work, kind: Kind, old: Row, config: Config, problems: Iterable[ApiError] = ()) -> Row:
+    """Give the resource `old` the complete `config`, if it fits to all others.
+
+    :param problems: what is known to be wrong with it.
+    :raises ApiError: for all that is wrong with it.
+    """
     transaction = work.transaction
     row = msgspec.structs.replace(old, etag=work.etag(), modified=work.call.now, config=config)
+    targets = fitting(work, kind, row, list(problems))
     compiler = work.desk.compiler
     compiled = compiler.compiled(transaction, row)
-    check_unique(work, kind, row)
-    targets = targets_of(work, kind, row)
     referrers = transaction.referrers(kind.name, row.id, DISTRIBUTION.name)
     changed = bool(referrers) and compiler.differs(transaction, old, compiled)
     transaction.update(row)

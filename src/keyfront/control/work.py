@@ -18,11 +18,12 @@ from keyfront.control.call import Call
 from keyfront.control.policies import managed_names, managed_rows
 from keyfront.control.publish import Compiler, Reach
 from keyfront.control.store import InvalidationRow, Load, Row, Transaction
-from keyfront.control.validate import refusal
+from keyfront.control.validate import Problems, refusal
 from keyfront.errors import ApiError
 from keyfront.fleet.regions import Regions
 from keyfront.model.kinds import DISTRIBUTION, ETAG, KEY_GROUP, Kind, Quotas
 from keyfront.model.members import unobeyed
+from keyfront.model.reading import Problem
 from keyfront.model.service import service
 
 Config = dict[str, Any]
@@ -104,7 +105,7 @@ _COMPLETE: dict[str, Callable[[Mapping[str, Any]], Config]] = {
     "ResponseHeadersPolicy": policies.complete_response_headers_policy,
     "Distribution": normalise.distribution,
 }
-_VALIDATE: dict[str, Callable[[Mapping[str, Any], Quotas], None]] = {
+_VALIDATE: dict[str, Callable[[Mapping[str, Any], Quotas], Problems]] = {
     "PublicKey": validate.public_key,
     "KeyGroup": validate.key_group,
     "OriginAccessControl": validate.origin_access_control,
@@ -143,34 +144,56 @@ def check_version(work: Work, row: Row) -> None:
         raise refusal("PreconditionFailed")
 
 
-def accepted(work: Work, kind: Kind, given: Config) -> Config:
-    """`given` made complete, if it says nothing that may not be said."""
+def reviewed(work: Work, kind: Kind, given: Config) -> tuple[Config, list[ApiError]]:
+    """`given` made complete, and what is wrong with it as far as one config shows it."""
+    problems: list[ApiError] = []
     if kind is DISTRIBUTION:
-        for problem in unobeyed(given):
-            raise ApiError(problem.code, problem.message, problem.status)
-    policies.quantities(given, kind.config)
+        problems += [_error(problem) for problem in unobeyed(given)]
+    if not any(problem.code == "InconsistentQuantities" for problem in problems):
+        problems += policies.quantities(given, kind.config)
     config = _COMPLETE[kind.name](given)
-    _VALIDATE[kind.name](config, work.desk.quotas)
+    problems += _VALIDATE[kind.name](config, work.desk.quotas)
     if kind is DISTRIBUTION:
-        validate.aliases(config["Aliases"].get("Items") or (), work.desk.domain_suffix)
-    return config
+        problems += validate.aliases(config["Aliases"].get("Items") or (), work.desk.domain_suffix)
+    return config, problems
 
 
-def check_unique(work: Work, kind: Kind, row: Row) -> None:
+def fitting(work: Work, kind: Kind, row: Row, problems: list[ApiError]) -> list[tuple[str, str]]:
+    """The stored resources that the row refers to, if nothing is wrong with it.
+
+    :param problems: what is known to be wrong with its config; what shows only beside all that is stored is added.
+    :raises ApiError: for all of it at once.
+    """
+    problems = [
+        *problems,
+        *map(_error, work.desk.compiler.problems(work.transaction, row)),
+        *_taken(work, kind, row),
+    ]
+    targets = _targets_of(work, kind, row, problems)
+    validate.refuse(problems)
+    return targets
+
+
+def _error(problem: Problem) -> ApiError:
+    return ApiError(problem.code, problem.message, problem.status)
+
+
+def _taken(work: Work, kind: Kind, row: Row) -> Problems:
     for unique in kind.unique:
         if unique.path == ("Name",) and row.config["Name"] in managed_names(kind.name):
-            raise refusal(unique.taken)
+            yield refusal(unique.taken)
         values = unique.values(row.config)
         owners = work.transaction.owners(kind.name, unique.name, values)
         taken = sorted(
             {value for value in values if owners.get(value, row.id) != row.id or values.count(value) > 1}
         )
         if taken:
-            raise refusal(unique.taken, f"({', '.join(taken)})" if unique.host else "")
+            yield refusal(unique.taken, f"({', '.join(taken)})" if unique.host else "")
 
 
-def targets_of(work: Work, kind: Kind, row: Row) -> list[tuple[str, str]]:
-    """The stored resources that the row's config refers to; all that it refers to must exist."""
+def _targets_of(work: Work, kind: Kind, row: Row, problems: list[ApiError]) -> list[tuple[str, str]]:
+    """The stored resources that the row's config refers to. What does not exist goes to `problems`, unless the
+    compiler has named it there already."""
     targets: list[tuple[str, str]] = []
     for reference in kind.refers_to:
         wanted = {
@@ -181,12 +204,14 @@ def targets_of(work: Work, kind: Kind, row: Row) -> list[tuple[str, str]]:
         known = {found.id for found in work.transaction.some(reference.kind, ours)}
         for id_ in ours:
             if id_ not in known or not wanted[id_]:
-                raise refusal(reference.missing, f"There is no {reference.kind} {id_!r}.")
+                if not any(each.code == reference.missing and repr(id_) in each.message for each in problems):
+                    problems.append(refusal(reference.missing, f"There is no {reference.kind} {id_!r}."))
+                continue
             if reference.crowd is not None:
                 quota, error = reference.crowd
                 others = set(work.transaction.referrers(reference.kind, id_, kind.name)) - {row.id}
                 if len(others) >= getattr(work.desk.quotas, quota):
-                    raise refusal(error)
+                    problems.append(refusal(error))
             targets.append((reference.kind, id_))
     return targets
 

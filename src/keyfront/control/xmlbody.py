@@ -102,8 +102,8 @@ def structure(
         name = local(child)
         if name in by_name:
             found.setdefault(by_name[name], []).append(child)
-        else:
-            faults.add(path, f"Element {name} is not known here", None)
+        elif _asks_for_something(child):
+            faults.unknown(path, name)
     _no_text(node, path, faults)
     value: dict[str, Any] = {}
     for member, kind in members.items():
@@ -121,6 +121,15 @@ def structure(
     if shape.metadata.get("union") and len(found) != 1:
         faults.add(path, "Exactly one member must be set", None)
     return value
+
+
+def _asks_for_something(node: Element) -> bool:
+    """Does an element that the model does not know say anything but empty, false, and no items? Clients send such
+    defaults for every member that they know."""
+    text = (node.text or "").strip(" \t\r\n")
+    if len(node):
+        return bool(text) or any(map(_asks_for_something, node))
+    return text not in ({"", "0"} if node.tag.endswith("Quantity") else {"", "false"})
 
 
 def _items(shape: Shape, nodes: list[Element], path: str, faults: Faults) -> list[Any]:

@@ -45,6 +45,10 @@ OBEYED = words(
 )
 
 REFUSED: dict[str, tuple[str, str]] = {
+    "Origins[].CustomOriginConfig.OriginHttpVersion": (
+        "InvalidArgument",
+        "Keyfront speaks HTTP/1.1 to origins: OriginHttpVersion can only be http1.1",
+    ),
     "Origins[].CustomOriginConfig.OriginMtlsConfig": (
         "InvalidArgument",
         "Keyfront has no client certificates for origins: OriginMtlsConfig cannot be used",
@@ -108,7 +112,11 @@ REFUSED: dict[str, tuple[str, str]] = {
 """Members whose neglect would be unsafe or would deceive: the API's error code and what to say. Empty values,
 false, and those of `HARMLESS` ask for nothing and pass."""
 
-HARMLESS = {"OriginGroups[].SelectionCriteria": "default", "ConnectionMode": "direct"}
+HARMLESS = {
+    "Origins[].CustomOriginConfig.OriginHttpVersion": "http1.1",
+    "OriginGroups[].SelectionCriteria": "default",
+    "ConnectionMode": "direct",
+}
 
 WITHOUT_EFFECT: dict[str, str] = {
     "CallerReference": "kept and returned; it means nothing to an edge, CloudFront's or Keyfront's",
@@ -167,7 +175,12 @@ def _walk(value: Any, at: str, problems: list[Problem]) -> None:
         return
     elif isinstance(value, Mapping):
         if path not in _STRUCTURES:
-            problems.append(problem("InvalidArgument", f"The parameter {at} is not known."))
+            problems.append(
+                problem(
+                    "InvalidArgument",
+                    f"The parameter {at} is not known to this version of Keyfront: leave it out.",
+                )
+            )
             return
         items = value.get("Items")
         if "Quantity" in value or items is not None:
@@ -179,7 +192,19 @@ def _walk(value: Any, at: str, problems: list[Problem]) -> None:
             elif name != "Quantity":
                 _walk(member, f"{at}.{name}" if at else str(name), problems)
     elif path not in OBEYED:
-        problems.append(problem("InvalidArgument", f"The parameter {at} is not known."))
+        problems.append(
+            problem(
+                "InvalidArgument",
+                f"The parameter {at} is not known to this version of Keyfront: leave it out.",
+            )
+        )
+
+
+def _unknown(at: str) -> Problem:
+    """A member that this version has no rule for; a newer client or botocore may know it."""
+    return problem(
+        "InvalidArgument", f"The parameter {at} is not known to this version of Keyfront: leave it out."
+    )
 
 
 def _count(quantity: Any, items: Any, at: str, problems: list[Problem]) -> None:

@@ -3,6 +3,9 @@
 The description is the file `cloudfront/2020-05-31/service-2.json` that comes with botocore; nothing of it is
 repeated in our code. It is read once, when it is first needed (about 0.2 s with botocore's import).
 Only the copy inside botocore counts: a model that somebody keeps in `~/.aws/models` changes nothing here.
+
+`LATER` adds members that a newer botocore knows and this one may not, so that clients of either age are read alike.
+Members that neither knows are refused by `model/members.py` and the codec, each by name.
 """
 
 from __future__ import annotations
@@ -16,6 +19,12 @@ import msgspec
 
 API_VERSION = "2020-05-31"
 NAMESPACE = f"http://cloudfront.amazonaws.com/doc/{API_VERSION}/"
+
+LATER: dict[str, dict[str, Any]] = {
+    "CustomOriginConfig": {"OriginHttpVersion": {"type": "string", "enum": ["http1.1", "http2"]}},
+    "VpcOriginConfig": {"OriginHttpVersion": {"type": "string", "enum": ["http1.1", "http2"]}},
+}
+"""Members by structure, each with its shape, that came after the oldest botocore that Keyfront runs with (1.44.5)."""
 
 Shape = Any  # botocore.model.Shape, which carries no types
 
@@ -63,6 +72,7 @@ def service() -> Service:
         description = loader.load_service_model("cloudfront", "service-2", API_VERSION)
     except DataNotFoundError as error:
         raise LookupError(f"this botocore has no model of CloudFront {API_VERSION}") from error
+    add_later_members(description["shapes"])
     model = ServiceModel(description, "cloudfront")
     return Service(
         operations={name: _operation(model.operation_model(name)) for name in model.operation_names},
@@ -75,6 +85,15 @@ def service() -> Service:
 def error_status(code: str) -> int:
     """The HTTP status of the error `code`; 400 if the model does not know it (cloudfront-semantics §7.2)."""
     return service().statuses.get(code, 400)
+
+
+def add_later_members(shapes: dict[str, Any]) -> None:
+    """Add the members of `LATER` to a description's `shapes` where they are missing."""
+    for structure, members in LATER.items():
+        for member, shape in members.items():
+            if member not in shapes[structure]["members"]:
+                shapes.setdefault(member, shape)
+                shapes[structure]["members"][member] = {"shape": member}
 
 
 def _operation(model: Any) -> Operation:
