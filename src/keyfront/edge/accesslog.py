@@ -33,7 +33,9 @@ class Record(msgspec.Struct, gc=False, omit_defaults=True):
     another rule's; `signed_by` is `url` or `cookies`; `verify_us` the time spent on routing and on the signature, not
     told of a request that was like one before (`quick`);
     `result` CloudFront's x-edge-result-type and `detail` its x-edge-detailed-result-type. `status` 0: the viewer
-    left before there was one. `ssl_protocol` and `ssl_cipher` are of the viewer's connection, empty on http.
+    left before there was one. 101 is a WebSocket, recorded at its end: `scheme` is then `ws` or `wss`, `bytes` is what
+    the viewer was sent over it, `request_bytes` the handshake and what the viewer sent after it, `reason` why the edge
+    ended it or which side broke off. `ssl_protocol` and `ssl_cipher` are of the viewer's connection, empty on http.
     """
 
     time: float
@@ -113,7 +115,8 @@ class Counts:
         self.requests.update(map(_request_of, records))
         self.keys.update([_key_of(record) for record in records if record.verdict == "allowed"])
         self.bytes += sum([record.bytes for record in records])
-        self.taken_us += sum([record.time_taken_us for record in records])
+        # How long a WebSocket was open says nothing about how long answers take.
+        self.taken_us += sum([record.time_taken_us for record in records if record.status != 101])
         self.verify_us += sum([record.verify_us for record in records])
 
     def take(self, tallies: Iterable[Tally]) -> None:

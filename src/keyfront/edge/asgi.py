@@ -26,6 +26,7 @@ from keyfront.edge.edge import Edge, EdgeSettings, Visit
 from keyfront.edge.exchange import FileRange, Headers, Reply, Request
 from keyfront.edge.http1 import MAX_HEAD, MAX_TARGET, Peers, host_text, in_origin_form
 from keyfront.edge.serve import Follower
+from keyfront.edge.websocket import WEBSOCKET, upgrade_of
 from keyfront.errors import SettingsError
 
 logger = logging.getLogger("keyfront.edge")
@@ -46,6 +47,9 @@ class EdgeApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
+            return
+        if scope["type"] == "websocket":
+            await self._refuse_websocket(scope, receive, send)
             return
         if scope["type"] != "http":
             raise ValueError(f"the edge serves http, not {scope['type']}")
@@ -76,6 +80,29 @@ class EdgeApp:
                 await close()
             reason = refusal or reply.reason
             self.edge.done(visit, reply.status, visit.sent, reply.x_cache, detail, reason)
+
+    async def _refuse_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """WebSocket is the native shell's: here a handshake is answered 501, or with what the server makes of a refusal
+        (403) if it cannot send an answer of ours. It leaves an access record."""
+        await receive()  # websocket.connect
+        request, _ = self._request({**scope, "method": "GET"}, receive)
+        request.scheme = {"ws": "http", "wss": "https"}.get(request.scheme, request.scheme)
+        visit = self.edge.unreadable(request)
+        name = "websocket_over_asgi"
+        reply = respond.dated(respond.refused(name, None, request, visit.request_id), visit.now)
+        status = reply.status
+        try:
+            if "websocket.http.response" in (scope.get("extensions") or {}):
+                body = reply.body if isinstance(reply.body, bytes) else b""
+                headers = [*reply.headers, (b"content-length", b"%d" % len(body))]
+                await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+                await send({"type": "websocket.http.response.body", "body": body})
+                visit.sent = len(body)
+            else:
+                status = 403
+                await send({"type": "websocket.close", "code": 1000, "reason": ""})
+        finally:
+            self.edge.done(visit, status, visit.sent, reply.x_cache, reply.detail, name)
 
     async def _serve(self, visit: Visit) -> Reply:
         try:
@@ -142,6 +169,7 @@ class EdgeApp:
             client_ip=client,
             client_port=scope["client"][1] if scope.get("client") else 0,
             version=version,
+            upgrade=_passed_over(scope["method"], version, headers),
             cookie=b"; ".join(cookies).decode("latin-1"),
             body=_body(receive) if has_body else None,
             length=length,
@@ -190,6 +218,14 @@ class EdgeApp:
 _FIELD_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 # A value is one line, without control characters (RFC 9110 §5.5).
 _BREAKING = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def _passed_over(method: str, version: str, headers: Headers) -> str:
+    """`Request.upgrade` where no upgrade is ever made."""
+    if not any(name == b"upgrade" for name, _ in headers):
+        return ""
+    asked = upgrade_of(method, version, headers, named=True, has_body=False)
+    return "passed over: upgrade to websocket (over ASGI)" if asked == WEBSOCKET else asked
 
 
 async def _body_unannounced(receive: Receive) -> AsyncIterator[bytes] | None:

@@ -47,6 +47,8 @@ from keyfront.edge.response_headers import ResponseHeaders, timed
 from keyfront.edge.routing import Route, Routing, Site
 from keyfront.edge.shield import Asked, Kept, RelayedFailure, Shields, Told
 from keyfront.edge.slices import ChangedError, Opened, Reader, Runs, Span, Spool, UnusableError
+from keyfront.edge.tunnel import Places
+from keyfront.edge.websocket import WEBSOCKET, forwarded, handshake_fault, handshake_key
 from keyfront.errors import OriginFailure, spent
 from keyfront.model.snapshot import EMPTY, Origin, Snapshot
 from keyfront.signing.verify import Grant
@@ -92,7 +94,8 @@ class EdgeSettings(msgspec.Struct, frozen=True):
     instead of the built-in table. With `cache_status` every answer tells in Cache-Status what the cache had to do with
     it (RFC 9211). `origin_credentials` is the operator's file of credentials to sign requests to origins with
     (`origin_credentials`). `shields` are regions and the edges that are the Origin Shield there, and `shield_secret`
-    the file of what they and this edge share (`shield`). `egress` says which addresses origins may be at."""
+    the file of what they and this edge share (`shield`). `egress` says which addresses origins may be at. `websockets`
+    is how many WebSockets one worker may have open."""
 
     memory: int = 256 * 1024 * 1024
     max_object: int = 1024 * 1024
@@ -108,6 +111,7 @@ class EdgeSettings(msgspec.Struct, frozen=True):
     shields: tuple[tuple[str, str], ...] = ()
     shield_secret: str = ""
     egress: EgressSettings = EgressSettings()
+    websockets: int = 1000
 
 
 class Visit:
@@ -116,6 +120,8 @@ class Visit:
     verify_s = 0.0
     first_byte = 0.0
     sent = 0
+    received = 0
+    """Bytes that a WebSocket's viewer has sent after its handshake."""
     plan: Plan | None = None
     grant: Grant | None = None
     refusal: Refusal | None = None
@@ -136,7 +142,8 @@ class Visit:
     told = Told()
     given: Headers | None = None
     explanation = ""
-    """What the access record says of an origin that failed: a sentence for the operator, never a secret."""
+    """What the access record adds to the reason, of an origin that failed or a WebSocket that was not opened: a
+    sentence for the operator, never a secret."""
 
     def __init__(self, request: Request, now: float, began: float, request_id: str) -> None:
         self.request = request
@@ -170,6 +177,7 @@ class Edge:
         self.tiers = Tiers(self.memory, self.disk)
         self.flights: dict[str, Flight] = {}
         self.runs = Runs()
+        self.websockets = Places(settings.websockets)
         self._tasks: set[asyncio.Task[None]] = set()
         self.failures: Recent[tuple[str, int, str, str]] = Recent()
         self.unshared: Recent[bool] = Recent()
@@ -282,6 +290,8 @@ class Edge:
             visit.grant = grant
             self.log.counts.accepted(grant.key_pair_id, grant.expires, now)
         visit.plan = plan
+        if request.upgrade == WEBSOCKET:
+            return visit  # a handshake has no key: it neither finds, fills nor joins anything
         key = visit.key = plan.key if not plan.route.selects else self._key(plan, request)
         if key is not None:
             stored = self.memory.look(key)
@@ -315,8 +325,10 @@ class Edge:
         if self.shield is not None and visit.asked is not None:
             return await self.shield.serve(visit, visit.asked)
         plan = visit.plan
-        if plan is not None and chained_too_long(visit.request):
-            visit.refusal = Refusal("chain_too_long", plan.route.site, plan.route)
+        if plan is not None:
+            name = self._refusal_late(visit.request)
+            if name:
+                visit.refusal = Refusal(name, plan.route.site, plan.route)
         refusal = visit.refusal
         if refusal is not None:
             # Whether a country is let in does not depend on the behavior, which may not be known yet (`decide`).
@@ -337,11 +349,19 @@ class Edge:
                 reply = respond.origin_failed(failure, visit.request_id)
         if site is not None and site.error_responses and reply.status >= 400:
             reply = await self._custom_error(site, visit, reply)
-        if route is not None and route.response_headers is not None:
+        if route is not None and route.response_headers is not None and reply.status != 101:
             self._policed(visit, reply, route.response_headers)
         if self._tells and refusal is None:
             reply.headers.append((b"cache-status", self._cache_status(visit, reply)))
         return respond.dated(reply, visit.now)
+
+    def _refusal_late(self, request: Request) -> str:
+        """The name of what speaks against a request that the gate lets pass, "" if nothing does."""
+        if chained_too_long(request):
+            return "chain_too_long"
+        if request.upgrade == WEBSOCKET:
+            return handshake_fault(request.headers) or ("websocket_limit" if self.websockets.full else "")
+        return ""
 
     def _policed(self, visit: Visit, reply: Reply, rule: ResponseHeaders) -> None:
         """Give the reply the headers that the behavior's response headers policy makes of its own."""
@@ -376,6 +396,8 @@ class Edge:
 
         :raises OriginFailure: if the origin failed, and nothing stands in for its answer.
         """
+        if visit.request.upgrade == WEBSOCKET:
+            return await self._open_websocket(visit, plan)
         for _ in range(3):
             if visit.key is None:
                 visit.forwarded = "method" if plan.route.cacheable else "bypass"
@@ -534,9 +556,14 @@ class Edge:
         return not meta.vary or freshness.vary_matches(meta, self._origin_headers(visit, plan))
 
     async def _pass(self, visit: Visit, plan: Plan) -> Reply:
-        request, behavior = visit.request, plan.route.behavior
+        request = visit.request
         visit.snapshot = self.routing.number
         answer, _, _ = await self._fetch(visit, plan, request.method)
+        return await self._passed(visit, plan, answer)
+
+    async def _passed(self, visit: Visit, plan: Plan, answer: OriginReply) -> Reply:
+        """The reply that passes an origin's answer on to this viewer alone."""
+        request, behavior = visit.request, plan.route.behavior
         visit.answered = answer.status
         if freshness.invalidates(request.method, answer.status):
             self._spoil(visit, plan, answer)
@@ -587,6 +614,71 @@ class Edge:
         self.changed.put(key, self.changes, self.clock() + LONGEST_FILL)
         for each in [each for each in self.flights if each.partition("\n")[0] == key]:
             del self.flights[each]
+
+    # -- WebSocket ---------------------------------------------------------------------------------------------------
+
+    async def _open_websocket(self, visit: Visit, plan: Plan) -> Reply:
+        """What the origin answers to an opening handshake. A 101 has `upstream`, whose end gives the place back.
+
+        :raises OriginFailure: if the origin failed, or switched in a way that it was not asked for.
+        """
+        visit.forwarded, visit.snapshot = "bypass", self.routing.number
+        behavior = plan.route.behavior
+        give_back = self.websockets.take()
+        opened = False
+        try:
+            answer, sent, origin = await self._handshake(visit, plan)
+            upstream = answer.upstream
+            if upstream is not None:
+                upstream.on_end = give_back
+                visit.answered = 101
+                reply = Reply(101, viewer_headers(behavior, answer.headers), x_cache="Miss")
+                reply.upstream = upstream
+                self.websockets.opened += 1
+                opened = True
+                return reply
+            reply = await self._passed(visit, plan, answer)
+            if origin.kind == "s3":
+                reply.reason = "websocket_to_s3"
+                visit.explanation = "an S3 origin speaks no WebSocket: it was asked with an ordinary GET"
+            elif not forwarded(sent):
+                reply.reason = "websocket_headers_not_forwarded"
+                visit.explanation = (
+                    f"the behavior {behavior.path_pattern} does not forward Sec-WebSocket-Key and "
+                    "Sec-WebSocket-Version: give it the AllViewer origin request policy, or one that lists them"
+                )
+            else:
+                reply.reason = "websocket_declined"
+                visit.explanation = f"the origin answered {answer.status} to the handshake"
+            return reply
+        finally:
+            if not opened:
+                give_back()
+
+    async def _handshake(self, visit: Visit, plan: Plan) -> tuple[OriginReply, Headers, Origin]:
+        """Ask the origin to switch to WebSocket, past any Origin Shield. Of an origin group the second origin is asked
+        only if the first cannot be connected to: a handshake that was sent is not sent again."""
+        request = visit.request
+        origins = plan.route.origins
+        for number, origin in enumerate(origins):
+            headers = self._origin_headers(visit, plan, number)
+            scheme = origin_scheme(origin, request.scheme)
+            target = origin.path + plan.target
+            asked = perf_counter()
+            try:
+                if origin.kind == "s3":
+                    answer = await self.origins.fetch(origin, scheme, "GET", target, headers)
+                else:
+                    key = handshake_key(request.headers)
+                    answer = await self.origins.open_websocket(origin, scheme, target, headers, key)
+            except OriginFailure as failure:
+                if number == len(origins) - 1 or failure.kind not in _UNREACHABLE:
+                    raise
+                spent(failure)
+                continue
+            visit.upstream = (answer.connect_time, perf_counter() - asked - answer.connect_time)
+            return answer, headers, origin
+        raise AssertionError("a route has at least one origin")
 
     # -- fills -------------------------------------------------------------------------------------------------------
 
@@ -1035,7 +1127,7 @@ class Edge:
             request.client_ip,
             request.client_port,
             request.method,
-            request.scheme if visit.asked is None else SHIELD,
+            _logged_scheme(visit, status),
             request.host,
             path,
             query,
@@ -1047,7 +1139,7 @@ class Edge:
             detail,
             "" if site is None else site.distribution.id,
             "" if route is None else route.behavior.path_pattern,
-            request.wire_bytes,
+            request.wire_bytes + visit.received,
             int((visit.first_byte - visit.began) * 1e6) if visit.first_byte else 0,
             agent,
             referer,
@@ -1068,6 +1160,8 @@ class Edge:
         record.reason = reason
         if visit.explanation:
             record.explanation = visit.explanation[:LONGEST_EXPLANATION]
+        elif request.upgrade and request.upgrade != WEBSOCKET and not record.explanation:
+            record.explanation = request.upgrade
         if request.tls is not None:
             record.ssl_protocol, record.ssl_cipher = request.tls
         self.log.add(record)
@@ -1078,6 +1172,14 @@ class Edge:
         record.verify_us = int(visit.verify_s * 1e6)
         if route is not None and route.keyring is not None:
             record.key_group = route.keyring.groups.get(key_id, "")
+
+
+def _logged_scheme(visit: Visit, status: int) -> str:
+    """CloudFront's cs-protocol: http, https, and ws or wss for what became a WebSocket (§6.1)."""
+    if visit.asked is not None:
+        return SHIELD
+    scheme = visit.request.scheme
+    return scheme if status != 101 else "wss" if scheme == "https" else "ws"
 
 
 def _error_min_ttl(site: Site, status: int) -> int:

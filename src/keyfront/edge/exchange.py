@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from keyfront.edge.response_headers import ResponseHeaders
     from keyfront.edge.routing import Route
     from keyfront.edge.shield import Told
+    from keyfront.edge.tunnel import Upstream
     from keyfront.signing.verify import Grant
 
 Header = tuple[bytes, bytes]
@@ -77,7 +78,8 @@ class Request:
     names one. `body` is None if the request has none, else an async iterator over its chunks; `length` is the
     body's Content-Length, or None if chunked or absent. `client_ip` is the viewer's address (behind a trusted
     proxy: the one that the proxy names), `scheme` the viewer's. `tls` is the protocol and the cipher of the connection,
-    in OpenSSL's names, or None if it has none.
+    in OpenSSL's names, or None if it has none. `upgrade` is `websocket.WEBSOCKET` for an opening handshake, a text for
+    the log for an upgrade that is passed over, else empty (`websocket.upgrade_of`).
     """
 
     __slots__ = (
@@ -92,6 +94,7 @@ class Request:
         "scheme",
         "target",
         "tls",
+        "upgrade",
         "version",
         "wire_bytes",
     )
@@ -111,6 +114,7 @@ class Request:
         length: int | None = None,
         wire_bytes: int = 0,
         tls: tuple[str, str] | None = None,
+        upgrade: str = "",
     ) -> None:
         self.method = method
         self.target = target
@@ -125,6 +129,7 @@ class Request:
         self.length = length
         self.wire_bytes = wire_bytes
         self.tls = tls
+        self.upgrade = upgrade
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of that lower-case name."""
@@ -139,10 +144,11 @@ class Reply:
 
     `body` is bytes, or an async iterator of pieces with `length` its size in bytes if that is known.
     `x_cache` is the word before " from cloudfront", `detail` CloudFront's x-edge-detailed-result-type,
-    `reason` a denial's or refusal's name for the log.
+    `reason` a denial's or refusal's name for the log. `upstream` is the origin's side of a WebSocket, with status 101
+    only: who gets the reply opens a tunnel to it or ends it.
     """
 
-    __slots__ = ("body", "detail", "headers", "length", "reason", "status", "x_cache")
+    __slots__ = ("body", "detail", "headers", "length", "reason", "status", "upstream", "x_cache")
 
     def __init__(
         self,
@@ -162,6 +168,7 @@ class Reply:
         self.x_cache = x_cache
         self.detail = detail or x_cache
         self.reason = reason
+        self.upstream: Upstream | None = None
 
 
 class Plan:
@@ -345,10 +352,21 @@ class OriginReply:
     connection, which may therefore be cut short without notice (CloudFront stores it all the same, §5.9).
     `whole` is the entire body if it came with the head, as small ones do: take it and leave `body` alone, no
     `aclose()` is needed then. It is None if the body is still on its way. `told` is what an Origin Shield says of it,
-    if it came from there.
+    if it came from there. `upstream` is the connection of a WebSocket that the origin has accepted with its 101.
     """
 
-    __slots__ = ("body", "connect_time", "headers", "length", "reason", "sized", "status", "told", "whole")
+    __slots__ = (
+        "body",
+        "connect_time",
+        "headers",
+        "length",
+        "reason",
+        "sized",
+        "status",
+        "told",
+        "upstream",
+        "whole",
+    )
 
     def __init__(
         self,
@@ -371,6 +389,7 @@ class OriginReply:
         self.connect_time = connect_time
         self.whole = whole
         self.told: Told | None = None
+        self.upstream: Upstream | None = None
 
     async def aclose(self) -> None:
         close = getattr(self.body, "aclose", None)

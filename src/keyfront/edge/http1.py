@@ -9,14 +9,11 @@ arrives meanwhile waits in `_queue`.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import ipaddress
 import logging
 import re
 import socket
 import struct
-import sys
-import termios
 from collections import deque
 from collections.abc import AsyncIterator
 from time import perf_counter
@@ -33,6 +30,9 @@ from keyfront.edge.quick import Caller, Quick, Section, aged
 from keyfront.edge.response_headers import ResponseHeaders
 from keyfront.edge.sendfile import send_range
 from keyfront.edge.slices import ChangedError, UnusableError
+from keyfront.edge.tunnel import LINGER, Tunnel, Upstream
+from keyfront.edge.unsent import on_its_way
+from keyfront.edge.websocket import WEBSOCKET, upgrade_of
 from keyfront.errors import OriginFailure, spent
 
 logger = logging.getLogger("keyfront.edge")
@@ -42,12 +42,14 @@ MAX_HEAD = 20480
 """CloudFront's limits, in bytes, on the URL and on the whole head of a request (cloudfront-semantics §3.3)."""
 MAX_QUEUE = 32
 BODY_WINDOW = 256 * 1024
-LINGER = 2.0
+EARLY = 64 * 1024
+"""Bytes after a WebSocket handshake, before its answer, above which the viewer is not read any more."""
 JOINED = 16384
 """Bytes of a body up to which one write of a copy is cheaper than a write of pieces."""
 
 _REASONS = {
-    100: b"Continue", 200: b"OK", 201: b"Created", 202: b"Accepted", 204: b"No Content", 206: b"Partial Content",
+    100: b"Continue", 101: b"Switching Protocols",
+    200: b"OK", 201: b"Created", 202: b"Accepted", 204: b"No Content", 206: b"Partial Content",
     300: b"Multiple Choices", 301: b"Moved Permanently", 302: b"Found", 303: b"See Other", 304: b"Not Modified",
     307: b"Temporary Redirect", 308: b"Permanent Redirect", 400: b"Bad Request", 401: b"Unauthorized",
     403: b"Forbidden", 404: b"Not Found", 405: b"Method Not Allowed", 408: b"Request Timeout", 409: b"Conflict",
@@ -59,22 +61,23 @@ _REASONS = {
 }  # fmt: skip
 _GONE = "body_gone"
 """The log's reason where the rest of a stored body was evicted, or is of another version by now."""
-_SPELLED = {b"etag": b"ETag", b"www-authenticate": b"WWW-Authenticate", b"content-md5": b"Content-MD5"}
-
-
-# What tcp(7) calls SIOCOUTQ is the terminals' TIOCOUTQ by another name.
-_SIOCOUTQ = termios.TIOCOUTQ if sys.platform == "linux" else None
+_SPELLED = {
+    b"etag": b"ETag", b"www-authenticate": b"WWW-Authenticate", b"content-md5": b"Content-MD5",
+    b"sec-websocket-accept": b"Sec-WebSocket-Accept", b"sec-websocket-protocol": b"Sec-WebSocket-Protocol",
+    b"sec-websocket-extensions": b"Sec-WebSocket-Extensions", b"sec-websocket-version": b"Sec-WebSocket-Version",
+}  # fmt: skip
 
 
 class Limits(msgspec.Struct, frozen=True):
     """Seconds: for a whole request head, between requests, without progress of a request's body, without progress of
-    an answer, and for the open connections when the worker is told to stop."""
+    an answer, for the open connections when the worker is told to stop, and without traffic on a WebSocket."""
 
     head: float = 30.0
     idle: float = 60.0
     body: float = 30.0
     write: float = 60.0
     drain: float = 30.0
+    websocket_idle: float = 600.0
 
 
 class Peers:
@@ -106,8 +109,8 @@ class Peers:
             if e.strip()
         ]
         protos = [v for n, v in headers if n == b"x-forwarded-proto"]
-        if protos and protos[-1].strip().lower() in (b"http", b"https"):
-            scheme = protos[-1].strip().lower().decode()
+        if protos:
+            scheme = _PROTOS.get(protos[-1].strip().lower(), scheme)
         client = peer
         while chain:
             entry = chain.pop()
@@ -143,7 +146,8 @@ class Listener:
         self.hit_tail = b"Connection: keep-alive\r\nX-Cache: Hit from cloudfront" + self.identity
         self._sweeper: asyncio.TimerHandle | None = None
         limit = self.limits
-        self._period = max(0.02, min(1.0, min(limit.head, limit.idle, limit.body, limit.write) / 4))
+        shortest = min(limit.head, limit.idle, limit.body, limit.write, limit.websocket_idle)
+        self._period = max(0.02, min(1.0, shortest / 4))
 
     def __call__(self) -> Connection:
         if self._sweeper is None:
@@ -158,17 +162,25 @@ class Listener:
         self._sweeper = loop.call_later(self._period, self._sweep)
 
     async def drain(self) -> None:
-        """Let every request under way finish, take no new ones, and cut what is left after `limits.drain` seconds."""
+        """Let every request under way finish, take no new ones, and cut what is left after `limits.drain` seconds: a
+        WebSocket with Close frames, and the connections of those who do not answer them after `LINGER` seconds more."""
         self.draining = True
         if self.connections:
             self.empty = asyncio.get_running_loop().create_future()
             for connection in list(self.connections):
                 connection.drain()
-            try:
-                await asyncio.wait_for(self.empty, self.limits.drain)
-            except TimeoutError:
-                for connection in list(self.connections):
+            await asyncio.wait([self.empty], timeout=self.limits.drain)
+            tunnels = [each for each in self.connections if each.tunnel is not None]
+            for connection in list(self.connections):
+                if connection.tunnel is None:
                     connection.abort()
+                else:
+                    connection.tunnel.end("websocket_shutdown")
+            if tunnels:
+                await asyncio.wait([self.empty], timeout=LINGER)
+            for connection in list(self.connections):
+                connection.abort()
+            await asyncio.wait([self.empty], timeout=LINGER)  # their records are still to be left
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
@@ -255,6 +267,7 @@ class Connection(asyncio.Protocol):
         "_client_ip",
         "_clock",
         "_closing",
+        "_early",
         "_edge",
         "_ending",
         "_eof",
@@ -289,6 +302,7 @@ class Connection(asyncio.Protocol):
         "_trusted",
         "_unparsed",
         "_writable",
+        "tunnel",
     )
 
     def __init__(self, listener: Listener) -> None:
@@ -310,6 +324,8 @@ class Connection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._tls: tuple[str, str] | None = None
         self._unparsed = 0
+        self._early: bytearray | None = None  # what came after a handshake, as long as that is not answered
+        self.tunnel: Tunnel | None = None  # a WebSocket has this connection's transport now
         self._writable = True
         self._room: asyncio.Future[None] | None = None
         self._sending = False  # the kernel sends a file
@@ -402,6 +418,7 @@ class Connection(asyncio.Protocol):
             and request.target == target
             and request.body is None
             and request.version == "1.1"
+            and not request.upgrade
             and self._request is None
             and not (self._in_head or self._ending or self._unparsed)
         ):
@@ -426,6 +443,9 @@ class Connection(asyncio.Protocol):
         if self._closing:
             return
         self._last_data = self._clock()
+        if self._early is not None:
+            self._wait_with(data)
+            return
         self._head_bytes += len(data)
         body = self._body
         if self._unparsed:
@@ -449,9 +469,13 @@ class Connection(asyncio.Protocol):
                     self._refuse("too_large")  # chunk extensions or a trailer without end
 
     def _go_on_parsing(self, rest: memoryview) -> bool:
-        """No protocol is switched to here: the request is answered as if Upgrade had not been sent (RFC 9110 §7.8), and
-        what follows its head is parsed anew. False if that ended the connection."""
+        """What follows the head of a WebSocket's handshake waits for its answer. Any other upgrade is answered as if it
+        had not been asked for (RFC 9110 §7.8), and what follows its head is parsed anew. False if nothing was parsed,
+        or that ended the connection."""
         while True:
+            if self._early is not None:
+                self._wait_with(rest)
+                return False
             self._parser = httptools.HttpRequestParser(self)
             if self._unparsed:
                 rest = self._feed_unparsed(rest)
@@ -464,6 +488,13 @@ class Connection(asyncio.Protocol):
                 return False
             else:
                 return True
+
+    def _wait_with(self, data: bytes | memoryview) -> None:
+        """Keep what comes after a handshake that has no answer yet."""
+        if self._early is not None:
+            self._early += data
+            if len(self._early) > EARLY:
+                self.hold("early")
 
     def _feed_unparsed(self, data: memoryview) -> memoryview:
         """The parser takes every upgrade for a switch and leaves the request's body to us. What is not of it."""
@@ -538,7 +569,7 @@ class Connection(asyncio.Protocol):
         raw_host: bytes | None = None
         cookie = b""
         length: int | None = None
-        has_body = expects = bad = speaks_of_connection = False
+        has_body = expects = bad = speaks_of_connection = speaks_of_upgrade = False
         size = len(self._target) + 26
         for name, value in headers:
             size += len(name) + len(value) + 4
@@ -551,6 +582,8 @@ class Connection(asyncio.Protocol):
                 cookie = cookie + b"; " + value if cookie else value
             elif name == b"connection":
                 speaks_of_connection = True
+            elif name == b"upgrade":
+                speaks_of_upgrade = True
             elif name == b"content-length":
                 length = int(value)
                 has_body = length > 0
@@ -593,6 +626,11 @@ class Connection(asyncio.Protocol):
             self._keep_alive = False  # what follows would be for the other end
         elif upgrades and length is not None:
             self._unparsed = length
+        upgrade = ""
+        if speaks_of_upgrade:
+            upgrade = upgrade_of(method, version, headers, named=upgrades, has_body=has_body)
+            if upgrade == WEBSOCKET and not self._ending:
+                self._early = bytearray()
         request = Request(
             method,
             target,
@@ -607,6 +645,7 @@ class Connection(asyncio.Protocol):
             length,
             size,
             self._tls,
+            upgrade,
         )
         self._request = request
         if body is not None:
@@ -675,6 +714,7 @@ class Connection(asyncio.Protocol):
             and not (
                 self._in_head or self._ending or self._closing or self._eof or self._unparsed or self._held
             )
+            and self._early is None
             and not self._listener.draining
         )
 
@@ -734,6 +774,16 @@ class Connection(asyncio.Protocol):
                 keep_alive = False
             if self._listener.draining:
                 keep_alive = False
+            if reply.upstream is not None:
+                if await self._switch(visit, reply, reply.upstream):
+                    started = True
+                    detail = reply.detail
+                    return
+                failure = OriginFailure("OriginCommError", 502, "closed by the origin behind its 101")
+                visit.explanation = failure.detail
+                reply = respond.dated(respond.origin_failed(failure, visit.request_id), visit.now)
+            if visit.request.upgrade == WEBSOCKET:
+                keep_alive = self._go_on_without_websocket() and keep_alive
             started = True
             keep_alive = await self._write(visit, reply, keep_alive)
             detail = reply.detail
@@ -767,16 +817,20 @@ class Connection(asyncio.Protocol):
                 close = getattr(reply.body, "aclose", None)
                 if close is not None:
                     await close()
+                if reply.upstream is not None:
+                    reply.upstream.end()
             result = reply.x_cache if reply is not None else "Error"
             self._edge.done(
                 visit,
-                reply.status if reply is not None and started else 0,
+                reply.status if reply is not None and (started or self.tunnel is not None) else 0,
                 visit.sent,
                 result,
                 detail,
                 reply.reason if reply is not None else "",
             )
-            if not self._closing:
+            if self.tunnel is not None:
+                self.connection_lost(None)
+            elif not self._closing:
                 if not keep_alive or detail == "ClientHungUpRequest":
                     self._finish(body)
                 else:
@@ -843,6 +897,50 @@ class Connection(asyncio.Protocol):
         elif length is not None and visit.sent != length:
             raise RuntimeError(f"the body has {visit.sent} bytes, {length} were promised")
         return keep_alive
+
+    async def _switch(self, visit: Visit, reply: Reply, upstream: Upstream) -> bool:
+        """A WebSocket, from its 101 to its end. Returns False if the origin has left before the viewer had the 101.
+
+        :raises ConnectionResetError: if the viewer has left before.
+        """
+        if not self._writable:
+            await self._drained()
+        limits = self._listener.limits
+        head = b"".join(
+            (
+                _head(101, reply.headers, None),
+                b"Upgrade: websocket\r\nConnection: Upgrade\r\n",
+                f"X-Cache: {reply.x_cache} from cloudfront".encode(),
+                self._listener.identity,
+                visit.request_id.encode(),
+                b"\r\n\r\n",
+            )
+        )
+        self.release("early")
+        tunnel = Tunnel(self._transport, limits.websocket_idle, limits.write)
+        if not tunnel.open(upstream, head, bytes(self._early or b""), ended=self._eof):
+            upstream.end()
+            return False
+        self._early = None
+        visit.first_byte = perf_counter()
+        self.tunnel = tunnel
+        try:
+            await tunnel.finished
+        finally:
+            tunnel.abort()
+            visit.sent, visit.received = tunnel.origin.received, tunnel.viewer.received
+            reply.reason = tunnel.reason
+        return True
+
+    def _go_on_without_websocket(self) -> bool:
+        """The handshake was not accepted. Returns whether the connection may go on as HTTP. Not if the viewer has sent
+        anything since: it meant that for a WebSocket, or for somebody who takes it for one. Then none of it, and
+        nothing that follows, is read as a request."""
+        if self._early:
+            return False
+        self._early = None
+        self._parser = httptools.HttpRequestParser(self)
+        return True
 
     async def _drained(self) -> None:
         while not self._writable and not self._closing:
@@ -931,7 +1029,8 @@ class Connection(asyncio.Protocol):
         self._ending = True
         self._quiet = False
         self._queue.clear()
-        if body is not None and not body.ended and not self._eof:
+        unread = self._early is not None or (body is not None and not body.ended)
+        if unread and not self._eof:
             self._linger()
         else:
             self._transport.close()
@@ -955,6 +1054,9 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def abort(self) -> None:
+        if self.tunnel is not None:
+            self.tunnel.abort()
+            return
         self._closing = True
         self._quiet = False
         self._transport.abort()
@@ -968,13 +1070,16 @@ class Connection(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """Once in a while: let go of a peer that is idle, slow or stuck."""
+        if self.tunnel is not None:
+            self.tunnel.check(now)
+            return
         limits = self._listener.limits
         if self._heard:
             self._heard = False
             self._last_data = now
         size = self._transport.get_write_buffer_size()
         if size or self._sending:
-            size += _on_its_way(self._transport)
+            size += on_its_way(self._transport)
             if size != self._last_size:
                 self._progress = now
             elif now - self._progress > limits.write:
@@ -991,18 +1096,6 @@ class Connection(asyncio.Protocol):
         elif self._task is None and now - self._last_data > limits.idle:
             self._transport.close()
         self._last_size = size
-
-
-def _on_its_way(transport: asyncio.Transport) -> int:
-    """Bytes that the kernel holds until the peer has acknowledged them, 0 where it cannot say. It takes several MiB
-    at once, so a peer that reads slowly would seem stuck to whoever looks at our own buffer only."""
-    if _SIOCOUTQ is None:
-        return 0
-    try:
-        handle = transport.get_extra_info("socket").fileno()
-        return int.from_bytes(fcntl.ioctl(handle, _SIOCOUTQ, bytes(4)), sys.byteorder)
-    except (OSError, AttributeError):
-        return 0
 
 
 def _head(status: int, headers: Headers | tuple[tuple[bytes, bytes], ...], length: int | None) -> bytes:
@@ -1054,7 +1147,11 @@ def in_origin_form(target: bytes) -> bool:
     return target.startswith(b"/") and not target.translate(None, _VISIBLE)
 
 
-_NOTED = frozenset({b"host", b"cookie", b"connection", b"content-length", b"transfer-encoding", b"expect"})
+_NOTED = frozenset(
+    {b"host", b"cookie", b"connection", b"content-length", b"transfer-encoding", b"expect", b"upgrade"}
+)
+# Some proxies name the scheme of a WebSocket by its own names.
+_PROTOS = {b"http": "http", b"https": "https", b"ws": "http", b"wss": "https"}
 _HOST = re.compile(rb"((?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?)[ \t]*")
 _hosts: dict[bytes | None, str] = {}
 

@@ -34,6 +34,9 @@ class Sums(msgspec.Struct, frozen=True):
     run: str = ""
     ends: list[tuple[str, int, float, int]] = []
     limited: dict[str, int] = {}
+    websockets: int = 0
+    websocket_handshakes: int = 0
+    websockets_opened: int = 0
 
 
 def sums(
@@ -45,6 +48,7 @@ def sums(
     disk: tuple[int, int] = (0, 0),
     run: str = "",
     limited: Mapping[str, int] = MappingProxyType({}),
+    websockets: tuple[int, int, int] = (0, 0, 0),
 ) -> Sums:
     return Sums(
         [(*name, n) for name, n in counts.requests.items()],
@@ -59,6 +63,7 @@ def sums(
         run,
         [(key, ends.latest, ends.longest, ends.until) for key, ends in counts.ends.items()],
         dict(limited),
+        *websockets,
     )
 
 
@@ -113,6 +118,21 @@ def families(reports: Iterable[tuple[str, int, Mapping[str, object]]]) -> Iterab
                 "keyfront_edge_disk_evictions", "Entries evicted from the cache on disk.", labels=edge
             ),
             "disk_evictions",
+        ),
+        (GaugeMetricFamily("keyfront_edge_websockets", "Open WebSockets.", labels=edge), "websockets"),
+        (
+            CounterMetricFamily(
+                "keyfront_edge_websocket_handshakes",
+                "WebSocket handshakes that an origin was asked with.",
+                labels=edge,
+            ),
+            "websocket_handshakes",
+        ),
+        (
+            CounterMetricFamily(
+                "keyfront_edge_websockets_opened", "WebSockets that were opened.", labels=edge
+            ),
+            "websockets_opened",
         ),
         (
             CounterMetricFamily("keyfront_edge_log_records_lost", "Access records not written.", labels=edge),

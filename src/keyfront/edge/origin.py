@@ -50,6 +50,8 @@ from keyfront.edge.origin_access import OriginAccess
 from keyfront.edge.origin_http1 import NEVER, Connection, Framing, request_head
 from keyfront.edge.recent import Recent
 from keyfront.edge.tls import Secured
+from keyfront.edge.tunnel import Upstream
+from keyfront.edge.websocket import accept_value
 from keyfront.errors import OriginFailure, SettingsError, spent
 from keyfront.model.snapshot import Origin
 
@@ -226,6 +228,81 @@ class Origins:
                 connect_time=connect_time,
                 whole=incoming.whole(),
             )
+
+    async def open_websocket(
+        self, origin: Origin, scheme: str, target: str, headers: Headers, key: bytes
+    ) -> OriginReply:
+        """Send a WebSocket's opening handshake on a connection of its own, once, and wait for the head of the answer.
+
+        The parameters are those of `fetch`. The reply has `upstream` if the origin accepted with a 101 whose
+        Sec-WebSocket-Accept answers `key`; any other answer is an ordinary one. The connection is not used again.
+
+        :param key: the viewer's Sec-WebSocket-Key, whether or not it is among the headers.
+        :raises OriginFailure: as `fetch`; OriginInvalidResponseError 502 also for a 101 that is not for this handshake,
+            OriginReadError 504 if the head of the answer is not whole within the origin's read timeout.
+        """
+        if self._closed:
+            raise RuntimeError("open_websocket() after aclose()")
+        loop = asyncio.get_running_loop()
+        named = origin
+        if origin.signing != "never":
+            origin, scheme, target, headers = self._access.prepare(
+                origin, scheme, "GET", target, headers, has_body=False, now=self._clock()
+            )
+        head = request_head("GET", target, headers, websocket=True)
+        pool = self._pool(origin, scheme, headers, judged=self._egress is not None and origin is named)
+        completion = NEVER
+        if origin.response_completion_timeout is not None:
+            completion = loop.time() + origin.response_completion_timeout
+        begin = loop.time()
+        attempts = max(1, origin.connection_attempts)
+        while True:
+            try:
+                connection = await self._connect(pool, origin.connection_timeout, completion)
+                if not connection.usable:
+                    raise OriginFailure("OriginConnectError", 502, "closed by the origin before it was asked")
+                break
+            except _Lasting:
+                raise
+            except OriginFailure as failure:
+                attempts -= 1
+                if attempts <= 0 or loop.time() >= completion:
+                    raise
+                spent(failure)
+        connect_time = loop.time() - begin
+        incoming = connection.ask(
+            head,
+            head_only=False,
+            body=None,
+            length=None,
+            read_timeout=origin.read_timeout,
+            keepalive_timeout=0.0,
+            completion=completion,
+        )
+        incoming.accept = accept_value(key)
+        incoming.last = True  # it was asked to switch: nothing else is asked there
+        try:
+            async with asyncio.timeout(origin.read_timeout):
+                await incoming.head()
+        except BaseException as error:
+            connection.break_off(OriginFailure("OriginCommError", 502, "given up by the edge"), incoming)
+            if isinstance(error, TimeoutError):
+                detail = f"no answer to the handshake within {origin.read_timeout:g} s"
+                raise OriginFailure("OriginReadError", 504, detail) from error
+            raise
+        reply = OriginReply(
+            incoming.status,
+            incoming.reason.decode("latin-1"),
+            incoming.headers,
+            incoming,
+            length=0 if incoming.framing is Framing.NONE else incoming.length,
+            sized=incoming.framing is not Framing.CLOSE,
+            connect_time=connect_time,
+            whole=incoming.whole(),
+        )
+        if incoming.switched:
+            reply.upstream = Upstream(connection)
+        return reply
 
     async def aclose(self) -> None:
         """Close every connection, also those in use, and wait until they are gone."""

@@ -3,7 +3,8 @@
 Parsing is llhttp's (httptools); this module decides what its findings mean, and holds three rules:
 
 1. Framing is strict (RFC 9112 §6.3). What two readers could understand differently is refused: Content-Length
-   beside Transfer-Encoding, several lengths, any transfer coding but a single `chunked`, 101, a second 100.
+   beside Transfer-Encoding, several lengths, any transfer coding but a single `chunked`, a second 100, a 101 that
+   does not accept the WebSocket handshake that was sent.
 2. A connection is used again only when nothing is in doubt: the request had no body, the response ended by its
    own framing and announced no body that did not come, nothing came after it, and nobody said close. Bytes on an
    idle connection close it. Decision 0026 says why.
@@ -28,6 +29,7 @@ from typing import Any, Final, Protocol, cast
 import httptools
 
 from keyfront.edge.exchange import Header, Headers
+from keyfront.edge.websocket import acceptance_fault
 from keyfront.errors import OriginFailure
 
 MAX_HEAD: Final = 20_480
@@ -75,9 +77,16 @@ _field_names: set[bytes] = set()
 
 
 def request_head(
-    method: str, target: str, headers: Headers, *, has_body: bool = False, length: int | None = None
+    method: str,
+    target: str,
+    headers: Headers,
+    *,
+    has_body: bool = False,
+    length: int | None = None,
+    websocket: bool = False,
 ) -> bytes:
-    """The bytes of a request's head: `headers` as they are, then framing and Connection (§5.8).
+    """The bytes of a request's head: `headers` as they are, then framing and Connection (§5.8), for a WebSocket's
+    opening handshake with Upgrade.
 
     Framing headers among `headers` are left out. `length` is the body's size in bytes; a body without one is
     sent chunked. A method that usually has a body says so when it has none (RFC 9110 §8.6). A request with a body
@@ -105,7 +114,10 @@ def request_head(
         )
     elif method in ("POST", "PUT", "PATCH"):
         lines.append(b"content-length: 0\r\n")
-    lines.append(b"connection: close\r\n\r\n" if has_body else b"connection: Keep-Alive\r\n\r\n")
+    if websocket:
+        lines += [b"upgrade: websocket\r\n", b"connection: Upgrade\r\n\r\n"]
+    else:
+        lines.append(b"connection: close\r\n\r\n" if has_body else b"connection: Keep-Alive\r\n\r\n")
     fields = b"".join(lines)
     if (
         fields.count(b"\n") != len(lines) + 1
@@ -162,8 +174,10 @@ class Incoming:
         "_parser",
         "_waiter",
         "_wire_bytes",
+        "accept",
         "body_bytes",
         "complete",
+        "early",
         "failure",
         "framing",
         "head_complete",
@@ -176,6 +190,7 @@ class Incoming:
         "reason",
         "remaining",
         "status",
+        "switched",
         "transfer_codings",
     )
 
@@ -205,6 +220,11 @@ class Incoming:
         self.in_doubt = False
         self.last = False  # the connection is not used again, whatever the response says
         self.failure: BaseException | None = None
+        self.accept = b""
+        """The Sec-WebSocket-Accept that a 101 must have; empty where no upgrade was asked for."""
+        self.switched = False
+        self.early = b""
+        """What came behind the head of the 101."""
 
     # What llhttp finds.
 
@@ -290,13 +310,14 @@ class Incoming:
         self._keep(data)
 
     def on_message_complete(self) -> None:
-        if self.head_complete:
+        if self.head_complete and not self.switched:
             self.complete = True
 
     def _informational(self, status: int) -> None:
         """1xx: 103 and the like are ignored, one 100 may come unasked, a second is an error (§5.9)."""
         if status == 101:
-            raise self._refuse("OriginInvalidResponseError", "101 Switching Protocols, unasked")
+            self._switch()
+            return
         if self.length is not None or self.transfer_codings is not None:
             raise self._refuse("OriginInvalidResponseError", f"status {status} with a body")
         if status == 100:
@@ -311,6 +332,19 @@ class Incoming:
         self.persistent = None
         self.idle_seconds = NEVER
 
+    def _switch(self) -> None:
+        """101: the end of HTTP on this connection, if it is the answer to the handshake that was sent."""
+        if not self.accept:
+            raise self._refuse("OriginInvalidResponseError", "101 Switching Protocols, unasked")
+        fault = acceptance_fault(self.headers, self.accept)
+        if not fault and self._parser.get_http_version() != "1.1":
+            fault = "101 in HTTP/1.0"
+        if fault:
+            raise self._refuse("OriginInvalidResponseError", fault)
+        self.switched = self.head_complete = True
+        self.framing = Framing.NONE
+        self._connection.pause()  # until somebody takes the connection over
+
     def _refuse(self, kind: str, detail: str) -> OriginFailure:
         self.failure = OriginFailure(kind, 502, detail)
         return self.failure
@@ -323,6 +357,9 @@ class Incoming:
         Once the head is over, a body framed by length or by the end of the connection needs no parser.
         """
         if self.head_complete and self.framing is not Framing.CHUNKED:
+            if self.switched:
+                self.early += data
+                return
             if self.framing is Framing.LENGTH:
                 remaining = self.remaining
                 if len(data) > remaining:
@@ -337,11 +374,16 @@ class Incoming:
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            if self.complete:
+            if self.switched and isinstance(error, httptools.HttpParserUpgrade):
+                self.early = data[error.args[0] :]
+            elif self.complete:
                 self.in_doubt = True  # this response is whole; what follows it is not HTTP
             elif self.failure is None:
                 self._refuse("OriginInvalidResponseError", str(error))
             self._parser = None
+            return
+        if self.switched:
+            self._refuse("OriginInvalidResponseError", "101 that does not end HTTP")
             return
         if not self.head_complete:
             if self._wire_bytes > MAX_HEAD + _BESIDE:
@@ -666,6 +708,22 @@ class Connection(asyncio.Protocol):
         self._paused = False
         if self._transport is not None and not self._closed:
             self._transport.resume_reading()
+
+    # A switch to another protocol.
+
+    def hand_over(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes, bool] | None:
+        """Let `protocol` have this connection, which the origin has switched with a 101. Returns the transport, on
+        which reading is paused, what came behind the 101, and whether it can be written to now; None if it is closed.
+
+        The new protocol minds the time from now on, and says `connection_lost` to this object in the end.
+        """
+        incoming, transport = self._incoming, self._transport
+        if self._closed or transport is None or incoming is None or not incoming.switched:
+            return None
+        self._incoming = None
+        self._deadline = self._completion = NEVER
+        transport.set_protocol(protocol)
+        return transport, incoming.early, self._writable
 
     # The end of a request.
 

@@ -392,6 +392,7 @@ _METHOD = (
     "This distribution is not configured to allow the HTTP request method that was used for this request. "
     "The distribution supports only cachable requests."
 )
+_CAPACITY = "CloudFront cannot open another WebSocket here at the moment."
 _COUNTRY = "The Amazon CloudFront distribution is configured to block access from your country."
 
 REFUSALS: Final[dict[str, Page]] = {
@@ -407,6 +408,10 @@ REFUSALS: Final[dict[str, Page]] = {
     "no_distribution": Page(403, _BAD, "Error"),
     "not_an_edge": Page(403, _BAD, "Error"),
     "too_large": Page(413, _BAD, "InvalidRequest"),
+    "websocket_key": Page(400, _BAD, "InvalidRequestHeader"),
+    "websocket_limit": Page(503, _CAPACITY, "CapacityExceeded"),
+    "websocket_over_asgi": Page(501, _BAD, "InvalidRequest"),
+    "websocket_version": Page(400, _BAD, "InvalidRequestHeader"),
 }
 """Refusals by name (cloudfront-semantics §3.3, §4.4, §5.1 to §5.3, §5.8). `denied` and `redirect_to_https` have
 functions of their own."""
@@ -466,7 +471,10 @@ def refused(
     if name == "redirect_to_https":
         return redirect_reply(request, request_id, https_port)
     status, text, detail = REFUSALS[name]
-    return _page_reply(status, text, detail, name, request_id)
+    reply = _page_reply(status, text, detail, name, request_id)
+    if name == "websocket_version":
+        reply.headers.append((b"sec-websocket-version", b"13"))  # RFC 6455 §4.4
+    return reply
 
 
 def denied_reply(denial: Denial) -> Reply:

@@ -193,7 +193,7 @@ class Secured(asyncio.Transport, asyncio.Protocol):
             broken = True
         if self._outgoing.pending:  # an answer to the protocol itself, or the alert that says what is wrong
             self._flush()
-        if pieces and not self._ending:
+        if pieces and self._ending != "close":
             self._shell.data_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         if broken:
             self._over = True
@@ -300,6 +300,12 @@ class Secured(asyncio.Transport, asyncio.Protocol):
         self._ending = "close"
         self._backlog.clear()
         self._tcp.abort()
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._shell = cast(asyncio.Protocol, protocol)
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._shell
 
     def is_closing(self) -> bool:
         return self._ending == "close" or self._tcp.is_closing()

@@ -1,0 +1,23 @@
+"""What a peer has not taken yet, as far as the kernel knows."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import sys
+import termios
+
+# What tcp(7) calls SIOCOUTQ is the terminals' TIOCOUTQ by another name.
+_SIOCOUTQ = termios.TIOCOUTQ if sys.platform == "linux" else None
+
+
+def on_its_way(transport: asyncio.Transport) -> int:
+    """Bytes that the kernel holds until the peer has acknowledged them, 0 where it cannot say. It takes several MiB
+    at once, so a peer that reads slowly would seem stuck to whoever looks at our own buffer only."""
+    if _SIOCOUTQ is None:
+        return 0
+    try:
+        handle = transport.get_extra_info("socket").fileno()
+        return int.from_bytes(fcntl.ioctl(handle, _SIOCOUTQ, bytes(4)), sys.byteorder)
+    except (OSError, AttributeError):
+        return 0
