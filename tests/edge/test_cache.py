@@ -144,14 +144,27 @@ class TestFlight:
         flight = Flight()
         token = flight.join()
         flight.announce(meta(), keep=KIB, shared=True, length=None)
-        for chunk in (b"one ", b"two ", b"three"):
-            await flight.feed(chunk)
+        await flight.feed(b"one ")
         reading = flight.read(token)
-        seen = [await anext(reading), await anext(reading)]
+        seen = [await anext(reading)]
+        for chunk in (b"two ", b"three"):
+            await flight.feed(chunk)
         flight.finish()
         assert flight.whole == b"one two three"
         seen += [chunk async for chunk in reading]
-        assert seen == [b"one ", b"two ", b"three"]
+        assert seen[0] == b"one "
+        assert b"".join(seen) == b"one two three"
+
+    async def test_a_body_that_comes_byte_by_byte_is_held_in_few_pieces(self) -> None:
+        flight = Flight()
+        token = flight.join()
+        flight.announce(meta(), keep=64 * KIB, shared=True, length=None)
+        for _ in range(20_000):
+            await flight.feed(b"x")
+        flight.finish()
+        pieces = [chunk async for chunk in flight.read(token)]
+        assert sum(map(len, pieces)) == 20_000
+        assert len(pieces) <= 20_000 // 4096 + 1
 
     async def test_a_failure_reaches_every_reader_after_what_came_before(self) -> None:
         flight = Flight()

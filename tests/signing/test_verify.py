@@ -13,7 +13,8 @@ from keyfront.errors import Denial, Denied
 from keyfront.signing.keys import cf_b64encode
 from keyfront.signing.policy import Policy, canned_policy
 from keyfront.signing.sign import sign_cookies, sign_url
-from keyfront.signing.verify import KeyRing, Remembered, signing_cookies, split_query, verify
+from keyfront.signing.tables import Remembered
+from keyfront.signing.verify import KeyRing, signing_cookies, split_query, verify
 from tests.signing.house import EC, NOW, OTHER, RSA, SOON, ask, reason, ring
 
 HOUR = timedelta(hours=1)

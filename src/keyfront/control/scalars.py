@@ -21,7 +21,10 @@ FAULT_LIMIT = 20
 """How many faults of one request are spelt out."""
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
+# Possessive: digits are never given back, or a long run of them would be tried at every length.
+_NUMBER = re.compile(r"[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]{1,4})?")
+_LONGEST_NUMBER = 400
+"""Characters of a number; the largest double has 309 digits."""
 _BITS = {"integer": 31, "long": 63}
 
 
@@ -44,7 +47,9 @@ def parse_scalar(shape: Shape, text: str, path: str, faults: Faults) -> Any:
             return text
         return _in_range(shape, number, path, faults, shown)
     if kind in {"float", "double"}:
-        value = float(trimmed) if _NUMBER.fullmatch(trimmed) else math.inf
+        value = math.inf
+        if len(trimmed) <= _LONGEST_NUMBER and _NUMBER.fullmatch(trimmed):
+            value = float(trimmed)
         if not math.isfinite(value):
             faults.add(path, "Member must be a number", shown)
             return text
@@ -66,9 +71,10 @@ def parse_scalar(shape: Shape, text: str, path: str, faults: Faults) -> Any:
     elif shape.enum and text not in shape.enum:
         faults.add(path, f"Member must satisfy enum value set: [{', '.join(shape.enum)}]", shown)
         return value
-    check_length(shape, len(value), path, faults, shown)
+    fits = check_length(shape, len(value), path, faults, shown)
     pattern = shape.metadata.get("pattern")
-    if pattern is not None and not compiled(pattern).fullmatch(value):
+    # What is too long is not read any further.
+    if fits and pattern is not None and not compiled(pattern).fullmatch(value):
         faults.add(path, f"Member must satisfy regular expression pattern: {pattern}", shown)
     return value
 
@@ -85,13 +91,15 @@ def _in_range(shape: Shape, number: float, path: str, faults: Faults, shown: str
     return number
 
 
-def check_length(shape: Shape, length: int, path: str, faults: Faults, shown: str | None) -> None:
-    """A fault if a string, blob or list of `length` is too short or too long for `shape`."""
+def check_length(shape: Shape, length: int, path: str, faults: Faults, shown: str | None) -> bool:
+    """A fault, and False, if a string, blob or list of `length` is too short or too long for `shape`."""
     low, high = shape.metadata.get("min"), shape.metadata.get("max")
     if low is not None and length < low:
         faults.add(path, f"Member must have length greater than or equal to {low}", shown)
     elif high is not None and length > high:
         faults.add(path, f"Member must have length less than or equal to {high}", shown)
+        return False
+    return True
 
 
 @functools.cache

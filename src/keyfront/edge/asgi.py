@@ -22,6 +22,7 @@ import msgspec
 
 from keyfront.edge import respond
 from keyfront.edge.accesslog import AccessLog
+from keyfront.edge.bounds import too_many_lines
 from keyfront.edge.edge import Edge, EdgeSettings, Visit
 from keyfront.edge.exchange import FileRange, Headers, Reply, Request
 from keyfront.edge.http1 import MAX_HEAD, MAX_TARGET, Peers, host_text, in_origin_form
@@ -177,6 +178,8 @@ class EdgeApp:
         )
         if size > MAX_HEAD or len(target) > MAX_TARGET:
             return request, "too_large"
+        if too_many_lines(scope["headers"]):
+            return request, "too_many_headers"
         asterisk = target == "*" and request.method == "OPTIONS"
         if bad or len(hosts) != 1 or not request.host or not (in_origin_form(raw) or asterisk):
             return request, "bad_request"

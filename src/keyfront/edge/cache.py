@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from keyfront.edge.disk import DiskTier
 from keyfront.edge.exchange import Headers, Meta, OpenFile, Piece, Slices, Stored
-from keyfront.edge.freshness import vary_matches
+from keyfront.edge.freshness import variant_values
 
 if TYPE_CHECKING:
     from keyfront.edge.slices import Spool
@@ -40,6 +40,8 @@ HELD = 2
 ones itself: from the memory tier they may be gone by then."""
 LAG = 2 * 1024 * 1024
 """Bytes of one fill that may wait to be written to disk."""
+SMALL = 4096
+"""Bytes up to which a piece of a body is joined to the one before it."""
 
 
 class MemoryTier:
@@ -77,9 +79,10 @@ class MemoryTier:
         if stored is None:
             return None
         if stored.meta.vary:
-            headers = forwarded()
+            # All variants of a key vary on the same names (`put`).
+            values = variant_values(stored.meta.vary, forwarded())
             for variant in self._variants[key]:
-                if vary_matches(variant.meta, headers):
+                if variant.meta.vary_values == values:
                     variant.used = True
                     return variant
             return None
@@ -407,9 +410,14 @@ class Flight:
         :raises ConnectionAbortedError: if it is too large to be kept and nobody reads it any more; what is stored in
         slices goes on to the end of one.
         """
-        self._chunks.append(chunk)
         self.position += len(chunk)
-        self._ends.append(self.position)
+        if self._chunks and len(self._chunks[-1]) + len(chunk) <= SMALL:
+            # An origin that sends byte by byte must not cost an object for each.
+            self._chunks[-1] += chunk
+            self._ends[-1] = self.position
+        else:
+            self._chunks.append(chunk)
+            self._ends.append(self.position)
         spool = self.spool
         if spool is None:
             self._wake()

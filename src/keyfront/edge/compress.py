@@ -170,10 +170,10 @@ def represented(headers: Headers, coding: bytes) -> Headers:
     if not coding:
         return headers
     kept: Headers = []
-    vary = b""
+    vary_lines: list[bytes] = []
     for name, value in headers:
         if name == b"vary":
-            vary = vary + b", " + value if vary else value
+            vary_lines.append(value)
         elif not compressed(coding):
             kept.append((name, value))
         elif name == b"etag":
@@ -182,6 +182,7 @@ def represented(headers: Headers, coding: bytes) -> Headers:
                 kept.append((name, etag))
         elif name not in _DIGESTS and name != b"content-length" and name != b"content-encoding":
             kept.append((name, value))
+    vary = b", ".join([line for line in vary_lines if line])
     members = {member.strip().lower() for member in vary.split(b",")}
     if not members & {b"*", b"accept-encoding"}:
         vary = vary + b", Accept-Encoding" if vary else b"Accept-Encoding"

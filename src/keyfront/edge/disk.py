@@ -60,6 +60,13 @@ LEFT_OVER: Final = 600.0
 BLOCK: Final = 4096
 """What a file takes on disk is counted in these."""
 
+LONGEST_HEAD: Final = 1 << 20
+"""Bytes of an entry's head: a key, the response's headers and what it varies on come to 100 KB at most."""
+LONGEST_WHOLE: Final = 1 << 30
+"""Bytes of a body that is read into memory, unless the tier is told otherwise."""
+LONGEST_BODY: Final = 1 << 50
+"""Bytes of a body in slices."""
+
 _MARK: Final = b"KFcache1"
 _PREFIX: Final = struct.Struct("<8sIIQII")
 """The mark; the layout's fingerprint; bytes of the head; bytes of the body; checksum of the body; checksum of all
@@ -166,7 +173,7 @@ class Entry:
         return checksum == self.checksum
 
 
-def _read(fd: int, key: str | None) -> Entry | None:
+def _read(fd: int, key: str | None, largest: int = LONGEST_WHOLE) -> Entry | None:
     """The entry in an open file (which becomes the entry's), None if it does not prove itself or has another key."""
     file = OpenFile(fd)
     status = os.fstat(fd)
@@ -179,6 +186,8 @@ def _read(fd: int, key: str | None) -> Entry | None:
     offset = _PREFIX.size + head_length
     if mark != _MARK or layout != _LAYOUT or status.st_size != offset + body_length:
         return None
+    if head_length > LONGEST_HEAD:
+        return None  # forged: a sparse file can be of any size
     if len(data) < offset:
         data += os.pread(fd, offset - len(data), len(data))
     seal = crc32(data[_PREFIX.size : offset], crc32(data[: _PREFIX.size - 4]))
@@ -188,9 +197,18 @@ def _read(fd: int, key: str | None) -> Entry | None:
         head = _decode(memoryview(data)[_PREFIX.size : offset])
     except msgspec.DecodeError:
         return None
-    if key is not None and head.key != key:
+    if (key is not None and head.key != key) or not _sound(head, body_length, largest):
         return None
     return Entry(file, head, offset, body_length, body_checksum, data, status.st_mtime_ns)
+
+
+def _sound(head: _Head, body_length: int, largest: int) -> bool:
+    """Whether an edge can have written these numbers: nothing is allocated or counted by others. `largest` is the most
+    bytes of a body that is read into memory."""
+    if head.slices is not None:
+        total, size, *_ = head.slices
+        return 0 <= total <= LONGEST_BODY and 0 < size <= LONGEST_BODY
+    return head.meta is None or body_length <= largest
 
 
 def name_of(key: str) -> str:
@@ -230,6 +248,7 @@ class DiskTier:
     the edge's (epoch seconds), by which responses are dated; files are by the machine's.
 
     :param slack: the part of the capacity that is freed at once when there is too much.
+    :param largest: bytes of the largest body that is held whole; a larger one on disk is not one of this edge's.
     """
 
     def __init__(
@@ -239,8 +258,10 @@ class DiskTier:
         ended: Callable[[str, int, tuple[str, ...]], bool],
         slack: float = 0.1,
         clock: Callable[[], float] = time.time,
+        largest: int = LONGEST_WHOLE,
     ) -> None:
         self.folder = Path(folder)
+        self.largest = largest
         self.capacity = capacity
         self.slack = slack
         self.evictions = 0
@@ -346,7 +367,7 @@ class DiskTier:
                 self._failed("read", error)
             return None
         try:
-            entry = _read(fd, key)
+            entry = _read(fd, key, self.largest)
         except OSError as error:
             self._failed("read", error)
             return None

@@ -51,6 +51,7 @@ from keyfront.edge.tunnel import Places
 from keyfront.edge.websocket import WEBSOCKET, forwarded, handshake_fault, handshake_key
 from keyfront.errors import OriginFailure, spent
 from keyfront.model.snapshot import EMPTY, Origin, Snapshot
+from keyfront.signing.tables import Budget
 from keyfront.signing.verify import Grant
 
 if TYPE_CHECKING:
@@ -114,6 +115,14 @@ class EdgeSettings(msgspec.Struct, frozen=True):
     websockets: int = 1000
 
 
+LEAST_TABLES, MOST_TABLES = 8 << 20, 256 << 20
+
+
+def table_bytes(memory: int) -> int:
+    """Bytes that a worker's tables may take beside its cache of `memory` bytes: half as many, from 8 to 256 MiB."""
+    return min(MOST_TABLES, max(LEAST_TABLES, memory // 2))
+
+
 class Visit:
     """A request on its way through the edge, and what is known of it so far. What is not set yet is the class's."""
 
@@ -169,22 +178,29 @@ class Edge:
         """How often each limit was reached, by its name."""
         self.clock = clock
         self._tells = settings.cache_status
-        self.routing = Routing(EMPTY)
+        self.tables = Budget(table_bytes(settings.memory))
+        self.routing = Routing(EMPTY, None, self.tables)
         self.memory = MemoryTier(settings.memory, settings.max_object)
         self.disk: DiskTier | None = None
         if settings.cache_disk > 0:
-            self.disk = DiskTier(Path(settings.cache_dir), settings.cache_disk, self._ended, clock=clock)
+            self.disk = DiskTier(
+                Path(settings.cache_dir),
+                settings.cache_disk,
+                self._ended,
+                clock=clock,
+                largest=settings.max_object,
+            )
         self.tiers = Tiers(self.memory, self.disk)
         self.flights: dict[str, Flight] = {}
         self.runs = Runs()
         self.websockets = Places(settings.websockets)
         self._tasks: set[asyncio.Task[None]] = set()
-        self.failures: Recent[tuple[str, int, str, str]] = Recent()
-        self.unshared: Recent[bool] = Recent()
+        self.failures: Recent[tuple[str, int, str, str]] = Recent(budget=self.tables)
+        self.unshared: Recent[bool] = Recent(budget=self.tables)
         self.tell_others: Callable[[str, str], None] | None = None  # of a path that was changed (`changes`)
         self.changes = 0
-        self.changed: Recent[int] = Recent()  # the number of the last change, by path
-        self.unsliced: Recent[bool] = Recent()
+        self.changed: Recent[int] = Recent(budget=self.tables)  # the number of the last change, by path
+        self.unsliced: Recent[bool] = Recent(budget=self.tables)
         self.compressors = compress.Compressors()
         credentials = Path(settings.origin_credentials) if settings.origin_credentials else None
         self.access = OriginAccess(credentials, os.environ)
@@ -209,7 +225,7 @@ class Edge:
     def use(self, snapshot: Snapshot) -> None:
         """Obey another snapshot, invalidations included, from the next request on."""
         before = self.routing
-        self.routing = Routing(snapshot, before)
+        self.routing = Routing(snapshot, before, self.tables)
         self.failures.clear()  # it may be what mends them
         if before.number and self.routing.invalidated_since(before.number):
             # A fill under way goes on for those who wait for it, but nobody joins it any more; `_keep` does the rest.
@@ -768,6 +784,9 @@ class Edge:
                 reason=answer.reason,
                 coding=coding,
             )
+            total = part.total if part is not None else answer.length
+            if total is not None and total > slices.FARTHEST:
+                meta_or_none = None
             if partial and (meta_or_none is None or slices.strong_validator(meta_or_none) is None):
                 raise self._unusable(visit)
             if answer.status >= 400:
@@ -789,7 +808,6 @@ class Edge:
                     flight.first_headers = headers
                 shared = freshness.collapses(behavior, meta_or_none, now)
                 flight.keeps = True
-                total = part.total if part is not None else answer.length
                 if total is not None and (partial or total > self.memory.max_object):
                     meta_or_none.length = total
                     sliced = self._slices(visit, stored, meta_or_none, total, sent, flight)

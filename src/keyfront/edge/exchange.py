@@ -330,9 +330,15 @@ class Stored:
         self.born = meta.stored_at - meta.initial_age
         self.quick_until = meta.fresh_until if meta.status == 200 and not meta.vary else 0.0
         self.used = False
-        self.size = len(body) + len(key) + sum(len(n) + len(v) + 100 for n, v in meta.headers) + 600
-        if meta.tags:
-            self.size += sum(len(tag) + 60 for tag in meta.tags)
+        # The key stands in several tables, and the headers once more in `head`.
+        self.size = (
+            len(body)
+            + 2 * len(key)
+            + sum([2 * (len(name) + len(value)) + 170 for name, value in meta.headers])
+            + sum([len(value) + 100 for value in meta.vary_values])
+            + sum([len(tag) + 60 for tag in meta.tags])
+            + 1000
+        )
 
     @property
     def length(self) -> int | None:

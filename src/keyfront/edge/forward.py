@@ -71,6 +71,8 @@ _OURS: Final = HOP_BY_HOP | {
     b"x-forwarded-for",
 }
 _OUR_PREFIXES: Final = (b"cloudfront-", b"x-edge-")
+_LONGEST_CACHED: Final = 1024
+"""Bytes of a viewer's value up to which what follows from it is remembered."""
 # What only the edge can know. A viewer's word for it passes only if the behavior names the field (§5.8).
 _SPOOFABLE: Final = frozenset({b"x-forwarded-proto", b"x-real-ip"})
 # Legacy settings forward every other field that they do not list (§5.8).
@@ -214,19 +216,30 @@ def connection_options(headers: Headers) -> frozenset[bytes]:
     return frozenset(options) - {b"close", b"keep-alive", b"host", b""} if options else _NONE
 
 
-@lru_cache(maxsize=128)
+_ZERO: Final = re.compile(rb"\s*q\s*=\s*0(?:\.0*+)?\s*")
+
+
 def _accepted(value: bytes, gzip: bool, brotli: bool, legacy: bool) -> bytes | None:
     """Accept-Encoding normalised: `br,gzip`, `br`, `gzip`, `identity` or, as for a field that was not sent, nothing
     (§5.11). Legacy settings know only `gzip` and nothing."""
+    if len(value) > _LONGEST_CACHED:
+        return _normalised(value, gzip, brotli, legacy)
+    return _normalised_before(value, gzip, brotli, legacy)
+
+
+def _normalised(value: bytes, gzip: bool, brotli: bool, legacy: bool) -> bytes | None:
     if not value.strip(b", \t"):
         return None
     accepted = set()
     for item in value.lower().split(b","):
         coding, _, weight = item.partition(b";")
-        if not re.fullmatch(rb"\s*q\s*=\s*0(\.0*)?\s*", weight):
+        if not weight or not _ZERO.fullmatch(weight):
             accepted.add(coding.strip())
     codings = [c for c, wanted in ((b"br", brotli), (b"gzip", gzip)) if wanted and c in accepted]
     return b",".join(codings) or (None if legacy else b"identity")
+
+
+_normalised_before = lru_cache(maxsize=128)(_normalised)
 
 
 def accepted_encoding(
@@ -266,9 +279,14 @@ def _made(name: bytes, request: Request, country: Country) -> bytes | None:
     return None
 
 
-@lru_cache(maxsize=128)
 def devices(user_agent: bytes) -> frozenset[bytes]:
-    """The CloudFront-Is-*-Viewer headers that are true for this User-Agent. A guess from its usual marks."""
+    """The CloudFront-Is-*-Viewer headers that are true for this User-Agent. A guess from its usual marks, which are
+    looked for in its first 1,024 bytes."""
+    return _devices(user_agent[:_LONGEST_CACHED])
+
+
+@lru_cache(maxsize=128)
+def _devices(user_agent: bytes) -> frozenset[bytes]:
     agent = user_agent.lower()
     kinds = set()
     android = b"android" in agent
@@ -334,12 +352,16 @@ def key_suffix(behavior: Behavior, request: Request, query: str, country: Countr
         return text
     # One look at the headers, since this is asked at every request.
     encoding = b""
-    hidden = _NONE
+    repeated = names_fields = False
     for name, value in request.headers:
         if name == b"accept-encoding":
-            encoding = encoding + b"," + value if encoding else value
+            repeated = repeated or encoding != b""
+            encoding = encoding or value
         elif name == b"connection" and value not in _PERSISTENCE:
-            hidden = connection_options(request.headers)
+            names_fields = True
+    hidden = connection_options(request.headers) if names_fields else _NONE
+    if repeated:
+        encoding = b",".join([value for name, value in request.headers if name == b"accept-encoding"])
     if cookie and b"cookie" not in hidden:
         cookie = select_cookies(behavior.key_cookies, cookie)
         if cookie:

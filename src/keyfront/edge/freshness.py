@@ -24,6 +24,7 @@ from functools import lru_cache
 from typing import Final
 from urllib.parse import urljoin, urlsplit
 
+from keyfront.edge.bounds import MAX_VARY
 from keyfront.edge.compress import compressed, represented
 from keyfront.edge.exchange import Header, Headers, Meta
 from keyfront.edge.forward import device_headers, differs_under_one_key, storable_method, viewer_headers
@@ -100,8 +101,8 @@ class CacheControl:
         self.public = False
         self.must_revalidate = False
         self.must_understand = False
-        self.no_cache_fields: frozenset[bytes] = frozenset()
-        self.private_fields: frozenset[bytes] = frozenset()
+        no_cache_fields: set[bytes] = set()
+        private_fields: set[bytes] = set()
         for name, argument in directives(value):
             if name == b"max-age":
                 if self.max_age is None:
@@ -125,12 +126,14 @@ class CacheControl:
                 self.must_understand = True
             elif name == b"no-cache":
                 fields = _fields(argument)
-                self.no_cache_fields |= fields
+                no_cache_fields |= fields
                 self.no_cache = self.no_cache or not fields
             elif name == b"private":
                 fields = _fields(argument)
-                self.private_fields |= fields
+                private_fields |= fields
                 self.private = self.private or not fields
+        self.no_cache_fields = frozenset(no_cache_fields)
+        self.private_fields = frozenset(private_fields)
 
     @classmethod
     def of(cls, headers: Headers | tuple[Header, ...]) -> CacheControl:
@@ -224,10 +227,13 @@ def parse_date(value: bytes, now: float) -> float | None:
 
     :param now: tells what century a two-digit year means.
     """
-    return _parse(value.strip(b" \t"), 1970 + int(now / _YEAR))
+    value = value.strip(b" \t")
+    return _parse(value, 1970 + int(now / _YEAR)) if len(value) <= _LONGEST_DATE else None
 
 
 _YEAR: Final = 365.2425 * 86400
+_LONGEST_DATE: Final = 40
+"""Characters of the longest HTTP-date (`Wednesday, 09-Nov-94 08:49:37 GMT`), and a few."""
 
 
 @lru_cache(maxsize=1024)
@@ -523,7 +529,7 @@ def _variant(
     if value is None:
         return (), ()
     names = sorted({member.strip().lower() for member in value.split(b",")})
-    if names == [b"*"]:
+    if names == [b"*"] or len(names) > MAX_VARY:
         return (b"*",), ()
     if b"user-agent" in names:
         names = sorted({*names, *device_headers(behavior)})
@@ -534,12 +540,17 @@ def _variant(
 def variant_values(names: tuple[bytes, ...], headers: Headers) -> tuple[bytes, ...]:
     """The values of these fields, each normalised as RFC 9111 §4.1 allows: lines joined, blanks around commas
     gone."""
-    values = []
-    for name in names:
-        lines = [value for key, value in headers if key == name]
-        members = [member.strip(b" \t") for member in b",".join(lines).split(b",")]
-        values.append(b",".join(members) if lines else _ABSENT)
-    return tuple(values)
+    lines: dict[bytes, list[bytes]] = {name: [] for name in names}
+    for name, value in headers:
+        if name in lines:
+            lines[name].append(value)
+    return tuple([_normalised(lines[name]) for name in names])
+
+
+def _normalised(lines: list[bytes]) -> bytes:
+    if not lines:
+        return _ABSENT
+    return b",".join([member.strip(b" \t") for member in b",".join(lines).split(b",")])
 
 
 def vary_matches(meta: Meta, forwarded: Headers) -> bool:
@@ -697,11 +708,13 @@ def invalidates(method: str, status: int) -> bool:
 
 def changed_targets(scheme: str, host: str, target: str, headers: Headers) -> list[str]:
     """The targets, `target` first, that an answer to an unsafe request has made invalid: its own, and those that
-    Location and Content-Location name within the same origin (RFC 9111 §4.4)."""
+    Location and Content-Location name within the same origin (RFC 9111 §4.4). Of a repeated field the first counts."""
     targets = [target]
     base = f"{scheme}://{host}{target}"
-    for name, value in headers:
-        if name not in (b"location", b"content-location"):
+    first = _firsts(headers)
+    for name in (b"location", b"content-location"):
+        value = first.get(name)
+        if value is None:
             continue
         try:
             parts = urlsplit(urljoin(base, value.decode("latin-1").strip()))

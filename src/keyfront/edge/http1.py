@@ -23,6 +23,7 @@ import httptools
 import msgspec
 
 from keyfront.edge import respond
+from keyfront.edge.bounds import MAX_LINES_OF_ONE, too_many_lines
 from keyfront.edge.cache import LostError
 from keyfront.edge.edge import Edge, Visit
 from keyfront.edge.exchange import FileRange, Headers, Reply, Request, Stored
@@ -41,9 +42,17 @@ MAX_TARGET = 8192
 MAX_HEAD = 20480
 """CloudFront's limits, in bytes, on the URL and on the whole head of a request (cloudfront-semantics §3.3)."""
 MAX_QUEUE = 32
+MAX_QUEUE_BYTES = 64 * 1024
+"""Requests, and bytes of their heads, that may wait on a connection before it is read on."""
+MAX_DIGITS = 32
+"""Characters of a Content-Length."""
+MAX_HOPS = 32
+"""Entries of X-Forwarded-For that are looked at to find the viewer behind trusted proxies."""
 BODY_WINDOW = 256 * 1024
 EARLY = 64 * 1024
 """Bytes after a WebSocket handshake, before its answer, above which the viewer is not read any more."""
+SMALL = 4096
+"""Bytes up to which a piece of a body is joined to the one before it."""
 JOINED = 16384
 """Bytes of a body up to which one write of a copy is cheaper than a write of pieces."""
 
@@ -61,6 +70,8 @@ _REASONS = {
 }  # fmt: skip
 _GONE = "body_gone"
 """The log's reason where the rest of a stored body was evicted, or is of another version by now."""
+LONGEST_SPELLED = 64
+LONGEST_ASKED = 300
 _SPELLED = {
     b"etag": b"ETag", b"www-authenticate": b"WWW-Authenticate", b"content-md5": b"Content-MD5",
     b"sec-websocket-accept": b"Sec-WebSocket-Accept", b"sec-websocket-protocol": b"Sec-WebSocket-Protocol",
@@ -99,8 +110,8 @@ class Peers:
 
     def viewer(self, peer: str, headers: Headers, scheme: str) -> tuple[str, str, Headers]:
         """The viewer's address and scheme as a trusted proxy tells them, and the headers with X-Forwarded-For cut
-        back to what lies before the viewer. The address is the right-most untrusted entry; a proxy that names
-        none, or something that is no address, leaves the proxy itself as the viewer."""
+        back to what lies before the viewer. The address is the right-most untrusted entry, of the last `MAX_HOPS`; a
+        proxy that names none, or something that is no address, leaves the proxy itself as the viewer."""
         chain = [
             e.strip()
             for n, v in headers
@@ -112,7 +123,7 @@ class Peers:
         if protos:
             scheme = _PROTOS.get(protos[-1].strip().lower(), scheme)
         client = peer
-        while chain:
+        for _ in range(min(len(chain), MAX_HOPS)):
             entry = chain.pop()
             try:
                 client = str(ipaddress.ip_address(entry))
@@ -209,7 +220,11 @@ class Body:
         self.wire = 0  # bytes that came after the packet of the head, with all that they were wrapped in
 
     def feed(self, chunk: bytes) -> None:
-        self._chunks.append(chunk)
+        if self._chunks and len(self._chunks[-1]) + len(chunk) <= SMALL:
+            # A viewer that sends byte by byte must not cost an object for each.
+            self._chunks[-1] += chunk
+        else:
+            self._chunks.append(chunk)
         self.size += len(chunk)
         self.total += len(chunk)
         if self.size > BODY_WINDOW:
@@ -290,6 +305,7 @@ class Connection(asyncio.Protocol):
         "_peer_port",
         "_progress",
         "_queue",
+        "_queued",
         "_quiet",
         "_refusal",
         "_request",
@@ -321,6 +337,7 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._head_since = 0.0
         self._queue: deque[tuple[Request, bool, Body | None]] = deque()
+        self._queued = 0  # bytes of their heads
         self._task: asyncio.Task[None] | None = None
         self._tls: tuple[str, str] | None = None
         self._unparsed = 0
@@ -567,7 +584,7 @@ class Connection(asyncio.Protocol):
         headers = self._headers
         self._keep_alive = parser.should_keep_alive()
         raw_host: bytes | None = None
-        cookie = b""
+        cookies: list[bytes] = []
         length: int | None = None
         has_body = expects = bad = speaks_of_connection = speaks_of_upgrade = False
         size = len(self._target) + 26
@@ -579,13 +596,15 @@ class Connection(asyncio.Protocol):
                 bad = bad or raw_host is not None
                 raw_host = value
             elif name == b"cookie":
-                cookie = cookie + b"; " + value if cookie else value
+                cookies.append(value)
             elif name == b"connection":
                 speaks_of_connection = True
             elif name == b"upgrade":
                 speaks_of_upgrade = True
             elif name == b"content-length":
-                length = int(value)
+                # llhttp lets digits pass only, up to 64 bits; but as many zeros before them as anybody likes.
+                length = int(value) if len(value) <= MAX_DIGITS else -1
+                bad = bad or length < 0
                 has_body = length > 0
             elif name == b"transfer-encoding":
                 # Whatever is not plainly `chunked` others may frame otherwise (RFC 9112 §6.1, §6.3).
@@ -598,6 +617,9 @@ class Connection(asyncio.Protocol):
         target = self._target.decode("ascii")
         if size > MAX_HEAD or len(target) > MAX_TARGET:
             self._refuse("too_large")
+            return
+        if len(headers) > MAX_LINES_OF_ONE and too_many_lines(headers):
+            self._refuse("too_many_headers")
             return
         if not target.startswith("/"):
             bad = bad or (raw_host is None and version == "1.1")  # it may not count, but it must be there
@@ -640,7 +662,7 @@ class Connection(asyncio.Protocol):
             client,
             self._peer_port,
             version,
-            cookie.decode("latin-1") if cookie else "",
+            b"; ".join(cookies).decode("latin-1") if cookies else "",
             body,
             length,
             size,
@@ -674,7 +696,8 @@ class Connection(asyncio.Protocol):
         self._ending = not self._keep_alive
         if self._task is not None or self._queue or not self._writable:
             self._queue.append((request, self._keep_alive, body))
-            if len(self._queue) >= MAX_QUEUE:
+            self._queued += request.wire_bytes
+            if len(self._queue) >= MAX_QUEUE or self._queued >= MAX_QUEUE_BYTES:
                 self.hold("queue")
             return
         self._start(request, self._keep_alive, body)
@@ -693,8 +716,10 @@ class Connection(asyncio.Protocol):
         """Start what waits, as far as it can be started now."""
         self._head_since = self._clock()  # a head may have begun behind an answer that took its time
         while self._queue and self._task is None and self._writable and not self._closing:
-            self._start(*self._queue.popleft())
-        if len(self._queue) < MAX_QUEUE:
+            waiting = self._queue.popleft()
+            self._queued -= waiting[0].wire_bytes
+            self._start(*waiting)
+        if len(self._queue) < MAX_QUEUE and self._queued < MAX_QUEUE_BYTES:
             self.release("queue")
         if self._task is None and not self._queue:
             if self._refusal:
@@ -1106,7 +1131,9 @@ def _head(status: int, headers: Headers | tuple[tuple[bytes, bytes], ...], lengt
             continue
         spelled = _SPELLED.get(name)
         if spelled is None:
-            spelled = _SPELLED[name] = name.title() if len(_SPELLED) < 1024 else name
+            spelled = name.title()
+            if len(name) <= LONGEST_SPELLED and len(_SPELLED) < 1024:
+                _SPELLED[name] = spelled
         lines.append(spelled + b": " + value)
     if length is not None:
         lines.append(b"Content-Length: %d" % length)
@@ -1122,7 +1149,8 @@ def _policed(stored: Stored, policy: ResponseHeaders, request: Request) -> bytes
         return known[2]
     status = stored.meta.status
     head = _head(status, policy.applied(request, status, list(stored.meta.headers)), len(stored.body))
-    stored.policed = (policy, asked, head)
+    if len(asked) <= LONGEST_ASKED:
+        stored.policed = (policy, asked, head)
     return head
 
 
@@ -1154,6 +1182,9 @@ _NOTED = frozenset(
 _PROTOS = {b"http": "http", b"https": "https", b"ws": "http", b"wss": "https"}
 _HOST = re.compile(rb"((?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?)[ \t]*")
 _hosts: dict[bytes | None, str] = {}
+LONGEST_HOST = 300
+MAX_HOSTS = 1024
+"""Bytes of a Host whose text is remembered, and how many are: 1 MB in all at most."""
 
 
 def host_text(raw: bytes | None) -> str:
@@ -1163,6 +1194,8 @@ def host_text(raw: bytes | None) -> str:
     if found is None:
         return ""
     text = found[1].decode("ascii")
-    if len(_hosts) < 4096:
+    if raw is not None and len(raw) <= LONGEST_HOST:
+        if len(_hosts) >= MAX_HOSTS:
+            _hosts.clear()
         _hosts[raw] = text
     return text

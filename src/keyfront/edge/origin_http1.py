@@ -28,9 +28,13 @@ from typing import Any, Final, Protocol, cast
 
 import httptools
 
+from keyfront.edge.bounds import MAX_LINES, MAX_LINES_OF_ONE, too_many_lines
 from keyfront.edge.exchange import Header, Headers
 from keyfront.edge.websocket import acceptance_fault
 from keyfront.errors import OriginFailure
+
+MAX_DIGITS: Final = 32
+"""Characters of a Content-Length."""
 
 MAX_HEAD: Final = 20_480
 """Bytes of all header lines of a response, informational ones included (cloudfront-semantics §3.3)."""
@@ -40,6 +44,8 @@ _BESIDE: Final = 1024
 
 HIGH_WATER: Final = 256 * 1024
 """Unread body bytes above which the origin is not read any more; one read of the loop may come on top."""
+SMALL: Final = 4096
+"""Bytes up to which a piece of a body is joined to the one before it."""
 LOW_WATER: Final = 64 * 1024
 """Unread body bytes at which reading goes on."""
 DRAIN: Final = 64 * 1024
@@ -171,6 +177,7 @@ class Incoming:
         "_given_up",
         "_head_bytes",
         "_head_only",
+        "_lines",
         "_parser",
         "_waiter",
         "_wire_bytes",
@@ -203,6 +210,7 @@ class Incoming:
         self._given_up = False
         self._head_bytes = 0
         self._wire_bytes = 0
+        self._lines = 0
         self._continues = 0
         self._parser: Any = httptools.HttpResponseParser(self)
         self.status = 0
@@ -247,7 +255,10 @@ class Incoming:
 
     def _note(self, name: bytes, value: bytes) -> None:
         if name == b"content-length":
-            self.length = int(value)  # llhttp lets digits pass only, and no second one
+            # llhttp lets digits pass only, up to 64 bits, and no second one; but any number of zeros before them.
+            if len(value) > MAX_DIGITS:
+                raise self._refuse("OriginInvalidResponseError", "a Content-Length of too many digits")
+            self.length = int(value)
         elif name == b"connection":
             tokens = value.lower()
             if b"close" in tokens:
@@ -274,6 +285,11 @@ class Incoming:
             self._head_bytes += sum(len(name) + len(value) + 4 for name, value in self.headers)
             if self._head_bytes > MAX_HEAD:
                 raise self._refuse("OriginHeaderTooBigError", f"more than {MAX_HEAD} bytes of headers")
+        self._lines += len(self.headers)
+        if self._lines > MAX_LINES_OF_ONE and (self._lines > MAX_LINES or too_many_lines(self.headers)):
+            raise self._refuse(
+                "OriginHeaderTooBigError", f"more than {MAX_LINES} header lines, or too many of a name"
+            )
         if status < 200:
             self._informational(status)
             return
@@ -400,7 +416,11 @@ class Incoming:
 
     def _keep(self, data: bytes) -> None:
         if data and not self._given_up:
-            self._chunks.append(data)
+            if self._chunks and len(self._chunks[-1]) + len(data) <= SMALL:
+                # An origin that sends byte by byte must not cost an object for each.
+                self._chunks[-1] += data
+            else:
+                self._chunks.append(data)
             self._buffered += len(data)
             if self._buffered > HIGH_WATER:
                 self._connection.pause()

@@ -29,13 +29,19 @@ from keyfront.edge.respond import plain
 from keyfront.edge.response_headers import ResponseHeaders
 from keyfront.edge.routing import Route
 from keyfront.errors import Denied, spent
-from keyfront.signing.verify import Grant, Remembered, verify
+from keyfront.signing.tables import Remembered
+from keyfront.signing.verify import Grant, verify
 
 SECTIONS_KEPT = 8192
-SECTIONS_SIZE = 8 << 20
+SECTIONS_SIZE = 40 << 20
 """How many header sections are kept of those in use, and how many bytes of them; never more than twice as many."""
 GLIMPSED = 65_536
 """How many header sections that came once are known by their hashes: what never comes again is not kept."""
+
+MOST_SUFFIXES = 4
+"""For how many behaviors a header section remembers what it adds to a cache key."""
+MOST_READY = 2048
+"""How many sorts of plans are held ready, 2 KB each at most."""
 
 _BEFORE = b'{"time":0.0,"request_id":"","client_ip":"","client_port":0,'
 _PATH = b',"path":"'
@@ -77,6 +83,15 @@ class Section:
             "GET", target, one.host, one.headers, one.scheme, self.client or caller.address, caller.port, "1.1",
             one.cookie, None, one.length, self.size + len(target), caller.tls,
         )  # fmt: skip
+
+
+def _section_bytes(section: Section) -> int:
+    """What a header section takes beside its bytes, which are its key: each line once more, as an object, and what it
+    adds to access records and cache keys."""
+    request = section.request
+    lines = sum([len(name) + len(value) + 200 for name, value in request.headers])
+    cookie = (2 + MOST_SUFFIXES) * len(request.cookie)
+    return 1500 + lines + cookie + len(section.told) + len(request.target)
 
 
 class Caller:
@@ -139,7 +154,9 @@ class Quick:
         self._glimpsed: set[int] = set()
         self._millisecond = 0
         self._moment = ""
-        self.sections: Remembered[Section] = Remembered(SECTIONS_KEPT, SECTIONS_SIZE)
+        self.sections: Remembered[Section] = Remembered(
+            SECTIONS_KEPT, SECTIONS_SIZE, _section_bytes, edge.tables
+        )
 
     def learn(self, section: bytes, request: Request, client: str = "") -> None:
         """Remember a header section, from the line break that ends the request line to the empty line: the one that
@@ -273,6 +290,8 @@ class Quick:
                 section.suffixes.clear()
             suffix = section.suffixes.get(route.name)
             if suffix is None:
+                if len(section.suffixes) >= MOST_SUFFIXES:
+                    section.suffixes.clear()
                 suffix = section.suffixes[route.name] = key_suffix(route.behavior, section.request, "")
             key += ready.query_key + suffix
         return Judged(who, told, tally, key)
@@ -290,7 +309,7 @@ class Quick:
         else:
             plan.until = inf if route.keyring is None else 0.0
         number = self._edge.routing.number
-        if self._number != number or len(self._ready) > 4096:
+        if self._number != number or len(self._ready) >= MOST_READY:
             self._number = number
             self._ready.clear()
         spelled = bool(query) or msgspec.json.encode(path) != b'"%b"' % path.encode()

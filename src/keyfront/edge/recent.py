@@ -5,26 +5,39 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
+from keyfront.signing.tables import ENTRY, Budget
+
 T = TypeVar("T")
 
 
 class Recent(Generic[T]):
-    """Values by key, each until its own end (epoch seconds), at most `size` of them."""
+    """Values by key, each until its own end (epoch seconds), at most `size` of them.
 
-    __slots__ = ("_entries", "_size")
+    :param budget: whose bytes the entries take: keys are cache keys, of up to 30 KB.
+    """
 
-    def __init__(self, size: int = 10_000) -> None:
+    __slots__ = ("__weakref__", "_budget", "_entries", "_size", "bytes")
+
+    def __init__(self, size: int = 10_000, budget: Budget | None = None) -> None:
         self._entries: dict[str, tuple[float, T]] = {}
         self._size = size
+        self._budget = budget
+        self.bytes = 0
+        """Bytes that the entries are charged."""
+        if budget is not None:
+            budget.add(self)
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def put(self, key: str, value: T, until: float) -> None:
-        self._entries.pop(key, None)
+        self.drop(key)
         if len(self._entries) >= self._size:
-            del self._entries[next(iter(self._entries))]
+            self.drop(next(iter(self._entries)))
         self._entries[key] = (until, value)
+        self.bytes += _charge(key)
+        if self._budget is not None:
+            self._budget.charge(_charge(key))
 
     def get(self, key: str, now: float) -> T | None:
         entry = self._entries.get(key)
@@ -33,7 +46,7 @@ class Recent(Generic[T]):
         until, value = entry
         if now < until:
             return value
-        del self._entries[key]
+        self.drop(key)
         return None
 
     def left(self, key: str, now: float) -> float:
@@ -42,7 +55,18 @@ class Recent(Generic[T]):
         return max(0.0, entry[0] - now) if entry is not None else 0.0
 
     def drop(self, key: str) -> None:
-        self._entries.pop(key, None)
+        if self._entries.pop(key, None) is not None:
+            self.bytes -= _charge(key)
 
     def clear(self) -> None:
         self._entries.clear()
+        self.bytes = 0
+
+    def shed(self) -> None:
+        """Forget the older half, of one entry that one."""
+        for key in list(self._entries)[: (len(self._entries) + 1) // 2]:
+            self.drop(key)
+
+
+def _charge(key: str) -> int:
+    return len(key) + ENTRY

@@ -408,6 +408,7 @@ REFUSALS: Final[dict[str, Page]] = {
     "no_distribution": Page(403, _BAD, "Error"),
     "not_an_edge": Page(403, _BAD, "Error"),
     "too_large": Page(413, _BAD, "InvalidRequest"),
+    "too_many_headers": Page(431, _BAD, "InvalidRequestHeader"),
     "websocket_key": Page(400, _BAD, "InvalidRequestHeader"),
     "websocket_limit": Page(503, _CAPACITY, "CapacityExceeded"),
     "websocket_over_asgi": Page(501, _BAD, "InvalidRequest"),

@@ -16,10 +16,11 @@ from keyfront.edge.invalidation import Invalidations, distribution_of
 from keyfront.edge.response_headers import ResponseHeaders
 from keyfront.model.pattern import Matcher, compile_pattern, normalise_path
 from keyfront.model.snapshot import Behavior, Distribution, ErrorResponse, Origin, Snapshot
-from keyfront.signing.verify import KeyRing, Remembered
+from keyfront.signing.tables import Budget, Remembered
+from keyfront.signing.verify import KeyRing
 
 PLANS_KEPT = 32_768
-PLANS_SIZE = 16 << 20
+PLANS_SIZE = 64 << 20
 """How many plans of URLs that were allowed before are kept of those in use, and how many bytes of them; never more
 than twice as many."""
 
@@ -119,6 +120,7 @@ class Site:
     not all of its origins' files are for everybody, so that it matters how else a path may be read (`readings`)."""
 
     __slots__ = (
+        "_budget",
         "_default",
         "_digest",
         "_found",
@@ -130,9 +132,10 @@ class Site:
         "guarded",
     )
 
-    def __init__(self, distribution: Distribution) -> None:
+    def __init__(self, distribution: Distribution, budget: Budget | None = None) -> None:
         self.distribution = distribution
         self.cache_tag_header = distribution.cache_tag_header.encode("ascii")
+        self._budget = budget
         self.geo = distribution.geo if distribution.geo.kind != "none" else None
         self.error_responses: dict[int, ErrorResponse] = {
             e.error_code: e for e in distribution.error_responses
@@ -140,7 +143,7 @@ class Site:
         self.guarded = any(origin.path for origin in distribution.origins)
         self._patterns: list[tuple[Matcher, Rule]] = []
         self._default: Rule | None = None
-        self._found: Remembered[Rule] = Remembered(PATHS_KEPT, PATHS_SIZE)
+        self._found: Remembered[Rule] = Remembered(PATHS_KEPT, PATHS_SIZE, None, budget)
         self._digest = b""
 
     def add(
@@ -151,7 +154,7 @@ class Site:
     ) -> None:
         """Behaviors are added in the distribution's order; the last one added is the default."""
         before = self._default
-        self._found = Remembered(PATHS_KEPT, PATHS_SIZE)
+        self._found = Remembered(PATHS_KEPT, PATHS_SIZE, None, self._budget)
         if before is not None:
             self._patterns.append((compile_pattern(before.behavior.path_pattern), before))
         self.guarded = self.guarded or keyring is not None
@@ -197,6 +200,15 @@ class Site:
         return Route(self, found)
 
 
+def _plan_bytes(plan: Plan) -> int:
+    """What a plan takes beside the URL that is its key: the cache key, the target, and the pieces of an access record
+    that are its own where its query or its path has to be spelled in them (`quick.Ready`)."""
+    size = 300 + 2 * len(plan.key or "") + len(plan.target)
+    if plan.query or '"' in plan.target or "\\" in plan.target:
+        size += 1200 + 2 * len(plan.target) + 4 * len(plan.query)
+    return size
+
+
 class Routing:
     """What `decide` asks. `number` is the snapshot's; `sites` are by the ids of their distributions."""
 
@@ -212,10 +224,12 @@ class Routing:
         "snapshot",
     )
 
-    def __init__(self, snapshot: Snapshot, before: Routing | None = None) -> None:
+    def __init__(
+        self, snapshot: Snapshot, before: Routing | None = None, budget: Budget | None = None
+    ) -> None:
         self.snapshot = snapshot
         self.number = snapshot.number
-        self.plans: Remembered[Plan] = Remembered(PLANS_KEPT, PLANS_SIZE)
+        self.plans: Remembered[Plan] = Remembered(PLANS_KEPT, PLANS_SIZE, _plan_bytes, budget)
         self._keyrings: KeyRings = {}
         kept: KeyRings = {} if before is None else before._keyrings
         self.sites: dict[str, Site] = {}
@@ -231,7 +245,7 @@ class Routing:
         groups = {group.id: group for group in snapshot.key_groups}
         policies = {policy.id: ResponseHeaders(policy) for policy in snapshot.response_headers_policies}
         for distribution in snapshot.distributions:
-            site = Site(distribution)
+            site = Site(distribution, budget)
             for behavior in distribution.behaviors:
                 keyring = None
                 if behavior.restricted:
@@ -243,7 +257,9 @@ class Routing:
                     keyring = keyrings.get(identity) or kept.get(identity)
                     if keyring is None:
                         keyring = KeyRing(
-                            {k: pem for k, pem, _ in identity}, groups={k: group for k, _, group in identity}
+                            {k: pem for k, pem, _ in identity},
+                            groups={k: group for k, _, group in identity},
+                            budget=budget,
                         )
                     keyrings[identity] = keyring
                 site.add(behavior, keyring, policies.get(behavior.response_headers_policy_id))

@@ -32,7 +32,9 @@ NEAR: Final = 2
 OPEN: Final = 64
 """How many slices a fill holds open for its readers, and a reader for himself where they cannot be asked for again."""
 FARTHEST: Final = 1 << 50
-"""No body reaches this byte: an origin is not asked for it in slices."""
+"""No body reaches this byte: an origin is not asked for it in slices, and what is said to be longer is not stored."""
+LOOKED_AT: Final = 256
+"""How many slices of a body are looked for before an answer from them begins."""
 
 
 class ChangedError(Exception):
@@ -54,7 +56,8 @@ class Span(NamedTuple):
     total: int = 0
 
 
-_RANGE: Final = re.compile(rb"\s*bytes\s*=[\s,]*([0-9]{0,40})-([0-9]{0,40})[\s,0-9-]*", re.IGNORECASE)
+# Possessive, so that no value is read more than once.
+_RANGE: Final = re.compile(rb"\s*+bytes\s*+=[\s,]*+([0-9]{0,40}+)-([0-9]{0,40}+)[\s,0-9-]*+", re.IGNORECASE)
 _CONTENT_RANGE: Final = re.compile(rb"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
 
 
@@ -90,6 +93,8 @@ def content_range(answer: OriginReply) -> Span | None:
     if found is None:
         return None
     span = Span(*map(int, found.groups()))
+    if span.total > FARTHEST:
+        return None
     if not span.first <= span.last < span.total or answer.length not in (None, span.last - span.first + 1):
         return None
     return span
@@ -373,14 +378,15 @@ class Reader:
         return self._runs.covering(slices, position, self._reach) is not None
 
     def complete(self, parts: Iterable[Part]) -> bool:
-        """Can all of this be read, as far as can be seen?"""
+        """Can all of this be read, as far as can be seen? Looks at `LOOKED_AT` slices at most, since how many there
+        are is for the origin to say: at each of them if there are no more, else at some from the first to the last."""
+        if self._refetches:
+            return True
         size = self._slices.size
-        return self._refetches or all(
-            self.has(index * size)
-            for part in parts
-            if not isinstance(part, bytes)
-            for index in range(part[0] // size, part[1] // size + 1)
-        )
+        spans = [(p[0] // size, p[1] // size) for p in parts if not isinstance(p, bytes)]
+        few = sum(last - first + 1 for first, last in spans) <= LOOKED_AT
+        most = LOOKED_AT if few else max(1, LOOKED_AT // len(spans))
+        return all(self.has(index * size) for first, last in spans for index in _some(first, last, most))
 
     async def body(self, parts: Iterable[Part]) -> AsyncGenerator[Piece, None]:
         """What `respond.layout` has laid out."""
@@ -492,6 +498,14 @@ class Reader:
         return (
             self._runs.covering(self._slices, index * self._slices.size, NEAR * self._slices.size) is not None
         )
+
+
+def _some(first: int, last: int, most: int) -> Iterable[int]:
+    """The numbers from `first` to `last`, or, if these are more than `most`, so many of them, evenly spread."""
+    count = last - first + 1
+    if count <= most:
+        return range(first, last + 1)
+    return [first + (count - 1) * number // max(1, most - 1) for number in range(most)]
 
 
 def cut(piece: Piece, first: int, length: int) -> Piece:

@@ -14,6 +14,10 @@ _DELIMITER = (
 )
 
 
+_MOST_READINGS = 8
+"""How many `?` of a pattern's host are tried as the one that opens the query: each is one more pattern to match."""
+
+
 class ResourcePattern:
     """The Resource of a custom policy: `[protocol]://[domain]/[path]?[query]`, where `*` is any run of
     characters within its section and `?` any one character.
@@ -51,11 +55,12 @@ class ResourcePattern:
             path = "*"  # `http://e.com*` is `http://e.com*/*\?*`
         schemes = frozenset(filter(glob(scheme.lower()), ("http", "https")))
         self._readings.append((schemes, glob(domain.lower()), ":" in domain, Tail("/" + path)))
-        # The other readings of `http://d?x=1`: an empty path, and the rest its query. No host is longer.
-        for at, char in enumerate(domain[:300]):
-            if char == "?":
-                bare = domain[:at].removesuffix("\\").lower()
-                self._readings.append((schemes, glob(bare), ":" in bare, Tail("/\\?" + rest[at + 1 :])))
+        # The other readings of `http://d?x=1`: an empty path, and the rest its query. No host is longer, and a pattern
+        # with more `?` in its host than `_MOST_READINGS` has no reading for the later ones: it grants less, not more.
+        marks = [at for at, char in enumerate(domain[:300]) if char == "?"]
+        for at in marks[:_MOST_READINGS]:
+            bare = domain[:at].removesuffix("\\").lower()
+            self._readings.append((schemes, glob(bare), ":" in bare, Tail("/\\?" + rest[at + 1 :])))
 
     def matches(self, scheme: str, host: str, path: str, query: str) -> bool:
         """Whether the pattern grants a URL. `host` is as `plain_host` makes it, `path` begins with a slash,

@@ -26,7 +26,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Generic, Literal, TypeVar, cast
+from typing import Literal, cast
 from urllib.parse import unquote_to_bytes
 
 from keyfront.errors import Denial, Denied, PolicyError
@@ -41,6 +41,7 @@ from keyfront.signing.policy import (
 )
 from keyfront.signing.raw_url import SIGNING_PARAMETERS
 from keyfront.signing.resource import plain_host
+from keyfront.signing.tables import Budget, Key, Remembered
 
 Mode = Literal["url", "cookies"]
 
@@ -174,49 +175,18 @@ class Grant:
         return f"<Grant {kind} {self.mode} {self.key_pair_id} {self.hash_name} until {self.expires}>"
 
 
-V = TypeVar("V")
-_Key = str | bytes | tuple[str | bytes, ...]
+def _grant_bytes(grant: Grant) -> int:
+    """What a grant takes beside the URL or the Cookie header that is its key: its policy is measured with the policies,
+    a canned one's URL and the rest of the query are copies of parts of the key."""
+    scope = grant._scope
+    return len(grant.own_query) + (len(scope) if isinstance(scope, str) else 0)
 
-# Remember nothing longer than this many characters, and count so many bytes for what else an entry holds.
-_LONGEST = 4096
-_ENTRY = 400
 
-
-class Remembered(Generic[V]):
-    """A bounded table that keeps what is used: two generations of plain dicts.
-
-    New and re-used entries go to the young one. When that is full, by count or by bytes, it becomes the old
-    one and the former old one is dropped whole. So a working set of up to `entries` is never lost, at most
-    twice as many are held, and a look-up costs one dict access, two at the worst.
-    """
-
-    __slots__ = ("_entries", "_old", "_room", "_size", "_young")
-
-    def __init__(self, entries: int, size: int) -> None:
-        self._entries = entries
-        self._size = self._room = size
-        self._young: dict[_Key, V] = {}
-        self._old: dict[_Key, V] = {}
-
-    def get(self, key: _Key) -> V | None:
-        found = self._young.get(key)
-        if found is None:
-            found = self._old.get(key)
-            if found is not None:
-                self.put(key, found)
-        return found
-
-    def put(self, key: _Key, value: V) -> None:
-        length = len(key) if isinstance(key, (str, bytes)) else sum(map(len, key))
-        if length > _LONGEST:
-            return
-        self._room -= length + _ENTRY
-        if len(self._young) >= self._entries or self._room < 0:
-            self._old, self._young, self._room = self._young, {}, self._size - length - _ENTRY
-        self._young[key] = value
-
-    def __len__(self) -> int:
-        return len(self._young | self._old)
+def _policy_bytes(policy: tuple[str | Statement, int]) -> int:
+    scope = policy[0]
+    text = scope if isinstance(scope, str) else scope.resource or ""
+    # A custom policy's pattern, once compiled, has the text again, in sections.
+    return 200 + 4 * len(text)
 
 
 class KeyRing:
@@ -230,7 +200,8 @@ class KeyRing:
     policy of its own 2.3 and 1.8 KB, a Cookie header about as much. `entries` URLs, as many Cookie headers and as
     many policies are kept of those in use, and never more than twice that; `size` bytes bounds one generation of
     URLs, half of it one of headers and one of policies, so a key ring grows to four times `size` at the very most.
-    Nothing longer than 4096 characters is remembered.
+    Nothing longer than 4096 characters is remembered. With a `budget`, which may be shared with other tables, all of
+    this takes no more than the budget has.
 
     :raises KeyLoadError: if a key is none that CloudFront takes.
     """
@@ -244,14 +215,17 @@ class KeyRing:
         *,
         entries: int = 65_536,
         size: int = 64 << 20,
+        budget: Budget | None = None,
     ) -> None:
         self.keys: Mapping[str, PublicKey] = MappingProxyType(
             {id_: key if isinstance(key, PublicKey) else load_public_key(key) for id_, key in keys.items()}
         )
         self.groups: Mapping[str, str] = MappingProxyType(dict(groups or {}))
-        self._urls: Remembered[Grant] = Remembered(entries, size)
-        self._cookies: Remembered[Grant] = Remembered(entries, size // 2)
-        self._policies: Remembered[tuple[str | Statement, int]] = Remembered(entries, size // 2)
+        self._urls: Remembered[Grant] = Remembered(entries, size, _grant_bytes, budget)
+        self._cookies: Remembered[Grant] = Remembered(entries, size // 2, _grant_bytes, budget)
+        self._policies: Remembered[tuple[str | Statement, int]] = Remembered(
+            entries, size // 2, _policy_bytes, budget
+        )
 
     @property
     def remembered(self) -> int:
@@ -338,7 +312,7 @@ def _authenticate(
     hash_name = given.get("Hash-Algorithm", "SHA1")
     policy = given.get("Policy")
     scopes: list[tuple[str | Statement, bytes]]
-    name: _Key | None
+    name: Key | None
     if policy is not None:
         name = (key_id, hash_name, policy, signature)
         if (known := keyring._policies.get(name)) is not None:
