@@ -125,7 +125,7 @@ def _members(name: bytes, member: Callable[[int], bytes], between: bytes = b",")
     """One line that lists different members."""
 
     def make(size: int) -> Headers:
-        members = []
+        members: list[bytes] = []
         while size > 0:
             members.append(member(len(members)))
             size -= len(members[-1]) + len(between)

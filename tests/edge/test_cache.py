@@ -153,7 +153,7 @@ class TestFlight:
         assert flight.whole == b"one two three"
         seen += [chunk async for chunk in reading]
         assert seen[0] == b"one "
-        assert b"".join(seen) == b"one two three"
+        assert [bytes(piece) for piece in seen if isinstance(piece, bytes)] == [b"one ", b"two three"]
 
     async def test_a_body_that_comes_byte_by_byte_is_held_in_few_pieces(self) -> None:
         flight = Flight()

@@ -26,6 +26,21 @@ FLUSH_AFTER = 0.02
 """Seconds that a record may wait. What a killed worker can lose of its log is this much."""
 
 
+LONGEST_AGENT = 1024
+LONGEST_REFERER = 2048
+"""Characters of User-Agent and Referer that a record tells; a longer value ends in `CUT`."""
+CUT = "[cut]"
+MOST_REFUSED = 50
+"""Records of requests that the edge refused, for one address and one second. The rest are summed up in one."""
+MOST_REFUSED_IN_ALL = 500
+"""The same for all addresses together: a flood may come from many."""
+
+
+def shortened(text: str, longest: int) -> str:
+    """`text`, or as much of it as `longest` characters hold together with the mark that says so."""
+    return text if len(text) <= longest else text[: longest - len(CUT)] + CUT
+
+
 class Record(msgspec.Struct, gc=False, omit_defaults=True):
     """What is known of one request when its answer is out. `time` is epoch seconds, `_us` are microseconds.
 
@@ -35,7 +50,9 @@ class Record(msgspec.Struct, gc=False, omit_defaults=True):
     `result` CloudFront's x-edge-result-type and `detail` its x-edge-detailed-result-type. `status` 0: the viewer
     left before there was one. 101 is a WebSocket, recorded at its end: `scheme` is then `ws` or `wss`, `bytes` is what
     the viewer was sent over it, `request_bytes` the handshake and what the viewer sent after it, `reason` why the edge
-    ended it or which side broke off. `ssl_protocol` and `ssl_cipher` are of the viewer's connection, empty on http.
+    ended it or which side broke off. `repeats` says how many more refusals like this one, of the same second, address
+    and reason, have no record of their own (`Refusals`). `ssl_protocol` and `ssl_cipher` are of the viewer's
+    connection, empty on http.
     """
 
     time: float
@@ -71,6 +88,64 @@ class Record(msgspec.Struct, gc=False, omit_defaults=True):
     remembered: bool = False
     ssl_protocol: str = ""
     ssl_cipher: str = ""
+    repeats: int = 0
+
+
+def _is_refused(record: Record) -> bool:
+    """Whether the edge refused it itself: at the gate, or because it could not be understood."""
+    return record.verdict == "refused" or not record.distribution
+
+
+class Refusals:
+    """Keeps the records of refused requests from growing faster than what is refused is worth.
+
+    Each address leaves `MOST_REFUSED` of them in a second, all together `MOST_REFUSED_IN_ALL`. What comes beyond that
+    is summed up by address and reason: the last record of the second stands for all of them, and `repeats` says how
+    many more there were. A second is one of the records' own clock.
+    """
+
+    __slots__ = ("_all", "_by_address", "_rest", "_second")
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._all = 0
+        self._by_address: dict[str, int] = {}
+        self._rest: dict[tuple[str, str], Record] = {}
+
+    def admit(self, record: Record) -> list[Record]:
+        """What is to be written now that this one came: nothing, itself, or sums of the second before it as well."""
+        second = int(record.time)
+        written = self.sums() if second != self._second else []
+        self._second = second
+        own = self._by_address.get(record.client_ip, 0)
+        if own < MOST_REFUSED and self._all < MOST_REFUSED_IN_ALL:
+            self._by_address[record.client_ip] = own + 1
+            self._all += 1
+            written.append(record)
+            return written
+        name = (record.client_ip, record.reason)
+        before = self._rest.get(name)
+        if before is None and len(self._rest) >= MOST_REFUSED_IN_ALL:
+            record.client_ip = ""  # too many addresses to tell them apart
+            name = ("", record.reason)
+            before = self._rest.get(name)
+        if before is not None:
+            record.repeats = before.repeats + 1
+        self._rest[name] = record
+        return written
+
+    def sums(self) -> list[Record]:
+        """The records that stand for what was not written one by one. A new second begins."""
+        rest = list(self._rest.values())
+        self._rest.clear()
+        self._by_address.clear()
+        self._all = 0
+        return rest
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to be summed up."""
+        return bool(self._rest)
 
 
 _request_of = attrgetter("distribution", "status", "result", "reason")
@@ -146,13 +221,30 @@ class AccessLog:
         self._tallies: dict[tuple[str, tuple[str, str] | None], Tally] = {}
         self._encoder = msgspec.json.Encoder()
         self._timer: asyncio.TimerHandle | None = None
+        self._refusals = Refusals()
+        self._refused: list[Record] = []  # to be counted, whether they are written or not
+        self._summing: asyncio.TimerHandle | None = None
         if path is not None:
             self._open()
 
     def add(self, record: Record) -> None:
-        self._waiting.append(record)
+        if _is_refused(record):
+            self._add_refused(record)
+        else:
+            self._waiting.append(record)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(FLUSH_AFTER, self.flush)
+
+    def _add_refused(self, record: Record) -> None:
+        self._refused.append(record)
+        self._waiting += self._refusals.admit(record)
+        if self._summing is None and self._refusals.waiting:
+            self._summing = asyncio.get_running_loop().call_later(1.0, self._sum_up)
+
+    def _sum_up(self) -> None:
+        self._summing = None
+        self._waiting += self._refusals.sums()
+        self.flush()
 
     def tally(self, distribution: str, key: tuple[str, str] | None) -> Tally:
         """What hits of this distribution by this key (id and hash; None: no signature needed) are counted as."""
@@ -177,9 +269,11 @@ class AccessLog:
             self._timer.cancel()
             self._timer = None
         waiting, self._waiting = self._waiting, []
-        if not waiting:
+        refused, self._refused = self._refused, []
+        if not waiting and not refused:
             return
-        self.counts.add([each for each in waiting if type(each) is Record])
+        served = [each for each in waiting if type(each) is Record and not _is_refused(each)]
+        self.counts.add(served + refused)
         self.counts.take(self._tallies.values())
         if self._path is None:
             return
@@ -199,6 +293,9 @@ class AccessLog:
             self.lost += len(waiting)
 
     def close(self) -> None:
+        if self._summing is not None:
+            self._summing.cancel()
+            self._sum_up()
         self.flush()
         if self._fd >= 0:
             os.close(self._fd)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from keyfront.edge import compress, freshness, respond, slices
-from keyfront.edge.accesslog import AccessLog, Record
+from keyfront.edge.accesslog import LONGEST_AGENT, LONGEST_REFERER, AccessLog, Record, shortened
 from keyfront.edge.cache import Flight, LostError, MemoryTier, Tiers
 from keyfront.edge.decide import Refusal, decide, internal_plan, loggable
 from keyfront.edge.disk import DiskTier
@@ -1136,9 +1136,9 @@ class Edge:
         agent = referer = ""
         for name, value in request.headers:
             if name == b"user-agent":
-                agent = value.decode("latin-1")
+                agent = shortened(value.decode("latin-1"), LONGEST_AGENT)
             elif name == b"referer":
-                referer = value.decode("latin-1")
+                referer = shortened(value.decode("latin-1"), LONGEST_REFERER)
         record = Record(
             visit.now,
             visit.request_id,

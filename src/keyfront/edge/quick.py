@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from keyfront.edge.accesslog import AccessLog, Record, Tally
+from keyfront.edge.accesslog import LONGEST_AGENT, LONGEST_REFERER, AccessLog, Record, Tally, shortened
 from keyfront.edge.decide import loggable
 from keyfront.edge.edge import Edge, Visit
 from keyfront.edge.exchange import Plan, Request, Stored
@@ -43,6 +43,7 @@ MOST_SUFFIXES = 4
 MOST_READY = 2048
 """How many sorts of plans are held ready, 2 KB each at most."""
 
+_LONGEST = {b"user-agent": LONGEST_AGENT, b"referer": LONGEST_REFERER}
 _BEFORE = b'{"time":0.0,"request_id":"","client_ip":"","client_port":0,'
 _PATH = b',"path":"'
 _AFTER = b',"bytes":0,"time_taken_us":0,'
@@ -65,9 +66,9 @@ class Section:
         self.client = client
         self.size = request.wire_bytes - len(request.target)
         said = {
-            name.decode().replace("-", "_"): value.decode("latin-1")
+            name.decode().replace("-", "_"): shortened(value.decode("latin-1"), _LONGEST[name])
             for name, value in request.headers
-            if name in (b"user-agent", b"referer")
+            if name in _LONGEST
         }
         self.told = "".join([_member(name, value) for name, value in said.items() if value])
         self.grant: Grant | None = None  # the last one that its cookies gave, and that in an access record
