@@ -98,7 +98,9 @@ class Viewer:
         if body is not None:
             lines.append(f"Content-Length: {len(body)}")
         await self.send("\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b""))
-        return await self.answer(method)
+        while (seen := await self.answer(method)).status < 200:
+            pass  # an interim answer
+        return seen
 
     async def at_end(self) -> bytes:
         """Everything until the edge closes."""

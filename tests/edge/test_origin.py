@@ -212,10 +212,6 @@ GOOD: dict[str, tuple[bytes, bool, int, bytes, int | None, bool, bool]] = {
         False, 200, b"", None, True, False,
     ),
     "204": (b"HTTP/1.1 204 No Content\r\n\r\n", False, 204, b"", 0, True, True),
-    "304 with a length": (
-        b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n",
-        False, 304, b"", 0, True, False,
-    ),
     "204 with a body": (
         b"HTTP/1.1 204 No\r\nContent-Length: 5\r\n\r\nhello",
         False, 204, b"", 0, True, False,
@@ -336,9 +332,6 @@ BAD: dict[str, tuple[Script, str, int]] = {
     "status 000": ([b"HTTP/1.1 000 X\r\nContent-Length: 0\r\n\r\n"], "OriginInvalidResponseError", 502),
     "status 600": ([b"HTTP/1.1 600 X\r\nContent-Length: 0\r\n\r\n"], "OriginInvalidResponseError", 502),
     "status 2000": ([b"HTTP/1.1 2000 X\r\nContent-Length: 0\r\n\r\n"], "OriginInvalidResponseError", 502),
-    "bare LF": ([b"HTTP/1.1 200 OK\nContent-Length: 0\n\n"], "OriginInvalidResponseError", 502),
-    "folded header": ([OK + b"A: b\r\n c\r\nContent-Length: 0\r\n\r\n"], "OriginInvalidResponseError", 502),
-    "blank before colon": ([OK + b"Content-Length : 0\r\n\r\n"], "OriginInvalidResponseError", 502),
     "no colon": ([OK + b"Content-Length\r\n\r\n"], "OriginInvalidResponseError", 502),
     "NUL": ([OK + b"A: b\0c\r\nContent-Length: 0\r\n\r\n"], "OriginInvalidResponseError", 502),
     "bare CR": ([OK + b"A: b\rc\r\nContent-Length: 0\r\n\r\n"], "OriginInvalidResponseError", 502),
@@ -1489,6 +1482,9 @@ class Nobody:
         pass
 
     def gone(self, connection: Connection) -> None:
+        pass
+
+    def refused(self, failure: BaseException) -> None:
         pass
 
 

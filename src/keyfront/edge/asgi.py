@@ -37,6 +37,33 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
+EARLY_HINT = "http.response.early_hint"
+"""The extension of ASGI by which a server sends 103. It has none for other interim answers, and only for Link."""
+
+
+class EarlyHints:
+    """Takes interim answers and sends those that ASGI has a message for, in order."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._last: asyncio.Task[None] | None = None
+
+    def __call__(self, status: int, headers: Headers) -> None:
+        links = [value for name, value in headers if name == b"link"]
+        if status == 103 and links:
+            self._last = asyncio.ensure_future(self._after(self._last, links))
+
+    async def _after(self, before: asyncio.Task[None] | None, links: list[bytes]) -> None:
+        if before is not None:
+            await before
+        await self._send({"type": EARLY_HINT, "links": links})
+
+    async def sent(self) -> None:
+        """Wait until all of them are out. A viewer that has left is noticed at its answer."""
+        if self._last is not None:
+            await asyncio.gather(self._last, return_exceptions=True)
+
+
 class EdgeApp:
     """`EdgeApp(edge)` is the application. `peers` are the trusted proxies; the server's own proxy handling must be
     off, or the viewer's address would be decided twice."""
@@ -66,7 +93,7 @@ class EdgeApp:
             if stored is not None and plan is not None and plan.route.response_headers is None:
                 reply = respond.answer(request, stored.meta, stored.body, visit.now, "Hit")
             else:
-                reply = await self._serve(visit)
+                reply = await self._serve(visit, scope, send)
         detail = reply.detail
         try:
             await self._write(visit, reply, receive, send)
@@ -105,7 +132,9 @@ class EdgeApp:
         finally:
             self.edge.done(visit, status, visit.sent, reply.x_cache, reply.detail, name)
 
-    async def _serve(self, visit: Visit) -> Reply:
+    async def _serve(self, visit: Visit, scope: Scope, send: Send) -> Reply:
+        hints = EarlyHints(send) if EARLY_HINT in (scope.get("extensions") or ()) else None
+        visit.interim = hints
         try:
             return await self.edge.serve(visit)
         except ConnectionError:
@@ -115,6 +144,10 @@ class EdgeApp:
         except Exception as error:
             logger.exception("request %s failed", visit.request_id)
             return respond.internal_error(error, visit.request_id)
+        finally:
+            visit.interim = None
+            if hints is not None:
+                await hints.sent()
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:

@@ -31,6 +31,7 @@ from keyfront.edge.forward import (
     CONDITIONAL,
     accepted_encoding,
     chained_too_long,
+    interim_headers,
     key_suffix,
     origin_headers,
     origin_scheme,
@@ -42,6 +43,7 @@ from keyfront.edge.geo import CountryTable
 from keyfront.edge.invalidation import cache_tags
 from keyfront.edge.origin import Origins
 from keyfront.edge.origin_access import OriginAccess
+from keyfront.edge.origin_http1 import Interim
 from keyfront.edge.recent import Recent
 from keyfront.edge.response_headers import ResponseHeaders, timed
 from keyfront.edge.routing import Route, Routing, Site
@@ -150,6 +152,8 @@ class Visit:
     asked: Asked | None = None
     told = Told()
     given: Headers | None = None
+    interim: Interim | None = None
+    """Sends an interim answer (1xx) to the viewer. A shell sets it for as long as the viewer waits for the answer."""
     explanation = ""
     """What the access record adds to the reason, of an origin that failed or a WebSocket that was not opened: a
     sentence for the operator, never a secret."""
@@ -1038,7 +1042,14 @@ class Edge:
                         answer = None
                 if answer is None:
                     answer = await self.origins.fetch(
-                        origin, scheme, method, origin.path + plan.target, headers, body, length
+                        origin,
+                        scheme,
+                        method,
+                        origin.path + plan.target,
+                        headers,
+                        body,
+                        length,
+                        interim=self._interim(visit, plan),
                     )
             except OriginFailure as failure:
                 if not last:
@@ -1059,6 +1070,20 @@ class Edge:
                 return answer, headers, origin
             await answer.aclose()
         raise AssertionError("a route has at least one origin")
+
+    def _interim(self, visit: Visit, plan: Plan) -> Interim | None:
+        """What passes the origin's interim answers on to this viewer while it waits, or None if it takes none. Viewers
+        who have joined its fill get none: whether they may have its answer is known only from the final head."""
+        if visit.interim is None or visit.given is not None:
+            return None
+        policy = plan.route.response_headers
+
+        def passed(status: int, headers: Headers) -> None:
+            if visit.interim is not None:
+                seen = interim_headers(plan.route.behavior, headers)
+                visit.interim(status, seen if policy is None else policy.kept(seen))
+
+        return passed
 
     def _outdated(self, site: Site, key: str | None, answer: OriginReply) -> bool:
         """Did the parent ask the origin for this before an invalidation that it may not know yet?"""

@@ -277,6 +277,15 @@ class Meta:
         self.tags = tags
 
 
+ROUNDING: Final = 0.001
+"""Seconds that every age is longer, so that the rounding of a difference of two times cannot take a second from it."""
+
+
+def born(meta: Meta) -> float:
+    """When the origin made the response, in epoch seconds, as Age counts it (RFC 9111 §4.2.3)."""
+    return meta.stored_at - meta.initial_age - ROUNDING
+
+
 class Slices:
     """How a body too large to be held whole is stored: cut into pieces of `size` bytes, the last one shorter, each
     stored for itself or not.
@@ -327,7 +336,7 @@ class Stored:
         self.slices = slices
         self.head: bytes = b""
         self.policed: tuple[ResponseHeaders, bytes, bytes] | None = None
-        self.born = meta.stored_at - meta.initial_age
+        self.born = born(meta)
         self.quick_until = meta.fresh_until if meta.status == 200 and not meta.vary else 0.0
         self.used = False
         # The key stands in several tables, and the headers once more in `head`.

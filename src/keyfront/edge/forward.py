@@ -682,6 +682,12 @@ def viewer_headers(behavior: Behavior, headers: Headers) -> Headers:
     return kept
 
 
+def interim_headers(behavior: Behavior, headers: Headers) -> Headers:
+    """The headers of an origin's interim answer (1xx) as a viewer may see them: as `viewer_headers`, nothing added."""
+    named = any(name == b"server" for name, _ in headers)
+    return [header for header in viewer_headers(behavior, headers) if named or header[0] != b"server"]
+
+
 def vary_names(behavior: Behavior, value: bytes) -> list[bytes]:
     """The members of a Vary value that count at this edge, spelled as the origin does (§5.9).
 

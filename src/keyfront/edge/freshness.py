@@ -26,7 +26,7 @@ from urllib.parse import urljoin, urlsplit
 
 from keyfront.edge.bounds import MAX_VARY
 from keyfront.edge.compress import compressed, represented
-from keyfront.edge.exchange import Header, Headers, Meta
+from keyfront.edge.exchange import Header, Headers, Meta, born
 from keyfront.edge.forward import device_headers, differs_under_one_key, storable_method, viewer_headers
 from keyfront.edge.structured import Value, parse_dictionary
 from keyfront.model.snapshot import Behavior, Origin
@@ -333,10 +333,11 @@ def passing(
     first = _firsts(headers)
     return Meta(
         status,
-        tuple(seen),
+        tuple([header for header in seen if header[0] != b"age"]),
         stored_at=now,
         fresh_until=0.0,
         date=_date(first, now),
+        initial_age=_received_age(first),
         etag=_etag(first),
         last_modified=_last_modified(first, now),
         reason=reason,
@@ -450,10 +451,14 @@ def _date(first: dict[bytes, bytes], now: float) -> float:
 
 def _initial_age(first: dict[bytes, bytes], date: float, now: float, request_time: float) -> float:
     """The corrected initial age of RFC 9111 §4.2.3, seconds. Date has whole seconds, so they are compared."""
-    value = first.get(b"age")
-    received = (delta_seconds(value.split(b",")[0].strip()) or 0) if value is not None else 0
     apparent = max(0.0, int(now) - date)
-    return max(apparent, received + max(0.0, now - request_time))
+    return max(apparent, _received_age(first) + max(0.0, now - request_time))
+
+
+def _received_age(first: dict[bytes, bytes]) -> int:
+    """Age as the answer came with it, in seconds: of several the first, 0 if there is none (RFC 9111 §5.1)."""
+    value = first.get(b"age")
+    return (delta_seconds(value.split(b",")[0].strip()) or 0) if value is not None else 0
 
 
 def _remaining(
@@ -574,8 +579,9 @@ def judge(meta: Meta, now: float) -> Verdict:
 
 
 def age(meta: Meta, now: float) -> int:
-    """The value of Age: whole seconds since the origin made the response (RFC 9111 §4.2.3)."""
-    return max(0, int(now - meta.stored_at + meta.initial_age))
+    """The value of Age: whole seconds since the origin made the response, never less than when it came (RFC 9111
+    §4.2.3). `now` may be before that: it is when the viewer's request came."""
+    return int(max(now, meta.stored_at) - born(meta))
 
 
 def serve_stale_on_error(meta: Meta, now: float, status: int | None) -> bool:

@@ -57,7 +57,7 @@ JOINED = 16384
 """Bytes of a body up to which one write of a copy is cheaper than a write of pieces."""
 
 _REASONS = {
-    100: b"Continue", 101: b"Switching Protocols",
+    100: b"Continue", 101: b"Switching Protocols", 102: b"Processing", 103: b"Early Hints",
     200: b"OK", 201: b"Created", 202: b"Accepted", 204: b"No Content", 206: b"Partial Content",
     300: b"Multiple Choices", 301: b"Moved Permanently", 302: b"Found", 303: b"See Other", 304: b"Not Modified",
     307: b"Temporary Redirect", 308: b"Permanent Redirect", 400: b"Bad Request", 401: b"Unauthorized",
@@ -781,6 +781,8 @@ class Connection(asyncio.Protocol):
         detail = ""
         started = False
         try:
+            if visit.request.version == "1.1":
+                visit.interim = self._write_interim
             try:
                 reply = await self._edge.serve(visit)
             except (ConnectionResetError, ConnectionAbortedError) as error:
@@ -795,6 +797,8 @@ class Connection(asyncio.Protocol):
             except Exception as error:  # the edge must not lose a connection's order to its own bug
                 logger.exception("request %s failed", visit.request_id)
                 reply = respond.internal_error(error, visit.request_id)
+            finally:
+                visit.interim = None
             if body is not None and not body.ended:
                 keep_alive = False
             if self._listener.draining:
@@ -824,6 +828,7 @@ class Connection(asyncio.Protocol):
             detail = "Error"
             if isinstance(error, OriginFailure):
                 detail = error.kind
+                visit.explanation = error.detail
             elif isinstance(error, (LostError, ChangedError, UnusableError)):
                 if reply is not None:
                     reply.reason = _GONE
@@ -966,6 +971,12 @@ class Connection(asyncio.Protocol):
         self._early = None
         self._parser = httptools.HttpRequestParser(self)
         return True
+
+    def _write_interim(self, status: int, headers: Headers) -> None:
+        """An interim answer (1xx). Nothing of the final answer is out yet."""
+        if not self._closing:
+            via = (b"via", self._edge.via.encode())
+            self._transport.write(_head(status, [*headers, via], None) + b"\r\n")
 
     async def _drained(self) -> None:
         while not self._writable and not self._closing:

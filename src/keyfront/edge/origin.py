@@ -18,6 +18,7 @@ What may go wrong, and what is told (kind: cloudfront-semantics §6.2; status: w
 | the path names no key, or could lead into another bucket            | OriginWriteError           | 400    |
 | more than 20,480 bytes of headers                                   | OriginHeaderTooBigError    | 502    |
 | not HTTP/1, or framing that can be read in two ways                 | OriginInvalidResponseError | 502    |
+| 304 Not Modified to a request without conditions                    | OriginInvalidResponseError | 502    |
 
 504 stands for "not in time" and 502 for "wrong", as RFC 9110 §15.6.3 and §15.6.5 have it and as the Developer
 Guide tells timeouts from refused and closed connections.
@@ -47,7 +48,7 @@ from typing import Any, Final
 from keyfront.edge.egress import Egress
 from keyfront.edge.exchange import Headers, OriginReply
 from keyfront.edge.origin_access import OriginAccess
-from keyfront.edge.origin_http1 import NEVER, Connection, Framing, request_head
+from keyfront.edge.origin_http1 import NEVER, Connection, Framing, Interim, request_head
 from keyfront.edge.recent import Recent
 from keyfront.edge.tls import Secured
 from keyfront.edge.tunnel import Upstream
@@ -60,11 +61,13 @@ NAME_TTL: Final = 5.0
 STAGGER: Final = 0.25
 """Seconds after which the next address is tried beside the one before (RFC 8305 §5)."""
 WARNED: Final = 60.0
-"""Seconds for which the log does not say again that an origin's addresses are refused."""
+"""Seconds for which the log does not say again that an origin's addresses, or its answers, are refused."""
 RECENT: Final = 1.0
 """Seconds for which a free connection is trusted with a request that cannot be repeated."""
 
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
+# Fields that 304 Not Modified may answer (RFC 9110 §15.4.5).
+_MAY_BE_UNMODIFIED: Final = frozenset({b"if-modified-since", b"if-none-match"})
 _RETRIED: Final = frozenset({"GET", "HEAD"})
 _BROKEN: Final = frozenset({"OriginReadError", "OriginCommError", "OriginWriteError"})
 # OpenSSL's verdicts that the certificate is for another host or another address.
@@ -139,6 +142,8 @@ class Origins:
         headers: Headers,
         body: AsyncIterator[bytes] | None = None,
         length: int | None = None,
+        *,
+        interim: Interim | None = None,
     ) -> OriginReply:
         """Ask `origin` for `target` over `scheme` ("http" or "https") and wait for the head of its answer.
 
@@ -146,7 +151,8 @@ class Origins:
         `Connection` are added. The reply's headers are the origin's, names lower-case, in order, hop-by-hop
         ones included; trailers are dropped. `body` is read while the answer is awaited, `length` is its
         size in bytes (None: chunked); it may be left unread if the answer comes early. What it raises is
-        raised here as it is, or by the reply's body if the head has already come.
+        raised here as it is, or by the reply's body if the head has already come. `interim` gets interim answers
+        (1xx but 100), at most `origin_http1.MAX_INTERIM` for each attempt.
 
         :raises OriginFailure: by the table above; and see `OriginAccess.prepare`.
         """
@@ -201,6 +207,7 @@ class Origins:
                 read_timeout=origin.read_timeout,
                 keepalive_timeout=origin.keepalive_timeout,
                 completion=completion,
+                interim=interim,
             )
             try:
                 await incoming.head()
@@ -218,6 +225,12 @@ class Origins:
             except BaseException:
                 connection.break_off(OriginFailure("OriginCommError", 502, "given up by the edge"), incoming)
                 raise
+            if incoming.status == 304 and not any(name in _MAY_BE_UNMODIFIED for name, _ in headers):
+                unasked = OriginFailure(
+                    "OriginInvalidResponseError", 502, "304 Not Modified to a request without conditions"
+                )
+                pool.refused(unasked)
+                raise unasked
             return OriginReply(
                 incoming.status,
                 incoming.reason.decode("latin-1"),
@@ -465,6 +478,22 @@ class Origins:
         if not self._open and self._emptied is not None and not self._emptied.done():
             self._emptied.set_result(None)
 
+    def _warn_of(self, pool: _Pool, failure: BaseException) -> None:
+        """Log what is wrong with an origin's answers, once in WARNED seconds for each origin."""
+        if not isinstance(failure, OriginFailure):
+            return
+        name = f"{pool.host}:{pool.port} {failure.kind}"
+        now = self._clock()
+        if self._warned.get(name, now) is None:
+            self._warned.put(name, True, now + WARNED)
+            logger.warning(
+                "an answer of the origin %s:%d was refused (%s): %s",
+                pool.host,
+                pool.port,
+                failure.kind,
+                failure.detail,
+            )
+
     # Keeping.
 
     def _may_keep(self) -> bool:
@@ -525,6 +554,9 @@ class _Pool:
         if len(self.idle) > owner._max_idle_per_origin:
             owner._idle -= 1
             self.idle.pop(0).close()
+
+    def refused(self, failure: BaseException) -> None:
+        self._owner._warn_of(self, failure)
 
     def gone(self, connection: Connection) -> None:
         owner = self._owner

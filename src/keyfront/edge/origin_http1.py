@@ -1,6 +1,7 @@
 """HTTP/1.1 as a client: one connection to an origin, one response as it arrives.
 
-Parsing is llhttp's (httptools); this module decides what its findings mean, and holds three rules:
+Parsing is llhttp's (httptools), strict. A head that it refuses is read once more as RFC 9112 allows (`response_head`).
+This module decides what the findings mean, and holds three rules:
 
 1. Framing is strict (RFC 9112 §6.3). What two readers could understand differently is refused: Content-Length
    beside Transfer-Encoding, several lengths, any transfer coding but a single `chunked`, a second 100, a 101 that
@@ -22,7 +23,7 @@ import fcntl
 import re
 import termios
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from enum import Enum
 from typing import Any, Final, Protocol, cast
 
@@ -30,6 +31,7 @@ import httptools
 
 from keyfront.edge.bounds import MAX_LINES, MAX_LINES_OF_ONE, too_many_lines
 from keyfront.edge.exchange import Header, Headers
+from keyfront.edge.response_head import BadHeadError, HeadReader, escaped, shown
 from keyfront.edge.websocket import acceptance_fault
 from keyfront.errors import OriginFailure
 
@@ -48,6 +50,8 @@ SMALL: Final = 4096
 """Bytes up to which a piece of a body is joined to the one before it."""
 LOW_WATER: Final = 64 * 1024
 """Unread body bytes at which reading goes on."""
+MAX_INTERIM: Final = 16
+"""Interim answers (1xx) of one request that are passed on. Further ones are read and dropped, up to MAX_HEAD bytes."""
 DRAIN: Final = 64 * 1024
 """An abandoned response is read to its end if at most this many bytes are missing; else it is cut."""
 DRAIN_TIME: Final = 1.0
@@ -154,12 +158,18 @@ class Framing(Enum):
     CLOSE = 3
 
 
+Interim = Callable[[int, Headers], None]
+"""Takes an interim answer: its status and its headers as the origin sent them. It must not raise."""
+
+
 class Keeper(Protocol):
-    """Who owns a connection: told when it is free again, and when it is gone."""
+    """Who owns a connection: told when it is free again, when it is gone, and what was wrong with an answer."""
 
     def freed(self, connection: Connection) -> None: ...
 
     def gone(self, connection: Connection) -> None: ...
+
+    def refused(self, failure: BaseException) -> None: ...
 
 
 class Incoming:
@@ -177,8 +187,12 @@ class Incoming:
         "_given_up",
         "_head_bytes",
         "_head_only",
+        "_interims",
         "_lines",
         "_parser",
+        "_passed",
+        "_pieces",
+        "_reader",
         "_waiter",
         "_wire_bytes",
         "accept",
@@ -191,6 +205,7 @@ class Incoming:
         "headers",
         "idle_seconds",
         "in_doubt",
+        "interim",
         "last",
         "length",
         "persistent",
@@ -213,6 +228,11 @@ class Incoming:
         self._lines = 0
         self._continues = 0
         self._parser: Any = httptools.HttpResponseParser(self)
+        self._pieces: list[bytes] = []  # of heads that the parser reads, should it refuse one
+        self._interims = 0  # how many heads of interim answers are among them
+        self._passed = 0  # interim answers that were passed on
+        self._reader: HeadReader | None = None
+        self.interim: Interim | None = None
         self.status = 0
         self.reason = b""
         self.headers: list[Header] = []
@@ -278,13 +298,15 @@ class Incoming:
         version = parser.get_http_version()
         self.status = status = parser.get_status_code()
         if version not in ("1.1", "1.0"):
-            raise self._refuse("OriginInvalidResponseError", f"the response is HTTP/{version}")
+            raise self._refuse(
+                "OriginInvalidResponseError", f"{self._line_1()}: the response is HTTP/{version}"
+            )
         if not 100 <= status <= 599:
-            raise self._refuse("OriginInvalidResponseError", f"status {status}")
+            raise self._refuse("OriginInvalidResponseError", f"{self._line_1()}: status {status}")
         if self._wire_bytes > MAX_HEAD:  # else no need to count
             self._head_bytes += sum(len(name) + len(value) + 4 for name, value in self.headers)
             if self._head_bytes > MAX_HEAD:
-                raise self._refuse("OriginHeaderTooBigError", f"more than {MAX_HEAD} bytes of headers")
+                raise self._refuse("OriginHeaderTooBigError", self._too_big())
         self._lines += len(self.headers)
         if self._lines > MAX_LINES_OF_ONE and (self._lines > MAX_LINES or too_many_lines(self.headers)):
             raise self._refuse(
@@ -307,7 +329,11 @@ class Incoming:
                 self.last = True  # a careless origin may send the body that it announces after all
         elif self.transfer_codings is not None:
             if self.transfer_codings != b"chunked":
-                raise self._refuse("OriginInvalidResponseError", "a transfer coding other than chunked")
+                coding = next((v for n, v in self.headers if n == b"transfer-encoding"), b"")
+                raise self._refuse(
+                    "OriginInvalidResponseError",
+                    f"field {shown(b'Transfer-Encoding', coding)}: a transfer coding other than chunked",
+                )
             self.framing = Framing.CHUNKED
         elif self.length is not None:
             self.framing = Framing.LENGTH
@@ -330,12 +356,15 @@ class Incoming:
             self.complete = True
 
     def _informational(self, status: int) -> None:
-        """1xx: 103 and the like are ignored, one 100 may come unasked, a second is an error (§5.9)."""
+        """1xx: 103 and the like are passed on to whoever wants them, one 100 may come unasked, a second is an error
+        (§5.9)."""
+        self._interims += 1
         if status == 101:
             self._switch()
             return
         if self.length is not None or self.transfer_codings is not None:
-            raise self._refuse("OriginInvalidResponseError", f"status {status} with a body")
+            name = "Content-Length" if self.length is not None else "Transfer-Encoding"
+            raise self._refuse("OriginInvalidResponseError", f'field "{name}": status {status} has no body')
         if status == 100:
             self.last = True  # no request of ours asks for it
             self._continues += 1
@@ -343,8 +372,18 @@ class Incoming:
                 raise self._refuse("OriginInvalidResponseError", "more than one 100 Continue")
         if self._parser.get_http_version() == "1.0":
             self.last = True  # HTTP/1.0 has no such responses
+        room = self._passed < MAX_INTERIM and self._wire_bytes <= MAX_HEAD
+        if self.interim is not None and status != 100 and room:
+            self._passed += 1
+            self.interim(status, self.headers)
+        self._begin_head()
+
+    def _begin_head(self) -> None:
+        """Forget what was read of a head: another one begins, or the same is read anew."""
         self.reason = b""
         self.headers = []
+        self.length = None
+        self.transfer_codings = None
         self.persistent = None
         self.idle_seconds = NEVER
 
@@ -360,6 +399,18 @@ class Incoming:
         self.switched = self.head_complete = True
         self.framing = Framing.NONE
         self._connection.pause()  # until somebody takes the connection over
+
+    def _line_1(self) -> str:
+        version = self._parser.get_http_version()
+        line = f"HTTP/{version} {self.status} ".encode() + self.reason
+        return f"line 1 of the head, {escaped(line)}"
+
+    def _too_big(self) -> str:
+        text = f"more than {MAX_HEAD} bytes of headers"
+        if self.headers:
+            name, value = max(self.headers, key=lambda header: len(header[0]) + len(header[1]))
+            text += f"; the longest field is {shown(name, value)}"
+        return text
 
     def _refuse(self, kind: str, detail: str) -> OriginFailure:
         self.failure = OriginFailure(kind, 502, detail)
@@ -387,27 +438,89 @@ class Incoming:
             self._keep(data)
             return
         self._wire_bytes += len(data)
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            if self.switched and isinstance(error, httptools.HttpParserUpgrade):
-                self.early = data[error.args[0] :]
-            elif self.complete:
-                self.in_doubt = True  # this response is whole; what follows it is not HTTP
-            elif self.failure is None:
-                self._refuse("OriginInvalidResponseError", str(error))
-            self._parser = None
+        if self._reader is not None:
+            self._repair(self._reader, data)
+        elif not self._parse(data):
             return
-        if self.switched:
+        if self.switched and self._parser is not None:
             self._refuse("OriginInvalidResponseError", "101 that does not end HTTP")
             return
         if not self.head_complete:
-            if self._wire_bytes > MAX_HEAD + _BESIDE:
+            if self.failure is None and self._wire_bytes > MAX_HEAD + _BESIDE:
                 self._refuse("OriginHeaderTooBigError", f"no end of the headers after {MAX_HEAD} bytes")
         elif self.complete or self.framing is not Framing.CHUNKED:
             self._parser = None  # it holds our methods: a circle that would wait for the garbage collector
         elif self._wire_bytes > 2 * MAX_HEAD + 16 * self.body_bytes:
             self._refuse("OriginInvalidResponseError", "chunk extensions or trailers without end")
+
+    def _parse(self, data: bytes) -> bool:
+        """Give bytes to the parser. False: it refuses them for good."""
+        if not self.head_complete:
+            self._pieces.append(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self.switched:
+                self.early = data[upgrade.args[0] :]
+            elif self.failure is None:
+                self._refuse("OriginInvalidResponseError", f"{self._line_1()}: an upgrade, unasked")
+        except httptools.HttpParserError as error:
+            if self.complete:
+                self.in_doubt = True  # this response is whole; what follows it is not HTTP
+            elif self.head_complete:
+                if self.failure is None:
+                    self._refuse("OriginInvalidResponseError", f"in the chunked body: {error}")
+            elif self.failure is None:
+                self._reader = reader = HeadReader(str(error))
+                self._parser = None
+                self._repair(reader, self._unread())
+                return self.failure is None
+        else:
+            if self.head_complete:
+                self._pieces.clear()
+            return True
+        self._parser = None
+        return False
+
+    def _unread(self) -> bytes:
+        """The bytes of the head that the parser has refused, and what came after them."""
+        data = b"".join(self._pieces).lstrip(b"\r\n")
+        for _ in range(self._interims):
+            data = data[data.find(b"\r\n\r\n") + 4 :].lstrip(b"\r\n")
+        self._pieces.clear()
+        return data
+
+    def _repair(self, reader: HeadReader, data: bytes) -> None:
+        """Read the head as far as `data` goes, as RFC 9112 allows; then let the parser have what it says."""
+        try:
+            whole = reader.feed(data)
+        except BadHeadError as bad:
+            self._refuse("OriginInvalidResponseError", str(bad))
+            return
+        if not whole:
+            return
+        self._reader = None
+        self.last = True  # two readers may understand it differently
+        self._interims = 0
+        self._pieces.clear()
+        self._begin_head()
+        self._parser = httptools.HttpResponseParser(self)
+        try:
+            self._parser.feed_data(reader.head)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            if self.switched:
+                self.early = reader.rest
+            elif self.failure is None:
+                self._refuse("OriginInvalidResponseError", reader.refused)
+            self._parser = None
+            return
+        self._interims = 0  # the parser has none of what came before
+        rest = reader.rest
+        if rest and self.complete:
+            self.in_doubt = True
+        elif rest:
+            self._wire_bytes -= len(rest)  # they are counted again
+            self.feed(rest)
 
     def end(self) -> None:
         """The origin has closed its side: the end of the body if nothing else marks it."""
@@ -566,8 +679,9 @@ class Connection(asyncio.Protocol):
         read_timeout: float,
         keepalive_timeout: float,
         completion: float,
+        interim: Interim | None = None,
     ) -> Incoming:
-        """Send a request; the response arrives in what is returned.
+        """Send a request; the response arrives in what is returned, and interim answers before it in `interim`.
 
         Times are seconds, `completion` is a moment of the loop's clock. A body is sent by a task of its own
         while the response is awaited.
@@ -582,6 +696,7 @@ class Connection(asyncio.Protocol):
         self._keepalive_timeout = keepalive_timeout
         self._completion = completion
         incoming.last = body is not None  # the origin may not read it, and then answers it as a request
+        incoming.interim = interim
         transport.write(head)
         if body is None:
             self._watch(self.loop.time() + read_timeout)
@@ -668,6 +783,7 @@ class Connection(asyncio.Protocol):
         if incoming.complete:
             self._finish(incoming)
         elif incoming.failure is not None:
+            self._keeper.refused(incoming.failure)
             self.abort()
         incoming.wake()
 

@@ -81,6 +81,10 @@ class ResponseHeaders:
             self._cors.apply(request, found)
         return found
 
+    def kept(self, headers: Headers) -> Headers:
+        """Those of an origin's headers that the policy neither removes nor replaces."""
+        return [header for header in headers if header[0] not in self._dropped]
+
     def asked_by(self, request: Request) -> bytes:
         """All of a GET that the headers of its answer depend on, if the policy is `settled`."""
         if self._cors is None:
