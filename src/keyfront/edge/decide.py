@@ -15,12 +15,12 @@ from collections.abc import Callable
 from keyfront.edge.exchange import Plan, Request
 from keyfront.edge.forward import select_query
 from keyfront.edge.geo import allowed
-from keyfront.edge.readings import WITHOUT_PARAMETERS, Readings, readings
+from keyfront.edge.readings import Readings, readings, without_parts
 from keyfront.edge.respond import loggable_query
 from keyfront.edge.routing import Route, Routing, Site
 from keyfront.errors import Denied, spent
 from keyfront.model.pattern import normalise_path
-from keyfront.signing.verify import Grant, verify
+from keyfront.signing.verify import Grant, KeyRing, verify
 
 Country = Callable[[str], str]
 
@@ -65,7 +65,7 @@ def decide(
                 if grant is not None:
                     grant.judge(request.client_ip, now)
                 elif route.keyring is not None:
-                    grant = _verify(route, request, now)
+                    grant = _verify(route.keyring, request, now)
             except Denied as denied:
                 return Refusal("denied", site, route, denied)
             return plan, grant
@@ -101,26 +101,23 @@ def decide(
         return Refusal("body_with_get", site, route)
 
     found = None
-    if site.guarded:
-        try:
+    gates: list[KeyRing] = []
+    grant = None
+    try:
+        if site.guarded:
             found = readings(path)
-        except ValueError:
-            return Refusal("ambiguous_path", site, route)
         if found is not None:
             if found.escapes and any(origin.path for origin in route.origins):
                 return Refusal("ambiguous_path", site, route)
-            if not (
-                found.climbs
-                or (found.drops and route.keyring is not None)
-                or any(site.route(p).keyring not in (None, route.keyring) for p in found.paths)
-            ):
+            gates = [ring for ring in site.keyrings(found) if ring is not route.keyring]
+            if not (gates or found.climbs or (found.drops and route.keyring is not None)):
                 found = None  # nothing depends on how the path is read
-    grant = None
-    try:
         if route.keyring is not None:
-            grant = _verify(route, request, now)
+            grant = _verify(route.keyring, request, now)
         if found is not None:
-            grant = _verify_readings(site, route, found, grant, request, now)
+            grant = _verify_readings(found, gates, grant, request, now)
+    except ValueError:
+        return Refusal("ambiguous_path", site, route)
     except Denied as denied:
         return Refusal("denied", site, route, denied)
     if grant is not None:
@@ -132,51 +129,54 @@ def decide(
     return plan, grant
 
 
-def _verify(route: Route, request: Request, now: float) -> Grant:
-    assert route.keyring is not None  # noqa: S101 - the callers asked
+def _verify(keyring: KeyRing, request: Request, now: float) -> Grant:
     return verify(
-        request.scheme, request.host, request.target, request.cookie, route.keyring, request.client_ip, now
+        request.scheme, request.host, request.target, request.cookie, keyring, request.client_ip, now
     )
 
 
 def _verify_readings(
-    site: Site, route: Route, found: Readings, grant: Grant | None, request: Request, now: float
+    found: Readings, gates: list[KeyRing], grant: Grant | None, request: Request, now: float
 ) -> Grant | None:
     """The gates of all other readings of the path. Whoever has no signature for one of them has none for this path.
 
     A policy covers a URL as it is written (§1.4). With a `..` in it, a wildcard would cover more than its author can
-    have meant, so there the policy must cover every reading. So it must where a segment has parameters: `*.jpg` is
-    meant to be the end of a name, not of what an origin leaves out of it (`/1.pdf;.jpg`).
+    have meant, so there the policy must cover every reading. So it must where an origin may leave out a part of the
+    path: `*.jpg` is meant to be the end of a name, not of what is left out of it (`/1.pdf;.jpg`, `/1.pdf%3f.jpg`).
 
     :raises Denied: as `verify` does.
+    :raises ValueError: if there are too many readings.
     """
-    passed = [route.keyring]
-    paths = sorted(found.paths)
-    for path in paths:
-        other = site.route(path)
-        if other.keyring is not None and all(other.keyring is not keyring for keyring in passed):
-            granted = _verify(other, request, now)
-            grant = grant or granted
-            passed.append(other.keyring)
+    for keyring in gates:
+        granted = _verify(keyring, request, now)
+        grant = grant or granted
     pattern = grant is not None and not grant.canned and grant.resource
     if grant is not None and pattern and ("*" in pattern or "?" in pattern):
         scheme, host, client = request.scheme, request.host, request.client_ip
         sent, mark, query = request.target.partition("?")
         if found.climbs:
-            for path in paths:
+            for path in sorted(found.paths):
                 if path == normalise_path(path):
                     grant.judge_url(scheme, host, path + mark + query, client, now)
         if found.drops:
-            before, opens, after = pattern.partition("?")
-            for dropped in WITHOUT_PARAMETERS:
-                url = dropped(sent) + mark + query
-                try:
-                    grant.under(dropped(pattern)).judge_url(scheme, host, url, client, now)
-                except Denied:
-                    # A `?` may open the pattern's query, in which a `;` is one.
-                    kept = dropped(before) + opens + after
-                    grant.under(kept).judge_url(scheme, host, url, client, now)
+            _cover_parts(grant, pattern, request, now)
     return grant
+
+
+def _cover_parts(grant: Grant, pattern: str, request: Request, now: float) -> None:
+    """:raises Denied: if the policy does not cover what is left of the path where a part of it is left out."""
+    sent, mark, query = request.target.partition("?")
+    start = pattern.find("://") + 3 if "://" in pattern else 0
+    start = pattern.find("/", start) if "/" in pattern[start:] else len(pattern)
+    whole = pattern[start:]
+    before, opens, after = whole.partition("?")
+    for left, (whole, before) in without_parts(sent, (whole, before)):
+        where = (request.scheme, request.host, left + mark + query, request.client_ip, now)
+        try:
+            grant.under(pattern[:start] + whole).judge_url(*where)
+        except Denied:
+            # A `?` may open the pattern's query, in which nothing is left out.
+            grant.under(pattern[:start] + before + opens + after).judge_url(*where)
 
 
 def loggable(plan: Plan) -> str:

@@ -5,40 +5,66 @@ Behaviors are chosen by CloudFront's normal form of a path, and the origin gets 
 `/open/` here, and at an origin that decodes `%2F` first it is `/private/1`. So where a site is partly private, every
 way of reading a path counts: whatever an origin could find by it must be allowed (`decide`).
 
-The ways are those of servers that people run: percent-decoding once or more, a backslash as a slash, parameters after
-`;` left out of a segment (RFC 3986 §3.3, servlets), dots and blanks at the end of a name ignored (Windows), repeated
-slashes and dot segments removed, in any order.
+Each way is what some server does, and servers are chained, so the ways are applied in any order until nothing new
+comes out: `paths`. All text is latin-1 text, one character for one byte: an origin decodes bytes, and so do we.
+docs/decisions/0030-paths.md lists the servers.
+
+What no further step can follow is looked at once for each of these: `ends` (a trailing slash left out, letters
+without their accents, blanks as plus signs, a script before its PATH_INFO) and `files` (a folder whose name has a dot,
+which may be a file to an origin that knows PATH_INFO).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Final
-from urllib.parse import unquote_to_bytes
 
-from keyfront.model.pattern import normalise_path
+from keyfront.model.pattern import normalise_path, percent_decoded
 
-_SUSPECT: Final = re.compile(r"[%\\;]|//|/\.|[. ](?:/|\Z)")
-_PARAMETERS: Final = re.compile(r";[^/]*")
+_SUSPECT: Final = re.compile(r"[#%\\;\0-\x20\x7f-\xff]|/[/.]|\.[^./]*/|\+/|[.+/]\Z|:\$")
+_MANIFOLD: Final = re.compile(r"[#%\\;\0-\x20\x7f-\xff]|/[/.]|[.+](?:/|\Z)|:\$")
+_BEYOND: Final = re.compile(r"[#?%\\;\0-\x1f\x7f-\xff]|/[/.]|\.[^./]*/|[ +]/|[.+/ ]\Z|:\$| HTTP")
+"""The first finds paths that have more than one reading, the second those of them that take more than a look at their
+ends. Both take time in proportion to the path, and so does the third, which finds what else there is to read in a path
+that is decoded."""
 _BUDGET: Final = 24 * 1024
-"""Characters of readings that are looked at for one path; who needs more is not asking for a file."""
+"""Bytes of readings that are looked at for one path beside the first `_FREE`; who needs more asks for no file."""
+_FREE: Final = 48
+"""How many readings of a path of at most `_LONGEST_NAME` bytes are not counted: names that people give to files, with
+every mark that they use, have fewer."""
+_LONGEST_NAME: Final = 3 * 1024 + 256
+"""An object key of S3 has at most 1,024 bytes, each of which may be percent-encoded."""
 _MARKS: Final = ("%25", "%2e", "%2E", "%2f", "%2F", "%20", "%3b", "%3B", "%5c", "%5C", ";", "\\")
 _MOST: Final = 256
 """How many of these marks, each of which is work, are read in one path before any work is done."""
 
 
+_DEEPEST: Final = 8
+"""How often a path may have been percent-encoded, one time in another."""
+
+
 class Readings:
-    """`paths` are all readings of a path, itself included; `climbs` says that a `..` segment is in one of them,
-    `escapes` that one leads above the root, and `drops` that parameters are left out in one."""
+    """All readings of one path.
 
-    __slots__ = ("climbs", "drops", "escapes", "paths")
+    `paths` are the readings, the path itself included; `ends` and `files` what the module's docstring says. `climbs`
+    says that a `..` segment is in one of `paths`, `escapes` that one leads above the root, and `drops` that a part of
+    the path is left out in one.
+    """
 
-    def __init__(self, paths: frozenset[str]) -> None:
+    __slots__ = ("climbs", "drops", "ends", "escapes", "files", "paths")
+
+    def __init__(self, paths: frozenset[str], ends: frozenset[str], files: frozenset[str]) -> None:
         self.paths = paths
+        self.ends = ends
+        self.files = files
         self.climbs = self.escapes = False
-        self.drops = any(";" in path for path in paths)
+        self.drops = bool(ends) and any(map(_scripts, paths))
         for path in paths:
+            if not self.drops and _DROPPING.search(path):
+                self.drops = True
             if ".." in path:
                 depth = 0
                 for segment in path.split("/"):
@@ -52,68 +78,411 @@ class Readings:
 
 
 def readings(path: str) -> Readings | None:
-    """All readings of a raw path (no query), or None if it has only the one.
+    """All readings of a raw path (latin-1 text, no query), or None if it has only the one.
 
-    :raises ValueError: if there are too many, or it holds a NUL, at which some origins would cut it.
+    :raises ValueError: if there are too many, or it holds an encoded NUL, which is in no file's name.
     """
     if _SUSPECT.search(path) is None:
         return None
+    if _MANIFOLD.search(path) is None:
+        only = frozenset((path,))
+        return Readings(only, frozenset(_ends(path)) - only, frozenset(_files(path)))
     if sum(map(path.count, _MARKS)) > _MOST:
         raise ValueError("the path can be read in too many ways")
+    decoded = percent_decoded(path)
+    if _BEYOND.search(decoded) is None:
+        # By far the commonest: escapes, and nothing behind them.
+        paths = frozenset((path, decoded, normalise_path(path)))
+        return Readings(paths, frozenset((decoded.replace(" ", "+"),)), frozenset())
+    if "%00" in path or "\0" in path:
+        raise ValueError("the path holds a NUL")
+    text, depth = path, 0
+    while decoded != text:
+        text, decoded, depth = decoded, percent_decoded(decoded), depth + 1
+        if depth > _DEEPEST:
+            raise ValueError("the path can be read in too many ways")
     found = {path}
     waiting = [path]
     budget = _BUDGET
+    free = _FREE if len(path) <= _LONGEST_NAME else 0
     while waiting:
         text = waiting.pop()
         for read in _WAYS:
             other = read(text)
             if other in found:
                 continue
-            budget -= len(other) + 64
-            if budget < 0:
-                raise ValueError("the path can be read in too many ways")
-            if "\0" in other:
-                raise ValueError("the path holds a NUL")
+            if free:
+                free -= 1
+            else:
+                budget -= len(other) + 64
+                if budget < 0:
+                    raise ValueError("the path can be read in too many ways")
             found.add(other)
             waiting.append(other)
-    return Readings(frozenset(found))
+    paths = frozenset(found)
+    ends: set[str] = set()
+    files: set[str] = set()
+    for each in found:
+        ends.update(_ends(each))
+        files.update(_files(each))
+        if len(files) > _MOST:
+            raise ValueError("the path can be read in too many ways")
+    return Readings(paths, frozenset(ends - paths), frozenset(files - paths))
 
 
-def _decoded(path: str) -> str:
-    return unquote_to_bytes(path).decode("latin-1") if "%" in path else path
+# -- ways that others may follow -----------------------------------------------------------------------------
 
 
 def _slashed(path: str) -> str:
+    """A backslash as a slash: Windows, and what parses URLs as browsers do (WHATWG URL §4.4)."""
     return path.replace("\\", "/")
 
 
+_PARAMETERS: Final = re.compile(r";[^/]*")
+
+
 def _bare(path: str) -> str:
+    """Without the parameters of its segments: servlets (RFC 3986 §3.3)."""
     return _PARAMETERS.sub("", path) if ";" in path else path
 
 
+_TRAILING: Final = re.compile(r"(?:^|(?<=/))[ +]*(\.\.?)[ +]*(?=/|\Z)|(?<![. +])[. +]++(?=/|\Z)")
+_STREAM: Final = re.compile(r":[^/:]*:\$[^/]*")
+
+
 def _trimmed(path: str) -> str:
-    if "." not in path and " " not in path:
+    """Windows: without dots and blanks at the end of a name (a `+` may be a blank), and without a data stream's name
+    (`1.mp4::$DATA`)."""
+    if ":$" in path:
+        path = _STREAM.sub("", path)
+    if path[-1:] not in (".", " ", "+") and "./" not in path and " /" not in path and "+/" not in path:
         return path
-    return "/".join([_name(segment) for segment in path.split("/")])
+    return _TRAILING.sub(r"\1", path)
 
 
-def _name(segment: str) -> str:
-    stripped = segment.rstrip(" ")
-    return stripped if stripped in (".", "..") else segment.rstrip(". ")
+_TIGHT: Final = str.maketrans("", "", "\0\t\n\r")
 
 
-_WAYS: Final = (_decoded, _slashed, _bare, _trimmed, normalise_path)
+def _tight(path: str) -> str:
+    """Without what a URL parser takes out wherever it stands (WHATWG URL §4.4), or a string's end marks."""
+    return path if path.isprintable() else path.translate(_TIGHT)
 
 
-def _hiding(parameters: str) -> Callable[[str], str]:
-    hidden = re.compile(parameters, re.IGNORECASE)
-    return lambda text: hidden.sub(lambda found: "*" if "*" in found[0] else "", text)
+def _until(mark: str) -> Callable[[str], str]:
+    return lambda path: path.partition(mark)[0] or "/"
 
 
-WITHOUT_PARAMETERS: Final = (
-    _hiding(r"(?:;|%(?:25)*3b)[^/]*"),
-    _hiding(r"(?:;|%(?:25)*3b)(?:(?!%(?:25)*(?:2f|5c))[^/\\])*"),
+_LINE: Final = re.compile(r"[\0\r\n]| +HTTP/")
+
+
+def _line(path: str) -> str:
+    """Up to where a line or a string ends: a NUL (C), a line break, or what looks like the rest of a request line, to
+    the server behind a proxy that decodes (nginx with `$uri`)."""
+    if path.isprintable() and " HTTP/" not in path:
+        return path
+    end = _LINE.search(path)
+    return path if end is None else path[: end.start()] or "/"
+
+
+_ESCAPE: Final = re.compile("%[uU]([0-9A-Fa-f]{4})")
+
+
+def _unicode_escapes(path: str) -> str:
+    """`%uXXXX`, as IIS and `unescape` of JavaScript read it."""
+    if "%u" not in path and "%U" not in path:
+        return path
+    return _ESCAPE.sub(lambda found: _latin(chr(int(found[1], 16))), path)
+
+
+_OVERLONG: Final = re.compile(
+    "[\xc0\xc1](.)|\xe0([\x80\x81])(.)|\xf0\x80([\x80\x81])(.)|\xf8\x80\x80([\x80\x81])(.)"
+    "|\xfc\x80\x80\x80([\x80\x81])(.)",
+    re.DOTALL,
 )
-"""What two kinds of servers leave of a raw path, or of a pattern of one, when they leave out the parameters of its
-segments, however often their `;` is encoded: up to the next slash as it is, or of any spelling. Nothing else is
-decoded, and a `*` among what is left out stays."""
+
+
+def _overlong(path: str) -> str:
+    """ASCII in more bytes than it takes (`%C0%AF` for a slash), which UTF-8 forbids (RFC 3629 §3)."""
+    return path if path.isascii() else _OVERLONG.sub(_shortest, path)
+
+
+def _shortest(found: re.Match[str]) -> str:
+    sequence = found[0]
+    before = ord(sequence[0]) & 1 if len(sequence) == 2 else ord(sequence[-2]) & 1
+    return chr(before << 6 | ord(sequence[-1]) & 0x3F)
+
+
+def _latin(text: str) -> str:
+    """Text as the bytes of its UTF-8, each a character. What a path held beside UTF-8 comes back as it was."""
+    return text.encode("utf-8", "surrogatepass").decode("latin-1")
+
+
+class _Table(dict[int, str | int]):
+    """What `str.translate` asks, made as it is asked for; never more than `_MOST_KNOWN` characters."""
+
+    def __init__(self, translation: Callable[[str], str]) -> None:
+        super().__init__()
+        self._translation = translation
+
+    def __missing__(self, code: int) -> str | int:
+        if len(self) >= _MOST_KNOWN:
+            self.clear()
+        made: str | int = code if code < 0x80 else self._translation(chr(code))
+        self[code] = made
+        return made
+
+
+_MOST_KNOWN: Final = 4096
+_LIKE_SLASHES: Final = str.maketrans("⁄∕⧸∖⧹¥₩⃥", "///\\\\\\\\\\")
+"""What Windows maps to a slash or a backslash where a code page lacks it, the yen and won signs of code pages 932 and
+949 among them."""
+
+
+def _ascii(char: str) -> str:
+    if unicodedata.category(char) == "Cf" or "\ufe00" <= char <= "\ufe0f":
+        return ""
+    made = unicodedata.normalize("NFKC", char).translate(_LIKE_SLASHES)
+    return made if made.isascii() else char
+
+
+_ALIKE: Final = str.maketrans("ıłŁøØđĐħĦŧŦαΓΘΣΦΩδεπστφ∞", "ilLoOdDhHtTaGTSFOdepstf8")
+
+
+def _letter(char: str) -> str:
+    made = "".join([c for c in unicodedata.normalize("NFKD", char) if unicodedata.category(c) != "Mn"])
+    made = made.translate(_ALIKE)
+    return made if made.isascii() else char
+
+
+_COMPATIBLE: Final = _Table(_ascii)
+_LETTERS: Final = _Table(_letter)
+
+
+def _translated(path: str, table: _Table) -> str:
+    if path.isascii():
+        return path
+    text = path.encode("latin-1").decode("utf-8", "surrogateescape").translate(table)
+    return text.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
+def _compatible(path: str) -> str:
+    """ASCII for characters that stand for it (Unicode's NFKC, the full-width forms among them; Windows' best fit), and
+    without those that some file systems pass over (HFS+)."""
+    return _translated(path, _COMPATIBLE)
+
+
+_WAYS: Final[tuple[Callable[[str], str], ...]] = (
+    percent_decoded,
+    _slashed,
+    _bare,
+    _trimmed,
+    _until("?"),
+    _until("#"),
+    _line,
+    _tight,
+    _unicode_escapes,
+    _overlong,
+    _compatible,
+    normalise_path,
+)
+_DROPPING: Final = re.compile(r"[;?#\0\r\n]| HTTP/")
+
+# -- ways that end it ----------------------------------------------------------------------------------------
+
+_EXTENSION: Final = re.compile(r"\.([A-Za-z0-9]{2,6})(?=/)")
+_SCRIPTS: Final = frozenset(
+    """
+    action asp aspx ashx asmx axd cfc cfm cgi dll do exe fcgi jsp jspx lua phar php php3 php4 php5 php7 php8 phtml pl py
+    rb shtml svc
+    """.split()
+)
+"""Extensions of what servers run, and tell the rest of the path as its PATH_INFO (RFC 3875 §4.1.5)."""
+
+
+def _ends(path: str) -> Iterator[str]:
+    bare = path.rstrip("/")
+    if bare and bare != path:
+        yield bare
+    if not path.isascii():
+        yield _translated(path, _LETTERS)
+    if " " in path:
+        yield path.replace(" ", "+")
+    for end in _scripts(path):
+        yield path[:end]
+
+
+def _scripts(path: str) -> list[int]:
+    """Where the names of scripts end that have something behind them.
+
+    :raises ValueError: if there are too many.
+    """
+    found = [match.end() for match in _EXTENSION.finditer(path) if match[1].lower() in _SCRIPTS]
+    if len(found) > 8:
+        raise ValueError("the path can be read in too many ways")
+    return found
+
+
+def _files(path: str) -> Iterator[str]:
+    """What stands before a slash and has a dot in its last segment.
+
+    :raises ValueError: if there are too many of them.
+    """
+    dot = path.find(".")
+    for _ in range(32):
+        if dot < 0:
+            return
+        slash = path.find("/", dot)
+        if slash < 0:
+            return
+        yield path[:slash]
+        dot = path.find(".", slash)
+    raise ValueError("the path can be read in too many ways")
+
+
+# -- what a policy covers ------------------------------------------------------------------------------------
+#
+# A policy covers a URL as it is written, so here nothing is decoded: what an origin would leave out is found in the
+# raw text, in whatever spelling, and left out of the URL and of the pattern alike.
+
+
+class _Unit:
+    """A byte or character of a text decoded to the end, and where in the text it stands."""
+
+    __slots__ = ("char", "end", "start")
+
+    def __init__(self, char: str, start: int, end: int) -> None:
+        self.char = char
+        self.start = start
+        self.end = end
+
+
+_HEX: Final = frozenset("0123456789ABCDEFabcdef")
+
+
+def _units(text: str) -> list[_Unit]:
+    """The text, percent-decoded until nothing is left to decode, and each character as the ASCII that it may stand for.
+
+    One pass: an escape is decoded as soon as its last digit is there, and what comes of it may be the digit that
+    another one waits for. Escapes cannot overlap, so the order makes no difference.
+    """
+    units: list[_Unit] = []
+    for at, char in enumerate(text):
+        units.append(_Unit(char, at, at + 1))
+        while len(units) > 2 and units[-3].char == "%" and _HEX.issuperset((units[-2].char, units[-1].char)):
+            _merge(units, 3, chr(int(units[-2].char + units[-1].char, 16)))
+        if len(units) > 5 and units[-6].char == "%" and units[-5].char in ("u", "U"):
+            digits = "".join([unit.char for unit in units[-4:]])
+            if len(digits) == 4 and _HEX.issuperset(digits):
+                _merge(units, 6, "".join(_ascii_of(chr(int(digits, 16)))))
+    if any(unit.char > "\x7f" for unit in units):
+        units = list(_characters(units))
+    return units
+
+
+def _merge(units: list[_Unit], count: int, char: str) -> None:
+    start, end = units[-count].start, units[-1].end
+    del units[-count:]
+    units.append(_Unit(char, start, end))
+
+
+def _ascii_of(char: str) -> str:
+    made = char if char.isascii() else _ascii(char)
+    return made if made.isascii() else "\x80"
+
+
+def _characters(units: list[_Unit]) -> Iterator[_Unit]:
+    """Bytes beyond ASCII put together to characters, and each of these as ASCII where it may stand for that."""
+    at = 0
+    while at < len(units):
+        unit = units[at]
+        length = 1
+        if len(unit.char) == 1 and "\xc0" <= unit.char <= "\xfd":
+            lead = ord(unit.char)
+            length = 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4 if lead < 0xF8 else 5 if lead < 0xFC else 6
+        some = units[at : at + length]
+        text = "".join([each.char for each in some])
+        if length > 1 and len(some) == length and all(len(each.char) == 1 for each in some):
+            short = _compatible(_overlong(text))
+            if short.isascii():
+                yield _Unit(short, unit.start, some[-1].end)
+                at += length
+                continue
+        yield unit
+        at += 1
+
+
+Dropping = Callable[[str], str]
+
+
+def _without_parameters(text: str, *, any_slash: bool) -> str:
+    """Up to the next slash as it is, or of any spelling."""
+    kept: list[str] = []
+    begun = -1
+    last = 0
+    for unit in _units(text):
+        if begun < 0:
+            if unit.char == ";":
+                begun = unit.start
+        elif unit.char in ("/", "\\") and (any_slash or text[unit.start : unit.end] == "/"):
+            kept += (text[last:begun], "*" * ("*" in text[begun : unit.start]))
+            last, begun = unit.start, -1
+    if begun < 0:
+        return "".join(kept) + text[last:]
+    return "".join(kept) + text[last:begun] + "*" * ("*" in text[begun:])
+
+
+def _without_rest(text: str, marks: str) -> str:
+    for unit in _units(text):
+        # A `?` as it is opens the query of a pattern, or is any one character.
+        if unit.char and unit.char in marks and (unit.end - unit.start > 1 or unit.char != "?"):
+            return text[: unit.start] + "*" * ("*" in text[unit.start :])
+    return text
+
+
+def _without_path_info(text: str) -> str:
+    units = _units(text)
+    decoded = "".join([unit.char[:1] or "\x80" for unit in units])
+    scripts = _scripts(decoded)
+    if not scripts:
+        return text
+    end = units[scripts[0]].start
+    return text[:end] + "*" * ("*" in text[end:])
+
+
+_DROPPINGS: Final[tuple[Dropping, ...]] = (
+    lambda text: _without_parameters(text, any_slash=False),
+    lambda text: _without_parameters(text, any_slash=True),
+    lambda text: _without_rest(text, "?"),
+    lambda text: _without_rest(text, "#"),
+    lambda text: _without_rest(text, "\0\r\n"),
+    _without_path_info,
+)
+
+
+def without_parts(path: str, patterns: tuple[str, ...]) -> set[tuple[str, tuple[str, ...]]]:
+    """What servers leave of a raw path that leave out a part of it, each with what they would leave of the paths of
+    patterns. A `*` among what is left out of a pattern stays.
+
+    :raises ValueError: if there are too many.
+    """
+    found = {(path, patterns)}
+    waiting = [(path, patterns)]
+    while waiting:
+        if len(found) > 64:
+            raise ValueError("the path can be read in too many ways")
+        text, others = waiting.pop()
+        for number, drop in enumerate(_DROPPINGS):
+            left = drop(text)
+            if left == text:
+                continue
+            pair = (left, tuple([_of_pattern(number, other) for other in others]))
+            if pair not in found:
+                found.add(pair)
+                waiting.append(pair)
+    found.discard((path, patterns))
+    return found
+
+
+@lru_cache(maxsize=256)
+def _of_pattern(number: int, pattern: str) -> str:
+    return _DROPPINGS[number](pattern)

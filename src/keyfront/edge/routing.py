@@ -13,6 +13,7 @@ import msgspec
 
 from keyfront.edge.exchange import Plan
 from keyfront.edge.invalidation import Invalidations, distribution_of
+from keyfront.edge.readings import Readings
 from keyfront.edge.response_headers import ResponseHeaders
 from keyfront.model.pattern import Matcher, compile_pattern, normalise_path
 from keyfront.model.snapshot import Behavior, Distribution, ErrorResponse, Origin, Snapshot
@@ -40,7 +41,8 @@ class Rule:
     `failover` the statuses that send a request to the second. `keyring` is None where no signature is needed. `quick`
     says that the quick way may be taken: of a viewer's headers only its cookies and Accept-Encoding are in the key, and
     what the response headers policy makes of an answer is the same at any time. `response_headers` is that policy, or
-    None."""
+    None. `names_files` says that the path pattern has an end, so that a path that it matches does not go on as one that
+    it matches, too."""
 
     __slots__ = (
         "allowed",
@@ -50,6 +52,7 @@ class Rule:
         "failover",
         "keyring",
         "name",
+        "names_files",
         "origins",
         "quick",
         "response_headers",
@@ -77,6 +80,7 @@ class Rule:
             or behavior.accept_brotli
         )
         self.name = f"{distribution.id} {behavior.path_pattern}"
+        self.names_files = not behavior.path_pattern.endswith("*")
         settled = response_headers is None or response_headers.settled
         self.quick = behavior.caches and behavior.key_headers.mode == "none" and settled
         by_id = {origin.id: origin for origin in distribution.origins}
@@ -109,6 +113,7 @@ class Route:
         self.failover = rule.failover
         self.keyring = rule.keyring
         self.name = rule.name
+        self.names_files = rule.names_files
         self.origins = rule.origins
         self.quick = rule.quick
         self.response_headers = rule.response_headers
@@ -117,7 +122,8 @@ class Route:
 
 class Site:
     """A distribution, ready: its rules in the order in which they are tried, the default one last. `guarded` says that
-    not all of its origins' files are for everybody, so that it matters how else a path may be read (`readings`)."""
+    not all of its origins' files are for everybody, so that it matters how else a path may be read (`readings`);
+    `restricted` that a behavior needs signatures."""
 
     __slots__ = (
         "_budget",
@@ -130,6 +136,7 @@ class Site:
         "error_responses",
         "geo",
         "guarded",
+        "restricted",
     )
 
     def __init__(self, distribution: Distribution, budget: Budget | None = None) -> None:
@@ -141,6 +148,7 @@ class Site:
             e.error_code: e for e in distribution.error_responses
         }
         self.guarded = any(origin.path for origin in distribution.origins)
+        self.restricted = False
         self._patterns: list[tuple[Matcher, Rule]] = []
         self._default: Rule | None = None
         self._found: Remembered[Rule] = Remembered(PATHS_KEPT, PATHS_SIZE, None, budget)
@@ -158,6 +166,7 @@ class Site:
         if before is not None:
             self._patterns.append((compile_pattern(before.behavior.path_pattern), before))
         self.guarded = self.guarded or keyring is not None
+        self.restricted = self.restricted or keyring is not None
         self._default = Rule(self.distribution, behavior, keyring, response_headers)
 
     def invalidations(self) -> Invalidations:
@@ -188,16 +197,38 @@ class Site:
         """The behavior for a raw path: matched by its RFC 3986-normalised form, first match wins (§5.1)."""
         found = self._found.get(path)
         if found is None:
-            found = self._default
-            assert found is not None  # noqa: S101 - a distribution has a default behavior
+            found = self._rule(path)
             if self._patterns:
-                normal = normalise_path(path)
-                for matches, rule in self._patterns:
-                    if matches(normal):
-                        found = rule
-                        break
                 self._found.put(path, found)
         return Route(self, found)
+
+    def _rule(self, path: str) -> Rule:
+        if self._patterns:
+            normal = normalise_path(path)
+            for matches, rule in self._patterns:
+                if matches(normal):
+                    return rule
+        assert self._default is not None  # noqa: S101 - a distribution has a default behavior
+        return self._default
+
+    def keyrings(self, found: Readings) -> list[KeyRing]:
+        """The key rings of all behaviors that a path's readings belong to, each once, always in the same order."""
+        rings: dict[int, KeyRing] = {}
+        root = self.distribution.default_root_object
+        for path in (*sorted(found.paths), *sorted(found.ends)):
+            keyring = self._rule(path).keyring
+            if keyring is not None:
+                rings[id(keyring)] = keyring
+            if root and normalise_path(path) == "/":
+                # What an origin takes for the root may be answered with what this edge asks it for there.
+                keyring = self._rule("/" + root).keyring
+                if keyring is not None:
+                    rings[id(keyring)] = keyring
+        for path in sorted(found.files):
+            rule = self._rule(path)
+            if rule.keyring is not None and rule.names_files:
+                rings[id(rule.keyring)] = rule.keyring
+        return list(rings.values())
 
 
 def _plan_bytes(plan: Plan) -> int:

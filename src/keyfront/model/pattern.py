@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from urllib.parse import unquote_to_bytes
 
 Matcher = Callable[[str], bool]
 
@@ -96,6 +97,15 @@ def _any_one_character(head: str, pieces: list[str]) -> Matcher:
         return at >= begun.end() and ends(path, at) is not None
 
     return matches
+
+
+def percent_decoded(text: str) -> str:
+    """Latin-1 text (one character for one byte) with every `%XX` decoded, once. What is no escape stays.
+
+    The one place where paths are decoded: `unquote_to_bytes` takes a `str` for UTF-8, and would turn a byte beyond
+    ASCII that was decoded before into two.
+    """
+    return unquote_to_bytes(text.encode("latin-1")).decode("latin-1") if "%" in text else text
 
 
 def normalise_path(path: str) -> str:
