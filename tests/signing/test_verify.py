@@ -80,7 +80,7 @@ def test_a_denial_names_its_key_and_keeps_the_viewer_out_of_the_log() -> None:
 # Which credentials count
 
 
-@pytest.mark.parametrize("marker", ["Expires", "Policy", "Signature", "Key-Pair-Id"])
+@pytest.mark.parametrize("marker", ["Expires", "Policy", "Signature", "Key-Pair-Id", "Hash-Algorithm"])
 @pytest.mark.parametrize("value", ["", "=", "=1"])
 def test_any_signing_parameter_makes_the_cookies_count_for_nothing(marker: str, value: str) -> None:
     assert reason("https://cdn.test/a?b=1", COOKIES) == "granted"
@@ -89,7 +89,7 @@ def test_any_signing_parameter_makes_the_cookies_count_for_nothing(marker: str, 
 
 @pytest.mark.parametrize(
     "query",
-    ["Hash-Algorithm=SHA256", "Hash-Algorithm", "expires=1", "Expires%3D1", "xExpires=1", "a=Signature=1"],
+    ["expires=1", "hash-algorithm=SHA256", "Expires%3D1", "xExpires=1", "xHash-Algorithm=1", "a=Signature=1"],
 )
 def test_anything_else_leaves_them_in_force(query: str) -> None:
     keys = ring()
@@ -97,7 +97,21 @@ def test_anything_else_leaves_them_in_force(query: str) -> None:
         grant = ask(f"https://cdn.test/a?{query}", COOKIES, keys=keys)
         assert grant.mode == "cookies"
         assert grant.hash_name == "SHA1"
-        assert grant.own_query == ("" if query.startswith("Hash") else query)
+        assert grant.own_query == query
+
+
+@pytest.mark.parametrize(
+    "query", ["Hash-Algorithm=SHA256", "Hash-Algorithm", "b=1&Hash-Algorithm=", "&Hash-Algorithm=x&"]
+)
+def test_a_hash_algorithm_alone_makes_a_signed_url_without_its_other_parts(query: str) -> None:
+    """The guide's current page lists it among the parameters that do (§1.1)."""
+    keys = ring()
+    assert ask("https://cdn.test/a", COOKIES, keys=keys).mode == "cookies"
+    for cookies in (COOKIES, ""):
+        for _ in range(2):
+            with pytest.raises(Denied) as raised:
+                ask(f"https://cdn.test/a?{query}", cookies, keys=keys)
+            assert raised.value.denial is Denial.MISSING_KEY_PAIR_ID
 
 
 def test_a_signed_url_is_not_helped_by_cookies() -> None:

@@ -153,7 +153,7 @@ def _verify_readings(
     pattern = grant is not None and not grant.canned and grant.resource
     if grant is not None and pattern and ("*" in pattern or "?" in pattern):
         scheme, host, client = request.scheme, request.host, request.client_ip
-        sent, mark, query = request.target.partition("?")
+        _, mark, query = request.target.partition("?")
         if found.climbs:
             for path in sorted(found.paths):
                 if path == normalise_path(path):
@@ -170,13 +170,13 @@ def _cover_parts(grant: Grant, pattern: str, request: Request, now: float) -> No
     start = pattern.find("/", start) if "/" in pattern[start:] else len(pattern)
     whole = pattern[start:]
     before, opens, after = whole.partition("?")
-    for left, (whole, before) in without_parts(sent, (whole, before)):
+    for left, (as_path, as_query) in without_parts(sent, (whole, before)):
         where = (request.scheme, request.host, left + mark + query, request.client_ip, now)
         try:
-            grant.under(pattern[:start] + whole).judge_url(*where)
+            grant.under(pattern[:start] + as_path).judge_url(*where)
         except Denied:
             # A `?` may open the pattern's query, in which nothing is left out.
-            grant.under(pattern[:start] + before + opens + after).judge_url(*where)
+            grant.under(pattern[:start] + as_query + opens + after).judge_url(*where)
 
 
 def loggable(plan: Plan) -> str:

@@ -1103,6 +1103,7 @@ class Edge:
             via=self.via,
             country=self.country,
             restricted=plan.route.keyring is not None,
+            guarded=plan.route.site.guarded,
         )
 
     # -- custom error responses --------------------------------------------------------------------------------------

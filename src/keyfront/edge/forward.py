@@ -20,6 +20,7 @@ from functools import lru_cache
 from typing import Final
 
 from keyfront.edge.exchange import Headers, Request
+from keyfront.edge.overrides import names_client, overrides_request, varies_answer
 from keyfront.model.pattern import compile_pattern
 from keyfront.model.snapshot import Behavior, Origin, Select
 
@@ -83,32 +84,6 @@ _LEGACY_REMOVED: Final = _SPOOFABLE | {
     b"referer",
     b"x-http-method-override",
 }
-# Fields that make common frameworks answer for another URL, host or method. Legacy settings would forward
-# them although they are not in the key: one request could poison an object for everybody. Where the answer
-# may be stored they are held back unless listed, and then they are in the key.
-_REWRITING: Final = frozenset(
-    {
-        b"forwarded",
-        b"front-end-https",
-        b"x-forwarded-host",
-        b"x-forwarded-path",
-        b"x-forwarded-port",
-        b"x-forwarded-prefix",
-        b"x-forwarded-protocol",
-        b"x-forwarded-scheme",
-        b"x-forwarded-server",
-        b"x-forwarded-ssl",
-        b"x-host",
-        b"x-http-host-override",
-        b"x-http-method",
-        b"x-method-override",
-        b"x-original-host",
-        b"x-original-uri",
-        b"x-original-url",
-        b"x-rewrite-url",
-        b"x-url-scheme",
-    }
-)
 # They describe a body, and go where it goes.
 _OF_BODY: Final = frozenset(
     {b"content-encoding", b"content-language", b"content-md5", b"content-range", b"content-type"}
@@ -186,6 +161,9 @@ def _cookie_matcher(names: tuple[str, ...]) -> Callable[[str], bool]:
 @lru_cache(maxsize=1024)
 def _bytes_names(names: tuple[str, ...]) -> frozenset[bytes]:
     return frozenset(n.encode("latin-1") for n in names)
+
+
+_NOTHING: Final = Select()
 
 
 @lru_cache(maxsize=1024)
@@ -348,7 +326,8 @@ def key_suffix(behavior: Behavior, request: Request, query: str, country: Countr
     cookie = request.cookie if behavior.key_cookies.mode != "none" else ""
     gzip, brotli = behavior.accept_gzip, behavior.accept_brotli
     selects = behavior.key_headers.mode != "none"
-    if not (gzip or brotli or selects or cookie):
+    overridden = keys_overrides(behavior)
+    if not (gzip or brotli or selects or cookie or overridden):
         return text
     # One look at the headers, since this is asked at every request.
     encoding = b""
@@ -372,7 +351,29 @@ def key_suffix(behavior: Behavior, request: Request, query: str, country: Countr
             text += _ENCODING_PARTS[accepted]
     if selects:
         text += _key_headers(behavior.key_headers, request, hidden, country)
+    if overridden:
+        text += _override_part(behavior, request, hidden)
     return text
+
+
+def keys_overrides(behavior: Behavior) -> bool:
+    """Does the behavior send on headers that it neither lists nor has in its key, and keep the answers?
+
+    What of them makes an origin answer for another request (`overrides_request`) is in the key here, unlike at
+    CloudFront: else one viewer could choose what all others get.
+    """
+    return behavior.caches and behavior.forward_headers.mode in ("all", "allExcept")
+
+
+def _override_part(behavior: Behavior, request: Request, hidden: frozenset[bytes]) -> str:
+    names = _listed(behavior.key_headers, _NOTHING)
+    parts = [
+        (name, value.strip(b" \t"))
+        for name, value in request.headers
+        if overrides_request(name) and name not in hidden and name not in names
+    ]
+    parts.sort(key=_first)
+    return "".join([f"\no{len(n)}:{n.decode('latin-1')}{len(v)}:{v.decode('latin-1')}" for n, v in parts])
 
 
 def query_part(behavior: Behavior, query: str) -> str:
@@ -451,6 +452,7 @@ def origin_headers(
     via: str,
     country: Country = _no_country,
     restricted: bool | None = None,
+    guarded: bool | None = None,
 ) -> Headers:
     """The headers to ask the origin with (§5.8), Host first, everything but framing and Connection.
 
@@ -461,8 +463,12 @@ def origin_headers(
     :param country: asked only if CloudFront-Viewer-Country is selected.
     :param restricted: whether a signature was needed; signed cookies never go further then. Default: the
     behavior's.
+    :param guarded: whether some path of the site needs a signature, or its origins' files are in part only for it:
+        then no viewer may have an origin answer for another path. Default: whether this path needs one.
     """
     method = request.method
+    if guarded is None:
+        guarded = behavior.restricted if restricted is None else restricted
     stored = storable_method(behavior, method)
     select = behavior.forward_headers
     listed = _listed(behavior.key_headers, select)
@@ -472,7 +478,9 @@ def origin_headers(
     has_body = request.body is not None
 
     def wanted(name: bytes) -> bool:
-        return name in listed or _passes(behavior, name, method, stored=stored, has_body=has_body)
+        return name in listed or _passes(
+            behavior, name, method, stored=stored, guarded=guarded, has_body=has_body
+        )
 
     host = request.host if wanted(b"host") else origin_host(origin, request.scheme)
     headers: Headers = [(b"host", host.encode("latin-1"))]
@@ -529,10 +537,13 @@ def origin_headers(
     return headers
 
 
+_NOT_OF_NAMES: Final = re.compile(rb"[^0-9a-z-]")
+
+
 def _canonical(name: bytes) -> bytes:
-    """The name as an origin behind CGI or WSGI reads it, where `_` and `-` are one; `name` itself if it has
-    no `_`."""
-    return name.replace(b"_", b"-") if b"_" in name else name
+    """The name as an origin behind CGI or WSGI reads it, where `_` and `-` are one, and with some servers (lighttpd,
+    Apache 2.2) so is all that is neither letter nor digit; `name` itself if it has none of these but `-`."""
+    return name if name.replace(b"-", b"").isalnum() else _NOT_OF_NAMES.sub(b"-", name)
 
 
 def _shadows(canonical: bytes, listed: frozenset[bytes], own: set[bytes]) -> bool:
@@ -540,7 +551,9 @@ def _shadows(canonical: bytes, listed: frozenset[bytes], own: set[bytes]) -> boo
     return (
         canonical in _OURS
         or canonical in _LEGACY_REMOVED
-        or canonical in _REWRITING
+        or overrides_request(canonical)
+        or names_client(canonical)
+        or varies_answer(canonical)
         or canonical in CONDITIONAL
         or canonical in listed
         or canonical in own
@@ -549,20 +562,27 @@ def _shadows(canonical: bytes, listed: frozenset[bytes], own: set[bytes]) -> boo
     )
 
 
-def _passes(behavior: Behavior, name: bytes, method: str, *, stored: bool, has_body: bool = False) -> bool:
+def _passes(
+    behavior: Behavior,
+    name: bytes,
+    method: str,
+    *,
+    stored: bool,
+    guarded: bool = False,
+    has_body: bool = False,
+) -> bool:
     """Does a viewer's field of this name, which is not listed, go to the origin (§5.8)?
 
-    `stored`: the answer may be stored. Not asked for fields that the edge makes itself, except Host,
-    User-Agent and Accept-Encoding.
+    `stored`: the answer may be stored; `guarded`: as in `origin_headers`. Not asked for fields that the edge makes
+    itself, except Host, User-Agent and Accept-Encoding.
     """
     select = behavior.forward_headers
     mode = select.mode
-    if mode == "all":
-        return name not in _SPOOFABLE
-    if mode == "allExcept":
-        if name in _bytes_names(select.names):
+    if mode in ("all", "allExcept"):
+        if mode == "allExcept" and name in _bytes_names(select.names):
             return False
-        return name not in _SPOOFABLE
+        # Where the answer may be stored these are in the key (`keys_overrides`).
+        return name not in _SPOOFABLE and not (guarded and overrides_request(name))
     if name in (b"host", b"user-agent", b"accept-encoding"):
         return False
     if name == b"authorization":
@@ -571,9 +591,11 @@ def _passes(behavior: Behavior, name: bytes, method: str, *, stored: bool, has_b
         return method != "OPTIONS" or "OPTIONS" not in behavior.cached_methods
     if name in CONDITIONAL or (has_body and name in _OF_BODY):
         return True
-    if not behavior.legacy:
+    if not behavior.legacy or name in _LEGACY_REMOVED or names_client(name):
         return False
-    return name not in _LEGACY_REMOVED and not (stored and name in _REWRITING)
+    if (stored or guarded) and overrides_request(name):
+        return False
+    return not (stored and varies_answer(name))
 
 
 def reaches_origin(behavior: Behavior, name: bytes) -> bool:

@@ -9,8 +9,8 @@ Each way is what some server does, and servers are chained, so the ways are appl
 comes out: `paths`. All text is latin-1 text, one character for one byte: an origin decodes bytes, and so do we.
 docs/decisions/0030-paths.md lists the servers.
 
-What no further step can follow is looked at once for each of these: `ends` (a trailing slash left out, letters
-without their accents, blanks as plus signs, a script before its PATH_INFO) and `files` (a folder whose name has a dot,
+What no further step can follow is looked at once for each of these: `ends` (a trailing slash left out,
+blanks as plus signs, a script before its PATH_INFO) and `files` (a folder whose name has a dot,
 which may be a file to an origin that knows PATH_INFO).
 """
 
@@ -82,7 +82,7 @@ def readings(path: str) -> Readings | None:
 
     :raises ValueError: if there are too many, or it holds an encoded NUL, which is in no file's name.
     """
-    if _SUSPECT.search(path) is None:
+    if path == "/" or _SUSPECT.search(path) is None:
         return None
     if _MANIFOLD.search(path) is None:
         only = frozenset((path,))
@@ -271,6 +271,12 @@ def _compatible(path: str) -> str:
     return _translated(path, _COMPATIBLE)
 
 
+def _letters(path: str) -> str:
+    """Letters without their accents: Windows' best fit for a code page that lacks them; in part, a file system that
+    takes characters apart (HFS+, Unicode's NFD)."""
+    return _translated(path, _LETTERS)
+
+
 _WAYS: Final[tuple[Callable[[str], str], ...]] = (
     percent_decoded,
     _slashed,
@@ -283,6 +289,7 @@ _WAYS: Final[tuple[Callable[[str], str], ...]] = (
     _unicode_escapes,
     _overlong,
     _compatible,
+    _letters,
     normalise_path,
 )
 _DROPPING: Final = re.compile(r"[;?#\0\r\n]| HTTP/")
@@ -291,11 +298,9 @@ _DROPPING: Final = re.compile(r"[;?#\0\r\n]| HTTP/")
 
 _EXTENSION: Final = re.compile(r"\.([A-Za-z0-9]{2,6})(?=/)")
 _SCRIPTS: Final = frozenset(
-    """
-    action asp aspx ashx asmx axd cfc cfm cgi dll do exe fcgi jsp jspx lua phar php php3 php4 php5 php7 php8 phtml pl py
-    rb shtml svc
-    """.split()
-)
+    ["action", "ashx", "asmx", "asp", "aspx", "axd", "cfc", "cfm", "cgi", "dll", "do", "exe", "fcgi", "jsp", "jspx",
+     "lua", "phar", "php", "php3", "php4", "php5", "php7", "php8", "phtml", "pl", "py", "rb", "shtml", "svc"]
+)  # fmt: skip
 """Extensions of what servers run, and tell the rest of the path as its PATH_INFO (RFC 3875 §4.1.5)."""
 
 
@@ -303,8 +308,6 @@ def _ends(path: str) -> Iterator[str]:
     bare = path.rstrip("/")
     if bare and bare != path:
         yield bare
-    if not path.isascii():
-        yield _translated(path, _LETTERS)
     if " " in path:
         yield path.replace(" ", "+")
     for end in _scripts(path):

@@ -12,6 +12,7 @@ import hashlib
 import msgspec
 
 from keyfront.edge.exchange import Plan
+from keyfront.edge.forward import keys_overrides
 from keyfront.edge.invalidation import Invalidations, distribution_of
 from keyfront.edge.readings import Readings
 from keyfront.edge.response_headers import ResponseHeaders
@@ -39,10 +40,10 @@ KeyRings = dict[tuple[tuple[str, str, str], ...], KeyRing]
 class Rule:
     """One cache behavior of a distribution, ready. `origins` are the target, or an origin group's two members in order;
     `failover` the statuses that send a request to the second. `keyring` is None where no signature is needed. `quick`
-    says that the quick way may be taken: of a viewer's headers only its cookies and Accept-Encoding are in the key, and
-    what the response headers policy makes of an answer is the same at any time. `response_headers` is that policy, or
-    None. `names_files` says that the path pattern has an end, so that a path that it matches does not go on as one that
-    it matches, too."""
+    says that the quick way may be taken: of a viewer's headers only its cookies, Accept-Encoding and what overrides the
+    request are in the key, and what the response headers policy makes of an answer is the same at any time.
+    `response_headers` is that policy, or None. `names_files` says that the path pattern has no `*` at its end: what it
+    matches may be a file."""
 
     __slots__ = (
         "allowed",
@@ -78,6 +79,7 @@ class Rule:
             or behavior.key_query.mode != "none"
             or behavior.accept_gzip
             or behavior.accept_brotli
+            or keys_overrides(behavior)
         )
         self.name = f"{distribution.id} {behavior.path_pattern}"
         self.names_files = not behavior.path_pattern.endswith("*")

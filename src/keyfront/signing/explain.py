@@ -152,7 +152,7 @@ class _Explanation:
         self.cookies = signing_cookies(cookie_header)
         self.prefix = ""
         self.given: dict[str, str] = {}
-        if parameters.keys() - {"Hash-Algorithm"}:
+        if parameters:
             self.mode, self.given = "url", parameters
         elif self.cookies:
             self.mode, self.given, self.prefix = "cookies", self.cookies, "CloudFront-"

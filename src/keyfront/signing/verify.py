@@ -45,8 +45,6 @@ from keyfront.signing.tables import Budget, Key, Remembered
 
 Mode = Literal["url", "cookies"]
 
-# §1.1: any of these makes a URL a signed one; Hash-Algorithm alone does not.
-_MARKERS = SIGNING_PARAMETERS - {"Hash-Algorithm"}
 _RESERVED = re.compile("Expires|Policy|Signature|Key-Pair-Id|Hash-Algorithm")
 _HASH_NAMES = frozenset({"SHA1", "SHA256"})
 # §2: the same five as cookies.
@@ -259,8 +257,8 @@ def verify(
             return grant
         path, _, query = target.partition("?")
         given, own = split_query(query)
-        # §1.1: a signed URL, even an incomplete one, and cookies are not looked at.
-        if given and not _MARKERS.isdisjoint(given):
+        # §1.1: any of the five makes it a signed URL, even an incomplete one, and cookies are not looked at.
+        if given:
             grant = _authenticate(given, "url", scheme, host, path, own, keyring)
             _judge(grant, scheme, host, path, own, client_ip, now)
             if url:

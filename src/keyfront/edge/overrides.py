@@ -1,0 +1,148 @@
+"""Request headers by which an origin may answer for another request than the one that it was sent.
+
+Frameworks, proxies, PaaS front ends and service meshes have headers that name the URL, host, scheme or method that
+"really" was asked for, the viewer that "really" asks, or the form of the page that is wanted. They are meant for a
+proxy to set, and most origins obey whoever sets them. Where such a header is not part of the cache key, one viewer
+makes what all others get; and where a signature guards a path, `X-Original-URL: /private/1` on a request for an open
+one leads around the gate.
+
+Vendors name them alike, so names are judged by their words and by the vendors' prefixes; the rest is a list.
+docs/decisions/0030-paths.md says where each comes from. Names are lower-case, with `-` for whatever a CGI-like origin
+reads as its `_` (`forward`).
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final
+
+_NEVER: Final = frozenset(
+    {
+        b"access-control-request-headers",
+        b"access-control-request-method",
+        b"host",
+        b"origin",
+        b"x-forwarded-for",
+    }
+)
+"""The first two are CORS (Fetch §3.3.2) and go to the origin as the standard has it; the others have rules of their
+own in `forward`."""
+
+_WORDS: Final = frozenset(
+    b"""
+    host hostname hosts https method override pathinfo pathname port prefix proto protocol rewrite scheme script
+    sendfile ssl tls uri url verb
+    """.split()
+)
+_WORD_ENDS: Final = (b"host", b"path", b"uri", b"url")
+_REQUEST_PREFIXES: Final = (
+    b"ali-",  # Alibaba Cloud CDN
+    b"next-",  # Next.js: next-url, next-router-*, next-action
+    b"path-",  # CGI: PATH_INFO, PATH_TRANSLATED
+    b"x-accel-",  # nginx
+    b"x-appservice-",  # Azure App Service, like x-arr- and x-waws-
+    b"x-arr-",
+    b"x-cf-",  # Cloud Foundry
+    b"x-envoy-",
+    b"x-forwarded-",
+    b"x-invoke-",  # Next.js, like x-matched-, x-middleware-, x-next-, x-nextjs-, x-now- and x-vercel-
+    b"x-istio-",
+    b"x-lighttpd-",
+    b"x-litespeed-",
+    b"x-matched-",
+    b"x-middleware-",
+    b"x-next-",
+    b"x-nextjs-",
+    b"x-nf-",  # Netlify
+    b"x-now-",
+    b"x-nuxt-",
+    b"x-original-request-",
+    b"x-original-u",
+    b"x-replaced-",  # Traefik
+    b"x-rewrite-",
+    b"x-sendfile",
+    b"x-vercel-",
+    b"x-waws-",
+)
+_REQUEST_NAMES: Final = frozenset(
+    b"""
+    cf-visitor cloudfront-forwarded-proto destination document-uri forwarded front-end-https query-string request-line
+    request-target server-name server-port x-domain x-forwarded x-nuxt x-original x-orig x-query-string x-request-line
+    x-request-target x-server-name
+    """.split()
+)
+
+_ADDRESS: Final = re.compile(
+    rb"(?:^|.*-)(?:client|connecting|originating|peer|real|remote|source|src|user|viewer)-?"
+    rb"(?:ip|ipv[46]|ip-?addr(?:ess)?|addr(?:ess)?|ipaddress)(?:-.*)?$"
+    rb"|(?:x-)?(?:forwarded|original|forward)-for(?:-.*)?$|forwarded-for-ip$|x-azure-socketip$|x-host-ip$|x-ip$"
+)
+
+_IDENTITY_PREFIXES: Final = (
+    b"cf-access-",
+    b"client-cert",  # RFC 9440
+    b"remote-",
+    b"ssl-client-",
+    b"tailscale-",
+    b"x-amzn-oidc-",
+    b"x-anonymous-",
+    b"x-appengine-",
+    b"x-auth-",
+    b"x-authenticated-",
+    b"x-authentik-",
+    b"x-azure-",
+    b"x-client-cert",
+    b"x-consumer-",  # Kong, like x-credential-
+    b"x-credential-",
+    b"x-goog-authenticated-",
+    b"x-goog-iap-",
+    b"x-jwt-",
+    b"x-ms-client-principal",
+    b"x-ms-token-",
+    b"x-pomerium-",
+    b"x-remote-",
+    b"x-user-",
+    b"x-webauth-",
+)
+_IDENTITY_NAMES: Final = frozenset(b"x-auth x-user x-userid x-userinfo x-username".split())
+
+_VARIANT_PREFIXES: Final = (b"hx-", b"turbo-", b"x-inertia", b"x-pjax", b"x-turbo", b"x-up-")
+_VARIANT_NAMES: Final = frozenset(b"rsc surrogate-capability x-wap-profile".split())
+_VARIANT_ENDS: Final = (b"-user-agent", b"-ua")
+
+
+_LONGEST_KNOWN: Final = 64
+
+
+def overrides_request(name: bytes) -> bool:
+    """Does a header of this name tell an origin another URL, host, port, scheme or method?"""
+    return _known(name) if len(name) <= _LONGEST_KNOWN else _overrides(name)
+
+
+def _overrides(name: bytes) -> bool:
+    if name in _NEVER or name.startswith((b"sec-", b"content-")) or name.endswith(b"-"):
+        return False
+    if name in _REQUEST_NAMES or name.startswith(_REQUEST_PREFIXES):
+        return True
+    return any(word in _WORDS or word.endswith(_WORD_ENDS) for word in name.split(b"-"))
+
+
+_known = lru_cache(maxsize=4096)(_overrides)
+
+
+def names_client(name: bytes) -> bool:
+    """Does a header of this name tell an origin another address of the viewer? The edge knows it, and says it in
+    X-Forwarded-For."""
+    return name not in _NEVER and _ADDRESS.match(name) is not None
+
+
+def varies_answer(name: bytes) -> bool:
+    """Does a header of this name tell an origin who the viewer is, as only a proxy before it should, or ask for
+    another form of the page?"""
+    return (
+        name.startswith(_IDENTITY_PREFIXES + _VARIANT_PREFIXES)
+        or name in _IDENTITY_NAMES
+        or name in _VARIANT_NAMES
+        or (name.startswith(b"x-") and name.endswith(_VARIANT_ENDS))
+    )
