@@ -58,7 +58,7 @@ SPELLINGS: dict[str, tuple[str, tuple[str, str], str]] = {
     "a bare blank": ("https://cdn.test/a b", (" ", "%20"), "a blank where the request has %20"),
     "bare UTF-8, signed raw": ("https://cdn.test/a", ("/a?", "/%61?"), "decoded and requested encoded"),
     "several characters decoded": ("https://cdn.test/a b(c)'d", ("a b(c)'d", "a%20b%28c%29%27d"), "path was signed decoded"),
-    "encoded, requested decoded": ("https://cdn.test/a%21b", ("%21", "!"), "signed encoded"),
+    "encoded, requested decoded": ("https://cdn.test/a%21b", ("%21", "!"), "%21 where the request has !"),
     "an apostrophe": ("https://cdn.test/a?b='c'", ("'c'", "%27c%27"), "signed with ' where the request has %27"),
     "a slash encoded": ("https://cdn.test/a/b/c", ("a/b/c", "a%2Fb%2Fc"), "/ where the request has %2F"),
     "lower-case escapes": ("https://cdn.test/%c3%a9", ("%c3%a9", "%C3%A9"), "%xx in lower case"),

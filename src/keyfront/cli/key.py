@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from keyfront.cli.account import Account as Chosen
+from keyfront.cli.account import account_options, choose
 from keyfront.cli.columns import print_columns, print_json
 from keyfront.cli.sign import FILE, read_file, read_passphrase
 from keyfront.cli.span import SpanType, span_text
-from keyfront.custody.home import default_records
 from keyfront.errors import KeyLoadError
 from keyfront.signing.keys import load_private_key, load_public_key
 
@@ -91,29 +92,19 @@ def _of_account(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="How old a key may become that no schedule replaces.",
         ),
-        click.option(
-            "--records",
-            default="",
-            metavar="URI",
-            help="The custody that keeps the records.  [default: KEYFRONT_RECORDS, or the user's data folder]",
-        ),
-        click.option("--profile", default="", help="Profile in the credentials file."),
-        click.option(
-            "--endpoint-url", default="", help="The API's address.  [default: AWS_ENDPOINT_URL, or AWS]"
-        ),
+        account_options,
     ):
         command = option(command)
     return command
 
 
-def _facts(endpoint_url: str, profile: str, records: str) -> Facts:
-    from keyfront.custody.follow import RECORDS_VARIABLE
+def _facts(chosen: Chosen) -> Facts:
     from keyfront.custody.schemes import open_records
     from keyfront.lifecycle.survey import Account, survey  # botocore's client, which few commands need
 
-    place = open_records(records or os.environ.get(RECORDS_VARIABLE) or default_records())
+    place = open_records(chosen.records)
     return survey(
-        Account(endpoint_url, profile),
+        Account(chosen.endpoint_url, chosen.profile, credentials=chosen.credentials),
         place,
         os.environ,
         lambda text: click.echo(f"keyfront: {text}", err=True),
@@ -122,7 +113,7 @@ def _facts(endpoint_url: str, profile: str, records: str) -> Facts:
 
 @key.command("list")
 @_of_account
-def list_keys(endpoint_url: str, profile: str, records: str, age: float, as_json: bool) -> None:
+def list_keys(age: float, as_json: bool, **chosen: Any) -> None:
     """List the public keys of an account, with what is known of each: its stage in its group's rotation, when its term
     ends, where its private half is, who trusts it, and what edges see of it.
 
@@ -130,7 +121,7 @@ def list_keys(endpoint_url: str, profile: str, records: str, age: float, as_json
     """
     from keyfront.lifecycle.expiry import Bounds
 
-    facts = _facts(endpoint_url, profile, records)
+    facts = _facts(choose(**chosen))
     now = time.time()
     rows = [_row(facts, *each, now, Bounds(age=age)) for each in _keys(facts)]
     if as_json:
@@ -154,9 +145,7 @@ def list_keys(endpoint_url: str, profile: str, records: str, age: float, as_json
     show_default=True,
     help="Leave out what matters less.",
 )
-def warnings_(
-    endpoint_url: str, profile: str, records: str, age: float, as_json: bool, at_least: str
-) -> None:
+def warnings_(age: float, as_json: bool, at_least: str, **chosen: Any) -> None:
     """Say what the dates and the uses of keys call for (docs/reference/warnings.md). Exits with 1 if anything.
 
     \b
@@ -166,7 +155,7 @@ def warnings_(
 
     found = [
         each
-        for each in findings(_facts(endpoint_url, profile, records), time.time(), Bounds(age=age))
+        for each in findings(_facts(choose(**chosen)), time.time(), Bounds(age=age))
         if each.severity >= Severity[at_least.upper()]
     ]
     if as_json:

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from keyfront.cli.account import Account, account_options, choose, unwatched
 from keyfront.cli.columns import print_columns, print_json
 from keyfront.cli.span import SpanType, span_text
-from keyfront.custody.home import default_records
 from keyfront.errors import CustodyUnavailable, KeyfrontError, RotationError, SettingsError
 
 if TYPE_CHECKING:
@@ -48,22 +48,33 @@ def rotation() -> None:
 # What all commands share
 
 
-def _command(name: str, *, group: bool = True) -> Callable[[Callable[..., int | None]], click.Command]:
+def _command(
+    name: str, *, group: bool = True, accounted: bool = False
+) -> Callable[[Callable[..., int | None]], click.Command]:
     """A command with the options that say which CloudFront, and where the records are. It gets a conductor first, and
-    what it returns is the exit status."""
+    what it returns is the exit status.
+
+    :param accounted: whether it gets the chosen `account` as well.
+    """
 
     def decorate(function: Callable[..., int | None]) -> click.Command:
         @functools.wraps(function)
         def command(
             endpoint_url: str,
             profile: str,
+            aws: bool,
             records: str,
+            data: Path | None,
             journal: Path | None,
             hooks: Path | None,
             **said: Any,
         ) -> None:
-            sys.exit(function(_conductor(endpoint_url, profile, records, journal, hooks), **said) or 0)
+            account = choose(endpoint_url, profile, aws, records, data)
+            if accounted:
+                said["account"] = account
+            sys.exit(function(_conductor(account, journal, hooks), **said) or 0)
 
+        wrapped: Callable[..., Any] = command
         for option in (
             click.option(
                 "--hooks",
@@ -75,42 +86,31 @@ def _command(name: str, *, group: bool = True) -> Callable[[Callable[..., int | 
                 type=click.Path(dir_okay=False, path_type=Path),
                 help="A file that gets a line for each step taken or failed.",
             ),
-            click.option(
-                "--records",
-                default="",
-                metavar="URI",
-                help="The custody that keeps the records.  [default: KEYFRONT_RECORDS, or the user's data folder]",
-            ),
-            click.option("--profile", default="", help="Profile in the credentials file."),
-            click.option(
-                "--endpoint-url", default="", help="The API's address.  [default: AWS_ENDPOINT_URL, or AWS]"
-            ),
+            account_options,
         ):
-            command = option(command)
+            wrapped = option(wrapped)
         if group:
-            command = click.argument("group")(command)
-        return rotation.command(name)(command)
+            wrapped = click.argument("group")(wrapped)
+        return rotation.command(name)(wrapped)
 
     return decorate
 
 
-def _conductor(
-    endpoint_url: str, profile: str, records: str, journal: Path | None, hooks: Path | None
-) -> Conductor:
-    from keyfront.custody.follow import RECORDS_VARIABLE
+def _conductor(account: Account, journal: Path | None, hooks: Path | None) -> Conductor:
     from keyfront.custody.schemes import open_records
     from keyfront.lifecycle.api import CloudFront  # botocore's client, which few commands need
     from keyfront.lifecycle.conductor import Conductor
     from keyfront.lifecycle.hooks import Hooks, read_hooks
     from keyfront.lifecycle.journal import Journal, Listener
 
-    place = open_records(records or os.environ.get(RECORDS_VARIABLE) or default_records())
+    place = open_records(account.records)
     listeners: list[Listener] = []
     if hooks:
         listeners.append(Hooks(read_hooks(hooks), os.environ))
     if journal:
         listeners.append(Journal(journal))
-    return Conductor(CloudFront(endpoint_url, profile), place, os.environ, listeners)
+    api = CloudFront(account.endpoint_url, account.profile, credentials=account.credentials)
+    return Conductor(api, place, os.environ, listeners)
 
 
 def _by() -> str:
@@ -179,9 +179,13 @@ def _every(text: str) -> float | str:
 # Commands
 
 
-@_command("start")
+@_command("start", accounted=True)
 @click.option(
-    "--custody", "place", required=True, metavar="URI", help="The place where keys are made; ends with /."
+    "--custody",
+    "place",
+    default="",
+    metavar="URI",
+    help="The place where keys are made; ends with /.  [default: the custody in the data folder]",
 )
 @click.option(
     "--adopt",
@@ -196,6 +200,7 @@ def _every(text: str) -> float | str:
 def start(
     conductor: Conductor,
     group: str,
+    account: Account,
     place: str,
     adopt: tuple[str, ...],
     dry_run: bool,
@@ -207,17 +212,26 @@ def start(
     Keys that are in it and are not adopted are left alone, for ever. Without --adopt the first key is made new.
 
     \b
+        keyfront rotation start photos --every 90d
         keyfront rotation start photos --custody awskms:keyfront/ --every 90d
         keyfront rotation start photos --custody file:/srv/keys/ --adopt K2JCJMDEHXQW5F=file:/srv/keys/photos
     """
     from keyfront.custody.succession import Terms
     from keyfront.lifecycle import orders
 
+    own = f"file:{account.data}/custody/"
+    if not place and account.records != own:
+        raise SettingsError(
+            f"--custody: say where keys are made, since the records are in {account.records}; a place ends with a slash"
+        )
+    place = place or own
     found = conductor.api.find_key_group(group) or conductor.api.key_group(group)
     if found is None:
         raise RotationError(f"{conductor.api.endpoint} has no key group {group}")
     if not place.partition("?")[0].endswith("/"):
         raise SettingsError(f"--custody {place}: a place without a key's name ends with a slash")
+    if said.get("settle") is None and account.watched is not None:
+        said["settle"] = 0.0  # here Deployed says that every edge obeys
     terms = _changed(Terms(place), said)
     pairs = dict(_pair(text) for text in adopt)
     for doubt in orders.doubts(orders.checked(terms, time.time()), time.time()):
@@ -225,10 +239,11 @@ def start(
     record = conductor.start(found, terms, pairs, _by(), dry_run=dry_run)
     if dry_run:
         return _show_plan(conductor, *conductor.plan_of(record), as_json=as_json)
-    _say(
-        f"{record.group} at {conductor.api.endpoint} is rotated from now on. Next: keyfront rotation run",
-        as_json,
-    )
+    if warning := unwatched(account):
+        _complain(warning)
+    carried_out = account.running and not warning
+    following = "keyfront up carries it out" if carried_out else "Next: keyfront rotation run"
+    _say(f"{record.group} at {conductor.api.endpoint} is rotated from now on. {following}", as_json)
     _show_status(conductor, [record.group], as_json)
     return 0
 

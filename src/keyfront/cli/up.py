@@ -16,6 +16,7 @@ import click
 import msgspec
 
 from keyfront.backup.running import refuse_half_restored
+from keyfront.cli.account import describe
 from keyfront.cli.origins import is_public, origins_options
 from keyfront.cli.settings import (
     SUFFIX,
@@ -390,6 +391,8 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, want
         for child in children:
             await child.start()
         await asyncio.gather(*(child.start() for child in edges))
+        if not settings.feed:
+            await asyncio.to_thread(describe, folder, api.host, api.port, api.records)
         print(
             f"keyfront ready edge=http://{_show(settings.host)}:{edge_port}{secure} {said} data={folder}",
             flush=True,

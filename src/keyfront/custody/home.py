@@ -6,13 +6,47 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
+
+DATA_VARIABLE = "KEYFRONT_DATA"
+INSTALLATION = "installation.json"
+"""The file in a data folder in which `keyfront up` says what it serves."""
+
+
+class Installation(msgspec.Struct, frozen=True):
+    """What the Keyfront of a data folder serves, or served last: `control` is the URL of its API, `records` the URI of
+    the custody whose rotations it carries out."""
+
+    control: str
+    records: str
+
 
 def default_data(environment: Mapping[str, str] = os.environ) -> Path:
-    """The user's data folder, as the XDG base directory specification has it."""
+    """KEYFRONT_DATA, else `./state` if it is a data folder, else the user's data folder, as the XDG base directory
+    specification has it."""
+    named = environment.get(DATA_VARIABLE)
+    if named:
+        return Path(named)
+    here = Path("state")
+    if any((here / name).exists() for name in (INSTALLATION, "keyfront.db", "credentials")):
+        return here
     base = environment.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
     return Path(base) / "keyfront"
 
 
-def default_records(environment: Mapping[str, str] = os.environ) -> str:
-    """The URI of the custody in the user's data folder, which `keyfront up` keeps."""
-    return f"file:{default_data(environment)}/custody/"
+def installation(folder: Path) -> Installation | None:
+    """What the Keyfront of the data folder says of itself; None if none was ever started there."""
+    try:
+        return msgspec.json.decode((folder / INSTALLATION).read_bytes(), type=Installation)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def default_records(environment: Mapping[str, str] = os.environ, data: Path | None = None) -> str:
+    """The URI of the custody whose records the Keyfront of the data folder watches.
+
+    :param data: the data folder; by default `default_data`.
+    """
+    folder = (data or default_data(environment)).absolute()
+    found = installation(folder)
+    return found.records if found is not None else f"file:{folder}/custody/"

@@ -142,19 +142,23 @@ class PublicKey:
             self._verifier = _verifier(self._key)
         return self._verifier(digest(data, hash_name), signature, hash_name)
 
-    def recover(self, signature: bytes) -> tuple[HashName, bytes] | None:
-        """The hash and the digest that an RSA signature was made over, if this key made it: what was signed
-        can then be guessed at without another key operation. None for ECDSA, which gives nothing away."""
-        if isinstance(self._key, rsa.RSAPublicKey) and len(signature) == 256:
-            try:
-                encoded = self._key.recover_data_from_signature(signature, _PKCS1, None)
-            except InvalidSignature:
-                return None
-            if encoded.startswith(_DIGEST_INFO["SHA1"]) and len(encoded) == 35:
-                return "SHA1", encoded[15:]
-            if encoded.startswith(_DIGEST_INFO["SHA256"]) and len(encoded) == 51:
-                return "SHA256", encoded[19:]
-        return None
+    def verify_digest(self, hashed: bytes, signature: bytes) -> bool:
+        """Whether an ECDSA `signature` is this key's over a digest of any hash; False for RSA keys."""
+        if self.algorithm != "ECDSA-P256":
+            return False
+        if self._verifier is None:
+            self._verifier = _verifier(self._key)
+        return self._verifier(hashed, signature, "SHA256")
+
+    def undone(self, signature: bytes) -> bytes | None:
+        """What an RSA signature's bytes become by the bare public operation (RFC 8017 §5.2.2): 256 bytes that show how
+        the signature was made, if this key made it, and chance if not. None for ECDSA keys and for what is no
+        signature's size."""
+        if not isinstance(self._key, rsa.RSAPublicKey) or len(signature) != 256:
+            return None
+        numbers = self._key.public_numbers()
+        number = int.from_bytes(signature, "big")
+        return pow(number, numbers.e, numbers.n).to_bytes(256, "big") if number < numbers.n else None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PublicKey) and self.fingerprint == other.fingerprint

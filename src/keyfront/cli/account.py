@@ -1,0 +1,150 @@
+"""Which CloudFront a command asks, Keyfront's or Amazon's, and where the records of rotations are."""
+
+from __future__ import annotations
+
+import configparser
+import fcntl
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from keyfront.custody.home import INSTALLATION, Installation, default_data, default_records, installation
+from keyfront.errors import SettingsError
+
+_ENDPOINTS = ("AWS_ENDPOINT_URL_CLOUDFRONT", "AWS_ENDPOINT_URL")
+_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SHARED_CREDENTIALS_FILE")
+
+
+class Account(msgspec.Struct, frozen=True):
+    """`endpoint_url` and `profile` are empty where botocore's own rules decide; `credentials` are an access key id and
+    its secret, if they are the installation's own. `records` is the URI of the custody that keeps the records of
+    rotations, `watched` the URI of those that the Keyfront at the endpoint watches, if it is the one in `data`."""
+
+    endpoint_url: str
+    profile: str
+    credentials: tuple[str, str] | None
+    records: str
+    data: Path
+    watched: str | None
+
+    @property
+    def running(self) -> bool:
+        """Whether the Keyfront of the data folder runs and is the one that is asked."""
+        return self.watched is not None and _locked(self.data / "lock")
+
+
+def account_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that choose an account. It gets the parameters of `choose`, by their names."""
+    for option in (
+        click.option(
+            "--records",
+            default="",
+            metavar="URI",
+            help="The custody that keeps the records.  [default: KEYFRONT_RECORDS, or what `keyfront up` watches]",
+        ),
+        click.option("--profile", default="", help="Profile in the credentials file; asks Amazon."),
+        click.option(
+            "--aws", is_flag=True, help="Ask Amazon, with the credentials that its tools would use."
+        ),
+        click.option(
+            "--endpoint-url",
+            default="",
+            help="The API's address.  [default: AWS_ENDPOINT_URL, or that of the Keyfront in --data, or Amazon]",
+        ),
+        click.option(
+            "--data",
+            type=click.Path(path_type=Path),
+            help="A Keyfront's data folder.  [default: KEYFRONT_DATA, or ./state, or the user's]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def choose(
+    endpoint_url: str,
+    profile: str,
+    aws: bool,
+    records: str,
+    data: Path | None,
+    environment: Mapping[str, str] = os.environ,
+) -> Account:
+    """Whom to ask. What is named counts; where nothing is named, the Keyfront of the data folder is asked before
+    Amazon, and standard error says so.
+
+    :raises SettingsError: if the data folder that is named is none, or its credentials cannot be read.
+    """
+    folder = (data or default_data(environment)).absolute()
+    found = installation(folder)
+    if data is not None and found is None:
+        raise SettingsError(
+            f"no Keyfront was started in {folder} yet: start it with `keyfront up --data {folder}`"
+        )
+    place = records or environment.get("KEYFRONT_RECORDS") or default_records(environment, folder)
+    named = endpoint_url or next((environment[name] for name in _ENDPOINTS if environment.get(name)), "")
+    if aws and not named:
+        return Account("", profile, None, place, folder, None)
+    amazon = not named and (profile or environment.get("AWS_PROFILE")) and data is None
+    if found is None or amazon or (named and named.rstrip("/") != found.control):
+        return Account(endpoint_url, profile, None, place, folder, None)
+    if not named and data is None:
+        click.echo(
+            f"keyfront: asking the Keyfront in {folder} at {found.control}; --aws asks Amazon", err=True
+        )
+    own = None if named and any(environment.get(name) for name in _CREDENTIALS) else _credentials(folder)
+    return Account(found.control, "", own, place, folder, found.records)
+
+
+def unwatched(account: Account) -> str:
+    """What to do so that somebody carries out the rotations of these records; empty if somebody does."""
+    if account.watched is None or account.watched == account.records:
+        return ""
+    return (
+        f"the Keyfront in {account.data} watches the records in {account.watched}, and nobody those in "
+        f"{account.records}: take the steps with `keyfront rotation run --records {account.records}`, or restart it "
+        f"with `--records {account.records}`"
+    )
+
+
+def describe(folder: Path, host: str, port: int, records: str) -> None:
+    """Write the data folder's `installation.json`, so that commands find the Keyfront that runs there.
+
+    :param host: where the API listens.
+    :param records: the URI of the records that it watches; empty: those in the data folder.
+    :raises OSError: if it cannot be written.
+    """
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what it listens at, not what is bound
+    url = f"http://[{local}]:{port}" if ":" in local else f"http://{local}:{port}"
+    text = msgspec.json.encode(Installation(url, records or f"file:{folder}/custody/"))
+    temporary = folder / f".{INSTALLATION}.{secrets.token_hex(8)}.tmp"
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(text)
+    temporary.replace(folder / INSTALLATION)
+
+
+def _credentials(folder: Path) -> tuple[str, str]:
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read_string((folder / "credentials").read_text())
+        section = parser["default"]
+        return section["aws_access_key_id"], section["aws_secret_access_key"]
+    except (OSError, UnicodeError, KeyError, configparser.Error) as error:
+        why = getattr(error, "strerror", None) or type(error).__name__
+        raise SettingsError(f"the credentials in {folder / 'credentials'} cannot be read: {why}") from None
+
+
+def _locked(path: Path) -> bool:
+    """Whether a running `keyfront up` holds the lock of its data folder."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
