@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import signal
 import socket
@@ -311,7 +312,8 @@ def test_health_and_metrics(plane: Plane, client: Any) -> None:
     client.list_key_groups()
     refused(client.get_key_group, Id="4b4f2f1c-315d-5c2e-f093-216650fed10f")
     status, _, body = ask(plane, "GET", "/healthz", signed=False)
-    assert (status, body) == (200, b"ok\n")
+    assert (status, json.loads(body)["status"]) == (200, "ok")
+    assert ask(plane, "GET", "/livez", signed=False)[::2] == (200, b"ok\n")
     status, headers, body = ask(plane, "GET", "/metrics", signed=False)
     assert status == 200
     assert headers["content-type"].startswith("text/plain")

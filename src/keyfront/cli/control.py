@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from keyfront.cli.settings import ControlSettings
 from keyfront.cli.store import located
+from keyfront.control.health import EdgeWorkers
 from keyfront.control.process import run_control
 from keyfront.edge.metrics import families, places
 from keyfront.errors import SettingsError
@@ -71,5 +72,7 @@ def main(settings: ControlSettings) -> None:
         records=settings.records,
         rotation=settings.rotation,
         hooks=read_hooks(Path(settings.hooks)) if settings.hooks else (),
+        metrics_for=settings.metrics,
+        edges=EdgeWorkers(board, inherited.workers, open_regions(data, settings.region, ()).own),
         beat=lambda: board.beat(len(inherited.workers), time.monotonic()),
     )

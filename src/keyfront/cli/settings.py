@@ -47,6 +47,20 @@ def networks(text: str) -> tuple[str, ...]:
     return found
 
 
+def audience(text: str) -> tuple[str, ...]:
+    """Who may read the metrics: `local`, `all`, `off`, or a comma-separated list of networks, `local` among them.
+
+    :raises SettingsError: if it is none of these.
+    """
+    parts = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not parts or (len(parts) > 1 and {"all", "off"} & set(parts)):
+        raise SettingsError(
+            f"--metrics {text!r} is none of: local, all, off, or a list such as local,10.0.0.0/8"
+        )
+    networks(",".join(part for part in parts if part not in ("local", "all", "off")))
+    return parts
+
+
 def suffix(text: str) -> str:
     """A domain that distributions' names end with, lower-case, without a dot at either end.
 
@@ -86,7 +100,7 @@ class ControlSettings(msgspec.Struct, frozen=True):
     URL of the store if it was said on the command line, `trusted_proxies` the networks whose X-Forwarded-* headers it
     believes, `region` where its own edges are, `region_feeds` other regions with the folders of their feeds; `records`
     is the URI of the custody that keeps the records of rotations, `rotation` whether it takes their steps, `hooks` the
-    file that says who is told of them."""
+    file that says who is told of them; `metrics` who may read `/metrics`."""
 
     data: str
     host: str
@@ -103,6 +117,7 @@ class ControlSettings(msgspec.Struct, frozen=True):
     records: str = ""
     rotation: bool = True
     hooks: str = ""
+    metrics: tuple[str, ...] = ("local",)
     inherited: ControlInherited | None = None
 
 

@@ -23,6 +23,7 @@ from keyfront.cli.settings import (
     ControlInherited,
     ControlSettings,
     address,
+    audience,
     default_data,
     location,
     networks,
@@ -121,6 +122,13 @@ if TYPE_CHECKING:
     help="Who is told before and after each step of a rotation.  [default: DIR/hooks.toml, if there is one]",
 )
 @click.option(
+    "--metrics",
+    default="local",
+    show_default=True,
+    metavar="WHO",
+    help="Who may read /metrics on the control port: local, all, off, or networks (CIDR,…).",
+)
+@click.option(
     "--stuck-after",
     type=click.FloatRange(0, 3600),
     default=STUCK,
@@ -156,6 +164,7 @@ def up(
     records: str,
     rotation: bool,
     hooks: Path | None,
+    metrics: str,
     stuck_after: float,
     pop: str,
     cache_status: bool,
@@ -238,6 +247,7 @@ def up(
         hooks="" if tier.feed else _hooks(hooks, folder),
         region=tier.region,
         region_feeds=tier.region_feeds,
+        metrics=audience(metrics),
     )
     if 0 < stuck_after < 2:
         raise SettingsError("--stuck-after: less than 2 seconds would kill healthy processes; 0 is for never")

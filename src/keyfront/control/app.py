@@ -33,10 +33,12 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from keyfront.control import beside, codec, sigv4, sts
+from keyfront.control.audience import Audience
 from keyfront.control.beside import Beside
 from keyfront.control.call import Call, Result
 from keyfront.control.credentials import Credentials
 from keyfront.control.heads import PunctualH11Protocol
+from keyfront.control.health import Calls, Health
 from keyfront.control.xmlbody import BODY_LIMIT
 from keyfront.errors import ApiError
 
@@ -90,30 +92,42 @@ def build_app(
     service: Runner,
     callers: Callers,
     *,
-    healthy: Callable[[], bool] = lambda: True,
+    health: Health | None = None,
     registry: CollectorRegistry | None = None,
     clock: Callable[[], float] = time.time,
     others: Beside | None = None,
+    calls: Calls | None = None,
+    metrics_for: Audience = Audience(),
 ) -> Starlette:
     """The control plane as an ASGI application.
 
     :param others: the operations that are not CloudFront's; without it there are none.
-    :param healthy: what `/healthz` asks; it runs in a thread.
+    :param health: what `/healthz` asks.
+    :param metrics_for: who may read `/metrics`.
+    :param calls: is told when a call begins and ends.
     :param registry: what `/metrics` shows; the control plane's own counts are added to it.
     :param clock: epoch seconds.
     """
     registry = registry or CollectorRegistry()
-    api = Api(service, callers, Metrics(registry), clock, others)
+    api = Api(service, callers, Metrics(registry), clock, others, calls or Calls(1 << 30))
 
     async def healthz(_: Request) -> Response:
-        if await to_thread.run_sync(healthy):
-            return PlainTextResponse("ok\n")
-        return PlainTextResponse("the store or the feed cannot be written to\n", status_code=503)
+        well, body = await (health or Health({})).answer()
+        return Response(
+            msgspec.json.format(msgspec.json.encode(body)) + b"\n",
+            200 if well else 503,
+            {"Cache-Control": "no-store"},
+            "application/json",
+        )
 
     async def livez(_: Request) -> Response:
         return PlainTextResponse("ok\n")
 
-    async def metrics(_: Request) -> Response:
+    async def metrics(request: Request) -> Response:
+        if not metrics_for.admits(request.client, request.scope["headers"]):
+            return PlainTextResponse(
+                "The metrics are not for this address; see `--metrics` of `keyfront up`.\n", 403
+            )
         text = await to_thread.run_sync(generate_latest, registry)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
@@ -136,8 +150,10 @@ class Api:
         callers: Callers,
         metrics: Metrics,
         clock: Callable[[], float],
-        others: Beside | None = None,
+        others: Beside | None,
+        calls: Calls,
     ) -> None:
+        self._calls = calls
         self._others = others
         self._service = service
         self._callers = callers
@@ -155,7 +171,11 @@ class Api:
         except ClientDisconnect:
             return
         else:
-            answer, name, code = await to_thread.run_sync(self._answer, scope, body, request_id)
+            self._calls.begin(time.monotonic())
+            try:
+                answer, name, code = await to_thread.run_sync(self._answer, scope, body, request_id)
+            finally:
+                self._calls.end(time.monotonic())
         response = Response(b"" if scope["method"] == "HEAD" else answer.body, answer.status)
         response.headers["x-amzn-RequestId"] = request_id
         for key, value in answer.headers:

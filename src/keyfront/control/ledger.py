@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from typing import Any
 
 from keyfront.control import audit
@@ -16,6 +17,10 @@ from keyfront.control.store import Store
 from keyfront.errors import ApiError
 
 log = logging.getLogger("keyfront.control")
+
+
+TROUBLED = 60.0
+"""Seconds for which a record that could not be written counts against the log's health, if none follows."""
 
 
 class Ledger:
@@ -29,6 +34,13 @@ class Ledger:
         self._waiting: list[Entry] = []
         self._written = 0
         self._asked = 0
+        self._trouble = ""
+        self._troubled_at = 0.0
+
+    @property
+    def trouble(self) -> str:
+        """Why the last record could not be written; empty if it could, or if that was more than TROUBLED ago."""
+        return self._trouble if time.monotonic() - self._troubled_at < TROUBLED else ""
 
     def record(self, call: Call, outcome: dict[str, Any] | ApiError) -> None:
         """Record `call` and its outcome. A store that cannot be written to still answers reads, so that a failure goes
@@ -47,7 +59,9 @@ class Ledger:
             try:
                 with self._store.write() as transaction:
                     audit.append(transaction, *entries)
+                self._trouble = ""
             except Exception as error:
+                self._trouble, self._troubled_at = str(error), time.monotonic()
                 for one in entries:  # whoever wrote for others must not fail alone
                     log.error("no audit record of %s by %s: %s", one.name, one.principal, error)
             finally:

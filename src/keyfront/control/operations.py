@@ -344,6 +344,11 @@ class Service:
             return  # the store has just failed, and its log says so
         self._ledger.record(call, outcome)
 
+    @property
+    def audit_trouble(self) -> str:
+        """Why the last record of a call that changed nothing could not be written; empty if it could."""
+        return self._ledger.trouble
+
     def follow(self, now: float) -> bool:
         """Keep up with the other control planes on this store, and with what could not be published; see
         `Replica.follow`."""

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import os
 import random
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 
 from anyio import CapacityLimiter, to_thread
@@ -26,8 +25,10 @@ from starlette.applications import Starlette
 
 from keyfront.control.access import Access
 from keyfront.control.app import build_app, serve
+from keyfront.control.audience import LOCAL, Audience
 from keyfront.control.beside import Beside
 from keyfront.control.credentials import load
+from keyfront.control.health import CALLS_STUCK, Calls, EdgeWorkers, Health, Look, committable, writable
 from keyfront.control.keyuse import Gatherer
 from keyfront.control.keywatch import WATCH, KeyMetrics, KeyWatch
 from keyfront.control.operations import Service
@@ -47,6 +48,8 @@ FOLLOW = 1.0
 """Seconds between two tries to publish what could not be published."""
 FOLLOW_OTHERS = 0.2
 """Seconds between two looks at what other control planes have committed."""
+THREADS = 40
+"""Calls that can be at work at once: anyio's default."""
 GATHER = 2.0
 """Seconds between two looks at what edges have counted of the use of keys."""
 
@@ -70,6 +73,8 @@ def run_control(
     records: str = "",
     rotation: bool = True,
     hooks: Sequence[Hook] = (),
+    metrics_for: Sequence[str] = (LOCAL,),
+    edges: EdgeWorkers | None = None,
     beat: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve the control plane of the folder `data` until SIGTERM or SIGINT, then drain and return.
@@ -91,6 +96,8 @@ def run_control(
         so; by default the folder `custody` in `data`, which is this one's own.
     :param rotation: whether steps of rotations that are due are taken.
     :param hooks: called before and after each of them.
+    :param metrics_for: who may read `/metrics`; see `Audience`.
+    :param edges: the workers on this machine, for `/healthz`.
     :param beat: called several times a second while the process can answer.
     :raises SettingsError: if the credentials or the store cannot be used.
     :raises CustodyError: if `records` can be none.
@@ -130,9 +137,26 @@ def run_control(
         registry.register(KeyMetrics(memory, watch))
         service.start(time.time())
         access.current(time.time())  # what is wrong with keys or policies is told at the start
-        app_of = functools.partial(build_app, service, access, registry=registry, others=others)
+        calls = Calls(THREADS)
+        app = build_app(
+            service,
+            access,
+            health=_health(data, memory, service, edges, calls),
+            registry=registry,
+            others=others,
+            calls=calls,
+            metrics_for=Audience(metrics_for),
+        )
         process = _Process(service, gatherer, watch, rotations, FOLLOW_OTHERS if memory.shared else FOLLOW)
-        asyncio.run(_beating(beat, process.run(app_of, sock, on_ready, lifeline, trusted_proxies)))
+
+        def go_on() -> None:
+            now = time.monotonic()
+            if edges is not None:
+                edges.look(now)
+            if calls.held_up(now) < CALLS_STUCK:
+                beat()
+
+        asyncio.run(_beating(go_on, process.run(app, sock, on_ready, lifeline, trusted_proxies)))
     finally:
         memory.close()
 
@@ -162,7 +186,7 @@ class _Process:
 
     async def run(
         self,
-        app_of: Callable[..., Starlette],
+        app: Starlette,
         sock: socket.socket,
         on_ready: Callable[[], None],
         lifeline: int | None,
@@ -190,9 +214,7 @@ class _Process:
             )
         ]
         try:
-            await serve(
-                app_of(healthy=self._healthy), sock, ready, stop=stop, trusted_proxies=trusted_proxies
-            )
+            await serve(app, sock, ready, stop=stop, trusted_proxies=trusted_proxies)
         finally:
             for task in besides:
                 task.cancel()
@@ -210,11 +232,26 @@ class _Process:
             await to_thread.run_sync(self._rotations.stop)
         stop.set()
 
-    def _healthy(self) -> bool:
-        try:
-            return self._service.follow(time.time())
-        except ApiError:
-            return False
+
+def _health(data: Path, store: Store, service: Service, edges: EdgeWorkers | None, calls: Calls) -> Health:
+    def publishing() -> Iterable[str]:
+        if not service.follow(time.time()):
+            yield "a change that was accepted is not published yet"
+
+    def audited() -> Iterable[str]:
+        if service.audit_trouble:
+            yield f"the last record could not be written: {service.audit_trouble}"
+
+    checks: dict[str, Look] = {
+        "data folder": lambda: writable(data),
+        "store": lambda: committable(store),
+        "audit": audited,
+        "publishing": publishing,
+        "calls": calls.reasons,
+    }
+    if edges is None:
+        return Health(checks)
+    return Health({"edges": edges.reasons, **checks}, edges.details)
 
 
 async def _beating(beat: Callable[[], None], work: Coroutine[None, None, None]) -> None:

@@ -98,6 +98,15 @@ class FileFeed:
         """What is published, None if that is nothing, for another region, or cannot be read."""
         return self._own(self._snapshot)
 
+    def published_at(self) -> tuple[int, float] | None:
+        """The number of what is published, and when it was (epoch seconds); None if nothing can be read."""
+        try:
+            status = os.stat(self._snapshot)
+        except OSError:
+            return None
+        number = self._number(self._snapshot)
+        return None if number < 0 else (number, status.st_mtime)
+
     @property
     def folder(self) -> Path:
         return self._folder

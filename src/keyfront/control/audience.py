@@ -1,0 +1,54 @@
+"""Who may read `/metrics`: this machine, networks that the operator lists, everybody, or nobody."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+
+LOCAL = "local"
+ALL = "all"
+OFF = "off"
+
+_FORWARDED = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip"})
+"""Request headers that a proxy adds."""
+
+
+class Audience:
+    """Decides by the address of the peer.
+
+    :param who: `local` for loopback addresses, `all`, `off`, or networks in CIDR form; several together.
+    :raises ValueError: if a text is none of these.
+    """
+
+    def __init__(self, who: Sequence[str] = (LOCAL,)) -> None:
+        self._all = ALL in who
+        self._local = LOCAL in who
+        self._networks = [
+            ipaddress.ip_network(one, strict=False) for one in who if one not in (LOCAL, ALL, OFF)
+        ]
+
+    def admits(self, peer: tuple[str, int] | None, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+        """May this peer read?
+
+        A proxy connects from its own address, whoever it speaks for, so a request with the marks of one is refused,
+        unless a trusted proxy has named the viewer: the server has put that address in the place of the proxy's then,
+        with port 0. `local` is for direct connections only.
+
+        :param peer: address and port.
+        :param headers: the request's, names in lower case.
+        """
+        if self._all:
+            return True
+        if peer is None:
+            return False
+        try:
+            address = ipaddress.ip_address(peer[0].partition("%")[0])
+        except ValueError:
+            return False
+        address = getattr(address, "ipv4_mapped", None) or address
+        forwarded = any(name in _FORWARDED for name, _ in headers)
+        if forwarded and peer[1] != 0:
+            return False
+        if any(address in network for network in self._networks):
+            return True
+        return self._local and address.is_loopback and not forwarded

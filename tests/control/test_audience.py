@@ -1,0 +1,105 @@
+"""Who may read `/metrics`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from keyfront.cli.settings import audience
+from keyfront.control.audience import Audience
+from keyfront.errors import SettingsError
+from tests.up import Up
+
+FORWARDED = [
+    (b"x-forwarded-for", b"203.0.113.9"),
+    (b"x-forwarded-for", b"127.0.0.1"),
+    (b"forwarded", b"for=127.0.0.1"),
+    (b"x-real-ip", b"127.0.0.1"),
+    (b"via", b"1.1 proxy"),
+]
+
+
+@pytest.mark.parametrize(
+    ("who", "peer", "admitted"),
+    [
+        ("local", "127.0.0.1", True),
+        ("local", "127.8.8.8", True),
+        ("local", "::1", True),
+        ("local", "::ffff:127.0.0.1", True),
+        ("local", "10.0.0.1", False),
+        ("local", "::ffff:10.0.0.1", False),
+        ("local", "0.0.0.0", False),
+        ("local", "localhost", False),
+        ("local", "", False),
+        ("off", "127.0.0.1", False),
+        ("off", "::1", False),
+        ("all", "203.0.113.9", True),
+        ("10.0.0.0/8", "10.1.2.3", True),
+        ("10.0.0.0/8", "::ffff:10.1.2.3", True),
+        ("10.0.0.0/8", "11.1.2.3", False),
+        ("10.0.0.0/8", "127.0.0.1", False),
+        ("local,10.0.0.0/8", "127.0.0.1", True),
+        ("fe80::/10", "fe80::1%eth0", True),
+        ("192.0.2.7", "192.0.2.7", True),
+    ],
+)
+def test_by_address(who: str, peer: str, admitted: bool) -> None:
+    assert Audience(audience(who)).admits((peer, 4711), []) is admitted
+
+
+@pytest.mark.parametrize("header", FORWARDED)
+def test_a_proxy_that_nobody_trusts_is_not_local(header: tuple[bytes, bytes]) -> None:
+    for who in ("local", "127.0.0.0/8", "local,127.0.0.0/8"):
+        assert not Audience(audience(who)).admits(("127.0.0.1", 4711), [header])
+
+
+def test_what_a_trusted_proxy_says_counts_for_networks_and_never_as_local() -> None:
+    header = (b"x-forwarded-for", b"10.1.2.3")
+    assert Audience(audience("10.0.0.0/8")).admits(("10.1.2.3", 0), [header])
+    assert not Audience(audience("local,10.0.0.0/8")).admits(("127.0.0.1", 0), [header])
+
+
+@pytest.mark.parametrize("text", ["", "public", "all,local", "off,10.0.0.0/8", "10.0.0.0/33", "example.com"])
+def test_what_it_cannot_be(text: str) -> None:
+    with pytest.raises(SettingsError):
+        audience(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "headers", "status"),
+    [
+        ((), {}, 200),
+        ((), {"X-Forwarded-For": "127.0.0.1"}, 403),
+        (("--metrics", "off"), {}, 403),
+        # The server replaces the peer's address for a trusted proxy only.
+        (
+            ("--metrics", "198.51.100.0/24", "--trusted-proxies", "127.0.0.1"),
+            {"X-Forwarded-For": "198.51.100.7"},
+            200,
+        ),
+        (
+            ("--metrics", "198.51.100.0/24", "--trusted-proxies", "127.0.0.1"),
+            {"X-Forwarded-For": "203.0.113.9"},
+            403,
+        ),
+        (
+            ("--metrics", "198.51.100.0/24", "--trusted-proxies", "10.0.0.1"),
+            {"X-Forwarded-For": "198.51.100.7"},
+            403,
+        ),
+        (("--metrics", "local", "--trusted-proxies", "10.0.0.1"), {"X-Forwarded-For": "198.51.100.7"}, 403),
+    ],
+)
+def test_over_the_wire(
+    options: tuple[str, ...], headers: dict[str, str], status: int, tmp_path: Path
+) -> None:
+    with Up(tmp_path / "data", workers=1, options=options) as up:
+        found = httpx.get(f"{up.endpoint}/metrics", headers=headers, timeout=60, trust_env=False)
+        assert found.status_code == status
+        assert ("keyfront_control_requests" in found.text) is (status == 200)
+        assert (
+            httpx.get(f"{up.endpoint}/healthz", headers=headers, timeout=60, trust_env=False).status_code
+            == 200
+        )
