@@ -34,11 +34,13 @@ from starlette.types import Receive, Scope, Send
 
 from keyfront.control import beside, codec, sigv4, sts
 from keyfront.control.audience import Audience
+from keyfront.control.audit import CLOUDFRONT
 from keyfront.control.beside import Beside
 from keyfront.control.call import Call, Result
 from keyfront.control.credentials import Credentials
 from keyfront.control.heads import PunctualH11Protocol
 from keyfront.control.health import Calls, Health
+from keyfront.control.refusals import Refusal
 from keyfront.control.xmlbody import BODY_LIMIT
 from keyfront.errors import ApiError
 
@@ -97,19 +99,21 @@ def build_app(
     clock: Callable[[], float] = time.time,
     others: Beside | None = None,
     calls: Calls | None = None,
+    refused: Callable[[Refusal], None] = lambda _: None,
     metrics_for: Audience = Audience(),
 ) -> Starlette:
     """The control plane as an ASGI application.
 
     :param others: the operations that are not CloudFront's; without it there are none.
     :param health: what `/healthz` asks.
+    :param refused: is told of each call whose caller is not known.
     :param metrics_for: who may read `/metrics`.
     :param calls: is told when a call begins and ends.
     :param registry: what `/metrics` shows; the control plane's own counts are added to it.
     :param clock: epoch seconds.
     """
     registry = registry or CollectorRegistry()
-    api = Api(service, callers, Metrics(registry), clock, others, calls or Calls(1 << 30))
+    api = Api(service, callers, Metrics(registry), clock, others, calls or Calls(1 << 30), refused)
 
     async def healthz(_: Request) -> Response:
         well, body = await (health or Health({})).answer()
@@ -152,7 +156,9 @@ class Api:
         clock: Callable[[], float],
         others: Beside | None,
         calls: Calls,
+        refused: Callable[[Refusal], None],
     ) -> None:
+        self._refused = refused
         self._calls = calls
         self._others = others
         self._service = service
@@ -270,7 +276,22 @@ class Api:
         callers = self._callers.current(now)
         headers: list[sigv4.Header] = scope["headers"]
         digest = hashlib.sha256(body).hexdigest()
-        key_id = sigv4.verify(*line, headers, digest, callers.secret_of, now, service)
+        try:
+            key_id = sigv4.verify(*line, headers, digest, callers.secret_of, now, service)
+        except ApiError as error:
+            self._refused(
+                Refusal(
+                    operation=operation,
+                    error=error,
+                    access_key_id=sigv4.claimed_key(headers, line[2]),
+                    source_ip=scope["client"][0] if scope["client"] else "",
+                    user_agent=next((value for name, value in _texts(scope) if name == "user-agent"), ""),
+                    request_id=request_id,
+                    now=now,
+                    source={sts.SERVICE: sts.SOURCE}.get(service, CLOUDFRONT),
+                )
+            )
+            raise
         self._callers.used(key_id, now)
         return Call(
             operation=operation,

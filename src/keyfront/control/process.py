@@ -32,6 +32,7 @@ from keyfront.control.health import CALLS_STUCK, Calls, EdgeWorkers, Health, Loo
 from keyfront.control.keyuse import Gatherer
 from keyfront.control.keywatch import WATCH, KeyMetrics, KeyWatch
 from keyfront.control.operations import Service
+from keyfront.control.refusals import FLUSH, RefusalLog, Refusals
 from keyfront.control.rotations import Rotations
 from keyfront.control.sealing import sealer
 from keyfront.control.store import Store
@@ -138,6 +139,7 @@ def run_control(
         service.start(time.time())
         access.current(time.time())  # what is wrong with keys or policies is told at the start
         calls = Calls(THREADS)
+        refusals = Refusals(random.SystemRandom())
         app = build_app(
             service,
             access,
@@ -145,9 +147,17 @@ def run_control(
             registry=registry,
             others=others,
             calls=calls,
+            refused=refusals.add,
             metrics_for=Audience(metrics_for),
         )
-        process = _Process(service, gatherer, watch, rotations, FOLLOW_OTHERS if memory.shared else FOLLOW)
+        process = _Process(
+            service,
+            gatherer,
+            watch,
+            rotations,
+            RefusalLog(memory, refusals),
+            FOLLOW_OTHERS if memory.shared else FOLLOW,
+        )
 
         def go_on() -> None:
             now = time.monotonic()
@@ -176,8 +186,10 @@ class _Process:
         gatherer: Gatherer,
         watch: KeyWatch,
         rotations: Rotations | None,
+        refusals: RefusalLog,
         follow: float,
     ) -> None:
+        self._refusals = refusals
         self._service = service
         self._gatherer = gatherer
         self._watch = watch
@@ -210,6 +222,7 @@ class _Process:
                 self._end(asked, stop),
                 _every(self._follow, self._service.follow, "what was committed is not published yet"),
                 _every(GATHER, self._gatherer.gather, "what edges have counted is not added up yet"),
+                _every(FLUSH, self._refusals.write, "refused calls are not in the audit log yet"),
                 _every(WATCH, self._watch.tell, "what keys call for is not known", abandon=True),
             )
         ]
@@ -220,6 +233,8 @@ class _Process:
                 task.cancel()
             with contextlib.suppress(ApiError, OSError):  # what edges counted last, which have ended by now
                 await to_thread.run_sync(self._gatherer.gather, time.time())
+            with contextlib.suppress(ApiError):
+                await to_thread.run_sync(lambda: self._refusals.write(time.time(), everything=True))
             with contextlib.suppress(ApiError):
                 await to_thread.run_sync(self._service.leave)
             if lifeline is not None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -107,6 +107,18 @@ def verify(
     return claim.access_key_id
 
 
+def claimed_key(headers: Iterable[Header], query: str) -> str:
+    """The access key id that a request names, whether or not anything else of its signature makes sense; empty if it
+    names none. For records of refusals: nothing is proved by it."""
+    for name, value in headers:
+        if name == b"authorization" and (found := _CREDENTIAL.search(value.decode("latin-1"))):
+            return found[1]
+    for key, value in (_pair(piece) for piece in query.split("&")[:64]):
+        if key == "X-Amz-Credential":
+            return value.partition("/")[0][:256]
+    return ""
+
+
 # ---- the claim
 
 
@@ -124,6 +136,9 @@ def _claim(
     if len({key for key, _ in presigned}) != len(presigned):
         raise _incomplete("A query parameter of the signature must not be repeated.")
     return _claim_of_query(dict(presigned)), [pair for pair in pairs if pair[0] != "X-Amz-Signature"]
+
+
+_CREDENTIAL = re.compile(r"Credential=([^/,\s]{1,256})")
 
 
 def _claim_of_header(fields: dict[str, list[bytes]]) -> _Claim:

@@ -225,7 +225,10 @@ class AccessLog:
         self._refused: list[Record] = []  # to be counted, whether they are written or not
         self._summing: asyncio.TimerHandle | None = None
         if path is not None:
-            self._open()
+            try:
+                self._open()
+            except OSError as error:  # a full disk, say: it is tried again with each flush
+                self._failed(error)
 
     def add(self, record: Record) -> None:
         if _is_refused(record):
@@ -287,10 +290,13 @@ class AccessLog:
                 data = data[os.write(self._fd, data) :]
             self.failing = False
         except OSError as error:
-            if not self.failing:
-                logger.warning("the access log cannot be written: %s", error)
-            self.failing = True
+            self._failed(error)
             self.lost += len(waiting)
+
+    def _failed(self, error: OSError) -> None:
+        if not self.failing:
+            logger.warning("the access log cannot be written: %s", error)
+        self.failing = True
 
     def close(self) -> None:
         if self._summing is not None:
@@ -305,13 +311,18 @@ class AccessLog:
     def _open(self) -> None:
         assert self._path is not None  # noqa: S101 - asked by the callers
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        self._inode = os.fstat(self._fd).st_ino
+        fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            self._inode = os.fstat(fd).st_ino
+        except OSError:
+            os.close(fd)
+            raise
+        self._fd = fd
 
     def _reopen_if_moved(self) -> None:
         assert self._path is not None  # noqa: S101
         try:
-            if os.stat(self._path).st_ino == self._inode:
+            if self._fd >= 0 and os.stat(self._path).st_ino == self._inode:
                 return
         except FileNotFoundError:
             pass

@@ -474,10 +474,16 @@ class DiskTier:
 
     def _submit(self, size: int, work: Callable[[], None]) -> None:
         self._submitted += size
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="keyfront-disk", daemon=True)
-            self._thread.start()
         self._queue.put((size, work))
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="keyfront-disk", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # the system has no thread left: what waits is done by the next one
+                self._resting_until = time.monotonic() + REST
+                self._warn(f"cannot be written, so what is new is not kept there: {error}")
+                return
+            self._thread = thread
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
@@ -582,12 +588,14 @@ class DiskTier:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             self._squeezed = True
             self._evict_beside()
+        self._warn(f"cannot be {what}, so what is new is not kept there: {error}")
+
+    def _warn(self, text: str) -> None:
+        now = time.monotonic()
         if not self._warned and now >= self._silent_until:
             self._warned = True
             self._silent_until = now + SILENT
-            logger.warning(
-                "the cache on disk cannot be %s, so what is new is not kept there: %s", what, error
-            )
+            logger.warning("the cache on disk %s", text)
 
     # -- how much there is, and eviction -----------------------------------------------------------------------------
 
@@ -613,8 +621,15 @@ class DiskTier:
     def _evict_beside(self) -> None:
         if self._closed or (self._evictor is not None and self._evictor.is_alive()):
             return
-        self._evictor = threading.Thread(target=self._evict, name="keyfront-evict", daemon=True)
-        self._evictor.start()
+        evictor = threading.Thread(target=self._evict, name="keyfront-evict", daemon=True)
+        try:
+            evictor.start()
+        except (
+            RuntimeError
+        ) as error:  # the system has no thread left: the next one who needs room tries again
+            self._warn(f"cannot be searched, so what is new is not kept there: {error}")
+            return
+        self._evictor = evictor
 
     def _evict(self) -> None:
         """Take away what has not been used for longest, until there is room. One worker at a time; the others go on.
@@ -623,39 +638,53 @@ class DiskTier:
         the minute that this leads to. So the memory that it takes does not grow with the number of entries.
         """
         try:
-            with _locked(self._made(f"{self._root}evict"), wait=False):
-                self._clear_left_overs()
-                by_minute: dict[int, int] = {}
-                total = 0
-                latest = int((time.time() + TOUCHED) // 60)
-                for _, status in self._walk():
-                    size = _blocks(status.st_size)
-                    minute = _minute(status, latest)
-                    by_minute[minute] = by_minute.get(minute, 0) + size
-                    total += size
-                if total > self.capacity or self._squeezed:
-                    self._squeezed = False
-                    excess = total - int(min(self.capacity, total) * (1 - self.slack))
-                    total -= self._evict_from(by_minute, excess, latest)
-                with _locked(f"{self._root}used", wait=True) as fd:
-                    os.pwrite(fd, b"%20d" % total, 0)
-                self.used = total
+            self._evict_alone()
         except BlockingIOError:
             pass  # another worker is at it
+        except _Ends:
+            pass
         except OSError as error:
             self._failed("searched", error)
+        except Exception:
+            logger.exception("the eviction of the cache on disk failed by a fault of its own")
+            self._resting_until = time.monotonic() + REST
+
+    def _evict_alone(self) -> None:
+        with _locked(self._made(f"{self._root}evict"), wait=False):
+            self._clear_left_overs()
+            by_minute: dict[int, int] = {}
+            total = 0
+            latest = int((time.time() + TOUCHED) // 60)
+            for _, status in self._walk():
+                size = _blocks(status.st_size)
+                minute = _minute(status, latest)
+                by_minute[minute] = by_minute.get(minute, 0) + size
+                total += size
+            if total > self.capacity or self._squeezed:
+                self._squeezed = False
+                excess = total - int(min(self.capacity, total) * (1 - self.slack))
+                total -= self._evict_from(by_minute, excess, latest)
+            self.used = total
+            with _locked(f"{self._root}used", wait=True) as fd:
+                os.pwrite(fd, b"%20d" % total, 0)
 
     def _evict_from(self, by_minute: dict[int, int], excess: int, latest: int) -> int:
-        """Remove the oldest entries, `excess` bytes of them or a little more. Returns how many it were."""
-        freed = 0
+        """Remove the oldest entries, `excess` bytes of them or a little more. Returns how many it were.
+
+        The folder may have changed since `by_minute` was added up, and may have been empty then: others remove entries
+        too, and a full disk may hold none of ours.
+        """
+        if excess <= 0 or not by_minute:
+            return 0
+        older = 0
         last = 0
         for minute in sorted(by_minute):
             last = minute
-            freed += by_minute[minute]
-            if freed >= excess:
+            if older + by_minute[minute] >= excess:
                 break
+            older += by_minute[minute]
         removed = 0
-        in_last = excess - (freed - by_minute[last])
+        in_last = excess - older
         for path, status in self._walk():
             minute = _minute(status, latest)
             if minute > last or (minute == last and in_last <= 0):
@@ -672,14 +701,18 @@ class DiskTier:
     def _walk(self) -> Iterator[tuple[str, os.stat_result]]:
         for number in range(256):
             if self._closed:
-                raise OSError("the worker ends")
+                raise _Ends
             try:
-                with os.scandir(f"{self._root}{number:02x}") as entries:
-                    for entry in entries:
-                        with suppress(FileNotFoundError):
-                            yield entry.path, entry.stat(follow_symlinks=False)
+                found = os.scandir(f"{self._root}{number:02x}")
             except (FileNotFoundError, NotADirectoryError):
                 continue
+            with found as entries:
+                for entry in entries:
+                    try:
+                        status = entry.stat(follow_symlinks=False)
+                    except OSError:  # gone meanwhile, or one that cannot be read: the others count
+                        continue
+                    yield entry.path, status
 
     def _clear_left_overs(self) -> None:
         now = time.time()
@@ -688,6 +721,10 @@ class DiskTier:
                 with suppress(OSError):
                     if abs(now - entry.stat(follow_symlinks=False).st_mtime) > LEFT_OVER:
                         os.unlink(entry.path)
+
+
+class _Ends(Exception):
+    """The worker ends in the middle of a walk."""
 
 
 class SliceWriter:

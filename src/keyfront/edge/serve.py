@@ -7,6 +7,7 @@ reports for itself. A worker that dies takes only its open connections with it; 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -181,7 +182,8 @@ class Follower:
     def leave(self) -> None:
         """Take the report away, with the last counts in it: this edge is no longer one."""
         self.report()
-        self._feed.remove_report(self._name)
+        with contextlib.suppress(OSError):  # it goes stale in some seconds
+            self._feed.remove_report(self._name)
         self._changes.close()
 
 

@@ -1,0 +1,93 @@
+"""`GET /healthz`: 200 only while everything on the machine can do its work, and the reason where it cannot."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.stories.test_stuck import PATIENCE, app, distribution, stopped
+from tests.up import Up
+
+__all__ = ["app"]
+
+
+def health(up: Up) -> tuple[int, dict[str, Any]]:
+    found = httpx.get(f"{up.endpoint}/healthz", timeout=PATIENCE, trust_env=False)
+    return found.status_code, found.json()
+
+
+def well(up: Up) -> bool:
+    status, body = health(up)
+    return status == 200 and body["status"] == "ok" and not body["reasons"]
+
+
+def ill(up: Up, check: str, says: str) -> bool:
+    status, body = health(up)
+    return status == 503 and body["status"] == "failing" and says in "; ".join(body["reasons"].get(check, []))
+
+
+def control_pid(up: Up) -> int:
+    return (set(up.children()) - set(up.worker_pids())).pop()
+
+
+def no_room(*pids: int) -> list[tuple[int, tuple[int, int]]]:
+    """From now on no file of these processes can grow, as on a full disk."""
+    return [(pid, resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))) for pid in pids]
+
+
+def test_one_stuck_worker_and_all_of_them(app: int, tmp_path: Path) -> None:
+    with Up(tmp_path / "data", options=("--stuck-after", "0")) as up:
+        distribution(up, app)
+        up.until(lambda: well(up), PATIENCE)
+        first, second = up.worker_pids()
+        with stopped(first):
+            up.until(lambda: ill(up, "edges", "does not move"), PATIENCE)
+            with stopped(second):
+                up.until(lambda: len(health(up)[1]["reasons"].get("edges", [])) == 2, PATIENCE)
+                assert health(up)[0] == 503
+        up.until(lambda: well(up), PATIENCE)
+
+
+def test_a_replaced_worker_is_counted_and_all_is_well_again(app: int, tmp_path: Path) -> None:
+    with Up(tmp_path / "data", options=("--stuck-after", "3")) as up:
+        distribution(up, app)
+        os.kill(up.worker_pids()[0], signal.SIGKILL)
+        up.until(lambda: sum(edge["restarts"] for edge in health(up)[1]["edges"]) == 1, PATIENCE)
+        with stopped(up.worker_pids()[0]):
+            up.until(lambda: sum(edge["killed"] for edge in health(up)[1]["edges"]) == 1, PATIENCE)
+        up.until(lambda: well(up), PATIENCE)
+
+
+def test_a_full_disk(app: int, tmp_path: Path) -> None:
+    with Up(tmp_path / "data") as up:
+        host = distribution(up, app)
+        up.until(lambda: well(up), PATIENCE)
+        control = control_pid(up)
+        before = no_room(control)
+        up.until(lambda: ill(up, "data folder", "cannot be written"), PATIENCE)
+        up.until(lambda: ill(up, "store", "not available"), PATIENCE)
+        before += no_room(*up.worker_pids())
+        up.until(lambda: ill(up, "edges", "cannot write its report"), PATIENCE)
+        assert up.get(host, "/a").status == 200  # viewers are served all the same
+        up.until(lambda: ill(up, "edges", "cannot write the access log"), PATIENCE)
+        assert httpx.get(f"{up.endpoint}/livez", timeout=PATIENCE, trust_env=False).status_code == 200
+        for pid, limits in before:
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
+        up.get(host, "/a")
+        up.until(lambda: well(up), PATIENCE)
+        # Nobody was restarted for it.
+        assert not any("started again" in line for line in up.log)
+
+
+def test_an_edge_that_refuses_what_is_published(app: int, tmp_path: Path) -> None:
+    with Up(tmp_path / "data") as up:
+        distribution(up, app)
+        (up.data / "snapshot").write_bytes(b"garbage")
+        up.until(lambda: ill(up, "edges", "refused a snapshot"), PATIENCE)
+        distribution(up, app, "2")
+        up.until(lambda: well(up), PATIENCE)
