@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -133,8 +134,8 @@ class Machine:
 def test_workers_that_do_not_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(tmp_path)
     clock = [1000.0]
-    monkeypatch.setattr(health.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(health.time, "time", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "time", lambda: clock[0])
     for name in ("edge-1", "edge-2"):
         machine.feed.report(name, 0, at=1000.0)
     machine.beat(0, 1, at=1000.0)
@@ -165,7 +166,7 @@ def test_a_worker_that_is_being_replaced_is_no_reason_yet(
 ) -> None:
     machine = Machine(tmp_path)
     clock = [1000.0]
-    monkeypatch.setattr(health.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     machine.beat(0, 1, at=1000.0)
     machine.board.clear(0)
     machine.board.clear(1)

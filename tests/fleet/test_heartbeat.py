@@ -30,9 +30,14 @@ def test_a_slot_is_its_own() -> None:
     assert board.silence(1, 102.0) == float("inf")
     assert not board.accepts(1, 100.5)
     assert board.restarts(1) == (2, 1)
-    assert not board.stopping
+    board.close()
+
+
+def test_the_end_is_told_to_all() -> None:
+    board = Board.create(1)
+    before = board.stopping
     board.stop()
-    assert board.stopping
+    assert (before, board.stopping) == (False, True)
     board.close()
 
 

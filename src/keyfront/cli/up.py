@@ -40,6 +40,7 @@ from keyfront.fleet.heartbeat import STUCK, Board
 if TYPE_CHECKING:
     from keyfront.edge.egress import EgressSettings
     from keyfront.edge.serve import WorkerSettings
+    from keyfront.fleet.file import FileFeed
 
 
 @click.command()
@@ -333,6 +334,8 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, want
     for report in feed.last_reports():
         if report.name.startswith(f"{own}-"):
             feed.remove_report(report.name)
+    # What edges of this folder have accepted once, they can serve without the control plane.
+    edges_serve = not settings.feed and FileFeed(folder, settings.region).servable() is not None
     open_files()
 
     def listen(host: str, port: int) -> tuple[int, ...]:
@@ -358,6 +361,7 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, want
                 board.fd,
                 control_socket.fileno(),
                 tuple(f"{own}-{number}" for number in range(1, workers + 1)),
+                edges_serve,
             ),
         )
         children.append(
@@ -398,9 +402,13 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, want
             )
         )
     try:
-        for child in children:
-            await child.start()
-        await asyncio.gather(*(child.start() for child in edges))
+        if edges_serve:
+            await asyncio.gather(*(child.start() for child in (*edges, *children)))
+            await _caught_up(feed, [child.name for child in edges])
+        else:
+            for child in children:
+                await child.start()
+            await asyncio.gather(*(child.start() for child in edges))
         if not settings.feed:
             await asyncio.to_thread(describe, folder, api.host, api.port, api.records)
         print(
@@ -422,6 +430,17 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, want
                 held.close()
         board.close()
         os.close(lock)
+
+
+async def _caught_up(feed: FileFeed, names: list[str]) -> None:
+    """Wait a moment for the edges to obey what the control plane published when it started. One that refuses it has
+    said so in the log, and is not waited for."""
+    for _ in range(250):
+        published = feed.published_at()
+        numbers = {report.name: report.number for report in feed.last_reports() if not report.refused}
+        if published is None or all(numbers.get(name, published[0]) >= published[0] for name in names):
+            return
+        await asyncio.sleep(0.02)
 
 
 _OF_A_PROCESS = frozenset({"HOME", "LANG", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV"})

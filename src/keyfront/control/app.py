@@ -115,8 +115,16 @@ def build_app(
     registry = registry or CollectorRegistry()
     api = Api(service, callers, Metrics(registry), clock, others, calls or Calls(1 << 30), refused)
 
+    return Starlette(routes=service_routes(api, health or Health({}), registry, metrics_for))
+
+
+def service_routes(
+    api: Any, health: Health, registry: CollectorRegistry, metrics_for: Audience
+) -> list[Route]:
+    """`/healthz`, `/livez` and `/metrics`, and `api` for everything else."""
+
     async def healthz(_: Request) -> Response:
-        well, body = await (health or Health({})).answer()
+        well, body = await health.answer()
         return Response(
             msgspec.json.format(msgspec.json.encode(body)) + b"\n",
             200 if well else 503,
@@ -135,14 +143,12 @@ def build_app(
         text = await to_thread.run_sync(generate_latest, registry)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
-    return Starlette(
-        routes=[
-            Route("/healthz", healthz),
-            Route("/livez", livez),
-            Route("/metrics", metrics),
-            Route("/{path:path}", api),
-        ],
-    )
+    return [
+        Route("/healthz", healthz),
+        Route("/livez", livez),
+        Route("/metrics", metrics),
+        Route("/{path:path}", api, methods=None),
+    ]
 
 
 class Api:

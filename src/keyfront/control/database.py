@@ -34,6 +34,9 @@ STUCK_TIMEOUT = 20.0
 ANSWER_TIMEOUT = 25.0
 """Seconds after which a server that answers nothing at all is given up."""
 
+_SQLITE = b"SQLite format 3\0"
+"""How a file of SQLite's begins."""
+
 _BEGIN = "keyfront_begin"
 _PATIENCE = "keyfront_patience"
 
@@ -91,7 +94,14 @@ class Sqlite:
     def __init__(self, path: Path) -> None:
         self.name = str(path)
         # The file holds origins' secret headers; SQLite gives its -wal and -shm files the same mode.
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            # Looked at here, before SQLite may write its log back into a file that it has not understood.
+            first = os.pread(fd, len(_SQLITE), 0)
+        finally:
+            os.close(fd)
+        if first and first != _SQLITE:
+            raise OSError("it is not a database of SQLite's, or it is damaged")
         url = sa.URL.create("sqlite", database=str(path))
         self._engine = sa.create_engine(
             url, connect_args={"timeout": BUSY_TIMEOUT}, pool_size=16, max_overflow=-1

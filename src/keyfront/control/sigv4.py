@@ -113,9 +113,9 @@ def claimed_key(headers: Iterable[Header], query: str) -> str:
     for name, value in headers:
         if name == b"authorization" and (found := _CREDENTIAL.search(value.decode("latin-1"))):
             return found[1]
-    for key, value in (_pair(piece) for piece in query.split("&")[:64]):
+    for key, text in (_pair(piece) for piece in query.split("&")[:64]):
         if key == "X-Amz-Credential":
-            return value.partition("/")[0][:256]
+            return text.partition("/")[0][:256]
     return ""
 
 

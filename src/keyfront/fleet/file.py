@@ -98,6 +98,15 @@ class FileFeed:
         """What is published, None if that is nothing, for another region, or cannot be read."""
         return self._own(self._snapshot)
 
+    def servable(self) -> Snapshot | None:
+        """What an edge that starts now can serve without a control plane: what is published, or the last that an edge
+        accepted. None if there is neither, or nothing in it to serve."""
+        for path in (self._snapshot, self._accepted):
+            found = self._own(path)
+            if found is not None and found.distributions:
+                return found
+        return None
+
     def published_at(self) -> tuple[int, float] | None:
         """The number of what is published, and when it was (epoch seconds); None if nothing can be read."""
         try:
