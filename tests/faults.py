@@ -14,6 +14,7 @@ its virtual file system (`FailingSqlite`). Nothing of Keyfront is replaced.
 
 from __future__ import annotations
 
+import _sqlite3
 import builtins
 import ctypes
 import errno
@@ -26,8 +27,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
-
-import _sqlite3
 
 WRITES = (
     "write",
@@ -64,7 +63,9 @@ class FailingDisk:
     not /dev, /proc and the like.
     """
 
-    def __init__(self, at: int, code: int, *, stays: bool = False, reads: bool = False, threads: bool = False) -> None:
+    def __init__(
+        self, at: int, code: int, *, stays: bool = False, reads: bool = False, threads: bool = False
+    ) -> None:
         self.at = at
         self.code = code
         self.stays = stays
@@ -129,7 +130,9 @@ class FailingDisk:
                 return real(file, mode, buffering, *args, **named)
             if not isinstance(file, int):
                 self._strike("open")
-            raw = _Raw(self, file, mode.replace("b", "").replace("t", ""), **_only(named, "closefd", "opener"))
+            raw = _Raw(
+                self, file, mode.replace("b", "").replace("t", ""), **_only(named, "closefd", "opener")
+            )
             if buffering == 0:
                 return raw
             buffered = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
@@ -155,7 +158,9 @@ def _only(named: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _elsewhere(path: Any) -> bool:
-    return not isinstance(path, int) and os.fspath(path).startswith(("/dev/", "/proc/", "/sys/", "/usr/", "/etc/"))
+    return not isinstance(path, int) and os.fspath(path).startswith(
+        ("/dev/", "/proc/", "/sys/", "/usr/", "/etc/")
+    )
 
 
 def _creates(args: tuple[Any, ...], named: dict[str, Any]) -> bool:
