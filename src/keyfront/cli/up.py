@@ -410,7 +410,12 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, want
                 await child.start()
             await asyncio.gather(*(child.start() for child in edges))
         if not settings.feed:
-            await asyncio.to_thread(describe, folder, api.host, api.port, api.records)
+            try:
+                await asyncio.to_thread(describe, folder, api.host, api.port, api.records)
+            except OSError as error:  # a full disk: what is served needs no such file
+                click.echo(
+                    f"keyfront: commands will not find this Keyfront by its data folder: {error}", err=True
+                )
         print(
             f"keyfront ready edge=http://{_show(settings.host)}:{edge_port}{secure} {said} data={folder}",
             flush=True,
