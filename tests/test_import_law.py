@@ -76,6 +76,10 @@ HEARTS = {
     "keyfront.edge.egress",
     "keyfront.edge.forward",
     "keyfront.edge.freshness",
+    "keyfront.edge.limits.origins",
+    "keyfront.edge.limits.rates",
+    "keyfront.edge.limits.uploads",
+    "keyfront.edge.limits.viewers",
     "keyfront.edge.respond",
     "keyfront.edge.routing",
 }

@@ -23,7 +23,6 @@ import msgspec
 from keyfront.edge.accesslog import AccessLog, Record
 from keyfront.edge.edge import Edge, EdgeSettings
 from keyfront.edge.http1 import Limits, Listener, Peers
-from keyfront.edge.tls import Secured
 from keyfront.model.snapshot import Behavior, Distribution, Origin, Snapshot
 
 
@@ -196,8 +195,7 @@ class EdgeHouse:
         self.log.close()
 
     def _connection(self) -> asyncio.Protocol:
-        shell = self.listener()
-        return shell if self.tls is None else Secured(self.tls, shell, self.listener.limits.head)
+        return self.listener() if self.tls is None else self.listener.secured(self.tls)
 
     async def viewer(self, **tls: Any) -> Viewer:
         """A new connection; `ssl` and `server_hostname` as asyncio has them."""

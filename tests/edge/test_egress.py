@@ -247,7 +247,7 @@ async def test_no_spelling_leads_to_this_machine(spelling: str) -> None:
         origins = Origins(egress=Egress(INWARD))
         try:
             assert await status_of(origins, scripted.origin(domain_name=spelling)) == "origin_address_refused"
-            assert origins.limited == {"origin_address_refused": 1}
+            assert origins.reached.counts == {"origin_address_refused": 1}
             assert scripted.requests == []
         finally:
             await origins.aclose()

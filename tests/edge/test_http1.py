@@ -331,7 +331,7 @@ class TestBodies:
     ) -> None:
         origin.on("/in", answer(200, b"ok"))
         async with await house.viewer() as viewer:
-            await viewer.send(b"PUT /in HTTP/1.1\r\n" + HOST + b"Content-Length: 10\r\n\r\nabc")
+            await viewer.send(b"PUT /in HTTP/1.1\r\n" + HOST + b"Content-Length: 100000\r\n\r\nabc")
             await origin.connected(1)
         await origin.hung_up(1)
         record = await house.recorded(1)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from copy import copy
 from pathlib import Path
@@ -41,6 +40,10 @@ from keyfront.edge.forward import (
 from keyfront.edge.freshness import Verdict
 from keyfront.edge.geo import CountryTable
 from keyfront.edge.invalidation import cache_tags
+from keyfront.edge.limits.origins import OriginLimits
+from keyfront.edge.limits.reached import Reached
+from keyfront.edge.limits.uploads import Gathered, Memory, UploadLimits
+from keyfront.edge.limits.viewers import ViewerLimits, Viewers
 from keyfront.edge.origin import Origins
 from keyfront.edge.origin_access import OriginAccess
 from keyfront.edge.origin_http1 import Interim
@@ -98,7 +101,8 @@ class EdgeSettings(msgspec.Struct, frozen=True):
     it (RFC 9211). `origin_credentials` is the operator's file of credentials to sign requests to origins with
     (`origin_credentials`). `shields` are regions and the edges that are the Origin Shield there, and `shield_secret`
     the file of what they and this edge share (`shield`). `egress` says which addresses origins may be at. `websockets`
-    is how many WebSockets one worker may have open."""
+    is how many WebSockets one worker may have open. `viewers` is how much viewers may do at a time, `uploads` how
+    request bodies are gathered, `origins` how much is asked of an origin at a time."""
 
     memory: int = 256 * 1024 * 1024
     max_object: int = 1024 * 1024
@@ -115,6 +119,9 @@ class EdgeSettings(msgspec.Struct, frozen=True):
     shield_secret: str = ""
     egress: EgressSettings = EgressSettings()
     websockets: int = 1000
+    viewers: ViewerLimits = ViewerLimits()
+    uploads: UploadLimits = UploadLimits()
+    origins: OriginLimits = OriginLimits()
 
 
 LEAST_TABLES, MOST_TABLES = 8 << 20, 256 << 20
@@ -178,8 +185,9 @@ class Edge:
     def __init__(self, settings: EdgeSettings, log: AccessLog, clock: Callable[[], float] = time) -> None:
         self.settings = settings
         self.log = log
-        self.limited: Counter[str] = Counter()
-        """How often each limit was reached, by its name."""
+        self.reached = Reached()
+        self.viewers = Viewers(settings.viewers)
+        self.upload_memory = Memory(settings.uploads.memory)
         self.clock = clock
         self._tells = settings.cache_status
         self.tables = Budget(table_bytes(settings.memory))
@@ -213,13 +221,15 @@ class Edge:
             access=self.access,
             clock=clock,
             egress=Egress(settings.egress),
-            limited=self.limited,
+            limits=settings.origins,
+            reached=self.reached,
         )
         self.shield: Shield | None = None
         self.shields: Shields | None = None
         if settings.shields:
             # Where the parents are is the operator's own setting, so no rule for origins applies to them.
-            parents = Origins(ca_file=settings.ca_file, clock=clock)
+            unlimited = OriginLimits(connections=0, failures=0)
+            parents = Origins(ca_file=settings.ca_file, clock=clock, limits=unlimited)
             self.shields = Shields(settings.shields, settings.shield_secret, parents, clock)
         self.country = CountryTable(settings.country_db).country
         self._name = os.urandom(16).hex().encode()
@@ -366,7 +376,11 @@ class Edge:
             except OriginFailure as failure:
                 spent(failure)
                 visit.explanation = failure.detail
-                reply = respond.origin_failed(failure, visit.request_id)
+                if failure.status == 503:
+                    reply = respond.limited(failure.reason or failure.kind, visit.request_id)
+                    site = None
+                else:
+                    reply = respond.origin_failed(failure, visit.request_id)
         if site is not None and site.error_responses and reply.status >= 400:
             reply = await self._custom_error(site, visit, reply)
         if route is not None and route.response_headers is not None and reply.status != 101:
@@ -578,7 +592,12 @@ class Edge:
     async def _pass(self, visit: Visit, plan: Plan) -> Reply:
         request = visit.request
         visit.snapshot = self.routing.number
-        answer, _, _ = await self._fetch(visit, plan, request.method)
+        gathered = await self._gathered(request)
+        try:
+            answer, _, _ = await self._fetch(visit, plan, request.method)
+        finally:
+            if gathered is not None:
+                gathered.release()
         return await self._passed(visit, plan, answer)
 
     async def _passed(self, visit: Visit, plan: Plan, answer: OriginReply) -> Reply:
@@ -608,6 +627,21 @@ class Edge:
         else:
             reply.body = _closing(answer)
         return reply
+
+    async def _gathered(self, request: Request) -> Gathered | None:
+        """Read a small body whole before the origin is asked, so that a slow viewer holds no connection to it."""
+        limits = self.settings.uploads
+        if request.body is None or (request.length is not None and request.length > limits.buffer):
+            return None
+        gathered = Gathered(request.body, self.upload_memory)
+        try:
+            if not await gathered.gather(limits.buffer):
+                self.reached.add("upload_memory", request.client_ip, self.clock())
+        except BaseException:
+            gathered.release()
+            raise
+        request.body = gathered
+        return gathered
 
     def _spoil(self, visit: Visit, plan: Plan, answer: OriginReply) -> None:
         """Forget what an unsafe request has changed: what is stored for its URL, and for those that the answer names
@@ -1055,8 +1089,11 @@ class Edge:
                 if not last:
                     spent(failure)
                     continue
-                if visit.key is not None and (
-                    failure.kind in _UNREACHABLE or (fill and not part and failure.kind != _UNSENT)
+                momentary = failure.status == 503 or failure.reason == "origin_circuit_open"
+                if (
+                    visit.key is not None
+                    and not momentary
+                    and (failure.kind in _UNREACHABLE or (fill and not part and failure.kind != _UNSENT))
                 ):
                     seconds: float = _error_min_ttl(plan.route.site, failure.status)
                     if isinstance(failure, RelayedFailure) and failure.seconds:

@@ -13,6 +13,7 @@ import ipaddress
 import logging
 import re
 import socket
+import ssl
 import struct
 from collections import deque
 from collections.abc import AsyncIterator
@@ -25,14 +26,17 @@ import msgspec
 from keyfront.edge import respond
 from keyfront.edge.bounds import MAX_LINES_OF_ONE, too_many_lines
 from keyfront.edge.cache import LostError
-from keyfront.edge.edge import Edge, Visit
+from keyfront.edge.edge import SHIELD, Edge, Visit
 from keyfront.edge.exchange import FileRange, Headers, Reply, Request, Stored
+from keyfront.edge.limits.rates import Floor
+from keyfront.edge.limits.viewers import Viewers, network_of
 from keyfront.edge.quick import Caller, Quick, Section, aged
 from keyfront.edge.response_headers import ResponseHeaders
 from keyfront.edge.sendfile import send_range
 from keyfront.edge.slices import ChangedError, UnusableError
+from keyfront.edge.tls import Secured
 from keyfront.edge.tunnel import LINGER, Tunnel, Upstream
-from keyfront.edge.unsent import on_its_way
+from keyfront.edge.unsent import acknowledged, on_its_way
 from keyfront.edge.websocket import WEBSOCKET, upgrade_of
 from keyfront.errors import OriginFailure, spent
 
@@ -80,8 +84,10 @@ _SPELLED = {
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Seconds: for a whole request head, between requests, without progress of a request's body, without progress of
-    an answer, for the open connections when the worker is told to stop, and without traffic on a WebSocket."""
+    """Seconds: for a whole request head, blank lines before it included; between requests; without progress of a
+    request's body; without progress of an answer; for the open connections when the worker is told to stop; and without
+    traffic on a WebSocket. `rate` is how many bytes a second a viewer must send of a request's body in each `body`
+    seconds, and take of an answer in each `write` seconds, as long as it is the viewer who is waited for."""
 
     head: float = 30.0
     idle: float = 60.0
@@ -89,6 +95,11 @@ class Limits(msgspec.Struct, frozen=True):
     write: float = 60.0
     drain: float = 30.0
     websocket_idle: float = 600.0
+    rate: int = 256
+
+
+PRESSED_IDLE = 5.0
+"""Seconds between requests where connections are nearly used up: who does nothing makes room."""
 
 
 class Peers:
@@ -148,6 +159,9 @@ class Listener:
         self.scheme = scheme
         self.peers = peers or Peers()
         self.limits = limits or Limits()
+        # Other edges are few, and known: nothing counts their connections.
+        self.viewers: Viewers | None = None if scheme == SHIELD else edge.viewers
+        self.idle = self.limits.idle
         self.connections: set[Connection] = set()
         self.draining = False
         self.empty: asyncio.Future[None] | None = None
@@ -165,9 +179,16 @@ class Listener:
             self._sweep()
         return Connection(self)
 
+    def secured(self, context: ssl.SSLContext) -> Secured:
+        """A connection by TLS. It counts as one from its first packet, before the handshake."""
+        shell = self()
+        return Secured(context, shell, self.limits.head, gate=shell)
+
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
+        pressed = self.viewers is not None and self.viewers.connections.pressed
+        self.idle = min(self.limits.idle, PRESSED_IDLE) if pressed else self.limits.idle
         for connection in list(self.connections):
             connection.check(now)
         self._sweeper = loop.call_later(self._period, self._sweep)
@@ -277,6 +298,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_begun",
+        "_blank",
         "_body",
         "_caller",
         "_client_ip",
@@ -285,6 +307,7 @@ class Connection(asyncio.Protocol):
         "_early",
         "_edge",
         "_ending",
+        "_entered",
         "_eof",
         "_head_bytes",
         "_head_since",
@@ -298,6 +321,7 @@ class Connection(asyncio.Protocol):
         "_last_data",
         "_last_size",
         "_latest",
+        "_let_go",
         "_lingering",
         "_listener",
         "_parser",
@@ -307,6 +331,7 @@ class Connection(asyncio.Protocol):
         "_queue",
         "_queued",
         "_quiet",
+        "_reading_rate",
         "_refusal",
         "_request",
         "_room",
@@ -317,6 +342,7 @@ class Connection(asyncio.Protocol):
         "_transport",
         "_trusted",
         "_unparsed",
+        "_upload_rate",
         "_writable",
         "tunnel",
     )
@@ -352,6 +378,11 @@ class Connection(asyncio.Protocol):
         self._refusal = ""  # how the connection ends once what came before is answered
         self._eof = False
         self._lingering = False
+        self._blank = False  # blank lines came where a request line should
+        self._entered: str | None = None  # what this connection is counted as
+        self._let_go = ""  # the limit for which the connection was cut
+        self._reading_rate = Floor()
+        self._upload_rate = Floor()
         self._quiet = False  # between two requests, and nothing stands in the way of the next
         self._heard = False  # something, since the last check
         self._begun = 0  # requests, since this was set to 0
@@ -366,12 +397,13 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
-        address, port = (peer[0], peer[1]) if peer else ("", 0)
-        if address.startswith("::ffff:") and "." in address:
-            address = address[7:]
+        address, port = _address_of(transport), peer[1] if peer else 0
         self._peer_ip = self._client_ip = address
         self._peer_port = port
         self._trusted = self._listener.peers.trusts(address)
+        if not self.admit(transport):
+            self.abort()
+            return
         secured = transport.get_extra_info("ssl_object")
         if secured is not None:
             self._tls = (secured.version() or "", secured.cipher()[0])
@@ -385,7 +417,36 @@ class Connection(asyncio.Protocol):
         else:
             self._quiet = True
 
+    def admit(self, transport: asyncio.BaseTransport) -> bool:
+        """Count a connection, unless there are too many. Trusted proxies bring those of many viewers, so they are
+        counted in all only."""
+        viewers = self._listener.viewers
+        if viewers is None or self._entered is not None:
+            return True
+        address = _address_of(transport)
+        self._peer_ip = address
+        counted = "" if self._listener.peers.trusts(address) else network_of(address)
+        over = viewers.connections.enter(counted)
+        if over:
+            self._reached(over)
+            return False
+        self._entered = counted
+        return True
+
+    def leave(self) -> None:
+        viewers, entered = self._listener.viewers, self._entered
+        if viewers is not None and entered is not None:
+            self._entered = None
+            viewers.connections.leave(entered)
+
+    def late(self) -> None:
+        self._reached("slow_handshake")
+
+    def _reached(self, limit: str) -> None:
+        self._edge.reached.add(limit, self._peer_ip, self._clock())
+
     def connection_lost(self, exc: Exception | None) -> None:
+        self.leave()
         self._closing = True
         self._quiet = False
         self._latest = None
@@ -464,7 +525,7 @@ class Connection(asyncio.Protocol):
             self._wait_with(data)
             return
         self._head_bytes += len(data)
-        body = self._body
+        body, begun = self._body, self._begun
         if self._unparsed:
             data = bytes(self._feed_unparsed(memoryview(data)))
         try:
@@ -478,6 +539,14 @@ class Connection(asyncio.Protocol):
         if self._in_head:
             if self._head_bytes > MAX_HEAD:
                 self._refuse("too_large")
+        elif self._begun == begun and (body is None or body.ended) and not self._unparsed:
+            # Blank lines where a request line should be (RFC 9112 §2.2): they belong to the head that is to come.
+            if self._head_bytes > MAX_HEAD:
+                self._refuse("too_large")
+            elif not self._blank:
+                self._blank = True
+                self._quiet = False
+                self._head_since = self._last_data
         else:
             self._head_bytes = 0
             if body is not None and body is self._body and not body.ended:
@@ -564,7 +633,8 @@ class Connection(asyncio.Protocol):
         self._begun += 1
         self._quiet = False
         self._in_head = True
-        self._head_since = self._last_data
+        if not self._blank:
+            self._head_since = self._last_data
         self._target = b""
         self._headers = []
         self._host = None
@@ -579,7 +649,7 @@ class Connection(asyncio.Protocol):
             self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._in_head = self._blank = False
         parser = self._parser
         headers = self._headers
         self._keep_alive = parser.should_keep_alive()
@@ -672,6 +742,7 @@ class Connection(asyncio.Protocol):
         self._request = request
         if body is not None:
             self._body = body
+            self._upload_rate.rest()
             self._accept(request, body)
 
     def on_body(self, chunk: bytes) -> None:
@@ -737,7 +808,13 @@ class Connection(asyncio.Protocol):
             and not self._queue
             and self._request is None
             and not (
-                self._in_head or self._ending or self._closing or self._eof or self._unparsed or self._held
+                self._in_head
+                or self._blank
+                or self._ending
+                or self._closing
+                or self._eof
+                or self._unparsed
+                or self._held
             )
             and self._early is None
             and not self._listener.draining
@@ -780,11 +857,22 @@ class Connection(asyncio.Protocol):
         reply: Reply | None = None
         detail = ""
         started = False
+        viewers = self._listener.viewers
+        counted: str | None = None
         try:
             if visit.request.version == "1.1":
                 visit.interim = self._write_interim
             try:
-                reply = await self._edge.serve(visit)
+                over = ""
+                if viewers is not None:
+                    address = network_of(visit.request.client_ip)
+                    over = viewers.requests.enter(address)
+                    counted = None if over else address
+                if over:
+                    self._reached(over)
+                    reply = respond.dated(respond.limited(over, visit.request_id), visit.now)
+                else:
+                    reply = await self._edge.serve(visit)
             except (ConnectionResetError, ConnectionAbortedError) as error:
                 spent(error)
                 if not self._refusal or self._closing:
@@ -843,6 +931,8 @@ class Connection(asyncio.Protocol):
                 self._linger()
         finally:
             self._task = None
+            if viewers is not None and counted is not None:
+                viewers.requests.leave(counted)
             if reply is not None:
                 close = getattr(reply.body, "aclose", None)
                 if close is not None:
@@ -856,7 +946,7 @@ class Connection(asyncio.Protocol):
                 visit.sent,
                 result,
                 detail,
-                reply.reason if reply is not None else "",
+                self._let_go or (reply.reason if reply is not None else ""),
             )
             if self.tunnel is not None:
                 self.connection_lost(None)
@@ -1097,6 +1187,13 @@ class Connection(asyncio.Protocol):
         self._quiet = False
         self._transport.abort()
 
+    def _cut(self, limit: str) -> None:
+        """End the connection of a viewer who is too slow."""
+        if not self._closing or self._lingering:
+            self._let_go = limit
+            self._reached(limit)
+        self.abort()
+
     def _reset(self) -> None:
         """Break off so that the viewer cannot take it for an end in good order: RST instead of FIN."""
         sock = self._transport.get_extra_info("socket")
@@ -1110,6 +1207,7 @@ class Connection(asyncio.Protocol):
             self.tunnel.check(now)
             return
         limits = self._listener.limits
+        waited_for = False
         if self._heard:
             self._heard = False
             self._last_data = now
@@ -1119,19 +1217,38 @@ class Connection(asyncio.Protocol):
             if size != self._last_size:
                 self._progress = now
             elif now - self._progress > limits.write:
-                self.abort()
+                self._cut("stuck_reader")
+                return
+            taken = acknowledged(self._transport)
+            if taken is not None:
+                waited_for = True
+                if self._reading_rate.slow(now, taken, limits.rate, limits.write):
+                    self._cut("slow_reader")
         elif self._lingering:
             if now - self._progress > LINGER:
                 self.abort()
-        elif self._in_head and self._task is None and not self._queue and not self._held:
+        elif (self._in_head or self._blank) and self._task is None and not self._queue and not self._held:
             if now - self._head_since > limits.head:
-                self.abort()
+                self._cut("slow_head")
         elif self._body is not None and not self._body.ended:
-            if not self._held and now - self._last_data > limits.body:
-                self.abort()
-        elif self._task is None and now - self._last_data > limits.idle:
+            if self._held or self._body.awaited:
+                self._upload_rate.rest()
+            elif now - self._last_data > limits.body:
+                self._cut("stuck_upload")
+            elif self._upload_rate.slow(now, self._body.total, limits.rate, limits.body):
+                self._cut("slow_upload")
+        elif self._task is None and now - self._last_data > self._listener.idle:
             self._transport.close()
+        if not waited_for:
+            self._reading_rate.rest()
         self._last_size = size
+
+
+def _address_of(transport: asyncio.BaseTransport) -> str:
+    """The peer's address, empty where there is none; an IPv4 address as such also on a socket for both."""
+    peer = transport.get_extra_info("peername")
+    address: str = peer[0] if peer else ""
+    return address[7:] if address.startswith("::ffff:") and "." in address else address
 
 
 def _head(status: int, headers: Headers | tuple[tuple[bytes, bytes], ...], length: int | None) -> bytes:

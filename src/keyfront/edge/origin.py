@@ -7,6 +7,8 @@ What may go wrong, and what is told (kind: cloudfront-semantics §6.2; status: w
 | the name does not resolve, or not in time                           | OriginDnsError             | 502    |
 | refused, unreachable, reset while connecting                        | OriginConnectError         | 502    |
 | every address is one that origins may not be at (`egress`)          | OriginConnectError         | 502    |
+| too many connections failed just before (`limits.origins.Breaker`)  | as the last of them        |        |
+| too many requests are with it, and more wait for too long           | LimitExceeded              | 503    |
 | no TLS: certificate, name, protocol version                         | OriginConnectError         | 502    |
 | not connected (TCP and TLS) within the connection timeout           | OriginConnectError         | 504    |
 | the origin takes no request bytes for the read timeout              | OriginWriteError           | 504    |
@@ -40,15 +42,16 @@ import re
 import socket
 import ssl
 import warnings
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from time import time
 from typing import Any, Final
 
 from keyfront.edge.egress import Egress
 from keyfront.edge.exchange import Headers, OriginReply
+from keyfront.edge.limits.origins import Breaker, OriginLimits, Turns
+from keyfront.edge.limits.reached import Reached
 from keyfront.edge.origin_access import OriginAccess
-from keyfront.edge.origin_http1 import NEVER, Connection, Framing, Interim, request_head
+from keyfront.edge.origin_http1 import NEVER, Connection, Framing, Incoming, Interim, request_head
 from keyfront.edge.recent import Recent
 from keyfront.edge.tls import Secured
 from keyfront.edge.tunnel import Upstream
@@ -96,7 +99,8 @@ class Origins:
     toward one origin the least recently used makes way; when there are `max_idle` in all, no other is kept. `access`
     signs what an origin wants signed, without it such an origin cannot be asked; `clock` gives epoch seconds. `egress`
     says which addresses may be connected to; without it all may. What the operator has named himself, such as an S3
-    endpoint, is not judged by it. `limited` counts by reason what was not done because of a limit.
+    endpoint, is not judged by it. `limits` are those of each origin,
+    and `reached` is told when one of them was reached.
 
     :raises SettingsError: if `ca_file` cannot be read or holds no certificate.
     """
@@ -110,7 +114,8 @@ class Origins:
         access: OriginAccess | None = None,
         clock: Callable[[], float] = time,
         egress: Egress | None = None,
-        limited: Counter[str] | None = None,
+        limits: OriginLimits = OriginLimits(),
+        reached: Reached | None = None,
     ) -> None:
         if ca_file is not None:
             try:
@@ -126,7 +131,9 @@ class Origins:
         self._closed = False
         self._pools: dict[_PoolKey, _Pool] = {}
         self._egress = egress
-        self.limited: Counter[str] = Counter() if limited is None else limited
+        self._limits = limits
+        self._lanes: dict[tuple[str, int], _Lane] = {}
+        self.reached = reached or Reached()
         self._warned: Recent[bool] = Recent(256)
         self._names = _Names()
         self._contexts: dict[ssl.TLSVersion, ssl.SSLContext] = {}
@@ -156,6 +163,25 @@ class Origins:
 
         :raises OriginFailure: by the table above; and see `OriginAccess.prepare`.
         """
+        turn = _Turn()
+        try:
+            return await self._fetch(turn, origin, scheme, method, target, headers, body, length, interim)
+        except BaseException:
+            turn.end()
+            raise
+
+    async def _fetch(
+        self,
+        turn: _Turn,
+        origin: Origin,
+        scheme: str,
+        method: str,
+        target: str,
+        headers: Headers,
+        body: AsyncIterator[bytes] | None,
+        length: int | None,
+        interim: Interim | None,
+    ) -> OriginReply:
         if self._closed:
             raise RuntimeError("fetch() after aclose()")
         loop = asyncio.get_running_loop()
@@ -171,6 +197,7 @@ class Origins:
         if origin.response_completion_timeout is not None:
             completion = loop.time() + origin.response_completion_timeout
         pool = self._pool(origin, scheme, headers, judged=self._egress is not None and origin is named)
+        await self._begin(turn, pool, completion)
         repeatable = body is None and method in _IDEMPOTENT
         retried = body is None and method in _RETRIED
         attempts = max(1, origin.connection_attempts)
@@ -231,6 +258,7 @@ class Origins:
                 )
                 pool.refused(unasked)
                 raise unasked
+            turn.lasts(connection, incoming)
             return OriginReply(
                 incoming.status,
                 incoming.reason.decode("latin-1"),
@@ -374,10 +402,86 @@ class Origins:
             self._contexts[lowest] = context
         return context
 
+    # How many at a time.
+
+    def lane(self, host: str, port: int) -> _Lane:
+        """What is known of the origin there."""
+        lane = self._lanes.get((host, port))
+        if lane is None:
+            if len(self._lanes) >= self._max_idle:
+                self._lanes = {key: known for key, known in self._lanes.items() if not known.idle}
+            lane = self._lanes[host, port] = _Lane(self._limits)
+        return lane
+
+    @property
+    def load(self) -> tuple[int, int, int]:
+        """Requests that are with origins now, requests that wait for their turn, and origins that are left alone."""
+        lanes = self._lanes.values()
+        return (
+            sum(lane.turns.active for lane in lanes),
+            sum(len(lane.turns.waiting) for lane in lanes),
+            sum(not lane.breaker.closed for lane in lanes),
+        )
+
+    async def _begin(self, turn: _Turn, pool: _Pool, completion: float) -> None:
+        """Take a turn with the pool's origin, after those who came before.
+
+        :raises OriginFailure: LimitExceeded 503, if too many wait or it takes too long.
+        """
+        lane = pool.lane
+        if lane.turns.take():
+            turn.lane = lane
+            return
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        limit = self._limits
+        why = f"{limit.connections} requests are with {pool.host}:{pool.port}"
+        if not lane.turns.wait(waiter):
+            raise self._busy(f"{why} and {limit.queue} wait")
+        try:
+            async with asyncio.timeout_at(min(loop.time() + limit.queue_timeout, completion)):
+                await waiter
+        except TimeoutError as error:
+            lane.left(waiter, turn)
+            raise self._busy(f"{why}; waited for {limit.queue_timeout:g} s") from error
+        except BaseException:
+            lane.left(waiter, turn)
+            raise
+        turn.lane = lane
+
+    def _busy(self, why: str) -> OriginFailure:
+        self.reached.add("origin_busy", why, self._clock())
+        return OriginFailure("LimitExceeded", 503, why, "origin_busy")
+
     # Connecting.
 
     async def _connect(self, pool: _Pool, seconds: float, completion: float) -> Connection:
-        """A new connection, TLS included, in at most `seconds` and not after `completion`."""
+        """A new connection, TLS included, in at most `seconds` and not after `completion`; or the failure at once if
+        the origin is down."""
+        lane, clock = pool.lane, asyncio.get_running_loop().time
+        breaker = lane.breaker
+        if not breaker.permits(clock()):
+            self.reached.counts["origin_circuit_open"] += 1
+            kind, status, detail = lane.failure
+            raise _Lasting(kind, status, f"not tried again yet, after: {detail}", "origin_circuit_open")
+        try:
+            connection = await self._try(pool, seconds, completion)
+        except OriginFailure as failure:
+            if failure.reason or failure.kind == "OriginCommError":
+                breaker.given_up()  # it says nothing of the origin
+            else:
+                lane.failure = (failure.kind, failure.status, failure.detail)
+                if breaker.failed(clock()):
+                    detail = f"{pool.host}:{pool.port} is left alone for {self._limits.pause:g} s: {failure}"
+                    self.reached.add("origin_circuit_opened", detail, self._clock())
+            raise
+        except BaseException:
+            breaker.given_up()
+            raise
+        breaker.succeeded()
+        return connection
+
+    async def _try(self, pool: _Pool, seconds: float, completion: float) -> Connection:
         until = asyncio.get_running_loop().time() + seconds
         late = OriginFailure("OriginConnectError", 504, f"not connected within {seconds:g} s")
         if completion < until:
@@ -397,8 +501,12 @@ class Origins:
             self._names.forget(pool.host)  # the next attempt asks where the origin is now
             raise late from error
         except ssl.SSLCertVerificationError as error:
+            # By another server name it may be another certificate, so this is no word on the origin.
             raise _Lasting(
-                "OriginConnectError", 502, f"certificate refused: {error.verify_message}"
+                "OriginConnectError",
+                502,
+                f"certificate refused: {error.verify_message}",
+                "origin_certificate_refused",
             ) from error
         except ssl.SSLError as error:
             raise OriginFailure("OriginConnectError", 502, f"no TLS: {error.reason or error}") from error
@@ -426,7 +534,7 @@ class Origins:
                 why = why or refused
         if permitted:
             return permitted
-        self.limited["origin_address_refused"] += 1
+        self.reached.counts["origin_address_refused"] += 1
         name = f"{pool.host}:{pool.port}"
         now = self._clock()
         if self._warned.get(name, now) is None:
@@ -504,6 +612,70 @@ class _Lasting(OriginFailure):
     """A failure that a second attempt would only repeat."""
 
 
+class _Lane:
+    """One origin's turns and breaker: whatever leads to its host and port shares them. `failure` is the last failed
+    connection's kind, status and detail."""
+
+    __slots__ = ("_serving", "breaker", "failure", "turns")
+
+    def __init__(self, limits: OriginLimits) -> None:
+        self.turns: Turns[asyncio.Future[None]] = Turns(limits.connections, limits.queue)
+        self.breaker = Breaker(limits.failures, limits.pause)
+        self.failure = ("OriginConnectError", 502, "")
+        self._serving: dict[Connection, _Turn] = {}
+
+    @property
+    def idle(self) -> bool:
+        return self.turns.idle and self.breaker.closed
+
+    def serving(self, connection: Connection, turn: _Turn) -> None:
+        self._serving[connection] = turn
+
+    def over(self, connection: Connection) -> None:
+        """What the connection served is over."""
+        turn = self._serving.pop(connection, None)
+        if turn is not None:
+            turn.end()
+
+    def left(self, waiter: asyncio.Future[None], turn: _Turn) -> None:
+        """Whoever waited does not wait any more; a turn that came at the last moment is still one to be given back."""
+        if waiter.done() and not waiter.cancelled():
+            turn.lane = self
+        else:
+            self.turns.give_up(waiter)
+
+    def release(self) -> None:
+        """A turn is over: the next one's."""
+        while True:
+            waiter = self.turns.release()
+            if waiter is None:
+                return
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+
+class _Turn:
+    """A request's turn with an origin, from before it is sent until its answer is whole."""
+
+    __slots__ = ("lane",)
+
+    def __init__(self) -> None:
+        self.lane: _Lane | None = None
+
+    def lasts(self, connection: Connection, incoming: Incoming) -> None:
+        """The head of the answer is here; the turn is over with the rest of it."""
+        if incoming.complete or incoming.failure is not None or self.lane is None:
+            self.end()
+        else:
+            self.lane.serving(connection, self)
+
+    def end(self) -> None:
+        lane, self.lane = self.lane, None
+        if lane is not None:
+            lane.release()
+
+
 class _Pool:
     """The kept connections toward one host, port and TLS identity; the last one freed is used first.
 
@@ -513,13 +685,14 @@ class _Pool:
     remembered.
     """
 
-    __slots__ = ("_owner", "context", "host", "idle", "judged", "key", "port", "server_names")
+    __slots__ = ("_owner", "context", "host", "idle", "judged", "key", "lane", "port", "server_names")
 
     def __init__(self, owner: Origins, key: _PoolKey, context: ssl.SSLContext | None) -> None:
         self._owner = owner
         self.key = key
         host, self.port, server_name, _, self.judged = key
         self.host = host = host.strip("[]")
+        self.lane = owner.lane(host, self.port)
         self.context = context
         asked = server_name != host and _HOST_NAME.fullmatch(server_name) is not None
         self.server_names = (server_name, host) if asked else (host,)
@@ -546,6 +719,7 @@ class _Pool:
 
     def freed(self, connection: Connection) -> None:
         owner = self._owner
+        self.lane.over(connection)
         if not owner._may_keep():
             connection.close()
             return
@@ -560,6 +734,7 @@ class _Pool:
 
     def gone(self, connection: Connection) -> None:
         owner = self._owner
+        self.lane.over(connection)
         owner._lost(connection)
         if connection in self.idle:
             self.idle.remove(connection)

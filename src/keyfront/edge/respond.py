@@ -521,6 +521,7 @@ _NO_CONNECTION = (
     "CloudFront attempted to establish a connection with the origin, but either the attempt failed "
     "or the origin closed the connection."
 )
+_CROWDED = "There are too many requests at this time. Try again later."
 _ORIGIN_TEXTS: Final = {
     "OriginConnectError": _NO_CONNECTION,
     "OriginDnsError": "CloudFront wasn't able to resolve the origin domain name.",
@@ -532,6 +533,14 @@ def origin_failed(failure: OriginFailure, request_id: str) -> Reply:
     """502 or 504 for an origin that could not be reached or did not speak HTTP."""
     text = _ORIGIN_TEXTS.get(failure.kind, _NO_CONNECTION if failure.status == 504 else _ORIGIN_ELSE)
     return _page_reply(failure.status, text, failure.kind, failure.reason or failure.kind, request_id)
+
+
+def limited(limit: str, request_id: str) -> Reply:
+    """503 for a request beyond a limit of the edge's own. CloudFront's result type is LimitExceeded (§6.2), and no
+    custom error page stands in for it (§5.6)."""
+    reply = _page_reply(503, _CROWDED, "LimitExceeded", limit, request_id)
+    reply.x_cache = "LimitExceeded"
+    return reply
 
 
 def internal_error(error: Exception, request_id: str) -> Reply:

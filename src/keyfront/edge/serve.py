@@ -11,6 +11,7 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -30,7 +31,6 @@ from keyfront.edge.metrics import sums
 from keyfront.edge.parent import Shield
 from keyfront.edge.ports import Inherited, Ports
 from keyfront.edge.shield import Secrets
-from keyfront.edge.tls import Secured
 from keyfront.errors import SnapshotRefused
 from keyfront.fleet.file import FileFeed
 from keyfront.fleet.heartbeat import Trouble
@@ -148,7 +148,7 @@ class Follower:
             lost=edge.log.lost,
             disk=(edge.disk.used, edge.disk.evictions) if edge.disk is not None else (0, 0),
             run=self._run,
-            limited=edge.limited,
+            limited=edge.reached.counts,
             websockets=(edge.websockets.taken, edge.websockets.handshakes, edge.websockets.opened),
         )
         try:
@@ -190,6 +190,7 @@ class Follower:
 async def _work(settings: WorkerSettings, on_ready: Callable[[], None], lifeline: int | None) -> None:
     loop = asyncio.get_running_loop()
     data = Path(settings.data)
+    settings = within_open_files(settings, raise_open_files())
     log = AccessLog(data / "logs" / "access.jsonl" if settings.access_log else None)
     edge = Edge(settings.edge, log)
     if edge.disk is not None:
@@ -233,7 +234,7 @@ async def _work(settings: WorkerSettings, on_ready: Callable[[], None], lifeline
             Listener(edge, scheme="https", peers=Peers(settings.trusted_proxies), limits=settings.limits)
         )
         await ports.listen(
-            lambda: Secured(certificates.context, listeners[1](), settings.limits.head),
+            lambda: listeners[1].secured(certificates.context),
             inherited.tls if inherited is not None else (),
             (settings.tls.host, settings.tls.port),
         )
@@ -247,7 +248,7 @@ async def _work(settings: WorkerSettings, on_ready: Callable[[], None], lifeline
         listeners.append(below)
         context = None if certificates is None else certificates.context
         await ports.listen(
-            lambda: below() if context is None else Secured(context, below(), settings.limits.head),
+            lambda: below() if context is None else below.secured(context),
             inherited.shield if inherited is not None else (),
             settings.shield,
         )
@@ -274,6 +275,41 @@ async def _work(settings: WorkerSettings, on_ready: Callable[[], None], lifeline
     log.close()
     follower.leave()
     await ports.end()
+
+
+OPEN_FILES = 0.75
+"""The share of all files that a process may open which viewers' connections may take; the rest is for origins and for
+the cache on disk."""
+
+
+def raise_open_files() -> int:
+    """Let this process open as many files as it is allowed to allow itself. Returns how many that is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):
+            return soft
+    return hard
+
+
+def within_open_files(settings: WorkerSettings, files: int) -> WorkerSettings:
+    """The settings with no more connections than a process with so many files can have: one that can open no more
+    accepts no viewer at all."""
+    viewers = settings.edge.viewers
+    most = int(files * OPEN_FILES)
+    if files == resource.RLIM_INFINITY or 0 < viewers.connections <= most:
+        return settings
+    if viewers.connections:
+        logger.warning(
+            "%s may open %d files, so it takes %d connections at a time and not %d; see `ulimit -n`",
+            settings.name,
+            files,
+            most,
+            viewers.connections,
+        )
+    edge = msgspec.structs.replace(settings.edge, viewers=msgspec.structs.replace(viewers, connections=most))
+    return msgspec.structs.replace(settings, edge=edge)
 
 
 def main(argument: str) -> None:

@@ -15,13 +15,25 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 READ = 256 * 1024
 AHEAD = 128 * 1024
 """Bytes that may lie encrypted and unsent; what comes after them is not encrypted yet."""
 RECORD = 16 * 1024
 """The most that one TLS record holds (RFC 8446 §5.1)."""
+
+
+class Gate(Protocol):
+    """Who decides whether a viewer's connection is taken, before the handshake costs anything."""
+
+    def admit(self, transport: asyncio.BaseTransport) -> bool: ...
+
+    def leave(self) -> None:
+        """A connection that was admitted is gone."""
+
+    def late(self) -> None:
+        """The handshake took too long."""
 
 
 class Secured(asyncio.Transport, asyncio.Protocol):
@@ -31,6 +43,7 @@ class Secured(asyncio.Transport, asyncio.Protocol):
     :param shell: whose transport this will be: a viewer's connection, or one to an origin.
     :param patience: seconds that the handshake may take; None for whoever minds the time himself.
     :param server_name: who the other side must prove to be. Without it, this is the server.
+    :param gate: asked whether the connection is taken; without it, every one is.
     """
 
     __slots__ = (
@@ -38,6 +51,7 @@ class Secured(asyncio.Transport, asyncio.Protocol):
         "_context",
         "_ending",
         "_established",
+        "_gate",
         "_incoming",
         "_loop",
         "_outgoing",
@@ -62,12 +76,14 @@ class Secured(asyncio.Transport, asyncio.Protocol):
         shell: asyncio.Protocol,
         patience: float | None,
         server_name: str | None = None,
+        gate: Gate | None = None,
     ) -> None:
         super().__init__()
         self._context = context
         self._shell = shell
         self._patience = patience
         self._server_name = server_name
+        self._gate = gate
         self._loop = asyncio.get_running_loop()
         self.handshake: asyncio.Future[None] = self._loop.create_future()
         self._incoming = ssl.MemoryBIO()
@@ -89,8 +105,13 @@ class Secured(asyncio.Transport, asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._tcp = cast(asyncio.Transport, transport)
+        if self._gate is not None and not self._gate.admit(self._tcp):
+            self._gate = None
+            self._over = True
+            self._tcp.abort()
+            return
         if self._patience is not None:
-            self._timer = self._loop.call_later(self._patience, self._tcp.abort)
+            self._timer = self._loop.call_later(self._patience, self._too_late)
         name = self._server_name
         try:
             self._tls = self._context.wrap_bio(
@@ -109,6 +130,9 @@ class Secured(asyncio.Transport, asyncio.Protocol):
         self._size = 0
         if self._timer is not None:
             self._timer.cancel()
+        if self._gate is not None:
+            self._gate.leave()
+            self._gate = None
         if self._established:
             self._established = False
             self._shell.connection_lost(exc)
@@ -163,6 +187,11 @@ class Secured(asyncio.Transport, asyncio.Protocol):
         self._flush()
         self._shell.connection_made(self)
         return True
+
+    def _too_late(self) -> None:
+        if self._gate is not None:
+            self._gate.late()
+        self._tcp.abort()
 
     def _give_up(self, error: Exception) -> None:
         self._over = True

@@ -1,0 +1,118 @@
+"""How much one worker asks of an origin at a time, and when it stops asking one that is down. Pure: `now` is the loop's
+time in seconds.
+
+The breaker is the usual machine (M. Nygard, Release It!, 2007):
+
+    closed ── N connection failures in a row ──► open ── after `pause` ──► half-open (one probe)
+       ▲                                          ▲                            │
+       └──────────────── it connected ────────────┼────────────────────────────┤
+                                                  └──── it failed again ───────┘
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Generic, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+
+class OriginLimits(msgspec.Struct, frozen=True):
+    """Of one origin (a host and a port), for one worker. `connections` is how many requests may be with it at a time,
+    `queue` how many more may wait for their turn and `queue_timeout` for how many seconds. After `failures` failed
+    connections in a row it is left alone for `pause` seconds. 0 `connections` is no limit, 0 `failures` no breaker."""
+
+    connections: int = 512
+    queue: int = 1_024
+    queue_timeout: float = 10.0
+    failures: int = 5
+    pause: float = 2.0
+
+
+class Breaker:
+    """Whether a connection may be tried."""
+
+    __slots__ = ("_failed", "_failures", "_pause", "_probing", "_until")
+
+    def __init__(self, failures: int, pause: float) -> None:
+        self._failures = failures
+        self._pause = pause
+        self._failed = 0
+        self._until: float | None = None  # open until then; None: closed
+        self._probing = False
+
+    @property
+    def closed(self) -> bool:
+        return self._until is None
+
+    def permits(self, now: float) -> bool:
+        """May a connection be tried now? Whoever is told so says how it went: `succeeded`, `failed` or `given_up`."""
+        if self._until is None:
+            return True
+        if now < self._until or self._probing:
+            return False
+        self._probing = True
+        return True
+
+    def succeeded(self) -> None:
+        self._failed = 0
+        self._until = None
+        self._probing = False
+
+    def failed(self, now: float) -> bool:
+        """Returns whether this failure has opened it."""
+        self._failed += 1
+        opened = self._until is None and self._failed >= self._failures > 0
+        if opened or self._probing:
+            self._until = now + self._pause
+        self._probing = False
+        return opened
+
+    def given_up(self) -> None:
+        """A try was ended before its outcome was known: it says nothing, and another one may probe."""
+        self._probing = False
+
+
+class Turns(Generic[T]):
+    """Turns with an origin: so many at a time, and a bounded queue, first come first served. What waits is a token of
+    the caller's; `give_up` takes it out again."""
+
+    __slots__ = ("_limit", "_queue", "active", "waiting")
+
+    def __init__(self, limit: int, queue: int) -> None:
+        self._limit = limit
+        self._queue = queue
+        self.active = 0
+        self.waiting: deque[T] = deque()
+
+    def take(self) -> bool:
+        """Take a turn if one is free."""
+        if self.active >= self._limit > 0:
+            return False
+        self.active += 1
+        return True
+
+    def wait(self, token: T) -> bool:
+        """Queue up. False: the queue is full."""
+        if len(self.waiting) >= self._queue:
+            return False
+        self.waiting.append(token)
+        return True
+
+    def give_up(self, token: T) -> None:
+        """Leave the queue."""
+        if token in self.waiting:
+            self.waiting.remove(token)
+
+    def release(self) -> T | None:
+        """A turn is over. Returns who has it now, if anybody waited."""
+        if self.waiting:
+            return self.waiting.popleft()
+        self.active -= 1
+        return None
+
+    @property
+    def idle(self) -> bool:
+        return not self.active and not self.waiting

@@ -1,0 +1,96 @@
+"""How many connections and requests viewers may have at a time, by address and in all. Pure.
+
+Counts are of one worker. An address is an IPv4 address or an IPv6 /64: whoever has one IPv6 address has all of its /64
+(RFC 6177), so a finer count would be none.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+_IPV4_INSIDE: Final = ("::ffff:", "64:ff9b:")
+PRESSURE: Final = 0.9
+"""The share of all connections from which on idle ones are closed early."""
+
+
+class ViewerLimits(msgspec.Struct, frozen=True):
+    """How many of each one worker takes at a time; 0 is no limit. Connections are counted from the first packet, so a
+    slow TLS handshake is one. Requests are those under way that are not answered from memory at once."""
+
+    connections: int = 10_000
+    connections_per_address: int = 1_000
+    requests: int = 5_000
+    requests_per_address: int = 500
+
+
+class Gauge:
+    """Something that is counted by address and in all."""
+
+    __slots__ = ("_by_address", "_limit", "_name", "_per_address", "total")
+
+    def __init__(self, name: str, limit: int, per_address: int) -> None:
+        self._name = name
+        self._limit = limit
+        self._per_address = per_address
+        self._by_address: dict[str, int] = {}
+        self.total = 0
+
+    def enter(self, address: str) -> str:
+        """Count one more of this address, empty for one that is counted in all only. Returns the name of the limit
+        that forbids it, and then nothing is counted; or an empty text."""
+        if self.total >= self._limit > 0:
+            return self._name
+        if address:
+            held = self._by_address.get(address, 0)
+            if held >= self._per_address > 0:
+                return f"{self._name}_per_address"
+            self._by_address[address] = held + 1
+        self.total += 1
+        return ""
+
+    def leave(self, address: str) -> None:
+        """One that has entered is gone."""
+        self.total -= 1
+        if address:
+            held = self._by_address[address] - 1
+            if held:
+                self._by_address[address] = held
+            else:
+                del self._by_address[address]
+
+    @property
+    def addresses(self) -> int:
+        """How many addresses have at least one."""
+        return len(self._by_address)
+
+    @property
+    def pressed(self) -> bool:
+        """Is it nearly full?"""
+        return self.total >= self._limit * PRESSURE > 0
+
+
+class Viewers:
+    """The counts of one worker."""
+
+    __slots__ = ("connections", "limits", "requests")
+
+    def __init__(self, limits: ViewerLimits) -> None:
+        self.limits = limits
+        self.connections = Gauge("connections", limits.connections, limits.connections_per_address)
+        self.requests = Gauge("requests", limits.requests, limits.requests_per_address)
+
+
+def network_of(address: str) -> str:
+    """What an address is counted as: an IPv4 address as it is, also inside an IPv6 one; an IPv6 address as its /64."""
+    if ":" not in address or address.startswith(_IPV4_INSIDE):
+        return address
+    address = address.partition("%")[0]
+    head, gap, tail = address.partition("::")
+    groups = head.split(":") if head else []
+    if gap:
+        rest = tail.split(":") if tail else []
+        width = len(groups) + len(rest) + (1 if "." in tail else 0)
+        groups = groups + ["0"] * (8 - width) + rest
+    return ":".join([group.lstrip("0").lower() or "0" for group in groups[:4]]) + "::/64"
