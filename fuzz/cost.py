@@ -56,14 +56,23 @@ CEILING = 0.08
 _SOURCE = str(Path(keyfront.__file__).parent)
 
 
-def opcodes(work: Callable[[], object]) -> int:
-    """How many bytecode instructions of Keyfront's own modules `work` runs."""
+class TooDear(BaseException):
+    """Work that has run more instructions than it may, and was stopped."""
+
+
+def opcodes(work: Callable[[], object], most: int = 1 << 60) -> int:
+    """How many bytecode instructions of Keyfront's own modules `work` runs.
+
+    :raises TooDear: once it has run more than `most`.
+    """
     count = 0
 
     def local(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal count
         if event == "opcode":
             count += 1
+            if count > most:
+                raise TooDear
         return local
 
     def begin(frame: FrameType, event: str, argument: object) -> Any:
@@ -617,15 +626,18 @@ READERS: dict[str, Reader] = {
 def costs(make: Callable[[int], Any], run: Callable[[Any], object]) -> list[str]:
     """What is wrong with the cost of `run` on the inputs that `make` makes: nothing, as a rule."""
     small, large = make(SMALL), make(LARGE)
-    run(small)  # what is imported or remembered once is not the input's cost
-    first, second = opcodes(lambda: run(small)), opcodes(lambda: run(large))
+    most = OPCODES_A_BYTE * LARGE
+    try:
+        opcodes(lambda: run(small), most)  # what is imported or remembered once is not the input's cost
+        first = opcodes(lambda: run(small), most)
+        second = opcodes(lambda: run(large), most)
+    except TooDear:
+        return [f"more than {OPCODES_A_BYTE} instructions for each byte"]
     wrong = []
     if second > GROWTH * first + 3000:
         wrong.append(
             f"four times the input costs {second / max(1, first):.1f} times as much ({first}, {second})"
         )
-    if second > OPCODES_A_BYTE * LARGE:
-        wrong.append(f"{second / LARGE:.0f} instructions for each byte")
     taken = seconds(lambda: run(large))
     if taken > CEILING:
         wrong.append(f"{taken * 1000:.0f} ms for {LARGE} bytes")
