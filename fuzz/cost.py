@@ -32,11 +32,12 @@ from keyfront.edge import compress, forward, freshness, respond, slices, structu
 from keyfront.edge.bounds import too_many_lines
 from keyfront.edge.exchange import Headers, Meta, Request
 from keyfront.edge.http1 import Peers, host_text, in_origin_form
+from keyfront.edge.invalidation import cache_tags
 from keyfront.edge.response_headers import ResponseHeaders, timed
-from keyfront.errors import ApiError, Denied, PolicyError
+from keyfront.errors import ApiError, Denied, KeyLoadError, PolicyError
 from keyfront.model.pattern import compile_pattern, normalise_path
 from keyfront.model.snapshot import Behavior, Cors, Origin, ResponseHeader, ResponseHeadersPolicy, Select
-from keyfront.signing.keys import cf_b64encode
+from keyfront.signing.keys import cf_b64encode, load_public_key
 from keyfront.signing.policy import parse_network, parse_policy
 from keyfront.signing.resource import ResourcePattern
 from keyfront.signing.verify import KeyRing, signing_cookies, split_query, verify
@@ -371,7 +372,7 @@ def quietly(read: Callable[[Any], object]) -> Callable[[Any], object]:
     def run(text: Any) -> None:
         try:
             read(text)
-        except (ApiError, PolicyError, Denied, ValueError, slices.UnusableError):
+        except (ApiError, PolicyError, KeyLoadError, Denied, ValueError, slices.UnusableError):
             pass
 
     return run
@@ -611,6 +612,22 @@ READERS: dict[str, Reader] = {
             '{"Effect":"Allow","Action":"*","Resource":"*","Condition":{"NumericEquals":{"aws:EpochTime":1%s}}}'
         ),
         quietly(lambda text: iam.parse("p", text.replace("a", "9"), "000000000000")),
+    ),
+    "PEM blocks that never end": (
+        lambda size: "-----BEGIN A-----" * (size // 17),
+        quietly(load_public_key),
+    ),
+    "PEM blocks that do not end here": (
+        lambda size: "-----BEGIN A-----" * (4090 // 16),
+        quietly(load_public_key),
+    ),
+    "cache tags": (
+        lambda size: [(b"cache-tag", b",".join(b"t%d" % n for n in range(size // 6)))],
+        lambda headers: cache_tags(b"cache-tag", headers),
+    ),
+    "cache tag lines": (
+        lambda size: [(b"cache-tag", b"t")] * (size // 14),
+        lambda headers: cache_tags(b"cache-tag", headers),
     ),
     "base64": (
         lambda size: (

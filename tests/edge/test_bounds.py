@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 from fuzz.cost import opcodes, seconds
+from hypothesis import given
+from hypothesis import strategies as st
 
 from keyfront import sign_url
 from keyfront.edge import freshness, slices
@@ -25,10 +27,11 @@ from keyfront.edge.disk import _PREFIX, DiskTier, _encode, _Head, name_of, seale
 from keyfront.edge.edge import Edge, EdgeSettings, table_bytes
 from keyfront.edge.exchange import Headers, Meta, Request, Slices, Stored
 from keyfront.edge.http1 import MAX_HOPS, Peers, host_text
+from keyfront.edge.invalidation import Invalidations
 from keyfront.edge.quick import Quick
 from keyfront.edge.recent import Recent
 from keyfront.edge.slices import Reader, Runs
-from keyfront.model.snapshot import Behavior, KeyGroup, PublicKey, Select
+from keyfront.model.snapshot import Behavior, Invalidation, KeyGroup, PublicKey, Select
 from keyfront.signing.keys import generate_private_key
 from keyfront.signing.sign import LocalSigner
 from keyfront.signing.tables import Budget, Remembered
@@ -770,3 +773,30 @@ def test_what_the_largest_head_costs_end_to_end() -> None:
     headers = [(b"connection", b"x%d" % n) for n in range(MAX_LINES_OF_ONE)]
     headers += [(b"x%d" % n, b"y" * 60) for n in range(MAX_LINES - MAX_LINES_OF_ONE)]
     assert sum(seconds(lambda rule=rule: rule(headers)) for rule in RULES.values()) < 0.1  # type: ignore[misc]
+
+
+# -- invalidations -----------------------------------------------------------------------------------------------------
+
+
+def invalidations(*paths: str) -> Invalidations:
+    return Invalidations(
+        [Invalidation(n, (path,)) for n, path in enumerate(paths, 1)], lambda path: Select("none")
+    )
+
+
+@given(
+    st.lists(st.text("ab", max_size=6).map(lambda text: f"/{text}*"), max_size=30),
+    st.text("ab", max_size=8),
+)
+def test_the_last_of_all_prefixes_counts(paths: list[str], rest: str) -> None:
+    key = f"E/{rest}"
+    last = max((n for n, path in enumerate(paths, 1) if f"/{rest}".startswith(path[:-1])), default=0)
+    asked = invalidations(*paths)
+    assert all(asked.ended(key, number) == (number < last) for number in range(len(paths)))
+
+
+def test_a_thousand_prefixes_cost_no_more_than_their_length() -> None:
+    asked = invalidations(*[f"/{'a' * n}*" for n in range(2000)])
+    key = "E/" + "a" * 8000
+    assert asked.ended(key, 1999)
+    assert opcodes(lambda: asked.ended(key, 1999)) < 500

@@ -455,3 +455,21 @@ def test_base64_has_one_spelling(text: str) -> None:
 def test_base64_refuses(text: str) -> None:
     with pytest.raises(ValueError):
         cf_b64decode(text)
+
+
+def test_refuses_an_exponent_that_makes_every_signature_slow_to_check() -> None:
+    numbers = RSA.private_numbers().public_numbers
+    with pytest.raises(KeyLoadError, match="public exponent of 2000 bits"):
+        PublicKey(rsa.RSAPublicNumbers((1 << 1999) + 1, numbers.n).public_key())
+
+
+@pytest.mark.parametrize("size", [4097, 1 << 20])
+def test_refuses_a_text_too_long_for_a_public_key_without_reading_it(size: int) -> None:
+    with pytest.raises(KeyLoadError, match="is no public key"):
+        load_public_key("-----BEGIN PUBLIC KEY-----\n" * (size // 27 + 1))
+
+
+def test_a_key_of_a_giant_modulus_is_refused() -> None:
+    numbers = rsa.RSAPublicNumbers(65537, (1 << 16_383) + 1)
+    with pytest.raises(KeyLoadError, match="16384 bits"):
+        PublicKey(numbers.public_key())

@@ -50,6 +50,8 @@ BODY_TIMEOUT = 30.0
 """Seconds that a request's body may take to arrive."""
 DISCARD_LIMIT = 16 * BODY_LIMIT
 """How many bytes of a body that is too long are read before the connection is cut."""
+LONGEST_AGENT = 1024
+"""Characters of a caller's User-Agent that count."""
 KEEP_ALIVE = 65
 """Seconds that an idle connection is kept; longer than SDKs keep theirs in their pools."""
 DRAIN = 20
@@ -304,7 +306,8 @@ class Api:
             params={},
             caller=callers.caller(key_id),
             source_ip=scope["client"][0] if scope["client"] else "",
-            user_agent=next((value for name, value in _texts(scope) if name == "user-agent"), ""),
+            # It goes into every record, and policies match it: its length is for us to choose.
+            user_agent=next((v for name, v in _texts(scope) if name == "user-agent"), "")[:LONGEST_AGENT],
             request_id=request_id,
             now=now,
             secure=scope["scheme"] == "https",

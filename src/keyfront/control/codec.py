@@ -77,10 +77,11 @@ def match(method: str, path: str, query: str) -> Matched:
     """
     parts = path.split("/")[1:] if path.startswith("/") else []
     pairs = [_pair(piece) for piece in query.split("&") if piece]
+    present = set(pairs)
     allow: set[str] = set()
     for operation in _by_length().get(len(parts), ()):
         found = _labels(operation, parts)
-        if found is None or not all(constant in pairs for constant in operation.query):
+        if found is None or not present.issuperset(operation.query):
             continue
         if operation.method == method:
             return Matched(operation, found, pairs)
@@ -141,6 +142,9 @@ def read(matched: Matched, headers: Headers, body: bytes) -> dict[str, Any]:
     shape = matched.operation.input
     if shape is None:
         return {}
+    queried: dict[str, list[str]] = {}
+    for name, value in matched.query:
+        queried.setdefault(name, []).append(value)
     fields: dict[str, list[str]] = {}
     for name, value in headers:
         fields.setdefault(name.lower(), []).append(value.strip(" \t"))
@@ -158,7 +162,7 @@ def read(matched: Matched, headers: Headers, body: bytes) -> dict[str, Any]:
         if location == "uri":
             values = [matched.labels[name]]
         elif location == "querystring":
-            values = [value for key, value in matched.query if key == name]
+            values = queried.get(name, [])
         elif location == "header":
             values = [", ".join(fields[name.lower()])] if name.lower() in fields else []
         path = camel(member)

@@ -15,6 +15,7 @@ request to the origin, to end one too few shows a viewer what should be gone: wh
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from typing import Final
 from urllib.parse import unquote
@@ -40,7 +41,17 @@ class Invalidations:
     :param root: the path that is served for `/`.
     """
 
-    __slots__ = ("_exact", "_lengths", "_paths", "_prefixes", "_starts", "_tags", "newest", "newest_tag")
+    __slots__ = (
+        "_chains",
+        "_exact",
+        "_paths",
+        "_prefixes",
+        "_sorted",
+        "_starts",
+        "_tags",
+        "newest",
+        "newest_tag",
+    )
 
     def __init__(self, invalidations: Iterable[Invalidation], selects: Selects, root: str = "/") -> None:
         self._exact: dict[str, int] = {}
@@ -56,7 +67,8 @@ class Invalidations:
                     self._tags[path[1:]] = self.newest_tag = invalidation.number
                 else:
                     self._add(path, invalidation.number, selects, root)
-        self._lengths = sorted({len(prefix) for prefix in self._prefixes})
+        self._chains = _chains(self._prefixes)
+        self._sorted = sorted(self._chains)
         # A quick answer for what none of them names, where it is quick.
         self._starts = tuple(self._prefixes) if len(self._prefixes) <= 32 else ("/",)
 
@@ -99,9 +111,35 @@ class Invalidations:
         if self._paths:
             last = max(last, self._paths.get(path, 0))
         if text.startswith(self._starts):
-            for length in self._lengths:
-                last = max(last, self._prefixes.get(text[:length], 0))
+            last = max(last, self._last_prefix(text))
         return last
+
+    def _last_prefix(self, text: str) -> int:
+        """The number of the last invalidation one of whose prefixes `text` begins with, 0 if there is none.
+
+        All prefixes that `text` begins with are begun by the one that stands right before it in order, too.
+        """
+        at = bisect_right(self._sorted, text) - 1
+        if at < 0:
+            return 0
+        prefix: str | None = self._sorted[at]
+        while prefix is not None and not text.startswith(prefix):
+            prefix = self._chains[prefix][0]
+        return 0 if prefix is None else self._chains[prefix][1]
+
+
+def _chains(prefixes: dict[str, int]) -> dict[str, tuple[str | None, int]]:
+    """For each prefix the longest other one that it begins with, and the highest number of it and all such."""
+    found: dict[str, tuple[str | None, int]] = {}
+    open_: list[str] = []
+    for prefix in sorted(prefixes):
+        while open_ and not prefix.startswith(open_[-1]):
+            open_.pop()
+        outer = open_[-1] if open_ else None
+        number = prefixes[prefix]
+        found[prefix] = (outer, number if outer is None else max(number, found[outer][1]))
+        open_.append(prefix)
+    return found
 
 
 def path_and_query(key: str) -> tuple[str, str]:

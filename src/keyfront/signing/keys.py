@@ -227,6 +227,10 @@ def _sign_digest_info(key: rsa.RSAPrivateKey, digest_info: bytes, cause: Excepti
     return key.sign(digest_info, _PKCS1, NoDigestInfo())
 
 
+_LONGEST_EXPONENT = 64
+"""Bits of an RSA public exponent. 65537, which everybody has, has 17; at 2048 bits a signature takes 2 ms to check."""
+
+
 def _algorithm_of(key: object) -> Algorithm:
     if isinstance(key, rsa.RSAPublicKey):
         if key.key_size != 2048:
@@ -237,6 +241,11 @@ def _algorithm_of(key: object) -> Algorithm:
         exponent = key.public_numbers().e
         if exponent < 3 or exponent % 2 == 0:
             raise KeyLoadError(f"an RSA key whose public exponent is {exponent} protects nothing")
+        if exponent.bit_length() > _LONGEST_EXPONENT:
+            raise KeyLoadError(
+                f"an RSA key with a public exponent of {exponent.bit_length()} bits: every signature is slow to check",
+                "Make one with: openssl genrsa -out private_key.pem 2048",
+            )
         return "RSA-2048"
     if isinstance(key, ec.EllipticCurvePublicKey):
         if not isinstance(key.curve, ec.SECP256R1):
@@ -340,6 +349,8 @@ def load_public_key(pem: bytes | str) -> PublicKey:
         encoded = text.encode("ascii")
     except UnicodeError as error:
         raise KeyLoadError("a public key in PEM is plain ASCII text", _PUBLIC_PEM_HINT) from error
+    if len(text) > _LONGEST_PUBLIC:
+        raise KeyLoadError(f"a text of {len(text)} characters is no public key", _PUBLIC_PEM_HINT)
     labels = [label for label, _ in _BLOCK.findall(text)]
     stripped = text.strip()
     if labels != ["PUBLIC KEY"] or not (stripped.startswith("-----BEGIN") and stripped.endswith("-----")):
@@ -356,6 +367,9 @@ def load_public_key(pem: bytes | str) -> PublicKey:
         raise KeyLoadError("the public key is damaged or of an unknown kind", _PUBLIC_PEM_HINT) from error
     return PublicKey(cast("rsa.RSAPublicKey", key))
 
+
+_LONGEST_PUBLIC = 4096
+"""Characters of a PEM public key. RSA of 2048 bits takes 451."""
 
 _PUBLIC_PEM_HINT = "Make it with: openssl pkey -in private_key.pem -pubout -out public_key.pem"
 
