@@ -13,6 +13,7 @@ import uvicorn
 from keyfront.edge.accesslog import AccessLog
 from keyfront.edge.asgi import EdgeApp
 from keyfront.edge.edge import Edge, EdgeSettings
+from keyfront.edge.limits.viewers import ViewerLimits, Viewers
 from keyfront.model.snapshot import Behavior, Snapshot
 from tests.origin import ScriptedOrigin, answer
 from tests.viewer import Viewer, site
@@ -193,3 +194,32 @@ async def test_a_body_where_none_belongs_under_a_real_server(
         await someone.send(method + b" /in HTTP/1.1\r\nHost: d.test\r\n" + fields)
         assert (await someone.answer(method.decode())).status == 403
     assert not origin.requests
+
+
+async def test_requests_under_way_are_limited(origin: ScriptedOrigin) -> None:
+    gate = asyncio.Event()
+    origin.on("/wait", [gate, *answer(200, b"done")])
+    async with served(site(origin.origin())) as (port, edge):
+        edge.viewers = Viewers(ViewerLimits(requests_per_address=1))
+        async with await viewer(port) as first, await viewer(port) as second:
+            await first.send(b"GET /wait HTTP/1.1\r\nHost: d.test\r\n\r\n")
+            await origin.asked(1)
+            seen = await second.ask("/other", "d.test")
+            assert (seen.status, seen.x_cache) == (503, "LimitExceeded")
+            gate.set()
+            assert (await first.answer()).body == b"done"
+            assert (await second.ask("/wait", "d.test")).body == b"done"
+        assert edge.viewers.requests.total == 0
+        assert edge.reached.counts == {"requests_per_address": 1}
+
+
+async def test_an_upload_that_stands_still_is_given_up(
+    origin: ScriptedOrigin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keyfront.edge.asgi.SILENCE", 0.3)
+    snapshot = site(origin.origin(), Behavior("*", "scripted", allowed_methods=ALL))
+    async with served(snapshot) as (port, edge), await viewer(port) as slow:
+        await slow.send(b"POST /up HTTP/1.1\r\nHost: d.test\r\nContent-Length: 100\r\n\r\nx")
+        assert (await slow.answer()).status == 400
+        assert origin.connections == 0
+        assert edge.upload_memory.used == edge.viewers.requests.total == 0

@@ -17,6 +17,7 @@ import msgspec
 
 from keyfront.backup.running import refuse_half_restored
 from keyfront.cli.account import describe
+from keyfront.cli.limits import EdgeLimits, limits_options
 from keyfront.cli.origins import is_public, origins_options
 from keyfront.cli.settings import (
     SUFFIX,
@@ -141,6 +142,7 @@ if TYPE_CHECKING:
 @click.option(
     "--cache-status", is_flag=True, help="Tell in Cache-Status what the cache did for each answer (RFC 9211)."
 )
+@limits_options
 @origins_options
 @tiers_options
 def up(
@@ -176,6 +178,7 @@ def up(
     region: str,
     region_feed: tuple[str, ...],
     egress: EgressSettings,
+    edge_limits: EdgeLimits,
 ) -> None:
     """Run everything on this machine until SIGTERM or Ctrl-C."""
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -184,6 +187,7 @@ def up(
     # The edge's modules are loaded here, not with `keyfront sign`, which must start quickly.
     from keyfront.edge.certificates import Certificates
     from keyfront.edge.edge import EdgeSettings
+    from keyfront.edge.http1 import Limits
     from keyfront.edge.origin_credentials import read_file
     from keyfront.edge.serve import TlsSettings, WorkerSettings
 
@@ -228,7 +232,11 @@ def up(
             shields=tier.shields,
             shield_secret=tier.secret,
             egress=msgspec.structs.replace(egress, public=is_public(listens)),
+            viewers=edge_limits.viewers,
+            uploads=edge_limits.uploads,
+            origins=edge_limits.origins,
         ),
+        limits=Limits(**edge_limits.times),  # type: ignore[arg-type]  # which member takes what is in cli/limits.py
         feed=tier.feed,
         shield=tier.shield,
         region=tier.region,

@@ -26,6 +26,7 @@ from keyfront.edge.bounds import too_many_lines
 from keyfront.edge.edge import Edge, EdgeSettings, Visit
 from keyfront.edge.exchange import FileRange, Headers, Reply, Request
 from keyfront.edge.http1 import MAX_HEAD, MAX_TARGET, Peers, host_text, in_origin_form
+from keyfront.edge.limits.viewers import network_of
 from keyfront.edge.serve import Follower
 from keyfront.edge.websocket import WEBSOCKET, upgrade_of
 from keyfront.errors import SettingsError
@@ -64,6 +65,10 @@ class EarlyHints:
             await asyncio.gather(self._last, return_exceptions=True)
 
 
+SILENCE = 30.0
+"""Seconds without anything of a request's body after which the request is given up."""
+
+
 class EdgeApp:
     """`EdgeApp(edge)` is the application. `peers` are the trusted proxies; the server's own proxy handling must be
     off, or the viewer's address would be decided twice."""
@@ -93,7 +98,21 @@ class EdgeApp:
             if stored is not None and plan is not None and plan.route.response_headers is None:
                 reply = respond.answer(request, stored.meta, stored.body, visit.now, "Hit")
             else:
-                reply = await self._serve(visit, scope, send)
+                over = self.edge.viewers.requests.enter(address := network_of(request.client_ip))
+                if over:
+                    self.edge.reached.add(over, request.client_ip, visit.now)
+                    reply = respond.dated(respond.limited(over, visit.request_id), visit.now)
+                else:
+                    try:
+                        reply = await self._serve(visit, scope, send)
+                        await self._answer(visit, reply, refusal, receive, send)
+                    finally:
+                        self.edge.viewers.requests.leave(address)
+                    return
+        await self._answer(visit, reply, refusal, receive, send)
+
+    async def _answer(self, visit: Visit, reply: Reply, refusal: str, receive: Receive, send: Send) -> None:
+        """Send the reply, and leave the record of it."""
         detail = reply.detail
         try:
             await self._write(visit, reply, receive, send)
@@ -276,7 +295,11 @@ async def _body_unannounced(receive: Receive) -> AsyncIterator[bytes] | None:
 async def _body(receive: Receive, first: MutableMapping[str, Any] | None = None) -> AsyncIterator[bytes]:
     """The chunks of a request's body. `first` is a message that was received already."""
     while True:
-        message = first or await receive()
+        try:
+            async with asyncio.timeout(SILENCE):
+                message = first or await receive()
+        except TimeoutError as error:
+            raise ConnectionResetError("the viewer sent nothing for too long") from error
         first = None
         if message["type"] == "http.disconnect":
             raise ConnectionResetError("the viewer broke off its request")

@@ -295,6 +295,18 @@ class Edge:
         if self.disk is not None:
             await asyncio.get_running_loop().run_in_executor(None, self.disk.close)
 
+    def gauges(self) -> dict[str, int]:
+        """How much is under way now, by the names of `metrics.GAUGES`."""
+        asked, waiting, down = self.origins.load
+        return {
+            "requests_under_way": self.viewers.requests.total,
+            "viewer_addresses": self.viewers.connections.addresses,
+            "upload_bytes": self.upload_memory.used,
+            "origin_requests": asked,
+            "origin_waiting": waiting,
+            "origins_down": down,
+        }
+
     def request_id(self) -> str:
         """A new X-Amz-Cf-Id: 56 characters of base64url, as CloudFront's (§4.2)."""
         if not self._ids:

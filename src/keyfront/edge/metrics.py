@@ -37,6 +37,18 @@ class Sums(msgspec.Struct, frozen=True):
     websockets: int = 0
     websocket_handshakes: int = 0
     websockets_opened: int = 0
+    gauges: dict[str, int] = {}
+
+
+GAUGES = {
+    "requests_under_way": "Requests under way that are not answered from memory at once.",
+    "viewer_addresses": "Addresses that have a connection.",
+    "upload_bytes": "Bytes of request bodies that are gathered before the origin is asked.",
+    "origin_requests": "Requests that are with origins.",
+    "origin_waiting": "Requests that wait for their turn with an origin.",
+    "origins_down": "Origins that are left alone because connections to them failed.",
+}
+"""What a worker has of each now, and what it means."""
 
 
 def sums(
@@ -48,6 +60,7 @@ def sums(
     disk: tuple[int, int] = (0, 0),
     run: str = "",
     limited: Mapping[str, int] = MappingProxyType({}),
+    gauges: Mapping[str, int] = MappingProxyType({}),
     websockets: tuple[int, int, int] = (0, 0, 0),
 ) -> Sums:
     return Sums(
@@ -64,6 +77,7 @@ def sums(
         [(key, ends.latest, ends.longest, ends.until) for key, ends in counts.ends.items()],
         dict(limited),
         *websockets,
+        gauges=dict(gauges),
     )
 
 
@@ -80,6 +94,9 @@ def families(reports: Iterable[tuple[str, int, Mapping[str, object]]]) -> Iterab
         "Requests allowed by a signature, by key, hash and distribution.",
         labels=["edge", "key_pair_id", "hash_algorithm", "distribution"],
     )
+    gauges = {
+        name: GaugeMetricFamily(f"keyfront_edge_{name}", what, labels=edge) for name, what in GAUGES.items()
+    }
     limited = CounterMetricFamily(
         "keyfront_edge_limit_reached",
         "Connections and requests refused or ended because of a limit, by the limit's name.",
@@ -150,11 +167,14 @@ def families(reports: Iterable[tuple[str, int, Mapping[str, object]]]) -> Iterab
             requests.add_metric([name, distribution, str(status), result, reason], n)
         for key, algorithm, distribution, n in counted.keys:
             keys.add_metric([name, key, algorithm, distribution], n)
+        for name_of_gauge, gauge in gauges.items():
+            if name_of_gauge in counted.gauges:
+                gauge.add_metric([name], counted.gauges[name_of_gauge])
         for limit, n in counted.limited.items():
             limited.add_metric([name, limit], n)
         for family, field in flat:
             family.add_metric([name], getattr(counted, field))
-    return [requests, keys, limited, snapshot, *(family for family, _ in flat)]
+    return [requests, keys, limited, snapshot, *gauges.values(), *(family for family, _ in flat)]
 
 
 def places(edges: Iterable[tuple[str, str]]) -> Iterable[Metric]:

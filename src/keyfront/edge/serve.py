@@ -149,6 +149,7 @@ class Follower:
             disk=(edge.disk.used, edge.disk.evictions) if edge.disk is not None else (0, 0),
             run=self._run,
             limited=edge.reached.counts,
+            gauges=edge.gauges(),
             websockets=(edge.websockets.taken, edge.websockets.handshakes, edge.websockets.opened),
         )
         try:

@@ -1,0 +1,150 @@
+"""A whole `keyfront up` under slow and greedy viewers: who behaves is served, and the counts say what happened."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import time
+import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+from tests.up import Up, distribution_config
+
+OPTIONS = (
+    "--head-timeout=1",
+    "--upload-timeout=1",
+    "--download-timeout=2",
+    "--min-rate=2000",
+    "--max-connections-per-address=40",
+    "--origin-connections=4",
+    "--origin-queue=100",
+    "--origin-failures=2",
+)
+
+
+class Page(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        size = 50_000_000 if self.path.startswith("/big") else 5
+        self.send_response(200)
+        self.send_header("Content-Length", str(size))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            for _ in range(size // 50_000):
+                self.wfile.write(b"x" * 50_000)
+            self.wfile.write(b"x" * (size % 50_000))
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def origin_on_this_machine() -> Iterator[int]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def counts(up: Up) -> dict[str, float]:
+    with urllib.request.urlopen(f"{up.endpoint}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    found = re.findall(r'^keyfront_edge_limit_reached_total\{.*limit="(\w+)"\} (\S+)$', text, re.M)
+    assert "keyfront_edge_requests_under_way{" in text
+    assert "keyfront_edge_origins_down{" in text
+    return {name: float(value) for name, value in found}
+
+
+def test_slow_and_greedy_viewers(tmp_path: Path) -> None:
+    with origin_on_this_machine() as port, Up(tmp_path / "data", workers=1, options=OPTIONS) as up:
+        config = distribution_config("limits", port, [])
+        methods = ["GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE"]
+        config["DefaultCacheBehavior"]["AllowedMethods"] = {
+            "Quantity": 7,
+            "Items": methods,
+            "CachedMethods": {"Quantity": 2, "Items": ["GET", "HEAD"]},
+        }
+        made = up.client().create_distribution(DistributionConfig=config)["Distribution"]
+        up.deployed(made["Id"])
+        host = made["DomainName"].encode()
+
+        def connected(said: bytes) -> socket.socket:
+            sock = socket.socket()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(("127.0.0.1", up.edge_port))
+            sock.sendall(said)
+            return sock
+
+        head = b" HTTP/1.1\r\nHost: " + host + b"\r\n"
+        slow = [
+            (connected(b"\r\n"), b"\r\n"),
+            (connected(b"GET /"), b"a"),
+            (connected(b"POST /up" + head + b"Content-Length: 1000000\r\n\r\n" + b"x" * 70_000), b"x"),
+            (connected(b"POST /up" + head + b"Content-Length: 1000\r\n\r\n"), b"x"),
+        ]
+        deaf = connected(b"GET /big" + head + b"\r\n")
+        ends = time.monotonic() + 30
+        while slow and time.monotonic() < ends:
+            assert up.get(made["DomainName"], "/a").body == b"xxxxx"
+            for each in list(slow):
+                try:
+                    each[0].send(each[1])
+                except OSError:
+                    each[0].close()
+                    slow.remove(each)
+            time.sleep(0.05)
+        assert not slow, "they are let go"
+        Up.until(
+            lambda: (
+                {"slow_head", "slow_upload"} <= counts(up).keys()
+                and bool({"slow_reader", "stuck_reader"} & counts(up).keys())
+            ),
+            30,
+        )
+        found = counts(up)
+        assert (found["slow_head"], found["slow_upload"]) == (2, 2)
+        deaf.close()
+
+        crowd = [connected(b"") for _ in range(60)]
+        Up.until(lambda: "connections_per_address" in counts(up), 10)
+        for sock in crowd:
+            sock.close()
+        Up.until(lambda: served(up, made["DomainName"]), 10)
+
+    reasons = {record.get("reason") for record in up.records()}
+    assert "slow_upload" in reasons
+    assert reasons & {"slow_reader", "stuck_reader"}
+
+
+def served(up: Up, host: str) -> bool:
+    with contextlib.suppress(OSError):
+        return up.get(host, "/a").status == 200
+    return False
+
+
+def test_an_origin_that_is_down_is_left_alone(tmp_path: Path) -> None:
+    with Up(tmp_path / "data", workers=1, options=OPTIONS) as up:
+        with socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            made = up.client().create_distribution(
+                DistributionConfig=distribution_config("down", nobody.getsockname()[1], [])
+            )["Distribution"]
+            up.deployed(made["Id"])
+            for number in range(6):
+                assert up.get(made["DomainName"], f"/{number}").status == 502
+            Up.until(lambda: counts(up).get("origin_circuit_open", 0) > 0)
+        assert any("is left alone" in line for line in up.log)
