@@ -42,6 +42,14 @@ bench: $(SETUP) ## figures beside the peers, as ratios (PEERS=folder of the peer
 soak: $(SETUP) ## ten minutes of mixed load and misfortune under a judge (SOAK="--seconds 60 --seed 1")
 	$(BIN)/python -m soak $(SOAK)
 
+# Each fuzzer for as long as FUZZ says; a finding names the seed that shows it again.
+FUZZ ?= --seconds 60
+fuzz: $(SETUP) ## bytes at random for the shell, the gate, signatures and custody (FUZZ="--seconds 60 --seed 1")
+	$(BIN)/python -m fuzz.http1 $(FUZZ)
+	$(BIN)/python -m fuzz.gate $(FUZZ)
+	$(BIN)/python -m fuzz.verify $(FUZZ)
+	$(BIN)/python -m fuzz.custody $(FUZZ)
+
 lock: $(SETUP) ## pin the requirements anew, with hashes
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header requirements/runtime.in -o requirements/runtime.txt
@@ -50,4 +58,4 @@ lock: $(SETUP) ## pin the requirements anew, with hashes
 clean: ## remove what set-up and tests made
 	rm -rf $(VENV) tests/node/node_modules .mypy_cache .ruff_cache build dist
 
-.PHONY: help setup demo test check format bench soak lock clean
+.PHONY: help setup demo test check format bench soak fuzz lock clean

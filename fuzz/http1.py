@@ -121,6 +121,8 @@ class StrictOrigin:
             head,
         )
         hold(b"smuggled" not in target, "smuggled", head)
+        last = b"close" if framing and values.get(b"content-length") != b"0" else b"keep-alive"
+        hold(values[b"connection"] == last, "an origin's connection is to be used again after a body", head)
         early = b"early" in target
         body = b"" if early else await self._body(reader, framing, values)
         if self.chance.random() < 0.3:
@@ -129,7 +131,7 @@ class StrictOrigin:
         close = await self._answer(writer, method, target, data, way=self.chance.randrange(3 if early else 4))
         if early:
             await self._body(reader, framing, values)
-        return not close
+        return not close and last != b"close"
 
     async def _body(
         self, reader: asyncio.StreamReader, framing: list[bytes], values: dict[bytes, bytes]
@@ -190,9 +192,9 @@ def request(chance: random.Random, number: int, *, last: bool, heads: bool) -> S
     """A valid request of some kind, its target its own (or one that is cached and shared)."""
     kind = chance.choice(("plain", "plain", "cached", "cached", "sized", "chunked", "early"))
     methods = {"plain": ["GET", "GET", "OPTIONS", "DELETE"], "cached": ["GET"]}.get(
-        kind, ["POST", "PUT", "PATCH"]
+        kind, ["POST", "PUT", "PATCH", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "GET"]
     )
-    if heads and kind in ("plain", "cached"):
+    if heads:
         methods = [*methods, "HEAD"]
     method = chance.choice(methods)
     target = f"/cached-{chance.randrange(12)}" if kind == "cached" else f"/{kind}-{number}"
@@ -232,6 +234,11 @@ def request(chance: random.Random, number: int, *, last: bool, heads: bool) -> S
     if chance.random() < 0.1:
         head = b"\r\n" * chance.randrange(4) + head
     return Said(method, target, body, head + rest)
+
+
+def refused(said: Said) -> bool:
+    """Has it a body where none belongs?"""
+    return said.method in ("GET", "HEAD") and bool(said.body or said.target.startswith("/chunked"))
 
 
 def chunks(chance: random.Random, body: bytes) -> bytes:
@@ -651,6 +658,9 @@ class Fuzz:
 
     def _exactly(self, said: list[Said], found: list[Answer], records: list[dict[str, Any]]) -> None:
         for each, got in zip(said, found, strict=False):
+            if refused(each):
+                hold(got.status == 403, f"answered with {got.status}, with a body", each[:2], got.fields)
+                continue
             hold(got.status == 200, f"answered with {got.status}", each[:2], got.fields)
             hold(got.subject == each.target.encode(), "out of step", each[:2], got.fields)
             if each.method == "HEAD":
@@ -663,7 +673,7 @@ class Fuzz:
             # Only an answer that came before the body was read may end a connection that was meant to go on.
             at = said[len(found) - 1] if found else None
             hold(
-                at is not None and found[-1].last and "early" in at.target,
+                at is not None and found[-1].last and ("early" in at.target or refused(at)),
                 "unanswered",
                 f"{len(found)} of {len(said)}",
                 found[-1:],
