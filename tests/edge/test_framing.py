@@ -188,7 +188,9 @@ class TestAConnectionThatIsNotUsedAgain:
     async def test_after_an_early_answer(self, house: EdgeHouse, origin: ScriptedOrigin) -> None:
         origin.on("/in", [LEAVE_BODY, *answer(413, b"no")])
         async with await house.viewer() as viewer:
-            await viewer.send(b"POST /in HTTP/1.1\r\nHost: d.test\r\nContent-Length: 9\r\n\r\nabc")
+            # More than is gathered before the origin is asked, and never whole.
+            await viewer.send(b"POST /in HTTP/1.1\r\nHost: d.test\r\nContent-Length: 300000\r\n\r\n")
+            await viewer.send(bytes(100_000))
             assert (await viewer.answer()).status == 413
         await house.get("/a")
         assert origin.requests[-1].connection == 1
