@@ -19,6 +19,7 @@ import uvloop
 
 from keyfront.fleet.file import FileFeed
 from soak import churn
+from soak.flood import flood
 from soak.judge import Judge
 from soak.objects import catalogue
 from soak.origin import SoakOrigin
@@ -108,6 +109,7 @@ async def _load(
             churn.kill(up, truth, judge, stop, "edge-1", min(30.0, seconds / 3)),
             churn.kill(up, truth, judge, stop, "control", min(60.0, seconds / 2)),
             operator.run(stop, min(1.0, seconds / 30)),
+            flood(up.edge_port, truth, judge, ledger, stop, seed),
         )
     ]
     watching = [

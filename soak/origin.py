@@ -28,12 +28,15 @@ SPOILING: Final = (
     "short-body",
     "stuck-body",
     "bad-chunk",
+    "lying-length",
 )
 """Faults that a viewer may feel."""
 HARMLESS: Final = ("slow-head", "slow-body", "chatter", "hangup", "hints")
 """Oddities that no viewer may feel. `chatter`: bytes after the end of the answer; `hangup`: the connection is closed
 after the answer without a word; `hints`: 103 before the answer."""
 CHATTER: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nX-Object: chatter\r\n\r\nmalicious"
+LIES: Final = (4611686018427387904, (1 << 63) - 1)
+"""What `lying-length` says of a body of a few bytes: more than any object has, so nobody stores it."""
 STUCK: Final = 6.0
 """Seconds; the edge waits for less."""
 _RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
@@ -247,6 +250,13 @@ class SoakOrigin:
             headers.append(("Transfer-Encoding", "chunked"))
         elif not bodiless:
             headers.append(("Connection", "close"))
+        if fault == "lying-length" and framing == "length" and status == 200 and not bodiless:
+            self.truth.felt(item.path)
+            headers[-1] = ("Content-Length", str(self._rng.choice(LIES)))
+            writer.write(_head(status, headers) + data[: len(data) // 2])
+            await writer.drain()
+            self.truth.felt(item.path)
+            return False
         head = _head(status, headers)
         if fault == "chatter" and framing == "length" and len(data) < 4096:
             # In one piece with the answer: what comes when the next request has been sent already, nobody can tell from

@@ -137,7 +137,8 @@ class Watch:
             said[re.sub(r"\d+|\b[A-Za-z0-9_-]{40,}=*", "#", text)] += 1
         for text, times in said.most_common(40):
             print(f"  said {times} times: {text}")
-        whole = "".join(self.up.log)
+        # What an origin does wrong has names like errors: OriginConnectError and its kin.
+        whole = re.sub(r"\bOrigin\w+Error:", "", "".join(self.up.log))
         for word in ("Traceback", "Exception", "Error:", "was never awaited", "Task was destroyed", "failed"):
             if word in whole:
                 at = max(0, whole.index(word) - 300)
@@ -168,6 +169,8 @@ class Ledger:
         self._logged: dict[str, tuple[str, str, int, int]] = {}
         self.matched = 0
         self.records = 0
+        self.summed = 0
+        """Refusals whose records stand in one for several (`repeats`)."""
 
     def answered(self, ask: Ask, seen: Seen) -> None:
         path = ask.target.partition("?")[0]
@@ -179,6 +182,13 @@ class Ledger:
             seen.status,
             len(seen.body),
         )
+
+    def refused(self, head: bytes, size: int, sent: float, answered: float) -> None:
+        """A request that could not be read was refused with this head and a body of `size` bytes."""
+        found = re.search(rb"\r\nX-Amz-Cf-Id: (\S+)", head)
+        status = int(head[9:12])
+        if found is not None:
+            self._answered[found[1].decode()] = (sent, answered, "-", "/flood", status, size)
 
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
@@ -211,6 +221,7 @@ class Ledger:
         except ValueError:
             self._judge.violation("a torn access record", line.decode("latin-1")[:500])
             return
+        self.summed += record.get("repeats", 0)
         request_id = record["request_id"]
         if request_id in self._logged:
             self._judge.violation("two access records", line.decode("latin-1")[:500])
@@ -234,6 +245,10 @@ class Ledger:
             # answered, the viewer cannot know: it may have read the answers before this one for long.
             if any(sent <= kill <= answered + 0.5 for kill in self._truth.kills):
                 lost += 1
+            elif 400 <= int(seen[2]) < 500 and self.summed > 0:
+                self.summed -= (
+                    1  # one address leaves so many records of refusals a second, and a sum of the rest
+                )
             else:
                 at = answered - self._truth.began
                 kills = [f"{kill - self._truth.began:.3f}" for kill in self._truth.kills]

@@ -21,6 +21,7 @@ def test_ten_seconds_of_soak_find_nothing() -> None:
         "invalidations",
         "refused, rightly",
         "5xx of a fault",
+        "floods refused",
     ):
         assert re.search(rf"^ +[1-9]\d*  {happened}$", done.stdout, re.MULTILINE), happened
 
