@@ -678,6 +678,16 @@ def _mixed(chance: random.Random) -> Shape:
     return make
 
 
+def case(seed: int, number: int) -> list[str]:
+    """One rule on one random shape: what is wrong with its cost, with all that is needed to see it again."""
+    chance = random.Random(f"{seed} {number}")
+    shape = _mixed(chance)
+    name, rule = chance.choice([*RULES.items(), *ANSWERS.items()])
+    return [
+        f"seed {seed}, case {number}, {name}: {wrong}; {shape(200)!r:.400}" for wrong in costs(shape, rule)
+    ]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -688,12 +698,9 @@ def main() -> int:
     end = time.monotonic() + arguments.seconds
     number = found = 0
     while time.monotonic() < end:
-        chance = random.Random(f"{arguments.seed} {number}")
-        shape = _mixed(chance)
-        name, rule = chance.choice([*RULES.items(), *ANSWERS.items()])
-        for wrong in costs(shape, rule):
+        for wrong in case(arguments.seed, number):
             found += 1
-            print(f"seed {arguments.seed}, case {number}, {name}: {wrong}; {shape(200)!r:.400}")
+            print(wrong)
         number += 1
     print(f"{number} shapes, {found} of them too dear")
     return 1 if found else 0

@@ -137,8 +137,9 @@ class Watch:
             said[re.sub(r"\d+|\b[A-Za-z0-9_-]{40,}=*", "#", text)] += 1
         for text, times in said.most_common(40):
             print(f"  said {times} times: {text}")
-        # What an origin does wrong has names like errors: OriginConnectError and its kin.
-        whole = re.sub(r"\bOrigin\w+Error:", "", "".join(self.up.log))
+        # What an origin does wrong is named like an error, and that a limit was reached may be its doing.
+        whole = "".join([line for line in self.up.log if not line.startswith("keyfront: the limit ")])
+        whole = re.sub(r"\bOrigin\w+Error:", "", whole)
         for word in ("Traceback", "Exception", "Error:", "was never awaited", "Task was destroyed", "failed"):
             if word in whole:
                 at = max(0, whole.index(word) - 300)
@@ -245,7 +246,7 @@ class Ledger:
             # answered, the viewer cannot know: it may have read the answers before this one for long.
             if any(sent <= kill <= answered + 0.5 for kill in self._truth.kills):
                 lost += 1
-            elif 400 <= int(seen[2]) < 500 and self.summed > 0:
+            elif isinstance(seen[2], int) and 400 <= seen[2] < 500 and self.summed > 0:
                 self.summed -= (
                     1  # one address leaves so many records of refusals a second, and a sum of the rest
                 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fuzz.cost import ANSWERS, READERS, RULES, SHAPES, costs
+from fuzz.cost import ANSWERS, READERS, RULES, SHAPES, case, costs
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -22,3 +22,7 @@ def test_what_the_headers_of_an_origins_answer_cost(rule: str) -> None:
 def test_what_reading_costs(name: str) -> None:
     make, read = READERS[name]
     assert not costs(make, read)
+
+
+def test_what_random_shapes_cost() -> None:
+    assert [wrong for number in range(100) for wrong in case(9, number)] == []
