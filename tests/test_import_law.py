@@ -64,6 +64,7 @@ HEARTS = {
     "keyfront.signing.verify",
     "keyfront.signing.policy",
     "keyfront.model.compile",
+    "keyfront.model.exposure",
     "keyfront.model.forwarding",
     "keyfront.model.members",
     "keyfront.model.origins",
@@ -80,6 +81,8 @@ HEARTS = {
     "keyfront.edge.limits.rates",
     "keyfront.edge.limits.uploads",
     "keyfront.edge.limits.viewers",
+    "keyfront.edge.overrides",
+    "keyfront.edge.readings",
     "keyfront.edge.respond",
     "keyfront.edge.routing",
 }

@@ -703,3 +703,20 @@ def test_list_distributions_by_key_group(house: House) -> None:
     none = house.call("ListDistributionsByKeyGroup", KeyGroupId=unused)["DistributionIdList"]
     assert none == {"Marker": "", "MaxItems": 100, "IsTruncated": False, "Quantity": 0}
     assert house.refused("ListDistributionsByKeyGroup", KeyGroupId="x").code == "NoSuchResource"
+
+
+def test_a_guarded_error_page_is_told_in_the_log(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    """Once for each state of things, and not again for another change."""
+    config = minimal("pages")
+    config["DefaultCacheBehavior"]["TrustedKeyGroups"] = trusting(house.group(house.key()))
+    page = {
+        "ErrorCode": 403,
+        "ResponsePagePath": "/login.html",
+        "ResponseCode": "403",
+        "ErrorCachingMinTTL": 0,
+    }
+    config["CustomErrorResponses"] = {"Quantity": 1, "Items": [page]}
+    with caplog.at_level("WARNING"):
+        house.call("CreateDistribution", DistributionConfig=config)
+        house.distribution("another")
+    assert caplog.text.count("the custom error page /login.html for 403 is served without a signature") == 1

@@ -273,6 +273,23 @@ def test_what_a_change_means_to_viewers() -> None:
     )
 
 
+def test_a_guarded_error_page_is_told_before_it_is_shown_to_all() -> None:
+    page = (
+        SITE
+        + "\n[[Distribution.site.CustomErrorResponses]]\nErrorCode = 403\nResponsePagePath = '/login.html'\n"
+    )
+    page += "ResponseCode = '403'\nErrorCachingMinTTL = 0\n"
+    told = "distribution site: the custom error page /login.html for 403 is served without a signature, though "
+    for facts in ({}, BUILT):
+        notes = planned(page, facts).notes
+        assert any(note.startswith(told) for note in notes), notes
+    opened = (
+        page + "\n[[Distribution.site.CacheBehaviors]]\nPathPattern = '/login.html'\nTargetOriginId = 'app'\n"
+    )
+    opened += "ViewerProtocolPolicy = 'allow-all'\nCachePolicyId = 'Managed-CachingOptimized'\n"
+    assert planned(opened, BUILT).notes == ()
+
+
 @pytest.mark.parametrize(("days", "due"), [(29, False), (30, True), (31, True)])
 def test_keys_are_due_by_their_age(days: int, due: bool) -> None:
     text = SITE.replace("[PublicKey.films]", "[PublicKey.films]\nrotation_days = 30")

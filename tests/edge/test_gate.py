@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -289,11 +290,41 @@ async def test_a_custom_page_for_403_takes_the_place_of_the_refusal(origin: Scri
     snapshot = signed_site(origin, "KALICE1")
     distribution = snapshot.distributions[0]
     page = ErrorResponse(403, 0, "/login.html", 403)
-    import msgspec
-
     distribution = msgspec.structs.replace(distribution, error_responses=(page,))
     snapshot = msgspec.structs.replace(snapshot, distributions=(distribution,))
     async with EdgeHouse(snapshot) as house:
         seen = await house.get("/a/1")
         assert (seen.status, seen.body, seen.x_cache) == (403, b"please log in", "Error")
         assert (await house.recorded(1))["reason"] == "missing_key_pair_id"
+
+
+async def test_a_guarded_error_page_is_shown_to_who_has_no_signature(origin: ScriptedOrigin) -> None:
+    """As at CloudFront (§5.6): the edge fetches the page for itself. By its own path it stays guarded."""
+    origin.on("/a/login.html", answer(200, b"please log in", {"Cache-Control": "max-age=60"}))
+    snapshot = signed_site(origin, "KALICE1")
+    page = ErrorResponse(403, 0, "/a/login.html", 403)
+    distribution = msgspec.structs.replace(snapshot.distributions[0], error_responses=(page,))
+    snapshot = msgspec.structs.replace(snapshot, distributions=(distribution,))
+    async with EdgeHouse(snapshot) as house:
+        for target in ("/a/1", "/a/login.html", "/a/login.html%3f.css", "/b/1"):
+            seen = await house.get(target)
+            assert (seen.status, seen.body, seen.x_cache) == (403, b"please log in", "Error")
+        assert (await house.get(signed("/a/login.html"))).status == 200
+        assert (await house.get("/a/login.html")).status == 403
+
+
+class TestHashAlgorithmAlone:
+    """Hash-Algorithm by itself makes a URL a signed one, so cookies are not looked at (§1.1)."""
+
+    @pytest.mark.parametrize("query", ["Hash-Algorithm=SHA256", "Hash-Algorithm", "x=1&Hash-Algorithm=SHA1"])
+    async def test_cookies_do_not_open_it(self, house: EdgeHouse, query: str) -> None:
+        headers = TestSignedCookies.cookies()
+        async with await house.viewer() as viewer:
+            for _ in range(4):  # parsed, and remembered
+                assert (await viewer.ask("/a/1", "d.test", headers)).status == 200
+                seen = await viewer.ask(f"/a/1?{query}", "d.test", headers)
+                assert refused(seen, Denial.MISSING_KEY_PAIR_ID)
+        assert (await house.recorded(2)).get("query", "") == ("x=1" if query.startswith("x") else "")
+
+    async def test_where_no_signature_is_needed_it_is_a_parameter(self, house: EdgeHouse) -> None:
+        assert (await house.get("/open?Hash-Algorithm=SHA256")).status == 200

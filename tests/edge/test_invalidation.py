@@ -558,3 +558,29 @@ async def test_a_revalidated_response_keeps_its_tags_or_gets_new_ones(origin: Sc
         assert seen(await house.get("/new")) == (b"n1", "Hit")
         house.edge.use(invalidating(invalidating(snapshot, 2, "#one"), 3, "#two"))
         assert (await house.get("/new")).body == b"n2"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "/private/1.mp4%3f.jpg", "/private/1.mp4%23.jpg", "/private/1.mp4%253f.jpg", "/private/1.mp4;x=1",
+        "/private/1.mp4%3bx", "/private%2f1.mp4", "/private%5c1.mp4", "/private\\1.mp4", "/public/..%2fprivate/1.mp4",
+        "/%2570rivate/1.mp4%3f", "/private/1.mp4%0a", "/private/1.mp4%20", "/private//1.mp4%3f",
+    ],
+)  # fmt: skip
+def test_a_copy_under_a_path_that_an_origin_reads_otherwise_goes_too(url: str) -> None:
+    for paths in ("/private/1.mp4", "/private/*", "/*"):
+        assert ended(paths, url), paths
+    for paths in ("/private/2.mp4", "/public/x*", "/private/1.mp"):
+        assert not ended(paths, url), paths
+
+
+def test_a_copy_of_the_root_object_under_what_reads_as_the_root_goes_too() -> None:
+    for url in ("/x%2f..", "/%2f", "/.%20", "/%3fx", "/;a", "//"):
+        assert ended("/index.html", url, root="/index.html"), url
+        assert ended("/", url, root="/index.html"), url
+        assert not ended("/other.html", url, root="/index.html"), url
+
+
+def test_what_can_be_read_in_too_many_ways_is_ended_by_any_invalidation() -> None:
+    assert ended("/a", "/" + "%25" * 300)

@@ -218,6 +218,9 @@ def test_cookies_are_explained_too() -> None:
     ignored = look("https://cdn.test/a?Expires=1", good)
     assert "makes them count for nothing" in ignored.cause
     assert ignored.mode == "url"
+    by_hash = look("https://cdn.test/a?Hash-Algorithm=SHA256", good)
+    assert (by_hash.mode, by_hash.denial) == ("url", "missing_key_pair_id")
+    assert "makes them count for nothing" in by_hash.cause
     twice = look("https://cdn.test/a", f"{good}; {good}")
     assert "more than once" in twice.checks[0].hint
     both = look("https://cdn.test/a", f"{good}; CloudFront-Expires=1")

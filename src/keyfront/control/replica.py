@@ -24,6 +24,7 @@ from keyfront.control.publish import Compiler, Reach
 from keyfront.control.store import Store, Transaction
 from keyfront.errors import ApiError, KeyfrontError, SettingsError
 from keyfront.fleet.regions import Regions
+from keyfront.model.exposure import exposed_pages
 from keyfront.model.invalidation import carry
 from keyfront.model.kinds import DISTRIBUTION, ETAG
 from keyfront.model.residency import warnings
@@ -81,6 +82,7 @@ class Replica:
             with self._store.write() as transaction:
                 snapshot = self._begin(transaction, now)
             self._compiler.current = self._unpublished = snapshot
+            self._warn(set(exposed_pages(snapshot)))
             self.publish()
 
     def _begin(self, transaction: Transaction, now: float) -> Snapshot:
@@ -142,7 +144,10 @@ class Replica:
     def committed(self, snapshot: Snapshot) -> None:
         """`snapshot` is durable: it is the one to publish."""
         self._compiler.current = self._unpublished = snapshot
-        said = set(warnings(snapshot, self._regions))
+        self._warn({*warnings(snapshot, self._regions), *exposed_pages(snapshot)})
+
+    def _warn(self, said: set[str]) -> None:
+        """Log what was not said before."""
         for line in sorted(said - self._warned):
             log.warning("%s", line)
         self._warned = said

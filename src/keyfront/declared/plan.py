@@ -25,6 +25,7 @@ from keyfront.declared.places import Places
 from keyfront.declared.setup import Desired, Said, Setup, owner_of, references
 from keyfront.errors import KeyLoadError
 from keyfront.model import managed
+from keyfront.model.exposure import guarding_pattern, page_warning
 from keyfront.signing.keys import load_public_key
 
 DAY = 86_400
@@ -166,7 +167,7 @@ def plan(
         owner=setup.owner,
         steps=(*_ordered(steps), *_deletions(gone)),
         left_over=() if delete else tuple(spare),
-        notes=(*_meaning(steps, known), *_due(setup, matches, now)),
+        notes=(*_meaning(steps, known), *_exposed(steps), *_due(setup, matches, now)),
         labels=known.labels,
     )
 
@@ -432,6 +433,24 @@ def _meaning(steps: Iterable[Step], known: _Names) -> Iterable[str]:
                     f"{title} {step.label}: {each.path} goes, which asked for signatures: "
                     "its paths fall to the behaviors that remain"
                 )
+
+
+def _exposed(steps: Iterable[Step]) -> Iterable[str]:
+    """Custom error pages that a signature guards, and that viewers will see without one."""
+    for step in steps:
+        if step.kind != "Distribution" or step.action not in ("create", "update"):
+            continue
+        config = step.config
+        listed = (config.get("CacheBehaviors") or {}).get("Items") or []
+        every = [*listed, {**config["DefaultCacheBehavior"], "PathPattern": "*"}]
+        behaviors = [
+            (each["PathPattern"], bool((each.get("TrustedKeyGroups") or {}).get("Enabled"))) for each in every
+        ]
+        for page in (config.get("CustomErrorResponses") or {}).get("Items") or []:
+            path = page.get("ResponsePagePath") or ""
+            pattern = path and guarding_pattern(path, behaviors)
+            if pattern:
+                yield f"distribution {step.label}: {page_warning(page['ErrorCode'], path, pattern)}"
 
 
 def _due(setup: Setup, matches: Mapping[Any, Found | None], now: float) -> Iterable[str]:

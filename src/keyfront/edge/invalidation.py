@@ -22,9 +22,14 @@ from urllib.parse import unquote
 
 from keyfront.edge.exchange import Header
 from keyfront.edge.forward import select_query
+from keyfront.edge.readings import readings
 from keyfront.model.invalidation import TAG_LENGTH, is_tag
 from keyfront.model.pattern import normalise_path
 from keyfront.model.snapshot import Invalidation, Select
+
+_DISGUISED = re.compile(r"[?#%;\\\0-\x1f]|/[/.]|[. +](?:/|\Z)")
+"""What a decoded path holds if an origin may take it for another one. Letters are not looked at: that an origin may take
+`é` for `e` makes no two copies of a file that anybody asks for."""
 
 Selects = Callable[[str], Select]
 
@@ -46,6 +51,7 @@ class Invalidations:
         "_exact",
         "_paths",
         "_prefixes",
+        "_root",
         "_sorted",
         "_starts",
         "_tags",
@@ -57,6 +63,7 @@ class Invalidations:
         self._exact: dict[str, int] = {}
         self._paths: dict[str, int] = {}  # whatever the query string
         self._prefixes: dict[str, int] = {}
+        self._root = root
         self._tags: dict[str, int] = {}
         self.newest = 0
         self.newest_tag = 0
@@ -97,12 +104,28 @@ class Invalidations:
         if snapshot < self.newest_tag and any(self._tags.get(tag, 0) > snapshot for tag in tags):
             return True
         path, query = path_and_query(key)
-        if "%" not in path and "//" not in path and "/." not in path:
-            return self._last(path, query) > snapshot
-        return (
-            self._last(_plain(path), query) > snapshot
-            or self._last(_plain(normalise_path(path)), query) > snapshot
-        )
+        plain = _plain(path)
+        if self._last(plain, query) > snapshot:
+            return True
+        if "%" in path or "//" in path or "/." in path:
+            if self._last(_plain(normalise_path(path)), query) > snapshot:
+                return True
+        elif "\\" not in path and ";" not in path:
+            return False
+        return _DISGUISED.search(plain) is not None and self._disguised(path, query, snapshot)
+
+    def _disguised(self, path: str, query: str, snapshot: int) -> bool:
+        """The same for whatever else an origin may have taken the path for: it may be a copy of that."""
+        try:
+            found = readings(path)
+        except ValueError:
+            return True
+        if found is None:
+            return False
+        names = {_plain(normalise_path(each)) for each in (*found.paths, *found.ends)}
+        if "/" in names:
+            names.add(self._root)
+        return any(self._last(name, query) > snapshot for name in names)
 
     def _last(self, path: str, query: str) -> int:
         """The number of the last invalidation that names it, 0 if none does."""
