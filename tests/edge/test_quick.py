@@ -179,7 +179,9 @@ class TestPathsThatReadTwoWays:
 
         await taken(pair, ask)
 
-    @pytest.mark.parametrize("target", ["/a/1%3f.css", "/..%2fa/1", "//a/1", "/a/1;x", "/%61/1", "/x/..%2Fa%2f1"])
+    @pytest.mark.parametrize(
+        "target", ["/a/1%3f.css", "/..%2fa/1", "//a/1", "/a/1;x", "/%61/1", "/x/..%2Fa%2f1"]
+    )
     async def test_a_guarded_one_never(self, pair: Pair, target: str) -> None:
         await taken(pair, lambda: pair.get("/open"))
         before = pair.quick

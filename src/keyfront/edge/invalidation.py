@@ -28,8 +28,8 @@ from keyfront.model.pattern import normalise_path
 from keyfront.model.snapshot import Invalidation, Select
 
 _DISGUISED = re.compile(r"[?#%;\\\0-\x1f]|/[/.]|[. +](?:/|\Z)")
-"""What a decoded path holds if an origin may take it for another one. Letters are not looked at: that an origin may take
-`é` for `e` makes no two copies of a file that anybody asks for."""
+"""What a decoded path holds if an origin may take it for another one. Letters are not looked at: that an origin may
+take `é` for `e` makes no two copies of a file that anybody asks for."""
 
 Selects = Callable[[str], Select]
 
