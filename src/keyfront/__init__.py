@@ -16,12 +16,13 @@ from keyfront.errors import (
     CustodyUnavailable,
     Denial,
     Denied,
+    ExpiredWarning,
     KeyfrontError,
     KeyLoadError,
     PolicyError,
     SigningError,
 )
-from keyfront.signing.explain import Check, Report, explain, explain_url
+from keyfront.signing.explain import Cause, Check, Report, explain, explain_url
 from keyfront.signing.keys import PrivateKey, PublicKey, load_private_key, load_public_key
 from keyfront.signing.policy import Policy
 from keyfront.signing.sign import (
@@ -29,6 +30,7 @@ from keyfront.signing.sign import (
     LocalSigner,
     SignedCookies,
     Signer,
+    expired_cookies,
     load_signer,
     sign_cookies,
     sign_url,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from keyfront.custody.follow import CustodySigner, signer_for
 
 __all__ = [
+    "Cause",
     "Check",
     "CloudFrontSigner",
     "CustodyError",
@@ -46,6 +49,7 @@ __all__ = [
     "CustodyUnavailable",
     "Denial",
     "Denied",
+    "ExpiredWarning",
     "Grant",
     "KeyLoadError",
     "KeyRing",
@@ -59,6 +63,7 @@ __all__ = [
     "SignedCookies",
     "Signer",
     "SigningError",
+    "expired_cookies",
     "explain",
     "explain_url",
     "load_private_key",

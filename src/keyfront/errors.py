@@ -49,6 +49,10 @@ class PolicyError(SigningError):
     """A policy that CloudFront would refuse, or that cannot mean what its author meant."""
 
 
+class ExpiredWarning(RuntimeWarning):
+    """What was signed had expired when it was signed: every request with it is refused."""
+
+
 class Denial(Enum):
     """Why a viewer was refused, and what CloudFront says then (cloudfront-semantics §4.1).
 

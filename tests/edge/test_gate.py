@@ -202,7 +202,7 @@ class TestSignedCookies:
     @staticmethod
     def cookies(resource: str = "http://d.test/a/*", **terms: object) -> list[tuple[str, str]]:
         terms.setdefault("expires", int(time.time()) + HOUR)
-        made = sign_cookies(resource, ALICE, **terms)  # type: ignore[arg-type]
+        made = sign_cookies(resource, ALICE, secure=False, **terms)  # type: ignore[arg-type]
         return [("Cookie", "session=1; " + made.header)]
 
     async def test_one_policy_opens_all_that_it_covers(

@@ -858,7 +858,9 @@ class TestDeception:
     @pytest.mark.parametrize("server", SERVERS)
     def test_a_wildcard_does_not_reach_out_of_its_folder(self, server: str) -> None:
         routing = Routing(half_private())
-        cookie = sign_cookies("http://d.test/private/mine/*", ALICE, expires=int(NOW) + 3600, now=NOW).header
+        cookie = sign_cookies(
+            "http://d.test/private/mine/*", ALICE, expires=int(NOW) + 3600, now=NOW, secure=False
+        ).header
         finds = SERVERS[server]
         assert isinstance(verdict(routing, "/private/mine/1", cookie), Plan)
         assert isinstance(verdict(routing, "/private/mine/a%2fb;c//d%20e", cookie), Plan)
@@ -892,7 +894,9 @@ class TestDeception:
             assert refused.denied is not None
             assert refused.denied.denial is Denial.WRONG_RESOURCE
         # Whoever may see all of the folder may see this; so may who has signed this very URL.
-        cookie = sign_cookies("http://d.test/private/*", ALICE, expires=int(NOW) + 3600, now=NOW).header
+        cookie = sign_cookies(
+            "http://d.test/private/*", ALICE, expires=int(NOW) + 3600, now=NOW, secure=False
+        ).header
         assert isinstance(verdict(routing, target, cookie), Plan)
         assert isinstance(verdict(routing, signed(target, as_is=True)), Plan)
 
@@ -911,7 +915,9 @@ class TestDeception:
         ],
     )
     def test_a_wildcard_may_be_among_the_parameters(self, pattern: str, target: str) -> None:
-        cookie = sign_cookies(f"http://d.test{pattern}", ALICE, expires=int(NOW) + 3600, now=NOW).header
+        cookie = sign_cookies(
+            f"http://d.test{pattern}", ALICE, expires=int(NOW) + 3600, now=NOW, secure=False
+        ).header
         for _ in range(2):
             assert isinstance(verdict(Routing(half_private()), target, cookie), Plan)
 

@@ -79,7 +79,9 @@ async def test_what_is_refused_is_not_counted(house: EdgeHouse) -> None:
 async def test_a_policy_that_was_first_refused_and_then_good(house: EdgeHouse) -> None:
     """Its signature is remembered from the refusal, so that it is never new where it is accepted."""
     start = now(house)
-    cookies = sign_cookies("http://d.test/a/*", ALICE, expires=start + HOUR, starts=start + 60, now=start)
+    cookies = sign_cookies(
+        "http://d.test/a/*", ALICE, expires=start + HOUR, starts=start + 60, now=start, secure=False
+    )
     assert (await house.get("/a/1", headers=[("Cookie", cookies.header)])).status == 403
     house.edge.clock.forward(61)  # type: ignore[attr-defined]
     assert (await house.get("/a/1", headers=[("Cookie", cookies.header)])).status == 200
@@ -90,7 +92,9 @@ async def test_cookies_that_change_on_the_quick_way(house: EdgeHouse) -> None:
     start = now(house)
     async with await house.viewer() as viewer:
         for round_, seconds in enumerate((HOUR, 2 * HOUR)):
-            cookies = sign_cookies("http://d.test/a/*", ALICE, expires=start + seconds, now=start)
+            cookies = sign_cookies(
+                "http://d.test/a/*", ALICE, expires=start + seconds, now=start, secure=False
+            )
             for _ in range(4):
                 await viewer.send(
                     f"GET /a/1 HTTP/1.1\r\nHost: d.test\r\nCookie: {cookies.header}\r\n\r\n".encode()

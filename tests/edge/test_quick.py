@@ -275,7 +275,7 @@ async def test_a_custom_policy_is_judged_by_address_and_date(pair: Pair) -> None
 @pytest.mark.parametrize("own", ["", "?page=1"])
 async def test_cookies_are_judged_at_every_request(pair: Pair, own: str) -> None:
     policy = Policy("http://d.test/a/*", expires=int(pair.clock.now) + 100)
-    cookies = sign_cookies(policy, ALICE)
+    cookies = sign_cookies(policy, ALICE, secure=False)
     header = "Cookie: " + "; ".join(f"{name}={value}" for name, value in cookies.values.items())
     for path in ("/a/1", "/a/2"):
         before = pair.quick

@@ -413,7 +413,7 @@ class TestGate:
                 async with client(house, signed("/a/ws")) as viewer:
                     await viewer.send("by URL")
                     assert await viewer.recv() == "by URL"
-                value = sign_cookies("http://d.test/a/*", ALICE, expires=2**31 - 1).header
+                value = sign_cookies("http://d.test/a/*", ALICE, expires=2**31 - 1, secure=False).header
                 async with client(house, "/a/ws", additional_headers={"Cookie": value}) as viewer:
                     await viewer.send("by cookies")
                     assert await viewer.recv() == "by cookies"

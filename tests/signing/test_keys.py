@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import math
+import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
+from urllib.parse import quote, quote_plus
 
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
@@ -36,6 +40,7 @@ from keyfront.signing.keys import (
     load_private_key,
     load_public_key,
 )
+from keyfront.signing.sign import load_signer
 from tests.vectors.make import HERE, PAIRS
 
 KEYS = HERE / "keys"
@@ -67,6 +72,14 @@ ENCRYPTED = {
     "SEC1": (pem(EC, PrivateFormat.TraditionalOpenSSL, PASSPHRASE), "ec"),
     "PKCS#8, EC": (pem(EC, PrivateFormat.PKCS8, PASSPHRASE), "ec"),
 }
+
+
+def wrapped(label: str, text: str) -> str:
+    """`text` within another pair of BEGIN and END lines, as base64."""
+    body = base64.encodebytes(text.encode()).decode()
+    return f"-----BEGIN {label}-----\n{body}-----END {label}-----\n"
+
+
 # What editors, shells, environment variables and secret stores do to a PEM text.
 MANGLED: dict[str, Callable[[str], str | bytes]] = {
     "as it is": lambda text: text,
@@ -95,6 +108,27 @@ MANGLED: dict[str, Callable[[str], str | bytes]] = {
     "parameters before it": lambda text: (
         f"-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n{text}"
     ),
+    "newlines escaped twice": lambda text: text.replace("\n", "\\\\n"),
+    "newlines escaped twice, CRLF": lambda text: text.replace("\n", "\\\\r\\\\n"),
+    "&#10;": lambda text: text.replace("\n", "&#10;"),
+    "&#xA;": lambda text: text.replace("\n", "&#xA;"),
+    "&#13;&#10;": lambda text: text.replace("\n", "&#13;&#10;"),
+    "percent-encoded": quote,
+    "percent-encoded, slashes too": lambda text: quote(text, safe=""),
+    "percent-encoded as a form": quote_plus,
+    "percent-encoded, dashes too": lambda text: quote(text, safe="").replace("-", "%2D"),
+    "all on one line in quotes": lambda text: '"' + text.strip().replace("\n", " ") + '"',
+    "PEM within PEM": lambda text: wrapped("PRIVATE KEY", text),
+    "PEM within PEM, RSA": lambda text: wrapped("RSA PRIVATE KEY", text),
+    "base64 twice": lambda text: base64.b64encode(base64.b64encode(text.encode())).decode(),
+    "blanks of the labels lost": lambda text: (
+        text.replace("RSA PRIVATE KEY", "RSAPRIVATEKEY")
+        .replace("EC PRIVATE KEY", "ECPRIVATEKEY")
+        .replace("BEGIN ", "BEGIN")
+        .replace("END ", "END")
+    ),
+    "in JSON": lambda text: json.dumps({"id": "K1", "private_key": text}),
+    "a bytearray": lambda text: bytes(bytearray(text.encode())),
     "a certificate before it": lambda text: (
         f"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n{text}"
     ),
@@ -113,6 +147,85 @@ def test_reads_every_form_however_mangled(form: str, mangling: str, tmp_path: Pa
         file.write_bytes(source if isinstance(source, bytes) else source.encode())
         assert load_private_key(file).public_key == PUBLIC[name]
         assert load_private_key(str(file)).public_key == PUBLIC[name]
+
+
+@pytest.mark.parametrize(
+    "label", ["PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "ENCRYPTED PRIVATE KEY"]
+)
+@pytest.mark.parametrize("form", PLAIN)
+def test_reads_a_key_under_the_label_of_another_format(form: str, label: str) -> None:
+    text, name = PLAIN[form]
+    right = re.search("BEGIN ([A-Z ]+)-----", text)
+    assert right is not None
+    assert load_private_key(text.replace(right[1], label)).public_key == PUBLIC[name]
+
+
+@pytest.mark.parametrize("label", ["PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY"])
+def test_reads_an_encrypted_key_under_the_label_of_another_format(label: str) -> None:
+    text = ENCRYPTED["PKCS#8, EC"][0].replace("ENCRYPTED PRIVATE KEY", label)
+    assert load_private_key(text, PASSPHRASE).public_key == PUBLIC["ec"]
+    with pytest.raises(KeyLoadError, match=r"the key is encrypted\. Give its passphrase"):
+        load_private_key(text)
+
+
+def test_a_public_key_under_a_private_label_is_called_one() -> None:
+    text = (KEYS / "rsa.pub").read_text().replace("PUBLIC KEY", "PRIVATE KEY")
+    with pytest.raises(KeyLoadError, match="a public key, where a private key is needed"):
+        load_private_key(text)
+
+
+@pytest.mark.parametrize("source", ["", " ", b"", b"\n", '""', None])
+def test_an_empty_key_is_called_empty(source: Any) -> None:
+    with pytest.raises(
+        KeyLoadError, match=r"the key is empty\. Is the environment variable or the secret set"
+    ):
+        load_private_key(source)
+    with pytest.raises(KeyLoadError, match="the key is empty"):
+        load_signer("K2TESTRSA00001", source)
+
+
+def test_what_is_no_key_at_all_is_told_what_is_taken() -> None:
+    for source in (5, [b"x"], RSA):
+        with pytest.raises(KeyLoadError, match="its text, its bytes or the path"):
+            load_private_key(cast("Any", source))
+
+
+REMEDIES = {
+    "an RSA key of 1024 bits": lambda: pem(rsa.generate_private_key(65537, 1024), PrivateFormat.PKCS8),
+    "a key on P-384": lambda: pem(ec.generate_private_key(ec.SECP384R1()), PrivateFormat.PKCS8),
+    "an OpenSSH key": lambda: _openssh(RSA).decode(),
+    "a damaged key": lambda: PLAIN["SEC1"][0].replace("MHcCAQEE", "AAAAAAAA", 1),
+}
+
+
+@pytest.mark.skipif(
+    shutil.which("openssl") is None or shutil.which("ssh-keygen") is None, reason="no openssl"
+)
+@pytest.mark.parametrize("what", REMEDIES)
+def test_the_command_of_a_remedy_runs_as_printed(what: str, tmp_path: Path) -> None:
+    """Each hint's command is run as it is, with the file names that it uses, and makes a key that can be loaded."""
+    source = REMEDIES[what]()
+    with pytest.raises(KeyLoadError) as raised:
+        load_private_key(source)
+    command = raised.value.hint.partition(": ")[2].splitlines()[0]
+    assert command.startswith(("openssl ", "ssh-keygen "))
+    readable = PLAIN["PKCS#1"][0] if command.startswith("openssl") else source
+    for name in ("KEY", "COPY_OF_KEY"):
+        (tmp_path / name).write_text(readable)
+        (tmp_path / name).chmod(0o600)
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    made = tmp_path / ("private_key.pem" if command.startswith("openssl") else "COPY_OF_KEY")
+    assert load_private_key(made).algorithm in ("RSA-2048", "ECDSA-P256")
+    public = "openssl pkey -in private_key.pem -pubout -out public_key.pem"
+    with pytest.raises(KeyLoadError, match=public):
+        load_public_key("x")
+    made.rename(tmp_path / "private_key.pem")
+    subprocess.run(["sh", "-c", public], cwd=tmp_path, check=True, timeout=60)
+    assert (
+        load_public_key((tmp_path / "public_key.pem").read_bytes())
+        == load_private_key(tmp_path / "private_key.pem").public_key
+    )
 
 
 @pytest.mark.parametrize("mangling", MANGLED)
@@ -171,7 +284,7 @@ def _unfit() -> dict[str, tuple[bytes | str, str]]:
             RSA.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH),
             "public half",
         ),
-        "an OpenSSH private key": (_openssh(RSA), "ssh-keygen -p -m PEM"),
+        "an OpenSSH private key": (_openssh(RSA), "ssh-keygen -p -m PEM -N"),
         "a PuTTY key": ("PuTTY-User-Key-File-3: ssh-rsa\nEncryption: none\n", "PuTTYgen"),
         "a certificate": ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----", "certificate"),
         "a certificate request": (

@@ -181,7 +181,7 @@ def test_loads_a_signer() -> None:
 
 def test_cookies_are_ready_to_be_set() -> None:
     cookies = sign_cookies(
-        "https://cdn.test/*", RSA, expires=HOUR, domain="example.com", same_site="None", now=NOW
+        "https://cdn.example.com/*", RSA, expires=HOUR, domain="example.com", same_site="None", now=NOW
     )
     assert list(cookies.values) == ["CloudFront-Policy", "CloudFront-Signature", "CloudFront-Key-Pair-Id"]
     assert cookies.set_cookie[2] == (
@@ -191,15 +191,15 @@ def test_cookies_are_ready_to_be_set() -> None:
         "domain": "example.com", "path": "/", "secure": True, "httponly": True, "samesite": "None",
     }  # fmt: skip
     assert json.loads(cf_b64decode(cookies.values["CloudFront-Policy"]))["Statement"][0]["Resource"] == (
-        "https://cdn.test/*"
+        "https://cdn.example.com/*"
     )
     assert repr(cookies) == "<SignedCookies CloudFront-Policy, CloudFront-Signature, CloudFront-Key-Pair-Id>"
-    assert reason("https://cdn.test/x?y", cookies.header) == "granted"
+    assert reason("https://cdn.example.com/x?y", cookies.header) == "granted"
     plain = sign_cookies(
-        "https://cdn.test/*", RSA, expires=HOUR, secure=False, http_only=False, path="/a", now=NOW
+        "https://cdn.example.com/*", RSA, expires=HOUR, secure=False, http_only=False, path="/a", now=NOW
     )
     assert plain.set_cookie[2] == f"CloudFront-Key-Pair-Id={RSA.key_pair_id}; Path=/a"
-    apart = sign_cookies("https://cdn.test/*", RSA, expires=HOUR, partitioned=True, now=NOW)
+    apart = sign_cookies("https://cdn.example.com/*", RSA, expires=HOUR, partitioned=True, now=NOW)
     assert apart.set_cookie[2].endswith("; Path=/; Secure; HttpOnly; Partitioned")
 
 
@@ -207,7 +207,7 @@ def test_starlette_takes_the_attributes() -> None:
     from starlette.responses import Response
 
     cookies = sign_cookies(
-        "https://cdn.test/*", EC, expires=HOUR, domain="example.com", same_site="Lax", now=NOW
+        "https://cdn.example.com/*", EC, expires=HOUR, domain="example.com", same_site="Lax", now=NOW
     )
     response = Response()
     attributes: dict[str, Any] = dict(cookies.attributes)

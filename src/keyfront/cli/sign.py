@@ -9,6 +9,7 @@ import json
 import re
 import sys
 import time
+import warnings
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -18,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from keyfront.errors import KeyLoadError
+from keyfront.errors import ExpiredWarning, KeyLoadError
 from keyfront.signing import sign as signing
 from keyfront.signing.explain import Report, explain_url
 from keyfront.signing.keys import HashName, PublicKey, load_private_key, load_public_key
@@ -202,6 +203,7 @@ def sign(
     """
     now = time.time()
     own = None if policy is None else read_file(policy)
+    warnings.simplefilter("ignore", ExpiredWarning)  # said below
     signed = signing.sign_url(
         url,
         _SignWith(**said).signer(),
@@ -256,6 +258,7 @@ def sign_cookies(
             --private-key key.pem --expires 6h --domain example.com
     """
     now = time.time()
+    warnings.simplefilter("ignore", ExpiredWarning)  # said below
     cookies = signing.sign_cookies(
         resource,
         _SignWith(**said).signer(),

@@ -212,6 +212,7 @@ class Agent:
             starts=wanted.starts,
             ip=wanted.ip,
             hash_name=wanted.hash,
+            secure=False,  # their attributes are the application's
             now=now,
         )
         return {"cookies": dict(signed.values)}

@@ -22,6 +22,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, cast
+from urllib.parse import unquote_to_bytes
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -288,7 +289,7 @@ _NOT_PRIVATE: dict[str, tuple[str, str]] = {
     ),
     "OPENSSH PRIVATE KEY": (
         "a private key in OpenSSH's own format",
-        "Convert a copy of it with: ssh-keygen -p -m PEM -f COPY_OF_KEY",
+        "Convert a copy of it with: ssh-keygen -p -m PEM -N '' -f COPY_OF_KEY",
     ),
     "DSA PRIVATE KEY": (
         "a DSA key: CloudFront takes RSA of 2048 bits or ECDSA on P-256 only",
@@ -304,8 +305,10 @@ def load_private_key(
 
     `source` is the key itself (bytes or str), or the path of a file that holds it (os.PathLike, or a str
     that is no key). A key is PEM (PKCS#1, PKCS#8, SEC1, each also encrypted), DER, or base64 of either in
-    one line. Forgiven are what editors, shells and environment variables do to PEM: a byte order mark,
-    UTF-16, CRLF, indentation, quotes around it, newlines written `\\n`, newlines lost.
+    one line. Forgiven are what editors, shells, environment variables and forms do to PEM: a byte order mark,
+    UTF-16, CRLF, indentation, quotes around it, newlines written `\\n` (also twice escaped) or `&#10;`, newlines or
+    blanks lost, percent-encoding, base64 of the whole once or more, also within another pair of BEGIN and END lines,
+    and a BEGIN line that names another of the formats (PKCS#8 under RSA PRIVATE KEY and the reverse).
 
     :raises KeyLoadError: if it cannot be read; the message says how to mend it and shows nothing of the key.
     """
@@ -313,11 +316,18 @@ def load_private_key(
     data = _read(source)
     pem = _private_pem(data)
     try:
-        key = (
-            serialization.load_pem_private_key(pem, password)
-            if pem is not None
-            else serialization.load_der_private_key(data, password)
-        )
+        try:
+            key = (
+                serialization.load_pem_private_key(pem, password)
+                if pem is not None
+                else serialization.load_der_private_key(data, password)
+            )
+        except ValueError:
+            if pem is None or (other := _relabelled(pem)) is None:
+                raise
+            key = serialization.load_pem_private_key(other, password)
+    except KeyLoadError:
+        raise
     except TypeError as error:  # cryptography's way of saying that the passphrase is missing, or not wanted
         if password is None:
             raise KeyLoadError("the key is encrypted", "Give its passphrase") from error
@@ -378,12 +388,26 @@ def _convert_hint() -> str:
     return "If openssl can read it, convert it with: openssl pkey -in KEY -out private_key.pem"
 
 
+_EMPTY_HINT = (
+    "Is the environment variable or the secret set under this name? A key in PEM begins with "
+    "-----BEGIN PRIVATE KEY-----"
+)
+
+
 def _read(source: bytes | str | os.PathLike[str]) -> bytes:
-    if isinstance(source, bytes):
-        return source
+    if isinstance(source, bytes | bytearray):
+        return bytes(source)
+    if source is None or (isinstance(source, str) and not source.strip(" \r\n\t\"'")):
+        raise KeyLoadError("the key is empty", _EMPTY_HINT)
+    if not isinstance(source, str | os.PathLike):
+        raise KeyLoadError(
+            f"a key is its text, its bytes or the path of a file, not a {type(source).__name__}",
+            "Give private_key.read_bytes(), or the path itself",
+        )
     # No path is so long, and no key so short.
     if isinstance(source, str) and (
         "-----BEGIN" in source
+        or re.search("PRIVATE(?:%20|\\+)KEY", source)
         or "PuTTY-User-Key" in source
         or (len(source) > 160 and _BASE64.fullmatch(_compact(source)))
     ):
@@ -399,22 +423,44 @@ def _read(source: bytes | str | os.PathLike[str]) -> bytes:
         ) from None
 
 
+# How line ends are written where there can be none.
+_WRITTEN_LINE_END = re.compile(r"\\+[rn]|&#(?:10|13|x0?[AaDd]);|<br ?/?>")
+# A BEGIN or END line whose blanks were lost, or became underscores or more than one.
+_LOOSE_LABEL = re.compile(r"-----(BEGIN|END)[ _]*((?:RSA|EC|ENCRYPTED)?)[ _]*PRIVATE[ _]*KEY-----")
+# Base64 within base64 is followed so far.
+_DEEPEST = 4
+
+
 def _compact(text: str) -> str:
     """Text without its white space, escaped newlines and the quotes around it."""
-    return "".join(text.strip().strip("\"'").replace("\\n", "").replace("\\r", "").split())
+    return "".join(_WRITTEN_LINE_END.sub("", text.strip().strip("\"'")).split())
 
 
-def _private_pem(data: bytes) -> bytes | None:
+def _unwritten(text: str) -> str:
+    """PEM as it was before it was percent-encoded, or its line ends escaped."""
+    if re.search("BEGIN(?:%20|\\+)", text):
+        plain = text.replace("+", " ") if "BEGIN+" in text else text
+        text = unquote_to_bytes(plain).decode("latin-1")
+    text = _WRITTEN_LINE_END.sub("\n", text)
+    return _LOOSE_LABEL.sub(
+        lambda match: f"-----{match[1]} {match[2]}{' ' if match[2] else ''}PRIVATE KEY-----", text
+    )
+
+
+def _private_pem(data: bytes, depth: int = 0) -> bytes | None:
     """The one private key block in `data`, written as PEM should be; None if `data` is DER.
 
     :raises KeyLoadError: if it is recognisably something else.
     """
+    if depth > _DEEPEST:
+        raise KeyLoadError("base64 within base64 within base64, and no key", _convert_hint())
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):  # what PowerShell's `>` writes
         text = data.decode("utf-16", "replace")
     else:
         text = data.removeprefix(b"\xef\xbb\xbf").decode("latin-1")
-    if not text.strip():
-        raise KeyLoadError("the key is empty")
+    if not text.strip().strip("\"'"):
+        raise KeyLoadError("the key is empty", _EMPTY_HINT)
+    text = _unwritten(text)
     if "-----BEGIN" not in text:
         if "PuTTY-User-Key-File" in text:
             raise KeyLoadError(
@@ -429,8 +475,8 @@ def _private_pem(data: bytes) -> bytes | None:
                 inner = base64.b64decode(compact, validate=True)
             except ValueError as error:
                 raise KeyLoadError("base64 that is damaged or cut short") from error
-            if b"-----BEGIN" in inner or b"PuTTY-User-Key" in inner:
-                return _private_pem(inner)
+            if b"-----BEGIN" in inner or b"PuTTY-User-Key" in inner or _is_base64(inner):
+                return _private_pem(inner, depth + 1)
             return _wrap_der(inner)
         if data[:1] == b"\x30":  # a DER SEQUENCE
             return None
@@ -438,11 +484,11 @@ def _private_pem(data: bytes) -> bytes | None:
             "this is no private key",
             "A key in PEM begins with -----BEGIN PRIVATE KEY----- (or RSA or EC PRIVATE KEY)",
         )
-    text = text.replace("\\r", "").replace("\\n", "\n")
     blocks = _BLOCK.findall(text)
     for label, body in blocks:
         if label in _PRIVATE_LABELS:
-            return _rewrap(label, body)
+            within = _within(body)
+            return _private_pem(within, depth + 1) if within is not None else _rewrap(label, body)
     for label, _ in blocks:
         if label in _NOT_PRIVATE:
             raise KeyLoadError(*_NOT_PRIVATE[label])
@@ -453,6 +499,41 @@ def _private_pem(data: bytes) -> bytes | None:
             "variable, write its line breaks as \\n, or store it as base64 in one line",
         )
     raise KeyLoadError(f"a PEM block of type {blocks[0][0]}, where a private key is needed", _convert_hint())
+
+
+def _is_base64(data: bytes) -> bool:
+    compact = b"".join(data.split())
+    return len(compact) > 60 and _BASE64.fullmatch(compact.decode("latin-1")) is not None
+
+
+def _within(body: str) -> bytes | None:
+    """The PEM whose base64 is the body of another, None if it is a key's own."""
+    try:
+        inner = base64.b64decode("".join(body.split()), validate=True)
+    except ValueError:
+        return None
+    return inner if b"-----BEGIN" in inner else None
+
+
+def _relabelled(pem: bytes) -> bytes | None:
+    """A key's PEM under the label that its content asks for; None if that cannot be told, or is the one it has.
+
+    :raises KeyLoadError: if the content is a public key.
+    """
+    match = _BLOCK.search(pem.decode("latin-1"))
+    if match is None or "Proc-Type" in match[2]:
+        return None
+    try:
+        der = base64.b64decode("".join(match[2].split()), validate=True)
+    except ValueError:
+        return None
+    try:
+        other = _wrap_der(der)
+    except KeyLoadError as error:
+        if error.hint == _PUBLIC_HINT:
+            raise
+        return None
+    return other if other != pem else None
 
 
 def _wrap_der(der: bytes) -> bytes | None:

@@ -185,6 +185,14 @@ def ipv4(text: str) -> int | None:
 Moment = datetime | timedelta | int
 """A point in time: an aware datetime, a timedelta from now, or whole epoch seconds."""
 
+# What to write instead, by the name of the type that was given.
+_MENDED = {
+    "float": ": round it with int(…), or give the timedelta",
+    "str": ": give int(…) of the digits, or datetime.fromisoformat(…) with its zone",
+    "date": ": give a datetime with a time zone, for a date begins at another moment in each",
+    "struct_time": ": give int(calendar.timegm(…))",
+}
+
 # Epochs before this second (2001-09-09) are no expiry of anything that CloudFront ever served.
 _EARLIEST = 1_000_000_000
 
@@ -217,10 +225,37 @@ def epoch_of(moment: Moment, now: float, name: str = "expires") -> int:
     else:
         raise PolicyError(
             f"{name} is an aware datetime, a timedelta or whole epoch seconds, not {type(moment).__name__}"
+            f"{_MENDED.get(type(moment).__name__, '')}"
         )
     if not 0 < seconds <= MAX_EPOCH:
         raise PolicyError(f"{name} {seconds} is outside the range of epoch seconds that CloudFront takes")
     return seconds
+
+
+def _kind(value: object) -> str:
+    return f"a {type(value).__name__}"
+
+
+def check_resource(resource: object) -> None:
+    """:raises PolicyError: if it is no text, or a whole policy."""
+    if resource is None or (isinstance(resource, str) and not resource.lstrip().startswith("{")):
+        return
+    if isinstance(resource, str | dict) or (
+        isinstance(resource, bytes | bytearray) and bytes(resource).lstrip().startswith(b"{")
+    ):
+        raise PolicyError(
+            "this is a whole policy document, and Policy(…) makes one of a resource and moments. Give the document as "
+            "it is, as JSON text or bytes: sign_url(url, signer, policy=…), sign_cookies(document.encode(), signer)"
+        )
+    if isinstance(resource, list | tuple | set | frozenset):
+        raise PolicyError(
+            f"a policy has one Resource, and this is {_kind(resource)} of {len(resource)}: give one URL as text, with "
+            "* for what may vary, such as https://cdn.example.com/films/*. For several folders sign cookies for each, "
+            "with its own path"
+        )
+    raise PolicyError(
+        f"a resource is the text of a URL, with * and ? as wildcards, or None for every URL; not {_kind(resource)}"
+    )
 
 
 class Policy:
@@ -247,10 +282,16 @@ class Policy:
         ip: str | None = None,
         as_is: bool = False,
     ) -> None:
+        check_resource(resource)
         self.resource = resource if resource is None or as_is else pattern_as_sent(resource)
         self.expires = expires
         self.starts = starts
         if ip is not None:
+            if not isinstance(ip, str):
+                raise PolicyError(
+                    f"ip is one IPv4 address or network as text, such as 203.0.113.0/24, not {_kind(ip)}: a policy "
+                    "has one; leave it out, or sign for each viewer"
+                )
             if ":" in ip:
                 raise PolicyError(
                     f"{ip}: CloudFront's IpAddress takes IPv4 only; leave it out for IPv6 viewers"

@@ -6,6 +6,7 @@ decoded or normalised but the case of scheme and host and the port that the sche
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 Matcher = Callable[[str], bool]
@@ -96,6 +97,17 @@ def plain_host(scheme: str, host: str) -> str:
     if ":" in host:
         return host.removesuffix(":443") if scheme == "https" else host.removesuffix(":80")
     return host
+
+
+_BUCKET = re.compile(
+    r"(?:.+\.)?s3(?:[.-](?:website[.-])?[a-z0-9-]+)*\.amazonaws\.com(?:\.cn)?|storage\.googleapis\.com",
+    re.ASCII,
+)
+
+
+def is_bucket_host(host: str) -> bool:
+    """Whether a host name is that of an S3 bucket (or Google's like), which CloudFront's viewers never ask."""
+    return _BUCKET.fullmatch(host.lower().partition(":")[0]) is not None
 
 
 def _with_port(scheme: str, host: str) -> str:

@@ -18,16 +18,26 @@ from __future__ import annotations
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Literal, Protocol
 
-from keyfront.errors import NoSuchKey, PolicyError, SigningError
-from keyfront.signing import raw_url
+from keyfront.errors import ExpiredWarning, NoSuchKey, PolicyError, SigningError
+from keyfront.signing import cookie_scope, raw_url
 from keyfront.signing.keys import HashName, PrivateKey, PublicKey, cf_b64encode, load_private_key
-from keyfront.signing.policy import Moment, Policy, Statement, canned_policy, epoch_of, parse_policy
-from keyfront.signing.resource import plain_host
+from keyfront.signing.policy import (
+    Moment,
+    Policy,
+    Statement,
+    canned_policy,
+    check_resource,
+    epoch_of,
+    parse_policy,
+)
+from keyfront.signing.resource import is_bucket_host, plain_host
+from keyfront.signing.values import key_id_mistake
 
 
 class Signer(Protocol):
@@ -63,7 +73,12 @@ class LocalSigner:
     __slots__ = ("_key", "key_pair_id", "public_key")
 
     def __init__(self, key_pair_id: str, key: PrivateKey) -> None:
-        """:raises SigningError: if `key_pair_id` cannot be an id."""
+        """:raises SigningError: if `key_pair_id` cannot be an id, or `key` is no PrivateKey."""
+        if not isinstance(key, PrivateKey):
+            raise SigningError(
+                f"a LocalSigner takes the key's id and a PrivateKey, not a {type(key).__name__}: use "
+                "load_signer(id, key) for a key's text, bytes or path"
+            )
         self.key_pair_id = checked_id(key_pair_id)
         self.public_key = key.public_key
         self._key = key
@@ -108,15 +123,20 @@ def sign_url(
     default or only the other. `as_is` signs the URL untouched, for clients that send exactly what they are
     given; otherwise it is written as all clients send it. `now` is epoch seconds, the clock's if not given.
 
+    What has expired already is signed all the same, with an ExpiredWarning.
+
     :raises PolicyError: if the policy makes no sense, does not cover the URL, or ends later than the signer's
         `max_lifetime` after `now`.
-    :raises SigningError: if the URL cannot be sent as it is, carries signing parameters already, or the
+    :raises SigningError: if the URL cannot be sent as it is, carries signing parameters already, is a bucket's, or the
         signer cannot sign.
     :raises CustodyError: if the signer's key is elsewhere and not to be had (`CustodyUnavailable`: it may help
         to try again).
     """
+    if not isinstance(url, str):
+        raise SigningError(f"a URL is text, not a {type(url).__name__}: sign one at a time, as str(url)")
     target = raw_url.as_is(url) if as_is else raw_url.as_sent(url)
     raw_url.refuse_signed(target)
+    _refuse_bucket(target.host)
     if policy is not None:
         if not (expires is None and starts is None and ip is None and resource is None):
             raise PolicyError("give either a policy, or what to make one of: expires, starts, ip, resource")
@@ -124,16 +144,20 @@ def sign_url(
     elif expires is None:
         raise PolicyError("give expires (an aware datetime, a timedelta or epoch seconds), or a policy")
     elif starts is None and ip is None and resource is None:
-        if "*" in str(target) and not as_is:
+        if _means_wildcard(target) and not as_is:
             raise PolicyError(_NO_WILDCARD.format("The policy made of expires alone"))
         terms = _canned(target, expires, now)
     else:
+        if resource is None and target.query and not as_is and not _means_wildcard(target):
+            # In a pattern a * would be a wildcard; to every server %2A is the same character.
+            target.query = target.query.replace("*", "%2A")
         if resource is None and "*" in str(target):
             raise PolicyError(_NO_WILDCARD.format("The URL to be signed"))
         made = Policy(resource or str(target), expires, starts=starts, ip=ip, as_is=as_is)
         terms = _custom(made, now)
     if terms.statement is not None and not _covers(terms.statement, target):
         raise PolicyError(f"the policy's Resource {terms.statement.resource} does not grant {target}")
+    _warn_if_over(terms, now)
     return target.with_parameters(
         "&".join(f"{name}={value}" for name, value in _signed(terms, signer, hash_name, now).items())
     )
@@ -143,6 +167,30 @@ _NO_WILDCARD = (
     "{} grants one URL, letter by letter: a * in it is no wildcard. To grant many URLs pass resource= with "
     "the pattern; if the URL really holds a *, write it %2A"
 )
+
+
+def _means_wildcard(target: raw_url.RawUrl) -> bool:
+    """Whether a * in a URL was probably meant for a wildcard: any in the path, or one that is the whole query or its
+    last parameter. Others in a query stand for themselves, such as filename*=UTF-8''…"""
+    return "*" in target.host or "*" in target.path or (target.query or "").rpartition("&")[2] == "*"
+
+
+def _refuse_bucket(host: str) -> None:
+    """:raises SigningError: for the host of a bucket, which no viewer asks for what CloudFront guards."""
+    if is_bucket_host(host):
+        raise SigningError(
+            f"{host} is the host of a bucket, the origin behind the distribution: sign the URL that viewers use, of "
+            "the distribution's domain name or one of its aliases"
+        )
+
+
+def _warn_if_over(terms: _Terms, now: float | None) -> None:
+    if terms.expires <= (time.time() if now is None else now):
+        warnings.warn(
+            f"this has expired already (at epoch second {terms.expires}): every request with it is refused",
+            ExpiredWarning,
+            stacklevel=3,
+        )
 
 
 class SignedCookies:
@@ -156,13 +204,13 @@ class SignedCookies:
 
     __slots__ = ("attributes", "set_cookie", "values")
 
-    def __init__(self, values: Mapping[str, str], attributes: Mapping[str, str | bool]) -> None:
+    def __init__(self, values: Mapping[str, str], attributes: Mapping[str, str | bool | int]) -> None:
         self.values: Mapping[str, str] = MappingProxyType(dict(values))
-        self.attributes: Mapping[str, str | bool] = MappingProxyType(dict(attributes))
+        self.attributes: Mapping[str, str | bool | int] = MappingProxyType(dict(attributes))
         tail = "".join(
             f"; {_ATTRIBUTES[name]}" + ("" if value is True else f"={value}")
             for name, value in attributes.items()
-            if value
+            if value or name == "max_age"
         )
         self.set_cookie = tuple(f"{name}={value}{tail}" for name, value in values.items())
 
@@ -181,6 +229,8 @@ _ATTRIBUTES = {
     "httponly": "HttpOnly",
     "samesite": "SameSite",
     "partitioned": "Partitioned",
+    "max_age": "Max-Age",
+    "expires": "Expires",
 }
 
 
@@ -208,10 +258,17 @@ def sign_cookies(
     policy's date. `domain` must cover the distribution's host name; for cookies set by `www.example.com`
     and sent to `cdn.example.com` it is `example.com`. `hash_name` and `now` are as for `sign_url`.
 
+    What no browser would send to any URL of `resource` is refused: a `domain` or `path` that covers none of them,
+    Secure cookies for a resource that is http only (its hosts other than localhost).
+
     :raises PolicyError: if the policy makes no sense, or ends later than the signer's `max_lifetime` after `now`.
     :raises SigningError: if the attributes contradict each other, or the signer cannot sign.
     :raises CustodyError: as for `sign_url`.
     """
+    given: object = resource
+    if not isinstance(given, str | Policy | bytes):
+        check_resource(given)
+        raise PolicyError(f"a resource is a URL's text, a Policy or bytes, not a {type(given).__name__}")
     if isinstance(resource, str):
         if expires is None:
             raise PolicyError("give expires (an aware datetime, a timedelta or epoch seconds)")
@@ -219,7 +276,7 @@ def sign_cookies(
             terms = _custom(Policy(resource, expires, starts=starts, ip=ip), now)
         elif starts is None and ip is None:
             target = raw_url.as_sent(resource)
-            if "*" in str(target):
+            if _means_wildcard(target):
                 raise PolicyError(_NO_WILDCARD.format("A canned policy"))
             terms = _canned(target, expires, now)
         else:
@@ -231,23 +288,51 @@ def sign_cookies(
     else:
         terms = _custom(resource, now)
     attributes = _cookie_attributes(domain, path, secure, http_only, same_site, partitioned)
+    cookie_scope.refuse_useless(terms.resource, domain, path, secure)
     signed = _signed(terms, signer, hash_name, now)
+    _warn_if_over(terms, now)
     return SignedCookies({f"CloudFront-{name}": value for name, value in signed.items()}, attributes)
+
+
+def expired_cookies(
+    *,
+    domain: str | None = None,
+    path: str = "/",
+    secure: bool = True,
+    http_only: bool = True,
+    same_site: Literal["Lax", "Strict", "None"] | None = None,
+    partitioned: bool = False,
+) -> SignedCookies:
+    """What deletes signed cookies from a browser, at log-out: all five of CloudFront's, empty and expired.
+
+    Give the attributes that `sign_cookies` was given: a browser deletes only the cookie of the same name, domain and
+    path, and takes `SameSite=None` and `Partitioned` only from Secure ones. A copy that somebody else has stays good
+    until its policy expires.
+
+        for line in expired_cookies(domain="example.com").set_cookie:
+            response.headers.append("Set-Cookie", line)
+
+    :raises SigningError: as `sign_cookies`, if the attributes contradict each other.
+    """
+    attributes: dict[str, str | bool | int] = {
+        **_cookie_attributes(domain, path, secure, http_only, same_site, partitioned),
+        "max_age": 0,
+        "expires": "Thu, 01 Jan 1970 00:00:00 GMT",
+    }
+    return SignedCookies(dict.fromkeys(_COOKIES, ""), attributes)
+
+
+_COOKIES = tuple(
+    f"CloudFront-{name}" for name in ("Expires", "Policy", "Signature", "Key-Pair-Id", "Hash-Algorithm")
+)
 
 
 def _cookie_attributes(
     domain: str | None, path: str, secure: bool, http_only: bool, same_site: str | None, partitioned: bool
 ) -> dict[str, str | bool]:
-    for text in (domain or "", path):
-        if any(char <= " " or char in ";,\x7f" for char in text) or not text.isascii():
-            raise SigningError(f"{text!r} cannot stand in a cookie's attributes")
-    if not path.startswith("/"):
-        raise SigningError("a cookie's Path begins with /; browsers ignore any other")
-    if domain is not None and f".{domain}".lower().endswith(".cloudfront.net"):
-        raise SigningError(
-            "browsers take no cookies for cloudfront.net: give the distribution an alternate domain name that "
-            "you share with your application"
-        )
+    if domain is not None:
+        cookie_scope.check_domain(domain)
+    cookie_scope.check_path(path)
     if not secure and (same_site == "None" or partitioned):
         raise SigningError("browsers take SameSite=None and Partitioned only from Secure cookies")
     if same_site not in (None, "Lax", "Strict", "None"):
@@ -266,14 +351,21 @@ def _cookie_attributes(
 
 class _Terms:
     """What is to be signed: the parameter that carries it (Expires or Policy), its value, the signed bytes, the
-    second when it ends, and for a custom policy what it states."""
+    second when it ends, the URL or pattern that it grants (None: every URL), and for a custom policy what it states."""
 
-    __slots__ = ("data", "expires", "name", "statement", "value")
+    __slots__ = ("data", "expires", "name", "resource", "statement", "value")
 
     def __init__(
-        self, name: str, value: str, data: bytes, expires: int, statement: Statement | None = None
+        self,
+        name: str,
+        value: str,
+        data: bytes,
+        expires: int,
+        resource: str | None,
+        statement: Statement | None = None,
     ) -> None:
         self.name = name
+        self.resource = resource
         self.value = value
         self.data = data
         self.expires = expires
@@ -283,7 +375,8 @@ class _Terms:
 def _canned(target: raw_url.RawUrl, expires: Moment, now: float | None) -> _Terms:
     end = epoch_of(expires, time.time() if now is None else now)
     text = str(end)
-    return _Terms("Expires", text, canned_policy(str(target), text), end)
+    _refuse_bucket(target.host)
+    return _Terms("Expires", text, canned_policy(str(target), text), end, str(target))
 
 
 def _custom(policy: Policy | str | bytes, now: float | None) -> _Terms:
@@ -292,7 +385,9 @@ def _custom(policy: Policy | str | bytes, now: float | None) -> _Terms:
     else:
         data = policy.encode("utf-8") if isinstance(policy, str) else policy
     statement = parse_policy(data)
-    return _Terms("Policy", cf_b64encode(data), data, statement.expires, statement)
+    if statement.resource is not None:
+        _refuse_bucket(statement.resource.partition("://")[2].partition("/")[0])
+    return _Terms("Policy", cf_b64encode(data), data, statement.expires, statement.resource, statement)
 
 
 def _covers(statement: Statement, target: raw_url.RawUrl) -> bool:
@@ -366,15 +461,17 @@ def hash_for(signer: Signer, hash_name: HashName | None) -> HashName:
 
 
 def checked_id(key_pair_id: str) -> str:
-    """:raises SigningError: if `key_pair_id` cannot be an id."""
-    if not key_pair_id or not all(
-        char.isascii() and (char.isalnum() or char in "-_") for char in key_pair_id
-    ):
+    """:raises SigningError: if `key_pair_id` cannot be the id of a public key: empty, the word `undefined` or `None`,
+    a key group's id (a UUID), an access key of AWS's APIs, a distribution's id, an ARN, a key, or what has blanks."""
+    text = key_pair_id if isinstance(key_pair_id, str) else str(key_pair_id)
+    mistake = key_id_mistake(text)
+    if mistake is not None or not all(char.isascii() and (char.isalnum() or char in "-_") for char in text):
+        why = f": {mistake.text.rstrip('.')}" if mistake is not None else ""
         raise SigningError(
-            f"{key_pair_id[:40]!r} is no key pair id. It is the Id of the public key in CloudFront, such as "
+            f"{text[:40]!r} is no key pair id{why}. It is the Id of the public key in CloudFront, such as "
             "K2JCJMDEHXQW5F"
         )
-    return key_pair_id
+    return text
 
 
 # ------------------------------------------------------------------------------------------------------------

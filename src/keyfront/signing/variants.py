@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from keyfront.signing.encoders import ENCODERS, NOTHING, Encoder, Part
-from keyfront.signing.resource import plain_host
+from keyfront.signing.resource import is_bucket_host, plain_host
 
 
 class Mistake(NamedTuple):
@@ -616,16 +616,6 @@ def _note(note: str, part: str) -> tuple[str, str]:
 
 # ------------------------------------------------------------------------------------------------------------
 # Scheme and host
-
-_BUCKET = re.compile(
-    r"(?:.+\.)?s3(?:[.-](?:website[.-])?[a-z0-9-]+)*\.amazonaws\.com(?:\.cn)?|storage\.googleapis\.com",
-    re.ASCII,
-)
-
-
-def is_bucket_host(host: str) -> bool:
-    """Whether a host name is that of an S3 bucket (or Google's like), which CloudFront's viewers never ask."""
-    return _BUCKET.fullmatch(host.lower().partition(":")[0]) is not None
 
 
 def _bases(scheme: str, host: str, others: Iterable[str]) -> list[Alternative]:

@@ -29,7 +29,7 @@ from types import MappingProxyType
 from typing import Literal, cast
 from urllib.parse import unquote_to_bytes
 
-from keyfront.errors import Denial, Denied, PolicyError
+from keyfront.errors import Denial, Denied, KeyLoadError, PolicyError
 from keyfront.signing.keys import HashName, PublicKey, cf_b64decode, load_public_key
 from keyfront.signing.policy import (
     Network,
@@ -215,6 +215,11 @@ class KeyRing:
         size: int = 64 << 20,
         budget: Budget | None = None,
     ) -> None:
+        if not isinstance(keys, Mapping):
+            raise KeyLoadError(
+                f"a KeyRing takes a mapping of key ids to public keys, not a {type(keys).__name__}",
+                'Give {"K2JCJMDEHXQW5F": pem}',
+            )
         self.keys: Mapping[str, PublicKey] = MappingProxyType(
             {id_: key if isinstance(key, PublicKey) else load_public_key(key) for id_, key in keys.items()}
         )
