@@ -33,7 +33,7 @@ from examples.gallery import attempts
 from examples.gallery.pictures import SCENES, Scene
 from examples.gallery.provision import SECRET_HEADER, Provisioned, SigningKey
 from examples.gallery.shelf import DOWNLOADS, Download
-from keyfront import Signer, load_signer, sign_cookies, sign_url
+from keyfront import Signer, expired_cookies, load_signer, sign_cookies, sign_url
 
 HERE = Path(__file__).parent
 COOKIES_LAST = timedelta(minutes=30)
@@ -219,8 +219,8 @@ async def logout(request: Request) -> Response:
     """The browser forgets its cookies. A copy of them would work until it expires: keep lifetimes short."""
     request.session.clear()
     answer = RedirectResponse("/", status_code=303)
-    for cookie in attempts.COOKIE_NAMES:
-        answer.delete_cookie(cookie, path="/pictures", httponly=True, samesite="lax")
+    for line in expired_cookies(path="/pictures", secure=False, same_site="Lax").set_cookie:
+        answer.headers.append("Set-Cookie", line)
     return answer
 
 

@@ -25,12 +25,6 @@ from keyfront.signing.explain import Report, explain_url
 if TYPE_CHECKING:
     from examples.gallery.app import House
 
-COOKIE_NAMES = (
-    "CloudFront-Policy",
-    "CloudFront-Signature",
-    "CloudFront-Key-Pair-Id",
-    "CloudFront-Hash-Algorithm",
-)
 
 # What the page tells of an access record, before it shows the whole.
 TOLD = (
