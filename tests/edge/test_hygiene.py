@@ -888,7 +888,7 @@ class TestDeception:
     def test_a_wildcard_names_the_end_of_a_name_and_not_of_its_parameters(self, target: str) -> None:
         routing = Routing(half_private())
         for resource in ("http://d.test/private/*.jpg", "http://d.test/private/?*.jpg", "*/private/*.jpg"):
-            cookie = sign_cookies(resource, ALICE, expires=int(NOW) + 3600, now=NOW).header
+            cookie = sign_cookies(resource, ALICE, expires=int(NOW) + 3600, now=NOW, secure=False).header
             refused = verdict(routing, target, cookie)
             assert isinstance(refused, Refusal), (target, resource)
             assert refused.denied is not None

@@ -420,12 +420,14 @@ class TestWildcardsOfPolicies:
             "*/private/?*.png",
             "http://d.test/*png",
         ):
-            cookie = sign_cookies(resource, ALICE, expires=int(NOW) + 3600, now=NOW).header
+            cookie = sign_cookies(resource, ALICE, expires=int(NOW) + 3600, now=NOW, secure=False).header
             refused = verdict(routing, target, cookie)
             assert isinstance(refused, Refusal), (target, resource)
             assert refused.denied is not None
             assert refused.denied.denial is Denial.WRONG_RESOURCE
-        cookie = sign_cookies("http://d.test/private/*", ALICE, expires=int(NOW) + 3600, now=NOW).header
+        cookie = sign_cookies(
+            "http://d.test/private/*", ALICE, expires=int(NOW) + 3600, now=NOW, secure=False
+        ).header
         assert isinstance(verdict(routing, target, cookie), Plan)
         assert isinstance(verdict(routing, signed(target, as_is=True)), Plan)
 
@@ -443,11 +445,15 @@ class TestWildcardsOfPolicies:
         ],
     )
     def test_cover_what_their_author_wrote(self, pattern: str, target: str) -> None:
-        policy = sign_cookies(f"http://d.test{pattern}", ALICE, expires=int(NOW) + 3600, now=NOW)
+        policy = sign_cookies(
+            f"http://d.test{pattern}", ALICE, expires=int(NOW) + 3600, now=NOW, secure=False
+        )
         assert isinstance(verdict(Routing(half_open("/private/*")), target, policy.header), Plan)
 
     def test_a_host_that_ends_like_a_script_is_no_script(self) -> None:
-        cookie = sign_cookies("http://d.pl/private/*.png", ALICE, expires=int(NOW) + 3600, now=NOW).header
+        cookie = sign_cookies(
+            "http://d.pl/private/*.png", ALICE, expires=int(NOW) + 3600, now=NOW, secure=False
+        ).header
         assert isinstance(verdict(Routing(half_open("/private/*")), "/private/a;.png", cookie), Refusal)
 
 
@@ -556,7 +562,7 @@ class TestLawfulNames:
         assert not any("\xc2" in path for path in found.paths)
 
 
-FOLDER = sign_cookies("http://d.test/private/*", ALICE, expires=int(NOW) + 3600, now=NOW).header
+FOLDER = sign_cookies("http://d.test/private/*", ALICE, expires=int(NOW) + 3600, now=NOW, secure=False).header
 
 
 def opened_by_anyone(target: str) -> bool:
@@ -583,7 +589,9 @@ class TestTheWork:
 
     def test_of_a_wildcards_coverage_is_bounded(self) -> None:
         routing = Routing(half_open("/private/*"))
-        cookie = sign_cookies("http://d.test/private/*.jpg", ALICE, expires=int(NOW) + 3600, now=NOW).header
+        cookie = sign_cookies(
+            "http://d.test/private/*.jpg", ALICE, expires=int(NOW) + 3600, now=NOW, secure=False
+        ).header
         for path in ("%3f" * 1000, ";%2f" * 100, "a.php/" * 8, "%23;%3f%0a" * 60, "%%33f" * 400):
             began = time.process_time()
             verdict(routing, "/private/" + path + ".jpg", cookie)
