@@ -58,7 +58,7 @@ async def soak(folder: Path, seed: int, seconds: float, viewers: int, workers: i
     await origin.start()
     options = ["--memory", str(MEMORY), "--max-object", str(MAX_OBJECT), "--cache-disk", f"{DISK}M"]
     options += ["--tls", "127.0.0.1:0", "--certificates", str(folder / "certificates")]
-    up = Up(folder / "data", workers=workers, options=tuple(options))
+    up = Up(folder / "data", workers=workers, options=(*options, "--stuck-after", f"{churn.STUCK_AFTER:g}"))
     operator = churn.Operator(up, origin.port, truth, judge, seed)
     task = asyncio.current_task()
     assert task is not None
@@ -108,6 +108,8 @@ async def _load(
             churn.weather(origin, stop, seed, min(45.0, seconds / 2.5)),
             churn.kill(up, truth, judge, stop, "edge-1", min(30.0, seconds / 3)),
             churn.kill(up, truth, judge, stop, "control", min(60.0, seconds / 2)),
+            churn.stun(up, truth, judge, stop, "edge-1", 47.0),
+            churn.stun(up, truth, judge, stop, "control", 83.0),
             operator.run(stop, min(1.0, seconds / 30)),
             flood(up.edge_port, truth, judge, ledger, stop, seed),
         )

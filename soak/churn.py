@@ -30,6 +30,10 @@ DISABLED: Final = "4135ea2d-6df8-44a3-9df3-4b5a84be39ad"
 ALL_VIEWER: Final = "216adef6-5c7f-47e4-b989-5492eafa07d3"
 BACK: Final = 20.0
 """Seconds after its kill within which the control plane must answer again."""
+STUCK_AFTER: Final = 4.0
+"""Seconds without a heartbeat after which a process is killed: `--stuck-after`."""
+REPLACED: Final = 20.0
+"""Seconds after which a stuck process must be gone."""
 ALIAS: Final = "alias.soak.test"
 
 
@@ -567,3 +571,28 @@ async def kill(up: Up, truth: Truth, judge: Judge, stop: asyncio.Event, name: st
         os.kill(pid, signal.SIGKILL)
         truth.note(f"{name} (pid {pid}) is killed")
         judge.counts[f"kills of {name}"] += 1
+
+
+async def stun(up: Up, truth: Truth, judge: Judge, stop: asyncio.Event, name: str, every: float) -> None:
+    """SIGSTOP for `name` each `every` seconds: it is there and does nothing. It must have been replaced within
+    REPLACED seconds."""
+    times = truth.control_kills if name == "control" else truth.kills
+    while True:
+        await _pause(stop, every)
+        if stop.is_set():
+            return
+        pid = children(up).get(name)
+        if pid is None:
+            continue  # killed a moment ago
+        truth.note(f"{name} (pid {pid}) is stopped")
+        began = time.time()
+        os.kill(pid, signal.SIGSTOP)
+        judge.counts[f"stuck {name}"] += 1
+        while pid in up.children():
+            times.append(time.time())  # whatever it holds may be cut at any moment until it is gone
+            if time.time() - began > REPLACED:
+                judge.violation("not replaced", f"{name} has been stuck for {REPLACED:g} s")
+                os.kill(pid, signal.SIGCONT)
+                break
+            await asyncio.sleep(0.1)
+        times.append(time.time())

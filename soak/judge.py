@@ -177,6 +177,10 @@ class Judge:
 
     def broken(self, ask: Ask | None, seen: Seen | None, used: float, failed: float, error: str) -> None:
         """A connection failed: before a request (`ask` None), before a head (`seen` None), or within a body."""
+        if "ConnectionRefused" in error:
+            # Listening sockets are the supervisor's: whatever is killed or stuck, nobody is refused.
+            self.violation("connection refused", error, ask, seen)
+            return
         if self.truth.hit_by_kill(used, failed):
             self.counts["connections broken by a kill"] += 1
             return

@@ -116,6 +116,8 @@ class FailingDisk:
                 return real(*args, **named)
             if name in ("stat", "scandir") and args and _elsewhere(args[0]):
                 return real(*args, **named)
+            if name == "scandir" and not os.path.exists(args[0]):
+                return real(*args, **named)  # that there is nothing is no failure of the disk
             self._strike(name)
             return real(*args, **named)
 

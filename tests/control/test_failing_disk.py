@@ -1,0 +1,162 @@
+"""The control plane's records on a disk that fails at every single call.
+
+Each time: what was acknowledged is there after the process is gone, what was refused is not, the audit log's chain is
+whole, and the next try succeeds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy.exc import DBAPIError
+
+from keyfront.control import audit
+from keyfront.control.credentials import load
+from keyfront.control.health import committable, writable
+from keyfront.control.store import Store
+from keyfront.errors import ApiError, SettingsError
+from keyfront.model.kinds import Quotas
+from tests.control.house import ACCOUNT, House
+from tests.faults import FULL, IOERR_FSYNC, IOERR_WRITE, FailingSqlite, failing_disks, left_over
+
+WAYS = [(FULL, False), (FULL, True), (IOERR_WRITE, False), (IOERR_FSYNC, True)]
+
+
+@pytest.fixture
+def sqlite() -> Iterator[FailingSqlite]:
+    with FailingSqlite() as failing:
+        yield failing
+
+
+def intact(store: Store) -> int:
+    """How many records the audit log has, if its chain is whole."""
+    with store.read() as transaction:
+        rows = transaction.audit()
+    assert audit.first_break(rows) is None
+    return len(rows)
+
+
+@pytest.mark.parametrize(("code", "stays"), WAYS)
+def test_a_change(tmp_path: Path, sqlite: FailingSqlite, code: int, stays: bool) -> None:
+    house = House(tmp_path, quotas=Quotas(public_keys=1000))
+    made = [house.key("before")]
+    for at in range(200):
+        sqlite.fail(at, code, stays=stays)
+        name = f"key-{at}"
+        refusal = None
+        try:
+            made.append(house.key(name))
+        except ApiError as error:
+            refusal = error
+        struck = sqlite.struck
+        sqlite.fail(None)
+        if refusal is not None:
+            assert struck
+            assert refusal.code == "ServiceUnavailable"
+            assert "Nothing was changed" in refusal.message
+        other = Store(tmp_path / "keyfront.db")  # what somebody finds who starts after a power cut
+        with other.read() as transaction:
+            assert set(transaction.versions("PublicKey")) == set(made)
+        intact(other)
+        other.close()
+        if not struck:
+            break
+        if len(made) < at + 2:
+            made.append(house.key(name))  # the same call again
+    else:
+        raise AssertionError("a change never got through")
+    assert at >= 2
+    assert intact(house.store) >= len(made)
+    house.close()
+
+
+@pytest.mark.parametrize(("code", "stays"), WAYS)
+def test_a_record_of_a_read(tmp_path: Path, sqlite: FailingSqlite, code: int, stays: bool) -> None:
+    """A read is answered without its record; the log has no gap, and says that it failed."""
+    house = House(tmp_path)
+    key = house.key()
+    for at in range(50):
+        before = intact(house.store)
+        sqlite.fail(at, code, stays=stays)
+        house.call("GetPublicKey", Id=key)
+        struck = sqlite.struck
+        trouble = house.service.audit_trouble
+        sqlite.fail(None)
+        assert intact(house.store) == before + (not trouble)
+        house.call("GetPublicKey", Id=key)
+        assert house.service.audit_trouble == ""
+        if not struck:
+            break
+    house.close()
+
+
+@pytest.mark.parametrize(("code", "stays"), WAYS)
+def test_the_first_start(tmp_path: Path, sqlite: FailingSqlite, code: int, stays: bool) -> None:
+    for at in range(400):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        sqlite.fail(at, code, stays=stays)
+        with contextlib.suppress(SettingsError, ApiError, DBAPIError):
+            House(folder).close()
+        struck = sqlite.struck
+        sqlite.fail(None)
+        house = House(folder)  # whatever was left there
+        house.key()
+        intact(house.store)
+        house.close()
+        shutil.rmtree(folder)
+        if not struck:
+            break
+    else:
+        raise AssertionError("it never started")
+
+
+@pytest.mark.parametrize(("code", "stays"), WAYS)
+def test_health_tells(tmp_path: Path, sqlite: FailingSqlite, code: int, stays: bool) -> None:
+    store = Store(tmp_path / "keyfront.db")
+    assert list(committable(store)) == []
+    sqlite.fail(0, code, stays=stays)
+    assert "not available" in next(iter(committable(store)))
+    sqlite.fail(None)
+    assert list(committable(store)) == []
+    store.close()
+
+
+def test_health_tells_of_the_data_folder(tmp_path: Path) -> None:
+    for disk in failing_disks():
+        with disk:
+            found = list(writable(tmp_path))
+        assert bool(found) is disk.struck
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_publishing_what_is_committed(tmp_path: Path) -> None:
+    """A change that cannot be published stays committed, and is published by the next try."""
+    for number, disk in enumerate(failing_disks(("full once", "full from then on", "broken once"))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        house = House(folder)
+        with disk:
+            id_ = house.distribution()["Id"]  # the store's own files are SQLite's, and do not fail here
+        assert house.service.follow(house.now + 1)
+        published = house.feed.published()
+        assert published is not None
+        assert [one.id for one in published.distributions] == [id_]
+        house.close()
+        shutil.rmtree(folder)
+
+
+def test_credentials_are_made_whole_or_not_at_all(tmp_path: Path) -> None:
+    for number, disk in enumerate(failing_disks()):
+        path = tmp_path / str(number) / "credentials"
+        path.parent.mkdir()
+        made = None
+        with disk, contextlib.suppress(SettingsError):
+            made = [caller.access_key_id for caller, _ in load(path, ACCOUNT)]
+        found = [caller.access_key_id for caller, _ in load(path, ACCOUNT)]
+        assert made is None or made == found
+        assert left_over(path.parent) == []
