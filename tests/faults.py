@@ -116,7 +116,7 @@ class FailingDisk:
                 return real(*args, **named)
             if name in ("stat", "scandir") and args and _elsewhere(args[0]):
                 return real(*args, **named)
-            if name == "scandir" and not os.path.exists(args[0]):
+            if name == "scandir" and not _is_there(args[0]):
                 return real(*args, **named)  # that there is nothing is no failure of the disk
             self._strike(name)
             return real(*args, **named)
@@ -153,6 +153,17 @@ class _Raw(io.FileIO):
     def write(self, data: Any, /) -> int:
         self._disk._strike("write")
         return super().write(data)
+
+
+_stat = os.stat
+
+
+def _is_there(path: Any) -> bool:
+    try:
+        _stat(path)
+    except OSError:
+        return False
+    return True
 
 
 def _only(named: dict[str, Any], *names: str) -> dict[str, Any]:

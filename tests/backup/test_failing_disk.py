@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from keyfront.errors import BackupError
-from tests.backup.house import Installed, make, read
+from tests.backup.house import NOW, Installed, make, read
 from tests.faults import FULL, FailingSqlite, failing_disks, left_over
 
 
@@ -28,7 +28,7 @@ def test_making(tmp_path: Path) -> None:
         for archive in archives:
             read(archive)
         assert archives or not acknowledged
-        assert make(installed.house.store, installed.folder, place, always=True).made
+        assert make(installed.house.store, installed.folder, place, now=NOW + 1, always=True).made
         assert left_over(place) == []
     assert turns > 5
     installed.house.close()

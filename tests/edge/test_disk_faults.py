@@ -108,7 +108,7 @@ def test_variants_slices_and_signs(tmp_path: Path) -> None:
         tier.close()
 
 
-@pytest.mark.parametrize("entries", [0, 1, 20])
+@pytest.mark.parametrize("entries", [0, 1, 12])
 def test_eviction(tmp_path: Path, entries: int) -> None:
     """Also of an empty folder, which is what a tier finds that has never been able to write."""
     for disk in failing_disks(
