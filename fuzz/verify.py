@@ -63,6 +63,7 @@ _PIECES = (
     "Expires=", "Policy=", "Signature=", "Key-Pair-Id=", "Hash-Algorithm=", "CloudFront-Policy=", "CloudFront-", "KRSA",
     "KEC", "SHA1", "SHA256", "&", "&&", "?", "=", ";", "; ", "%", "%00", "%2", "%7E", "%25", "+", "~", "_", "-", '"',
     "\\", "/", "//", "..", "#", "\0", "\n", "é", "\xff", "漢", "\ud800", " ", "0", "9" * 40, "undefined", str(SOON),
+    "%20", "%2F", "%2f", "%C3%A9", "%CC%88", "%E9", "'", "%27", "&amp;", "%3F", "%0A", "??", "*", "Expire=", "sig=",
     "cdn.test", ":443", ":80", "http", "https://", '","Condition":{', "}}}]}", "[" * 500, "a" * 5000,
 )  # fmt: skip
 
@@ -128,6 +129,8 @@ def check(ring: KeyRing, value: Input, explained: bool = False) -> bool:
         )
         assert report.denial == first.reason, f"refused as {first}, explained as {report.denial}"
         assert report.cause, "refused without a cause"
+        assert report.causes, "refused without the code of a cause"
+        assert all(cause.code != "unknown" for cause in report.causes), "a cause without a code of its own"
     return False
 
 

@@ -228,6 +228,16 @@ def test_the_command_of_a_remedy_runs_as_printed(what: str, tmp_path: Path) -> N
     )
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl")
+def test_the_tls_guides_command_for_a_key_runs_as_printed(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guide" / "tls.md").read_text()
+    command = re.search("`(openssl pkcs8 [^`]+)`", guide)
+    assert command is not None
+    (tmp_path / "privkey.pem").write_text(PLAIN["SEC1"][0])
+    subprocess.run(["sh", "-c", command[1]], cwd=tmp_path, check=True, timeout=60)
+    assert (tmp_path / "key.pem").read_text().startswith("-----BEGIN PRIVATE KEY-----")
+
+
 @pytest.mark.parametrize("mangling", MANGLED)
 @pytest.mark.parametrize("form", ENCRYPTED)
 def test_reads_encrypted_keys(form: str, mangling: str) -> None:

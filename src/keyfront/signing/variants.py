@@ -60,6 +60,7 @@ _MAX_FORMS = 40
 _MAX_FAMILIES = 200
 # The bytes of one part that are encoded anew at the most: what bounds the time for a long URL.
 _MAX_ENCODED = 40_000
+_LONG, _MANY = 1_500, 60
 # The place in ENCODERS from where on they are rare.
 _RARE = 26
 
@@ -246,7 +247,10 @@ class Spellings:
         """`light` is for the usual encodings only: no other Unicode form, charset or second encoding."""
         self.text = text
         self.part = part
-        self._light = light
+        # What is long, or of many parts, is tried in the usual encodings only.
+        self._light = (
+            light or len(text) > _LONG or sum(map(text.count, "/" if part == "path" else "&=")) > _MANY
+        )
         self.alternatives: dict[str, tuple[int, Form]] = {}
         self._left = _MAX_ENCODED
         if text and not frozenset(text.encode("latin-1")) <= _PLAIN | {0x2F}:
@@ -507,7 +511,7 @@ def difference(signed: str, sent: str, part: str) -> str:
     one, other = _TOKEN.findall(signed), _TOKEN.findall(sent)
     pairs: dict[tuple[str, str], int] = {}
     at, position, length = 0, 1, min(len(one), len(other))
-    while at < length:
+    while at < length and len(pairs) <= 3:
         if one[at] == other[at]:
             position += len(other[at])
             at += 1
@@ -600,13 +604,18 @@ def _substituted(text: str, part: Part) -> Iterator[Alternative]:
     for signed, sent in _SUBSTITUTIONS:
         if sent in text:
             changed = text.replace(sent, signed)
-            where = difference(changed, text, part)
-            words = f"the {part} was signed in one encoding and requested in another: it {where}"
-            yield _one(2, changed, "encoding", words)
+            yield Alternative(2, changed, partial(_otherwise, changed, text, part))
     yield _one(1, _each_escape(text, str.lower), *_note("lower", part))
     yield _one(1, _each_escape(text, str.upper), *_note("upper", part))
     yield _one(2, text.replace("%", "%25"), *_note("twice", part))
     yield _one(2, text.replace("%25", "%"), *_note("once", part))
+
+
+def _otherwise(signed: str, sent: str, part: Part) -> tuple[Mistake, ...]:
+    where = difference(signed, sent, part)
+    return (
+        Mistake("encoding", f"the {part} was signed in one encoding and requested in another: it {where}"),
+    )
 
 
 def _note(note: str, part: str) -> tuple[str, str]:
@@ -768,19 +777,22 @@ def _own_queries(own: str, spellings: Spellings) -> Iterator[Alternative]:
         yield from _other_parameters(parameters)
 
 
+def _subsets(parameters: list[str]) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    """What may have been signed of a query, and what was then added: any part of a short query, of a long one the
+    beginning."""
+    count = len(parameters)
+    if count > 6:
+        for end in range(count - 1, max(0, count - 12), -1):
+            yield tuple(parameters[:end]), parameters[end:]
+        return
+    for size in range(count - 1, 0, -1):
+        for some in itertools.combinations(parameters, size):
+            yield some, [one for one in parameters if one not in some]
+
+
 def _other_parameters(parameters: list[str]) -> Iterator[Alternative]:
-    kept: Iterable[tuple[str, ...]]
-    if len(parameters) <= 6:
-        kept = itertools.chain.from_iterable(
-            itertools.combinations(parameters, count) for count in range(len(parameters) - 1, 0, -1)
-        )
-    else:
-        kept = (
-            tuple(parameters[:count])
-            for count in range(len(parameters) - 1, max(0, len(parameters) - 20), -1)
-        )
-    for some in kept:
-        added = "&".join(p for p in parameters if p not in some)[:200]
+    for some, more in _subsets(parameters):
+        added = "&".join(more)[:200]
         words = f"this was added to the query after signing: {added or 'a repeated parameter'}"
         yield _one(2, "&".join(some), "query_added", words)
     words = "the parameters of the query were signed in another order"
