@@ -23,6 +23,7 @@ from soak.flood import flood
 from soak.judge import Judge
 from soak.objects import catalogue
 from soak.origin import SoakOrigin
+from soak.talker import Talker
 from soak.truth import Truth
 from soak.viewer import Viewer
 from soak.watch import MIB, Ledger, Watch
@@ -100,7 +101,21 @@ async def _load(
         )
         for n in range(viewers)
     ]
+    talkers = [
+        Talker(
+            n,
+            seed,
+            up.edge_port,
+            operator.hosts.own,
+            operator.offices["http"],
+            truth,
+            judge,
+            ledger.answered,
+        )
+        for n in range(max(2, viewers // 4))
+    ]
     tasks = [asyncio.create_task(viewer.run(stop)) for viewer in crowd]
+    tasks += [asyncio.create_task(talker.run(stop)) for talker in talkers]
     tasks += [
         asyncio.create_task(work)
         for work in (

@@ -250,6 +250,31 @@ class Judge:
         else:
             self.violation("status", f"{status} is no answer to this", ask, seen)
 
+    def opened(self, ask: Ask, seen: Seen) -> None:
+        """The answer to a WebSocket's handshake. What is said over it the talker compares itself."""
+        self.kinds[ask.kind] += 1
+        result = seen.get("x-cache").removesuffix(" from cloudfront")
+        self.results[f"{seen.status} {result}"] += 1
+        if not seen.get("x-amz-cf-id") or not seen.get("via"):
+            self.violation("headers", "X-Amz-Cf-Id or Via is missing", ask, seen)
+        if self._gate(ask, seen):
+            return
+        if seen.status == 101:
+            self.counts["WebSockets"] += 1
+        elif seen.status in (502, 504):
+            self._failure(ask, seen)
+        else:
+            self.violation("status", f"{seen.status} is no answer to a handshake", ask, seen)
+
+    def talk_broken(self, ask: Ask, seen: Seen | None, used: float, failed: float, error: str) -> None:
+        """A WebSocket broke off, or its connection before it was one."""
+        if self.truth.hit_by_kill(used, failed):
+            self.counts["WebSockets broken by a kill"] += 1
+        elif seen is not None and seen.status == 101 and self.truth.troubled(ask.item.path, used, failed):
+            self.counts["WebSockets cut by the origin's end"] += 1
+        else:
+            self.violation("connection error", f"WebSocket: {error}", ask, seen)
+
     def _gate(self, ask: Ask, seen: Seen) -> bool:
         """Was the request let in just when it should? True if it was refused, and nothing is left to be judged."""
         refused = seen.status == 403

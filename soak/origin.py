@@ -14,6 +14,7 @@ import time
 from email.utils import formatdate, parsedate_to_datetime
 from typing import Final
 
+from soak.frames import PATH, echo
 from soak.objects import Item, body, packed
 from soak.truth import Truth
 
@@ -117,8 +118,10 @@ class SoakOrigin:
                 self.truth.leaks.append(f"the origin got {name} twice: {head!r}")
             fields[name.lower()] = value.strip()
         self._suspect(head, version, target, fields)
-        sent = await _read_body(reader, fields)
         path, _, query = target.partition("?")
+        if "upgrade" in fields:
+            return await self._websocket(reader, writer, target, fields)
+        sent = await _read_body(reader, fields)
         item = self.truth.items.get(path)
         if item is None:
             self.truth.leaks.append(f"the origin was asked for {target!r}, which no viewer asks for")
@@ -127,6 +130,18 @@ class SoakOrigin:
         if query and not item.area.query:
             self.truth.leaks.append(f"the origin got a query string that is not forwarded: {target!r}")
         return await self._answer(writer, item, method, target, fields, sent)
+
+    async def _websocket(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: str, fields: Fields
+    ) -> bool:
+        if fields["upgrade"] != "websocket" or not target.rpartition("/")[2].startswith(PATH):
+            self.truth.leaks.append(f"the origin got an upgrade that no viewer asks for: {target!r} {fields}")
+            return False
+        try:
+            await echo(reader, writer, target, fields.get("sec-websocket-key", ""))
+        except ValueError as error:
+            self.truth.leaks.append(f"the origin got a WebSocket that cannot be read: {error}")
+        return False
 
     def _suspect(self, head: bytes, version: str, target: str, fields: Fields) -> None:
         """What must never come out of an edge."""

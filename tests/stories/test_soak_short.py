@@ -22,6 +22,8 @@ def test_ten_seconds_of_soak_find_nothing() -> None:
         "refused, rightly",
         "5xx of a fault",
         "floods refused",
+        "WebSockets",
+        "WebSocket messages",
     ):
         assert re.search(rf"^ +[1-9]\d*  {happened}$", done.stdout, re.MULTILINE), happened
 

@@ -35,6 +35,7 @@ from keyfront.cli.settings import (
 from keyfront.cli.store import checked, store_options
 from keyfront.cli.supervise import Child, Watched, open_files
 from keyfront.cli.tiers import edge_name, tiers, tiers_options
+from keyfront.cli.websockets import websocket_options
 from keyfront.errors import SettingsError
 from keyfront.fleet.heartbeat import STUCK, Board
 
@@ -143,6 +144,7 @@ if TYPE_CHECKING:
     "--cache-status", is_flag=True, help="Tell in Cache-Status what the cache did for each answer (RFC 9211)."
 )
 @limits_options
+@websocket_options
 @origins_options
 @tiers_options
 def up(
@@ -171,6 +173,8 @@ def up(
     stuck_after: float,
     pop: str,
     cache_status: bool,
+    websockets: int,
+    websocket_idle: int,
     feed: Path | None,
     origin_shield: tuple[str, ...],
     shield: str | None,
@@ -231,12 +235,14 @@ def up(
             cache_status=cache_status,
             shields=tier.shields,
             shield_secret=tier.secret,
+            websockets=websockets,
             egress=msgspec.structs.replace(egress, public=is_public(listens)),
             viewers=edge_limits.viewers,
             uploads=edge_limits.uploads,
             origins=edge_limits.origins,
         ),
-        limits=Limits(**edge_limits.times),  # type: ignore[arg-type]  # which member takes what is in cli/limits.py
+        # Which member takes what is in cli/limits.py.
+        limits=Limits(**edge_limits.times, websocket_idle=websocket_idle),  # type: ignore[arg-type]
         feed=tier.feed,
         shield=tier.shield,
         region=tier.region,

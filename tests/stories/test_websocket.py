@@ -1,0 +1,291 @@
+"""WebSocket as its users meet it: the guide as printed, a browser with signed cookies, a worker that stops."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+import websockets
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from websockets.asyncio.client import connect
+from websockets.sync.server import Server, ServerConnection, serve
+
+from keyfront import LocalSigner, load_private_key, sign_cookies
+from tests.up import Up, distribution_config
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "websocket.md"
+CHROMIUM = next(
+    filter(
+        None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome"))
+    ),
+    None,
+)
+CACHING_DISABLED = "4135ea2d-6df8-44a3-9df3-4b5a84be39ad"
+ALL_VIEWER = "216adef6-5c7f-47e4-b989-5492eafa07d3"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl on this machine: the guide uses it")
+def test_the_guide_leads_where_it_says(tmp_path: Path) -> None:
+    text = GUIDE.read_text()
+    edge, control, app = free_port(), free_port(), free_port()
+    for told, ours in ((8080, edge), (8081, control), (9000, app)):
+        assert str(told) in text
+        text = text.replace(str(told), str(ours))
+    echo, talk = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "echo.py").write_text(echo)
+    (tmp_path / "talk.py").write_text(talk)
+    commands = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    commands = [line for line in commands if line.startswith(("openssl ", ".venv/", "python3 ", "export "))]
+    assert len(commands) == 6
+    environment = dict(os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", NO_PROXY="*")
+    running: list[subprocess.Popen[str]] = []
+    try:
+        for line in commands:
+            if line.startswith("export "):
+                name, _, value = line.removeprefix("export ").partition("=")
+                environment[name] = value
+            elif line.endswith("&"):
+                words = line.removesuffix("&").split()
+                if words[0] == ".venv/bin/keyfront":
+                    words = [sys.executable, "-m", "keyfront", *words[1:], "--workers", "1"]
+                    words += ["--edge", f"127.0.0.1:{edge}", "--control", f"127.0.0.1:{control}"]
+                else:
+                    words[0] = sys.executable
+                process = subprocess.Popen(
+                    words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+                )
+                running.append(process)
+                if "up" in words:
+                    assert process.stdout is not None
+                    assert process.stdout.readline().startswith("keyfront ready")
+                else:
+                    Up.until(lambda: _listens(app), 30)
+            else:
+                words = line.replace("python3", sys.executable).split()
+                done = subprocess.run(
+                    words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100
+                )
+                assert done.returncode == 0, done.stderr
+        assert done.stdout == "hello\n"
+        assert "--websockets" in text
+    finally:
+        for process in running:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+            assert process.stdout is not None
+            process.stdout.close()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+# -- a whole Keyfront before an application --------------------------------------------------------------------
+
+
+def application(connection: ServerConnection) -> None:
+    for message in connection:
+        connection.send(message)
+
+
+def page(connection: ServerConnection, request: Any) -> Any:
+    """The same application's page, for what is no handshake."""
+    if request.headers.get("Upgrade") is None:
+        answer = connection.respond(200, "<!doctype html><title>room</title>")
+        del answer.headers["Content-Type"]
+        answer.headers["Content-Type"] = "text/html"
+        return answer
+    return None
+
+
+class Room:
+    """Keyfront with http and https before a WebSocket application whose `/room/*` is guarded."""
+
+    def __init__(self, up: Up, port: int, ca: trustme.CA) -> None:
+        self.up = up
+        self.port = port
+        self.ca = ca
+        private = ec.generate_private_key(ec.SECP256R1())
+        self.pem = private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        client = up.client()
+        key = client.create_public_key(
+            PublicKeyConfig={
+                "CallerReference": "k",
+                "Name": "k",
+                "EncodedKey": load_private_key(self.pem).public_key.pem,
+            }
+        )["PublicKey"]["Id"]
+        group = client.create_key_group(KeyGroupConfig={"Name": "g", "Items": [key]})["KeyGroup"]["Id"]
+        config = distribution_config("d", port, [], paths={"/room/*": [group]})
+        for behavior in (config["DefaultCacheBehavior"], *config["CacheBehaviors"]["Items"]):
+            behavior["CachePolicyId"] = CACHING_DISABLED
+            behavior["OriginRequestPolicyId"] = ALL_VIEWER
+        distribution = client.create_distribution(DistributionConfig=config)["Distribution"]
+        up.deployed(distribution["Id"], 20)
+        self.host = distribution["DomainName"]
+        self.key = key
+
+    def cookies(self, scheme: str) -> dict[str, str]:
+        signer = LocalSigner(self.key, load_private_key(self.pem))
+        return dict(sign_cookies(f"{scheme}://{self.host}*/room/*", signer, expires=2**31 - 1).values)
+
+    def connect(self, target: str, **more: Any) -> connect:
+        return connect(
+            f"ws://{self.host}:{self.up.edge_port}{target}",
+            host="127.0.0.1",
+            port=self.up.edge_port,
+            proxy=None,
+            **more,
+        )
+
+
+@pytest.fixture
+def app() -> Iterator[int]:
+    server: Server = serve(application, "127.0.0.1", 0, process_request=page)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.socket.getsockname()[1]
+    server.shutdown()
+    thread.join()
+
+
+@pytest.fixture
+def room(tmp_path: Path, app: int) -> Iterator[Room]:
+    ca = trustme.CA()
+    folder = tmp_path / "certificates"
+    folder.mkdir()
+    made = ca.issue_cert("*.cloudfront.localhost")
+    (folder / "edge.crt").write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))
+    (folder / "edge.key").write_bytes(made.private_key_pem.bytes())
+    (folder / "edge.key").chmod(0o600)
+    options = ("--tls", "127.0.0.1:0", "--certificates", str(folder), "--websockets", "3")
+    with Up(tmp_path / "data", workers=1, options=options) as up:
+        yield Room(up, app, ca)
+
+
+def of_websockets(up: Up) -> list[dict[str, Any]]:
+    return [record for record in up.records() if record["status"] == 101]
+
+
+async def test_its_options_its_metrics_and_its_end(room: Room) -> None:
+    cookies = "; ".join(f"{name}={value}" for name, value in room.cookies("http").items())
+    headers = {"Cookie": cookies}
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        await room.connect("/room/1")
+    assert refused.value.response.status_code == 403
+    opened = [await room.connect("/room/1", additional_headers=headers) for _ in range(2)]
+    opened.append(await room.connect("/lobby"))
+    with pytest.raises(websockets.InvalidStatus) as full:
+        await room.connect("/lobby")
+    assert full.value.response.status_code == 503
+    for number, viewer in enumerate(opened):
+        await viewer.send(f"message {number}")
+        assert await viewer.recv() == f"message {number}"
+
+    def metrics() -> str:
+        import urllib.request
+
+        with urllib.request.urlopen(f"{room.up.endpoint}/metrics") as answer:
+            return str(answer.read().decode())
+
+    loop = asyncio.get_running_loop()
+    while 'keyfront_edge_websockets{edge="edge-1"} 3.0' not in await loop.run_in_executor(None, metrics):
+        await asyncio.sleep(0.1)
+
+    await opened[0].close()
+    # SIGTERM: the others go on until the time to drain is over, and are told so.
+    worker = room.up.worker_pids()[0]
+    os.kill(worker, signal.SIGTERM)
+    await opened[1].send("while it drains")
+    assert await opened[1].recv() == "while it drains"
+    for viewer in opened[1:]:
+        with pytest.raises(websockets.ConnectionClosed) as closed:
+            await viewer.recv()
+        assert closed.value.rcvd is not None
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1001, "shutdown")
+    while len(of_websockets(room.up)) < 3:
+        await asyncio.sleep(0.05)
+    records = of_websockets(room.up)
+    assert sorted(record.get("reason", "") for record in records) == [
+        "",
+        "websocket_shutdown",
+        "websocket_shutdown",
+    ]
+    assert [record["verdict"] for record in records if record["path"] == "/room/1"] == ["allowed"] * 2
+
+
+TALK = """
+(url) => new Promise((resolve) => {
+  const socket = new WebSocket(url);
+  const got = [];
+  socket.onopen = () => { socket.send("hello"); socket.send("x".repeat(200000)); };
+  socket.onmessage = (event) => {
+    got.push(event.data.length);
+    if (got.length === 2) socket.close(4000, "done");
+  };
+  socket.onclose = (event) => resolve({got, code: event.code, clean: event.wasClean});
+})
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: the story would show nothing")
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_browser_opens_it_with_signed_cookies_and_not_without(room: Room, scheme: str) -> None:
+    from playwright.sync_api import sync_playwright  # heavy, and only for this test
+
+    port = room.up.edge_port if scheme == "http" else room.up.tls_port
+    site = f"{scheme}://{room.host}:{port}"
+    socket_url = f"{'ws' if scheme == 'http' else 'wss'}://{room.host}:{port}/room/1"
+    with sync_playwright() as playwright:
+        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=sandbox)
+        context = browser.new_context(ignore_https_errors=True)
+        tab = context.new_page()
+        tab.goto(f"{site}/lobby")
+        assert tab.title() == "room"
+        without = tab.evaluate(TALK, socket_url)
+        assert (without["got"], without["code"], without["clean"]) == ([], 1006, False)
+        context.add_cookies(
+            [{"name": name, "value": value, "url": site} for name, value in room.cookies(scheme).items()]
+        )
+        assert tab.evaluate(TALK, socket_url) == {"got": [5, 200000], "code": 4000, "clean": True}
+        browser.close()
+    Up.until(lambda: len(of_websockets(room.up)) == 1, 10)
+    (record,) = of_websockets(room.up)
+    assert record["scheme"] == ("ws" if scheme == "http" else "wss")
+    assert (record["verdict"], record["signed_by"]) == ("allowed", "cookies")
+    (refused,) = [r for r in room.up.records() if r["path"] == "/room/1" and r["status"] != 101]
+    assert (refused["status"], refused["verdict"]) == (403, "refused")
+    assert "passed over" not in json.dumps(list(room.up.records()))
+
+
+def test_options_out_of_bounds_are_refused(tmp_path: Path) -> None:
+    for options in (["--websockets", "-1"], ["--websocket-idle", "0"], ["--websocket-idle", "nan"]):
+        argv = [sys.executable, "-m", "keyfront", "up", "--data", str(tmp_path / "data"), *options]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2, done
+        assert options[0] in done.stderr
+    assert not (tmp_path / "data").exists()
