@@ -85,6 +85,7 @@ HEARTS = {
     "keyfront.edge.readings",
     "keyfront.edge.respond",
     "keyfront.edge.routing",
+    "keyfront.edge.websocket",
 }
 
 WORLD = {"asyncio", "os", "random", "secrets", "select", "selectors", "shutil", "socket", "subprocess"} | {

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import websockets
+from fuzz.websocket import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection, connect
@@ -1249,3 +1250,10 @@ class TestCounts:
         assert record["reason"] == "websocket_over_asgi"
         assert record["status"] == (501 if extension else 403)
         assert not origin.requests
+
+
+def test_the_fuzzer_finds_nothing() -> None:
+    """A short run; `python -m fuzz.websocket` takes longer ones."""
+    fuzz = run(160, seed=3)
+    assert not fuzz.failures
+    assert fuzz.switched > 3
