@@ -26,6 +26,7 @@ from keyfront import sign_cookies
 from keyfront.edge.asgi import EdgeApp
 from keyfront.edge.edge import EdgeSettings
 from keyfront.edge.http1 import EARLY, Limits
+from keyfront.edge.limits.origins import OriginLimits
 from keyfront.edge.metrics import families, sums
 from keyfront.edge.websocket import (
     GOING_AWAY,
@@ -939,6 +940,19 @@ class TestViewers:
 
 
 class TestEnds:
+    async def test_open_ones_do_not_keep_requests_from_their_origin(self, origin: ScriptedOrigin) -> None:
+        origin.on("/ws", [SWITCHED, tell, CLOSE])
+        origin.on("/b", answer(200, b"b"))
+        snapshot = site(origin.origin(), Behavior("*", "scripted", forward_headers=ALL_VIEWER))
+        settings = EdgeSettings(memory=1 << 22, origins=OriginLimits(connections=1))
+        async with EdgeHouse(snapshot, settings=settings) as house, await house.viewer() as viewer:
+            for _ in range(2):
+                await viewer.send(offer())
+                assert (await viewer.answer()).status == 101
+                assert (await house.get("/b")).body == b"b"
+                viewer = await house.viewer()
+            assert house.edge.origins.load[0] == 0
+
     async def test_beyond_the_limit_there_is_503(self, origin: ScriptedOrigin) -> None:
         async with server() as (_, ws):
             settings = EdgeSettings(memory=1 << 22, websockets=2)

@@ -282,6 +282,16 @@ class Origins:
         :raises OriginFailure: as `fetch`; OriginInvalidResponseError 502 also for a 101 that is not for this handshake,
             OriginReadError 504 if the head of the answer is not whole within the origin's read timeout.
         """
+        turn = _Turn()  # until the answer is here: an open WebSocket keeps no request from this origin
+        try:
+            return await self._open_websocket(turn, origin, scheme, target, headers, key)
+        except BaseException:
+            turn.end()
+            raise
+
+    async def _open_websocket(
+        self, turn: _Turn, origin: Origin, scheme: str, target: str, headers: Headers, key: bytes
+    ) -> OriginReply:
         if self._closed:
             raise RuntimeError("open_websocket() after aclose()")
         loop = asyncio.get_running_loop()
@@ -295,6 +305,7 @@ class Origins:
         completion = NEVER
         if origin.response_completion_timeout is not None:
             completion = loop.time() + origin.response_completion_timeout
+        await self._begin(turn, pool, completion)
         begin = loop.time()
         attempts = max(1, origin.connection_attempts)
         while True:
@@ -342,7 +353,10 @@ class Origins:
             whole=incoming.whole(),
         )
         if incoming.switched:
+            turn.end()
             reply.upstream = Upstream(connection)
+        else:
+            turn.lasts(connection, incoming)
         return reply
 
     async def aclose(self) -> None:
