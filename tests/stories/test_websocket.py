@@ -150,7 +150,9 @@ class Room:
 
     def cookies(self, scheme: str) -> dict[str, str]:
         signer = LocalSigner(self.key, load_private_key(self.pem))
-        return dict(sign_cookies(f"{scheme}://{self.host}*/room/*", signer, expires=2**31 - 1).values)
+        resource = f"{scheme}://{self.host}*/room/*"
+        secure = scheme == "https"
+        return dict(sign_cookies(resource, signer, expires=2**31 - 1, secure=secure).values)
 
     def connect(self, target: str, **more: Any) -> connect:
         return connect(
