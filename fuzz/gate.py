@@ -27,6 +27,7 @@ import uvloop
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from fuzz.http1 import ALL, AT_ONCE, LIMITS, PATIENCE, Finding, chunks, hold, packets, spoil
+from fuzz.paths import detour
 
 from keyfront import LocalSigner, load_private_key, sign_url
 from keyfront.model.snapshot import Behavior, KeyGroup, Origin, PublicKey, Snapshot
@@ -59,7 +60,9 @@ def gated(origin: Origin, signer: LocalSigner) -> Snapshot:
 def request(chance: random.Random, number: int) -> bytes:
     """A request without a signature. Its body, if it has one, is one or more requests for the secret."""
     method = chance.choice(ALL)
-    target = chance.choice(SECRETS) if chance.random() < 0.25 else f"{chance.choice(OPEN)}?{number}"
+    target = f"{chance.choice(OPEN)}?{number}"
+    if chance.random() < 0.25:
+        target = detour(chance, "/private/secret.txt") if chance.random() < 0.5 else chance.choice(SECRETS)
     if chance.random() < 0.1:
         target = f"/open/status/{chance.choice((204, 304))}?{number}"
     shown = f"http://d.test{target}" if chance.random() < 0.1 else target

@@ -1,0 +1,138 @@
+"""However a path is written: what any kind of origin would open for it needs a signature, and a file's name is lawful.
+
+    python -m fuzz.paths [--seconds N] [--seed N] [--paths N]
+
+Half of the paths are ways to write the name of a secret file that some server may read as that (`detour`), put before
+the sites and origins of `tests.edge.test_paths`; the other half are names of files, in any language and with any
+punctuation, as browsers and SDKs encode them. What is held:
+
+- if one of the origins would open a secret file, an unsigned viewer is refused;
+- a file's name is never a bad request, whoever encoded it; signed, it is granted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+import time
+from collections.abc import Callable
+from urllib.parse import quote
+
+from keyfront.edge.decide import Refusal
+from keyfront.edge.exchange import Plan
+from keyfront.edge.routing import Routing
+from tests.edge.test_paths import (
+    ENCODERS,
+    ENDS,
+    FOLDER,
+    SLASHES,
+    WORLDS,
+    climbs,
+    half_open,
+    opened,
+    spelled,
+    verdict,
+)
+
+_ALPHABET = (
+    *"abcXYZ0189", *"-_.~!$&'()*+,;=:@%#?[]{}<>|^`\" ", "ü", "u\u0308", "é", "ß", "日", "本", "…", "½", "％", "；",
+    "а", "ﷺ", "👨\u200d👩", "❤\ufe0f", "\u00a0", "\u3000", "\u2044", "¥", "İ", "ı", "\u212a", "100%", "%25", "%20",
+    "..", "v1.0",
+)  # fmt: skip
+
+
+class Finding(AssertionError):
+    """Something that should not be."""
+
+
+def detour(chance: random.Random, name: str) -> str:
+    """A way to write a file's name (its path, decoded) that some server may read as that name."""
+    oddity = chance.choice((0.0, 0.03, 0.1, 0.4))
+    made = []
+    for char in name:
+        if char == "/":
+            made.append(chance.choice(SLASHES) if chance.random() < 0.3 else "/")
+        elif chance.random() < oddity:
+            made.append(spelled(char, chance.randrange(12)))
+        else:
+            made.append(quote(char))
+    text = "".join(made)
+    if chance.random() < 0.4:
+        text = chance.choice(("/public", "/a.jpg", "/x/y")) + chance.choice(SLASHES) + ".." + text
+    for _ in range(chance.choice((0, 1, 1, 2, 3))):
+        text += chance.choice(ENDS)
+    if chance.random() < 0.15:
+        # As one more proxy before it would have encoded it.
+        text = text.replace("%", "%25")
+    return text if text.startswith("/") else "/" + text
+
+
+def name(chance: random.Random) -> str:
+    """A file's name as people make them."""
+    while True:
+        made = "".join(chance.choice(_ALPHABET) for _ in range(chance.randint(1, 30)))
+        if made.strip(". ") and not climbs(made):
+            return made
+
+
+def _deceive(chance: random.Random, routings: dict[str, Routing]) -> bool:
+    which = chance.choice(sorted(WORLDS))
+    world = WORLDS[which]
+    target = detour(chance, chance.choice(sorted(world.secret)).decode())
+    found = opened(world, target)
+    if found and not isinstance(verdict(routings[which], target), Refusal):
+        raise Finding(f"{found[0]} opens a secret file of {which!r} for {target!r}")
+    return bool(found)
+
+
+def _be_lawful(chance: random.Random, routing: Routing) -> None:
+    file = name(chance)
+    encoder = chance.choice(sorted(ENCODERS))
+    target = f"/private/{ENCODERS[encoder](file)}.jpg"
+    refused = verdict(routing, target)
+    if not isinstance(refused, Refusal) or refused.name != "denied":
+        raise Finding(f"{target!r} ({encoder}) is {refused!r}")
+    if not isinstance(verdict(routing, target, FOLDER), Plan):
+        raise Finding(f"{target!r} ({encoder}) is refused with a signature for all of its folder")
+    public = verdict(routing, target.replace("/private/", "/public/", 1))
+    if isinstance(public, Refusal) and (public.name != "denied" or not re.search(r"%[0-9A-Fa-fuU]", file)):
+        raise Finding(f"{target!r} ({encoder}) is refused in an open folder: {public.name}")
+
+
+def run(
+    count: int | None, seconds: float | None, seed: int, tell: Callable[[str], None] = print
+) -> tuple[int, int]:
+    """Judge `count` paths, or as many as `seconds` allow: how many, and how many of them an origin would have opened.
+
+    :raises Finding: at the first one.
+    """
+    chance = random.Random(seed)
+    routings = {which: Routing(world.snapshot) for which, world in WORLDS.items()}
+    lawful = Routing(half_open("/private/*"))
+    end = None if seconds is None else time.monotonic() + seconds
+    done = reached = 0
+    while (count is None or done < count) and (end is None or time.monotonic() < end):
+        try:
+            if done % 2:
+                _be_lawful(chance, lawful)
+            else:
+                reached += _deceive(chance, routings)
+        except Exception as error:
+            raise Finding(f"seed {seed}, path {done}: {error}") from error
+        done += 1
+    tell(f"seed {seed}: {done} paths, {reached} of them a secret's at some origin, no finding")
+    return done, reached
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--paths", type=int)
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
+    arguments = parser.parse_args()
+    run(arguments.paths, None if arguments.paths else arguments.seconds, arguments.seed)
+
+
+if __name__ == "__main__":
+    main()
