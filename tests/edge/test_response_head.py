@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keyfront.edge.edge import EdgeSettings
 from keyfront.edge.response_head import BadHeadError, HeadReader
-from keyfront.model.snapshot import Behavior
+from keyfront.model.snapshot import Behavior, ErrorResponse
 from tests.origin import CLOSE, ScriptedOrigin, answer, trickle
 from tests.viewer import EdgeHouse, site
 
@@ -127,7 +128,11 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "no colon, a secret": (OK + SECRET + b"\r\n" + END, "line 2 of the head, 16 bytes: no field"),
     "a name with a blank": (
         OK + b"X A: " + SECRET + b"\r\n" + END,
-        'line 2 of the head, "X A": its field name',
+        'line 2 of the head, "X" and 21 bytes in all',
+    ),
+    "a cookie that forgot its colon": (
+        OK + b"Set-Cookie s=" + SECRET + b"; expires=10:00\r\n" + END,
+        'line 2 of the head, "Set-Cookie" and 44 bytes in all: its field name is no token',
     ),
     "a name of nothing": (OK + b": " + SECRET + b"\r\n" + END, "its field name is no token"),
     "a fold before any field": (
@@ -241,6 +246,29 @@ async def test_304_to_a_request_without_conditions(
     assert record["reason"] == "OriginInvalidResponseError"
     assert record["explanation"] == "304 Not Modified to a request without conditions"
     assert not any(name in ("if-none-match", "if-modified-since") for name, _ in origin.requests[0].headers)
+
+
+async def test_304_to_a_custom_error_page_leaves_the_error(origin: ScriptedOrigin) -> None:
+    origin.on("/x", answer(404, b"gone"))
+    origin.on("/page", NOT_MODIFIED)
+    pages = (ErrorResponse(404, page_path="/page", response_code=200),)
+    async with EdgeHouse(site(origin.origin(), Behavior("*", "scripted"), error_responses=pages)) as house:
+        for headers in ([], [("If-None-Match", '"1"')]):
+            seen = await house.get("/x", headers=headers)
+            assert (seen.status, seen.body) == (404, b"gone")
+
+
+async def test_304_to_a_slice_is_no_slice(origin: ScriptedOrigin) -> None:
+    """The first slice is stored; a 304 in the place of the second must not end up in the body."""
+    body = bytes(range(256)) * 16
+    first = answer(206, body[:1024], {"ETag": '"1"', "Content-Range": f"bytes 0-1023/{len(body)}"})
+    origin.on("/x", first, NOT_MODIFIED)
+    settings = EdgeSettings(memory=1 << 22, max_object=1024, slice=1024)
+    async with EdgeHouse(site(origin.origin()), settings=settings) as house:
+        seen = await house.get("/x", headers=[("Range", "bytes=0-99")])
+        assert (seen.status, seen.body) == (206, body[:100])
+        again = await house.get("/x", headers=[("Range", "bytes=2000-2099")])
+        assert again.status == 502
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])

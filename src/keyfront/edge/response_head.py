@@ -137,7 +137,10 @@ class HeadReader:
         name, colon, value = line.partition(b":")
         if colon:
             found = _NAME.match(name)
-            told = shown(name, value.strip(b" \t")) if found and found[0] == name.rstrip() else escaped(name)
+            if found is not None and found[0] == name.rstrip(b" \t"):
+                told = shown(found[0], value.strip(b" \t"))
+            else:  # what follows the first token may be a value
+                told = f"{escaped(found[0] if found is not None else b'', 40)} and {len(line)} bytes in all"
         else:
             word = re.match(rb"[A-Za-z-]*", line)
             known = word is not None and word[0].lower() in _TOLD
