@@ -337,6 +337,28 @@ class TestARequestThatIsNeverSent:
         assert (second.header("content-length"), second.body) == ("3", b"abc")
 
 
+@pytest.mark.parametrize("fields", ["", "Connection: Upgrade\r\nUpgrade: x\r\n"], ids=["plain", "upgrade"])
+async def test_a_head_in_two_packets_and_much_of_the_body_with_its_end(
+    house: EdgeHouse, origin: ScriptedOrigin, fields: str
+) -> None:
+    """What comes behind the end of a head is not counted as head, and nothing of it as blank lines."""
+    head = f"POST /in HTTP/1.1\r\nHost: d.test\r\n{fields}Content-Length: 60000\r\n\r\n".encode()
+    body = bytes(60_000)
+    async with await house.viewer() as viewer:
+        for pieces in ((head[:30], head[30:] + body), (head, body), (head + body[:9], body[9:])):
+            for piece in pieces:
+                await viewer.send(piece)
+                await asyncio.sleep(0.05)
+            assert (await viewer.answer()).status == 200
+        await viewer.send(b"GET /a HT")
+        await asyncio.sleep(0.05)
+        await viewer.send(b"TP/1.1\r\nHost: d.test\r\n\r\n")
+        assert (await viewer.answer()).body == b"this is /a"
+        (connection,) = house.listener.connections
+        assert not connection._blank
+    assert [len(asked.body) for asked in origin.requests] == [60_000] * 3 + [0]
+
+
 def test_the_gates_fuzzer_finds_nothing() -> None:
     """A short run against every careless origin, nginx among them; `make fuzz` takes longer ones."""
     assert run(140, None, 20261130, tell=lambda _: None) == 140

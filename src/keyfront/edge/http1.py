@@ -528,6 +528,7 @@ class Connection(asyncio.Protocol):
         body, begun = self._body, self._begun
         if self._unparsed:
             data = bytes(self._feed_unparsed(memoryview(data)))
+            self._head_bytes = len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -539,7 +540,12 @@ class Connection(asyncio.Protocol):
         if self._in_head:
             if self._head_bytes > MAX_HEAD:
                 self._refuse("too_large")
-        elif self._begun == begun and (body is None or body.ended) and not self._unparsed:
+        elif (
+            self._begun == begun
+            and self._head_bytes  # else a request has ended in these bytes, whose head began before them
+            and (self._body is None or self._body.ended)
+            and not self._unparsed
+        ):
             # Blank lines where a request line should be (RFC 9112 §2.2): they belong to the head that is to come.
             if self._head_bytes > MAX_HEAD:
                 self._refuse("too_large")
