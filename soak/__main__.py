@@ -18,7 +18,7 @@ from pathlib import Path
 import uvloop
 
 from keyfront.fleet.file import FileFeed
-from soak import churn
+from soak import churn, slow
 from soak.flood import flood
 from soak.judge import Judge
 from soak.objects import catalogue
@@ -59,6 +59,7 @@ async def soak(folder: Path, seed: int, seconds: float, viewers: int, workers: i
     await origin.start()
     options = ["--memory", str(MEMORY), "--max-object", str(MAX_OBJECT), "--cache-disk", f"{DISK}M"]
     options += ["--tls", "127.0.0.1:0", "--certificates", str(folder / "certificates")]
+    options += slow.OPTIONS
     up = Up(folder / "data", workers=workers, options=(*options, "--stuck-after", f"{churn.STUCK_AFTER:g}"))
     operator = churn.Operator(up, origin.port, truth, judge, seed)
     task = asyncio.current_task()
@@ -116,6 +117,12 @@ async def _load(
     ]
     tasks = [asyncio.create_task(viewer.run(stop)) for viewer in crowd]
     tasks += [asyncio.create_task(talker.run(stop)) for talker in talkers]
+    tasks += [
+        asyncio.create_task(
+            slow.Slow(n, seed, (up.edge_port, up.tls_port), operator.hosts.own, truth, judge).run(stop)
+        )
+        for n in range(5)
+    ]
     tasks += [
         asyncio.create_task(work)
         for work in (

@@ -38,6 +38,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import re
 import socket
 import ssl
@@ -486,7 +487,7 @@ class Origins:
             else:
                 lane.failure = (failure.kind, failure.status, failure.detail)
                 if breaker.failed(clock()):
-                    detail = f"{pool.host}:{pool.port} is left alone for {self._limits.pause:g} s: {failure}"
+                    detail = f"{pool.host}:{pool.port} is left alone for {self._limits.pause:g} s: {failure.detail}"
                     self.reached.add("origin_circuit_opened", detail, self._clock())
             raise
         except BaseException:
@@ -527,9 +528,8 @@ class Origins:
         except OSError as error:
             self._names.forget(pool.host)
             name = errno.errorcode.get(error.errno or 0, "")
-            raise OriginFailure(
-                "OriginConnectError", 502, f"{name} {error.strerror or error}".strip()
-            ) from error
+            said = os.strerror(error.errno) if error.errno else str(error)
+            raise OriginFailure("OriginConnectError", 502, f"{name} {said}".strip()) from error
 
     def _permitted(self, pool: _Pool, addresses: list[Address]) -> list[Address]:
         """Those of the addresses that an origin may be at.
