@@ -258,6 +258,24 @@ def test_every_encoder_is_named_for_a_name_that_tells_it_apart(way: str) -> None
             assert name_of_way in report.cause.partition("requested as")[0], report.cause
 
 
+@pytest.mark.parametrize("form", ["", "NFC", "NFD", "lower", "twice"])
+@pytest.mark.parametrize("part", ["path", "query", "both"])
+def test_what_was_not_encoded_is_named_in_every_form(form: str, part: str) -> None:
+    """Also where no encoder writes so: the answer then names none."""
+    import unicodedata
+
+    name = "Ünï cödé" if form != "NFC" else unicodedata.normalize("NFD", "Ünï cödé")
+    bare = unicodedata.normalize("NFD" if form == "NFD" else "NFC", "Ünï cödé")
+    sent = WAYS["PHP rawurlencode"](name)
+    path, query = (bare if part != "query" else "a"), (bare if part != "path" else "a")
+    asks = (sent if part != "query" else "a"), (sent if part != "path" else "a")
+    case = Case(name, f"/{path}?q={query}", f"/{asks[0]}?q={asks[1]}", "", "", "", form)
+    for signer in (RSA, EC):
+        report, _ = asked(case, signer, "SHA256", False, False)
+        assert {cause.code for cause in report.causes} <= NAMED, report.cause
+        assert report.causes
+
+
 def test_several_mistakes_at_once_are_all_named() -> None:
     case = Case("", "/a b?q=c+d", "/a%20b?q=c%20d", "", "", "", "")
     for signer in (RSA, EC):

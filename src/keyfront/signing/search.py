@@ -22,7 +22,7 @@ from keyfront.signing.variants import Alternative, Mistake, Request, Signed, mis
 # The bounds, each of about 25 ms: texts hashed, their bytes together, and ECDSA verifications.
 MAX_TEXTS = 2_500
 MAX_BYTES = 3_000_000
-MAX_VERIFICATIONS = 250
+MAX_VERIFICATIONS = 220
 # Writings of the policy are tried with URLs of this cost at the most.
 _KEPT = 2
 

@@ -350,11 +350,11 @@ class Spellings:
         where = difference(spelled, self.text, self.part)
         if form.note:
             code, words = _NOTES[form.note]
-            return (Mistake(code, f"{words.format(part=part)}: it {where}. So {_write(named)}"),)
+            return (Mistake(code, f"{words.format(part=part)}: it {where}{_so(named)}"),)
         if _each_escape(spelled, str.lower) == _each_escape(self.text, str.lower):
             note = "lower" if spelled == _each_escape(spelled, str.lower) else "upper"
             code, words = _NOTES[note]
-            return (Mistake(code, f"{words.format(part=part)}: it {where}. So {_write(named)}"),)
+            return (Mistake(code, f"{words.format(part=part)}: it {where}{_so(named)}"),)
         if not named:
             return (
                 Mistake("not_encoded", f"the {part} was signed decoded and requested encoded: it {where}"),
@@ -480,6 +480,11 @@ _CHARSETS: tuple[tuple[int, str, Callable[[bytes], bytes]], ...] = (
 
 def _each_escape(text: str, change: Callable[[str], str]) -> str:
     return _ESCAPE.sub(lambda match: change(match[0]), text)
+
+
+def _so(names: list[str]) -> str:
+    """`. So a and b write it`, or nothing where nobody's encoder does."""
+    return f". So {_write(names)}" if names else ""
 
 
 def _write(names: Iterable[str], most: int = 100) -> str:
