@@ -47,8 +47,9 @@ SMALL, LARGE = 5_000, 20_000
 """Bytes of the two inputs whose costs are compared. The larger one is as much as a head may have."""
 OPCODES_A_BYTE = 100
 """What one byte may cost: four times what it costs in a plain request."""
-GROWTH = 5.5
-"""How much more four times the input may cost: four times, and what rounding and fixed costs make of it."""
+GROWTH = 8.0
+"""How much more four times the input may cost: four times, twice that where the smaller one fits into a table of what
+was worked out before. Quadratic work would be 16 times."""
 CEILING = 0.08
 """Seconds of CPU for `LARGE` bytes: 4 microseconds a byte. A plain request takes half of that a byte and more."""
 

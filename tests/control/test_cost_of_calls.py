@@ -97,7 +97,7 @@ def test_a_list_of_any_length(house: House, kind: str) -> None:
 
     call(FEW)()
     few, more = opcodes(call(FEW)), opcodes(call(MORE))
-    assert more < 5.5 * few + 20_000
+    assert more < 8 * few + 20_000
     assert seconds(call(MORE), 2) < 2.0
 
 
