@@ -130,8 +130,9 @@ async def _load(
             churn.weather(origin, stop, seed, min(45.0, seconds / 2.5)),
             churn.kill(up, truth, judge, stop, "edge-1", min(30.0, seconds / 3)),
             churn.kill(up, truth, judge, stop, "control", min(60.0, seconds / 2)),
-            churn.stun(up, truth, judge, stop, "edge-1", 47.0),
-            churn.stun(up, truth, judge, stop, "control", 83.0),
+            # A short run has no time for it: a stuck process is replaced after some seconds.
+            churn.stun(up, truth, judge, stop, "edge-1", 47.0 if seconds > 60 else max(8.0, seconds / 2.5)),
+            churn.stun(up, truth, judge, stop, "control", 83.0 if seconds > 60 else max(10.0, seconds / 2)),
             operator.run(stop, min(1.0, seconds / 30)),
             flood(up.edge_port, truth, judge, ledger, stop, seed),
         )

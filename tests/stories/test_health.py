@@ -61,6 +61,12 @@ def test_a_replaced_worker_is_counted_and_all_is_well_again(app: int, tmp_path: 
         with stopped(up.worker_pids()[0]):
             up.until(lambda: sum(edge["killed"] for edge in health(up)[1]["edges"]) == 1, PATIENCE)
         up.until(lambda: well(up), PATIENCE)
+        metrics = httpx.get(f"{up.endpoint}/metrics", timeout=PATIENCE, trust_env=False).text
+        counted = [
+            line for line in metrics.splitlines() if line.startswith("keyfront_process_restarts_total")
+        ]
+        assert sum(float(line.split()[-1]) for line in counted if 'reason="stuck"' in line) == 1
+        assert sum(float(line.split()[-1]) for line in counted if 'reason="ended"' in line) == 1
 
 
 def test_a_full_disk(app: int, tmp_path: Path) -> None:

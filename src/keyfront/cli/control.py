@@ -7,11 +7,11 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import Metric
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from keyfront.cli.settings import ControlInherited, ControlSettings
@@ -42,6 +42,29 @@ class Edges(Collector):
         reports = self._feed.reports()
         yield from families((r.name, r.number, r.counters) for r in reports)
         yield from places((r.name, r.region) for r in reports)
+
+
+class Processes(Collector):
+    """How often the supervisor had to start each process again.
+
+    :param names: of the processes, in the order of their slots.
+    """
+
+    def __init__(self, board: Board, names: Sequence[str]) -> None:
+        self._board = board
+        self._names = names
+
+    def collect(self) -> Iterable[Metric]:
+        found = CounterMetricFamily(
+            "keyfront_process_restarts",
+            "Restarts of a process: it ended by itself, or was killed because it was stuck.",
+            labels=["process", "reason"],
+        )
+        for slot, name in enumerate(self._names):
+            restarts, killed = self._board.restarts(slot)
+            found.add_metric([name, "ended"], restarts - killed)
+            found.add_metric([name, "stuck"], killed)
+        yield found
 
 
 def main(settings: ControlSettings) -> None:
@@ -87,6 +110,7 @@ class _Running:
         self._ready = ready
         self._board = Board(inherited.board, len(inherited.workers) + 1)
         self._slot = len(inherited.workers)
+        self._names = (*inherited.workers, "control")
         self._edges = EdgeWorkers(
             self._board, inherited.workers, open_regions(self._data, settings.region, ()).own
         )
