@@ -133,6 +133,7 @@ class _Running:
     def _registry(self) -> CollectorRegistry:
         registry = CollectorRegistry()
         registry.register(Edges(open_regions(self._data, self._settings.region, self._settings.region_feeds)))
+        registry.register(Processes(self._board, self._names))
         return registry
 
     def run(self) -> None:
