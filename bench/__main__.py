@@ -13,6 +13,7 @@ SUITES = {
     "custody": "bench.custody",
     "origin": "bench.origin",
     "control": "bench.control",
+    "sharing": "bench.sharing",
     "edge": "bench.edge",
 }
 

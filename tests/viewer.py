@@ -23,6 +23,7 @@ import msgspec
 from keyfront.edge.accesslog import AccessLog, Record
 from keyfront.edge.edge import Edge, EdgeSettings
 from keyfront.edge.http1 import Limits, Listener, Peers
+from keyfront.edge.segment import Segment
 from keyfront.model.snapshot import Behavior, Distribution, Origin, Snapshot
 
 
@@ -139,11 +140,13 @@ class EdgeHouse:
         log: Path | None = None,
         tls: ssl.SSLContext | None = None,
         clock: Callable[[], float] = time.time,
+        segment: Segment | None = None,
     ) -> None:
         self.tls = tls
         scheme = "https" if tls is not None else scheme
         self.log = AccessLog(log)
-        self.edge = Edge(settings or EdgeSettings(memory=1 << 22, max_object=1 << 20), self.log, clock)
+        settings = settings or EdgeSettings(memory=1 << 22, max_object=1 << 20)
+        self.edge = Edge(settings, self.log, clock, segment)
         self.edge.use(snapshot)
         self.listener = Listener(self.edge, scheme=scheme, peers=Peers(trusted), limits=limits)
         self.port = 0

@@ -23,8 +23,9 @@ from keyfront.edge.accesslog import CUT, MOST_REFUSED, MOST_REFUSED_IN_ALL, Acce
 from keyfront.edge.bounds import MAX_LINES, MAX_LINES_OF_ONE, MAX_VARY, too_many_lines
 from keyfront.edge.cache import MemoryTier, Tiers
 from keyfront.edge.decide import decide
-from keyfront.edge.disk import _PREFIX, DiskTier, _encode, _Head, name_of, sealed
+from keyfront.edge.disk import _PREFIX, DiskTier, name_of, sealed
 from keyfront.edge.edge import Edge, EdgeSettings, table_bytes
+from keyfront.edge.entry import Head, encode_head, row_of
 from keyfront.edge.exchange import Headers, Meta, Request, Slices, Stored
 from keyfront.edge.http1 import MAX_HOPS, Peers, host_text
 from keyfront.edge.invalidation import Invalidations
@@ -477,29 +478,27 @@ def prefix(head: int, body: int) -> bytes:
 
 def response() -> Any:
     meta = Meta(200, (), stored_at=0, fresh_until=9e9, date=0)
-    from keyfront.edge.disk import _meta_row
-
-    return _meta_row(meta)
+    return row_of(meta)
 
 
 FORGED: dict[str, tuple[bytes, int]] = {
     "a head of 4 GiB": (prefix(0xFFFFFFFF, 0), _PREFIX.size + 0xFFFFFFFF),
     "a body of 1 TiB": (prefix(10, 1 << 40), _PREFIX.size + 10 + (1 << 40)),
     "a whole response of 1 TiB": (
-        sealed(_encode(_Head("k", meta=response())), 1 << 40, 0),
-        len(sealed(_encode(_Head("k", meta=response())), 1 << 40, 0)) + (1 << 40),
+        sealed(encode_head(Head("k", meta=response())), 1 << 40, 0),
+        len(sealed(encode_head(Head("k", meta=response())), 1 << 40, 0)) + (1 << 40),
     ),
     "slices of nothing": (
-        sealed(_encode(_Head("k", meta=response(), slices=(10, 0, "g", None, True))), 0, 0),
-        len(sealed(_encode(_Head("k", meta=response(), slices=(10, 0, "g", None, True))), 0, 0)),
+        sealed(encode_head(Head("k", meta=response(), slices=(10, 0, "g", None, True))), 0, 0),
+        len(sealed(encode_head(Head("k", meta=response(), slices=(10, 0, "g", None, True))), 0, 0)),
     ),
     "slices below nothing": (
-        sealed(_encode(_Head("k", meta=response(), slices=(-1, 10, "g", None, True))), 0, 0),
-        len(sealed(_encode(_Head("k", meta=response(), slices=(-1, 10, "g", None, True))), 0, 0)),
+        sealed(encode_head(Head("k", meta=response(), slices=(-1, 10, "g", None, True))), 0, 0),
+        len(sealed(encode_head(Head("k", meta=response(), slices=(-1, 10, "g", None, True))), 0, 0)),
     ),
     "slices without end": (
-        sealed(_encode(_Head("k", meta=response(), slices=(1 << 62, 10, "g", None, True))), 0, 0),
-        len(sealed(_encode(_Head("k", meta=response(), slices=(1 << 62, 10, "g", None, True))), 0, 0)),
+        sealed(encode_head(Head("k", meta=response(), slices=(1 << 62, 10, "g", None, True))), 0, 0),
+        len(sealed(encode_head(Head("k", meta=response(), slices=(1 << 62, 10, "g", None, True))), 0, 0)),
     ),
 }
 
@@ -611,7 +610,6 @@ async def test_a_worker_of_little_memory_stays_small_whatever_viewers_send(tmp_p
                     long = key + "k" * 10_000
                     edge.unshared.put(long, True, now + 1e6)
                     edge.unsliced.put(long, True, now + 1e6)
-                    edge.changed.put(long, 1, now + 1e6)
                     edge.failures.put(long, ("OriginConnectError", 502, "refused", ""), now + 1e6)
                 if number % 5 == 0:
                     signed = sign_url(f"http://d.test/{name}" + "s" * 3000, KEY, expires=int(now) + 9999)

@@ -23,6 +23,7 @@ import pytest
 from keyfront.edge import disk as disk_module
 from keyfront.edge.cache import Ended
 from keyfront.edge.disk import BLOCK, LEFT_OVER, DiskTier, boot_mark, name_of
+from keyfront.edge.entry import MetaRow
 from keyfront.edge.exchange import FileRange, Headers, Meta, Slices, Stored
 from tests.edge.film import bytes_of
 
@@ -115,7 +116,7 @@ class TestEntries:
             assert each.find("E/b", none) is None
 
     def test_every_member_of_a_meta_is_kept(self) -> None:
-        assert set(disk_module._FIELDS) == set(Meta.__slots__)
+        assert set(MetaRow.__struct_fields__) == set(Meta.__slots__)
 
     def test_a_body_of_any_size(self, opened: Opens) -> None:
         tier = opened()

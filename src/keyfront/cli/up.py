@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     type=click.IntRange(1, 1 << 20),
     default=256,
     show_default=True,
-    help="MiB of each worker's cache.",
+    help="MiB of cache for each worker; several workers share a part of it.",
 )
 @click.option(
     "--max-object",
@@ -390,6 +390,8 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, want
         egress = msgspec.structs.replace(settings.edge.egress, control_port=api.port)
         inside = msgspec.structs.replace(settings.edge, egress=egress)
         settings = msgspec.structs.replace(settings, edge=inside)
+    memory, cache = shared_memory(settings.edge.memory, workers, folder)
+    settings = msgspec.structs.replace(settings, edge=msgspec.structs.replace(settings.edge, memory=memory))
     shared = Inherited(
         board=board.fd,
         slots=board.slots,
@@ -397,6 +399,7 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, want
         http=listen(settings.host, edge_port),
         tls=listen(settings.tls.host, settings.tls.port) if settings.tls is not None else (),
         shield=listen(*settings.shield) if settings.shield is not None else (),
+        cache=cache,
     )
     edges = []
     for number in range(1, workers + 1):
@@ -460,6 +463,26 @@ async def _caught_up(feed: FileFeed, names: list[str]) -> None:
         if published is None or all(numbers.get(name, published[0]) >= published[0] for name in names):
             return
         await asyncio.sleep(0.02)
+
+
+def shared_memory(memory: int, workers: int, folder: Path) -> tuple[int, int]:
+    """Divide the memory of so many workers, each with `memory` bytes, in equal parts: one for each worker, and one that
+    they share. Returns the bytes of a part, and the file descriptor of the shared memory; -1 if there is one worker, or
+    if it cannot be had."""
+    from keyfront.edge.segment import create
+
+    if workers == 1:
+        return memory, -1
+    part = memory * workers // (workers + 1)
+    try:
+        return part, create(workers, part, folder)
+    except (OSError, ValueError) as error:
+        click.echo(
+            f"keyfront: no memory for workers to share ({error}): each has a cache of its own, and does not see at "
+            "once what the others remove; use --workers 1 if that matters",
+            err=True,
+        )
+        return memory, -1
 
 
 _OF_A_PROCESS = frozenset({"HOME", "LANG", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV"})

@@ -2,9 +2,9 @@
 
 `MemoryTier` keeps whole responses, bounded in bytes; eviction passes over what was used since it last came by (a
 second chance, as in CLOCK), so that a hit costs one attribute write and no reordering. A primary key has one
-response, or several if it varies. The tier on disk (`disk`) has the same words, `find`, `put`, `drop`, and `Tiers` is
-both of them. A response too large to be held whole is stored as its `Slices` and, each for itself, the slices that
-are there; in memory only while there is no disk for them.
+response, or several if it varies. The tier on disk (`disk`) has the same words, `find`, `put`, `drop`. `Tiers` is
+memory, what the machine's workers share (`arena`), and disk together. A response too large to be held whole is stored
+as its `Slices` and, each for itself, the slices that are there; in memory only while there is no disk for them.
 
 A `Flight` is one fill: a single request to an origin, whoever else asks for the same key meanwhile. It runs in a
 task of its own, so that a viewer who leaves spoils nothing for the others. Viewers read its body as it grows; what is
@@ -16,11 +16,15 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections.abc import Callable, Coroutine
+from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Protocol
 
+from keyfront.edge.arena import Arena
 from keyfront.edge.disk import DiskTier
 from keyfront.edge.exchange import Headers, Meta, OpenFile, Piece, Slices, Stored
 from keyfront.edge.freshness import variant_values
+from keyfront.edge.removals import Removal, Removals
+from keyfront.edge.segment import Segment
 
 if TYPE_CHECKING:
     from keyfront.edge.slices import Spool
@@ -42,12 +46,28 @@ LAG = 2 * 1024 * 1024
 """Bytes of one fill that may wait to be written to disk."""
 SMALL = 4096
 """Bytes up to which a piece of a body is joined to the one before it."""
+SETTLE = 1.0
+"""Seconds for which the end of a body is held back until the disk has all of it."""
 
 
 class MemoryTier:
-    """Whole responses by key, at most `capacity` bytes of them, each body at most `max_object` bytes."""
+    """Whole responses by key, at most `capacity` bytes of them, each body at most `max_object` bytes.
 
-    def __init__(self, capacity: int, max_object: int) -> None:
+    :param removals: what all workers have removed. Before each look, one comparison tells whether there is news of
+        them; then it is removed here, and `heard` is called with it (None: it may be anything).
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        max_object: int,
+        removals: Removals | None = None,
+        heard: Callable[[list[Removal] | None], None] | None = None,
+    ) -> None:
+        self.removals = Removals(Segment.private()) if removals is None else removals
+        self._change = self.removals.change
+        self._seen = self.removals.seen
+        self._heard = heard
         self.capacity = capacity
         self.max_object = min(max_object, capacity)
         self.bytes = 0
@@ -63,6 +83,8 @@ class MemoryTier:
 
     def look(self, key: str) -> Stored | None:
         """A response for `key`, whatever it varies on: for who asks `find` then."""
+        if self._change[0] != self._seen:
+            self.catch_up()
         if self._ended is not None:
             self._bury(key)
         stored = self._entries.get(key)
@@ -73,6 +95,8 @@ class MemoryTier:
     def find(self, key: str, forwarded: Callable[[], Headers]) -> Stored | None:
         """The response for `key`. `forwarded` gives the request's headers as they would go to the origin; it is
         asked only where the stored response varies."""
+        if self._change[0] != self._seen:
+            self.catch_up()
         if self._ended is not None:
             self._bury(key)
         stored = self._entries.get(key)
@@ -128,6 +152,37 @@ class MemoryTier:
             family.discard(key)
             if not family:
                 del self._families[path]
+
+    def hear(self) -> None:
+        """Catch up if there is news."""
+        if self._change[0] != self._seen:
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Remove what other workers have removed."""
+        news = self.removals.news()
+        self._seen = self.removals.seen
+        if news is None:
+            self.clear()
+        else:
+            for removal in news:
+                self.remove(removal)
+        if self._heard is not None:
+            self._heard(news)
+
+    def remove(self, removal: Removal) -> None:
+        if removal.exact:
+            self.drop(removal.key)
+            self.drop(removal.key + _SLICED)
+        else:
+            self.drop_all(removal.key + removal.query)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+        self._variants.clear()
+        self._families.clear()
+        self.bytes = 0
 
     def drop_all(self, key: str) -> None:
         """Forget the responses for `key`, a path or a path and a query string, whatever else is in their keys."""
@@ -206,20 +261,31 @@ _SLICED = "\ns"
 
 
 class Tiers:
-    """Memory, and the disk below it if there is one."""
+    """Memory, what the workers of the machine share if there are several, and the disk if there is one."""
 
-    def __init__(self, memory: MemoryTier, disk: DiskTier | None) -> None:
+    def __init__(self, memory: MemoryTier, disk: DiskTier | None, arena: Arena | None = None) -> None:
         self.memory = memory
         self.disk = disk
+        self.arena = arena
 
-    def find(self, key: str, forwarded: Callable[[], Headers]) -> Stored | None:
-        """The response for `key`. What is found on disk is put into memory."""
+    def find(self, key: str, forwarded: Callable[[], Headers], now: float) -> Stored | None:
+        """The response for `key`. What is found elsewhere is put into memory; so is what another worker has fetched or
+        renewed since, once that in memory is no longer fresh at `now` (epoch seconds)."""
         memory = self.memory
         stored = memory.find(key, forwarded) or memory.find(key + _SLICED, forwarded)
+        if stored is not None and now < stored.meta.fresh_until:
+            return stored
+        if self.arena is not None:
+            shared = self.arena.find(key, forwarded, stored.written if stored is not None else 0)
+            if shared is not None:
+                self._remember(shared)
+                return shared
         if stored is None and self.disk is not None:
+            asked = monotonic_ns()
             stored = self.disk.find(key, forwarded)
             if stored is not None:
-                self._remember(stored)
+                stored.asked = asked
+                self._share(stored)
         return stored
 
     def _remember(self, stored: Stored) -> None:
@@ -230,46 +296,70 @@ class Tiers:
             self.memory.forget(stored.key + _SLICED, stored.meta)
             self.memory.put(stored)
 
-    def put(self, stored: Stored, asked: float) -> None:
-        """Keep a response, in the place of the one that it supersedes. The origin was asked for it then."""
+    def _share(self, stored: Stored) -> None:
+        stored.written = monotonic_ns()
         self._remember(stored)
+        if self.arena is not None:
+            self.arena.put(stored)
+
+    def put(self, stored: Stored, asked: float, *, share: bool = True) -> None:
+        """Keep a response, in the place of the one that it supersedes. The origin was asked for it at `asked` (epoch
+        seconds). When this returns, all workers find it, unless `share` is false: then it is in memory only."""
+        if not share:
+            self._remember(stored)
+            return
+        self._share(stored)
         if self.disk is not None:
             self.disk.put(stored, asked)
 
     def drop(self, key: str) -> None:
-        """Forget the response for `key`, all its variants included."""
-        self.memory.drop(key)
-        self.memory.drop(key + _SLICED)
+        """Forget the response for `key`, all its variants included, in all workers."""
+        removal = Removal(key, exact=True)
+        self.memory.remove(removal)
         if self.disk is not None:
             self.disk.drop(key)
+        self.memory.removals.publish(removal)
 
     def slice(self, slices: Slices, index: int) -> Piece | None:
         """A slice that is at hand."""
         name = slices.name(index)
-        stored = self.memory.look(name)
-        if stored is not None:
-            return stored.body
-        return self.disk.slice(name, slices.length(index)) if self.disk is not None else None
+        body = self._in_memory(name)
+        if body is not None or self.disk is None:
+            return body
+        return self.disk.slice(name, slices.length(index))
 
     async def prove(self, slices: Slices, index: int) -> Piece | None:
         """The same; what lies on disk since before the machine started is read through first."""
         name = slices.name(index)
+        body = self._in_memory(name)
+        if body is not None or self.disk is None:
+            return body
+        return await self.disk.prove(name, slices.length(index))
+
+    def _in_memory(self, name: str) -> bytes | None:
+        """A slice in this worker's memory, or in what the workers share: then it is put into memory."""
         stored = self.memory.look(name)
-        if stored is not None:
-            return stored.body
-        return await self.disk.prove(name, slices.length(index)) if self.disk is not None else None
+        if stored is None and self.arena is not None:
+            stored = self.arena.exact(name)
+            if stored is not None and stored.size <= self.memory.capacity // 4:
+                self.memory.put(stored)
+        return stored.body if stored is not None else None
 
     def has(self, slices: Slices, index: int) -> bool:
         """Is the slice there, as far as can be seen without opening it?"""
         name = slices.name(index)
-        return self.memory.look(name) is not None or (self.disk is not None and self.disk.has(name))
+        return (
+            self.memory.look(name) is not None
+            or (self.arena is not None and self.arena.has(name))
+            or (self.disk is not None and self.disk.has(name))
+        )
 
     def sink(self, slices: Slices, index: int, meta: Meta) -> Sink:
         """What takes a slice as it comes: the disk, or memory if there is none that can."""
         name = slices.name(index)
         length = slices.length(index) if slices.total is not None else None
         writer = self.disk.writer(name, length) if self.disk is not None else None
-        return writer or MemorySink(self.memory, name, meta)
+        return writer or MemorySink(self.memory, name, meta, self.arena)
 
 
 class Sink(Protocol):
@@ -301,8 +391,9 @@ class MemorySink:
 
     lasting = False
 
-    def __init__(self, memory: MemoryTier, name: str, meta: Meta) -> None:
+    def __init__(self, memory: MemoryTier, name: str, meta: Meta, arena: Arena | None = None) -> None:
         self._memory = memory
+        self._arena = arena
         self._name = name
         self._meta = meta
         self._chunks: list[bytes] = []
@@ -320,6 +411,9 @@ class MemorySink:
         body = b"".join(self._chunks)
         self._chunks.clear()
         stored = Stored(self._name, self._meta, body)
+        stored.asked = stored.written = monotonic_ns()
+        if self._arena is not None:
+            self._arena.put_exact(stored)
         if stored.size <= self._memory.capacity // 4:
             self._memory.put(stored)
             self.done = True
@@ -367,6 +461,7 @@ class Flight:
         self.position = 0  # of the object, up to which its bytes are in
         self.stop: int | None = None  # where the body ends, if that is known
         self.spool: Spool | None = None
+        self.before_end: Callable[[], None] | None = None  # called when all that is sliced has been stored
         self._keep = 0
         self._chunks: list[bytes] = []  # what is in memory
         self._ends: list[int] = []  # where each of them ends
@@ -410,15 +505,11 @@ class Flight:
         :raises ConnectionAbortedError: if it is too large to be kept and nobody reads it any more; what is stored in
         slices goes on to the end of one.
         """
-        self.position += len(chunk)
-        if self._chunks and len(self._chunks[-1]) + len(chunk) <= SMALL:
-            # An origin that sends byte by byte must not cost an object for each.
-            self._chunks[-1] += chunk
-            self._ends[-1] = self.position
-        else:
-            self._chunks.append(chunk)
-            self._ends.append(self.position)
         spool = self.spool
+        if spool is not None and self.stop is not None and self.position + len(chunk) >= self.stop:
+            await self._feed_last(spool, chunk)
+            return
+        self._append(chunk)
         if spool is None:
             self._wake()
             if self.position - self.start > self._keep:
@@ -443,6 +534,27 @@ class Flight:
                 await self._reader_moved()
             else:
                 return
+
+    async def _feed_last(self, spool: Spool, chunk: bytes) -> None:
+        """Append the end of the body, once all that is stored of it is there for whoever asks next, whichever worker
+        that is: a viewer who has the last byte may tell others of it."""
+        spool.feed(chunk)
+        spool.finish()
+        await spool.settled(SETTLE)
+        if self.before_end is not None:
+            self.before_end()
+        self._append(chunk)
+        self._wake()
+
+    def _append(self, chunk: bytes) -> None:
+        self.position += len(chunk)
+        if self._chunks and len(self._chunks[-1]) + len(chunk) <= SMALL:
+            # An origin that sends byte by byte must not cost an object for each.
+            self._chunks[-1] += chunk
+            self._ends[-1] = self.position
+        else:
+            self._chunks.append(chunk)
+            self._ends.append(self.position)
 
     async def _wait_for_slowest(self) -> None:
         while True:

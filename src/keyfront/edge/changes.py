@@ -1,8 +1,9 @@
-"""What requests have changed at origins, told to the other workers of the machine.
+"""What requests have changed at origins, told to edges that use the same data folder but share no memory.
 
 A cache that passes a successful POST, PUT, PATCH or DELETE on forgets what it has for that URL (RFC 9111 §4.4). The
-workers of a machine are one cache to their viewers, but each has a memory of its own. So the one that passed the
-request writes a line into a file, and the others, who look at it as often as at the feed, forget likewise.
+workers of one `keyfront up` tell each other in memory (`removals`). The processes of an ASGI server have different
+parents, so they share none. For them the worker that passed the request writes a line into a file, and the others, who
+look at it as often as at the feed, forget likewise.
 
 A line is written at once and whole, under a lock. The file is begun anew when it is long: by renaming it while nobody
 writes, so that who has it open still reads it to its end.
@@ -29,15 +30,16 @@ _decode = msgspec.json.Decoder(tuple[str, str, str]).decode
 
 
 class Changes:
-    """The file at `path`, for one worker. What was told before this was made is not news.
+    """The file at `path`, for one worker. What was told before this was made is not news, nor is what another worker
+    has told that shares its memory with this one: those bear the same `name`.
 
     No failure of it is a failure of the edge: what cannot be told is told once in the log, and others serve what they
     have for as long as it is fresh.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str = "") -> None:
         self._path = path
-        self._own = f"{os.getpid()}-{os.urandom(4).hex()}"
+        self._own = name or f"{os.getpid()}-{os.urandom(4).hex()}"
         self._fd = -1
         self._seen: tuple[int, int] | None = None
         self._begun = b""  # a line that is not whole yet

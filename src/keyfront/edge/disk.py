@@ -42,8 +42,9 @@ from zlib import crc32
 
 import msgspec
 
-from keyfront.edge.exchange import FileRange, Header, Headers, Meta, OpenFile, Slices, Stored
-from keyfront.edge.freshness import variant_values, vary_matches
+from keyfront.edge.entry import LAYOUT, Head, decode_head, encode_head, head_of, stored_of, variant_key
+from keyfront.edge.exchange import FileRange, Headers, OpenFile, Stored
+from keyfront.edge.freshness import variant_values
 
 logger = logging.getLogger("keyfront.edge")
 
@@ -76,65 +77,9 @@ _FIRST_READ: Final = 64 * 1024
 _FOREIGN: Final = frozenset({errno.EACCES, errno.ELOOP, errno.ENXIO, errno.EPERM})
 
 
-class _Meta(msgspec.Struct, frozen=True, array_like=True):
-    """A `Meta`, member for member."""
-
-    status: int
-    headers: tuple[Header, ...]
-    stored_at: float
-    fresh_until: float
-    date: float
-    initial_age: float
-    length: int | None
-    etag: bytes | None
-    last_modified: bytes | None
-    swr_until: float
-    sie_until: float
-    revalidate_always: bool
-    conditional: bool
-    vary: tuple[bytes, ...]
-    vary_values: tuple[bytes, ...]
-    reason: str
-    coding: bytes
-    snapshot: int
-    tags: tuple[str, ...]
-
-
-class _Head(msgspec.Struct, frozen=True, array_like=True):
-    """What stands before a body. `key` is what the file's name is made of.
-
-    With `meta` it is a response, whole or, if `slices` are told, without its body, which lies in files of their own.
-    With `names` it is a signpost: the response varies on these request headers, and each variant has a file whose key
-    ends in their values; `generation` is in that key too, so that a new signpost leads to no old variant. With neither
-    it is a slice, or a sign that what lies under a path was changed at `asked`; otherwise the origin was asked for the
-    response then. Epoch seconds.
-    """
-
-    key: str
-    asked: float = 0.0
-    meta: _Meta | None = None
-    slices: tuple[int, int, str, bytes | None, bool] | None = None
-    names: tuple[bytes, ...] = ()
-    generation: str = ""
-
-
-_FIELDS: Final = _Meta.__struct_fields__
-_LAYOUT: Final = crc32(repr((_FIELDS, _Head.__struct_fields__)).encode())
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_Head).decode
-
-
-def _meta_row(meta: Meta) -> _Meta:
-    return _Meta(*[getattr(meta, name) for name in _FIELDS])
-
-
-def _meta(row: _Meta) -> Meta:
-    return Meta(**{name: getattr(row, name) for name in _FIELDS})
-
-
 def sealed(head: bytes, body_length: int, body_checksum: int) -> bytes:
     """The bytes that stand before a body."""
-    prefix = _PREFIX.pack(_MARK, _LAYOUT, len(head), body_length, body_checksum, 0)
+    prefix = _PREFIX.pack(_MARK, LAYOUT, len(head), body_length, body_checksum, 0)
     prefix = prefix[:-4] + struct.pack("<I", crc32(head, crc32(prefix[:-4])))
     return prefix + head
 
@@ -145,7 +90,7 @@ class Entry:
     __slots__ = ("checksum", "data", "file", "head", "length", "mtime_ns", "offset")
 
     def __init__(
-        self, file: OpenFile, head: _Head, offset: int, length: int, checksum: int, data: bytes, mtime_ns: int
+        self, file: OpenFile, head: Head, offset: int, length: int, checksum: int, data: bytes, mtime_ns: int
     ) -> None:
         self.file = file
         self.head = head
@@ -184,7 +129,7 @@ def _read(fd: int, key: str | None, largest: int = LONGEST_WHOLE) -> Entry | Non
         return None
     mark, layout, head_length, body_length, body_checksum, checksum = _PREFIX.unpack_from(data)
     offset = _PREFIX.size + head_length
-    if mark != _MARK or layout != _LAYOUT or status.st_size != offset + body_length:
+    if mark != _MARK or layout != LAYOUT or status.st_size != offset + body_length:
         return None
     if head_length > LONGEST_HEAD:
         return None  # forged: a sparse file can be of any size
@@ -194,7 +139,7 @@ def _read(fd: int, key: str | None, largest: int = LONGEST_WHOLE) -> Entry | Non
     if len(data) < offset or seal != checksum:
         return None
     try:
-        head = _decode(memoryview(data)[_PREFIX.size : offset])
+        head = decode_head(memoryview(data)[_PREFIX.size : offset])
     except msgspec.DecodeError:
         return None
     if (key is not None and head.key != key) or not _sound(head, body_length, largest):
@@ -202,7 +147,7 @@ def _read(fd: int, key: str | None, largest: int = LONGEST_WHOLE) -> Entry | Non
     return Entry(file, head, offset, body_length, body_checksum, data, status.st_mtime_ns)
 
 
-def _sound(head: _Head, body_length: int, largest: int) -> bool:
+def _sound(head: Head, body_length: int, largest: int) -> bool:
     """Whether an edge can have written these numbers: nothing is allocated or counted by others. `largest` is the most
     bytes of a body that is read into memory."""
     if head.slices is not None:
@@ -215,11 +160,6 @@ def name_of(key: str) -> str:
     """Where in the folder an entry lies."""
     digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
     return f"{digest[:2]}/{digest}"
-
-
-def variant_key(key: str, generation: str, values: tuple[bytes, ...]) -> str:
-    parts = "".join([f"\n{len(v)}:{v.decode('latin-1')}" for v in values])
-    return f"{key}\nv{generation}{parts}"
 
 
 def _sign(path: str) -> str:
@@ -302,11 +242,10 @@ class DiskTier:
         row = entry.head.meta
         if row is None or self._ended(key, row.snapshot, row.tags) or entry.head.asked <= self._changed(key):
             return None
-        meta = _meta(row)
-        if meta.vary and not vary_matches(meta, forwarded()):
+        if row.vary and variant_values(row.vary, forwarded()) != row.vary_values:
             return None
         if entry.head.slices is not None:
-            return Stored(key, meta, b"", Slices(key, *entry.head.slices))
+            return stored_of(key, entry.head, b"")
         try:
             body = entry.body()
         except OSError as error:
@@ -317,7 +256,7 @@ class DiskTier:
             return None
         if not self._proved(entry):
             self._stamp(entry.file.fd)
-        return Stored(key, meta, body)
+        return stored_of(key, entry.head, body)
 
     def slice(self, key: str, length: int) -> FileRange | None:
         """A slice of `length` bytes. None too if it was last read before this machine started: ask `prove`."""
@@ -441,7 +380,7 @@ class DiskTier:
         if self._closed:
             return
         try:
-            delta = self._write(_Head(_sign(path), now), b"")
+            delta = self._write(Head(_sign(path), now), b"")
             self._submit(0, lambda: self._account(delta))  # which may have to wait for another worker
         except OSError as error:
             self._failed("written", error)
@@ -507,14 +446,11 @@ class DiskTier:
             return
         if meta.vary:
             key = variant_key(key, self._signpost(key, meta.vary), meta.vary_values)
-        slices = stored.slices
-        told = None
-        if slices is not None:
-            if slices.total is None:
-                return
-            told = (slices.total, slices.size, slices.generation, slices.validator, slices.ranged)
+        head = head_of(stored, key, asked)
+        if head is None:
+            return
         try:
-            self._account(self._write(_Head(key, asked, _meta_row(meta), told), stored.body))
+            self._account(self._write(head, stored.body))
         except OSError:
             self._remove(name_of(key))
             raise
@@ -525,15 +461,15 @@ class DiskTier:
         if entry is not None and entry.head.names == names:
             return entry.head.generation
         generation = os.urandom(8).hex()
-        self._account(self._write(_Head(key, names=names, generation=generation), b""))
+        self._account(self._write(Head(key, names=names, generation=generation), b""))
         return generation
 
-    def _write(self, head: _Head, body: bytes) -> int:
+    def _write(self, head: Head, body: bytes) -> int:
         """Write an entry. Returns what it takes more than the one that it replaces."""
         temporary, fd = self._new()
         try:
             try:
-                data = sealed(_encode(head), len(body), crc32(body))
+                data = sealed(encode_head(head), len(body), crc32(body))
                 _write_all(fd, [data, body])
                 self._stamp(fd)
             finally:
@@ -758,7 +694,7 @@ class SliceWriter:
         self._tier = tier
         self.key = key
         self._length = length
-        self._head = _encode(_Head(key))
+        self._head = encode_head(Head(key))
         self._checksum = 0
         self._temporary = ""
         self._loop = asyncio.get_running_loop()

@@ -14,14 +14,15 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from copy import copy
 from pathlib import Path
 from random import random
-from time import perf_counter, time
+from time import monotonic_ns, perf_counter, time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from keyfront.edge import compress, freshness, respond, slices
 from keyfront.edge.accesslog import LONGEST_AGENT, LONGEST_REFERER, AccessLog, Record, shortened
-from keyfront.edge.cache import Flight, LostError, MemoryTier, Tiers
+from keyfront.edge.arena import Arena, Failure
+from keyfront.edge.cache import SETTLE, Flight, LostError, MemoryTier, Tiers
 from keyfront.edge.decide import Refusal, decide, internal_plan, loggable
 from keyfront.edge.disk import DiskTier
 from keyfront.edge.egress import Egress, EgressSettings
@@ -48,8 +49,10 @@ from keyfront.edge.origin import Origins
 from keyfront.edge.origin_access import OriginAccess
 from keyfront.edge.origin_http1 import Interim
 from keyfront.edge.recent import Recent
+from keyfront.edge.removals import Removal, Removals
 from keyfront.edge.response_headers import ResponseHeaders, timed
 from keyfront.edge.routing import Route, Routing, Site
+from keyfront.edge.segment import Segment
 from keyfront.edge.shield import Asked, Kept, RelayedFailure, Shields, Told
 from keyfront.edge.slices import ChangedError, Opened, Reader, Runs, Span, Spool, UnusableError
 from keyfront.edge.tunnel import Places
@@ -80,9 +83,6 @@ UNSLICED = 60.0
 
 UNSHARED = 10.0
 """Seconds for which requests for a key do not wait for each other, after an answer that could not be shared."""
-
-LONGEST_FILL = 3600.0
-"""Seconds for which an answer asked for before its URL was changed is not kept, should it still arrive."""
 
 LONGEST_EXPLANATION = 500
 """Characters of an explanation that an access record holds: some of it may be an origin's own words."""
@@ -180,9 +180,16 @@ class Visit:
 
 
 class Edge:
-    """`clock` gives epoch seconds: what is fresh, stale or expired, and for how long, is counted by it."""
+    """`clock` gives epoch seconds: what is fresh, stale or expired, and for how long, is counted by it. `segment` is
+    the memory that this edge shares with the other workers of the machine; without it, it shares nothing."""
 
-    def __init__(self, settings: EdgeSettings, log: AccessLog, clock: Callable[[], float] = time) -> None:
+    def __init__(
+        self,
+        settings: EdgeSettings,
+        log: AccessLog,
+        clock: Callable[[], float] = time,
+        segment: Segment | None = None,
+    ) -> None:
         self.settings = settings
         self.log = log
         self.reached = Reached()
@@ -192,7 +199,10 @@ class Edge:
         self._tells = settings.cache_status
         self.tables = Budget(table_bytes(settings.memory))
         self.routing = Routing(EMPTY, None, self.tables)
-        self.memory = MemoryTier(settings.memory, settings.max_object)
+        self.segment = segment = Segment.private() if segment is None else segment
+        self.removals = Removals(segment)
+        self.memory = MemoryTier(settings.memory, settings.max_object, self.removals, self._heard)
+        self.arena = Arena(segment, self.removals, self._ended_before) if segment.log else None
         self.disk: DiskTier | None = None
         if settings.cache_disk > 0:
             self.disk = DiskTier(
@@ -202,16 +212,15 @@ class Edge:
                 clock=clock,
                 largest=settings.max_object,
             )
-        self.tiers = Tiers(self.memory, self.disk)
+        self.tiers = Tiers(self.memory, self.disk, self.arena)
         self.flights: dict[str, Flight] = {}
         self.runs = Runs()
         self.websockets = Places(settings.websockets)
         self._tasks: set[asyncio.Task[None]] = set()
         self.failures: Recent[tuple[str, int, str, str]] = Recent(budget=self.tables)
         self.unshared: Recent[bool] = Recent(budget=self.tables)
-        self.tell_others: Callable[[str, str], None] | None = None  # of a path that was changed (`changes`)
-        self.changes = 0
-        self.changed: Recent[int] = Recent(budget=self.tables)  # the number of the last change, by path
+        self.tell_others: Callable[[str, str], None] | None = None
+        """Tells edges that use the same data folder but share no memory with this one (`changes`)."""
         self.unsliced: Recent[bool] = Recent(budget=self.tables)
         self.compressors = compress.Compressors()
         credentials = Path(settings.origin_credentials) if settings.origin_credentials else None
@@ -255,16 +264,16 @@ class Edge:
         if not self.memory.swept(SWEPT):
             asyncio.get_running_loop().call_soon(self._sweep)
 
-    def _keep(self, stored: Stored, changes: int, asked: float) -> None:
-        """Store a response, unless it was invalidated since the origin was asked for it, which was at `asked` (epoch
-        seconds), after `changes` changes. Every tier is filled here; of what it gives back later `routing.ended` is
-        asked first."""
-        changed = self.changed.get(stored.key.partition("\n")[0], self.clock())
-        meta = stored.meta
-        if (changed is None or changed <= changes) and not self.routing.ended(
-            stored.key, meta.snapshot, meta.tags
+    def _keep(self, stored: Stored, asked: int, began: float, *, share: bool = True) -> None:
+        """Store a response, unless it was invalidated or removed since the origin was asked for it, which was at
+        `asked` (monotonic nanoseconds) and `began` (epoch seconds). Every tier is filled here; of what it gives back
+        later `routing.ended` is asked first. With `share` false it is for this worker's memory alone."""
+        if self.removals.hides(stored.key, asked) or self._ended_before(
+            stored.key, stored.meta.snapshot, stored.meta.tags
         ):
-            self.tiers.put(stored, asked)
+            return
+        stored.asked = asked
+        self.tiers.put(stored, began, share=share)
 
     def _ended(self, key: str, snapshot: int, tags: tuple[str, ...]) -> bool:
         """Has what lies on disk been ended by an invalidation? What was asked for under a snapshot that this edge does
@@ -275,6 +284,21 @@ class Edge:
         """Does a fill that began under `snapshot` bring what an invalidation has ended, or may it: its tags come with
         the origin's answer?"""
         return self.routing.ended(key, snapshot) or self.routing.ended_by_tag(key, snapshot)
+
+    def _ended_before(self, key: str, snapshot: int, tags: tuple[str, ...]) -> bool:
+        """Has what another worker shares been ended by an invalidation? What was asked for under a later snapshot than
+        this worker obeys has not: its worker knew all the invalidations that this one knows."""
+        return self.routing.ended(key, snapshot, tags)
+
+    def _failure(self, key: str, now: float) -> tuple[str, int, str, str] | None:
+        """How the origin failed for this key, if it is not to be asked again yet, whichever worker has asked it."""
+        failure = self.failures.get(key, now)
+        if failure is None and self.arena is not None:
+            shared = self.arena.failure(key, now, self.routing.number)
+            if shared is not None:
+                failure = (shared.kind, shared.status, shared.detail, shared.reason)
+                self.failures.put(key, failure, shared.until)
+        return failure
 
     def _start(self, flight: Flight, run: Coroutine[Any, Any, None]) -> None:
         flight.launch(run)
@@ -471,16 +495,16 @@ class Edge:
         :raises UnusableError: if the origin's answer to a range is for this viewer alone.
         """
         request, now = visit.request, visit.now
-        stored = self.tiers.find(key, lambda: self._origin_headers(visit, plan))
+        stored = self.tiers.find(key, lambda: self._origin_headers(visit, plan), now)
         if stored is not None:
             verdict = freshness.judge(stored.meta, now)
-            if verdict is Verdict.STALE and key not in self.flights and not self.failures.get(key, now):
+            if verdict is Verdict.STALE and key not in self.flights and not self._failure(key, now):
                 self._flight(key, visit, plan, stored)
             if verdict is Verdict.STALE or verdict is Verdict.HIT:
                 visit.fresh_until = stored.meta.fresh_until
                 visit.snapshot = stored.meta.snapshot
                 return await self._from_stored(visit, plan, stored, "Hit")
-        failure = self.failures.get(key, now)
+        failure = self._failure(key, now)
         if failure is not None:
             raise OriginFailure(*failure)
         if stored is not None:
@@ -668,17 +692,28 @@ class Edge:
                 part = query_part(changed.route.behavior, changed.query)
                 if self.disk is not None:
                     self.disk.spoil(changed.key, self.clock())
-                self.forget(changed.key, part)
+                self.forget(Removal(changed.key, part))
                 if self.tell_others is not None:
                     self.tell_others(changed.key, part)
 
-    def forget(self, key: str, query: str) -> None:
-        """Forget what this worker holds of a path that was changed at its origin, and what is on its way."""
-        self.memory.drop_all(key + query)
-        # What is on its way may be from before: it is not kept (`_keep`), and nobody joins it any more.
-        self.changes += 1
-        self.changed.put(key, self.changes, self.clock() + LONGEST_FILL)
-        for each in [each for each in self.flights if each.partition("\n")[0] == key]:
+    def forget(self, removal: Removal) -> None:
+        """Forget what all workers hold of a path that was changed at its origin, and what is on its way."""
+        self.memory.remove(removal)
+        self._unjoin(removal.key)
+        self.removals.publish(removal)
+
+    def _heard(self, news: list[Removal] | None) -> None:
+        """Other workers have removed something: everything, if it is not known what."""
+        if news is None:
+            self.flights.clear()
+        else:
+            for removal in news:
+                if not removal.exact:
+                    self._unjoin(removal.key)
+
+    def _unjoin(self, path: str) -> None:
+        """What is on its way may be from before a change: it is not kept (`_keep`), and nobody joins it any more."""
+        for each in [each for each in self.flights if each.partition("\n")[0] == path]:
             del self.flights[each]
 
     # -- WebSocket ---------------------------------------------------------------------------------------------------
@@ -764,7 +799,7 @@ class Edge:
         answer: OriginReply | None = None
         sliced: Slices | None = None
         try:
-            began, number, changes = self.clock(), self.routing.number, self.changes
+            began, number, asked_at = self.clock(), self.routing.number, monotonic_ns()
             flight.snapshot = number
             if stored is not None and self.routing.ended(key, stored.meta.snapshot, stored.meta.tags):
                 stored = None  # while this request waited: it is neither asked about nor stands in
@@ -788,7 +823,7 @@ class Edge:
                 if stored is None or not freshness.serve_stale_on_error(stored.meta, self.clock(), None):
                     raise
                 spent(failure)
-                self._land_stale(flight, site, stored, changes, began, failure.status)
+                self._land_stale(flight, site, stored, began, failure.status)
                 return
             now = self.clock()
             flight.status = answer.status
@@ -803,10 +838,10 @@ class Edge:
                 meta.snapshot = number
                 meta.tags = cache_tags(site.cache_tag_header, answer.headers) or stored.meta.tags
                 shared = freshness.collapses(behavior, meta, now)
-                self._land(flight, stored.renewed(meta), changes, began, "RefreshHit", shared=shared)
+                self._land(flight, stored.renewed(meta), asked_at, began, "RefreshHit", shared=shared)
                 return
             if stored is not None and freshness.serve_stale_on_error(stored.meta, now, answer.status):
-                self._land_stale(flight, site, stored, changes, began, answer.status)
+                self._land_stale(flight, site, stored, began, answer.status)
                 return
             part: Span | None = None
             if asked is not None:
@@ -865,8 +900,12 @@ class Edge:
                         part.first if part is not None else 0, part.last + 1 if part is not None else total
                     )
                     self._slice(flight, sliced, meta_or_none)
-                    flight.stored = Stored(key, meta_or_none, b"", sliced)
-                    self._keep(flight.stored, changes, began)
+                    flight.stored = kept = Stored(key, meta_or_none, b"", sliced)
+                    # Where other workers cannot ask for what is missing, they get it when nothing is.
+                    refetches = sliced.validator is not None and sliced.ranged
+                    self._keep(kept, asked_at, began, share=refetches)
+                    if not refetches:
+                        flight.before_end = lambda: self._keep(kept, asked_at, began)
                     self._announce(flight, key, meta_or_none, shared=shared, length=total)
                 else:
                     keep = self.memory.max_object
@@ -883,14 +922,15 @@ class Edge:
                 await flight.feed(chunk)
             if flight.spool is not None:
                 flight.spool.finish()
+                await flight.spool.settled(SETTLE)
             if sliced is not None and sliced.total is None and meta_or_none is not None:
                 sliced.total = meta_or_none.length = flight.position
-                self._keep(Stored(key, meta_or_none, b"", sliced), changes, began)
+                self._keep(Stored(key, meta_or_none, b"", sliced), asked_at, began)
             flight.finish()
             body = flight.whole
             if meta_or_none is not None and body is not None:
                 meta_or_none.length = len(body)
-                self._keep(Stored(key, meta_or_none, body), changes, began)
+                self._keep(Stored(key, meta_or_none, body), asked_at, began)
         except BaseException as failure:
             expected = isinstance(failure, (OriginFailure, ConnectionAbortedError, UnusableError))
             if expected:
@@ -941,7 +981,7 @@ class Edge:
         validator = slices.strong_validator(meta) if total is not None else None
         generation = ""
         if validator is not None:
-            for known in (stored, self.tiers.find(key, lambda: sent)):
+            for known in (stored, self.tiers.find(key, lambda: sent, self.clock())):
                 old = known.slices if known is not None else None
                 if (
                     known is not None
@@ -982,7 +1022,7 @@ class Edge:
     ) -> None:
         answer: OriginReply | None = None
         try:
-            failure = self.failures.get(sliced.key, self.clock())
+            failure = self._failure(sliced.key, self.clock())
             if failure is not None:
                 raise OriginFailure(*failure)
             extra = [(b"range", b"bytes=%d-%d" % (span.first, span.last))]
@@ -1028,22 +1068,21 @@ class Edge:
         flight.announce(meta, keep=keep, shared=shared, length=length)
 
     def _land(
-        self, flight: Flight, stored: Stored, changes: int, began: float, result: str, *, shared: bool
+        self, flight: Flight, stored: Stored, asked: int, began: float, result: str, *, shared: bool
     ) -> None:
         """The flight ends with what is stored already, renewed or not."""
-        self._keep(stored, changes, began)
+        self._keep(stored, asked, began)
         flight.stored = stored
         flight.result = result
         flight.keeps = result == "RefreshHit"
         self._announce(flight, stored.key, stored.meta, shared=shared, length=stored.length)
         flight.finish()
 
-    def _land_stale(
-        self, flight: Flight, site: Site, stored: Stored, changes: int, began: float, status: int
-    ) -> None:
+    def _land_stale(self, flight: Flight, site: Site, stored: Stored, began: float, status: int) -> None:
         """The origin failed and what is stored may stand in; it is asked again after ErrorCachingMinTTL (§5.5)."""
         held = freshness.stale_for(stored.meta, self.clock(), _error_min_ttl(site, status))
-        self._land(flight, stored.renewed(held), changes, began, "Hit", shared=True)
+        # It is as old as it was: if it was removed meanwhile, it serves those who wait and is not kept.
+        self._land(flight, stored.renewed(held), stored.asked, began, "Hit", shared=True)
 
     def _forget_flight(self, key: str, flight: Flight) -> None:
         if self.flights.get(key) is flight:
@@ -1111,8 +1150,10 @@ class Edge:
                     if isinstance(failure, RelayedFailure) and failure.seconds:
                         seconds = min(seconds, failure.seconds)
                     until = self.clock() + seconds
-                    told = (failure.kind, failure.status, failure.detail, failure.reason)
-                    self.failures.put(visit.key, told, until)
+                    known = (failure.kind, failure.status, failure.detail, failure.reason)
+                    self.failures.put(visit.key, known, until)
+                    if self.arena is not None:
+                        self.arena.put_failure(visit.key, Failure(*known, until, self.routing.number))
                 raise
             visit.upstream = (answer.connect_time, perf_counter() - asked - answer.connect_time)
             if last or answer.status not in plan.route.failover:

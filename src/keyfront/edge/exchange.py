@@ -324,16 +324,31 @@ class Stored:
     `policed` the last one that a response headers policy made of it, with that policy and what it saw of the request;
     `used` is set at every hit and cleared when eviction passes by; `size` is what it is charged for, in bytes. Until
     `quick_until` (epoch seconds) it may go out as it is to whoever asks for its key without conditions: never, if it
-    varies or is no 200.
+    varies or is no 200. The origin was asked for it at `asked`, and it was stored at `written`: nanoseconds of the
+    machine's monotonic clock, by which all workers order what they store and remove (`removals`).
     """
 
-    __slots__ = ("body", "born", "head", "key", "meta", "policed", "quick_until", "size", "slices", "used")
+    __slots__ = (
+        "asked",
+        "body",
+        "born",
+        "head",
+        "key",
+        "meta",
+        "policed",
+        "quick_until",
+        "size",
+        "slices",
+        "used",
+        "written",
+    )
 
     def __init__(self, key: str, meta: Meta, body: bytes, slices: Slices | None = None) -> None:
         self.key = key
         self.meta = meta
         self.body = body
         self.slices = slices
+        self.asked = self.written = 0
         self.head: bytes = b""
         self.policed: tuple[ResponseHeaders, bytes, bytes] | None = None
         self.born = born(meta)

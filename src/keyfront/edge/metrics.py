@@ -38,6 +38,9 @@ class Sums(msgspec.Struct, frozen=True):
     websocket_handshakes: int = 0
     websockets_opened: int = 0
     gauges: dict[str, int] = {}
+    shared_bytes: int = 0
+    shared_finds: int = 0
+    shared_evictions: int = 0
 
 
 GAUGES = {
@@ -58,6 +61,7 @@ def sums(
     cache: tuple[int, int, int],
     lost: int,
     disk: tuple[int, int] = (0, 0),
+    shared: tuple[int, int, int] = (0, 0, 0),
     run: str = "",
     limited: Mapping[str, int] = MappingProxyType({}),
     gauges: Mapping[str, int] = MappingProxyType({}),
@@ -77,7 +81,8 @@ def sums(
         [(key, ends.latest, ends.longest, ends.until) for key, ends in counts.ends.items()],
         dict(limited),
         *websockets,
-        gauges=dict(gauges),
+        dict(gauges),
+        *shared,
     )
 
 
@@ -150,6 +155,30 @@ def families(reports: Iterable[tuple[str, int, Mapping[str, object]]]) -> Iterab
                 "keyfront_edge_websockets_opened", "WebSockets that were opened.", labels=edge
             ),
             "websockets_opened",
+        ),
+        (
+            GaugeMetricFamily(
+                "keyfront_edge_shared_cache_bytes",
+                "Bytes of this worker's part of the memory that all workers share.",
+                labels=edge,
+            ),
+            "shared_bytes",
+        ),
+        (
+            CounterMetricFamily(
+                "keyfront_edge_shared_cache_finds",
+                "Responses and slices found in the shared memory.",
+                labels=edge,
+            ),
+            "shared_finds",
+        ),
+        (
+            CounterMetricFamily(
+                "keyfront_edge_shared_cache_evictions",
+                "Entries that this worker has overwritten in its part of the shared memory.",
+                labels=edge,
+            ),
+            "shared_evictions",
         ),
         (
             CounterMetricFamily("keyfront_edge_log_records_lost", "Access records not written.", labels=edge),

@@ -24,7 +24,8 @@ logger = logging.getLogger("keyfront.edge")
 
 class Inherited(msgspec.Struct, frozen=True):
     """File descriptors that a worker gets from its supervisor. `slot` is its own place on the heartbeat board, which
-    has `slots`, and in each list of listening sockets: `http`, `tls` and `shield` have one per worker."""
+    has `slots`, and in each list of listening sockets: `http`, `tls` and `shield` have one per worker. `cache` is the
+    memory that workers share (`segment`), in which it has the same place; -1 if there is none."""
 
     board: int
     slots: int
@@ -32,11 +33,13 @@ class Inherited(msgspec.Struct, frozen=True):
     http: tuple[int, ...]
     tls: tuple[int, ...] = ()
     shield: tuple[int, ...] = ()
+    cache: int = -1
 
     @property
     def fds(self) -> tuple[int, ...]:
         """All of them."""
-        return (self.board, *self.http, *self.tls, *self.shield)
+        memory = (self.cache,) if self.cache >= 0 else ()
+        return (self.board, *memory, *self.http, *self.tls, *self.shield)
 
 
 def listening(host: str, port: int) -> socket.socket:

@@ -1,7 +1,8 @@
 """A worker process of the edge: one event loop, listening sockets of its own (http, and https if wanted), one edge.
 
-Workers share a port by SO_REUSEPORT and share nothing else: each has its cache, reads the feed for itself and
-reports for itself. A worker that dies takes only its open connections with it; `ports.py` says who accepts new ones.
+Workers share a port by SO_REUSEPORT, and their cache by a segment of memory that their parent has made (`segment`).
+Each reads the feed for itself and reports for itself. A worker that dies takes only its open connections with it;
+`ports.py` says who accepts new ones.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ from keyfront.edge.http1 import Limits, Listener, Peers
 from keyfront.edge.metrics import sums
 from keyfront.edge.parent import Shield
 from keyfront.edge.ports import Inherited, Ports
+from keyfront.edge.removals import Removal
+from keyfront.edge.segment import Segment
 from keyfront.edge.shield import Secrets
-from keyfront.errors import SnapshotRefused
+from keyfront.errors import SettingsError, SnapshotRefused
 from keyfront.fleet.file import FileFeed
 from keyfront.fleet.heartbeat import Trouble
 
@@ -55,8 +58,8 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     """What one worker is told at its start. `data` is the data folder, `trusted_proxies` are networks in CIDR form;
     `access_log` is false where records are only counted; without `tls` there is only http. `feed` is the folder of the
     feed, if that is another one; `shield` is where other edges connect whose Origin Shield this one is, by TLS if there
-    is any; `region` is where the edge is, empty if it is in none. `inherited` holds the sockets and the heartbeat
-    board of its supervisor; without it the worker listens for itself."""
+    is any; `region` is where the edge is, empty if it is in none. `inherited` holds the sockets, the heartbeat board
+    and the shared memory of its supervisor; without it the worker listens for itself."""
 
     data: str
     name: str
@@ -99,8 +102,8 @@ def run_worker(settings: WorkerSettings, on_ready: Callable[[], None], lifeline:
 
 
 class Follower:
-    """What a worker does besides answering: it obeys a feed and reports to it under its name, hears from the other
-    workers of the data folder what was changed at origins, and looks after its operator's credentials for them."""
+    """What a worker does besides answering: it obeys a feed and reports to it under its name, hears from others what
+    was removed though it has no request, and looks after its operator's credentials for origins."""
 
     def __init__(
         self,
@@ -113,7 +116,7 @@ class Follower:
     ) -> None:
         self._edge = edge
         self._feed = FileFeed(feed, region)
-        self._changes = Changes(data / "changes")
+        self._changes = Changes(data / "changes", edge.segment.name)
         edge.tell_others = self._changes.tell
         self._name = name
         self._connections = connections
@@ -125,8 +128,9 @@ class Follower:
     def look(self) -> bool:
         """Take over what was published since, if it can be accepted. True if there is something to report."""
         edge = self._edge
+        edge.memory.hear()
         for key, query in self._changes.news():
-            edge.forget(key, query)
+            edge.forget(Removal(key, query))
         try:
             snapshot = self._feed.poll(edge.routing.snapshot if edge.routing.number else None)
         except SnapshotRefused as why:
@@ -147,6 +151,7 @@ class Follower:
             cache=(edge.memory.bytes, len(edge.memory), edge.memory.evictions),
             lost=edge.log.lost,
             disk=(edge.disk.used, edge.disk.evictions) if edge.disk is not None else (0, 0),
+            shared=edge.arena.counts if edge.arena is not None else (0, 0, 0),
             run=self._run,
             limited=edge.reached.counts,
             gauges=edge.gauges(),
@@ -193,7 +198,7 @@ async def _work(settings: WorkerSettings, on_ready: Callable[[], None], lifeline
     data = Path(settings.data)
     settings = within_open_files(settings, raise_open_files())
     log = AccessLog(data / "logs" / "access.jsonl" if settings.access_log else None)
-    edge = Edge(settings.edge, log)
+    edge = Edge(settings.edge, log, segment=_segment(settings))
     if edge.disk is not None:
         edge.disk.start()
     listeners = [Listener(edge, peers=Peers(settings.trusted_proxies), limits=settings.limits)]
@@ -311,6 +316,23 @@ def within_open_files(settings: WorkerSettings, files: int) -> WorkerSettings:
         )
     edge = msgspec.structs.replace(settings.edge, viewers=msgspec.structs.replace(viewers, connections=most))
     return msgspec.structs.replace(settings, edge=edge)
+
+
+def _segment(settings: WorkerSettings) -> Segment | None:
+    """The memory that all workers share, None if it cannot be had: then this worker's cache is its own."""
+    inherited = settings.inherited
+    if inherited is None or inherited.cache < 0:
+        return None
+    try:
+        return Segment.attach(inherited.cache, inherited.slot)
+    except (OSError, ValueError, SettingsError) as error:
+        logger.warning(
+            "%s cannot use the memory that workers share, so it does not see at once what the others store or "
+            "remove: %s",
+            settings.name,
+            error,
+        )
+        return None
 
 
 def main(argument: str) -> None:

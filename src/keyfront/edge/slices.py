@@ -11,9 +11,10 @@ answer or not at all.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -253,9 +254,15 @@ class Spool:
                 await sink.progress()
                 return
 
-    async def settled(self) -> None:
-        """Wait until every slice that ended is stored, or will never be."""
-        for sink in list(self._sinks.values()):
+    async def settled(self, within: float | None = None) -> None:
+        """Wait until every slice that ended is stored, or will never be; at most `within` seconds, if that is told."""
+        waits = [sink for sink in self._sinks.values() if not sink.done and not sink.failed]
+        if waits:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._settle(waits), within)
+
+    async def _settle(self, sinks: list[Sink]) -> None:
+        for sink in sinks:
             while not sink.done and not sink.failed:
                 await sink.progress()
 

@@ -1,0 +1,202 @@
+"""Several workers on one segment, each with its edge, before a scripted origin and under one clock."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from keyfront.edge.edge import EdgeSettings
+from keyfront.edge.segment import Segment, create
+from keyfront.model.snapshot import Behavior, Select, Snapshot
+from tests.origin import ScriptedOrigin, answer, closed_port
+from tests.viewer import Clock, EdgeHouse, site
+
+ALL = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "PATCH", "POST", "DELETE"})
+KIB = 1024
+
+
+def open_to_all(**members: object) -> Behavior:
+    given: dict[str, object] = {
+        "allowed_methods": ALL,
+        "key_query": Select("all"),
+        "forward_query": Select("all"),
+        **members,
+    }
+    return Behavior("*", "scripted", **given)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def machine(tmp_path: Path, snapshot: Snapshot, clock: Clock) -> AsyncIterator[list[EdgeHouse]]:
+    fd = create(3, 3 << 20, tmp_path)
+    settings = EdgeSettings(memory=1 << 22, max_object=32 * KIB, slice=64 * KIB)
+    try:
+        async with AsyncExitStack() as stack:
+            yield [
+                await stack.enter_async_context(
+                    EdgeHouse(snapshot, settings=settings, clock=clock, segment=Segment.attach(fd, number))
+                )
+                for number in range(3)
+            ]
+    finally:
+        os.close(fd)
+
+
+CACHED = {"Cache-Control": "max-age=100", "ETag": '"v1"'}
+
+
+async def test_what_one_has_renewed_the_others_need_not_ask_for(tmp_path: Path) -> None:
+    clock = Clock()
+    async with (
+        ScriptedOrigin() as origin,
+        machine(tmp_path, site(origin.origin(), open_to_all()), clock) as houses,
+    ):
+        origin.on("/a", answer(200, b"one", CACHED), answer(304, headers=CACHED), answer(200, b"two", CACHED))
+        assert [(await house.get("/a")).x_cache for house in houses] == ["Miss", "Hit", "Hit"]
+        clock.forward(150)
+        assert [(await house.get("/a")).x_cache for house in houses] == ["RefreshHit", "Hit", "Hit"]
+        clock.forward(150)
+        seen = [await house.get("/a") for house in houses]
+        assert [one.x_cache for one in seen] == ["Miss", "Hit", "Hit"]
+        assert {one.body for one in seen} == {b"two"}
+        assert len(origin.requests) == 3
+
+
+async def test_what_was_removed_does_not_stand_in_for_an_origin_that_fails(tmp_path: Path) -> None:
+    """A stale response that a worker waits to renew is removed meanwhile: it is not stored again."""
+    clock = Clock()
+    async with (
+        ScriptedOrigin() as origin,
+        machine(tmp_path, site(origin.origin(), open_to_all()), clock) as houses,
+    ):
+        go = asyncio.Event()
+        origin.on(
+            "/a",
+            answer(200, b"old", CACHED),
+            [go, *answer(503, b"down")],
+            answer(200, b"done"),
+            answer(200, b"new", CACHED),
+        )
+        assert (await houses[0].get("/a")).body == b"old"
+        clock.forward(150)
+        waits = asyncio.ensure_future(houses[1].get("/a"))
+        await origin.asked(2)
+        assert (await houses[2].get("/a", method="POST", body=b"x")).status == 200
+        go.set()
+        assert (await waits).body == b"old"  # it began before
+        assert [(await house.get("/a")).body for house in houses] == [b"new"] * 3
+
+
+async def test_nobody_joins_a_fill_that_began_before_a_change(tmp_path: Path) -> None:
+    clock = Clock()
+    async with (
+        ScriptedOrigin() as origin,
+        machine(tmp_path, site(origin.origin(), open_to_all()), clock) as houses,
+    ):
+        go = asyncio.Event()
+        origin.on("/a", [go, *answer(200, b"old", CACHED)], answer(200, b"done"), answer(200, b"new", CACHED))
+        waits = asyncio.ensure_future(houses[0].get("/a"))
+        await origin.asked(1)
+        await houses[1].get("/a", method="DELETE")
+        assert (await houses[0].get("/a")).body == b"new"
+        go.set()
+        assert (await waits).body == b"old"
+        assert [(await house.get("/a")).body for house in houses] == [b"new"] * 3
+        assert len(origin.requests) == 3
+
+
+@pytest.mark.parametrize("target", ["/a?x=1", "/a"])
+async def test_a_change_ends_what_has_the_same_query_string_and_nothing_else(
+    tmp_path: Path, target: str
+) -> None:
+    clock = Clock()
+    async with (
+        ScriptedOrigin() as origin,
+        machine(tmp_path, site(origin.origin(), open_to_all()), clock) as houses,
+    ):
+        old, new = answer(200, b"old", CACHED), answer(200, b"new", CACHED)
+        origin.on("/a", old, old, old, answer(200, b"done"), new)
+        for each in ("/a", "/a?x=1", "/a?x=2"):
+            for house in houses:
+                assert (await house.get(each)).body == b"old"
+        await houses[0].get(target, method="POST", body=b"x")
+        for each in ("/a", "/a?x=1", "/a?x=2"):
+            wanted = b"new" if each == target else b"old"
+            assert [(await house.get(each)).body for house in houses] == [wanted] * 3
+        assert len(origin.requests) == 5
+
+
+async def test_a_body_that_cannot_be_asked_for_again_is_shared_when_it_is_whole(tmp_path: Path) -> None:
+    """Until then another worker asks for itself, and takes nothing away from the one that still fetches."""
+    clock = Clock()
+    body = os.urandom(200 * KIB)
+    whole = answer(200, body, {"Cache-Control": "max-age=100"})
+    async with (
+        ScriptedOrigin() as origin,
+        machine(tmp_path, site(origin.origin(), open_to_all()), clock) as houses,
+    ):
+        go = asyncio.Event()
+        head = whole[0]
+        assert isinstance(head, bytes)
+        origin.on("/a", [head[:-1000], go, head[-1000:]], whole)
+        waits = asyncio.ensure_future(houses[0].get("/a"))
+        await origin.asked(1)
+        assert (await houses[1].get("/a")).body == body
+        go.set()
+        assert (await waits).body == body
+        for house in houses:
+            seen = await house.get("/a")
+            assert (seen.x_cache, seen.body) == ("Hit", body)
+        assert len(origin.requests) == 2
+
+
+async def test_another_version_of_what_is_sliced_takes_the_old_one_away_everywhere(tmp_path: Path) -> None:
+    clock = Clock()
+    old, new = os.urandom(150 * KIB), os.urandom(150 * KIB)
+    behavior = open_to_all()
+    async with (
+        ScriptedOrigin() as origin,
+        machine(tmp_path, site(origin.origin(), behavior), clock) as houses,
+    ):
+        part = {
+            "Content-Range": f"bytes 0-{64 * KIB - 1}/{150 * KIB}",
+            "ETag": '"1"',
+            "Cache-Control": "max-age=100",
+        }
+        origin.on(
+            "/a",
+            answer(206, old[: 64 * KIB], part),
+            answer(200, new, {"ETag": '"2"', "Cache-Control": "max-age=100"}),
+            answer(200, new, {"ETag": '"2"', "Cache-Control": "max-age=100"}),
+        )
+        first = await houses[0].get("/a", headers=[("Range", "bytes=0-9")])
+        assert (first.status, first.body) == (206, old[:10])
+        # The second worker finds the head, and learns from the origin that what is missing is of another version.
+        assert (await houses[1].get("/a", headers=[("Range", "bytes=-10")])).body == new
+        for house in houses:
+            assert (await house.get("/a")).body == new
+
+
+async def test_the_failure_of_an_origin_is_one_for_all_and_ends_with_a_new_configuration(
+    tmp_path: Path,
+) -> None:
+    clock = Clock()
+    async with ScriptedOrigin() as origin:
+        gone = origin.origin(http_port=closed_port())
+        async with machine(tmp_path, site(gone, open_to_all()), clock) as houses:
+            for house in houses:
+                assert (await house.get("/a")).status == 502
+            assert [house.edge.arena.finds for house in houses if house.edge.arena is not None] == [0] * 3
+            assert all(len(house.edge.failures) == 1 for house in houses)
+            kept = [
+                house.edge.failures.left(key, clock())
+                for house in houses
+                for key in house.edge.failures._entries
+            ]
+            assert kept == [kept[0]] * 3
+            clock.forward(kept[0] + 1)
+            assert [house.edge._failure(key, clock()) for house in houses for key in ["E/a"]] == [None] * 3

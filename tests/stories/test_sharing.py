@@ -1,0 +1,412 @@
+"""One machine is one cache: what one worker has stored the others find at once, and what one removes all obey."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Lock, Thread
+from typing import ClassVar
+
+import pytest
+
+from tests.up import Answer, Up, distribution_config
+
+ROUNDS = 24
+"""Of each kind, for each number of workers: a fault that shows once in a hundred is met."""
+
+
+def body_of(path: str, edition: int, size: int) -> bytes:
+    """What the origin has under a path: no two paths or editions have a byte range in common."""
+    seed = hashlib.sha256(f"{path} {edition}".encode()).digest()
+    return (seed * (size // len(seed) + 1))[:size]
+
+
+class App(BaseHTTPRequestHandler):
+    """`/<kind>/<size>/<name>`: a body of that size, of the edition that unsafe requests count up."""
+
+    protocol_version = "HTTP/1.1"
+    editions: ClassVar[Counter[str]] = Counter()
+    asked: ClassVar[Counter[str]] = Counter()
+    lock = Lock()
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        _, kind, size, *_ = path.split("/")
+        with App.lock:
+            App.asked[path] += 1
+            edition = App.editions[path]
+        if kind == "broken":
+            self.answer(503, b"down", {})
+            return
+        if kind == "missing":
+            self.answer(404, b"no such thing", {})
+            return
+        said = path + self.headers.get("X-Kind", "") if kind == "varies" else path
+        body = body_of(said, edition, int(size))
+        headers = {"Cache-Control": "max-age=3600"}
+        if kind == "varies":
+            headers["Vary"] = "X-Kind"
+        if kind != "plain":
+            headers["ETag"] = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
+        status = 200
+        wanted = self.headers.get("Range", "")
+        if kind == "ranged" and wanted.startswith("bytes="):
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            start, stop = int(first), min(int(last or len(body)), len(body) - 1)
+            headers["Content-Range"] = f"bytes {start}-{stop}/{len(body)}"
+            body, status = body[start : stop + 1], 206
+        if kind == "chunked":
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            for at in range(0, len(body), 60_000):
+                piece = body[at : at + 60_000]
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            self.wfile.write(b"0\r\n\r\n")
+            return
+        self.answer(status, body, headers)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        with App.lock:
+            App.editions[self.path.partition("?")[0]] += 1
+        self.answer(200, b"done", {})
+
+    do_HEAD = do_GET
+    do_PUT = do_PATCH = do_DELETE = do_POST
+
+    def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Machine:
+    """A `keyfront up` before that origin, seen by viewers who can tell its workers apart by their Via."""
+
+    def __init__(self, up: Up, origin: int) -> None:
+        self.up = up
+        self.client = up.client()
+        config = distribution_config("1", origin, [])
+        every = ["GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE"]
+        config["DefaultCacheBehavior"]["AllowedMethods"] = {
+            "Quantity": len(every),
+            "Items": every,
+            "CachedMethods": {"Quantity": 2, "Items": ["GET", "HEAD"]},
+        }
+        # A request header that answers vary on without being in the key reaches the origin by this policy.
+        config["DefaultCacheBehavior"]["OriginRequestPolicyId"] = "216adef6-5c7f-47e4-b989-5492eafa07d3"
+        self.name = os.urandom(4).hex()
+        made = self.client.create_distribution(DistributionConfig=config)
+        self.id: str = made["Distribution"]["Id"]
+        self.host: str = made["Distribution"]["DomainName"]
+        up.deployed(self.id, 20)
+
+    def path(self, kind: str, size: int, name: object) -> str:
+        """A path that no other machine's viewers ask for."""
+        return f"/{kind}/{size}/{self.name}-{name}"
+
+    def ask(self, target: str, method: str = "GET", headers: dict[str, str] | None = None) -> Answer:
+        return self.up.get(self.host, target, headers, method=method)
+
+    def elsewhere(self, than: Answer, target: str, headers: dict[str, str] | None = None) -> Answer:
+        """The same through another worker than the one that gave `than`. Connections to that one ask for nothing."""
+        ends = time.monotonic() + 60
+        while time.monotonic() < ends:
+            connection = http.client.HTTPConnection("127.0.0.1", self.up.edge_port, timeout=20)
+            with suppress(ConnectionError), closing(connection):
+                connection.request("OPTIONS", "/probe/0/0", headers={"Host": "nobody.example"})
+                probe = connection.getresponse()
+                probe.read()
+                via = probe.getheader("Via", "")
+                if not via or via == than.headers["via"] or probe.getheader("Connection") == "close":
+                    continue
+                connection.request("GET", target, headers={"Host": self.host, **(headers or {})})
+                answer = connection.getresponse()
+                return Answer(answer.status, answer.getheaders(), answer.read())
+        raise AssertionError("no other worker answers")
+
+
+@contextmanager
+def machine(folder: Path, workers: int, *options: str) -> Iterator[Machine]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), App)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with Up(folder / "data", workers=workers, options=options) as up:
+            yield Machine(up, server.server_address[1])
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+NO_DISK = ("--cache-disk", "0")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    with machine(tmp_path_factory.mktemp("two"), 2, *NO_DISK) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    with machine(tmp_path_factory.mktemp("four"), 4, *NO_DISK) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def with_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    with machine(tmp_path_factory.mktemp("disk"), 2) as made:
+        yield made
+
+
+@pytest.fixture(params=["two", "four", "with_disk"])
+def any_machine(request: pytest.FixtureRequest) -> Machine:
+    found: Machine = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["plain", "ranged", "chunked"])
+@pytest.mark.parametrize("size", [0, 700, 70_000, 900_000])
+def test_a_miss_is_a_hit_at_any_other_worker(any_machine: Machine, kind: str, size: int) -> None:
+    rounds = ROUNDS if size < 900_000 else ROUNDS // 4
+    for number in range(rounds):
+        target = any_machine.path(kind, size, number)
+        first = any_machine.ask(target)
+        other = any_machine.elsewhere(first, target)
+        assert (first.x_cache, other.x_cache) == ("Miss", "Hit"), (target, other)
+        assert first.body == other.body == body_of(target, 0, size)
+        assert App.asked[target] == 1
+
+
+@pytest.mark.parametrize("kind", ["plain", "ranged", "chunked"])
+def test_so_is_what_is_cut_into_slices(any_machine: Machine, kind: str) -> None:
+    for number, size in enumerate([1_100_000, 4_194_304, 4_194_305, 9_000_000] * 2):
+        target = any_machine.path(kind, size, f"{number}-large")
+        first = any_machine.ask(target)
+        other = any_machine.elsewhere(first, target)
+        assert (first.x_cache, other.x_cache) == ("Miss", "Hit"), (target, other)
+        assert first.body == other.body == body_of(target, 0, size)
+        part = any_machine.elsewhere(first, target, {"Range": f"bytes={size - 100}-"})
+        assert (part.status, part.x_cache) == (206, "Hit")
+        assert part.body == first.body[-100:]
+        assert App.asked[target] == 1
+
+
+def test_heads_and_ranges_of_what_another_worker_stored(any_machine: Machine) -> None:
+    for number in range(20):
+        target = any_machine.path("ranged", 5000, f"{number}-parts")
+        first = any_machine.ask(target)
+        part = any_machine.elsewhere(first, target, {"Range": "bytes=10-19"})
+        assert (part.status, part.x_cache, part.body) == (206, "Hit", first.body[10:20])
+        unchanged = any_machine.elsewhere(part, target, {"If-None-Match": first.headers["etag"]})
+        assert (unchanged.status, unchanged.x_cache) == (304, "Hit")
+        head = any_machine.ask(target, "HEAD")
+        assert (head.status, head.x_cache, head.headers["content-length"]) == (200, "Hit", "5000")
+        assert App.asked[target] == 1
+
+
+def test_variants_are_shared_one_by_one(any_machine: Machine) -> None:
+    for number in range(15):
+        target = any_machine.path("varies", 3000, number)
+        for kind in ("a", "b", "c"):
+            first = any_machine.ask(target, headers={"X-Kind": kind})
+            assert first.x_cache == "Miss"
+            assert first.body == body_of(target + kind, 0, 3000)
+        for kind in ("c", "a", "b"):
+            other = any_machine.elsewhere(first, target, {"X-Kind": kind})
+            assert (other.x_cache, other.body) == ("Hit", body_of(target + kind, 0, 3000))
+        assert App.asked[target] == 3
+
+
+def test_an_answer_that_is_an_error_is_shared_for_as_long_as_it_is_kept(any_machine: Machine) -> None:
+    for kind, status in (("missing", 404), ("broken", 503)):
+        for number in range(10):
+            target = any_machine.path(kind, 0, number)
+            first = any_machine.ask(target)
+            other = any_machine.elsewhere(first, target)
+            assert (first.status, other.status, App.asked[target]) == (status, status, 1)
+
+
+def test_so_is_the_failure_of_an_origin_that_cannot_be_reached(any_machine: Machine) -> None:
+    """The failure is found by its record: while it lasts no worker asks the origin again."""
+    up = any_machine.up
+    made = any_machine.client.create_distribution(
+        DistributionConfig=distribution_config("gone", closed(), [])
+    )
+    host = made["Distribution"]["DomainName"]
+    up.deployed(made["Distribution"]["Id"], 20)
+    gone = Machine.__new__(Machine)
+    gone.up, gone.host = up, host
+    first = gone.ask("/a")
+    assert first.status == 502
+    assert gone.elsewhere(first, "/a").status == 502
+    samples = [
+        sample
+        for answer in [http_get(up.control_port, "/metrics")]
+        for sample in answer.splitlines()
+        if sample.startswith("keyfront_edge_shared_cache_finds_total")
+    ]
+    assert len(samples) == up.workers
+
+
+def closed() -> int:
+    from tests.origin import closed_port
+
+    return closed_port()
+
+
+def http_get(port: int, target: str) -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", target)
+        return connection.getresponse().read().decode()
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+@pytest.mark.parametrize("size", [500, 2_000_000])
+def test_a_change_is_obeyed_by_every_request_that_begins_after_its_answer(
+    any_machine: Machine, method: str, size: int
+) -> None:
+    """All workers have the old edition in their memory; the answer to the change is out; nobody gets it any more."""
+    target = any_machine.path("ranged", size, method)
+    for _ in range(ROUNDS if size < 10_000 else ROUNDS // 4):
+        edition = App.editions[target]
+        first = any_machine.ask(target)
+        assert first.body == body_of(target, edition, size)
+        for _ in range(any_machine.up.workers):
+            assert any_machine.elsewhere(first, target).x_cache == "Hit"
+        changed = any_machine.ask(target, method)
+        assert changed.status == 200
+        for _ in range(3):
+            seen = any_machine.elsewhere(changed, target)
+            assert seen.body == body_of(target, edition + 1, size)
+
+
+def test_a_fill_that_began_before_a_change_is_stored_by_no_worker(any_machine: Machine) -> None:
+    """Changes and reads at the same time, through all workers: once a change was answered, nobody reads less."""
+    target = any_machine.path("plain", 2000, "race")
+    ends = threading.Event()
+    faults: list[str] = []
+    answered = 0
+
+    def read() -> None:
+        while not ends.is_set():
+            least = answered
+            body = any_machine.ask(target).body
+            got = next((e for e in range(answered + 2, -1, -1) if body_of(target, e, 2000) == body), -1)
+            if got < least:
+                faults.append(f"edition {got} after {least} was answered")
+
+    readers = [Thread(target=read) for _ in range(6)]
+    for reader in readers:
+        reader.start()
+    for number in range(1, 41):
+        any_machine.ask(target, "POST")
+        answered = number
+    ends.set()
+    for reader in readers:
+        reader.join()
+    assert faults == []
+
+
+def test_a_purge_is_obeyed_and_what_comes_after_it_is_shared(any_machine: Machine) -> None:
+    for number in range(3):
+        target = any_machine.path("plain", 900, f"purged-{number}")
+        first = any_machine.ask(target)
+        assert any_machine.elsewhere(first, target).x_cache == "Hit"
+        App.editions[target] += 1
+        batch = {"CallerReference": target, "Paths": {"Quantity": 1, "Items": [target]}}
+        made = any_machine.client.create_invalidation(DistributionId=any_machine.id, InvalidationBatch=batch)
+        named = {"DistributionId": any_machine.id, "Id": made["Invalidation"]["Id"]}
+        any_machine.up.until(
+            lambda: any_machine.client.get_invalidation(**named)["Invalidation"]["Status"] == "Completed",  # noqa: B023
+            20,
+        )
+        again = any_machine.ask(target)
+        assert (again.x_cache, again.body) == ("Miss", body_of(target, 1, 900))
+        for _ in range(6):
+            other = any_machine.elsewhere(again, target)
+            assert (other.x_cache, other.body) == ("Hit", again.body)
+
+
+def test_a_worker_that_was_killed_finds_what_the_others_have(two: Machine) -> None:
+    targets = [two.path("plain", 3000, f"warm-{number}") for number in range(20)]
+    for target in targets:
+        two.ask(target)
+    before = set(two.up.worker_pids())
+    os.kill(min(before), signal.SIGKILL)
+    two.up.until(lambda: len(two.up.worker_pids()) == 2 and set(two.up.worker_pids()) != before, 30)
+    for target in targets:
+        for _ in range(4):
+            assert until_answered(two, target).x_cache == "Hit"
+        assert App.asked[target] == 1
+
+
+def until_answered(where: Machine, target: str) -> Answer:
+    """A worker that was killed takes its connections with it."""
+    for _ in range(100):
+        try:
+            return where.ask(target)
+        except (OSError, http.client.HTTPException):
+            continue
+    raise AssertionError("nobody answers")
+
+
+def test_workers_killed_while_they_store_leave_no_wrong_body(tmp_path: Path) -> None:
+    chance = random.Random(12)
+    with machine(tmp_path, 3, *NO_DISK, "--memory", "8") as here:
+        ends = threading.Event()
+        faults: list[str] = []
+        served = Counter[str]()
+
+        def view(seed: int) -> None:
+            mine = random.Random(seed)
+            while not ends.is_set():
+                size = mine.choice([300, 5_000, 60_000, 400_000, 1_500_000])
+                target = f"/ranged/{size}/{mine.randrange(40)}"
+                try:
+                    answer = here.ask(target)
+                except (OSError, http.client.HTTPException):
+                    continue
+                served[answer.x_cache] += 1
+                if answer.status != 200 or answer.body != body_of(target, 0, size):
+                    faults.append(f"{target}: {answer}")
+
+        viewers = [Thread(target=view, args=(seed,)) for seed in range(5)]
+        for viewer in viewers:
+            viewer.start()
+        for _ in range(12):
+            wanted = sum(served.values()) + chance.randrange(20, 60)
+            here.up.until(lambda: sum(served.values()) >= wanted, 60)  # noqa: B023
+            os.kill(chance.choice(here.up.worker_pids()), signal.SIGKILL)
+            here.up.until(lambda: len(here.up.worker_pids()) == 3, 60)
+        ends.set()
+        for viewer in viewers:
+            viewer.join()
+        assert faults == []
+        assert served["Hit"] and served["Miss"]
+        # Those that stand still share what they have.
+        first = until_answered(here, "/plain/600/after")
+        assert here.elsewhere(first, "/plain/600/after").x_cache == "Hit"
