@@ -44,13 +44,14 @@ soak: $(SETUP) ## ten minutes of mixed load and misfortune under a judge (SOAK="
 
 # Each fuzzer for as long as FUZZ says; a finding names the seed that shows it again.
 FUZZ ?= --seconds 60
-fuzz: $(SETUP) ## bytes at random for the shell, the gate, WebSocket, paths, signatures and custody (FUZZ="--seconds 60 --seed 1")
+fuzz: $(SETUP) ## bytes at random for every part that reads them, and what they cost (FUZZ="--seconds 60 --seed 1")
 	$(BIN)/python -m fuzz.http1 $(FUZZ)
 	$(BIN)/python -m fuzz.gate $(FUZZ)
 	$(BIN)/python -m fuzz.paths $(FUZZ)
 	$(BIN)/python -m fuzz.websocket $(FUZZ)
 	$(BIN)/python -m fuzz.verify $(FUZZ)
 	$(BIN)/python -m fuzz.custody $(FUZZ)
+	$(BIN)/python -m fuzz.cost $(FUZZ)
 
 lock: $(SETUP) ## pin the requirements anew, with hashes
 	$(BIN)/python -m pip install --quiet uv
