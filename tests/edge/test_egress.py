@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
 from typing import Any
@@ -279,15 +278,14 @@ async def test_metadata_is_never_connected_to(address: str, monkeypatch: pytest.
 
 def resolves(monkeypatch: pytest.MonkeyPatch, name: str, answers: list[list[str]]) -> None:
     """Let the resolver give these addresses for `name`, one answer after the other."""
-    loop = asyncio.get_running_loop()
-    resolver = loop.getaddrinfo
+    resolver = socket.getaddrinfo
 
-    async def resolve(host: str, port: int, **given: Any) -> Any:
+    def resolve(host: str, port: int, *given: Any, **named: Any) -> Any:
         if host != name:
-            return await resolver(host, port, **given)
+            return resolver(host, port, *given, **named)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in answers.pop(0)]
 
-    monkeypatch.setattr(loop, "getaddrinfo", resolve, raising=False)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
 
 
 async def test_of_several_addresses_the_permitted_ones_are_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -832,53 +832,47 @@ async def test_a_caller_that_leaves_while_connecting(origins: Origins, deaf: int
                 await asyncio.sleep(0.01)
 
 
-class Resolver(asyncio.SelectorEventLoop):
-    """An event loop that answers questions for names itself. `answers` are consumed; None is a failure."""
+class Resolver:
+    """Answers questions for names. `answers` are consumed; None is a failure."""
 
     def __init__(self, *answers: list[str] | None) -> None:
-        super().__init__()
         self.answers = list(answers)
         self.asked = 0
 
-    async def getaddrinfo(self, host: Any, port: Any, **_: Any) -> Any:
+    def look_up(self, host: str, port: int) -> Any:
         self.asked += 1
-        await asyncio.sleep(0)
         found = self.answers.pop(0)
         if found is None:
             raise socket.gaierror(socket.EAI_AGAIN, "try again")
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
 
 
-def test_names_are_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_names_are_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("keyfront.edge.origin.NAME_TTL", 0.05)
-    loop = Resolver(None, ["192.0.2.1"], ["192.0.2.2", "192.0.2.3"], ["192.0.2.4"], [])
+    resolver = Resolver(None, ["192.0.2.1"], ["192.0.2.2", "192.0.2.3"], ["192.0.2.4"], [])
+    monkeypatch.setattr("keyfront.edge.origin._look_up", resolver.look_up)
     names = _Names()
 
     async def ask() -> list[str]:
         return [address[0] for _, address in await names.resolve("o.example", 80)]
 
-    async def story() -> None:
-        with pytest.raises(OriginFailure):
-            await ask()
-        assert [*await asyncio.gather(ask(), ask())] == [["192.0.2.1"]] * 2  # the failure is not kept
-        assert await ask() == ["192.0.2.1"]
-        assert loop.asked == 2  # those at once shared one question, the next one its answer
-        await asyncio.sleep(0.1)
-        assert await ask() == ["192.0.2.2", "192.0.2.3"]
-        names.forget("o.example")
-        leaving = asyncio.ensure_future(ask())
-        staying = asyncio.ensure_future(ask())
-        await asyncio.sleep(0)
-        leaving.cancel()
-        assert await staying == ["192.0.2.4"]
-        names.forget("o.example")
-        with pytest.raises(OriginFailure):
-            await ask()
-
-    try:
-        loop.run_until_complete(story())
-    finally:
-        loop.close()
+    with pytest.raises(OriginFailure):
+        await ask()
+    assert [*await asyncio.gather(ask(), ask())] == [["192.0.2.1"]] * 2  # the failure is not kept
+    assert await ask() == ["192.0.2.1"]
+    assert resolver.asked == 2  # those at once shared one question, the next one its answer
+    await asyncio.sleep(0.1)
+    assert await ask() == ["192.0.2.2", "192.0.2.3"]
+    names.forget("o.example")
+    leaving = asyncio.ensure_future(ask())
+    staying = asyncio.ensure_future(ask())
+    await asyncio.sleep(0)
+    leaving.cancel()
+    assert await staying == ["192.0.2.4"]
+    names.forget("o.example")
+    with pytest.raises(OriginFailure):
+        await ask()
+    names.close()
 
 
 async def test_the_next_address_is_tried(origin: ScriptedOrigin, deaf: int) -> None:

@@ -1228,7 +1228,7 @@ class Connection(asyncio.Protocol):
             taken = acknowledged(self._transport)
             if taken is not None:
                 waited_for = True
-                if self._reading_rate.slow(now, taken, limits.rate, limits.write):
+                if self._reading_rate.slow(now, taken, limits.rate, limits.write, owed=size):
                     self._cut("slow_reader")
         elif self._lingering:
             if now - self._progress > LINGER:

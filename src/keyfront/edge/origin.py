@@ -44,6 +44,7 @@ import socket
 import ssl
 import warnings
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from time import time
 from typing import Any, Final
 
@@ -62,6 +63,8 @@ from keyfront.model.snapshot import Origin
 
 NAME_TTL: Final = 5.0
 """Seconds for which a resolved name is used without asking again."""
+RESOLVERS: Final = 64
+"""Names that can be asked for at a time. The system's resolver takes its time with those that nobody answers for."""
 STAGGER: Final = 0.25
 """Seconds after which the next address is tried beside the one before (RFC 8305 §5)."""
 WARNED: Final = 60.0
@@ -76,6 +79,10 @@ _RETRIED: Final = frozenset({"GET", "HEAD"})
 _BROKEN: Final = frozenset({"OriginReadError", "OriginCommError", "OriginWriteError"})
 # OpenSSL's verdicts that the certificate is for another host or another address.
 _OTHER_NAME: Final = frozenset({62, 64})
+# Connecting fails so for want of something on this machine: files, memory, free ports.
+_OWN_SHORTAGE: Final = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL}
+)
 # What can be asked for by SNI: a viewer chose it, within the aliases of a distribution.
 _HOST_NAME: Final = re.compile(r"(?=.{1,253}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 _VERSIONS: Final = {
@@ -479,10 +486,11 @@ class Origins:
             self.reached.counts["origin_circuit_open"] += 1
             kind, status, detail = lane.failure
             raise _Lasting(kind, status, f"not tried again yet, after: {detail}", "origin_circuit_open")
+        attempt = _Attempt()
         try:
-            connection = await self._try(pool, seconds, completion)
+            connection = await self._try(attempt, pool, seconds, completion)
         except OriginFailure as failure:
-            if failure.reason or failure.kind == "OriginCommError":
+            if failure.reason or failure.kind == "OriginCommError" or attempt.says_nothing(pool, failure):
                 breaker.given_up()  # it says nothing of the origin
             else:
                 lane.failure = (failure.kind, failure.status, failure.detail)
@@ -496,7 +504,7 @@ class Origins:
         breaker.succeeded()
         return connection
 
-    async def _try(self, pool: _Pool, seconds: float, completion: float) -> Connection:
+    async def _try(self, attempt: _Attempt, pool: _Pool, seconds: float, completion: float) -> Connection:
         until = asyncio.get_running_loop().time() + seconds
         late = OriginFailure("OriginConnectError", 504, f"not connected within {seconds:g} s")
         if completion < until:
@@ -511,7 +519,7 @@ class Origins:
             addresses = self._permitted(pool, addresses)
         try:
             async with asyncio.timeout_at(until):
-                return await self._open_one(pool, addresses)
+                return await self._open_one(attempt, pool, addresses)
         except TimeoutError as error:
             self._names.forget(pool.host)  # the next attempt asks where the origin is now
             raise late from error
@@ -558,11 +566,11 @@ class Origins:
             )
         raise _Lasting("OriginConnectError", 502, f"{pool.host}: {why}", "origin_address_refused")
 
-    async def _open_one(self, pool: _Pool, addresses: list[Address]) -> Connection:
+    async def _open_one(self, attempt: _Attempt, pool: _Pool, addresses: list[Address]) -> Connection:
         """Connect by the first of the pool's server names that the origin's certificate bears."""
         for server_name in pool.server_names:
             try:
-                connection = await self._handshake(pool, addresses, server_name)
+                connection = await self._handshake(attempt, pool, addresses, server_name)
             except ssl.SSLCertVerificationError as error:
                 if error.verify_code not in _OTHER_NAME or server_name == pool.server_names[-1]:
                     raise
@@ -571,9 +579,12 @@ class Origins:
             return connection
         raise ValueError("a pool has at least one server name")
 
-    async def _handshake(self, pool: _Pool, addresses: list[Address], server_name: str) -> Connection:
+    async def _handshake(
+        self, attempt: _Attempt, pool: _Pool, addresses: list[Address], server_name: str
+    ) -> Connection:
         loop = asyncio.get_running_loop()
         sock = await _first_connected(addresses)
+        attempt.accepted = True
         connection = Connection(pool, loop)
         self._open.add(connection)
         transport: asyncio.Transport | None = None
@@ -624,6 +635,23 @@ class Origins:
 
 class _Lasting(OriginFailure):
     """A failure that a second attempt would only repeat."""
+
+
+class _Attempt:
+    """One attempt to connect. `accepted` says that the origin took the TCP connection."""
+
+    __slots__ = ("accepted",)
+
+    def __init__(self) -> None:
+        self.accepted = False
+
+    def says_nothing(self, pool: _Pool, failure: OriginFailure) -> bool:
+        """Whether the failure is no sign that the origin is down: this machine lacks something, or the origin does not
+        want a server name that a viewer chose. Otherwise any viewer could open the breaker for all others."""
+        cause = failure.__cause__
+        if isinstance(cause, OSError) and cause.errno in _OWN_SHORTAGE:
+            return True
+        return self.accepted and pool.viewer_names
 
 
 class _Lane:
@@ -699,7 +727,9 @@ class _Pool:
     remembered.
     """
 
-    __slots__ = ("_owner", "context", "host", "idle", "judged", "key", "lane", "port", "server_names")
+    __slots__ = (
+        "_owner", "context", "host", "idle", "judged", "key", "lane", "port", "server_names", "viewer_names",
+    )  # fmt: skip
 
     def __init__(self, owner: Origins, key: _PoolKey, context: ssl.SSLContext | None) -> None:
         self._owner = owner
@@ -710,6 +740,7 @@ class _Pool:
         self.context = context
         asked = server_name != host and _HOST_NAME.fullmatch(server_name) is not None
         self.server_names = (server_name, host) if asked else (host,)
+        self.viewer_names = asked  # the forwarded Host, which a viewer may choose, is asked for by SNI
         self.idle: list[Connection] = []
 
     def take(self, rested: float) -> Connection | None:
@@ -783,9 +814,11 @@ class _Names:
     A failure is told to whoever asked and not kept: the next request asks again.
     """
 
-    __slots__ = ("_asked", "_known")
+    __slots__ = ("_asked", "_known", "_threads")
 
     def __init__(self) -> None:
+        # The loop's own threads are few: names whose servers do not answer would hold up all others.
+        self._threads = ThreadPoolExecutor(RESOLVERS, "dns")
         self._known: dict[tuple[str, int], tuple[float, list[Address]]] = {}
         self._asked: dict[tuple[str, int], asyncio.Task[list[Address]]] = {}
 
@@ -807,7 +840,7 @@ class _Names:
         loop = asyncio.get_running_loop()
         self._known.pop((host, port), None)
         try:
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = await loop.run_in_executor(self._threads, _look_up, host, port)
         except (OSError, UnicodeError) as error:
             detail = error.strerror if isinstance(error, OSError) else str(error)
             raise _Lasting("OriginDnsError", 502, f"{host}: {detail}") from error
@@ -830,6 +863,12 @@ class _Names:
     def close(self) -> None:
         for task in self._asked.values():
             task.cancel()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _look_up(host: str, port: int) -> list[tuple[Any, ...]]:
+    """What the system's resolver says, in a thread. :raises OSError: if it finds nothing."""
+    return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
 
 
 def _alternating(addresses: list[Address]) -> list[Address]:

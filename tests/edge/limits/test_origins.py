@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
+import ssl
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +22,7 @@ from keyfront.edge.limits.uploads import UploadLimits
 from keyfront.edge.origin import Origins
 from keyfront.errors import OriginFailure
 from keyfront.model.snapshot import Behavior, ErrorResponse, Origin, OriginGroup, Snapshot
-from tests.origin import LEAVE_BODY, RESET, ScriptedOrigin, answer, closed_port
+from tests.origin import LEAVE_BODY, RESET, Authority, ScriptedOrigin, answer, closed_port
 from tests.viewer import Clock, EdgeHouse, Viewer, site
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
@@ -280,6 +284,85 @@ async def test_an_address_that_is_refused_opens_nothing() -> None:
                 await fetched(origins, Origin("o", "169.254.169.254"))
             assert failed.value.reason == "origin_address_refused"
     finally:
+        await origins.aclose()
+
+
+async def test_a_server_name_that_a_viewer_chose_opens_nothing(tmp_path: Path) -> None:
+    """A Host that is forwarded is asked for by SNI. An origin that ends handshakes for names that it does not know is
+    there for everybody who asks for a name that it does know."""
+    authority = Authority(tmp_path)
+    server = authority.server("localhost", "www.example.com")
+
+    def known(_: Any, name: str | None, __: Any) -> int | None:
+        known_names = ("localhost", "www.example.com")
+        return None if name in known_names else int(ssl.AlertDescription.ALERT_DESCRIPTION_UNRECOGNIZED_NAME)
+
+    server.sni_callback = known
+    origins = Origins(ca_file=authority.ca_file, limits=OriginLimits(failures=2, pause=60.0))
+    try:
+        async with ScriptedOrigin(tls=server) as origin:
+            origin.on("/", answer(200, b"inside", close=True))
+            named = origin.origin(domain_name="localhost", connection_attempts=1)
+            for round_ in range(4):
+                with pytest.raises(OriginFailure) as failed:
+                    host = b"no-%d.example.com" % round_
+                    await origins.fetch(named, "https", "GET", "/", [(b"host", host)])
+                assert (failed.value.kind, failed.value.reason) == ("OriginConnectError", "")
+            for host in (b"www.example.com", b"localhost"):
+                reply = await origins.fetch(named, "https", "GET", "/", [(b"host", host)])
+                assert reply.whole == b"inside"
+            assert origins.reached.counts == {}
+    finally:
+        await origins.aclose()
+
+
+async def test_a_shortage_of_this_machine_opens_nothing(origin: ScriptedOrigin) -> None:
+    origin.on("/", answer(200, b"done", close=True))
+    origins = Origins(limits=OriginLimits(failures=1, pause=60.0))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        assert await fetched(origins, origin.origin()) == b"done"
+        with socket.socket() as free:
+            lowest = free.fileno()
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+            with pytest.raises(OriginFailure) as failed:
+                await fetched(origins, origin.origin(connection_attempts=1))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert "EMFILE" in failed.value.detail
+        assert await fetched(origins, origin.origin()) == b"done"
+        assert origins.reached.counts == {}
+    finally:
+        await origins.aclose()
+
+
+async def test_names_that_nobody_answers_for_hold_up_no_others(
+    origin: ScriptedOrigin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin.on("/", answer(200, b"done"))
+    real = socket.getaddrinfo
+    over = threading.Event()
+
+    def resolve(host: str, *given: Any, **named: Any) -> Any:
+        if host.endswith(".invalid"):
+            over.wait(WITHIN)
+            raise socket.gaierror(socket.EAI_AGAIN, "try again")
+        return real(host, *given, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    origins = Origins()
+    try:
+        stuck = [
+            asyncio.create_task(fetched(origins, Origin(f"o{n}", f"o{n}.invalid", connection_timeout=WITHIN)))
+            for n in range(40)
+        ]
+        await asyncio.sleep(0)
+        assert await fetched(origins, origin.origin(domain_name="localhost")) == b"done"
+        assert not any(each.done() for each in stuck)
+    finally:
+        over.set()
+        await asyncio.gather(*stuck, return_exceptions=True)
         await origins.aclose()
 
 

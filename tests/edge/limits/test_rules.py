@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import AsyncIterator
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from keyfront.edge.limits.origins import Breaker, Turns
 from keyfront.edge.limits.rates import Floor
 from keyfront.edge.limits.reached import QUIET, Reached
-from keyfront.edge.limits.uploads import Memory
+from keyfront.edge.limits.uploads import Gathered, Memory
 from keyfront.edge.limits.viewers import Gauge, network_of
 
 # -- rates: at 10 bytes a second over windows of 30 s ------------------------------------------------------------
@@ -43,6 +44,25 @@ def test_a_floor(looks: list[tuple[float, int] | str], slow_at: float | None) ->
             found = look[0]
             break
     assert found == slow_at
+
+
+@pytest.mark.parametrize(
+    ("looks", "slow_at"),
+    [
+        ([(0, 0, 40), (30, 40, 40), (60, 80, 40)], None),  # small events, each taken soon after it came
+        ([(0, 0, 40), (30, 39, 41)], 30),  # not even what waited when the window began
+        ([(0, 0, 100_000), (30, 299, 99_701)], 30),
+        ([(0, 0, 100_000), (30, 300, 99_700)], None),
+        ([(0, 0, 40), (30, 40, 50_000), (60, 90, 49_950)], 60),  # each window has its own
+        ([(0, 0, 0), (30, 0, 0)], None),
+    ],
+)
+def test_a_floor_asks_for_no_more_than_there_was(
+    looks: list[tuple[float, int, int]], slow_at: float | None
+) -> None:
+    floor = Floor()
+    found = [now for now, moved, owed in looks if floor.slow(now, moved, 10, 30.0, owed=owed)]
+    assert (found[0] if found else None) == slow_at
 
 
 def test_no_floor_asks_for_nothing() -> None:
@@ -189,6 +209,19 @@ def test_memory() -> None:
     memory.give(6)
     assert memory.take(6)
     assert memory.used == 10
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000, 5000])
+async def test_what_is_gathered_is_as_few_objects_as_bytes(size: int) -> None:
+    async def source() -> AsyncIterator[bytes]:
+        for number in range(60_000 // size):
+            yield bytes([number % 251]) * size
+
+    gathered = Gathered(source(), Memory(1 << 20))
+    assert await gathered.gather(1 << 16)
+    chunks = [chunk async for chunk in gathered]
+    assert b"".join(chunks) == b"".join([chunk async for chunk in source()])
+    assert len(chunks) <= 60_000 // 2048 + 1
 
 
 def test_the_log_names_a_limit_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,28 +12,34 @@ class Floor:
     """A minimum rate over windows. Call `slow` from time to time while the peer is the one who is waited for, and
     `rest` whenever it is not."""
 
-    __slots__ = ("_bytes", "_since")
+    __slots__ = ("_bytes", "_owed", "_since")
 
     def __init__(self) -> None:
         self._since: float | None = None
         self._bytes = 0
+        self._owed: int | None = None
 
     def rest(self) -> None:
         """The peer is not waited for: the next window begins when it is again."""
         self._since = None
 
-    def slow(self, now: float, moved: int, rate: int, window: float) -> bool:
+    def slow(self, now: float, moved: int, rate: int, window: float, *, owed: int | None = None) -> bool:
         """Has the peer moved less than `rate` bytes a second in a whole window?
 
         :param moved: bytes that have been moved in all, never fewer than before.
         :param rate: bytes a second; 0 asks for nothing.
         :param window: seconds.
+        :param owed: bytes that wait for the peer now. Who has moved all that waited when the window began is not slow:
+            there was no more to take, as with an answer that comes in small events. None: as many as the peer likes.
         """
         if self._since is None:
-            self._since, self._bytes = now, moved
+            self._since, self._bytes, self._owed = now, moved, owed
             return False
         if now - self._since < window:
             return False
-        slow = moved - self._bytes < rate * (now - self._since)
-        self._since, self._bytes = now, moved
+        due = rate * (now - self._since)
+        if self._owed is not None:
+            due = min(due, self._owed)
+        slow = moved - self._bytes < due
+        self._since, self._bytes, self._owed = now, moved, owed
         return slow

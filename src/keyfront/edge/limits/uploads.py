@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator
+from typing import Final
 
 import msgspec
+
+SMALL: Final = 4096
+"""Bytes up to which a piece of a body is joined to the one before it."""
 
 
 class UploadLimits(msgspec.Struct, frozen=True):
@@ -62,7 +66,11 @@ class Gathered:
             except StopAsyncIteration:
                 self.whole = True
                 return True
-            self._chunks.append(chunk)
+            if self._chunks and len(self._chunks[-1]) + len(chunk) <= SMALL:
+                # A viewer that sends byte by byte must not cost an object for each.
+                self._chunks[-1] += chunk
+            else:
+                self._chunks.append(chunk)
             if not self._memory.take(len(chunk)):
                 return False
             self._taken += len(chunk)
