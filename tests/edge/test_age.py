@@ -148,3 +148,12 @@ def test_no_rounding_takes_a_second_from_it(received: int) -> None:
         assert age(meta, now) == age(meta, now - 3) == received
         assert aged(stored, now) == b"\r\nAge: %d\r\n\r\n" % received
         assert age(meta, now + 0.5) == int(aged(stored, now + 0.5).split()[1])
+
+
+@pytest.mark.parametrize("date", ["Thu, 01 Jan 0001 00:00:00 GMT", "Mon, 01 Jan 1601 00:00:00 GMT"])
+async def test_a_date_long_ago_makes_no_age_that_nobody_can_read(
+    house: EdgeHouse, origin: ScriptedOrigin, date: str
+) -> None:
+    """RFC 9111 §1.2.2: what is larger than 2,147,483,648 is told as that."""
+    origin.on("/x", answer(200, b"hello", {"Date": date}))
+    assert told(await house.get("/x")) == 2**31

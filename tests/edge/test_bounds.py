@@ -29,6 +29,7 @@ from keyfront.edge.entry import Head, encode_head, row_of
 from keyfront.edge.exchange import Headers, Meta, Request, Slices, Stored
 from keyfront.edge.http1 import MAX_HOPS, Peers, host_text
 from keyfront.edge.invalidation import Invalidations
+from keyfront.edge.limits.viewers import ViewerLimits
 from keyfront.edge.quick import Quick
 from keyfront.edge.recent import Recent
 from keyfront.edge.slices import Reader, Runs
@@ -694,6 +695,37 @@ async def test_a_flood_of_refused_requests_leaves_few_records_and_all_of_the_cou
     assert (
         sum(n for (_, _, _, reason), n in log.counts.requests.items() if reason == "no_distribution") == 300
     )
+
+
+async def test_requests_beyond_a_limit_leave_few_records_and_all_of_the_counts(
+    origin: ScriptedOrigin, tmp_path: Path
+) -> None:
+    """A 503 costs a viewer less than its record costs the disk."""
+    clock = Clock()
+    clock.now = 1_800_000_000.5
+    path = tmp_path / "access.jsonl"
+    stuck = asyncio.Event()
+    origin.on("/stuck", [stuck, *answer(200, b"late", {"Cache-Control": "no-store"})])
+    settings = EdgeSettings(memory=1 << 22, max_object=1 << 20, viewers=ViewerLimits(requests_per_address=1))
+    snapshot = site(origin.origin())
+    async with EdgeHouse(snapshot, settings=settings, log=path, clock=clock) as house:
+        async with await house.viewer() as holder, await house.viewer() as viewer:
+            await holder.send(b"GET /stuck HTTP/1.1\r\nHost: d.test\r\n\r\n")
+            await origin.asked(1)
+            for _ in range(10):
+                await viewer.send(b"GET /other HTTP/1.1\r\nHost: d.test\r\n\r\n" * 30)
+                for _ in range(30):
+                    assert (await viewer.answer()).status == 503
+            stuck.set()
+            assert (await holder.answer()).body == b"late"
+        await house.recorded(301)
+        log = house.log
+    written = await lines_of(path)
+    limited = [each for each in written if each.get("reason") == "requests_per_address"]
+    assert len(limited) == MOST_REFUSED + 1
+    assert limited[-1]["repeats"] == 300 - MOST_REFUSED - 1
+    counted = {reason: n for (_, _, _, reason), n in log.counts.requests.items()}
+    assert counted["requests_per_address"] == 300
 
 
 @pytest.mark.parametrize("again", [1, 4])

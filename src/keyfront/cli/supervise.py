@@ -31,6 +31,9 @@ MANY = 10
 YOUNG = 5.0
 READY_WITHIN = 60.0
 END_WITHIN = 40.0
+"""Seconds that a child may take to end, unless it is told otherwise."""
+AFTER_DRAIN = 10.0
+"""Seconds that an edge worker may take after the time for its requests."""
 LOOK = 0.25
 """Seconds between two looks at a child's heartbeat."""
 
@@ -50,7 +53,8 @@ class Watched(msgspec.Struct, frozen=True):
 
 class Child:
     """One supervised process. `argv` is what to run; it is told its pipes' numbers in the environment, and gets of the
-    variables those that `passes` says yes to. It inherits the file descriptors `fds`."""
+    variables those that `passes` says yes to. It inherits the file descriptors `fds`. After SIGTERM it has
+    `end_within` seconds."""
 
     def __init__(
         self,
@@ -60,7 +64,9 @@ class Child:
         passes: Callable[[str], bool] = lambda _: True,
         fds: tuple[int, ...] = (),
         watched: Watched | None = None,
+        end_within: float = END_WITHIN,
     ) -> None:
+        self.end_within = end_within
         self.name = name
         self.argv = argv
         self.pid = 0
@@ -91,7 +97,7 @@ class Child:
         if process is not None and process.returncode is None:
             process.send_signal(signal.SIGTERM)
             try:
-                await asyncio.wait_for(process.wait(), END_WITHIN)
+                await asyncio.wait_for(process.wait(), self.end_within)
             except TimeoutError:
                 process.kill()
         if self._task is not None:

@@ -33,7 +33,7 @@ from keyfront.cli.settings import (
     suffix,
 )
 from keyfront.cli.store import checked, store_options
-from keyfront.cli.supervise import Child, Watched, open_files
+from keyfront.cli.supervise import AFTER_DRAIN, END_WITHIN, Child, Watched, open_files
 from keyfront.cli.tiers import edge_name, tiers, tiers_options
 from keyfront.cli.websockets import websocket_options
 from keyfront.errors import SettingsError
@@ -416,6 +416,7 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, want
                 passes=_for_edges,
                 fds=inherited.fds,
                 watched=Watched(board, number - 1, wanted.stuck_after, range(workers)),
+                end_within=max(END_WITHIN, settings.limits.drain + AFTER_DRAIN),
             )
         )
     try:

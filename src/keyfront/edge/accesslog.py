@@ -92,8 +92,8 @@ class Record(msgspec.Struct, gc=False, omit_defaults=True):
 
 
 def _is_refused(record: Record) -> bool:
-    """Whether the edge refused it itself: at the gate, or because it could not be understood."""
-    return record.verdict == "refused" or not record.distribution
+    """Whether the edge refused it itself: at the gate, because it could not be understood, or beyond a limit."""
+    return record.verdict == "refused" or not record.distribution or record.result == "LimitExceeded"
 
 
 class Refusals:

@@ -450,9 +450,10 @@ def _date(first: dict[bytes, bytes], now: float) -> float:
 
 
 def _initial_age(first: dict[bytes, bytes], date: float, now: float, request_time: float) -> float:
-    """The corrected initial age of RFC 9111 §4.2.3, seconds. Date has whole seconds, so they are compared."""
+    """The corrected initial age of RFC 9111 §4.2.3, seconds, at most `DELTA_MAX`. Date has whole seconds, so they are
+    compared."""
     apparent = max(0.0, int(now) - date)
-    return max(apparent, _received_age(first) + max(0.0, now - request_time))
+    return min(DELTA_MAX, max(apparent, _received_age(first) + max(0.0, now - request_time)))
 
 
 def _received_age(first: dict[bytes, bytes]) -> int:

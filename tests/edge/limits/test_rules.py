@@ -13,7 +13,7 @@ from keyfront.edge.limits.origins import Breaker, Turns
 from keyfront.edge.limits.rates import Floor
 from keyfront.edge.limits.reached import QUIET, Reached
 from keyfront.edge.limits.uploads import Gathered, Memory
-from keyfront.edge.limits.viewers import Gauge, network_of
+from keyfront.edge.limits.viewers import SITE, Gauge, network_of
 
 # -- rates: at 10 bytes a second over windows of 30 s ------------------------------------------------------------
 
@@ -95,6 +95,22 @@ def test_a_gauge_counts_by_address_and_in_all() -> None:
         else:
             gauge.leave(step[1:])
     assert (gauge.total, gauge.addresses) == (4, 3)
+
+
+def test_the_networks_of_one_site_are_bounded_together() -> None:
+    """Whoever has a /48 has 65,536 of what is counted as an address."""
+    gauge = Gauge("things", 1000, 2)
+    site = [network_of(f"2001:db8:1:{number:x}::1") for number in range(20)]
+    got = [gauge.enter(network) for network in site]
+    assert got == [""] * 2 * SITE + ["things_per_address"] * (20 - 2 * SITE)
+    assert gauge.total == 2 * SITE
+    assert gauge.enter(network_of("2001:db8:2::1")) == ""  # another site
+    assert gauge.enter("192.0.2.1") == ""
+    gauge.leave(site[0])
+    assert [gauge.enter(site[19]), gauge.enter(site[18])] == ["", "things_per_address"]
+    for network in (*site[1 : 2 * SITE], site[19], network_of("2001:db8:2::1"), "192.0.2.1"):
+        gauge.leave(network)
+    assert (gauge.total, gauge.addresses, gauge._by_site) == (0, 0, {})
 
 
 def test_a_gauge_forgets_who_is_gone() -> None:

@@ -1,7 +1,8 @@
 """How many connections and requests viewers may have at a time, by address and in all. Pure.
 
 Counts are of one worker. An address is an IPv4 address or an IPv6 /64: whoever has one IPv6 address has all of its /64
-(RFC 6177), so a finer count would be none.
+(RFC 6177), so a finer count would be none. A site may be given up to a /48, and some tunnel brokers give one to
+anybody, so all of a /48 together count as `SITE` addresses.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from typing import Final
 
 import msgspec
 
+_IPV6: Final = "::/64"
 _IPV4_INSIDE: Final = ("::ffff:", "64:ff9b:")
+SITE: Final = 4
+"""How many addresses' worth an IPv6 /48 may have."""
 PRESSURE: Final = 0.9
 """The share of all connections from which on idle ones are closed early."""
 
@@ -28,13 +32,14 @@ class ViewerLimits(msgspec.Struct, frozen=True):
 class Gauge:
     """Something that is counted by address and in all."""
 
-    __slots__ = ("_by_address", "_limit", "_name", "_per_address", "total")
+    __slots__ = ("_by_address", "_by_site", "_limit", "_name", "_per_address", "total")
 
     def __init__(self, name: str, limit: int, per_address: int) -> None:
         self._name = name
         self._limit = limit
         self._per_address = per_address
         self._by_address: dict[str, int] = {}
+        self._by_site: dict[str, int] = {}
         self.total = 0
 
     def enter(self, address: str) -> str:
@@ -46,6 +51,12 @@ class Gauge:
             held = self._by_address.get(address, 0)
             if held >= self._per_address > 0:
                 return f"{self._name}_per_address"
+            if address.endswith(_IPV6):
+                site = _site_of(address)
+                of_site = self._by_site.get(site, 0)
+                if of_site >= SITE * self._per_address > 0:
+                    return f"{self._name}_per_address"
+                self._by_site[site] = of_site + 1
             self._by_address[address] = held + 1
         self.total += 1
         return ""
@@ -54,11 +65,9 @@ class Gauge:
         """One that has entered is gone."""
         self.total -= 1
         if address:
-            held = self._by_address[address] - 1
-            if held:
-                self._by_address[address] = held
-            else:
-                del self._by_address[address]
+            _one_less(self._by_address, address)
+            if address.endswith(_IPV6):
+                _one_less(self._by_site, _site_of(address))
 
     @property
     def addresses(self) -> int:
@@ -69,6 +78,19 @@ class Gauge:
     def pressed(self) -> bool:
         """Is it nearly full?"""
         return self.total >= self._limit * PRESSURE > 0
+
+
+def _one_less(counts: dict[str, int], name: str) -> None:
+    held = counts[name] - 1
+    if held:
+        counts[name] = held
+    else:
+        del counts[name]
+
+
+def _site_of(network: str) -> str:
+    """The /48 that a /64 of `network_of` is in."""
+    return network.removesuffix(_IPV6).rpartition(":")[0]
 
 
 class Viewers:
@@ -93,4 +115,4 @@ def network_of(address: str) -> str:
         rest = tail.split(":") if tail else []
         width = len(groups) + len(rest) + (1 if "." in tail else 0)
         groups = groups + ["0"] * (8 - width) + rest
-    return ":".join([group.lstrip("0").lower() or "0" for group in groups[:4]]) + "::/64"
+    return ":".join([group.lstrip("0").lower() or "0" for group in groups[:4]]) + _IPV6
