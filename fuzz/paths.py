@@ -27,6 +27,7 @@ from tests.edge.test_paths import (
     ENDS,
     FOLDER,
     SLASHES,
+    STARTS,
     WORLDS,
     climbs,
     half_open,
@@ -60,6 +61,8 @@ def detour(chance: random.Random, name: str) -> str:
     text = "".join(made)
     if chance.random() < 0.4:
         text = chance.choice(("/public", "/a.jpg", "/x/y")) + chance.choice(SLASHES) + ".." + text
+    elif chance.random() < 0.2:
+        text = chance.choice(STARTS) + text
     for _ in range(chance.choice((0, 1, 1, 2, 3))):
         text += chance.choice(ENDS)
     if chance.random() < 0.15:

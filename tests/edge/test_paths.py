@@ -152,6 +152,28 @@ def forms(path: bytes) -> bytes:
     return resolved(unquote_to_bytes(path.replace(b"+", b" ")))
 
 
+def url_reference(path: bytes) -> bytes:
+    """`new URL(request.url, base).pathname`, and `parse_url` of PHP: behind two slashes stands a host."""
+    text = before(re.sub(rb"[\t\n\r]", b"", path).replace(b"\\", b"/"), b"?#")
+    if text.startswith(b"//"):
+        text = b"/" + text.lstrip(b"/").partition(b"/")[2]
+    return url_parser(text)
+
+
+def nginx_alias(path: bytes) -> bytes:
+    """`location /public { alias /data/public/; }`, where a slash is missing."""
+    return resolved(re.sub(rb"^/public", b"/public/", nginx(path)))
+
+
+def asp_net(path: bytes) -> bytes:
+    """Sessions without cookies."""
+    return iis(re.sub(rb"/\((?:[A-Z]\([^()/]*\))+\)(?=/)", b"", path))
+
+
+def front_controller(path: bytes) -> bytes:
+    return re.sub(rb"^/index\.php(?=/)", b"", nginx(path))
+
+
 ORIGINS: dict[str, Callable[[bytes], bytes]] = {
     "S3": unquote_to_bytes,
     "nginx": nginx,
@@ -174,6 +196,11 @@ ORIGINS: dict[str, Callable[[bytes], bytes]] = {
     "C behind one that decodes": twice(unquote_to_bytes, c_strings),
     "HFS+": hfs,
     "best fit": best_fit,
+    "a URL parser with a base": url_reference,
+    "a URL parser with a base behind nginx with $uri": twice(unquote_to_bytes, url_reference),
+    "nginx with an alias": nginx_alias,
+    "ASP.NET": asp_net,
+    "a front controller": front_controller,
     "three times": twice(unquote_to_bytes, twice(unquote_to_bytes, nginx)),
 }
 """By what opens a file's name at last a trailing slash may be left out, too."""
@@ -229,6 +256,10 @@ ENDS = [
     "%ef%bc%83.jpg", "%EF%BC%9B.jpg", "%e2%80%8b", "%ef%bb%bf", "/x.jpg", "/.jpg", "%2f.jpg", "/a/b.png", "%09",
     "%%33f.jpg", "%2%33.jpg", "%25%32%33.jpg",
 ]  # fmt: skip
+STARTS = [
+    "/public..", "/public%2e%2e", "/public.%2e", "//x", "/%2fx", "/\\x", "//x:80", "///a@x", "/%09/x", "/(S(a))",
+    "/(A(a)S(b)F(c))", "/%28S(a))", "/index.php", "/%69ndex.php", "/index%2ephp",
+]  # fmt: skip
 SLASHES = [
     "/", "//", "/./", "/x/../", "%2f", "%2F", "%252f", "%25252f", "\\", "%5c", "%255C", "/;/", ";x/", ";a=b%2f",
     "/%2e/",
@@ -270,7 +301,7 @@ def detours(draw: st.DrawFn, files: Iterable[bytes]) -> str:
             made.append(draw(st.sampled_from(["%20", "+", "%2520"])))
         else:
             made.append(spelled(char, draw(st.sampled_from((0,) * 24 + tuple(range(12))))))
-    start = draw(st.sampled_from(["", "", "", "/public", "/a.jpg", "/x/..", "/%2e"]))
+    start = draw(st.sampled_from(["", "", "", "/public", "/a.jpg", "/x/..", "/%2e", *STARTS]))
     climb = draw(st.sampled_from(SLASHES)) + ".." if start in ("/public", "/a.jpg") else ""
     text = (
         start
@@ -305,6 +336,7 @@ class TestAroundTheGate:
             ]
             targets += ["/public" + slash + ".." + slash + written.lstrip("/") for slash in SLASHES]
             targets += [written.replace("/", slash) for slash in SLASHES]
+            targets += [start + written + end for start in STARTS for end in ("", *ENDS)]
             targets += [
                 written[:at] + spelled(written[at], way) + written[at + 1 :]
                 for at in range(1, len(written))
@@ -386,6 +418,44 @@ class TestAroundTheGate:
             assert isinstance(refused, Refusal)
             assert refused.name == "ambiguous_path"
 
+    @pytest.mark.parametrize(
+        "target", ["//x/private/1.mp4", "/public../private/1.mp4", "/(S(a))/private/1.mp4", "/index.php/private/1.mp4"]
+    )  # fmt: skip
+    def test_a_start_that_an_origin_leaves_out(self, target: str) -> None:
+        routing = Routing(half_open("/private/*"))
+        refused = verdict(routing, target)
+        assert isinstance(refused, Refusal)
+        assert refused.denied is not None
+        assert refused.denied.denial is Denial.MISSING_KEY_PAIR_ID
+        assert isinstance(verdict(routing, signed(target, as_is=True)), Plan)
+        assert isinstance(verdict(routing, target.replace("private", "public")), Plan)
+
+    @pytest.mark.parametrize(
+        ("pattern", "target"),
+        [
+            ("/docs/*", "/docs/"),
+            ("/docs/*", "/docs/a.b/"),
+            ("*/", "/docs/"),
+            ("/~bob/*", "/~bob/"),
+            ("/index.php/*", "/index.php/route"),
+            ("/index.php/*", "/index.php/"),
+            ("index.php/*", "/index.php/a/b.c/"),
+            ("/app/*", "/app/index.php/route"),
+        ],
+    )
+    def test_what_a_pattern_opens_by_name_is_open_beside_a_private_default(
+        self, pattern: str, target: str
+    ) -> None:
+        routing = Routing(half_open(pattern, guarded=False))
+        assert isinstance(verdict(routing, target), Plan)
+        assert isinstance(verdict(routing, "/docs"), Refusal)
+
+    def test_a_file_behind_which_a_slash_may_be_left_out_stays_private(self) -> None:
+        for pattern in ("/docs", "/report.*f"):
+            routing = Routing(half_open(pattern))
+            assert isinstance(verdict(routing, "/docs/"), Refusal) == (pattern == "/docs")
+            assert isinstance(verdict(routing, "/report.pdf/"), Refusal) == (pattern != "/docs")
+
     def test_a_folder_with_a_dot_is_no_script(self) -> None:
         routing = Routing(half_open("*.jpg", guarded=False))
         for target in ("/v1.2/a.jpg", "/example.com/x/a.jpg", "/a.b/c.d/e.jpg"):
@@ -432,8 +502,29 @@ class TestWildcardsOfPolicies:
         assert isinstance(verdict(routing, signed(target, as_is=True)), Plan)
 
     @pytest.mark.parametrize(
+        ("resource", "target"),
+        [
+            ("http://d.test/*/public/*", "//public/private/1.mp4"),
+            ("*/public/*", "/%2fpublic/private/1.mp4"),
+            ("http://d.test/public../*", "/public../private/1.mp4"),
+        ],
+    )
+    def test_do_not_reach_what_is_behind_a_start_that_an_origin_leaves_out(
+        self, resource: str, target: str
+    ) -> None:
+        cookie = sign_cookies(resource, ALICE, expires=int(NOW) + 3600, now=NOW, secure=False).header
+        for snapshot in (half_open("/private/*"), half_open("/x", guarded=False)):
+            refused = verdict(Routing(snapshot), target, cookie)
+            assert isinstance(refused, Refusal)
+            assert refused.denied is not None
+            assert refused.denied.denial is Denial.WRONG_RESOURCE
+
+    @pytest.mark.parametrize(
         ("pattern", "target"),
         [
+            ("//private/*", "//private/films/1.mp4"),
+            ("//*", "//private/films/1.mp4"),
+            ("/*.mp4", "//private/films/1.mp4"),
             ("/private/*.png", "/private/a%20b%25.png"),
             ("/private/*.png", "/private/%C3%BC%25.png"),
             ("/private/Song%20%231*", "/private/Song%20%231.mp3"),

@@ -109,7 +109,8 @@ def decide(
         if found is not None:
             if found.escapes and any(origin.path for origin in route.origins):
                 return Refusal("ambiguous_path", site, route)
-            gates = [ring for ring in site.keyrings(found) if ring is not route.keyring]
+            rings = site.keyrings(found, behavior.path_pattern)
+            gates = [ring for ring in rings if ring is not route.keyring]
             if not (gates or found.climbs or (found.drops and route.keyring is not None)):
                 found = None  # nothing depends on how the path is read
         if route.keyring is not None:

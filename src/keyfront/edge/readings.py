@@ -9,9 +9,10 @@ Each way is what some server does, and servers are chained, so the ways are appl
 comes out: `paths`. All text is latin-1 text, one character for one byte: an origin decodes bytes, and so do we.
 docs/decisions/0030-paths.md lists the servers.
 
-What no further step can follow is looked at once for each of these: `ends` (a trailing slash left out,
-blanks as plus signs, a script before its PATH_INFO) and `files` (a folder whose name has a dot,
-which may be a file to an origin that knows PATH_INFO).
+What no further step can follow is looked at once for each of these: `ends` (blanks as plus signs, a script before its
+PATH_INFO), `files` (a path without its trailing slash, and a folder whose name has a dot, which may be a file to an
+origin that knows PATH_INFO) and `routes` (a script's PATH_INFO in place of the script: `/index.php/a` is the page `/a`
+to a front controller).
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from typing import Final
 
 from keyfront.model.pattern import normalise_path, percent_decoded
 
-_SUSPECT: Final = re.compile(r"[#%\\;\0-\x20\x7f-\xff]|/[/.]|\.[^./]*/|\+/|[.+/]\Z|:\$")
-_MANIFOLD: Final = re.compile(r"[#%\\;\0-\x20\x7f-\xff]|/[/.]|[.+](?:/|\Z)|:\$")
-_BEYOND: Final = re.compile(r"[#?%\\;\0-\x1f\x7f-\xff]|/[/.]|\.[^./]*/|[ +]/|[.+/ ]\Z|:\$| HTTP")
+_SUSPECT: Final = re.compile(r"[#%\\;\0-\x20\x7f-\xff]|/[/.]|\.[^./]*/|\+/|[.+/]\Z|:\$|/\([A-Za-z]\(")
+_MANIFOLD: Final = re.compile(r"[#%\\;\0-\x20\x7f-\xff]|/[/.]|[.+](?:/|\Z)|:\$|/\([A-Za-z]\(")
+_BEYOND: Final = re.compile(
+    r"[#?%\\;\0-\x1f\x7f-\xff]|/[/.]|\.[^./]*/|[ +]/|[.+/ ]\Z|:\$| HTTP|/\([A-Za-z]\("
+)
 """The first finds paths that have more than one reading, the second those of them that take more than a look at their
 ends. Both take time in proportion to the path, and so does the third, which finds what else there is to read in a path
 that is decoded."""
@@ -49,17 +52,24 @@ _DEEPEST: Final = 8
 class Readings:
     """All readings of one path.
 
-    `paths` are the readings, the path itself included; `ends` and `files` what the module's docstring says. `climbs`
-    says that a `..` segment is in one of `paths`, `escapes` that one leads above the root, and `drops` that a part of
-    the path is left out in one.
+    `paths` are the readings, the path itself included; `ends`, `files` and `routes` what the module's docstring says.
+    `climbs` says that a `..` segment is in one of `paths`, `escapes` that one leads above the root, and `drops` that a
+    part of the path is left out in one.
     """
 
-    __slots__ = ("climbs", "drops", "ends", "escapes", "files", "paths")
+    __slots__ = ("climbs", "drops", "ends", "escapes", "files", "paths", "routes")
 
-    def __init__(self, paths: frozenset[str], ends: frozenset[str], files: frozenset[str]) -> None:
+    def __init__(
+        self,
+        paths: frozenset[str],
+        ends: frozenset[str],
+        files: frozenset[str],
+        routes: frozenset[str] = frozenset(),
+    ) -> None:
         self.paths = paths
         self.ends = ends
         self.files = files
+        self.routes = routes
         self.climbs = self.escapes = False
         self.drops = bool(ends) and any(map(_scripts, paths))
         for path in paths:
@@ -86,7 +96,9 @@ def readings(path: str) -> Readings | None:
         return None
     if _MANIFOLD.search(path) is None:
         only = frozenset((path,))
-        return Readings(only, frozenset(_ends(path)) - only, frozenset(_files(path)))
+        return Readings(
+            only, frozenset(_ends(path)) - only, frozenset(_files(path)), frozenset(_routes(path))
+        )
     if sum(map(path.count, _MARKS)) > _MOST:
         raise ValueError("the path can be read in too many ways")
     decoded = percent_decoded(path)
@@ -122,12 +134,14 @@ def readings(path: str) -> Readings | None:
     paths = frozenset(found)
     ends: set[str] = set()
     files: set[str] = set()
+    routes: set[str] = set()
     for each in found:
         ends.update(_ends(each))
         files.update(_files(each))
+        routes.update(_routes(each))
         if len(files) > _MOST:
             raise ValueError("the path can be read in too many ways")
-    return Readings(paths, frozenset(ends - paths), frozenset(files - paths))
+    return Readings(paths, frozenset(ends - paths), frozenset(files - paths), frozenset(routes - paths))
 
 
 # -- ways that others may follow -----------------------------------------------------------------------------
@@ -166,6 +180,33 @@ _TIGHT: Final = str.maketrans("", "", "\0\t\n\r")
 def _tight(path: str) -> str:
     """Without what a URL parser takes out wherever it stands (WHATWG URL §4.4), or a string's end marks."""
     return path if path.isprintable() else path.translate(_TIGHT)
+
+
+def _without_authority(path: str) -> str:
+    """What stands behind two slashes is a host to whatever parses a target as a URL reference (RFC 3986 §4.2):
+    `new URL(request.url, base)` of JavaScript, `parse_url` of PHP, `urlsplit` of Python, `URI` of Java."""
+    if not path.startswith("//"):
+        return path
+    rest = path.lstrip("/")
+    slash = rest.find("/")
+    return rest[slash:] if slash >= 0 else "/"
+
+
+_OFF_BY_SLASH: Final = re.compile(r"(/[0-9A-Za-z_.~-]*[0-9A-Za-z_~-])\.\.(?=/)")
+
+
+def _beside_alias(path: str) -> str:
+    """`/open../x` is `/data/open/../x` to an nginx with `location /open { alias /data/open/; }`, and to proxies that
+    put one prefix in place of another the same way."""
+    return _OFF_BY_SLASH.sub(r"\1/..", path) if "../" in path else path
+
+
+_SESSION: Final = re.compile(r"/\((?:[A-Za-z]\([^()/]*\))+\)(?=/)")
+
+
+def _without_session(path: str) -> str:
+    """ASP.NET takes out what may be a session without cookies: `/(S(a))/x` is `/x`."""
+    return _SESSION.sub("", path) if "))/" in path else path
 
 
 def _until(mark: str) -> Callable[[str], str]:
@@ -290,9 +331,12 @@ _WAYS: Final[tuple[Callable[[str], str], ...]] = (
     _overlong,
     _compatible,
     _letters,
+    _without_authority,
+    _beside_alias,
+    _without_session,
     normalise_path,
 )
-_DROPPING: Final = re.compile(r"[;?#\0\r\n]| HTTP/")
+_DROPPING: Final = re.compile(r"\A//|[;?#\0\r\n]| HTTP/")
 
 # -- ways that end it ----------------------------------------------------------------------------------------
 
@@ -305,9 +349,6 @@ _SCRIPTS: Final = frozenset(
 
 
 def _ends(path: str) -> Iterator[str]:
-    bare = path.rstrip("/")
-    if bare and bare != path:
-        yield bare
     if " " in path:
         yield path.replace(" ", "+")
     for end in _scripts(path):
@@ -325,11 +366,25 @@ def _scripts(path: str) -> list[int]:
     return found
 
 
+def _routes(path: str) -> Iterator[str]:
+    """What a front controller serves: the path without the segment that names the script.
+
+    :raises ValueError: if there are too many.
+    """
+    for end in _scripts(path):
+        route = normalise_path(path[: path.rfind("/", 0, end)] + path[end:])
+        yield route
+        yield route.rstrip("/") or "/"
+
+
 def _files(path: str) -> Iterator[str]:
-    """What stands before a slash and has a dot in its last segment.
+    """The path without its trailing slash, and what stands before a slash and has a dot in its last segment.
 
     :raises ValueError: if there are too many of them.
     """
+    bare = path.rstrip("/")
+    if bare and bare != path:
+        yield bare
     dot = path.find(".")
     for _ in range(32):
         if dot < 0:
@@ -452,7 +507,23 @@ def _without_path_info(text: str) -> str:
     return text[:end] + "*" * ("*" in text[end:])
 
 
+def _without_host(text: str) -> str:
+    units = _units(text)
+    at = 0
+    while at < len(units) and units[at].char in ("/", "\\"):
+        at += 1
+    if at < 2:
+        return text
+    while at < len(units) and units[at].char not in ("/", "\\"):
+        at += 1
+    if at == len(units):
+        return "*" if "*" in text else "/"
+    rest = units[at].start
+    return "*" * ("*" in text[:rest]) + text[rest:]
+
+
 _DROPPINGS: Final[tuple[Dropping, ...]] = (
+    _without_host,
     lambda text: _without_parameters(text, any_slash=False),
     lambda text: _without_parameters(text, any_slash=True),
     lambda text: _without_rest(text, "?"),

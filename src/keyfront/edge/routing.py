@@ -213,12 +213,20 @@ class Site:
         assert self._default is not None  # noqa: S101 - a distribution has a default behavior
         return self._default
 
-    def keyrings(self, found: Readings) -> list[KeyRing]:
-        """The key rings of all behaviors that a path's readings belong to, each once, always in the same order."""
+    def keyrings(self, found: Readings, pattern: str) -> list[KeyRing]:
+        """The key rings of all behaviors that a path's readings belong to, each once, always in the same order.
+
+        :param pattern: that of the path's own behavior. If it opens what is behind a script by the script's name
+            (`/index.php/*`), the default behavior has no say about the script.
+        """
+        pattern = "/" + pattern.removeprefix("/")
         rings: dict[int, KeyRing] = {}
         root = self.distribution.default_root_object
         for path in (*sorted(found.paths), *sorted(found.ends)):
-            keyring = self._rule(path).keyring
+            rule = self._rule(path)
+            keyring = rule.keyring
+            if rule is self._default and path in found.ends and pattern.startswith(path + "/"):
+                continue
             if keyring is not None:
                 rings[id(keyring)] = keyring
             if root and normalise_path(path) == "/":
@@ -229,6 +237,10 @@ class Site:
         for path in sorted(found.files):
             rule = self._rule(path)
             if rule.keyring is not None and rule.names_files:
+                rings[id(rule.keyring)] = rule.keyring
+        for path in sorted(found.routes):
+            rule = self._rule(path)
+            if rule.keyring is not None and rule is not self._default:
                 rings[id(rule.keyring)] = rule.keyring
         return list(rings.values())
 
