@@ -291,6 +291,42 @@ CASES: dict[str, tuple[str, str, str, str]] = {
     "an id in quotes": (canned(id_='"K2TESTRSA00001"'), "", "quoted", "in quotes"),
     "an id with a line end": (canned(id_="K2TESTRSA00001%0A"), "", "key_id_case", "blanks"),
     "None": (canned(id_="None"), "", "key_id_missing", "the word None"),
+    **{f"{tail} behind the URL": (GOOD + tail, "", "key_id_followed", "Behind the key id") for tail in ('"', "'", ")", ">", ",", "%22", "\\")},
+    "a query behind the URL": (GOOD + "?v=1", "", "second_question_mark", "second ?"),
+    # copied, escaped or written for something else
+    "\\u0026": (GOOD.replace("&", "\\u0026"), "", "separators_encoded", "JSON"),
+    "%5Cu0026": (GOOD.replace("&", "%5Cu0026"), "", "separators_encoded", "JSON"),
+    "the & encoded": (GOOD.replace("&", "%26"), "", "separators_encoded", "%26"),
+    "a line end as an escape": (GOOD.replace(SIGNATURE, SIGNATURE + "\\n"), "", "base64_line_ends", "line ends"),
+    "a blank before base64": (GOOD.replace(SIGNATURE, "%20" + SIGNATURE), "", "base64_line_ends", "blank"),
+    "the url-safe alphabet, padded": (GOOD.replace(SIGNATURE, base64.urlsafe_b64encode(RSA.sign(b"xy", "SHA1")).decode()), "", "base64_url_safe", "RFC 4648"),
+    "a policy in hex": (custom("https://cdn.test/*").replace(cf_b64encode(policy("https://cdn.test/*")), policy("https://cdn.test/*").hex()), "", "base64_is_hex", "in hex"),
+    "a policy in UTF-16": (custom("https://cdn.test/*").replace(cf_b64encode(policy("https://cdn.test/*")), cf_b64encode(policy("https://cdn.test/*").decode().encode("utf-16"))), "", "policy_charset", "UTF-16"),
+    "the names of cookies": (re.sub("(Expires|Signature|Key-Pair-Id)=", r"CloudFront-\1=", GOOD), "", "parameter_name", "must be Expires"),
+    "S3, version 2": (f"{URL}?AWSAccessKeyId=AKIAX&Signature=x&Expires={SOON}", "", "signed_for_s3", "for S3"),
+    "Google": (f"{URL}?GoogleAccessId=x&Signature=x&Expires={SOON}", "", "signed_for_s3", "Google Cloud Storage"),
+    "cookies with commas": (URL, COOKIES.replace("; ", ", "), "separator", "joined by a comma"),
+    # signed in place of the URL
+    **{
+        f"signed for {text!r}": (canned(canned_policy(text, str(SOON))), "", code, says)
+        for text, code, says in (
+            ("http*://cdn.test/*", "canned_wildcard", "custom policy"), ("https://*.test/*", "canned_wildcard", "custom policy"),
+            ("https://cdn.test/films*", "canned_wildcard", "custom policy"), ("http*://cdn.test/films/*", "canned_wildcard", "custom policy"),
+            ("https://cdn.test/films%2Fa.mp4", "separators_encoded", "each segment"), ("https%3A%2F%2Fcdn.test%2Ffilms%2Fa.mp4", "separators_encoded", "whole URL"),
+            (URL + "\n", "url_ends_blank", "a line end"), (URL + " ", "url_ends_blank", "a blank"), (f"<{URL}>", "quoted", "around it"),
+            ("https://CDN.TEST/films/a.mp4", "letter_case", "lower case"), ("https://cdn.test./films/a.mp4", "host", "a dot"), ("HTTPS://cdn.test/films/a.mp4", "letter_case", "HTTPS"),
+            ("undefined", "value_missing", "the word undefined"), ("", "value_missing", "no URL"),
+            (f"{URL}?Expires={SOON}", "parameters_signed", "plain URL"), (f"{URL}?Expires={SOON}&Key-Pair-Id={RSA.key_pair_id}", "parameters_signed", "plain URL"),
+        )
+    },
+    "&amp; signed": (canned(canned_policy(URL + "?a=1&amp;b=2", str(SOON)), url=URL + "?a=1&b=2"), "", "html_escaped", "before signing"),
+    "a lower-case path": (canned(canned_policy("https://cdn.test/films/a.mp4", str(SOON)), url="https://cdn.test/Films/A.mp4"), "", "letter_case", "Upper and lower case"),
+    "behind a host once more": ("https://cdn.test/" + GOOD, "", "nested_url", "once more"),
+    "a time with a fraction signed": (canned(canned_policy(URL, f"{SOON}.0")), "", "policy_time", "fraction"),
+    # wildcards that match more than one thing prove nothing
+    "custom, below the host": (custom("https://*.cdn.test/*"), "", "host", "for the host *.cdn.test"),
+    "custom, a folder too few": (custom("https://cdn.test/*/b/a.mp4", url="https://cdn.test/b/a.mp4"), "", "other_path", "differs"),
+    "custom, an encoded *": (custom("https://cdn.test/films/%2A"), "", "encoding", "%2A"),
 }  # fmt: skip
 
 

@@ -17,7 +17,8 @@ _NAMES = "Expires|Policy|Signature|Key-Pair-Id"
 _GLUED = re.compile(rf"[&;,](?:amp;)?(?:{_NAMES})=")
 _IN_PATH = re.compile(rf"/(?:{_NAMES})=")
 _ENCODED_MARK = re.compile(rf"%3[fF](?:.*%26)?(?:{_NAMES})(?:=|%3[dD])|%253[fF](?:{_NAMES})", re.DOTALL)
-_ENCODED = re.compile(rf"(?:^|%26|%3[fF]|&)(?:{_NAMES})%3[dD]")
+_ENCODED = re.compile(rf"(?:^|%26|%3[fF]|&)(?:{_NAMES})%3[dD]|%26(?:amp(?:;|%3[bB]))*(?:{_NAMES})=")
+_JSON = re.compile(rf"(?:\\|%5[cC])u0026(?:{_NAMES})(?:=|%3[dD]|(?:\\|%5[cC])u003[dD])", re.IGNORECASE)
 _SECOND = re.compile(rf"\?(?:{_NAMES})=")
 _NESTED = re.compile(rf"=https?(?::|%3[aA])[^&]*(?:\?|%3[fF]|%26)(?:{_NAMES})(?:=|%3[dD])", re.IGNORECASE)
 _HTML = re.compile(rf"(?:^|&|\?)(?:amp;|#38;|#x26;)+(?:{_NAMES})=")
@@ -70,8 +71,22 @@ def misplaced(path: str, query: str, fragment: str) -> Mistake | None:
             "separators_encoded",
             "The = and & between the signing parameters were percent-encoded (%3D, %26): send the signed URL as it is.",
         )
+    if _JSON.search(query):
+        return Mistake(
+            "separators_encoded",
+            "The URL was copied out of JSON as it is written there: \\u0026 stands for &, and \\u003d for =.",
+        )
     if _SEMICOLON.search(query):
         return Mistake("separator", "The signing parameters are joined by & only, not by ; or a comma.")
+    return None
+
+
+def signed_elsewhere(query: str) -> Mistake | None:
+    """The service for which a URL was signed, if its parameters are those of another one."""
+    if re.search("(?:^|&)(?:X-Amz-Signature|AWSAccessKeyId)=", query):
+        return Mistake("signed_for_s3", "This URL is signed for S3, not for CloudFront.")
+    if re.search("(?:^|&)(?:X-Goog-Signature|GoogleAccessId)=", query):
+        return Mistake("signed_for_s3", "This URL is signed for Google Cloud Storage, not for CloudFront.")
     return None
 
 
@@ -97,7 +112,7 @@ _ALIASES = {
 def near(name: str) -> tuple[str, int] | None:
     """The signing parameter that `name` may have been meant for, and how far off it is: 0 for upper and lower case,
     dashes and the like, otherwise the letters that differ."""
-    bare = _bare(name.removeprefix("amp;"))
+    bare = _bare(name.removeprefix("amp;").removeprefix("CloudFront-"))
     if name in SIGNING_PARAMETERS or not 3 <= len(bare) <= 20:
         return None
     if bare in _RIGHT:
@@ -148,6 +163,10 @@ def misspelt(names: Iterable[str], missing: Iterable[str], *, sure: bool) -> Mis
 
 def misspelt_cookie(header: str) -> Mistake | None:
     """A cookie that was meant for one of CloudFront's."""
+    if re.search(rf"CloudFront-[^;]*,\s*CloudFront-(?:{_NAMES})=", header):
+        return Mistake(
+            "separator", "The cookies are joined by a comma; in a Cookie header they are joined by ; only."
+        )
     for piece in itertools.islice(header.split(";"), 200):
         name = piece.partition("=")[0].strip()
         bare = _bare(name)

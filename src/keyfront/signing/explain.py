@@ -22,7 +22,7 @@ from keyfront.signing import assembly, comparison, values
 from keyfront.signing.keys import PublicKey, cf_b64decode
 from keyfront.signing.policy import Statement, canned_expires, canned_policy, ipv4, parse_policy
 from keyfront.signing.raw_url import SIGNING_PARAMETERS, split_url
-from keyfront.signing.resource import is_bucket_host, plain_host
+from keyfront.signing.resource import ResourcePattern, is_bucket_host, plain_host
 from keyfront.signing.search import Candidate, Search, canned_candidates, custom_candidates, how
 from keyfront.signing.variants import Mistake, Request, mistakes_of
 from keyfront.signing.verify import KeyRing, is_url, signing_cookies, split_query, verify
@@ -276,12 +276,11 @@ class _Explanation:
     def _absence(self) -> Mistake:
         """Why there is no signature."""
         found = assembly.misplaced(self.path, self.query, self.fragment)
+        found = found or assembly.signed_elsewhere(self.query)
         found = found or assembly.misspelt(self._own_names(), SIGNING_PARAMETERS, sure=False)
         found = found or assembly.misspelt_cookie(self.cookie_header)
         if found is not None:
             return found
-        if "X-Amz-Signature" in self.query or "AWSAccessKeyId" in self.query:
-            return Mistake("signed_for_s3", "This URL is signed for S3, not for CloudFront.")
         if self.cookie_header:
             return Mistake(
                 "no_signed_cookies",
@@ -307,6 +306,7 @@ class _Explanation:
                 yield mistake
             return
         mistake = assembly.misplaced(self.path, self.query, self.fragment)
+        mistake = mistake or assembly.signed_elsewhere(self.query)
         mistake = mistake or assembly.misspelt(self._own_names(), missing, sure=True)
         if mistake is not None:
             yield mistake
@@ -357,6 +357,19 @@ class _Explanation:
                 "key_not_trusted",
                 f"{id_} is a known key, but it is in no key group that the cache behavior for this path trusts. "
                 "Add it to such a group, or sign with a key that is.",
+            )
+        if "?" in id_:
+            return Mistake(
+                "second_question_mark",
+                "A second ? stands behind the key id, so what follows is taken for a part of the id: the URL has a "
+                "query already, to which more is joined by &.",
+            )
+        tail = _AFTER_ID.fullmatch(id_)
+        if tail and tail[1] in self.known_keys and tail[2].strip():
+            return Mistake(
+                "key_id_followed",
+                f"Behind the key id {tail[1]} stands {tail[2][:20]!r}, which is no part of the URL: it was copied with "
+                "it, or written behind it.",
             )
         if id_.strip().upper() in self.keyring.keys:
             return Mistake(
@@ -412,6 +425,9 @@ class _Explanation:
             self.statement = parse_policy(self.policy)
         except PolicyError as error:
             mistake = values.policy_mistake(self.policy, str(error))
+            if mistake.code == "policy_not_json" and re.fullmatch("(?:[0-9a-fA-F]{2}){32,}", text):
+                words = f"{self.prefix}Policy is in hex; CloudFront takes base64."
+                mistake = Mistake("base64_is_hex", words)
             self._add("policy", False, expected, seen, mistakes=(mistake,))
             return
         self.until = self.statement.expires
@@ -498,7 +514,7 @@ class _Explanation:
     def _candidates(self) -> Iterator[Candidate]:
         if self.policy is not None:
             return custom_candidates(self.policy)
-        return canned_candidates(self.request, self.given["Expires"])
+        return canned_candidates(self.request, self.given["Expires"], self.key_id)
 
     def _misfit(self, expected: str, search: Search) -> None:
         """A signature that fits nothing: what is known of it, and what to do."""
@@ -560,6 +576,12 @@ class _Explanation:
             found = self._resource_mistakes(expected)
         self._add("resource", passed, expected, self.resource, mistakes=found)
 
+    def _matched_by(self, resource: str) -> bool:
+        query = self.own or ""
+        return ResourcePattern(resource).matches(
+            self.scheme, plain_host(self.scheme, self.host.lower()), self.path, query
+        )
+
     def _matches(self, url: str) -> bool:
         pattern = self.statement.pattern if self.statement else None
         if pattern is None:
@@ -578,12 +600,20 @@ class _Explanation:
                     "query in it, does.",
                 ),
             )
+        if "%2A" in pattern.upper() and self._matched_by(re.sub("%2[aA]", "*", pattern)):
+            words = "The * of the policy was percent-encoded (%2A), and so it is no wildcard: write it bare."
+            return (Mistake("encoding", words),)
         left = _MAX_MATCHED
+        unsure = _unsure(pattern)
         for count, (_, url, parts) in enumerate(self.request.signed()):
             left -= len(url) + len(pattern)
             if count >= _MAX_MATCHES or left < 0:
                 break
-            if self._matches(url) and (mistakes := mistakes_of(parts)) and _of_custom(mistakes):
+            if (
+                self._matches(url)
+                and (mistakes := mistakes_of(parts))
+                and unsure.isdisjoint(mistake.code for mistake in mistakes)
+            ):
                 return mistakes
         found = comparison.differences(pattern, self.scheme, self.host, self.path, self.own or "")
         host = pattern.partition("://")[2].partition("/")[0]
@@ -647,12 +677,20 @@ class _Explanation:
         return "" if network is None else _dotted(network[0])
 
 
-# What says nothing about a custom policy, in which wildcards are what they seem.
-_NOT_OF_CUSTOM = frozenset({"canned_wildcard", "bare_path"})
+def _unsure(pattern: str) -> frozenset[str]:
+    """The causes that a match with the policy's Resource does not prove. In a custom policy wildcards are what they
+    seem; where a part has one, other texts of that part match, too."""
+    codes = {"canned_wildcard", "bare_path", "value_missing", "nested_url"}
+    host, _, tail = pattern.partition("://")[2].partition("/")
+    if "*" in host or "?" in host:
+        codes |= {"host", "bucket_host", "port"}
+    if "*" in tail.partition("?")[0]:
+        codes |= {"slash", "index_document", "dot_segments"}
+    return frozenset(codes)
 
 
-def _of_custom(mistakes: Iterable[Mistake]) -> bool:
-    return _NOT_OF_CUSTOM.isdisjoint(mistake.code for mistake in mistakes)
+# A key id, and what stands behind it that no id has.
+_AFTER_ID = re.compile(r"([A-Za-z0-9_-]+)([^A-Za-z0-9_-].*)", re.DOTALL)
 
 
 def _latin(text: str) -> str:

@@ -163,6 +163,11 @@ CANNED: tuple[Writing, ...] = (
         ),
         _replaced("TIME", "TIME000"),
     ),
+    Writing(
+        1,
+        Mistake("policy_time", "the signer wrote the time with a fraction; it must be whole seconds"),
+        _replaced("TIME", "TIME.0"),
+    ),
     Writing(1, Mistake("policy_order", _ORDER), _dumped(separators=(",", ":"), condition_first=True)),
     *(
         Writing(1, Mistake("digest_signed", f"{_AGAIN} (it was {name})"), _changed(hashed))

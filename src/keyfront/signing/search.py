@@ -20,7 +20,7 @@ from keyfront.signing.policy_texts import CANNED, custom, right
 from keyfront.signing.variants import Alternative, Mistake, Request, Signed, mistakes_of
 
 # The bounds, each of about 25 ms: texts hashed, their bytes together, and ECDSA verifications.
-MAX_TEXTS = 2_500
+MAX_TEXTS = 3_000
 MAX_BYTES = 3_000_000
 MAX_VERIFICATIONS = 220
 # Writings of the policy are tried with URLs of this cost at the most.
@@ -42,8 +42,18 @@ class Found(NamedTuple):
     how: Mistake | None
 
 
-def canned_candidates(request: Request, expires: str) -> Iterator[Candidate]:
+def canned_candidates(request: Request, expires: str, key_id: str = "") -> Iterator[Candidate]:
     """The texts of a canned policy for `request`, the right one first, in order of cost."""
+    mark = "&" if request.query else "?"
+    with_parameters = [
+        f"{request.url}{mark}{parameters}"
+        for parameters in (
+            f"Expires={expires}",
+            f"Expires={expires}&Key-Pair-Id={key_id}",
+            f"Key-Pair-Id={key_id}&Expires={expires}",
+            f"Key-Pair-Id={key_id}",
+        )
+    ]
     kept: dict[int, list[Signed]] = {}
     head, tail = (part.encode() for part in right("URL", expires).decode("latin-1").split("URL"))
     for total, group in groupby(request.signed(), key=itemgetter(0)):
@@ -56,10 +66,20 @@ def canned_candidates(request: Request, expires: str) -> Iterator[Candidate]:
                 yield total, right(url, expires), partial(mistakes_of, parts)
             else:
                 yield total, head + url.encode("latin-1") + tail, partial(mistakes_of, parts)
+        if total == 2:
+            for url in with_parameters:
+                yield total, right(url, expires), _signed_with_parameters
         kept[total] = some
         for writing in CANNED:
             for _, url, parts in kept.get(total - writing.cost, ()):
                 yield total, writing.write(url, expires), partial(_written, parts, writing.mistake)
+
+
+def _signed_with_parameters() -> tuple[Mistake, ...]:
+    words = (
+        "the URL was signed with signing parameters in it; sign the plain URL, and add all of them afterwards"
+    )
+    return (Mistake("parameters_signed", words),)
 
 
 def _written(parts: tuple[Alternative, ...], mistake: Mistake | None) -> tuple[Mistake, ...]:

@@ -47,7 +47,7 @@ def key_id_mistake(id_: str) -> Mistake | None:
         return Mistake("quoted", "The key id is in quotes: they count as part of the value.")
     if id_ != id_.strip() or any(char in id_ for char in "\r\n\t "):
         return Mistake("key_id_blanks", "The key id has blanks or a line end in it; they count.")
-    if re.fullmatch("E[0-9A-Z]{10,}", id_):
+    if re.fullmatch("E(?=[A-Z]*[0-9])[0-9A-Z]{12,13}", id_):
         return Mistake(
             "key_id_is_a_distribution",
             "This looks like the id of a distribution (E…). Key-Pair-Id is the Id of the public key (K…).",
@@ -67,7 +67,7 @@ def base64_mistake(text: str, name: str, mode: str) -> Mistake:
         return Mistake("quoted", f"{name} is in quotes: they count as part of the value.")
     if text.startswith("b'"):
         return Mistake("quoted", f"{name} is Python's way to show bytes (b'…'): decode it to text.")
-    if "\n" in text or "\r" in text or re.search("%0[AaDd]", text):
+    if "\n" in text or "\r" in text or re.search(r"%0[AaDd]|\\+[nr]", text):
         return Mistake(
             "base64_line_ends",
             f"{name} has line ends in its base64 (every 60 or 76 characters, or one at the end): take them out "
@@ -78,16 +78,26 @@ def base64_mistake(text: str, name: str, mode: str) -> Mistake:
             "percent_encoded_twice" if mode == "url" else "percent_encoded",
             f"{name} is percent-encoded{' twice' if mode == 'url' else ''}: send it as it is.",
         )
+    if len(text) >= 64 and re.fullmatch("(?:[0-9a-fA-F]{2})+", text):
+        return Mistake("base64_is_hex", f"{name} is in hex; CloudFront takes base64.")
+    if text != text.strip(" "):
+        return Mistake("base64_line_ends", f"{name} has a blank at its beginning or end: take it out.")
+    if re.fullmatch("[A-Za-z0-9_-]+=*", text) and "_" in text.rstrip("_="):
+        return Mistake(
+            "base64_url_safe",
+            f"{name} is in the url-safe base64 of RFC 4648. CloudFront's is another: - for +, _ for = and ~ for /.",
+        )
     if any(char in text for char in "+/= "):
         return Mistake(
             "base64_alphabet",
             f"{name} is in the standard base64 alphabet, or only half converted from it. CloudFront writes "
             "- for +, _ for = and ~ for /.",
         )
+    if not re.fullmatch("[A-Za-z0-9~_-]+", text):
+        return Mistake("base64_damaged", f"{name} is damaged: it has characters that no base64 has.")
     if "_" in text.rstrip("_"):
         return Mistake(
-            "base64_url_safe",
-            f"{name} is in the url-safe base64 of RFC 4648. CloudFront's is another: - for +, _ for = and ~ for /.",
+            "base64_damaged", f"{name} has padding (_) in its middle: it was put together of parts."
         )
     if len(text) % 4:
         return Mistake(
@@ -101,6 +111,8 @@ def policy_mistake(policy: bytes, message: str) -> Mistake:
     """Why `policy` is no policy, where `message` is what its reader says."""
     if policy[:3] == b"\xef\xbb\xbf":
         return Mistake("policy_bom", "The policy begins with a byte order mark: save it as plain UTF-8.")
+    if policy[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in policy[:4]:
+        return Mistake("policy_charset", "The policy is in UTF-16: write it in UTF-8.")
     try:
         value = json.loads(policy)
     except (ValueError, RecursionError):
@@ -141,8 +153,6 @@ def _no_json(policy: bytes) -> Mistake:
             continue
         if twice.lstrip()[:1] == b"{":
             return Mistake("policy_base64_twice", "The policy was put into base64 twice.")
-    if policy[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in policy[:4]:
-        return Mistake("policy_charset", "The policy is in UTF-16: write it in UTF-8.")
     if policy.lstrip()[:9].lower() == b"%7b%22sta":
         return Mistake(
             "policy_percent_encoded", "The policy was percent-encoded before it was put into base64."

@@ -18,7 +18,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Literal, NamedTuple
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 from keyfront.signing.encoders import ENCODERS, NOTHING, Encoder, Part
 from keyfront.signing.resource import is_bucket_host, plain_host
@@ -126,13 +126,71 @@ class Request:
         targets = _Targets(self.path, self.query, self._fragment)
         for total in range(MAX_COST + 1):
             if total == 2:
-                for pattern in _PATTERNS:
-                    yield 2, pattern, (_one(2, pattern, "canned_wildcard", _WILDCARD),)
+                for text, mistake in self._others():
+                    if text == self.url:
+                        continue
+                    yield 2, text, (Alternative(2, text, partial(tuple, (mistake,))),)
             for base_cost in range(total + 1):
                 for base in bases.get(base_cost, ()):
                     head, parts = base.text, (base,)
                     for text, some in targets.of(total - base_cost):
                         yield total, head + text, parts + some
+
+    def _others(self) -> Iterator[tuple[str, Mistake]]:
+        """What is signed in place of a whole URL. None of these is combined with other mistakes."""
+        yield from ((pattern, Mistake("canned_wildcard", _WILDCARD)) for pattern in self._patterns())
+        target = self.path + self.query
+        for end, name in (
+            (" ", "a blank"),
+            ("\n", "a line end"),
+            ("\r\n", "a line end"),
+            ("%20", "%20"),
+            ("%0A", "%0A"),
+        ):
+            yield (
+                self.url + end,
+                Mistake("url_ends_blank", f"it was signed with {name} at its end: trim it first"),
+            )
+        for quotes in ('""', "''", "<>"):
+            words = f"the URL was signed with {quotes[0]} and {quotes[1]} around it"
+            yield f"{quotes[0]}{self.url}{quotes[1]}", Mistake("quoted", words)
+        if not self.host.startswith("["):
+            for host in (self.host.upper(), self.host.title(), self.host.capitalize()):
+                words = f"it was signed for the host {host}, and hosts travel in lower case"
+                yield f"{self.scheme}://{host}{target}", Mistake("letter_case", words)
+            words = "it was signed with a dot at the end of the host"
+            yield f"{self.base}.{target}", Mistake("host", words)
+        words = f"it was signed for {self.scheme.upper()}:// in upper case"
+        yield f"{self.scheme.upper()}://{self.host}{target}", Mistake("letter_case", words)
+        for path in (self.path.lower(), self.path.upper()):
+            words = "upper and lower case of the path differ between what was signed and what was requested"
+            yield f"{self.base}{path}{self.query}", Mistake("letter_case", words)
+        words = "the whole URL was percent-encoded before it was signed: encode the names in its path and query only"
+        yield quote(self.url, safe="", encoding="latin-1"), Mistake("separators_encoded", words)
+        for word in ("", "undefined", "null", "None", "[object Object]"):
+            words = (
+                f"the signer had no URL and signed {f'the word {word}' if word else 'nothing in its place'}"
+            )
+            yield word, Mistake("value_missing", words)
+        if self.path.lower().startswith(("/http://", "/https://")):
+            words = "the whole signed URL was put behind a host once more: request it as it is"
+            yield target[1:], Mistake("nested_url", words)
+
+    def _patterns(self) -> Iterator[str]:
+        yield from _PATTERNS
+        name, _, parent = self.host.partition(".")
+        above = [f"*.{parent}"] if name and parent else []
+        for scheme in (self.scheme, "http*", "*"):
+            for host in (self.host, f"*.{self.host}", *above):
+                yield f"{scheme}://{host}/*"
+                yield f"{scheme}://{host}{self.path}"
+        folder = self.path
+        for _ in range(16):
+            folder = folder.rpartition("/")[0]
+            if not folder:
+                break
+            yield f"{self.base}{folder}*"
+            yield f"http*://{self.host}{folder}/*"
 
 
 def _both(
@@ -722,6 +780,13 @@ def _paths(path: str, spellings: Spellings) -> Iterator[Alternative]:
     yield _one(
         2, _without_dots(path), "dot_segments", "dot segments were taken out of the path before signing"
     )
+    if "/" in path[1:]:
+        words = (
+            "the / of the path were percent-encoded when it was signed: encode each segment, not the whole"
+        )
+        for escape in ("%2F", "%2f"):
+            yield _one(2, "/" + path[1:].replace("/", escape), "separators_encoded", words)
+            yield _one(3, path.replace("/", escape), "separators_encoded", words)
     # A canned policy for a pattern: all folders above the file, and the endings people use.
     folder = path
     for _ in range(16):
@@ -764,6 +829,8 @@ def _own_queries(own: str, spellings: Spellings) -> Iterator[Alternative]:
     yield from _substituted(own, "query")
     yield _one(1, "", "query_added", "the query was added after signing")
     yield _one(2, "*", "canned_wildcard", _WILDCARD)
+    words = "it was signed with &amp; where it was requested with &: it was escaped for HTML before signing"
+    yield _one(1, own.replace("&", "&amp;"), "html_escaped", words)
     parameters = own.split("&")
     if parameters[-1] == "" and len(parameters) > 1:
         yield _one(1, own.rstrip("&"), "empty_query", "it was signed without the & at the end of its query")
