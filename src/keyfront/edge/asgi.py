@@ -26,7 +26,6 @@ from keyfront.edge.bounds import too_many_lines
 from keyfront.edge.edge import Edge, EdgeSettings, Visit
 from keyfront.edge.exchange import FileRange, Headers, Reply, Request
 from keyfront.edge.http1 import MAX_HEAD, MAX_TARGET, Peers, host_text, in_origin_form
-from keyfront.edge.limits.viewers import network_of
 from keyfront.edge.serve import Follower
 from keyfront.edge.websocket import WEBSOCKET, upgrade_of
 from keyfront.errors import SettingsError
@@ -98,7 +97,7 @@ class EdgeApp:
             if stored is not None and plan is not None and plan.route.response_headers is None:
                 reply = respond.answer(request, stored.meta, stored.body, visit.now, "Hit")
             else:
-                over = self.edge.viewers.requests.enter(address := network_of(request.client_ip))
+                over = self.edge.viewers.requests.enter(address := self.peers.counted_as(request.client_ip))
                 if over:
                     self.edge.reached.add(over, request.client_ip, visit.now)
                     reply = respond.dated(respond.limited(over, visit.request_id), visit.now)

@@ -119,6 +119,11 @@ class Peers:
             ip = ip.ipv4_mapped
         return any(ip.version == network.version and ip in network for network in self._networks)
 
+    def counted_as(self, address: str) -> str:
+        """What a viewer's address is counted as; empty for a trusted proxy. A proxy that does not name its viewers, as
+        one for TCP, brings all of them, so it is counted in all only."""
+        return "" if self.trusts(address) else network_of(address)
+
     def viewer(self, peer: str, headers: Headers, scheme: str) -> tuple[str, str, Headers]:
         """The viewer's address and scheme as a trusted proxy tells them, and the headers with X-Forwarded-For cut
         back to what lies before the viewer. The address is the right-most untrusted entry, of the last `MAX_HOPS`; a
@@ -425,7 +430,7 @@ class Connection(asyncio.Protocol):
             return True
         address = _address_of(transport)
         self._peer_ip = address
-        counted = "" if self._listener.peers.trusts(address) else network_of(address)
+        counted = self._listener.peers.counted_as(address)
         over = viewers.connections.enter(counted)
         if over:
             self._reached(over)
@@ -871,7 +876,7 @@ class Connection(asyncio.Protocol):
             try:
                 over = ""
                 if viewers is not None:
-                    address = network_of(visit.request.client_ip)
+                    address = self._listener.peers.counted_as(visit.request.client_ip)
                     over = viewers.requests.enter(address)
                     counted = None if over else address
                 if over:

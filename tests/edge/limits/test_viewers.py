@@ -379,6 +379,27 @@ async def test_a_trusted_proxy_brings_many_viewers(origin: ScriptedOrigin) -> No
         assert seen.status == 200
 
 
+@pytest.mark.parametrize("chain", [b"", b"X-Forwarded-For: 127.0.0.1\r\n", b"X-Forwarded-For: unknown\r\n"])
+async def test_a_trusted_proxy_that_names_no_viewer_is_not_one(origin: ScriptedOrigin, chain: bytes) -> None:
+    """A load balancer for TCP, or its health checks: many viewers, of whom nothing is known."""
+    gate = asyncio.Event()
+    for number in range(3):
+        origin.on(f"/wait{number}", [gate, *answer(200, b"done", {"Cache-Control": "no-store"})])
+    settings = EdgeSettings(memory=1 << 22, viewers=ViewerLimits(requests=2, requests_per_address=1))
+    async with (
+        EdgeHouse(open_site(origin), settings=settings, limits=PATIENT, trusted=("127.0.0.1",)) as edge,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        held = [await stack.enter_async_context(await edge.viewer()) for _ in range(3)]
+        for number, viewer in enumerate(held[:2]):
+            await viewer.send(b"GET /wait%d HTTP/1.1\r\n" % number + HOST + chain + b"\r\n")
+        await origin.asked(2)
+        assert (await held[2].ask("/wait2", "d.test")).status == 503  # in all
+        gate.set()
+        assert [(await viewer.answer()).status for viewer in held[:2]] == [200, 200]
+        assert edge.edge.viewers.requests.total == 0
+
+
 @pytest.mark.parametrize(
     ("viewers", "limit"),
     [({"requests": 2}, "requests"), ({"requests_per_address": 2}, "requests_per_address")],
