@@ -40,7 +40,10 @@ OVERRIDES = [
     "Was-Default-Hostname", "X-MS-Original-Url", "Ali-Cdn-Real-Host", "Ali-Swift-Log-Host", "X-CF-Forwarded-Url",
     "CF-Visitor", "Front-End-Https", "X-Tls", "X-Secure-Protocol", "Document-Uri", "Redirect-Url", "Query-String",
     "Request-Line", "X-LIGHTTPD-Send-File", "X-LiteSpeed-Location", "X-NF-Request-Host", "X-Unencoded-Url",
-    "X-Unique-New-Thing-Path", "Server-Name", "Forwarded",
+    "X-Unique-New-Thing-Path", "Server-Name", "Forwarded", "X-Amz-Copy-Source", "X-Amz-Copy-Source-Range",
+    "X-Amz-Rename-Source", "X-Goog-Copy-Source", "X-MS-Copy-Source", "X-OSS-Copy-Source", "X-Copy-From",
+    "X-Symlink-Target", "X-Object-Manifest", "X-Reproxy-File", "Proxy", "X-Proxy", "Proxy-Remote-User", "Translate",
+    "X-Authority", "X-Route", "X-Upstream", "X-Backend-Server", "X-Vhost", "X-Forwarded-Protocol-Version",
 ]  # fmt: skip
 CLIENTS = [
     "Client-IP", "True-Client-IP", "X-Client-IP", "X-Cluster-Client-IP", "CF-Connecting-IP", "CF-Connecting-IPv6",
@@ -48,7 +51,7 @@ CLIENTS = [
     "Forwarded-For", "X-Forward-For", "X-Azure-ClientIP", "X-Azure-SocketIP", "X-AppEngine-User-IP",
     "Ali-CDN-Real-IP", "CDN-Src-IP", "WL-Proxy-Client-IP", "Proxy-Client-IP", "HTTP-Client-IP", "Remote-Addr",
     "X-Source-IP", "Incap-Client-IP", "X-User-IP", "X-Viewer-Address", "X-Peer-Addr", "Cdn-Real-Ip",
-    "X-Client-Address",
+    "X-Client-Address", "X-Custom-IP-Authorization", "X-ProxyUser-IP", "X-Forwarder-For",
 ]  # fmt: skip
 VARIANTS = [
     "Remote-User", "X-Remote-User", "X-Remote-Groups", "X-Auth-User", "X-Auth-Request-Email", "X-Auth-Token",
@@ -70,7 +73,8 @@ LAWFUL = [
     "Upload-Length", "Tus-Resumable", "X-MS-Version", "X-MS-Date", "X-MS-Blob-Type", "X-Goog-Resumable",
     "Stripe-Signature", "X-Hub-Signature-256", "X-GitHub-Event", "If-Unknown", "Last-Event-ID", "Prefer",
     "Priority", "Accept-Datetime", "X-Playback-Session-Id", "X-Shipping", "X-Ship-To", "X-Support", "X-Export",
-    "X-Ip-Country-Hint", "X-Epath2", "X-Paths-Are-Fun",
+    "X-Ip-Country-Hint", "X-Epath2", "X-Paths-Are-Fun", "Connect-Protocol-Version", "MCP-Protocol-Version",
+    "MCP-Session-Id", "Git-Protocol", "X-Goog-Upload-Protocol", "X-Copyright", "X-Proxying", "X-Router-Version",
 ]  # fmt: skip
 
 ORIGIN = Origin("o", "origin.test")
@@ -190,6 +194,46 @@ async def origin() -> AsyncIterator[ScriptedOrigin]:
             origin.on(path, [obedient])
         yield origin
     assert not origin.faults
+
+
+class TestHost:
+    """An origin of several hosts answers by Host: under one key, the answer for one would be served for another."""
+
+    @pytest.mark.parametrize("behavior", [EVERYTHING, BUT_ONE])
+    def test_is_in_the_key_where_it_is_sent_on(self, behavior: Behavior) -> None:
+        one, other, port = (Request("GET", "/", host, []) for host in ("a.test", "b.test", "a.test:81"))
+        assert len({key_suffix(behavior, asked, "") for asked in (one, other, port)}) == 3
+
+    @pytest.mark.parametrize(
+        "behavior",
+        [
+            Behavior("*", "o", forward_headers=Select("allExcept", ("host",))),
+            Behavior("*", "o", legacy=True),
+            Behavior("*", "o"),
+        ],
+    )
+    def test_is_not_in_the_key_where_the_origin_gets_its_own(self, behavior: Behavior) -> None:
+        one, other = (Request("GET", "/", host, []) for host in ("a.test", "b.test"))
+        assert key_suffix(behavior, one, "") == key_suffix(behavior, other, "") == ""
+
+    async def test_makes_one_answer_for_each_alias(self) -> None:
+        async def by_host(asked: Asked, wire: Wire) -> None:
+            body = (asked.header("host") or "").encode()
+            head = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: %d\r\n\r\n"
+            await wire.send(head % len(body) + body)
+
+        async with ScriptedOrigin() as origin:
+            origin.on("/a", [by_host])
+            made = site(
+                origin.origin(),
+                Behavior("*", "scripted", forward_headers=Select("all")),
+                aliases=("*.tenants.test",),
+            )
+            async with EdgeHouse(made) as house:
+                for _ in range(3):
+                    for host in ("a.tenants.test", "b.tenants.test", "a.tenants.test:81"):
+                        assert (await house.get("/a", host)).body == host.encode()
+            assert len(origin.requests) == 3
 
 
 class TestAnObedientOrigin:

@@ -360,18 +360,21 @@ def keys_overrides(behavior: Behavior) -> bool:
     """Does the behavior send on headers that it neither lists nor has in its key, and keep the answers?
 
     What of them makes an origin answer for another request (`overrides_request`) is in the key here, unlike at
-    CloudFront: else one viewer could choose what all others get.
+    CloudFront, and so is Host: else one viewer could choose what all others get.
     """
     return behavior.caches and behavior.forward_headers.mode in ("all", "allExcept")
 
 
 def _override_part(behavior: Behavior, request: Request, hidden: frozenset[bytes]) -> str:
     names = _listed(behavior.key_headers, _NOTHING)
+    select = behavior.forward_headers
     parts = [
         (name, value.strip(b" \t"))
         for name, value in request.headers
         if overrides_request(name) and name not in hidden and name not in names
     ]
+    if b"host" not in names and not (select.mode == "allExcept" and b"host" in _bytes_names(select.names)):
+        parts.append((b"host", request.host.encode("latin-1")))
     parts.sort(key=_first)
     return "".join([f"\no{len(n)}:{n.decode('latin-1')}{len(v)}:{v.decode('latin-1')}" for n, v in parts])
 

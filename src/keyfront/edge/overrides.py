@@ -21,20 +21,24 @@ _NEVER: Final = frozenset(
     {
         b"access-control-request-headers",
         b"access-control-request-method",
+        b"git-protocol",
         b"host",
         b"origin",
         b"x-forwarded-for",
+        b"x-goog-upload-protocol",
     }
 )
-"""The first two are CORS (Fetch §3.3.2) and go to the origin as the standard has it; the others have rules of their
-own in `forward`."""
+"""The first two are CORS (Fetch §3.3.2) and go to the origin as the standard has it; the protocols are those of git and
+of uploads; the others have rules of their own in `forward`."""
 
 _WORDS: Final = frozenset(
     b"""
-    host hostname hosts https method override pathinfo pathname port prefix proto protocol rewrite scheme script
-    sendfile ssl tls uri url verb
+    authority backend copy host hostname hosts https method override pathinfo pathname port prefix proto protocol proxy
+    reproxy rewrite route scheme script sendfile ssl symlink tls upstream uri url verb vhost
     """.split()
 )
+"""`copy` and `symlink` are for object stores (`X-Amz-Copy-Source`, Swift's `X-Copy-From` and `X-Symlink-Target`): an
+upload that is allowed becomes what a path holds that is not. `Proxy` is the proxy of CGI scripts (httpoxy)."""
 _WORD_ENDS: Final = (b"host", b"path", b"uri", b"url")
 _REQUEST_PREFIXES: Final = (
     b"ali-",  # Alibaba Cloud CDN
@@ -68,15 +72,15 @@ _REQUEST_PREFIXES: Final = (
 _REQUEST_NAMES: Final = frozenset(
     b"""
     cf-visitor cloudfront-forwarded-proto destination document-uri forwarded front-end-https query-string request-line
-    request-target server-name server-port x-domain x-forwarded x-nuxt x-original x-orig x-query-string x-request-line
-    x-request-target x-server-name
+    request-target server-name server-port translate x-amz-rename-source x-domain x-forwarded x-nuxt x-object-manifest
+    x-original x-orig x-query-string x-request-line x-request-target x-server-name
     """.split()
 )
 
 _ADDRESS: Final = re.compile(
-    rb"(?:^|.*-)(?:client|connecting|originating|peer|real|remote|source|src|user|viewer)-?"
+    rb"(?:^|.*-)(?:client|connecting|custom|originating|peer|proxyuser|real|remote|source|src|user|viewer)-?"
     rb"(?:ip|ipv[46]|ip-?addr(?:ess)?|addr(?:ess)?|ipaddress)(?:-.*)?$"
-    rb"|(?:x-)?(?:forwarded|original|forward)-for(?:-.*)?$|forwarded-for-ip$|x-azure-socketip$|x-host-ip$|x-ip$"
+    rb"|(?:x-)?(?:forwarded|forwarder|original|forward)-for(?:-.*)?$|forwarded-for-ip$|x-azure-socketip$|x-host-ip$|x-ip$"
 )
 
 _IDENTITY_PREFIXES: Final = (
@@ -125,6 +129,8 @@ def _overrides(name: bytes) -> bool:
         return False
     if name in _REQUEST_NAMES or name.startswith(_REQUEST_PREFIXES):
         return True
+    if name.endswith(b"-protocol-version"):
+        return False  # of what is spoken within HTTP: Connect, MCP
     return any(word in _WORDS or word.endswith(_WORD_ENDS) for word in name.split(b"-"))
 
 
