@@ -1223,6 +1223,8 @@ class Connection(asyncio.Protocol):
             self._heard = False
             self._last_data = now
         size = self._transport.get_write_buffer_size()
+        if (size or self._task is not None) and (self._body is None or self._body.ended):
+            self._last_data = now  # an answer is under way: the viewer is idle only after it
         if size or self._sending:
             size += on_its_way(self._transport)
             if size != self._last_size:

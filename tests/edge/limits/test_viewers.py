@@ -294,6 +294,24 @@ async def test_a_slow_reader_above_the_floor_gets_everything(origin: ScriptedOri
 # -- how many -------------------------------------------------------------------------------------------------
 
 
+async def test_a_viewer_is_idle_only_after_its_answer(origin: ScriptedOrigin) -> None:
+    """Long polling, or a large answer to a slow phone: it may take longer than a connection may be idle."""
+
+    async def late(_: Asked, wire: Wire) -> None:
+        await asyncio.sleep(3.0)
+        await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")
+
+    origin.on("/poll", [late])
+    async with house_of(origin, Limits(idle=2.0)) as edge, await edge.viewer() as viewer:
+        for _ in range(2):
+            await viewer.send(b"GET /poll HTTP/1.1\r\n" + HOST + b"Cache-Control: no-cache\r\n\r\n")
+            assert (await asyncio.wait_for(viewer.answer(), WITHIN)).body == b"late"
+            await asyncio.sleep(0.8)  # a moment's thought: the edge has looked for idle connections meanwhile
+        await viewer.send(b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n")
+        assert (await asyncio.wait_for(viewer.answer(), WITHIN)).body == b"hello"
+        assert await gone(viewer) == b""  # and then it is idle
+
+
 async def refused_at_once(edge: EdgeHouse) -> bool:
     """Is one connection more closed without an answer?"""
     viewer = await edge.viewer()
