@@ -559,6 +559,15 @@ def test_the_message_stays_short(house: House) -> None:
     assert len(error.message) < 8192
 
 
+@pytest.mark.parametrize("number", [1, 60])
+def test_a_long_value_is_not_repeated_in_full(house: House, number: int) -> None:
+    config = minimal()
+    config["Aliases"] = many(*(f"bad_{n} {'y' * 6000}" for n in range(number)))
+    error = house.refused("CreateDistribution", DistributionConfig=config)
+    assert "bad_0" in error.message
+    assert len(error.message) < 12_000
+
+
 def test_the_message_names_the_secret_header_but_not_its_value(house: House) -> None:
     config = minimal()
     headers(("X-Secret", "hunter2\n"))(config)

@@ -59,6 +59,9 @@ DOMAINS = {
     "a user": ("me@example.com", "host name"),
     "a query": ("example.com?x", "host name"),
     "cloudfront.net": ("d1.cloudfront.net", "alternate domain name"),
+    "two slashes": ("//example.com", "write 'example.com'"),
+    "an IPv6 address": ("::1", "leave domain out"),
+    "a single label": ("com", "does not cover"),
 }
 
 
@@ -93,6 +96,11 @@ def test_a_domain_that_is_no_text_is_refused(domain: Any) -> None:
         ("*", "example.com"),
         ("https://192.0.2.7/*", "192.0.2.7"),
         ("https://localhost/*", "localhost"),
+        ("https://d1.cloudfront.localhost:8443/*", "cloudfront.localhost"),
+        ("https://d1.cloudfront.localhost:8443/*", "localhost"),
+        ("https://cdn?.example.com/*", "example.com"),
+        ("*cdn.example.com/*", "example.com"),
+        ("*example.com*", "example.com"),
     ],
 )
 def test_a_domain_that_covers_the_resource_is_taken(resource: str, domain: str) -> None:
@@ -107,6 +115,9 @@ def test_a_domain_that_covers_the_resource_is_taken(resource: str, domain: str) 
         ("https://*xample.org/*", "example.com"),
         ("https://*example.com.evil.org/*", "example.com"),
         ("https://192.0.2.7/*", "0.2.7.example"),
+        ("https://192.0.2.7/*", "2.7"),
+        ("*c.example.com/*", "example.org"),
+        ("https://c?.example.com/*", "example.org"),
     ],
 )
 def test_a_domain_that_covers_no_host_of_a_pattern_is_refused(resource: str, domain: str) -> None:
@@ -191,6 +202,7 @@ def test_secure_cookies_for_what_may_be_https_are_taken(resource: str) -> None:
 BUCKETS = (
     "films.s3.amazonaws.com", "films.s3.eu-central-1.amazonaws.com", "films.s3-eu-west-1.amazonaws.com", "s3.amazonaws.com",
     "films.s3-website-us-east-1.amazonaws.com", "films.s3-website.eu-central-1.amazonaws.com", "S3.eu-west-1.AmazonAWS.com",
+    "films.storage.googleapis.com", "films.s3.amazonaws.com.", "films--use1-az4--x-s3.s3express-use1-az4.us-east-1.amazonaws.com",
     "films.s3.dualstack.us-west-2.amazonaws.com", "films.s3.cn-north-1.amazonaws.com.cn", "my.films.s3.amazonaws.com",
 )  # fmt: skip
 
@@ -297,7 +309,13 @@ def test_an_id_that_is_none_is_refused(what: str) -> None:
     assert "K2JCJMDEHXQW5F" in str(raised.value)
 
 
-@pytest.mark.parametrize("id_", ["K2JCJMDEHXQW5F", "APKAEXAMPLE", "KEC", "K1", "E1"])
+def test_what_may_be_a_key_is_not_shown() -> None:
+    with pytest.raises(SigningError, match="this is no key pair id") as raised:
+        LocalSigner("Zm9vYmFy" * 8 + "x", key("ec"))
+    assert "Zm9v" not in str(raised.value)
+
+
+@pytest.mark.parametrize("id_", ["EXAMPLEKEY1", "K2JCJMDEHXQW5F", "APKAEXAMPLE", "KEC", "K1", "E1"])
 def test_ids_that_may_be_are_taken(id_: str) -> None:
     assert LocalSigner(id_, key("ec")).key_pair_id == id_
 

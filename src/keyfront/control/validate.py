@@ -37,6 +37,8 @@ def refusal(code: str, detail: str = "") -> ApiError:
 
 MOST_PROBLEMS = 20
 """How many errors of one call are spelled out."""
+LONGEST_PROBLEM = 400
+"""Characters of each: what a caller sent is not repeated at any length."""
 
 
 def refuse(problems: Iterable[ApiError]) -> None:
@@ -49,11 +51,20 @@ def refuse(problems: Iterable[ApiError]) -> None:
     if not found:
         return
     first, *others = found
-    if not others:
-        raise first
-    named = " ".join(f"({other.code}) {other.message}" for other in others[:MOST_PROBLEMS])
-    left = f" {len(others) - MOST_PROBLEMS} more." if len(others) > MOST_PROBLEMS else ""
-    raise ApiError(first.code, f"{first.message} Also refused: {named}{left}", first.status)
+    message = _shortened(first.message)
+    if others:
+        named = " ".join(f"({other.code}) {_shortened(other.message)}" for other in others[:MOST_PROBLEMS])
+        left = f" {len(others) - MOST_PROBLEMS} more." if len(others) > MOST_PROBLEMS else ""
+        message = f"{message} Also refused: {named}{left}"
+    raise ApiError(first.code, message, first.status)
+
+
+def _shortened(message: str) -> str:
+    """A message without the middle of a long value that it repeats: where the fault is stands at its ends."""
+    if len(message) <= LONGEST_PROBLEM:
+        return message
+    half = LONGEST_PROBLEM // 2
+    return f"{message[:half]} … {message[-half:]}"
 
 
 # ---- any call

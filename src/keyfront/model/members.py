@@ -175,12 +175,7 @@ def _walk(value: Any, at: str, problems: list[Problem]) -> None:
         return
     elif isinstance(value, Mapping):
         if path not in _STRUCTURES:
-            problems.append(
-                problem(
-                    "InvalidArgument",
-                    f"The parameter {at} is not known to this version of Keyfront: leave it out.",
-                )
-            )
+            problems.append(_unknown(at))
             return
         items = value.get("Items")
         if "Quantity" in value or items is not None:
@@ -192,12 +187,7 @@ def _walk(value: Any, at: str, problems: list[Problem]) -> None:
             elif name != "Quantity":
                 _walk(member, f"{at}.{name}" if at else str(name), problems)
     elif path not in OBEYED:
-        problems.append(
-            problem(
-                "InvalidArgument",
-                f"The parameter {at} is not known to this version of Keyfront: leave it out.",
-            )
-        )
+        problems.append(_unknown(at))
 
 
 def _unknown(at: str) -> Problem:

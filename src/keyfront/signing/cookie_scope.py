@@ -13,6 +13,7 @@ from keyfront.signing.resource import glob
 _HOST = re.compile(
     r"(?:[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?\.)*[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?", re.IGNORECASE
 )
+_ADDRESS = re.compile(r"\d+\.\d+\.\d+\.\d+|\[.*\]")
 _LOOPBACK = re.compile(r"localhost|.+\.localhost|127\.\d+\.\d+\.\d+|\[::1\]")
 
 
@@ -27,15 +28,18 @@ def check_domain(domain: str) -> None:
             f"domain is a host name without a scheme: write {host or 'example.com'!r}, not {domain!r}"
         )
     if "/" in domain:
+        host = domain.lstrip("/").partition("/")[0]
         raise SigningError(
-            f"domain is a host name without a path: write {domain.partition('/')[0]!r}; a path goes into path="
+            f"domain is a host name without a path: write {host or 'example.com'!r}; a path goes into path="
         )
     if "*" in domain:
         bare = domain.replace("*.", "").replace("*", "").strip(".")
         raise SigningError(
             f"a cookie's Domain covers all hosts below it without any *: write {bare!r}, not {domain!r}"
         )
-    if re.search(r":\d*$", domain) and not domain.startswith("["):
+    if domain.startswith("[") or domain.count(":") > 1:
+        raise SigningError("browsers take no Domain for an IPv6 address: leave domain out")
+    if re.search(r":\d*$", domain):
         raise SigningError(
             f"domain is a host name without a port: write {domain.partition(':')[0]!r}; cookies are sent to all ports"
         )
@@ -86,9 +90,20 @@ def refuse_useless(resource: str | None, domain: str | None, path: str, secure: 
         return
     scheme, separator, rest = resource.partition("://")
     if not separator:
-        return
+        scheme, rest = "*", resource
     host, slash, tail = rest.partition("/")
     if "?" in host:  # it may open the query
+        if domain is not None and not slash and not host.endswith("*"):
+            return
+        readings = (host.replace("?", "*"), *(host[:at] for at, char in enumerate(host) if char == "?"))
+        if domain is not None and not any(
+            _may_cover(domain.lower().removeprefix("."), re.sub(r":[0-9*?]+$", "", one.lower()))
+            for one in readings
+        ):
+            raise SigningError(
+                f"the domain {domain} does not cover the policy's host {host}: browsers would never send these cookies "
+                "there"
+            )
         return
     name = re.sub(r":[0-9*?]+$", "", host.lower())
     if secure and not glob(scheme.lower())("https") and not _LOOPBACK.fullmatch(name):
@@ -115,7 +130,9 @@ def refuse_useless(resource: str | None, domain: str | None, path: str, secure: 
 def _may_cover(domain: str, host: str) -> bool:
     """Whether a browser sends a cookie of `domain` to a host that the pattern `host` matches."""
     if "*" not in host:
-        return host == domain or host.endswith(f".{domain}")
+        # Browsers take a Domain above the host, but neither for an address nor one of a single label, such as com.
+        above = ("." in domain or domain == "localhost") and not _ADDRESS.fullmatch(host)
+        return host == domain or (above and host.endswith(f".{domain}"))
     last = host.rpartition("*")[2]  # how every host that it matches ends
     below = f".{domain}"
     return below.endswith(last) or last.endswith(below) or last == domain

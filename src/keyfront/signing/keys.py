@@ -424,7 +424,9 @@ def _read(source: bytes | str | os.PathLike[str]) -> bytes:
 
 
 # How line ends are written where there can be none.
-_WRITTEN_LINE_END = re.compile(r"\\+[rn]|&#(?:10|13|x0?[AaDd]);|<br ?/?>")
+_WRITTEN_LINE_END = re.compile(
+    r"\\+(?:[rn]|u000[aAdD])|&(?:amp;)*(?:#(?:0?10|0?13|x0?[AaDd])|NewLine);|<br ?/?>"
+)
 # A BEGIN or END line whose blanks were lost, or became underscores or more than one.
 _LOOSE_LABEL = re.compile(r"-----(BEGIN|END)[ _]*((?:RSA|EC|ENCRYPTED)?)[ _]*PRIVATE[ _]*KEY-----")
 # Base64 within base64 is followed so far.
@@ -438,9 +440,12 @@ def _compact(text: str) -> str:
 
 def _unwritten(text: str) -> str:
     """PEM as it was before it was percent-encoded, or its line ends escaped."""
-    if re.search("BEGIN(?:%20|\\+)", text):
+    # Neither PEM nor base64 has a percent sign. One round for each time that it was encoded.
+    for _ in range(_DEEPEST):
+        if not re.search("%[0-9A-Fa-f]{2}", text) or "BEGIN" not in text:
+            break
         plain = text.replace("+", " ") if "BEGIN+" in text else text
-        text = unquote_to_bytes(plain).decode("latin-1")
+        text = unquote_to_bytes(plain.encode("latin-1")).decode("latin-1")
     text = _WRITTEN_LINE_END.sub("\n", text)
     return _LOOSE_LABEL.sub(
         lambda match: f"-----{match[1]} {match[2]}{' ' if match[2] else ''}PRIVATE KEY-----", text
@@ -471,6 +476,7 @@ def _private_pem(data: bytes, depth: int = 0) -> bytes | None:
             raise KeyLoadError("an OpenSSH public key, where a private key is needed", _PUBLIC_HINT)
         compact = _compact(text)
         if len(compact) > 60 and _BASE64.fullmatch(compact):
+            compact = compact.rstrip("=") + "=" * (-len(compact.rstrip("=")) % 4)
             try:
                 inner = base64.b64decode(compact, validate=True)
             except ValueError as error:

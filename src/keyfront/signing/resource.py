@@ -100,14 +100,15 @@ def plain_host(scheme: str, host: str) -> str:
 
 
 _BUCKET = re.compile(
-    r"(?:.+\.)?s3(?:[.-](?:website[.-])?[a-z0-9-]+)*\.amazonaws\.com(?:\.cn)?|storage\.googleapis\.com",
+    r"(?:.+\.)?s3(?:express-[a-z0-9-]+)?(?:[.-](?:website[.-])?[a-z0-9-]+)*\.amazonaws\.com(?:\.cn)?"
+    r"|(?:.+\.)?storage\.googleapis\.com",
     re.ASCII,
 )
 
 
 def is_bucket_host(host: str) -> bool:
     """Whether a host name is that of an S3 bucket (or Google's like), which CloudFront's viewers never ask."""
-    return _BUCKET.fullmatch(host.lower().partition(":")[0]) is not None
+    return _BUCKET.fullmatch(host.lower().partition(":")[0].removesuffix(".")) is not None
 
 
 def _with_port(scheme: str, host: str) -> str:

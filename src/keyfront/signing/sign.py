@@ -467,8 +467,10 @@ def checked_id(key_pair_id: str) -> str:
     mistake = key_id_mistake(text)
     if mistake is not None or not all(char.isascii() and (char.isalnum() or char in "-_") for char in text):
         why = f": {mistake.text.rstrip('.')}" if mistake is not None else ""
+        # What may be a key is not shown.
+        shown = "this" if mistake is not None and mistake.code == "key_id_is_a_key" else repr(text[:40])
         raise SigningError(
-            f"{text[:40]!r} is no key pair id{why}. It is the Id of the public key in CloudFront, such as "
+            f"{shown} is no key pair id{why}. It is the Id of the public key in CloudFront, such as "
             "K2JCJMDEHXQW5F"
         )
     return text
