@@ -171,8 +171,35 @@ def test_whom_a_command_asks(tmp_path: Path) -> None:
     assert asked({}, endpoint="http://10.0.0.1:1") == ("http://10.0.0.1:1", None)
     named = {"AWS_ENDPOINT_URL": "http://127.0.0.1:8081", "AWS_ACCESS_KEY_ID": "AKIAOTHER"}
     assert asked(named) == ("http://127.0.0.1:8081", None), "whose key is named is whose call it is"
+    assert asked({"AWS_ENDPOINT_URL": "http://localhost:8081/"}) == ("http://127.0.0.1:8081", own)
+    chosen = choose("http://127.0.0.1:8081", "prod", False, "", None, local)
+    assert (chosen.profile, chosen.credentials) == ("prod", None), "a profile that is named is used"
+    elsewhere = {"AWS_ENDPOINT_URL": "http://10.0.0.1:1", "AWS_PROFILE": "prod"}
+    chosen = choose("", "", False, "", folder, elsewhere)
+    assert (chosen.endpoint_url, chosen.credentials) == ("http://127.0.0.1:8081", own), (
+        "--data counts before the environment"
+    )
+    with pytest.raises(SettingsError, match=r"AWS_ENDPOINT_URL names the Keyfront in .*: unset it"):
+        asked({"AWS_ENDPOINT_URL": "http://127.0.0.1:8081"}, aws=True)
     with pytest.raises(SettingsError, match="keyfront up --data"):
         choose("", "", False, "", tmp_path / "nothing", {})
+
+
+def test_nobody_is_sent_to_another_cloudfront_untold(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = described(tmp_path / "data")
+    for environment, says in (
+        (
+            {"AWS_ACCESS_KEY_ID": "AKIAOTHER"},
+            f"asking the Keyfront in {folder} at http://127.0.0.1:8081; --aws asks",
+        ),
+        ({"AWS_PROFILE": "prod"}, f"asking Amazon, as AWS_PROFILE is set; --data {folder} asks"),
+    ):
+        choose("", "", False, "", None, {"KEYFRONT_DATA": str(folder), **environment})
+        assert says in capsys.readouterr().err
+    choose("", "", False, "", None, {"XDG_DATA_HOME": str(tmp_path / "none"), "AWS_PROFILE": "prod"})
+    assert capsys.readouterr().err == "", "where no Keyfront ever was there is nothing to say"
 
 
 def test_a_record_that_nobody_watches(tmp_path: Path) -> None:

@@ -74,10 +74,11 @@ def choose(
     data: Path | None,
     environment: Mapping[str, str] = os.environ,
 ) -> Account:
-    """Whom to ask. What is named counts; where nothing is named, the Keyfront of the data folder is asked before
-    Amazon, and standard error says so.
+    """Whom to ask. What is named counts, an option before the environment. Where nothing is named, the Keyfront of the
+    data folder is asked before Amazon. Standard error says who is asked, wherever that is not plain from the options.
 
-    :raises SettingsError: if the data folder that is named is none, or its credentials cannot be read.
+    :raises SettingsError: if the data folder that is named is none, if its credentials cannot be read, or if `aws` is
+        asked for while the environment's endpoint is the Keyfront of the data folder.
     """
     folder = (data or default_data(environment)).absolute()
     found = installation(folder)
@@ -86,18 +87,35 @@ def choose(
             f"no Keyfront was started in {folder} yet: start it with `keyfront up --data {folder}`"
         )
     place = records or environment.get("KEYFRONT_RECORDS") or default_records(environment, folder)
-    named = endpoint_url or next((environment[name] for name in _ENDPOINTS if environment.get(name)), "")
+    variable = next((name for name in _ENDPOINTS if environment.get(name)), "")
+    named = endpoint_url
+    if not named and data is None and variable:
+        named = environment[variable]
+    if aws and found is not None and not endpoint_url and _same(named, found.control):
+        raise SettingsError(f"--aws asks Amazon, but {variable} names the Keyfront in {folder}: unset it")
     if aws and not named:
         return Account("", profile, None, place, folder, None)
     amazon = not named and (profile or environment.get("AWS_PROFILE")) and data is None
-    if found is None or amazon or (named and named.rstrip("/") != found.control):
+    if found is None or amazon or (named and not _same(named, found.control)):
+        if found is not None and amazon and not profile:
+            click.echo(
+                f"keyfront: asking Amazon, as AWS_PROFILE is set; --data {folder} asks the Keyfront there",
+                err=True,
+            )
         return Account(endpoint_url, profile, None, place, folder, None)
+    if profile:
+        return Account(found.control, profile, None, place, folder, found.records)
     if not named and data is None:
         click.echo(
             f"keyfront: asking the Keyfront in {folder} at {found.control}; --aws asks Amazon", err=True
         )
     own = None if named and any(environment.get(name) for name in _CREDENTIALS) else _credentials(folder)
     return Account(found.control, "", own, place, folder, found.records)
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two addresses of an API are one."""
+    return one.rstrip("/").replace("//localhost:", "//127.0.0.1:") == other
 
 
 def unwatched(account: Account) -> str:
