@@ -213,6 +213,64 @@ async def test_requests_under_way_are_limited(origin: ScriptedOrigin) -> None:
         assert edge.reached.counts == {"requests_per_address": 1}
 
 
+async def test_an_upload_that_drips_is_given_up(
+    origin: ScriptedOrigin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is never silent, and holds what it holds for as long as it likes unless somebody counts."""
+    monkeypatch.setattr("keyfront.edge.asgi.SILENCE", 1.0)
+    monkeypatch.setattr("keyfront.edge.asgi.RATE", 10_000)
+    snapshot = site(origin.origin(), Behavior("*", "scripted", allowed_methods=ALL))
+    async with served(snapshot) as (port, edge), await viewer(port) as slow:
+        await slow.send(b"POST /up HTTP/1.1\r\nHost: d.test\r\nContent-Length: 60000\r\n\r\n")
+
+        async def drip() -> None:
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    await slow.send(b"x")
+                    await asyncio.sleep(0.05)
+
+        dripping = asyncio.create_task(drip())
+        try:
+            assert (await asyncio.wait_for(slow.answer(), 20)).status == 400
+        finally:
+            dripping.cancel()
+        assert origin.connections == 0
+        assert edge.upload_memory.used == edge.viewers.requests.total == 0
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_stream_that_never_says_whether_it_has_a_body_is_given_up(
+    origin: ScriptedOrigin, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """HTTP/2: headers without END_STREAM, and then nothing."""
+    monkeypatch.setattr("keyfront.edge.asgi.SILENCE", 0.3)
+    edge = Edge(EdgeSettings(memory=1 << 22, max_object=1 << 20), AccessLog(None))
+    edge.use(site(origin.origin(), Behavior("*", "scripted", allowed_methods=ALL)))
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "http_version": "2",
+        "method": method,
+        "scheme": "https",
+        "raw_path": b"/up",
+        "query_string": b"",
+        "headers": [(b"host", b"d.test")],
+        "client": ("192.0.2.1", 1),
+        "extensions": {},
+    }
+    await asyncio.wait_for(EdgeApp(edge)(scope, receive, send), 20)
+    assert sent[0]["status"] == 400
+    assert origin.connections == 0
+    await edge.aclose()
+
+
 async def test_an_upload_that_stands_still_is_given_up(
     origin: ScriptedOrigin, monkeypatch: pytest.MonkeyPatch
 ) -> None:

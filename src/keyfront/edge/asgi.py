@@ -25,10 +25,11 @@ from keyfront.edge.accesslog import AccessLog
 from keyfront.edge.bounds import too_many_lines
 from keyfront.edge.edge import Edge, EdgeSettings, Visit
 from keyfront.edge.exchange import FileRange, Headers, Reply, Request
-from keyfront.edge.http1 import MAX_HEAD, MAX_TARGET, Peers, host_text, in_origin_form
+from keyfront.edge.http1 import MAX_HEAD, MAX_TARGET, Limits, Peers, host_text, in_origin_form
+from keyfront.edge.limits.rates import Floor
 from keyfront.edge.serve import Follower
 from keyfront.edge.websocket import WEBSOCKET, upgrade_of
-from keyfront.errors import SettingsError
+from keyfront.errors import SettingsError, spent
 
 logger = logging.getLogger("keyfront.edge")
 
@@ -66,6 +67,8 @@ class EarlyHints:
 
 SILENCE = 30.0
 """Seconds without anything of a request's body after which the request is given up."""
+RATE = Limits().rate
+"""Bytes of a body that a viewer must send a second, counted over `SILENCE` seconds in which it is waited for."""
 
 
 class EdgeApp:
@@ -87,7 +90,11 @@ class EdgeApp:
             raise ValueError(f"the edge serves http, not {scope['type']}")
         request, refusal = self._request(scope, receive)
         if not refusal and request.body is None and request.version not in ("1.0", "1.1"):
-            request.body = await _body_unannounced(receive)
+            try:
+                request.body = await _body_unannounced(receive)
+            except ConnectionResetError as error:
+                spent(error)
+                refusal = "bad_request"
         if refusal:
             visit = self.edge.unreadable(request)
             reply = respond.dated(respond.refused(refusal, None, request, visit.request_id), visit.now)
@@ -285,7 +292,7 @@ def _passed_over(method: str, version: str, headers: Headers) -> str:
 async def _body_unannounced(receive: Receive) -> AsyncIterator[bytes] | None:
     """The body of a request whose headers announce none, or None if it has none. HTTP/2 and HTTP/3 frame a body
     without Content-Length (RFC 9113 §8.1), for every method: only its first message tells."""
-    message = await receive()
+    message = await _received(receive)
     if message["type"] == "http.disconnect" or message.get("body") or message.get("more_body"):
         return _body(receive, message)
     return None
@@ -293,19 +300,36 @@ async def _body_unannounced(receive: Receive) -> AsyncIterator[bytes] | None:
 
 async def _body(receive: Receive, first: MutableMapping[str, Any] | None = None) -> AsyncIterator[bytes]:
     """The chunks of a request's body. `first` is a message that was received already."""
+    clock = asyncio.get_running_loop().time
+    floor = Floor()
+    waited, size = 0.0, 0
     while True:
-        try:
-            async with asyncio.timeout(SILENCE):
-                message = first or await receive()
-        except TimeoutError as error:
-            raise ConnectionResetError("the viewer sent nothing for too long") from error
+        began = clock()
+        message = first or await _received(receive)
+        waited += clock() - began  # the time in between is the origin's
         first = None
         if message["type"] == "http.disconnect":
             raise ConnectionResetError("the viewer broke off its request")
-        if message.get("body"):
-            yield message["body"]
+        body = message.get("body")
+        if body:
+            size += len(body)
+            yield body
         if not message.get("more_body"):
             return
+        if floor.slow(waited, size, RATE, SILENCE):
+            raise ConnectionResetError("the viewer sends its request too slowly")
+
+
+async def _received(receive: Receive) -> MutableMapping[str, Any]:
+    """The next message of a viewer that is waited for.
+
+    :raises ConnectionResetError: if none comes within `SILENCE` seconds.
+    """
+    try:
+        async with asyncio.timeout(SILENCE):
+            return await receive()
+    except TimeoutError as error:
+        raise ConnectionResetError("the viewer sent nothing for too long") from error
 
 
 async def _left(receive: Receive) -> None:
