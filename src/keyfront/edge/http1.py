@@ -1183,7 +1183,11 @@ class Connection(asyncio.Protocol):
         if self._eof or not self._transport.can_write_eof():
             self._transport.close()
         else:
-            self._transport.write_eof()
+            try:
+                self._transport.write_eof()
+            except OSError as error:  # the viewer has reset it, and the loop has not noticed yet
+                spent(error)
+                self._transport.abort()
 
     def drain(self) -> None:
         self._quiet = False

@@ -19,7 +19,7 @@ from keyfront.edge.edge import EdgeSettings
 from keyfront.edge.http1 import Limits
 from keyfront.edge.limits.viewers import ViewerLimits
 from keyfront.edge.serve import WorkerSettings, within_open_files
-from keyfront.model.snapshot import Behavior, ErrorResponse, Snapshot
+from keyfront.model.snapshot import Behavior, ErrorResponse, Origin, Snapshot
 from tests.origin import Asked, Authority, ScriptedOrigin, Wire, answer
 from tests.viewer import EdgeHouse, Viewer, site
 
@@ -197,6 +197,25 @@ async def test_time_that_the_origin_takes_is_not_the_viewer_s(origin: ScriptedOr
         )
         assert (await asyncio.wait_for(viewer.answer(), WITHIN)).body == b"taken at last"
         await sending
+
+
+def test_who_has_reset_an_upload_needs_no_goodbye() -> None:
+    """The reset of a viewer that is not read from at the moment is not noticed: closing our half is what finds it. On
+    asyncio's own loop, which raises then."""
+
+    async def story() -> None:
+        async with EdgeHouse(site(Origin("o", "127.0.0.1"))) as edge:
+            sock = socket.create_connection(("127.0.0.1", edge.port))
+            await until(lambda: len(edge.listener.connections) == 1)
+            connection = next(iter(edge.listener.connections))
+            connection.hold("body")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.close()
+            connection._linger()
+            await until(lambda: edge.edge.viewers.connections.total == 0)
+
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        runner.run(story())
 
 
 # -- answers --------------------------------------------------------------------------------------------------
