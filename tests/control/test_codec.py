@@ -350,6 +350,20 @@ def test_a_member_that_the_model_does_not_know(inner: str) -> None:
     assert "Element New at 'publicKeyConfig' is not known to this version of Keyfront" in error.message
 
 
+@pytest.mark.parametrize("root", ["DistributionConfig", "DistributionConfigWithTags"])
+def test_what_keyfront_refuses_is_named_beside_what_cannot_be_read(root: str) -> None:
+    """One answer has the unknown member, the value out of its set, and the feature that Keyfront lacks."""
+    text = "<New>n</New><HttpVersion>http9</HttpVersion><WebACLId>arn:x</WebACLId>"
+    if root == "DistributionConfigWithTags":
+        text = f"<DistributionConfig>{text}</DistributionConfig>"
+    query = "WithTags" if root == "DistributionConfigWithTags" else ""
+    error = refused("POST", "/2020-05-31/distribution", query, body=f"<{root}>{text}</{root}>".encode())
+    assert error.code == "MalformedXML"
+    for says in ("Element New", "'http9'", "Also refused: (InvalidWebACLId) Keyfront has no AWS WAF"):
+        assert says in error.message
+    assert "InconsistentQuantities" not in error.message
+
+
 @pytest.mark.parametrize(
     "inner",
     [

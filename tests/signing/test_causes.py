@@ -300,6 +300,8 @@ CASES: dict[str, tuple[str, str, str, str]] = {
     "a line end as an escape": (GOOD.replace(SIGNATURE, SIGNATURE + "\\n"), "", "base64_line_ends", "line ends"),
     "a blank before base64": (GOOD.replace(SIGNATURE, "%20" + SIGNATURE), "", "base64_line_ends", "blank"),
     "the url-safe alphabet, padded": (GOOD.replace(SIGNATURE, base64.urlsafe_b64encode(RSA.sign(b"xy", "SHA1")).decode()), "", "base64_url_safe", "RFC 4648"),
+    "_ and ~ exchanged": (GOOD.replace(SIGNATURE, STANDARD.translate(str.maketrans("+=/", "-~_"))), "", "base64_alphabet", "exchanged"),
+    "blanks before colons": (canned(TEXT.replace(b'":', b'" : ')), "", "policy_blanks", "held blanks"),
     "a policy in hex": (custom("https://cdn.test/*").replace(cf_b64encode(policy("https://cdn.test/*")), policy("https://cdn.test/*").hex()), "", "base64_is_hex", "in hex"),
     "a policy in UTF-16": (custom("https://cdn.test/*").replace(cf_b64encode(policy("https://cdn.test/*")), cf_b64encode(policy("https://cdn.test/*").decode().encode("utf-16"))), "", "policy_charset", "UTF-16"),
     "the names of cookies": (re.sub("(Expires|Signature|Key-Pair-Id)=", r"CloudFront-\1=", GOOD), "", "parameter_name", "must be Expires"),

@@ -30,8 +30,9 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from keyfront.control import xmlbody
-from keyfront.control.scalars import Faults, camel, parse_scalar, scalar_text
+from keyfront.control.scalars import FAULT_LIMIT, Faults, camel, parse_scalar, scalar_text
 from keyfront.errors import ApiError
+from keyfront.model.members import unobeyed
 from keyfront.model.service import API_VERSION, NAMESPACE, Operation, Shape, service
 
 Headers = Iterable[tuple[str, str]]
@@ -180,8 +181,21 @@ def read(matched: Matched, headers: Headers, body: bytes) -> dict[str, Any]:
     elif in_body:
         params |= _body(matched.operation, in_body, payload, body, content)
         if content:
-            raise ApiError(content.code, str(content))
+            raise ApiError(content.code, f"{content}{_also_refused(params)}")
     return params
+
+
+def _also_refused(params: Mapping[str, Any]) -> str:
+    """What else a configuration says that Keyfront refuses whatever its values are, so that one answer has it all."""
+    config = params.get("DistributionConfig") or params.get("DistributionConfigWithTags")
+    if isinstance(config, Mapping) and "DistributionConfig" in config:
+        config = config["DistributionConfig"]
+    if not isinstance(config, Mapping):
+        return ""
+    # A number that could not be read is a fault already.
+    problems = [each for each in unobeyed(config) if each.code != "InconsistentQuantities"]
+    named = " ".join(f"({each.code}) {each.message}" for each in problems[:FAULT_LIMIT])
+    return f". Also refused: {named}" if problems else ""
 
 
 def _body(

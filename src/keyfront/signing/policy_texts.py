@@ -217,6 +217,8 @@ CANNED: tuple[Writing, ...] = (
         Mistake("policy_blanks", _BLANKS),
         _replaced('{"Statement":[{"Resource":', '{"Statement": [{"Resource":'),
     ),
+    Writing(2, Mistake("policy_blanks", _BLANKS), _dumped(separators=(",", " : "))),
+    Writing(2, Mistake("policy_blanks", _BLANKS), _dumped(separators=(", ", " : "))),
     Writing(2, Mistake("policy_blanks", _BLANKS), _dumped(indent=2)),
     Writing(2, Mistake("policy_blanks", _BLANKS), _dumped(indent=4)),
     Writing(2, Mistake("policy_blanks", _BLANKS), _dumped(indent="\t")),

@@ -96,9 +96,10 @@ def base64_mistake(text: str, name: str, mode: str) -> Mistake:
     if not re.fullmatch("[A-Za-z0-9~_-]+", text):
         return Mistake("base64_damaged", f"{name} is damaged: it has characters that no base64 has.")
     if "_" in text.rstrip("_"):
-        return Mistake(
-            "base64_damaged", f"{name} has padding (_) in its middle: it was put together of parts."
-        )
+        if re.fullmatch("[A-Za-z0-9_-]+~{1,2}", text):
+            words = f"In {name} _ and ~ are exchanged. CloudFront writes - for +, _ for = and ~ for /."
+            return Mistake("base64_alphabet", words)
+        return Mistake("base64_damaged", f"{name} is damaged: it has _, which is padding, in its middle.")
     if len(text) % 4:
         return Mistake(
             "base64_padding",
