@@ -25,11 +25,9 @@ from typing import Final
 
 from keyfront.model.pattern import normalise_path, percent_decoded
 
-_SUSPECT: Final = re.compile(r"[#%\\;\0-\x20\x7f-\xff]|/[/.]|\.[^./]*/|\+/|[.+/]\Z|:\$|/\([A-Za-z]\(")
-_MANIFOLD: Final = re.compile(r"[#%\\;\0-\x20\x7f-\xff]|/[/.]|[.+](?:/|\Z)|:\$|/\([A-Za-z]\(")
-_BEYOND: Final = re.compile(
-    r"[#?%\\;\0-\x1f\x7f-\xff]|/[/.]|\.[^./]*/|[ +]/|[.+/ ]\Z|:\$| HTTP|/\([A-Za-z]\("
-)
+_SUSPECT: Final = re.compile(r"[#%\\;\0-\x20\x7f-\xff]|/[/.(]|\.[^./]*/|\+/|[.+/]\Z|:\$")
+_MANIFOLD: Final = re.compile(r"[#%\\;\0-\x20\x7f-\xff]|/[/.(]|[.+](?:/|\Z)|:\$")
+_BEYOND: Final = re.compile(r"[#?%\\;\0-\x1f\x7f-\xff]|/[/.(]|\.[^./]*/|[ +]/|[.+/ ]\Z|:\$| HTTP")
 """The first finds paths that have more than one reading, the second those of them that take more than a look at their
 ends. Both take time in proportion to the path, and so does the third, which finds what else there is to read in a path
 that is decoded."""
