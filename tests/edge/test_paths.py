@@ -507,6 +507,8 @@ class TestWildcardsOfPolicies:
             ("http://d.test/*/public/*", "//public/private/1.mp4"),
             ("*/public/*", "/%2fpublic/private/1.mp4"),
             ("http://d.test/public../*", "/public../private/1.mp4"),
+            ("http://d.test/index*", "/index.php/private/1.mp4"),
+            ("http://d.test/index*", "/index%2ephp%2fprivate/1.mp4"),
         ],
     )
     def test_do_not_reach_what_is_behind_a_start_that_an_origin_leaves_out(
@@ -522,6 +524,8 @@ class TestWildcardsOfPolicies:
     @pytest.mark.parametrize(
         ("pattern", "target"),
         [
+            ("/index.php/*", "/index.php/private/1.mp4"),
+            ("/private/index.php/*", "/private/index.php/a/b"),
             ("//private/*", "//private/films/1.mp4"),
             ("//*", "//private/films/1.mp4"),
             ("/*.mp4", "//private/films/1.mp4"),

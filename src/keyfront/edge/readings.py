@@ -505,6 +505,17 @@ def _without_path_info(text: str) -> str:
     return text[:end] + "*" * ("*" in text[end:])
 
 
+def _without_script(text: str) -> str:
+    units = _units(text)
+    decoded = "".join([unit.char[:1] or "\x80" for unit in units])
+    scripts = _scripts(decoded)
+    slash = decoded.rfind("/", 0, scripts[0]) if scripts else -1
+    if slash < 0:
+        return text
+    start, end = units[slash].end, units[scripts[0]].end
+    return text[:start] + "*" * ("*" in text[start:end]) + text[end:]
+
+
 def _without_host(text: str) -> str:
     units = _units(text)
     at = 0
@@ -528,6 +539,7 @@ _DROPPINGS: Final[tuple[Dropping, ...]] = (
     lambda text: _without_rest(text, "#"),
     lambda text: _without_rest(text, "\0\r\n"),
     _without_path_info,
+    _without_script,
 )
 
 
