@@ -227,7 +227,7 @@ class TestAConnectionThatIsNotUsedAgain:
             ("HEAD", b"200 OK\r\nTransfer-Encoding: chunked", False),
             ("HEAD", b"404 Not Found\r\nContent-Length: 5", False),
             ("HEAD", b"200 OK\r\nContent-Length: 0", True),
-            ("HEAD", b"200 OK", True),
+            ("HEAD", b"200 OK", False),
             ("GET", b"204 No Content\r\nContent-Length: 5", False),
             ("GET", b"204 No Content\r\nTransfer-Encoding: chunked", False),
             ("GET", b"204 No Content", True),
