@@ -291,7 +291,7 @@ CASES: dict[str, tuple[str, str, str, str]] = {
     "an id in quotes": (canned(id_='"K2TESTRSA00001"'), "", "quoted", "in quotes"),
     "an id with a line end": (canned(id_="K2TESTRSA00001%0A"), "", "key_id_case", "blanks"),
     "None": (canned(id_="None"), "", "key_id_missing", "the word None"),
-    **{f"{tail} behind the URL": (GOOD + tail, "", "key_id_followed", "Behind the key id") for tail in ('"', "'", ")", ">", ",", "%22", "\\")},
+    **{f"{tail} behind the URL": (GOOD + tail, "", "key_id_followed", "is followed by") for tail in ('"', "'", ")", ">", ",", "%22", "\\")},
     "a query behind the URL": (GOOD + "?v=1", "", "second_question_mark", "second ?"),
     # copied, escaped or written for something else
     "\\u0026": (GOOD.replace("&", "\\u0026"), "", "separators_encoded", "JSON"),

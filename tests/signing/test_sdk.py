@@ -101,6 +101,8 @@ def test_a_domain_that_is_no_text_is_refused(domain: Any) -> None:
         ("https://cdn?.example.com/*", "example.com"),
         ("*cdn.example.com/*", "example.com"),
         ("*example.com*", "example.com"),
+        ("*.jpg", "example.com"),
+        ("*/films/*", "example.com"),
     ],
 )
 def test_a_domain_that_covers_the_resource_is_taken(resource: str, domain: str) -> None:
@@ -151,7 +153,7 @@ def test_a_path_that_cannot_work_is_refused(what: str) -> None:
     ("resource", "path"),
     [
         (FILMS, "/"), (FILMS, "/films"), (FILMS, "/films/"), (FILMS, "/films/new"), ("https://cdn.example.com*", "/x"),
-        ("https://cdn.example.com/*/films/*", "/any/films"), ("https://cdn.example.com/*.jpg", "/a"), ("*", "/a"),
+        ("https://cdn.example.com/*/films/*", "/any/films"), ("https://cdn.example.com/*.jpg", "/a"), ("*", "/a"), ("*/films/*", "/a/films"),
         ("https://cdn.example.com/films?x=*", "/films"), ("https://cdn.example.com/fi?ms/*", "/films"),
     ],
 )  # fmt: skip

@@ -90,6 +90,8 @@ def refuse_useless(resource: str | None, domain: str | None, path: str, secure: 
         return
     scheme, separator, rest = resource.partition("://")
     if not separator:
+        if "/" not in resource:
+            return
         scheme, rest = "*", resource
     host, slash, tail = rest.partition("/")
     if "?" in host:  # it may open the query
@@ -118,7 +120,7 @@ def refuse_useless(resource: str | None, domain: str | None, path: str, secure: 
             f"there. Give {bare} or a domain above "
             "it that the application shares, or leave domain out where the application answers at that host itself"
         )
-    if not slash and name.endswith("*"):
+    if not separator or (not slash and name.endswith("*")):
         return
     if not _may_lie_below("/" + re.split(r"\\?\?", tail, maxsplit=1)[0], "?" in tail, path):
         raise SigningError(

@@ -361,15 +361,15 @@ class _Explanation:
         if "?" in id_:
             return Mistake(
                 "second_question_mark",
-                "A second ? stands behind the key id, so what follows is taken for a part of the id: the URL has a "
-                "query already, to which more is joined by &.",
+                "A second ? follows the key id, so the rest is read as part of the id. The URL already has a query: "
+                "further parameters are joined by &.",
             )
         tail = _AFTER_ID.fullmatch(id_)
         if tail and tail[1] in self.known_keys and tail[2].strip():
             return Mistake(
                 "key_id_followed",
-                f"Behind the key id {tail[1]} stands {tail[2][:20]!r}, which is no part of the URL: it was copied with "
-                "it, or written behind it.",
+                f"The key id {tail[1]} is followed by {tail[2][:20]!r}, which is not part of the URL: it was copied "
+                "along with it, or appended.",
             )
         if id_.strip().upper() in self.keyring.keys:
             return Mistake(
