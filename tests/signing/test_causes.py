@@ -328,6 +328,7 @@ CASES: dict[str, tuple[str, str, str, str]] = {
     # wildcards that match more than one thing prove nothing
     "custom, below the host": (custom("https://*.cdn.test/*"), "", "host", "for the host *.cdn.test"),
     "custom, a folder too few": (custom("https://cdn.test/*/b/a.mp4", url="https://cdn.test/b/a.mp4"), "", "other_path", "differs"),
+    "custom, a parameter before a wildcard": (custom(f"{URL}?x=*", url=URL + "?y=1&x=2"), "", "query_added", "after signing: y=1"),
     "custom, an encoded *": (custom("https://cdn.test/films/%2A"), "", "encoding", "%2A"),
 }  # fmt: skip
 

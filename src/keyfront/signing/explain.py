@@ -686,6 +686,8 @@ def _unsure(pattern: str) -> frozenset[str]:
         codes |= {"host", "bucket_host", "port"}
     if "*" in tail.partition("?")[0]:
         codes |= {"slash", "index_document", "dot_segments"}
+    if "*" in tail.partition("?")[2]:
+        codes |= {"query_order", "empty_query"}
     return frozenset(codes)
 
 
