@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +100,21 @@ def test_who_is_told_to_end_while_he_starts_ends_in_good_order(number: int, tmp_
             starting.send_signal(number)
             assert starting.wait(30) == 0
         assert starting.communicate() == ("", "")
+
+
+def test_it_ends_when_told_to_before_it_is_ready(tmp_path: Path) -> None:
+    """A store that accepts connections and says nothing holds up the start, but not the end."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        argv = [sys.executable, "-m", "keyfront", "up", "--data", str(tmp_path), "--workers", "1"]
+        argv += ["--edge", "127.0.0.1:0", "--control", "127.0.0.1:0"]
+        store = f"postgresql://u:p@127.0.0.1:{silent.getsockname()[1]}/keyfront"
+        environment = {**os.environ, "KEYFRONT_STORE": store}
+        up = subprocess.Popen(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+        asked, _ = silent.accept()
+        with asked:
+            up.send_signal(signal.SIGTERM)
+            out, err = up.communicate(timeout=60)
+    assert (up.returncode, out, err) == (0, "", "")

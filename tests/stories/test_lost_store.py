@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -114,6 +115,24 @@ def test_edges_serve_without_their_store(app: int, tmp_path: Path, spoilt: str) 
         os.replace(tmp_path / "copy.db", database)
         up.until(lambda: well(up), PATIENCE)
         distribution(up, app, "2")
+        ask(up, host)
+        assert up.stop() == 0
+
+
+def test_a_store_that_is_damaged_in_the_first_run(app: int, tmp_path: Path) -> None:
+    """There was no snapshot when the supervisor started, but there is one when the control plane fails."""
+    with Up(tmp_path / "data", workers=1) as up:
+        host = distribution(up, app)
+        ask(up, host)
+        for left in ("keyfront.db-wal", "keyfront.db-shm"):
+            (up.data / left).unlink(missing_ok=True)
+        _garbage(up.data / "keyfront.db")
+        (control,) = set(up.children()) - set(up.worker_pids())
+        os.kill(control, signal.SIGKILL)
+        up.until(lambda: any("edges serve the last snapshot" in line for line in up.log), PATIENCE)
+        status, body = health(up)
+        assert status == 503
+        assert "damaged" in body["reasons"]["control"][0]
         ask(up, host)
         assert up.stop() == 0
 

@@ -84,7 +84,7 @@ def main(settings: ControlSettings) -> None:
             running.run()
             return
         except Exception as error:
-            if running.answered or not inherited.edges_serve:
+            if running.answered or not running.edges_serve():
                 raise
             if not isinstance(error, KeyfrontError | OSError):
                 log.exception("the control plane cannot start")
@@ -116,6 +116,11 @@ class _Running:
         )
         self.answered = False
         """Has the control plane itself answered?"""
+
+    def edges_serve(self) -> bool:
+        """Is there a snapshot that edges serve without the control plane? Asked when it fails, since on a new
+        installation there is none when the supervisor starts."""
+        return FileFeed(self._data, self._settings.region).servable() is not None
 
     def _on_ready(self) -> None:
         if self._ready >= 0:

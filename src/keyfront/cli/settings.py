@@ -88,13 +88,11 @@ ACCOUNT = "000000000000"
 
 class ControlInherited(msgspec.Struct, frozen=True):
     """What the control plane's process gets from its supervisor: the file descriptors of the heartbeat board and of its
-    listening socket, and the names of the edge workers, in the order of their slots; its own slot is the one after.
-    `edges_serve`: there is a snapshot that they serve even if the control plane cannot start."""
+    listening socket, and the names of the edge workers, in the order of their slots; its own slot is the one after."""
 
     board: int
     socket: int
     workers: tuple[str, ...]
-    edges_serve: bool = False
 
 
 class ControlSettings(msgspec.Struct, frozen=True):

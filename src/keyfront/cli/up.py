@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -375,7 +376,6 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, want
                 board.fd,
                 control_socket.fileno(),
                 tuple(f"{own}-{number}" for number in range(1, workers + 1)),
-                edges_serve,
             ),
         )
         children.append(
@@ -419,7 +419,8 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, want
                 end_within=max(END_WITHIN, settings.limits.drain + AFTER_DRAIN),
             )
         )
-    try:
+
+    async def start() -> None:
         if edges_serve:
             await asyncio.gather(*(child.start() for child in (*edges, *children)))
             await _caught_up(feed, [child.name for child in edges])
@@ -427,6 +428,10 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, want
             for child in children:
                 await child.start()
             await asyncio.gather(*(child.start() for child in edges))
+
+    try:
+        if not await _unless(stop, start()):
+            return
         if not settings.feed:
             try:
                 await asyncio.to_thread(describe, folder, api.host, api.port, api.records)
@@ -453,6 +458,24 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, want
                 held.close()
         board.close()
         os.close(lock)
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[None, None, None]) -> bool:
+    """Do the work. False if `stop` was set before it was done; then it is given up.
+
+    :raises Exception: what the work raises.
+    """
+    stopped, done = asyncio.ensure_future(stop.wait()), asyncio.ensure_future(work)
+    try:
+        await asyncio.wait([stopped, done], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopped.cancel()
+        done.cancel()
+        await asyncio.gather(stopped, done, return_exceptions=True)
+    if done.cancelled():
+        return False
+    done.result()
+    return True
 
 
 async def _caught_up(feed: FileFeed, names: list[str]) -> None:
