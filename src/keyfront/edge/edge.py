@@ -245,10 +245,11 @@ class Edge:
         self.via = f"1.1 {self._name.decode()}.cloudfront.net (CloudFront)"
         self._ids: list[str] = []
 
-    def use(self, snapshot: Snapshot) -> None:
-        """Obey another snapshot, invalidations included, from the next request on."""
+    def use(self, snapshot: Snapshot, progress: Callable[[], None] = lambda: None) -> None:
+        """Obey another snapshot, invalidations included, from the next request on. `progress` is called again and
+        again meanwhile."""
         before = self.routing
-        self.routing = Routing(snapshot, before, self.tables)
+        self.routing = Routing(snapshot, before, self.tables, progress)
         self.failures.clear()  # it may be what mends them
         if before.number and self.routing.invalidated_since(before.number):
             # A fill under way goes on for those who wait for it, but nobody joins it any more; `_keep` does the rest.

@@ -131,13 +131,18 @@ class Ports:
     def start(self) -> None:
         """The worker is ready: beat from now on, and look after the others."""
         if self._board is not None:
-            self._board.beat(self._slot, time.monotonic())
+            self.beat()
             self._board.accept(self._slot, True)
-            self._beating = asyncio.create_task(self._beat(self._board))
+            self._beating = asyncio.create_task(self._go_on(self._board))
 
-    async def _beat(self, board: Board) -> None:
+    def beat(self) -> None:
+        """The worker runs. For work that holds up the event loop for long, and goes on."""
+        if self._board is not None:
+            self._board.beat(self._slot, time.monotonic())
+
+    async def _go_on(self, board: Board) -> None:
         while True:
-            board.beat(self._slot, time.monotonic())
+            self.beat()
             board.tell(self._slot, self._trouble())
             try:
                 await self._cover(board)

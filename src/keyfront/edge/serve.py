@@ -124,6 +124,8 @@ class Follower:
         self._run = os.urandom(12).hex()
         self.reports = True
         """Could the last report be written?"""
+        self.progress: Callable[[], None] = lambda: None
+        """Called again and again while a snapshot is taken over, which takes seconds if it is large."""
 
     def look(self) -> bool:
         """Take over what was published since, if it can be accepted. True if there is something to report."""
@@ -137,10 +139,12 @@ class Follower:
             self._refused = str(why)
             logger.warning("%s refused a snapshot and keeps the old one: %s", self._name, why)
             return True
+        self.progress()
         if snapshot is None:
             return False
         self._refused = ""
-        edge.use(snapshot)
+        edge.use(snapshot, self.progress)
+        self.progress()
         return True
 
     def report(self) -> None:
@@ -225,6 +229,7 @@ async def _work(settings: WorkerSettings, on_ready: Callable[[], None], lifeline
 
     inherited = settings.inherited
     ports = Ports(inherited, trouble)
+    follower.progress = ports.beat
     await ports.listen(
         listeners[0], inherited.http if inherited is not None else (), (settings.host, settings.port)
     )
