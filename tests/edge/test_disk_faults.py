@@ -261,6 +261,31 @@ def test_the_access_log(tmp_path: Path) -> None:
         log.close()
 
 
+def test_an_access_log_that_nobody_writes_to_any_more_recovers(tmp_path: Path) -> None:
+    """`/healthz` takes a machine with a full disk out of service, so no request comes that would find out that there
+    is room again."""
+    path = tmp_path / "logs" / "access.jsonl"
+
+    async def scenario() -> None:
+        log = AccessLog(path)
+        path.unlink()
+        path.mkdir()
+        for number in range(3):
+            log.add(record(number))
+            log.flush()
+        failing = [log.failing]
+        log.retry()
+        failing.append(log.failing)
+        path.rmdir()
+        log.retry()
+        failing.append(log.failing)
+        assert failing == [True, True, False]
+        assert len(path.read_bytes().splitlines()) + log.lost == 3
+        log.close()
+
+    asyncio.run(scenario())
+
+
 def test_change_notices(tmp_path: Path) -> None:
     for number, disk in enumerate(failing_disks()):
         folder = tmp_path / str(number)

@@ -24,6 +24,8 @@ logger = logging.getLogger("keyfront.edge")
 
 FLUSH_AFTER = 0.02
 """Seconds that a record may wait. What a killed worker can lose of its log is this much."""
+LONGEST_UNWRITTEN = 256 * 1024
+"""Bytes of records that are kept while the disk refuses them; all others are lost."""
 
 
 LONGEST_AGENT = 1024
@@ -218,6 +220,8 @@ class AccessLog:
         self._fd = -1
         self._inode = 0
         self._waiting: list[Record | str] = []
+        self._unwritten = b""
+        self._unwritten_records = 0
         self._tallies: dict[tuple[str, tuple[str, str] | None], Tally] = {}
         self._encoder = msgspec.json.Encoder()
         self._timer: asyncio.TimerHandle | None = None
@@ -273,7 +277,7 @@ class AccessLog:
             self._timer = None
         waiting, self._waiting = self._waiting, []
         refused, self._refused = self._refused, []
-        if not waiting and not refused:
+        if not waiting and not refused and not self.failing:
             return
         served = [each for each in waiting if type(each) is Record and not _is_refused(each)]
         self.counts.add(served + refused)
@@ -286,12 +290,24 @@ class AccessLog:
         ).encode()
         try:
             self._reopen_if_moved()
+            while self._unwritten:
+                self._unwritten = self._unwritten[os.write(self._fd, self._unwritten) :]
+            self._unwritten_records = 0
             while data:
                 data = data[os.write(self._fd, data) :]
             self.failing = False
         except OSError as error:
             self._failed(error)
-            self.lost += len(waiting)
+            if self._unwritten or len(data) > LONGEST_UNWRITTEN:
+                self.lost += len(waiting)
+            else:
+                self._unwritten, self._unwritten_records = data, len(waiting)
+
+    def retry(self) -> None:
+        """Write what could not be written, if anything. Called about once a second: without it, a worker that gets no
+        requests would not notice that there is room again, and would be reported for ever."""
+        if self.failing:
+            self.flush()
 
     def _failed(self, error: OSError) -> None:
         if not self.failing:
@@ -303,6 +319,8 @@ class AccessLog:
             self._summing.cancel()
             self._sum_up()
         self.flush()
+        self.lost += self._unwritten_records
+        self._unwritten, self._unwritten_records = b"", 0
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -183,6 +183,7 @@ class Follower:
             due = clock() - reported >= REPORT
             if due:
                 self._edge.access.poll()
+                self._edge.log.retry()
                 if besides is not None:
                     besides()
             if self.look() or due:
