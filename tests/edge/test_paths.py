@@ -170,6 +170,10 @@ def asp_net(path: bytes) -> bytes:
     return iis(re.sub(rb"/\((?:[A-Z]\([^()/]*\))+\)(?=/)", b"", path))
 
 
+def strips_once(path: bytes) -> bytes:
+    return resolved(unquote_to_bytes(path).replace(b"../", b""))
+
+
 def front_controller(path: bytes) -> bytes:
     return re.sub(rb"^/index\.php(?=/)", b"", nginx(path))
 
@@ -201,6 +205,7 @@ ORIGINS: dict[str, Callable[[bytes], bytes]] = {
     "nginx with an alias": nginx_alias,
     "ASP.NET": asp_net,
     "a front controller": front_controller,
+    "takes out ../ once": strips_once,
     "three times": twice(unquote_to_bytes, twice(unquote_to_bytes, nginx)),
 }
 """By what opens a file's name at last a trailing slash may be left out, too."""
@@ -258,7 +263,8 @@ ENDS = [
 ]  # fmt: skip
 STARTS = [
     "/public..", "/public%2e%2e", "/public.%2e", "//x", "/%2fx", "/\\x", "//x:80", "///a@x", "/%09/x", "/(S(a))",
-    "/(A(a)S(b)F(c))", "/%28S(a))", "/index.php", "/%69ndex.php", "/index%2ephp",
+    "/(A(a)S(b)F(c))", "/%28S(a))", "/index.php", "/%69ndex.php", "/index%2ephp", "/public/....//",
+    "/x/..././", "/x/%2e...//",
 ]  # fmt: skip
 SLASHES = [
     "/", "//", "/./", "/x/../", "%2f", "%2F", "%252f", "%25252f", "\\", "%5c", "%255C", "/;/", ";x/", ";a=b%2f",
@@ -419,7 +425,8 @@ class TestAroundTheGate:
             assert refused.name == "ambiguous_path"
 
     @pytest.mark.parametrize(
-        "target", ["//x/private/1.mp4", "/public../private/1.mp4", "/(S(a))/private/1.mp4", "/index.php/private/1.mp4"]
+        "target", ["//x/private/1.mp4", "/public../private/1.mp4", "/(S(a))/private/1.mp4", "/index.php/private/1.mp4",
+         "/public/....//private/1.mp4", "/public/..././private/1.mp4"]
     )  # fmt: skip
     def test_a_start_that_an_origin_leaves_out(self, target: str) -> None:
         routing = Routing(half_open("/private/*"))
@@ -594,9 +601,12 @@ MARKED = st.lists(
 def climbs(name: str) -> bool:
     """Does the name begin with two dots, or has it two dots behind what some servers take for a slash? To an origin
     that leaves out what follows (`..#1`), that is the folder above."""
-    text = unicodedata.normalize("NFKC", name)
-    text = "".join([char for char in text if unicodedata.category(char) not in ("Cf", "Mn")])
-    return re.search(r"(?:^|[/\\\u2044\u2215\u2216¥₩])[ +]*\.\.(?!\.)", text) is not None
+    for each in (name, name.encode("latin-1", "replace").decode("latin-1")):  # one encoder writes Latin-1
+        text = unicodedata.normalize("NFKC", each)
+        text = "".join([char for char in text if unicodedata.category(char) not in ("Cf", "Mn")])
+        if re.search(r"(?:^|[/\\\u2044\u2215\u2216¥₩])[ +]*\.\.(?!\.)", text):
+            return True
+    return False
 
 
 NAMES = st.one_of(PEOPLE, MARKED).filter(lambda name: name.strip(". ") != "" and not climbs(name))

@@ -199,6 +199,11 @@ def _beside_alias(path: str) -> str:
     return _OFF_BY_SLASH.sub(r"\1/..", path) if "../" in path else path
 
 
+def _stripped_once(path: str) -> str:
+    """What takes out `../` once makes `../` of `....//` and of `..././`."""
+    return path.replace("../", "") if "....//" in path or "..././" in path else path
+
+
 _SESSION: Final = re.compile(r"/\((?:[A-Za-z]\([^()/]*\))+\)(?=/)")
 
 
@@ -332,6 +337,7 @@ _WAYS: Final[tuple[Callable[[str], str], ...]] = (
     _without_authority,
     _beside_alias,
     _without_session,
+    _stripped_once,
     normalise_path,
 )
 _DROPPING: Final = re.compile(r"\A//|[;?#\0\r\n]| HTTP/")
