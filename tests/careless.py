@@ -37,7 +37,8 @@ class Habit(NamedTuple):
     """What a careless server does.
 
     `reads` are the methods whose body it reads, by Content-Length alone. `closes`: it obeys `Connection: close`.
-    `late`: after an answer that has no body (HEAD, 204, 304) it sends the announced body when the next request comes.
+    `late`: after an answer that has no body (HEAD, 204, 304) it sends the body when the next request comes;
+    it has announced it, but for 204.
     `twice`: it answers a request with a body before it has read it, and again afterwards.
     `protocol` is the version that it speaks.
     """
@@ -101,7 +102,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Cache-Control", "max-age=60")
         self.send_header("ETag", '"1"')
-        if not bodiless or habit.late or self.command == "HEAD":
+        unannounced = habit.late and status == 204
+        if not unannounced and (not bodiless or habit.late or self.command == "HEAD"):
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if not bodiless:

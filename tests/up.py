@@ -33,6 +33,14 @@ class Answer:
         return f"<{self.status} {self.headers} {self.body[:300]!r}>"
 
 
+def _command_line(pid: int) -> str:
+    """Empty if the process is gone by now."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 class Up:
     """`keyfront up` as a child process. Use as a context, or call `start`, `stop`, `kill`. With `feed` it is edges
     alone, which follow the one with that data folder."""
@@ -101,7 +109,7 @@ class Up:
         return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
     def worker_pids(self) -> list[int]:
-        return [pid for pid in self.children() if "edge-worker" in Path(f"/proc/{pid}/cmdline").read_text()]
+        return [pid for pid in self.children() if "edge-worker" in _command_line(pid)]
 
     def __enter__(self) -> Up:
         return self.start()

@@ -325,7 +325,8 @@ class Incoming:
         if self._head_only or status in (204, 304):
             self.framing = Framing.NONE
             self.complete = True
-            if self.length or self.transfer_codings is not None or (self._head_only and self.length is None):
+            announced = self.length or self.transfer_codings is not None
+            if announced or status == 204 or (self._head_only and self.length is None):
                 self.last = True  # a careless origin may send the body after all
         elif self.transfer_codings is not None:
             if self.transfer_codings != b"chunked":
