@@ -161,6 +161,15 @@ def test_workers_that_do_not_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [edge["name"] for edge in machine.workers.details()["edges_elsewhere"]] == ["at-elsewhere-80-1"]
 
 
+def test_workers_that_beat_are_well_before_the_first_note_of_them(tmp_path: Path) -> None:
+    """Somebody may ask right after the start, before anybody has looked."""
+    machine = Machine(tmp_path)
+    for slot in (0, 1):
+        machine.board.beat(slot, time.monotonic())
+        machine.feed.report(f"edge-{slot + 1}", 0, at=time.time())
+    assert list(machine.workers.reasons()) == []
+
+
 def test_a_worker_that_is_being_replaced_is_no_reason_yet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -131,6 +131,7 @@ class EdgeWorkers:
 
     def reasons(self) -> Iterable[str]:
         now, clock = time.monotonic(), time.time()
+        self.look(now)  # the first one may still be to come
         reports = {report.name: report for report in self._feed.last_reports()}
         published = self._feed.published_at()
         for slot, name in enumerate(self._names):
