@@ -209,6 +209,7 @@ class Origins:
         repeatable = body is None and method in _IDEMPOTENT
         retried = body is None and method in _RETRIED
         attempts = max(1, origin.connection_attempts)
+        failed: OriginFailure | None = None
         may_be_stale = True
         connect_time = 0.0
         while True:
@@ -224,12 +225,17 @@ class Origins:
                         raise OriginFailure(
                             "OriginConnectError", 502, "closed by the origin before it was asked"
                         )
-                except _Lasting:
-                    raise
+                except _Lasting as lasting:
+                    if failed is None or lasting.reason != "origin_circuit_open":
+                        raise
+                    # Its own attempts have opened the breaker: their failure is the request's.
+                    spent(lasting)
+                    raise failed from None
                 except OriginFailure as failure:
                     attempts -= 1
                     if attempts > 0 and loop.time() < completion:
                         spent(failure)
+                        failed = failure
                         continue
                     raise
                 finally:

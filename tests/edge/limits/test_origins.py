@@ -259,6 +259,19 @@ async def test_connection_attempts_are_failures_each() -> None:
         await origins.aclose()
 
 
+async def test_a_request_whose_own_attempts_open_the_breaker_tells_their_failure() -> None:
+    """It is as failed as any, and so is remembered for its key."""
+    down = Origin("o", "127.0.0.1", http_port=closed_port(), connection_attempts=3)
+    origins = Origins(limits=OriginLimits(failures=2, pause=60.0))
+    try:
+        with pytest.raises(OriginFailure) as failed:
+            await fetched(origins, down)
+        assert (failed.value.kind, failed.value.reason) == ("OriginConnectError", "")
+        assert origins.reached.counts["origin_circuit_open"] == 1
+    finally:
+        await origins.aclose()
+
+
 async def test_answers_are_no_failures_of_connections(origin: ScriptedOrigin) -> None:
     """Neither 500s nor broken answers open it: the origin is there."""
     origin.on("/", answer(500, b"no"))
