@@ -211,7 +211,7 @@ GOOD: dict[str, tuple[bytes, bool, int, bytes, int | None, bool, bool]] = {
         b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         False, 200, b"", None, True, False,
     ),
-    "204": (b"HTTP/1.1 204 No Content\r\n\r\n", False, 204, b"", 0, True, True),
+    "204": (b"HTTP/1.1 204 No Content\r\n\r\n", False, 204, b"", 0, True, False),
     "204 with a body": (
         b"HTTP/1.1 204 No\r\nContent-Length: 5\r\n\r\nhello",
         False, 204, b"", 0, True, False,
