@@ -205,13 +205,18 @@ class Child:
             return
         board, slot, limit = self._watched.board, self._watched.slot, self._watched.stuck_after
         since = looked = time.monotonic()
+        stood_still = 0.0
         while process.returncode is None:
             await asyncio.sleep(LOOK)
             now = time.monotonic()
-            if now - looked > LOOK + 1:
-                since = now  # this process stood still itself, perhaps with the whole machine
+            last = max(board.last(slot), since)
+            if last > looked:
+                stood_still = 0.0
+            elif now - looked > LOOK + 1:
+                # This process stood still itself, perhaps with the whole machine: that time does not count.
+                stood_still += now - looked
             looked = now
-            if now - max(board.last(slot), since) > limit:
+            if now - last - stood_still > limit:
                 self._kill(f"has not moved for {limit:g} seconds")
                 return
 

@@ -1203,11 +1203,12 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def _cut(self, limit: str) -> None:
-        """End the connection of a viewer who is too slow."""
+        """End the connection of a viewer who is too slow. By a reset: a viewer that does not read would never get to
+        the end of a close in good order, and the kernel would keep all that waits for it."""
         if not self._closing or self._lingering:
             self._let_go = limit
             self._reached(limit)
-        self.abort()
+        self._reset()
 
     def _reset(self) -> None:
         """Break off so that the viewer cannot take it for an end in good order: RST instead of FIN."""
