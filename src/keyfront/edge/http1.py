@@ -1203,12 +1203,15 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def _cut(self, limit: str) -> None:
-        """End the connection of a viewer who is too slow. By a reset: a viewer that does not read would never get to
-        the end of a close in good order, and the kernel would keep all that waits for it."""
+        """End the connection of a viewer who is too slow. Where an answer waits for it, by a reset: a viewer that does
+        not read would never get to the end of a close in good order, and the kernel would keep all that waits."""
         if not self._closing or self._lingering:
             self._let_go = limit
             self._reached(limit)
-        self._reset()
+        if limit.endswith("_reader"):
+            self._reset()
+        else:
+            self.abort()
 
     def _reset(self) -> None:
         """Break off so that the viewer cannot take it for an end in good order: RST instead of FIN."""
