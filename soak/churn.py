@@ -32,7 +32,9 @@ BACK: Final = 20.0
 """Seconds after its kill within which the control plane must answer again."""
 STUCK_AFTER: Final = 4.0
 """Seconds without a heartbeat after which a process is killed: `--stuck-after`."""
-REPLACED: Final = 20.0
+GROWN: Final = 8.0
+"""Seconds after which a process counts as started."""
+REPLACED: Final = 70.0
 """Seconds after which a stuck process must be gone."""
 ALIAS: Final = "alias.soak.test"
 
@@ -573,6 +575,14 @@ async def kill(up: Up, truth: Truth, judge: Judge, stop: asyncio.Event, name: st
         judge.counts[f"kills of {name}"] += 1
 
 
+def _age(pid: int) -> float:
+    """Seconds since the process was started; 0 if it is gone."""
+    try:
+        return time.time() - os.stat(f"/proc/{pid}").st_ctime
+    except FileNotFoundError:
+        return 0.0
+
+
 async def stun(up: Up, truth: Truth, judge: Judge, stop: asyncio.Event, name: str, every: float) -> None:
     """SIGSTOP for `name` each `every` seconds: it is there and does nothing. It must have been replaced within
     REPLACED seconds."""
@@ -582,8 +592,8 @@ async def stun(up: Up, truth: Truth, judge: Judge, stop: asyncio.Event, name: st
         if stop.is_set():
             return
         pid = children(up).get(name)
-        if pid is None:
-            continue  # killed a moment ago
+        if pid is None or _age(pid) < GROWN:
+            continue  # killed a moment ago; one that hangs while it starts has a minute
         truth.note(f"{name} (pid {pid}) is stopped")
         began = time.time()
         os.kill(pid, signal.SIGSTOP)
