@@ -13,7 +13,14 @@ from typing import Any
 import click
 import msgspec
 
-from keyfront.custody.home import INSTALLATION, Installation, default_data, default_records, installation
+from keyfront.custody.home import (
+    INSTALLATION,
+    RECORDS_VARIABLE,
+    Installation,
+    default_data,
+    default_records,
+    installation,
+)
 from keyfront.errors import SettingsError
 
 _ENDPOINTS = ("AWS_ENDPOINT_URL_CLOUDFRONT", "AWS_ENDPOINT_URL")
@@ -86,7 +93,7 @@ def choose(
         raise SettingsError(
             f"no Keyfront was started in {folder} yet: start it with `keyfront up --data {folder}`"
         )
-    place = records or environment.get("KEYFRONT_RECORDS") or default_records(environment, folder)
+    place = records or environment.get(RECORDS_VARIABLE) or default_records(environment, folder)
     variable = next((name for name in _ENDPOINTS if environment.get(name)), "")
     named = endpoint_url
     if not named and data is None and variable:

@@ -37,6 +37,7 @@ from keyfront.cli.store import checked, store_options
 from keyfront.cli.supervise import AFTER_DRAIN, END_WITHIN, Child, Watched, open_files
 from keyfront.cli.tiers import edge_name, tiers, tiers_options
 from keyfront.cli.websockets import websocket_options
+from keyfront.custody.home import RECORDS_VARIABLE
 from keyfront.errors import SettingsError
 from keyfront.fleet.heartbeat import STUCK, Board
 
@@ -274,9 +275,7 @@ def up(
 def _records(said: str) -> str:
     """Where the records of rotations are, if somebody has said so. It is opened here only to fail early: the control
     plane opens it again."""
-    uri = said or os.environ.get(
-        "KEYFRONT_RECORDS", ""
-    )  # custody.follow.RECORDS_VARIABLE, which takes time to load
+    uri = said or os.environ.get(RECORDS_VARIABLE, "")
     if uri:
         from keyfront.custody.schemes import open_records
 

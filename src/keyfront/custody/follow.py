@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from keyfront.custody.contract import Handle, Records
-from keyfront.custody.home import default_records
+from keyfront.custody.home import RECORDS_VARIABLE, default_records
 from keyfront.custody.schemes import open_key, open_place, open_records, split
 from keyfront.custody.succession import Entry, Stage, Terms, load
 from keyfront.errors import CustodyError, CustodyUnavailable, KeyfrontError, NoSuchKey, SigningError
@@ -43,7 +43,6 @@ from keyfront.signing.sign import checked_id
 if TYPE_CHECKING:
     from keyfront.custody.asking import AgentSigner
 
-RECORDS_VARIABLE = "KEYFRONT_RECORDS"
 """The environment variable that says where records are."""
 
 PLACES_VARIABLE = "KEYFRONT_PLACES"

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 DATA_VARIABLE = "KEYFRONT_DATA"
+RECORDS_VARIABLE = "KEYFRONT_RECORDS"
 INSTALLATION = "installation.json"
 """The file in a data folder in which `keyfront up` says what it serves."""
 

@@ -1202,13 +1202,13 @@ class Connection(asyncio.Protocol):
         self._quiet = False
         self._transport.abort()
 
-    def _cut(self, limit: str) -> None:
-        """End the connection of a viewer who is too slow. Where an answer waits for it, by a reset: a viewer that does
-        not read would never get to the end of a close in good order, and the kernel would keep all that waits."""
+    def _cut(self, limit: str, *, reset: bool = False) -> None:
+        """End the connection of a viewer who is too slow. With `reset` by RST: a viewer that does not read would never
+        get to the end of a close in good order, and the kernel would keep all that waits for it."""
         if not self._closing or self._lingering:
             self._let_go = limit
             self._reached(limit)
-        if limit.endswith("_reader"):
+        if reset:
             self._reset()
         else:
             self.abort()
@@ -1238,13 +1238,13 @@ class Connection(asyncio.Protocol):
             if size != self._last_size:
                 self._progress = now
             elif now - self._progress > limits.write:
-                self._cut("stuck_reader")
+                self._cut("stuck_reader", reset=True)
                 return
             taken = acknowledged(self._transport)
             if taken is not None:
                 waited_for = True
                 if self._reading_rate.slow(now, taken, limits.rate, limits.write, owed=size):
-                    self._cut("slow_reader")
+                    self._cut("slow_reader", reset=True)
         elif self._lingering:
             if now - self._progress > LINGER:
                 self.abort()
