@@ -563,13 +563,12 @@ class Origins:
         if permitted:
             return permitted
         self.reached.counts["origin_address_refused"] += 1
-        name = f"{pool.host}:{pool.port}"
-        now = self._clock()
-        if self._warned.get(name, now) is None:
-            self._warned.put(name, True, now + WARNED)
-            logger.warning(
-                "no connection to the origin %s: %s; see --allow-origins and docs/guide/origins.md", name, why
-            )
+        self._warn(
+            pool,
+            "",
+            f"no connection to the origin {pool.host}:{pool.port}: {why}; "
+            "see --allow-origins and docs/guide/origins.md",
+        )
         raise _Lasting("OriginConnectError", 502, f"{pool.host}: {why}", "origin_address_refused")
 
     async def _open_one(self, attempt: _Attempt, pool: _Pool, addresses: list[Address]) -> Connection:
@@ -618,20 +617,21 @@ class Origins:
             self._emptied.set_result(None)
 
     def _warn_of(self, pool: _Pool, failure: BaseException) -> None:
-        """Log what is wrong with an origin's answers, once in WARNED seconds for each origin."""
-        if not isinstance(failure, OriginFailure):
-            return
-        name = f"{pool.host}:{pool.port} {failure.kind}"
+        """Log what is wrong with an origin's answers."""
+        if isinstance(failure, OriginFailure):
+            self._warn(
+                pool,
+                failure.kind,
+                f"an answer of the origin {pool.host}:{pool.port} was refused ({failure.kind}): {failure.detail}",
+            )
+
+    def _warn(self, pool: _Pool, kind: str, text: str) -> None:
+        """Log a warning, once in WARNED seconds for each origin and kind."""
+        name = f"{pool.host}:{pool.port} {kind}"
         now = self._clock()
         if self._warned.get(name, now) is None:
             self._warned.put(name, True, now + WARNED)
-            logger.warning(
-                "an answer of the origin %s:%d was refused (%s): %s",
-                pool.host,
-                pool.port,
-                failure.kind,
-                failure.detail,
-            )
+            logger.warning("%s", text)
 
     # Keeping.
 
