@@ -8,13 +8,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from keyfront.control import audit
+from keyfront.control.database import Sqlite
 from keyfront.control.store import AuditRow, Row, Store, dumps, loads
 from keyfront.errors import ApiError, SettingsError
 from tests.control.house import BOTH, House, where
@@ -165,6 +168,44 @@ def test_opening_it_twice_migrates_once(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+def test_opening_a_new_file_many_times_at_once_waits_for_the_journal_mode(tmp_path: Path) -> None:
+    """SQLite fails at once, whatever its timeout, where two connections change the journal mode of one new file."""
+
+    def open_it(file: Path, together: threading.Barrier) -> None:
+        together.wait()
+        database = Sqlite(file)
+        database.writing.connect().close()
+        database.close()
+
+    with ThreadPoolExecutor(4) as threads:
+        for number in range(40):
+            together = threading.Barrier(4)
+            for opened in [threads.submit(open_it, tmp_path / f"{number}.db", together) for _ in range(4)]:
+                opened.result()
+
+
+def test_opening_a_file_again_leaves_the_locks_of_its_connections(tmp_path: Path) -> None:
+    """POSIX drops all locks of a process on a file when the process closes any descriptor of it."""
+    file = tmp_path / "keyfront.db"
+    first = Sqlite(file)
+    connection = first.reading.connect()
+    connection.execute(sa.text("SELECT count(*) FROM sqlite_master")).all()
+
+    def locks() -> set[str]:
+        inode = f":{file.stat().st_ino} "
+        return {line for line in Path("/proc/locks").read_text().splitlines() if inode in line}
+
+    before = locks()
+    assert before
+    Sqlite(file).close()
+    assert locks() == before
+    connection.close()
+    first.close()
+    file.write_bytes(b"something else")
+    with pytest.raises(OSError, match="not a database"):
+        Sqlite(file)
 
 
 def test_a_writer_that_does_not_end_is_an_error_and_not_a_hang(tmp_path: Path, monkeypatch: Any) -> None:

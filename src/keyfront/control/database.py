@@ -7,10 +7,14 @@ statement on, and so is who brings the schema up to date.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
+import sqlite3
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -93,15 +97,7 @@ class Sqlite:
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
-        # The file holds origins' secret headers; SQLite gives its -wal and -shm files the same mode.
-        fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            # Looked at here, before SQLite may write its log back into a file that it has not understood.
-            first = os.pread(fd, len(_SQLITE), 0)
-        finally:
-            os.close(fd)
-        if first and first != _SQLITE:
-            raise OSError("it is not a database of SQLite's, or it is damaged")
+        self._file: tuple[int, int] | None = _open(path)
         url = sa.URL.create("sqlite", database=str(path))
         self._engine = sa.create_engine(
             url, connect_args={"timeout": BUSY_TIMEOUT}, pool_size=16, max_overflow=-1
@@ -113,12 +109,73 @@ class Sqlite:
 
     def close(self) -> None:
         self._engine.dispose()
+        if self._file is not None:
+            _closed(self._file)
+            self._file = None
 
     @staticmethod
     def _connected(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # pysqlite begins no transaction of its own
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF"):
+        _use_wal(connection)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF"):
             connection.execute(f"PRAGMA {pragma}")
+
+
+_open_files: Counter[tuple[int, int]] = Counter()
+"""How many times this process has each database file open, by device and inode."""
+_opening = threading.Lock()
+
+
+def _open(path: Path) -> tuple[int, int]:
+    """Create the database file if there is none, and refuse a file of another format before SQLite may write its log
+    back into it. Returns the file's device and inode, counted in `_open_files`.
+
+    A file that this process has open already is not inspected again: closing any descriptor of a file drops the POSIX
+    locks that the process holds on it, those of SQLite's connections included
+    (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+    """
+    with _opening:
+        with contextlib.suppress(FileNotFoundError):
+            status = path.stat()
+            if (file := (status.st_dev, status.st_ino)) in _open_files:
+                _open_files[file] += 1
+                return file
+        # The file holds origins' secret headers; SQLite gives its -wal and -shm files the same mode.
+        fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            first = os.pread(fd, len(_SQLITE), 0)
+            status = os.fstat(fd)
+        finally:
+            os.close(fd)
+        if first and first != _SQLITE:
+            raise OSError("it is not a database of SQLite's, or it is damaged")
+        file = status.st_dev, status.st_ino
+        _open_files[file] += 1
+        return file
+
+
+def _closed(file: tuple[int, int]) -> None:
+    with _opening:
+        _open_files[file] -= 1
+        if _open_files[file] <= 0:
+            del _open_files[file]
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Change the journal mode to WAL, which the file keeps.
+
+    SQLite does not call its busy handler here: two connections that change the mode of a new file at the same time
+    would each wait for the other, so one of them fails at once and has to try again.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                raise
+        time.sleep(0.005)
 
 
 class Memory:
