@@ -32,7 +32,7 @@ check: $(SETUP) ## format, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: $(SETUP) ## put the code in the house's form
+format: $(SETUP) ## format the code, fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

@@ -24,7 +24,7 @@ import msgspec
 
 from keyfront.errors import ApiError
 from keyfront.model.kinds import DISTRIBUTION, DOMAIN, ETAG, Quotas
-from tests.control.house import House
+from tests.control.harness import Harness
 from tests.postgres import PostgresServer, unable
 from tests.up import Up
 
@@ -47,14 +47,14 @@ def stores() -> Iterator[Iterator[tuple[str, str]]]:
         yield iter([("SQLite", ""), ("PostgreSQL", server.database())])
 
 
-def house(folder: Path, url: str) -> House:
+def harness(folder: Path, url: str) -> Harness:
     folder.mkdir(parents=True, exist_ok=True)
     if url:
         (folder / "store").write_text(url)
-    return House(folder, seed=time.monotonic_ns(), quotas=QUOTAS)
+    return Harness(folder, seed=time.monotonic_ns(), quotas=QUOTAS)
 
 
-def fill(made: House, count: int) -> str:
+def fill(made: Harness, count: int) -> str:
     """Have `count` distributions in the store; the id of one of them. All but the first are copies of it, put there in
     one transaction."""
     import random
@@ -108,7 +108,7 @@ def rate(work: Callable[[int], object], threads: int) -> float:
 
 def calls(name: str, url: str, folder: Path) -> None:
     """Reads and writes per second."""
-    made = house(folder, url)
+    made = harness(folder, url)
     for count in COUNTS:
         id_ = fill(made, count)
 
@@ -137,7 +137,7 @@ def calls(name: str, url: str, folder: Path) -> None:
     made.close()
 
 
-def arn(made: House, id_: str) -> str:
+def arn(made: Harness, id_: str) -> str:
     return DISTRIBUTION.arn_of(id_, "123456789012")
 
 
@@ -158,14 +158,14 @@ def obeyed(ups: list[Up], number: int, since: float) -> float:
 
 
 def published(up: Up) -> int:
-    from keyfront.fleet.file import FileFeed
+    from keyfront.fleet.file_feed import FileFeed
 
     return FileFeed(up.data).number()
 
 
 def workers(name: str, url: str, folder: Path) -> None:
     """From the API's answer to the last worker that obeys, and what boto3 sees of one call."""
-    filling = house(folder / "filling", url)
+    filling = harness(folder / "filling", url)
     ids = {}
     for count in COUNTS:
         ids[count] = fill(filling, count)
@@ -202,7 +202,7 @@ def workers(name: str, url: str, folder: Path) -> None:
             flush=True,
         )
         if not url:
-            filling = house(folder / "filling", url)
+            filling = harness(folder / "filling", url)
     filling.close()
 
 

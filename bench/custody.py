@@ -21,7 +21,7 @@ import pytest
 
 from keyfront.custody import Handle, open_key, open_place
 from keyfront.signing.keys import Algorithm, HashName
-from tests import bao, moto
+from tests import moto, openbao
 from tests.custody.softhsm import SoftHsm
 
 SECONDS = 1.0
@@ -62,10 +62,10 @@ def _places(stack: ExitStack) -> Iterator[Place]:
         aws = stack.enter_context(moto.Moto())
         for scheme in ("awskms", "awssm", "awsssm"):
             yield Place(f"{scheme}: (moto)", f"{scheme}:bench/?{aws.options}", aws.environment)
-    if why := bao.unable():
+    if why := openbao.unable():
         print(f"left out: Vault ({why})")
     else:
-        vault = stack.enter_context(bao.Bao())
+        vault = stack.enter_context(openbao.Bao())
         vault.call("post", "sys/mounts/bench", {"type": "transit"})
         yield Place("vault:kv/ (OpenBao)", f"vault:kv/secret/bench/?address={vault.url}", vault.environment)
         uri = f"vault:transit/bench/?address={vault.url}&notes=secret/notes"

@@ -28,8 +28,8 @@ from typing import NamedTuple
 import msgspec
 
 from keyfront import load_signer, sign_url
-from keyfront.edge.serve import WorkerSettings
-from keyfront.fleet.file import FileFeed
+from keyfront.edge.worker import WorkerSettings
+from keyfront.fleet.file_feed import FileFeed
 from keyfront.model.snapshot import Behavior, Distribution, KeyGroup, Origin, PublicKey, Select, Snapshot
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -181,7 +181,7 @@ def keyfront(
     FileFeed(folder).publish(snapshot)
     settings = WorkerSettings(str(folder), name, "127.0.0.1", port)
     code = (
-        "import sys, msgspec; from keyfront.edge.serve import *;"
+        "import sys, msgspec; from keyfront.edge.worker import *;"
         "run_worker(msgspec.json.decode(sys.argv[1], type=WorkerSettings), lambda: None)"
     )
     argv = [sys.executable, "-c", code, msgspec.json.encode(settings).decode()]

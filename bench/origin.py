@@ -17,8 +17,8 @@ from pathlib import Path
 
 import uvloop
 
-from keyfront.edge.exchange import Header
-from keyfront.edge.origin import Origins
+from keyfront.edge.origin.client import Origins
+from keyfront.edge.types.messages import Header
 from keyfront.model.snapshot import Origin
 from tests.origin import closed_port
 

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from time import monotonic_ns, thread_time
 
-from keyfront.edge.arena import Arena
-from keyfront.edge.cache import MemoryTier
-from keyfront.edge.exchange import Headers, Meta, Stored
-from keyfront.edge.removals import Removal, Removals
-from keyfront.edge.segment import Segment, create
+from keyfront.edge.cache.memory import MemoryTier
+from keyfront.edge.cache.removals import Removal, Removals
+from keyfront.edge.cache.shared_arena import Arena
+from keyfront.edge.cache.shared_segment import Segment, create
+from keyfront.edge.types.messages import Headers
+from keyfront.edge.types.stored import Meta, Stored
 
 WORKERS = 4
 SIZES = (1024, 64 * 1024, 1024 * 1024)

@@ -27,13 +27,29 @@ from types import FrameType
 from typing import Any
 
 import keyfront
-from keyfront.control import codec, iam, scalars, sigv4, sts, wildcards, xmlbody
-from keyfront.edge import compress, forward, freshness, respond, slices, structured
-from keyfront.edge.bounds import too_many_lines
-from keyfront.edge.exchange import Headers, Meta, Request
-from keyfront.edge.http1 import Peers, host_text, in_origin_form
-from keyfront.edge.invalidation import cache_tags
-from keyfront.edge.response_headers import ResponseHeaders, timed
+from keyfront.control.iam import policy as iam
+from keyfront.control.iam import wildcards
+from keyfront.control.wire import codec, scalars, sigv4, sts, xml_body
+from keyfront.edge.http.request_target import host_text, in_origin_form
+from keyfront.edge.http.trusted_proxies import TrustedProxies
+from keyfront.edge.rules import (
+    cache_key,
+    encoding,
+    freshness,
+    origin_request,
+    redaction,
+    respond,
+    selection,
+    slicing,
+    vary,
+    viewer_response,
+)
+from keyfront.edge.rules.invalidation import cache_tags
+from keyfront.edge.rules.response_headers import ResponseHeaders, timed
+from keyfront.edge.semantics import structured_fields
+from keyfront.edge.semantics.header_limits import too_many_lines
+from keyfront.edge.types.messages import Headers, Request
+from keyfront.edge.types.stored import Meta
 from keyfront.errors import ApiError, Denied, KeyLoadError, PolicyError
 from keyfront.model.pattern import compile_pattern, normalise_path
 from keyfront.model.snapshot import Behavior, Cors, Origin, ResponseHeader, ResponseHeadersPolicy, Select
@@ -291,7 +307,7 @@ _META = Meta(
     etag=b'"v"',
     last_modified=b"Mon, 01 Jan 2024 00:00:00 GMT",
 )
-_PEERS = Peers(("10.0.0.0/8",))
+_PEERS = TrustedProxies(("10.0.0.0/8",))
 
 
 def request(headers: Headers, target: str = "/a") -> Request:
@@ -303,33 +319,33 @@ Rule = Callable[[Headers], object]
 
 
 def _sent(behavior: Behavior) -> Rule:
-    return lambda headers: forward.origin_headers(
+    return lambda headers: origin_request.origin_headers(
         behavior, _ORIGIN, request(headers), request_id="i" * 56, via="1.1 k"
     )
 
 
 def _sliced(headers: Headers) -> None:
     try:
-        slices.wanted(request(headers), 1 << 22)
-    except slices.UnusableError:
+        slicing.wanted(request(headers), 1 << 22)
+    except slicing.UnusableError:
         pass
 
 
 RULES: dict[str, Rule] = {
-    "the key": lambda headers: forward.key_suffix(_KEYED, request(headers), ""),
-    "the key of everything": lambda headers: forward.key_suffix(_EVERYTHING, request(headers), ""),
-    "the key without headers": lambda headers: forward.key_suffix(_PLAIN, request(headers), ""),
+    "the key": lambda headers: cache_key.key_suffix(_KEYED, request(headers), ""),
+    "the key of everything": lambda headers: cache_key.key_suffix(_EVERYTHING, request(headers), ""),
+    "the key without headers": lambda headers: cache_key.key_suffix(_PLAIN, request(headers), ""),
     "headers for the origin": _sent(_KEYED),
     "headers for the origin, legacy": _sent(_EVERYTHING),
-    "accepted encoding": lambda headers: forward.accepted_encoding(_KEYED, request(headers)),
-    "length of the chain": lambda headers: forward.chained_too_long(request(headers)),
+    "accepted encoding": lambda headers: encoding.accepted_encoding(_KEYED, request(headers)),
+    "length of the chain": lambda headers: origin_request.chained_too_long(request(headers)),
     "ranges and conditions": lambda headers: respond.answer(request(headers), _META, b"x" * 100, NOW),
     "slices wanted": _sliced,
     "response headers policy": lambda headers: _POLICY.applied(request(headers), 200, [(b"vary", b"a")]),
     "server timing": lambda headers: _POLICY.tells_timing(request(headers), 99.0),
     "the viewer behind a proxy": lambda headers: _PEERS.viewer("10.0.0.1", headers, "http"),
     "too many lines": too_many_lines,
-    "what varies": lambda headers: freshness.variant_values((b"accept", b"x1", b"x2", b"cookie"), headers),
+    "what varies": lambda headers: vary.variant_values((b"accept", b"x1", b"x2", b"cookie"), headers),
     "signing cookies": lambda headers: signing_cookies(request(headers).cookie),
 }
 """What is done with the headers of a request."""
@@ -342,14 +358,14 @@ def _admitted(behavior: Behavior) -> Rule:
 
 
 ANSWERS: dict[str, Rule] = {
-    "for the viewer": lambda headers: forward.viewer_headers(_KEYED, headers),
-    "for the viewer, legacy": lambda headers: forward.viewer_headers(_EVERYTHING, headers),
+    "for the viewer": lambda headers: viewer_response.viewer_headers(_KEYED, headers),
+    "for the viewer, legacy": lambda headers: viewer_response.viewer_headers(_EVERYTHING, headers),
     "admitted": _admitted(_KEYED),
     "admitted, legacy": _admitted(_EVERYTHING),
     "revalidated": lambda headers: freshness.revalidated(_KEYED, _META, headers, NOW, NOW - 1, headers),
     "changed targets": lambda headers: freshness.changed_targets("http", "d.test", "/a", headers),
-    "compressed": lambda headers: compress.represented(headers, b"gzip"),
-    "compressible": lambda headers: compress.compressible(_KEYED, 200, headers, 5000),
+    "compressed": lambda headers: encoding.represented(headers, b"gzip"),
+    "compressible": lambda headers: encoding.compressible(_KEYED, 200, headers, 5000),
     "response headers policy": lambda headers: _POLICY.applied(request([]), 200, headers),
     "timed": lambda headers: timed(headers, "Miss", pop="p", request_id="i", taken=0.1, upstream=(0.1, 0.1)),
     "parts of it": lambda headers: respond.answer(
@@ -373,7 +389,7 @@ def quietly(read: Callable[[Any], object]) -> Callable[[Any], object]:
     def run(text: Any) -> None:
         try:
             read(text)
-        except (ApiError, PolicyError, KeyLoadError, Denied, ValueError, slices.UnusableError):
+        except (ApiError, PolicyError, KeyLoadError, Denied, ValueError, slicing.UnusableError):
             pass
 
     return run
@@ -440,16 +456,16 @@ READERS: dict[str, Reader] = {
     "a pattern of both": (lambda size: "/" + "a" * size, compile_pattern("/" + "*?a" * 80 + "*b")),
     "query parameters": (
         lambda size: "&".join(f"a{n}=1" for n in range(size // 8)),
-        lambda query: forward.query_part(_KEYED, query),
+        lambda query: cache_key.query_part(_KEYED, query),
     ),
-    "query ampersands": (lambda size: "&" * size, lambda query: forward.query_part(_KEYED, query)),
+    "query ampersands": (lambda size: "&" * size, lambda query: cache_key.query_part(_KEYED, query)),
     "query of all but some": (
         lambda size: "&".join(f"a{n}" for n in range(size // 7)),
-        lambda query: forward.select_query(_KEYED.forward_query, query),
+        lambda query: selection.select_query(_KEYED.forward_query, query),
     ),
     "signing parameters": (lambda size: "Expires=1&" * (size // 10), split_query),
     "signing parameters, encoded": (lambda size: "Policy=" + "%41" * (size // 3), split_query),
-    "a query for the log": (lambda size: "%45xpires=1&" * (size // 12), respond.loggable_query),
+    "a query for the log": (lambda size: "%45xpires=1&" * (size // 12), redaction.loggable_query),
     "a host": (lambda size: b"a." * (size // 2), host_text),
     "a host of blanks": (lambda size: b"a" + b" " * size + b"x", host_text),
     "an address": (lambda size: "1." * (size // 2), quietly(parse_network)),
@@ -516,25 +532,28 @@ READERS: dict[str, Reader] = {
     # structured fields and numbers
     "a dictionary": (
         lambda size: [b",".join(b"a%d" % n for n in range(size // 6))],
-        structured.parse_dictionary,
+        structured_fields.parse_dictionary,
     ),
-    "a dictionary of one key": (lambda size: [b"a=1," * (size // 4) + b"a"], structured.parse_dictionary),
-    "a dictionary of bytes": (lambda size: [b"a=:" + b"A" * size], structured.parse_dictionary),
+    "a dictionary of one key": (
+        lambda size: [b"a=1," * (size // 4) + b"a"],
+        structured_fields.parse_dictionary,
+    ),
+    "a dictionary of bytes": (lambda size: [b"a=:" + b"A" * size], structured_fields.parse_dictionary),
     # the API
-    "an element's siblings": (_document(b"<b/>"), quietly(xmlbody.parse)),
-    "nested elements": (_document(b"<b>", b"", b""), quietly(xmlbody.parse)),
+    "an element's siblings": (_document(b"<b/>"), quietly(xml_body.parse)),
+    "nested elements": (_document(b"<b>", b"", b""), quietly(xml_body.parse)),
     "attributes": (
         lambda size: b"<a " + b" ".join(b'a%d=""' % n for n in range(size // 9)) + b"/>",
-        quietly(xmlbody.parse),
+        quietly(xml_body.parse),
     ),
     "namespaces": (
         lambda size: b"<a " + b" ".join(b'xmlns:a%d="u%d"' % (n, n) for n in range(size // 18)) + b"/>",
-        quietly(xmlbody.parse),
+        quietly(xml_body.parse),
     ),
-    "a long attribute": (lambda size: b'<a b="' + b"&#65;" * (size // 5) + b'"/>', quietly(xmlbody.parse)),
-    "a comment": (lambda size: b"<a><!--" + b"- " * (size // 2) + b"--></a>", quietly(xmlbody.parse)),
-    "references": (_document(b"&lt;"), quietly(xmlbody.parse)),
-    "line ends": (_document(b"\r\n"), quietly(xmlbody.parse)),
+    "a long attribute": (lambda size: b'<a b="' + b"&#65;" * (size // 5) + b'"/>', quietly(xml_body.parse)),
+    "a comment": (lambda size: b"<a><!--" + b"- " * (size // 2) + b"--></a>", quietly(xml_body.parse)),
+    "references": (_document(b"&lt;"), quietly(xml_body.parse)),
+    "line ends": (_document(b"\r\n"), quietly(xml_body.parse)),
     "a fault for each element": (
         _document(
             b"<b/>",

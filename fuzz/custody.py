@@ -18,11 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from keyfront.custody.adapters.filesystem.custody import PRIVATE, FileCustody
+from keyfront.custody.adapters.filesystem.envelope import ENVELOPE
+from keyfront.custody.adapters.filesystem.folder import RECORD
+from keyfront.custody.adapters.filesystem.kek import KEY
 from keyfront.custody.contract import HeldKey
-from keyfront.custody.envelope import ENVELOPE
-from keyfront.custody.file import PRIVATE, FileCustody
-from keyfront.custody.folder import RECORD
-from keyfront.custody.kek import KEY
 from keyfront.errors import CustodyError
 from keyfront.signing.keys import generate_private_key
 

@@ -32,7 +32,7 @@ from fuzz.paths import detour
 from keyfront import LocalSigner, load_private_key, sign_url
 from keyfront.model.snapshot import Behavior, KeyGroup, Origin, PublicKey, Snapshot
 from tests.careless import KINDS, SECRET, Careless, document, nginx_binary, nginx_with_uri
-from tests.viewer import EdgeHouse, site
+from tests.viewer import EdgeHarness, site
 
 OPEN = ("/open/a.txt", "/open/b.txt", "/open/c.txt", "/open/upload")
 SECRETS = (
@@ -102,8 +102,8 @@ class GateFuzz:
                 origins["nginx with $uri"] = stack.enter_context(nginx_with_uri(folder, OPEN))
             houses = {}
             for kind, origin in origins.items():
-                house = EdgeHouse(gated(origin, self.signer), limits=LIMITS)
-                houses[kind] = await stack.enter_async_context(house)
+                harness = EdgeHarness(gated(origin, self.signer), limits=LIMITS)
+                houses[kind] = await stack.enter_async_context(harness)
                 url = sign_url(
                     "http://d.test/private/secret.txt", self.signer, expires=int(time.time()) + 3600
                 )
@@ -127,7 +127,7 @@ class GateFuzz:
                     task.cancel()
                 await asyncio.gather(*waiting, return_exceptions=True)
 
-    async def _conversation(self, house: EdgeHouse, kind: str, number: int) -> None:
+    async def _conversation(self, harness: EdgeHarness, kind: str, number: int) -> None:
         chance = random.Random(f"{self.seed} {number}")
         data = b"".join(request(chance, number * 10 + n) for n in range(chance.randint(1, 4)))
         if chance.random() < 0.5:
@@ -135,12 +135,12 @@ class GateFuzz:
         about = (kind, f"seed {self.seed}, conversation {number}", data)
         try:
             async with asyncio.timeout(PATIENCE):
-                heard = await self._talk(house, packets(chance, data))
+                heard = await self._talk(harness, packets(chance, data))
                 hold(SECRET not in heard, "the secret, without a signature", *about, heard)
                 self.heard += len(heard)
                 for path in chance.sample(OPEN, 2):
                     target = f"{path}?{chance.randrange(30)}"
-                    seen = await house.get(target)
+                    seen = await harness.get(target)
                     hold(
                         (seen.status, seen.body) == (200, document(path)),
                         "another document",
@@ -151,9 +151,9 @@ class GateFuzz:
         except TimeoutError as error:
             raise Finding(f"no end: {about!r}") from error
 
-    async def _talk(self, house: EdgeHouse, pieces: list[bytes]) -> bytes:
+    async def _talk(self, harness: EdgeHarness, pieces: list[bytes]) -> bytes:
         """Everything that the edge says until it ends the connection."""
-        async with await house.viewer() as viewer:
+        async with await harness.viewer() as viewer:
             hearing = asyncio.create_task(viewer.at_end())
             try:
                 for piece in pieces:

@@ -36,11 +36,11 @@ import h11
 import trustme
 import uvloop
 
-from keyfront.edge.edge import EdgeSettings
-from keyfront.edge.http1 import Limits
-from keyfront.edge.tls import Secured
+from keyfront.edge.http.timeouts import Limits
+from keyfront.edge.net.tls import TlsTransport
+from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.model.snapshot import Behavior, Origin
-from tests.viewer import EdgeHouse, site
+from tests.viewer import EdgeHarness, site
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 AT_ONCE = 8
@@ -524,12 +524,12 @@ class Fuzz:
         settings = EdgeSettings(memory=1 << 20, max_object=1 << 17)
         end = None if seconds is None else time.monotonic() + seconds
         try:
-            async with EdgeHouse(snapshot, limits=LIMITS, settings=settings) as house:
-                secure = await loop.create_server(self._secured(house), "127.0.0.1", 0)
+            async with EdgeHarness(snapshot, limits=LIMITS, settings=settings) as harness:
+                secure = await loop.create_server(self._secured(harness), "127.0.0.1", 0)
                 self.tls_port = secure.sockets[0].getsockname()[1]
                 waiting: set[asyncio.Task[None]] = set()
                 while (count is None or self.done < count) and (end is None or time.monotonic() < end):
-                    waiting.add(asyncio.create_task(self._conversation(house, self.done)))
+                    waiting.add(asyncio.create_task(self._conversation(harness, self.done)))
                     self.done += 1
                     if len(waiting) >= AT_ONCE:
                         _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -538,11 +538,11 @@ class Fuzz:
                 if waiting:
                     await asyncio.wait(waiting)
                 for _ in range(200):
-                    if not house.listener.connections:
+                    if not harness.listener.connections:
                         break
                     await asyncio.sleep(0.05)
-                if house.listener.connections:
-                    self.failures.append(f"{len(house.listener.connections)} connections do not end")
+                if harness.listener.connections:
+                    self.failures.append(f"{len(harness.listener.connections)} connections do not end")
                 secure.close()
         finally:
             server.close()
@@ -551,15 +551,15 @@ class Fuzz:
         for failure in [*self.failures, *origin.faults]:
             raise Finding(f"seed {self.seed}: {failure}")
 
-    def _secured(self, house: EdgeHouse) -> Callable[[], Secured]:
+    def _secured(self, harness: EdgeHarness) -> Callable[[], TlsTransport]:
         """What makes a connection over TLS to the same edge."""
         authority = trustme.CA()
         authority.configure_trust(self.context)
         server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert("d.test").configure_cert(server)
-        return lambda: Secured(server, house.listener(), LIMITS.head)
+        return lambda: TlsTransport(server, harness.listener(), LIMITS.head)
 
-    async def _conversation(self, house: EdgeHouse, number: int) -> None:
+    async def _conversation(self, harness: EdgeHarness, number: int) -> None:
         chance = random.Random(f"{self.seed} {number}")
         spoilt = chance.random() < 0.5
         many = chance.choice((1, 1, 2, 3, 8, 40))
@@ -571,8 +571,8 @@ class Fuzz:
         ending = chance.choice(("half-close", "half-close", "half-close", "silence", "break"))
         try:
             async with asyncio.timeout(PATIENCE):
-                sent, heard, port = await self._talk(house, chance, data, ending)
-            self._judge(house, said, spoilt, ending, sent, heard, port, began)
+                sent, heard, port = await self._talk(harness, chance, data, ending)
+            self._judge(harness, said, spoilt, ending, sent, heard, port, began)
         except TimeoutError:
             self._report(number, f"no end ({ending})", data)
         except Finding as finding:
@@ -584,7 +584,7 @@ class Fuzz:
         self.failures.append(f"conversation {number}: {what}\n{data[:4000]!r}")
 
     async def _talk(
-        self, house: EdgeHouse, chance: random.Random, data: bytes, ending: str
+        self, harness: EdgeHarness, chance: random.Random, data: bytes, ending: str
     ) -> tuple[bytes, bytes, int]:
         """What was sent, what was heard, and the viewer's port."""
         loop = asyncio.get_running_loop()
@@ -594,7 +594,7 @@ class Fuzz:
             if late:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             secure = chance.random() < 0.3
-            await loop.sock_connect(sock, ("127.0.0.1", self.tls_port if secure else house.port))
+            await loop.sock_connect(sock, ("127.0.0.1", self.tls_port if secure else harness.port))
             port: int = sock.getsockname()[1]
             wire: Wire = Plain(sock)
             if secure:
@@ -634,7 +634,7 @@ class Fuzz:
 
     def _judge(
         self,
-        house: EdgeHouse,
+        harness: EdgeHarness,
         said: list[Said],
         spoilt: bool,
         ending: str,
@@ -644,8 +644,8 @@ class Fuzz:
         began: float,
     ) -> None:
         # A port is used again, and who broke off may leave a record late.
-        records = [r for r in house.records if r["client_port"] == port and r["time"] >= began]
-        house.records[:] = [r for r in house.records if r["client_port"] != port]
+        records = [r for r in harness.records if r["client_port"] == port and r["time"] >= began]
+        harness.records[:] = [r for r in harness.records if r["client_port"] != port]
         if ending == "break":
             return
         found = answers(heard, None if spoilt else [each.method for each in said])

@@ -19,9 +19,8 @@ import time
 from collections.abc import Callable
 from urllib.parse import quote
 
-from keyfront.edge.decide import Refusal
-from keyfront.edge.exchange import Plan
-from keyfront.edge.routing import Routing
+from keyfront.edge.rules.decide import Refusal
+from keyfront.edge.rules.routing import Plan, Routing
 from tests.edge.test_paths import (
     ENCODERS,
     ENDS,

@@ -28,15 +28,15 @@ import time
 
 import uvloop
 
-from keyfront.edge.edge import EdgeSettings
-from keyfront.edge.http1 import Limits
-from keyfront.edge.websocket import accept_value
+from keyfront.edge.http.timeouts import Limits
+from keyfront.edge.semantics.websocket import accept_value
+from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.model.snapshot import Behavior, KeyGroup, Origin, PublicKey, Select, Snapshot
-from tests.edge.test_gate import ALICE
-from tests.viewer import EdgeHouse, site
+from tests.edge.test_signature_gate import ALICE
+from tests.viewer import EdgeHarness, site
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
-SECRET = b"the-secret-of-the-house"
+SECRET = b"the-secret-of-the-harness"
 PATIENCE = 30.0
 """Seconds after which a conversation that has not ended is a finding."""
 AT_ONCE = 8
@@ -221,19 +221,19 @@ class Fuzz:
         settings = EdgeSettings(memory=1 << 20, max_object=1 << 17, websockets=64)
         end = None if seconds is None else time.monotonic() + seconds
         try:
-            async with EdgeHouse(guarded(port), limits=LIMITS, settings=settings) as house:
+            async with EdgeHarness(guarded(port), limits=LIMITS, settings=settings) as harness:
                 while not self.failures and (count is None or self.done < count):
                     if end is not None and time.monotonic() > end:
                         break
                     batch = range(self.done, self.done + AT_ONCE)
                     outcomes = await asyncio.gather(
-                        *(self._one(house, number) for number in batch), return_exceptions=True
+                        *(self._one(harness, number) for number in batch), return_exceptions=True
                     )
                     for number, outcome in zip(batch, outcomes, strict=True):
                         if outcome is not None:
                             self.failures.append(f"conversation {number} of seed {self.seed}: {outcome!r}")
                     self.done += AT_ONCE
-                await self._rest(house)
+                await self._rest(harness)
                 private = [target for target in origin.asked if target.startswith(b"/private/")]
                 if private:
                     self.failures.append(f"the origin was asked for {private[:3]}, seed {self.seed}")
@@ -241,24 +241,24 @@ class Fuzz:
             logging.getLogger("keyfront").removeHandler(listening)
             server.close()
 
-    async def _rest(self, house: EdgeHouse) -> None:
+    async def _rest(self, harness: EdgeHarness) -> None:
         """When all viewers are gone nothing is left: no connection, no place taken."""
         ends = time.monotonic() + PATIENCE
-        while house.listener.connections or house.edge.websockets.taken:
+        while harness.listener.connections or harness.edge.websockets.taken:
             if time.monotonic() > ends:
                 self.failures.append(
-                    f"left behind: {house.listener.connections}, {house.edge.websockets.taken} places"
+                    f"left behind: {harness.listener.connections}, {harness.edge.websockets.taken} places"
                 )
                 return
             await asyncio.sleep(0.02)
-        opened = sum(record["status"] == 101 for record in house.records)
-        if opened != house.edge.websockets.opened:
-            self.failures.append(f"{house.edge.websockets.opened} WebSockets left {opened} records")
+        opened = sum(record["status"] == 101 for record in harness.records)
+        if opened != harness.edge.websockets.opened:
+            self.failures.append(f"{harness.edge.websockets.opened} WebSockets left {opened} records")
 
-    async def _one(self, house: EdgeHouse, number: int) -> None:
+    async def _one(self, harness: EdgeHarness, number: int) -> None:
         chance = random.Random(f"{self.seed} {number}")
         said = conversation(chance, number)
-        reader, writer = await asyncio.open_connection("127.0.0.1", house.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", harness.port)
         heard = b""
         try:
             async with asyncio.timeout(PATIENCE):

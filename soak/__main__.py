@@ -17,7 +17,7 @@ from pathlib import Path
 
 import uvloop
 
-from keyfront.fleet.file import FileFeed
+from keyfront.fleet.file_feed import FileFeed
 from soak import churn, slow
 from soak.flood import flood
 from soak.judge import Judge

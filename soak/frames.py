@@ -6,7 +6,7 @@ import asyncio
 import os
 from typing import Final
 
-from keyfront.edge.websocket import accept_value
+from keyfront.edge.semantics.websocket import accept_value
 
 TEXT, BINARY, CLOSE = 1, 2, 8
 """Opcodes."""

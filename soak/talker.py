@@ -14,7 +14,7 @@ import random
 import time
 from typing import Final
 
-from keyfront.edge.websocket import accept_value
+from keyfront.edge.semantics.websocket import accept_value
 from soak.frames import BINARY, CLOSE, PATH, frame, read_frame
 from soak.judge import Ask, Judge, Seen
 from soak.objects import AREAS, Item

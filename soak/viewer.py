@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from keyfront.edge.tls import Secured
+from keyfront.edge.net.tls import TlsTransport
 from soak.judge import Ask, Judge, Seen
 from soak.objects import AREAS, Item
 from soak.tickets import FREE, Office, Right, Ticket
@@ -171,7 +171,7 @@ class Viewer:
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=1 << 18)
         protocol = asyncio.StreamReaderProtocol(reader)
-        secured = Secured(self._tls, protocol, None, self._hosts.own)
+        secured = TlsTransport(self._tls, protocol, None, self._hosts.own)
         await loop.create_connection(lambda: secured, "127.0.0.1", self._port)
         try:
             await secured.handshake

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from keyfront.control.schema import VERSION
+from keyfront.control.store.schema import VERSION
 
 _USER = "nobody"
 _numbers = itertools.count(1)

@@ -1,8 +1,8 @@
 """An edge on a real port and viewers that speak to it byte by byte.
 
-async with EdgeHouse(snapshot) as house:
-    seen = await house.get("/a", host="d.test")
-    async with await house.viewer() as viewer:
+async with EdgeHarness(snapshot) as harness:
+    seen = await harness.get("/a", host="d.test")
+    async with await harness.viewer() as viewer:
         await viewer.send(b"GET / HTTP/1.1\\r\\nHost: d.test\\r\\n\\r\\n")
         seen = await viewer.answer()
 """
@@ -20,10 +20,14 @@ from typing import Any
 
 import msgspec
 
-from keyfront.edge.accesslog import AccessLog, Record
-from keyfront.edge.edge import Edge, EdgeSettings
-from keyfront.edge.http1 import Limits, Listener, Peers
-from keyfront.edge.segment import Segment
+from keyfront.edge.cache.shared_segment import Segment
+from keyfront.edge.http.connection import Listener
+from keyfront.edge.http.timeouts import Limits
+from keyfront.edge.http.trusted_proxies import TrustedProxies
+from keyfront.edge.logs.access_log import AccessLog
+from keyfront.edge.serving.edge import Edge
+from keyfront.edge.serving.settings import EdgeSettings
+from keyfront.edge.types.record import Record
 from keyfront.model.snapshot import Behavior, Distribution, Origin, Snapshot
 
 
@@ -126,7 +130,7 @@ class Clock:
         self.now += seconds
 
 
-class EdgeHouse:
+class EdgeHarness:
     """One edge worker's inside on an ephemeral port, with its access records in reach."""
 
     def __init__(
@@ -148,7 +152,7 @@ class EdgeHouse:
         settings = settings or EdgeSettings(memory=1 << 22, max_object=1 << 20)
         self.edge = Edge(settings, self.log, clock, segment)
         self.edge.use(snapshot)
-        self.listener = Listener(self.edge, scheme=scheme, peers=Peers(trusted), limits=limits)
+        self.listener = Listener(self.edge, scheme=scheme, peers=TrustedProxies(trusted), limits=limits)
         self.port = 0
         self.records: list[dict[str, Any]] = []
         self._server: asyncio.Server | None = None
@@ -180,7 +184,7 @@ class EdgeHouse:
             await self._news.wait_for(lambda: len(self.records) >= count)
         return self.records[count - 1]
 
-    async def __aenter__(self) -> EdgeHouse:
+    async def __aenter__(self) -> EdgeHarness:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._connection, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]

@@ -36,8 +36,8 @@ def main() -> int:
     for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(sign, lambda *_: stop.set())
     try:
-        with contextlib.ExitStack() as house:
-            return _run(options, house, stop)
+        with contextlib.ExitStack() as harness:
+            return _run(options, harness, stop)
     except (DemoError, OSError, ClientError) as error:
         print(f"The demo has to end: {error}", file=sys.stderr)
         return 1
@@ -64,21 +64,21 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _run(options: argparse.Namespace, house: contextlib.ExitStack, stop: threading.Event) -> int:
+def _run(options: argparse.Namespace, harness: contextlib.ExitStack, stop: threading.Event) -> int:
     if options.data is None:
-        data = Path(house.enter_context(tempfile.TemporaryDirectory(prefix="keyfront-demo-")))
+        data = Path(harness.enter_context(tempfile.TemporaryDirectory(prefix="keyfront-demo-")))
     else:
         data = options.data.resolve()
         data.mkdir(parents=True, exist_ok=True)
     edge = _address(options.edge, 8080)
     control = _address(options.control, 8081)
-    door = house.enter_context(_listen(options.app_port))
+    door = harness.enter_context(_listen(options.app_port))
     app_port = door.getsockname()[1]
 
     print("Starting Keyfront and drawing the pictures …", flush=True)
     with ThreadPoolExecutor(1) as painter:
         painting = painter.submit(shelf.fill, data / "shelf")
-        child = house.enter_context(_keyfront(data / "keyfront", edge, control, stop))
+        child = harness.enter_context(_keyfront(data / "keyfront", edge, control, stop))
         painting.result()
     if stop.is_set():
         return 0
@@ -87,7 +87,7 @@ def _run(options: argparse.Namespace, house: contextlib.ExitStack, stop: threadi
     credentials = data / "keyfront" / "credentials"
     cloudfront = provision.client(f"http://{control[0]}:{control[1]}", credentials)
     provisioned = provision.provision(cloudfront, data / "keys", app_port, secret)
-    setting = app.house(
+    setting = app.harness(
         provisioned,
         edge=edge,
         origin_port=app_port,
@@ -95,7 +95,7 @@ def _run(options: argparse.Namespace, house: contextlib.ExitStack, stop: threadi
         shelf=data / "shelf",
         access_log=data / "keyfront" / "logs" / "access.jsonl",
     )
-    house.enter_context(_served(app.create_app(setting), door))
+    harness.enter_context(_served(app.create_app(setting), door))
     _greet(setting, control, credentials, data if options.data else None)
 
     while not stop.wait(0.5):
@@ -211,7 +211,7 @@ def _aws() -> str:
     return shlex.quote(str(beside.relative_to(here) if beside.is_relative_to(here) else beside))
 
 
-def _greet(setting: app.House, control: tuple[str, int], credentials: Path, data: Path | None) -> None:
+def _greet(setting: app.Harness, control: tuple[str, int], credentials: Path, data: Path | None) -> None:
     line = "─" * 78
     people = "\n".join(f"    {f'{p.name} / {p.password}':<19} {p.may}" for p in app.PEOPLE)
     print(

@@ -62,7 +62,7 @@ PEOPLE = (
 
 
 @dataclass(frozen=True)
-class House:
+class Harness:
     """All that the application knows of the world around it; built once, at start."""
 
     domain_name: str
@@ -90,7 +90,7 @@ class House:
         return f"http://127.0.0.1:{self.origin_port}"
 
 
-def house(
+def harness(
     provisioned: Provisioned,
     *,
     edge: tuple[str, int],
@@ -98,9 +98,9 @@ def house(
     origin_secret: str,
     shelf: Path,
     access_log: Path,
-) -> House:
-    """The house of a provisioned distribution, its private keys loaded once for every signature."""
-    return House(
+) -> Harness:
+    """The harness of a provisioned distribution, its private keys loaded once for every signature."""
+    return Harness(
         provisioned.domain_name,
         edge,
         origin_port,
@@ -114,7 +114,7 @@ def house(
     )
 
 
-def create_app(setting: House) -> Starlette:
+def create_app(setting: Harness) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         # Attempts are made over the wire, like any viewer's; a proxy in the environment has no part in it.
@@ -142,7 +142,7 @@ def create_app(setting: House) -> Starlette:
         exception_handlers={HTTPException: problem},
         lifespan=lifespan,
     )
-    app.state.house = setting
+    app.state.harness = setting
     return app
 
 
@@ -153,7 +153,7 @@ class OnlyTheEdge:
     should besides be reachable from the edge alone.
     """
 
-    def __init__(self, app: Application, setting: House) -> None:
+    def __init__(self, app: Application, setting: Harness) -> None:
         self.app = app
         self.setting = setting
 
@@ -174,7 +174,9 @@ class OnlyTheEdge:
 
 
 def _common(request: Request) -> dict[str, Any]:
-    return {"house": request.app.state.house, "user": _user(request)} if "session" in request.scope else {}
+    return (
+        {"harness": request.app.state.harness, "user": _user(request)} if "session" in request.scope else {}
+    )
 
 
 templates = Jinja2Templates(directory=HERE / "templates", context_processors=[_common])
@@ -229,7 +231,7 @@ async def gallery(request: Request) -> Response:
     person = _user(request)
     if person is None:
         return RedirectResponse("/login", status_code=303)
-    setting: House = request.app.state.house
+    setting: Harness = request.app.state.harness
     until = datetime.now(UTC) + COOKIES_LAST
     resource = f"{setting.public_url}/pictures/{person.pictures}"
     albums: dict[str, list[Scene]] = {}
@@ -261,8 +263,8 @@ async def files(request: Request) -> Response:
         if not person.downloads:
             raise HTTPException(403, "The application signs no links for guests.")
         address = _viewer_address(request) if form.get("bound") else None
-        link = _link(request.app.state.house, wanted, timedelta(seconds=seconds), address)
-    setting: House = request.app.state.house
+        link = _link(request.app.state.harness, wanted, timedelta(seconds=seconds), address)
+    setting: Harness = request.app.state.harness
     listed = [
         {
             "name": d.name,
@@ -280,7 +282,7 @@ def _viewer_address(request: Request) -> str:
     return request.headers["x-forwarded-for"].rpartition(",")[2].strip()
 
 
-def _link(setting: House, wanted: Download, lasts: timedelta, address: str | None) -> dict[str, Any]:
+def _link(setting: Harness, wanted: Download, lasts: timedelta, address: str | None) -> dict[str, Any]:
     until = datetime.now(UTC) + lasts
     base = f"{setting.public_url}/downloads/{wanted.name}"
     url = sign_url(base, setting.downloads_signer, expires=until, ip=address)
@@ -305,7 +307,7 @@ async def refused(request: Request) -> Response:
         attempt = next((a for a in attempts.ATTEMPTS if a.name == name), None)
         if attempt is None:
             raise HTTPException(404, "There is nothing here.")
-        outcome = await attempts.carry_out(attempt, request.app.state.house, request.app.state.viewer)
+        outcome = await attempts.carry_out(attempt, request.app.state.harness, request.app.state.viewer)
     context = {"attempts": attempts.ATTEMPTS, "outcome": outcome, "told": attempts.TOLD}
     return templates.TemplateResponse(request, "refused.html", context)
 
@@ -315,7 +317,7 @@ async def picture(request: Request) -> Response:
     wanted = f"{request.path_params['album']}/{request.path_params['name']}"
     if not any(wanted in (scene.path, scene.small) for scene in SCENES):
         raise HTTPException(404, "There is nothing here.")
-    setting: House = request.app.state.house
+    setting: Harness = request.app.state.harness
     return FileResponse(setting.shelf / "pictures" / wanted, headers=KEEP_AT_THE_EDGE)
 
 
@@ -323,5 +325,5 @@ async def download(request: Request) -> Response:
     name = request.path_params["name"]
     if not any(name == each.name for each in DOWNLOADS):
         raise HTTPException(404, "There is nothing here.")
-    setting: House = request.app.state.house
+    setting: Harness = request.app.state.harness
     return FileResponse(setting.shelf / "downloads" / name, filename=name, headers=KEEP_AT_THE_EDGE)

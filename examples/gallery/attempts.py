@@ -23,7 +23,7 @@ from keyfront import KeyRing, PublicKey, load_public_key, sign_url
 from keyfront.signing.explain import Report, explain_url
 
 if TYPE_CHECKING:
-    from examples.gallery.app import House
+    from examples.gallery.app import Harness
 
 
 # What the page tells of an access record, before it shows the whole.
@@ -54,7 +54,7 @@ class Attempt:
     title: str
     about: str
     story: str
-    url: Callable[[House], str]
+    url: Callable[[Harness], str]
 
 
 @dataclass(frozen=True)
@@ -72,17 +72,17 @@ class Outcome:
 LASTS = timedelta(minutes=10)
 
 
-def _picture_url(house: House, path: str = PICTURE) -> str:
-    return f"{house.public_url}/pictures/{path}"
+def _picture_url(harness: Harness, path: str = PICTURE) -> str:
+    return f"{harness.public_url}/pictures/{path}"
 
 
-def _signed(house: House) -> str:
-    return sign_url(_picture_url(house), house.pictures_signer, expires=LASTS)
+def _signed(harness: Harness) -> str:
+    return sign_url(_picture_url(harness), harness.pictures_signer, expires=LASTS)
 
 
-def _for_nobody(house: House) -> str:
+def _for_nobody(harness: Harness) -> str:
     # 203.0.113.0/24 is set aside for documentation (RFC 5737): no viewer comes from there.
-    return sign_url(_picture_url(house), house.pictures_signer, expires=LASTS, ip="203.0.113.7")
+    return sign_url(_picture_url(harness), harness.pictures_signer, expires=LASTS, ip="203.0.113.7")
 
 
 def spoil(url: str) -> str:
@@ -111,8 +111,8 @@ ATTEMPTS = (
         "Too late",
         "a link that expired an hour ago",
         "Signed by the right key for the right URL, with an Expires that lies an hour back.",
-        lambda house: sign_url(
-            _picture_url(house), house.pictures_signer, expires=datetime.now(UTC) - timedelta(hours=1)
+        lambda harness: sign_url(
+            _picture_url(harness), harness.pictures_signer, expires=datetime.now(UTC) - timedelta(hours=1)
         ),
     ),
     Attempt(
@@ -120,22 +120,22 @@ ATTEMPTS = (
         "A signature with one letter changed",
         "well-formed, and wrong",
         "A good link, with the 21st character of its Signature replaced.",
-        lambda house: spoil(_signed(house)),
+        lambda harness: spoil(_signed(harness)),
     ),
     Attempt(
         "another-path",
         "Taken to another picture",
         "a good signature on somebody else's path",
         "The signing parameters of one picture, put behind the address of the next.",
-        lambda house: _picture_url(house, ANOTHER) + "?" + _signed(house).partition("?")[2],
+        lambda harness: _picture_url(harness, ANOTHER) + "?" + _signed(harness).partition("?")[2],
     ),
     Attempt(
         "extended",
         "With more time granted to itself",
         "Expires moved on by a day",
         "A good link whose Expires was raised by hand. The edge rebuilds the policy from what it sees.",
-        lambda house: _signed(house).replace(
-            f"Expires={_signed(house).partition('Expires=')[2].partition('&')[0]}",
+        lambda harness: _signed(harness).replace(
+            f"Expires={_signed(harness).partition('Expires=')[2].partition('&')[0]}",
             f"Expires={int((datetime.now(UTC) + timedelta(days=1)).timestamp())}",
         ),
     ),
@@ -144,15 +144,15 @@ ATTEMPTS = (
         "With a query added after signing",
         "the commonest mistake in applications",
         "A good link to which something appended &size=large. The query is part of what was signed.",
-        lambda house: _signed(house) + "&size=large",
+        lambda harness: _signed(harness) + "&size=large",
     ),
     Attempt(
         "https",
         "Signed for https, asked by http",
         "the scheme is part of what is signed",
         "The application signed an https address; the viewer came by http, as on a developer's machine.",
-        lambda house: sign_url(
-            _picture_url(house).replace("http://", "https://"), house.pictures_signer, expires=LASTS
+        lambda harness: sign_url(
+            _picture_url(harness).replace("http://", "https://"), harness.pictures_signer, expires=LASTS
         ).replace("https://", "http://"),
     ),
     Attempt(
@@ -160,7 +160,7 @@ ATTEMPTS = (
         "Signed by the other key",
         "a good key, not trusted for this path",
         "Signed by the key of the downloads. It is known, but not in the key group of /pictures/*.",
-        lambda house: sign_url(_picture_url(house), house.downloads_signer, expires=LASTS),
+        lambda harness: sign_url(_picture_url(harness), harness.downloads_signer, expires=LASTS),
     ),
     Attempt(
         "another-address",
@@ -174,16 +174,16 @@ ATTEMPTS = (
         "Past the edge, straight to the origin",
         "the application's own port",
         "No edge, no signature: the application's own address, as found in somebody's configuration.",
-        lambda house: f"{house.origin_url}/pictures/{PICTURE}",
+        lambda harness: f"{harness.origin_url}/pictures/{PICTURE}",
     ),
 )
 
 
-async def carry_out(attempt: Attempt, house: House, viewer: httpx.AsyncClient) -> Outcome:
+async def carry_out(attempt: Attempt, harness: Harness, viewer: httpx.AsyncClient) -> Outcome:
     """Make the request, and gather what is known about its answer."""
-    url = attempt.url(house)
+    url = attempt.url(harness)
     straight = attempt.name == "origin"
-    answer = await (viewer.get(url) if straight else ask_edge(viewer, house, url))
+    answer = await (viewer.get(url) if straight else ask_edge(viewer, harness, url))
     request_id = answer.headers.get("x-amz-cf-id", "")
     return Outcome(
         attempt=attempt,
@@ -191,30 +191,30 @@ async def carry_out(attempt: Attempt, house: House, viewer: httpx.AsyncClient) -
         status=answer.status_code,
         headers=[(name, value) for name, value in answer.headers.multi_items() if name != "date"],
         body=_shown(answer),
-        report=None if straight else explain(house, url),
-        record=None if straight else await record_of(house.access_log, request_id),
+        report=None if straight else explain(harness, url),
+        record=None if straight else await record_of(harness.access_log, request_id),
         no_record="Nothing: the request never came to it. The application refused it by itself, "
         "because the edge's secret header was missing."
         if straight
-        else f"The record {request_id} has not appeared in {house.access_log.name}.",
+        else f"The record {request_id} has not appeared in {harness.access_log.name}.",
     )
 
 
-def explain(house: House, url: str) -> Report:
+def explain(harness: Harness, url: str) -> Report:
     """The edge's checks again, for a viewer on this machine; with all keys that the application knows of."""
-    trusted = house.downloads if url.startswith(f"{house.public_url}/downloads/") else house.pictures
+    trusted = harness.downloads if url.startswith(f"{harness.public_url}/downloads/") else harness.pictures
     known: dict[str, PublicKey] = {
-        key.id: load_public_key(key.public_pem) for key in (house.pictures, house.downloads)
+        key.id: load_public_key(key.public_pem) for key in (harness.pictures, harness.downloads)
     }
     ring = KeyRing({trusted.id: known[trusted.id]}, {trusted.id: trusted.group})
     return explain_url(url, keyring=ring, client_ip="127.0.0.1", now=time.time(), known_keys=known)
 
 
-async def ask_edge(viewer: httpx.AsyncClient, house: House, url: str) -> httpx.Response:
+async def ask_edge(viewer: httpx.AsyncClient, harness: Harness, url: str) -> httpx.Response:
     """GET `url` from the edge's own address: not every resolver knows *.localhost, as browsers do."""
-    host, port = house.edge
-    target = url.removeprefix(house.public_url)
-    return await viewer.get(f"http://{host}:{port}{target}", headers={"Host": house.host})
+    host, port = harness.edge
+    target = url.removeprefix(harness.public_url)
+    return await viewer.get(f"http://{host}:{port}{target}", headers={"Host": harness.host})
 
 
 def _shown(answer: httpx.Response) -> str:

@@ -38,7 +38,7 @@ from keyfront.signing.sign import (
 from keyfront.signing.verify import Grant, KeyRing, verify
 
 if TYPE_CHECKING:
-    from keyfront.custody.follow import CustodySigner, signer_for
+    from keyfront.custody.signers.key_group_signer import CustodySigner, signer_for
 
 __all__ = [
     "Cause",
@@ -81,7 +81,7 @@ if not TYPE_CHECKING:  # else every misspelt name would pass
         """What signs with keys in custody is loaded when it is first asked for: not everybody needs it."""
         if name not in ("CustodySigner", "signer_for"):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from keyfront.custody import follow
+        from keyfront.custody.signers import key_group_signer
 
-        globals()[name] = getattr(follow, name)
+        globals()[name] = getattr(key_group_signer, name)
         return globals()[name]

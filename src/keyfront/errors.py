@@ -18,10 +18,10 @@
      ├─ DeclarationError        a file that declares a set-up, and what is wrong with it
      ├─ BackupError             an archive that cannot be read or is not what was taken, or a place that keeps none
      ├─ AccountError            a CloudFront API that refused what a declared set-up needs, or could not be asked
-     └─ ApiError                an answer of the control API other than success (control/operations.py raises it)
+     └─ ApiError                an error answer of the control API (control/operations/service.py raises it)
 
 Two families meet a person: `Denied` a viewer's, `ApiError` an operator's. Both carry what CloudFront would say
-(`code`, `message`) beside what Keyfront knows (`denial`, `detail`); only the first half leaves the house.
+(`code`, `message`) beside what Keyfront knows (`denial`, `detail`); only the first half leaves the process.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class OriginFailure(KeyfrontError):
         self.reason = reason
 
 
-def spent(error: BaseException) -> None:
+def clear_traceback(error: BaseException) -> None:
     """It has been dealt with: forget where it came from.
 
     What an error has ended (a fill, an origin's answer) keeps it, for whoever comes to ask. With its traceback it would

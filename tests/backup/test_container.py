@@ -21,15 +21,18 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from keyfront.backup import belongings, contents, crypt, custodies, taking
-from keyfront.backup.container import FORMAT, Manifest, Writer, header, read_manifest
-from keyfront.backup.crypt import Opener, Seal
-from keyfront.control import schema
-from keyfront.control.database import Memory
-from keyfront.control.store import Store
+from keyfront.backup import capture
+from keyfront.backup.archive import encryption, tables
+from keyfront.backup.archive import files as belongings
+from keyfront.backup.archive import keys as custodies
+from keyfront.backup.archive.container import FORMAT, Manifest, Writer, header, read_manifest
+from keyfront.backup.archive.encryption import Opener, Seal
+from keyfront.control.store import schema
+from keyfront.control.store.database import Memory
+from keyfront.control.store.store import Store
 from keyfront.errors import BackupError, SettingsError
-from tests.backup.house import OPENER, SEAL, VERSION, Installed, make
-from tests.control.house import ACCOUNT
+from tests.backup.harness import OPENER, SEAL, VERSION, Installed, make
+from tests.control.harness import ACCOUNT
 
 
 @functools.cache
@@ -37,10 +40,10 @@ def archive() -> tuple[bytes, bytes]:
     """An archive of a small installation: encrypted, and not."""
     with tempfile.TemporaryDirectory() as name:
         one = Installed(Path(name))
-        outcome = make(one.house.store, one.folder, one.folder / "archives")
-        one.house.close()
+        outcome = make(one.harness.store, one.folder, one.folder / "archives")
+        one.harness.close()
         data = (one.folder / "archives" / outcome.name).read_bytes()
-    return data, crypt.opened(data, OPENER)
+    return data, encryption.opened(data, OPENER)
 
 
 def packed(tar: bytes) -> bytes:
@@ -62,8 +65,8 @@ def written(sections: dict[str, list[bytes]], **changes: object) -> bytes:
 
 
 def test_it_opens_and_judges() -> None:
-    found = taking.read(archive()[1])
-    assert taking.judge(found, ACCOUNT, VERSION).number == found.manifest.snapshot
+    found = capture.read(archive()[1])
+    assert capture.judge(found, ACCOUNT, VERSION).number == found.manifest.snapshot
     assert found.manifest.counts["store/resource"] == 3
     assert {file.path for file in found.files} == {"credentials", "access.key", "certificates/a.pem"}
     with tarfile.open(fileobj=io.BytesIO(archive()[1]), mode="r:gz") as tar:  # without Keyfront
@@ -72,7 +75,7 @@ def test_it_opens_and_judges() -> None:
 
 def test_nothing_of_it_lies_in_plain() -> None:
     data, plain = archive()
-    assert data.startswith(crypt.MAGIC)
+    assert data.startswith(encryption.MAGIC)
     for secret in (b"EncodedKey", b"manifest.json", b"credentials", plain[:64]):
         assert secret not in data
 
@@ -92,32 +95,32 @@ ENCRYPTED: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.parametrize("name", ENCRYPTED)
 def test_a_damaged_file_is_refused(name: str) -> None:
     with pytest.raises(BackupError):
-        crypt.opened(ENCRYPTED[name](archive()[0]), OPENER)
+        encryption.opened(ENCRYPTED[name](archive()[0]), OPENER)
 
 
 def test_the_wrong_key() -> None:
     data, _ = archive()
     with pytest.raises(BackupError, match="somebody else"):
-        crypt.opened(data, Opener((pyrage.x25519.Identity.generate(),)))
+        encryption.opened(data, Opener((pyrage.x25519.Identity.generate(),)))
     with pytest.raises(BackupError, match=r"give --identity|somebody else"):
-        crypt.opened(data, Opener(passphrase="x"))
-    other, _ = crypt.sealed(b"x", SEAL)
-    assert crypt.opened(other, OPENER) == b"x"
+        encryption.opened(data, Opener(passphrase="x"))
+    other, _ = encryption.sealed(b"x", SEAL)
+    assert encryption.opened(other, OPENER) == b"x"
 
 
 def test_a_passphrase() -> None:
     data = under_passphrase(b"state", "correct horse")
-    assert crypt.opened(data, Opener(passphrase="correct horse")) == b"state"
+    assert encryption.opened(data, Opener(passphrase="correct horse")) == b"state"
     with pytest.raises(BackupError, match="--passphrase-file"):
-        crypt.opened(data, OPENER)
+        encryption.opened(data, OPENER)
     with pytest.raises(BackupError, match="somebody else"):
-        crypt.opened(data, Opener(passphrase="wrong horse"))
+        encryption.opened(data, Opener(passphrase="wrong horse"))
 
 
 def test_what_a_passphrase_seals(pytestconfig: pytest.Config) -> None:
     if not pytestconfig.getoption("long"):
         pytest.skip("age takes seconds over a passphrase, as it should: --long")
-    data, opener = crypt.sealed(b"state", Seal(passphrase="correct horse"))
+    data, opener = encryption.sealed(b"state", Seal(passphrase="correct horse"))
     assert data.startswith(b"age-encryption.org/v1\n-> scrypt ")
     assert opener.passphrase == "correct horse"
 
@@ -143,22 +146,22 @@ def under_passphrase(data: bytes, passphrase: str) -> bytes:
 
 
 def test_who_archives_are_for(tmp_path: Path) -> None:
-    recipient = crypt.keygen(tmp_path / "id")
+    recipient = encryption.keygen(tmp_path / "id")
     assert (tmp_path / "id").stat().st_mode & 0o777 == 0o600
     with pytest.raises(SettingsError, match="not touched"):
-        crypt.keygen(tmp_path / "id")
-    data, _ = crypt.sealed(b"x", crypt.seal_for([recipient], None))
-    assert crypt.opened(data, crypt.opener([tmp_path / "id"], None)) == b"x"
+        encryption.keygen(tmp_path / "id")
+    data, _ = encryption.sealed(b"x", encryption.seal_for([recipient], None))
+    assert encryption.opened(data, encryption.opener([tmp_path / "id"], None)) == b"x"
     secret = (tmp_path / "id").read_text().splitlines()[-1]
     for bad in ("", "age1", "nobody", secret, "ssh-rsa AAAA"):
         with pytest.raises(SettingsError) as caught:
-            crypt.seal_for([bad], None)
+            encryption.seal_for([bad], None)
         assert secret not in str(caught.value)
     with pytest.raises(SettingsError, match="whom"):
-        crypt.seal_for([], None)
+        encryption.seal_for([], None)
     (tmp_path / "id").chmod(0o644)
     with pytest.raises(SettingsError, match="chmod 600"):
-        crypt.opener([tmp_path / "id"], None)
+        encryption.opener([tmp_path / "id"], None)
 
 
 def tar(*members: tuple[str, bytes], tail: bytes = bytes(1024)) -> bytes:
@@ -216,7 +219,7 @@ PLAIN: dict[str, Callable[[], bytes]] = {
 def test_what_somebody_else_made_is_refused(name: str) -> None:
     """Whoever knows a recipient can encrypt anything to it."""
     with pytest.raises(BackupError):
-        taking.judge(taking.read(PLAIN[name]()), ACCOUNT, VERSION)
+        capture.judge(capture.read(PLAIN[name]()), ACCOUNT, VERSION)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +245,7 @@ def test_a_file_and_a_folder_of_one_name() -> None:
 def test_no_byte_can_be_changed_unnoticed() -> None:
     """Within the encryption nothing is taken for granted either: each change is refused, or changes nothing at all."""
     rng, plain = random.Random(5), archive()[1]
-    whole = taking.read(plain)
+    whole = capture.read(plain)
     tarred = zlib.decompress(plain, 31)
     for _ in range(300):
         spoilt = bytearray(tarred if rng.random() < 0.7 else plain)
@@ -250,8 +253,8 @@ def test_no_byte_can_be_changed_unnoticed() -> None:
         for _ in range(rng.choice((1, 1, 3))):
             spoilt[rng.randrange(len(spoilt))] ^= 1 << rng.randrange(8)
         try:
-            found = taking.read(packed(bytes(spoilt)) if inside else bytes(spoilt))
-            taking.judge(found, ACCOUNT, VERSION)
+            found = capture.read(packed(bytes(spoilt)) if inside else bytes(spoilt))
+            capture.judge(found, ACCOUNT, VERSION)
         except BackupError:
             continue
         # The manifest's own words, or the gzip header's; the rows are what they were.
@@ -287,8 +290,8 @@ def test_archives_of_every_schema_come_forward(version: int) -> None:
             for table in ("resource", "counter")
         }
     older.close()
-    sections = {f"store/{name}": [contents.line(row) for row in found] for name, found in rows.items()}
-    found = taking.read(written(sections, schema=version, snapshot=7))
+    sections = {f"store/{name}": [tables.line(row) for row in found] for name, found in rows.items()}
+    found = capture.read(written(sections, schema=version, snapshot=7))
     store: Store = found.store(Memory())
     with store.read() as transaction:
         assert transaction.schema() == schema.VERSION
@@ -302,4 +305,4 @@ def test_archives_of_every_schema_come_forward(version: int) -> None:
 def test_what_it_says_of_keys_shows_no_key() -> None:
     row = custodies.KeyRow("file:/keys/a", "-----BEGIN PRIVATE KEY-----secret", 1.0, {})
     assert "secret" not in repr(row)
-    assert hashlib.sha256(archive()[1]).hexdigest() not in repr(taking.read(archive()[1]))
+    assert hashlib.sha256(archive()[1]).hexdigest() not in repr(capture.read(archive()[1]))

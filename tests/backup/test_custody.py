@@ -9,21 +9,22 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from keyfront.backup import crypt, taking
-from keyfront.backup.custodies import moved, signed_with
-from keyfront.backup.making import Order, Outcome, create
-from keyfront.backup.places import Folder
-from keyfront.backup.restoring import Restore, Target
-from keyfront.backup.running import held
-from keyfront.backup.taking import Archive, Wanted
+from keyfront.backup import capture
+from keyfront.backup.archive import encryption
+from keyfront.backup.archive.keys import moved, signed_with
+from keyfront.backup.capture import Archive, CaptureOptions
+from keyfront.backup.create import BackupJob, Outcome, create
+from keyfront.backup.restore.lock import held
+from keyfront.backup.restore.restore import Restore, Target
+from keyfront.backup.targets import Folder
 from keyfront.custody import open_key, open_place, open_records, split
-from keyfront.custody.succession import Entry, Stage, Succession, Terms, load, save
+from keyfront.custody.key_record import Entry, KeyGroupRecord, RotationPolicy, Stage, load, save
 from keyfront.errors import BackupError
 from keyfront.signing.explain import explain_url
 from keyfront.signing.keys import load_public_key
 from keyfront.signing.verify import KeyRing
-from tests.backup.house import NOW, OPENER, SEAL, TELLER, VERSION, Installed
-from tests.control.house import ACCOUNT
+from tests.backup.harness import NOW, OPENER, SEAL, TELLER, VERSION, Installed
+from tests.control.harness import ACCOUNT
 
 OLD = {"KEYFRONT_CUSTODY_PASSPHRASE": base64.b64encode(b"of the machine that is gone".ljust(32)).decode()}
 KEK = "?kek=env:KEYFRONT_CUSTODY_PASSPHRASE"
@@ -40,15 +41,15 @@ class Rotated(Installed):
             "photos-1", self.key, now=NOW, labels={"team": "web"}
         )
         entry = Entry(held_key.uri, Stage.SIGNING, NOW, self.key_id, published=NOW, signing=NOW)
-        self.record = Succession("photos", self.group, Terms(self.place), (entry,))
+        self.record = KeyGroupRecord("photos", self.group, RotationPolicy(self.place), (entry,))
         save(open_records(self.place, OLD), self.record, None, now=NOW)
 
     def take(self, *, private_keys: bool, environment: Mapping[str, str] = OLD, now: float = NOW) -> Outcome:
         place = Folder(self.folder.parent / "archives")
         return create(
-            self.house.store,
+            self.harness.store,
             self.folder,
-            Order(Wanted(private_keys), SEAL, [place], always=True),
+            BackupJob(CaptureOptions(private_keys), SEAL, [place], always=True),
             TELLER,
             now=now,
             keyfront=VERSION,
@@ -58,8 +59,8 @@ class Rotated(Installed):
 
     def archive(self, outcome: Outcome) -> Archive:
         data = Folder(self.folder.parent / "archives").get(outcome.name)
-        found = taking.read(crypt.opened(data, OPENER))
-        taking.judge(found, ACCOUNT, VERSION)
+        found = capture.read(encryption.opened(data, OPENER))
+        capture.judge(found, ACCOUNT, VERSION)
         return found
 
 
@@ -76,7 +77,7 @@ def test_onto_another_machine(tmp_path: Path) -> None:
     outcome = one.take(private_keys=True)
     assert (outcome.trouble, outcome.missing) == ((), ())
     archive = one.archive(outcome)
-    one.house.close()
+    one.harness.close()
     assert restored(archive, tmp_path / "new", NEW) == []
     place = f"file:{tmp_path}/new/custody/{KEK}"
     found = load(open_records(place, NEW), "photos")
@@ -101,9 +102,9 @@ def test_proofs_are_signed_by_what_signs(tmp_path: Path) -> None:
     ring = KeyRing({one.key_id: load_public_key(one.key.public_key.pem)})
     assert explain_url(proof.url, keyring=ring, now=NOW + 4 * 365 * 86400).granted
     keyed = one.archive(one.take(private_keys=True, now=NOW + 1))
-    snapshot = taking.judge(keyed, ACCOUNT, VERSION)
+    snapshot = capture.judge(keyed, ACCOUNT, VERSION)
     assert [made.group for made in signed_with(keyed.keys[0], snapshot, NOW)] == ["photos"]
-    one.house.close()
+    one.harness.close()
 
 
 def test_signers_go_back_with_the_edges(tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def test_signers_go_back_with_the_edges(tmp_path: Path) -> None:
     later = save(
         records, msgspec.structs.replace(kept.succession, entries=(gone, made)), kept.version, now=NOW + 5
     )
-    one.house.close()
+    one.harness.close()
     with held(one.folder), Restore(archive, Target(one.folder), OLD) as work:
         plan = work.plan()
         assert [change.name for change in plan.changes if change.what == "record"] == ["photos"]
@@ -140,7 +141,7 @@ def test_signers_go_back_with_the_edges(tmp_path: Path) -> None:
 def test_a_key_that_was_to_be_deleted_stays(tmp_path: Path) -> None:
     one = Rotated(tmp_path / "data")
     archive = one.archive(one.take(private_keys=True))
-    one.house.close()
+    one.harness.close()
     place = open_place(one.place, OLD)
     place.delete("photos-1", grace=4e9, now=NOW + 1)
     with held(one.folder), Restore(archive, Target(one.folder), OLD) as work:
@@ -153,7 +154,7 @@ def test_a_key_that_was_to_be_deleted_stays(tmp_path: Path) -> None:
 def rotated_away(one: Rotated, *, compromised: bool) -> Entry:
     """Another key signs now, and nothing is left of the first one's private half."""
     held_key = open_place(one.place, OLD).create("photos-2", "ECDSA-P256", now=NOW + 5)
-    key_id = one.house.key("photos-2", held_key.public_key.pem)
+    key_id = one.harness.key("photos-2", held_key.public_key.pem)
     gone = msgspec.structs.replace(
         one.record.entries[0], stage=Stage.RETIRED, retired=NOW + 5, gone=NOW + 5, compromised=compromised
     )
@@ -177,7 +178,7 @@ def test_a_compromised_key_does_not_sign_again(tmp_path: Path, wanted: bool) -> 
     one = Rotated(tmp_path / "data")
     archive = one.archive(one.take(private_keys=True))
     rotated_away(one, compromised=True)
-    one.house.close()
+    one.harness.close()
     with held(one.folder), Restore(archive, Target(one.folder, compromised=wanted), OLD) as work:
         plan = work.plan()
         assert any(f"will trust {one.key_id}" in note for note in plan.notes)
@@ -205,7 +206,7 @@ def test_the_mark_comes_along_where_another_key_signs(tmp_path: Path) -> None:
     first, second = kept.succession.entries
     marked = (msgspec.structs.replace(first, compromised=True), second)
     save(records, msgspec.structs.replace(kept.succession, entries=marked, made=9), kept.version, now=NOW + 9)
-    one.house.close()
+    one.harness.close()
     assert restored(archive, one.folder, OLD) == []
     assert stages(one) == [("photos-1", Stage.RETIRED, True), ("photos-2", Stage.SIGNING, False)]
     back = load(records, "photos")
@@ -220,7 +221,7 @@ def test_a_key_that_is_nowhere_cannot_sign(tmp_path: Path, onto: str) -> None:
     assert [text for text in outcome.missing if "photos-1: not asked for (--private-keys)" in text]
     archive = one.archive(outcome)
     rotated_away(one, compromised=False)
-    one.house.close()
+    one.harness.close()
     target = Target(tmp_path / onto)
     with held(target.folder), Restore(archive, target, OLD) as work:
         plan = work.plan()
@@ -232,7 +233,7 @@ def test_a_key_that_is_nowhere_cannot_sign(tmp_path: Path, onto: str) -> None:
 def test_another_key_by_that_name_cannot_sign(tmp_path: Path) -> None:
     one = Rotated(tmp_path / "data")
     archive = one.archive(one.take(private_keys=False))
-    one.house.close()
+    one.harness.close()
     place = open_place(one.place, OLD)
     place.delete("photos-1", grace=0, now=NOW + 1)
     place.create("photos-1", "ECDSA-P256", now=NOW + 2)
@@ -250,9 +251,9 @@ def test_what_others_may_go_by_is_left_alone(tmp_path: Path) -> None:
     kept = save(there, msgspec.structs.replace(one.record, entries=(entry,)), None, now=NOW)
     place = Folder(tmp_path / "archives")
     outcome = create(
-        one.house.store,
+        one.harness.store,
         one.folder,
-        Order(Wanted(True, records=outside), SEAL, [place]),
+        BackupJob(CaptureOptions(True, records=outside), SEAL, [place]),
         TELLER,
         now=NOW,
         keyfront=VERSION,
@@ -260,7 +261,7 @@ def test_what_others_may_go_by_is_left_alone(tmp_path: Path) -> None:
         environment=OLD,
     )
     archive = one.archive(outcome)
-    one.house.close()
+    one.harness.close()
     later = save(there, msgspec.structs.replace(kept.succession, made=7), kept.version, now=NOW + 1)
     for elsewhere in (False, True):
         target = Target(tmp_path / "look", elsewhere=elsewhere)
@@ -278,7 +279,7 @@ def test_what_others_may_go_by_is_left_alone(tmp_path: Path) -> None:
 def test_nothing_climbs_out_of_the_folder(tmp_path: Path, climbing: str) -> None:
     one = Rotated(tmp_path / "data")
     archive = one.archive(one.take(private_keys=True))
-    one.house.close()
+    one.harness.close()
     new = tmp_path / "new"
     place = "file:" + climbing.format(old=one.folder, new=new)
     keys = [msgspec.structs.replace(archive.keys[0], uri=f"{place}photos-1")]
@@ -315,12 +316,12 @@ def test_what_cannot_be_had_is_told(tmp_path: Path) -> None:
     archive = one.archive(outcome)
     assert archive.keys == []
     assert [row.name for row in archive.records] == ["photos"]
-    one.house.close()
+    one.harness.close()
 
     # And where a key cannot be put back: the rest is restored, and it is said.
     whole = Rotated(tmp_path / "whole")
     archive = whole.archive(whole.take(private_keys=True))
-    whole.house.close()
+    whole.harness.close()
     failed = restored(archive, tmp_path / "new", {})
     assert len(failed) == 1
     assert "photos-1" in failed[0]
@@ -337,7 +338,7 @@ def test_what_cannot_be_had_is_told(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_key(line: bytes) -> None:
-    from keyfront.backup.custodies import read_keys
+    from keyfront.backup.archive.keys import read_keys
 
     with pytest.raises(BackupError):
         read_keys([line])

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from keyfront.backup import asking, drilling
+from keyfront.backup import coverage, drill
 from keyfront.model.snapshot import Behavior, Distribution, Snapshot
-from tests.backup.house import IDENTITY, Installed, make
+from tests.backup.harness import IDENTITY, Installed, make
 
 SNAPSHOT = Snapshot(
     1,
@@ -60,7 +60,7 @@ SNAPSHOT = Snapshot(
     ],
 )
 def test_what_nobody_asks_for(urls: list[str], left: list[str]) -> None:
-    assert asking.unasked(SNAPSHOT, urls) == left
+    assert coverage.unasked(SNAPSHOT, urls) == left
 
 
 def test_the_next_drill_removes_what_one_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,8 +70,8 @@ def test_the_next_drill_removes_what_one_has_left(tmp_path: Path, monkeypatch: p
     (tmp_path / "keyfront-drill-dead" / "lock").touch()
     (tmp_path / "mine" / "lock").touch()
     (tmp_path / "keyfront-drill-link").symlink_to(tmp_path / "mine")
-    with drilling._scratch() as alive:
-        drilling._sweep()
+    with drill._scratch() as alive:
+        drill._sweep()
         left = {path.name for path in tmp_path.iterdir()}
         assert left == {alive.name, "keyfront-drill-new", "keyfront-drill-link", "mine"}
     assert not alive.exists()
@@ -81,8 +81,8 @@ def test_the_next_drill_removes_what_one_has_left(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
 def test_a_drill_that_is_ended_leaves_no_secret(tmp_path: Path, number: signal.Signals) -> None:
     one = Installed(tmp_path / "data")
-    outcome = make(one.house.store, one.folder, tmp_path / "place")
-    one.house.close()
+    outcome = make(one.harness.store, one.folder, tmp_path / "place")
+    one.harness.close()
     (tmp_path / "id").write_text(str(IDENTITY))
     (tmp_path / "id").chmod(0o600)
     scratch = tmp_path / "tmp"

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from keyfront.errors import BackupError
-from tests.backup.house import NOW, Installed, make, read
+from tests.backup.harness import NOW, Installed, make, read
 from tests.faults import FULL, FailingSqlite, failing_disks, left_over
 
 
@@ -21,17 +21,17 @@ def test_making(tmp_path: Path) -> None:
         acknowledged = False
         with disk:
             try:
-                acknowledged = bool(make(installed.house.store, installed.folder, place).made)
+                acknowledged = bool(make(installed.harness.store, installed.folder, place).made)
             except (OSError, BackupError):
                 pass
         archives = list(place.glob("*.age"))
         for archive in archives:
             read(archive)
         assert archives or not acknowledged
-        assert make(installed.house.store, installed.folder, place, now=NOW + 1, always=True).made
+        assert make(installed.harness.store, installed.folder, place, now=NOW + 1, always=True).made
         assert left_over(place) == []
     assert turns > 5
-    installed.house.close()
+    installed.harness.close()
 
 
 def test_reading_a_store_that_cannot_write(tmp_path: Path) -> None:
@@ -39,9 +39,9 @@ def test_reading_a_store_that_cannot_write(tmp_path: Path) -> None:
         installed = Installed(tmp_path / "data")
         (tmp_path / "place").mkdir()
         sqlite.fail(0, FULL, stays=True)
-        outcome = make(installed.house.store, installed.folder, tmp_path / "place")
+        outcome = make(installed.harness.store, installed.folder, tmp_path / "place")
         assert outcome.made
         sqlite.fail(None)
         (archive,) = (tmp_path / "place").glob("*.age")
         read(archive)
-        installed.house.close()
+        installed.harness.close()

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from keyfront.backup.places import Folder
-from keyfront.backup.running import RUNNING, refuse_half_restored
-from keyfront.control.store import Store
+from keyfront.backup.restore.lock import RUNNING, refuse_half_restored
+from keyfront.backup.targets import Folder
+from keyfront.control.store.store import Store
 from keyfront.errors import SettingsError
-from tests.backup.house import CREDENTIALS, Installed, chain, events, make, read, restore
+from tests.backup.harness import CREDENTIALS, Installed, chain, events, make, read, restore
 
 _STEPS = ("fsync", "replace", "link", "unlink", "mkdir")
 
@@ -65,7 +65,7 @@ def spread(count: int, most: int) -> list[int]:
 
 def test_create(tmp_path: Path) -> None:
     one = Installed(tmp_path / "data")
-    one.house.close()
+    one.harness.close()
     place = tmp_path / "place"
 
     def work() -> None:
@@ -88,10 +88,10 @@ def test_create(tmp_path: Path) -> None:
 
 def test_restore(tmp_path: Path) -> None:
     one = Installed(tmp_path / "data")
-    outcome = make(one.house.store, one.folder, tmp_path / "place")
+    outcome = make(one.harness.store, one.folder, tmp_path / "place")
     archive = read(tmp_path / "place" / outcome.name)
-    later = one.house.key("later")
-    one.house.close()
+    later = one.harness.key("later")
+    one.harness.close()
     (one.folder / "credentials").write_text("[later]\n")
     before = one.folder.with_name("before")
     one.folder.rename(before)

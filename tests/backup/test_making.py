@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from keyfront.backup.names import Name
-from keyfront.backup.places import Bucket, Folder, find, open_place
+from keyfront.backup.archive.names import Name
+from keyfront.backup.capture import CaptureOptions
 from keyfront.backup.retention import read_rule
-from keyfront.backup.taking import Wanted
-from keyfront.control.store import Store
+from keyfront.backup.targets import Bucket, Folder, find, open_place
+from keyfront.control.store.store import Store
 from keyfront.custody import open_place as open_custody
 from keyfront.errors import BackupError, SettingsError
-from tests.backup.house import NOW, SEAL, Installed, events, make, read
-from tests.weed import ONE, WRITER, Weed, unable
+from tests.backup.harness import NOW, SEAL, Installed, events, make, read
+from tests.seaweedfs import ONE, WRITER, Weed, unable
 
 
 def test_nothing_is_made_of_nothing_new(tmp_path: Path) -> None:
     one = Installed(tmp_path / "data")
-    store, data, there, second = one.house.store, one.folder, tmp_path / "one", tmp_path / "two"
+    store, data, there, second = one.harness.store, one.folder, tmp_path / "one", tmp_path / "two"
     first = make(store, data, there)
     assert first.name
     assert first.missing == (f"proof for {one.host} *: no key that signs for it could be had",)
@@ -32,8 +32,8 @@ def test_nothing_is_made_of_nothing_new(tmp_path: Path) -> None:
         assert (again.name, again.unchanged) == ("", (str(there),))
     assert events(store).count("CreateBackup") == 1
     # Nor is looking, until the day is over; and the next day only once.
-    one.house.now = NOW
-    one.house.call("ListDistributions")
+    one.harness.now = NOW
+    one.harness.call("ListDistributions")
     assert make(store, data, there, now=NOW + 90).name == ""
     assert make(store, data, there, now=NOW + 86_400).name
     assert make(store, data, there, now=NOW + 86_500).name == ""
@@ -50,27 +50,27 @@ def test_nothing_is_made_of_nothing_new(tmp_path: Path) -> None:
     assert make(store, data, there, now=NOW + 240).name
     one.invalidate("two")
     assert make(store, data, there, now=NOW + 300).name
-    assert make(store, data, there, now=NOW + 301, wanted=Wanted(private_keys=True)).name
+    assert make(store, data, there, now=NOW + 301, wanted=CaptureOptions(private_keys=True)).name
     assert make(store, data, there, now=NOW + 302, always=True).name
     names = Folder(there).names()
     assert len(names) == 6
     assert len({name.origin for name in names}) == 1
     for name in names:
         read(there / str(name))
-    one.house.close()
+    one.harness.close()
 
 
 def test_one_place_fails(tmp_path: Path) -> None:
     one = Installed(tmp_path / "data")
     (tmp_path / "file").write_text("no folder")
-    outcome = make(one.house.store, one.folder, tmp_path / "file", tmp_path / "good")
+    outcome = make(one.harness.store, one.folder, tmp_path / "file", tmp_path / "good")
     assert outcome.made == (str(tmp_path / "good"),)
     assert "cannot be listed" in outcome.trouble[0]
-    before = events(one.house.store)
+    before = events(one.harness.store)
     with pytest.raises(BackupError, match="no archive was made"):
-        make(one.house.store, one.folder, tmp_path / "file")
-    assert events(one.house.store) == before
-    one.house.close()
+        make(one.harness.store, one.folder, tmp_path / "file")
+    assert events(one.harness.store) == before
+    one.harness.close()
 
 
 class Forgetful(Folder):
@@ -83,13 +83,18 @@ class Forgetful(Folder):
 def test_what_was_not_kept_thins_nothing_out(tmp_path: Path) -> None:
     one = Installed(tmp_path / "data")
     place = tmp_path / "place"
-    first = make(one.house.store, one.folder, place)
+    first = make(one.harness.store, one.folder, place)
     with pytest.raises(BackupError, match="did not keep"):
         make(
-            one.house.store, one.folder, Forgetful(place), now=NOW + 1, rule=read_rule("last=1"), always=True
+            one.harness.store,
+            one.folder,
+            Forgetful(place),
+            now=NOW + 1,
+            rule=read_rule("last=1"),
+            always=True,
         )
     assert [str(name) for name in Folder(place).names()] == [first.name]
-    one.house.close()
+    one.harness.close()
 
 
 def test_thinned_out(tmp_path: Path) -> None:
@@ -102,18 +107,18 @@ def test_thinned_out(tmp_path: Path) -> None:
         (place / name).write_text("not ours")
     for number in range(10):
         outcome = make(
-            one.house.store, one.folder, place, now=NOW + number * 12 * 3600, rule=rule, always=True
+            one.harness.store, one.folder, place, now=NOW + number * 12 * 3600, rule=rule, always=True
         )
     own = [name for name in Folder(place).names() if name != stranger]
     assert [round((name.taken - NOW) / 3600) for name in own] == [72, 96, 108]
     assert str(own[-1]) == outcome.name
     assert {path.name for path in place.iterdir()} == {*strange, *map(str, own)}
-    one.house.close()
+    one.harness.close()
 
 
 def test_a_broken_audit_log_is_backed_up_and_told_of(tmp_path: Path) -> None:
     one = Installed(tmp_path / "data")
-    one.house.close()
+    one.harness.close()
     with sqlite3.connect(one.folder / "keyfront.db") as connection:
         connection.execute("DROP TRIGGER audit_no_update")
         connection.execute("UPDATE audit SET record = x'7b7d' WHERE number = 2")
@@ -156,7 +161,7 @@ def test_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         rule = read_rule("last=1")
         for number in range(2):
             outcome = make(
-                one.house.store,
+                one.harness.store,
                 one.folder,
                 place,
                 tmp_path / "copy",
@@ -176,14 +181,16 @@ def test_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "got.age").write_bytes(place.get(outcome.name))
         read(tmp_path / "got.age")
         assert client.get_object(Bucket="backups", Key="kf/notes.txt")["Body"].read() == b"not ours"
-        assert make(one.house.store, one.folder, place, now=NOW + 9).name == ""
+        assert make(one.harness.store, one.folder, place, now=NOW + 9).name == ""
         client.put_object(Bucket="backups", Key=f"kf/{outcome.name}", Body=bytes(outcome.size))
-        assert "is not what was put there" in make(one.house.store, one.folder, place, now=NOW + 9).trouble[0]
+        assert (
+            "is not what was put there" in make(one.harness.store, one.folder, place, now=NOW + 9).trouble[0]
+        )
 
         # A bucket that takes nothing from us, and one that is not there: the folder gets it all the same.
         keys.be(ONE)
         outcome = make(
-            one.house.store,
+            one.harness.store,
             one.folder,
             open_place("s3://backups/kf", weed.url),
             open_place("s3://nowhere", weed.url),
@@ -194,16 +201,16 @@ def test_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert outcome.made == (str(tmp_path / "copy"),)
         assert len(outcome.trouble) == 2
         assert ONE[1] not in " ".join(outcome.trouble)
-    one.house.close()
+    one.harness.close()
 
 
 def test_what_lacks_something_takes_the_place_of_nothing(tmp_path: Path) -> None:
     """While custody cannot be had, archives without the keys are made, and none that has them goes."""
     one = Installed(tmp_path / "data")
-    store, data, there, rule = one.house.store, one.folder, tmp_path / "place", read_rule("last=2")
+    store, data, there, rule = one.harness.store, one.folder, tmp_path / "place", read_rule("last=2")
     custody = f"file:{tmp_path}/keys/"
     open_custody(custody, {}).create("photos-1", "ECDSA-P256", now=NOW)
-    wanted = Wanted(private_keys=True, custodies=(custody,))
+    wanted = CaptureOptions(private_keys=True, custodies=(custody,))
     first = make(store, data, there, wanted=wanted, rule=rule)
     assert first.name.endswith("-whole-keys.age")
     (tmp_path / "keys").rename(tmp_path / "away")
@@ -219,14 +226,14 @@ def test_what_lacks_something_takes_the_place_of_nothing(tmp_path: Path) -> None
     left = list(Folder(there).names())
     assert str(left[0]) == first.name
     assert [name.holds for name in left] == ["whole-keys", "part", "part", "whole", "whole"]
-    one.house.close()
+    one.harness.close()
 
 
 @pytest.mark.parametrize("damage", [b"", b"age-encryption.org/v1\n", None])
 def test_a_name_is_no_proof_of_an_archive(tmp_path: Path, damage: bytes | None) -> None:
     """Nothing has changed; but what lies there under the newest name is not what was put there."""
     one = Installed(tmp_path / "data")
-    store, data, there = one.house.store, one.folder, tmp_path / "place"
+    store, data, there = one.harness.store, one.folder, tmp_path / "place"
     first = make(store, data, there)
     path = there / first.name
     path.write_bytes(bytes(path.stat().st_size) if damage is None else damage)
@@ -234,7 +241,7 @@ def test_a_name_is_no_proof_of_an_archive(tmp_path: Path, damage: bytes | None) 
     assert again.name
     assert any("is not what was put there" in text for text in again.trouble)
     assert make(store, data, there, now=NOW + 120).unchanged == (str(there),)
-    one.house.close()
+    one.harness.close()
 
 
 class Torn(Folder):
@@ -259,16 +266,16 @@ def test_what_was_torn_is_no_archive(tmp_path: Path) -> None:
     one = Installed(tmp_path / "data")
     there = tmp_path / "place"
     with pytest.raises(BackupError, match="away"):
-        make(one.house.store, one.folder, Torn(there))
-    again = make(one.house.store, one.folder, there, now=NOW + 60)
+        make(one.harness.store, one.folder, Torn(there))
+    again = make(one.harness.store, one.folder, there, now=NOW + 60)
     assert again.name
     assert "is not in the audit log" in again.trouble[0]
-    one.house.close()
+    one.harness.close()
 
 
 def test_what_is_dated_after_now_counts_for_nothing(tmp_path: Path) -> None:
     one = Installed(tmp_path / "data")
-    store, data, there = one.house.store, one.folder, tmp_path / "place"
+    store, data, there = one.harness.store, one.folder, tmp_path / "place"
     wrong = make(store, data, there, now=NOW + 4e7)
     with pytest.raises(BackupError, match="dated after now"):
         find(str(there), now=NOW)
@@ -282,7 +289,7 @@ def test_what_is_dated_after_now_counts_for_nothing(tmp_path: Path) -> None:
     assert (again.name, again.notes) == ("", right.notes)
     found, later = find(str(there), now=NOW + 30)
     assert ([one.name for one in found], later) == ([right.name], [wrong.name])
-    one.house.close()
+    one.harness.close()
 
 
 def test_who_it_is_for_does_not_show(tmp_path: Path) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from keyfront.fleet.file import FileFeed
+from keyfront.fleet.file_feed import FileFeed
 from keyfront.fleet.regions import remember
-from tests.backup.house import CREDENTIALS, make, read, restore
-from tests.control.house import ACCOUNT, House, many
+from tests.backup.harness import CREDENTIALS, make, read, restore
+from tests.control.harness import ACCOUNT, Harness, many
 
 
 def test_what_any_region_ended_since_stays_ended(tmp_path: Path) -> None:
@@ -17,7 +17,7 @@ def test_what_any_region_ended_since_stays_ended(tmp_path: Path) -> None:
     (folder / "credentials").write_text(CREDENTIALS)
     (folder / "credentials").chmod(0o600)
     remember(folder, "eu", [("us", str(us))])
-    one = House(folder, region="eu", elsewhere=[FileFeed(us, "us")])
+    one = Harness(folder, region="eu", elsewhere=[FileFeed(us, "us")])
     id_ = one.distribution()["Id"]
     arn = f"arn:aws:cloudfront::{ACCOUNT}:distribution/{id_}"
     one.call("TagResource", Resource=arn, Tags={"Items": [{"Key": "keyfront:regions", "Value": "us"}]})
@@ -29,7 +29,7 @@ def test_what_any_region_ended_since_stays_ended(tmp_path: Path) -> None:
     one.close()
 
     restore(read(path), folder)
-    again = House(folder, seed=2, region="eu", elsewhere=[FileFeed(us, "us")])
+    again = Harness(folder, seed=2, region="eu", elsewhere=[FileFeed(us, "us")])
     there = FileFeed(us, "us").published()
     assert there is not None
     assert there.number == again.number() > seen

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyfront.backup.names import Name, parse
+from keyfront.backup.archive.names import Name, parse
 from keyfront.backup.retention import Rule, kept, read_rule
 from keyfront.errors import SettingsError
 

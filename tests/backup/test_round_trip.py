@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from keyfront.backup import contents
-from keyfront.backup.restoring import LEAP, Restore, Target
-from keyfront.backup.running import held, refuse_half_restored
-from keyfront.control import schema
-from keyfront.control.operations import Service
-from keyfront.control.store import Store
+from keyfront.backup.archive import tables
+from keyfront.backup.restore.lock import held, refuse_half_restored
+from keyfront.backup.restore.restore import LEAP, Restore, Target
+from keyfront.control.operations.service import Service
+from keyfront.control.store import schema
+from keyfront.control.store.store import Store
 from keyfront.errors import BackupError, SettingsError
-from keyfront.fleet.file import FileFeed
-from tests.backup.house import CREDENTIALS, Installed, chain, events, make, read, restore
-from tests.control.house import ACCOUNT, BOTH, House, where
+from keyfront.fleet.file_feed import FileFeed
+from tests.backup.harness import CREDENTIALS, Installed, chain, events, make, read, restore
+from tests.control.harness import ACCOUNT, BOTH, Harness, where
 from tests.postgres import PostgresServer
 
 STORES = BOTH
@@ -30,7 +30,7 @@ def content(store: Store, *without: str) -> dict[str, list[str]]:
     with store.read() as transaction:
         return {
             table.name: sorted(repr(tuple(row)) for row in transaction.connection.execute(sa.select(table)))
-            for table in contents.tables()
+            for table in tables.tables()
             if table.name not in without
         }
 
@@ -39,7 +39,7 @@ def neutral(store: Store) -> dict[str, list[str]]:
     """The rows, but for what a restore changes: numbers of snapshots, and its own record."""
     with store.read() as transaction:
         found = {}
-        for table in contents.tables():
+        for table in tables.tables():
             rows = [dict(row) for row in transaction.connection.execute(sa.select(table)).mappings()]
             for row in rows:
                 row.pop("snapshot", None)
@@ -52,8 +52,8 @@ def neutral(store: Store) -> dict[str, list[str]]:
 
 def test_it_comes_back_in_the_other_kind_of_store(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     one = Installed(tmp_path)
-    before = neutral(one.house.store)
-    outcome = make(one.house.store, tmp_path, tmp_path / "archives")
+    before = neutral(one.harness.store)
+    outcome = make(one.harness.store, tmp_path, tmp_path / "archives")
     assert not outcome.trouble
     archive = read(tmp_path / "archives" / outcome.name)
 
@@ -70,11 +70,11 @@ def test_it_comes_back_in_the_other_kind_of_store(tmp_path: Path, request: pytes
     store.close()
     assert (target / "credentials").read_text() == CREDENTIALS
     assert (target / "certificates" / "a.pem").stat().st_mode & 0o777 == 0o600
-    one.house.close()
+    one.harness.close()
 
     # Edges that know higher numbers than the archive take what is published now; and life goes on.
     (target / "store").write_text(url) if url else None
-    again = House(target, seed=2)
+    again = Harness(target, seed=2)
     published = again.feed.published()
     assert published is not None
     assert published.number == archive.manifest.snapshot + LEAP
@@ -94,15 +94,15 @@ def test_it_comes_back_in_the_other_kind_of_store(tmp_path: Path, request: pytes
 def test_onto_an_installation_that_went_on(tmp_path: Path) -> None:
     """Its log goes on, what it was is kept aside, and edges go forward."""
     one = Installed(tmp_path)
-    house = one.house
-    outcome = make(house.store, tmp_path, tmp_path / "archives")
-    kept = neutral(house.store)
-    house.call("DeleteDistribution", Id=one.id, IfMatch=_disabled(house, one.id))
-    later = house.key("later")
+    harness = one.harness
+    outcome = make(harness.store, tmp_path, tmp_path / "archives")
+    kept = neutral(harness.store)
+    harness.call("DeleteDistribution", Id=one.id, IfMatch=_disabled(harness, one.id))
+    later = harness.key("later")
     (tmp_path / "credentials").write_text("[other]\n")
-    count, _ = chain(house.store)
-    number = house.number()
-    house.close()
+    count, _ = chain(harness.store)
+    number = harness.number()
+    harness.close()
 
     archive = read(tmp_path / "archives" / outcome.name)
     store = where(tmp_path)
@@ -116,7 +116,7 @@ def test_onto_an_installation_that_went_on(tmp_path: Path) -> None:
     assert plan.continues
     assert restore(archive, tmp_path, url) == []
 
-    again = House(tmp_path, seed=2)
+    again = Harness(tmp_path, seed=2)
     assert again.number() == number + LEAP
     assert chain(again.store) == (count + 1, "")  # nothing that was recorded since is forgotten
     found = neutral(again.store)
@@ -149,12 +149,12 @@ def _check_aside(aside: Path, url: str, key: str) -> None:
             connection.execute("DELETE FROM audit")
 
 
-def _disabled(house: House, id_: str) -> str:
-    config, etag = house.config(id_)
-    answer = house.call(
+def _disabled(harness: Harness, id_: str) -> str:
+    config, etag = harness.config(id_)
+    answer = harness.call(
         "UpdateDistribution", Id=id_, IfMatch=etag, DistributionConfig=config | {"Enabled": False}
     )
-    house.report()
+    harness.report()
     return str(answer["ETag"])
 
 
@@ -170,10 +170,10 @@ def test_while_others_write(tmp_path: Path) -> None:
         try:
             while not stop.is_set():
                 number += 1
-                key = one.house.key(f"key-{number}", one.key.public_key.pem)
-                group = one.house.group(key, name=f"group-{number}")
-                one.house.call("DeleteKeyGroup", Id=group, IfMatch=one.house.etag("KeyGroup", group))
-                one.house.call("DeletePublicKey", Id=key, IfMatch=one.house.etag("PublicKey", key))
+                key = one.harness.key(f"key-{number}", one.key.public_key.pem)
+                group = one.harness.group(key, name=f"group-{number}")
+                one.harness.call("DeleteKeyGroup", Id=group, IfMatch=one.harness.etag("KeyGroup", group))
+                one.harness.call("DeletePublicKey", Id=key, IfMatch=one.harness.etag("PublicKey", key))
         except BaseException as error:
             errors.append(error)
 
@@ -181,21 +181,21 @@ def test_while_others_write(tmp_path: Path) -> None:
     writer.start()
     try:
         for number in range(2):
-            outcome = make(one.house.store, tmp_path, tmp_path / "archives", now=2e9 + number, always=True)
+            outcome = make(one.harness.store, tmp_path, tmp_path / "archives", now=2e9 + number, always=True)
             wrong += outcome.trouble
             archive = read(tmp_path / "archives" / outcome.name)
             assert archive.manifest.audit.partition(":")[0] == str(archive.manifest.counts["store/audit"])
     finally:
         stop.set()
         writer.join()
-    one.house.close()
+    one.harness.close()
     assert not wrong
     assert not errors
 
 
 def test_not_onto_one_that_runs(tmp_path: Path) -> None:
     one = Installed(tmp_path)
-    outcome = make(one.house.store, tmp_path, tmp_path / "archives")
+    outcome = make(one.harness.store, tmp_path, tmp_path / "archives")
     archive = read(tmp_path / "archives" / outcome.name)
     with held(tmp_path), pytest.raises(SettingsError, match="end it first"):
         restore(archive, tmp_path)
@@ -204,7 +204,7 @@ def test_not_onto_one_that_runs(tmp_path: Path) -> None:
         # Another machine's control plane has no lock in this folder; it is seen in the database.
         with pytest.raises(SettingsError, match="control planes use"):
             restore(archive, tmp_path / "new", store)
-        one.house.close()
+        one.harness.close()
         live = Store(store)
         with live.aside() as transaction:
             transaction.set_edges("elsewhere", {"edge-1": 3})
@@ -215,12 +215,12 @@ def test_not_onto_one_that_runs(tmp_path: Path) -> None:
         with again.aside() as transaction:
             transaction.set_edges("elsewhere", {})
         again.close()
-    one.house.close()
+    one.harness.close()
 
 
 def test_not_onto_a_file_that_somebody_has_open(tmp_path: Path) -> None:
     one = Installed(tmp_path)
-    outcome = make(one.house.store, tmp_path, tmp_path / "archives")
+    outcome = make(one.harness.store, tmp_path, tmp_path / "archives")
     archive = read(tmp_path / "archives" / outcome.name)
     (tmp_path / "credentials").write_text("[other]\n")
     if where(tmp_path) == tmp_path / "keyfront.db":
@@ -228,19 +228,19 @@ def test_not_onto_a_file_that_somebody_has_open(tmp_path: Path) -> None:
             restore(archive, tmp_path)
         assert (tmp_path / "credentials").read_text() == "[other]\n"
         refuse_half_restored(tmp_path)
-        assert one.house.key("goes on")
-    one.house.close()
+        assert one.harness.key("goes on")
+    one.harness.close()
 
 
 def test_invalidations_that_only_edges_know_stay(tmp_path: Path) -> None:
     one = Installed(tmp_path)
-    outcome = make(one.house.store, tmp_path, tmp_path / "archives")
+    outcome = make(one.harness.store, tmp_path, tmp_path / "archives")
     one.invalidate("since")
-    one.house.close()
+    one.harness.close()
     store = where(tmp_path)
     archive = read(tmp_path / "archives" / outcome.name)
     restore(archive, tmp_path, store if isinstance(store, str) else "")
-    again = House(tmp_path, seed=2)
+    again = Harness(tmp_path, seed=2)
     published = again.feed.published()
     assert published is not None
     carried = [path for one in published.distributions[0].invalidations for path in one.paths]
@@ -251,9 +251,9 @@ def test_invalidations_that_only_edges_know_stay(tmp_path: Path) -> None:
 def test_a_service_starts_from_it_as_from_any(tmp_path: Path) -> None:
     """Also where the folder, with what was published, is gone with all the rest."""
     one = Installed(tmp_path)
-    outcome = make(one.house.store, tmp_path, tmp_path / "archives")
+    outcome = make(one.harness.store, tmp_path, tmp_path / "archives")
     archive = read(tmp_path / "archives" / outcome.name)
-    one.house.close()
+    one.harness.close()
     target = tmp_path / "elsewhere"
     restore(archive, target)
     refuse_half_restored(target)
@@ -265,7 +265,7 @@ def test_a_service_starts_from_it_as_from_any(tmp_path: Path) -> None:
 
 
 def test_every_table_is_kept_or_named() -> None:
-    known = {table.name for table in contents.tables()}
+    known = {table.name for table in tables.tables()}
     assert known | {"schema", "edge", "lease"} == set(schema.metadata.tables)
 
 
@@ -279,6 +279,6 @@ def test_rows_as_lines(tmp_path: Path) -> None:
         "f": None,
         "g": b"",
     }
-    data = contents.line(row)
+    data = tables.line(row)
     columns: dict[str, Any] = {"a": str, "b": bytes, "c": bytes, "d": float, "e": int, "f": str, "g": bytes}
-    assert contents._row("t", columns, data) == row
+    assert tables._row("t", columns, data) == row

@@ -19,12 +19,12 @@ from click.testing import CliRunner, Result
 from keyfront.cli.access import access
 from keyfront.cli.audit import audit
 from keyfront.cli.main import keyfront
-from keyfront.control import conditions
-from keyfront.control.credentials import load
-from keyfront.control.roles import ROLES
-from keyfront.control.store import Store
+from keyfront.control.iam import conditions
+from keyfront.control.iam.roles import ROLES
+from keyfront.control.identity.credentials import load
+from keyfront.control.store.store import Store
 from keyfront.errors import KeyfrontError
-from tests.control.house import House
+from tests.control.harness import Harness
 
 
 @pytest.fixture
@@ -175,18 +175,18 @@ def test_where_there_is_no_keyfront(tmp_path: Path, argv: tuple[str, ...]) -> No
 
 
 @pytest.fixture
-def busy(tmp_path: Path) -> Iterator[House]:
-    """A house with a log of six records, at NOW + 1 to NOW + 6."""
-    house = House(tmp_path)
-    key = house.key("one")
-    group = house.group(key)
-    house.call("GetKeyGroup", Id=group)
-    house.refused("GetKeyGroup", Id="nothing")
-    house.refused("DeletePublicKey", Id=key)
-    made = house.distribution("site")
-    house.call("TagResource", Resource=made["ARN"], Tags={"Items": [{"Key": "a", "Value": "b"}]})
-    yield house
-    house.close()
+def busy(tmp_path: Path) -> Iterator[Harness]:
+    """A harness with a log of six records, at NOW + 1 to NOW + 6."""
+    harness = Harness(tmp_path)
+    key = harness.key("one")
+    group = harness.group(key)
+    harness.call("GetKeyGroup", Id=group)
+    harness.refused("GetKeyGroup", Id="nothing")
+    harness.refused("DeletePublicKey", Id=key)
+    made = harness.distribution("site")
+    harness.call("TagResource", Resource=made["ARN"], Tags={"Items": [{"Key": "a", "Value": "b"}]})
+    yield harness
+    harness.close()
 
 
 def listed(folder: Path, *argv: str) -> list[str]:
@@ -194,7 +194,7 @@ def listed(folder: Path, *argv: str) -> list[str]:
     return [line.split()[4] for line in said(folder, "audit", "list", *argv).splitlines()]
 
 
-def test_what_is_searched_for(busy: House) -> None:
+def test_what_is_searched_for(busy: Harness) -> None:
     folder = busy.folder
     everything = [
         "CreatePublicKey",
@@ -236,8 +236,8 @@ def test_what_is_searched_for(busy: House) -> None:
     assert "GetKeyGroup nothing NoSuchResource: " in lines[3]
 
 
-def test_a_long_log_is_read_to_its_end(busy: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    from keyfront.control import trail
+def test_a_long_log_is_read_to_its_end(busy: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    from keyfront.control.audit import search as trail
 
     for page in (1, 2, 3, 7, 8):
         monkeypatch.setattr(trail, "PAGE", page)
@@ -246,7 +246,7 @@ def test_a_long_log_is_read_to_its_end(busy: House, monkeypatch: pytest.MonkeyPa
         assert run(busy.folder, "audit", "verify").exit_code == 0
 
 
-def test_what_others_chose_does_not_move_the_cursor(busy: House) -> None:
+def test_what_others_chose_does_not_move_the_cursor(busy: Harness) -> None:
     busy.refused("GetKeyGroup", Id="\x1b[2J\x1b[1;1Hgone\u202e\n2 fake")
     (line,) = said(busy.folder, "audit", "list", "-n", "1").splitlines()
     assert line.isprintable()
@@ -278,7 +278,7 @@ BREAKS = {
 
 
 @pytest.mark.parametrize("name", BREAKS)
-def test_the_first_break_is_named(busy: House, name: str) -> None:
+def test_the_first_break_is_named(busy: Harness, name: str) -> None:
     statement, says = BREAKS[name]
     expected = anchor(busy.folder)
     change(busy.folder, statement)
@@ -289,7 +289,7 @@ def test_the_first_break_is_named(busy: House, name: str) -> None:
         assert done.stdout == ""
 
 
-def test_a_record_that_cannot_be_read_any_more(busy: House) -> None:
+def test_a_record_that_cannot_be_read_any_more(busy: Harness) -> None:
     change(busy.folder, "UPDATE audit SET record = x'7b' WHERE number = 3")
     change(busy.folder, "UPDATE audit SET record = 'text' WHERE number = 4")
     change(busy.folder, "UPDATE audit SET record = '[]' WHERE number = 5")
@@ -300,7 +300,7 @@ def test_a_record_that_cannot_be_read_any_more(busy: House) -> None:
     assert "record 3 is not what was written" in run(busy.folder, "audit", "verify").stderr
 
 
-def test_an_anchor_shows_what_was_taken_from_the_end(busy: House) -> None:
+def test_an_anchor_shows_what_was_taken_from_the_end(busy: Harness) -> None:
     before = anchor(busy.folder)
     number, digest = before.split(":")
     assert number == "7"
@@ -324,7 +324,7 @@ def test_an_anchor_shows_what_was_taken_from_the_end(busy: House) -> None:
     assert run(busy.folder, "audit", "verify", "--expect", before).exit_code == 1
 
 
-def test_exports(busy: House, tmp_path: Path) -> None:
+def test_exports(busy: Harness, tmp_path: Path) -> None:
     folder = busy.folder
     lines = said(folder, "audit", "export").splitlines()
     for name in ("log.jsonl", "log.jsonl.gz"):
@@ -342,7 +342,7 @@ def test_exports(busy: House, tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".log*"))
 
 
-def test_an_exported_log_can_be_verified_by_anybody(busy: House, tmp_path: Path) -> None:
+def test_an_exported_log_can_be_verified_by_anybody(busy: Harness, tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     said(busy.folder, "audit", "export", "-o", str(path))
     digest = bytes(32)

@@ -10,11 +10,11 @@ from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from keyfront.backup.running import RUNNING, held
+from keyfront.backup.restore.lock import RUNNING, held
 from keyfront.cli.backup import backup
 from keyfront.cli.main import keyfront
 from keyfront.errors import KeyfrontError
-from tests.backup.house import Installed
+from tests.backup.harness import Installed
 from tests.cli.test_start import refused
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
@@ -34,7 +34,7 @@ def why(result: Result) -> str:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     one = Installed(tmp_path / "data")
-    one.house.close()
+    one.harness.close()
     return one.folder
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from keyfront.cli.durations import SpanType, span_text
 from keyfront.cli.main import keyfront
-from keyfront.cli.span import SpanType, span_text
 from keyfront.custody import SCHEMES, open_key, open_place
 from keyfront.errors import KeyfrontError
 from keyfront.signing.keys import load_private_key, load_public_key
-from tests.custody.house import made_elsewhere
+from tests.custody.harness import made_elsewhere
 
 SECRET = "a passphrase of this test's"
 

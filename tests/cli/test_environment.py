@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from keyfront.cli.up import _for_edges
+from keyfront.runtime.up import edge_environment
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from keyfront.cli.up import _for_edges
     ],
 )
 def test_what_a_process_needs_and_signs_requests_to_origins_with(name: str) -> None:
-    assert _for_edges(name)
+    assert edge_environment(name)
 
 
 @pytest.mark.parametrize(
@@ -39,4 +39,4 @@ def test_what_a_process_needs_and_signs_requests_to_origins_with(name: str) -> N
     ],
 )
 def test_no_secret_of_the_control_planes(name: str) -> None:
-    assert not _for_edges(name)
+    assert not edge_environment(name)

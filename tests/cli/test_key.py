@@ -13,11 +13,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from keyfront.cli.main import keyfront
+from keyfront.custody.key_record import DAY, Entry, KeyGroupRecord, RotationPolicy, Stage, save
 from keyfront.custody.schemes import open_place, open_records
-from keyfront.custody.succession import DAY, Entry, Stage, Succession, Terms, save
 from keyfront.errors import KeyfrontError
-from keyfront.fleet.file import FileFeed
-from keyfront.fleet.keycounts import KeyCounts
+from keyfront.fleet.file_feed import FileFeed
+from keyfront.fleet.key_counters import KeyCounts
 from tests.control.plane import Plane, distribution_config, public_pem
 
 
@@ -81,8 +81,8 @@ def films(plane: Plane, place: str, **terms: Any) -> tuple[str, str, str]:
     group = client.create_key_group(KeyGroupConfig={"Name": "films", "Items": items})["KeyGroup"]["Id"]
     made = client.create_distribution(DistributionConfig=distribution_config("one", [group]))
     said: dict[str, Any] = {"every": 90 * DAY, "application": "player"} | terms
-    known = Terms(place, **said)
-    save(open_records(place), Succession("films", group, known, tuple(entries)), None, now=now)
+    known = RotationPolicy(place, **said)
+    save(open_records(place), KeyGroupRecord("films", group, known, tuple(entries)), None, now=now)
     return ids[0], ids[1], made["Distribution"]["Id"]
 
 
@@ -138,12 +138,12 @@ def iso(expected: float, told: str) -> str:
 
 def test_where_nobody_tells_what_edges_see(plane: Plane, place: str) -> None:
     """A caller who may not ask, as at a CloudFront that does not know the question."""
-    from keyfront.control.sealing import sealer
-    from keyfront.control.users import Register
+    from keyfront.control.identity.sealing import sealer
+    from keyfront.control.identity.users import UserAdmin
     from tests.control.plane import ACCOUNT
 
     _, signing, _ = films(plane, place)
-    register = Register(
+    register = UserAdmin(
         plane.store, ACCOUNT, lambda: sealer(plane.folder, {}, make=True), by="tests", clock=time.time
     )
     register.create_user("reader", ["edge"])

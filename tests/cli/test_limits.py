@@ -12,11 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 import keyfront.cli.up as up_module
-from keyfront.cli.limits import OPTIONS, EdgeLimits, Size
-from keyfront.edge.edge import EdgeSettings
-from keyfront.edge.http1 import Limits
-from keyfront.edge.metrics import GAUGES
-from keyfront.edge.serve import WorkerSettings
+from keyfront.cli.limit_options import OPTIONS, EdgeLimits, Size
+from keyfront.edge.http.timeouts import Limits
+from keyfront.edge.serving.settings import EdgeSettings
+from keyfront.edge.worker import WorkerSettings
+from keyfront.monitoring.edge_metrics import GAUGES
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
 
@@ -101,8 +101,8 @@ def test_what_makes_no_sense(option: str, tmp_path: Path) -> None:
 
 
 async def test_the_gauges_are_those_that_are_rendered() -> None:
-    from keyfront.edge.accesslog import AccessLog
-    from keyfront.edge.edge import Edge
+    from keyfront.edge.logs.access_log import AccessLog
+    from keyfront.edge.serving.edge import Edge
 
     edge = Edge(EdgeSettings(memory=1 << 20), AccessLog(None))
     assert set(edge.gauges()) == set(GAUGES)

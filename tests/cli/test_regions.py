@@ -10,12 +10,12 @@ from typing import Any
 from click.testing import CliRunner
 
 from keyfront.cli.main import keyfront
-from keyfront.cli.settings import ACCOUNT
 from keyfront.control.call import Call
-from keyfront.control.operations import Service
-from keyfront.control.store import Store
+from keyfront.control.operations.service import Service
+from keyfront.control.store.store import Store
 from keyfront.fleet.regions import open_regions, remember
-from tests.control.house import CALLER, ec_pem, minimal, rsa_pem, trusting
+from keyfront.runtime.settings import ACCOUNT
+from tests.control.harness import CALLER, ec_pem, minimal, rsa_pem, trusting
 
 
 def installation(folder: Path) -> dict[str, str]:

@@ -11,7 +11,7 @@ import pytest
 from keyfront.cli.settings import address, default_data, networks, quotas, size
 from keyfront.errors import SettingsError
 from keyfront.model.kinds import Quotas
-from keyfront.model.limits import Limits, PolicyLimits
+from keyfront.model.quotas import Limits, PolicyLimits
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from keyfront.cli.main import keyfront
-from keyfront.control.store import Row, Store
+from keyfront.control.store.rows import Row
+from keyfront.control.store.store import Store
 from keyfront.errors import KeyfrontError
 from tests.cli.test_start import refused
 from tests.postgres import PostgresServer, unable

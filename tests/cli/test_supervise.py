@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from keyfront.cli.supervise import Child
+from keyfront.runtime.supervisor import Child
 
 DRAINS = """
 import os, signal, sys, time

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from keyfront.cli.tiers import Tiers, edge_name, tiers
+from keyfront.cli.edge_options import Tiers, tiers
 from keyfront.cli.up import up
 from keyfront.errors import SettingsError
-from keyfront.fleet.file import FileFeed
+from keyfront.fleet.file_feed import FileFeed
 from keyfront.model.snapshot import Snapshot
+from keyfront.runtime.up import edge_name
 
 
 def test_what_the_options_say(tmp_path: Path) -> None:

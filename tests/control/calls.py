@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from keyfront.model.kinds import KINDS, Kind
-from tests.control.house import ec_pem, many, minimal, trusting
+from tests.control.harness import ec_pem, many, minimal, trusting
 
 Output = dict[str, Any]
 Params = dict[str, Any]

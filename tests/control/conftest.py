@@ -1,4 +1,4 @@
-"""What the control plane's tests share: a house, and a store of either kind.
+"""What the control plane's tests share: a harness, and a store of either kind.
 
 A module that says `STORES = BOTH` has its tests run twice, once with SQLite and once with PostgreSQL.
 """
@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.control.house import House
+from tests.control.harness import Harness
 from tests.postgres import PostgresServer, unable
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     kinds = getattr(metafunc.module, "STORES", ())
-    if kinds and {"house", "tmp_path", "store"} & set(metafunc.fixturenames):
-        metafunc.fixturenames.insert(0, "store_kind")  # before the house stands
+    if kinds and {"harness", "tmp_path", "store"} & set(metafunc.fixturenames):
+        metafunc.fixturenames.insert(0, "store_kind")  # before the harness stands
         metafunc.parametrize("store_kind", kinds, indirect=True)
 
 
@@ -32,7 +32,7 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def store_kind(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Which kind of store the folder `tmp_path` has (`tests.control.house.where`)."""
+    """Which kind of store the folder `tmp_path` has (`tests.control.harness.where`)."""
     kind: str = request.param
     if kind == "sqlite":
         yield kind
@@ -45,7 +45,7 @@ def store_kind(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    made = House(tmp_path)
+def harness(tmp_path: Path) -> Iterator[Harness]:
+    made = Harness(tmp_path)
     yield made
     made.close()

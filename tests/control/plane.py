@@ -18,18 +18,18 @@ from botocore.config import Config
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from keyfront.control.access import Access
-from keyfront.control.app import build_app, serve
-from keyfront.control.beside import Beside
-from keyfront.control.credentials import load
-from keyfront.control.keyuse import Gatherer
-from keyfront.control.operations import Service
-from keyfront.control.sealing import sealer
-from keyfront.control.store import Store
-from keyfront.fleet.file import FileFeed
+from keyfront.control.identity.credentials import load
+from keyfront.control.identity.directory import CallerDirectory
+from keyfront.control.identity.sealing import sealer
+from keyfront.control.keys.usage import KeyUsageCollector
+from keyfront.control.operations.service import Service
+from keyfront.control.store.store import Store
+from keyfront.control.wire.app import build_app, serve
+from keyfront.control.wire.extensions import ExtensionApi
+from keyfront.fleet.file_feed import FileFeed
 from keyfront.model.kinds import Quotas
 from keyfront.model.snapshot import Snapshot
-from tests.control.house import where
+from tests.control.harness import where
 
 ACCOUNT = "123456789012"
 
@@ -65,9 +65,11 @@ class Plane:
     async def _serve(self, held: socket.socket, ready: threading.Event) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self.listener = held
-        access = Access(self.store, self.credentials, ACCOUNT, lambda: sealer(self.folder, {}, make=False))
-        gatherer = Gatherer(self.store, FileFeed(self.folder))
-        others = Beside(self.store, gatherer, random.SystemRandom(), audit_reads=True)
+        access = CallerDirectory(
+            self.store, self.credentials, ACCOUNT, lambda: sealer(self.folder, {}, make=False)
+        )
+        gatherer = KeyUsageCollector(self.store, FileFeed(self.folder))
+        others = ExtensionApi(self.store, gatherer, random.SystemRandom(), audit_reads=True)
         app = build_app(self.service, access, others=others)
         await serve(app, held, ready.set, stop=self._stop)
 

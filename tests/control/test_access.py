@@ -13,17 +13,18 @@ from typing import Any
 
 import pytest
 
-from keyfront.control import iam, sealing, users
-from keyfront.control.access import FRESH, USED_EVERY, Access
 from keyfront.control.call import Caller
-from keyfront.control.credentials import Credentials, load
-from keyfront.control.iam import Asked, Decision
-from keyfront.control.roles import ADMIN, ROLES
-from keyfront.control.sealing import Sealer, sealer
-from keyfront.control.store import Store
-from keyfront.control.users import Register
+from keyfront.control.iam import policy as iam
+from keyfront.control.iam.policy import AccessRequest, Decision
+from keyfront.control.iam.roles import ADMIN, ROLES
+from keyfront.control.identity import sealing, users
+from keyfront.control.identity.credentials import Credentials, load
+from keyfront.control.identity.directory import FRESH, USED_EVERY, CallerDirectory
+from keyfront.control.identity.sealing import Sealer, sealer
+from keyfront.control.identity.users import UserAdmin
+from keyfront.control.store.store import Store
 from keyfront.errors import ApiError, SettingsError
-from tests.control.house import ACCOUNT, BOTH, where
+from tests.control.harness import ACCOUNT, BOTH, where
 
 STORES = BOTH
 NOW = 1_700_000_000.0
@@ -39,10 +40,10 @@ class Desk:
         self.store = Store(where(folder))
         self.register = self.operator()
         self.file = load(folder / "credentials", ACCOUNT)
-        self.access = Access(self.store, self.file, ACCOUNT, lambda: sealer(folder, {}, make=False))
+        self.access = CallerDirectory(self.store, self.file, ACCOUNT, lambda: sealer(folder, {}, make=False))
 
-    def operator(self, **environment: str) -> Register:
-        return Register(
+    def operator(self, **environment: str) -> UserAdmin:
+        return UserAdmin(
             self.store,
             ACCOUNT,
             lambda: sealer(self.folder, environment, make=True),
@@ -191,7 +192,9 @@ class Counting:
 
 def test_those_who_wait_for_a_store_that_fails_do_not_wait_one_after_the_other(tmp_path: Path) -> None:
     slow: Any = Slow()
-    access = Access(slow, load(tmp_path / "credentials", ACCOUNT), ACCOUNT, lambda: Sealer(bytes(32)))
+    access = CallerDirectory(
+        slow, load(tmp_path / "credentials", ACCOUNT), ACCOUNT, lambda: Sealer(bytes(32))
+    )
     lock: Any = Counting()
     access._lock = lock
     codes: list[str] = []
@@ -283,8 +286,10 @@ def test_keys_are_sealed_under_one_key(desk: Desk, caplog: pytest.LogCaptureFixt
     key, _ = desk.register.create_key("ci")
     other = desk.operator(**{sealing.VARIABLE: base64.b64encode(bytes(32)).decode()})
     assert refused(other.create_key, "ci") == "InvalidInput"
-    wrong = Access(desk.store, desk.file, ACCOUNT, lambda: Sealer(bytes(32)))
-    none = Access(desk.store, desk.file, ACCOUNT, lambda: sealer(desk.folder / "lost", {}, make=False))
+    wrong = CallerDirectory(desk.store, desk.file, ACCOUNT, lambda: Sealer(bytes(32)))
+    none = CallerDirectory(
+        desk.store, desk.file, ACCOUNT, lambda: sealer(desk.folder / "lost", {}, make=False)
+    )
     with caplog.at_level(logging.ERROR):
         for access in (wrong, none):
             assert access.current(NOW).secret_of(key.id) is None
@@ -340,7 +345,7 @@ def test_a_policy_that_cannot_be_read_any_more_denies_everything(
     with caplog.at_level(logging.ERROR):
         caller = desk.current().caller(key.id)
     assert "old denies everything" in caplog.text
-    asked = Asked("cloudfront:ListKeyGroups", "*", {})
+    asked = AccessRequest("cloudfront:ListKeyGroups", "*", {})
     decision = iam.evaluate(caller.policies, asked)
     assert decision == Decision(allowed=False, policy="old", statement="Statement[0]")
 

@@ -22,13 +22,13 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
-from keyfront.control.access import Access
-from keyfront.control.app import DISCARD_LIMIT, build_app
 from keyfront.control.call import Call, Result
-from keyfront.control.credentials import load
-from keyfront.control.sealing import sealer
-from keyfront.control.users import Register
-from keyfront.control.xmlbody import BODY_LIMIT
+from keyfront.control.identity.credentials import load
+from keyfront.control.identity.directory import CallerDirectory
+from keyfront.control.identity.sealing import sealer
+from keyfront.control.identity.users import UserAdmin
+from keyfront.control.wire.app import DISCARD_LIMIT, build_app
+from keyfront.control.wire.xml_body import BODY_LIMIT
 from keyfront.errors import ApiError
 from tests.control.plane import ACCOUNT, Plane, distribution_config, public_pem
 
@@ -340,12 +340,14 @@ async def test_refused_signatures(tmp_path: Path) -> None:
     with Plane(tmp_path) as plane:
         real = time.time()
         now = real
-        register = Register(
+        register = UserAdmin(
             plane.store, ACCOUNT, lambda: sealer(tmp_path, {}, make=True), by="tests", clock=lambda: now
         )
         register.create_user("ci", ["auditor"])
         (rested, rested_secret), (revoked, revoked_secret) = (register.create_key("ci") for _ in range(2))
-        access = Access(plane.store, plane.credentials, ACCOUNT, lambda: sealer(tmp_path, {}, make=False))
+        access = CallerDirectory(
+            plane.store, plane.credentials, ACCOUNT, lambda: sealer(tmp_path, {}, make=False)
+        )
         transport = httpx.ASGITransport(build_app(plane.service, access, clock=lambda: now))
         key_id, secret = plane.key
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from keyfront.control.operations import OPERATIONS
+from keyfront.control.operations.registry import OPERATIONS
 from keyfront.model.kinds import Quotas
 from keyfront.model.service import service
 from tests.control.calls import World, call_of
-from tests.control.house import minimal
+from tests.control.harness import minimal
 from tests.control.plane import Plane, public_pem
 
 NODE = Path(__file__).parents[1] / "node"

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from keyfront.cli.settings import audience
-from keyfront.control.audience import Audience
+from keyfront.control.wire.metrics_access import Audience
 from keyfront.errors import SettingsError
 from tests.up import Up
 

@@ -15,21 +15,23 @@ from typing import Any
 import msgspec
 import pytest
 
-from keyfront.control import audit
+from keyfront.control.audit import records as audit
+from keyfront.control.audit.writer import AuditWriter
 from keyfront.control.call import Call
-from keyfront.control.ledger import Ledger
-from keyfront.control.store import AuditRow, Store, Transaction
-from tests.control.house import ACCOUNT, CALLER, House, many, minimal
+from keyfront.control.store.rows import AuditRow
+from keyfront.control.store.store import Store
+from keyfront.control.store.transaction import Transaction
+from tests.control.harness import ACCOUNT, CALLER, Harness, many, minimal
 
 
-def records(house: House) -> list[dict[str, Any]]:
-    with house.store.read() as transaction:
+def records(harness: Harness) -> list[dict[str, Any]]:
+    with harness.store.read() as transaction:
         return [json.loads(row.record) for row in transaction.audit()]
 
 
-def test_a_record_has_cloudtrails_shape(house: House) -> None:
-    id_ = house.key("first")
-    (record,) = records(house)
+def test_a_record_has_cloudtrails_shape(harness: Harness) -> None:
+    id_ = harness.key("first")
+    (record,) = records(harness)
     assert record["requestParameters"]["publicKeyConfig"]["name"] == "first"
     assert record["requestParameters"]["publicKeyConfig"]["encodedKey"].startswith("-----BEGIN PUBLIC KEY")
     assert record | {"requestParameters": 0, "eventID": 0, "responseElements": 0} == {
@@ -63,17 +65,19 @@ def test_a_record_has_cloudtrails_shape(house: House) -> None:
     assert elements == {
         "publicKey": {"id": id_},
         "location": f"/2020-05-31/public-key/{id_}",
-        "eTag": house.etag("PublicKey", id_),
+        "eTag": harness.etag("PublicKey", id_),
     }
 
 
-def test_every_call_is_recorded_reads_and_refusals_too(house: House) -> None:
-    id_ = house.key()
-    house.call("GetPublicKey", Id=id_)
-    house.refused("GetPublicKey", Id="KNOTHING")
-    house.refused("DeletePublicKey", Id=id_)
-    house.refused("CreateFunction", Name="f")
-    found = [(record["eventName"], record.get("errorCode"), record["readOnly"]) for record in records(house)]
+def test_every_call_is_recorded_reads_and_refusals_too(harness: Harness) -> None:
+    id_ = harness.key()
+    harness.call("GetPublicKey", Id=id_)
+    harness.refused("GetPublicKey", Id="KNOTHING")
+    harness.refused("DeletePublicKey", Id=id_)
+    harness.refused("CreateFunction", Name="f")
+    found = [
+        (record["eventName"], record.get("errorCode"), record["readOnly"]) for record in records(harness)
+    ]
     assert found == [
         ("CreatePublicKey", None, False),
         ("GetPublicKey", None, True),
@@ -81,36 +85,36 @@ def test_every_call_is_recorded_reads_and_refusals_too(house: House) -> None:
         ("DeletePublicKey", "InvalidIfMatchVersion", False),
         ("CreateFunction", "UnsupportedOperation", False),
     ]
-    with sqlite3.connect(house.folder / "keyfront.db") as connection:
+    with sqlite3.connect(harness.folder / "keyfront.db") as connection:
         columns = connection.execute("SELECT name, principal, resource, error FROM audit").fetchall()
     assert columns[0] == ("CreatePublicKey", f"arn:aws:iam::{ACCOUNT}:user/ada", id_, "")
     assert columns[2] == ("GetPublicKey", f"arn:aws:iam::{ACCOUNT}:user/ada", "KNOTHING", "NoSuchPublicKey")
 
 
 def test_reads_that_succeed_can_be_left_out(tmp_path: Path) -> None:
-    house = House(tmp_path, audit_reads=False)
-    id_ = house.key()
-    house.call("GetPublicKey", Id=id_)
-    house.refused("GetPublicKey", Id="KNOTHING")
-    assert [record["eventName"] for record in records(house)] == ["CreatePublicKey", "GetPublicKey"]
-    house.close()
+    harness = Harness(tmp_path, audit_reads=False)
+    id_ = harness.key()
+    harness.call("GetPublicKey", Id=id_)
+    harness.refused("GetPublicKey", Id="KNOTHING")
+    assert [record["eventName"] for record in records(harness)] == ["CreatePublicKey", "GetPublicKey"]
+    harness.close()
 
 
-def test_no_secret_enters(house: House) -> None:
+def test_no_secret_enters(harness: Harness) -> None:
     config = minimal()
     header = {"HeaderName": "X-Origin-Secret", "HeaderValue": "hunter2"}
     config["Origins"]["Items"][0]["CustomHeaders"] = many(header)
-    id_ = house.distribution(**config)["Id"]
-    config, etag = house.config(id_)
-    house.refused("UpdateDistribution", Id=id_, IfMatch="E1234567890ABC", DistributionConfig=config)
-    house.call("UpdateDistribution", Id=id_, IfMatch=etag, DistributionConfig=config)
+    id_ = harness.distribution(**config)["Id"]
+    config, etag = harness.config(id_)
+    harness.refused("UpdateDistribution", Id=id_, IfMatch="E1234567890ABC", DistributionConfig=config)
+    harness.call("UpdateDistribution", Id=id_, IfMatch=etag, DistributionConfig=config)
     header["HeaderValue"] = "hunter2" + "x" * 2000
     config["Origins"]["Items"][0]["CustomHeaders"] = many(header)
-    house.refused("CreateDistribution", DistributionConfig=config)
-    house.refused(
+    harness.refused("CreateDistribution", DistributionConfig=config)
+    harness.refused(
         "CreateDistribution", DistributionConfig={"Origins": {"Items": [{"CustomHeaders": "hunter2"}]}}
     )
-    with house.store.read() as transaction:
+    with harness.store.read() as transaction:
         rows = transaction.audit()
     assert len(rows) == 6
     assert not any(b"hunter2" in row.record for row in rows)
@@ -120,10 +124,10 @@ def test_no_secret_enters(house: House) -> None:
     ]
 
 
-def test_the_chain_shows_what_was_tampered_with(house: House) -> None:
+def test_the_chain_shows_what_was_tampered_with(harness: Harness) -> None:
     for name in "abcd":
-        house.key(name)
-    with house.store.read() as transaction:
+        harness.key(name)
+    with harness.store.read() as transaction:
         rows = transaction.audit()
     assert [row.number for row in rows] == [1, 2, 3, 4]
     assert audit.first_break(rows) is None
@@ -159,10 +163,10 @@ class Gate:
             yield transaction
 
 
-def test_calls_that_wait_at_one_time_are_recorded_in_one_transaction(house: House) -> None:
-    gate: Any = Gate(house.store)
-    ledger = Ledger(gate, random.Random(1))
-    call = Call("GetKeyGroup", {"Id": "x"}, CALLER, "192.0.2.7", "t", "r", house.now)
+def test_calls_that_wait_at_one_time_are_recorded_in_one_transaction(harness: Harness) -> None:
+    gate: Any = Gate(harness.store)
+    ledger = AuditWriter(gate, random.Random(1))
+    call = Call("GetKeyGroup", {"Id": "x"}, CALLER, "192.0.2.7", "t", "r", harness.now)
     threads = [threading.Thread(target=ledger.record, args=(call, {})) for _ in range(9)]
     threads[0].start()
     assert gate.begun.wait(10)
@@ -175,27 +179,27 @@ def test_calls_that_wait_at_one_time_are_recorded_in_one_transaction(house: Hous
     for thread in threads:
         thread.join(10)
     assert gate.writes == 2
-    assert len(records(house)) == 9
-    with house.store.read() as transaction:
+    assert len(records(harness)) == 9
+    with harness.store.read() as transaction:
         assert audit.first_break(transaction.audit()) is None
 
 
-def test_what_cannot_be_recorded_is_told_of_each(house: House, caplog: pytest.LogCaptureFixture) -> None:
-    ledger = Ledger(house.store, random.Random(1))
-    with house.store.write() as transaction:
+def test_what_cannot_be_recorded_is_told_of_each(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
+    ledger = AuditWriter(harness.store, random.Random(1))
+    with harness.store.write() as transaction:
         transaction.connection.exec_driver_sql("DROP TABLE audit")
     for name in ("GetKeyGroup", "GetPublicKey"):
-        ledger.record(Call(name, {"Id": "x"}, CALLER, "192.0.2.7", "t", "r", house.now), {})
+        ledger.record(Call(name, {"Id": "x"}, CALLER, "192.0.2.7", "t", "r", harness.now), {})
         assert f"no audit record of {name} by {CALLER.arn}" in caplog.text
 
 
-def test_a_store_that_takes_no_record_takes_no_change_but_answers_reads(house: House) -> None:
-    id_ = house.key()
-    with house.store.write() as transaction:
+def test_a_store_that_takes_no_record_takes_no_change_but_answers_reads(harness: Harness) -> None:
+    id_ = harness.key()
+    with harness.store.write() as transaction:
         transaction._connection.exec_driver_sql(
             "CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
         )
-    error = house.refused("CreateKeyGroup", KeyGroupConfig={"Name": "g", "Items": [id_]})
+    error = harness.refused("CreateKeyGroup", KeyGroupConfig={"Name": "g", "Items": [id_]})
     assert (error.code, error.status) == ("ServiceUnavailable", 503)
-    assert house.call("ListKeyGroups")["KeyGroupList"]["Quantity"] == 0
-    assert house.call("GetPublicKey", Id=id_)["PublicKey"]["Id"] == id_
+    assert harness.call("ListKeyGroups")["KeyGroupList"]["Quantity"] == 0
+    assert harness.call("GetPublicKey", Id=id_)["PublicKey"]["Id"] == id_

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from botocore.session import Session
 
-from keyfront.control import trail
-from keyfront.control.sealing import sealer
-from keyfront.control.users import Register
+from keyfront.cloudfront.key_usage import PATH, ask, read_answer
+from keyfront.control.audit import search as trail
+from keyfront.control.identity.sealing import sealer
+from keyfront.control.identity.users import UserAdmin
 from keyfront.errors import AccountError
-from keyfront.fleet.file import FileFeed
-from keyfront.fleet.keycounts import KeyCounts
-from keyfront.lifecycle.keyuse import PATH, ask, read_answer
-from tests.control.house import BOTH
+from keyfront.fleet.file_feed import FileFeed
+from keyfront.fleet.key_counters import KeyCounts
+from tests.control.harness import BOTH
 from tests.control.plane import ACCOUNT, Plane
 
 STORES = BOTH
@@ -64,7 +64,8 @@ def test_whoever_may_is_told(plane: Plane) -> None:
     assert {name: each.requests for name, each in use.hashes.items()} == {"SHA1": 3}
     assert found.of("K2") is None
     (record,) = [
-        each.record for each in trail.search(plane.store, trail.Wanted(event="GetKeyUse"), newest_first=True)
+        each.record
+        for each in trail.search(plane.store, trail.AuditQuery(event="GetKeyUse"), newest_first=True)
     ][:1]
     assert record["eventSource"] == "keyfront"
     assert record["readOnly"] is True
@@ -88,7 +89,7 @@ def test_whoever_may_is_told(plane: Plane) -> None:
     ],
 )
 def test_policies_say_who_may(plane: Plane, policy: str, allowed: bool) -> None:
-    register = Register(
+    register = UserAdmin(
         plane.store, ACCOUNT, lambda: sealer(plane.folder, {}, make=True), by="tests", clock=time.time
     )
     if policy.startswith("{"):
@@ -100,7 +101,7 @@ def test_policies_say_who_may(plane: Plane, policy: str, allowed: bool) -> None:
         return
     with pytest.raises(AccountError, match=r"AccessDenied: .*keyfront:GetKeyUse"):
         ask(session(key.id, secret), plane.endpoint)
-    refused = [each.record for each in trail.search(plane.store, trail.Wanted(event="GetKeyUse"))]
+    refused = [each.record for each in trail.search(plane.store, trail.AuditQuery(event="GetKeyUse"))]
     assert [record.get("errorCode") for record in refused] == ["AccessDenied"]
 
 

@@ -14,7 +14,7 @@ from botocore.model import ServiceModel
 from botocore.parsers import create_parser
 from botocore.serialize import create_serializer
 
-from keyfront.control import codec, scalars, xmlbody
+from keyfront.control.wire import codec, scalars, xml_body
 from keyfront.errors import ApiError
 from keyfront.model.service import API_VERSION, NAMESPACE, add_later_members, error_status, service
 from tests.control.shapes import Maker
@@ -300,8 +300,8 @@ MALFORMED = [
     (public_key(WHOLE.replace(">k<", ">&undefined;<")), "Invalid XML document"),
     (b"<a>" * 40 + b"</a>" * 40, "too deep"),
     (b"<" + b"a" * 300 + b"/>", "name is too long"),
-    (b"<a>" + b"<b/>" * xmlbody.ELEMENT_LIMIT + b"</a>", "too many elements"),
-    (public_key(WHOLE) + b" " * xmlbody.BODY_LIMIT, "longer than"),
+    (b"<a>" + b"<b/>" * xml_body.ELEMENT_LIMIT + b"</a>", "too many elements"),
+    (public_key(WHOLE) + b" " * xml_body.BODY_LIMIT, "longer than"),
 ]
 
 
@@ -548,12 +548,12 @@ def test_flattened_lists() -> None:
     shape = model.shape_for("Body")
     xml = b"<Body><Name>a</Name><plain>c</plain><When>2019-12-05T18:51:43.781Z</When><Name>b</Name></Body>"
     faults = scalars.Faults()
-    value = xmlbody.read(shape, xmlbody.parse(xml), "body", faults)
+    value = xml_body.read(shape, xml_body.parse(xml), "body", faults)
     assert not faults
     assert value["Names"] == ["a", "b"]
     assert value["Plain"] == ["c"]
     out: list[str] = []
-    xmlbody.write(shape, value, "Body", out)
+    xml_body.write(shape, value, "Body", out)
     parsed = PARSER.parse({"status_code": 200, "headers": {}, "body": "".join(out).encode()}, shape)
     del parsed["ResponseMetadata"]
     assert parsed == value

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from keyfront.control import audit, schema
-from keyfront.control.copying import copy
-from keyfront.control.store import Store
+from keyfront.control.audit import records as audit
+from keyfront.control.store import schema
+from keyfront.control.store.copy import copy
+from keyfront.control.store.store import Store
 from keyfront.errors import SettingsError
-from tests.control.house import BOTH, House, where
+from tests.control.harness import BOTH, Harness, where
 
 STORES = BOTH
 
@@ -26,7 +27,7 @@ def content(store: Store) -> dict[str, list[tuple[object, ...]]]:
 
 def test_everything_is_there_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
-    one = House(tmp_path / "one")
+    one = Harness(tmp_path / "one")
     key = one.key("ä")
     group = one.group(key)
     id_ = one.distribution()["Id"]
@@ -50,7 +51,7 @@ def test_everything_is_there_and_goes_on(tmp_path: Path) -> None:
 
     # The same machine with the other store: edges notice nothing, and everything goes on.
     (tmp_path / "one" / "store").write_text(str(where(tmp_path)))
-    again = House(tmp_path / "one", seed=2)
+    again = Harness(tmp_path / "one", seed=2)
     assert again.feed.published() == published
     assert (
         again.refused("DeletePublicKey", Id=key, IfMatch=again.etag("PublicKey", key)).code

@@ -11,19 +11,20 @@ from urllib.parse import quote
 import pytest
 from fuzz.cost import opcodes, seconds
 
-from keyfront.control import codec, iam
+from keyfront.control.iam import policy as iam
+from keyfront.control.wire import codec
 from keyfront.errors import ApiError
-from tests.control.house import Config, House, many, minimal
+from tests.control.harness import Config, Harness, many, minimal
 
 FEW, MORE = 200, 800
 """Members of the two lists whose costs are compared: no quota is as large."""
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    house = House(tmp_path)
-    yield house
-    house.close()
+def harness(tmp_path: Path) -> Iterator[Harness]:
+    harness = Harness(tmp_path)
+    yield harness
+    harness.close()
 
 
 def outcome(call: Callable[[], object]) -> str:
@@ -85,13 +86,13 @@ LISTS: dict[str, Callable[[int], Config]] = {
 
 
 @pytest.mark.parametrize("kind", LISTS)
-def test_a_list_of_any_length(house: House, kind: str) -> None:
+def test_a_list_of_any_length(harness: Harness, kind: str) -> None:
     def call(count: int) -> Callable[[], object]:
         config = LISTS[kind](count)
 
         return lambda: outcome(
-            lambda: house.call(
-                "CreateDistribution", DistributionConfig=config | {"CallerReference": f"{house.calls}"}
+            lambda: harness.call(
+                "CreateDistribution", DistributionConfig=config | {"CallerReference": f"{harness.calls}"}
             )
         )
 
@@ -106,7 +107,7 @@ NUMBERS = ["9" * 20, "9" * 5000, "-" + "9" * 19, "0" * 5000, "1e9999", "NaN", "I
 
 @pytest.mark.parametrize("number", NUMBERS)
 @pytest.mark.parametrize("operation", ["ListDistributions", "ListPublicKeys", "ListInvalidations"])
-def test_how_many_items_are_asked_for(house: House, number: str, operation: str) -> None:
+def test_how_many_items_are_asked_for(harness: Harness, number: str, operation: str) -> None:
     path = {
         "ListDistributions": "/2020-05-31/distribution",
         "ListPublicKeys": "/2020-05-31/public-key",
@@ -117,37 +118,37 @@ def test_how_many_items_are_asked_for(house: House, number: str, operation: str)
     assert read in {"", "InvalidArgument"}
     if not read:
         params = codec.read(matched, (), b"")
-        assert opcodes(lambda: outcome(lambda: house.call(operation, **params))) < 200_000
+        assert opcodes(lambda: outcome(lambda: harness.call(operation, **params))) < 200_000
 
 
 @pytest.mark.parametrize(
     "member", ["HTTPPort", "HTTPSPort", "OriginReadTimeout", "OriginKeepaliveTimeout", "ConnectionAttempts"]
 )
 @pytest.mark.parametrize("number", [2**31 - 1, -(2**31), 0])
-def test_an_origins_number(house: House, member: str, number: int) -> None:
+def test_an_origins_number(harness: Harness, member: str, number: int) -> None:
     one = origin(0)
     (one if member == "ConnectionAttempts" else one["CustomOriginConfig"])[member] = number
     config = minimal() | {"Origins": many(one)}
     config["DefaultCacheBehavior"]["TargetOriginId"] = "o0"
-    assert house.refused("CreateDistribution", DistributionConfig=config).status == 400
+    assert harness.refused("CreateDistribution", DistributionConfig=config).status == 400
 
 
 @pytest.mark.parametrize("ttl", [2**63 - 1, 10**12])
-def test_a_ttl_of_any_length(house: House, ttl: int) -> None:
+def test_a_ttl_of_any_length(harness: Harness, ttl: int) -> None:
     config = minimal()
     config["DefaultCacheBehavior"] |= {"MinTTL": 0, "DefaultTTL": ttl, "MaxTTL": ttl}
-    assert outcome(lambda: house.call("CreateDistribution", DistributionConfig=config)) in {
+    assert outcome(lambda: harness.call("CreateDistribution", DistributionConfig=config)) in {
         "",
         "InvalidArgument",
     }
 
 
 @pytest.mark.parametrize("quantity", [2**31 - 1, -(2**31), 10**6])
-def test_a_quantity_that_is_not_the_number_of_items(house: House, quantity: int) -> None:
+def test_a_quantity_that_is_not_the_number_of_items(harness: Harness, quantity: int) -> None:
     config = minimal() | {"Aliases": {"Quantity": quantity, "Items": ["a.example.com"]}}
 
     def run() -> None:
-        assert house.refused("CreateDistribution", DistributionConfig=config).status == 400
+        assert harness.refused("CreateDistribution", DistributionConfig=config).status == 400
 
     assert opcodes(run) < 200_000
 

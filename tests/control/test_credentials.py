@@ -11,8 +11,8 @@ import botocore.configloader
 import pytest
 
 from keyfront.control.call import Caller
-from keyfront.control.credentials import Credentials, load
-from keyfront.control.roles import ADMIN
+from keyfront.control.iam.roles import ADMIN
+from keyfront.control.identity.credentials import Credentials, load
 from keyfront.errors import SettingsError
 
 ACCOUNT = "123456789012"

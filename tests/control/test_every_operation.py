@@ -18,11 +18,11 @@ import pytest
 from botocore.exceptions import ClientError
 from defusedxml.ElementTree import fromstring
 
-from keyfront.control.operations import OPERATIONS
+from keyfront.control.operations.registry import OPERATIONS
 from keyfront.model.kinds import KINDS, Kind, Quotas
 from keyfront.model.service import NAMESPACE, Operation, Shape, service
 from tests.control.calls import CALLS, CONFIGS, World, call_of
-from tests.control.house import BOTH
+from tests.control.harness import BOTH
 from tests.control.plane import Plane
 from tests.postgres import PostgresServer
 

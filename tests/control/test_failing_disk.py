@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from keyfront.control import audit
-from keyfront.control.credentials import load
-from keyfront.control.health import committable, writable
-from keyfront.control.store import Store
+from keyfront.control.audit import records as audit
+from keyfront.control.identity.credentials import load
+from keyfront.control.store.store import Store
+from keyfront.control.wire.health import committable, writable
 from keyfront.errors import ApiError, SettingsError
 from keyfront.model.kinds import Quotas
-from tests.control.house import ACCOUNT, House
+from tests.control.harness import ACCOUNT, Harness
 from tests.faults import FULL, IOERR_FSYNC, IOERR_WRITE, FailingSqlite, failing_disks, left_over
 
 WAYS = [(FULL, False), (FULL, True), (IOERR_WRITE, False), (IOERR_FSYNC, True)]
@@ -42,14 +42,14 @@ def intact(store: Store) -> int:
 
 @pytest.mark.parametrize(("code", "stays"), WAYS)
 def test_a_change(tmp_path: Path, sqlite: FailingSqlite, code: int, stays: bool) -> None:
-    house = House(tmp_path, quotas=Quotas(public_keys=1000))
-    made = [house.key("before")]
+    harness = Harness(tmp_path, quotas=Quotas(public_keys=1000))
+    made = [harness.key("before")]
     for at in range(200):
         sqlite.fail(at, code, stays=stays)
         name = f"key-{at}"
         refusal = None
         try:
-            made.append(house.key(name))
+            made.append(harness.key(name))
         except ApiError as error:
             refusal = error
         struck = sqlite.struck
@@ -66,32 +66,32 @@ def test_a_change(tmp_path: Path, sqlite: FailingSqlite, code: int, stays: bool)
         if not struck:
             break
         if len(made) < at + 2:
-            made.append(house.key(name))  # the same call again
+            made.append(harness.key(name))  # the same call again
     else:
         raise AssertionError("a change never got through")
     assert at >= 2
-    assert intact(house.store) >= len(made)
-    house.close()
+    assert intact(harness.store) >= len(made)
+    harness.close()
 
 
 @pytest.mark.parametrize(("code", "stays"), WAYS)
 def test_a_record_of_a_read(tmp_path: Path, sqlite: FailingSqlite, code: int, stays: bool) -> None:
     """A read is answered without its record; the log has no gap, and says that it failed."""
-    house = House(tmp_path)
-    key = house.key()
+    harness = Harness(tmp_path)
+    key = harness.key()
     for at in range(50):
-        before = intact(house.store)
+        before = intact(harness.store)
         sqlite.fail(at, code, stays=stays)
-        house.call("GetPublicKey", Id=key)
+        harness.call("GetPublicKey", Id=key)
         struck = sqlite.struck
-        trouble = house.service.audit_trouble
+        trouble = harness.service.audit_trouble
         sqlite.fail(None)
-        assert intact(house.store) == before + (not trouble)
-        house.call("GetPublicKey", Id=key)
-        assert house.service.audit_trouble == ""
+        assert intact(harness.store) == before + (not trouble)
+        harness.call("GetPublicKey", Id=key)
+        assert harness.service.audit_trouble == ""
         if not struck:
             break
-    house.close()
+    harness.close()
 
 
 @pytest.mark.parametrize(("code", "stays"), WAYS)
@@ -101,13 +101,13 @@ def test_the_first_start(tmp_path: Path, sqlite: FailingSqlite, code: int, stays
         folder.mkdir()
         sqlite.fail(at, code, stays=stays)
         with contextlib.suppress(SettingsError, ApiError, DBAPIError):
-            House(folder).close()
+            Harness(folder).close()
         struck = sqlite.struck
         sqlite.fail(None)
-        house = House(folder)  # whatever was left there
-        house.key()
-        intact(house.store)
-        house.close()
+        harness = Harness(folder)  # whatever was left there
+        harness.key()
+        intact(harness.store)
+        harness.close()
         shutil.rmtree(folder)
         if not struck:
             break
@@ -139,14 +139,14 @@ def test_publishing_what_is_committed(tmp_path: Path) -> None:
     for number, disk in enumerate(failing_disks(("full once", "full from then on", "broken once"))):
         folder = tmp_path / str(number)
         folder.mkdir()
-        house = House(folder)
+        harness = Harness(folder)
         with disk:
-            id_ = house.distribution()["Id"]  # the store's own files are SQLite's, and do not fail here
-        assert house.service.follow(house.now + 1)
-        published = house.feed.published()
+            id_ = harness.distribution()["Id"]  # the store's own files are SQLite's, and do not fail here
+        assert harness.service.follow(harness.now + 1)
+        published = harness.feed.published()
         assert published is not None
         assert [one.id for one in published.distributions] == [id_]
-        house.close()
+        harness.close()
         shutil.rmtree(folder)
 
 

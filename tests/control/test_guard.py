@@ -9,32 +9,33 @@ from typing import Any
 import msgspec
 import pytest
 
-from keyfront.control import iam, permissions
 from keyfront.control.call import Call, Caller
-from keyfront.control.operations import OPERATIONS
-from keyfront.control.roles import ROLES
+from keyfront.control.iam import permissions
+from keyfront.control.iam import policy as iam
+from keyfront.control.iam.roles import ROLES
+from keyfront.control.operations.registry import OPERATIONS
 from keyfront.errors import ApiError
 from keyfront.model.kinds import KINDS
 from keyfront.model.service import service
-from tests.control.house import ACCOUNT, CALLER, House, minimal
+from tests.control.harness import ACCOUNT, CALLER, Harness, minimal
 
 NOW = 1_700_000_000.0
 
 
-def told(house: House, caller: Caller, operation: str, **params: Any) -> ApiError | None:
+def told(harness: Harness, caller: Caller, operation: str, **params: Any) -> ApiError | None:
     """What `caller` is answered; None for success."""
-    house.calls += 1
-    house.now += 1
-    call = Call(operation, params, caller, "192.0.2.7", "tests/1", f"{house.calls:036}", house.now)
+    harness.calls += 1
+    harness.now += 1
+    call = Call(operation, params, caller, "192.0.2.7", "tests/1", f"{harness.calls:036}", harness.now)
     try:
-        house.service.run(call)
+        harness.service.run(call)
     except ApiError as error:
         return error
     return None
 
 
-def denied(house: House, caller: Caller, operation: str, **params: Any) -> str:
-    error = told(house, caller, operation, **params)
+def denied(harness: Harness, caller: Caller, operation: str, **params: Any) -> str:
+    error = told(harness, caller, operation, **params)
     assert error is not None
     assert (error.code, error.status) == ("AccessDenied", 403)
     return error.message
@@ -76,14 +77,14 @@ def filled(operation: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    house = House(tmp_path_factory.mktemp("empty"))
-    yield house
-    house.close()
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
+    harness = Harness(tmp_path_factory.mktemp("empty"))
+    yield harness
+    harness.close()
 
 
 @pytest.mark.parametrize("operation", sorted(OPERATIONS))
-def test_every_operation_is_guarded(empty: House, operation: str) -> None:
+def test_every_operation_is_guarded(empty: Harness, operation: str) -> None:
     """Nobody may do it without a policy, and whoever may do all but it may not do it."""
     nobody = msgspec.structs.replace(CALLER, policies=())
     needs, params = permissions.needs(operation), filled(operation)
@@ -160,28 +161,28 @@ def test_what_an_operation_needs(operation: str) -> None:
     assert found == RESOURCES[operation]
 
 
-def test_by_resource(house: House) -> None:
-    one, two = house.group(house.key("a"), name="one"), house.group(house.key("b"), name="two")
+def test_by_resource(harness: Harness) -> None:
+    one, two = harness.group(harness.key("a"), name="one"), harness.group(harness.key("b"), name="two")
     arn = f"arn:aws:cloudfront::{ACCOUNT}:key-group/{one}"
     caller = holder(allow("GetKeyGroup", "UpdateKeyGroup", "DeleteKeyGroup", resource=arn))
-    assert told(house, caller, "GetKeyGroup", Id=one) is None
+    assert told(harness, caller, "GetKeyGroup", Id=one) is None
     assert f"on resource: arn:aws:cloudfront::{ACCOUNT}:key-group/{two} because" in denied(
-        house, caller, "GetKeyGroup", Id=two
+        harness, caller, "GetKeyGroup", Id=two
     )
-    denied(house, caller, "GetKeyGroup", Id="nothing")  # not even whether it exists
-    assert "ListKeyGroups because" in denied(house, caller, "ListKeyGroups")
-    etag = house.etag("KeyGroup", two)
-    denied(house, caller, "DeleteKeyGroup", Id=two, IfMatch=etag)
-    assert house.etag("KeyGroup", two) == etag
-    assert told(house, caller, "DeleteKeyGroup", Id=one, IfMatch=house.etag("KeyGroup", one)) is None
+    denied(harness, caller, "GetKeyGroup", Id="nothing")  # not even whether it exists
+    assert "ListKeyGroups because" in denied(harness, caller, "ListKeyGroups")
+    etag = harness.etag("KeyGroup", two)
+    denied(harness, caller, "DeleteKeyGroup", Id=two, IfMatch=etag)
+    assert harness.etag("KeyGroup", two) == etag
+    assert told(harness, caller, "DeleteKeyGroup", Id=one, IfMatch=harness.etag("KeyGroup", one)) is None
 
 
-def test_by_tags(house: House) -> None:
+def test_by_tags(harness: Harness) -> None:
     arns = {}
     for name, env in [("one", "prod"), ("two", "dev")]:
         tags = {"Items": [{"Key": "Env", "Value": env}]}
         config = {"DistributionConfig": minimal(name), "Tags": tags}
-        made = house.call("CreateDistributionWithTags", DistributionConfigWithTags=config)["Distribution"]
+        made = harness.call("CreateDistributionWithTags", DistributionConfigWithTags=config)["Distribution"]
         arns[env] = (made["Id"], made["ARN"])
     caller = holder(
         allow("GetDistribution", "TagResource", condition={"StringEquals": {"aws:ResourceTag/Env": "dev"}}),
@@ -190,18 +191,20 @@ def test_by_tags(house: House) -> None:
               condition={"StringEquals": {"aws:RequestTag/Env": ["dev", "test"]},
                          "ForAllValues:StringEquals": {"aws:TagKeys": ["Env", "Team"]}}),
     )  # fmt: skip
-    assert told(house, caller, "GetDistribution", Id=arns["dev"][0]) is None
-    denied(house, caller, "GetDistribution", Id=arns["prod"][0])
+    assert told(harness, caller, "GetDistribution", Id=arns["dev"][0]) is None
+    denied(harness, caller, "GetDistribution", Id=arns["prod"][0])
     team = {"Items": [{"Key": "Team", "Value": "a"}]}
-    assert told(house, caller, "TagResource", Resource=arns["dev"][1], Tags=team) is None
-    denied(house, caller, "TagResource", Resource=arns["prod"][1], Tags=team)
-    assert told(house, caller, "UntagResource", Resource=arns["dev"][1], TagKeys={"Items": ["Team"]}) is None
-    denied(house, caller, "UntagResource", Resource=arns["dev"][1], TagKeys={"Items": ["Team", "Env"]})
+    assert told(harness, caller, "TagResource", Resource=arns["dev"][1], Tags=team) is None
+    denied(harness, caller, "TagResource", Resource=arns["prod"][1], Tags=team)
+    assert (
+        told(harness, caller, "UntagResource", Resource=arns["dev"][1], TagKeys={"Items": ["Team"]}) is None
+    )
+    denied(harness, caller, "UntagResource", Resource=arns["dev"][1], TagKeys={"Items": ["Team", "Env"]})
 
     def made_with(*tags: tuple[str, str]) -> ApiError | None:
         items = [{"Key": key, "Value": value} for key, value in tags]
         config = {"DistributionConfig": minimal(f"with {tags}"), "Tags": {"Items": items}}
-        return told(house, caller, "CreateDistributionWithTags", DistributionConfigWithTags=config)
+        return told(harness, caller, "CreateDistributionWithTags", DistributionConfigWithTags=config)
 
     assert made_with(("Env", "test")) is None
     for given in ([], [("Env", "prod")], [("Env", "dev"), ("Cost", "1")], [("Team", "a")]):
@@ -210,8 +213,8 @@ def test_by_tags(house: House) -> None:
         assert error.code == "AccessDenied"
     # Once it has another tag, it is another's.
     prod = {"Items": [{"Key": "Env", "Value": "prod"}]}
-    house.call("TagResource", Resource=arns["dev"][1], Tags=prod)
-    denied(house, caller, "GetDistribution", Id=arns["dev"][0])
+    harness.call("TagResource", Resource=arns["dev"][1], Tags=prod)
+    denied(harness, caller, "GetDistribution", Id=arns["dev"][0])
 
 
 @pytest.mark.parametrize(
@@ -227,18 +230,18 @@ def test_by_tags(house: House) -> None:
         ("nowhere", False),
     ],
 )
-def test_by_address(house: House, source: str, allowed: bool) -> None:
+def test_by_address(harness: Harness, source: str, allowed: bool) -> None:
     condition = {"IpAddress": {"aws:SourceIp": ["192.0.2.0/24", "2001:db8::/48"]}}
     caller = holder(allow("ListKeyGroups", condition=condition))
     call = Call("ListKeyGroups", {}, caller, source, "", "r", NOW)
     if allowed:
-        house.service.run(call)
+        harness.service.run(call)
     else:
         with pytest.raises(ApiError, match="AccessDenied"):
-            house.service.run(call)
+            harness.service.run(call)
 
 
-def test_by_tls_and_by_time(house: House) -> None:
+def test_by_tls_and_by_time(harness: Harness) -> None:
     caller = holder(
         allow("ListKeyGroups", condition={"Bool": {"aws:SecureTransport": True}}),
         allow("ListPublicKeys", condition={"DateLessThan": {"aws:CurrentTime": "2023-11-14T22:13:20Z"}}),
@@ -246,21 +249,21 @@ def test_by_tls_and_by_time(house: House) -> None:
     for secure in (False, True):
         call = Call("ListKeyGroups", {}, caller, "192.0.2.7", "", "r", NOW, secure)
         if secure:
-            house.service.run(call)
+            harness.service.run(call)
         else:
             with pytest.raises(ApiError, match="AccessDenied"):
-                house.service.run(call)
-    house.service.run(Call("ListPublicKeys", {}, caller, "", "", "r", NOW - 1))
+                harness.service.run(call)
+    harness.service.run(Call("ListPublicKeys", {}, caller, "", "", "r", NOW - 1))
     with pytest.raises(ApiError, match="AccessDenied"):
-        house.service.run(Call("ListPublicKeys", {}, caller, "", "", "r", NOW))
+        harness.service.run(Call("ListPublicKeys", {}, caller, "", "", "r", NOW))
 
 
-def test_a_denied_call_is_recorded_and_changes_nothing(house: House) -> None:
+def test_a_denied_call_is_recorded_and_changes_nothing(harness: Harness) -> None:
     auditor = msgspec.structs.replace(CALLER, policies=(ROLES["auditor"],))
-    config = {"Name": "g", "Items": [house.key()]}
-    message = denied(house, auditor, "CreateKeyGroup", KeyGroupConfig=config)
-    assert house.call("ListKeyGroups")["KeyGroupList"]["Quantity"] == 0
-    with house.store.read() as transaction:
+    config = {"Name": "g", "Items": [harness.key()]}
+    message = denied(harness, auditor, "CreateKeyGroup", KeyGroupConfig=config)
+    assert harness.call("ListKeyGroups")["KeyGroupList"]["Quantity"] == 0
+    with harness.store.read() as transaction:
         record = json.loads(transaction.audit()[1].record)
     assert (record["eventName"], record["errorCode"]) == ("CreateKeyGroup", "AccessDenied")
     assert record["errorMessage"] == message

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from keyfront.control import health
-from keyfront.control.health import CALLS_SLOW, Calls, EdgeWorkers, Health, committable, writable
-from keyfront.control.store import Store
+from keyfront.control.store.store import Store
+from keyfront.control.wire import health
+from keyfront.control.wire.health import CALLS_SLOW, Calls, EdgeWorkers, Health, committable, writable
 from keyfront.errors import ApiError
-from keyfront.fleet.file import FileFeed
+from keyfront.fleet.file_feed import FileFeed
 from keyfront.fleet.heartbeat import SILENT, Board, Trouble
 
 

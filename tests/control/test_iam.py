@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keyfront.control import conditions, iam, wildcards
-from keyfront.control.iam import Asked, Decision
-from keyfront.control.roles import DOCUMENTS, ROLES
+from keyfront.control.iam import conditions, wildcards
+from keyfront.control.iam import policy as iam
+from keyfront.control.iam.policy import AccessRequest, Decision
+from keyfront.control.iam.roles import DOCUMENTS, ROLES
 from keyfront.errors import ApiError
 
 ACCOUNT = "123456789012"
@@ -50,7 +51,7 @@ def decided(
     action: str = "cloudfront:UpdateDistribution",
     resource: str = E1,
 ) -> bool:
-    return iam.evaluate([policy(*statements)], Asked(action, resource, ADA)).allowed
+    return iam.evaluate([policy(*statements)], AccessRequest(action, resource, ADA)).allowed
 
 
 # ---- actions and resources
@@ -121,7 +122,7 @@ def test_resources(member: str, given: Any, resource: str, speaks: bool) -> None
 
 def test_what_a_variable_stands_for_holds_no_wildcards() -> None:
     found = policy(statement(Resource=f"{ARN}:distribution/${{aws:username}}"))
-    asked = Asked("cloudfront:GetDistribution", E1, {"aws:username": ("*",)})
+    asked = AccessRequest("cloudfront:GetDistribution", E1, {"aws:username": ("*",)})
     assert not iam.evaluate([found], asked).allowed
 
 
@@ -223,7 +224,7 @@ def test_conditions(condition: dict[str, Any], holds: bool) -> None:
 )
 def test_sets_of_values(operator: str, keys: tuple[str, ...], holds: bool) -> None:
     found = policy(statement(Condition={operator: {"aws:TagKeys": ["Env", "Owner"]}}))
-    asked = Asked("cloudfront:TagResource", E1, ADA | {"aws:tagkeys": keys})
+    asked = AccessRequest("cloudfront:TagResource", E1, ADA | {"aws:tagkeys": keys})
     assert iam.evaluate([found], asked).allowed is holds
 
 
@@ -231,7 +232,7 @@ def test_two_tags_that_differ_in_case() -> None:
     tags = {"aws:resourcetag/env": ("dev",), "aws:resourcetag/ENV": ("prod",)}
     for key, value, holds in [("env", "dev", True), ("ENV", "prod", True), ("Env", "dev", False)]:
         found = policy(statement(Condition={"StringEquals": {f"aws:ResourceTag/{key}": value}}))
-        assert iam.evaluate([found], Asked("cloudfront:GetDistribution", E1, tags)).allowed is holds
+        assert iam.evaluate([found], AccessRequest("cloudfront:GetDistribution", E1, tags)).allowed is holds
 
 
 # ---- several statements and policies
@@ -240,7 +241,7 @@ def test_two_tags_that_differ_in_case() -> None:
 def test_an_explicit_deny_wins_and_silence_is_no() -> None:
     allow, deny = policy(statement(Sid="yes"), name="a"), policy(statement(Sid="no", Effect="Deny"), name="d")
     other = policy(statement(Action="cloudfront:GetKeyGroup"), name="o")
-    asked = Asked("cloudfront:UpdateDistribution", E1, ADA)
+    asked = AccessRequest("cloudfront:UpdateDistribution", E1, ADA)
     cases = {
         (): Decision(False),
         (other,): Decision(False),
@@ -263,7 +264,7 @@ def test_an_explicit_deny_wins_and_silence_is_no() -> None:
     ],
 )  # fmt: skip
 def test_what_is_said(resource: str, decision: Decision, says: str) -> None:
-    error = iam.denied("arn:aws:iam::1:user/ada", Asked("cloudfront:X", resource, {}), decision)
+    error = iam.denied("arn:aws:iam::1:user/ada", AccessRequest("cloudfront:X", resource, {}), decision)
     assert (error.code, error.status) == ("AccessDenied", 403)
     assert error.message == f"User: arn:aws:iam::1:user/ada is not authorized to perform: cloudfront:X{says}"
 
@@ -429,7 +430,7 @@ def test_roles() -> None:
         "TagResource": {"admin"},
     }
     for action, allowed in cases.items():
-        asked = Asked(f"cloudfront:{action}", "*", ADA)
+        asked = AccessRequest(f"cloudfront:{action}", "*", ADA)
         assert {name for name, role in ROLES.items() if iam.evaluate([role], asked).allowed} == allowed
 
 
@@ -451,7 +452,7 @@ def test_a_pattern_means_what_a_plain_glob_means(pattern: str, text: str) -> Non
 def test_a_pattern_is_matched_in_little_time() -> None:
     condition = {"StringLike": {"aws:UserAgent": "*a" * 40 + "b"}}
     found = policy(statement(Condition=condition))
-    asked = Asked("cloudfront:GetDistribution", E1, {"aws:useragent": ("a" * 16_000,)})
+    asked = AccessRequest("cloudfront:GetDistribution", E1, {"aws:useragent": ("a" * 16_000,)})
     assert not iam.evaluate([found], asked).allowed  # by backtracking it would take for ever
 
 
@@ -479,5 +480,6 @@ def test_whatever_is_given_is_stored_or_refused_in_order(value: Any, whole: bool
                                     if isinstance(value, dict) else value}  # fmt: skip
     with contextlib.suppress(ApiError):
         iam.evaluate(
-            [iam.parse("p", json.dumps(document), ACCOUNT)], Asked("cloudfront:GetDistribution", E1, ADA)
+            [iam.parse("p", json.dumps(document), ACCOUNT)],
+            AccessRequest("cloudfront:GetDistribution", E1, ADA),
         )

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from keyfront.control.keyuse import FORGOTTEN, Gatherer, uses
-from keyfront.control.store import Store
-from keyfront.fleet.file import FileFeed
-from keyfront.fleet.keycounts import KeyCounts
-from keyfront.lifecycle.keyuse import KeyUse, KeyUses
-from tests.control.house import BOTH, where
+from keyfront.cloudfront.key_usage import KeyUse, KeyUses
+from keyfront.control.keys.usage import FORGOTTEN, KeyUsageCollector, uses
+from keyfront.control.store.store import Store
+from keyfront.fleet.file_feed import FileFeed
+from keyfront.fleet.key_counters import KeyCounts
+from tests.control.harness import BOTH, where
 
 STORES = BOTH
 NOW = 1_800_000_000.0
 HOUR = 3600.0
 
-Machine = Callable[[str], tuple[FileFeed, Gatherer]]
+Machine = Callable[[str], tuple[FileFeed, KeyUsageCollector]]
 
 
 @pytest.fixture
@@ -33,9 +33,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def machine(tmp_path: Path, store: Store) -> Machine:
     """A control plane of the store with a feed of its own."""
 
-    def made(name: str) -> tuple[FileFeed, Gatherer]:
+    def made(name: str) -> tuple[FileFeed, KeyUsageCollector]:
         feed = FileFeed(tmp_path / name)
-        return feed, Gatherer(store, feed)
+        return feed, KeyUsageCollector(store, feed)
 
     return made
 

@@ -9,40 +9,42 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from keyfront.control.keyuse import Gatherer
-from keyfront.control.keywatch import FRESH, KeyMetrics, KeyWatch
+from keyfront.control.keys.usage import KeyUsageCollector
+from keyfront.control.keys.watch import FRESH, KeyMetrics, KeyWatch
+from keyfront.custody.key_record import DAY, Entry, KeyGroupRecord, RotationPolicy, Stage, load, save
 from keyfront.custody.schemes import open_records
-from keyfront.custody.succession import DAY, Entry, Stage, Succession, Terms, load, save
-from keyfront.fleet.keycounts import KeyCounts
-from tests.control.house import House
+from keyfront.fleet.key_counters import KeyCounts
+from tests.control.harness import Harness
 
 
-def watched(house: House, place: str = "") -> KeyWatch:
-    return KeyWatch(house.store, open_records(place) if place else None, {})
+def watched(harness: Harness, place: str = "") -> KeyWatch:
+    return KeyWatch(harness.store, open_records(place) if place else None, {})
 
 
-def rotated(house: House, place: str, **terms: object) -> Succession:
+def rotated(harness: Harness, place: str, **terms: object) -> KeyGroupRecord:
     """A group of one key that signs since a day, under rotation."""
-    key = house.key("films-1")
-    group = house.group(key, name="films")
+    key = harness.key("films-1")
+    group = harness.group(key, name="films")
     records = open_records(place)
     entry = Entry(
         f"{place}films-1",
         Stage.SIGNING,
-        house.now - DAY,
+        harness.now - DAY,
         key,
-        published=house.now - DAY,
-        signing=house.now - DAY,
+        published=harness.now - DAY,
+        signing=harness.now - DAY,
     )
-    record = Succession("films", group, Terms(place, **terms), (entry,))  # type: ignore[arg-type]
-    return save(records, record, None, now=house.now).succession
+    record = KeyGroupRecord("films", group, RotationPolicy(place, **terms), (entry,))  # type: ignore[arg-type]
+    return save(records, record, None, now=harness.now).succession
 
 
-def test_a_warning_is_told_once_a_day(house: House, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_warning_is_told_once_a_day(
+    harness: Harness, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     place = f"file:{tmp_path}/custody/"
-    rotated(house, place, every="", application="player")
-    watch = watched(house, place)
-    key_lost = [f"(key-lost): films-1 ({house.call('ListPublicKeys')['PublicKeyList']['Items'][0]['Id']})"]
+    rotated(harness, place, every="", application="player")
+    watch = watched(harness, place)
+    key_lost = [f"(key-lost): films-1 ({harness.call('ListPublicKeys')['PublicKeyList']['Items'][0]['Id']})"]
 
     def told(now: float) -> list[str]:
         caplog.clear()
@@ -50,41 +52,41 @@ def test_a_warning_is_told_once_a_day(house: House, tmp_path: Path, caplog: pyte
             watch.tell(now)
         return [line for line in caplog.messages if "key-lost" in line or "key-ends" in line]
 
-    first = told(house.now)
+    first = told(harness.now)
     assert len(first) == 1
     assert key_lost[0] in first[0]
     assert first[0].startswith("critical ")
-    assert told(house.now + 60) == []
-    assert len(told(house.now + DAY)) == 1
-    near = house.now + 365 * DAY - 31 * DAY
+    assert told(harness.now + 60) == []
+    assert len(told(harness.now + DAY)) == 1
+    near = harness.now + 365 * DAY - 31 * DAY
     assert len(told(near)) == 2
     assert told(near + 60) == []
     # A note is not worth a line; a month before it is a warning, and so is a week before.
     assert [len(told(near + days * DAY)) for days in (0.5, 2, 23.5)] == [0, 2, 2]
 
 
-def test_who_does_not_lead_says_nothing(house: House, caplog: pytest.LogCaptureFixture) -> None:
+def test_who_does_not_lead_says_nothing(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
     leads = [False]
-    house.group(house.key("one"))
-    watch = KeyWatch(house.store, None, {}, lambda: leads[0])
+    harness.group(harness.key("one"))
+    watch = KeyWatch(harness.store, None, {}, lambda: leads[0])
     with caplog.at_level(logging.WARNING):
-        watch.tell(house.now)
+        watch.tell(harness.now)
     assert caplog.messages == []
 
 
-def test_metrics(house: House, tmp_path: Path) -> None:
+def test_metrics(harness: Harness, tmp_path: Path) -> None:
     place = f"file:{tmp_path}/custody/"
-    record = rotated(house, place, every="", application="player")
+    record = rotated(harness, place, every="", application="player")
     key = record.entries[0].key_pair_id
     import time
 
     now = time.time()
-    house.feed.report(
+    harness.feed.report(
         "edge-1", 1, at=now, counters=KeyCounts("a", [(key, "SHA1", "E1", 4)], [(key, 9, 9.0, 9)])
     )
-    Gatherer(house.store, house.feed).gather(now)
+    KeyUsageCollector(harness.store, harness.feed).gather(now)
     registry = CollectorRegistry()
-    registry.register(KeyMetrics(house.store, watched(house, place)))
+    registry.register(KeyMetrics(harness.store, watched(harness, place)))
     lines = generate_latest(registry).decode().splitlines()
     values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     assert values[f'keyfront_key_requests_total{{hash_algorithm="SHA1",key_pair_id="{key}"}}'] == "4.0"
@@ -95,22 +97,22 @@ def test_metrics(house: House, tmp_path: Path) -> None:
 
 
 def test_a_record_that_cannot_be_read_is_told_once(
-    house: House, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    harness: Harness, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     place = f"file:{tmp_path}/custody/"
-    rotated(house, place)
+    rotated(harness, place)
     records = open_records(place)
     records.write("broken", b"{", None)
-    watch = watched(house, place)
+    watch = watched(harness, place)
     with caplog.at_level(logging.ERROR):
         for number in range(3):
-            found = watch.findings(house.now + number * FRESH)
+            found = watch.findings(harness.now + number * FRESH)
     assert len([line for line in caplog.messages if "broken" in line]) == 1
     assert "group-not-rotated" not in {each.code for each in found}
     kept = load(records, "films")
     assert kept is not None
 
 
-def test_no_place_of_records(house: House) -> None:
-    house.group(house.key("one"))
-    assert {each.code for each in watched(house).findings(house.now)} >= {"group-with-one-key"}
+def test_no_place_of_records(harness: Harness) -> None:
+    harness.group(harness.key("one"))
+    assert {each.code for each in watched(harness).findings(harness.now)} >= {"group-with-one-key"}

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from keyfront.control import lease as leases
-from keyfront.control import trail
-from keyfront.control.lease import Always, Lease
-from keyfront.control.steps import Audited
-from keyfront.control.store import Store
-from keyfront.lifecycle.journal import Telling
-from tests.control.house import ACCOUNT, BOTH, where
+from keyfront.control.audit import search as trail
+from keyfront.control.audit.rotation_events import AuditListener
+from keyfront.control.store import lease as leases
+from keyfront.control.store.lease import Lease, SoleLeader
+from keyfront.control.store.store import Store
+from keyfront.lifecycle.events import RotationEvent
+from tests.control.harness import ACCOUNT, BOTH, where
 
 STORES = BOTH
 
@@ -75,7 +75,7 @@ def test_of_many_who_want_it_at_once_one_has_it(store: Store) -> None:
 
 
 def test_who_is_alone_always_leads() -> None:
-    alone = Always()
+    alone = SoleLeader()
     assert alone.held
     assert alone.renew()
 
@@ -84,14 +84,14 @@ def test_who_is_alone_always_leads() -> None:
 
 
 def test_each_step_is_recorded(store: Store) -> None:
-    audited = Audited(store, ACCOUNT, random.Random(1))
-    telling = Telling(
+    audited = AuditListener(store, ACCOUNT, random.Random(1))
+    telling = RotationEvent(
         "before", 1_800_000_000.0, "films", "G1", "switch", "films-2", "K2", "every edge trusts it"
     )
     audited.told(telling)
     audited.told(replace(telling, moment="after"))
     audited.told(replace(telling, moment="failed", error="no"))
-    one, other = (each.record for each in trail.search(store, trail.Wanted(resource="G1")))
+    one, other = (each.record for each in trail.search(store, trail.AuditQuery(resource="G1")))
     assert (one["eventName"], one["eventSource"], one["readOnly"]) == ("RotationSwitch", "keyfront", False)
     assert one["requestParameters"] == {
         "keyGroupId": "G1",

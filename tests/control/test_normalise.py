@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyfront.control import normalise
-from tests.control.house import House, many, minimal
+from keyfront.model import defaults
+from tests.control.harness import Harness, many, minimal
 
 MINIMAL_AS_READ: dict[str, Any] = {
     "CallerReference": "one",
@@ -85,11 +85,11 @@ MINIMAL_AS_READ: dict[str, Any] = {
 }
 
 
-def test_the_clis_minimal_create_is_read_complete(house: House) -> None:
-    created = house.distribution()
+def test_the_clis_minimal_create_is_read_complete(harness: Harness) -> None:
+    created = harness.distribution()
     assert created["DistributionConfig"] == MINIMAL_AS_READ
     assert list(created["DistributionConfig"]) == list(MINIMAL_AS_READ)  # CloudFront's order, too
-    assert house.config(created["Id"])[0] == MINIMAL_AS_READ
+    assert harness.config(created["Id"])[0] == MINIMAL_AS_READ
     assert created | {"DistributionConfig": 0, "Id": 0, "ARN": 0, "DomainName": 0, "LastModifiedTime": 0} == {
         "Id": 0,
         "ARN": 0,
@@ -103,14 +103,14 @@ def test_the_clis_minimal_create_is_read_complete(house: House) -> None:
     }
 
 
-def test_a_summary_holds_what_the_model_demands(house: House) -> None:
-    created = house.distribution()
-    (summary,) = house.call("ListDistributions")["DistributionList"]["Items"]
+def test_a_summary_holds_what_the_model_demands(harness: Harness) -> None:
+    created = harness.distribution()
+    (summary,) = harness.call("ListDistributions")["DistributionList"]["Items"]
     shared = {name: value for name, value in MINIMAL_AS_READ.items() if name in summary}
     assert summary == shared | {
         "Id": created["Id"],
         "ARN": created["ARN"],
-        "ETag": house.etag("Distribution", created["Id"]),
+        "ETag": harness.etag("Distribution", created["Id"]),
         "Status": "InProgress",
         "LastModifiedTime": created["LastModifiedTime"],
         "DomainName": created["DomainName"],
@@ -120,7 +120,7 @@ def test_a_summary_holds_what_the_model_demands(house: House) -> None:
 
 
 def read(**changes: Any) -> dict[str, Any]:
-    return normalise.distribution(minimal() | changes)
+    return defaults.distribution(minimal() | changes)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def read(**changes: Any) -> dict[str, Any]:
 def test_ttls(given_ttl: dict[str, int], ttl: tuple[int, int, int]) -> None:
     config = minimal()
     del config["DefaultCacheBehavior"]["MinTTL"]
-    behavior = normalise.distribution(
+    behavior = defaults.distribution(
         config | {"DefaultCacheBehavior": config["DefaultCacheBehavior"] | given_ttl}
     )["DefaultCacheBehavior"]
     assert (behavior["MinTTL"], behavior["DefaultTTL"], behavior["MaxTTL"]) == ttl
@@ -314,7 +314,7 @@ configs = st.builds(
 @given(configs)
 def test_it_is_idempotent_and_leaves_its_argument_alone(config: dict[str, Any]) -> None:
     before = copy.deepcopy(config)
-    once = normalise.distribution(config)
+    once = defaults.distribution(config)
     assert config == before
-    assert normalise.distribution(once) == once
+    assert defaults.distribution(once) == once
     assert "None" not in repr(once)

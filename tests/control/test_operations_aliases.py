@@ -6,24 +6,24 @@ from typing import Any
 
 import pytest
 
-from keyfront.control.distributions import half_hidden, overlap
-from tests.control.house import ACCOUNT, Config, House, many, minimal
+from keyfront.control.operations.distributions import half_hidden, overlap
+from tests.control.harness import ACCOUNT, Config, Harness, many, minimal
 
 
-def named(house: House, reference: str, *aliases: str, **changes: Any) -> str:
-    return str(house.distribution(reference, Aliases=many(*aliases), **changes)["Id"])
+def named(harness: Harness, reference: str, *aliases: str, **changes: Any) -> str:
+    return str(harness.distribution(reference, Aliases=many(*aliases), **changes)["Id"])
 
 
-def aliases(house: House, id_: str) -> list[str]:
-    config, _ = house.config(id_)
+def aliases(harness: Harness, id_: str) -> list[str]:
+    config, _ = harness.config(id_)
     found: list[str] = config["Aliases"].get("Items", [])
     assert config["Aliases"]["Quantity"] == len(found)
     return found
 
 
-def routed(house: House) -> dict[str, str]:
+def routed(harness: Harness) -> dict[str, str]:
     """Which distribution edges know each alias of."""
-    published = house.feed.published()
+    published = harness.feed.published()
     assert published is not None
     return {alias: value.id for value in published.distributions for alias in value.aliases}
 
@@ -31,25 +31,25 @@ def routed(house: House) -> dict[str, str]:
 # ---- AssociateAlias
 
 
-def test_an_alias_moves_in_one_step(house: House) -> None:
-    one = named(house, "one", "a.example.com", "b.example.com")
-    two = named(house, "two", "c.example.com")
-    house.report()
-    number = house.number()
-    etags = [house.etag("Distribution", id_) for id_ in (one, two)]
-    assert house.call("AssociateAlias", TargetDistributionId=two, Alias="A.example.com") == {}
-    assert aliases(house, one) == ["b.example.com"]
-    assert aliases(house, two) == ["c.example.com", "a.example.com"]
-    assert house.number() == number + 1, "no viewer meets the name without a distribution"
-    assert routed(house) == {"b.example.com": one, "c.example.com": two, "a.example.com": two}
+def test_an_alias_moves_in_one_step(harness: Harness) -> None:
+    one = named(harness, "one", "a.example.com", "b.example.com")
+    two = named(harness, "two", "c.example.com")
+    harness.report()
+    number = harness.number()
+    etags = [harness.etag("Distribution", id_) for id_ in (one, two)]
+    assert harness.call("AssociateAlias", TargetDistributionId=two, Alias="A.example.com") == {}
+    assert aliases(harness, one) == ["b.example.com"]
+    assert aliases(harness, two) == ["c.example.com", "a.example.com"]
+    assert harness.number() == number + 1, "no viewer meets the name without a distribution"
+    assert routed(harness) == {"b.example.com": one, "c.example.com": two, "a.example.com": two}
     for id_, etag in zip((one, two), etags, strict=True):
-        assert house.etag("Distribution", id_) != etag
-        assert house.call("GetDistribution", Id=id_)["Distribution"]["Status"] == "InProgress"
+        assert harness.etag("Distribution", id_) != etag
+        assert harness.call("GetDistribution", Id=id_)["Distribution"]["Status"] == "InProgress"
     # What was moved is free to go on, and free no more where it went.
-    house.call("AssociateAlias", TargetDistributionId=one, Alias="a.example.com")
-    assert aliases(house, two) == ["c.example.com"]
-    config, etag = house.config(two)
-    taken = house.refused(
+    harness.call("AssociateAlias", TargetDistributionId=one, Alias="a.example.com")
+    assert aliases(harness, two) == ["c.example.com"]
+    config, etag = harness.config(two)
+    taken = harness.refused(
         "UpdateDistribution",
         Id=two,
         IfMatch=etag,
@@ -58,20 +58,20 @@ def test_an_alias_moves_in_one_step(house: House) -> None:
     assert taken.code == "CNAMEAlreadyExists"
 
 
-def test_an_alias_that_nobody_has_is_added_and_one_that_is_there_stays(house: House) -> None:
-    one = named(house, "one")
-    house.call("AssociateAlias", TargetDistributionId=one, Alias="*.example.com")
-    assert aliases(house, one) == ["*.example.com"]
-    etag, number = house.etag("Distribution", one), house.number()
-    house.call("AssociateAlias", TargetDistributionId=one, Alias="*.EXAMPLE.com")
-    assert (house.etag("Distribution", one), house.number()) == (etag, number)
+def test_an_alias_that_nobody_has_is_added_and_one_that_is_there_stays(harness: Harness) -> None:
+    one = named(harness, "one")
+    harness.call("AssociateAlias", TargetDistributionId=one, Alias="*.example.com")
+    assert aliases(harness, one) == ["*.example.com"]
+    etag, number = harness.etag("Distribution", one), harness.number()
+    harness.call("AssociateAlias", TargetDistributionId=one, Alias="*.EXAMPLE.com")
+    assert (harness.etag("Distribution", one), harness.number()) == (etag, number)
 
 
-def test_the_last_alias_goes_from_a_disabled_distribution(house: House) -> None:
-    one = named(house, "one", "a.example.com", Enabled=False)
-    two = named(house, "two")
-    house.call("AssociateAlias", TargetDistributionId=two, Alias="a.example.com")
-    assert aliases(house, one) == []
+def test_the_last_alias_goes_from_a_disabled_distribution(harness: Harness) -> None:
+    one = named(harness, "one", "a.example.com", Enabled=False)
+    two = named(harness, "two")
+    harness.call("AssociateAlias", TargetDistributionId=two, Alias="a.example.com")
+    assert aliases(harness, one) == []
 
 
 @pytest.mark.parametrize(
@@ -86,17 +86,17 @@ def test_the_last_alias_goes_from_a_disabled_distribution(house: House) -> None:
         ("taken.example.com", "TooManyDistributionCNAMEs"),
     ],
 )
-def test_an_alias_that_cannot_move_stays(house: House, alias: str, code: str) -> None:
-    owner = named(house, "owner", "taken.example.com")
-    full = named(house, "full", *(f"n{number}.example.com" for number in range(100)))
-    before, number = [house.config(id_) for id_ in (owner, full)], house.number()
-    assert house.refused("AssociateAlias", TargetDistributionId=full, Alias=alias).code == code
-    assert [house.config(id_) for id_ in (owner, full)] == before
-    assert house.number() == number
+def test_an_alias_that_cannot_move_stays(harness: Harness, alias: str, code: str) -> None:
+    owner = named(harness, "owner", "taken.example.com")
+    full = named(harness, "full", *(f"n{number}.example.com" for number in range(100)))
+    before, number = [harness.config(id_) for id_ in (owner, full)], harness.number()
+    assert harness.refused("AssociateAlias", TargetDistributionId=full, Alias=alias).code == code
+    assert [harness.config(id_) for id_ in (owner, full)] == before
+    assert harness.number() == number
 
 
-def test_a_distribution_that_is_not_there_gets_no_alias(house: House) -> None:
-    error = house.refused("AssociateAlias", TargetDistributionId="E404", Alias="a.example.com")
+def test_a_distribution_that_is_not_there_gets_no_alias(harness: Harness) -> None:
+    error = harness.refused("AssociateAlias", TargetDistributionId="E404", Alias="a.example.com")
     assert (error.code, error.status) == ("NoSuchDistribution", 404)
 
 
@@ -128,12 +128,12 @@ def test_ids_are_half_hidden() -> None:
     assert half_hidden("abc") == "**c"
 
 
-def test_conflicting_aliases(house: House) -> None:
-    one = named(house, "one", "www.example.com", "*.dev.example.com", "example.com")
-    two = named(house, "two", "*.example.com", "www.example.org")
+def test_conflicting_aliases(harness: Harness) -> None:
+    one = named(harness, "one", "www.example.com", "*.dev.example.com", "example.com")
+    two = named(harness, "two", "*.example.com", "www.example.org")
 
     def conflicts(alias: str, **params: Any) -> Config:
-        found: Config = house.call("ListConflictingAliases", DistributionId=one, Alias=alias, **params)[
+        found: Config = harness.call("ListConflictingAliases", DistributionId=one, Alias=alias, **params)[
             "ConflictingAliasesList"
         ]
         return found
@@ -169,18 +169,18 @@ def test_conflicting_aliases(house: House) -> None:
         ({"MaxItems": 0}, "InvalidArgument"),
     ],
 )
-def test_what_cannot_be_asked_about_conflicts(house: House, params: Config, code: str) -> None:
-    asked = {"DistributionId": named(house, "one"), "Alias": "a.example.com"} | params
-    assert house.refused("ListConflictingAliases", **asked).code == code
+def test_what_cannot_be_asked_about_conflicts(harness: Harness, params: Config, code: str) -> None:
+    asked = {"DistributionId": named(harness, "one"), "Alias": "a.example.com"} | params
+    assert harness.refused("ListConflictingAliases", **asked).code == code
 
 
 # ---- CopyDistribution
 
 
-def test_a_copy_is_a_staging_distribution(house: House) -> None:
-    primary = named(house, "one", "a.example.com", Comment="as it is")
-    config, etag = house.config(primary)
-    made = house.call(
+def test_a_copy_is_a_staging_distribution(harness: Harness) -> None:
+    primary = named(harness, "one", "a.example.com", Comment="as it is")
+    config, etag = harness.config(primary)
+    made = harness.call(
         "CopyDistribution", PrimaryDistributionId=primary, Staging=True, IfMatch=etag, CallerReference="copy"
     )
     copy = made["Distribution"]
@@ -191,16 +191,16 @@ def test_a_copy_is_a_staging_distribution(house: House) -> None:
         "Staging": True,
         "Aliases": {"Quantity": 0},
     }
-    published = house.feed.published()
+    published = harness.feed.published()
     assert published is not None
     assert {value.id: value.enabled for value in published.distributions} == {
         primary: True,
         copy["Id"]: False,
     }
     changed = copy["DistributionConfig"] | {"Comment": "changed"}
-    made = house.call("UpdateDistribution", Id=copy["Id"], IfMatch=made["ETag"], DistributionConfig=changed)
+    made = harness.call("UpdateDistribution", Id=copy["Id"], IfMatch=made["ETag"], DistributionConfig=changed)
     for staging in (False,):
-        error = house.refused(
+        error = harness.refused(
             "UpdateDistribution",
             Id=copy["Id"],
             IfMatch=made["ETag"],
@@ -209,11 +209,11 @@ def test_a_copy_is_a_staging_distribution(house: House) -> None:
         assert error.code == "IllegalUpdate"
 
 
-def test_a_copy_may_be_disabled(house: House) -> None:
-    primary = named(house, "one")
-    _, etag = house.config(primary)
+def test_a_copy_may_be_disabled(harness: Harness) -> None:
+    primary = named(harness, "one")
+    _, etag = harness.config(primary)
     params = {"PrimaryDistributionId": primary, "IfMatch": etag, "CallerReference": "copy", "Staging": True}
-    made = house.call("CopyDistribution", Enabled=False, **params)
+    made = harness.call("CopyDistribution", Enabled=False, **params)
     assert made["Distribution"]["DistributionConfig"]["Enabled"] is False
 
 
@@ -230,9 +230,9 @@ COPIES: list[tuple[Config, str]] = [
 
 
 @pytest.mark.parametrize(("params", "code"), COPIES)
-def test_copies_that_are_refused(house: House, params: Config, code: str) -> None:
-    primary = named(house, "one")
-    _, etag = house.config(primary)
+def test_copies_that_are_refused(harness: Harness, params: Config, code: str) -> None:
+    primary = named(harness, "one")
+    _, etag = harness.config(primary)
     asked = {
         "PrimaryDistributionId": primary,
         "Staging": True,
@@ -240,12 +240,12 @@ def test_copies_that_are_refused(house: House, params: Config, code: str) -> Non
         "CallerReference": "copy",
     } | params
     given = {name: value for name, value in asked.items() if value is not None}
-    assert house.refused("CopyDistribution", **given).code == code
+    assert harness.refused("CopyDistribution", **given).code == code
 
 
-def test_a_copy_is_not_copied(house: House) -> None:
-    made = house.call("CreateDistribution", DistributionConfig=minimal() | {"Staging": True})
-    error = house.refused(
+def test_a_copy_is_not_copied(harness: Harness) -> None:
+    made = harness.call("CreateDistribution", DistributionConfig=minimal() | {"Staging": True})
+    error = harness.refused(
         "CopyDistribution",
         PrimaryDistributionId=made["Distribution"]["Id"],
         Staging=True,
@@ -258,23 +258,25 @@ def test_a_copy_is_not_copied(house: House) -> None:
 # ---- lists
 
 
-def test_distributions_without_a_web_acl_are_all(house: House) -> None:
-    ids = sorted(named(house, str(number)) for number in range(3))
-    everything = house.call("ListDistributions")
-    assert house.call("ListDistributionsByWebACLId", WebACLId="null") == everything
-    assert house.call("ListDistributionsByConnectionMode", ConnectionMode="direct") == everything
-    first = house.call("ListDistributionsByWebACLId", WebACLId="null", MaxItems="2")["DistributionList"]
+def test_distributions_without_a_web_acl_are_all(harness: Harness) -> None:
+    ids = sorted(named(harness, str(number)) for number in range(3))
+    everything = harness.call("ListDistributions")
+    assert harness.call("ListDistributionsByWebACLId", WebACLId="null") == everything
+    assert harness.call("ListDistributionsByConnectionMode", ConnectionMode="direct") == everything
+    first = harness.call("ListDistributionsByWebACLId", WebACLId="null", MaxItems="2")["DistributionList"]
     assert [item["Id"] for item in first["Items"]] == ids[:2]
-    rest = house.call("ListDistributionsByConnectionMode", ConnectionMode="direct", Marker=ids[1], MaxItems=5)
+    rest = harness.call(
+        "ListDistributionsByConnectionMode", ConnectionMode="direct", Marker=ids[1], MaxItems=5
+    )
     assert [item["Id"] for item in rest["DistributionList"]["Items"]] == ids[2:]
-    none = house.call("ListDistributionsByConnectionMode", ConnectionMode="tenant-only")
+    none = harness.call("ListDistributionsByConnectionMode", ConnectionMode="tenant-only")
     assert none == {"DistributionList": {"Marker": "", "MaxItems": 100, "IsTruncated": False, "Quantity": 0}}
     acl = "arn:aws:wafv2:us-east-1:123456789012:global/webacl/x/473e64fd-f30b-4765-81a0-62ad96dd167a"
     for unknown in (acl, "473e64fd-f30b-4765-81a0-62ad96dd167a", "NULL"):
-        error = house.refused("ListDistributionsByWebACLId", WebACLId=unknown)
+        error = harness.refused("ListDistributionsByWebACLId", WebACLId=unknown)
         assert (error.code, error.status) == ("InvalidWebACLId", 400)
     assert (
-        house.refused("ListDistributionsByConnectionMode", ConnectionMode="other").code == "InvalidArgument"
+        harness.refused("ListDistributionsByConnectionMode", ConnectionMode="other").code == "InvalidArgument"
     )
 
 
@@ -285,37 +287,38 @@ def subscription(status: str = "Enabled") -> Config:
     return {"RealtimeMetricsSubscriptionConfig": {"RealtimeMetricsSubscriptionStatus": status}}
 
 
-def test_a_monitoring_subscription_lives_with_its_distribution(house: House) -> None:
-    id_ = named(house, "one", Enabled=False)
+def test_a_monitoring_subscription_lives_with_its_distribution(harness: Harness) -> None:
+    id_ = named(harness, "one", Enabled=False)
     for operation in ("GetMonitoringSubscription", "DeleteMonitoringSubscription"):
-        error = house.refused(operation, DistributionId=id_)
+        error = harness.refused(operation, DistributionId=id_)
         assert (error.code, error.status) == ("NoSuchMonitoringSubscription", 404)
-    etag, number = house.etag("Distribution", id_), house.number()
+    etag, number = harness.etag("Distribution", id_), harness.number()
     for status in ("Enabled", "Disabled", "Disabled"):
-        made = house.call(
+        made = harness.call(
             "CreateMonitoringSubscription", DistributionId=id_, MonitoringSubscription=subscription(status)
         )
         assert made == {"MonitoringSubscription": subscription(status)}
-        assert house.call("GetMonitoringSubscription", DistributionId=id_) == made
-    assert (house.etag("Distribution", id_), house.number()) == (etag, number)
-    assert house.call("DeleteMonitoringSubscription", DistributionId=id_) == {}
+        assert harness.call("GetMonitoringSubscription", DistributionId=id_) == made
+    assert (harness.etag("Distribution", id_), harness.number()) == (etag, number)
+    assert harness.call("DeleteMonitoringSubscription", DistributionId=id_) == {}
     assert (
-        house.refused("GetMonitoringSubscription", DistributionId=id_).code == "NoSuchMonitoringSubscription"
+        harness.refused("GetMonitoringSubscription", DistributionId=id_).code
+        == "NoSuchMonitoringSubscription"
     )
-    house.call("CreateMonitoringSubscription", DistributionId=id_, MonitoringSubscription=subscription())
-    house.report()
-    house.call("DeleteDistribution", Id=id_, IfMatch=etag)
+    harness.call("CreateMonitoringSubscription", DistributionId=id_, MonitoringSubscription=subscription())
+    harness.report()
+    harness.call("DeleteDistribution", Id=id_, IfMatch=etag)
     for operation in ("GetMonitoringSubscription", "DeleteMonitoringSubscription"):
-        assert house.refused(operation, DistributionId=id_).code == "NoSuchDistribution"
-    with house.store.read() as transaction:
+        assert harness.refused(operation, DistributionId=id_).code == "NoSuchDistribution"
+    with harness.store.read() as transaction:
         assert transaction.count("MonitoringSubscription") == 0
 
 
-def test_a_monitoring_subscription_says_something(house: House) -> None:
-    id_ = named(house, "one")
+def test_a_monitoring_subscription_says_something(harness: Harness) -> None:
+    id_ = named(harness, "one")
     empty: tuple[Config, ...] = ({}, {"RealtimeMetricsSubscriptionConfig": {}})
     for given in empty:
-        error = house.refused(
+        error = harness.refused(
             "CreateMonitoringSubscription", DistributionId=id_, MonitoringSubscription=given
         )
         assert error.code == "InvalidArgument"

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from keyfront.model.kinds import Quotas
-from keyfront.model.limits import Limits
+from keyfront.model.quotas import Limits
 from keyfront.model.service import error_status, service
-from tests.control.house import House, many, minimal, trusting
+from tests.control.harness import Harness, many, minimal, trusting
 
 Config = dict[str, Any]
 
@@ -22,106 +22,106 @@ OPTIMIZED = "658327ea-f89d-4fab-a63d-7e88639e58f6"
 # ---- life
 
 
-def test_a_distribution_from_its_making_to_its_end(house: House) -> None:
-    made = house.distribution()
+def test_a_distribution_from_its_making_to_its_end(harness: Harness) -> None:
+    made = harness.distribution()
     id_ = made["Id"]
     assert id_[0] == "E"
     assert len(id_) == 14
     assert made["DomainName"].endswith(".cloudfront.localhost")
     assert made["ARN"] == f"arn:aws:cloudfront::123456789012:distribution/{id_}"
 
-    assert status(house, id_) == "InProgress"  # no edge lives
-    house.report("a")
-    assert status(house, id_) == "Deployed"
-    house.report("b", house.number() - 1)
-    assert status(house, id_) == "InProgress"  # one edge is behind
-    house.report("b")
-    assert status(house, id_) == "Deployed"
+    assert status(harness, id_) == "InProgress"  # no edge lives
+    harness.report("a")
+    assert status(harness, id_) == "Deployed"
+    harness.report("b", harness.number() - 1)
+    assert status(harness, id_) == "InProgress"  # one edge is behind
+    harness.report("b")
+    assert status(harness, id_) == "Deployed"
 
-    delete = {"Id": id_, "IfMatch": house.etag("Distribution", id_)}
-    error = house.refused("DeleteDistribution", **delete)
+    delete = {"Id": id_, "IfMatch": harness.etag("Distribution", id_)}
+    error = harness.refused("DeleteDistribution", **delete)
     assert (error.code, error.status) == ("DistributionNotDisabled", 409)
     assert error.message == "The distribution you are trying to delete has not been disabled."
-    config, etag = house.config(id_)
+    config, etag = harness.config(id_)
     config["Enabled"] = False
-    changed = house.call("UpdateDistribution", Id=id_, IfMatch=etag, DistributionConfig=config)
+    changed = harness.call("UpdateDistribution", Id=id_, IfMatch=etag, DistributionConfig=config)
     assert changed["Distribution"]["Status"] == "InProgress"
     delete["IfMatch"] = changed["ETag"]
     assert (
-        house.refused("DeleteDistribution", **delete).code == "DistributionNotDisabled"
+        harness.refused("DeleteDistribution", **delete).code == "DistributionNotDisabled"
     )  # edges still serve it
-    house.report("a")
-    house.report("b")
-    assert house.call("DeleteDistribution", **delete) == {}
-    assert house.refused("GetDistribution", Id=id_).code == "NoSuchDistribution"
-    published = house.feed.published()
+    harness.report("a")
+    harness.report("b")
+    assert harness.call("DeleteDistribution", **delete) == {}
+    assert harness.refused("GetDistribution", Id=id_).code == "NoSuchDistribution"
+    published = harness.feed.published()
     assert published is not None
     assert published.distributions == ()
 
 
-def status(house: House, id_: str) -> str:
-    return str(house.call("GetDistribution", Id=id_)["Distribution"]["Status"])
+def status(harness: Harness, id_: str) -> str:
+    return str(harness.call("GetDistribution", Id=id_)["Distribution"]["Status"])
 
 
-def test_a_caller_reference_makes_one_distribution_only(house: House) -> None:
-    house.distribution("a")
-    error = house.refused("CreateDistribution", DistributionConfig=minimal("a"))
+def test_a_caller_reference_makes_one_distribution_only(harness: Harness) -> None:
+    harness.distribution("a")
+    error = harness.refused("CreateDistribution", DistributionConfig=minimal("a"))
     assert (error.code, error.status) == ("DistributionAlreadyExists", 409)
-    id_ = house.distribution("b")["Id"]
-    config, etag = house.config(id_)
+    id_ = harness.distribution("b")["Id"]
+    config, etag = harness.config(id_)
     for reference in ("a", "c"):
         config["CallerReference"] = reference
-        error = house.refused("UpdateDistribution", Id=id_, IfMatch=etag, DistributionConfig=config)
+        error = harness.refused("UpdateDistribution", Id=id_, IfMatch=etag, DistributionConfig=config)
         assert (error.code, error.status) == ("IllegalUpdate", 400)
 
 
-def test_an_update_replaces_everything(house: House) -> None:
-    id_ = house.distribution("a", DefaultRootObject="index.html", Aliases=many("a.example.com"))["Id"]
+def test_an_update_replaces_everything(harness: Harness) -> None:
+    id_ = harness.distribution("a", DefaultRootObject="index.html", Aliases=many("a.example.com"))["Id"]
     config = minimal("a")
-    etag = house.etag("Distribution", id_)
-    changed = house.call("UpdateDistribution", Id=id_, IfMatch=etag, DistributionConfig=config)
+    etag = harness.etag("Distribution", id_)
+    changed = harness.call("UpdateDistribution", Id=id_, IfMatch=etag, DistributionConfig=config)
     assert changed["ETag"] != etag
     assert changed["Distribution"]["DistributionConfig"]["DefaultRootObject"] == ""
     assert changed["Distribution"]["DistributionConfig"]["Aliases"] == {"Quantity": 0}
-    house.distribution("b", Aliases=many("a.example.com"))  # the alias is free
+    harness.distribution("b", Aliases=many("a.example.com"))  # the alias is free
 
 
-def test_an_update_that_changes_nothing_at_the_edge_is_deployed_at_once(house: House) -> None:
-    id_ = house.distribution()["Id"]
-    house.report()
-    number = house.number()
-    config, etag = house.config(id_)
+def test_an_update_that_changes_nothing_at_the_edge_is_deployed_at_once(harness: Harness) -> None:
+    id_ = harness.distribution()["Id"]
+    harness.report()
+    number = harness.number()
+    config, etag = harness.config(id_)
     config["Comment"] = "new words"
-    answer = house.call("UpdateDistribution", Id=id_, IfMatch=etag, DistributionConfig=config)
+    answer = harness.call("UpdateDistribution", Id=id_, IfMatch=etag, DistributionConfig=config)
     assert answer["Distribution"]["Status"] == "InProgress"
-    assert house.number() == number
-    assert status(house, id_) == "Deployed"
+    assert harness.number() == number
+    assert status(harness, id_) == "Deployed"
 
 
 # ---- aliases
 
 
-def test_an_alias_belongs_to_one_distribution(house: House) -> None:
-    first = house.distribution("1", Aliases=many("www.example.com", "*.example.org"))
+def test_an_alias_belongs_to_one_distribution(harness: Harness) -> None:
+    first = harness.distribution("1", Aliases=many("www.example.com", "*.example.org"))
     for alias in ("www.example.com", "WWW.Example.COM", "*.example.org"):
         config = minimal("2") | {"Aliases": many(alias)}
-        error = house.refused("CreateDistribution", DistributionConfig=config)
+        error = harness.refused("CreateDistribution", DistributionConfig=config)
         assert (error.code, error.status) == ("CNAMEAlreadyExists", 409), alias
     # A wildcard may overlap with an exact name: the exact one wins at the edge.
-    other = house.distribution("2", Aliases=many("*.example.com", "a.example.org"))
-    config, etag = house.config(other["Id"])
+    other = harness.distribution("2", Aliases=many("*.example.com", "a.example.org"))
+    config, etag = harness.config(other["Id"])
     config["Aliases"] = many("www.example.com")
-    error = house.refused("UpdateDistribution", Id=other["Id"], IfMatch=etag, DistributionConfig=config)
+    error = harness.refused("UpdateDistribution", Id=other["Id"], IfMatch=etag, DistributionConfig=config)
     assert error.code == "CNAMEAlreadyExists"
     # One's own alias is no conflict.
-    config, etag = house.config(first["Id"])
-    house.call("UpdateDistribution", Id=first["Id"], IfMatch=etag, DistributionConfig=config)
+    config, etag = harness.config(first["Id"])
+    harness.call("UpdateDistribution", Id=first["Id"], IfMatch=etag, DistributionConfig=config)
 
 
-def test_a_disabled_distribution_still_owns_its_alias(house: House) -> None:
-    house.distribution("1", Aliases=many("www.example.com"), Enabled=False)
+def test_a_disabled_distribution_still_owns_its_alias(harness: Harness) -> None:
+    harness.distribution("1", Aliases=many("www.example.com"), Enabled=False)
     config = minimal("2") | {"Aliases": many("www.example.com")}
-    assert house.refused("CreateDistribution", DistributionConfig=config).code == "CNAMEAlreadyExists"
+    assert harness.refused("CreateDistribution", DistributionConfig=config).code == "CNAMEAlreadyExists"
 
 
 @pytest.mark.parametrize(
@@ -133,9 +133,9 @@ def test_a_disabled_distribution_still_owns_its_alias(house: House) -> None:
         "D123.CloudFront.localhost",
     ],
 )
-def test_an_alias_cannot_stand_for_another_distribution(house: House, alias: str) -> None:
+def test_an_alias_cannot_stand_for_another_distribution(harness: Harness, alias: str) -> None:
     config = minimal() | {"Aliases": many(alias)}
-    assert house.refused("CreateDistribution", DistributionConfig=config).code == "InvalidArgument"
+    assert harness.refused("CreateDistribution", DistributionConfig=config).code == "InvalidArgument"
 
 
 # ---- everything that is refused
@@ -471,31 +471,31 @@ REFUSED: dict[str, tuple[Callable[[Config], None], str]] = {
 
 
 @pytest.mark.parametrize(("change", "code"), REFUSED.values(), ids=REFUSED.keys())
-def test_refused(house: House, change: Callable[[Config], None], code: str) -> None:
-    kept = house.distribution("kept")
+def test_refused(harness: Harness, change: Callable[[Config], None], code: str) -> None:
+    kept = harness.distribution("kept")
     config = minimal("new")
     change(config)
-    created = house.refused("CreateDistribution", DistributionConfig=config)
+    created = harness.refused("CreateDistribution", DistributionConfig=config)
     assert created.code == code, created.message
     assert created.status == error_status(code)
     assert len(created.message) > 10
     assert code in service().operations["CreateDistribution"].errors
     # The same of an update; and neither changed anything.
-    before, etag = house.config(kept["Id"])
-    number = house.number()
+    before, etag = harness.config(kept["Id"])
+    number = harness.number()
     config = minimal("kept")
     change(config)
-    updated = house.refused("UpdateDistribution", Id=kept["Id"], IfMatch=etag, DistributionConfig=config)
+    updated = harness.refused("UpdateDistribution", Id=kept["Id"], IfMatch=etag, DistributionConfig=config)
     if config["CallerReference"] == "kept":
         assert updated.code == code, updated.message
-    assert house.config(kept["Id"]) == (before, etag)
-    assert house.number() == number
-    assert house.call("ListDistributions")["DistributionList"]["Quantity"] == 1
+    assert harness.config(kept["Id"]) == (before, etag)
+    assert harness.number() == number
+    assert harness.call("ListDistributions")["DistributionList"]["Quantity"] == 1
 
 
-def faulty(house: House) -> Config:
+def faulty(harness: Harness) -> Config:
     """A config with faults of every sort: of members, of lengths, of values, of references, and beside others."""
-    house.distribution("kept")
+    harness.distribution("kept")
     config = minimal("kept")  # the CallerReference of another distribution
     put(top, WebACLId="arn:aws:wafv2:us-east-1:1:global/webacl/a/b", Comment="c" * 129)(config)
     put(top, PriceClass="None")(config)
@@ -517,9 +517,9 @@ ALL_FAULTS = [
 ]
 
 
-def test_all_that_is_refused_is_named_at_once_across_codes(house: House) -> None:
-    config = faulty(house)
-    error = house.refused("CreateDistribution", DistributionConfig=config)
+def test_all_that_is_refused_is_named_at_once_across_codes(harness: Harness) -> None:
+    config = faulty(harness)
+    error = harness.refused("CreateDistribution", DistributionConfig=config)
     assert (error.code, error.status) == ("InvalidWebACLId", 400)
     first, _, others = error.message.partition(" Also refused: ")
     assert first.startswith("Keyfront has no AWS WAF")
@@ -531,9 +531,9 @@ def test_all_that_is_refused_is_named_at_once_across_codes(house: House) -> None
     assert error.message.count("Keyfront has no AWS WAF") == 1
 
 
-def test_one_fault_after_the_other_taken_away_leaves_the_others(house: House) -> None:
+def test_one_fault_after_the_other_taken_away_leaves_the_others(harness: Harness) -> None:
     """Whatever is mended, the rest is still named: nothing hides behind anything else."""
-    config = faulty(house)
+    config = faulty(harness)
     sound = minimal("new")
     target = sound["DefaultCacheBehavior"]["TargetOriginId"]
     mends = [
@@ -545,66 +545,68 @@ def test_one_fault_after_the_other_taken_away_leaves_the_others(house: House) ->
         put(top, CustomErrorResponses=many()),
     ]
     for mend, (code, _) in zip(mends, ALL_FAULTS[:-1], strict=True):
-        error = house.refused("CreateDistribution", DistributionConfig=config)
+        error = harness.refused("CreateDistribution", DistributionConfig=config)
         assert f"({code}) " in f"({error.code}) {error.message}"
         mend(config)
-    assert house.refused("CreateDistribution", DistributionConfig=config).code == "DistributionAlreadyExists"
+    assert (
+        harness.refused("CreateDistribution", DistributionConfig=config).code == "DistributionAlreadyExists"
+    )
 
 
-def test_the_message_stays_short(house: House) -> None:
+def test_the_message_stays_short(harness: Harness) -> None:
     config = minimal()
     config["Aliases"] = many(*(f"-{number}.example.com" for number in range(90)))
-    error = house.refused("CreateDistribution", DistributionConfig=config)
+    error = harness.refused("CreateDistribution", DistributionConfig=config)
     assert error.message.count("Aliases") <= 30 or error.message.endswith(" more.")
     assert len(error.message) < 8192
 
 
 @pytest.mark.parametrize("number", [1, 60])
-def test_a_long_value_is_not_repeated_in_full(house: House, number: int) -> None:
+def test_a_long_value_is_not_repeated_in_full(harness: Harness, number: int) -> None:
     config = minimal()
     config["Aliases"] = many(*(f"bad_{n} {'y' * 6000}" for n in range(number)))
-    error = house.refused("CreateDistribution", DistributionConfig=config)
+    error = harness.refused("CreateDistribution", DistributionConfig=config)
     assert "bad_0" in error.message
     assert len(error.message) < 12_000
 
 
-def test_the_message_names_the_secret_header_but_not_its_value(house: House) -> None:
+def test_the_message_names_the_secret_header_but_not_its_value(harness: Harness) -> None:
     config = minimal()
     headers(("X-Secret", "hunter2\n"))(config)
-    error = house.refused("CreateDistribution", DistributionConfig=config)
+    error = harness.refused("CreateDistribution", DistributionConfig=config)
     assert "hunter2" not in error.message
 
 
 def test_key_groups_of_a_behavior(tmp_path: Path) -> None:
-    house = House(tmp_path, quotas=Quotas(distributions_per_key_group=1))
-    key = house.key()
-    groups = [house.group(key, name=str(number)) for number in range(5)]
+    harness = Harness(tmp_path, quotas=Quotas(distributions_per_key_group=1))
+    key = harness.key()
+    groups = [harness.group(key, name=str(number)) for number in range(5)]
     config = minimal()
     behavior(config)["TrustedKeyGroups"] = trusting(*groups)
-    error = house.refused("CreateDistribution", DistributionConfig=config)
+    error = harness.refused("CreateDistribution", DistributionConfig=config)
     assert (error.code, error.status) == ("TooManyKeyGroupsAssociatedToDistribution", 400)
     behavior(config)["TrustedKeyGroups"] = {"Enabled": False} | many(groups[0])
-    assert house.refused("CreateDistribution", DistributionConfig=config).code == "InvalidArgument"
+    assert harness.refused("CreateDistribution", DistributionConfig=config).code == "InvalidArgument"
     behavior(config)["TrustedKeyGroups"] = trusting(*groups[:4])
-    created = house.call("CreateDistribution", DistributionConfig=config)
+    created = harness.call("CreateDistribution", DistributionConfig=config)
     active = created["Distribution"]["ActiveTrustedKeyGroups"]
     assert {item["KeyGroupId"] for item in active["Items"]} == set(groups[:4])
     # Its own trust does not count against it.
-    house.call(
+    harness.call(
         "UpdateDistribution",
         Id=created["Distribution"]["Id"],
         IfMatch=created["ETag"],
         DistributionConfig=config,
     )
     config["CallerReference"] = "two"
-    error = house.refused("CreateDistribution", DistributionConfig=config)
+    error = harness.refused("CreateDistribution", DistributionConfig=config)
     assert (error.code, error.status) == ("TooManyDistributionsAssociatedToKeyGroup", 400)
-    house.close()
+    harness.close()
 
 
 def test_quotas_of_a_distribution(tmp_path: Path) -> None:
     limits = Limits(aliases=1, origins=1, origin_groups=0, cache_behaviors=1)
-    house = House(tmp_path, quotas=Quotas(distributions=1, limits=limits))
+    harness = Harness(tmp_path, quotas=Quotas(distributions=1, limits=limits))
     second = origin(minimal()) | {"Id": "second"}
     cases: dict[str, Callable[[Config], None]] = {
         "TooManyDistributionCNAMEs": put(top, Aliases=many("a.example.com", "b.example.com")),
@@ -614,11 +616,11 @@ def test_quotas_of_a_distribution(tmp_path: Path) -> None:
     for code, change in cases.items():
         config = minimal()
         change(config)
-        assert house.refused("CreateDistribution", DistributionConfig=config).code == code
-    house.distribution("one")
-    error = house.refused("CreateDistribution", DistributionConfig=minimal("two"))
+        assert harness.refused("CreateDistribution", DistributionConfig=config).code == code
+    harness.distribution("one")
+    error = harness.refused("CreateDistribution", DistributionConfig=minimal("two"))
     assert (error.code, error.status) == ("TooManyDistributions", 400)
-    house.close()
+    harness.close()
 
 
 ACCEPTED: dict[str, Callable[[Config], None]] = {
@@ -677,28 +679,30 @@ ACCEPTED: dict[str, Callable[[Config], None]] = {
 
 
 @pytest.mark.parametrize("change", ACCEPTED.values(), ids=ACCEPTED.keys())
-def test_what_is_accepted_can_be_sent_back_unchanged(house: House, change: Callable[[Config], None]) -> None:
+def test_what_is_accepted_can_be_sent_back_unchanged(
+    harness: Harness, change: Callable[[Config], None]
+) -> None:
     config = minimal()
     change(config)
-    created = house.call("CreateDistribution", DistributionConfig=config)["Distribution"]
-    read, etag = house.config(created["Id"])
+    created = harness.call("CreateDistribution", DistributionConfig=config)["Distribution"]
+    read, etag = harness.config(created["Id"])
     assert read == created["DistributionConfig"]
-    number = house.number()
-    again = house.call("UpdateDistribution", Id=created["Id"], IfMatch=etag, DistributionConfig=read)
+    number = harness.number()
+    again = harness.call("UpdateDistribution", Id=created["Id"], IfMatch=etag, DistributionConfig=read)
     assert again["Distribution"]["DistributionConfig"] == read
-    assert house.number() == number
+    assert harness.number() == number
 
 
-def test_list_distributions_by_key_group(house: House) -> None:
-    key = house.key()
-    used, unused = house.group(key), house.group(key, name="unused")
+def test_list_distributions_by_key_group(harness: Harness) -> None:
+    key = harness.key()
+    used, unused = harness.group(key), harness.group(key, name="unused")
     ids = []
     for reference in "abc":
         config = minimal(reference)
         behavior(config)["TrustedKeyGroups"] = trusting(used)
-        ids.append(house.call("CreateDistribution", DistributionConfig=config)["Distribution"]["Id"])
-    house.distribution("other")
-    first = house.call("ListDistributionsByKeyGroup", KeyGroupId=used, MaxItems="2")["DistributionIdList"]
+        ids.append(harness.call("CreateDistribution", DistributionConfig=config)["Distribution"]["Id"])
+    harness.distribution("other")
+    first = harness.call("ListDistributionsByKeyGroup", KeyGroupId=used, MaxItems="2")["DistributionIdList"]
     assert first == {
         "Marker": "",
         "MaxItems": 2,
@@ -707,17 +711,17 @@ def test_list_distributions_by_key_group(house: House) -> None:
         "Items": sorted(ids)[:2],
         "NextMarker": sorted(ids)[1],
     }
-    rest = house.call("ListDistributionsByKeyGroup", KeyGroupId=used, Marker=first["NextMarker"])
+    rest = harness.call("ListDistributionsByKeyGroup", KeyGroupId=used, Marker=first["NextMarker"])
     assert rest["DistributionIdList"]["Items"] == sorted(ids)[2:]
-    none = house.call("ListDistributionsByKeyGroup", KeyGroupId=unused)["DistributionIdList"]
+    none = harness.call("ListDistributionsByKeyGroup", KeyGroupId=unused)["DistributionIdList"]
     assert none == {"Marker": "", "MaxItems": 100, "IsTruncated": False, "Quantity": 0}
-    assert house.refused("ListDistributionsByKeyGroup", KeyGroupId="x").code == "NoSuchResource"
+    assert harness.refused("ListDistributionsByKeyGroup", KeyGroupId="x").code == "NoSuchResource"
 
 
-def test_a_guarded_error_page_is_told_in_the_log(house: House, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_guarded_error_page_is_told_in_the_log(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
     """Once for each state of things, and not again for another change."""
     config = minimal("pages")
-    config["DefaultCacheBehavior"]["TrustedKeyGroups"] = trusting(house.group(house.key()))
+    config["DefaultCacheBehavior"]["TrustedKeyGroups"] = trusting(harness.group(harness.key()))
     page = {
         "ErrorCode": 403,
         "ResponsePagePath": "/login.html",
@@ -726,6 +730,6 @@ def test_a_guarded_error_page_is_told_in_the_log(house: House, caplog: pytest.Lo
     }
     config["CustomErrorResponses"] = {"Quantity": 1, "Items": [page]}
     with caplog.at_level("WARNING"):
-        house.call("CreateDistribution", DistributionConfig=config)
-        house.distribution("another")
+        harness.call("CreateDistribution", DistributionConfig=config)
+        harness.distribution("another")
     assert caplog.text.count("the custom error page /login.html for 403 is served without a signature") == 1

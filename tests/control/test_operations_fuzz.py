@@ -18,14 +18,15 @@ import botocore.session
 import pytest
 from botocore.serialize import create_serializer
 
-from keyfront.control import audit, codec
-from keyfront.control.operations import OPERATIONS
+from keyfront.control.audit import records as audit
+from keyfront.control.operations.registry import OPERATIONS
+from keyfront.control.wire import codec
 from keyfront.errors import ApiError
 from keyfront.model.kinds import KINDS, Quotas
 from keyfront.model.managed import CACHE_POLICIES, ORIGIN_REQUEST_POLICIES, RESPONSE_HEADERS_POLICIES
 from keyfront.model.service import Shape, error_status, service
 from tests.control.calls import World, call_of
-from tests.control.house import BOTH, House, ec_pem, minimal, rsa_pem
+from tests.control.harness import BOTH, Harness, ec_pem, minimal, rsa_pem
 
 STORES = BOTH
 
@@ -66,14 +67,14 @@ class Drawer:
         elif isinstance(output, str) and output not in self.words and len(output) < 100:
             self.words.append(output)
 
-    def params(self, house: House, operation: str) -> dict[str, Any]:
+    def params(self, harness: Harness, operation: str) -> dict[str, Any]:
         """Params that mostly name something that exists, in its present version and with its own config changed."""
         shape = service().operations[operation].input
         drawn = self.draw(shape)
         found: dict[str, Any] = drawn if isinstance(drawn, dict) else {"Id": drawn}
         for name, kind in KINDS.items():
             if name in operation and "Id" in shape.members and self.rng.random() < 0.9:
-                with house.store.read() as transaction:
+                with harness.store.read() as transaction:
                     rows = transaction.page(name, "", 1000)
                 if rows:
                     row = self.rng.choice(rows)
@@ -142,20 +143,20 @@ MANAGED = CACHE_POLICIES.keys() | ORIGIN_REQUEST_POLICIES.keys() | RESPONSE_HEAD
 
 
 class Bout:
-    """One seed's calls against one house, and what came of them."""
+    """One seed's calls against one harness, and what came of them."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
-        self.house = House(folder, seed=seed, quotas=QUOTAS)
+        self.harness = Harness(folder, seed=seed, quotas=QUOTAS)
         self.drawer = Drawer(self.rng)
-        self.world = World(self._prepare, self.house.report, f"s{seed}")
+        self.world = World(self._prepare, self.harness.report, f"s{seed}")
         self.outcomes: Counter[str] = Counter()
         self.succeeded: set[str] = set()
         self.turns = 0
 
     def _prepare(self, operation: str, **params: Any) -> dict[str, Any]:
-        output = self.house.call(operation, **params)
+        output = self.harness.call(operation, **params)
         self.drawer.learn(output)
         return output
 
@@ -167,13 +168,13 @@ class Bout:
         except ApiError as error:
             refused = error
         assert refused.code.startswith("TooMany"), (self.seed, operation, refused)
-        return self.drawer.params(self.house, operation)
+        return self.drawer.params(self.harness, operation)
 
     def turn(self) -> None:
         rng = self.rng
         self.turns += 1
         if self.turns % 10 == 0:
-            self.house.report()
+            self.harness.report()
         operation = rng.choice(_NAMES)
         self.drawer.spoil = rng.choice([0.0, 0.0, 0.02, 0.2])
         how = rng.random()
@@ -182,14 +183,14 @@ class Bout:
             if how < 0.2:
                 params = spoilt(rng, service().operations[operation].input, params, self.drawer)
         else:
-            params = self.drawer.params(self.house, operation) if rng.random() < 0.98 else {}
+            params = self.drawer.params(self.harness, operation) if rng.random() < 0.98 else {}
         self.attempt(operation, params if isinstance(params, dict) else {"Id": params})
 
     def attempt(self, operation: str, params: dict[str, Any]) -> None:
         model = service().operations[operation]
         refused, output = None, {}
         try:
-            output = self.house.call(operation, **params)
+            output = self.harness.call(operation, **params)
         except ApiError as error:
             refused = error
         if refused is not None:
@@ -205,8 +206,8 @@ class Bout:
             self.drawer.learn(output)
 
     def end(self) -> None:
-        consistent(self.house)
-        self.house.close()
+        consistent(self.harness)
+        self.harness.close()
 
 
 _NAMES = sorted(OPERATIONS)
@@ -250,10 +251,10 @@ def test_any_params_end_in_an_answer(tmp_path: Path, pytestconfig: pytest.Config
     assert len(bout.succeeded) > len(OPERATIONS) / 2, OPERATIONS.keys() - bout.succeeded
 
 
-def consistent(house: House) -> None:
+def consistent(harness: Harness) -> None:
     """What holds of every store: references lead somewhere, unique values are unique, quotas are kept, nothing is left
     of what is gone, the audit log is whole, what is stored is published, and a restart changes nothing."""
-    with house.store.read() as transaction:
+    with harness.store.read() as transaction:
         rows = {kind: transaction.page(kind, "", 10_000) for kind in KINDS}
         ids = {(kind, row.id) for kind in rows for row in rows[kind]}
         for name, kind in KINDS.items():
@@ -271,9 +272,9 @@ def consistent(house: House) -> None:
                 assert len(values) == len(set(values))
                 assert set(transaction.owners(name, unique.name, values)) == set(values)
         records = transaction.audit(limit=100_000)
-        assert len(records) == house.calls
+        assert len(records) == harness.calls
         assert audit.first_break(records) is None
-        published = house.feed.published()
+        published = harness.feed.published()
         assert published is not None
         assert {found.id for found in published.distributions} == {row.id for row in rows["Distribution"]}
         number = transaction.snapshot_number()
@@ -288,7 +289,7 @@ def consistent(house: House) -> None:
             ("carried", "kind, distribution"),
         ]:
             assert {tuple(row) for row in sql(f"SELECT DISTINCT {owner} FROM {table}")} <= ids, table
-    again = House(house.folder, seed=99, quotas=QUOTAS)
+    again = Harness(harness.folder, seed=99, quotas=QUOTAS)
     assert again.feed.published() == published
     again.close()
 
@@ -390,7 +391,7 @@ def over_the_wire(
         if name not in OPERATIONS:
             return "UnsupportedOperation"
         known = set(matched.operation.errors)
-        codec.write(matched.operation, bout.house.call(name, **params))
+        codec.write(matched.operation, bout.harness.call(name, **params))
     except ApiError as error:
         refused = error
     if refused is None:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from keyfront.model.kinds import Quotas
-from tests.control.house import BOTH, House, ec_pem, minimal, rsa_key, rsa_pem, trusting
+from tests.control.harness import BOTH, Harness, ec_pem, minimal, rsa_key, rsa_pem, trusting
 
 STORES = BOTH
 
@@ -64,17 +64,23 @@ def key_config(**changes: Any) -> dict[str, Any]:
     ],
     ids=["RSA", "EC", "no newline at its end", "CR LF", "an empty line", "blanks around"],
 )
-def test_a_public_key_is_returned_byte_for_byte(house: House, pem: str) -> None:
-    created = house.call("CreatePublicKey", PublicKeyConfig=key_config(EncodedKey=pem))
+def test_a_public_key_is_returned_byte_for_byte(harness: Harness, pem: str) -> None:
+    created = harness.call("CreatePublicKey", PublicKeyConfig=key_config(EncodedKey=pem))
     id_ = created["PublicKey"]["Id"]
     assert id_[0] == "K"
     assert len(id_) == 14
     assert created["Location"] == f"/2020-05-31/public-key/{id_}"
     expected = key_config(EncodedKey=pem, Comment="")
     assert created["PublicKey"]["PublicKeyConfig"] == expected
-    assert house.call("GetPublicKey", Id=id_) == {"PublicKey": created["PublicKey"], "ETag": created["ETag"]}
-    assert house.call("GetPublicKeyConfig", Id=id_) == {"PublicKeyConfig": expected, "ETag": created["ETag"]}
-    summary = house.call("ListPublicKeys")["PublicKeyList"]["Items"]
+    assert harness.call("GetPublicKey", Id=id_) == {
+        "PublicKey": created["PublicKey"],
+        "ETag": created["ETag"],
+    }
+    assert harness.call("GetPublicKeyConfig", Id=id_) == {
+        "PublicKeyConfig": expected,
+        "ETag": created["ETag"],
+    }
+    summary = harness.call("ListPublicKeys")["PublicKeyList"]["Items"]
     assert summary == [
         {
             "Id": id_,
@@ -111,19 +117,19 @@ BAD_KEYS = {
 
 
 @pytest.mark.parametrize("pem", BAD_KEYS.values(), ids=BAD_KEYS.keys())
-def test_other_keys_are_refused_and_never_repeated(house: House, pem: str) -> None:
-    error = house.refused("CreatePublicKey", PublicKeyConfig=key_config(EncodedKey=pem))
+def test_other_keys_are_refused_and_never_repeated(harness: Harness, pem: str) -> None:
+    error = harness.refused("CreatePublicKey", PublicKeyConfig=key_config(EncodedKey=pem))
     assert (error.code, error.status) == ("InvalidArgument", 400)
     assert "empty/invalid/out of limits RSA Encoded Key" in error.message
-    assert house.call("ListPublicKeys")["PublicKeyList"] == {"MaxItems": 100, "Quantity": 0}
+    assert harness.call("ListPublicKeys")["PublicKeyList"] == {"MaxItems": 100, "Quantity": 0}
     body = PRIVATE.decode().splitlines()[1]
     assert body not in error.message
-    with house.store.read() as transaction:
+    with harness.store.read() as transaction:
         assert not any(body.encode() in row.record for row in transaction.audit())
 
 
 def test_the_message_helps() -> None:
-    from keyfront.control import validate
+    from keyfront.model import validate
 
     for name, words in {
         "RSA of 4096 bits": "4096",
@@ -138,28 +144,28 @@ def test_the_message_helps() -> None:
     "changes",
     [{"Name": ""}, {"Name": "n" * 129}, {"CallerReference": ""}, {"Comment": "c" * 129}, {"Name": "a\x00b"}],
 )
-def test_texts_of_the_wrong_length_are_refused(house: House, changes: dict[str, str]) -> None:
-    assert house.refused("CreatePublicKey", PublicKeyConfig=key_config(**changes)).code == "InvalidArgument"
+def test_texts_of_the_wrong_length_are_refused(harness: Harness, changes: dict[str, str]) -> None:
+    assert harness.refused("CreatePublicKey", PublicKeyConfig=key_config(**changes)).code == "InvalidArgument"
 
 
-def test_name_and_caller_reference_are_unique(house: House) -> None:
-    house.call("CreatePublicKey", PublicKeyConfig=key_config())
+def test_name_and_caller_reference_are_unique(harness: Harness) -> None:
+    harness.call("CreatePublicKey", PublicKeyConfig=key_config())
     for changes in ({}, {"Name": "other"}, {"CallerReference": "other"}):
-        error = house.refused("CreatePublicKey", PublicKeyConfig=key_config(**changes))
+        error = harness.refused("CreatePublicKey", PublicKeyConfig=key_config(**changes))
         assert (error.code, error.status) == ("PublicKeyAlreadyExists", 409)
-    house.call("CreatePublicKey", PublicKeyConfig=key_config(Name="other", CallerReference="other"))
+    harness.call("CreatePublicKey", PublicKeyConfig=key_config(Name="other", CallerReference="other"))
 
 
-def test_a_deleted_keys_name_is_free_again(house: House) -> None:
-    id_ = house.key("a")
-    house.call("DeletePublicKey", Id=id_, IfMatch=house.etag("PublicKey", id_))
-    assert house.refused("GetPublicKey", Id=id_).code == "NoSuchPublicKey"
-    assert house.key("a") != id_
+def test_a_deleted_keys_name_is_free_again(harness: Harness) -> None:
+    id_ = harness.key("a")
+    harness.call("DeletePublicKey", Id=id_, IfMatch=harness.etag("PublicKey", id_))
+    assert harness.refused("GetPublicKey", Id=id_).code == "NoSuchPublicKey"
+    assert harness.key("a") != id_
 
 
-def test_only_the_comment_of_a_public_key_changes(house: House) -> None:
-    id_ = house.key("a", pem=rsa_pem().rstrip())
-    before = house.call("GetPublicKey", Id=id_)
+def test_only_the_comment_of_a_public_key_changes(harness: Harness) -> None:
+    id_ = harness.key("a", pem=rsa_pem().rstrip())
+    before = harness.call("GetPublicKey", Id=id_)
     config = before["PublicKey"]["PublicKeyConfig"]
     for member, value in [
         ("Name", "b"),
@@ -167,34 +173,34 @@ def test_only_the_comment_of_a_public_key_changes(house: House) -> None:
         ("EncodedKey", ec_pem()),
         ("EncodedKey", rsa_pem()),  # with a newline at its end, which it was created without
     ]:
-        error = house.refused(
+        error = harness.refused(
             "UpdatePublicKey", Id=id_, IfMatch=before["ETag"], PublicKeyConfig=config | {member: value}
         )
         assert (error.code, error.status) == ("CannotChangeImmutablePublicKeyFields", 400)
-    changed = house.call(
+    changed = harness.call(
         "UpdatePublicKey", Id=id_, IfMatch=before["ETag"], PublicKeyConfig=config | {"Comment": "new"}
     )
     assert changed["ETag"] != before["ETag"]
     assert changed["PublicKey"] == before["PublicKey"] | {"PublicKeyConfig": config | {"Comment": "new"}}
-    assert house.call("GetPublicKey", Id=id_) == changed
+    assert harness.call("GetPublicKey", Id=id_) == changed
 
 
-def test_a_key_in_a_group_cannot_be_deleted(house: House) -> None:
-    first, second = house.key("a"), house.key("b")
-    group = house.group(first, second)
-    error = house.refused("DeletePublicKey", Id=first, IfMatch=house.etag("PublicKey", first))
+def test_a_key_in_a_group_cannot_be_deleted(harness: Harness) -> None:
+    first, second = harness.key("a"), harness.key("b")
+    group = harness.group(first, second)
+    error = harness.refused("DeletePublicKey", Id=first, IfMatch=harness.etag("PublicKey", first))
     assert (error.code, error.status) == ("PublicKeyInUse", 409)
     assert error.message == (
         "The Cloudfront public key is currently associated with either Key Group or a field level encryption "
         "profile."
     )
-    house.call(
+    harness.call(
         "UpdateKeyGroup",
         Id=group,
-        IfMatch=house.etag("KeyGroup", group),
+        IfMatch=harness.etag("KeyGroup", group),
         KeyGroupConfig={"Name": "group", "Items": [second]},
     )
-    assert house.call("DeletePublicKey", Id=first, IfMatch=house.etag("PublicKey", first)) == {}
+    assert harness.call("DeletePublicKey", Id=first, IfMatch=harness.etag("PublicKey", first)) == {}
 
 
 # ---- If-Match, for each kind that has one
@@ -211,49 +217,49 @@ MISSING = {"PublicKey": "NoSuchPublicKey", "KeyGroup": "NoSuchResource", "Distri
 
 
 @pytest.mark.parametrize(("operation", "kind"), VERSIONED)
-def test_if_match(house: House, operation: str, kind: str) -> None:
-    key = house.key()
+def test_if_match(harness: Harness, operation: str, kind: str) -> None:
+    key = harness.key()
     id_ = {
         "PublicKey": lambda: key,
-        "KeyGroup": lambda: house.group(key),
-        "Distribution": lambda: str(house.distribution()["Id"]),
+        "KeyGroup": lambda: harness.group(key),
+        "Distribution": lambda: str(harness.distribution()["Id"]),
     }[kind]()
     params: dict[str, Any] = {}
     if operation.startswith("Update"):
-        params[f"{kind}Config"] = house.call(f"Get{kind}Config", Id=id_)[f"{kind}Config"]
+        params[f"{kind}Config"] = harness.call(f"Get{kind}Config", Id=id_)[f"{kind}Config"]
 
-    missing = house.refused(operation, Id="ENOTHING000000", IfMatch="E1234567890ABC", **params)
+    missing = harness.refused(operation, Id="ENOTHING000000", IfMatch="E1234567890ABC", **params)
     assert (missing.code, missing.status) == (MISSING[kind], 404)
-    for version in (None, "", "*", f'"{house.etag(kind, id_)}"', "nonsense"):
+    for version in (None, "", "*", f'"{harness.etag(kind, id_)}"', "nonsense"):
         given = {} if version is None else {"IfMatch": version}
-        error = house.refused(operation, Id=id_, **given, **params)
+        error = harness.refused(operation, Id=id_, **given, **params)
         assert (error.code, error.status) == ("InvalidIfMatchVersion", 400)
         assert error.message == "The If-Match version is missing or not valid for the resource."
-    stale = house.refused(operation, Id=id_, IfMatch="E1234567890ABC", **params)
+    stale = harness.refused(operation, Id=id_, IfMatch="E1234567890ABC", **params)
     assert (stale.code, stale.status) == ("PreconditionFailed", 412)
     assert stale.message == (
         "The request failed because it didn't meet the preconditions in one or more request-header fields."
     )
-    assert house.call(f"Get{kind}", Id=id_)  # still there
+    assert harness.call(f"Get{kind}", Id=id_)  # still there
 
 
 # ---- key groups
 
 
-def test_a_key_group_is_read_as_it_was_made(house: House) -> None:
-    keys = [house.key(name) for name in "cab"]
-    created = house.call("CreateKeyGroup", KeyGroupConfig={"Name": "g", "Items": keys, "Comment": "c"})
+def test_a_key_group_is_read_as_it_was_made(harness: Harness) -> None:
+    keys = [harness.key(name) for name in "cab"]
+    created = harness.call("CreateKeyGroup", KeyGroupConfig={"Name": "g", "Items": keys, "Comment": "c"})
     group = created["KeyGroup"]
     assert len(group["Id"]) == 36
     assert created["Location"] == f"/2020-05-31/key-group/{group['Id']}"
     assert group["KeyGroupConfig"] == {"Name": "g", "Items": keys, "Comment": "c"}
-    assert house.call("GetKeyGroup", Id=group["Id"]) == {"KeyGroup": group, "ETag": created["ETag"]}
-    listed = house.call("ListKeyGroups")["KeyGroupList"]
+    assert harness.call("GetKeyGroup", Id=group["Id"]) == {"KeyGroup": group, "ETag": created["ETag"]}
+    listed = harness.call("ListKeyGroups")["KeyGroupList"]
     assert listed == {"MaxItems": 100, "Quantity": 1, "Items": [{"KeyGroup": group}]}
 
 
-def test_what_a_key_group_may_not_hold(house: House) -> None:
-    keys = [house.key(str(number)) for number in range(6)]
+def test_what_a_key_group_may_not_hold(harness: Harness) -> None:
+    keys = [harness.key(str(number)) for number in range(6)]
     cases: list[tuple[list[str], str]] = [
         ([], "InvalidArgument"),
         (["KNOTHING123456"], "InvalidArgument"),
@@ -263,27 +269,27 @@ def test_what_a_key_group_may_not_hold(house: House) -> None:
         (keys, "TooManyPublicKeysInKeyGroup"),
     ]
     for items, code in cases:
-        error = house.refused("CreateKeyGroup", KeyGroupConfig={"Name": "g", "Items": items})
+        error = harness.refused("CreateKeyGroup", KeyGroupConfig={"Name": "g", "Items": items})
         assert (error.code, error.status) == (code, 400), items
-    group = house.group(*keys[:5])
+    group = harness.group(*keys[:5])
     for items, code in cases:
-        error = house.refused(
+        error = harness.refused(
             "UpdateKeyGroup",
             Id=group,
-            IfMatch=house.etag("KeyGroup", group),
+            IfMatch=harness.etag("KeyGroup", group),
             KeyGroupConfig={"Name": "g", "Items": items},
         )
         assert error.code == code, items
-    assert house.call("GetKeyGroupConfig", Id=group)["KeyGroupConfig"]["Items"] == keys[:5]
+    assert harness.call("GetKeyGroupConfig", Id=group)["KeyGroupConfig"]["Items"] == keys[:5]
 
 
-def test_a_key_groups_name_is_unique(house: House) -> None:
-    key = house.key()
-    house.group(key, name="a")
-    other = house.group(key, name="b")
-    error = house.refused("CreateKeyGroup", KeyGroupConfig={"Name": "a", "Items": [key]})
+def test_a_key_groups_name_is_unique(harness: Harness) -> None:
+    key = harness.key()
+    harness.group(key, name="a")
+    other = harness.group(key, name="b")
+    error = harness.refused("CreateKeyGroup", KeyGroupConfig={"Name": "a", "Items": [key]})
     assert (error.code, error.status) == ("KeyGroupAlreadyExists", 409)
-    etag = house.etag("KeyGroup", other)
+    etag = harness.etag("KeyGroup", other)
     for name, outcome in {"a": "KeyGroupAlreadyExists", "b": "", "c": ""}.items():
         params: dict[str, Any] = {
             "Id": other,
@@ -291,45 +297,45 @@ def test_a_key_groups_name_is_unique(house: House) -> None:
             "KeyGroupConfig": {"Name": name, "Items": [key]},
         }
         if outcome:
-            assert house.refused("UpdateKeyGroup", **params).code == outcome
+            assert harness.refused("UpdateKeyGroup", **params).code == outcome
         else:
-            etag = house.call("UpdateKeyGroup", **params)["ETag"]
+            etag = harness.call("UpdateKeyGroup", **params)["ETag"]
 
 
-def test_a_trusted_key_group_cannot_be_deleted(house: House) -> None:
-    group = house.group(house.key())
+def test_a_trusted_key_group_cannot_be_deleted(harness: Harness) -> None:
+    group = harness.group(harness.key())
     config = minimal()
     config["DefaultCacheBehavior"]["TrustedKeyGroups"] = trusting(group)
-    created = house.call("CreateDistribution", DistributionConfig=config)
-    error = house.refused("DeleteKeyGroup", Id=group, IfMatch=house.etag("KeyGroup", group))
+    created = harness.call("CreateDistribution", DistributionConfig=config)
+    error = harness.refused("DeleteKeyGroup", Id=group, IfMatch=harness.etag("KeyGroup", group))
     assert (error.code, error.status) == ("ResourceInUse", 409)
     id_ = created["Distribution"]["Id"]
-    config, etag = house.config(id_)
+    config, etag = harness.config(id_)
     config["DefaultCacheBehavior"]["TrustedKeyGroups"] = trusting()
-    house.call("UpdateDistribution", Id=id_, IfMatch=etag, DistributionConfig=config)
-    house.call("DeleteKeyGroup", Id=group, IfMatch=house.etag("KeyGroup", group))
+    harness.call("UpdateDistribution", Id=id_, IfMatch=etag, DistributionConfig=config)
+    harness.call("DeleteKeyGroup", Id=group, IfMatch=harness.etag("KeyGroup", group))
 
 
-def test_an_edit_of_a_key_group_changes_the_distributions_that_trust_it(house: House) -> None:
-    first, second = house.key("a"), house.key("b")
-    group = house.group(first)
+def test_an_edit_of_a_key_group_changes_the_distributions_that_trust_it(harness: Harness) -> None:
+    first, second = harness.key("a"), harness.key("b")
+    group = harness.group(first)
     config = minimal("trusting")
     config["DefaultCacheBehavior"]["TrustedKeyGroups"] = trusting(group)
-    trusts = house.call("CreateDistribution", DistributionConfig=config)
-    other = house.distribution("other")
-    house.report()
-    etags = {id_: house.etag("Distribution", id_) for id_ in (trusts["Distribution"]["Id"], other["Id"])}
-    number = house.number()
+    trusts = harness.call("CreateDistribution", DistributionConfig=config)
+    other = harness.distribution("other")
+    harness.report()
+    etags = {id_: harness.etag("Distribution", id_) for id_ in (trusts["Distribution"]["Id"], other["Id"])}
+    number = harness.number()
 
-    house.call(
+    harness.call(
         "UpdateKeyGroup",
         Id=group,
-        IfMatch=house.etag("KeyGroup", group),
+        IfMatch=harness.etag("KeyGroup", group),
         KeyGroupConfig={"Name": "group", "Items": [second]},
     )
 
-    assert house.number() == number + 1
-    changed = house.call("GetDistribution", Id=trusts["Distribution"]["Id"])
+    assert harness.number() == number + 1
+    changed = harness.call("GetDistribution", Id=trusts["Distribution"]["Id"])
     assert changed["ETag"] != etags[changed["Distribution"]["Id"]]
     assert changed["Distribution"]["Status"] == "InProgress"
     assert changed["Distribution"]["ActiveTrustedKeyGroups"] == {
@@ -337,62 +343,62 @@ def test_an_edit_of_a_key_group_changes_the_distributions_that_trust_it(house: H
         "Quantity": 1,
         "Items": [{"KeyGroupId": group, "KeyPairIds": {"Quantity": 1, "Items": [second]}}],
     }
-    assert house.etag("Distribution", other["Id"]) == etags[other["Id"]]
-    assert house.call("GetDistribution", Id=other["Id"])["Distribution"]["Status"] == "Deployed"
-    published = house.feed.published()
+    assert harness.etag("Distribution", other["Id"]) == etags[other["Id"]]
+    assert harness.call("GetDistribution", Id=other["Id"])["Distribution"]["Status"] == "Deployed"
+    published = harness.feed.published()
     assert published is not None
     assert [key.id for key in published.public_keys] == [second]
-    house.report()
+    harness.report()
     assert (
-        house.call("GetDistribution", Id=changed["Distribution"]["Id"])["Distribution"]["Status"]
+        harness.call("GetDistribution", Id=changed["Distribution"]["Id"])["Distribution"]["Status"]
         == "Deployed"
     )
 
 
-def test_a_comment_alone_changes_no_distribution_and_publishes_nothing(house: House) -> None:
-    key = house.key()
-    group = house.group(key)
+def test_a_comment_alone_changes_no_distribution_and_publishes_nothing(harness: Harness) -> None:
+    key = harness.key()
+    group = harness.group(key)
     config = minimal()
     config["DefaultCacheBehavior"]["TrustedKeyGroups"] = trusting(group)
-    created = house.call("CreateDistribution", DistributionConfig=config)
-    number = house.number()
-    house.call(
+    created = harness.call("CreateDistribution", DistributionConfig=config)
+    number = harness.number()
+    harness.call(
         "UpdateKeyGroup",
         Id=group,
-        IfMatch=house.etag("KeyGroup", group),
+        IfMatch=harness.etag("KeyGroup", group),
         KeyGroupConfig={"Name": "group", "Items": [key], "Comment": "why"},
     )
-    assert house.number() == number
-    assert house.etag("Distribution", created["Distribution"]["Id"]) == created["ETag"]
+    assert harness.number() == number
+    assert harness.etag("Distribution", created["Distribution"]["Id"]) == created["ETag"]
 
 
 def test_quotas(tmp_path: Path) -> None:
-    house = House(tmp_path, quotas=Quotas(public_keys=2, key_groups=1))
-    key = house.key("a")
-    house.key("b")
-    error = house.refused("CreatePublicKey", PublicKeyConfig=key_config())
+    harness = Harness(tmp_path, quotas=Quotas(public_keys=2, key_groups=1))
+    key = harness.key("a")
+    harness.key("b")
+    error = harness.refused("CreatePublicKey", PublicKeyConfig=key_config())
     assert (error.code, error.status) == ("TooManyPublicKeys", 400)
     assert error.message == (
         "Processing your request will cause you to exceed the maximum number of CloudFront public keys "
         "allowed."
     )
-    house.group(key)
-    error = house.refused("CreateKeyGroup", KeyGroupConfig={"Name": "h", "Items": [key]})
+    harness.group(key)
+    error = harness.refused("CreateKeyGroup", KeyGroupConfig={"Name": "h", "Items": [key]})
     assert (error.code, error.status) == ("TooManyKeyGroups", 400)
-    house.close()
+    harness.close()
 
 
-def test_a_pasted_private_key_is_not_even_in_the_audit_log_of_an_update(house: House) -> None:
-    id_ = house.key()
-    config = house.call("GetPublicKeyConfig", Id=id_)
-    house.refused(
+def test_a_pasted_private_key_is_not_even_in_the_audit_log_of_an_update(harness: Harness) -> None:
+    id_ = harness.key()
+    config = harness.call("GetPublicKeyConfig", Id=id_)
+    harness.refused(
         "UpdatePublicKey",
         Id=id_,
         IfMatch=config["ETag"],
         PublicKeyConfig=config["PublicKeyConfig"]
         | {"EncodedKey": PRIVATE.decode(), "Comment": PRIVATE.decode()},
     )
-    with house.store.read() as transaction:
+    with harness.store.read() as transaction:
         last = json.loads(transaction.audit()[-1].record)
     sent = last["requestParameters"]["publicKeyConfig"]
     assert sent["encodedKey"] == sent["comment"] == "HIDDEN_DUE_TO_SECURITY_REASONS"

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from keyfront.control.operations import OPERATIONS, unsupported
+from keyfront.control.operations.registry import OPERATIONS, unsupported
 from keyfront.errors import ApiError, SettingsError, SnapshotRefused
-from keyfront.fleet.file import FileFeed
-from keyfront.model import members
+from keyfront.fleet.file_feed import FileFeed
+from keyfront.model import supported_members
 from keyfront.model.kinds import KINDS, Quotas
 from keyfront.model.service import service
 from keyfront.model.snapshot import Snapshot
 from tests.control.calls import World
-from tests.control.house import ACCOUNT, BOTH, House, bring_back, lose, many, minimal, rsa_pem, save
+from tests.control.harness import ACCOUNT, BOTH, Harness, bring_back, lose, many, minimal, rsa_pem, save
 
 STORES = BOTH
 
@@ -57,15 +57,18 @@ def test_the_page_of_differences_lists_what_the_code_does() -> None:
     assert f"the API's {len(service().operations)} operations {len(OPERATIONS)} are built" in missing
     refused = section("Members of a distribution that are refused")
     rows = re.findall(r"^\| `(.+?)` \| `(.+?)` \| (.+) \|$", refused, re.MULTILINE)
-    assert {path: (code, why) for path, code, why in rows} == members.REFUSED
+    assert {path: (code, why) for path, code, why in rows} == supported_members.REFUSED
     without = section("Members of a distribution that are accepted without effect")
-    assert dict(re.findall(r"^\| `(.+?)` \| (.+) \|$", without, re.MULTILINE)) == members.WITHOUT_EFFECT
+    assert (
+        dict(re.findall(r"^\| `(.+?)` \| (.+) \|$", without, re.MULTILINE))
+        == supported_members.WITHOUT_EFFECT
+    )
 
 
-def test_what_is_not_built_says_so(house: House) -> None:
+def test_what_is_not_built_says_so(harness: Harness) -> None:
     assert OPERATIONS.keys() <= service().operations.keys()
     for name in ("CreateFunction", "ListFunctions", "NoSuchThing"):
-        error = house.refused(name)
+        error = harness.refused(name)
         assert (error.code, error.status) == ("UnsupportedOperation", 400)
         assert name in error.message
 
@@ -75,13 +78,13 @@ def test_what_is_not_built_says_so(house: House) -> None:
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 def test_pages(tmp_path: Path, kind: Any) -> None:
-    house = House(tmp_path, quotas=Quotas(public_keys=50, key_groups=50))
-    world = World(house.call, house.report)
+    harness = Harness(tmp_path, quotas=Quotas(public_keys=50, key_groups=50))
+    world = World(harness.call, harness.report)
     for _ in range(4):
         world.make(kind.name)
 
     def page(**params: str) -> dict[str, Any]:
-        found: dict[str, Any] = house.call(f"List{kind.plural}", **params)[kind.list]
+        found: dict[str, Any] = harness.call(f"List{kind.plural}", **params)[kind.list]
         return found
 
     def ids(found: dict[str, Any]) -> list[str]:
@@ -111,15 +114,15 @@ def test_pages(tmp_path: Path, kind: Any) -> None:
             assert marker == seen[-1]
         assert seen == ids(everything)
     for params in ({"MaxItems": "0"}, {"MaxItems": "-1"}, {"MaxItems": "ten"}, {"MaxItems": "1.5"}):
-        assert house.refused(f"List{kind.plural}", **params).code == "InvalidArgument"
+        assert harness.refused(f"List{kind.plural}", **params).code == "InvalidArgument"
     for marker in ("nonsense", "x" * 1000, "K'; --"):
-        assert house.refused(f"List{kind.plural}", Marker=marker).code == "InvalidArgument"
-    house.close()
+        assert harness.refused(f"List{kind.plural}", Marker=marker).code == "InvalidArgument"
+    harness.close()
 
 
-def test_an_empty_list(house: House) -> None:
-    assert house.call("ListKeyGroups") == {"KeyGroupList": {"MaxItems": 100, "Quantity": 0}}
-    assert house.call("ListDistributions") == {
+def test_an_empty_list(harness: Harness) -> None:
+    assert harness.call("ListKeyGroups") == {"KeyGroupList": {"MaxItems": 100, "Quantity": 0}}
+    assert harness.call("ListDistributions") == {
         "DistributionList": {"Marker": "", "MaxItems": 100, "IsTruncated": False, "Quantity": 0}
     }
 
@@ -131,24 +134,26 @@ def pairs(**tags: str) -> dict[str, Any]:
     return {"Items": [{"Key": key, "Value": value} for key, value in tags.items()]}
 
 
-def test_tags(house: House) -> None:
-    created = house.call(
+def test_tags(harness: Harness) -> None:
+    created = harness.call(
         "CreateDistributionWithTags",
         DistributionConfigWithTags={"DistributionConfig": minimal(), "Tags": pairs(team="media", env="dev")},
     )
     arn, etag = created["Distribution"]["ARN"], created["ETag"]
     assert created["Location"] == f"/2020-05-31/distribution/{created['Distribution']['Id']}"
-    assert house.call("ListTagsForResource", Resource=arn) == {"Tags": pairs(env="dev", team="media")}
-    house.call("TagResource", Resource=arn, Tags={"Items": [{"Key": "env", "Value": "prod"}, {"Key": "new"}]})
-    assert house.call("ListTagsForResource", Resource=arn) == {
+    assert harness.call("ListTagsForResource", Resource=arn) == {"Tags": pairs(env="dev", team="media")}
+    harness.call(
+        "TagResource", Resource=arn, Tags={"Items": [{"Key": "env", "Value": "prod"}, {"Key": "new"}]}
+    )
+    assert harness.call("ListTagsForResource", Resource=arn) == {
         "Tags": pairs(env="prod", new="", team="media")
     }
-    house.call("UntagResource", Resource=arn, TagKeys={"Items": ["new", "env", "never there"]})
-    assert house.call("ListTagsForResource", Resource=arn) == {"Tags": pairs(team="media")}
-    assert house.etag("Distribution", created["Distribution"]["Id"]) == etag
-    house.call("TagResource", Resource=arn, Tags={})
-    house.call("UntagResource", Resource=arn, TagKeys={})
-    assert house.call("ListTagsForResource", Resource=arn) == {"Tags": pairs(team="media")}
+    harness.call("UntagResource", Resource=arn, TagKeys={"Items": ["new", "env", "never there"]})
+    assert harness.call("ListTagsForResource", Resource=arn) == {"Tags": pairs(team="media")}
+    assert harness.etag("Distribution", created["Distribution"]["Id"]) == etag
+    harness.call("TagResource", Resource=arn, Tags={})
+    harness.call("UntagResource", Resource=arn, TagKeys={})
+    assert harness.call("ListTagsForResource", Resource=arn) == {"Tags": pairs(team="media")}
 
 
 @pytest.mark.parametrize(
@@ -161,17 +166,17 @@ def test_tags(house: House) -> None:
         "arn:aws:cloudfront::999999999999:distribution/{id}",
     ],
 )
-def test_tags_of_what_is_not_there(house: House, resource: str) -> None:
-    resource = resource.replace("{id}", house.distribution()["Id"])
+def test_tags_of_what_is_not_there(harness: Harness, resource: str) -> None:
+    resource = resource.replace("{id}", harness.distribution()["Id"])
     cases: dict[str, dict[str, Any]] = {
         "ListTagsForResource": {},
         "TagResource": {"Tags": pairs(a="b")},
         "UntagResource": {"TagKeys": {"Items": ["a"]}},
     }
     for operation, params in cases.items():
-        error = house.refused(operation, Resource=resource, **params)
+        error = harness.refused(operation, Resource=resource, **params)
         assert (error.code, error.status) == ("NoSuchResource", 404)
-    assert house.refused("ListTagsForResource", Resource="arn:aws:s3:::b").code == "InvalidArgument"
+    assert harness.refused("ListTagsForResource", Resource="arn:aws:s3:::b").code == "InvalidArgument"
 
 
 @pytest.mark.parametrize(
@@ -186,74 +191,74 @@ def test_tags_of_what_is_not_there(house: House, resource: str) -> None:
         {"Items": [{"Key": "a", "Value": "1"}, {"Key": "a", "Value": "2"}]},
     ],
 )
-def test_tags_that_are_refused(house: House, tags: dict[str, Any]) -> None:
-    arn = house.distribution()["ARN"]
-    assert house.refused("TagResource", Resource=arn, Tags=tags).code == "InvalidTagging"
+def test_tags_that_are_refused(harness: Harness, tags: dict[str, Any]) -> None:
+    arn = harness.distribution()["ARN"]
+    assert harness.refused("TagResource", Resource=arn, Tags=tags).code == "InvalidTagging"
     config = {"DistributionConfig": minimal("tagged"), "Tags": tags}
-    error = house.refused("CreateDistributionWithTags", DistributionConfigWithTags=config)
+    error = harness.refused("CreateDistributionWithTags", DistributionConfigWithTags=config)
     assert (error.code, error.status) == ("InvalidTagging", 400)
-    assert house.call("ListDistributions")["DistributionList"]["Quantity"] == 1
+    assert harness.call("ListDistributions")["DistributionList"]["Quantity"] == 1
 
 
-def test_fifty_tags_and_no_more(house: House) -> None:
-    arn = house.distribution()["ARN"]
-    house.call("TagResource", Resource=arn, Tags=pairs(**{f"k{n}": "" for n in range(50)}))
-    house.call("TagResource", Resource=arn, Tags=pairs(k1="changed"))
-    assert house.refused("TagResource", Resource=arn, Tags=pairs(one="more")).code == "InvalidTagging"
+def test_fifty_tags_and_no_more(harness: Harness) -> None:
+    arn = harness.distribution()["ARN"]
+    harness.call("TagResource", Resource=arn, Tags=pairs(**{f"k{n}": "" for n in range(50)}))
+    harness.call("TagResource", Resource=arn, Tags=pairs(k1="changed"))
+    assert harness.refused("TagResource", Resource=arn, Tags=pairs(one="more")).code == "InvalidTagging"
     words = "Bücher und Äpfel _.:/=+-@ 漢字"
-    house.call("UntagResource", Resource=arn, TagKeys={"Items": ["k0"]})
-    house.call("TagResource", Resource=arn, Tags=pairs(**{words: words}))
+    harness.call("UntagResource", Resource=arn, TagKeys={"Items": ["k0"]})
+    harness.call("TagResource", Resource=arn, Tags=pairs(**{words: words}))
 
 
 # ---- publishing
 
 
-def test_the_first_start_publishes_so_that_edges_have_something_to_obey(house: House) -> None:
-    published = house.feed.published()
+def test_the_first_start_publishes_so_that_edges_have_something_to_obey(harness: Harness) -> None:
+    published = harness.feed.published()
     assert published is not None
     assert (published.number, published.distributions) == (1, ())
 
 
-def test_only_what_an_edge_would_obey_is_published(house: House) -> None:
-    first = house.number()
-    key = house.key()
-    group = house.group(key)
-    assert house.number() == first  # nobody trusts the group yet
+def test_only_what_an_edge_would_obey_is_published(harness: Harness) -> None:
+    first = harness.number()
+    key = harness.key()
+    group = harness.group(key)
+    assert harness.number() == first  # nobody trusts the group yet
     config = minimal()
     config["DefaultCacheBehavior"]["TrustedKeyGroups"] = {"Enabled": True} | many(group)
-    house.call("CreateDistribution", DistributionConfig=config)
-    assert house.number() == first + 1
-    published = house.feed.published()
+    harness.call("CreateDistribution", DistributionConfig=config)
+    assert harness.number() == first + 1
+    published = harness.feed.published()
     assert published is not None
     assert [found.pem for found in published.public_keys] == [rsa_pem()]
     assert [found.key_ids for found in published.key_groups] == [(key,)]
-    house.call("TagResource", Resource=arn_of(house), Tags=pairs(a="b"))
-    assert house.number() == first + 1
+    harness.call("TagResource", Resource=arn_of(harness), Tags=pairs(a="b"))
+    assert harness.number() == first + 1
 
 
-def arn_of(house: House) -> str:
-    return str(house.call("ListDistributions")["DistributionList"]["Items"][0]["ARN"])
+def arn_of(harness: Harness) -> str:
+    return str(harness.call("ListDistributions")["DistributionList"]["Items"][0]["ARN"])
 
 
-def test_a_restart_changes_nothing(house: House) -> None:
-    id_ = house.distribution()["Id"]
-    house.report()
-    before = house.feed.published()
-    again = House(house.folder, seed=2)
+def test_a_restart_changes_nothing(harness: Harness) -> None:
+    id_ = harness.distribution()["Id"]
+    harness.report()
+    before = harness.feed.published()
+    again = Harness(harness.folder, seed=2)
     assert again.feed.published() == before
     assert again.call("GetDistribution", Id=id_)["Distribution"]["Status"] == "Deployed"
     again.distribution("two")
-    assert again.number() == house.number()
+    assert again.number() == harness.number()
     again.close()
 
 
-def test_a_crash_between_commit_and_publication_is_healed_at_the_start(house: House) -> None:
-    snapshot = house.folder / "snapshot"
+def test_a_crash_between_commit_and_publication_is_healed_at_the_start(harness: Harness) -> None:
+    snapshot = harness.folder / "snapshot"
     old = snapshot.read_bytes()
-    id_ = house.distribution()["Id"]
-    number = house.number()
+    id_ = harness.distribution()["Id"]
+    number = harness.number()
     snapshot.write_bytes(old)  # as if the process had died before it published
-    again = House(house.folder, seed=2)
+    again = Harness(harness.folder, seed=2)
     published = again.feed.published()
     assert published is not None
     assert published.number == number
@@ -261,21 +266,21 @@ def test_a_crash_between_commit_and_publication_is_healed_at_the_start(house: Ho
     again.close()
 
 
-def test_a_store_from_a_backup_is_published_above_what_edges_have(house: House) -> None:
-    house.distribution("kept")
-    kept = house.number()
-    house.close()
-    save(house.folder)
-    house = House(house.folder, seed=3)
+def test_a_store_from_a_backup_is_published_above_what_edges_have(harness: Harness) -> None:
+    harness.distribution("kept")
+    kept = harness.number()
+    harness.close()
+    save(harness.folder)
+    harness = Harness(harness.folder, seed=3)
     for reference in "abc":
-        house.distribution(reference)
-    ahead = house.number()
+        harness.distribution(reference)
+    ahead = harness.number()
     assert ahead == kept + 3
-    house.report()
-    house.close()
-    bring_back(house.folder)
+    harness.report()
+    harness.close()
+    bring_back(harness.folder)
 
-    again = House(house.folder, seed=2)
+    again = Harness(harness.folder, seed=2)
     assert again.number() == ahead + 1
     (summary,) = again.call("ListDistributions")["DistributionList"]["Items"]
     assert summary["Status"] == "InProgress"  # edges still obey what was lost
@@ -285,16 +290,16 @@ def test_a_store_from_a_backup_is_published_above_what_edges_have(house: House) 
     again.close()
 
 
-def test_a_lost_snapshot_file_is_written_again(house: House) -> None:
-    house.distribution()
-    before = house.feed.published()
-    edge = FileFeed(house.folder)
+def test_a_lost_snapshot_file_is_written_again(harness: Harness) -> None:
+    harness.distribution()
+    before = harness.feed.published()
+    edge = FileFeed(harness.folder)
     obeyed = edge.poll(None)
     assert obeyed == before
-    (house.folder / "snapshot").write_bytes(b"garbage")
+    (harness.folder / "snapshot").write_bytes(b"garbage")
     with pytest.raises(SnapshotRefused):
         edge.poll(obeyed)
-    again = House(house.folder, seed=2)
+    again = Harness(harness.folder, seed=2)
     after = edge.poll(obeyed)
     assert after is not None
     assert obeyed is not None
@@ -303,46 +308,46 @@ def test_a_lost_snapshot_file_is_written_again(house: House) -> None:
     again.close()
 
 
-def test_a_lost_store_is_no_reason_to_take_everything_from_the_edges(house: House) -> None:
-    house.distribution()
-    before = house.feed.published()
-    house.close()
-    lose(house.folder)
+def test_a_lost_store_is_no_reason_to_take_everything_from_the_edges(harness: Harness) -> None:
+    harness.distribution()
+    before = harness.feed.published()
+    harness.close()
+    lose(harness.folder)
     with pytest.raises(SettingsError, match="the store is new"):
-        House(house.folder)
-    assert house.feed.published() == before
-    (house.folder / "snapshot").unlink()
-    (house.folder / "snapshot.accepted").unlink(missing_ok=True)
-    House(house.folder).close()
+        Harness(harness.folder)
+    assert harness.feed.published() == before
+    (harness.folder / "snapshot").unlink()
+    (harness.folder / "snapshot.accepted").unlink(missing_ok=True)
+    Harness(harness.folder).close()
 
 
-def test_what_another_control_plane_published_meanwhile_counts(house: House) -> None:
-    from keyfront.control.operations import Service
+def test_what_another_control_plane_published_meanwhile_counts(harness: Harness) -> None:
+    from keyfront.control.operations.service import Service
 
-    feed = FullDisk(house.folder)
-    slow = House(house.folder, seed=3)
+    feed = FullDisk(harness.folder)
+    slow = Harness(harness.folder, seed=3)
     slow.service = Service(slow.store, feed, account=ACCOUNT)
     slow.service.start(slow.now)
     feed.full = True
     slow.distribution("ours")
-    house.distribution("theirs")
-    published = house.feed.published()
+    harness.distribution("theirs")
+    published = harness.feed.published()
     assert published is not None
     assert len(published.distributions) == 2
     feed.full = False
     assert slow.service.follow(slow.now) is True
-    assert house.feed.published() == published
+    assert harness.feed.published() == published
     slow.close()
 
 
-def test_a_bug_is_recorded_too(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_is_recorded_too(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: object) -> dict[str, Any]:
         raise ZeroDivisionError
 
     monkeypatch.setitem(OPERATIONS, "ListPublicKeys", broken)
     with pytest.raises(ZeroDivisionError):
-        house.call("ListPublicKeys")
-    with house.store.read() as transaction:
+        harness.call("ListPublicKeys")
+    with harness.store.read() as transaction:
         assert b'"errorCode":"InternalFailure"' in transaction.audit()[-1].record
 
 
@@ -358,52 +363,52 @@ class FullDisk(FileFeed):
 
 
 def test_a_change_that_cannot_be_published_stands_stays_in_progress_and_is_published_later(
-    house: House, caplog: pytest.LogCaptureFixture
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from keyfront.control.operations import Service
+    from keyfront.control.operations.service import Service
 
-    feed = FullDisk(house.folder)
-    house.service = Service(house.store, feed, account=ACCOUNT)
-    house.service.start(house.now)
-    number = house.number()
+    feed = FullDisk(harness.folder)
+    harness.service = Service(harness.store, feed, account=ACCOUNT)
+    harness.service.start(harness.now)
+    number = harness.number()
     feed.full = True
-    id_ = house.distribution("one")["Id"]  # acknowledged: it is durable
+    id_ = harness.distribution("one")["Id"]  # acknowledged: it is durable
     assert "not published yet" in caplog.text
-    assert house.number() == number
-    house.report()
-    assert house.call("GetDistribution", Id=id_)["Distribution"]["Status"] == "InProgress"
-    assert house.service.follow(house.now) is False
-    house.distribution("two")
+    assert harness.number() == number
+    harness.report()
+    assert harness.call("GetDistribution", Id=id_)["Distribution"]["Status"] == "InProgress"
+    assert harness.service.follow(harness.now) is False
+    harness.distribution("two")
     feed.full = False
-    assert house.service.follow(house.now) is True
-    assert house.number() == number + 2  # one snapshot with both: edges need not see every number
-    house.report()
-    assert house.call("GetDistribution", Id=id_)["Distribution"]["Status"] == "Deployed"
-    assert house.service.follow(house.now) is True
+    assert harness.service.follow(harness.now) is True
+    assert harness.number() == number + 2  # one snapshot with both: edges need not see every number
+    harness.report()
+    assert harness.call("GetDistribution", Id=id_)["Distribution"]["Status"] == "Deployed"
+    assert harness.service.follow(harness.now) is True
 
 
-def test_a_feed_that_refuses_is_no_reason_to_fail_a_call(house: House) -> None:
-    from keyfront.control.operations import Service
+def test_a_feed_that_refuses_is_no_reason_to_fail_a_call(harness: Harness) -> None:
+    from keyfront.control.operations.service import Service
 
     class Refusing(FileFeed):
         def publish(self, snapshot: Snapshot) -> None:
             raise SnapshotRefused("no")
 
-    house.service = Service(house.store, Refusing(house.folder), account=ACCOUNT)
-    house.service.start(house.now)
-    assert house.distribution()["Status"] == "InProgress"
-    assert house.service.follow(house.now) is False
+    harness.service = Service(harness.store, Refusing(harness.folder), account=ACCOUNT)
+    harness.service.start(harness.now)
+    assert harness.distribution()["Status"] == "InProgress"
+    assert harness.service.follow(harness.now) is False
 
 
 def test_what_no_longer_compiles_goes_on_as_it_was_published(
-    house: House, caplog: pytest.LogCaptureFixture
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    id_ = house.distribution("old")["Id"]
-    with house.store.write() as transaction:  # as if it came from a Keyfront whose rules were laxer
+    id_ = harness.distribution("old")["Id"]
+    with harness.store.write() as transaction:  # as if it came from a Keyfront whose rules were laxer
         (row,) = transaction.some("Distribution", [id_])
         row.config["Origins"]["Items"][0]["DomainName"] = "http://app.example.com"
         transaction.update(row)
-    again = House(house.folder, seed=2)
+    again = Harness(harness.folder, seed=2)
     assert "does not compile any more" in caplog.text
     again.distribution("new")
     published = again.feed.published()
@@ -421,10 +426,10 @@ def test_what_no_longer_compiles_goes_on_as_it_was_published(
 # ---- races
 
 
-def test_of_two_updates_with_one_etag_one_wins(house: House) -> None:
-    id_ = house.distribution()["Id"]
+def test_of_two_updates_with_one_etag_one_wins(harness: Harness) -> None:
+    id_ = harness.distribution()["Id"]
     for turn in range(5):
-        etag = house.etag("Distribution", id_)
+        etag = harness.etag("Distribution", id_)
         outcomes: list[str] = []
         barrier = threading.Barrier(4)
 
@@ -432,7 +437,7 @@ def test_of_two_updates_with_one_etag_one_wins(house: House) -> None:
             mine = minimal() | {"Comment": name}
             barrier.wait()
             try:
-                house.call("UpdateDistribution", Id=id_, IfMatch=etag, DistributionConfig=mine)
+                harness.call("UpdateDistribution", Id=id_, IfMatch=etag, DistributionConfig=mine)
                 outcomes.append("")
             except ApiError as error:
                 outcomes.append(error.code)
@@ -445,20 +450,20 @@ def test_of_two_updates_with_one_etag_one_wins(house: House) -> None:
         assert sorted(outcomes) == ["", *["PreconditionFailed"] * 3]
 
 
-def test_of_two_processes_with_one_etag_one_wins(house: House) -> None:
+def test_of_two_processes_with_one_etag_one_wins(harness: Harness) -> None:
     """Two services on one store, as two processes would have it."""
-    other = House(house.folder, seed=2)
-    key = house.key()
-    group = house.group(key)
-    etag = house.etag("KeyGroup", group)
+    other = Harness(harness.folder, seed=2)
+    key = harness.key()
+    group = harness.group(key)
+    etag = harness.etag("KeyGroup", group)
     config = {"Name": "group", "Items": [key], "Comment": "mine"}
     other.call("UpdateKeyGroup", Id=group, IfMatch=etag, KeyGroupConfig=config)
-    error = house.refused("UpdateKeyGroup", Id=group, IfMatch=etag, KeyGroupConfig=config)
+    error = harness.refused("UpdateKeyGroup", Id=group, IfMatch=etag, KeyGroupConfig=config)
     assert (error.code, error.status) == ("PreconditionFailed", 412)
     # What the one has compiled the other does not know, and it notices.
     trusts = minimal()
     trusts["DefaultCacheBehavior"]["TrustedKeyGroups"] = {"Enabled": True} | many(group)
-    house.call("CreateDistribution", DistributionConfig=trusts)
+    harness.call("CreateDistribution", DistributionConfig=trusts)
     other.distribution("theirs")
     published = other.feed.published()
     assert published is not None
@@ -467,12 +472,12 @@ def test_of_two_processes_with_one_etag_one_wins(house: House) -> None:
     other.close()
 
 
-def test_one_caller_reference_from_many_threads_makes_one_distribution(house: House) -> None:
+def test_one_caller_reference_from_many_threads_makes_one_distribution(harness: Harness) -> None:
     outcomes: list[str] = []
 
     def race() -> None:
         try:
-            house.distribution("same")
+            harness.distribution("same")
             outcomes.append("")
         except ApiError as error:
             outcomes.append(error.code)
@@ -483,4 +488,4 @@ def test_one_caller_reference_from_many_threads_makes_one_distribution(house: Ho
     for thread in threads:
         thread.join()
     assert sorted(outcomes) == ["", *["DistributionAlreadyExists"] * 5]
-    assert house.call("ListDistributions")["DistributionList"]["Quantity"] == 1
+    assert harness.call("ListDistributions")["DistributionList"]["Quantity"] == 1

@@ -14,14 +14,14 @@ import msgspec
 import pytest
 from botocore.exceptions import ClientError
 
-from keyfront.control.operations import OPERATIONS
-from keyfront.control.store import Store
+from keyfront.control.operations.registry import OPERATIONS
+from keyfront.control.store.store import Store
 from keyfront.model import managed
 from keyfront.model.kinds import CACHE_POLICY, KINDS, Kind, Quotas
-from keyfront.model.limits import PolicyLimits
+from keyfront.model.quotas import PolicyLimits
 from keyfront.model.service import service
 from keyfront.model.snapshot import Cors, ResponseHeader, ResponseHeadersPolicy, Select
-from tests.control.house import House, many, minimal
+from tests.control.harness import Harness, many, minimal
 from tests.control.plane import Plane, distribution_config
 from tests.control.test_app_clients import NODE, run
 
@@ -117,15 +117,15 @@ NOTHING = {
 }
 
 
-def made(house: House, kind: str, config: dict[str, Any]) -> tuple[str, dict[str, Any], str]:
+def made(harness: Harness, kind: str, config: dict[str, Any]) -> tuple[str, dict[str, Any], str]:
     """Id, config as answered, ETag."""
-    answer = house.call(f"Create{kind}", **{f"{kind}Config": config})
+    answer = harness.call(f"Create{kind}", **{f"{kind}Config": config})
     return answer[kind]["Id"], answer[kind][f"{kind}Config"], answer["ETag"]
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    found = House(tmp_path, audit_reads=False)
+def harness(tmp_path: Path) -> Iterator[Harness]:
+    found = Harness(tmp_path, audit_reads=False)
     yield found
     found.close()
 
@@ -260,27 +260,27 @@ RETURNED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("kind", "given", "returned"), RETURNED)
 def test_configs_are_complete_and_can_be_sent_back(
-    house: House, kind: str, given: dict[str, Any], returned: dict[str, Any]
+    harness: Harness, kind: str, given: dict[str, Any], returned: dict[str, Any]
 ) -> None:
     before = copy.deepcopy(given)
-    answer = house.call(f"Create{kind}", **{f"{kind}Config": given})
+    answer = harness.call(f"Create{kind}", **{f"{kind}Config": given})
     assert given == before
     id_, etag = answer[kind]["Id"], answer["ETag"]
     assert KINDS[kind].id.fits(id_)
     path = {"CachePolicy": "cache-policy", "OriginRequestPolicy": "origin-request-policy"}
     assert answer["Location"] == f"/2020-05-31/{path.get(kind, 'response-headers-policy')}/{id_}"
     assert answer[kind][f"{kind}Config"] == returned
-    assert house.call(f"Get{kind}", Id=id_) == {kind: answer[kind], "ETag": etag}
-    assert house.call(f"Get{kind}Config", Id=id_) == {f"{kind}Config": returned, "ETag": etag}
-    again = house.call(f"Update{kind}", Id=id_, IfMatch=etag, **{f"{kind}Config": returned})
+    assert harness.call(f"Get{kind}", Id=id_) == {kind: answer[kind], "ETag": etag}
+    assert harness.call(f"Get{kind}Config", Id=id_) == {f"{kind}Config": returned, "ETag": etag}
+    again = harness.call(f"Update{kind}", Id=id_, IfMatch=etag, **{f"{kind}Config": returned})
     assert again[kind][f"{kind}Config"] == returned
     assert again["ETag"] != etag
     assert again[kind]["LastModifiedTime"] > answer[kind]["LastModifiedTime"]
 
 
 @each_kind
-def test_the_life_of_a_policy(house: House, kind: Kind) -> None:
-    id_, config, etag = made(house, kind.name, LEAST[kind.name])
+def test_the_life_of_a_policy(harness: Harness, kind: Kind) -> None:
+    id_, config, etag = made(harness, kind.name, LEAST[kind.name])
     changed = config | {"Comment": "changed", "Name": "renamed"}
     for version, code, status in (
         (None, "InvalidIfMatchVersion", 400),
@@ -289,40 +289,40 @@ def test_the_life_of_a_policy(house: House, kind: Kind) -> None:
     ):
         params = {"Id": id_} | ({"IfMatch": version} if version else {})
         for operation, more in ((f"Update{kind.name}", {kind.config: changed}), (f"Delete{kind.name}", {})):
-            error = house.refused(operation, **params, **more)
+            error = harness.refused(operation, **params, **more)
             assert (error.code, error.status) == (code, status)
-    updated = house.call(f"Update{kind.name}", Id=id_, IfMatch=etag, **{kind.config: changed})
+    updated = harness.call(f"Update{kind.name}", Id=id_, IfMatch=etag, **{kind.config: changed})
     assert updated[kind.name][kind.config] == changed
-    assert house.refused(f"Delete{kind.name}", Id=id_, IfMatch=etag).code == "PreconditionFailed"
-    assert house.call(f"Delete{kind.name}", Id=id_, IfMatch=updated["ETag"]) == {}
+    assert harness.refused(f"Delete{kind.name}", Id=id_, IfMatch=etag).code == "PreconditionFailed"
+    assert harness.call(f"Delete{kind.name}", Id=id_, IfMatch=updated["ETag"]) == {}
     for operation in (f"Get{kind.name}", f"Get{kind.config}", f"Update{kind.name}", f"Delete{kind.name}"):
         more = {kind.config: changed} if operation.startswith("Update") else {}
-        error = house.refused(operation, Id=id_, **more)
+        error = harness.refused(operation, Id=id_, **more)
         assert (error.code, error.status) == (kind.missing, 404)
 
 
 @each_kind
-def test_names_are_taken_once(house: House, kind: Kind) -> None:
+def test_names_are_taken_once(harness: Harness, kind: Kind) -> None:
     code = kind.unique[0].taken
-    made(house, kind.name, LEAST[kind.name])
-    error = house.refused(f"Create{kind.name}", **{kind.config: LEAST[kind.name]})
+    made(harness, kind.name, LEAST[kind.name])
+    error = harness.refused(f"Create{kind.name}", **{kind.config: LEAST[kind.name]})
     assert (error.code, error.status) == (code, 409)
-    id_, config, etag = made(house, kind.name, LEAST[kind.name] | {"Name": "Mine"})
+    id_, config, etag = made(harness, kind.name, LEAST[kind.name] | {"Name": "Mine"})
     for name in ("mine", next(iter(MANAGED[kind.name].values()))["Name"]):
         params = {"Id": id_, "IfMatch": etag, kind.config: config | {"Name": name}}
-        assert house.refused(f"Update{kind.name}", **params).code == code
-        assert house.refused(f"Create{kind.name}", **{kind.config: config | {"Name": name}}).code == code
-    house.call(f"Update{kind.name}", Id=id_, IfMatch=etag, **{kind.config: config | {"Comment": "x"}})
+        assert harness.refused(f"Update{kind.name}", **params).code == code
+        assert harness.refused(f"Create{kind.name}", **{kind.config: config | {"Name": name}}).code == code
+    harness.call(f"Update{kind.name}", Id=id_, IfMatch=etag, **{kind.config: config | {"Comment": "x"}})
 
 
 @each_kind
 def test_quotas(tmp_path: Path, kind: Kind) -> None:
-    house = House(tmp_path, quotas=msgspec.structs.replace(Quotas(), **{kind.quota: 2}))
+    harness = Harness(tmp_path, quotas=msgspec.structs.replace(Quotas(), **{kind.quota: 2}))
     for number in range(2):
-        made(house, kind.name, LEAST[kind.name] | {"Name": str(number)})
-    error = house.refused(f"Create{kind.name}", **{kind.config: LEAST[kind.name]})
+        made(harness, kind.name, LEAST[kind.name] | {"Name": str(number)})
+    error = harness.refused(f"Create{kind.name}", **{kind.config: LEAST[kind.name]})
     assert (error.code, error.status) == (kind.too_many, 400)
-    house.close()
+    harness.close()
 
 
 # ---- what is refused
@@ -625,17 +625,17 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """A house with one policy of each kind, for tests that leave it as it is."""
-    house = House(tmp_path_factory.mktemp("house"), audit_reads=False)
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
+    """A harness with one policy of each kind, for tests that leave it as it is."""
+    harness = Harness(tmp_path_factory.mktemp("harness"), audit_reads=False)
     for kind, config in LEAST.items():
-        made(house, kind, config | {"Name": "other"})
-    yield house
-    house.close()
+        made(harness, kind, config | {"Name": "other"})
+    yield harness
+    harness.close()
 
 
 @pytest.mark.parametrize(("kind", "config", "code", "words"), WRONG)
-def test_refused(shared: House, kind: str, config: dict[str, Any], code: str, words: str) -> None:
+def test_refused(shared: Harness, kind: str, config: dict[str, Any], code: str, words: str) -> None:
     def everything() -> Any:
         return shared.call(f"List{KINDS[kind].plural}", Type="custom")[f"{kind}List"]["Items"]
 
@@ -670,52 +670,52 @@ ACCEPTED: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("kind", "config"), ACCEPTED)
-def test_accepted(shared: House, kind: str, config: dict[str, Any]) -> None:
+def test_accepted(shared: Harness, kind: str, config: dict[str, Any]) -> None:
     id_, _, etag = made(shared, kind, config)
     shared.call(f"Delete{kind}", Id=id_, IfMatch=etag)
 
 
 def test_the_limits_are_settings(tmp_path: Path) -> None:
-    house = House(tmp_path, quotas=Quotas(policy_limits=PolicyLimits(names=11, custom_headers=1)))
-    made(house, "CachePolicy", key(HeadersConfig=headers("whitelist", *ELEVEN)))
-    error = house.refused(
+    harness = Harness(tmp_path, quotas=Quotas(policy_limits=PolicyLimits(names=11, custom_headers=1)))
+    made(harness, "CachePolicy", key(HeadersConfig=headers("whitelist", *ELEVEN)))
+    error = harness.refused(
         "CreateResponseHeadersPolicy", ResponseHeadersPolicyConfig=custom(("a", "1"), ("b", "2"))
     )
     assert error.code == "TooManyCustomHeadersInResponseHeadersPolicy"
-    house.close()
+    harness.close()
 
 
 # ---- the managed ones
 
 
 @each_kind
-def test_managed_policies_are_read_and_never_changed(house: House, kind: Kind) -> None:
+def test_managed_policies_are_read_and_never_changed(harness: Harness, kind: Kind) -> None:
     for id_, config in MANAGED[kind.name].items():
-        answer = house.call(f"Get{kind.name}", Id=id_)
+        answer = harness.call(f"Get{kind.name}", Id=id_)
         assert answer[kind.name]["Id"] == id_
         assert answer[kind.name][kind.time].isoformat() == "1970-01-01T00:00:00+00:00"
         returned = answer[kind.name][kind.config]
         assert returned["Name"] == config["Name"]
-        assert house.call(f"Get{kind.config}", Id=id_) == {kind.config: returned, "ETag": answer["ETag"]}
+        assert harness.call(f"Get{kind.config}", Id=id_) == {kind.config: returned, "ETag": answer["ETag"]}
         for version in ({"IfMatch": answer["ETag"]}, {}, {"IfMatch": "E2QWRUHAPOMQZL"}):
-            update = house.refused(f"Update{kind.name}", Id=id_, **version, **{kind.config: returned})
-            delete = house.refused(f"Delete{kind.name}", Id=id_, **version)
+            update = harness.refused(f"Update{kind.name}", Id=id_, **version, **{kind.config: returned})
+            delete = harness.refused(f"Delete{kind.name}", Id=id_, **version)
             assert (update.code, delete.code) == ("IllegalUpdate", "IllegalDelete")
             assert (update.status, delete.status) == (400, 400)
 
 
 @each_kind
-def test_lists_by_type(house: House, kind: Kind) -> None:
-    mine = [made(house, kind.name, LEAST[kind.name] | {"Name": f"n{number}"})[0] for number in range(3)]
+def test_lists_by_type(harness: Harness, kind: Kind) -> None:
+    mine = [made(harness, kind.name, LEAST[kind.name] | {"Name": f"n{number}"})[0] for number in range(3)]
 
     def ids(**params: str) -> list[str]:
         found: list[str] = []
         while True:
-            answer = house.call(f"List{kind.plural}", **params)[kind.list]
+            answer = harness.call(f"List{kind.plural}", **params)[kind.list]
             for item in answer.get("Items", []):
                 found.append(item[kind.name]["Id"])
                 assert item["Type"] == ("custom" if found[-1] in mine else "managed")
-                assert item[kind.name] == house.call(f"Get{kind.name}", Id=found[-1])[kind.name]
+                assert item[kind.name] == harness.call(f"Get{kind.name}", Id=found[-1])[kind.name]
             if "NextMarker" not in answer:
                 return found
             params["Marker"] = answer["NextMarker"]
@@ -725,7 +725,7 @@ def test_lists_by_type(house: House, kind: Kind) -> None:
         assert ids(MaxItems=size) == everything
         assert ids(MaxItems=size, Type="managed") == sorted(MANAGED[kind.name])
         assert ids(MaxItems=size, Type="custom") == sorted(mine)
-    assert house.refused(f"List{kind.plural}", Type="own").code == "InvalidArgument"
+    assert harness.refused(f"List{kind.plural}", Type="own").code == "InvalidArgument"
 
 
 # ---- distributions and policies
@@ -739,33 +739,33 @@ def using(**members: str) -> dict[str, Any]:
     return {"DefaultCacheBehavior": behavior | {"CachePolicyId": OPTIMIZED} | members}
 
 
-def served(house: House) -> Any:
+def served(harness: Harness) -> Any:
     """The default behavior of the only distribution, as edges obey it, and the response headers policies."""
-    published = house.feed.published()
+    published = harness.feed.published()
     assert published is not None
     (distribution,) = published.distributions
     return distribution.behaviors[-1], published.response_headers_policies
 
 
 @each_kind
-def test_a_policy_must_exist_and_is_kept_while_it_is_used(house: House, kind: Kind) -> None:
+def test_a_policy_must_exist_and_is_kept_while_it_is_used(harness: Harness, kind: Kind) -> None:
     member = f"{kind.name}Id"
-    error = house.refused("CreateDistribution", DistributionConfig=minimal() | using(**{member: NOBODY}))
+    error = harness.refused("CreateDistribution", DistributionConfig=minimal() | using(**{member: NOBODY}))
     assert (error.code, error.status) == (kind.missing, 404)
-    id_, _, etag = made(house, kind.name, LEAST[kind.name])
-    distribution = house.distribution(**using(**{member: id_}))
-    error = house.refused(f"Delete{kind.name}", Id=id_, IfMatch=etag)
+    id_, _, etag = made(harness, kind.name, LEAST[kind.name])
+    distribution = harness.distribution(**using(**{member: id_}))
+    error = harness.refused(f"Delete{kind.name}", Id=id_, IfMatch=etag)
     assert (error.code, error.status) == (kind.in_use, 409)
-    config, version = house.config(distribution["Id"])
+    config, version = harness.config(distribution["Id"])
     assert config["DefaultCacheBehavior"][member] == id_
     config["DefaultCacheBehavior"] = using(**{member: NOBODY})["DefaultCacheBehavior"]
-    error = house.refused(
+    error = harness.refused(
         "UpdateDistribution", Id=distribution["Id"], IfMatch=version, DistributionConfig=config
     )
     assert error.code == kind.missing
     config["DefaultCacheBehavior"] = using()["DefaultCacheBehavior"]
-    house.call("UpdateDistribution", Id=distribution["Id"], IfMatch=version, DistributionConfig=config)
-    house.call(f"Delete{kind.name}", Id=id_, IfMatch=etag)
+    harness.call("UpdateDistribution", Id=distribution["Id"], IfMatch=version, DistributionConfig=config)
+    harness.call(f"Delete{kind.name}", Id=id_, IfMatch=etag)
 
 
 CHANGES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
@@ -784,59 +784,59 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("kind", "before", "after"), CHANGES)
 def test_a_change_is_a_change_of_whoever_uses_it(
-    house: House, kind: str, before: dict[str, Any], after: dict[str, Any]
+    harness: Harness, kind: str, before: dict[str, Any], after: dict[str, Any]
 ) -> None:
-    id_, config, etag = made(house, kind, before)
-    distribution = house.distribution(**using(**{f"{kind}Id": id_}))["Id"]
-    other = house.distribution("two", **using())["Id"]
-    house.report()
+    id_, config, etag = made(harness, kind, before)
+    distribution = harness.distribution(**using(**{f"{kind}Id": id_}))["Id"]
+    other = harness.distribution("two", **using())["Id"]
+    harness.report()
 
     def state(id_: str) -> tuple[str, str]:
-        answer = house.call("GetDistribution", Id=id_)
+        answer = harness.call("GetDistribution", Id=id_)
         return answer["Distribution"]["Status"], answer["ETag"]
 
-    deployed, unconcerned, number = state(distribution), state(other), house.number()
+    deployed, unconcerned, number = state(distribution), state(other), harness.number()
     assert deployed[0] == unconcerned[0] == "Deployed"
     # Neither its name nor its comment concern an edge, nor does the spelling of what it lists.
     quiet = config | {"Comment": "new", "Name": "other"}
-    etag = house.call(f"Update{kind}", Id=id_, IfMatch=etag, **{f"{kind}Config": quiet})["ETag"]
-    assert (state(distribution), house.number()) == (deployed, number)
-    etag = house.call(f"Update{kind}", Id=id_, IfMatch=etag, **{f"{kind}Config": after})["ETag"]
-    assert house.number() == number + 1
+    etag = harness.call(f"Update{kind}", Id=id_, IfMatch=etag, **{f"{kind}Config": quiet})["ETag"]
+    assert (state(distribution), harness.number()) == (deployed, number)
+    etag = harness.call(f"Update{kind}", Id=id_, IfMatch=etag, **{f"{kind}Config": after})["ETag"]
+    assert harness.number() == number + 1
     status, version = state(distribution)
     assert (status, version != deployed[1]) == ("InProgress", True)
     assert state(other) == unconcerned
-    house.report()
+    harness.report()
     assert state(distribution) == ("Deployed", version)
     # A refused change changes nothing.
-    house.refused(f"Update{kind}", Id=id_, IfMatch=etag, **{f"{kind}Config": after | {"Name": "two words"}})
-    assert (state(distribution), house.number()) == (("Deployed", version), number + 1)
+    harness.refused(f"Update{kind}", Id=id_, IfMatch=etag, **{f"{kind}Config": after | {"Name": "two words"}})
+    assert (state(distribution), harness.number()) == (("Deployed", version), number + 1)
 
 
 def test_what_edges_get(tmp_path: Path) -> None:
-    house = House(tmp_path)
+    harness = Harness(tmp_path)
     key_config = key(
         EnableAcceptEncodingGzip=True,
         HeadersConfig=headers("whitelist", "X-Lang"),
         QueryStringsConfig=query("whitelist", "page"),
     )
     ttl = {"MinTTL": 1, "DefaultTTL": 2, "MaxTTL": 3}
-    cache_policy, cache_config, cache_etag = made(house, "CachePolicy", key_config | ttl)
+    cache_policy, cache_config, cache_etag = made(harness, "CachePolicy", key_config | ttl)
     sent = origin_request(
         CookiesConfig=cookies("whitelist", "session"), HeadersConfig=headers("whitelist", "Referer")
     )
-    request_policy, _, _ = made(house, "OriginRequestPolicy", sent)
+    request_policy, _, _ = made(harness, "OriginRequestPolicy", sent)
     told = {**cors(), **custom(("X-A", "1"))}
-    headers_policy, _, headers_etag = made(house, "ResponseHeadersPolicy", told)
-    unused = made(house, "ResponseHeadersPolicy", response_headers(Name="unused"))[0]
-    distribution = house.distribution(
+    headers_policy, _, headers_etag = made(harness, "ResponseHeadersPolicy", told)
+    unused = made(harness, "ResponseHeadersPolicy", response_headers(Name="unused"))[0]
+    distribution = harness.distribution(
         **using(
             CachePolicyId=cache_policy,
             OriginRequestPolicyId=request_policy,
             ResponseHeadersPolicyId=headers_policy,
         )
     )
-    behavior, policies = served(house)
+    behavior, policies = served(harness)
     assert (behavior.min_ttl, behavior.default_ttl, behavior.max_ttl) == (1, 2, 3)
     assert (behavior.accept_gzip, behavior.accept_brotli) == (True, False)
     assert (behavior.key_headers, behavior.key_query) == (
@@ -852,30 +852,32 @@ def test_what_edges_get(tmp_path: Path) -> None:
     )
     assert policies == (expected,)
     changed = cache_config | {"DefaultTTL": 3, "MaxTTL": 3}
-    house.call("UpdateCachePolicy", Id=cache_policy, IfMatch=cache_etag, CachePolicyConfig=changed)
-    assert served(house)[0].default_ttl == 3
-    house.call(
+    harness.call("UpdateCachePolicy", Id=cache_policy, IfMatch=cache_etag, CachePolicyConfig=changed)
+    assert served(harness)[0].default_ttl == 3
+    harness.call(
         "UpdateResponseHeadersPolicy",
         Id=headers_policy,
         IfMatch=headers_etag,
         ResponseHeadersPolicyConfig=removing("server"),
     )
-    assert served(house)[1] == (ResponseHeadersPolicy(headers_policy, remove=("server",)),)
+    assert served(harness)[1] == (ResponseHeadersPolicy(headers_policy, remove=("server",)),)
     # After a start anew nothing is different, and so nothing is published.
-    number, before = house.number(), house.feed.published()
-    house.close()
-    house = House(tmp_path, seed=2)
-    assert (house.number(), house.feed.published()) == (number, before)
+    number, before = harness.number(), harness.feed.published()
+    harness.close()
+    harness = Harness(tmp_path, seed=2)
+    assert (harness.number(), harness.feed.published()) == (number, before)
     # A managed one travels in its place, and one that nobody uses any more stays behind.
-    config, etag = house.config(distribution["Id"])
+    config, etag = harness.config(distribution["Id"])
     config["DefaultCacheBehavior"]["ResponseHeadersPolicyId"] = SECURITY
-    house.call("UpdateDistribution", Id=distribution["Id"], IfMatch=etag, DistributionConfig=config)
-    (security_policy,) = served(house)[1]
+    harness.call("UpdateDistribution", Id=distribution["Id"], IfMatch=etag, DistributionConfig=config)
+    (security_policy,) = served(harness)[1]
     assert security_policy.id == SECURITY
     assert ResponseHeader("x-content-type-options", "nosniff", True) in security_policy.headers
     for id_ in (headers_policy, unused):
-        house.call("DeleteResponseHeadersPolicy", Id=id_, IfMatch=house.etag("ResponseHeadersPolicy", id_))
-    house.close()
+        harness.call(
+            "DeleteResponseHeadersPolicy", Id=id_, IfMatch=harness.etag("ResponseHeadersPolicy", id_)
+        )
+    harness.close()
 
 
 @pytest.mark.parametrize(
@@ -888,11 +890,11 @@ def test_what_edges_get(tmp_path: Path) -> None:
 def test_what_an_upgrade_has_outlawed_goes_on_until_it_is_mended(
     tmp_path: Path, kind: str, broken: dict[str, Any]
 ) -> None:
-    house = House(tmp_path)
-    id_, config, _ = made(house, kind, LEAST[kind])
-    distribution = house.distribution(**using(**{f"{kind}Id": id_}))["Id"]
-    before = served(house)
-    house.close()
+    harness = Harness(tmp_path)
+    id_, config, _ = made(harness, kind, LEAST[kind])
+    distribution = harness.distribution(**using(**{f"{kind}Id": id_}))["Id"]
+    before = served(harness)
+    harness.close()
     store = Store(tmp_path / "keyfront.db")
     with store.write() as transaction:  # as a Keyfront that knew no better has stored it
         for kind_name, key_, change in ((kind, id_, config | broken), ("Distribution", distribution, None)):
@@ -901,35 +903,37 @@ def test_what_an_upgrade_has_outlawed_goes_on_until_it_is_mended(
             other = {"etag": f"{row.etag[:-1]}0"} | ({"config": change} if change else {})
             transaction.update(msgspec.structs.replace(row, **other))
     store.close()
-    house = House(tmp_path, seed=2)
-    assert served(house) == before
-    house.distribution("two", **using())
+    harness = Harness(tmp_path, seed=2)
+    assert served(harness) == before
+    harness.distribution("two", **using())
     mended = LEAST[kind] | {"Comment": "mended"}
-    house.call(f"Update{kind}", Id=id_, IfMatch=house.etag(kind, id_), **{f"{kind}Config": mended})
-    house.call(
-        "DeleteDistribution", Id=_off(house, distribution), IfMatch=house.etag("Distribution", distribution)
+    harness.call(f"Update{kind}", Id=id_, IfMatch=harness.etag(kind, id_), **{f"{kind}Config": mended})
+    harness.call(
+        "DeleteDistribution",
+        Id=_off(harness, distribution),
+        IfMatch=harness.etag("Distribution", distribution),
     )
-    house.close()
+    harness.close()
 
 
-def _off(house: House, id_: str) -> str:
-    config, etag = house.config(id_)
-    house.call("UpdateDistribution", Id=id_, IfMatch=etag, DistributionConfig=config | {"Enabled": False})
-    house.report()
+def _off(harness: Harness, id_: str) -> str:
+    config, etag = harness.config(id_)
+    harness.call("UpdateDistribution", Id=id_, IfMatch=etag, DistributionConfig=config | {"Enabled": False})
+    harness.report()
     return id_
 
 
 @each_kind
-def test_which_distributions_use_a_policy(house: House, kind: Kind) -> None:
+def test_which_distributions_use_a_policy(harness: Harness, kind: Kind) -> None:
     member, operation = f"{kind.name}Id", f"ListDistributionsBy{kind.name}Id"
-    own = made(house, kind.name, LEAST[kind.name])[0]
+    own = made(harness, kind.name, LEAST[kind.name])[0]
     one_managed, other_managed = sorted(set(MANAGED[kind.name]) - {OPTIMIZED})[:2]
 
     def ids(policy: str, size: int = 100) -> list[str]:
         found: list[str] = []
         marker = ""
         while True:
-            answer = house.call(operation, **{member: policy}, MaxItems=str(size), Marker=marker)[
+            answer = harness.call(operation, **{member: policy}, MaxItems=str(size), Marker=marker)[
                 "DistributionIdList"
             ]
             assert (answer["Marker"], answer["MaxItems"], answer["Quantity"]) == (
@@ -946,38 +950,38 @@ def test_which_distributions_use_a_policy(house: House, kind: Kind) -> None:
     assert ids(own) == ids(one_managed) == []
     users = {
         policy: sorted(
-            house.distribution(f"{policy}{n}", **using(**{member: policy}))["Id"] for n in range(3)
+            harness.distribution(f"{policy}{n}", **using(**{member: policy}))["Id"] for n in range(3)
         )
         for policy in (own, one_managed)
     }
-    twice = house.distribution("twice", **using(**{member: own}))
-    config, etag = house.config(twice["Id"])
+    twice = harness.distribution("twice", **using(**{member: own}))
+    config, etag = harness.config(twice["Id"])
     config["CacheBehaviors"] = many(
         config["DefaultCacheBehavior"] | {"PathPattern": "/a", member: one_managed}
     )
-    house.call("UpdateDistribution", Id=twice["Id"], IfMatch=etag, DistributionConfig=config)
+    harness.call("UpdateDistribution", Id=twice["Id"], IfMatch=etag, DistributionConfig=config)
     for size in (1, 2, 100):
         for policy, expected in users.items():
             assert ids(policy, size) == sorted([*expected, twice["Id"]])
     assert ids(other_managed) == []
-    error = house.refused(operation, **{member: NOBODY})
+    error = harness.refused(operation, **{member: NOBODY})
     assert (error.code, error.status) == (kind.missing, 404)
-    assert house.refused(operation, **{member: own}, MaxItems="0").code == "InvalidArgument"
-    assert house.refused(operation, **{member: own}, Marker="nonsense").code == "InvalidArgument"
+    assert harness.refused(operation, **{member: own}, MaxItems="0").code == "InvalidArgument"
+    assert harness.refused(operation, **{member: own}, Marker="nonsense").code == "InvalidArgument"
 
 
 @each_kind
 def test_a_policy_can_have_so_many_distributions(tmp_path: Path, kind: Kind) -> None:
     words = {"CachePolicy": "cache_policy", "OriginRequestPolicy": "origin_request_policy"}
     quota = f"distributions_per_{words.get(kind.name, 'response_headers_policy')}"
-    house = House(tmp_path, quotas=msgspec.structs.replace(Quotas(), **{quota: 2}))
-    id_ = made(house, kind.name, LEAST[kind.name])[0]
+    harness = Harness(tmp_path, quotas=msgspec.structs.replace(Quotas(), **{quota: 2}))
+    id_ = made(harness, kind.name, LEAST[kind.name])[0]
     for number in range(2):
-        house.distribution(str(number), **using(**{f"{kind.name}Id": id_}))
+        harness.distribution(str(number), **using(**{f"{kind.name}Id": id_}))
     config = minimal("three") | using(**{f"{kind.name}Id": id_})
-    error = house.refused("CreateDistribution", DistributionConfig=config)
+    error = harness.refused("CreateDistribution", DistributionConfig=config)
     assert (error.code, error.status) == (f"TooManyDistributionsAssociatedTo{kind.name}", 400)
-    house.close()
+    harness.close()
 
 
 # ---- over the wire

@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from keyfront.control import audit, database
-from keyfront.control.database import Postgres, has_password
-from keyfront.control.store import Store
+from keyfront.control.audit import records as audit
+from keyfront.control.store import database
+from keyfront.control.store.database import Postgres, has_password
+from keyfront.control.store.store import Store
 from keyfront.errors import ApiError, SettingsError
-from tests.control.house import House
+from tests.control.harness import Harness
 from tests.control.test_store import WRITER, row
 from tests.postgres import PostgresServer, unable
 
@@ -42,17 +43,17 @@ def url(postgres: PostgresServer) -> Iterator[str]:
     postgres.take_back(lent)
 
 
-def house(folder: Path, url: str, seed: int = 1) -> House:
+def harness(folder: Path, url: str, seed: int = 1) -> Harness:
     folder.mkdir(exist_ok=True)
     (folder / "store").write_text(url)
-    return House(folder, seed=seed)
+    return Harness(folder, seed=seed)
 
 
 # ---- connections
 
 
 def test_a_server_that_goes_away_and_comes_back(own: PostgresServer, tmp_path: Path) -> None:
-    one = house(tmp_path, own.database())
+    one = harness(tmp_path, own.database())
     id_ = one.distribution()["Id"]
     own.stop()
     for operation in ("GetDistribution", "GetDistributionConfig"):
@@ -71,7 +72,7 @@ def test_a_server_that_goes_away_and_comes_back(own: PostgresServer, tmp_path: P
     one.close()
 
 
-def again(one: House, id_: str) -> None:
+def again(one: Harness, id_: str) -> None:
     """Wait until it answers."""
     deadline = time.monotonic() + 10
     while True:
@@ -83,7 +84,7 @@ def again(one: House, id_: str) -> None:
 
 
 def test_connections_that_are_cut_are_made_anew(url: str, tmp_path: Path) -> None:
-    one = house(tmp_path, url)
+    one = harness(tmp_path, url)
     id_ = one.distribution()["Id"]
     with one.store.read() as transaction:
         assert transaction.get("Distribution", id_) is not None
@@ -169,7 +170,7 @@ def test_a_commit_without_an_answer_is_not_known_and_then_found_out(
     postgres: PostgresServer, url: str, tmp_path: Path, passes_on: bool
 ) -> None:
     between = Cut(tmp_path, postgres.folder, passes_on)
-    one = house(tmp_path / "house", url.replace(str(postgres.folder), str(tmp_path)))
+    one = harness(tmp_path / "harness", url.replace(str(postgres.folder), str(tmp_path)))
     before = one.distribution("before")["Id"]
     between.armed = True
     refused = one.refused("CreateDistribution", DistributionConfig=config("lost"))
@@ -188,7 +189,7 @@ def test_a_commit_without_an_answer_is_not_known_and_then_found_out(
 
 
 def config(reference: str) -> dict[str, Any]:
-    from tests.control.house import minimal
+    from tests.control.harness import minimal
 
     return minimal(reference)
 
@@ -211,7 +212,7 @@ def test_a_server_that_answers_nothing_is_given_up(
     own: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "ANSWER_TIMEOUT", 0.2)
-    one = house(tmp_path, own.database() + "&connect_timeout=2")
+    one = harness(tmp_path, own.database() + "&connect_timeout=2")
     id_ = one.distribution()["Id"]
     with own.stands_still():
         for _ in range(2):
@@ -254,7 +255,7 @@ def test_a_server_that_crashes_has_all_that_was_acknowledged(own: PostgresServer
     acknowledged |= {line.split()[1] for line in writer.stdout}  # until its next call fails
     assert writer.wait() == 1
     own.start()
-    again = House(tmp_path, seed=2)
+    again = Harness(tmp_path, seed=2)
     with again.store.read() as transaction:
         ids = set(transaction.versions("Distribution"))
         assert audit.first_break(transaction.audit(limit=100_000)) is None

@@ -14,8 +14,8 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from keyfront.control.audit import HIDDEN, Entry
-from keyfront.control.refusals import (
+from keyfront.control.audit.records import HIDDEN, Entry
+from keyfront.control.audit.refused_calls import (
     BURST,
     KINDS,
     PER_MINUTE,
@@ -25,8 +25,8 @@ from keyfront.control.refusals import (
     Refusals,
     network_of,
 )
-from keyfront.control.sigv4 import claimed_key
-from keyfront.control.store import Store
+from keyfront.control.store.store import Store
+from keyfront.control.wire.sigv4 import claimed_key
 from keyfront.errors import ApiError
 from tests.up import Up
 

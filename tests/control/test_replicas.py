@@ -1,6 +1,6 @@
 """Control planes that share a store: what one commits the others publish, and of two that want the same one wins.
 
-Each house has its own folder, as each machine has: its own feed, its own edges.
+Each harness has its own folder, as each machine has: its own feed, its own edges.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from typing import Any
 
 import pytest
 
-from keyfront.control import audit
-from keyfront.control.store import Store
+from keyfront.control.audit import records as audit
+from keyfront.control.store.store import Store
 from keyfront.errors import ApiError
 from keyfront.model.snapshot import Snapshot
-from tests.control.house import BOTH, House, bring_back, minimal, rsa_pem, save, trusting, where
+from tests.control.harness import BOTH, Harness, bring_back, minimal, rsa_pem, save, trusting, where
 
 STORES = BOTH
 
-Fleet = Callable[[int], list[House]]
+Fleet = Callable[[int], list[Harness]]
 
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
     """Makes so many control planes on one store."""
-    houses: list[House] = []
+    houses: list[Harness] = []
 
-    def make(number: int) -> list[House]:
+    def make(number: int) -> list[Harness]:
         store = where(tmp_path)
         made = []
         for _ in range(number):
@@ -40,28 +40,28 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
             folder = tmp_path / f"machine-{seed}"
             folder.mkdir()
             (folder / "store").write_text(str(store))
-            made.append(House(folder, seed=seed, replica=True))
+            made.append(Harness(folder, seed=seed, replica=True))
             houses.append(made[-1])
         return made
 
     yield make
-    for house in houses:
-        house.close()
+    for harness in houses:
+        harness.close()
 
 
-def follow(*houses: House) -> None:
-    for house in houses:
-        assert house.service.follow(house.now)
+def follow(*houses: Harness) -> None:
+    for harness in houses:
+        assert harness.service.follow(harness.now)
 
 
-def published(house: House) -> Snapshot:
-    found = house.feed.published()
+def published(harness: Harness) -> Snapshot:
+    found = harness.feed.published()
     assert found is not None
     return found
 
 
-def status(house: House, id_: str) -> str:
-    return str(house.call("GetDistribution", Id=id_)["Distribution"]["Status"])
+def status(harness: Harness, id_: str) -> str:
+    return str(harness.call("GetDistribution", Id=id_)["Distribution"]["Status"])
 
 
 # ---- what one commits
@@ -107,9 +107,9 @@ def test_numbers_grow_over_all_of_them_and_only_for_what_edges_notice(fleet: Fle
     numbers = [one.number()]
     ids = []
     for number in range(3):
-        for house in (one, other):  # neither follows: each write settles what the other has committed
-            ids.append(house.distribution(f"{number}-{house.folder.name}")["Id"])
-            numbers.append(house.number())
+        for harness in (one, other):  # neither follows: each write settles what the other has committed
+            ids.append(harness.distribution(f"{number}-{harness.folder.name}")["Id"])
+            numbers.append(harness.number())
     assert numbers == list(range(numbers[0], numbers[0] + 7))
     config, etag = one.config(ids[0])
     one.call("UpdateDistribution", Id=ids[0], IfMatch=etag, DistributionConfig=config | {"Comment": "new"})
@@ -140,7 +140,7 @@ def test_deployed_counts_the_edges_of_all(fleet: Fleet) -> None:
     id_ = one.distribution()["Id"]
     one.report()
     follow(one)
-    assert [status(house, id_) for house in (one, other)] == ["InProgress", "InProgress"]
+    assert [status(harness, id_) for harness in (one, other)] == ["InProgress", "InProgress"]
     follow(other)  # publishes it for its own edges,
     assert status(one, id_) == "InProgress"
     other.report()  # which obey it,
@@ -152,8 +152,8 @@ def test_deployed_counts_the_edges_of_all(fleet: Fleet) -> None:
 
 def test_whose_edges_are_gone_nobody_waits_for(fleet: Fleet) -> None:
     one, other = fleet(2)
-    for house in (one, other):
-        house.report()
+    for harness in (one, other):
+        harness.report()
     follow(one, other)
     id_ = one.distribution()["Id"]
     one.report()
@@ -164,8 +164,8 @@ def test_whose_edges_are_gone_nobody_waits_for(fleet: Fleet) -> None:
 
 def test_a_control_plane_that_says_nothing_any_more_has_no_live_edges(fleet: Fleet) -> None:
     one, other = fleet(2)
-    for house in (one, other):
-        house.report()
+    for harness in (one, other):
+        harness.report()
     follow(one, other)
     id_ = one.distribution()["Id"]
     one.report()
@@ -184,8 +184,8 @@ def test_completed_is_what_all_edges_have_and_stays_so(fleet: Fleet) -> None:
     one, other = fleet(2)
     id_ = one.distribution()["Id"]
     follow(other)
-    for house in (one, other):
-        house.report()
+    for harness in (one, other):
+        harness.report()
     follow(one, other)
     before = other.number()
     made = one.call(
@@ -194,8 +194,8 @@ def test_completed_is_what_all_edges_have_and_stays_so(fleet: Fleet) -> None:
         InvalidationBatch={"CallerReference": "1", "Paths": {"Quantity": 1, "Items": ["/a"]}},
     )["Invalidation"]["Id"]
 
-    def done(house: House) -> str:
-        return str(house.call("GetInvalidation", DistributionId=id_, Id=made)["Invalidation"]["Status"])
+    def done(harness: Harness) -> str:
+        return str(harness.call("GetInvalidation", DistributionId=id_, Id=made)["Invalidation"]["Status"])
 
     one.report()
     follow(one, other)
@@ -239,17 +239,17 @@ def test_of_two_replicas_with_one_etag_one_wins(fleet: Fleet) -> None:
         outcomes: list[tuple[str, int]] = []
         ready = threading.Barrier(2)
 
-        def update(house: House, config: Any = config, etag: str = etag, ready: Any = ready) -> None:
+        def update(harness: Harness, config: Any = config, etag: str = etag, ready: Any = ready) -> None:
             ready.wait()
-            changed = config | {"Enabled": not config["Enabled"], "Comment": house.folder.name}
+            changed = config | {"Enabled": not config["Enabled"], "Comment": harness.folder.name}
             try:
-                house.call("UpdateDistribution", Id=id_, IfMatch=etag, DistributionConfig=changed)
+                harness.call("UpdateDistribution", Id=id_, IfMatch=etag, DistributionConfig=changed)
             except ApiError as error:
                 outcomes.append((error.code, error.status))  # noqa: B023 - read in the same turn
             else:
-                outcomes.append((house.folder.name, 200))  # noqa: B023
+                outcomes.append((harness.folder.name, 200))  # noqa: B023
 
-        threads = [threading.Thread(target=update, args=(house,)) for house in houses]
+        threads = [threading.Thread(target=update, args=(harness,)) for harness in houses]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -265,35 +265,35 @@ WRITER = """
 import json, sys
 from pathlib import Path
 from keyfront.errors import ApiError
-from tests.control.house import House
+from tests.control.harness import Harness
 
-house = House(Path(sys.argv[1]), seed=int(sys.argv[2]), replica=True)
+harness = Harness(Path(sys.argv[1]), seed=int(sys.argv[2]), replica=True)
 sys.stdin.readline()
 for turn in range(25):
     for _ in range(100):
-        config, etag = house.config(sys.argv[3])
+        config, etag = harness.config(sys.argv[3])
         config["Comment"] = str(int(config["Comment"] or 0) + 1)
         config["Enabled"] = not config["Enabled"]
         try:
-            house.call("UpdateDistribution", Id=sys.argv[3], IfMatch=etag, DistributionConfig=config)
+            harness.call("UpdateDistribution", Id=sys.argv[3], IfMatch=etag, DistributionConfig=config)
         except ApiError as error:
             assert error.code == "PreconditionFailed", error
             continue
-        print(json.dumps({"etag": etag, "number": house.number()}), flush=True)
+        print(json.dumps({"etag": etag, "number": harness.number()}), flush=True)
         break
-house.close()
+harness.close()
 """
 
 
 def test_nothing_is_lost_and_no_number_is_used_twice_between_processes(fleet: Fleet) -> None:
-    (house,) = fleet(1)
-    id_ = house.distribution()["Id"]
-    first = house.number()
+    (harness,) = fleet(1)
+    id_ = harness.distribution()["Id"]
+    first = harness.number()
     writers = []
     for seed in (11, 12):
-        folder = house.folder.parent / f"process-{seed}"
+        folder = harness.folder.parent / f"process-{seed}"
         folder.mkdir()
-        (folder / "store").write_text(str(where(house.folder)))
+        (folder / "store").write_text(str(where(harness.folder)))
         writers.append(
             subprocess.Popen(
                 [sys.executable, "-c", WRITER, str(folder), str(seed), id_],
@@ -311,12 +311,12 @@ def test_nothing_is_lost_and_no_number_is_used_twice_between_processes(fleet: Fl
     assert [writer.returncode for writer in writers] == [0, 0]
     # Each update was made on what the one before had left: none is lost, none was made twice.
     assert len(said) == 50
-    assert house.config(id_)[0]["Comment"] == "50"
+    assert harness.config(id_)[0]["Comment"] == "50"
     assert len({one["etag"] for one in said}) == 50
     assert {one["number"] for one in said} == set(range(first + 1, first + 51))
-    follow(house)
-    assert house.number() == first + 50
-    with house.store.read() as transaction:
+    follow(harness)
+    assert harness.number() == first + 50
+    with harness.store.read() as transaction:
         assert audit.first_break(transaction.audit(limit=10_000)) is None
 
 
@@ -327,18 +327,18 @@ def test_a_store_that_comes_back_from_a_backup_under_all_of_them(tmp_path: Path,
     one, other = fleet(2)
     id_ = one.distribution()["Id"]
     follow(other)
-    for house in (one, other):
-        house.store.close()
+    for harness in (one, other):
+        harness.store.close()
     save(tmp_path)
     lost = one.distribution("lost")["Id"]
     follow(other)
     ahead = other.number()
-    for house in (one, other):
-        house.store.close()
+    for harness in (one, other):
+        harness.store.close()
     bring_back(tmp_path)
     if isinstance(where(tmp_path), Path):  # a file is another one then, and nobody notices while it is open
-        for house in (one, other):
-            house.store = house.service._store = house.service._replica._store = Store(where(tmp_path))
+        for harness in (one, other):
+            harness.store = harness.service._store = harness.service._replica._store = Store(where(tmp_path))
 
     refused = other.refused(
         "CreatePublicKey", PublicKeyConfig={"CallerReference": "k", "Name": "k", "EncodedKey": rsa_pem()}

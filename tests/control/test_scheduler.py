@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from keyfront.control import scheduler as scheduling
-from keyfront.control.scheduler import Scheduler
+from keyfront.control.keys import scheduler as scheduling
+from keyfront.control.keys.scheduler import Scheduler
 from keyfront.custody.contract import Record
-from keyfront.lifecycle.conductor import Conductor
-from tests.lifecycle.world import World
+from keyfront.lifecycle.executor import Conductor
+from tests.lifecycle.simulated_cloudfront import World
 
 
 class Turn:

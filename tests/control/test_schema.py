@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from keyfront.control import schema
-from keyfront.control.database import Database, Postgres, Sqlite
-from keyfront.control.store import Row, Store
-from tests.control.house import BOTH, where
+from keyfront.control.store import schema
+from keyfront.control.store.database import Database, Postgres, Sqlite
+from keyfront.control.store.rows import Row
+from keyfront.control.store.store import Store
+from tests.control.harness import BOTH, where
 
 STORES = BOTH
 

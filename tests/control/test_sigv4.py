@@ -15,7 +15,7 @@ from botocore.credentials import Credentials
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keyfront.control import sigv4
+from keyfront.control.wire import sigv4
 from keyfront.errors import ApiError
 
 KEY, SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"

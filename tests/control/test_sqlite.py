@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from keyfront.control.store import Store
+from keyfront.control.store.store import Store
 from keyfront.errors import SettingsError
 from tests.control.test_store import row
 

@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from keyfront.control import audit
-from keyfront.control.database import Sqlite
-from keyfront.control.store import AuditRow, Row, Store, dumps, loads
+from keyfront.control.audit import records as audit
+from keyfront.control.store.database import Sqlite
+from keyfront.control.store.rows import AuditRow, Row
+from keyfront.control.store.store import Store
+from keyfront.control.store.transaction import dumps, loads
 from keyfront.errors import ApiError, SettingsError
-from tests.control.house import BOTH, House, where
+from tests.control.harness import BOTH, Harness, where
 
 STORES = BOTH
 
@@ -209,7 +211,7 @@ def test_opening_a_file_again_leaves_the_locks_of_its_connections(tmp_path: Path
 
 
 def test_a_writer_that_does_not_end_is_an_error_and_not_a_hang(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("keyfront.control.database.BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr("keyfront.control.store.database.BUSY_TIMEOUT", 0.05)
     first, second = Store(where(tmp_path)), Store(where(tmp_path))
     with first.write() as transaction:
         transaction.insert(row("a"))
@@ -245,13 +247,13 @@ def test_json_refuses_what_no_config_holds() -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from tests.control.house import House
+from tests.control.harness import Harness
 
-house = House(Path(sys.argv[1]), seed=int(sys.argv[2]), audit_reads=False)
+harness = Harness(Path(sys.argv[1]), seed=int(sys.argv[2]), audit_reads=False)
 number = 0
 while True:
     name = f"{sys.argv[2]}-{number}"
-    id_ = house.distribution(name)["Id"]
+    id_ = harness.distribution(name)["Id"]
     print(name, id_, flush=True)  # the acknowledgement
     number += 1
 """
@@ -276,8 +278,8 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
                 acknowledged[parts[0]] = parts[1]
         writer.wait()
 
-        house = House(tmp_path, seed=seed + 100)
-        with house.store.read() as transaction:
+        harness = Harness(tmp_path, seed=seed + 100)
+        with harness.store.read() as transaction:
             ids = set(transaction.versions("Distribution"))
             records = transaction.audit(limit=100_000)
             number = transaction.snapshot_number()
@@ -285,8 +287,8 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
         # What was in flight is whole or absent: each distribution has its record, and the feed holds them all.
         assert len([found for found in records if b'"CreateDistribution"' in found.record]) == len(ids)
         assert audit.first_break(records) is None
-        published = house.feed.published()
+        published = harness.feed.published()
         assert published is not None
         assert published.number == number
         assert {found.id for found in published.distributions} == ids
-        house.close()
+        harness.close()

@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from keyfront.control import codec
-from tests.control.house import House
+from keyfront.control.wire import codec
+from tests.control.harness import Harness
 from tests.vectors.ids import created
 
 REQUESTS: list[dict[str, str]] = json.loads(
@@ -19,7 +19,7 @@ REQUESTS: list[dict[str, str]] = json.loads(
 )
 
 
-def test_they_are_obeyed_to_the_end(house: House) -> None:
+def test_they_are_obeyed_to_the_end(harness: Harness) -> None:
     ids: list[str] = []
 
     def ours(text: str) -> str:
@@ -33,21 +33,21 @@ def test_they_are_obeyed_to_the_end(house: House) -> None:
         kind = matched.operation.name.removeprefix("Update").removeprefix("Delete")
         headers: list[tuple[str, str]] = []
         if method != "POST" and "Id" in matched.labels:
-            house.report()
-            headers = [("If-Match", house.etag(kind, matched.labels["Id"]))]
+            harness.report()
+            headers = [("If-Match", harness.etag(kind, matched.labels["Id"]))]
         params = codec.read(matched, headers, body.encode())
-        output = house.call(matched.operation.name, **params)
+        output = harness.call(matched.operation.name, **params)
         codec.write(matched.operation, output)
         ids += created(matched.operation.name, output)
         if kind == "Distribution" and method == "PUT":
-            complete(house, matched.labels["Id"])
-    lists = [house.call(f"List{name}s") for name in ("Distribution", "KeyGroup", "PublicKey")]
+            complete(harness, matched.labels["Id"])
+    lists = [harness.call(f"List{name}s") for name in ("Distribution", "KeyGroup", "PublicKey")]
     assert all(page["Quantity"] == 0 for found in lists for page in found.values())
 
 
-def complete(house: House, id_: str) -> None:
+def complete(harness: Harness, id_: str) -> None:
     """Nothing is missing without which the provider panics, or plans a change for ever (§7.5)."""
-    output: dict[str, Any] = house.call("GetDistribution", Id=id_)["Distribution"]
+    output: dict[str, Any] = harness.call("GetDistribution", Id=id_)["Distribution"]
     config = output["DistributionConfig"]
     assert {"ViewerCertificate", "HttpVersion", "PriceClass", "OriginGroups", "Aliases"} <= config.keys()
     for behavior in (config["DefaultCacheBehavior"], *config["CacheBehaviors"]["Items"]):

@@ -1,4 +1,4 @@
-"""A fixture for each kind of place: a `House`, which holds nothing yet. `test_contract.py` goes through them all."""
+"""A fixture for each kind of place: a `Harness`, which holds nothing yet. `test_contract.py` goes through them all."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.bao import Bao
-from tests.bao import unable as no_bao
-from tests.custody.house import House
+from tests.custody.harness import Harness
 from tests.custody.softhsm import PIN, SoftHsm
 from tests.moto import ACCESS, Moto
 from tests.moto import unable as no_moto
+from tests.openbao import Bao
+from tests.openbao import unable as no_bao
 
 PASSPHRASE = "a passphrase of this test's alone"
 
 
 @pytest.fixture
-def file_place(tmp_path: Path) -> House:
+def file_place(tmp_path: Path) -> Harness:
     """A folder, encrypted under a key file."""
-    return House(f"file:{tmp_path}/keys/")
+    return Harness(f"file:{tmp_path}/keys/")
 
 
 @pytest.fixture(scope="session")
@@ -40,13 +40,13 @@ def contract_token(softhsm: SoftHsm) -> str:
 
 
 @pytest.fixture
-def pkcs11_place(softhsm: SoftHsm, contract_token: str) -> House:
+def pkcs11_place(softhsm: SoftHsm, contract_token: str) -> Harness:
     """A token of SoftHSM's, emptied before each test."""
-    house = House(softhsm.uri(contract_token), secrets=(PIN,), exports=False, records=False)
-    place = house.place()
+    harness = Harness(softhsm.uri(contract_token), secrets=(PIN,), exports=False, records=False)
+    place = harness.place()
     for held in list(place.list()):
         place.delete(held.name, grace=0, now=time.time())
-    return house
+    return harness
 
 
 # ---- AWS: one stand-in for all tests of a process, and a place of its own in it for each
@@ -63,8 +63,8 @@ def moto() -> Iterator[Moto]:
 
 
 @pytest.fixture
-def awskms_place(moto: Moto) -> House:
-    return House(
+def awskms_place(moto: Moto) -> Harness:
+    return Harness(
         f"awskms:keyfront/p{next(_numbers)}/?{moto.options}",
         moto.environment,
         secrets=ACCESS[1:],
@@ -77,16 +77,16 @@ def awskms_place(moto: Moto) -> House:
 
 
 @pytest.fixture
-def awssm_place(moto: Moto) -> House:
+def awssm_place(moto: Moto) -> Harness:
     """`check-every=0`: handles ask before every signature whether the key may still sign."""
     uri = f"awssm:keyfront/p{next(_numbers)}/?{moto.options}&check-every=0"
-    return House(uri, moto.environment, secrets=ACCESS[1:])
+    return Harness(uri, moto.environment, secrets=ACCESS[1:])
 
 
 @pytest.fixture
-def awsssm_place(moto: Moto) -> House:
+def awsssm_place(moto: Moto) -> Harness:
     uri = f"awsssm:keyfront/p{next(_numbers)}/?{moto.options}&check-every=0"
-    return House(uri, moto.environment, secrets=ACCESS[1:])
+    return Harness(uri, moto.environment, secrets=ACCESS[1:])
 
 
 # ---- Vault: one OpenBao for all tests of a process, likewise
@@ -101,16 +101,16 @@ def bao() -> Iterator[Bao]:
 
 
 @pytest.fixture
-def vault_kv_place(bao: Bao) -> House:
+def vault_kv_place(bao: Bao) -> Harness:
     uri = f"vault:kv/secret/keyfront/p{next(_numbers)}/?address={bao.url}&check-every=0"
-    return House(uri, bao.environment, secrets=(bao.root,))
+    return Harness(uri, bao.environment, secrets=(bao.root,))
 
 
 @pytest.fixture
-def vault_transit_place(bao: Bao) -> House:
+def vault_transit_place(bao: Bao) -> Harness:
     """Its notes are in KV. The engine may give keys away, and is emptied before each test: one of its own would make a
     wrapping key of 4,096 bits first."""
     uri = f"vault:transit/?address={bao.url}&notes=secret/notes&exportable=yes"
-    house = House(uri, bao.environment, secrets=(bao.root,), records=False)
+    harness = Harness(uri, bao.environment, secrets=(bao.root,), records=False)
     bao.empty("transit")
-    return house
+    return harness

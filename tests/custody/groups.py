@@ -7,13 +7,21 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
-from keyfront.custody.follow import KeyGroupSigner
-from keyfront.custody.succession import Entry, Kept, Stage, Succession, Terms, load, save
+from keyfront.custody.key_record import (
+    Entry,
+    KeyGroupRecord,
+    RotationPolicy,
+    Stage,
+    VersionedRecord,
+    load,
+    save,
+)
+from keyfront.custody.signers.key_group_signer import KeyGroupSigner
 from keyfront.signing.keys import Algorithm, HashName, PrivateKey, generate_private_key
 from keyfront.signing.sign import Signer, sign_url
 from keyfront.signing.verify import KeyRing
 from tests.custody.memory import MemoryPlace
-from tests.signing.house import reason
+from tests.signing.harness import reason
 
 NOW = 1_800_000_000.0
 URL = "https://cdn.test/films/1.mp4"
@@ -43,18 +51,18 @@ class Group:
 
     name = "films"
 
-    def __init__(self, place: MemoryPlace, terms: Terms | None = None) -> None:
+    def __init__(self, place: MemoryPlace, terms: RotationPolicy | None = None) -> None:
         self.place = place
-        self.terms = terms or Terms("memory:/", max_lifetime=7200.0, max_staleness=600.0)
+        self.terms = terms or RotationPolicy("memory:/", max_lifetime=7200.0, max_staleness=600.0)
         self.written = NOW
         self.trusted: dict[str, Algorithm] = {}
 
-    def kept(self) -> Kept | None:
+    def kept(self) -> VersionedRecord | None:
         return load(self.place, self.name)
 
     def sign_with(
         self, id_: str, algorithm: Algorithm = "ECDSA-P256", *, before: Stage = Stage.DRAINING
-    ) -> Succession:
+    ) -> KeyGroupRecord:
         """Switch: `id_` signs from now on, and the one that did is in `before`."""
         self.place.keys[f"memory:/{id_}"] = key(id_, algorithm)
         self.trusted[id_] = algorithm
@@ -73,11 +81,13 @@ class Group:
             self.trusted.pop(entry.key_pair_id, None)
         return msgspec.structs.replace(entry, stage=stage, draining=NOW, drain_until=NOW + 9, retired=NOW)
 
-    def write(self, entries: tuple[Entry, ...] | None = None, terms: Terms | None = None) -> Succession:
+    def write(
+        self, entries: tuple[Entry, ...] | None = None, terms: RotationPolicy | None = None
+    ) -> KeyGroupRecord:
         kept = self.kept()
         self.terms = terms or self.terms
         self.written += 1
-        record = Succession(
+        record = KeyGroupRecord(
             self.name,
             "kg-1",
             self.terms,

@@ -21,13 +21,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from keyfront.custody import agent as signing
 from keyfront.custody import open_place, open_records
-from keyfront.custody.agent import MOST_EACH, Audit, bind_unix, peer_of
-from keyfront.custody.asking import AgentSigner, Wanted, address_of
-from keyfront.custody.callers import Caller, Rule, Rules
-from keyfront.custody.follow import signer_for
-from keyfront.custody.succession import Entry, Stage, Succession, Terms, load, save
+from keyfront.custody.agent import server as signing
+from keyfront.custody.agent.authorization import Caller, Rule, Rules
+from keyfront.custody.agent.server import MOST_EACH, Audit, bind_unix, peer_of
+from keyfront.custody.key_record import Entry, KeyGroupRecord, RotationPolicy, Stage, load, save
+from keyfront.custody.signers.agent_client import AgentSigner, Wanted, address_of
+from keyfront.custody.signers.key_group_signer import signer_for
 from keyfront.errors import CustodyError, CustodyUnavailable, PolicyError, SigningError
 from keyfront.signing.keys import PublicKey
 from keyfront.signing.policy import canned_policy
@@ -35,7 +35,7 @@ from keyfront.signing.sign import sign_cookies, sign_url
 from keyfront.signing.verify import KeyRing
 from tests.custody.groups import NOW, Group
 from tests.custody.memory import MemoryPlace
-from tests.signing.house import reason
+from tests.signing.harness import reason
 
 URL = "https://cdn.test/films/1.mp4"
 TOKEN = "b7" * 32
@@ -56,7 +56,7 @@ key_groups = ["*"]
 """
 
 
-class House:
+class Harness:
     """A custody in a folder, with the records of key groups whose keys are made as they are named."""
 
     def __init__(self, folder: Path) -> None:
@@ -77,9 +77,16 @@ class House:
             for entry in (kept.succession.entries if kept else ())
         ]
         entries.append(Entry(made.uri, Stage.SIGNING, now, f"ID{name}", published=now, signing=now))
-        terms = Terms(self.records, max_lifetime=3600.0, max_staleness=0.6)  # a look every 0.2 seconds
+        terms = RotationPolicy(
+            self.records, max_lifetime=3600.0, max_staleness=0.6
+        )  # a look every 0.2 seconds
         serial = kept.succession.serial if kept else 0
-        save(records, Succession(group, "kg", terms, tuple(entries), serial), kept and kept.version, now=now)
+        save(
+            records,
+            KeyGroupRecord(group, "kg", terms, tuple(entries), serial),
+            kept and kept.version,
+            now=now,
+        )
 
     def verdict(self, url: str) -> str:
         return reason(url, keys=KeyRing(self.public), now=time.time())
@@ -88,14 +95,14 @@ class House:
 class Agent:
     """`keyfront agent` as a child process."""
 
-    def __init__(self, house: House, *options: str) -> None:
-        self.house = house
+    def __init__(self, harness: Harness, *options: str) -> None:
+        self.harness = harness
         self.options = options
-        self.log = house.folder / "audit.jsonl"
+        self.log = harness.folder / "audit.jsonl"
         self.address = ""
 
     def start(self) -> Agent:
-        argv = [sys.executable, "-m", "keyfront", "agent", "--records", self.house.records]
+        argv = [sys.executable, "-m", "keyfront", "agent", "--records", self.harness.records]
         argv += ["--audit-file", str(self.log), *self.options]
         self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
@@ -123,31 +130,31 @@ class Agent:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> House:
-    house = House(tmp_path_factory.mktemp("agent"))
-    house.sign_with("films", "FILMS")
-    house.sign_with("rsa", "RSA", "RSA-2048")
-    house.sign_with("bounded", "BOUNDED")
-    return house
+def harness(tmp_path_factory: pytest.TempPathFactory) -> Harness:
+    harness = Harness(tmp_path_factory.mktemp("agent"))
+    harness.sign_with("films", "FILMS")
+    harness.sign_with("rsa", "RSA", "RSA-2048")
+    harness.sign_with("bounded", "BOUNDED")
+    return harness
 
 
 @pytest.fixture(scope="module")
-def agent(house: House) -> Iterator[Agent]:
-    rules = house.folder / "access.toml"
+def agent(harness: Harness) -> Iterator[Agent]:
+    rules = harness.folder / "access.toml"
     rules.write_text(RULES)
-    with Agent(house, "--socket", str(house.folder / "agent.sock"), "--access", str(rules)) as agent:
+    with Agent(harness, "--socket", str(harness.folder / "agent.sock"), "--access", str(rules)) as agent:
         yield agent
 
 
 @pytest.fixture(scope="module")
-def tokened(house: House) -> Iterator[Agent]:
-    tokens = house.folder / "tokens"
+def tokened(harness: Harness) -> Iterator[Agent]:
+    tokens = harness.folder / "tokens"
     tokens.write_text(f"# who asks\nbilling {TOKEN}\n\nother {'c8' * 32}\n")
     tokens.chmod(0o600)
-    (house.folder / "billing").write_text(f"billing {TOKEN}\n")
-    (house.folder / "billing").chmod(0o600)
+    (harness.folder / "billing").write_text(f"billing {TOKEN}\n")
+    (harness.folder / "billing").chmod(0o600)
     options = ("--listen", "127.0.0.1:0", "--tokens", str(tokens), "--allow", "token:billing=films,rsa")
-    with Agent(house, *options) as agent:
+    with Agent(harness, *options) as agent:
         yield agent
 
 
@@ -184,17 +191,18 @@ def policy(resource: str = URL, lifetime: int = 600) -> str:
 
 
 @pytest.mark.parametrize("group", ["films", "rsa"])
-def test_an_application_signs_without_a_key(house: House, agent: Agent, group: str) -> None:
+def test_an_application_signs_without_a_key(harness: Harness, agent: Agent, group: str) -> None:
     signer = signer_for(group, agent=agent.address)
     assert signer is signer_for(group, agent=agent.address)
     assert signer.key_pair_id == f"ID{group.upper()}"
     soon = int(time.time()) + 600
-    assert house.verdict(sign_url(URL, signer, expires=soon)) == "granted"
+    assert harness.verdict(sign_url(URL, signer, expires=soon)) == "granted"
     assert (
-        house.verdict(sign_url(URL, signer, expires=soon, starts=soon - 3600, hash_name="SHA1")) == "granted"
+        harness.verdict(sign_url(URL, signer, expires=soon, starts=soon - 3600, hash_name="SHA1"))
+        == "granted"
     )
     cookies = sign_cookies("https://cdn.test/*", signer, expires=soon, hash_name="SHA256")
-    assert reason(URL, cookies.header, keys=KeyRing(house.public), now=time.time()) == "granted"
+    assert reason(URL, cookies.header, keys=KeyRing(harness.public), now=time.time()) == "granted"
     said = agent.audit[-1]
     assert said["signed"] == signer.key_pair_id
     assert (said["caller"], said["pid"]) == (f"uid:{os.getuid()}", os.getpid())
@@ -202,22 +210,22 @@ def test_an_application_signs_without_a_key(house: House, agent: Agent, group: s
     assert cookies.values["CloudFront-Signature"] not in agent.log.read_text()
 
 
-def test_by_token(house: House, tokened: Agent) -> None:
-    address = f"{tokened.address}?token-file={house.folder}/billing"
+def test_by_token(harness: Harness, tokened: Agent) -> None:
+    address = f"{tokened.address}?token-file={harness.folder}/billing"
     signer = signer_for("films", agent=address)
-    assert house.verdict(sign_url(URL, signer, expires=int(time.time()) + 60)) == "granted"
+    assert harness.verdict(sign_url(URL, signer, expires=int(time.time()) + 60)) == "granted"
     assert tokened.audit[-1]["caller"] == "token:billing"
     with pytest.raises(CustodyError, match="token:billing may not sign for key group 'bounded'"):
         signer_for("bounded", agent=address).refresh()
 
 
-def test_a_hash_of_ones_own(house: House, agent: Agent) -> None:
+def test_a_hash_of_ones_own(harness: Harness, agent: Agent) -> None:
     for asked, said in (("SHA1", False), ("SHA256", True)):
         for group in ("films", "rsa"):
             signer = signer_for(group, agent=agent.address, hash_name=asked)  # type: ignore[arg-type]
             url = sign_url(URL, signer, expires=int(time.time()) + 60)
             assert ("Hash-Algorithm=SHA256" in url) is said
-            assert house.verdict(url) == "granted"
+            assert harness.verdict(url) == "granted"
 
 
 def test_by_the_environment(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,23 +234,23 @@ def test_by_the_environment(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> No
     assert not isinstance(signer_for("films", records="file:/nowhere/"), AgentSigner)
 
 
-def test_whole_urls_and_cookies_for_those_who_have_no_sdk(house: House, agent: Agent) -> None:
+def test_whole_urls_and_cookies_for_those_who_have_no_sdk(harness: Harness, agent: Agent) -> None:
     asked = Asked(agent)
     status, answer = asked.post(
         "/v1/url", {"key_group": "films", "url": "https://cdn.test/a b.jpg", "lifetime": 60}
     )
     assert status == 200
-    assert house.verdict(answer["url"]) == "granted"
+    assert harness.verdict(answer["url"]) == "granted"
     status, answer = asked.post(
         "/v1/cookies",
         {"key_group": "rsa", "resource": "https://cdn.test/*", "lifetime": 60, "hash": "SHA256"},
     )
     assert status == 200
     header = "; ".join(f"{name}={value}" for name, value in answer["cookies"].items())
-    assert reason(URL, header, keys=KeyRing(house.public), now=time.time()) == "granted"
+    assert reason(URL, header, keys=KeyRing(harness.public), now=time.time()) == "granted"
 
 
-def test_from_a_shell(house: House, agent: Agent) -> None:
+def test_from_a_shell(harness: Harness, agent: Agent) -> None:
     """The example of docs/reference/agent.md."""
     curl = shutil.which("curl")
     if curl is None:
@@ -251,15 +259,15 @@ def test_from_a_shell(house: House, agent: Agent) -> None:
     asked = '{"key_group": "films", "url": "https://cdn.test/films/1.mp4", "lifetime": 600}'
     argv = [curl, "-sS", "--fail", "--unix-socket", path, "http://agent/v1/url", "--json", asked]
     told = json.loads(subprocess.run(argv, check=True, capture_output=True, timeout=20).stdout)
-    assert house.verdict(told["url"]) == "granted"
+    assert harness.verdict(told["url"]) == "granted"
 
 
-def test_a_ready_made_query(house: House, agent: Agent) -> None:
+def test_a_ready_made_query(harness: Harness, agent: Agent) -> None:
     expires = int(time.time()) + 60
     text = canned_policy(URL, str(expires)).decode()
     status, answer = Asked(agent).post("/v1/sign", {"key_group": "films", "policy": text})
     assert status == 200
-    assert house.verdict(f"{URL}?Expires={expires}&{answer['parameters']}") == "granted"
+    assert harness.verdict(f"{URL}?Expires={expires}&{answer['parameters']}") == "granted"
 
 
 # ---- what is refused
@@ -388,12 +396,12 @@ def test_refused(agent: Agent, name: str) -> None:
     assert (found, answer["error"]) == (status, error), answer
 
 
-def test_within_its_bounds(house: House, agent: Agent) -> None:
+def test_within_its_bounds(harness: Harness, agent: Agent) -> None:
     asked = Asked(agent)
     for url in (URL, "https://cdn.test/films/", "https://cdn.test/exact"):
         status, answer = asked.post("/v1/url", {"key_group": "bounded", "url": url, "lifetime": 60})
         assert status == 200
-        assert house.verdict(answer["url"]) == "granted"
+        assert harness.verdict(answer["url"]) == "granted"
 
 
 def test_refusals_are_recorded_one_a_second(agent: Agent) -> None:
@@ -469,11 +477,11 @@ def test_the_kernel_says_who_is_there() -> None:
     assert caller.gids == {os.getegid(), *os.getgroups()}
 
 
-def test_rules_by_group(house: House, tmp_path: Path) -> None:
+def test_rules_by_group(harness: Harness, tmp_path: Path) -> None:
     gid = os.getegid()
     absent = next(number for number in range(60_000, 61_000) if number not in {gid, *os.getgroups()})
     options = ("--allow", f"group:{gid}=films", "--allow", f"group:{absent}=rsa")
-    with Agent(house, "--socket", str(tmp_path / "s"), *options) as agent:
+    with Agent(harness, "--socket", str(tmp_path / "s"), *options) as agent:
         assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == 0o666
         asked = Asked(agent)
         assert asked.post("/v1/key", {"key_group": "films"})[0] == 200
@@ -511,8 +519,8 @@ def test_errors_reach_the_application_as_ours(agent: Agent) -> None:
 # ---- the process
 
 
-def test_under_load_a_switch_mixes_nothing(house: House, agent: Agent) -> None:
-    house.sign_with("switch", "L0")
+def test_under_load_a_switch_mixes_nothing(harness: Harness, agent: Agent) -> None:
+    harness.sign_with("switch", "L0")
     signer = signer_for("switch", agent=agent.address)
     urls: list[list[str]] = [[] for _ in range(3)]
     ended = threading.Event()
@@ -525,31 +533,31 @@ def test_under_load_a_switch_mixes_nothing(house: House, agent: Agent) -> None:
     for thread in threads:
         thread.start()
     for name, algorithm in (("L1", "RSA-2048"), ("L2", "ECDSA-P256")):
-        house.sign_with("switch", name, algorithm)
+        harness.sign_with("switch", name, algorithm)
         while not all(made and f"Key-Pair-Id=ID{name}" in made[-1] for made in urls):
             assert all(thread.is_alive() for thread in threads)
             ended.wait(0.01)
     ended.set()
     for thread in threads:
         thread.join()
-    assert {house.verdict(url) for made in urls for url in made} == {"granted"}
+    assert {harness.verdict(url) for made in urls for url in made} == {"granted"}
 
 
-def test_kill_9_and_a_new_one_in_its_place(house: House, tmp_path: Path) -> None:
+def test_kill_9_and_a_new_one_in_its_place(harness: Harness, tmp_path: Path) -> None:
     path = tmp_path / "agent.sock"
-    agent = Agent(house, "--socket", str(path)).start()
+    agent = Agent(harness, "--socket", str(path)).start()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     signer = AgentSigner("films", agent.address)
-    assert house.verdict(sign_url(URL, signer, expires=int(time.time()) + 60)) == "granted"
+    assert harness.verdict(sign_url(URL, signer, expires=int(time.time()) + 60)) == "granted"
     with pytest.raises(CustodyError, match="an agent listens"):
         bind_unix(str(path), 0o600)
     agent.stop(signal.SIGKILL)
     assert path.exists()
     with pytest.raises(CustodyUnavailable, match="cannot be asked"):
         sign_url(URL, signer, expires=int(time.time()) + 60)
-    with Agent(house, "--socket", str(path), "--socket-mode", "0660") as second:
+    with Agent(harness, "--socket", str(path), "--socket-mode", "0660") as second:
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
-        assert house.verdict(sign_url(URL, signer, expires=int(time.time()) + 60)) == "granted"
+        assert harness.verdict(sign_url(URL, signer, expires=int(time.time()) + 60)) == "granted"
         assert second.stop() == 0
     assert not path.exists()
 
@@ -570,18 +578,18 @@ def test_what_cannot_be_recorded_is_not_signed() -> None:
             assert agent.sign(caller, wanted).key_pair_id == "KA"
 
 
-def test_a_child_of_a_fork_asks_on_connections_of_its_own(house: House, agent: Agent) -> None:
+def test_a_child_of_a_fork_asks_on_connections_of_its_own(harness: Harness, agent: Agent) -> None:
     signer = AgentSigner("films", agent.address)
     sign_url(URL, signer, expires=int(time.time()) + 60)
     child = os.fork()
     if child == 0:
         good = all(
-            house.verdict(sign_url(URL, signer, expires=int(time.time()) + 60 + number)) == "granted"
+            harness.verdict(sign_url(URL, signer, expires=int(time.time()) + 60 + number)) == "granted"
             for number in range(20)
         )
         os._exit(0 if good else 1)
     for number in range(20):
-        assert house.verdict(sign_url(URL, signer, expires=int(time.time()) + 60 + number)) == "granted"
+        assert harness.verdict(sign_url(URL, signer, expires=int(time.time()) + 60 + number)) == "granted"
     assert os.waitpid(child, 0)[1] == 0
 
 

@@ -21,8 +21,8 @@ import boto3
 import pytest
 
 from keyfront.custody import Custody, Record, open_key, open_place, open_records
-from keyfront.custody.awskms import KmsCustody, KmsHandle
-from keyfront.custody.awsssm import Write, counting
+from keyfront.custody.adapters.aws.kms import KmsCustody, KmsHandle
+from keyfront.custody.adapters.aws.parameter_store import Write, counting
 from keyfront.errors import (
     CustodyError,
     CustodyUnavailable,
@@ -32,7 +32,7 @@ from keyfront.errors import (
     RecordChanged,
     SigningError,
 )
-from tests.custody.house import made_elsewhere
+from tests.custody.harness import made_elsewhere
 from tests.moto import ACCESS, REGION, Moto
 
 DAY = 86400.0
@@ -294,7 +294,7 @@ def test_kms_deletes_in_whole_days_of_7_to_30(aws: Moto) -> None:
 
 
 def test_kms_has_not_told_all_its_parts_yet(aws: Moto, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keyfront.custody.awskms._PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("keyfront.custody.adapters.aws.kms._PAUSES", (0.0, 0.0))
     place = placed("awskms", aws)
     for operation in ("GetPublicKey", "UpdateKeyDescription", "CreateAlias", "GetParametersForImport"):
         aws.fault(operation, "NotFoundException", times=2)
@@ -352,7 +352,7 @@ def test_a_key_whose_name_was_given_and_the_answer_lost_stays(how: str, lost: in
 def test_nothing_is_thrown_away_while_nobody_can_tell_whether_it_has_its_name(
     aws: Moto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keyfront.custody.awskms._PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("keyfront.custody.adapters.aws.kms._PAUSES", (0.0, 0.0))
     place = placed("awskms", aws)
     aws.fault("DescribeKey", "NotFoundException")  # nobody has the name
     aws.fault("CreateAlias", "InternalFailure", status=500, done=True)
@@ -653,7 +653,7 @@ def test_what_such_a_writer_leaves_behind_is_swept(aws: Moto, monkeypatch: pytes
     with pytest.raises(KeyExists):  # it may be about to delete that itself
         place.create("one", "ECDSA-P256", now=time.time())
     assert list(place.list()) == []
-    monkeypatch.setattr("keyfront.custody.awsssm._ERASING", -1.0)
+    monkeypatch.setattr("keyfront.custody.adapters.aws.parameter_store._ERASING", -1.0)
     held = place.create("one", "ECDSA-P256", now=time.time())
     assert list(place.list()) == [held]
 

@@ -1,6 +1,6 @@
 """One test for all adapters: what `custody/contract.py` promises, sentence by sentence.
 
-A new kind of place is a fixture in `conftest.py` that gives a `House`, and a row in PLACES (and in
+A new kind of place is a fixture in `conftest.py` that gives a `Harness`, and a row in PLACES (and in
 KEEPING, if it keeps records).
 """
 
@@ -26,7 +26,7 @@ from keyfront.errors import (
     SigningError,
 )
 from keyfront.signing.keys import Algorithm, HashName, PublicKey
-from tests.custody.house import BOTH, House, made_elsewhere
+from tests.custody.harness import BOTH, Harness, made_elsewhere
 
 PLACES = (
     "file_place",
@@ -44,19 +44,19 @@ DAY = 86400.0
 
 
 @pytest.fixture(params=PLACES)
-def house(request: pytest.FixtureRequest) -> House:
-    found: House = request.getfixturevalue(request.param)
+def harness(request: pytest.FixtureRequest) -> Harness:
+    found: Harness = request.getfixturevalue(request.param)
     return found
 
 
-def quick(house: House) -> Algorithm:
+def quick(harness: Harness) -> Algorithm:
     """What it makes fastest."""
-    return house.makes[-1]
+    return harness.makes[-1]
 
 
-def make(house: House, *names: str, place: Custody | None = None) -> list[HeldKey]:
-    at = place or house.place()
-    return [at.create(name, quick(house), now=time.time()) for name in names]
+def make(harness: Harness, *names: str, place: Custody | None = None) -> list[HeldKey]:
+    at = place or harness.place()
+    return [at.create(name, quick(harness), now=time.time()) for name in names]
 
 
 def names(place: Custody) -> list[str]:
@@ -76,17 +76,17 @@ def verified_by_openssl(key: PublicKey, data: bytes, signature: bytes, hash_name
 # ---- keys are made and sign
 
 
-def test_what_it_makes_signs_with_every_hash_that_it_names(house: House) -> None:
-    place = house.place()
-    assert place.algorithms == house.makes
-    for algorithm in house.makes:
+def test_what_it_makes_signs_with_every_hash_that_it_names(harness: Harness) -> None:
+    place = harness.place()
+    assert place.algorithms == harness.makes
+    for algorithm in harness.makes:
         before = time.time()
         held = place.create(f"a-{algorithm}", algorithm, now=before)
         assert (held.name, held.public_key.algorithm) == (f"a-{algorithm}", algorithm)
-        assert held.hash_names == house.hash_names
-        assert held.exportable is house.exports is place.exports
+        assert held.hash_names == harness.hash_names
+        assert held.exportable is harness.exports is place.exports
         assert held.delete_at is None
-        if house.created:
+        if harness.created:
             assert abs(held.created - before) < 120
         handle = place.handle(held.name)
         assert (handle.public_key, handle.hash_names) == (held.public_key, held.hash_names)
@@ -101,37 +101,37 @@ def test_what_it_makes_signs_with_every_hash_that_it_names(house: House) -> None
                 handle.sign(b"data", hash_name)
 
 
-def test_a_key_s_uri_opens_it_anywhere(house: House) -> None:
-    (held,) = make(house, "photos-1")
-    opened = open_key(held.uri, house.environment)
+def test_a_key_s_uri_opens_it_anywhere(harness: Harness) -> None:
+    (held,) = make(harness, "photos-1")
+    opened = open_key(held.uri, harness.environment)
     assert (opened.uri, opened.public_key) == (held.uri, held.public_key)
     hash_name = held.hash_names[-1]
     assert held.public_key.verify(b"data", opened.sign(b"data", hash_name), hash_name)
-    again = house.place()
+    again = harness.place()
     assert again.describe("photos-1") == held
     assert list(again.list()) == [held]
     assert held.uri.startswith(again.uri.partition("?")[0])
     assert not again.uri.partition("?")[0].removesuffix("/").endswith("photos-1")
 
 
-def test_any_name_that_the_contract_allows(house: House) -> None:
+def test_any_name_that_the_contract_allows(harness: Harness) -> None:
     allowed = ("0", "Z", "a-", "a_b", "x" * 64, "key")
-    made = make(house, *allowed)
+    made = make(harness, *allowed)
     assert [held.name for held in made] == list(allowed)
-    assert names(house.place()) == sorted(allowed)
+    assert names(harness.place()) == sorted(allowed)
     assert len({held.public_key for held in made}) == len(allowed)
 
 
 NO_NAMES = ("", "-a", "_a", ".", "..", "../a", "a/b", "a b", "a.b", "ä", "x" * 65, "a\n", "a%2f")
 
 
-def test_no_other_name(house: House) -> None:
-    place = house.place()
+def test_no_other_name(harness: Harness) -> None:
+    place = harness.place()
     for name in NO_NAMES:
         with pytest.raises(CustodyError):
-            place.create(name, quick(house), now=time.time())
+            place.create(name, quick(harness), now=time.time())
         with pytest.raises(CustodyError):
-            place.import_key(name, made_elsewhere(quick(house)), now=time.time())
+            place.import_key(name, made_elsewhere(quick(harness)), now=time.time())
         for ask in (place.describe, place.handle, place.export, place.undelete):
             with pytest.raises(CustodyError):
                 ask(name)
@@ -140,61 +140,61 @@ def test_no_other_name(house: House) -> None:
     assert names(place) == []
 
 
-def test_a_name_is_taken_once(house: House) -> None:
-    place = house.place()
-    (held,) = make(house, "one", place=place)
+def test_a_name_is_taken_once(harness: Harness) -> None:
+    place = harness.place()
+    (held,) = make(harness, "one", place=place)
     with pytest.raises(KeyExists, match="one"):
-        place.create("one", quick(house), now=time.time())
+        place.create("one", quick(harness), now=time.time())
     assert place.describe("one") == held
 
 
-def test_of_those_who_race_for_a_name_one_gets_it(house: House) -> None:
+def test_of_those_who_race_for_a_name_one_gets_it(harness: Harness) -> None:
     start = threading.Barrier(4)
 
     def race(_: int) -> PublicKey | None:
-        place = house.place()
+        place = harness.place()
         start.wait(20)
         try:
-            return place.create("one", quick(house), now=time.time()).public_key
+            return place.create("one", quick(harness), now=time.time()).public_key
         except KeyExists:
             return None
 
     with ThreadPoolExecutor(4) as pool:
         made = [key for key in pool.map(race, range(4)) if key is not None]
-    assert made == [house.place().describe("one").public_key]
+    assert made == [harness.place().describe("one").public_key]
 
 
-def test_labels_are_kept(house: House) -> None:
+def test_labels_are_kept(harness: Harness) -> None:
     labels = {
         "application": "photo gallery, no".replace(",", ""),
         "key-group": "photos",
         "x.y:z/@": "a=b+c@d_e.f:/-",
     }
-    held = house.place().create("one", quick(house), now=time.time(), labels=labels)
+    held = harness.place().create("one", quick(harness), now=time.time(), labels=labels)
     assert dict(held.labels) == labels
-    assert dict(house.place().describe("one").labels) == labels
+    assert dict(harness.place().describe("one").labels) == labels
 
 
-def test_labels_that_not_every_place_could_keep(house: House) -> None:
+def test_labels_that_not_every_place_could_keep(harness: Harness) -> None:
     many = {str(number): "" for number in range(17)}
     for labels in ({"": "x"}, {"a": "\n"}, {"a": "x" * 129}, {"a" * 65: ""}, {"ä": "b"}, many):
         with pytest.raises(CustodyError):
-            house.place().create("one", quick(house), now=time.time(), labels=labels)
-    assert names(house.place()) == []
+            harness.place().create("one", quick(harness), now=time.time(), labels=labels)
+    assert names(harness.place()) == []
 
 
 # ---- keys come from elsewhere
 
 
-def test_a_key_from_elsewhere(house: House) -> None:
-    place = house.place()
-    for algorithm in house.imports:
+def test_a_key_from_elsewhere(harness: Harness) -> None:
+    place = harness.place()
+    for algorithm in harness.imports:
         key = made_elsewhere(algorithm)
         name = f"b-{algorithm}"
         held = place.import_key(name, key, now=time.time(), labels={"application": "gallery"})
         assert held.public_key == key.public_key
         assert dict(held.labels) == {"application": "gallery"}
-        handle = house.place().handle(name)
+        handle = harness.place().handle(name)
         for hash_name in handle.hash_names:
             signature = handle.sign(b"data", hash_name)
             assert key.public_key.verify(b"data", signature, hash_name)
@@ -204,12 +204,12 @@ def test_a_key_from_elsewhere(house: House) -> None:
         assert place.describe(name) == held
 
 
-def test_a_key_that_is_to_be_deleted_does_not_stay_by_being_imported(house: House) -> None:
-    place = house.place()
-    key = made_elsewhere(house.imports[-1])
+def test_a_key_that_is_to_be_deleted_does_not_stay_by_being_imported(harness: Harness) -> None:
+    place = harness.place()
+    key = made_elsewhere(harness.imports[-1])
     held = place.import_key("one", key, now=time.time())
     doomed = place.delete("one", grace=20 * DAY, now=time.time())
-    for at in (place, house.place()):
+    for at in (place, harness.place()):
         with pytest.raises(KeyExists, match="to be deleted: undelete it first"):
             at.import_key("one", key, now=time.time())
     assert place.describe("one").delete_at == doomed.delete_at
@@ -220,37 +220,37 @@ def test_a_key_that_is_to_be_deleted_does_not_stay_by_being_imported(house: Hous
 # ---- keys are listed, shown, given away
 
 
-def test_the_list_is_in_order_of_name(house: House) -> None:
-    place = house.place()
+def test_the_list_is_in_order_of_name(harness: Harness) -> None:
+    place = harness.place()
     assert list(place.list()) == []
-    for held in make(house, "b", "B", "a-1", "a1", "a0", "10", "9", place=place):
+    for held in make(harness, "b", "B", "a-1", "a1", "a0", "10", "9", place=place):
         assert place.describe(held.name) == held
     assert names(place) == ["10", "9", "B", "a-1", "a0", "a1", "b"]
 
 
-def test_what_is_not_there(house: House) -> None:
-    place = house.place()
-    make(house, "two", place=place)
+def test_what_is_not_there(harness: Harness) -> None:
+    place = harness.place()
+    make(harness, "two", place=place)
     for ask in (place.describe, place.handle, place.export, place.undelete):
-        with pytest.raises(NotExportable if ask == place.export and not house.exports else NoSuchKey):
+        with pytest.raises(NotExportable if ask == place.export and not harness.exports else NoSuchKey):
             ask("one")
     with pytest.raises(NoSuchKey):
         place.delete("one", grace=DAY, now=time.time())
     with pytest.raises(NoSuchKey):
-        open_key(place.describe("two").uri.replace("two", "one"), house.environment)
+        open_key(place.describe("two").uri.replace("two", "one"), harness.environment)
 
 
-def test_it_gives_keys_away_or_never_does(house: House) -> None:
-    place = house.place()
-    (held,) = make(house, "one", place=place)
-    if not house.exports:
+def test_it_gives_keys_away_or_never_does(harness: Harness) -> None:
+    place = harness.place()
+    (held,) = make(harness, "one", place=place)
+    if not harness.exports:
         with pytest.raises(NotExportable):
             place.export("one")
         return
     key = place.export("one")
     assert key.public_key == held.public_key
     assert held.public_key.verify(b"data", key.sign(b"data", "SHA256"), "SHA256")
-    for algorithm in house.imports:
+    for algorithm in harness.imports:
         place.import_key(f"c-{algorithm}", made_elsewhere(algorithm), now=time.time())
         assert place.export(f"c-{algorithm}").to_pem() == made_elsewhere(algorithm).to_pem()
 
@@ -258,10 +258,10 @@ def test_it_gives_keys_away_or_never_does(house: House) -> None:
 # ---- keys go
 
 
-def test_a_key_that_is_to_be_deleted_signs_no_more(house: House) -> None:
-    place = house.place()
-    make(house, "one", "two", place=place)
-    handle, elsewhere = place.handle("one"), house.place().handle("one")
+def test_a_key_that_is_to_be_deleted_signs_no_more(harness: Harness) -> None:
+    place = harness.place()
+    make(harness, "one", "two", place=place)
+    handle, elsewhere = place.handle("one"), harness.place().handle("one")
     now = time.time()
     held = place.delete("one", grace=20 * DAY, now=now)
     assert held.delete_at is not None
@@ -272,28 +272,28 @@ def test_a_key_that_is_to_be_deleted_signs_no_more(house: House) -> None:
     with pytest.raises(NoSuchKey):
         place.handle("one")
     with pytest.raises(NoSuchKey):
-        open_key(held.uri, house.environment)
+        open_key(held.uri, harness.environment)
     with pytest.raises(KeyExists):
-        place.create("one", quick(house), now=now)
-    assert house.place().describe("one").delete_at == held.delete_at
-    assert [one.delete_at for one in house.place().list()] == [held.delete_at, None]
-    assert house.place().handle("two").sign(b"data", held.hash_names[-1])
+        place.create("one", quick(harness), now=now)
+    assert harness.place().describe("one").delete_at == held.delete_at
+    assert [one.delete_at for one in harness.place().list()] == [held.delete_at, None]
+    assert harness.place().handle("two").sign(b"data", held.hash_names[-1])
 
 
-def test_a_delete_is_taken_back(house: House) -> None:
-    place = house.place()
-    (held,) = make(house, "one", place=place)
+def test_a_delete_is_taken_back(harness: Harness) -> None:
+    place = harness.place()
+    (held,) = make(harness, "one", place=place)
     assert place.undelete("one") == held, "what is not to be deleted stays as it is"
     place.delete("one", grace=20 * DAY, now=time.time())
-    assert house.place().undelete("one") == held
+    assert harness.place().undelete("one") == held
     assert place.describe("one") == held
     hash_name = held.hash_names[-1]
     assert held.public_key.verify(b"data", place.handle("one").sign(b"data", hash_name), hash_name)
 
 
-def test_of_two_deletes_the_earlier_time_counts(house: House) -> None:
-    place = house.place()
-    make(house, "one", place=place)
+def test_of_two_deletes_the_earlier_time_counts(harness: Harness) -> None:
+    place = harness.place()
+    make(harness, "one", place=place)
     now = time.time()
     first = place.delete("one", grace=20 * DAY, now=now).delete_at
     assert place.delete("one", grace=30 * DAY, now=now).delete_at == first
@@ -304,31 +304,31 @@ def test_of_two_deletes_the_earlier_time_counts(house: House) -> None:
     assert place.describe("one").delete_at == sooner
 
 
-def test_without_grace_it_is_gone_at_once(house: House) -> None:
-    place = house.place()
-    (held,) = make(house, "one", place=place)
+def test_without_grace_it_is_gone_at_once(harness: Harness) -> None:
+    place = harness.place()
+    (held,) = make(harness, "one", place=place)
     handle = place.handle("one")
     now = time.time()
     gone = place.delete("one", grace=0, now=now)
     assert gone.delete_at is not None
     with pytest.raises(NoSuchKey):
         handle.sign(b"data", held.hash_names[-1])
-    if not house.at_once:
-        assert now < gone.delete_at <= now + house.least_grace + 120
+    if not harness.at_once:
+        assert now < gone.delete_at <= now + harness.least_grace + 120
         return
     with pytest.raises(NoSuchKey):
-        house.place().describe("one")
+        harness.place().describe("one")
     with pytest.raises(NoSuchKey):
         place.undelete("one")
     assert names(place) == []
-    assert place.create("one", quick(house), now=time.time()).public_key != held.public_key
+    assert place.create("one", quick(harness), now=time.time()).public_key != held.public_key
     with pytest.raises(NoSuchKey):
         handle.sign(b"data", held.hash_names[-1])
 
 
-def test_a_grace_that_makes_no_sense(house: House) -> None:
-    place = house.place()
-    (held,) = make(house, "one", place=place)
+def test_a_grace_that_makes_no_sense(harness: Harness) -> None:
+    place = harness.place()
+    (held,) = make(harness, "one", place=place)
     for grace in (-1.0, float("nan"), float("inf")):
         with pytest.raises(CustodyError):
             place.delete("one", grace=grace, now=time.time())
@@ -338,9 +338,9 @@ def test_a_grace_that_makes_no_sense(house: House) -> None:
 # ---- many at once
 
 
-def test_a_handle_signs_in_many_threads(house: House) -> None:
-    place = house.place()
-    held = make(house, "one", "two", place=place)
+def test_a_handle_signs_in_many_threads(harness: Harness) -> None:
+    place = harness.place()
+    held = make(harness, "one", "two", place=place)
     handles = [place.handle(one.name) for one in held]
     hash_name = held[0].hash_names[-1]
 
@@ -352,11 +352,11 @@ def test_a_handle_signs_in_many_threads(house: House) -> None:
         assert all(pool.map(sign, range(64)))
 
 
-def test_one_place_in_many_threads(house: House) -> None:
-    place = house.place()
+def test_one_place_in_many_threads(harness: Harness) -> None:
+    place = harness.place()
 
     def live(number: int) -> bool:
-        held = place.create(f"k{number}", quick(house), now=time.time())
+        held = place.create(f"k{number}", quick(harness), now=time.time())
         handle = place.handle(held.name)
         fits = held.public_key.verify(b"data", handle.sign(b"data", held.hash_names[-1]), held.hash_names[-1])
         return fits and held in list(place.list())
@@ -369,16 +369,16 @@ def test_one_place_in_many_threads(house: House) -> None:
 # ---- what is said
 
 
-def test_nothing_that_is_said_holds_a_secret(house: House) -> None:
-    place = house.place()
-    (held,) = make(house, "one", place=place)
+def test_nothing_that_is_said_holds_a_secret(harness: Harness) -> None:
+    place = harness.place()
+    (held,) = make(harness, "one", place=place)
     said = [repr(place), repr(held), repr(place.handle("one")), held.uri, place.uri]
-    secrets = list(house.secrets)
-    for algorithm in house.imports[-1:]:
+    secrets = list(harness.secrets)
+    for algorithm in harness.imports[-1:]:
         key = made_elsewhere(algorithm)
         said.append(repr(place.import_key("two", key, now=time.time())))
         secrets += key.to_pem().splitlines()[1:-1]
-    if house.exports:
+    if harness.exports:
         secrets += place.export("one").to_pem().splitlines()[1:-1]
     for ask in (place.describe, place.handle, place.export, place.undelete):
         try:
@@ -394,23 +394,23 @@ def test_nothing_that_is_said_holds_a_secret(house: House) -> None:
 
 
 @pytest.fixture(params=KEEPING)
-def keeping(request: pytest.FixtureRequest) -> House:
-    found: House = request.getfixturevalue(request.param)
+def keeping(request: pytest.FixtureRequest) -> Harness:
+    found: Harness = request.getfixturevalue(request.param)
     return found
 
 
 @pytest.mark.parametrize("at", PLACES)
 def test_it_keeps_records_or_says_that_it_does_not(at: str, request: pytest.FixtureRequest) -> None:
-    house: House = request.getfixturevalue(at)
-    assert house.records is (at in KEEPING)
-    if house.records:
-        assert house.kept().names() == []
+    harness: Harness = request.getfixturevalue(at)
+    assert harness.records is (at in KEEPING)
+    if harness.records:
+        assert harness.kept().names() == []
     else:
         with pytest.raises(CustodyError, match="records"):
-            house.kept()
+            harness.kept()
 
 
-def test_a_record_is_written_by_who_knows_what_is_there(keeping: House) -> None:
+def test_a_record_is_written_by_who_knows_what_is_there(keeping: Harness) -> None:
     records = keeping.kept()
     assert records.read("photos") is None
     assert records.names() == []
@@ -430,7 +430,7 @@ def test_a_record_is_written_by_who_knows_what_is_there(keeping: House) -> None:
         records.write("films", b"one", "1")
 
 
-def test_a_record_is_removed_by_who_knows_what_is_there(keeping: House) -> None:
+def test_a_record_is_removed_by_who_knows_what_is_there(keeping: Harness) -> None:
     records = keeping.kept()
     first = records.write("photos", b"one", None)
     second = records.write("photos", b"two", first.version)
@@ -449,7 +449,7 @@ def test_a_record_is_removed_by_who_knows_what_is_there(keeping: House) -> None:
     assert keeping.kept().read("photos") == third
 
 
-def test_what_a_record_may_be(keeping: House) -> None:
+def test_what_a_record_may_be(keeping: Harness) -> None:
     records = keeping.kept()
     texts = {"lines": b"a\r\nb\n\n", "long": b'"\xc3\xa9' * (MOST_BYTES // 3), "one": b"{", "space": b" "}
     for name, text in texts.items():
@@ -471,7 +471,7 @@ def test_what_a_record_may_be(keeping: House) -> None:
     assert records.names() == sorted(texts)
 
 
-def test_keys_and_records_of_one_name_are_two(keeping: House) -> None:
+def test_keys_and_records_of_one_name_are_two(keeping: Harness) -> None:
     place = keeping.place()
     (held,) = make(keeping, "photos", place=place)
     record = keeping.kept().write("photos", b"one", None)
@@ -481,7 +481,7 @@ def test_keys_and_records_of_one_name_are_two(keeping: House) -> None:
     assert keeping.kept().read("photos") == record
 
 
-def test_of_those_who_race_to_change_a_record_one_does(keeping: House) -> None:
+def test_of_those_who_race_to_change_a_record_one_does(keeping: Harness) -> None:
     first = keeping.kept().write("photos", b"0", None)
     start = threading.Barrier(4)
 
@@ -498,7 +498,7 @@ def test_of_those_who_race_to_change_a_record_one_does(keeping: House) -> None:
     assert written == [keeping.kept().read("photos")]
 
 
-def test_no_change_of_a_record_is_lost(keeping: House) -> None:
+def test_no_change_of_a_record_is_lost(keeping: Harness) -> None:
     keeping.kept().write("count", b"0", None)
 
     def count(_: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from keyfront.custody import open_place, open_records
 from keyfront.errors import CustodyError, RecordChanged
-from tests.custody.house import made_elsewhere
+from tests.custody.harness import made_elsewhere
 from tests.faults import failing_disks, left_over
 
 FAILURES = (OSError, CustodyError)

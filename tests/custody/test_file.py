@@ -21,15 +21,15 @@ import pytest
 from fuzz.custody import run
 
 from keyfront.custody import open_key, open_place, open_records
+from keyfront.custody.adapters.filesystem.custody import PRIVATE, FileCustody
+from keyfront.custody.adapters.filesystem.envelope import ENVELOPE
+from keyfront.custody.adapters.filesystem.folder import RECORD, Folder
+from keyfront.custody.adapters.filesystem.kek import KEY, Key, kek_of
 from keyfront.custody.contract import Record
-from keyfront.custody.envelope import ENVELOPE
-from keyfront.custody.file import PRIVATE, FileCustody
-from keyfront.custody.folder import RECORD, Folder
-from keyfront.custody.kek import KEY, Key, kek_of
 from keyfront.errors import CustodyError, CustodyUnavailable, KeyExists, NoSuchKey, RecordChanged
-from tests.bao import Bao
-from tests.custody.house import made_elsewhere
+from tests.custody.harness import made_elsewhere
 from tests.moto import REGION, Moto
+from tests.openbao import Bao
 
 NOW = 1_800_000_000.0
 DAY = 86400.0
@@ -659,7 +659,7 @@ def test_one_of_many_processes_gets_the_name(tmp_path: Path) -> None:
 def test_who_writes_for_too_long_is_waited_for_in_vain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keyfront.custody.folder.PATIENCE", 0.05)
+    monkeypatch.setattr("keyfront.custody.adapters.filesystem.folder.PATIENCE", 0.05)
     at = filled(tmp_path)
     with Folder(tmp_path).writing(), pytest.raises(CustodyUnavailable, match="does not end"):
         at.import_key("three", EC, now=NOW)

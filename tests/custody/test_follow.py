@@ -15,11 +15,12 @@ import msgspec
 import pytest
 
 import keyfront
-from keyfront.custody import follow, open_place, open_records
+from keyfront.custody import open_place, open_records
 from keyfront.custody.contract import HeldKey
-from keyfront.custody.follow import KeyGroupSigner, signer_for
-from keyfront.custody.loaded import LoadedHandle, Watch
-from keyfront.custody.succession import Entry, Stage, Succession, Terms, record_name, save
+from keyfront.custody.key_record import Entry, KeyGroupRecord, RotationPolicy, Stage, record_name, save
+from keyfront.custody.local_handle import LoadedHandle, Watch
+from keyfront.custody.signers import key_group_signer
+from keyfront.custody.signers.key_group_signer import KeyGroupSigner, signer_for
 from keyfront.errors import CustodyError, CustodyUnavailable, NoSuchKey, PolicyError, SigningError
 from keyfront.signing.keys import Algorithm
 from keyfront.signing.sign import Signer, sign_cookies, sign_url
@@ -467,7 +468,7 @@ def test_nothing_is_signed_for_longer_than_the_terms_allow(group: Group, clock: 
     ],
 )
 def test_which_hash(asked: str, terms: str, given: str, found: str | None) -> None:
-    group = Group(MemoryPlace(), Terms("memory:/", hash_name=terms))  # type: ignore[arg-type]
+    group = Group(MemoryPlace(), RotationPolicy("memory:/", hash_name=terms))  # type: ignore[arg-type]
     group.sign_with("KA")
     url = signed(group.signer(hash_name=asked), hash_name=given)  # type: ignore[arg-type]
     assert (f"Hash-Algorithm={found}" in url) if found else ("Hash-Algorithm" not in url)
@@ -475,7 +476,7 @@ def test_which_hash(asked: str, terms: str, given: str, found: str | None) -> No
 
 
 def test_a_hash_that_the_key_cannot_use() -> None:
-    group = Group(MemoryPlace(), Terms("memory:/", hash_name="SHA1"))
+    group = Group(MemoryPlace(), RotationPolicy("memory:/", hash_name="SHA1"))
     group.sign_with("KA")
     handle = group.place.handle("memory:/KA")
     handle.hash_names = ("SHA256",)
@@ -577,7 +578,7 @@ def test_one_key_in_custody(tmp_path: Path) -> None:
 
 
 def test_signer_for_gives_the_same_signer_again_and_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follow, "_signers", {})
+    monkeypatch.setattr(key_group_signer, "_signers", {})
     monkeypatch.delenv("KEYFRONT_AGENT", raising=False)
     monkeypatch.setenv("KEYFRONT_RECORDS", "file:/nowhere/custody/")
     signer = signer_for("films")
@@ -619,11 +620,13 @@ def test_to_import_keyfront_loads_no_custody() -> None:
 
 def test_keys_are_opened_only_where_they_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who can write a record shall not choose what this process loads."""
-    monkeypatch.setattr(follow, "_signers", {})
+    monkeypatch.setattr(key_group_signer, "_signers", {})
     own, theirs = f"file:{tmp_path}/own/", f"file:{tmp_path}/theirs/"
     made = open_place(own).create("a", "ECDSA-P256", now=NOW)
     other = open_place(theirs).create("b", "ECDSA-P256", now=NOW)
-    record = Succession("films", "kg", Terms(own), (Entry(made.uri, Stage.SIGNING, NOW, "KA", signing=NOW),))
+    record = KeyGroupRecord(
+        "films", "kg", RotationPolicy(own), (Entry(made.uri, Stage.SIGNING, NOW, "KA", signing=NOW),)
+    )
     kept = save(open_records(own), record, None, now=NOW)
     for places in ([own], [f"file:{tmp_path}/./own/"], [theirs, own], []):
         signer_for("films", records=own, places=places).refresh()

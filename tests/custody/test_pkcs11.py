@@ -18,7 +18,7 @@ import pytest
 from keyfront.custody import open_key, open_place
 from keyfront.custody.contract import Custody
 from keyfront.errors import CustodyError, CustodyUnavailable, NoSuchKey, NotExportable
-from tests.custody.house import made_elsewhere
+from tests.custody.harness import made_elsewhere
 from tests.custody.softhsm import PIN, SoftHsm
 
 pkcs11 = pytest.importorskip("pkcs11", reason="needs the package python-pkcs11 (keyfront's extra pkcs11)")

@@ -10,13 +10,13 @@ import msgspec
 import pytest
 
 from keyfront.custody.contract import NAME
-from keyfront.custody.succession import (
+from keyfront.custody.key_record import (
     DAY,
     LEEWAY,
     Entry,
+    KeyGroupRecord,
+    RotationPolicy,
     Stage,
-    Succession,
-    Terms,
     load,
     read_succession,
     record_name,
@@ -28,7 +28,7 @@ from tests.custody.memory import MemoryPlace
 NOW = 1_800_000_000.0
 OLD = Entry("file:/k/a", Stage.SIGNING, NOW - DAY, "KA", published=NOW - 99, signing=NOW - 9)
 NEW = Entry("file:/k/b", Stage.CREATED, NOW)
-RECORD = Succession("photos", "kg-1", Terms("file:/k/"), (OLD, NEW))
+RECORD = KeyGroupRecord("photos", "kg-1", RotationPolicy("file:/k/"), (OLD, NEW))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_record_in_another_groups_place_is_none() -> None:
 class Wrong:
     says: str
     entries: tuple[Entry, ...] = (OLD, NEW)
-    terms: Terms = RECORD.terms
+    terms: RotationPolicy = RECORD.terms
     group: str = "photos"
     serial: int = 0
 
@@ -142,7 +142,7 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_what_signers_could_not_go_by_is_neither_written_nor_read(name: str) -> None:
     wrong = WRONG[name]
-    record = Succession(wrong.group, "kg-1", wrong.terms, wrong.entries, wrong.serial)
+    record = KeyGroupRecord(wrong.group, "kg-1", wrong.terms, wrong.entries, wrong.serial)
     with pytest.raises(CustodyError):
         read_succession(record.to_bytes())
     place = MemoryPlace()
@@ -167,7 +167,7 @@ def test_a_record_that_is_too_long_is_not_written() -> None:
 
 
 def test_a_key_drains_for_as_long_as_what_it_signed_may_be_about() -> None:
-    terms = Terms("file:/k/", overlap=10.0, max_lifetime=100.0, max_staleness=5.0)
+    terms = RotationPolicy("file:/k/", overlap=10.0, max_lifetime=100.0, max_staleness=5.0)
     record = _but(RECORD, terms=terms)
     assert record.drains_until(OLD, NOW) == NOW + 105 + LEEWAY
     shorter = record.with_terms(_but(terms, max_lifetime=1.0))

@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 
 from keyfront.custody import Custody, open_key, open_place, open_records
-from keyfront.custody.transit import NEVER, TransitCustody
+from keyfront.custody.adapters.vault.transit import NEVER, TransitCustody
 from keyfront.errors import CustodyError, CustodyUnavailable, KeyExists, NoSuchKey, NotExportable
-from tests.bao import Bao, WithoutSoftDelete
-from tests.custody.house import EVERY, made_elsewhere
+from tests.custody.harness import EVERY, made_elsewhere
+from tests.openbao import Bao, WithoutSoftDelete
 
 DAY = 86400.0
 REFERENCE = Path(__file__).parent.parent.parent / "docs" / "reference" / "custody-vault.md"
@@ -160,7 +160,9 @@ def test_a_token_file_is_read_again_when_its_token_is_gone(bao: Bao, tmp_path: P
 def test_a_token_is_renewed_at_half_its_time(bao: Bao, monkeypatch: pytest.MonkeyPatch) -> None:
     uri, now = kv(bao), [1000.0]
     made(uri, bao)
-    monkeypatch.setattr("keyfront.custody.vaultserver.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(
+        "keyfront.custody.adapters.vault.server.time", SimpleNamespace(monotonic=lambda: now[0])
+    )
     token = bao.token('path "secret/*" { capabilities = ["read"] }', ttl="1h", renewable=True)
     place = open_place(uri, {"VAULT_TOKEN": token})
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from keyfront.declared.difference import Difference, differences
+from keyfront.declared.diff import Difference, differences
 
 
 def counted(*items: Any, **more: Any) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from keyfront.declared.places import Places
+from keyfront.declared.locations import Places
 from keyfront.errors import DeclarationError
-from tests.declared.house import NAME, read
+from tests.declared.harness import NAME, read
 
 VARIABLES = """
 [variables]
@@ -135,7 +135,7 @@ def test_what_a_file_cannot_say(text: str, environment: str, says: str) -> None:
 
 def test_bare_asks_for_no_values() -> None:
     from keyfront.declared import document
-    from keyfront.declared.kinds import ROWS
+    from keyfront.declared.resources import ROWS
 
     text = NAME + '[variables]\nx = { secret = true }\n[KeyGroup.a]\nItems = ["${x}"]'
     found = document.read(text, "f", kinds=ROWS, bare=True)

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keyfront.declared.desired import setup
 from keyfront.declared.plan import MANAGED, Facts, Found, Named, managed_policies, plan
-from keyfront.declared.setup import setup
 from keyfront.errors import DeclarationError
-from tests.declared.house import NAME, SITE, load, planned, read, said, taken
+from tests.declared.harness import NAME, SITE, load, planned, read, said, taken
 
 BUILT = taken(planned(SITE))
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from keyfront.declared import document
-from keyfront.declared.kinds import ROWS
-from keyfront.declared.setup import Said, owner_of, setup
+from keyfront.declared.desired import Said, owner_of, setup
+from keyfront.declared.resources import ROWS
 from keyfront.errors import DeclarationError
 from keyfront.signing.keys import load_public_key
-from tests.declared.house import FILES, NAME, SITE, wish
+from tests.declared.harness import FILES, NAME, SITE, wish
 
 KEY = load_public_key(FILES["rsa.pem"])
 BEHAVIOR = 'DefaultCacheBehavior = { TargetOriginId = "o", ViewerProtocolPolicy = "allow-all" }'

@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from keyfront.edge.exchange import Meta, Stored
-from keyfront.edge.freshness import age, format_date
-from keyfront.edge.quick import aged
+from keyfront.edge.rules.freshness import age
+from keyfront.edge.semantics.http_dates import format_date
+from keyfront.edge.serving.fast_path import aged
+from keyfront.edge.types.stored import Meta, Stored
 from keyfront.model.snapshot import Behavior
 from tests.origin import Asked, ScriptedOrigin, Wire, answer
-from tests.viewer import Clock, EdgeHouse, Seen, site
+from tests.viewer import Clock, EdgeHarness, Seen, site
 
 WEEK = 604_800
 
@@ -29,11 +30,11 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def house(origin: ScriptedOrigin, clock: Clock) -> AsyncIterator[EdgeHouse]:
+async def harness(origin: ScriptedOrigin, clock: Clock) -> AsyncIterator[EdgeHarness]:
     methods = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
     behavior = Behavior("*", "scripted", allowed_methods=methods, max_ttl=10 * WEEK)
-    async with EdgeHouse(site(origin.origin(), behavior), clock=clock) as house:
-        yield house
+    async with EdgeHarness(site(origin.origin(), behavior), clock=clock) as harness:
+        yield harness
 
 
 def told(seen: Seen) -> int:
@@ -67,18 +68,18 @@ TABLE: dict[str, tuple[list[str], int, int]] = {
 
 @pytest.mark.parametrize("name", TABLE)
 async def test_the_first_answer_and_the_next_ones(
-    house: EdgeHouse, origin: ScriptedOrigin, clock: Clock, name: str
+    harness: EdgeHarness, origin: ScriptedOrigin, clock: Clock, name: str
 ) -> None:
     lines, back, least = TABLE[name]
     headers = [("Cache-Control", f"max-age={5 * WEEK}"), ("Date", format_date(clock.now - back).decode())]
     origin.on("/x", answer(200, b"x", headers + [("Age", line) for line in lines]))
-    first = await house.get("/x")
+    first = await harness.get("/x")
     ages = [told(first)]
     assert least <= ages[0] <= least + 1
     for seconds in (0.0, 0.3, 0.3, 0.3, 0.3, 1.0, 59.0):
         clock.forward(seconds)
         for method in ("GET", "HEAD"):
-            seen = await house.get("/x", method=method)
+            seen = await harness.get("/x", method=method)
             assert (
                 len([n for n, _ in seen.headers if n == "age"]) == (1 if seen.x_cache == "Hit" else 0)
                 or least
@@ -90,7 +91,7 @@ async def test_the_first_answer_and_the_next_ones(
 
 
 async def test_the_time_that_the_answer_took_counts(
-    house: EdgeHouse, origin: ScriptedOrigin, clock: Clock
+    harness: EdgeHarness, origin: ScriptedOrigin, clock: Clock
 ) -> None:
     """RFC 9111 §4.2.3: corrected_age_value is age_value and response_delay. The viewer's request came before both."""
 
@@ -98,43 +99,43 @@ async def test_the_time_that_the_answer_took_counts(
         clock.forward(10)
 
     origin.on("/x", [slow, *answer(200, b"x", {"Cache-Control": "max-age=86400", "Age": "7200"})])
-    assert told(await house.get("/x")) == 7210
-    assert told(await house.get("/x")) == 7210
+    assert told(await harness.get("/x")) == 7210
+    assert told(await harness.get("/x")) == 7210
 
 
 @pytest.mark.parametrize("etag", ['"1"', '"2"'])
 async def test_after_a_revalidation(
-    house: EdgeHouse, origin: ScriptedOrigin, clock: Clock, etag: str
+    harness: EdgeHarness, origin: ScriptedOrigin, clock: Clock, etag: str
 ) -> None:
     headers = {"Cache-Control": "max-age=8000", "Age": "7200", "ETag": '"1"'}
     renewed = answer(304, b"", headers) if etag == '"1"' else answer(200, b"y", {**headers, "ETag": etag})
     origin.on("/x", answer(200, b"x", headers), renewed)
-    await house.get("/x")
+    await harness.get("/x")
     clock.forward(900)
-    seen = await house.get("/x")
+    seen = await harness.get("/x")
     assert (seen.x_cache, told(seen)) == ("RefreshHit" if etag == '"1"' else "Miss", 7200)
-    assert told(await house.get("/x")) == 7200
+    assert told(await harness.get("/x")) == 7200
 
 
-async def test_a_range_and_a_condition(house: EdgeHouse, origin: ScriptedOrigin) -> None:
+async def test_a_range_and_a_condition(harness: EdgeHarness, origin: ScriptedOrigin) -> None:
     headers = {"Cache-Control": "max-age=86400", "Age": "7200", "ETag": '"1"'}
     origin.on("/x", answer(200, b"hello", headers))
-    assert told(await house.get("/x")) == 7200
+    assert told(await harness.get("/x")) == 7200
     for _ in range(2):
-        part = await house.get("/x", headers=[("Range", "bytes=1-2")])
+        part = await harness.get("/x", headers=[("Range", "bytes=1-2")])
         assert (part.status, part.body, told(part)) == (206, b"el", 7200)
-        same = await house.get("/x", headers=[("If-None-Match", '"1"')])
+        same = await harness.get("/x", headers=[("If-None-Match", '"1"')])
         assert (same.status, told(same)) == (304, 7200)
 
 
 @pytest.mark.parametrize("status", [200, 404, 403, 500])
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
 async def test_what_is_not_stored_keeps_its_one_age(
-    house: EdgeHouse, origin: ScriptedOrigin, status: int, method: str
+    harness: EdgeHarness, origin: ScriptedOrigin, status: int, method: str
 ) -> None:
     headers = {"Cache-Control": "no-store", "Age": "7200"}
     origin.on("/x", answer(status, b"" if method == "HEAD" else b"x", headers))
-    seen = await house.get("/x", method=method)
+    seen = await harness.get("/x", method=method)
     assert (seen.status, told(seen)) == (status, 7200)  # `told` fails where Age came twice
 
 
@@ -152,8 +153,8 @@ def test_no_rounding_takes_a_second_from_it(received: int) -> None:
 
 @pytest.mark.parametrize("date", ["Thu, 01 Jan 0001 00:00:00 GMT", "Mon, 01 Jan 1601 00:00:00 GMT"])
 async def test_a_date_long_ago_makes_no_age_that_nobody_can_read(
-    house: EdgeHouse, origin: ScriptedOrigin, date: str
+    harness: EdgeHarness, origin: ScriptedOrigin, date: str
 ) -> None:
     """RFC 9111 §1.2.2: what is larger than 2,147,483,648 is told as that."""
     origin.on("/x", answer(200, b"hello", {"Date": date}))
-    assert told(await house.get("/x")) == 2**31
+    assert told(await harness.get("/x")) == 2**31

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import uvicorn
 
-from keyfront.edge.accesslog import AccessLog
-from keyfront.edge.asgi import EdgeApp
-from keyfront.edge.edge import Edge, EdgeSettings
+from keyfront.edge.http.asgi import EdgeApp
 from keyfront.edge.limits.viewers import ViewerLimits, Viewers
+from keyfront.edge.logs.access_log import AccessLog
+from keyfront.edge.serving.edge import Edge
+from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.model.snapshot import Behavior, Snapshot
 from tests.origin import ScriptedOrigin, answer
 from tests.viewer import Viewer, site
@@ -217,8 +218,8 @@ async def test_an_upload_that_drips_is_given_up(
     origin: ScriptedOrigin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is never silent, and holds what it holds for as long as it likes unless somebody counts."""
-    monkeypatch.setattr("keyfront.edge.asgi.SILENCE", 1.0)
-    monkeypatch.setattr("keyfront.edge.asgi.RATE", 10_000)
+    monkeypatch.setattr("keyfront.edge.http.asgi.SILENCE", 1.0)
+    monkeypatch.setattr("keyfront.edge.http.asgi.RATE", 10_000)
     snapshot = site(origin.origin(), Behavior("*", "scripted", allowed_methods=ALL))
     async with served(snapshot) as (port, edge), await viewer(port) as slow:
         await slow.send(b"POST /up HTTP/1.1\r\nHost: d.test\r\nContent-Length: 60000\r\n\r\n")
@@ -243,7 +244,7 @@ async def test_a_stream_that_never_says_whether_it_has_a_body_is_given_up(
     origin: ScriptedOrigin, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """HTTP/2: headers without END_STREAM, and then nothing."""
-    monkeypatch.setattr("keyfront.edge.asgi.SILENCE", 0.3)
+    monkeypatch.setattr("keyfront.edge.http.asgi.SILENCE", 0.3)
     edge = Edge(EdgeSettings(memory=1 << 22, max_object=1 << 20), AccessLog(None))
     edge.use(site(origin.origin(), Behavior("*", "scripted", allowed_methods=ALL)))
     sent: list[Any] = []
@@ -274,7 +275,7 @@ async def test_a_stream_that_never_says_whether_it_has_a_body_is_given_up(
 async def test_an_upload_that_stands_still_is_given_up(
     origin: ScriptedOrigin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keyfront.edge.asgi.SILENCE", 0.3)
+    monkeypatch.setattr("keyfront.edge.http.asgi.SILENCE", 0.3)
     snapshot = site(origin.origin(), Behavior("*", "scripted", allowed_methods=ALL))
     async with served(snapshot) as (port, edge), await viewer(port) as slow:
         await slow.send(b"POST /up HTTP/1.1\r\nHost: d.test\r\nContent-Length: 100\r\n\r\nx")

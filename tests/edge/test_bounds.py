@@ -18,27 +18,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyfront import sign_url
-from keyfront.edge import freshness, slices
-from keyfront.edge.accesslog import CUT, MOST_REFUSED, MOST_REFUSED_IN_ALL, AccessLog, Record, Refusals
-from keyfront.edge.bounds import MAX_LINES, MAX_LINES_OF_ONE, MAX_VARY, too_many_lines
-from keyfront.edge.cache import MemoryTier, Tiers
-from keyfront.edge.decide import decide
-from keyfront.edge.disk import _PREFIX, DiskTier, name_of, sealed
-from keyfront.edge.edge import Edge, EdgeSettings, table_bytes
-from keyfront.edge.entry import Head, encode_head, row_of
-from keyfront.edge.exchange import Headers, Meta, Request, Slices, Stored
-from keyfront.edge.http1 import MAX_HOPS, Peers, host_text
-from keyfront.edge.invalidation import Invalidations
+from keyfront.edge.cache import slice_reader
+from keyfront.edge.cache.disk import DiskTier
+from keyfront.edge.cache.disk_format import PREFIX, name_of, sealed
+from keyfront.edge.cache.entry import Head, encode_head, row_of
+from keyfront.edge.cache.memory import MemoryTier
+from keyfront.edge.cache.slice_reader import Reader, SliceFills
+from keyfront.edge.cache.tiers import Tiers
+from keyfront.edge.cache.ttl_map import TtlMap
+from keyfront.edge.http.request_target import host_text
+from keyfront.edge.http.trusted_proxies import MAX_HOPS, TrustedProxies
 from keyfront.edge.limits.viewers import ViewerLimits
-from keyfront.edge.quick import Quick
-from keyfront.edge.recent import Recent
-from keyfront.edge.slices import Reader, Runs
+from keyfront.edge.logs.access_log import CUT, MOST_REFUSED, MOST_REFUSED_IN_ALL, AccessLog, Refusals
+from keyfront.edge.rules import freshness
+from keyfront.edge.rules.decide import decide
+from keyfront.edge.rules.invalidation import Invalidations
+from keyfront.edge.semantics import http_dates
+from keyfront.edge.semantics.header_limits import MAX_LINES, MAX_LINES_OF_ONE, MAX_VARY, too_many_lines
+from keyfront.edge.serving.edge import Edge, table_bytes
+from keyfront.edge.serving.fast_path import FastPath
+from keyfront.edge.serving.settings import EdgeSettings
+from keyfront.edge.types.messages import Headers, Request
+from keyfront.edge.types.record import Record
+from keyfront.edge.types.stored import Meta, Slices, Stored
 from keyfront.model.snapshot import Behavior, Invalidation, KeyGroup, PublicKey, Select
 from keyfront.signing.keys import generate_private_key
 from keyfront.signing.sign import LocalSigner
 from keyfront.signing.tables import Budget, Remembered
 from tests.origin import CLOSE, Asked, ScriptedOrigin, Wire, answer
-from tests.viewer import Clock, EdgeHouse, site
+from tests.viewer import Clock, EdgeHarness, site
 
 MIB = 1 << 20
 
@@ -51,9 +59,9 @@ async def origin() -> AsyncIterator[ScriptedOrigin]:
 
 
 @pytest.fixture
-async def house(origin: ScriptedOrigin) -> AsyncIterator[EdgeHouse]:
-    async with EdgeHouse(site(origin.origin(), Behavior("*", "scripted", allowed_methods=ALL))) as house:
-        yield house
+async def harness(origin: ScriptedOrigin) -> AsyncIterator[EdgeHarness]:
+    async with EdgeHarness(site(origin.origin(), Behavior("*", "scripted", allowed_methods=ALL))) as harness:
+        yield harness
 
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
@@ -72,14 +80,14 @@ FLOODS: dict[str, list[tuple[str, str]]] = {
 
 @pytest.mark.parametrize("flood", FLOODS)
 async def test_a_flood_of_header_lines_is_refused_and_asks_the_origin_nothing(
-    origin: ScriptedOrigin, house: EdgeHouse, flood: str
+    origin: ScriptedOrigin, harness: EdgeHarness, flood: str
 ) -> None:
-    seen = await house.get("/a", headers=FLOODS[flood])
+    seen = await harness.get("/a", headers=FLOODS[flood])
     assert seen.status == 431
     assert seen.header("connection") == "close"
-    assert (await house.recorded(1))["reason"] == "too_many_headers"
+    assert (await harness.recorded(1))["reason"] == "too_many_headers"
     assert not origin.requests
-    assert (await house.get("/a")).status == 200
+    assert (await harness.get("/a")).status == 200
 
 
 @pytest.mark.parametrize(
@@ -91,9 +99,9 @@ async def test_a_flood_of_header_lines_is_refused_and_asks_the_origin_nothing(
     ],
 )
 async def test_as_many_lines_as_anybody_sends_are_answered(
-    house: EdgeHouse, lines: list[tuple[str, str]]
+    harness: EdgeHarness, lines: list[tuple[str, str]]
 ) -> None:
-    assert (await house.get("/a", headers=lines)).status == 200
+    assert (await harness.get("/a", headers=lines)).status == 200
 
 
 @pytest.mark.parametrize(
@@ -107,20 +115,20 @@ async def test_as_many_lines_as_anybody_sends_are_answered(
     ],
 )
 async def test_a_flood_from_an_origin_is_a_header_that_is_too_big(
-    origin: ScriptedOrigin, house: EdgeHouse, headers: list[tuple[str, str]]
+    origin: ScriptedOrigin, harness: EdgeHarness, headers: list[tuple[str, str]]
 ) -> None:
     origin.on("/flood", answer(200, b"x", headers))
-    seen = await house.get("/flood")
+    seen = await harness.get("/flood")
     assert seen.status == 502
-    assert (await house.recorded(1))["reason"] == "OriginHeaderTooBigError"
+    assert (await harness.recorded(1))["reason"] == "OriginHeaderTooBigError"
 
 
 async def test_two_hundred_cookies_of_an_origin_are_no_flood(origin: ScriptedOrigin) -> None:
     cookies = [("Set-Cookie", f"a{n}=1") for n in range(200)]
     origin.on("/cookies", answer(200, b"x", cookies))
     behavior = Behavior("*", "scripted", forward_cookies=Select("all"))
-    async with EdgeHouse(site(origin.origin(), behavior)) as house:
-        seen = await house.get("/cookies")
+    async with EdgeHarness(site(origin.origin(), behavior)) as harness:
+        seen = await harness.get("/cookies")
         assert [value for name, value in seen.headers if name == "set-cookie"] == [v for _, v in cookies]
 
 
@@ -135,7 +143,7 @@ def test_lines_are_counted_in_all_and_of_a_name() -> None:
 
 
 def test_the_viewer_is_looked_for_behind_so_many_proxies() -> None:
-    peers = Peers(("10.0.0.0/8",))
+    peers = TrustedProxies(("10.0.0.0/8",))
     chain = ["192.0.2.1"] + [f"10.0.0.{n}" for n in range(MAX_HOPS - 1)]
     client, _, left = peers.viewer("10.9.9.9", [(b"x-forwarded-for", ", ".join(chain).encode())], "http")
     assert (client, left) == ("192.0.2.1", [])
@@ -208,11 +216,11 @@ class NoTiers(Tiers):
 async def test_how_many_slices_there_are_is_not_what_looking_for_them_costs(length: int, ranges: int) -> None:
     tiers = NoTiers()
     sliced = Slices("k", length, 4 * MIB, "g", None, True)
-    reader = Reader(tiers, Runs(), sliced, lambda span: None)  # type: ignore[arg-type,return-value]
+    reader = Reader(tiers, SliceFills(), sliced, lambda span: None)  # type: ignore[arg-type,return-value]
     part = length // ranges
     parts = [(n * part, (n + 1) * part - 1) for n in range(ranges)]
     assert reader.complete(parts)
-    assert 0 < tiers.asked <= slices.LOOKED_AT
+    assert 0 < tiers.asked <= slice_reader.LOOKED_AT
 
 
 async def test_every_slice_is_looked_for_where_there_are_few() -> None:
@@ -223,7 +231,7 @@ async def test_every_slice_is_looked_for_where_there_are_few() -> None:
             seen.append(index)
             return index != 200
 
-    reader = Reader(Listing(), Runs(), Slices("k", 256 * 10, 10, "g", None, True), lambda span: None)  # type: ignore[arg-type,return-value]
+    reader = Reader(Listing(), SliceFills(), Slices("k", 256 * 10, 10, "g", None, True), lambda span: None)  # type: ignore[arg-type,return-value]
     assert not reader.complete([(0, 2559)])
     assert seen == list(range(201))
 
@@ -245,18 +253,18 @@ VALIDATORS: dict[str, tuple[bytes, ...]] = {
 @pytest.mark.parametrize("kind", VALIDATORS)
 @pytest.mark.parametrize("length", [HUGE, 1 << 40, (1 << 63) - 1])
 async def test_an_origin_that_promises_more_than_there_is(
-    origin: ScriptedOrigin, house: EdgeHouse, kind: str, length: int
+    origin: ScriptedOrigin, harness: EdgeHarness, kind: str, length: int
 ) -> None:
     origin.on("/liar", [headed(length, *VALIDATORS[kind]), b"ten bytes!", CLOSE])
     for _ in range(2):
         for fields in (b"", b"Range: bytes=0-9\r\n", b"Range: bytes=-5\r\n", b"Range: bytes=9999999-\r\n"):
-            async with await house.viewer() as viewer:
+            async with await harness.viewer() as viewer:
                 await viewer.send(b"GET /liar HTTP/1.1\r\nHost: d.test\r\n" + fields + b"\r\n")
                 received = await viewer.at_end() if not fields else await viewer.reader.read(4096)
                 assert received.startswith(b"HTTP/1.1 ")
                 # Whatever is promised, it is not taken for whole: the connection breaks off.
                 assert b"ten bytes!" not in received or int_of(received, b"Content-Length") != 10 or fields
-        assert (await house.get("/a")).status == 200  # the worker goes on
+        assert (await harness.get("/a")).status == 200  # the worker goes on
 
 
 def int_of(head: bytes, name: bytes) -> int:
@@ -267,26 +275,28 @@ def int_of(head: bytes, name: bytes) -> int:
 
 
 async def test_an_origin_that_promises_too_much_while_its_body_still_comes(
-    origin: ScriptedOrigin, house: EdgeHouse
+    origin: ScriptedOrigin, harness: EdgeHarness
 ) -> None:
     go = asyncio.Event()
     origin.on("/liar", [headed(HUGE), b"x" * 100, go, CLOSE])
-    async with await house.viewer() as first, await house.viewer() as second:
+    async with await harness.viewer() as first, await harness.viewer() as second:
         for viewer in (first, second):
             await viewer.send(b"GET /liar HTTP/1.1\r\nHost: d.test\r\n\r\n")
             head = await viewer.reader.readuntil(b"\r\n\r\n")
             assert int_of(head, b"Content-Length") == HUGE
             assert await viewer.reader.readexactly(100) == b"x" * 100
-        assert (await house.get("/a")).status == 200
+        assert (await harness.get("/a")).status == 200
         go.set()
         assert await first.at_end() == b""
         assert await second.at_end() == b""
 
 
-async def test_an_origin_that_sends_more_than_it_promised(origin: ScriptedOrigin, house: EdgeHouse) -> None:
+async def test_an_origin_that_sends_more_than_it_promised(
+    origin: ScriptedOrigin, harness: EdgeHarness
+) -> None:
     origin.on("/more", [headed(5), b"hello, world", CLOSE])
     for _ in range(2):
-        assert (await house.get("/more")).body == b"hello"
+        assert (await harness.get("/more")).body == b"hello"
 
 
 ANSWERED: dict[str, tuple[bytes, set[int]]] = {
@@ -351,23 +361,23 @@ ANSWERED: dict[str, tuple[bytes, set[int]]] = {
 
 
 @pytest.mark.parametrize("kind", ANSWERED)
-async def test_a_number_in_an_answer(origin: ScriptedOrigin, house: EdgeHouse, kind: str) -> None:
+async def test_a_number_in_an_answer(origin: ScriptedOrigin, harness: EdgeHarness, kind: str) -> None:
     data, statuses = ANSWERED[kind]
     origin.on("/number", [data, CLOSE])
     for fields in ("", "Range: bytes=0-0\r\n"):
-        async with await house.viewer() as viewer:
+        async with await harness.viewer() as viewer:
             await viewer.send(
                 f"GET /number HTTP/1.1\r\nHost: d.test\r\nConnection: close\r\n{fields}\r\n".encode()
             )
             received = await viewer.at_end()
             assert int(received[9:12]) in statuses | {206 if fields else 200, 416}
-    assert (await house.get("/a")).status == 200
-    assert not [each for each in house.records if each.get("reason", "").startswith("internal_error")]
+    assert (await harness.get("/a")).status == 200
+    assert not [each for each in harness.records if each.get("reason", "").startswith("internal_error")]
 
 
 @pytest.mark.parametrize("total", [b"999999999999999999", b"9223372036854775807", b"9" * 5000])
 async def test_an_origin_whose_parts_are_of_something_endless(
-    origin: ScriptedOrigin, house: EdgeHouse, total: bytes
+    origin: ScriptedOrigin, harness: EdgeHarness, total: bytes
 ) -> None:
     async def part(asked: Asked, wire: Wire) -> None:
         first, last = (asked.header("range") or "bytes=0-9").removeprefix("bytes=").split("-")
@@ -377,10 +387,10 @@ async def test_an_origin_whose_parts_are_of_something_endless(
         await wire.send(head + b"x" * min(size, 100))
 
     origin.on("/endless", [part, CLOSE])
-    async with await house.viewer() as viewer:
+    async with await harness.viewer() as viewer:
         await viewer.send(b"GET /endless HTTP/1.1\r\nHost: d.test\r\nRange: bytes=0-9\r\n\r\n")
         assert (await viewer.reader.read(4096)).startswith(b"HTTP/1.1 ")
-    assert (await house.get("/a")).status == 200
+    assert (await harness.get("/a")).status == 200
 
 
 async def test_an_origin_whose_total_changes_between_its_slices(origin: ScriptedOrigin) -> None:
@@ -403,16 +413,16 @@ async def test_an_origin_whose_total_changes_between_its_slices(origin: Scripted
 
     origin.on("/changing", [part, CLOSE])
     settings = EdgeSettings(memory=MIB, max_object=16 * 1024, slice=16 * 1024)
-    async with EdgeHouse(site(origin.origin()), settings=settings) as house:
+    async with EdgeHarness(site(origin.origin()), settings=settings) as harness:
         for _ in range(6):
-            async with await house.viewer() as viewer:
+            async with await harness.viewer() as viewer:
                 await viewer.send(b"GET /changing HTTP/1.1\r\nHost: d.test\r\nRange: bytes=0-70000\r\n\r\n")
                 received = await viewer.reader.read(1 << 20)
                 head, _, rest = received.partition(b"\r\n\r\n")
                 if head.startswith(b"HTTP/1.1 206"):
                     assert body.startswith(rest)  # never a byte of another version
         origin.on("/a", answer(200, b"hello"))
-        assert (await house.get("/a")).status == 200
+        assert (await harness.get("/a")).status == 200
 
 
 ASKED: dict[str, tuple[bytes, int]] = {
@@ -431,11 +441,11 @@ ASKED: dict[str, tuple[bytes, int]] = {
 
 
 @pytest.mark.parametrize("kind", ASKED)
-async def test_a_number_in_a_request(origin: ScriptedOrigin, house: EdgeHouse, kind: str) -> None:
+async def test_a_number_in_a_request(origin: ScriptedOrigin, harness: EdgeHarness, kind: str) -> None:
     origin.on("/a", answer(200, b"hello", {"Last-Modified": "Mon, 02 Feb 2026 00:00:00 GMT"}))
-    assert (await house.get("/a")).status == 200
+    assert (await harness.get("/a")).status == 200
     fields, status = ASKED[kind]
-    async with await house.viewer() as viewer:
+    async with await harness.viewer() as viewer:
         await viewer.send(b"GET /a HTTP/1.1\r\nHost: d.test\r\n" + fields + b"\r\n")
         head = await viewer.reader.readuntil(b"\r\n\r\n")
         assert int(head[9:12]) == status
@@ -446,15 +456,15 @@ def test_a_port_of_five_thousand_digits_is_no_host() -> None:
 
 
 @pytest.mark.parametrize("size", [b"f" * 16, b"f" * 17, b"0" * 5000 + b"1", b"7fffffffffffffff"])
-async def test_a_chunk_of_a_request(house: EdgeHouse, size: bytes) -> None:
-    async with await house.viewer() as viewer:
+async def test_a_chunk_of_a_request(harness: EdgeHarness, size: bytes) -> None:
+    async with await harness.viewer() as viewer:
         await viewer.send(
             b"POST /a HTTP/1.1\r\nHost: d.test\r\nTransfer-Encoding: chunked\r\n\r\n" + size + b"\r\nx"
         )
         viewer.writer.write_eof()
         received = await viewer.at_end()
         assert received == b"" or received.startswith(b"HTTP/1.1 ")
-    assert (await house.get("/a")).status == 200
+    assert (await harness.get("/a")).status == 200
 
 
 # -- what lies on disk -------------------------------------------------------------------------------------------------
@@ -473,8 +483,8 @@ def forged(tmp_path: Path, key: str, data: bytes, size: int) -> DiskTier:
 
 def prefix(head: int, body: int) -> bytes:
     """A prefix that promises a head and a body of these sizes, with the tier's mark."""
-    mark, layout, *_ = _PREFIX.unpack(sealed(b"", 0, 0)[: _PREFIX.size])
-    return _PREFIX.pack(mark, layout, head, body, 0, 0)
+    mark, layout, *_ = PREFIX.unpack(sealed(b"", 0, 0)[: PREFIX.size])
+    return PREFIX.pack(mark, layout, head, body, 0, 0)
 
 
 def response() -> Any:
@@ -483,8 +493,8 @@ def response() -> Any:
 
 
 FORGED: dict[str, tuple[bytes, int]] = {
-    "a head of 4 GiB": (prefix(0xFFFFFFFF, 0), _PREFIX.size + 0xFFFFFFFF),
-    "a body of 1 TiB": (prefix(10, 1 << 40), _PREFIX.size + 10 + (1 << 40)),
+    "a head of 4 GiB": (prefix(0xFFFFFFFF, 0), PREFIX.size + 0xFFFFFFFF),
+    "a body of 1 TiB": (prefix(10, 1 << 40), PREFIX.size + 10 + (1 << 40)),
     "a whole response of 1 TiB": (
         sealed(encode_head(Head("k", meta=response())), 1 << 40, 0),
         len(sealed(encode_head(Head("k", meta=response())), 1 << 40, 0)) + (1 << 40),
@@ -523,7 +533,7 @@ def test_a_forged_file_is_taken_away_and_costs_no_memory(tmp_path: Path, kind: s
 def test_tables_that_share_a_budget_stay_within_it() -> None:
     budget = Budget(MIB)
     tables = [Remembered[str](10**6, 1 << 30, None, budget) for _ in range(5)]
-    recent: Recent[bool] = Recent(10**6, budget)
+    recent: TtlMap[bool] = TtlMap(10**6, budget)
     for number in range(2000):
         tables[number % 5].put(f"{number} " + "x" * 2000, "")
         recent.put(f"{number} " + "x" * 20_000, True, 1e12)
@@ -585,7 +595,7 @@ async def test_a_worker_of_little_memory_stays_small_whatever_viewers_send(tmp_p
         )
         edge = Edge(EdgeSettings(memory=memory, max_object=MIB), AccessLog(None))
         edge.use(snapshot)
-        quick = Quick(edge)
+        quick = FastPath(edge)
         now = time.time()
         tracemalloc.start()
         try:
@@ -606,7 +616,7 @@ async def test_a_worker_of_little_memory_stays_small_whatever_viewers_send(tmp_p
                         quick.learn(section, request)
                     host_text(host.encode() + b" " * 8000)
                     host_text(host.encode())
-                    freshness.parse_date(name.encode() * 2000, now)
+                    http_dates.parse_date(name.encode() * 2000, now)
                     key = visit.key or "none"
                     long = key + "k" * 10_000
                     edge.unshared.put(long, True, now + 1e6)
@@ -677,16 +687,16 @@ async def test_a_flood_of_refused_requests_leaves_few_records_and_all_of_the_cou
     clock = Clock()
     clock.now = 1_800_000_000.5
     path = tmp_path / "access.jsonl"
-    async with EdgeHouse(site(origin.origin()), log=path, clock=clock) as house:
-        async with await house.viewer() as viewer:
+    async with EdgeHarness(site(origin.origin()), log=path, clock=clock) as harness:
+        async with await harness.viewer() as viewer:
             for _ in range(10):
                 await viewer.send(b"GET / HTTP/1.1\r\nHost: nobody\r\n\r\n" * 30)
                 for _ in range(30):
                     assert (await viewer.answer()).status == 403
-        await house.recorded(300)
-        assert (await house.get("/a")).status == 200
-        await house.recorded(301)
-        log = house.log
+        await harness.recorded(300)
+        assert (await harness.get("/a")).status == 200
+        await harness.recorded(301)
+        log = harness.log
     written = await lines_of(path)
     refused = [each for each in written if each.get("reason") == "no_distribution"]
     assert len(refused) == MOST_REFUSED + 1
@@ -708,8 +718,8 @@ async def test_requests_beyond_a_limit_leave_few_records_and_all_of_the_counts(
     origin.on("/stuck", [stuck, *answer(200, b"late", {"Cache-Control": "no-store"})])
     settings = EdgeSettings(memory=1 << 22, max_object=1 << 20, viewers=ViewerLimits(requests_per_address=1))
     snapshot = site(origin.origin())
-    async with EdgeHouse(snapshot, settings=settings, log=path, clock=clock) as house:
-        async with await house.viewer() as holder, await house.viewer() as viewer:
+    async with EdgeHarness(snapshot, settings=settings, log=path, clock=clock) as harness:
+        async with await harness.viewer() as holder, await harness.viewer() as viewer:
             await holder.send(b"GET /stuck HTTP/1.1\r\nHost: d.test\r\n\r\n")
             await origin.asked(1)
             for _ in range(10):
@@ -718,8 +728,8 @@ async def test_requests_beyond_a_limit_leave_few_records_and_all_of_the_counts(
                     assert (await viewer.answer()).status == 503
             stuck.set()
             assert (await holder.answer()).body == b"late"
-        await house.recorded(301)
-        log = house.log
+        await harness.recorded(301)
+        log = harness.log
     written = await lines_of(path)
     limited = [each for each in written if each.get("reason") == "requests_per_address"]
     assert len(limited) == MOST_REFUSED + 1
@@ -733,12 +743,12 @@ async def test_long_fields_are_cut_and_say_so(origin: ScriptedOrigin, tmp_path: 
     path = tmp_path / "access.jsonl"
     head = b"GET /a HTTP/1.1\r\nHost: d.test\r\nUser-Agent: %b\r\nReferer: %b\r\n\r\n"
     request = head % (b"\xff" * 9000, b'"' * 9000)
-    async with EdgeHouse(site(origin.origin()), log=path) as house:
-        async with await house.viewer() as viewer:
+    async with EdgeHarness(site(origin.origin()), log=path) as harness:
+        async with await harness.viewer() as viewer:
             for _ in range(again):  # the last of four is answered the quick way
                 await viewer.send(request)
                 assert (await viewer.answer()).status == 200
-        await house.recorded(again)
+        await harness.recorded(again)
     for line in path.read_bytes().splitlines():
         said = json.loads(line)
         assert said["user_agent"].endswith(CUT)
@@ -752,17 +762,19 @@ async def test_a_record_is_not_much_larger_than_its_request(
 ) -> None:
     path = tmp_path / "access.jsonl"
     request = b"GET /%b?%b HTTP/1.1\r\nHost: d.test\r\nUser-Agent: %b\r\n\r\n" % ((letter * 3000,) * 3)
-    async with EdgeHouse(site(origin.origin()), log=path) as house, await house.viewer() as viewer:
+    async with EdgeHarness(site(origin.origin()), log=path) as harness, await harness.viewer() as viewer:
         await viewer.send(request)
         await viewer.reader.readuntil(b"\r\n\r\n")
-        await house.recorded(1)
+        await harness.recorded(1)
     assert len(path.read_bytes()) < 2 * len(request) + 1000
 
 
 # -- many small pieces -------------------------------------------------------------------------------------------------
 
 
-async def test_a_body_that_comes_byte_by_byte_costs_bytes(origin: ScriptedOrigin, house: EdgeHouse) -> None:
+async def test_a_body_that_comes_byte_by_byte_costs_bytes(
+    origin: ScriptedOrigin, harness: EdgeHarness
+) -> None:
     received: list[int] = []
 
     async def take(asked: Asked, wire: Wire) -> None:
@@ -770,7 +782,7 @@ async def test_a_body_that_comes_byte_by_byte_costs_bytes(origin: ScriptedOrigin
         await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 
     origin.on("/post", [take])
-    async with await house.viewer() as viewer:
+    async with await harness.viewer() as viewer:
         await viewer.send(b"POST /post HTTP/1.1\r\nHost: d.test\r\nTransfer-Encoding: chunked\r\n\r\n")
         await viewer.send(b"1\r\nx\r\n" * 20_000 + b"0\r\n\r\n")
         assert (await viewer.answer()).status == 200
@@ -781,19 +793,19 @@ def answered_in_chunks(count: int) -> bytes:
     return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * count + b"0\r\n\r\n"
 
 
-async def test_an_answer_in_chunks_of_one_byte(origin: ScriptedOrigin, house: EdgeHouse) -> None:
+async def test_an_answer_in_chunks_of_one_byte(origin: ScriptedOrigin, harness: EdgeHarness) -> None:
     origin.on("/drip", [answered_in_chunks(20_000)])
     for _ in range(2):
-        assert (await house.get("/drip")).body == b"x" * 20_000
+        assert (await harness.get("/drip")).body == b"x" * 20_000
 
 
 def test_compressing_nothing_of_what_an_origin_sent() -> None:
     """No answer is ever decompressed: a bomb is passed on as it came."""
-    from keyfront.edge import compress
+    from keyfront.edge.rules import encoding
 
     bomb = zlib.compress(bytes(MIB))
     headers: Headers = [(b"content-encoding", b"deflate"), (b"content-type", b"text/html")]
-    assert not compress.compressible(Behavior("*", "o", compress=True), 200, headers, len(bomb))
+    assert not encoding.compressible(Behavior("*", "o", compress=True), 200, headers, len(bomb))
 
 
 def test_what_the_largest_head_costs_end_to_end() -> None:

@@ -4,8 +4,10 @@ import asyncio
 
 import pytest
 
-from keyfront.edge.cache import MAX_VARIANTS, WINDOW, Flight, MemoryTier
-from keyfront.edge.exchange import Headers, Meta, Stored
+from keyfront.edge.cache.fill import WINDOW, Fill
+from keyfront.edge.cache.memory import MAX_VARIANTS, MemoryTier
+from keyfront.edge.types.messages import Headers
+from keyfront.edge.types.stored import Meta, Stored
 
 KIB = 1024
 
@@ -123,13 +125,13 @@ class TestMemoryTier:
         assert tier.bytes == 0
 
 
-async def collect(flight: Flight, token: object) -> bytes:
+async def collect(flight: Fill, token: object) -> bytes:
     return b"".join([chunk async for chunk in flight.read(token) if isinstance(chunk, bytes)])
 
 
 class TestFlight:
     async def test_readers_get_the_whole_body_however_late_they_come(self) -> None:
-        flight = Flight()
+        flight = Fill()
         early = asyncio.create_task(collect(flight, flight.join()))
         flight.announce(meta(), keep=KIB, shared=True, length=None)
         await flight.feed(b"one ")
@@ -141,7 +143,7 @@ class TestFlight:
         assert late == await early == await middle == b"one two three" == flight.whole
 
     async def test_a_reader_half_way_misses_nothing_when_the_body_is_taken_whole(self) -> None:
-        flight = Flight()
+        flight = Fill()
         token = flight.join()
         flight.announce(meta(), keep=KIB, shared=True, length=None)
         await flight.feed(b"one ")
@@ -156,7 +158,7 @@ class TestFlight:
         assert [bytes(piece) for piece in seen if isinstance(piece, bytes)] == [b"one ", b"two three"]
 
     async def test_a_body_that_comes_byte_by_byte_is_held_in_few_pieces(self) -> None:
-        flight = Flight()
+        flight = Fill()
         token = flight.join()
         flight.announce(meta(), keep=64 * KIB, shared=True, length=None)
         for _ in range(20_000):
@@ -167,7 +169,7 @@ class TestFlight:
         assert len(pieces) <= 20_000 // 4096 + 1
 
     async def test_a_failure_reaches_every_reader_after_what_came_before(self) -> None:
-        flight = Flight()
+        flight = Fill()
         token = flight.join()
         flight.announce(meta(), keep=KIB, shared=True, length=10)
         await flight.feed(b"half")
@@ -180,13 +182,13 @@ class TestFlight:
         assert flight.whole is None
 
     async def test_a_failure_before_the_head_is_the_outcome(self) -> None:
-        flight = Flight()
+        flight = Fill()
         flight.fail(TimeoutError())
         with pytest.raises(TimeoutError):
             await flight.outcome
 
     async def test_a_body_too_large_to_keep_waits_for_its_slowest_reader_and_is_not_shared(self) -> None:
-        flight = Flight()
+        flight = Fill()
         slow, fast = flight.join(), flight.join()
         flight.announce(meta(), keep=KIB, shared=True, length=None)
         chunk = b"x" * (WINDOW // 2)
@@ -210,7 +212,7 @@ class TestFlight:
         assert flight.whole is None
 
     async def test_a_body_that_nobody_reads_any_more_is_given_up_if_it_is_not_kept(self) -> None:
-        flight = Flight()
+        flight = Fill()
         token = flight.join()
         flight.announce(meta(), keep=0, shared=False, length=None)
         flight.leave(token)
@@ -218,7 +220,7 @@ class TestFlight:
             await flight.feed(b"x")
 
     async def test_a_body_that_is_kept_is_completed_though_its_viewer_left(self) -> None:
-        flight = Flight()
+        flight = Fill()
         flight.leave(flight.join())
         flight.announce(meta(), keep=KIB, shared=True, length=None)
         await flight.feed(b"for the others")
@@ -226,7 +228,7 @@ class TestFlight:
         assert flight.whole == b"for the others"
 
     async def test_a_reader_that_leaves_makes_room_for_the_rest(self) -> None:
-        flight = Flight()
+        flight = Fill()
         stuck, live = flight.join(), flight.join()
         flight.announce(meta(), keep=0, shared=False, length=None)
         chunk = b"x" * WINDOW

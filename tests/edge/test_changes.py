@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from keyfront.edge import changes
-from keyfront.edge.changes import Changes
-from keyfront.edge.serve import Follower
+from keyfront.edge.cache import purge_log
+from keyfront.edge.cache.purge_log import PurgeLog
+from keyfront.edge.follower import Follower
 from keyfront.model.snapshot import Behavior, Select
 from tests.origin import ScriptedOrigin, answer
-from tests.viewer import EdgeHouse, site
+from tests.viewer import EdgeHarness, site
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 
 
 def test_what_is_told_is_heard_once_by_all_others(tmp_path: Path) -> None:
-    one, two, three = (Changes(tmp_path / "changes") for _ in range(3))
+    one, two, three = (PurgeLog(tmp_path / "changes") for _ in range(3))
     assert two.news() == []
     one.tell("E/a", "")
     one.tell('E/b"\n\xff', "\nq3:x=1")
@@ -31,7 +31,7 @@ def test_what_is_told_is_heard_once_by_all_others(tmp_path: Path) -> None:
     two.tell("E/c", "")
     assert one.news() == [("E/c", "")]
     assert three.news() == [*told, ("E/c", "")]
-    assert Changes(tmp_path / "changes").news() == []  # what is new starts with nothing to forget
+    assert PurgeLog(tmp_path / "changes").news() == []  # what is new starts with nothing to forget
     for each in (one, two, three):
         each.close()
     assert oct(os.stat(tmp_path / "changes").st_mode & 0o777) == "0o600"
@@ -40,8 +40,8 @@ def test_what_is_told_is_heard_once_by_all_others(tmp_path: Path) -> None:
 def test_the_file_is_begun_anew_and_nothing_is_missed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(changes, "LONGEST", 2000)
-    one, two = Changes(tmp_path / "changes"), Changes(tmp_path / "changes")
+    monkeypatch.setattr(purge_log, "LONGEST", 2000)
+    one, two = PurgeLog(tmp_path / "changes"), PurgeLog(tmp_path / "changes")
     heard = []
     for n in range(200):
         one.tell(f"E/{n}", "")
@@ -54,12 +54,12 @@ def test_the_file_is_begun_anew_and_nothing_is_missed(
 
 
 def test_many_tell_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(changes, "LONGEST", 20_000)
-    workers = [Changes(tmp_path / "changes") for _ in range(4)]
-    hears = Changes(tmp_path / "changes")
+    monkeypatch.setattr(purge_log, "LONGEST", 20_000)
+    workers = [PurgeLog(tmp_path / "changes") for _ in range(4)]
+    hears = PurgeLog(tmp_path / "changes")
     heard: list[tuple[str, str]] = []
 
-    def tell(worker: Changes, number: int) -> None:
+    def tell(worker: PurgeLog, number: int) -> None:
         for n in range(300):
             worker.tell(f"E/{number}/{n}", "")
 
@@ -74,7 +74,7 @@ def test_many_tell_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_half_a_line_spoils_no_other(tmp_path: Path) -> None:
     path = tmp_path / "changes"
-    one, two = Changes(path), Changes(path)
+    one, two = PurgeLog(path), PurgeLog(path)
     with open(path, "ab") as file:
         file.write(b'\n["killed","E/a')  # what a killed worker left
         file.flush()
@@ -94,7 +94,7 @@ def test_half_a_line_spoils_no_other(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "changes").mkdir()
-    one = Changes(tmp_path / "changes")
+    one = PurgeLog(tmp_path / "changes")
     one.tell("E/a", "")
     one.tell("E/a", "")
     assert one.news() == []
@@ -112,16 +112,16 @@ async def test_workers_of_one_machine(tmp_path: Path) -> None:
     control = {"Cache-Control": "max-age=1000"}
     async with ScriptedOrigin() as origin, AsyncExitStack() as stack:
         workers = [
-            await stack.enter_async_context(EdgeHouse(site(origin.origin(), behavior))) for _ in range(3)
+            await stack.enter_async_context(EdgeHarness(site(origin.origin(), behavior))) for _ in range(3)
         ]
         followers = [
-            Follower(house.edge, tmp_path, tmp_path, f"edge-{n}", lambda: 0)
-            for n, house in enumerate(workers)
+            Follower(harness.edge, tmp_path, tmp_path, f"edge-{n}", lambda: 0)
+            for n, harness in enumerate(workers)
         ]
         for target in ("/a", "/a?x=1", "/b"):
             origin.on(target, answer(200, b"old", control))
-            for house in workers:
-                assert (await house.get(target)).body == b"old"
+            for harness in workers:
+                assert (await harness.get(target)).body == b"old"
         go = asyncio.Event()
         origin.on("/slow", [go, *answer(200, b"old", control)], answer(200, b"new", control))
         waiting = asyncio.ensure_future(workers[2].get("/slow"))
@@ -133,10 +133,10 @@ async def test_workers_of_one_machine(tmp_path: Path) -> None:
             follower.look()
         go.set()
         assert (await waiting).body == b"old"
-        for house in workers:
-            assert (await house.get("/a")).body == b"new"
-            assert (await house.get("/slow")).body == b"new"
-            assert (await house.get("/b")).x_cache == "Hit"
-        assert [(await house.get("/a?x=1")).x_cache for house in workers] == ["Hit"] * 3
+        for harness in workers:
+            assert (await harness.get("/a")).body == b"new"
+            assert (await harness.get("/slow")).body == b"new"
+            assert (await harness.get("/b")).x_cache == "Hit"
+        assert [(await harness.get("/a?x=1")).x_cache for harness in workers] == ["Hit"] * 3
         for follower in followers:
             follower.leave()

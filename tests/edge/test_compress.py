@@ -11,27 +11,26 @@ import brotli
 import msgspec
 import pytest
 
-from keyfront.edge import freshness, respond
-from keyfront.edge.compress import (
+from keyfront.edge.rules import freshness, respond
+from keyfront.edge.rules.cache_key import key_suffix
+from keyfront.edge.rules.encoding import (
     IDENTITY,
-    INLINE,
     LARGEST,
-    MOST,
-    PIECE,
     SMALLEST,
-    Compressors,
+    accepted_encoding,
     coding_for,
     compressible,
     entity_tag,
     represented,
 )
-from keyfront.edge.edge import EdgeSettings
-from keyfront.edge.exchange import Headers, Meta, OriginReply, Request
-from keyfront.edge.forward import accepted_encoding, key_suffix
+from keyfront.edge.serving.settings import EdgeSettings
+from keyfront.edge.transform.compressors import INLINE, MOST, PIECE, Compressors
+from keyfront.edge.types.messages import Headers, OriginReply, Request
+from keyfront.edge.types.stored import Meta
 from keyfront.errors import OriginFailure
 from keyfront.model.snapshot import Behavior, ErrorResponse, Snapshot
 from tests.origin import CLOSE, Asked, ScriptedOrigin, Wire, answer
-from tests.viewer import Clock, EdgeHouse, site
+from tests.viewer import Clock, EdgeHarness, site
 
 BOTH = Behavior("*", "o", accept_gzip=True, accept_brotli=True, compress=True)
 LEGACY = Behavior("*", "o", accept_gzip=True, legacy=True, compress=True)
@@ -320,7 +319,7 @@ class TestThroughTheEdge:
     ) -> None:
         origin.on("/a", answer(200, text(size), TYPED))
         settings = EdgeSettings(memory=1 << 24, max_object=1 << 23)
-        async with EdgeHouse(compressing(origin), settings=settings) as house:
+        async with EdgeHarness(compressing(origin), settings=settings) as harness:
             for coding, sent in (
                 ("br, gzip", "br,gzip"),
                 ("gzip", "gzip"),
@@ -328,7 +327,7 @@ class TestThroughTheEdge:
                 ("deflate", "identity"),
             ):
                 for word in ("Miss", "Hit", "Hit"):
-                    seen = await house.get("/a", headers=accepting(coding))
+                    seen = await harness.get("/a", headers=accepting(coding))
                     said = seen.header("content-encoding")
                     assert said == {"br, gzip": "br", "deflate": None}.get(coding, coding)
                     assert undo((said or "").encode(), seen.body) == text(size)
@@ -341,17 +340,19 @@ class TestThroughTheEdge:
                 assert origin.requests[-1].header("accept-encoding") == sent
             assert len(origin.requests) == 4
             # Who says nothing shares with who takes nothing.
-            assert (await house.get("/a")).x_cache == "Hit"
+            assert (await harness.get("/a")).x_cache == "Hit"
 
     async def test_legacy_settings_know_gzip_only(self, origin: ScriptedOrigin) -> None:
-        async with EdgeHouse(compressing(origin, legacy=True, accept_brotli=False)) as house:
-            assert (await house.get("/a", headers=accepting("br, gzip"))).header("content-encoding") == "gzip"
-            assert (await house.get("/a", headers=accepting("br"))).header("content-encoding") is None
+        async with EdgeHarness(compressing(origin, legacy=True, accept_brotli=False)) as harness:
+            assert (await harness.get("/a", headers=accepting("br, gzip"))).header(
+                "content-encoding"
+            ) == "gzip"
+            assert (await harness.get("/a", headers=accepting("br"))).header("content-encoding") is None
 
     async def test_http_1_0_gets_it_as_it_is(self, origin: ScriptedOrigin) -> None:
-        async with EdgeHouse(compressing(origin)) as house:
+        async with EdgeHarness(compressing(origin)) as harness:
             for _ in range(2):
-                async with await house.viewer() as viewer:
+                async with await harness.viewer() as viewer:
                     await viewer.send(b"GET /a HTTP/1.0\r\nHost: d.test\r\nAccept-Encoding: gzip, br\r\n\r\n")
                     assert (await viewer.answer()).body == BODY
         assert [asked.header("accept-encoding") for asked in origin.requests] == [None]
@@ -359,37 +360,37 @@ class TestThroughTheEdge:
     @pytest.mark.parametrize("status", [403, 404])
     async def test_errors_too_with_their_custom_page(self, origin: ScriptedOrigin, status: int) -> None:
         origin.on("/no", answer(status, BODY, {"Content-Type": "text/plain", "Cache-Control": "max-age=9"}))
-        async with EdgeHouse(compressing(origin)) as house:
+        async with EdgeHarness(compressing(origin)) as harness:
             for _ in range(2):
-                seen = await house.get("/no", headers=accepting("gzip"))
+                seen = await harness.get("/no", headers=accepting("gzip"))
                 assert (seen.status, seen.header("content-encoding")) == (status, "gzip")
                 assert gzip.decompress(seen.body) == BODY
             assert len(origin.requests) == 1
         snapshot = compressing(origin)
         rule = ErrorResponse(status, 10, "/a", status)
         distribution = msgspec.structs.replace(snapshot.distributions[0], error_responses=(rule,))
-        async with EdgeHouse(msgspec.structs.replace(snapshot, distributions=(distribution,))) as house:
+        async with EdgeHarness(msgspec.structs.replace(snapshot, distributions=(distribution,))) as harness:
             for _ in range(2):
-                seen = await house.get("/no", headers=accepting("br"))
+                seen = await harness.get("/no", headers=accepting("br"))
                 assert (seen.status, brotli.decompress(seen.body)) == (status, BODY)
 
     async def test_what_is_not_stored_is_compressed_all_the_same(self, origin: ScriptedOrigin) -> None:
         origin.on("/a", answer(200, BODY, {"Content-Type": "text/html", "Cache-Control": "no-store"}))
-        async with EdgeHouse(compressing(origin)) as house:
+        async with EdgeHarness(compressing(origin)) as harness:
             for _ in range(2):
-                seen = await house.get("/a", headers=accepting("br"))
+                seen = await harness.get("/a", headers=accepting("br"))
                 assert (seen.x_cache, brotli.decompress(seen.body)) == ("Miss", BODY)
 
     async def test_nothing_is_compressed_where_caching_is_disabled(self, origin: ScriptedOrigin) -> None:
         # The compiler drops Compress there; the origin is told what the viewer takes all the same.
-        async with EdgeHouse(compressing(origin, max_ttl=0, default_ttl=0, compress=False)) as house:
-            assert (await house.get("/a", headers=accepting("br"))).body == BODY
+        async with EdgeHarness(compressing(origin, max_ttl=0, default_ttl=0, compress=False)) as harness:
+            assert (await harness.get("/a", headers=accepting("br"))).body == BODY
 
     async def test_an_unsized_body_is_left_alone(self, origin: ScriptedOrigin) -> None:
         origin.on("/a", answer(200, headers=TYPED, chunks=[BODY, BODY]))
-        async with EdgeHouse(compressing(origin)) as house:
+        async with EdgeHarness(compressing(origin)) as harness:
             for _ in range(2):
-                seen = await house.get("/a", headers=accepting("br"))
+                seen = await harness.get("/a", headers=accepting("br"))
                 assert (seen.body, seen.header("etag"), seen.header("vary")) == (BODY * 2, '"v1"', None)
 
     async def test_what_the_origin_compressed_is_kept_apart_for_each_viewer(
@@ -408,10 +409,10 @@ class TestThroughTheEdge:
                 await wire.send(step)
 
         origin.on("/a", [negotiate])
-        async with EdgeHouse(compressing(origin, compress=False)) as house:
+        async with EdgeHarness(compressing(origin, compress=False)) as harness:
             for word in ("Miss", "Hit"):
                 for field, coding in (("br, gzip", "br"), ("gzip", "gzip"), ("identity", None)):
-                    seen = await house.get("/a", headers=accepting(field))
+                    seen = await harness.get("/a", headers=accepting(field))
                     assert (seen.x_cache, seen.header("content-encoding")) == (word, coding)
                     assert seen.header("etag") == f'"{coding or "identity"}"'
                     assert undo((coding or "").encode(), seen.body) == BODY
@@ -423,70 +424,70 @@ class TestThroughTheEdge:
             [b'HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nETag: "v1"\r\nContent-Length: 20000\r\n\r\n'],
         )
         origin.on("/b", answer(200, BODY, TYPED))
-        async with EdgeHouse(compressing(origin)) as house:
-            head = await house.get("/a", headers=accepting("br"), method="HEAD")
+        async with EdgeHarness(compressing(origin)) as harness:
+            head = await harness.get("/a", headers=accepting("br"), method="HEAD")
             assert head.header("content-encoding") == "br"
             assert head.header("etag") == 'W/"v1"'
             assert head.header("vary") == "Accept-Encoding"
             assert head.header("content-length") is None
-            plain = await house.get("/a", method="HEAD")
+            plain = await harness.get("/a", method="HEAD")
             assert (plain.header("content-length"), plain.header("vary")) == ("20000", "Accept-Encoding")
-            whole = await house.get("/b", headers=accepting("br"))
-            head = await house.get("/b", headers=accepting("br"), method="HEAD")
+            whole = await harness.get("/b", headers=accepting("br"))
+            head = await harness.get("/b", headers=accepting("br"), method="HEAD")
             assert head.x_cache == "Hit"
             assert head.header("content-length") == str(len(whole.body))
 
     async def test_ranges_of_a_compressed_variant_are_of_its_own_bytes(self, origin: ScriptedOrigin) -> None:
-        async with EdgeHouse(compressing(origin)) as house:
-            whole = await house.get("/a", headers=accepting("br"))
-            part = await house.get("/a", headers=accepting("br", ("Range", "bytes=10-19")))
+        async with EdgeHarness(compressing(origin)) as harness:
+            whole = await harness.get("/a", headers=accepting("br"))
+            part = await harness.get("/a", headers=accepting("br", ("Range", "bytes=10-19")))
             assert (part.status, part.body) == (206, whole.body[10:20])
             assert part.header("content-range") == f"bytes 10-19/{len(whole.body)}"
             assert part.header("content-encoding") == "br"
             # Weak tags make no If-Range: the whole body comes.
             again = [("Range", "bytes=10-19"), ("If-Range", 'W/"v1"')]
-            assert (await house.get("/a", headers=accepting("br", *again))).body == whole.body
-            plain = await house.get("/a")
-            part = await house.get("/a", headers=[("Range", "bytes=10-19"), ("If-Range", '"v1"')])
+            assert (await harness.get("/a", headers=accepting("br", *again))).body == whole.body
+            plain = await harness.get("/a")
+            part = await harness.get("/a", headers=[("Range", "bytes=10-19"), ("If-Range", '"v1"')])
             assert (part.status, part.body) == (206, plain.body[10:20])
 
     async def test_viewers_and_the_origin_validate_by_one_tag(self, origin: ScriptedOrigin) -> None:
         clock = Clock()
         origin.on("/a", answer(200, BODY, TYPED), answer(304, headers={"ETag": '"v1"'}))
-        async with EdgeHouse(compressing(origin), clock=clock) as house:
-            first = await house.get("/a", headers=accepting("br"))
+        async with EdgeHarness(compressing(origin), clock=clock) as harness:
+            first = await harness.get("/a", headers=accepting("br"))
             for tag in ('W/"v1"', '"v1"'):
-                seen = await house.get("/a", headers=accepting("br", ("If-None-Match", tag)))
+                seen = await harness.get("/a", headers=accepting("br", ("If-None-Match", tag)))
                 assert (seen.status, seen.header("etag"), seen.header("vary")) == (
                     304,
                     'W/"v1"',
                     "Accept-Encoding",
                 )
             clock.forward(61)
-            again = await house.get("/a", headers=accepting("br"))
+            again = await harness.get("/a", headers=accepting("br"))
             assert (again.x_cache, again.body, again.header("etag")) == ("RefreshHit", first.body, 'W/"v1"')
             assert again.header("content-encoding") == "br"
             assert origin.requests[-1].header("if-none-match") == '"v1"'
-            assert (await house.get("/a", headers=accepting("br"))).x_cache == "Hit"
+            assert (await harness.get("/a", headers=accepting("br"))).x_cache == "Hit"
 
     async def test_a_body_that_breaks_off_is_cut_and_not_stored(self, origin: ScriptedOrigin) -> None:
         rest = asyncio.Event()
         head = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 500000\r\n\r\n"
         origin.on("/a", [head, text(300_000), rest, CLOSE], answer(200, BODY, TYPED))
-        async with EdgeHouse(compressing(origin)) as house:
-            async with await house.viewer() as viewer:
+        async with EdgeHarness(compressing(origin)) as harness:
+            async with await harness.viewer() as viewer:
                 await viewer.send(b"GET /a HTTP/1.1\r\nHost: d.test\r\nAccept-Encoding: br\r\n\r\n")
                 asyncio.get_running_loop().call_later(0.1, rest.set)
                 with pytest.raises(asyncio.IncompleteReadError):
                     await viewer.answer()
-            seen = await house.get("/a", headers=accepting("br"))
+            seen = await harness.get("/a", headers=accepting("br"))
             assert brotli.decompress(seen.body) == BODY
 
     async def test_many_at_once_are_compressed_once(self, origin: ScriptedOrigin) -> None:
         gate = asyncio.Event()
         origin.on("/a", [gate, *answer(200, text(300_000), TYPED)])
-        async with EdgeHouse(compressing(origin)) as house:
-            asking = [asyncio.create_task(house.get("/a", headers=accepting("gzip"))) for _ in range(12)]
+        async with EdgeHarness(compressing(origin)) as harness:
+            asking = [asyncio.create_task(harness.get("/a", headers=accepting("gzip"))) for _ in range(12)]
             await origin.asked(1)
             gate.set()
             for seen in await asyncio.gather(*asking):
@@ -496,11 +497,11 @@ class TestThroughTheEdge:
     async def test_a_viewer_that_leaves_does_not_spoil_it(self, origin: ScriptedOrigin) -> None:
         gate = asyncio.Event()
         origin.on("/a", [*answer(200, text(300_000), TYPED)[:1], gate])
-        async with EdgeHouse(compressing(origin)) as house:
-            async with await house.viewer() as viewer:
+        async with EdgeHarness(compressing(origin)) as harness:
+            async with await harness.viewer() as viewer:
                 await viewer.send(b"GET /a HTTP/1.1\r\nHost: d.test\r\nAccept-Encoding: br\r\n\r\n")
                 await viewer.reader.readuntil(b"\r\n\r\n")
-            await house.recorded(1)
-            seen = await house.get("/a", headers=accepting("br"))
+            await harness.recorded(1)
+            seen = await harness.get("/a", headers=accepting("br"))
             assert brotli.decompress(seen.body) == text(300_000)
         assert len(origin.requests) == 1

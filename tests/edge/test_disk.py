@@ -20,11 +20,15 @@ from pathlib import Path
 
 import pytest
 
-from keyfront.edge import disk as disk_module
-from keyfront.edge.cache import Ended
-from keyfront.edge.disk import BLOCK, LEFT_OVER, DiskTier, boot_mark, name_of
-from keyfront.edge.entry import MetaRow
-from keyfront.edge.exchange import FileRange, Headers, Meta, Slices, Stored
+from keyfront.edge.cache import disk as disk_module
+from keyfront.edge.cache import disk_format
+from keyfront.edge.cache.disk import BLOCK, LEFT_OVER, DiskTier, boot_mark
+from keyfront.edge.cache.disk_format import name_of
+from keyfront.edge.cache.entry import MetaRow
+from keyfront.edge.cache.memory import Ended
+from keyfront.edge.types.files import FileRange
+from keyfront.edge.types.messages import Headers
+from keyfront.edge.types.stored import Meta, Slices, Stored
 from tests.edge.film import bytes_of
 
 KIB = 1024
@@ -271,7 +275,7 @@ SPOILT: list[tuple[str, Callable[[bytes], bytes]]] = [
 
 
 def resealed(head: bytes) -> bytes:
-    return disk_module.sealed(head, 5, zlib.crc32(b"hello")) + b"hello"
+    return disk_format.sealed(head, 5, zlib.crc32(b"hello")) + b"hello"
 
 
 class TestProof:
@@ -659,9 +663,9 @@ class TestFailure:
 
 KILLED = """
 import asyncio, random, sys, zlib
-from keyfront.edge.disk import DiskTier
+from keyfront.edge.cache.disk import DiskTier
 from tests.edge.test_disk import meta, never_ended, body_for
-from keyfront.edge.exchange import Stored
+from keyfront.edge.types.messages import Stored
 
 folder, seed = sys.argv[1], int(sys.argv[2])
 dice = random.Random(seed)
@@ -736,7 +740,7 @@ class TestWorkers:
 
 
 def test_a_range_of_a_file_is_read_in_bounded_steps(tmp_path: Path) -> None:
-    from keyfront.edge.exchange import READ, OpenFile
+    from keyfront.edge.types.files import READ, OpenFile
 
     path = tmp_path / "x"
     body = bytes_of(READ * 2 + 10)

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import pytest
 
-from keyfront.edge.accesslog import AccessLog, Record
-from keyfront.edge.changes import Changes
-from keyfront.edge.disk import BLOCK, DiskTier
+from keyfront.edge.cache.disk import BLOCK, DiskTier
+from keyfront.edge.cache.purge_log import PurgeLog
+from keyfront.edge.logs.access_log import AccessLog
+from keyfront.edge.types.record import Record
 from tests.edge.test_disk import aged, flushed, never_ended, none, stored
 from tests.faults import FailingDisk, failing_disks
 
@@ -290,7 +291,7 @@ def test_change_notices(tmp_path: Path) -> None:
     for number, disk in enumerate(failing_disks()):
         folder = tmp_path / str(number)
         folder.mkdir()
-        one, other = Changes(folder / "changes"), Changes(folder / "changes")
+        one, other = PurgeLog(folder / "changes"), PurgeLog(folder / "changes")
         with disk:
             began = time.monotonic()
             one.tell("E/a", "")

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyfront.edge.edge import EdgeSettings
-from keyfront.edge.egress import NEVER, Egress, EgressSettings, embedded, is_public
-from keyfront.edge.origin import Origins, _is_own
+from keyfront.edge.origin.client import Origins
+from keyfront.edge.origin.connect import is_own
+from keyfront.edge.origin.egress import NEVER, Egress, EgressSettings, embedded, is_public
+from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.errors import OriginFailure, SettingsError
 from keyfront.model.snapshot import Behavior, ErrorResponse, Origin, OriginGroup
 from tests.origin import ScriptedOrigin, answer
-from tests.viewer import EdgeHouse, site
+from tests.viewer import EdgeHarness, site
 
 LAPTOP = Egress()
 PUBLIC = Egress(EgressSettings(public=True))
@@ -200,10 +201,10 @@ def test_when_an_edge_is_public(hosts: list[list[str]], public: bool) -> None:
 
 
 def test_whether_an_address_is_this_machine_s() -> None:
-    assert _is_own("127.0.0.1")
-    assert _is_own("127.8.8.8")
-    assert not _is_own("192.0.2.1")
-    assert not _is_own("2001:db8::1")
+    assert is_own("127.0.0.1")
+    assert is_own("127.8.8.8")
+    assert not is_own("192.0.2.1")
+    assert not is_own("2001:db8::1")
 
 
 # -- at an edge's connections ----------------------------------------------------------------------------------
@@ -268,7 +269,7 @@ async def test_metadata_is_never_connected_to(address: str, monkeypatch: pytest.
     async def connect(*_: object) -> None:
         raise AssertionError("a connection was begun")
 
-    monkeypatch.setattr("keyfront.edge.origin._first_connected", connect)
+    monkeypatch.setattr("keyfront.edge.origin.connect.first_connected", connect)
     origins = Origins(egress=Egress())
     try:
         assert await status_of(origins, Origin("o", address)) == "origin_address_refused"
@@ -306,7 +307,7 @@ async def test_a_name_that_is_bound_again_is_judged_again(monkeypatch: pytest.Mo
     """DNS rebinding: a good answer first, and an inward one once that has lapsed."""
     async with ScriptedOrigin() as scripted:
         scripted.on("/", answer(200, b"inside", [("Connection", "close")]))
-        monkeypatch.setattr("keyfront.edge.origin.NAME_TTL", 0.0)
+        monkeypatch.setattr("keyfront.edge.origin.connect.NAME_TTL", 0.0)
         resolves(monkeypatch, "rebound.test", [["127.0.0.1"], ["169.254.169.254"], ["127.0.0.1"]])
         origins = Origins(egress=Egress())
         try:
@@ -329,15 +330,15 @@ async def test_a_connection_of_the_operator_s_own_is_not_given_away() -> None:
             await origins.aclose()
 
 
-def house(snapshot: Any) -> EdgeHouse:
-    return EdgeHouse(snapshot, settings=EdgeSettings(memory=1 << 22, max_object=1 << 20, egress=INWARD))
+def harness(snapshot: Any) -> EdgeHarness:
+    return EdgeHarness(snapshot, settings=EdgeSettings(memory=1 << 22, max_object=1 << 20, egress=INWARD))
 
 
 async def test_a_viewer_gets_502_and_the_record_says_why(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     async with ScriptedOrigin() as scripted:
         scripted.on("/", answer(200, b"inside"))
-        async with house(site(scripted.origin())) as edge:
+        async with harness(site(scripted.origin())) as edge:
             seen = [await edge.get("/"), await edge.get("/?again")]
             assert [each.status for each in seen] == [502, 502]
             assert b"inside" not in seen[0].body
@@ -361,7 +362,7 @@ async def test_an_origin_group_goes_on_to_its_second_origin() -> None:
             more_origins=(scripted.origin(),),
             origin_groups=(OriginGroup("group", ("first", "scripted"), (502,)),),
         )
-        async with EdgeHouse(snapshot) as edge:
+        async with EdgeHarness(snapshot) as edge:
             seen = await edge.get("/")
             assert (seen.status, seen.body) == (200, b"inside")
 
@@ -378,7 +379,7 @@ async def test_a_custom_error_page_is_not_fetched_from_there() -> None:
             more_origins=(other.origin(id="pages"),),
             error_responses=(ErrorResponse(404, 10, "/errors/404.html", 404),),
         )
-        async with EdgeHouse(
+        async with EdgeHarness(
             snapshot, settings=EdgeSettings(memory=1 << 22, max_object=1 << 20, egress=settings)
         ) as edge:
             seen = await edge.get("/missing")

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from keyfront.model.snapshot import Behavior, ErrorResponse, KeyGroup, OriginGroup, PublicKey, Select
-from tests.edge.test_gate import make_signer
+from tests.edge.test_signature_gate import make_signer
 from tests.origin import (
     CLOSE,
     LEAVE_BODY,
@@ -24,7 +24,7 @@ from tests.origin import (
     closed_port,
     deaf_port,
 )
-from tests.viewer import Clock, EdgeHouse, Seen, site
+from tests.viewer import Clock, EdgeHarness, Seen, site
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 SIGNER = make_signer("KALICE1")
@@ -76,32 +76,32 @@ class TestFailuresAreRemembered:
         clock = Clock()
         origin.on("/a", script, answer(200, b"well again"))
         patience = 5.0 if script else 0.5
-        async with EdgeHouse(site(quick(origin, read_timeout=patience)), clock=clock) as house:
-            first = await house.get("/a")
+        async with EdgeHarness(site(quick(origin, read_timeout=patience)), clock=clock) as harness:
+            first = await harness.get("/a")
             assert (first.status, first.x_cache) == (status, "Error")
             clock.forward(9.9)
-            second = await house.get("/a")
+            second = await harness.get("/a")
             assert (second.status, second.x_cache) == (status, "Error")
             assert len(origin.requests) == 1
             # Each viewer reads its own request id.
             for seen in (first, second):
                 assert request_id(seen).decode() == seen.header("x-amz-cf-id")
-            records = [await house.recorded(1), await house.recorded(2)]
+            records = [await harness.recorded(1), await harness.recorded(2)]
             assert records[0]["detail"] == records[1]["detail"] != "Error"
             clock.forward(0.1)
-            assert (await house.get("/a")).body == b"well again"
+            assert (await harness.get("/a")).body == b"well again"
             clock.forward(5)
-            assert (await house.get("/a")).x_cache == "Hit"
+            assert (await harness.get("/a")).x_cache == "Hit"
 
     async def test_until_another_snapshot_comes_at_the_latest(
         self, origin: ScriptedOrigin, spare: ScriptedOrigin
     ) -> None:
         origin.on("/a", [CLOSE])
         spare.on("/a", answer(200, b"mended"))
-        async with EdgeHouse(site(quick(origin), error_responses=(ErrorResponse(502, 86400),))) as house:
-            assert (await house.get("/a")).status == 502
-            house.edge.use(site(quick(spare)))
-            assert (await house.get("/a")).body == b"mended"
+        async with EdgeHarness(site(quick(origin), error_responses=(ErrorResponse(502, 86400),))) as harness:
+            assert (await harness.get("/a")).status == 502
+            harness.edge.use(site(quick(spare)))
+            assert (await harness.get("/a")).body == b"mended"
 
     @pytest.mark.parametrize(
         ("rules", "seconds"),
@@ -117,32 +117,34 @@ class TestFailuresAreRemembered:
     ) -> None:
         clock = Clock()
         origin.on("/a", [CLOSE])
-        async with EdgeHouse(site(quick(origin), error_responses=rules), clock=clock) as house:
+        async with EdgeHarness(site(quick(origin), error_responses=rules), clock=clock) as harness:
             for _ in range(3):
-                assert (await house.get("/a")).status == 502
+                assert (await harness.get("/a")).status == 502
             assert len(origin.requests) == (1 if seconds else 3)
             if seconds:
                 clock.forward(seconds - 0.1)
-                await house.get("/a")
+                await harness.get("/a")
                 assert len(origin.requests) == 1
                 clock.forward(0.1)
-                await house.get("/a")
+                await harness.get("/a")
                 assert len(origin.requests) == 2
 
     async def test_per_key_and_heads_and_ranges_fail_along(self, origin: ScriptedOrigin) -> None:
         for path in ("/a", "/b"):
             origin.on(path, [CLOSE])
-        async with EdgeHouse(site(quick(origin), Behavior("*", "scripted", allowed_methods=ALL))) as house:
-            assert (await house.get("/a")).status == 502
-            head = await house.get("/a", method="HEAD")
+        async with EdgeHarness(
+            site(quick(origin), Behavior("*", "scripted", allowed_methods=ALL))
+        ) as harness:
+            assert (await harness.get("/a")).status == 502
+            head = await harness.get("/a", method="HEAD")
             assert (head.status, head.body) == (502, b"")
-            assert (await house.get("/a", headers=[("Range", "bytes=0-1")])).status == 502
+            assert (await harness.get("/a", headers=[("Range", "bytes=0-1")])).status == 502
             assert len(origin.requests) == 1
-            assert (await house.get("/b")).status == 502
+            assert (await harness.get("/b")).status == 502
             assert len(origin.requests) == 2
             # What is not cached is not remembered either.
             for _ in range(2):
-                assert (await house.get("/a", method="POST", body=b"x")).status == 502
+                assert (await harness.get("/a", method="POST", body=b"x")).status == 502
             assert len(origin.requests) == 4
 
     async def test_a_head_or_a_range_that_the_origin_chokes_on_shuts_nobody_out(
@@ -155,36 +157,36 @@ class TestFailuresAreRemembered:
                 await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
         origin.on("/a", [choke])
-        async with EdgeHouse(site(quick(origin))) as house:
-            assert (await house.get("/a", method="HEAD")).status == 502
-            assert (await house.get("/a", headers=[("Range", "bytes=0-1")])).status == 502
-            assert (await house.get("/a")).body == b"ok"
+        async with EdgeHarness(site(quick(origin))) as harness:
+            assert (await harness.get("/a", method="HEAD")).status == 502
+            assert (await harness.get("/a", headers=[("Range", "bytes=0-1")])).status == 502
+            assert (await harness.get("/a")).body == b"ok"
 
     async def test_an_unreachable_origin_is_unreachable_for_all(self, origin: ScriptedOrigin) -> None:
         port = closed_port()
-        async with EdgeHouse(site(quick(origin, http_port=port))) as house:
-            assert (await house.get("/a", method="HEAD")).status == 502
+        async with EdgeHarness(site(quick(origin, http_port=port))) as harness:
+            assert (await harness.get("/a", method="HEAD")).status == 502
             late = ScriptedOrigin()
             late.port = port
             async with late:
-                assert (await house.get("/a")).status == 502
+                assert (await harness.get("/a")).status == 502
             assert not late.requests
 
     async def test_not_where_caching_is_disabled(self, origin: ScriptedOrigin) -> None:
         origin.on("/a", [CLOSE])
         behavior = Behavior("*", "scripted", min_ttl=0, default_ttl=0, max_ttl=0)
-        async with EdgeHouse(site(quick(origin), behavior)) as house:
+        async with EdgeHarness(site(quick(origin), behavior)) as harness:
             for _ in range(3):
-                assert (await house.get("/a")).status == 502
+                assert (await harness.get("/a")).status == 502
         assert len(origin.requests) == 3
 
     async def test_many_at_once_ask_a_dead_origin_once(self, origin: ScriptedOrigin) -> None:
         gate = asyncio.Event()
         origin.on("/a", [gate, CLOSE])
-        async with EdgeHouse(site(quick(origin))) as house:
-            asking = [asyncio.create_task(house.get("/a")) for _ in range(20)]
+        async with EdgeHarness(site(quick(origin))) as harness:
+            asking = [asyncio.create_task(harness.get("/a")) for _ in range(20)]
             await origin.asked(1)
-            while len(house.listener.connections) < 20:
+            while len(harness.listener.connections) < 20:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.05)
             gate.set()
@@ -200,13 +202,13 @@ class TestFailuresAreRemembered:
         origin.on(
             "/a", [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\none", rest, CLOSE], answer(200, b"complete")
         )
-        async with EdgeHouse(site(quick(origin))) as house:
-            async with await house.viewer() as viewer:
+        async with EdgeHarness(site(quick(origin))) as harness:
+            async with await harness.viewer() as viewer:
                 await viewer.send(b"GET /a HTTP/1.1\r\nHost: d.test\r\n\r\n")
                 asyncio.get_running_loop().call_later(0.05, rest.set)
                 with pytest.raises(asyncio.IncompleteReadError):
                     await viewer.answer()
-            assert (await house.get("/a")).body == b"complete"
+            assert (await harness.get("/a")).body == b"complete"
 
 
 class TestErrorsOfTheOrigin:
@@ -234,17 +236,17 @@ class TestErrorsOfTheOrigin:
         clock = Clock()
         origin.on("/a", answer(status, b"oh", [("Cache-Control", control)] if control else []))
         rules = () if rule is None else (ErrorResponse(status, rule),)
-        async with EdgeHouse(site(origin.origin(), error_responses=rules), clock=clock) as house:
+        async with EdgeHarness(site(origin.origin(), error_responses=rules), clock=clock) as harness:
             for _ in range(2):
-                seen = await house.get("/a")
+                seen = await harness.get("/a")
                 assert (seen.status, seen.body, seen.x_cache) == (status, b"oh", "Error")
             assert len(origin.requests) == (1 if seconds else 2)
             if seconds:
                 clock.forward(seconds - 0.5)
-                await house.get("/a")
+                await harness.get("/a")
                 assert len(origin.requests) == 1
                 clock.forward(1)
-                await house.get("/a")
+                await harness.get("/a")
                 assert len(origin.requests) == 2
 
 
@@ -265,20 +267,20 @@ class TestCustomErrorResponses:
     ) -> None:
         origin.on("/a", answer(status, b"plain"))
         origin.on("/page", PAGE)
-        async with EdgeHouse(paged(origin, ErrorResponse(status, 10, "/page", code))) as house:
+        async with EdgeHarness(paged(origin, ErrorResponse(status, 10, "/page", code))) as harness:
             for _ in range(2):
-                seen = await house.get("/a")
+                seen = await harness.get("/a")
                 assert (seen.status, seen.body, seen.x_cache) == (code, b"<h1>pretty</h1>", "Error")
                 assert seen.header("content-type") == "text/html"
-            assert (await house.recorded(2))["result"] == "Error"
+            assert (await harness.recorded(2))["result"] == "Error"
         assert [asked.target for asked in origin.requests].count("/page") == 1
 
     async def test_only_for_its_own_code(self, origin: ScriptedOrigin) -> None:
         origin.on("/a", answer(500, b"plain"))
-        async with EdgeHouse(
+        async with EdgeHarness(
             paged(origin, ErrorResponse(503, 10, "/page", 200), ErrorResponse(500, 9))
-        ) as house:
-            assert (await house.get("/a")).body == b"plain"
+        ) as harness:
+            assert (await harness.get("/a")).body == b"plain"
 
     async def test_of_a_502_that_the_edge_made_once(
         self, origin: ScriptedOrigin, spare: ScriptedOrigin
@@ -291,18 +293,18 @@ class TestCustomErrorResponses:
             more_origins=(spare.origin(),),
             error_responses=(ErrorResponse(502, 10, "/pages/502.html", 503),),
         )
-        async with EdgeHouse(snapshot) as house:
+        async with EdgeHarness(snapshot) as harness:
             for _ in range(2):
-                seen = await house.get("/a")
+                seen = await harness.get("/a")
                 assert (seen.status, seen.body, seen.x_cache) == (503, b"<h1>pretty</h1>", "Error")
-            assert (await house.recorded(1))["detail"] == "OriginConnectError"
+            assert (await harness.recorded(1))["detail"] == "OriginConnectError"
         assert len(spare.requests) == 1
 
     async def test_head_gets_the_pages_head(self, origin: ScriptedOrigin) -> None:
         origin.on("/a", [b"HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\n\r\n"])
         origin.on("/page", PAGE)
-        async with EdgeHouse(paged(origin, ErrorResponse(404, 10, "/page", 404))) as house:
-            async with await house.viewer() as viewer:
+        async with EdgeHarness(paged(origin, ErrorResponse(404, 10, "/page", 404))) as harness:
+            async with await harness.viewer() as viewer:
                 seen = await viewer.ask("/a", "d.test", method="HEAD")
                 assert (seen.status, seen.header("content-length")) == (404, "15")
                 # The connection is in order.
@@ -312,9 +314,9 @@ class TestCustomErrorResponses:
     async def test_of_a_post(self, origin: ScriptedOrigin) -> None:
         origin.on("/in", answer(500, b"plain"))
         origin.on("/page", PAGE)
-        async with EdgeHouse(paged(origin, ErrorResponse(500, 10, "/page", 500))) as house:
+        async with EdgeHarness(paged(origin, ErrorResponse(500, 10, "/page", 500))) as harness:
             headers = [("Content-Type", "text/csv"), ("Range", "bytes=0-1"), ("If-None-Match", "*")]
-            seen = await house.get("/in", method="POST", body=b"x", headers=headers)
+            seen = await harness.get("/in", method="POST", body=b"x", headers=headers)
             assert (seen.status, seen.body) == (500, b"<h1>pretty</h1>")
         page = origin.requests[1]
         assert (page.method, page.body) == ("GET", b"")
@@ -327,12 +329,12 @@ class TestCustomErrorResponses:
         origin.on("/a", answer(500, b"plain"))
         origin.on("/page", answer(404, b"no page here"))
         rules = (ErrorResponse(500, 10, "/page", 200), ErrorResponse(404, 10, "/page", 200))
-        async with EdgeHouse(paged(origin, *rules)) as house:
+        async with EdgeHarness(paged(origin, *rules)) as harness:
             for _ in range(2):
-                seen = await house.get("/a")
+                seen = await harness.get("/a")
                 assert (seen.status, seen.body, seen.x_cache) == (404, b"no page here", "Error")
             # A page that is its own error's page is asked for once.
-            seen = await house.get("/page")
+            seen = await harness.get("/page")
             assert (seen.status, seen.body) == (404, b"no page here")
         assert [asked.target for asked in origin.requests] == ["/a", "/page"]
 
@@ -340,9 +342,9 @@ class TestCustomErrorResponses:
         origin.on("/a", answer(500, b"plain", close=True))
         origin.on("/page", [CLOSE])
         snapshot = site(quick(origin), error_responses=(ErrorResponse(500, 10, "/page", 200),))
-        async with EdgeHouse(snapshot) as house:
+        async with EdgeHarness(snapshot) as harness:
             for _ in range(3):
-                assert (await house.get("/a")).body == b"plain"
+                assert (await harness.get("/a")).body == b"plain"
         assert [asked.target for asked in origin.requests] == ["/a", "/page"]
 
     async def test_the_pages_own_behavior_rules_its_ttl_and_its_origin(
@@ -359,12 +361,12 @@ class TestCustomErrorResponses:
             more_origins=(spare.origin(id="pages"),),
             error_responses=(ErrorResponse(500, 100, "/p/page", 500),),
         )
-        async with EdgeHouse(snapshot, clock=clock) as house:
-            assert (await house.get("/a")).body == b"one"
+        async with EdgeHarness(snapshot, clock=clock) as harness:
+            assert (await harness.get("/a")).body == b"one"
             clock.forward(24)
-            assert (await house.get("/a")).body == b"one"
+            assert (await harness.get("/a")).body == b"one"
             clock.forward(2)
-            assert (await house.get("/a")).body == b"two"
+            assert (await harness.get("/a")).body == b"two"
             assert len(origin.requests) == 1
 
     async def test_the_edges_own_403s_get_the_page_and_it_needs_no_signature(
@@ -378,21 +380,21 @@ class TestCustomErrorResponses:
             key_groups=(KeyGroup("g", "g", ("KALICE1",)),),
             error_responses=(ErrorResponse(403, 10, "/page", 200),),
         )
-        async with EdgeHouse(snapshot) as house:
+        async with EdgeHarness(snapshot) as harness:
             for number, (target, reason) in enumerate(
                 [("/a", "missing_key_pair_id"), ("/page?Key-Pair-Id=KX", "unknown_key")], 1
             ):
-                seen = await house.get(target, headers=[("Cookie", "CloudFront-Signature=secret; a=b")])
+                seen = await harness.get(target, headers=[("Cookie", "CloudFront-Signature=secret; a=b")])
                 assert (seen.status, seen.body, seen.x_cache) == (200, b"<h1>pretty</h1>", "Error")
-                assert (await house.recorded(number))["reason"] == reason
+                assert (await harness.recorded(number))["reason"] == reason
             # A method that is not allowed, too.
-            assert (await house.get("/a", method="POST", body=b"x")).body == b"<h1>pretty</h1>"
+            assert (await harness.get("/a", method="POST", body=b"x")).body == b"<h1>pretty</h1>"
         # The page was asked for without the viewer's cookies, once.
         assert [asked.header("cookie") for asked in origin.requests] == [None]
 
     async def test_a_disabled_distribution_asks_for_no_page(self, origin: ScriptedOrigin) -> None:
-        async with EdgeHouse(paged(origin, ErrorResponse(403, 10, "/page", 200), enabled=False)) as house:
-            assert (await house.get("/a")).status == 403
+        async with EdgeHarness(paged(origin, ErrorResponse(403, 10, "/page", 200), enabled=False)) as harness:
+            assert (await harness.get("/a")).status == 403
         assert not origin.requests
 
 
@@ -416,10 +418,10 @@ class TestFailover:
     async def test_by_status(self, origin: ScriptedOrigin, spare: ScriptedOrigin, code: int) -> None:
         origin.on("/a", answer(code, b"down"))
         spare.on("/a", answer(200, b"spare"))
-        async with EdgeHouse(failing_over(origin, spare, code)) as house:
-            seen = await house.get("/a")
+        async with EdgeHarness(failing_over(origin, spare, code)) as harness:
+            seen = await harness.get("/a")
             assert (seen.status, seen.body, seen.x_cache) == (200, b"spare", "Miss")
-            assert (await house.get("/a")).x_cache == "Hit"
+            assert (await harness.get("/a")).x_cache == "Hit"
         assert len(origin.requests) == len(spare.requests) == 1
         # Each origin is called by its own name.
         assert [asked.header("host") for asked in (*origin.requests, *spare.requests)] == [
@@ -429,8 +431,8 @@ class TestFailover:
 
     async def test_other_statuses_go_out(self, origin: ScriptedOrigin, spare: ScriptedOrigin) -> None:
         origin.on("/a", answer(404, b"missing"))
-        async with EdgeHouse(failing_over(origin, spare, 500, 503)) as house:
-            assert (await house.get("/a")).body == b"missing"
+        async with EdgeHarness(failing_over(origin, spare, 500, 503)) as harness:
+            assert (await harness.get("/a")).body == b"missing"
         assert not spare.requests
 
     @pytest.mark.parametrize(("script", "status"), [f[1:] for f in FAILURES], ids=[f[0] for f in FAILURES])
@@ -439,37 +441,37 @@ class TestFailover:
     ) -> None:
         origin.on("/a", script)
         spare.on("/a", answer(200, b"spare"))
-        async with EdgeHouse(failing_over(origin, spare, read_timeout=5.0 if script else 0.2)) as house:
-            assert (await house.get("/a")).body == b"spare"
+        async with EdgeHarness(failing_over(origin, spare, read_timeout=5.0 if script else 0.2)) as harness:
+            assert (await harness.get("/a")).body == b"spare"
 
     async def test_by_refused_and_by_deaf_ports(self, origin: ScriptedOrigin, spare: ScriptedOrigin) -> None:
         spare.on("/a", answer(200, b"spare"))
         with deaf_port() as deaf:
             for port in (closed_port(), deaf):
                 snapshot = failing_over(origin, spare, http_port=port, connection_timeout=0.2)
-                async with EdgeHouse(snapshot) as house:
-                    assert (await house.get("/a")).body == b"spare"
+                async with EdgeHarness(snapshot) as harness:
+                    assert (await harness.get("/a")).body == b"spare"
 
     async def test_every_request_begins_at_the_first(
         self, origin: ScriptedOrigin, spare: ScriptedOrigin
     ) -> None:
         origin.on("/a", answer(503, b"down"), answer(200, b"back"))
         spare.on("/a", answer(200, b"spare"))
-        async with EdgeHouse(
+        async with EdgeHarness(
             failing_over(origin, spare, 503, behavior={"max_ttl": 0, "default_ttl": 0})
-        ) as house:
-            assert [(await house.get("/a")).body for _ in range(2)] == [b"spare", b"back"]
+        ) as harness:
+            assert [(await harness.get("/a")).body for _ in range(2)] == [b"spare", b"back"]
 
     async def test_both_fail(self, origin: ScriptedOrigin, spare: ScriptedOrigin) -> None:
         origin.on("/a", answer(503, b"down"))
         origin.on("/b", answer(503, b"down"))
         spare.on("/a", answer(500, b"down too"))
         spare.on("/b", [CLOSE])
-        async with EdgeHouse(failing_over(origin, spare, 503, 500)) as house:
-            seen = await house.get("/a")
+        async with EdgeHarness(failing_over(origin, spare, 503, 500)) as harness:
+            seen = await harness.get("/a")
             assert (seen.status, seen.body) == (500, b"down too")
             for _ in range(2):
-                assert (await house.get("/b")).status == 502
+                assert (await harness.get("/b")).status == 502
         assert [asked.target for asked in origin.requests] == ["/a", "/b"]
 
     @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
@@ -479,17 +481,17 @@ class TestFailover:
         head = b"HTTP/1.1 %b\r\nContent-Length: 0\r\n\r\n"
         origin.on("/a", [head % b"503 Down"])
         spare.on("/a", [head % b"200 OK"])
-        async with EdgeHouse(failing_over(origin, spare, 503)) as house:
-            assert (await house.get("/a", method=method)).status == 200
+        async with EdgeHarness(failing_over(origin, spare, 503)) as harness:
+            assert (await harness.get("/a", method=method)).status == 200
 
     @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
     async def test_other_methods_do_not_cross(
         self, origin: ScriptedOrigin, spare: ScriptedOrigin, method: str
     ) -> None:
         origin.on("/a", answer(503, b"down"), [CLOSE])
-        async with EdgeHouse(failing_over(origin, spare, 503)) as house:
-            assert (await house.get("/a", method=method, body=b"x")).status == 503
-            assert (await house.get("/a", method=method, body=b"x")).status == 502
+        async with EdgeHarness(failing_over(origin, spare, 503)) as harness:
+            assert (await harness.get("/a", method=method, body=b"x")).status == 503
+            assert (await harness.get("/a", method=method, body=b"x")).status == 502
         assert not spare.requests
 
     @pytest.mark.parametrize(
@@ -507,8 +509,8 @@ class TestFailover:
     ) -> None:
         origin.on("/a", script)
         spare.on("/a", answer(200, b"would have got half a body"))
-        async with EdgeHouse(failing_over(origin, spare, 503)) as house:
-            assert (await house.get("/a", method="OPTIONS", body=b"x" * 1000)).status in (502, 503)
+        async with EdgeHarness(failing_over(origin, spare, 503)) as harness:
+            assert (await harness.get("/a", method="OPTIONS", body=b"x" * 1000)).status in (502, 503)
         assert not spare.requests
 
     async def test_what_the_second_gave_is_validated_at_the_first(
@@ -517,10 +519,10 @@ class TestFailover:
         clock = Clock()
         origin.on("/a", [CLOSE], [CLOSE], answer(304, headers={"ETag": '"1"'}))
         spare.on("/a", answer(200, b"spare", {"ETag": '"1"', "Cache-Control": "max-age=5"}), answer(304))
-        async with EdgeHouse(failing_over(origin, spare), clock=clock) as house:
+        async with EdgeHarness(failing_over(origin, spare), clock=clock) as harness:
             words = []
             for _ in range(3):
-                words.append((await house.get("/a")).x_cache)
+                words.append((await harness.get("/a")).x_cache)
                 clock.forward(6)
         assert words == ["Miss", "RefreshHit", "RefreshHit"]
         assert [asked.header("if-none-match") for asked in origin.requests] == [None, '"1"', '"1"']
@@ -536,5 +538,5 @@ class TestFailover:
         distribution = msgspec.structs.replace(
             snapshot.distributions[0], error_responses=(ErrorResponse(503, 10, "/page", 200),)
         )
-        async with EdgeHouse(msgspec.structs.replace(snapshot, distributions=(distribution,))) as house:
-            assert (await house.get("/a")).body == b"<h1>pretty</h1>"
+        async with EdgeHarness(msgspec.structs.replace(snapshot, distributions=(distribution,))) as harness:
+            assert (await harness.get("/a")).body == b"<h1>pretty</h1>"

@@ -6,11 +6,12 @@ import os
 import time
 from pathlib import Path
 
-from keyfront.edge.accesslog import AccessLog
-from keyfront.edge.edge import Edge, EdgeSettings
-from keyfront.edge.ports import Inherited, Ports
-from keyfront.edge.serve import Follower
-from keyfront.fleet.file import FileFeed
+from keyfront.edge.follower import Follower
+from keyfront.edge.logs.access_log import AccessLog
+from keyfront.edge.net.worker_sockets import Inherited, Ports
+from keyfront.edge.serving.edge import Edge
+from keyfront.edge.serving.settings import EdgeSettings
+from keyfront.fleet.file_feed import FileFeed
 from keyfront.fleet.heartbeat import Board
 from keyfront.model.snapshot import Behavior, Distribution, Origin, Snapshot
 

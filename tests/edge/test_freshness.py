@@ -9,29 +9,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyfront.edge import freshness
-from keyfront.edge.exchange import Headers, Meta
-from keyfront.edge.freshness import (
-    DELTA_MAX,
-    FOREVER,
-    CacheControl,
+from keyfront.edge.rules import freshness
+from keyfront.edge.rules.freshness import (
     Verdict,
     admit,
     age,
-    collapses,
+    can_coalesce,
     confirms,
-    delta_seconds,
-    directives,
-    format_date,
     invalidates,
     judge,
-    parse_date,
     revalidated,
     revalidation_headers,
     serve_stale_on_error,
     stale_for,
-    vary_matches,
 )
+from keyfront.edge.rules.vary import vary_matches
+from keyfront.edge.semantics.cache_control import DELTA_MAX, FOREVER, CacheControl, delta_seconds, directives
+from keyfront.edge.semantics.http_dates import format_date, parse_date
+from keyfront.edge.types.messages import Headers
+from keyfront.edge.types.stored import Meta
 from keyfront.model.snapshot import Behavior, Origin, Select
 
 NOW = 1_800_000_000.0
@@ -954,7 +950,7 @@ def test_a_304_can_be_validated_again() -> None:
     ],
 )
 def test_collapsing(cache_control: str, of: Behavior, expected: bool) -> None:
-    assert collapses(of, taken(lines(cache_control), of), NOW) is expected
+    assert can_coalesce(of, taken(lines(cache_control), of), NOW) is expected
 
 
 @pytest.mark.parametrize(

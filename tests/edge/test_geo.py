@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from keyfront.edge import geo
-from keyfront.edge.geo import CountryTable, allowed
+from keyfront.edge import geoip
+from keyfront.edge.geoip import CountryTable
+from keyfront.edge.rules.geo_restriction import allowed
 from keyfront.errors import SettingsError
 from keyfront.model.snapshot import Geo
 from tests.edge import mmdb
@@ -141,7 +142,7 @@ def test_a_record_that_is_spoilt_is_not_known(tmp_path: Path, database: Path) ->
 
 
 def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(geo, "REMEMBERED", 10)
+    monkeypatch.setattr(geoip, "REMEMBERED", 10)
     table = CountryTable()
     for number in range(250):
         assert table.country(f"8.8.8.{number}") == "US"

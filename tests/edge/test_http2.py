@@ -28,11 +28,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyfront import LocalSigner, sign_url
-from keyfront.edge.asgi import AsgiSettings, create_app
-from keyfront.edge.edge import EdgeSettings
+from keyfront.edge.asgi_app import AsgiSettings, create_app
+from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.errors import SettingsError
 from keyfront.signing.keys import PrivateKey
-from tests.edge.test_gate import BOB
+from tests.edge.test_signature_gate import BOB
 from tests.up import Up, distribution_config
 
 pytest.importorskip("granian", reason="Granian is not installed")
@@ -81,7 +81,7 @@ class App(http.server.BaseHTTPRequestHandler):
         pass
 
 
-class House:
+class Harness:
     """`keyfront up`, Granian beside it, an application behind them."""
 
     def __init__(self, folder: Path) -> None:
@@ -113,7 +113,13 @@ class House:
             "auto",
         ]
         argv += ["--host", "127.0.0.1", "--port", str(self.port), "--log-level", "warning"]
-        argv += ["--ssl-certificate", str(chain), "--ssl-keyfile", str(key), "keyfront.edge.asgi:create_app"]
+        argv += [
+            "--ssl-certificate",
+            str(chain),
+            "--ssl-keyfile",
+            str(key),
+            "keyfront.edge.asgi:create_app",
+        ]
         self.log = open(folder / "granian.log", "wb")  # noqa: SIM115 - as long as the process
         self.granian = subprocess.Popen(
             argv,
@@ -168,8 +174,8 @@ class House:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    house = House(tmp_path_factory.mktemp("h2"))
+def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
+    harness = Harness(tmp_path_factory.mktemp("h2"))
     real = socket.getaddrinfo
 
     def resolve(host: Any, *rest: Any, **more: Any) -> Any:
@@ -177,13 +183,13 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", resolve)
-        yield house
-    house.close()
+        yield harness
+    harness.close()
 
 
-def test_a_signed_url_over_http_2(house: House) -> None:
-    with house.client() as client:
-        url = house.signed("/private/film%20one?x=%2F&y")
+def test_a_signed_url_over_http_2(harness: Harness) -> None:
+    with harness.client() as client:
+        url = harness.signed("/private/film%20one?x=%2F&y")
         miss, hit = client.get(url), client.get(url)
         assert (miss.http_version, miss.status_code) == ("HTTP/2", 200)
         assert [seen.headers["x-cache"] for seen in (miss, hit)] == [
@@ -195,17 +201,17 @@ def test_a_signed_url_over_http_2(house: House) -> None:
         assert json.loads(miss.content)[:2] == ["GET", "/private/film%20one"]
         head = client.head(url)
         assert (head.headers["content-length"], head.content) == (str(len(hit.content)), b"")
-        for bad in (f"https://{HOST}:{house.port}/private/film%20one", url.replace("film", "flim")):
+        for bad in (f"https://{HOST}:{harness.port}/private/film%20one", url.replace("film", "flim")):
             refused = client.get(bad)
             assert (refused.status_code, refused.headers["content-type"]) == (403, "text/xml")
-    house.up.until(lambda: len(house.records()) >= 5)
-    record = house.records()[0]
-    assert (record["scheme"], record["verdict"], record["key_pair_id"]) == ("https", "allowed", house.key)
+    harness.up.until(lambda: len(harness.records()) >= 5)
+    record = harness.records()[0]
+    assert (record["scheme"], record["verdict"], record["key_pair_id"]) == ("https", "allowed", harness.key)
 
 
-def test_a_body_goes_through(house: House) -> None:
-    with house.client() as client:
-        url = f"https://{HOST}:{house.port}/upload"
+def test_a_body_goes_through(harness: Harness) -> None:
+    with harness.client() as client:
+        url = f"https://{HOST}:{harness.port}/upload"
         answer = client.post(url, content=b"x" * 3_000_000)
         assert json.loads(answer.content)[:3] == ["POST", "/upload", 3_000_000]
         streamed = client.post(url, content=iter([b"x" * 10_000] * 20))
@@ -215,11 +221,11 @@ def test_a_body_goes_through(house: House) -> None:
 class Raw:
     """An HTTP/2 client that sends whatever it is told to."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, harness: Harness) -> None:
         context = ssl.create_default_context()
-        house.ca.configure_trust(context)
+        harness.ca.configure_trust(context)
         context.set_alpn_protocols(["h2"])
-        plain = socket.create_connection(("127.0.0.1", house.port), 10)
+        plain = socket.create_connection(("127.0.0.1", harness.port), 10)
         self.socket = context.wrap_socket(plain, server_hostname=HOST)
         assert self.socket.selected_alpn_protocol() == "h2"
         config = h2.config.H2Configuration(
@@ -227,7 +233,7 @@ class Raw:
         )
         self.state = h2.connection.H2Connection(config)
         self.state.initiate_connection()
-        self.authority = f"{HOST}:{house.port}".encode()
+        self.authority = f"{HOST}:{harness.port}".encode()
 
     def ask(self, path: bytes, *fields: tuple[bytes, bytes], method: bytes = b"GET") -> int:
         stream = self.state.get_next_available_stream_id()
@@ -266,21 +272,21 @@ class Raw:
 
 
 @pytest.mark.parametrize("path", ["/a//b/./c/../d%2Fe", "/%7Ea;b?c=%20&d&&", "/a\\b|c^d", "/a??b"])
-def test_the_target_reaches_the_origin_as_it_was_sent(house: House, path: str) -> None:
-    with Raw(house) as raw:
+def test_the_target_reaches_the_origin_as_it_was_sent(harness: Harness, path: str) -> None:
+    with Raw(harness) as raw:
         answer = raw.hear(raw.ask(path.encode()))
         assert isinstance(answer, tuple)
         assert json.loads(answer[1])[1] == path.partition("?")[0]
-    with Raw(house) as raw:
-        signed = house.signed("/private" + path, as_is=True).partition(str(house.port))[2]
+    with Raw(harness) as raw:
+        signed = harness.signed("/private" + path, as_is=True).partition(str(harness.port))[2]
         assert raw.hear(raw.ask(signed.encode()))[0] == 200
         assert raw.hear(raw.ask(signed.replace("/private", "/private/").encode()))[0] == 403
 
 
-def test_what_is_no_request_reaches_nobody(house: House) -> None:
+def test_what_is_no_request_reaches_nobody(harness: Harness) -> None:
     before = len(App.asked)
     for path in (b"/a b", b"/a\r\nX: y", b"/a\0", b"/\xc3\xa9", b"a", b"", b"*", b"http://evil.test/"):
-        with Raw(house) as raw:
+        with Raw(harness) as raw:
             answer = raw.hear(raw.ask(path))
             assert isinstance(answer, str) or answer[0] == 400, path
     for field in (
@@ -290,23 +296,23 @@ def test_what_is_no_request_reaches_nobody(house: House) -> None:
         (b"x y", b"z"),
         (b":x", b"y"),
     ):
-        with Raw(house) as raw:
+        with Raw(harness) as raw:
             answer = raw.hear(raw.ask(b"/a", field))
             assert isinstance(answer, str) or answer[0] == 400, field
-    with Raw(house) as raw:
+    with Raw(harness) as raw:
         raw.authority = b"me@" + raw.authority
         answer = raw.hear(raw.ask(b"/a"))
         assert isinstance(answer, str) or answer[0] == 400
     for path in (b"/private/1", b"/x/..%2fprivate/1", b"//private/1", b"/%70rivate/1"):
-        with Raw(house) as raw:
+        with Raw(harness) as raw:
             answer = raw.hear(raw.ask(path))
             assert isinstance(answer, tuple)
             assert answer[0] == 403, path
     assert len(App.asked) == before
 
 
-def test_many_streams_on_one_connection(house: House) -> None:
-    with Raw(house) as raw:
+def test_many_streams_on_one_connection(harness: Harness) -> None:
+    with Raw(harness) as raw:
         streams = [raw.ask(b"/shared-%d" % (n % 5)) for n in range(60)]
         heard: dict[int, bytes] = {}
         ended: set[int] = set()
@@ -321,27 +327,27 @@ def test_many_streams_on_one_connection(house: House) -> None:
             assert json.loads(heard[stream])[1] == f"/shared-{number % 5}"
 
 
-def test_an_answer_that_breaks_off_is_no_answer(house: House) -> None:
-    with Raw(house) as raw:
+def test_an_answer_that_breaks_off_is_no_answer(harness: Harness) -> None:
+    with Raw(harness) as raw:
         answer = raw.hear(raw.ask(b"/broken"))
         assert answer == "StreamReset"
         assert raw.hear(raw.ask(b"/a"))[0] == 200  # the connection goes on
 
 
-def test_a_viewer_that_does_not_read_or_leaves_stops_the_origin(house: House) -> None:
-    with Raw(house) as raw:
+def test_a_viewer_that_does_not_read_or_leaves_stops_the_origin(harness: Harness) -> None:
+    with Raw(harness) as raw:
         raw.ask(b"/big-stuck")
-        house.up.until(lambda: App.sent.get("/big-stuck", 0) > 0, 10)
+        harness.up.until(lambda: App.sent.get("/big-stuck", 0) > 0, 10)
         time.sleep(1)  # as far as it goes
         at = App.sent["/big-stuck"]
         assert at < BIG
     time.sleep(1.5)
     assert App.sent["/big-stuck"] < BIG
-    house.up.until(lambda: any(r["path"] == "/big-stuck" for r in house.records()), 10)
+    harness.up.until(lambda: any(r["path"] == "/big-stuck" for r in harness.records()), 10)
 
 
-def test_a_key_that_is_withdrawn_is_refused_within_a_second(house: House) -> None:
-    client = house.up.client()
+def test_a_key_that_is_withdrawn_is_refused_within_a_second(harness: Harness) -> None:
+    client = harness.up.client()
     other = client.create_public_key(
         PublicKeyConfig={
             "CallerReference": "o",
@@ -349,32 +355,32 @@ def test_a_key_that_is_withdrawn_is_refused_within_a_second(house: House) -> Non
             "EncodedKey": BOB.public_key.pem,
         }
     )["PublicKey"]["Id"]
-    url = house.signed("/private/film%20one?x=%2F&y")
-    with house.client() as viewer:
+    url = harness.signed("/private/film%20one?x=%2F&y")
+    with harness.client() as viewer:
         assert viewer.get(url).status_code == 200
-        group = client.get_key_group(Id=house.group)
+        group = client.get_key_group(Id=harness.group)
         client.update_key_group(
-            Id=house.group, IfMatch=group["ETag"], KeyGroupConfig={"Name": "g", "Items": [other]}
+            Id=harness.group, IfMatch=group["ETag"], KeyGroupConfig={"Name": "g", "Items": [other]}
         )
         began = time.monotonic()
-        house.up.until(lambda: viewer.get(url).status_code == 403, 5)
+        harness.up.until(lambda: viewer.get(url).status_code == 403, 5)
         assert time.monotonic() - began < 1.5
-        house.up.deployed(house.id)
-        group = client.get_key_group(Id=house.group)
+        harness.up.deployed(harness.id)
+        group = client.get_key_group(Id=harness.group)
         client.update_key_group(
-            Id=house.group, IfMatch=group["ETag"], KeyGroupConfig={"Name": "g", "Items": [house.key]}
+            Id=harness.group, IfMatch=group["ETag"], KeyGroupConfig={"Name": "g", "Items": [harness.key]}
         )
-        house.up.until(lambda: viewer.get(url).status_code == 200, 5)
+        harness.up.until(lambda: viewer.get(url).status_code == 200, 5)
 
 
-def test_its_end_leaves_no_report(house: House) -> None:
+def test_its_end_leaves_no_report(harness: Harness) -> None:
     """Last: the server is gone afterwards."""
-    with house.client() as client:
-        assert client.get(f"https://{HOST}:{house.port}/a").status_code == 200
-    house.granian.send_signal(signal.SIGTERM)
-    assert house.granian.wait(30) == 0
-    assert not any("asgi-" in name for name in house.reports())
-    log = (house.folder / "granian.log").read_text()
+    with harness.client() as client:
+        assert client.get(f"https://{HOST}:{harness.port}/a").status_code == 200
+    harness.granian.send_signal(signal.SIGTERM)
+    assert harness.granian.wait(30) == 0
+    assert not any("asgi-" in name for name in harness.reports())
+    log = (harness.folder / "granian.log").read_text()
     # An application can break a stream off only by an exception, and the server tells of it.
     assert log.count("Traceback") == log.count("OriginFailure:") <= 1
     assert len(log) < 10_000

@@ -11,13 +11,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from keyfront.edge.accesslog import AccessLog
-from keyfront.edge.asgi import EARLY_HINT, EdgeApp
-from keyfront.edge.edge import Edge, EdgeSettings
-from keyfront.edge.origin_http1 import MAX_INTERIM
+from keyfront.edge.http.asgi import EARLY_HINT, EdgeApp
+from keyfront.edge.logs.access_log import AccessLog
+from keyfront.edge.origin.http1 import MAX_INTERIM
+from keyfront.edge.serving.edge import Edge
+from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.model.snapshot import Behavior, ResponseHeadersPolicy
 from tests.origin import RESET, ScriptedOrigin, answer
-from tests.viewer import EdgeHouse, Seen, Viewer, site
+from tests.viewer import EdgeHarness, Seen, Viewer, site
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n"
@@ -32,9 +33,9 @@ async def origin() -> AsyncIterator[ScriptedOrigin]:
 
 
 @pytest.fixture
-async def house(origin: ScriptedOrigin) -> AsyncIterator[EdgeHouse]:
-    async with EdgeHouse(site(origin.origin(), Behavior("*", "scripted", allowed_methods=ALL))) as house:
-        yield house
+async def harness(origin: ScriptedOrigin) -> AsyncIterator[EdgeHarness]:
+    async with EdgeHarness(site(origin.origin(), Behavior("*", "scripted", allowed_methods=ALL))) as harness:
+        yield harness
 
 
 async def all_of(viewer: Viewer, method: str = "GET") -> list[Seen]:
@@ -45,8 +46,10 @@ async def all_of(viewer: Viewer, method: str = "GET") -> list[Seen]:
     return seen
 
 
-async def ask(house: EdgeHouse, method: str = "GET", version: str = "1.1", target: str = "/p") -> list[Seen]:
-    async with await house.viewer() as viewer:
+async def ask(
+    harness: EdgeHarness, method: str = "GET", version: str = "1.1", target: str = "/p"
+) -> list[Seen]:
+    async with await harness.viewer() as viewer:
         await viewer.send(f"{method} {target} HTTP/{version}\r\nHost: d.test\r\n\r\n".encode())
         return await all_of(viewer, method)
 
@@ -69,11 +72,11 @@ TABLE: dict[str, tuple[list[bytes], list[int]]] = {
 @pytest.mark.parametrize("apart", [False, True], ids=["in one packet", "apart"])
 @pytest.mark.parametrize("name", TABLE)
 async def test_the_first_viewer_gets_them(
-    house: EdgeHouse, origin: ScriptedOrigin, name: str, apart: bool
+    harness: EdgeHarness, origin: ScriptedOrigin, name: str, apart: bool
 ) -> None:
     heads, passed = TABLE[name]
     origin.on("/p", [*heads, *FINAL] if apart else [b"".join([*heads, FINAL[0]])])  # type: ignore[list-item]
-    seen = await ask(house)
+    seen = await ask(harness)
     assert [one.status for one in seen] == [*passed, 200]
     assert seen[-1].body == b"page"
     for one in seen[:-1]:
@@ -81,39 +84,39 @@ async def test_the_first_viewer_gets_them(
             assert (one.header("link") or "").startswith("</a.css>")
         assert one.header("server") is one.header("content-length") is one.header("x-cache") is None
         assert (one.header("via") or "").endswith("(CloudFront)")
-    again = await ask(house)
+    again = await ask(harness)
     assert ([one.status for one in again], again[0].x_cache) == ([200], "Hit")
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "POST", "DELETE"])
-async def test_every_method(house: EdgeHouse, origin: ScriptedOrigin, method: str) -> None:
+async def test_every_method(harness: EdgeHarness, origin: ScriptedOrigin, method: str) -> None:
     origin.on("/p", [HINTS, *answer(200, b"" if method == "HEAD" else b"page")])
-    assert [one.status for one in await ask(house, method)] == [103, 200]
+    assert [one.status for one in await ask(harness, method)] == [103, 200]
 
 
-async def test_they_arrive_before_the_final_answer(house: EdgeHouse, origin: ScriptedOrigin) -> None:
+async def test_they_arrive_before_the_final_answer(harness: EdgeHarness, origin: ScriptedOrigin) -> None:
     go = asyncio.Event()
     origin.on("/p", [HINTS, go, *FINAL])
-    async with await house.viewer() as viewer:
+    async with await harness.viewer() as viewer:
         await viewer.send(b"GET /p HTTP/1.1\r\nHost: d.test\r\n\r\n")
         assert (await viewer.answer()).status == 103
         go.set()
         assert (await viewer.answer()).status == 200
 
 
-async def test_an_http_1_0_viewer_gets_none(house: EdgeHouse, origin: ScriptedOrigin) -> None:
+async def test_an_http_1_0_viewer_gets_none(harness: EdgeHarness, origin: ScriptedOrigin) -> None:
     origin.on("/p", [HINTS, *FINAL])
-    assert [one.status for one in await ask(house, version="1.0")] == [200]
+    assert [one.status for one in await ask(harness, version="1.0")] == [200]
 
 
-async def test_a_viewer_that_joins_gets_none(house: EdgeHouse, origin: ScriptedOrigin) -> None:
+async def test_a_viewer_that_joins_gets_none(harness: EdgeHarness, origin: ScriptedOrigin) -> None:
     """Whether it may share the answer is known only from the final head."""
     go = asyncio.Event()
     origin.on("/p", [go, HINTS, *FINAL])
-    first = asyncio.create_task(ask(house))
+    first = asyncio.create_task(ask(harness))
     await origin.asked(1)
-    second = asyncio.create_task(ask(house))
-    while not any(len(flight._readers) > 1 for flight in house.edge.flights.values()):
+    second = asyncio.create_task(ask(harness))
+    while not any(len(flight._readers) > 1 for flight in harness.edge.flights.values()):
         await asyncio.sleep(0.005)
     go.set()
     assert [one.status for one in await first] == [103, 200]
@@ -121,11 +124,13 @@ async def test_a_viewer_that_joins_gets_none(house: EdgeHouse, origin: ScriptedO
     assert len(origin.requests) == 1
 
 
-async def test_in_a_pipeline_they_stay_with_their_request(house: EdgeHouse, origin: ScriptedOrigin) -> None:
+async def test_in_a_pipeline_they_stay_with_their_request(
+    harness: EdgeHarness, origin: ScriptedOrigin
+) -> None:
     for path in ("/1", "/2", "/3"):
         early = b"HTTP/1.1 103 Early Hints\r\nLink: <%b>\r\n\r\n" % path.encode()
         origin.on(path, [early, *answer(200, path.encode())])
-    async with await house.viewer() as viewer:
+    async with await harness.viewer() as viewer:
         await viewer.send(b"".join(b"GET /%d HTTP/1.1\r\nHost: d.test\r\n\r\n" % n for n in (1, 2, 3)))
         for path in ("/1", "/2", "/3"):
             hint, final = await all_of(viewer)
@@ -142,38 +147,38 @@ async def test_what_viewers_do_not_see_is_held_back(origin: ScriptedOrigin) -> N
     behavior = Behavior("*", "scripted", response_headers_policy_id="P")
     policy = ResponseHeadersPolicy("P", remove=("x-removed",))
     snapshot = msgspec.structs.replace(site(origin.origin(), behavior), response_headers_policies=(policy,))
-    async with EdgeHouse(snapshot) as house:
-        hint, _ = await ask(house)
+    async with EdgeHarness(snapshot) as harness:
+        hint, _ = await ask(harness)
     assert {name for name, _ in hint.headers} == {"link", "x-kept", "via"}
 
 
-async def test_a_failure_after_them_is_a_502(house: EdgeHouse, origin: ScriptedOrigin) -> None:
+async def test_a_failure_after_them_is_a_502(harness: EdgeHarness, origin: ScriptedOrigin) -> None:
     origin.on("/p", [HINTS, RESET])
-    seen = await ask(house)
+    seen = await ask(harness)
     assert seen[-1].status == 502
     assert {one.status for one in seen[:-1]} == {103}
 
 
-async def test_their_bytes_are_bounded(house: EdgeHouse, origin: ScriptedOrigin) -> None:
+async def test_their_bytes_are_bounded(harness: EdgeHarness, origin: ScriptedOrigin) -> None:
     origin.on("/p", [b"HTTP/1.1 103 Early Hints\r\nLink: " + b"x" * 5000 + b"\r\n\r\n"] * 5 + FINAL)
-    seen = await ask(house)
+    seen = await ask(harness)
     assert seen[-1].status == 502
     assert len(seen) <= 5
-    assert house.records[-1]["reason"] == "OriginHeaderTooBigError"
+    assert harness.records[-1]["reason"] == "OriginHeaderTooBigError"
 
 
-async def test_a_viewer_that_leaves_in_between(house: EdgeHouse, origin: ScriptedOrigin) -> None:
+async def test_a_viewer_that_leaves_in_between(harness: EdgeHarness, origin: ScriptedOrigin) -> None:
     go = asyncio.Event()
     origin.on("/p", [HINTS, go, HINTS, *FINAL])
-    async with await house.viewer() as viewer:
+    async with await harness.viewer() as viewer:
         await viewer.send(b"GET /p HTTP/1.1\r\nHost: d.test\r\n\r\n")
         assert (await viewer.answer()).status == 103
         sock = viewer.writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         viewer.writer.transport.abort()  # not half-closed, but gone
-    await house.recorded(1)
+    await harness.recorded(1)
     go.set()
-    assert (await ask(house))[-1].body == b"page"
+    assert (await ask(harness))[-1].body == b"page"
 
 
 async def over_asgi(edge: Edge, extensions: dict[str, Any]) -> list[MutableMapping[str, Any]]:

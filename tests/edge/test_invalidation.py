@@ -10,15 +10,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from keyfront.edge.cache import MemoryTier
-from keyfront.edge.edge import SWEPT
-from keyfront.edge.exchange import Meta, Request, Stored
-from keyfront.edge.forward import key_suffix
-from keyfront.edge.invalidation import TAGS, Invalidations, cache_tags, distribution_of, path_and_query
-from keyfront.edge.routing import Routing
+from keyfront.edge.cache.memory import MemoryTier
+from keyfront.edge.rules.cache_key import distribution_of, key_suffix, path_and_query
+from keyfront.edge.rules.invalidation import TAGS, Invalidations, cache_tags
+from keyfront.edge.rules.routing import Routing
+from keyfront.edge.serving.purge import SWEPT
+from keyfront.edge.types.messages import Request
+from keyfront.edge.types.stored import Meta, Stored
 from keyfront.model.snapshot import Behavior, Distribution, Invalidation, Origin, Select, Snapshot
 from tests.origin import Script, ScriptedOrigin, answer
-from tests.viewer import EdgeHouse, Seen, site
+from tests.viewer import EdgeHarness, Seen, site
 
 ALL, NONE = Select("all"), Select()
 WHITE = Select("whitelist", ("a", "c"))
@@ -305,16 +306,16 @@ async def test_what_is_named_goes_and_the_rest_stays(origin: ScriptedOrigin) -> 
     snapshot = site(origin.origin())
     origin.on("/a/1", fresh(b"old"), fresh(b"new"))
     origin.on("/b", fresh(b"b"))
-    async with EdgeHouse(snapshot) as house:
+    async with EdgeHarness(snapshot) as harness:
         for _ in range(2):
-            assert (await house.get("/a/1")).body == b"old"
-        await house.get("/b")
-        house.edge.use(invalidating(snapshot, 2, "/a/*"))
-        assert seen(await house.get("/a/1")) == (b"new", "Miss")
-        assert seen(await house.get("/b")) == (b"b", "Hit")
+            assert (await harness.get("/a/1")).body == b"old"
+        await harness.get("/b")
+        harness.edge.use(invalidating(snapshot, 2, "/a/*"))
+        assert seen(await harness.get("/a/1")) == (b"new", "Miss")
+        assert seen(await harness.get("/b")) == (b"b", "Hit")
         # The same invalidation in the next snapshot ends nothing any more.
-        house.edge.use(msgspec.structs.replace(invalidating(snapshot, 2, "/a/*"), number=3))
-        assert seen(await house.get("/a/1")) == (b"new", "Hit")
+        harness.edge.use(msgspec.structs.replace(invalidating(snapshot, 2, "/a/*"), number=3))
+        assert seen(await harness.get("/a/1")) == (b"new", "Hit")
 
 
 async def test_a_fill_under_way_is_neither_stored_nor_joined(origin: ScriptedOrigin) -> None:
@@ -323,20 +324,20 @@ async def test_a_fill_under_way_is_neither_stored_nor_joined(origin: ScriptedOri
     head, rest = asyncio.Event(), asyncio.Event()
     slow = fresh(b"old")[0]
     origin.on("/a", [head, slow[:-1], rest, slow[-1:]], fresh(b"new"))
-    async with EdgeHouse(snapshot) as house:
-        first = asyncio.ensure_future(house.get("/a"))
+    async with EdgeHarness(snapshot) as harness:
+        first = asyncio.ensure_future(harness.get("/a"))
         await origin.asked(1)
-        joined = asyncio.ensure_future(house.get("/a"))
+        joined = asyncio.ensure_future(harness.get("/a"))
         await asyncio.sleep(0.05)
         head.set()
-        house.edge.use(invalidating(snapshot, 2, "/a"))
-        assert seen(await house.get("/a")) == (b"new", "Miss")
+        harness.edge.use(invalidating(snapshot, 2, "/a"))
+        assert seen(await harness.get("/a")) == (b"new", "Miss")
         rest.set()
         assert (await first).body == b"old"
         assert (await joined).body == b"old"
-        assert seen(await house.get("/a")) == (b"new", "Hit")
+        assert seen(await harness.get("/a")) == (b"new", "Hit")
         assert len(origin.requests) == 2
-        assert not house.edge.flights
+        assert not harness.edge.flights
 
 
 async def test_a_fill_that_ends_last_does_not_bring_the_old_back(origin: ScriptedOrigin) -> None:
@@ -349,14 +350,14 @@ async def test_a_fill_that_ends_last_does_not_bring_the_old_back(origin: Scripte
         answer(200, b"transient", {"Cache-Control": "no-store"}),
         fresh(b"new"),
     )
-    async with EdgeHouse(snapshot) as house:
-        first = asyncio.ensure_future(house.get("/a"))
+    async with EdgeHarness(snapshot) as harness:
+        first = asyncio.ensure_future(harness.get("/a"))
         await origin.asked(1)
-        house.edge.use(invalidating(snapshot, 2, "/a"))
-        assert (await house.get("/a")).body == b"transient"
+        harness.edge.use(invalidating(snapshot, 2, "/a"))
+        assert (await harness.get("/a")).body == b"transient"
         rest.set()
         assert (await first).body == b"old"
-        assert seen(await house.get("/a")) == (b"new", "Miss")
+        assert seen(await harness.get("/a")) == (b"new", "Miss")
 
 
 @pytest.mark.parametrize("outcome", ["confirmed", "failed"])
@@ -370,15 +371,15 @@ async def test_a_validation_under_way_does_not_bring_the_old_back(
     if outcome == "failed":
         second = [go, answer(503, b"down")[0]]
     origin.on("/a", answer(200, b"old", {"Cache-Control": "max-age=0", "ETag": '"1"'}), second, fresh(b"new"))
-    async with EdgeHouse(snapshot) as house:
-        await house.get("/a")
-        waiting = asyncio.ensure_future(house.get("/a"))
+    async with EdgeHarness(snapshot) as harness:
+        await harness.get("/a")
+        waiting = asyncio.ensure_future(harness.get("/a"))
         await origin.asked(2)
-        house.edge.use(invalidating(snapshot, 2, "/*"))
-        assert seen(await house.get("/a")) == (b"new", "Miss")
+        harness.edge.use(invalidating(snapshot, 2, "/*"))
+        assert seen(await harness.get("/a")) == (b"new", "Miss")
         go.set()
         assert (await waiting).body == b"old"
-        assert seen(await house.get("/a")) == (b"new", "Hit")
+        assert seen(await harness.get("/a")) == (b"new", "Hit")
 
 
 async def test_who_waited_asks_for_all_of_it_afterwards(origin: ScriptedOrigin) -> None:
@@ -388,46 +389,46 @@ async def test_who_waited_asks_for_all_of_it_afterwards(origin: ScriptedOrigin) 
     first = answer(200, b"old", {"Cache-Control": "max-age=10", "ETag": '"1"'})
     unshared = answer(200, b"for one", {"Cache-Control": "no-store"})
     origin.on("/a", first, [go, *unshared], fresh(b"new", ETag='"1"'))
-    async with EdgeHouse(snapshot) as house:
-        await house.get("/a")
-        house.edge.clock = lambda: time.time() + 20
-        one = asyncio.ensure_future(house.get("/a"))
+    async with EdgeHarness(snapshot) as harness:
+        await harness.get("/a")
+        harness.edge.clock = lambda: time.time() + 20
+        one = asyncio.ensure_future(harness.get("/a"))
         assert (await origin.asked(2)).header("if-none-match") == '"1"'
-        other = asyncio.ensure_future(house.get("/a"))
-        while not any(len(flight._readers) == 2 for flight in house.edge.flights.values()):
+        other = asyncio.ensure_future(harness.get("/a"))
+        while not any(len(flight._readers) == 2 for flight in harness.edge.flights.values()):
             await asyncio.sleep(0.001)
-        house.edge.use(invalidating(snapshot, 2, "/a"))
+        harness.edge.use(invalidating(snapshot, 2, "/a"))
         go.set()
         assert (await one).body == b"for one"
         assert (await other).body == b"new"
         assert origin.requests[2].header("if-none-match") is None
-        assert seen(await house.get("/a")) == (b"new", "Hit")
+        assert seen(await harness.get("/a")) == (b"new", "Hit")
 
 
 async def test_what_was_confirmed_since_stays(origin: ScriptedOrigin) -> None:
     snapshot = site(origin.origin())
     confirmed = [b'HTTP/1.1 304 Not Modified\r\nETag: "1"\r\nCache-Control: max-age=600\r\n\r\n']
     origin.on("/a", answer(200, b"a", {"Cache-Control": "max-age=0", "ETag": '"1"'}), confirmed)
-    async with EdgeHouse(snapshot) as house:
-        await house.get("/a")
-        house.edge.use(invalidating(snapshot, 2, "/b"))
-        assert seen(await house.get("/a")) == (b"a", "RefreshHit")
+    async with EdgeHarness(snapshot) as harness:
+        await harness.get("/a")
+        harness.edge.use(invalidating(snapshot, 2, "/b"))
+        assert seen(await harness.get("/a")) == (b"a", "RefreshHit")
         # What was asked for under snapshot 1 would go now; what was confirmed under snapshot 2 stays.
-        house.edge.use(invalidating(invalidating(snapshot, 2, "/a", "/b"), 4, "/c"))
-        assert seen(await house.get("/a")) == (b"a", "Hit")
+        harness.edge.use(invalidating(invalidating(snapshot, 2, "/a", "/b"), 4, "/c"))
+        assert seen(await harness.get("/a")) == (b"a", "Hit")
 
 
 async def test_skipped_snapshots_are_made_up_for(origin: ScriptedOrigin) -> None:
     snapshot = site(origin.origin())
     origin.on("/a", fresh(b"old"), fresh(b"new"))
     origin.on("/b", fresh(b"b"))
-    async with EdgeHouse(snapshot) as house:
-        await house.get("/a")
-        await house.get("/b")
+    async with EdgeHarness(snapshot) as harness:
+        await harness.get("/a")
+        await harness.get("/b")
         later = invalidating(invalidating(snapshot, 5, "/a"), 7, "/c")
-        house.edge.use(msgspec.structs.replace(later, number=9))
-        assert seen(await house.get("/a")) == (b"new", "Miss")
-        assert seen(await house.get("/b")) == (b"b", "Hit")
+        harness.edge.use(msgspec.structs.replace(later, number=9))
+        assert seen(await harness.get("/a")) == (b"new", "Miss")
+        assert seen(await harness.get("/b")) == (b"b", "Hit")
 
 
 async def test_every_variant_goes(origin: ScriptedOrigin) -> None:
@@ -442,44 +443,44 @@ async def test_every_variant_goes(origin: ScriptedOrigin) -> None:
     snapshot = site(origin.origin(), behavior)
     origin.on("/a", fresh(b"a", Vary="y"))
     requests = [("/a?q=1", [("X", x), ("Y", y)]) for x in "12" for y in "12"]
-    async with EdgeHouse(snapshot) as house:
+    async with EdgeHarness(snapshot) as harness:
         for target, headers in [*requests, ("/a", []), ("/a?q=2", [])]:
-            await house.get(target, headers=headers)
-            assert (await house.get(target, headers=headers)).x_cache == "Hit"
-        house.edge.use(invalidating(snapshot, 2, "/a?q=1"))
+            await harness.get(target, headers=headers)
+            assert (await harness.get(target, headers=headers)).x_cache == "Hit"
+        harness.edge.use(invalidating(snapshot, 2, "/a?q=1"))
         for target, headers in requests:
-            assert (await house.get(target, headers=headers)).x_cache == "Miss"
-            assert (await house.get(target, headers=headers)).x_cache == "Hit"
+            assert (await harness.get(target, headers=headers)).x_cache == "Miss"
+            assert (await harness.get(target, headers=headers)).x_cache == "Hit"
         for target in ("/a", "/a?q=2"):
-            assert (await house.get(target)).x_cache == "Hit"
+            assert (await harness.get(target)).x_cache == "Hit"
 
 
 async def test_errors_that_are_stored_go_too(origin: ScriptedOrigin) -> None:
     snapshot = site(origin.origin())
     origin.on("/a", answer(404, b"none"), fresh(b"here"))
-    async with EdgeHouse(snapshot) as house:
-        assert (await house.get("/a")).status == 404
-        house.edge.use(invalidating(snapshot, 2, "/a"))
-        assert seen(await house.get("/a")) == (b"here", "Miss")
+    async with EdgeHarness(snapshot) as harness:
+        assert (await harness.get("/a")).status == 404
+        harness.edge.use(invalidating(snapshot, 2, "/a"))
+        assert seen(await harness.get("/a")) == (b"here", "Miss")
 
 
 async def test_a_large_sweep_lets_viewers_through(origin: ScriptedOrigin) -> None:
     snapshot = site(origin.origin())
     origin.on("/a/x", fresh(b"new"))
-    async with EdgeHouse(snapshot) as house:
+    async with EdgeHarness(snapshot) as harness:
         count = 5 * SWEPT
         for number in range(count):
-            house.edge.memory.put(stored(f"ETEST/a/{number}", 1))
-            house.edge.memory.put(stored(f"ETEST/b/{number}", 1))
-        house.edge.memory.put(stored("ETEST/a/x", 1))
-        house.edge.use(invalidating(snapshot, 2, "/a/*"))
-        assert len(house.edge.memory) > count + 1
-        assert seen(await house.get("/a/x")) == (b"new", "Miss")
-        house.edge.use(msgspec.structs.replace(invalidating(snapshot, 2, "/a/*"), number=3))
-        while house.edge.memory.sweeping:
+            harness.edge.memory.put(stored(f"ETEST/a/{number}", 1))
+            harness.edge.memory.put(stored(f"ETEST/b/{number}", 1))
+        harness.edge.memory.put(stored("ETEST/a/x", 1))
+        harness.edge.use(invalidating(snapshot, 2, "/a/*"))
+        assert len(harness.edge.memory) > count + 1
+        assert seen(await harness.get("/a/x")) == (b"new", "Miss")
+        harness.edge.use(msgspec.structs.replace(invalidating(snapshot, 2, "/a/*"), number=3))
+        while harness.edge.memory.sweeping:
             await asyncio.sleep(0)
-        assert len(house.edge.memory) == count + 1
-        assert seen(await house.get("/a/x")) == (b"new", "Hit")
+        assert len(harness.edge.memory) == count + 1
+        assert seen(await harness.get("/a/x")) == (b"new", "Hit")
 
 
 # -- an edge that reads cache tags ---------------------------------------------------------------------------------
@@ -503,39 +504,39 @@ async def test_a_tag_ends_every_response_that_carries_it(origin: ScriptedOrigin)
     origin.on(
         "/e", answer(404, b"gone", {"Cache-Control": "max-age=600", "Cache-Tag": "product:1"}), fresh(b"e2")
     )
-    async with EdgeHouse(snapshot) as house:
+    async with EdgeHarness(snapshot) as harness:
         for target in ("/a", "/b?x=1", "/c", "/d", "/e"):
-            await house.get(target)
-        house.edge.use(invalidating(snapshot, 2, "#product:1"))
-        assert seen(await house.get("/a")) == (b"a2", "Miss")
-        assert seen(await house.get("/b?x=1")) == (b"b2", "Miss")
-        assert seen(await house.get("/c")) == (b"c", "Hit")
-        assert seen(await house.get("/d")) == (b"d", "Hit")
-        assert seen(await house.get("/e")) == (b"e2", "Miss")
-        assert seen(await house.get("/a")) == (b"a2", "Hit")
+            await harness.get(target)
+        harness.edge.use(invalidating(snapshot, 2, "#product:1"))
+        assert seen(await harness.get("/a")) == (b"a2", "Miss")
+        assert seen(await harness.get("/b?x=1")) == (b"b2", "Miss")
+        assert seen(await harness.get("/c")) == (b"c", "Hit")
+        assert seen(await harness.get("/d")) == (b"d", "Hit")
+        assert seen(await harness.get("/e")) == (b"e2", "Miss")
+        assert seen(await harness.get("/a")) == (b"a2", "Hit")
 
 
 async def test_without_the_setting_tags_mean_nothing(origin: ScriptedOrigin) -> None:
     snapshot = site(origin.origin())
     origin.on("/a", tagged(b"a1", "one"))
-    async with EdgeHouse(snapshot) as house:
-        await house.get("/a")
-        house.edge.use(invalidating(snapshot, 2, "#one"))
-        assert seen(await house.get("/a")) == (b"a1", "Hit")
+    async with EdgeHarness(snapshot) as harness:
+        await harness.get("/a")
+        harness.edge.use(invalidating(snapshot, 2, "#one"))
+        assert seen(await harness.get("/a")) == (b"a1", "Hit")
 
 
 async def test_a_fill_whose_tags_are_not_known_yet_is_not_joined(origin: ScriptedOrigin) -> None:
     snapshot = site(origin.origin(), cache_tag_header="cache-tag")
     head = asyncio.Event()
     origin.on("/a", [head, *tagged(b"old", "one")], tagged(b"new", "one"))
-    async with EdgeHouse(snapshot) as house:
-        first = asyncio.ensure_future(house.get("/a"))
+    async with EdgeHarness(snapshot) as harness:
+        first = asyncio.ensure_future(harness.get("/a"))
         await origin.asked(1)
-        house.edge.use(invalidating(snapshot, 2, "#one"))
-        assert seen(await house.get("/a")) == (b"new", "Miss")
+        harness.edge.use(invalidating(snapshot, 2, "#one"))
+        assert seen(await harness.get("/a")) == (b"new", "Miss")
         head.set()
         assert (await first).body == b"old"
-        assert seen(await house.get("/a")) == (b"new", "Hit")
+        assert seen(await harness.get("/a")) == (b"new", "Hit")
 
 
 async def test_a_revalidated_response_keeps_its_tags_or_gets_new_ones(origin: ScriptedOrigin) -> None:
@@ -548,16 +549,16 @@ async def test_a_revalidated_response_keeps_its_tags_or_gets_new_ones(origin: Sc
     stale = {"ETag": '"1"', "Cache-Control": "max-age=0"}
     origin.on("/kept", tagged(b"k1", "one", **stale), confirmed(), fresh(b"k2"))
     origin.on("/new", tagged(b"n1", "one", **stale), confirmed("Cache-Tag: two"), fresh(b"n2"))
-    async with EdgeHouse(snapshot) as house:
+    async with EdgeHarness(snapshot) as harness:
         for target in ("/kept", "/new"):
-            await house.get(target)
-            assert (await house.get(target)).x_cache == "RefreshHit"
-            assert (await house.get(target)).x_cache == "Hit"
-        house.edge.use(invalidating(snapshot, 2, "#one"))
-        assert (await house.get("/kept")).body == b"k2"
-        assert seen(await house.get("/new")) == (b"n1", "Hit")
-        house.edge.use(invalidating(invalidating(snapshot, 2, "#one"), 3, "#two"))
-        assert (await house.get("/new")).body == b"n2"
+            await harness.get(target)
+            assert (await harness.get(target)).x_cache == "RefreshHit"
+            assert (await harness.get(target)).x_cache == "Hit"
+        harness.edge.use(invalidating(snapshot, 2, "#one"))
+        assert (await harness.get("/kept")).body == b"k2"
+        assert seen(await harness.get("/new")) == (b"n1", "Hit")
+        harness.edge.use(invalidating(invalidating(snapshot, 2, "#one"), 3, "#two"))
+        assert (await harness.get("/new")).body == b"n2"
 
 
 @pytest.mark.parametrize(

@@ -4,21 +4,22 @@ import msgspec
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.registry import Collector
 
-from keyfront.edge.accesslog import AccessLog
-from keyfront.edge.metrics import families, places, sums
+from keyfront.edge.logs.access_log import AccessLog
+from keyfront.edge.logs.counters import sums
+from keyfront.monitoring.edge_metrics import families, places
 from tests.origin import ScriptedOrigin, answer
-from tests.viewer import EdgeHouse, site
+from tests.viewer import EdgeHarness, site
 
 
 async def test_the_sums_of_a_worker_become_metrics() -> None:
-    async with ScriptedOrigin() as origin, EdgeHouse(site(origin.origin())) as house:
+    async with ScriptedOrigin() as origin, EdgeHarness(site(origin.origin())) as harness:
         origin.on("/a", answer(200, b"hello"))
         for _ in range(3):
-            await house.get("/a")
-        await house.get("/a", host="nowhere.test")
-        house.log.flush()
-        log: AccessLog = house.log
-        counted = sums(log.counts, connections=4, cache=(house.edge.memory.bytes, 1, 0), lost=log.lost)
+            await harness.get("/a")
+        await harness.get("/a", host="nowhere.test")
+        harness.log.flush()
+        log: AccessLog = harness.log
+        counted = sums(log.counts, connections=4, cache=(harness.edge.memory.bytes, 1, 0), lost=log.lost)
 
     class One(Collector):
         def collect(self):  # type: ignore[no-untyped-def]
@@ -36,7 +37,7 @@ async def test_the_sums_of_a_worker_become_metrics() -> None:
     refused = {name: value for name, value in lines.items() if 'reason="no_distribution"' in name}
     assert list(refused.values()) == ["1.0"]
     assert lines['keyfront_edge_response_bytes_total{edge="edge-1"}'] == str(
-        float(sum(record["bytes"] for record in house.records))
+        float(sum(record["bytes"] for record in harness.records))
     )
     assert lines['keyfront_edge_snapshot_number{edge="edge-1"}'] == "7.0"
     assert lines['keyfront_edge_connections{edge="edge-1"}'] == "4.0"

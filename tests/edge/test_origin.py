@@ -17,9 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keyfront.edge.exchange import Header, OriginReply
-from keyfront.edge.origin import Origins, _alternating, _first_connected, _Names
-from keyfront.edge.origin_http1 import HIGH_WATER, Connection, Incoming, request_head
+from keyfront.edge.origin.client import Origins
+from keyfront.edge.origin.connect import DnsCache, alternating, first_connected
+from keyfront.edge.origin.http1 import HIGH_WATER, Connection, ResponseReader, request_head
+from keyfront.edge.types.messages import Header, OriginReply
 from keyfront.errors import OriginFailure, SettingsError
 from keyfront.model.snapshot import Origin
 from tests.origin import (
@@ -623,7 +624,7 @@ async def test_a_caller_that_leaves_late_takes_nobody_elses_answer_along(
         await free.wait()
         return await read(await get(origins, origin.origin(), "/second"))
 
-    def finish_and_leave(connection: Connection, incoming: Incoming) -> None:
+    def finish_and_leave(connection: Connection, incoming: ResponseReader) -> None:
         finish(connection, incoming)
         if not free.is_set():
             free.set()
@@ -755,7 +756,7 @@ async def test_a_second_stale_connection_is_not_tried(origins: Origins, origin: 
 async def test_what_cannot_be_repeated_gets_a_fresh_connection(
     origins: Origins, origin: ScriptedOrigin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keyfront.edge.origin.RECENT", 0.05)
+    monkeypatch.setattr("keyfront.edge.origin.client.RECENT", 0.05)
     origin.on("/", answer(200))
     await get(origins, origin.origin())
     await asyncio.sleep(0.1)
@@ -848,10 +849,10 @@ class Resolver:
 
 
 async def test_names_are_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keyfront.edge.origin.NAME_TTL", 0.05)
+    monkeypatch.setattr("keyfront.edge.origin.connect.NAME_TTL", 0.05)
     resolver = Resolver(None, ["192.0.2.1"], ["192.0.2.2", "192.0.2.3"], ["192.0.2.4"], [])
-    monkeypatch.setattr("keyfront.edge.origin._look_up", resolver.look_up)
-    names = _Names()
+    monkeypatch.setattr("keyfront.edge.origin.connect._look_up", resolver.look_up)
+    names = DnsCache()
 
     async def ask() -> list[str]:
         return [address[0] for _, address in await names.resolve("o.example", 80)]
@@ -880,19 +881,19 @@ async def test_the_next_address_is_tried(origin: ScriptedOrigin, deaf: int) -> N
     refused = (socket.AF_INET, ("127.0.0.1", closed_port()))
     stuck = (socket.AF_INET, ("127.0.0.1", deaf))
     for addresses in ([refused, good], [stuck, good], [good, refused], [refused, stuck, refused, good]):
-        sock = await _first_connected(addresses)
+        sock = await first_connected(addresses)
         assert sock.getpeername() == good[1]
         sock.close()
     with pytest.raises(ConnectionRefusedError):
-        await _first_connected([refused, refused])
+        await first_connected([refused, refused])
 
 
 def test_families_take_turns() -> None:
     four = [(socket.AF_INET, (str(n), 1)) for n in range(3)]
     six = [(socket.AF_INET6, (str(n), 1, 0, 0)) for n in range(2)]
-    assert _alternating([*six, *four]) == [six[0], four[0], six[1], four[1], four[2]]
-    assert _alternating([*four, *six]) == [four[0], six[0], four[1], six[1], four[2]]
-    assert _alternating([]) == []
+    assert alternating([*six, *four]) == [six[0], four[0], six[1], four[1], four[2]]
+    assert alternating([*four, *six]) == [four[0], six[0], four[1], six[1], four[2]]
+    assert alternating([]) == []
 
 
 async def test_an_ipv6_origin(origins: Origins) -> None:
@@ -989,7 +990,7 @@ async def test_a_slow_consumer_stops_the_origin(tmp_path: Path, scheme: str) -> 
         wire = origin.wires[0]
         await wire.blocked.wait()
         incoming = reply.body
-        assert isinstance(incoming, Incoming)
+        assert isinstance(incoming, ResponseReader)
         # What is held is bounded; what the kernel's buffers hold is not ours.
         assert incoming._buffered <= HIGH_WATER + 256 * 1024
         assert wire.sent < size // 2
@@ -1459,10 +1460,12 @@ async def test_a_fetch_leaves_nothing_for_the_garbage_collector(
     gc.collect()
     gc.disable()
     try:
-        kept = {id(thing) for thing in gc.get_objects() if isinstance(thing, Incoming)}
+        kept = {id(thing) for thing in gc.get_objects() if isinstance(thing, ResponseReader)}
         for _ in range(20):
             await get(origins, origin.origin())
-        alive = [thing for thing in gc.get_objects() if isinstance(thing, Incoming) and id(thing) not in kept]
+        alive = [
+            thing for thing in gc.get_objects() if isinstance(thing, ResponseReader) and id(thing) not in kept
+        ]
         assert len(alive) <= 1
     finally:
         gc.enable()
@@ -1486,7 +1489,7 @@ def verdict(pieces: list[bytes], *, head_only: bool = False) -> tuple[object, ..
     """What an Incoming makes of the pieces followed by the end of the connection."""
     loop = asyncio.new_event_loop()
     try:
-        incoming = Incoming(Connection(Nobody(), loop), head_only=head_only)
+        incoming = ResponseReader(Connection(Nobody(), loop), head_only=head_only)
         for piece in pieces:
             incoming.feed(piece)
             if incoming.complete or incoming.failure is not None:

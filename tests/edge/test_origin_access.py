@@ -14,14 +14,14 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from keyfront.edge.edge import EdgeSettings
-from keyfront.edge.origin_access import Asked as Sent
-from keyfront.edge.origin_access import OriginAccess
-from keyfront.edge.sigv4 import EMPTY, UNSIGNED
+from keyfront.edge.origin.access import OriginAccess
+from keyfront.edge.origin.access import SignedOriginRequest as Sent
+from keyfront.edge.origin.sigv4 import EMPTY, UNSIGNED
+from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.errors import OriginFailure
 from keyfront.model.snapshot import Behavior, Origin, OriginGroup, Select, Snapshot
 from tests.origin import Asked, ScriptedOrigin, answer
-from tests.viewer import Clock, EdgeHouse, site
+from tests.viewer import Clock, EdgeHarness, site
 
 KEY, SECRET, TOKEN = "AKIDEXAMPLE", "verysecretindeed/verysecretindeed", "a/session+token=="
 
@@ -88,15 +88,15 @@ async def test_every_request_is_signed_over_host_path_query_and_range(tmp_path: 
         origin.on("/film/a%2Bb%20c.mp4", answer(200, b"film"))
         snapshot = site(origin.origin(signing="always", path="/film"), behavior())
         path = credentials(tmp_path, f"aws_session_token = {TOKEN}\n")
-        async with EdgeHouse(snapshot, settings=settings(path)) as house:
-            seen = await house.get("/a+b%20c.mp4?b=2&a=x+y&acl")
+        async with EdgeHarness(snapshot, settings=settings(path)) as harness:
+            seen = await harness.get("/a+b%20c.mp4?b=2&a=x+y&acl")
             assert (seen.status, seen.body) == (200, b"film")
             (asked,) = origin.requests
             assert asked.target == "/film/a%2Bb%20c.mp4?a=x%20y&acl=&b=2"
             covered = signed_by(asked, token=TOKEN)
             assert covered.startswith("host;x-amz-cf-id;")
             assert asked.header("x-amz-content-sha256") == EMPTY
-            again = await house.get("/a+b%20c.mp4?b=2&a=x+y&acl")
+            again = await harness.get("/a+b%20c.mp4?b=2&a=x+y&acl")
             assert again.x_cache == "Hit"
         assert origin.faults == []
 
@@ -105,10 +105,10 @@ async def test_a_range_that_is_sent_is_signed(tmp_path: Path) -> None:
     async with ScriptedOrigin() as origin:
         origin.on("/big", answer(206, b"0123", {"Content-Range": "bytes 0-3/10"}))
         uncached = behavior(max_ttl=0, default_ttl=0, forward_headers=Select("whitelist", ("range",)))
-        async with EdgeHouse(
+        async with EdgeHarness(
             site(origin.origin(signing="always"), uncached), settings=settings(credentials(tmp_path))
-        ) as house:
-            seen = await house.get("/big", headers=[("Range", "bytes=0-3")])
+        ) as harness:
+            seen = await harness.get("/big", headers=[("Range", "bytes=0-3")])
             assert (seen.status, seen.body) == (206, b"0123")
             assert "range" in signed_by(origin.requests[0]).split(";")
 
@@ -123,15 +123,15 @@ async def test_a_viewers_authorization_is_overwritten(tmp_path: Path, caching: b
     async with ScriptedOrigin() as origin:
         origin.on("/a", answer(200, b"one"), answer(200, b"two"))
         snapshot = site(origin.origin(signing="always"), behavior(**members))
-        async with EdgeHouse(snapshot, settings=settings(credentials(tmp_path))) as house:
+        async with EdgeHarness(snapshot, settings=settings(credentials(tmp_path))) as harness:
             theirs = [
                 ("Authorization", "Bearer viewer"),
                 ("X-Amz-Date", "20200101T000000Z"),
                 ("X-Amz-Security-Token", "viewer"),
             ]
-            assert (await house.get("/a", headers=theirs)).body == b"one"
+            assert (await harness.get("/a", headers=theirs)).body == b"one"
             signed_by(origin.requests[0])
-            second = await house.get("/a", headers=[("Authorization", "Bearer other")])
+            second = await harness.get("/a", headers=[("Authorization", "Bearer other")])
             assert second.body == (b"one" if caching else b"two")
 
 
@@ -139,17 +139,17 @@ async def test_a_body_is_sent_unsigned_or_by_the_hash_that_the_viewer_gives(tmp_
     async with ScriptedOrigin() as origin:
         origin.on("/up", answer(200))
         every = behavior(legacy=True)
-        async with EdgeHouse(
+        async with EdgeHarness(
             site(origin.origin(signing="always"), every), settings=settings(credentials(tmp_path))
-        ) as house:
+        ) as harness:
             digest = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
             for given, expected in ((None, UNSIGNED), (digest, digest), ("x" * 64, UNSIGNED)):
                 headers = [] if given is None else [("X-Amz-Content-SHA256", given)]
-                assert (await house.get("/up", headers=headers, method="PUT", body=b"hello")).status == 200
+                assert (await harness.get("/up", headers=headers, method="PUT", body=b"hello")).status == 200
                 asked = origin.requests[-1]
                 assert (asked.body, asked.header("x-amz-content-sha256")) == (b"hello", expected)
                 signed_by(asked)
-            assert (await house.get("/up", method="POST")).status == 200
+            assert (await harness.get("/up", method="POST")).status == 200
             assert origin.requests[-1].header("x-amz-content-sha256") == EMPTY
 
 
@@ -157,10 +157,10 @@ async def test_the_host_is_the_origins_own_whatever_is_forwarded(tmp_path: Path)
     async with ScriptedOrigin() as origin:
         origin.on("/a", answer(200, b"a"))
         forwards = behavior(forward_headers=Select("all"), key_headers=Select("whitelist", ("host",)))
-        async with EdgeHouse(
+        async with EdgeHarness(
             site(origin.origin(signing="always"), forwards), settings=settings(credentials(tmp_path))
-        ) as house:
-            assert (await house.get("/a")).status == 200
+        ) as harness:
+            assert (await harness.get("/a")).status == 200
             assert origin.requests[0].header("host") == f"127.0.0.1:{origin.port}"
             signed_by(origin.requests[0])
 
@@ -176,13 +176,13 @@ async def test_no_override_lets_a_viewers_authorization_pass_and_signs_without_o
         snapshot = site(
             origin.origin(signing="no-override"), behavior(key_headers=listed, forward_headers=listed)
         )
-        async with EdgeHouse(snapshot, settings=settings(credentials(tmp_path))) as house:
-            await house.get("/a%20b?x=b+c", headers=[("Authorization", "Bearer viewer")])
+        async with EdgeHarness(snapshot, settings=settings(credentials(tmp_path))) as harness:
+            await harness.get("/a%20b?x=b+c", headers=[("Authorization", "Bearer viewer")])
             theirs = origin.requests[0]
             assert theirs.header("authorization") == "Bearer viewer"
             assert theirs.target == "/a%20b?x=b+c", "whoever signed it signed it as it is"
             assert theirs.header("x-amz-date") is None
-            await house.get("/a%20b?x=b+c")
+            await harness.get("/a%20b?x=b+c")
             signed_by(origin.requests[1])
 
 
@@ -190,18 +190,18 @@ async def test_no_override_signs_if_the_behavior_does_not_forward_authorization(
     async with ScriptedOrigin() as origin:
         origin.on("/a", answer(200))
         snapshot = site(origin.origin(signing="no-override"), behavior())
-        async with EdgeHouse(snapshot, settings=settings(credentials(tmp_path))) as house:
-            await house.get("/a", headers=[("Authorization", "Bearer viewer")])
+        async with EdgeHarness(snapshot, settings=settings(credentials(tmp_path))) as harness:
+            await harness.get("/a", headers=[("Authorization", "Bearer viewer")])
             signed_by(origin.requests[0])
 
 
 async def test_never_means_never(tmp_path: Path) -> None:
     async with ScriptedOrigin() as origin:
         origin.on("/a+b", answer(200))
-        async with EdgeHouse(
+        async with EdgeHarness(
             site(origin.origin(), behavior()), settings=settings(credentials(tmp_path))
-        ) as house:
-            assert (await house.get("/a+b")).status == 200
+        ) as harness:
+            assert (await harness.get("/a+b")).status == 200
             assert origin.requests[0].header("authorization") is None
             assert origin.requests[0].header("x-amz-date") is None
 
@@ -213,10 +213,10 @@ async def test_without_credentials_nothing_is_sent(caplog: pytest.LogCaptureFixt
     async with ScriptedOrigin() as origin:
         snapshot = site(origin.origin(signing="always"), behavior())
         with caplog.at_level(logging.WARNING, "keyfront.edge"):
-            async with EdgeHouse(snapshot, settings=settings(None)) as house:
+            async with EdgeHarness(snapshot, settings=settings(None)) as harness:
                 for _ in range(3):
-                    assert (await house.get("/a")).status == 502
-                record = await house.recorded(1)
+                    assert (await harness.get("/a")).status == 502
+                record = await harness.recorded(1)
         assert origin.connections == 0
         assert record["detail"] == "OriginWriteError"
         told = [entry.getMessage() for entry in caplog.records]
@@ -230,13 +230,13 @@ async def test_credentials_that_come_later_are_used_at_once(tmp_path: Path) -> N
     path = tmp_path / "origin-credentials"
     async with ScriptedOrigin() as origin:
         origin.on("/a", answer(200, b"a"))
-        async with EdgeHouse(
+        async with EdgeHarness(
             site(origin.origin(signing="always"), behavior()), settings=settings(path)
-        ) as house:
-            assert (await house.get("/a")).status == 502
+        ) as harness:
+            assert (await harness.get("/a")).status == 502
             credentials(tmp_path)
-            assert [house.edge.access.poll() for _ in range(2)] == [False, True]
-            assert (await house.get("/a")).body == b"a"
+            assert [harness.edge.access.poll() for _ in range(2)] == [False, True]
+            assert (await harness.get("/a")).body == b"a"
             signed_by(origin.requests[0])
 
 
@@ -251,8 +251,8 @@ async def test_a_second_origin_stands_in_for_one_without_credentials(tmp_path: P
             origin_groups=(OriginGroup("group", ("primary", "spare"), (500,)),),
         )
         path = credentials(tmp_path, title="elsewhere.example.com")
-        async with EdgeHouse(snapshot, settings=settings(path)) as house:
-            assert (await house.get("/a")).body == b"spare"
+        async with EdgeHarness(snapshot, settings=settings(path)) as harness:
+            assert (await harness.get("/a")).body == b"spare"
         assert [asked.header("authorization") for asked in origin.requests] == [None]
 
 
@@ -261,16 +261,16 @@ async def test_what_is_stored_stands_in_while_credentials_are_missing(tmp_path: 
     path = credentials(tmp_path)
     async with ScriptedOrigin() as origin:
         origin.on("/a", answer(200, b"a", {"Cache-Control": "max-age=10"}))
-        async with EdgeHouse(
+        async with EdgeHarness(
             site(origin.origin(signing="always"), behavior()), settings=settings(path), clock=clock
-        ) as house:
-            assert (await house.get("/a")).body == b"a"
+        ) as harness:
+            assert (await harness.get("/a")).body == b"a"
             path.unlink()
-            assert [house.edge.access.poll() for _ in range(2)] == [False, True]
+            assert [harness.edge.access.poll() for _ in range(2)] == [False, True]
             clock.forward(60)
-            stale = await house.get("/a")
+            stale = await harness.get("/a")
             assert (stale.status, stale.body) == (200, b"a")
-            assert (await house.get("/b")).status == 502
+            assert (await harness.get("/b")).status == 502
 
 
 # ---- where a bucket is, and what a path may be
@@ -452,8 +452,8 @@ def test_other_dots_are_a_keys_own(tmp_path: Path, target: str) -> None:
 async def test_a_path_that_climbs_is_a_bad_request(tmp_path: Path) -> None:
     async with ScriptedOrigin() as origin:
         snapshot = site(origin.origin(signing="always"), behavior())
-        async with EdgeHouse(snapshot, settings=settings(credentials(tmp_path))) as house:
-            assert (await house.get("/a/%2e%2e/b")).status == 400
+        async with EdgeHarness(snapshot, settings=settings(credentials(tmp_path))) as harness:
+            assert (await harness.get("/a/%2e%2e/b")).status == 400
         assert origin.connections == 0
 
 

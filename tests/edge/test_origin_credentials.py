@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from keyfront.edge.origin_credentials import Endpoint, OriginCredentials, read_file
+from keyfront.edge.origin.credentials import Endpoint, OriginCredentials, read_file
 from keyfront.errors import SettingsError
 
 SECRET = "thissecretmustnotbeinanymessage"

@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
-from keyfront.edge.exchange import Request
-from keyfront.edge.forward import key_suffix, origin_headers
-from keyfront.edge.overrides import names_client, overrides_request, varies_answer
+from keyfront.edge.rules.cache_key import key_suffix
+from keyfront.edge.rules.origin_request import origin_headers
+from keyfront.edge.rules.override_headers import names_client, overrides_request, varies_answer
+from keyfront.edge.types.messages import Request
 from keyfront.model.snapshot import Behavior, KeyGroup, Origin, Select, Snapshot
-from tests.edge.test_gate import ALICE, BOB, keys, signed
+from tests.edge.test_signature_gate import ALICE, BOB, keys, signed
 from tests.origin import Asked, ScriptedOrigin, Wire
-from tests.viewer import EdgeHouse, site
+from tests.viewer import EdgeHarness, site
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 
@@ -229,10 +230,10 @@ class TestHost:
                 Behavior("*", "scripted", forward_headers=Select("all")),
                 aliases=("*.tenants.test",),
             )
-            async with EdgeHouse(made) as house:
+            async with EdgeHarness(made) as harness:
                 for _ in range(3):
                     for host in ("a.tenants.test", "b.tenants.test", "a.tenants.test:81"):
-                        assert (await house.get("/a", host)).body == host.encode()
+                        assert (await harness.get("/a", host)).body == host.encode()
             assert len(origin.requests) == 3
 
 
@@ -262,29 +263,29 @@ class TestAnObedientOrigin:
     async def test_gives_no_secret_for_an_open_path(
         self, origin: ScriptedOrigin, name: str, members: dict[str, object], method: str
     ) -> None:
-        async with EdgeHouse(half_private(origin, **members)) as house:
+        async with EdgeHarness(half_private(origin, **members)) as harness:
             for spelling in (name, name.replace("-", "_")):
-                seen = await house.get("/open", headers=[(spelling, "/private/1")], method=method)
+                seen = await harness.get("/open", headers=[(spelling, "/private/1")], method=method)
                 assert seen.status == 200
                 assert b"secret" not in seen.body
-            assert (await house.get("/open")).body == b"open: /open"
-            assert (await house.get(signed("/private/1"))).body == b"the secret"
+            assert (await harness.get("/open")).body == b"open: /open"
+            assert (await harness.get(signed("/private/1"))).body == b"the secret"
 
     async def test_is_obeyed_where_the_operator_lists_the_header(self, origin: ScriptedOrigin) -> None:
         select = Select("whitelist", ("x-original-url",))
         made = half_private(origin, legacy=True, key_headers=select, forward_headers=select)
-        async with EdgeHouse(made) as house:
-            seen = await house.get("/open", headers=[("X-Original-URL", "/other")])
+        async with EdgeHarness(made) as harness:
+            seen = await harness.get("/open", headers=[("X-Original-URL", "/other")])
             assert seen.body == b"open: /other"
-            assert (await house.get("/open")).body == b"open: /open"
+            assert (await harness.get("/open")).body == b"open: /open"
 
     async def test_makes_one_answer_for_each_value_where_all_headers_are_sent_on(
         self, origin: ScriptedOrigin
     ) -> None:
         made = site(origin.origin(), Behavior("*", "scripted", forward_headers=Select("all")))
-        async with EdgeHouse(msgspec.structs.replace(made)) as house:
+        async with EdgeHarness(msgspec.structs.replace(made)) as harness:
             for _ in range(3):
-                async with await house.viewer() as viewer:
+                async with await harness.viewer() as viewer:
                     for _ in range(3):
                         evil = await viewer.ask("/open", "d.test", [("X-Original-URL", "/private/1")])
                         assert evil.body == b"the secret"

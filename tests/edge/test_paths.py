@@ -15,13 +15,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from keyfront import sign_cookies
-from keyfront.edge.decide import Refusal, decide
-from keyfront.edge.exchange import Plan, Request
-from keyfront.edge.readings import readings
-from keyfront.edge.routing import Routing
+from keyfront.edge.rules.decide import Refusal, decide
+from keyfront.edge.rules.path_readings import readings
+from keyfront.edge.rules.routing import Plan, Routing
+from keyfront.edge.types.messages import Request
 from keyfront.errors import Denial
 from keyfront.model.snapshot import Behavior, KeyGroup, Snapshot
-from tests.edge.test_gate import ALICE, BOB, keys, signed
+from tests.edge.test_signature_gate import ALICE, BOB, keys, signed
 from tests.origin import ScriptedOrigin
 from tests.viewer import site
 

@@ -14,10 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyfront import Policy, sign_cookies, sign_url
-from keyfront.edge import quick
-from keyfront.edge.accesslog import AccessLog
-from keyfront.edge.edge import Edge, EdgeSettings
-from keyfront.edge.exchange import Plan, Request
+from keyfront.edge.logs.access_log import AccessLog
+from keyfront.edge.rules.routing import Plan
+from keyfront.edge.serving import fast_path
+from keyfront.edge.serving.edge import Edge
+from keyfront.edge.serving.settings import EdgeSettings
+from keyfront.edge.types.messages import Request
 from keyfront.model.snapshot import (
     Behavior,
     Cors,
@@ -29,9 +31,9 @@ from keyfront.model.snapshot import (
     Select,
     Snapshot,
 )
-from tests.edge.test_gate import ALICE, BOB, keys
+from tests.edge.test_signature_gate import ALICE, BOB, keys
 from tests.origin import ScriptedOrigin, answer
-from tests.viewer import Clock, EdgeHouse, Seen, site
+from tests.viewer import Clock, EdgeHarness, Seen, site
 
 VARYING = {"request_id", "time", "time_taken_us", "first_byte_us", "verify_us", "client_port"}
 BIG = b"x" * 200_000
@@ -91,8 +93,8 @@ class Pair:
 
     def __init__(self, origin: ScriptedOrigin, made: Snapshot, **settings: Any) -> None:
         self.clock = Clock()
-        self.fast = EdgeHouse(made, clock=self.clock, **settings)
-        self.plain = EdgeHouse(made, clock=self.clock, **settings)
+        self.fast = EdgeHarness(made, clock=self.clock, **settings)
+        self.plain = EdgeHarness(made, clock=self.clock, **settings)
         self.plain.listener.quick.learn = lambda *_: None  # type: ignore[method-assign]
         self.quick = 0
         hit = self.fast.edge.log.hit
@@ -105,8 +107,8 @@ class Pair:
 
     async def __aenter__(self) -> Pair:
         self._stack = contextlib.AsyncExitStack()
-        for house in (self.fast, self.plain):
-            await self._stack.enter_async_context(house)
+        for harness in (self.fast, self.plain):
+            await self._stack.enter_async_context(harness)
         self.viewers = [
             await self._stack.enter_async_context(await h.viewer()) for h in (self.fast, self.plain)
         ]
@@ -116,17 +118,17 @@ class Pair:
         await self._stack.aclose()
 
     def use(self, made: Snapshot) -> None:
-        for house in (self.fast, self.plain):
-            house.edge.use(made)
+        for harness in (self.fast, self.plain):
+            harness.edge.use(made)
 
     async def ask(self, raw: bytes, answers: int = 1, method: str = "GET") -> list[Seen]:
         """Send the same bytes to both; the answers, which must be alike, and so must be their records."""
         seen: list[list[Seen]] = []
-        for house, viewer in zip((self.fast, self.plain), self.viewers, strict=True):
-            before = len(house.records)
+        for harness, viewer in zip((self.fast, self.plain), self.viewers, strict=True):
+            before = len(harness.records)
             await viewer.send(raw)
             seen.append([await viewer.answer(method) for _ in range(answers)])
-            await house.recorded(before + answers)
+            await harness.recorded(before + answers)
         for one, other in zip(*seen, strict=True):
             assert one.status == other.status
             assert one.body.replace(identity(one), b"") == other.body.replace(identity(other), b"")
@@ -436,12 +438,12 @@ class TestFraming:
             await pair.ask(self.GET)
         before = pair.quick
         for cut in (1, 4, 10, 19, 20, 21, len(self.GET) - 1):
-            for house, viewer in zip((pair.fast, pair.plain), pair.viewers, strict=True):
-                count = len(house.records)
+            for harness, viewer in zip((pair.fast, pair.plain), pair.viewers, strict=True):
+                count = len(harness.records)
                 await viewer.send(self.GET[:cut])
                 await viewer.send(self.GET[cut:])
                 assert (await viewer.answer()).status == 200
-                await house.recorded(count + 1)
+                await harness.recorded(count + 1)
         assert pair.fast.listener.quick.sections.get(b"\r\nHost: d.test\r\n\r\n") is not None
         await pair.ask(self.GET)
         assert pair.quick > before
@@ -451,13 +453,13 @@ class TestFraming:
         for _ in range(3):
             await pair.ask(self.GET)
         before = pair.quick
-        for house, viewer in zip((pair.fast, pair.plain), pair.viewers, strict=True):
-            count = len(house.records)
+        for harness, viewer in zip((pair.fast, pair.plain), pair.viewers, strict=True):
+            count = len(harness.records)
             head = b"PUT /open HTTP/1.1\r\nHost: d.test\r\nContent-Length: %d\r\n\r\n" % len(self.GET)
             await viewer.send(head)
             await viewer.send(self.GET)
             assert (await viewer.answer()).status == 403  # the behavior does not allow PUT
-            await house.recorded(count + 1)
+            await harness.recorded(count + 1)
         assert pair.quick == before
 
     @pytest.mark.parametrize(
@@ -522,8 +524,8 @@ class TestFraming:
     async def test_a_worker_that_drains_closes(self, pair: Pair) -> None:
         for _ in range(3):
             await pair.ask(self.GET)
-        for house in (pair.fast, pair.plain):
-            await house.listener.drain()
+        for harness in (pair.fast, pair.plain):
+            await harness.listener.drain()
         assert [await viewer.at_end() for viewer in pair.viewers] == [b"", b""]
 
 
@@ -565,11 +567,11 @@ def test_a_record_made_of_pieces_is_the_encoders(agent: str, referer: str, path:
     request = Request("GET", target, "d.test", headers, wire_bytes=len(target) + 50)
     visit = edge.visit(request)
     assert isinstance(visit.plan, Plan)
-    way = quick.Quick(edge)
-    section = quick.Section(request, "")
+    way = fast_path.FastPath(edge)
+    section = fast_path.CachedHeaderBlock(request, "")
     ready = way._prepare(visit.plan, section, target)
     assert ready is not None
-    told = quick.Caller("192.0.2.1", 7, (tls, "x")).told
+    told = fast_path.Caller("192.0.2.1", 7, (tls, "x")).told
     shown = "" if ready.spelled else target
     line = (
         f'{{"time":1.5,{told}{ready.first}{shown}{ready.middle}0,"time_taken_us":0{section.told}{ready.last}'

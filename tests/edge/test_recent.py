@@ -1,10 +1,10 @@
 """Short memories: they end, and they are bounded."""
 
-from keyfront.edge.recent import Recent
+from keyfront.edge.cache.ttl_map import TtlMap
 
 
 def test_a_value_is_known_until_its_end() -> None:
-    recent: Recent[str] = Recent()
+    recent: TtlMap[str] = TtlMap()
     recent.put("a", "x", 10.0)
     assert recent.get("a", 9.9) == "x"
     assert recent.get("b", 9.9) is None
@@ -13,7 +13,7 @@ def test_a_value_is_known_until_its_end() -> None:
 
 
 def test_a_newer_value_takes_the_place_of_the_older() -> None:
-    recent: Recent[str] = Recent()
+    recent: TtlMap[str] = TtlMap()
     recent.put("a", "x", 10.0)
     recent.put("a", "y", 5.0)
     assert recent.get("a", 4.0) == "y"
@@ -23,7 +23,7 @@ def test_a_newer_value_takes_the_place_of_the_older() -> None:
 
 
 def test_the_oldest_make_way() -> None:
-    recent: Recent[int] = Recent(3)
+    recent: TtlMap[int] = TtlMap(3)
     for number in range(5):
         recent.put(str(number), number, 10.0)
     assert [recent.get(str(number), 0.0) for number in range(5)] == [None, None, 2, 3, 4]

@@ -10,23 +10,23 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from keyfront.edge import respond
-from keyfront.edge.exchange import Headers, Meta, Reply, Request
-from keyfront.edge.freshness import admit, format_date
-from keyfront.edge.respond import (
+from keyfront.edge.rules import respond
+from keyfront.edge.rules.error_pages import (
     REFUSALS,
-    answer,
     denied_reply,
     error_page,
     internal_error,
-    loggable_query,
     origin_failed,
-    parse_ranges,
-    plain,
     redirect_reply,
     refused,
-    unmodified,
 )
+from keyfront.edge.rules.freshness import admit
+from keyfront.edge.rules.redaction import loggable_query
+from keyfront.edge.rules.respond import answer, is_unconditional, unmodified
+from keyfront.edge.semantics.http_dates import format_date
+from keyfront.edge.semantics.ranges import parse_ranges
+from keyfront.edge.types.messages import Headers, Reply, Request
+from keyfront.edge.types.stored import Meta
 from keyfront.errors import Denial, Denied, OriginFailure
 from keyfront.model.snapshot import Behavior
 
@@ -110,7 +110,7 @@ def test_every_answer_has_one_date() -> None:
     ],
 )
 def test_plain(name: bytes, expected: bool) -> None:
-    assert plain(request((b"host", b"x"), (name, b"v"))) is expected
+    assert is_unconditional(request((b"host", b"x"), (name, b"v"))) is expected
 
 
 @pytest.mark.parametrize("status", [404, 403, 503, 301])
@@ -495,7 +495,7 @@ def test_denials_are_cloudfronts_to_the_byte(denial: Denial) -> None:
     assert reply.headers == [(b"server", b"CloudFront"), (b"content-type", b"text/xml")]
     assert reply.reason == denial.reason
     assert isinstance(reply.body, bytes)
-    assert denial.reason.encode() not in reply.body  # the reason stays in the house
+    assert denial.reason.encode() not in reply.body  # the reason stays in the harness
 
 
 def test_a_denial_in_full() -> None:

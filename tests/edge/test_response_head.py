@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keyfront.edge.edge import EdgeSettings
-from keyfront.edge.response_head import BadHeadError, HeadReader
+from keyfront.edge.origin.lenient_head import BadHeadError, HeadReader
+from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.model.snapshot import Behavior, ErrorResponse
 from tests.origin import CLOSE, ScriptedOrigin, answer, trickle
-from tests.viewer import EdgeHouse, site
+from tests.viewer import EdgeHarness, site
 
 OK = b"HTTP/1.1 200 OK\r\n"
 END = b"Content-Length: 2\r\n\r\nok"
@@ -30,9 +30,9 @@ async def origin() -> AsyncIterator[ScriptedOrigin]:
 
 
 @pytest.fixture
-async def house(origin: ScriptedOrigin) -> AsyncIterator[EdgeHouse]:
-    async with EdgeHouse(site(origin.origin(), Behavior("*", "scripted"))) as house:
-        yield house
+async def harness(origin: ScriptedOrigin) -> AsyncIterator[EdgeHarness]:
+    async with EdgeHarness(site(origin.origin(), Behavior("*", "scripted"))) as harness:
+        yield harness
 
 
 # The bytes of an answer with the body "ok", and the value of its X-A.
@@ -86,21 +86,21 @@ READ: dict[str, tuple[bytes, str | None]] = {
 @pytest.mark.parametrize("bytewise", [False, True], ids=["at once", "byte by byte"])
 @pytest.mark.parametrize("name", READ)
 async def test_what_the_rfc_lets_a_recipient_read(
-    house: EdgeHouse, origin: ScriptedOrigin, name: str, bytewise: bool
+    harness: EdgeHarness, origin: ScriptedOrigin, name: str, bytewise: bool
 ) -> None:
     data, value = READ[name]
     steps = trickle(data) if bytewise else [data]
     origin.on("/x", [*steps, CLOSE] if "1.0" in name else steps)
-    async with await house.viewer() as viewer:
+    async with await harness.viewer() as viewer:
         await viewer.send(b"GET /x HTTP/1.1\r\nHost: d.test\r\n\r\n")
         seen = await viewer.answer()
         while seen.status < 200:
             seen = await viewer.answer()
     assert (seen.status, seen.body, seen.header("x-a")) == (200, b"ok", value)
     # Two readers may understand such a head differently: the connection is not used again.
-    assert (await house.get("/a")).body == b"next"
+    assert (await harness.get("/a")).body == b"next"
     assert origin.requests[-1].connection == 1
-    assert (await house.get("/x")).x_cache == "Hit"
+    assert (await harness.get("/x")).x_cache == "Hit"
 
 
 # The bytes of a bad answer, what the explanation says, and what it must not hold.
@@ -181,38 +181,38 @@ REFUSED: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 async def test_whatever_is_refused_is_named(
-    house: EdgeHouse, origin: ScriptedOrigin, name: str, caplog: pytest.LogCaptureFixture
+    harness: EdgeHarness, origin: ScriptedOrigin, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     data, said = REFUSED[name]
     origin.on("/x", [data, CLOSE])
-    seen = await house.get("/x")
+    seen = await harness.get("/x")
     assert seen.status == 502
-    record = await house.recorded(1)
+    record = await harness.recorded(1)
     assert said in record["explanation"]
     (line,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert said in line and f"127.0.0.1:{origin.port}" in line
     for text in (record["explanation"], line):
         assert SECRET.decode() not in text
         assert text.isascii() and text.isprintable() and len(text) < 400
-    assert (await house.get("/a")).body == b"next"
+    assert (await harness.get("/a")).body == b"next"
 
 
 async def test_the_log_says_it_once_a_minute(
-    house: EdgeHouse, origin: ScriptedOrigin, caplog: pytest.LogCaptureFixture
+    harness: EdgeHarness, origin: ScriptedOrigin, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number in range(5):
         origin.on(f"/{number}", [OK + b"X A: 1\r\n" + END])
-        assert (await house.get(f"/{number}")).status == 502
+        assert (await harness.get(f"/{number}")).status == 502
     assert len([r for r in caplog.records if r.levelno == logging.WARNING]) == 1
-    assert all("its field name is no token" in r["explanation"] for r in house.records)
+    assert all("its field name is no token" in r["explanation"] for r in harness.records)
 
 
-async def test_a_bad_chunk_is_named_too(house: EdgeHouse, origin: ScriptedOrigin) -> None:
+async def test_a_bad_chunk_is_named_too(harness: EdgeHarness, origin: ScriptedOrigin) -> None:
     origin.on("/x", [OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", b"xyz\r\n"])
-    async with await house.viewer() as viewer:
+    async with await harness.viewer() as viewer:
         await viewer.send(b"GET /x HTTP/1.1\r\nHost: d.test\r\n\r\n")
         await viewer.at_end()
-    assert "in the chunked body" in (await house.recorded(1))["explanation"]
+    assert "in the chunked body" in (await harness.recorded(1))["explanation"]
 
 
 # -- 304 that nobody asked for ---------------------------------------------------------------------------------
@@ -234,15 +234,15 @@ NOT_MODIFIED = [b'HTTP/1.1 304 Not Modified\r\nETag: "1"\r\n\r\n']
     ],
 )
 async def test_304_to_a_request_without_conditions(
-    house: EdgeHouse, origin: ScriptedOrigin, method: str, headers: list[tuple[str, str]]
+    harness: EdgeHarness, origin: ScriptedOrigin, method: str, headers: list[tuple[str, str]]
 ) -> None:
     origin.on("/x", NOT_MODIFIED)
-    seen = await house.get("/x", method=method, headers=headers)
+    seen = await harness.get("/x", method=method, headers=headers)
     if method == "OPTIONS":
         assert seen.status == 403  # not an allowed method here
         return
     assert seen.status == 502
-    record = await house.recorded(1)
+    record = await harness.recorded(1)
     assert record["reason"] == "OriginInvalidResponseError"
     assert record["explanation"] == "304 Not Modified to a request without conditions"
     assert not any(name in ("if-none-match", "if-modified-since") for name, _ in origin.requests[0].headers)
@@ -252,9 +252,11 @@ async def test_304_to_a_custom_error_page_leaves_the_error(origin: ScriptedOrigi
     origin.on("/x", answer(404, b"gone"))
     origin.on("/page", NOT_MODIFIED)
     pages = (ErrorResponse(404, page_path="/page", response_code=200),)
-    async with EdgeHouse(site(origin.origin(), Behavior("*", "scripted"), error_responses=pages)) as house:
+    async with EdgeHarness(
+        site(origin.origin(), Behavior("*", "scripted"), error_responses=pages)
+    ) as harness:
         for headers in ([], [("If-None-Match", '"1"')]):
-            seen = await house.get("/x", headers=headers)
+            seen = await harness.get("/x", headers=headers)
             assert (seen.status, seen.body) == (404, b"gone")
 
 
@@ -264,10 +266,10 @@ async def test_304_to_a_slice_is_no_slice(origin: ScriptedOrigin) -> None:
     first = answer(206, body[:1024], {"ETag": '"1"', "Content-Range": f"bytes 0-1023/{len(body)}"})
     origin.on("/x", first, NOT_MODIFIED)
     settings = EdgeSettings(memory=1 << 22, max_object=1024, slice=1024)
-    async with EdgeHouse(site(origin.origin()), settings=settings) as house:
-        seen = await house.get("/x", headers=[("Range", "bytes=0-99")])
+    async with EdgeHarness(site(origin.origin()), settings=settings) as harness:
+        seen = await harness.get("/x", headers=[("Range", "bytes=0-99")])
         assert (seen.status, seen.body) == (206, body[:100])
-        again = await house.get("/x", headers=[("Range", "bytes=2000-2099")])
+        again = await harness.get("/x", headers=[("Range", "bytes=2000-2099")])
         assert again.status == 502
 
 
@@ -275,17 +277,19 @@ async def test_304_to_a_slice_is_no_slice(origin: ScriptedOrigin) -> None:
 async def test_304_to_methods_that_pass(origin: ScriptedOrigin, method: str) -> None:
     origin.on("/x", NOT_MODIFIED)
     methods = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
-    async with EdgeHouse(site(origin.origin(), Behavior("*", "scripted", allowed_methods=methods))) as house:
-        assert (await house.get("/x", method=method)).status == 502
+    async with EdgeHarness(
+        site(origin.origin(), Behavior("*", "scripted", allowed_methods=methods))
+    ) as harness:
+        assert (await harness.get("/x", method=method)).status == 502
 
 
 async def test_a_viewers_own_condition_may_be_answered(origin: ScriptedOrigin) -> None:
     origin.on("/x", NOT_MODIFIED)
     behavior = Behavior("*", "scripted", min_ttl=0, default_ttl=0, max_ttl=0)
-    async with EdgeHouse(site(origin.origin(), behavior)) as house:
-        assert (await house.get("/x", headers=[("If-None-Match", '"1"')])).status == 304
-        assert (await house.get("/x", method="HEAD", headers=[("If-None-Match", '"1"')])).status == 304
-        assert (await house.get("/x")).status == 502
+    async with EdgeHarness(site(origin.origin(), behavior)) as harness:
+        assert (await harness.get("/x", headers=[("If-None-Match", '"1"')])).status == 304
+        assert (await harness.get("/x", method="HEAD", headers=[("If-None-Match", '"1"')])).status == 304
+        assert (await harness.get("/x")).status == 502
 
 
 # -- the reader alone ------------------------------------------------------------------------------------------

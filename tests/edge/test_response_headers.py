@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyfront.edge.edge import EdgeSettings
-from keyfront.edge.exchange import Headers, Request
-from keyfront.edge.response_headers import ResponseHeaders, timed
+from keyfront.edge.rules.response_headers import ResponseHeaders, timed
+from keyfront.edge.serving.settings import EdgeSettings
+from keyfront.edge.types.messages import Headers, Request
 from keyfront.model.compile import compile_snapshot, read_response_headers_policy
 from keyfront.model.managed import RESPONSE_HEADERS_POLICIES
 from keyfront.model.snapshot import (
@@ -28,7 +28,7 @@ from keyfront.model.snapshot import (
 )
 from tests.edge.test_asgi import served, viewer
 from tests.origin import ScriptedOrigin, answer, closed_port
-from tests.viewer import EdgeHouse, Seen, site
+from tests.viewer import EdgeHarness, Seen, site
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 
@@ -369,7 +369,7 @@ async def test_on_misses_hits_heads_ranges_and_304_and_at_once_when_it_changes(
     )
     names = ("x-mine", "x-frame-options", "x-powered-by")
     plain = site(origin.origin(), behaves(origin))
-    async with EdgeHouse(under(plain, first)) as house, await house.viewer() as viewer:
+    async with EdgeHarness(under(plain, first)) as harness, await harness.viewer() as viewer:
         expected = {"x-mine": "edge's", "x-frame-options": "DENY"}
         for headers, status, result in (
             ((), 200, "Miss"),
@@ -386,17 +386,17 @@ async def test_on_misses_hits_heads_ranges_and_304_and_at_once_when_it_changes(
             assert told(seen, *names) == expected
         assert told(await viewer.ask("/a", "d.test", method="HEAD"), *names) == expected
         # The same stored answer under another policy, under none, and under the first one again.
-        house.edge.use(under(plain, policy(headers=(H("x-mine", "later", True),)), number=2))
+        harness.edge.use(under(plain, policy(headers=(H("x-mine", "later", True),)), number=2))
         seen = await viewer.ask("/a", "d.test")
         assert (seen.x_cache, told(seen, *names)) == ("Hit", {"x-mine": "later", "x-powered-by": "php"})
-        house.edge.use(site(origin.origin(), behaves(origin, policy_id="")))
+        harness.edge.use(site(origin.origin(), behaves(origin, policy_id="")))
         for _ in range(3):
             seen = await viewer.ask("/a", "d.test")
             assert (seen.x_cache, told(seen, *names)) == (
                 "Hit",
                 {"x-mine": "origin's", "x-powered-by": "php"},
             )
-        house.edge.use(under(plain, first, number=4))
+        harness.edge.use(under(plain, first, number=4))
         for _ in range(3):
             seen = await viewer.ask("/a", "d.test")
             assert (seen.x_cache, told(seen, *names)) == ("Hit", expected)
@@ -408,8 +408,8 @@ async def test_the_behavior_decides(origin: ScriptedOrigin) -> None:
         origin.on(path, answer(200, b"a", {"Cache-Control": "max-age=100"}))
     images = ResponseHeadersPolicy("i", headers=(H("x-images", "1", False),))
     snapshot = site(origin.origin(), behaves(origin, "/img/*", "i"), behaves(origin, policy_id=""))
-    async with EdgeHouse(under(snapshot, images, policy(headers=(H("x-all", "1", False),)))) as house:
-        async with await house.viewer() as viewer:
+    async with EdgeHarness(under(snapshot, images, policy(headers=(H("x-all", "1", False),)))) as harness:
+        async with await harness.viewer() as viewer:
             for _ in range(3):
                 assert told(await viewer.ask("/a", "d.test"), "x-images", "x-all") == {}
                 assert told(await viewer.ask("/img/a", "d.test"), "x-images", "x-all") == {"x-images": "1"}
@@ -431,7 +431,7 @@ async def test_on_errors_of_the_origin_and_of_the_edge(origin: ScriptedOrigin) -
         behaves(origin),
         more_origins=(origin.origin(id="gone", http_port=closed_port(), connection_attempts=1),),
     )
-    async with EdgeHouse(under(snapshot, rule)) as house:
+    async with EdgeHarness(under(snapshot, rule)) as harness:
         for path, method, status in (
             ("/no", "GET", 404),
             ("/no", "GET", 404),
@@ -441,25 +441,25 @@ async def test_on_errors_of_the_origin_and_of_the_edge(origin: ScriptedOrigin) -
             ("/gone/a", "GET", 502),
             ("/a", "DELETE", 403),
         ):
-            seen = await house.get(path, headers=asked, method=method)
+            seen = await harness.get(path, headers=asked, method=method)
             assert (seen.status, told(seen, *names)) == (status, expected), path
         # Where no behavior was found there is no policy: another host, a request that makes no sense.
         for seen in (
-            await house.get("/a", host="other.test", headers=asked),
-            await house.get("/a", host="..", headers=asked),
+            await harness.get("/a", host="other.test", headers=asked),
+            await harness.get("/a", host="..", headers=asked),
         ):
             assert seen.status in (400, 403)
     paged = msgspec.structs.replace(
         snapshot.distributions[0], error_responses=(ErrorResponse(404, page_path="/page", response_code=200),)
     )
-    async with EdgeHouse(under(msgspec.structs.replace(snapshot, distributions=(paged,)), rule)) as house:
-        seen = await house.get("/no", headers=asked)
+    async with EdgeHarness(under(msgspec.structs.replace(snapshot, distributions=(paged,)), rule)) as harness:
+        seen = await harness.get("/no", headers=asked)
         assert (seen.status, seen.body, told(seen, *names)) == (200, b"sorry", expected)
     blocked = msgspec.structs.replace(paged, geo=Geo("whitelist", ("JP",)), error_responses=())
     snapshot = msgspec.structs.replace(snapshot, distributions=(blocked,))
-    async with EdgeHouse(under(snapshot, rule), trusted=("127.0.0.0/8",)) as house:
+    async with EdgeHarness(under(snapshot, rule), trusted=("127.0.0.0/8",)) as harness:
         for _ in range(2):
-            seen = await house.get("/a", headers=[*asked, ("X-Forwarded-For", "8.8.8.8")])
+            seen = await harness.get("/a", headers=[*asked, ("X-Forwarded-For", "8.8.8.8")])
             assert (seen.status, told(seen, *names)) == (403, {})
 
 
@@ -473,8 +473,8 @@ async def test_a_preflight_reaches_the_origin_and_comes_back_with_permission(ori
         behaves(origin),
     )
     preflight = [("Origin", "https://app.test"), ("Access-Control-Request-Method", "PUT")]
-    async with EdgeHouse(under(snapshot, rule)) as house:
-        seen = await house.get("/api", headers=preflight, method="OPTIONS")
+    async with EdgeHarness(under(snapshot, rule)) as harness:
+        seen = await harness.get("/api", headers=preflight, method="OPTIONS")
         assert seen.status == 204
         assert told(
             seen, "access-control-allow-origin", "access-control-allow-methods", "access-control-allow-headers",
@@ -487,16 +487,16 @@ async def test_a_preflight_reaches_the_origin_and_comes_back_with_permission(ori
             "vary": "Origin",
         }  # fmt: skip
         assert origin.requests[0].method == "OPTIONS"
-        seen = await house.get("/api", headers=[("Origin", "https://evil.test")], method="OPTIONS")
+        seen = await harness.get("/api", headers=[("Origin", "https://evil.test")], method="OPTIONS")
         assert told(seen, "access-control-allow-origin", "access-control-allow-methods") == {}
         # A behavior that does not allow OPTIONS answers no preflight.
-        assert (await house.get("/get", headers=preflight, method="OPTIONS")).status == 403
+        assert (await harness.get("/get", headers=preflight, method="OPTIONS")).status == 403
 
 
 async def test_one_stored_answer_for_all_origins(origin: ScriptedOrigin) -> None:
     origin.on("/font", answer(200, b"font", {"Cache-Control": "max-age=100"}))
     rule = policy(cors=Cors(("*.app.test",), ("*",), ("GET",)))
-    async with EdgeHouse(under(site(origin.origin(), behaves(origin)), rule)) as house:
+    async with EdgeHarness(under(site(origin.origin(), behaves(origin)), rule)) as harness:
         for number, (asked, allowed) in enumerate(
             [
                 ("", None),
@@ -506,7 +506,7 @@ async def test_one_stored_answer_for_all_origins(origin: ScriptedOrigin) -> None
                 ("", None),
             ]
         ):
-            seen = await house.get("/font", headers=[("Origin", asked)] if asked else [])
+            seen = await harness.get("/font", headers=[("Origin", asked)] if asked else [])
             assert seen.x_cache == ("Hit" if number else "Miss")
             assert seen.header("access-control-allow-origin") == allowed
             assert seen.header("vary") == "Origin"
@@ -521,8 +521,8 @@ async def test_the_managed_policies(origin: ScriptedOrigin) -> None:
         plain = site(origin.origin(), behaves(origin, policy_id=id_, allowed_methods=ALL))
         (travels,) = compile_snapshot(plain.distributions, (), (), 1, 0.0).response_headers_policies
         assert travels == managed
-        async with EdgeHouse(under(plain, travels)) as house:
-            seen = await house.get("/a", headers=[("Origin", "https://a.test")])
+        async with EdgeHarness(under(plain, travels)) as harness:
+            seen = await harness.get("/a", headers=[("Origin", "https://a.test")])
             assert (seen.header("access-control-allow-origin") == "*") == ("CorsConfig" in config)
             secured = {
                 "x-xss-protection": "1; mode=block",
@@ -533,7 +533,7 @@ async def test_the_managed_policies(origin: ScriptedOrigin) -> None:
             }
             expected = secured if "SecurityHeadersConfig" in config else {"x-frame-options": "DENY"}
             assert told(seen, *secured) == expected
-            seen = await house.get("/a", headers=[("Origin", "https://a.test")], method="OPTIONS")
+            seen = await harness.get("/a", headers=[("Origin", "https://a.test")], method="OPTIONS")
             methods = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
             assert seen.header("access-control-allow-methods") == (
                 methods if "CorsConfig" in config else None
@@ -552,26 +552,31 @@ async def test_server_timing(origin: ScriptedOrigin) -> None:
     upstream = ["cdn-upstream-layer", "cdn-upstream-connect", "cdn-upstream-fbl"]
     common = ["cdn-pop", "cdn-rid"]
     settings = EdgeSettings(memory=1 << 22, max_object=1 << 20, pop="KFR50-P1")
-    async with EdgeHouse(under(snapshot, policy(server_timing=100.0)), settings=settings) as house:
-        seen = await house.get("/a")
+    async with EdgeHarness(under(snapshot, policy(server_timing=100.0)), settings=settings) as harness:
+        seen = await harness.get("/a")
         assert metrics(seen) == ["db", *upstream, "cdn-cache-miss", *common, "cdn-downstream-fbl"]
-        seen = await house.get("/a")
+        seen = await harness.get("/a")
         assert metrics(seen) == ["cdn-cache-hit", *common, "cdn-hit-layer", "cdn-downstream-fbl"]
-        assert metrics(await house.get("/no")) == [*upstream, "cdn-cache-miss", *common, "cdn-downstream-fbl"]
-        assert metrics(await house.get("/no")) == [
+        assert metrics(await harness.get("/no")) == [
+            *upstream,
+            "cdn-cache-miss",
+            *common,
+            "cdn-downstream-fbl",
+        ]
+        assert metrics(await harness.get("/no")) == [
             "cdn-cache-hit",
             *common,
             "cdn-hit-layer",
             "cdn-downstream-fbl",
         ]
-        assert metrics(await house.get("/a", method="DELETE")) == [*common, "cdn-downstream-fbl"]
+        assert metrics(await harness.get("/a", method="DELETE")) == [*common, "cdn-downstream-fbl"]
         # Never unasked, and whenever it is asked for.
-        house.edge.use(under(snapshot, policy(server_timing=0.0), number=2))
-        assert (await house.get("/a")).header("server-timing") == "db;dur=5"
-        seen = await house.get("/a", headers=[("Pragma", "server-timing")])
+        harness.edge.use(under(snapshot, policy(server_timing=0.0), number=2))
+        assert (await harness.get("/a")).header("server-timing") == "db;dur=5"
+        seen = await harness.get("/a", headers=[("Pragma", "server-timing")])
         assert metrics(seen) == ["cdn-cache-hit", *common, "cdn-hit-layer", "cdn-downstream-fbl"]
-        house.edge.use(under(snapshot, policy(), number=3))
-        assert (await house.get("/a", headers=[("Pragma", "server-timing")])).header(
+        harness.edge.use(under(snapshot, policy(), number=3))
+        assert (await harness.get("/a", headers=[("Pragma", "server-timing")])).header(
             "server-timing"
         ) == "db;dur=5"
 
@@ -589,5 +594,5 @@ async def test_under_another_server(origin: ScriptedOrigin) -> None:
 
 async def test_a_policy_that_the_snapshot_lacks_changes_nothing(origin: ScriptedOrigin) -> None:
     origin.on("/a", answer(200, b"a", {"X-A": "1"}))
-    async with EdgeHouse(site(origin.origin(), behaves(origin, policy_id="absent"))) as house:
-        assert (await house.get("/a")).header("x-a") == "1"
+    async with EdgeHarness(site(origin.origin(), behaves(origin, policy_id="absent"))) as harness:
+        assert (await harness.get("/a")).header("x-a") == "1"

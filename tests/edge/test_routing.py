@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from keyfront.edge.decide import Refusal, decide
-from keyfront.edge.exchange import Request
-from keyfront.edge.routing import PLANS_SIZE, Routing
+from keyfront.edge.rules.decide import Refusal, decide
+from keyfront.edge.rules.routing import PLANS_SIZE, Routing
+from keyfront.edge.types.messages import Request
 from keyfront.model.snapshot import Behavior, Distribution, Geo, Origin, OriginGroup, Select, Snapshot
 
 APP = Origin("app", "127.0.0.1")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from keyfront.edge.edge import EdgeSettings
-from keyfront.edge.segment import Segment, create
+from keyfront.edge.cache.shared_segment import Segment, create
+from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.model.snapshot import Behavior, Select, Snapshot
 from tests.origin import ScriptedOrigin, answer, closed_port
-from tests.viewer import Clock, EdgeHouse, site
+from tests.viewer import Clock, EdgeHarness, site
 
 ALL = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "PATCH", "POST", "DELETE"})
 KIB = 1024
@@ -31,14 +31,14 @@ def open_to_all(**members: object) -> Behavior:
 
 
 @asynccontextmanager
-async def machine(tmp_path: Path, snapshot: Snapshot, clock: Clock) -> AsyncIterator[list[EdgeHouse]]:
+async def machine(tmp_path: Path, snapshot: Snapshot, clock: Clock) -> AsyncIterator[list[EdgeHarness]]:
     fd = create(3, 3 << 20, tmp_path)
     settings = EdgeSettings(memory=1 << 22, max_object=32 * KIB, slice=64 * KIB)
     try:
         async with AsyncExitStack() as stack:
             yield [
                 await stack.enter_async_context(
-                    EdgeHouse(snapshot, settings=settings, clock=clock, segment=Segment.attach(fd, number))
+                    EdgeHarness(snapshot, settings=settings, clock=clock, segment=Segment.attach(fd, number))
                 )
                 for number in range(3)
             ]
@@ -56,11 +56,11 @@ async def test_what_one_has_renewed_the_others_need_not_ask_for(tmp_path: Path) 
         machine(tmp_path, site(origin.origin(), open_to_all()), clock) as houses,
     ):
         origin.on("/a", answer(200, b"one", CACHED), answer(304, headers=CACHED), answer(200, b"two", CACHED))
-        assert [(await house.get("/a")).x_cache for house in houses] == ["Miss", "Hit", "Hit"]
+        assert [(await harness.get("/a")).x_cache for harness in houses] == ["Miss", "Hit", "Hit"]
         clock.forward(150)
-        assert [(await house.get("/a")).x_cache for house in houses] == ["RefreshHit", "Hit", "Hit"]
+        assert [(await harness.get("/a")).x_cache for harness in houses] == ["RefreshHit", "Hit", "Hit"]
         clock.forward(150)
-        seen = [await house.get("/a") for house in houses]
+        seen = [await harness.get("/a") for harness in houses]
         assert [one.x_cache for one in seen] == ["Miss", "Hit", "Hit"]
         assert {one.body for one in seen} == {b"two"}
         assert len(origin.requests) == 3
@@ -88,7 +88,7 @@ async def test_what_was_removed_does_not_stand_in_for_an_origin_that_fails(tmp_p
         assert (await houses[2].get("/a", method="POST", body=b"x")).status == 200
         go.set()
         assert (await waits).body == b"old"  # it began before
-        assert [(await house.get("/a")).body for house in houses] == [b"new"] * 3
+        assert [(await harness.get("/a")).body for harness in houses] == [b"new"] * 3
 
 
 async def test_nobody_joins_a_fill_that_began_before_a_change(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ async def test_nobody_joins_a_fill_that_began_before_a_change(tmp_path: Path) ->
         assert (await houses[0].get("/a")).body == b"new"
         go.set()
         assert (await waits).body == b"old"
-        assert [(await house.get("/a")).body for house in houses] == [b"new"] * 3
+        assert [(await harness.get("/a")).body for harness in houses] == [b"new"] * 3
         assert len(origin.requests) == 3
 
 
@@ -121,12 +121,12 @@ async def test_a_change_ends_what_has_the_same_query_string_and_nothing_else(
         old, new = answer(200, b"old", CACHED), answer(200, b"new", CACHED)
         origin.on("/a", old, old, old, answer(200, b"done"), new)
         for each in ("/a", "/a?x=1", "/a?x=2"):
-            for house in houses:
-                assert (await house.get(each)).body == b"old"
+            for harness in houses:
+                assert (await harness.get(each)).body == b"old"
         await houses[0].get(target, method="POST", body=b"x")
         for each in ("/a", "/a?x=1", "/a?x=2"):
             wanted = b"new" if each == target else b"old"
-            assert [(await house.get(each)).body for house in houses] == [wanted] * 3
+            assert [(await harness.get(each)).body for harness in houses] == [wanted] * 3
         assert len(origin.requests) == 5
 
 
@@ -148,8 +148,8 @@ async def test_a_body_that_cannot_be_asked_for_again_is_shared_when_it_is_whole(
         assert (await houses[1].get("/a")).body == body
         go.set()
         assert (await waits).body == body
-        for house in houses:
-            seen = await house.get("/a")
+        for harness in houses:
+            seen = await harness.get("/a")
             assert (seen.x_cache, seen.body) == ("Hit", body)
         assert len(origin.requests) == 2
 
@@ -177,8 +177,8 @@ async def test_another_version_of_what_is_sliced_takes_the_old_one_away_everywhe
         assert (first.status, first.body) == (206, old[:10])
         # The second worker finds the head, and learns from the origin that what is missing is of another version.
         assert (await houses[1].get("/a", headers=[("Range", "bytes=-10")])).body == new
-        for house in houses:
-            assert (await house.get("/a")).body == new
+        for harness in houses:
+            assert (await harness.get("/a")).body == new
 
 
 async def test_the_failure_of_an_origin_is_one_for_all_and_ends_with_a_new_configuration(
@@ -188,15 +188,19 @@ async def test_the_failure_of_an_origin_is_one_for_all_and_ends_with_a_new_confi
     async with ScriptedOrigin() as origin:
         gone = origin.origin(http_port=closed_port())
         async with machine(tmp_path, site(gone, open_to_all()), clock) as houses:
-            for house in houses:
-                assert (await house.get("/a")).status == 502
-            assert [house.edge.arena.finds for house in houses if house.edge.arena is not None] == [0] * 3
-            assert all(len(house.edge.failures) == 1 for house in houses)
+            for harness in houses:
+                assert (await harness.get("/a")).status == 502
+            assert [harness.edge.arena.finds for harness in houses if harness.edge.arena is not None] == [
+                0
+            ] * 3
+            assert all(len(harness.edge.failures) == 1 for harness in houses)
             kept = [
-                house.edge.failures.left(key, clock())
-                for house in houses
-                for key in house.edge.failures._entries
+                harness.edge.failures.left(key, clock())
+                for harness in houses
+                for key in harness.edge.failures._entries
             ]
             assert kept == [kept[0]] * 3
             clock.forward(kept[0] + 1)
-            assert [house.edge._failure(key, clock()) for house in houses for key in ["E/a"]] == [None] * 3
+            assert [harness.edge._failure(key, clock()) for harness in houses for key in ["E/a"]] == [
+                None
+            ] * 3

@@ -18,12 +18,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from keyfront.edge import removals as removals_module
-from keyfront.edge.arena import Arena, Failure
-from keyfront.edge.cache import MemoryTier, Tiers
-from keyfront.edge.exchange import Headers, Meta, Slices, Stored
-from keyfront.edge.removals import Removal, Removals, root_of
-from keyfront.edge.segment import RING, Segment, create, segment_size
+from keyfront.edge.cache import removals as removals_module
+from keyfront.edge.cache.memory import MemoryTier
+from keyfront.edge.cache.removals import Removal, Removals, root_of
+from keyfront.edge.cache.shared_arena import Arena, Failure
+from keyfront.edge.cache.shared_segment import RING, Segment, create, segment_size
+from keyfront.edge.cache.tiers import Tiers
+from keyfront.edge.types.messages import Headers
+from keyfront.edge.types.stored import Meta, Slices, Stored
 from keyfront.errors import SettingsError
 
 LOG = 64 * 1024

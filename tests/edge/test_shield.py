@@ -14,23 +14,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from keyfront.edge import shield
-from keyfront.edge.edge import SHIELD, EdgeSettings
-from keyfront.edge.parent import Shield
-from keyfront.edge.shield import Asked, Kept, Secrets, Told, asking, parent_address, telling
+from keyfront.edge.origin import shield_client
+from keyfront.edge.origin.shield_client import ReplayableBody, parent_address
+from keyfront.edge.origin.shield_protocol import Secrets, asking, telling
+from keyfront.edge.serving.edge import SHIELD
+from keyfront.edge.serving.settings import EdgeSettings
+from keyfront.edge.serving.shield_server import ShieldServer
+from keyfront.edge.types.shield import ShieldAnswer, ShieldQuery
 from keyfront.errors import SettingsError
-from keyfront.model.snapshot import (
-    Behavior,
-    ErrorResponse,
-    Invalidation,
-    OriginGroup,
-    Select,
-    Snapshot,
-)
+from keyfront.model.snapshot import Behavior, ErrorResponse, Invalidation, OriginGroup, Select, Snapshot
 from tests.edge.film import Film, bytes_of
 from tests.origin import CLOSE, RESET, Authority, ScriptedOrigin, answer, closed_port
 from tests.origin import Asked as Seen
-from tests.viewer import Clock, EdgeHouse, site
+from tests.viewer import Clock, EdgeHarness, site
 
 REGION = "eu-central-1"
 SECRET = b"0123456789abcdef0123456789abcdef"
@@ -56,7 +52,7 @@ class Family:
         self.origin = ScriptedOrigin()
         self.clock = Clock()
         self.folder = folder
-        self.parent: EdgeHouse
+        self.parent: EdgeHarness
         self.snapshot = Snapshot(0, 0.0)
         (folder / "secret").write_bytes(SECRET + b"\n")
         self._stack = AsyncExitStack()
@@ -72,7 +68,7 @@ class Family:
 
     async def settle(
         self, *behaviors: Behavior, tls: Any = None, parent: dict[str, Any] | None = None, **members: Any
-    ) -> EdgeHouse:
+    ) -> EdgeHarness:
         """A distribution, its parent, and a first child."""
         reached = members.pop("origin", {})
         shielded = self.origin.origin(
@@ -80,13 +76,13 @@ class Family:
         )
         self.snapshot = site(shielded, *behaviors, **members)
         settings = EdgeSettings(**(self._settings | (parent or {})))
-        self.parent = EdgeHouse(self.snapshot, settings=settings, scheme=SHIELD, tls=tls, clock=self.clock)
+        self.parent = EdgeHarness(self.snapshot, settings=settings, scheme=SHIELD, tls=tls, clock=self.clock)
         self.parent.listener.scheme = SHIELD
-        self.parent.edge.shield = Shield(self.parent.edge, Secrets((SECRET,)))
+        self.parent.edge.shield = ShieldServer(self.parent.edge, Secrets((SECRET,)))
         await self._stack.enter_async_context(self.parent)
         return await self.child()
 
-    async def child(self, at: str | None = None, **settings: Any) -> EdgeHouse:
+    async def child(self, at: str | None = None, **settings: Any) -> EdgeHarness:
         settings = (
             self._settings
             | {
@@ -95,16 +91,16 @@ class Family:
             }
             | settings
         )
-        child = EdgeHouse(self.snapshot, settings=EdgeSettings(**settings), clock=self.clock)
+        child = EdgeHarness(self.snapshot, settings=EdgeSettings(**settings), clock=self.clock)
         return await self._stack.enter_async_context(child)
 
-    async def barren(self) -> EdgeHouse:
+    async def barren(self) -> EdgeHarness:
         """An edge of the same installation without a parent."""
-        return await self._stack.enter_async_context(EdgeHouse(self.snapshot, clock=self.clock))
+        return await self._stack.enter_async_context(EdgeHarness(self.snapshot, clock=self.clock))
 
-    def publish(self, snapshot: Snapshot, *houses: EdgeHouse) -> None:
-        for house in houses:
-            house.edge.use(snapshot)
+    def publish(self, snapshot: Snapshot, *houses: EdgeHarness) -> None:
+        for harness in houses:
+            harness.edge.use(snapshot)
 
 
 @pytest.fixture
@@ -168,8 +164,8 @@ async def test_an_origin_is_asked_for_the_same_with_a_shield_as_without(family: 
         ("X-Forwarded-For", "192.0.2.1"), ("Via", "1.0 proxy"), ("Accept-Encoding", "gzip, br"),
         ("X-Edge-Shield", "forged"), ("User-Agent", "me"),
     ]  # fmt: skip
-    for house in (child, await family.barren()):
-        assert (await house.get("/x%20y/..;/z?b=2&a=1&a=%20", headers=sent)).body == b"hello"
+    for harness in (child, await family.barren()):
+        assert (await harness.get("/x%20y/..;/z?b=2&a=1&a=%20", headers=sent)).body == b"hello"
     shielded, bare = family.origin.requests
     assert (shielded.method, shielded.target) == (bare.method, bare.target)
     differing = ("via", "x-amz-cf-id")
@@ -202,7 +198,7 @@ async def test_the_parent_does_not_ask_a_parent(family: Family) -> None:
     settings = EdgeSettings(
         shields=((REGION, f"127.0.0.1:{family.parent.port}"),), shield_secret=str(family.folder / "secret")
     )
-    edge.shields = shield.Shields(settings.shields, settings.shield_secret, edge.origins, edge.clock)
+    edge.shields = shield_client.Shields(settings.shields, settings.shield_secret, edge.origins, edge.clock)
     family.origin.on("/a", answer(200, b"hello"))
     assert (await child.get("/a")).body == b"hello"
     family.parent.listener.scheme = "http"  # and now a viewer asks it
@@ -216,19 +212,19 @@ async def test_the_parent_does_not_ask_a_parent(family: Family) -> None:
 
 async def test_an_edge_may_be_its_own_parent(family: Family) -> None:
     await family.settle()
-    house = await family.child()
-    house.edge.shield = Shield(house.edge, Secrets((SECRET,)))
+    harness = await family.child()
+    harness.edge.shield = ShieldServer(harness.edge, Secrets((SECRET,)))
     family.origin.on("/a", answer(200, b"hello", {"Cache-Control": "max-age=60"}))
     server = await asyncio.get_running_loop().create_server(
-        lambda: type(house.listener)(house.edge, scheme=SHIELD)(), "127.0.0.1", 0
+        lambda: type(harness.listener)(harness.edge, scheme=SHIELD)(), "127.0.0.1", 0
     )
     port = server.sockets[0].getsockname()[1]
-    house.edge.shields = shield.Shields(
-        ((REGION, f"127.0.0.1:{port}"),), str(family.folder / "secret"), house.edge.origins, family.clock
+    harness.edge.shields = shield_client.Shields(
+        ((REGION, f"127.0.0.1:{port}"),), str(family.folder / "secret"), harness.edge.origins, family.clock
     )
     try:
         for _ in range(2):
-            assert (await house.get("/a")).body == b"hello"
+            assert (await harness.get("/a")).body == b"hello"
     finally:
         server.close()
     assert len(family.origin.requests) == 1
@@ -250,7 +246,7 @@ async def test_two_distributions_may_be_passed_still(family: Family) -> None:
 
 
 def sealed(
-    family: Family, asked: Asked, *, secret: bytes = SECRET, target: str = "/a", **headers: str
+    family: Family, asked: ShieldQuery, *, secret: bytes = SECRET, target: str = "/a", **headers: str
 ) -> list[tuple[str, str]]:
     """The headers of a question."""
     fields = [("Host", "d.test"), *headers.items()]
@@ -258,7 +254,7 @@ def sealed(
     return [*fields[1:], ("X-Edge-Shield", Secrets((secret,)).sealed(context, asked).decode())]
 
 
-def question(family: Family, **members: Any) -> Asked:
+def question(family: Family, **members: Any) -> ShieldQuery:
     values: dict[str, Any] = {
         "time": int(family.clock()),
         "nonce": b"n" * 12,
@@ -267,7 +263,7 @@ def question(family: Family, **members: Any) -> Asked:
         "host": "origin.test",
         "cached": True,
     }
-    return Asked(**(values | members))
+    return ShieldQuery(**(values | members))
 
 
 class TestWhoMayAsk:
@@ -280,7 +276,7 @@ class TestWhoMayAsk:
             telling(b"n" * 12, 200), (seen.header("x-edge-shield") or "").encode()
         )
         assert payload is not None
-        assert msgspec.msgpack.decode(payload, type=Told).snapshot == 1
+        assert msgspec.msgpack.decode(payload, type=ShieldAnswer).snapshot == 1
         assert family.origin.requests[0].header("host") == "origin.test"
 
     async def test_nobody_else(self, family: Family) -> None:
@@ -330,12 +326,12 @@ class TestWhoMayAsk:
         )
         assert (seen.status, seen.body) == (421, b"")
         assert payload is not None
-        assert why in msgspec.msgpack.decode(payload, type=Told).refused
+        assert why in msgspec.msgpack.decode(payload, type=ShieldAnswer).refused
         assert not family.origin.requests
 
     async def test_a_secret_is_changed_without_a_gap(self, family: Family) -> None:
         await family.settle()
-        family.parent.edge.shield = Shield(family.parent.edge, Secrets((SECRET[::-1], SECRET)))
+        family.parent.edge.shield = ShieldServer(family.parent.edge, Secrets((SECRET[::-1], SECRET)))
         (family.folder / "secret").write_bytes(SECRET + b"\n\n" + SECRET[::-1] + b"\n")
         child = await family.child()
         family.origin.on("/a", answer(200, b"hello"))
@@ -455,8 +451,8 @@ class TestFreshness:
         await family.origin.stop()
         family.clock.forward(20)
         late = await family.child()
-        for house in (child, late):
-            seen = await house.get("/a")
+        for harness in (child, late):
+            seen = await harness.get("/a")
             assert (seen.status, seen.body) == (200, b"one")
         assert (await late.get("/b")).status == 502
         assert (await late.recorded(2))["detail"] == "OriginConnectError"
@@ -478,7 +474,7 @@ class TestFreshness:
 
 
 class TestInvalidation:
-    async def both_hold(self, family: Family, child: EdgeHouse) -> None:
+    async def both_hold(self, family: Family, child: EdgeHarness) -> None:
         control = {"Cache-Control": "max-age=1000", "ETag": '"same"'}
         family.origin.on("/a", answer(200, b"old", control), answer(200, b"new", control))
         assert (await child.get("/a")).body == b"old"
@@ -606,9 +602,9 @@ class TestWhatPassesThrough:
         film = Film(bytes_of(10 * SLICE), etag="").on(family.origin)
         film.ranges = False
         film.chunked = True
-        for house in (child, await family.child(max_object=SLICE)):
-            assert (await house.get("/film")).body == film.body
-            assert (await house.get("/film", headers=[("Range", "bytes=5-9")])).body in (
+        for harness in (child, await family.child(max_object=SLICE)):
+            assert (await harness.get("/film")).body == film.body
+            assert (await harness.get("/film", headers=[("Range", "bytes=5-9")])).body in (
                 film.body,
                 film.body[5:10],
             )
@@ -703,9 +699,9 @@ class TestWhatPassesThrough:
             family.origin.on("/b", [RESET])
             second.on("/b", answer(403, b"no"))
             family.origin.on("/sorry", answer(200, b"sorry"))
-            for house in (child, await family.child()):
-                assert (await house.get("/a")).body == b"from the second"
-                assert (await house.get("/b")).body == b"sorry"
+            for harness in (child, await family.child()):
+                assert (await harness.get("/a")).body == b"from the second"
+                assert (await harness.get("/b")).body == b"sorry"
             assert [asked.target for asked in second.requests] == ["/a", "/b", "/b"]
         assert len(family.parent.records) == 10
 
@@ -764,7 +760,7 @@ class TestWithoutAParent:
     async def test_it_is_asked_again_after_a_while(
         self, family: Family, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(shield, "DOWN", 0.0)
+        monkeypatch.setattr(shield_client, "DOWN", 0.0)
         child = await family.settle()
         family.origin.on("/a", answer(200, b"hello", {"Cache-Control": "no-store"}))
         family.parent._server.close()  # type: ignore[union-attr]
@@ -780,9 +776,9 @@ class TestWithoutAParent:
     async def test_a_machine_that_stands_still(self, family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
         """It takes connections, and that is all. What was asked for is fetched without it; what may not be repeated
         fails."""
-        monkeypatch.setattr(shield, "PATIENCE", 0.02)
-        monkeypatch.setattr(shield, "PING", 0.05)
-        monkeypatch.setattr(shield, "DOWN", 0.0)
+        monkeypatch.setattr(shield_client, "PATIENCE", 0.02)
+        monkeypatch.setattr(shield_client, "PING", 0.05)
+        monkeypatch.setattr(shield_client, "DOWN", 0.0)
         await family.settle(Behavior("*", "scripted", allowed_methods=ALL))
         family.origin.on("/a", answer(200, b"hello"))
         async with ScriptedOrigin() as still:
@@ -797,7 +793,7 @@ class TestWithoutAParent:
             assert (seen.status, len(family.origin.requests)) == (504, 2)
 
     async def test_a_slow_origin_is_waited_for(self, family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(shield, "PATIENCE", 0.02)
+        monkeypatch.setattr(shield_client, "PATIENCE", 0.02)
         child = await family.settle()
         go = asyncio.Event()
         family.origin.on("/a", [go, *answer(200, b"at last")])
@@ -875,7 +871,7 @@ async def test_a_kept_body_can_be_read_again_from_its_beginning() -> None:
         for n in range(10):
             yield b"%d" % n
 
-    kept = Kept(source())
+    kept = ReplayableBody(source())
     assert [await anext(kept) for _ in range(4)] == [b"0", b"1", b"2", b"3"]
     assert kept.rewound()
     assert [chunk async for chunk in kept] == [b"%d" % n for n in range(10)]
@@ -884,7 +880,7 @@ async def test_a_kept_body_can_be_read_again_from_its_beginning() -> None:
 
 
 def test_edges_agree_on_a_distribution_whatever_was_invalidated() -> None:
-    from keyfront.edge.routing import Routing
+    from keyfront.edge.rules.routing import Routing
 
     def digest(snapshot: Snapshot) -> bytes:
         return Routing(snapshot).sites["ETEST"].digest

@@ -12,8 +12,8 @@ from botocore.credentials import Credentials as BotoCredentials
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keyfront.edge import sigv4
-from keyfront.edge.exchange import Headers
+from keyfront.edge.origin import sigv4
+from keyfront.edge.types.messages import Headers
 
 KEY, SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 NOW = 1_790_000_000.0

@@ -17,14 +17,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keyfront.edge import slices
-from keyfront.edge.edge import EdgeSettings
-from keyfront.edge.exchange import Meta, OriginReply, Piece, Request, Slices
-from keyfront.edge.slices import Answer, Span, UnusableError
+from keyfront.edge.cache import slice_reader, spool
+from keyfront.edge.rules import slicing
+from keyfront.edge.rules.slicing import Answer, Span, UnusableError
+from keyfront.edge.serving.settings import EdgeSettings
+from keyfront.edge.types.messages import OriginReply, Piece, Request
+from keyfront.edge.types.stored import Meta, Slices
 from keyfront.model.snapshot import Behavior, ErrorResponse, Select
 from tests.edge.film import MODIFIED, Film, bytes_of
 from tests.origin import CLOSE, ScriptedOrigin, Wire, answer
-from tests.viewer import EdgeHouse, Seen, Viewer, site
+from tests.viewer import EdgeHarness, Seen, Viewer, site
 
 KIB = 1024
 SLICE = 16 * KIB
@@ -37,12 +39,12 @@ WANTED = [
     (b"bytes=0-0", (0, 0)),
     (b"bytes=0-15", (0, 1)),
     (b"bytes=15-20", (1, 2)),
-    (b"bytes=25-", (2, 2 + slices.FIRST_RUN - 1)),
+    (b"bytes=25-", (2, 2 + slicing.FIRST_RUN - 1)),
     (b"BYTES=25-26", (2, 2)),
     (b"bytes = 25-26", (2, 2)),
     (b"bytes=25-26,100-", (2, 2)),
     (b"bytes=-500", (0, 0)),
-    (b"bytes=0-999999999999999999999999", (0, slices.LONGEST_RUN - 1)),
+    (b"bytes=0-999999999999999999999999", (0, slicing.LONGEST_RUN - 1)),
     (b"bytes=-", None),
     (b"bytes=5-2", None),
     (b"bytes=a-b", None),
@@ -54,7 +56,7 @@ WANTED = [
 @pytest.mark.parametrize(("value", "expected"), WANTED)
 def test_what_a_cold_range_asks_for(value: bytes, expected: tuple[int, int] | None) -> None:
     size = 10
-    span = slices.wanted(Request("GET", "/", "h", [(b"range", value)]), size)
+    span = slicing.wanted(Request("GET", "/", "h", [(b"range", value)]), size)
     if expected is None:
         assert span is None
     else:
@@ -66,11 +68,11 @@ def test_what_a_cold_range_asks_for(value: bytes, expected: tuple[int, int] | No
 
 def test_what_has_no_range_or_several_lines_of_it_asks_for_everything() -> None:
     line = (b"range", b"bytes=0-1")
-    assert slices.wanted(Request("GET", "/", "h", []), 10) is None
-    assert slices.wanted(Request("HEAD", "/", "h", [line]), 10) is None
-    assert slices.wanted(Request("GET", "/", "h", [line, line]), 10) is None
+    assert slicing.wanted(Request("GET", "/", "h", []), 10) is None
+    assert slicing.wanted(Request("HEAD", "/", "h", [line]), 10) is None
+    assert slicing.wanted(Request("GET", "/", "h", [line, line]), 10) is None
     with pytest.raises(UnusableError):
-        slices.wanted(Request("GET", "/", "h", [(b"range", b"bytes=9999999999999999999-")]), 10)
+        slicing.wanted(Request("GET", "/", "h", [(b"range", b"bytes=9999999999999999999-")]), 10)
 
 
 async def nothing() -> AsyncIterator[bytes]:
@@ -103,7 +105,7 @@ NO_RANGES = [
 
 @pytest.mark.parametrize("answer", NO_RANGES)
 def test_what_is_no_single_range(answer: OriginReply) -> None:
-    assert slices.content_range(answer) is None
+    assert slicing.content_range(answer) is None
 
 
 STORED = Slices("k", 1000, 100, "g", b'"1"', True)
@@ -154,7 +156,7 @@ JUDGED: list[tuple[str, Slices, OriginReply, bool, Answer]] = [
 def test_what_an_answer_to_a_missing_slice_proves(
     stored: Slices, answer: OriginReply, if_range: bool, expected: Answer
 ) -> None:
-    assert slices.judge(stored, ASKED, answer, if_range=if_range) is expected
+    assert slicing.judge(stored, ASKED, answer, if_range=if_range) is expected
 
 
 @pytest.mark.parametrize(
@@ -177,12 +179,12 @@ def test_what_counts_as_a_strong_validator(
     meta = Meta(
         200, (), stored_at=0, fresh_until=0, date=date, etag=etag, last_modified=modified, coding=coding
     )
-    assert slices.strong_validator(meta) == expected
+    assert slicing.strong_validator(meta) == expected
 
 
 def test_a_run_ends_where_something_is_there_already() -> None:
     def ask(position: int, last: int, count: int, taken: set[int]) -> tuple[int, int]:
-        span = slices.to_ask(STORED, position, last, count, taken.__contains__)
+        span = slicing.to_ask(STORED, position, last, count, taken.__contains__)
         return span.first, span.last
 
     assert ask(250, 999, 4, set()) == (200, 599)
@@ -216,10 +218,10 @@ def small(request: pytest.FixtureRequest, tmp_path: Path) -> EdgeSettings:
 @contextlib.asynccontextmanager
 async def house_of(
     origin: ScriptedOrigin, settings: EdgeSettings, **members: object
-) -> AsyncIterator[EdgeHouse]:
+) -> AsyncIterator[EdgeHarness]:
     behavior = Behavior("*", "scripted", **members)  # type: ignore[arg-type]
-    async with EdgeHouse(site(origin.origin(), behavior), settings=settings) as house:
-        yield house
+    async with EdgeHarness(site(origin.origin(), behavior), settings=settings) as harness:
+        yield harness
 
 
 def ranged(value: str, *more: tuple[str, str]) -> list[tuple[str, str]]:
@@ -231,16 +233,16 @@ class TestSlices:
         self, origin: ScriptedOrigin, small: EdgeSettings
     ) -> None:
         film = Film(bytes_of(SIZE)).on(origin)
-        async with house_of(origin, small) as house:
+        async with house_of(origin, small) as harness:
             first = 20 * SLICE + 5
-            seen = await house.get("/film", headers=ranged(f"{first}-{first + 99}"))
+            seen = await harness.get("/film", headers=ranged(f"{first}-{first + 99}"))
             assert (seen.status, seen.body) == (206, film.body[first : first + 100])
             assert seen.header("content-range") == f"bytes {first}-{first + 99}/{SIZE}"
             assert seen.header("content-length") == "100"
             assert seen.header("etag") == '"1"'
             assert seen.x_cache == "Miss"
             assert film.spans == [(20 * SLICE, 21 * SLICE - 1)]
-            seen = await house.get("/film", headers=ranged(f"{first + 7}-{first + 8}"))
+            seen = await harness.get("/film", headers=ranged(f"{first + 7}-{first + 8}"))
             assert (seen.status, seen.body, seen.x_cache) == (206, film.body[first + 7 : first + 9], "Hit")
             assert film.fetched == 1
 
@@ -248,11 +250,11 @@ class TestSlices:
         self, origin: ScriptedOrigin, small: EdgeSettings
     ) -> None:
         film = Film(bytes_of(SIZE)).on(origin)
-        async with house_of(origin, small) as house:
+        async with house_of(origin, small) as harness:
             for index in (3, 17, 40):
-                await house.get("/film", headers=ranged(f"{index * SLICE}-{index * SLICE}"))
+                await harness.get("/film", headers=ranged(f"{index * SLICE}-{index * SLICE}"))
             assert film.fetched == 3
-            seen = await house.get("/film")
+            seen = await harness.get("/film")
             assert (seen.status, seen.body) == (200, film.body)
             assert seen.header("content-length") == str(SIZE)
             assert seen.header("content-range") is None
@@ -261,7 +263,7 @@ class TestSlices:
             assert all(a[1] + 1 == b[0] for a, b in pairwise(fetched))
             assert fetched[-1][1] == SIZE - 1
             asked = film.fetched
-            again = await house.get("/film")
+            again = await harness.get("/film")
             assert (again.status, again.body, again.x_cache) == (200, film.body, "Hit")
             assert film.fetched == asked
 
@@ -269,14 +271,14 @@ class TestSlices:
         self, origin: ScriptedOrigin, small: EdgeSettings
     ) -> None:
         film = Film(bytes_of(SIZE)).on(origin)
-        async with house_of(origin, small) as house:
-            miss = await house.get("/film")
+        async with house_of(origin, small) as harness:
+            miss = await harness.get("/film")
             assert (miss.status, miss.body, miss.x_cache) == (200, film.body, "Miss")
-            hit = await house.get("/film")
+            hit = await harness.get("/film")
             assert (hit.status, hit.body, hit.x_cache) == (200, film.body, "Hit")
-            part = await house.get("/film", headers=ranged("-1000"))
+            part = await harness.get("/film", headers=ranged("-1000"))
             assert (part.status, part.body, part.x_cache) == (206, film.body[-1000:], "Hit")
-            head = await house.get("/film", method="HEAD")
+            head = await harness.get("/film", method="HEAD")
             assert (head.status, head.header("content-length"), head.x_cache) == (200, str(SIZE), "Hit")
             assert film.statuses == [200]
 
@@ -286,54 +288,54 @@ class TestSlices:
     ) -> None:
         film = Film(bytes_of(SIZE)).on(origin)
         body = film.body
-        async with house_of(origin, small) as house:
+        async with house_of(origin, small) as harness:
             if not cold:
-                await house.get("/film")
-            two = await house.get("/film", headers=ranged("5-9,20000-50000"))
+                await harness.get("/film")
+            two = await harness.get("/film", headers=ranged("5-9,20000-50000"))
             assert two.status == 206
             assert parts_of(two) == [
                 (f"bytes 5-9/{SIZE}", body[5:10]),
                 (f"bytes 20000-50000/{SIZE}", body[20000:50001]),
             ]
-            last = await house.get("/film", headers=ranged("-3"))
+            last = await harness.get("/film", headers=ranged("-3"))
             assert (last.status, last.body) == (206, body[-3:])
-            overlong = await house.get("/film", headers=ranged(f"{SIZE - 3}-{SIZE * 10}"))
+            overlong = await harness.get("/film", headers=ranged(f"{SIZE - 3}-{SIZE * 10}"))
             assert (overlong.status, overlong.body) == (206, body[-3:])
             for odd in ("9-5", "a-b", "0-10,5-20"):
-                seen = await house.get("/film", headers=ranged(odd))
+                seen = await harness.get("/film", headers=ranged(odd))
                 assert (seen.status, seen.body) == (200, body)
-            past = await house.get("/film", headers=ranged(f"{SIZE}-"))
+            past = await harness.get("/film", headers=ranged(f"{SIZE}-"))
             assert (past.status, past.header("content-range")) == (416, f"bytes */{SIZE}")
-            far = await house.get("/film", headers=ranged(f"{SIZE * 9}-"))
+            far = await harness.get("/film", headers=ranged(f"{SIZE * 9}-"))
             assert (far.status, far.header("content-range")) == (416, f"bytes */{SIZE}")
-            one = await house.get("/film", headers=ranged("0-0", ("If-Range", '"1"')))
+            one = await harness.get("/film", headers=ranged("0-0", ("If-Range", '"1"')))
             assert (one.status, one.body) == (206, body[:1])
             for wrong in ('"2"', 'W/"1"', MODIFIED):
-                seen = await house.get("/film", headers=ranged("0-0", ("If-Range", wrong)))
+                seen = await harness.get("/film", headers=ranged("0-0", ("If-Range", wrong)))
                 assert (seen.status, seen.body) == (200, body)
-            known = await house.get("/film", headers=[("If-None-Match", '"1"')])
+            known = await harness.get("/film", headers=[("If-None-Match", '"1"')])
             assert (known.status, known.body) == (304, b"")
 
     async def test_cold_and_past_the_end(self, origin: ScriptedOrigin, small: EdgeSettings) -> None:
         Film(bytes_of(SIZE)).on(origin)
-        async with house_of(origin, small) as house:
-            seen = await house.get("/film", headers=ranged(f"{SIZE * 9}-"))
+        async with house_of(origin, small) as harness:
+            seen = await harness.get("/film", headers=ranged(f"{SIZE * 9}-"))
             assert (seen.status, seen.header("content-range")) == (416, f"bytes */{SIZE}")
-            seen = await house.get("/film", headers=ranged(f"{SIZE}-"))
+            seen = await harness.get("/film", headers=ranged(f"{SIZE}-"))
             assert (seen.status, seen.header("content-range")) == (416, f"bytes */{SIZE}")
-            seen = await house.get("/film", headers=ranged("99999999999999999999999999-"))
+            seen = await harness.get("/film", headers=ranged("99999999999999999999999999-"))
             assert seen.status == 416
 
     async def test_a_small_object_asked_for_by_range_is_held_whole(
         self, origin: ScriptedOrigin, small: EdgeSettings
     ) -> None:
         film = Film(b"0123456789").on(origin)
-        async with house_of(origin, small) as house:
-            seen = await house.get("/film", headers=ranged("2-4"))
+        async with house_of(origin, small) as harness:
+            seen = await harness.get("/film", headers=ranged("2-4"))
             assert (seen.status, seen.body, seen.header("content-range")) == (206, b"234", "bytes 2-4/10")
-            seen = await house.get("/film")
+            seen = await harness.get("/film")
             assert (seen.status, seen.body, seen.x_cache) == (200, b"0123456789", "Hit")
-            assert house.edge.memory.look("ETEST/film") is not None
+            assert harness.edge.memory.look("ETEST/film") is not None
             assert film.fetched == 1
 
     async def test_parallel_viewers_share_the_fills(
@@ -342,9 +344,9 @@ class TestSlices:
         film = Film(bytes_of(SIZE)).on(origin)
         film.brake, film.before = asyncio.Event(), 1000
         go = film.brake
-        async with house_of(origin, small) as house:
+        async with house_of(origin, small) as harness:
             tasks = [
-                asyncio.create_task(house.get("/film", headers=ranged(f"{7 * SLICE + n}-{8 * SLICE + n}")))
+                asyncio.create_task(harness.get("/film", headers=ranged(f"{7 * SLICE + n}-{8 * SLICE + n}")))
                 for n in range(8)
             ]
             await origin.asked(1)
@@ -360,8 +362,8 @@ class TestSlices:
         film = Film(bytes_of(SIZE)).on(origin)
         film.brake, film.before = asyncio.Event(), 10 * SLICE + 77
         go = film.brake
-        async with house_of(origin, small) as house:
-            async with await house.viewer() as early, await house.viewer() as late:
+        async with house_of(origin, small) as harness:
+            async with await harness.viewer() as early, await harness.viewer() as late:
                 await early.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
                 await early.reader.readexactly(9 * SLICE)
                 await late.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
@@ -378,8 +380,8 @@ class TestSlices:
         film = Film(bytes_of(SIZE)).on(origin)
         film.brake, film.before = asyncio.Event(), 5 * SLICE + 10
         go = film.brake
-        async with house_of(origin, small) as house:
-            async with await house.viewer() as leaves, await house.viewer() as stays:
+        async with house_of(origin, small) as harness:
+            async with await harness.viewer() as leaves, await harness.viewer() as stays:
                 for viewer in (leaves, stays):
                     await viewer.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
                 await leaves.reader.readexactly(SLICE)
@@ -401,13 +403,13 @@ class TestSlices:
         disk = EdgeSettings(
             memory=8 << 20, max_object=size, slice=size, cache_dir=str(tmp_path), cache_disk=256 << 20
         )
-        async with house_of(origin, disk) as house:
+        async with house_of(origin, disk) as harness:
             narrow = socket.socket()
             narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            narrow.connect(("127.0.0.1", house.port))
+            narrow.connect(("127.0.0.1", harness.port))
             narrow.setblocking(False)
             late = Viewer(*await asyncio.open_connection(sock=narrow))
-            async with await house.viewer() as early, late:
+            async with await harness.viewer() as early, late:
                 await early.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
                 await early.reader.readexactly(12 * size)
                 await late.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
@@ -415,8 +417,8 @@ class TestSlices:
                 leaver = early.writer.get_extra_info("socket")
                 leaver.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 early.writer.transport.abort()
-                await house.recorded(1)
-                (fill,) = next(iter(house.edge.runs._flights.values()))
+                await harness.recorded(1)
+                (fill,) = next(iter(harness.edge.runs._flights.values()))
                 go.set()
                 while film.sent < len(film.body) and not fill.ended:
                     await asyncio.sleep(0)
@@ -428,16 +430,16 @@ class TestSlices:
         self, origin: ScriptedOrigin, tmp_path: Path
     ) -> None:
         size = 256 * KIB
-        film = Film(bytes_of(slices.OPEN * size), etag="").on(origin)  # more than the sockets' buffers take
+        film = Film(bytes_of(spool.OPEN * size), etag="").on(origin)  # more than the sockets' buffers take
         cache = tmp_path / "cache"
         disk = EdgeSettings(
             memory=8 << 20, max_object=size, slice=size, cache_dir=str(cache), cache_disk=256 << 20
         )
-        async with house_of(origin, disk) as house:
-            await house.get("/film")
-            while house.edge.runs._flights:
+        async with house_of(origin, disk) as harness:
+            await harness.get("/film")
+            while harness.edge.runs._flights:
                 await asyncio.sleep(0.01)
-            async with await house.viewer() as viewer:
+            async with await harness.viewer() as viewer:
                 await viewer.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
                 assert b"X-Cache: Hit" in await viewer.reader.readuntil(b"\r\n\r\n")
                 for path in cache.rglob("*"):
@@ -452,15 +454,15 @@ class TestSlices:
         film = Film(bytes_of(SIZE)).on(origin)
         film.brake, film.before = asyncio.Event(), 5 * SLICE + 10
         go = film.brake
-        async with house_of(origin, small) as house:
-            async with await house.viewer() as viewer:
+        async with house_of(origin, small) as harness:
+            async with await harness.viewer() as viewer:
                 await viewer.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
                 await viewer.reader.readexactly(5 * SLICE)
                 reset(viewer)
-                await house.recorded(1)
+                await harness.recorded(1)
             go.set()
             await origin.hung_up(1)
-            seen = await house.get("/film")
+            seen = await harness.get("/film")
             assert (seen.status, seen.body) == (200, film.body)
             assert film.spans[1] is not None
             assert film.spans[1][0] >= 5 * SLICE
@@ -470,10 +472,10 @@ class TestSlices:
     ) -> None:
         film = Film(bytes_of(SIZE)).on(origin)
         film.ranges = False
-        async with house_of(origin, small) as house:
-            first = await house.get("/film", headers=ranged("5-9"))
+        async with house_of(origin, small) as harness:
+            first = await harness.get("/film", headers=ranged("5-9"))
             assert (first.status, first.body) == (200, film.body)
-            second = await house.get("/film", headers=ranged("5-9"))
+            second = await harness.get("/film", headers=ranged("5-9"))
             assert (second.status, second.body, second.x_cache) == (206, film.body[5:10], "Hit")
             assert film.fetched == 1
 
@@ -482,10 +484,10 @@ class TestSlices:
     ) -> None:
         film = Film(b"0123456789").on(origin)
         film.ranges = False
-        async with house_of(origin, small) as house:
-            first = await house.get("/film", headers=ranged("5-9"))
+        async with house_of(origin, small) as harness:
+            first = await harness.get("/film", headers=ranged("5-9"))
             assert (first.status, first.body) == (200, film.body)
-            second = await house.get("/film", headers=ranged("5-9"))
+            second = await harness.get("/film", headers=ranged("5-9"))
             assert (second.status, second.body, second.x_cache) == (206, b"56789", "Hit")
             assert film.fetched == 1
 
@@ -499,16 +501,16 @@ class TestSlices:
         if modified == "now":
             film.modified = film.date()
             film.clock = lambda date=film.clock(): date  # type: ignore[misc]
-        async with house_of(origin, small) as house:
+        async with house_of(origin, small) as harness:
             first = 20 * SLICE + 5
             for _ in range(2):
-                seen = await house.get("/film", headers=ranged(f"{first}-{first + 99}"))
+                seen = await harness.get("/film", headers=ranged(f"{first}-{first + 99}"))
                 assert (seen.status, seen.body) == (206, film.body[first : first + 100])
             assert film.spans[-1] == (first, first + 99)
-            whole = await house.get("/film")
+            whole = await harness.get("/film")
             assert (whole.status, whole.body) == (200, film.body)
             asked = film.fetched
-            hit = await house.get("/film", headers=ranged(f"{first}-{first + 99}"))
+            hit = await harness.get("/film", headers=ranged(f"{first}-{first + 99}"))
             assert (hit.status, hit.body, hit.x_cache) == (206, film.body[first : first + 100], "Hit")
             assert film.fetched == asked
 
@@ -516,9 +518,9 @@ class TestSlices:
         self, origin: ScriptedOrigin, small: EdgeSettings
     ) -> None:
         film = Film(bytes_of(SIZE), etag="", modified=MODIFIED).on(origin)
-        async with house_of(origin, small) as house:
-            await house.get("/film", headers=ranged("0-0"))
-            seen = await house.get("/film")
+        async with house_of(origin, small) as harness:
+            await harness.get("/film", headers=ranged("0-0"))
+            seen = await harness.get("/film")
             assert (seen.status, seen.body) == (200, film.body)
             assert film.asked[1].header("if-range") == MODIFIED
 
@@ -526,9 +528,9 @@ class TestSlices:
         self, origin: ScriptedOrigin, small: EdgeSettings
     ) -> None:
         film = Film(bytes_of(SIZE), control="private").on(origin)
-        async with house_of(origin, small) as house:
+        async with house_of(origin, small) as harness:
             for _ in range(2):
-                seen = await house.get("/film", headers=ranged("5-9"))
+                seen = await harness.get("/film", headers=ranged("5-9"))
                 assert (seen.status, seen.body, seen.x_cache) == (206, film.body[5:10], "Miss")
             assert film.spans[-2:] == [(5, 9), (5, 9)]
             assert film.fetched == 3
@@ -538,13 +540,13 @@ class TestSlices:
     ) -> None:
         film = Film(bytes_of(SIZE)).on(origin)
         film.chunked = True
-        async with house_of(origin, small) as house:
-            seen = await house.get("/film")
+        async with house_of(origin, small) as harness:
+            seen = await harness.get("/film")
             assert (seen.status, seen.body, seen.header("transfer-encoding")) == (200, film.body, "chunked")
-            hit = await house.get("/film")
+            hit = await harness.get("/film")
             assert (hit.status, hit.body, hit.x_cache) == (200, film.body, "Hit")
             assert hit.header("content-length") == str(SIZE)
-            part = await house.get("/film", headers=ranged(f"{SLICE}-{SLICE}"))
+            part = await harness.get("/film", headers=ranged(f"{SLICE}-{SLICE}"))
             assert (part.status, part.body) == (206, film.body[SLICE : SLICE + 1])
             assert film.fetched == 1
 
@@ -555,15 +557,15 @@ class TestSlices:
         film.chunked = True
         film.brake, film.before = asyncio.Event(), 10 * SLICE + 77
         go = film.brake
-        async with house_of(origin, small) as house:
-            async with await house.viewer() as early, await house.viewer() as late:
+        async with house_of(origin, small) as harness:
+            async with await harness.viewer() as early, await harness.viewer() as late:
                 await early.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
                 await early.reader.readexactly(9 * SLICE)
                 await late.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
                 await late.reader.readexactly(9 * SLICE)
                 await late.reader.readuntil(b"\r\n")
                 go.set()
-                third = await house.get("/film")
+                third = await harness.get("/film")
             assert third.body == film.body
             assert film.fetched == 1
 
@@ -579,15 +581,15 @@ class TestSlices:
 
         origin.on("/film", [by_tongue])
         forwarded = Select("whitelist", ("x-tongue",))
-        async with house_of(origin, small, forward_headers=forwarded) as house:
+        async with house_of(origin, small, forward_headers=forwarded) as harness:
             for _ in range(2):
                 for tongue, film in films.items():
                     first = 7 * SLICE
                     headers = ranged(f"{first}-{first + 9}", ("X-Tongue", tongue))
-                    seen = await house.get("/film", headers=headers)
+                    seen = await harness.get("/film", headers=headers)
                     assert (seen.status, seen.body) == (206, film.body[first : first + 10])
             for tongue, film in films.items():
-                seen = await house.get("/film", headers=[("X-Tongue", tongue)])
+                seen = await harness.get("/film", headers=[("X-Tongue", tongue)])
                 assert seen.body == film.body
             assert sum(film.spans.count((7 * SLICE, 8 * SLICE - 1)) for film in films.values()) == 2
 
@@ -619,13 +621,13 @@ class TestChanges:
         self, origin: ScriptedOrigin, small: EdgeSettings
     ) -> None:
         film = Film(bytes_of(SIZE)).on(origin)
-        async with house_of(origin, small) as house:
-            await house.get("/film", headers=ranged("0-0"))
+        async with house_of(origin, small) as harness:
+            await harness.get("/film", headers=ranged("0-0"))
             film.body, film.etag = bytes_of(SIZE, 2), '"2"'
-            seen = await house.get("/film", headers=ranged(f"{9 * SLICE}-{9 * SLICE + 9}"))
+            seen = await harness.get("/film", headers=ranged(f"{9 * SLICE}-{9 * SLICE + 9}"))
             assert (seen.status, seen.body) == (206, film.body[9 * SLICE : 9 * SLICE + 10])
             assert seen.header("etag") == '"2"'
-            assert (await house.get("/film")).body == film.body
+            assert (await harness.get("/film")).body == film.body
 
     @pytest.mark.parametrize("if_range", [True, False])
     async def test_a_change_in_the_middle_cuts_the_connection(
@@ -635,16 +637,16 @@ class TestChanges:
         film = Film(bytes_of(SIZE)).on(origin)
         old = film.body
         cookies = Select("none" if if_range else "all")
-        async with house_of(origin, small, forward_cookies=cookies, key_cookies=cookies) as house:
-            await house.get("/film", headers=ranged(f"0-{3 * SLICE}"))
+        async with house_of(origin, small, forward_cookies=cookies, key_cookies=cookies) as harness:
+            await harness.get("/film", headers=ranged(f"0-{3 * SLICE}"))
             film.body, film.etag = bytes_of(SIZE, 2), '"2"'
-            async with await house.viewer() as viewer:
+            async with await harness.viewer() as viewer:
                 await viewer.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
                 head = await viewer.reader.readuntil(b"\r\n\r\n")
                 assert b'ETag: "1"' in head
                 rest = await viewer.at_end()
             assert rest == old[: 4 * SLICE]
-            seen = await house.get("/film")
+            seen = await harness.get("/film")
             assert (seen.status, seen.body) == (200, film.body)
             assert (film.asked[1].header("if-range") is not None) is if_range
 
@@ -655,14 +657,14 @@ class TestChanges:
     ) -> None:
         now = [1_800_000_000.0]
         film = Film(bytes_of(SIZE), control="max-age=10").on(origin)
-        async with house_of(origin, small) as house:
-            house.edge.clock = film.clock = lambda: now[0]
-            await house.get("/film", headers=ranged(f"{30 * SLICE}-{31 * SLICE}"))
+        async with house_of(origin, small) as harness:
+            harness.edge.clock = film.clock = lambda: now[0]
+            await harness.get("/film", headers=ranged(f"{30 * SLICE}-{31 * SLICE}"))
             now[0] += 10_000_000
             if version == "another":
                 film.body, film.etag = bytes_of(SIZE, 2), '"2"'
             headers = ranged(request_range) if request_range else []
-            seen = await house.get("/film", headers=headers)
+            seen = await harness.get("/film", headers=headers)
             expected = film.body if request_range is None else film.body[30 * SLICE : 30 * SLICE + 10]
             assert seen.body == expected
             assert seen.header("etag") == film.etag
@@ -682,43 +684,43 @@ class TestChanges:
     ) -> None:
         now = [1_800_000_000.0]
         film = Film(bytes_of(SIZE), control="max-age=10").on(origin)
-        async with house_of(origin, small) as house:
-            house.edge.clock = film.clock = lambda: now[0]
-            await house.get("/film", headers=ranged("0-0"))
+        async with house_of(origin, small) as harness:
+            harness.edge.clock = film.clock = lambda: now[0]
+            await harness.get("/film", headers=ranged("0-0"))
             now[0] += 1000
             film.fail = 503
-            seen = await house.get("/film", headers=ranged("5-9"))
+            seen = await harness.get("/film", headers=ranged("5-9"))
             assert (seen.status, seen.body) == (206, film.body[5:10])
-            missing = await house.get("/film", headers=ranged(f"{9 * SLICE}-{9 * SLICE}"))
+            missing = await harness.get("/film", headers=ranged(f"{9 * SLICE}-{9 * SLICE}"))
             assert (missing.status, missing.body) == (503, b"the origin is not well")
             film.fail = 0
             now[0] += 1000
-            whole = await house.get("/film")
+            whole = await harness.get("/film")
             assert (whole.status, whole.body) == (200, film.body)
 
     async def test_a_missing_slice_that_the_origin_refuses_is_the_origins_answer(
         self, origin: ScriptedOrigin, small: EdgeSettings
     ) -> None:
         film = Film(bytes_of(SIZE)).on(origin)
-        async with house_of(origin, small) as house:
-            await house.get("/film", headers=ranged("0-0"))
+        async with house_of(origin, small) as harness:
+            await harness.get("/film", headers=ranged("0-0"))
             film.fail = 500
-            seen = await house.get("/film", headers=ranged(f"{9 * SLICE}-"))
+            seen = await harness.get("/film", headers=ranged(f"{9 * SLICE}-"))
             assert (seen.status, seen.x_cache) == (500, "Error")
             film.fail = 0
-            seen = await house.get("/film", headers=ranged(f"{9 * SLICE}-{9 * SLICE}"))
+            seen = await harness.get("/film", headers=ranged(f"{9 * SLICE}-{9 * SLICE}"))
             assert (seen.status, seen.body) == (206, film.body[9 * SLICE : 9 * SLICE + 1])
 
     async def test_an_origin_that_cannot_be_reached_for_a_missing_slice(
         self, origin: ScriptedOrigin, small: EdgeSettings
     ) -> None:
         film = Film(bytes_of(SIZE)).on(origin)
-        async with house_of(origin, small) as house:
-            await house.get("/film", headers=ranged("0-0"))
+        async with house_of(origin, small) as harness:
+            await harness.get("/film", headers=ranged("0-0"))
             await origin.stop()
-            seen = await house.get("/film", headers=ranged(f"{9 * SLICE}-"))
+            seen = await harness.get("/film", headers=ranged(f"{9 * SLICE}-"))
             assert (seen.status, seen.x_cache) == (502, "Error")
-            seen = await house.get("/film", headers=ranged("3-4"))
+            seen = await harness.get("/film", headers=ranged("3-4"))
             assert (seen.status, seen.body) == (206, film.body[3:5])
 
     async def test_a_break_in_the_middle_is_mended_without_the_viewer_noticing(
@@ -726,8 +728,8 @@ class TestChanges:
     ) -> None:
         film = Film(bytes_of(SIZE)).on(origin)
         film.break_at = 12 * SLICE + 100
-        async with house_of(origin, small) as house:
-            seen = await house.get("/film")
+        async with house_of(origin, small) as harness:
+            seen = await harness.get("/film")
             assert (seen.status, seen.body) == (200, film.body)
             assert film.statuses[:2] == [200, 206]
             assert film.spans[1] is not None
@@ -738,14 +740,14 @@ class TestChanges:
     ) -> None:
         film = Film(bytes_of(SIZE), etag="").on(origin)
         film.break_at = 12 * SLICE + 100
-        async with house_of(origin, small) as house:
-            async with await house.viewer() as viewer:
+        async with house_of(origin, small) as harness:
+            async with await harness.viewer() as viewer:
                 await viewer.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
                 await viewer.reader.readuntil(b"\r\n\r\n")
                 rest = await viewer.at_end()
             assert film.body.startswith(rest)
             assert len(rest) < SIZE
-            seen = await house.get("/film")
+            seen = await harness.get("/film")
             assert (seen.status, seen.body) == (200, film.body)
 
     async def test_an_unsafe_request_ends_what_is_sliced(
@@ -753,12 +755,12 @@ class TestChanges:
     ) -> None:
         film = Film(bytes_of(SIZE)).on(origin)
         methods = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
-        async with house_of(origin, small, allowed_methods=methods) as house:
-            await house.get("/film")
+        async with house_of(origin, small, allowed_methods=methods) as harness:
+            await harness.get("/film")
             origin.on("/film", answer(204), [film])
-            assert (await house.get("/film", method="PUT", body=b"x")).status == 204
+            assert (await harness.get("/film", method="PUT", body=b"x")).status == 204
             film.body = bytes_of(SIZE, 2)  # under the same tag, which no honest origin does
-            seen = await house.get("/film")
+            seen = await harness.get("/film")
             assert seen.body == film.body
 
     async def test_a_custom_error_page_may_be_large(
@@ -767,11 +769,11 @@ class TestChanges:
         film = Film(bytes_of(SIZE)).on(origin)
         origin.on("/missing", answer(404, b"no"))
         rule = ErrorResponse(404, 10, "/film", 404)
-        async with EdgeHouse(
+        async with EdgeHarness(
             site(origin.origin(), Behavior("*", "scripted"), error_responses=(rule,)), settings=small
-        ) as house:
+        ) as harness:
             for _ in range(2):
-                seen = await house.get("/missing")
+                seen = await harness.get("/missing")
                 assert (seen.status, seen.body) == (404, film.body)
 
 
@@ -779,10 +781,10 @@ class TestSlow:
     async def test_who_reads_slowly_does_not_make_the_origin_send_it_all(
         self, origin: ScriptedOrigin, small: EdgeSettings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("keyfront.edge.cache.AHEAD", 8 * SLICE)
+        monkeypatch.setattr("keyfront.edge.cache.fill.MAX_FILL_LEAD", 8 * SLICE)
         film = Film(bytes_of(3000 * SLICE)).on(origin)
-        async with house_of(origin, small) as house:
-            async with await house.viewer() as viewer:
+        async with house_of(origin, small) as harness:
+            async with await harness.viewer() as viewer:
                 viewer.writer.transport.pause_reading()  # type: ignore[attr-defined]
                 await viewer.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
                 await origin.asked(1)
@@ -797,19 +799,19 @@ class TestSlow:
     ) -> None:
         """Without a strong validator it could not be asked for again."""
         size = 256 * KIB
-        film = Film(bytes_of(slices.OPEN * size), etag="").on(origin)  # more than the sockets' buffers take
+        film = Film(bytes_of(spool.OPEN * size), etag="").on(origin)  # more than the sockets' buffers take
         film.chunked = True
         cache = tmp_path / "cache"
         disk = EdgeSettings(
             memory=8 << 20, max_object=size, slice=size, cache_dir=str(cache), cache_disk=256 << 20
         )
-        async with house_of(origin, disk) as house, await house.viewer() as viewer:
+        async with house_of(origin, disk) as harness, await harness.viewer() as viewer:
             viewer.writer.transport.pause_reading()  # type: ignore[attr-defined]
             await viewer.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
-            while house.edge.runs._flights or film.sent < len(film.body):
+            while harness.edge.runs._flights or film.sent < len(film.body):
                 await asyncio.sleep(0.01)
             evicted = [path for path in cache.rglob("*") if path.is_file() and len(path.name) == 64]
-            assert len(evicted) >= slices.OPEN
+            assert len(evicted) >= spool.OPEN
             for path in evicted:
                 path.unlink()
             viewer.writer.transport.resume_reading()  # type: ignore[attr-defined]
@@ -846,8 +848,8 @@ class TestSlow:
                 if path.is_file() and len(path.name) == 64:
                     path.unlink()
 
-        async with house_of(origin, disk) as house:
-            async with await house.viewer() as early, await house.viewer() as late:
+        async with house_of(origin, disk) as harness:
+            async with await harness.viewer() as early, await harness.viewer() as late:
                 await early.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
                 await early.reader.readuntil(b"\r\n\r\n")
                 await early.reader.readexactly(15 * SLICE)
@@ -859,7 +861,7 @@ class TestSlow:
                     await evicted()
                 late.writer.transport.pause_reading()  # type: ignore[attr-defined]
                 waiting = asyncio.ensure_future(late.ask("/film", "d.test"))
-                flight = next(iter(house.edge.runs._flights.values()))[0]
+                flight = next(iter(harness.edge.runs._flights.values()))[0]
                 while len(flight._readers) < 2 and fetched < 2 and not waiting.done():
                     await asyncio.sleep(0.001)
                 if when.startswith("after"):
@@ -888,12 +890,12 @@ class TestSlow:
 
         origin.on("/film", [send, CLOSE])
         tiny = EdgeSettings(memory=3 * SLICE, max_object=SLICE, slice=SLICE)
-        async with house_of(origin, tiny) as house, await house.viewer() as early:
+        async with house_of(origin, tiny) as harness, await harness.viewer() as early:
             await early.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
             await early.reader.readuntil(b"\r\n\r\n")
             await early.reader.readexactly(15 * SLICE)
-            late = asyncio.ensure_future(house.get("/film"))
-            (flight,) = house.edge.flights.values()
+            late = asyncio.ensure_future(harness.get("/film"))
+            (flight,) = harness.edge.flights.values()
             while len(flight._readers) < 2 and fetched < 2 and not late.done():
                 await asyncio.sleep(0.001)
             on.set()
@@ -927,7 +929,7 @@ def test_a_body_that_is_read_once_is_cut_as_any_other(
         expected += b"--mark--" + body[first : last + 1]
 
     async def run() -> bytes:
-        return b"".join([bytes(p) async for p in slices.sequence(pieces_of(body, cuts), parts)])  # type: ignore[arg-type]
+        return b"".join([bytes(p) async for p in slice_reader.sequence(pieces_of(body, cuts), parts)])  # type: ignore[arg-type]
 
     assert asyncio.run(run()) == expected
 
@@ -941,7 +943,7 @@ async def test_whatever_is_asked_for_in_whatever_order_is_what_a_naive_server_wo
     film = Film(bytes_of(SIZE)).on(origin)
     versions = {film.etag: film.body}
     tight = msgspec.structs.replace(small, memory=40 * SLICE) if not small.cache_disk else small
-    async with house_of(origin, tight) as house:
+    async with house_of(origin, tight) as harness:
 
         async def ask(viewer: Viewer) -> None:
             kind = dice.randrange(5)
@@ -959,28 +961,28 @@ async def test_whatever_is_asked_for_in_whatever_order_is_what_a_naive_server_wo
                 assert (seen.status, seen.body) == (200, body)
 
         async def many(count: int) -> None:
-            async with await house.viewer() as viewer:
+            async with await harness.viewer() as viewer:
                 for _ in range(count):
                     await ask(viewer)
 
         for round_ in range(6):
             await asyncio.gather(*(many(12) for _ in range(4)))
-            forget_some(house, dice)
+            forget_some(harness, dice)
             if round_ in (2, 4):
                 film.etag, film.body = f'"{round_}"', bytes_of(SIZE, round_)
                 versions[film.etag] = film.body
-                house.edge.tiers.drop("ETEST/film")
+                harness.edge.tiers.drop("ETEST/film")
 
 
-def forget_some(house: EdgeHouse, dice: random.Random) -> None:
-    for key in list(house.edge.memory._entries):
+def forget_some(harness: EdgeHarness, dice: random.Random) -> None:
+    for key in list(harness.edge.memory._entries):
         if dice.random() < 0.5:
-            house.edge.memory.drop(key)
-    for path in files_of(house):
+            harness.edge.memory.drop(key)
+    for path in files_of(harness):
         if dice.random() < 0.5:
             path.unlink(missing_ok=True)
 
 
-def files_of(house: EdgeHouse) -> Iterator[Path]:
-    if house.edge.disk is not None:
-        yield from house.edge.disk.folder.glob("??/*")
+def files_of(harness: EdgeHarness) -> Iterator[Path]:
+    if harness.edge.disk is not None:
+        yield from harness.edge.disk.folder.glob("??/*")

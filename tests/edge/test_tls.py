@@ -24,15 +24,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from keyfront import sign_url
-from keyfront.edge.certificates import Certificates, unraisable
-from keyfront.edge.edge import EdgeSettings
-from keyfront.edge.http1 import Limits
+from keyfront.edge.http.timeouts import Limits
+from keyfront.edge.net.certificates import Certificates, unraisable
+from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.errors import SettingsError
 from keyfront.model.snapshot import Behavior
-from tests.edge.test_gate import ALICE, signed_site
+from tests.edge.test_signature_gate import ALICE, signed_site
 from tests.origin import ScriptedOrigin, answer
 from tests.up import Up, distribution_config
-from tests.viewer import EdgeHouse, Viewer, site
+from tests.viewer import EdgeHarness, Viewer, site
 
 EVENT_LOOPS = ("uvloop", "asyncio")
 NOW = time.time()
@@ -291,10 +291,10 @@ async def origin() -> AsyncIterator[ScriptedOrigin]:
 
 
 @pytest.fixture
-async def house(origin: ScriptedOrigin, folder: Folder) -> AsyncIterator[EdgeHouse]:
+async def harness(origin: ScriptedOrigin, folder: Folder) -> AsyncIterator[EdgeHarness]:
     folder.put("d", "d.test")
-    async with EdgeHouse(site(origin.origin()), tls=folder.read().context) as house:
-        yield house
+    async with EdgeHarness(site(origin.origin()), tls=folder.read().context) as harness:
+        yield harness
 
 
 def trusting(**settings: Any) -> ssl.SSLContext:
@@ -305,29 +305,31 @@ def trusting(**settings: Any) -> ssl.SSLContext:
     return context
 
 
-async def visit(house: EdgeHouse, context: ssl.SSLContext | None = None, name: str = "d.test") -> Viewer:
-    return await house.viewer(ssl=context or trusting(), server_hostname=name)
+async def visit(harness: EdgeHarness, context: ssl.SSLContext | None = None, name: str = "d.test") -> Viewer:
+    return await harness.viewer(ssl=context or trusting(), server_hostname=name)
 
 
 class TestConnections:
-    async def test_a_viewer_that_trusts_the_authority(self, house: EdgeHouse, origin: ScriptedOrigin) -> None:
+    async def test_a_viewer_that_trusts_the_authority(
+        self, harness: EdgeHarness, origin: ScriptedOrigin
+    ) -> None:
         context = trusting()
         context.set_alpn_protocols(["h2", "http/1.1"])
-        async with await visit(house, context) as viewer:
+        async with await visit(harness, context) as viewer:
             miss, hit = [await viewer.ask("/a/1", "d.test") for _ in range(2)]
             secured = viewer.writer.get_extra_info("ssl_object")
             assert secured.version() == "TLSv1.3"
             assert secured.selected_alpn_protocol() == "http/1.1"
         assert (miss.body, miss.x_cache, hit.body, hit.x_cache) == (b"hello", "Miss", b"hello", "Hit")
-        record = await house.recorded(2)
+        record = await harness.recorded(2)
         assert record["scheme"] == "https"
         assert (record["ssl_protocol"], record["ssl_cipher"]) == ("TLSv1.3", "TLS_AES_256_GCM_SHA384")
 
-    async def test_tls_1_2_with_forward_secrecy(self, house: EdgeHouse) -> None:
+    async def test_tls_1_2_with_forward_secrecy(self, harness: EdgeHarness) -> None:
         context = trusting(maximum_version=ssl.TLSVersion.TLSv1_2)
-        async with await visit(house, context) as viewer:
+        async with await visit(harness, context) as viewer:
             assert (await viewer.ask("/a/1", "d.test")).status == 200
-        record = await house.recorded(1)
+        record = await harness.recorded(1)
         assert record["ssl_protocol"] == "TLSv1.2"
         assert record["ssl_cipher"].startswith("ECDHE-")
 
@@ -340,34 +342,34 @@ class TestConnections:
     )  # fmt: skip
     @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
     async def test_what_is_out_of_date_is_turned_away(
-        self, house: EdgeHouse, settings: dict[str, Any], ciphers: str
+        self, harness: EdgeHarness, settings: dict[str, Any], ciphers: str
     ) -> None:
         context = trusting(**settings)
         context.set_ciphers((ciphers or "ALL") + ":@SECLEVEL=0")
         with pytest.raises((ssl.SSLError, ConnectionError)):
-            await visit(house, context)
-        assert not house.records
+            await visit(harness, context)
+        assert not harness.records
 
-    async def test_http_on_the_tls_port_gets_no_further(self, house: EdgeHouse) -> None:
-        async with await house.viewer() as viewer:
+    async def test_http_on_the_tls_port_gets_no_further(self, harness: EdgeHarness) -> None:
+        async with await harness.viewer() as viewer:
             await viewer.send(b"GET /a/1 HTTP/1.1\r\nHost: d.test\r\n\r\n")
             assert b"HTTP" not in await viewer.at_end()
-        assert not house.records
+        assert not harness.records
 
     @pytest.mark.parametrize("name", [b"\xff\xfe.test", b"a" * 255, b"d..test", b"\xc3\xa9.test"])
     async def test_a_server_name_that_is_none(
         self,
-        house: EdgeHouse,
+        harness: EdgeHarness,
         name: bytes,
         capsys: pytest.CaptureFixture[str],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setattr(sys, "unraisablehook", unraisable)
         with contextlib.suppress(ConnectionError):
-            async with await house.viewer() as viewer:
+            async with await harness.viewer() as viewer:
                 await viewer.send(client_hello(name))
                 await asyncio.wait_for(viewer.reader.read(10), 5)
-        async with await visit(house) as viewer:
+        async with await visit(harness) as viewer:
             assert (await viewer.ask("/a/1", "d.test")).status == 200
         assert "Traceback" not in capsys.readouterr().err
 
@@ -381,13 +383,13 @@ class TestConnections:
             der = viewer.writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
             return x509.load_der_x509_certificate(der).serial_number
 
-        async with EdgeHouse(site(origin.origin()), tls=certificates.context) as house:
-            async with await visit(house) as old:
+        async with EdgeHarness(site(origin.origin()), tls=certificates.context) as harness:
+            async with await visit(harness) as old:
                 await old.ask("/a/1", "d.test")
                 second = folder.put("d", "d.test")
                 certificates.poll(NOW)
                 assert certificates.poll(NOW)
-                async with await visit(house) as new:
+                async with await visit(harness) as new:
                     assert (await new.ask("/a/1", "d.test")).x_cache == "Hit"
                     assert (await old.ask("/a/1", "d.test")).x_cache == "Hit"
                     assert (shown(old), shown(new)) == (first.serial_number, second.serial_number)
@@ -397,10 +399,10 @@ class TestConnections:
         certificates = folder.read()
         context = trusting(maximum_version=ssl.TLSVersion.TLSv1_2)
         loop = asyncio.get_running_loop()
-        async with EdgeHouse(site(origin.origin()), tls=certificates.context) as house:
+        async with EdgeHarness(site(origin.origin()), tls=certificates.context) as harness:
 
             def handshake(session: ssl.SSLSession | None) -> tuple[ssl.SSLSession | None, bool | None]:
-                with socket.create_connection(("127.0.0.1", house.port), 5) as plain:
+                with socket.create_connection(("127.0.0.1", harness.port), 5) as plain:
                     with context.wrap_socket(plain, server_hostname="d.test", session=session) as secured:
                         return secured.session, secured.session_reused
 
@@ -415,8 +417,8 @@ class TestConnections:
         folder.put("d", "d.test")
         secure = sign_url("https://d.test/a/1", ALICE, expires=int(time.time()) + 60)
         plain = sign_url("http://d.test/a/1", ALICE, expires=int(time.time()) + 60)
-        async with EdgeHouse(signed_site(origin, "KALICE1"), tls=folder.read().context) as house:
-            async with await visit(house) as viewer:
+        async with EdgeHarness(signed_site(origin, "KALICE1"), tls=folder.read().context) as harness:
+            async with await visit(harness) as viewer:
                 assert (await viewer.ask(secure.removeprefix("https://d.test"), "d.test")).status == 200
                 assert (await viewer.ask(plain.removeprefix("http://d.test"), "d.test")).status == 403
 
@@ -426,8 +428,8 @@ class TestConnections:
         folder.put("d", "d.test")
         for policy in ("https-only", "redirect-to-https"):
             behavior = Behavior("*", "scripted", viewer_protocol_policy=policy)
-            async with EdgeHouse(site(origin.origin(), behavior), tls=folder.read().context) as house:
-                async with await visit(house) as viewer:
+            async with EdgeHarness(site(origin.origin(), behavior), tls=folder.read().context) as harness:
+                async with await visit(harness) as viewer:
                     assert (await viewer.ask("/a/1", "d.test")).body == b"hello"
 
 
@@ -450,13 +452,13 @@ class TestEnds:
         limits = Limits(write=0.6, idle=0.6)
         request = f"GET /big HTTP/1.1\r\nHost: d.test\r\nConnection: {connection}\r\n\r\n".encode()
         loop = asyncio.get_running_loop()
-        async with EdgeHouse(site(origin.origin()), tls=tls, limits=limits, settings=settings) as house:
+        async with EdgeHarness(site(origin.origin()), tls=tls, limits=limits, settings=settings) as harness:
             for _ in ("miss", "hit"):
-                got = await loop.run_in_executor(None, slowly, house.port, request, len(body), scheme)
+                got = await loop.run_in_executor(None, slowly, harness.port, request, len(body), scheme)
                 assert got == body
 
-    async def test_a_refused_request_is_answered_before_the_end(self, house: EdgeHouse) -> None:
-        async with await visit(house) as viewer:
+    async def test_a_refused_request_is_answered_before_the_end(self, harness: EdgeHarness) -> None:
+        async with await visit(harness) as viewer:
             await viewer.send(b"nonsense\r\n\r\n" + b"x" * 300_000)
             seen = await viewer.answer()
             assert (seen.status, seen.header("connection")) == (400, "close")
@@ -468,8 +470,8 @@ class TestEnds:
     ) -> None:
         folder.put("d", "d.test")
         tls = folder.read().context
-        async with EdgeHouse(site(origin.origin()), tls=tls, limits=BRIEF) as house:
-            async with await visit(house) as viewer:
+        async with EdgeHarness(site(origin.origin()), tls=tls, limits=BRIEF) as harness:
+            async with await visit(harness) as viewer:
                 await viewer.send(said)
                 with contextlib.suppress(ConnectionError):
                     assert await asyncio.wait_for(viewer.at_end(), 5) == b""
@@ -479,38 +481,38 @@ class TestEnds:
         size = 64_000_000  # more than the kernel takes on the way
         origin.on("/big", answer(200, bytes(size), {"Cache-Control": "no-store"}))
         tls = folder.read().context
-        async with EdgeHouse(site(origin.origin()), tls=tls, limits=BRIEF) as house:
-            async with await visit(house) as viewer:
+        async with EdgeHarness(site(origin.origin()), tls=tls, limits=BRIEF) as harness:
+            async with await visit(harness) as viewer:
                 viewer.writer.transport.pause_reading()  # type: ignore[attr-defined]
                 await viewer.send(b"GET /big HTTP/1.1\r\nHost: d.test\r\n\r\n")
-                record = await asyncio.wait_for(house.recorded(1), 10)
+                record = await asyncio.wait_for(harness.recorded(1), 10)
                 assert record["detail"] == "ClientHungUpRequest"
                 assert record["bytes"] < size
 
     async def test_a_viewer_that_leaves_stops_the_origin(
-        self, house: EdgeHouse, origin: ScriptedOrigin
+        self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
         gate = asyncio.Event()
         origin.on("/slow", [gate, *answer(200, b"late", {"Cache-Control": "no-store"})])
-        async with await visit(house) as viewer:
+        async with await visit(harness) as viewer:
             await viewer.send(b"GET /slow HTTP/1.1\r\nHost: d.test\r\n\r\n")
             await origin.asked(1)
             linger = struct.pack("ii", 1, 0)
             viewer.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             viewer.writer.transport.abort()
-        record = await asyncio.wait_for(house.recorded(1), 5)
+        record = await asyncio.wait_for(harness.recorded(1), 5)
         assert (record["status"], record["detail"]) == (0, "ClientHungUpRequest")
         gate.set()
 
     @pytest.mark.parametrize("talks_on", [False, True])
     async def test_who_has_said_goodbye_is_answered_and_not_listened_to(
-        self, house: EdgeHouse, origin: ScriptedOrigin, talks_on: bool
+        self, harness: EdgeHarness, origin: ScriptedOrigin, talks_on: bool
     ) -> None:
         gate = asyncio.Event()
         origin.on("/slow", [gate, *answer(200, b"at last")])
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         tls = trusting().wrap_bio(incoming, outgoing, server_hostname="d.test")
-        async with await house.viewer() as plain:
+        async with await harness.viewer() as plain:
             while True:
                 try:
                     tls.do_handshake()
@@ -526,7 +528,7 @@ class TestEnds:
             if talks_on:
                 for _ in range(100):
                     await plain.send(os.urandom(100_000))
-                (connection,) = house.listener.connections
+                (connection,) = harness.listener.connections
                 assert connection._transport._incoming.pending == 0  # type: ignore[attr-defined]
             gate.set()
             if talks_on:
@@ -536,13 +538,13 @@ class TestEnds:
             with pytest.raises(ssl.SSLZeroReturnError):  # the edge's own goodbye
                 tls.read(1)
 
-    async def test_drain(self, house: EdgeHouse, origin: ScriptedOrigin) -> None:
+    async def test_drain(self, harness: EdgeHarness, origin: ScriptedOrigin) -> None:
         gate = asyncio.Event()
         origin.on("/slow", [gate, *answer(200, b"finished")])
-        async with await visit(house) as idle, await visit(house) as busy:
+        async with await visit(harness) as idle, await visit(harness) as busy:
             await busy.send(b"GET /slow HTTP/1.1\r\nHost: d.test\r\n\r\n")
             await origin.asked(1)
-            draining = asyncio.create_task(house.listener.drain())
+            draining = asyncio.create_task(harness.listener.drain())
             assert await idle.at_end() == b""
             gate.set()
             seen = await busy.answer()

@@ -23,12 +23,12 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import Server, ServerConnection, serve
 
 from keyfront import sign_cookies
-from keyfront.edge.asgi import EdgeApp
-from keyfront.edge.edge import EdgeSettings
-from keyfront.edge.http1 import EARLY, Limits
+from keyfront.edge.http.asgi import EdgeApp
+from keyfront.edge.http.connection import EARLY
+from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.limits.origins import OriginLimits
-from keyfront.edge.metrics import families, sums
-from keyfront.edge.websocket import (
+from keyfront.edge.logs.counters import sums
+from keyfront.edge.semantics.websocket import (
     GOING_AWAY,
     WEBSOCKET,
     Frames,
@@ -38,10 +38,12 @@ from keyfront.edge.websocket import (
     handshake_fault,
     upgrade_of,
 )
+from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.model.snapshot import Behavior, ErrorResponse, Origin, OriginGroup, Select, Snapshot
-from tests.edge.test_gate import ALICE, signed, signed_site
+from keyfront.monitoring.edge_metrics import families
+from tests.edge.test_signature_gate import ALICE, signed, signed_site
 from tests.origin import CLOSE, RESET, Asked, Authority, ScriptedOrigin, Step, Wire, answer, closed_port
-from tests.viewer import Clock, EdgeHouse, Viewer, site
+from tests.viewer import Clock, EdgeHarness, Viewer, site
 
 EVENT_LOOPS = ("uvloop", "asyncio")
 
@@ -99,10 +101,10 @@ def open_site(origin: Origin, **members: Any) -> Snapshot:
     return site(origin, Behavior("*", origin.id, forward_headers=ALL_VIEWER), **members)
 
 
-def client(house: EdgeHouse, target: str = "/ws", **settings: Any) -> connect:
-    scheme = "ws" if house.tls is None else "wss"
+def client(harness: EdgeHarness, target: str = "/ws", **settings: Any) -> connect:
+    scheme = "ws" if harness.tls is None else "wss"
     uri = f"{scheme}://d.test{target}"
-    return connect(uri, host="127.0.0.1", port=house.port, proxy=None, **settings)
+    return connect(uri, host="127.0.0.1", port=harness.port, proxy=None, **settings)
 
 
 @pytest.fixture
@@ -112,14 +114,14 @@ async def origin() -> AsyncIterator[ScriptedOrigin]:
 
 
 @pytest.fixture
-async def house(origin: ScriptedOrigin) -> AsyncIterator[EdgeHouse]:
+async def harness(origin: ScriptedOrigin) -> AsyncIterator[EdgeHarness]:
     """Before an origin that does what a test says."""
     snapshot = site(
         origin.origin(read_timeout=5.0),
         Behavior("*", "scripted", allowed_methods=ALL, forward_headers=ALL_VIEWER),
     )
-    async with EdgeHouse(snapshot) as house:
-        yield house
+    async with EdgeHarness(snapshot) as harness:
+        yield harness
 
 
 def reset(viewer: Viewer) -> None:
@@ -287,8 +289,8 @@ class TestFrames:
 class TestEcho:
     async def test_messages_of_all_sizes_come_back_whole_and_in_order(self) -> None:
         chance = random.Random(1)
-        async with server(max_size=None) as (_, ws), EdgeHouse(open_site(ws)) as house:
-            async with client(house, "/ws?room=1", max_size=None) as viewer:
+        async with server(max_size=None) as (_, ws), EdgeHarness(open_site(ws)) as harness:
+            async with client(harness, "/ws?room=1", max_size=None) as viewer:
                 assert viewer.response is not None
                 assert viewer.response.headers["X-Cache"] == "Miss from cloudfront"
                 assert viewer.response.headers["X-Amz-Cf-Pop"] == "KFR50-P1"
@@ -297,7 +299,7 @@ class TestEcho:
                 sender = asyncio.ensure_future(_send_all(viewer, messages))
                 assert [await viewer.recv() for _ in messages] == messages
                 await sender
-            record = await house.recorded(1)
+            record = await harness.recorded(1)
         assert (record["status"], record["scheme"], record["result"], record["detail"]) == (
             101,
             "ws",
@@ -318,9 +320,9 @@ class TestEcho:
             seen.update(connection.request.headers)
             await connection.send(connection.subprotocol or "none")
 
-        async with server(handler, subprotocols=["chat"]) as (_, ws), EdgeHouse(open_site(ws)) as house:
+        async with server(handler, subprotocols=["chat"]) as (_, ws), EdgeHarness(open_site(ws)) as harness:
             async with client(
-                house,
+                harness,
                 subprotocols=["superchat", "chat"],
                 origin="https://app.test",
                 user_agent_header="agent",
@@ -346,32 +348,32 @@ class TestEcho:
         async def leaver(connection: ServerConnection) -> None:
             await connection.close(4001, "enough")
 
-        async with server(handler) as (_, ws), EdgeHouse(open_site(ws)) as house:
-            viewer = await client(house)
+        async with server(handler) as (_, ws), EdgeHarness(open_site(ws)) as harness:
+            viewer = await client(harness)
             await viewer.close(4000, "bye")
-            await house.recorded(1)
+            await harness.recorded(1)
         assert codes == [(4000, "bye")]
-        async with server(leaver) as (_, ws), EdgeHouse(open_site(ws)) as house:
-            async with client(house) as viewer:
+        async with server(leaver) as (_, ws), EdgeHarness(open_site(ws)) as harness:
+            async with client(harness) as viewer:
                 with pytest.raises(websockets.ConnectionClosed) as closed:
                     await viewer.recv()
             assert closed.value.rcvd is not None
             assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4001, "enough")
-            assert (await house.recorded(1)).get("reason", "") == ""
+            assert (await harness.recorded(1)).get("reason", "") == ""
 
     async def test_many_at_once_and_nothing_is_mixed(self) -> None:
-        async with server() as (_, ws), EdgeHouse(open_site(ws)) as house:
+        async with server() as (_, ws), EdgeHarness(open_site(ws)) as harness:
 
             async def talk(number: int) -> None:
-                async with client(house, f"/ws/{number}") as viewer:
+                async with client(harness, f"/ws/{number}") as viewer:
                     for turn in range(20):
                         await viewer.send(f"{number}:{turn}" * 50)
                         assert await viewer.recv() == f"{number}:{turn}" * 50
 
             await asyncio.gather(*(talk(number) for number in range(30)))
-            await house.recorded(30)
-            assert house.edge.websockets.taken == 0
-            assert (house.edge.websockets.handshakes, house.edge.websockets.opened) == (30, 30)
+            await harness.recorded(30)
+            assert harness.edge.websockets.taken == 0
+            assert (harness.edge.websockets.handshakes, harness.edge.websockets.opened) == (30, 30)
 
     async def test_wss_to_the_edge_and_to_the_origin(self, tmp_path: Path) -> None:
         authority = Authority(tmp_path)
@@ -379,16 +381,16 @@ class TestEcho:
         settings = EdgeSettings(memory=1 << 22, ca_file=authority.ca_file)
         async with (
             server(ssl=tls) as (_, ws),
-            EdgeHouse(open_site(ws), tls=authority.server("d.test"), settings=settings) as house,
+            EdgeHarness(open_site(ws), tls=authority.server("d.test"), settings=settings) as harness,
         ):
             context = ssl.create_default_context(cafile=authority.ca_file)
-            async with client(house, ssl=context, server_hostname="d.test", max_size=None) as viewer:
+            async with client(harness, ssl=context, server_hostname="d.test", max_size=None) as viewer:
                 data = random.Random(2).randbytes(900_000)
                 for _ in range(4):
                     sender = asyncio.ensure_future(viewer.send(data))
                     assert await viewer.recv() == data
                     await sender
-            record = await house.recorded(1)
+            record = await harness.recorded(1)
         assert (record["status"], record["scheme"]) == (101, "wss")
         assert record["ssl_protocol"] == "TLSv1.3"
 
@@ -405,32 +407,32 @@ class TestGate:
     async def test_signed_urls_and_cookies_open_and_nothing_else(self) -> None:
         async with server() as (_, ws):
             snapshot = _guarded(ws)
-            async with EdgeHouse(snapshot) as house:
+            async with EdgeHarness(snapshot) as harness:
                 with pytest.raises(websockets.InvalidStatus) as refused:
-                    await client(house, "/a/ws")
+                    await client(harness, "/a/ws")
                 assert refused.value.response.status_code == 403
                 assert b"<Code>MissingKey</Code>" in (refused.value.response.body or b"")
                 with pytest.raises(websockets.InvalidStatus):
-                    await client(house, signed("/a/other").replace("/a/other", "/a/ws"))
-                async with client(house, signed("/a/ws")) as viewer:
+                    await client(harness, signed("/a/other").replace("/a/other", "/a/ws"))
+                async with client(harness, signed("/a/ws")) as viewer:
                     await viewer.send("by URL")
                     assert await viewer.recv() == "by URL"
                 value = sign_cookies("http://d.test/a/*", ALICE, expires=2**31 - 1, secure=False).header
-                async with client(house, "/a/ws", additional_headers={"Cookie": value}) as viewer:
+                async with client(harness, "/a/ws", additional_headers={"Cookie": value}) as viewer:
                     await viewer.send("by cookies")
                     assert await viewer.recv() == "by cookies"
-                await house.recorded(4)
-                verdicts = [(r["status"], r["verdict"], r.get("signed_by", "")) for r in house.records]
+                await harness.recorded(4)
+                verdicts = [(r["status"], r["verdict"], r.get("signed_by", "")) for r in harness.records]
             assert sorted(verdicts) == [
                 (101, "allowed", "cookies"),
                 (101, "allowed", "url"),
                 (403, "refused", ""),
                 (403, "refused", ""),
             ]
-            assert not any("Signature" in str(record) for record in house.records)
+            assert not any("Signature" in str(record) for record in harness.records)
 
     async def test_the_origin_is_not_asked_by_who_is_refused(self, origin: ScriptedOrigin) -> None:
-        async with EdgeHouse(signed_site(origin, "KALICE1")) as house, await house.viewer() as viewer:
+        async with EdgeHarness(signed_site(origin, "KALICE1")) as harness, await harness.viewer() as viewer:
             await viewer.send(offer("/a/1"))
             assert (await viewer.answer()).status == 403
         assert not origin.requests
@@ -440,15 +442,15 @@ class TestGate:
         clock = Clock()
         async with server() as (_, ws):
             snapshot = _guarded(ws)
-            async with EdgeHouse(snapshot, clock=clock) as house:
+            async with EdgeHarness(snapshot, clock=clock) as harness:
                 target = signed("/a/ws", expires=int(clock.now) + 60)
-                async with client(house, target) as viewer:
+                async with client(harness, target) as viewer:
                     clock.forward(3600)
-                    house.edge.use(_guarded(ws, ()))
+                    harness.edge.use(_guarded(ws, ()))
                     await viewer.send("still here")
                     assert await viewer.recv() == "still here"
                     with pytest.raises(websockets.InvalidStatus):
-                        await client(house, target)
+                        await client(harness, target)
 
     async def test_a_proxy_that_names_the_scheme_wss(self, origin: ScriptedOrigin) -> None:
         origin.on("/ws", [SWITCHED, CLOSE])
@@ -456,27 +458,27 @@ class TestGate:
             origin.origin(),
             Behavior("*", "scripted", forward_headers=ALL_VIEWER, viewer_protocol_policy="https-only"),
         )
-        async with EdgeHouse(snapshot, trusted=("127.0.0.1",)) as house:
+        async with EdgeHarness(snapshot, trusted=("127.0.0.1",)) as harness:
             for proto, status in (("wss", 101), ("https", 101), ("ws", 403)):
-                async with await house.viewer() as viewer:
+                async with await harness.viewer() as viewer:
                     await viewer.send(offer(X_Forwarded_Proto=proto))
                     assert (await viewer.answer()).status == status, proto
-            assert [record["scheme"] for record in house.records].count("http") == 1
+            assert [record["scheme"] for record in harness.records].count("http") == 1
 
     async def test_it_is_neither_found_in_the_cache_nor_kept_there(
-        self, house: EdgeHouse, origin: ScriptedOrigin
+        self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
         origin.on("/ws", answer(200, b"first", {"Cache-Control": "max-age=60"}))
-        assert (await house.get("/ws")).body == b"first"
-        assert (await house.get("/ws")).x_cache == "Hit"
+        assert (await harness.get("/ws")).body == b"first"
+        assert (await harness.get("/ws")).x_cache == "Hit"
         origin.on("/ws", answer(200, b"second", {"Cache-Control": "max-age=60"}))
-        async with await house.viewer() as viewer:
+        async with await harness.viewer() as viewer:
             for _ in range(3):  # the quick way learns what comes again and again
                 await viewer.send(offer())
                 seen = await viewer.answer()
                 assert (seen.status, seen.body, seen.x_cache) == (200, b"second", "Miss")
-        assert (await house.get("/ws")).body == b"first"
-        assert not house.edge.flights
+        assert (await harness.get("/ws")).body == b"first"
+        assert not harness.edge.flights
 
 
 def _guarded(ws: Origin, members: tuple[str, ...] = ("KALICE1",)) -> Snapshot:
@@ -509,7 +511,7 @@ class TestForwarding:
         ids=["AllViewer", "ForwardedValues", "origin request policy", "cache policy", "all but host"],
     )
     async def test_behaviors_that_forward_the_handshake(self, behavior: Behavior) -> None:
-        async with server() as (_, ws), EdgeHouse(site(ws, behavior)) as house, client(house) as viewer:
+        async with server() as (_, ws), EdgeHarness(site(ws, behavior)) as harness, client(harness) as viewer:
             await viewer.send("x")
             assert await viewer.recv() == "x"
 
@@ -524,11 +526,11 @@ class TestForwarding:
         ids=["nothing", "the key alone", "the version alone", "all but the key"],
     )
     async def test_others_are_told_why_it_does_not_work(self, behavior: Behavior) -> None:
-        async with server() as (_, ws), EdgeHouse(site(ws, behavior)) as house:
+        async with server() as (_, ws), EdgeHarness(site(ws, behavior)) as harness:
             with pytest.raises(websockets.InvalidStatus) as refused:
-                await client(house)
+                await client(harness)
             assert refused.value.response.status_code in (400, 426)
-            record = await house.recorded(1)
+            record = await harness.recorded(1)
         assert record["reason"] == "websocket_headers_not_forwarded"
         assert "AllViewer" in record["explanation"]
         assert "behavior *" in record["explanation"]
@@ -537,11 +539,11 @@ class TestForwarding:
         origin.on("/ws", answer(200, b"an object"))
         bucket = origin.origin(kind="s3")
         snapshot = site(bucket, Behavior("*", "scripted", forward_headers=ALL_VIEWER))
-        async with EdgeHouse(snapshot) as house, await house.viewer() as viewer:
+        async with EdgeHarness(snapshot) as harness, await harness.viewer() as viewer:
             await viewer.send(offer())
             seen = await viewer.answer()
             assert (seen.status, seen.body) == (200, b"an object")
-            assert (await house.recorded(1))["reason"] == "websocket_to_s3"
+            assert (await harness.recorded(1))["reason"] == "websocket_to_s3"
         assert origin.requests[0].header("upgrade") is None
         assert origin.requests[0].header("connection") == "Keep-Alive"
 
@@ -558,10 +560,10 @@ class TestForwarding:
             shields=(("eu-central-1", f"127.0.0.1:{closed_port()}"),),
             shield_secret=str(secret),
         )
-        async with EdgeHouse(snapshot, settings=settings) as house, await house.viewer() as viewer:
+        async with EdgeHarness(snapshot, settings=settings) as harness, await harness.viewer() as viewer:
             await viewer.send(offer())
             assert (await viewer.answer()).status == 101
-            assert house.edge.shields is not None
+            assert harness.edge.shields is not None
         assert origin.connections == 1
 
     async def test_the_second_origin_of_a_group_only_where_the_first_cannot_be_reached(
@@ -578,7 +580,7 @@ class TestForwarding:
                     more_origins=(ws,),
                     origin_groups=(OriginGroup("group", (first.id, ws.id), (503,)),),
                 )
-                async with EdgeHouse(snapshot) as house, await house.viewer() as viewer:
+                async with EdgeHarness(snapshot) as harness, await harness.viewer() as viewer:
                     await viewer.send(offer())
                     assert (await viewer.answer()).status == status
 
@@ -604,10 +606,10 @@ LIES = {
 class TestOrigins:
     @pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
     async def test_a_101_that_does_not_accept_this_handshake(
-        self, house: EdgeHouse, origin: ScriptedOrigin, lie: bytes
+        self, harness: EdgeHarness, origin: ScriptedOrigin, lie: bytes
     ) -> None:
         origin.on("/ws", [lie + b"\x81\x05hello"])
-        async with await house.viewer() as viewer:
+        async with await harness.viewer() as viewer:
             await viewer.send(offer())
             seen = await viewer.answer()
             assert seen.status == 502
@@ -615,36 +617,36 @@ class TestOrigins:
             await viewer.send(b"GET /b HTTP/1.1\r\nHost: d.test\r\n\r\n")
             origin.on("/b", answer(200, b"b"))
             assert (await viewer.answer()).body == b"b"
-        record = await house.recorded(1)
+        record = await harness.recorded(1)
         assert record["reason"] == "OriginInvalidResponseError"
         assert record["explanation"]
-        assert house.edge.websockets.taken == 0
+        assert harness.edge.websockets.taken == 0
 
-    async def test_a_101_that_nobody_asked_for(self, house: EdgeHouse, origin: ScriptedOrigin) -> None:
+    async def test_a_101_that_nobody_asked_for(self, harness: EdgeHarness, origin: ScriptedOrigin) -> None:
         origin.on("/ws", [SWITCHED + b"\x81\x05hello"])
         for headers in ((), OFFER[:1], OFFER[1:], OFFER[:2]):
-            assert (await house.get("/ws", headers=headers)).status == 502
-        assert (await house.get("/ws", headers=OFFER, method="POST", body=b"x")).status == 502
-        assert (await house.get("/ws", headers=OFFER, method="DELETE")).status == 502
+            assert (await harness.get("/ws", headers=headers)).status == 502
+        assert (await harness.get("/ws", headers=OFFER, method="POST", body=b"x")).status == 502
+        assert (await harness.get("/ws", headers=OFFER, method="DELETE")).status == 502
 
     async def test_bytes_behind_a_lying_101_are_never_taken_for_an_answer(
-        self, house: EdgeHouse, origin: ScriptedOrigin
+        self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
         forged = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nCache-Control: max-age=60\r\n\r\nforged"
         origin.on("/ws", [LIES["another protocol"] + forged])
         origin.on("/b", answer(200, b"real", {"Cache-Control": "max-age=60"}))
-        async with await house.viewer() as viewer:
+        async with await harness.viewer() as viewer:
             await viewer.send(offer())
             assert (await viewer.answer()).status == 502
-        assert (await house.get("/b")).body == b"real"
+        assert (await harness.get("/b")).body == b"real"
         assert origin.connections == 2
 
     async def test_any_other_answer_is_an_ordinary_one_and_the_connection_goes_on(
-        self, house: EdgeHouse, origin: ScriptedOrigin
+        self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
         origin.on("/ws", answer(404, b"no such room", {"Cache-Control": "max-age=60"}))
         origin.on("/b", answer(200, b"b"))
-        async with await house.viewer() as viewer:
+        async with await harness.viewer() as viewer:
             for number in range(2):
                 await viewer.send(offer())
                 seen = await viewer.answer()
@@ -653,20 +655,20 @@ class TestOrigins:
                 assert len(origin.requests) == number + 1
             await viewer.send(b"GET /b HTTP/1.1\r\nHost: d.test\r\n\r\n")
             assert (await viewer.answer()).body == b"b"
-        assert (await house.recorded(1))["reason"] == "websocket_declined"
+        assert (await harness.recorded(1))["reason"] == "websocket_declined"
         # A handshake has a connection of its own, on which nothing else is asked.
         assert sorted(asked.connection for asked in origin.requests) == [0, 1, 2]
 
     async def test_a_handshake_never_takes_a_kept_connection(
-        self, house: EdgeHouse, origin: ScriptedOrigin
+        self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
         origin.on("/b", answer(200, b"b", {"Cache-Control": "no-store"}))
         origin.on("/ws", [SWITCHED, CLOSE])
-        await house.get("/b")
-        async with await house.viewer() as viewer:
+        await harness.get("/b")
+        async with await harness.viewer() as viewer:
             await viewer.send(offer())
             assert (await viewer.answer()).status == 101
-        await house.get("/b")
+        await harness.get("/b")
         assert [asked.connection for asked in origin.requests] == [0, 1, 0]
 
     async def test_custom_error_pages_and_bodies_of_every_framing(self, origin: ScriptedOrigin) -> None:
@@ -679,8 +681,8 @@ class TestOrigins:
             Behavior("*", "scripted", forward_headers=ALL_VIEWER),
             error_responses=(ErrorResponse(403, 0, "/sorry", 200),),
         )
-        async with EdgeHouse(snapshot) as house:
-            async with await house.viewer() as viewer:
+        async with EdgeHarness(snapshot) as harness:
+            async with await harness.viewer() as viewer:
                 seen = []
                 for _ in range(3):
                     await viewer.send(offer())
@@ -701,35 +703,35 @@ class TestOrigins:
         snapshot = site(
             origin.origin(read_timeout=0.5), Behavior("*", "scripted", forward_headers=ALL_VIEWER)
         )
-        async with EdgeHouse(snapshot) as house, await house.viewer() as viewer:
+        async with EdgeHarness(snapshot) as harness, await harness.viewer() as viewer:
             await viewer.send(offer())
             assert (await viewer.answer()).status == 504
-            assert (await house.recorded(1))["reason"] == "OriginReadError"
+            assert (await harness.recorded(1))["reason"] == "OriginReadError"
             assert len(origin.requests) == 1  # a handshake is not sent again
-            assert house.edge.websockets.taken == 0
+            assert harness.edge.websockets.taken == 0
 
     async def test_an_origin_that_leaves_instead_of_answering(
-        self, house: EdgeHouse, origin: ScriptedOrigin
+        self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
         scripts: list[list[Step]] = [[CLOSE], [RESET], [SWITCHED[:40], CLOSE], [SWITCHED[:40], RESET]]
         for script in scripts:
             origin.on("/ws", script)
-            async with await house.viewer() as viewer:
+            async with await harness.viewer() as viewer:
                 await viewer.send(offer())
                 assert (await viewer.answer()).status == 502
         assert len(origin.requests) == 4
-        assert house.edge.websockets.taken == 0
+        assert harness.edge.websockets.taken == 0
 
     async def test_what_comes_with_the_101_is_not_lost(
-        self, house: EdgeHouse, origin: ScriptedOrigin
+        self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
         body = random.Random(3).randbytes(400_000)
         origin.on("/ws", [SWITCHED + b"\x82\x7f" + len(body).to_bytes(8, "big") + body, CLOSE])
-        async with await house.viewer() as viewer:
+        async with await harness.viewer() as viewer:
             await viewer.send(offer())
             assert (await viewer.answer()).status == 101
             assert (await viewer.at_end())[10:] == body
-        assert (await house.recorded(1))["bytes"] == len(body) + 10
+        assert (await harness.recorded(1))["bytes"] == len(body) + 10
 
 
 # -- what viewers may send -------------------------------------------------------------------------------------
@@ -742,9 +744,9 @@ async def tell(_: Asked, wire: Wire) -> None:
 
 
 class TestViewers:
-    async def test_a_handshake_in_single_bytes(self, house: EdgeHouse, origin: ScriptedOrigin) -> None:
+    async def test_a_handshake_in_single_bytes(self, harness: EdgeHarness, origin: ScriptedOrigin) -> None:
         origin.on("/ws", [SWITCHED, tell, CLOSE])
-        async with await house.viewer() as viewer:
+        async with await harness.viewer() as viewer:
             for byte in offer() + b"\x81\x05hello":
                 await viewer.send(bytes([byte]))
                 await asyncio.sleep(0)
@@ -752,13 +754,13 @@ class TestViewers:
             assert await viewer.reader.readexactly(7) == b"\x81\x05hello"
 
     async def test_what_comes_before_the_101_is_the_websockets(
-        self, house: EdgeHouse, origin: ScriptedOrigin
+        self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
         """Whatever it looks like: no request is made of it, and nothing of it is lost."""
         gate = asyncio.Event()
         origin.on("/ws", [gate, SWITCHED, tell, CLOSE])
         hidden = b"GET /hidden HTTP/1.1\r\nHost: d.test\r\n\r\n"
-        async with await house.viewer() as viewer:
+        async with await harness.viewer() as viewer:
             await viewer.send(offer() + hidden)
             await origin.asked(1)
             much = os.urandom(EARLY * 8)
@@ -770,15 +772,17 @@ class TestViewers:
             await sending
         assert [asked.target for asked in origin.requests] == ["/ws"]
 
-    async def test_what_waits_for_the_101_is_bounded(self, house: EdgeHouse, origin: ScriptedOrigin) -> None:
+    async def test_what_waits_for_the_101_is_bounded(
+        self, harness: EdgeHarness, origin: ScriptedOrigin
+    ) -> None:
         origin.on("/ws", [])
-        async with await house.viewer() as viewer:
+        async with await harness.viewer() as viewer:
             await viewer.send(offer())
             await origin.asked(1)
             for _ in range(400):
                 viewer.writer.write(b"x" * 65536)
                 await asyncio.sleep(0)
-            (connection,) = house.listener.connections
+            (connection,) = harness.listener.connections
             await until(lambda: len(connection._early or b"") > EARLY)
             await asyncio.sleep(0.2)
             assert len(connection._early or b"") < EARLY + (1 << 20)
@@ -786,7 +790,7 @@ class TestViewers:
 
     @pytest.mark.parametrize("status", [200, 400, 403, 404])
     async def test_without_a_101_it_is_nobodys(
-        self, house: EdgeHouse, origin: ScriptedOrigin, status: int
+        self, harness: EdgeHarness, origin: ScriptedOrigin, status: int
     ) -> None:
         """A request behind a handshake is not answered: it may have been meant as the WebSocket's bytes, and somebody
         before the edge may have let it pass as such."""
@@ -794,7 +798,7 @@ class TestViewers:
         origin.on("/ws", [gate, *answer(status, b"no")])
         origin.on("/hidden", answer(200, b"hidden"))
         hidden = b"GET /hidden HTTP/1.1\r\nHost: d.test\r\n\r\n"
-        async with await house.viewer() as viewer:
+        async with await harness.viewer() as viewer:
             await viewer.send(offer() + hidden)
             await origin.asked(1)
             await viewer.send(hidden)
@@ -807,7 +811,7 @@ class TestViewers:
 
     async def test_refused_at_the_gate_it_is_nobodys_either(self, origin: ScriptedOrigin) -> None:
         hidden = b"GET /open HTTP/1.1\r\nHost: d.test\r\n\r\n"
-        async with EdgeHouse(signed_site(origin, "KALICE1")) as house, await house.viewer() as viewer:
+        async with EdgeHarness(signed_site(origin, "KALICE1")) as harness, await harness.viewer() as viewer:
             await viewer.send(offer("/a/1") + hidden)
             seen = await viewer.answer()
             assert (seen.status, seen.header("connection")) == (403, "close")
@@ -815,12 +819,12 @@ class TestViewers:
         assert not origin.requests
 
     async def test_requests_before_it_are_answered_first(
-        self, house: EdgeHouse, origin: ScriptedOrigin
+        self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
         gate = asyncio.Event()
         origin.on("/slow", [gate, *answer(200, b"slow")])
         origin.on("/ws", [SWITCHED, tell, CLOSE])
-        async with await house.viewer() as viewer:
+        async with await harness.viewer() as viewer:
             await viewer.send(b"GET /slow HTTP/1.1\r\nHost: d.test\r\n\r\n" + offer() + b"\x81\x00")
             await origin.asked(1)
             gate.set()
@@ -830,10 +834,10 @@ class TestViewers:
 
     @pytest.mark.parametrize("method", [m for m in ALL if m != "GET"])
     async def test_on_other_methods_it_is_passed_over_and_the_log_says_so(
-        self, house: EdgeHouse, origin: ScriptedOrigin, method: str
+        self, harness: EdgeHarness, origin: ScriptedOrigin, method: str
     ) -> None:
         origin.on("/ws", answer(200, b"plain"))
-        async with await house.viewer() as viewer:
+        async with await harness.viewer() as viewer:
             await viewer.send(offer(method=method, Content_Length="3") + b"abc")
             if method in ("HEAD", "OPTIONS", "DELETE"):
                 # Whether these may have a body is not this test's question.
@@ -841,14 +845,14 @@ class TestViewers:
             else:
                 assert (await viewer.answer(method)).status == 200
                 assert origin.requests[0].header("upgrade") is None
-                record = await house.recorded(1)
+                record = await harness.recorded(1)
                 assert record["explanation"] == f"passed over: upgrade to websocket ({method} is not GET)"
 
-    async def test_with_a_body_it_is_refused(self, house: EdgeHouse, origin: ScriptedOrigin) -> None:
-        async with await house.viewer() as viewer:
+    async def test_with_a_body_it_is_refused(self, harness: EdgeHarness, origin: ScriptedOrigin) -> None:
+        async with await harness.viewer() as viewer:
             await viewer.send(offer(Content_Length="3") + b"abc")
             assert (await viewer.answer()).status == 403
-        async with await house.viewer() as viewer:
+        async with await harness.viewer() as viewer:
             await viewer.send(offer(Transfer_Encoding="chunked") + b"0\r\n\r\n")
             assert (await viewer.answer()).status == 400
         assert not origin.requests
@@ -861,9 +865,9 @@ class TestViewers:
         ],
     )
     async def test_a_wrong_handshake_is_refused_with_a_reason(
-        self, house: EdgeHouse, origin: ScriptedOrigin, changed: dict[str, str], reason: str
+        self, harness: EdgeHarness, origin: ScriptedOrigin, changed: dict[str, str], reason: str
     ) -> None:
-        async with await house.viewer() as viewer:
+        async with await harness.viewer() as viewer:
             await viewer.send(offer(**changed))
             seen = await viewer.answer()
             assert seen.status == 400
@@ -871,7 +875,7 @@ class TestViewers:
             await viewer.send(b"GET /b HTTP/1.1\r\nHost: d.test\r\n\r\n")
             origin.on("/b", answer(200, b"b"))
             assert (await viewer.answer()).body == b"b"
-        assert (await house.recorded(1))["reason"] == reason
+        assert (await harness.recorded(1))["reason"] == reason
         assert [asked.target for asked in origin.requests] == ["/b"]
 
     @pytest.mark.parametrize(
@@ -883,40 +887,40 @@ class TestViewers:
         ],
     )
     async def test_what_is_passed_over_is_in_the_log(
-        self, house: EdgeHouse, origin: ScriptedOrigin, changed: dict[str, str], why: str
+        self, harness: EdgeHarness, origin: ScriptedOrigin, changed: dict[str, str], why: str
     ) -> None:
         origin.on("/ws", answer(200, b"plain", {"Cache-Control": "max-age=60"}))
-        async with await house.viewer() as viewer:
+        async with await harness.viewer() as viewer:
             for _ in range(4):  # also where the quick way would know the header section
                 await viewer.send(offer(**changed))
                 assert (await viewer.answer()).body == b"plain"
-        await house.recorded(4)
-        assert [record.get("explanation") for record in house.records] == [
+        await harness.recorded(4)
+        assert [record.get("explanation") for record in harness.records] == [
             f"passed over: upgrade to {why}"
         ] * 4
 
-    async def test_http_1_0_has_none(self, house: EdgeHouse, origin: ScriptedOrigin) -> None:
+    async def test_http_1_0_has_none(self, harness: EdgeHarness, origin: ScriptedOrigin) -> None:
         origin.on("/ws", answer(200, b"plain"))
-        async with await house.viewer() as viewer:
+        async with await harness.viewer() as viewer:
             await viewer.send(offer(version="1.0"))
             assert (await viewer.answer()).status == 200
-        assert "HTTP/1.0" in (await house.recorded(1))["explanation"]
+        assert "HTTP/1.0" in (await harness.recorded(1))["explanation"]
 
     async def test_a_viewer_that_leaves_before_its_answer(
-        self, house: EdgeHouse, origin: ScriptedOrigin
+        self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
         origin.on("/ws", [])
-        async with await house.viewer() as viewer:
+        async with await harness.viewer() as viewer:
             await viewer.send(offer())
             await origin.asked(1)
             reset(viewer)
-            record = await house.recorded(1)
+            record = await harness.recorded(1)
         assert (record["status"], record["detail"]) == (0, "ClientHungUpRequest")
         await origin.hung_up(1)
-        assert house.edge.websockets.taken == 0
+        assert harness.edge.websockets.taken == 0
 
     async def test_a_viewer_that_has_half_closed_before_its_answer(
-        self, house: EdgeHouse, origin: ScriptedOrigin
+        self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
         gate = asyncio.Event()
         got = []
@@ -926,7 +930,7 @@ class TestViewers:
             await wire.send(b"\x81\x03end")
 
         origin.on("/ws", [gate, SWITCHED, finish, CLOSE])
-        async with await house.viewer() as viewer:
+        async with await harness.viewer() as viewer:
             await viewer.send(offer() + b"\x81\x03bye")
             viewer.writer.write_eof()
             await origin.asked(1)
@@ -945,26 +949,26 @@ class TestEnds:
         origin.on("/b", answer(200, b"b"))
         snapshot = site(origin.origin(), Behavior("*", "scripted", forward_headers=ALL_VIEWER))
         settings = EdgeSettings(memory=1 << 22, origins=OriginLimits(connections=1))
-        async with EdgeHouse(snapshot, settings=settings) as house, await house.viewer() as viewer:
+        async with EdgeHarness(snapshot, settings=settings) as harness, await harness.viewer() as viewer:
             for _ in range(2):
                 await viewer.send(offer())
                 assert (await viewer.answer()).status == 101
-                assert (await house.get("/b")).body == b"b"
-                viewer = await house.viewer()
-            assert house.edge.origins.load[0] == 0
+                assert (await harness.get("/b")).body == b"b"
+                viewer = await harness.viewer()
+            assert harness.edge.origins.load[0] == 0
 
     async def test_beyond_the_limit_there_is_503(self, origin: ScriptedOrigin) -> None:
         async with server() as (_, ws):
             settings = EdgeSettings(memory=1 << 22, websockets=2)
-            async with EdgeHouse(open_site(ws), settings=settings) as house:
-                async with client(house), client(house):
+            async with EdgeHarness(open_site(ws), settings=settings) as harness:
+                async with client(harness), client(harness):
                     with pytest.raises(websockets.InvalidStatus) as full:
-                        await client(house)
+                        await client(harness)
                     assert full.value.response.status_code == 503
-                    record = await house.recorded(1)
+                    record = await harness.recorded(1)
                     assert (record["reason"], record["detail"]) == ("websocket_limit", "CapacityExceeded")
-                await house.recorded(3)
-                async with client(house) as viewer:
+                await harness.recorded(3)
+                async with client(harness) as viewer:
                     await viewer.send("room again")
                     assert await viewer.recv() == "room again"
 
@@ -976,13 +980,13 @@ class TestEnds:
             codes.append(connection.close_code)
 
         async with server(handler, ping_interval=None) as (_, ws):
-            async with EdgeHouse(open_site(ws), limits=BRIEF) as house:
-                async with client(house, ping_interval=None) as viewer:
+            async with EdgeHarness(open_site(ws), limits=BRIEF) as harness:
+                async with client(harness, ping_interval=None) as viewer:
                     with pytest.raises(websockets.ConnectionClosed) as closed:
                         await viewer.recv()
                     assert closed.value.rcvd is not None
                     assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1001, "idle")
-                assert (await house.recorded(1))["reason"] == "websocket_idle"
+                assert (await harness.recorded(1))["reason"] == "websocket_idle"
         assert codes == [1001]
 
     async def test_traffic_one_way_keeps_it_open(self, origin: ScriptedOrigin) -> None:
@@ -993,7 +997,7 @@ class TestEnds:
 
         origin.on("/ws", [SWITCHED, pulse, CLOSE])
         snapshot = site(origin.origin(), Behavior("*", "scripted", forward_headers=ALL_VIEWER))
-        async with EdgeHouse(snapshot, limits=BRIEF) as house, await house.viewer() as viewer:
+        async with EdgeHarness(snapshot, limits=BRIEF) as harness, await harness.viewer() as viewer:
             await viewer.send(offer())
             assert (await viewer.answer()).status == 101
             assert await viewer.at_end() == b"\x89\x00" * 20
@@ -1001,7 +1005,7 @@ class TestEnds:
     async def test_in_the_middle_of_a_frame_there_is_no_close_frame(self, origin: ScriptedOrigin) -> None:
         origin.on("/ws", [SWITCHED + b"\x82\x7e\x10\x00half"])
         snapshot = site(origin.origin(), Behavior("*", "scripted", forward_headers=ALL_VIEWER))
-        async with EdgeHouse(snapshot, limits=BRIEF) as house, await house.viewer() as viewer:
+        async with EdgeHarness(snapshot, limits=BRIEF) as harness, await harness.viewer() as viewer:
             await viewer.send(offer())
             assert (await viewer.answer()).status == 101
             assert await viewer.at_end() == b"\x82\x7e\x10\x00half"
@@ -1018,18 +1022,18 @@ class TestEnds:
 
         origin.on("/ws", [SWITCHED, pump])
         snapshot = site(origin.origin(), Behavior("*", "scripted", forward_headers=ALL_VIEWER))
-        async with EdgeHouse(snapshot, limits=BRIEF) as house:
+        async with EdgeHarness(snapshot, limits=BRIEF) as harness:
             sock = socket.socket()
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            sock.connect(("127.0.0.1", house.port))
+            sock.connect(("127.0.0.1", harness.port))
             sock.sendall(offer())
             await origin.asked(1)
             await until(lambda: bool(wires))
             await wires[0].blocked.wait()
-            (connection,) = house.listener.connections
+            (connection,) = harness.listener.connections
             assert connection.tunnel is not None
             assert connection.tunnel.viewer.transport.get_write_buffer_size() < 2 << 20
-            record = await house.recorded(1)
+            record = await harness.recorded(1)
             assert record["reason"] == "websocket_viewer_stuck"
             assert record["bytes"] < 64 << 20
             sock.close()
@@ -1044,7 +1048,7 @@ class TestEnds:
 
         origin.on("/ws", [SWITCHED, deaf])
         snapshot = site(origin.origin(), Behavior("*", "scripted", forward_headers=ALL_VIEWER))
-        async with EdgeHouse(snapshot, limits=BRIEF) as house, await house.viewer() as viewer:
+        async with EdgeHarness(snapshot, limits=BRIEF) as harness, await harness.viewer() as viewer:
             await viewer.send(offer())
             assert (await viewer.answer()).status == 101
 
@@ -1053,31 +1057,31 @@ class TestEnds:
                     await viewer.send(b"x" * 65536)
 
             pushing = asyncio.ensure_future(push())
-            record = await house.recorded(1)
+            record = await harness.recorded(1)
             assert record["reason"] == "websocket_origin_stuck"
             assert record["request_bytes"] < 64 << 20
             pushing.cancel()
             await asyncio.gather(pushing, return_exceptions=True)
 
     async def test_the_other_half_goes_on_when_one_is_closed(
-        self, house: EdgeHouse, origin: ScriptedOrigin
+        self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
         async def last_words(_: Asked, wire: Wire) -> None:
             assert await wire.reader.read() == b"\x81\x03bye"
             await wire.send(b"\x81\x05after")
 
         origin.on("/ws", [SWITCHED, last_words, CLOSE])
-        async with await house.viewer() as viewer:
+        async with await harness.viewer() as viewer:
             await viewer.send(offer())
             assert (await viewer.answer()).status == 101
             await viewer.send(b"\x81\x03bye")
             viewer.writer.write_eof()
             assert await viewer.at_end() == b"\x81\x05after"
-        record = await house.recorded(1)
+        record = await harness.recorded(1)
         assert record.get("reason", "") == ""
 
     async def test_an_origin_that_closes_its_half_first(
-        self, house: EdgeHouse, origin: ScriptedOrigin
+        self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
         got = []
 
@@ -1087,57 +1091,57 @@ class TestEnds:
             got.append(await wire.reader.read())
 
         origin.on("/ws", [SWITCHED, half, CLOSE])
-        async with await house.viewer() as viewer:
+        async with await harness.viewer() as viewer:
             await viewer.send(offer())
             assert (await viewer.answer()).status == 101
             assert await viewer.at_end() == b"\x81\x03bye"
             await viewer.send(b"\x81\x05after")
             viewer.writer.write_eof()
-            await house.recorded(1)
+            await harness.recorded(1)
         assert got == [b"\x81\x05after"]
 
     async def test_a_half_that_stays_open_is_ended(self, origin: ScriptedOrigin) -> None:
         origin.on("/ws", [SWITCHED, lambda _, wire: asyncio.sleep(3600)])
         snapshot = site(origin.origin(), Behavior("*", "scripted", forward_headers=ALL_VIEWER))
         limits = Limits(write=0.3, websocket_idle=3600)
-        async with EdgeHouse(snapshot, limits=limits) as house, await house.viewer() as viewer:
+        async with EdgeHarness(snapshot, limits=limits) as harness, await harness.viewer() as viewer:
             await viewer.send(offer())
             assert (await viewer.answer()).status == 101
             viewer.writer.write_eof()
-            assert (await house.recorded(1))["reason"] == "websocket_idle"
+            assert (await harness.recorded(1))["reason"] == "websocket_idle"
 
     async def test_a_reset_of_one_side_ends_the_other_after_all_that_was_sent(
-        self, house: EdgeHouse, origin: ScriptedOrigin
+        self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
         async def break_off(_: Asked, wire: Wire) -> None:
             await wire.reader.readexactly(2)
             wire.reset()
 
         origin.on("/ws", [SWITCHED + b"\x81\x05hello", break_off])
-        async with await house.viewer() as viewer:
+        async with await harness.viewer() as viewer:
             await viewer.send(offer())
             assert (await viewer.answer()).status == 101
             assert await viewer.reader.readexactly(7) == b"\x81\x05hello"
             await viewer.send(b"\x81\x00")
             assert await viewer.at_end() == b""
-        assert (await house.recorded(1))["reason"] == "websocket_origin_lost"
+        assert (await harness.recorded(1))["reason"] == "websocket_origin_lost"
 
-    async def test_a_viewer_that_resets(self, house: EdgeHouse, origin: ScriptedOrigin) -> None:
+    async def test_a_viewer_that_resets(self, harness: EdgeHarness, origin: ScriptedOrigin) -> None:
         got = []
 
         async def collect(_: Asked, wire: Wire) -> None:
             got.append(await wire.reader.read())
 
         origin.on("/ws", [SWITCHED, collect, CLOSE])
-        async with await house.viewer() as viewer:
+        async with await harness.viewer() as viewer:
             await viewer.send(offer())
             assert (await viewer.answer()).status == 101
             await viewer.send(b"\x81\x05hello")
-            await until(lambda: bool(house.listener.connections))
-            (connection,) = house.listener.connections
+            await until(lambda: bool(harness.listener.connections))
+            (connection,) = harness.listener.connections
             await until(lambda: connection.tunnel is not None and connection.tunnel.viewer.received == 7)
             reset(viewer)
-            record = await house.recorded(1)
+            record = await harness.recorded(1)
         assert record["status"] == 101
         assert record["reason"] == "websocket_viewer_lost"
         await origin.hung_up(1)
@@ -1152,9 +1156,9 @@ class TestEnds:
             codes.append(connection.close_code)
 
         async with server(handler) as (_, ws):
-            async with EdgeHouse(open_site(ws), limits=Limits(drain=1.0)) as house:
-                async with client(house) as viewer:
-                    draining = asyncio.ensure_future(house.listener.drain())
+            async with EdgeHarness(open_site(ws), limits=Limits(drain=1.0)) as harness:
+                async with client(harness) as viewer:
+                    draining = asyncio.ensure_future(harness.listener.drain())
                     await asyncio.sleep(0)
                     await viewer.send("still served")
                     assert await viewer.recv() == "still served"
@@ -1163,34 +1167,37 @@ class TestEnds:
                     assert closed.value.rcvd is not None
                     assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1001, "shutdown")
                 await draining
-                assert (await house.recorded(1))["reason"] == "websocket_shutdown"
+                assert (await harness.recorded(1))["reason"] == "websocket_shutdown"
         assert codes == [1001]
 
     async def test_who_does_not_answer_the_goodbye_is_cut(self, origin: ScriptedOrigin) -> None:
         origin.on("/ws", [SWITCHED, lambda _, wire: asyncio.sleep(3600)])
         snapshot = site(origin.origin(), Behavior("*", "scripted", forward_headers=ALL_VIEWER))
-        async with EdgeHouse(snapshot, limits=Limits(drain=0.1)) as house, await house.viewer() as viewer:
+        async with (
+            EdgeHarness(snapshot, limits=Limits(drain=0.1)) as harness,
+            await harness.viewer() as viewer,
+        ):
             await viewer.send(offer())
             assert (await viewer.answer()).status == 101
-            await house.listener.drain()
-            assert not house.listener.connections
+            await harness.listener.drain()
+            assert not harness.listener.connections
             assert (await viewer.reader.read()).startswith(b"\x88")
 
-    async def test_nothing_is_left_behind(self, house: EdgeHouse, origin: ScriptedOrigin) -> None:
+    async def test_nothing_is_left_behind(self, harness: EdgeHarness, origin: ScriptedOrigin) -> None:
         origin.on("/ws", [SWITCHED, tell, CLOSE])
         for _ in range(20):
-            async with await house.viewer() as viewer:
+            async with await harness.viewer() as viewer:
                 await viewer.send(offer() + b"\x81\x05hello")
                 await viewer.answer()
                 await viewer.reader.readexactly(7)
                 viewer.writer.write_eof()
                 await viewer.at_end()
-        await house.recorded(20)
-        await until(lambda: not house.listener.connections and not house.edge.origins._open)
+        await harness.recorded(20)
+        await until(lambda: not harness.listener.connections and not harness.edge.origins._open)
         gc.collect()
         kinds = [type(each).__name__ for each in gc.get_objects()]
         assert kinds.count("Tunnel") == 0
-        assert house.edge.websockets.taken == 0
+        assert harness.edge.websockets.taken == 0
 
 
 # -- what is counted, and ASGI -------------------------------------------------------------------------------------
@@ -1198,12 +1205,12 @@ class TestEnds:
 
 class TestCounts:
     async def test_metrics(self) -> None:
-        async with server() as (_, ws), EdgeHouse(open_site(ws)) as house:
-            places = house.edge.websockets
+        async with server() as (_, ws), EdgeHarness(open_site(ws)) as harness:
+            places = harness.edge.websockets
 
             def rendered() -> dict[str, float]:
                 counted = sums(
-                    house.log.counts,
+                    harness.log.counts,
                     connections=0,
                     cache=(0, 0, 0),
                     lost=0,
@@ -1217,13 +1224,13 @@ class TestCounts:
                     for sample in family.samples
                 }
 
-            async with client(house):
+            async with client(harness):
                 seen = rendered()
                 assert seen["keyfront_edge_websockets"] == 1
                 assert seen["keyfront_edge_websocket_handshakes_total"] == 1
                 assert seen["keyfront_edge_websockets_opened_total"] == 1
-            await house.recorded(1)
-            house.log.flush()
+            await harness.recorded(1)
+            harness.log.flush()
             seen = rendered()
             assert seen["keyfront_edge_websockets"] == 0
             # How long they were open is not how long answers take.
@@ -1234,8 +1241,8 @@ class TestCounts:
         self, origin: ScriptedOrigin, extension: bool
     ) -> None:
         snapshot = site(origin.origin(), Behavior("*", "scripted"))
-        async with EdgeHouse(snapshot) as house:
-            app = EdgeApp(house.edge)
+        async with EdgeHarness(snapshot) as harness:
+            app = EdgeApp(harness.edge)
             sent: list[Any] = []
 
             async def receive() -> dict[str, Any]:
@@ -1255,7 +1262,7 @@ class TestCounts:
                 "extensions": {"websocket.http.response": {}} if extension else {},
             }
             await app(scope, receive, send)
-            record = await house.recorded(1)
+            record = await harness.recorded(1)
         assert [m["type"] for m in sent] == (
             ["websocket.http.response.start", "websocket.http.response.body"]
             if extension

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from keyfront.fleet.file import FileFeed
+from keyfront.fleet.file_feed import FileFeed
 from tests.fleet.snapshots import snapshot
 
 

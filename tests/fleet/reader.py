@@ -7,7 +7,7 @@ import sys
 import time
 
 from keyfront.errors import SnapshotRefused
-from keyfront.fleet.file import FileFeed
+from keyfront.fleet.file_feed import FileFeed
 from keyfront.model.snapshot import Snapshot
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from keyfront.errors import SnapshotRefused
-from keyfront.fleet.file import FileFeed
+from keyfront.fleet.file_feed import FileFeed
 from tests.faults import failing_disks, left_over
 from tests.fleet.snapshots import snapshot
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from keyfront.errors import SnapshotRefused
 from keyfront.fleet.feed import Feed, accept
-from keyfront.fleet.file import FileFeed
+from keyfront.fleet.file_feed import FileFeed
 from keyfront.model.snapshot import EMPTY, MAGIC, Behavior, Invalidation, KeyGroup, OriginGroup, Snapshot
 from tests.fleet.snapshots import snapshot
 

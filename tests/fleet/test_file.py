@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from keyfront.errors import SnapshotRefused
-from keyfront.fleet.file import FileFeed
+from keyfront.fleet.file_feed import FileFeed
 from keyfront.model.snapshot import Snapshot, from_bytes
 from tests.fleet.snapshots import snapshot
 

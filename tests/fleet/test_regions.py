@@ -10,7 +10,7 @@ import pytest
 
 from keyfront.errors import SettingsError, SnapshotRefused
 from keyfront.fleet.feed import accept
-from keyfront.fleet.file import FileFeed
+from keyfront.fleet.file_feed import FileFeed
 from keyfront.fleet.regions import HIGHEST, Regions, open_regions, refuse_stranger, remember, remembered
 from keyfront.model.residency import for_region
 from keyfront.model.snapshot import Snapshot

@@ -6,17 +6,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from keyfront.custody import open_key, open_place, open_records
-from keyfront.custody.follow import KeyGroupSigner
-from keyfront.custody.succession import Entry, Succession, Terms
-from keyfront.lifecycle.api import CloudFront
-from keyfront.lifecycle.conductor import Conductor, Outcome
-from keyfront.lifecycle.journal import Listener
+from keyfront.custody.key_record import Entry, KeyGroupRecord, RotationPolicy
+from keyfront.custody.signers.key_group_signer import KeyGroupSigner
+from keyfront.lifecycle.cloudfront import CloudFront
+from keyfront.lifecycle.events import Listener
+from keyfront.lifecycle.executor import Conductor, Outcome
 from keyfront.lifecycle.rotation import key_name
 from keyfront.signing.keys import load_public_key
 from keyfront.signing.sign import sign_url
 from keyfront.signing.verify import KeyRing
 from tests.control.plane import Plane, distribution_config, public_pem
-from tests.signing.house import reason
+from tests.signing.harness import reason
 
 DAY = 86400.0
 HOUR = 3600.0
@@ -61,7 +61,7 @@ class Site:
         self.obey()
         found = self.api.key_group(self.id)
         assert found is not None
-        terms = Terms(self.place, every=90 * DAY, settle=60.0)
+        terms = RotationPolicy(self.place, every=90 * DAY, settle=60.0)
         self.conductor.start(found, terms, {first: f"{self.place}{name}"})
 
     def step(self) -> Outcome:
@@ -113,7 +113,7 @@ class Site:
         self.client.update_key_group(Id=self.id, IfMatch=found["ETag"], KeyGroupConfig=config)
 
     @property
-    def record(self) -> Succession:
+    def record(self) -> KeyGroupRecord:
         return self.conductor.record(self.group).succession
 
     @property

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from keyfront.custody.succession import DAY, Entry, Stage, Succession, Terms
-from keyfront.lifecycle.expiry import (
+from keyfront.cloudfront.key_usage import Counted, KeyUse, KeyUses
+from keyfront.custody.key_record import DAY, Entry, KeyGroupRecord, RotationPolicy, Stage
+from keyfront.lifecycle.findings import (
     CODES,
     Bounds,
     Facts,
@@ -22,7 +23,6 @@ from keyfront.lifecycle.expiry import (
     findings,
     length,
 )
-from keyfront.lifecycle.keyuse import Counted, KeyUse, KeyUses
 
 NOW = 1_800_000_000.0
 HOUR = 3600.0
@@ -41,15 +41,17 @@ def entry(number: int, stage: Stage, **more: Any) -> Entry:
     return Entry(f"file:/keys/films-{number}", stage, **known)
 
 
-def record(*entries: Entry, **terms: Any) -> Succession:
-    return Succession("films", "G1", Terms("file:/keys/", **({"every": 90 * DAY} | terms)), entries)
+def record(*entries: Entry, **terms: Any) -> KeyGroupRecord:
+    return KeyGroupRecord(
+        "films", "G1", RotationPolicy("file:/keys/", **({"every": 90 * DAY} | terms)), entries
+    )
 
 
 def use(key: str, **more: Any) -> KeyUse:
     return KeyUse(key, **({"first_seen": NOW - DAY, "last_seen": NOW - 60, "requests": 10} | more))
 
 
-def facts(*records: Succession, uses: tuple[KeyUse, ...] | None = (), **more: Any) -> Facts:
+def facts(*records: KeyGroupRecord, uses: tuple[KeyUse, ...] | None = (), **more: Any) -> Facts:
     """CloudFront knows the keys of the records, which are in the group, which one distribution trusts."""
     ids = [e.key_pair_id for each in records for e in each.entries if e.stage is not Stage.RETIRED]
     known: dict[str, Any] = {
@@ -81,7 +83,7 @@ def test_a_rotation_that_goes_well_is_worth_no_word() -> None:
     assert findings(Facts((), ()), NOW) == ()
 
 
-def old(days: float, **terms: Any) -> Succession:
+def old(days: float, **terms: Any) -> KeyGroupRecord:
     """A key without a schedule that has signed for so many days."""
     return record(entry(2, Stage.SIGNING, signing=NOW - days * DAY), DRAINING, **({"every": ""} | terms))
 

@@ -21,10 +21,10 @@ import msgspec
 import pytest
 
 from keyfront.errors import SettingsError
+from keyfront.lifecycle.events import RotationEvent
 from keyfront.lifecycle.hooks import SIGNATURE, STEPS, Hook, HookFailed, Hooks, parse_hooks, read_hooks
-from keyfront.lifecycle.journal import Telling
 
-TOLD = Telling(
+TOLD = RotationEvent(
     "before", 1_800_000_000.5, "films", "G1", "switch", key="films-2", key_pair_id="K2", reason="due"
 )
 SECRET = b"a secret of the operator's"
@@ -178,7 +178,7 @@ def test_a_command_is_told(tmp_path: Path) -> None:
         "PGPASSWORD": "secret",
     }
     Hooks([hook], environment).told(TOLD)
-    assert msgspec.json.decode(out.read_bytes(), type=Telling) == TOLD
+    assert msgspec.json.decode(out.read_bytes(), type=RotationEvent) == TOLD
     told = dict(line.split("=", 1) for line in (tmp_path / "out.env").read_text().splitlines())
     assert "secret" not in told.values()
     assert told["OPS_TOKEN"] == "x"
@@ -314,7 +314,7 @@ def test_a_webhook_is_told_and_can_tell_who_tells_it(receiver: Receiver, secret:
     ((path, headers, body),) = receiver.got
     assert path == "/hook?x=1"
     assert headers["content-type"] == "application/json"
-    assert msgspec.json.decode(body, type=Telling) == TOLD
+    assert msgspec.json.decode(body, type=RotationEvent) == TOLD
     assert json.loads(body)["moment"] == "before"
     digest = hmac.new(SECRET, b"1234." + body, hashlib.sha256).hexdigest()
     assert headers[SIGNATURE.lower()] == f"t=1234,v1={digest}"

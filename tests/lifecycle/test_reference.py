@@ -9,9 +9,9 @@ import json
 import re
 from pathlib import Path
 
-from keyfront.custody.succession import Stage
-from keyfront.lifecycle import keyuse
-from keyfront.lifecycle.api import OPERATIONS
+from keyfront.cloudfront import key_usage
+from keyfront.custody.key_record import Stage
+from keyfront.lifecycle.cloudfront import OPERATIONS
 from keyfront.lifecycle.rotation import MEANING, MOVES, Action
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -64,7 +64,7 @@ def test_the_least_policy_is_what_is_called() -> None:
     policy = json.loads(between(text, "policy").removeprefix("```json").removesuffix("```"))
     actions = [action for statement in policy["Statement"] for action in statement["Action"]]
     assert sorted(actions) == sorted(f"cloudfront:{name}" for name in OPERATIONS)
-    assert keyuse.ACTION in text
+    assert key_usage.ACTION in text
 
 
 if __name__ == "__main__":

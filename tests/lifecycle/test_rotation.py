@@ -8,19 +8,19 @@ import msgspec
 import pytest
 
 from keyfront.custody.contract import HeldKey, Record
-from keyfront.custody.succession import Entry, Stage, Succession, Terms
+from keyfront.custody.key_record import Entry, KeyGroupRecord, RotationPolicy, Stage
 from keyfront.errors import AccountError, CustodyError, RotationError
-from keyfront.lifecycle import orders
-from keyfront.lifecycle.api import Refused
-from keyfront.lifecycle.journal import Telling
+from keyfront.lifecycle import commands
+from keyfront.lifecycle.cloudfront import Refused
+from keyfront.lifecycle.events import RotationEvent
 from keyfront.lifecycle.rotation import (
     MOVES,
     Action,
+    CustodyState,
     Distribution,
     Done,
     Facts,
     Group,
-    Held,
     KnownKey,
     Step,
     Wait,
@@ -33,10 +33,10 @@ from keyfront.lifecycle.rotation import (
     uri_of,
 )
 from keyfront.signing.keys import PrivateKey, generate_private_key
-from tests.lifecycle.world import DAY, PLACE, Crash, World, actions
+from tests.lifecycle.simulated_cloudfront import DAY, PLACE, Crash, World, actions
 
 NOW = 1_800_000_000.0
-TERMS = Terms(PLACE, every=90 * DAY, overlap=30 * DAY, max_lifetime=7 * DAY, max_staleness=3600.0)
+TERMS = RotationPolicy(PLACE, every=90 * DAY, overlap=30 * DAY, max_lifetime=7 * DAY, max_staleness=3600.0)
 PAIRS: dict[int, PrivateKey] = {number: generate_private_key("ECDSA-P256") for number in range(1, 5)}
 replace = msgspec.structs.replace
 
@@ -67,7 +67,7 @@ def facts(
     out: str = "",
     unknown: str = "",
     foreign: int = 0,
-    terms: Terms = TERMS,
+    terms: RotationPolicy = TERMS,
     asked: float = 0.0,
     modified: float = NOW - DAY,
     status: str = "Deployed",
@@ -83,12 +83,12 @@ def facts(
         if id_ not in unknown.split():
             known.append(KnownKey(id_, e.uri.rpartition("/")[2], PAIRS[int(id_[1:])].public_key.pem))
     made = Facts(
-        Succession("photos", "group", terms, entries, made=len(entries), asked=asked),
+        KeyGroupRecord("photos", "group", terms, entries, made=len(entries), asked=asked),
         Group("group", "photos", tuple(inside), "E1", modified),
         tuple(known),
         (Distribution("E1", "Deployed"), Distribution("E2", status)),
         {},
-        {e.uri: Held(e.fingerprint) for e in entries if not e.gone},
+        {e.uri: CustodyState(e.fingerprint) for e in entries if not e.gone},
         {},
         skew,
     )
@@ -122,11 +122,11 @@ TABLE: dict[str, tuple[Facts, str]] = {
     "trusted, then deleted": (facts(entry(1, PUBLISHED), out="K1", unknown="K1"), "release K1"),
     "custody has it not": (facts(entry(1, CREATED), held={}), f"! custody has no {PLACE}p-1 here"),
     "custody has another": (
-        facts(entry(1, CREATED), held={f"{PLACE}p-1": Held("0")}),
+        facts(entry(1, CREATED), held={f"{PLACE}p-1": CustodyState("0")}),
         f"! custody has another key as {PLACE}p-1",
     ),
     "custody is away": (
-        facts(entry(1, PUBLISHED), held={f"{PLACE}p-1": Held(unknown="timeout")}),
+        facts(entry(1, PUBLISHED), held={f"{PLACE}p-1": CustodyState(unknown="timeout")}),
         "cannot be asked: timeout",
     ),
     "signs": (facts(entry(1, SIGNING)), "the next rotation is due"),
@@ -156,7 +156,7 @@ TABLE: dict[str, tuple[Facts, str]] = {
         f"! custody has no {PLACE}p-2 here",
     ),
     "signs, custody is away": (
-        facts(entry(1, SIGNING), held={f"{PLACE}p-1": Held(unknown="timeout")}),
+        facts(entry(1, SIGNING), held={f"{PLACE}p-1": CustodyState(unknown="timeout")}),
         "the next rotation is due",
     ),
     "drains": (facts(entry(1, DRAINING), entry(2, SIGNING)), "p-1 (K1) drains until"),
@@ -254,7 +254,10 @@ TABLE: dict[str, tuple[Facts, str]] = {
             entry(1, RETIRED),
             entry(2, SIGNING),
             unknown="K1",
-            held={f"{PLACE}p-1": Held(unknown="away"), f"{PLACE}p-2": Held(PAIRS[2].public_key.fingerprint)},
+            held={
+                f"{PLACE}p-1": CustodyState(unknown="away"),
+                f"{PLACE}p-2": CustodyState(PAIRS[2].public_key.fingerprint),
+            },
         ),
         "cannot be asked: away",
     ),
@@ -329,7 +332,10 @@ TABLE: dict[str, tuple[Facts, str]] = {
             entry(1, RETIRED),
             entry(2, SIGNING),
             unknown="K1",
-            held={f"{PLACE}p-1": Held("0"), f"{PLACE}p-2": Held(PAIRS[2].public_key.fingerprint)},
+            held={
+                f"{PLACE}p-1": CustodyState("0"),
+                f"{PLACE}p-2": CustodyState(PAIRS[2].public_key.fingerprint),
+            },
         ),
         "! p-1 (K1) is RETIRED, but custody has another key as",
     ),
@@ -466,13 +472,13 @@ def test_names_follow_from_the_group_and_do_not_meet() -> None:
 )
 def test_terms_that_make_no_sense(change: dict[str, float | str], why: str) -> None:
     with pytest.raises(RotationError, match=why):
-        orders.checked(replace(TERMS, **change), NOW)
+        commands.validated(replace(TERMS, **change), NOW)
 
 
 def test_terms_that_will_surprise() -> None:
-    assert orders.doubts(TERMS, NOW) == ()
-    assert "wait for places" in orders.doubts(replace(TERMS, every=10 * DAY), NOW)[0]
-    assert orders.doubts(replace(TERMS, every=15 * DAY), NOW) == ()
+    assert commands.warnings(TERMS, NOW) == ()
+    assert "wait for places" in commands.warnings(replace(TERMS, every=10 * DAY), NOW)[0]
+    assert commands.warnings(replace(TERMS, every=15 * DAY), NOW) == ()
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -809,7 +815,8 @@ def test_a_clean_up_that_fails_holds_up_no_schedule_and_no_emergency(how: str) -
 
 def test_a_full_account_gets_room_by_the_key_that_has_drained() -> None:
     world = World(
-        Terms(PLACE, every=7 * DAY, overlap=10 * DAY, max_lifetime=7 * DAY, max_staleness=3600.0), foreign=0
+        RotationPolicy(PLACE, every=7 * DAY, overlap=10 * DAY, max_lifetime=7 * DAY, max_staleness=3600.0),
+        foreign=0,
     )
     world.start()
     world.run(days=8)
@@ -937,10 +944,10 @@ def test_a_key_that_is_not_the_records_is_not_deleted(world: World, late: bool) 
 # One key in two groups
 
 
-def films(world: World) -> Succession:
+def films(world: World) -> KeyGroupRecord:
     """Another group's record that has the key too, under another name in custody."""
     own = world.entry(1)
-    record = Succession(
+    record = KeyGroupRecord(
         "films",
         "another",
         TERMS,
@@ -982,7 +989,7 @@ def test_an_emergency_is_written_before_anybody_is_told(world: World) -> None:
     seen: list[tuple[str, str, bool, bool]] = []
 
     class Looks:
-        def told(self, telling: Telling) -> None:
+        def told(self, telling: RotationEvent) -> None:
             signing = world.record.signing
             burnt = signing is None or signing.compromised
             seen.append((telling.moment, telling.action, telling.urgent, burnt))

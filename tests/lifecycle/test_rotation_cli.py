@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from keyfront.cli.main import keyfront
 from keyfront.custody import open_place, open_records
-from keyfront.custody.succession import load
+from keyfront.custody.key_record import load
 from keyfront.lifecycle.rotation import Action
 from tests.control.plane import Plane, distribution_config
 

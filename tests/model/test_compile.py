@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from keyfront.model.access import IDENTITY
 from keyfront.model.compile import Limits, Lookup, Problem, compile_distribution, compile_snapshot
-from keyfront.model.members import OBEYED, REFUSED
 from keyfront.model.snapshot import (
     Behavior,
     Distribution,
@@ -30,6 +29,7 @@ from keyfront.model.snapshot import (
     Select,
     from_bytes,
 )
+from keyfront.model.supported_members import OBEYED, REFUSED
 from tests.model.configs import (
     ALL_BUT_HOST,
     ALL_VIEWER,

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from keyfront.edge.invalidation import Invalidations
+from keyfront.edge.rules.invalidation import Invalidations
 from keyfront.model import invalidation
 from keyfront.model.invalidation import MAX_CHARACTERS, MAX_PATHS, Carried, carry
 from keyfront.model.snapshot import Invalidation, Select

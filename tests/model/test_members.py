@@ -12,8 +12,8 @@ import pytest
 from botocore.loaders import Loader
 from botocore.model import ListShape, ServiceModel, Shape, StructureShape
 
-from keyfront.model.members import HARMLESS, OBEYED, REFUSED, WITHOUT_EFFECT, canonical, unobeyed
 from keyfront.model.service import service
+from keyfront.model.supported_members import HARMLESS, OBEYED, REFUSED, WITHOUT_EFFECT, canonical, unobeyed
 from tests.model.configs import behavior, config, legacy, many, origin, problems
 
 MODEL = ServiceModel(Loader().load_service_model("cloudfront", "service-2"))

@@ -2,7 +2,7 @@
 """URLs signed in one encoding and sent in another, generated: every encoder against every other, over names with
 every character that encoders disagree on.
 
-`encode` here is written anew from the encoders' documentation and shares no code with keyfront.signing.encoders, so
+`encode` here is written anew from the encoders' documentation and shares no code with keyfront.signing.diagnosis.encoders, so
 that a wrong table there is found.
 """
 

@@ -26,7 +26,7 @@ from keyfront.signing.keys import cf_b64encode
 from keyfront.signing.policy import canned_policy
 from keyfront.signing.sign import LocalSigner, sign_cookies, sign_url
 from keyfront.signing.verify import KeyRing
-from tests.signing.house import EC, KEYS, NOW, OTHER, RSA, SOON, ring
+from tests.signing.harness import EC, KEYS, NOW, OTHER, RSA, SOON, ring
 from tests.vectors.make import HERE
 
 URL = "https://cdn.test/films/a.mp4"

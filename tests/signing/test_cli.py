@@ -12,8 +12,8 @@ import pytest
 
 from keyfront.cli.main import main
 from keyfront.custody import open_records
-from keyfront.custody.succession import Entry, Stage, Succession, Terms, save
-from tests.signing.house import EC, RSA, reason
+from keyfront.custody.key_record import Entry, KeyGroupRecord, RotationPolicy, Stage, save
+from tests.signing.harness import EC, RSA, reason
 from tests.vectors.make import HERE
 
 KEYS = HERE / "keys"
@@ -183,7 +183,7 @@ def test_with_a_key_in_custody_and_with_a_key_groups(tmp_path: Path) -> None:
     assert reason(url.strip(), now=time.time()) == "granted"
     now = time.time()
     entry = Entry(f"{place}now", Stage.SIGNING, now, EC.key_pair_id, signing=now)
-    record = Succession("films", "kg", Terms(place, max_lifetime=7200.0), (entry,))
+    record = KeyGroupRecord("films", "kg", RotationPolicy(place, max_lifetime=7200.0), (entry,))
     save(open_records(place), record, None, now=now)
     url, _ = keyfront(*asked, "--key-group", "films", "--records", place)
     assert reason(url.strip(), now=time.time()) == "granted"

@@ -16,14 +16,14 @@ import pytest
 import requests.utils
 from urllib3.util.url import parse_url
 
-from keyfront.signing.encoders import ENCODERS, Encoder, Part
+from keyfront.signing.diagnosis.encoders import ENCODERS, Encoder, Part
+from keyfront.signing.diagnosis.signer_mistakes import difference
 from keyfront.signing.explain import Report, explain
 from keyfront.signing.keys import HashName, cf_b64encode
 from keyfront.signing.policy import canned_policy
 from keyfront.signing.sign import LocalSigner
-from keyfront.signing.variants import difference
 from tests.signing.encoding_corpus import NAMES, WAYS, Case, cases
-from tests.signing.house import EC, KEYS, NOW, RSA, SOON, ring
+from tests.signing.harness import EC, KEYS, NOW, RSA, SOON, ring
 
 PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 TEXTS = [*PRINTABLE.replace(".", ""), *NAMES, "é", "e\u0301", "漢字", "😀", "a/b c?d=e&f"]

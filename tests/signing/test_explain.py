@@ -12,7 +12,7 @@ from keyfront.signing.explain import Report, explain, explain_url
 from keyfront.signing.keys import HashName, cf_b64encode
 from keyfront.signing.policy import canned_policy
 from keyfront.signing.sign import CloudFrontSigner, LocalSigner, sign_cookies
-from tests.signing.house import EC, KEYS, NOW, OTHER, RSA, SOON, ring
+from tests.signing.harness import EC, KEYS, NOW, OTHER, RSA, SOON, ring
 
 DATE = datetime.fromtimestamp(SOON, UTC)
 

@@ -19,7 +19,7 @@ from keyfront.signing.policy import (
     parse_network,
     parse_policy,
 )
-from tests.signing.house import NOW, SOON
+from tests.signing.harness import NOW, SOON
 
 BOTOCORE = '{"Statement":[{"Resource":"http://d/*","Condition":{"DateLessThan":{"AWS:EpochTime":1700003600},"IpAddress":{"AWS:SourceIp":"192.0.2.0/24"},"DateGreaterThan":{"AWS:EpochTime":1600000000}}}]}'
 

@@ -16,7 +16,7 @@ from keyfront.signing.keys import cf_b64encode
 from keyfront.signing.policy import Policy
 from keyfront.signing.sign import sign_cookies, sign_url
 from keyfront.signing.verify import Grant, KeyRing, split_query, verify
-from tests.signing.house import EC, KEYS, NOW, RSA, SOON, reason
+from tests.signing.harness import EC, KEYS, NOW, RSA, SOON, reason
 
 RING = KeyRing(KEYS)
 LATIN = st.text(st.characters(max_codepoint=255), max_size=60)

@@ -29,7 +29,7 @@ from keyfront import (
     sign_url,
 )
 from keyfront.signing.keys import cf_b64decode
-from tests.signing.house import EC, NOW, RSA, SOON, ask, reason
+from tests.signing.harness import EC, NOW, RSA, SOON, ask, reason
 from tests.vectors.make import key
 
 HOUR = timedelta(hours=1)
@@ -484,7 +484,7 @@ def test_policies_are_signed_as_the_url_that_travels() -> None:
 
 def test_the_warning_is_seen_on_standard_error_of_a_program() -> None:
     code = (
-        "from keyfront import sign_url; from tests.signing.house import RSA\n"
+        "from keyfront import sign_url; from tests.signing.harness import RSA\n"
         "sign_url('https://cdn.test/a', RSA, expires=1600000000)"
     )
     done = subprocess.run(

@@ -15,7 +15,7 @@ from keyfront.signing.policy import Policy, canned_policy
 from keyfront.signing.sign import sign_cookies, sign_url
 from keyfront.signing.tables import Remembered
 from keyfront.signing.verify import KeyRing, signing_cookies, split_query, verify
-from tests.signing.house import EC, NOW, OTHER, RSA, SOON, ask, reason, ring
+from tests.signing.harness import EC, NOW, OTHER, RSA, SOON, ask, reason, ring
 
 HOUR = timedelta(hours=1)
 URL = sign_url("https://cdn.test/a?b=1", RSA, expires=HOUR, now=NOW)

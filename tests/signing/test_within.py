@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyfront.errors import PolicyError
+from keyfront.signing.bounds import Bounds
 from keyfront.signing.resource import ResourcePattern
-from keyfront.signing.within import Bounds
 
 FILMS = "https://cdn.test/films/*"
 

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from keyfront.cli.main import keyfront
 from keyfront.custody import open_place, open_records
-from keyfront.custody.succession import Entry, Stage, Succession, Terms, save
+from keyfront.custody.key_record import Entry, KeyGroupRecord, RotationPolicy, Stage, save
 from keyfront.signing.sign import LocalSigner, sign_url
 from tests.up import Up, distribution_config
 
@@ -114,7 +114,10 @@ def test_the_playbook(tmp_path: Path, app: int, monkeypatch: pytest.MonkeyPatch)
             held.uri, Stage.SIGNING, held.created, key_id, published=held.created, signing=held.created
         )
         save(
-            open_records(place), Succession("photos", group_id, Terms(place), (entry,)), None, now=time.time()
+            open_records(place),
+            KeyGroupRecord("photos", group_id, RotationPolicy(place), (entry,)),
+            None,
+            now=time.time(),
         )
         host = made["DomainName"]
         url = f"http://{host}/a.jpg"
@@ -164,15 +167,15 @@ def test_the_playbook(tmp_path: Path, app: int, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_drill_that_fails_says_so(tmp_path: Path) -> None:
     """A link of a key that the archive does not know, one of another host, and one that has expired."""
-    from tests.backup.house import IDENTITY, Installed, behavior, make
-    from tests.control.house import ACCOUNT
+    from tests.backup.harness import IDENTITY, Installed, behavior, make
+    from tests.control.harness import ACCOUNT
 
     one = Installed(tmp_path / "data")
     # Neither a region, nor a country, nor the origin keeps a drill from what it is for.
     arn = f"arn:aws:cloudfront::{ACCOUNT}:distribution/{one.id}"
     tags = {"Items": [{"Key": "keyfront:regions", "Value": "eu"}]}
-    one.house.call("TagResource", Resource=arn, Tags=tags)
-    config, etag = one.house.config(one.id)
+    one.harness.call("TagResource", Resource=arn, Tags=tags)
+    config, etag = one.harness.config(one.id)
     config["Restrictions"] = {
         "GeoRestriction": {"RestrictionType": "whitelist", "Quantity": 1, "Items": ["DE"]}
     }
@@ -182,16 +185,16 @@ def test_a_drill_that_fails_says_so(tmp_path: Path) -> None:
         "S3OriginConfig": {"OriginAccessIdentity": ""},
     }
     origin.pop("CustomOriginConfig")
-    one.house.call("UpdateDistribution", Id=one.id, IfMatch=etag, DistributionConfig=config)
+    one.harness.call("UpdateDistribution", Id=one.id, IfMatch=etag, DistributionConfig=config)
     # Another one needs signatures, for which nobody has a link.
-    films = one.house.distribution("films", DefaultCacheBehavior=behavior(one.group))["DomainName"]
-    outcome = make(one.house.store, one.folder, tmp_path / "archives")
+    films = one.harness.distribution("films", DefaultCacheBehavior=behavior(one.group))["DomainName"]
+    outcome = make(one.harness.store, one.folder, tmp_path / "archives")
     good = one.link()
     stranger = sign_url(
         "https://elsewhere.example.com/a", LocalSigner(one.key_id, one.key), expires=4_000_000_000
     )
     late = sign_url(f"https://{one.host}/a", LocalSigner(one.key_id, one.key), expires=1_000_000_000)
-    one.house.close()
+    one.harness.close()
     (tmp_path / "identity").write_text(str(IDENTITY))
     (tmp_path / "identity").chmod(0o600)
     argv = ["backup", "drill", str(tmp_path / "archives" / outcome.name), "-i", str(tmp_path / "identity")]

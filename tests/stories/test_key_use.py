@@ -11,7 +11,7 @@ from pathlib import Path
 from botocore.session import Session
 
 from keyfront import load_signer, sign_url
-from keyfront.lifecycle.keyuse import KeyUse, ask
+from keyfront.cloudfront.key_usage import KeyUse, ask
 from tests.origin import ScriptedOrigin, answer
 from tests.up import Up, distribution_config
 

@@ -18,9 +18,9 @@ import pytest
 from botocore.exceptions import ClientError
 
 from keyfront import load_signer, sign_url
-from tests import weed
+from tests import seaweedfs
+from tests.seaweedfs import ONE, TWO, Weed
 from tests.up import Up, distribution_config
-from tests.weed import ONE, TWO, Weed
 
 HERE = Path(__file__).resolve().parent.parent
 PRIVATE, PUBLIC = HERE / "vectors" / "keys" / "rsa.pem", HERE / "vectors" / "keys" / "rsa.pub"
@@ -28,7 +28,7 @@ BUCKET = "media.s3.eu-central-1.amazonaws.com"
 
 # One server for all of them.
 pytestmark = pytest.mark.xdist_group("origin-access")
-needs_weed = pytest.mark.skipif(bool(weed.unable()), reason=weed.unable() or "-")
+needs_weed = pytest.mark.skipif(bool(seaweedfs.unable()), reason=seaweedfs.unable() or "-")
 
 
 @pytest.fixture(scope="module")

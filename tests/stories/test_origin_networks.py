@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 import keyfront.cli.up as up_module
-from keyfront.edge.egress import Egress, EgressSettings
-from keyfront.edge.serve import WorkerSettings
+from keyfront.edge.origin.egress import Egress, EgressSettings
+from keyfront.edge.worker import WorkerSettings
 from keyfront.errors import SettingsError
 from tests.up import Up, distribution_config
 
@@ -31,7 +31,7 @@ class Page(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Up, int]]:
+def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Up, int]]:
     origin = ThreadingHTTPServer(("127.0.0.1", 0), Page)
     Thread(target=origin.serve_forever, daemon=True).start()
     options = ("--refuse-origins", "127.0.0.2,10.0.0.0/8", "--allow-origins", "127.0.0.1")
@@ -57,8 +57,8 @@ def answer_of(up: Up, name: str, domain_name: str, port: int) -> tuple[int, byte
     return got.status, got.body, found[0]
 
 
-def test_an_origin_on_this_machine_is_served(house: tuple[Up, int]) -> None:
-    up, port = house
+def test_an_origin_on_this_machine_is_served(harness: tuple[Up, int]) -> None:
+    up, port = harness
     assert answer_of(up, "plain", "127.0.0.1", port)[:2] == (200, b"inside")
 
 
@@ -66,8 +66,8 @@ def test_an_origin_on_this_machine_is_served(house: tuple[Up, int]) -> None:
     "domain_name",
     ["127.0.0.1", "localhost", "127.1", "2130706433", "0x7f.1", "0.0.0.0", "::1", "::", "::ffff:127.0.0.1"],
 )
-def test_the_control_plane_is_no_origin(house: tuple[Up, int], domain_name: str) -> None:
-    up, _ = house
+def test_the_control_plane_is_no_origin(harness: tuple[Up, int], domain_name: str) -> None:
+    up, _ = harness
     status, body, record = answer_of(up, f"control-{domain_name}", domain_name, up.control_port)
     assert status == 502
     assert b"could not be satisfied" in body
@@ -78,8 +78,8 @@ def test_the_control_plane_is_no_origin(house: tuple[Up, int], domain_name: str)
 @pytest.mark.parametrize(
     "domain_name", ["127.0.0.2", "169.254.169.254", "fe80::1", "fd00:ec2::254", "10.1.1.1"]
 )
-def test_what_is_refused_by_name_and_by_nature(house: tuple[Up, int], domain_name: str) -> None:
-    up, port = house
+def test_what_is_refused_by_name_and_by_nature(harness: tuple[Up, int], domain_name: str) -> None:
+    up, port = harness
     status, _, record = answer_of(up, f"refused-{domain_name}", domain_name, port)
     assert status == 502
     assert record["reason"] == "origin_address_refused"

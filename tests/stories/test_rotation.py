@@ -19,12 +19,12 @@ from click.testing import CliRunner
 
 from keyfront import sign_url
 from keyfront.cli.main import keyfront
+from keyfront.cloudfront import key_usage
 from keyfront.custody import open_key, open_place, open_records
-from keyfront.custody.follow import KeyGroupSigner
-from keyfront.custody.succession import LEEWAY, Terms
-from keyfront.lifecycle import keyuse
-from keyfront.lifecycle.api import CloudFront, Refused
-from keyfront.lifecycle.conductor import Conductor
+from keyfront.custody.key_record import LEEWAY, RotationPolicy
+from keyfront.custody.signers.key_group_signer import KeyGroupSigner
+from keyfront.lifecycle.cloudfront import CloudFront, Refused
+from keyfront.lifecycle.executor import Conductor
 from tests.control.plane import Plane, public_pem
 from tests.up import Up, distribution_config
 
@@ -46,7 +46,9 @@ class Rotated:
     def start(self) -> None:
         group = self.conductor.api.find_key_group("films")
         assert group is not None
-        terms = Terms(self.place, overlap=0.0, max_lifetime=LIFETIME, max_staleness=STALENESS, settle=0.0)
+        terms = RotationPolicy(
+            self.place, overlap=0.0, max_lifetime=LIFETIME, max_staleness=STALENESS, settle=0.0
+        )
         self.conductor.start(group, terms, {})
 
     def run(self, obey: Any = None) -> list[str]:
@@ -154,7 +156,7 @@ def rotator(up: Up) -> tuple[str, str]:
     """The access key of a user that may do what the guide says that a rotation needs, and nothing else."""
     text = (Path(__file__).parents[2] / "docs" / "guide" / "rotation.md").read_text()
     policy = json.loads(text.partition("```json")[2].partition("```")[0])
-    policy["Statement"][0]["Action"].append(keyuse.ACTION)
+    policy["Statement"][0]["Action"].append(key_usage.ACTION)
 
     def said(*words: str, given: str = "") -> str:
         done = CliRunner().invoke(keyfront, ["access", *words, "--data", str(up.data)], input=given)

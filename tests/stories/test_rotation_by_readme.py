@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from keyfront.cli.account import choose, unwatched
-from keyfront.custody.home import default_data, default_records, installation
+from keyfront.custody.default_paths import default_data, default_records, installation
+from keyfront.custody.key_record import Stage, load
 from keyfront.custody.schemes import open_records
-from keyfront.custody.succession import Stage, load
 from keyfront.errors import SettingsError
 from tests.control.plane import public_pem
 from tests.up import Up

@@ -15,9 +15,9 @@ from click.testing import CliRunner
 
 from keyfront import sign_url, signer_for
 from keyfront.cli.main import keyfront
+from keyfront.cloudfront.key_usage import KeyUses, ask
+from keyfront.custody.key_record import KeyGroupRecord, Stage, load
 from keyfront.custody.schemes import open_records
-from keyfront.custody.succession import Stage, Succession, load
-from keyfront.lifecycle.keyuse import KeyUses, ask
 from tests.control.plane import public_pem
 from tests.origin import ScriptedOrigin, answer
 from tests.postgres import PostgresServer, unable
@@ -53,7 +53,7 @@ def group_of_one(up: Up, name: str) -> tuple[str, str]:
     return group, key
 
 
-def record(place: str, group: str = "films") -> Succession | None:
+def record(place: str, group: str = "films") -> KeyGroupRecord | None:
     kept = load(open_records(place), group)
     return kept.succession if kept is not None else None
 

@@ -225,7 +225,7 @@ def test_both_workers_take_a_share(app: int, tmp_path: Path) -> None:
             ask(up, host)
 
         def counted() -> list[int]:
-            from keyfront.fleet.file import FileFeed
+            from keyfront.fleet.file_feed import FileFeed
 
             return [
                 sum(row[-1] for row in report.counters["requests"])

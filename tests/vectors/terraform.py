@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from keyfront.control import codec
 from keyfront.control.call import Call, Result
+from keyfront.control.wire import codec
 from tests.control.plane import Plane
 from tests.stories.test_terraform import FLAGS, Keys, Terraform
 from tests.vectors.ids import created

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from keyfront.backup.names import Name
+from keyfront.backup.archive.names import Name
 from keyfront.errors import SettingsError
 
 

@@ -7,9 +7,7 @@ second. The words are those of `aws iam`.
 from __future__ import annotations
 
 import functools
-import getpass
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,39 +18,33 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from keyfront.cli.columns import print_columns, print_json
 from keyfront.cli.installation import opened, options
-from keyfront.cli.settings import ACCOUNT
+from keyfront.cli.options import login
+from keyfront.cli.output import print_columns, print_json
 from keyfront.errors import ApiError, SettingsError
+from keyfront.runtime.settings import ACCOUNT
 
 if TYPE_CHECKING:
-    from keyfront.control.users import Key, Register, User
+    from keyfront.control.identity.users import Key, User, UserAdmin
 
 
 @contextmanager
-def _register(data: Path | None, store: str | None, store_password_file: Path | None) -> Iterator[Register]:
-    from keyfront.control.credentials import load
-    from keyfront.control.sealing import sealer
-    from keyfront.control.users import Register
+def _register(data: Path | None, store: str | None, store_password_file: Path | None) -> Iterator[UserAdmin]:
+    from keyfront.control.identity.credentials import load
+    from keyfront.control.identity.sealing import sealer
+    from keyfront.control.identity.users import UserAdmin
 
     with opened(data, store, store_password_file) as (folder, found):
         file = folder / "credentials"
         taken = [caller.name for caller, _ in load(file, ACCOUNT)] if file.exists() else []
-        yield Register(
+        yield UserAdmin(
             found,
             ACCOUNT,
             lambda: sealer(folder, os.environ, make=not found.shared),
-            by=f"keyfront access, {_login()}",
+            by=f"keyfront access, {login()}",
             clock=time.time,
             taken=taken,
         )
-
-
-def _login() -> str:
-    try:
-        return f"{getpass.getuser()}@{socket.gethostname()}"
-    except (KeyError, OSError):
-        return f"uid {os.getuid()}@{socket.gethostname()}"
 
 
 def _command(group: click.Group, name: str) -> Callable[[Callable[..., None]], click.Command]:
@@ -92,7 +84,7 @@ def user() -> None:
     "--role", "roles", multiple=True, metavar="NAME", help="A role or a policy to begin with; repeatable."
 )
 @click.option("--key", "with_key", is_flag=True, help="Make an access key as well, and print it.")
-def user_create(register: Register, name: str, roles: tuple[str, ...], with_key: bool) -> None:
+def user_create(register: UserAdmin, name: str, roles: tuple[str, ...], with_key: bool) -> None:
     """Create a user. Without a role or a policy it may do nothing.
 
     \b
@@ -106,7 +98,7 @@ def user_create(register: Register, name: str, roles: tuple[str, ...], with_key:
 
 @_command(user, "list")
 @_JSON
-def user_list(register: Register, as_json: bool) -> None:
+def user_list(register: UserAdmin, as_json: bool) -> None:
     """List the users, with their policies and the use of their keys."""
     found, keys = register.users(), register.keys()
     if as_json:
@@ -129,7 +121,7 @@ def user_list(register: Register, as_json: bool) -> None:
 @_command(user, "delete")
 @click.argument("name")
 @click.option("--with-keys", is_flag=True, help="Revoke the user's access keys as well.")
-def user_delete(register: Register, name: str, with_keys: bool) -> None:
+def user_delete(register: UserAdmin, name: str, with_keys: bool) -> None:
     """Delete a user. One that has access keys is kept unless --with-keys is given."""
     register.delete_user(name, with_keys=with_keys)
     _say(f"user {name} is deleted")
@@ -146,7 +138,7 @@ def key() -> None:
 @_command(key, "create")
 @click.argument("user")
 @_JSON
-def key_create(register: Register, user: str, as_json: bool) -> None:
+def key_create(register: UserAdmin, user: str, as_json: bool) -> None:
     """Make an access key for a user and print it. The secret is shown this once.
 
     It comes in the form of a profile, so that it can go into a file for AWS_SHARED_CREDENTIALS_FILE as it is.
@@ -157,7 +149,7 @@ def key_create(register: Register, user: str, as_json: bool) -> None:
 @_command(key, "list")
 @click.argument("user", default="")
 @_JSON
-def key_list(register: Register, user: str, as_json: bool) -> None:
+def key_list(register: UserAdmin, user: str, as_json: bool) -> None:
     """List the access keys of a user, or all."""
     found = register.keys(user)
     if as_json:
@@ -172,7 +164,7 @@ def key_list(register: Register, user: str, as_json: bool) -> None:
 @_command(key, "rotate")
 @click.argument("user")
 @_JSON
-def key_rotate(register: Register, user: str, as_json: bool) -> None:
+def key_rotate(register: UserAdmin, user: str, as_json: bool) -> None:
     """Make a second access key for a user that has one. Both work until the old one is revoked."""
     new, secret, old = register.rotate_key(user)
     _print_key(new, secret, as_json=as_json)
@@ -185,7 +177,7 @@ def key_rotate(register: Register, user: str, as_json: bool) -> None:
 
 @_command(key, "revoke")
 @click.argument("access_key_id")
-def key_revoke(register: Register, access_key_id: str) -> None:
+def key_revoke(register: UserAdmin, access_key_id: str) -> None:
     """Revoke an access key for good: calls signed with it are refused within a second."""
     gone = register.delete_key(access_key_id)
     _say(f"{gone.id} of {gone.owner} is revoked")
@@ -193,7 +185,7 @@ def key_revoke(register: Register, access_key_id: str) -> None:
 
 @_command(key, "disable")
 @click.argument("access_key_id")
-def key_disable(register: Register, access_key_id: str) -> None:
+def key_disable(register: UserAdmin, access_key_id: str) -> None:
     """Let an access key rest: calls signed with it are refused until it is enabled again."""
     found = register.set_active(access_key_id, active=False)
     _say(f"{found.id} of {found.owner} is disabled")
@@ -201,7 +193,7 @@ def key_disable(register: Register, access_key_id: str) -> None:
 
 @_command(key, "enable")
 @click.argument("access_key_id")
-def key_enable(register: Register, access_key_id: str) -> None:
+def key_enable(register: UserAdmin, access_key_id: str) -> None:
     """Take an access key into use again."""
     found = register.set_active(access_key_id, active=True)
     _say(f"{found.id} of {found.owner} is enabled")
@@ -218,7 +210,7 @@ def policy() -> None:
 @_command(policy, "put")
 @click.argument("name")
 @click.argument("file", type=click.File(encoding="utf-8"))
-def policy_put(register: Register, name: str, file: TextIO) -> None:
+def policy_put(register: UserAdmin, name: str, file: TextIO) -> None:
     """Store the policy in FILE (- is standard input) under NAME, in the place of one of that name."""
     try:
         text = file.read()
@@ -232,9 +224,9 @@ def policy_put(register: Register, name: str, file: TextIO) -> None:
 
 @_command(policy, "list")
 @_JSON
-def policy_list(register: Register, as_json: bool) -> None:
+def policy_list(register: UserAdmin, as_json: bool) -> None:
     """List the roles and the policies, and who has them."""
-    from keyfront.control.roles import ROLES
+    from keyfront.control.iam.roles import ROLES
 
     users, own = register.users(), register.documents()
     rows = [(name, "role", None) for name in ROLES] + [(one.name, "policy", one.modified) for one in own]
@@ -266,9 +258,9 @@ def policy_list(register: Register, as_json: bool) -> None:
 
 @_command(policy, "show")
 @click.argument("name")
-def policy_show(register: Register, name: str) -> None:
+def policy_show(register: UserAdmin, name: str) -> None:
     """Print a policy's document, or a role's."""
-    from keyfront.control.roles import DOCUMENTS
+    from keyfront.control.iam.roles import DOCUMENTS
 
     if name in DOCUMENTS:
         print_json(DOCUMENTS[name])
@@ -282,7 +274,7 @@ def policy_show(register: Register, name: str) -> None:
 
 @_command(policy, "delete")
 @click.argument("name")
-def policy_delete(register: Register, name: str) -> None:
+def policy_delete(register: UserAdmin, name: str) -> None:
     """Delete a policy that nobody has."""
     register.delete_policy(name)
     _say(f"policy {name} is deleted")
@@ -291,7 +283,7 @@ def policy_delete(register: Register, name: str) -> None:
 @_command(policy, "attach")
 @click.argument("name")
 @click.argument("user")
-def policy_attach(register: Register, name: str, user: str) -> None:
+def policy_attach(register: UserAdmin, name: str, user: str) -> None:
     """Give a user a policy or a role."""
     found = register.attach(name, user)
     _say(f"user {found.name} has now{_with(found)}")
@@ -300,7 +292,7 @@ def policy_attach(register: Register, name: str, user: str) -> None:
 @_command(policy, "detach")
 @click.argument("name")
 @click.argument("user")
-def policy_detach(register: Register, name: str, user: str) -> None:
+def policy_detach(register: UserAdmin, name: str, user: str) -> None:
     """Take a policy or a role from a user."""
     found = register.detach(name, user)
     _say(f"user {found.name} has now{_with(found)}")
@@ -318,7 +310,7 @@ def policy_detach(register: Register, name: str, user: str) -> None:
     "--request-tag", "request_tags", multiple=True, metavar="KEY=VALUE", help="A tag that it is given."
 )
 def simulate(
-    register: Register,
+    register: UserAdmin,
     user: str,
     action: str,
     resource: str,
@@ -331,9 +323,10 @@ def simulate(
     \b
         keyfront access simulate ci cloudfront:UpdateKeyGroup arn:aws:cloudfront::000000000000:key-group/ID
     """
-    from keyfront.control import guard, iam
     from keyfront.control.call import Call, Caller
-    from keyfront.control.credentials import user_arn
+    from keyfront.control.iam import policy as iam
+    from keyfront.control.identity.credentials import user_arn
+    from keyfront.control.operations import authorization
 
     found = next((one for one in register.users() if one.name == user), None)
     policies = register.policies_of(user)  # which raises, if there is no such user
@@ -345,8 +338,8 @@ def simulate(
         raise SettingsError(f"there is no action {action!r}, of CloudFront's or of Keyfront's")
     caller = Caller("", user_arn(ACCOUNT, user), ACCOUNT, found.id if found else "")
     call = Call(name, {}, caller, source_ip, "", "", time.time())
-    circumstances = guard.circumstances(call, _pairs(resource_tags), _pairs(request_tags))
-    question = iam.Asked(f"{vendor}:{name}", resource, circumstances)
+    circumstances = authorization.circumstances(call, _pairs(resource_tags), _pairs(request_tags))
+    question = iam.AccessRequest(f"{vendor}:{name}", resource, circumstances)
     decision = iam.evaluate(policies, question)
     if decision.allowed:
         click.echo(f"allowed by {decision.policy} ({decision.statement})")

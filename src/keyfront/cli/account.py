@@ -13,7 +13,7 @@ from typing import Any
 import click
 import msgspec
 
-from keyfront.custody.home import (
+from keyfront.custody.default_paths import (
     INSTALLATION,
     RECORDS_VARIABLE,
     Installation,

@@ -91,11 +91,11 @@ def agent(
     \b
         keyfront agent --socket /run/keyfront/agent.sock --allow user:www-data=films,photos
     """
-    from keyfront.control.heads import PunctualH11Protocol
-    from keyfront.custody import agent as serving
-    from keyfront.custody.callers import Names, Rule, Rules, Tokens, read_rule, read_rules
-    from keyfront.custody.follow import KeyGroupSigner, opens_in, places_of, records_of
+    from keyfront.control.wire.head_timeout import HeadTimeoutH11Protocol
+    from keyfront.custody.agent import server as serving
+    from keyfront.custody.agent.authorization import Names, Rule, Rules, Tokens, read_rule, read_rules
     from keyfront.custody.schemes import open_records
+    from keyfront.custody.signers.key_group_signer import KeyGroupSigner, opens_in, places_of, records_of
 
     if (path is None) == (listen is None):
         raise SettingsError("give either --socket or --listen")
@@ -150,7 +150,7 @@ def agent(
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         ready = f"keyfront agent ready {where}"
-        await serving.serve(app, sock, PunctualH11Protocol, lambda: print(ready, flush=True), stop.wait)
+        await serving.serve(app, sock, HeadTimeoutH11Protocol, lambda: print(ready, flush=True), stop.wait)
 
     try:
         asyncio.run(run())

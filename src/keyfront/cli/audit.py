@@ -18,7 +18,7 @@ from keyfront.cli.sign import MomentType
 from keyfront.errors import SettingsError
 
 if TYPE_CHECKING:
-    from keyfront.control.trail import Found, Verdict, Wanted
+    from keyfront.control.audit.search import AuditMatch, AuditQuery, Verdict
 
 _MOMENT = MomentType()
 
@@ -48,11 +48,11 @@ def _filters(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _wanted(since: Any, until: Any, **said: Any) -> Wanted:
-    from keyfront.control.trail import Wanted
+def _wanted(since: Any, until: Any, **said: Any) -> AuditQuery:
+    from keyfront.control.audit.search import AuditQuery
 
     now = time.time()
-    return Wanted(since=_ago(since, now), until=_ago(until, now), **said)
+    return AuditQuery(since=_ago(since, now), until=_ago(until, now), **said)
 
 
 def _ago(moment: Any, now: float) -> float | None:
@@ -83,7 +83,7 @@ def list_(
     """
     import itertools
 
-    from keyfront.control.trail import search
+    from keyfront.control.audit.search import search
 
     with opened(data, store, store_password_file) as (_, found):
         newest = list(itertools.islice(search(found, _wanted(**said), newest_first=True), limit))
@@ -103,7 +103,7 @@ _NAMED = (
 )
 
 
-def _line(found: Found) -> str:
+def _line(found: AuditMatch) -> str:
     record = found.record
     try:
         who, error = record["userIdentity"], record.get("errorCode")
@@ -152,7 +152,7 @@ def verify(
     The last line printed is the anchor. Keep it where nobody can change it who can change the log, and give it as
     --expect next time: so it is noticed, too, if the newest records are taken away, or the whole log is written anew.
     """
-    from keyfront.control import trail
+    from keyfront.control.audit import search as trail
 
     if expect:
         _check_anchor(expect)
@@ -219,7 +219,7 @@ def export(
     **said: Any,
 ) -> None:
     """Write the records to a file, oldest first, for tools that read CloudTrail's or for safe keeping."""
-    from keyfront.control.trail import search
+    from keyfront.control.audit.search import search
 
     with opened(data, store, store_password_file) as (_, found):
         records = (one.row.record for one in search(found, _wanted(**said)))

@@ -14,26 +14,24 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 import msgspec
 
-from keyfront.cli.access import _login
+from keyfront.cli.backup_output import iso, print_complete, print_created, print_plan, size_text
 from keyfront.cli.installation import opened, options
-from keyfront.cli.settings import ACCOUNT, default_data
-from keyfront.cli.store import located, store_options
+from keyfront.cli.options import login
+from keyfront.cli.settings import default_data
+from keyfront.cli.store import store_options
 from keyfront.errors import BackupError, SettingsError
+from keyfront.runtime.settings import ACCOUNT, located
 
 if TYPE_CHECKING:
-    from keyfront.backup.container import Manifest
-    from keyfront.backup.crypt import Opener
-    from keyfront.backup.making import Outcome
-    from keyfront.backup.planning import Plan
-    from keyfront.backup.taking import Archive
-    from keyfront.backup.telling import Teller
+    from keyfront.backup.archive.encryption import Opener
+    from keyfront.backup.audit import AuditActor
+    from keyfront.backup.capture import Archive
     from keyfront.model.snapshot import Snapshot
 
 WRONG, INCOMPLETE = 1, 3
@@ -81,10 +79,10 @@ def _version() -> str:
     return version("keyfront")
 
 
-def _teller() -> Teller:
-    from keyfront.backup.telling import Teller
+def _teller() -> AuditActor:
+    from keyfront.backup.audit import AuditActor
 
-    return Teller(f"keyfront backup, {_login()}", ACCOUNT, random.SystemRandom())
+    return AuditActor(f"keyfront backup, {login()}", ACCOUNT, random.SystemRandom())
 
 
 @backup.command()
@@ -95,7 +93,7 @@ def keygen(file: Path) -> None:
     Give the recipient to `create`. Keep FILE where the backups are not, and print it for a safe: without it they cannot
     be opened by anybody.
     """
-    from keyfront.backup.crypt import keygen
+    from keyfront.backup.archive.encryption import keygen
 
     click.echo(keygen(file))
 
@@ -167,20 +165,20 @@ def create(
         keyfront backup create --to /srv/backups --to s3://backups/keyfront --recipient age1… \\
             --keep last=7,daily=14,weekly=8,monthly=12
     """
-    from keyfront.backup.crypt import read_recipients, seal_for
-    from keyfront.backup.making import Order
-    from keyfront.backup.making import create as make
-    from keyfront.backup.places import open_place
+    from keyfront.backup.archive.encryption import read_recipients, seal_for
+    from keyfront.backup.capture import CaptureOptions
+    from keyfront.backup.create import BackupJob
+    from keyfront.backup.create import create as make
     from keyfront.backup.retention import Rule, read_rule
-    from keyfront.backup.taking import Wanted
+    from keyfront.backup.targets import open_place
 
     for url in urls:
         _check_signed(url)
     if custodies and not private_keys:
         raise SettingsError("--custody goes with --private-keys")
     named = [*recipients, *(read_recipients(recipients_file) if recipients_file else ())]
-    order = Order(
-        wanted=Wanted(private_keys, records, custodies, urls),
+    order = BackupJob(
+        wanted=CaptureOptions(private_keys, records, custodies, urls),
         seal=seal_for(named, passphrase_file),
         places=[open_place(text, endpoint_url) for text in dict.fromkeys(places)],
         rule=read_rule(keep) if keep is not None else Rule(),
@@ -200,24 +198,9 @@ def create(
     if as_json:
         click.echo(msgspec.json.encode(outcome).decode())
     else:
-        _say_made(outcome, quiet)
+        print_created(outcome, quiet)
     if outcome.trouble:
         sys.exit(INCOMPLETE)
-
-
-def _say_made(outcome: Outcome, quiet: bool) -> None:
-    if not quiet:
-        if outcome.name:
-            click.echo(f"{outcome.name} ({_size(outcome.size)}) is verified, in {' and '.join(outcome.made)}")
-        for place in outcome.unchanged:
-            click.echo(f"nothing has changed since the last archive in {place}")
-        for removed in outcome.removed:
-            click.echo(f"removed {removed}")
-        for text in outcome.missing:
-            if text not in outcome.trouble:
-                click.echo(f"not in it: {text}")
-    for text in (*outcome.trouble, *outcome.notes):
-        click.echo(f"keyfront: {text}", err=True)
 
 
 def _check_signed(url: str) -> None:
@@ -231,14 +214,14 @@ def _check_signed(url: str) -> None:
 @_JSON
 def list_(place: str, endpoint_url: str, as_json: bool) -> None:
     """List the archives in PLACE, a folder or s3://BUCKET/PREFIX, oldest first. It needs no identity."""
-    from keyfront.backup.places import open_place
+    from keyfront.backup.targets import open_place
 
     found = open_place(place, endpoint_url).names()
     if as_json:
         rows = [
             {
                 "Archive": str(name),
-                "Taken": _iso(name.taken),
+                "Taken": iso(name.taken),
                 "Installation": name.origin,
                 "Snapshot": name.snapshot,
                 "Holds": name.holds,
@@ -250,7 +233,7 @@ def list_(place: str, endpoint_url: str, as_json: bool) -> None:
         return
     for name, size in found.items():
         click.echo(
-            f"{_iso(name.taken)}  installation {name.origin}  snapshot {name.snapshot}  {_size(size)}  {name}"
+            f"{iso(name.taken)}  installation {name.origin}  snapshot {name.snapshot}  {size_text(size)}  {name}"
         )
     if not found:
         click.echo("none", err=True)
@@ -269,7 +252,7 @@ def verify(
     ARCHIVE is a file, s3://BUCKET/PREFIX/NAME, or a place, of which the newest that is whole is taken. Exit status 3: a
     newer one is not.
     """
-    from keyfront.backup.crypt import opener
+    from keyfront.backup.archive.encryption import opener
 
     opens = opener(identity, passphrase_file)
     try:
@@ -281,7 +264,7 @@ def verify(
     if as_json:
         told = {
             "Archive": name,
-            "Taken": _iso(manifest.taken),
+            "Taken": iso(manifest.taken),
             "Keyfront": manifest.keyfront,
             "Host": manifest.host,
             "Data": manifest.data,
@@ -295,25 +278,9 @@ def verify(
         }
         click.echo(msgspec.json.format(msgspec.json.encode(told)).decode())
     else:
-        _say_whole(name, manifest)
+        print_complete(name, manifest)
     if not newest:
         sys.exit(INCOMPLETE)
-
-
-def _say_whole(name: str, manifest: Manifest) -> None:
-    click.echo(f"{name} is whole, and makes snapshot {manifest.snapshot} when it is restored")
-    click.echo(
-        f"  taken {_iso(manifest.taken)} by Keyfront {manifest.keyfront} on {manifest.host} of {manifest.store}"
-    )
-    counts = manifest.counts
-    click.echo(
-        f"  {counts.get('store/resource', 0)} resources, {counts.get('store/audit', 0)} audit records, "
-        f"{counts.get('files', 0)} files, {counts.get('records', 0)} records, {counts.get('keys', 0)} private keys, "
-        f"{len(manifest.proofs)} proofs"
-    )
-    click.echo(f"  audit anchor {manifest.audit}")
-    for text in manifest.missing:
-        click.echo(f"  not in it: {text}")
 
 
 class _Judged(NamedTuple):
@@ -329,9 +296,9 @@ def _judged(archive: str, opens: Opener, endpoint: str) -> _Judged:
 
     :raises BackupError: of the newest, if none is whole.
     """
-    from keyfront.backup import taking
-    from keyfront.backup.crypt import opened as decrypted
-    from keyfront.backup.places import find
+    from keyfront.backup import capture
+    from keyfront.backup.archive.encryption import opened as decrypted
+    from keyfront.backup.targets import find
 
     there, later = find(archive, endpoint, now=time.time())
     for name in later:
@@ -339,8 +306,8 @@ def _judged(archive: str, opens: Opener, endpoint: str) -> _Judged:
     faults: list[BackupError] = []
     for one in there:
         try:
-            found = taking.read(decrypted(one.data(), opens))
-            snapshot = taking.judge(found, ACCOUNT, _version())
+            found = capture.read(decrypted(one.data(), opens))
+            snapshot = capture.judge(found, ACCOUNT, _version())
         except BackupError as error:
             faults.append(error)
             continue
@@ -390,9 +357,9 @@ def restore(
     What would be added, changed and removed is shown first. What is there now is kept aside. Exit status 3: restored,
     but a private key or a record could not be put back.
     """
-    from keyfront.backup.crypt import opener
-    from keyfront.backup.restoring import Restore, Target
-    from keyfront.backup.running import held
+    from keyfront.backup.archive.encryption import opener
+    from keyfront.backup.restore.lock import held
+    from keyfront.backup.restore.restore import Restore, Target
 
     folder = (data or default_data()).absolute()
     if ".." in folder.parts:
@@ -406,7 +373,7 @@ def restore(
         if as_json:
             click.echo(msgspec.json.encode(plan).decode())
         else:
-            _say_plan(plan, found, folder)
+            print_plan(plan, found, folder)
         if only_plan:
             return
         if not yes and not _confirmed():
@@ -423,32 +390,6 @@ def _confirmed() -> bool:
     if not sys.stdin.isatty():
         raise SettingsError("nothing was changed: give --yes to restore without being asked")
     return click.confirm("Restore this?")
-
-
-_MARKS = {"add": "+", "change": "~", "remove": "-"}
-
-
-def _say_plan(plan: Plan, archive: Archive, folder: Path) -> None:
-    manifest = archive.manifest
-    click.echo(f"{_iso(manifest.taken)}, snapshot {manifest.snapshot}, onto {folder}:")
-    for change in plan.changes:
-        text = f"  {_MARKS[change.deed]} {change.what} {change.name}"
-        click.echo("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
-    if not plan.changes:
-        click.echo("  nothing but what is there already")
-    click.echo(f"  audit log: {plan.audit}")
-    for note in plan.notes:
-        click.echo(f"  note: {note}")
-
-
-def _size(count: int) -> str:
-    if count < 1 << 20:
-        return f"{count / 1024:.1f} KiB"
-    return f"{count / (1 << 20):.1f} MiB"
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")
 
 
 @backup.command()
@@ -483,8 +424,8 @@ def drill(
     It asks for the URLs that were signed when the archive was made, for what archived private keys sign, and for those
     of --url; no real origin is asked, and nothing is left behind.
     """
-    from keyfront.backup.crypt import opener
-    from keyfront.backup.drilling import drill as run
+    from keyfront.backup.archive.encryption import opener
+    from keyfront.backup.drill import drill as run
 
     for url in urls:
         _check_signed(url)

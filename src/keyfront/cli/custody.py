@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from keyfront.cli.columns import print_columns, print_json
-from keyfront.cli.span import SpanType
+from keyfront.cli.durations import SpanType
+from keyfront.cli.output import print_columns, print_json
 from keyfront.errors import CustodyError, NoSuchKey, SettingsError
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def rewrap(place: str, kek: str | None, in_folder: bool) -> None:
     \b
         keyfront custody rewrap 'file:/srv/keys/' --kek env:KEYFRONT_CUSTODY_PASSPHRASE
     """
-    from keyfront.custody.file import FileCustody
+    from keyfront.custody.adapters.filesystem.custody import FileCustody
 
     if (kek is None) is not in_folder:
         raise SettingsError("say what the new key-encrypting key is: --kek SOURCE, or --in-folder")

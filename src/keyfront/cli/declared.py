@@ -46,7 +46,7 @@ def plan_command(ctx: click.Context, /, **said: Any) -> None:
     \b
         keyfront plan site.toml --environment prod --endpoint-url http://127.0.0.1:8081
     """
-    from keyfront.cli.carryout import show_plan  # brings botocore's client, which no other command needs
+    from keyfront.cli.apply import show_plan  # brings botocore's client, which no other command needs
 
     ctx.exit(show_plan(**said))
 
@@ -67,7 +67,7 @@ def apply(ctx: click.Context, /, **said: Any) -> None:
     \b
         keyfront apply site.toml --environment prod --endpoint-url http://127.0.0.1:8081 --wait
     """
-    from keyfront.cli.carryout import carry_out  # as above
+    from keyfront.cli.apply import carry_out  # as above
 
     ctx.exit(carry_out(**said))
 

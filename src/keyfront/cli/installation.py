@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keyfront.cli.settings import default_data
-from keyfront.cli.store import VARIABLE, open_store, store_options
+from keyfront.cli.store import open_store, store_options
 from keyfront.errors import SettingsError
+from keyfront.runtime.settings import VARIABLE
 
 if TYPE_CHECKING:
-    from keyfront.control.store import Store
+    from keyfront.control.store.store import Store
 
 
 def options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,15 +14,15 @@ import click
 
 from keyfront.cli.account import Account as Chosen
 from keyfront.cli.account import account_options, choose
-from keyfront.cli.columns import print_columns, print_json
+from keyfront.cli.durations import SpanType, span_text
+from keyfront.cli.output import print_columns, print_json
 from keyfront.cli.sign import FILE, read_file, read_passphrase
-from keyfront.cli.span import SpanType, span_text
 from keyfront.errors import KeyLoadError
 from keyfront.signing.keys import load_private_key, load_public_key
 
 if TYPE_CHECKING:
-    from keyfront.custody.succession import Entry, Succession
-    from keyfront.lifecycle.expiry import Bounds, Facts, Finding, KnownKey
+    from keyfront.custody.key_record import Entry, KeyGroupRecord
+    from keyfront.lifecycle.findings import Bounds, Facts, Finding, KnownKey
 
 
 @click.group()
@@ -100,7 +100,7 @@ def _of_account(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _facts(chosen: Chosen) -> Facts:
     from keyfront.custody.schemes import open_records
-    from keyfront.lifecycle.survey import Account, survey  # botocore's client, which few commands need
+    from keyfront.lifecycle.inventory import Account, survey  # botocore's client, which few commands need
 
     place = open_records(chosen.records)
     return survey(
@@ -119,7 +119,7 @@ def list_keys(age: float, as_json: bool, **chosen: Any) -> None:
 
     Amazon's CloudFront does not tell what its edges see: there `last seen` and `share` are unknown (?).
     """
-    from keyfront.lifecycle.expiry import Bounds
+    from keyfront.lifecycle.findings import Bounds
 
     facts = _facts(choose(**chosen))
     now = time.time()
@@ -151,7 +151,7 @@ def warnings_(age: float, as_json: bool, at_least: str, **chosen: Any) -> None:
     \b
         keyfront key warnings --at-least warning || mail -s "keys" ops@example.com
     """
-    from keyfront.lifecycle.expiry import Bounds, Severity, findings
+    from keyfront.lifecycle.findings import Bounds, Severity, findings
 
     found = [
         each
@@ -178,7 +178,7 @@ def _finding(found: Finding) -> dict[str, Any]:
     }
 
 
-_Row = tuple["KnownKey | None", "Succession | None", "Entry | None"]
+_Row = tuple["KnownKey | None", "KeyGroupRecord | None", "Entry | None"]
 
 
 def _keys(facts: Facts) -> list[_Row]:
@@ -197,12 +197,12 @@ def _keys(facts: Facts) -> list[_Row]:
 def _row(
     facts: Facts,
     known: KnownKey | None,
-    record: Succession | None,
+    record: KeyGroupRecord | None,
     entry: Entry | None,
     now: float,
     bounds: Bounds,
 ) -> dict[str, Any]:
-    from keyfront.lifecycle.expiry import ends
+    from keyfront.lifecycle.findings import ends
     from keyfront.lifecycle.rotation import name_of
 
     id_ = known.id if known else entry.key_pair_id if entry else ""

@@ -13,7 +13,7 @@ from keyfront.cli.backup import backup
 from keyfront.cli.custody import custody
 from keyfront.cli.declared import apply, plan_command
 from keyfront.cli.key import key
-from keyfront.cli.regions import regions
+from keyfront.cli.region_options import regions
 from keyfront.cli.rotation import rotation
 from keyfront.cli.sign import explain, sign, sign_cookies
 from keyfront.cli.store import store_group

@@ -14,29 +14,35 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from keyfront.cli.account import Account, account_options, choose, unwatched
-from keyfront.cli.columns import print_columns, print_json
-from keyfront.cli.span import SpanType, span_text
-from keyfront.errors import CustodyUnavailable, KeyfrontError, RotationError, SettingsError
+from keyfront.cli.durations import SpanType
+from keyfront.cli.output import print_json
+from keyfront.cli.rotation_output import (
+    WORK,
+    complain,
+    inspected,
+    policy_json,
+    reported,
+    say,
+    show_plan,
+    show_status,
+    wait_texts,
+)
+from keyfront.errors import KeyfrontError, RotationError, SettingsError
 
 if TYPE_CHECKING:
-    from keyfront.custody.succession import Entry, Terms
-    from keyfront.lifecycle.conductor import Conductor, Outcome
-    from keyfront.lifecycle.rotation import Done, Facts, Planned, Step, Wait
+    from keyfront.custody.key_record import RotationPolicy
+    from keyfront.lifecycle.executor import Conductor
     from keyfront.signing.keys import Algorithm
 
 _ALGORITHMS = {"ecdsa-p256": "ECDSA-P256", "rsa-2048": "RSA-2048"}
 _JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
 _LENGTH = SpanType()
-
-WORK = 3
-"""Exit status where somebody has to do something before the rotation can go on."""
 
 
 @click.group()
@@ -98,10 +104,10 @@ def _command(
 
 def _conductor(account: Account, journal: Path | None, hooks: Path | None) -> Conductor:
     from keyfront.custody.schemes import open_records
-    from keyfront.lifecycle.api import CloudFront  # botocore's client, which few commands need
-    from keyfront.lifecycle.conductor import Conductor
+    from keyfront.lifecycle.cloudfront import CloudFront  # botocore's client, which few commands need
+    from keyfront.lifecycle.events import Journal, Listener
+    from keyfront.lifecycle.executor import Conductor
     from keyfront.lifecycle.hooks import Hooks, read_hooks
-    from keyfront.lifecycle.journal import Journal, Listener
 
     place = open_records(account.records)
     listeners: list[Listener] = []
@@ -151,7 +157,7 @@ def _terms_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _changed(terms: Terms, said: dict[str, Any]) -> Terms:
+def _changed(terms: RotationPolicy, said: dict[str, Any]) -> RotationPolicy:
     import msgspec
 
     changes = {name: value for name, value in said.items() if value is not None}
@@ -216,8 +222,8 @@ def start(
         keyfront rotation start photos --custody awskms:keyfront/ --every 90d
         keyfront rotation start photos --custody file:/srv/keys/ --adopt K2JCJMDEHXQW5F=file:/srv/keys/photos
     """
-    from keyfront.custody.succession import Terms
-    from keyfront.lifecycle import orders
+    from keyfront.custody.key_record import RotationPolicy
+    from keyfront.lifecycle import commands
 
     own = f"file:{account.data}/custody/"
     if not place and account.records != own:
@@ -232,19 +238,19 @@ def start(
         raise SettingsError(f"--custody {place}: a place without a key's name ends with a slash")
     if said.get("settle") is None and account.watched is not None:
         said["settle"] = 0.0  # here Deployed says that every edge obeys
-    terms = _changed(Terms(place), said)
+    terms = _changed(RotationPolicy(place), said)
     pairs = dict(_pair(text) for text in adopt)
-    for doubt in orders.doubts(orders.checked(terms, time.time()), time.time()):
-        _complain(doubt)
+    for doubt in commands.warnings(commands.validated(terms, time.time()), time.time()):
+        complain(doubt)
     record = conductor.start(found, terms, pairs, _by(), dry_run=dry_run)
     if dry_run:
-        return _show_plan(conductor, *conductor.plan_of(record), as_json=as_json)
+        return show_plan(conductor, *conductor.plan_of(record), as_json=as_json)
     if warning := unwatched(account):
-        _complain(warning)
+        complain(warning)
     carried_out = account.running and not warning
     following = "keyfront up carries it out" if carried_out else "Next: keyfront rotation run"
-    _say(f"{record.group} at {conductor.api.endpoint} is rotated from now on. {following}", as_json)
-    _show_status(conductor, [record.group], as_json)
+    say(f"{record.group} at {conductor.api.endpoint} is rotated from now on. {following}", as_json)
+    show_status(conductor, [record.group], as_json)
     return 0
 
 
@@ -256,14 +262,14 @@ def status(conductor: Conductor, group: str | None, as_json: bool) -> int:
 
     Exits with 3 if somebody has to do something.
     """
-    return _show_status(conductor, [group] if group else conductor.groups(), as_json)
+    return show_status(conductor, [group] if group else conductor.groups(), as_json)
 
 
 @_command("plan")
 @_JSON
 def plan_(conductor: Conductor, group: str, as_json: bool) -> int:
     """Show all steps to come, each with its earliest time. Changes nothing."""
-    return _show_plan(conductor, *conductor.plan(group), as_json=as_json)
+    return show_plan(conductor, *conductor.plan(group), as_json=as_json)
 
 
 @_command("run", group=False)
@@ -288,14 +294,14 @@ def run(
     """
     names = list(groups) or conductor.groups()
     if dry_run:
-        return _show_status(conductor, names, as_json)
+        return show_status(conductor, names, as_json)
     ends = time.monotonic() + timeout if until_idle else 0.0
     statuses = {0}
     for name in names:
         try:
             statuses.add(_run(conductor, name, ends, as_json))
         except KeyfrontError as error:  # the other groups' keys shall not wait for this one's
-            _complain(f"{name}: {error}")
+            complain(f"{name}: {error}")
             statuses.add(1)
     return 1 if 1 in statuses else max(statuses)
 
@@ -305,7 +311,7 @@ def run(
 def rotate(conductor: Conductor, group: str, as_json: bool) -> int:
     """Rotate now, whatever the schedule says; the key that signs drains as ever."""
     conductor.rotate(group, _by())
-    _show_status(conductor, [group], as_json)
+    show_status(conductor, [group], as_json)
     return 0
 
 
@@ -314,7 +320,7 @@ def rotate(conductor: Conductor, group: str, as_json: bool) -> int:
 def pause(conductor: Conductor, group: str, as_json: bool) -> int:
     """Take no further step until `resume`. Signers sign on, and edges trust what they trust."""
     conductor.pause(group, _by())
-    _show_status(conductor, [group], as_json)
+    show_status(conductor, [group], as_json)
     return 0
 
 
@@ -323,7 +329,7 @@ def pause(conductor: Conductor, group: str, as_json: bool) -> int:
 def resume(conductor: Conductor, group: str, as_json: bool) -> int:
     """Go on after `pause`, `rollback`, or a clock that was wrong."""
     conductor.resume(group, _by())
-    _show_status(conductor, [group], as_json)
+    show_status(conductor, [group], as_json)
     return 0
 
 
@@ -332,7 +338,7 @@ def resume(conductor: Conductor, group: str, as_json: bool) -> int:
 def rollback(conductor: Conductor, group: str, as_json: bool) -> int:
     """Let the key before sign again, and pause; the new one drains. A new key that does not sign yet is withdrawn."""
     conductor.rollback(group, _by())
-    _show_status(conductor, [group], as_json)
+    show_status(conductor, [group], as_json)
     return 0
 
 
@@ -353,12 +359,12 @@ def emergency(
     Takes all steps that it needs, and waits for the edges. Paused rotations too. Other groups whose record has the key
     do the same.
     """
-    from keyfront.lifecycle.orders import found
+    from keyfront.lifecycle.commands import found
 
     entry = found(conductor.record(group).succession, key_id)
     others = list(conductor.sharing(group, entry))
     if others:
-        _complain(f"the same key is in {', '.join(others)} too, and leaves there as well")
+        complain(f"the same key is in {', '.join(others)} too, and leaves there as well")
     if not yes:
         if as_json or not sys.stdin.isatty():
             raise SettingsError("nobody is here to say yes: give --yes")
@@ -372,7 +378,7 @@ def emergency(
     except RotationError as error:
         if not found(conductor.record(group).succession, entry.uri).compromised:
             raise
-        _complain(str(error))
+        complain(str(error))
         status = WORK
     if not others:
         return _run(conductor, group, time.monotonic() + 1800.0, as_json) or status
@@ -383,7 +389,7 @@ def emergency(
             try:
                 statuses.add(_run(conductor, name, ends, as_json))
             except KeyfrontError as error:
-                _complain(f"{name}: {error}")
+                complain(f"{name}: {error}")
                 statuses.add(1)
     return 1 if 1 in statuses else max(statuses)
 
@@ -394,17 +400,17 @@ def emergency(
 @_JSON
 def terms_(conductor: Conductor, group: str, as_json: bool, **said: Any) -> int:
     """Show or change how GROUP is rotated. What was promised to links that are out there stays promised."""
-    from keyfront.lifecycle import orders
+    from keyfront.lifecycle import commands
 
     if any(value is not None for value in said.values()):
         record = conductor.change_terms(group, lambda terms: _changed(terms, said), _by())
-        for doubt in orders.doubts(record.terms, time.time()):
-            _complain(doubt)
+        for doubt in commands.warnings(record.terms, time.time()):
+            complain(doubt)
     terms = conductor.record(group).succession.terms
     if as_json:
-        print_json(_terms_json(terms))
+        print_json(policy_json(terms))
     else:
-        for name, value in _terms_json(terms).items():
+        for name, value in policy_json(terms).items():
             click.echo(f"{name:15}{value}")
     return 0
 
@@ -446,9 +452,9 @@ def _run(conductor: Conductor, group: str, ends: float, as_json: bool) -> int:
     """Take all steps of a group that can be taken; until `ends` (of the monotonic clock) also wait for edges."""
     shown, failed = "", ""
     for _ in range(10_000):
-        outcome = _looked(conductor, group)
+        outcome = inspected(conductor, group)
         if outcome.taken is not None and not outcome.raced and (not outcome.error or outcome.error != failed):
-            _told(group, outcome, as_json)
+            reported(group, outcome, as_json)
             failed = outcome.error or failed
         if outcome.moved:
             time.sleep(0.2 if outcome.raced else 0.0)
@@ -459,208 +465,17 @@ def _run(conductor: Conductor, group: str, ends: float, as_json: bool) -> int:
             pause = 0.5 if wait.until is None else wait.until - conductor.now()
             if pause < left:
                 if wait.reason != shown:
-                    _waits(group, wait, as_json)
+                    wait_texts(group, wait, as_json)
                     shown = wait.reason
                 time.sleep(max(0.1, pause))
                 continue
         if wait is not None or not outcome.error:
-            _waits(group, wait, as_json)
+            wait_texts(group, wait, as_json)
         if outcome.error:
             return 1
         return WORK if wait is not None and wait.attention else 0
     return 1
 
 
-def _looked(conductor: Conductor, group: str) -> Outcome:
-    """A look that is not spoilt by a custody that is away for a moment."""
-    for pause in (0.5, 2.0):
-        try:
-            return conductor.step(group)
-        except CustodyUnavailable:
-            time.sleep(pause)
-    return conductor.step(group)
-
-
-def _told(group: str, outcome: Outcome, as_json: bool) -> None:
-    step = outcome.taken
-    if step is None:
-        return
-    if as_json:
-        _line({"group": group, **_step_json(step), "error": outcome.error or None})
-    elif outcome.error:
-        _complain(f"{group}: {step.action.value} {step.name} failed: {outcome.error}")
-    else:
-        id_ = f" ({step.key_pair_id})" if step.key_pair_id else ""
-        click.echo(f"{group}: {step.action.value} {step.name}{id_}: {step.reason}")
-
-
-def _waits(group: str, wait: Wait | None, as_json: bool) -> None:
-    if as_json:
-        _line({"group": group, "waits": _wait_json(wait)})
-    elif wait is None:
-        click.echo(f"{group}: nothing to do")
-    else:
-        click.echo(f"{group}: {'! ' if wait.attention else ''}{wait.reason}")
-
-
 # ------------------------------------------------------------------------------------------------------------
 # Showing
-
-
-def _show_status(conductor: Conductor, groups: list[str], as_json: bool) -> int:
-    from keyfront.lifecycle.rotation import Step, Wait, next_step
-
-    shown, work = [], False
-    for group in groups:
-        facts = conductor.facts(conductor.record(group))
-        found = next_step(facts, conductor.now())
-        work = work or (isinstance(found, Wait) and found.attention)
-        if as_json:
-            shown.append(_status_json(facts, found, conductor.api.endpoint))
-            continue
-        record = facts.record
-        click.echo(f"{record.group}  {record.key_group_id}  {conductor.api.endpoint}")
-        print_columns(
-            ("key", "id", "stage", "since", "until", "custody"),
-            [_row(facts, entry) for entry in record.entries],
-        )
-        if isinstance(found, Step):
-            click.echo(f"next: {found.action.value} {found.name}: {found.reason}")
-        elif isinstance(found, Wait):
-            click.echo(f"{'! ' if found.attention else ''}{found.reason}")
-        else:
-            click.echo("nothing to do")
-    if as_json:
-        print_json(shown)
-    elif not groups:
-        click.echo("no key group is rotated", err=True)
-    return WORK if work else 0
-
-
-def _row(facts: Facts, entry: Entry) -> tuple[str, ...]:
-    from keyfront.custody.succession import Stage
-    from keyfront.lifecycle.rotation import name_of
-
-    since = {
-        Stage.CREATED: entry.created,
-        Stage.PUBLISHED: entry.published,
-        Stage.SIGNING: entry.signing,
-        Stage.DRAINING: entry.draining,
-        Stage.RETIRED: entry.retired,
-    }[entry.stage]
-    until = facts.trusted_until(entry) if entry.stage is Stage.DRAINING else 0.0
-    notes = " compromised" if entry.compromised else " leaving" if entry.leaving and not entry.retired else ""
-    return (
-        name_of(entry.uri),
-        entry.key_pair_id or "-",
-        entry.stage.value + notes,
-        _when(since),
-        _when(until) if until else "",
-        entry.uri,
-    )
-
-
-def _show_plan(conductor: Conductor, steps: tuple[Planned, ...], then: Wait | Done, *, as_json: bool) -> int:
-    from keyfront.lifecycle.rotation import Wait
-
-    if as_json:
-        planned = [{"at": _iso(each.at), **_step_json(each.step)} for each in steps]
-        print_json({"steps": planned, "then": _wait_json(then if isinstance(then, Wait) else None)})
-    else:
-        print_columns(
-            ("not before", "step", "key", "why"),
-            [(_when(each.at), each.step.action.value, each.step.name, each.step.reason) for each in steps],
-        )
-        click.echo(f"then: {then.reason}" if isinstance(then, Wait) else "then: nothing")
-    return WORK if isinstance(then, Wait) and then.attention else 0
-
-
-def _status_json(facts: Facts, found: Step | Wait | Done, endpoint: str) -> dict[str, Any]:
-    from keyfront.lifecycle.rotation import Step, Wait, name_of
-
-    record = facts.record
-    return {
-        "group": record.group,
-        "key_group_id": record.key_group_id,
-        "endpoint": endpoint,
-        "terms": _terms_json(record.terms),
-        "keys": [
-            {
-                "name": name_of(entry.uri),
-                "id": entry.key_pair_id or None,
-                "stage": entry.stage.value,
-                "compromised": entry.compromised,
-                "uri": entry.uri,
-                **{
-                    name: _iso(getattr(entry, name)) or None
-                    for name in (
-                        "created",
-                        "published",
-                        "signing",
-                        "draining",
-                        "drain_until",
-                        "leaving",
-                        "retired",
-                    )
-                },
-            }
-            for entry in record.entries
-        ],
-        "next": _step_json(found) if isinstance(found, Step) else None,
-        "waits": _wait_json(found if isinstance(found, Wait) else None),
-    }
-
-
-def _step_json(step: Step) -> dict[str, Any]:
-    return {
-        "step": step.action.value,
-        "key": step.name,
-        "id": step.key_pair_id or None,
-        "reason": step.reason,
-    }
-
-
-def _wait_json(wait: Wait | None) -> dict[str, Any] | None:
-    if wait is None:
-        return None
-    return {"reason": wait.reason, "until": _iso(wait.until or 0.0) or None, "attention": wait.attention}
-
-
-def _terms_json(terms: Terms) -> dict[str, Any]:
-    every = terms.every if isinstance(terms.every, str) else span_text(terms.every)
-    return {
-        "custody": terms.place,
-        "algorithm": terms.algorithm,
-        "hash": terms.hash_name,
-        "every": every or "never",
-        "overlap": span_text(terms.overlap),
-        "max_lifetime": span_text(terms.max_lifetime),
-        "max_staleness": span_text(terms.max_staleness),
-        "settle": span_text(terms.settle),
-        "grace": span_text(terms.grace),
-        "application": terms.application,
-        "paused": terms.paused,
-    }
-
-
-def _line(value: dict[str, Any]) -> None:
-    import json
-
-    click.echo(json.dumps(value))
-
-
-def _when(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M") if moment else "-"
-
-
-def _iso(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if moment else ""
-
-
-def _say(text: str, as_json: bool) -> None:
-    if not as_json:
-        click.echo(text)
-
-
-def _complain(line: str) -> None:
-    click.echo(f"keyfront: {line}", err=True)

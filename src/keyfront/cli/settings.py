@@ -9,11 +9,10 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from keyfront.custody.home import default_data as default_data  # noqa: PLC0414 - the rooms of the cli take it from here
+from keyfront.custody.default_paths import default_data as default_data  # noqa: PLC0414 - the rooms of the cli take it from here
 from keyfront.errors import SettingsError
 from keyfront.model.kinds import Quotas
 
-SUFFIX = "cloudfront.localhost"
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -82,10 +81,6 @@ def location(text: str) -> str:
     return text
 
 
-ACCOUNT = "000000000000"
-"""The AWS account number of everything that Keyfront keeps."""
-
-
 class ControlInherited(msgspec.Struct, frozen=True):
     """What the control plane's process gets from its supervisor: the file descriptors of the heartbeat board and of its
     listening socket, and the names of the edge workers, in the order of their slots; its own slot is the one after."""
@@ -93,32 +88,6 @@ class ControlInherited(msgspec.Struct, frozen=True):
     board: int
     socket: int
     workers: tuple[str, ...]
-
-
-class ControlSettings(msgspec.Struct, frozen=True):
-    """What the control plane's process is told. `account` is the AWS account number that its ARNs carry, `store` the
-    URL of the store if it was said on the command line, `trusted_proxies` the networks whose X-Forwarded-* headers it
-    believes, `region` where its own edges are, `region_feeds` other regions with the folders of their feeds; `records`
-    is the URI of the custody that keeps the records of rotations, `rotation` whether it takes their steps, `hooks` the
-    file that says who is told of them; `metrics` who may read `/metrics`."""
-
-    data: str
-    host: str
-    port: int
-    domain: str
-    account: str = ACCOUNT
-    audit_reads: bool = True
-    trusted_proxies: tuple[str, ...] = ()
-    store: str = ""
-    store_password_file: str = ""
-    quotas: Quotas = Quotas()
-    region: str = ""
-    region_feeds: tuple[tuple[str, str], ...] = ()
-    records: str = ""
-    rotation: bool = True
-    hooks: str = ""
-    metrics: tuple[str, ...] = ("local",)
-    inherited: ControlInherited | None = None
 
 
 def _quota_names() -> Iterator[tuple[str, tuple[str, str]]]:

@@ -151,7 +151,9 @@ class _SignWith(NamedTuple):
         if self.key_group is not None:
             if self.key_pair_id is not None or self.passphrase_file is not None:
                 raise click.UsageError("--key-group says itself which key signs, and where it is.")
-            from keyfront.custody.follow import signer_for  # not for those who sign with a file
+            from keyfront.custody.signers.key_group_signer import (
+                signer_for,  # not for those who sign with a file
+            )
 
             return signer_for(self.key_group, records=self.records, agent=self.agent)
         if self.records is not None or self.agent is not None:
@@ -163,7 +165,7 @@ class _SignWith(NamedTuple):
             return LocalSigner(self.key_pair_id, key)
         if self.passphrase_file is not None:
             raise click.UsageError("--passphrase-file goes with --private-key.")
-        from keyfront.custody.follow import CustodySigner  # as above
+        from keyfront.custody.signers.key_group_signer import CustodySigner  # as above
 
         return CustodySigner(self.key_pair_id, self.key_uri or "")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +17,10 @@ import click
 
 from keyfront.cli.settings import default_data
 from keyfront.errors import SettingsError
+from keyfront.runtime.settings import PASSWORD_FILE, VARIABLE, located
 
 if TYPE_CHECKING:
-    from keyfront.control.store import Store
-
-VARIABLE = "KEYFRONT_STORE"
-PASSWORD_FILE = "KEYFRONT_STORE_PASSWORD_FILE"  # noqa: S105 - a variable's name
+    from keyfront.control.store.store import Store
 
 
 def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,38 +39,12 @@ def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def checked(store: str | None) -> str:
-    """What `--store` says; empty if it says nothing.
-
-    :raises SettingsError: if it is no URL of PostgreSQL's, or holds a password.
-    """
-    if store:
-        from keyfront.control.database import (
-            has_password,
-        )  # SQLAlchemy, for which `keyfront sign` must not wait
-
-        if has_password(store):
-            raise SettingsError(
-                "--store must not hold the password, which everybody on this machine could read: put the URL into "
-                f"{VARIABLE}, or the password into a file for --store-password-file"
-            )
-    return store or ""
-
-
-def located(store: str | None) -> str:
-    """The URL of the store that `--store` or the variable names; empty if it is the file in the data folder.
-
-    :raises SettingsError: see `checked`.
-    """
-    return checked(store) or os.environ.get(VARIABLE, "")
-
-
 def open_store(data: Path, store: str | None, password_file: Path | None) -> Store:
     """The store of the data folder, or the one that the options or the variable name.
 
     :raises SettingsError: if it cannot be opened.
     """
-    from keyfront.control.store import Store
+    from keyfront.control.store.store import Store
 
     return Store(located(store) or data / "keyfront.db", password_file=password_file)
 
@@ -88,8 +59,8 @@ def store_group() -> None:
 @store_options
 def copy_command(data: Path | None, store: str, store_password_file: Path | None) -> None:
     """Copy the store in the data folder into a new database of PostgreSQL's. `keyfront up` must not be running."""
-    from keyfront.control.copying import copy
-    from keyfront.control.store import Store
+    from keyfront.control.store.copy import copy
+    from keyfront.control.store.store import Store
 
     folder = (data or default_data()).absolute()
     if not (url := located(store)):

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from keyfront.control.iam import Policy
+from keyfront.control.iam.policy import Policy
 
 
 class Caller(msgspec.Struct, frozen=True):

@@ -23,19 +23,19 @@ from anyio import CapacityLimiter, to_thread
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
-from keyfront.control.access import Access
-from keyfront.control.app import build_app, serve
-from keyfront.control.audience import LOCAL, Audience
-from keyfront.control.beside import Beside
-from keyfront.control.credentials import load
-from keyfront.control.health import CALLS_STUCK, Calls, EdgeWorkers, Health, Look, committable, writable
-from keyfront.control.keyuse import Gatherer
-from keyfront.control.keywatch import WATCH, KeyMetrics, KeyWatch
-from keyfront.control.operations import Service
-from keyfront.control.refusals import FLUSH, RefusalLog, Refusals
-from keyfront.control.rotations import Rotations
-from keyfront.control.sealing import sealer
-from keyfront.control.store import Store
+from keyfront.control.audit.refused_calls import FLUSH, RefusalLog, Refusals
+from keyfront.control.identity.credentials import load
+from keyfront.control.identity.directory import CallerDirectory
+from keyfront.control.identity.sealing import sealer
+from keyfront.control.keys.rotations import Rotations
+from keyfront.control.keys.usage import KeyUsageCollector
+from keyfront.control.keys.watch import WATCH, KeyMetrics, KeyWatch
+from keyfront.control.operations.service import Service
+from keyfront.control.store.store import Store
+from keyfront.control.wire.app import build_app, serve
+from keyfront.control.wire.extensions import ExtensionApi
+from keyfront.control.wire.health import CALLS_STUCK, Calls, EdgeWorkers, Health, Look, committable, writable
+from keyfront.control.wire.metrics_access import LOCAL, Audience
 from keyfront.custody.schemes import open_records
 from keyfront.errors import ApiError
 from keyfront.fleet.heartbeat import BEAT
@@ -109,7 +109,7 @@ def run_control(
     kept = open_records(records or f"file:{data}/custody/")
     memory = Store(store or data / "keyfront.db", password_file=password_file)
     try:
-        access = Access(memory, credentials, account, lambda: sealer(data, os.environ, make=False))
+        access = CallerDirectory(memory, credentials, account, lambda: sealer(data, os.environ, make=False))
         service = Service(
             memory,
             feeds.own,
@@ -119,8 +119,8 @@ def run_control(
             quotas=quotas,
             audit_reads=audit_reads,
         )
-        gatherer = Gatherer(memory, *feeds.feeds)
-        others = Beside(memory, gatherer, random.SystemRandom(), audit_reads=audit_reads)
+        gatherer = KeyUsageCollector(memory, *feeds.feeds)
+        others = ExtensionApi(memory, gatherer, random.SystemRandom(), audit_reads=audit_reads)
         rotations = None
         if rotation:
             owner, secret = next(iter(credentials))
@@ -183,7 +183,7 @@ class _Process:
     def __init__(
         self,
         service: Service,
-        gatherer: Gatherer,
+        gatherer: KeyUsageCollector,
         watch: KeyWatch,
         rotations: Rotations | None,
         refusals: RefusalLog,

@@ -200,7 +200,7 @@ class Custody(Protocol):
         """
 
 
-class Wraps(Protocol):
+class KeyWrapping(Protocol):
     """What a place offers besides, if it can seal small secrets under a key that never leaves it (a KMS, Vault's
     transit): a folder of keys can have its key-encrypting key there, `file:/srv/keys/?kek=awskms:…` (`file.py`).
 

@@ -22,12 +22,12 @@ from keyfront.custody.contract import NAME, Custody, Handle, Records
 from keyfront.errors import CustodyError
 
 SCHEMES: dict[str, str] = {
-    "file": "keyfront.custody.file:FileCustody",
-    "awskms": "keyfront.custody.awskms:KmsCustody",
-    "awssm": "keyfront.custody.awssm:SecretsManagerCustody",
-    "awsssm": "keyfront.custody.awsssm:ParameterStoreCustody",
-    "vault": "keyfront.custody.vault:open_vault",
-    "pkcs11": "keyfront.custody.pkcs11:Pkcs11Custody",
+    "file": "keyfront.custody.adapters.filesystem.custody:FileCustody",
+    "awskms": "keyfront.custody.adapters.aws.kms:KmsCustody",
+    "awssm": "keyfront.custody.adapters.aws.secrets_manager:SecretsManagerCustody",
+    "awsssm": "keyfront.custody.adapters.aws.parameter_store:ParameterStoreCustody",
+    "vault": "keyfront.custody.adapters.vault.places:open_vault",
+    "pkcs11": "keyfront.custody.adapters.pkcs11.custody:Pkcs11Custody",
 }
 """Each scheme, and what opens a place of it: called with (place, options, environment)."""
 

@@ -21,10 +21,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.loaders import Loader, create_loader
 from botocore.session import Session
 
-from keyfront.declared.difference import differences
-from keyfront.declared.kinds import ROWS, Row
+from keyfront.declared.desired import Setup
+from keyfront.declared.diff import differences
 from keyfront.declared.plan import MANAGED, Facts, Found, Named, Step, managed_policies, needed
-from keyfront.declared.setup import Setup
+from keyfront.declared.resources import ROWS, Row
 from keyfront.errors import AccountError
 
 _ABSENT = "UnsupportedOperation"

@@ -19,8 +19,8 @@ from typing import Any
 
 import msgspec
 
-from keyfront.declared.faults import Faults, nearest
-from keyfront.declared.places import Path, Places
+from keyfront.declared.locations import Path, Places
+from keyfront.declared.problems import Faults, nearest
 from keyfront.errors import DeclarationError
 
 PREFIX = "KEYFRONT_VAR_"

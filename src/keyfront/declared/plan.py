@@ -18,11 +18,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from keyfront.declared.difference import Difference, differences, leaves
-from keyfront.declared.faults import Faults, nearest
-from keyfront.declared.kinds import RANK, ROWS, Row
-from keyfront.declared.places import Places
-from keyfront.declared.setup import Desired, Said, Setup, owner_of, references
+from keyfront.declared.desired import Desired, Said, Setup, owner_of, references
+from keyfront.declared.diff import Difference, differences, leaves
+from keyfront.declared.locations import Places
+from keyfront.declared.problems import Faults, nearest
+from keyfront.declared.resources import RANK, ROWS, Row
 from keyfront.errors import KeyLoadError
 from keyfront.model import managed
 from keyfront.model.exposure import guarding_pattern, page_warning

@@ -35,8 +35,8 @@ class Report(msgspec.Struct, frozen=True):
 
     `number` is the snapshot that it obeys (0: none yet), `refused` why it refused a newer one (empty: it
     did not), `at` when it said so in epoch seconds. `counters` are what it has counted since it started;
-    their names and shapes are the edge's (`edge/metrics.py`). `region` is where it is, as its operator says; empty: in
-    none.
+    their names and shapes are the edge's (`fleet/edge_counters.py`). `region` is where it is, as its operator says;
+    empty: in none.
     """
 
     name: str

@@ -19,7 +19,7 @@ import msgspec
 
 from keyfront.errors import KeyfrontError, SettingsError
 from keyfront.fleet.feed import Report
-from keyfront.fleet.file import FileFeed
+from keyfront.fleet.file_feed import FileFeed
 from keyfront.model.residency import for_region
 from keyfront.model.snapshot import Snapshot, differ
 

@@ -43,14 +43,14 @@ from urllib.parse import urlsplit
 import msgspec
 
 from keyfront.errors import RotationError, SettingsError
-from keyfront.lifecycle.journal import Moment, Telling
+from keyfront.lifecycle.events import Phase, RotationEvent
 from keyfront.lifecycle.rotation import Action
 
 log = logging.getLogger("keyfront.rotation")
 
 ORDERS = ("start", "rotate", "pause", "resume", "rollback", "emergency", "terms", "stop")
 STEPS = (*(action.value for action in Action), *ORDERS)
-MOMENTS: tuple[str, ...] = get_args(Moment)
+MOMENTS: tuple[str, ...] = get_args(Phase)
 
 SIGNATURE = "Keyfront-Signature"
 """The header of a webhook's request: `t=EPOCH,v1=HEX`, HMAC-SHA256 under the secret over `EPOCH.BODY`."""
@@ -94,7 +94,7 @@ class Hook(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="keba
         parts = urlsplit(self.webhook)
         return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}"
 
-    def concerns(self, telling: Telling) -> bool:
+    def concerns(self, telling: RotationEvent) -> bool:
         return (
             telling.moment in self.when
             and any(fnmatch.fnmatchcase(telling.group, each) for each in self.groups)
@@ -246,7 +246,7 @@ class Hooks:
         self._stopping = stopping or threading.Event()
         self._clock = clock
 
-    def told(self, telling: Telling) -> None:
+    def told(self, telling: RotationEvent) -> None:
         """See `journal.Listener`.
 
         In an emergency each is called once, and all of them for no longer than `URGENT`.
@@ -271,7 +271,7 @@ class Hooks:
                     error,
                 )
 
-    def _call(self, hook: Hook, telling: Telling) -> None:
+    def _call(self, hook: Hook, telling: RotationEvent) -> None:
         delivery = str(uuid.uuid4())
         pause = 1.0
         for left in range(hook.retries, -1, -1):
@@ -286,7 +286,7 @@ class Hooks:
                     raise HookFailed(f"the hook {hook.name}: {error}") from error
                 pause *= 2
 
-    def _run(self, hook: Hook, telling: Telling, delivery: str) -> None:
+    def _run(self, hook: Hook, telling: RotationEvent, delivery: str) -> None:
         given, tells = os.pipe()
         said, says = os.pipe()
         try:
@@ -337,7 +337,7 @@ class Hooks:
             else:
                 return ""
 
-    def _variables(self, hook: Hook, telling: Telling, delivery: str) -> dict[str, str]:
+    def _variables(self, hook: Hook, telling: RotationEvent, delivery: str) -> dict[str, str]:
         passed = {
             name: self._environment[name]
             for name in (*PASSED, *hook.environment)
@@ -349,7 +349,7 @@ class Hooks:
         }
         return {**passed, **told, "KEYFRONT_DELIVERY": delivery}
 
-    def _post(self, hook: Hook, telling: Telling, delivery: str) -> None:
+    def _post(self, hook: Hook, telling: RotationEvent, delivery: str) -> None:
         parts = urlsplit(hook.webhook)
         body = _encoded(telling)
         headers = {
@@ -438,7 +438,7 @@ def signature(secret: bytes, body: bytes, now: int) -> str:
     return f"t={now},v1={digest}"
 
 
-def _encoded(telling: Telling) -> bytes:
+def _encoded(telling: RotationEvent) -> bytes:
     """As JSON, and never more than a pipe holds."""
     cut = {
         name: value[:_LONGEST_TEXT]

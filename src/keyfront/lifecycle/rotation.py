@@ -1,6 +1,6 @@
 """The life of a key as a table, and the next step of a key group's rotation. Pure: facts in, one step out.
 
-The record (custody/succession.py) says what was decided, CloudFront and custody say what is there, and a step is the
+The record (custody/key_record.py) says what was decided, CloudFront and custody say what is there, and a step is the
 smallest thing that brings the second nearer to the first. Nothing else is remembered, so that
 
 1. a step may be taken twice: a key's name follows from its group and number, and what a step was to make is found;
@@ -26,7 +26,7 @@ from enum import Enum
 import msgspec
 from cronsim import CronSim, CronSimError
 
-from keyfront.custody.succession import Entry, Stage, Succession
+from keyfront.custody.key_record import Entry, KeyGroupRecord, Stage
 from keyfront.errors import KeyLoadError, RotationError
 from keyfront.signing.keys import load_public_key
 
@@ -152,7 +152,7 @@ class Distribution(msgspec.Struct, frozen=True):
     status: str
 
 
-class Held(msgspec.Struct, frozen=True):
+class CustodyState(msgspec.Struct, frozen=True):
     """What custody says of a private key: its public half's fingerprint, empty if it is gone or to be deleted, or in
     `unknown` why it cannot be asked."""
 
@@ -166,12 +166,12 @@ class Facts(msgspec.Struct, frozen=True):
     `unseen` is why somebody who knows it does not tell, empty if he does or there is nobody (at Amazon's). `skew` is
     how far CloudFront's clock is ahead of the local one, None if it does not tell."""
 
-    record: Succession
+    record: KeyGroupRecord
     group: Group | None
     public_keys: tuple[KnownKey, ...] = ()
     distributions: tuple[Distribution, ...] = ()
     elsewhere: Mapping[str, tuple[str, ...]] = {}
-    held: Mapping[str, Held] = {}
+    held: Mapping[str, CustodyState] = {}
     last_expiry: Mapping[str, float] = {}
     skew: float | None = None
     unseen: str = ""
@@ -203,7 +203,7 @@ class Facts(msgspec.Struct, frozen=True):
     def missing(self, entry: Entry) -> str:
         """Why nobody can sign with it, as far as custody can be asked from here; empty if one can. It may be another
         machine's folder that has it, so nothing follows from that by itself."""
-        held = self.held.get(entry.uri, Held())
+        held = self.held.get(entry.uri, CustodyState())
         if not held.fingerprint and not held.unknown:
             return f"custody has no {entry.uri} here"
         if another(entry, held.fingerprint):
@@ -261,14 +261,16 @@ def next_step(
     waits: list[Wait] = []
     clock = _clock(facts, now)
     if clock is not None:
-        if not _burning(facts.record):
+        if not _has_live_compromised_key(facts.record):
             return clock
         waits.append(clock)
     for rule in URGENT_RULES if urgent(facts.record) else RULES:
         for found in rule(facts, now):
             if isinstance(found, Wait):
                 waits.append(found)
-            elif (found.action, found.uri) not in skip and (clock is None or pressing(facts.record, found)):
+            elif (found.action, found.uri) not in skip and (
+                clock is None or is_emergency_step(facts.record, found)
+            ):
                 return found
     if not waits:
         return Done()
@@ -356,8 +358,8 @@ def _put_back(facts: Facts, now: float) -> Iterable[Step | Wait]:
 
 def _bring_in(facts: Facts, now: float) -> Iterable[Step | Wait]:
     """The key to come, on its way to signing."""
-    record, entry = facts.record, coming(facts.record)
-    if entry is None or held_back(record):
+    record, entry = facts.record, next_key(facts.record)
+    if entry is None or is_paused(record):
         return
     if forgotten := facts.forgotten(entry):
         yield _step(Action.RELEASE, entry, forgotten)
@@ -377,7 +379,7 @@ def _bring_in(facts: Facts, now: float) -> Iterable[Step | Wait]:
     elif urgent(record) and record.signing and _leaves(record.signing):
         yield _step(Action.SWITCH, entry, f"{named(record.signing)} is compromised")
     else:
-        yield undeployed(facts, now, f"that edges trust {named(entry)}") or _step(
+        yield deployment_wait(facts, now, f"that edges trust {named(entry)}") or _step(
             Action.CONFIRM, entry, "all distributions are Deployed"
         )
 
@@ -392,7 +394,7 @@ def _register(facts: Facts, entry: Entry) -> Step | Wait:
 
 def _release(facts: Facts, now: float) -> Iterable[Step | Wait]:
     """A key has drained: nothing that it signed is valid any more."""
-    if held_back(facts.record):
+    if is_paused(facts.record):
         return
     signing = facts.record.signing
     for entry in facts.record.entries:
@@ -412,7 +414,7 @@ def _release(facts: Facts, now: float) -> Iterable[Step | Wait]:
 
 def _take_out(facts: Facts, now: float) -> Iterable[Step | Wait]:
     """The deed to RELEASE. It comes a while after: a clock that was ahead for a moment only has done nothing."""
-    if held_back(facts.record):
+    if is_paused(facts.record):
         return
     for entry in facts.record.entries:
         if _leaves(entry) and not entry.compromised and entry.key_pair_id in facts.items:
@@ -444,7 +446,9 @@ def _retire(facts: Facts, now: float) -> Iterable[Step | Wait]:
         ends = entry.stage in (Stage.CREATED, Stage.PUBLISHED, Stage.DRAINING)
         if ends and _leaves(entry) and entry.key_pair_id not in facts.items:
             waits = (
-                undeployed(facts, now, f"that no edge trusts {named(entry)}") if entry.key_pair_id else None
+                deployment_wait(facts, now, f"that no edge trusts {named(entry)}")
+                if entry.key_pair_id
+                else None
             )
             yield waits or _step(Action.RETIRE, entry, "no edge trusts it")
 
@@ -457,7 +461,7 @@ def _clear(facts: Facts, now: float) -> Iterable[Step | Wait]:
             continue
         if facts.record.terms.paused and not entry.compromised:
             continue
-        held = facts.held.get(entry.uri, Held())
+        held = facts.held.get(entry.uri, CustodyState())
         id_ = facts.id_of(entry)
         groups = facts.elsewhere.get(id_, ())
         if groups:
@@ -482,9 +486,9 @@ def _clear(facts: Facts, now: float) -> Iterable[Step | Wait]:
 def _begin(facts: Facts, now: float) -> Iterable[Step | Wait]:
     """The next key, when it is due."""
     record = facts.record
-    if coming(record):
+    if next_key(record):
         return
-    if held_back(record):
+    if is_paused(record):
         yield Wait("paused", attention=True)
         return
     because, when = due(facts)
@@ -538,31 +542,31 @@ def same_key(one: Entry, other: Entry) -> bool:
     )
 
 
-def coming(record: Succession) -> Entry | None:
+def next_key(record: KeyGroupRecord) -> Entry | None:
     """The key that is to sign next, if it is there."""
     found = [e for e in record.entries if e.stage in (Stage.CREATED, Stage.PUBLISHED) and not _leaves(e)]
     return found[-1] if found else None
 
 
-def urgent(record: Succession) -> bool:
+def urgent(record: KeyGroupRecord) -> bool:
     """Whether the key that signs is compromised, and another has to take its place."""
     return record.signing is not None and record.signing.compromised
 
 
-def _burning(record: Succession) -> bool:
+def _has_live_compromised_key(record: KeyGroupRecord) -> bool:
     """Whether an edge may still trust a key that is compromised, or one still signs."""
     return any(entry.compromised and entry.stage is not Stage.RETIRED for entry in record.entries)
 
 
-def pressing(record: Succession, step: Step) -> bool:
+def is_emergency_step(record: KeyGroupRecord, step: Step) -> bool:
     """Whether a step is an emergency's: it lets a compromised key go, or brings in the one that takes its place."""
     entry = record.entry(step.uri)
     if entry is not None and entry.compromised:
         return True
-    return urgent(record) and (entry is None or entry == coming(record))
+    return urgent(record) and (entry is None or entry == next_key(record))
 
 
-def held_back(record: Succession) -> bool:
+def is_paused(record: KeyGroupRecord) -> bool:
     """Whether the rotation is paused. An emergency goes on."""
     return record.terms.paused and not urgent(record)
 
@@ -622,7 +626,7 @@ def _full(facts: Facts, now: float) -> Wait | None:
     )
 
 
-def undeployed(facts: Facts, now: float, what: str) -> Wait | None:
+def deployment_wait(facts: Facts, now: float, what: str) -> Wait | None:
     """Whether it cannot be told yet that all edges obey the group as it is."""
     waiting = [each.id for each in facts.distributions if each.status != "Deployed"]
     if waiting:
@@ -705,8 +709,8 @@ def named(entry: Entry) -> str:
 
 
 def after(
-    record: Succession, step: Step, now: float, *, key_pair_id: str = "", fingerprint: str = ""
-) -> Succession:
+    record: KeyGroupRecord, step: Step, now: float, *, key_pair_id: str = "", fingerprint: str = ""
+) -> KeyGroupRecord:
     """The record when `step` has been taken. It is the same where the step changes CloudFront alone.
 
     :param key_pair_id: of REGISTER: what CloudFront calls the key.
@@ -733,7 +737,7 @@ def after(
 
 
 def _written(
-    record: Succession, entry: Entry, action: Action, now: float, id_: str
+    record: KeyGroupRecord, entry: Entry, action: Action, now: float, id_: str
 ) -> dict[str, float | str]:
     match action:
         case Action.REGISTER:
@@ -752,7 +756,7 @@ def _written(
     return {}
 
 
-def relieved(record: Succession, entry: Entry, now: float) -> Entry:
+def relieved(record: KeyGroupRecord, entry: Entry, now: float) -> Entry:
     """`entry` when another key signs: if it has signed it drains, and if it is compromised it leaves."""
     if entry.stage is not Stage.SIGNING:
         return entry
@@ -796,7 +800,7 @@ def plan(facts: Facts, now: float) -> tuple[tuple[Planned, ...], Wait | Done]:
             facts = _imagined(facts, found, now)
         elif isinstance(found, Wait) and found.until is not None and found.until > now:
             gone = first is not None and all(e.gone for e in facts.record.entries if e.uri == first.uri)
-            if gone and not coming(facts.record):
+            if gone and not next_key(facts.record):
                 return tuple(steps), found
             now = found.until
         elif isinstance(found, Wait) and any(each.status != "Deployed" for each in facts.distributions):
@@ -814,7 +818,7 @@ def _imagined(facts: Facts, step: Step, now: float) -> Facts:
     known, group, held = facts.public_keys, facts.group, dict(facts.held)
     match step.action:
         case Action.CREATE:
-            held[step.uri] = Held("yet to be made")
+            held[step.uri] = CustodyState("yet to be made")
         case Action.REGISTER:
             known = (*known, KnownKey(id_, step.name, ""))
         case Action.PUBLISH | Action.REMOVE if group is not None:
@@ -822,5 +826,5 @@ def _imagined(facts: Facts, step: Step, now: float) -> Facts:
         case Action.UNREGISTER:
             known = tuple(key for key in known if key.id != step.key_pair_id)
         case Action.DESTROY:
-            held[step.uri] = Held()
+            held[step.uri] = CustodyState()
     return replace(facts, record=record, group=group, public_keys=known, held=held)

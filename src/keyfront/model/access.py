@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, cast
 
-from keyfront.model.reading import Config, Struct
+from keyfront.model.config_reader import Config, Struct
 
 Signing = Literal["never", "always", "no-override"]
 """`no-override`: unless the viewer's own Authorization is sent on."""

@@ -19,6 +19,7 @@ from typing import Literal, cast
 import msgspec
 
 from keyfront.model import managed
+from keyfront.model.config_reader import Config, Problem, Struct, words
 from keyfront.model.forwarding import (
     ONE_HUNDRED_YEARS,
     TOKEN,
@@ -26,10 +27,8 @@ from keyfront.model.forwarding import (
     from_forwarded_values,
     from_policies,
 )
-from keyfront.model.limits import Limits
-from keyfront.model.members import unobeyed
 from keyfront.model.origins import HOST_NAME, PATH, read_origin_groups, read_origins
-from keyfront.model.reading import Config, Problem, Struct, words
+from keyfront.model.quotas import Limits
 from keyfront.model.response_headers import read_response_headers_policy
 from keyfront.model.snapshot import (
     Behavior,
@@ -41,6 +40,7 @@ from keyfront.model.snapshot import (
     ResponseHeadersPolicy,
     Snapshot,
 )
+from keyfront.model.supported_members import unobeyed
 
 __all__ = [
     "Limits",

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple
 
-from keyfront.model.reading import Struct, words
+from keyfront.model.config_reader import Struct, words
 from keyfront.model.snapshot import Select
 
 ONE_HUNDRED_YEARS = 3_153_600_000

@@ -1,8 +1,8 @@
 """One row per kind of resource: all in which the regular kinds differ, so that the five verbs need no
 branches.
 
-`control/verbs.py` builds Create…, Get…, Get…Config, Update…, Delete… and List… from a row. A new
-regular kind is a new row here, one function in `control/normalise.py` and one in `control/validate.py`.
+`control/operations/crud.py` builds Create…, Get…, Get…Config, Update…, Delete… and List… from a row. A new
+regular kind is a new row here, one function in `model/defaults.py` and one in `model/validate.py`.
 Sources: cloudfront-semantics §3.3-3.5, §7.2-7.6, and botocore's model for the names.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, Literal
 import msgspec
 
 from keyfront.model.access import IDENTITY
-from keyfront.model.limits import Limits, PolicyLimits
+from keyfront.model.quotas import Limits, PolicyLimits
 
 _UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 _LOWER = "abcdefghijklmnopqrstuvwxyz0123456789"

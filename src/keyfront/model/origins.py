@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal, cast
 
 from keyfront.model.access import read_signing
+from keyfront.model.config_reader import Config, Struct, words
 from keyfront.model.forwarding import ONE_HUNDRED_YEARS, TOKEN
-from keyfront.model.limits import Limits
-from keyfront.model.reading import Config, Struct, words
+from keyfront.model.quotas import Limits
 from keyfront.model.snapshot import Origin, OriginGroup
 
 _LABEL = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"

@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from keyfront.model.config_reader import Config, Problem, Struct, words
 from keyfront.model.forwarding import TOKEN
-from keyfront.model.reading import Config, Problem, Struct, words
 from keyfront.model.snapshot import Cors, ResponseHeader, ResponseHeadersPolicy
 
 METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")

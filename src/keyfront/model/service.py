@@ -5,7 +5,7 @@ repeated in our code. It is read once, when it is first needed (about 0.2 s with
 Only the copy inside botocore counts: a model that somebody keeps in `~/.aws/models` changes nothing here.
 
 `LATER` adds members that a newer botocore knows and this one may not, so that clients of either age are read alike.
-Members that neither knows are refused by `model/members.py` and the codec, each by name.
+Members that neither knows are refused by `model/supported_members.py` and the codec, each by name.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A `Snapshot` is what `compile.py` makes of the resources and what the feed carries. Everything in it is a frozen
 value; an edge that holds one needs nothing else: no control plane, no database. What cannot travel as bytes
-(loaded keys, compiled patterns, look-up tables) is prepared from it once by `edge/routing.py` when it is accepted.
+(loaded keys, compiled patterns, lookup tables) is prepared from it once by `edge/rules/routing.py` when accepted.
 
 On the wire: MAGIC, the SHA-256 of the payload (32 bytes), the payload (msgpack). `from_bytes` refuses anything
 else, so a torn or foreign file can never be half obeyed. There are two formats, and one payload: who reads format 2

@@ -18,13 +18,13 @@ from urllib.parse import quote
 import msgspec
 
 from keyfront.errors import Denial, Denied, PolicyError
-from keyfront.signing import assembly, comparison, values
+from keyfront.signing.diagnosis import assembly, comparison, values
+from keyfront.signing.diagnosis.search import Candidate, Search, canned_candidates, custom_candidates, how
+from keyfront.signing.diagnosis.signer_mistakes import Mistake, Request, mistakes_of
 from keyfront.signing.keys import PublicKey, cf_b64decode
 from keyfront.signing.policy import Statement, canned_expires, canned_policy, ipv4, parse_policy
 from keyfront.signing.raw_url import SIGNING_PARAMETERS, split_url
 from keyfront.signing.resource import ResourcePattern, is_bucket_host, plain_host
-from keyfront.signing.search import Candidate, Search, canned_candidates, custom_candidates, how
-from keyfront.signing.variants import Mistake, Request, mistakes_of
 from keyfront.signing.verify import KeyRing, is_url, signing_cookies, split_query, verify
 
 # How far a clock may be off before "wrong clock" is no longer the first thing to think of, in seconds.

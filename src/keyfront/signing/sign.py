@@ -26,6 +26,7 @@ from typing import Literal, Protocol
 
 from keyfront.errors import ExpiredWarning, NoSuchKey, PolicyError, SigningError
 from keyfront.signing import cookie_scope, raw_url
+from keyfront.signing.diagnosis.values import key_id_mistake
 from keyfront.signing.keys import HashName, PrivateKey, PublicKey, cf_b64encode, load_private_key
 from keyfront.signing.policy import (
     Moment,
@@ -37,7 +38,6 @@ from keyfront.signing.policy import (
     parse_policy,
 )
 from keyfront.signing.resource import is_bucket_host, plain_host
-from keyfront.signing.values import key_id_mistake
 
 
 class Signer(Protocol):

@@ -31,14 +31,7 @@ from urllib.parse import unquote_to_bytes
 
 from keyfront.errors import Denial, Denied, KeyLoadError, PolicyError
 from keyfront.signing.keys import HashName, PublicKey, cf_b64decode, load_public_key
-from keyfront.signing.policy import (
-    Network,
-    Statement,
-    canned_expires,
-    canned_policy,
-    ipv4,
-    parse_policy,
-)
+from keyfront.signing.policy import Network, Statement, canned_expires, canned_policy, ipv4, parse_policy
 from keyfront.signing.raw_url import SIGNING_PARAMETERS
 from keyfront.signing.resource import plain_host
 from keyfront.signing.tables import Budget, Key, Remembered

@@ -15,15 +15,15 @@ from typing import Any
 
 import pytest
 
-from keyfront.edge.edge import EdgeSettings
-from keyfront.edge.http1 import Limits
+from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.limits.origins import OriginLimits
 from keyfront.edge.limits.uploads import UploadLimits
-from keyfront.edge.origin import Origins
+from keyfront.edge.origin.client import Origins
+from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.errors import OriginFailure
 from keyfront.model.snapshot import Behavior, ErrorResponse, Origin, OriginGroup, Snapshot
 from tests.origin import LEAVE_BODY, RESET, Authority, ScriptedOrigin, answer, closed_port
-from tests.viewer import Clock, EdgeHouse, Viewer, site
+from tests.viewer import Clock, EdgeHarness, Viewer, site
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 HOST = b"Host: d.test\r\n"
@@ -165,22 +165,22 @@ async def test_the_queue_has_an_end_in_length_and_in_time(origin: ScriptedOrigin
         origin.on(f"/wait{number}", [gate, *answer(200, b"done", UNCACHED)])
     settings = settings_of(origins={"connections": 1, "queue": 1, "queue_timeout": 0.5})
     snapshot = open_site(origin.origin(), error_responses=(ErrorResponse(503, 10, "/page.html", 200),))
-    async with EdgeHouse(snapshot, settings=settings) as house:
-        first = asyncio.create_task(house.get("/wait1"))
+    async with EdgeHarness(snapshot, settings=settings) as harness:
+        first = asyncio.create_task(harness.get("/wait1"))
         await origin.asked(1)
-        queued = asyncio.create_task(house.get("/wait2"))
-        await until(lambda: house.edge.origins.load == (1, 1, 0))
-        crowded = await house.get("/wait3")
+        queued = asyncio.create_task(harness.get("/wait2"))
+        await until(lambda: harness.edge.origins.load == (1, 1, 0))
+        crowded = await harness.get("/wait3")
         assert (crowded.status, crowded.x_cache) == (503, "LimitExceeded")
         late = await queued
         assert (late.status, late.x_cache) == (503, "LimitExceeded")
-        record = await house.recorded(2)
+        record = await harness.recorded(2)
         assert record["reason"] == "origin_busy"
         assert "127.0.0.1" in record["explanation"]
-        assert house.edge.reached.counts == {"origin_busy": 2}
+        assert harness.edge.reached.counts == {"origin_busy": 2}
         gate.set()
         assert (await first).body == b"done"
-        assert (await house.get("/wait2")).body == b"done"  # a full queue is not remembered
+        assert (await harness.get("/wait2")).body == b"done"  # a full queue is not remembered
 
 
 async def test_origins_do_not_wait_for_each_other(origin: ScriptedOrigin) -> None:
@@ -288,7 +288,7 @@ async def test_answers_are_no_failures_of_connections(origin: ScriptedOrigin) ->
 
 
 async def test_an_address_that_is_refused_opens_nothing() -> None:
-    from keyfront.edge.egress import Egress
+    from keyfront.edge.origin.egress import Egress
 
     origins = Origins(limits=OriginLimits(failures=1, pause=60.0), egress=Egress())
     try:
@@ -389,10 +389,10 @@ async def test_a_group_fails_over_at_once_while_the_first_is_down(origin: Script
         origin_groups=(OriginGroup("group", ("first", "scripted"), (502,)),),
     )
     settings = settings_of(origins={"failures": 2, "pause": 60.0})
-    async with EdgeHouse(snapshot, settings=settings) as house:
+    async with EdgeHarness(snapshot, settings=settings) as harness:
         for _ in range(4):
-            assert (await house.get("/")).body == b"second"
-        assert house.edge.reached.counts["origin_circuit_open"] >= 3
+            assert (await harness.get("/")).body == b"second"
+        assert harness.edge.reached.counts["origin_circuit_open"] >= 3
 
 
 async def test_stale_content_is_served_while_the_origin_is_down() -> None:
@@ -400,19 +400,19 @@ async def test_stale_content_is_served_while_the_origin_is_down() -> None:
     async with ScriptedOrigin() as origin:
         origin.on("/a", answer(200, b"kept", {"Cache-Control": "max-age=10, stale-if-error=1000"}))
         settings = settings_of(origins={"failures": 1, "pause": 60.0})
-        async with EdgeHouse(
+        async with EdgeHarness(
             open_site(origin.origin(connection_attempts=1)), settings=settings, clock=clock
-        ) as house:
-            assert (await house.get("/a")).body == b"kept"
+        ) as harness:
+            assert (await harness.get("/a")).body == b"kept"
             await origin.stop()
-            await until(lambda: not any(pool.idle for pool in house.edge.origins._pools.values()))
-            assert (await house.get("/b")).status == 502
+            await until(lambda: not any(pool.idle for pool in harness.edge.origins._pools.values()))
+            assert (await harness.get("/b")).status == 502
             clock.forward(30)
-            assert (await house.get("/c")).status == 502
-            assert house.edge.reached.counts["origin_circuit_open"] == 1
-            seen = await house.get("/a")
+            assert (await harness.get("/c")).status == 502
+            assert harness.edge.reached.counts["origin_circuit_open"] == 1
+            seen = await harness.get("/a")
             assert (seen.status, seen.body) == (200, b"kept")
-            record = next(each for each in house.records if each["path"] == "/c")
+            record = next(each for each in harness.records if each["path"] == "/c")
             assert record["reason"] == "origin_circuit_open"
 
 
@@ -434,16 +434,16 @@ async def posted(viewer: Viewer, body: bytes, pieces: int, *, chunked: bool = Fa
 async def test_a_small_upload_holds_no_connection(origin: ScriptedOrigin, chunked: bool) -> None:
     origin.on("/up", answer(200, b"taken"))
     framing = b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"Content-Length: 3000\r\n\r\n"
-    async with EdgeHouse(open_site(origin.origin())) as house, await house.viewer() as viewer:
+    async with EdgeHarness(open_site(origin.origin())) as harness, await harness.viewer() as viewer:
         await viewer.send(b"POST /up HTTP/1.1\r\n" + HOST + framing)
         await viewer.send(b"5dc\r\n" + b"x" * 1500 + b"\r\n" if chunked else b"x" * 1500)
-        await until(lambda: house.edge.upload_memory.used == 1500)
+        await until(lambda: harness.edge.upload_memory.used == 1500)
         assert origin.connections == 0
         await posted(viewer, b"y" * 1500, 3, chunked=chunked)
         assert (await viewer.answer()).body == b"taken"
         assert origin.requests[0].body == b"x" * 1500 + b"y" * 1500
         assert origin.requests[0].header("content-length" if not chunked else "transfer-encoding") is not None
-        assert house.edge.upload_memory.used == 0
+        assert harness.edge.upload_memory.used == 0
         assert origin.faults == []
 
 
@@ -452,7 +452,7 @@ async def test_a_large_upload_goes_as_it_comes(origin: ScriptedOrigin, chunked: 
     origin.on("/up", answer(200, b"taken"))
     body = bytes(range(256)) * 1200
     framing = b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"Content-Length: %d\r\n\r\n" % len(body)
-    async with EdgeHouse(open_site(origin.origin())) as house, await house.viewer() as viewer:
+    async with EdgeHarness(open_site(origin.origin())) as harness, await harness.viewer() as viewer:
         await viewer.send(b"POST /up HTTP/1.1\r\n" + HOST + framing)
         half = body[: len(body) // 2]
         await viewer.send(b"%x\r\n%b\r\n" % (len(half), half) if chunked else half)
@@ -460,7 +460,7 @@ async def test_a_large_upload_goes_as_it_comes(origin: ScriptedOrigin, chunked: 
         await posted(viewer, body[len(half) :], 5, chunked=chunked)
         assert (await viewer.answer()).body == b"taken"
         assert origin.requests[0].body == body
-        assert house.edge.upload_memory.used == 0
+        assert harness.edge.upload_memory.used == 0
         assert origin.faults == []
 
 
@@ -469,31 +469,31 @@ async def test_where_memory_is_used_up_uploads_go_as_they_come(origin: ScriptedO
     settings = settings_of(uploads={"buffer": 2000, "memory": 3000})
     head = b"POST /up HTTP/1.1\r\n" + HOST + b"Content-Length: 2000\r\n\r\n"
     async with (
-        EdgeHouse(open_site(origin.origin()), settings=settings) as house,
+        EdgeHarness(open_site(origin.origin()), settings=settings) as harness,
         contextlib.AsyncExitStack() as stack,
     ):
-        first = await stack.enter_async_context(await house.viewer())
-        second = await stack.enter_async_context(await house.viewer())
+        first = await stack.enter_async_context(await harness.viewer())
+        second = await stack.enter_async_context(await harness.viewer())
         await first.send(head + b"a" * 1900)
-        await until(lambda: house.edge.upload_memory.used == 1900)
+        await until(lambda: harness.edge.upload_memory.used == 1900)
         assert origin.connections == 0
         await second.send(head + b"b" * 1500)
         await origin.connected(1)
-        assert house.edge.reached.counts == {"upload_memory": 1}
+        assert harness.edge.reached.counts == {"upload_memory": 1}
         await second.send(b"b" * 500)
         assert (await second.answer()).body == b"taken"
         await first.send(b"a" * 100)
         assert (await first.answer()).body == b"taken"
         assert [asked.body for asked in origin.requests] == [b"b" * 2000, b"a" * 2000]
-        assert house.edge.upload_memory.used == 0
+        assert harness.edge.upload_memory.used == 0
 
 
 async def test_no_buffer(origin: ScriptedOrigin) -> None:
     origin.on("/up", answer(200, b"taken"))
     settings = settings_of(uploads={"buffer": 0})
     async with (
-        EdgeHouse(open_site(origin.origin()), settings=settings) as house,
-        await house.viewer() as viewer,
+        EdgeHarness(open_site(origin.origin()), settings=settings) as harness,
+        await harness.viewer() as viewer,
     ):
         await viewer.send(b"POST /up HTTP/1.1\r\n" + HOST + b"Content-Length: 4\r\n\r\nab")
         await origin.connected(1)
@@ -503,7 +503,7 @@ async def test_no_buffer(origin: ScriptedOrigin) -> None:
 
 async def test_a_viewer_that_waits_to_continue_is_told_so(origin: ScriptedOrigin) -> None:
     origin.on("/up", answer(200, b"taken"))
-    async with EdgeHouse(open_site(origin.origin())) as house, await house.viewer() as viewer:
+    async with EdgeHarness(open_site(origin.origin())) as harness, await harness.viewer() as viewer:
         await viewer.send(
             b"POST /up HTTP/1.1\r\n" + HOST + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n"
         )
@@ -515,7 +515,7 @@ async def test_a_viewer_that_waits_to_continue_is_told_so(origin: ScriptedOrigin
 
 
 async def test_a_refusal_still_comes_in_the_place_of_100_continue(origin: ScriptedOrigin) -> None:
-    async with EdgeHouse(site(origin.origin())) as house, await house.viewer() as viewer:
+    async with EdgeHarness(site(origin.origin())) as harness, await harness.viewer() as viewer:
         await viewer.send(
             b"POST /up HTTP/1.1\r\n" + HOST + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n"
         )
@@ -523,12 +523,12 @@ async def test_a_refusal_still_comes_in_the_place_of_100_continue(origin: Script
 
 
 async def test_who_leaves_in_the_middle_frees_the_memory(origin: ScriptedOrigin) -> None:
-    async with EdgeHouse(open_site(origin.origin())) as house, await house.viewer() as viewer:
+    async with EdgeHarness(open_site(origin.origin())) as harness, await harness.viewer() as viewer:
         await viewer.send(b"POST /up HTTP/1.1\r\n" + HOST + b"Content-Length: 3000\r\n\r\n" + b"x" * 1000)
-        await until(lambda: house.edge.upload_memory.used == 1000)
+        await until(lambda: harness.edge.upload_memory.used == 1000)
         viewer.writer.transport.abort()
-        await until(lambda: house.edge.upload_memory.used == 0)
-        record = await house.recorded(1)
+        await until(lambda: harness.edge.upload_memory.used == 0)
+        record = await harness.recorded(1)
         assert record["detail"] == "ClientHungUpRequest"
         assert origin.connections == 0
 
@@ -539,23 +539,23 @@ async def test_slow_uploads_leave_the_origin_to_others(origin: ScriptedOrigin) -
     origin.on("/a", answer(200, b"hello", UNCACHED))
     settings = settings_of(origins={"connections": 2, "queue": 4})
     async with (
-        EdgeHouse(open_site(origin.origin()), settings=settings, limits=Limits()) as house,
+        EdgeHarness(open_site(origin.origin()), settings=settings, limits=Limits()) as harness,
         contextlib.AsyncExitStack() as stack,
     ):
         for _ in range(20):
-            viewer = await stack.enter_async_context(await house.viewer())
+            viewer = await stack.enter_async_context(await harness.viewer())
             await viewer.send(b"POST /up HTTP/1.1\r\n" + HOST + b"Content-Length: 100\r\n\r\nx")
-        await until(lambda: house.edge.upload_memory.used == 20)
+        await until(lambda: harness.edge.upload_memory.used == 20)
         for _ in range(5):
-            assert (await house.get("/a")).body == b"hello"
-        assert house.edge.origins.load == (0, 0, 0)
+            assert (await harness.get("/a")).body == b"hello"
+        assert harness.edge.origins.load == (0, 0, 0)
 
 
 async def test_an_early_answer_to_a_large_upload_is_passed_on(origin: ScriptedOrigin) -> None:
     origin.on("/up", [LEAVE_BODY, *answer(413, b"too much", close=True)])
-    async with EdgeHouse(open_site(origin.origin())) as house, await house.viewer() as viewer:
+    async with EdgeHarness(open_site(origin.origin())) as harness, await harness.viewer() as viewer:
         await viewer.send(
             b"POST /up HTTP/1.1\r\n" + HOST + b"Content-Length: 10000000\r\n\r\n" + b"x" * 100_000
         )
         assert (await viewer.answer()).status == 413
-        await until(lambda: house.edge.origins.load == (0, 0, 0))
+        await until(lambda: harness.edge.origins.load == (0, 0, 0))

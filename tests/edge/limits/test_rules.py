@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from keyfront.edge.limits.origins import Breaker, Turns
 from keyfront.edge.limits.rates import Floor
-from keyfront.edge.limits.reached import QUIET, Reached
+from keyfront.edge.limits.reports import QUIET, Reached
 from keyfront.edge.limits.uploads import Gathered, Memory
 from keyfront.edge.limits.viewers import SITE, Gauge, network_of
 

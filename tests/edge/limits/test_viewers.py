@@ -16,13 +16,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from keyfront.edge.edge import EdgeSettings
-from keyfront.edge.http1 import Limits
+from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.limits.viewers import ViewerLimits
-from keyfront.edge.serve import WorkerSettings, within_open_files
+from keyfront.edge.serving.settings import EdgeSettings
+from keyfront.edge.worker import WorkerSettings, within_open_files
 from keyfront.model.snapshot import Behavior, ErrorResponse, Origin, Snapshot
 from tests.origin import Asked, Authority, ScriptedOrigin, Wire, answer
-from tests.viewer import EdgeHouse, Viewer, site
+from tests.viewer import EdgeHarness, Viewer, site
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 HOST = b"Host: d.test\r\n"
@@ -43,9 +43,9 @@ def open_site(origin: ScriptedOrigin, **members: object) -> Snapshot:
     return site(origin.origin(), Behavior("*", "scripted", allowed_methods=ALL), **members)
 
 
-def house_of(origin: ScriptedOrigin, limits: Limits = PATIENT, **viewers: int) -> EdgeHouse:
+def house_of(origin: ScriptedOrigin, limits: Limits = PATIENT, **viewers: int) -> EdgeHarness:
     settings = EdgeSettings(memory=1 << 22, max_object=1 << 20, viewers=ViewerLimits(**viewers))
-    return EdgeHouse(open_site(origin), settings=settings, limits=limits)
+    return EdgeHarness(open_site(origin), settings=settings, limits=limits)
 
 
 async def gone(viewer: Viewer) -> bytes:
@@ -64,7 +64,7 @@ async def dripped(viewer: Viewer, data: bytes, pause: float = 0.02) -> None:
             await asyncio.sleep(pause)
 
 
-async def let_go(edge: EdgeHouse, began: bytes, drip: bytes, limit: str) -> None:
+async def let_go(edge: EdgeHarness, began: bytes, drip: bytes, limit: str) -> None:
     async with await edge.viewer() as viewer:
         await viewer.send(began)
         dripping = asyncio.create_task(dripped(viewer, drip))
@@ -205,7 +205,7 @@ def test_who_has_reset_an_upload_needs_no_goodbye() -> None:
     asyncio's own loop, which raises then."""
 
     async def story() -> None:
-        async with EdgeHouse(site(Origin("o", "127.0.0.1"))) as edge:
+        async with EdgeHarness(site(Origin("o", "127.0.0.1"))) as edge:
             sock = socket.create_connection(("127.0.0.1", edge.port))
             await until(lambda: len(edge.listener.connections) == 1)
             connection = next(iter(edge.listener.connections))
@@ -261,7 +261,7 @@ async def test_who_does_not_read_is_let_go(
     authority = Authority(tmp_path)
     snapshot = open_site(origin)
     limits = Limits(write=0.6, rate=5_000)
-    async with EdgeHouse(snapshot, limits=limits, tls=authority.server("d.test") if tls else None) as edge:
+    async with EdgeHarness(snapshot, limits=limits, tls=authority.server("d.test") if tls else None) as edge:
         sock = narrow(edge.port)
         if tls:
             reader, writer = await asyncio.open_connection(
@@ -295,7 +295,7 @@ async def test_a_slow_reader_that_always_moves_is_let_go_too(origin: ScriptedOri
     """It is never still for as long as `write`, and still too slow: only the floor can tell."""
     origin.on("/big", [b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % BIG, flood])
     limits = Limits(write=2.0, rate=200_000)
-    async with EdgeHouse(open_site(origin), limits=limits) as edge:
+    async with EdgeHarness(open_site(origin), limits=limits) as edge:
         sock = narrow(edge.port)
         await asyncio.get_running_loop().sock_sendall(sock, b"GET /big HTTP/1.1\r\n" + HOST + b"\r\n")
         reading = asyncio.create_task(reads(sock, 2048, 0.05))  # some 40 KB a second
@@ -309,7 +309,7 @@ async def test_a_slow_reader_that_always_moves_is_let_go_too(origin: ScriptedOri
 async def test_a_slow_reader_above_the_floor_gets_everything(origin: ScriptedOrigin) -> None:
     size = 250_000
     origin.on("/some", answer(200, b"x" * size, {"Cache-Control": "no-store"}))
-    async with EdgeHouse(open_site(origin), limits=Limits(write=1.5, rate=1_000)) as edge:
+    async with EdgeHarness(open_site(origin), limits=Limits(write=1.5, rate=1_000)) as edge:
         sock = narrow(edge.port)
         request = b"GET /some HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
         await asyncio.get_running_loop().sock_sendall(sock, request)
@@ -338,7 +338,7 @@ async def test_a_viewer_is_idle_only_after_its_answer(origin: ScriptedOrigin) ->
         assert await gone(viewer) == b""  # and then it is idle
 
 
-async def refused_at_once(edge: EdgeHouse) -> bool:
+async def refused_at_once(edge: EdgeHarness) -> bool:
     """Is one connection more closed without an answer?"""
     viewer = await edge.viewer()
     async with viewer:
@@ -375,7 +375,7 @@ async def until(true: Callable[[], bool]) -> None:
 async def test_handshakes_are_connections_and_come_to_an_end(origin: ScriptedOrigin, tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     settings = EdgeSettings(memory=1 << 22, viewers=ViewerLimits(connections_per_address=3))
-    async with EdgeHouse(
+    async with EdgeHarness(
         open_site(origin), settings=settings, limits=Limits(head=3.0), tls=authority.server("d.test")
     ) as edge:
         slow = [await asyncio.open_connection("127.0.0.1", edge.port) for _ in range(3)]
@@ -406,7 +406,7 @@ async def test_a_trusted_proxy_brings_many_viewers(origin: ScriptedOrigin) -> No
     for number in range(5):
         origin.on(f"/wait{number}", [gate, *answer(200, b"done", {"Cache-Control": "no-store"})])
     async with (
-        EdgeHouse(open_site(origin), settings=settings, limits=PATIENT, trusted=("127.0.0.1",)) as edge,
+        EdgeHarness(open_site(origin), settings=settings, limits=PATIENT, trusted=("127.0.0.1",)) as edge,
         contextlib.AsyncExitStack() as stack,
     ):
         held = [await stack.enter_async_context(await edge.viewer()) for _ in range(5)]
@@ -431,7 +431,7 @@ async def test_a_trusted_proxy_that_names_no_viewer_is_not_one(origin: ScriptedO
         origin.on(f"/wait{number}", [gate, *answer(200, b"done", {"Cache-Control": "no-store"})])
     settings = EdgeSettings(memory=1 << 22, viewers=ViewerLimits(requests=2, requests_per_address=1))
     async with (
-        EdgeHouse(open_site(origin), settings=settings, limits=PATIENT, trusted=("127.0.0.1",)) as edge,
+        EdgeHarness(open_site(origin), settings=settings, limits=PATIENT, trusted=("127.0.0.1",)) as edge,
         contextlib.AsyncExitStack() as stack,
     ):
         held = [await stack.enter_async_context(await edge.viewer()) for _ in range(3)]
@@ -480,7 +480,7 @@ async def test_no_custom_page_stands_in_for_a_limit(origin: ScriptedOrigin) -> N
     origin.on("/503.html", answer(200, b"a page of the site's"))
     settings = EdgeSettings(memory=1 << 22, viewers=ViewerLimits(requests=1))
     snapshot = open_site(origin, error_responses=(ErrorResponse(503, 10, "/503.html", 503),))
-    async with EdgeHouse(snapshot, settings=settings) as edge:
+    async with EdgeHarness(snapshot, settings=settings) as edge:
         waiting = asyncio.create_task(edge.get("/wait"))
         await origin.asked(1)
         assert b"too many requests" in (await edge.get("/other")).body
@@ -509,7 +509,7 @@ async def test_who_leaves_is_not_counted_any_more(origin: ScriptedOrigin) -> Non
 async def test_where_connections_run_out_idle_ones_make_room(
     origin: ScriptedOrigin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keyfront.edge.http1.PRESSED_IDLE", 1.0)
+    monkeypatch.setattr("keyfront.edge.http.timeouts.PRESSED_IDLE", 1.0)
     async with house_of(origin, Limits(idle=300, head=4), connections=10) as edge:
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(8):

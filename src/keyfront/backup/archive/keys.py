@@ -1,0 +1,357 @@
+"""What an installation has in custody: the records of its key groups, and private keys where they can be had.
+
+Which records there are, their place says; which keys belong to the installation, the records do. A key that its place
+never gives away (a KMS, an HSM) is named as missing: it is safe where it is, and not in the archive.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from keyfront.backup.archive.container import Proof
+from keyfront.custody import Record, Records, open_key, open_place, open_records, split
+from keyfront.custody.key_record import KeyGroupRecord, Stage, read_succession, save
+from keyfront.errors import BackupError, CustodyError, KeyExists, NotExportable, SigningError
+from keyfront.model.pattern import compile_pattern
+from keyfront.model.snapshot import Distribution, Snapshot
+from keyfront.signing.keys import HashName, PrivateKey, PublicKey, load_private_key
+from keyfront.signing.sign import LocalSigner, sign_url
+
+_YEARS = 5 * 365 * 86_400
+_MOST_PROOFS = 1000
+
+
+class RecordRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A record as its place had it."""
+
+    name: str
+    text: str
+
+    def succession(self) -> KeyGroupRecord | None:
+        """What it says; None if it is no key group's."""
+        try:
+            return read_succession(self.text.encode())
+        except CustodyError:
+            return None
+
+
+class KeyRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A private key. `key_pair_id` is empty if CloudFront does not know it; `signing`: its group's links are signed
+    with it now."""
+
+    uri: str
+    pem: str
+    created: float
+    labels: dict[str, str]
+    key_pair_id: str = ""
+    signing: bool = False
+
+    def __repr__(self) -> str:
+        return f"<KeyRow {self.uri}>"
+
+    def key(self) -> PrivateKey:
+        """:raises KeyLoadError: if it is none."""
+        return load_private_key(self.pem.encode())
+
+
+_records = msgspec.json.Decoder(RecordRow)
+_keys = msgspec.json.Decoder(KeyRow)
+
+
+def read_records(lines: Iterable[bytes]) -> list[RecordRow]:
+    """:raises BackupError: if a line is none of a record's."""
+    try:
+        return [_records.decode(line) for line in lines]
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise BackupError(f"a record of it cannot be read: {error}") from error
+
+
+def read_keys(lines: Iterable[bytes]) -> list[KeyRow]:
+    """:raises BackupError: if a line is none of a key's, or no key that CloudFront would take. It never quotes one."""
+    try:
+        rows = [_keys.decode(line) for line in lines]
+    except (msgspec.MsgspecError, ValueError):
+        raise BackupError("a private key of it cannot be read") from None
+    for row in rows:
+        try:
+            split(row.uri)
+            row.key()
+        except (CustodyError, SigningError) as error:
+            raise BackupError(f"the private key {row.uri[:200]!a} cannot be read: {error}") from None
+    return rows
+
+
+# ---- what there is
+
+
+def place_of_records(folder: Path, uri: str) -> str:
+    """Where the records are: `uri`, or where an installation has them by itself; empty if it has none there."""
+    own = folder / "custody"
+    return uri or (f"file:{own}/" if own.is_dir() else "")
+
+
+def found_records(records: str, environment: Mapping[str, str]) -> tuple[list[RecordRow], list[str]]:
+    """The records in the place `records`, and what cannot be had of them."""
+    rows: list[RecordRow] = []
+    if not records:
+        return rows, []
+    try:
+        place: Records = open_records(records, environment)
+        for name in sorted(place.names()):
+            if (found := place.read(name)) is not None:
+                rows.append(RecordRow(name, found.data.decode()))
+    except (CustodyError, UnicodeDecodeError) as error:
+        return rows, [f"records in {_shown(records)}: {error}"]
+    return rows, []
+
+
+def found_keys(
+    successions: Iterable[KeyGroupRecord], custodies: Iterable[str], environment: Mapping[str, str]
+) -> tuple[list[KeyRow], list[str], list[str]]:
+    """The private keys that the records name, and all in the places `custodies`; those that are never given away; and
+    those that cannot be had now, though they should be."""
+    wanted: dict[str, tuple[str, bool]] = {}
+    kept: list[str] = []
+    missing: list[str] = []
+    for succession in successions:
+        for entry in succession.entries:
+            if entry.stage is not Stage.RETIRED:
+                wanted[entry.uri] = (entry.key_pair_id, entry.stage is Stage.SIGNING)
+    for uri in custodies:
+        try:
+            for held in open_place(uri, environment).list():
+                wanted.setdefault(held.uri, ("", False))
+        except CustodyError as error:
+            missing.append(f"private keys in {_shown(uri)}: {error}")
+    rows: list[KeyRow] = []
+    for uri, (key_pair_id, signing) in wanted.items():
+        try:
+            place, name = open_place(uri, environment), split(uri).name
+            held = place.describe(name)
+            pem = place.export(name).to_pem()
+            rows.append(KeyRow(uri, pem, held.created, dict(held.labels), key_pair_id, signing))
+        except NotExportable as error:
+            kept.append(f"private key {_shown(uri)}: {error}")
+        except CustodyError as error:
+            missing.append(f"private key {_shown(uri)}: {error}")
+    return rows, kept, missing
+
+
+def not_contained(successions: Iterable[KeyGroupRecord], environment: Mapping[str, str]) -> list[str]:
+    """Of an archive without private keys: those that could be in it, which no restore brings back."""
+    found: list[str] = []
+    for succession in successions:
+        for entry in succession.entries:
+            if entry.stage is Stage.RETIRED:
+                continue
+            try:
+                exports = open_place(entry.uri, environment).exports
+            except CustodyError:
+                exports = True  # who knows
+            if exports:
+                found.append(f"private key {_shown(entry.uri)}: not asked for (--private-keys)")
+    return found
+
+
+def _shown(uri: str) -> str:
+    """Without its options, which may say more than need be told."""
+    return uri.partition("?")[0]
+
+
+# ---- proofs
+
+
+class _Signer:
+    """A handle with the id that CloudFront has for its key."""
+
+    def __init__(self, key_pair_id: str, uri: str, environment: Mapping[str, str]) -> None:
+        self._handle = open_key(uri, environment)
+        self.key_pair_id = key_pair_id
+
+    @property
+    def public_key(self) -> PublicKey:
+        return self._handle.public_key
+
+    @property
+    def hash_names(self) -> tuple[HashName, ...]:
+        return self._handle.hash_names
+
+    def sign(self, data: bytes, hash_name: HashName) -> bytes:
+        return self._handle.sign(data, hash_name)
+
+
+def proofs(
+    successions: Iterable[KeyGroupRecord], snapshot: Snapshot, now: float, environment: Mapping[str, str]
+) -> tuple[list[Proof], list[str]]:
+    """A URL for each restricted behavior of `snapshot`, signed with the key that signs now for a group that it trusts,
+    wherever that key is; and why there is none where there is none. It is for a path that nobody serves, until years
+    from now: it lies encrypted, and opens nothing to who finds it."""
+    made: list[Proof] = []
+    missing: list[str] = []
+    for succession in successions:
+        entry = succession.signing
+        if entry is None:
+            continue
+        try:
+            signer = _Signer(entry.key_pair_id, entry.uri, environment)
+            for url in drill_urls(snapshot, succession.key_group_id):
+                signed = sign_url(url, signer, expires=int(now) + _YEARS, now=now)
+                made.append(Proof(signed, entry.key_pair_id, succession.group))
+        except (CustodyError, SigningError) as error:
+            missing.append(f"proof for key group {succession.group}: {error}")
+    return made[:_MOST_PROOFS], missing
+
+
+def signed_with(row: KeyRow, snapshot: Snapshot, now: float) -> list[Proof]:
+    """As `proofs`, with a private key that is at hand, for all groups that trust it."""
+    signer = LocalSigner(row.key_pair_id, row.key())
+    groups = [group for group in snapshot.key_groups if row.key_pair_id in group.key_ids]
+    return [
+        Proof(sign_url(url, signer, expires=int(now) + 3600, now=now), row.key_pair_id, group.name)
+        for group in groups
+        for url in drill_urls(snapshot, group.id)
+    ][:_MOST_PROOFS]
+
+
+def drill_urls(snapshot: Snapshot, group_id: str) -> list[str]:
+    """A URL that nobody serves for each behavior that trusts the key group."""
+    return [
+        f"https://{distribution.domain_name}{path}"
+        for distribution in snapshot.distributions
+        if distribution.enabled
+        for path in _paths(distribution, group_id)
+    ]
+
+
+def _paths(distribution: Distribution, group_id: str) -> Iterable[str]:
+    for number, behavior in enumerate(distribution.behaviors):
+        if group_id not in behavior.trusted_key_groups:
+            continue
+        path = behavior.path_pattern.replace("*", "keyfront-drill").replace("?", "x")
+        path = path if path.startswith("/") else f"/{path}"
+        before = distribution.behaviors[:number]
+        if not any(compile_pattern(other.path_pattern)(path) for other in before):
+            yield path
+
+
+# ---- and back
+
+
+def moved(uri: str, old: str, new: Path) -> str:
+    """`uri`, in the data folder `new` if it lay in the folder `old` when the archive was taken. What climbs out of
+    `old` lay elsewhere, whatever it begins with."""
+    path, mark, options = uri.removeprefix("file:").partition("?")
+    if not uri.startswith("file:/"):
+        return uri
+    there, folder = Path(os.path.normpath(path)), Path(os.path.normpath(old))
+    if not there.is_relative_to(folder) or there == folder:
+        return uri
+    end = "/" if path.endswith("/") else ""
+    return f"file:{new / there.relative_to(folder)}{end}{mark}{options}"
+
+
+def inside(uri: str, folder: Path) -> bool:
+    """Does `uri` name a key, or a place, below the folder? One that climbs does not, wherever it would arrive."""
+    path = uri.removeprefix("file:").partition("?")[0]
+    if not uri.startswith("file:/") or ".." in Path(path).parts:
+        return False
+    there = Path(os.path.normpath(path))
+    return there != folder and there.is_relative_to(folder)
+
+
+def moved_record(row: RecordRow, old: str, new: Path) -> RecordRow:
+    found = row.succession()
+    if found is None or old.rstrip("/") == str(new):
+        return row
+    terms = msgspec.structs.replace(found.terms, place=moved(found.terms.place, old, new))
+    entries = tuple(msgspec.structs.replace(entry, uri=moved(entry.uri, old, new)) for entry in found.entries)
+    there = msgspec.structs.replace(found, terms=terms, entries=entries)
+    return RecordRow(row.name, there.to_bytes().decode())
+
+
+def record_now(place: str, name: str, environment: Mapping[str, str]) -> Record | None:
+    """The record that is in `place` now; None if there is none, or no place.
+
+    :raises CustodyError: if the place cannot be asked.
+    """
+    return open_records(place, environment).read(name) if any_records(place) else None
+
+
+def any_records(place: str) -> bool:
+    """Can there be records in `place`? In a folder that is not there are none."""
+    own = place.removeprefix("file:").partition("?")[0]
+    return bool(place) and (not place.startswith("file:") or Path(own).is_dir())
+
+
+def alike(one: bytes, other: bytes) -> bool:
+    """Do two records say the same, whatever their serials?"""
+    try:
+        found = [msgspec.structs.replace(read_succession(data), serial=0) for data in (one, other)]
+    except CustodyError:
+        return one == other
+    return found[0] == found[1]
+
+
+def put_records(
+    rows: Iterable[RecordRow], place: str, now: float, environment: Mapping[str, str]
+) -> list[str]:
+    """Put the records into `place`; what could not be done, with the reason.
+
+    A key group's gets a serial above all that signers may have seen (`save`), or they would go by the later record that
+    they know, whose key edges may not trust any more.
+    """
+    failed: list[str] = []
+    for row in rows:
+        try:
+            there = record_now(place, row.name, environment)
+            if there is not None and alike(there.data, row.text.encode()):
+                continue
+            records, version = open_records(place, environment), None if there is None else there.version
+            found = row.succession()
+            if found is None:
+                records.write(row.name, row.text.encode(), version)
+            else:
+                serial = max(found.serial, _serial(there))
+                save(records, msgspec.structs.replace(found, serial=serial), version, now=now)
+        except CustodyError as error:
+            failed.append(f"record {row.name}: {error}")
+    return failed
+
+
+def _serial(record: Record | None) -> int:
+    try:
+        return 0 if record is None else read_succession(record.data).serial
+    except CustodyError:
+        return 0
+
+
+def has_key(row: KeyRow, environment: Mapping[str, str]) -> bool:
+    """Is the very key where it belongs, and to stay there? What cannot be asked has none."""
+    try:
+        held = open_place(row.uri, environment).describe(split(row.uri).name)
+        return held.delete_at is None and held.public_key == row.key().public_key
+    except (CustodyError, SigningError):
+        return False
+
+
+def put_keys(rows: Iterable[KeyRow], now: float, environment: Mapping[str, str]) -> list[str]:
+    """Put the private keys back where they were; what could not be done, with the reason. One that is there already
+    stays."""
+    failed: list[str] = []
+    for row in rows:
+        try:
+            place = open_place(row.uri, environment)
+            name = split(row.uri).name
+            try:
+                place.import_key(name, row.key(), now=now, labels=row.labels)
+            except KeyExists:
+                if place.describe(name).public_key != row.key().public_key:
+                    raise
+                place.undelete(name)
+        except (CustodyError, SigningError) as error:
+            failed.append(f"private key {_shown(row.uri)}: {error}")
+    return failed

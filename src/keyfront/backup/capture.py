@@ -1,0 +1,302 @@
+"""How an archive is made while the control plane writes on, and how one is judged: by restoring it in memory.
+
+All rows come from one reading transaction, which sees one state and makes nobody wait (WAL at SQLite, REPEATABLE READ
+at PostgreSQL). Within it the snapshot is compiled, as edges would have it; what is restored from the archive must
+compile to the same bytes, and its audit log must be the chain that was there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+import sqlalchemy as sa
+
+from keyfront.backup import coverage
+from keyfront.backup.archive import files as belongings
+from keyfront.backup.archive import keys as custodies
+from keyfront.backup.archive import tables
+from keyfront.backup.archive.container import FORMAT, Manifest, Proof, Writer, lines, read_manifest
+from keyfront.backup.archive.files import File
+from keyfront.backup.archive.keys import KeyRow, RecordRow
+from keyfront.backup.archive.names import Name, holding
+from keyfront.backup.archive.tables import PREFIX
+from keyfront.backup.audit import CREATED
+from keyfront.control.audit import search as trail
+from keyfront.control.audit.records import READS
+from keyfront.control.identity import users
+from keyfront.control.publish.compiler import Compiler
+from keyfront.control.store.database import Database, Memory
+from keyfront.control.store.rows import AuditRow
+from keyfront.control.store.schema import audit as _audit
+from keyfront.control.store.store import Store
+from keyfront.control.store.transaction import Transaction
+from keyfront.errors import BackupError
+from keyfront.model.kinds import Quotas
+from keyfront.model.quotas import Limits, PolicyLimits
+from keyfront.model.snapshot import Snapshot
+
+_EVERYTHING = 1 << 30
+_QUOTAS = Quotas(
+    limits=Limits(**dict.fromkeys(Limits.__struct_fields__, _EVERYTHING)),
+    policy_limits=PolicyLimits(**dict.fromkeys(PolicyLimits.__struct_fields__, _EVERYTHING)),
+)
+"""What was accepted once belongs to the snapshot, whatever the quotas were then."""
+
+PASSING: dict[str, set[str]] = {"access_key": {"used"}}
+"""Columns that change without anything having changed: an archive that differs in these only is not made."""
+PASSING_TABLES = {"key_use", "key_hour", "key_end", "key_run"}
+_PASSING_COUNTERS = {"reached", "key_use"}
+
+
+class CaptureOptions(msgspec.Struct, frozen=True):
+    """What an archive is to hold besides the store and the folder's files. `records` is the place of the key groups'
+    records (empty: the installation's own), `custodies` are places whose keys belong to it beside those that the
+    records name; `urls` are signed URLs that must still open after a restore. `sealed_for` tells archives for one from
+    archives for another."""
+
+    private_keys: bool = False
+    records: str = ""
+    custodies: tuple[str, ...] = ()
+    urls: tuple[str, ...] = ()
+    sealed_for: str = ""
+
+
+class Capture(msgspec.Struct, frozen=True):
+    """An archive before it is encrypted, and its name. `trouble` is what of `manifest.missing` should not miss."""
+
+    name: Name
+    manifest: Manifest
+    plain: bytes
+    trouble: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"<Taken {self.name}>"
+
+
+class Unchanged(msgspec.Struct, frozen=True):
+    """No archive, since one like it is known."""
+
+    missing: tuple[str, ...]
+    trouble: tuple[str, ...]
+
+
+def take(
+    store: Store,
+    folder: Path,
+    wanted: CaptureOptions,
+    *,
+    now: float,
+    account: str,
+    keyfront: str,
+    host: str,
+    environment: Mapping[str, str],
+    known: Callable[[str, str], bool] = lambda origin, state: False,
+) -> Capture | Unchanged:
+    """:param folder: the data folder.
+    :param now: epoch seconds.
+    :param account: the twelve digits in ARNs.
+    :param keyfront: the version of Keyfront that this is.
+    :param known: asked with the origin and the state that the archive's name would have, before the audit log is read,
+        which takes the longest: whether there is no need of it.
+    :raises ApiError: ServiceUnavailable if the store does not answer.
+    :raises BackupError: if something is too large.
+    """
+    writer = Writer()
+    state = hashlib.sha256(msgspec.json.encode(wanted))
+    missing: list[str] = []
+    files, trouble = belongings.found(folder)
+    place = custodies.place_of_records(folder, wanted.records)
+    records, why = custodies.found_records(place, environment)
+    trouble += why
+    successions = [found for row in records if (found := row.succession()) is not None]
+    keys: list[KeyRow] = []
+    if wanted.private_keys:
+        keys, kept, why = custodies.found_keys(successions, wanted.custodies, environment)
+        missing += kept
+        trouble += why
+    else:
+        missing += custodies.not_contained(successions, environment)
+
+    for section, rest in (
+        ("files", (file.line() for file in files)),
+        ("records", (msgspec.json.encode(row) for row in records)),
+        ("keys", (msgspec.json.encode(row) for row in keys)),
+    ):
+        writer.section(section, _hashed(rest, state))
+    with store.read() as transaction:
+        schema, number, decided = transaction.schema(), transaction.snapshot_number(), transaction.decided()
+        for table in tables.tables():
+            if table is not _audit:
+                rows = tables.rows(transaction, table)
+                writer.section(PREFIX + table.name, _lines(rows, table.name, state))
+        origin = _origin(transaction)
+        state.update(_last_change(transaction, now))
+        if not (folder / "access.key").exists() and users.sealed_keys(transaction):
+            missing.append(
+                "the key of the secret access keys: it is not in the data folder (KEYFRONT_ACCESS_KEY)"
+            )
+        state.update(msgspec.json.encode([missing, trouble]))
+        if known(origin, state.hexdigest()[:16]):
+            return Unchanged(tuple(trouble + missing), tuple(trouble))
+        snapshot = compiled(transaction, account)
+        audited = tables.rows(transaction, _audit)
+        writer.section(PREFIX + _audit.name, map(tables.line, audited))  # the longest comes last
+        verdict = trail.follow(_audit_rows(transaction))
+    if verdict.fault:
+        trouble.append(f"the audit log's chain is broken: {verdict.fault}")
+    made, why = custodies.proofs(successions, snapshot, now, environment)
+    alone = coverage.unasked(snapshot, [*wanted.urls, *(proof.url for proof in made)])
+    why += [f"proof for {behavior}: no key that signs for it could be had" for behavior in alone]
+    manifest = Manifest(
+        format=FORMAT,
+        keyfront=keyfront,
+        taken=now,
+        host=host,
+        data=str(folder),
+        store=store.name,
+        origin=origin,
+        state=state.hexdigest()[:16],
+        schema=schema,
+        snapshot=number,
+        decided=decided,
+        digest=digest(snapshot),
+        audit=verdict.anchor,
+        records=place,
+        members=tuple(writer.members),
+        proofs=(*(Proof(url) for url in wanted.urls), *made),
+        missing=tuple(trouble + missing + why),
+    )
+    holds = holding(whole=not trouble, keys=bool(keys))
+    name = Name(int(now * 1000) / 1000, origin, number, manifest.state, holds)
+    return Capture(name, manifest, writer.finish(manifest), tuple(trouble))
+
+
+def _lines(rows: Iterable[dict[str, object]], table: str, state: hashlib._Hash) -> Iterator[bytes]:
+    """The rows as lines; what counts of them goes into `state`."""
+    passing = PASSING.get(table, set())
+    for row in rows:
+        line = tables.line(row)
+        if passing:
+            state.update(tables.line({name: value for name, value in row.items() if name not in passing}))
+        elif table not in PASSING_TABLES and not (table == "counter" and row["name"] in _PASSING_COUNTERS):
+            state.update(line)
+        yield line
+
+
+def _hashed(lines: Iterable[bytes], state: hashlib._Hash) -> Iterator[bytes]:
+    for line in lines:
+        state.update(line)
+        yield line
+
+
+def compiled(transaction: Transaction, account: str) -> Snapshot:
+    """What edges obey of the store's rows."""
+    return Compiler(account, _QUOTAS).snapshot(
+        transaction, transaction.snapshot_number(), transaction.decided()
+    )
+
+
+def digest(snapshot: Snapshot) -> str:
+    """What tells a snapshot from every other one, after the form of snapshots in this version of Keyfront."""
+    form = hashlib.sha256(msgspec.json.encode(msgspec.json.schema(Snapshot))).hexdigest()[:8]
+    return f"{form}:{hashlib.sha256(snapshot.to_bytes()).hexdigest()}"
+
+
+def _audit_rows(transaction: Transaction) -> Iterator[AuditRow]:
+    last = 0
+    while page := transaction.audit(after=last, limit=trail.PAGE):
+        yield from page
+        last = page[-1].number
+
+
+def _origin(transaction: Transaction) -> str:
+    first = transaction.audit(limit=1)
+    return first[0].digest.hex()[:8] if first else "0" * 8
+
+
+def _last_change(transaction: Transaction, now: float) -> bytes:
+    """The digest of the last audit record that calls for an archive: not one about an archive, and of calls that only
+    read none of today's (UTC), so that who looks often is written down once a day."""
+    midnight = now // 86_400 * 86_400
+    reads = sa.or_(*(_audit.c.name.startswith(verb, autoescape=True) for verb in READS))
+    query = (
+        sa.select(_audit.c.digest)
+        .where(_audit.c.name != CREATED, sa.or_(_audit.c.time < midnight, sa.not_(reads)))
+        .order_by(_audit.c.number.desc())
+        .limit(1)
+    )
+    return bytes(transaction.connection.execute(query).scalar_one_or_none() or b"")
+
+
+# ---- judging one
+
+
+class Archive(msgspec.Struct, frozen=True):
+    """An archive that has been read whole, and found to be what its manifest says."""
+
+    manifest: Manifest
+    files: list[File]
+    records: list[RecordRow]
+    keys: list[KeyRow]
+    plain: bytes
+
+    def __repr__(self) -> str:
+        return f"<Archive {self.manifest.origin} {self.manifest.snapshot}>"
+
+    def lines(self, section: str) -> Iterator[bytes]:
+        return lines(self.plain, section)
+
+    def store(self, database: Database, *, without: Iterable[str] = ()) -> Store:
+        """The archive's rows in a store on `database`, which is new and SQLite's.
+
+        :param without: tables that stay empty.
+        :raises BackupError: if they are not those of a store.
+        """
+        return tables.filled(database, self.manifest.schema, self.manifest.counts, self.lines, without)
+
+
+def read(plain: bytes) -> Archive:
+    """:raises BackupError: if `plain` is no archive, or not a whole one."""
+    manifest = read_manifest(plain)
+    for name in manifest.counts:
+        if not name.startswith(PREFIX) and name not in {"files", "records", "keys"}:
+            raise BackupError(f"it has a part {name!r}, of which this Keyfront knows nothing")
+    return Archive(
+        manifest,
+        belongings.read(lines(plain, "files")),
+        custodies.read_records(lines(plain, "records")),
+        custodies.read_keys(lines(plain, "keys")),
+        plain,
+    )
+
+
+def judge(archive: Archive, account: str, keyfront: str) -> Snapshot:
+    """Restore the archive in memory; the snapshot that it makes.
+
+    The audit log's rows are followed as they are read and are not kept, since they may be many. A snapshot is compared
+    with the one taken only if the same version of Keyfront took it, in the same form: another may compile differently.
+
+    :raises BackupError: if it is not what was taken.
+    """
+    manifest = archive.manifest
+    verdict = trail.follow(tables.audit_row(line) for line in archive.lines(PREFIX + _audit.name))
+    if verdict.anchor != manifest.audit:
+        raise BackupError(f"its audit log is not the one that was taken: {verdict.fault or verdict.anchor}")
+    store = archive.store(Memory(), without=(_audit.name,))
+    try:
+        with store.read() as transaction:
+            found = compiled(transaction, account)
+            broken = transaction.connection.exec_driver_sql("PRAGMA foreign_key_check").first()
+    finally:
+        store.close()
+    if broken is not None:
+        raise BackupError(f"a row of {broken[0]} refers to nothing")
+    if found.number != manifest.snapshot:
+        raise BackupError(f"its rows are of snapshot {found.number}, and it says {manifest.snapshot}")
+    form, taken = digest(found).partition(":")[0], manifest.digest
+    if keyfront == manifest.keyfront and taken.startswith(f"{form}:") and taken != digest(found):
+        raise BackupError("its rows do not make the snapshot that edges had")
+    return found

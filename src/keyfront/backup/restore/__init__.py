@@ -1,0 +1,1 @@
+"""The restore: what is there now, the plan, compromised keys, and carrying the plan out."""

@@ -1,0 +1,455 @@
+"""The way back: what an archive holds, made whole beside what is there, and then put in its place.
+
+1. All is staged in `restore.new/`: a store with the archive's rows, brought forward to this version's schema. Its
+   snapshot's number goes up by LEAP, above whatever edges may have seen since, and everything counts as changed with
+   it, so that edges take it. If the audit log that is there now is the archive's gone on, it goes on: a restore forgets
+   nothing that was recorded. The restore itself is its last record.
+2. What is there now is kept in `before-restore-TIME/`; a database of PostgreSQL's keeps it in a schema of that name.
+3. PostgreSQL's tables are swapped in one transaction. Private keys go into custody, then files into the folder, then
+   SQLite's file is swapped by a rename. Then come the records, which turn signers to the keys that edges trust now.
+
+While 3 goes on, the file `restore.running` says so, and `keyfront up` does not start. A restore that was killed is run
+again; what was there before it is still kept aside, since nothing is overwritten there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import sqlalchemy as sa
+
+from keyfront.backup.archive import files as belongings
+from keyfront.backup.archive import keys as custodies
+from keyfront.backup.audit import RESTORED, AuditActor, append_event
+from keyfront.backup.capture import Archive, compiled
+from keyfront.backup.restore import compromised as turning
+from keyfront.backup.restore import plan as planning
+from keyfront.backup.restore.current_state import look
+from keyfront.backup.restore.lock import RUNNING
+from keyfront.backup.restore.plan import Plan
+from keyfront.control.publish.replica import renumber
+from keyfront.control.store import schema
+from keyfront.control.store.copy import copy, pour
+from keyfront.control.store.database import Memory, Sqlite, cause
+from keyfront.control.store.store import Store
+from keyfront.control.store.transaction import Transaction
+from keyfront.errors import ApiError, BackupError, SettingsError
+from keyfront.fleet.regions import remembered
+from keyfront.model.snapshot import differ
+
+LEAP = 1_000_000
+"""By how much the number of the snapshot goes up: edges may have seen higher ones since the archive was made."""
+
+_STAGING = "restore.new"
+_STORE = "keyfront.db"
+
+
+class Target(msgspec.Struct, frozen=True):
+    """Where to restore to. `store` is the URL of a PostgreSQL database, empty for the file in the folder; `records` the
+    place of the key groups' records, empty for where they were when the archive was taken. `elsewhere`: records and
+    private keys outside the folder are put back as well. Others may go by those: whoever restores in order to have a
+    look must not turn the signers of an installation that runs. `compromised`: keys that the records call compromised
+    now are put back as well, and may sign."""
+
+    folder: Path
+    store: str = ""
+    password_file: Path | None = None
+    records: str = ""
+    elsewhere: bool = False
+    compromised: bool = False
+
+
+class _Note(msgspec.Struct, frozen=True):
+    """What RUNNING holds: where what was there is kept, and whether a store was swapped already."""
+
+    aside: str
+
+
+class Restore:
+    """One restore, planned and then perhaps done, with the folder's lock held. Use as a context.
+
+    :raises SettingsError: if a store on PostgreSQL cannot be opened.
+    """
+
+    def __init__(self, archive: Archive, target: Target, environment: Mapping[str, str]) -> None:
+        self._archive = archive
+        self._target = target
+        self._environment = environment
+        manifest, folder = archive.manifest, target.folder
+        self._records = target.records or custodies.moved(manifest.records, manifest.data, folder)
+        if archive.records and not self._records:
+            self._records = f"file:{folder / 'custody'}/"
+        self._rows = [custodies.moved_record(row, manifest.data, folder) for row in archive.records]
+        self._keys = [
+            msgspec.structs.replace(row, uri=custodies.moved(row.uri, manifest.data, folder))
+            for row in archive.keys
+        ]
+        self._left: list[str] = []
+        if not target.elsewhere:
+            self._leave_alone()
+        there, unknown = turning.present(self._records, environment)
+        settled = turning.exclude_compromised(self._rows, self._keys, there, target.compromised)
+        self._rows, self._keys, self._burnt = settled.records, settled.keys, settled.burnt
+        self._left += [*settled.notes, *unknown]
+        self._public: dict[str, str] = {}
+        self._current: Store | None = None
+
+    def _leave_alone(self) -> None:
+        """Keep to the data folder."""
+        folder = self._target.folder
+        told = "is left alone, since it is not in the data folder (--elsewhere)"
+        if self._rows and not custodies.inside(self._records, folder):
+            place = self._records.partition("?")[0]
+            self._left += [f"record {row.name} in {place} {told}" for row in self._rows]
+            self._rows = []
+        self._left += [
+            f"private key {row.uri.partition('?')[0]} {told}"
+            for row in self._keys
+            if not custodies.inside(row.uri, folder)
+        ]
+        self._keys = [row for row in self._keys if custodies.inside(row.uri, folder)]
+
+    def __enter__(self) -> Restore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._current is not None:
+            self._current.close()
+
+    def _open(self) -> Store | None:
+        if self._target.store:
+            return Store(self._target.store, password_file=self._target.password_file)
+        file = self._target.folder / _STORE
+        if not file.exists():
+            return None
+        try:
+            found = Store(file)
+        except SettingsError:  # perhaps it is why somebody restores
+            return None
+        try:
+            with found.read() as transaction:
+                said = str(transaction.connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one())
+        except ApiError as error:
+            said = error.message
+        if said == "ok":
+            return found
+        found.close()
+        return None
+
+    def plan(self) -> Plan:
+        """:raises BackupError: if the archive's rows are not those of a store."""
+        files, stay = belongings.settled(self._archive.files, self._target.folder)
+        archive = msgspec.structs.replace(self._archive, files=files, records=self._rows, keys=self._keys)
+        target = self._target
+        seen = look(target.folder / _STORE, target.store, target.password_file)
+        staged: Store | None = None
+        try:
+            staged = self._archive.store(Memory(), without=(schema.audit.name,))
+            plan = planning.plan(
+                archive,
+                staged,
+                seen.store,
+                target.folder,
+                self._records,
+                self._environment,
+                seen.trouble,
+            )
+            with staged.read() as transaction:
+                public = turning.fingerprints(transaction)
+                again = turning.trusted_again(transaction, self._burnt)
+            nowhere = turning.nowhere(self._rows, self._keys, public, self._environment)
+            notes = (*plan.notes, *stay, *self._left, *again, *nowhere.values())
+            return msgspec.structs.replace(plan, notes=notes)
+        finally:
+            for store in (staged, seen.store):
+                if store is not None:
+                    store.close()
+
+    def run(self, plan: Plan, teller: AuditActor, name: str, now: float) -> list[str]:
+        """Do it.
+
+        :param plan: what `plan` gave.
+        :param name: the archive's, for the audit log.
+        :param now: epoch seconds.
+        :returns: what could not be put back, with the reason: private keys and records, in places that refuse, and the
+            keys that are to sign and are nowhere.
+        :raises BackupError: if the store cannot be put in its place; then it is as it was.
+        """
+        try:
+            return self._run(plan, teller, name, now)
+        except OSError as error:
+            raise BackupError(
+                f"the restore did not end: {error}; when that is put right, run it again"
+            ) from error
+        finally:
+            shutil.rmtree(self._target.folder / _STAGING, ignore_errors=True)
+
+    def _run(self, plan: Plan, teller: AuditActor, name: str, now: float) -> list[str]:
+        folder = self._target.folder
+        self._current = self._open()  # and bring it up to date, as a plan does not
+        plan = msgspec.structs.replace(
+            plan, continues=planning.audit(self._archive.manifest, self._current)[1]
+        )
+        if self._current is not None and self._current.shared:
+            _refuse_live(self._current)
+        staging = folder / _STAGING
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(mode=0o700)
+        file = staging / _STORE
+        staged = self._archive.store(Sqlite(file), without=(schema.audit.name,) if plan.continues else ())
+        try:
+            self._prepare(staged, plan, teller, name, now)
+            shared = self._current if self._current is not None and self._current.shared else None
+            if shared is None:
+                self._close()
+            aside = self._begin(now)
+            if shared is not None:
+                try:
+                    _swap_postgres(staged, shared, aside.name.replace("-", "_"))
+                except (ApiError, BackupError):
+                    (folder / RUNNING).unlink(missing_ok=True)  # nothing was changed
+                    raise
+            failed = custodies.put_keys(self._keys, now, self._environment)
+            self._put_files(aside)
+            if shared is None:
+                staged.close()
+                self._swap_sqlite(file, aside)
+        finally:
+            staged.close()
+        failed += custodies.put_records(self._rows, self._records, now, self._environment)
+        nowhere = turning.nowhere(self._rows, (), self._public, self._environment)
+        failed += [why for uri, why in nowhere.items() if not any(uri in text for text in failed)]
+        with contextlib.suppress(OSError):
+            aside.rmdir()  # where nothing was there before
+        (folder / RUNNING).unlink(missing_ok=True)
+        _sync(folder)
+        return failed
+
+    def _prepare(self, staged: Store, plan: Plan, teller: AuditActor, name: str, now: float) -> None:
+        manifest = self._archive.manifest
+        with staged.read() as transaction:
+            taken = compiled(transaction, teller.account)
+        feeds = remembered(self._target.folder)
+        published = [one for one in (feeds.published(), *feeds.elsewhere()) if one is not None]
+        number = max(manifest.snapshot, feeds.number())
+        access = 0
+        with staged.write() as transaction:
+            if self._current is not None:
+                with self._current.read() as old:
+                    if plan.continues:
+                        _go_on(old, transaction)
+                    number = max(number, old.snapshot_number())
+                    access = _access(old)
+            renumber(
+                transaction,
+                published,
+                number + LEAP,
+                now,
+                random.SystemRandom(),
+            )
+            _set_access(transaction, max(access, _access(transaction)) + 1)
+            append_event(
+                transaction,
+                teller,
+                RESTORED,
+                {"Archive": name, "Taken": _iso(manifest.taken), "FromSnapshot": manifest.snapshot},
+                {"Snapshot": number + LEAP},
+                now,
+            )
+        with staged.read() as transaction:
+            made = compiled(transaction, teller.account)
+            self._public = turning.fingerprints(transaction)
+        without = [
+            msgspec.structs.replace(
+                one,
+                distributions=tuple(
+                    msgspec.structs.replace(value, invalidations=()) for value in one.distributions
+                ),
+            )
+            for one in (taken, made)
+        ]
+        if differ(*without):
+            raise BackupError(
+                "what was restored does not make the snapshot that was taken; nothing was changed"
+            )
+
+    # ---- putting it in its place
+
+    def _begin(self, now: float) -> Path:
+        """Say that it goes on, and where what is there now is kept."""
+        folder, marker = self._target.folder, self._target.folder / RUNNING
+        with contextlib.suppress(OSError, msgspec.DecodeError, msgspec.ValidationError):
+            note = msgspec.json.decode(marker.read_bytes(), type=_Note)
+            if note.aside.startswith("before-restore-") and "/" not in note.aside:
+                (folder / note.aside).mkdir(mode=0o700, exist_ok=True)
+                return folder / note.aside
+        when = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dt%H%M%S%f")
+        aside, number = folder / f"before-restore-{when}", 1
+        while aside.exists():
+            number += 1
+            aside = folder / f"before-restore-{when}-{number}"
+        aside.mkdir(mode=0o700)
+        _replace(marker, msgspec.json.encode(_Note(aside.name)), 0o600)
+        return aside
+
+    def _put_files(self, aside: Path) -> None:
+        folder = self._target.folder
+        files, _ = belongings.settled(self._archive.files, folder)
+        for file in files:
+            path = folder / file.path
+            try:
+                old: bytes | None = path.read_bytes()
+            except OSError:
+                old = None
+            if old is not None and not (aside / file.path).exists():
+                _replace(aside / file.path, old, 0o600)
+            _replace(path, file.data, file.mode)
+
+    def _close(self) -> None:
+        """Let go of the file that is there.
+
+        :raises BackupError: if somebody else has it open.
+        """
+        if self._current is None:
+            return
+        path = self._target.folder / _STORE
+        self._current.close()  # which takes its journal in, and removes it
+        if _journals(path):
+            raise BackupError(f"somebody else has {path} open: end it first; nothing was changed")
+
+    def _swap_sqlite(self, file: Path, aside: Path) -> None:
+        """The new file takes the old one's place in one rename. The old one has no journal then: SQLite would read it
+        into the new one."""
+        path = self._target.folder / _STORE
+        for journal in _journals(path):
+            os.replace(journal, aside / journal.name)
+        if path.exists() and not (aside / _STORE).exists():
+            try:
+                os.link(path, aside / _STORE)
+            except PermissionError:  # a file system without hard links
+                _replace(aside / _STORE, path.read_bytes(), 0o600)
+            _sync(aside)
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(file, path)
+        _sync(self._target.folder)
+
+
+def _journals(path: Path) -> list[Path]:
+    """What SQLite keeps beside a file that is open, or was not closed."""
+    beside = (path.with_name(path.name + tail) for tail in ("-wal", "-shm"))
+    return [journal for journal in beside if journal.exists()]
+
+
+def _go_on(old: Transaction, new: Transaction) -> None:
+    """The audit log of `old` in `new`, which has none."""
+    rows = old.connection.execution_options(yield_per=500).execute(
+        sa.select(schema.audit).order_by(schema.audit.c.number)
+    )
+    for some in rows.mappings().partitions(500):
+        new.connection.execute(sa.insert(schema.audit), [dict(row) for row in some])
+
+
+def _access(transaction: Transaction) -> int:
+    query = sa.select(schema.counter.c.value).where(schema.counter.c.name == "access")
+    return int(transaction.connection.execute(query).scalar_one())
+
+
+def _set_access(transaction: Transaction, value: int) -> None:
+    """By this running control planes notice that users, keys or policies are others."""
+    transaction.connection.execute(
+        sa.update(schema.counter).where(schema.counter.c.name == "access").values(value=value)
+    )
+
+
+def _refuse_live(store: Store) -> None:
+    """:raises SettingsError: if control planes use the database now."""
+    with store.read() as transaction:
+        others = transaction.connection.exec_driver_sql(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'keyfront'"
+            " AND pid <> pg_backend_pid()"
+        ).scalar_one()
+        edges = transaction.edges()
+    if others or edges:
+        raise SettingsError(
+            f"control planes use {store.name} now ({others} connections, {len(edges)} live edges): end them first"
+        )
+
+
+def _swap_postgres(staged: Store, current: Store, aside: str) -> None:
+    """In one transaction: the tables that are there go into a schema of their own, and new ones take their place."""
+    with current.read() as transaction:
+        new = not transaction.snapshot_number() and transaction.audit_head() is None
+    if new:
+        with contextlib.suppress(SettingsError):
+            copy(staged, current)
+            return
+    with staged.read() as source, current.write() as target:
+        connection = target.connection
+        here = connection.exec_driver_sql("SELECT current_schema()").scalar_one()
+        quoted = connection.dialect.identifier_preparer.quote
+        try:
+            aside = _free_schema(connection, aside)
+            connection.exec_driver_sql(f"CREATE SCHEMA {quoted(aside)}")
+            for name in (*schema.metadata.tables,):
+                connection.exec_driver_sql(
+                    f"ALTER TABLE {quoted(here)}.{quoted(name)} SET SCHEMA {quoted(aside)}"
+                )
+            for (name,) in connection.exec_driver_sql(
+                "SELECT p.proname FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace"
+                " WHERE n.nspname = current_schema() AND p.proname LIKE '%%append_only'"
+            ).all():
+                connection.exec_driver_sql(
+                    f"ALTER FUNCTION {quoted(here)}.{quoted(name)} SET SCHEMA {quoted(aside)}"
+                )
+            for number in range(1, schema.VERSION + 1):
+                schema.step(connection, number)
+        except sa.exc.DBAPIError as error:
+            raise BackupError(
+                f"{current.name} cannot be restored: {cause(error)}. Nothing was changed there. The role must own the "
+                "tables, and may need CREATE on the database"
+            ) from error
+        pour(source, target)
+
+
+def _free_schema(connection: sa.Connection, wanted: str) -> str:
+    """`wanted`, or that with a number, if a restore that did not end has kept something there."""
+    taken = set(connection.execute(sa.text("SELECT nspname FROM pg_namespace")).scalars())
+    names = (wanted, *(f"{wanted}_{number}" for number in range(2, 1000)))
+    return next(name for name in names if name not in taken)
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")
+
+
+def _replace(path: Path, data: bytes, mode: int) -> None:
+    """Put `data` at `path`, whole or not at all."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, mode)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,256 @@
+"""Where archives lie: a folder, or a bucket of S3's API. Two of them hold the same archives.
+
+An archive is put whole or not at all: a file is made under another name and renamed when it is on the disk, an object
+is one PUT. Names that are not those of archives are not listed, and never touched.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import secrets
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+from keyfront.backup.archive.names import Name, parse
+from keyfront.errors import BackupError, SettingsError
+
+LARGEST = 4 << 30
+"""Bytes of the largest archive that is read: what one PUT takes, and what fits into memory."""
+
+_DIGEST = "keyfront-sha256"
+"""The metadata of an object that tells the SHA-256 of what was put."""
+
+
+class Place(Protocol):
+    """Every method raises BackupError if the place refuses or cannot be asked."""
+
+    @property
+    def uri(self) -> str: ...
+
+    def names(self) -> dict[Name, int]:
+        """The archives that are there, with their sizes in bytes, oldest first."""
+
+    def put(self, name: str, data: bytes) -> None:
+        """Durable and whole when it returns. What has that name already is left as it is."""
+
+    def get(self, name: str) -> bytes: ...
+
+    def digest(self, name: str) -> str:
+        """The SHA-256, in hexadecimal, of what is there."""
+
+    def remove(self, name: Name) -> None: ...
+
+
+class Folder:
+    """A folder, which is made if it is not there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+
+    @property
+    def uri(self) -> str:
+        return str(self.path)
+
+    def names(self) -> dict[Name, int]:
+        found: dict[Name, int] = {}
+        try:
+            with os.scandir(self.path) as entries:
+                for entry in entries:
+                    name = parse(entry.name)
+                    if name is not None and entry.is_file():
+                        found[name] = entry.stat().st_size
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise BackupError(f"{self.path} cannot be listed: {error.strerror}") from error
+        return dict(sorted(found.items()))
+
+    def put(self, name: str, data: bytes) -> None:
+        temporary = self.path / f".{name}.{secrets.token_hex(8)}.tmp"
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                if not (self.path / name).exists():
+                    os.replace(temporary, self.path / name)
+            finally:
+                temporary.unlink(missing_ok=True)
+            _sync(self.path)
+        except OSError as error:
+            raise BackupError(f"{self.path / name} cannot be written: {error.strerror}") from error
+
+    def get(self, name: str) -> bytes:
+        try:
+            with (self.path / name).open("rb") as file:
+                if os.fstat(file.fileno()).st_size > LARGEST:
+                    raise BackupError(f"{self.path / name} is larger than any archive")
+                return file.read()
+        except OSError as error:
+            raise BackupError(f"{self.path / name} cannot be read: {error.strerror}") from error
+
+    def digest(self, name: str) -> str:
+        return hashlib.sha256(self.get(name)).hexdigest()
+
+    def remove(self, name: Name) -> None:
+        try:
+            (self.path / str(name)).unlink(missing_ok=True)
+            _sync(self.path)
+        except OSError as error:
+            raise BackupError(f"{self.path / str(name)} cannot be removed: {error.strerror}") from error
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Bucket:
+    """`s3://BUCKET/PREFIX`, at AWS or at `endpoint`. Credentials and region come from where AWS's tools look."""
+
+    def __init__(self, bucket: str, prefix: str, endpoint: str = "") -> None:
+        from botocore.config import Config  # which takes a quarter of a second, and only who uses it waits
+        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.session import Session
+
+        self._bucket = bucket
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self._errors = (BotoCoreError, ClientError)
+        session = Session()
+        try:
+            self._client: Any = session.create_client(
+                "s3",
+                endpoint_url=endpoint or None,
+                region_name=session.get_config_variable("region") or "us-east-1",
+                config=Config(
+                    connect_timeout=10,
+                    read_timeout=60,
+                    retries={"mode": "standard", "max_attempts": 4},
+                    # The MD5 that goes along is checked by every server; trailing checksums only by some.
+                    request_checksum_calculation="when_required",
+                    response_checksum_validation="when_required",
+                    s3={"addressing_style": "path"} if endpoint else {},
+                ),
+            )
+        except (*self._errors, ValueError) as error:
+            raise SettingsError(f"the bucket {bucket} cannot be used: {error}") from error
+
+    @property
+    def uri(self) -> str:
+        return f"s3://{self._bucket}/{self._prefix}"
+
+    def names(self) -> dict[Name, int]:
+        found: dict[Name, int] = {}
+        try:
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix, Delimiter="/"
+            )
+            for page in pages:
+                for item in page.get("Contents", ()):
+                    if (name := parse(item["Key"].removeprefix(self._prefix))) is not None:
+                        found[name] = item["Size"]
+        except self._errors as error:
+            raise BackupError(f"{self.uri} cannot be listed: {error}") from error
+        return dict(sorted(found.items()))
+
+    def put(self, name: str, data: bytes) -> None:
+        md5 = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+        try:
+            self._client.put_object(
+                Bucket=self._bucket,
+                Key=self._prefix + name,
+                Body=data,
+                ContentMD5=md5,
+                ContentType="application/octet-stream",
+                Metadata={_DIGEST: hashlib.sha256(data).hexdigest()},
+            )
+        except self._errors as error:
+            raise BackupError(f"{self.uri}{name} cannot be written: {error}") from error
+
+    def get(self, name: str) -> bytes:
+        try:
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name)
+            size = answer["ContentLength"]
+            if size > LARGEST:
+                raise BackupError(f"{self.uri}{name} is larger than any archive")
+            data: bytes = answer["Body"].read()
+        except (*self._errors, OSError) as error:
+            raise BackupError(f"{self.uri}{name} cannot be read: {error}") from error
+        if len(data) != size:
+            raise BackupError(f"{self.uri}{name} cannot be read: it is cut off")
+        return data
+
+    def digest(self, name: str) -> str:
+        """As it was told when the object was put, whole, since the server has checked that; of an object that came here
+        by another way, what is read."""
+        try:
+            told = self._client.head_object(Bucket=self._bucket, Key=self._prefix + name)["Metadata"]
+        except self._errors as error:
+            raise BackupError(f"{self.uri}{name} cannot be read: {error}") from error
+        return str(told.get(_DIGEST) or hashlib.sha256(self.get(name)).hexdigest())
+
+    def remove(self, name: Name) -> None:
+        try:
+            self._client.delete_object(Bucket=self._bucket, Key=f"{self._prefix}{name}")
+        except self._errors as error:
+            raise BackupError(f"{self.uri}{name} cannot be removed: {error}") from error
+
+
+def open_place(text: str, endpoint: str = "") -> Place:
+    """What `s3://BUCKET/PREFIX`, or else the path of a folder, names.
+
+    :param endpoint: of S3's API, empty for AWS's.
+    :raises SettingsError: if it names neither.
+    """
+    if "://" not in text:
+        return Folder(Path(text))
+    parts = urlsplit(text)
+    if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
+        raise SettingsError(f"{text!r} is neither a folder nor s3://BUCKET/PREFIX")
+    return Bucket(parts.netloc, parts.path, endpoint)
+
+
+class Found(NamedTuple):
+    """An archive's name, and where it lies."""
+
+    name: str
+    place: Place
+
+    def data(self) -> bytes:
+        """:raises BackupError: if it cannot be read."""
+        return self.place.get(self.name)
+
+
+def find(text: str, endpoint: str = "", *, now: float) -> tuple[list[Found], list[str]]:
+    """The archive that `text` names, or all in the place that it names, newest first: the first that is whole is meant.
+    And those that are dated after `now` (epoch seconds), which are left out.
+
+    :raises BackupError: if there is none, or the place has those of several installations.
+    """
+    folder, slash, name = text.rpartition("/")
+    if "://" not in text and not Path(text).is_dir():
+        path = Path(text)
+        return [Found(path.name, Folder(path.parent))], []
+    if "://" in text and parse(name) is not None:
+        return [Found(name, open_place(folder + slash, endpoint))], []
+    place = open_place(text, endpoint)
+    archives = place.names()
+    if not archives:
+        raise BackupError(f"there is no archive in {place.uri}")
+    if len({archive.origin for archive in archives}) > 1:
+        raise BackupError(f"archives of several installations lie in {place.uri}: name one of them")
+    past = [Found(str(archive), place) for archive in sorted(archives, reverse=True) if archive.taken <= now]
+    if not past:
+        raise BackupError(
+            f"all archives in {place.uri} are dated after now, which a wrong clock does: name one of them"
+        )
+    return past, [str(archive) for archive in archives if archive.taken > now]

@@ -1,0 +1,213 @@
+"""What `keyfront rotation` prints."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from keyfront.cli.durations import span_text
+from keyfront.cli.output import print_columns, print_json
+from keyfront.errors import CustodyUnavailable
+
+if TYPE_CHECKING:
+    from keyfront.custody.key_record import Entry, RotationPolicy
+    from keyfront.lifecycle.executor import Conductor, Outcome
+    from keyfront.lifecycle.rotation import Done, Facts, Planned, Step, Wait
+
+
+WORK = 3
+"""Exit status where somebody has to do something before the rotation can go on."""
+
+
+def inspected(conductor: Conductor, group: str) -> Outcome:
+    """A look that is not spoilt by a custody that is away for a moment."""
+    for pause in (0.5, 2.0):
+        try:
+            return conductor.step(group)
+        except CustodyUnavailable:
+            time.sleep(pause)
+    return conductor.step(group)
+
+
+def reported(group: str, outcome: Outcome, as_json: bool) -> None:
+    step = outcome.taken
+    if step is None:
+        return
+    if as_json:
+        _line({"group": group, **_step_json(step), "error": outcome.error or None})
+    elif outcome.error:
+        complain(f"{group}: {step.action.value} {step.name} failed: {outcome.error}")
+    else:
+        id_ = f" ({step.key_pair_id})" if step.key_pair_id else ""
+        click.echo(f"{group}: {step.action.value} {step.name}{id_}: {step.reason}")
+
+
+def wait_texts(group: str, wait: Wait | None, as_json: bool) -> None:
+    if as_json:
+        _line({"group": group, "waits": _wait_json(wait)})
+    elif wait is None:
+        click.echo(f"{group}: nothing to do")
+    else:
+        click.echo(f"{group}: {'! ' if wait.attention else ''}{wait.reason}")
+
+
+def show_status(conductor: Conductor, groups: list[str], as_json: bool) -> int:
+    from keyfront.lifecycle.rotation import Step, Wait, next_step
+
+    shown, work = [], False
+    for group in groups:
+        facts = conductor.facts(conductor.record(group))
+        found = next_step(facts, conductor.now())
+        work = work or (isinstance(found, Wait) and found.attention)
+        if as_json:
+            shown.append(_status_json(facts, found, conductor.api.endpoint))
+            continue
+        record = facts.record
+        click.echo(f"{record.group}  {record.key_group_id}  {conductor.api.endpoint}")
+        print_columns(
+            ("key", "id", "stage", "since", "until", "custody"),
+            [_row(facts, entry) for entry in record.entries],
+        )
+        if isinstance(found, Step):
+            click.echo(f"next: {found.action.value} {found.name}: {found.reason}")
+        elif isinstance(found, Wait):
+            click.echo(f"{'! ' if found.attention else ''}{found.reason}")
+        else:
+            click.echo("nothing to do")
+    if as_json:
+        print_json(shown)
+    elif not groups:
+        click.echo("no key group is rotated", err=True)
+    return WORK if work else 0
+
+
+def _row(facts: Facts, entry: Entry) -> tuple[str, ...]:
+    from keyfront.custody.key_record import Stage
+    from keyfront.lifecycle.rotation import name_of
+
+    since = {
+        Stage.CREATED: entry.created,
+        Stage.PUBLISHED: entry.published,
+        Stage.SIGNING: entry.signing,
+        Stage.DRAINING: entry.draining,
+        Stage.RETIRED: entry.retired,
+    }[entry.stage]
+    until = facts.trusted_until(entry) if entry.stage is Stage.DRAINING else 0.0
+    notes = " compromised" if entry.compromised else " leaving" if entry.leaving and not entry.retired else ""
+    return (
+        name_of(entry.uri),
+        entry.key_pair_id or "-",
+        entry.stage.value + notes,
+        _when(since),
+        _when(until) if until else "",
+        entry.uri,
+    )
+
+
+def show_plan(conductor: Conductor, steps: tuple[Planned, ...], then: Wait | Done, *, as_json: bool) -> int:
+    from keyfront.lifecycle.rotation import Wait
+
+    if as_json:
+        planned = [{"at": _iso(each.at), **_step_json(each.step)} for each in steps]
+        print_json({"steps": planned, "then": _wait_json(then if isinstance(then, Wait) else None)})
+    else:
+        print_columns(
+            ("not before", "step", "key", "why"),
+            [(_when(each.at), each.step.action.value, each.step.name, each.step.reason) for each in steps],
+        )
+        click.echo(f"then: {then.reason}" if isinstance(then, Wait) else "then: nothing")
+    return WORK if isinstance(then, Wait) and then.attention else 0
+
+
+def _status_json(facts: Facts, found: Step | Wait | Done, endpoint: str) -> dict[str, Any]:
+    from keyfront.lifecycle.rotation import Step, Wait, name_of
+
+    record = facts.record
+    return {
+        "group": record.group,
+        "key_group_id": record.key_group_id,
+        "endpoint": endpoint,
+        "terms": policy_json(record.terms),
+        "keys": [
+            {
+                "name": name_of(entry.uri),
+                "id": entry.key_pair_id or None,
+                "stage": entry.stage.value,
+                "compromised": entry.compromised,
+                "uri": entry.uri,
+                **{
+                    name: _iso(getattr(entry, name)) or None
+                    for name in (
+                        "created",
+                        "published",
+                        "signing",
+                        "draining",
+                        "drain_until",
+                        "leaving",
+                        "retired",
+                    )
+                },
+            }
+            for entry in record.entries
+        ],
+        "next": _step_json(found) if isinstance(found, Step) else None,
+        "waits": _wait_json(found if isinstance(found, Wait) else None),
+    }
+
+
+def _step_json(step: Step) -> dict[str, Any]:
+    return {
+        "step": step.action.value,
+        "key": step.name,
+        "id": step.key_pair_id or None,
+        "reason": step.reason,
+    }
+
+
+def _wait_json(wait: Wait | None) -> dict[str, Any] | None:
+    if wait is None:
+        return None
+    return {"reason": wait.reason, "until": _iso(wait.until or 0.0) or None, "attention": wait.attention}
+
+
+def policy_json(terms: RotationPolicy) -> dict[str, Any]:
+    every = terms.every if isinstance(terms.every, str) else span_text(terms.every)
+    return {
+        "custody": terms.place,
+        "algorithm": terms.algorithm,
+        "hash": terms.hash_name,
+        "every": every or "never",
+        "overlap": span_text(terms.overlap),
+        "max_lifetime": span_text(terms.max_lifetime),
+        "max_staleness": span_text(terms.max_staleness),
+        "settle": span_text(terms.settle),
+        "grace": span_text(terms.grace),
+        "application": terms.application,
+        "paused": terms.paused,
+    }
+
+
+def _line(value: dict[str, Any]) -> None:
+    import json
+
+    click.echo(json.dumps(value))
+
+
+def _when(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M") if moment else "-"
+
+
+def _iso(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if moment else ""
+
+
+def say(text: str, as_json: bool) -> None:
+    if not as_json:
+        click.echo(text)
+
+
+def complain(line: str) -> None:
+    click.echo(f"keyfront: {line}", err=True)

@@ -1,0 +1,1 @@
+"""Clients of the CloudFront API, Keyfront's or Amazon's."""

@@ -1,0 +1,46 @@
+"""Steps of rotations as records of the audit log, beside the API's: who told the control plane to take them, the record
+of the key group did."""
+
+from __future__ import annotations
+
+import random
+import uuid
+
+from keyfront.control.audit.writer import AuditWriter
+from keyfront.control.call import Call, Caller
+from keyfront.control.store.store import Store
+from keyfront.errors import ApiError
+from keyfront.lifecycle.events import RotationEvent
+
+SOURCE = "keyfront"
+
+
+class AuditListener:
+    """A listener of the journal's. What cannot be recorded is in the log (`ledger.py`); the step has been taken."""
+
+    def __init__(self, store: Store, account: str, rng: random.Random) -> None:
+        self._ledger = AuditWriter(store, rng)
+        self._caller = Caller("", f"arn:aws:iam::{account}:root", account, account)
+
+    def told(self, telling: RotationEvent) -> None:
+        if telling.moment == "before":
+            return
+        said = {
+            "KeyGroupId": telling.key_group_id,
+            "KeyGroup": telling.group,
+            "Key": telling.key,
+            "KeyPairId": telling.key_pair_id,
+            "Reason": telling.reason,
+        }
+        call = Call(
+            operation=f"Rotation{telling.action.capitalize()}",
+            params={name: value[:2000] for name, value in said.items() if value},
+            caller=self._caller,
+            source_ip="local",
+            user_agent="keyfront up, scheduler",
+            request_id=str(uuid.uuid4()),
+            now=telling.at,
+            source=SOURCE,
+        )
+        failed = telling.moment == "failed"
+        self._ledger.record(call, ApiError("RotationFailed", telling.error[:2000], 500) if failed else {})

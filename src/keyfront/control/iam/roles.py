@@ -1,0 +1,49 @@
+"""The roles that come with Keyfront: policies under names of their own, which nobody can change or remove."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from keyfront.control.iam import policy as iam
+from keyfront.control.iam.policy import Policy
+
+
+def _allow(*actions: str) -> dict[str, Any]:
+    statement = {"Effect": "Allow", "Action": list(actions), "Resource": "*"}
+    return {"Version": "2012-10-17", "Statement": [statement]}
+
+
+DOCUMENTS: dict[str, dict[str, Any]] = {
+    "admin": _allow("*"),
+    "key-manager": _allow(
+        "cloudfront:CreateKeyGroup",
+        "cloudfront:CreatePublicKey",
+        "cloudfront:DeleteKeyGroup",
+        "cloudfront:DeletePublicKey",
+        "cloudfront:Get*",
+        "cloudfront:List*",
+        "cloudfront:UpdateKeyGroup",
+        "cloudfront:UpdatePublicKey",
+        "keyfront:GetKeyUse",
+    ),
+    "auditor": _allow("cloudfront:Get*", "cloudfront:List*", "keyfront:GetKeyUse"),
+    "edge": _allow(
+        "cloudfront:GetDistribution",
+        "cloudfront:GetDistributionConfig",
+        "cloudfront:GetInvalidation",
+        "cloudfront:GetKeyGroup*",
+        "cloudfront:GetPublicKey*",
+        "cloudfront:ListDistributions",
+        "cloudfront:ListInvalidations",
+        "cloudfront:ListKeyGroups",
+        "cloudfront:ListPublicKeys",
+    ),
+}
+"""`admin` may do everything, `key-manager` changes public keys and key groups and reads all, `auditor` reads all,
+`edge` reads what an edge obeys."""
+
+ROLES: dict[str, Policy] = {
+    name: iam.parse(name, json.dumps(document), account="") for name, document in DOCUMENTS.items()
+}
+ADMIN = ROLES["admin"]

@@ -1,0 +1,1 @@
+"""Who calls: users, credentials, and the key that seals their secrets."""

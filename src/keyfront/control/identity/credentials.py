@@ -1,0 +1,135 @@
+"""The callers of the data folder's file `credentials`, in AWS's shared-credentials format: its owner's own.
+
+It is made at the first start, with one profile. Each profile is a caller with a name and may do everything, as whoever
+can read the file may anyhow. The file is read once, at the start. All other callers are users of the store
+(`control/identity/directory.py`).
+"""
+
+from __future__ import annotations
+
+import base64
+import configparser
+import hashlib
+import re
+import secrets
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from keyfront.control.call import Caller
+from keyfront.control.iam.roles import ADMIN
+from keyfront.errors import SettingsError
+from keyfront.private_files import make_private, read_private
+
+_UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+_BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_ID = re.compile(r"[A-Za-z0-9_]{16,128}")
+_PROFILE = re.compile(r"[A-Za-z0-9+=,.@_-]{1,64}")  # what IAM allows as a user's name
+
+
+class Credentials:
+    """Callers by access key id. Their secrets leave only through `secret_of` and are in no repr."""
+
+    def __init__(self, callers: Iterable[tuple[Caller, str]]) -> None:
+        """`callers` come with their secret access keys."""
+        self._callers: dict[str, Caller] = {}
+        self._secrets: dict[str, str] = {}
+        for caller, secret in callers:
+            self._callers[caller.access_key_id] = caller
+            self._secrets[caller.access_key_id] = secret
+
+    def current(self, now: float) -> Credentials:
+        """Those that count at the time `now`: these, whenever that is."""
+        return self
+
+    def used(self, key_id: str, now: float) -> None:
+        """Nothing is noted of these."""
+
+    def secret_of(self, access_key_id: str) -> str | None:
+        return self._secrets.get(access_key_id)
+
+    def caller(self, access_key_id: str) -> Caller:
+        return self._callers[access_key_id]
+
+    def __iter__(self) -> Iterator[tuple[Caller, str]]:
+        return ((caller, self._secrets[key_id]) for key_id, caller in self._callers.items())
+
+    def __len__(self) -> int:
+        return len(self._callers)
+
+
+def load(path: Path, account: str) -> Credentials:
+    """The callers that the file at `path` names; the file is made first if there is none.
+
+    :param account: the twelve digits that the callers' ARNs carry.
+    :raises SettingsError: if the file cannot be read or made, if others than its owner may read or write it,
+        or if what it says makes no sense. The message never holds a secret.
+    """
+    try:
+        if not path.exists():
+            _make(path)
+        text = read_private(path)
+    except OSError as error:
+        raise SettingsError(f"the credentials {path} cannot be read or made: {error}") from error
+    return Credentials(
+        (Caller(key_id, user_arn(account, name), account, _user_id(account, name), (ADMIN,)), secret)
+        for name, key_id, secret in _profiles(text, path)
+    )
+
+
+def user_arn(account: str, name: str) -> str:
+    """The ARN of the user `name`."""
+    return f"arn:aws:iam::{account}:user/{name}"
+
+
+def new_access_key() -> tuple[str, str]:
+    """A new access key's id and secret, in the form of AWS's."""
+    key_id = "AKIA" + "".join(secrets.choice(_UPPER) for _ in range(16))
+    return key_id, "".join(secrets.choice(_BASE64) for _ in range(40))
+
+
+def _user_id(account: str, name: str) -> str:
+    """A profile's id in the form of IAM's; the file holds none, and it must be the same after every start."""
+    digest = hashlib.sha256(f"{account}/{name}".encode()).digest()
+    return "AIDA" + base64.b32encode(digest).decode()[:17]
+
+
+def _make(path: Path) -> None:
+    """Write a file with new credentials, unless another process was quicker: then that one's stays."""
+    key_id, secret = new_access_key()
+    text = f"[default]\naws_access_key_id = {key_id}\naws_secret_access_key = {secret}\nregion = us-east-1\n"
+    make_private(path, text)
+
+
+def _profiles(text: str, path: Path) -> Iterator[tuple[str, str, str]]:
+    parser = configparser.RawConfigParser(default_section="\0")
+    try:
+        parser.read_string(text)
+    except configparser.Error as error:
+        # Its message may quote a line, and a line may be a secret.
+        raise SettingsError(
+            f"{path} is not in AWS's shared-credentials format ({type(error).__name__})"
+        ) from None
+    seen: dict[str, str] = {}
+    for name in parser.sections():
+        section = parser[name]
+        if not _PROFILE.fullmatch(name):
+            raise SettingsError(f"{path}: {name!r} cannot be the name of a caller")
+        if "aws_session_token" in section:
+            raise SettingsError(
+                f"{path}: profile {name} has a session token; Keyfront knows no temporary credentials"
+            )
+        key_id, secret = section.get("aws_access_key_id", ""), section.get("aws_secret_access_key", "")
+        if not _ID.fullmatch(key_id):
+            raise SettingsError(
+                f"{path}: profile {name} needs an aws_access_key_id of 16 to 128 letters and digits"
+            )
+        if len(secret) < 32 or not secret.isascii() or not secret.isprintable() or " " in secret:
+            raise SettingsError(
+                f"{path}: profile {name} needs an aws_secret_access_key of 32 characters or more"
+            )
+        if key_id in seen:
+            raise SettingsError(f"{path}: profiles {seen[key_id]} and {name} have the same aws_access_key_id")
+        seen[key_id] = name
+        yield name, key_id, secret
+    if not seen:
+        raise SettingsError(f"{path} names nobody; remove it to have new credentials made")

@@ -1,0 +1,138 @@
+"""Who may call now: the file `credentials` and the store's users, as a running control plane obeys them.
+
+What the store holds is read again when it has changed, and at most FRESH seconds pass until a change is noticed: a key
+that is revoked, here or by another control plane, is refused that soon. If the store does not answer, nobody may call.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from keyfront.control.call import Caller
+from keyfront.control.iam import policy as iam
+from keyfront.control.iam.policy import Policy
+from keyfront.control.iam.roles import ROLES
+from keyfront.control.identity import users
+from keyfront.control.identity.credentials import Credentials, user_arn
+from keyfront.control.identity.sealing import Sealer
+from keyfront.control.store.store import Store
+from keyfront.control.store.transaction import Transaction
+from keyfront.errors import ApiError, SettingsError
+
+log = logging.getLogger("keyfront.control")
+
+FRESH = 0.5
+"""Seconds for which what was read last counts without a look."""
+USED_EVERY = 60.0
+"""Seconds between two notes of an access key's use."""
+
+DENIES_ALL = '{"Statement": {"Effect": "Deny", "Action": "*", "Resource": "*"}}'
+"""What a policy means that this version of Keyfront cannot read: its author may have denied something with it."""
+
+
+class CallerDirectory:
+    """The callers. Safe to ask from several threads.
+
+    :param file: the callers of the file `credentials`. They come first, and stay as they were at the start.
+    :param account: the twelve digits of the account that the users belong to.
+    :param sealer: gives what opens the secrets; asked only if there are any.
+    """
+
+    def __init__(self, store: Store, file: Credentials, account: str, sealer: Callable[[], Sealer]) -> None:
+        self._store = store
+        self._file = file
+        self._account = account
+        self._sealer = sealer
+        self._lock = threading.Lock()
+        self._version = -1
+        self._checked = 0.0
+        self._failures = 0
+        self._current = file
+        self._used: dict[str, float] = {}
+
+    def current(self, now: float) -> Credentials:
+        """The callers at the time `now` (epoch seconds).
+
+        :raises ApiError: ServiceUnavailable if the store does not answer.
+        """
+        failures = self._failures
+        with self._lock:
+            if self._version < 0 or abs(now - self._checked) >= FRESH:
+                if (
+                    self._failures != failures
+                ):  # while this call waited: another try would only take as long again
+                    raise ApiError("ServiceUnavailable", "The store does not say who may call.", 503)
+                try:
+                    self._look(now)
+                except ApiError:
+                    self._failures += 1
+                    raise
+            return self._current
+
+    def _look(self, now: float) -> None:
+        with self._store.read() as transaction:
+            version = users.version(transaction)
+            if version != self._version:
+                self._current = self._read(transaction)
+        self._version, self._checked = version, now
+
+    def used(self, key_id: str, now: float) -> None:
+        """Note that the access key signed a call, at most once in USED_EVERY seconds. A store that takes no note
+        now is no reason to refuse the call."""
+        if self._file.secret_of(key_id) is not None:
+            return
+        with self._lock:
+            if abs(now - self._used.get(key_id, -USED_EVERY)) < USED_EVERY:
+                return
+            self._used[key_id] = now
+        try:
+            with self._store.aside() as transaction:
+                users.note_use(transaction, key_id, now)
+        except ApiError as error:
+            log.error("the use of the access key %s was not noted: %s", key_id, error)
+
+    def _read(self, transaction: Transaction) -> Credentials:
+        texts = {one.name: one.text for one in users.documents(transaction)}
+        policies = dict(ROLES) | {name: self._policy(name, text) for name, text in texts.items()}
+        known = {user.name: user for user in users.users(transaction)}
+        found = list(self._file)
+        names = {caller.name.lower() for caller, _ in found}
+        for name in sorted(name for name in known if name.lower() in names):
+            log.warning(
+                "the user %s and a profile of the file `credentials` have one name in the audit log", name
+            )
+        sealed = [key for key in users.sealed_keys(transaction) if key.active]
+        try:
+            sealer = self._sealer() if sealed else None
+        except SettingsError as error:
+            log.error("no access key of the store can be used: %s", error)
+            sealer = None
+        for key in sealed:
+            if sealer is None:
+                break
+            user = known[key.owner]
+            caller = Caller(
+                access_key_id=key.id,
+                arn=user_arn(self._account, user.name),
+                account=self._account,
+                user_id=user.id,
+                policies=tuple(policies.get(name) or self._unread(name) for name in user.policies),
+            )
+            try:
+                found.append((caller, sealer.open(key.sealed, key.id, user.id)))
+            except SettingsError as error:
+                log.error("%s", error)
+        self._used = {key.id: self._used[key.id] for key in sealed if key.id in self._used}
+        return Credentials(found)
+
+    def _policy(self, name: str, text: str) -> Policy:
+        try:
+            return iam.parse(name, text, self._account)
+        except ApiError as error:
+            log.error("the policy %s denies everything, since it cannot be read: %s", name, error)
+            return self._unread(name)
+
+    def _unread(self, name: str) -> Policy:
+        return iam.parse(name, DENIES_ALL, self._account)

@@ -1,0 +1,236 @@
+"""What a control plane watches of keys: their use as Prometheus metrics, and the warnings that they call for as metrics
+and in the log."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from keyfront.cloudfront.key_usage import KeyUses
+from keyfront.control.keys.usage import uses
+from keyfront.control.store.store import Store
+from keyfront.control.store.transaction import Transaction
+from keyfront.custody.contract import Records
+from keyfront.custody.key_record import KeyGroupRecord, Stage, read_succession
+from keyfront.errors import ApiError, CustodyError, KeyfrontError
+from keyfront.lifecycle.findings import Facts, Finding, KnownGroup, KnownKey, Severity, findings
+from keyfront.lifecycle.missing_keys import lost_keys
+from keyfront.model.kinds import DISTRIBUTION, KEY_GROUP, PUBLIC_KEY
+
+log = logging.getLogger("keyfront.rotation")
+
+WATCH = 60.0
+"""Seconds between two looks for what is worth a line in the log."""
+ASK_CUSTODY = 3600.0
+"""Seconds between two questions to custody whether it still has the keys: some places charge for them."""
+FRESH = 10.0
+"""Seconds for which warnings that were found count as those of now."""
+AGAIN = 86_400.0
+"""Seconds after which the same warning is told again."""
+
+
+class KeyWatch:
+    """Safe to use from several threads.
+
+    :param records: where the records of rotations are, None where that is not known.
+    :param tells: whether this control plane is the one whose log tells warnings.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        records: Records | None,
+        environment: Mapping[str, str] = os.environ,
+        tells: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._store = store
+        self._records = records
+        self._environment = environment
+        self._tells = tells
+        self._lock = threading.Lock()
+        self._found: tuple[float, tuple[Finding, ...]] = (-FRESH, ())
+        self._lost: tuple[float, Mapping[str, str]] = (-ASK_CUSTODY, {})
+        self._told: dict[tuple[str, str], tuple[int, int, float]] = {}
+        self._trouble: dict[str, str] = {}
+        self._known: tuple[float, tuple[KeyGroupRecord, ...] | None] = (-WATCH, None)
+
+    def findings(self, now: float) -> tuple[Finding, ...]:
+        """All warnings at the time `now` (epoch seconds).
+
+        :raises ApiError: ServiceUnavailable if the store does not answer.
+        """
+        with self._lock:
+            found = self._found
+            if 0 <= now - found[0] < FRESH:
+                return found[1]
+            records = self._read(now)
+            with self._store.read() as transaction:
+                facts = facts_of(transaction, records, self._lost[1], now)
+            self._found = (now, findings(facts, now))
+            return self._found[1]
+
+    def _read(self, now: float) -> tuple[KeyGroupRecord, ...] | None:
+        """The records: as they are where that costs nothing, else as they were a minute ago at most."""
+        if self._records is None:
+            return None
+        if self._records.uri.startswith("file:") or not 0 <= now - self._known[0] < WATCH:
+            self._known = (now, self._read_all(self._records))
+        return self._known[1]
+
+    def _read_all(self, records: Records) -> tuple[KeyGroupRecord, ...] | None:
+        found = []
+        try:
+            names = records.names()
+        except (KeyfrontError, OSError) as error:
+            self._once("", f"the records of rotations cannot be read: {error}")
+            return None
+        for name in names:
+            try:
+                record = records.read(name)
+                if record is not None:
+                    found.append(read_succession(record.data))
+                self._trouble.pop(name, None)
+            except (CustodyError, OSError) as error:
+                self._once(name, f"the record {name} of a rotation cannot be read: {error}")
+        self._trouble.pop("", None)
+        return tuple(found)
+
+    def _once(self, name: str, message: str) -> None:
+        if self._trouble.get(name) != message:
+            log.error("%s", message)
+            self._trouble[name] = message
+
+    def tell(self, now: float) -> None:
+        """Write to the log what is new, what matters more than before, and once a day what is still so. Notes are not
+        worth a line.
+
+        :raises ApiError: ServiceUnavailable if the store does not answer.
+        """
+        if not 0 <= now - self._lost[0] < ASK_CUSTODY:
+            with self._lock:
+                records = self._read(now)
+            self._lost = (now, lost_keys(records or (), self._environment))
+        found = self.findings(now)
+        told, self._told = self._told, {}
+        for each in found:
+            if each.severity < Severity.WARNING:
+                continue
+            name = (each.code, each.subject)
+            severity, day, at = told.get(name, (0, -1, -AGAIN))
+            if (each.severity, each.day) == (severity, day) and 0 <= now - at < AGAIN:
+                self._told[name] = (severity, day, at)
+                continue
+            self._told[name] = (int(each.severity), each.day, now)
+            if self._tells():
+                log.warning(
+                    "%s (%s): %s. %s", each.severity.name.lower(), each.code, each.sentence, each.advice
+                )
+
+
+def facts_of(
+    transaction: Transaction,
+    records: tuple[KeyGroupRecord, ...] | None,
+    lost: Mapping[str, str],
+    now: float,
+) -> Facts:
+    """What the store knows of keys, beside the records."""
+    groups = transaction.some(KEY_GROUP.name, transaction.versions(KEY_GROUP.name))
+    keys = transaction.some(PUBLIC_KEY.name, transaction.versions(PUBLIC_KEY.name))
+    within: dict[str, list[str]] = {}
+    for group in groups:
+        for id_ in group.config["Items"]:
+            within.setdefault(id_, []).append(group.config["Name"])
+    return Facts(
+        keys=tuple(
+            KnownKey(key.id, key.config["Name"], key.created, tuple(within.get(key.id, ()))) for key in keys
+        ),
+        groups=tuple(
+            KnownGroup(
+                group.id,
+                group.config["Name"],
+                tuple(group.config["Items"]),
+                tuple(transaction.referrers(KEY_GROUP.name, group.id, DISTRIBUTION.name)),
+            )
+            for group in groups
+        ),
+        records=records,
+        lost={
+            uri: why
+            for uri, why in lost.items()
+            if any(
+                entry.uri == uri and entry.stage is not Stage.RETIRED
+                for r in records or ()
+                for entry in r.entries
+            )
+        },
+        uses=uses(transaction, now),
+    )
+
+
+class KeyMetrics(Collector):
+    """What is known of keys now. All control planes on one store tell the same."""
+
+    def __init__(self, store: Store, watch: KeyWatch) -> None:
+        self._store = store
+        self._watch = watch
+
+    def describe(self) -> Iterable[Metric]:
+        return [*use_families(KeyUses(0.0, 0.0)), warning_family(())]
+
+    def collect(self) -> Iterable[Metric]:
+        now = time.time()
+        try:
+            with self._store.read() as transaction:
+                found = uses(transaction, now)
+            return [*use_families(found), warning_family(self._watch.findings(now))]
+        except ApiError:  # the log has said why
+            return ()
+
+
+def use_families(found: KeyUses) -> list[Metric]:
+    key = ["key_pair_id"]
+    requests = CounterMetricFamily(
+        "keyfront_key_requests",
+        "Requests allowed by signatures of a key, by all edges, since the store began to count.",
+        labels=["key_pair_id", "hash_algorithm"],
+    )
+    share = GaugeMetricFamily(
+        "keyfront_key_share", "Share of a key in what signatures allowed within a day, 0 to 1.", labels=key
+    )
+    seen = GaugeMetricFamily(
+        "keyfront_key_last_seen_seconds",
+        "When edges last accepted a key's signature, epoch seconds.",
+        labels=key,
+    )
+    end = GaugeMetricFamily(
+        "keyfront_key_signatures_end_seconds",
+        "Until when the latest accepted signature of a key is good, epoch seconds.",
+        labels=key,
+    )
+    for use in found.items:
+        for name, counted in use.hashes.items():
+            requests.add_metric([use.key_pair_id, name], counted.requests)
+        share.add_metric([use.key_pair_id], use.share)
+        seen.add_metric([use.key_pair_id], use.last_seen)
+        end.add_metric([use.key_pair_id], use.signatures_end)
+    return [requests, share, seen, end]
+
+
+def warning_family(found: Iterable[Finding]) -> Metric:
+    family = GaugeMetricFamily(
+        "keyfront_key_warning",
+        "1 for each warning of keys (docs/reference/warnings.md).",
+        labels=["code", "severity", "kind", "subject", "name"],
+    )
+    # Of a key that is in two groups the same may be said twice, and a sample must not come twice.
+    for labels in dict.fromkeys(
+        (each.code, each.severity.name.lower(), each.kind, each.subject, each.name) for each in found
+    ):
+        family.add_metric(labels, 1)
+    return family

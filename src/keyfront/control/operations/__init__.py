@@ -1,0 +1,1 @@
+"""CloudFront's operations, one module per resource, over one `OperationContext`."""

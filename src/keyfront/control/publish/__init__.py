@@ -1,0 +1,1 @@
+"""From the store to the edges: compiled snapshots and what replicas have published."""

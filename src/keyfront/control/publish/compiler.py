@@ -1,0 +1,262 @@
+"""From rows to a snapshot: what edges obey, compiled anew only where something changed.
+
+Compiled values are kept by ETag, and every change gives a resource a new ETag that is never used again. So
+nothing has to be told that it is out of date, not even after a rollback or by another replica of the
+control plane.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol, cast
+
+import msgspec
+
+from keyfront.control.store.rows import Row
+from keyfront.control.store.transaction import Transaction
+from keyfront.errors import ApiError, SettingsError
+from keyfront.model.access import Signing, signing_of
+from keyfront.model.compile import (
+    Lookup,
+    Problem,
+    compile_cache_policy,
+    compile_distribution,
+    compile_origin_request_policy,
+    compile_snapshot,
+    read_response_headers_policy,
+)
+from keyfront.model.forwarding import Forwarding
+from keyfront.model.invalidation import Carried
+from keyfront.model.kinds import (
+    CACHE_POLICY,
+    DISTRIBUTION,
+    KEY_GROUP,
+    ORIGIN_ACCESS_CONTROL,
+    ORIGIN_ACCESS_IDENTITY,
+    ORIGIN_REQUEST_POLICY,
+    PUBLIC_KEY,
+    RESPONSE_HEADERS_POLICY,
+    Kind,
+    Quotas,
+)
+from keyfront.model.residency import NOWHERE, TAG, regions_of, tied_keys
+from keyfront.model.snapshot import EMPTY, Distribution, KeyGroup, PublicKey, ResponseHeadersPolicy, Snapshot
+
+log = logging.getLogger("keyfront.control")
+
+Compiled = Distribution | KeyGroup | PublicKey | ResponseHeadersPolicy | Forwarding | Signing
+
+_TRAVELLING = (PUBLIC_KEY, KEY_GROUP, RESPONSE_HEADERS_POLICY, DISTRIBUTION)
+"""The kinds that a snapshot holds. Others reach edges only as parts of the distributions that refer to them."""
+
+
+class Report(Protocol):
+    """What a live edge says of itself."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def number(self) -> int: ...
+
+
+class DeploymentProgress:
+    """How far the edges are.
+
+    :param reports: what the live edges of this control plane say.
+    :param name: of this control plane; what the store says of others counts as well.
+    """
+
+    def __init__(self, reports: Callable[[], Iterable[Report]], name: str) -> None:
+        self._reports = reports
+        self._name = name
+        self._lock = threading.Lock()
+        self.highest = 0
+        """The highest number that all live edges were seen to obey at one time. What is done stays done: an edge that
+        starts later begins with what the others have."""
+
+    def now(self, transaction: Transaction) -> int:
+        """The number of the snapshot that every live edge obeys, -1 if no edge is live."""
+        numbers = [report.number for report in self._reports()]
+        numbers += [edge.number for edge in transaction.edges() if edge.replica != self._name]
+        reached = min(numbers, default=-1)
+        with self._lock:
+            self.highest = max(self.highest, reached)
+        return reached
+
+
+class Compiler:
+    """Rows to compiled values and to snapshots. Not safe to use from two threads at once."""
+
+    def __init__(self, account: str, quotas: Quotas) -> None:
+        self._account = account
+        self._quotas = quotas
+        self._known: dict[tuple[str, str], tuple[str, Compiled]] = {}
+        self._carried: dict[str, tuple[str, Carried]] = {}
+        self._senseless: set[tuple[str, str]] = set()
+        self.current: Snapshot = EMPTY
+        """The last snapshot that was committed."""
+
+    def compiled(self, transaction: Transaction, row: Row) -> Compiled:
+        """What edges obey of `row`.
+
+        :raises ApiError: the first problem, if it cannot be obeyed.
+        """
+        found = self._found(transaction, row)
+        if isinstance(found, list):
+            raise ApiError(found[0].code, found[0].message, found[0].status)
+        return found
+
+    def problems(self, transaction: Transaction, row: Row) -> list[Problem]:
+        """All for which `row` cannot be obeyed."""
+        found = self._found(transaction, row)
+        return found if isinstance(found, list) else []
+
+    def _found(self, transaction: Transaction, row: Row) -> Compiled | list[Problem]:
+        known = self._known.get((row.kind, row.id))
+        if known is not None and known[0] == row.etag:
+            return known[1]
+        found = self._compile(transaction, row)
+        if not isinstance(found, list) and any(row.kind == kind.name for kind in _TRAVELLING):
+            self._known[row.kind, row.id] = (row.etag, found)
+        return found
+
+    def differs(self, transaction: Transaction, row: Row, other: Compiled) -> bool:
+        """Do edges obey something else of `row` than `other`? What compiles no more (see `_keep_last`) differs."""
+        try:
+            return self.compiled(transaction, row) != other
+        except ApiError:
+            return True
+
+    def snapshot(self, transaction: Transaction, number: int, now: float) -> Snapshot:
+        """All that the store holds, as snapshot `number`. It is for no edge as it is: see `model/residency.py`."""
+        keys, groups, policies, distributions = (self._all(transaction, kind) for kind in _TRAVELLING)
+        invalidations = self._invalidations(transaction)
+        tied = self._tied(transaction)
+        served = [
+            msgspec.structs.replace(
+                value,
+                invalidations=invalidations.get(value.id, ()),
+                regions=tied.get((DISTRIBUTION.name, value.id), ()),
+            )
+            for value in cast(list[Distribution], distributions)
+        ]
+        bound = [
+            msgspec.structs.replace(value, regions=tied[KEY_GROUP.name, value.id])
+            if (KEY_GROUP.name, value.id) in tied
+            else value
+            for value in cast(list[KeyGroup], groups)
+        ]
+        return compile_snapshot(
+            served,
+            tied_keys(cast(list[PublicKey], keys), bound),
+            bound,
+            number,
+            now,
+            cast(list[ResponseHeadersPolicy], policies),
+        )
+
+    def _tied(self, transaction: Transaction) -> dict[tuple[str, str], tuple[str, ...]]:
+        """The regions that each thing is tied to, by kind and id. Tags change no ETag, so they are read anew. A tag
+        that makes no sense (it was there before it meant anything) ties its thing to a region that nobody is in."""
+        found: dict[tuple[str, str], tuple[str, ...]] = {}
+        senseless = set()
+        for named, value in transaction.tagged(TAG).items():
+            try:
+                found[named] = regions_of(value)
+            except SettingsError as error:
+                found[named] = NOWHERE
+                senseless.add(named)
+                if named not in self._senseless:
+                    log.error("no edge gets %s %s: %s", *named, error)
+        self._senseless = senseless
+        return found
+
+    def _invalidations(self, transaction: Transaction) -> dict[str, Carried]:
+        """What each distribution carries, read only where it changed."""
+        versions = transaction.carried_versions()
+        known = self._carried
+        self._carried = {
+            id_: known[id_]
+            if id_ in known and known[id_][0] == version
+            else (version, transaction.carried(id_))
+            for id_, version in versions.items()
+        }
+        return {id_: carried for id_, (_, carried) in self._carried.items()}
+
+    def _all(self, transaction: Transaction, kind: Kind) -> list[Compiled]:
+        versions = transaction.versions(kind.name)
+        stale = [id_ for id_, etag in versions.items() if self._known.get((kind.name, id_), ("",))[0] != etag]
+        for row in transaction.some(kind.name, stale):
+            try:
+                self.compiled(transaction, row)
+            except ApiError as error:
+                self._keep_last(row, error)
+        for gone in [id_ for name, id_ in self._known if name == kind.name and id_ not in versions]:
+            del self._known[kind.name, gone]
+        return [self._known[kind.name, id_][1] for id_ in versions if (kind.name, id_) in self._known]
+
+    def _keep_last(self, row: Row, error: ApiError) -> None:
+        """What was accepted once and no longer compiles (an upgrade made a rule stricter) goes on as it was
+        last published; nobody's call may fail for it, and nobody's content may vanish for it."""
+        policies = {value.id: value for value in self.current.response_headers_policies}
+        served = {value.id: value for value in self.current.distributions}
+        last: Compiled | None = served.get(row.id) or policies.get(row.id)
+        log.error("%s %s does not compile any more, its last form is kept: %s", row.kind, row.id, error)
+        if last is not None:
+            self._known[row.kind, row.id] = (row.etag, last)
+        else:
+            self._known.pop((row.kind, row.id), None)
+
+    def _compile(self, transaction: Transaction, row: Row) -> Compiled | list[Problem]:
+        if row.kind == PUBLIC_KEY.name:
+            return PublicKey(id=row.id, pem=row.config["EncodedKey"])
+        if row.kind == KEY_GROUP.name:
+            return KeyGroup(id=row.id, name=row.config["Name"], key_ids=tuple(row.config["Items"]))
+        if row.kind == CACHE_POLICY.name:
+            return compile_cache_policy(row.config)
+        if row.kind == ORIGIN_REQUEST_POLICY.name:
+            return compile_origin_request_policy(row.config)
+        if row.kind == RESPONSE_HEADERS_POLICY.name:
+            return read_response_headers_policy(row.id, row.config)
+        if row.kind == ORIGIN_ACCESS_CONTROL.name:
+            return signing_of(row.config)
+        if row.kind == ORIGIN_ACCESS_IDENTITY.name:
+            return "always"
+        return compile_distribution(
+            row.id,
+            DISTRIBUTION.arn_of(row.id, self._account),
+            row.attributes["DomainName"],
+            row.config,
+            Lookup(
+                key_groups=_Configs(transaction, KEY_GROUP),
+                cache_policies=_Configs(transaction, CACHE_POLICY),
+                origin_request_policies=_Configs(transaction, ORIGIN_REQUEST_POLICY),
+                response_headers_policies=_Configs(transaction, RESPONSE_HEADERS_POLICY),
+                origin_access_controls=_Configs(transaction, ORIGIN_ACCESS_CONTROL),
+                origin_access_identities=_Configs(transaction, ORIGIN_ACCESS_IDENTITY),
+            ),
+            self._quotas.limits,
+        )
+
+
+class _Configs(Mapping[str, Mapping[str, Any]]):
+    """The configs of a kind by id, each fetched when it is asked for."""
+
+    def __init__(self, transaction: Transaction, kind: Kind) -> None:
+        self._transaction = transaction
+        self._kind = kind.name
+
+    def __getitem__(self, id_: str) -> Mapping[str, Any]:
+        row = self._transaction.get(self._kind, id_)
+        if row is None:
+            raise KeyError(id_)
+        return row.config
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._transaction.versions(self._kind))
+
+    def __len__(self) -> int:
+        return self._transaction.count(self._kind)

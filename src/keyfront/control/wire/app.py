@@ -1,0 +1,415 @@
+"""The control plane's shell: authenticate, parse, run, render. HTTP is Starlette's and uvicorn's.
+
+    request ─ match (which operation) ─ verify (who) ─ read (what) ─ Service.run ─ write ─► answer
+
+Whether the caller may is `Service.run`'s business (`guard.py`). STS's GetCallerIdentity is answered at `/` (`sts.py`),
+what CloudFront does not have below `/keyfront/` (`beside.py`).
+All but the reading of the request happens in a worker thread, so that no call holds up the event loop. Beside the
+API there are `GET /healthz`, `GET /livez` (the process answers) and `GET /metrics` (Prometheus), which need no
+signature.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import ipaddress
+import logging
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import msgspec
+import uvicorn
+from anyio import to_thread
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from keyfront.control.audit.records import CLOUDFRONT
+from keyfront.control.audit.refused_calls import Refusal
+from keyfront.control.call import Call, Result
+from keyfront.control.identity.credentials import Credentials
+from keyfront.control.wire import codec, extensions, sigv4, sts
+from keyfront.control.wire.extensions import ExtensionApi
+from keyfront.control.wire.head_timeout import HeadTimeoutH11Protocol
+from keyfront.control.wire.health import Calls, Health
+from keyfront.control.wire.metrics_access import Audience
+from keyfront.control.wire.xml_body import BODY_LIMIT
+from keyfront.errors import ApiError
+
+log = logging.getLogger("keyfront.control")
+
+BODY_TIMEOUT = 30.0
+"""Seconds that a request's body may take to arrive."""
+DISCARD_LIMIT = 16 * BODY_LIMIT
+"""How many bytes of a body that is too long are read before the connection is cut."""
+LONGEST_AGENT = 1024
+"""Characters of a caller's User-Agent that count."""
+KEEP_ALIVE = 65
+"""Seconds that an idle connection is kept; longer than SDKs keep theirs in their pools."""
+DRAIN = 20
+"""Seconds that requests have to end after SIGTERM."""
+
+
+class Runner(Protocol):
+    """What the shell needs of `operations.Service`."""
+
+    def run(self, call: Call) -> Result: ...
+
+    def record(self, call: Call, outcome: dict[str, Any] | ApiError) -> None: ...
+
+
+class Callers(Protocol):
+    """What the shell needs of `access.Access`, or of `Credentials` that never change."""
+
+    def current(self, now: float) -> Credentials: ...
+
+    def used(self, key_id: str, now: float) -> None: ...
+
+
+class Metrics:
+    """The control plane's own counts. `operation` is the model's name, or `-` where there was none."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter(
+            "keyfront_control_requests",
+            "API requests answered, by operation and error code (OK for none).",
+            ("operation", "code"),
+            registry=registry,
+        )
+        self.seconds = Histogram(
+            "keyfront_control_request_seconds",
+            "Time from a request's arrival to its answer.",
+            ("operation",),
+            registry=registry,
+        )
+
+
+def build_app(
+    service: Runner,
+    callers: Callers,
+    *,
+    health: Health | None = None,
+    registry: CollectorRegistry | None = None,
+    clock: Callable[[], float] = time.time,
+    others: ExtensionApi | None = None,
+    calls: Calls | None = None,
+    refused: Callable[[Refusal], None] = lambda _: None,
+    metrics_for: Audience = Audience(),
+) -> Starlette:
+    """The control plane as an ASGI application.
+
+    :param others: the operations that are not CloudFront's; without it there are none.
+    :param health: what `/healthz` asks.
+    :param refused: is told of each call whose caller is not known.
+    :param metrics_for: who may read `/metrics`.
+    :param calls: is told when a call begins and ends.
+    :param registry: what `/metrics` shows; the control plane's own counts are added to it.
+    :param clock: epoch seconds.
+    """
+    registry = registry or CollectorRegistry()
+    api = Api(service, callers, Metrics(registry), clock, others, calls or Calls(1 << 30), refused)
+
+    return Starlette(routes=service_routes(api, health or Health({}), registry, metrics_for))
+
+
+def service_routes(
+    api: Any, health: Health, registry: CollectorRegistry, metrics_for: Audience
+) -> list[Route]:
+    """`/healthz`, `/livez` and `/metrics`, and `api` for everything else."""
+
+    async def healthz(_: Request) -> Response:
+        well, body = await health.answer()
+        return Response(
+            msgspec.json.format(msgspec.json.encode(body)) + b"\n",
+            200 if well else 503,
+            {"Cache-Control": "no-store"},
+            "application/json",
+        )
+
+    async def livez(_: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def metrics(request: Request) -> Response:
+        if not metrics_for.admits(request.client, request.scope["headers"]):
+            return PlainTextResponse(
+                "The metrics are not for this address; see `--metrics` of `keyfront up`.\n", 403
+            )
+        text = await to_thread.run_sync(generate_latest, registry)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+    return [
+        Route("/healthz", healthz),
+        Route("/livez", livez),
+        Route("/metrics", metrics),
+        Route("/{path:path}", api, methods=None),
+    ]
+
+
+class Api:
+    """The API itself, an ASGI application for every path that is nothing else's."""
+
+    def __init__(
+        self,
+        service: Runner,
+        callers: Callers,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        others: ExtensionApi | None,
+        calls: Calls,
+        refused: Callable[[Refusal], None],
+    ) -> None:
+        self._refused = refused
+        self._calls = calls
+        self._others = others
+        self._service = service
+        self._callers = callers
+        self._metrics = metrics
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+        request_id = str(uuid.uuid4())
+        try:
+            body = await _body(Request(scope, receive))
+        except ApiError as error:
+            answer, name, code = codec.write_error(error, request_id), "-", error.code
+            answer = msgspec.structs.replace(answer, headers=(*answer.headers, ("Connection", "close")))
+        except ClientDisconnect:
+            return
+        else:
+            self._calls.begin(time.monotonic())
+            try:
+                answer, name, code = await to_thread.run_sync(self._answer, scope, body, request_id)
+            finally:
+                self._calls.end(time.monotonic())
+        response = Response(b"" if scope["method"] == "HEAD" else answer.body, answer.status)
+        response.headers["x-amzn-RequestId"] = request_id
+        for key, value in answer.headers:
+            response.headers[key] = value
+        await response(scope, receive, send)
+        self._metrics.requests.labels(name, code).inc()
+        self._metrics.seconds.labels(name).observe(time.perf_counter() - began)
+
+    def _answer(self, scope: Scope, body: bytes, request_id: str) -> tuple[codec.Answer, str, str]:
+        """The answer, and for the metrics the operation's name and the error's code."""
+        name, write_error = "-", codec.write_error
+        try:
+            line = _line(scope)
+            if sts.asked(*line, body):
+                name, write_error = sts.OPERATION, sts.write_error
+                return self._identify(scope, line, body, request_id), name, "OK"
+            if self._others is not None and extensions.asked(line[1]):
+                write_error = extensions.write_error
+                name = extensions.match(*line)
+                return self._beside(self._others, scope, line, body, name, request_id), name, "OK"
+            matched = codec.match(*line)
+            name = matched.operation.name
+            return self._run(scope, line, matched, body, request_id), name, "OK"
+        except ApiError as error:
+            return write_error(error, request_id), name, error.code
+        except Exception:
+            log.exception("request %s (%s) failed", request_id, name)
+            failure = ApiError(
+                "InternalFailure",
+                "The request processing has failed because of an unknown error, exception or failure.",
+                500,
+            )
+            return write_error(failure, request_id), name, failure.code
+
+    def _run(
+        self, scope: Scope, line: tuple[str, str, str], matched: codec.Matched, body: bytes, request_id: str
+    ) -> codec.Answer:
+        call = self._authenticated(scope, line, body, sigv4.SERVICE, matched.operation.name, request_id)
+        texts = _texts(scope)
+        try:
+            params = codec.read(matched, texts, body)
+        except ApiError as error:
+            self._service.record(call, error)
+            raise
+        result = self._service.run(msgspec.structs.replace(call, params=params))
+        answer = codec.write(matched.operation, result.output)
+        return msgspec.structs.replace(
+            answer,
+            headers=tuple((name, _absolute(name, value, scope, texts)) for name, value in answer.headers),
+        )
+
+    def _identify(
+        self, scope: Scope, line: tuple[str, str, str], body: bytes, request_id: str
+    ) -> codec.Answer:
+        """STS's GetCallerIdentity."""
+        call = self._authenticated(scope, line, body, sts.SERVICE, sts.OPERATION, request_id)
+        call = msgspec.structs.replace(call, source=sts.SOURCE)
+        try:
+            sts.check(line[2], body)
+        except ApiError as error:
+            self._service.record(call, error)
+            raise
+        self._service.record(call, {})
+        return sts.write(call.caller, request_id)
+
+    def _beside(
+        self,
+        others: ExtensionApi,
+        scope: Scope,
+        line: tuple[str, str, str],
+        body: bytes,
+        name: str,
+        request_id: str,
+    ) -> codec.Answer:
+        call = self._authenticated(scope, line, body, sigv4.SERVICE, name, request_id)
+        return others.run(msgspec.structs.replace(call, source=extensions.SOURCE))
+
+    def _authenticated(
+        self,
+        scope: Scope,
+        line: tuple[str, str, str],
+        body: bytes,
+        service: str,
+        operation: str,
+        request_id: str,
+    ) -> Call:
+        """The call, without its parameters, if a known key has signed the request for `service`.
+
+        :raises ApiError: if not (`sigv4.verify`), or if the store does not say who may call.
+        """
+        now = self._clock()
+        callers = self._callers.current(now)
+        headers: list[sigv4.Header] = scope["headers"]
+        digest = hashlib.sha256(body).hexdigest()
+        try:
+            key_id = sigv4.verify(*line, headers, digest, callers.secret_of, now, service)
+        except ApiError as error:
+            self._refused(
+                Refusal(
+                    operation=operation,
+                    error=error,
+                    access_key_id=sigv4.claimed_key(headers, line[2]),
+                    source_ip=scope["client"][0] if scope["client"] else "",
+                    user_agent=next((value for name, value in _texts(scope) if name == "user-agent"), ""),
+                    request_id=request_id,
+                    now=now,
+                    source={sts.SERVICE: sts.SOURCE}.get(service, CLOUDFRONT),
+                )
+            )
+            raise
+        self._callers.used(key_id, now)
+        return Call(
+            operation=operation,
+            params={},
+            caller=callers.caller(key_id),
+            source_ip=scope["client"][0] if scope["client"] else "",
+            # It goes into every record, and policies match it: its length is for us to choose.
+            user_agent=next((v for name, v in _texts(scope) if name == "user-agent"), "")[:LONGEST_AGENT],
+            request_id=request_id,
+            now=now,
+            secure=scope["scheme"] == "https",
+        )
+
+
+def _texts(scope: Scope) -> list[tuple[str, str]]:
+    """The headers, names in lower case."""
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+
+
+def _line(scope: Scope) -> tuple[str, str, str]:
+    """Method, path and query as sent."""
+    return scope["method"], scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
+
+
+def _absolute(name: str, value: str, scope: Scope, headers: list[tuple[str, str]]) -> str:
+    """CloudFront's Location is a whole URL; the signed Host header says where the caller reached us."""
+    if name != "Location" or not value.startswith("/"):
+        return value
+    host = next((text for header, text in headers if header == "host"), "")
+    return f"{scope['scheme']}://{host}{value}"
+
+
+async def _body(request: Request) -> bytes:
+    """The whole body, if it is neither too long nor too slow.
+
+    What is somewhat too long is still read (and forgotten): a client that is cut off while it sends never sees
+    the answer.
+    """
+    chunks, size = [], 0
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size <= BODY_LIMIT:
+                    chunks.append(chunk)
+                elif size > DISCARD_LIMIT:
+                    break
+    except TimeoutError:
+        raise ApiError("RequestTimeout", "The body did not arrive in time.", 408) from None
+    if size > BODY_LIMIT:
+        raise ApiError("RequestEntityTooLarge", f"The body is longer than {BODY_LIMIT} bytes.", 413)
+    return b"".join(chunks)
+
+
+# ---- the process
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, told by others when to stop: its own signal handling ends the process by the signal, not with 0."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def stop(self) -> None:
+        self.should_exit = True
+
+
+async def serve(
+    app: Starlette,
+    sock: socket.socket,
+    on_ready: Callable[[], None],
+    *,
+    stop: asyncio.Event,
+    trusted_proxies: Sequence[str] = (),
+) -> None:
+    """Serve `app` on the bound `sock` until `stop` is set, then let the requests under way end (DRAIN).
+
+    :param trusted_proxies: networks (CIDR) whose X-Forwarded-For and X-Forwarded-Proto are believed.
+    """
+    config = uvicorn.Config(
+        app,
+        http=HeadTimeoutH11Protocol,  # h11 bounds the size of a request's head, which httptools does not
+        lifespan="off",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # Without a network that is trusted, nobody is, not even this machine: else anybody on it could claim any
+        # address in the audit log and before policies.
+        proxy_headers=bool(trusted_proxies),
+        forwarded_allow_ips=[str(ipaddress.ip_network(one, strict=False)) for one in trusted_proxies],
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=DRAIN,
+    )
+    # An answer is two writes, head and body: the second must not wait until the client has acknowledged the first
+    # (40 ms). asyncio sees to it only where the listener was made with its protocol said; connections inherit it.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    server = _Server(config, on_ready)
+    stopping = asyncio.create_task(stop.wait())
+    stopping.add_done_callback(lambda _: server.stop())
+    try:
+        await server.serve([sock])
+    finally:
+        stopping.cancel()

@@ -1,0 +1,105 @@
+"""What the control port answers while the control plane cannot work: 503 everywhere, and why.
+
+Edges go on with their last snapshot meanwhile. When what it needs can be opened again, the control plane starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import uuid
+from collections.abc import Callable, Iterable
+
+from anyio import CapacityLimiter, to_thread
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+
+from keyfront.control.wire import codec
+from keyfront.control.wire.app import serve, service_routes
+from keyfront.control.wire.health import Health, Look
+from keyfront.control.wire.metrics_access import Audience
+from keyfront.errors import ApiError
+from keyfront.fleet.heartbeat import BEAT
+
+log = logging.getLogger("keyfront.control")
+
+AGAIN = 5.0
+"""Seconds between two tries to open what the control plane needs."""
+
+
+class Unavailable:
+    """Answers on the control port until the control plane can work.
+
+    :param reason: why it cannot, without a secret.
+    :param checks: what `/healthz` looks at besides.
+    :param registry: what `/metrics` shows, to `metrics_for`.
+    """
+
+    def __init__(
+        self, reason: str, checks: dict[str, Look], registry: CollectorRegistry, metrics_for: Audience
+    ) -> None:
+        def control() -> Iterable[str]:
+            yield reason
+
+        self._error = ApiError("ServiceUnavailable", f"The control plane cannot work: {reason}", 503)
+        self._app = Starlette(
+            routes=service_routes(self._refuse, Health({"control": control, **checks}), registry, metrics_for)
+        )
+
+    async def _refuse(self, request: Request) -> Response:
+        answer = codec.write_error(self._error, str(uuid.uuid4()))
+        headers = {**dict(answer.headers), "Retry-After": f"{AGAIN:.0f}"}
+        return Response(b"" if request.method == "HEAD" else answer.body, answer.status, headers)
+
+    async def serve(
+        self,
+        sock: socket.socket,
+        on_ready: Callable[[], None],
+        opens: Callable[[], None],
+        beat: Callable[[], None],
+        lifeline: int,
+    ) -> bool:
+        """Answer until `opens`, which is tried again and again in a thread, raises nothing any more: then True. False
+        if the process is to end. The socket is closed then.
+
+        :param beat: called several times a second.
+        """
+        stop, ended = asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def end() -> None:
+            ended.set()
+            stop.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, end)
+        loop.add_reader(lifeline, end)
+
+        async def go_on() -> None:
+            while True:
+                beat()
+                await asyncio.sleep(BEAT)
+
+        async def again() -> None:
+            limiter = CapacityLimiter(1)
+            while True:
+                await asyncio.sleep(AGAIN)
+                try:
+                    await to_thread.run_sync(opens, limiter=limiter, abandon_on_cancel=True)
+                except Exception as error:
+                    log.debug("the control plane still cannot work: %s", error)
+                else:
+                    stop.set()
+
+        besides = [asyncio.create_task(go_on()), asyncio.create_task(again())]
+        try:
+            await serve(self._app, sock, on_ready, stop=stop)
+        finally:
+            for task in besides:
+                task.cancel()
+            loop.remove_reader(lifeline)
+        return not ended.is_set()

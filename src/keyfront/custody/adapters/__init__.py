@@ -1,0 +1,1 @@
+"""One adapter per URI scheme. Adapters never import each other."""

@@ -1,0 +1,1 @@
+"""Keys in AWS: KMS, Secrets Manager and Parameter Store."""

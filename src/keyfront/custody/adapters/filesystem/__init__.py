@@ -1,0 +1,1 @@
+"""Keys in files, encrypted under a key-encryption key."""

@@ -1,0 +1,83 @@
+"""A private key in a file: what anybody may know of it in the open, and the key itself sealed.
+
+The seal is AES-256-GCM under the folder's key, tied to the key's name and to its public half, so that one file cannot
+be taken for another. What is in the open is read without any key. Pure: bytes in, bytes out.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from keyfront.custody.adapters.filesystem.envelope import FolderKey
+from keyfront.custody.contract import checked_labels, checked_name
+from keyfront.errors import CustodyError, KeyLoadError
+from keyfront.signing.keys import PrivateKey, PublicKey, load_private_key, load_public_key
+
+FORMAT = "keyfront-custody-key-1"
+
+
+class KeyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the file holds. `public_key` is PEM, `folder_key` names the key under which `sealed` was made. Times are
+    epoch seconds."""
+
+    format: Literal["keyfront-custody-key-1"]
+    name: str
+    public_key: str
+    created: float
+    folder_key: str
+    sealed: bytes
+    labels: dict[str, str] = {}
+    delete_at: float | None = None
+
+    def to_bytes(self) -> bytes:
+        return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
+
+
+_decoder = msgspec.json.Decoder(KeyFile)
+
+
+def sealed_key(
+    name: str, key: PrivateKey, *, created: float, labels: dict[str, str], folder_key: FolderKey
+) -> KeyFile:
+    """`key` as a file that only who has the folder's key can open."""
+    public = key.public_key
+    sealed = folder_key.cipher.seal(key.to_pem().encode(), _bound(name, public))
+    return KeyFile("keyfront-custody-key-1", name, public.pem, created, folder_key.id, sealed, labels)
+
+
+def read_key_file(data: bytes) -> tuple[KeyFile, PublicKey]:
+    """The file, and its public key.
+
+    :raises CustodyError: if `data` is no such file.
+    """
+    try:
+        found = _decoder.decode(data)
+        checked_name(found.name)
+        checked_labels(found.labels)
+        return found, load_public_key(found.public_key)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, CustodyError, KeyLoadError):
+        raise CustodyError("it is no key file of custody's, or of a later version of Keyfront") from None
+
+
+def open_key_file(file: KeyFile, public: PublicKey, folder_key: FolderKey) -> PrivateKey:
+    """The private key.
+
+    :raises CustodyError: if it was sealed for another folder, or was changed.
+    """
+    if file.folder_key != folder_key.id:
+        raise CustodyError(
+            f"the key {file.name} was sealed for another folder: export it there, and import it here"
+        )
+    pem = folder_key.cipher.open(file.sealed, _bound(file.name, public))
+    if pem is None:
+        raise CustodyError(f"the key {file.name} was changed, or put in the place of another one")
+    key = load_private_key(pem)
+    if key.public_key != public:
+        raise CustodyError(f"the key {file.name} is not the private half of its public key")
+    return key
+
+
+def _bound(name: str, public: PublicKey) -> bytes:
+    return f"{FORMAT}\0{name}\0{public.fingerprint}".encode()

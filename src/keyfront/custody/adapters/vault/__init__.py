@@ -1,0 +1,1 @@
+"""Keys in Vault or OpenBao: the KV and transit engines."""

@@ -1,0 +1,529 @@
+"""Signing with the key that a key group's record names today.
+
+    from keyfront import sign_url, signer_for
+
+    url = sign_url("https://media.example.com/film.mp4", signer_for("films"), expires=timedelta(hours=1))
+
+What a signer may do follows from what the rotation promises (`succession.py`): a key that signers have been told to
+leave is trusted until nothing that it could have signed is still valid.
+
+1. It signs with the key of the newest record that it has seen, and with one key from the beginning of a signature to
+   its end.
+2. It goes on for `terms.max_staleness` after it last saw the record, and no longer: the key may have been retired
+   meanwhile, and links that nobody can open are worse than an error.
+3. Nothing that it signs ends more than `terms.max_lifetime` from now (signing/sign.py asks for it).
+4. A record with a smaller serial than one that it has seen is an old copy and counts as not seen.
+5. A key that is to follow is first loaded, and tried on a text of its own. While that fails the key before it goes on,
+   within the bounds of 2; unless the record says that it is trusted no more.
+
+The record is read by a thread of its own, now and then, so that a signature waits for nobody but the very first. A
+machine that sleeps, or one that lets no threads run, finds the record too old and reads it when it next signs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from keyfront.custody.contract import Handle, Records
+from keyfront.custody.default_paths import RECORDS_VARIABLE, default_records
+from keyfront.custody.key_record import Entry, RotationPolicy, Stage, load
+from keyfront.custody.schemes import open_key, open_place, open_records, split
+from keyfront.errors import CustodyError, CustodyUnavailable, KeyfrontError, NoSuchKey, SigningError
+from keyfront.signing.keys import HashName, PublicKey
+from keyfront.signing.sign import checked_id
+
+if TYPE_CHECKING:
+    from keyfront.custody.signers.agent_client import AgentSigner
+
+"""The environment variable that says where records are."""
+
+PLACES_VARIABLE = "KEYFRONT_PLACES"
+"""The environment variable that says which places keys may be opened in, separated by blanks."""
+
+AGENT_VARIABLE = "KEYFRONT_AGENT"
+"""The environment variable that names the agent which signs for this application."""
+
+INTERVAL = 60.0
+"""Seconds between two looks at the record."""
+
+Clock = Callable[[], float]
+
+
+def signer_for(
+    group: str,
+    *,
+    records: str | None = None,
+    agent: str | None = None,
+    hash_name: HashName | None = None,
+    interval: float = INTERVAL,
+    places: Iterable[str] | None = None,
+) -> KeyGroupSigner | AgentSigner:
+    """A Signer that signs with today's key of the key group named `group`. It costs nothing to ask for it again: within
+    a process the same arguments give the same signer. Nothing is read before it first signs (or `refresh` is called).
+
+    `records` is the URI of the custody that keeps the group's record; by default what KEYFRONT_RECORDS says, else the
+    custody in the user's data folder. With `agent`, or KEYFRONT_AGENT where `records` is not given, another process
+    signs, and no key comes into this one (docs/reference/agent.md). `hash_name` is what to sign with unless a signature
+    is asked for with another; by default what the record says. `interval` is how many seconds pass between two looks at
+    the record. The record names a key by its URI, options and all; with `places`, or KEYFRONT_PLACES, keys are opened
+    only in the custodies that are named here, whatever a record says.
+
+    :raises CustodyError: if `records`, `agent` or one of `places` cannot be an address.
+    :raises SigningError: if `hash_name` is none.
+    """
+    if hash_name not in (None, "SHA1", "SHA256"):
+        raise SigningError(f"the hash is SHA1 or SHA256, not {hash_name!r}")
+    if agent is not None and records is not None:
+        raise CustodyError("give either where the records are, or an agent, which knows")
+    asked = agent or ("" if records is not None else os.environ.get(AGENT_VARIABLE, ""))
+    place = "" if asked else records_of(records)
+    bounds = places_of(places)
+    told = (group, place, asked, hash_name, interval, bounds)
+    known = _signers.get(told)
+    if known is not None:
+        return known
+    made: KeyGroupSigner | AgentSigner
+    if asked:
+        from keyfront.custody.signers.agent_client import AgentSigner  # http.client is not for everybody
+
+        made = AgentSigner(group, asked, hash_name=hash_name)
+    else:
+        split(place)
+        made = KeyGroupSigner(
+            group,
+            lambda: open_records(place),
+            opens_in(bounds),
+            hash_name=hash_name,
+            interval=interval,
+            place=place,
+        )
+    return _signers.setdefault(told, made)
+
+
+def records_of(said: str | None) -> str:
+    """Where records are: where `said` says, or else KEYFRONT_RECORDS, or else in the user's data folder."""
+    return said or os.environ.get(RECORDS_VARIABLE) or default_records()
+
+
+def places_of(said: Iterable[str] | None) -> tuple[str, ...]:
+    """In which places keys may be opened: those that `said` names, or else KEYFRONT_PLACES; none: in all.
+
+    :raises CustodyError: if one of them is no place.
+    """
+    places = tuple(said if said is not None else os.environ.get(PLACES_VARIABLE, "").split())
+    for place in places:
+        if split(place).name:
+            raise CustodyError(f"{place} names a key: a place ends with a slash")
+    return places
+
+
+def opens_in(places: tuple[str, ...]) -> Callable[[str], Handle]:
+    """What opens keys in `places`, and nowhere else if there are any: who can write a record could otherwise have this
+    process load a module of theirs, or show its credentials to a server of theirs."""
+
+    def opened(uri: str) -> Handle:
+        if places:
+            place = split(uri).with_name("")
+            if place not in places and place not in map(_as_it_says, places):
+                raise CustodyError(f"{place} is none of the places where this signer may open keys")
+        return open_key(uri)
+
+    return opened
+
+
+def _as_it_says(place: str) -> str:
+    """A place's URI as the place itself writes it."""
+    try:
+        return open_place(place).uri
+    except CustodyError:
+        return place
+
+
+_Told = tuple[str, str, str, HashName | None, float, tuple[str, ...]]
+_signers: dict[_Told, KeyGroupSigner | AgentSigner] = {}
+
+
+class PinnedKey:
+    """One key of a group: a Signer by itself, for as long as it may sign. What it says of itself never changes; `until`
+    is when it ends on the follower's clock, and is put off whenever the record is seen to name it."""
+
+    __slots__ = (
+        "_clock",
+        "_follower",
+        "_sign",
+        "entry",
+        "handle",
+        "hash_name",
+        "hash_names",
+        "key_pair_id",
+        "max_lifetime",
+        "public_key",
+        "terms",
+        "until",
+    )
+    until: float
+
+    def __init__(
+        self,
+        follower: KeyGroupSigner,
+        entry: Entry,
+        handle: Handle,
+        terms: RotationPolicy,
+        asked: HashName | None,
+        until: float = float("-inf"),
+    ) -> None:
+        self._follower = weakref.ref(follower)
+        self._clock = follower.clock
+        self.until = until
+        self._sign = handle.sign
+        self.entry = entry
+        self.terms = terms
+        self.handle = handle
+        self.key_pair_id = entry.key_pair_id
+        self.public_key: PublicKey = handle.public_key
+        self.hash_names: tuple[HashName, ...] = tuple(handle.hash_names)
+        self.hash_name = asked or (terms.hash_name if terms.hash_name in self.hash_names else None)
+        self.max_lifetime = terms.max_lifetime
+
+    def sign(self, data: bytes, hash_name: HashName) -> bytes:
+        """:raises NoSuchKey: if it signs no more: another one may."""
+        if self._clock() >= self.until:
+            raise NoSuchKey(
+                f"{self.key_pair_id} was taken too long ago to sign with: take a key for each signature"
+            )
+        try:
+            return self._sign(data, hash_name)
+        except NoSuchKey:
+            follower = self._follower()
+            if follower is not None:
+                follower.gone(self)
+            raise
+
+    def __repr__(self) -> str:
+        return f"<PinnedKey {self.key_pair_id} {self.public_key.algorithm}>"
+
+
+class KeyGroupSigner:
+    """A Signer that follows a key group's record. For any thread, and across forks: a child reads the record anew, and
+    opens the key anew; if it has it in memory it signs with that in the meantime (`Handle.forked`).
+
+    `key_pair_id`, `public_key` and `sign` are those of today's key, each at the moment when it is asked: whoever makes
+    a signature in several steps takes the key once, by `pinned()`, as `sign_url` and `sign_cookies` do.
+    """
+
+    def __init__(
+        self,
+        group: str,
+        records: Callable[[], Records],
+        keys: Callable[[str], Handle],
+        *,
+        hash_name: HashName | None = None,
+        interval: float = INTERVAL,
+        place: str = "",
+        clock: Clock | None = None,
+        background: bool = True,
+    ) -> None:
+        """`records` opens where the record is, `keys` a key by its URI. `clock` is any that only runs forward, in
+        seconds. Without `background` the record is read only by who signs when it is too old, and by `refresh`."""
+        if not interval > 0:
+            raise CustodyError("the interval is a number of seconds, more than 0")
+        self.group = group
+        self._open_records = records
+        self._open_key = keys
+        self._hash_name = hash_name
+        self._interval = interval
+        self._place = place
+        self.clock = clock or _running
+        self._background = background
+        self._serial = -1
+        self._data = b""
+        self._every = interval
+        self._failure: KeyfrontError | None = None
+        self._failures = 0
+        self._tried = self._missed = float("-inf")
+        self._closed = False
+        self._key = _NO_KEY  # who signs reads it without a lock
+        self._inherited = _NO_KEY
+        self._reopen = False
+        self._unopened()
+        _followers.add(self)
+
+    def _unopened(self) -> None:
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._records: Records | None = None
+
+    def forked(self) -> None:
+        """In a process that was forked off neither the lock, nor the thread, nor any connection is of use."""
+        key, self._key = self._key, _NO_KEY
+        forked: Callable[[], Handle] | None = None if key is _NO_KEY else getattr(key.handle, "forked", None)
+        if forked is not None:
+            self._inherited = PinnedKey(self, key.entry, forked(), key.terms, self._hash_name, key.until)
+            self._reopen = True
+        key.until = float("-inf")
+        self._tried = float("-inf")
+        self._unopened()
+
+    # ---- signing
+
+    def pinned(self) -> PinnedKey:
+        """Today's key, for one signature.
+
+        :raises CustodyUnavailable: if the record has not been seen for too long.
+        :raises CustodyError: if no key of the group signs now, or it cannot be used.
+        """
+        key = self._key
+        if self.clock() < key.until:
+            return key
+        return self._found()
+
+    @property
+    def key_pair_id(self) -> str:
+        return self.pinned().key_pair_id
+
+    @property
+    def public_key(self) -> PublicKey:
+        return self.pinned().public_key
+
+    @property
+    def hash_names(self) -> tuple[HashName, ...]:
+        return self.pinned().hash_names
+
+    @property
+    def hash_name(self) -> HashName | None:
+        return self.pinned().hash_name
+
+    @property
+    def max_lifetime(self) -> float:
+        return self.pinned().max_lifetime
+
+    def sign(self, data: bytes, hash_name: HashName) -> bytes:
+        return self.pinned().sign(data, hash_name)
+
+    # ---- following
+
+    def refresh(self) -> None:
+        """Look at the record now. At an application's start it shows early what would show at the first signature; a
+        signer that has a key to go on with keeps it if this fails.
+
+        :raises CustodyError: if the record cannot be read, or its key cannot be used.
+        """
+        with self._lock:
+            self._look()
+            failure = self._failure
+            self._watch()
+        if failure is not None:
+            raise failure
+
+    def close(self) -> None:
+        """Sign no more, and let go of the key and the thread."""
+        self._closed = True
+        self._stop()
+        self._inherited = _NO_KEY
+        self._tried = float("-inf")
+        self._wake.set()
+
+    def gone(self, key: PinnedKey) -> None:
+        """Custody has `key` no more: see whether another one signs by now."""
+        with self._lock:
+            if self._key is key and self.clock() >= self._missed + _BREATH:
+                self._missed = self.clock()
+                self._look()
+
+    def _found(self) -> PinnedKey:
+        """What `pinned` answers if it does not know: nothing has been read, or too long ago."""
+        with self._lock:
+            if self.clock() < self._key.until:
+                return self._key
+            if self.clock() < self._inherited.until:
+                self._key, self._inherited = self._inherited, _NO_KEY
+                self._wake.set()  # a look at once, by the thread
+                self._watch()
+                return self._key
+            if self._failure is None or self.clock() >= self._tried + _BREATH:
+                self._look()
+                self._watch()
+                if self.clock() < self._key.until:
+                    return self._key
+            failure = self._failure
+        if isinstance(failure, CustodyError) and not isinstance(failure, CustodyUnavailable):
+            raise type(failure)(str(failure)) from failure
+        seen = "cannot be read" if self._serial < 0 else "has not been seen for too long to sign by it"
+        raise CustodyUnavailable(f"the record of key group {self.group!r} {seen}: {failure}") from failure
+
+    def _look(self) -> None:
+        """Read the record and go by it; what stood in the way is in `_failure`. Called with the lock held."""
+        try:
+            if self._closed:
+                raise CustodyError(f"the signer for key group {self.group!r} is closed")
+            self._go_by_record()
+        except KeyfrontError as error:
+            self._failure = error
+        except Exception as error:  # what an adapter lets through must not end the thread
+            self._failure = CustodyUnavailable(f"{type(error).__name__}: {error}")
+        else:
+            self._failure = None
+        self._tried = self.clock()
+        self._failures = 0 if self._failure is None else min(self._failures + 1, 10)
+
+    def _go_by_record(self) -> None:
+        asked = self.clock()  # the record was at least as new as this when it was read
+        if self._records is None:
+            self._records = self._open_records()
+        kept = load(self._records, self.group)
+        if kept is None:
+            raise CustodyError(
+                f"there is no record of key group {self.group!r} in {self._place or 'its place'}"
+            )
+        found = kept.succession
+        data = found.to_bytes()
+        if found.serial < self._serial or (found.serial == self._serial and data != self._data):
+            raise CustodyUnavailable(
+                f"the record of key group {self.group!r} in {self._place or 'its place'} is an old copy: it has serial "
+                f"{found.serial}, and {self._serial} was seen before"
+            )
+        self._serial, self._data = found.serial, data
+        terms, entry = found.terms, found.signing
+        self._every = min(self._interval, terms.max_staleness / 3)
+        key = self._key
+        if entry is None:
+            self._stop()
+            raise CustodyError(f"no key of key group {self.group!r} signs now")
+        if entry.leaving:  # edges trust it no more, or soon will not: what it signs would be of use to nobody
+            self._stop()
+            raise CustodyError(
+                f"the key {entry.key_pair_id} of key group {self.group!r} is compromised, and its successor does not "
+                "sign yet"
+            )
+        same = key is not _NO_KEY and (key.entry.uri, key.entry.key_pair_id) == (entry.uri, entry.key_pair_id)
+        was = None if key is _NO_KEY else found.entry(key.entry.uri)
+        if not same and (was is None or was.leaving or was.stage is Stage.RETIRED):
+            self._stop()  # edges trust it no more, or soon will not
+        if not same or self._reopen:
+            try:
+                key = self._loaded(entry, terms)
+                self._reopen = False
+            except CustodyUnavailable:
+                if not same:
+                    raise
+        else:
+            look: Callable[[], None] | None = getattr(key.handle, "look", None)
+            if look is not None:
+                look()
+        if key.terms != terms:
+            key = PinnedKey(self, entry, key.handle, terms, self._hash_name)
+        if not self._closed:
+            key.until = asked + terms.max_staleness
+            self._key = key
+
+    def _stop(self) -> None:
+        """The key signs no more, not even for those who hold it already."""
+        key, self._key = self._key, _NO_KEY
+        key.until = float("-inf")
+
+    def _loaded(self, entry: Entry, terms: RotationPolicy) -> PinnedKey:
+        """The key of `entry`, tried.
+
+        :raises CustodyError: if it does not sign as its public key says.
+        """
+        handle = self._open_key(entry.uri)
+        key = PinnedKey(self, entry, handle, terms, self._hash_name)
+        if entry.fingerprint and key.public_key.fingerprint != entry.fingerprint:
+            raise CustodyError(
+                f"{entry.uri} is another key than the one that CloudFront calls {entry.key_pair_id}"
+            )
+        if key.hash_name is not None and key.hash_name not in key.hash_names:
+            raise CustodyError(
+                f"{entry.uri} cannot sign with {key.hash_name}, only with {' or '.join(key.hash_names)}"
+            )
+        hash_name = key.hash_name or key.hash_names[-1]
+        if not key.public_key.verify(_TRIAL, handle.sign(_TRIAL, hash_name), hash_name):
+            raise CustodyError(f"{entry.uri} does not sign as its own public key says")
+        return key
+
+    def _watch(self) -> None:
+        """See that the thread runs. Called with the lock held."""
+        if not self._background or self._closed or (self._thread is not None and self._thread.is_alive()):
+            return
+        self._thread = threading.Thread(
+            target=_follow,
+            args=(weakref.ref(self), self._wake),
+            name=f"keyfront follows {self.group}",
+            daemon=True,
+        )
+        with contextlib.suppress(RuntimeError):  # no thread to be had: the record is read by who signs
+            self._thread.start()
+
+    def _waits(self) -> float:
+        pause = min(self._every, _BREATH * 2**self._failures) if self._failures else self._every
+        return pause * random.uniform(0.85, 1.0)  # no two signers keep step
+
+    def _look_again(self) -> bool:
+        """One turn of the thread; False if it was the last."""
+        if not self._closed:
+            with self._lock:
+                self._look()
+        return not self._closed
+
+    def __repr__(self) -> str:
+        key = self._key
+        return f"<KeyGroupSigner {self.group!r} {'' if key is _NO_KEY else key.key_pair_id}>"
+
+
+class CustodySigner:
+    """A Signer with one key in custody, which is opened once, here. It follows nothing: whoever uses it says which key
+    signs."""
+
+    def __init__(self, key_pair_id: str, uri: str) -> None:
+        """:raises SigningError: if `key_pair_id` cannot be an id.
+        :raises CustodyError: if there is no such key, or its place cannot be opened.
+        """
+        self.key_pair_id = checked_id(key_pair_id)
+        handle = open_key(uri)
+        self.public_key = handle.public_key
+        self.hash_names = tuple(handle.hash_names)
+        self.sign = handle.sign
+
+    def __repr__(self) -> str:
+        return f"<CustodySigner {self.key_pair_id} {self.public_key.algorithm}>"
+
+
+_TRIAL = b"Keyfront tries a key. This is no policy."
+_BREATH = 1.0  # seconds after a look that did not help, before whoever signs looks again
+_NO_KEY = object.__new__(PinnedKey)  # stands for none: its time is always over
+_NO_KEY.until = float("-inf")
+_followers: weakref.WeakSet[KeyGroupSigner] = weakref.WeakSet()
+
+
+def _follow(watched: weakref.ref[KeyGroupSigner], wake: threading.Event) -> None:
+    """The thread: it keeps no signer alive, and ends with it. Being a daemon it holds up no process's end."""
+    while (signer := watched()) is not None:
+        waits = signer._waits()
+        del signer
+        wake.wait(waits)
+        wake.clear()
+        signer = watched()
+        if signer is None or not signer._look_again():
+            return
+        del signer
+
+
+_running: Clock = functools.partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+"""Seconds on a clock that only runs forward, also while the machine sleeps where the system has such a one."""
+
+
+def _forked() -> None:
+    for signer in list(_followers):
+        signer.forked()
+
+
+os.register_at_fork(after_in_child=_forked)

@@ -1,0 +1,223 @@
+"""Keys in a place that knows nothing of keys: each is a text, changed only by whoever knows what is there.
+
+Such a place is `Texts`: records (contract.py) of which nothing can be read any more once they are removed, nor what
+they held before. Its own way to delete is not used, so that all of them keep the promises of the contract alike: when a
+key is to go stands in its text, and whoever looks after that time removes it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
+
+import msgspec
+
+from keyfront.custody.contract import (
+    HeldKey,
+    Record,
+    Records,
+    checked_grace,
+    checked_labels,
+    checked_name,
+    there_already,
+)
+from keyfront.custody.local_handle import LoadedHandle, Watch
+from keyfront.errors import CustodyError, CustodyUnavailable, KeyExists, NoSuchKey, RecordChanged
+from keyfront.signing.keys import Algorithm, PrivateKey, generate_private_key, load_private_key
+
+_TRIES = 20
+"""How often a change is tried anew when others change the same key: each try is lost to somebody's success."""
+
+
+class Texts(Protocol):
+    """Where keys are kept as texts under names. As `Records`, for texts of the length of a key with its labels."""
+
+    def read(self, name: str) -> Record | None: ...
+
+    def write(self, name: str, data: bytes, version: str | None) -> Record: ...
+
+    def remove(self, name: str, version: str) -> None: ...
+
+    def all(self) -> Iterator[Record]:
+        """All there is, in any order."""
+
+
+class KeptKey(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What stands in the text. All of it are strings, for places that keep fields of text."""
+
+    private_key: str
+    created: str
+    labels: str = "{}"
+    delete_at: str = ""
+
+    def __repr__(self) -> str:
+        return "<KeptKey>"
+
+
+_decoder = msgspec.json.Decoder(KeptKey)
+
+
+class TextCustody:
+    """A custody (contract.py) over `Texts`."""
+
+    algorithms: tuple[Algorithm, ...] = ("RSA-2048", "ECDSA-P256")
+    exports = True
+
+    def __init__(
+        self, texts: Texts, records: Records, written: Callable[[str], str], check_every: float
+    ) -> None:
+        """`written` makes the URI of a name, and the place's own of none."""
+        self.uri = written("")
+        self.records = records
+        self._texts = texts
+        self._written = written
+        self._check_every = check_every
+
+    def __repr__(self) -> str:
+        return f"<TextCustody {self.uri}>"
+
+    # ---- keys come
+
+    def create(
+        self, name: str, algorithm: Algorithm, *, now: float, labels: Mapping[str, str] | None = None
+    ) -> HeldKey:
+        return self._put(name, lambda: generate_private_key(algorithm), now, labels)
+
+    def import_key(
+        self, name: str, key: PrivateKey, *, now: float, labels: Mapping[str, str] | None = None
+    ) -> HeldKey:
+        try:
+            return self._put(name, lambda: key, now, labels)
+        except KeyExists:
+            return there_already(self.describe(name), key.public_key)
+
+    def _put(
+        self, name: str, key: Callable[[], PrivateKey], now: float, labels: Mapping[str, str] | None
+    ) -> HeldKey:
+        checked_name(name)
+        kept_labels = msgspec.json.encode(checked_labels(labels)).decode()
+        taken = KeyExists(f"{self._written(name)} is there already")
+        if self._read(name) is not None:
+            raise taken
+        made = key()
+        kept = KeptKey(made.to_pem(), repr(now), kept_labels)
+        try:
+            self._texts.write(name, msgspec.json.encode(kept), None)
+        except RecordChanged:
+            raise taken from None
+        return self._held(name, kept, made)
+
+    # ---- keys are shown
+
+    def list(self) -> Iterator[HeldKey]:
+        for record in sorted(self._texts.all(), key=lambda record: record.name):
+            try:
+                kept = self._live(record)
+                if kept is not None:
+                    yield self._held(record.name, kept)
+            except CustodyUnavailable:
+                raise
+            except CustodyError:
+                continue  # none of ours
+
+    def describe(self, name: str) -> HeldKey:
+        return self._held(name, self._there(name)[1])
+
+    def handle(self, name: str) -> LoadedHandle:
+        kept = self._there(name)[1]
+        key = _private(kept, self._written(name))
+        held = self._held(name, kept, key)
+        if held.delete_at is not None:
+            raise NoSuchKey(f"{held.uri} is to be deleted: it signs no more")
+        return LoadedHandle(held.uri, key, Watch(lambda: self.describe(name), held, self._check_every))
+
+    def export(self, name: str) -> PrivateKey:
+        return _private(self._there(name)[1], self._written(name))
+
+    # ---- keys go
+
+    def delete(self, name: str, *, grace: float, now: float) -> HeldKey:
+        checked_grace(grace)
+        for _ in range(_TRIES):
+            record, kept = self._there(name)
+            at = now + grace if not kept.delete_at else min(now + grace, float(kept.delete_at))
+            doomed = msgspec.structs.replace(kept, delete_at=repr(at))
+            try:
+                if grace <= 0:
+                    self._texts.remove(name, record.version)
+                elif doomed != kept:
+                    self._texts.write(name, msgspec.json.encode(doomed), record.version)
+            except RecordChanged:
+                continue
+            return self._held(name, doomed)
+        raise self._busy(name)
+
+    def undelete(self, name: str) -> HeldKey:
+        for _ in range(_TRIES):
+            record, kept = self._there(name)
+            back = msgspec.structs.replace(kept, delete_at="")
+            try:
+                if back != kept:
+                    self._texts.write(name, msgspec.json.encode(back), record.version)
+            except RecordChanged:
+                continue
+            return self._held(name, back)
+        raise self._busy(name)
+
+    def _busy(self, name: str) -> CustodyUnavailable:
+        return CustodyUnavailable(f"{self._written(name)} is changed by others all the time")
+
+    # ---- within
+
+    def _read(self, name: str) -> tuple[Record, KeptKey] | None:
+        record = self._texts.read(checked_name(name))
+        kept = None if record is None else self._live(record)
+        return None if record is None or kept is None else (record, kept)
+
+    def _there(self, name: str) -> tuple[Record, KeptKey]:
+        found = self._read(name)
+        if found is None:
+            raise NoSuchKey(f"there is no {self._written(name)}")
+        return found
+
+    def _live(self, record: Record) -> KeptKey | None:
+        """What the text says; None if the key's time is over, and then it is removed."""
+        try:
+            kept = _decoder.decode(record.data)
+            over = bool(kept.delete_at) and float(kept.delete_at) <= time.time()
+        except (msgspec.MsgspecError, ValueError):
+            raise CustodyError(f"{self._written(record.name)} is no key that Keyfront keeps") from None
+        if not over:
+            return kept
+        try:
+            self._texts.remove(record.name, record.version)
+        except RecordChanged:
+            pass  # somebody else has removed it
+        return None
+
+    def _held(self, name: str, kept: KeptKey, key: PrivateKey | None = None) -> HeldKey:
+        uri = self._written(name)
+        key = key or _private(kept, uri)
+        try:
+            return HeldKey(
+                uri,
+                name,
+                key.public_key,
+                float(kept.created),
+                exportable=True,
+                delete_at=float(kept.delete_at) if kept.delete_at else None,
+                labels=msgspec.json.decode(kept.labels, type=dict[str, str]),
+            )
+        except (msgspec.MsgspecError, ValueError):
+            raise CustodyError(f"{uri} is no key that Keyfront keeps") from None
+
+
+def _private(kept: KeptKey, uri: str) -> PrivateKey:
+    """Of what cannot be read nothing is said: it may be a secret all the same."""
+    if not kept.private_key.startswith("-----BEGIN "):  # what is no key would be taken for a file's name
+        raise CustodyError(f"{uri} holds no private key in PEM")
+    try:
+        return load_private_key(kept.private_key)
+    except ValueError:
+        raise CustodyError(f"{uri} holds a private key that cannot be read") from None

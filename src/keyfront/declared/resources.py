@@ -1,0 +1,98 @@
+"""The kinds of resource that a set-up can declare: a row for each, in the order in which they can be made.
+
+What the API itself knows of a kind (operations, members, ids, what it refers to) is read off botocore's description and
+`model/kinds.py`; a row says only what a declaration needs besides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+
+from keyfront.model import defaults, policies
+from keyfront.model.kinds import KINDS, Reference
+
+
+class Row(msgspec.Struct, frozen=True):
+    """`identity` is the member by which a resource is found again; `comment` the one that says whose it is;
+    `complete` makes a config what the API returns; `title` is what people call it; `fixed` members can never change."""
+
+    name: str
+    plural: str
+    title: str
+    complete: Callable[[Any], dict[str, Any]]
+    identity: Literal["Name", "CallerReference"] = "Name"
+    comment: str = "Comment"
+    has_reference: bool = False
+    fixed: tuple[str, ...] = ()
+    tagged: bool = False
+    longest: int = 128
+    """Characters of the comment."""
+
+    @property
+    def config(self) -> str:
+        return f"{self.name}Config"
+
+    @property
+    def refers_to(self) -> tuple[Reference, ...]:
+        kind = KINDS.get(self.name)
+        return kind.refers_to if kind else ()
+
+
+ROWS: dict[str, Row] = {
+    row.name: row
+    for row in (
+        Row(
+            "PublicKey",
+            "PublicKeys",
+            "public key",
+            defaults.public_key,
+            has_reference=True,
+            fixed=("EncodedKey",),
+        ),
+        Row("KeyGroup", "KeyGroups", "key group", defaults.key_group),
+        Row("CachePolicy", "CachePolicies", "cache policy", policies.complete_cache_policy),
+        Row(
+            "OriginRequestPolicy",
+            "OriginRequestPolicies",
+            "origin request policy",
+            policies.complete_origin_request_policy,
+        ),
+        Row(
+            "ResponseHeadersPolicy",
+            "ResponseHeadersPolicies",
+            "response headers policy",
+            policies.complete_response_headers_policy,
+        ),
+        Row(
+            "OriginAccessControl",
+            "OriginAccessControls",
+            "origin access control",
+            defaults.origin_access_control,
+            comment="Description",
+            longest=256,
+        ),
+        Row(
+            "CloudFrontOriginAccessIdentity",
+            "CloudFrontOriginAccessIdentities",
+            "origin access identity",
+            defaults.origin_access_identity,
+            identity="CallerReference",
+            has_reference=True,
+        ),
+        Row(
+            "Distribution",
+            "Distributions",
+            "distribution",
+            defaults.distribution,
+            identity="CallerReference",
+            has_reference=True,
+            tagged=True,
+        ),
+    )
+}
+
+RANK = {name: at for at, name in enumerate(ROWS)}
+"""What comes first is made first and deleted last."""

@@ -1,0 +1,125 @@
+"""From a file's words to the API's: the same members, without the ceremony.
+
+- What the API counts (`{Quantity, Items}`) is a plain list: `Aliases = ["media.example.com"]`. Where it holds more than
+  the list (`AllowedMethods`, `GeoRestriction`) it is a table with `Items`, or a list if that says enough. `Enabled`
+  beside a list (`TrustedKeyGroups`) is true exactly if something is listed, unless the file says otherwise.
+- `{ file = "…" }` in the place of a text is the text of that file, which lies beside the declaration; the line break
+  at its end is dropped.
+
+What is a member, and of which type, is botocore's description of the API; nothing is repeated here. A member that it
+does not know is refused: a misspelt `TrustedKeyGroups` must not publish what was meant to be private.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from keyfront.declared.locations import Path
+from keyfront.declared.problems import Faults, nearest
+from keyfront.model.service import Shape
+
+Load = Callable[[str], bytes]
+"""The bytes of a file by its path as the declaration gives it; raises OSError."""
+
+_WANTED: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "string": (str, "a text"),
+    "boolean": (bool, "true or false"),
+    "integer": (int, "a whole number"),
+    "long": (int, "a whole number"),
+    "float": ((int, float), "a number"),
+    "double": ((int, float), "a number"),
+}
+_SUPPLIED = ("OriginAccessIdentity",)
+"""What the API demands although there is nothing to say: with origin access control, or none, it is empty."""
+
+LARGEST = 1 << 20
+"""Bytes of a file that a declaration takes in."""
+
+
+class Words:
+    """One file's words. All that is wrong goes to `faults`; what is returned then is of no use."""
+
+    def __init__(self, faults: Faults, load: Load) -> None:
+        self._faults = faults
+        self._load = load
+
+    def api(self, shape: Shape, value: Any, path: Path, supplied: frozenset[str] = frozenset()) -> Any:
+        """`value` as the API has it. `supplied` members need not be there: the caller adds them."""
+        if shape.type_name == "structure":
+            return self._structure(shape, value, path, supplied)
+        if shape.type_name == "list":
+            return self._list(shape, value, path)
+        if shape.type_name == "string" and isinstance(value, dict):
+            value = self.text_of(value, path)
+        wanted, name = _WANTED.get(shape.type_name, ((), "left out: it cannot be said in a file"))
+        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+            quoted = f', such as "{value}"' if wanted is str and type(value) is int else ""
+            self._faults.add(path, f"must be {name}{quoted}")
+        elif getattr(shape, "enum", None) and value not in shape.enum:
+            self._faults.add(path, f"must be one of {', '.join(shape.enum)}{_meant(str(value), shape.enum)}")
+        return value
+
+    def _structure(self, shape: Shape, value: Any, path: Path, supplied: frozenset[str]) -> Any:
+        counted = "Items" in shape.members and "Quantity" in shape.members
+        if counted and isinstance(value, list):
+            value = {"Items": value}
+        if not isinstance(value, dict):
+            self._faults.add(path, "must be a list" if counted else "must be a table")
+            return {}
+        found: dict[str, Any] = {}
+        for member, inner in value.items():
+            if member not in shape.members:
+                self._faults.unknown((*path, member), shape.members, f"member of {shape.name}")
+            elif counted and member == "Quantity":
+                self._faults.add((*path, member), "leave it out: Keyfront counts")
+            else:
+                at = (*path, member) if not counted or member != "Items" else path
+                found[member] = self.api(shape.members[member], inner, at)
+        if counted:
+            items = found.pop("Items", [])
+            found["Quantity"] = len(items)
+            if items:
+                found["Items"] = items
+            elif "Items" in shape.required_members:
+                self._faults.add(path, "must list something")
+            if "Enabled" in shape.members:
+                found.setdefault("Enabled", bool(items))
+        for member in shape.required_members:
+            if (
+                member in found
+                or member in supplied
+                or member in _SUPPLIED
+                or (counted and member == "Items")
+            ):
+                continue
+            self._faults.add(path, f"{member} is missing")
+        return found
+
+    def _list(self, shape: Shape, value: Any, path: Path) -> list[Any]:
+        if not isinstance(value, list):
+            self._faults.add(path, "must be a list")
+            return []
+        return [self.api(shape.member, inner, (*path, at)) for at, inner in enumerate(value)]
+
+    def text_of(self, said: Mapping[str, Any], path: Path) -> str:
+        """The text that `{ file = "…" }` stands for."""
+        if set(said) != {"file"} or not isinstance(said["file"], str):
+            self._faults.add(path, 'must be a text, or { file = "…" }')
+            return ""
+        try:
+            data = self._load(said["file"])
+            if len(data) > LARGEST:
+                raise ValueError("larger than 1 MiB")
+            return data.decode("utf-8").removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError:
+            self._faults.add(path, f"{said['file']} is not UTF-8 text")
+        except OSError as error:
+            self._faults.add(path, f"{said['file']}: {error.strerror or 'cannot be read'}")
+        except ValueError as error:
+            self._faults.add(path, f"{said['file']}: {error}")
+        return ""
+
+
+def _meant(value: str, known: list[str]) -> str:
+    return found if (found := nearest(value, known)).startswith(": did") else ""

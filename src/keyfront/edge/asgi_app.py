@@ -1,0 +1,106 @@
+"""The edge as an ASGI application of its own process: settings, the follower, `create_app`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import msgspec
+
+from keyfront.edge.follower import Follower
+from keyfront.edge.http.asgi import EdgeApp, Receive, Scope, Send
+from keyfront.edge.http.trusted_proxies import TrustedProxies
+from keyfront.edge.logs.access_log import AccessLog
+from keyfront.edge.serving.edge import Edge
+from keyfront.edge.serving.settings import EdgeSettings
+from keyfront.errors import SettingsError
+
+
+class AsgiSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `create_app` is told. `data` is the data folder of a `keyfront up`; `name` is what the worker reports as, by
+    default `asgi-` and its process id; `trusted_proxies` are networks in CIDR form. A cache on disk is in the data
+    folder unless `edge` names another. `region` is that of the `keyfront up`."""
+
+    data: str
+    name: str = ""
+    trusted_proxies: tuple[str, ...] = ()
+    access_log: bool = True
+    edge: EdgeSettings = EdgeSettings()
+    region: str = ""
+
+
+class Worker:
+    """An edge under an ASGI server: made when the server says that it starts, ended when it says that it ends."""
+
+    def __init__(self, settings: AsgiSettings) -> None:
+        self._settings = settings
+        self._peers = TrustedProxies(settings.trusted_proxies)
+        self._app: EdgeApp | None = None
+        self._open = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        if self._app is None:
+            raise RuntimeError("the server does not speak ASGI's lifespan, or did not wait for its start")
+        self._open += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._open -= 1
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        settings = self._settings
+        await receive()
+        data = Path(settings.data)
+        edge_settings = settings.edge
+        if edge_settings.cache_disk and not edge_settings.cache_dir:
+            edge_settings = msgspec.structs.replace(edge_settings, cache_dir=str(data / "cache"))
+        if not edge_settings.origin_credentials:
+            edge_settings = msgspec.structs.replace(
+                edge_settings, origin_credentials=str(data / "origin-credentials")
+            )
+        log = AccessLog(data / "logs" / "access.jsonl" if settings.access_log else None)
+        edge = Edge(edge_settings, log)
+        if edge.disk is not None:
+            edge.disk.start()
+        follower = Follower(
+            edge, data, data, settings.name or f"asgi-{os.getpid()}", lambda: self._open, settings.region
+        )
+        follower.look()
+        follower.report()
+        stop = asyncio.Event()
+        following = asyncio.create_task(follower.follow(stop))
+        self._app = EdgeApp(edge, peers=self._peers)
+        await send({"type": "lifespan.startup.complete"})
+        while (await receive())["type"] != "lifespan.shutdown":
+            pass
+        stop.set()
+        await following
+        await edge.aclose()
+        log.close()
+        follower.leave()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def create_app() -> Worker:
+    """The application for an ASGI server that calls a factory: `KEYFRONT_EDGE` in the environment holds its settings,
+    `AsgiSettings` as JSON.
+
+    :raises SettingsError: if it holds none, or none that make sense.
+    """
+    text = os.environ.get("KEYFRONT_EDGE", "")
+    if not text:
+        raise SettingsError(
+            'KEYFRONT_EDGE is not set; the least that it holds is {"data": "/path/to/the/data/folder"}'
+        )
+    try:
+        settings = msgspec.json.decode(text, type=AsgiSettings)
+        app = Worker(settings)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise SettingsError(f"KEYFRONT_EDGE cannot be understood: {error}") from error
+    if not Path(settings.data).is_dir():
+        raise SettingsError(f"KEYFRONT_EDGE: there is no folder {settings.data}")
+    return app

@@ -1,0 +1,734 @@
+"""What all workers of a machine have stored on disk, in a folder without an index.
+
+    FOLDER/<2 hex>/<SHA-256 of the key>    one entry: a prefix, a head, a body
+    FOLDER/new/                            entries that are still being written
+    FOLDER/used, FOLDER/evict              how many bytes are there; a lock for who evicts
+
+An entry is written beside, and renamed when it is whole, so a reader sees the old one, the new one or none. It is
+believed only if it proves itself: the prefix has a mark, the sizes of head and body, which must be the file's, and
+checksums of both; the head repeats the key. A worker that is killed leaves at worst a file in `new`, a torn or foreign
+file is taken away by who finds it.
+
+The body's checksum is reckoned when it is read into memory. One that the kernel sends without reading it here is
+believed because the kernel that wrote it still runs: whatever a process wrote is whole as the kernel sees it, killed or
+not. After a power cut that is no proof. So a file bears the mark of the machine's start under which it was written or
+last read through, as the nanoseconds of its time of modification; under another mark it is read through once. (The time
+itself proves nothing: the clock may be wrong after a power cut, above all.)
+
+Everything that writes happens in one thread, in order; reading a head is done where it is needed (some 30 µs). No
+failure of the disk is a failure of the edge: what cannot be read is not there, what cannot be written is not kept, and
+one warning says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import hashlib
+import itertools
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Final
+from zlib import crc32
+
+from keyfront.edge.cache.disk_format import FOREIGN, LONGEST_WHOLE, PREFIX, Entry, name_of, read_entry, sealed
+from keyfront.edge.cache.entry import Head, encode_head, head_of, stored_of
+from keyfront.edge.rules.cache_key import change_marker, variant_key
+from keyfront.edge.rules.vary import variant_values
+from keyfront.edge.types.files import FileRange, OpenFile
+from keyfront.edge.types.messages import Headers
+from keyfront.edge.types.stored import Stored
+
+logger = logging.getLogger("keyfront.edge")
+
+TOUCHED: Final = 60.0
+"""Seconds within which an entry's use is not noted again."""
+BACKLOG: Final = 32 * 1024 * 1024
+"""Bytes that may wait to be written; while more do, nothing else is stored."""
+REST: Final = 10.0
+"""Seconds for which nothing is written after the disk has failed."""
+SILENT: Final = 600.0
+"""Seconds for which a disk that works now and then is not warned of again."""
+LEFT_OVER: Final = 600.0
+"""Seconds after which a file in `new` belongs to a worker that was killed."""
+BLOCK: Final = 4096
+"""What a file takes on disk is counted in these."""
+
+
+_SECOND: Final = 10**9
+
+
+def boot_mark() -> int:
+    """What tells this start of the machine from others: a number of nanoseconds, less than a second. Where the kernel
+    does not say, this start of the process."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            text = file.read()
+    except OSError:
+        text = os.urandom(16)
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") % _SECOND
+
+
+class DiskTier:
+    """Responses in `folder`, at most `capacity` bytes of them.
+
+    Belongs to one worker and, but for its own thread, to one event loop. `ended` says whether an invalidation has
+    ended what is stored under a key, was asked for under a snapshot's number and carries these cache tags. `clock` is
+    the edge's (epoch seconds), by which responses are dated; files are by the machine's.
+
+    :param slack: the part of the capacity that is freed at once when there is too much.
+    :param largest: bytes of the largest body that is held whole; a larger one on disk is not one of this edge's.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        capacity: int,
+        ended: Callable[[str, int, tuple[str, ...]], bool],
+        slack: float = 0.1,
+        clock: Callable[[], float] = time.time,
+        largest: int = LONGEST_WHOLE,
+    ) -> None:
+        self.folder = Path(folder)
+        self.largest = largest
+        self.capacity = capacity
+        self.slack = slack
+        self.evictions = 0
+        self.used = 0
+        """Bytes in the folder, by what was last known of all workers."""
+        self._ended = ended
+        self._clock = clock
+        self._root = f"{os.fspath(folder)}/"
+        self._mark = boot_mark()
+        self._queue: SimpleQueue[tuple[int, Callable[[], None]] | None] = SimpleQueue()
+        self._submitted = 0
+        self._worked = 0
+        self._thread: threading.Thread | None = None
+        self._evictor: threading.Thread | None = None
+        self._closed = False
+        self._resting_until = 0.0
+        self._warned = False
+        self._silent_until = 0.0
+        self._squeezed = False
+        self._delta = 0
+        self._step = min(max(capacity // 512, BLOCK), 16 << 20)
+        self._numbers = itertools.count()
+        self._unique = f"{os.getpid()}-{os.urandom(6).hex()}"
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def find(self, key: str, forwarded: Callable[[], Headers]) -> Stored | None:
+        """The response for `key`; see `MemoryTier.find`. Its body is read, unless it lies in slices."""
+        entry = self._entry(key)
+        if entry is None:
+            return None
+        if entry.head.names:
+            head = entry.head
+            values = variant_values(head.names, forwarded())
+            entry = self._entry(variant_key(key, head.generation, values))
+            if entry is None or entry.head.meta is None or entry.head.meta.vary != head.names:
+                return None
+        row = entry.head.meta
+        if row is None or self._ended(key, row.snapshot, row.tags) or entry.head.asked <= self._changed(key):
+            return None
+        if row.vary and variant_values(row.vary, forwarded()) != row.vary_values:
+            return None
+        if entry.head.slices is not None:
+            return stored_of(key, entry.head, b"")
+        try:
+            body = entry.body()
+        except OSError as error:
+            self._failed("read", error)
+            return None
+        if body is None:
+            self._remove(name_of(entry.head.key))
+            return None
+        if not self._proved(entry):
+            self._stamp(entry.file.fd)
+        return stored_of(key, entry.head, body)
+
+    def slice(self, key: str, length: int) -> FileRange | None:
+        """A slice of `length` bytes. None too if it was last read before this machine started: ask `prove`."""
+        entry = self._slice(key, length)
+        if entry is None or not self._proved(entry):
+            return None
+        return FileRange(entry.file, entry.offset, entry.length)
+
+    async def prove(self, key: str, length: int) -> FileRange | None:
+        """The same, its body read through where the kernel that wrote it is not the one that runs."""
+        entry = self._slice(key, length)
+        if entry is None:
+            return None
+        if not self._proved(entry):
+            try:
+                if not await asyncio.get_running_loop().run_in_executor(None, entry.holds):
+                    self._remove(name_of(key))
+                    return None
+                self._stamp(entry.file.fd)
+            except OSError as error:
+                self._failed("read", error)
+                return None
+        return FileRange(entry.file, entry.offset, entry.length)
+
+    def _slice(self, key: str, length: int) -> Entry | None:
+        entry = self._entry(key, touch=False)
+        if entry is None or entry.head.meta is not None or entry.head.names or entry.length != length:
+            return None
+        self._touch(entry)
+        return entry
+
+    def has(self, key: str) -> bool:
+        """Is there an entry for `key`? Only by its name: it may yet prove to be none."""
+        return os.path.exists(self._root + name_of(key))
+
+    def _entry(self, key: str, *, touch: bool = True) -> Entry | None:
+        name = name_of(key)
+        try:
+            # Whatever lies there: a pipe must not be waited for.
+            fd = os.open(self._root + name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno in FOREIGN:
+                self._remove(name)
+            else:
+                self._failed("read", error)
+            return None
+        try:
+            entry = read_entry(fd, key, self.largest)
+        except OSError as error:
+            self._failed("read", error)
+            return None
+        if entry is None:
+            self._remove(name)
+        elif touch:
+            self._touch(entry)
+        return entry
+
+    def _proved(self, entry: Entry) -> bool:
+        """Was it written or read through since the machine started?"""
+        return entry.mtime_ns % _SECOND == self._mark
+
+    def _stamp(self, fd: int) -> None:
+        """Note that the file is whole, and used now."""
+        now = int(time.time()) * _SECOND + self._mark
+        with suppress(OSError):
+            os.utime(fd, ns=(now, now))
+
+    def _touch(self, entry: Entry) -> None:
+        """Note the entry's use, for eviction. What is not proved yet keeps its age."""
+        if self._proved(entry) and abs(time.time() - entry.mtime_ns / _SECOND) > TOUCHED:
+            self._stamp(entry.file.fd)
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    @property
+    def failing(self) -> bool:
+        """Did the disk fail a moment ago, so that nothing is written for a while?"""
+        return time.monotonic() < self._resting_until
+
+    @property
+    def ready(self) -> bool:
+        """May something be written now?"""
+        if self._closed or self._submitted - self._worked >= BACKLOG:
+            return False
+        now = time.monotonic()
+        if now < self._resting_until:
+            return False
+        if self._has_room:
+            return True
+        # Whoever evicts is behind. Ask in a second whether there is room again.
+        self._resting_until = now + 1
+        self._submit(0, lambda: self._account(0, flush=True))
+        return False
+
+    @property
+    def _has_room(self) -> bool:
+        return self.used + self._delta <= self.capacity + 4 * self._step
+
+    def put(self, stored: Stored, asked: float) -> None:
+        """Store a response, in the place of the one that it supersedes. Done soon, or not at all: then that one goes
+        all the same, so that nothing older comes back once memory has forgotten this."""
+        if self.ready:
+            self._submit(len(stored.body) + 1024, lambda: self._put(stored, asked))
+        elif not self._closed:
+            self._remove(name_of(stored.key))
+
+    def drop(self, key: str) -> None:
+        """Forget the response for `key`, all its variants included, and whatever of it still waits to be written."""
+        if not self._closed:
+            self._remove(name_of(key))
+            self._submit(0, lambda: self._remove(name_of(key)))
+
+    def spoil(self, path: str, now: float) -> None:
+        """Forget what the origin was asked for until `now` (epoch seconds) under keys that begin with this path.
+
+        They cannot be found by it, so a sign is put up that every response with that path is held against. It is used
+        whenever they are, so eviction takes them first.
+        """
+        if self._closed:
+            return
+        try:
+            delta = self._write(Head(change_marker(path), now), b"")
+            self._submit(0, lambda: self._account(delta))  # which may have to wait for another worker
+        except OSError as error:
+            self._failed("written", error)
+            self.drop(path)
+
+    def _changed(self, key: str) -> float:
+        """When what lies under this key's path was last changed by a request, 0 if it is not known to have been."""
+        path = key.partition("\n")[0]
+        entry = self._entry(change_marker(path))
+        if entry is None:
+            return 0.0
+        now = self._clock()
+        if entry.head.asked > now + 1:
+            # The clock has been set back: let what is fetched from now on be kept again.
+            self.spoil(path, now)
+        return entry.head.asked
+
+    def writer(self, key: str, length: int | None) -> SliceWriter | None:
+        """What takes a slice of `length` bytes (None: known at its end) piece by piece. None if the disk cannot now."""
+        return SliceWriter(self, key, length) if self.ready else None
+
+    def close(self) -> None:
+        """Write what waits to be written, and end. Blocks until that is done."""
+        self._closed = True
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+        if self._evictor is not None:
+            self._evictor.join()
+
+    def _submit(self, size: int, work: Callable[[], None]) -> None:
+        self._submitted += size
+        self._queue.put((size, work))
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="keyfront-disk", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # the system has no thread left: what waits is done by the next one
+                self._resting_until = time.monotonic() + REST
+                self._warn(f"cannot be written, so what is new is not kept there: {error}")
+                return
+            self._thread = thread
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            size, work = item
+            try:
+                work()
+            except OSError as error:
+                self._failed("written", error)
+            except Exception:
+                logger.exception("the disk tier's thread goes on after a fault of its own")
+            self._worked += size
+            del item, work
+        self._account(0, flush=True)
+
+    def _put(self, stored: Stored, asked: float) -> None:
+        key, meta = stored.key, stored.meta
+        if self._ended(key, meta.snapshot, meta.tags):
+            return
+        if not self._has_room:
+            self._remove(name_of(key))
+            return
+        if meta.vary:
+            key = variant_key(key, self._signpost(key, meta.vary), meta.vary_values)
+        head = head_of(stored, key, asked)
+        if head is None:
+            return
+        try:
+            self._account(self._write(head, stored.body))
+        except OSError:
+            self._remove(name_of(key))
+            raise
+
+    def _signpost(self, key: str, names: tuple[bytes, ...]) -> str:
+        """The generation of the signpost to the variants of `key`, which is put up if there is none such."""
+        entry = self._entry(key)
+        if entry is not None and entry.head.names == names:
+            return entry.head.generation
+        generation = os.urandom(8).hex()
+        self._account(self._write(Head(key, names=names, generation=generation), b""))
+        return generation
+
+    def _write(self, head: Head, body: bytes) -> int:
+        """Write an entry. Returns what it takes more than the one that it replaces."""
+        temporary, fd = self._new()
+        try:
+            try:
+                data = sealed(encode_head(head), len(body), crc32(body))
+                _write_all(fd, [data, body])
+                self._stamp(fd)
+            finally:
+                os.close(fd)
+            return self._place(temporary, name_of(head.key), len(data) + len(body))
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+    def _new(self) -> tuple[str, int]:
+        """A new file in `new`, open for writing and reading."""
+        path = f"{self._root}new/{self._unique}-{next(self._numbers)}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            return path, os.open(path, flags, 0o600)
+        except FileNotFoundError:
+            os.makedirs(self._made(f"{self._root}new"), mode=0o700, exist_ok=True)
+            return path, os.open(path, flags, 0o600)
+
+    def _made(self, path: str) -> str:
+        """A path in the folder, which there is now."""
+        if not os.path.isdir(self._root):
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return path
+
+    def _place(self, temporary: str, name: str, size: int) -> int:
+        """Give a whole entry its name. Returns what it takes more than the one that had it."""
+        path = self._root + name
+        replaced = _size(path)
+        try:
+            os.rename(temporary, path)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            os.rename(temporary, path)
+        self._warned = False
+        return _blocks(size) - replaced
+
+    def _remove(self, name: str) -> None:
+        path = self._root + name
+        size = _size(path)
+        with suppress(OSError):
+            os.unlink(path)
+            self._delta -= size
+
+    def _failed(self, what: str, error: OSError) -> None:
+        """The disk failed: nothing is written for a while. One warning until something is written again, and not many
+        after another. Where it is full before this tier is, the tier gives back a part of what it holds: who fills the
+        disk needs it more, and otherwise what nobody asks for any more would stay."""
+        now = time.monotonic()
+        self._resting_until = now + REST
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            self._squeezed = True
+            self._evict_beside()
+        self._warn(f"cannot be {what}, so what is new is not kept there: {error}")
+
+    def _warn(self, text: str) -> None:
+        now = time.monotonic()
+        if not self._warned and now >= self._silent_until:
+            self._warned = True
+            self._silent_until = now + SILENT
+            logger.warning("the cache on disk %s", text)
+
+    # -- how much there is, and eviction -----------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Look through the folder in a thread of its own: what it holds, and what killed workers left."""
+        self._evict_beside()
+
+    def _account(self, delta: int, *, flush: bool = False) -> None:
+        """Add to the bytes used. All workers' sum is in a file, to which each adds when it has something to tell."""
+        self._delta += delta
+        if abs(self._delta) < self._step and not flush:
+            return
+        try:
+            with _locked(self._made(f"{self._root}used"), wait=True) as fd:
+                self.used = max(0, _sum_in(fd) + self._delta)
+                os.pwrite(fd, b"%20d" % self.used, 0)
+            self._delta = 0
+        except OSError as error:
+            self._failed("counted", error)
+        if self.used > self.capacity:
+            self._evict_beside()
+
+    def _evict_beside(self) -> None:
+        if self._closed or (self._evictor is not None and self._evictor.is_alive()):
+            return
+        evictor = threading.Thread(target=self._evict, name="keyfront-evict", daemon=True)
+        try:
+            evictor.start()
+        except (
+            RuntimeError
+        ) as error:  # the system has no thread left: the next one who needs room tries again
+            self._warn(f"cannot be searched, so what is new is not kept there: {error}")
+            return
+        self._evictor = evictor
+
+    def _evict(self) -> None:
+        """Take away what has not been used for longest, until there is room. One worker at a time; the others go on.
+
+        Two walks: the first adds up the bytes by the minute of their last use, the second removes what is older than
+        the minute that this leads to. So the memory that it takes does not grow with the number of entries.
+        """
+        try:
+            self._evict_alone()
+        except BlockingIOError:
+            pass  # another worker is at it
+        except _Ends:
+            pass
+        except OSError as error:
+            self._failed("searched", error)
+        except Exception:
+            logger.exception("the eviction of the cache on disk failed by a fault of its own")
+            self._resting_until = time.monotonic() + REST
+
+    def _evict_alone(self) -> None:
+        with _locked(self._made(f"{self._root}evict"), wait=False):
+            self._clear_left_overs()
+            by_minute: dict[int, int] = {}
+            total = 0
+            latest = int((time.time() + TOUCHED) // 60)
+            for _, status in self._walk():
+                size = _blocks(status.st_size)
+                minute = _minute(status, latest)
+                by_minute[minute] = by_minute.get(minute, 0) + size
+                total += size
+            if total > self.capacity or self._squeezed:
+                self._squeezed = False
+                excess = total - int(min(self.capacity, total) * (1 - self.slack))
+                total -= self._evict_from(by_minute, excess, latest)
+            self.used = total
+            with _locked(f"{self._root}used", wait=True) as fd:
+                os.pwrite(fd, b"%20d" % total, 0)
+
+    def _evict_from(self, by_minute: dict[int, int], excess: int, latest: int) -> int:
+        """Remove the oldest entries, `excess` bytes of them or a little more. Returns how many it were.
+
+        The folder may have changed since `by_minute` was added up, and may have been empty then: others remove entries
+        too, and a full disk may hold none of ours.
+        """
+        if excess <= 0 or not by_minute:
+            return 0
+        older = 0
+        last = 0
+        for minute in sorted(by_minute):
+            last = minute
+            if older + by_minute[minute] >= excess:
+                break
+            older += by_minute[minute]
+        removed = 0
+        in_last = excess - older
+        for path, status in self._walk():
+            minute = _minute(status, latest)
+            if minute > last or (minute == last and in_last <= 0):
+                continue
+            size = _blocks(status.st_size)
+            with suppress(OSError):
+                os.unlink(path)
+                removed += size
+                self.evictions += 1
+                if minute == last:
+                    in_last -= size
+        return removed
+
+    def _walk(self) -> Iterator[tuple[str, os.stat_result]]:
+        for number in range(256):
+            if self._closed:
+                raise _Ends
+            try:
+                found = os.scandir(f"{self._root}{number:02x}")
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            with found as entries:
+                for entry in entries:
+                    try:
+                        status = entry.stat(follow_symlinks=False)
+                    except OSError:  # gone meanwhile, or one that cannot be read: the others count
+                        continue
+                    yield entry.path, status
+
+    def _clear_left_overs(self) -> None:
+        now = time.time()
+        with suppress(FileNotFoundError), os.scandir(f"{self._root}new") as entries:
+            for entry in entries:
+                with suppress(OSError):
+                    if abs(now - entry.stat(follow_symlinks=False).st_mtime) > LEFT_OVER:
+                        os.unlink(entry.path)
+
+
+class _Ends(Exception):
+    """The worker ends in the middle of a walk."""
+
+
+class SliceWriter:
+    """One slice on its way to disk: fed on the loop, written by the tier's thread.
+
+    `written` bytes of it can be read back from `file`, at `offset`. `done` once it has its name, `failed` if it
+    will never have one.
+    """
+
+    lasting = True
+
+    __slots__ = (
+        "_checksum",
+        "_head",
+        "_left",
+        "_length",
+        "_loop",
+        "_temporary",
+        "_tier",
+        "_waiter",
+        "done",
+        "failed",
+        "file",
+        "key",
+        "offset",
+        "received",
+        "written",
+    )
+
+    def __init__(self, tier: DiskTier, key: str, length: int | None) -> None:
+        self._tier = tier
+        self.key = key
+        self._length = length
+        self._head = encode_head(Head(key))
+        self._checksum = 0
+        self._temporary = ""
+        self._loop = asyncio.get_running_loop()
+        self._waiter: asyncio.Future[None] | None = None
+        self._left = SimpleQueue[None]()  # as long as what the thread has still to do
+        self.offset = PREFIX.size + len(self._head)
+        self.file: OpenFile | None = None
+        self.received = 0
+        self.written = 0
+        self.done = False
+        self.failed = False
+
+    @property
+    def backlog(self) -> int:
+        return 0 if self.failed else self.received - self.written
+
+    def feed(self, chunk: bytes) -> None:
+        self.received += len(chunk)
+        self._submit(len(chunk), lambda: self._write(chunk))
+
+    def finish(self) -> None:
+        """It is whole."""
+        self._submit(0, self._finish)
+
+    def abandon(self) -> None:
+        """It will not be whole. What was written can still be read by who holds `file`."""
+        self._submit(0, self._give_up)
+
+    async def progress(self) -> None:
+        """Wait until the thread has done some of what waits for it, if anything does."""
+        waiter = self._waiter = self._loop.create_future()
+        if not self._left.empty():
+            await waiter
+
+    def _submit(self, size: int, work: Callable[[], None]) -> None:
+        def guarded() -> None:
+            try:
+                if not self.failed:
+                    work()
+            except OSError:
+                self._give_up()
+                raise
+            finally:
+                self._left.get()
+                self._tell()
+
+        self._left.put(None)
+        self._tier._submit(size, guarded)
+
+    def _tell(self) -> None:
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(_resolve, waiter)
+
+    def _write(self, chunk: bytes) -> None:
+        if self.file is None:
+            self._temporary, fd = self._tier._new()
+            self.file = OpenFile(fd)
+            # The prefix's place stays empty until the rest is there.
+            _write_all(fd, [bytes(PREFIX.size), self._head])
+        self._checksum = crc32(chunk, self._checksum)
+        _write_all(self.file.fd, [chunk])
+        self.written += len(chunk)
+
+    def _finish(self) -> None:
+        if self.file is None or (self._length is not None and self.written != self._length):
+            self._give_up()
+            return
+        prefix = sealed(self._head, self.written, self._checksum)[: PREFIX.size]
+        if os.pwrite(self.file.fd, prefix, 0) != len(prefix):
+            raise OSError("a short write")
+        self._tier._stamp(self.file.fd)
+        try:
+            delta = self._tier._place(self._temporary, name_of(self.key), self.offset + self.written)
+        except FileNotFoundError:
+            if os.path.exists(self._temporary):
+                raise
+            self._give_up()  # it was taken for a left-over: it took too long
+            return
+        self._tier._account(delta)
+        self.done = True
+
+    def _give_up(self) -> None:
+        self.failed = True
+        if self._temporary:
+            with suppress(OSError):
+                os.unlink(self._temporary)
+
+
+def _resolve(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def _write_all(fd: int, pieces: list[bytes]) -> None:
+    size = sum(map(len, pieces))
+    sent = os.writev(fd, pieces)
+    if sent < size:
+        data = memoryview(b"".join(pieces))[sent:]
+        while data:
+            data = data[os.write(fd, data) :]
+
+
+def _minute(status: os.stat_result, latest: int) -> int:
+    """The minute in which a file was last used. One that is to come was noted before the clock was set back: nobody
+    knows when, so it goes first."""
+    minute = int(status.st_mtime // 60)
+    return minute if minute <= latest else 0
+
+
+def _blocks(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
+
+
+def _size(path: str) -> int:
+    """What a file takes, 0 if there is none."""
+    try:
+        return _blocks(os.stat(path, follow_symlinks=False).st_size)
+    except OSError:
+        return 0
+
+
+@contextmanager
+def _locked(path: str, *, wait: bool) -> Iterator[int]:
+    """The file's descriptor while this process alone has it. A killed process has it no longer.
+
+    :raises BlockingIOError: if another has it and `wait` is false.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _sum_in(fd: int) -> int:
+    text = os.pread(fd, 32, 0).strip()
+    return int(text) if text.isdigit() else 0

@@ -1,0 +1,121 @@
+"""The format of a file in the disk tier: its name, head, seal and slices."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import struct
+from typing import Final
+from zlib import crc32
+
+import msgspec
+
+from keyfront.edge.cache.entry import LAYOUT, Head, decode_head
+from keyfront.edge.types.files import FileRange, OpenFile
+
+_MARK: Final = b"KFcache1"
+
+
+PREFIX: Final = struct.Struct("<8sIIQII")
+"""The mark; the layout's fingerprint; bytes of the head; bytes of the body; checksum of the body; checksum of all
+this and the head."""
+
+
+LONGEST_HEAD: Final = 1 << 20
+"""Bytes of an entry's head: a key, the response's headers and what it varies on come to 100 KB at most."""
+LONGEST_WHOLE: Final = 1 << 30
+"""Bytes of a body that is read into memory, unless the tier is told otherwise."""
+LONGEST_BODY: Final = 1 << 50
+"""Bytes of a body in slices."""
+_FIRST_READ: Final = 64 * 1024
+
+
+# What is there and cannot be ours: a link, a socket, a file of a user under whom this ran before.
+FOREIGN: Final = frozenset({errno.EACCES, errno.ELOOP, errno.ENXIO, errno.EPERM})
+
+
+def sealed(head: bytes, body_length: int, body_checksum: int) -> bytes:
+    """The bytes that stand before a body."""
+    prefix = PREFIX.pack(_MARK, LAYOUT, len(head), body_length, body_checksum, 0)
+    prefix = prefix[:-4] + struct.pack("<I", crc32(head, crc32(prefix[:-4])))
+    return prefix + head
+
+
+class Entry:
+    """An entry whose head proved itself. `data` is what of the file has been read already."""
+
+    __slots__ = ("checksum", "data", "file", "head", "length", "mtime_ns", "offset")
+
+    def __init__(
+        self, file: OpenFile, head: Head, offset: int, length: int, checksum: int, data: bytes, mtime_ns: int
+    ) -> None:
+        self.file = file
+        self.head = head
+        self.offset = offset
+        self.length = length
+        self.checksum = checksum
+        self.data = data
+        self.mtime_ns = mtime_ns
+
+    def body(self) -> bytes | None:
+        """The body, if it is what its checksum says."""
+        body = self.data[self.offset :]
+        while len(body) < self.length:
+            more = os.pread(self.file.fd, self.length - len(body), self.offset + len(body))
+            if not more:
+                return None
+            body += more
+        return body if crc32(body) == self.checksum else None
+
+    def holds(self) -> bool:
+        """The same without keeping it: is the body what its checksum says?"""
+        checksum = 0
+        for chunk in FileRange(self.file, self.offset, self.length):
+            checksum = crc32(chunk, checksum)
+        return checksum == self.checksum
+
+
+def read_entry(fd: int, key: str | None, largest: int = LONGEST_WHOLE) -> Entry | None:
+    """The entry in an open file (which becomes the entry's), None if it does not prove itself or has another key."""
+    file = OpenFile(fd)
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    data = os.pread(fd, _FIRST_READ, 0)
+    if len(data) < PREFIX.size:
+        return None
+    mark, layout, head_length, body_length, body_checksum, checksum = PREFIX.unpack_from(data)
+    offset = PREFIX.size + head_length
+    if mark != _MARK or layout != LAYOUT or status.st_size != offset + body_length:
+        return None
+    if head_length > LONGEST_HEAD:
+        return None  # forged: a sparse file can be of any size
+    if len(data) < offset:
+        data += os.pread(fd, offset - len(data), len(data))
+    seal = crc32(data[PREFIX.size : offset], crc32(data[: PREFIX.size - 4]))
+    if len(data) < offset or seal != checksum:
+        return None
+    try:
+        head = decode_head(memoryview(data)[PREFIX.size : offset])
+    except msgspec.DecodeError:
+        return None
+    if (key is not None and head.key != key) or not _sound(head, body_length, largest):
+        return None
+    return Entry(file, head, offset, body_length, body_checksum, data, status.st_mtime_ns)
+
+
+def _sound(head: Head, body_length: int, largest: int) -> bool:
+    """Whether an edge can have written these numbers: nothing is allocated or counted by others. `largest` is the most
+    bytes of a body that is read into memory."""
+    if head.slices is not None:
+        total, size, *_ = head.slices
+        return 0 <= total <= LONGEST_BODY and 0 < size <= LONGEST_BODY
+    return head.meta is None or body_length <= largest
+
+
+def name_of(key: str) -> str:
+    """Where in the folder an entry lies."""
+    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{digest[:2]}/{digest}"

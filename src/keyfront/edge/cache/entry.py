@@ -1,0 +1,90 @@
+"""How a stored response is written outside a worker's own memory: on disk (`disk`) and in shared memory (`arena`)."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Final
+from zlib import crc32
+
+import msgspec
+from msgspec.structs import astuple
+
+from keyfront.edge.types.messages import Header
+from keyfront.edge.types.stored import Meta, Slices, Stored
+
+
+class MetaRow(msgspec.Struct, frozen=True, array_like=True):
+    """A `Meta`, member for member."""
+
+    status: int
+    headers: tuple[Header, ...]
+    stored_at: float
+    fresh_until: float
+    date: float
+    initial_age: float
+    length: int | None
+    etag: bytes | None
+    last_modified: bytes | None
+    swr_until: float
+    sie_until: float
+    revalidate_always: bool
+    conditional: bool
+    vary: tuple[bytes, ...]
+    vary_values: tuple[bytes, ...]
+    reason: str
+    coding: bytes
+    snapshot: int
+    tags: tuple[str, ...]
+
+
+class Head(msgspec.Struct, frozen=True, array_like=True):
+    """What stands before a body. `key` is what the entry is found by.
+
+    With `meta` it is a response, whole or, if `slices` are told, without its body, which lies in entries of its own.
+    With `names` it is a signpost: the response varies on these request headers, and each variant has an entry whose key
+    ends in their values; `generation` is in that key too, so that a new signpost leads to no old variant. With neither
+    it is a slice, or a sign that what lies under a path was changed at `asked`; otherwise the origin was asked for the
+    response then. Epoch seconds.
+    """
+
+    key: str
+    asked: float = 0.0
+    meta: MetaRow | None = None
+    slices: tuple[int, int, str, bytes | None, bool] | None = None
+    names: tuple[bytes, ...] = ()
+    generation: str = ""
+
+
+_FIELDS: Final = MetaRow.__struct_fields__
+_members: Final = attrgetter(*_FIELDS)
+LAYOUT: Final = crc32(repr((_FIELDS, Head.__struct_fields__)).encode())
+"""Differs between versions that write entries differently."""
+encode_head = msgspec.msgpack.Encoder().encode
+decode_head = msgspec.msgpack.Decoder(Head).decode
+
+
+def row_of(meta: Meta) -> MetaRow:
+    return MetaRow(*_members(meta))
+
+
+def meta_of(row: MetaRow) -> Meta:
+    return Meta(**dict(zip(_FIELDS, astuple(row), strict=True)))
+
+
+def head_of(stored: Stored, key: str, asked: float = 0.0) -> Head | None:
+    """The head under which a response is written as `key`; None while the length of its body is not known."""
+    slices = stored.slices
+    if slices is None:
+        return Head(key, asked, row_of(stored.meta))
+    if slices.total is None:
+        return None
+    told = (slices.total, slices.size, slices.generation, slices.validator, slices.ranged)
+    return Head(key, asked, row_of(stored.meta), told)
+
+
+def stored_of(key: str, head: Head, body: bytes) -> Stored | None:
+    """The response that was written with this head and body, if it is one."""
+    if head.meta is None:
+        return None
+    slices = Slices(key, *head.slices) if head.slices is not None else None
+    return Stored(key, meta_of(head.meta), body, slices)

@@ -1,0 +1,306 @@
+"""A fill in progress and its readers: collapsed requests read what one request to the origin brings."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from keyfront.edge.types.messages import Headers, Piece
+from keyfront.edge.types.stored import Meta, Stored
+
+if TYPE_CHECKING:
+    from keyfront.edge.cache.spool import Spool
+from keyfront.edge.cache.memory import SETTLE, SMALL
+
+WINDOW = 256 * 1024
+"""Bytes that a fill which is stored nowhere may run ahead of its slowest reader."""
+
+
+MAX_FILL_LEAD = 64 * 1024 * 1024
+"""Bytes that a fill which is stored on disk may run ahead of its fastest reader: who watches slowly, or stops in the
+middle of 5 GB, shall not make the origin send it all."""
+
+
+HELD = 2
+"""Slices that a fill which is stored in memory may run ahead of its fastest reader, and that it holds for the slower
+ones itself: from the memory tier they may be gone by then."""
+
+
+LAG = 2 * 1024 * 1024
+"""Bytes of one fill that may wait to be written to disk."""
+
+
+class LostError(Exception):
+    """What a reader is to read next is neither in memory any more nor stored."""
+
+
+class Fill:
+    """One fill under way: an answer of an origin, whose body is that of the object from byte number `start` on.
+
+    `outcome` resolves when the origin's head is in: to the Meta that viewers get (whether it will be stored or
+    not), or to an exception. `shared` says whether requests other than the first may be served from it; `stored`
+    is what to serve them from if it is not the flight's body as it comes (revalidated, stale because the origin
+    failed, or sliced); `result` the word for X-Cache. The filler calls `announce`, `feed`, `finish` or `fail`; a
+    viewer calls `join` before it waits for the outcome, then iterates `read`, or asks for what comes `next`.
+
+    The body is kept in memory up to a limit. What is larger is either stored in slices by a `spool`, then memory holds
+    what the spool cannot give back yet; or it is stored nowhere, and then it waits for its slowest reader.
+    """
+
+    def __init__(self) -> None:
+        self.outcome: asyncio.Future[Meta] = asyncio.get_running_loop().create_future()
+        self.shared = False
+        self.result = "Miss"
+        self.status = 0  # the origin's
+        self.snapshot = 0  # the number of the one that was obeyed when the origin was asked
+        self.sheltered = False  # a parent has answered from its cache
+        self.keeps = False  # is what it brings stored, as far as is known?
+        self.everything = False  # the origin was asked for a range and answered with the whole body
+        self.first_headers: Headers = []  # for the viewer who began it, where they differ from what is stored
+        self.stored: Stored | None = None
+        self.length: int | None = None
+        self.start = 0
+        self.position = 0  # of the object, up to which its bytes are in
+        self.stop: int | None = None  # where the body ends, if that is known
+        self.spool: Spool | None = None
+        self.before_end: Callable[[], None] | None = None  # called when all that is sliced has been stored
+        self._keep = 0
+        self._chunks: list[bytes] = []  # what is in memory
+        self._ends: list[int] = []  # where each of them ends
+        self._dropped = 0  # where the first of them begins
+        self._whole: bytes | None = None
+        self._done = False
+        self._error: BaseException | None = None
+        self._readers: dict[object, int] = {}
+        self._news: list[asyncio.Future[None]] = []
+        self._room: asyncio.Future[None] | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    def launch(self, run: Coroutine[Any, Any, None]) -> None:
+        self.task = asyncio.get_running_loop().create_task(run)
+
+    # -- the filler's side ---------------------------------------------------------------------------------------
+
+    def announce(self, meta: Meta, *, keep: int, shared: bool, length: int | None) -> None:
+        """The head is in. Up to `keep` bytes of body will be kept; `shared`: others may be served from it too."""
+        self.shared = shared
+        self.length = length
+        self._keep = keep
+        if not self.outcome.done():
+            self.outcome.set_result(meta)
+
+    def begin(self, start: int, stop: int | None) -> None:
+        """The body goes from there to before `stop`."""
+        self.start = self.position = self._dropped = start
+        self.stop = stop
+
+    def store(self, spool: Spool) -> None:
+        """From here on the body is stored by `spool`, and that with all that has come already."""
+        self.spool = spool
+        self._keep = 0
+        for chunk in self._chunks:
+            spool.feed(chunk)
+
+    async def feed(self, chunk: bytes) -> None:
+        """Append to the body. Waits where it runs too far ahead.
+
+        :raises ConnectionAbortedError: if it is too large to be kept and nobody reads it any more; what is stored in
+        slices goes on to the end of one.
+        """
+        spool = self.spool
+        if spool is not None and self.stop is not None and self.position + len(chunk) >= self.stop:
+            await self._feed_last(spool, chunk)
+            return
+        self._append(chunk)
+        if spool is None:
+            self._wake()
+            if self.position - self.start > self._keep:
+                self.shared = False
+                await self._wait_for_slowest()
+            return
+        ended = spool.feed(chunk)
+        self._wake()
+        if ended and not self._readers:
+            raise ConnectionAbortedError("nobody reads this any more")
+        while True:
+            slowest = min(self._readers.values(), default=self.position)
+            self._drop(slowest)
+            spool.passed(slowest)
+            if spool.backlog > LAG:
+                await spool.progress()
+            elif self._readers and (
+                (spool.lost and self.position - self._dropped > WINDOW)
+                or self.position - max(self._readers.values())
+                > (MAX_FILL_LEAD if spool.lasting else HELD * spool.size)
+            ):
+                await self._reader_moved()
+            else:
+                return
+
+    async def _feed_last(self, spool: Spool, chunk: bytes) -> None:
+        """Append the end of the body, once all that is stored of it is there for whoever asks next, whichever worker
+        that is: a viewer who has the last byte may tell others of it."""
+        spool.feed(chunk)
+        spool.finish()
+        await spool.settled(SETTLE)
+        if self.before_end is not None:
+            self.before_end()
+        self._append(chunk)
+        self._wake()
+
+    def _append(self, chunk: bytes) -> None:
+        self.position += len(chunk)
+        if self._chunks and len(self._chunks[-1]) + len(chunk) <= SMALL:
+            # An origin that sends byte by byte must not cost an object for each.
+            self._chunks[-1] += chunk
+            self._ends[-1] = self.position
+        else:
+            self._chunks.append(chunk)
+            self._ends.append(self.position)
+
+    async def _wait_for_slowest(self) -> None:
+        while True:
+            if not self._readers:
+                raise ConnectionAbortedError("nobody reads this any more")
+            slowest = min(self._readers.values())
+            self._drop(slowest)
+            if self.position - slowest <= WINDOW:
+                return
+            await self._reader_moved()
+
+    def _drop(self, passed: int) -> None:
+        """Let go of chunks that the spool can give back, or, where they are stored nowhere, that all have read."""
+        spool, ends = self.spool, self._ends
+        number = 0
+        for end in ends:
+            if spool is None or not spool.gives_back(self._dropped, end):
+                kept = end > passed or not (spool is None or spool.lost)
+            else:
+                kept = not spool.lasting and end > max(passed, self.position - HELD * spool.size)
+            if kept:
+                break
+            self._dropped = end
+            number += 1
+        if number:
+            del ends[:number]
+            del self._chunks[:number]
+
+    async def _reader_moved(self) -> None:
+        self._room = asyncio.get_running_loop().create_future()
+        await self._room
+
+    def finish(self) -> None:
+        self._done = True
+        self._wake()
+
+    def fail(self, error: BaseException) -> None:
+        self._error = error
+        self._done = True
+        if not self.outcome.done():
+            self.outcome.set_exception(error)
+            self.outcome.exception()  # a flight that nobody waits for is no warning
+        self._wake()
+
+    @property
+    def ended(self) -> bool:
+        """Does nothing more come?"""
+        return self._done
+
+    @property
+    def whole(self) -> bytes | None:
+        """The complete body, if it is complete and was kept."""
+        if not self._done or self._error is not None or self.spool is not None or self._dropped:
+            return None
+        if self._whole is None:
+            self._whole = b"".join(self._chunks)
+        return self._whole
+
+    def _wake(self) -> None:
+        for news in self._news:
+            if not news.done():
+                news.set_result(None)
+        self._news.clear()
+
+    def _make_room(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    # -- a viewer's side -----------------------------------------------------------------------------------------
+
+    def open_to_all(self) -> bool:
+        """Can one more reader have all of the body, whatever is evicted from now on? Asked right before `join`; where
+        the body is stored already (`stored`) it need not be read from here."""
+        if self._dropped == self.start or self.stored is not None:
+            return True
+        return self.spool is not None and self.spool.holds(self.start, self._dropped)
+
+    def join(self, position: int = 0) -> object:
+        """Count one more reader; give the token to `read`, `next` or `leave`."""
+        token = object()
+        self._readers[token] = position
+        return token
+
+    def leave(self, token: object) -> None:
+        self._readers.pop(token, None)
+        self._make_room()
+
+    async def next(self, token: object, position: int) -> Piece | None:
+        """What of the body comes at `position`, as much as is at hand; None at its end. The reader has what is before.
+
+        :raises LostError: if that is gone.
+        :raises BaseException: what the fill failed with, once all that came before is read.
+        """
+        self._readers[token] = position
+        self._make_room()
+        while position >= self.position:
+            if self._error is not None:
+                raise self._error
+            if self._done:
+                return None
+            news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._news.append(news)
+            await news
+        if position >= self._dropped:
+            number = bisect_right(self._ends, position)
+            chunk = self._chunks[number]
+            skipped = position - self._ends[number] + len(chunk)
+            return chunk[skipped:] if skipped else chunk
+        piece = self.spool.piece(position) if self.spool is not None else None
+        if piece is None:
+            raise LostError
+        return piece
+
+    def read(self, token: object) -> FillReader:
+        """The body as it grows; raises what the fill failed with."""
+        return FillReader(self, token)
+
+
+class FillReader:
+    """A viewer's way through a flight's body. Closed at its end, or by `aclose`, begun or not."""
+
+    __slots__ = ("_flight", "_position", "_token")
+
+    def __init__(self, flight: Fill, token: object) -> None:
+        self._flight = flight
+        self._token = token
+        self._position = flight.start
+
+    def __aiter__(self) -> FillReader:
+        return self
+
+    async def __anext__(self) -> Piece:
+        try:
+            piece = await self._flight.next(self._token, self._position)
+        except BaseException:
+            self._flight.leave(self._token)
+            raise
+        if piece is None:
+            self._flight.leave(self._token)
+            raise StopAsyncIteration
+        self._position += len(piece)
+        return piece
+
+    async def aclose(self) -> None:
+        self._flight.leave(self._token)

@@ -1,0 +1,286 @@
+"""What a worker has stored, and the fills that are under way.
+
+`MemoryTier` keeps whole responses, bounded in bytes; eviction passes over what was used since it last came by (a
+second chance, as in CLOCK), so that a hit costs one attribute write and no reordering. A primary key has one
+response, or several if it varies. The tier on disk (`disk`) has the same words, `find`, `put`, `drop`. `Tiers` is
+memory, what the machine's workers share (`arena`), and disk together. A response too large to be held whole is stored
+as its `Slices` and, each for itself, the slices that are there; in memory only while there is no disk for them.
+
+A `Flight` is one fill: a single request to an origin, whoever else asks for the same key meanwhile. It runs in a
+task of its own, so that a viewer who leaves spoils nothing for the others. Viewers read its body as it grows; what is
+gone from memory meanwhile they read back from where its `Spool` has put it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic_ns
+
+from keyfront.edge.cache.removals import Removal, Removals
+from keyfront.edge.cache.shared_arena import Arena
+from keyfront.edge.cache.shared_segment import Segment
+from keyfront.edge.rules.vary import variant_values
+from keyfront.edge.types.messages import Headers
+from keyfront.edge.types.stored import Meta, Stored
+
+Ended = Callable[[str, int, tuple[str, ...]], bool]
+"""Whether invalidations have ended what is stored under a key, was asked for under a snapshot's number, and carries
+these cache tags."""
+
+MAX_VARIANTS = 64
+SMALL = 4096
+"""Bytes up to which a piece of a body is joined to the one before it."""
+SETTLE = 1.0
+"""Seconds for which the end of a body is held back until the disk has all of it."""
+
+
+SLICED = "\ns"
+"""What a key ends in under which the memory tier keeps a sliced response: `look` must find only what is at hand."""
+
+
+class MemoryTier:
+    """Whole responses by key, at most `capacity` bytes of them, each body at most `max_object` bytes.
+
+    :param removals: what all workers have removed. Before each look, one comparison tells whether there is news of
+        them; then it is removed here, and `heard` is called with it (None: it may be anything).
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        max_object: int,
+        removals: Removals | None = None,
+        heard: Callable[[list[Removal] | None], None] | None = None,
+    ) -> None:
+        self.removals = Removals(Segment.private()) if removals is None else removals
+        self._change = self.removals.change
+        self._seen = self.removals.seen
+        self._heard = heard
+        self.capacity = capacity
+        self.max_object = min(max_object, capacity)
+        self.bytes = 0
+        self.evictions = 0
+        self._entries: dict[str, Stored] = {}
+        self._variants: dict[str, list[Stored]] = {}
+        self._ended: Ended | None = None
+        self._unswept: list[str] = []
+        self._families: dict[str, set[str]] = {}  # by path: the keys that hold more than a path
+
+    def __len__(self) -> int:
+        return len(self._entries) + sum(len(v) - 1 for v in self._variants.values())
+
+    def look(self, key: str) -> Stored | None:
+        """A response for `key`, whatever it varies on: for who asks `find` then."""
+        if self._change[0] != self._seen:
+            self.catch_up()
+        if self._ended is not None:
+            self._bury(key)
+        stored = self._entries.get(key)
+        if stored is not None:
+            stored.used = True
+        return stored
+
+    def find(self, key: str, forwarded: Callable[[], Headers]) -> Stored | None:
+        """The response for `key`. `forwarded` gives the request's headers as they would go to the origin; it is
+        asked only where the stored response varies."""
+        if self._change[0] != self._seen:
+            self.catch_up()
+        if self._ended is not None:
+            self._bury(key)
+        stored = self._entries.get(key)
+        if stored is None:
+            return None
+        if stored.meta.vary:
+            # All variants of a key vary on the same names (`put`).
+            values = variant_values(stored.meta.vary, forwarded())
+            for variant in self._variants[key]:
+                if variant.meta.vary_values == values:
+                    variant.used = True
+                    return variant
+            return None
+        stored.used = True
+        return stored
+
+    def put(self, stored: Stored, key: str | None = None) -> None:
+        """Keep a response, in the place of the one that it supersedes. `key` is its own if no other is told."""
+        key = stored.key if key is None else key
+        if self._ended is not None:
+            self._bury(key)
+        variants = self._variants.get(key)
+        if not stored.meta.vary or (variants is not None and variants[0].meta.vary != stored.meta.vary):
+            self.drop(key)
+            variants = None
+        if stored.meta.vary:
+            if variants is None:
+                variants = self._variants[key] = []
+            for old in variants:
+                if old.meta.vary_values == stored.meta.vary_values:
+                    variants.remove(old)
+                    self.bytes -= old.size
+                    break
+            if len(variants) >= MAX_VARIANTS:
+                self.bytes -= variants.pop(0).size
+            variants.append(stored)
+        if self._entries.pop(key, None) is None and "\n" in key:
+            self._families.setdefault(key.partition("\n")[0], set()).add(key)
+        self._entries[key] = stored
+        self.bytes += stored.size
+        self._evict()
+
+    def drop(self, key: str) -> None:
+        """Forget the response for `key`, all its variants included."""
+        stored = self._entries.pop(key, None)
+        if stored is None:
+            return
+        variants = self._variants.pop(key, None)
+        self.bytes -= sum(v.size for v in variants) if variants else stored.size
+        if "\n" in key:
+            path = key.partition("\n")[0]
+            family = self._families[path]
+            family.discard(key)
+            if not family:
+                del self._families[path]
+
+    def hear(self) -> None:
+        """Catch up if there is news."""
+        if self._change[0] != self._seen:
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Remove what other workers have removed."""
+        news = self.removals.news()
+        self._seen = self.removals.seen
+        if news is None:
+            self.clear()
+        else:
+            for removal in news:
+                self.remove(removal)
+        if self._heard is not None:
+            self._heard(news)
+
+    def remove(self, removal: Removal) -> None:
+        if removal.exact:
+            self.drop(removal.key)
+            self.drop(removal.key + SLICED)
+        else:
+            self.drop_all(removal.key + removal.query)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+        self._variants.clear()
+        self._families.clear()
+        self.bytes = 0
+
+    def drop_all(self, key: str) -> None:
+        """Forget the responses for `key`, a path or a path and a query string, whatever else is in their keys."""
+        self.drop(key)
+        path, _, query = key.partition("\n")
+        for each in list(self._families.get(path, ())):
+            if each.startswith(key + "\n") and (query or not each.startswith(key + "\nq")):
+                self.drop(each)
+
+    def forget(self, key: str, meta: Meta) -> None:
+        """Forget the response for `key` that one with this meta would supersede."""
+        variants = self._variants.get(key)
+        if variants is None or variants[0].meta.vary != meta.vary:
+            self.drop(key)
+            return
+        others = [old for old in variants if old.meta.vary_values != meta.vary_values]
+        if not others:
+            self.drop(key)
+        elif len(others) < len(variants):
+            self.bytes -= sum(old.size for old in variants) - sum(old.size for old in others)
+            self._variants[key] = others
+            self._entries[key] = others[-1]
+
+    def sweep(self, ended: Ended) -> None:
+        """Forget what `ended` names. From now on nothing of it is found; the memory
+        that it takes is freed by `swept`. What is put from now on must not be ended."""
+        self._ended = ended
+        self._unswept = list(self._entries)
+
+    @property
+    def sweeping(self) -> bool:
+        return self._ended is not None
+
+    def swept(self, count: int) -> bool:
+        """Go through `count` more of the keys that a sweep has left; True if none is left."""
+        for key in self._unswept[-count:]:
+            self._bury(key)
+        del self._unswept[-count:]
+        if not self._unswept:
+            self._ended = None
+        return self._ended is None
+
+    def _bury(self, key: str) -> None:
+        """Forget what is ended of the responses for `key`."""
+        stored, ended = self._entries.get(key), self._ended
+        if stored is None or ended is None:
+            return
+        variants = self._variants.get(key)
+        if variants is None:
+            if ended(key, stored.meta.snapshot, stored.meta.tags):
+                self.drop(key)
+            return
+        alive = [variant for variant in variants if not ended(key, variant.meta.snapshot, variant.meta.tags)]
+        if not alive:
+            self.drop(key)
+        elif len(alive) < len(variants):
+            self.bytes -= sum(variant.size for variant in variants) - sum(variant.size for variant in alive)
+            self._variants[key] = alive
+            self._entries[key] = alive[-1]
+
+    def _evict(self) -> None:
+        while self.bytes > self.capacity:
+            key = next(iter(self._entries))
+            stored = self._entries[key]
+            if stored.used:
+                stored.used = False
+                del self._entries[key]
+                self._entries[key] = stored
+            else:
+                self.drop(key)
+                self.evictions += 1
+
+
+class MemorySink:
+    """A slice on its way into memory."""
+
+    lasting = False
+
+    def __init__(self, memory: MemoryTier, name: str, meta: Meta, arena: Arena | None = None) -> None:
+        self._memory = memory
+        self._arena = arena
+        self._name = name
+        self._meta = meta
+        self._chunks: list[bytes] = []
+        self.file = None
+        self.offset = 0
+        self.written = 0
+        self.backlog = 0
+        self.done = False
+        self.failed = False
+
+    def feed(self, chunk: bytes) -> None:
+        self._chunks.append(chunk)
+
+    def finish(self) -> None:
+        body = b"".join(self._chunks)
+        self._chunks.clear()
+        stored = Stored(self._name, self._meta, body)
+        stored.asked = stored.written = monotonic_ns()
+        if self._arena is not None:
+            self._arena.put_exact(stored)
+        if stored.size <= self._memory.capacity // 4:
+            self._memory.put(stored)
+            self.done = True
+        else:
+            self.failed = True
+
+    def abandon(self) -> None:
+        self._chunks.clear()
+        self.failed = True
+
+    async def progress(self) -> None:
+        return

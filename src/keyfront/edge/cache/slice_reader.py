@@ -1,0 +1,277 @@
+"""Bodies too large to be held whole: what of them to ask an origin for, what its answers prove, and how a viewer reads
+them from what is stored and from what is under way.
+
+Such a body is cut into slices of one size. Every slice is asked for, stored and evicted by itself, so a seek into a
+cold object of many gigabytes costs a few slices, and a viewer who leaves takes away nothing that was stored. That
+slices of two versions are never mixed rests on three things: a slice's key holds its `generation`, which belongs to
+one version; a slice is asked for with If-Range, and its answer must have the same strong validator and the same length
+in all (RFC 9110 §13.1.5, §15.3.7; RFC 9111 §3.4); and where there is no strong validator, slices come from one single
+answer or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import aclosing
+from typing import Final
+
+from keyfront.edge.cache.fill import Fill, LostError
+from keyfront.edge.cache.spool import OPEN, cut
+from keyfront.edge.cache.tiers import Tiers
+from keyfront.edge.rules.slicing import FIRST_RUN, LONGEST_RUN, Span, to_ask
+from keyfront.edge.semantics.ranges import Part
+from keyfront.edge.types.files import FileRange
+from keyfront.edge.types.messages import Piece
+from keyfront.edge.types.stored import Slices
+from keyfront.errors import OriginFailure, clear_traceback
+
+NEAR: Final = 2
+"""How many slices a fill may be behind what a viewer wants for the viewer to wait for it."""
+LOOKED_AT: Final = 256
+"""How many slices of a body are looked for before an answer from them begins."""
+
+
+# -- what to ask for, and what the answer proves: pure -------------------------------------------------------
+
+
+# -- storing -------------------------------------------------------------------------------------------------
+
+
+# -- reading -------------------------------------------------------------------------------------------------
+
+
+class SliceFills:
+    """The fills of slices that are under way, by generation."""
+
+    def __init__(self) -> None:
+        self._flights: dict[str, list[Fill]] = {}
+
+    def add(self, slices: Slices, flight: Fill) -> None:
+        self._flights.setdefault(slices.generation, []).append(flight)
+
+    def remove(self, slices: Slices, flight: Fill) -> None:
+        flights = self._flights.get(slices.generation, [])
+        if flight in flights:
+            flights.remove(flight)
+        if not flights:
+            self._flights.pop(slices.generation, None)
+
+    def covering(self, slices: Slices, position: int, reach: int | None) -> Fill | None:
+        """A fill that has brought the byte at `position`, or will, and then is at most `reach` bytes behind it, if that
+        matters."""
+        for flight in self._flights.get(slices.generation, ()):
+            if flight.start <= position < flight.position:
+                return flight
+            begun = flight.start <= position and (flight.stop is None or position < flight.stop)
+            if begun and not flight.ended and (reach is None or position - flight.position <= reach):
+                return flight
+        return None
+
+
+class Reader:
+    """One viewer's way through a sliced body.
+
+    :param ask: starts a fill of a run of slices.
+    """
+
+    def __init__(self, tiers: Tiers, runs: SliceFills, slices: Slices, ask: Callable[[Span], Fill]) -> None:
+        self._tiers = tiers
+        self._runs = runs
+        self._slices = slices
+        self._ask = ask
+        self._run = FIRST_RUN
+        self._again = 1  # how often a fill may fail without having brought a slice
+
+    def has(self, position: int) -> bool:
+        """Is the byte at `position` stored or under way, so that it need not be asked for?"""
+        slices = self._slices
+        if self._tiers.has(slices, position // slices.size):
+            return True
+        return self._runs.covering(slices, position, self._reach) is not None
+
+    def complete(self, parts: Iterable[Part]) -> bool:
+        """Can all of this be read, as far as can be seen? Looks at `LOOKED_AT` slices at most, since how many there
+        are is for the origin to say: at each of them if there are no more, else at some from the first to the last."""
+        if self._refetches:
+            return True
+        size = self._slices.size
+        spans = [(p[0] // size, p[1] // size) for p in parts if not isinstance(p, bytes)]
+        few = sum(last - first + 1 for first, last in spans) <= LOOKED_AT
+        most = LOOKED_AT if few else max(1, LOOKED_AT // len(spans))
+        return all(self.has(index * size) for first, last in spans for index in _some(first, last, most))
+
+    async def body(self, parts: Iterable[Part]) -> AsyncGenerator[Piece, None]:
+        """What `respond.layout` has laid out."""
+        for part in parts:
+            if isinstance(part, bytes):
+                yield part
+            else:
+                async with aclosing(self.read(*part)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+
+    async def read(self, first: int, last: int) -> AsyncGenerator[Piece, None]:
+        """The bytes from `first` to `last`.
+
+        :raises OriginFailure: if the origin does not send what is missing.
+        :raises ChangedError: if it has another version now. What was read is still of the old one.
+        :raises UnusableError: if it answers with something else.
+        """
+        slices, size = self._slices, self._slices.size
+        position = first
+        flight: Fill | None = None
+        token: object = None
+        asked_at = position
+        held = {} if self._refetches else await self._hold(first, last)
+        try:
+            while position <= last:
+                if flight is None and not self._refetches:
+                    # What cannot be asked for again is read from its fill while there is one: without readers it ends.
+                    flight = self._runs.covering(slices, position, None)
+                    if flight is not None:
+                        token = flight.join(position)
+                        asked_at = position
+                if flight is None:
+                    index, skipped = divmod(position, size)
+                    found = held.get(index) or await self._tiers.prove(slices, index)
+                    if found is not None:
+                        piece = cut(found, skipped, last - position + 1)
+                        position += len(piece)
+                        yield piece
+                        continue
+                    flight = self._flight(position, last)
+                    token = flight.join(position)
+                    asked_at = position
+                next_piece = await self._next(flight, token, position, asked_at)
+                if next_piece is None:
+                    flight.leave(token)
+                    flight = None
+                    continue
+                piece = cut(next_piece, 0, last - position + 1)
+                position += len(piece)
+                yield piece
+        finally:
+            if flight is not None:
+                flight.leave(token)
+
+    async def _hold(self, first: int, last: int) -> dict[int, Piece]:
+        """The slices there that can be held open, so that they can be read whatever becomes of them on disk."""
+        size = self._slices.size
+        held: dict[int, Piece] = {}
+        for index in range(first // size, min(last // size, first // size + OPEN - 1) + 1):
+            found = await self._tiers.prove(self._slices, index)
+            if isinstance(found, FileRange):
+                held[index] = found
+        return held
+
+    async def _next(self, flight: Fill, token: object, position: int, asked_at: int) -> Piece | None:
+        """What the fill brings at `position`, None if it brings no more and another one is to be asked for."""
+        failure: Exception | None = None
+        try:
+            await flight.outcome
+            piece = await flight.next(token, position)
+        except (LostError, OriginFailure) as error:
+            clear_traceback(error)
+            piece, failure = None, error
+        except ConnectionAbortedError:  # everybody else had left it
+            piece, failure = None, LostError()
+        if failure is not None and not self._refetches:
+            raise failure
+        if piece is None and position - asked_at < (self._slices.size if failure is not None else 1):
+            # A fill that breaks off before it has brought a slice is not asked for again and again.
+            self._again -= 1
+            if self._again < 0:
+                raise failure or LostError
+        return piece
+
+    @property
+    def _refetches(self) -> bool:
+        return self._slices.validator is not None and self._slices.ranged
+
+    @property
+    def _reach(self) -> int | None:
+        return NEAR * self._slices.size if self._refetches else None
+
+    def _flight(self, position: int, last: int) -> Fill:
+        """The fill to wait for: one under way that will soon be there, or a new one."""
+        slices = self._slices
+        flight = self._runs.covering(slices, position, self._reach)
+        if flight is not None:
+            return flight
+        if not self._refetches:
+            raise LostError
+        span = to_ask(slices, position, last, self._run, self._taken)
+        self._run = min(2 * self._run, LONGEST_RUN)
+        return self._ask(span)
+
+    def _taken(self, index: int) -> bool:
+        if self._tiers.has(self._slices, index):
+            return True
+        return (
+            self._runs.covering(self._slices, index * self._slices.size, NEAR * self._slices.size) is not None
+        )
+
+
+def _some(first: int, last: int, most: int) -> Iterable[int]:
+    """The numbers from `first` to `last`, or, if these are more than `most`, so many of them, evenly spread."""
+    count = last - first + 1
+    if count <= most:
+        return range(first, last + 1)
+    return [first + (count - 1) * number // max(1, most - 1) for number in range(most)]
+
+
+class PrefetchedBody:
+    """A body of pieces, some of which may have been had already; closed begun or not."""
+
+    __slots__ = ("_begun", "_close", "_pieces")
+
+    def __init__(self, pieces: AsyncGenerator[Piece, None], close: Callable[[], None] | None = None) -> None:
+        self._pieces = pieces
+        self._close = close
+        self._begun: list[Piece] = []
+
+    @classmethod
+    async def begin(cls, pieces: AsyncGenerator[Piece, None], count: int) -> PrefetchedBody:
+        """With the first `count` pieces had; raises what they raise."""
+        opened = cls(pieces)
+        for _ in range(count):
+            opened._begun.append(await anext(pieces))
+        opened._begun.reverse()
+        return opened
+
+    def __aiter__(self) -> PrefetchedBody:
+        return self
+
+    async def __anext__(self) -> Piece:
+        return self._begun.pop() if self._begun else await anext(self._pieces)
+
+    async def aclose(self) -> None:
+        self._begun.clear()
+        await self._pieces.aclose()
+        if self._close is not None:
+            self._close()
+
+
+async def sequence(pieces: AsyncIterator[Piece], parts: Iterable[Part]) -> AsyncGenerator[Piece, None]:
+    """What `respond.layout` has laid out, from a body that comes in order and is read only once.
+
+    :raises OriginFailure: if the body ends before that.
+    """
+    position = 0
+    rest: Piece = b""
+    for part in parts:
+        if isinstance(part, bytes):
+            yield part
+            continue
+        first, last = part
+        while first <= last:
+            if position + len(rest) <= first:
+                position += len(rest)
+                try:
+                    rest = await anext(pieces)
+                except StopAsyncIteration:
+                    raise OriginFailure("OriginCommError", 502, "a body shorter than its length") from None
+                continue
+            piece = cut(rest, first - position, last - first + 1)
+            first += len(piece)
+            yield piece

@@ -1,0 +1,116 @@
+"""The tiers of the cache in the order of lookup: memory, shared memory, disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic_ns
+
+from keyfront.edge.cache.disk import DiskTier
+from keyfront.edge.cache.memory import SLICED, MemorySink, MemoryTier
+from keyfront.edge.cache.removals import Removal
+from keyfront.edge.cache.shared_arena import Arena
+from keyfront.edge.cache.sink import Sink
+from keyfront.edge.types.messages import Headers, Piece
+from keyfront.edge.types.stored import Meta, Slices, Stored
+
+
+class Tiers:
+    """Memory, what the workers of the machine share if there are several, and the disk if there is one."""
+
+    def __init__(self, memory: MemoryTier, disk: DiskTier | None, arena: Arena | None = None) -> None:
+        self.memory = memory
+        self.disk = disk
+        self.arena = arena
+
+    def find(self, key: str, forwarded: Callable[[], Headers], now: float) -> Stored | None:
+        """The response for `key`. What is found elsewhere is put into memory; so is what another worker has fetched or
+        renewed since, once that in memory is no longer fresh at `now` (epoch seconds)."""
+        memory = self.memory
+        stored = memory.find(key, forwarded) or memory.find(key + SLICED, forwarded)
+        if stored is not None and now < stored.meta.fresh_until:
+            return stored
+        if self.arena is not None:
+            shared = self.arena.find(key, forwarded, stored.written if stored is not None else 0)
+            if shared is not None:
+                self._remember(shared)
+                return shared
+        if stored is None and self.disk is not None:
+            asked = monotonic_ns()
+            stored = self.disk.find(key, forwarded)
+            if stored is not None:
+                stored.asked = asked
+                self._share(stored)
+        return stored
+
+    def _remember(self, stored: Stored) -> None:
+        if stored.slices is not None:
+            self.memory.forget(stored.key, stored.meta)
+            self.memory.put(stored, stored.key + SLICED)
+        elif len(stored.body) <= self.memory.max_object:
+            self.memory.forget(stored.key + SLICED, stored.meta)
+            self.memory.put(stored)
+
+    def _share(self, stored: Stored) -> None:
+        stored.written = monotonic_ns()
+        self._remember(stored)
+        if self.arena is not None:
+            self.arena.put(stored)
+
+    def put(self, stored: Stored, asked: float, *, share: bool = True) -> None:
+        """Keep a response, in the place of the one that it supersedes. The origin was asked for it at `asked` (epoch
+        seconds). When this returns, all workers find it, unless `share` is false: then it is in memory only."""
+        if not share:
+            self._remember(stored)
+            return
+        self._share(stored)
+        if self.disk is not None:
+            self.disk.put(stored, asked)
+
+    def drop(self, key: str) -> None:
+        """Forget the response for `key`, all its variants included, in all workers."""
+        removal = Removal(key, exact=True)
+        self.memory.remove(removal)
+        if self.disk is not None:
+            self.disk.drop(key)
+        self.memory.removals.publish(removal)
+
+    def slice(self, slices: Slices, index: int) -> Piece | None:
+        """A slice that is at hand."""
+        name = slices.name(index)
+        body = self._in_memory(name)
+        if body is not None or self.disk is None:
+            return body
+        return self.disk.slice(name, slices.length(index))
+
+    async def prove(self, slices: Slices, index: int) -> Piece | None:
+        """The same; what lies on disk since before the machine started is read through first."""
+        name = slices.name(index)
+        body = self._in_memory(name)
+        if body is not None or self.disk is None:
+            return body
+        return await self.disk.prove(name, slices.length(index))
+
+    def _in_memory(self, name: str) -> bytes | None:
+        """A slice in this worker's memory, or in what the workers share: then it is put into memory."""
+        stored = self.memory.look(name)
+        if stored is None and self.arena is not None:
+            stored = self.arena.exact(name)
+            if stored is not None and stored.size <= self.memory.capacity // 4:
+                self.memory.put(stored)
+        return stored.body if stored is not None else None
+
+    def has(self, slices: Slices, index: int) -> bool:
+        """Is the slice there, as far as can be seen without opening it?"""
+        name = slices.name(index)
+        return (
+            self.memory.look(name) is not None
+            or (self.arena is not None and self.arena.has(name))
+            or (self.disk is not None and self.disk.has(name))
+        )
+
+    def sink(self, slices: Slices, index: int, meta: Meta) -> Sink:
+        """What takes a slice as it comes: the disk, or memory if there is none that can."""
+        name = slices.name(index)
+        length = slices.length(index) if slices.total is not None else None
+        writer = self.disk.writer(name, length) if self.disk is not None else None
+        return writer or MemorySink(self.memory, name, meta, self.arena)

@@ -1,0 +1,68 @@
+"""Response heads for HTTP/1.1: status line, identity headers, header spelling."""
+
+from __future__ import annotations
+
+from keyfront.edge.rules.response_headers import ResponseHeaders
+from keyfront.edge.types.messages import Headers, Request
+from keyfront.edge.types.stored import Stored
+
+_REASONS = {
+    100: b"Continue", 101: b"Switching Protocols", 102: b"Processing", 103: b"Early Hints",
+    200: b"OK", 201: b"Created", 202: b"Accepted", 204: b"No Content", 206: b"Partial Content",
+    300: b"Multiple Choices", 301: b"Moved Permanently", 302: b"Found", 303: b"See Other", 304: b"Not Modified",
+    307: b"Temporary Redirect", 308: b"Permanent Redirect", 400: b"Bad Request", 401: b"Unauthorized",
+    403: b"Forbidden", 404: b"Not Found", 405: b"Method Not Allowed", 408: b"Request Timeout", 409: b"Conflict",
+    410: b"Gone", 411: b"Length Required", 412: b"Precondition Failed", 413: b"Content Too Large",
+    414: b"URI Too Long", 415: b"Unsupported Media Type", 416: b"Range Not Satisfiable",
+    417: b"Expectation Failed", 421: b"Misdirected Request", 422: b"Unprocessable Content",
+    429: b"Too Many Requests", 431: b"Request Header Fields Too Large", 500: b"Internal Server Error",
+    501: b"Not Implemented", 502: b"Bad Gateway", 503: b"Service Unavailable", 504: b"Gateway Timeout",
+}  # fmt: skip
+
+
+GONE = "body_gone"
+"""The log's reason where the rest of a stored body was evicted, or is of another version by now."""
+
+
+LONGEST_SPELLED = 64
+
+
+LONGEST_ASKED = 300
+
+
+_SPELLED = {
+    b"etag": b"ETag", b"www-authenticate": b"WWW-Authenticate", b"content-md5": b"Content-MD5",
+    b"sec-websocket-accept": b"Sec-WebSocket-Accept", b"sec-websocket-protocol": b"Sec-WebSocket-Protocol",
+    b"sec-websocket-extensions": b"Sec-WebSocket-Extensions", b"sec-websocket-version": b"Sec-WebSocket-Version",
+}  # fmt: skip
+
+
+def head_bytes(status: int, headers: Headers | tuple[tuple[bytes, bytes], ...], length: int | None) -> bytes:
+    """Status line and end-to-end headers in HTTP/1.1's spelling, Content-Length included, without the blank line."""
+    lines = [b"HTTP/1.1 %d %b" % (status, _REASONS.get(status, b""))]
+    for name, value in headers:
+        if name == b"content-length":
+            continue
+        spelled = _SPELLED.get(name)
+        if spelled is None:
+            spelled = name.title()
+            if len(name) <= LONGEST_SPELLED and len(_SPELLED) < 1024:
+                _SPELLED[name] = spelled
+        lines.append(spelled + b": " + value)
+    if length is not None:
+        lines.append(b"Content-Length: %d" % length)
+    lines.append(b"")
+    return b"\r\n".join(lines)
+
+
+def policed_head(stored: Stored, policy: ResponseHeaders, request: Request) -> bytes:
+    """The head of a stored response as a settled policy has it. Nearly all who ask for it ask alike."""
+    asked = policy.asked_by(request)
+    known = stored.policed
+    if known is not None and known[0] is policy and known[1] == asked:
+        return known[2]
+    status = stored.meta.status
+    head = head_bytes(status, policy.applied(request, status, list(stored.meta.headers)), len(stored.body))
+    if len(asked) <= LONGEST_ASKED:
+        stored.policed = (policy, asked, head)
+    return head

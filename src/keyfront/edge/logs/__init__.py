@@ -1,0 +1,1 @@
+"""What an edge writes about requests: the access log and counters."""

@@ -1,0 +1,1 @@
+"""The client side: connections to origins, signed origin requests, Origin Shield."""

@@ -1,0 +1,258 @@
+"""The operator's file of origin credentials: with what an edge signs its requests, and where its buckets are.
+
+The format is that of AWS's shared credentials file. A section is named by an origin's DomainName, by `*.` and the end
+of one, or `default`:
+
+    [media.s3.eu-central-1.amazonaws.com]
+    aws_access_key_id = …
+    aws_secret_access_key = …
+
+    [default]
+    endpoint_url = http://seaweed.internal:8333
+    region = us-east-1
+
+Each setting is looked for in the origin's own section, in those of `*.…` from the longest, in `default`, and last in
+AWS's environment variables; an access key, its secret and its token count as one setting. Nothing of this comes through
+the API, nothing of it is in a snapshot, and no message holds a secret.
+"""
+
+from __future__ import annotations
+
+import configparser
+import ipaddress
+import os
+import re
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from keyfront.edge.origin.sigv4 import Credentials
+from keyfront.errors import SettingsError
+
+_KEYS: Final = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+_KNOWN: Final = frozenset({*_KEYS, "region", "endpoint_url", "addressing_style"})
+_STYLES: Final = ("path", "virtual")
+_SECTION: Final = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
+_REGION: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
+_HOST: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
+
+Tell = Callable[[str], None]
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """Where an S3 server is. With the style `path` the bucket is the first segment of the path, with `virtual` the
+    first label of the host."""
+
+    scheme: str
+    host: str
+    port: int
+    style: str = "path"
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What is said of one origin; empty and None where nothing is."""
+
+    credentials: Credentials | None = None
+    region: str = ""
+    endpoint: Endpoint | None = None
+
+
+class _Section(msgspec.Struct, frozen=True):
+    credentials: Credentials | None
+    region: str
+    endpoint_url: str
+    style: str
+
+
+_Identity = tuple[int, int, int]
+_Sections = dict[str, _Section]
+
+
+class OriginCredentials:
+    """The file at `path`, if there is one, and AWS's variables in `environ`.
+
+    It is read when it is made, and again by `poll` when it has changed. A file that is refused leaves what was read
+    before in use; without any before there is nothing, and what needs credentials fails.
+
+    :param tell: told in a sentence what is wrong, or what changed; never a secret.
+    """
+
+    def __init__(self, path: Path | None, environ: Mapping[str, str], tell: Tell) -> None:
+        self._path = path
+        self._tell = tell
+        self._sections: _Sections = {}
+        self._found: dict[str, Settings] = {}
+        try:
+            self._environment = _environment(environ)
+        except SettingsError as error:
+            self._environment = _Section(None, "", "", "")
+            tell(f"{error}; they are not used")
+        self._seen = self._read = self._identity()
+        self._load()
+
+    def of(self, domain_name: str) -> Settings:
+        """What is said of the origin with this DomainName."""
+        found = self._found.get(domain_name)
+        if found is None:
+            if len(self._found) >= 4096:
+                self._found.clear()
+            found = self._found[domain_name] = self._settings(domain_name.lower())
+        return found
+
+    def poll(self) -> bool:
+        """Look at the file, and take over what changed. True if something did. It counts when two looks in a row found
+        it alike, so that one that is still being written is not judged."""
+        identity = self._identity()
+        settled, self._seen = identity == self._seen, identity
+        if not settled or identity == self._read:
+            return False
+        self._read = identity
+        changed = self._load()
+        if changed and identity is not None:
+            self._tell("the origin credentials have changed; the new ones are used from now on")
+        return changed
+
+    def _identity(self) -> _Identity | None:
+        try:
+            found = os.stat(self._path) if self._path is not None else None
+        except OSError:
+            return None
+        # Of its times ctime, which a change of its mode changes as well.
+        return None if found is None else (found.st_ino, found.st_ctime_ns, found.st_size)
+
+    def _load(self) -> bool:
+        if self._read is None or self._path is None:
+            if self._sections:
+                self._tell("the origin credentials are no longer used: their file is gone")
+            changed, self._sections = bool(self._sections), {}
+        else:
+            try:
+                self._sections = read_file(self._path)
+                changed = True
+            except SettingsError as error:
+                kept = ", and what was read before stays" if self._sections else ""
+                self._tell(f"the origin credentials are refused{kept}: {error}")
+                return False
+        self._found.clear()
+        return changed
+
+    def _settings(self, name: str) -> Settings:
+        sections = [self._sections[title] for title in _titles(name) if title in self._sections]
+        sections.append(self._environment)
+        credentials = next((s.credentials for s in sections if s.credentials is not None), None)
+        region = next((s.region for s in sections if s.region), "")
+        url = next((s.endpoint_url for s in sections if s.endpoint_url), "")
+        style = next((s.style for s in sections if s.style), "path")
+        return Settings(credentials, region, _endpoint(url, style) if url else None)
+
+
+def _titles(name: str) -> list[str]:
+    """The sections that speak of an origin, the nearest first."""
+    labels = name.split(".")
+    return [name, *("*." + ".".join(labels[n:]) for n in range(1, len(labels))), "default"]
+
+
+def read_file(path: Path) -> _Sections:
+    """The sections of the file, by lower-case name.
+
+    :raises SettingsError: if it cannot be read, if others than its owner may read or change it, or if what it says
+        makes no sense. The message never holds a secret.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            text = file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise SettingsError(f"{path} cannot be read: {why}") from None
+    if mode & 0o077:
+        raise SettingsError(f"others may read or change {path} (mode {mode:04o}); run: chmod 600 {path}")
+    parser = configparser.RawConfigParser(default_section="\0")
+    try:
+        parser.read_string(text)
+    except configparser.Error as error:
+        # Its message may quote a line, and a line may be a secret.
+        raise SettingsError(
+            f"{path} is not in AWS's shared-credentials format ({type(error).__name__})"
+        ) from None
+    found: _Sections = {}
+    for title in parser.sections():
+        where, name = f"{path}: section {title[:253]!a}", title.lower()
+        if not _is_title(name):
+            raise SettingsError(f"{where} is named neither by a DomainName, nor *.… and its end, nor default")
+        if name in found:
+            raise SettingsError(f"{where} is there twice, in different letter case")
+        given = dict(parser[title])
+        for unknown in sorted(given.keys() - _KNOWN):
+            raise SettingsError(f"{where} says {unknown[:64]!a}; known are {', '.join(sorted(_KNOWN))}")
+        found[name] = _section(where, given)
+    return found
+
+
+def _is_title(name: str) -> bool:
+    return _SECTION.fullmatch(name) is not None or _is_address(name)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _section(where: str, given: Mapping[str, str]) -> _Section:
+    """:raises SettingsError: if what is said there makes no sense."""
+    key_id, secret, token = (given.get(name, "") for name in _KEYS)
+    if bool(key_id) != bool(secret) or (token and not key_id):
+        raise SettingsError(f"{where} needs both {_KEYS[0]} and {_KEYS[1]}, or neither")
+    for name, value in zip(_KEYS, (key_id, secret, token), strict=True):
+        if not all("!" <= char <= "~" for char in value):
+            raise SettingsError(f"{where} has a character in {name} that no key has")
+    if any(char in "/," for char in key_id):
+        raise SettingsError(f"{where} has a character in {_KEYS[0]} that no key id has")
+    region, style = given.get("region", ""), given.get("addressing_style", "")
+    if region and not _REGION.fullmatch(region):
+        raise SettingsError(f"{where} has a region that is none: {region[:64]!a}")
+    if style and style not in _STYLES:
+        raise SettingsError(f"{where} has an addressing_style other than {' and '.join(_STYLES)}")
+    url = given.get("endpoint_url", "")
+    if url:
+        try:
+            _endpoint(url, style or "path")
+        except ValueError as error:
+            raise SettingsError(f"{where} has an endpoint_url that is none: {error}") from None
+    return _Section(Credentials(key_id, secret, token) if key_id else None, region, url, style)
+
+
+def _endpoint(url: str, style: str) -> Endpoint:
+    """:raises ValueError: if it is no address of a server. The message does not hold the URL; it may hold a secret."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ValueError("it cannot be read") from None
+    if parts.scheme not in ("http", "https"):
+        raise ValueError("it must begin with http:// or https://")
+    if parts.username is not None or parts.query or parts.fragment or parts.path not in ("", "/"):
+        raise ValueError("it names a server and its port, nothing else")
+    host = parts.hostname or ""
+    if _is_address(host):
+        if style == "virtual":
+            raise ValueError("an address has no buckets below it: addressing_style must be path")
+    elif not _HOST.fullmatch(host):
+        raise ValueError("it names no host")
+    return Endpoint(parts.scheme, host, port or (443 if parts.scheme == "https" else 80), style)
+
+
+def _environment(environ: Mapping[str, str]) -> _Section:
+    """:raises SettingsError: if the variables make no sense."""
+    given = {name: environ.get(name.upper(), "") for name in _KEYS} | {
+        "region": environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or "",
+        "endpoint_url": environ.get("AWS_ENDPOINT_URL_S3", ""),
+    }
+    return _section("the environment", given)

@@ -1,0 +1,356 @@
+"""Origin Shield, from below: what an edge asks its parent in the place of an origin, and what it makes of the answer.
+
+An edge is told which other edge is the parent for an OriginShieldRegion. What it would ask an origin with that region
+it asks the parent: the same method, target and headers, without the secrets that the parent knows itself, and one more
+field, `X-Edge-Shield`, that says which distribution, behavior and origin are meant (`Asked`). The parent answers from
+its cache, or asks the origin, and says in the same field what the answer is worth (`Told`). Both fields are sealed with
+a secret that the two share, over all that they speak of, so that only edges can ask so and answer so.
+
+Whatever is amiss with the parent, the origin is asked as if there were none: a shield may fail, and then it shields
+nothing. Only what may have been done already is not done twice. The parent's side is `parent`; why all this is right
+is told in decision 0017.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Final
+
+import msgspec
+
+from keyfront.edge.origin.client import Origins
+from keyfront.edge.origin.shield_protocol import FIELD, Secrets, asking, carried, telling, variant_of, without
+from keyfront.edge.rules.cache_key import query_part
+from keyfront.edge.rules.routing import Plan
+from keyfront.edge.types.messages import Headers, OriginReply, Request
+from keyfront.edge.types.shield import ShieldAnswer, ShieldQuery
+from keyfront.errors import OriginFailure, SettingsError, clear_traceback
+from keyfront.model.snapshot import Origin
+
+logger = logging.getLogger("keyfront.edge")
+
+PATIENCE = 1.0
+"""Seconds after which a parent that has not answered is asked whether it lives; and again after as many."""
+PING = 2.0
+"""Seconds that it has to say so, and to accept a connection."""
+DOWN = 5.0
+"""Seconds for which a parent that was found dead is not asked."""
+KEPT: Final = 1024 * 1024
+"""Bytes of a request's body that are kept until the parent has taken it on."""
+LARGEST: Final = 19_500
+"""Bytes of a request's head above which the parent is passed by: its shell would refuse it."""
+
+# Failures after which the parent is taken for dead.
+_DEAD: Final = frozenset({"OriginConnectError", "OriginDnsError", "OriginReadError"})
+_UNSENT: Final = frozenset({"OriginConnectError", "OriginDnsError"})
+_REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+# -- what is said: pure --------------------------------------------------------------------------------------
+
+
+class RelayedFailure(OriginFailure):
+    """A failure of the origin that the parent met. `seconds` is for how long it will not ask again, 0 if it may."""
+
+    def __init__(self, kind: str, status: int, detail: str, seconds: float) -> None:
+        super().__init__(kind, status, detail)
+        self.seconds = seconds
+
+
+_ADDRESS: Final = re.compile(r"(https?)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})/?")
+
+
+def parent_address(text: str) -> Origin:
+    """A parent from `HOST:PORT` or `https://HOST:PORT`.
+
+    :raises SettingsError: if it is neither.
+    """
+    found = _ADDRESS.fullmatch(text if "://" in text else f"http://{text}")
+    if found is None or not 0 < int(found[3]) < 65536:
+        raise SettingsError(f"{text!r} is not an edge's address: HOST:PORT, or https://HOST:PORT")
+    scheme, host, port = found[1], found[2].strip("[]"), int(found[3])
+    return Origin(
+        "shield",
+        host,
+        protocol_policy="https-only" if scheme == "https" else "http-only",
+        http_port=port,
+        https_port=port,
+        connection_attempts=1,
+        connection_timeout=PING,
+        keepalive_timeout=30.0,
+    )
+
+
+# -- asking --------------------------------------------------------------------------------------------------
+
+
+class ReplayableBody:
+    """A request's body that can be given to somebody else as long as little of it has been read."""
+
+    def __init__(self, source: AsyncIterator[bytes]) -> None:
+        self._source = source
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._at = 0
+
+    def __aiter__(self) -> ReplayableBody:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._at < len(self._chunks):
+            chunk = self._chunks[self._at]
+            self._at += 1
+            return chunk
+        chunk = await anext(self._source)
+        self._size += len(chunk)
+        if self._size <= KEPT:
+            self._chunks.append(chunk)
+            self._at = len(self._chunks)
+        else:
+            self._chunks.clear()
+            self._at = 0
+        return chunk
+
+    def rewound(self) -> bool:
+        """From the beginning again, if that is still there."""
+        self._at = 0
+        return self._size <= KEPT
+
+
+class Question(msgspec.Struct):
+    """A request for an origin that has a shield. `headers` are final for the origin, its Host first."""
+
+    method: str
+    target: str
+    viewer_host: str
+    headers: Headers
+    asked: ShieldQuery
+    origin: Origin
+    body: ReplayableBody | None = None
+    length: int | None = None
+
+
+class ShieldClient:
+    """Another edge that is asked in the place of origins."""
+
+    def __init__(
+        self, region: str, address: str, secrets: Secrets, origins: Origins, clock: Callable[[], float]
+    ) -> None:
+        self._name = f"the origin shield for {region}, {address},"
+        self._address = parent_address(address)
+        self._secrets = secrets
+        self._origins = origins
+        self._clock = clock
+        self._down = False
+        self._down_until = 0.0
+        self._silent_until = 0.0
+        self._ping: asyncio.Task[bool] | None = None
+
+    async def ask(self, question: Question) -> tuple[OriginReply, ShieldAnswer] | None:
+        """The parent's answer, or None: then the origin is to be asked.
+
+        :raises OriginFailure: what the parent met at the origin; or a failure of the parent's own after which the
+            request cannot be sent again.
+        """
+        if asyncio.get_running_loop().time() < self._down_until:
+            return None
+        body, origin = question.body, question.origin
+        # What a parent may take: all that it may wait for the origin, and a little.
+        patience = origin.connection_attempts * (origin.connection_timeout + origin.read_timeout) + 5.0
+        address = msgspec.structs.replace(self._address, read_timeout=patience)
+        try:
+            answer, told = await self._patient(self._exchange(address, question))
+        except OriginFailure as failure:
+            if failure.kind in _DEAD:
+                self._lost(str(failure))
+            unsent = failure.kind in _UNSENT
+            if not unsent and (body is not None or question.method not in _REPEATABLE):
+                raise
+            clear_traceback(failure)
+            if body is not None and not body.rewound():
+                raise
+            return None
+        if told is None:
+            await answer.aclose()
+            self._lost("what answers there is no edge with the same secret")
+            if body is not None or question.method not in _REPEATABLE:
+                raise OriginFailure("OriginCommError", 502, f"{self._name} is none")
+            return None
+        if told.refused:
+            await answer.aclose()
+            self._refused(told.refused)
+            if body is not None and not body.rewound():
+                raise OriginFailure("OriginCommError", 502, f"{self._name} refused: {told.refused}")
+            return None
+        self._found()
+        if told.failure is not None:
+            await answer.aclose()
+            raise RelayedFailure(*told.failure)
+        return answer, told
+
+    async def _exchange(self, address: Origin, question: Question) -> tuple[OriginReply, ShieldAnswer | None]:
+        """One request to the parent. Told is None if it is not a parent that answered."""
+        asked = msgspec.structs.replace(question.asked, time=int(self._clock()), nonce=os.urandom(12))
+        headers = [(b"host", question.viewer_host.encode("latin-1"))]
+        headers += carried(without(question.headers[1:], question.origin))
+        seal = self._secrets.sealed(asking(question.method, question.target, headers), asked)
+        answer = await self._origins.fetch(
+            address,
+            address.protocol_policy.removesuffix("-only"),
+            question.method,
+            question.target,
+            [*headers, (FIELD, seal)],
+            question.body,
+            question.length,
+        )
+        values = [value for name, value in answer.headers if name == FIELD]
+        answer.headers = [header for header in answer.headers if header[0] != FIELD]
+        payload = None
+        if len(values) == 1:
+            payload = self._secrets.opened(telling(asked.nonce, answer.status), values[0])
+        if payload is None:
+            return answer, None
+        try:
+            return answer, msgspec.msgpack.decode(payload, type=ShieldAnswer)
+        except msgspec.MsgspecError:  # a later version's
+            return answer, ShieldAnswer(refused="it speaks another version of this")
+
+    async def _patient(
+        self, exchange: Coroutine[Any, Any, tuple[OriginReply, ShieldAnswer | None]]
+    ) -> tuple[OriginReply, ShieldAnswer | None]:
+        """Wait for an answer as long as the parent lives: a slow origin is to be waited for, a dead machine not.
+
+        :raises OriginFailure: what the exchange raises; OriginReadError if the parent does not live.
+        """
+        task = asyncio.ensure_future(exchange)
+        try:
+            while not (await asyncio.wait((task,), timeout=PATIENCE))[0]:
+                if not await self._lives() and not task.done():
+                    raise OriginFailure("OriginReadError", 504, f"it is silent for {PATIENCE + PING:g} s")
+            return task.result()
+        except BaseException:
+            if not task.done():
+                task.cancel()
+            raise
+
+    async def _lives(self) -> bool:
+        """Does it say that it is there? Asked once for all who wait."""
+        if self._ping is None or self._ping.done():
+            self._ping = asyncio.ensure_future(self._pinged())
+        return await asyncio.shield(self._ping)
+
+    async def _pinged(self) -> bool:
+        address = msgspec.structs.replace(self._address, read_timeout=PING)
+        question = Question("OPTIONS", "*", "shield", [(b"host", b"")], ShieldQuery(0, b""), address)
+        try:
+            async with asyncio.timeout(PING):
+                answer, told = await self._exchange(address, question)
+                await answer.aclose()
+        except (OriginFailure, TimeoutError):
+            return False
+        return told is not None
+
+    async def aclose(self) -> None:
+        if self._ping is not None:
+            self._ping.cancel()
+            await asyncio.gather(self._ping, return_exceptions=True)
+
+    def _lost(self, why: str) -> None:
+        """Pass it by for a while."""
+        self._down_until = asyncio.get_running_loop().time() + DOWN
+        if not self._down:
+            self._down = True
+            logger.warning("%s is passed by, and origins are asked without it: %s", self._name, why)
+
+    def _found(self) -> None:
+        if self._down:
+            self._down = False
+            logger.warning("%s answers again", self._name)
+
+    def _refused(self, why: str) -> None:
+        """Told once a minute: it may be of a request here and there, while a change is on its way."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._silent_until:
+            self._silent_until = now + 60.0
+            logger.warning(
+                "%s refused what it was asked, and the origin was asked instead: %s", self._name, why
+            )
+
+
+class Shields:
+    """The parents of an edge, by OriginShieldRegion. `secret` is the file with what they share, `origins` makes the
+    connections to them and to nothing else; it is closed with this.
+
+    :raises SettingsError: if one of these makes no sense.
+    """
+
+    def __init__(
+        self,
+        addresses: tuple[tuple[str, str], ...],
+        secret: str,
+        origins: Origins,
+        clock: Callable[[], float],
+    ) -> None:
+        secrets = Secrets.of_file(secret)
+        self._origins = origins
+        self._parents = {
+            region: ShieldClient(region, address, secrets, origins, clock) for region, address in addresses
+        }
+
+    def has(self, origin: Origin) -> bool:
+        """Is there a parent for this origin's region?"""
+        return origin.shield_region in self._parents
+
+    async def ask(
+        self,
+        plan: Plan,
+        number: int,
+        key: str | None,
+        method: str,
+        request: Request,
+        headers: Headers,
+        body: ReplayableBody | None,
+        length: int | None,
+    ) -> OriginReply | None:
+        """What the parent answers in the place of the plan's origin of that number, with `told`; None: ask the origin.
+
+        :param key: the cache key of the request, None if it passes the cache by.
+        :param request: the viewer's; `headers` are those for the origin.
+        :raises OriginFailure: see `Parent.ask`.
+        """
+        route = plan.route
+        origin = route.origins[number]
+        if len(plan.target) + sum(len(name) + len(value) + 4 for name, value in headers) > LARGEST:
+            return None
+        variant = ""
+        if key is not None and plan.key is not None:
+            variant = variant_of(key[len(plan.key) + len(query_part(route.behavior, plan.query)) :])
+        site = route.site
+        asked = ShieldQuery(
+            0,
+            b"",
+            site.distribution.id,
+            site.digest,
+            site.distribution.behaviors.index(route.behavior),
+            number,
+            headers[0][1].decode("latin-1"),
+            request.scheme,
+            variant,
+            key is not None,
+        )
+        question = Question(method, plan.target, request.host, headers, asked, origin, body, length)
+        found = await self._parents[origin.shield_region].ask(question)
+        if found is None:
+            return None
+        answer, told = found
+        answer.told = told
+        return answer
+
+    async def aclose(self) -> None:
+        for parent in self._parents.values():
+            await parent.aclose()
+        await self._origins.aclose()

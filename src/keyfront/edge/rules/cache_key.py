@@ -1,0 +1,155 @@
+"""The cache key: what of a request tells stored responses apart."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from keyfront.edge.rules.encoding import accepted_codings
+from keyfront.edge.rules.origin_request import _OUR_PREFIXES
+from keyfront.edge.rules.override_headers import overrides_request
+from keyfront.edge.rules.selection import (
+    SELECTS_NOTHING,
+    bytes_names,
+    listed_names,
+    select_cookies,
+    select_query,
+)
+from keyfront.edge.rules.viewer_hints import Country, hint_value, no_country
+from keyfront.edge.semantics.fields import HOP_BY_HOP, NO_OPTIONS, PERSISTENCE_OPTIONS, connection_options
+from keyfront.edge.types.messages import Request
+from keyfront.model.snapshot import Behavior, Select
+
+
+def key_suffix(behavior: Behavior, request: Request, query: str, country: Country = no_country) -> str:
+    """What the selected headers, cookies and parameters and the normalised Accept-Encoding add to a cache
+    key.
+
+    "" where nothing is selected or nothing selected was sent. Otherwise each part is a line break, its kind,
+    its length and its text, so no two different selections spell the same suffix, whatever bytes they hold.
+
+    :param query: the viewer's own raw query string, signing parameters removed.
+    """
+    text = query_part(behavior, query) if query else ""
+    cookie = request.cookie if behavior.key_cookies.mode != "none" else ""
+    gzip, brotli = behavior.accept_gzip, behavior.accept_brotli
+    selects = behavior.key_headers.mode != "none"
+    overridden = keys_overrides(behavior)
+    if not (gzip or brotli or selects or cookie or overridden):
+        return text
+    # One look at the headers, since this is asked at every request.
+    encoding = b""
+    repeated = names_fields = False
+    for name, value in request.headers:
+        if name == b"accept-encoding":
+            repeated = repeated or encoding != b""
+            encoding = encoding or value
+        elif name == b"connection" and value not in PERSISTENCE_OPTIONS:
+            names_fields = True
+    hidden = connection_options(request.headers) if names_fields else NO_OPTIONS
+    if repeated:
+        encoding = b",".join([value for name, value in request.headers if name == b"accept-encoding"])
+    if cookie and b"cookie" not in hidden:
+        cookie = select_cookies(behavior.key_cookies, cookie)
+        if cookie:
+            text += f"\nc{len(cookie)}:{cookie}"
+    if encoding and (gzip or brotli) and b"accept-encoding" not in hidden and request.version != "1.0":
+        accepted = accepted_codings(encoding, gzip, brotli, behavior.legacy)
+        if accepted is not None:
+            text += _ENCODING_PARTS[accepted]
+    if selects:
+        text += _key_headers(behavior.key_headers, request, hidden, country)
+    if overridden:
+        text += _override_part(behavior, request, hidden)
+    return text
+
+
+def keys_overrides(behavior: Behavior) -> bool:
+    """Does the behavior send on headers that it neither lists nor has in its key, and keep the answers?
+
+    What of them makes an origin answer for another request (`overrides_request`) is in the key here, unlike at
+    CloudFront, and so is Host: else one viewer could choose what all others get.
+    """
+    return behavior.caches and behavior.forward_headers.mode in ("all", "allExcept")
+
+
+def _override_part(behavior: Behavior, request: Request, hidden: frozenset[bytes]) -> str:
+    names = listed_names(behavior.key_headers, SELECTS_NOTHING)
+    select = behavior.forward_headers
+    parts = [
+        (name, value.strip(b" \t"))
+        for name, value in request.headers
+        if overrides_request(name) and name not in hidden and name not in names
+    ]
+    if b"host" not in names and not (select.mode == "allExcept" and b"host" in bytes_names(select.names)):
+        parts.append((b"host", request.host.encode("latin-1")))
+    parts.sort(key=_first)
+    return "".join([f"\no{len(n)}:{n.decode('latin-1')}{len(v)}:{v.decode('latin-1')}" for n, v in parts])
+
+
+def query_part(behavior: Behavior, query: str) -> str:
+    """What the selected parameters of a raw query string add to a cache key: the first part of `key_suffix`."""
+    if behavior.key_query.mode != "none":
+        query = select_query(behavior.key_query, query)
+        if query:
+            return f"\nq{len(query)}:{query}"
+    return ""
+
+
+_ENCODING_PARTS: Final = {b"br,gzip": "\ne7:br,gzip", b"br": "\ne2:br", b"gzip": "\ne4:gzip", b"identity": ""}
+
+
+def _key_headers(select: Select, request: Request, hidden: frozenset[bytes], country: Country) -> str:
+    names = bytes_names(select.names)
+    mode = select.mode
+    parts: list[tuple[bytes, bytes]] = []
+    for name, value in request.headers:
+        if (
+            name in HOP_BY_HOP
+            or name in hidden
+            or name in (b"cookie", b"host")
+            or name.startswith(_OUR_PREFIXES)
+        ):
+            continue
+        if mode == "all" or (name in names) == (mode == "whitelist"):
+            parts.append((name, value.strip(b" \t")))
+    if mode == "all" or (b"host" in names) == (mode == "whitelist"):
+        # Not the field: an absolute-form target may name another host, or there may be no field.
+        parts.append((b"host", request.host.encode("latin-1")))
+    if mode != "allExcept":
+        for name in names:
+            if name.startswith(b"cloudfront-"):
+                made = hint_value(name, request, country)
+                if made is not None:
+                    parts.append((name, made))
+    parts.sort(key=_first)
+    return "".join([f"\nh{len(n)}:{n.decode('latin-1')}{len(v)}:{v.decode('latin-1')}" for n, v in parts])
+
+
+def _first(pair: tuple[bytes, bytes]) -> bytes:
+    return pair[0]
+
+
+def change_marker(path: str) -> str:
+    return path + "\nchanged"
+
+
+def path_and_query(key: str) -> tuple[str, str]:
+    """The raw path, and the part of the raw query string, that a cache key was made of (`decide`, `key_suffix`)."""
+    start = key.index("/")
+    end = key.find("\n", start)
+    if end < 0:
+        return key[start:], ""
+    if not key.startswith("q", end + 1):
+        return key[start:end], ""
+    length, _, rest = key[end + 2 :].partition(":")
+    return key[start:end], rest[: int(length)]
+
+
+def distribution_of(key: str) -> str:
+    """The id of the distribution that a cache key belongs to."""
+    return key[: key.index("/")].removeprefix("OPTIONS ")
+
+
+def variant_key(key: str, generation: str, values: tuple[bytes, ...]) -> str:
+    parts = "".join([f"\n{len(v)}:{v.decode('latin-1')}" for v in values])
+    return f"{key}\nv{generation}{parts}"

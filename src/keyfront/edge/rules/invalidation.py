@@ -1,0 +1,189 @@
+"""A distribution's invalidations, made ready to be asked: has what is stored under this key been ended?
+
+An invalidation has the number of the first snapshot that carried it. What an edge asked an origin for while it
+obeyed an earlier one is ended by it, wherever and whenever that was stored; what it asked for later is not. So no
+clock is read, and none must agree with another: not on many machines, not after a restart with a cache on disk, not
+for an answer that was on its way when the invalidation came.
+
+A stored response is ended if an invalidation names a request that it would answer: whatever its headers and cookies
+were, in whatever spelling. Paths are compared percent-decoded, both as they were asked for and in the form in which
+behaviors are chosen, so that no `%2E`, `//` or `/../` hides a copy. A cache tag ends every response that carries it,
+whatever its path. To end a response too many costs one more
+request to the origin, to end one too few shows a viewer what should be gone: where the two are in doubt, it ends.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from typing import Final
+from urllib.parse import unquote
+
+from keyfront.edge.rules.cache_key import path_and_query
+from keyfront.edge.rules.path_readings import readings
+from keyfront.edge.rules.selection import select_query
+from keyfront.edge.types.messages import Header
+from keyfront.model.invalidation import TAG_LENGTH, is_tag
+from keyfront.model.pattern import normalise_path
+from keyfront.model.snapshot import Invalidation, Select
+
+_DISGUISED = re.compile(r"[?#%;\\\0-\x1f]|/[/.]|[. +](?:/|\Z)")
+"""What a decoded path holds if an origin may take it for another one. Letters are not looked at: that an origin may
+take `é` for `e` makes no two copies of a file that anybody asks for."""
+
+Selects = Callable[[str], Select]
+
+TAGS: Final = 50
+"""Cache tags of one response that count (§5.16)."""
+
+_VISIBLE: Final = re.compile(rb"[!-~]+")
+
+
+class Invalidations:
+    """`newest` is the highest number among them, `newest_tag` the highest of those that name a cache tag (0: none).
+
+    :param selects: which parts of the query string are in the key of a path, by path.
+    :param root: the path that is served for `/`.
+    """
+
+    __slots__ = (
+        "_chains",
+        "_exact",
+        "_paths",
+        "_prefixes",
+        "_root",
+        "_sorted",
+        "_starts",
+        "_tags",
+        "newest",
+        "newest_tag",
+    )
+
+    def __init__(self, invalidations: Iterable[Invalidation], selects: Selects, root: str = "/") -> None:
+        self._exact: dict[str, int] = {}
+        self._paths: dict[str, int] = {}  # whatever the query string
+        self._prefixes: dict[str, int] = {}
+        self._root = root
+        self._tags: dict[str, int] = {}
+        self.newest = 0
+        self.newest_tag = 0
+        for invalidation in sorted(invalidations, key=lambda one: one.number):
+            self.newest = invalidation.number
+            for path in invalidation.paths:
+                if is_tag(path):
+                    self._tags[path[1:]] = self.newest_tag = invalidation.number
+                else:
+                    self._add(path, invalidation.number, selects, root)
+        self._chains = _chains(self._prefixes)
+        self._sorted = sorted(self._chains)
+        # A quick answer for what none of them names, where it is quick.
+        self._starts = tuple(self._prefixes) if len(self._prefixes) <= 32 else ("/",)
+
+    def _add(self, pattern: str, number: int, selects: Selects, root: str) -> None:
+        path, asks, query = pattern.partition("?")
+        wild = pattern.endswith("*")
+        if wild and not asks:
+            self._prefixes[_plain(pattern[:-1])] = number
+            return
+        select = selects(path)
+        for asked in {path, root if path == "/" else path}:
+            plain = _plain(asked)
+            if not wild:
+                kept = select_query(select, query)
+                self._exact[f"{plain}?{_plain(kept)}" if kept else plain] = number
+            elif select.mode == "all":
+                self._prefixes[f"{plain}?{_plain(query[:-1])}"] = number
+            else:  # what stands before the * may be no part of the key
+                self._paths[plain] = number
+
+    def ended(self, key: str, snapshot: int, tags: tuple[str, ...] = ()) -> bool:
+        """Has what is stored under `key` with these cache tags, and was asked for under snapshot number `snapshot`,
+        been ended?"""
+        if snapshot >= self.newest:
+            return False
+        if snapshot < self.newest_tag and any(self._tags.get(tag, 0) > snapshot for tag in tags):
+            return True
+        path, query = path_and_query(key)
+        plain = _plain(path)
+        if self._last(plain, query) > snapshot:
+            return True
+        if "%" in path or "//" in path or "/." in path:
+            if self._last(_plain(normalise_path(path)), query) > snapshot:
+                return True
+        elif "\\" not in path and ";" not in path:
+            return False
+        return _DISGUISED.search(plain) is not None and self._disguised(path, query, snapshot)
+
+    def _disguised(self, path: str, query: str, snapshot: int) -> bool:
+        """The same for whatever else an origin may have taken the path for: it may be a copy of that."""
+        try:
+            found = readings(path)
+        except ValueError:
+            return True
+        if found is None:
+            return False
+        names = {_plain(normalise_path(each)) for each in (*found.paths, *found.ends)}
+        if "/" in names:
+            names.add(self._root)
+        return any(self._last(name, query) > snapshot for name in names)
+
+    def _last(self, path: str, query: str) -> int:
+        """The number of the last invalidation that names it, 0 if none does."""
+        text = f"{path}?{_plain(query)}" if query else path
+        last = self._exact.get(text, 0)
+        if self._paths:
+            last = max(last, self._paths.get(path, 0))
+        if text.startswith(self._starts):
+            last = max(last, self._last_prefix(text))
+        return last
+
+    def _last_prefix(self, text: str) -> int:
+        """The number of the last invalidation one of whose prefixes `text` begins with, 0 if there is none.
+
+        All prefixes that `text` begins with are begun by the one that stands right before it in order, too.
+        """
+        at = bisect_right(self._sorted, text) - 1
+        if at < 0:
+            return 0
+        prefix: str | None = self._sorted[at]
+        while prefix is not None and not text.startswith(prefix):
+            prefix = self._chains[prefix][0]
+        return 0 if prefix is None else self._chains[prefix][1]
+
+
+def _chains(prefixes: dict[str, int]) -> dict[str, tuple[str | None, int]]:
+    """For each prefix the longest other one that it begins with, and the highest number of it and all such."""
+    found: dict[str, tuple[str | None, int]] = {}
+    open_: list[str] = []
+    for prefix in sorted(prefixes):
+        while open_ and not prefix.startswith(open_[-1]):
+            open_.pop()
+        outer = open_[-1] if open_ else None
+        number = prefixes[prefix]
+        found[prefix] = (outer, number if outer is None else max(number, found[outer][1]))
+        open_.append(prefix)
+    return found
+
+
+def cache_tags(name: bytes, headers: Iterable[Header]) -> tuple[str, ...]:
+    """The cache tags in an origin's response header `name` (lower case), themselves in lower case: the first 50 that
+    are visible ASCII and no longer than 256 characters (§5.16). Whatever else stands there is no tag."""
+    found: dict[str, None] = {}
+    if not name:
+        return ()
+    for header, value in headers:
+        if header != name:
+            continue
+        for item in value.split(b","):
+            tag = item.strip(b" \t").lower()
+            if 0 < len(tag) <= TAG_LENGTH and _VISIBLE.fullmatch(tag):
+                found[tag.decode("ascii")] = None
+                if len(found) == TAGS:
+                    return tuple(found)
+    return tuple(found)
+
+
+def _plain(text: str) -> str:
+    """Percent-decoded, a byte being a character."""
+    return unquote(text, "latin-1") if "%" in text else text

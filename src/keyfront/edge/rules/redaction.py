@@ -1,0 +1,25 @@
+"""What an access log may hold of a URL: never a signature."""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import unquote
+
+from keyfront.edge.rules.routing import Plan
+from keyfront.edge.rules.viewer_response import viewer_headers as viewer_headers  # noqa: PLC0414 - one of ours too
+
+_SIGNING: Final = frozenset({"expires", "policy", "signature", "key-pair-id", "hash-algorithm"})
+
+
+def loggable_query(query: str) -> str:
+    """A raw query string without what signs it, in whatever spelling: a signed URL is a credential."""
+    return "&".join(
+        [p for p in query.split("&") if unquote(p.partition("=")[0]).strip().lower() not in _SIGNING]
+    )
+
+
+def loggable(plan: Plan) -> str:
+    """The viewer's query as the access log may tell it. Where no signature is needed the parameters that sign are like
+    others (§1.1). But a link that is good for more than this path is a credential, wherever it was sent to."""
+    query = plan.query
+    return loggable_query(query) if query and plan.route.keyring is None else query

@@ -1,0 +1,251 @@
+"""What a response headers policy makes of the headers of an answer: some go, others come (cloudfront-semantics §5.13).
+
+It is applied to the answer on its way out and never to what is stored, so a change of the policy is obeyed by the next
+answer, also from the cache. Everything that does not depend on the request is made ready when a snapshot is accepted.
+
+1. What the policy removes goes first, and whatever it overrides with it.
+2. Security and custom headers are added, those that do not override only where the origin sent none.
+3. CORS headers are added to what a browser asks for on behalf of another origin, if the policy allows that one. An
+   answer that would not be the same for every origin says `Vary: Origin`.
+4. `Server-Timing` tells how the answer came about, in a share of all answers or when the viewer asks for it.
+
+Never touched is what says where the bytes of a partial answer belong.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from keyfront.edge.types.messages import Header, Headers, Request
+from keyfront.model.snapshot import Cors, ResponseHeadersPolicy
+
+_SERVER: Final[Header] = (b"server", b"CloudFront")
+_ORIGIN: Final = re.compile(rb"[a-z][a-z0-9+.-]*://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+
+_OF_THE_MOMENT: Final = frozenset({b"age", b"date"})
+"""What the edge tells anew each time."""
+
+_LONGEST: Final = 300
+"""Characters of an origin or of a header's name; a longer one is no browser's, and would only be work."""
+
+ALLOW_ORIGIN: Final = b"access-control-allow-origin"
+_CORS: Final = frozenset(
+    {
+        ALLOW_ORIGIN,
+        b"access-control-allow-credentials",
+        b"access-control-allow-headers",
+        b"access-control-allow-methods",
+        b"access-control-expose-headers",
+        b"access-control-max-age",
+    }
+)
+
+
+class ResponseHeaders:
+    """One response headers policy, ready to be applied. `timing` says that it may tell Server-Timing, `settled` that
+    what it makes of an answer to a GET follows from the answer and from `asked_by`, whenever it is sent."""
+
+    __slots__ = ("_always", "_cors", "_dropped", "_rate", "_server", "_unless", "settled", "timing")
+
+    def __init__(self, policy: ResponseHeadersPolicy) -> None:
+        removed = frozenset(name.encode() for name in policy.remove)
+        added = [((h.name.encode(), h.value.encode("latin-1")), h.override) for h in policy.headers]
+        # What is removed is not there any more, so that nothing need be overridden.
+        self._always: Headers = [header for header, override in added if override or header[0] in removed]
+        self._unless: Headers = [h for h, override in added if not override and h[0] not in removed]
+        self._dropped = (removed | frozenset(name for name, _ in self._always)) - {b"content-range"}
+        self._cors = None if policy.cors is None else CorsRule(policy.cors)
+        if policy.cors is not None and policy.cors.override:
+            self._dropped |= _CORS
+        self._server = b"server" in removed
+        self.timing = policy.server_timing is not None
+        self._rate = policy.server_timing or 0.0
+        named = self._dropped | {header[0] for header in (*self._always, *self._unless)}
+        self.settled = not self.timing and named.isdisjoint(_OF_THE_MOMENT)
+
+    def applied(self, request: Request, status: int, headers: Headers) -> Headers:
+        """The headers of the answer with that `status`, in the place of `headers`, which stays as it is."""
+        dropped, always = self._dropped, self._always
+        if status == 206 and b"content-type" in dropped and any(_multipart(header) for header in headers):
+            dropped = dropped - {b"content-type"}
+            always = [header for header in always if header[0] != b"content-type"]
+        found = [header for header in headers if header[0] not in dropped]
+        found += always
+        if self._unless:
+            present = {header[0] for header in found}
+            found += [header for header in self._unless if header[0] not in present]
+        if self._server and all(header[0] != b"server" for header in found):
+            found.append(_SERVER)
+        if self._cors is not None:
+            self._cors.apply(request, found)
+        return found
+
+    def kept(self, headers: Headers) -> Headers:
+        """Those of an origin's headers that the policy neither removes nor replaces."""
+        return [header for header in headers if header[0] not in self._dropped]
+
+    def asked_by(self, request: Request) -> bytes:
+        """All of a GET that the headers of its answer depend on, if the policy is `settled`."""
+        if self._cors is None:
+            return b""
+        return b"\n".join([value for name, value in request.headers if name == b"origin"])
+
+    def tells_timing(self, request: Request, draw: float) -> bool:
+        """Does this answer tell Server-Timing? `draw` is a random number from 0 to less than 100."""
+        if draw < self._rate:
+            return True
+        pragma = request.header(b"pragma")
+        return pragma is not None and b"server-timing" in [
+            token.strip().lower() for token in pragma.split(b",")
+        ]
+
+
+def _multipart(header: Header) -> bool:
+    """Does it say where the parts of an answer with several ranges begin and end?"""
+    return header[0] == b"content-type" and header[1].lower().startswith(b"multipart/byteranges")
+
+
+class CorsRule:
+    """The CORS section of a policy."""
+
+    __slots__ = ("_any", "_matches", "_patterns", "_preflight", "_preflight_headers", "_simple")
+
+    def __init__(self, cors: Cors) -> None:
+        self._any = "*" in cors.origins
+        self._matches = re.compile("|".join(_pattern(origin) for origin in cors.origins).encode())
+        self._simple: Headers = []
+        if cors.credentials:
+            self._simple.append((b"access-control-allow-credentials", b"true"))
+        if cors.expose:
+            self._simple.append((b"access-control-expose-headers", ", ".join(cors.expose).encode()))
+        self._preflight: Headers = [(b"access-control-allow-methods", ", ".join(cors.methods).encode())]
+        if cors.max_age is not None:
+            self._preflight.append((b"access-control-max-age", b"%d" % cors.max_age))
+        literal = [name for name in cors.headers if name == "*" or "*" not in name]
+        patterns = [name for name in cors.headers if name not in literal]
+        self._preflight_headers = ", ".join(literal).encode()
+        self._patterns = (
+            re.compile("|".join(_glob(name) for name in patterns).encode(), re.IGNORECASE)
+            if patterns
+            else None
+        )
+
+    def apply(self, request: Request, found: Headers) -> None:
+        """Add to `found` what the policy tells this request."""
+        origins = [value.strip(b" \t") for name, value in request.headers if name == b"origin"]
+        if not self._any or not origins:
+            _vary(found)
+        if len(origins) != 1:
+            return
+        origin = origins[0]
+        if self._any:
+            allowed = b"*"
+        elif self._allows(origin):
+            allowed = origin
+        else:
+            return
+        added = [(ALLOW_ORIGIN, allowed), *self._simple]
+        if request.method == "OPTIONS":
+            added += self._preflight
+            names = self._allowed_headers(request)
+            if names:
+                added.append((b"access-control-allow-headers", names))
+        present = {header[0] for header in found}
+        found += [header for header in added if header[0] not in present]
+
+    def _allows(self, origin: bytes) -> bool:
+        lower = origin.lower()
+        if len(lower) > _LONGEST:
+            return False
+        return _ORIGIN.fullmatch(lower) is not None and self._matches.fullmatch(lower) is not None
+
+    def _allowed_headers(self, request: Request) -> bytes:
+        """The names that the policy lists; for one with a `*` in it, which no browser understands, those that were
+        asked for and match it."""
+        if self._patterns is None:
+            return self._preflight_headers
+        names = [self._preflight_headers] if self._preflight_headers else []
+        asked = b",".join(v for n, v in request.headers if n == b"access-control-request-headers")
+        for name in dict.fromkeys(token.strip(b" \t") for token in asked.split(b",")):
+            if len(name) <= _LONGEST and self._patterns.fullmatch(name):
+                names.append(name)
+        return b", ".join(names)
+
+
+def _pattern(origin: str) -> str:
+    """A regular expression for an origin of a policy. Without a scheme both http and https are meant; without a port
+    the scheme's own, which an origin leaves out. `*.` is one label or more; a port of `*` may also be left out."""
+    if origin == "*":
+        return ".*"
+    scheme, separator, rest = origin.rpartition("://")
+    host, colon, port = rest.rpartition(":")
+    if not colon or port.endswith("]"):
+        host, port = rest, ""
+    found = re.escape(scheme) + "://" if separator else "https?://"
+    if host.startswith("*."):
+        found += r"[a-z0-9_.-]*[a-z0-9_-]\." + re.escape(host[2:])
+    else:
+        found += re.escape(host)
+    if port == "*":
+        return found + "(?::[0-9]+)?"
+    return found + (":" + re.escape(port).replace(r"\*", "[0-9]*") if port else "")
+
+
+def _glob(name: str) -> str:
+    return re.escape(name).replace(r"\*", "[!#$%&'*+.^_`|~0-9A-Za-z-]*")
+
+
+def _vary(headers: Headers) -> None:
+    """Let the answer vary with Origin, in the one Vary field that it has afterwards."""
+    values = [value for name, value in headers if name == b"vary"]
+    tokens = [token.strip(b" \t") for value in values for token in value.split(b",") if token.strip(b" \t")]
+    if any(token == b"*" or token.lower() == b"origin" for token in tokens):
+        return
+    headers[:] = [header for header in headers if header[0] != b"vary"]
+    headers.append((b"vary", b", ".join([*tokens, b"Origin"])))
+
+
+# -- Server-Timing -----------------------------------------------------------------------------------------------------
+
+
+def timed(
+    headers: Headers,
+    result: str,
+    *,
+    pop: str,
+    request_id: str,
+    taken: float,
+    upstream: tuple[float, float] | None = None,
+) -> Headers:
+    """The headers with Server-Timing: what CloudFront calls its metrics, and the origin's own where it has just made
+    them (the Developer Guide, "Server-Timing header"). A metric that the edge does not know is left out.
+
+    :param result: `Hit`, `RefreshHit`, `Miss`, or empty if no cache had to do with it.
+    :param taken: seconds from the request to now.
+    :param upstream: seconds that a connection to the origin took, and from then to the first byte of its answer.
+    """
+    metrics: list[str] = []
+    if upstream is not None:
+        metrics.append('cdn-upstream-layer;desc="EDGE"')
+        metrics.append(f"cdn-upstream-connect;dur={_milliseconds(upstream[0])}")
+        metrics.append(f"cdn-upstream-fbl;dur={_milliseconds(upstream[1])}")
+    if result in _METRICS:
+        metrics.append(_METRICS[result])
+    metrics.append(f'cdn-pop;desc="{pop}"')
+    metrics.append(f'cdn-rid;desc="{request_id}"')
+    if result == "Hit":
+        metrics.append('cdn-hit-layer;desc="EDGE"')
+    metrics.append(f"cdn-downstream-fbl;dur={_milliseconds(taken)}")
+    own = ",".join(metrics).encode("latin-1")
+    said = [value for name, value in headers if name == b"server-timing"] if upstream is not None else []
+    found = [header for header in headers if header[0] != b"server-timing"]
+    found.append((b"server-timing", b",".join([*said, own])))
+    return found
+
+
+_METRICS: Final = {"Hit": "cdn-cache-hit", "RefreshHit": "cdn-cache-refresh", "Miss": "cdn-cache-miss"}
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(0, round(seconds * 1000))

@@ -1,0 +1,399 @@
+"""A snapshot made ready to be asked: hosts to sites, paths to routes, key groups to key rings.
+
+`prepare` runs once per accepted snapshot and does all the work that a request must not repeat. A key ring whose
+keys did not change is taken over from the routing before, together with the credentials that it has verified;
+one whose keys changed in any way starts empty, so that nothing remembered outlives its key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from keyfront.edge.rules.cache_key import distribution_of, keys_overrides
+from keyfront.edge.rules.invalidation import Invalidations
+from keyfront.edge.rules.path_readings import Readings
+from keyfront.edge.rules.response_headers import ResponseHeaders
+from keyfront.model.pattern import Matcher, compile_pattern, normalise_path
+from keyfront.model.snapshot import Behavior, Distribution, ErrorResponse, Origin, Snapshot
+from keyfront.signing.tables import Budget, Remembered
+from keyfront.signing.verify import KeyRing
+
+if TYPE_CHECKING:
+    from keyfront.edge.rules.response_headers import ResponseHeaders
+    from keyfront.edge.types.record import RecordTemplate
+    from keyfront.signing.verify import Grant
+
+PLANS_KEPT = 32_768
+PLANS_SIZE = 64 << 20
+"""How many plans of URLs that were allowed before are kept of those in use, and how many bytes of them; never more
+than twice as many."""
+
+PATHS_KEPT = 16_384
+PATHS_SIZE = 4 << 20
+"""How many paths of a site are kept of those in use with the behavior that was found for them, and how many bytes."""
+
+_KNOWN_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE"})
+
+
+KeyRings = dict[tuple[tuple[str, str, str], ...], KeyRing]
+"""Key rings by what they are made of: (key id, PEM, key group id) of each key, in order."""
+
+
+class Rule:
+    """One cache behavior of a distribution, ready. `origins` are the target, or an origin group's two members in order;
+    `failover` the statuses that send a request to the second. `keyring` is None where no signature is needed. `quick`
+    says that the quick way may be taken: of a viewer's headers only its cookies, Accept-Encoding and what overrides the
+    request are in the key, and what the response headers policy makes of an answer is the same at any time.
+    `response_headers` is that policy, or None. `names_files` says that the path pattern has no `*` at its end: what it
+    matches may be a file."""
+
+    __slots__ = (
+        "allowed",
+        "behavior",
+        "cacheable",
+        "cached",
+        "failover",
+        "keyring",
+        "name",
+        "names_files",
+        "origins",
+        "quick",
+        "response_headers",
+        "selects",
+    )
+
+    def __init__(
+        self,
+        distribution: Distribution,
+        behavior: Behavior,
+        keyring: KeyRing | None,
+        response_headers: ResponseHeaders | None = None,
+    ) -> None:
+        self.behavior = behavior
+        self.response_headers = response_headers
+        self.keyring = keyring
+        self.allowed = frozenset(behavior.allowed_methods) & _KNOWN_METHODS
+        self.cached = frozenset(behavior.cached_methods) if behavior.caches else frozenset[str]()
+        self.cacheable = behavior.caches
+        self.selects = (
+            behavior.key_headers.mode != "none"
+            or behavior.key_cookies.mode != "none"
+            or behavior.key_query.mode != "none"
+            or behavior.accept_gzip
+            or behavior.accept_brotli
+            or keys_overrides(behavior)
+        )
+        self.name = f"{distribution.id} {behavior.path_pattern}"
+        self.names_files = not behavior.path_pattern.endswith("*")
+        settled = response_headers is None or response_headers.settled
+        self.quick = behavior.caches and behavior.key_headers.mode == "none" and settled
+        by_id = {origin.id: origin for origin in distribution.origins}
+        self.failover = frozenset[int]()
+        self.origins: tuple[Origin, ...] = ()
+        for group in distribution.origin_groups:
+            if group.id == behavior.target_origin_id:
+                self.origins = (by_id[group.members[0]], by_id[group.members[1]])
+                self.failover = frozenset(group.status_codes)
+        if not self.origins:
+            self.origins = (by_id[behavior.target_origin_id],)
+
+
+class Route:
+    """A rule of a site as it was found for a path, with the names of `Rule`.
+
+    It is made when it is asked for. A site that kept its routes would be kept by them in turn, and with it every
+    routing that was ever in use, with its key rings and all that they remember, until a full garbage collection, which
+    may never come.
+    """
+
+    __slots__ = (*Rule.__slots__, "site")
+
+    def __init__(self, site: Site, rule: Rule) -> None:
+        self.site = site
+        self.allowed = rule.allowed
+        self.behavior = rule.behavior
+        self.cacheable = rule.cacheable
+        self.cached = rule.cached
+        self.failover = rule.failover
+        self.keyring = rule.keyring
+        self.name = rule.name
+        self.names_files = rule.names_files
+        self.origins = rule.origins
+        self.quick = rule.quick
+        self.response_headers = rule.response_headers
+        self.selects = rule.selects
+
+
+class Site:
+    """A distribution, ready: its rules in the order in which they are tried, the default one last. `guarded` says that
+    not all of its origins' files are for everybody, so that it matters how else a path may be read (`readings`);
+    `restricted` that a behavior needs signatures."""
+
+    __slots__ = (
+        "_budget",
+        "_default",
+        "_digest",
+        "_found",
+        "_patterns",
+        "cache_tag_header",
+        "distribution",
+        "error_responses",
+        "geo",
+        "guarded",
+        "restricted",
+    )
+
+    def __init__(self, distribution: Distribution, budget: Budget | None = None) -> None:
+        self.distribution = distribution
+        self.cache_tag_header = distribution.cache_tag_header.encode("ascii")
+        self._budget = budget
+        self.geo = distribution.geo if distribution.geo.kind != "none" else None
+        self.error_responses: dict[int, ErrorResponse] = {
+            e.error_code: e for e in distribution.error_responses
+        }
+        self.guarded = any(origin.path for origin in distribution.origins)
+        self.restricted = False
+        self._patterns: list[tuple[Matcher, Rule]] = []
+        self._default: Rule | None = None
+        self._found: Remembered[Rule] = Remembered(PATHS_KEPT, PATHS_SIZE, None, budget)
+        self._digest = b""
+
+    def add(
+        self,
+        behavior: Behavior,
+        keyring: KeyRing | None,
+        response_headers: ResponseHeaders | None = None,
+    ) -> None:
+        """Behaviors are added in the distribution's order; the last one added is the default."""
+        before = self._default
+        self._found = Remembered(PATHS_KEPT, PATHS_SIZE, None, self._budget)
+        if before is not None:
+            self._patterns.append((compile_pattern(before.behavior.path_pattern), before))
+        self.guarded = self.guarded or keyring is not None
+        self.restricted = self.restricted or keyring is not None
+        self._default = Rule(self.distribution, behavior, keyring, response_headers)
+
+    def invalidations(self) -> Invalidations:
+        """The distribution's invalidations, ready to be asked; `route` must work already."""
+        distribution = self.distribution
+        return Invalidations(
+            distribution.invalidations,
+            lambda path: self.route(path).behavior.key_query,
+            "/" + distribution.default_root_object,
+        )
+
+    @property
+    def digest(self) -> bytes:
+        """What two edges must have alike for one to cache for the other: all that is said of the distribution but its
+        invalidations, which are judged by their numbers."""
+        if not self._digest:
+            bare = msgspec.structs.replace(self.distribution, invalidations=())
+            self._digest = hashlib.sha256(msgspec.msgpack.encode(bare)).digest()[:16]
+        return self._digest
+
+    def rule(self, number: int) -> Rule | None:
+        """The rule of the behavior with this number, counted from 0 in the distribution's order."""
+        if number == len(self._patterns):
+            return self._default
+        return self._patterns[number][1] if 0 <= number < len(self._patterns) else None
+
+    def route(self, path: str) -> Route:
+        """The behavior for a raw path: matched by its RFC 3986-normalised form, first match wins (§5.1)."""
+        found = self._found.get(path)
+        if found is None:
+            found = self._rule(path)
+            if self._patterns:
+                self._found.put(path, found)
+        return Route(self, found)
+
+    def _rule(self, path: str) -> Rule:
+        if self._patterns:
+            normal = normalise_path(path)
+            for matches, rule in self._patterns:
+                if matches(normal):
+                    return rule
+        assert self._default is not None  # noqa: S101 - a distribution has a default behavior
+        return self._default
+
+    def keyrings(self, found: Readings, pattern: str) -> list[KeyRing]:
+        """The key rings of all behaviors that a path's readings belong to, each once, always in the same order.
+
+        :param pattern: that of the path's own behavior. If it opens what is behind a script by the script's name
+            (`/index.php/*`), the default behavior has no say about the script.
+        """
+        pattern = "/" + pattern.removeprefix("/")
+        rings: dict[int, KeyRing] = {}
+        root = self.distribution.default_root_object
+        for path in (*sorted(found.paths), *sorted(found.ends)):
+            rule = self._rule(path)
+            keyring = rule.keyring
+            if rule is self._default and path in found.ends and pattern.startswith(path + "/"):
+                continue
+            if keyring is not None:
+                rings[id(keyring)] = keyring
+            if root and normalise_path(path) == "/":
+                # What an origin takes for the root may be answered with what this edge asks it for there.
+                keyring = self._rule("/" + root).keyring
+                if keyring is not None:
+                    rings[id(keyring)] = keyring
+        for path in sorted(found.files):
+            rule = self._rule(path)
+            if rule.keyring is not None and rule.names_files:
+                rings[id(rule.keyring)] = rule.keyring
+        for path in sorted(found.routes):
+            rule = self._rule(path)
+            if rule.keyring is not None and rule is not self._default:
+                rings[id(rule.keyring)] = rule.keyring
+        return list(rings.values())
+
+
+def _plan_bytes(plan: Plan) -> int:
+    """What a plan takes beside the URL that is its key: the cache key, the target, and the pieces of an access record
+    that are its own where its query or its path has to be spelled in them (`quick.Ready`)."""
+    size = 300 + 2 * len(plan.key or "") + len(plan.target)
+    if plan.query or '"' in plan.target or "\\" in plan.target:
+        size += 1200 + 2 * len(plan.target) + 4 * len(plan.query)
+    return size
+
+
+class Routing:
+    """What `decide` asks. `number` is the snapshot's; `sites` are by the ids of their distributions.
+
+    :param progress: called for each distribution: ten thousand of them take seconds.
+    """
+
+    __slots__ = (
+        "_exact",
+        "_invalidations",
+        "_keyrings",
+        "_reserved",
+        "_wildcards",
+        "number",
+        "plans",
+        "sites",
+        "snapshot",
+    )
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        before: Routing | None = None,
+        budget: Budget | None = None,
+        progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.snapshot = snapshot
+        self.number = snapshot.number
+        self.plans: Remembered[Plan] = Remembered(PLANS_KEPT, PLANS_SIZE, _plan_bytes, budget)
+        self._keyrings: KeyRings = {}
+        kept: KeyRings = {} if before is None else before._keyrings
+        self.sites: dict[str, Site] = {}
+        self._exact: dict[str, Site] = {}
+        # None: a name of a distribution that is in other regions only, for which no other site answers.
+        self._wildcards: dict[str, Site | None] = {
+            host[1:]: None for host in snapshot.reserved if host.startswith("*.")
+        }
+        self._reserved = frozenset(snapshot.reserved)
+        self._invalidations: dict[str, Invalidations] = {}
+        keyrings: KeyRings = {}
+        pems = {key.id: key.pem for key in snapshot.public_keys}
+        groups = {group.id: group for group in snapshot.key_groups}
+        policies = {policy.id: ResponseHeaders(policy) for policy in snapshot.response_headers_policies}
+        for distribution in snapshot.distributions:
+            progress()
+            site = Site(distribution, budget)
+            for behavior in distribution.behaviors:
+                keyring = None
+                if behavior.restricted:
+                    trusted = [groups[g] for g in behavior.trusted_key_groups if g in groups]
+                    members = {
+                        k: (k, pems[k], g.id) for g in reversed(trusted) for k in g.key_ids if k in pems
+                    }
+                    identity = tuple(sorted(members.values()))
+                    keyring = keyrings.get(identity) or kept.get(identity)
+                    if keyring is None:
+                        keyring = KeyRing(
+                            {k: pem for k, pem, _ in identity},
+                            groups={k: group for k, _, group in identity},
+                            budget=budget,
+                        )
+                    keyrings[identity] = keyring
+                site.add(behavior, keyring, policies.get(behavior.response_headers_policy_id))
+            if distribution.invalidations:
+                self._invalidations[distribution.id] = site.invalidations()
+            self.sites[distribution.id] = site
+            for host in (distribution.domain_name, *distribution.aliases):
+                # A disabled distribution still owns its names (§5.1); decide refuses its requests.
+                if host.startswith("*."):
+                    self._wildcards[host[1:]] = site
+                else:
+                    self._exact[host] = site
+        self._keyrings = keyrings
+
+    def ended(self, key: str, snapshot: int, tags: tuple[str, ...] = ()) -> bool:
+        """Has an invalidation ended what is stored under `key` with these cache tags, and was asked for under snapshot
+        number `snapshot`?"""
+        if snapshot >= self.number or not self._invalidations:
+            return False
+        invalidations = self._invalidations.get(distribution_of(key))
+        return invalidations is not None and invalidations.ended(key, snapshot, tags)
+
+    def ended_by_tag(self, key: str, snapshot: int) -> bool:
+        """Could an invalidation by cache tag end a response for `key` that was asked for under snapshot number
+        `snapshot`, and whose tags are not known yet?"""
+        if snapshot >= self.number or not self._invalidations:
+            return False
+        invalidations = self._invalidations.get(distribution_of(key))
+        return invalidations is not None and invalidations.newest_tag > snapshot
+
+    def invalidated_since(self, number: int) -> bool:
+        """Is there an invalidation that snapshot `number` did not carry?"""
+        return any(invalidations.newest > number for invalidations in self._invalidations.values())
+
+    def site(self, host: str) -> Site | None:
+        """The site for a Host value, with or without a port: an exact name beats a wildcard alias, and of those
+        the longest wins."""
+        site = self._exact.get(host)
+        if site is not None:
+            return site
+        name = host.lower()
+        if ":" in name:
+            name = name.partition("]")[0] + "]" if name.startswith("[") else name.partition(":")[0]
+        site = self._exact.get(name)
+        if site is not None or not self._wildcards:
+            return site
+        if name in self._reserved:
+            return None
+        rest = name
+        while "." in rest:
+            rest = rest.partition(".")[2]
+            if "." + rest in self._wildcards:
+                return self._wildcards["." + rest]
+        return None
+
+
+class Plan:
+    """Where a request leads, whoever sent it: shared by all requests alike, never changed.
+
+    `key` is the cache key before the headers, cookies and parameters that the behavior selects are added to it
+    (None: pass through), `target` the path and query to ask the origin for (OriginPath still to be put before it,
+    signing parameters gone), `query` the viewer's own query string. `grant` is what the credentials in this very
+    URL allow, if it carries any; it is judged again at each use. `ready` and what comes with it are the quick way's own
+    (`quick`): how long the path is, and until when (epoch seconds) there is no grant
+    to be judged.
+    """
+
+    __slots__ = ("grant", "key", "path_length", "query", "ready", "route", "target", "until")
+
+    def __init__(self, route: Route, key: str | None, target: str, query: str, grant: Grant | None) -> None:
+        self.route = route
+        self.key = key
+        self.target = target
+        self.query = query
+        self.grant = grant
+        self.ready: RecordTemplate | None = None
+        self.path_length = 0
+        self.until = 0.0

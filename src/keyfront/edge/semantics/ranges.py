@@ -1,0 +1,62 @@
+"""Range requests (RFC 9110 §14)."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from keyfront.edge.rules.viewer_response import viewer_headers as viewer_headers  # noqa: PLC0414 - one of ours too
+
+MAX_RANGES: Final = 100
+"""More ranges than this in one request are a way to make the edge work, and are ignored (RFC 9110 §14.2)."""
+
+
+Part = bytes | tuple[int, int]
+"""What a body is made of: bytes as they are, or the stored body from its byte number `first` to `last`."""
+
+
+_SPEC: Final = re.compile(rb"([0-9]*)-([0-9]*)")
+
+
+def parse_ranges(value: bytes, size: int) -> list[tuple[int, int]] | None:
+    """The first and last byte of each satisfiable range of a body of `size` bytes.
+
+    None: the whole body is to be served, since the unit is unknown or the ranges are malformed, out of order,
+    overlapping or too many (§5.10, RFC 9110 §14.2). Empty: no range can be satisfied, which is 416.
+    """
+    unit, equals, text = value.partition(b"=")
+    if not equals or unit.strip().lower() != b"bytes":
+        return None
+    specs = [spec for raw in text.split(b",") if (spec := raw.strip(b" \t"))]
+    if not specs or len(specs) > MAX_RANGES:
+        return None
+    ranges: list[tuple[int, int]] = []
+    for spec in specs:
+        found = _SPEC.fullmatch(spec)
+        if found is None:
+            return None
+        low, high = found.groups()
+        if not low and not high:
+            return None
+        if not low:
+            length = min(_number(high), size)
+            if length == 0 and _number(high) > 0:
+                return None  # all of nothing: Content-Range cannot say it
+            first, last = size - length, size - 1
+        else:
+            first = _number(low)
+            last = _number(high) if high else max(first, size - 1)
+            if last < first:
+                return None
+            last = min(last, size - 1)
+        if first >= size:
+            continue
+        if ranges and first <= ranges[-1][1]:
+            return None
+        ranges.append((first, last))
+    return ranges
+
+
+def _number(digits: bytes) -> int:
+    digits = digits.lstrip(b"0")
+    return int(digits or b"0") if len(digits) < 20 else 2**64

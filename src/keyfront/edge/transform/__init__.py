@@ -1,0 +1,1 @@
+"""Changes to bodies on their way to the viewer: compression."""

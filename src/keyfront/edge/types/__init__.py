@@ -1,0 +1,1 @@
+"""The values that pass through an edge. No rule, no socket."""

@@ -1,0 +1,177 @@
+"""The values that pass through an edge, and nothing else: no rule, no socket.
+
+Header lists are as ASGI has them: pairs of bytes, names lower-case, in the order received, repeats kept.
+Text that comes from a viewer's request line is latin-1 text, so that every byte sent is one character kept.
+Times are epoch seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from keyfront.edge.types.files import FileRange
+
+if TYPE_CHECKING:
+    from keyfront.edge.net.tunnel import Upstream
+    from keyfront.edge.types.shield import ShieldAnswer
+
+Header = tuple[bytes, bytes]
+Headers = list[Header]
+
+
+Piece = bytes | FileRange
+Body = bytes | AsyncIterator[Piece]
+
+
+class Request:
+    """A viewer's request, its head complete.
+
+    `target` is the raw origin-form target as sent; `host` the Host header's value as sent, with its port if it
+    names one. `body` is None if the request has none, else an async iterator over its chunks; `length` is the
+    body's Content-Length, or None if chunked or absent. `client_ip` is the viewer's address (behind a trusted
+    proxy: the one that the proxy names), `scheme` the viewer's. `tls` is the protocol and the cipher of the connection,
+    in OpenSSL's names, or None if it has none. `upgrade` is `websocket.WEBSOCKET` for an opening handshake, a text for
+    the log for an upgrade that is passed over, else empty (`websocket.upgrade_of`).
+    """
+
+    __slots__ = (
+        "body",
+        "client_ip",
+        "client_port",
+        "cookie",
+        "headers",
+        "host",
+        "length",
+        "method",
+        "scheme",
+        "target",
+        "tls",
+        "upgrade",
+        "version",
+        "wire_bytes",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        target: str,
+        host: str,
+        headers: Headers,
+        scheme: str = "http",
+        client_ip: str = "127.0.0.1",
+        client_port: int = 0,
+        version: str = "1.1",
+        cookie: str = "",
+        body: AsyncIterator[bytes] | None = None,
+        length: int | None = None,
+        wire_bytes: int = 0,
+        tls: tuple[str, str] | None = None,
+        upgrade: str = "",
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.host = host
+        self.headers = headers
+        self.scheme = scheme
+        self.client_ip = client_ip
+        self.client_port = client_port
+        self.version = version
+        self.cookie = cookie
+        self.body = body
+        self.length = length
+        self.wire_bytes = wire_bytes
+        self.tls = tls
+        self.upgrade = upgrade
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first header of that lower-case name."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+
+class Reply:
+    """An answer ready for a shell to write. `headers` lacks only framing and the edge's own identity headers.
+
+    `body` is bytes, or an async iterator of pieces with `length` its size in bytes if that is known.
+    `x_cache` is the word before " from cloudfront", `detail` CloudFront's x-edge-detailed-result-type,
+    `reason` a denial's or refusal's name for the log. `upstream` is the origin's side of a WebSocket, with status 101
+    only: who gets the reply opens a tunnel to it or ends it.
+    """
+
+    __slots__ = ("body", "detail", "headers", "length", "reason", "status", "upstream", "x_cache")
+
+    def __init__(
+        self,
+        status: int,
+        headers: Headers,
+        body: Body = b"",
+        *,
+        length: int | None = None,
+        x_cache: str = "Error",
+        detail: str = "",
+        reason: str = "",
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.length = length if length is not None or not isinstance(body, bytes) else len(body)
+        self.x_cache = x_cache
+        self.detail = detail or x_cache
+        self.reason = reason
+        self.upstream: Upstream | None = None
+
+
+class OriginReply:
+    """An origin's final answer, its head complete: `body` yields chunks as they arrive (with back-pressure) and
+    raises OriginFailure if the origin breaks off. `aclose()` gives the connection up, or back if the body is read.
+
+    `length` is Content-Length if the body is framed by it; `sized` is False for a body that ends with the
+    connection, which may therefore be cut short without notice (CloudFront stores it all the same, §5.9).
+    `whole` is the entire body if it came with the head, as small ones do: take it and leave `body` alone, no
+    `aclose()` is needed then. It is None if the body is still on its way. `told` is what an Origin Shield says of it,
+    if it came from there. `upstream` is the connection of a WebSocket that the origin has accepted with its 101.
+    """
+
+    __slots__ = (
+        "body",
+        "connect_time",
+        "headers",
+        "length",
+        "reason",
+        "sized",
+        "status",
+        "told",
+        "upstream",
+        "whole",
+    )
+
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        headers: Headers,
+        body: AsyncIterator[bytes],
+        *,
+        length: int | None = None,
+        sized: bool = True,
+        connect_time: float = 0.0,
+        whole: bytes | None = None,
+    ) -> None:
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+        self.body = body
+        self.length = length
+        self.sized = sized
+        self.connect_time = connect_time
+        self.whole = whole
+        self.told: ShieldAnswer | None = None
+        self.upstream: Upstream | None = None
+
+    async def aclose(self) -> None:
+        close = getattr(self.body, "aclose", None)
+        if close is not None:
+            await close()

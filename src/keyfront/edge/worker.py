@@ -1,0 +1,218 @@
+"""A worker process of the edge: one event loop, listening sockets of its own (http, and https if wanted), one edge.
+
+Workers share a port by SO_REUSEPORT, and their cache by a segment of memory that their parent has made (`segment`).
+Each reads the feed for itself and reports for itself. A worker that dies takes only its open connections with it;
+`ports.py` says who accepts new ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from keyfront.edge.cache.shared_segment import Segment
+from keyfront.edge.follower import Follower
+from keyfront.edge.http.connection import Listener
+from keyfront.edge.http.timeouts import Limits
+from keyfront.edge.http.trusted_proxies import TrustedProxies
+from keyfront.edge.logs.access_log import AccessLog
+from keyfront.edge.net.certificates import Certificates, unraisable
+from keyfront.edge.net.open_files import OPEN_FILES, raise_open_files
+from keyfront.edge.net.worker_sockets import Inherited, Ports
+from keyfront.edge.origin.shield_protocol import Secrets
+from keyfront.edge.serving.edge import SHIELD, Edge
+from keyfront.edge.serving.settings import EdgeSettings
+from keyfront.edge.serving.shield_server import ShieldServer
+from keyfront.errors import SettingsError
+from keyfront.fleet.heartbeat import Trouble
+
+logger = logging.getLogger("keyfront.edge")
+
+
+class TlsSettings(msgspec.Struct, frozen=True):
+    """Where to listen for https, and the folder of the certificates (see `tls`)."""
+
+    host: str
+    port: int
+    certificates: str
+
+
+class WorkerSettings(msgspec.Struct, frozen=True):
+    """What one worker is told at its start. `data` is the data folder, `trusted_proxies` are networks in CIDR form;
+    `access_log` is false where records are only counted; without `tls` there is only http. `feed` is the folder of the
+    feed, if that is another one; `shield` is where other edges connect whose Origin Shield this one is, by TLS if there
+    is any; `region` is where the edge is, empty if it is in none. `inherited` holds the sockets, the heartbeat board
+    and the shared memory of its supervisor; without it the worker listens for itself."""
+
+    data: str
+    name: str
+    host: str
+    port: int
+    trusted_proxies: tuple[str, ...] = ()
+    access_log: bool = True
+    tls: TlsSettings | None = None
+    edge: EdgeSettings = EdgeSettings()
+    limits: Limits = Limits()
+    feed: str = ""
+    shield: tuple[str, int] | None = None
+    region: str = ""
+    inherited: Inherited | None = None
+
+
+def run_worker(settings: WorkerSettings, on_ready: Callable[[], None], lifeline: int | None = None) -> None:
+    """Serve until SIGTERM, then drain. Ends too when `lifeline`, a pipe from the parent, is closed."""
+    uvloop.run(_work(settings, on_ready, lifeline))
+
+
+async def _work(settings: WorkerSettings, on_ready: Callable[[], None], lifeline: int | None) -> None:
+    loop = asyncio.get_running_loop()
+    data = Path(settings.data)
+    settings = within_open_files(settings, raise_open_files())
+    log = AccessLog(data / "logs" / "access.jsonl" if settings.access_log else None)
+    edge = Edge(settings.edge, log, segment=_segment(settings))
+    if edge.disk is not None:
+        edge.disk.start()
+    listeners = [Listener(edge, peers=TrustedProxies(settings.trusted_proxies), limits=settings.limits)]
+    feed = Path(settings.feed) if settings.feed else data
+    follower = Follower(
+        edge,
+        feed,
+        data,
+        settings.name,
+        lambda: sum(len(each.connections) for each in listeners),
+        settings.region,
+    )
+    follower.look()
+
+    def trouble() -> Trouble:
+        found = Trouble(0)
+        if log.failing:
+            found |= Trouble.ACCESS_LOG
+        if not follower.reports:
+            found |= Trouble.REPORT
+        if edge.disk is not None and edge.disk.failing:
+            found |= Trouble.CACHE_DISK
+        return found
+
+    inherited = settings.inherited
+    ports = Ports(inherited, trouble)
+    follower.progress = ports.beat
+    await ports.listen(
+        listeners[0], inherited.http if inherited is not None else (), (settings.host, settings.port)
+    )
+    look_at_certificates = None
+    certificates = None
+    if settings.tls is not None:
+        certificates = Certificates(
+            Path(settings.tls.certificates),
+            time.time(),
+            lambda text: logger.warning("%s: %s", settings.name, text),
+        )
+        listeners.append(
+            Listener(
+                edge, scheme="https", peers=TrustedProxies(settings.trusted_proxies), limits=settings.limits
+            )
+        )
+        await ports.listen(
+            lambda: listeners[1].secured(certificates.context),
+            inherited.tls if inherited is not None else (),
+            (settings.tls.host, settings.tls.port),
+        )
+
+        def look_at_certificates() -> None:
+            certificates.poll(time.time())
+
+    if settings.shield is not None:
+        edge.shield = ShieldServer(edge, Secrets.of_file(settings.edge.shield_secret))
+        below = Listener(edge, scheme=SHIELD, limits=settings.limits)
+        listeners.append(below)
+        context = None if certificates is None else certificates.context
+        await ports.listen(
+            lambda: below() if context is None else below.secured(context),
+            inherited.shield if inherited is not None else (),
+            settings.shield,
+        )
+
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if lifeline is not None:
+        loop.add_reader(lifeline, stop.set)
+
+    follower.report()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    ports.start()
+    on_ready()
+    await follower.follow(stop, look_at_certificates)
+
+    if lifeline is not None:
+        loop.remove_reader(lifeline)
+    ports.close()
+    await asyncio.gather(*(listener.drain() for listener in listeners))
+    await edge.aclose()
+    log.close()
+    follower.leave()
+    await ports.end()
+
+
+def within_open_files(settings: WorkerSettings, files: int) -> WorkerSettings:
+    """The settings with no more connections than a process with so many files can have: one that can open no more
+    accepts no viewer at all."""
+    viewers = settings.edge.viewers
+    most = int(files * OPEN_FILES)
+    if files == resource.RLIM_INFINITY or 0 < viewers.connections <= most:
+        return settings
+    if viewers.connections:
+        logger.warning(
+            "%s may open %d files, so it takes %d connections at a time and not %d; see `ulimit -n`",
+            settings.name,
+            files,
+            most,
+            viewers.connections,
+        )
+    edge = msgspec.structs.replace(settings.edge, viewers=msgspec.structs.replace(viewers, connections=most))
+    return msgspec.structs.replace(settings, edge=edge)
+
+
+def _segment(settings: WorkerSettings) -> Segment | None:
+    """The memory that all workers share, None if it cannot be had: then this worker's cache is its own."""
+    inherited = settings.inherited
+    if inherited is None or inherited.cache < 0:
+        return None
+    try:
+        return Segment.attach(inherited.cache, inherited.slot)
+    except (OSError, ValueError, SettingsError) as error:
+        logger.warning(
+            "%s cannot use the memory that workers share, so it does not see at once what the others store or "
+            "remove: %s",
+            settings.name,
+            error,
+        )
+        return None
+
+
+def main(argument: str) -> None:
+    """The entry of a worker's process. `argument` is its settings as JSON; two inherited pipes are named in the
+    environment: its lifeline, and the one to say on that it is ready."""
+    logging.basicConfig(format="keyfront: %(message)s", level=logging.WARNING)
+    sys.unraisablehook = unraisable
+    lifeline, ready = int(os.environ["KEYFRONT_LIFELINE"]), int(os.environ["KEYFRONT_READY"])
+
+    def on_ready() -> None:
+        os.write(ready, b"ready\n")
+        os.close(ready)
+
+    run_worker(msgspec.json.decode(argument, type=WorkerSettings), on_ready, lifeline)

@@ -1,0 +1,242 @@
+"""What a person may ask of a rotation. Pure: the record as it is, and as it is to be. The rules do the rest.
+
+Every order is one write of the record, so it holds from then on whatever else happens; a step that was decided before
+loses (its write is refused, and the facts are read again).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from keyfront.custody.contract import checked_labels
+from keyfront.custody.key_record import DAY, Entry, KeyGroupRecord, RotationPolicy, Stage, check
+from keyfront.custody.schemes import split
+from keyfront.errors import CustodyError, RotationError
+from keyfront.lifecycle.rotation import (
+    CLOCKS,
+    FREE,
+    PLACES,
+    Action,
+    Facts,
+    Group,
+    Step,
+    after,
+    deployment_wait,
+    move,
+    name_of,
+    named,
+    next_due,
+    next_key,
+    urgent,
+)
+
+replace = msgspec.structs.replace
+
+
+def validated(terms: RotationPolicy, now: float) -> RotationPolicy:
+    """
+    :raises RotationError: if a rotation cannot go by `terms`.
+    """
+    try:
+        check(KeyGroupRecord("terms", "", terms))
+    except CustodyError as error:
+        raise RotationError(str(error).partition(": ")[2] or str(error)) from None
+    try:
+        checked_labels({"application": terms.application} if terms.application else None)
+        name = split(terms.place).name
+    except CustodyError as error:
+        raise RotationError(str(error)) from None
+    if name:
+        raise RotationError(f"{terms.place} names a key; a place without a key's name ends with a slash")
+    if fault := _ungraceful(terms):
+        raise RotationError(fault)
+    if terms.every != "":
+        following = next_due(terms.every, now)
+        if not math.isfinite(following) or following <= now:
+            raise RotationError(f"{terms.every!r} is no schedule")
+    return terms
+
+
+LONGEST_GRACE: Mapping[str, float] = {"awskms": 30 * DAY, "awssm": 30 * DAY}
+"""How long places that set a limit keep a key that is to be deleted, by scheme, seconds."""
+
+
+def _ungraceful(terms: RotationPolicy) -> str:
+    """Why the place cannot keep a RETIRED key for `grace`, as far as it shows in its URI; empty if it can."""
+    place = split(terms.place)
+    longest = LONGEST_GRACE.get(place.scheme)
+    if longest is not None and terms.grace > longest:
+        return (
+            f"{place.scheme}: keeps a key that is to be deleted for {_length(longest)} at most: "
+            f"a grace of {_length(terms.grace)} is too long"
+        )
+    options = {option.partition("=")[0] for option in place.options.split("&")}
+    if (
+        place.scheme == "vault"
+        and place.place.startswith("transit/")
+        and terms.grace
+        and "notes" not in options
+    ):
+        return (
+            f"{terms.place} keeps no key that is to be deleted, so grace is 0 there, or its URI says notes="
+        )
+    return ""
+
+
+def warnings(terms: RotationPolicy, now: float) -> tuple[str, ...]:
+    """What is allowed in `terms` and will surprise."""
+    found: list[str] = []
+    if terms.every != "":
+        first = next_due(terms.every, now)
+        length = next_due(terms.every, first) - first
+        drains = max(terms.overlap, terms.reach)
+        most = PLACES - FREE - 1
+        if drains > most * length:
+            found.append(
+                f"a key drains for {_length(drains)} and signs for {_length(length)}: more than {most} would have to "
+                "be trusted beside the one that signs, so rotations will wait for places in the key group"
+            )
+    return tuple(found)
+
+
+def initial_record(
+    group: Group, terms: RotationPolicy, adopted: Sequence[Entry], made: int, now: float
+) -> KeyGroupRecord:
+    """The first record of a key group.
+
+    :param adopted: keys that are in the group, from the oldest to the newest: the last one signs, the others drain.
+    :param made: how many keys were made for the group before.
+    """
+    record = KeyGroupRecord(group.name, group.id, terms, made=made)
+    entries = [
+        replace(
+            entry,
+            stage=Stage.DRAINING,
+            published=now,
+            draining=now,
+            drain_until=record.drains_until(entry, now),
+        )
+        for entry in adopted[:-1]
+    ]
+    entries += [
+        replace(entry, stage=Stage.SIGNING, published=now, signing=now, reach=terms.reach)
+        for entry in adopted[-1:]
+    ]
+    return replace(record, entries=tuple(entries))
+
+
+def rotated(record: KeyGroupRecord, now: float) -> KeyGroupRecord:
+    """A rotation now, whatever the schedule says.
+
+    :raises RotationError: if one is under way, or all is paused.
+    """
+    if record.terms.paused:
+        raise RotationError("the rotation is paused: resume it first")
+    if entry := next_key(record):
+        raise RotationError(f"a rotation is under way already: {named(entry)} is {entry.stage.value}")
+    return replace(record, asked=now)
+
+
+def paused(record: KeyGroupRecord) -> KeyGroupRecord:
+    """No further step but what an emergency or a withdrawal needs."""
+    return replace(record, terms=replace(record.terms, paused=True))
+
+
+def resumed(record: KeyGroupRecord, now: float) -> KeyGroupRecord:
+    """Go on. Times of the record that are yet to come are those of a clock that was wrong: they count from now."""
+    entries = tuple(_sobered(record, entry, now) for entry in record.entries)
+    asked = min(record.asked, now)
+    return replace(record, terms=replace(record.terms, paused=False), entries=entries, asked=asked)
+
+
+def _sobered(record: KeyGroupRecord, entry: Entry, now: float) -> Entry:
+    limit = now + CLOCKS
+    changes: dict[str, float] = {
+        name: now
+        for name in ("created", "published", "signing", "draining", "retired", "gone")
+        if getattr(entry, name) > limit
+    }
+    if "draining" in changes:
+        changes["drain_until"] = record.drains_until(entry, now)
+    if entry.leaving > limit:
+        kept = entry.stage is Stage.DRAINING and not entry.compromised
+        changes["leaving"] = 0.0 if kept else now
+    return replace(entry, **changes)
+
+
+def back_to(record: KeyGroupRecord) -> Entry | None:
+    """The key that a rollback would let sign again; None if it only withdraws the key to come.
+
+    :raises RotationError: if there is neither.
+    """
+    if urgent(record):
+        raise RotationError("the key that signs is compromised: there is no way back to it, nor past it")
+    if next_key(record):
+        return None
+    able = [e for e in record.entries if e.stage is Stage.DRAINING and not e.leaving and not e.compromised]
+    if not able:
+        raise RotationError("there is no key to go back to: none is DRAINING, and none is on its way")
+    return max(able, key=lambda entry: entry.draining)
+
+
+def rolled_back(facts: Facts, now: float) -> KeyGroupRecord:
+    """Back to the key that signed before; a key that does not sign yet is withdrawn instead. Paused, for otherwise the
+    schedule would soon do the same again.
+
+    :raises RotationError: if there is nothing to go back to, or that key cannot sign.
+    """
+    record = facts.record
+    previous, next_ = back_to(record), next_key(record)
+    if next_ is not None:
+        step = Step(Action.RELEASE, next_.uri, "rolled back")
+    elif previous is not None:
+        if lost := facts.lost(previous):
+            raise RotationError(f"{named(previous)} cannot sign again: {lost}")
+        if previous.key_pair_id not in facts.items:
+            raise RotationError(f"{named(previous)} is not in the key group any more")
+        if wait := deployment_wait(facts, now, f"that every edge trusts {named(previous)}"):
+            raise RotationError(f"{named(previous)} cannot sign again yet: {wait.reason}")
+        step = Step(Action.SWITCH, previous.uri, "rolled back")
+    else:
+        return record  # back_to has said why
+    return replace(paused(after(record, step, now)), asked=0.0)
+
+
+def compromised(
+    record: KeyGroupRecord, key: str, now: float, *, keep_serving: bool = False
+) -> KeyGroupRecord:
+    """The key leaves every edge now, without overlap. If it is the one that signs, another takes its place.
+
+    :param key: its id at CloudFront, its name, or its URI.
+    :param keep_serving: if it signs, let edges trust it until the other one is trusted everywhere.
+    :raises RotationError: if it is none of the record's, or no edge trusts it any more.
+    """
+    entry = found(record, key)
+    if entry.stage is Stage.RETIRED:
+        raise RotationError(f"{named(entry)} is RETIRED: no edge trusts it any more")
+    served = keep_serving and entry.stage is Stage.SIGNING
+    move(entry.stage, Action.RELEASE)
+    marked = replace(entry, compromised=True, leaving=0.0 if served else entry.leaving or now)
+    return replace(record, entries=tuple(marked if each is entry else each for each in record.entries))
+
+
+def found(record: KeyGroupRecord, key: str) -> Entry:
+    """The record's key of that id, name or URI.
+
+    :raises RotationError: if there is none.
+    """
+    for entry in record.entries:
+        if key and key in (entry.key_pair_id, entry.uri, name_of(entry.uri)):
+            return entry
+    ours = ", ".join(named(entry) for entry in record.entries) or "none"
+    raise RotationError(f"{key} is no key of the rotation of {record.group}, whose keys are: {ours}")
+
+
+def _length(seconds: float) -> str:
+    for size, unit in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:g} {unit}" if seconds % size == 0 else f"{seconds / size:.1f} {unit}"
+    return f"{seconds:g} seconds"

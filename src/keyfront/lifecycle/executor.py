@@ -1,0 +1,605 @@
+"""Takes the steps of rotations: gathers the facts, asks the rules, does what they say, and tells of it.
+
+It keeps nothing but which steps have failed in the last minute, so that it does not try them at each look: each step
+begins with the facts. A step that fails keeps no other from being taken, in the same look. Any number of conductors may
+work on one key group, each in any thread or on any machine. The record is changed only by whoever has seen what was
+there, and so is the key group (its ETag); whoever comes second changes nothing, and looks again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from keyfront.custody.contract import Custody, Records
+from keyfront.custody.key_record import (
+    Entry,
+    KeyGroupRecord,
+    RotationPolicy,
+    Stage,
+    VersionedRecord,
+    load,
+    read_succession,
+    record_name,
+    save,
+)
+from keyfront.custody.schemes import open_place
+from keyfront.errors import (
+    AccountError,
+    CustodyError,
+    KeyExists,
+    KeyfrontError,
+    NoSuchKey,
+    RecordChanged,
+    RotationError,
+)
+from keyfront.lifecycle import commands
+from keyfront.lifecycle.cloudfront import Api, Refused
+from keyfront.lifecycle.events import Listener, Phase, RotationEvent, notify
+from keyfront.lifecycle.rotation import (
+    Action,
+    CustodyState,
+    Done,
+    Facts,
+    Group,
+    KnownKey,
+    Planned,
+    Step,
+    Wait,
+    after,
+    another,
+    is_emergency_step,
+    key_prefix,
+    name_of,
+    next_step,
+    plan,
+    same_key,
+)
+from keyfront.signing.keys import HashName, load_public_key
+
+replace = msgspec.structs.replace
+log = logging.getLogger("keyfront.rotation")
+
+LOOK = 5.0
+"""Seconds until it is worth looking again where the world has to change (a distribution has to be Deployed)."""
+LATER = 60.0
+"""The same where a person has to do something, or a step has failed."""
+ANYWAY = 900.0
+"""The same where nothing is to be done for long: somebody may have taken a key out of the group."""
+_LOST = ("PreconditionFailed", "InvalidIfMatchVersion", "PublicKeyAlreadyExists")
+"""What the API says to whoever comes second."""
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What came of one look at a key group: a step was `taken`, or there is something to wait for, or neither (nothing
+    is to be done, ever, or not before somebody asks). A step with an `error` was not taken, and comes up again; with
+    `raced`, because somebody else was quicker, else because it failed, now or a moment ago, and beside it there was
+    nothing to do but `wait`. `again` is when to look again, epoch seconds (None: never)."""
+
+    group: str
+    again: float | None
+    taken: Step | None = None
+    wait: Wait | None = None
+    error: str = ""
+    raced: bool = False
+
+    @property
+    def moved(self) -> bool:
+        """Whether there may be more to do at once."""
+        return self.raced or (self.taken is not None and not self.error)
+
+
+class Failure(NamedTuple):
+    """A step that failed: it is not tried again before `again` (epoch seconds by the local clock), unless it has come
+    to be an emergency's since (`pressing`)."""
+
+    error: str
+    again: float
+    pressing: bool
+
+
+class Conductor:
+    """Not for several threads at once, since `Api` is not; make one for each."""
+
+    def __init__(
+        self,
+        api: Api,
+        records: Records,
+        environment: Mapping[str, str] = os.environ,
+        listeners: Sequence[Listener] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """
+        :param environment: where places of keys find their secrets.
+        :param clock: epoch seconds.
+        """
+        self.api = api
+        self.records = records
+        self._environment = environment
+        self._listeners = listeners
+        self._clock = clock
+        self._failures: dict[tuple[str, Action, str], Failure] = {}
+
+    # ---- what is there
+
+    def groups(self) -> list[str]:
+        """The key groups that are rotated. A record that cannot be read is in the log, and stops no other."""
+        found = []
+        for name in self.records.names():
+            record = self.records.read(name)
+            try:
+                found += [read_succession(record.data).group] if record is not None else []
+            except CustodyError as error:
+                log.error("the record %s in %s: %s", name, self.records.uri, error)
+        return sorted(found)
+
+    def record(self, group: str) -> VersionedRecord:
+        """:raises RotationError: if the group is not rotated."""
+        kept = load(self.records, group)
+        if kept is None:
+            raise RotationError(f"the key group {group} is not rotated: `keyfront rotation start {group}`")
+        return kept
+
+    def facts(self, kept: VersionedRecord) -> Facts:
+        """All that the rules go by, as it is now.
+
+        :raises AccountError: if CloudFront cannot be asked.
+        """
+        record = kept.succession
+        group = self.api.key_group(record.key_group_id)
+        keys = self.api.public_keys()
+        listed = {key.id for key in keys}
+        young = [
+            e for e in record.entries if not e.gone and (e.stage is not Stage.RETIRED or not e.published)
+        ]
+        ids = [entry.key_pair_id for entry in young if entry.key_pair_id]
+        unlisted = [self.api.public_key(id_) for id_ in ids if id_ not in listed]
+        keys += tuple(key for key in unlisted if key is not None)
+        facts = Facts(record, group, keys, self.api.distributions(record.key_group_id))
+        left = [e for e in record.entries if e.stage is Stage.RETIRED and not e.gone]
+        ids = [id_ for entry in left if (id_ := facts.id_of(entry))]
+        return replace(
+            facts,
+            elsewhere=self.api.key_groups_of(ids) if ids else {},
+            held={entry.uri: self._held(entry) for entry in record.entries if not entry.gone},
+            **self._seen(),
+            skew=self.api.skew,
+        )
+
+    def _seen(self) -> dict[str, Any]:
+        try:
+            return {"last_expiry": self.api.last_expiry()}
+        except AccountError as error:  # no reason for anything else to wait, an emergency least of all
+            return {"unseen": str(error) or type(error).__name__}
+
+    def _held(self, entry: Entry) -> CustodyState:
+        try:
+            found = self._place(entry.uri).describe(name_of(entry.uri))
+        except NoSuchKey:
+            return CustodyState()
+        except CustodyError as error:
+            return CustodyState(unknown=str(error) or type(error).__name__)
+        return CustodyState() if found.delete_at is not None else CustodyState(found.public_key.fingerprint)
+
+    def _place(self, uri: str) -> Custody:
+        return open_place(uri, self._environment)
+
+    def plan(self, group: str) -> tuple[tuple[Planned, ...], Wait | Done]:
+        """All steps to come (`rotation.plan`)."""
+        facts = self.facts(self.record(group))
+        return plan(facts, self.now())
+
+    def plan_of(self, record: KeyGroupRecord) -> tuple[tuple[Planned, ...], Wait | Done]:
+        """The same of a record that was never written."""
+        return plan(self.facts(VersionedRecord(record, "")), self.now())
+
+    def now(self) -> float:
+        """Epoch seconds by CloudFront's clock, as far as it has told."""
+        return self._clock() + (self.api.skew or 0.0)
+
+    # ---- one step
+
+    def step(self, group: str, now: float | None = None) -> Outcome:
+        """Look, and take one step if there is one.
+
+        :param now: epoch seconds by the local clock; default: it is asked.
+        :raises RotationError: if the group is not rotated.
+        :raises CustodyError: if its record cannot be read.
+        :raises AccountError: if CloudFront cannot be asked.
+        """
+        local = self._clock() if now is None else now
+        failed: Outcome | None = None
+        while True:
+            try:
+                kept = self.record(group)
+                facts = self.facts(kept)
+            except (KeyfrontError, OSError):
+                if failed is None:
+                    raise
+                return failed
+            ahead = facts.skew or 0.0
+            now = local + ahead
+            found = next_step(facts, now, self._failed(facts.record, local))
+            if not isinstance(found, Step):
+                return self._at_rest(facts, found, local)
+            press = is_emergency_step(facts.record, found)
+            try:
+                if not press:
+                    self._tell("before", facts.record, now, found)
+                self._take(kept, facts, found, now)
+            except (KeyfrontError, OSError) as error:
+                self._told_late(press, facts.record, now, found)
+                self._tell("failed", facts.record, now, found, str(error), urgent=press)
+                if isinstance(error, RecordChanged) or (isinstance(error, Refused) and error.code in _LOST):
+                    return Outcome(group, local + 1.0, found, error=str(error), raced=True)
+                failure = Failure(str(error), local + LATER, press)
+                self._failures[group, found.action, found.uri] = failure
+                failed = Outcome(group, failure.again, found, error=failure.error)
+                continue
+            self._failures.pop((group, found.action, found.uri), None)
+            self._told_late(press, facts.record, now, found)
+            self._tell("after", facts.record, now, found, urgent=press)
+            return Outcome(group, local, found)
+
+    def _failed(self, record: KeyGroupRecord, local: float) -> set[tuple[Action, str]]:
+        """The steps of a group that are not to be tried now."""
+        found = set()
+        for key, failure in list(self._failures.items()):
+            group, action, uri = key
+            if not 0 < failure.again - local <= LATER:
+                del self._failures[key]
+            elif group == record.group and failure.pressing >= is_emergency_step(
+                record, Step(action, uri, "")
+            ):
+                found.add((action, uri))
+        return found
+
+    def _at_rest(self, facts: Facts, found: Wait | Done, local: float) -> Outcome:
+        """What there is to wait for; with it the first of the steps that have failed, if there is one."""
+        group, ahead = facts.record.group, facts.skew or 0.0
+        wait = found if isinstance(found, Wait) else None
+        again = local + ANYWAY if wait is None else _again(wait, local + ahead) - ahead
+        first = next_step(facts, local + ahead)
+        if isinstance(first, Step) and (known := self._failures.get((group, first.action, first.uri))):
+            return Outcome(group, min(again, known.again), first, wait, known.error)
+        return Outcome(group, again, wait=wait)
+
+    def _take(self, kept: VersionedRecord, facts: Facts, step: Step, now: float) -> None:
+        """The deed, and then the record: whatever is between them is found again. Only what takes trust back is written
+        before it is done (rotation.py, 3)."""
+        match step.action:
+            case Action.CREATE:
+                self._create(kept, step, now)
+                return
+            case Action.REGISTER:
+                id_ = self._register(facts, step)
+                try:
+                    self._save(kept, after(facts.record, step, now, key_pair_id=id_), now)
+                except RecordChanged:
+                    entry = self.record(facts.record.group).succession.entry(step.uri)
+                    if (
+                        entry is None or entry.gone
+                    ):  # it was withdrawn meanwhile, and nobody would look for this
+                        self.api.delete_public_key(id_)
+                    raise
+                return
+            case Action.PUBLISH | Action.REMOVE:
+                self._save(kept, after(facts.record, step, now), now)
+                if facts.group is not None:
+                    self.api.update_key_group(facts.group, step.items)
+                return
+            case Action.SWITCH:
+                self._try(step.uri, facts.record)
+            case Action.UNREGISTER:
+                self.api.delete_public_key(step.key_pair_id)
+            case Action.DESTROY:
+                self._destroy(facts.record, step, now)
+        self._save(kept, after(facts.record, step, now), now)
+
+    def _save(self, kept: VersionedRecord, record: KeyGroupRecord, now: float) -> VersionedRecord:
+        if record == kept.succession:
+            return kept
+        return save(self.records, record, kept.version, now=now)
+
+    def _create(self, kept: VersionedRecord, step: Step, now: float) -> None:
+        record = kept.succession
+        place, terms = self._place(record.terms.place), record.terms
+        labels = {"key-group-id": record.key_group_id}
+        if terms.application:
+            labels["application"] = terms.application
+        try:
+            held = place.create(step.name, terms.algorithm, now=now, labels=labels)
+        except KeyExists:
+            # Made before a crash, or by another conductor a moment ago. Its number was never used, so nor was it.
+            held = place.describe(step.name)
+            if held.delete_at is not None or held.public_key.algorithm != terms.algorithm:
+                self._save(kept, replace(record, made=record.made + 1), now)  # that number is spent
+                return
+        self._save(kept, after(record, step, now, fingerprint=held.public_key.fingerprint), now)
+
+    def _register(self, facts: Facts, step: Step) -> str:
+        for key in facts.public_keys:
+            if key.name == step.name:  # the rule has compared them
+                return key.id
+        public_key = self._place(step.uri).describe(step.name).public_key
+        comment = f"Keyfront rotates key group {facts.record.group}"[:128]
+        return self.api.create_public_key(step.name, public_key.pem, comment)
+
+    def _try(self, uri: str, record: KeyGroupRecord) -> None:
+        """Whether custody can sign with the key, before anybody depends on it.
+
+        :raises CustodyError: if it cannot.
+        """
+        handle = self._place(uri).handle(name_of(uri))
+        entry = record.entry(uri)
+        hash_name: HashName = record.terms.hash_name or "SHA256"
+        if hash_name not in handle.hash_names:
+            hash_name = handle.hash_names[0]
+        data = b"Keyfront tries a key before signers take it"
+        if entry and entry.fingerprint and handle.public_key.fingerprint != entry.fingerprint:
+            raise CustodyError(f"{uri} is another key than the record's")
+        if not handle.public_key.verify(data, handle.sign(data, hash_name), hash_name):
+            raise CustodyError(f"{uri} signs what its public key does not verify")
+
+    def _destroy(self, record: KeyGroupRecord, step: Step, now: float) -> None:
+        for group in self.groups():
+            other = load(self.records, group)
+            entry = other.succession.entry(step.uri) if other and group != record.group else None
+            if entry is not None and not entry.gone:
+                return  # another group's rotation has it too, and will see to it
+        place, entry = self._place(step.uri), record.entry(step.uri)
+        try:
+            held = place.describe(step.name)
+            if entry is None or another(entry, held.public_key.fingerprint):
+                if held.delete_at is not None:
+                    return  # somebody else's, and on its way
+                raise RotationError(f"custody has another key as {step.uri}: it is not deleted")
+            place.delete(step.name, grace=record.terms.grace, now=now)
+        except NoSuchKey:
+            pass
+
+    # ---- orders
+
+    def start(
+        self,
+        group: Group,
+        terms: RotationPolicy,
+        adopt: Mapping[str, str],
+        by: str = "",
+        *,
+        dry_run: bool = False,
+    ) -> KeyGroupRecord:
+        """Begin to rotate a key group. In a dry run all is looked at and nothing written.
+
+        :param adopt: URIs in custody of keys that are in the group, by their ids; the last one signs, the others drain.
+        :raises RotationError: if it is rotated already, or a key cannot be adopted.
+        """
+        known = {key.id: key for key in self.api.public_keys()}
+        now = self.now()
+        commands.validated(terms, now)
+        if load(self.records, group.name) is not None:
+            raise RotationError(
+                f"the key group {group.name} is rotated already: see `keyfront rotation status`"
+            )
+        adopted = [self._adopted(group, known, id_, uri) for id_, uri in adopt.items()]
+        made = self._spent(group, terms, known.values())
+        record = commands.initial_record(group, terms, adopted, made, now)
+        for entry in record.entries:
+            self._try(entry.uri, record)
+        if dry_run:
+            return record
+        return self._ordered("start", record, None, now, by)
+
+    def _adopted(self, group: Group, known: Mapping[str, KnownKey], id_: str, uri: str) -> Entry:
+        if id_ not in group.items or id_ not in known:
+            raise RotationError(
+                f"{id_} is not in the key group {group.name}, whose keys are: {', '.join(group.items)}"
+            )
+        held = self._place(uri).describe(name_of(uri))
+        if held.public_key != load_public_key(known[id_].encoded_key):
+            raise RotationError(f"{uri} is not the private half of {id_}")
+        return Entry(
+            uri, Stage.SIGNING, held.created, key_pair_id=id_, fingerprint=held.public_key.fingerprint
+        )
+
+    def _spent(self, group: Group, terms: RotationPolicy, known: Iterable[KnownKey]) -> int:
+        """How many keys were made for the group before: an earlier rotation's names are not used again."""
+        prefix = key_prefix(group.name, group.id)
+        names = [key.name for key in self._place(terms.place).list()] + [key.name for key in known]
+        numbers = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+        return max((int(number) for number in numbers if number.isdecimal()), default=0)
+
+    def rotate(self, group: str, by: str = "") -> KeyGroupRecord:
+        """:raises RotationError: if one is under way, or all is paused."""
+        return self._order(group, "rotate", by, commands.rotated)
+
+    def pause(self, group: str, by: str = "") -> KeyGroupRecord:
+        return self._order(group, "pause", by, lambda record, now: commands.paused(record))
+
+    def resume(self, group: str, by: str = "") -> KeyGroupRecord:
+        return self._order(group, "resume", by, commands.resumed)
+
+    def change_terms(
+        self, group: str, change: Callable[[RotationPolicy], RotationPolicy], by: str = ""
+    ) -> KeyGroupRecord:
+        """:raises RotationError: if a rotation cannot go by them."""
+        return self._order(
+            group,
+            "terms",
+            by,
+            lambda record, now: record.with_terms(commands.validated(change(record.terms), now)),
+        )
+
+    def rollback(self, group: str, by: str = "") -> KeyGroupRecord:
+        """:raises RotationError: if there is nothing to go back to, or that key cannot sign."""
+
+        def back(record: KeyGroupRecord, now: float) -> KeyGroupRecord:
+            previous = commands.back_to(record)
+            if previous is not None:
+                self._try(previous.uri, record)
+            return commands.rolled_back(self.facts(VersionedRecord(record, "")), self.now())
+
+        return self._order(group, "rollback", by, back)
+
+    def emergency(self, group: str, key: str, by: str = "", *, keep_serving: bool = False) -> KeyGroupRecord:
+        """The key is compromised, in this group and in every other one whose record has it too.
+
+        :raises RotationError: if it is no key of the rotation's, or RETIRED; or if another group's record cannot be
+            changed: this one's is, and all others.
+        """
+        record = self._burnt(group, key, by, keep_serving=keep_serving)
+        faults = []
+        for other, uri in self.sharing(group, commands.found(record, key)).items():
+            try:
+                self._burnt(other, uri, by, keep_serving=keep_serving)
+            except (KeyfrontError, OSError) as error:
+                faults.append(f"{other} has the same key, and does not know that it is compromised: {error}")
+        if faults:
+            raise RotationError("; ".join(faults))
+        return record
+
+    def _burnt(self, group: str, key: str, by: str, *, keep_serving: bool) -> KeyGroupRecord:
+        return self._order(
+            group,
+            "emergency",
+            by,
+            lambda record, now: commands.compromised(record, key, now, keep_serving=keep_serving),
+            key,
+        )
+
+    def sharing(self, group: str, entry: Entry) -> dict[str, str]:
+        """The other groups whose record has that key too, and whose edges may trust it; each with its URI there."""
+        found = {}
+        for other in self.groups():
+            kept = load(self.records, other) if other != group else None
+            for each in kept.succession.entries if kept else ():
+                if each.stage is not Stage.RETIRED and same_key(each, entry):
+                    found[other] = each.uri
+        return found
+
+    def stop(self, group: str, by: str = "") -> KeyGroupRecord:
+        """Rotate the group no more. Its keys stay where they are; signers that follow the record stop when they have
+        not seen it for `max_staleness`."""
+        now = self.now()
+        kept = self.record(group)
+        self._tell_order("before", "stop", kept.succession, now, by)
+        self.records.remove(record_name(group), kept.version)
+        self._tell_order("after", "stop", kept.succession, now, by)
+        return kept.succession
+
+    def _order(
+        self,
+        group: str,
+        action: str,
+        by: str,
+        change: Callable[[KeyGroupRecord, float], KeyGroupRecord],
+        key: str = "",
+    ) -> KeyGroupRecord:
+        try:
+            self.api.key_group(self.record(group).succession.key_group_id)  # what time it is there
+        except AccountError:
+            pass  # an order is given also when CloudFront cannot be asked
+        for _ in range(10):
+            kept, now = self.record(group), self.now()
+            try:
+                return self._ordered(action, change(kept.succession, now), kept.version, now, by, key)
+            except RecordChanged:
+                continue
+        raise RotationError(f"the record of {group} changes all the time: try again")
+
+    def _ordered(
+        self, action: str, record: KeyGroupRecord, version: str | None, now: float, by: str, key: str = ""
+    ) -> KeyGroupRecord:
+        urgent = action == "emergency"  # it is written first, and told then
+        if not urgent:
+            self._tell_order("before", action, record, now, by, key)
+        try:
+            written = save(self.records, record, version, now=now).succession
+        except KeyfrontError as error:
+            self._tell_order("failed", action, record, now, by, key, str(error), urgent=urgent)
+            raise
+        if urgent:
+            with _unhindered():
+                self._tell_order("before", action, written, now, by, key, urgent=True)
+        self._tell_order("after", action, written, now, by, key, urgent=urgent)
+        return written
+
+    # ---- telling
+
+    def _told_late(self, press: bool, record: KeyGroupRecord, now: float, step: Step) -> None:
+        """What listeners would have heard before a step that does not wait for them."""
+        if press:
+            with _unhindered():
+                self._tell("before", record, now, step, urgent=True)
+
+    def _tell(
+        self,
+        moment: Phase,
+        record: KeyGroupRecord,
+        now: float,
+        step: Step,
+        error: str = "",
+        *,
+        urgent: bool = False,
+    ) -> None:
+        notify(
+            self._listeners,
+            RotationEvent(
+                moment,
+                now,
+                record.group,
+                record.key_group_id,
+                step.action.value,
+                key=step.name,
+                key_pair_id=step.key_pair_id,
+                reason=step.reason,
+                error=error,
+                urgent=urgent,
+            ),
+        )
+
+    def _tell_order(
+        self,
+        moment: Phase,
+        action: str,
+        record: KeyGroupRecord,
+        now: float,
+        by: str,
+        key: str = "",
+        error: str = "",
+        *,
+        urgent: bool = False,
+    ) -> None:
+        telling = RotationEvent(
+            moment,
+            now,
+            record.group,
+            record.key_group_id,
+            action,
+            key=key,
+            error=error,
+            by=by,
+            urgent=urgent,
+        )
+        notify(self._listeners, telling)
+
+
+@contextlib.contextmanager
+def _unhindered() -> Iterator[None]:
+    """An emergency is told to all listeners, and asks none of them."""
+    try:
+        yield
+    except Exception as error:
+        log.error("a listener would keep an emergency from being dealt with: %s", error)
+
+
+def _again(wait: Wait, now: float) -> float:
+    if wait.until is not None:
+        return min(max(wait.until, now), now + ANYWAY)
+    return now + (LATER if wait.attention else LOOK)

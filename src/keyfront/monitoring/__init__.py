@@ -1,0 +1,1 @@
+"""Metrics from what edges counted. Never in the way of a request."""

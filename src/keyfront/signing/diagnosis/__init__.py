@@ -1,0 +1,1 @@
+"""How `explain` finds the cause of a refused signature: search over known signer mistakes."""
