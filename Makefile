@@ -36,6 +36,9 @@ format: $(SETUP) ## format the code, fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(SETUP) ## write the generated parts of the architecture pages anew
+	$(BIN)/python -m scripts.architecture
+
 bench: $(SETUP) ## figures beside the peers, as ratios (PEERS=folder of the peer servers)
 	$(BIN)/python -m bench
 
@@ -61,4 +64,4 @@ lock: $(SETUP) ## pin the requirements anew, with hashes
 clean: ## remove what set-up and tests made
 	rm -rf $(VENV) tests/node/node_modules .mypy_cache .ruff_cache build dist
 
-.PHONY: help setup demo test check format bench soak fuzz lock clean
+.PHONY: help setup demo test check format docs bench soak fuzz lock clean

@@ -1,6 +1,7 @@
-"""Encrypted archives of an installation: made while it runs, verified, kept, restored, drilled.
+"""Encrypted archives of an installation: create, verify, retain, restore, drill.
 
-Read `container.py` for what the bytes are, `contents.py` for what is in them, `taking.py` for how one is made and
-verified, `restoring.py` for the way back, `drilling.py` for the proof that it works. `retention.py` says which are
-kept, `places.py` where they lie; docs/reference/backup.md is the form in prose.
+`archive/` is the format: the container, age encryption, tables as JSON lines, files, keys. `capture.py` takes a
+consistent archive of a running installation; `create.py` writes it to its targets and prunes by `retention.py`;
+`restore/` plans and carries out the way back; `drill.py` proves that a restore works. The format in prose:
+docs/reference/backup.md. The room knows the store and custody. It never runs inside a request.
 """

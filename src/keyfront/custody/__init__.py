@@ -1,4 +1,4 @@
-"""Private keys behind URIs: one contract, an adapter a scheme (docs/reference/custody.md).
+"""Private keys behind URIs: one contract, one adapter per scheme (docs/reference/custody.md).
 
     from keyfront.custody import open_key, open_place
 
@@ -6,8 +6,10 @@
     held = place.create("photos-1", "ECDSA-P256", now=time.time())
     handle = open_key(held.uri)                                             # what signs with one of them
 
-`contract.py` is what every adapter offers, `schemes.py` says which scheme is whose, `succession.py` is the record of
-which key signs for a key group now, which came before and which will come.
+`contract.py` is what every adapter offers and `schemes.py` maps a URI's scheme to its adapter in `adapters/`.
+`key_record.py` is the record of which key signs for a key group now, which came before, and which comes next;
+`signers/` follow it, and `agent/` signs for applications that must not hold keys. The room knows nothing of
+CloudFront's API.
 """
 
 from keyfront.custody.contract import Custody, Handle, HeldKey, Record, Records

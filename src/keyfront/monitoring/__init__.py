@@ -1,1 +1,1 @@
-"""Metrics from what edges counted. Never in the way of a request."""
+"""Metrics from what edges counted. Reads reports, never stands in the way of a request."""
