@@ -97,7 +97,6 @@ PENDING: set[tuple[str, str]] = {
     ("keyfront.edge.origin", "keyfront.edge.cache"),
     ("keyfront.edge.semantics", "keyfront.edge.rules"),
     ("keyfront.edge.types", "keyfront.edge.net"),
-    ("keyfront.edge.serving.edge", "keyfront.edge.serving.shield_server"),
     ("keyfront.edge.http.request_body", "keyfront.edge.http.connection"),
     ("keyfront.custody.adapters", "keyfront.custody.schemes"),
     ("keyfront.custody.adapters.pkcs11", "keyfront.custody.adapters.filesystem"),

@@ -612,7 +612,7 @@ async def test_a_worker_of_little_memory_stays_small_whatever_viewers_send(tmp_p
                         b"\r\n".join([b"%b: %b" % header for header in headers]) + cookie.encode()[:1500]
                     )
                     for _ in range(2):
-                        visit = edge.visit(request)
+                        visit = edge.lookup(request)
                         quick.learn(section, request)
                     host_text(host.encode() + b" " * 8000)
                     host_text(host.encode())

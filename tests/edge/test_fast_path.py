@@ -565,7 +565,7 @@ def test_a_record_made_of_pieces_is_the_encoders(agent: str, referer: str, path:
     target = "/" + path.replace("?", "").replace("#", "")
     headers = [(b"user-agent", agent.encode("latin-1")), (b"referer", referer.encode("latin-1"))]
     request = Request("GET", target, "d.test", headers, wire_bytes=len(target) + 50)
-    visit = edge.visit(request)
+    visit = edge.lookup(request)
     assert isinstance(visit.plan, Plan)
     way = fast_path.FastPath(edge)
     section = fast_path.CachedHeaderBlock(request, "")

@@ -43,7 +43,7 @@ class Follower:
         self._edge = edge
         self._feed = FileFeed(feed, region)
         self._changes = PurgeLog(data / "changes", edge.segment.name)
-        edge.tell_others = self._changes.tell
+        edge.on_unsafe_change = self._changes.tell
         self._name = name
         self._connections = connections
         self._refused = ""
@@ -58,7 +58,7 @@ class Follower:
         edge = self._edge
         edge.memory.hear()
         for key, query in self._changes.news():
-            edge.forget(Removal(key, query))
+            edge.purge_path(Removal(key, query))
         try:
             snapshot = self._feed.poll(edge.routing.snapshot if edge.routing.number else None)
         except SnapshotRefused as why:

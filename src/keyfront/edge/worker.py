@@ -31,9 +31,10 @@ from keyfront.edge.net.certificates import Certificates, unraisable
 from keyfront.edge.net.open_files import OPEN_FILES, raise_open_files
 from keyfront.edge.net.worker_sockets import Inherited, Ports
 from keyfront.edge.origin.shield_protocol import Secrets
-from keyfront.edge.serving.edge import SHIELD, Edge
+from keyfront.edge.serving.edge import Edge
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.edge.serving.shield_server import ShieldServer
+from keyfront.edge.types.shield import SHIELD
 from keyfront.errors import SettingsError
 from keyfront.fleet.heartbeat import Trouble
 
@@ -134,8 +135,8 @@ async def _work(settings: WorkerSettings, on_ready: Callable[[], None], lifeline
             certificates.poll(time.time())
 
     if settings.shield is not None:
-        edge.shield = ShieldServer(edge, Secrets.of_file(settings.edge.shield_secret))
-        below = Listener(edge, scheme=SHIELD, limits=settings.limits)
+        server = ShieldServer(edge, Secrets.of_file(settings.edge.shield_secret))
+        below = Listener(edge, handler=server, scheme=SHIELD, limits=settings.limits)
         listeners.append(below)
         context = None if certificates is None else certificates.context
         await ports.listen(

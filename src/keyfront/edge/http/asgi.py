@@ -97,7 +97,7 @@ class EdgeApp:
             visit = self.edge.unreadable(request)
             reply = respond.dated(error_pages.refused(refusal, None, request, visit.request_id), visit.now)
         else:
-            visit = self.edge.visit(request)
+            visit = self.edge.lookup(request)
             stored, plan = visit.hit, visit.plan
             if stored is not None and plan is not None and plan.route.response_headers is None:
                 reply = respond.answer(request, stored.meta, stored.body, visit.now, "Hit")
@@ -132,7 +132,7 @@ class EdgeApp:
             if close is not None:
                 await close()
             reason = refusal or reply.reason
-            self.edge.done(visit, reply.status, visit.sent, reply.x_cache, detail, reason)
+            self.edge.log_access(visit, reply.status, visit.sent, reply.x_cache, detail, reason)
 
     async def _refuse_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """WebSocket is the native shell's: here a handshake is answered 501, or with what the server makes of a refusal
@@ -155,7 +155,7 @@ class EdgeApp:
                 status = 403
                 await send({"type": "websocket.close", "code": 1000, "reason": ""})
         finally:
-            self.edge.done(visit, status, visit.sent, reply.x_cache, reply.detail, name)
+            self.edge.log_access(visit, status, visit.sent, reply.x_cache, reply.detail, name)
 
     async def _serve(self, visit: Exchange, scope: Scope, send: Send) -> Reply:
         hints = EarlyHints(send) if EARLY_HINT in (scope.get("extensions") or ()) else None

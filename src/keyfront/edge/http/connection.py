@@ -46,11 +46,13 @@ from keyfront.edge.rules.response_headers import ResponseHeaders
 from keyfront.edge.rules.slicing import ChangedError, UnusableError
 from keyfront.edge.semantics.header_limits import MAX_LINES_OF_ONE, too_many_lines
 from keyfront.edge.semantics.websocket import WEBSOCKET, upgrade_of
-from keyfront.edge.serving.edge import SHIELD, Edge
+from keyfront.edge.serving.edge import Edge
 from keyfront.edge.serving.exchange import Exchange
 from keyfront.edge.serving.fast_path import CachedHeaderBlock, Caller, FastPath, aged
+from keyfront.edge.serving.handler import Handler
 from keyfront.edge.types.files import FileRange
 from keyfront.edge.types.messages import Headers, Reply, Request
+from keyfront.edge.types.shield import SHIELD
 from keyfront.edge.types.stored import Stored
 from keyfront.errors import OriginFailure, clear_traceback
 
@@ -64,17 +66,22 @@ EARLY = 64 * 1024
 
 
 class Listener:
-    """All connections of a worker on one listening socket, and what they share."""
+    """All connections of a worker on one listening socket, and what they share.
+
+    :param handler: what answers the requests; by default the edge itself.
+    """
 
     def __init__(
         self,
         edge: Edge,
         *,
+        handler: Handler | None = None,
         scheme: str = "http",
         peers: TrustedProxies | None = None,
         limits: Limits | None = None,
     ) -> None:
         self.edge = edge
+        self.handler: Handler = edge if handler is None else handler
         self.scheme = scheme
         self.peers = peers or TrustedProxies()
         self.limits = limits or Limits()
@@ -158,6 +165,7 @@ class Connection(asyncio.Protocol):
         "_ending",
         "_entered",
         "_eof",
+        "_handler",
         "_head_bytes",
         "_head_since",
         "_headers",
@@ -199,6 +207,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._edge = listener.edge
+        self._handler = listener.handler
         self._clock = asyncio.get_running_loop().time
         self._parser: Any = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set in connection_made
@@ -356,12 +365,12 @@ class Connection(asyncio.Protocol):
         self._last_data = self._clock()
         self._keep_alive = True
         self._body = None
-        visit = self._edge.visit(section.asking(target, self._caller))
+        visit = self._handler.lookup(section.asking(target, self._caller))
         stored = visit.hit
         if stored is not None:
             self._send(stored, *self._told(visit, stored))
             if not self._listener.quick.tell(visit, section, self._caller):
-                self._edge.done(visit, 200, len(stored.body), "Hit", "Hit")
+                self._handler.log_access(visit, 200, len(stored.body), "Hit", "Hit")
         else:
             self._quiet = False
             self._task = asyncio.get_running_loop().create_task(self._run(visit, True, None))
@@ -629,7 +638,7 @@ class Connection(asyncio.Protocol):
         self._start(request, self._keep_alive, body)
 
     def _start(self, request: Request, keep_alive: bool, body: Body | None) -> None:
-        visit = self._edge.visit(request)
+        visit = self._handler.lookup(request)
         if visit.refusal is None:
             self._latest = request
         stored = visit.hit
@@ -678,7 +687,7 @@ class Connection(asyncio.Protocol):
     def _write_hit(self, visit: Exchange, stored: Stored) -> None:
         whole = visit.request.method == "GET"
         self._send(stored, *self._told(visit, stored), whole=whole)
-        self._edge.done(visit, 200, len(stored.body) if whole else 0, "Hit", "Hit")
+        self._handler.log_access(visit, 200, len(stored.body) if whole else 0, "Hit", "Hit")
 
     def _told(self, visit: Exchange, stored: Stored) -> tuple[bytes, bytes, ResponseHeaders | None, Request]:
         """What `_send` is to be told of a hit that was decided the long way."""
@@ -727,7 +736,7 @@ class Connection(asyncio.Protocol):
                     self._reached(over)
                     reply = respond.dated(error_pages.limited(over, visit.request_id), visit.now)
                 else:
-                    reply = await self._edge.serve(visit)
+                    reply = await self._handler.serve(visit)
             except (ConnectionResetError, ConnectionAbortedError) as error:
                 clear_traceback(error)
                 if not self._refusal or self._closing:
@@ -795,7 +804,7 @@ class Connection(asyncio.Protocol):
                 if reply.upstream is not None:
                     reply.upstream.end()
             result = reply.x_cache if reply is not None else "Error"
-            self._edge.done(
+            self._handler.log_access(
                 visit,
                 reply.status if reply is not None and (started or self.tunnel is not None) else 0,
                 visit.sent,
@@ -1003,7 +1012,7 @@ class Connection(asyncio.Protocol):
                 )
             )
         )
-        self._edge.done(visit, reply.status, len(body), reply.x_cache, reply.detail, self._refusal)
+        self._handler.log_access(visit, reply.status, len(body), reply.x_cache, reply.detail, self._refusal)
         self._linger()
 
     def _finish(self, body: Body | None) -> None:

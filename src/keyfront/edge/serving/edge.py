@@ -1,6 +1,6 @@
 """One edge worker without its sockets: a request comes in, a reply goes out, one access record is left.
 
-A shell (`http1`, `asgi`) calls `visit`; if that found a fresh stored response that can go out as it is (`hit`), the
+A shell (`http1`, `asgi`) calls `exchange`; if that found a fresh stored response that can go out as it is (`hit`), the
 shell writes it at once, without a coroutine. Otherwise the shell awaits `serve`. At the end it calls `done`.
 `serve` is read top to bottom: refuse, or find, or fill, or pass through; then the custom error page.
 """
@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from random import random
 from time import monotonic_ns, perf_counter, time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from keyfront.edge.cache import slice_reader
 from keyfront.edge.cache.disk import DiskTier
@@ -68,15 +68,8 @@ from keyfront.errors import OriginFailure, clear_traceback
 from keyfront.model.snapshot import EMPTY, Origin, Snapshot
 from keyfront.signing.tables import Budget
 
-if TYPE_CHECKING:
-    from keyfront.edge.serving.shield_server import ShieldServer
-
 # Refusals whose site is to answer nothing, or must not be asked again: no page of its own. Nor has a 400 of the edge's.
 _UNPAGED = frozenset({"disabled", "chain_too_long"})
-SHIELD = "shield"
-"""The scheme of what other edges ask, on a socket of its own."""
-
-
 LONGEST_EXPLANATION = 500
 """Characters of an explanation that an access record holds: some of it may be an origin's own words."""
 
@@ -129,7 +122,7 @@ class Edge:
         self._tasks: set[asyncio.Task[None]] = set()
         self.failures: TtlMap[tuple[str, int, str, str]] = TtlMap(budget=self.tables)
         self.unshared: TtlMap[bool] = TtlMap(budget=self.tables)
-        self.tell_others: Callable[[str, str], None] | None = None
+        self.on_unsafe_change: Callable[[str, str], None] | None = None
         """Tells edges that use the same data folder but share no memory with this one (`changes`)."""
         self.unsliced: TtlMap[bool] = TtlMap(budget=self.tables)
         self.compressors = compressors.Compressors()
@@ -143,7 +136,6 @@ class Edge:
             limits=settings.origins,
             reached=self.reached,
         )
-        self.shield: ShieldServer | None = None
         self.shields: Shields | None = None
         if settings.shields:
             # Where the parents are is the operator's own setting, so no rule for origins applies to them.
@@ -251,25 +243,23 @@ class Edge:
 
     # -- the quick way: decided, and found fresh ---------------------------------------------------------------------
 
-    def visit(self, request: Request) -> Exchange:
-        if self.shield is not None and request.scheme == SHIELD:
-            return self.shield.visit(request)
+    def lookup(self, request: Request) -> Exchange:
         now = self.clock()
         began = perf_counter()
-        visit = Exchange(request, now, began, self.request_id())
+        exchange = Exchange(request, now, began, self.request_id())
         decision = decide(self.routing, request, now, self.country)
-        visit.verify_s = perf_counter() - began
+        exchange.verify_s = perf_counter() - began
         if isinstance(decision, Refusal):
-            visit.refusal = decision
-            return visit
+            exchange.refusal = decision
+            return exchange
         plan, grant = decision
         if grant is not None:
-            visit.grant = grant
+            exchange.grant = grant
             self.log.counts.accepted(grant.key_pair_id, grant.expires, now)
-        visit.plan = plan
+        exchange.plan = plan
         if request.upgrade == WEBSOCKET:
-            return visit  # a handshake has no key: it neither finds, fills nor joins anything
-        key = visit.key = plan.key if not plan.route.selects else self._key(plan, request)
+            return exchange  # a handshake has no key: it neither finds, fills nor joins anything
+        key = exchange.key = plan.key if not plan.route.selects else self._key(plan, request)
         if key is not None:
             stored = self.memory.look(key)
             if (
@@ -282,8 +272,8 @@ class Edge:
                     or (plan.route.response_headers.settled and request.method != "OPTIONS")
                 )
             ):
-                visit.hit = stored
-        return visit
+                exchange.hit = stored
+        return exchange
 
     def _key(self, plan: Plan, request: Request) -> str | None:
         """The cache key of this very request, or None if its answer is not to be looked for in the cache."""
@@ -293,25 +283,23 @@ class Edge:
         return key + key_suffix(plan.route.behavior, request, plan.query, self.country)
 
     def unreadable(self, request: Request) -> Exchange:
-        """The visit of a request that no shell could make sense of; only its record will be left."""
+        """The exchange of a request that no shell could make sense of; only its record will be left."""
         return Exchange(request, self.clock(), perf_counter(), self.request_id())
 
     # -- the long way ------------------------------------------------------------------------------------------------
 
-    async def serve(self, visit: Exchange) -> Reply:
-        if self.shield is not None and visit.asked is not None:
-            return await self.shield.serve(visit, visit.asked)
-        plan = visit.plan
+    async def serve(self, exchange: Exchange) -> Reply:
+        plan = exchange.plan
         if plan is not None:
-            name = self._refusal_late(visit.request)
+            name = self._refusal_late(exchange.request)
             if name:
-                visit.refusal = Refusal(name, plan.route.site, plan.route)
-        refusal = visit.refusal
+                exchange.refusal = Refusal(name, plan.route.site, plan.route)
+        refusal = exchange.refusal
         if refusal is not None:
             # Whether a country is let in does not depend on the behavior, which may not be known yet (`decide`).
             route = None if refusal.name == "geo_blocked" else refusal.route
             reply = error_pages.refused(
-                refusal.name, refusal.denied, visit.request, visit.request_id, self.settings.https_port
+                refusal.name, refusal.denied, exchange.request, exchange.request_id, self.settings.https_port
             )
             site = refusal.site if refusal.name not in _UNPAGED and reply.status != 400 else None
         else:
@@ -319,22 +307,22 @@ class Edge:
             route = plan.route
             site = route.site
             try:
-                reply = await self.obtain(visit, plan)
+                reply = await self.respond_from_cache_or_origin(exchange, plan)
             except OriginFailure as failure:
                 clear_traceback(failure)
-                visit.explanation = failure.detail
+                exchange.explanation = failure.detail
                 if failure.status == 503:
-                    reply = error_pages.limited(failure.reason or failure.kind, visit.request_id)
+                    reply = error_pages.limited(failure.reason or failure.kind, exchange.request_id)
                     site = None
                 else:
-                    reply = error_pages.origin_failed(failure, visit.request_id)
+                    reply = error_pages.origin_failed(failure, exchange.request_id)
         if site is not None and site.error_responses and reply.status >= 400:
-            reply = await self._custom_error(site, visit, reply)
+            reply = await self._custom_error(site, exchange, reply)
         if route is not None and route.response_headers is not None and reply.status != 101:
-            self._policed(visit, reply, route.response_headers)
+            self._policed(exchange, reply, route.response_headers)
         if self._tells and refusal is None:
-            reply.headers.append((b"cache-status", self._cache_status(visit, reply)))
-        return respond.dated(reply, visit.now)
+            reply.headers.append((b"cache-status", self._cache_status(exchange, reply)))
+        return respond.dated(reply, exchange.now)
 
     def _refusal_late(self, request: Request) -> str:
         """The name of what speaks against a request that the gate lets pass, "" if nothing does."""
@@ -344,47 +332,47 @@ class Edge:
             return handshake_fault(request.headers) or ("websocket_limit" if self.websockets.full else "")
         return ""
 
-    def _policed(self, visit: Exchange, reply: Reply, rule: ResponseHeaders) -> None:
+    def _policed(self, exchange: Exchange, reply: Reply, rule: ResponseHeaders) -> None:
         """Give the reply the headers that the behavior's response headers policy makes of its own."""
-        reply.headers = rule.applied(visit.request, reply.status, reply.headers)
-        if rule.timing and rule.tells_timing(visit.request, 100 * random()):
+        reply.headers = rule.applied(exchange.request, reply.status, reply.headers)
+        if rule.timing and rule.tells_timing(exchange.request, 100 * random()):
             result = reply.x_cache
             if result == "Error":
-                result = "Miss" if visit.forwarded else "Hit" if visit.refusal is None else ""
+                result = "Miss" if exchange.forwarded else "Hit" if exchange.refusal is None else ""
             reply.headers = timed(
                 reply.headers,
                 result,
                 pop=self.settings.pop,
-                request_id=visit.request_id,
-                taken=perf_counter() - visit.began,
-                upstream=visit.upstream if result != "Hit" else None,
+                request_id=exchange.request_id,
+                taken=perf_counter() - exchange.began,
+                upstream=exchange.upstream if result != "Hit" else None,
             )
 
-    def _cache_status(self, visit: Exchange, reply: Reply) -> bytes:
-        flight = visit.flight
+    def _cache_status(self, exchange: Exchange, reply: Reply) -> bytes:
+        flight = exchange.flight
         return respond.cache_status(
             self.settings.pop,
-            visit.forwarded,
-            visit.answered if flight is None else flight.status,
-            None if visit.fresh_until is None else visit.fresh_until - visit.now,
+            exchange.forwarded,
+            exchange.answered if flight is None else flight.status,
+            None if exchange.fresh_until is None else exchange.fresh_until - exchange.now,
             stored=flight is not None and flight.keeps,
-            collapsed=visit.joined,
+            collapsed=exchange.joined,
             detail=reply.reason,
         )
 
-    async def obtain(self, visit: Exchange, plan: Plan) -> Reply:
+    async def respond_from_cache_or_origin(self, exchange: Exchange, plan: Plan) -> Reply:
         """From the cache, or through a flight, or straight from the origin.
 
         :raises OriginFailure: if the origin failed, and nothing stands in for its answer.
         """
-        if visit.request.upgrade == WEBSOCKET:
-            return await self._open_websocket(visit, plan)
+        if exchange.request.upgrade == WEBSOCKET:
+            return await self._open_websocket(exchange, plan)
         for _ in range(3):
-            if visit.key is None:
-                visit.forwarded = "method" if plan.route.cacheable else "bypass"
+            if exchange.key is None:
+                exchange.forwarded = "method" if plan.route.cacheable else "bypass"
                 break
             try:
-                reply = await self._through_cache(visit, plan, visit.key)
+                reply = await self._through_cache(exchange, plan, exchange.key)
             except ChangedError as changed:
                 clear_traceback(changed)
                 continue  # what was stored in slices has been dropped
@@ -393,35 +381,35 @@ class Edge:
                 break
             if reply is None:
                 break
-            flight = visit.flight
-            if flight is not None and flight.sheltered and not visit.joined and reply.x_cache == "Hit":
+            flight = exchange.flight
+            if flight is not None and flight.sheltered and not exchange.joined and reply.x_cache == "Hit":
                 reply.detail = SHELTERED
             return reply
-        return await self._pass(visit, plan)
+        return await self._pass(exchange, plan)
 
-    async def _through_cache(self, visit: Exchange, plan: Plan, key: str) -> Reply | None:
+    async def _through_cache(self, exchange: Exchange, plan: Plan, key: str) -> Reply | None:
         """The reply from what is stored or fills the cache now, or None if the cache is to be passed by.
 
         :raises ChangedError: if what was stored is worth nothing: try again.
         :raises UnusableError: if the origin's answer to a range is for this viewer alone.
         """
-        request, now = visit.request, visit.now
-        stored = self.tiers.find(key, lambda: self._origin_headers(visit, plan), now)
+        request, now = exchange.request, exchange.now
+        stored = self.tiers.find(key, lambda: self._origin_headers(exchange, plan), now)
         if stored is not None:
             verdict = freshness.judge(stored.meta, now)
             if verdict is Verdict.STALE and key not in self.flights and not self._failure(key, now):
-                self._flight(key, visit, plan, stored)
+                self._flight(key, exchange, plan, stored)
             if verdict is Verdict.STALE or verdict is Verdict.HIT:
-                visit.fresh_until = stored.meta.fresh_until
-                visit.snapshot = stored.meta.snapshot
-                return await self._from_stored(visit, plan, stored, "Hit")
+                exchange.fresh_until = stored.meta.fresh_until
+                exchange.snapshot = stored.meta.snapshot
+                return await self._from_stored(exchange, plan, stored, "Hit")
         failure = self._failure(key, now)
         if failure is not None:
             raise OriginFailure(*failure)
         if stored is not None:
-            visit.forwarded = "stale"
+            exchange.forwarded = "stale"
         else:
-            visit.forwarded = "vary-miss" if self.memory.look(key) is not None else "uri-miss"
+            exchange.forwarded = "vary-miss" if self.memory.look(key) is not None else "uri-miss"
             # A head of what is not stored is asked for as such, and a part of what cannot be sliced.
             if request.method == "HEAD":
                 return None
@@ -437,26 +425,26 @@ class Edge:
         under_way = None if alone else self.flights.get(key)
         if under_way is not None and not under_way.open_to_all():
             under_way = None  # a part of what has come is gone already
-        flight = under_way or self._flight(None if alone else key, visit, plan, stored)
+        flight = under_way or self._flight(None if alone else key, exchange, plan, stored)
         token = flight.join()
-        visit.flight, visit.joined = flight, under_way is not None
+        exchange.flight, exchange.joined = flight, under_way is not None
         try:
             meta = await asyncio.shield(flight.outcome)
-            if visit.joined and not self._may_share(flight, meta, visit, plan):
+            if exchange.joined and not self._may_share(flight, meta, exchange, plan):
                 flight.leave(token)
-                flight = self._flight(None, visit, plan, stored)
+                flight = self._flight(None, exchange, plan, stored)
                 token = flight.join()
-                visit.flight, visit.joined = flight, False
+                exchange.flight, exchange.joined = flight, False
                 meta = await asyncio.shield(flight.outcome)
             if flight.keeps or flight.stored is not None:
-                visit.fresh_until = meta.fresh_until
-            visit.snapshot = flight.snapshot if flight.stored is None else flight.stored.meta.snapshot
-            result = "Hit" if visit.joined and flight.stored is None else flight.result
-            headers = [] if visit.joined else flight.first_headers
-            asked = visit
-            if flight.everything and not visit.joined:
+                exchange.fresh_until = meta.fresh_until
+            exchange.snapshot = flight.snapshot if flight.stored is None else flight.stored.meta.snapshot
+            result = "Hit" if exchange.joined and flight.stored is None else flight.result
+            headers = [] if exchange.joined else flight.first_headers
+            asked = exchange
+            if flight.everything and not exchange.joined:
                 # The origin was asked for a range and sent everything, and so does the edge (§5.10).
-                asked = visit.without_range()
+                asked = exchange.without_range()
             if flight.stored is not None:
                 reply = await self._from_stored(asked, plan, flight.stored, result, headers)
                 flight.leave(token)
@@ -470,9 +458,9 @@ class Edge:
             flight.leave(token)
             raise
 
-    def _from_flight(self, visit: Exchange, flight: Fill, token: object, meta: Meta, result: str) -> Reply:
+    def _from_flight(self, exchange: Exchange, flight: Fill, token: object, meta: Meta, result: str) -> Reply:
         """The reply whose body is the flight's as it comes, or parts of it."""
-        request, now = visit.request, visit.now
+        request, now = exchange.request, exchange.now
         if meta.status != 200 or respond.is_unconditional(request):
             word = result if meta.status < 400 else "Error"
             reply = Reply(meta.status, respond.with_age(meta, now, result), x_cache=word)
@@ -502,14 +490,14 @@ class Edge:
         return reply
 
     async def _from_stored(
-        self, visit: Exchange, plan: Plan, stored: Stored, result: str, headers: Headers | None = None
+        self, exchange: Exchange, plan: Plan, stored: Stored, result: str, headers: Headers | None = None
     ) -> Reply:
         """The reply from what is stored, what is missing of it being asked for; begun, so that what fails at once
         fails before the viewer gets the head of a reply.
 
         :param headers: what this viewer gets in the place of the stored ones.
         """
-        request, now = visit.request, visit.now
+        request, now = exchange.request, exchange.now
         meta = with_headers(stored.meta, headers)
         if stored.slices is None:
             return respond.answer(request, meta, stored.body, now, result)
@@ -518,7 +506,7 @@ class Edge:
         reply, parts = respond.layout(request, meta, sliced.total, now, result, os.urandom(16).hex())
         if not parts or request.method == "HEAD":
             return reply
-        reader = Reader(self.tiers, self.runs, sliced, lambda span: self._ask(visit, plan, stored, span))
+        reader = Reader(self.tiers, self.runs, sliced, lambda span: self._ask(exchange, plan, stored, span))
         first = next(part[0] for part in parts if not isinstance(part, bytes))
         if result == "Hit" and not reader.has(first):
             reply.x_cache = reply.detail = "Miss"
@@ -535,28 +523,28 @@ class Edge:
             raise ChangedError from None
         return reply
 
-    def _may_share(self, flight: Fill, meta: Meta, visit: Exchange, plan: Plan) -> bool:
+    def _may_share(self, flight: Fill, meta: Meta, exchange: Exchange, plan: Plan) -> bool:
         if not flight.shared:
             return False
-        return not meta.vary or vary.vary_matches(meta, self._origin_headers(visit, plan))
+        return not meta.vary or vary.vary_matches(meta, self._origin_headers(exchange, plan))
 
-    async def _pass(self, visit: Exchange, plan: Plan) -> Reply:
-        request = visit.request
-        visit.snapshot = self.routing.number
+    async def _pass(self, exchange: Exchange, plan: Plan) -> Reply:
+        request = exchange.request
+        exchange.snapshot = self.routing.number
         gathered = await self._gathered(request)
         try:
-            answer, _, _ = await self._fetch(visit, plan, request.method)
+            answer, _, _ = await self._fetch(exchange, plan, request.method)
         finally:
             if gathered is not None:
                 gathered.release()
-        return await self._passed(visit, plan, answer)
+        return await self._passed(exchange, plan, answer)
 
-    async def _passed(self, visit: Exchange, plan: Plan, answer: OriginReply) -> Reply:
+    async def _passed(self, exchange: Exchange, plan: Plan, answer: OriginReply) -> Reply:
         """The reply that passes an origin's answer on to this viewer alone."""
-        request, behavior = visit.request, plan.route.behavior
-        visit.answered = answer.status
+        request, behavior = exchange.request, plan.route.behavior
+        exchange.answered = answer.status
         if freshness.invalidates(request.method, answer.status):
-            self._spoil(visit, plan, answer)
+            self._spoil(exchange, plan, answer)
         headers = viewer_headers(behavior, answer.headers)
         sheltered = answer.told is not None and answer.told.hit
         word = "Hit" if sheltered else "Miss"
@@ -568,7 +556,7 @@ class Edge:
             # What a GET would get (RFC 9110 §9.3.2); the origin's framing of this answer is another matter.
             sizes = [value for name, value in answer.headers if name == b"content-length"]
             reply.length = int(sizes[0]) if sizes and answer.status not in (204, 304) else None
-            if visit.key is not None and encoding.compressible(
+            if exchange.key is not None and encoding.compressible(
                 behavior, answer.status, answer.headers, reply.length
             ):
                 coding = encoding.coding_for(accepted_encoding(behavior, request))
@@ -594,10 +582,10 @@ class Edge:
         request.body = gathered
         return gathered
 
-    def _spoil(self, visit: Exchange, plan: Plan, answer: OriginReply) -> None:
+    def _spoil(self, exchange: Exchange, plan: Plan, answer: OriginReply) -> None:
         """Forget what an unsafe request has changed: what is stored for its URL, and for those that the answer names
         as changed if they are of the same origin (RFC 9111 §4.4)."""
-        request, site = visit.request, plan.route.site
+        request, site = exchange.request, plan.route.site
         path = request.target.partition("?")[0]
         own = path + "?" + plan.query if plan.query else path
         for target in freshness.changed_targets(request.scheme, request.host, own, answer.headers):
@@ -607,11 +595,11 @@ class Edge:
                 part = query_part(changed.route.behavior, changed.query)
                 if self.disk is not None:
                     self.disk.spoil(changed.key, self.clock())
-                self.forget(Removal(changed.key, part))
-                if self.tell_others is not None:
-                    self.tell_others(changed.key, part)
+                self.purge_path(Removal(changed.key, part))
+                if self.on_unsafe_change is not None:
+                    self.on_unsafe_change(changed.key, part)
 
-    def forget(self, removal: Removal) -> None:
+    def purge_path(self, removal: Removal) -> None:
         """Forget what all workers hold of a path that was changed at its origin, and what is on its way."""
         self.memory.remove(removal)
         self._unjoin(removal.key)
@@ -633,51 +621,51 @@ class Edge:
 
     # -- WebSocket ---------------------------------------------------------------------------------------------------
 
-    async def _open_websocket(self, visit: Exchange, plan: Plan) -> Reply:
+    async def _open_websocket(self, exchange: Exchange, plan: Plan) -> Reply:
         """What the origin answers to an opening handshake. A 101 has `upstream`, whose end gives the place back.
 
         :raises OriginFailure: if the origin failed, or switched in a way that it was not asked for.
         """
-        visit.forwarded, visit.snapshot = "bypass", self.routing.number
+        exchange.forwarded, exchange.snapshot = "bypass", self.routing.number
         behavior = plan.route.behavior
         give_back = self.websockets.take()
         opened = False
         try:
-            answer, sent, origin = await self._handshake(visit, plan)
+            answer, sent, origin = await self._handshake(exchange, plan)
             upstream = answer.upstream
             if upstream is not None:
                 upstream.on_end = give_back
-                visit.answered = 101
+                exchange.answered = 101
                 reply = Reply(101, viewer_headers(behavior, answer.headers), x_cache="Miss")
                 reply.upstream = upstream
                 self.websockets.opened += 1
                 opened = True
                 return reply
-            reply = await self._passed(visit, plan, answer)
+            reply = await self._passed(exchange, plan, answer)
             if origin.kind == "s3":
                 reply.reason = "websocket_to_s3"
-                visit.explanation = "an S3 origin speaks no WebSocket: it was asked with an ordinary GET"
+                exchange.explanation = "an S3 origin speaks no WebSocket: it was asked with an ordinary GET"
             elif not forwarded(sent):
                 reply.reason = "websocket_headers_not_forwarded"
-                visit.explanation = (
+                exchange.explanation = (
                     f"the behavior {behavior.path_pattern} does not forward Sec-WebSocket-Key and "
                     "Sec-WebSocket-Version: give it the AllViewer origin request policy, or one that lists them"
                 )
             else:
                 reply.reason = "websocket_declined"
-                visit.explanation = f"the origin answered {answer.status} to the handshake"
+                exchange.explanation = f"the origin answered {answer.status} to the handshake"
             return reply
         finally:
             if not opened:
                 give_back()
 
-    async def _handshake(self, visit: Exchange, plan: Plan) -> tuple[OriginReply, Headers, Origin]:
+    async def _handshake(self, exchange: Exchange, plan: Plan) -> tuple[OriginReply, Headers, Origin]:
         """Ask the origin to switch to WebSocket, past any Origin Shield. Of an origin group the second origin is asked
         only if the first cannot be connected to: a handshake that was sent is not sent again."""
-        request = visit.request
+        request = exchange.request
         origins = plan.route.origins
         for number, origin in enumerate(origins):
-            headers = self._origin_headers(visit, plan, number)
+            headers = self._origin_headers(exchange, plan, number)
             scheme = origin_scheme(origin, request.scheme)
             target = origin.path + plan.target
             asked = perf_counter()
@@ -692,25 +680,25 @@ class Edge:
                     raise
                 clear_traceback(failure)
                 continue
-            visit.upstream = (answer.connect_time, perf_counter() - asked - answer.connect_time)
+            exchange.upstream = (answer.connect_time, perf_counter() - asked - answer.connect_time)
             return answer, headers, origin
         raise AssertionError("a route has at least one origin")
 
     # -- fills -------------------------------------------------------------------------------------------------------
 
-    def _flight(self, key: str | None, visit: Exchange, plan: Plan, stored: Stored | None) -> Fill:
+    def _flight(self, key: str | None, exchange: Exchange, plan: Plan, stored: Stored | None) -> Fill:
         """Start a fill. Without a key it is this viewer's own: nobody else is to be served from it."""
         flight = Fill()
         if key is not None and key not in self.flights:
             self.flights[key] = flight
-        self._start(flight, self._fill(flight, visit, plan, stored))
+        self._start(flight, self._fill(flight, exchange, plan, stored))
         return flight
 
-    async def _fill(self, flight: Fill, visit: Exchange, plan: Plan, stored: Stored | None) -> None:
-        key = visit.key
+    async def _fill(self, flight: Fill, exchange: Exchange, plan: Plan, stored: Stored | None) -> None:
+        key = exchange.key
         assert key is not None  # noqa: S101 - only what has a key is filled
         site, behavior = plan.route.site, plan.route.behavior
-        method = "GET" if visit.request.method == "HEAD" else visit.request.method
+        method = "GET" if exchange.request.method == "HEAD" else exchange.request.method
         answer: OriginReply | None = None
         sliced: Slices | None = None
         try:
@@ -721,11 +709,11 @@ class Edge:
             conditions = freshness.revalidation_headers(stored.meta) if stored is not None else []
             asked = None
             if stored is None or (stored.slices is not None and stored.slices.ranged):
-                asked = slicing.wanted(visit.request, self.settings.slice)
+                asked = slicing.wanted(exchange.request, self.settings.slice)
             ranged = [(b"range", b"bytes=%d-%d" % (asked.first, asked.last))] if asked is not None else []
             try:
                 answer, sent, origin = await self._fetch(
-                    visit, plan, method, fill=True, extra=conditions + ranged
+                    exchange, plan, method, fill=True, extra=conditions + ranged
                 )
                 if (
                     answer.status == 304
@@ -733,7 +721,7 @@ class Edge:
                     and not freshness.confirms(stored.meta, answer.headers)
                 ):
                     await answer.aclose()
-                    answer, sent, origin = await self._fetch(visit, plan, method, fill=True, extra=ranged)
+                    answer, sent, origin = await self._fetch(exchange, plan, method, fill=True, extra=ranged)
             except OriginFailure as failure:
                 if stored is None or not freshness.serve_stale_on_error(stored.meta, self.clock(), None):
                     raise
@@ -761,13 +749,13 @@ class Edge:
             part: Span | None = None
             if asked is not None:
                 flight.everything = answer.status == 200
-                part = self._part(visit, asked, answer)
+                part = self._part(exchange, asked, answer)
                 if part is not None:
                     answer = slicing.as_whole(answer, part)
             partial = part is not None and part.last - part.first + 1 < part.total
             coding = b""
             if not partial and encoding.compressible(behavior, answer.status, answer.headers, answer.length):
-                coding = encoding.coding_for(accepted_encoding(behavior, visit.request))
+                coding = encoding.coding_for(accepted_encoding(behavior, exchange.request))
                 answer, coding = self.compressors.encoded(answer, coding)
             headers = encoding.represented(viewer_headers(behavior, answer.headers), coding)
             error = site.error_responses.get(answer.status)
@@ -788,7 +776,7 @@ class Edge:
             if total is not None and total > slicing.FARTHEST:
                 meta_or_none = None
             if partial and (meta_or_none is None or slicing.strong_validator(meta_or_none) is None):
-                raise self._unusable(visit)
+                raise self._unusable(exchange)
             if answer.status >= 400:
                 flight.result = "Error"
             elif flight.sheltered:
@@ -810,7 +798,7 @@ class Edge:
                 flight.keeps = True
                 if total is not None and (partial or total > self.memory.max_object):
                     meta_or_none.length = total
-                    sliced = self._slices(visit, stored, meta_or_none, total, sent, flight)
+                    sliced = self._slices(exchange, stored, meta_or_none, total, sent, flight)
                     flight.begin(
                         part.first if part is not None else 0, part.last + 1 if part is not None else total
                     )
@@ -832,7 +820,7 @@ class Edge:
                     and flight.position + len(chunk) > self.memory.max_object
                 ):
                     # Longer than what is held whole, and its length not known before.
-                    sliced = self._slices(visit, None, meta_or_none, None, sent, flight)
+                    sliced = self._slices(exchange, None, meta_or_none, None, sent, flight)
                     self._slice(flight, sliced, meta_or_none)
                 await flight.feed(chunk)
             if flight.spool is not None:
@@ -863,7 +851,7 @@ class Edge:
 
     # -- slices ------------------------------------------------------------------------------------------------------
 
-    def _part(self, visit: Exchange, asked: Span, answer: OriginReply) -> Span | None:
+    def _part(self, exchange: Exchange, asked: Span, answer: OriginReply) -> Span | None:
         """What of the body the answer to a range holds, None if it is an answer about the whole.
 
         :raises UnusableError: if it can be neither.
@@ -874,17 +862,17 @@ class Edge:
             return None
         part = slicing.content_range(answer)
         if part is None or part.first != asked.first or part.last > asked.last:
-            raise self._unusable(visit)
+            raise self._unusable(exchange)
         return part
 
-    def _unusable(self, visit: Exchange) -> UnusableError:
-        if visit.key is not None:
-            self.unsliced.put(visit.key, True, self.clock() + UNSLICED)
+    def _unusable(self, exchange: Exchange) -> UnusableError:
+        if exchange.key is not None:
+            self.unsliced.put(exchange.key, True, self.clock() + UNSLICED)
         return UnusableError()
 
     def _slices(
         self,
-        visit: Exchange,
+        exchange: Exchange,
         stored: Stored | None,
         meta: Meta,
         total: int | None,
@@ -892,7 +880,7 @@ class Edge:
         flight: Fill,
     ) -> Slices:
         """How a body is to be sliced: as the one that is stored, if it is the same byte for byte."""
-        key, size = visit.key or "", self.settings.slice
+        key, size = exchange.key or "", self.settings.slice
         validator = slicing.strong_validator(meta) if total is not None else None
         generation = ""
         if validator is not None:
@@ -922,18 +910,18 @@ class Edge:
         if sliced is not None:
             self.runs.remove(sliced, flight)
 
-    def _ask(self, visit: Exchange, plan: Plan, stored: Stored, span: Span) -> Fill:
+    def _ask(self, exchange: Exchange, plan: Plan, stored: Stored, span: Span) -> Fill:
         """Start a fill of missing slices."""
         flight = Fill()
         flight.begin(span.first, span.last + 1)
         sliced = stored.slices
         assert sliced is not None  # noqa: S101 - the callers asked
         self.runs.add(sliced, flight)
-        self._start(flight, self._run(flight, visit, plan, stored.meta, sliced, span))
+        self._start(flight, self._run(flight, exchange, plan, stored.meta, sliced, span))
         return flight
 
     async def _run(
-        self, flight: Fill, visit: Exchange, plan: Plan, meta: Meta, sliced: Slices, span: Span
+        self, flight: Fill, exchange: Exchange, plan: Plan, meta: Meta, sliced: Slices, span: Span
     ) -> None:
         answer: OriginReply | None = None
         try:
@@ -943,7 +931,7 @@ class Edge:
             extra = [(b"range", b"bytes=%d-%d" % (span.first, span.last))]
             if meta.conditional and sliced.validator is not None:
                 extra.append((b"if-range", sliced.validator))
-            answer, _, _ = await self._fetch(visit, plan, "GET", fill=True, extra=extra)
+            answer, _, _ = await self._fetch(exchange, plan, "GET", fill=True, extra=extra)
             verdict = slicing.judge(sliced, span, answer, if_range=len(extra) > 1)
             if verdict is slicing.Answer.CHANGED:
                 self.tiers.drop(sliced.key)
@@ -1004,7 +992,7 @@ class Edge:
             del self.flights[key]
 
     async def _fetch(
-        self, visit: Exchange, plan: Plan, method: str, *, fill: bool = False, extra: Headers | None = None
+        self, exchange: Exchange, plan: Plan, method: str, *, fill: bool = False, extra: Headers | None = None
     ) -> tuple[OriginReply, Headers, Origin]:
         """Ask the origin; of an origin group the second one too, if the first fails or answers so (§5.14). Returns
         the answer, the headers that were sent, and the origin that answered.
@@ -1017,14 +1005,14 @@ class Edge:
         to shut out the others so.
         """
         part = any(name == b"range" for name, _ in extra or ())
-        request = visit.request
+        request = exchange.request
         origins = plan.route.origins
         # A body is read from the viewer once, so it can be given to one origin only.
         if method not in FAILED_OVER or (request.body is not None and not fill):
             origins = origins[:1]
         for number, origin in enumerate(origins):
             last = number == len(origins) - 1
-            headers = self._origin_headers(visit, plan, number)
+            headers = self._origin_headers(exchange, plan, number)
             if fill:
                 headers = [h for h in headers if h[0] not in CONDITIONAL] + (extra or [])
             body, length = (None, None) if fill else (request.body, request.length)
@@ -1032,12 +1020,12 @@ class Edge:
             asked = perf_counter()
             try:
                 answer = None
-                if self.shields is not None and visit.given is None and self.shields.has(origin):
+                if self.shields is not None and exchange.shield_headers is None and self.shields.has(origin):
                     kept = body = ReplayableBody(body) if body is not None else None
                     answer = await self.shields.ask(
-                        plan, number, visit.key, method, request, headers, kept, length
+                        plan, number, exchange.key, method, request, headers, kept, length
                     )
-                    if answer is not None and self._outdated(plan.route.site, visit.key, answer):
+                    if answer is not None and self._outdated(plan.route.site, exchange.key, answer):
                         await answer.aclose()
                         answer = None
                 if answer is None:
@@ -1049,7 +1037,7 @@ class Edge:
                         headers,
                         body,
                         length,
-                        interim=self._interim(visit, plan),
+                        interim=self._interim(exchange, plan),
                     )
             except OriginFailure as failure:
                 if not last:
@@ -1057,7 +1045,7 @@ class Edge:
                     continue
                 momentary = failure.status == 503 or failure.reason == "origin_circuit_open"
                 if (
-                    visit.key is not None
+                    exchange.key is not None
                     and not momentary
                     and (failure.kind in UNREACHABLE or (fill and not part and failure.kind != UNSENT))
                 ):
@@ -1066,27 +1054,27 @@ class Edge:
                         seconds = min(seconds, failure.seconds)
                     until = self.clock() + seconds
                     known = (failure.kind, failure.status, failure.detail, failure.reason)
-                    self.failures.put(visit.key, known, until)
+                    self.failures.put(exchange.key, known, until)
                     if self.arena is not None:
-                        self.arena.put_failure(visit.key, Failure(*known, until, self.routing.number))
+                        self.arena.put_failure(exchange.key, Failure(*known, until, self.routing.number))
                 raise
-            visit.upstream = (answer.connect_time, perf_counter() - asked - answer.connect_time)
+            exchange.upstream = (answer.connect_time, perf_counter() - asked - answer.connect_time)
             if last or answer.status not in plan.route.failover:
                 return answer, headers, origin
             await answer.aclose()
         raise AssertionError("a route has at least one origin")
 
-    def _interim(self, visit: Exchange, plan: Plan) -> Interim | None:
+    def _interim(self, exchange: Exchange, plan: Plan) -> Interim | None:
         """What passes the origin's interim answers on to this viewer while it waits, or None if it takes none. Viewers
         who have joined its fill get none: whether they may have its answer is known only from the final head."""
-        if visit.interim is None or visit.given is not None:
+        if exchange.interim is None or exchange.shield_headers is not None:
             return None
         policy = plan.route.response_headers
 
         def passed(status: int, headers: Headers) -> None:
-            if visit.interim is not None:
+            if exchange.interim is not None:
                 seen = interim_headers(plan.route.behavior, headers)
-                visit.interim(status, seen if policy is None else policy.kept(seen))
+                exchange.interim(status, seen if policy is None else policy.kept(seen))
 
         return passed
 
@@ -1097,14 +1085,14 @@ class Edge:
             return False
         return self.routing.ended(key, told.snapshot, cache_tags(site.cache_tag_header, answer.headers))
 
-    def _origin_headers(self, visit: Exchange, plan: Plan, number: int = 0) -> Headers:
-        if visit.given is not None:
-            return visit.given
+    def _origin_headers(self, exchange: Exchange, plan: Plan, number: int = 0) -> Headers:
+        if exchange.shield_headers is not None:
+            return exchange.shield_headers
         return origin_headers(
             plan.route.behavior,
             plan.route.origins[number],
-            visit.request,
-            request_id=visit.request_id,
+            exchange.request,
+            request_id=exchange.request_id,
             via=self.via,
             country=self.country,
             restricted=plan.route.keyring is not None,
@@ -1113,13 +1101,13 @@ class Edge:
 
     # -- custom error responses --------------------------------------------------------------------------------------
 
-    async def _custom_error(self, site: Site, visit: Exchange, reply: Reply) -> Reply:
+    async def _custom_error(self, site: Site, exchange: Exchange, reply: Reply) -> Reply:
         """The site's page for this status, if it has one; else the reply as it is (§5.6). Where the page's origin
         answers with something else than the page, the viewer gets that, and where it cannot be asked, the reply."""
         rule = site.error_responses.get(reply.status)
         if rule is None or not rule.page_path:
             return reply
-        asked = visit.request
+        asked = exchange.request
         request = Request(
             "GET",
             rule.page_path,
@@ -1130,11 +1118,11 @@ class Edge:
             client_port=asked.client_port,
             version=asked.version,
         )
-        inner = Exchange(request, visit.now, visit.began, visit.request_id)
+        inner = Exchange(request, exchange.now, exchange.began, exchange.request_id)
         plan = inner.plan = internal_plan(site, rule.page_path, request)
         inner.key = self._key(plan, request)
         try:
-            page = await self.obtain(inner, plan)
+            page = await self.respond_from_cache_or_origin(inner, plan)
         except OriginFailure as failure:
             clear_traceback(failure)
             return reply
@@ -1149,12 +1137,12 @@ class Edge:
 
     # -- the record --------------------------------------------------------------------------------------------------
 
-    def done(
-        self, visit: Exchange, status: int, sent: int, result: str, detail: str, reason: str = ""
+    def log_access(
+        self, exchange: Exchange, status: int, sent: int, result: str, detail: str, reason: str = ""
     ) -> None:
         """The answer is out (or the viewer left: `detail` says so). Leaves the access record."""
-        request, plan, refusal, grant = visit.request, visit.plan, visit.refusal, visit.grant
-        taken = perf_counter() - visit.began
+        request, plan, refusal, grant = exchange.request, exchange.plan, exchange.refusal, exchange.grant
+        taken = perf_counter() - exchange.began
         path, _, query = request.target.partition("?")
         route = None
         site = None
@@ -1173,12 +1161,12 @@ class Edge:
             elif name == b"referer":
                 referer = shortened(value.decode("latin-1"), LONGEST_REFERER)
         record = Record(
-            visit.now,
-            visit.request_id,
+            exchange.now,
+            exchange.request_id,
             request.client_ip,
             request.client_port,
             request.method,
-            _logged_scheme(visit, status),
+            exchange.logged_scheme(status),
             request.host,
             path,
             query,
@@ -1190,14 +1178,14 @@ class Edge:
             detail,
             "" if site is None else site.distribution.id,
             "" if route is None else route.behavior.path_pattern,
-            request.wire_bytes + visit.received,
-            int((visit.first_byte - visit.began) * 1e6) if visit.first_byte else 0,
+            request.wire_bytes + exchange.received,
+            int((exchange.first_byte - exchange.began) * 1e6) if exchange.first_byte else 0,
             agent,
             referer,
             self.country(request.client_ip) if site is not None and site.geo is not None else "",
         )
         if grant is not None:
-            self._signed(record, "allowed", grant.key_pair_id, visit, route)
+            self._signed(record, "allowed", grant.key_pair_id, exchange, route)
             record.signed_by = grant.mode
             record.hash_algorithm = grant.hash_name
             record.remembered = grant.remembered
@@ -1205,12 +1193,12 @@ class Edge:
             record.verdict = "refused"
             denied = refusal.denied
             if denied is not None:
-                self._signed(record, "refused", denied.key_pair_id, visit, route)
+                self._signed(record, "refused", denied.key_pair_id, exchange, route)
                 reason = denied.denial.reason
                 record.explanation = denied.detail
         record.reason = reason
-        if visit.explanation:
-            record.explanation = visit.explanation[:LONGEST_EXPLANATION]
+        if exchange.explanation:
+            record.explanation = exchange.explanation[:LONGEST_EXPLANATION]
         elif request.upgrade and request.upgrade != WEBSOCKET and not record.explanation:
             record.explanation = request.upgrade
         if request.tls is not None:
@@ -1218,18 +1206,10 @@ class Edge:
         self.log.add(record)
 
     def _signed(
-        self, record: Record, verdict: str, key_id: str, visit: Exchange, route: Route | None
+        self, record: Record, verdict: str, key_id: str, exchange: Exchange, route: Route | None
     ) -> None:
         record.verdict = verdict
         record.key_pair_id = key_id
-        record.verify_us = int(visit.verify_s * 1e6)
+        record.verify_us = int(exchange.verify_s * 1e6)
         if route is not None and route.keyring is not None:
             record.key_group = route.keyring.groups.get(key_id, "")
-
-
-def _logged_scheme(visit: Exchange, status: int) -> str:
-    """CloudFront's cs-protocol: http, https, and ws or wss for what became a WebSocket (§6.1)."""
-    if visit.asked is not None:
-        return SHIELD
-    scheme = visit.request.scheme
-    return scheme if status != 101 else "wss" if scheme == "https" else "ws"

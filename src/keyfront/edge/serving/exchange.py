@@ -9,7 +9,6 @@ from keyfront.edge.origin.http1 import Interim
 from keyfront.edge.rules.decide import Refusal
 from keyfront.edge.rules.routing import Plan
 from keyfront.edge.types.messages import Headers, Request
-from keyfront.edge.types.shield import ShieldAnswer, ShieldQuery
 from keyfront.edge.types.stored import Stored
 from keyfront.signing.verify import Grant
 
@@ -37,10 +36,8 @@ class Exchange:
     """Seconds until the origin was connected to, and from then to its answer; for Server-Timing."""
     snapshot = 0
     """The number of the snapshot that was obeyed when the origin was asked for what is answered."""
-    # What another edge asks, is told, and asks the origin with (`parent`).
-    asked: ShieldQuery | None = None
-    told = ShieldAnswer()
-    given: Headers | None = None
+    shield_headers: Headers | None = None
+    """The complete headers for the origin, on an Origin Shield; None: they follow from the request and its behavior."""
     interim: Interim | None = None
     """Sends an interim answer (1xx) to the viewer. A shell sets it for as long as the viewer waits for the answer."""
     explanation = ""
@@ -53,9 +50,14 @@ class Exchange:
         self.began = began
         self.request_id = request_id
 
+    def logged_scheme(self, status: int) -> str:
+        """CloudFront's `cs-protocol`: http or https, and ws or wss for a WebSocket that was opened (§6.1)."""
+        scheme = self.request.scheme
+        return scheme if status != 101 else "wss" if scheme == "https" else "ws"
+
     def without_range(self) -> Exchange:
-        """The same visit of a request for everything."""
-        visit = copy(self)
-        visit.request = copy(self.request)
-        visit.request.headers = [h for h in self.request.headers if h[0] not in (b"range", b"if-range")]
-        return visit
+        """The same exchange of a request for everything."""
+        exchange = copy(self)
+        exchange.request = copy(self.request)
+        exchange.request.headers = [h for h in self.request.headers if h[0] not in (b"range", b"if-range")]
+        return exchange

@@ -184,23 +184,23 @@ class FastPath:
         self._leave(request_id, plan, ready, section, target, who, told, tally, len(stored.body), now, began)
         return stored, request_id.encode(), aged(stored, now), plan.route.response_headers
 
-    def tell(self, visit: Exchange, section: CachedHeaderBlock, caller: Caller) -> bool:
+    def tell(self, exchange: Exchange, section: CachedHeaderBlock, caller: Caller) -> bool:
         """Leave the access record of a hit that was decided the long way, if it can be done here."""
-        plan, stored, grant = visit.plan, visit.hit, visit.grant
+        plan, stored, grant = exchange.plan, exchange.hit, exchange.grant
         if plan is None or stored is None or plan.route.site.geo is not None:
             return False
-        target = visit.request.target
+        target = exchange.request.target
         ready = plan.ready or self._prepare(plan, section, target)
         if ready is None:
             return False
-        verify_us = int(visit.verify_s * 1e6)
+        verify_us = int(exchange.verify_s * 1e6)
         who = caller.tell(section.client) if section.client else caller.told
         told, tally = f'{section.told},"verify_us":{verify_us}', ready.tally
         if plan.grant is None and grant is not None:
             told += _granted(grant, plan.route)
             tally = self._tally(plan.route, grant)
-        size, now, began = len(stored.body), visit.now, visit.began
-        self._leave(visit.request_id, plan, ready, section, target, who, told, tally, size, now, began)
+        size, now, began = len(stored.body), exchange.now, exchange.began
+        self._leave(exchange.request_id, plan, ready, section, target, who, told, tally, size, now, began)
         self._log.counts.verify_us += verify_us
         return True
 

@@ -1,10 +1,12 @@
-"""Origin Shield, from above: an edge that other edges ask in the place of origins (`shield` is their side).
+"""The server side of Origin Shield: an edge that other edges ask in place of their origins (`origin/shield_client.py`
+is the client side).
 
-A child has routed its request and let its viewer in; nothing of that is done again. It asks on a socket of its own, to
-which no viewer comes, and what it says is sealed. From the seal on the request goes an edge's ordinary way through
-cache, flights, slices and origin, with three differences: the headers for the origin are the child's, only the origin's
-secrets and this edge's Via being added; the body is kept as the origin sent it, since the child compresses; and the
-origin is asked by this edge itself, so there is no way round in a circle.
+A child edge has routed its viewer's request and checked its signature; none of that is repeated here. It connects to a
+listener of its own, which no viewer reaches, and seals each request with a shared secret. A request with a valid seal
+takes an edge's ordinary path through cache, fills, slices and origin, with three differences: the headers for the
+origin are the child's, to which only the origin's custom headers and this edge's Via are added; the body is stored
+uncompressed, since the child compresses it; and this edge asks the origin itself, never another shield, so requests
+cannot go in a circle.
 """
 
 from __future__ import annotations
@@ -22,36 +24,59 @@ from keyfront.edge.rules.routing import Plan, Route
 from keyfront.edge.serving.edge import Edge
 from keyfront.edge.serving.exchange import Exchange
 from keyfront.edge.types.messages import Headers, Reply, Request
-from keyfront.edge.types.shield import ShieldAnswer, ShieldQuery
+from keyfront.edge.types.shield import SHIELD, ShieldAnswer, ShieldQuery
 from keyfront.errors import OriginFailure, clear_traceback
 from keyfront.model.snapshot import Origin
 
 _MISDIRECTED: Final = 421
 
 
+class ShieldExchange(Exchange):
+    """An exchange with a child edge. `query` is what the child asked; `rejection` says why this edge cannot serve it,
+    empty if it can. A query without a distribution only probes whether the shield is up: then `plan` is None."""
+
+    def __init__(
+        self, request: Request, now: float, began: float, request_id: str, query: ShieldQuery
+    ) -> None:
+        super().__init__(request, now, began, request_id)
+        self.query = query
+        self.rejection = ""
+
+    def logged_scheme(self, status: int) -> str:
+        return SHIELD
+
+
+class _Rejected(Exception):
+    """The message says why a child's query cannot be served; the child logs it and asks the origin itself."""
+
+
 class ShieldServer:
-    """The parent's side of an edge, for requests that a listener of the scheme `SHIELD` has heard."""
+    """Handles the requests of a listener of the scheme `SHIELD` (see `Handler`)."""
 
     def __init__(self, edge: Edge, secrets: Secrets) -> None:
         self._edge = edge
         self._secrets = secrets
-        # Not a distribution that is passed (§3.3): what counts those looks for CloudFront's mark.
+        # A shield is not one more distribution (§3.3), so its Via must not count as one: see `chained_too_long`.
         self._via = edge.via.replace("(CloudFront)", "(Origin Shield)").encode()
 
-    def visit(self, request: Request) -> Exchange:
+    def lookup(self, request: Request) -> Exchange:
         edge = self._edge
-        visit = Exchange(request, edge.clock(), perf_counter(), edge.request_id())
-        asked = self._asked(request)
-        if asked is None:
-            visit.refusal = Refusal("not_an_edge")
-            return visit
-        visit.asked = asked
-        if asked.distribution:
-            visit.told = ShieldAnswer(refused=self._prepare(visit, asked))
-        return visit
+        now, began, request_id = edge.clock(), perf_counter(), edge.request_id()
+        query = self._query(request)
+        if query is None:
+            refused = Exchange(request, now, began, request_id)
+            refused.refusal = Refusal("not_an_edge")
+            return refused
+        exchange = ShieldExchange(request, now, began, request_id, query)
+        if query.distribution:
+            try:
+                self._route(exchange)
+            except _Rejected as rejected:
+                exchange.rejection = str(rejected)
+        return exchange
 
-    def _asked(self, request: Request) -> ShieldQuery | None:
-        """What the child says of its request, None if it is nobody with the secret."""
+    def _query(self, request: Request) -> ShieldQuery | None:
+        """The query that the child has sealed into its request; None without a valid seal."""
         values = [value for name, value in request.headers if name == FIELD]
         if len(values) != 1:
             return None
@@ -64,85 +89,106 @@ class ShieldServer:
         except msgspec.MsgspecError:
             return None  # of a later version
 
-    def _prepare(self, visit: Exchange, asked: ShieldQuery) -> str:
-        """Find out what is asked for, and make the visit that of it. Returns why not, if it cannot be."""
-        edge, request = self._edge, visit.request
-        number = edge.routing.number
-        off = int(visit.now) - asked.time
-        if abs(off) > SKEW:
-            return f"its clock is {abs(off)} s {'ahead' if off > 0 else 'behind'}"
-        site = edge.routing.sites.get(asked.distribution)
-        if site is None:
-            return f"in its snapshot {number} there is no distribution {asked.distribution}"
-        if site.digest != asked.digest:
-            return f"in its snapshot {number} distribution {asked.distribution} is another"
-        rule = site.rule(asked.behavior)
-        if rule is None or not 0 <= asked.origin < len(rule.origins):
-            return "it knows no such behavior"
-        route = Route(site, rule)
-        route.behavior = msgspec.structs.replace(rule.behavior, compress=False)
-        route.origins = (rule.origins[asked.origin],)
-        route.failover = frozenset()
-        route.keyring = None
-        route.response_headers = None
-        path, _, query = request.target.partition("?")
+    def _route(self, exchange: ShieldExchange) -> None:
+        """Give the exchange the viewer's request, and the plan and the cache key that it has at the child.
+
+        :raises _Rejected: if this edge does not know the child's distribution, or knows another version of it.
+        """
+        query, request = exchange.query, exchange.request
+        route = self._child_route(exchange)
+        path, _, query_string = request.target.partition("?")
         key = None
-        if asked.cached:
-            key = asked.distribution + path
+        if query.cached:
+            key = query.distribution + path
             if request.method == "OPTIONS":
                 key = "OPTIONS " + key
         headers = [header for header in carried(request.headers) if header[0] != b"host"]
-        visit.request = Request(
+        exchange.request = Request(
             request.method,
             request.target,
             request.host,
             headers,
-            asked.scheme,
+            query.scheme,
             request.client_ip,
             request.client_port,
             body=request.body,
             length=request.length,
             wire_bytes=request.wire_bytes,
         )
-        visit.given = self._for_origin(asked, headers, route.origins[0])
-        visit.plan = Plan(route, key, request.target, query, None)
+        exchange.shield_headers = self._for_origin(query, headers, route.origins[0])
+        exchange.plan = Plan(route, key, request.target, query_string, None)
         if key is not None:
             # No other key ends like this: see `forward.key_suffix`.
-            variant = f"\nx{asked.variant}" if asked.variant else ""
-            visit.key = f"{key}{query_part(route.behavior, query)}{variant}\no{asked.origin}"
-        return ""
+            variant = f"\nx{query.variant}" if query.variant else ""
+            exchange.key = f"{key}{query_part(route.behavior, query_string)}{variant}\no{query.origin}"
 
-    def _for_origin(self, asked: ShieldQuery, headers: Headers, origin: Origin) -> Headers:
-        passed = [value for name, value in headers if name == b"via"]
-        given = [(b"host", asked.host.encode("latin-1"))]
-        given += [header for header in headers if header[0] != b"via"]
-        given.append((b"via", b", ".join([*passed, self._via])))
-        given += [
+    def _child_route(self, exchange: ShieldExchange) -> Route:
+        """The route that the child has chosen, as far as the shield serves it: one origin, no signatures, no
+        compression, no response headers policy.
+
+        :raises _Rejected: see `_route`.
+        """
+        edge, query = self._edge, exchange.query
+        number = edge.routing.number
+        off = int(exchange.now) - query.time
+        if abs(off) > SKEW:
+            raise _Rejected(f"its clock is {abs(off)} s {'ahead' if off > 0 else 'behind'}")
+        site = edge.routing.sites.get(query.distribution)
+        if site is None:
+            raise _Rejected(f"in its snapshot {number} there is no distribution {query.distribution}")
+        if site.digest != query.digest:
+            raise _Rejected(f"in its snapshot {number} distribution {query.distribution} is another")
+        rule = site.rule(query.behavior)
+        if rule is None or not 0 <= query.origin < len(rule.origins):
+            raise _Rejected("it knows no such behavior")
+        route = Route(site, rule)
+        route.behavior = msgspec.structs.replace(rule.behavior, compress=False)
+        route.origins = (rule.origins[query.origin],)
+        route.failover = frozenset()
+        route.keyring = None
+        route.response_headers = None
+        return route
+
+    def _for_origin(self, query: ShieldQuery, headers: Headers, origin: Origin) -> Headers:
+        """The complete headers for the origin."""
+        vias = [value for name, value in headers if name == b"via"]
+        made = [(b"host", query.host.encode("latin-1"))]
+        made += [header for header in headers if header[0] != b"via"]
+        made.append((b"via", b", ".join([*vias, self._via])))
+        made += [
             (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in origin.custom_headers
         ]
-        return given
+        return made
 
-    async def serve(self, visit: Exchange, asked: ShieldQuery) -> Reply:
-        """The answer for a child."""
-        edge, plan = self._edge, visit.plan
-        told = visit.told
-        if plan is None:
-            # Told why nothing was done; or it was only asked whether anybody is there.
-            reply = Reply(_MISDIRECTED if told.refused else 204, [], x_cache="Error", reason=told.refused)
+    async def serve(self, exchange: Exchange) -> Reply:
+        """The reply for the child, sealed."""
+        if not isinstance(exchange, ShieldExchange):
+            return await self._edge.serve(exchange)  # refused: no valid seal
+        edge, plan = self._edge, exchange.plan
+        answer = ShieldAnswer(refused=exchange.rejection)
+        if exchange.rejection:
+            reply = Reply(_MISDIRECTED, [], x_cache="Error", reason=exchange.rejection)
+        elif plan is None:
+            reply = Reply(204, [], x_cache="Error")
         else:
             try:
-                reply = await edge.obtain(visit, plan)
-                told = ShieldAnswer(
-                    visit.snapshot,
-                    None if visit.fresh_until is None else visit.fresh_until - edge.clock(),
+                reply = await edge.respond_from_cache_or_origin(exchange, plan)
+                answer = ShieldAnswer(
+                    exchange.snapshot,
+                    None if exchange.fresh_until is None else exchange.fresh_until - edge.clock(),
                     reply.x_cache == "Hit",
                 )
             except OriginFailure as failure:
                 clear_traceback(failure)
-                left = edge.failures.left(visit.key, edge.clock()) if visit.key is not None else 0.0
-                reply = error_pages.origin_failed(failure, visit.request_id)
+                left = edge.failures.left(exchange.key, edge.clock()) if exchange.key is not None else 0.0
+                reply = error_pages.origin_failed(failure, exchange.request_id)
                 reply.body, reply.length = b"", 0
-                told = ShieldAnswer(failure=(failure.kind, failure.status, failure.detail, left))
-        seal = self._secrets.sealed(telling(asked.nonce, reply.status), told)
+                answer = ShieldAnswer(failure=(failure.kind, failure.status, failure.detail, left))
+        seal = self._secrets.sealed(telling(exchange.query.nonce, reply.status), answer)
         reply.headers.append((FIELD, seal))
-        return respond.dated(reply, visit.now)
+        return respond.dated(reply, exchange.now)
+
+    def log_access(
+        self, exchange: Exchange, status: int, sent: int, result: str, detail: str, reason: str = ""
+    ) -> None:
+        self._edge.log_access(exchange, status, sent, result, detail, reason)
