@@ -26,6 +26,7 @@ from keyfront.edge.cache.disk import BLOCK, LEFT_OVER, DiskTier, boot_mark
 from keyfront.edge.cache.disk_format import name_of
 from keyfront.edge.cache.entry import MetaRow
 from keyfront.edge.cache.memory import Ended
+from keyfront.edge.rules.cache_key import slice_key
 from keyfront.edge.types.files import FileRange
 from keyfront.edge.types.messages import Headers
 from keyfront.edge.types.stored import Meta, Slices, Stored
@@ -151,22 +152,22 @@ class TestEntries:
                 await writer.progress()
             assert writer.done is (whole and length in (None, len(b"".join(chunks))))
 
-        asyncio.run(write(slices.name(0), b"abc", b"def", length=6))
-        asyncio.run(write(slices.name(1), b"ghij", length=None))
+        asyncio.run(write(slice_key(slices, 0), b"abc", b"def", length=6))
+        asyncio.run(write(slice_key(slices, 1), b"ghij", length=None))
         asyncio.run(write("other", b"ghij", length=5))
         asyncio.run(write("broken off", b"ghij", length=4, whole=False))
         for index, body in ((0, b"abcdef"), (1, b"ghij")):
-            piece = tier.slice(slices.name(index), len(body))
+            piece = tier.slice(slice_key(slices, index), len(body))
             assert piece is not None
             assert b"".join(piece) == body
             assert b"".join(piece.cut(1, 2)) == body[1:3]
-            assert tier.slice(slices.name(index), len(body) + 1) is None
+            assert tier.slice(slice_key(slices, index), len(body) + 1) is None
         for name in ("other", "broken off"):
             assert tier.slice(name, 4) is None
             assert tier.slice(name, 5) is None
         assert not list((tier.folder / "new").iterdir())
         # Neither is a response, nor is a response a slice.
-        assert tier.find(slices.name(0), none) is None
+        assert tier.find(slice_key(slices, 0), none) is None
         assert tier.slice("E/a", 0) is None
 
     def test_variants(self, opened: Opens) -> None:
@@ -665,7 +666,7 @@ KILLED = """
 import asyncio, random, sys, zlib
 from keyfront.edge.cache.disk import DiskTier
 from tests.edge.test_disk import meta, never_ended, body_for
-from keyfront.edge.types.messages import Stored
+from keyfront.edge.types.stored import Stored
 
 folder, seed = sys.argv[1], int(sys.argv[2])
 dice = random.Random(seed)

@@ -20,10 +20,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from keyfront.edge.cache import removals as removals_module
 from keyfront.edge.cache.memory import MemoryTier
-from keyfront.edge.cache.removals import Removal, Removals, root_of
+from keyfront.edge.cache.removals import Removal, Removals
 from keyfront.edge.cache.shared_arena import Arena, Failure
 from keyfront.edge.cache.shared_segment import RING, Segment, create, segment_size
 from keyfront.edge.cache.tiers import Tiers
+from keyfront.edge.rules.cache_key import root_of
 from keyfront.edge.types.messages import Headers
 from keyfront.edge.types.stored import Meta, Slices, Stored
 from keyfront.errors import SettingsError

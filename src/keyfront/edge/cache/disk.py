@@ -40,7 +40,7 @@ from zlib import crc32
 
 from keyfront.edge.cache.disk_format import FOREIGN, LONGEST_WHOLE, PREFIX, Entry, name_of, read_entry, sealed
 from keyfront.edge.cache.entry import Head, encode_head, head_of, stored_of
-from keyfront.edge.rules.cache_key import change_marker, variant_key
+from keyfront.edge.rules.cache_key import change_marker, path_of, variant_key
 from keyfront.edge.rules.vary import variant_values
 from keyfront.edge.types.files import FileRange, OpenFile
 from keyfront.edge.types.messages import Headers
@@ -284,7 +284,7 @@ class DiskTier:
 
     def _changed(self, key: str) -> float:
         """When what lies under this key's path was last changed by a request, 0 if it is not known to have been."""
-        path = key.partition("\n")[0]
+        path = path_of(key)
         entry = self._entry(change_marker(path))
         if entry is None:
             return 0.0

@@ -19,6 +19,7 @@ from time import monotonic_ns
 from keyfront.edge.cache.removals import Removal, Removals
 from keyfront.edge.cache.shared_arena import Arena
 from keyfront.edge.cache.shared_segment import Segment
+from keyfront.edge.rules.cache_key import is_under, path_of, sliced_key
 from keyfront.edge.rules.vary import variant_values
 from keyfront.edge.types.messages import Headers
 from keyfront.edge.types.stored import Meta, Stored
@@ -32,10 +33,6 @@ SMALL = 4096
 """Bytes up to which a piece of a body is joined to the one before it."""
 SETTLE = 1.0
 """Seconds for which the end of a body is held back until the disk has all of it."""
-
-
-SLICED = "\ns"
-"""What a key ends in under which the memory tier keeps a sliced response: `look` must find only what is at hand."""
 
 
 class MemoryTier:
@@ -121,8 +118,10 @@ class MemoryTier:
             if len(variants) >= MAX_VARIANTS:
                 self.bytes -= variants.pop(0).size
             variants.append(stored)
-        if self._entries.pop(key, None) is None and "\n" in key:
-            self._families.setdefault(key.partition("\n")[0], set()).add(key)
+        if self._entries.pop(key, None) is None:
+            path = path_of(key)
+            if path != key:
+                self._families.setdefault(path, set()).add(key)
         self._entries[key] = stored
         self.bytes += stored.size
         self._evict()
@@ -134,8 +133,8 @@ class MemoryTier:
             return
         variants = self._variants.pop(key, None)
         self.bytes -= sum(v.size for v in variants) if variants else stored.size
-        if "\n" in key:
-            path = key.partition("\n")[0]
+        path = path_of(key)
+        if path != key:
             family = self._families[path]
             family.discard(key)
             if not family:
@@ -161,7 +160,7 @@ class MemoryTier:
     def remove(self, removal: Removal) -> None:
         if removal.exact:
             self.drop(removal.key)
-            self.drop(removal.key + SLICED)
+            self.drop(sliced_key(removal.key))
         else:
             self.drop_all(removal.key + removal.query)
 
@@ -175,9 +174,8 @@ class MemoryTier:
     def drop_all(self, key: str) -> None:
         """Forget the responses for `key`, a path or a path and a query string, whatever else is in their keys."""
         self.drop(key)
-        path, _, query = key.partition("\n")
-        for each in list(self._families.get(path, ())):
-            if each.startswith(key + "\n") and (query or not each.startswith(key + "\nq")):
+        for each in list(self._families.get(path_of(key), ())):
+            if is_under(each, key):
                 self.drop(each)
 
     def forget(self, key: str, meta: Meta) -> None:

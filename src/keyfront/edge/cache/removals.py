@@ -24,6 +24,7 @@ from zlib import crc32
 import msgspec
 
 from keyfront.edge.cache.shared_segment import RING, Segment
+from keyfront.edge.rules.cache_key import root_of
 
 _PREFIX: Final = struct.Struct("<II")
 """Bytes of a record after this; their checksum with the place of the record."""
@@ -46,15 +47,6 @@ EVERYTHING: Final = Removal("")
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Removal).decode
-
-
-def root_of(key: str) -> str:
-    """The part of a cache key that removals name: the path, and what a query string adds (`forward.query_part`)."""
-    path, line, rest = key.partition("\n")
-    if not line or not rest.startswith("q"):
-        return path
-    length, colon, text = rest[1:].partition(":")
-    return f"{path}\nq{length}{colon}{text[: int(length)]}" if length.isdecimal() else key
 
 
 def _floor(ns: int) -> int:
@@ -160,8 +152,6 @@ class Removals:
         segment = self._segment
         if self._is_below(segment.digest(key) if digest is None else digest, asked):
             return True
-        if "\n" not in key:
-            return False
         root = root_of(key)
         return root != key and self._is_below(segment.digest(root), asked)
 

@@ -27,7 +27,7 @@ import msgspec
 from keyfront.edge.cache.entry import Head, decode_head, encode_head, head_of, stored_of
 from keyfront.edge.cache.removals import Removals
 from keyfront.edge.cache.shared_segment import WAYS, Segment
-from keyfront.edge.rules.cache_key import variant_key
+from keyfront.edge.rules.cache_key import failure_key, variant_key
 from keyfront.edge.rules.vary import variant_values
 from keyfront.edge.types.messages import Headers
 from keyfront.edge.types.stored import Stored
@@ -155,7 +155,7 @@ class Arena:
                 break
         else:
             return None
-        name = _failed(key)
+        name = failure_key(key)
         for found in self._candidates(self._segment.digest(name), 0):
             if self._head(found, name) is not None:
                 body = self._body(found)
@@ -278,7 +278,7 @@ class Arena:
 
     def put_failure(self, key: str, failure: Failure) -> None:
         """Share an origin's failure."""
-        name = _failed(key)
+        name = failure_key(key)
         now = monotonic_ns()
         self._append(self._segment.digest(name), now, now, Head(name), _encode_failure(failure))
         word = self._failures[self._segment.number]
@@ -357,8 +357,3 @@ def _varies(head: Head) -> bool:
 
 def _aligned(size: int) -> int:
     return -(-size // _ALIGN) * _ALIGN
-
-
-def _failed(key: str) -> str:
-    """The key of a failure. No other key ends like this: see `forward.key_suffix`."""
-    return key + "\nf"

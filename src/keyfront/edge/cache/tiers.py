@@ -6,10 +6,11 @@ from collections.abc import Callable
 from time import monotonic_ns
 
 from keyfront.edge.cache.disk import DiskTier
-from keyfront.edge.cache.memory import SLICED, MemorySink, MemoryTier
+from keyfront.edge.cache.memory import MemorySink, MemoryTier
 from keyfront.edge.cache.removals import Removal
 from keyfront.edge.cache.shared_arena import Arena
 from keyfront.edge.cache.sink import Sink
+from keyfront.edge.rules.cache_key import slice_key, sliced_key
 from keyfront.edge.types.messages import Headers, Piece
 from keyfront.edge.types.stored import Meta, Slices, Stored
 
@@ -26,7 +27,7 @@ class Tiers:
         """The response for `key`. What is found elsewhere is put into memory; so is what another worker has fetched or
         renewed since, once that in memory is no longer fresh at `now` (epoch seconds)."""
         memory = self.memory
-        stored = memory.find(key, forwarded) or memory.find(key + SLICED, forwarded)
+        stored = memory.find(key, forwarded) or memory.find(sliced_key(key), forwarded)
         if stored is not None and now < stored.meta.fresh_until:
             return stored
         if self.arena is not None:
@@ -45,9 +46,9 @@ class Tiers:
     def _remember(self, stored: Stored) -> None:
         if stored.slices is not None:
             self.memory.forget(stored.key, stored.meta)
-            self.memory.put(stored, stored.key + SLICED)
+            self.memory.put(stored, sliced_key(stored.key))
         elif len(stored.body) <= self.memory.max_object:
-            self.memory.forget(stored.key + SLICED, stored.meta)
+            self.memory.forget(sliced_key(stored.key), stored.meta)
             self.memory.put(stored)
 
     def _share(self, stored: Stored) -> None:
@@ -76,7 +77,7 @@ class Tiers:
 
     def slice(self, slices: Slices, index: int) -> Piece | None:
         """A slice that is at hand."""
-        name = slices.name(index)
+        name = slice_key(slices, index)
         body = self._in_memory(name)
         if body is not None or self.disk is None:
             return body
@@ -84,7 +85,7 @@ class Tiers:
 
     async def prove(self, slices: Slices, index: int) -> Piece | None:
         """The same; what lies on disk since before the machine started is read through first."""
-        name = slices.name(index)
+        name = slice_key(slices, index)
         body = self._in_memory(name)
         if body is not None or self.disk is None:
             return body
@@ -101,7 +102,7 @@ class Tiers:
 
     def has(self, slices: Slices, index: int) -> bool:
         """Is the slice there, as far as can be seen without opening it?"""
-        name = slices.name(index)
+        name = slice_key(slices, index)
         return (
             self.memory.look(name) is not None
             or (self.arena is not None and self.arena.has(name))
@@ -110,7 +111,7 @@ class Tiers:
 
     def sink(self, slices: Slices, index: int, meta: Meta) -> Sink:
         """What takes a slice as it comes: the disk, or memory if there is none that can."""
-        name = slices.name(index)
+        name = slice_key(slices, index)
         length = slices.length(index) if slices.total is not None else None
         writer = self.disk.writer(name, length) if self.disk is not None else None
         return writer or MemorySink(self.memory, name, meta, self.arena)

@@ -24,7 +24,7 @@ import msgspec
 
 from keyfront.edge.origin.client import Origins
 from keyfront.edge.origin.shield_protocol import FIELD, Secrets, asking, carried, telling, variant_of, without
-from keyfront.edge.rules.cache_key import query_part
+from keyfront.edge.rules.cache_key import selection_beyond_root
 from keyfront.edge.rules.routing import Plan
 from keyfront.edge.types.messages import Headers, OriginReply, Request
 from keyfront.edge.types.shield import ShieldAnswer, ShieldQuery
@@ -328,7 +328,7 @@ class Shields:
             return None
         variant = ""
         if key is not None and plan.key is not None:
-            variant = variant_of(key[len(plan.key) + len(query_part(route.behavior, plan.query)) :])
+            variant = variant_of(selection_beyond_root(key))
         site = route.site
         asked = ShieldQuery(
             0,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from keyfront.edge.rules.cache_key import base_key
 from keyfront.edge.rules.geo_restriction import allowed
 from keyfront.edge.rules.path_readings import Readings, readings, without_parts
 from keyfront.edge.rules.routing import Plan, Route, Routing, Site
@@ -189,8 +190,6 @@ def _plan(site: Site, route: Route, request: Request, path: str, query: str, gra
     forwarded = select_query(route.behavior.forward_query, query) if query else ""
     key = None
     if request.method in route.cached:
-        key = site.distribution.id + path
-        if request.method == "OPTIONS":
-            key = "OPTIONS " + key
+        key = base_key(site.distribution.id, path, request.method)
     in_url = grant if grant is not None and grant.mode == "url" else None
     return Plan(route, key, path + "?" + forwarded if forwarded else path, query, in_url)

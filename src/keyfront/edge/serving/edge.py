@@ -40,7 +40,7 @@ from keyfront.edge.origin.egress import Egress
 from keyfront.edge.origin.http1 import Interim
 from keyfront.edge.origin.shield_client import RelayedFailure, ReplayableBody, Shields
 from keyfront.edge.rules import encoding, error_pages, freshness, redaction, respond, slicing, vary
-from keyfront.edge.rules.cache_key import key_suffix, query_part
+from keyfront.edge.rules.cache_key import key_suffix, path_of, query_part
 from keyfront.edge.rules.decide import Refusal, decide, internal_plan
 from keyfront.edge.rules.encoding import accepted_encoding
 from keyfront.edge.rules.freshness import Verdict
@@ -616,7 +616,7 @@ class Edge:
 
     def _unjoin(self, path: str) -> None:
         """What is on its way may be from before a change: it is not kept (`_keep`), and nobody joins it any more."""
-        for each in [each for each in self.flights if each.partition("\n")[0] == path]:
+        for each in [each for each in self.flights if path_of(each) == path]:
             del self.flights[each]
 
     # -- WebSocket ---------------------------------------------------------------------------------------------------

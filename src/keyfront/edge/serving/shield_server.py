@@ -18,7 +18,7 @@ import msgspec
 
 from keyfront.edge.origin.shield_protocol import FIELD, SKEW, Secrets, asking, carried, telling
 from keyfront.edge.rules import error_pages, respond
-from keyfront.edge.rules.cache_key import query_part
+from keyfront.edge.rules.cache_key import base_key, query_part, shield_key
 from keyfront.edge.rules.decide import Refusal
 from keyfront.edge.rules.routing import Plan, Route
 from keyfront.edge.serving.edge import Edge
@@ -99,9 +99,7 @@ class ShieldServer:
         path, _, query_string = request.target.partition("?")
         key = None
         if query.cached:
-            key = query.distribution + path
-            if request.method == "OPTIONS":
-                key = "OPTIONS " + key
+            key = base_key(query.distribution, path, request.method)
         headers = [header for header in carried(request.headers) if header[0] != b"host"]
         exchange.request = Request(
             request.method,
@@ -118,9 +116,8 @@ class ShieldServer:
         exchange.shield_headers = self._for_origin(query, headers, route.origins[0])
         exchange.plan = Plan(route, key, request.target, query_string, None)
         if key is not None:
-            # No other key ends like this: see `forward.key_suffix`.
-            variant = f"\nx{query.variant}" if query.variant else ""
-            exchange.key = f"{key}{query_part(route.behavior, query_string)}{variant}\no{query.origin}"
+            part = query_part(route.behavior, query_string)
+            exchange.key = shield_key(key, part, query.variant, query.origin)
 
     def _child_route(self, exchange: ShieldExchange) -> Route:
         """The route that the child has chosen, as far as the shield serves it: one origin, no signatures, no

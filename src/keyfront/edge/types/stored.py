@@ -120,10 +120,6 @@ class Slices:
         self.validator = validator
         self.ranged = ranged
 
-    def name(self, index: int) -> str:
-        """The key of one slice. No other key ends like this: see `forward.key_suffix`."""
-        return f"{self.key}\ns{self.generation}:{index}"
-
     def length(self, index: int) -> int:
         """Bytes of one slice."""
         return self.size if self.total is None else min(self.size, self.total - index * self.size)
