@@ -93,10 +93,6 @@ itself. `custody/adapters` has one room per kind of key store; these never impor
 
 PENDING: set[tuple[str, str]] = {
     ("keyfront.runtime", "keyfront.cli"),
-    ("keyfront.edge.http", "keyfront.edge.cache"),
-    ("keyfront.edge.origin", "keyfront.edge.cache"),
-    ("keyfront.edge.semantics", "keyfront.edge.rules"),
-    ("keyfront.edge.types", "keyfront.edge.net"),
     ("keyfront.edge.http.request_body", "keyfront.edge.http.connection"),
     ("keyfront.custody.adapters", "keyfront.custody.schemes"),
     ("keyfront.custody.adapters.pkcs11", "keyfront.custody.adapters.filesystem"),
@@ -112,9 +108,6 @@ PENDING_HEARTS = {
     "keyfront.custody.adapters.filesystem.folder",
     "keyfront.custody.adapters.filesystem.kek",
     "keyfront.custody.schemes",
-    "keyfront.edge.net.tunnel",
-    "keyfront.edge.net.unsent",
-    "keyfront.edge.types.files",
     "keyfront.fleet.file_feed",
     "keyfront.fleet.regions",
     "keyfront.model.kinds",

@@ -25,7 +25,6 @@ from keyfront.edge.cache.entry import Head, encode_head, row_of
 from keyfront.edge.cache.memory import MemoryTier
 from keyfront.edge.cache.slice_reader import Reader, SliceFills
 from keyfront.edge.cache.tiers import Tiers
-from keyfront.edge.cache.ttl_map import TtlMap
 from keyfront.edge.http.request_target import host_text
 from keyfront.edge.http.trusted_proxies import MAX_HOPS, TrustedProxies
 from keyfront.edge.limits.viewers import ViewerLimits
@@ -41,6 +40,7 @@ from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.edge.types.messages import Headers, Request
 from keyfront.edge.types.record import Record
 from keyfront.edge.types.stored import Meta, Slices, Stored
+from keyfront.edge.types.ttl_map import TtlMap
 from keyfront.model.snapshot import Behavior, Invalidation, KeyGroup, PublicKey, Select
 from keyfront.signing.keys import generate_private_key
 from keyfront.signing.sign import LocalSigner

@@ -741,7 +741,8 @@ class TestWorkers:
 
 
 def test_a_range_of_a_file_is_read_in_bounded_steps(tmp_path: Path) -> None:
-    from keyfront.edge.types.files import READ, OpenFile
+    from keyfront.edge.cache.open_file import OpenFile
+    from keyfront.edge.types.files import READ
 
     path = tmp_path / "x"
     body = bytes_of(READ * 2 + 10)

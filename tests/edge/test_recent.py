@@ -1,6 +1,6 @@
 """Short memories: they end, and they are bounded."""
 
-from keyfront.edge.cache.ttl_map import TtlMap
+from keyfront.edge.types.ttl_map import TtlMap
 
 
 def test_a_value_is_known_until_its_end() -> None:

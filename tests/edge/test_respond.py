@@ -657,10 +657,3 @@ def test_redirect_location(host: str, target: str, location: bytes) -> None:
 )
 def test_a_logged_query_is_no_credential(query: str, kept: str) -> None:
     assert loggable_query(query) == kept
-
-
-def test_viewer_headers_stand_here_too() -> None:
-    assert respond.viewer_headers(Behavior("*", "o"), [(b"x", b"1")]) == [
-        (b"x", b"1"),
-        (b"server", b"CloudFront"),
-    ]

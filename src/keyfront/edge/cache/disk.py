@@ -40,9 +40,10 @@ from zlib import crc32
 
 from keyfront.edge.cache.disk_format import FOREIGN, LONGEST_WHOLE, PREFIX, Entry, name_of, read_entry, sealed
 from keyfront.edge.cache.entry import Head, encode_head, head_of, stored_of
+from keyfront.edge.cache.open_file import OpenFile
 from keyfront.edge.rules.cache_key import change_marker, path_of, variant_key
 from keyfront.edge.rules.vary import variant_values
-from keyfront.edge.types.files import FileRange, OpenFile
+from keyfront.edge.types.files import FileRange
 from keyfront.edge.types.messages import Headers
 from keyfront.edge.types.stored import Stored
 

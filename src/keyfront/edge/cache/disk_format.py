@@ -13,7 +13,8 @@ from zlib import crc32
 import msgspec
 
 from keyfront.edge.cache.entry import LAYOUT, Head, decode_head
-from keyfront.edge.types.files import FileRange, OpenFile
+from keyfront.edge.cache.open_file import OpenFile
+from keyfront.edge.types.files import FileRange
 
 _MARK: Final = b"KFcache1"
 

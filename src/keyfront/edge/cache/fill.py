@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from keyfront.edge.types.messages import Headers, Piece
+from keyfront.edge.types.messages import Headers, LostError, Piece
 from keyfront.edge.types.stored import Meta, Stored
 
 if TYPE_CHECKING:
@@ -30,10 +30,6 @@ ones itself: from the memory tier they may be gone by then."""
 
 LAG = 2 * 1024 * 1024
 """Bytes of one fill that may wait to be written to disk."""
-
-
-class LostError(Exception):
-    """What a reader is to read next is neither in memory any more nor stored."""
 
 
 class Fill:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from keyfront.edge.types.files import OpenFile
+from keyfront.edge.cache.open_file import OpenFile
 
 
 class Sink(Protocol):

@@ -15,13 +15,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 from typing import Final
 
-from keyfront.edge.cache.fill import Fill, LostError
+from keyfront.edge.cache.fill import Fill
 from keyfront.edge.cache.spool import OPEN, cut
 from keyfront.edge.cache.tiers import Tiers
 from keyfront.edge.rules.slicing import FIRST_RUN, LONGEST_RUN, Span, to_ask
 from keyfront.edge.semantics.ranges import Part
 from keyfront.edge.types.files import FileRange
-from keyfront.edge.types.messages import Piece
+from keyfront.edge.types.messages import LostError, Piece
 from keyfront.edge.types.stored import Slices
 from keyfront.errors import OriginFailure, clear_traceback
 

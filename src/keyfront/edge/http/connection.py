@@ -19,7 +19,6 @@ from typing import Any, cast
 
 import httptools
 
-from keyfront.edge.cache.fill import LostError
 from keyfront.edge.http.request_body import Body
 from keyfront.edge.http.request_target import (
     MAX_DIGITS,
@@ -39,7 +38,7 @@ from keyfront.edge.limits.rates import Floor
 from keyfront.edge.limits.viewers import Viewers
 from keyfront.edge.net.sendfile import send_range
 from keyfront.edge.net.tls import TlsTransport
-from keyfront.edge.net.tunnel import LINGER, Tunnel, Upstream
+from keyfront.edge.net.tunnel import LINGER, Tunnel
 from keyfront.edge.net.unsent import acknowledged, on_its_way
 from keyfront.edge.rules import error_pages, respond
 from keyfront.edge.rules.response_headers import ResponseHeaders
@@ -51,7 +50,7 @@ from keyfront.edge.serving.exchange import Exchange
 from keyfront.edge.serving.fast_path import CachedHeaderBlock, Caller, FastPath, aged
 from keyfront.edge.serving.handler import Handler
 from keyfront.edge.types.files import FileRange
-from keyfront.edge.types.messages import Headers, Reply, Request
+from keyfront.edge.types.messages import Headers, LostError, Reply, Request, Upstream
 from keyfront.edge.types.shield import SHIELD
 from keyfront.edge.types.stored import Stored
 from keyfront.errors import OriginFailure, clear_traceback

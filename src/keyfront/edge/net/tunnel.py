@@ -27,6 +27,7 @@ from typing import Any, Final, Protocol, cast
 
 from keyfront.edge.net.unsent import on_its_way
 from keyfront.edge.semantics.websocket import GOING_AWAY, Frames, close_frame
+from keyfront.edge.types.messages import Upstream
 
 LINGER: Final = 2.0
 """Seconds that a side gets to close its half after the edge has closed the other one."""
@@ -75,7 +76,7 @@ class Switched(Protocol):
     def connection_lost(self, error: Exception | None) -> None: ...
 
 
-class Upstream:
+class OriginUpstream:
     """The origin's side of a WebSocket between its 101 and the tunnel, and the way to let go of it at any time."""
 
     __slots__ = ("_connection", "_handed_over", "on_end")

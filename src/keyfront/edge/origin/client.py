@@ -46,17 +46,17 @@ from collections.abc import AsyncIterator, Callable
 from time import time
 from typing import Final
 
-from keyfront.edge.cache.ttl_map import TtlMap
 from keyfront.edge.limits.origins import Breaker, OriginLimits, Turns
 from keyfront.edge.limits.reports import Reached
 from keyfront.edge.net.tls import TlsTransport
-from keyfront.edge.net.tunnel import Upstream
+from keyfront.edge.net.tunnel import OriginUpstream
 from keyfront.edge.origin.access import OriginAccess
 from keyfront.edge.origin.connect import Address, DnsCache, PermanentOriginFailure, first_connected, is_own
 from keyfront.edge.origin.egress import Egress
 from keyfront.edge.origin.http1 import NEVER, Connection, Framing, Interim, ResponseReader, request_head
 from keyfront.edge.semantics.websocket import accept_value
 from keyfront.edge.types.messages import Headers, OriginReply
+from keyfront.edge.types.ttl_map import TtlMap
 from keyfront.errors import OriginFailure, SettingsError, clear_traceback
 from keyfront.model.snapshot import Origin
 
@@ -360,7 +360,7 @@ class Origins:
         )
         if incoming.switched:
             turn.end()
-            reply.upstream = Upstream(connection)
+            reply.upstream = OriginUpstream(connection)
         else:
             turn.lasts(connection, incoming)
         return reply

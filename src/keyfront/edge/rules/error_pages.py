@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-from keyfront.edge.rules.viewer_response import viewer_headers as viewer_headers  # noqa: PLC0414 - one of ours too
 from keyfront.edge.types.messages import Header, Reply, Request
 from keyfront.errors import Denial, Denied, OriginFailure
 

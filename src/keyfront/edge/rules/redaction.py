@@ -6,7 +6,6 @@ from typing import Final
 from urllib.parse import unquote
 
 from keyfront.edge.rules.routing import Plan
-from keyfront.edge.rules.viewer_response import viewer_headers as viewer_headers  # noqa: PLC0414 - one of ours too
 
 _SIGNING: Final = frozenset({"expires", "policy", "signature", "key-pair-id", "hash-algorithm"})
 

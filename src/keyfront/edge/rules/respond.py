@@ -21,7 +21,6 @@ from typing import Final
 
 from keyfront.edge.rules.encoding import entity_tag
 from keyfront.edge.rules.freshness import age
-from keyfront.edge.rules.viewer_response import viewer_headers as viewer_headers  # noqa: PLC0414 - one of ours too
 from keyfront.edge.semantics.fields import CONDITIONAL
 from keyfront.edge.semantics.http_dates import format_date, parse_date
 from keyfront.edge.semantics.ranges import Part, parse_ranges

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from keyfront.edge.rules.viewer_response import viewer_headers as viewer_headers  # noqa: PLC0414 - one of ours too
-
 MAX_RANGES: Final = 100
 """More ranges than this in one request are a way to make the edge work, and are ignored (RFC 9110 §14.2)."""
 

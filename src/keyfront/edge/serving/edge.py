@@ -18,7 +18,7 @@ from typing import Any
 
 from keyfront.edge.cache import slice_reader
 from keyfront.edge.cache.disk import DiskTier
-from keyfront.edge.cache.fill import Fill, LostError
+from keyfront.edge.cache.fill import Fill
 from keyfront.edge.cache.memory import SETTLE, MemoryTier
 from keyfront.edge.cache.removals import Removal, Removals
 from keyfront.edge.cache.shared_arena import Arena, Failure
@@ -26,7 +26,6 @@ from keyfront.edge.cache.shared_segment import Segment
 from keyfront.edge.cache.slice_reader import PrefetchedBody, Reader, SliceFills
 from keyfront.edge.cache.spool import Spool
 from keyfront.edge.cache.tiers import Tiers
-from keyfront.edge.cache.ttl_map import TtlMap
 from keyfront.edge.geoip import CountryTable
 from keyfront.edge.limits.origins import OriginLimits
 from keyfront.edge.limits.reports import Reached
@@ -61,9 +60,10 @@ from keyfront.edge.serving.origin_fetch import FAILED_OVER, UNREACHABLE, UNSENT,
 from keyfront.edge.serving.purge import SWEPT
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.edge.transform import compressors
-from keyfront.edge.types.messages import Headers, OriginReply, Piece, Reply, Request
+from keyfront.edge.types.messages import Headers, LostError, OriginReply, Piece, Reply, Request
 from keyfront.edge.types.record import Record
 from keyfront.edge.types.stored import Meta, Slices, Stored
+from keyfront.edge.types.ttl_map import TtlMap
 from keyfront.errors import OriginFailure, clear_traceback
 from keyfront.model.snapshot import EMPTY, Origin, Snapshot
 from keyfront.signing.tables import Budget

@@ -1,34 +1,37 @@
-"""Open files and ranges of them, as bodies."""
+"""Ranges of open files, as pieces of a body. Whatever reads the files is elsewhere (`cache.open_file`)."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Protocol
 
 READ: Final = 256 * 1024
-"""Bytes that are read from a file in one go where the kernel cannot send it."""
+"""Bytes that are read from a file at once where the kernel cannot send it."""
 
 
-class OpenFile:
-    """A file that is open for reading: `fd` until the last who holds this lets go of it."""
+class ReadableFile(Protocol):
+    """A file that stays open as long as something holds this."""
 
-    __slots__ = ("fd",)
+    @property
+    def fd(self) -> int: ...
 
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
+    def read(self, length: int, offset: int) -> bytes:
+        """At most `length` bytes from `offset`; empty at the end of the file.
 
-    def __del__(self) -> None:
-        os.close(self.fd)
+        :raises OSError: if the file cannot be read.
+        """
 
 
 class FileRange:
-    """A piece of a body that lies in a file: `length` bytes from `offset`. A shell lets the kernel send it where it
-    can (sendfile(2)); to iterate over it reads it, and raises OSError if the file cannot be read or is shorter."""
+    """A piece of a body in a file: `length` bytes from `offset`.
+
+    A shell lets the kernel send it where it can (sendfile(2)). Iterating over it reads it, and raises OSError if the
+    file cannot be read or ends too early.
+    """
 
     __slots__ = ("file", "length", "offset")
 
-    def __init__(self, file: OpenFile, offset: int, length: int) -> None:
+    def __init__(self, file: ReadableFile, offset: int, length: int) -> None:
         self.file = file
         self.offset = offset
         self.length = length
@@ -37,13 +40,13 @@ class FileRange:
         return self.length
 
     def cut(self, first: int, length: int) -> FileRange:
-        """`length` bytes of it, from its own byte number `first`."""
+        """At most `length` bytes of this range, from its byte number `first`."""
         return FileRange(self.file, self.offset + first, min(length, self.length - first))
 
     def __iter__(self) -> Iterator[bytes]:
         offset, left = self.offset, self.length
         while left:
-            chunk = os.pread(self.file.fd, min(left, READ), offset)
+            chunk = self.file.read(min(left, READ), offset)
             if not chunk:
                 raise OSError("a stored body is shorter than its head says")
             offset += len(chunk)

@@ -7,13 +7,12 @@ Times are epoch seconds.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from keyfront.edge.types.files import FileRange
 
 if TYPE_CHECKING:
-    from keyfront.edge.net.tunnel import Upstream
     from keyfront.edge.types.shield import ShieldAnswer
 
 Header = tuple[bytes, bytes]
@@ -22,6 +21,25 @@ Headers = list[Header]
 
 Piece = bytes | FileRange
 Body = bytes | AsyncIterator[Piece]
+
+
+class LostError(Exception):
+    """A body cannot be read on: what comes next is neither in memory nor stored any more."""
+
+
+class Upstream(Protocol):
+    """The origin's side of a WebSocket between its 101 and the tunnel (`net.tunnel.OriginUpstream`)."""
+
+    on_end: Callable[[], None]
+    """Called once the connection is given up."""
+
+    def hand_over(self, protocol: Any) -> tuple[Any, bytes, bool] | None:
+        """Give the connection to an `asyncio.Protocol`. Returns its `asyncio.Transport`, the bytes that came after the
+        101, and whether it can be written to now; None if the origin has closed it. Rules import this module and know
+        no event loop, hence `Any`."""
+
+    def end(self) -> None:
+        """Close the connection if it is still open."""
 
 
 class Request:
