@@ -28,7 +28,7 @@ from typing import NamedTuple
 import msgspec
 
 from keyfront import load_signer, sign_url
-from keyfront.edge.worker import WorkerSettings
+from keyfront.edge.worker_settings import WorkerSettings
 from keyfront.fleet.file_feed import FileFeed
 from keyfront.model.snapshot import Behavior, Distribution, KeyGroup, Origin, PublicKey, Select, Snapshot
 

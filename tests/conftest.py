@@ -2,6 +2,7 @@
 
 A module that must work on asyncio's own loop as well says `EVENT_LOOPS = ("uvloop", "asyncio")`. What takes minutes
 runs with `--long` only; a module that takes a minute says `FIRST = True`, so that nobody waits for it in the end.
+Bytecode is written: without it each of the hundreds of processes that tests start would compile all of Keyfront.
 Property tests try the same cases at every run, so that a change is to blame for what fails; with
 `--hypothesis-profile=searching` they look for new ones.
 """
@@ -9,12 +10,16 @@ Property tests try the same cases at every run, so that a change is to blame for
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import Callable, Mapping
 
 import pytest
 import uvloop
 from hypothesis import settings
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 settings.register_profile("same", derandomize=True)
 settings.register_profile("searching", derandomize=False)
 settings.load_profile("same")

@@ -50,7 +50,13 @@ _EDGE |= {"serving": set(_EDGE)}
 _EDGE |= {"http": {"types", "semantics", "rules", "net", "limits", "serving"}}
 _EDGE |= {"follower": {"types", "cache", "logs", "serving"}}
 INNER: dict[str, dict[str, set[str]]] = {
-    "edge": _EDGE | {"worker": {*_EDGE}, "asgi_app": {*_EDGE}, "asgi": {"asgi_app"}},
+    "edge": _EDGE
+    | {
+        "worker": {*_EDGE, "worker_settings"},
+        "worker_settings": {"net", "serving", "http"},
+        "asgi_app": {*_EDGE},
+        "asgi": {"asgi_app"},
+    },
     "control": {
         "iam": set(),
         "call": {"iam"},

@@ -9,6 +9,7 @@ or, where Keyfront rotates the keys,
 Docs: docs/guide/signing.md
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from keyfront.errors import (
@@ -22,7 +23,6 @@ from keyfront.errors import (
     PolicyError,
     SigningError,
 )
-from keyfront.signing.explain import Cause, Check, Report, explain, explain_url
 from keyfront.signing.keys import PrivateKey, PublicKey, load_private_key, load_public_key
 from keyfront.signing.policy import Policy
 from keyfront.signing.sign import (
@@ -39,6 +39,7 @@ from keyfront.signing.verify import Grant, KeyRing, verify
 
 if TYPE_CHECKING:
     from keyfront.custody.signers.key_group_signer import CustodySigner, signer_for
+    from keyfront.signing.explain import Cause, Check, Report, explain, explain_url
 
 __all__ = [
     "Cause",
@@ -76,12 +77,15 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:  # else every misspelt name would pass
+    _LOADED_LATER = {
+        **dict.fromkeys(("CustodySigner", "signer_for"), "keyfront.custody.signers.key_group_signer"),
+        **dict.fromkeys(("Cause", "Check", "Report", "explain", "explain_url"), "keyfront.signing.explain"),
+    }
 
     def __getattr__(name: str) -> Any:
-        """What signs with keys in custody is loaded when it is first asked for: not everybody needs it."""
-        if name not in ("CustodySigner", "signer_for"):
+        """Load what signs with keys in custody, and what explains a refusal, on first use: most programs need
+        neither."""
+        if name not in _LOADED_LATER:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from keyfront.custody.signers import key_group_signer
-
-        globals()[name] = getattr(key_group_signer, name)
+        globals()[name] = getattr(import_module(_LOADED_LATER[name]), name)
         return globals()[name]

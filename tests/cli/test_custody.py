@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -179,11 +180,33 @@ def test_what_makes_no_sense(argv: tuple[str, ...], says: str) -> None:
 
 def test_signing_does_not_wait_for_custody() -> None:
     """`keyfront sign` must start quickly: it loads no adapter, and nothing that an adapter needs."""
-    code = "import sys, keyfront.cli.main; print(*sys.modules)"
+    code = (
+        "import sys; from keyfront.cli.main import keyfront; keyfront(['sign', '--help'], standalone_mode=False); "
+        "print(*sys.modules)"
+    )
     argv = [sys.executable, "-c", code]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
     adapters = {target.partition(":")[0] for target in SCHEMES.values()}
     assert not set(done.stdout.split()) & (adapters | {"botocore", "hvac", "pkcs11"})
+
+
+def test_no_command_waits_for_the_others() -> None:
+    code = (
+        "import sys; from keyfront.cli.main import keyfront; "
+        "keyfront(['edge-worker', '--help'], standalone_mode=False); print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert not set(done.stdout.split()) & {"rich", "keyfront.cli.sign", "keyfront.edge.worker", "sqlalchemy"}
+
+
+def test_each_command_goes_by_its_name() -> None:
+    context = click.Context(keyfront)
+    for name in keyfront.list_commands(context):
+        command = keyfront.get_command(context, name)
+        assert command is not None
+        assert command.name == name
 
 
 @pytest.mark.parametrize(

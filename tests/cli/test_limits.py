@@ -15,7 +15,7 @@ import keyfront.cli.up as up_module
 from keyfront.cli.limit_options import OPTIONS, EdgeLimits, Size
 from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.serving.settings import EdgeSettings
-from keyfront.edge.worker import WorkerSettings
+from keyfront.edge.worker_settings import WorkerSettings
 from keyfront.monitoring.edge_metrics import GAUGES
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"

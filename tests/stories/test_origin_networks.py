@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 import keyfront.cli.up as up_module
 from keyfront.edge.origin.egress import Egress, EgressSettings
-from keyfront.edge.worker import WorkerSettings
+from keyfront.edge.worker_settings import WorkerSettings
 from keyfront.errors import SettingsError
 from tests.up import Up, distribution_config
 

@@ -1,52 +1,55 @@
-"""The `keyfront` command: parse, call, print. One file a command group."""
+"""The `keyfront` command: parse, call, print. One file a command group, and it is loaded when the group is called."""
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 import click
 
-from keyfront.cli.access import access
-from keyfront.cli.agent import agent
-from keyfront.cli.audit import audit
-from keyfront.cli.backup import backup
-from keyfront.cli.custody import custody
-from keyfront.cli.declared import apply, plan_command
-from keyfront.cli.key import key
-from keyfront.cli.region_options import regions
-from keyfront.cli.rotation import rotation
-from keyfront.cli.sign import explain, sign, sign_cookies
-from keyfront.cli.store import store_group
-from keyfront.cli.up import control_process, edge_worker, up
 from keyfront.errors import KeyfrontError
 
+COMMANDS = {
+    "access": "access:access",
+    "agent": "agent:agent",
+    "apply": "declared:apply",
+    "audit": "audit:audit",
+    "backup": "backup:backup",
+    "control-process": "up:control_process",
+    "custody": "custody:custody",
+    "edge-worker": "up:edge_worker",
+    "explain": "sign:explain",
+    "key": "key:key",
+    "plan": "declared:plan_command",
+    "regions": "region_options:regions",
+    "rotation": "rotation:rotation",
+    "sign": "sign:sign",
+    "sign-cookies": "sign:sign_cookies",
+    "store": "store:store_group",
+    "up": "up:up",
+}
+"""Each command: the module below `keyfront.cli` that defines it, and its name there."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class LazyGroup(click.Group):
+    """A group of `COMMANDS` that imports a command's module when the command is looked up, so that no command waits for
+    the imports of the others."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(f"keyfront.cli.{module}"), attribute)
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="keyfront")
 def keyfront() -> None:
     """A private-content CDN that you run yourself and that speaks CloudFront."""
-
-
-for command in (
-    up,
-    sign,
-    sign_cookies,
-    explain,
-    key,
-    plan_command,
-    apply,
-    access,
-    audit,
-    custody,
-    agent,
-    rotation,
-    backup,
-    store_group,
-    regions,
-    edge_worker,
-    control_process,
-):
-    keyfront.add_command(command)
 
 
 def main() -> None:

@@ -186,7 +186,7 @@ def up(
     from keyfront.edge.net.certificates import Certificates
     from keyfront.edge.origin.credentials import read_file
     from keyfront.edge.serving.settings import EdgeSettings
-    from keyfront.edge.worker import TlsSettings, WorkerSettings
+    from keyfront.edge.worker_settings import TlsSettings, WorkerSettings
 
     if (tls is None) != (certificates is None):
         raise SettingsError("--tls and --certificates are given together or not at all")

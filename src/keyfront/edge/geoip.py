@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from typing import TYPE_CHECKING
 
 import iptocc
-import maxminddb
 
 from keyfront.errors import SettingsError
+
+if TYPE_CHECKING:
+    import maxminddb
 
 REMEMBERED = 65_536
 """How many addresses each of the memory's two generations holds."""
@@ -61,7 +64,7 @@ class CountryTable:
         else:
             try:
                 code = _code_of(self._reader.get(ip))
-            except (ValueError, maxminddb.InvalidDatabaseError):
+            except (ValueError, RuntimeError):  # maxminddb.InvalidDatabaseError is a RuntimeError
                 code = None
         return "" if code is None or code in _NO_COUNTRY else code.upper()
 
@@ -71,6 +74,8 @@ _NO_COUNTRY = frozenset({"AP", "EU", "ZZ"})
 
 
 def _open(database: str | os.PathLike[str]) -> maxminddb.Reader:
+    import maxminddb  # not at the start of an edge with the built-in table
+
     try:
         # With the C extension the file is mapped, and shared by all workers; replace it by rename only.
         return maxminddb.open_database(database)

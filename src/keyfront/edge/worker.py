@@ -24,51 +24,20 @@ import uvloop
 from keyfront.edge.cache.shared_segment import Segment
 from keyfront.edge.follower import Follower
 from keyfront.edge.http.connection import Listener
-from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.http.trusted_proxies import TrustedProxies
 from keyfront.edge.logs.access_log import AccessLog
 from keyfront.edge.net.certificates import Certificates, unraisable
 from keyfront.edge.net.open_files import OPEN_FILES, raise_open_files
-from keyfront.edge.net.worker_sockets import Inherited, Ports
+from keyfront.edge.net.worker_sockets import Ports
 from keyfront.edge.origin.shield_protocol import Secrets
 from keyfront.edge.serving.edge import Edge
-from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.edge.serving.shield_server import ShieldServer
 from keyfront.edge.types.shield import SHIELD
+from keyfront.edge.worker_settings import WorkerSettings
 from keyfront.errors import SettingsError
 from keyfront.fleet.heartbeat import Trouble
 
 logger = logging.getLogger("keyfront.edge")
-
-
-class TlsSettings(msgspec.Struct, frozen=True):
-    """Where to listen for https, and the folder of the certificates (see `tls`)."""
-
-    host: str
-    port: int
-    certificates: str
-
-
-class WorkerSettings(msgspec.Struct, frozen=True):
-    """What one worker is told at its start. `data` is the data folder, `trusted_proxies` are networks in CIDR form;
-    `access_log` is false where records are only counted; without `tls` there is only http. `feed` is the folder of the
-    feed, if that is another one; `shield` is where other edges connect whose Origin Shield this one is, by TLS if there
-    is any; `region` is where the edge is, empty if it is in none. `inherited` holds the sockets, the heartbeat board
-    and the shared memory of its supervisor; without it the worker listens for itself."""
-
-    data: str
-    name: str
-    host: str
-    port: int
-    trusted_proxies: tuple[str, ...] = ()
-    access_log: bool = True
-    tls: TlsSettings | None = None
-    edge: EdgeSettings = EdgeSettings()
-    limits: Limits = Limits()
-    feed: str = ""
-    shield: tuple[str, int] | None = None
-    region: str = ""
-    inherited: Inherited | None = None
 
 
 def run_worker(settings: WorkerSettings, on_ready: Callable[[], None], lifeline: int | None = None) -> None:

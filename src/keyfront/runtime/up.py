@@ -25,7 +25,7 @@ from keyfront.runtime.settings import ControlSettings
 from keyfront.runtime.supervisor import AFTER_DRAIN, END_WITHIN, Child, Watched, open_files
 
 if TYPE_CHECKING:
-    from keyfront.edge.worker import WorkerSettings
+    from keyfront.edge.worker_settings import WorkerSettings
     from keyfront.fleet.file_feed import FileFeed
 
 

@@ -19,7 +19,8 @@ import pytest
 from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.limits.viewers import ViewerLimits
 from keyfront.edge.serving.settings import EdgeSettings
-from keyfront.edge.worker import WorkerSettings, within_open_files
+from keyfront.edge.worker import within_open_files
+from keyfront.edge.worker_settings import WorkerSettings
 from keyfront.model.snapshot import Behavior, ErrorResponse, Origin, Snapshot
 from tests.origin import Asked, Authority, ScriptedOrigin, Wire, answer
 from tests.viewer import EdgeHarness, Viewer, site

@@ -26,11 +26,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
-
-from cryptography import x509
+from typing import TYPE_CHECKING, NamedTuple
 
 from keyfront.errors import SettingsError
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """For TLS 1.2: forward secrecy and authenticated encryption, nothing else. TLS 1.3 has only such."""
@@ -261,6 +262,8 @@ def _read(pair: _Pair, identity: _Identity) -> Certificate:
     :raises _Refused: if it is no certificate with its key.
     :raises FileNotFoundError: if it is not the one of that identity any more.
     """
+    from cryptography import x509  # not at the start of an edge that speaks no TLS
+
     try:
         leaf = x509.load_pem_x509_certificates(pair.chain.read_bytes())[0]
         context = _context()
@@ -288,6 +291,8 @@ def _read(pair: _Pair, identity: _Identity) -> Certificate:
 
 
 def _names(leaf: x509.Certificate) -> frozenset[str]:
+    from cryptography import x509
+
     try:
         value = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError):
