@@ -56,6 +56,7 @@ from keyfront.model.snapshot import Behavior, Cors, Origin, ResponseHeader, Resp
 from keyfront.signing.keys import cf_b64encode, load_public_key
 from keyfront.signing.policy import parse_network, parse_policy
 from keyfront.signing.resource import ResourcePattern
+from keyfront.signing.sigv4 import EMPTY_SHA256
 from keyfront.signing.verify import KeyRing, signing_cookies, split_query, verify
 
 NOW = 1_800_000_000.0
@@ -424,7 +425,8 @@ def _signed(headers: Callable[[int], list[tuple[bytes, bytes]]]) -> Callable[[in
 
 def _called(asked: Any) -> None:
     method, path, query, headers = asked
-    sigv4.verify(method, path, query, headers, sigv4.EMPTY_SHA256, lambda key: "s" * 40, NOW)
+    request = sigv4.SignedRequest(method, path, query, headers, EMPTY_SHA256)
+    sigv4.verify(request, lambda key: "s" * 40, NOW)
 
 
 def _authorization(signed: bytes) -> bytes:

@@ -64,10 +64,11 @@ INNER: dict[str, dict[str, set[str]]] = {
         "audit": {"call", "store"},
         "publish": {"store"},
         "identity": {"iam", "call", "store", "audit"},
-        "operations": {"iam", "call", "store", "audit", "publish"},
+        "operations": {"iam", "call", "store", "publish"},
+        "service": {"iam", "call", "store", "audit", "publish", "operations"},
         "keys": {"store", "audit"},
         "wire": {"iam", "call", "store", "audit", "identity", "operations", "keys"},
-        "process": {"iam", "call", "store", "audit", "publish", "identity", "operations", "keys", "wire"},
+        "process": {"iam", "call", "store", "audit", "identity", "service", "keys", "wire"},
     },
     "custody": {
         "contract": set(),
@@ -106,28 +107,29 @@ PENDING: set[tuple[str, str]] = {
 """Imports against the law that are still to be cut. Must become empty."""
 
 PENDING_HEARTS = {
-    "keyfront.control.operations.context",
-    "keyfront.control.publish.compiler",
-    "keyfront.control.store.schema",
-    "keyfront.control.store.transaction",
     "keyfront.custody.adapters.filesystem.envelope",
     "keyfront.custody.adapters.filesystem.folder",
     "keyfront.custody.adapters.filesystem.kek",
     "keyfront.custody.schemes",
-    "keyfront.fleet.file_feed",
-    "keyfront.fleet.regions",
-    "keyfront.model.kinds",
     "keyfront.signing.keys",
 }
 """Modules that hearts reach and that know something of the world: still to be cut. Must become empty."""
 
 HEARTS = (
     "keyfront.backup.retention",
+    "keyfront.control.audit.records",
+    "keyfront.control.call",
     "keyfront.control.iam",
-    "keyfront.control.operations.authorization",
+    "keyfront.control.operations",
+    "keyfront.control.publish.compiler",
+    "keyfront.control.store.config_json",
+    "keyfront.control.store.contract",
+    "keyfront.control.store.rows",
     "keyfront.control.wire.codec",
+    "keyfront.control.wire.metrics_access",
     "keyfront.control.wire.scalars",
     "keyfront.control.wire.sigv4",
+    "keyfront.control.wire.sts",
     "keyfront.control.wire.xml_body",
     "keyfront.custody.adapters.filesystem.key_file",
     "keyfront.custody.contract",
@@ -144,14 +146,21 @@ HEARTS = (
     "keyfront.edge.origin.egress",
     "keyfront.edge.rules",
     "keyfront.edge.semantics",
+    "keyfront.fleet.edge_counters",
     "keyfront.fleet.feed",
+    "keyfront.fleet.key_counters",
     "keyfront.lifecycle.findings",
     "keyfront.lifecycle.rotation",
     "keyfront.model",
+    "keyfront.monitoring",
     "keyfront.signing.policy",
     "keyfront.signing.verify",
 )
-"""Modules that hold rules; a package stands for all its modules."""
+"""Modules that hold rules; a package stands for all its modules.
+
+`control/operations` is one as a whole: an operation gets its rows through the protocols of `control/store/contract.py`,
+the time from its call, and ids from an argument. The line runs through `control/service.py`, which opens the
+transactions, and `control/store/queries`, which is SQL."""
 
 WORLD = {
     "asyncio",

@@ -18,7 +18,7 @@
      ├─ DeclarationError        a file that declares a set-up, and what is wrong with it
      ├─ BackupError             an archive that cannot be read or is not what was taken, or a place that keeps none
      ├─ AccountError            a CloudFront API that refused what a declared set-up needs, or could not be asked
-     └─ ApiError                an error answer of the control API (control/operations/service.py raises it)
+     └─ ApiError                an error answer of the control API (control/service.py raises it)
 
 Two families meet a person: `Denied` a viewer's, `ApiError` an operator's. Both carry what CloudFront would say
 (`code`, `message`) beside what Keyfront knows (`denial`, `detail`); only the first half leaves the process.

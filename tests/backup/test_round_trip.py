@@ -14,11 +14,12 @@ import sqlalchemy as sa
 from keyfront.backup.archive import tables
 from keyfront.backup.restore.lock import held, refuse_half_restored
 from keyfront.backup.restore.restore import LEAP, Restore, Target
-from keyfront.control.operations.service import Service
+from keyfront.control.service import Service, ServiceSettings
 from keyfront.control.store import schema
 from keyfront.control.store.store import Store
 from keyfront.errors import BackupError, SettingsError
 from keyfront.fleet.file_feed import FileFeed
+from keyfront.fleet.regions import Regions
 from tests.backup.harness import CREDENTIALS, Installed, chain, events, make, read, restore
 from tests.control.harness import ACCOUNT, BOTH, Harness, where
 from tests.postgres import PostgresServer
@@ -206,13 +207,13 @@ def test_not_onto_one_that_runs(tmp_path: Path) -> None:
             restore(archive, tmp_path / "new", store)
         one.harness.close()
         live = Store(store)
-        with live.aside() as transaction:
+        with live.write_relaxed() as transaction:
             transaction.set_edges("elsewhere", {"edge-1": 3})
         live.close()
         with pytest.raises(SettingsError, match="1 live edges"):
             restore(archive, tmp_path / "new", store)
         again = Store(store)
-        with again.aside() as transaction:
+        with again.write_relaxed() as transaction:
             transaction.set_edges("elsewhere", {})
         again.close()
     one.harness.close()
@@ -258,7 +259,7 @@ def test_a_service_starts_from_it_as_from_any(tmp_path: Path) -> None:
     restore(archive, target)
     refuse_half_restored(target)
     store = Store(target / "keyfront.db")
-    service = Service(store, FileFeed(target), account=ACCOUNT, rng=random.Random(3))
+    service = Service(store, Regions(FileFeed(target)), ServiceSettings(account=ACCOUNT), random.Random(3))
     service.start(2e9)
     assert FileFeed(target).number() == archive.manifest.snapshot + LEAP
     store.close()

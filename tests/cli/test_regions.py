@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from keyfront.cli.main import keyfront
 from keyfront.control.call import Call
-from keyfront.control.operations.service import Service
+from keyfront.control.service import Service, ServiceSettings
 from keyfront.control.store.store import Store
 from keyfront.fleet.regions import open_regions, remember
 from keyfront.runtime.settings import ACCOUNT
@@ -25,7 +25,7 @@ def installation(folder: Path) -> dict[str, str]:
     feeds = open_regions(folder / "data", "eu", places)
     remember(folder / "data", "eu", places)
     store = Store(folder / "data" / "keyfront.db")
-    service = Service(store, feeds.own, elsewhere=feeds.others, account=ACCOUNT)
+    service = Service(store, feeds, ServiceSettings(account=ACCOUNT))
     service.start(1.0)
 
     def call(operation: str, **params: Any) -> dict[str, Any]:

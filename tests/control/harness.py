@@ -16,10 +16,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from keyfront.control.call import Call, Caller
 from keyfront.control.iam.roles import ADMIN
-from keyfront.control.operations.service import Service
+from keyfront.control.service import Service, ServiceSettings
 from keyfront.control.store.store import Store
 from keyfront.errors import ApiError
 from keyfront.fleet.file_feed import FileFeed
+from keyfront.fleet.regions import Regions
 from keyfront.model.kinds import Quotas
 
 Config = dict[str, Any]
@@ -107,13 +108,11 @@ class Harness:
         self.store = Store(where(folder))
         self.service = Service(
             self.store,
-            self.feed,
-            elsewhere=elsewhere,
-            account=ACCOUNT,
-            quotas=quotas,
-            rng=random.Random(seed),
-            audit_reads=audit_reads,
-            replica=replica,
+            Regions(self.feed, elsewhere),
+            ServiceSettings(
+                account=ACCOUNT, quotas=quotas or Quotas(), audit_reads=audit_reads, replica=replica
+            ),
+            random.Random(seed),
         )
         self.service.start(self.now)
 

@@ -22,11 +22,12 @@ from keyfront.control.identity.credentials import load
 from keyfront.control.identity.directory import CallerDirectory
 from keyfront.control.identity.sealing import sealer
 from keyfront.control.keys.usage import KeyUsageCollector
-from keyfront.control.operations.service import Service
+from keyfront.control.service import Service, ServiceSettings
 from keyfront.control.store.store import Store
 from keyfront.control.wire.app import build_app, serve
 from keyfront.control.wire.extensions import ExtensionApi
 from keyfront.fleet.file_feed import FileFeed
+from keyfront.fleet.regions import Regions
 from keyfront.model.kinds import Quotas
 from keyfront.model.snapshot import Snapshot
 from tests.control.harness import where
@@ -47,7 +48,11 @@ class Plane:
     def __enter__(self) -> Plane:
         self.credentials = load(self.folder / "credentials", ACCOUNT)
         self.store = Store(where(self.folder))
-        self.service = Service(self.store, FileFeed(self.folder), account=ACCOUNT, quotas=self.quotas)
+        self.service = Service(
+            self.store,
+            Regions(FileFeed(self.folder)),
+            ServiceSettings(account=ACCOUNT, quotas=self.quotas or Quotas()),
+        )
         self.service.start(time.time())
         held = socket.create_server(("127.0.0.1", 0))
         self.port = held.getsockname()[1]
@@ -69,8 +74,8 @@ class Plane:
             self.store, self.credentials, ACCOUNT, lambda: sealer(self.folder, {}, make=False)
         )
         gatherer = KeyUsageCollector(self.store, FileFeed(self.folder))
-        others = ExtensionApi(self.store, gatherer, random.SystemRandom(), audit_reads=True)
-        app = build_app(self.service, access, others=others)
+        extensions = ExtensionApi(self.store, gatherer, random.SystemRandom(), audit_reads=True)
+        app = build_app(self.service, access, extensions=extensions)
         await serve(app, held, ready.set, stop=self._stop)
 
     def obey(self) -> Snapshot:

@@ -429,11 +429,12 @@ async def test_what_breaks_inside_stays_inside(
 PROGRAM = """
 import os, socket, sys
 from pathlib import Path
-from keyfront.control.process import run_control
+from keyfront.control.process import ControlPlaneSettings, Supervision, run_control
 held = socket.create_server(("127.0.0.1", 0))
 def ready():
     print("ready", held.getsockname()[1], flush=True)
-run_control(Path(sys.argv[1]), held, "cloudfront.localhost", "123456789012", ready, lifeline=int(sys.argv[2]))
+settings = ControlPlaneSettings(data=Path(sys.argv[1]), domain="cloudfront.localhost", account="123456789012")
+run_control(settings, held, ready, Supervision(lifeline=int(sys.argv[2])))
 """
 
 

@@ -142,7 +142,7 @@ def test_workers_that_do_not_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert list(machine.workers.reasons()) == []
     clock[0] += SILENT + 1
     machine.beat(0, at=clock[0])
-    assert list(machine.workers.reasons()) == ["edge-2 does not move"]
+    assert list(machine.workers.reasons()) == ["edge-2 does not respond"]
     machine.board.clear(1)
     assert list(machine.workers.reasons()) == ["edge-2 is not running"]
     machine.beat(1, at=clock[0])

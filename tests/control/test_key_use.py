@@ -263,13 +263,13 @@ def test_nothing_is_written_where_nothing_is_new(store: Store, machine: Machine)
     say(feed, "a", ("K1", "SHA1", "E1", 5))
     gatherer.gather(NOW)
     opened: list[object] = []
-    aside = store.aside
+    write_relaxed = store.write_relaxed
 
     def counting() -> object:
         opened.append(None)
-        return aside()
+        return write_relaxed()
 
-    store.aside = counting  # type: ignore[method-assign, assignment]
+    store.write_relaxed = counting  # type: ignore[method-assign, assignment]
     say(feed, "a", ("K1", "SHA1", "E1", 5), at=NOW + 1)
     gatherer.gather(NOW + 1)
     assert opened == []

@@ -49,7 +49,7 @@ def test_a_warning_is_told_once_a_day(
     def told(now: float) -> list[str]:
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            watch.tell(now)
+            watch.check(now)
         return [line for line in caplog.messages if "key-lost" in line or "key-ends" in line]
 
     first = told(harness.now)
@@ -70,7 +70,7 @@ def test_who_does_not_lead_says_nothing(harness: Harness, caplog: pytest.LogCapt
     harness.group(harness.key("one"))
     watch = KeyWatch(harness.store, None, {}, lambda: leads[0])
     with caplog.at_level(logging.WARNING):
-        watch.tell(harness.now)
+        watch.check(harness.now)
     assert caplog.messages == []
 
 

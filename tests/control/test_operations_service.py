@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from keyfront.control.operations.registry import OPERATIONS, unsupported
+from keyfront.control.service import Service, ServiceSettings
 from keyfront.errors import ApiError, SettingsError, SnapshotRefused
 from keyfront.fleet.file_feed import FileFeed
+from keyfront.fleet.regions import Regions
 from keyfront.model import supported_members
 from keyfront.model.kinds import KINDS, Quotas
 from keyfront.model.service import service
@@ -322,11 +324,9 @@ def test_a_lost_store_is_no_reason_to_take_everything_from_the_edges(harness: Ha
 
 
 def test_what_another_control_plane_published_meanwhile_counts(harness: Harness) -> None:
-    from keyfront.control.operations.service import Service
-
     feed = FullDisk(harness.folder)
     slow = Harness(harness.folder, seed=3)
-    slow.service = Service(slow.store, feed, account=ACCOUNT)
+    slow.service = Service(slow.store, Regions(feed), ServiceSettings(account=ACCOUNT))
     slow.service.start(slow.now)
     feed.full = True
     slow.distribution("ours")
@@ -365,10 +365,8 @@ class FullDisk(FileFeed):
 def test_a_change_that_cannot_be_published_stands_stays_in_progress_and_is_published_later(
     harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from keyfront.control.operations.service import Service
-
     feed = FullDisk(harness.folder)
-    harness.service = Service(harness.store, feed, account=ACCOUNT)
+    harness.service = Service(harness.store, Regions(feed), ServiceSettings(account=ACCOUNT))
     harness.service.start(harness.now)
     number = harness.number()
     feed.full = True
@@ -388,13 +386,13 @@ def test_a_change_that_cannot_be_published_stands_stays_in_progress_and_is_publi
 
 
 def test_a_feed_that_refuses_is_no_reason_to_fail_a_call(harness: Harness) -> None:
-    from keyfront.control.operations.service import Service
-
     class Refusing(FileFeed):
         def publish(self, snapshot: Snapshot) -> None:
             raise SnapshotRefused("no")
 
-    harness.service = Service(harness.store, Refusing(harness.folder), account=ACCOUNT)
+    harness.service = Service(
+        harness.store, Regions(Refusing(harness.folder)), ServiceSettings(account=ACCOUNT)
+    )
     harness.service.start(harness.now)
     assert harness.distribution()["Status"] == "InProgress"
     assert harness.service.follow(harness.now) is False
@@ -405,7 +403,7 @@ def test_what_no_longer_compiles_goes_on_as_it_was_published(
 ) -> None:
     id_ = harness.distribution("old")["Id"]
     with harness.store.write() as transaction:  # as if it came from a Keyfront whose rules were laxer
-        (row,) = transaction.some("Distribution", [id_])
+        (row,) = transaction.get_many("Distribution", [id_])
         row.config["Origins"]["Items"][0]["DomainName"] = "http://app.example.com"
         transaction.update(row)
     again = Harness(harness.folder, seed=2)

@@ -282,7 +282,7 @@ def test_a_commit_waits_for_the_disk_whatever_the_role_is_set_to(url: str) -> No
     with store.read() as transaction:
         assert says(transaction, "transaction_isolation") == "repeatable read"
         assert says(transaction, "transaction_read_only") == "on"
-    with store.aside() as transaction:
+    with store.write_relaxed() as transaction:
         assert says(transaction, "synchronous_commit") == "off"
     store.close()
     with connect(url) as connection:

@@ -175,7 +175,7 @@ def test_a_control_plane_that_says_nothing_any_more_has_no_live_edges(fleet: Fle
     assert status(one, id_) == "Deployed"
     follow(other)
     assert status(one, id_) == "Deployed"  # it lives, and has published it meanwhile; its edge has not:
-    with other.store.aside() as transaction:
+    with other.store.write_relaxed() as transaction:
         transaction.set_edges("other", {"edge-1": 1})
     assert status(one, id_) == "InProgress"
 

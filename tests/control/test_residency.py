@@ -468,7 +468,7 @@ def test_the_parts_are_those_of_one_whole(make: Make, tmp_path: Path) -> None:
     store = Store(where(tmp_path))
     with store.read() as transaction:
         whole = us.service._replica._compiler.snapshot(
-            transaction, transaction.snapshot_number(), transaction.decided()
+            transaction, transaction.snapshot_number(), transaction.snapshot_time()
         )
     store.close()
     for harness, region in ((eu, "eu"), (eu, "asia"), (us, "us")):

@@ -99,6 +99,6 @@ def test_an_old_store_comes_up_to_date_with_what_it_holds(tmp_path: Path, versio
             assert found is not None
             assert (found.config, found.snapshot) == ({"Name": "a"}, 7)
             assert transaction.snapshot_number() == 7
-            assert transaction.reached() == 0
+            assert transaction.highest_deployed() == 0
             assert transaction.carried("E1") == ()
         store.close()

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from keyfront.control.wire import sigv4
 from keyfront.errors import ApiError
+from keyfront.signing.sigv4 import EMPTY_SHA256
 
 KEY, SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 SECRETS = {KEY: SECRET, "AKIAIOSFODNN7OTHER00": "other" * 8}
@@ -71,15 +72,9 @@ class Sent:
         self.header("authorization", value.replace(before, after))
 
     def verify(self, later: float = 0.0) -> str:
-        return sigv4.verify(
-            self.method,
-            self.path,
-            self.query,
-            self.headers,
-            hashlib.sha256(self.body).hexdigest(),
-            SECRETS.get,
-            self.time + later,
-        )
+        digest = hashlib.sha256(self.body).hexdigest()
+        request = sigv4.SignedRequest(self.method, self.path, self.query, self.headers, digest)
+        return sigv4.verify(request, SECRETS.get, self.time + later)
 
     def refused(self, later: float = 0.0) -> ApiError:
         with pytest.raises(ApiError) as caught:
@@ -351,4 +346,6 @@ def test_whatever_is_sent_is_refused_in_order(
     """`verify` returns a key id or raises ApiError, nothing else."""
     headers = [*headers, (b"authorization", authorization.encode("latin-1"))]
     with pytest.raises(ApiError):
-        sigv4.verify(method, path, query, headers, sigv4.EMPTY_SHA256, SECRETS.get, 1767225600.0)
+        sigv4.verify(
+            sigv4.SignedRequest(method, path, query, headers, EMPTY_SHA256), SECRETS.get, 1767225600.0
+        )

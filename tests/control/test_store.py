@@ -17,10 +17,10 @@ import pytest
 import sqlalchemy as sa
 
 from keyfront.control.audit import records as audit
+from keyfront.control.store.config_json import dumps, loads
 from keyfront.control.store.database import Sqlite
-from keyfront.control.store.rows import AuditRow, Row
+from keyfront.control.store.rows import AuditIndex, AuditRow, Row
 from keyfront.control.store.store import Store
-from keyfront.control.store.transaction import dumps, loads
 from keyfront.errors import ApiError, SettingsError
 from tests.control.harness import BOTH, Harness, where
 
@@ -75,9 +75,9 @@ def test_many_ids_at_once(store: Store) -> None:
     with store.write() as transaction:
         for id_ in ids:
             transaction.insert(row(id_))
-        assert [found.id for found in transaction.some("PublicKey", reversed(ids))] == ids
-        transaction.stamp("PublicKey", ids[:2], 7)
-        transaction.stamp("PublicKey", [], 9)
+        assert [found.id for found in transaction.get_many("PublicKey", reversed(ids))] == ids
+        transaction.set_snapshot("PublicKey", ids[:2], 7)
+        transaction.set_snapshot("PublicKey", [], 9)
         assert [found.snapshot for found in transaction.page("PublicKey", "", 3)] == [7, 7, 0]
         assert list(transaction.versions("PublicKey")) == ids
         assert transaction.count("PublicKey") == 1200
@@ -87,13 +87,13 @@ def test_a_referred_resource_cannot_vanish_by_any_way(store: Store) -> None:
     with store.write() as transaction:
         transaction.insert(row("key"))
         transaction.insert(row("group", kind="KeyGroup"))
-        transaction.refer("KeyGroup", "group", [("PublicKey", "key"), ("PublicKey", "key")])
+        transaction.set_references("KeyGroup", "group", [("PublicKey", "key"), ("PublicKey", "key")])
         assert transaction.referrers("PublicKey", "key") == ["group"]
         assert transaction.referrers("PublicKey", "key", by="Distribution") == []
     with pytest.raises(ApiError, match=r"(?i)foreign key"), store.write() as transaction:
         transaction.delete("PublicKey", "key")
     with pytest.raises(ApiError, match=r"(?i)foreign key"), store.write() as transaction:
-        transaction.refer("KeyGroup", "group", [("PublicKey", "nothing")])
+        transaction.set_references("KeyGroup", "group", [("PublicKey", "nothing")])
     with store.write() as transaction:
         transaction.delete("KeyGroup", "group")
         transaction.delete("PublicKey", "key")
@@ -102,11 +102,11 @@ def test_a_referred_resource_cannot_vanish_by_any_way(store: Store) -> None:
 def test_what_goes_with_a_resource(store: Store) -> None:
     with store.write() as transaction:
         transaction.insert(row("a"))
-        transaction.claim("PublicKey", "a", {"Name": ["n"], "Alias": ["x", "y", "x"]})
+        transaction.set_unique_values("PublicKey", "a", {"Name": ["n"], "Alias": ["x", "y", "x"]})
         transaction.set_tags("PublicKey", "a", {"b": "1", "a": ""})
         assert transaction.tags("PublicKey", "a") == {"a": "", "b": "1"}
         assert transaction.owners("PublicKey", "Alias", ["y", "z"]) == {"y": "a"}
-        transaction.claim("PublicKey", "a", {"Alias": ["z"]})
+        transaction.set_unique_values("PublicKey", "a", {"Alias": ["z"]})
         assert transaction.owners("PublicKey", "Alias", ["y", "z"]) == {"z": "a"}
         transaction.delete("PublicKey", "a")
         assert transaction.tags("PublicKey", "a") == {}
@@ -127,9 +127,7 @@ def test_the_audit_log_only_grows(store: Store) -> None:
     with store.write() as transaction:
         assert transaction.audit_head() is None
         for number in (1, 2, 3):
-            transaction.append_audit(
-                AuditRow(number, b"{}", bytes(32)), time=1.0, name="n", principal="p", resource="", error=""
-            )
+            transaction.append_audit(AuditRow(number, b"{}", bytes(32)), AuditIndex(1.0, "n", "p", "", ""))
         head = transaction.audit_head()
         assert head is not None
         assert head.number == 3

@@ -16,10 +16,11 @@ from botocore.credentials import Credentials
 
 from keyfront.edge.origin.access import OriginAccess
 from keyfront.edge.origin.access import SignedOriginRequest as Sent
-from keyfront.edge.origin.sigv4 import EMPTY, UNSIGNED
+from keyfront.edge.origin.sigv4 import UNSIGNED
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.errors import OriginFailure
 from keyfront.model.snapshot import Behavior, Origin, OriginGroup, Select, Snapshot
+from keyfront.signing.sigv4 import EMPTY_SHA256
 from tests.origin import Asked, ScriptedOrigin, answer
 from tests.viewer import Clock, EdgeHarness, site
 
@@ -95,7 +96,7 @@ async def test_every_request_is_signed_over_host_path_query_and_range(tmp_path: 
             assert asked.target == "/film/a%2Bb%20c.mp4?a=x%20y&acl=&b=2"
             covered = signed_by(asked, token=TOKEN)
             assert covered.startswith("host;x-amz-cf-id;")
-            assert asked.header("x-amz-content-sha256") == EMPTY
+            assert asked.header("x-amz-content-sha256") == EMPTY_SHA256
             again = await harness.get("/a+b%20c.mp4?b=2&a=x+y&acl")
             assert again.x_cache == "Hit"
         assert origin.faults == []
@@ -150,7 +151,7 @@ async def test_a_body_is_sent_unsigned_or_by_the_hash_that_the_viewer_gives(tmp_
                 assert (asked.body, asked.header("x-amz-content-sha256")) == (b"hello", expected)
                 signed_by(asked)
             assert (await harness.get("/up", method="POST")).status == 200
-            assert origin.requests[-1].header("x-amz-content-sha256") == EMPTY
+            assert origin.requests[-1].header("x-amz-content-sha256") == EMPTY_SHA256
 
 
 async def test_the_host_is_the_origins_own_whatever_is_forwarded(tmp_path: Path) -> None:
@@ -235,7 +236,7 @@ async def test_credentials_that_come_later_are_used_at_once(tmp_path: Path) -> N
         ) as harness:
             assert (await harness.get("/a")).status == 502
             credentials(tmp_path)
-            assert [harness.edge.fetcher.access.poll() for _ in range(2)] == [False, True]
+            assert [harness.edge.access.poll() for _ in range(2)] == [False, True]
             assert (await harness.get("/a")).body == b"a"
             signed_by(origin.requests[0])
 
@@ -266,7 +267,7 @@ async def test_what_is_stored_stands_in_while_credentials_are_missing(tmp_path: 
         ) as harness:
             assert (await harness.get("/a")).body == b"a"
             path.unlink()
-            assert [harness.edge.fetcher.access.poll() for _ in range(2)] == [False, True]
+            assert [harness.edge.access.poll() for _ in range(2)] == [False, True]
             clock.forward(60)
             stale = await harness.get("/a")
             assert (stale.status, stale.body) == (200, b"a")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from keyfront.edge.origin import sigv4
 from keyfront.edge.types.messages import Headers
+from keyfront.signing.sigv4 import EMPTY_SHA256
 
 KEY, SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 NOW = 1_790_000_000.0
@@ -26,7 +27,7 @@ def signed(
     headers: Headers | None = None,
     *,
     method: str = "GET",
-    payload: str = sigv4.EMPTY,
+    payload: str = EMPTY_SHA256,
     token: str = "",
     region: str = "eu-central-1",
 ) -> Headers:
@@ -140,7 +141,7 @@ def test_what_a_viewer_says_of_signatures_is_left_out() -> None:
     ]
     sent = signed("/a", headers=[*viewers])
     assert value(sent, b"x-other") == "stays"
-    assert value(sent, b"x-amz-content-sha256") == sigv4.EMPTY
+    assert value(sent, b"x-amz-content-sha256") == EMPTY_SHA256
     assert "Credential=AKIAIOSFODNN7EXAMPLE/" in value(sent, b"authorization")
     assert not [name for name, _ in sent if name == b"x-amz-security-token"]
 
@@ -157,8 +158,8 @@ HASH = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 @pytest.mark.parametrize(
     ("given_hash", "has_body", "expected"),
     [
-        ("", False, sigv4.EMPTY),
-        (HASH, False, sigv4.EMPTY),
+        ("", False, EMPTY_SHA256),
+        (HASH, False, EMPTY_SHA256),
         ("", True, sigv4.UNSIGNED),
         (HASH, True, HASH),
         (HASH.upper(), True, sigv4.UNSIGNED),

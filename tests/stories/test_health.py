@@ -46,7 +46,7 @@ def test_one_stuck_worker_and_all_of_them(app: int, tmp_path: Path) -> None:
         up.until(lambda: well(up), PATIENCE)
         first, second = up.worker_pids()
         with stopped(first):
-            up.until(lambda: ill(up, "edges", "does not move"), PATIENCE)
+            up.until(lambda: ill(up, "edges", "does not respond"), PATIENCE)
             with stopped(second):
                 up.until(lambda: len(health(up)[1]["reasons"].get("edges", [])) == 2, PATIENCE)
                 assert health(up)[0] == 503

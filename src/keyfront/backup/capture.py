@@ -127,7 +127,11 @@ def take(
     ):
         writer.section(section, _hashed(rest, state))
     with store.read() as transaction:
-        schema, number, decided = transaction.schema(), transaction.snapshot_number(), transaction.decided()
+        schema, number, decided = (
+            transaction.schema(),
+            transaction.snapshot_number(),
+            transaction.snapshot_time(),
+        )
         for table in tables.tables():
             if table is not _audit:
                 rows = tables.rows(transaction, table)
@@ -195,7 +199,7 @@ def _hashed(lines: Iterable[bytes], state: hashlib._Hash) -> Iterator[bytes]:
 def compiled(transaction: Transaction, account: str) -> Snapshot:
     """What edges obey of the store's rows."""
     return Compiler(account, _QUOTAS).snapshot(
-        transaction, transaction.snapshot_number(), transaction.decided()
+        transaction, transaction.snapshot_number(), transaction.snapshot_time()
     )
 
 

@@ -171,7 +171,7 @@ def _restored(archive: Archive, folder: Path, port: int, teller: AuditActor, now
 def _to_origin(transaction: Transaction, port: int) -> None:
     """Let all distributions be before the drill's origin, for everybody, in every region."""
     transaction.connection.execute(sa.delete(_tag).where(_tag.c.key == TAG))
-    for row in transaction.some(DISTRIBUTION.name, transaction.versions(DISTRIBUTION.name)):
+    for row in transaction.get_many(DISTRIBUTION.name, transaction.versions(DISTRIBUTION.name)):
         config = dict(row.config)
         origins = config["Origins"]
         config["Origins"] = origins | {"Items": [_drilled(origin, port) for origin in origins["Items"]]}

@@ -158,7 +158,7 @@ def _tied(transaction: Transaction) -> list[Tied]:
     from keyfront.model.residency import NOWHERE, TAG, regions_of
 
     found = []
-    for (kind, id_), value in sorted(transaction.tagged(TAG).items()):
+    for (kind, id_), value in sorted(transaction.tag_values(TAG).items()):
         row = transaction.get(kind, id_)
         if row is None:
             continue

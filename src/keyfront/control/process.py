@@ -1,9 +1,10 @@
-"""The control plane's process: what it is made of, and what it does besides answering.
+"""Composes the control plane and runs it in one process. Beside answering calls it does five things again and again:
 
-follow     what others committed, or could not be published, comes to the edges
-gather     what edges have counted of the use of keys is added up
-watch      what keys call for is told in the log
-rotations  steps of rotations that are due are taken (`rotations.py`)
+follow      publish what other control planes committed, and what could not be published earlier
+usage       add up the key usage that edges report
+refusals    write audit records of calls from unknown callers
+watch       log what public keys and key groups need
+rotations   take the due steps of key rotations (`keys/rotations.py`, in threads of its own)
 """
 
 from __future__ import annotations
@@ -19,220 +20,246 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 
+import msgspec
 from anyio import CapacityLimiter, to_thread
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
 from keyfront.control.audit.refused_calls import FLUSH, RefusalLog, Refusals
-from keyfront.control.identity.credentials import load
+from keyfront.control.identity.credentials import Credentials, load
 from keyfront.control.identity.directory import CallerDirectory
 from keyfront.control.identity.sealing import sealer
-from keyfront.control.keys.rotations import Rotations
+from keyfront.control.keys.rotations import Rotations, RotationSettings
 from keyfront.control.keys.usage import KeyUsageCollector
 from keyfront.control.keys.watch import WATCH, KeyMetrics, KeyWatch
-from keyfront.control.operations.service import Service
+from keyfront.control.service import Service, ServiceSettings
 from keyfront.control.store.store import Store
-from keyfront.control.wire.app import build_app, serve
+from keyfront.control.wire.app import Observability, build_app, serve
 from keyfront.control.wire.extensions import ExtensionApi
-from keyfront.control.wire.health import CALLS_STUCK, Calls, EdgeWorkers, Health, Look, committable, writable
+from keyfront.control.wire.health import CALLS_STUCK, Calls, Check, EdgeWorkers, Health, committable, writable
 from keyfront.control.wire.metrics_access import LOCAL, Audience
+from keyfront.custody.contract import Records
 from keyfront.custody.schemes import open_records
 from keyfront.errors import ApiError
 from keyfront.fleet.heartbeat import BEAT
-from keyfront.fleet.regions import open_regions
+from keyfront.fleet.regions import Regions, open_regions
 from keyfront.lifecycle.hooks import Hook
 from keyfront.model.kinds import Quotas
 
 log = logging.getLogger("keyfront.control")
 
 FOLLOW = 1.0
-"""Seconds between two tries to publish what could not be published."""
+"""Seconds between two attempts to publish what could not be published."""
 FOLLOW_OTHERS = 0.2
-"""Seconds between two looks at what other control planes have committed."""
+"""Seconds between two checks for what other control planes have committed."""
 THREADS = 40
-"""Calls that can be at work at once: anyio's default."""
+"""Calls that run at the same time: anyio's default."""
 GATHER = 2.0
-"""Seconds between two looks at what edges have counted of the use of keys."""
+"""Seconds between two collections of the key usage that edges report."""
+
+
+class ControlPlaneSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator decides about a control plane.
+
+    :param data: the data folder.
+    :param domain: the suffix of the distributions' own names.
+    :param account: the twelve digits of the account that owns everything.
+    :param store: a connection URI of PostgreSQL; empty: a SQLite file in `data`.
+    :param password_file: holds PostgreSQL's password, if the URI does not.
+    :param audit_reads: whether successful reads are recorded too.
+    :param trusted_proxies: networks (CIDR) whose X-Forwarded-For and X-Forwarded-Proto are trusted.
+    :param quotas: of the account, of one distribution, and of one policy; by default CloudFront's.
+    :param region: the region of the edges that follow the data folder; empty: none.
+    :param region_feeds: other regions to serve: name, and folder of the feed.
+    :param records: URI of the custody that holds rotation records, the same for all control planes that share the
+        store; empty: the folder `custody` in `data`, which no other control plane uses.
+    :param rotation: whether due rotation steps are taken.
+    :param hooks: called before and after each rotation step.
+    :param metrics_for: who may read `/metrics`; see `Audience`.
+    """
+
+    data: Path
+    domain: str
+    account: str
+    store: str = ""
+    password_file: Path | None = None
+    audit_reads: bool = True
+    trusted_proxies: Sequence[str] = ()
+    quotas: Quotas = Quotas()
+    region: str = ""
+    region_feeds: Sequence[tuple[str, str]] = ()
+    records: str = ""
+    rotation: bool = True
+    hooks: Sequence[Hook] = ()
+    metrics_for: Sequence[str] = (LOCAL,)
+
+
+class Supervision(msgspec.Struct, frozen=True):
+    """What ties the process to its supervisor.
+
+    :param lifeline: a pipe from the parent. When its other end closes, the control plane drains and ends.
+    :param edges: the edge workers of this machine, for `/healthz`.
+    :param beat: called several times a second while the process can answer.
+    """
+
+    lifeline: int | None = None
+    edges: EdgeWorkers | None = None
+    beat: Callable[[], None] = lambda: None
 
 
 def run_control(
-    data: Path,
+    settings: ControlPlaneSettings,
     sock: socket.socket,
-    domain: str,
-    account: str,
     on_ready: Callable[[], None],
-    *,
-    store: str = "",
-    password_file: Path | None = None,
+    supervision: Supervision = Supervision(),
     registry: CollectorRegistry | None = None,
-    lifeline: int | None = None,
-    audit_reads: bool = True,
-    trusted_proxies: Sequence[str] = (),
-    quotas: Quotas | None = None,
-    region: str = "",
-    region_feeds: Sequence[tuple[str, str]] = (),
-    records: str = "",
-    rotation: bool = True,
-    hooks: Sequence[Hook] = (),
-    metrics_for: Sequence[str] = (LOCAL,),
-    edges: EdgeWorkers | None = None,
-    beat: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve the control plane of the folder `data` until SIGTERM or SIGINT, then drain and return.
+    """Run the control plane until SIGTERM or SIGINT, then drain and return.
 
-    :param sock: bound; the caller may keep its own reference to hold the port.
-    :param domain: suffix of the distributions' names.
-    :param account: the twelve digits of the account that owns everything.
+    :param sock: bound; the caller may keep a reference of its own to hold the port.
     :param on_ready: called once, when requests are answered.
-    :param store: a connection URI of PostgreSQL's; by default the store is a file in `data`.
-    :param password_file: holds PostgreSQL's password, where the URI does not.
-    :param registry: what `/metrics` shows beside the control plane's own counts.
-    :param lifeline: a pipe from the parent; when its other end is closed the control plane drains and ends too.
-    :param audit_reads: whether reads that succeed are recorded as well.
-    :param trusted_proxies: networks (CIDR) whose X-Forwarded-For and X-Forwarded-Proto are believed.
-    :param quotas: of the account, of one distribution and of one policy; by default CloudFront's.
-    :param region: where the edges are that follow the data folder; empty: in none.
-    :param region_feeds: other regions, each with the folder of its feed.
-    :param records: the custody that keeps the records of rotations, the same one for all control planes that are told
-        so; by default the folder `custody` in `data`, which is this one's own.
-    :param rotation: whether steps of rotations that are due are taken.
-    :param hooks: called before and after each of them.
-    :param metrics_for: who may read `/metrics`; see `Audience`.
-    :param edges: the workers on this machine, for `/healthz`.
-    :param beat: called several times a second while the process can answer.
+    :param registry: what `/metrics` shows beside the control plane's own metrics.
     :raises SettingsError: if the credentials or the store cannot be used.
-    :raises CustodyError: if `records` can be none.
+    :raises CustodyError: if the custody of the rotation records cannot be used.
     :raises ApiError: ServiceUnavailable if the store does not answer.
     """
-    credentials = load(data / "credentials", account)
-    feeds = open_regions(data, region, region_feeds)
-    kept = open_records(records or f"file:{data}/custody/")
-    memory = Store(store or data / "keyfront.db", password_file=password_file)
+    data = settings.data
+    credentials = load(data / "credentials", settings.account)
+    feeds = open_regions(data, settings.region, settings.region_feeds)
+    rotation_records = open_records(settings.records or f"file:{data}/custody/")
+    store = Store(settings.store or data / "keyfront.db", password_file=settings.password_file)
     try:
-        access = CallerDirectory(memory, credentials, account, lambda: sealer(data, os.environ, make=False))
-        service = Service(
-            memory,
-            feeds.own,
-            elsewhere=feeds.others,
-            domain_suffix=domain,
-            account=account,
-            quotas=quotas,
-            audit_reads=audit_reads,
-        )
-        gatherer = KeyUsageCollector(memory, *feeds.feeds)
-        others = ExtensionApi(memory, gatherer, random.SystemRandom(), audit_reads=audit_reads)
-        rotations = None
-        if rotation:
-            owner, secret = next(iter(credentials))
-            rotations = Rotations(
-                memory,
-                kept,
-                account,
-                own_url(sock),
-                (owner.access_key_id, secret),
-                hooks,
-                shared=memory.shared and bool(records),
-            )
-        watch = KeyWatch(memory, kept, tells=lambda: rotations is None or rotations.leads)
-        registry = registry or CollectorRegistry()
-        registry.register(KeyMetrics(memory, watch))
-        service.start(time.time())
-        access.current(time.time())  # what is wrong with keys or policies is told at the start
-        calls = Calls(THREADS)
-        refusals = Refusals(random.SystemRandom())
-        app = build_app(
-            service,
-            access,
-            health=_health(data, memory, service, edges, calls),
-            registry=registry,
-            others=others,
-            calls=calls,
-            refused=refusals.add,
-            metrics_for=Audience(metrics_for),
-        )
-        process = _Process(
-            service,
-            gatherer,
-            watch,
-            rotations,
-            RefusalLog(memory, refusals),
-            FOLLOW_OTHERS if memory.shared else FOLLOW,
-        )
-
-        def go_on() -> None:
-            now = time.monotonic()
-            if edges is not None:
-                edges.look(now)
-            if calls.held_up(now) < CALLS_STUCK:
-                beat()
-
-        asyncio.run(_beating(go_on, process.run(app, sock, on_ready, lifeline, trusted_proxies)))
+        resources = _Resources(credentials, feeds, rotation_records, store, sock)
+        plane = _ControlPlane(settings, resources, supervision, registry or CollectorRegistry())
+        asyncio.run(_beating(plane.beat, plane.run(sock, on_ready)))
     finally:
-        memory.close()
+        store.close()
 
 
 def own_url(sock: socket.socket) -> str:
-    """Where whoever is on this machine reaches the bound `sock`."""
+    """The URL that reaches the bound `sock` from this machine."""
     host, port = sock.getsockname()[:2]
-    if host in ("0.0.0.0", "::"):  # noqa: S104 - what it is bound to, not what is bound
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared with, not bound to
         host = "::1" if host == "::" else "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-class _Process:
+class _Resources(msgspec.Struct, frozen=True):
+    """What a control plane has open."""
+
+    credentials: Credentials
+    feeds: Regions
+    rotation_records: Records
+    store: Store
+    sock: socket.socket
+
+
+class _ControlPlane:
+    """All parts of a control plane, connected."""
+
     def __init__(
         self,
-        service: Service,
-        gatherer: KeyUsageCollector,
-        watch: KeyWatch,
-        rotations: Rotations | None,
-        refusals: RefusalLog,
-        follow: float,
+        settings: ControlPlaneSettings,
+        resources: _Resources,
+        supervision: Supervision,
+        registry: CollectorRegistry,
     ) -> None:
-        self._refusals = refusals
-        self._service = service
-        self._gatherer = gatherer
-        self._watch = watch
-        self._rotations = rotations
-        self._follow = follow
+        store, credentials = resources.store, resources.credentials
+        self._settings = settings
+        self._store = store
+        self._supervision = supervision
+        data, account, rng = settings.data, settings.account, random.SystemRandom()
+        callers = CallerDirectory(store, credentials, account, lambda: sealer(data, os.environ, make=False))
+        self._service = Service(
+            store,
+            resources.feeds,
+            ServiceSettings(
+                account=account,
+                domain_suffix=settings.domain,
+                quotas=settings.quotas,
+                audit_reads=settings.audit_reads,
+            ),
+        )
+        self._usage = KeyUsageCollector(store, *resources.feeds.feeds)
+        self._rotations: Rotations | None = None
+        if settings.rotation:
+            owner, secret = next(iter(credentials))
+            self._rotations = Rotations(
+                store,
+                resources.rotation_records,
+                RotationSettings(
+                    account,
+                    own_url(resources.sock),
+                    (owner.access_key_id, secret),
+                    tuple(settings.hooks),
+                    os.environ,
+                ),
+                shared=store.shared and bool(settings.records),
+            )
+        self._watch = KeyWatch(store, resources.rotation_records, is_leader=self._leads)
+        registry.register(KeyMetrics(store, self._watch))
+        self._service.start(time.time())
+        callers.current(time.time())  # so that problems with keys or policies are logged at the start
+        self._calls = Calls(THREADS)
+        refusals = Refusals(rng)
+        self._refusals = RefusalLog(store, refusals)
+        self._app: Starlette = build_app(
+            self._service,
+            callers,
+            extensions=ExtensionApi(store, self._usage, rng, audit_reads=settings.audit_reads),
+            on_refused=refusals.add,
+            observability=Observability(
+                health=self._health(),
+                calls=self._calls,
+                registry=registry,
+                metrics_for=Audience(settings.metrics_for),
+            ),
+        )
 
-    async def run(
-        self,
-        app: Starlette,
-        sock: socket.socket,
-        on_ready: Callable[[], None],
-        lifeline: int | None,
-        trusted_proxies: Sequence[str],
-    ) -> None:
+    def _leads(self) -> bool:
+        return self._rotations is None or self._rotations.leads
+
+    def beat(self) -> None:
+        """Report that the process works, unless all its calls are stuck."""
+        now = time.monotonic()
+        if self._supervision.edges is not None:
+            self._supervision.edges.look(now)
+        if self._calls.held_up(now) < CALLS_STUCK:
+            self._supervision.beat()
+
+    async def run(self, sock: socket.socket, on_ready: Callable[[], None]) -> None:
+        """Answer requests and do the recurring work until a signal or the lifeline ends it."""
         loop = asyncio.get_running_loop()
-        asked, stop = asyncio.Event(), asyncio.Event()
+        ending, stop = asyncio.Event(), asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, asked.set)
+            loop.add_signal_handler(number, ending.set)
+        lifeline = self._supervision.lifeline
         if lifeline is not None:
-            loop.add_reader(lifeline, asked.set)
+            loop.add_reader(lifeline, ending.set)
 
         def ready() -> None:
             on_ready()
             if self._rotations is not None:
                 self._rotations.start()
 
-        besides = [
+        follow = FOLLOW_OTHERS if self._store.shared else FOLLOW
+        tasks = [
             asyncio.create_task(each)
             for each in (
-                self._end(asked, stop),
-                _every(self._follow, self._service.follow, "what was committed is not published yet"),
-                _every(GATHER, self._gatherer.gather, "what edges have counted is not added up yet"),
+                self._end(ending, stop),
+                _every(follow, self._service.follow, "committed changes are not published yet"),
+                _every(GATHER, self._usage.gather, "the key usage that edges report is not added up yet"),
                 _every(FLUSH, self._refusals.write, "refused calls are not in the audit log yet"),
-                _every(WATCH, self._watch.tell, "what keys call for is not known", abandon=True),
+                _every(WATCH, self._watch.check, "the state of keys is not known", abandon=True),
             )
         ]
         try:
-            await serve(app, sock, ready, stop=stop, trusted_proxies=trusted_proxies)
+            await serve(self._app, sock, ready, stop=stop, trusted_proxies=self._settings.trusted_proxies)
         finally:
-            for task in besides:
+            for task in tasks:
                 task.cancel()
-            with contextlib.suppress(ApiError, OSError):  # what edges counted last, which have ended by now
-                await to_thread.run_sync(self._gatherer.gather, time.time())
+            with contextlib.suppress(ApiError, OSError):  # the last reports of edges that have ended by now
+                await to_thread.run_sync(self._usage.gather, time.time())
             with contextlib.suppress(ApiError):
                 await to_thread.run_sync(lambda: self._refusals.write(time.time(), everything=True))
             with contextlib.suppress(ApiError):
@@ -240,44 +267,46 @@ class _Process:
             if lifeline is not None:
                 loop.remove_reader(lifeline)
 
-    async def _end(self, asked: asyncio.Event, stop: asyncio.Event) -> None:
-        """First the rotations, whose steps are calls to this very process."""
-        await asked.wait()
+    async def _end(self, ending: asyncio.Event, stop: asyncio.Event) -> None:
+        """Stop the rotations first: their steps are calls to this very process."""
+        await ending.wait()
         if self._rotations is not None:
             await to_thread.run_sync(self._rotations.stop)
         stop.set()
 
+    def _health(self) -> Health:
+        service, data, store = self._service, self._settings.data, self._store
 
-def _health(data: Path, store: Store, service: Service, edges: EdgeWorkers | None, calls: Calls) -> Health:
-    def publishing() -> Iterable[str]:
-        if not service.follow(time.time()):
-            yield "a change that was accepted is not published yet"
+        def publishing() -> Iterable[str]:
+            if not service.follow(time.time()):
+                yield "a change that was accepted is not published yet"
 
-    def audited() -> Iterable[str]:
-        if service.audit_trouble:
-            yield f"the last record could not be written: {service.audit_trouble}"
+        def audited() -> Iterable[str]:
+            if service.audit_trouble:
+                yield f"the last record could not be written: {service.audit_trouble}"
 
-    checks: dict[str, Look] = {
-        "data folder": lambda: writable(data),
-        "store": lambda: committable(store),
-        "audit": audited,
-        "publishing": publishing,
-        "calls": calls.reasons,
-    }
-    if edges is None:
-        return Health(checks)
-    return Health({"edges": edges.reasons, **checks}, edges.details)
+        checks: dict[str, Check] = {
+            "data folder": lambda: writable(data),
+            "store": lambda: committable(store),
+            "audit": audited,
+            "publishing": publishing,
+            "calls": self._calls.reasons,
+        }
+        edges = self._supervision.edges
+        if edges is None:
+            return Health(checks)
+        return Health({"edges": edges.reasons, **checks}, edges.details)
 
 
 async def _beating(beat: Callable[[], None], work: Coroutine[None, None, None]) -> None:
-    """Do the work, and beat as long as the event loop turns."""
+    """Await `work`, and call `beat` as long as the event loop runs."""
 
-    async def go_on() -> None:
+    async def heartbeat() -> None:
         while True:
             beat()
             await asyncio.sleep(BEAT)
 
-    beating = asyncio.create_task(go_on())
+    beating = asyncio.create_task(heartbeat())
     try:
         await work
     finally:
@@ -287,16 +316,18 @@ async def _beating(beat: Callable[[], None], work: Coroutine[None, None, None]) 
 async def _every(
     pause: float, work: Callable[[float], object], trouble: str, *, abandon: bool = False
 ) -> None:
-    """Do `work`, which takes the time in epoch seconds, again and again.
+    """Call `work` with the time (epoch seconds) again and again, in a thread.
 
-    :param abandon: whether nobody waits for it at the end: custody may be slow to answer.
+    :param pause: seconds between two calls.
+    :param trouble: logged with an exception.
+    :param abandon: whether the end does not wait for a call that is running, since custody may be slow.
     """
-    own_thread = CapacityLimiter(1)  # not one of those that calls may all be waiting in
+    own_thread = CapacityLimiter(1)  # none of the threads that API calls may occupy
     while True:
         await asyncio.sleep(pause)
         try:
             await to_thread.run_sync(work, time.time(), limiter=own_thread, abandon_on_cancel=abandon)
         except ApiError:
-            pass  # the store does not answer, and has said so in the log
+            pass  # the store does not answer, which is in the log already
         except Exception:
             log.exception("%s", trouble)

@@ -8,10 +8,9 @@ Sources: cloudfront-semantics §3.3-3.5, §7.2-7.6, and botocore's model for the
 
 from __future__ import annotations
 
-import random
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -22,12 +21,23 @@ _UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 _LOWER = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
+class RandomSource(Protocol):
+    """Where ids get their random parts; `random.Random` and `random.SystemRandom` are such sources."""
+
+    def getrandbits(self, k: int, /) -> int:
+        """A number of `k` random bits."""
+
+    def choices(self, population: Sequence[str], /, *, k: int) -> list[str]:
+        """`k` random items of the population, with repetition."""
+
+
 class IdShape(msgspec.Struct, frozen=True):
     """The shape of an id: `prefix` and 13 characters, or a UUID if there is no prefix (§3.4)."""
 
     prefix: str = ""
 
-    def new(self, rng: random.Random) -> str:
+    def new(self, rng: RandomSource) -> str:
+        """A random id of this shape."""
         if not self.prefix:
             digits = f"{rng.getrandbits(128):032x}"
             return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
@@ -35,6 +45,7 @@ class IdShape(msgspec.Struct, frozen=True):
         return self.prefix + "".join(rng.choices(alphabet, k=13))
 
     def fits(self, text: str) -> bool:
+        """True if `text` has this shape."""
         if not self.prefix:
             return re.fullmatch(r"[0-9a-z]{8}(-[0-9a-z]{4}){3}-[0-9a-z]{12}", text) is not None
         alphabet = "a-z0-9" if self.prefix.islower() else "A-Z0-9"

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from keyfront.cli.settings import ControlInherited
 from keyfront.control.identity.credentials import load
-from keyfront.control.process import run_control
+from keyfront.control.process import ControlPlaneSettings, Supervision, run_control
 from keyfront.control.store.store import Store
 from keyfront.control.wire.health import EdgeWorkers
 from keyfront.control.wire.metrics_access import Audience
@@ -147,26 +147,26 @@ class _Running:
         self._refuse_lost()
         remember(self._data, settings.region, settings.region_feeds)
         run_control(
-            self._data,
+            ControlPlaneSettings(
+                data=self._data,
+                domain=settings.domain,
+                account=settings.account,
+                store=located(settings.store),
+                password_file=Path(settings.store_password_file) if settings.store_password_file else None,
+                audit_reads=settings.audit_reads,
+                trusted_proxies=settings.trusted_proxies,
+                quotas=settings.quotas,
+                region=settings.region,
+                region_feeds=settings.region_feeds,
+                records=settings.records,
+                rotation=settings.rotation,
+                hooks=read_hooks(Path(settings.hooks)) if settings.hooks else (),
+                metrics_for=settings.metrics,
+            ),
             socket.socket(fileno=os.dup(self._socket)),
-            settings.domain,
-            settings.account,
             self._works,
-            store=located(settings.store),
-            password_file=Path(settings.store_password_file) if settings.store_password_file else None,
-            registry=self._registry(),
-            lifeline=self._lifeline,
-            audit_reads=settings.audit_reads,
-            trusted_proxies=settings.trusted_proxies,
-            quotas=settings.quotas,
-            region=settings.region,
-            region_feeds=settings.region_feeds,
-            records=settings.records,
-            rotation=settings.rotation,
-            hooks=read_hooks(Path(settings.hooks)) if settings.hooks else (),
-            metrics_for=settings.metrics,
-            edges=self._edges,
-            beat=self._beat,
+            Supervision(self._lifeline, self._edges, self._beat),
+            self._registry(),
         )
 
     def stand_in(self, why: str) -> bool:

@@ -98,7 +98,7 @@ def _is(burnt: Entry, uri: str, key_pair_id: str, fingerprint: str) -> bool:
 
 def trusted_again(transaction: Transaction, burnt: Mapping[str, str]) -> list[str]:
     """What the restored state says of compromised keys."""
-    groups = transaction.some("KeyGroup", transaction.versions("KeyGroup"))
+    groups = transaction.get_many("KeyGroup", transaction.versions("KeyGroup"))
     return [
         f"key group {group.config['Name']} will trust {id_}, whose private key {uri} is compromised: "
         "take it out at once"
@@ -114,7 +114,7 @@ def trusted_again(transaction: Transaction, burnt: Mapping[str, str]) -> list[st
 def fingerprints(transaction: Transaction) -> dict[str, str]:
     """The fingerprint of each public key, by the key's id."""
     found = {}
-    for row in transaction.some("PublicKey", transaction.versions("PublicKey")):
+    for row in transaction.get_many("PublicKey", transaction.versions("PublicKey")):
         try:
             found[row.id] = load_public_key(row.config["EncodedKey"]).fingerprint
         except SigningError:

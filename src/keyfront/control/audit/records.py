@@ -12,7 +12,6 @@ mistake.
 from __future__ import annotations
 
 import hashlib
-import random
 import re
 import uuid
 from collections.abc import Iterable
@@ -22,9 +21,10 @@ from typing import Any
 import msgspec
 
 from keyfront.control.call import Call
-from keyfront.control.store.rows import AuditRow
-from keyfront.control.store.transaction import Transaction
+from keyfront.control.store.contract import AuditLog
+from keyfront.control.store.rows import AuditIndex, AuditRow
 from keyfront.errors import ApiError, KeyLoadError
+from keyfront.model.kinds import RandomSource
 from keyfront.model.service import API_VERSION, Shape, service
 from keyfront.signing.keys import load_public_key
 
@@ -39,7 +39,7 @@ CLOUDFRONT = "cloudfront.amazonaws.com"
 _PRIVATE = re.compile(r"PRIVATE KEY|PuTTY-User-Key-File")
 
 
-def record(call: Call, outcome: dict[str, Any] | ApiError, rng: random.Random) -> dict[str, Any]:
+def record(call: Call, outcome: dict[str, Any] | ApiError, rng: RandomSource) -> dict[str, Any]:
     """The record of `call`, which ended in its output or was refused.
 
     `responseElements` are the id, the ETag and the location of what a call made or changed, not all that it
@@ -84,38 +84,29 @@ class Entry(msgspec.Struct, frozen=True):
     """A record ready for the log: its bytes, and what it can be searched by."""
 
     record: bytes
-    time: float
-    name: str
-    principal: str
-    resource: str
-    error: str
+    index: AuditIndex
 
 
-def entry(call: Call, outcome: dict[str, Any] | ApiError, rng: random.Random) -> Entry:
+def entry(call: Call, outcome: dict[str, Any] | ApiError, rng: RandomSource) -> Entry:
     """The record of `call`, which ended in its output or was refused, ready for the log."""
     return Entry(
         record=encode(record(call, outcome, rng)),
-        time=call.now,
-        name=call.operation,
-        principal=call.caller.arn,
-        resource=subject(call, outcome),
-        error=outcome.code if isinstance(outcome, ApiError) else "",
+        index=AuditIndex(
+            time=call.now,
+            name=call.operation,
+            principal=call.caller.arn,
+            resource=subject(call, outcome),
+            error=outcome.code if isinstance(outcome, ApiError) else "",
+        ),
     )
 
 
-def append(transaction: Transaction, *entries: Entry) -> None:
+def append(transaction: AuditLog, *entries: Entry) -> None:
     """Write records at the end of the log."""
     head = transaction.audit_head()
     for one in entries:
         head = following(head, one.record)
-        transaction.append_audit(
-            head,
-            time=one.time,
-            name=one.name,
-            principal=one.principal,
-            resource=one.resource,
-            error=one.error,
-        )
+        transaction.append_audit(head, one.index)
 
 
 def encode(found: dict[str, Any]) -> bytes:

@@ -23,6 +23,7 @@ import msgspec
 
 from keyfront.control.audit import records as audit
 from keyfront.control.audit.records import CLOUDFRONT, HIDDEN, Entry, encode
+from keyfront.control.store.rows import AuditIndex
 from keyfront.control.store.store import Store
 from keyfront.errors import ApiError
 
@@ -131,11 +132,13 @@ class Refusals:
         record = _record(kind, now, uuid.UUID(int=self._rng.getrandbits(128), version=4), crowd)
         return Entry(
             record=encode(record),
-            time=kind.last.now,
-            name=str(record["eventName"]),
-            principal="",
-            resource="",
-            error=str(record["errorCode"]),
+            index=AuditIndex(
+                time=kind.last.now,
+                name=str(record["eventName"]),
+                principal="",
+                resource="",
+                error=str(record["errorCode"]),
+            ),
         )
 
 

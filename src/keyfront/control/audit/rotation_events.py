@@ -1,5 +1,5 @@
-"""Steps of rotations as records of the audit log, beside the API's: who told the control plane to take them, the record
-of the key group did."""
+"""Audit records of rotation steps. They are not API calls: the control plane takes them because the key group's record
+says so."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ SOURCE = "keyfront"
 
 
 class AuditListener:
-    """A listener of the journal's. What cannot be recorded is in the log (`ledger.py`); the step has been taken."""
+    """Records each step once it is taken or has failed. A record that cannot be written is logged (`writer.py`)."""
 
     def __init__(self, store: Store, account: str, rng: random.Random) -> None:
-        self._ledger = AuditWriter(store, rng)
+        self._audit = AuditWriter(store, rng)
         self._caller = Caller("", f"arn:aws:iam::{account}:root", account, account)
 
     def told(self, telling: RotationEvent) -> None:
@@ -43,4 +43,4 @@ class AuditListener:
             source=SOURCE,
         )
         failed = telling.moment == "failed"
-        self._ledger.record(call, ApiError("RotationFailed", telling.error[:2000], 500) if failed else {})
+        self._audit.record(call, ApiError("RotationFailed", telling.error[:2000], 500) if failed else {})

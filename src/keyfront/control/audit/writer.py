@@ -1,5 +1,7 @@
-"""Records of calls that changed nothing. Each has a call waiting for it, and calls that wait at the same time share a
-transaction: what costs the time is that it is on the disk when the answer goes out.
+"""Writes audit records of calls that changed nothing, with group commit.
+
+The record must be on disk before the answer is sent, and that sync takes most of the time. So calls that wait at the
+same time share a transaction.
 """
 
 from __future__ import annotations
@@ -18,13 +20,12 @@ from keyfront.errors import ApiError
 
 log = logging.getLogger("keyfront.control")
 
-
 TROUBLED = 60.0
-"""Seconds for which a record that could not be written counts against the log's health, if none follows."""
+"""Seconds for which a failed write counts against the audit log's health, if no record is written meanwhile."""
 
 
 class AuditWriter:
-    """Safe to use from several threads."""
+    """The queue of records. Safe to use from several threads."""
 
     def __init__(self, store: Store, rng: random.Random) -> None:
         self._store = store
@@ -33,36 +34,37 @@ class AuditWriter:
         self._writing = threading.Lock()
         self._waiting: list[Entry] = []
         self._written = 0
-        self._asked = 0
+        self._queued = 0
         self._trouble = ""
         self._troubled_at = 0.0
 
     @property
     def trouble(self) -> str:
-        """Why the last record could not be written; empty if it could, or if that was more than TROUBLED ago."""
+        """Why the last record could not be written; empty if it was written, or if the failure is older than
+        TROUBLED."""
         return self._trouble if time.monotonic() - self._troubled_at < TROUBLED else ""
 
     def record(self, call: Call, outcome: dict[str, Any] | ApiError) -> None:
-        """Record `call` and its outcome. A store that cannot be written to still answers reads, so that a failure goes
-        to the log only."""
+        """Record `call` and its outcome. Returns when the record is on disk. A failure is only logged, since reads are
+        answered even while the store cannot be written to."""
         found = audit.entry(call, outcome, self._rng)
         with self._lock:
             self._waiting.append(found)
-            self._asked += 1
-            ticket = self._asked
-        with self._writing:  # whoever comes first writes for all who came meanwhile
+            self._queued += 1
+            ticket = self._queued
+        with self._writing:  # the first thread writes the records of all that wait
             if self._written >= ticket:
                 return
             with self._lock:
                 entries, self._waiting = self._waiting, []
-                last = self._asked
+                last = self._queued
             try:
                 with self._store.write() as transaction:
                     audit.append(transaction, *entries)
                 self._trouble = ""
             except Exception as error:
                 self._trouble, self._troubled_at = str(error), time.monotonic()
-                for one in entries:  # whoever wrote for others must not fail alone
-                    log.error("no audit record of %s by %s: %s", one.name, one.principal, error)
+                for one in entries:  # this thread wrote for others too, so it does not raise
+                    log.error("no audit record of %s by %s: %s", one.index.name, one.index.principal, error)
             finally:
                 self._written = last

@@ -88,7 +88,7 @@ class CallerDirectory:
                 return
             self._used[key_id] = now
         try:
-            with self._store.aside() as transaction:
+            with self._store.write_relaxed() as transaction:
                 users.note_use(transaction, key_id, now)
         except ApiError as error:
             log.error("the use of the access key %s was not noted: %s", key_id, error)

@@ -85,7 +85,7 @@ class KeyUsageCollector:
                     ended.append((feed, path))
             news = {run: each for run, each in found.items() if self._known.get(run) != each[0]}
             if news:
-                with self._store.aside() as transaction:
+                with self._store.write_relaxed() as transaction:
                     add(transaction, news, now)
             self._known = {run: counts for run, (counts, _) in found.items()}
             for feed, path in ended:

@@ -1,5 +1,4 @@
-"""What a control plane watches of keys: their use as Prometheus metrics, and the warnings that they call for as metrics
-and in the log."""
+"""Key monitoring: the use of keys as Prometheus metrics, and warnings about keys as metrics and in the log."""
 
 from __future__ import annotations
 
@@ -26,20 +25,20 @@ from keyfront.model.kinds import DISTRIBUTION, KEY_GROUP, PUBLIC_KEY
 log = logging.getLogger("keyfront.rotation")
 
 WATCH = 60.0
-"""Seconds between two looks for what is worth a line in the log."""
+"""Seconds between two checks for warnings to log."""
 ASK_CUSTODY = 3600.0
-"""Seconds between two questions to custody whether it still has the keys: some places charge for them."""
+"""Seconds between two checks whether custody still has the keys: some key stores charge for requests."""
 FRESH = 10.0
-"""Seconds for which warnings that were found count as those of now."""
+"""Seconds for which the warnings found are reused."""
 AGAIN = 86_400.0
-"""Seconds after which the same warning is told again."""
+"""Seconds after which the same warning is logged again."""
 
 
 class KeyWatch:
-    """Safe to use from several threads.
+    """Finds and logs warnings about keys. Safe to use from several threads.
 
-    :param records: where the records of rotations are, None where that is not known.
-    :param tells: whether this control plane is the one whose log tells warnings.
+    :param records: the rotation records; None if they are unknown.
+    :param is_leader: whether this control plane logs the warnings.
     """
 
     def __init__(
@@ -47,18 +46,18 @@ class KeyWatch:
         store: Store,
         records: Records | None,
         environment: Mapping[str, str] = os.environ,
-        tells: Callable[[], bool] = lambda: True,
+        is_leader: Callable[[], bool] = lambda: True,
     ) -> None:
         self._store = store
         self._records = records
         self._environment = environment
-        self._tells = tells
+        self._is_leader = is_leader
         self._lock = threading.Lock()
         self._found: tuple[float, tuple[Finding, ...]] = (-FRESH, ())
         self._lost: tuple[float, Mapping[str, str]] = (-ASK_CUSTODY, {})
-        self._told: dict[tuple[str, str], tuple[int, int, float]] = {}
+        self._logged: dict[tuple[str, str], tuple[int, int, float]] = {}
         self._trouble: dict[str, str] = {}
-        self._known: tuple[float, tuple[KeyGroupRecord, ...] | None] = (-WATCH, None)
+        self._records_read: tuple[float, tuple[KeyGroupRecord, ...] | None] = (-WATCH, None)
 
     def findings(self, now: float) -> tuple[Finding, ...]:
         """All warnings at the time `now` (epoch seconds).
@@ -76,19 +75,19 @@ class KeyWatch:
             return self._found[1]
 
     def _read(self, now: float) -> tuple[KeyGroupRecord, ...] | None:
-        """The records: as they are where that costs nothing, else as they were a minute ago at most."""
+        """The rotation records: current if they are files, otherwise at most a minute old."""
         if self._records is None:
             return None
-        if self._records.uri.startswith("file:") or not 0 <= now - self._known[0] < WATCH:
-            self._known = (now, self._read_all(self._records))
-        return self._known[1]
+        if self._records.uri.startswith("file:") or not 0 <= now - self._records_read[0] < WATCH:
+            self._records_read = (now, self._read_all(self._records))
+        return self._records_read[1]
 
     def _read_all(self, records: Records) -> tuple[KeyGroupRecord, ...] | None:
         found = []
         try:
             names = records.names()
         except (KeyfrontError, OSError) as error:
-            self._once("", f"the records of rotations cannot be read: {error}")
+            self._log_once("", f"the rotation records cannot be read: {error}")
             return None
         for name in names:
             try:
@@ -97,19 +96,20 @@ class KeyWatch:
                     found.append(read_succession(record.data))
                 self._trouble.pop(name, None)
             except (CustodyError, OSError) as error:
-                self._once(name, f"the record {name} of a rotation cannot be read: {error}")
+                self._log_once(name, f"the rotation record {name} cannot be read: {error}")
         self._trouble.pop("", None)
         return tuple(found)
 
-    def _once(self, name: str, message: str) -> None:
+    def _log_once(self, name: str, message: str) -> None:
         if self._trouble.get(name) != message:
             log.error("%s", message)
             self._trouble[name] = message
 
-    def tell(self, now: float) -> None:
-        """Write to the log what is new, what matters more than before, and once a day what is still so. Notes are not
-        worth a line.
+    def check(self, now: float) -> None:
+        """Log warnings that are new or have become more severe, and once a day those that persist. Findings below the
+        severity WARNING are not logged.
 
+        :param now: epoch seconds.
         :raises ApiError: ServiceUnavailable if the store does not answer.
         """
         if not 0 <= now - self._lost[0] < ASK_CUSTODY:
@@ -117,17 +117,17 @@ class KeyWatch:
                 records = self._read(now)
             self._lost = (now, lost_keys(records or (), self._environment))
         found = self.findings(now)
-        told, self._told = self._told, {}
+        logged, self._logged = self._logged, {}
         for each in found:
             if each.severity < Severity.WARNING:
                 continue
             name = (each.code, each.subject)
-            severity, day, at = told.get(name, (0, -1, -AGAIN))
+            severity, day, at = logged.get(name, (0, -1, -AGAIN))
             if (each.severity, each.day) == (severity, day) and 0 <= now - at < AGAIN:
-                self._told[name] = (severity, day, at)
+                self._logged[name] = (severity, day, at)
                 continue
-            self._told[name] = (int(each.severity), each.day, now)
-            if self._tells():
+            self._logged[name] = (int(each.severity), each.day, now)
+            if self._is_leader():
                 log.warning(
                     "%s (%s): %s. %s", each.severity.name.lower(), each.code, each.sentence, each.advice
                 )
@@ -139,9 +139,9 @@ def facts_of(
     lost: Mapping[str, str],
     now: float,
 ) -> Facts:
-    """What the store knows of keys, beside the records."""
-    groups = transaction.some(KEY_GROUP.name, transaction.versions(KEY_GROUP.name))
-    keys = transaction.some(PUBLIC_KEY.name, transaction.versions(PUBLIC_KEY.name))
+    """The state of all keys: from the store, and from the rotation records."""
+    groups = transaction.get_many(KEY_GROUP.name, transaction.versions(KEY_GROUP.name))
+    keys = transaction.get_many(PUBLIC_KEY.name, transaction.versions(PUBLIC_KEY.name))
     within: dict[str, list[str]] = {}
     for group in groups:
         for id_ in group.config["Items"]:
@@ -174,7 +174,7 @@ def facts_of(
 
 
 class KeyMetrics(Collector):
-    """What is known of keys now. All control planes on one store tell the same."""
+    """Metrics of keys. All control planes on one store report the same."""
 
     def __init__(self, store: Store, watch: KeyWatch) -> None:
         self._store = store
@@ -189,11 +189,12 @@ class KeyMetrics(Collector):
             with self._store.read() as transaction:
                 found = uses(transaction, now)
             return [*use_families(found), warning_family(self._watch.findings(now))]
-        except ApiError:  # the log has said why
+        except ApiError:  # logged already
             return ()
 
 
 def use_families(found: KeyUses) -> list[Metric]:
+    """Metric families of the use of keys."""
     key = ["key_pair_id"]
     requests = CounterMetricFamily(
         "keyfront_key_requests",
@@ -201,7 +202,9 @@ def use_families(found: KeyUses) -> list[Metric]:
         labels=["key_pair_id", "hash_algorithm"],
     )
     share = GaugeMetricFamily(
-        "keyfront_key_share", "Share of a key in what signatures allowed within a day, 0 to 1.", labels=key
+        "keyfront_key_share",
+        "Share of a key in the requests that signatures allowed within a day, 0 to 1.",
+        labels=key,
     )
     seen = GaugeMetricFamily(
         "keyfront_key_last_seen_seconds",
@@ -210,7 +213,7 @@ def use_families(found: KeyUses) -> list[Metric]:
     )
     end = GaugeMetricFamily(
         "keyfront_key_signatures_end_seconds",
-        "Until when the latest accepted signature of a key is good, epoch seconds.",
+        "When the last accepted signature of a key expires, epoch seconds.",
         labels=key,
     )
     for use in found.items:
@@ -223,12 +226,13 @@ def use_families(found: KeyUses) -> list[Metric]:
 
 
 def warning_family(found: Iterable[Finding]) -> Metric:
+    """The metric family of warnings."""
     family = GaugeMetricFamily(
         "keyfront_key_warning",
-        "1 for each warning of keys (docs/reference/warnings.md).",
+        "1 for each warning about keys (docs/reference/warnings.md).",
         labels=["code", "severity", "kind", "subject", "name"],
     )
-    # Of a key that is in two groups the same may be said twice, and a sample must not come twice.
+    # A key in two groups may yield the same warning twice, but a sample must be unique.
     for labels in dict.fromkeys(
         (each.code, each.severity.name.lower(), each.kind, each.subject, each.name) for each in found
     ):

@@ -1,7 +1,6 @@
-"""Whether a call may do what it asks for: its operation's needs, held against its caller's policies.
+"""Whether a caller's policies allow a call.
 
-It happens inside the call's transaction, so that what it judges by (the tags of a resource) is what the operation
-finds.
+The check runs inside the call's transaction, so it sees the same tags of a resource as the operation itself.
 """
 
 from __future__ import annotations
@@ -20,24 +19,25 @@ from keyfront.control.operations.context import OperationContext
 from keyfront.model.kinds import KINDS
 
 REGION = "us-east-1"
-"""CloudFront's only region, and so `aws:RequestedRegion` and CloudTrail's awsRegion, wherever a client signs for."""
+"""CloudFront's only region. It is `aws:RequestedRegion` and CloudTrail's awsRegion, whichever region a client signs
+for."""
 
 
-def check(work: OperationContext) -> None:
-    """Refuse the call unless its caller's policies allow all that it needs.
+def check(context: OperationContext) -> None:
+    """Refuse the call unless its caller's policies allow every action that it needs.
 
-    :raises ApiError: AccessDenied, in IAM's words.
+    :raises ApiError: AccessDenied, with IAM's message.
     """
-    call = work.call
+    call = context.call
     keys = tuple((call.params.get("TagKeys") or {}).get("Items") or ())
     for need in permissions.needs(call.operation):
-        resource = need.resource(call.params, work.desk.account)
-        tags = _tags_of(work, resource)
+        resource = need.resource(call.params, context.service.account)
+        tags = _tags_of(context, resource)
         found = circumstances(call, tags, _given_tags(call.params), keys)
-        asked = AccessRequest(f"cloudfront:{need.action}", resource, found)
-        decision = iam.evaluate(call.caller.policies, asked)
+        request = AccessRequest(f"cloudfront:{need.action}", resource, found)
+        decision = iam.evaluate(call.caller.policies, request)
         if not decision.allowed:
-            raise iam.denied(call.caller.arn, asked, decision)
+            raise iam.denied(call.caller.arn, request, decision)
 
 
 def circumstances(
@@ -46,14 +46,14 @@ def circumstances(
     given: Collection[tuple[str, str]],
     keys: tuple[str, ...] = (),
 ) -> Circumstances:
-    """What conditions are held against.
+    """The condition keys of the call, in lower case, with their values.
 
-    :param tags: those that the resource has.
-    :param given: those that the call would give it.
-    :param keys: of the tags that it would take away.
+    :param tags: the tags of the resource.
+    :param given: the tags that the call would add.
+    :param keys: the keys of the tags that the call would remove.
     """
     caller = call.caller
-    said = {
+    values = {
         "aws:currenttime": datetime.fromtimestamp(call.now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "aws:epochtime": str(int(call.now)),
         "aws:principalaccount": caller.account,
@@ -66,7 +66,7 @@ def circumstances(
         "aws:userid": caller.user_id,
         "aws:username": caller.name,
     }
-    common: dict[str, tuple[str, ...]] = {key: (value,) for key, value in said.items() if value}
+    common: dict[str, tuple[str, ...]] = {key: (value,) for key, value in values.items() if value}
     named = tuple(key for key, _ in given) or keys
     if named:
         common["aws:tagkeys"] = named
@@ -74,7 +74,7 @@ def circumstances(
 
 
 def source_address(text: str) -> str:
-    """The caller's address as conditions compare it: an IPv4 address is one, also where the socket speaks IPv6."""
+    """The caller's address as conditions compare it: an IPv4-mapped IPv6 address counts as the IPv4 address."""
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
@@ -84,7 +84,7 @@ def source_address(text: str) -> str:
 
 
 def _given_tags(params: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The tags that a call would set."""
+    """The tags that the call would add."""
     with_tags = params.get("DistributionConfigWithTags") or {}
     given = (params.get("Tags") or with_tags.get("Tags") or {}).get("Items") or ()
     return [(tag["Key"], tag.get("Value") or "") for tag in given]
@@ -94,9 +94,9 @@ def _tagged(prefix: str, tags: Iterable[tuple[str, str]]) -> dict[str, tuple[str
     return {f"{prefix}/{key}": (value,) for key, value in tags}
 
 
-def _tags_of(work: OperationContext, arn: str) -> Iterable[tuple[str, str]]:
-    """The tags of the resource with this ARN, if there is such a resource and it can have tags."""
+def _tags_of(context: OperationContext, arn: str) -> Iterable[tuple[str, str]]:
+    """The tags of the resource with this ARN; empty if there is no such resource or its kind has no tags."""
     for kind in KINDS.values():
-        if kind.arn and arn.startswith(begin := kind.arn_of("", work.desk.account)):
-            return work.transaction.tags(kind.name, arn.removeprefix(begin)).items()
+        if kind.arn and arn.startswith(begin := kind.arn_of("", context.service.account)):
+            return context.transaction.tags(kind.name, arn.removeprefix(begin)).items()
     return ()

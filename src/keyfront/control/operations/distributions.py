@@ -1,64 +1,68 @@
-"""What can be done with distributions besides the five verbs: copies, aliases that move, lists by what they use, and
-the monitoring subscription that one may have.
+"""Operations of distributions beyond Create, Get, Update, Delete, and List: copy, move an alias, list by a reference or
+a property, and the monitoring subscription.
 
 Sources: cloudfront-semantics §7.3, and the texts of botocore's model.
 """
 
 from __future__ import annotations
 
-from keyfront.control.operations.context import Config, OperationContext, Output, check_version, page_of
+from keyfront.control.operations.context import Config, OperationContext, Output
 from keyfront.control.operations.crud import create_from, list_, replace
+from keyfront.control.operations.managed import managed_rows
+from keyfront.control.operations.validation import check_if_match
+from keyfront.control.operations.views import page_of
 from keyfront.control.store.rows import Row
 from keyfront.model import validate
-from keyfront.model.kinds import DISTRIBUTION, MONITORING_SUBSCRIPTION
+from keyfront.model.kinds import DISTRIBUTION, MONITORING_SUBSCRIPTION, Kind
 from keyfront.model.residency import TAG
 from keyfront.model.validate import refusal
 
 _ALIASES = DISTRIBUTION.unique[1]
 
 
-def copy(work: OperationContext) -> Output:
-    """Make a staging distribution like another one. It has no aliases, since names are one distribution's only."""
-    primary = _found(work, work.params["PrimaryDistributionId"])
-    check_version(work, primary)
-    if work.params.get("Staging") is not True:
+def copy(context: OperationContext) -> Output:
+    """CopyDistribution: a staging distribution with the config of another one, but without aliases, as two
+    distributions cannot share one."""
+    primary = _distribution(context, context.params["PrimaryDistributionId"])
+    check_if_match(context, primary)
+    if context.params.get("Staging") is not True:
         raise refusal(
             "InvalidArgument",
-            "The parameter Staging can only be true: what is made is a staging distribution.",
+            "The parameter Staging can only be true: the copy is a staging distribution.",
         )
     if primary.config["Staging"]:
         raise refusal(
             "InvalidArgument",
-            "The parameter PrimaryDistributionId is that of a staging distribution, which cannot be copied.",
+            "The parameter PrimaryDistributionId names a staging distribution, which cannot be copied.",
         )
-    enabled = work.params.get("Enabled")
+    enabled = context.params.get("Enabled")
     changes = {
-        "CallerReference": work.params["CallerReference"],
+        "CallerReference": context.params["CallerReference"],
         "Enabled": True if enabled is None else enabled,
         "Staging": True,
         "Aliases": {"Quantity": 0},
     }
-    # What is tied to regions is not to reach others in a copy.
-    tie = work.transaction.tags(DISTRIBUTION.name, primary.id).get(TAG)
-    return create_from(work, DISTRIBUTION, primary.config | changes, {TAG: tie} if tie else None)
+    # A distribution that is tied to regions must not reach others as a copy.
+    regions = context.transaction.tags(DISTRIBUTION.name, primary.id).get(TAG)
+    return create_from(context, DISTRIBUTION, primary.config | changes, {TAG: regions} if regions else None)
 
 
-def associate_alias(work: OperationContext) -> Output:
-    """Give the alias to the distribution, whichever one has it now. Both change in one transaction, so that no viewer
-    meets the name without a distribution."""
-    target = _found(work, work.params["TargetDistributionId"])
-    alias = work.params["Alias"].lower()
+def associate_alias(context: OperationContext) -> Output:
+    """AssociateAlias: move an alias to the distribution, from the one that has it now. Both change in one transaction,
+    so the name is never without a distribution."""
+    target = _distribution(context, context.params["TargetDistributionId"])
+    alias = context.params["Alias"].lower()
     validate.refuse(validate.host_pattern("Alias", alias))
-    validate.refuse(validate.aliases([alias], work.desk.domain_suffix))
-    owner = work.transaction.owners(DISTRIBUTION.name, _ALIASES.name, [alias]).get(alias)
+    validate.refuse(validate.aliases([alias], context.service.domain_suffix))
+    owner = context.transaction.owners(DISTRIBUTION.name, _ALIASES.name, [alias]).get(alias)
     if owner == target.id:
         return {}
     if owner is not None:
-        source = _found(work, owner)
-        kept = [name for name in source.config["Aliases"]["Items"] if name.lower() != alias]
-        replace(work, DISTRIBUTION, source, _with_aliases(source.config, kept))
+        source = _distribution(context, owner)
+        names = [name for name in source.config["Aliases"]["Items"] if name.lower() != alias]
+        replace(context, DISTRIBUTION, source, _with_aliases(source.config, names))
     names = [*target.config["Aliases"].get("Items", ()), alias]
-    replace(work, DISTRIBUTION, target, _with_aliases(target.config, names))
+    replace(context, DISTRIBUTION, target, _with_aliases(target.config, names))
     return {}
 
 
@@ -67,20 +71,20 @@ def _with_aliases(config: Config, names: list[str]) -> Config:
     return config | {"Aliases": aliases}
 
 
-def list_conflicting_aliases(work: OperationContext) -> Output:
-    """The aliases that some host name could be routed by as well as by the one asked about, in their order; ids are
-    half hidden, since at CloudFront they may be another account's."""
-    _found(work, work.params["DistributionId"])
-    asked = work.params["Alias"].lower()
-    validate.refuse(validate.host_pattern("Alias", asked))
-    marker, limit = validate.page(work.params, None)
-    held = work.transaction.values(DISTRIBUTION.name, _ALIASES.name)
-    found = sorted(name for name in held if name > marker and overlap(name, asked))
+def list_conflicting_aliases(context: OperationContext) -> Output:
+    """ListConflictingAliases: the aliases that overlap with the given one, in order. Ids are half hidden, because at
+    CloudFront they may belong to another account."""
+    _distribution(context, context.params["DistributionId"])
+    alias = context.params["Alias"].lower()
+    validate.refuse(validate.host_pattern("Alias", alias))
+    marker, limit = validate.page(context.params, None)
+    owners = context.transaction.unique_values(DISTRIBUTION.name, _ALIASES.name)
+    found = sorted(name for name in owners if name > marker and overlap(name, alias))
     items = [
         {
             "Alias": name,
-            "DistributionId": half_hidden(held[name]),
-            "AccountId": half_hidden(work.desk.account),
+            "DistributionId": half_hidden(owners[name]),
+            "AccountId": half_hidden(context.service.account),
         }
         for name in found[:limit]
     ]
@@ -89,7 +93,7 @@ def list_conflicting_aliases(work: OperationContext) -> Output:
 
 
 def overlap(one: str, other: str) -> bool:
-    """Is there a host name that both aliases stand for? A `*.` stands for one label or more (§5.1)."""
+    """True if some host name matches both aliases. A `*.` matches one label or more (§5.1)."""
     if not one.startswith("*."):
         one, other = other, one
     if not one.startswith("*."):
@@ -98,62 +102,86 @@ def overlap(one: str, other: str) -> bool:
 
 
 def half_hidden(id_: str) -> str:
-    """An id whose owner recognises it, and nobody else."""
+    """The id with its first half replaced by asterisks: its owner recognizes it, others learn nothing."""
     shown = len(id_) // 2
     return "*" * (len(id_) - shown) + id_[-shown:]
 
 
-def list_by_web_acl(work: OperationContext) -> Output:
-    """No distribution has a web ACL, so there is a list only of those without one."""
-    acl = work.params["WebACLId"]
+def list_by_reference(context: OperationContext, kind: Kind) -> Output:
+    """ListDistributionsBy…: the ids of the distributions that refer to a resource of the kind."""
+    marker, limit = validate.page(context.params, DISTRIBUTION.id)
+    id_ = context.params[f"{kind.name}Id"]
+    if id_ in managed_rows(kind.name):
+        referrers = _referrers_of_managed(context, kind, id_)
+    elif context.transaction.get(kind.name, id_) is not None:
+        referrers = context.transaction.referrers(kind.name, id_, DISTRIBUTION.name)
+    else:
+        raise refusal(kind.missing)
+    ids = [referrer for referrer in referrers if referrer > marker]
+    following = ids[limit - 1] if len(ids) > limit else None
+    return {"DistributionIdList": page_of(True, marker, limit, ids[:limit], following)}
+
+
+def _referrers_of_managed(context: OperationContext, kind: Kind, id_: str) -> list[str]:
+    """The distributions that refer to a managed policy. It is not stored, so no stored reference leads to it."""
+    (reference,) = (reference for reference in DISTRIBUTION.refers_to if reference.kind == kind.name)
+    rows = context.transaction.get_many(DISTRIBUTION.name, context.transaction.versions(DISTRIBUTION.name))
+    return [row.id for row in rows if id_ in reference.ids(row.config)]
+
+
+def list_by_web_acl(context: OperationContext) -> Output:
+    """ListDistributionsByWebACLId: no distribution has a web ACL, so only the list for `null` is not an error."""
+    acl = context.params["WebACLId"]
     if acl != "null":
         raise refusal("InvalidWebACLId", f"Keyfront has no AWS WAF: there is no web ACL {acl[:128]!r}.")
-    return list_(work, DISTRIBUTION)
+    return list_(context, DISTRIBUTION)
 
 
-def list_by_connection_mode(work: OperationContext) -> Output:
-    """Every distribution is a direct one."""
-    if work.params["ConnectionMode"] == "direct":
-        return list_(work, DISTRIBUTION)
-    marker, limit = validate.page(work.params, DISTRIBUTION.id)
+def list_by_connection_mode(context: OperationContext) -> Output:
+    """ListDistributionsByConnectionMode: every distribution has the mode `direct`."""
+    if context.params["ConnectionMode"] == "direct":
+        return list_(context, DISTRIBUTION)
+    marker, limit = validate.page(context.params, DISTRIBUTION.id)
     return {"DistributionList": page_of(True, marker, limit, [], None)}
 
 
 # ---- monitoring subscriptions
 
 
-def create_monitoring_subscription(work: OperationContext) -> Output:
-    """Another one in the place of the first changes it: so Terraform does (§7.7)."""
-    distribution = _found(work, work.params["DistributionId"])
-    given = work.params["MonitoringSubscription"]
+def create_monitoring_subscription(context: OperationContext) -> Output:
+    """CreateMonitoringSubscription: create it or replace it, since Terraform updates by creating again (§7.7)."""
+    distribution = _distribution(context, context.params["DistributionId"])
+    given = context.params["MonitoringSubscription"]
     if given.get("RealtimeMetricsSubscriptionConfig") is None:
         raise refusal("InvalidArgument", "The parameter RealtimeMetricsSubscriptionConfig is required.")
-    transaction, now = work.transaction, work.call.now
-    row = Row(MONITORING_SUBSCRIPTION, distribution.id, work.etag(), now, now, given, {}, 0)
+    transaction, now = context.transaction, context.call.now
+    row = Row(MONITORING_SUBSCRIPTION, distribution.id, context.new_etag(), now, now, given, {}, 0)
     transaction.delete(MONITORING_SUBSCRIPTION, distribution.id)
     transaction.insert(row)
     return {"MonitoringSubscription": given}
 
 
-def get_monitoring_subscription(work: OperationContext) -> Output:
-    return {"MonitoringSubscription": _subscription(work).config}
+def get_monitoring_subscription(context: OperationContext) -> Output:
+    """GetMonitoringSubscription."""
+    return {"MonitoringSubscription": _subscription(context).config}
 
 
-def delete_monitoring_subscription(work: OperationContext) -> Output:
-    work.transaction.delete(MONITORING_SUBSCRIPTION, _subscription(work).id)
+def delete_monitoring_subscription(context: OperationContext) -> Output:
+    """DeleteMonitoringSubscription."""
+    context.transaction.delete(MONITORING_SUBSCRIPTION, _subscription(context).id)
     return {}
 
 
-def _subscription(work: OperationContext) -> Row:
-    distribution = _found(work, work.params["DistributionId"])
-    row = work.transaction.get(MONITORING_SUBSCRIPTION, distribution.id)
+def _subscription(context: OperationContext) -> Row:
+    distribution = _distribution(context, context.params["DistributionId"])
+    row = context.transaction.get(MONITORING_SUBSCRIPTION, distribution.id)
     if row is None:
         raise refusal("NoSuchMonitoringSubscription")
     return row
 
 
-def _found(work: OperationContext, id_: str) -> Row:
-    row = work.transaction.get(DISTRIBUTION.name, id_)
+def _distribution(context: OperationContext, id_: str) -> Row:
+    row = context.transaction.get(DISTRIBUTION.name, id_)
     if row is None:
         raise refusal(DISTRIBUTION.missing)
     return row

@@ -1,4 +1,4 @@
-"""The managed policies, as rows of the API's answers."""
+"""The policies that CloudFront manages, as rows."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from keyfront.model.policies import (
 )
 
 MANAGED_ETAG = "E23ZP02F085DFQ"
-"""Their only version: the one that CloudFront's have."""
+"""The ETag of every managed policy, the same as at CloudFront."""
 
 
 @functools.cache
 def managed_rows(kind: str) -> dict[str, Row]:
-    """The policies of the kind that CloudFront manages, by id, in the order of the ids; none if it is no policy's. They
-    are not stored: whoever needs one finds it here. Their time is the beginning of 1970, as at CloudFront."""
+    """The managed policies of the kind by id, in order of id; empty for a kind that has none. They are not stored.
+    Their times are 1970-01-01, as at CloudFront."""
     tables: dict[str, tuple[Kind, Any, Any]] = {
         kind.name: (kind, table, complete)
         for kind, table, complete in (
@@ -40,5 +40,5 @@ def managed_rows(kind: str) -> dict[str, Row]:
 
 
 def managed_names(kind: str) -> frozenset[str]:
-    """Names that no policy of one's own can have."""
+    """The names of the managed policies, which no other policy of the kind can have."""
     return frozenset(row.config["Name"] for row in managed_rows(kind).values())

@@ -8,14 +8,13 @@ control plane.
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol, cast
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
 import msgspec
 
+from keyfront.control.store.contract import OperationTransaction
 from keyfront.control.store.rows import Row
-from keyfront.control.store.transaction import Transaction
 from keyfront.errors import ApiError, SettingsError
 from keyfront.model.access import Signing, signing_of
 from keyfront.model.compile import (
@@ -52,41 +51,6 @@ _TRAVELLING = (PUBLIC_KEY, KEY_GROUP, RESPONSE_HEADERS_POLICY, DISTRIBUTION)
 """The kinds that a snapshot holds. Others reach edges only as parts of the distributions that refer to them."""
 
 
-class Report(Protocol):
-    """What a live edge says of itself."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def number(self) -> int: ...
-
-
-class DeploymentProgress:
-    """How far the edges are.
-
-    :param reports: what the live edges of this control plane say.
-    :param name: of this control plane; what the store says of others counts as well.
-    """
-
-    def __init__(self, reports: Callable[[], Iterable[Report]], name: str) -> None:
-        self._reports = reports
-        self._name = name
-        self._lock = threading.Lock()
-        self.highest = 0
-        """The highest number that all live edges were seen to obey at one time. What is done stays done: an edge that
-        starts later begins with what the others have."""
-
-    def now(self, transaction: Transaction) -> int:
-        """The number of the snapshot that every live edge obeys, -1 if no edge is live."""
-        numbers = [report.number for report in self._reports()]
-        numbers += [edge.number for edge in transaction.edges() if edge.replica != self._name]
-        reached = min(numbers, default=-1)
-        with self._lock:
-            self.highest = max(self.highest, reached)
-        return reached
-
-
 class Compiler:
     """Rows to compiled values and to snapshots. Not safe to use from two threads at once."""
 
@@ -99,7 +63,7 @@ class Compiler:
         self.current: Snapshot = EMPTY
         """The last snapshot that was committed."""
 
-    def compiled(self, transaction: Transaction, row: Row) -> Compiled:
+    def compiled(self, transaction: OperationTransaction, row: Row) -> Compiled:
         """What edges obey of `row`.
 
         :raises ApiError: the first problem, if it cannot be obeyed.
@@ -109,12 +73,12 @@ class Compiler:
             raise ApiError(found[0].code, found[0].message, found[0].status)
         return found
 
-    def problems(self, transaction: Transaction, row: Row) -> list[Problem]:
+    def problems(self, transaction: OperationTransaction, row: Row) -> list[Problem]:
         """All for which `row` cannot be obeyed."""
         found = self._found(transaction, row)
         return found if isinstance(found, list) else []
 
-    def _found(self, transaction: Transaction, row: Row) -> Compiled | list[Problem]:
+    def _found(self, transaction: OperationTransaction, row: Row) -> Compiled | list[Problem]:
         known = self._known.get((row.kind, row.id))
         if known is not None and known[0] == row.etag:
             return known[1]
@@ -123,14 +87,14 @@ class Compiler:
             self._known[row.kind, row.id] = (row.etag, found)
         return found
 
-    def differs(self, transaction: Transaction, row: Row, other: Compiled) -> bool:
+    def differs(self, transaction: OperationTransaction, row: Row, other: Compiled) -> bool:
         """Do edges obey something else of `row` than `other`? What compiles no more (see `_keep_last`) differs."""
         try:
             return self.compiled(transaction, row) != other
         except ApiError:
             return True
 
-    def snapshot(self, transaction: Transaction, number: int, now: float) -> Snapshot:
+    def snapshot(self, transaction: OperationTransaction, number: int, now: float) -> Snapshot:
         """All that the store holds, as snapshot `number`. It is for no edge as it is: see `model/residency.py`."""
         keys, groups, policies, distributions = (self._all(transaction, kind) for kind in _TRAVELLING)
         invalidations = self._invalidations(transaction)
@@ -158,12 +122,12 @@ class Compiler:
             cast(list[ResponseHeadersPolicy], policies),
         )
 
-    def _tied(self, transaction: Transaction) -> dict[tuple[str, str], tuple[str, ...]]:
+    def _tied(self, transaction: OperationTransaction) -> dict[tuple[str, str], tuple[str, ...]]:
         """The regions that each thing is tied to, by kind and id. Tags change no ETag, so they are read anew. A tag
         that makes no sense (it was there before it meant anything) ties its thing to a region that nobody is in."""
         found: dict[tuple[str, str], tuple[str, ...]] = {}
         senseless = set()
-        for named, value in transaction.tagged(TAG).items():
+        for named, value in transaction.tag_values(TAG).items():
             try:
                 found[named] = regions_of(value)
             except SettingsError as error:
@@ -174,7 +138,7 @@ class Compiler:
         self._senseless = senseless
         return found
 
-    def _invalidations(self, transaction: Transaction) -> dict[str, Carried]:
+    def _invalidations(self, transaction: OperationTransaction) -> dict[str, Carried]:
         """What each distribution carries, read only where it changed."""
         versions = transaction.carried_versions()
         known = self._carried
@@ -186,10 +150,10 @@ class Compiler:
         }
         return {id_: carried for id_, (_, carried) in self._carried.items()}
 
-    def _all(self, transaction: Transaction, kind: Kind) -> list[Compiled]:
+    def _all(self, transaction: OperationTransaction, kind: Kind) -> list[Compiled]:
         versions = transaction.versions(kind.name)
         stale = [id_ for id_, etag in versions.items() if self._known.get((kind.name, id_), ("",))[0] != etag]
-        for row in transaction.some(kind.name, stale):
+        for row in transaction.get_many(kind.name, stale):
             try:
                 self.compiled(transaction, row)
             except ApiError as error:
@@ -210,7 +174,7 @@ class Compiler:
         else:
             self._known.pop((row.kind, row.id), None)
 
-    def _compile(self, transaction: Transaction, row: Row) -> Compiled | list[Problem]:
+    def _compile(self, transaction: OperationTransaction, row: Row) -> Compiled | list[Problem]:
         if row.kind == PUBLIC_KEY.name:
             return PublicKey(id=row.id, pem=row.config["EncodedKey"])
         if row.kind == KEY_GROUP.name:
@@ -245,7 +209,7 @@ class Compiler:
 class _Configs(Mapping[str, Mapping[str, Any]]):
     """The configs of a kind by id, each fetched when it is asked for."""
 
-    def __init__(self, transaction: Transaction, kind: Kind) -> None:
+    def __init__(self, transaction: OperationTransaction, kind: Kind) -> None:
         self._transaction = transaction
         self._kind = kind.name
 

@@ -20,7 +20,8 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 
-from keyfront.control.publish.compiler import Compiler, DeploymentProgress
+from keyfront.control.publish.compiler import Compiler
+from keyfront.control.publish.progress import DeploymentProgress
 from keyfront.control.store.store import Store
 from keyfront.control.store.transaction import Transaction
 from keyfront.errors import ApiError, KeyfrontError, SettingsError
@@ -49,7 +50,7 @@ class Replica:
         store: Store,
         feed: Regions,
         compiler: Compiler,
-        reach: DeploymentProgress,
+        progress: DeploymentProgress,
         rng: random.Random,
         name: str,
     ) -> None:
@@ -57,7 +58,7 @@ class Replica:
         self._store = store
         self._feed = feed
         self._compiler = compiler
-        self._reach = reach
+        self._progress = progress
         self._rng = rng
         self._name = name
         self._unpublished: Snapshot | None = None
@@ -103,8 +104,8 @@ class Replica:
                         "published: bring the lost store back, copy it into this one (`keyfront store copy`), or "
                         "remove the published snapshot to begin anew"
                     )
-        self._reach.highest = transaction.reached()
-        snapshot = self._compiler.snapshot(transaction, number, transaction.decided())
+        self._progress.highest = transaction.highest_deployed()
+        snapshot = self._compiler.snapshot(transaction, number, transaction.snapshot_time())
         ahead = self._feed.number()
         if number == 0 or ahead > number or self._feed.contradicts(snapshot):
             return self._above(transaction, published, max(ahead, number) + 1, now)
@@ -115,7 +116,7 @@ class Replica:
     ) -> Snapshot:
         """All that the store holds as the new snapshot `number`, as if everything had changed with it."""
         renumber(transaction, published, number, now, self._rng)
-        return self._compiler.snapshot(transaction, number, transaction.decided())
+        return self._compiler.snapshot(transaction, number, transaction.snapshot_time())
 
     # ---- within a write; `lock` is held
 
@@ -124,7 +125,7 @@ class Replica:
 
         :raises ApiError: ServiceUnavailable if the store has gone back; `follow` will put that right.
         """
-        identity = (transaction.snapshot_number(), transaction.decided())
+        identity = (transaction.snapshot_number(), transaction.snapshot_time())
         current = self._compiler.current
         if identity == (current.number, current.created):
             return
@@ -189,9 +190,9 @@ class Replica:
         :raises ApiError: ServiceUnavailable if the store does not answer.
         """
         with self._store.read() as transaction:
-            identity = (transaction.snapshot_number(), transaction.decided())
-            self._reach.highest = max(self._reach.highest, transaction.reached())
-            self._reach.now(transaction)
+            identity = (transaction.snapshot_number(), transaction.snapshot_time())
+            self._progress.highest = max(self._progress.highest, transaction.highest_deployed())
+            self._progress.deployed(transaction)
         self._tell()
         if self._unpublished is not None or self._feed.behind or identity != self._identity():
             with self.lock:
@@ -204,7 +205,7 @@ class Replica:
 
     def _follow(self, now: float) -> None:
         with self._store.read() as transaction:
-            identity = (transaction.snapshot_number(), transaction.decided())
+            identity = (transaction.snapshot_number(), transaction.snapshot_time())
             if identity == self._identity() and not self._overtaken():
                 return
             if identity[0] > self._compiler.current.number:
@@ -218,7 +219,7 @@ class Replica:
         with self._store.write() as transaction:
             current, found = self._compiler.current, transaction.snapshot_number()
             if found > current.number:  # another control plane was quicker
-                snapshot = self._compiler.snapshot(transaction, found, transaction.decided())
+                snapshot = self._compiler.snapshot(transaction, found, transaction.snapshot_time())
             else:
                 number = max(self._feed.number(), current.number) + 1
                 known = [current, *self._feed.elsewhere()]
@@ -241,19 +242,19 @@ class Replica:
     def _tell_now(self) -> None:
         reports = self._feed.reports()
         live = {report.name: report.number for report in reports}
-        highest = self._reach.highest
+        highest = self._progress.highest
         clock = time.monotonic()
         if live == self._told and highest == self._told_highest and clock - self._told_at < TELL:
             return
-        with self._store.aside() as transaction:
+        with self._store.write_relaxed() as transaction:
             transaction.set_edges(self._name, live, {report.name: report.region for report in reports})
-            transaction.set_reached(highest)
+            transaction.raise_highest_deployed(highest)
         self._told, self._told_highest, self._told_at = live, highest, clock
 
     def leave(self) -> None:
         """This control plane ends, and with it its edges: nobody is to wait for them."""
         if self._name:
-            with self._store.aside() as transaction:
+            with self._store.write_relaxed() as transaction:
                 transaction.set_edges(self._name, {})
 
 
@@ -263,7 +264,7 @@ def renumber(
     """Decide snapshot `number`: all that the store holds, as if everything had changed with it. `published` is what
     edges have been given, which may be more than the store knows."""
     transaction.set_snapshot_number(number, now)
-    transaction.stamp_all(number)
+    transaction.set_snapshot_of_all(number)
     # Edges may not know the invalidations of the store, and the store may not know those that were published.
     transaction.renumber_invalidations(number)
     carried: dict[str, list[Invalidation]] = {}

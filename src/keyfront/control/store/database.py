@@ -53,8 +53,8 @@ class Database(Protocol):
     reading: sa.Engine
     writing: sa.Engine
     migrating: sa.Engine
-    aside: sa.Engine
-    """For what is worth some seconds only: it waits neither for other writers nor for the disk."""
+    relaxed: sa.Engine
+    """For data that is worth a few seconds only: it waits neither for other writers nor for the disk."""
 
     @property
     def name(self) -> str:
@@ -105,7 +105,7 @@ class Sqlite:
         event.listen(self._engine, "connect", self._connected)
         event.listen(self._engine, "begin", _begin)
         self.reading = _begins(self._engine, "BEGIN")
-        self.writing = self.migrating = self.aside = _begins(self._engine, "BEGIN IMMEDIATE")
+        self.writing = self.migrating = self.relaxed = _begins(self._engine, "BEGIN IMMEDIATE")
 
     def close(self) -> None:
         self._engine.dispose()
@@ -188,7 +188,7 @@ class Memory:
         self._engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
         event.listen(self._engine, "connect", Sqlite._connected)
         event.listen(self._engine, "begin", _begin)
-        self.reading = self.writing = self.migrating = self.aside = _begins(self._engine, "BEGIN")
+        self.reading = self.writing = self.migrating = self.relaxed = _begins(self._engine, "BEGIN")
 
     def close(self) -> None:
         self._engine.dispose()
@@ -243,7 +243,7 @@ class Postgres:
             f"SELECT pg_advisory_xact_lock({_MIGRATING})",
             **{_PATIENCE: math.inf},
         )
-        self.aside = _begins(self._engine, "SET LOCAL synchronous_commit TO off")
+        self.relaxed = _begins(self._engine, "SET LOCAL synchronous_commit TO off")
 
     def close(self) -> None:
         self._engine.dispose()

@@ -13,9 +13,9 @@ import time
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from keyfront.control.store.queries.base import Now
 from keyfront.control.store.schema import lease as _lease
 from keyfront.control.store.store import Store
-from keyfront.control.store.transaction import Now
 from keyfront.errors import ApiError
 
 LENGTH = 6.0
@@ -55,7 +55,7 @@ class Lease:
 
     def _take(self) -> bool:
         mine = sa.or_(_lease.c.holder == self._holder, _lease.c.until < Now())
-        with self._store.aside() as transaction:
+        with self._store.write_relaxed() as transaction:
             connection = transaction.connection
             changed = connection.execute(
                 sa.update(_lease)
@@ -81,7 +81,7 @@ class Lease:
         with self._lock:
             self._until = 0.0
             try:
-                with self._store.aside() as transaction:
+                with self._store.write_relaxed() as transaction:
                     transaction.connection.execute(
                         sa.delete(_lease).where(_lease.c.name == self._name, _lease.c.holder == self._holder)
                     )

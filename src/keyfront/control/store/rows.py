@@ -52,6 +52,17 @@ class AuditRow(msgspec.Struct, frozen=True):
     digest: bytes
 
 
+class AuditIndex(msgspec.Struct, frozen=True):
+    """What an audit record can be searched by: time (epoch seconds), event name, the caller's ARN, the id or ARN of the
+    resource, and the error code. Empty where there is none."""
+
+    time: float
+    name: str
+    principal: str
+    resource: str
+    error: str
+
+
 class EdgeRow(msgspec.Struct, frozen=True):
     """A live edge of the control plane `replica`, the number of the snapshot that it obeys, and the region that it is
     in, if it is in one."""

@@ -93,13 +93,13 @@ class Store:
             yield transaction
 
     @contextmanager
-    def aside(self) -> Iterator[Transaction]:
+    def write_relaxed(self) -> Iterator[Transaction]:
         """A transaction for what is worth some seconds only (`set_edges`). It does not wait for the writer, and a power
         cut may take it.
 
         :raises ApiError: ServiceUnavailable if the database does not answer.
         """
-        with self._transaction(self._database.aside) as transaction:
+        with self._transaction(self._database.relaxed) as transaction:
             yield transaction
 
     def close(self) -> None:

@@ -1,12 +1,11 @@
-"""The control plane's shell: authenticate, parse, run, render. HTTP is Starlette's and uvicorn's.
+"""The control plane's HTTP application: authenticate, parse, run, render. Starlette and uvicorn speak HTTP.
 
-    request ─ match (which operation) ─ verify (who) ─ read (what) ─ Service.run ─ write ─► answer
+    request ─ match (which operation) ─ verify (who) ─ read (parameters) ─ Service.run ─ write ─► answer
 
-Whether the caller may is `Service.run`'s business (`guard.py`). STS's GetCallerIdentity is answered at `/` (`sts.py`),
-what CloudFront does not have below `/keyfront/` (`beside.py`).
-All but the reading of the request happens in a worker thread, so that no call holds up the event loop. Beside the
-API there are `GET /healthz`, `GET /livez` (the process answers) and `GET /metrics` (Prometheus), which need no
-signature.
+`Service.run` authorizes the call (`operations/authorization.py`). STS's GetCallerIdentity is answered at `/`
+(`sts.py`), Keyfront's own operations below `/keyfront/` (`extensions.py`). Everything but reading the request happens
+in a worker thread, so no call blocks the event loop. Three paths need no signature: `GET /healthz`, `GET /livez` (the
+process responds), and `GET /metrics` (Prometheus).
 """
 
 from __future__ import annotations
@@ -47,19 +46,19 @@ from keyfront.errors import ApiError
 log = logging.getLogger("keyfront.control")
 
 BODY_TIMEOUT = 30.0
-"""Seconds that a request's body may take to arrive."""
+"""Seconds in which a request's body must arrive."""
 DISCARD_LIMIT = 16 * BODY_LIMIT
-"""How many bytes of a body that is too long are read before the connection is cut."""
+"""Bytes of an overlong body that are read before the connection is closed."""
 LONGEST_AGENT = 1024
-"""Characters of a caller's User-Agent that count."""
+"""Characters of a caller's User-Agent that are recorded and matched by policies."""
 KEEP_ALIVE = 65
-"""Seconds that an idle connection is kept; longer than SDKs keep theirs in their pools."""
+"""Seconds before an idle connection is closed; longer than SDKs keep connections in their pools."""
 DRAIN = 20
-"""Seconds that requests have to end after SIGTERM."""
+"""Seconds in which requests must end after SIGTERM."""
 
 
 class Runner(Protocol):
-    """What the shell needs of `operations.Service`."""
+    """What the application needs of `control.service.Service`."""
 
     def run(self, call: Call) -> Result: ...
 
@@ -67,7 +66,7 @@ class Runner(Protocol):
 
 
 class Callers(Protocol):
-    """What the shell needs of `access.Access`, or of `Credentials` that never change."""
+    """What the application needs of a `CallerDirectory`, or of `Credentials` that never change."""
 
     def current(self, now: float) -> Credentials: ...
 
@@ -75,7 +74,7 @@ class Callers(Protocol):
 
 
 class Metrics:
-    """The control plane's own counts. `operation` is the model's name, or `-` where there was none."""
+    """The control plane's own metrics. `operation` is the model's name, or `-` for a request that matches none."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
@@ -92,44 +91,51 @@ class Metrics:
         )
 
 
+class Observability(msgspec.Struct, frozen=True):
+    """What `/healthz` and `/metrics` show.
+
+    :param health: the checks of `/healthz`.
+    :param calls: counts the calls that are running.
+    :param registry: the metrics; the control plane's own are added.
+    :param metrics_for: who may read `/metrics`.
+    """
+
+    health: Health = msgspec.field(default_factory=lambda: Health({}))
+    calls: Calls = msgspec.field(default_factory=lambda: Calls(1 << 30))
+    registry: CollectorRegistry = msgspec.field(default_factory=CollectorRegistry)
+    metrics_for: Audience = msgspec.field(default_factory=Audience)
+
+
 def build_app(
     service: Runner,
     callers: Callers,
     *,
-    health: Health | None = None,
-    registry: CollectorRegistry | None = None,
+    extensions: ExtensionApi | None = None,
+    observability: Observability | None = None,
+    on_refused: Callable[[Refusal], None] = lambda _: None,
     clock: Callable[[], float] = time.time,
-    others: ExtensionApi | None = None,
-    calls: Calls | None = None,
-    refused: Callable[[Refusal], None] = lambda _: None,
-    metrics_for: Audience = Audience(),
 ) -> Starlette:
     """The control plane as an ASGI application.
 
-    :param others: the operations that are not CloudFront's; without it there are none.
-    :param health: what `/healthz` asks.
-    :param refused: is told of each call whose caller is not known.
-    :param metrics_for: who may read `/metrics`.
-    :param calls: is told when a call begins and ends.
-    :param registry: what `/metrics` shows; the control plane's own counts are added to it.
+    :param extensions: Keyfront's own operations; None: there are none.
+    :param on_refused: called with each call whose caller is unknown.
     :param clock: epoch seconds.
     """
-    registry = registry or CollectorRegistry()
-    api = Api(service, callers, Metrics(registry), clock, others, calls or Calls(1 << 30), refused)
-
-    return Starlette(routes=service_routes(api, health or Health({}), registry, metrics_for))
+    shown = observability or Observability()
+    api = Api(service, callers, Metrics(shown.registry), clock, extensions, shown.calls, on_refused)
+    return Starlette(routes=service_routes(api, shown.health, shown.registry, shown.metrics_for))
 
 
 def service_routes(
     api: Any, health: Health, registry: CollectorRegistry, metrics_for: Audience
 ) -> list[Route]:
-    """`/healthz`, `/livez` and `/metrics`, and `api` for everything else."""
+    """`/healthz`, `/livez`, and `/metrics`; `api` answers everything else."""
 
     async def healthz(_: Request) -> Response:
-        well, body = await health.answer()
+        healthy, body = await health.answer()
         return Response(
             msgspec.json.format(msgspec.json.encode(body)) + b"\n",
-            200 if well else 503,
+            200 if healthy else 503,
             {"Cache-Control": "no-store"},
             "application/json",
         )
@@ -140,7 +146,7 @@ def service_routes(
     async def metrics(request: Request) -> Response:
         if not metrics_for.admits(request.client, request.scope["headers"]):
             return PlainTextResponse(
-                "The metrics are not for this address; see `--metrics` of `keyfront up`.\n", 403
+                "This address may not read the metrics; see `--metrics` of `keyfront up`.\n", 403
             )
         text = await to_thread.run_sync(generate_latest, registry)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
@@ -154,7 +160,7 @@ def service_routes(
 
 
 class Api:
-    """The API itself, an ASGI application for every path that is nothing else's."""
+    """The API itself: the ASGI application for all other paths."""
 
     def __init__(
         self,
@@ -162,13 +168,13 @@ class Api:
         callers: Callers,
         metrics: Metrics,
         clock: Callable[[], float],
-        others: ExtensionApi | None,
+        extension_api: ExtensionApi | None,
         calls: Calls,
-        refused: Callable[[Refusal], None],
+        on_refused: Callable[[Refusal], None],
     ) -> None:
-        self._refused = refused
+        self._on_refused = on_refused
         self._calls = calls
-        self._others = others
+        self._extensions = extension_api
         self._service = service
         self._callers = callers
         self._metrics = metrics
@@ -199,17 +205,17 @@ class Api:
         self._metrics.seconds.labels(name).observe(time.perf_counter() - began)
 
     def _answer(self, scope: Scope, body: bytes, request_id: str) -> tuple[codec.Answer, str, str]:
-        """The answer, and for the metrics the operation's name and the error's code."""
+        """The answer, and for the metrics the operation's name and the error code."""
         name, write_error = "-", codec.write_error
         try:
             line = _line(scope)
-            if sts.asked(*line, body):
+            if sts.is_query_call(*line, body):
                 name, write_error = sts.OPERATION, sts.write_error
                 return self._identify(scope, line, body, request_id), name, "OK"
-            if self._others is not None and extensions.asked(line[1]):
+            if self._extensions is not None and extensions.has_path(line[1]):
                 write_error = extensions.write_error
                 name = extensions.match(*line)
-                return self._beside(self._others, scope, line, body, name, request_id), name, "OK"
+                return self._extension(self._extensions, scope, line, body, name, request_id), name, "OK"
             matched = codec.match(*line)
             name = matched.operation.name
             return self._run(scope, line, matched, body, request_id), name, "OK"
@@ -255,9 +261,9 @@ class Api:
         self._service.record(call, {})
         return sts.write(call.caller, request_id)
 
-    def _beside(
+    def _extension(
         self,
-        others: ExtensionApi,
+        api: ExtensionApi,
         scope: Scope,
         line: tuple[str, str, str],
         body: bytes,
@@ -265,7 +271,7 @@ class Api:
         request_id: str,
     ) -> codec.Answer:
         call = self._authenticated(scope, line, body, sigv4.SERVICE, name, request_id)
-        return others.run(msgspec.structs.replace(call, source=extensions.SOURCE))
+        return api.run(msgspec.structs.replace(call, source=extensions.SOURCE))
 
     def _authenticated(
         self,
@@ -276,18 +282,19 @@ class Api:
         operation: str,
         request_id: str,
     ) -> Call:
-        """The call, without its parameters, if a known key has signed the request for `service`.
+        """The call, still without parameters, if a known key has signed the request for `service`.
 
-        :raises ApiError: if not (`sigv4.verify`), or if the store does not say who may call.
+        :raises ApiError: if not (see `sigv4.verify`), or ServiceUnavailable if the callers cannot be read.
         """
         now = self._clock()
         callers = self._callers.current(now)
         headers: list[sigv4.Header] = scope["headers"]
         digest = hashlib.sha256(body).hexdigest()
         try:
-            key_id = sigv4.verify(*line, headers, digest, callers.secret_of, now, service)
+            signed = sigv4.SignedRequest(*line, headers, digest)
+            key_id = sigv4.verify(signed, callers.secret_of, now, service)
         except ApiError as error:
-            self._refused(
+            self._on_refused(
                 Refusal(
                     operation=operation,
                     error=error,
@@ -306,7 +313,7 @@ class Api:
             params={},
             caller=callers.caller(key_id),
             source_ip=scope["client"][0] if scope["client"] else "",
-            # It goes into every record, and policies match it: its length is for us to choose.
+            # Every record holds it and policies match it, so its length must be limited.
             user_agent=next((v for name, v in _texts(scope) if name == "user-agent"), "")[:LONGEST_AGENT],
             request_id=request_id,
             now=now,
@@ -315,7 +322,7 @@ class Api:
 
 
 def _texts(scope: Scope) -> list[tuple[str, str]]:
-    """The headers, names in lower case."""
+    """The headers as text, names in lower case."""
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
 
 
@@ -325,7 +332,7 @@ def _line(scope: Scope) -> tuple[str, str, str]:
 
 
 def _absolute(name: str, value: str, scope: Scope, headers: list[tuple[str, str]]) -> str:
-    """CloudFront's Location is a whole URL; the signed Host header says where the caller reached us."""
+    """A Location header as a whole URL, like CloudFront's; the signed Host header names the endpoint."""
     if name != "Location" or not value.startswith("/"):
         return value
     host = next((text for header, text in headers if header == "host"), "")
@@ -333,10 +340,12 @@ def _absolute(name: str, value: str, scope: Scope, headers: list[tuple[str, str]
 
 
 async def _body(request: Request) -> bytes:
-    """The whole body, if it is neither too long nor too slow.
+    """The whole body.
 
-    What is somewhat too long is still read (and forgotten): a client that is cut off while it sends never sees
-    the answer.
+    A body that is somewhat too long is still read and discarded, because a client whose connection closes while it
+    sends never sees the answer.
+
+    :raises ApiError: RequestTimeout (408) or RequestEntityTooLarge (413).
     """
     chunks, size = [], 0
     try:

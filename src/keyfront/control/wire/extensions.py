@@ -1,7 +1,8 @@
-"""What the control API has beside CloudFront's: paths that begin with /keyfront/, signed and allowed like all calls.
+"""Keyfront's own operations beside CloudFront's API: paths that begin with /keyfront/, signed and authorized like all
+calls.
 
-There is one operation: GetKeyUse, what edges see of the keys that sign. It answers in JSON. Its IAM action is
-`keyfront:GetKeyUse`, about no single resource; its calls are in the audit log with `keyfront` as their source.
+There is one: GetKeyUse, the use of keys as edges see it. It answers in JSON. Its IAM action is `keyfront:GetKeyUse`
+without a resource; the audit log records its calls with the source `keyfront`.
 """
 
 from __future__ import annotations
@@ -28,19 +29,19 @@ OPERATIONS = {key_usage.PATH: "GetKeyUse"}
 _HEADERS = (("Content-Type", "application/json"),)
 
 
-def asked(path: str) -> bool:
-    """True for a path that is none of CloudFront's, and may be ours."""
+def has_path(path: str) -> bool:
+    """True for a path below /keyfront/."""
     return path.startswith(PREFIX)
 
 
 def match(method: str, path: str, query: str) -> str:
-    """The operation that is asked for.
+    """The operation at this path.
 
-    :raises ApiError: InvalidURI, MethodNotAllowed, or InvalidArgument for a query, which none of them has.
+    :raises ApiError: InvalidURI, MethodNotAllowed, or InvalidArgument for a query, as no operation has parameters.
     """
     name = OPERATIONS.get(path)
     if name is None:
-        raise ApiError("InvalidURI", f"There is nothing at {path[:100]}.", 404)
+        raise ApiError("InvalidURI", f"There is no operation at {path[:100]}.", 404)
     if method not in ("GET", "HEAD"):
         raise MethodNotAllowed(("GET",))
     given = [piece.partition("=")[0] for piece in query.split("&") if piece]
@@ -50,42 +51,42 @@ def match(method: str, path: str, query: str) -> str:
 
 
 class ExtensionApi:
-    """Those operations. Safe to call from several threads.
+    """Runs these operations. Safe to call from several threads.
 
-    :param audit_reads: whether calls that succeed are recorded as well.
+    :param audit_reads: whether successful calls are recorded too.
     """
 
     def __init__(
-        self, store: Store, gatherer: KeyUsageCollector, rng: random.Random, *, audit_reads: bool
+        self, store: Store, usage: KeyUsageCollector, rng: random.Random, *, audit_reads: bool
     ) -> None:
         self._store = store
-        self._gatherer = gatherer
-        self._ledger = AuditWriter(store, rng)
+        self._usage = usage
+        self._audit = AuditWriter(store, rng)
         self._audit_reads = audit_reads
 
     def run(self, call: Call) -> Answer:
-        """Do what `call` asks: GetKeyUse.
+        """Run GetKeyUse.
 
-        :raises ApiError: AccessDenied, in IAM's words; ServiceUnavailable.
+        :raises ApiError: AccessDenied, with IAM's message, or ServiceUnavailable.
         """
-        wanted = AccessRequest(f"keyfront:{call.operation}", "*", authorization.circumstances(call, (), ()))
-        decision = iam.evaluate(call.caller.policies, wanted)
+        request = AccessRequest(f"keyfront:{call.operation}", "*", authorization.circumstances(call, (), ()))
+        decision = iam.evaluate(call.caller.policies, request)
         if not decision.allowed:
-            error = iam.denied(call.caller.arn, wanted, decision)
-            self._ledger.record(call, error)
+            error = iam.denied(call.caller.arn, request, decision)
+            self._audit.record(call, error)
             raise error
-        with contextlib.suppress(ApiError):  # a store that takes nothing may answer still
-            self._gatherer.gather(
-                call.now
-            )  # so that the answer is as new as the reports of this machine's edges
+        # The answer includes the latest reports of this machine's edges, if the store can still be written to.
+        with contextlib.suppress(ApiError):
+            self._usage.gather(call.now)
         with self._store.read() as transaction:
             found = uses(transaction, call.now)
         if self._audit_reads:
-            self._ledger.record(call, {})
+            self._audit.record(call, {})
         return Answer(200, _HEADERS, msgspec.json.encode(found))
 
 
 def write_error(error: ApiError, request_id: str) -> Answer:
+    """An error as JSON."""
     allow = (("Allow", ", ".join(error.allow)),) if isinstance(error, MethodNotAllowed) else ()
-    said = {"Error": {"Code": error.code, "Message": error.message}, "RequestId": request_id}
-    return Answer(error.status, (*_HEADERS, *allow), msgspec.json.encode(said))
+    body = {"Error": {"Code": error.code, "Message": error.message}, "RequestId": request_id}
+    return Answer(error.status, (*_HEADERS, *allow), msgspec.json.encode(body))

@@ -1,15 +1,15 @@
-"""What `GET /healthz` answers: whether everything on this machine can do its work, and if not, why.
+"""`GET /healthz`: whether everything on this machine works, and if not, the reasons.
 
-    edges        every edge worker runs, obeys the published snapshot, and can write its records
-    data folder  a file can be written there and is on the disk afterwards
+    edges        every edge worker runs, uses the published snapshot, and can write its records
+    data folder  a file can be written and synced there
     store        a transaction that changes a row can be committed
-    audit        the last record of the audit log could be written
-    publishing   every change that was accepted is published
-    calls        calls of the API come to an end
+    audit        the last audit record of a call that changed nothing could be written
+    publishing   every accepted change is published
+    calls        API calls finish
 
-Each check is made when somebody asks, at most once a second, in a thread of its own: one that hangs is a reason, and
-hangs neither the others nor the answer. Edges on other machines are not this process's to judge: the answer lists what
-they report and draws no conclusion.
+A check runs on request, at most once a second, in a thread of its own: one that hangs is reported as a reason and
+blocks neither the others nor the answer. Edges on other machines are listed with their reports, but do not affect the
+status.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from typing import Any
 import sqlalchemy as sa
 from anyio import CapacityLimiter, to_thread
 
+from keyfront.control.store.queries.base import Now
 from keyfront.control.store.schema import lease as _lease
 from keyfront.control.store.store import Store
-from keyfront.control.store.transaction import Now
 from keyfront.errors import ApiError
 from keyfront.fleet.feed import STALE, Report
 from keyfront.fleet.file_feed import FileFeed
 from keyfront.fleet.heartbeat import SILENT, Board, Trouble
 
 FRESH = 1.0
-"""Seconds for which a check's result counts."""
+"""Seconds for which a check's result is reused."""
 ANSWER = 5.0
-"""Seconds after which a check that has not ended is itself a reason."""
+"""Seconds after which a check that has not finished counts as failed."""
 BEHIND = 5.0
-"""Seconds that an edge may take to obey a published snapshot. (It takes 50 ms; a busy machine may need longer.)"""
+"""Seconds in which an edge must use a published snapshot. (It takes 50 ms; a busy machine may need longer.)"""
 CALLS_SLOW = 20.0
-"""Seconds without the end of a call, while all threads are busy, after which `/healthz` says so."""
+"""Seconds in which no call finishes, while all threads are busy, after which `/healthz` fails."""
 CALLS_STUCK = 90.0
-"""The same, after which the process counts as stuck. Every wait for a store ends before that."""
+"""The same, after which the process counts as stuck. Every wait for a store times out earlier."""
 
 _PROBE_BYTES = 4096
 _ROW = "health"
@@ -51,23 +51,23 @@ _TROUBLES = {
     Trouble.REPORT: "cannot write its report",
 }
 
-Look = Callable[[], Iterable[str]]
-"""A check: the reasons why something is not as it should be, none if it is."""
+Check = Callable[[], Iterable[str]]
+"""Returns the reasons why something does not work; none if it works."""
 
 
 class Health:
-    """The checks together.
+    """All checks.
 
     :param checks: by name. Each runs in a thread.
-    :param details: what the answer shows besides.
+    :param details: more members of the answer.
     """
 
-    def __init__(self, checks: Mapping[str, Look], details: Callable[[], Mapping[str, Any]] = dict) -> None:
-        self._checks = [_Check(name, look) for name, look in checks.items()]
+    def __init__(self, checks: Mapping[str, Check], details: Callable[[], Mapping[str, Any]] = dict) -> None:
+        self._checks = [_CachedCheck(name, check) for name, check in checks.items()]
         self._details = details
 
     async def answer(self) -> tuple[bool, dict[str, Any]]:
-        """Whether all is well, and what to tell."""
+        """Whether everything works, and the body of the answer."""
         found = await asyncio.gather(*(check.reasons() for check in self._checks))
         reasons = {
             check.name: list(reasons) for check, reasons in zip(self._checks, found, strict=True) if reasons
@@ -76,11 +76,13 @@ class Health:
         return not reasons, body
 
 
-class _Check:
-    def __init__(self, name: str, look: Look) -> None:
+class _CachedCheck:
+    """A check with its last result."""
+
+    def __init__(self, name: str, check: Check) -> None:
         self.name = name
-        self._look = look
-        self._limiter = CapacityLimiter(1)  # not one of the threads that calls may all be waiting in
+        self._check = check
+        self._limiter = CapacityLimiter(1)  # none of the threads that API calls may occupy
         self._task: asyncio.Task[list[str]] | None = None
         self._began = 0.0
 
@@ -95,11 +97,11 @@ class _Check:
         return self._task.result()
 
     async def _run(self) -> list[str]:
-        def look() -> list[str]:
-            return list(self._look())
+        def reasons() -> list[str]:
+            return list(self._check())
 
         try:
-            return await to_thread.run_sync(look, limiter=self._limiter, abandon_on_cancel=True)
+            return await to_thread.run_sync(reasons, limiter=self._limiter, abandon_on_cancel=True)
         except ApiError as error:
             return [error.message]
         except OSError as error:
@@ -112,33 +114,33 @@ class _Check:
 
 
 class EdgeWorkers:
-    """The edge workers of this machine, by their heartbeats and reports.
+    """The edge workers of this machine: their heartbeats and reports.
 
-    :param names: of the workers, in the order of their slots.
+    :param names: the workers' names, in the order of their slots.
     """
 
     def __init__(self, board: Board, names: tuple[str, ...], feed: FileFeed) -> None:
         self._board = board
         self._names = names
         self._feed = feed
-        self._moved = [0.0] * len(names)
+        self._beats = [0.0] * len(names)
 
     def look(self, now: float) -> None:
-        """Take note of who beats at `now` (monotonic). Called several times a second, so that a worker that is
-        replaced within SILENT seconds is none that is missing."""
+        """Note which workers have a current heartbeat at `now` (monotonic). Called several times a second, so that a
+        worker that is replaced within SILENT seconds does not count as missing."""
         for slot in range(len(self._names)):
             if self._board.silence(slot, now) < SILENT:
-                self._moved[slot] = now
+                self._beats[slot] = now
 
     def reasons(self) -> Iterable[str]:
         now, clock = time.monotonic(), time.time()
-        self.look(now)  # the first one may still be to come
+        self.look(now)  # it may not have been called yet
         reports = {report.name: report for report in self._feed.last_reports()}
         published = self._feed.published_at()
         for slot, name in enumerate(self._names):
-            if now - self._moved[slot] > SILENT:
+            if now - self._beats[slot] > SILENT:
                 gone = self._board.last(slot) == 0
-                yield f"{name} is not running" if gone else f"{name} does not move"
+                yield f"{name} is not running" if gone else f"{name} does not respond"
                 continue
             if self._board.silence(slot, now) == float("inf"):
                 continue  # it is being replaced
@@ -151,10 +153,10 @@ class EdgeWorkers:
             elif report.refused:
                 yield f"{name} refused a snapshot: {report.refused}"
             elif published is not None and report.number < published[0] and clock - published[1] > BEHIND:
-                yield f"{name} obeys snapshot {report.number}, and {published[0]} is published"
+                yield f"{name} uses snapshot {report.number}, but {published[0]} is published"
 
     def details(self) -> dict[str, Any]:
-        """The workers, those of other machines that follow this feed, and what works less well than it could."""
+        """The workers, edges of other machines that follow this feed, and notes on what is degraded."""
         now = time.monotonic()
         notes = [
             f"{name} cannot write the cache on disk: new responses are not stored there"
@@ -191,7 +193,8 @@ def _seconds(found: float) -> float | None:
 
 
 def writable(folder: Path) -> Iterable[str]:
-    """Is what is written in the folder on the disk? A new file, since a full disk may take what replaces old bytes."""
+    """Check that a new file can be written and synced. (A full disk may still allow existing bytes to be
+    overwritten.)"""
     path = folder / f".health.{os.getpid()}.tmp"
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -209,7 +212,7 @@ def writable(folder: Path) -> Iterable[str]:
 
 
 def committable(store: Store) -> Iterable[str]:
-    """Can a change of a row be committed? The table of leases has a row that nothing else uses."""
+    """Check that a change can be committed, on a row of the table of leases that nothing else uses."""
     try:
         with store.write() as transaction:
             transaction.audit_head()
@@ -224,31 +227,33 @@ def committable(store: Store) -> Iterable[str]:
 
 
 class Calls:
-    """Whether calls of the API come to an end. Used on the event loop only; `now` is monotonic.
+    """Counts API calls that are running. Used on the event loop only; `now` is monotonic.
 
-    :param threads: how many calls can be at work at once; the others wait.
+    :param threads: how many calls can run at once; others wait.
     """
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
-        self._under_way = 0
+        self._running = 0
         self._since = 0.0
-        """Since when all threads have been busy without the end of a call."""
+        """Since when all threads have been busy and no call has finished."""
 
     def begin(self, now: float) -> None:
-        self._under_way += 1
-        if self._under_way == self._threads:
+        """A call has begun."""
+        self._running += 1
+        if self._running == self._threads:
             self._since = now
 
     def end(self, now: float) -> None:
-        self._under_way -= 1
+        """A call has finished."""
+        self._running -= 1
         self._since = now
 
     def held_up(self, now: float) -> float:
-        """Seconds since a call last ended, while all threads are busy; 0.0 while one is free."""
-        return now - self._since if self._under_way >= self._threads else 0.0
+        """Seconds since the last call finished, while all threads are busy; 0.0 while a thread is free."""
+        return now - self._since if self._running >= self._threads else 0.0
 
     def reasons(self) -> Iterable[str]:
         held = self.held_up(time.monotonic())
         if held > CALLS_SLOW:
-            yield f"none of {self._under_way} calls has ended for {held:.0f} seconds"
+            yield f"none of {self._running} calls has finished for {held:.0f} seconds"

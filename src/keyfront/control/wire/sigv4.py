@@ -1,22 +1,22 @@
-"""Who signed an API request: AWS Signature Version 4, checked. Pure: no clock, no store.
+"""Verifies AWS Signature Version 4 of API requests. Pure: no clock, no store.
 
-`verify()` takes the request as it came over the wire and returns the access key id that signed it, or raises
-the error that CloudFront answers. The steps are AWS's ("Create a signed AWS API request", IAM User Guide):
+`verify()` takes the request as received and returns the access key id that signed it, or raises the error that
+CloudFront answers. The steps are AWS's ("Create a signed AWS API request", IAM User Guide):
 
-1. The credentials are in the Authorization header or, presigned, in the query; never in both.
-2. The credential's scope names this service, the request's own day and any region: with an endpoint of its
-   own an SDK signs for the region that it is set to (cloudfront-semantics §7.1).
-3. The date is at most five minutes from ours (presigned: no older than it says), and `Host` is signed.
-4. The signature is what our copy of the secret gives for the canonical request. The body's hash is the one
-   that we computed; a request with an unsigned body is therefore refused.
+1. The credentials are in the Authorization header or, for a presigned request, in the query; never in both.
+2. The credential scope names this service, the day of the request, and any region: an SDK with a custom endpoint signs
+   for the region that it is configured for (cloudfront-semantics §7.1).
+3. The date differs from the clock by at most five minutes (presigned: the request has not expired), and `Host` is
+   signed.
+4. The signature is the one that the stored secret gives for the canonical request. The body's hash is computed here,
+   so a request with an unsigned body is refused.
 
-Codes and messages are those that CloudFront was seen to send: also an expired signature is
-`SignatureDoesNotMatch`, 403.
+Codes and messages are those that CloudFront was observed to send: an expired signature is `SignatureDoesNotMatch`, 403,
+too.
 """
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -27,24 +27,39 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 import msgspec
 
 from keyfront.errors import ApiError
+from keyfront.signing import sigv4
+from keyfront.signing.sigv4 import ALGORITHM, TIME_FORMAT
 
-ALGORITHM = "AWS4-HMAC-SHA256"
 SERVICE = "cloudfront"
 SKEW = 5 * 60
-"""How far a request's date may be from ours, in seconds."""
+"""How far a request's date may differ from the clock, in seconds."""
 LONGEST_PRESIGNED = 7 * 24 * 3600
 """How long a presigned request may be valid, in seconds."""
-EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
-_COMPACT = "%Y%m%dT%H%M%SZ"
 _SINGLE = ("authorization", "host", "x-amz-date", "x-amz-security-token", "date")
 _SIGNATURE = re.compile(r"[0-9a-f]{64}")
 
 Header = tuple[bytes, bytes]
 
 
+class SignedRequest(msgspec.Struct, frozen=True):
+    """A request as received.
+
+    :param path: as sent, latin-1 text.
+    :param query: as sent, latin-1 text without `?`.
+    :param headers: names in lower case, repetitions kept.
+    :param body_sha256: the SHA-256 of the body as received, in hexadecimal.
+    """
+
+    method: str
+    path: str
+    query: str
+    headers: Sequence[Header]
+    body_sha256: str
+
+
 class _Claim(msgspec.Struct, frozen=True):
-    """What a request says of its own signature. `expires`: a presigned one's life in seconds."""
+    """The parts of a request's signature. `expires` is the lifetime of a presigned request in seconds."""
 
     access_key_id: str
     day: str
@@ -58,36 +73,29 @@ class _Claim(msgspec.Struct, frozen=True):
 
 
 def verify(
-    method: str,
-    path: str,
-    query: str,
-    headers: Sequence[Header],
-    body_sha256: str,
-    secret_of: Callable[[str], str | None],
-    now: float,
-    service: str = SERVICE,
+    request: SignedRequest, secret_of: Callable[[str], str | None], now: float, service: str = SERVICE
 ) -> str:
-    """The access key id whose secret signed this request.
+    """The id of the access key that signed the request.
 
-    `path` and `query` are as sent (latin-1 text, the query without `?`), `headers` pairs of bytes with
-    lower-case names, repeats kept. `body_sha256` is the hexadecimal hash of the body as received, `secret_of`
-    gives the secret of an access key id or None, `now` is epoch seconds. `service` is what it must be signed for.
+    :param secret_of: the secret of an access key id; None for an unknown one.
+    :param now: epoch seconds.
+    :param service: the service that the request must be signed for.
 
     :raises ApiError: MissingAuthenticationToken, IncompleteSignature, InvalidClientTokenId or
         SignatureDoesNotMatch.
     """
     fields: dict[str, list[bytes]] = {}
-    for name, value in headers:
+    for name, value in request.headers:
         fields.setdefault(name.decode("latin-1"), []).append(value)
     for single in _SINGLE:
         if len(fields.get(single, ())) > 1:
             raise _incomplete(f"The header '{single}' must not be repeated.")
-    pairs = [_pair(piece) for piece in query.split("&") if piece]
+    pairs = [_pair(piece) for piece in request.query.split("&") if piece]
     claim, pairs = _claim(fields, pairs)
     secret = secret_of(claim.access_key_id)
     token = "x-amz-security-token" in fields or any(key == "X-Amz-Security-Token" for key, _ in pairs)
     if secret is None or token:
-        # No temporary credentials are issued, so a session token is never known.
+        # Keyfront issues no temporary credentials, so it knows no session token.
         detail = " Keyfront issues no session tokens: use an access key without one." if token else ""
         raise ApiError(
             "InvalidClientTokenId", f"The security token included in the request is invalid.{detail}", 403
@@ -96,9 +104,7 @@ def verify(
     _check_time(claim, now)
     if "host" not in claim.signed_headers:
         raise _mismatch("'Host' must be a 'SignedHeader' in the AWS Authorization.")
-    expected = _sign(
-        secret, claim, _canonical(method, path, pairs, claim.signed_headers, fields, body_sha256)
-    )
+    expected = _signature(secret, claim, _canonical(request, pairs, claim.signed_headers, fields))
     if not hmac.compare_digest(expected, claim.signature):
         raise _mismatch(
             "The request signature we calculated does not match the signature you provided. Check your AWS "
@@ -108,8 +114,8 @@ def verify(
 
 
 def claimed_key(headers: Iterable[Header], query: str) -> str:
-    """The access key id that a request names, whether or not anything else of its signature makes sense; empty if it
-    names none. For records of refusals: nothing is proved by it."""
+    """The access key id that a request names, even if the rest of its signature is invalid; empty if it names none. It
+    proves nothing and is meant for records of refused calls."""
     for name, value in headers:
         if name == b"authorization" and (found := _CREDENTIAL.search(value.decode("latin-1"))):
             return found[1]
@@ -160,7 +166,7 @@ def _claim_of_header(fields: dict[str, list[bytes]]) -> _Claim:
         texts.append("Authorization header requires existence of either a 'X-Amz-Date' or a 'Date' header.")
     if texts or not date:
         raise _incomplete(" ".join(texts))
-    return _made(parts, date[0].decode("latin-1").strip(), None)
+    return _parsed(parts, date[0].decode("latin-1").strip(), None)
 
 
 def _claim_of_query(parts: dict[str, str]) -> _Claim:
@@ -175,10 +181,10 @@ def _claim_of_query(parts: dict[str, str]) -> _Claim:
     expires = parts["X-Amz-Expires"]
     if not re.fullmatch(r"[0-9]{1,7}", expires) or not 0 < int(expires) <= LONGEST_PRESIGNED:
         raise _incomplete(f"X-Amz-Expires must be a number of seconds from 1 to {LONGEST_PRESIGNED}.")
-    return _made({name: parts[f"X-Amz-{name}"] for name in names}, parts["X-Amz-Date"], int(expires))
+    return _parsed({name: parts[f"X-Amz-{name}"] for name in names}, parts["X-Amz-Date"], int(expires))
 
 
-def _made(parts: dict[str, str], date: str, expires: int | None) -> _Claim:
+def _parsed(parts: dict[str, str], date: str, expires: int | None) -> _Claim:
     scope = parts["Credential"].split("/")
     if len(scope) != 5 or not all(scope):
         raise _incomplete(
@@ -198,7 +204,7 @@ def _date(text: str) -> datetime:
     """An X-Amz-Date in the basic ISO 8601 form, or an RFC 9110 Date."""
     try:
         if re.fullmatch(r"[0-9]{8}T[0-9]{6}Z", text):
-            return datetime.strptime(text, _COMPACT).replace(tzinfo=UTC)
+            return datetime.strptime(text, TIME_FORMAT).replace(tzinfo=UTC)
         when = parsedate_to_datetime(text)
         return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
@@ -208,7 +214,7 @@ def _date(text: str) -> datetime:
 
 
 def _check_scope(claim: _Claim, service: str) -> None:
-    if claim.terminator != "aws4_request":
+    if claim.terminator != sigv4.TERMINATOR:
         raise _mismatch("Credential should be scoped with a valid terminator: 'aws4_request'.")
     if claim.service != service:
         raise _mismatch(f"Credential should be scoped to correct service: '{service}'.")
@@ -216,7 +222,7 @@ def _check_scope(claim: _Claim, service: str) -> None:
     if claim.day != day:
         raise _mismatch(
             "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from HTTP: "
-            f"'{claim.day[:16]}' != '{day}', from '{claim.when.strftime(_COMPACT)}'."
+            f"'{claim.day[:16]}' != '{day}', from '{claim.when.strftime(TIME_FORMAT)}'."
         )
 
 
@@ -236,51 +242,40 @@ def _check_time(claim: _Claim, now: float) -> None:
 
 
 def _text(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime(_COMPACT)
+    return datetime.fromtimestamp(seconds, UTC).strftime(TIME_FORMAT)
 
 
 # ---- the signature
 
 
 def _canonical(
-    method: str,
-    path: str,
+    request: SignedRequest,
     pairs: list[tuple[str, str]],
     signed_headers: tuple[str, ...],
     fields: dict[str, list[bytes]],
-    body_sha256: str,
 ) -> bytes:
     missing = [name for name in signed_headers if name not in fields]
     if missing:
         raise _mismatch(f"The signed header '{missing[0][:64]}' is not in the request.")
-    return b"\n".join(
-        [
-            method.encode("latin-1"),
-            _canonical_path(path).encode(),
-            "&".join(
-                f"{key}={value}" for key, value in sorted((_quoted(k), _quoted(v)) for k, v in pairs)
-            ).encode(),
-            *(
-                name.encode("latin-1") + b":" + b",".join(b" ".join(value.split()) for value in fields[name])
-                for name in signed_headers
-            ),
-            b"",
-            ";".join(signed_headers).encode("latin-1"),
-            body_sha256.encode(),
-        ]
+    return sigv4.canonical_request(
+        request.method,
+        _canonical_path(request.path),
+        "&".join(f"{key}={value}" for key, value in sorted((_quoted(k), _quoted(v)) for k, v in pairs)),
+        [(name.encode("latin-1"), sigv4.header_value(fields[name])) for name in signed_headers],
+        request.body_sha256,
     )
 
 
 def _canonical_path(path: str) -> str:
-    """The path as sent, without dot segments and double slashes, percent-encoded once more (unlike S3's)."""
-    kept: list[str] = []
+    """The path as sent, without dot segments and double slashes, percent-encoded once more (unlike for S3)."""
+    segments: list[str] = []
     for segment in path.split("/"):
         if segment == "..":
-            del kept[-1:]
+            del segments[-1:]
         elif segment not in {"", "."}:
-            kept.append(segment)
-    end = "/" if kept and path.endswith("/") else ""
-    return "/" + quote_from_bytes("/".join(kept).encode("latin-1"), safe="/~") + end
+            segments.append(segment)
+    end = "/" if segments and path.endswith("/") else ""
+    return "/" + quote_from_bytes("/".join(segments).encode("latin-1"), safe="/~") + end
 
 
 def _pair(piece: str) -> tuple[str, str]:
@@ -293,16 +288,14 @@ def _unquoted(text: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    return quote_from_bytes(text.encode("latin-1"), safe="-_.~")
+    return sigv4.encoded(text.encode("latin-1"))
 
 
-def _sign(secret: str, claim: _Claim, canonical: bytes) -> str:
-    key = b"AWS4" + secret.encode()
-    for part in (claim.day, claim.region, claim.service, claim.terminator):
-        key = hmac.digest(key, part.encode("latin-1"), "sha256")
-    scope = f"{claim.day}/{claim.region}/{claim.service}/{claim.terminator}"
-    text = "\n".join([ALGORITHM, claim.when.strftime(_COMPACT), scope, hashlib.sha256(canonical).hexdigest()])
-    return hmac.digest(key, text.encode("latin-1"), "sha256").hex()
+def _signature(secret: str, claim: _Claim, canonical: bytes) -> str:
+    day, region, service = (part.encode("latin-1") for part in (claim.day, claim.region, claim.service))
+    scope = b"/".join((day, region, service, claim.terminator.encode("latin-1")))
+    key = sigv4.signing_key(secret, day, region, service)  # the terminator is checked: `_check_scope`
+    return sigv4.signature(key, claim.when.strftime(TIME_FORMAT), scope, canonical)
 
 
 def _incomplete(message: str) -> ApiError:

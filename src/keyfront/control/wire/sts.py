@@ -1,7 +1,7 @@
-"""STS's GetCallerIdentity, by AWS's query protocol: tools ask it first who they are.
+"""STS's GetCallerIdentity in AWS's query protocol: many tools call it first to find out who they are.
 
-It needs no permission, as at AWS. It is the only operation of STS's; there are no roles to assume and no session
-tokens. Pure: what is asked in, what to answer out.
+As at AWS, it needs no permission. It is STS's only operation here; there are no roles to assume and no session tokens.
+Pure: request in, answer out.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _NAMESPACE = f"https://sts.amazonaws.com/doc/{VERSION}/"
 _HEADERS = (("Content-Type", "text/xml"),)
 
 
-def asked(method: str, path: str, query: str, body: bytes) -> bool:
-    """True for a request in the query protocol: CloudFront's API has nothing at `/`, and names no action there."""
+def is_query_call(method: str, path: str, query: str, body: bytes) -> bool:
+    """True for a request in the query protocol. CloudFront's API has no operation at `/` and no parameter Action."""
     return path == "/" and method in {"GET", "POST"} and ("Action=" in query or b"Action=" in body)
 
 
 def check(query: str, body: bytes) -> None:
-    """Refuse all but a well-formed GetCallerIdentity, whose parameters stand in the query or in the form `body`.
+    """Refuse everything but a well-formed GetCallerIdentity, with its parameters in the query or in the form `body`.
 
     :raises ApiError: MissingAction, InvalidAction, or ValidationError.
     """
@@ -38,10 +38,10 @@ def check(query: str, body: bytes) -> None:
         ]
     except ValueError:
         raise ApiError("ValidationError", "The parameters cannot be read.", 400) from None
-    said = {name: value for name, value in pairs if not name.startswith("X-Amz-")}
-    if "Action" not in said:
+    given = {name: value for name, value in pairs if not name.startswith("X-Amz-")}
+    if "Action" not in given:
         raise ApiError("MissingAction", "The request must contain the parameter Action.", 400)
-    action, version = said["Action"][:80], said.get("Version", "")[:80]
+    action, version = given["Action"][:80], given.get("Version", "")[:80]
     if action != OPERATION or version != VERSION:
         raise ApiError(
             "InvalidAction", f"Could not find operation {action} for version {version or 'NO_VERSION'}", 400
@@ -49,7 +49,7 @@ def check(query: str, body: bytes) -> None:
 
 
 def write(caller: Caller, request_id: str) -> Answer:
-    """Who the caller is."""
+    """The answer: the caller's ARN, user id, and account."""
     text = (
         f'<GetCallerIdentityResponse xmlns="{_NAMESPACE}">\n  <GetCallerIdentityResult>\n'
         f"    <Arn>{escape(caller.arn)}</Arn>\n    <UserId>{escape(caller.user_id)}</UserId>\n"
@@ -61,6 +61,7 @@ def write(caller: Caller, request_id: str) -> Answer:
 
 
 def write_error(error: ApiError, request_id: str) -> Answer:
+    """An error in the query protocol's XML."""
     kind = "Receiver" if error.status >= 500 else "Sender"
     text = (
         f'<ErrorResponse xmlns="{_NAMESPACE}">\n  <Error>\n    <Type>{kind}</Type>\n'

@@ -1,6 +1,6 @@
-"""What the control port answers while the control plane cannot work: 503 everywhere, and why.
+"""The stand-in on the control port while the control plane cannot work: 503 for every call, with the reason.
 
-Edges go on with their last snapshot meanwhile. When what it needs can be opened again, the control plane starts.
+Meanwhile edges serve their last snapshot. Once everything that the control plane needs can be opened, it starts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from starlette.responses import Response
 
 from keyfront.control.wire import codec
 from keyfront.control.wire.app import serve, service_routes
-from keyfront.control.wire.health import Health, Look
+from keyfront.control.wire.health import Check, Health
 from keyfront.control.wire.metrics_access import Audience
 from keyfront.errors import ApiError
 from keyfront.fleet.heartbeat import BEAT
@@ -28,19 +28,20 @@ from keyfront.fleet.heartbeat import BEAT
 log = logging.getLogger("keyfront.control")
 
 AGAIN = 5.0
-"""Seconds between two tries to open what the control plane needs."""
+"""Seconds between two attempts to open what the control plane needs."""
 
 
 class Unavailable:
     """Answers on the control port until the control plane can work.
 
-    :param reason: why it cannot, without a secret.
-    :param checks: what `/healthz` looks at besides.
-    :param registry: what `/metrics` shows, to `metrics_for`.
+    :param reason: why it cannot; without secrets.
+    :param checks: further checks of `/healthz`.
+    :param registry: what `/metrics` shows.
+    :param metrics_for: who may read `/metrics`.
     """
 
     def __init__(
-        self, reason: str, checks: dict[str, Look], registry: CollectorRegistry, metrics_for: Audience
+        self, reason: str, checks: dict[str, Check], registry: CollectorRegistry, metrics_for: Audience
     ) -> None:
         def control() -> Iterable[str]:
             yield reason
@@ -59,12 +60,13 @@ class Unavailable:
         self,
         sock: socket.socket,
         on_ready: Callable[[], None],
-        opens: Callable[[], None],
+        try_open: Callable[[], None],
         beat: Callable[[], None],
         lifeline: int,
     ) -> bool:
-        """Answer until `opens`, which is tried again and again in a thread, raises nothing any more: then True. False
-        if the process is to end. The socket is closed then.
+        """Answer until `try_open`, called repeatedly in a thread, raises no error. Closes the socket.
+
+        :returns: True if the control plane can start, False if the process should end.
 
         :param beat: called several times a second.
         """
@@ -79,27 +81,27 @@ class Unavailable:
             loop.add_signal_handler(number, end)
         loop.add_reader(lifeline, end)
 
-        async def go_on() -> None:
+        async def heartbeat() -> None:
             while True:
                 beat()
                 await asyncio.sleep(BEAT)
 
-        async def again() -> None:
+        async def retry() -> None:
             limiter = CapacityLimiter(1)
             while True:
                 await asyncio.sleep(AGAIN)
                 try:
-                    await to_thread.run_sync(opens, limiter=limiter, abandon_on_cancel=True)
+                    await to_thread.run_sync(try_open, limiter=limiter, abandon_on_cancel=True)
                 except Exception as error:
                     log.debug("the control plane still cannot work: %s", error)
                 else:
                     stop.set()
 
-        besides = [asyncio.create_task(go_on()), asyncio.create_task(again())]
+        tasks = [asyncio.create_task(heartbeat()), asyncio.create_task(retry())]
         try:
             await serve(self._app, sock, on_ready, stop=stop)
         finally:
-            for task in besides:
+            for task in tasks:
                 task.cancel()
             loop.remove_reader(lifeline)
         return not ended.is_set()

@@ -11,19 +11,25 @@ not normalised, and `x-amz-content-sha256` is a header.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
 from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from keyfront.edge.types.messages import Header, Headers
+from keyfront.signing.sigv4 import (
+    ALGORITHM,
+    EMPTY_SHA256,
+    TERMINATOR,
+    TIME_FORMAT,
+    canonical_request,
+    encoded,
+    header_value,
+    signature,
+    signing_key,
+)
 
-ALGORITHM: Final = "AWS4-HMAC-SHA256"
 SERVICE: Final = "s3"
-EMPTY: Final = hashlib.sha256(b"").hexdigest()
-"""The hash of no body."""
 UNSIGNED: Final = "UNSIGNED-PAYLOAD"
 
 MADE: Final = frozenset({b"authorization", b"x-amz-content-sha256", b"x-amz-date", b"x-amz-security-token"})
@@ -47,9 +53,7 @@ class Credentials:
     def signing_key(self, day: str, region: str) -> bytes:
         """The key of a day (YYYYMMDD), a region and S3; the last one is kept."""
         if self._key_for != (day, region):
-            key = b"AWS4" + self._secret.encode()
-            for part in (day, region, SERVICE, "aws4_request"):
-                key = hmac.digest(key, part.encode(), "sha256")
+            key = signing_key(self._secret, day.encode(), region.encode(), SERVICE.encode())
             self._key_for, self._key = (day, region), key
         return self._key
 
@@ -71,13 +75,13 @@ def canonical_query(query: str) -> str:
 
 
 def _encoded(text: str) -> str:
-    return quote_from_bytes(unquote_to_bytes(text.replace("+", " ").encode("latin-1")), safe="-_.~")
+    return encoded(unquote_to_bytes(text.replace("+", " ").encode("latin-1")))
 
 
 def payload_hash(headers: Headers, *, has_body: bool) -> str:
     """What is said of the body: nobody has read it yet. A viewer who sent its hash has S3 check it."""
     if not has_body:
-        return EMPTY
+        return EMPTY_SHA256
     for name, value in headers:
         if name == b"x-amz-content-sha256" and _HASH.fullmatch(value):
             return value.decode()
@@ -100,7 +104,7 @@ def signed(
     Range and every `x-amz-` field are signed: S3 refuses such a field that is not. The others may be changed by whoever
     stands between.
     """
-    when = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
+    when = datetime.fromtimestamp(now, UTC).strftime(TIME_FORMAT)
     ours: list[Header] = [
         (b"x-amz-content-sha256", payload.encode()),
         (b"x-amz-date", when.encode()),
@@ -111,25 +115,16 @@ def signed(
     fields: dict[bytes, list[bytes]] = {}
     for name, value in found:
         if name in (b"host", b"range") or name.startswith(b"x-amz-"):
-            fields.setdefault(name, []).append(b" ".join(value.split()))
+            fields.setdefault(name, []).append(value)
     names = sorted(fields)
     signed_headers = b";".join(names).decode("latin-1")
-    canonical = b"\n".join(
-        [
-            method.encode("latin-1"),
-            path.encode(),
-            query.encode(),
-            *(name + b":" + b",".join(fields[name]) for name in names),
-            b"",
-            signed_headers.encode("latin-1"),
-            payload.encode(),
-        ]
+    canonical = canonical_request(
+        method, path, query, [(name, header_value(fields[name])) for name in names], payload
     )
-    scope = f"{when[:8]}/{region}/{SERVICE}/aws4_request"
-    text = "\n".join([ALGORITHM, when, scope, hashlib.sha256(canonical).hexdigest()])
-    signature = hmac.digest(credentials.signing_key(when[:8], region), text.encode(), "sha256").hex()
+    scope = f"{when[:8]}/{region}/{SERVICE}/{TERMINATOR}"
+    signed_with = signature(credentials.signing_key(when[:8], region), when, scope.encode(), canonical)
     authorization = (
         f"{ALGORITHM} Credential={credentials.access_key_id}/{scope}, SignedHeaders={signed_headers}, "
-        f"Signature={signature}"
+        f"Signature={signed_with}"
     )
     return [*found, (b"authorization", authorization.encode("latin-1"))]

@@ -1,0 +1,1 @@
+"""The statements of a transaction, one module for each group of tables."""
