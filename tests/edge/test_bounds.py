@@ -34,13 +34,14 @@ from keyfront.edge.rules.decide import decide
 from keyfront.edge.rules.invalidation import Invalidations
 from keyfront.edge.semantics import http_dates
 from keyfront.edge.semantics.header_limits import MAX_LINES, MAX_LINES_OF_ONE, MAX_VARY, too_many_lines
-from keyfront.edge.serving.edge import Edge, table_bytes
+from keyfront.edge.serving.edge import Edge
 from keyfront.edge.serving.fast_path import FastPath
-from keyfront.edge.serving.settings import EdgeSettings
+from keyfront.edge.serving.settings import EdgeSettings, table_bytes
 from keyfront.edge.types.messages import Headers, Request
 from keyfront.edge.types.record import Record
 from keyfront.edge.types.stored import Meta, Slices, Stored
 from keyfront.edge.types.ttl_map import TtlMap
+from keyfront.errors import OriginFailure
 from keyfront.model.snapshot import Behavior, Invalidation, KeyGroup, PublicKey, Select
 from keyfront.signing.keys import generate_private_key
 from keyfront.signing.sign import LocalSigner
@@ -619,9 +620,11 @@ async def test_a_worker_of_little_memory_stays_small_whatever_viewers_send(tmp_p
                     http_dates.parse_date(name.encode() * 2000, now)
                     key = visit.key or "none"
                     long = key + "k" * 10_000
-                    edge.unshared.put(long, True, now + 1e6)
-                    edge.unsliced.put(long, True, now + 1e6)
-                    edge.failures.put(long, ("OriginConnectError", 502, "refused", ""), now + 1e6)
+                    edge.filler._unshared.put(long, True, now + 1e6)
+                    edge.filler._unsliced.put(long, True, now + 1e6)
+                    edge.fetcher.failures.put(
+                        long, OriginFailure("OriginConnectError", 502, "refused"), now + 1e6
+                    )
                 if number % 5 == 0:
                     signed = sign_url(f"http://d.test/{name}" + "s" * 3000, KEY, expires=int(now) + 9999)
                     target = signed.removeprefix("http://d.test")

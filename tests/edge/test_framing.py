@@ -277,7 +277,7 @@ class TestAConnectionThatIsNotUsedAgain:
 
         origin.on("/x", [*answer(200, b"ok"), more])
         assert (await harness.get("/x")).body == b"ok"
-        (pool,) = harness.edge.origins._pools.values()
+        (pool,) = harness.edge.fetcher.origins._pools.values()
         (connection,) = pool.idle
         transport = connection._transport
         assert transport is not None

@@ -116,7 +116,7 @@ async def test_a_viewer_that_joins_gets_none(harness: EdgeHarness, origin: Scrip
     first = asyncio.create_task(ask(harness))
     await origin.asked(1)
     second = asyncio.create_task(ask(harness))
-    while not any(len(flight._readers) > 1 for flight in harness.edge.flights.values()):
+    while not any(len(flight._readers) > 1 for flight in harness.edge.fills):
         await asyncio.sleep(0.005)
     go.set()
     assert [one.status for one in await first] == [103, 200]

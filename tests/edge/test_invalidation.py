@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
@@ -14,12 +13,12 @@ from keyfront.edge.cache.memory import MemoryTier
 from keyfront.edge.rules.cache_key import distribution_of, key_suffix, path_and_query
 from keyfront.edge.rules.invalidation import TAGS, Invalidations, cache_tags
 from keyfront.edge.rules.routing import Routing
-from keyfront.edge.serving.purge import SWEPT
+from keyfront.edge.serving.purge import SWEPT_AT_ONCE
 from keyfront.edge.types.messages import Request
 from keyfront.edge.types.stored import Meta, Stored
 from keyfront.model.snapshot import Behavior, Distribution, Invalidation, Origin, Select, Snapshot
 from tests.origin import Script, ScriptedOrigin, answer
-from tests.viewer import EdgeHarness, Seen, site
+from tests.viewer import Clock, EdgeHarness, Seen, site
 
 ALL, NONE = Select("all"), Select()
 WHITE = Select("whitelist", ("a", "c"))
@@ -337,7 +336,7 @@ async def test_a_fill_under_way_is_neither_stored_nor_joined(origin: ScriptedOri
         assert (await joined).body == b"old"
         assert seen(await harness.get("/a")) == (b"new", "Hit")
         assert len(origin.requests) == 2
-        assert not harness.edge.flights
+        assert not harness.edge.fills
 
 
 async def test_a_fill_that_ends_last_does_not_bring_the_old_back(origin: ScriptedOrigin) -> None:
@@ -389,13 +388,14 @@ async def test_who_waited_asks_for_all_of_it_afterwards(origin: ScriptedOrigin) 
     first = answer(200, b"old", {"Cache-Control": "max-age=10", "ETag": '"1"'})
     unshared = answer(200, b"for one", {"Cache-Control": "no-store"})
     origin.on("/a", first, [go, *unshared], fresh(b"new", ETag='"1"'))
-    async with EdgeHarness(snapshot) as harness:
+    clock = Clock()
+    async with EdgeHarness(snapshot, clock=clock) as harness:
         await harness.get("/a")
-        harness.edge.clock = lambda: time.time() + 20
+        clock.forward(20)
         one = asyncio.ensure_future(harness.get("/a"))
         assert (await origin.asked(2)).header("if-none-match") == '"1"'
         other = asyncio.ensure_future(harness.get("/a"))
-        while not any(len(flight._readers) == 2 for flight in harness.edge.flights.values()):
+        while not any(len(flight._readers) == 2 for flight in harness.edge.fills):
             await asyncio.sleep(0.001)
         harness.edge.use(invalidating(snapshot, 2, "/a"))
         go.set()
@@ -468,7 +468,7 @@ async def test_a_large_sweep_lets_viewers_through(origin: ScriptedOrigin) -> Non
     snapshot = site(origin.origin())
     origin.on("/a/x", fresh(b"new"))
     async with EdgeHarness(snapshot) as harness:
-        count = 5 * SWEPT
+        count = 5 * SWEPT_AT_ONCE
         for number in range(count):
             harness.edge.memory.put(stored(f"ETEST/a/{number}", 1))
             harness.edge.memory.put(stored(f"ETEST/b/{number}", 1))

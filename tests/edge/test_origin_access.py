@@ -236,7 +236,7 @@ async def test_credentials_that_come_later_are_used_at_once(tmp_path: Path) -> N
         ) as harness:
             assert (await harness.get("/a")).status == 502
             credentials(tmp_path)
-            assert [harness.edge.access.poll() for _ in range(2)] == [False, True]
+            assert [harness.edge.fetcher.access.poll() for _ in range(2)] == [False, True]
             assert (await harness.get("/a")).body == b"a"
             signed_by(origin.requests[0])
 
@@ -267,7 +267,7 @@ async def test_what_is_stored_stands_in_while_credentials_are_missing(tmp_path: 
         ) as harness:
             assert (await harness.get("/a")).body == b"a"
             path.unlink()
-            assert [harness.edge.access.poll() for _ in range(2)] == [False, True]
+            assert [harness.edge.fetcher.access.poll() for _ in range(2)] == [False, True]
             clock.forward(60)
             stale = await harness.get("/a")
             assert (stale.status, stale.body) == (200, b"a")

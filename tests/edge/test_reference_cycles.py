@@ -116,8 +116,8 @@ async def test_what_has_failed_leaves_nothing(origin: ScriptedOrigin, no_collect
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):
                 await CASES[name](harness)
             await harness.recorded(done + 1)
-            harness.edge.failures.clear()
-            while harness.edge.flights:
+            harness.edge.fetcher.failures.clear()
+            while harness.edge.fills:
                 await asyncio.sleep(0)
 
         await once()
@@ -145,8 +145,8 @@ async def test_a_missing_slice_that_does_not_come_leaves_nothing(
         async def once(number: int) -> None:
             film.fail, film.ranges, film.etag = 0, True, f'"{number}"'
             harness.edge.tiers.drop("ETEST/film")
-            harness.edge.unsliced.clear()
-            harness.edge.failures.clear()
+            harness.edge.filler._unsliced.clear()
+            harness.edge.fetcher.failures.clear()
             assert (await harness.get("/film", headers=[("Range", "bytes=0-99")])).status == 206
             if why == "another version":
                 film.etag = '"other"'
@@ -161,7 +161,7 @@ async def test_a_missing_slice_that_does_not_come_leaves_nothing(
                 await harness.get("/film", headers=[("Range", f"bytes={20 * 16384}-")])
             await harness.recorded(done + 1)
             film.extra = []
-            while harness.edge.flights or harness.edge.runs._flights:
+            while harness.edge.fills or harness.edge.filler.slice_fills._flights:
                 await asyncio.sleep(0)
 
         await once(0)
@@ -209,7 +209,7 @@ async def test_an_origin_that_cannot_be_reached_leaves_nothing(no_collector: Non
             await harness.get("/a")
             before = alive()
             for _ in range(5):
-                harness.edge.failures.clear()
+                harness.edge.fetcher.failures.clear()
                 assert (await harness.get("/a")).status == 502
             assert sum((alive() - before).values()) < 5, alive() - before
 

@@ -190,17 +190,17 @@ async def test_the_failure_of_an_origin_is_one_for_all_and_ends_with_a_new_confi
         async with machine(tmp_path, site(gone, open_to_all()), clock) as houses:
             for harness in houses:
                 assert (await harness.get("/a")).status == 502
-            assert [harness.edge.arena.finds for harness in houses if harness.edge.arena is not None] == [
-                0
-            ] * 3
-            assert all(len(harness.edge.failures) == 1 for harness in houses)
+            assert [
+                harness.edge.tiers.arena.finds for harness in houses if harness.edge.tiers.arena is not None
+            ] == [0] * 3
+            assert all(len(harness.edge.fetcher.failures) == 1 for harness in houses)
             kept = [
-                harness.edge.failures.left(key, clock())
+                harness.edge.fetcher.failures.seconds_left(key, clock())
                 for harness in houses
-                for key in harness.edge.failures._entries
+                for key in harness.edge.fetcher.failures._failures._entries
             ]
             assert kept == [kept[0]] * 3
             clock.forward(kept[0] + 1)
-            assert [harness.edge._failure(key, clock()) for harness in houses for key in ["E/a"]] == [
-                None
-            ] * 3
+            assert [
+                harness.edge.fetcher.failures.get(key, clock()) for harness in houses for key in ["E/a"]
+            ] == [None] * 3

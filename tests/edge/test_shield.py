@@ -183,7 +183,7 @@ async def test_children_wait_for_one_answer(family: Family) -> None:
     family.origin.on("/a", [go, *answer(200, b"hello", {"Cache-Control": "max-age=60"})])
     asking_ = [asyncio.ensure_future(child.get("/a")) for child in children for _ in range(3)]
     await family.origin.asked(1)
-    while len(next(iter(family.parent.edge.flights.values()))._readers) < 3:
+    while len(next(iter(family.parent.edge.fills))._readers) < 3:
         await asyncio.sleep(0.001)
     go.set()
     assert [(await each).body for each in asking_] == [b"hello"] * 9
@@ -197,7 +197,10 @@ async def test_the_parent_does_not_ask_a_parent(family: Family) -> None:
     settings = EdgeSettings(
         shields=((REGION, f"127.0.0.1:{family.parent.port}"),), shield_secret=str(family.folder / "secret")
     )
-    edge.shields = shield_client.Shields(settings.shields, settings.shield_secret, edge.origins, edge.clock)
+    fetcher = edge.fetcher
+    fetcher.shields = shield_client.Shields(
+        settings.shields, settings.shield_secret, fetcher.origins, edge.clock
+    )
     family.origin.on("/a", answer(200, b"hello"))
     assert (await child.get("/a")).body == b"hello"
     family.origin.on("/b", answer(200, b"itself"))
@@ -215,8 +218,11 @@ async def test_an_edge_may_be_its_own_parent(family: Family) -> None:
         lambda: type(harness.listener)(harness.edge, handler=handler, scheme=SHIELD)(), "127.0.0.1", 0
     )
     port = server.sockets[0].getsockname()[1]
-    harness.edge.shields = shield_client.Shields(
-        ((REGION, f"127.0.0.1:{port}"),), str(family.folder / "secret"), harness.edge.origins, family.clock
+    harness.edge.fetcher.shields = shield_client.Shields(
+        ((REGION, f"127.0.0.1:{port}"),),
+        str(family.folder / "secret"),
+        harness.edge.fetcher.origins,
+        family.clock,
     )
     try:
         for _ in range(2):
@@ -516,7 +522,7 @@ class TestInvalidation:
         after = invalidated(family.snapshot, 2, "/a")
         family.publish(after, child)
         second = asyncio.ensure_future(child.get("/a"))
-        while len(next(iter(family.parent.edge.flights.values()))._readers) < 2:
+        while len(next(iter(family.parent.edge.fills))._readers) < 2:
             await asyncio.sleep(0.001)
         go.set()
         assert (await second).body == b"new"
@@ -725,7 +731,7 @@ class TestWhatPassesThrough:
         child = await family.settle(parent=disk)
         family.origin.on("/a", answer(200, b"hello", {"Cache-Control": "max-age=60"}))
         await child.get("/a")
-        await asyncio.get_running_loop().run_in_executor(None, family.parent.edge.disk.close)  # type: ignore[union-attr]
+        await asyncio.get_running_loop().run_in_executor(None, family.parent.edge.tiers.disk.close)  # type: ignore[union-attr]
         family.parent.edge.memory.drop_all("ETEST/a")
         assert (await (await family.child()).get("/a")).body == b"hello"
         assert len(family.origin.requests) == 1

@@ -8,7 +8,8 @@ import random
 import re
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from keyfront.edge.types.stored import Meta, Slices
 from keyfront.model.snapshot import Behavior, ErrorResponse, Select
 from tests.edge.film import MODIFIED, Film, bytes_of
 from tests.origin import CLOSE, ScriptedOrigin, Wire, answer
-from tests.viewer import EdgeHarness, Seen, Viewer, site
+from tests.viewer import Clock, EdgeHarness, Seen, Viewer, site
 
 KIB = 1024
 SLICE = 16 * KIB
@@ -217,10 +218,13 @@ def small(request: pytest.FixtureRequest, tmp_path: Path) -> EdgeSettings:
 
 @contextlib.asynccontextmanager
 async def house_of(
-    origin: ScriptedOrigin, settings: EdgeSettings, **members: object
+    origin: ScriptedOrigin,
+    settings: EdgeSettings,
+    clock: Callable[[], float] = time.time,
+    **members: object,
 ) -> AsyncIterator[EdgeHarness]:
     behavior = Behavior("*", "scripted", **members)  # type: ignore[arg-type]
-    async with EdgeHarness(site(origin.origin(), behavior), settings=settings) as harness:
+    async with EdgeHarness(site(origin.origin(), behavior), settings=settings, clock=clock) as harness:
         yield harness
 
 
@@ -418,7 +422,7 @@ class TestSlices:
                 leaver.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 early.writer.transport.abort()
                 await harness.recorded(1)
-                (fill,) = next(iter(harness.edge.runs._flights.values()))
+                (fill,) = next(iter(harness.edge.filler.slice_fills._flights.values()))
                 go.set()
                 while film.sent < len(film.body) and not fill.ended:
                     await asyncio.sleep(0)
@@ -437,7 +441,7 @@ class TestSlices:
         )
         async with house_of(origin, disk) as harness:
             await harness.get("/film")
-            while harness.edge.runs._flights:
+            while harness.edge.filler.slice_fills._flights:
                 await asyncio.sleep(0.01)
             async with await harness.viewer() as viewer:
                 await viewer.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
@@ -655,12 +659,12 @@ class TestChanges:
     async def test_revalidation(
         self, origin: ScriptedOrigin, small: EdgeSettings, version: str, request_range: str | None
     ) -> None:
-        now = [1_800_000_000.0]
+        clock = Clock()
         film = Film(bytes_of(SIZE), control="max-age=10").on(origin)
-        async with house_of(origin, small) as harness:
-            harness.edge.clock = film.clock = lambda: now[0]
+        film.clock = clock
+        async with house_of(origin, small, clock) as harness:
             await harness.get("/film", headers=ranged(f"{30 * SLICE}-{31 * SLICE}"))
-            now[0] += 10_000_000
+            clock.forward(10_000_000)
             if version == "another":
                 film.body, film.etag = bytes_of(SIZE, 2), '"2"'
             headers = ranged(request_range) if request_range else []
@@ -682,19 +686,19 @@ class TestChanges:
     async def test_when_the_origin_fails_a_stale_one_goes_out_as_far_as_it_is_there(
         self, origin: ScriptedOrigin, small: EdgeSettings
     ) -> None:
-        now = [1_800_000_000.0]
+        clock = Clock()
         film = Film(bytes_of(SIZE), control="max-age=10").on(origin)
-        async with house_of(origin, small) as harness:
-            harness.edge.clock = film.clock = lambda: now[0]
+        film.clock = clock
+        async with house_of(origin, small, clock) as harness:
             await harness.get("/film", headers=ranged("0-0"))
-            now[0] += 1000
+            clock.forward(1000)
             film.fail = 503
             seen = await harness.get("/film", headers=ranged("5-9"))
             assert (seen.status, seen.body) == (206, film.body[5:10])
             missing = await harness.get("/film", headers=ranged(f"{9 * SLICE}-{9 * SLICE}"))
             assert (missing.status, missing.body) == (503, b"the origin is not well")
             film.fail = 0
-            now[0] += 1000
+            clock.forward(1000)
             whole = await harness.get("/film")
             assert (whole.status, whole.body) == (200, film.body)
 
@@ -808,7 +812,7 @@ class TestSlow:
         async with house_of(origin, disk) as harness, await harness.viewer() as viewer:
             viewer.writer.transport.pause_reading()  # type: ignore[attr-defined]
             await viewer.send(b"GET /film HTTP/1.1\r\nHost: d.test\r\n\r\n")
-            while harness.edge.runs._flights or film.sent < len(film.body):
+            while harness.edge.filler.slice_fills._flights or film.sent < len(film.body):
                 await asyncio.sleep(0.01)
             evicted = [path for path in cache.rglob("*") if path.is_file() and len(path.name) == 64]
             assert len(evicted) >= spool.OPEN
@@ -861,7 +865,7 @@ class TestSlow:
                     await evicted()
                 late.writer.transport.pause_reading()  # type: ignore[attr-defined]
                 waiting = asyncio.ensure_future(late.ask("/film", "d.test"))
-                flight = next(iter(harness.edge.runs._flights.values()))[0]
+                flight = next(iter(harness.edge.filler.slice_fills._flights.values()))[0]
                 while len(flight._readers) < 2 and fetched < 2 and not waiting.done():
                     await asyncio.sleep(0.001)
                 if when.startswith("after"):
@@ -895,7 +899,7 @@ class TestSlow:
             await early.reader.readuntil(b"\r\n\r\n")
             await early.reader.readexactly(15 * SLICE)
             late = asyncio.ensure_future(harness.get("/film"))
-            (flight,) = harness.edge.flights.values()
+            (flight,) = harness.edge.fills
             while len(flight._readers) < 2 and fetched < 2 and not late.done():
                 await asyncio.sleep(0.001)
             on.set()
@@ -984,5 +988,5 @@ def forget_some(harness: EdgeHarness, dice: random.Random) -> None:
 
 
 def files_of(harness: EdgeHarness) -> Iterator[Path]:
-    if harness.edge.disk is not None:
-        yield from harness.edge.disk.folder.glob("??/*")
+    if harness.edge.tiers.disk is not None:
+        yield from harness.edge.tiers.disk.folder.glob("??/*")

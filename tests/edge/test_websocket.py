@@ -478,7 +478,7 @@ class TestGate:
                 seen = await viewer.answer()
                 assert (seen.status, seen.body, seen.x_cache) == (200, b"second", "Miss")
         assert (await harness.get("/ws")).body == b"first"
-        assert not harness.edge.flights
+        assert not harness.edge.fills
 
 
 def _guarded(ws: Origin, members: tuple[str, ...] = ("KALICE1",)) -> Snapshot:
@@ -563,7 +563,7 @@ class TestForwarding:
         async with EdgeHarness(snapshot, settings=settings) as harness, await harness.viewer() as viewer:
             await viewer.send(offer())
             assert (await viewer.answer()).status == 101
-            assert harness.edge.shields is not None
+            assert harness.edge.fetcher.shields is not None
         assert origin.connections == 1
 
     async def test_the_second_origin_of_a_group_only_where_the_first_cannot_be_reached(
@@ -955,7 +955,7 @@ class TestEnds:
                 assert (await viewer.answer()).status == 101
                 assert (await harness.get("/b")).body == b"b"
                 viewer = await harness.viewer()
-            assert harness.edge.origins.load[0] == 0
+            assert harness.edge.fetcher.origins.load[0] == 0
 
     async def test_beyond_the_limit_there_is_503(self, origin: ScriptedOrigin) -> None:
         async with server() as (_, ws):
@@ -1193,7 +1193,7 @@ class TestEnds:
                 viewer.writer.write_eof()
                 await viewer.at_end()
         await harness.recorded(20)
-        await until(lambda: not harness.listener.connections and not harness.edge.origins._open)
+        await until(lambda: not harness.listener.connections and not harness.edge.fetcher.origins._open)
         gc.collect()
         kinds = [type(each).__name__ for each in gc.get_objects()]
         assert kinds.count("Tunnel") == 0

@@ -64,8 +64,8 @@ class Worker:
             )
         log = AccessLog(data / "logs" / "access.jsonl" if settings.access_log else None)
         edge = Edge(edge_settings, log)
-        if edge.disk is not None:
-            edge.disk.start()
+        if edge.tiers.disk is not None:
+            edge.tiers.disk.start()
         follower = Follower(
             edge, data, data, settings.name or f"asgi-{os.getpid()}", lambda: self._open, settings.region
         )

@@ -43,7 +43,7 @@ class Follower:
         self._edge = edge
         self._feed = FileFeed(feed, region)
         self._changes = PurgeLog(data / "changes", edge.segment.name)
-        edge.on_unsafe_change = self._changes.tell
+        edge.purger.on_unsafe_change = self._changes.tell
         self._name = name
         self._connections = connections
         self._refused = ""
@@ -58,7 +58,7 @@ class Follower:
         edge = self._edge
         edge.memory.hear()
         for key, query in self._changes.news():
-            edge.purge_path(Removal(key, query))
+            edge.purger.purge_path(Removal(key, query))
         try:
             snapshot = self._feed.poll(edge.routing.snapshot if edge.routing.number else None)
         except SnapshotRefused as why:
@@ -75,13 +75,14 @@ class Follower:
 
     def report(self) -> None:
         edge = self._edge
+        disk, arena = edge.tiers.disk, edge.tiers.arena
         counted = sums(
             edge.log.counts,
             connections=self._connections(),
             cache=(edge.memory.bytes, len(edge.memory), edge.memory.evictions),
             lost=edge.log.lost,
-            disk=(edge.disk.used, edge.disk.evictions) if edge.disk is not None else (0, 0),
-            shared=edge.arena.counts if edge.arena is not None else (0, 0, 0),
+            disk=(disk.used, disk.evictions) if disk is not None else (0, 0),
+            shared=arena.counts if arena is not None else (0, 0, 0),
             run=self._run,
             limited=edge.reached.counts,
             gauges=edge.gauges(),
@@ -108,7 +109,7 @@ class Follower:
                 pass
             due = clock() - reported >= REPORT
             if due:
-                self._edge.access.poll()
+                self._edge.fetcher.access.poll()
                 self._edge.log.retry()
                 if besides is not None:
                     besides()

@@ -51,8 +51,8 @@ async def _work(settings: WorkerSettings, on_ready: Callable[[], None], lifeline
     settings = within_open_files(settings, raise_open_files())
     log = AccessLog(data / "logs" / "access.jsonl" if settings.access_log else None)
     edge = Edge(settings.edge, log, segment=_segment(settings))
-    if edge.disk is not None:
-        edge.disk.start()
+    if edge.tiers.disk is not None:
+        edge.tiers.disk.start()
     listeners = [Listener(edge, peers=TrustedProxies(settings.trusted_proxies), limits=settings.limits)]
     feed = Path(settings.feed) if settings.feed else data
     follower = Follower(
@@ -71,7 +71,7 @@ async def _work(settings: WorkerSettings, on_ready: Callable[[], None], lifeline
             found |= Trouble.ACCESS_LOG
         if not follower.reports:
             found |= Trouble.REPORT
-        if edge.disk is not None and edge.disk.failing:
+        if edge.tiers.disk is not None and edge.tiers.disk.failing:
             found |= Trouble.CACHE_DISK
         return found
 

@@ -169,7 +169,7 @@ async def test_the_queue_has_an_end_in_length_and_in_time(origin: ScriptedOrigin
         first = asyncio.create_task(harness.get("/wait1"))
         await origin.asked(1)
         queued = asyncio.create_task(harness.get("/wait2"))
-        await until(lambda: harness.edge.origins.load == (1, 1, 0))
+        await until(lambda: harness.edge.fetcher.origins.load == (1, 1, 0))
         crowded = await harness.get("/wait3")
         assert (crowded.status, crowded.x_cache) == (503, "LimitExceeded")
         late = await queued
@@ -405,7 +405,7 @@ async def test_stale_content_is_served_while_the_origin_is_down() -> None:
         ) as harness:
             assert (await harness.get("/a")).body == b"kept"
             await origin.stop()
-            await until(lambda: not any(pool.idle for pool in harness.edge.origins._pools.values()))
+            await until(lambda: not any(pool.idle for pool in harness.edge.fetcher.origins._pools.values()))
             assert (await harness.get("/b")).status == 502
             clock.forward(30)
             assert (await harness.get("/c")).status == 502
@@ -548,7 +548,7 @@ async def test_slow_uploads_leave_the_origin_to_others(origin: ScriptedOrigin) -
         await until(lambda: harness.edge.upload_memory.used == 20)
         for _ in range(5):
             assert (await harness.get("/a")).body == b"hello"
-        assert harness.edge.origins.load == (0, 0, 0)
+        assert harness.edge.fetcher.origins.load == (0, 0, 0)
 
 
 async def test_an_early_answer_to_a_large_upload_is_passed_on(origin: ScriptedOrigin) -> None:
@@ -558,4 +558,4 @@ async def test_an_early_answer_to_a_large_upload_is_passed_on(origin: ScriptedOr
             b"POST /up HTTP/1.1\r\n" + HOST + b"Content-Length: 10000000\r\n\r\n" + b"x" * 100_000
         )
         assert (await viewer.answer()).status == 413
-        await until(lambda: harness.edge.origins.load == (0, 0, 0))
+        await until(lambda: harness.edge.fetcher.origins.load == (0, 0, 0))

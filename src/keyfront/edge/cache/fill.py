@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
+from keyfront.edge.cache.memory import SETTLE, SMALL
+from keyfront.edge.cache.removals import Removal
+from keyfront.edge.rules.cache_key import path_of
 from keyfront.edge.types.messages import Headers, LostError, Piece
 from keyfront.edge.types.stored import Meta, Stored
 
 if TYPE_CHECKING:
     from keyfront.edge.cache.spool import Spool
-from keyfront.edge.cache.memory import SETTLE, SMALL
 
 WINDOW = 256 * 1024
 """Bytes that a fill which is stored nowhere may run ahead of its slowest reader."""
@@ -300,3 +302,51 @@ class FillReader:
 
     async def aclose(self) -> None:
         self._flight.leave(self._token)
+
+
+class FillsInProgress:
+    """The fills that further requests for the same cache key may join."""
+
+    __slots__ = ("_by_key",)
+
+    def __init__(self) -> None:
+        self._by_key: dict[str, Fill] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def __iter__(self) -> Iterator[Fill]:
+        return iter(self._by_key.values())
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._by_key
+
+    def get(self, key: str) -> Fill | None:
+        return self._by_key.get(key)
+
+    def add(self, key: str, fill: Fill) -> None:
+        """Let requests for `key` join a fill, unless they have one to join already."""
+        self._by_key.setdefault(key, fill)
+
+    def remove(self, key: str, fill: Fill) -> None:
+        """Let nobody join this fill any more. Its readers go on reading."""
+        if self._by_key.get(key) is fill:
+            del self._by_key[key]
+
+    def remove_where(self, is_purged: Callable[[str], bool]) -> None:
+        """The same for all fills whose keys are purged: what they bring may be older than the purge."""
+        for key in [key for key in self._by_key if is_purged(key)]:
+            del self._by_key[key]
+
+    def remove_path(self, path: str) -> None:
+        """The same for all fills of one path, as `path_of` gives it."""
+        self.remove_where(lambda key: path_of(key) == path)
+
+    def on_removals(self, removals: list[Removal] | None) -> None:
+        """The same for what other workers have removed; None: it may be anything."""
+        if removals is None:
+            self._by_key.clear()
+            return
+        for removal in removals:
+            if not removal.exact:
+                self.remove_path(removal.key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
+from typing import Final
 
 from keyfront.edge.cache.fill import Fill
 from keyfront.edge.origin.http1 import Interim
@@ -11,6 +12,9 @@ from keyfront.edge.rules.routing import Plan
 from keyfront.edge.types.messages import Headers, Request
 from keyfront.edge.types.stored import Stored
 from keyfront.signing.verify import Grant
+
+SHIELD_HIT: Final = "OriginShieldHit"
+"""The detailed result type of what came from an Origin Shield's cache (§6.2)."""
 
 
 class Exchange:

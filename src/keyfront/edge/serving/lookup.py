@@ -1,29 +1,258 @@
-"""The lookup: a stored response, a fill in progress, or a request to the origin."""
+"""The cache lookup: a request is answered from what is stored, from a fill in progress, or from the origin."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
 from copy import copy
 
-from keyfront.edge.types.messages import Headers, OriginReply
-from keyfront.edge.types.stored import Meta
+from keyfront.edge.cache import slice_reader
+from keyfront.edge.cache.fill import Fill
+from keyfront.edge.cache.slice_reader import PrefetchedBody, Reader
+from keyfront.edge.cache.tiers import Tiers
+from keyfront.edge.rules import freshness, respond, vary
+from keyfront.edge.rules.cache_key import key_suffix
+from keyfront.edge.rules.freshness import Verdict
+from keyfront.edge.rules.routing import Plan
+from keyfront.edge.rules.slicing import ChangedError, UnusableError
+from keyfront.edge.serving.exchange import SHIELD_HIT, Exchange
+from keyfront.edge.serving.fills import Filler
+from keyfront.edge.serving.origin_fetch import OriginFetcher
+from keyfront.edge.serving.pass_through import PassThrough
+from keyfront.edge.types.messages import Headers, LostError, Piece, Reply, Request
+from keyfront.edge.types.stored import Meta, Stored
+from keyfront.errors import clear_traceback
 
-# The detailed result type of what came from an Origin Shield's cache (§6.2).
-SHELTERED = "OriginShieldHit"
+ATTEMPTS = 3
+"""How often a request is looked up again because the origin has another version of what is stored in slices."""
 
 
-def with_headers(meta: Meta, headers: Headers | None) -> Meta:
+class CacheLookup:
+    """Finds the reply to a request whose route is known.
+
+    :param via_id: what tells this edge from others in Via.
+    :param country: the country code of an address, empty if unknown.
+    """
+
+    def __init__(
+        self,
+        tiers: Tiers,
+        filler: Filler,
+        fetcher: OriginFetcher,
+        pass_through: PassThrough,
+        via_id: bytes,
+        country: Callable[[str], str],
+    ) -> None:
+        self._tiers = tiers
+        self._filler = filler
+        self._fills = filler.fills
+        self._fetcher = fetcher
+        self._failures = fetcher.failures
+        self._pass_through = pass_through
+        self._via_id = via_id
+        self._country = country
+
+    def key(self, plan: Plan, request: Request) -> str | None:
+        """The cache key of this very request; None if it passes the cache by."""
+        key = plan.key
+        if key is None or not plan.route.selects:
+            return key
+        return key + key_suffix(plan.route.behavior, request, plan.query, self._country)
+
+    async def respond_from_cache_or_origin(self, exchange: Exchange, plan: Plan) -> Reply:
+        """The reply from the cache, from a fill, or straight from the origin.
+
+        :raises OriginFailure: if the origin failed, and nothing that is stored stands in.
+        """
+        for _ in range(ATTEMPTS):
+            if exchange.key is None:
+                exchange.forwarded = "method" if plan.route.cacheable else "bypass"
+                break
+            try:
+                reply = await self._through_cache(exchange, plan, exchange.key)
+            except ChangedError as changed:
+                clear_traceback(changed)
+                continue  # what was stored in slices has been dropped
+            except UnusableError as unusable:
+                clear_traceback(unusable)
+                break
+            if reply is None:
+                break
+            fill = exchange.flight
+            if fill is not None and fill.sheltered and not exchange.joined and reply.x_cache == "Hit":
+                reply.detail = SHIELD_HIT
+            return reply
+        return await self._pass_through.respond(exchange, plan)
+
+    async def _through_cache(self, exchange: Exchange, plan: Plan, key: str) -> Reply | None:
+        """The reply from what is stored or from a fill; None if the request is to pass the cache by.
+
+        :raises ChangedError: if what is stored turned out to be outdated: look again.
+        :raises UnusableError: if the origin's answer to a range is good for this viewer alone.
+        """
+        request, now, filler = exchange.request, exchange.now, self._filler
+        stored = self._tiers.find(key, lambda: self._fetcher.headers(exchange, plan), now)
+        if stored is not None:
+            verdict = freshness.judge(stored.meta, now)
+            if verdict is Verdict.STALE and key not in self._fills and self._failures.get(key, now) is None:
+                filler.start(key, exchange, plan, stored)
+            if verdict is Verdict.STALE or verdict is Verdict.HIT:
+                exchange.fresh_until = stored.meta.fresh_until
+                exchange.snapshot = stored.meta.snapshot
+                return await self._from_stored(exchange, plan, stored, "Hit")
+        failure = self._failures.get(key, now)
+        if failure is not None:
+            raise failure
+        if stored is not None:
+            exchange.forwarded = "stale"
+        else:
+            exchange.forwarded = "vary-miss" if self._tiers.memory.look(key) is not None else "uri-miss"
+            # The origin is asked for the head alone if nothing is stored, and for a range as it is if it cannot be
+            # sliced.
+            if request.method == "HEAD":
+                return None
+            if request.header(b"range") is not None and filler.is_unsliced(key, now):
+                return None
+        return await self._from_origin(exchange, plan, key, stored)
+
+    async def _from_origin(self, exchange: Exchange, plan: Plan, key: str, stored: Stored | None) -> Reply:
+        """The reply from a fill: one in progress for the same key if it can be shared, else a new one.
+
+        :param stored: what is stored and must be revalidated, if anything.
+        """
+        alone = self._must_fill_alone(exchange, plan, key)
+        joined = None if alone else self._fills.get(key)
+        if joined is not None and not joined.open_to_all():
+            joined = None  # a part of its body is gone already
+        fill = joined or self._filler.start(None if alone else key, exchange, plan, stored)
+        token = fill.join()
+        exchange.flight, exchange.joined = fill, joined is not None
+        try:
+            meta = await asyncio.shield(fill.outcome)
+            if exchange.joined and not self._may_share(fill, meta, exchange, plan):
+                fill.leave(token)
+                fill = self._filler.start(None, exchange, plan, stored)
+                token = fill.join()
+                exchange.flight, exchange.joined = fill, False
+                meta = await asyncio.shield(fill.outcome)
+            if fill.keeps or fill.stored is not None:
+                exchange.fresh_until = meta.fresh_until
+            exchange.snapshot = fill.snapshot if fill.stored is None else fill.stored.meta.snapshot
+            return await self._from_announced(exchange, plan, fill, token, meta)
+        except BaseException:
+            fill.leave(token)
+            raise
+
+    def _must_fill_alone(self, exchange: Exchange, plan: Plan, key: str) -> bool:
+        """Whether this request must neither join a fill nor let others join its own."""
+        return (
+            plan.route.behavior.forward_cookies.mode != "none"
+            or self._filler.is_unshared(key, exchange.now)
+            # It has come by here before, so the fill that it would join may be the one that waits for it.
+            or self._via_id in (exchange.request.header(b"via") or b"")
+        )
+
+    def _may_share(self, fill: Fill, meta: Meta, exchange: Exchange, plan: Plan) -> bool:
+        """Whether the answer of a fill that this request has joined is good for it too."""
+        if not fill.shared:
+            return False
+        return not meta.vary or vary.vary_matches(meta, self._fetcher.headers(exchange, plan))
+
+    async def _from_announced(
+        self, exchange: Exchange, plan: Plan, fill: Fill, token: object, meta: Meta
+    ) -> Reply:
+        """The reply from a fill whose head is in."""
+        result = "Hit" if exchange.joined and fill.stored is None else fill.result
+        headers = [] if exchange.joined else fill.first_headers
+        if fill.everything and not exchange.joined:
+            # The origin was asked for a range and sent everything, and so does the edge (§5.10).
+            exchange = exchange.without_range()
+        if fill.stored is not None:
+            reply = await self._from_stored(exchange, plan, fill.stored, result, headers)
+            fill.leave(token)
+            return reply
+        meta = _with_headers(meta, headers)
+        whole = fill.whole
+        if whole is not None:
+            fill.leave(token)
+            return respond.answer(exchange.request, meta, whole, exchange.now, result)
+        return self._from_fill(exchange, fill, token, meta, result)
+
+    def _from_fill(self, exchange: Exchange, fill: Fill, token: object, meta: Meta, result: str) -> Reply:
+        """The reply whose body is the fill's as it comes, or parts of it."""
+        request, now = exchange.request, exchange.now
+        if meta.status != 200 or respond.is_unconditional(request):
+            word = result if meta.status < 400 else "Error"
+            reply = Reply(meta.status, respond.with_age(meta, now, result), x_cache=word)
+            reply.length = fill.length
+            body: AsyncIterator[Piece] = fill.read(token)
+        elif fill.length is None:
+            # Without a length there are no ranges (§5.10).
+            unmodified = respond.unmodified(request, meta, now, result)
+            if unmodified is not None:
+                fill.leave(token)
+                return unmodified
+            reply = Reply(meta.status, respond.with_age(meta, now, result), x_cache=result)
+            reply.length = None
+            body = fill.read(token)
+        else:
+            reply, parts = respond.layout(request, meta, fill.length, now, result, os.urandom(16).hex())
+            if parts is None:
+                fill.leave(token)
+                return reply
+            body = PrefetchedBody(slice_reader.sequence(fill.read(token), parts), lambda: fill.leave(token))
+        if request.method == "HEAD":
+            fill.leave(token)
+        else:
+            reply.body = body
+        return reply
+
+    async def _from_stored(
+        self, exchange: Exchange, plan: Plan, stored: Stored, result: str, headers: Headers | None = None
+    ) -> Reply:
+        """The reply from what is stored; slices that are missing are fetched. The first pieces of the body are read
+        here, so that what fails at once fails before the viewer gets the head of a reply.
+
+        :param headers: what this viewer gets in the place of the stored headers.
+        :raises ChangedError: if slices are missing and cannot be had any more.
+        """
+        request, now = exchange.request, exchange.now
+        meta = _with_headers(stored.meta, headers)
+        if stored.slices is None:
+            return respond.answer(request, meta, stored.body, now, result)
+        sliced = stored.slices
+        assert sliced.total is not None  # noqa: S101 - what is stored has come to its end
+        reply, parts = respond.layout(request, meta, sliced.total, now, result, os.urandom(16).hex())
+        if not parts or request.method == "HEAD":
+            return reply
+        reader = Reader(
+            self._tiers,
+            self._filler.slice_fills,
+            sliced,
+            lambda span: self._filler.start_slices(exchange, plan, stored, span),
+        )
+        first = next(part[0] for part in parts if not isinstance(part, bytes))
+        if result == "Hit" and not reader.has(first):
+            reply.x_cache = reply.detail = "Miss"
+        if not reader.complete(parts):
+            self._tiers.drop(stored.key)
+            raise ChangedError
+        try:
+            reply.body = await PrefetchedBody.begin(
+                reader.body(parts), 1 if isinstance(parts[0], tuple) else 2
+            )
+        except (LostError, ChangedError) as error:
+            self._tiers.drop(stored.key)
+            clear_traceback(error)  # the fill that it has ended keeps it
+            raise ChangedError from None
+        return reply
+
+
+def _with_headers(meta: Meta, headers: Headers | None) -> Meta:
     """The same with other headers, if there are any."""
     if not headers:
         return meta
     other = copy(meta)
     other.headers = tuple([h for h in headers if h[0] != b"age"])
     return other
-
-
-async def closing(answer: OriginReply) -> AsyncIterator[bytes]:
-    try:
-        async for chunk in answer.body:
-            yield chunk
-    finally:
-        await answer.aclose()

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from keyfront.edge.limits.origins import OriginLimits
 from keyfront.edge.limits.uploads import UploadLimits
 from keyfront.edge.limits.viewers import ViewerLimits
 from keyfront.edge.origin.egress import EgressSettings
+
+LEAST_TABLES: Final = 8 << 20
+MOST_TABLES: Final = 256 << 20
+
+
+def table_bytes(memory: int) -> int:
+    """Bytes that a worker's tables may take beside its cache of `memory` bytes: half as many, from 8 to 256 MiB."""
+    return min(MOST_TABLES, max(LEAST_TABLES, memory // 2))
 
 
 class EdgeSettings(msgspec.Struct, frozen=True):

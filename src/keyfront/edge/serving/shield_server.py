@@ -169,7 +169,7 @@ class ShieldServer:
             reply = Reply(204, [], x_cache="Error")
         else:
             try:
-                reply = await edge.respond_from_cache_or_origin(exchange, plan)
+                reply = await edge.cache_lookup.respond_from_cache_or_origin(exchange, plan)
                 answer = ShieldAnswer(
                     exchange.snapshot,
                     None if exchange.fresh_until is None else exchange.fresh_until - edge.clock(),
@@ -177,7 +177,9 @@ class ShieldServer:
                 )
             except OriginFailure as failure:
                 clear_traceback(failure)
-                left = edge.failures.left(exchange.key, edge.clock()) if exchange.key is not None else 0.0
+                left = 0.0
+                if exchange.key is not None:
+                    left = edge.fetcher.failures.seconds_left(exchange.key, edge.clock())
                 reply = error_pages.origin_failed(failure, exchange.request_id)
                 reply.body, reply.length = b"", 0
                 answer = ShieldAnswer(failure=(failure.kind, failure.status, failure.detail, left))

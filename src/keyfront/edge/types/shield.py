@@ -8,7 +8,6 @@ import msgspec
 
 SHIELD: Final = "shield"
 """The scheme of a listener whose clients are other edges, not viewers; also their `scheme` in the access log."""
-"""The scheme of a listener whose clients are other edges, not viewers; also their `scheme` in the access log."""
 
 
 class ShieldQuery(msgspec.Struct, frozen=True, array_like=True):

@@ -1,0 +1,145 @@
+"""The access record of an exchange: one function makes it, wherever a record is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Final
+
+from keyfront.edge.logs.access_log import LONGEST_AGENT, LONGEST_REFERER, AccessLog, shortened
+from keyfront.edge.rules import redaction
+from keyfront.edge.rules.redaction import loggable
+from keyfront.edge.rules.routing import Route, Site
+from keyfront.edge.semantics.websocket import WEBSOCKET
+from keyfront.edge.serving.exchange import Exchange
+from keyfront.edge.types.record import Record
+
+LONGEST_EXPLANATION: Final = 500
+"""Characters of an explanation that an access record holds: some of them may be an origin's own words."""
+
+
+def access_record(
+    exchange: Exchange,
+    *,
+    status: int,
+    sent: int,
+    result: str,
+    detail: str,
+    reason: str = "",
+    time_taken: float,
+    country: Callable[[str], str],
+) -> Record:
+    """The record of an exchange that is over.
+
+    :param status: of the reply, 0 if the viewer left before there was one.
+    :param sent: bytes of the reply's body.
+    :param result: CloudFront's x-edge-result-type.
+    :param detail: CloudFront's x-edge-detailed-result-type.
+    :param reason: the name of the rule that ended the request, if one did; by default the name of the refusal.
+    :param time_taken: seconds from the request to the end of the reply.
+    :param country: the country code of an address, empty if unknown; asked where a distribution restricts countries.
+    """
+    request, plan, refusal = exchange.request, exchange.plan, exchange.refusal
+    path, _, query = request.target.partition("?")
+    route: Route | None = None
+    site: Site | None = None
+    if plan is not None:
+        route, site, query = plan.route, plan.route.site, loggable(plan)
+    else:
+        if refusal is not None:
+            route, site = refusal.route, refusal.site
+            reason = reason or refusal.name
+        query = redaction.loggable_query(query)
+    agent = referer = ""
+    for name, value in request.headers:
+        if name == b"user-agent":
+            agent = shortened(value.decode("latin-1"), LONGEST_AGENT)
+        elif name == b"referer":
+            referer = shortened(value.decode("latin-1"), LONGEST_REFERER)
+    record = Record(
+        time=exchange.now,
+        request_id=exchange.request_id,
+        client_ip=request.client_ip,
+        client_port=request.client_port,
+        method=request.method,
+        scheme=exchange.logged_scheme(status),
+        host=request.host,
+        path=path,
+        query=query,
+        protocol_version=request.version,
+        status=status,
+        bytes=sent,
+        time_taken_us=int(time_taken * 1e6),
+        result=result,
+        detail=detail,
+        distribution="" if site is None else site.distribution.id,
+        behavior="" if route is None else route.behavior.path_pattern,
+        request_bytes=request.wire_bytes + exchange.received,
+        first_byte_us=int((exchange.first_byte - exchange.began) * 1e6) if exchange.first_byte else 0,
+        user_agent=agent,
+        referer=referer,
+        country=country(request.client_ip) if site is not None and site.geo is not None else "",
+        reason=reason,
+    )
+    _add_verdict(record, exchange, route)
+    if exchange.explanation:
+        record.explanation = exchange.explanation[:LONGEST_EXPLANATION]
+    elif request.upgrade and request.upgrade != WEBSOCKET and not record.explanation:
+        record.explanation = request.upgrade
+    if request.tls is not None:
+        record.ssl_protocol, record.ssl_cipher = request.tls
+    return record
+
+
+def _add_verdict(record: Record, exchange: Exchange, route: Route | None) -> None:
+    """What the signature gate decided, and by which key."""
+    grant, refusal = exchange.grant, exchange.refusal
+    if grant is not None:
+        record.verdict = "allowed"
+        record.signed_by = grant.mode
+        record.hash_algorithm = grant.hash_name
+        record.remembered = grant.remembered
+        key_id = grant.key_pair_id
+    elif refusal is not None:
+        record.verdict = "refused"
+        denied = refusal.denied
+        if denied is None:
+            return
+        record.reason = denied.denial.reason
+        record.explanation = denied.detail
+        key_id = denied.key_pair_id
+    else:
+        return
+    record.key_pair_id = key_id
+    record.verify_us = int(exchange.verify_s * 1e6)
+    if route is not None and route.keyring is not None:
+        record.key_group = route.keyring.groups.get(key_id, "")
+
+
+class AccessRecorder:
+    """Writes one record per exchange to the access log.
+
+    :param country: the country code of an address, empty if unknown.
+    """
+
+    def __init__(self, log: AccessLog, country: Callable[[str], str]) -> None:
+        self.log = log
+        self._country = country
+
+    def log_access(
+        self, exchange: Exchange, status: int, sent: int, result: str, detail: str, reason: str = ""
+    ) -> None:
+        """The reply is out, or the viewer has left (`detail` says so). The parameters are those of `access_record`."""
+        time_taken = perf_counter() - exchange.began
+        self.log.add(
+            access_record(
+                exchange,
+                status=status,
+                sent=sent,
+                result=result,
+                detail=detail,
+                reason=reason,
+                time_taken=time_taken,
+                country=self._country,
+            )
+        )
