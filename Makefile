@@ -7,7 +7,7 @@ SETUP := $(VENV)/.ready
 NODE := tests/node/node_modules/.ready
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
 
 setup: $(SETUP) ## a virtual environment with everything pinned, and Keyfront in it
 
@@ -24,8 +24,20 @@ $(NODE): tests/node/package-lock.json
 demo: $(SETUP) ## private pictures behind a real edge; open the printed address
 	$(BIN)/python -m examples.gallery
 
-test: $(SETUP) $(NODE) ## all tests, the real clients included
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+PYTEST := $(BIN)/python -m pytest
+TWICE := -n 2 --dist loadgroup
+
+test: $(SETUP) $(NODE) ## all three tiers, the real clients included (8 minutes on two cores)
+	$(PYTEST) $(TWICE)
+
+test-unit: $(SETUP) ## rules, vectors, and tables: no process, no socket
+	$(PYTEST) --tier unit
+
+test-integration: $(SETUP) $(NODE) ## edge and control plane with sockets, databases, and key stores
+	$(PYTEST) $(TWICE) --tier integration
+
+test-stories: $(SETUP) $(NODE) ## processes, started as the documentation says
+	$(PYTEST) $(TWICE) --tier stories
 
 check: $(SETUP) ## format, lint, types
 	$(BIN)/ruff format --check .
@@ -64,4 +76,4 @@ lock: $(SETUP) ## pin the requirements anew, with hashes
 clean: ## remove what set-up and tests made
 	rm -rf $(VENV) tests/node/node_modules .mypy_cache .ruff_cache build dist
 
-.PHONY: help setup demo test check format docs bench soak fuzz lock clean
+.PHONY: help setup demo test test-unit test-integration test-stories check format docs bench soak fuzz lock clean

@@ -1,10 +1,10 @@
-"""What all tests share: the edge's event loop is uvloop's here too.
+"""What all tests share: their tiers, and the edge's event loop, which is uvloop's here too.
 
-A module that must work on asyncio's own loop as well says `EVENT_LOOPS = ("uvloop", "asyncio")`. What takes minutes
-runs with `--long` only; a module that takes a minute says `FIRST = True`, so that nobody waits for it in the end.
-Bytecode is written: without it each of the hundreds of processes that tests start would compile all of Keyfront.
-Property tests try the same cases at every run, so that a change is to blame for what fails; with
-`--hypothesis-profile=searching` they look for new ones.
+`--tier unit` runs the files of that tier alone (`tests/tiers.py`). A module that must work on asyncio's own loop too
+says `EVENT_LOOPS = ("uvloop", "asyncio")`. What takes minutes runs with `--long` only; a module of a minute says
+`FIRST = True`, so that nobody waits for it in the end. Bytecode is written: without it each of the hundreds of
+processes that tests start would compile all of Keyfront. Property tests try the same cases at every run, so that a
+change is to blame for what fails; with `--hypothesis-profile=searching` they look for new ones.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 import uvloop
 from hypothesis import settings
+
+from tests.tiers import TIERS, Guard, tier
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
@@ -34,6 +37,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--long", action="store_true", help="run also what takes minutes: more rounds, real waits"
     )
+    parser.addoption("--tier", choices=TIERS, action="append", help="run this tier alone; may be repeated")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"tiers: {', '.join(config.getoption('--tier') or TIERS)}"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave the files of the other tiers unread."""
+    wanted = config.getoption("--tier")
+    if not wanted or not collection_path.match("test_*.py"):
+        return None
+    return tier(collection_path) not in wanted or None
+
+
+_guard = Guard()
+sys.addaudithook(_guard)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    _guard.test = item.nodeid if tier(item.path) == "unit" else None
+    try:
+        return (yield)
+    finally:
+        _guard.test = None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import ast
 from functools import cache
-from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parent.parent / "src"
-MODULES = {
-    ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): path
-    for path in SOURCE.rglob("*.py")
-}
+from tests import imports as source
+from tests.imports import imports, inside
+
+MODULES = {name: path for name, path in source.MODULES.items() if inside(name, "keyfront")}
 
 _RULES = {"errors", "signing", "model"}
 _KEYS = {"errors", "signing", "custody", "cloudfront", "lifecycle", "private_files"}
@@ -184,29 +182,6 @@ WORLD = {
     "uvloop",
 }
 CALLS = {"open", "input", "print", "datetime.now", "datetime.datetime.now", "time.time"}
-
-
-@cache
-def imports(module: str) -> dict[str, int]:
-    """All that `module` imports, wherever in the file, with the line."""
-    found: dict[str, int] = {}
-    package = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(ast.parse(MODULES[module].read_text())):
-        if isinstance(node, ast.Import):
-            found.update({alias.name: node.lineno for alias in node.names})
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                above = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*above, base]).removesuffix(".")
-            for alias in node.names:
-                whole = f"{base}.{alias.name}"
-                found[whole if whole in MODULES else base] = node.lineno
-    return found
-
-
-def inside(name: str, package: str) -> bool:
-    return name == package or name.startswith(package + ".")
 
 
 def room(module: str, level: int = 1) -> str:

@@ -18,7 +18,8 @@ from keyfront.custody.schemes import open_place, open_records
 from keyfront.errors import KeyfrontError
 from keyfront.fleet.file_feed import FileFeed
 from keyfront.fleet.key_counters import KeyCounts
-from tests.control.plane import Plane, distribution_config, public_pem
+from tests.control.plane import Plane, distribution_config
+from tests.keys import public_pem
 
 
 @pytest.fixture

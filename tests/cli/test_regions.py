@@ -15,7 +15,8 @@ from keyfront.control.service import Service, ServiceSettings
 from keyfront.control.store.store import Store
 from keyfront.fleet.regions import open_regions, remember
 from keyfront.runtime.settings import ACCOUNT
-from tests.control.harness import CALLER, ec_pem, minimal, rsa_pem, trusting
+from tests.control.harness import CALLER, minimal, trusting
+from tests.keys import ec_pem, rsa_pem
 
 
 def installation(folder: Path) -> dict[str, str]:

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from keyfront.model.kinds import KINDS, Kind
-from tests.control.harness import ec_pem, many, minimal, trusting
+from tests.control.harness import many, minimal, trusting
+from tests.keys import ec_pem
 
 Output = dict[str, Any]
 Params = dict[str, Any]

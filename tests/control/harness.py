@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import copy
-import functools
 import random
 import sqlite3
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from keyfront.control.call import Call, Caller
 from keyfront.control.iam.roles import ADMIN
@@ -22,6 +18,7 @@ from keyfront.errors import ApiError
 from keyfront.fleet.file_feed import FileFeed
 from keyfront.fleet.regions import Regions
 from keyfront.model.kinds import Quotas
+from tests.keys import rsa_pem
 
 Config = dict[str, Any]
 
@@ -211,24 +208,3 @@ def many(*items: Any) -> Config:
 
 def trusting(*groups: str) -> Config:
     return {"Enabled": bool(groups)} | many(*groups)
-
-
-@functools.cache
-def rsa_key(bits: int = 2048) -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(public_exponent=65537, key_size=bits)
-
-
-@functools.cache
-def rsa_pem(bits: int = 2048) -> str:
-    return pem(rsa_key(bits).public_key())
-
-
-@functools.cache
-def ec_pem(curve: str = "P-256") -> str:
-    return pem(ec.generate_private_key(ec.SECP256R1() if curve == "P-256" else ec.SECP384R1()).public_key())
-
-
-def pem(key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> str:
-    return key.public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    ).decode()

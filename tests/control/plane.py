@@ -15,8 +15,6 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from keyfront.control.identity.credentials import load
 from keyfront.control.identity.directory import CallerDirectory
@@ -118,12 +116,6 @@ class Plane:
             aws_session_token=token,
             config=Config(retries={"max_attempts": 0}),
         )
-
-
-def public_pem() -> str:
-    key = ec.generate_private_key(ec.SECP256R1()).public_key()
-    form = serialization.PublicFormat.SubjectPublicKeyInfo
-    return key.public_bytes(serialization.Encoding.PEM, form).decode()
 
 
 def distribution_config(reference: str, groups: list[str], *, enabled: bool = True) -> dict[str, Any]:

@@ -30,7 +30,8 @@ from keyfront.control.identity.users import UserAdmin
 from keyfront.control.wire.app import DISCARD_LIMIT, build_app
 from keyfront.control.wire.xml_body import BODY_LIMIT
 from keyfront.errors import ApiError
-from tests.control.plane import ACCOUNT, Plane, distribution_config, public_pem
+from tests.control.plane import ACCOUNT, Plane, distribution_config
+from tests.keys import public_pem
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ from keyfront.model.kinds import Quotas
 from keyfront.model.service import service
 from tests.control.calls import World, call_of
 from tests.control.harness import minimal
-from tests.control.plane import Plane, public_pem
+from tests.control.plane import Plane
+from tests.keys import public_pem
 
 NODE = Path(__file__).parents[1] / "node"
 

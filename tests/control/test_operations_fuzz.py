@@ -26,7 +26,8 @@ from keyfront.model.kinds import KINDS, Quotas
 from keyfront.model.managed import CACHE_POLICIES, ORIGIN_REQUEST_POLICIES, RESPONSE_HEADERS_POLICIES
 from keyfront.model.service import Shape, error_status, service
 from tests.control.calls import World, call_of
-from tests.control.harness import BOTH, Harness, ec_pem, minimal, rsa_pem
+from tests.control.harness import BOTH, Harness, minimal
+from tests.keys import ec_pem, rsa_pem
 
 STORES = BOTH
 

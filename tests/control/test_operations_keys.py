@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from keyfront.model.kinds import Quotas
-from tests.control.harness import BOTH, Harness, ec_pem, minimal, rsa_key, rsa_pem, trusting
+from tests.control.harness import BOTH, Harness, minimal, trusting
+from tests.keys import ec_pem, rsa_key, rsa_pem
 
 STORES = BOTH
 

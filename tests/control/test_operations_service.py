@@ -19,7 +19,8 @@ from keyfront.model.kinds import KINDS, Quotas
 from keyfront.model.service import service
 from keyfront.model.snapshot import Snapshot
 from tests.control.calls import World
-from tests.control.harness import ACCOUNT, BOTH, Harness, bring_back, lose, many, minimal, rsa_pem, save
+from tests.control.harness import ACCOUNT, BOTH, Harness, bring_back, lose, many, minimal, save
+from tests.keys import rsa_pem
 
 STORES = BOTH
 

@@ -20,7 +20,8 @@ from keyfront.control.audit import records as audit
 from keyfront.control.store.store import Store
 from keyfront.errors import ApiError
 from keyfront.model.snapshot import Snapshot
-from tests.control.harness import BOTH, Harness, bring_back, minimal, rsa_pem, save, trusting, where
+from tests.control.harness import BOTH, Harness, bring_back, minimal, save, trusting, where
+from tests.keys import rsa_pem
 
 STORES = BOTH
 

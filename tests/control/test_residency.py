@@ -17,19 +17,9 @@ from keyfront.errors import SettingsError
 from keyfront.fleet.file_feed import FileFeed
 from keyfront.model.residency import for_region
 from keyfront.model.snapshot import Snapshot
-from tests.control.harness import (
-    ACCOUNT,
-    BOTH,
-    Harness,
-    bring_back,
-    ec_pem,
-    many,
-    minimal,
-    save,
-    trusting,
-    where,
-)
+from tests.control.harness import ACCOUNT, BOTH, Harness, bring_back, many, minimal, save, trusting, where
 from tests.control.test_guard import allow, denied, holder, told
+from tests.keys import ec_pem
 
 STORES = BOTH
 

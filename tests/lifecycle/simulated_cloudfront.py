@@ -19,7 +19,7 @@ from keyfront.lifecycle.events import RotationEvent
 from keyfront.lifecycle.executor import Conductor, Outcome
 from keyfront.lifecycle.rotation import LISTED, Action, Distribution, Group, KnownKey
 from keyfront.signing.keys import Algorithm, HashName, PrivateKey, load_public_key
-from tests.control.plane import public_pem
+from tests.keys import public_pem
 
 T = TypeVar("T")
 Names = list[str]  # a place has a method of that name

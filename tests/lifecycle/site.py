@@ -15,7 +15,8 @@ from keyfront.lifecycle.rotation import key_name
 from keyfront.signing.keys import load_public_key
 from keyfront.signing.sign import sign_url
 from keyfront.signing.verify import KeyRing
-from tests.control.plane import Plane, distribution_config, public_pem
+from tests.control.plane import Plane, distribution_config
+from tests.keys import public_pem
 from tests.signing.harness import reason
 
 DAY = 86400.0

@@ -188,3 +188,7 @@ def cases(seed: int, count: int) -> Iterator[Case]:
         made += 1
         yield Case(name, signed, sent, path_way if part != "query" else "", query_way if part != "path" else "",
                    f"{sent_path_way} / {sent_query_way}", form)  # fmt: skip
+
+
+PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
+TEXTS = [*PRINTABLE.replace(".", ""), *NAMES, "é", "e\u0301", "漢字", "😀", "a/b c?d=e&f"]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from keyfront.errors import Denied
+import random
+
+from keyfront.errors import Denied, SigningError
+from keyfront.signing.diagnosis.encoders import ENCODERS, Encoder, Part
 from keyfront.signing.keys import PublicKey
+from keyfront.signing.raw_url import as_sent
 from keyfront.signing.sign import LocalSigner
 from keyfront.signing.verify import Grant, KeyRing, verify
-from tests.vectors.make import KEY_IDS, key
+from tests.vectors.corpus import KEY_IDS, Vector, key
 
 SIGNERS = {name: LocalSigner(KEY_IDS[name], key(name)) for name in ("rsa", "ec", "other")}
 RSA, EC, OTHER = SIGNERS["rsa"], SIGNERS["ec"], SIGNERS["other"]
@@ -37,3 +41,54 @@ def reason(
     except Denied as denied:
         return denied.denial.reason
     return "granted"
+
+
+def named(name: str, part: Part = "path") -> Encoder:
+    return next(one for one in ENCODERS if name in one.names and part in one.parts)
+
+
+def written(encoder: Encoder, text: str) -> str:
+    return encoder.encode(text.encode()).encode("latin-1").decode("utf-8")
+
+
+def judge(vector: Vector, ring: KeyRing) -> Grant:
+    return verify(
+        vector.scheme, vector.host, vector.target, vector.cookie, ring, vector.client_ip, vector.now
+    )
+
+
+def outcome(vector: Vector, ring: KeyRing) -> str:
+    try:
+        judge(vector, ring)
+    except Denied as denied:
+        return denied.denial.reason
+    return "granted"
+
+
+def many_urls() -> list[str]:
+    """Three thousand URLs at random, as they travel."""
+    chance = random.Random(4)
+    pieces = [
+        *map(chr, range(33, 127)),
+        " ",
+        "é",
+        "漢",
+        "%20",
+        "%2F",
+        "%7e",
+        "%41",
+        "%zz",
+        "%25",
+        "//",
+        "&",
+        "=",
+    ]
+    pieces.remove("#")
+    made: list[str] = []
+    while len(made) < 3000:
+        tail = "".join(chance.choice(pieces) for _ in range(chance.randint(0, 12)))
+        try:
+            made.append(str(as_sent(f"https://d.test/{tail}")))
+        except SigningError:
+            continue
+    return made

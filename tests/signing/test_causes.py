@@ -27,7 +27,7 @@ from keyfront.signing.policy import canned_policy
 from keyfront.signing.sign import LocalSigner, sign_cookies, sign_url
 from keyfront.signing.verify import KeyRing
 from tests.signing.harness import EC, KEYS, NOW, OTHER, RSA, SOON, ring
-from tests.vectors.make import HERE
+from tests.vectors.corpus import HERE
 
 URL = "https://cdn.test/films/a.mp4"
 DOCS = Path(__file__).parents[2] / "docs" / "guide" / "explain.md"

@@ -14,7 +14,7 @@ from keyfront.cli.main import main
 from keyfront.custody import open_records
 from keyfront.custody.key_record import Entry, KeyGroupRecord, RotationPolicy, Stage, save
 from tests.signing.harness import EC, RSA, reason
-from tests.vectors.make import HERE
+from tests.vectors.corpus import HERE
 
 KEYS = HERE / "keys"
 KEYFRONT = Path(sys.executable).parent / "keyfront"

@@ -4,38 +4,23 @@ every encoder against every other."""
 from __future__ import annotations
 
 import json
-import shutil
 import statistics
-import subprocess
 import time
 from collections import Counter
-from pathlib import Path
 from urllib.parse import quote, quote_plus, urlencode
 
 import pytest
 import requests.utils
 from urllib3.util.url import parse_url
 
-from keyfront.signing.diagnosis.encoders import ENCODERS, Encoder, Part
+from keyfront.signing.diagnosis.encoders import Part
 from keyfront.signing.diagnosis.signer_mistakes import difference
 from keyfront.signing.explain import Report, explain
 from keyfront.signing.keys import HashName, cf_b64encode
 from keyfront.signing.policy import canned_policy
 from keyfront.signing.sign import LocalSigner
-from tests.signing.encoding_corpus import NAMES, WAYS, Case, cases
-from tests.signing.harness import EC, KEYS, NOW, RSA, SOON, ring
-
-PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
-TEXTS = [*PRINTABLE.replace(".", ""), *NAMES, "é", "e\u0301", "漢字", "😀", "a/b c?d=e&f"]
-
-
-def named(name: str, part: Part = "path") -> Encoder:
-    return next(one for one in ENCODERS if name in one.names and part in one.parts)
-
-
-def written(encoder: Encoder, text: str) -> str:
-    return encoder.encode(text.encode()).encode("latin-1").decode("utf-8")
-
+from tests.signing.encoding_corpus import PRINTABLE, TEXTS, WAYS, Case, cases
+from tests.signing.harness import EC, KEYS, NOW, RSA, SOON, named, ring, written
 
 # ---- the tables
 
@@ -53,55 +38,6 @@ def test_pythons_functions_write_as_their_tables_say(text: str) -> None:
         if "#" not in text:
             query = parse_url(f"http://h/?{text}").query or ""
             assert written(named("Python urllib3", "query"), text) == query
-
-
-NODE = """
-import qs from "node:querystring";
-const texts = JSON.parse(process.argv[1]);
-const url = new URL("http://h/");
-console.log(JSON.stringify(texts.map((text) => {
-  url.pathname = "/x" + text + "y";
-  url.search = "?x" + text + "y";
-  return {
-    "JavaScript encodeURI": encodeURI(text),
-    "JavaScript encodeURIComponent": encodeURIComponent(text),
-    "Node querystring.stringify": qs.stringify({ q: text }).slice(2),
-    "JavaScript URLSearchParams": new URLSearchParams([["q", text]]).toString().slice(2),
-    "JavaScript escape": escape(text),
-    path: url.pathname.slice(2, -1),
-    query: url.search.slice(2, -1),
-  };
-})));
-"""
-
-
-@pytest.mark.skipif(shutil.which("node") is None, reason="no Node")
-def test_nodes_functions_write_as_their_tables_say() -> None:
-    command = ["node", "--input-type=module", "-e", NODE, "--", json.dumps(TEXTS)]
-    answer = subprocess.run(command, capture_output=True, check=True, timeout=60)
-    for text, wrote in zip(TEXTS, json.loads(answer.stdout), strict=True):
-        paths = {
-            written(one, text)
-            for one in ENCODERS
-            if any("URL class" in n for n in one.names) and "path" in one.parts
-        }
-        if "\\" not in text and "/" not in text and text not in "." and text.strip():
-            assert wrote.pop("path") in paths  # Node 20 leaves ^ alone, later ones do not
-        wrote.pop("path", None)
-        assert wrote.pop("query") == written(named("browsers (URL class)", "query"), text)
-        for name, result in wrote.items():
-            assert written(named(name), text) == result, (name, text)
-
-
-JAVA = Path(__file__).parents[1] / "vectors" / "Encoders.java"
-
-
-@pytest.mark.skipif(shutil.which("java") is None, reason="no Java")
-def test_javas_functions_write_as_their_tables_say() -> None:
-    answer = subprocess.run(["java", JAVA], capture_output=True, check=True, timeout=110)
-    for line in answer.stdout.decode().splitlines():
-        name, part, text, wrote = json.loads(line)
-        assert written(named(name, part), text) == wrote, (name, text)
 
 
 # What the documentation of each says that it leaves alone, besides letters and digits.

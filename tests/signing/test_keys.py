@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import math
 import re
-import shutil
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import quote, quote_plus
 
 import pytest
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.serialization import (
@@ -41,106 +36,19 @@ from keyfront.signing.keys import (
     load_public_key,
 )
 from keyfront.signing.sign import load_signer
-from tests.vectors.make import HERE, PAIRS
-
-KEYS = HERE / "keys"
-Pair = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
-RSA = cast("rsa.RSAPrivateKey", serialization.load_pem_private_key((KEYS / "rsa.pem").read_bytes(), None))
-EC = cast(
-    "ec.EllipticCurvePrivateKey", serialization.load_pem_private_key((KEYS / "ec.pem").read_bytes(), None)
+from tests.signing.key_forms import (
+    EC,
+    ENCRYPTED,
+    KEYS,
+    MANGLED,
+    PASSPHRASE,
+    PLAIN,
+    PUBLIC,
+    RSA,
+    Pair,
+    _openssh,
+    pem,
 )
-PUBLIC = {name: load_public_key((KEYS / f"{name}.pub").read_bytes()) for name in ("rsa", "ec")}
-PASSPHRASE = b"correct horse"
-
-
-def pem(
-    key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, form: PrivateFormat, secret: bytes | None = None
-) -> str:
-    encryption = NoEncryption() if secret is None else BestAvailableEncryption(secret)
-    return key.private_bytes(Encoding.PEM, form, encryption).decode()
-
-
-PLAIN = {
-    "PKCS#1": (pem(RSA, PrivateFormat.TraditionalOpenSSL), "rsa"),
-    "PKCS#8, RSA": (pem(RSA, PrivateFormat.PKCS8), "rsa"),
-    "SEC1": (pem(EC, PrivateFormat.TraditionalOpenSSL), "ec"),
-    "PKCS#8, EC": (pem(EC, PrivateFormat.PKCS8), "ec"),
-}
-ENCRYPTED = {
-    "PKCS#1": (pem(RSA, PrivateFormat.TraditionalOpenSSL, PASSPHRASE), "rsa"),
-    "PKCS#8, RSA": (pem(RSA, PrivateFormat.PKCS8, PASSPHRASE), "rsa"),
-    "SEC1": (pem(EC, PrivateFormat.TraditionalOpenSSL, PASSPHRASE), "ec"),
-    "PKCS#8, EC": (pem(EC, PrivateFormat.PKCS8, PASSPHRASE), "ec"),
-}
-
-
-def wrapped(label: str, text: str) -> str:
-    """`text` within another pair of BEGIN and END lines, as base64."""
-    body = base64.encodebytes(text.encode()).decode()
-    return f"-----BEGIN {label}-----\n{body}-----END {label}-----\n"
-
-
-# What editors, shells, environment variables and secret stores do to a PEM text.
-MANGLED: dict[str, Callable[[str], str | bytes]] = {
-    "as it is": lambda text: text,
-    "bytes": lambda text: text.encode(),
-    "CRLF": lambda text: text.replace("\n", "\r\n"),
-    "CR": lambda text: text.replace("\n", "\r"),
-    "a byte order mark": lambda text: b"\xef\xbb\xbf" + text.encode(),
-    "UTF-16 with its mark": lambda text: text.encode("utf-16"),
-    "UTF-16, big end first": lambda text: b"\xfe\xff" + text.encode("utf-16-be"),
-    "indented": lambda text: "".join(f"    {line}\n" for line in text.splitlines()),
-    "escaped newlines": lambda text: text.replace("\n", "\\n"),
-    "escaped CRLF": lambda text: text.replace("\n", "\\r\\n"),
-    "escaped newlines in quotes": lambda text: '"' + text.replace("\n", "\\n") + '"',
-    "blanks for newlines": lambda text: text.replace("\n", " "),
-    "newlines lost": lambda text: (
-        text.replace("-----\n", "-----").replace("\n", "") if "Proc-Type" not in text else text
-    ),
-    "base64 in one line": lambda text: base64.b64encode(text.encode()).decode(),
-    "base64 in lines": lambda text: base64.encodebytes(text.encode()).decode(),
-    "base64 with escaped newlines": lambda text: (
-        base64.encodebytes(text.encode()).decode().replace("\n", "\\n")
-    ),
-    "base64 in quotes": lambda text: f"'{base64.b64encode(text.encode()).decode()}'",
-    "no newline at the end": str.strip,
-    "text around it": lambda text: f"Bag Attributes\n    friendlyName: x\n{text}\nthe end\n",
-    "parameters before it": lambda text: (
-        f"-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n{text}"
-    ),
-    "newlines escaped twice": lambda text: text.replace("\n", "\\\\n"),
-    "newlines escaped twice, CRLF": lambda text: text.replace("\n", "\\\\r\\\\n"),
-    "&#10;": lambda text: text.replace("\n", "&#10;"),
-    "&#xA;": lambda text: text.replace("\n", "&#xA;"),
-    "&#13;&#10;": lambda text: text.replace("\n", "&#13;&#10;"),
-    "&#010;": lambda text: text.replace("\n", "&#010;"),
-    "&amp;#10;": lambda text: text.replace("\n", "&amp;#10;"),
-    "&NewLine;": lambda text: text.replace("\n", "&NewLine;"),
-    "\\u000a": lambda text: text.replace("\n", "\\u000a"),
-    "%5Cn": lambda text: text.replace("\n", "%5Cn"),
-    "only line ends percent-encoded": lambda text: text.replace("\n", "%0A"),
-    "percent-encoded twice": lambda text: quote(quote(text, safe=""), safe=""),
-    "base64 without its padding": lambda text: base64.b64encode(text.encode()).decode().rstrip("="),
-    "percent-encoded": quote,
-    "percent-encoded, slashes too": lambda text: quote(text, safe=""),
-    "percent-encoded as a form": quote_plus,
-    "percent-encoded, dashes too": lambda text: quote(text, safe="").replace("-", "%2D"),
-    "all on one line in quotes": lambda text: '"' + text.strip().replace("\n", " ") + '"',
-    "PEM within PEM": lambda text: wrapped("PRIVATE KEY", text),
-    "PEM within PEM, RSA": lambda text: wrapped("RSA PRIVATE KEY", text),
-    "base64 twice": lambda text: base64.b64encode(base64.b64encode(text.encode())).decode(),
-    "blanks of the labels lost": lambda text: (
-        text.replace("RSA PRIVATE KEY", "RSAPRIVATEKEY")
-        .replace("EC PRIVATE KEY", "ECPRIVATEKEY")
-        .replace("BEGIN ", "BEGIN")
-        .replace("END ", "END")
-    ),
-    "in JSON": lambda text: json.dumps({"id": "K1", "private_key": text}),
-    "a bytearray": lambda text: bytes(bytearray(text.encode())),
-    "a certificate before it": lambda text: (
-        f"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n{text}"
-    ),
-}
 
 
 @pytest.mark.parametrize("mangling", MANGLED)
@@ -198,54 +106,6 @@ def test_what_is_no_key_at_all_is_told_what_is_taken() -> None:
             load_private_key(cast("Any", source))
 
 
-REMEDIES = {
-    "an RSA key of 1024 bits": lambda: pem(rsa.generate_private_key(65537, 1024), PrivateFormat.PKCS8),
-    "a key on P-384": lambda: pem(ec.generate_private_key(ec.SECP384R1()), PrivateFormat.PKCS8),
-    "an OpenSSH key": lambda: _openssh(RSA).decode(),
-    "a damaged key": lambda: PLAIN["SEC1"][0].replace("MHcCAQEE", "AAAAAAAA", 1),
-}
-
-
-@pytest.mark.skipif(
-    shutil.which("openssl") is None or shutil.which("ssh-keygen") is None, reason="no openssl"
-)
-@pytest.mark.parametrize("what", REMEDIES)
-def test_the_command_of_a_remedy_runs_as_printed(what: str, tmp_path: Path) -> None:
-    """Each hint's command is run as it is, with the file names that it uses, and makes a key that can be loaded."""
-    source = REMEDIES[what]()
-    with pytest.raises(KeyLoadError) as raised:
-        load_private_key(source)
-    command = raised.value.hint.partition(": ")[2].splitlines()[0]
-    assert command.startswith(("openssl ", "ssh-keygen "))
-    readable = PLAIN["PKCS#1"][0] if command.startswith("openssl") else source
-    for name in ("KEY", "COPY_OF_KEY"):
-        (tmp_path / name).write_text(readable)
-        (tmp_path / name).chmod(0o600)
-    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stderr
-    made = tmp_path / ("private_key.pem" if command.startswith("openssl") else "COPY_OF_KEY")
-    assert load_private_key(made).algorithm in ("RSA-2048", "ECDSA-P256")
-    public = "openssl pkey -in private_key.pem -pubout -out public_key.pem"
-    with pytest.raises(KeyLoadError, match=public):
-        load_public_key("x")
-    made.rename(tmp_path / "private_key.pem")
-    subprocess.run(["sh", "-c", public], cwd=tmp_path, check=True, timeout=60)
-    assert (
-        load_public_key((tmp_path / "public_key.pem").read_bytes())
-        == load_private_key(tmp_path / "private_key.pem").public_key
-    )
-
-
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl")
-def test_the_tls_guides_command_for_a_key_runs_as_printed(tmp_path: Path) -> None:
-    guide = (Path(__file__).parents[2] / "docs" / "guide" / "tls.md").read_text()
-    command = re.search("`(openssl pkcs8 [^`]+)`", guide)
-    assert command is not None
-    (tmp_path / "privkey.pem").write_text(PLAIN["SEC1"][0])
-    subprocess.run(["sh", "-c", command[1]], cwd=tmp_path, check=True, timeout=60)
-    assert (tmp_path / "key.pem").read_text().startswith("-----BEGIN PRIVATE KEY-----")
-
-
 @pytest.mark.parametrize("mangling", MANGLED)
 @pytest.mark.parametrize("form", ENCRYPTED)
 def test_reads_encrypted_keys(form: str, mangling: str) -> None:
@@ -274,10 +134,6 @@ def test_reads_encrypted_der() -> None:
     assert load_private_key(base64.b64encode(der), PASSPHRASE).public_key == PUBLIC["rsa"]
     with pytest.raises(KeyLoadError, match="encrypted"):
         load_private_key(der)
-
-
-def _openssh(key: Pair) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
 
 
 def _unfit() -> dict[str, tuple[bytes | str, str]]:
@@ -390,23 +246,6 @@ def test_refuses_a_public_key_that_cloudfront_would(what: str, source: bytes | s
         load_public_key(source)
 
 
-@pytest.mark.parametrize("exponent", [1, 2, 65536])
-def test_refuses_an_exponent_that_protects_nothing(exponent: int) -> None:
-    modulus = RSA.public_key().public_numbers().n
-    der_key = subprocess.run(
-        ["openssl", "asn1parse", "-genconf", "/dev/stdin", "-noout", "-out", "/dev/stdout"],
-        input=(
-            "asn1=SEQUENCE:spki\n[spki]\nalg=SEQUENCE:alg\nkey=BITWRAP,SEQUENCE:rsa\n"
-            f"[alg]\noid=OID:rsaEncryption\nnull=NULL\n[rsa]\nn=INTEGER:{modulus}\ne=INTEGER:{exponent}\n"
-        ).encode(),
-        capture_output=True,
-        check=True,
-    ).stdout
-    text = f"-----BEGIN PUBLIC KEY-----\n{base64.encodebytes(der_key).decode()}-----END PUBLIC KEY-----\n"
-    with pytest.raises(KeyLoadError):
-        load_public_key(text)
-
-
 def test_takes_a_public_key_with_or_without_its_last_newline_and_with_crlf() -> None:
     good = (KEYS / "rsa.pub").read_text()
     for text in (good, good.strip(), good.replace("\n", "\r\n"), f"\n{good}\n\n"):
@@ -420,33 +259,6 @@ def test_takes_a_public_key_with_or_without_its_last_newline_and_with_crlf() -> 
 
 # ------------------------------------------------------------------------------------------------------------
 # Signatures
-
-
-@pytest.mark.parametrize(("name", "hash_name"), PAIRS)
-def test_signs_and_verifies_as_openssl_does(name: str, hash_name: HashName, tmp_path: Path) -> None:
-    private = load_private_key(KEYS / f"{name}.pem")
-    public = private.public_key
-    data = b"some policy"
-    signature = private.sign(data, hash_name)
-    assert public.verify(data, signature, hash_name)
-    assert not public.verify(data + b" ", signature, hash_name)
-    assert not public.verify(data, signature, "SHA1" if hash_name == "SHA256" else "SHA256")
-    assert not public.verify(data, b"", hash_name)
-    assert not public.verify(data, signature + b"\0", hash_name)
-    assert not public.verify(data, b"\0" + signature, hash_name)
-    assert not public.verify(data, signature[:-1], hash_name)
-    (tmp_path / "data").write_bytes(data)
-    (tmp_path / "signature").write_bytes(signature)
-    said = subprocess.run(
-        ["openssl", "dgst", f"-{hash_name.lower()}", "-verify", KEYS / f"{name}.pub", "-signature",
-         tmp_path / "signature", tmp_path / "data"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert said.stdout.strip() == "Verified OK"
-    undone = public.undone(signature)
-    assert (undone is None) == (name != "rsa")
-    assert undone is None or undone.endswith(hashlib.new(hash_name, data).digest())
-    assert public.verify_digest(hashlib.new(hash_name, data).digest(), signature) == (name != "rsa")
 
 
 def test_agrees_with_cryptography_s_own_verification() -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import shutil
-
 import httpx
 import pytest
 from hypothesis import given
@@ -13,7 +10,8 @@ from urllib3.util.url import _encode_target, parse_url
 
 from keyfront.errors import SigningError
 from keyfront.signing.raw_url import as_is, as_sent, refuse_signed, split_url
-from tests.vectors.make import NODE, WIRE_URLS, node_signer
+from tests.signing.harness import many_urls
+from tests.vectors.corpus import WIRE_URLS
 
 
 @pytest.mark.parametrize(
@@ -98,44 +96,8 @@ def test_refuses_names_that_signing_needs(name: str) -> None:
     refuse_signed(split_url(f"https://d/?a={name}&{name.lower()}=1&x{name}=1"))
 
 
-def _many() -> list[str]:
-    chance = random.Random(4)
-    pieces = [
-        *map(chr, range(33, 127)),
-        " ",
-        "é",
-        "漢",
-        "%20",
-        "%2F",
-        "%7e",
-        "%41",
-        "%zz",
-        "%25",
-        "//",
-        "&",
-        "=",
-    ]
-    pieces.remove("#")
-    made: list[str] = []
-    while len(made) < 3000:
-        tail = "".join(chance.choice(pieces) for _ in range(chance.randint(0, 12)))
-        try:
-            made.append(str(as_sent(f"https://d.test/{tail}")))
-        except SigningError:
-            continue
-    return made
-
-
 def test_httpx_and_urllib3_send_it_unchanged() -> None:
-    for url in _many():
+    for url in many_urls():
         target = split_url(url).target
         assert httpx.URL(url).raw_path.decode() == target
         assert _encode_target(parse_url(url).request_uri) == target
-
-
-def test_browsers_and_node_send_it_unchanged() -> None:
-    """Node's URL is the URL Standard's, the one that browsers and fetch use."""
-    if shutil.which("node") is None or not (NODE / "node_modules" / "@aws-sdk").exists():
-        pytest.skip("node: npm ci in tests/node first")
-    urls = _many()
-    assert node_signer([{"kind": "href", "args": {"url": url}} for url in urls]) == urls

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from keyfront.signing.resource import ResourcePattern, glob, plain_host
-from tests.vectors.make import WILDCARDS
+from tests.vectors.corpus import WILDCARDS
 
 
 def grants(pattern: str, url: str) -> bool:

@@ -21,7 +21,7 @@ from keyfront.signing.sign import (
     sign_url,
 )
 from tests.signing.harness import EC, NOW, RSA, SOON, ask, reason, ring
-from tests.vectors.make import HERE, KEY_IDS, UNSENDABLE_URLS, WIRE_URLS, key
+from tests.vectors.corpus import HERE, KEY_IDS, UNSENDABLE_URLS, WIRE_URLS, key
 
 HOUR = timedelta(hours=1)
 

@@ -9,29 +9,15 @@ from urllib.parse import unquote
 
 import pytest
 
-from keyfront.errors import Denial, Denied
+from keyfront.errors import Denial
 from keyfront.signing.explain import explain
-from keyfront.signing.keys import cf_b64decode, cf_b64encode, load_public_key
-from keyfront.signing.verify import Grant, KeyRing, verify
-from tests.vectors.make import EXPIRES, HERE, KEY_IDS, SIGNERS, Absent, Vector, load
+from keyfront.signing.keys import cf_b64decode, cf_b64encode
+from keyfront.signing.verify import KeyRing
+from tests.signing.harness import KEYS, judge, outcome
+from tests.vectors.corpus import EXPIRES, KEY_IDS, SIGNERS, Vector, load
 
-KEYS = {KEY_IDS[name]: load_public_key((HERE / "keys" / f"{name}.pub").read_text()) for name in KEY_IDS}
 VECTORS = {f"{signer}: {vector.name}": vector for signer in SIGNERS for vector in load(signer)}
 GRANTED = {name: vector for name, vector in VECTORS.items() if vector.expect == "granted"}
-
-
-def judge(vector: Vector, ring: KeyRing) -> Grant:
-    return verify(
-        vector.scheme, vector.host, vector.target, vector.cookie, ring, vector.client_ip, vector.now
-    )
-
-
-def outcome(vector: Vector, ring: KeyRing) -> str:
-    try:
-        judge(vector, ring)
-    except Denied as denied:
-        return denied.denial.reason
-    return "granted"
 
 
 @pytest.mark.parametrize("name", VECTORS)
@@ -237,18 +223,3 @@ def test_dies_with_its_key(name: str) -> None:
     vector = GRANTED[name]
     left = {id_: key for id_, key in KEYS.items() if id_ != KEY_IDS[vector.key]}
     assert outcome(vector, KeyRing(left)) == "unknown_key"
-
-
-@pytest.mark.parametrize("signer", SIGNERS)
-def test_fresh_signatures_are_judged_like_the_stored(signer: str) -> None:
-    """The signers that are installed sign everything anew. RSA signatures must come out as they are stored."""
-    try:
-        fresh = list(SIGNERS[signer]() if signer != "awscli" else SIGNERS[signer](("plain", "UTF-8")))  # type: ignore[call-arg]
-    except Absent as absent:
-        pytest.skip(f"{signer}: {absent}")
-    stored = {vector.name: vector for vector in load(signer)}
-    ring = KeyRing(KEYS)
-    for vector in fresh:
-        assert outcome(vector, ring) == vector.expect, vector.name
-        if vector.key == "rsa":
-            assert vector == stored[vector.name]

@@ -17,7 +17,8 @@ from keyfront.model.kinds import Quotas
 from tests.awscli import Aws
 from tests.control.calls import World, call_of
 from tests.control.harness import minimal
-from tests.control.plane import Plane, public_pem
+from tests.control.plane import Plane
+from tests.keys import public_pem
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("awscli") is None, reason="the AWS CLI is not installed beside this Python"

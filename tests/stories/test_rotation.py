@@ -25,7 +25,8 @@ from keyfront.custody.key_record import LEEWAY, RotationPolicy
 from keyfront.custody.signers.key_group_signer import KeyGroupSigner
 from keyfront.lifecycle.cloudfront import CloudFront, Refused
 from keyfront.lifecycle.executor import Conductor
-from tests.control.plane import Plane, public_pem
+from tests.control.plane import Plane
+from tests.keys import public_pem
 from tests.up import Up, distribution_config
 
 ENVIRONMENT = {"KEYFRONT_CUSTODY_PASSPHRASE": "of this test alone"}

@@ -18,7 +18,7 @@ from keyfront.custody.default_paths import default_data, default_records, instal
 from keyfront.custody.key_record import Stage, load
 from keyfront.custody.schemes import open_records
 from keyfront.errors import SettingsError
-from tests.control.plane import public_pem
+from tests.keys import public_pem
 from tests.up import Up
 
 ROOT = Path(__file__).parents[2]

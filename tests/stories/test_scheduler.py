@@ -18,7 +18,7 @@ from keyfront.cli.main import keyfront
 from keyfront.cloudfront.key_usage import KeyUses, ask
 from keyfront.custody.key_record import KeyGroupRecord, Stage, load
 from keyfront.custody.schemes import open_records
-from tests.control.plane import public_pem
+from tests.keys import public_pem
 from tests.origin import ScriptedOrigin, answer
 from tests.postgres import PostgresServer, unable
 from tests.up import Up, distribution_config

@@ -1,0 +1,130 @@
+"""The tier of each test file, read from its path and its imports.
+
+    stories      processes, started as the documentation says: tests/stories
+    integration  sockets, processes, or databases: a file that imports one of `OUTSIDE`, itself, through a helper of the
+                 tests, or through a fixture of its folder's conftest.py
+    unit         rules, vectors, and tables: every other file
+
+`conftest.py` runs a tier by `--tier` and fails a unit test that opens a socket, a database, or a process all the same.
+"""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+from typing import Literal, get_args
+
+import pytest
+
+from tests.imports import MODULES, ROOT, imports, inside
+
+Tier = Literal["unit", "integration", "stories"]
+TIERS: tuple[Tier, ...] = get_args(Tier)
+
+OUTSIDE = {
+    "http.client",
+    "http.server",
+    "keyfront.cli",
+    "keyfront.control.process",
+    "keyfront.control.store",
+    "keyfront.custody.agent",
+    "keyfront.edge.worker",
+    "keyfront.runtime",
+    "multiprocessing",
+    "signal",
+    "socket",
+    "socketserver",
+    "sqlalchemy",
+    "sqlite3",
+    "subprocess",
+    "tests.faults",
+    "tests.origin",
+    "tests.up",
+    "tests.viewer",
+    "uvicorn",
+}
+"""What a unit test does without. `tests.origin` and `tests.viewer` open sockets through asyncio; `signal` goes
+with processes, and `tests.faults` with failing disks."""
+
+OPENING = {
+    "os.exec",
+    "os.fork",
+    "os.forkpty",
+    "os.posix_spawn",
+    "os.system",
+    "socket.bind",
+    "socket.connect",
+    "sqlite3.connect",
+    "subprocess.Popen",
+}
+"""The audit events that a unit test does not raise."""
+
+
+@cache
+def tier(path: Path) -> Tier:
+    """The tier of the test file at `path`."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    if parts[:2] == ("tests", "stories"):
+        return "stories"
+    return "integration" if _reaches_outside(".".join(parts)) else "unit"
+
+
+@cache
+def _reaches_outside(module: str) -> bool:
+    found: set[str] = set()
+    waiting = [module, *_conftests(module)]
+    while waiting:
+        name = waiting.pop()
+        if any(inside(name, outside) for outside in OUTSIDE):
+            return True
+        if name not in found and name in MODULES and not inside(name, "keyfront"):
+            found.add(name)
+            waiting += imports(name)
+    return False
+
+
+def _conftests(module: str) -> list[str]:
+    """The conftest.py of the module's folders, below `tests`, whose fixtures it uses."""
+    used = _requested(module)
+    folders = module.split(".")[:-1]
+    names = [".".join([*folders[:depth], "conftest"]) for depth in range(2, len(folders) + 1)]
+    return [name for name in names if name in MODULES and used & _fixtures(name)]
+
+
+def _functions(module: str) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    tree = ast.parse(MODULES[module].read_text())
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+@cache
+def _requested(module: str) -> set[str]:
+    """The fixtures that a module may ask for: the names of arguments, and texts for `getfixturevalue`."""
+    tree = ast.parse(MODULES[module].read_text())
+    texts = {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    return texts | {argument.arg for function in _functions(module) for argument in function.args.args}
+
+
+@cache
+def _fixtures(module: str) -> set[str]:
+    return {
+        function.name
+        for function in _functions(module)
+        if any("fixture" in ast.unparse(decorator) for decorator in function.decorator_list)
+    }
+
+
+class Guard:
+    """An audit hook that fails the unit test that opens a socket, a database, or a process."""
+
+    test: str | None = None
+    """The unit test that is running."""
+
+    def __call__(self, event: str, _arguments: tuple[object, ...]) -> None:
+        if self.test is not None and event in OPENING:
+            test, self.test = self.test, None
+            pytest.fail(f"{test} is a unit test and raises {event}: see tests/tiers.py")
