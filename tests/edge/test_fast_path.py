@@ -571,10 +571,11 @@ def test_a_record_made_of_pieces_is_the_encoders(agent: str, referer: str, path:
     section = fast_path.CachedHeaderBlock(request, "")
     ready = way._prepare(visit.plan, section, target)
     assert ready is not None
-    told = fast_path.Caller("192.0.2.1", 7, (tls, "x")).told
+    client = fast_path.Caller("192.0.2.1", 7, (tls, "x")).record_fields
     shown = "" if ready.spelled else target
     line = (
-        f'{{"time":1.5,{told}{ready.first}{shown}{ready.middle}0,"time_taken_us":0{section.told}{ready.last}'
+        f'{{"time":1.5,{client}{ready.first}{shown}{ready.middle}0,"time_taken_us":0'
+        f"{section.record_fields}{ready.last}"
     )
     read = msgspec.json.decode(line)
     assert read["path"] == target

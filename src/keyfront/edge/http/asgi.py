@@ -16,6 +16,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from time import perf_counter
 from typing import Any
 
+import msgspec
+
 from keyfront.edge.http.request_target import MAX_HEAD, MAX_TARGET, host_text, in_origin_form
 from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.http.trusted_proxies import TrustedProxies
@@ -89,7 +91,8 @@ class EdgeApp:
         request, refusal = self._request(scope, receive)
         if not refusal and request.body is None and request.version not in ("1.0", "1.1"):
             try:
-                request.body = await _body_unannounced(receive)
+                body = await _body_unannounced(receive)
+                request = msgspec.structs.replace(request, body=body)
             except ConnectionResetError as error:
                 clear_traceback(error)
                 refusal = "bad_request"
@@ -139,7 +142,8 @@ class EdgeApp:
         (403) if it cannot send an answer of ours. It leaves an access record."""
         await receive()  # websocket.connect
         request, _ = self._request({**scope, "method": "GET"}, receive)
-        request.scheme = {"ws": "http", "wss": "https"}.get(request.scheme, request.scheme)
+        scheme = {"ws": "http", "wss": "https"}.get(request.scheme, request.scheme)
+        request = msgspec.structs.replace(request, scheme=scheme)
         visit = self.edge.unreadable(request)
         name = "websocket_over_asgi"
         reply = respond.dated(error_pages.refused(name, None, request, visit.request_id), visit.now)
@@ -254,7 +258,7 @@ class EdgeApp:
             (b"x-amz-cf-pop", self.edge.settings.pop.encode()),
             (b"x-amz-cf-id", visit.request_id.encode()),
         ]
-        visit.first_byte = perf_counter()
+        visit.timings.first_byte = perf_counter()
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         if bodiless or isinstance(reply.body, bytes):
             body = reply.body if isinstance(reply.body, bytes) and not bodiless else b""

@@ -364,11 +364,11 @@ class Connection(asyncio.Protocol):
         self._last_data = self._clock()
         self._keep_alive = True
         self._body = None
-        visit = self._handler.lookup(section.asking(target, self._caller))
+        visit = self._handler.lookup(section.request_for(target, self._caller))
         stored = visit.hit
         if stored is not None:
             self._send(stored, *self._told(visit, stored))
-            if not self._listener.quick.tell(visit, section, self._caller):
+            if not self._listener.quick.log_hit(visit, section, self._caller):
                 self._handler.log_access(visit, 200, len(stored.body), "Hit", "Hit")
         else:
             self._quiet = False
@@ -845,7 +845,7 @@ class Connection(asyncio.Protocol):
                 b"\r\n\r\n",
             )
         )
-        visit.first_byte = perf_counter()
+        visit.timings.first_byte = perf_counter()
         if isinstance(body, bytes):
             if bodiless:
                 body = b""
@@ -905,7 +905,7 @@ class Connection(asyncio.Protocol):
             upstream.end()
             return False
         self._early = None
-        visit.first_byte = perf_counter()
+        visit.timings.first_byte = perf_counter()
         self.tunnel = tunnel
         try:
             await tunnel.finished

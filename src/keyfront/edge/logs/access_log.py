@@ -143,7 +143,7 @@ class AccessLog:
         self._waiting += self._refusals.sums()
         self.flush()
 
-    def tally(self, distribution: str, key: tuple[str, str] | None) -> HitCounter:
+    def hit_counter(self, distribution: str, key: tuple[str, str] | None) -> HitCounter:
         """What hits of this distribution by this key (id and hash; None: no signature needed) are counted as."""
         name = (distribution, key)
         found = self._tallies.get(name)

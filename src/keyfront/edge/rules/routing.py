@@ -381,12 +381,12 @@ class Plan:
     `key` is the cache key before the headers, cookies and parameters that the behavior selects are added to it
     (None: pass through), `target` the path and query to ask the origin for (OriginPath still to be put before it,
     signing parameters gone), `query` the viewer's own query string. `grant` is what the credentials in this very
-    URL allow, if it carries any; it is judged again at each use. `ready` and what comes with it are the quick way's own
-    (`quick`): how long the path is, and until when (epoch seconds) there is no grant
-    to be judged.
+    URL allow, if it carries any; it is judged again at each use. `record_template`, `path_length` and `until` belong
+    to the fast path: the pieces of an access record, how long the path is, and until when (epoch seconds) there is no
+    grant to be judged.
     """
 
-    __slots__ = ("grant", "key", "path_length", "query", "ready", "route", "target", "until")
+    __slots__ = ("grant", "key", "path_length", "query", "record_template", "route", "target", "until")
 
     def __init__(self, route: Route, key: str | None, target: str, query: str, grant: Grant | None) -> None:
         self.route = route
@@ -394,6 +394,6 @@ class Plan:
         self.target = target
         self.query = query
         self.grant = grant
-        self.ready: RecordTemplate | None = None
+        self.record_template: RecordTemplate | None = None
         self.path_length = 0
         self.until = 0.0

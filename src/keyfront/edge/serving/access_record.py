@@ -13,6 +13,7 @@ from keyfront.edge.rules.routing import Route, Site
 from keyfront.edge.semantics.websocket import WEBSOCKET
 from keyfront.edge.serving.exchange import Exchange
 from keyfront.edge.types.record import Record
+from keyfront.signing.verify import Grant
 
 LONGEST_EXPLANATION: Final = 500
 """Characters of an explanation that an access record holds: some of them may be an origin's own words."""
@@ -40,6 +41,7 @@ def access_record(
     :param country: the country code of an address, empty if unknown; asked where a distribution restricts countries.
     """
     request, plan, refusal = exchange.request, exchange.plan, exchange.refusal
+    timings = exchange.timings
     path, _, query = request.target.partition("?")
     route: Route | None = None
     site: Site | None = None
@@ -75,7 +77,7 @@ def access_record(
         distribution="" if site is None else site.distribution.id,
         behavior="" if route is None else route.behavior.path_pattern,
         request_bytes=request.wire_bytes + exchange.received,
-        first_byte_us=int((exchange.first_byte - exchange.began) * 1e6) if exchange.first_byte else 0,
+        first_byte_us=int((timings.first_byte - timings.began) * 1e6) if timings.first_byte else 0,
         user_agent=agent,
         referer=referer,
         country=country(request.client_ip) if site is not None and site.geo is not None else "",
@@ -95,11 +97,8 @@ def _add_verdict(record: Record, exchange: Exchange, route: Route | None) -> Non
     """What the signature gate decided, and by which key."""
     grant, refusal = exchange.grant, exchange.refusal
     if grant is not None:
-        record.verdict = "allowed"
-        record.signed_by = grant.mode
-        record.hash_algorithm = grant.hash_name
-        record.remembered = grant.remembered
-        key_id = grant.key_pair_id
+        add_grant(record, grant, route)
+        record.verify_us = int(exchange.timings.verify * 1e6)
     elif refusal is not None:
         record.verdict = "refused"
         denied = refusal.denied
@@ -107,11 +106,21 @@ def _add_verdict(record: Record, exchange: Exchange, route: Route | None) -> Non
             return
         record.reason = denied.denial.reason
         record.explanation = denied.detail
-        key_id = denied.key_pair_id
-    else:
-        return
+        record.verify_us = int(exchange.timings.verify * 1e6)
+        _add_key(record, denied.key_pair_id, route)
+
+
+def add_grant(record: Record, grant: Grant, route: Route | None) -> None:
+    """What the credentials of an allowed request were."""
+    record.verdict = "allowed"
+    record.signed_by = grant.mode
+    record.hash_algorithm = grant.hash_name
+    record.remembered = grant.remembered
+    _add_key(record, grant.key_pair_id, route)
+
+
+def _add_key(record: Record, key_id: str, route: Route | None) -> None:
     record.key_pair_id = key_id
-    record.verify_us = int(exchange.verify_s * 1e6)
     if route is not None and route.keyring is not None:
         record.key_group = route.keyring.groups.get(key_id, "")
 
@@ -130,7 +139,7 @@ class AccessRecorder:
         self, exchange: Exchange, status: int, sent: int, result: str, detail: str, reason: str = ""
     ) -> None:
         """The reply is out, or the viewer has left (`detail` says so). The parameters are those of `access_record`."""
-        time_taken = perf_counter() - exchange.began
+        time_taken = perf_counter() - exchange.timings.began
         self.log.add(
             access_record(
                 exchange,

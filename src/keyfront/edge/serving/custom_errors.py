@@ -7,7 +7,7 @@ from typing import Final
 from keyfront.edge.rules.decide import internal_plan
 from keyfront.edge.rules.routing import Site
 from keyfront.edge.semantics.fields import CONDITIONAL
-from keyfront.edge.serving.exchange import Exchange
+from keyfront.edge.serving.exchange import Exchange, Timings
 from keyfront.edge.serving.lookup import CacheLookup
 from keyfront.edge.types.messages import Reply, Request
 from keyfront.errors import OriginFailure, clear_traceback
@@ -44,7 +44,7 @@ class CustomErrors:
             client_port=viewer.client_port,
             version=viewer.version,
         )
-        inner = Exchange(request, exchange.now, exchange.began, exchange.request_id)
+        inner = Exchange(request, exchange.request_id, exchange.now, Timings(exchange.timings.began))
         plan = inner.plan = internal_plan(site, rule.page_path, request)
         inner.key = self._lookup.key(plan, request)
         try:

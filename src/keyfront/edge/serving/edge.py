@@ -41,7 +41,7 @@ from keyfront.edge.semantics.websocket import WEBSOCKET, handshake_fault
 from keyfront.edge.serving.access_record import AccessRecorder
 from keyfront.edge.serving.configuration import ActiveConfiguration
 from keyfront.edge.serving.custom_errors import CustomErrors
-from keyfront.edge.serving.exchange import Exchange
+from keyfront.edge.serving.exchange import Exchange, Timings
 from keyfront.edge.serving.fills import Filler
 from keyfront.edge.serving.lookup import CacheLookup
 from keyfront.edge.serving.origin_fetch import NegativeCache, OriginFetcher
@@ -150,9 +150,8 @@ class Edge:
         """Decide a request, and look into this worker's memory for a response that can go out as it is."""
         now = self.clock()
         began = perf_counter()
-        exchange = Exchange(request, now, began, self.request_id())
         decision = decide(self.active.routing, request, now, self.country)
-        exchange.verify_s = perf_counter() - began
+        exchange = Exchange(request, self.request_id(), now, Timings(began, perf_counter() - began))
         if isinstance(decision, Refusal):
             exchange.refusal = decision
             return exchange
@@ -181,7 +180,7 @@ class Edge:
 
     def unreadable(self, request: Request) -> Exchange:
         """The exchange of a request that no shell could make sense of; it is only logged."""
-        return Exchange(request, self.clock(), perf_counter(), self.request_id())
+        return Exchange(request, self.request_id(), self.clock(), Timings(perf_counter()))
 
     # -- serve: the slow path ----------------------------------------------------------------------------------------
 
@@ -244,25 +243,25 @@ class Edge:
         if policy.timing and policy.tells_timing(exchange.request, 100 * random()):
             result = reply.x_cache
             if result == "Error":
-                result = "Miss" if exchange.forwarded else "Hit" if exchange.refusal is None else ""
+                result = "Miss" if exchange.trace.forwarded else "Hit" if exchange.refusal is None else ""
             reply.headers = timed(
                 reply.headers,
                 result,
                 pop=self.settings.pop,
                 request_id=exchange.request_id,
-                taken=perf_counter() - exchange.began,
-                upstream=exchange.upstream if result != "Hit" else None,
+                taken=perf_counter() - exchange.timings.began,
+                upstream=exchange.timings.upstream if result != "Hit" else None,
             )
 
     def _cache_status(self, exchange: Exchange, reply: Reply) -> bytes:
-        fill = exchange.flight
+        fill = exchange.trace.fill
         return respond.cache_status(
             self.settings.pop,
-            exchange.forwarded,
-            exchange.answered if fill is None else fill.status,
-            None if exchange.fresh_until is None else exchange.fresh_until - exchange.now,
+            exchange.trace.forwarded,
+            exchange.trace.origin_status if fill is None else fill.status,
+            None if exchange.trace.fresh_until is None else exchange.trace.fresh_until - exchange.now,
             stored=fill is not None and fill.keeps,
-            collapsed=exchange.joined,
+            collapsed=exchange.trace.joined,
             detail=reply.reason,
         )
 

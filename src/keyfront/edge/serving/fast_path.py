@@ -1,21 +1,22 @@
-"""The quick way: a request like one before, answered from memory.
+"""The fast path: a request that resembles an earlier one is answered from memory, without parsing it.
 
-Most requests are like an earlier one. A viewer's requests over one connection have the same header section, byte for
-byte, and what is popular is asked for by the same target. So the header section of a request without a body, once
-llhttp has read it, is remembered as it was sent (`Section`), with what follows from it alone; and a plan is remembered
-by its URL (`decide`). Where both are found again nothing is left to parse. What depends on the moment or on the viewer
-is judged as on the long way: country, dates, address, cookies, whether the stored response is still fresh. Wherever
-the quick way does not know how to go on it answers None, having changed nothing, and the request takes the long way.
-It never refuses.
+Most requests do. A viewer's requests over one connection have the same header section, byte for byte, and popular
+content is requested by the same target. So two things are remembered: the header section of a request without a body,
+as it was sent, once llhttp has parsed it (`CachedHeaderBlock`), with everything that follows from it alone; and the
+plan of each URL (`decide`). If both are found again, nothing is left to parse. What depends on the time or on the
+viewer is judged as on the slow path: country, dates, address, cookies, and whether the stored response is still fresh.
+Wherever the fast path cannot go on, it returns None without having changed anything, and the request takes the slow
+path. It never refuses a request.
 
-The access record of such a request is put together from pieces made ahead, by the encoder of all the others.
+The access record of such a request is put together from prebuilt pieces of JSON. `access_record`, which makes all
+other records too, makes the one that the pieces are cut from.
 """
 
 from __future__ import annotations
 
 from math import inf
 from time import perf_counter
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -26,8 +27,9 @@ from keyfront.edge.rules.redaction import loggable
 from keyfront.edge.rules.respond import is_unconditional
 from keyfront.edge.rules.response_headers import ResponseHeaders
 from keyfront.edge.rules.routing import Plan, Route
+from keyfront.edge.serving.access_record import access_record, add_grant
 from keyfront.edge.serving.edge import Edge
-from keyfront.edge.serving.exchange import Exchange
+from keyfront.edge.serving.exchange import Exchange, Timings
 from keyfront.edge.types.messages import Request
 from keyfront.edge.types.record import HitCounter, Record, RecordTemplate
 from keyfront.edge.types.stored import Stored
@@ -35,53 +37,67 @@ from keyfront.errors import Denied, clear_traceback
 from keyfront.signing.tables import Remembered
 from keyfront.signing.verify import Grant, verify
 
-SECTIONS_KEPT = 8192
-SECTIONS_SIZE = 40 << 20
-"""How many header sections are kept of those in use, and how many bytes of them; never more than twice as many."""
-GLIMPSED = 65_536
-"""How many header sections that came once are known by their hashes: what never comes again is not kept."""
+MAX_SECTIONS: Final = 8192
+MAX_SECTION_BYTES: Final = 40 << 20
+"""How many header sections are kept in each of the two generations of the table, and how many bytes of them."""
+MAX_GLIMPSES: Final = 65_536
+"""How many hashes of header sections are kept. A section is remembered when it comes a second time, since many never
+do."""
 
-MOST_SUFFIXES = 4
+MAX_SUFFIXES: Final = 4
 """For how many behaviors a header section remembers what it adds to a cache key."""
-MOST_READY = 2048
-"""How many sorts of plans are held ready, 2 KB each at most."""
+MAX_TEMPLATES: Final = 2048
+"""How many record templates are shared among plans that are alike, 2 KB each at most."""
 
-_LONGEST = {b"user-agent": LONGEST_AGENT, b"referer": LONGEST_REFERER}
-_BEFORE = b'{"time":0.0,"request_id":"","client_ip":"","client_port":0,'
-_PATH = b',"path":"'
-_AFTER = b',"bytes":0,"time_taken_us":0,'
-_AGES = [b"\r\nAge: %d\r\n\r\n" % age for age in range(3600)]
+_LONGEST: Final = {b"user-agent": LONGEST_AGENT, b"referer": LONGEST_REFERER}
+# What of an encoded record varies from hit to hit, between its pieces.
+_BEFORE: Final = b'{"time":0.0,"request_id":"","client_ip":"","client_port":0,'
+_PATH: Final = b',"path":"'
+_AFTER: Final = b',"bytes":0,"time_taken_us":0,'
+_AGES: Final = [b"\r\nAge: %d\r\n\r\n" % age for age in range(3600)]
 
 
 class CachedHeaderBlock:
-    """A header section that was read before: of an HTTP/1.1 GET without a body that leaves its connection open.
+    """A header section that was parsed before: of an HTTP/1.1 GET without a body that keeps its connection open.
 
-    `request` is the one that it came with. `origin` is scheme and host as they stand before a target, `size` the bytes
-    of the request beside its target. `client` is the viewer's address where a trusted proxy has told it, else empty:
-    then it is the peer's. `told` is what it adds to an access record.
+    `request` is the one that it came with. `origin` is scheme and host as they stand before a target, `size` the
+    request's bytes without its target. `client` is the viewer's address as a trusted proxy names it; if it is empty,
+    the viewer is the peer. `record_fields` is what it adds to an access record, as members of a JSON object.
     """
 
-    __slots__ = ("client", "grant", "granted", "number", "origin", "request", "size", "suffixes", "told")
+    __slots__ = (
+        "client",
+        "grant",
+        "grant_fields",
+        "number",
+        "origin",
+        "record_fields",
+        "request",
+        "size",
+        "suffixes",
+    )
 
     def __init__(self, request: Request, client: str) -> None:
         self.request = request
         self.origin = f"{request.scheme}://{request.host}"
         self.client = client
         self.size = request.wire_bytes - len(request.target)
-        said = {
+        logged = {
             name.decode().replace("-", "_"): shortened(value.decode("latin-1"), _LONGEST[name])
             for name, value in request.headers
             if name in _LONGEST
         }
-        self.told = "".join([_member(name, value) for name, value in said.items() if value])
-        self.grant: Grant | None = None  # the last one that its cookies gave, and that in an access record
-        self.granted = ""
-        self.number = -1  # of the snapshot that the suffixes belong to
+        self.record_fields = "".join([_member(name, value) for name, value in logged.items() if value])
+        self.grant: Grant | None = None
+        """The last grant that its cookies gave, and `grant_fields`, what that adds to an access record."""
+        self.grant_fields = ""
+        self.number = -1
+        """Of the snapshot that `suffixes` belong to."""
         self.suffixes: dict[str, str] = {}
         """What it adds to a cache key, by distribution and path pattern."""
 
-    def asking(self, target: str, caller: Caller) -> Request:
-        """The request with this header section for another target, or from somebody else."""
+    def request_for(self, target: str, caller: Caller) -> Request:
+        """The request with this header section for another target, or from another peer."""
         one = self.request
         return Request(
             "GET", target, one.host, one.headers, one.scheme, self.client or caller.address, caller.port, "1.1",
@@ -90,263 +106,294 @@ class CachedHeaderBlock:
 
 
 def _section_bytes(section: CachedHeaderBlock) -> int:
-    """What a header section takes beside its bytes, which are its key: each line once more, as an object, and what it
-    adds to access records and cache keys."""
+    """What a header section is charged beside its own bytes, which are its key: every line once more as an object, and
+    what it adds to access records and cache keys."""
     request = section.request
     lines = sum([len(name) + len(value) + 200 for name, value in request.headers])
-    cookie = (2 + MOST_SUFFIXES) * len(request.cookie)
-    return 1500 + lines + cookie + len(section.told) + len(request.target)
+    cookie = (2 + MAX_SUFFIXES) * len(request.cookie)
+    return 1500 + lines + cookie + len(section.record_fields) + len(request.target)
 
 
 class Caller:
-    """Who is at the other end of a connection: address, port, and both with what TLS says as the log tells them."""
+    """The peer of a connection: its address and port, and the TLS protocol and cipher. `record_fields` is all of that
+    as members of an access record."""
 
-    __slots__ = ("address", "port", "tls", "told")
+    __slots__ = ("address", "port", "record_fields", "tls")
 
     def __init__(self, address: str, port: int, tls: tuple[str, str] | None) -> None:
         self.address = address
         self.port = port
         self.tls = tls
-        self.told = self.tell(address)
+        self.record_fields = self.fields_of(address)
 
-    def tell(self, address: str) -> str:
-        """The same for a viewer behind it."""
-        told = f'"client_ip":{_text(address)},"client_port":{self.port}'
+    def fields_of(self, address: str) -> str:
+        """`record_fields` for a viewer whose address a trusted proxy names."""
+        fields = f'"client_ip":{_text(address)},"client_port":{self.port}'
         if self.tls is not None:
-            told += _member("ssl_protocol", self.tls[0]) + _member("ssl_cipher", self.tls[1])
-        return told
+            fields += _member("ssl_protocol", self.tls[0]) + _member("ssl_cipher", self.tls[1])
+        return fields
 
 
 class ViewerFields(NamedTuple):
-    """What the viewer and its cookies come to: parts of the access record, and of the cache key."""
+    """What the viewer and its cookies add: members of the access record, the counter of its hits, the cache key."""
 
-    who: str
-    told: str
-    tally: HitCounter
+    client: str
+    section: str
+    counter: HitCounter
     key: str
 
 
 class FastPath:
-    """The quick way of one listener. `sections` finds by their bytes the header sections of earlier requests."""
+    """The fast path of one listener. `sections` finds the header sections of earlier requests by their bytes."""
 
     def __init__(self, edge: Edge) -> None:
-        self._edge = edge
+        self._active = edge.active
+        self._memory = edge.memory
+        self._clock = edge.clock
+        self._country = edge.country
+        self._new_request_id = edge.request_id
         self._log: AccessLog = edge.log
-        self._number = -1  # of the snapshot that `_ready` belongs to
-        self._ready: dict[tuple[str, ...], RecordTemplate] = {}
+        self._enabled = not edge.settings.cache_status
+        self._number = -1  # of the snapshot that `_templates` belong to
+        self._templates: dict[tuple[str, ...], RecordTemplate] = {}
         self._glimpsed: set[int] = set()
         self._millisecond = 0
-        self._moment = ""
+        self._record_start = ""
         self.sections: Remembered[CachedHeaderBlock] = Remembered(
-            SECTIONS_KEPT, SECTIONS_SIZE, _section_bytes, edge.tables
+            MAX_SECTIONS, MAX_SECTION_BYTES, _section_bytes, edge.tables
         )
 
     def learn(self, section: bytes, request: Request, client: str = "") -> None:
-        """Remember a header section, from the line break that ends the request line to the empty line: the one that
-        `request` came with, which was not refused. What was read must have held nothing but this one request, without a
-        body."""
+        """Remember a header section: the bytes from the line break that ends the request line to the empty line.
+
+        :param request: the request that came with it. It had no body and was not refused, and nothing else was read
+            together with it.
+        :param client: the viewer's address, if a trusted proxy names it.
+        """
         glimpse = hash(section)
         if glimpse not in self._glimpsed:
-            if len(self._glimpsed) >= GLIMPSED:
+            if len(self._glimpsed) >= MAX_GLIMPSES:
                 self._glimpsed.clear()
             self._glimpsed.add(glimpse)
-        elif is_unconditional(request) and not self._edge.settings.cache_status:
+        elif self._enabled and is_unconditional(request):
             self.sections.put(section, CachedHeaderBlock(request, client))
 
     def answer(
         self, section: CachedHeaderBlock, target: str, caller: Caller
     ) -> tuple[Stored, bytes, bytes, ResponseHeaders | None] | None:
-        """What answers a request with this header section for this target: a stored response, the request's id, the
-        Age that ends its head, and the policy for the rest of it. The access record is left."""
+        """The answer to a request with this header section for this target, whose access record is then written: a
+        stored response, the request id, the Age header that ends its head, and the response headers policy for the rest
+        of the head. None if the request must take the slow path."""
         began = perf_counter()
-        edge = self._edge
-        plan = edge.routing.plans.get(section.origin + target)
+        plan = self._active.routing.plans.get(section.origin + target)
         if plan is None:
             return None
-        ready = plan.ready
-        if ready is None:
-            ready = self._prepare(plan, section, target)
-            if ready is None:
+        template = plan.record_template
+        if template is None:
+            template = self._prepare(plan, section, target)
+            if template is None:
                 return None
-        now = edge.clock()
-        if ready.plain and now < plan.until and not section.client:
-            who, told, tally = caller.told, section.told, ready.tally
+        now = self._clock()
+        if template.plain and now < plan.until and not section.client:
+            client, fields, counter = caller.record_fields, section.record_fields, template.counter
             key = plan.key
         else:
-            judged = self._judge(plan, ready, section, target, caller, now)
-            if judged is None:
+            viewer = self._judge(plan, template, section, target, caller, now)
+            if viewer is None:
                 return None
-            who, told, tally, key = judged
-        stored = edge.memory.look(key)  # type: ignore[arg-type]  # a plan that is ready has a key
+            client, fields, counter, key = viewer
+        stored = self._memory.look(key)  # type: ignore[arg-type]  # a plan with a template has a key
         if stored is None or now >= stored.quick_until:
             return None
-        request_id = edge.request_id()
-        self._leave(request_id, plan, ready, section, target, who, told, tally, len(stored.body), now, began)
+        request_id = self._new_request_id()
+        self._write_record(
+            request_id, plan, template, section, target, client, fields, counter, len(stored.body), now, began
+        )
         return stored, request_id.encode(), aged(stored, now), plan.route.response_headers
 
-    def tell(self, exchange: Exchange, section: CachedHeaderBlock, caller: Caller) -> bool:
-        """Leave the access record of a hit that was decided the long way, if it can be done here."""
+    def log_hit(self, exchange: Exchange, section: CachedHeaderBlock, caller: Caller) -> bool:
+        """Write the access record of a hit that was decided on the slow path. False if that cannot be done here."""
         plan, stored, grant = exchange.plan, exchange.hit, exchange.grant
         if plan is None or stored is None or plan.route.site.geo is not None:
             return False
         target = exchange.request.target
-        ready = plan.ready or self._prepare(plan, section, target)
-        if ready is None:
+        template = plan.record_template or self._prepare(plan, section, target)
+        if template is None:
             return False
-        verify_us = int(exchange.verify_s * 1e6)
-        who = caller.tell(section.client) if section.client else caller.told
-        told, tally = f'{section.told},"verify_us":{verify_us}', ready.tally
+        verify_us = int(exchange.timings.verify * 1e6)
+        client = caller.fields_of(section.client) if section.client else caller.record_fields
+        fields, counter = f'{section.record_fields},"verify_us":{verify_us}', template.counter
         if plan.grant is None and grant is not None:
-            told += _granted(grant, plan.route)
-            tally = self._tally(plan.route, grant)
-        size, now, began = len(stored.body), exchange.now, exchange.began
-        self._leave(exchange.request_id, plan, ready, section, target, who, told, tally, size, now, began)
+            fields += _grant_fields(grant, plan.route)
+            counter = self._counter(plan.route, grant)
+        size, now, began = len(stored.body), exchange.now, exchange.timings.began
+        self._write_record(
+            exchange.request_id, plan, template, section, target, client, fields, counter, size, now, began
+        )
         self._log.counts.verify_us += verify_us
         return True
 
-    def _leave(
+    def _write_record(
         self,
         request_id: str,
         plan: Plan,
-        ready: RecordTemplate,
+        template: RecordTemplate,
         section: CachedHeaderBlock,
         target: str,
-        who: str,
-        told: str,
-        tally: HitCounter,
+        client: str,
+        fields: str,
+        counter: HitCounter,
         size: int,
         now: float,
         began: float,
     ) -> None:
+        """Write the access record of a hit.
+
+        :param client: the viewer's address and port, as members of a JSON object.
+        :param fields: what header section and viewer add, likewise.
+        :param size: bytes of the body.
+        """
         millisecond = int(now * 1000)
         if millisecond != self._millisecond:
             self._millisecond = millisecond
-            self._moment = f'{{"time":{millisecond / 1000:.3f},"request_id":"'
-        path = "" if ready.spelled else target[: plan.path_length]
+            self._record_start = f'{{"time":{millisecond / 1000:.3f},"request_id":"'
+        path = "" if template.spelled else target[: plan.path_length]
         taken = int((perf_counter() - began) * 1e6)
-        tally.hits += 1
-        tally.sent += size
-        tally.taken_us += taken
+        counter.hits += 1
+        counter.sent += size
+        counter.taken_us += taken
         self._log.hit(
-            f'{self._moment}{request_id}",{who}{ready.first}{path}{ready.middle}{size},"time_taken_us":{taken},'
-            f'"request_bytes":{section.size + len(target)}{told}{ready.last}'
+            f'{self._record_start}{request_id}",{client}{template.first}{path}{template.middle}{size},'
+            f'"time_taken_us":{taken},"request_bytes":{section.size + len(target)}{fields}{template.last}'
         )
 
     def _judge(
         self,
         plan: Plan,
-        ready: RecordTemplate,
+        template: RecordTemplate,
         section: CachedHeaderBlock,
         target: str,
         caller: Caller,
         now: float,
     ) -> ViewerFields | None:
-        """The questions whose answers depend on the viewer: country, dates and address, cookies, what of it is in the
-        cache key. None: no, or not here."""
-        edge, route = self._edge, plan.route
-        who, client = caller.told, caller.address
+        """Judge what depends on the viewer: the country, the grant's dates and address, the cookies, and what of the
+        request is in the cache key. None if the answer is no, or is not known here."""
+        route = plan.route
+        client, address = caller.record_fields, caller.address
         if section.client:
-            client = section.client
-            who = caller.tell(client)
-        told, tally = section.told, ready.tally
+            address = section.client
+            client = caller.fields_of(address)
+        fields, counter = section.record_fields, template.counter
         if route.site.geo is not None:
-            country = edge.country(client)
+            country = self._country(address)
             if not allowed(route.site.geo, country):
                 return None
             if country:
-                told += _member("country", country)
+                fields += _member("country", country)
         try:
             if plan.grant is not None:
-                plan.grant.judge(client, now)
+                plan.grant.judge(address, now)
             elif route.keyring is not None:
                 request = section.request
                 grant = verify(
-                    request.scheme, request.host, target, request.cookie, route.keyring, client, now
+                    request.scheme, request.host, target, request.cookie, route.keyring, address, now
                 )
                 if grant is not section.grant:
                     self._log.counts.accepted(grant.key_pair_id, grant.expires, now)
                     section.grant = grant
-                    section.granted = _granted(grant, route)
-                told += section.granted
-                tally = self._tally(route, grant)
+                    section.grant_fields = _grant_fields(grant, route)
+                fields += section.grant_fields
+                counter = self._counter(route, grant)
         except Denied as denied:
             clear_traceback(denied)
             return None
         key = plan.key or ""
         if route.selects:
-            if section.number != edge.routing.number:
-                section.number = edge.routing.number
+            number = self._active.routing.number
+            if section.number != number:
+                section.number = number
                 section.suffixes.clear()
             suffix = section.suffixes.get(route.name)
             if suffix is None:
-                if len(section.suffixes) >= MOST_SUFFIXES:
+                if len(section.suffixes) >= MAX_SUFFIXES:
                     section.suffixes.clear()
                 suffix = section.suffixes[route.name] = key_suffix(route.behavior, section.request, "")
-            key += ready.query_key + suffix
-        return ViewerFields(who, told, tally, key)
+            key += template.query_key + suffix
+        return ViewerFields(client, fields, counter, key)
 
     def _prepare(self, plan: Plan, section: CachedHeaderBlock, target: str) -> RecordTemplate | None:
-        """Make a plan ready, if the quick way is open to it."""
+        """Give a plan its template, if the fast path may serve it."""
         route, grant = plan.route, plan.grant
         if plan.key is None or not route.quick:
             return None
-        path, query = target.partition("?")[0], loggable(plan)
+        path = target.partition("?")[0]
         query_key = query_part(route.behavior, plan.query) if plan.query else ""
         plan.path_length = len(path)
         if grant is not None:
             plan.until = grant.expires if grant.simple else 0.0
         else:
             plan.until = inf if route.keyring is None else 0.0
-        number = self._edge.routing.number
-        if self._number != number or len(self._ready) >= MOST_READY:
+        number = self._active.routing.number
+        if self._number != number or len(self._templates) >= MAX_TEMPLATES:
             self._number = number
-            self._ready.clear()
-        spelled = bool(query) or msgspec.json.encode(path) != b'"%b"' % path.encode()
+            self._templates.clear()
+        spelled = bool(loggable(plan)) or msgspec.json.encode(path) != b'"%b"' % path.encode()
         if spelled or query_key:
-            ready = self._make(plan, section, path, query, query_key)
+            template = self._make(plan, section, path, query_key)
         else:
             name: tuple[str, ...] = (section.origin, route.name)
             if grant is not None:
                 name += (grant.key_pair_id, grant.hash_name, "again" if grant.remembered else "")
-            found = self._ready.get(name)
+            found = self._templates.get(name)
             if found is None:
-                found = self._ready[name] = self._make(plan, section, "", "", "")
-            ready = found
-        plan.ready = ready
-        return ready
+                found = self._templates[name] = self._make(plan, section, "", "")
+            template = found
+        plan.record_template = template
+        return template
 
-    def _make(
-        self, plan: Plan, section: CachedHeaderBlock, path: str, query: str, query_key: str
-    ) -> RecordTemplate:
+    def _make(self, plan: Plan, section: CachedHeaderBlock, path: str, query_key: str) -> RecordTemplate:
+        """Cut the record of a hit into the pieces around what varies.
+
+        :param path: what the record holds as its path; if it is empty, each hit fills in its own.
+        """
         route, grant, request = plan.route, plan.grant, section.request
-        site = route.site
-        record = Record(
-            0.0, "", "", 0, "GET", request.scheme, request.host, path, query, "1.1", 200, 0, 0, "Hit", "Hit",
-            site.distribution.id, route.behavior.path_pattern,
-        )  # fmt: skip
-        text = msgspec.json.encode(record)
+        exchange = Exchange(
+            Request("GET", path, request.host, [], request.scheme, client_ip=""),
+            "",
+            0.0,
+            Timings(0.0),
+            plan,
+            grant,
+        )
+        record = access_record(
+            exchange, status=200, sent=0, result="Hit", detail="Hit", time_taken=0.0, country=_no_country
+        )
         # No mark can be part of a value: a quotation mark inside one is escaped. The first part ends with the path.
-        start, mark, rest = text.removeprefix(_BEFORE).partition(_PATH)
+        start, mark, rest = msgspec.json.encode(record).removeprefix(_BEFORE).partition(_PATH)
         written = msgspec.json.encode(path)[1:-1]
         middle, _, last = rest.removeprefix(written).partition(_AFTER)
-        granted = "" if grant is None else _granted(grant, route)
         parts = (
             "," + (start + mark + written).decode(),
             middle.decode() + ',"bytes":',
-            granted + "," + last.decode() + "\n",
+            "," + last.decode() + "\n",
         )
-        plain_ = site.geo is None and not route.selects
-        return RecordTemplate(parts, query_key, self._tally(route, grant), plain=plain_, spelled=bool(path))
+        plain = route.site.geo is None and not route.selects
+        return RecordTemplate(parts, query_key, self._counter(route, grant), plain=plain, spelled=bool(path))
 
-    def _tally(self, route: Route, grant: Grant | None) -> HitCounter:
+    def _counter(self, route: Route, grant: Grant | None) -> HitCounter:
         key = None if grant is None else (grant.key_pair_id, grant.hash_name)
-        return self._log.tally(route.site.distribution.id, key)
+        return self._log.hit_counter(route.site.distribution.id, key)
 
 
 def aged(stored: Stored, now: float) -> bytes:
-    """Age as it ends the head of an answer from memory."""
+    """The Age header, as it ends the head of an answer from memory."""
     age = int(now - stored.born)
     return _AGES[age] if 0 <= age < len(_AGES) else b"\r\nAge: %d\r\n\r\n" % max(age, 0)
+
+
+def _no_country(address: str) -> str:
+    """A hit adds the viewer's own country."""
+    return ""
 
 
 def _text(value: str) -> str:
@@ -357,15 +404,9 @@ def _member(name: str, value: str) -> str:
     return f',"{name}":{_text(value)}'
 
 
-def _granted(grant: Grant, route: Route) -> str:
-    group = route.keyring.groups.get(grant.key_pair_id, "") if route.keyring is not None else ""
-    return "".join(
-        (
-            ',"verdict":"allowed"',
-            _member("signed_by", grant.mode),
-            _member("key_pair_id", grant.key_pair_id),
-            _member("key_group", group) if group else "",
-            _member("hash_algorithm", grant.hash_name),
-            ',"remembered":true' if grant.remembered else "",
-        )
-    )
+def _grant_fields(grant: Grant, route: Route) -> str:
+    """What a grant adds to an access record, as members of a JSON object."""
+    record = Record(0.0, "", "", 0, "", "", "", "", "", "", 0, 0, 0, "", "")
+    bare = len(msgspec.json.encode(record))
+    add_grant(record, grant, route)
+    return msgspec.json.encode(record)[bare - 1 : -1].decode()

@@ -67,7 +67,7 @@ class CacheLookup:
         """
         for _ in range(ATTEMPTS):
             if exchange.key is None:
-                exchange.forwarded = "method" if plan.route.cacheable else "bypass"
+                exchange.trace.forwarded = "method" if plan.route.cacheable else "bypass"
                 break
             try:
                 reply = await self._through_cache(exchange, plan, exchange.key)
@@ -79,8 +79,8 @@ class CacheLookup:
                 break
             if reply is None:
                 break
-            fill = exchange.flight
-            if fill is not None and fill.sheltered and not exchange.joined and reply.x_cache == "Hit":
+            fill = exchange.trace.fill
+            if fill is not None and fill.sheltered and not exchange.trace.joined and reply.x_cache == "Hit":
                 reply.detail = SHIELD_HIT
             return reply
         return await self._pass_through.respond(exchange, plan)
@@ -98,16 +98,16 @@ class CacheLookup:
             if verdict is Verdict.STALE and key not in self._fills and self._failures.get(key, now) is None:
                 filler.start(key, exchange, plan, stored)
             if verdict is Verdict.STALE or verdict is Verdict.HIT:
-                exchange.fresh_until = stored.meta.fresh_until
-                exchange.snapshot = stored.meta.snapshot
+                exchange.trace.fresh_until = stored.meta.fresh_until
+                exchange.trace.snapshot = stored.meta.snapshot
                 return await self._from_stored(exchange, plan, stored, "Hit")
         failure = self._failures.get(key, now)
         if failure is not None:
             raise failure
         if stored is not None:
-            exchange.forwarded = "stale"
+            exchange.trace.forwarded = "stale"
         else:
-            exchange.forwarded = "vary-miss" if self._tiers.memory.look(key) is not None else "uri-miss"
+            exchange.trace.forwarded = "vary-miss" if self._tiers.memory.look(key) is not None else "uri-miss"
             # The origin is asked for the head alone if nothing is stored, and for a range as it is if it cannot be
             # sliced.
             if request.method == "HEAD":
@@ -127,18 +127,18 @@ class CacheLookup:
             joined = None  # a part of its body is gone already
         fill = joined or self._filler.start(None if alone else key, exchange, plan, stored)
         token = fill.join()
-        exchange.flight, exchange.joined = fill, joined is not None
+        exchange.trace.fill, exchange.trace.joined = fill, joined is not None
         try:
             meta = await asyncio.shield(fill.outcome)
-            if exchange.joined and not self._may_share(fill, meta, exchange, plan):
+            if exchange.trace.joined and not self._may_share(fill, meta, exchange, plan):
                 fill.leave(token)
                 fill = self._filler.start(None, exchange, plan, stored)
                 token = fill.join()
-                exchange.flight, exchange.joined = fill, False
+                exchange.trace.fill, exchange.trace.joined = fill, False
                 meta = await asyncio.shield(fill.outcome)
             if fill.keeps or fill.stored is not None:
-                exchange.fresh_until = meta.fresh_until
-            exchange.snapshot = fill.snapshot if fill.stored is None else fill.stored.meta.snapshot
+                exchange.trace.fresh_until = meta.fresh_until
+            exchange.trace.snapshot = fill.snapshot if fill.stored is None else fill.stored.meta.snapshot
             return await self._from_announced(exchange, plan, fill, token, meta)
         except BaseException:
             fill.leave(token)
@@ -163,9 +163,9 @@ class CacheLookup:
         self, exchange: Exchange, plan: Plan, fill: Fill, token: object, meta: Meta
     ) -> Reply:
         """The reply from a fill whose head is in."""
-        result = "Hit" if exchange.joined and fill.stored is None else fill.result
-        headers = [] if exchange.joined else fill.first_headers
-        if fill.everything and not exchange.joined:
+        result = "Hit" if exchange.trace.joined and fill.stored is None else fill.result
+        headers = [] if exchange.trace.joined else fill.first_headers
+        if fill.everything and not exchange.trace.joined:
             # The origin was asked for a range and sent everything, and so does the edge (§5.10).
             exchange = exchange.without_range()
         if fill.stored is not None:

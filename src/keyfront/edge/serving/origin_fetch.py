@@ -195,7 +195,7 @@ class OriginFetcher:
                     raise
                 clear_traceback(failure)
                 continue
-            exchange.upstream = (answer.connect_time, perf_counter() - asked_at - answer.connect_time)
+            exchange.timings.upstream = (answer.connect_time, perf_counter() - asked_at - answer.connect_time)
             if last or answer.status not in plan.route.failover:
                 return Fetched(answer, headers, origin)
             await answer.aclose()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 
+import msgspec
+
 from keyfront.edge.limits.reports import Reached
 from keyfront.edge.limits.uploads import Gathered, Memory, UploadLimits
 from keyfront.edge.rules import encoding, freshness
@@ -14,7 +16,7 @@ from keyfront.edge.serving.configuration import ActiveConfiguration
 from keyfront.edge.serving.exchange import SHIELD_HIT, Exchange
 from keyfront.edge.serving.origin_fetch import OriginFetcher
 from keyfront.edge.serving.purge import Purger
-from keyfront.edge.types.messages import OriginReply, Reply, Request
+from keyfront.edge.types.messages import OriginReply, Reply
 
 
 class PassThrough:
@@ -46,8 +48,8 @@ class PassThrough:
 
         :raises OriginFailure: if the origin failed.
         """
-        exchange.snapshot = self._active.routing.number
-        gathered = await self._gather(exchange.request)
+        exchange.trace.snapshot = self._active.routing.number
+        gathered = await self._gather(exchange)
         try:
             answer, _, _ = await self._fetcher.fetch(exchange, plan, exchange.request.method)
         finally:
@@ -55,10 +57,10 @@ class PassThrough:
                 gathered.release()
         return await self.relay(exchange, plan, answer)
 
-    async def _gather(self, request: Request) -> Gathered | None:
+    async def _gather(self, exchange: Exchange) -> Gathered | None:
         """Read a small request body whole before the origin is asked, so that a slow viewer holds no connection to
         it."""
-        limits = self._limits
+        limits, request = self._limits, exchange.request
         if request.body is None or (request.length is not None and request.length > limits.buffer):
             return None
         gathered = Gathered(request.body, self._upload_memory)
@@ -68,13 +70,13 @@ class PassThrough:
         except BaseException:
             gathered.release()
             raise
-        request.body = gathered
+        exchange.request = msgspec.structs.replace(request, body=gathered)
         return gathered
 
     async def relay(self, exchange: Exchange, plan: Plan, answer: OriginReply) -> Reply:
         """The reply that relays an origin's answer to this viewer alone."""
         request, behavior = exchange.request, plan.route.behavior
-        exchange.answered = answer.status
+        exchange.trace.origin_status = answer.status
         if freshness.invalidates(request.method, answer.status):
             self._purger.invalidate_unsafe(exchange, plan, answer)
         headers = viewer_headers(behavior, answer.headers)

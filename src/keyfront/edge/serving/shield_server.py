@@ -22,7 +22,7 @@ from keyfront.edge.rules.cache_key import base_key, query_part, shield_key
 from keyfront.edge.rules.decide import Refusal
 from keyfront.edge.rules.routing import Plan, Route
 from keyfront.edge.serving.edge import Edge
-from keyfront.edge.serving.exchange import Exchange
+from keyfront.edge.serving.exchange import Exchange, Timings
 from keyfront.edge.types.messages import Headers, Reply, Request
 from keyfront.edge.types.shield import SHIELD, ShieldAnswer, ShieldQuery
 from keyfront.errors import OriginFailure, clear_traceback
@@ -31,16 +31,12 @@ from keyfront.model.snapshot import Origin
 _MISDIRECTED: Final = 421
 
 
-class ShieldExchange(Exchange):
+class ShieldExchange(Exchange, kw_only=True, eq=False):
     """An exchange with a child edge. `query` is what the child asked; `rejection` says why this edge cannot serve it,
     empty if it can. A query without a distribution only probes whether the shield is up: then `plan` is None."""
 
-    def __init__(
-        self, request: Request, now: float, began: float, request_id: str, query: ShieldQuery
-    ) -> None:
-        super().__init__(request, now, began, request_id)
-        self.query = query
-        self.rejection = ""
+    query: ShieldQuery
+    rejection: str = ""
 
     def logged_scheme(self, status: int) -> str:
         return SHIELD
@@ -61,13 +57,11 @@ class ShieldServer:
 
     def lookup(self, request: Request) -> Exchange:
         edge = self._edge
-        now, began, request_id = edge.clock(), perf_counter(), edge.request_id()
+        now, timings, request_id = edge.clock(), Timings(perf_counter()), edge.request_id()
         query = self._query(request)
         if query is None:
-            refused = Exchange(request, now, began, request_id)
-            refused.refusal = Refusal("not_an_edge")
-            return refused
-        exchange = ShieldExchange(request, now, began, request_id, query)
+            return Exchange(request, request_id, now, timings, refusal=Refusal("not_an_edge"))
+        exchange = ShieldExchange(request, request_id, now, timings, query=query)
         if query.distribution:
             try:
                 self._route(exchange)
@@ -171,8 +165,8 @@ class ShieldServer:
             try:
                 reply = await edge.cache_lookup.respond_from_cache_or_origin(exchange, plan)
                 answer = ShieldAnswer(
-                    exchange.snapshot,
-                    None if exchange.fresh_until is None else exchange.fresh_until - edge.clock(),
+                    exchange.trace.snapshot,
+                    None if exchange.trace.fresh_until is None else exchange.trace.fresh_until - edge.clock(),
                     reply.x_cache == "Hit",
                 )
             except OriginFailure as failure:

@@ -39,7 +39,7 @@ class WebSocketOpener:
 
         :raises OriginFailure: if the origin failed, or switched to something else than what the handshake asks for.
         """
-        exchange.forwarded, exchange.snapshot = "bypass", self._active.routing.number
+        exchange.trace.forwarded, exchange.trace.snapshot = "bypass", self._active.routing.number
         give_back = self._places.take()
         opened = False
         try:
@@ -50,7 +50,7 @@ class WebSocketOpener:
                 _explain_refusal(exchange, plan, reply, sent, origin)
                 return reply
             upstream.on_end = give_back
-            exchange.answered = 101
+            exchange.trace.origin_status = 101
             reply = Reply(101, viewer_headers(plan.route.behavior, answer.headers), x_cache="Miss")
             reply.upstream = upstream
             self._places.opened += 1
@@ -81,7 +81,7 @@ class WebSocketOpener:
                     raise
                 clear_traceback(failure)
                 continue
-            exchange.upstream = (answer.connect_time, perf_counter() - asked_at - answer.connect_time)
+            exchange.timings.upstream = (answer.connect_time, perf_counter() - asked_at - answer.connect_time)
             return Fetched(answer, headers, origin)
         raise AssertionError("a route has at least one origin")
 

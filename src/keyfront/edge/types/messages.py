@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
+
 from keyfront.edge.types.files import FileRange
 
 if TYPE_CHECKING:
@@ -42,65 +44,32 @@ class Upstream(Protocol):
         """Close the connection if it is still open."""
 
 
-class Request:
+class Request(msgspec.Struct, frozen=True, eq=False):
     """A viewer's request, its head complete.
 
     `target` is the raw origin-form target as sent; `host` the Host header's value as sent, with its port if it
     names one. `body` is None if the request has none, else an async iterator over its chunks; `length` is the
     body's Content-Length, or None if chunked or absent. `client_ip` is the viewer's address (behind a trusted
-    proxy: the one that the proxy names), `scheme` the viewer's. `tls` is the protocol and the cipher of the connection,
-    in OpenSSL's names, or None if it has none. `upgrade` is `websocket.WEBSOCKET` for an opening handshake, a text for
-    the log for an upgrade that is passed over, else empty (`websocket.upgrade_of`).
+    proxy: the one that the proxy names), `scheme` the viewer's. `wire_bytes` are those of its head. `tls` is the
+    protocol and the cipher of the connection, in OpenSSL's names, or None if it has none. `upgrade` is
+    `websocket.WEBSOCKET` for an opening handshake, a text for the log for an upgrade that is ignored, else empty
+    (`websocket.upgrade_of`).
     """
 
-    __slots__ = (
-        "body",
-        "client_ip",
-        "client_port",
-        "cookie",
-        "headers",
-        "host",
-        "length",
-        "method",
-        "scheme",
-        "target",
-        "tls",
-        "upgrade",
-        "version",
-        "wire_bytes",
-    )
-
-    def __init__(
-        self,
-        method: str,
-        target: str,
-        host: str,
-        headers: Headers,
-        scheme: str = "http",
-        client_ip: str = "127.0.0.1",
-        client_port: int = 0,
-        version: str = "1.1",
-        cookie: str = "",
-        body: AsyncIterator[bytes] | None = None,
-        length: int | None = None,
-        wire_bytes: int = 0,
-        tls: tuple[str, str] | None = None,
-        upgrade: str = "",
-    ) -> None:
-        self.method = method
-        self.target = target
-        self.host = host
-        self.headers = headers
-        self.scheme = scheme
-        self.client_ip = client_ip
-        self.client_port = client_port
-        self.version = version
-        self.cookie = cookie
-        self.body = body
-        self.length = length
-        self.wire_bytes = wire_bytes
-        self.tls = tls
-        self.upgrade = upgrade
+    method: str
+    target: str
+    host: str
+    headers: Headers
+    scheme: str = "http"
+    client_ip: str = "127.0.0.1"
+    client_port: int = 0
+    version: str = "1.1"
+    cookie: str = ""
+    body: AsyncIterator[bytes] | None = None
+    length: int | None = None
+    wire_bytes: int = 0
+    tls: tuple[str, str] | None = None
+    upgrade: str = ""
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of that lower-case name."""

@@ -6,17 +6,18 @@ import msgspec
 
 
 class Record(msgspec.Struct, gc=False, omit_defaults=True):
-    """What is known of one request when its answer is out. `time` is epoch seconds, `_us` are microseconds.
+    """One request, written when its reply is out. `time` is epoch seconds, `_us` are microseconds.
 
-    `verdict` is `allowed`, `refused` or empty (no signature needed); `reason` names a refusal: a denial's name or
-    another rule's; `signed_by` is `url` or `cookies`; `verify_us` the time spent on routing and on the signature, not
-    told of a request that was like one before (`quick`);
-    `result` CloudFront's x-edge-result-type and `detail` its x-edge-detailed-result-type. `status` 0: the viewer
-    left before there was one. 101 is a WebSocket, recorded at its end: `scheme` is then `ws` or `wss`, `bytes` is what
-    the viewer was sent over it, `request_bytes` the handshake and what the viewer sent after it, `reason` why the edge
-    ended it or which side broke off. `repeats` says how many more refusals like this one, of the same second, address
-    and reason, have no record of their own (`Refusals`). `ssl_protocol` and `ssl_cipher` are of the viewer's
-    connection, empty on http.
+    `result` is CloudFront's x-edge-result-type, `detail` its x-edge-detailed-result-type (cloudfront-semantics §6).
+    `status` 0 says that the viewer left before there was one. `verdict` is `allowed`, `refused`, or empty if no
+    signature was needed; `signed_by` is `url` or `cookies`; `reason` is the name of the denial or of the rule that
+    refused the request. `verify_us` is the time for routing and signature, 0 on the fast path. `ssl_protocol` and
+    `ssl_cipher` are those of the viewer's connection, empty on http. `repeats` says how many more refusals of the same
+    second, address and reason have no record of their own (`Refusals`).
+
+    Status 101 is a WebSocket, recorded at its end: `scheme` is then `ws` or `wss`, `bytes` what the viewer was sent
+    over it, `request_bytes` the handshake and what the viewer sent after it, `reason` why the edge ended it or which
+    side broke off.
     """
 
     time: float
@@ -56,7 +57,10 @@ class Record(msgspec.Struct, gc=False, omit_defaults=True):
 
 
 class HitCounter:
-    """What hits that count alike are counted as: the names that `Counts` has for a request and for its key."""
+    """Hits that count alike, under the names that `Counts` has for their requests and for their key.
+
+    :param key: the key pair's id and the hash algorithm, None if no signature was needed.
+    """
 
     __slots__ = ("hits", "key", "request", "sent", "taken_us")
 
@@ -67,21 +71,20 @@ class HitCounter:
 
 
 class RecordTemplate:
-    """What plans that are alike add to the quick way: the three parts of an access record around what varies, and what
-    their hits are counted as.
+    """What plans that are alike add to the access records of their hits on the fast path: the three pieces of JSON
+    around what varies, and the counter of the hits.
 
-    `spelled` says that the path stands in the first part already, because it cannot stand in JSON as it is. Where
-    `plain` is true nothing of the viewer matters but what it asks for. `query_key` is what the URL's own query adds to
-    the cache key.
+    `spelled` says that the first piece holds the path already, because it cannot stand in JSON as it is. `plain` says
+    that nothing about the viewer matters but the URL. `query_key` is what the URL's own query adds to the cache key.
     """
 
-    __slots__ = ("first", "last", "middle", "plain", "query_key", "spelled", "tally")
+    __slots__ = ("counter", "first", "last", "middle", "plain", "query_key", "spelled")
 
     def __init__(
-        self, parts: tuple[str, str, str], query_key: str, tally: HitCounter, *, plain: bool, spelled: bool
+        self, parts: tuple[str, str, str], query_key: str, counter: HitCounter, *, plain: bool, spelled: bool
     ) -> None:
         self.first, self.middle, self.last = parts
         self.query_key = query_key
-        self.tally = tally
+        self.counter = counter
         self.plain = plain
         self.spelled = spelled
