@@ -18,6 +18,7 @@ from pathlib import Path
 import uvloop
 
 from keyfront.edge.origin.client import Origins
+from keyfront.edge.origin.request import OriginRequest
 from keyfront.edge.types.messages import Header
 from keyfront.model.snapshot import Origin
 from tests.origin import closed_port
@@ -73,7 +74,7 @@ async def small(origins: Origins, origin: Origin, count: int, at_once: int) -> N
 
     async def ask(rounds: int) -> None:
         for _ in range(rounds):
-            reply = await origins.fetch(origin, "http", "GET", "/small", HEADERS)
+            reply = await origins.fetch(origin, OriginRequest("http", "GET", "/small", HEADERS))
             body = reply.whole
             if body is None:  # nginx sends head and body apart
                 body = b"".join([chunk async for chunk in reply.body])
@@ -93,7 +94,7 @@ async def small(origins: Origins, origin: Origin, count: int, at_once: int) -> N
 async def stream(origins: Origins, origin: Origin, mib: int) -> None:
     """One long body, read as fast as it comes."""
     before, start = memory(), spent()
-    reply = await origins.fetch(origin, "http", "GET", "/large", HEADERS)
+    reply = await origins.fetch(origin, OriginRequest("http", "GET", "/large", HEADERS))
     received = 0
     async for chunk in reply.body:
         received += len(chunk)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from keyfront.edge.origin.client import Origins
 from keyfront.edge.origin.connect import is_own
 from keyfront.edge.origin.egress import NEVER, Egress, EgressSettings, embedded, is_public
+from keyfront.edge.origin.request import OriginRequest
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.errors import OriginFailure, SettingsError
 from keyfront.model.snapshot import Behavior, ErrorResponse, Origin, OriginGroup
@@ -212,7 +213,7 @@ def test_whether_an_address_is_this_machine_s() -> None:
 
 async def status_of(origins: Origins, origin: Origin) -> int | str:
     try:
-        reply = await origins.fetch(origin, "http", "GET", "/", [(b"host", b"o.example")])
+        reply = await origins.fetch(origin, OriginRequest("http", "GET", "/", [(b"host", b"o.example")]))
     except OriginFailure as failure:
         return failure.reason or failure.kind
     assert b"".join([chunk async for chunk in reply.body]) == b"inside"
@@ -323,8 +324,8 @@ async def test_a_connection_of_the_operator_s_own_is_not_given_away() -> None:
     async with ScriptedOrigin() as scripted:
         origins = Origins(egress=Egress(INWARD))
         try:
-            own = origins._pool(scripted.origin(), "http", [], judged=False)
-            theirs = origins._pool(scripted.origin(), "http", [], judged=True)
+            own = origins.pools.get(scripted.origin(), "http", [], judged=False)
+            theirs = origins.pools.get(scripted.origin(), "http", [], judged=True)
             assert own is not theirs
         finally:
             await origins.aclose()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from fuzz.gate import OPEN, SECRETS, run
 
-from keyfront.edge.origin.http1 import request_head
+from keyfront.edge.origin.request import request_head
 from keyfront.errors import OriginFailure
 from keyfront.model.snapshot import Behavior, KeyGroup, Origin, Snapshot
 from tests.careless import KINDS, SECRET, Careless, document, nginx_binary, nginx_with_uri
@@ -277,7 +277,7 @@ class TestAConnectionThatIsNotUsedAgain:
 
         origin.on("/x", [*answer(200, b"ok"), more])
         assert (await harness.get("/x")).body == b"ok"
-        (pool,) = harness.edge.fetcher.origins._pools.values()
+        (pool,) = harness.edge.fetcher.origins.pools.by_key.values()
         (connection,) = pool.idle
         transport = connection._transport
         assert transport is not None

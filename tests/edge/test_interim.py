@@ -13,7 +13,7 @@ import pytest
 
 from keyfront.edge.http.asgi import EARLY_HINT, EdgeApp
 from keyfront.edge.logs.access_log import AccessLog
-from keyfront.edge.origin.http1 import MAX_INTERIM
+from keyfront.edge.origin.response_reader import MAX_INTERIM
 from keyfront.edge.serving.edge import Edge
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.model.snapshot import Behavior, ResponseHeadersPolicy

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 
 from keyfront.edge.origin.client import Origins
 from keyfront.edge.origin.connect import DnsCache, alternating, first_connected
-from keyfront.edge.origin.http1 import HIGH_WATER, Connection, ResponseReader, request_head
+from keyfront.edge.origin.connection import Connection
+from keyfront.edge.origin.request import OriginRequest, request_head
+from keyfront.edge.origin.response_reader import HIGH_WATER, ResponseReader
 from keyfront.edge.types.messages import Header, OriginReply
 from keyfront.errors import OriginFailure, SettingsError
 from keyfront.model.snapshot import Origin
@@ -63,7 +65,7 @@ async def origin() -> AsyncIterator[ScriptedOrigin]:
 
 
 async def get(origins: Origins, origin: Origin, target: str = "/", method: str = "GET") -> OriginReply:
-    return await origins.fetch(origin, "http", method, target, HOST)
+    return await origins.fetch(origin, OriginRequest("http", method, target, HOST))
 
 
 async def read(reply: OriginReply) -> bytes:
@@ -104,7 +106,7 @@ async def test_headers_are_sent_in_order_with_our_framing_alone(
         (b"expect", b"100-continue"),
         (b"upgrade", b"h2c"),
     ]
-    await origins.fetch(origin.origin(), "http", "GET", "/", headers)
+    await origins.fetch(origin.origin(), OriginRequest("http", "GET", "/", headers))
     assert origin.requests[0].headers == [
         ("host", "o"),
         ("x-b", "2"),
@@ -140,7 +142,7 @@ async def test_request_bodies(
     origin.on("/", answer(200, b"ok"))
     for _ in range(2):
         body = None if chunks is None else body_of(chunks)
-        reply = await origins.fetch(origin.origin(), "http", method, "/", HOST, body, length)
+        reply = await origins.fetch(origin.origin(), OriginRequest("http", method, "/", HOST, body, length))
         assert reply.whole == b"ok"
     for asked in origin.requests:
         assert (asked.header("content-length"), asked.header("transfer-encoding")) == framing
@@ -587,7 +589,7 @@ async def test_a_reply_let_go_near_its_end_is_drained(origins: Origins, origin: 
     rest.set()
     await done.wait()
     for _ in range(50):  # until the rest has been received
-        if origins._idle:
+        if origins.pools.idle:
             break
         await asyncio.sleep(0.01)
     assert (await get(origins, origin.origin())).whole == b"y"
@@ -733,7 +735,7 @@ async def test_a_stale_connection_costs_no_attempt(
     await get(origins, settings, "/first")
     body = None if chunks is None else body_of(chunks)
     try:
-        reply = await origins.fetch(settings, "http", method, "/", HOST, body)
+        reply = await origins.fetch(settings, OriginRequest("http", method, "/", HOST, body))
         got = reply.status
     except OriginFailure as failure:
         got = failure.status
@@ -820,7 +822,7 @@ async def test_a_caller_that_leaves_while_connecting(origins: Origins, deaf: int
     async with ScriptedOrigin(greeting=[forever]) as silent:
         for port in (deaf, silent.port):
             settings = Origin(id="o", domain_name="127.0.0.1", http_port=port, https_port=port)
-            asking = asyncio.ensure_future(origins.fetch(settings, scheme, "GET", "/", HOST))
+            asking = asyncio.ensure_future(origins.fetch(settings, OriginRequest(scheme, "GET", "/", HOST)))
             if port == silent.port:
                 await silent.connected(1)
             else:
@@ -829,7 +831,7 @@ async def test_a_caller_that_leaves_while_connecting(origins: Origins, deaf: int
             with pytest.raises(asyncio.CancelledError):
                 await asking
         async with asyncio.timeout(5):
-            while origins._open:
+            while origins.pools.open:
                 await asyncio.sleep(0.01)
 
 
@@ -986,7 +988,7 @@ async def test_a_slow_consumer_stops_the_origin(tmp_path: Path, scheme: str) -> 
     async with ScriptedOrigin(tls=authority.server("127.0.0.1") if scheme == "https" else None) as origin:
         origin.on("/", flood(size))
         settings = origin.origin(read_timeout=SHORT)
-        reply = await origins.fetch(settings, scheme, "GET", "/", HOST)
+        reply = await origins.fetch(settings, OriginRequest(scheme, "GET", "/", HOST))
         wire = origin.wires[0]
         await wire.blocked.wait()
         incoming = reply.body
@@ -1000,7 +1002,7 @@ async def test_a_slow_consumer_stops_the_origin(tmp_path: Path, scheme: str) -> 
             received += len(chunk)
             assert incoming._buffered <= HIGH_WATER + 256 * 1024
         assert received == size
-        reply = await origins.fetch(settings, scheme, "GET", "/", HOST)
+        reply = await origins.fetch(settings, OriginRequest(scheme, "GET", "/", HOST))
         await reply.aclose()
         assert origin.connections == 1
         await origins.aclose()
@@ -1031,7 +1033,7 @@ async def test_a_slow_origin_stops_the_request_body(origins: Origins, origin: Sc
             yield b"x" * 65536
 
     asking = asyncio.ensure_future(
-        origins.fetch(origin.origin(), "http", "POST", "/", HOST, body(), 32 * MIB)
+        origins.fetch(origin.origin(), OriginRequest("http", "POST", "/", HOST, body(), 32 * MIB))
     )
     await origin.asked(1)
     before = -1
@@ -1053,7 +1055,9 @@ async def test_an_origin_that_stops_reading(origins: Origins, origin: ScriptedOr
             yield b"x" * 65536
 
     with pytest.raises(OriginFailure) as caught:
-        await origins.fetch(origin.origin(read_timeout=SHORT), "http", "POST", "/", HOST, body())
+        await origins.fetch(
+            origin.origin(read_timeout=SHORT), OriginRequest("http", "POST", "/", HOST, body())
+        )
     assert (caught.value.kind, caught.value.status) == ("OriginWriteError", 504)
 
 
@@ -1070,7 +1074,7 @@ async def test_a_viewer_that_leaves_ends_the_request(origins: Origins, origin: S
         raise ViewerLeft
 
     with pytest.raises(ViewerLeft):
-        await origins.fetch(origin.origin(), "http", "POST", "/", HOST, body())
+        await origins.fetch(origin.origin(), OriginRequest("http", "POST", "/", HOST, body()))
     await origin.hung_up(1)
     assert origin.requests == []  # never a whole request
 
@@ -1081,7 +1085,7 @@ async def test_a_body_that_is_cancelled_ends_the_request(origins: Origins, origi
         raise asyncio.CancelledError
 
     with pytest.raises(OriginFailure) as caught:
-        await origins.fetch(origin.origin(), "http", "POST", "/", HOST, body())
+        await origins.fetch(origin.origin(), OriginRequest("http", "POST", "/", HOST, body()))
     assert caught.value.kind == "OriginWriteError"
     await origin.hung_up(1)
 
@@ -1091,7 +1095,9 @@ async def test_a_body_of_another_length_is_not_passed_on(
     origins: Origins, origin: ScriptedOrigin, sent: bytes, length: int
 ) -> None:
     with pytest.raises(OriginFailure) as caught:
-        await origins.fetch(origin.origin(), "http", "POST", "/", HOST, body_of([sent]), length)
+        await origins.fetch(
+            origin.origin(), OriginRequest("http", "POST", "/", HOST, body_of([sent]), length)
+        )
     assert caught.value.kind == "OriginWriteError"
     await origin.hung_up(1)
     assert origin.requests == []
@@ -1106,7 +1112,7 @@ async def test_a_slow_viewer_is_not_the_origins_fault(origins: Origins, origin: 
         yield b"b"
 
     settings = origin.origin(read_timeout=SHORT)
-    assert (await origins.fetch(settings, "http", "POST", "/", HOST, body())).status == 200
+    assert (await origins.fetch(settings, OriginRequest("http", "POST", "/", HOST, body()))).status == 200
     assert origin.requests[0].body == b"ab"
 
 
@@ -1115,7 +1121,9 @@ async def test_the_read_timeout_begins_when_the_body_is_sent(
 ) -> None:
     origin.on("/", [])
     with pytest.raises(OriginFailure) as caught:
-        await origins.fetch(origin.origin(read_timeout=SHORT), "http", "POST", "/", HOST, body_of([b"x"]))
+        await origins.fetch(
+            origin.origin(read_timeout=SHORT), OriginRequest("http", "POST", "/", HOST, body_of([b"x"]))
+        )
     assert (caught.value.kind, caught.value.status) == ("OriginReadError", 504)
 
 
@@ -1127,7 +1135,7 @@ async def test_an_early_answer_is_passed_on(origins: Origins, origin: ScriptedOr
         await never.wait()
 
     origin.on("/", [LEAVE_BODY, *answer(413, b"too much")], answer(200))
-    reply = await origins.fetch(origin.origin(), "http", "POST", "/", HOST, body())
+    reply = await origins.fetch(origin.origin(), OriginRequest("http", "POST", "/", HOST, body()))
     assert (reply.status, reply.whole) == (413, b"too much")
     await origin.hung_up(1)  # half a request is on it
 
@@ -1145,7 +1153,9 @@ async def test_an_origin_that_answers_at_length_need_not_read(
             await asyncio.sleep(SHORT / 4)
 
     origin.on("/", [LEAVE_BODY, OK + b"Content-Length: 10\r\n\r\n", slowly])
-    reply = await origins.fetch(origin.origin(read_timeout=SHORT), "http", "POST", "/", HOST, body())
+    reply = await origins.fetch(
+        origin.origin(read_timeout=SHORT), OriginRequest("http", "POST", "/", HOST, body())
+    )
     assert await read(reply) == b"y" * 10
     await origin.hung_up(1)
 
@@ -1162,7 +1172,7 @@ async def test_an_answer_may_begin_before_the_body_ends(origins: Origins, origin
     settings = origin.origin(read_timeout=SHORT)
     for _ in range(2):
         more.clear()
-        reply = await origins.fetch(settings, "http", "POST", "/", HOST, body())
+        reply = await origins.fetch(settings, OriginRequest("http", "POST", "/", HOST, body()))
         assert reply.whole is None
         assert await anext(reply.body) == b"1"
         more.set()
@@ -1212,7 +1222,7 @@ async def test_certificates(
         settings = origin.origin(domain_name=asked_as)
         for _ in range(2):
             try:
-                reply = await origins.fetch(settings, "https", "GET", "/", [(b"host", host)])
+                reply = await origins.fetch(settings, OriginRequest("https", "GET", "/", [(b"host", host)]))
             except OriginFailure as refused:
                 assert failure is not None, refused  # noqa: PT017
                 assert (refused.kind, refused.status) == ("OriginConnectError", 502)  # noqa: PT017
@@ -1233,7 +1243,7 @@ async def test_sni_names_the_host(authority: Authority) -> None:
         origin.on("/", answer(200))
         settings = origin.origin(domain_name="localhost")
         for host in (b"www.example.com", b"localhost", b"www.example.com:443", b"localhost"):
-            await origins.fetch(settings, "https", "GET", "/", [(b"host", host)])
+            await origins.fetch(settings, OriginRequest("https", "GET", "/", [(b"host", host)]))
         assert seen == ["www.example.com", "localhost"]
         assert origin.connections == 2  # one identity, one set of connections
         await origins.aclose()
@@ -1270,7 +1280,7 @@ async def test_a_forwarded_host_that_is_no_name(authority: Authority, host: byte
         origin.on("/", answer(200))
         settings = origin.origin(domain_name="localhost")
         try:
-            reply = await origins.fetch(settings, "https", "GET", "/", [(b"host", host)])
+            reply = await origins.fetch(settings, OriginRequest("https", "GET", "/", [(b"host", host)]))
         except OriginFailure as failure:
             assert (failure.kind, b"\0" in host) == ("OriginWriteError", True)  # noqa: PT017
         else:
@@ -1297,10 +1307,10 @@ async def test_tls_versions(
         origin.on("/", answer(200))
         settings = origin.origin(domain_name="localhost", ssl_protocols=protocols)
         if works:
-            assert (await origins.fetch(settings, "https", "GET", "/", HOST)).status == 200
+            assert (await origins.fetch(settings, OriginRequest("https", "GET", "/", HOST))).status == 200
         else:
             with pytest.raises(OriginFailure) as caught:
-                await origins.fetch(settings, "https", "GET", "/", HOST)
+                await origins.fetch(settings, OriginRequest("https", "GET", "/", HOST))
             assert (caught.value.kind, caught.value.status) == ("OriginConnectError", 502)
         await origins.aclose()
 
@@ -1308,7 +1318,7 @@ async def test_tls_versions(
 async def test_http_on_the_https_port(origins: Origins) -> None:
     async with ScriptedOrigin(greeting=[b"HTTP/1.1 400 Bad Request\r\n\r\n", CLOSE]) as origin:
         with pytest.raises(OriginFailure) as caught:
-            await origins.fetch(origin.origin(), "https", "GET", "/", HOST)
+            await origins.fetch(origin.origin(), OriginRequest("https", "GET", "/", HOST))
         assert (caught.value.kind, caught.value.status) == ("OriginConnectError", 502)
 
 
@@ -1317,7 +1327,7 @@ async def test_tls_that_is_never_finished(origins: Origins) -> None:
     async with ScriptedOrigin(greeting=[forever]) as origin:
         settings = origin.origin(connection_timeout=SHORT, connection_attempts=2)
         with pytest.raises(OriginFailure) as caught:
-            await origins.fetch(settings, "https", "GET", "/", HOST)
+            await origins.fetch(settings, OriginRequest("https", "GET", "/", HOST))
         assert (caught.value.kind, caught.value.status) == ("OriginConnectError", 504)
         assert origin.connections == 2
 
@@ -1331,7 +1341,7 @@ async def test_bodies_over_tls(authority: Authority, size: int) -> None:
         settings = origin.origin(domain_name="localhost")
         for _ in range(2):
             sent = body_of([body[at : at + 50_000] for at in range(0, size, 50_000)])
-            reply = await origins.fetch(settings, "https", "POST", "/", HOST, sent)
+            reply = await origins.fetch(settings, OriginRequest("https", "POST", "/", HOST, sent))
             assert await read(reply) == body
         assert [asked.body == body for asked in origin.requests] == [True, True]
         assert origin.connections == 2  # after a body it is not used again
@@ -1376,7 +1386,7 @@ async def test_who_reads_late_over_tls_gets_the_end(authority: Authority, size: 
     origins = Origins(ca_file=authority.ca_file)
     with hasty_server(authority.server("localhost"), data, goodbye=True) as port:
         settings = Origin("o", "localhost", https_port=port)
-        reply = await origins.fetch(settings, "https", "GET", "/", HOST)
+        reply = await origins.fetch(settings, OriginRequest("https", "GET", "/", HOST))
         got = b""
         async for chunk in reply.body:
             if not got:
@@ -1393,7 +1403,9 @@ async def test_the_end_of_a_connection_ends_a_body_only_with_tls_s_goodbye(
     """Anybody on the way can end a TCP connection, and would cut a body that way."""
     origins = Origins(ca_file=authority.ca_file)
     with hasty_server(authority.server("localhost"), OK + b"\r\nas far as it goes", goodbye=goodbye) as port:
-        reply = await origins.fetch(Origin("o", "localhost", https_port=port), "https", "GET", "/", HOST)
+        reply = await origins.fetch(
+            Origin("o", "localhost", https_port=port), OriginRequest("https", "GET", "/", HOST)
+        )
         if goodbye:
             assert await read(reply) == b"as far as it goes"
         else:
@@ -1446,10 +1458,10 @@ async def test_no_reply_ever_carries_another_body(origins: Origins, origin: Scri
     await asyncio.gather(*[viewer() for _ in range(24)])
     assert sum(told.values()) == 240
     assert min(told.values()) > 0
-    while origins._open:  # every connection ends by itself
+    while origins.pools.open:  # every connection ends by itself
         await asyncio.sleep(0.01)
-    assert origins._idle == 0
-    assert not any(pool.idle for pool in origins._pools.values())
+    assert origins.pools.idle == 0
+    assert not any(pool.idle for pool in origins.pools.by_key.values())
 
 
 async def test_a_fetch_leaves_nothing_for_the_garbage_collector(
@@ -1475,18 +1487,18 @@ async def test_a_fetch_leaves_nothing_for_the_garbage_collector(
 
 
 class Nobody:
-    def freed(self, connection: Connection) -> None:
+    def on_idle(self, connection: Connection) -> None:
         pass
 
-    def gone(self, connection: Connection) -> None:
+    def on_closed(self, connection: Connection) -> None:
         pass
 
-    def refused(self, failure: BaseException) -> None:
+    def on_bad_response(self, failure: BaseException) -> None:
         pass
 
 
 def verdict(pieces: list[bytes], *, head_only: bool = False) -> tuple[object, ...]:
-    """What an Incoming makes of the pieces followed by the end of the connection."""
+    """What a ResponseReader makes of the pieces followed by the end of the connection."""
     loop = asyncio.new_event_loop()
     try:
         incoming = ResponseReader(Connection(Nobody(), loop), head_only=head_only)

@@ -17,7 +17,7 @@ import trustme
 from keyfront.edge.cache.fill import Fill
 from keyfront.edge.http.connection import Connection
 from keyfront.edge.net.tls import TlsTransport
-from keyfront.edge.origin.http1 import ResponseReader
+from keyfront.edge.origin.response_reader import ResponseReader
 from keyfront.edge.rules.routing import Route, Routing, Rule, Site
 from keyfront.edge.serving.exchange import Exchange
 from keyfront.edge.serving.settings import EdgeSettings

@@ -1193,7 +1193,7 @@ class TestEnds:
                 viewer.writer.write_eof()
                 await viewer.at_end()
         await harness.recorded(20)
-        await until(lambda: not harness.listener.connections and not harness.edge.fetcher.origins._open)
+        await until(lambda: not harness.listener.connections and not harness.edge.fetcher.origins.pools.open)
         gc.collect()
         kinds = [type(each).__name__ for each in gc.get_objects()]
         assert kinds.count("Tunnel") == 0

@@ -19,6 +19,7 @@ from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.limits.origins import OriginLimits
 from keyfront.edge.limits.uploads import UploadLimits
 from keyfront.edge.origin.client import Origins
+from keyfront.edge.origin.request import OriginRequest
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.errors import OriginFailure
 from keyfront.model.snapshot import Behavior, ErrorResponse, Origin, OriginGroup, Snapshot
@@ -59,7 +60,7 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 async def fetched(origins: Origins, origin: Origin, target: str = "/", method: str = "GET") -> Any:
-    reply = await origins.fetch(origin, "http", method, target, [(b"host", b"o.example")])
+    reply = await origins.fetch(origin, OriginRequest("http", method, target, [(b"host", b"o.example")]))
     return b"".join([chunk async for chunk in reply.body])
 
 
@@ -89,7 +90,7 @@ async def test_a_turn_lasts_as_long_as_the_answer(origin: ScriptedOrigin) -> Non
     origin.on("/", [b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab", gate, b"cd"])
     origins = Origins(limits=OriginLimits(connections=1, queue=0))
     try:
-        reply = await origins.fetch(origin.origin(), "http", "GET", "/", [(b"host", b"o")])
+        reply = await origins.fetch(origin.origin(), OriginRequest("http", "GET", "/", [(b"host", b"o")]))
         with pytest.raises(OriginFailure) as refused:
             await fetched(origins, origin.origin())
         assert (refused.value.status, refused.value.reason) == (503, "origin_busy")
@@ -132,7 +133,7 @@ async def test_who_gives_up_gives_the_turn_back(origin: ScriptedOrigin) -> None:
     origin.on("/never", [asyncio.Event()])
     origins = Origins(limits=OriginLimits(connections=1, queue=5))
     try:
-        reply = await origins.fetch(origin.origin(), "http", "GET", "/", [(b"host", b"o")])
+        reply = await origins.fetch(origin.origin(), OriginRequest("http", "GET", "/", [(b"host", b"o")]))
         waiting = asyncio.create_task(fetched(origins, origin.origin()))
         await until(lambda: origins.load == (1, 1, 0))
         waiting.cancel()
@@ -259,13 +260,17 @@ async def test_connection_attempts_are_failures_each() -> None:
         await origins.aclose()
 
 
-async def test_a_request_whose_own_attempts_open_the_breaker_tells_their_failure() -> None:
+@pytest.mark.parametrize("websocket", [False, True])
+async def test_a_request_whose_own_attempts_open_the_breaker_tells_their_failure(websocket: bool) -> None:
     """It is as failed as any, and so is remembered for its key."""
     down = Origin("o", "127.0.0.1", http_port=closed_port(), connection_attempts=3)
     origins = Origins(limits=OriginLimits(failures=2, pause=60.0))
     try:
         with pytest.raises(OriginFailure) as failed:
-            await fetched(origins, down)
+            if websocket:
+                await origins.open_websocket(down, "http", "/", [(b"host", b"o")], b"key")
+            else:
+                await fetched(origins, down)
         assert (failed.value.kind, failed.value.reason) == ("OriginConnectError", "")
         assert origins.reached.counts["origin_circuit_open"] == 1
     finally:
@@ -319,10 +324,10 @@ async def test_a_server_name_that_a_viewer_chose_opens_nothing(tmp_path: Path) -
             for round_ in range(4):
                 with pytest.raises(OriginFailure) as failed:
                     host = b"no-%d.example.com" % round_
-                    await origins.fetch(named, "https", "GET", "/", [(b"host", host)])
+                    await origins.fetch(named, OriginRequest("https", "GET", "/", [(b"host", host)]))
                 assert (failed.value.kind, failed.value.reason) == ("OriginConnectError", "")
             for host in (b"www.example.com", b"localhost"):
-                reply = await origins.fetch(named, "https", "GET", "/", [(b"host", host)])
+                reply = await origins.fetch(named, OriginRequest("https", "GET", "/", [(b"host", host)]))
                 assert reply.whole == b"inside"
             assert origins.reached.counts == {}
     finally:
@@ -405,7 +410,9 @@ async def test_stale_content_is_served_while_the_origin_is_down() -> None:
         ) as harness:
             assert (await harness.get("/a")).body == b"kept"
             await origin.stop()
-            await until(lambda: not any(pool.idle for pool in harness.edge.fetcher.origins._pools.values()))
+            await until(
+                lambda: not any(pool.idle for pool in harness.edge.fetcher.origins.pools.by_key.values())
+            )
             assert (await harness.get("/b")).status == 502
             clock.forward(30)
             assert (await harness.get("/c")).status == 502

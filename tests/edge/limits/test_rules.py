@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyfront.edge.limits.origins import Breaker, Turns
+from keyfront.edge.limits.origins import Breaker, Slots
 from keyfront.edge.limits.rates import Floor
 from keyfront.edge.limits.reports import QUIET, Reached
 from keyfront.edge.limits.uploads import Gathered, Memory
@@ -198,22 +198,22 @@ def test_no_breaker() -> None:
         assert breaker.permits(0.0)
 
 
-def test_turns() -> None:
-    turns: Turns[str] = Turns(2, 2)
-    assert [turns.take() for _ in range(3)] == [True, True, False]
-    assert [turns.wait(who) for who in "abc"] == [True, True, False]
-    assert (turns.active, turns.idle) == (2, False)
-    assert turns.release() == "a"
-    turns.give_up("b")
-    turns.give_up("b")
-    assert turns.release() is None
-    assert turns.release() is None
-    assert turns.idle
+def test_slots() -> None:
+    slots: Slots[str] = Slots(2, 2)
+    assert [slots.take() for _ in range(3)] == [True, True, False]
+    assert [slots.wait(who) for who in "abc"] == [True, True, False]
+    assert (slots.active, slots.idle) == (2, False)
+    assert slots.release() == "a"
+    slots.give_up("b")
+    slots.give_up("b")
+    assert slots.release() is None
+    assert slots.release() is None
+    assert slots.idle
 
 
-def test_turns_without_a_limit() -> None:
-    turns: Turns[str] = Turns(0, 0)
-    assert all(turns.take() for _ in range(10_000))
+def test_slots_without_a_limit() -> None:
+    slots: Slots[str] = Slots(0, 0)
+    assert all(slots.take() for _ in range(10_000))
 
 
 # -- memory, and what becomes known -----------------------------------------------------------------------------

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 class OriginLimits(msgspec.Struct, frozen=True):
     """Of one origin (a host and a port), for one worker. `connections` is how many requests may be with it at a time,
-    `queue` how many more may wait for their turn and `queue_timeout` for how many seconds. After `failures` failed
+    `queue` how many more may wait for a slot and `queue_timeout` for how many seconds. After `failures` failed
     connections in a row it is left alone for `pause` seconds. 0 `connections` is no limit, 0 `failures` no breaker."""
 
     connections: int = 512
@@ -75,9 +75,9 @@ class Breaker:
         self._probing = False
 
 
-class Turns(Generic[T]):
-    """Turns with an origin: so many at a time, and a bounded queue, first come first served. What waits is a token of
-    the caller's; `give_up` takes it out again."""
+class Slots(Generic[T]):
+    """Request slots of an origin: `limit` of them (0: no limit), and a bounded queue, first come first served. A
+    token of the caller's waits in it; `give_up` takes it out again."""
 
     __slots__ = ("_limit", "_queue", "active", "waiting")
 
@@ -88,7 +88,7 @@ class Turns(Generic[T]):
         self.waiting: deque[T] = deque()
 
     def take(self) -> bool:
-        """Take a turn if one is free."""
+        """Take a slot if one is free."""
         if self.active >= self._limit > 0:
             return False
         self.active += 1
@@ -107,7 +107,7 @@ class Turns(Generic[T]):
             self.waiting.remove(token)
 
     def release(self) -> T | None:
-        """A turn is over. Returns who has it now, if anybody waited."""
+        """Give a slot back. Returns the token that has it now, None if none waited."""
         if self.waiting:
             return self.waiting.popleft()
         self.active -= 1

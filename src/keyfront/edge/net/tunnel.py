@@ -67,7 +67,7 @@ class Places:
 
 
 class Switched(Protocol):
-    """A connection to an origin that has switched protocols (`origin_http1.Connection`)."""
+    """A connection to an origin that has switched protocols (`origin.connection.Connection`)."""
 
     def hand_over(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes, bool] | None: ...
 

@@ -23,6 +23,7 @@ from typing import Any, Final
 import msgspec
 
 from keyfront.edge.origin.client import Origins
+from keyfront.edge.origin.request import OriginRequest
 from keyfront.edge.origin.shield_protocol import FIELD, Secrets, asking, carried, telling, variant_of, without
 from keyfront.edge.rules.cache_key import selection_beyond_root
 from keyfront.edge.rules.routing import Plan
@@ -200,12 +201,14 @@ class ShieldClient:
         seal = self._secrets.sealed(asking(question.method, question.target, headers), asked)
         answer = await self._origins.fetch(
             address,
-            address.protocol_policy.removesuffix("-only"),
-            question.method,
-            question.target,
-            [*headers, (FIELD, seal)],
-            question.body,
-            question.length,
+            OriginRequest(
+                address.protocol_policy.removesuffix("-only"),
+                question.method,
+                question.target,
+                [*headers, (FIELD, seal)],
+                question.body,
+                question.length,
+            ),
         )
         values = [value for name, value in answer.headers if name == FIELD]
         answer.headers = [header for header in answer.headers if header[0] != FIELD]

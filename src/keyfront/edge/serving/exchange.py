@@ -8,7 +8,7 @@ import msgspec
 
 if TYPE_CHECKING:
     from keyfront.edge.cache.fill import Fill
-    from keyfront.edge.origin.http1 import Interim
+    from keyfront.edge.origin.request import Interim
     from keyfront.edge.rules.decide import Refusal
     from keyfront.edge.rules.routing import Plan
     from keyfront.edge.types.messages import Headers, Request

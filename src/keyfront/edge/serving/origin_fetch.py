@@ -19,7 +19,7 @@ from keyfront.edge.limits.reports import Reached
 from keyfront.edge.origin.access import OriginAccess
 from keyfront.edge.origin.client import Origins
 from keyfront.edge.origin.egress import Egress
-from keyfront.edge.origin.http1 import Interim
+from keyfront.edge.origin.request import Interim, OriginRequest
 from keyfront.edge.origin.shield_client import RelayedFailure, ReplayableBody, Shields
 from keyfront.edge.rules import freshness
 from keyfront.edge.rules.invalidation import cache_tags
@@ -180,13 +180,15 @@ class OriginFetcher:
                 if answer is None:
                     answer = await self.origins.fetch(
                         origin,
-                        origin_scheme(origin, request.scheme),
-                        method,
-                        origin.path + plan.target,
-                        headers,
-                        body,
-                        length,
-                        interim=self._interim(exchange, plan),
+                        OriginRequest(
+                            origin_scheme(origin, request.scheme),
+                            method,
+                            origin.path + plan.target,
+                            headers,
+                            body,
+                            length,
+                            interim=self._interim(exchange, plan),
+                        ),
                     )
             except OriginFailure as failure:
                 if last:

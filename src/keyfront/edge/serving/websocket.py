@@ -5,6 +5,7 @@ from __future__ import annotations
 from time import perf_counter
 
 from keyfront.edge.net.tunnel import Places
+from keyfront.edge.origin.request import OriginRequest
 from keyfront.edge.rules.origin_request import origin_scheme
 from keyfront.edge.rules.routing import Plan
 from keyfront.edge.rules.viewer_response import viewer_headers
@@ -72,7 +73,9 @@ class WebSocketOpener:
             asked_at = perf_counter()
             try:
                 if origin.kind == "s3":
-                    answer = await self._fetcher.origins.fetch(origin, scheme, "GET", target, headers)
+                    answer = await self._fetcher.origins.fetch(
+                        origin, OriginRequest(scheme, "GET", target, headers)
+                    )
                 else:
                     key = handshake_key(request.headers)
                     answer = await self._fetcher.origins.open_websocket(origin, scheme, target, headers, key)

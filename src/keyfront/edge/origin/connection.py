@@ -1,0 +1,373 @@
+"""A connection to an origin: HTTP/1.1 as a client, one request at a time.
+
+1. A connection is used again only when nothing is in doubt: the request had no body, the response ended by its own
+   framing and announced no body that did not come, nothing came after it, and neither side said close. Bytes on an
+   idle connection close it. Decision 0026 says why.
+2. Nothing waits without a bound. One timer per connection watches the earliest deadline. It moves lazily: a deadline
+   that only becomes later costs an assignment, no timer.
+
+While the consumer is slow (reading is paused because its buffer is full) or the viewer is (its request body has not
+arrived yet), the read timeout is suspended; only the response completion timeout runs on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import termios
+from collections.abc import AsyncIterator
+from typing import Final, NamedTuple, Protocol, cast
+
+from keyfront.edge.origin.request import OriginRequest
+from keyfront.edge.origin.response_reader import NEVER, Framing, ResponseReader
+from keyfront.errors import OriginFailure
+
+DRAIN: Final = 64 * 1024
+"""An abandoned response is read to its end if at most this many bytes are missing; else it is cut."""
+DRAIN_TIME: Final = 1.0
+"""Seconds that an abandoned response may take to arrive."""
+
+
+class Timeouts(NamedTuple):
+    """How long one exchange may take: `read` and `keepalive` are seconds, `completion` is a time of the loop's clock by
+    which the response must be whole."""
+
+    read: float
+    keepalive: float
+    completion: float
+
+
+class ConnectionOwner(Protocol):
+    """What owns a connection is called when it is idle again, when it is closed, and when a response was invalid."""
+
+    def on_idle(self, connection: Connection) -> None: ...
+
+    def on_closed(self, connection: Connection) -> None: ...
+
+    def on_bad_response(self, failure: BaseException) -> None: ...
+
+
+class Connection(asyncio.Protocol):
+    """A connection to an origin. It serves one request at a time; see the module for when it serves another.
+
+    `idle_since` is the loop's time when it became free.
+    """
+
+    def __init__(self, owner: ConnectionOwner, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.idle_since = 0.0
+        self._owner = owner
+        self._transport: asyncio.Transport | None = None
+        self._incoming: ResponseReader | None = None
+        self._sender: asyncio.Task[None] | None = None
+        self._sent = True
+        self._blocked: asyncio.Future[None] | None = None
+        self._writable = True
+        self._paused = False
+        self._closed = False
+        self._read_timeout = 0.0
+        self._keepalive_timeout = 0.0
+        self._deadline = NEVER
+        self._completion = NEVER
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = NEVER
+
+    @property
+    def usable(self) -> bool:
+        """Free, open, and nothing came in since the last response."""
+        return not self._closed and self._incoming is None
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether the kernel holds bytes from the origin that the loop has not read yet. On a free connection they
+        answer nothing that was asked."""
+        transport = self._transport
+        if transport is None:
+            return False
+        try:
+            handle = transport.get_extra_info("socket").fileno()
+            return any(fcntl.ioctl(handle, termios.FIONREAD, b"\0\0\0\0"))
+        except (OSError, AttributeError):
+            return False
+
+    def send(self, head: bytes, request: OriginRequest, timeouts: Timeouts) -> ResponseReader:
+        """Send a request, whose head is `head`. Returns what the response arrives in, interim answers first.
+
+        A body is sent by a task of its own while the response is awaited.
+        """
+        incoming = ResponseReader(self, head_only=request.method == "HEAD")
+        transport = self._transport
+        if self._closed or transport is None:
+            incoming.fail(
+                OriginFailure("OriginCommError", 502, "closed by the origin before the request was sent")
+            )
+            return incoming
+        body = request.body
+        self._incoming = incoming
+        self._read_timeout, self._keepalive_timeout, self._completion = timeouts
+        incoming.last = body is not None  # the origin may not read it, and then answers it as a request
+        incoming.interim = request.interim
+        transport.write(head)
+        if body is None:
+            self._watch(self.loop.time() + timeouts.read)
+        else:
+            self._sent = False
+            self._watch(NEVER)
+            self._sender = self.loop.create_task(self._send_body(incoming, transport, body, request.length))
+        return incoming
+
+    async def _send_body(
+        self,
+        incoming: ResponseReader,
+        transport: asyncio.Transport,
+        body: AsyncIterator[bytes],
+        length: int | None,
+    ) -> None:
+        """Send the body with back-pressure. If it breaks off (the viewer left), so does the request."""
+        write = transport.write
+        left = length
+        try:
+            async for chunk in body:
+                if not chunk:
+                    continue
+                if left is None:
+                    write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+                else:
+                    left -= len(chunk)
+                    if left < 0:
+                        raise OriginFailure("OriginWriteError", 502, "the request body exceeds its length")
+                    write(chunk)
+                if not self._writable:
+                    await self._drained()
+                if left == 0:
+                    break
+            if left:
+                raise OriginFailure("OriginWriteError", 502, "the request body is shorter than its length")
+            if left is None:
+                write(b"0\r\n\r\n")
+            if not self._writable:
+                await self._drained()
+        except asyncio.CancelledError:
+            if not self._closed:  # not we, but the body was cancelled
+                self.break_off(
+                    OriginFailure("OriginWriteError", 502, "the request body was cancelled"), incoming
+                )
+            raise
+        except BaseException as error:
+            # Whatever the viewer's side raised belongs to whoever awaits the response.
+            self.break_off(error, incoming)
+            if not isinstance(error, Exception):
+                raise
+            return
+        self._sent = True
+        self._sender = None
+        if self._incoming is incoming and not self._paused:
+            self._watch(self.loop.time() + self._read_timeout)
+
+    async def _drained(self) -> None:
+        self._watch(self.loop.time() + self._read_timeout)
+        self._blocked = self.loop.create_future()
+        try:
+            await self._blocked
+        finally:
+            self._blocked = None
+        self._watch(NEVER)
+
+    # What the transport tells.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        if self._closed:
+            self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self._closed:
+            return
+        incoming = self._incoming
+        if incoming is None:
+            self.abort()  # bytes that answer no request: the next response could not be trusted
+            return
+        if self._deadline != NEVER:  # else nothing is expected of the origin now
+            self._deadline = self.loop.time() + self._read_timeout
+        incoming.feed(data)
+        if incoming.complete:
+            self._finish(incoming)
+        elif incoming.failure is not None:
+            self._owner.on_bad_response(incoming.failure)
+            self.abort()
+        incoming.wake()
+
+    def eof_received(self) -> bool | None:
+        incoming = self._incoming
+        if incoming is not None:
+            incoming.end()
+            if incoming.complete:
+                self._finish(incoming)
+                incoming.wake()
+        elif not self._closed:
+            self.close()  # an idle connection
+        return None  # the transport closes itself
+
+    def connection_lost(self, error: Exception | None) -> None:
+        incoming = self._incoming
+        if incoming is not None:
+            why = "reset" if error is not None else "closed"
+            if not self._sent and not incoming.head_complete:
+                failure = OriginFailure(
+                    "OriginWriteError", 502, f"{why} by the origin while the request was sent"
+                )
+            elif not incoming.head_complete:
+                failure = OriginFailure(
+                    "OriginCommError", 502, f"{why} by the origin before its answer was whole"
+                )
+            else:
+                failure = OriginFailure("OriginCommError", 502, f"{why} by the origin within the body")
+            self._incoming = None
+            incoming.fail(failure)
+        self._close_down()
+        self._owner.on_closed(self)
+
+    def pause_writing(self) -> None:
+        self._writable = False
+
+    def resume_writing(self) -> None:
+        self._writable = True
+        blocked = self._blocked
+        if blocked is not None and not blocked.done():
+            blocked.set_result(None)
+
+    # Reading as fast as the consumer.
+
+    def pause(self) -> None:
+        if not self._paused and self._transport is not None and not self._closed:
+            self._paused = True
+            self._deadline = NEVER
+            self._transport.pause_reading()
+
+    def resume(self, incoming: ResponseReader) -> None:
+        if self._paused and incoming is self._incoming:
+            self._read_on()
+            if self._sent:
+                self._watch(self.loop.time() + self._read_timeout)
+
+    def _read_on(self) -> None:
+        self._paused = False
+        if self._transport is not None and not self._closed:
+            self._transport.resume_reading()
+
+    # A switch to another protocol.
+
+    def hand_over(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes, bool] | None:
+        """Let `protocol` have this connection, which the origin has switched with a 101. Returns the transport, on
+        which reading is paused, what came behind the 101, and whether it can be written to now; None if it is closed.
+
+        The new protocol minds the time from now on, and says `connection_lost` to this object in the end.
+        """
+        incoming, transport = self._incoming, self._transport
+        if self._closed or transport is None or incoming is None or not incoming.switched:
+            return None
+        self._incoming = None
+        self._deadline = self._completion = NEVER
+        transport.set_protocol(protocol)
+        return transport, incoming.early, self._writable
+
+    # The end of a request.
+
+    def _finish(self, incoming: ResponseReader) -> None:
+        """The response is whole: be free again, or close if anything is in doubt."""
+        self._incoming = None
+        if incoming.in_doubt or not self._sent or self._closed:
+            self.abort()
+            return
+        if incoming.last or not incoming.persistent:
+            self.close()
+            return
+        if self._paused:
+            self._read_on()
+        self._completion = NEVER
+        now = self.loop.time()
+        self.idle_since = now
+        seconds = min(self._keepalive_timeout, incoming.idle_seconds)
+        if seconds <= 0.0:
+            self.close()
+            return
+        self._watch(now + seconds)
+        self._owner.on_idle(self)
+
+    def abandon(self, incoming: ResponseReader) -> None:
+        """Nobody wants the rest of this response."""
+        if incoming is not self._incoming:
+            return
+        if incoming.framing is not Framing.LENGTH or incoming.remaining > DRAIN or not self._sent:
+            self.break_off(OriginFailure("OriginCommError", 502, "given up by the edge"))
+            return
+        if self._paused:
+            self._read_on()
+        self._completion = min(self._completion, self.loop.time() + DRAIN_TIME)
+        self._watch(self.loop.time() + self._read_timeout)
+
+    def break_off(self, reason: BaseException, asked: ResponseReader | None = None) -> None:
+        """End the connection and whatever waits for it. If `asked` is given, only while it serves that: who awaits a
+        response may hear of its end, and be cancelled, after the connection has gone on to another one."""
+        incoming = self._incoming
+        if asked is not None and asked is not incoming:
+            return
+        self._incoming = None
+        self.abort()
+        if incoming is not None:
+            incoming.fail(reason)
+
+    def close(self) -> None:
+        """Close in good order: what was written is still sent."""
+        self._close_down()
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._close_down()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _close_down(self) -> None:
+        self._closed = True
+        self._deadline = self._completion = NEVER
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._timer_at = NEVER
+        sender = self._sender
+        if sender is not None:
+            self._sender = None
+            if sender is not asyncio.current_task(self.loop):
+                sender.cancel()
+
+    # Time.
+
+    def _watch(self, deadline: float) -> None:
+        """Let `deadline` be the next moment at which something must have happened."""
+        self._deadline = deadline
+        due = deadline if deadline < self._completion else self._completion
+        if due < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = due
+            self._timer = self.loop.call_at(due, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._timer_at = NEVER
+        now = self.loop.time()
+        if self._completion <= now:
+            self.break_off(OriginFailure("OriginCommError", 504, "the response completion timeout passed"))
+        elif self._deadline <= now:
+            if self._incoming is None:
+                self.close()
+            elif not self._sent:
+                self.break_off(
+                    OriginFailure("OriginWriteError", 504, "the origin stopped reading the request")
+                )
+            else:
+                self.break_off(OriginFailure("OriginReadError", 504, f"silent for {self._read_timeout:g} s"))
+        else:
+            self._watch(self._deadline)
