@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from keyfront.errors import Denied
-from keyfront.signing.keys import HashName, PrivateKey, load_private_key
+from keyfront.signing.key_files import load_private_key
+from keyfront.signing.keys import HashName, PrivateKey
 from keyfront.signing.policy import Policy
 from keyfront.signing.sign import LocalSigner, sign_cookies, sign_url
 from keyfront.signing.verify import KeyRing, verify

@@ -23,6 +23,7 @@ from keyfront.custody.adapters.filesystem.envelope import ENVELOPE
 from keyfront.custody.adapters.filesystem.folder import RECORD
 from keyfront.custody.adapters.filesystem.kek import KEY
 from keyfront.custody.contract import HeldKey
+from keyfront.custody.schemes import open_place
 from keyfront.errors import CustodyError
 from keyfront.signing.keys import generate_private_key
 
@@ -40,7 +41,7 @@ def seeds(folder: Path) -> tuple[Files, Files, dict[str, HeldKey]]:
     found: list[Files] = []
     held: dict[str, HeldKey] = {}
     for number in (1, 2):
-        at = FileCustody(f"{folder}/{number}/", {}, {})
+        at = FileCustody(f"{folder}/{number}/", {}, {}, open_place=open_place)
         for name in ("two", "one"):
             made = at.import_key(name, generate_private_key("ECDSA-P256"), now=1.0, labels={"a": "b"})
             if number == 1:
@@ -131,7 +132,7 @@ def check(folder: Path, files: Files, held: HeldKey) -> bool:
     """
     for name, data in files.items():
         (folder / name).write_bytes(data)
-    at = FileCustody(f"{folder}/", {}, {})
+    at = FileCustody(f"{folder}/", {}, {}, open_place=open_place)
     for ask in (at.records.names, lambda: at.records.read("record"), lambda: list(at.list())):
         try:
             ask()

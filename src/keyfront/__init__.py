@@ -23,7 +23,8 @@ from keyfront.errors import (
     PolicyError,
     SigningError,
 )
-from keyfront.signing.keys import PrivateKey, PublicKey, load_private_key, load_public_key
+from keyfront.signing.key_files import load_private_key
+from keyfront.signing.keys import PrivateKey, PublicKey, load_public_key
 from keyfront.signing.policy import Policy
 from keyfront.signing.sign import (
     CloudFrontSigner,

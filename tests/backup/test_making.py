@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sqlite3
 from pathlib import Path
@@ -16,6 +17,7 @@ from keyfront.control.store.store import Store
 from keyfront.custody import open_place as open_custody
 from keyfront.errors import BackupError, SettingsError
 from tests.backup.harness import NOW, SEAL, Installed, events, make, read
+from tests.faults import failing_disks
 from tests.seaweedfs import ONE, WRITER, Weed, unable
 
 
@@ -94,6 +96,25 @@ def test_what_was_not_kept_thins_nothing_out(tmp_path: Path) -> None:
             always=True,
         )
     assert [str(name) for name in Folder(place).names()] == [first.name]
+    one.harness.close()
+
+
+def test_an_archive_of_the_same_name_stays(tmp_path: Path) -> None:
+    """What a failed run has left behind is another archive's, for whoever runs next within the same millisecond."""
+    one = Installed(tmp_path / "data")
+    place = tmp_path / "place"
+    for disk in failing_disks(("broken once",)):
+        with disk, contextlib.suppress(BackupError):
+            make(one.harness.store, one.folder, place)
+        if left := list(place.glob("*.age")):
+            break
+    assert disk.where == "fsync"
+    (there,) = left
+    data = there.read_bytes()
+    with pytest.raises(BackupError, match="another archive already"):
+        make(one.harness.store, one.folder, place)
+    assert there.read_bytes() == data
+    assert make(one.harness.store, one.folder, place, now=NOW + 0.001).made
     one.harness.close()
 
 

@@ -16,7 +16,8 @@ from keyfront.cli.durations import SpanType, span_text
 from keyfront.cli.main import keyfront
 from keyfront.custody import SCHEMES, open_key, open_place
 from keyfront.errors import KeyfrontError
-from keyfront.signing.keys import load_private_key, load_public_key
+from keyfront.signing.key_files import load_private_key
+from keyfront.signing.keys import load_public_key
 from tests.custody.harness import made_elsewhere
 
 SECRET = "a passphrase of this test's"
@@ -156,9 +157,9 @@ def test_the_key_encrypting_key_is_changed(place: str) -> None:
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (("create", "photos-1"), "names no custody"),
-        (("create", "file:/tmp/"), "names a place and no key"),
-        (("create", "file:/tmp/a.b"), "cannot be a key's name"),
+        (("create", "photos-1"), "is not a custody URI"),
+        (("create", "file:/tmp/"), "names a place, not a key"),
+        (("create", "file:/tmp/a.b"), "cannot be the name of a key"),
         (("create", "file:photos-1"), "names no folder"),
         (("create", "file:~/keys/a"), "write the path out"),
         (("create", "file:/x/a?kek=nonsense1234"), "never the secret itself"),

@@ -41,8 +41,8 @@ def test_a_control_plane_that_cannot_start(name: str, text: str, says: str, tmp_
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--records", "nowhere:x/"), "names no custody"),
-        (("--records", "awskms:keyfront/?region=eu-west-1"), "holds keys and no records"),
+        (("--records", "nowhere:x/"), "is not a custody URI"),
+        (("--records", "awskms:keyfront/?region=eu-west-1"), "holds keys but no records"),
         (("--hooks", "HOOKS"), "others may change"),
         ((), "hook 1: there is no step"),
     ],

@@ -614,7 +614,7 @@ WRONG_STARTS = {
     "bounds that bound nothing": (("--socket", "s", "--access", "ACCESS"), "bounds nothing"),
     "a misspelt rule": (("--socket", "s", "--access", "MISSPELT"), "cannot be read"),
     "a file in the way": (("--socket", "OPEN"), "is no socket"),
-    "no place": (("--socket", "s", "--records", "nothing:/"), "names no custody"),
+    "no place": (("--socket", "s", "--records", "nothing:/"), "is not a custody URI"),
 }
 
 

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -48,9 +49,13 @@ class Clock:
 
 
 def place(
-    folder: Path, kek: str = "", environment: Mapping[str, str] = {}, clock: Callable[[], float] = time.time
+    folder: Path,
+    kek: str = "",
+    environment: Mapping[str, str] = {},
+    clock: Callable[[], float] = time.time,
+    opens: Any = open_place,
 ) -> FileCustody:
-    return FileCustody(f"{folder}/", {"kek": kek} if kek else {}, environment, clock=clock)
+    return FileCustody(f"{folder}/", {"kek": kek} if kek else {}, environment, open_place=opens, clock=clock)
 
 
 def filled(folder: Path, kek: str = "", environment: Mapping[str, str] = {}) -> FileCustody:
@@ -287,7 +292,7 @@ def test_a_kek_takes_another_s_place(before: str, after: str, tmp_path: Path) ->
         (PASSPHRASE, {}, "never the secret itself"),
         ("env:", {}, "kek= is env:"),
         ("file:relative", {}, "absolute"),
-        ("awskms:keyfront/", {}, "names a place and no key"),
+        ("awskms:keyfront/", {}, "names a place, not a key"),
         ("gopher:" + PASSPHRASE, {}, "never the secret itself"),
     ],
 )
@@ -422,15 +427,16 @@ def test_a_kek_that_does_not_open_what_it_seals_begins_nothing(tmp_path: Path) -
         def unwrap(self, name: str, wrapped: bytes, bound: str) -> bytes:
             raise CustodyError("AccessDenied: kms:Decrypt")
 
+    def opens(uri: str, environment: Mapping[str, str]) -> Any:
+        return Place()
+
     folder = tmp_path / "keys"
-    at = filled(folder)
+    filled(folder)
     before = everything(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("keyfront.custody.schemes.open_place", lambda uri, environment: Place())
-        with pytest.raises(CustodyError, match="AccessDenied"):
-            at.rewrap("awskms:keyfront/kek")
-        with pytest.raises(CustodyError, match="AccessDenied"):
-            place(tmp_path / "new", "awskms:keyfront/kek").create("one", "ECDSA-P256", now=NOW)
+    with pytest.raises(CustodyError, match="AccessDenied"):
+        place(folder, opens=opens).rewrap("awskms:keyfront/kek")
+    with pytest.raises(CustodyError, match="AccessDenied"):
+        place(tmp_path / "new", "awskms:keyfront/kek", opens=opens).create("one", "ECDSA-P256", now=NOW)
     assert everything(folder) == before
     assert not (tmp_path / "new" / ENVELOPE).exists()
 
@@ -455,15 +461,16 @@ def test_a_kek_in_the_records_of_another_place(tmp_path: Path) -> None:
     class Place:
         records = elsewhere
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("keyfront.custody.schemes.open_place", lambda uri, environment: Place())
-        kek = kek_of("vault:kv/secret/kek", folder, {})
-        with pytest.raises(CustodyError, match="there is no key-encrypting key"):
-            kek.open(Key(), b"", "bound")
-        how, sealed = kek.seal(b"secret", "bound")
-        again = kek_of("vault:kv/secret/kek", folder, {})
-        assert again.open(how, sealed, "bound") == b"secret"
-        assert again.open(how, sealed, "other") is None
+    def opens(uri: str, environment: Mapping[str, str]) -> Any:
+        return Place()
+
+    kek = kek_of("vault:kv/secret/kek", folder, {}, opens)
+    with pytest.raises(CustodyError, match="there is no key-encrypting key"):
+        kek.open(Key(), b"", "bound")
+    how, sealed = kek.seal(b"secret", "bound")
+    again = kek_of("vault:kv/secret/kek", folder, {}, opens)
+    assert again.open(how, sealed, "bound") == b"secret"
+    assert again.open(how, sealed, "other") is None
     assert elsewhere.names() == ["kek"]
 
 

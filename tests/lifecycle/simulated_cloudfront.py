@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
+from keyfront.cloudfront.session import Refused
 from keyfront.custody.contract import HeldKey, Record
 from keyfront.custody.key_record import Entry, KeyGroupRecord, RotationPolicy, Stage, read_succession
-from keyfront.custody.schemes import SCHEMES
+from keyfront.custody.key_uri import SCHEMES
 from keyfront.errors import CustodyUnavailable, KeyExists, NoSuchKey, RecordChanged
-from keyfront.lifecycle.cloudfront import Refused
 from keyfront.lifecycle.events import RotationEvent
 from keyfront.lifecycle.executor import Conductor, Outcome
 from keyfront.lifecycle.rotation import LISTED, Action, Distribution, Group, KnownKey

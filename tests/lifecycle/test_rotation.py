@@ -7,11 +7,11 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
+from keyfront.cloudfront.session import Refused
 from keyfront.custody.contract import HeldKey, Record
 from keyfront.custody.key_record import Entry, KeyGroupRecord, RotationPolicy, Stage
 from keyfront.errors import AccountError, CustodyError, RotationError
 from keyfront.lifecycle import commands
-from keyfront.lifecycle.cloudfront import Refused
 from keyfront.lifecycle.events import RotationEvent
 from keyfront.lifecycle.rotation import (
     MOVES,
@@ -463,7 +463,7 @@ def test_names_follow_from_the_group_and_do_not_meet() -> None:
         ({"max_lifetime": 0.0}, "more than 0"),
         ({"settle": -1.0}, "length in seconds"),
         ({"application": "ä" * 3}, "cannot be a label"),
-        ({"place": "nowhere:/keys/"}, "names no custody"),
+        ({"place": "nowhere:/keys/"}, "is not a custody URI"),
         ({"place": "file:/keys/one"}, "ends with a slash"),
         ({"place": "awskms:cdn/", "grace": 31 * DAY}, "for 30 days at most: a grace of 31 days is too long"),
         ({"place": "awssm:cdn/", "grace": 60 * DAY}, "for 30 days at most"),

@@ -214,7 +214,7 @@ def test_with_a_key_in_custody_and_with_a_key_groups(tmp_path: Path) -> None:
             "goes with",
         ),
         (("--key-group", "films", "--agent", "unix:/a", "--records", "file:/k/"), "give either"),
-        (("--key", "file:/k/", "--key-pair-id", "K1"), "names a place and no key"),
+        (("--key", "file:/k/", "--key-pair-id", "K1"), "names a place, not a key"),
     ],
 )
 def test_keys_that_cannot_be_meant(

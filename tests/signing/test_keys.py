@@ -24,6 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyfront.errors import KeyLoadError
+from keyfront.signing.key_files import load_private_key
 from keyfront.signing.keys import (
     Algorithm,
     HashName,
@@ -32,7 +33,6 @@ from keyfront.signing.keys import (
     cf_b64decode,
     cf_b64encode,
     generate_private_key,
-    load_private_key,
     load_public_key,
 )
 from keyfront.signing.sign import load_signer

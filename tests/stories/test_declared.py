@@ -328,7 +328,7 @@ def test_what_changes_after_the_plan_was_made(kit: Kit, monkeypatch: pytest.Monk
 
     # And in the moment between the last look and the change itself: the API's own If-Match.
     planned = job(kit, monkeypatch)
-    events = planned.account._client.meta.events
+    events = planned.account._client.client.meta.events
     events.register(
         "before-call.cloudfront.UpdateKeyGroup", lambda **_: regroup(kit, "media-dev-media", "again")
     )
@@ -400,7 +400,7 @@ def test_at_a_terminal_it_asks_and_has_colours(kit: Kit) -> None:
 def test_lists_are_read_to_their_ends(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
     kit.run("apply", "-e", "dev")
     planned = job(kit, monkeypatch)
-    planned.account._client.meta.events.register(
+    planned.account._client.client.meta.events.register(
         "provide-client-params.cloudfront.*",
         lambda params, model, **_: {**params, "MaxItems": "1"} if model.name.startswith("ListP") else params,
     )

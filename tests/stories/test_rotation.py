@@ -20,10 +20,11 @@ from click.testing import CliRunner
 from keyfront import sign_url
 from keyfront.cli.main import keyfront
 from keyfront.cloudfront import key_usage
+from keyfront.cloudfront.session import Refused
 from keyfront.custody import open_key, open_place, open_records
 from keyfront.custody.key_record import LEEWAY, RotationPolicy
 from keyfront.custody.signers.key_group_signer import KeyGroupSigner
-from keyfront.lifecycle.cloudfront import CloudFront, Refused
+from keyfront.lifecycle.cloudfront import CloudFront
 from keyfront.lifecycle.executor import Conductor
 from tests.control.plane import Plane
 from tests.keys import public_pem

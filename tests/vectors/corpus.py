@@ -9,7 +9,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from keyfront.signing.keys import HashName, PrivateKey, load_private_key
+from keyfront.signing.key_files import load_private_key
+from keyfront.signing.keys import HashName, PrivateKey
 
 HERE = Path(__file__).parent
 NODE = HERE.parent / "node"

@@ -9,13 +9,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import secrets
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from keyfront.backup.archive.names import Name, parse
 from keyfront.errors import BackupError, SettingsError
+from keyfront.private_files import create_file, sync_folder
 
 LARGEST = 4 << 30
 """Bytes of the largest archive that is read: what one PUT takes, and what fits into memory."""
@@ -34,7 +34,11 @@ class Place(Protocol):
         """The archives that are there, with their sizes in bytes, oldest first."""
 
     def put(self, name: str, data: bytes) -> None:
-        """Durable and whole when it returns. What has that name already is left as it is."""
+        """Store an archive. It is durable and whole when this returns.
+
+        :raises BackupError: if it cannot be stored. A folder refuses a name that another archive has; a bucket replaces
+            that archive.
+        """
 
     def get(self, name: str) -> bytes: ...
 
@@ -69,22 +73,12 @@ class Folder:
         return dict(sorted(found.items()))
 
     def put(self, name: str, data: bytes) -> None:
-        temporary = self.path / f".{name}.{secrets.token_hex(8)}.tmp"
+        path = self.path / name
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                if not (self.path / name).exists():
-                    os.replace(temporary, self.path / name)
-            finally:
-                temporary.unlink(missing_ok=True)
-            _sync(self.path)
+            if not create_file(path, data) and path.read_bytes() != data:
+                raise BackupError(f"{path} is another archive already, which stays as it is")
         except OSError as error:
-            raise BackupError(f"{self.path / name} cannot be written: {error.strerror}") from error
+            raise BackupError(f"{path} cannot be written: {error.strerror}") from error
 
     def get(self, name: str) -> bytes:
         try:
@@ -101,32 +95,25 @@ class Folder:
     def remove(self, name: Name) -> None:
         try:
             (self.path / str(name)).unlink(missing_ok=True)
-            _sync(self.path)
+            sync_folder(self.path)
         except OSError as error:
             raise BackupError(f"{self.path / str(name)} cannot be removed: {error.strerror}") from error
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class Bucket:
     """`s3://BUCKET/PREFIX`, at AWS or at `endpoint`. Credentials and region come from where AWS's tools look."""
 
     def __init__(self, bucket: str, prefix: str, endpoint: str = "") -> None:
-        from botocore.config import Config  # which takes a quarter of a second, and only who uses it waits
+        from botocore.config import Config  # takes a quarter of a second, so only a bucket loads it
         from botocore.exceptions import BotoCoreError, ClientError
-        from botocore.session import Session
+
+        from keyfront.botocore_session import new_session
 
         self._bucket = bucket
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._errors = (BotoCoreError, ClientError)
-        session = Session()
         try:
+            session = new_session()
             self._client: Any = session.create_client(
                 "s3",
                 endpoint_url=endpoint or None,

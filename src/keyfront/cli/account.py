@@ -5,7 +5,6 @@ from __future__ import annotations
 import configparser
 import fcntl
 import os
-import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from keyfront.custody.default_paths import (
     installation,
 )
 from keyfront.errors import SettingsError
+from keyfront.private_files import replace_file
 
 _ENDPOINTS = ("AWS_ENDPOINT_URL_CLOUDFRONT", "AWS_ENDPOINT_URL")
 _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SHARED_CREDENTIALS_FILE")
@@ -146,10 +146,7 @@ def describe(folder: Path, host: str, port: int, records: str) -> None:
     local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what it listens at, not what is bound
     url = f"http://[{local}]:{port}" if ":" in local else f"http://{local}:{port}"
     text = msgspec.json.encode(Installation(url, records or f"file:{folder}/custody/"))
-    temporary = folder / f".{INSTALLATION}.{secrets.token_hex(8)}.tmp"
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(text)
-    temporary.replace(folder / INSTALLATION)
+    replace_file(folder / INSTALLATION, text)
 
 
 def _credentials(folder: Path) -> tuple[str, str]:

@@ -74,7 +74,7 @@ def import_key(
 
     Prints its public half. The file stays where it is: whether another copy is to be kept is for you to say.
     """
-    from keyfront.signing.keys import load_private_key
+    from keyfront.signing.keys import parse_private_key
 
     place, name = _key(uri)
     if passphrase_file is not None and str(file) == str(passphrase_file) == "-":
@@ -82,7 +82,7 @@ def import_key(
     text = _read(file)
     passphrase = None if passphrase_file is None else _read(passphrase_file).rstrip(b"\r\n")
     _made(
-        place.import_key(name, load_private_key(text, passphrase), now=time.time(), labels=_pairs(labels)),
+        place.import_key(name, parse_private_key(text, passphrase), now=time.time(), labels=_pairs(labels)),
         as_json,
     )
 
@@ -233,7 +233,7 @@ def _key(uri: str) -> tuple[Custody, str]:
     from keyfront.custody import split
 
     if not (name := split(uri).name):
-        raise CustodyError(f"{uri} names a place and no key: a key's name follows the last slash")
+        raise CustodyError(f"{uri} names a place, not a key: the name of a key follows the last slash")
     return _opened(uri), name
 
 

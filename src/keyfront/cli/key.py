@@ -18,7 +18,7 @@ from keyfront.cli.durations import SpanType, span_text
 from keyfront.cli.output import print_columns, print_json
 from keyfront.cli.sign import FILE, read_file, read_passphrase
 from keyfront.errors import KeyLoadError
-from keyfront.signing.keys import load_private_key, load_public_key
+from keyfront.signing.keys import load_public_key, parse_private_key
 
 if TYPE_CHECKING:
     from keyfront.custody.key_record import Entry, KeyGroupRecord
@@ -44,7 +44,7 @@ def check_key(file: Path, passphrase_file: Path | None) -> None:
     except KeyLoadError as error:
         if b"BEGIN PUBLIC KEY" in data:
             raise KeyLoadError(f"{file}: {error}") from error
-        private = load_private_key(data, read_passphrase(passphrase_file))
+        private = parse_private_key(data, read_passphrase(passphrase_file))
         public = private.public_key
         click.echo(f"{file}: a private key, {public.algorithm}: it can sign for CloudFront", err=True)
         for note in _notes(data):

@@ -22,7 +22,7 @@ from rich.text import Text
 from keyfront.errors import ExpiredWarning, KeyLoadError
 from keyfront.signing import sign as signing
 from keyfront.signing.explain import Report, explain_url
-from keyfront.signing.keys import HashName, PublicKey, load_private_key, load_public_key
+from keyfront.signing.keys import HashName, PublicKey, load_public_key, parse_private_key
 from keyfront.signing.policy import Moment, epoch_of, parse_policy
 from keyfront.signing.sign import LocalSigner, Signer
 from keyfront.signing.verify import KeyRing
@@ -161,7 +161,7 @@ class _SignWith(NamedTuple):
         if self.key_pair_id is None:
             raise click.UsageError("--key-pair-id is missing: the id that CloudFront gave to the public key.")
         if self.private_key is not None:
-            key = load_private_key(read_file(self.private_key), read_passphrase(self.passphrase_file))
+            key = parse_private_key(read_file(self.private_key), read_passphrase(self.passphrase_file))
             return LocalSigner(self.key_pair_id, key)
         if self.passphrase_file is not None:
             raise click.UsageError("--passphrase-file goes with --private-key.")

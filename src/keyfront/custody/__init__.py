@@ -13,7 +13,8 @@ CloudFront's API.
 """
 
 from keyfront.custody.contract import Custody, Handle, HeldKey, Record, Records
-from keyfront.custody.schemes import SCHEMES, open_key, open_place, open_records, split
+from keyfront.custody.key_uri import SCHEMES, split
+from keyfront.custody.schemes import open_key, open_place, open_records
 
 __all__ = [
     "SCHEMES",

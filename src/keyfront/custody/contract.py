@@ -200,6 +200,12 @@ class Custody(Protocol):
         """
 
 
+class OpenPlace(Protocol):
+    """Opens another place by its URI (`schemes.open_place`): given to an adapter whose options can name one."""
+
+    def __call__(self, uri: str, environment: Mapping[str, str]) -> Custody: ...
+
+
 class KeyWrapping(Protocol):
     """What a place offers besides, if it can seal small secrets under a key that never leaves it (a KMS, Vault's
     transit): a folder of keys can have its key-encrypting key there, `file:/srv/keys/?kek=awskms:…` (`file.py`).

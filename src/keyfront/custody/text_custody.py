@@ -24,7 +24,7 @@ from keyfront.custody.contract import (
 )
 from keyfront.custody.local_handle import LoadedHandle, Watch
 from keyfront.errors import CustodyError, CustodyUnavailable, KeyExists, NoSuchKey, RecordChanged
-from keyfront.signing.keys import Algorithm, PrivateKey, generate_private_key, load_private_key
+from keyfront.signing.keys import Algorithm, PrivateKey, generate_private_key, parse_private_key
 
 _TRIES = 20
 """How often a change is tried anew when others change the same key: each try is lost to somebody's success."""
@@ -218,6 +218,6 @@ def _private(kept: KeptKey, uri: str) -> PrivateKey:
     if not kept.private_key.startswith("-----BEGIN "):  # what is no key would be taken for a file's name
         raise CustodyError(f"{uri} holds no private key in PEM")
     try:
-        return load_private_key(kept.private_key)
+        return parse_private_key(kept.private_key)
     except ValueError:
         raise CustodyError(f"{uri} holds a private key that cannot be read") from None

@@ -9,59 +9,28 @@ distribution that trusts it a new one.)
 from __future__ import annotations
 
 import copy
-import functools
 import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
-from botocore import xform_name
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
-from botocore.loaders import Loader, create_loader
-from botocore.session import Session
-
+from keyfront.cloudfront.session import CloudFrontClient, Refused
 from keyfront.declared.desired import Setup
 from keyfront.declared.diff import differences
 from keyfront.declared.plan import MANAGED, Facts, Found, Named, Step, managed_policies, needed
 from keyfront.declared.resources import ROWS, Row
-from keyfront.errors import AccountError
 
 _ABSENT = "UnsupportedOperation"
 _HIDDEN = ("AccessDenied", "AccessDeniedException")
 """What a CloudFront says that has not built a kind, and that does not show one to this caller."""
 
 
-@functools.cache
-def _loader(data_path: str | None) -> Loader:
-    """Botocore's descriptions of the API, some megabytes, read once for all accounts."""
-    return create_loader(data_path)
-
-
-class Refused(AccountError):
-    """An API's answer other than success; `code` is its error code, empty if there was no answer."""
-
-    def __init__(self, message: str, code: str = "") -> None:
-        super().__init__(message)
-        self.code = code
-
-
 class Account:
     """One CloudFront account through one endpoint. Not for several threads: it remembers what it has made."""
 
     def __init__(self, endpoint_url: str = "", profile: str = "") -> None:
-        """:raises AccountError: if botocore cannot make a client of that."""
-        try:
-            session = Session(profile=profile or None)
-            session.register_component("data_loader", _loader(session.get_config_variable("data_path")))
-            self._client = session.create_client(
-                "cloudfront",
-                endpoint_url=endpoint_url or None,
-                region_name=session.get_config_variable("region") or "us-east-1",
-                config=Config(user_agent_extra="keyfront-apply"),
-            )
-        except (BotoCoreError, ValueError) as error:
-            raise Refused(str(error)) from error
+        """:raises Refused: if botocore cannot make a client of that."""
+        self._client = CloudFrontClient(endpoint_url, profile, user_agent="keyfront-apply")
         self._arns: dict[str, str] = {}
         self.made: dict[tuple[str, str], str] = {}
         """Ids of what it has created, by kind and label."""
@@ -70,21 +39,7 @@ class Account:
 
     @property
     def endpoint(self) -> str:
-        return str(self._client.meta.endpoint_url)
-
-    def call(self, operation: str, **params: Any) -> dict[str, Any]:
-        """One call of the API.
-
-        :raises Refused: if it fails, in the API's own words.
-        """
-        try:
-            return dict(getattr(self._client, xform_name(operation))(**params))
-        except ClientError as error:
-            said = error.response.get("Error", {})
-            code, message = str(said.get("Code", "")), str(said.get("Message", ""))
-            raise Refused(f"{operation}: {code}: {message}", code) from error
-        except BotoCoreError as error:
-            raise Refused(f"{operation}: {error}") from error
+        return self._client.endpoint
 
     # ---- what is there
 
@@ -117,15 +72,8 @@ class Account:
         }
 
     def _list(self, row: Row) -> Iterator[Found]:
-        marker: dict[str, str] = {}
-        while True:
-            page = self.call(f"List{row.plural}", **marker)[f"{row.name}List"]
-            for item in page.get("Items") or ():
-                yield self._found(row, item)
-            following = page.get("NextMarker")
-            if not following or marker.get("Marker") == following:
-                return
-            marker = {"Marker": following}
+        for item in self._client.pages(f"List{row.plural}", f"{row.name}List"):
+            yield self._found(row, item)
 
     def _found(self, row: Row, item: dict[str, Any]) -> Found:
         inner = item.get(row.name) or item
@@ -152,7 +100,7 @@ class Account:
             config, _ = self._config(row, found.id)
             tags = None
             if with_tags and row.tagged:
-                listed = self.call("ListTagsForResource", Resource=self._arns[found.id])["Tags"]
+                listed = self._client.call("ListTagsForResource", Resource=self._arns[found.id])["Tags"]
                 tags = {tag["Key"]: tag.get("Value", "") for tag in listed.get("Items") or ()}
         except Refused as error:
             if error.code.startswith("NoSuch"):
@@ -173,7 +121,7 @@ class Account:
         )
 
     def _config(self, row: Row, id_: str) -> tuple[dict[str, Any], str]:
-        answer = self.call(f"Get{row.config}", Id=id_)
+        answer = self._client.call(f"Get{row.config}", Id=id_)
         return answer[row.config], answer["ETag"]
 
     # ---- one step
@@ -195,9 +143,11 @@ class Account:
             params = {row.config: self._with_ids(row, step.config), "Id": step.id, "IfMatch": etag}
             self._if_match(step, f"Update{row.name}", params)
         if step.tags:
-            self.call("TagResource", Resource=self._arn(step.id), Tags=_tags(step.tags))
+            self._client.call("TagResource", Resource=self._arn(step.id), Tags=_tags(step.tags))
         if step.untag:
-            self.call("UntagResource", Resource=self._arn(step.id), TagKeys={"Items": list(step.untag)})
+            self._client.call(
+                "UntagResource", Resource=self._arn(step.id), TagKeys={"Items": list(step.untag)}
+            )
         return step.id
 
     def _create(self, row: Row, step: Step) -> str:
@@ -205,9 +155,9 @@ class Account:
         try:
             if step.tags:
                 whole = {row.config: config, "Tags": _tags(step.tags)}
-                answer = self.call(f"Create{row.name}WithTags", **{f"{row.config}WithTags": whole})
+                answer = self._client.call(f"Create{row.name}WithTags", **{f"{row.config}WithTags": whole})
             else:
-                answer = self.call(f"Create{row.name}", **{row.config: config})
+                answer = self._client.call(f"Create{row.name}", **{row.config: config})
         except Refused as error:
             if error.code == f"{row.name}AlreadyExists":
                 raise Refused(
@@ -241,7 +191,7 @@ class Account:
 
     def _if_match(self, step: Step, operation: str, params: dict[str, Any]) -> None:
         try:
-            self.call(operation, **params)
+            self._client.call(operation, **params)
         except Refused as error:
             if error.code in ("PreconditionFailed", "InvalidIfMatchVersion"):
                 raise _changed(step) from error
@@ -252,7 +202,7 @@ class Account:
 
     def _arn(self, id_: str) -> str:
         if id_ not in self._arns:
-            self._arns[id_] = self.call("GetDistribution", Id=id_)["Distribution"]["ARN"]
+            self._arns[id_] = self._client.call("GetDistribution", Id=id_)["Distribution"]["ARN"]
         return self._arns[id_]
 
     # ---- until every edge obeys
@@ -270,7 +220,7 @@ class Account:
         ends = time.monotonic() + timeout
         for id_ in distributions:
             pause = 0.05  # Keyfront needs a moment, CloudFront minutes
-            while self.call("GetDistribution", Id=id_)["Distribution"]["Status"] != "Deployed":
+            while self._client.call("GetDistribution", Id=id_)["Distribution"]["Status"] != "Deployed":
                 if time.monotonic() + pause > ends:
                     raise Refused(f"the distribution {id_} is not Deployed after {timeout:g} seconds")
                 time.sleep(pause)

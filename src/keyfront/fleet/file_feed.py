@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +24,7 @@ from keyfront.errors import SnapshotRefused
 from keyfront.fleet.feed import STALE, Report, accept
 from keyfront.model import residency
 from keyfront.model.snapshot import MAGIC, Snapshot, from_bytes
+from keyfront.private_files import replace_file
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}\Z")
 
@@ -83,7 +83,7 @@ class FileFeed:
             )
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._sweep()
-        self._known[self._snapshot] = (_replace(self._snapshot, data, durable=True), snapshot.number)
+        self._known[self._snapshot] = (_identity(replace_file(self._snapshot, data)), snapshot.number)
 
     def supersede(self, snapshot: Snapshot) -> None:
         """Let no edge of this feed start from an older snapshot than this one, which is published: the older one may
@@ -92,7 +92,8 @@ class FileFeed:
         :raises OSError: if it cannot be written.
         """
         if self._accepted.exists() and self._number(self._accepted) < snapshot.number:
-            self._known[self._accepted] = (_replace(self._accepted, snapshot.to_bytes()), snapshot.number)
+            status = replace_file(self._accepted, snapshot.to_bytes(), durable=False)
+            self._known[self._accepted] = (_identity(status), snapshot.number)
 
     def published(self) -> Snapshot | None:
         """What is published, None if that is nothing, for another region, or cannot be read."""
@@ -251,10 +252,10 @@ class FileFeed:
             }
         )
         try:
-            _replace(path, data)
+            replace_file(path, data, durable=False)
         except FileNotFoundError:
             self._reports.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _replace(path, data)
+            replace_file(path, data, durable=False)
 
     def _report_path(self, name: str) -> Path:
         if not _NAME.match(name):
@@ -269,7 +270,7 @@ class FileFeed:
             if not self._holds(self._accepted, data):
                 if self._number(self._accepted) >= snapshot.number and self._own(self._accepted) is not None:
                     return
-                _replace(self._accepted, data)
+                replace_file(self._accepted, data, durable=False)
             self._known[self._accepted] = (_identity(os.stat(self._accepted)), snapshot.number)
 
     def _holds(self, path: Path, data: bytes) -> bool:
@@ -324,28 +325,3 @@ def _read(path: Path) -> tuple[bytes, _Seen]:
     with open(path, "rb") as file:
         seen = _identity(os.fstat(file.fileno()))
         return file.read(), seen
-
-
-def _replace(path: Path, data: bytes, *, durable: bool = False) -> _Seen:
-    """Put `data` at `path` whole or not at all, for the owner's eyes only, and say which file it is then. `durable`
-    waits for the disk."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-            written = _identity(os.fstat(file.fileno()))
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
-    if durable:
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    return written

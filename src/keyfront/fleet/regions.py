@@ -10,7 +10,6 @@ its own edges have obeyed.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +21,7 @@ from keyfront.fleet.feed import Report
 from keyfront.fleet.file_feed import FileFeed
 from keyfront.model.residency import for_region
 from keyfront.model.snapshot import Snapshot, differ
+from keyfront.private_files import replace_file
 
 log = logging.getLogger("keyfront.fleet")
 
@@ -206,9 +206,7 @@ def remember(data: Path, region: str, folders: Iterable[tuple[str, str]]) -> Non
     if place == _Place():
         path.unlink(missing_ok=True)
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(msgspec.json.encode(place))
-    os.replace(temporary, path)
+    replace_file(path, msgspec.json.encode(place))
 
 
 def remembered(data: Path) -> Regions:

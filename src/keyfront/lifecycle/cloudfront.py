@@ -7,21 +7,14 @@ lists to their end, takes ETags from fresh reads, and notes how far the server's
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
-from botocore import xform_name
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
-from botocore.loaders import Loader, create_loader
-from botocore.session import Session
-
 from keyfront.cloudfront import key_usage
-from keyfront.errors import AccountError
+from keyfront.cloudfront.session import CloudFrontClient, Refused
 from keyfront.lifecycle.rotation import Distribution, Group, KnownKey
 
 OPERATIONS = (
@@ -39,14 +32,6 @@ OPERATIONS = (
 
 _DATE = 2.0
 """What a Date header cannot tell, seconds: it has none of their fractions, and servers make it once a second."""
-
-
-class Refused(AccountError):
-    """An API's answer other than success; `code` is its error code, empty if there was no answer."""
-
-    def __init__(self, message: str, code: str = "") -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class Api(Protocol):
@@ -93,11 +78,6 @@ class Api(Protocol):
         """Until when the latest link that edges have seen of a key is good, by its id, as far as that is known."""
 
 
-@functools.cache
-def _loader(data_path: str | None) -> Loader:
-    return create_loader(data_path)
-
-
 class CloudFront:
     """One account through one endpoint. For one thread."""
 
@@ -115,70 +95,36 @@ class CloudFront:
         """
         self._clock = clock
         self._skew: float | None = None
-        try:
-            session = Session(profile=profile or None)
-            session.register_component("data_loader", _loader(session.get_config_variable("data_path")))
-            if credentials is not None:
-                session.set_credentials(*credentials)
-            self._session = session
-            self._client = session.create_client(
-                "cloudfront",
-                endpoint_url=endpoint_url or None,
-                region_name=session.get_config_variable("region") or "us-east-1",
-                config=Config(
-                    user_agent_extra="keyfront-rotation",
-                    retries={"mode": "standard", "total_max_attempts": 4},
-                    connect_timeout=10,
-                    read_timeout=30,
-                ),
-            )
-        except (BotoCoreError, ValueError) as error:
-            raise Refused(str(error)) from error
+        self._client = CloudFrontClient(
+            endpoint_url,
+            profile,
+            credentials=credentials,
+            user_agent="keyfront-rotation",
+            on_response=self._note,
+        )
 
     @property
     def endpoint(self) -> str:
-        return str(self._client.meta.endpoint_url)
+        return self._client.endpoint
 
     @property
     def skew(self) -> float | None:
         return self._skew
 
-    def _call(self, operation: str, **params: Any) -> dict[str, Any]:
-        try:
-            answer = dict(getattr(self._client, xform_name(operation))(**params))
-        except ClientError as error:
-            self._note(error.response)
-            said = error.response.get("Error", {})
-            code, message = str(said.get("Code", "")), str(said.get("Message", ""))
-            raise Refused(f"{operation}: {code}: {message}", code) from error
-        except BotoCoreError as error:
-            raise Refused(f"{operation}: {error}") from error
-        self._note(answer)
-        return answer
-
     def _note(self, answer: Mapping[str, Any]) -> None:
-        said = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+        """Take the server's clock from the Date header of an answer (RFC 9110 section 6.6.1)."""
+        date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
         try:
-            ahead = parsedate_to_datetime(said).timestamp() - self._clock()
+            ahead = parsedate_to_datetime(date).timestamp() - self._clock()
             self._skew = 0.0 if abs(ahead) <= _DATE else ahead
         except (TypeError, ValueError, OverflowError):
             self._skew = None
-
-    def _pages(self, operation: str, member: str) -> Iterator[dict[str, Any]]:
-        marker: dict[str, str] = {}
-        while True:
-            page = self._call(operation, **marker)[member]
-            yield from page.get("Items") or ()
-            following = page.get("NextMarker")
-            if not following or marker.get("Marker") == following:
-                return
-            marker = {"Marker": following}
 
     # ---- key groups
 
     def key_group(self, id_: str) -> Group | None:
         try:
-            answer = self._call("GetKeyGroup", Id=id_)
+            answer = self._client.call("GetKeyGroup", Id=id_)
         except Refused as error:
             if error.code.startswith("NoSuch"):
                 return None
@@ -195,18 +141,18 @@ class CloudFront:
         )
 
     def find_key_group(self, name: str) -> Group | None:
-        for item in self._pages("ListKeyGroups", "KeyGroupList"):
+        for item in self._client.pages("ListKeyGroups", "KeyGroupList"):
             if item["KeyGroup"]["KeyGroupConfig"]["Name"] == name:
                 return self.key_group(item["KeyGroup"]["Id"])
         return None
 
     def update_key_group(self, group: Group, items: tuple[str, ...]) -> None:
         config = {"Name": group.name, "Items": list(items), "Comment": group.comment}
-        self._call("UpdateKeyGroup", Id=group.id, IfMatch=group.etag, KeyGroupConfig=config)
+        self._client.call("UpdateKeyGroup", Id=group.id, IfMatch=group.etag, KeyGroupConfig=config)
 
     def key_groups_of(self, public_keys: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
         wanted, found = set(public_keys), dict[str, list[str]]()
-        for item in self._pages("ListKeyGroups", "KeyGroupList"):
+        for item in self._client.pages("ListKeyGroups", "KeyGroupList"):
             config = item["KeyGroup"]["KeyGroupConfig"]
             for id_ in wanted.intersection(config.get("Items") or ()):
                 found.setdefault(id_, []).append(config["Name"])
@@ -217,12 +163,12 @@ class CloudFront:
     def public_keys(self) -> tuple[KnownKey, ...]:
         return tuple(
             KnownKey(item["Id"], item["Name"], item["EncodedKey"])
-            for item in self._pages("ListPublicKeys", "PublicKeyList")
+            for item in self._client.pages("ListPublicKeys", "PublicKeyList")
         )
 
     def public_key(self, id_: str) -> KnownKey | None:
         try:
-            config = self._call("GetPublicKey", Id=id_)["PublicKey"]["PublicKeyConfig"]
+            config = self._client.call("GetPublicKey", Id=id_)["PublicKey"]["PublicKeyConfig"]
         except Refused as error:
             if not error.code.startswith("NoSuch"):
                 raise
@@ -231,12 +177,12 @@ class CloudFront:
 
     def create_public_key(self, name: str, encoded_key: str, comment: str) -> str:
         config = {"CallerReference": name, "Name": name, "EncodedKey": encoded_key, "Comment": comment}
-        return str(self._call("CreatePublicKey", PublicKeyConfig=config)["PublicKey"]["Id"])
+        return str(self._client.call("CreatePublicKey", PublicKeyConfig=config)["PublicKey"]["Id"])
 
     def delete_public_key(self, id_: str) -> None:
         try:
-            etag = self._call("GetPublicKey", Id=id_)["ETag"]
-            self._call("DeletePublicKey", Id=id_, IfMatch=etag)
+            etag = self._client.call("GetPublicKey", Id=id_)["ETag"]
+            self._client.call("DeletePublicKey", Id=id_, IfMatch=etag)
         except Refused as error:
             if not error.code.startswith("NoSuch"):
                 raise
@@ -246,14 +192,14 @@ class CloudFront:
     def distributions(self, key_group_id: str) -> tuple[Distribution, ...]:
         return tuple(
             Distribution(item["Id"], item["Status"])
-            for item in self._pages("ListDistributions", "DistributionList")
+            for item in self._client.pages("ListDistributions", "DistributionList")
             if key_group_id in trusted(item)
         )
 
     # ---- what a Keyfront's edges have seen
 
     def last_expiry(self) -> Mapping[str, float]:
-        uses = key_usage.ask(self._session, self.endpoint)
+        uses = key_usage.ask(self._client.session, self.endpoint)
         return {use.key_pair_id: use.signatures_end for use in uses.items} if uses else {}
 
 

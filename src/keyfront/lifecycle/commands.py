@@ -13,7 +13,7 @@ import msgspec
 
 from keyfront.custody.contract import checked_labels
 from keyfront.custody.key_record import DAY, Entry, KeyGroupRecord, RotationPolicy, Stage, check
-from keyfront.custody.schemes import split
+from keyfront.custody.key_uri import split
 from keyfront.errors import CustodyError, RotationError
 from keyfront.lifecycle.rotation import (
     CLOCKS,

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from keyfront.cloudfront.session import Refused
 from keyfront.custody.contract import Custody, Records
 from keyfront.custody.key_record import (
     Entry,
@@ -40,7 +41,7 @@ from keyfront.errors import (
     RotationError,
 )
 from keyfront.lifecycle import commands
-from keyfront.lifecycle.cloudfront import Api, Refused
+from keyfront.lifecycle.cloudfront import Api
 from keyfront.lifecycle.events import Listener, Phase, RotationEvent, notify
 from keyfront.lifecycle.rotation import (
     Action,

@@ -26,12 +26,12 @@ class Account(CloudFront):
         :raises Refused: if it cannot be asked.
         """
         trusting: dict[str, list[str]] = {}
-        for item in self._pages("ListDistributions", "DistributionList"):
+        for item in self._client.pages("ListDistributions", "DistributionList"):
             for id_ in trusted(item):
                 trusting.setdefault(id_, []).append(item["Id"])
         groups = []
         within: dict[str, list[str]] = {}
-        for item in self._pages("ListKeyGroups", "KeyGroupList"):
+        for item in self._client.pages("ListKeyGroups", "KeyGroupList"):
             found, config = item["KeyGroup"], item["KeyGroup"]["KeyGroupConfig"]
             items = tuple(config.get("Items") or ())
             groups.append(
@@ -43,7 +43,7 @@ class Account(CloudFront):
             KnownKey(
                 item["Id"], item["Name"], _epoch(item.get("CreatedTime")), tuple(within.get(item["Id"], ()))
             )
-            for item in self._pages("ListPublicKeys", "PublicKeyList")
+            for item in self._client.pages("ListPublicKeys", "PublicKeyList")
         )
         return keys, tuple(groups)
 
@@ -52,7 +52,7 @@ class Account(CloudFront):
 
         :raises AccountError: if it is not told to this caller.
         """
-        return key_usage.ask(self._session, self.endpoint)
+        return key_usage.ask(self._client.session, self.endpoint)
 
 
 def _epoch(moment: object) -> float:

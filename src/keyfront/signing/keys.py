@@ -17,10 +17,8 @@ import base64
 import binascii
 import functools
 import hashlib
-import os
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal, cast
 from urllib.parse import unquote_to_bytes
 
@@ -298,22 +296,20 @@ _NOT_PRIVATE: dict[str, tuple[str, str]] = {
 }
 
 
-def load_private_key(
-    source: bytes | str | os.PathLike[str], passphrase: bytes | str | None = None
-) -> PrivateKey:
-    """The private key that `source` holds or names.
+def parse_private_key(text: bytes | str, passphrase: bytes | str | None = None) -> PrivateKey:
+    """The private key that `text` holds.
 
-    `source` is the key itself (bytes or str), or the path of a file that holds it (os.PathLike, or a str
-    that is no key). A key is PEM (PKCS#1, PKCS#8, SEC1, each also encrypted), DER, or base64 of either in
-    one line. Forgiven are what editors, shells, environment variables and forms do to PEM: a byte order mark,
-    UTF-16, CRLF, indentation, quotes around it, newlines written `\\n` (also twice escaped) or `&#10;`, newlines or
-    blanks lost, percent-encoding, base64 of the whole once or more, also within another pair of BEGIN and END lines,
-    and a BEGIN line that names another of the formats (PKCS#8 under RSA PRIVATE KEY and the reverse).
+    A key is PEM (PKCS#1, PKCS#8, SEC1, each also encrypted), DER, or base64 of either in one line. The parser repairs
+    what editors, shells, environment variables and forms do to PEM: a byte order mark, UTF-16, CRLF, indentation,
+    quotes around it, newlines written `\\n` (also escaped twice) or `&#10;`, newlines or blanks lost,
+    percent-encoding, base64 of the whole once or more, also within another pair of BEGIN and END lines, and a BEGIN
+    line that names another of the formats (PKCS#8 under RSA PRIVATE KEY and the reverse).
 
-    :raises KeyLoadError: if it cannot be read; the message says how to mend it and shows nothing of the key.
+    :param passphrase: of an encrypted key; ignored if the key is not encrypted.
+    :raises KeyLoadError: if it cannot be read; the message says how to fix it and shows nothing of the key.
     """
     password = passphrase.encode() if isinstance(passphrase, str) else passphrase
-    data = _read(source)
+    data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else bytes(text)
     pem = _private_pem(data)
     try:
         try:
@@ -331,7 +327,7 @@ def load_private_key(
     except TypeError as error:  # cryptography's way of saying that the passphrase is missing, or not wanted
         if password is None:
             raise KeyLoadError("the key is encrypted", "Give its passphrase") from error
-        return load_private_key(source)
+        return parse_private_key(data)
     except UnsupportedAlgorithm as error:
         raise KeyLoadError(f"a key that cannot be used: {error}", _convert_hint()) from error
     except ValueError as error:
@@ -388,39 +384,20 @@ def _convert_hint() -> str:
     return "If openssl can read it, convert it with: openssl pkey -in KEY -out private_key.pem"
 
 
-_EMPTY_HINT = (
+EMPTY_HINT = (
     "Is the environment variable or the secret set under this name? A key in PEM begins with "
     "-----BEGIN PRIVATE KEY-----"
 )
 
 
-def _read(source: bytes | str | os.PathLike[str]) -> bytes:
-    if isinstance(source, bytes | bytearray):
-        return bytes(source)
-    if source is None or (isinstance(source, str) and not source.strip(" \r\n\t\"'")):
-        raise KeyLoadError("the key is empty", _EMPTY_HINT)
-    if not isinstance(source, str | os.PathLike):
-        raise KeyLoadError(
-            f"a key is its text, its bytes or the path of a file, not a {type(source).__name__}",
-            "Give private_key.read_bytes(), or the path itself",
-        )
-    # No path is so long, and no key so short.
-    if isinstance(source, str) and (
-        "-----BEGIN" in source
-        or re.search("PRIVATE(?:%20|\\+)KEY", source)
-        or "PuTTY-User-Key" in source
-        or (len(source) > 160 and _BASE64.fullmatch(_compact(source)))
-    ):
-        return source.encode("utf-8", "surrogateescape")
-    path = Path(source)
-    try:
-        return path.read_bytes()
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a path"
-        raise KeyLoadError(
-            f"no key and no readable file ({reason})",
-            "Give the path of a PEM file, or the text of the key with its BEGIN and END lines",
-        ) from None
+def is_key_text(text: str) -> bool:
+    """Whether `text` is a key rather than the path of a file: no path is so long, and no key so short."""
+    return (
+        "-----BEGIN" in text
+        or re.search("PRIVATE(?:%20|\\+)KEY", text) is not None
+        or "PuTTY-User-Key" in text
+        or (len(text) > 160 and _BASE64.fullmatch(_compact(text)) is not None)
+    )
 
 
 # How line ends are written where there can be none.
@@ -464,7 +441,7 @@ def _private_pem(data: bytes, depth: int = 0) -> bytes | None:
     else:
         text = data.removeprefix(b"\xef\xbb\xbf").decode("latin-1")
     if not text.strip().strip("\"'"):
-        raise KeyLoadError("the key is empty", _EMPTY_HINT)
+        raise KeyLoadError("the key is empty", EMPTY_HINT)
     text = _unwritten(text)
     if "-----BEGIN" not in text:
         if "PuTTY-User-Key-File" in text:

@@ -27,7 +27,8 @@ from typing import Literal, Protocol
 from keyfront.errors import ExpiredWarning, NoSuchKey, PolicyError, SigningError
 from keyfront.signing import cookie_scope, raw_url
 from keyfront.signing.diagnosis.values import key_id_mistake
-from keyfront.signing.keys import HashName, PrivateKey, PublicKey, cf_b64encode, load_private_key
+from keyfront.signing.key_files import load_private_key
+from keyfront.signing.keys import HashName, PrivateKey, PublicKey, cf_b64encode
 from keyfront.signing.policy import (
     Moment,
     Policy,

@@ -15,7 +15,7 @@ import msgspec
 import pyrage
 
 from keyfront.errors import BackupError, SettingsError
-from keyfront.private_files import make_private, read_private
+from keyfront.private_files import create_file, read_private
 
 Recipient = Any  # pyrage tells no types
 Identity = Any
@@ -136,7 +136,7 @@ def keygen(path: Path) -> str:
             f"{path} is there already, and may be what opens your archives: it is not touched"
         )
     try:
-        make_private(path, f"# recipient: {recipient}\n{identity}\n")
+        create_file(path, f"# recipient: {recipient}\n{identity}\n".encode())
         if recipient not in read_private(path):
             raise SettingsError(f"{path} is there already: it is not touched")
     except OSError as error:

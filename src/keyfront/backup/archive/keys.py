@@ -18,7 +18,7 @@ from keyfront.custody.key_record import KeyGroupRecord, Stage, read_succession, 
 from keyfront.errors import BackupError, CustodyError, KeyExists, NotExportable, SigningError
 from keyfront.model.pattern import compile_pattern
 from keyfront.model.snapshot import Distribution, Snapshot
-from keyfront.signing.keys import HashName, PrivateKey, PublicKey, load_private_key
+from keyfront.signing.keys import HashName, PrivateKey, PublicKey, parse_private_key
 from keyfront.signing.sign import LocalSigner, sign_url
 
 _YEARS = 5 * 365 * 86_400
@@ -55,7 +55,7 @@ class KeyRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def key(self) -> PrivateKey:
         """:raises KeyLoadError: if it is none."""
-        return load_private_key(self.pem.encode())
+        return parse_private_key(self.pem.encode())
 
 
 _records = msgspec.json.Decoder(RecordRow)

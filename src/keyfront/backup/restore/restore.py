@@ -43,6 +43,7 @@ from keyfront.control.store.transaction import Transaction
 from keyfront.errors import ApiError, BackupError, SettingsError
 from keyfront.fleet.regions import remembered
 from keyfront.model.snapshot import differ
+from keyfront.private_files import replace_file, sync_folder
 
 LEAP = 1_000_000
 """By how much the number of the snapshot goes up: edges may have seen higher ones since the archive was made."""
@@ -229,7 +230,7 @@ class Restore:
         with contextlib.suppress(OSError):
             aside.rmdir()  # where nothing was there before
         (folder / RUNNING).unlink(missing_ok=True)
-        _sync(folder)
+        sync_folder(folder)
         return failed
 
     def _prepare(self, staged: Store, plan: Plan, teller: AuditActor, name: str, now: float) -> None:
@@ -296,7 +297,7 @@ class Restore:
             number += 1
             aside = folder / f"before-restore-{when}-{number}"
         aside.mkdir(mode=0o700)
-        _replace(marker, msgspec.json.encode(_Note(aside.name)), 0o600)
+        replace_file(marker, msgspec.json.encode(_Note(aside.name)))
         return aside
 
     def _put_files(self, aside: Path) -> None:
@@ -309,8 +310,8 @@ class Restore:
             except OSError:
                 old = None
             if old is not None and not (aside / file.path).exists():
-                _replace(aside / file.path, old, 0o600)
-            _replace(path, file.data, file.mode)
+                _put(aside / file.path, old, 0o600)
+            _put(path, file.data, file.mode)
 
     def _close(self) -> None:
         """Let go of the file that is there.
@@ -334,15 +335,15 @@ class Restore:
             try:
                 os.link(path, aside / _STORE)
             except PermissionError:  # a file system without hard links
-                _replace(aside / _STORE, path.read_bytes(), 0o600)
-            _sync(aside)
+                replace_file(aside / _STORE, path.read_bytes())
+            sync_folder(aside)
         descriptor = os.open(file, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
         os.replace(file, path)
-        _sync(self._target.folder)
+        sync_folder(self._target.folder)
 
 
 def _journals(path: Path) -> list[Path]:
@@ -433,23 +434,6 @@ def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")
 
 
-def _replace(path: Path, data: bytes, mode: int) -> None:
-    """Put `data` at `path`, whole or not at all."""
+def _put(path: Path, data: bytes, mode: int) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(descriptor, mode)
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    replace_file(path, data, mode=mode)

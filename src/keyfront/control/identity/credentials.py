@@ -18,7 +18,7 @@ from pathlib import Path
 from keyfront.control.call import Caller
 from keyfront.control.iam.roles import ADMIN
 from keyfront.errors import SettingsError
-from keyfront.private_files import make_private, read_private
+from keyfront.private_files import create_file, read_private
 
 _UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 _BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
@@ -97,7 +97,7 @@ def _make(path: Path) -> None:
     """Write a file with new credentials, unless another process was quicker: then that one's stays."""
     key_id, secret = new_access_key()
     text = f"[default]\naws_access_key_id = {key_id}\naws_secret_access_key = {secret}\nregion = us-east-1\n"
-    make_private(path, text)
+    create_file(path, text.encode())
 
 
 def _profiles(text: str, path: Path) -> Iterator[tuple[str, str, str]]:

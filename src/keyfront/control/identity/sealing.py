@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyfront.errors import SettingsError
-from keyfront.private_files import make_private, read_private
+from keyfront.private_files import create_file, read_private
 
 VARIABLE = "KEYFRONT_ACCESS_KEY"
 FILE = "access.key"
@@ -59,7 +59,7 @@ def sealer(data: Path, environment: Mapping[str, str], *, make: bool) -> Sealer:
     path = data / FILE
     try:
         if make and not path.exists():
-            make_private(path, base64.b64encode(secrets.token_bytes(32)).decode() + "\n")
+            create_file(path, base64.b64encode(secrets.token_bytes(32)) + b"\n")
         return Sealer(_key(read_private(path), str(path)))
     except OSError as error:
         raise SettingsError(

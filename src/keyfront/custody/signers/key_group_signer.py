@@ -35,7 +35,8 @@ from typing import TYPE_CHECKING
 from keyfront.custody.contract import Handle, Records
 from keyfront.custody.default_paths import RECORDS_VARIABLE, default_records
 from keyfront.custody.key_record import Entry, RotationPolicy, Stage, load
-from keyfront.custody.schemes import open_key, open_place, open_records, split
+from keyfront.custody.key_uri import split
+from keyfront.custody.schemes import open_key, open_place, open_records
 from keyfront.errors import CustodyError, CustodyUnavailable, KeyfrontError, NoSuchKey, SigningError
 from keyfront.signing.keys import HashName, PublicKey
 from keyfront.signing.sign import checked_id

@@ -29,9 +29,8 @@ from botocore.exceptions import (
 from botocore.exceptions import (
     ConnectionError as NoConnection,
 )
-from botocore.loaders import Loader, create_loader
-from botocore.session import Session
 
+from keyfront.botocore_session import new_session
 from keyfront.custody.contract import checked_labels
 from keyfront.errors import CustodyError, CustodyUnavailable
 
@@ -79,12 +78,6 @@ class Refused(CustodyError):
         self.code = code
 
 
-@functools.cache
-def _loader(data_path: str | None) -> Loader:
-    """botocore's descriptions of the services, some megabytes, read once for all."""
-    return create_loader(data_path)
-
-
 @functools.lru_cache(maxsize=32)
 def _client(
     service: str,
@@ -96,8 +89,7 @@ def _client(
 ) -> Any:
     """A client, made once: it costs a tenth of a second, and keeps its connections. `variables` are those of the
     environment that count; `given`: it is not this process' own."""
-    session = Session(profile=profile or None)
-    session.register_component("data_loader", _loader(session.get_config_variable("data_path")))
+    session = new_session(profile)
     access = dict(variables)
     if given and "AWS_ACCESS_KEY_ID" in access:
         session.set_credentials(

@@ -46,8 +46,8 @@ from keyfront.signing.keys import (
     PrivateKey,
     PublicKey,
     generate_private_key,
-    load_private_key,
     load_public_key,
+    parse_private_key,
 )
 
 DAY = 86400.0
@@ -174,7 +174,7 @@ class SecretsManagerCustody:
         if "-----BEGIN " not in text:  # what is no key would be taken for a file's name
             raise CustodyError(f"{self._uri(name)} holds no private key in PEM")
         try:
-            return load_private_key(text)
+            return parse_private_key(text)
         except KeyLoadError:
             raise CustodyError(f"{self._uri(name)} holds a private key that cannot be read") from None
 

@@ -28,7 +28,14 @@ from keyfront.custody.adapters.filesystem.envelope import (
 from keyfront.custody.adapters.filesystem.folder import Folder, FolderRecords, Stamp
 from keyfront.custody.adapters.filesystem.kek import KEY, kek_of
 from keyfront.custody.adapters.filesystem.key_file import KeyFile, open_key_file, read_key_file, sealed_key
-from keyfront.custody.contract import HeldKey, checked_grace, checked_labels, checked_name, there_already
+from keyfront.custody.contract import (
+    HeldKey,
+    OpenPlace,
+    checked_grace,
+    checked_labels,
+    checked_name,
+    there_already,
+)
 from keyfront.errors import CustodyError, CustodyUnavailable, KeyExists, NoSuchKey
 from keyfront.signing.keys import Algorithm, HashName, PrivateKey, PublicKey, generate_private_key
 
@@ -49,9 +56,12 @@ class FileCustody:
         options: Mapping[str, str],
         environment: Mapping[str, str],
         *,
+        open_place: OpenPlace,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """:raises CustodyError: if `place` is no folder that can be meant, or an option is unknown."""
+        """:param open_place: opens the other place that `kek=` may name.
+        :raises CustodyError: if `place` cannot be a folder, or an option is unknown.
+        """
         if unknown := sorted(set(options) - {"kek"}):
             raise CustodyError(f"file: knows the option kek, and not {', '.join(unknown)}")
         path = _folder(place)
@@ -61,7 +71,8 @@ class FileCustody:
         self.records = FolderRecords(self.folder, self.uri)
         self._query = query
         self._environment = environment
-        self._kek = kek_of(options.get("kek"), self.folder, environment)
+        self._kek = kek_of(options.get("kek"), self.folder, environment, open_place)
+        self._open_place = open_place
         self._clock = clock
         self._folder_key: FolderKey | None = None
         self._opening = threading.Lock()
@@ -171,7 +182,13 @@ class FileCustody:
     def _under(self, kek: str | None) -> FileCustody:
         """The same folder, opened by another key-encrypting key."""
         options = {} if kek is None else {"kek": kek}
-        return FileCustody(f"{self.folder.path}/", options, self._environment, clock=self._clock)
+        return FileCustody(
+            f"{self.folder.path}/",
+            options,
+            self._environment,
+            open_place=self._open_place,
+            clock=self._clock,
+        )
 
     def _needs_no_key_file(self, kek: str) -> bool:
         """Whether the folder, as it is on the disk now, opens without `custody.key`. What opens nothing is not needed;

@@ -45,12 +45,14 @@ def read_envelope(data: bytes) -> Envelope:
 class FolderKey:
     """The key of a folder, open. Its text form never shows it."""
 
-    __slots__ = ("_key", "cipher", "id")
+    __slots__ = ("_key", "id", "open", "seal")
 
     def __init__(self, key: bytes, id_: str) -> None:
         self._key = key
-        self.cipher = Cipher(key)
         self.id = id_
+        cipher = Cipher(key)
+        self.seal = cipher.seal
+        self.open = cipher.open
 
     def envelope(self, kek: Kek) -> bytes:
         """The file that holds it, sealed under `kek`.

@@ -8,7 +8,6 @@ left behind is swept by the next. Readers take no lock.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import re
@@ -19,7 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from keyfront.custody.contract import NAME, Record, checked_data, checked_name
+from keyfront.custody.local_files import check_private, file_error
 from keyfront.errors import CustodyError, CustodyUnavailable, RecordChanged
+from keyfront.private_files import replace_file, sync_folder
 
 LOCK = "custody.lock"
 RECORD = ".record"
@@ -53,14 +54,14 @@ class Folder:
             with path.open("rb") as file:
                 seen = os.fstat(file.fileno())
                 if stat.S_ISREG(seen.st_mode):
-                    private(path, seen)
+                    check_private(path, seen)
                     data = file.read(_LARGEST + 1)
                 else:
                     raise CustodyError(f"{path} is no file")
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise trouble(path, error) from error
+            raise file_error(path, error) from error
         if len(data) > _LARGEST:
             raise CustodyError(f"{path} is far too large to be a file of custody's")
         return data, _stamp(seen)
@@ -77,7 +78,7 @@ class Folder:
                 return None
             raise CustodyUnavailable(f"the folder {self.path} is away") from None  # unmounted, perhaps
         except OSError as error:
-            raise trouble(self.path / name, error) from error
+            raise file_error(self.path / name, error) from error
 
     def names(self, suffix: str) -> list[str]:
         """What the names of its files are before `suffix`, where that can be a name in custody, in order."""
@@ -86,7 +87,7 @@ class Folder:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise trouble(self.path, error) from error
+            raise file_error(self.path, error) from error
         names = (name.removesuffix(suffix) for name in found if name.endswith(suffix))
         return sorted(name for name in names if re.fullmatch(NAME, name))
 
@@ -101,7 +102,7 @@ class Folder:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise trouble(self.path, error) from error
+            raise file_error(self.path, error) from error
         try:
             self.check()
             _locked(lock, self.path)
@@ -111,41 +112,27 @@ class Folder:
             os.close(lock)  # which also lets go of the lock
 
     def write(self, name: str, data: bytes) -> None:
-        """Put `data` in the place of what the file holds, durably. Only while `writing`."""
+        """Replace what the file holds by `data`, durably. Only while `writing`.
+
+        :raises CustodyError: if it cannot be written.
+        """
         path = self.path / name
-        temporary = self.path / f".{name}.{secrets.token_hex(8)}.tmp"
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary)
-                raise
-            self._settle()
+            replace_file(path, data)
         except OSError as error:
-            raise trouble(path, error) from error
+            raise file_error(path, error) from error
 
     def remove(self, name: str) -> None:
-        """Let the file be gone, durably. Only while `writing`."""
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.path / name)
-            self._settle()
-        except OSError as error:
-            raise trouble(self.path / name, error) from error
+        """Remove the file, durably, if it is there. Only while `writing`.
 
-    def _settle(self) -> None:
-        """A new name, or one that is gone, is only on the disk when the folder is."""
-        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        :raises CustodyError: if it cannot be removed.
+        """
+        path = self.path / name
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            path.unlink(missing_ok=True)
+            sync_folder(self.path)
+        except OSError as error:
+            raise file_error(path, error) from error
 
     def check(self) -> None:
         """:raises CustodyError: if others may change the folder."""
@@ -207,28 +194,6 @@ class FolderRecords:
 _FIRST = "keyfront-record-1"
 
 
-def private(path: Path, seen: os.stat_result) -> None:
-    """:raises CustodyError: if others than its owner may read or change the file."""
-    mode = stat.S_IMODE(seen.st_mode)
-    if mode & 0o077:
-        raise CustodyError(f"others may read or change {path} (mode {mode:04o}); run: chmod 600 {path}")
-
-
-def trouble(path: Path, error: OSError) -> CustodyError:
-    """The error to raise: it may pass by itself, unless it is somebody's decision."""
-    text = f"{path}: {error.strerror or type(error).__name__}"
-    if error.errno in {
-        errno.EACCES,
-        errno.EPERM,
-        errno.EROFS,
-        errno.ENOTDIR,
-        errno.ENAMETOOLONG,
-        errno.ELOOP,
-    }:
-        return CustodyError(text)
-    return CustodyUnavailable(text)
-
-
 def _stamp(seen: os.stat_result) -> Stamp:
     return seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns
 
@@ -245,6 +210,6 @@ def _locked(lock: int, path: Path) -> None:
             time.sleep(pause)
             pause = min(0.05, pause * 2)
         except OSError as error:
-            raise trouble(path / LOCK, error) from error
+            raise file_error(path / LOCK, error) from error
         else:
             return

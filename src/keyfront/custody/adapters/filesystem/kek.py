@@ -23,8 +23,10 @@ from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from keyfront.custody.adapters.filesystem.folder import Folder, private, trouble
-from keyfront.custody.contract import Records
+from keyfront.custody.adapters.filesystem.folder import Folder
+from keyfront.custody.contract import OpenPlace, Records
+from keyfront.custody.key_uri import SCHEMES, split
+from keyfront.custody.local_files import check_private, file_error
 from keyfront.errors import CustodyError, RecordChanged
 
 KEY = "custody.key"
@@ -86,13 +88,14 @@ class Kek(Protocol):
         """What was sealed; None if it was not sealed so."""
 
 
-def kek_of(option: str | None, folder: Folder, environment: Mapping[str, str]) -> Kek:
-    """The kek that `kek=` names. It is only looked for when it is used.
+def kek_of(option: str | None, folder: Folder, environment: Mapping[str, str], open_place: OpenPlace) -> Kek:
+    """The kek that `kek=` names. It is read only when it is used.
 
-    :raises CustodyError: if nothing can be meant by it; the message does not repeat it, for it may be a secret.
+    :param option: the value of `kek=`; None for the key file in the folder itself.
+    :param open_place: opens the other place that `option` may name.
+    :raises CustodyError: if the option is none of the forms above; the message does not repeat it, since it may be a
+        secret.
     """
-    from keyfront.custody.schemes import SCHEMES
-
     if option is None:
         return TextKek(f"the key file {folder.path / KEY}", lambda make: _beside(folder, make))
     scheme, _, rest = option.partition(":")
@@ -108,7 +111,7 @@ def kek_of(option: str | None, folder: Folder, environment: Mapping[str, str]) -
         if not path.is_absolute():
             raise CustodyError(f"kek={option}: the path of a key file is absolute")
         return TextKek(f"the key file {path}", lambda make: _file(path), once=path.is_fifo())
-    return KekElsewhere(option, environment)
+    return KekElsewhere(option, environment, open_place)
 
 
 class TextKek:
@@ -189,18 +192,20 @@ class WrappingKek:
 
 
 class KekElsewhere:
-    """A kek in another custody, which is opened when the kek is first used: who only lists keys needs none of it."""
+    """A kek in another custody. That place is opened when the kek is first used, so that listing keys never needs
+    it."""
 
-    def __init__(self, uri: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, uri: str, environment: Mapping[str, str], open_place: OpenPlace) -> None:
         """:raises CustodyError: if `uri` names no key in a custody."""
-        from keyfront.custody.schemes import split  # which knows this room's adapters, us among them
-
         self._uri = uri
+        self._open_place = open_place
         self._environment = environment
         self._name = split(uri).name
         self._found: Kek | None = None
         if not self._name:
-            raise CustodyError(f"kek={uri} names a place and no key: a key's name follows the last slash")
+            raise CustodyError(
+                f"kek={uri} names a place, not a key: the name of a key follows the last slash"
+            )
 
     def seal(self, secret: bytes, bound: str) -> tuple[Passphrase | Key | Wrapped, bytes]:
         return self._opened().seal(secret, bound)
@@ -213,9 +218,7 @@ class KekElsewhere:
 
     def _opened(self) -> Kek:
         if self._found is None:
-            from keyfront.custody.schemes import open_place
-
-            place = open_place(self._uri, self._environment)
+            place = self._open_place(self._uri, self._environment)
             if getattr(place, "wrap", None) is not None:
                 self._found = WrappingKek(self._uri, place, self._name)
             elif (records := getattr(place, "records", None)) is not None:
@@ -275,12 +278,12 @@ def _variable(name: str, environment: Mapping[str, str]) -> str:
 def _file(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            seen = os.fstat(file.fileno())
-            if stat.S_ISREG(seen.st_mode):  # what a shell hands over by <(…) is a pipe
-                private(path, seen)
+            status = os.fstat(file.fileno())
+            if stat.S_ISREG(status.st_mode):  # a shell's <(…) is a pipe
+                check_private(path, status)
             data = file.read(1 << 16)
     except OSError as error:
-        raise trouble(path, error) from error
+        raise file_error(path, error) from error
     return _text(data, str(path))
 
 

@@ -6,16 +6,27 @@ be taken for another. What is in the open is read without any key. Pure: bytes i
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
-from keyfront.custody.adapters.filesystem.envelope import FolderKey
 from keyfront.custody.contract import checked_labels, checked_name
 from keyfront.errors import CustodyError, KeyLoadError
-from keyfront.signing.keys import PrivateKey, PublicKey, load_private_key, load_public_key
+from keyfront.signing.keys import PrivateKey, PublicKey, load_public_key, parse_private_key
 
 FORMAT = "keyfront-custody-key-1"
+
+
+class FolderKey(Protocol):
+    """The key of a folder (`envelope.FolderKey`), as far as a key file needs it."""
+
+    @property
+    def id(self) -> str: ...
+
+    def seal(self, secret: bytes, bound: bytes) -> bytes: ...
+
+    def open(self, sealed: bytes, bound: bytes) -> bytes | None:
+        """What was sealed; None if it was sealed under another key or another `bound`, or was changed."""
 
 
 class KeyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,7 +54,7 @@ def sealed_key(
 ) -> KeyFile:
     """`key` as a file that only who has the folder's key can open."""
     public = key.public_key
-    sealed = folder_key.cipher.seal(key.to_pem().encode(), _bound(name, public))
+    sealed = folder_key.seal(key.to_pem().encode(), _bound(name, public))
     return KeyFile("keyfront-custody-key-1", name, public.pem, created, folder_key.id, sealed, labels)
 
 
@@ -70,10 +81,10 @@ def open_key_file(file: KeyFile, public: PublicKey, folder_key: FolderKey) -> Pr
         raise CustodyError(
             f"the key {file.name} was sealed for another folder: export it there, and import it here"
         )
-    pem = folder_key.cipher.open(file.sealed, _bound(file.name, public))
+    pem = folder_key.open(file.sealed, _bound(file.name, public))
     if pem is None:
         raise CustodyError(f"the key {file.name} was changed, or put in the place of another one")
-    key = load_private_key(pem)
+    key = parse_private_key(pem)
     if key.public_key != public:
         raise CustodyError(f"the key {file.name} is not the private half of its public key")
     return key

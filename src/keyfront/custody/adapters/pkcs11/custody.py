@@ -26,7 +26,6 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from pkcs11 import Attribute, Mechanism
 from pkcs11 import exceptions as faults
 
-from keyfront.custody.adapters.filesystem.folder import private, trouble
 from keyfront.custody.adapters.pkcs11.key_pairs import (
     Notes,
     Pair,
@@ -41,6 +40,7 @@ from keyfront.custody.adapters.pkcs11.key_pairs import (
 )
 from keyfront.custody.adapters.pkcs11.token import Token, token
 from keyfront.custody.contract import HeldKey, checked_grace, checked_labels, checked_name, there_already
+from keyfront.custody.local_files import check_private, file_error
 from keyfront.errors import (
     CustodyError,
     CustodyUnavailable,
@@ -392,9 +392,9 @@ def _given(text: str | None, where: str) -> str:
 def _from_file(path: Path) -> str:
     try:
         with path.open(encoding="utf-8") as file:
-            private(path, os.fstat(file.fileno()))
+            check_private(path, os.fstat(file.fileno()))
             return file.read(1024)
     except OSError as error:
-        raise trouble(path, error) from error
+        raise file_error(path, error) from error
     except UnicodeDecodeError:
-        raise CustodyError(f"{path} is no text") from None
+        raise CustodyError(f"{path} is not text") from None

@@ -57,8 +57,8 @@ from keyfront.signing.keys import (
     PrivateKey,
     PublicKey,
     digest,
-    load_private_key,
     load_public_key,
+    parse_private_key,
 )
 
 _TYPES: dict[Algorithm, str] = {"RSA-2048": "rsa-2048", "ECDSA-P256": "ecdsa-p256"}
@@ -231,7 +231,7 @@ class TransitCustody:
         if "-----BEGIN " not in pem:
             raise CustodyError(f"{uri}: Vault has given away no private key in PEM")
         try:
-            return load_private_key(pem)
+            return parse_private_key(pem)
         except KeyLoadError:
             raise CustodyError(f"{uri}: Vault has given away a private key that cannot be read") from None
 
