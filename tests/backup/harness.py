@@ -15,7 +15,7 @@ from keyfront.backup import capture
 from keyfront.backup.archive import encryption
 from keyfront.backup.archive.encryption import Opener, Seal
 from keyfront.backup.audit import AuditActor
-from keyfront.backup.capture import Archive, CaptureOptions
+from keyfront.backup.capture import Archive, CaptureOptions, Source
 from keyfront.backup.create import BackupJob, Outcome, create
 from keyfront.backup.restore.lock import held
 from keyfront.backup.restore.restore import Restore, Target
@@ -86,10 +86,8 @@ def make(
     seal: Seal = SEAL,
 ) -> Outcome:
     there: Sequence[Place] = [Folder(place) if isinstance(place, Path) else place for place in places]
-    order = BackupJob(wanted, seal, there, rule, always)
-    return create(
-        store, folder, order, TELLER, now=now, keyfront=VERSION, host=socket.gethostname(), environment={}
-    )
+    source = Source(store, folder, ACCOUNT, socket.gethostname(), VERSION, {})
+    return create(source, BackupJob(wanted, seal, there, rule, always), TELLER, now=now)
 
 
 def read(path: Path, opener: Opener = OPENER) -> Archive:

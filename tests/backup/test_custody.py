@@ -12,7 +12,7 @@ import pytest
 from keyfront.backup import capture
 from keyfront.backup.archive import encryption
 from keyfront.backup.archive.keys import moved, signed_with
-from keyfront.backup.capture import Archive, CaptureOptions
+from keyfront.backup.capture import Archive, CaptureOptions, Source
 from keyfront.backup.create import BackupJob, Outcome, create
 from keyfront.backup.restore.lock import held
 from keyfront.backup.restore.restore import Restore, Target
@@ -46,16 +46,9 @@ class Rotated(Installed):
 
     def take(self, *, private_keys: bool, environment: Mapping[str, str] = OLD, now: float = NOW) -> Outcome:
         place = Folder(self.folder.parent / "archives")
-        return create(
-            self.harness.store,
-            self.folder,
-            BackupJob(CaptureOptions(private_keys), SEAL, [place], always=True),
-            TELLER,
-            now=now,
-            keyfront=VERSION,
-            host="here",
-            environment=environment,
-        )
+        source = Source(self.harness.store, self.folder, ACCOUNT, "here", VERSION, environment)
+        job = BackupJob(CaptureOptions(private_keys), SEAL, [place], always=True)
+        return create(source, job, TELLER, now=now)
 
     def archive(self, outcome: Outcome) -> Archive:
         data = Folder(self.folder.parent / "archives").get(outcome.name)
@@ -250,16 +243,9 @@ def test_what_others_may_go_by_is_left_alone(tmp_path: Path) -> None:
     there = open_records(outside, OLD)
     kept = save(there, msgspec.structs.replace(one.record, entries=(entry,)), None, now=NOW)
     place = Folder(tmp_path / "archives")
-    outcome = create(
-        one.harness.store,
-        one.folder,
-        BackupJob(CaptureOptions(True, records=outside), SEAL, [place]),
-        TELLER,
-        now=NOW,
-        keyfront=VERSION,
-        host="here",
-        environment=OLD,
-    )
+    source = Source(one.harness.store, one.folder, ACCOUNT, "here", VERSION, OLD)
+    job = BackupJob(CaptureOptions(True, records=outside), SEAL, [place])
+    outcome = create(source, job, TELLER, now=NOW)
     archive = one.archive(outcome)
     one.harness.close()
     later = save(there, msgspec.structs.replace(kept.succession, made=7), kept.version, now=NOW + 1)

@@ -86,7 +86,7 @@ def test_what_was_not_kept_thins_nothing_out(tmp_path: Path) -> None:
     one = Installed(tmp_path / "data")
     place = tmp_path / "place"
     first = make(one.harness.store, one.folder, place)
-    with pytest.raises(BackupError, match="did not keep"):
+    with pytest.raises(BackupError, match="did not store"):
         make(
             one.harness.store,
             one.folder,
@@ -100,21 +100,24 @@ def test_what_was_not_kept_thins_nothing_out(tmp_path: Path) -> None:
 
 
 def test_an_archive_of_the_same_name_stays(tmp_path: Path) -> None:
-    """What a failed run has left behind is another archive's, for whoever runs next within the same millisecond."""
+    """A run that failed at the last moment leaves an archive that was never acknowledged. A second run within the same
+    millisecond does not touch it."""
     one = Installed(tmp_path / "data")
     place = tmp_path / "place"
-    for disk in failing_disks(("broken once",)):
+    for turn, disk in enumerate(failing_disks(("broken once",))):
+        before, made = set(place.glob("*.age")), False
         with disk, contextlib.suppress(BackupError):
-            make(one.harness.store, one.folder, place)
-        if left := list(place.glob("*.age")):
+            made = bool(make(one.harness.store, one.folder, place, now=NOW + turn, always=True).made)
+        left = set(place.glob("*.age")) - before
+        if left and not made:
             break
-    assert disk.where == "fsync"
     (there,) = left
+    assert disk.where == "fsync"  # of the folder, when the archive had its name
     data = there.read_bytes()
     with pytest.raises(BackupError, match="another archive already"):
-        make(one.harness.store, one.folder, place)
+        make(one.harness.store, one.folder, place, now=NOW + turn, always=True)
     assert there.read_bytes() == data
-    assert make(one.harness.store, one.folder, place, now=NOW + 0.001).made
+    assert make(one.harness.store, one.folder, place, now=NOW + turn + 0.001, always=True).made
     one.harness.close()
 
 
@@ -205,7 +208,8 @@ def test_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert make(one.harness.store, one.folder, place, now=NOW + 9).name == ""
         client.put_object(Bucket="backups", Key=f"kf/{outcome.name}", Body=bytes(outcome.size))
         assert (
-            "is not what was put there" in make(one.harness.store, one.folder, place, now=NOW + 9).trouble[0]
+            "is not what was stored there"
+            in make(one.harness.store, one.folder, place, now=NOW + 9).trouble[0]
         )
 
         # A bucket that takes nothing from us, and one that is not there: the folder gets it all the same.
@@ -252,7 +256,7 @@ def test_what_lacks_something_takes_the_place_of_nothing(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("damage", [b"", b"age-encryption.org/v1\n", None])
 def test_a_name_is_no_proof_of_an_archive(tmp_path: Path, damage: bytes | None) -> None:
-    """Nothing has changed; but what lies there under the newest name is not what was put there."""
+    """Nothing has changed; but what lies there under the newest name is not what was stored there."""
     one = Installed(tmp_path / "data")
     store, data, there = one.harness.store, one.folder, tmp_path / "place"
     first = make(store, data, there)
@@ -260,7 +264,7 @@ def test_a_name_is_no_proof_of_an_archive(tmp_path: Path, damage: bytes | None) 
     path.write_bytes(bytes(path.stat().st_size) if damage is None else damage)
     again = make(store, data, there, now=NOW + 60)
     assert again.name
-    assert any("is not what was put there" in text for text in again.trouble)
+    assert any("is not what was stored there" in text for text in again.trouble)
     assert make(store, data, there, now=NOW + 120).unchanged == (str(there),)
     one.harness.close()
 
@@ -304,7 +308,7 @@ def test_what_is_dated_after_now_counts_for_nothing(tmp_path: Path) -> None:
     right = make(store, data, there, now=NOW + 10)
     assert (right.trouble, right.notes) == (
         (),
-        (f"{wrong.name} in {there} is dated after now, and counts for nothing",),
+        (f"{wrong.name} in {there} is dated in the future and is ignored",),
     )
     again = make(store, data, there, now=NOW + 20)
     assert (again.name, again.notes) == ("", right.notes)

@@ -16,7 +16,7 @@ from keyfront.custody.key_record import (
     load,
     save,
 )
-from keyfront.custody.signers.key_group_signer import KeyGroupSigner
+from keyfront.custody.signers.key_group_signer import KeyGroupSigner, KeySource
 from keyfront.signing.keys import Algorithm, HashName, PrivateKey, generate_private_key
 from keyfront.signing.sign import Signer, sign_url
 from keyfront.signing.verify import KeyRing
@@ -106,8 +106,7 @@ class Group:
     ) -> KeyGroupSigner:
         return KeyGroupSigner(
             self.name,
-            lambda: self.place,
-            self.place.handle,
+            KeySource(lambda: self.place, self.place.handle),
             clock=clock,
             background=background,
             hash_name=hash_name,

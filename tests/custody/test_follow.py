@@ -20,7 +20,7 @@ from keyfront.custody.contract import HeldKey
 from keyfront.custody.key_record import Entry, KeyGroupRecord, RotationPolicy, Stage, record_name, save
 from keyfront.custody.local_handle import LoadedHandle, Watch
 from keyfront.custody.signers import key_group_signer
-from keyfront.custody.signers.key_group_signer import KeyGroupSigner, signer_for
+from keyfront.custody.signers.key_group_signer import KeyGroupSigner, KeySource, signer_for
 from keyfront.errors import CustodyError, CustodyUnavailable, NoSuchKey, PolicyError, SigningError
 from keyfront.signing.keys import Algorithm
 from keyfront.signing.sign import Signer, sign_cookies, sign_url
@@ -376,7 +376,7 @@ def test_a_key_is_tried_before_it_signs(group: Group, clock: Clock) -> None:
     handle = group.place.handle("memory:/KB")
     handle.public_key = key("KC").public_key
     group.place.handle = lambda uri: handle  # type: ignore[method-assign]
-    signer._open_key = group.place.handle
+    signer._source = KeySource(lambda: group.place, group.place.handle)
     with pytest.raises(CustodyError, match="does not sign as its own public key says"):
         signer.refresh()
     assert key_of(signed(signer)) == "KA"
@@ -421,7 +421,9 @@ def test_a_key_that_asks_its_place_does_so_while_nobody_waits(group: Group, cloc
         return held
 
     handle = LoadedHandle(held.uri, key("KA"), Watch(describe, held, 3600.0))
-    signer = KeyGroupSigner("films", lambda: group.place, lambda _: handle, clock=clock, background=False)
+    signer = KeyGroupSigner(
+        "films", KeySource(lambda: group.place, lambda _: handle), clock=clock, background=False
+    )
     signed(signer)
     assert asked == []
     signer.refresh()
@@ -482,7 +484,7 @@ def test_a_hash_that_the_key_cannot_use() -> None:
     handle.hash_names = ("SHA256",)
     for asked in (None, "SHA1"):
         signer = KeyGroupSigner(
-            "films", lambda: group.place, lambda _: handle, background=False, hash_name=asked
+            "films", KeySource(lambda: group.place, lambda _: handle), background=False, hash_name=asked
         )
         if asked is None:
             assert "Hash-Algorithm=SHA256" in signed(signer)

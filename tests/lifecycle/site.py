@@ -7,7 +7,7 @@ from pathlib import Path
 
 from keyfront.custody import open_key, open_place, open_records
 from keyfront.custody.key_record import Entry, KeyGroupRecord, RotationPolicy
-from keyfront.custody.signers.key_group_signer import KeyGroupSigner
+from keyfront.custody.signers.key_group_signer import KeyGroupSigner, KeySource
 from keyfront.lifecycle.cloudfront import CloudFront
 from keyfront.lifecycle.events import Listener
 from keyfront.lifecycle.executor import Conductor, Outcome
@@ -96,7 +96,9 @@ class Site:
     def link(self, lifetime: float = HOUR) -> str:
         """One that an application makes now."""
         signer = KeyGroupSigner(
-            self.group, lambda: self.records, lambda uri: open_key(uri, ENVIRONMENT), background=False
+            self.group,
+            KeySource(lambda: self.records, lambda uri: open_key(uri, ENVIRONMENT)),
+            background=False,
         )
         return sign_url(URL, signer, expires=int(self.now + lifetime), now=self.now)
 

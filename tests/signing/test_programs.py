@@ -19,11 +19,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from keyfront.errors import KeyLoadError
 from keyfront.signing.diagnosis.encoders import ENCODERS
-from keyfront.signing.keys import (
-    HashName,
-    load_private_key,
-    load_public_key,
-)
+from keyfront.signing.key_files import load_private_key
+from keyfront.signing.keys import HashName, load_public_key
 from keyfront.signing.verify import KeyRing
 from tests.signing.encoding_corpus import TEXTS
 from tests.signing.harness import KEYS, many_urls, named, outcome, written

@@ -23,7 +23,7 @@ from keyfront.cloudfront import key_usage
 from keyfront.cloudfront.session import Refused
 from keyfront.custody import open_key, open_place, open_records
 from keyfront.custody.key_record import LEEWAY, RotationPolicy
-from keyfront.custody.signers.key_group_signer import KeyGroupSigner
+from keyfront.custody.signers.key_group_signer import KeyGroupSigner, KeySource
 from keyfront.lifecycle.cloudfront import CloudFront
 from keyfront.lifecycle.executor import Conductor
 from tests.control.plane import Plane
@@ -79,7 +79,7 @@ class Rotated:
 
     def signer(self) -> KeyGroupSigner:
         return KeyGroupSigner(
-            "films", lambda: self.records, lambda uri: open_key(uri, ENVIRONMENT), interval=0.2
+            "films", KeySource(lambda: self.records, lambda uri: open_key(uri, ENVIRONMENT)), interval=0.2
         )
 
 

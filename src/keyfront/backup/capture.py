@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -65,7 +66,7 @@ class CaptureOptions(msgspec.Struct, frozen=True):
 
 
 class Capture(msgspec.Struct, frozen=True):
-    """An archive before it is encrypted, and its name. `trouble` is what of `manifest.missing` should not miss."""
+    """An archive before it is encrypted, and its name. `trouble` is the part of `manifest.missing` that is an error."""
 
     name: Name
     manifest: Manifest
@@ -73,48 +74,55 @@ class Capture(msgspec.Struct, frozen=True):
     trouble: tuple[str, ...]
 
     def __repr__(self) -> str:
-        return f"<Taken {self.name}>"
+        return f"<Capture {self.name}>"
 
 
 class Unchanged(msgspec.Struct, frozen=True):
-    """No archive, since one like it is known."""
+    """No archive was made, because one like it is stored already."""
 
     missing: tuple[str, ...]
     trouble: tuple[str, ...]
 
 
+class Source(NamedTuple):
+    """The installation that is backed up: its store and its data folder, the twelve digits of its account, the name of
+    its host, the version of Keyfront that makes the archive, and the environment in which custody finds its secrets."""
+
+    store: Store
+    folder: Path
+    account: str
+    host: str
+    version: str
+    environment: Mapping[str, str]
+
+
 def take(
-    store: Store,
-    folder: Path,
-    wanted: CaptureOptions,
+    source: Source,
+    options: CaptureOptions,
     *,
     now: float,
-    account: str,
-    keyfront: str,
-    host: str,
-    environment: Mapping[str, str],
-    known: Callable[[str, str], bool] = lambda origin, state: False,
+    is_known: Callable[[str, str], bool] = lambda origin, state: False,
 ) -> Capture | Unchanged:
-    """:param folder: the data folder.
+    """Capture an archive.
+
     :param now: epoch seconds.
-    :param account: the twelve digits in ARNs.
-    :param keyfront: the version of Keyfront that this is.
-    :param known: asked with the origin and the state that the archive's name would have, before the audit log is read,
-        which takes the longest: whether there is no need of it.
+    :param is_known: called with the origin and the state that the archive's name would have: whether an archive like it
+        is stored already. It is called before the audit log is read, which takes the longest.
     :raises ApiError: ServiceUnavailable if the store does not answer.
     :raises BackupError: if something is too large.
     """
+    folder, environment = source.folder, source.environment
     writer = Writer()
-    state = hashlib.sha256(msgspec.json.encode(wanted))
+    state = hashlib.sha256(msgspec.json.encode(options))
     missing: list[str] = []
     files, trouble = belongings.found(folder)
-    place = custodies.place_of_records(folder, wanted.records)
+    place = custodies.place_of_records(folder, options.records)
     records, why = custodies.found_records(place, environment)
     trouble += why
     successions = [found for row in records if (found := row.succession()) is not None]
     keys: list[KeyRow] = []
-    if wanted.private_keys:
-        keys, kept, why = custodies.found_keys(successions, wanted.custodies, environment)
+    if options.private_keys:
+        keys, kept, why = custodies.found_keys(successions, options.custodies, environment)
         missing += kept
         trouble += why
     else:
@@ -126,12 +134,9 @@ def take(
         ("keys", (msgspec.json.encode(row) for row in keys)),
     ):
         writer.section(section, _hashed(rest, state))
-    with store.read() as transaction:
-        schema, number, decided = (
-            transaction.schema(),
-            transaction.snapshot_number(),
-            transaction.snapshot_time(),
-        )
+    with source.store.read() as transaction:
+        schema, number = transaction.schema(), transaction.snapshot_number()
+        decided = transaction.snapshot_time()
         for table in tables.tables():
             if table is not _audit:
                 rows = tables.rows(transaction, table)
@@ -143,24 +148,24 @@ def take(
                 "the key of the secret access keys: it is not in the data folder (KEYFRONT_ACCESS_KEY)"
             )
         state.update(msgspec.json.encode([missing, trouble]))
-        if known(origin, state.hexdigest()[:16]):
+        if is_known(origin, state.hexdigest()[:16]):
             return Unchanged(tuple(trouble + missing), tuple(trouble))
-        snapshot = compiled(transaction, account)
+        snapshot = compiled(transaction, source.account)
         audited = tables.rows(transaction, _audit)
         writer.section(PREFIX + _audit.name, map(tables.line, audited))  # the longest comes last
         verdict = trail.follow(_audit_rows(transaction))
     if verdict.fault:
         trouble.append(f"the audit log's chain is broken: {verdict.fault}")
     made, why = custodies.proofs(successions, snapshot, now, environment)
-    alone = coverage.unasked(snapshot, [*wanted.urls, *(proof.url for proof in made)])
+    alone = coverage.unasked(snapshot, [*options.urls, *(proof.url for proof in made)])
     why += [f"proof for {behavior}: no key that signs for it could be had" for behavior in alone]
     manifest = Manifest(
         format=FORMAT,
-        keyfront=keyfront,
+        keyfront=source.version,
         taken=now,
-        host=host,
+        host=source.host,
         data=str(folder),
-        store=store.name,
+        store=source.store.name,
         origin=origin,
         state=state.hexdigest()[:16],
         schema=schema,
@@ -170,7 +175,7 @@ def take(
         audit=verdict.anchor,
         records=place,
         members=tuple(writer.members),
-        proofs=(*(Proof(url) for url in wanted.urls), *made),
+        proofs=(*(Proof(url) for url in options.urls), *made),
         missing=tuple(trouble + missing + why),
     )
     holds = holding(whole=not trouble, keys=bool(keys))

@@ -1,11 +1,10 @@
-"""`create` from end to end: taken, judged, encrypted, put into each place, read back, and only then thinned out."""
+"""`keyfront backup create`: capture, verify, encrypt, store in each place, read back, and only then remove old ones."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -14,7 +13,7 @@ from keyfront.backup.archive import encryption
 from keyfront.backup.archive.encryption import Seal
 from keyfront.backup.archive.names import Name
 from keyfront.backup.audit import CREATED, AuditActor, append_event
-from keyfront.backup.capture import Capture, CaptureOptions, Unchanged
+from keyfront.backup.capture import Capture, CaptureOptions, Source, Unchanged
 from keyfront.backup.retention import Rule, kept
 from keyfront.backup.targets import Place
 from keyfront.control.audit import search as trail
@@ -23,9 +22,10 @@ from keyfront.errors import ApiError, BackupError
 
 
 class BackupJob(msgspec.Struct, frozen=True):
-    """What is to be made, for whom, and where it is to lie. `always`: also if nothing has changed."""
+    """What to archive, for whom, where to store it, and which archives to keep there. `always`: make an archive even if
+    nothing has changed."""
 
-    wanted: CaptureOptions
+    options: CaptureOptions
     seal: Seal
     places: Sequence[Place]
     rule: Rule = Rule()
@@ -33,9 +33,12 @@ class BackupJob(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What became of it: `made` and `unchanged` are places, `removed` archives that were thinned out, with their
-    places, `missing` what is not in the archive, `trouble` what went wrong, `notes` what else somebody should look at.
-    `name` is the archive's, empty if none was made."""
+    """The result of a run.
+
+    `name` is the archive's, empty if none was made; `size` is in bytes. `made` and `unchanged` are the URIs of places,
+    `removed` the old archives that were removed, each with its place. `missing` is what the archive lacks, `trouble`
+    what failed, `notes` what else an operator should look at.
+    """
 
     name: str
     size: int
@@ -47,86 +50,71 @@ class Outcome(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
 
 
-def create(
-    store: Store,
-    folder: Path,
-    order: BackupJob,
-    teller: AuditActor,
-    *,
-    now: float,
-    keyfront: str,
-    host: str,
-    environment: Mapping[str, str],
-) -> Outcome:
-    """:param folder: the data folder.
+def create(source: Source, job: BackupJob, actor: AuditActor, *, now: float) -> Outcome:
+    """Make an archive and store it in every place of `job` that lacks it.
+
     :param now: epoch seconds.
-    :param keyfront: the version of Keyfront that this is.
-    :raises BackupError: if no archive was made though there should be one; no place has changed then.
+    :raises BackupError: if an archive was needed and could not be made or stored; no place has changed then.
     :raises ApiError: ServiceUnavailable if the store does not answer.
     """
-    there, trouble = _listed(order.places)
-    if not there:
+    listed, trouble = _listed(job.places)
+    if not listed:
         raise BackupError(f"no archive was made: {'; '.join(trouble)}")
-    wanted = msgspec.structs.replace(
-        order.wanted, sealed_for=" ".join(sorted(order.seal.recipients)) or "passphrase"
+    options = msgspec.structs.replace(
+        job.options, sealed_for=" ".join(sorted(job.seal.recipients)) or "passphrase"
     )
+    inspectors = [TargetInspector(place, names, now) for place, names in listed]
+    recorded = _recorded(source.store, {name for each in inspectors for name in each.newest.values()})
 
-    lookers = [TargetInspector(place, names, now) for place, names in there]
-    recorded = _recorded(store, {last for looker in lookers for last in looker.newest.values()})
+    def has(inspector: TargetInspector, origin: str, state: str) -> bool:
+        return not job.always and inspector.has(origin, state, recorded)
 
-    def has(looker: TargetInspector, origin: str, state: str) -> bool:
-        return not order.always and looker.has(origin, state, recorded)
-
-    taken = capture.take(
-        store,
-        folder,
-        wanted,
+    captured = capture.take(
+        source,
+        options,
         now=now,
-        account=teller.account,
-        keyfront=keyfront,
-        host=host,
-        environment=environment,
-        known=lambda origin, state: all(has(looker, origin, state) for looker in lookers),
+        is_known=lambda origin, state: all(has(inspector, origin, state) for inspector in inspectors),
     )
-    trouble += taken.trouble
-    trouble += [looker.fault for looker in lookers if looker.fault]
-    notes = tuple(note for looker in lookers for note in looker.notes)
-    if isinstance(taken, Unchanged):
-        uris = tuple(place.uri for place, _ in there)
-        return Outcome("", 0, (), uris, (), taken.missing, tuple(trouble), notes)
-    unchanged = [looker.place for looker in lookers if has(looker, taken.name.origin, taken.name.state)]
-    lacking = [place for place, _ in there if place not in unchanged]
-    data = _sealed(taken, order.seal, teller.account, keyfront)
+    trouble += captured.trouble
+    trouble += [inspector.fault for inspector in inspectors if inspector.fault]
+    notes = tuple(note for inspector in inspectors for note in inspector.notes)
+    if isinstance(captured, Unchanged):
+        uris = tuple(place.uri for place, _ in listed)
+        return Outcome("", 0, (), uris, (), captured.missing, tuple(trouble), notes)
+    name = captured.name
+    unchanged = [each.place for each in inspectors if has(each, name.origin, name.state)]
+    lacking = [place for place, _ in listed if place not in unchanged]
+    data = _sealed(captured, job.seal, source)
     made: list[Place] = []
     for place in lacking:
         try:
-            _put(place, taken.name, data)
+            _put(place, name, data)
             made.append(place)
         except BackupError as error:
             trouble.append(str(error))
     if not made:
         raise BackupError(f"no archive was made: {'; '.join(trouble)}")
-    trouble += _told(store, teller, taken, data, made, now)
+    trouble += _append_event(source.store, actor, captured, data, made, now)
     removed: list[str] = []
-    # What lacks something takes the place of nothing: the reason may last longer than all that is kept.
-    for place in () if taken.trouble else made:
-        gone, why = _thinned(place, taken.name, order.rule, now)
+    # An incomplete archive replaces nothing: what it lacks may be gone for longer than the old archives are kept.
+    for place in () if captured.trouble else made:
+        gone, errors = _apply_retention(place, name, job.rule, now)
         removed += gone
-        trouble += why
+        trouble += errors
     return Outcome(
-        str(taken.name),
+        str(name),
         len(data),
         tuple(place.uri for place in made),
         tuple(place.uri for place in unchanged),
         tuple(removed),
-        taken.manifest.missing,
+        captured.manifest.missing,
         tuple(trouble),
         notes,
     )
 
 
 class TargetInspector:
-    """Looks whether a place has already what would be made. `newest` are the last archives there, by installation."""
+    """Checks whether a place already stores what would be made. `newest` is its last archive of each installation."""
 
     def __init__(self, place: Place, names: Mapping[Name, int], now: float) -> None:
         self.place = place
@@ -139,11 +127,13 @@ class TargetInspector:
             if name.taken <= now:
                 self.newest[name.origin] = name
             else:
-                self.notes.append(f"{name} in {place.uri} is dated after now, and counts for nothing")
+                self.notes.append(f"{name} in {place.uri} is dated in the future and is ignored")
 
     def has(self, origin: str, state: str, recorded: Mapping[str, tuple[int, str]]) -> bool:
-        """Does the installation's newest archive hold the very same, and is it, byte by byte, what was put there? A
-        name alone proves nothing: the disk may have been full, or the connection gone."""
+        """Whether the installation's newest archive has that state and is, byte by byte, what was stored.
+
+        A name alone proves nothing: the disk may have been full, or the connection lost.
+        """
         last = self.newest.get(origin)
         if last is None or last.state != state:
             return False
@@ -154,31 +144,31 @@ class TargetInspector:
     def _whole(self, last: Name, recorded: Mapping[str, tuple[int, str]]) -> bool:
         what = f"{last} in {self.place.uri}"
         if str(last) not in recorded:
-            self.fault = f"{what} is not in the audit log, so that another one is made"
+            self.fault = f"{what} is not in the audit log, so another one is made"
             return False
         size, digest = recorded[str(last)]
         try:
             if self._sizes[last] == size and self.place.digest(str(last)) == digest:
                 return True
-            self.fault = f"{what} is not what was put there"
+            self.fault = f"{what} is not what was stored there"
         except BackupError as error:
             self.fault = str(error)
         return False
 
 
 def _recorded(store: Store, archives: Iterable[Name]) -> dict[str, tuple[int, str]]:
-    """The size and the SHA-256 of those archives of which the audit log tells."""
+    """The size in bytes and the SHA-256 of each archive that the audit log records, by name."""
     found: dict[str, tuple[int, str]] = {}
     for archive in archives:
         # A name has the time to the millisecond.
         then = trail.AuditQuery(since=archive.taken - 1, until=archive.taken + 1, event=CREATED)
         for row in trail.search(store, then):
             try:
-                told = msgspec.convert(row.record, _Record)
+                record = msgspec.convert(row.record, _Record)
             except msgspec.ValidationError:
                 continue
-            made = told.response_elements
-            if told.request_parameters.archive == str(archive):
+            made = record.response_elements
+            if record.request_parameters.archive == str(archive):
                 found[str(archive)] = (made.bytes, made.sha256)
     return found
 
@@ -193,7 +183,7 @@ class _Elements(msgspec.Struct):
 
 
 class _Record(msgspec.Struct, rename="camel"):
-    """What an audit record tells of an archive."""
+    """An audit record about an archive."""
 
     request_parameters: _Parameters
     response_elements: _Elements
@@ -210,50 +200,51 @@ def _listed(places: Sequence[Place]) -> tuple[list[tuple[Place, dict[Name, int]]
     return found, trouble
 
 
-def _sealed(taken: Capture, seal: Seal, account: str, keyfront: str) -> bytes:
-    """The archive encrypted. What it was before is restored in memory, and what it is now decrypted again."""
-    capture.judge(capture.read(taken.plain), account, keyfront)
-    data, opener = encryption.sealed(taken.plain, seal)
-    if encryption.opened(data, opener) != taken.plain:
-        raise BackupError("no archive was made: what was encrypted does not decrypt to itself")
+def _sealed(captured: Capture, seal: Seal, source: Source) -> bytes:
+    """The encrypted archive, once the archive has been restored in memory and the encryption undone."""
+    capture.judge(capture.read(captured.plain), source.account, source.version)
+    data, opener = encryption.sealed(captured.plain, seal)
+    if encryption.opened(data, opener) != captured.plain:
+        raise BackupError("no archive was made: it does not decrypt to what was encrypted")
     return data
 
 
 def _put(place: Place, name: Name, data: bytes) -> None:
-    """Put the archive into the place, and read it back. One that cannot be read back does not stay."""
+    """Store the archive and read it back. One that cannot be read back is removed."""
     place.put(str(name), data)
     try:
         if place.get(str(name)) != data:
-            raise BackupError(f"{place.uri} did not keep what was written there")
+            raise BackupError(f"{place.uri} did not store what was written there")
     except BackupError:
         with contextlib.suppress(BackupError):
             place.remove(name)
         raise
 
 
-def _told(
-    store: Store, teller: AuditActor, taken: Capture, data: bytes, made: Sequence[Place], now: float
+def _append_event(
+    store: Store, actor: AuditActor, captured: Capture, data: bytes, made: Sequence[Place], now: float
 ) -> list[str]:
-    parameters = {"Archive": str(taken.name), "Places": [place.uri for place in made]}
+    """Record the archive in the audit log. Returns what went wrong."""
+    parameters = {"Archive": str(captured.name), "Places": [place.uri for place in made]}
     elements = {
-        "Snapshot": taken.manifest.snapshot,
+        "Snapshot": captured.manifest.snapshot,
         "Bytes": len(data),
         "Sha256": hashlib.sha256(data).hexdigest(),
     }
     try:
         with store.write() as transaction:
-            append_event(transaction, teller, CREATED, parameters, elements, now)
+            append_event(transaction, actor, CREATED, parameters, elements, now)
     except ApiError as error:
-        return [f"the audit log does not tell of it: {error.message}"]
+        return [f"it could not be recorded in the audit log: {error.message}"]
     return []
 
 
-def _thinned(place: Place, newest: Name, rule: Rule, now: float) -> tuple[list[str], list[str]]:
-    """Remove what `rule` does not ask for, of this installation's archives only."""
+def _apply_retention(place: Place, newest: Name, rule: Rule, now: float) -> tuple[list[str], list[str]]:
+    """Remove the archives of this installation that `rule` does not keep. Returns those, and what went wrong."""
     try:
         own = [name for name in place.names() if name.origin == newest.origin]
         if newest not in own:
-            return [], [f"{place.uri} does not list what was written there; nothing was removed"]
+            return [], [f"{place.uri} does not list the archive that was stored there; nothing was removed"]
         keep = kept(own, rule, max(now, newest.taken))
         gone = [name for name in own if name not in keep]
         for name in gone:

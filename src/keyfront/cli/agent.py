@@ -95,7 +95,13 @@ def agent(
     from keyfront.custody.agent import server as serving
     from keyfront.custody.agent.authorization import Names, Rule, Rules, Tokens, read_rule, read_rules
     from keyfront.custody.schemes import open_records
-    from keyfront.custody.signers.key_group_signer import KeyGroupSigner, opens_in, places_of, records_of
+    from keyfront.custody.signers.key_group_signer import (
+        KeyGroupSigner,
+        KeySource,
+        opens_in,
+        places_of,
+        records_of,
+    )
 
     if (path is None) == (listen is None):
         raise SettingsError("give either --socket or --listen")
@@ -128,7 +134,7 @@ def agent(
     opens = opens_in(places_of(places or None))
 
     def follow(group: str) -> KeyGroupSigner:
-        return KeyGroupSigner(group, lambda: open_records(place), opens, place=place)
+        return KeyGroupSigner(group, KeySource(lambda: open_records(place), opens, place))
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     if path is not None:

@@ -166,7 +166,7 @@ def create(
             --keep last=7,daily=14,weekly=8,monthly=12
     """
     from keyfront.backup.archive.encryption import read_recipients, seal_for
-    from keyfront.backup.capture import CaptureOptions
+    from keyfront.backup.capture import CaptureOptions, Source
     from keyfront.backup.create import BackupJob
     from keyfront.backup.create import create as make
     from keyfront.backup.retention import Rule, read_rule
@@ -177,24 +177,17 @@ def create(
     if custodies and not private_keys:
         raise SettingsError("--custody goes with --private-keys")
     named = [*recipients, *(read_recipients(recipients_file) if recipients_file else ())]
-    order = BackupJob(
-        wanted=CaptureOptions(private_keys, records, custodies, urls),
+    job = BackupJob(
+        options=CaptureOptions(private_keys, records, custodies, urls),
         seal=seal_for(named, passphrase_file),
         places=[open_place(text, endpoint_url) for text in dict.fromkeys(places)],
         rule=read_rule(keep) if keep is not None else Rule(),
         always=always,
     )
     with opened(data, store, store_password_file) as (folder, found):
-        outcome = make(
-            found,
-            folder,
-            order,
-            _teller(),
-            now=time.time(),
-            keyfront=_version(),
-            host=socket.gethostname(),
-            environment=os.environ,
-        )
+        actor = _teller()
+        source = Source(found, folder, actor.account, socket.gethostname(), _version(), os.environ)
+        outcome = make(source, job, actor, now=time.time())
     if as_json:
         click.echo(msgspec.json.encode(outcome).decode())
     else:

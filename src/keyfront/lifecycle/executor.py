@@ -97,12 +97,12 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Failure(NamedTuple):
-    """A step that failed: it is not tried again before `again` (epoch seconds by the local clock), unless it has come
-    to be an emergency's since (`pressing`)."""
+    """A step that failed. It is not tried again before `again` (epoch seconds by the local clock), unless it was not
+    `urgent` then and has become part of an emergency since."""
 
     error: str
     again: float
-    pressing: bool
+    urgent: bool
 
 
 class Conductor:
@@ -229,23 +229,24 @@ class Conductor:
             found = next_step(facts, now, self._failed(facts.record, local))
             if not isinstance(found, Step):
                 return self._at_rest(facts, found, local)
-            press = is_emergency_step(facts.record, found)
+            urgent = is_emergency_step(facts.record, found)
+            event = _step_event(facts.record, found, now, urgent)
             try:
-                if not press:
-                    self._tell("before", facts.record, now, found)
+                if not urgent:
+                    self._notify("before", event)
                 self._take(kept, facts, found, now)
             except (KeyfrontError, OSError) as error:
-                self._told_late(press, facts.record, now, found)
-                self._tell("failed", facts.record, now, found, str(error), urgent=press)
+                self._notify_late(event)
+                self._notify("failed", event, str(error))
                 if isinstance(error, RecordChanged) or (isinstance(error, Refused) and error.code in _LOST):
                     return Outcome(group, local + 1.0, found, error=str(error), raced=True)
-                failure = Failure(str(error), local + LATER, press)
+                failure = Failure(str(error), local + LATER, urgent)
                 self._failures[group, found.action, found.uri] = failure
                 failed = Outcome(group, failure.again, found, error=failure.error)
                 continue
             self._failures.pop((group, found.action, found.uri), None)
-            self._told_late(press, facts.record, now, found)
-            self._tell("after", facts.record, now, found, urgent=press)
+            self._notify_late(event)
+            self._notify("after", event)
             return Outcome(group, local, found)
 
     def _failed(self, record: KeyGroupRecord, local: float) -> set[tuple[Action, str]]:
@@ -255,9 +256,7 @@ class Conductor:
             group, action, uri = key
             if not 0 < failure.again - local <= LATER:
                 del self._failures[key]
-            elif group == record.group and failure.pressing >= is_emergency_step(
-                record, Step(action, uri, "")
-            ):
+            elif group == record.group and failure.urgent >= is_emergency_step(record, Step(action, uri, "")):
                 found.add((action, uri))
         return found
 
@@ -489,9 +488,10 @@ class Conductor:
         not seen it for `max_staleness`."""
         now = self.now()
         kept = self.record(group)
-        self._tell_order("before", "stop", kept.succession, now, by)
+        event = _command_event("stop", kept.succession, now, by)
+        self._notify("before", event)
         self.records.remove(record_name(group), kept.version)
-        self._tell_order("after", "stop", kept.succession, now, by)
+        self._notify("after", event)
         return kept.succession
 
     def _order(
@@ -517,87 +517,64 @@ class Conductor:
     def _ordered(
         self, action: str, record: KeyGroupRecord, version: str | None, now: float, by: str, key: str = ""
     ) -> KeyGroupRecord:
-        urgent = action == "emergency"  # it is written first, and told then
-        if not urgent:
-            self._tell_order("before", action, record, now, by, key)
+        event = _command_event(action, record, now, by, key)
+        if not event.urgent:
+            self._notify("before", event)
         try:
             written = save(self.records, record, version, now=now).succession
         except KeyfrontError as error:
-            self._tell_order("failed", action, record, now, by, key, str(error), urgent=urgent)
+            self._notify("failed", event, str(error))
             raise
-        if urgent:
-            with _unhindered():
-                self._tell_order("before", action, written, now, by, key, urgent=True)
-        self._tell_order("after", action, written, now, by, key, urgent=urgent)
+        self._notify_late(event)
+        self._notify("after", event)
         return written
 
-    # ---- telling
+    # ---- events
 
-    def _told_late(self, press: bool, record: KeyGroupRecord, now: float, step: Step) -> None:
-        """What listeners would have heard before a step that does not wait for them."""
-        if press:
+    def _notify(self, phase: Phase, event: RotationEvent, error: str = "") -> None:
+        notify(self._listeners, replace(event, moment=phase, error=error))
+
+    def _notify_late(self, event: RotationEvent) -> None:
+        """The `before` of an emergency, which is sent when the step has been taken: no listener can hold it up."""
+        if event.urgent:
             with _unhindered():
-                self._tell("before", record, now, step, urgent=True)
+                self._notify("before", event)
 
-    def _tell(
-        self,
-        moment: Phase,
-        record: KeyGroupRecord,
-        now: float,
-        step: Step,
-        error: str = "",
-        *,
-        urgent: bool = False,
-    ) -> None:
-        notify(
-            self._listeners,
-            RotationEvent(
-                moment,
-                now,
-                record.group,
-                record.key_group_id,
-                step.action.value,
-                key=step.name,
-                key_pair_id=step.key_pair_id,
-                reason=step.reason,
-                error=error,
-                urgent=urgent,
-            ),
-        )
 
-    def _tell_order(
-        self,
-        moment: Phase,
-        action: str,
-        record: KeyGroupRecord,
-        now: float,
-        by: str,
-        key: str = "",
-        error: str = "",
-        *,
-        urgent: bool = False,
-    ) -> None:
-        telling = RotationEvent(
-            moment,
-            now,
-            record.group,
-            record.key_group_id,
-            action,
-            key=key,
-            error=error,
-            by=by,
-            urgent=urgent,
-        )
-        notify(self._listeners, telling)
+def _step_event(record: KeyGroupRecord, step: Step, now: float, urgent: bool) -> RotationEvent:
+    return RotationEvent(
+        "before",
+        now,
+        record.group,
+        record.key_group_id,
+        step.action.value,
+        key=step.name,
+        key_pair_id=step.key_pair_id,
+        reason=step.reason,
+        urgent=urgent,
+    )
+
+
+def _command_event(action: str, record: KeyGroupRecord, now: float, by: str, key: str = "") -> RotationEvent:
+    return RotationEvent(
+        "before",
+        now,
+        record.group,
+        record.key_group_id,
+        action,
+        key=key,
+        by=by,
+        urgent=action == "emergency",
+    )
 
 
 @contextlib.contextmanager
 def _unhindered() -> Iterator[None]:
-    """An emergency is told to all listeners, and asks none of them."""
+    """Log what a listener raises: it cannot keep an emergency from being dealt with."""
     try:
         yield
     except Exception as error:
-        log.error("a listener would keep an emergency from being dealt with: %s", error)
+        log.error("a listener tried to stop an emergency: %s", error)
 
 
 def _again(wait: Wait, now: float) -> float:

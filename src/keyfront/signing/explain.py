@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from typing import NamedTuple
 from urllib.parse import quote
 
 import msgspec
@@ -72,7 +73,7 @@ class Report(msgspec.Struct, frozen=True):
         return msgspec.json.format(msgspec.json.encode(self), indent=2).decode()
 
 
-def explain_url(
+def explain_url(  # public API of the SDK: seven options, all by keyword
     url: str,
     *,
     keyring: KeyRing,
@@ -89,21 +90,13 @@ def explain_url(
     """
     parts = split_url(url.strip())
     target = re.sub("[^!-~]+", lambda match: quote(match[0], safe="", errors="replace"), parts.target)
-    return _Explanation(
-        parts.scheme.lower(),
-        parts.host.lower(),
-        target,
-        cookie_header,
-        keyring,
-        client_ip,
-        now,
-        known_keys or {},
-        tuple(other_hosts),
-        parts.fragment[1:],
-    ).report()
+    viewer = _Presented(
+        parts.scheme.lower(), parts.host.lower(), target, cookie_header, client_ip, parts.fragment[1:]
+    )
+    return _Explanation(viewer, _Known(keyring, known_keys or {}, tuple(other_hosts)), now).report()
 
 
-def explain(
+def explain(  # public API of the SDK: `verify`'s request, and options by keyword
     scheme: str,
     host: str,
     target: str,
@@ -121,53 +114,61 @@ def explain(
     condition is left open. `known_keys` are all keys of the installation by id, `other_hosts` the other
     names of the same distribution: a signature that fits one of those names the mistake.
     """
-    return _Explanation(
-        scheme, host, target, cookie_header, keyring, client_ip, now, known_keys or {}, tuple(other_hosts)
-    ).report()
+    viewer = _Presented(scheme, host, target, cookie_header, client_ip)
+    return _Explanation(viewer, _Known(keyring, known_keys or {}, tuple(other_hosts)), now).report()
+
+
+class _Presented(NamedTuple):
+    """What a viewer presents. `client_ip` is empty if it is not known."""
+
+    scheme: str
+    host: str
+    target: str
+    cookie_header: str
+    client_ip: str
+    fragment: str = ""
+
+
+class _Known(NamedTuple):
+    """What the installation knows: the keys that are trusted for the request, all its keys by id, and the other host
+    names of the distribution."""
+
+    keyring: KeyRing
+    keys: Mapping[str, PublicKey]
+    other_hosts: tuple[str, ...]
 
 
 class _Explanation:
     """One request under examination. Each check adds its line and leaves what the later ones need; none
     relies on an earlier one having passed."""
 
-    def __init__(
-        self,
-        scheme: str,
-        host: str,
-        target: str,
-        cookie_header: str,
-        keyring: KeyRing,
-        client_ip: str,
-        now: float,
-        known_keys: Mapping[str, PublicKey],
-        other_hosts: tuple[str, ...],
-        fragment: str = "",
-    ) -> None:
-        self.scheme, self.host, self.target = scheme, _latin(host), _latin(target)
-        self.cookie_header, self.keyring, self.client_ip, self.now = cookie_header, keyring, client_ip, now
-        self.known_keys = {**known_keys, **keyring.keys}
-        self.fragment = _latin(fragment)
+    def __init__(self, viewer: _Presented, known: _Known, now: float) -> None:
+        self.scheme, self.host, self.target = viewer.scheme, _latin(viewer.host), _latin(viewer.target)
+        self.cookie_header, self.client_ip, self.now = viewer.cookie_header, viewer.client_ip, now
+        self.keyring = known.keyring
+        self.known_keys = {**known.keys, **known.keyring.keys}
+        self.fragment = _latin(viewer.fragment)
         self.path, mark, self.query = self.target.partition("?")
         self.own: str | None = None
         parameters: dict[str, str] = {}
         if mark:
             parameters, self.own = split_query(self.query)
-        self.url = f"{scheme}://{self.host}{self.target}"
+        self.url = f"{self.scheme}://{self.host}{self.target}"
         # Of a pasted fragment only what is the signer's own: `#top`, not the parameters.
         own_fragment = re.split("[?&]", self.fragment, maxsplit=1)[0]
         self.request = Request(
-            scheme,
+            self.scheme,
             self.host,
             self.path,
             self.own,
             fragment=own_fragment,
-            other_hosts=[_latin(other) for other in other_hosts],
+            other_hosts=[_latin(other) for other in known.other_hosts],
         )
         # The URL without the signing parameters: what a canned policy names and a custom one has to grant.
-        self.resource = f"{scheme}://{plain_host(scheme, self.host)}{self.path}"
+        self.resource = f"{self.scheme}://{plain_host(self.scheme, self.host)}{self.path}"
         if self.own:
             self.resource += f"?{self.own}"
-        self.cookies = signing_cookies(cookie_header)
+        self.cookies = signing_cookies(self.cookie_header)
         self.prefix = ""
         self.given: dict[str, str] = {}
         if parameters:

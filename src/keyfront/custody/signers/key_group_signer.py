@@ -30,7 +30,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from keyfront.custody.contract import Handle, Records
 from keyfront.custody.default_paths import RECORDS_VARIABLE, default_records
@@ -43,8 +43,6 @@ from keyfront.signing.sign import checked_id
 
 if TYPE_CHECKING:
     from keyfront.custody.signers.agent_client import AgentSigner
-
-"""The environment variable that says where records are."""
 
 PLACES_VARIABLE = "KEYFRONT_PLACES"
 """The environment variable that says which places keys may be opened in, separated by blanks."""
@@ -98,14 +96,8 @@ def signer_for(
         made = AgentSigner(group, asked, hash_name=hash_name)
     else:
         split(place)
-        made = KeyGroupSigner(
-            group,
-            lambda: open_records(place),
-            opens_in(bounds),
-            hash_name=hash_name,
-            interval=interval,
-            place=place,
-        )
+        source = KeySource(lambda: open_records(place), opens_in(bounds), place)
+        made = KeyGroupSigner(group, source, hash_name=hash_name, interval=interval)
     return _signers.setdefault(told, made)
 
 
@@ -150,6 +142,15 @@ def _as_it_says(place: str) -> str:
 
 _Told = tuple[str, str, str, HashName | None, float, tuple[str, ...]]
 _signers: dict[_Told, KeyGroupSigner | AgentSigner] = {}
+
+
+class KeySource(NamedTuple):
+    """Where a signer finds the record of its group, and keys by their URIs. `place` is what messages call the place of
+    the record."""
+
+    open_records: Callable[[], Records]
+    open_key: Callable[[str], Handle]
+    place: str = ""
 
 
 class PinnedKey:
@@ -223,25 +224,27 @@ class KeyGroupSigner:
     def __init__(
         self,
         group: str,
-        records: Callable[[], Records],
-        keys: Callable[[str], Handle],
+        source: KeySource,
         *,
         hash_name: HashName | None = None,
         interval: float = INTERVAL,
-        place: str = "",
         clock: Clock | None = None,
         background: bool = True,
     ) -> None:
-        """`records` opens where the record is, `keys` a key by its URI. `clock` is any that only runs forward, in
-        seconds. Without `background` the record is read only by who signs when it is too old, and by `refresh`."""
+        """:param group: the name of the key group.
+        :param hash_name: what to sign with; default: the record's.
+        :param interval: seconds between two looks at the record.
+        :param clock: seconds on any clock that only runs forward.
+        :param background: read the record in a thread. Without it, the record is read only by a signature that finds
+            it too old, and by `refresh`.
+        :raises CustodyError: if `interval` is not more than 0.
+        """
         if not interval > 0:
             raise CustodyError("the interval is a number of seconds, more than 0")
         self.group = group
-        self._open_records = records
-        self._open_key = keys
+        self._source = source
         self._hash_name = hash_name
         self._interval = interval
-        self._place = place
         self.clock = clock or _running
         self._background = background
         self._serial = -1
@@ -379,18 +382,18 @@ class KeyGroupSigner:
     def _go_by_record(self) -> None:
         asked = self.clock()  # the record was at least as new as this when it was read
         if self._records is None:
-            self._records = self._open_records()
+            self._records = self._source.open_records()
         kept = load(self._records, self.group)
         if kept is None:
             raise CustodyError(
-                f"there is no record of key group {self.group!r} in {self._place or 'its place'}"
+                f"there is no record of key group {self.group!r} in {self._source.place or 'its place'}"
             )
         found = kept.succession
         data = found.to_bytes()
         if found.serial < self._serial or (found.serial == self._serial and data != self._data):
             raise CustodyUnavailable(
-                f"the record of key group {self.group!r} in {self._place or 'its place'} is an old copy: it has serial "
-                f"{found.serial}, and {self._serial} was seen before"
+                f"the record of key group {self.group!r} in {self._source.place or 'its place'} is an old copy: it "
+                f"has serial {found.serial}, and {self._serial} was seen before"
             )
         self._serial, self._data = found.serial, data
         terms, entry = found.terms, found.signing
@@ -436,7 +439,7 @@ class KeyGroupSigner:
 
         :raises CustodyError: if it does not sign as its public key says.
         """
-        handle = self._open_key(entry.uri)
+        handle = self._source.open_key(entry.uri)
         key = PinnedKey(self, entry, handle, terms, self._hash_name)
         if entry.fingerprint and key.public_key.fingerprint != entry.fingerprint:
             raise CustodyError(
