@@ -52,7 +52,7 @@ class _Before(MemoryTier):
 
     def look(self, key: str) -> Stored | None:
         if self._ended is not None:
-            self._bury(key)
+            self._drop_if_purged(key)
         stored = self._entries.get(key)
         if stored is not None:
             stored.used = True
@@ -81,7 +81,7 @@ def main() -> None:
 
     def obey(number: int) -> None:
         removals[1].publish(Removal(f"E/{number}"))
-        now.hear()
+        now.poll_removals()
 
     published = least(2000, lambda n: removals[1].publish(Removal(f"E/{n}")))
     print(f"| to obey a removal of another worker | {least(2000, obey) - published:.1f} |")

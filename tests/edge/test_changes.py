@@ -22,16 +22,16 @@ ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 
 def test_what_is_told_is_heard_once_by_all_others(tmp_path: Path) -> None:
     one, two, three = (PurgeLog(tmp_path / "changes") for _ in range(3))
-    assert two.news() == []
-    one.tell("E/a", "")
-    one.tell('E/b"\n\xff', "\nq3:x=1")
+    assert two.poll() == []
+    one.append("E/a", "")
+    one.append('E/b"\n\xff', "\nq3:x=1")
     told = [("E/a", ""), ('E/b"\n\xff', "\nq3:x=1")]
-    assert two.news() == told
-    assert (two.news(), one.news()) == ([], [])
-    two.tell("E/c", "")
-    assert one.news() == [("E/c", "")]
-    assert three.news() == [*told, ("E/c", "")]
-    assert PurgeLog(tmp_path / "changes").news() == []  # what is new starts with nothing to forget
+    assert two.poll() == told
+    assert (two.poll(), one.poll()) == ([], [])
+    two.append("E/c", "")
+    assert one.poll() == [("E/c", "")]
+    assert three.poll() == [*told, ("E/c", "")]
+    assert PurgeLog(tmp_path / "changes").poll() == []  # what is new starts with nothing to forget
     for each in (one, two, three):
         each.close()
     assert oct(os.stat(tmp_path / "changes").st_mode & 0o777) == "0o600"
@@ -44,11 +44,11 @@ def test_the_file_is_begun_anew_and_nothing_is_missed(
     one, two = PurgeLog(tmp_path / "changes"), PurgeLog(tmp_path / "changes")
     heard = []
     for n in range(200):
-        one.tell(f"E/{n}", "")
+        one.append(f"E/{n}", "")
         if n % 20 == 0:
-            heard += two.news()
+            heard += two.poll()
         assert (tmp_path / "changes").stat().st_size < 2200
-    assert [*heard, *two.news()] == [(f"E/{n}", "") for n in range(200)]
+    assert [*heard, *two.poll()] == [(f"E/{n}", "") for n in range(200)]
     one.close()
     two.close()
 
@@ -61,14 +61,14 @@ def test_many_tell_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     def tell(worker: PurgeLog, number: int) -> None:
         for n in range(300):
-            worker.tell(f"E/{number}/{n}", "")
+            worker.append(f"E/{number}/{n}", "")
 
     threads = [threading.Thread(target=tell, args=each) for each in zip(workers, range(4), strict=True)]
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
-        heard += hears.news()
-    heard += hears.news()
+        heard += hears.poll()
+    heard += hears.poll()
     assert sorted(heard) == sorted((f"E/{k}/{n}", "") for k in range(4) for n in range(300))
 
 
@@ -78,30 +78,30 @@ def test_half_a_line_spoils_no_other(tmp_path: Path) -> None:
     with open(path, "ab") as file:
         file.write(b'\n["killed","E/a')  # what a killed worker left
         file.flush()
-        assert two.news() == []
-        one.tell("E/b", "")
-        assert two.news() == [("E/b", "")]
+        assert two.poll() == []
+        one.append("E/b", "")
+        assert two.poll() == [("E/b", "")]
         file.write(b'\n["slow","E/')
         file.flush()
-        assert two.news() == []
+        assert two.poll() == []
         file.write(b'c",""]\n')
         file.flush()
-        assert two.news() == [("E/c", "")]
+        assert two.poll() == [("E/c", "")]
         file.write(b"\n\xff\xfe\n[1]\n{}\n")
         file.flush()
-        assert two.news() == []
+        assert two.poll() == []
 
 
 def test_a_file_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "changes").mkdir()
     one = PurgeLog(tmp_path / "changes")
-    one.tell("E/a", "")
-    one.tell("E/a", "")
-    assert one.news() == []
+    one.append("E/a", "")
+    one.append("E/a", "")
+    assert one.poll() == []
     assert caplog.text.count("cannot be told") == 1
     os.rmdir(tmp_path / "changes")
     os.symlink(tmp_path / "elsewhere", tmp_path / "changes")
-    one.tell("E/a", "")
+    one.append("E/a", "")
     assert not (tmp_path / "elsewhere").exists()
 
 

@@ -222,7 +222,7 @@ class TestEntries:
         for key in (*keys, "E/ab"):
             tier.put(stored(key), 10.0)
         flushed(tier)
-        other.spoil("E/a", 11.0)
+        other.mark_changed("E/a", 11.0)
         for each in (tier, other):
             assert [each.find(key, none) for key in keys] == [None] * 3
             assert each.find("E/ab", none) is not None
@@ -332,11 +332,11 @@ class TestProof:
                 path.write_bytes(path.read_bytes()[:-5] + bytes(5))
             os.utime(path, ns=(0, path.stat().st_mtime_ns + shift))  # whatever the clock said before
             assert tier.slice(name, 5) is None
-        piece = await tier.prove("good", 5)
+        piece = await tier.verified_slice("good", 5)
         assert piece is not None
         assert b"".join(piece) == b"hello"
         assert tier.slice("good", 5) is not None
-        assert await tier.prove("bad", 5) is None
+        assert await tier.verified_slice("bad", 5) is None
         assert not (tier.folder / name_of("bad")).exists()
 
     def test_a_file_that_shrinks_while_it_is_read_is_an_error(self, opened: Opens) -> None:
@@ -530,7 +530,7 @@ class TestFailure:
         tier.put(stored(), 1.0)
         flushed(tier)
         assert tier.find("E/a", none) is None
-        tier.spoil("E/a", 1.0)
+        tier.mark_changed("E/a", 1.0)
         tier.close()
         assert sum("disk" in record.message for record in caplog.records) == 1
 
@@ -612,7 +612,7 @@ class TestFailure:
     def test_a_sign_from_before_the_clock_was_set_back(self, folder: Path) -> None:
         now = 1000.0
         tier = DiskTier(folder, 64 << 20, never_ended, clock=lambda: now)
-        tier.spoil("E/a", 5000.0)
+        tier.mark_changed("E/a", 5000.0)
         tier.put(stored("E/a"), 999.0)
         assert flushed(tier).find("E/a", none) is None  # who knows when that was
         tier.put(stored("E/a"), 1001.0)
@@ -623,7 +623,7 @@ class TestFailure:
         tier = opened()
         tier._step = 1
         with disk_module._locked(tier._made(f"{tier._root}used"), wait=True):
-            tier.spoil("E/a", 1.0)
+            tier.mark_changed("E/a", 1.0)
             tier.drop("E/b")
             assert tier.find("E/a", none) is None
         assert flushed(tier).used == BLOCK

@@ -95,7 +95,7 @@ def test_variants_slices_and_signs(tmp_path: Path) -> None:
         with disk:
             tier.put(varied, 1.0)
             done = asyncio.run(slice_of(tier, b"slice" * 1000))
-            tier.spoil("E/s", 5.0)
+            tier.mark_changed("E/s", 5.0)
             found = tier.slice("E/f\n0", 5000)
             with contextlib.suppress(OSError):  # which cuts the answer
                 assert found is None or b"".join(found) == b"slice" * 1000
@@ -294,12 +294,12 @@ def test_change_notices(tmp_path: Path) -> None:
         one, other = PurgeLog(folder / "changes"), PurgeLog(folder / "changes")
         with disk:
             began = time.monotonic()
-            one.tell("E/a", "")
+            one.append("E/a", "")
             assert time.monotonic() - began < 60
-        heard = other.news()
+        heard = other.poll()
         assert heard in ([], [("E/a", "")], [("E/a", "")] * 2)
         assert heard or disk.struck
-        one.tell("E/b", "")
-        assert other.news()[-1:] == [("E/b", "")]
+        one.append("E/b", "")
+        assert other.poll()[-1:] == [("E/b", "")]
         one.close()
         other.close()

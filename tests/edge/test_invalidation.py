@@ -31,8 +31,8 @@ def ended(paths: str | Iterable[str], url: str, select: Select = NONE, *, root: 
     key = "ETEST" + path + key_suffix(behavior, Request("GET", url, "d.test", []), query)
     listed = (paths,) if isinstance(paths, str) else tuple(paths)
     found = Invalidations((Invalidation(7, listed),), lambda _: select, root)
-    assert not found.ended(key, 7)
-    return found.ended(key, 6)
+    assert not found.is_invalidated(key, 7)
+    return found.is_invalidated(key, 6)
 
 
 CASES: list[tuple[str, str, Select, bool]] = [
@@ -123,13 +123,13 @@ def test_all_variants_of_a_path_go() -> None:
             request = Request("GET", "/a?q=1", "d.test", headers, cookie=cookie)
             for key in ("ETEST/a", "OPTIONS ETEST/a"):
                 full = key + key_suffix(behavior, request, "q=1")
-                assert found.ended(full, 1)
+                assert found.is_invalidated(full, 1)
                 assert path_and_query(full) == ("/a", "q=1")
                 assert distribution_of(full) == "ETEST"
-                assert not found.ended(key + key_suffix(behavior, request, "q=2"), 1)
+                assert not found.is_invalidated(key + key_suffix(behavior, request, "q=2"), 1)
     # What a header or a cookie says is not taken for a query string.
     sly = Request("GET", "/a", "d.test", [(b"accept", b"\nq3:q=1")], cookie="q3:q=1")
-    assert not found.ended("ETEST/a" + key_suffix(behavior, sly, ""), 1)
+    assert not found.is_invalidated("ETEST/a" + key_suffix(behavior, sly, ""), 1)
 
 
 def test_the_number_decides() -> None:
@@ -138,8 +138,8 @@ def test_the_number_decides() -> None:
     )
     assert found.newest == 9
     for path, last in (("/a", 9), ("/b", 5), ("/bc", 5), ("/c", 3)):
-        assert found.ended("E" + path, last - 1), path
-        assert not found.ended("E" + path, last), path
+        assert found.is_invalidated("E" + path, last - 1), path
+        assert not found.is_invalidated("E" + path, last), path
 
 
 def test_each_distribution_has_its_own() -> None:
@@ -161,13 +161,13 @@ def test_each_distribution_has_its_own() -> None:
         ),
     )
     routing = Routing(snapshot)
-    assert routing.ended("EA/b", 2)
-    assert routing.ended("EA/index.html", 2)
-    assert not routing.ended("EB/b", 2)
-    assert not routing.ended("EC/b", 2)
-    assert routing.ended("EA/q/a", 2)
-    assert not routing.ended("EA/q/a\nq1:x", 2)
-    assert not routing.ended("EA/b", 3)
+    assert routing.is_invalidated("EA/b", 2)
+    assert routing.is_invalidated("EA/index.html", 2)
+    assert not routing.is_invalidated("EB/b", 2)
+    assert not routing.is_invalidated("EC/b", 2)
+    assert routing.is_invalidated("EA/q/a", 2)
+    assert not routing.is_invalidated("EA/q/a\nq1:x", 2)
+    assert not routing.is_invalidated("EA/b", 3)
     assert routing.invalidated_since(2)
     assert not routing.invalidated_since(3)
 
@@ -202,13 +202,13 @@ def test_the_tags_of_an_answer(headers: list[tuple[bytes, bytes]], expected: tup
 def test_a_tag_ends_what_carries_it_whatever_its_path() -> None:
     found = Invalidations((Invalidation(3, ("#a", "/x")), Invalidation(5, ("#b*",))), lambda _: NONE)
     assert (found.newest, found.newest_tag) == (5, 5)
-    assert found.ended("E/1", 2, ("z", "a"))
-    assert not found.ended("E/1", 3, ("z", "a"))
-    assert not found.ended("E/1", 2, ("ab",))
-    assert not found.ended("E/1", 2)
-    assert found.ended("E/1", 4, ("b*",)), "an asterisk in a tag is no wildcard"
-    assert not found.ended("E/1", 4, ("bc",))
-    assert found.ended("E/x", 2, ("q",))
+    assert found.is_invalidated("E/1", 2, ("z", "a"))
+    assert not found.is_invalidated("E/1", 3, ("z", "a"))
+    assert not found.is_invalidated("E/1", 2, ("ab",))
+    assert not found.is_invalidated("E/1", 2)
+    assert found.is_invalidated("E/1", 4, ("b*",)), "an asterisk in a tag is no wildcard"
+    assert not found.is_invalidated("E/1", 4, ("bc",))
+    assert found.is_invalidated("E/x", 2, ("q",))
 
 
 # -- the memory tier --------------------------------------------------------------------------------------------
@@ -233,19 +233,19 @@ def test_a_sweep_is_right_at_once_and_frees_memory_step_by_step() -> None:
         tier.put(stored(f"old{number}", 1))
         tier.put(stored(f"new{number}", 1))
     full = tier.bytes
-    tier.sweep(gone)
-    assert tier.look("old3") is None
+    tier.start_sweep(gone)
+    assert tier.get_any_variant("old3") is None
     assert tier.find("old4", list) is None
-    assert tier.look("new3") is not None
+    assert tier.get_any_variant("new3") is not None
     tier.put(stored("old5", 2))  # fetched since
     tier.put(stored("late", 2))
-    assert tier.look("old5") is not None
-    assert not tier.swept(12)
-    assert tier.swept(12)
+    assert tier.get_any_variant("old5") is not None
+    assert not tier.sweep_some(12)
+    assert tier.sweep_some(12)
     assert not tier.sweeping
     assert len(tier) == 12
     assert tier.bytes == full // 2 + 2 * stored("old5", 2).size
-    assert tier.swept(5)
+    assert tier.sweep_some(5)
 
 
 def test_a_sweep_tells_variants_apart() -> None:
@@ -253,12 +253,12 @@ def test_a_sweep_tells_variants_apart() -> None:
     for value, number in ((b"1", 1), (b"2", 2), (b"3", 1)):
         tier.put(stored("old", number, vary=value))
     size = stored("old", 1, vary=b"1").size
-    tier.sweep(gone)
+    tier.start_sweep(gone)
     assert tier.find("old", lambda: [(b"x", b"1")]) is None
     assert tier.find("old", lambda: [(b"x", b"2")]) is not None
     tier.put(stored("old", 2, vary=b"3"))
     assert tier.find("old", lambda: [(b"x", b"3")]) is not None
-    assert tier.swept(1)
+    assert tier.sweep_some(1)
     assert (len(tier), tier.bytes) == (2, 2 * size)
     tier.drop("old")
     assert (len(tier), tier.bytes) == (0, 0)
@@ -268,11 +268,11 @@ def test_a_second_sweep_while_one_is_under_way() -> None:
     tier = MemoryTier(1 << 20, 1 << 20)
     for number in range(4):
         tier.put(stored(f"k{number}", 1))
-    tier.sweep(lambda key, snapshot, tags: key == "k0" and snapshot < 2)
-    tier.swept(1)
-    tier.sweep(lambda key, snapshot, tags: key in ("k0", "k3") and snapshot < 3)
-    assert [tier.look(f"k{number}") is None for number in range(4)] == [True, False, False, True]
-    assert tier.swept(10)
+    tier.start_sweep(lambda key, snapshot, tags: key == "k0" and snapshot < 2)
+    tier.sweep_some(1)
+    tier.start_sweep(lambda key, snapshot, tags: key in ("k0", "k3") and snapshot < 3)
+    assert [tier.get_any_variant(f"k{number}") is None for number in range(4)] == [True, False, False, True]
+    assert tier.sweep_some(10)
     assert len(tier) == 2
 
 

@@ -283,7 +283,7 @@ class TestRemovals:
         wait_a_tick()
         workers[1].arena.put(before)
         assert [worker.find() for worker in workers] == [None] * 3
-        assert all(worker.removals.hides("E/a", before.asked) for worker in workers)
+        assert all(worker.removals.is_removed("E/a", before.asked) for worker in workers)
         workers[1].arena.put(stored(body=b"new"))
         assert [worker.find() for worker in workers] == [b"new"] * 3
 
@@ -299,8 +299,8 @@ class TestRemovals:
         workers[0].remove(Removal("E/a"))
         workers[2].remove(Removal("E/b", "\nq1:x"))
         for worker in workers:
-            worker.memory.hear()
-            worker.memory.hear()
+            worker.memory.poll_removals()
+            worker.memory.poll_removals()
         assert workers[1].heard == [[Removal("E/a"), Removal("E/b", "\nq1:x")]]
         assert workers[0].heard == [[Removal("E/b", "\nq1:x")]]
 
@@ -309,10 +309,10 @@ class TestRemovals:
         assert workers[1].look("E/other") == b"hello"
         for number in range(RING // 1000 + 10):
             workers[0].removals.publish(Removal(f"E/{number}{'x' * 1000}"))
-        assert workers[1].memory.look("E/other") is None
+        assert workers[1].memory.get_any_variant("E/other") is None
         assert workers[1].heard == [None]
         workers[0].removals.publish(Removal("E/next"))
-        workers[1].memory.hear()
+        workers[1].memory.poll_removals()
         assert workers[1].heard == [None, [Removal("E/next")]]
 
     def test_rings_go_round_for_ever(self, workers: list[Worker]) -> None:
@@ -320,35 +320,35 @@ class TestRemovals:
         for number in range(3000):
             removal = Removal(f"E/{number}" + "y" * chance.randrange(500), exact=number % 3 == 0)
             workers[number % 2].removals.publish(removal)
-            assert workers[2].removals.news() == [removal]
+            assert workers[2].removals.poll() == [removal]
 
     def test_a_path_that_no_ring_holds_removes_everything(self, workers: list[Worker]) -> None:
         workers[0].removals.publish(Removal("E/" + "x" * RING))
-        assert workers[1].removals.news() is None
+        assert workers[1].removals.poll() is None
 
     def test_many_paths_hide_each_other_hardly_ever(self, workers: list[Worker]) -> None:
         entries = [stored(f"E/stays/{number}") for number in range(300)]
         wait_a_tick()
         for number in range(10):
             workers[0].removals.publish(Removal(f"E/goes/{number}"))
-        assert sum(workers[1].removals.hides(e.key, e.asked) for e in entries) <= 5
+        assert sum(workers[1].removals.is_removed(e.key, e.asked) for e in entries) <= 5
 
     def test_a_worker_that_starts_has_nothing_to_hear(self, fd: int, workers: list[Worker]) -> None:
         workers[0].remove(Removal("E/a"))
         new = Worker(fd, 1)
-        new.memory.hear()
+        new.memory.poll_removals()
         assert new.heard == []
         workers[0].remove(Removal("E/b"))
-        new.memory.hear()
+        new.memory.poll_removals()
         assert new.heard == [[Removal("E/b")]]
 
     def test_one_that_takes_a_place_makes_no_removal_that_others_take_for_known(
         self, fd: int, workers: list[Worker]
     ) -> None:
         workers[0].removals.publish(Removal("E/a"))
-        workers[1].memory.hear()
+        workers[1].memory.poll_removals()
         Worker(fd, 0).removals.publish(Removal("E/b"))
-        workers[1].memory.hear()
+        workers[1].memory.poll_removals()
         assert workers[1].heard == [[Removal("E/a")], [Removal("E/b")]]
 
     @pytest.mark.parametrize(
@@ -381,7 +381,7 @@ class TestDamage:
         assert worker.find("E/new") in (None, b"new")
         worker.remove(Removal("E/new"))
         assert worker.find("E/new") is None
-        worker.memory.hear()
+        worker.memory.poll_removals()
         return found
 
     def regions(self, segment: Segment) -> dict[str, range]:
@@ -443,7 +443,7 @@ class TestDamage:
             place = ring + (start + min(offset, 25)) % RING
             byte = os.pread(fd, 1, place)
             os.pwrite(fd, bytes([byte[0] ^ 0x11]), place)
-            assert workers[1].memory.look("E/other") is None
+            assert workers[1].memory.get_any_variant("E/other") is None
             assert workers[1].heard[-1] is None
 
     def test_a_writer_killed_at_any_moment(self, fd: int, workers: list[Worker]) -> None:
@@ -458,7 +458,7 @@ class TestDamage:
                     assert worker.find(key) in allowed
             successor.arena.put(stored("E/0", held["E/0"]))
             successor.arena.put(stored("E/1", held["E/1"]))
-            workers[2].memory.hear()
+            workers[2].memory.poll_removals()
             assert [workers[2].find(key) for key in ("E/0", "E/1")] == [held["E/0"], held["E/1"]]
             line += 1
         assert line > 100
@@ -537,7 +537,7 @@ class Sharing(RuleBasedStateMachine):
         """As `Edge._keep` does it."""
         if self.asked:
             entry = self.asked.pop(0)
-            if not self.workers[who].removals.hides(entry.key, entry.asked):
+            if not self.workers[who].removals.is_removed(entry.key, entry.asked):
                 assert not getattr(entry, "doomed", False)
                 self.workers[who].tiers.put(entry, 0.0)
                 self.last[entry.key] = entry.body

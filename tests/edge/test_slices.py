@@ -339,7 +339,7 @@ class TestSlices:
             assert (seen.status, seen.body, seen.header("content-range")) == (206, b"234", "bytes 2-4/10")
             seen = await harness.get("/film")
             assert (seen.status, seen.body, seen.x_cache) == (200, b"0123456789", "Hit")
-            assert harness.edge.memory.look("ETEST/film") is not None
+            assert harness.edge.memory.get_any_variant("ETEST/film") is not None
             assert film.fetched == 1
 
     async def test_parallel_viewers_share_the_fills(

@@ -99,10 +99,10 @@ def test_nothing_that_was_invalidated_is_forgotten(select: Select, monkeypatch: 
                 path, _, query = text.partition("?")
                 key = f"E{path}\nq{len(query)}:{query}" if query else f"E{path}"
                 for number in range(15):
-                    if every.ended(key, number):
-                        assert kept.ended(key, number), (all_of_them, carried, key, number)
+                    if every.is_invalidated(key, number):
+                        assert kept.is_invalidated(key, number), (all_of_them, carried, key, number)
                     elif bound == MAX_PATHS:
-                        assert not kept.ended(key, number)
+                        assert not kept.is_invalidated(key, number)
 
 
 def test_it_is_quick_at_its_bounds() -> None:

@@ -43,7 +43,7 @@ class Follower:
         self._edge = edge
         self._feed = FileFeed(feed, region)
         self._changes = PurgeLog(data / "changes", edge.segment.name)
-        edge.purger.on_unsafe_change = self._changes.tell
+        edge.purger.on_unsafe_change = self._changes.append
         self._name = name
         self._connections = connections
         self._refused = ""
@@ -56,8 +56,8 @@ class Follower:
     def look(self) -> bool:
         """Take over what was published since, if it can be accepted. True if there is something to report."""
         edge = self._edge
-        edge.memory.hear()
-        for key, query in self._changes.news():
+        edge.memory.poll_removals()
+        for key, query in self._changes.poll():
             edge.purger.purge_path(Removal(key, query))
         try:
             snapshot = self._feed.poll(edge.routing.snapshot if edge.routing.number else None)

@@ -137,7 +137,11 @@ class DiskTier:
             if entry is None or entry.head.meta is None or entry.head.meta.vary != head.names:
                 return None
         row = entry.head.meta
-        if row is None or self._ended(key, row.snapshot, row.tags) or entry.head.asked <= self._changed(key):
+        if (
+            row is None
+            or self._ended(key, row.snapshot, row.tags)
+            or entry.head.asked <= self._changed_at(key)
+        ):
             return None
         if row.vary and variant_values(row.vary, forwarded()) != row.vary_values:
             return None
@@ -151,28 +155,28 @@ class DiskTier:
         if body is None:
             self._remove(name_of(entry.head.key))
             return None
-        if not self._proved(entry):
-            self._stamp(entry.file.fd)
+        if not self._is_verified(entry):
+            self._mark_verified(entry.file.fd)
         return stored_of(key, entry.head, body)
 
     def slice(self, key: str, length: int) -> FileRange | None:
-        """A slice of `length` bytes. None too if it was last read before this machine started: ask `prove`."""
+        """A slice of `length` bytes. None too if it was last read before this machine started: ask `verified_slice`."""
         entry = self._slice(key, length)
-        if entry is None or not self._proved(entry):
+        if entry is None or not self._is_verified(entry):
             return None
         return FileRange(entry.file, entry.offset, entry.length)
 
-    async def prove(self, key: str, length: int) -> FileRange | None:
+    async def verified_slice(self, key: str, length: int) -> FileRange | None:
         """The same, its body read through where the kernel that wrote it is not the one that runs."""
         entry = self._slice(key, length)
         if entry is None:
             return None
-        if not self._proved(entry):
+        if not self._is_verified(entry):
             try:
                 if not await asyncio.get_running_loop().run_in_executor(None, entry.holds):
                     self._remove(name_of(key))
                     return None
-                self._stamp(entry.file.fd)
+                self._mark_verified(entry.file.fd)
             except OSError as error:
                 self._failed("read", error)
                 return None
@@ -213,11 +217,11 @@ class DiskTier:
             self._touch(entry)
         return entry
 
-    def _proved(self, entry: Entry) -> bool:
+    def _is_verified(self, entry: Entry) -> bool:
         """Was it written or read through since the machine started?"""
         return entry.mtime_ns % _SECOND == self._mark
 
-    def _stamp(self, fd: int) -> None:
+    def _mark_verified(self, fd: int) -> None:
         """Note that the file is whole, and used now."""
         now = int(time.time()) * _SECOND + self._mark
         with suppress(OSError):
@@ -225,8 +229,8 @@ class DiskTier:
 
     def _touch(self, entry: Entry) -> None:
         """Note the entry's use, for eviction. What is not proved yet keeps its age."""
-        if self._proved(entry) and abs(time.time() - entry.mtime_ns / _SECOND) > TOUCHED:
-            self._stamp(entry.file.fd)
+        if self._is_verified(entry) and abs(time.time() - entry.mtime_ns / _SECOND) > TOUCHED:
+            self._mark_verified(entry.file.fd)
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -268,7 +272,7 @@ class DiskTier:
             self._remove(name_of(key))
             self._submit(0, lambda: self._remove(name_of(key)))
 
-    def spoil(self, path: str, now: float) -> None:
+    def mark_changed(self, path: str, now: float) -> None:
         """Forget what the origin was asked for until `now` (epoch seconds) under keys that begin with this path.
 
         They cannot be found by it, so a sign is put up that every response with that path is held against. It is used
@@ -283,7 +287,7 @@ class DiskTier:
             self._failed("written", error)
             self.drop(path)
 
-    def _changed(self, key: str) -> float:
+    def _changed_at(self, key: str) -> float:
         """When what lies under this key's path was last changed by a request, 0 if it is not known to have been."""
         path = path_of(key)
         entry = self._entry(change_marker(path))
@@ -292,7 +296,7 @@ class DiskTier:
         now = self._clock()
         if entry.head.asked > now + 1:
             # The clock has been set back: let what is fetched from now on be kept again.
-            self.spoil(path, now)
+            self.mark_changed(path, now)
         return entry.head.asked
 
     def writer(self, key: str, length: int | None) -> SliceWriter | None:
@@ -368,7 +372,7 @@ class DiskTier:
             try:
                 data = sealed(encode_head(head), len(body), crc32(body))
                 _write_all(fd, [data, body])
-                self._stamp(fd)
+                self._mark_verified(fd)
             finally:
                 os.close(fd)
             return self._place(temporary, name_of(head.key), len(data) + len(body))
@@ -665,7 +669,7 @@ class SliceWriter:
         prefix = sealed(self._head, self.written, self._checksum)[: PREFIX.size]
         if os.pwrite(self.file.fd, prefix, 0) != len(prefix):
             raise OSError("a short write")
-        self._tier._stamp(self.file.fd)
+        self._tier._mark_verified(self.file.fd)
         try:
             delta = self._tier._place(self._temporary, name_of(self.key), self.offset + self.written)
         except FileNotFoundError:

@@ -53,9 +53,9 @@ class Fill:
         self.result = "Miss"
         self.status = 0  # the origin's
         self.snapshot = 0  # the number of the one that was obeyed when the origin was asked
-        self.sheltered = False  # a parent has answered from its cache
-        self.keeps = False  # is what it brings stored, as far as is known?
-        self.everything = False  # the origin was asked for a range and answered with the whole body
+        self.from_shield = False  # a parent has answered from its cache
+        self.will_store = False  # is what it brings stored, as far as is known?
+        self.full_body = False  # the origin was asked for a range and answered with the whole body
         self.first_headers: Headers = []  # for the viewer who began it, where they differ from what is stored
         self.stored: Stored | None = None
         self.length: int | None = None
@@ -227,7 +227,7 @@ class Fill:
 
     # -- a viewer's side -----------------------------------------------------------------------------------------
 
-    def open_to_all(self) -> bool:
+    def accepts_readers(self) -> bool:
         """Can one more reader have all of the body, whatever is evicted from now on? Asked right before `join`; where
         the body is stored already (`stored`) it need not be read from here."""
         if self._dropped == self.start or self.stored is not None:

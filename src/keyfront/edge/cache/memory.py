@@ -1,14 +1,10 @@
-"""What a worker has stored, and the fills that are under way.
+"""The memory tier: responses in one worker's own memory.
 
-`MemoryTier` keeps whole responses, bounded in bytes; eviction passes over what was used since it last came by (a
-second chance, as in CLOCK), so that a hit costs one attribute write and no reordering. A primary key has one
-response, or several if it varies. The tier on disk (`disk`) has the same words, `find`, `put`, `drop`. `Tiers` is
-memory, what the machine's workers share (`arena`), and disk together. A response too large to be held whole is stored
-as its `Slices` and, each for itself, the slices that are there; in memory only while there is no disk for them.
-
-A `Flight` is one fill: a single request to an origin, whoever else asks for the same key meanwhile. It runs in a
-task of its own, so that a viewer who leaves spoils nothing for the others. Viewers read its body as it grows; what is
-gone from memory meanwhile they read back from where its `Spool` has put it.
+It is bounded in bytes. Eviction skips what was used since it last came by (a second chance, as in CLOCK), so a hit
+costs one attribute write and no reordering. A cache key has one response, or several variants. The tier on disk
+(`disk`) has the same methods, `find`, `put`, `drop`; `Tiers` joins memory, the memory that the machine's workers share
+(`shared_arena`), and disk. A response too large to be held whole is stored as its `Slices` and, each as an entry of its
+own, the slices that are present; in memory only if there is no disk.
 """
 
 from __future__ import annotations
@@ -25,8 +21,8 @@ from keyfront.edge.types.messages import Headers
 from keyfront.edge.types.stored import Meta, Stored
 
 Ended = Callable[[str, int, tuple[str, ...]], bool]
-"""Whether invalidations have ended what is stored under a key, was asked for under a snapshot's number, and carries
-these cache tags."""
+"""Whether an invalidation has ended a response, by its key, the number of the snapshot that was active when the origin
+was asked for it, and its cache tags."""
 
 MAX_VARIANTS = 64
 SMALL = 4096
@@ -38,8 +34,8 @@ SETTLE = 1.0
 class MemoryTier:
     """Whole responses by key, at most `capacity` bytes of them, each body at most `max_object` bytes.
 
-    :param removals: what all workers have removed. Before each look, one comparison tells whether there is news of
-        them; then it is removed here, and `heard` is called with it (None: it may be anything).
+    :param removals: what all workers have removed. One comparison before each lookup tells whether there is more; then
+        it is removed here too, and `on_removals` is called with it (None: it may be anything).
     """
 
     def __init__(
@@ -47,12 +43,12 @@ class MemoryTier:
         capacity: int,
         max_object: int,
         removals: Removals | None = None,
-        heard: Callable[[list[Removal] | None], None] | None = None,
+        on_removals: Callable[[list[Removal] | None], None] | None = None,
     ) -> None:
         self.removals = Removals(Segment.private()) if removals is None else removals
         self._change = self.removals.change
         self._seen = self.removals.seen
-        self._heard = heard
+        self._on_removals = on_removals
         self.capacity = capacity
         self.max_object = min(max_object, capacity)
         self.bytes = 0
@@ -66,24 +62,24 @@ class MemoryTier:
     def __len__(self) -> int:
         return len(self._entries) + sum(len(v) - 1 for v in self._variants.values())
 
-    def look(self, key: str) -> Stored | None:
-        """A response for `key`, whatever it varies on: for who asks `find` then."""
+    def get_any_variant(self, key: str) -> Stored | None:
+        """A response for `key`, whichever variant: call `find` if it varies."""
         if self._change[0] != self._seen:
-            self.catch_up()
+            self.apply_removals()
         if self._ended is not None:
-            self._bury(key)
+            self._drop_if_purged(key)
         stored = self._entries.get(key)
         if stored is not None:
             stored.used = True
         return stored
 
     def find(self, key: str, forwarded: Callable[[], Headers]) -> Stored | None:
-        """The response for `key`. `forwarded` gives the request's headers as they would go to the origin; it is
-        asked only where the stored response varies."""
+        """The response for `key`. `forwarded` returns the request's headers as they would go to the origin; it is
+        called only if the stored response varies."""
         if self._change[0] != self._seen:
-            self.catch_up()
+            self.apply_removals()
         if self._ended is not None:
-            self._bury(key)
+            self._drop_if_purged(key)
         stored = self._entries.get(key)
         if stored is None:
             return None
@@ -99,10 +95,10 @@ class MemoryTier:
         return stored
 
     def put(self, stored: Stored, key: str | None = None) -> None:
-        """Keep a response, in the place of the one that it supersedes. `key` is its own if no other is told."""
+        """Store a response in place of the one that it supersedes, under `key` (default: its own)."""
         key = stored.key if key is None else key
         if self._ended is not None:
-            self._bury(key)
+            self._drop_if_purged(key)
         variants = self._variants.get(key)
         if not stored.meta.vary or (variants is not None and variants[0].meta.vary != stored.meta.vary):
             self.drop(key)
@@ -127,7 +123,7 @@ class MemoryTier:
         self._evict()
 
     def drop(self, key: str) -> None:
-        """Forget the response for `key`, all its variants included."""
+        """Remove the response for `key`, all its variants included."""
         stored = self._entries.pop(key, None)
         if stored is None:
             return
@@ -140,22 +136,22 @@ class MemoryTier:
             if not family:
                 del self._families[path]
 
-    def hear(self) -> None:
-        """Catch up if there is news."""
+    def poll_removals(self) -> None:
+        """Apply the removals of other workers, if there are any."""
         if self._change[0] != self._seen:
-            self.catch_up()
+            self.apply_removals()
 
-    def catch_up(self) -> None:
-        """Remove what other workers have removed."""
-        news = self.removals.news()
+    def apply_removals(self) -> None:
+        """Remove what other workers have removed since the last time."""
+        news = self.removals.poll()
         self._seen = self.removals.seen
         if news is None:
             self.clear()
         else:
             for removal in news:
                 self.remove(removal)
-        if self._heard is not None:
-            self._heard(news)
+        if self._on_removals is not None:
+            self._on_removals(news)
 
     def remove(self, removal: Removal) -> None:
         if removal.exact:
@@ -165,21 +161,21 @@ class MemoryTier:
             self.drop_all(removal.key + removal.query)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove everything."""
         self._entries.clear()
         self._variants.clear()
         self._families.clear()
         self.bytes = 0
 
     def drop_all(self, key: str) -> None:
-        """Forget the responses for `key`, a path or a path and a query string, whatever else is in their keys."""
+        """Remove the responses for `key`, a path or a path and a query string, whatever else is in their keys."""
         self.drop(key)
         for each in list(self._families.get(path_of(key), ())):
             if is_under(each, key):
                 self.drop(each)
 
     def forget(self, key: str, meta: Meta) -> None:
-        """Forget the response for `key` that one with this meta would supersede."""
+        """Remove the response for `key` that one with this meta would supersede."""
         variants = self._variants.get(key)
         if variants is None or variants[0].meta.vary != meta.vary:
             self.drop(key)
@@ -192,9 +188,9 @@ class MemoryTier:
             self._variants[key] = others
             self._entries[key] = others[-1]
 
-    def sweep(self, ended: Ended) -> None:
-        """Forget what `ended` names. From now on nothing of it is found; the memory
-        that it takes is freed by `swept`. What is put from now on must not be ended."""
+    def start_sweep(self, ended: Ended) -> None:
+        """Remove whatever `ended` says was invalidated. From now on none of it is found; `sweep_some` frees its
+        memory. What is put from now on must not be invalidated."""
         self._ended = ended
         self._unswept = list(self._entries)
 
@@ -202,17 +198,17 @@ class MemoryTier:
     def sweeping(self) -> bool:
         return self._ended is not None
 
-    def swept(self, count: int) -> bool:
-        """Go through `count` more of the keys that a sweep has left; True if none is left."""
+    def sweep_some(self, count: int) -> bool:
+        """Sweep `count` more keys; True if none is left."""
         for key in self._unswept[-count:]:
-            self._bury(key)
+            self._drop_if_purged(key)
         del self._unswept[-count:]
         if not self._unswept:
             self._ended = None
         return self._ended is None
 
-    def _bury(self, key: str) -> None:
-        """Forget what is ended of the responses for `key`."""
+    def _drop_if_purged(self, key: str) -> None:
+        """Remove the variants for `key` that the sweep under way names."""
         stored, ended = self._entries.get(key), self._ended
         if stored is None or ended is None:
             return

@@ -48,7 +48,7 @@ class PurgeLog:
             self._open()
             os.lseek(self._fd, 0, os.SEEK_END)
 
-    def tell(self, key: str, query: str) -> None:
+    def append(self, key: str, query: str) -> None:
         """Tell the others that what lies under a path's key, with this part of a query string, was changed."""
         line = b"\n%b\n" % _encode((self._own, key, query))
         try:
@@ -75,7 +75,7 @@ class PurgeLog:
         finally:
             os.close(fd)
 
-    def news(self) -> list[tuple[str, str]]:
+    def poll(self) -> list[tuple[str, str]]:
         """What others have told since this was last asked: keys and parts of query strings. One `stat` if nothing."""
         try:
             status = os.stat(self._path)

@@ -99,7 +99,7 @@ class Removals:
         rest = record[len(first) :]
         data[ring : ring + len(rest)] = rest
 
-    def news(self) -> list[Removal] | None:
+    def poll(self) -> list[Removal] | None:
         """What others have removed since this was last asked. None: it is not known any more, so it may be anything."""
         segment, words = self._segment, self._words
         self.seen = self.change[0]
@@ -144,7 +144,7 @@ class Removals:
             at += _PREFIX.size + length
         return found
 
-    def hides(self, key: str, asked: int, digest: int | None = None) -> bool:
+    def is_removed(self, key: str, asked: int, digest: int | None = None) -> bool:
         """Was the response for `key` removed, if the origin was asked for it at `asked` (monotonic nanoseconds)?
 
         :param digest: the key's, if the caller has it.

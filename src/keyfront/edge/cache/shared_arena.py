@@ -119,7 +119,7 @@ class Arena:
                 continue
             if not head.names:
                 return None if _varies(head) else self._response(found, head, key, key, digest)
-            if self._removals.hides(key, found.asked, digest):
+            if self._removals.is_removed(key, found.asked, digest):
                 return None
             if self._fades(found):
                 self._append(digest, found.asked, found.written, head, b"")
@@ -175,7 +175,7 @@ class Arena:
         meta = head.meta
         if meta is None or self._ended(key, meta.snapshot, meta.tags):
             return None
-        if self._removals.hides(key, found.asked, digest if name is key else None):
+        if self._removals.is_removed(key, found.asked, digest if name is key else None):
             return None
         body = self._body(found)
         stored = stored_of(key, head, body) if body is not None else None
@@ -289,7 +289,7 @@ class Arena:
         for found in self._candidates(digest, 0):
             head = self._head(found, key)
             if head is not None:
-                same = head.names == names and not self._removals.hides(key, found.asked, digest)
+                same = head.names == names and not self._removals.is_removed(key, found.asked, digest)
                 return head.generation if same else ""
         return ""
 

@@ -133,7 +133,7 @@ class Reader:
                         asked_at = position
                 if flight is None:
                     index, skipped = divmod(position, size)
-                    found = held.get(index) or await self._tiers.prove(slices, index)
+                    found = held.get(index) or await self._tiers.verified_slice(slices, index)
                     if found is not None:
                         piece = cut(found, skipped, last - position + 1)
                         position += len(piece)
@@ -159,7 +159,7 @@ class Reader:
         size = self._slices.size
         held: dict[int, Piece] = {}
         for index in range(first // size, min(last // size, first // size + OPEN - 1) + 1):
-            found = await self._tiers.prove(self._slices, index)
+            found = await self._tiers.verified_slice(self._slices, index)
             if isinstance(found, FileRange):
                 held[index] = found
         return held

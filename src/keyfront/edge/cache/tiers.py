@@ -83,17 +83,17 @@ class Tiers:
             return body
         return self.disk.slice(name, slices.length(index))
 
-    async def prove(self, slices: Slices, index: int) -> Piece | None:
+    async def verified_slice(self, slices: Slices, index: int) -> Piece | None:
         """The same; what lies on disk since before the machine started is read through first."""
         name = slice_key(slices, index)
         body = self._in_memory(name)
         if body is not None or self.disk is None:
             return body
-        return await self.disk.prove(name, slices.length(index))
+        return await self.disk.verified_slice(name, slices.length(index))
 
     def _in_memory(self, name: str) -> bytes | None:
         """A slice in this worker's memory, or in what the workers share: then it is put into memory."""
-        stored = self.memory.look(name)
+        stored = self.memory.get_any_variant(name)
         if stored is None and self.arena is not None:
             stored = self.arena.exact(name)
             if stored is not None and stored.size <= self.memory.capacity // 4:
@@ -104,7 +104,7 @@ class Tiers:
         """Is the slice there, as far as can be seen without opening it?"""
         name = slice_key(slices, index)
         return (
-            self.memory.look(name) is not None
+            self.memory.get_any_variant(name) is not None
             or (self.arena is not None and self.arena.has(name))
             or (self.disk is not None and self.disk.has(name))
         )

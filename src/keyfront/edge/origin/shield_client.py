@@ -319,7 +319,8 @@ class Shields:
         body: ReplayableBody | None,
         length: int | None,
     ) -> OriginReply | None:
-        """What the parent answers in the place of the plan's origin of that number, with `told`; None: ask the origin.
+        """The parent's response in place of the plan's origin of that number, with `shield_answer` set. None: ask the
+        origin.
 
         :param key: the cache key of the request, None if it passes the cache by.
         :param request: the viewer's; `headers` are those for the origin.
@@ -350,7 +351,7 @@ class Shields:
         if found is None:
             return None
         answer, told = found
-        answer.told = told
+        answer.shield_answer = told
         return answer
 
     async def aclose(self) -> None:

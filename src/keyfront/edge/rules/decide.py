@@ -104,7 +104,7 @@ def decide(
     gates: list[KeyRing] = []
     grant = None
     try:
-        if site.guarded:
+        if site.has_restricted_behavior:
             found = readings(path)
         if found is not None:
             if found.escapes and any(origin.path for origin in route.origins):

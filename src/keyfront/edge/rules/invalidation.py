@@ -97,7 +97,7 @@ class Invalidations:
             else:  # what stands before the * may be no part of the key
                 self._paths[plain] = number
 
-    def ended(self, key: str, snapshot: int, tags: tuple[str, ...] = ()) -> bool:
+    def is_invalidated(self, key: str, snapshot: int, tags: tuple[str, ...] = ()) -> bool:
         """Has what is stored under `key` with these cache tags, and was asked for under snapshot number `snapshot`,
         been ended?"""
         if snapshot >= self.newest:

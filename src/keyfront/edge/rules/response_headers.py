@@ -46,7 +46,7 @@ class ResponseHeaders:
     """One response headers policy, ready to be applied. `timing` says that it may tell Server-Timing, `settled` that
     what it makes of an answer to a GET follows from the answer and from `asked_by`, whenever it is sent."""
 
-    __slots__ = ("_always", "_cors", "_dropped", "_rate", "_server", "_unless", "settled", "timing")
+    __slots__ = ("_always", "_cors", "_dropped", "_rate", "_server", "_unless", "deterministic", "timing")
 
     def __init__(self, policy: ResponseHeadersPolicy) -> None:
         removed = frozenset(name.encode() for name in policy.remove)
@@ -62,7 +62,7 @@ class ResponseHeaders:
         self.timing = policy.server_timing is not None
         self._rate = policy.server_timing or 0.0
         named = self._dropped | {header[0] for header in (*self._always, *self._unless)}
-        self.settled = not self.timing and named.isdisjoint(_OF_THE_MOMENT)
+        self.deterministic = not self.timing and named.isdisjoint(_OF_THE_MOMENT)
 
     def applied(self, request: Request, status: int, headers: Headers) -> Headers:
         """The headers of the answer with that `status`, in the place of `headers`, which stays as it is."""

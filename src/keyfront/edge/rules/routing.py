@@ -89,7 +89,7 @@ class Rule:
         )
         self.name = f"{distribution.id} {behavior.path_pattern}"
         self.names_files = not behavior.path_pattern.endswith("*")
-        settled = response_headers is None or response_headers.settled
+        settled = response_headers is None or response_headers.deterministic
         self.quick = behavior.caches and behavior.key_headers.mode == "none" and settled
         by_id = {origin.id: origin for origin in distribution.origins}
         self.failover = frozenset[int]()
@@ -129,9 +129,11 @@ class Route:
 
 
 class Site:
-    """A distribution, ready: its rules in the order in which they are tried, the default one last. `guarded` says that
-    not all of its origins' files are for everybody, so that it matters how else a path may be read (`readings`);
-    `restricted` that a behavior needs signatures."""
+    """A compiled distribution: its rules in the order in which they are tried, the default one last.
+
+    `has_restricted_behavior` says that not all files of its origins are public, so that it matters in what other ways
+    an origin may read a path (`readings`); `restricted` that a behavior needs signatures.
+    """
 
     __slots__ = (
         "_budget",
@@ -143,7 +145,7 @@ class Site:
         "distribution",
         "error_responses",
         "geo",
-        "guarded",
+        "has_restricted_behavior",
         "restricted",
     )
 
@@ -155,7 +157,7 @@ class Site:
         self.error_responses: dict[int, ErrorResponse] = {
             e.error_code: e for e in distribution.error_responses
         }
-        self.guarded = any(origin.path for origin in distribution.origins)
+        self.has_restricted_behavior = any(origin.path for origin in distribution.origins)
         self.restricted = False
         self._patterns: list[tuple[Matcher, Rule]] = []
         self._default: Rule | None = None
@@ -173,7 +175,7 @@ class Site:
         self._found = Remembered(PATHS_KEPT, PATHS_SIZE, None, self._budget)
         if before is not None:
             self._patterns.append((compile_pattern(before.behavior.path_pattern), before))
-        self.guarded = self.guarded or keyring is not None
+        self.has_restricted_behavior = self.has_restricted_behavior or keyring is not None
         self.restricted = self.restricted or keyring is not None
         self._default = Rule(self.distribution, behavior, keyring, response_headers)
 
@@ -333,15 +335,15 @@ class Routing:
                     self._exact[host] = site
         self._keyrings = keyrings
 
-    def ended(self, key: str, snapshot: int, tags: tuple[str, ...] = ()) -> bool:
+    def is_invalidated(self, key: str, snapshot: int, tags: tuple[str, ...] = ()) -> bool:
         """Has an invalidation ended what is stored under `key` with these cache tags, and was asked for under snapshot
         number `snapshot`?"""
         if snapshot >= self.number or not self._invalidations:
             return False
         invalidations = self._invalidations.get(distribution_of(key))
-        return invalidations is not None and invalidations.ended(key, snapshot, tags)
+        return invalidations is not None and invalidations.is_invalidated(key, snapshot, tags)
 
-    def ended_by_tag(self, key: str, snapshot: int) -> bool:
+    def is_invalidated_by_tag(self, key: str, snapshot: int) -> bool:
         """Could an invalidation by cache tag end a response for `key` that was asked for under snapshot number
         `snapshot`, and whose tags are not known yet?"""
         if snapshot >= self.number or not self._invalidations:

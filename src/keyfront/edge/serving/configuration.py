@@ -34,14 +34,14 @@ class ActiveConfiguration:
         A response under a later snapshot than this worker obeys comes from a worker that is ahead, which knew all
         invalidations that this one knows: it is not ended.
         """
-        return self.routing.ended(key, snapshot, tags)
+        return self.routing.is_invalidated(key, snapshot, tags)
 
     def is_invalidated_on_disk(self, key: str, snapshot: int, tags: tuple[str, ...]) -> bool:
         """The same for a response that was found on disk. What was asked for under a snapshot that this edge does not
         know, or no longer knows because its data was restored, cannot be judged and counts as ended."""
-        return snapshot > self.routing.number or self.routing.ended(key, snapshot, tags)
+        return snapshot > self.routing.number or self.routing.is_invalidated(key, snapshot, tags)
 
     def may_be_invalidated(self, key: str, snapshot: int) -> bool:
         """Whether an invalidation has ended a response that is still being fetched, or may have: the tags come with
         the origin's answer."""
-        return self.routing.ended(key, snapshot) or self.routing.ended_by_tag(key, snapshot)
+        return self.routing.is_invalidated(key, snapshot) or self.routing.is_invalidated_by_tag(key, snapshot)

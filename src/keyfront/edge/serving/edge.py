@@ -164,15 +164,15 @@ class Edge:
             return exchange  # a handshake has no key: it neither finds, fills nor joins anything
         key = exchange.key = plan.key if not plan.route.selects else self.cache_lookup.key(plan, request)
         if key is not None:
-            stored = self.memory.look(key)
+            stored = self.memory.get_any_variant(key)
             if (
                 stored is not None
-                and now < stored.quick_until
+                and now < stored.fast_path_until
                 and not self._sends_cache_status
                 and respond.is_unconditional(request)
                 and (
                     plan.route.response_headers is None
-                    or (plan.route.response_headers.settled and request.method != "OPTIONS")
+                    or (plan.route.response_headers.deterministic and request.method != "OPTIONS")
                 )
             ):
                 exchange.hit = stored
@@ -260,7 +260,7 @@ class Edge:
             exchange.trace.forwarded,
             exchange.trace.origin_status if fill is None else fill.status,
             None if exchange.trace.fresh_until is None else exchange.trace.fresh_until - exchange.now,
-            stored=fill is not None and fill.keeps,
+            stored=fill is not None and fill.will_store,
             collapsed=exchange.trace.joined,
             detail=reply.reason,
         )

@@ -202,8 +202,8 @@ class FastPath:
             if viewer is None:
                 return None
             client, fields, counter, key = viewer
-        stored = self._memory.look(key)  # type: ignore[arg-type]  # a plan with a template has a key
-        if stored is None or now >= stored.quick_until:
+        stored = self._memory.get_any_variant(key)  # type: ignore[arg-type]  # a plan with a template has a key
+        if stored is None or now >= stored.fast_path_until:
             return None
         request_id = self._new_request_id()
         self._write_record(

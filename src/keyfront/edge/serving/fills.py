@@ -240,7 +240,7 @@ class _KeyFill:
         routing = filler.active.routing
         self._began, self._asked_at = filler.clock(), monotonic_ns()
         self._snapshot = self._fill.snapshot = routing.number
-        if stored is not None and routing.ended(self._key, stored.meta.snapshot, stored.meta.tags):
+        if stored is not None and routing.is_invalidated(self._key, stored.meta.snapshot, stored.meta.tags):
             # Invalidated while this request waited: it is neither revalidated nor served stale.
             stored = self._stored = None
         conditions = freshness.revalidation_headers(stored.meta) if stored is not None else []
@@ -264,11 +264,11 @@ class _KeyFill:
             self._serve_stale(stored, failure.status)
             return None
         self._fill.status = answer.status
-        shield = self._shield = answer.told
+        shield = self._shield = answer.shield_answer
         if shield is not None:
             # The shield's answer is as old as the shield's own request to the origin.
             self._snapshot = self._fill.snapshot = min(self._snapshot, shield.snapshot)
-            self._fill.sheltered = shield.hit
+            self._fill.from_shield = shield.hit
         return answer
 
     async def _fetch(self, extra: Headers) -> OriginReply:
@@ -286,7 +286,7 @@ class _KeyFill:
         meta = freshness.capped_to(meta, now, self._shield.fresh if self._shield is not None else None)
         meta.snapshot = self._snapshot
         meta.tags = cache_tags(site.cache_tag_header, answer.headers) or stored.meta.tags
-        self._fill.keeps = True
+        self._fill.will_store = True
         shared = freshness.can_coalesce(behavior, meta, now)
         self._finish_with_stored(stored.renewed(meta), self._asked_at, "RefreshHit", shared=shared)
 
@@ -343,7 +343,7 @@ class _KeyFill:
             raise self._unusable()
         if answer.status >= 400:
             fill.result = "Error"
-        elif fill.sheltered:
+        elif fill.from_shield:
             fill.result = "Hit"
         if meta is None:
             meta = freshness.uncached_meta(
@@ -358,7 +358,7 @@ class _KeyFill:
         if any(name == b"set-cookie" for name, _ in answer.headers):
             # no-cache="Set-Cookie": the viewer that fills the cache gets the cookie, all others do not (§5.7).
             fill.first_headers = headers
-        fill.keeps = True
+        fill.will_store = True
         self._meta = meta
         shared = freshness.can_coalesce(behavior, meta, now)
         whole = filler.tiers.memory.max_object
@@ -375,7 +375,7 @@ class _KeyFill:
         span = self._span
         if span is None:
             return answer, False
-        self._fill.everything = answer.status == 200
+        self._fill.full_body = answer.status == 200
         if answer.status == 416:
             raise UnusableError
         if answer.status != 206:
@@ -423,7 +423,7 @@ class _KeyFill:
                 ):
                     generation = old.generation
         refuses = any(n == b"accept-ranges" and v.strip().lower() == b"none" for n, v in meta.headers)
-        ranged = not self._fill.everything and not refuses
+        ranged = not self._fill.full_body and not refuses
         return Slices(key, total, size, generation or os.urandom(8).hex(), validator, ranged)
 
     def _store(self, stored: Stored, *, share: bool = True) -> None:

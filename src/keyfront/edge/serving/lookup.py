@@ -80,7 +80,7 @@ class CacheLookup:
             if reply is None:
                 break
             fill = exchange.trace.fill
-            if fill is not None and fill.sheltered and not exchange.trace.joined and reply.x_cache == "Hit":
+            if fill is not None and fill.from_shield and not exchange.trace.joined and reply.x_cache == "Hit":
                 reply.detail = SHIELD_HIT
             return reply
         return await self._pass_through.respond(exchange, plan)
@@ -107,7 +107,9 @@ class CacheLookup:
         if stored is not None:
             exchange.trace.forwarded = "stale"
         else:
-            exchange.trace.forwarded = "vary-miss" if self._tiers.memory.look(key) is not None else "uri-miss"
+            exchange.trace.forwarded = (
+                "vary-miss" if self._tiers.memory.get_any_variant(key) is not None else "uri-miss"
+            )
             # The origin is asked for the head alone if nothing is stored, and for a range as it is if it cannot be
             # sliced.
             if request.method == "HEAD":
@@ -123,7 +125,7 @@ class CacheLookup:
         """
         alone = self._must_fill_alone(exchange, plan, key)
         joined = None if alone else self._fills.get(key)
-        if joined is not None and not joined.open_to_all():
+        if joined is not None and not joined.accepts_readers():
             joined = None  # a part of its body is gone already
         fill = joined or self._filler.start(None if alone else key, exchange, plan, stored)
         token = fill.join()
@@ -136,7 +138,7 @@ class CacheLookup:
                 token = fill.join()
                 exchange.trace.fill, exchange.trace.joined = fill, False
                 meta = await asyncio.shield(fill.outcome)
-            if fill.keeps or fill.stored is not None:
+            if fill.will_store or fill.stored is not None:
                 exchange.trace.fresh_until = meta.fresh_until
             exchange.trace.snapshot = fill.snapshot if fill.stored is None else fill.stored.meta.snapshot
             return await self._from_announced(exchange, plan, fill, token, meta)
@@ -165,7 +167,7 @@ class CacheLookup:
         """The reply from a fill whose head is in."""
         result = "Hit" if exchange.trace.joined and fill.stored is None else fill.result
         headers = [] if exchange.trace.joined else fill.first_headers
-        if fill.everything and not exchange.trace.joined:
+        if fill.full_body and not exchange.trace.joined:
             # The origin was asked for a range and sent everything, and so does the edge (§5.10).
             exchange = exchange.without_range()
         if fill.stored is not None:

@@ -218,10 +218,10 @@ class OriginFetcher:
         key = exchange.key
         assert self.shields is not None  # noqa: S101 - the caller has asked
         answer = await self.shields.ask(plan, number, key, method, exchange.request, headers, body, length)
-        if answer is None or answer.told is None or key is None:
+        if answer is None or answer.shield_answer is None or key is None:
             return answer
         tags = cache_tags(plan.route.site.cache_tag_header, answer.headers)
-        if self._active.is_invalidated(key, answer.told.snapshot, tags):
+        if self._active.is_invalidated(key, answer.shield_answer.snapshot, tags):
             await answer.aclose()
             return None
         return answer
@@ -249,7 +249,7 @@ class OriginFetcher:
             via=self._via,
             country=self._country,
             restricted=plan.route.keyring is not None,
-            guarded=plan.route.site.guarded,
+            guarded=plan.route.site.has_restricted_behavior,
         )
 
     def _interim(self, exchange: Exchange, plan: Plan) -> Interim | None:

@@ -80,7 +80,7 @@ class PassThrough:
         if freshness.invalidates(request.method, answer.status):
             self._purger.invalidate_unsafe(exchange, plan, answer)
         headers = viewer_headers(behavior, answer.headers)
-        shield_hit = answer.told is not None and answer.told.hit
+        shield_hit = answer.shield_answer is not None and answer.shield_answer.hit
         result = "Hit" if shield_hit else "Miss"
         reply = Reply(answer.status, headers, x_cache=result if answer.status < 400 else "Error")
         if shield_hit and answer.status < 400:

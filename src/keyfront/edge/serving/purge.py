@@ -55,13 +55,13 @@ class Purger:
         if before and active.routing.invalidated_since(before):
             self._fills.remove_where(lambda key: active.may_be_invalidated(key, before))
             sweeping = memory.sweeping
-            memory.sweep(active.routing.ended)
+            memory.start_sweep(active.routing.is_invalidated)
             if not sweeping:
                 self._sweep()
 
     def _sweep(self) -> None:
         """Free the memory of what was invalidated, a piece at a time. None of it is found any more as it is."""
-        if not self._tiers.memory.swept(SWEPT_AT_ONCE):
+        if not self._tiers.memory.sweep_some(SWEPT_AT_ONCE):
             asyncio.get_running_loop().call_soon(self._sweep)
 
     def store_unless_purged(self, stored: Stored, asked_at: int, began: float, *, share: bool = True) -> None:
@@ -72,7 +72,7 @@ class Purger:
         :param share: if false, only in this worker's memory.
         """
         meta = stored.meta
-        if self._removals.hides(stored.key, asked_at) or self._active.is_invalidated(
+        if self._removals.is_removed(stored.key, asked_at) or self._active.is_invalidated(
             stored.key, meta.snapshot, meta.tags
         ):
             return
@@ -91,7 +91,7 @@ class Purger:
             if changed.key is not None:
                 part = query_part(changed.route.behavior, changed.query)
                 if self._tiers.disk is not None:
-                    self._tiers.disk.spoil(changed.key, self._clock())
+                    self._tiers.disk.mark_changed(changed.key, self._clock())
                 self.purge_path(Removal(changed.key, part))
                 if self.on_unsafe_change is not None:
                     self.on_unsafe_change(changed.key, part)

@@ -1,7 +1,7 @@
 """The values that pass through an edge, and nothing else: no rule, no socket.
 
-Header lists are as ASGI has them: pairs of bytes, names lower-case, in the order received, repeats kept.
-Text that comes from a viewer's request line is latin-1 text, so that every byte sent is one character kept.
+Header lists are as in ASGI: pairs of bytes, names lower-case, in the order received, repeats kept.
+Text from a viewer's request line is decoded as latin-1, so every byte sent is exactly one character.
 Times are epoch seconds.
 """
 
@@ -80,12 +80,12 @@ class Request(msgspec.Struct, frozen=True, eq=False):
 
 
 class Reply:
-    """An answer ready for a shell to write. `headers` lacks only framing and the edge's own identity headers.
+    """A response ready for a shell to write. `headers` lacks only framing and the edge's own identity headers.
 
     `body` is bytes, or an async iterator of pieces with `length` its size in bytes if that is known.
     `x_cache` is the word before " from cloudfront", `detail` CloudFront's x-edge-detailed-result-type,
     `reason` a denial's or refusal's name for the log. `upstream` is the origin's side of a WebSocket, with status 101
-    only: who gets the reply opens a tunnel to it or ends it.
+    only: whoever gets the reply must open a tunnel to it or end it.
     """
 
     __slots__ = ("body", "detail", "headers", "length", "reason", "status", "upstream", "x_cache")
@@ -112,14 +112,16 @@ class Reply:
 
 
 class OriginReply:
-    """An origin's final answer, its head complete: `body` yields chunks as they arrive (with back-pressure) and
-    raises OriginFailure if the origin breaks off. `aclose()` gives the connection up, or back if the body is read.
+    """An origin's final response, its head complete.
+
+    `body` yields chunks as they arrive, with back-pressure, and raises OriginFailure if the origin breaks off.
+    `aclose()` closes the connection, or returns it to its pool if the body was read.
 
     `length` is Content-Length if the body is framed by it; `sized` is False for a body that ends with the
     connection, which may therefore be cut short without notice (CloudFront stores it all the same, §5.9).
-    `whole` is the entire body if it came with the head, as small ones do: take it and leave `body` alone, no
-    `aclose()` is needed then. It is None if the body is still on its way. `told` is what an Origin Shield says of it,
-    if it came from there. `upstream` is the connection of a WebSocket that the origin has accepted with its 101.
+    `whole` is the entire body if it came with the head, as small ones do: then use it, ignore `body`, and skip
+    `aclose()`. It is None while the body is still arriving. `shield_answer` is the Origin Shield's metadata if the
+    response came from one. `upstream` is the connection of a WebSocket that the origin has accepted with a 101.
     """
 
     __slots__ = (
@@ -128,9 +130,9 @@ class OriginReply:
         "headers",
         "length",
         "reason",
+        "shield_answer",
         "sized",
         "status",
-        "told",
         "upstream",
         "whole",
     )
@@ -155,7 +157,7 @@ class OriginReply:
         self.sized = sized
         self.connect_time = connect_time
         self.whole = whole
-        self.told: ShieldAnswer | None = None
+        self.shield_answer: ShieldAnswer | None = None
         self.upstream: Upstream | None = None
 
     async def aclose(self) -> None:

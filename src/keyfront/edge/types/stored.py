@@ -15,12 +15,14 @@ class Meta:
     revalidated until `swr_until`, and on an origin's error until `sie_until` (infinity where CloudFront serves
     stale without being asked to). `initial_age` seconds had passed when it was stored at `stored_at`.
     `vary` names the request headers (as forwarded, lower-case) whose values are `vary_values`.
-    `revalidate_always` marks what is stored but must be asked for anew at each use; `conditional` says whether the
-    origin may be asked with conditions made from `etag` and `last_modified`. These are the origin's own; `coding` is
-    what the edge has made of the body since (`compress`: empty, `identity`, `gzip`, `br`).
-    `snapshot` is the number of the snapshot that the edge obeyed when it asked the origin: later snapshots'
-    invalidations end the response, whichever tier it is kept in (`Routing.ended`). 0 is before them all. `tags` are the
-    cache tags that the origin gave it, in lower case (`invalidation.cache_tags`).
+    `revalidate_always` marks a response that is stored but must be revalidated at each use; `conditional` says whether
+    conditional requests may be made from `etag` and `last_modified`. These are the origin's own; `coding` is
+    the edge's coding of the body since (`encoding`: empty, `identity`, `gzip`, `br`).
+    `snapshot` is the number of the snapshot that was active when the origin was asked: invalidations in later
+    snapshots end the response, in whichever tier it is (`Routing.is_invalidated`). 0 precedes all snapshots. `tags` are
+    the origin's cache tags, in lower case (`invalidation.cache_tags`).
+
+    These are the fields of one value, always given by keyword: a parameter each.
     """
 
     __slots__ = (
@@ -128,11 +130,11 @@ class Slices:
 class Stored:
     """A response in the cache: its `meta` and its whole `body`, or, if that is too large, how it is sliced.
 
-    `head` is the ready-made start of its bytes on an HTTP/1.1 connection, filled by the shell that first serves it, and
-    `policed` the last one that a response headers policy made of it, with that policy and what it saw of the request;
-    `used` is set at every hit and cleared when eviction passes by; `size` is what it is charged for, in bytes. Until
-    `quick_until` (epoch seconds) it may go out as it is to whoever asks for its key without conditions: never, if it
-    varies or is no 200. The origin was asked for it at `asked`, and it was stored at `written`: nanoseconds of the
+    `head` is the start of its bytes on an HTTP/1.1 connection, filled in by the shell that first serves it, and
+    `policed` the last one that a response headers policy made of it, with that policy and the request fields it used;
+    `used` is set at every hit and cleared when eviction passes by; `size` is what it is charged, in bytes. Until
+    `fast_path_until` (epoch seconds) it may be served unchanged to any unconditional request for its key; 0 if it
+    varies or is not a 200. The origin was asked for it at `asked`, and it was stored at `written`: nanoseconds of the
     machine's monotonic clock, by which all workers order what they store and remove (`removals`).
     """
 
@@ -140,11 +142,11 @@ class Stored:
         "asked",
         "body",
         "born",
+        "fast_path_until",
         "head",
         "key",
         "meta",
         "policed",
-        "quick_until",
         "size",
         "slices",
         "used",
@@ -160,7 +162,7 @@ class Stored:
         self.head: bytes = b""
         self.policed: tuple[object, bytes, bytes] | None = None
         self.born = born(meta)
-        self.quick_until = meta.fresh_until if meta.status == 200 and not meta.vary else 0.0
+        self.fast_path_until = meta.fresh_until if meta.status == 200 and not meta.vary else 0.0
         self.used = False
         # The key stands in several tables, and the headers once more in `head`.
         self.size = (
