@@ -149,7 +149,7 @@ def test_a_broken_audit_log_is_backed_up_and_told_of(tmp_path: Path) -> None:
     store = Store(one.folder / "keyfront.db")
     outcome = make(store, one.folder, tmp_path / "place")
     assert outcome.name
-    assert "record 2 is not what was written" in outcome.trouble[0]
+    assert "record 2 was altered" in outcome.trouble[0]
     archive = read(tmp_path / "place" / outcome.name)
     assert archive.manifest.missing[:1] == outcome.trouble
     store.close()

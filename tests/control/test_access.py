@@ -295,7 +295,7 @@ def test_keys_are_sealed_under_one_key(desk: Desk, caplog: pytest.LogCaptureFixt
             assert access.current(NOW).secret_of(key.id) is None
             assert len(access.current(NOW)) == 1  # the file's own still opens the door
     assert f"the secret of the access key {key.id} cannot be opened" in caplog.text
-    assert "no access key of the store can be used" in caplog.text
+    assert "no access key in the store can be used" in caplog.text
     other.delete_key(key.id)
     other.create_key("ci")
 

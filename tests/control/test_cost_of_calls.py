@@ -177,5 +177,5 @@ def test_an_access_policy_of_nested_lists_is_refused() -> None:
 
 def test_an_access_policy_whose_last_member_comes_twice_is_read_once() -> None:
     members = ",".join([f'"a{n}":1' for n in range(600)] + ['"a0":1'])
-    with pytest.raises(ApiError, match="'a0' is given twice"):
+    with pytest.raises(ApiError, match="'a0' is repeated"):
         iam.parse("p", "{" + members + "}", "123456789012")

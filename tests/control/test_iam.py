@@ -281,8 +281,8 @@ def bad(**changes: Any) -> str:
 
 
 REFUSED: dict[str, tuple[str, str]] = {
-    "no JSON": ("{", "it is no JSON"),
-    "nothing": ("", "it is no JSON"),
+    "no JSON": ("{", "it is not JSON"),
+    "nothing": ("", "it is not JSON"),
     "a list": ("[]", "a policy is a JSON object"),
     "no statement": ('{"Version": "2012-10-17"}', "needs a Statement"),
     "an empty one": ('{"Statement": []}', "needs a Statement"),
@@ -291,7 +291,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "another version": ('{"Version": "2012-10-18", "Statement": []}', "Version must be"),
     "a version that is no text": ('{"Version": 2012, "Statement": []}', "Version must be"),
     "an id that is no text": ('{"Id": 1, "Statement": []}', "Id must be a string"),
-    "a member twice": ('{"Statement": {"Effect": "Deny", "Effect": "Allow"}}', "'Effect' is given twice"),
+    "a member twice": ('{"Statement": {"Effect": "Deny", "Effect": "Allow"}}', "'Effect' is repeated"),
     "very deep": ("[" * 5000, "no JSON|nested too deeply"),
     "NaN": ('{"Statement": NaN}', "needs a Statement"),
     "an effect": (bad(Effect="allow"), "Effect must be Allow or Deny"),
@@ -305,24 +305,24 @@ REFUSED: dict[str, tuple[str, str]] = {
     "no resource": (bad(Resource=None), "needs Resource or NotResource"),
     "an empty list of actions": (bad(Action=[]), "string or a list of strings"),
     "an action that is no text": (bad(Action=[1]), "string or a list of strings"),
-    "an action without a service": (bad(Action="GetDistribution"), "is no action"),
-    "a wildcard for a service": (bad(Action="cloud*:Get*"), "is no action"),
+    "an action without a service": (bad(Action="GetDistribution"), "is not an action"),
+    "a wildcard for a service": (bad(Action="cloud*:Get*"), "is not an action"),
     "an action that does not exist": (bad(Action="cloudfront:UpdatKeyGroup"), "has no action"),
     "a pattern of none": (bad(Action="cloudfront:Udpate*"), "has no action"),
-    "a variable in an action": (bad(Action="cloudfront:${aws:username}"), "is no action"),
+    "a variable in an action": (bad(Action="cloudfront:${aws:username}"), "is not an action"),
     "a resource that is no ARN": (bad(Resource="E1"), "six parts"),
     "a short ARN": (bad(Resource="arn:aws:cloudfront:*:distribution/E1"), "six parts"),
     "an ARN that begins with a wildcard": (bad(Resource="*:distribution/E1"), "six parts"),
     "a wildcard for a resource's service": (bad(Resource="arn:aws:*::1:distribution/E1"), "without wildcards"),
-    "a region": (bad(Resource=f"arn:aws:cloudfront:us-east-1:{ACCOUNT}:distribution/E1"), "name no region"),
-    "a type that does not exist": (bad(Resource=f"{ARN}:keygroup/E1"), "no resources 'keygroup'"),
-    "a type's case": (bad(Resource=f"{ARN}:Distribution/E1"), "no resources 'Distribution'"),
-    "an id without a type": (bad(Resource=f"{ARN}:E1"), "no resources 'E1'"),
-    "a type without an id": (bad(Resource=f"{ARN}:distribution"), "no resources 'distribution'"),
+    "a region": (bad(Resource=f"arn:aws:cloudfront:us-east-1:{ACCOUNT}:distribution/E1"), "have no region"),
+    "a type that does not exist": (bad(Resource=f"{ARN}:keygroup/E1"), "no resource type 'keygroup'"),
+    "a type's case": (bad(Resource=f"{ARN}:Distribution/E1"), "no resource type 'Distribution'"),
+    "an id without a type": (bad(Resource=f"{ARN}:E1"), "no resource type 'E1'"),
+    "a type without an id": (bad(Resource=f"{ARN}:distribution"), "no resource type 'distribution'"),
     "an unknown variable": (bad(Resource=f"{ARN}:distribution/${{aws:usrname}}"), "policy variable"),
     "a variable of many values": (bad(Resource=f"{ARN}:distribution/${{aws:TagKeys}}"), "policy variable"),
     "an open variable": (bad(Resource=f"{ARN}:distribution/${{aws:username"), "not closed"),
-    "an empty variable": (bad(Resource=f"{ARN}:distribution/${{}}"), "no policy variable"),
+    "an empty variable": (bad(Resource=f"{ARN}:distribution/${{}}"), "not a policy variable"),
     "a variable in an old document": (
         json.dumps({"Statement": [ALLOW | {"Resource": f"{ARN}:distribution/${{aws:username}}"}]}),
         'need "Version"',
@@ -345,11 +345,11 @@ REFUSED: dict[str, tuple[str, str]] = {
     "no value": (bad(Condition={"StringEquals": {"aws:username": []}}), "has no value"),
     "null": (bad(Condition={"StringEquals": {"aws:username": None}}), "a value is a string"),
     "an object": (bad(Condition={"StringEquals": {"aws:username": {"a": 1}}}), "a value is a string"),
-    "no address": (bad(Condition={"IpAddress": {"aws:SourceIp": "192.0.2.0/33"}}), "no IP address"),
-    "a wildcard for an address": (bad(Condition={"IpAddress": {"aws:SourceIp": "192.0.2.*"}}), "no IP address"),
+    "no address": (bad(Condition={"IpAddress": {"aws:SourceIp": "192.0.2.0/33"}}), "not an IP address"),
+    "a wildcard for an address": (bad(Condition={"IpAddress": {"aws:SourceIp": "192.0.2.*"}}), "not an IP address"),
     "no truth": (bad(Condition={"Bool": {"aws:SecureTransport": "yes"}}), "must be true or false"),
-    "no number": (bad(Condition={"NumericEquals": {"aws:EpochTime": "NaN"}}), "no number"),
-    "no date": (bad(Condition={"DateLessThan": {"aws:CurrentTime": "tomorrow"}}), "no date"),
+    "no number": (bad(Condition={"NumericEquals": {"aws:EpochTime": "NaN"}}), "not a number"),
+    "no date": (bad(Condition={"DateLessThan": {"aws:CurrentTime": "tomorrow"}}), "not a date"),
     "a variable for a date": (bad(Condition={"DateLessThan": {"aws:CurrentTime": "${aws:username}"}}), "cannot hold"),
     "no ARN": (bad(Condition={"ArnLike": {"aws:PrincipalArn": "user/ada"}}), "six parts"),
 }  # fmt: skip
@@ -366,8 +366,8 @@ def test_documents_that_cannot_be_stored(name: str) -> None:
 
 def test_a_document_that_is_too_long() -> None:
     document = bad(Resource=[f"{ARN}:distribution/E{number:013}" for number in range(120)])
-    assert iam.LONGEST < len(document) < 2 * iam.LONGEST
-    for text in (document, " " * (iam.LONGEST * 16) + document):
+    assert iam.MAX_CHARACTERS < len(document) < 2 * iam.MAX_CHARACTERS
+    for text in (document, " " * (iam.MAX_CHARACTERS * 16) + document):
         with pytest.raises(ApiError) as caught:
             iam.parse("p", text, ACCOUNT)
         assert caught.value.code == "LimitExceeded"

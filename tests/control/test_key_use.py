@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from keyfront.cloudfront.key_usage import KeyUse, KeyUses
-from keyfront.control.keys.usage import FORGOTTEN, KeyUsageCollector, uses
+from keyfront.control.keys.usage import KEY_RETENTION, KeyUsageCollector, uses
 from keyfront.control.store.store import Store
 from keyfront.fleet.file_feed import FileFeed
 from keyfront.fleet.key_counters import KeyCounts
@@ -252,7 +252,7 @@ def test_a_key_that_nobody_uses_is_forgotten_in_the_end(store: Store, machine: M
     feed, gatherer = machine("one")
     say(feed, "a", ("K1", "SHA1", "E1", 5))
     gatherer.gather(NOW)
-    much_later = NOW + FORGOTTEN + 1
+    much_later = NOW + KEY_RETENTION + 1
     say(feed, "b", ("K2", "SHA1", "E1", 5), at=much_later)
     gatherer.gather(much_later)
     assert [each.key_pair_id for each in known(store, much_later).items] == ["K2"]

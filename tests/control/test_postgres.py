@@ -175,7 +175,7 @@ def test_a_commit_without_an_answer_is_not_known_and_then_found_out(
     between.armed = True
     refused = one.refused("CreateDistribution", DistributionConfig=config("lost"))
     assert (refused.code, refused.status) == ("ServiceUnavailable", 503)
-    assert "not known" in refused.message
+    assert "unknown" in refused.message
     assert one.service.follow(one.now)
     ids = {item["Id"] for item in one.call("ListDistributions")["DistributionList"]["Items"]}
     assert before in ids

@@ -245,4 +245,4 @@ def test_users_are_there_after_a_restart_and_reads_can_go_unrecorded(tmp_path: P
         assert code_of(user.client().list_public_keys) == "InvalidClientTokenId"
         assert code_of(up.client().list_public_keys) == ""
         assert up.stop() == 0
-        assert "no access key of the store can be used" in "".join(up.log)
+        assert "no access key in the store can be used" in "".join(up.log)

@@ -153,7 +153,7 @@ def take(
         snapshot = compiled(transaction, source.account)
         audited = tables.rows(transaction, _audit)
         writer.section(PREFIX + _audit.name, map(tables.line, audited))  # the longest comes last
-        verdict = trail.follow(_audit_rows(transaction))
+        verdict = trail.verify_rows(_audit_rows(transaction))
     if verdict.fault:
         trouble.append(f"the audit log's chain is broken: {verdict.fault}")
     made, why = custodies.proofs(successions, snapshot, now, environment)
@@ -291,7 +291,7 @@ def judge(archive: Archive, account: str, keyfront: str) -> Snapshot:
     :raises BackupError: if it is not what was taken.
     """
     manifest = archive.manifest
-    verdict = trail.follow(tables.audit_row(line) for line in archive.lines(PREFIX + _audit.name))
+    verdict = trail.verify_rows(tables.audit_row(line) for line in archive.lines(PREFIX + _audit.name))
     if verdict.anchor != manifest.audit:
         raise BackupError(f"its audit log is not the one that was taken: {verdict.fault or verdict.anchor}")
     store = archive.store(Memory(), without=(_audit.name,))

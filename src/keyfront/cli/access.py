@@ -338,7 +338,7 @@ def simulate(
         raise SettingsError(f"there is no action {action!r}, of CloudFront's or of Keyfront's")
     caller = Caller("", user_arn(ACCOUNT, user), ACCOUNT, found.id if found else "")
     call = Call(name, {}, caller, source_ip, "", "", time.time())
-    circumstances = authorization.circumstances(call, _pairs(resource_tags), _pairs(request_tags))
+    circumstances = authorization.request_context(call, _pairs(resource_tags), _pairs(request_tags))
     question = iam.AccessRequest(f"{vendor}:{name}", resource, circumstances)
     decision = iam.evaluate(policies, question)
     if decision.allowed:

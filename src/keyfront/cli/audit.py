@@ -162,7 +162,7 @@ def verify(
                 "an exported log holds no digests: give the anchor that it must lead to (--expect)"
             )
         with _reading(file) as lines:
-            _judge(trail.follow(trail.exported(lines), expect), expect)
+            _judge(trail.verify_rows(trail.exported(lines), expect), expect)
         return
     with opened(data, store, store_password_file) as (_, found):
         _judge(trail.verify(found, expect), expect)

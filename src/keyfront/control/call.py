@@ -1,8 +1,8 @@
-"""What passes between the wire and the rules: one call in, one result out.
+"""The interface between the wire format and the rules: one call in, one result out.
 
-`params` and `output` have botocore's own shapes (a member's name in PascalCase, structures as dicts, lists as
-lists, blobs as bytes, timestamps as aware datetimes); members that travel as headers or in the query
-(`IfMatch`, `Marker`, `Id`, …) stand beside the payload member. A failure is an `errors.ApiError`.
+`params` and `output` have botocore's shapes: members in PascalCase, structures as dicts, lists as lists, blobs as
+bytes, timestamps as aware datetimes. Members from headers or the query (`IfMatch`, `Marker`, `Id`, …) stand beside the
+payload member. A failure is an `errors.ApiError`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from keyfront.control.iam.policy import Policy
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who signed the request, and what may be done with that signature: nothing without a policy that allows it.
-    `user_id` is IAM's unique id of the user (`AIDA…`)."""
+    """Who signed the request, with the policies that allow or deny calls. Without a policy, nothing is allowed.
+
+    :param user_id: IAM's unique id of the user (`AIDA…`).
+    """
 
     access_key_id: str
     arn: str
@@ -31,8 +33,12 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 class Call(msgspec.Struct, frozen=True):
-    """One authenticated, well-formed request. `now` is epoch seconds, taken once when the request arrived; `secure`
-    says that it came over TLS, `source` which of AWS's services it was meant for (CloudTrail's eventSource)."""
+    """One authenticated, well-formed request.
+
+    :param now: when the request arrived, epoch seconds.
+    :param secure: whether it came over TLS.
+    :param source: the AWS service that it is meant for (CloudTrail's eventSource).
+    """
 
     operation: str
     params: dict[str, Any]
@@ -46,6 +52,6 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """A success: the operation's output in botocore's output shape, `{}` where it has none."""
+    """A success: the operation's output in botocore's shape, `{}` if it has none."""
 
     output: dict[str, Any]

@@ -1,12 +1,11 @@
-"""Who did what: each API call as a record in CloudTrail's shape, chained against tampering.
+"""Audit records: one for each API call, in CloudTrail's shape, in a hash chain that reveals tampering.
 
-A call and its outcome in, a record out. `append` puts it at the end of the log, a change's record in the transaction
-of the change itself. A record's digest is SHA-256 over the digest before it and the record's bytes; `first_break`
-finds where a chain was tampered with.
+`entry` makes a record from a call and its outcome. `append` writes it at the end of the log; a change's record is part
+of the change's own transaction. A record's digest is SHA-256 over the previous digest and the record's bytes, so
+`first_break` finds the first record that was altered.
 
-No secret enters a record: what the API's model marks as sensitive (origin custom header values among it)
-reads HIDDEN, and so does an EncodedKey that is no public key, since people do paste private ones by
-mistake.
+Records hold no secrets. Values that the API's model marks as sensitive, such as origin custom header values, are
+replaced by HIDDEN. So is an EncodedKey that is not a public key, because private keys are sometimes pasted by mistake.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from keyfront.model.service import API_VERSION, Shape, service
 from keyfront.signing.keys import load_public_key
 
 HIDDEN = "HIDDEN_DUE_TO_SECURITY_REASONS"
-"""What CloudTrail writes in the place of a sensitive value."""
+"""What CloudTrail writes instead of a sensitive value."""
 
 START = bytes(32)
 """The digest before the first record."""
@@ -40,10 +39,9 @@ _PRIVATE = re.compile(r"PRIVATE KEY|PuTTY-User-Key-File")
 
 
 def record(call: Call, outcome: dict[str, Any] | ApiError, rng: RandomSource) -> dict[str, Any]:
-    """The record of `call`, which ended in its output or was refused.
+    """The record of `call` with its outcome: the output, or the error that refused it.
 
-    `responseElements` are the id, the ETag and the location of what a call made or changed, not all that it
-    read.
+    `responseElements` holds only the id, ETag, and location of a resource that the call created or changed.
     """
     operation = service().operations.get(call.operation) if call.source == CLOUDFRONT else None
     now = datetime.fromtimestamp(call.now, UTC)
@@ -81,14 +79,14 @@ def record(call: Call, outcome: dict[str, Any] | ApiError, rng: RandomSource) ->
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A record ready for the log: its bytes, and what it can be searched by."""
+    """A record ready for the log: its bytes, and the values it can be searched by."""
 
     record: bytes
     index: AuditIndex
 
 
 def entry(call: Call, outcome: dict[str, Any] | ApiError, rng: RandomSource) -> Entry:
-    """The record of `call`, which ended in its output or was refused, ready for the log."""
+    """The record of `call` with its outcome, ready for the log."""
     return Entry(
         record=encode(record(call, outcome, rng)),
         index=AuditIndex(
@@ -102,7 +100,7 @@ def entry(call: Call, outcome: dict[str, Any] | ApiError, rng: RandomSource) -> 
 
 
 def append(transaction: AuditLog, *entries: Entry) -> None:
-    """Write records at the end of the log."""
+    """Append records to the log, in this order."""
     head = transaction.audit_head()
     for one in entries:
         head = following(head, one.record)
@@ -110,12 +108,12 @@ def append(transaction: AuditLog, *entries: Entry) -> None:
 
 
 def encode(found: dict[str, Any]) -> bytes:
-    """A record's bytes, over which its digest is taken."""
+    """A record's bytes, as stored and hashed."""
     return msgspec.json.encode(_encodable(found))
 
 
 def _encodable(value: Any) -> Any:
-    """Without what JSON or UTF-8 cannot say: a call is recorded whatever it sent."""
+    """The value without what JSON or UTF-8 cannot represent, so that every call can be recorded."""
     if isinstance(value, dict):
         return {_encodable(name): _encodable(member) for name, member in value.items()}
     if isinstance(value, list):
@@ -128,14 +126,16 @@ def _encodable(value: Any) -> Any:
 
 
 def following(head: AuditRow | None, data: bytes) -> AuditRow:
-    """The row of the record `data` after the row `head`."""
+    """The row for the record `data` that follows the row `head`."""
     before, number = (START, 0) if head is None else (head.digest, head.number)
     return AuditRow(number + 1, data, hashlib.sha256(before + data).digest())
 
 
 def first_break(rows: Iterable[AuditRow], head: AuditRow | None = None) -> int | None:
-    """The number of the first row that does not follow from the one before it (`head` before the first);
-    None if the chain is whole."""
+    """The number of the first row that does not follow from the one before it; None if the chain is intact.
+
+    :param head: the row before the first; None if the rows begin with the log.
+    """
     for row in rows:
         if following(head, row.record) != row:
             return row.number
@@ -144,16 +144,16 @@ def first_break(rows: Iterable[AuditRow], head: AuditRow | None = None) -> int |
 
 
 READS = ("Get", "List", "Describe", "Test", "Verify")
-"""How the names of operations begin that change nothing."""
+"""How the names of operations that change nothing begin."""
 
 
 def read_only(operation: str) -> bool:
-    """True for an operation that changes nothing, as its name says."""
+    """True for an operation that changes nothing, judged by its name."""
     return operation.startswith(READS)
 
 
 def subject(call: Call, outcome: dict[str, Any] | ApiError) -> str:
-    """The id or the ARN of the resource that a call was about; empty if it named none."""
+    """The id or ARN of the resource that a call concerns; empty if it names none."""
     for member in (
         "Id",
         "Resource",
@@ -175,7 +175,8 @@ def subject(call: Call, outcome: dict[str, Any] | ApiError) -> str:
 
 
 def _identity(call: Call) -> dict[str, Any]:
-    """Whoever works on the data folder itself has no access key and no name there, and is the account's root."""
+    """CloudTrail's userIdentity. Commands that work on the data folder itself have neither access key nor user name;
+    they count as the account's root."""
     caller = call.caller
     found = {
         "type": "IAMUser" if caller.name else "Root",
@@ -205,8 +206,7 @@ def _elements(call: Call, output: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _parameters(value: Any, shape: Shape | None) -> Any:
-    """`value` with camelCase names and without secrets, as far as its shape is known; what is not known is
-    hidden."""
+    """`value` with camelCase names and without secrets. Members that the model does not know are hidden."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if shape is None or shape.metadata.get("sensitive"):
@@ -225,11 +225,12 @@ def _parameters(value: Any, shape: Shape | None) -> Any:
         return value.isoformat()
     if isinstance(value, str) and shape.type_name == "string" and not _PRIVATE.search(value):
         return value
-    return HIDDEN  # what is not of its shape may be anything
+    return HIDDEN  # a value that does not fit its shape may be a secret
 
 
 def _renamed(value: dict[str, Any]) -> dict[str, Any] | None:
-    """What a call other than CloudFront's says: it was made by this process and holds no secret."""
+    """The parameters of an operation that is not CloudFront's, with camelCase names. This process made them, so they
+    hold no secret."""
     return {
         _camel(name): _renamed(member) if isinstance(member, dict) else member
         for name, member in value.items()

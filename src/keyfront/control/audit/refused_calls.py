@@ -1,12 +1,12 @@
-"""Calls of the API whose caller is not known (a bad signature, an unknown key, a date that is over), for the audit log.
+"""Audit records of API calls from unknown callers: a bad signature, an unknown key, an expired date.
 
-Anybody can send them, as many as the network carries, so not each becomes a record. The first of its kind becomes one
-within FLUSH seconds; those like it within the next minute are counted, and one record says how many they were. A kind
-is an address (of IPv6: its /64), an error code and an access key id. The budget bounds what a flood can write: BURST
-records at once and PER_MINUTE in the long run, some 10 MB a day. What does not fit is counted in one record for all.
+Anybody can send such calls in any number, so they are aggregated. The first of its kind is recorded within FLUSH
+seconds; those of the same kind within the next minute are counted and share one record. A kind is an address (for IPv6,
+its /64), an error code, and an access key id. A budget limits what a flood can write: BURST records at once and
+PER_MINUTE in the long run, some 10 MB a day. Calls beyond it share a single record.
 
-`Refusals` only counts; the control process asks it now and then for what to write (`due`), and writes that in one
-transaction, so a flood of refusals takes no transaction of its own from other calls.
+`Refusals` only counts. The control process regularly writes the records that are due in one transaction, so a flood of
+refused calls does not compete with other calls for transactions.
 """
 
 from __future__ import annotations
@@ -28,21 +28,26 @@ from keyfront.control.store.store import Store
 from keyfront.errors import ApiError
 
 FLUSH: Final = 2.0
-"""Seconds between two looks at what is due."""
+"""Seconds between two writes of the records that are due."""
 WINDOW: Final = 60.0
-"""Seconds for which what is alike is counted together."""
+"""Seconds for which calls of one kind are counted together."""
 BURST: Final = 60
 PER_MINUTE: Final = 10
-"""Records of refusals that may be written at once, and per minute in the long run."""
+"""Records of refused calls that can be written at once, and per minute in the long run."""
 KINDS: Final = 256
-"""Kinds that are counted apart at one time."""
+"""Kinds that are counted separately at one time."""
 
 _KEY_ID = re.compile(r"[A-Z0-9_]{16,32}")
 _LONGEST = 256
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """One such call. `access_key_id` is as it was sent, empty if there was none; `operation` is the model's name."""
+    """One refused call.
+
+    :param operation: the model's name.
+    :param access_key_id: as sent; empty if there was none.
+    :param now: epoch seconds.
+    """
 
     operation: str
     error: ApiError
@@ -55,7 +60,7 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class _Kind:
-    """What is alike: the call that began it, and how many there have been that no record tells yet."""
+    """The calls of one kind: the first and the last one, and how many are not recorded yet."""
 
     __slots__ = ("began", "count", "first", "last", "written")
 
@@ -68,9 +73,10 @@ class _Kind:
 
 
 class Refusals:
-    """Safe to use from several threads. Times are epoch seconds; one that goes back ends no window early.
+    """Counts refused calls by kind. Safe to use from several threads. Times are epoch seconds; a clock that is set back
+    ends no window early.
 
-    :param rng: for the ids of records.
+    :param rng: where the ids of records come from.
     """
 
     def __init__(self, rng: random.Random) -> None:
@@ -78,12 +84,12 @@ class Refusals:
         self._lock = threading.Lock()
         self._kinds: dict[tuple[str, str, str], _Kind] = {}
         self._crowd: _Kind | None = None
-        """Those for whom there was no room, all together."""
+        """All calls that exceed KINDS or the budget."""
         self._budget = float(BURST)
         self._filled_at: float | None = None
 
     def add(self, refusal: Refusal) -> None:
-        """Count the call. Takes no time worth telling, and never more memory than KINDS kinds do."""
+        """Count the call, in constant time; memory is limited by KINDS."""
         name = (network_of(refusal.source_ip), refusal.error.code, shown_key(refusal.access_key_id))
         with self._lock:
             kind = self._kinds.get(name)
@@ -96,9 +102,9 @@ class Refusals:
             kind.last = refusal
 
     def due(self, now: float, *, everything: bool = False) -> list[Entry]:
-        """What is to be written at `now`, and is counted no more.
+        """The records to write at `now`. Their calls are no longer counted afterwards.
 
-        :param everything: also what a window has not ended for: the process ends.
+        :param everything: include windows that have not ended, because the process ends.
         """
         with self._lock:
             self._fill(now)
@@ -157,7 +163,7 @@ def _record(kind: _Kind, now: float, id_: uuid.UUID, crowd: bool) -> dict[str, A
         "sourceIPAddress": "various" if crowd else last.source_ip[:_LONGEST],
         "userAgent": "" if crowd else last.user_agent[:_LONGEST],
         "errorCode": "AccessDenied" if crowd else last.error.code,
-        "errorMessage": "Calls of unknown callers, too many to be told apart."
+        "errorMessage": "Calls from unknown callers, too many to be recorded separately."
         if crowd
         else last.error.message[:_LONGEST],
         "responseElements": None,
@@ -177,7 +183,7 @@ def _time(seconds: float) -> str:
 
 
 def network_of(address: str) -> str:
-    """Whom an address stands for: itself, or its /64 if it is one of IPv6's, of which anybody has as many."""
+    """The address itself for IPv4, its /64 for IPv6: whoever has one address of a /64 has them all."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -189,13 +195,14 @@ def network_of(address: str) -> str:
 
 
 def shown_key(sent: str) -> str:
-    """An access key id as records show it. What does not look like one may be a secret that was pasted by mistake."""
+    """An access key id as records show it. Anything else is hidden, as it may be a secret that was pasted by
+    mistake."""
     return sent if not sent or _KEY_ID.fullmatch(sent) else HIDDEN
 
 
 class RefusalLog:
-    """Writes what is due into the audit log. What cannot be written now is kept for the next try, as far as there is
-    room for it."""
+    """Writes the records that are due to the audit log. Records that cannot be written are retried; at most 2 * BURST
+    are kept."""
 
     def __init__(self, store: Store, refusals: Refusals) -> None:
         self._store = store
@@ -203,7 +210,7 @@ class RefusalLog:
         self._pending: list[Entry] = []
 
     def write(self, now: float, *, everything: bool = False) -> None:
-        """Write what is due at `now` (epoch seconds).
+        """Write the records that are due at `now` (epoch seconds).
 
         :raises ApiError: ServiceUnavailable if the store does not answer.
         """

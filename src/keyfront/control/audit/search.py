@@ -1,6 +1,6 @@
-"""The audit log as it is read: what is searched for in it, and whether its chain is whole.
+"""Reads the audit log: searches it, and verifies its hash chain.
 
-The log is read in pages, each in a transaction of its own, so that a long search holds up nobody.
+The log is read in pages, each in a transaction of its own, so that a long search blocks nobody.
 """
 
 from __future__ import annotations
@@ -21,9 +21,16 @@ PAGE = 1000
 
 
 class AuditQuery(msgspec.Struct, frozen=True):
-    """What is searched for; what is left out does not matter. `since` (included) and `until` (not) are epoch seconds,
-    `user` is a user's name, ARN or access key id, `event` an operation, `resource` an id or an ARN, `errors` asks for
-    calls that were refused or failed, `writes` for those that would change something."""
+    """Criteria of a search; those left out match everything.
+
+    :param since: epoch seconds, inclusive.
+    :param until: epoch seconds, exclusive.
+    :param user: a user's name, ARN, or access key id.
+    :param event: an operation.
+    :param resource: an id or an ARN.
+    :param errors: only calls that were refused or failed.
+    :param writes: only calls of operations that change something.
+    """
 
     since: float | None = None
     until: float | None = None
@@ -35,19 +42,19 @@ class AuditQuery(msgspec.Struct, frozen=True):
 
 
 class AuditMatch(msgspec.Struct, frozen=True):
-    """A row, and its record decoded; empty if somebody has made it unreadable."""
+    """A row with its decoded record; the record is empty if it is unreadable."""
 
     row: AuditRow
     record: dict[str, Any]
 
 
-def search(store: Store, wanted: AuditQuery, *, newest_first: bool = False) -> Iterator[AuditMatch]:
-    """The records that `wanted` describes, oldest first unless said otherwise.
+def search(store: Store, criteria: AuditQuery, *, newest_first: bool = False) -> Iterator[AuditMatch]:
+    """The records that match the query, oldest first by default.
 
     :raises ApiError: ServiceUnavailable if the store does not answer.
     """
     number, order = _audit.c.number, _audit.c.number.desc() if newest_first else _audit.c.number
-    query = sa.select(number, _audit.c.record, _audit.c.digest).where(*_clauses(wanted)).order_by(order)
+    query = sa.select(number, _audit.c.record, _audit.c.digest).where(*_clauses(criteria)).order_by(order)
     last: int | None = None
     while True:
         page = query if last is None else query.where(number < last if newest_first else number > last)
@@ -56,33 +63,33 @@ def search(store: Store, wanted: AuditQuery, *, newest_first: bool = False) -> I
             rows = [AuditRow(number_, _bytes(record), digest) for number_, record, digest in found]
         for row in rows:
             record = _decoded(row)
-            if _fits(record, wanted):
+            if _fits(record, criteria):
                 yield AuditMatch(row, record)
         if len(rows) < PAGE:
             return
         last = rows[-1].number
 
 
-def _clauses(wanted: AuditQuery) -> Iterator[sa.ColumnElement[bool]]:
-    if wanted.since is not None:
-        yield _audit.c.time >= wanted.since
-    if wanted.until is not None:
-        yield _audit.c.time < wanted.until
-    if wanted.event:
-        yield sa.func.lower(_audit.c.name) == wanted.event.lower()
-    if wanted.resource:
+def _clauses(criteria: AuditQuery) -> Iterator[sa.ColumnElement[bool]]:
+    if criteria.since is not None:
+        yield _audit.c.time >= criteria.since
+    if criteria.until is not None:
+        yield _audit.c.time < criteria.until
+    if criteria.event:
+        yield sa.func.lower(_audit.c.name) == criteria.event.lower()
+    if criteria.resource:
         # A distribution is named by its id or, where it is tagged, by its ARN.
         yield sa.or_(
-            _audit.c.resource == wanted.resource,
-            _audit.c.resource.endswith(f"/{wanted.resource}", autoescape=True),
-            _audit.c.resource == wanted.resource.rpartition("/")[2],
+            _audit.c.resource == criteria.resource,
+            _audit.c.resource.endswith(f"/{criteria.resource}", autoescape=True),
+            _audit.c.resource == criteria.resource.rpartition("/")[2],
         )
-    if wanted.errors:
+    if criteria.errors:
         yield _audit.c.error != ""
 
 
 def _bytes(record: Any) -> bytes:
-    """A record as it was written, or as somebody has changed it: SQLite keeps whatever type it is given."""
+    """A record's bytes. A record that was tampered with may have another type: SQLite stores any type in any column."""
     return record if isinstance(record, bytes) else str(record).encode()
 
 
@@ -94,18 +101,23 @@ def _decoded(row: AuditRow) -> dict[str, Any]:
     return found if isinstance(found.get("userIdentity"), dict) else {}
 
 
-def _fits(record: dict[str, Any], wanted: AuditQuery) -> bool:
-    """What no column tells."""
-    if wanted.writes and record.get("readOnly"):
+def _fits(record: dict[str, Any], criteria: AuditQuery) -> bool:
+    """The criteria that no column covers."""
+    if criteria.writes and record.get("readOnly"):
         return False
     who = record.get("userIdentity") or {}
     names = (who.get("userName"), who.get("arn"), who.get("accessKeyId"), who.get("type"))
-    return not wanted.user or wanted.user in names
+    return not criteria.user or criteria.user in names
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What became of a chain: `count` records are whole, the last of them with `digest`. `fault` says what is wrong
-    with the one after it; empty if nothing is. `expected`: the digest that was asked for is among them."""
+    """The result of a verification.
+
+    :param count: how many records from the start are intact.
+    :param digest: that of the last intact record.
+    :param fault: what is wrong with the record after it; empty if the chain is intact.
+    :param expected: whether the expected anchor is among the intact records.
+    """
 
     count: int
     digest: bytes
@@ -114,15 +126,15 @@ class Verdict(msgspec.Struct, frozen=True):
 
     @property
     def anchor(self) -> str:
-        """What to keep outside, and to give as `expect` later: the number of the last record and its digest."""
+        """The number and digest of the last intact record: keep it elsewhere, and pass it as `expect` later."""
         return f"{self.count}:{self.digest.hex()}"
 
 
 def verify(store: Store, expect: str = "") -> Verdict:
-    """Follow the chain from its first record to its last.
+    """Verify the chain from its first record to its last.
 
-    :param expect: an anchor, or a digest in hexadecimal, that the log once had. Without one, records missing at the
-        end cannot be told from records that never were.
+    :param expect: an anchor, or a digest in hexadecimal, that the log once had. Without one, a log whose last records
+        were removed looks intact.
     """
 
     def rows() -> Iterator[AuditRow]:
@@ -135,39 +147,39 @@ def verify(store: Store, expect: str = "") -> Verdict:
                 return
             last = page[-1].number
 
-    return follow(rows(), expect)
+    return verify_rows(rows(), expect)
 
 
-def follow(rows: Iterable[AuditRow], expect: str = "") -> Verdict:
-    """As `verify`, over the rows of a log from its first one on."""
+def verify_rows(rows: Iterable[AuditRow], expect: str = "") -> Verdict:
+    """Like `verify`, for the rows of a log from its first."""
     head: AuditRow | None = None
-    met = _meets(head, expect)
+    found = _is_expected(head, expect)
     for row in rows:
-        right = following(head, _bytes(row.record))
-        if row.number != right.number:
-            fault = f"record {right.number} is missing: record {row.number} follows"
-            return Verdict(right.number - 1, right_digest(head), fault, met)
-        if row != right:
-            fault = f"record {row.number} is not what was written, or one before it is missing"
-            return Verdict(right.number - 1, right_digest(head), fault, met)
+        expected_row = following(head, _bytes(row.record))
+        if row.number != expected_row.number:
+            fault = f"record {expected_row.number} is missing: record {row.number} follows"
+            return Verdict(expected_row.number - 1, _digest_of(head), fault, found)
+        if row != expected_row:
+            fault = f"record {row.number} was altered, or a record before it is missing"
+            return Verdict(expected_row.number - 1, _digest_of(head), fault, found)
         head = row
-        met = met or _meets(head, expect)
-    return Verdict(head.number if head else 0, right_digest(head), "", met)
+        found = found or _is_expected(head, expect)
+    return Verdict(head.number if head else 0, _digest_of(head), "", found)
 
 
-def right_digest(head: AuditRow | None) -> bytes:
+def _digest_of(head: AuditRow | None) -> bytes:
     return START if head is None else head.digest
 
 
-def _meets(head: AuditRow | None, expect: str) -> bool:
+def _is_expected(head: AuditRow | None, expect: str) -> bool:
     number, colon, digest = expect.rpartition(":")
-    found = (head.number if head else 0), right_digest(head).hex()
-    return found[1] == digest.lower() and (not colon or str(found[0]) == number)
+    head_number, head_digest = head.number if head else 0, _digest_of(head).hex()
+    return head_digest == digest.lower() and (not colon or str(head_number) == number)
 
 
 def exported(lines: Iterable[bytes]) -> Iterator[AuditRow]:
-    """The rows of a whole log that was exported as lines: each one's digest is reckoned from the one before, so that
-    only an expected digest can tell whether they are what was written."""
+    """The rows of a whole log that was exported as lines. Their digests are computed from the lines themselves, so only
+    an expected digest can show whether they were altered."""
     digest = START
     for number, line in enumerate(lines, start=1):
         record = line.rstrip(b"\r\n")

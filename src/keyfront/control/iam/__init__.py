@@ -1,1 +1,1 @@
-"""IAM's rules: policy documents, conditions, wildcards, permissions and roles. Pure."""
+"""IAM's rules: policy documents, conditions, wildcards, permissions, and roles. Pure."""

@@ -1,14 +1,14 @@
-"""The conditions of a policy's statement: which keys and operators there are, and what holds when.
+"""Conditions of policy statements: the supported keys and operators, and their evaluation. Pure.
 
-Pure. The rules are IAM's (IAM User Guide, "Condition operators", "Condition with multiple context keys or values",
-"Set operators for multivalued context keys"):
+The rules are IAM's (IAM User Guide, "Condition operators", "Condition with multiple context keys or values", "Set
+operators for multivalued context keys"):
 
-- A statement's conditions must all hold. Of a condition's values one must match; with a negated operator, none.
-- A key that the call does not have fails a condition, holds a negated one, and holds any with `…IfExists`.
-- `ForAllValues:` asks it of each value that the call has, and holds if it has none; `ForAnyValue:` asks it of one.
+- All conditions of a statement must hold. One of a condition's values must match; with a negated operator, none may.
+- If the call lacks the key, a condition does not hold, a negated one does, and so does any with `…IfExists`.
+- `ForAllValues:` requires it of each value in the call, and holds if there are none; `ForAnyValue:` requires it of one.
 
-A key or an operator that is not of the tables below is refused when the policy is stored: a condition that nobody
-looks at would grant what its author meant to restrict.
+A key or operator that is not in the tables below is refused when the policy is stored. Ignoring a condition would grant
+what its author meant to restrict.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import msgspec
 from keyfront.control.iam import wildcards
 from keyfront.control.iam.wildcards import Lookup, Template
 
-Circumstances = Mapping[str, tuple[str, ...]]
-"""What a call is made under: values by condition key, the key in lower case but for a tag's own (`aws:requesttag/Env`).
-A key without a value is left out."""
+RequestContext = Mapping[str, tuple[str, ...]]
+"""IAM's request context: the values of each condition key. Keys are in lower case, except for the key of a tag
+(`aws:requesttag/Env`). Keys without a value are absent."""
 
 _TAG_KEYS = "aws:tagkeys"
 _TAGGED = ("aws:resourcetag/", "aws:requesttag/")
@@ -47,13 +47,16 @@ KEYS: dict[str, frozenset[str]] = {
     "aws:userid": _TEXT,
     "aws:username": _TEXT,
 }
-"""Each key, and the families of operators that it can be used with. Tags (`aws:ResourceTag/k`, `aws:RequestTag/k`) go
-with all but IpAddress, and `Null` goes with every key."""
+"""The condition keys, each with the operator families that it supports. Tags (`aws:ResourceTag/k`, `aws:RequestTag/k`)
+support all but IpAddress, and every key supports `Null`."""
 
 
 class Operator(msgspec.Struct, frozen=True):
-    """`compile` makes of a policy's value what answers whether a call's value matches it; it raises ValueError for a
-    value that makes no sense."""
+    """A condition operator.
+
+    :param compile: turns a value in a policy into a function that tests a value of a call; raises ValueError for an
+        invalid value.
+    """
 
     family: str
     compile: Callable[[str], Callable[[str, Lookup], bool]]
@@ -61,7 +64,11 @@ class Operator(msgspec.Struct, frozen=True):
 
 
 class Condition(msgspec.Struct, frozen=True):
-    """One key under one operator. `each` is `ForAllValues`, `ForAnyValue` or nothing; `tests` are its values."""
+    """One key under one operator.
+
+    :param each: the set operator: `ForAllValues`, `ForAnyValue`, or empty.
+    :param tests: the compiled values.
+    """
 
     operator: str
     key: str
@@ -70,11 +77,12 @@ class Condition(msgspec.Struct, frozen=True):
     each: str
     tests: tuple[Callable[[str, Lookup], bool], ...]
 
-    def holds(self, circumstances: Circumstances) -> bool:
-        values = value_of(circumstances, self.key)
+    def holds(self, context: RequestContext) -> bool:
+        """True if the condition holds for the call."""
+        values = values_of(context, self.key)
 
         def lookup(key: str) -> str | None:
-            found = value_of(circumstances, fold(key))
+            found = values_of(context, fold(key))
             return found[0] if found and len(found) == 1 else None
 
         if self.operator == "Null":
@@ -86,37 +94,38 @@ class Condition(msgspec.Struct, frozen=True):
 
 
 def fold(key: str) -> str:
-    """A condition key as `Circumstances` have it: its case does not count, but a tag's own key keeps it."""
+    """A condition key as a `RequestContext` has it: in lower case, but for the key of a tag."""
     name, slash, tag = key.partition("/")
     return name.lower() + slash + tag
 
 
-def value_of(circumstances: Circumstances, key: str) -> tuple[str, ...] | None:
-    """The values of the folded key `key`. A tag's key matches in its own case, else in another one if only one does."""
-    if (values := circumstances.get(key)) is not None:
+def values_of(context: RequestContext, key: str) -> tuple[str, ...] | None:
+    """The values of the folded key `key`; None if the call lacks it. The key of a tag matches exactly, or else
+    regardless of case if that is unambiguous."""
+    if (values := context.get(key)) is not None:
         return values
     if not key.startswith(_TAGGED):
         return None
     folded = key.lower()
-    found = [values for name, values in circumstances.items() if name.lower() == folded]
+    found = [values for name, values in context.items() if name.lower() == folded]
     return found[0] if len(found) == 1 else None
 
 
-def known(key: str) -> bool:
-    """True for a folded key of the table, or a tag's."""
+def is_known(key: str) -> bool:
+    """True for a folded key that is in KEYS or a tag's."""
     return key in KEYS or any(key.startswith(tag) and len(key) > len(tag) for tag in _TAGGED)
 
 
-def single(key: str) -> bool:
-    """True for a folded key that has one value at most, so that a variable can stand for it."""
-    return known(key) and key != _TAG_KEYS
+def is_single_valued(key: str) -> bool:
+    """True for a folded key with at most one value, which can be used as a policy variable."""
+    return is_known(key) and key != _TAG_KEYS
 
 
 def parse(given: Any, where: str, variables: bool) -> Iterator[Condition]:
-    """The conditions of a statement's `Condition` member.
+    """The conditions in a statement's `Condition` member.
 
-    :param where: what to call it in an error.
-    :param variables: whether the policy's version knows variables.
+    :param where: its location, for errors.
+    :param variables: whether the policy's version has variables.
     :raises ValueError: says what is wrong, and where.
     """
     if not isinstance(given, dict):
@@ -128,14 +137,14 @@ def parse(given: Any, where: str, variables: bool) -> Iterator[Condition]:
         for key, values in keys.items():
             here = f"{where}.{name}.{key[:80]}"
             folded = fold(key)
-            if not known(folded):
+            if not is_known(folded):
                 raise ValueError(f"{here}: Keyfront does not know this condition key")
             families = KEYS.get(folded, _ANY) | {"Null"}
             if operator.family not in families:
                 raise ValueError(f"{here}: {name} cannot be used with this key")
             if folded == _TAG_KEYS and not each and operator.family != "Null":
                 raise ValueError(
-                    f"{here}: this key has several values; say ForAllValues:{name} or ForAnyValue:{name}"
+                    f"{here}: this key can have several values; use ForAllValues:{name} or ForAnyValue:{name}"
                 )
             tests = tuple(_test(operator, value, here, variables) for value in _values(values, here))
             plain = name.removeprefix(f"{each}:")
@@ -188,12 +197,12 @@ def _test(operator: Operator, value: str, where: str, variables: bool) -> Callab
 
 
 def checked(found: Template) -> Template:
-    """`found`, if its variables are such.
+    """The template itself, if all its variables are valid.
 
-    :raises ValueError: if one of them is not known, or has several values.
+    :raises ValueError: if a variable is unknown or can have several values.
     """
     for key in found.variables:
-        if not single(fold(key)):
+        if not is_single_valued(fold(key)):
             raise ValueError(f"Keyfront does not know the policy variable ${{{key[:80]}}}")
     return found
 
@@ -215,17 +224,17 @@ def _arn(value: str) -> Callable[[str, Lookup], bool]:
 
 
 def _bool(value: str) -> Callable[[str, Lookup], bool]:
-    wanted = value.lower()
-    if wanted not in {"true", "false"}:
+    expected = value.lower()
+    if expected not in {"true", "false"}:
         raise ValueError("the value must be true or false")
-    return lambda text, _: text.lower() == wanted
+    return lambda text, _: text.lower() == expected
 
 
 def _ip(value: str) -> Callable[[str, Lookup], bool]:
     try:
         network = ipaddress.ip_network(value, strict=False)
     except ValueError:
-        raise ValueError(f"{value[:80]!r} is no IP address or network in CIDR form") from None
+        raise ValueError(f"{value[:80]!r} is not an IP address or a network in CIDR form") from None
 
     def within(text: str, _: Lookup) -> bool:
         try:
@@ -254,19 +263,19 @@ def _compared(read: Callable[[str], float], fits: Callable[[float, float], bool]
 
 def _number(text: str) -> float:
     if not re.fullmatch(r"[-+]?[0-9]+(\.[0-9]+)?", text):
-        raise ValueError(f"{text[:80]!r} is no number")
+        raise ValueError(f"{text[:80]!r} is not a number")
     return float(text)
 
 
 def _moment(text: str) -> float:
-    """Epoch seconds of an ISO 8601 date or time (UTC if it names no zone), or of epoch seconds."""
+    """Epoch seconds of an ISO 8601 date or time (UTC if it has no time zone), or of a text of epoch seconds."""
     if re.fullmatch(r"[0-9]{5,16}(\.[0-9]+)?", text):
         return float(text)
     try:
         found = datetime.fromisoformat(text)
         return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
-        raise ValueError(f"{text[:80]!r} is no date: write 2030-01-31T12:00:00Z") from None
+        raise ValueError(f"{text[:80]!r} is not a date: write 2030-01-31T12:00:00Z") from None
 
 
 def _numeric(fits: Callable[[float, float], bool], *, negated: bool = False) -> Operator:
@@ -305,4 +314,4 @@ OPERATORS: dict[str, Operator] = {
     "ArnNotLike": Operator("Arn", _arn, negated=True),
     "Null": Operator("Null", _bool),
 }
-"""IAM's condition operators, all but BinaryEquals, for which there is no key."""
+"""All of IAM's condition operators but BinaryEquals, which no key supports."""

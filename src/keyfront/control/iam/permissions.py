@@ -1,9 +1,9 @@
-"""Which permissions each operation needs: IAM's actions, and the ARNs of the resources that they are asked for.
+"""The permissions that each operation needs: IAM actions, and the ARNs of their resources.
 
-The actions are those of AWS's Service Authorization Reference for CloudFront; most operations need the one of their own
-name. Where AWS asks for no resource, only a policy whose Resource is `*` grants. Keyfront goes further in two places,
-and a policy with `*` is good for both: public keys and key groups have ARNs (`public-key/ID`, `key-group/ID`), and
-what is to be created is `TYPE/*`. See docs/guide/access.md.
+The actions are those of AWS's Service Authorization Reference for CloudFront; most operations need the action of the
+same name. For an action without a resource, only a policy with the Resource `*` grants permission. Keyfront adds two
+things that policies with `*` cover as well: public keys and key groups have ARNs (`public-key/ID`, `key-group/ID`), and
+a resource to be created is `TYPE/*`. See docs/guide/access.md.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ _CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
 
 
 class Need(msgspec.Struct, frozen=True):
-    """An action, and what it is done to: the resource of `type` whose id is the call's parameter `member`. Without a
-    member it is any resource of the type; without a type it is about no single resource. A parameter that is an ARN
-    has no type."""
+    """An action and its resource.
+
+    :param type: the resource's type in ARNs; empty if there is no resource, or if the parameter is a whole ARN.
+    :param member: the call's parameter with the resource's id or ARN; empty: any resource of the type.
+    """
 
     action: str
     type: str = ""
     member: str = ""
 
     def resource(self, params: Mapping[str, Any], account: str) -> str:
-        """The ARN that policies are asked for, `*` if there is none."""
+        """The ARN to evaluate policies with; `*` if there is no resource."""
         named = str(params.get(self.member) or "") if self.member else "*"
         if not self.type:
             return named
@@ -37,7 +39,7 @@ class Need(msgspec.Struct, frozen=True):
 
 
 def type_of(kind: str) -> str:
-    """The first word of a resource's ARN by its kind's name: `key-group` for KeyGroup."""
+    """The resource type in ARNs of a kind: `key-group` for KeyGroup."""
     return _CAPITAL.sub("-", kind.removeprefix("CloudFront")).lower()
 
 
@@ -92,6 +94,6 @@ NEEDS: dict[str, tuple[Need, ...]] = _IRREGULAR | {
 
 
 def needs(operation: str) -> tuple[Need, ...]:
-    """All the permissions that `operation` needs. One without a row of its own, as the lists by what distributions
-    refer to, is about no single resource."""
+    """All permissions that `operation` needs. An operation that is not in NEEDS, such as ListDistributionsByKeyGroup,
+    needs the action of its name, without a resource."""
     return NEEDS.get(operation) or (Need(operation),)

@@ -1,13 +1,13 @@
-"""IAM's policy documents: read strictly, judged as IAM does. Pure.
+"""IAM policy documents: parsed strictly, evaluated like IAM. Pure.
 
-A call is allowed if a statement of one of the caller's policies allows it and none denies it; what nobody speaks of is
-denied (IAM User Guide, "Policy evaluation logic"). A statement speaks of a call if its action, its resource and all of
-its conditions match.
+A call is allowed if a statement in one of the caller's policies allows it and none denies it. If no statement applies,
+it is denied (IAM User Guide, "Policy evaluation logic"). A statement applies to a call if its action, its resource, and
+all of its conditions match.
 
-A document is read once, when it is stored, and strictly: an unknown member, operator, condition key or policy variable,
-an action of CloudFront's that does not exist, an ARN that is none, a member given twice: each is refused with
-MalformedPolicyDocument. So nothing that its author wrote is ever passed over. Actions and resources of other services
-are accepted, since policies are shared with AWS; they concern nothing here, and `Policy.notes` says so.
+A document is parsed when it is stored, and strictly: an unknown member, operator, condition key, or policy variable, a
+CloudFront action that does not exist, a malformed ARN, or a repeated member is refused with MalformedPolicyDocument. So
+nothing that its author wrote is ever ignored. Actions and resources of other services are accepted, since policies are
+shared with AWS; they have no effect here, which `Policy.notes` says.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from typing import Any
 import msgspec
 
 from keyfront.control.iam import conditions, wildcards
-from keyfront.control.iam.conditions import Circumstances, Condition
+from keyfront.control.iam.conditions import Condition, RequestContext
 from keyfront.control.iam.wildcards import Template
 from keyfront.errors import ApiError
 from keyfront.model.service import service
 
-LONGEST = 6144
-"""How many characters a document may have, white space not counted: IAM's quota for a managed policy."""
+MAX_CHARACTERS = 6144
+"""Most characters of a document without white space: IAM's quota for a managed policy."""
 
 _VERSIONS = ("2012-10-17", "2008-10-17")
 _MEMBERS = frozenset({"Sid", "Effect", "Action", "NotAction", "Resource", "NotResource", "Condition"})
@@ -59,7 +59,7 @@ _TYPES = frozenset(
         "vpcorigin",
     }
 )
-"""The types of CloudFront's resources, the first words of their ARNs; two of them are Keyfront's."""
+"""CloudFront's resource types, as in ARNs. `public-key` and `key-group` are Keyfront's additions."""
 _PERMISSION_ONLY = (
     "AllowVendedLogDeliveryForResource",
     "CreateSavingsPlan",
@@ -70,22 +70,25 @@ _PERMISSION_ONLY = (
     "ListUsages",
     "UpdateSavingsPlan",
 )
-"""Actions of CloudFront's that are no operation of its API (Service Authorization Reference)."""
+"""CloudFront's actions that are not operations of its API (Service Authorization Reference)."""
 OWN_ACTIONS = ("GetKeyUse",)
-"""Keyfront's own, with the prefix `keyfront:` (`beside.py`)."""
+"""Keyfront's own actions, with the prefix `keyfront:` (`wire/extensions.py`)."""
 
 
 class AccessRequest(msgspec.Struct, frozen=True):
-    """May the caller do `action` (`cloudfront:GetDistribution`) to `resource` (an ARN; `*` where the action is about
-    no single one)?"""
+    """An action (`cloudfront:GetDistribution`) on a resource (an ARN; `*` for an action without one)."""
 
     action: str
     resource: str
-    circumstances: Circumstances
+    context: RequestContext
 
 
 class Statement(msgspec.Struct, frozen=True):
-    """`name` is its Sid, or its place in the document. `not_…`: it speaks of all but these."""
+    """A statement.
+
+    :param name: its Sid, or its location in the document.
+    :param not_action: whether it applies to all actions but `actions`; `not_resource` likewise.
+    """
 
     name: str
     allows: bool
@@ -95,20 +98,25 @@ class Statement(msgspec.Struct, frozen=True):
     not_resource: bool
     conditions: tuple[Condition, ...]
 
-    def speaks_of(self, asked: AccessRequest) -> bool:
+    def applies_to(self, request: AccessRequest) -> bool:
+        """True if action, resource, and all conditions match."""
+
         def lookup(key: str) -> str | None:
-            values = conditions.value_of(asked.circumstances, conditions.fold(key))
+            values = conditions.values_of(request.context, conditions.fold(key))
             return values[0] if values else None
 
-        if any(action.matches(asked.action, lookup) for action in self.actions) is self.not_action:
+        if any(action.matches(request.action, lookup) for action in self.actions) is self.not_action:
             return False
-        if any(resource.matches(asked.resource, lookup) for resource in self.resources) is self.not_resource:
+        if (
+            any(resource.matches(request.resource, lookup) for resource in self.resources)
+            is self.not_resource
+        ):
             return False
-        return all(condition.holds(asked.circumstances) for condition in self.conditions)
+        return all(condition.holds(request.context) for condition in self.conditions)
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """A document that was read. `notes` say what in it concerns nothing here."""
+    """A parsed document. `notes` list the parts that have no effect here."""
 
     name: str
     statements: tuple[Statement, ...]
@@ -116,19 +124,19 @@ class Policy(msgspec.Struct, frozen=True):
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """`policy` and `statement` are those that decided; empty if none spoke of the call."""
+    """The result, with the policy and the statement that decided it; empty if none applied."""
 
     allowed: bool
     policy: str = ""
     statement: str = ""
 
 
-def evaluate(policies: Iterable[Policy], asked: AccessRequest) -> Decision:
-    """What `policies` say: an explicit deny, else an allow, else no."""
+def evaluate(policies: Iterable[Policy], request: AccessRequest) -> Decision:
+    """Evaluate the policies: an explicit deny wins over an allow; without either, the request is denied."""
     found = Decision(allowed=False)
     for policy in policies:
         for statement in policy.statements:
-            if (statement.allows and found.allowed) or not statement.speaks_of(asked):
+            if (statement.allows and found.allowed) or not statement.applies_to(request):
                 continue
             found = Decision(statement.allows, policy.name, statement.name)
             if not found.allowed:
@@ -136,16 +144,16 @@ def evaluate(policies: Iterable[Policy], asked: AccessRequest) -> Decision:
     return found
 
 
-def denied(arn: str, asked: AccessRequest, decision: Decision) -> ApiError:
-    """The answer to the caller `arn`, whom `decision` denies what was `asked`: AccessDenied in IAM's words."""
-    resource = "" if asked.resource == "*" else f" on resource: {asked.resource}"
+def denied(arn: str, request: AccessRequest, decision: Decision) -> ApiError:
+    """The AccessDenied error for the caller `arn`, with IAM's message."""
+    resource = "" if request.resource == "*" else f" on resource: {request.resource}"
     because = (
         "with an explicit deny in an identity-based policy"
         if decision.policy
-        else f"because no identity-based policy allows the {asked.action} action"
+        else f"because no identity-based policy allows the {request.action} action"
     )
     return ApiError(
-        "AccessDenied", f"User: {arn} is not authorized to perform: {asked.action}{resource} {because}", 403
+        "AccessDenied", f"User: {arn} is not authorized to perform: {request.action}{resource} {because}", 403
     )
 
 
@@ -153,16 +161,16 @@ def denied(arn: str, asked: AccessRequest, decision: Decision) -> ApiError:
 
 
 def parse(name: str, text: str, account: str) -> Policy:
-    """The policy that the JSON `text` holds.
+    """Parse the policy in the JSON `text`.
 
-    :param account: the account whose resources there are, for `Policy.notes`.
-    :raises ApiError: MalformedPolicyDocument (or LimitExceeded), which says what is wrong and where.
+    :param account: the account that owns all resources, for `Policy.notes`.
+    :raises ApiError: LimitExceeded, or MalformedPolicyDocument, which says what is wrong and where.
     """
     if (
-        sum(not character.isspace() for character in text[: LONGEST * 16]) > LONGEST
-        or len(text) > LONGEST * 16
+        sum(not character.isspace() for character in text[: MAX_CHARACTERS * 16]) > MAX_CHARACTERS
+        or len(text) > MAX_CHARACTERS * 16
     ):
-        raise ApiError("LimitExceeded", f"A policy document has at most {LONGEST} characters.", 409)
+        raise ApiError("LimitExceeded", f"A policy document has at most {MAX_CHARACTERS} characters.", 409)
     notes: list[str] = []
     try:
         statements = _document(_json(text), notes, account)
@@ -177,13 +185,13 @@ def _json(text: str) -> Any:
         if len(found) != len(pairs):
             counts = Counter(name for name, _ in pairs)
             twice = next(name for name, count in counts.items() if count > 1)
-            raise ValueError(f"the member {twice[:80]!r} is given twice")
+            raise ValueError(f"the member {twice[:80]!r} is repeated")
         return found
 
     try:
         return json.loads(text, object_pairs_hook=once)
     except json.JSONDecodeError as error:
-        raise ValueError(f"it is no JSON: {error}") from None
+        raise ValueError(f"it is not JSON: {error}") from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -242,7 +250,7 @@ def _statement(given: Any, where: str, variables: bool, notes: list[str], accoun
 
 
 def _either(given: dict[str, Any], name: str, where: str) -> tuple[str, list[str]]:
-    """Which of `name` and `Not<name>` a statement has, and its texts."""
+    """Whether a statement has `name` or `Not<name>`, and its texts."""
     names = [one for one in (name, f"Not{name}") if one in given]
     if len(names) != 1:
         raise ValueError(f"{where} needs {name} or Not{name}, and not both")
@@ -258,13 +266,15 @@ def _action(text: str, where: str, notes: list[str]) -> Template:
         return wildcards.template(text)
     vendor, colon, name = text.partition(":")
     if not colon or not _VENDOR.fullmatch(vendor.lower()) or not re.fullmatch(r"[A-Za-z0-9*?]+", name):
-        raise ValueError(f"{where}: {text[:80]!r} is no action: write cloudfront:CreateInvalidation, or *")
+        raise ValueError(
+            f"{where}: {text[:80]!r} is not an action: write cloudfront:CreateInvalidation, or *"
+        )
     found = wildcards.template(text, ignore_case=True)
     if vendor.lower() == "keyfront":
         if not any(found.matches(f"keyfront:{known}", _nothing) for known in OWN_ACTIONS):
             raise ValueError(f"{where}: Keyfront has no action {text[:80]!r}")
     elif vendor.lower() != "cloudfront":
-        notes.append(f"{where}: {text} is another service's and concerns nothing here")
+        notes.append(f"{where}: {text} belongs to another service and has no effect here")
     elif not any(found.matches(f"cloudfront:{known}", _nothing) for known in actions()):
         raise ValueError(f"{where}: CloudFront has no action {text[:80]!r}")
     return found
@@ -272,7 +282,7 @@ def _action(text: str, where: str, notes: list[str]) -> Template:
 
 @functools.cache
 def actions() -> tuple[str, ...]:
-    """CloudFront's actions, without its prefix."""
+    """CloudFront's actions, without the prefix."""
     return (*service().operations, *_PERMISSION_ONLY)
 
 
@@ -287,25 +297,25 @@ def _resource(text: str, where: str, variables: bool, notes: list[str], account:
         raise ValueError(f"{where}: {text[:80]!r}: {error}") from None
     partition, service_, region, owner, resource = _parts(text)
     if service_ != "cloudfront":
-        notes.append(f"{where}: {text} is another service's and concerns nothing here")
+        notes.append(f"{where}: {text} belongs to another service and has no effect here")
         return found
     type_, slash, _ = resource.partition("/")
     if region.strip("*"):
         raise ValueError(
-            f"{where}: {text[:80]!r}: CloudFront's ARNs name no region: arn:aws:cloudfront::ACCOUNT:…"
+            f"{where}: {text[:80]!r}: CloudFront's ARNs have no region: arn:aws:cloudfront::ACCOUNT:…"
         )
     if not set("*?$") & set(type_) and not (slash and type_ in _TYPES):
         raise ValueError(
-            f"{where}: {text[:80]!r}: CloudFront has no resources {type_[:40]!r}: write distribution/ID"
+            f"{where}: {text[:80]!r}: CloudFront has no resource type {type_[:40]!r}: write distribution/ID"
         )
     ours = wildcards.template(f"{partition}:{owner}")
     if "$" not in partition + owner and not ours.matches(f"aws:{account}", _nothing):
-        notes.append(f"{where}: {text} is not of account {account}, which owns everything here")
+        notes.append(f"{where}: {text} is not in account {account}, which owns everything here")
     return found
 
 
 def _parts(text: str) -> list[str]:
-    """The parts of an ARN after the first, with `$` for each of its variables, which may hold colons."""
+    """The parts of an ARN after the first. `$` replaces each variable, as variables may contain colons."""
     return wildcards.VARIABLE.sub("$", text).split(":", 5)[1:]
 
 

@@ -1,4 +1,4 @@
-"""The roles that come with Keyfront: policies under names of their own, which nobody can change or remove."""
+"""The built-in roles: named policies that cannot be changed or deleted."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
         "cloudfront:ListPublicKeys",
     ),
 }
-"""`admin` may do everything, `key-manager` changes public keys and key groups and reads all, `auditor` reads all,
-`edge` reads what an edge obeys."""
+"""`admin` may do everything; `key-manager` changes public keys and key groups and reads everything; `auditor` reads
+everything; `edge` reads what an edge needs."""
 
 ROLES: dict[str, Policy] = {
     name: iam.parse(name, json.dumps(document), account="") for name, document in DOCUMENTS.items()

@@ -1,10 +1,10 @@
-"""Texts of a policy with wildcards and variables: `arn:aws:cloudfront::*:distribution/E?`, `${aws:username}-*`.
+"""Policy texts with wildcards and variables: `arn:aws:cloudfront::*:distribution/E?`, `${aws:username}-*`.
 
-`*` is any number of characters, `?` exactly one; in an ARN neither crosses a colon before the last of the six parts
-(IAM User Guide, "Resource"). A variable stands for what it is when a call is judged, its wildcards being characters;
-`${*}`, `${?}` and `${$}` are the characters themselves. A text is compiled once, unless it holds a variable. Matching
-never backtracks over a wildcard (`model/pattern.py` says why that is right): callers choose some of the texts that
-are matched.
+`*` matches any number of characters, `?` exactly one; in an ARN neither matches across a colon before the last of the
+six parts (IAM User Guide, "Resource"). A variable is replaced by its value in the call, in which wildcards are literal
+characters; `${*}`, `${?}`, and `${$}` are those characters. A text without variables is compiled once. Matching never
+backtracks over a wildcard (`model/pattern.py` explains why that is correct), since callers choose some of the texts
+that are matched.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 Lookup = Callable[[str], str | None]
-"""What a variable stands for, by its key; None where the call has no such value."""
+"""The value of a variable by its key; None if the call has none."""
 
 _ARN_PARTS = 6
 VARIABLE = re.compile(r"\$\{([^}]*)\}")
@@ -39,7 +39,7 @@ Token = str | Variable | _Wild
 
 
 class Template:
-    """A compiled text. Make one with `template` or `arn`."""
+    """A compiled text; made by `template` or `arn`."""
 
     __slots__ = ("_arn", "_flags", "_tokens", "_whole", "text")
 
@@ -76,7 +76,7 @@ class Template:
         return self._compiled(tokens).fullmatch(text) is not None
 
     def _compiled(self, tokens: Iterable[str | _Wild]) -> re.Pattern[str]:
-        pieces: list[list[str]] = [[""]]  # the parts of an ARN, each cut at its stars
+        pieces: list[list[str]] = [[""]]  # the parts of an ARN, each split at its stars
         dots = ["[^:]" if self._arn else "."]
         for token in tokens:
             if isinstance(token, _Wild):
@@ -94,17 +94,18 @@ class Template:
 
 
 def template(text: str, *, wildcards: bool = True, ignore_case: bool = False) -> Template:
-    """The text with its wildcards, if it may have them, and its variables.
+    """Compile a text.
 
-    :raises ValueError: if what is between `${` and `}` is no variable.
+    :param wildcards: whether `*` and `?` are wildcards.
+    :raises ValueError: if the text between `${` and `}` is not a variable.
     """
     return Template(text, _tokens(text, wildcards), is_arn=False, ignore_case=ignore_case)
 
 
 def arn(text: str) -> Template:
-    """An ARN with wildcards and variables.
+    """Compile an ARN with wildcards and variables.
 
-    :raises ValueError: if it has not six parts, its service is a wildcard, or a variable makes no sense.
+    :raises ValueError: if it does not have six parts, its service has a wildcard, or a variable is malformed.
     """
     tokens = _tokens(text, wildcards=True)
     parts = VARIABLE.sub("x", text).split(":", _ARN_PARTS - 1)
@@ -116,7 +117,7 @@ def arn(text: str) -> Template:
 
 
 def _part(chunks: list[str], dot: str) -> str:
-    """A regular expression that takes each chunk between two stars where it first occurs."""
+    """A regular expression that matches each chunk between two stars at its first occurrence."""
     head, *rest = chunks
     if not rest:
         return head
@@ -135,7 +136,7 @@ def _tokens(text: str, wildcards: bool) -> tuple[Token, ...]:
         elif inside := _INSIDE.fullmatch(match[1]):
             tokens.append(Variable(inside[1], inside[2]))
         else:
-            raise ValueError(f"{match[0]} is no policy variable")
+            raise ValueError(f"{match[0]} is not a policy variable")
     tokens += _plain(text[at:], wildcards)
     return tuple(tokens)
 

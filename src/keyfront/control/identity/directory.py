@@ -1,7 +1,7 @@
-"""Who may call now: the file `credentials` and the store's users, as a running control plane obeys them.
+"""The current callers of a running control plane: those in the file `credentials`, and the store's users.
 
-What the store holds is read again when it has changed, and at most FRESH seconds pass until a change is noticed: a key
-that is revoked, here or by another control plane, is refused that soon. If the store does not answer, nobody may call.
+Users are read again when they have changed, which is noticed within FRESH seconds: so soon is a key refused that was
+revoked, here or by another control plane. While the store does not respond, nobody may call.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from keyfront.errors import ApiError, SettingsError
 log = logging.getLogger("keyfront.control")
 
 FRESH = 0.5
-"""Seconds for which what was read last counts without a look."""
+"""Seconds for which the callers are used without checking for changes."""
 USED_EVERY = 60.0
-"""Seconds between two notes of an access key's use."""
+"""Seconds between two records of an access key's use."""
 
 DENIES_ALL = '{"Statement": {"Effect": "Deny", "Action": "*", "Resource": "*"}}'
-"""What a policy means that this version of Keyfront cannot read: its author may have denied something with it."""
+"""Replaces a policy that this version of Keyfront cannot parse, because it may deny something."""
 
 
 class CallerDirectory:
-    """The callers. Safe to ask from several threads.
+    """The callers. Safe to use from several threads.
 
-    :param file: the callers of the file `credentials`. They come first, and stay as they were at the start.
-    :param account: the twelve digits of the account that the users belong to.
-    :param sealer: gives what opens the secrets; asked only if there are any.
+    :param file: the callers in the file `credentials`. They take precedence and never change.
+    :param account: the twelve digits of the users' account.
+    :param sealer: returns the sealer that opens the secrets; called only if there are any.
     """
 
     def __init__(self, store: Store, file: Credentials, account: str, sealer: Callable[[], Sealer]) -> None:
@@ -60,18 +60,17 @@ class CallerDirectory:
         failures = self._failures
         with self._lock:
             if self._version < 0 or abs(now - self._checked) >= FRESH:
-                if (
-                    self._failures != failures
-                ):  # while this call waited: another try would only take as long again
-                    raise ApiError("ServiceUnavailable", "The store does not say who may call.", 503)
+                # A read that failed while this call waited for the lock would only fail again, as slowly.
+                if self._failures != failures:
+                    raise ApiError("ServiceUnavailable", "The callers cannot be read from the store.", 503)
                 try:
-                    self._look(now)
+                    self._refresh(now)
                 except ApiError:
                     self._failures += 1
                     raise
             return self._current
 
-    def _look(self, now: float) -> None:
+    def _refresh(self, now: float) -> None:
         with self._store.read() as transaction:
             version = users.version(transaction)
             if version != self._version:
@@ -79,8 +78,8 @@ class CallerDirectory:
         self._version, self._checked = version, now
 
     def used(self, key_id: str, now: float) -> None:
-        """Note that the access key signed a call, at most once in USED_EVERY seconds. A store that takes no note
-        now is no reason to refuse the call."""
+        """Record that the access key signed a call, at most once in USED_EVERY seconds. If the store cannot be written
+        to, the call proceeds."""
         if self._file.secret_of(key_id) is not None:
             return
         with self._lock:
@@ -91,7 +90,7 @@ class CallerDirectory:
             with self._store.write_relaxed() as transaction:
                 users.note_use(transaction, key_id, now)
         except ApiError as error:
-            log.error("the use of the access key %s was not noted: %s", key_id, error)
+            log.error("the use of the access key %s was not recorded: %s", key_id, error)
 
     def _read(self, transaction: Transaction) -> Credentials:
         texts = {one.name: one.text for one in users.documents(transaction)}
@@ -101,13 +100,14 @@ class CallerDirectory:
         names = {caller.name.lower() for caller, _ in found}
         for name in sorted(name for name in known if name.lower() in names):
             log.warning(
-                "the user %s and a profile of the file `credentials` have one name in the audit log", name
+                "the user %s and a profile in the file `credentials` have the same name in the audit log",
+                name,
             )
         sealed = [key for key in users.sealed_keys(transaction) if key.active]
         try:
             sealer = self._sealer() if sealed else None
         except SettingsError as error:
-            log.error("no access key of the store can be used: %s", error)
+            log.error("no access key in the store can be used: %s", error)
             sealer = None
         for key in sealed:
             if sealer is None:
@@ -118,7 +118,7 @@ class CallerDirectory:
                 arn=user_arn(self._account, user.name),
                 account=self._account,
                 user_id=user.id,
-                policies=tuple(policies.get(name) or self._unread(name) for name in user.policies),
+                policies=tuple(policies.get(name) or self._deny_all(name) for name in user.policies),
             )
             try:
                 found.append((caller, sealer.open(key.sealed, key.id, user.id)))
@@ -131,8 +131,8 @@ class CallerDirectory:
         try:
             return iam.parse(name, text, self._account)
         except ApiError as error:
-            log.error("the policy %s denies everything, since it cannot be read: %s", name, error)
-            return self._unread(name)
+            log.error("the policy %s denies everything, because it cannot be parsed: %s", name, error)
+            return self._deny_all(name)
 
-    def _unread(self, name: str) -> Policy:
+    def _deny_all(self, name: str) -> Policy:
         return iam.parse(name, DENIES_ALL, self._account)

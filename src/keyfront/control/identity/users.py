@@ -1,8 +1,8 @@
-"""Users, their access keys and their policies, as an operator keeps them.
+"""Users with their access keys and policies, as administered by an operator.
 
-The words and the limits are IAM's: a user has at most two access keys, so that one can take the other's place, and at
-most ten policies. A role (`roles.py`) is attached as a policy is. Every change is one transaction with its audit
-record, and raises the version by which running control planes notice it (`access.py`).
+Terms and limits are IAM's: a user has at most two access keys, so that one can replace the other, and at most ten
+policies. A role (`iam/roles.py`) is attached like a policy. Every change is one transaction with its audit record, and
+increments the version by which running control planes notice it (`directory.py`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,12 @@ _BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 
 
 class User(msgspec.Struct, frozen=True):
-    """`id` is IAM's unique id, which no other user ever has; `policies` are the names of roles and policies."""
+    """A user.
+
+    :param id: IAM's unique id, never reused.
+    :param created: epoch seconds.
+    :param policies: the names of the attached roles and policies.
+    """
 
     name: str
     id: str
@@ -50,7 +55,10 @@ class User(msgspec.Struct, frozen=True):
 
 
 class Key(msgspec.Struct, frozen=True):
-    """An access key without its secret. `used` is when it last signed a call, to the minute; None if it never did."""
+    """An access key without its secret.
+
+    :param used: when it last signed a call, epoch seconds to the minute; None: never.
+    """
 
     id: str
     owner: str
@@ -60,7 +68,7 @@ class Key(msgspec.Struct, frozen=True):
 
 
 class Document(msgspec.Struct, frozen=True):
-    """A policy of one's own: its JSON as it was given."""
+    """A stored policy: its JSON as given."""
 
     name: str
     text: str
@@ -69,7 +77,7 @@ class Document(msgspec.Struct, frozen=True):
 
 
 class SealedKey(msgspec.Struct, frozen=True):
-    """An access key as it is stored. `sealer` names the key that its secret is sealed under."""
+    """An access key as stored. `sealer` is the name of the key that its secret is sealed with."""
 
     id: str
     owner: str
@@ -78,17 +86,17 @@ class SealedKey(msgspec.Struct, frozen=True):
     sealer: str
 
 
-# ---- what is stored
+# ---- queries
 
 
 def version(transaction: Transaction) -> int:
-    """A number that is higher after every change of what follows."""
+    """A number that every change of users, keys, and policies increments."""
     found = transaction.connection.execute(sa.select(_counter.c.value).where(_counter.c.name == "access"))
     return int(found.scalar_one())
 
 
 def users(transaction: Transaction) -> list[User]:
-    """All users, by name."""
+    """All users, in order of name."""
     attached: dict[str, list[str]] = {}
     for owner, policy in transaction.connection.execute(
         sa.select(_attachment.c.owner, _attachment.c.policy).order_by(_attachment.c.policy)
@@ -118,27 +126,27 @@ def sealed_keys(transaction: Transaction) -> list[SealedKey]:
 
 
 def documents(transaction: Transaction) -> list[Document]:
-    """The policies that are no roles, by name."""
+    """The stored policies, in order of name; roles are not among them."""
     rows = transaction.connection.execute(sa.select(_policy).order_by(_policy.c.name))
     return [Document(row.name, row.document, row.created, row.modified) for row in rows]
 
 
 def note_use(transaction: Transaction, key_id: str, now: float) -> None:
-    """The access key signed a call at `now` (epoch seconds)."""
+    """Record that the access key signed a call at `now` (epoch seconds)."""
     transaction.connection.execute(sa.update(_key).where(_key.c.id == key_id).values(used=now))
 
 
-# ---- an operator's changes
+# ---- administration
 
 
 class UserAdmin:
-    """What an operator does to users, keys and policies.
+    """An operator's changes to users, keys, and policies.
 
-    :param account: the twelve digits of the account that the users belong to.
-    :param sealer: gives what seals secrets; asked for when a key is made.
-    :param by: who does it, for the audit log.
+    :param account: the twelve digits of the users' account.
+    :param sealer: returns the sealer for secrets; called when a key is created.
+    :param by: the user agent in audit records.
     :param clock: epoch seconds.
-    :param taken: names that users cannot have: those of the file `credentials`.
+    :param taken: names that users cannot have: those in the file `credentials`.
     """
 
     def __init__(
@@ -163,7 +171,10 @@ class UserAdmin:
     # users
 
     def create_user(self, name: str, policies: Collection[str] = ()) -> User:
-        """:raises ApiError: ValidationError, EntityAlreadyExists, NoSuchEntity (a policy) or LimitExceeded."""
+        """Create a user with these policies.
+
+        :raises ApiError: ValidationError, EntityAlreadyExists, NoSuchEntity (a policy), or LimitExceeded.
+        """
         if not _USER.fullmatch(name):
             raise ApiError(
                 "ValidationError", f"{name[:80]!r} cannot be a user's name: 1 to 64 of A-Z a-z 0-9 +=,.@_-"
@@ -189,16 +200,23 @@ class UserAdmin:
         return User(name, user_id, now, given)
 
     def users(self) -> list[User]:
+        """All users, in order of name."""
         with self._store.read() as transaction:
             return users(transaction)
 
     def user(self, name: str) -> User:
-        """:raises ApiError: NoSuchEntity."""
+        """One user.
+
+        :raises ApiError: NoSuchEntity.
+        """
         with self._store.read() as transaction:
             return _user_of(transaction, name)
 
     def delete_user(self, name: str, *, with_keys: bool = False) -> None:
-        """:raises ApiError: NoSuchEntity, or DeleteConflict if the user has access keys and they should stay."""
+        """Delete a user, and with `with_keys` the user's access keys.
+
+        :raises ApiError: NoSuchEntity, or DeleteConflict if the user has access keys and `with_keys` is not set.
+        """
         with self._change("DeleteUser", {"UserName": name}) as (transaction, _):
             _user_of(transaction, name)
             if keys(transaction, name) and not with_keys:
@@ -209,16 +227,17 @@ class UserAdmin:
     # access keys
 
     def create_key(self, name: str) -> tuple[Key, str]:
-        """A new access key of the user, and its secret, which nobody is told again.
+        """Create an access key. Returns it with its secret, which cannot be retrieved again.
 
         :raises ApiError: NoSuchEntity, or LimitExceeded if the user has two.
-        :raises SettingsError: if there is no key to seal it with, or another than for the keys that there are.
+        :raises SettingsError: if there is no key to seal it with, or it differs from that of the existing keys.
         """
         with self._change("CreateAccessKey", {"UserName": name}) as (transaction, elements):
             return self._new_key(transaction, name, elements)
 
     def rotate_key(self, name: str) -> tuple[Key, str, Key]:
-        """A second access key for a user that has one: the new key, its secret, and the old one, which works on.
+        """Create a second access key for a user that has one. Returns the new key, its secret, and the old key, which
+        stays valid.
 
         :raises ApiError: NoSuchEntity if there is no such user or it has no key, LimitExceeded if it has two.
         """
@@ -232,18 +251,24 @@ class UserAdmin:
                 raise ApiError(
                     "LimitExceeded",
                     f"The user {name} has {KEYS_PER_USER} access keys already, {' and '.join(one.id for one in found)}:"
-                    " revoke the one that nothing uses any more.",
+                    " revoke the one that is no longer used.",
                     409,
                 )
             return (*self._new_key(transaction, name, elements), found[0])
 
     def keys(self, name: str = "") -> list[Key]:
-        """:raises ApiError: NoSuchEntity if there is no such user."""
+        """The access keys of one user, or of all.
+
+        :raises ApiError: NoSuchEntity if there is no such user.
+        """
         with self._store.read() as transaction:
             return keys(transaction, name and _user_of(transaction, name).name)
 
     def set_active(self, key_id: str, active: bool) -> Key:
-        """:raises ApiError: NoSuchEntity."""
+        """Activate or deactivate an access key.
+
+        :raises ApiError: NoSuchEntity.
+        """
         status = "Active" if active else "Inactive"
         with self._change("UpdateAccessKey", {"AccessKeyId": key_id, "Status": status}) as (transaction, _):
             found = _key_of(transaction, key_id)
@@ -253,7 +278,10 @@ class UserAdmin:
         return msgspec.structs.replace(found, active=active)
 
     def delete_key(self, key_id: str) -> Key:
-        """:raises ApiError: NoSuchEntity."""
+        """Revoke an access key for good.
+
+        :raises ApiError: NoSuchEntity.
+        """
         with self._change("DeleteAccessKey", {"AccessKeyId": key_id}) as (transaction, _):
             found = _key_of(transaction, key_id)
             transaction.connection.execute(sa.delete(_key).where(_key.c.id == key_id))
@@ -266,11 +294,11 @@ class UserAdmin:
                 "LimitExceeded", f"Cannot exceed quota for AccessKeysPerUser: {KEYS_PER_USER}.", 409
             )
         sealer, now = self._sealer(), self._clock()
-        if strange := [one.id for one in sealed_keys(transaction) if one.sealer != sealer.name]:
+        if other := [one.id for one in sealed_keys(transaction) if one.sealer != sealer.name]:
             raise ApiError(
                 "InvalidInput",
-                f"The secret of {strange[0]} is sealed under another key than this installation's; "
-                "use the key that it was sealed under, or revoke it first.",
+                f"The secret of {other[0]} is sealed with a different key than this installation's; "
+                "use the key that it was sealed with, or revoke it first.",
             )
         key_id, secret = new_access_key()
         transaction.connection.execute(
@@ -290,7 +318,7 @@ class UserAdmin:
     # policies
 
     def put_policy(self, name: str, text: str) -> Policy:
-        """Store a policy under `name`, in the place of one that has it.
+        """Store a policy as `name`, replacing an existing one.
 
         :raises ApiError: MalformedPolicyDocument, LimitExceeded, ValidationError, or EntityAlreadyExists for a role.
         """
@@ -316,11 +344,15 @@ class UserAdmin:
         return policy
 
     def documents(self) -> list[Document]:
+        """The stored policies, in order of name."""
         with self._store.read() as transaction:
             return documents(transaction)
 
     def delete_policy(self, name: str) -> None:
-        """:raises ApiError: NoSuchEntity, or DeleteConflict while somebody has it."""
+        """Delete a stored policy.
+
+        :raises ApiError: NoSuchEntity, or DeleteConflict while it is attached.
+        """
         with self._change("DeletePolicy", {"PolicyName": name}) as (transaction, _):
             if not self._one(transaction, sa.select(_policy).where(_policy.c.name == name)):
                 raise ApiError("NoSuchEntity", f"There is no policy {name}.", 404)
@@ -333,9 +365,9 @@ class UserAdmin:
             transaction.connection.execute(sa.delete(_policy).where(_policy.c.name == name))
 
     def attach(self, policy: str, name: str) -> User:
-        """Give the user a policy or a role; nothing changes if it has it.
+        """Attach a policy or role to a user; no change if it is attached already.
 
-        :raises ApiError: NoSuchEntity, or LimitExceeded beyond ten.
+        :raises ApiError: NoSuchEntity, or LimitExceeded beyond POLICIES_PER_USER.
         """
         with self._change("AttachUserPolicy", {"UserName": name, "PolicyName": policy}) as (transaction, _):
             self._attach(transaction, policy, name)
@@ -355,7 +387,10 @@ class UserAdmin:
         transaction.connection.execute(sa.insert(_attachment).values(owner=name, policy=policy))
 
     def detach(self, policy: str, name: str) -> User:
-        """:raises ApiError: NoSuchEntity if there is no such user, or it has no such policy."""
+        """Detach a policy or role from a user.
+
+        :raises ApiError: NoSuchEntity if there is no such user, or it does not have the policy.
+        """
         with self._change("DetachUserPolicy", {"UserName": name, "PolicyName": policy}) as (transaction, _):
             if policy not in _user_of(transaction, name).policies:
                 raise ApiError("NoSuchEntity", f"The user {name} does not have the policy {policy}.", 404)
@@ -365,7 +400,7 @@ class UserAdmin:
             return _user_of(transaction, name)
 
     def policies_of(self, name: str) -> list[Policy]:
-        """The user's roles and policies, as calls are judged by.
+        """The user's roles and policies, parsed.
 
         :raises ApiError: NoSuchEntity.
         """
@@ -376,11 +411,11 @@ class UserAdmin:
                 for policy in _user_of(transaction, name).policies
             ]
 
-    # each change
+    # transactions
 
     @contextmanager
     def _change(self, event: str, parameters: dict[str, Any]) -> Iterator[tuple[Transaction, dict[str, Any]]]:
-        """A transaction that ends with its audit record. The dict takes what the record tells of the outcome."""
+        """A transaction that ends with its audit record. The dict receives the record's responseElements."""
         elements: dict[str, Any] = {}
         root = Caller("", f"arn:aws:iam::{self._account}:root", self._account, self._account)
         with self._store.write() as transaction:

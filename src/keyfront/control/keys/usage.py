@@ -1,9 +1,10 @@
-"""What edges see of the keys that sign, added up over all edges, restarts and control planes.
+"""Key usage: how often, and until when, signatures of each key are used, summed over all edges, restarts, and control
+planes.
 
 An edge reports what it has counted since its process started (`fleet/key_counters.py`). The control plane adds what a
-run has counted since the previous report and stores that position in the same transaction. So nothing counts twice
-whichever process restarts, and the last report of an edge that ended is still added. Only what a killed edge had not
-yet reported is lost: about one second.
+run has counted since the previous report, and stores that position in the same transaction. So nothing is counted
+twice, whichever process restarts, and the last report of an edge that has ended is still added. Only what a killed edge
+had not reported yet is lost: about one second.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ from keyfront.signing.policy import MAX_EPOCH
 
 HOUR = 3600
 DAY_HOURS = 24
-KEPT = 40 * 86_400.0
-"""Seconds for which it is remembered how far a run was counted: longer than a feed keeps what an edge left behind."""
-FORGOTTEN = 400 * 86_400.0
-"""Seconds after which a key that nobody signed with any more is forgotten."""
-MOST = 20_000
-LONGEST = 128
-"""Rows of one report, and characters of a name, that an edge of ours never exceeds."""
+RUN_RETENTION = 40 * 86_400.0
+"""Seconds for which the position of a run is stored: longer than a feed keeps the last report of an ended edge."""
+KEY_RETENTION = 400 * 86_400.0
+"""Seconds after its last use for which a key's usage is stored."""
+MAX_ROWS = 20_000
+MAX_NAME = 128
+"""Rows in one report, and characters of a name, that no genuine edge exceeds."""
 
 
 class Reports(Protocol):
-    """What is needed of a feed; `fleet/file_feed.py` has it."""
+    """What the collector needs of a feed; see `fleet/file_feed.py`."""
 
     def last_reports(self) -> list[Report]: ...
 
@@ -50,17 +51,17 @@ class Reports(Protocol):
     def forget(self, ended: Path) -> None: ...
 
 
-class Seen(msgspec.Struct, frozen=True):
-    """How far a run had come, as it is kept: what is needed to tell what came after."""
+class RunPosition(msgspec.Struct, frozen=True):
+    """How far a run has been counted: its counters in the last report."""
 
     keys: list[tuple[str, str, str, int]]
 
 
-_seen_decoder = msgspec.json.Decoder(Seen)
+_position_decoder = msgspec.json.Decoder(RunPosition)
 
 
 class KeyUsageCollector:
-    """Adds up what the edges of these feeds report. Safe to use from several threads."""
+    """Adds up the reports of the edges of these feeds. Safe to use from several threads."""
 
     def __init__(self, store: Store, *feeds: Reports) -> None:
         self._store = store
@@ -69,10 +70,10 @@ class KeyUsageCollector:
         self._known: dict[str, KeyCounts] = {}
 
     def gather(self, now: float) -> None:
-        """Take over what is new since the last time. Nothing is written if nothing is.
+        """Add what has been counted since the last call. Writes only if there is something new.
 
         :param now: epoch seconds.
-        :raises ApiError: ServiceUnavailable if the store does not answer; then nothing is lost.
+        :raises ApiError: ServiceUnavailable if the store does not respond. Nothing is lost then.
         """
         with self._lock:
             found: dict[str, tuple[KeyCounts, float]] = {}
@@ -96,14 +97,14 @@ class KeyUsageCollector:
         try:
             counts = msgspec.convert(report.counters, KeyCounts)
         except msgspec.ValidationError:
-            return  # of another version of Keyfront
+            return  # from another version of Keyfront
         if counts.run and (counts.keys or counts.ends) and _plausible(counts):
-            found[counts.run] = (counts, report.at if now - KEPT < report.at <= now else now)
+            found[counts.run] = (counts, report.at if now - RUN_RETENTION < report.at <= now else now)
 
 
 def _plausible(counts: KeyCounts) -> bool:
-    """Whether they can be kept at all. Another region's edges report into a folder that others may write to, and must
-    not keep anybody's counts from being added up."""
+    """True if the counts can be stored. Reports from other regions come through folders that others can write to; a bad
+    report must not prevent good ones from being added."""
     texts = [
         counts.run,
         *(text for *name, _ in counts.keys for text in name),
@@ -111,18 +112,22 @@ def _plausible(counts: KeyCounts) -> bool:
     ]
     times = [time for _, latest, longest, until in counts.ends for time in (latest, longest, until)]
     return (
-        len(counts.keys) <= MOST
-        and len(counts.ends) <= MOST
-        and all(len(text) <= LONGEST and text.isascii() and text.isprintable() for text in texts)
+        len(counts.keys) <= MAX_ROWS
+        and len(counts.ends) <= MAX_ROWS
+        and all(len(text) <= MAX_NAME and text.isascii() and text.isprintable() for text in texts)
         and all(0 <= n < 1 << 53 for *_, n in counts.keys)
         and all(0 <= time <= MAX_EPOCH for time in times)
     )
 
 
 def add(transaction: Transaction, runs: Mapping[str, tuple[KeyCounts, float]], now: float) -> None:
-    """Add what these runs have counted beyond what is known of them. With each: when it said so, epoch seconds."""
+    """Add what these runs have counted beyond their stored positions.
+
+    :param runs: by run: its counts, and when it reported them (epoch seconds).
+    :param now: epoch seconds.
+    """
     connection = transaction.connection
-    # One after the other: who adds must see what others have added. SQLite's writers take turns anyhow.
+    # One writer at a time, as each must see what others have added. On SQLite this is so anyway.
     since = connection.execute(
         sa.select(_counter.c.value).where(_counter.c.name == "key_use").with_for_update()
     ).scalar_one()
@@ -131,7 +136,7 @@ def add(transaction: Transaction, runs: Mapping[str, tuple[KeyCounts, float]], n
             sa.update(_counter).where(_counter.c.name == "key_use").values(value=int(now * 1000))
         )
     before = {
-        run: {tuple(name): n for *name, n in _seen_decoder.decode(counted).keys}
+        run: {tuple(name): n for *name, n in _position_decoder.decode(counted).keys}
         for run, counted in connection.execute(
             sa.select(_run.c.run, _run.c.counted).where(_run.c.run.in_(list(runs)))
         )
@@ -148,7 +153,7 @@ def add(transaction: Transaction, runs: Mapping[str, tuple[KeyCounts, float]], n
                 requests[key] += more
                 moments[key].append(at)
                 by_hour[int(at) // HOUR, key[0]] += more
-        row = {"seen": now, "counted": msgspec.json.encode(Seen(counts.keys))}
+        row = {"seen": now, "counted": msgspec.json.encode(RunPosition(counts.keys))}
         if run in before:
             connection.execute(sa.update(_run).where(_run.c.run == run).values(**row))
         else:
@@ -164,9 +169,9 @@ def add(transaction: Transaction, runs: Mapping[str, tuple[KeyCounts, float]], n
             connection.execute(sa.insert(_hour).values(hour=hour, key_pair_id=id_, requests=more))
     _extend(connection, (counts for counts, _ in runs.values()), now)
     connection.execute(sa.delete(_hour).where(_hour.c.hour < int(now) // HOUR - DAY_HOURS))
-    connection.execute(sa.delete(_run).where(_run.c.seen < now - KEPT))
-    connection.execute(sa.delete(_use).where(_use.c.last_seen < now - FORGOTTEN))
-    connection.execute(sa.delete(_end).where(_end.c.latest < now - FORGOTTEN))
+    connection.execute(sa.delete(_run).where(_run.c.seen < now - RUN_RETENTION))
+    connection.execute(sa.delete(_use).where(_use.c.last_seen < now - KEY_RETENTION))
+    connection.execute(sa.delete(_end).where(_end.c.latest < now - KEY_RETENTION))
 
 
 def _count(
@@ -183,7 +188,7 @@ def _count(
 
 
 def _extend(connection: sa.Connection, counted: Iterable[KeyCounts], now: float) -> None:
-    """Take over until when signatures are good."""
+    """Store when the signatures in use expire."""
     news: dict[str, ExpiryStats] = {}
     for counts in counted:
         for id_, latest, longest, until in counts.ends:
@@ -197,9 +202,9 @@ def _extend(connection: sa.Connection, counted: Iterable[KeyCounts], now: float)
         if found is None:
             connection.execute(sa.insert(_end).values(key_pair_id=id_, **_columns(ends)))
             continue
-        kept = ExpiryStats(found.latest, found.longest, found.until)
-        if kept.add(ends.latest, ends.longest, ends.until, now):
-            connection.execute(sa.update(_end).where(_end.c.key_pair_id == id_).values(**_columns(kept)))
+        stats = ExpiryStats(found.latest, found.longest, found.until)
+        if stats.add(ends.latest, ends.longest, ends.until, now):
+            connection.execute(sa.update(_end).where(_end.c.key_pair_id == id_).values(**_columns(stats)))
 
 
 def _columns(ends: ExpiryStats) -> dict[str, Any]:
@@ -207,7 +212,7 @@ def _columns(ends: ExpiryStats) -> dict[str, Any]:
 
 
 def uses(transaction: Transaction, now: float) -> KeyUses:
-    """All that is known of the use of keys, in the order of their ids."""
+    """The usage of all keys, in order of id."""
     connection = transaction.connection
     since = connection.execute(sa.select(_counter.c.value).where(_counter.c.name == "key_use")).scalar_one()
     rows: defaultdict[str, list[sa.Row[Any]]] = defaultdict(list)

@@ -13,7 +13,7 @@ from typing import Any
 from keyfront.control.call import Call
 from keyfront.control.iam import permissions
 from keyfront.control.iam import policy as iam
-from keyfront.control.iam.conditions import Circumstances
+from keyfront.control.iam.conditions import RequestContext
 from keyfront.control.iam.policy import AccessRequest
 from keyfront.control.operations.context import OperationContext
 from keyfront.model.kinds import KINDS
@@ -33,19 +33,19 @@ def check(context: OperationContext) -> None:
     for need in permissions.needs(call.operation):
         resource = need.resource(call.params, context.service.account)
         tags = _tags_of(context, resource)
-        found = circumstances(call, tags, _given_tags(call.params), keys)
+        found = request_context(call, tags, _given_tags(call.params), keys)
         request = AccessRequest(f"cloudfront:{need.action}", resource, found)
         decision = iam.evaluate(call.caller.policies, request)
         if not decision.allowed:
             raise iam.denied(call.caller.arn, request, decision)
 
 
-def circumstances(
+def request_context(
     call: Call,
     tags: Iterable[tuple[str, str]],
     given: Collection[tuple[str, str]],
     keys: tuple[str, ...] = (),
-) -> Circumstances:
+) -> RequestContext:
     """The condition keys of the call, in lower case, with their values.
 
     :param tags: the tags of the resource.

@@ -1,1 +1,1 @@
-"""From the store to the edges: compiled snapshots and what replicas have published."""
+"""Compiles snapshots from the store, publishes them, and follows their deployment."""

@@ -1,8 +1,9 @@
-"""From rows to a snapshot: what edges obey, compiled anew only where something changed.
+"""Compiles stored resources to snapshots, recompiling only what has changed.
 
-Compiled values are kept by ETag, and every change gives a resource a new ETag that is never used again. So
-nothing has to be told that it is out of date, not even after a rollback or by another replica of the
-control plane.
+Compiled values are cached by ETag. Every change gives a resource a new ETag that is never used again, so the cache
+needs no invalidation, neither after a rollback nor after a change by another control plane.
+
+The compiler is pure but for its cache: rows come through a transaction's protocol, and numbers and times are arguments.
 """
 
 from __future__ import annotations
@@ -48,25 +49,25 @@ log = logging.getLogger("keyfront.control")
 Compiled = Distribution | KeyGroup | PublicKey | ResponseHeadersPolicy | Forwarding | Signing
 
 _TRAVELLING = (PUBLIC_KEY, KEY_GROUP, RESPONSE_HEADERS_POLICY, DISTRIBUTION)
-"""The kinds that a snapshot holds. Others reach edges only as parts of the distributions that refer to them."""
+"""The kinds that a snapshot contains. Other kinds reach edges only as parts of the distributions that refer to them."""
 
 
 class Compiler:
-    """Rows to compiled values and to snapshots. Not safe to use from two threads at once."""
+    """Compiles rows to values and to snapshots. Not thread-safe."""
 
     def __init__(self, account: str, quotas: Quotas) -> None:
         self._account = account
         self._quotas = quotas
         self._known: dict[tuple[str, str], tuple[str, Compiled]] = {}
         self._carried: dict[str, tuple[str, Carried]] = {}
-        self._senseless: set[tuple[str, str]] = set()
+        self._invalid_tags: set[tuple[str, str]] = set()
         self.current: Snapshot = EMPTY
         """The last snapshot that was committed."""
 
     def compiled(self, transaction: OperationTransaction, row: Row) -> Compiled:
-        """What edges obey of `row`.
+        """The compiled value of `row`.
 
-        :raises ApiError: the first problem, if it cannot be obeyed.
+        :raises ApiError: the first problem, if it does not compile.
         """
         found = self._found(transaction, row)
         if isinstance(found, list):
@@ -74,7 +75,7 @@ class Compiler:
         return found
 
     def problems(self, transaction: OperationTransaction, row: Row) -> list[Problem]:
-        """All for which `row` cannot be obeyed."""
+        """All problems for which `row` does not compile."""
         found = self._found(transaction, row)
         return found if isinstance(found, list) else []
 
@@ -88,14 +89,15 @@ class Compiler:
         return found
 
     def differs(self, transaction: OperationTransaction, row: Row, other: Compiled) -> bool:
-        """Do edges obey something else of `row` than `other`? What compiles no more (see `_keep_last`) differs."""
+        """True if `row` compiles to something other than `other`, or no longer compiles (see `_keep_last`)."""
         try:
             return self.compiled(transaction, row) != other
         except ApiError:
             return True
 
     def snapshot(self, transaction: OperationTransaction, number: int, now: float) -> Snapshot:
-        """All that the store holds, as snapshot `number`. It is for no edge as it is: see `model/residency.py`."""
+        """Everything in the store as snapshot `number`, created at `now` (epoch seconds). Each region gets only its
+        part of it: see `model/residency.py`."""
         keys, groups, policies, distributions = (self._all(transaction, kind) for kind in _TRAVELLING)
         invalidations = self._invalidations(transaction)
         tied = self._tied(transaction)
@@ -123,23 +125,23 @@ class Compiler:
         )
 
     def _tied(self, transaction: OperationTransaction) -> dict[tuple[str, str], tuple[str, ...]]:
-        """The regions that each thing is tied to, by kind and id. Tags change no ETag, so they are read anew. A tag
-        that makes no sense (it was there before it meant anything) ties its thing to a region that nobody is in."""
+        """The regions that resources are tied to, by kind and id. Tags do not change ETags, so they are read every
+        time. An invalid tag, set before Keyfront knew this tag, ties its resource to no region at all."""
         found: dict[tuple[str, str], tuple[str, ...]] = {}
-        senseless = set()
+        invalid_tags = set()
         for named, value in transaction.tag_values(TAG).items():
             try:
                 found[named] = regions_of(value)
             except SettingsError as error:
                 found[named] = NOWHERE
-                senseless.add(named)
-                if named not in self._senseless:
+                invalid_tags.add(named)
+                if named not in self._invalid_tags:
                     log.error("no edge gets %s %s: %s", *named, error)
-        self._senseless = senseless
+        self._invalid_tags = invalid_tags
         return found
 
     def _invalidations(self, transaction: OperationTransaction) -> dict[str, Carried]:
-        """What each distribution carries, read only where it changed."""
+        """The invalidations that each distribution carries, read only if they changed."""
         versions = transaction.carried_versions()
         known = self._carried
         self._carried = {
@@ -163,12 +165,12 @@ class Compiler:
         return [self._known[kind.name, id_][1] for id_ in versions if (kind.name, id_) in self._known]
 
     def _keep_last(self, row: Row, error: ApiError) -> None:
-        """What was accepted once and no longer compiles (an upgrade made a rule stricter) goes on as it was
-        last published; nobody's call may fail for it, and nobody's content may vanish for it."""
+        """Keep the last published form of a resource that no longer compiles, because an upgrade made a rule stricter.
+        It must neither fail other calls nor take content away."""
         policies = {value.id: value for value in self.current.response_headers_policies}
         served = {value.id: value for value in self.current.distributions}
         last: Compiled | None = served.get(row.id) or policies.get(row.id)
-        log.error("%s %s does not compile any more, its last form is kept: %s", row.kind, row.id, error)
+        log.error("%s %s no longer compiles; its last form stays in use: %s", row.kind, row.id, error)
         if last is not None:
             self._known[row.kind, row.id] = (row.etag, last)
         else:
@@ -207,7 +209,7 @@ class Compiler:
 
 
 class _Configs(Mapping[str, Mapping[str, Any]]):
-    """The configs of a kind by id, each fetched when it is asked for."""
+    """The configs of a kind by id, each read on access."""
 
     def __init__(self, transaction: OperationTransaction, kind: Kind) -> None:
         self._transaction = transaction

@@ -1,15 +1,15 @@
-"""One control plane among those that share a store: how what is committed, here or elsewhere, comes to its edges, and
-how the others learn what its edges obey.
+"""One of the control planes that share a store: it publishes what is committed, here or elsewhere, to its edges, and
+reports to the others which snapshots its edges use.
 
-Every snapshot has a number and the time at which it was decided; both are in the store, and all that the snapshot
-holds can be compiled from the store's rows. So control planes need not speak to each other. Each one
+Every snapshot has a number and a creation time; both are in the store, and the snapshot itself can be compiled from the
+store's rows. So control planes need not communicate with each other. Each one
 
-- settles what others have committed, at the beginning of each of its own writes and several times a second besides
-  (`follow`), by compiling and publishing it for its own edges;
-- notes in the store, where it is shared, which of its edges are live and what they obey.
+- takes over what others have committed, at the start of each of its own writes and several times a second (`follow`),
+  by compiling and publishing it for its own edges;
+- records in a shared store which of its edges are live and which snapshots they use.
 
-Whoever finds the store behind what its edges have (it came back from a backup), or other than that, decides a new
-snapshot above both, since edges refuse to go back.
+A control plane that finds the store behind its edges (it was restored from a backup), or different from what they have,
+makes a new snapshot with a number above both, since edges refuse to go back.
 """
 
 from __future__ import annotations
@@ -34,15 +34,16 @@ from keyfront.model.snapshot import EMPTY, Invalidation, Snapshot, differ
 
 log = logging.getLogger("keyfront.control")
 
-TELL = 1.0
-"""Seconds after which the store is told again of edges of which there is no news."""
+REPORT_AGAIN = 1.0
+"""Seconds after which unchanged reports of edges are written to the store again."""
 
 
 class Replica:
-    """`lock` is held by whoever decides a snapshot or publishes one; take it before a transaction, never within one.
+    """Publishes snapshots. Hold `lock` while making or publishing a snapshot; acquire it before a transaction, never
+    inside one.
 
-    :param name: of this control plane among those that share the store; a new one at each start, so that nobody takes
-        the one's edges for the other's. Empty if the store is not shared: then nothing is noted in it.
+    :param name: this control plane's name in the store, new at each start so that its edges are not mistaken for those
+        of an earlier run. Empty if the store is not shared: then nothing is reported.
     """
 
     def __init__(
@@ -65,27 +66,27 @@ class Replica:
         self._failed = 0
         self._regions: set[str] = feed.names
         self._warned: set[str] = set()
-        self._telling = threading.Lock()
-        self._told: Mapping[str, int] = {}
-        self._told_at = -TELL
-        self._told_highest = 0
+        self._reporting = threading.Lock()
+        self._reported: Mapping[str, int] = {}
+        self._reported_at = -REPORT_AGAIN
+        self._reported_highest = 0
 
     # ---- at the start
 
     def start(self, now: float) -> None:
-        """Bring the feed to what the store holds: a crash may have come between a commit and its publication.
+        """Publish what the store holds: a crash may have come between a commit and its publication.
 
-        If edges may have seen a higher number (the store came from a backup), or something else under the same
-        number (another Keyfront compiled it, or what was published is lost), the store's state goes out under a
-        number above that: edges refuse to go back, and two snapshots of one number.
+        If edges may have seen a higher number (the store was restored from a backup), or a different snapshot of the
+        same number (another version of Keyfront compiled it, or the published file is lost), the store's state gets a
+        new number above that: edges refuse lower numbers, and a second snapshot of the same number.
 
         :param now: epoch seconds.
         :raises ApiError: ServiceUnavailable if the store does not answer.
-        :raises SettingsError: if the store is new and what is published is not: then the store was lost, and to
-            publish its emptiness would take everything from the edges.
+        :raises SettingsError: if the store is new, but a snapshot with distributions is published. Then the store was
+            lost, and publishing the empty one would remove everything from the edges.
         """
         with self.lock:
-            # Of what it holds itself, more than its own region's part is not known any more.
+            # After a restart, only its own region's part of the last snapshot is known.
             self._compiler.current = self._feed.published() or EMPTY
             with self._store.write() as transaction:
                 snapshot = self._begin(transaction, now)
@@ -101,8 +102,8 @@ class Replica:
                 if one.distributions:
                     raise SettingsError(
                         f"the store is new, but snapshot {one.number} with {len(one.distributions)} distributions is "
-                        "published: bring the lost store back, copy it into this one (`keyfront store copy`), or "
-                        "remove the published snapshot to begin anew"
+                        "published: restore the lost store, copy it into this one (`keyfront store copy`), or "
+                        "remove the published snapshot to start over"
                     )
         self._progress.highest = transaction.highest_deployed()
         snapshot = self._compiler.snapshot(transaction, number, transaction.snapshot_time())
@@ -114,16 +115,16 @@ class Replica:
     def _above(
         self, transaction: Transaction, published: Iterable[Snapshot], number: int, now: float
     ) -> Snapshot:
-        """All that the store holds as the new snapshot `number`, as if everything had changed with it."""
+        """Everything in the store as the new snapshot `number`, as if all of it had changed with it."""
         renumber(transaction, published, number, now, self._rng)
         return self._compiler.snapshot(transaction, number, transaction.snapshot_time())
 
     # ---- within a write; `lock` is held
 
     def settle(self, transaction: Transaction) -> None:
-        """Take over what others committed since, so that what this call changes can be told from it.
+        """Take over what others have committed since, to distinguish it from what this call changes.
 
-        :raises ApiError: ServiceUnavailable if the store has gone back; `follow` will put that right.
+        :raises ApiError: ServiceUnavailable if the store has gone back; `follow` will repair that.
         """
         identity = (transaction.snapshot_number(), transaction.snapshot_time())
         current = self._compiler.current
@@ -132,14 +133,14 @@ class Replica:
         if identity[0] <= current.number:
             raise ApiError(
                 "ServiceUnavailable",
-                f"The store is at snapshot {identity[0]}, and edges are at {current.number}: it came back from a "
+                f"The store is at snapshot {identity[0]}, but edges are at {current.number}: it was restored from a "
                 "backup. Try again in a moment. Nothing was changed.",
                 503,
             )
         self._compiler.current = self._unpublished = self._compiler.snapshot(transaction, *identity)
 
     def next(self, transaction: Transaction, now: float) -> Snapshot | None:
-        """Decide the next snapshot, if edges would do anything differently under it; None if not."""
+        """Make the next snapshot; None if edges would behave the same with it."""
         current = self._compiler.current
         snapshot = self._compiler.snapshot(transaction, current.number + 1, int(now * 1000) / 1000)
         if not differ(snapshot, current):
@@ -150,18 +151,19 @@ class Replica:
         return snapshot
 
     def committed(self, snapshot: Snapshot) -> None:
-        """`snapshot` is durable: it is the one to publish."""
+        """`snapshot` is committed and will be published next."""
         self._compiler.current = self._unpublished = snapshot
         self._warn({*warnings(snapshot, self._regions), *exposed_pages(snapshot)})
 
-    def _warn(self, said: set[str]) -> None:
-        """Log what was not said before."""
-        for line in sorted(said - self._warned):
+    def _warn(self, lines: set[str]) -> None:
+        """Log the warnings that were not logged last time."""
+        for line in sorted(lines - self._warned):
             log.warning("%s", line)
-        self._warned = said
+        self._warned = lines
 
     def publish(self) -> None:
-        """Publish what is committed and is not published yet. If that fails it stays so, and the log says why once."""
+        """Publish the committed snapshot if it is not published yet. A failure is logged once, and retried by
+        `follow`."""
         snapshot, feed = self._unpublished, self._feed
         if snapshot is None and feed.behind:
             snapshot = self._compiler.current
@@ -176,24 +178,24 @@ class Replica:
                     log.error("snapshot %s is not published yet: %s", snapshot.number, error)
                 self._failed = snapshot.number
                 return
-            # Another control plane on this feed committed after us and has published both.
+            # Another control plane on this feed committed later and has published both changes.
         self._unpublished = None
 
-    # ---- besides
+    # ---- periodically
 
     def follow(self, now: float) -> bool:
-        """Publish what others committed, and what could not be published when it was committed; see how far the edges
-        are, and tell the others. Cheap; call it several times a second where the store is shared.
+        """Publish what others committed and what could not be published earlier, and report the edges' progress to the
+        store. Cheap; call it several times a second if the store is shared.
 
         :param now: epoch seconds.
-        :returns: True if edges can have all that was committed.
+        :returns: True if everything committed is published.
         :raises ApiError: ServiceUnavailable if the store does not answer.
         """
         with self._store.read() as transaction:
             identity = (transaction.snapshot_number(), transaction.snapshot_time())
             self._progress.highest = max(self._progress.highest, transaction.highest_deployed())
             self._progress.deployed(transaction)
-        self._tell()
+        self._report()
         if self._unpublished is not None or self._feed.behind or identity != self._identity():
             with self.lock:
                 self._follow(now)
@@ -212,13 +214,13 @@ class Replica:
                 self._compiler.current = self._unpublished = self._compiler.snapshot(transaction, *identity)
                 return
         log.error(
-            "the store has gone back from snapshot %s to %s; it is published anew",
+            "the store has gone back from snapshot %s to %s; it is published under a new number",
             max(self._compiler.current.number, self._feed.number()),
             identity[0],
         )
         with self._store.write() as transaction:
             current, found = self._compiler.current, transaction.snapshot_number()
-            if found > current.number:  # another control plane was quicker
+            if found > current.number:  # another control plane has repaired it already
                 snapshot = self._compiler.snapshot(transaction, found, transaction.snapshot_time())
             else:
                 number = max(self._feed.number(), current.number) + 1
@@ -227,32 +229,37 @@ class Replica:
         self.committed(snapshot)
 
     def _overtaken(self) -> bool:
-        """Has a region that could not be reached at first seen a higher number than the store's?"""
+        """True if a region that could not be reached before turns out to have a higher number than the store."""
         return self._feed.behind and self._feed.number() > self._compiler.current.number
 
-    def _tell(self) -> None:
-        """Note in the store what this control plane's edges obey: at once if there is news, else once a second."""
-        if not self._name or not self._telling.acquire(blocking=False):
-            return  # or somebody else is at it
+    def _report(self) -> None:
+        """Record in the store which snapshots this control plane's edges use: changes at once, otherwise every
+        REPORT_AGAIN seconds."""
+        if not self._name or not self._reporting.acquire(blocking=False):
+            return  # nothing to report, or another thread is reporting
         try:
-            self._tell_now()
+            self._report_now()
         finally:
-            self._telling.release()
+            self._reporting.release()
 
-    def _tell_now(self) -> None:
+    def _report_now(self) -> None:
         reports = self._feed.reports()
         live = {report.name: report.number for report in reports}
         highest = self._progress.highest
         clock = time.monotonic()
-        if live == self._told and highest == self._told_highest and clock - self._told_at < TELL:
+        if (
+            live == self._reported
+            and highest == self._reported_highest
+            and clock - self._reported_at < REPORT_AGAIN
+        ):
             return
         with self._store.write_relaxed() as transaction:
             transaction.set_edges(self._name, live, {report.name: report.region for report in reports})
             transaction.raise_highest_deployed(highest)
-        self._told, self._told_highest, self._told_at = live, highest, clock
+        self._reported, self._reported_highest, self._reported_at = live, highest, clock
 
     def leave(self) -> None:
-        """This control plane ends, and with it its edges: nobody is to wait for them."""
+        """Remove this control plane's edges from the store, so that nobody waits for them. Call it at the end."""
         if self._name:
             with self._store.write_relaxed() as transaction:
                 transaction.set_edges(self._name, {})
@@ -261,11 +268,14 @@ class Replica:
 def renumber(
     transaction: Transaction, published: Iterable[Snapshot], number: int, now: float, rng: random.Random
 ) -> None:
-    """Decide snapshot `number`: all that the store holds, as if everything had changed with it. `published` is what
-    edges have been given, which may be more than the store knows."""
+    """Make `number` the last snapshot, as if everything had changed with it.
+
+    :param published: the snapshots that edges may have, which may hold invalidations that the store does not.
+    :param now: epoch seconds.
+    """
     transaction.set_snapshot_number(number, now)
     transaction.set_snapshot_of_all(number)
-    # Edges may not know the invalidations of the store, and the store may not know those that were published.
+    # Edges may lack invalidations of the store, and the store may lack some that were published.
     transaction.renumber_invalidations(number)
     carried: dict[str, list[Invalidation]] = {}
     for one in published:

@@ -1,4 +1,4 @@
-"""A store's whole content into a new store, of whichever kind: the way from one machine to many, and back."""
+"""Copies a whole store into a new one of either kind: the way from one machine to several, and back."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from keyfront.control.store.store import Store
 from keyfront.control.store.transaction import Transaction
 from keyfront.errors import SettingsError
 
-_AT_ONCE = 500
-"""Rows of one statement."""
+_BATCH = 500
+"""Rows in one statement."""
 _OWN = {schema.schema.name, schema.counter.name, schema.edge.name, schema.lease.name}
-"""Tables whose rows a new store has already, or which say what is only now."""
+"""Tables that a new store has filled already, or whose rows are valid only for the moment."""
 
 
 def copy(source: Store, target: Store) -> dict[str, int]:
-    """Everything that `source` holds: resources, snapshot numbers, access keys, the audit log with its chain. Nobody
-    may be writing to `source`, or what is written meanwhile stays behind.
+    """Copy everything in `source`: resources, snapshot numbers, access keys, and the audit log with its chain. No
+    process may write to `source` meanwhile; its changes would be missing.
 
-    :returns: how many rows of each table there were.
-    :raises SettingsError: if `target` has been used; it is not touched then.
-    :raises ApiError: ServiceUnavailable if one of them does not answer; then `target` is as it was.
+    :returns: the number of rows of each table.
+    :raises SettingsError: if `target` has been used. It is unchanged then.
+    :raises ApiError: ServiceUnavailable if one of them does not respond. `target` is unchanged then.
     """
     with source.read() as old, target.write() as new:
         used = new.snapshot_number() or any(
@@ -34,19 +34,19 @@ def copy(source: Store, target: Store) -> dict[str, int]:
 
 
 def pour(old: Transaction, new: Transaction) -> dict[str, int]:
-    """Everything that `old` holds into `new`, a new store's; how many rows of each table there were."""
+    """Copy all rows of `old` into the new store `new`; returns the number of rows of each table."""
     copied: dict[str, int] = {}
     for table in _tables():
         copied[table.name] = 0
-        rows = old.connection.execution_options(yield_per=_AT_ONCE).execute(sa.select(table))
-        for some in rows.mappings().partitions(_AT_ONCE):
+        rows = old.connection.execution_options(yield_per=_BATCH).execute(sa.select(table))
+        for some in rows.mappings().partitions(_BATCH):
             new.connection.execute(sa.insert(table), [dict(row) for row in some])
             copied[table.name] += len(some)
     for name, value in old.connection.execute(sa.select(schema.counter.c.name, schema.counter.c.value)):
         new.connection.execute(
             sa.update(schema.counter).where(schema.counter.c.name == name).values(value=value)
         )
-    if new.connection.dialect.name == "postgresql":  # which numbers by itself, and has not done so here
+    if new.connection.dialect.name == "postgresql":  # its sequence has not seen the copied numbers
         new.connection.exec_driver_sql(
             "SELECT setval(pg_get_serial_sequence('invalidation', 'sequence'), max(sequence))"
             " FROM invalidation HAVING max(sequence) IS NOT NULL"

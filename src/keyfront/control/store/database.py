@@ -1,8 +1,8 @@
-"""Where the store's rows lie: what only one kind of database understands.
+"""SQLite and PostgreSQL: everything that is specific to one of them.
 
-A database has three engines, one for each thing that a transaction can be for. What it says when it begins is what
-makes it so: a reader sees one state from its first statement to its last, a writer is the only one from its first
-statement on, and so is who brings the schema up to date.
+A database has one engine for each purpose of a transaction, and they differ in how a transaction begins. A reader sees
+one state from its first statement to its last; a writer is the only one from its first statement on, and so is a
+migration.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from keyfront.errors import SettingsError
 
 SCHEMES = ("postgresql://", "postgres://")
-"""How the URLs of PostgreSQL's databases begin."""
+"""How the URIs of PostgreSQL databases begin."""
 
 BUSY_TIMEOUT = 10.0
-"""Seconds to wait for another process's write to end."""
+"""Seconds to wait for another process's write transaction."""
 
 STUCK_TIMEOUT = 20.0
-"""Seconds after which PostgreSQL ends a statement that does not end, and the transaction of who says nothing more."""
+"""Seconds after which PostgreSQL cancels a statement, and ends a transaction whose client is idle."""
 
 ANSWER_TIMEOUT = 25.0
-"""Seconds after which a server that answers nothing at all is given up."""
+"""Seconds after which a connection is closed if the server sends no response at all."""
 
 _SQLITE = b"SQLite format 3\0"
-"""How a file of SQLite's begins."""
+"""The first bytes of a SQLite file."""
 
 _BEGIN = "keyfront_begin"
-_PATIENCE = "keyfront_patience"
+_TIMEOUT = "keyfront_timeout"
 
 
 class Database(Protocol):
-    """What a `Store` needs of its database. The engines share one pool of connections."""
+    """What a `Store` needs. The engines share one pool of connections."""
 
     shared: bool
-    """True if control planes on other machines may use it too."""
+    """True if control planes on other machines can use it too."""
     reading: sa.Engine
     writing: sa.Engine
     migrating: sa.Engine
@@ -58,39 +58,40 @@ class Database(Protocol):
 
     @property
     def name(self) -> str:
-        """What a person calls it; without a secret."""
+        """Its name for people, without secrets."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close all connections."""
 
 
 def _begins(engine: sa.Engine, statement: str, **options: Any) -> sa.Engine:
-    """`engine` for transactions that begin with `statement`."""
+    """`engine`, with transactions that begin with `statement`."""
     return engine.execution_options(**{_BEGIN: statement}, **options)
 
 
 def _begin(connection: sa.Connection) -> None:
     options = connection.get_execution_options()
-    if _PATIENCE in options:
-        _patient(connection.connection.dbapi_connection, patience=options[_PATIENCE])
+    if _TIMEOUT in options:
+        _set_timeout(connection.connection.dbapi_connection, timeout=options[_TIMEOUT])
     if statement := options.get(_BEGIN):
         connection.exec_driver_sql(statement)
 
 
-def _patient(connection: Any, _record: object = None, *, patience: float | None = None) -> None:
-    """How long to wait for an answer; by default, ANSWER_TIMEOUT."""
-    if connection is not None:  # as it is when it has been given up
-        connection.patience = ANSWER_TIMEOUT if patience is None else patience
+def _set_timeout(connection: Any, _record: object = None, *, timeout: float | None = None) -> None:
+    """Set the connection's response timeout in seconds; by default ANSWER_TIMEOUT."""
+    if connection is not None:  # None once it has been closed
+        connection.patience = ANSWER_TIMEOUT if timeout is None else timeout
 
 
 class Sqlite:
-    """A file of SQLite's.
+    """A SQLite file.
 
-    WAL lets reads go on beside a write; synchronous=FULL has every commit on the disk before it returns
-    (NORMAL would lose the last ones with the power); BEGIN IMMEDIATE takes the write lock before the first
-    read, so that a transaction never acts on what another is about to change.
+    WAL allows reads beside a write. With synchronous=FULL every commit is on disk before it returns (NORMAL could lose
+    the last commits in a power failure). BEGIN IMMEDIATE acquires the write lock before the first read, so a
+    transaction never acts on data that another one is about to change.
 
-    :param path: it is made, readable by its owner only, if there is none.
-    :raises OSError: if it cannot be made.
+    :param path: created, readable by its owner only, if there is no such file.
+    :raises OSError: if it cannot be created, or is not a SQLite file.
     """
 
     shared = False
@@ -148,7 +149,7 @@ def _open(path: Path) -> tuple[int, int]:
         finally:
             os.close(fd)
         if first and first != _SQLITE:
-            raise OSError("it is not a database of SQLite's, or it is damaged")
+            raise OSError("it is not a SQLite database, or it is damaged")
         file = status.st_dev, status.st_ino
         _open_files[file] += 1
         return file
@@ -179,7 +180,7 @@ def _use_wal(connection: sqlite3.Connection) -> None:
 
 
 class Memory:
-    """A database of SQLite's that is nowhere but in this process, and gone when it is closed. For one thread."""
+    """A SQLite database in this process's memory, gone when it is closed. For one thread."""
 
     shared = False
     name = "in memory"
@@ -195,28 +196,28 @@ class Memory:
 
 
 class Postgres:
-    """A database of PostgreSQL's, which several control planes may share.
+    """A PostgreSQL database, which several control planes can share.
 
-    A writer holds the lock on one row from its first statement on, so there is one writer at a time as with SQLite, and
-    whatever it reads then (each statement sees what is committed, and nobody else commits) is the state that it
-    changes. Whoever stops in the middle, with its machine or without, loses the lock when the server's patience with
-    an idle transaction ends.
+    A writer locks one row with its first statement, so there is one writer at a time, as with SQLite. Each of its
+    statements sees what is committed, and as nobody else commits, all of them see the state that it changes. A writer
+    that stops in the middle of a transaction, with or without its machine, loses the lock when the server ends the idle
+    transaction.
 
-    :param url: libpq's connection URI, with all that libpq understands in it (several hosts, sslmode, passfile, …).
-    :param password_file: holds the password and nothing else; read for each new connection, so that the password may
+    :param url: libpq's connection URI, with everything that libpq supports (several hosts, sslmode, passfile, …).
+    :param password_file: holds the password and nothing else. It is read for each new connection, so the password can
         change.
-    :raises SettingsError: if `url` is none, or the extra `postgres` is not installed. The message never holds a
+    :raises SettingsError: if `url` is not such a URI, or the extra `postgres` is not installed. The message contains no
         password.
     """
 
     shared = True
 
     def __init__(self, url: str, password_file: Path | None = None) -> None:
-        said = _said(url)
+        parameters = _parse(url)
         from keyfront.control.store import postgres_timeout
 
-        self.name = _shown(said)
-        self._parameters = _CONNECTION | said
+        self.name = _display_name(parameters)
+        self._parameters = _CONNECTION | parameters
         self._password_file = password_file
         self._connect: Callable[..., Any] = postgres_timeout.Connection.connect
         self._failure = postgres_timeout.Failure
@@ -231,17 +232,17 @@ class Postgres:
             pool_recycle=1800,
         )
         event.listen(self._engine, "begin", _begin)
-        event.listen(self._engine, "checkin", _patient)
+        event.listen(self._engine, "checkin", _set_timeout)
         self.reading: sa.Engine = self._engine.execution_options(
             isolation_level="REPEATABLE READ",
-            postgresql_readonly=True,  # both are said together with BEGIN
+            postgresql_readonly=True,  # sent together with BEGIN
         )
         self.writing = _begins(self._engine, "SELECT value FROM counter WHERE name = 'snapshot' FOR UPDATE")
         self.migrating = _begins(
             self._engine,
             f"SET LOCAL lock_timeout = '60s'; SET LOCAL statement_timeout = 0; "
             f"SELECT pg_advisory_xact_lock({_MIGRATING})",
-            **{_PATIENCE: math.inf},
+            **{_TIMEOUT: math.inf},
         )
         self.relaxed = _begins(self._engine, "SET LOCAL synchronous_commit TO off")
 
@@ -249,35 +250,35 @@ class Postgres:
         self._engine.dispose()
 
     def _connection(self) -> Any:
-        at, why = self._failed
-        if time.monotonic() < at + AGAIN:  # else everybody would wait in turn for who does not answer
-            raise self._failure(why)
-        given = dict(self._parameters)
+        at, reason = self._failed
+        if time.monotonic() < at + RETRY_AFTER:  # otherwise every caller would wait for the timeout in turn
+            raise self._failure(reason)
+        parameters = dict(self._parameters)
         try:
             if self._password_file is not None:
-                given["password"] = self._password_file.read_text().rstrip("\r\n")
-            connection = self._connect(**given, autocommit=True)
+                parameters["password"] = self._password_file.read_text().rstrip("\r\n")
+            connection = self._connect(**parameters, autocommit=True)
         except (OSError, UnicodeDecodeError) as error:
             raise self._failure(f"the password file cannot be read: {error}") from error
         except self._failure as error:
             self._failed = time.monotonic(), str(error)
             raise
-        _patient(connection)
-        # Not by libpq's `options`, which poolers refuse.
-        patience = [f"{seconds * 1000:.0f}ms" for seconds in (BUSY_TIMEOUT, STUCK_TIMEOUT, STUCK_TIMEOUT)]
-        connection.execute(_SESSION, patience)
+        _set_timeout(connection)
+        # Not through libpq's `options`, which connection poolers refuse.
+        timeouts = [f"{seconds * 1000:.0f}ms" for seconds in (BUSY_TIMEOUT, STUCK_TIMEOUT, STUCK_TIMEOUT)]
+        connection.execute(_SESSION, timeouts)
         connection.autocommit = False
         return connection
 
 
 POOL = 16
-"""Connections that one control plane holds at most."""
+"""Most connections of one control plane."""
 
-AGAIN = 0.5
-"""Seconds after a connection failed until the next one is tried."""
+RETRY_AFTER = 0.5
+"""Seconds between a failed connection and the next attempt."""
 
 _MIGRATING = 0x6B657966
-"""The advisory lock of whoever brings the schema up to date."""
+"""The advisory lock of a migration."""
 
 _CONNECTION: dict[str, Any] = {
     "application_name": "keyfront",
@@ -289,8 +290,8 @@ _CONNECTION: dict[str, Any] = {
     "tcp_user_timeout": 15_000,
     "target_session_attrs": "read-write",
 }
-"""What libpq is told where the URL says nothing: to give up on who does not answer, and to pass over replicas that
-cannot be written to."""
+"""Connection parameters that the URI can override: give up on a server that does not respond, and skip read-only
+replicas."""
 
 _SESSION = """
 SELECT set_config('lock_timeout', %s, false), set_config('statement_timeout', %s, false),
@@ -299,19 +300,20 @@ SELECT set_config('lock_timeout', %s, false), set_config('statement_timeout', %s
        CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
             THEN set_config('synchronous_commit', 'on', false) END
 """
-"""What was acknowledged is on the server's disk, whatever the server, the database or the role is set to."""
+"""Session settings. They make sure that an acknowledged commit is on the server's disk, whatever the defaults of the
+server, the database, or the role."""
 
 
 def has_password(url: str) -> bool:
-    """True if the connection URI holds a password.
+    """True if the connection URI contains a password.
 
-    :raises SettingsError: if it is none.
+    :raises SettingsError: if it is not a connection URI.
     """
-    return "password" in _said(url)
+    return "password" in _parse(url)
 
 
-def _said(url: str) -> dict[str, Any]:
-    """What a connection URI says, by libpq's names."""
+def _parse(url: str) -> dict[str, Any]:
+    """The parameters in a connection URI, by libpq's names."""
     try:
         import psycopg
         from psycopg.conninfo import conninfo_to_dict
@@ -322,32 +324,34 @@ def _said(url: str) -> dict[str, Any]:
     try:
         if not url.startswith(SCHEMES):
             raise psycopg.ProgrammingError
-        said = conninfo_to_dict(url)
-        # libpq ends a password at the first @ and takes the rest for a host, which messages would show.
-        if "@" in str(said.get("host", "")) or not re.fullmatch(r"[0-9,]*", str(said.get("port", ""))):
+        parameters = conninfo_to_dict(url)
+        # libpq ends a password at the first @ and takes the rest for the host, which messages would show.
+        if "@" in str(parameters.get("host", "")) or not re.fullmatch(
+            r"[0-9,]*", str(parameters.get("port", ""))
+        ):
             raise psycopg.ProgrammingError
-        return said
-    except psycopg.Error:  # whose words may quote a piece of the password
+        return parameters
+    except psycopg.Error:  # its message may quote a part of the password
         raise SettingsError(
             "the store's URL is not of the form postgresql://USER@HOST:PORT/DATABASE; "
-            "in its parts @ : / % are written %40 %3A %2F %25"
+            "inside its parts, write @ : / % as %40 %3A %2F %25"
         ) from None
 
 
 def cause(error: Exception) -> str:
-    """What went wrong, in a few words for a person: no row's values, no password."""
+    """A short reason for people, without values of rows and without passwords."""
     if isinstance(error, PoolTimeout):
         return f"all {POOL} connections have been in use for {BUSY_TIMEOUT:.0f} seconds"
     if not isinstance(error, DBAPIError):
         return str(error)
     diagnosis = getattr(error.orig, "diag", None)
     if diagnosis is not None and diagnosis.message_primary:
-        said = str(diagnosis.message_primary)
-        return "another writer does not end" if diagnosis.sqlstate == "55P03" else said
+        message = str(diagnosis.message_primary)
+        return "another writer does not end" if diagnosis.sqlstate == "55P03" else message
     return str(error.orig).partition("\n")[0].strip()
 
 
-def _shown(said: dict[str, Any]) -> str:
-    """Which database it is, for messages."""
-    where = f"{said.get('host') or 'local'}" + (f":{said['port']}" if said.get("port") else "")
-    return f"postgresql://{where}/{said.get('dbname') or ''}"
+def _display_name(parameters: dict[str, Any]) -> str:
+    """The database's name for messages."""
+    host, port = parameters.get("host") or "local", parameters.get("port")
+    return f"postgresql://{host}{f':{port}' if port else ''}/{parameters.get('dbname') or ''}"

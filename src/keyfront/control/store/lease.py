@@ -1,8 +1,8 @@
-"""Who of several control planes on one store does what only one should do.
+"""Leases: which of several control planes on one store does work that only one should do.
 
-A lease is a row with its holder's name and until when it holds, by the database's clock. Whoever finds it free or over
-takes it; its holder prolongs it long before it is over. It locks nothing: a holder that stood still for a while may go
-on for a moment beside the next one, so what is done under a lease must bear that.
+A lease is a row with its holder and its expiry by the database's clock. A control plane acquires a lease that is free
+or has expired, and its holder renews it long before it expires. A lease is no lock: a holder that was suspended may
+continue for a moment beside the next holder, so the work must tolerate that.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from keyfront.control.store.store import Store
 from keyfront.errors import ApiError
 
 LENGTH = 6.0
-"""Seconds for which it holds: after the death of its holder somebody else has it that soon."""
+"""Seconds until a lease expires: if its holder dies, another control plane takes over within that time."""
 RENEW = 2.0
-"""Seconds between two tries to take or to prolong it."""
+"""Seconds between two attempts to acquire or renew it."""
 
 
 class Lease:
     """One holder's view of the lease `name`. Safe to use from several threads.
 
-    :param holder: a name that nobody else has.
+    :param holder: a unique name.
     """
 
     def __init__(self, store: Store, name: str, holder: str) -> None:
@@ -39,21 +39,21 @@ class Lease:
 
     @property
     def held(self) -> bool:
-        """True while it certainly holds, by this process's own clock."""
+        """True while the lease has certainly not expired, by this process's clock."""
         return time.monotonic() < self._until
 
     def renew(self) -> bool:
-        """Take it, or prolong it, if that can be done. True if it is held."""
+        """Acquire or renew the lease if possible. True if it is held now."""
         with self._lock:
-            asked = time.monotonic()
+            began = time.monotonic()
             try:
-                taken = self._take()
-            except ApiError:  # the store does not answer, and has said so in the log
+                acquired = self._acquire()
+            except ApiError:  # the store does not respond, which is logged already
                 return self.held
-            self._until = asked + LENGTH if taken else 0.0
-            return taken
+            self._until = began + LENGTH if acquired else 0.0
+            return acquired
 
-    def _take(self) -> bool:
+    def _acquire(self) -> bool:
         mine = sa.or_(_lease.c.holder == self._holder, _lease.c.until < Now())
         with self._store.write_relaxed() as transaction:
             connection = transaction.connection
@@ -72,12 +72,12 @@ class Lease:
                     connection.execute(
                         sa.insert(_lease).values(name=self._name, holder=self._holder, until=Now() + LENGTH)
                     )
-            except IntegrityError:  # somebody else was quicker
+            except IntegrityError:  # another holder was faster
                 return False
             return True
 
     def release(self) -> None:
-        """Let somebody else have it at once."""
+        """Give the lease up, so that another control plane can acquire it at once."""
         with self._lock:
             self._until = 0.0
             try:
@@ -86,11 +86,11 @@ class Lease:
                         sa.delete(_lease).where(_lease.c.name == self._name, _lease.c.holder == self._holder)
                     )
             except ApiError:
-                pass  # it is over soon
+                pass  # it expires soon
 
 
 class SoleLeader:
-    """What a control plane that is alone on its store has in the place of a lease."""
+    """A lease that is always held, for a control plane that is alone on its store."""
 
     held = True
 

@@ -1,7 +1,8 @@
-"""psycopg's connection with an end to its patience. Needs the extra `postgres`.
+"""A psycopg connection with a response timeout. Needs the extra `postgres`.
 
-The server ends statements that take too long, and the kernel connections to a machine that is gone. A server that is
-there and answers nothing, since its disk has stopped or somebody has stopped it, would be waited for for ever.
+The server cancels statements that take too long, and the kernel closes connections to a machine that is gone. But a
+server that accepts bytes and sends no response, because its disk hangs or its process is stopped, would be waited for
+forever.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ Failure = psycopg.OperationalError
 
 
 class Connection(psycopg.Connection[Any]):
-    """`patience` is how many seconds the server may take for one answer."""
+    """`patience` is the response timeout in seconds."""
 
     patience = math.inf
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         """See psycopg.
 
-        :raises OperationalError: if the answer does not come in time; the connection is closed then.
+        :raises OperationalError: if there is no response in time. The connection is closed then.
         """
         if timeout is None and self.patience != math.inf:
             timeout = self.patience
@@ -32,5 +33,5 @@ class Connection(psycopg.Connection[Any]):
         except Failure as error:
             if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
                 raise
-            self.pgconn.finish()  # what it would still say would be taken for an answer to something else
-            raise Failure(f"the server has not answered for {timeout:.0f} seconds") from error
+            self.pgconn.finish()  # a late response must not be read as that to another statement
+            raise Failure(f"the server has not responded for {timeout:.0f} seconds") from error

@@ -1,4 +1,4 @@
-"""Rows of the store as values."""
+"""The store's rows as values."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import msgspec
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A resource. `created` and `modified` are epoch seconds; `attributes` are output members that are
-    neither config nor common to all kinds (a distribution's DomainName); `snapshot` is the number of the
-    first snapshot that holds the resource as it is now."""
+    """A resource.
+
+    :param created: epoch seconds, as is `modified`.
+    :param attributes: output members that are neither config nor common to all kinds (a distribution's DomainName).
+    :param snapshot: the number of the first snapshot that contains the resource in its current form.
+    """
 
     kind: str
     id: str
@@ -23,8 +26,13 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class InvalidationRow(msgspec.Struct, frozen=True):
-    """An invalidation. `batch` is an InvalidationBatch in the API's shape, with so many `paths` without a wildcard and
-    so many `wildcards`; `snapshot` is the number of the first snapshot that carries it."""
+    """An invalidation.
+
+    :param batch: an InvalidationBatch in the API's shape.
+    :param paths: how many of its paths have no wildcard.
+    :param wildcards: how many have one.
+    :param snapshot: the number of the first snapshot that carries it.
+    """
 
     distribution: str
     id: str
@@ -36,7 +44,7 @@ class InvalidationRow(msgspec.Struct, frozen=True):
 
 
 class Load(msgspec.Struct, frozen=True):
-    """How much of a distribution's invalidations is in progress."""
+    """A distribution's invalidations in progress: batches, paths without a wildcard, and paths with one."""
 
     batches: int = 0
     paths: int = 0
@@ -44,8 +52,8 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class AuditRow(msgspec.Struct, frozen=True):
-    """One record of the audit log: `record` is its JSON, `digest` chains it to the one before
-    (control/audit/records.py)."""
+    """One record of the audit log: its JSON, and the digest that chains it to the record before
+    (`audit/records.py`)."""
 
     number: int
     record: bytes
@@ -64,8 +72,8 @@ class AuditIndex(msgspec.Struct, frozen=True):
 
 
 class EdgeRow(msgspec.Struct, frozen=True):
-    """A live edge of the control plane `replica`, the number of the snapshot that it obeys, and the region that it is
-    in, if it is in one."""
+    """A live edge of the control plane `replica`, with the number of the snapshot that it uses, and its region; empty:
+    none."""
 
     replica: str
     name: str

@@ -1,10 +1,10 @@
-"""The store's tables, as the code of this version reads them, and the steps that lead there from every version before.
+"""The store's tables in this version, and the migration steps from every earlier version.
 
-The tables are what statements are built from. The steps are what has been, so they do not look at the tables: each is
-SQL as it stood when its version was made, and one that has been released never changes. A test holds that all steps
-together make the tables (`tests/control/test_schema.py`).
+Statements are built from the tables. The steps do not use them: each is the SQL of the time when its version was made,
+and a released step never changes. `tests/control/test_schema.py` checks that all steps together create exactly these
+tables.
 
-To change the schema: change or add the tables here, append a step to `STEPS`, and say in the step's comment what for.
+To change the schema: change the tables here, append a step to `STEPS`, and say in the step's comment what it is for.
 """
 
 from __future__ import annotations
@@ -214,11 +214,11 @@ lease = sa.Table(
 )
 
 
-# ---- the steps
+# ---- the migration steps
 
 Statement = str | Mapping[str, str]
-"""One for both databases, in which {text}, {bytes}, {float} and {sequence} stand for types; or one for each, by name,
-where there are no such words."""
+"""One text for both databases, in which {text}, {bytes}, {float}, and {sequence} stand for types; or one text for each
+database, by name and without placeholders."""
 
 _TYPES: dict[str, dict[str, str]] = {
     "sqlite": {
@@ -227,7 +227,7 @@ _TYPES: dict[str, dict[str, str]] = {
         "float": "FLOAT",
         "sequence": "INTEGER",
     },
-    # Ids are compared byte by byte, whatever the database's language: in the order that pages go by.
+    # Ids are compared byte by byte, whatever the database's locale: pages of lists depend on that order.
     "postgresql": {
         "text": 'TEXT COLLATE "C"',
         "bytes": "BYTEA",
@@ -238,12 +238,12 @@ _TYPES: dict[str, dict[str, str]] = {
 
 
 def _append_only(table: str) -> list[Statement]:
-    """Let the database itself refuse to change or remove a row of `table`."""
-    said = f"the {table} log is append-only"
+    """Triggers by which the database itself refuses to change or delete rows of `table`."""
+    message = f"the {table} log is append-only"
     refuse: list[Statement] = [
         {
             "sqlite": f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
-            f"BEGIN SELECT RAISE(ABORT, '{said}'); END",
+            f"BEGIN SELECT RAISE(ABORT, '{message}'); END",
             "postgresql": f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
             f"FOR EACH STATEMENT EXECUTE FUNCTION {table}_append_only()",
         }
@@ -253,7 +253,7 @@ def _append_only(table: str) -> list[Statement]:
         {
             "sqlite": "",
             "postgresql": f"CREATE FUNCTION {table}_append_only() RETURNS trigger LANGUAGE plpgsql AS "
-            f"$$ BEGIN RAISE EXCEPTION '{said}' USING ERRCODE = 'integrity_constraint_violation'; END $$",
+            f"$$ BEGIN RAISE EXCEPTION '{message}' USING ERRCODE = 'integrity_constraint_violation'; END $$",
         },
         *refuse,
         {
@@ -265,7 +265,7 @@ def _append_only(table: str) -> list[Statement]:
 
 
 STEPS: tuple[Sequence[Statement], ...] = (
-    # 1: resources, what they refer to, tags, the audit log
+    # 1: resources, their references and tags, the audit log
     (
         "CREATE TABLE schema (version INTEGER NOT NULL, PRIMARY KEY (version))",
         """CREATE TABLE resource (kind {text} NOT NULL, id {text} NOT NULL, etag {text} NOT NULL,
@@ -290,7 +290,7 @@ STEPS: tuple[Sequence[Statement], ...] = (
         "CREATE INDEX audit_time ON audit (time)",
         {
             "sqlite": "CREATE INDEX audit_resource ON audit (resource)",
-            # A B-tree of PostgreSQL takes no value of more than some 2,700 bytes.
+            # A B-tree index of PostgreSQL accepts no value of more than about 2,700 bytes.
             "postgresql": "CREATE INDEX audit_resource ON audit USING hash (resource)",
         },
         "INSERT INTO counter (name, value) VALUES ('snapshot', 0)",
@@ -311,13 +311,13 @@ STEPS: tuple[Sequence[Statement], ...] = (
            FOREIGN KEY (kind, distribution) REFERENCES resource (kind, id) ON DELETE CASCADE)""",
         "INSERT INTO counter (name, value) VALUES ('reached', 0)",
     ),
-    # 3: several control planes: whose edges obey what, and when (in milliseconds) the last snapshot was decided
+    # 3: several control planes: which snapshots their edges use, and when (in milliseconds) the last one was made
     (
         """CREATE TABLE edge (replica {text} NOT NULL, name {text} NOT NULL, number BIGINT NOT NULL,
            seen {float} NOT NULL, PRIMARY KEY (replica, name))""",
         "INSERT INTO counter (name, value) VALUES ('decided', 0)",
     ),
-    # 4: users, their access keys, and their policies; a policy that is attached may be a role, which has no row
+    # 4: users, their access keys, and their policies; an attached policy may be a role, which has no row
     (
         """CREATE TABLE access_user (name {text} NOT NULL, folded {text} NOT NULL, id {text} NOT NULL,
            created {float} NOT NULL, PRIMARY KEY (name), UNIQUE (folded))""",
@@ -331,11 +331,11 @@ STEPS: tuple[Sequence[Statement], ...] = (
            FOREIGN KEY (owner) REFERENCES access_user (name) ON DELETE CASCADE)""",
         "INSERT INTO counter (name, value) VALUES ('access', 0)",
     ),
-    # 5: where edges are
+    # 5: the regions of edges
     ("ALTER TABLE edge ADD COLUMN region {text} NOT NULL DEFAULT ''",),
-    # 6: what edges see of the keys that sign: by hash and distribution, by hour, until when their signatures are good,
-    # and how far each run of an edge was counted (the counter is since when, in milliseconds, and whom adders lock);
-    # who of several control planes does what only one may do
+    # 6: key usage: by hash and distribution, by hour, when signatures expire, and how far each run of an edge has been
+    # counted (the counter holds the start of counting, in milliseconds, and its row is locked while adding);
+    # leases, for work that only one of several control planes may do
     (
         """CREATE TABLE key_use (key_pair_id {text} NOT NULL, hash {text} NOT NULL, distribution {text} NOT NULL,
            requests BIGINT NOT NULL, first_seen {float} NOT NULL, last_seen {float} NOT NULL,
@@ -357,15 +357,15 @@ VERSION = len(STEPS)
 
 
 def version(connection: sa.Connection) -> int:
-    """The version of the schema that `connection` finds, 0 if there is none."""
+    """The schema version of the database; 0 if it is empty."""
     if not sa.inspect(connection).has_table(schema.name):
         return 0
     return connection.execute(sa.select(sa.func.max(schema.c.version))).scalar_one() or 0
 
 
 def migrate(connection: sa.Connection) -> None:
-    """Bring the schema to VERSION, one step after the other, in the transaction that found it old. Nobody else may
-    migrate at the same time.
+    """Migrate the schema to VERSION, step by step, in the current transaction. No other process may migrate at the same
+    time.
 
     :raises SettingsError: if a newer Keyfront made it.
     """
@@ -374,14 +374,14 @@ def migrate(connection: sa.Connection) -> None:
         raise SettingsError(
             f"the store has schema {found} and this Keyfront knows schemas up to {VERSION}: a newer Keyfront wrote it"
         )
-    if 0 < found < VERSION:  # not while a control plane of the old version writes
+    if 0 < found < VERSION:  # wait for a control plane of the old version that writes
         connection.execute(sa.select(counter).where(counter.c.name == "snapshot").with_for_update())
     for number in range(found + 1, VERSION + 1):
         step(connection, number)
 
 
 def step(connection: sa.Connection, number: int) -> None:
-    """Make schema `number` from the one before."""
+    """Migrate from schema `number - 1` to `number`."""
     dialect = connection.dialect.name
     for statement in STEPS[number - 1]:
         if isinstance(statement, str):

@@ -1,13 +1,12 @@
-"""All that the control plane must not forget: resources, what they refer to, tags, the audit log, two
-counters.
+"""The control plane's durable state: resources with their references and tags, users, the audit log, and counters.
 
-A `Store` hands out transactions; whatever happens in one happens whole or not at all, and `write()` returns
-only when it would survive a loss of power. A config is kept as JSON of the API's own dict: there is no
-third form of it. In-use protection is also the database's: a reference is a foreign key, so that no path
-through the code can remove a key that a group holds.
+A `Store` hands out transactions. A transaction happens as a whole or not at all, and `write()` returns only when it
+would survive a power failure. A config is stored as JSON of the API's own dict; there is no third form of it. The
+database also protects resources in use: a reference is a foreign key, so no code path can delete a key that a group
+contains.
 
-Everything between `Store` and the rows is SQLAlchemy Core. The tables stand in `schema.py`, what only one kind of
-database understands in `database.py`.
+Statements are SQLAlchemy Core and stand in `queries/`, the tables in `schema.py`, and everything specific to one
+database in `database.py`.
 """
 
 from __future__ import annotations
@@ -30,16 +29,16 @@ log = logging.getLogger("keyfront.control")
 
 
 class Store:
-    """The control plane's memory. Safe to use from several threads and from several processes.
+    """Opens transactions on one database. Safe to use from several threads and from several processes.
 
-    :param where: a path of a SQLite file, which is made, readable by its owner only, if there is none; a connection
-        URI that begins with `postgresql://`; or a database that is open already, and will be closed with the store.
-    :param password_file: holds PostgreSQL's password, where the URI does not.
-    :raises SettingsError: if the database cannot be opened, is none, or was written by a newer Keyfront.
+    :param where: the path of a SQLite file, which is created, readable by its owner only, if there is none; a
+        connection URI that begins with `postgresql://`; or an open database, which is closed with the store.
+    :param password_file: holds PostgreSQL's password, if the URI does not.
+    :raises SettingsError: if the database cannot be opened, is not a database, or was written by a newer Keyfront.
     """
 
     def __init__(self, where: str | Path | Database, *, password_file: Path | None = None) -> None:
-        self._trouble = ""
+        self._logged = ""
         try:
             self._database = _opened(where, password_file)
         except OSError as error:
@@ -55,17 +54,17 @@ class Store:
 
     @property
     def name(self) -> str:
-        """Which database it is, for messages."""
+        """The database's name for messages, without secrets."""
         return self._database.name
 
     @property
     def shared(self) -> bool:
-        """True if control planes on other machines may use it too."""
+        """True if control planes on other machines can use the database too."""
         return self._database.shared
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
-        """A transaction that sees one state and changes nothing.
+        """A read-only transaction on one consistent state.
 
         :raises ApiError: ServiceUnavailable if the database does not answer.
         """
@@ -74,19 +73,18 @@ class Store:
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
-        """The only writing transaction at this moment; an exception undoes it. When it ends, it is on the
-        disk.
+        """A read-write transaction, the only one at a time. An exception rolls it back; when it ends, it is on disk.
 
         :raises ApiError: ServiceUnavailable if another writer does not end, the disk is full, the database does not
-            answer, or a newer Keyfront has changed its schema. Then nothing was changed, except where the message says
-            that it is not known: the connection was lost between the commit and its acknowledgement.
+            respond, or a newer Keyfront has migrated the schema. Nothing was changed then, unless the message says that
+            this is unknown: the connection was lost between the commit and its acknowledgment.
         """
         with self._transaction(self._database.writing) as transaction:
             found = transaction.schema()
             if found > schema.VERSION:
                 raise ApiError(
                     "ServiceUnavailable",
-                    f"A newer Keyfront has brought the store to schema {found}; this one knows schemas up to "
+                    f"A newer Keyfront has migrated the store to schema {found}; this one knows schemas up to "
                     f"{schema.VERSION} and only reads. Nothing was changed.",
                     503,
                 )
@@ -94,8 +92,8 @@ class Store:
 
     @contextmanager
     def write_relaxed(self) -> Iterator[Transaction]:
-        """A transaction for what is worth some seconds only (`set_edges`). It does not wait for the writer, and a power
-        cut may take it.
+        """A read-write transaction for data that is worth a few seconds only, such as `set_edges`. On PostgreSQL it
+        waits neither for the writer nor for the disk, so a power failure may undo it.
 
         :raises ApiError: ServiceUnavailable if the database does not answer.
         """
@@ -103,6 +101,7 @@ class Store:
             yield transaction
 
     def close(self) -> None:
+        """Close all connections."""
         self._database.close()
 
     @contextmanager
@@ -114,29 +113,23 @@ class Store:
                 ending = True
         except (DBAPIError, PoolTimeout) as error:
             raise self._unavailable(error, ending) from error
-        self._trouble = ""
+        self._logged = ""
 
     def _unavailable(self, error: DBAPIError | PoolTimeout, ending: bool) -> ApiError:
         lost = isinstance(error, DBAPIError) and error.connection_invalidated
-        said = cause(error)
-        if said != self._trouble:  # once, not with each call
-            log.error("the store %s is not available: %s", self.name, said)
-            self._trouble = said
+        reason = cause(error)
+        if reason != self._logged:  # once, not for each call
+            log.error("the store %s is not available: %s", self.name, reason)
+            self._logged = reason
         outcome = (
-            "Whether the change was made is not known: the connection was lost while it was made durable."
+            "It is unknown whether the change was made: the connection was lost during the commit."
             if ending and lost
             else "Nothing was changed."
         )
-        return ApiError("ServiceUnavailable", f"The store is not available: {said}. {outcome}", 503)
+        return ApiError("ServiceUnavailable", f"The store is not available: {reason}. {outcome}", 503)
 
 
 def _opened(where: str | Path | Database, password_file: Path | None) -> Database:
     if isinstance(where, str) and where.startswith(SCHEMES):
         return Postgres(where, password_file)
     return Sqlite(Path(where)) if isinstance(where, str | Path) else where
-
-
-# ---- configs as JSON
-#
-# JSON has no bytes and no times, and a few configs of the API have. They are kept as {"$bytes": base64} and
-# {"$time": ISO 8601}; no member of the API begins with a dollar sign.

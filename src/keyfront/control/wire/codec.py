@@ -1,23 +1,23 @@
-"""REST-XML both ways, driven by the model. No operation is named here.
+"""The REST-XML codec, driven by the model. It names no operation.
 
-    match(method, path, query)      -> which operation, with what stands in its path and query
+    match(method, path, query)      -> the operation, with the parameters in its path and query
     read(matched, headers, body)    -> its input as a dict in botocore's shape, checked against the model
-    write(operation, output)        -> status, headers and body of a success
-    write_error(error, request_id)  -> the same of a failure
+    write(operation, output)        -> status, headers, and body of a success
+    write_error(error, request_id)  -> the same for a failure
 
-What a request may not do, whichever operation it asks for:
+Rules for every request:
 
-1. The path is matched segment by segment as sent, then percent-decoded; an empty segment, `.` and `..` match
-   nothing, so that the path acted on is always the path that was signed.
-2. A body is bounded in bytes, elements and depth (xmlbody.py), without DTD or entities, in CloudFront's
+1. The path is matched segment by segment as sent, then percent-decoded. Empty segments, `.`, and `..` match nothing, so
+   the path acted on is always the path that was signed.
+2. A body is limited in bytes, elements, and depth (xml_body.py), has no DTD or entities, and is in CloudFront's
    namespace or in none. The order of elements does not matter.
-3. An element that the model does not know is refused and named, unless it asks for nothing: to skip it would let a
-   misspelled `TrustedKeyGroups` publish what was meant to be private. A newer client's `<Feature><Enabled>false…` is
-   read as if it were not there. An element that comes twice where one is expected is refused, too.
-4. What the model demands (required members, enums, lengths, ranges, patterns) is checked, and every fault is
-   reported at once in the API's own words (cloudfront-semantics §7.1).
+3. An element that the model does not know is refused by name, unless it requests nothing. Ignoring it would let a
+   misspelled `TrustedKeyGroups` publish private content. A newer client's `<Feature><Enabled>false…` requests nothing
+   and is ignored. An element that is repeated where one is expected is refused, too.
+4. The model's constraints (required members, enums, lengths, ranges, patterns) are checked, and all faults are reported
+   at once, worded like the API's own messages (cloudfront-semantics §7.1).
 
-An empty element is kept as what it is: an empty string, list or structure. Text keeps its white space.
+An empty element stays what it is: an empty string, list, or structure. Text keeps its white space.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ Headers = Iterable[tuple[str, str]]
 
 
 class Matched(msgspec.Struct, frozen=True):
-    """An operation and what the request line said: `labels` from the path, `query` decoded, as ordered."""
+    """An operation with the parameters of the request line: `labels` from the path, and the decoded `query` in
+    order."""
 
     operation: Operation
     labels: dict[str, str]
@@ -47,7 +48,7 @@ class Matched(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What goes back over the wire, framing and request id aside."""
+    """A response without framing and request id."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
@@ -55,7 +56,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class MethodNotAllowed(ApiError):
-    """The path exists, the method does not; `allow` are those that do."""
+    """The path exists, but not with this method; `allow` are the methods that it has."""
 
     def __init__(self, allow: tuple[str, ...]) -> None:
         super().__init__(
@@ -68,13 +69,13 @@ class MethodNotAllowed(ApiError):
 
 
 def match(method: str, path: str, query: str) -> Matched:
-    """The operation that `method`, the raw `path` and the raw `query` ask for.
+    """The operation of a request line with a raw `path` and a raw `query`.
 
-    If several fit, the one with the most constant parts wins: `POST /distribution?WithTags` is
+    If several match, the one with the most constant parts wins: `POST /distribution?WithTags` is
     CreateDistributionWithTags, not CreateDistribution.
 
-    :raises MethodNotAllowed: if the path is one of the API's, but not with this method.
-    :raises ApiError: InvalidURI if the path is none of the API's, or cannot be decoded.
+    :raises MethodNotAllowed: if the API has the path, but not with this method.
+    :raises ApiError: InvalidURI if the API does not have the path, or it cannot be decoded.
     """
     parts = path.split("/")[1:] if path.startswith("/") else []
     pairs = [_pair(piece) for piece in query.split("&") if piece]
@@ -91,7 +92,7 @@ def match(method: str, path: str, query: str) -> Matched:
         raise MethodNotAllowed(tuple(sorted(allow)))
     raise ApiError(
         "InvalidURI",
-        f"Could not parse the specified URI: it is none of the CloudFront API, version {API_VERSION}.",
+        f"Could not parse the specified URI: the CloudFront API, version {API_VERSION}, has no such path.",
     )
 
 
@@ -123,7 +124,7 @@ def _pair(piece: str) -> tuple[str, str]:
 
 
 def _decoded(text: str) -> str:
-    """Percent-decoded. A plus sign stays one, as SigV4 reads it (clients send blanks as %20)."""
+    """Percent-decoded. A plus sign stays a plus sign, as in SigV4 (clients send spaces as %20)."""
     try:
         return unquote_to_bytes(text.encode("latin-1")).decode()
     except UnicodeError:
@@ -134,11 +135,11 @@ def _decoded(text: str) -> str:
 
 
 def read(matched: Matched, headers: Headers, body: bytes) -> dict[str, Any]:
-    """The input of `matched.operation`, in botocore's shape, complete and valid as far as the model can tell.
+    """The input of `matched.operation` in botocore's shape, complete and valid as far as the model can tell.
 
-    :raises ApiError: InvalidArgument if the path, the query or a header is at fault, or if the body has members that
-        the model does not know; MissingBody, MalformedInput (not XML at all) or MalformedXML (XML of another shape) if
-        the body is at fault otherwise.
+    :raises ApiError: InvalidArgument for a fault in the path, the query, or a header, and for unknown members in the
+        body; for other faults of the body MissingBody, MalformedInput (not XML at all), or MalformedXML (XML of another
+        shape).
     """
     shape = matched.operation.input
     if shape is None:
@@ -186,13 +187,14 @@ def read(matched: Matched, headers: Headers, body: bytes) -> dict[str, Any]:
 
 
 def _also_refused(params: Mapping[str, Any]) -> str:
-    """What else a configuration says that Keyfront refuses whatever its values are, so that one answer has it all."""
+    """Further members of the configuration that Keyfront refuses whatever their values, so that one answer lists
+    everything."""
     config = params.get("DistributionConfig") or params.get("DistributionConfigWithTags")
     if isinstance(config, Mapping) and "DistributionConfig" in config:
         config = config["DistributionConfig"]
     if not isinstance(config, Mapping):
         return ""
-    # A number that could not be read is a fault already.
+    # A number that could not be parsed is reported as a fault already.
     problems = [each for each in unobeyed(config) if each.code != "InconsistentQuantities"]
     named = " ".join(f"({each.code}) {each.message}" for each in problems[:FAULT_LIMIT])
     return f". Also refused: {named}" if problems else ""
@@ -233,9 +235,10 @@ _TYPE = ("Content-Type", "text/xml")
 
 
 def write(operation: Operation, output: Mapping[str, Any]) -> Answer:
-    """A success: `output` is in botocore's output shape; members that are None count as absent.
+    """The response of a success. Members of `output` that are None count as absent.
 
-    :raises KeyError: if `output` has a member that the model lacks: our fault, not the caller's.
+    :param output: in botocore's shape.
+    :raises KeyError: if `output` has a member that the model lacks, which is a bug.
     """
     shape = operation.output
     if shape is None:

@@ -69,7 +69,9 @@ class ExtensionApi:
 
         :raises ApiError: AccessDenied, with IAM's message, or ServiceUnavailable.
         """
-        request = AccessRequest(f"keyfront:{call.operation}", "*", authorization.circumstances(call, (), ()))
+        request = AccessRequest(
+            f"keyfront:{call.operation}", "*", authorization.request_context(call, (), ())
+        )
         decision = iam.evaluate(call.caller.policies, request)
         if not decision.allowed:
             error = iam.denied(call.caller.arn, request, decision)

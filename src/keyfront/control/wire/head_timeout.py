@@ -1,8 +1,8 @@
-"""uvicorn's HTTP/1.1 on h11, with a bound on the time that a request's head may take.
+"""uvicorn's HTTP/1.1 protocol on h11, with a timeout for request heads.
 
-uvicorn bounds how long a connection may rest after an answer, and not how long a request may take to begin: whoever
-opens connections and sends half a head, or a byte now and then, keeps them for ever. The time runs from the
-connection's beginning, and afterwards from the first byte of each head; no byte that follows prolongs it.
+uvicorn limits how long a connection may be idle after a response, but not how long a request's head may take: a client
+that sends half a head, or a byte now and then, could hold a connection forever. The timeout runs from the start of the
+connection, and later from the first byte of each head. Further bytes do not extend it.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ HEAD_TIMEOUT = 20.0
 
 
 class HeadTimeoutH11Protocol(H11Protocol):
-    """Closes a connection whose next head is late."""
+    """Closes a connection whose next head does not arrive in time."""
 
     head_timeout = HEAD_TIMEOUT
 
-    _late: asyncio.TimerHandle | None = None
+    _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._late = self.loop.call_later(self.head_timeout, self.timeout_keep_alive_handler)
+        self._timer = self.loop.call_later(self.head_timeout, self.timeout_keep_alive_handler)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._look()
+        self._update_timer()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._look()
+        self._update_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._look(ended=True)
+        self._update_timer(ended=True)
         super().connection_lost(exc)
 
-    def _look(self, *, ended: bool = False) -> None:
-        """Let the time run while a head has begun and is not whole."""
+    def _update_timer(self, *, ended: bool = False) -> None:
+        """Run the timer while a head has begun and is incomplete."""
         begun = not ended and self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
-        if not begun and self._late is not None:
-            self._late.cancel()
-            self._late = None
-        elif begun and self._late is None:
-            self._late = self.loop.call_later(self.head_timeout, self.timeout_keep_alive_handler)
+        if not begun and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        elif begun and self._timer is None:
+            self._timer = self.loop.call_later(self.head_timeout, self.timeout_keep_alive_handler)

@@ -1,4 +1,4 @@
-"""Who may read `/metrics`: this machine, networks that the operator lists, everybody, or nobody."""
+"""Who may read `/metrics`: this machine, networks that the operator lists, everybody, or nobody. Pure."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _FORWARDED = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-
 
 
 class Audience:
-    """Decides by the address of the peer.
+    """The clients that may read `/metrics`, by address.
 
-    :param who: `local` for loopback addresses, `all`, `off`, or networks in CIDR form; several together.
-    :raises ValueError: if a text is none of these.
+    :param who: any of `local` (loopback addresses), `all`, `off`, and networks in CIDR form.
+    :raises ValueError: for any other text.
     """
 
     def __init__(self, who: Sequence[str] = (LOCAL,)) -> None:
@@ -28,14 +28,14 @@ class Audience:
         ]
 
     def admits(self, peer: tuple[str, int] | None, headers: Sequence[tuple[bytes, bytes]]) -> bool:
-        """May this peer read?
+        """True if this peer may read.
 
-        A proxy connects from its own address, whoever it speaks for, so a request with the marks of one is refused,
-        unless a trusted proxy has named the viewer: the server has put that address in the place of the proxy's then,
-        with port 0. `local` is for direct connections only.
+        A proxy connects from its own address on behalf of others, so a request with a proxy's headers is refused,
+        unless a trusted proxy has named the client: the server then replaces the proxy's address with the client's, and
+        the port with 0. `local` admits direct connections only.
 
         :param peer: address and port.
-        :param headers: the request's, names in lower case.
+        :param headers: the request's headers, names in lower case.
         """
         if self._all:
             return True

@@ -1,7 +1,7 @@
-"""One value of the model as text, both ways, and what is wrong with a request.
+"""Scalar values to text and back, and the faults of a request.
 
-A value that breaks the model's rules (type, enum, length, range, pattern) is a fault, told in the API's own
-words (cloudfront-semantics §7.1); the reader goes on, so that one answer names them all.
+A value that violates the model (type, enum, length, range, pattern) is a fault, worded like the API's own messages
+(cloudfront-semantics §7.1). Parsing continues after a fault, so that one answer reports all of them.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 from keyfront.model.service import Shape
 
 FAULT_LIMIT = 20
-"""How many faults of one request are spelt out."""
+"""Most faults of one request that the message lists."""
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
-# Possessive: digits are never given back, or a long run of them would be tried at every length.
+# Possessive quantifiers prevent backtracking over a long run of digits.
 _NUMBER = re.compile(r"[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]{1,4})?")
 _LONGEST_NUMBER = 400
 """Characters of a number; the largest double has 309 digits."""
@@ -29,10 +29,10 @@ _BITS = {"integer": 31, "long": 63}
 
 
 def parse_scalar(shape: Shape, text: str, path: str, faults: Faults) -> Any:
-    """The value of `text`; a fault, and `text` itself, if it is none of the shape's."""
+    """The value of `text`. If it does not fit the shape, adds a fault and returns `text` itself."""
     value: Any = text
     kind, trimmed = shape.type_name, text.strip(" \t\r\n")
-    # A secret is not repeated, not even to the one who sent it.
+    # Messages repeat no secret, not even to its sender.
     shown = None if shape.metadata.get("sensitive") else text
     if kind == "boolean":
         if trimmed not in _BOOLEANS:
@@ -73,7 +73,7 @@ def parse_scalar(shape: Shape, text: str, path: str, faults: Faults) -> Any:
         return value
     fits = check_length(shape, len(value), path, faults, shown)
     pattern = shape.metadata.get("pattern")
-    # What is too long is not read any further.
+    # Values that are too long are not matched.
     if fits and pattern is not None and not compiled(pattern).fullmatch(value):
         faults.add(path, f"Member must satisfy regular expression pattern: {pattern}", shown)
     return value
@@ -92,7 +92,8 @@ def _in_range(shape: Shape, number: float, path: str, faults: Faults, shown: str
 
 
 def check_length(shape: Shape, length: int, path: str, faults: Faults, shown: str | None) -> bool:
-    """A fault, and False, if a string, blob or list of `length` is too short or too long for `shape`."""
+    """True if a string, blob, or list of `length` is not too long for `shape`. Adds a fault if it is too short or too
+    long."""
     low, high = shape.metadata.get("min"), shape.metadata.get("max")
     if low is not None and length < low:
         faults.add(path, f"Member must have length greater than or equal to {low}", shown)
@@ -104,18 +105,18 @@ def check_length(shape: Shape, length: int, path: str, faults: Faults, shown: st
 
 @functools.cache
 def compiled(pattern: str) -> re.Pattern[str]:
-    r"""The model's patterns are Java's; Python's `\w` is letters, numbers (Unicode's) and the underscore."""
+    r"""A pattern of the model, which is Java's. Python has no `\p{L}` and `\p{N}`; `\w` adds only the underscore."""
     separators = " \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
     return re.compile(pattern.replace(r"\p{L}", r"\w").replace(r"\p{N}", r"\w").replace(r"\p{Z}", separators))
 
 
 def camel(member: str) -> str:
-    """A member's name as the API's messages write it."""
+    """A member's name in camelCase, as the API's messages write it."""
     return member[:1].lower() + member[1:]
 
 
 class Faults:
-    """What is wrong with one request, in the order found."""
+    """The faults of one request, in the order found."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -123,28 +124,28 @@ class Faults:
         self._texts: list[str] = []
 
     def add(self, path: str, rule: str, value: str | None) -> None:
-        """The member at `path` breaks `rule`; its `value` is shown if given."""
+        """The member at `path` violates `rule`. The message shows `value` unless it is None."""
         shown = "" if value is None else f" '{value if len(value) <= 256 else value[:256] + '…'}'"
-        self._keep(f"Value{shown} at '{path}' failed to satisfy constraint: {rule}")
+        self._append(f"Value{shown} at '{path}' failed to satisfy constraint: {rule}")
 
     def null(self, path: str) -> None:
         """The member at `path` is missing."""
-        self._keep(f"Value null at '{path}' failed to satisfy constraint: Member must not be null")
+        self._append(f"Value null at '{path}' failed to satisfy constraint: Member must not be null")
 
     def unknown(self, path: str, name: str) -> None:
-        """The structure at `path` has an element that the model does not know."""
+        """The structure at `path` has an element that the model lacks."""
         self._unknown += 1
-        self._keep(
+        self._append(
             f"Element {name} at '{path}' is not known to this version of Keyfront. Remove it, or correct its name"
         )
 
     @property
     def code(self) -> str:
-        """The error's code. A client that is newer than our model sends well-formed XML, so an unknown member alone
-        is an InvalidArgument."""
+        """The error code: MalformedXML, or InvalidArgument if all faults are unknown members. Then the XML is
+        well-formed, and the client is probably newer than the model."""
         return "InvalidArgument" if self._count == self._unknown else "MalformedXML"
 
-    def _keep(self, text: str) -> None:
+    def _append(self, text: str) -> None:
         self._count += 1
         if self._count <= FAULT_LIMIT:
             self._texts.append(text)
@@ -167,5 +168,5 @@ _TEXT: dict[str, Callable[[Any], str]] = {
 
 
 def scalar_text(shape: Shape, value: Any) -> str:
-    """`value` as text; times are cut to milliseconds (cloudfront-semantics §7.1)."""
+    """`value` as text; times are truncated to milliseconds (cloudfront-semantics §7.1)."""
     return _TEXT.get(shape.type_name, str)(value)

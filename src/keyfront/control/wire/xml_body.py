@@ -1,8 +1,8 @@
-"""The XML of a body, both ways: a structure of the model to elements and back.
+"""XML bodies: structures of the model to elements and back.
 
-parse(body)                          -> the document, bounded and without entities
-read(shape, element, path, faults)   -> what it says, in botocore's shape
-write(shape, value, name, out)       -> its text
+parse(body)                          -> the document, within limits and without entities
+read(shape, element, path, faults)   -> its value in botocore's shape
+write(shape, value, name, out)       -> a value's text
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ BODY_LIMIT = 1024 * 1024
 DEPTH_LIMIT = 32
 ELEMENT_LIMIT = 50_000
 NAME_LIMIT = 256
-"""Characters of an element's name with its namespace; a longer one would only swell messages and records."""
+"""Most characters of an element's name with its namespace; longer names would inflate messages and records."""
 
 DECLARATION = '<?xml version="1.0"?>\n'
 
 
 class _Tree(TreeBuilder):
-    """A tree of limited depth and size."""
+    """A tree builder that limits depth and size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class _Tree(TreeBuilder):
 
 
 def parse(body: bytes) -> Element:
-    """The document that `body` holds.
+    """Parse a document.
 
     :raises ApiError: MalformedInput if it is too long, too deep, not well-formed, or has a DTD.
     """
@@ -68,7 +68,10 @@ def parse(body: bytes) -> Element:
 
 
 def local(node: Element) -> str:
-    """The node's name without the namespace, which must be CloudFront's or none."""
+    """The node's name without the namespace.
+
+    :raises ApiError: MalformedXML if the namespace is neither CloudFront's nor empty.
+    """
     namespace, _, name = node.tag.rpartition("}")
     if namespace not in {"", "{" + NAMESPACE}:
         raise ApiError("MalformedXML", f"The element {name} is in a namespace other than {NAMESPACE}")
@@ -76,7 +79,7 @@ def local(node: Element) -> str:
 
 
 def read(shape: Shape, node: Element, path: str, faults: Faults) -> Any:
-    """What `node` says, as a value of `shape`; what is wrong with it goes to `faults`, `path` says where."""
+    """The value of `node` in the shape. Faults are added to `faults`, located by `path`."""
     if shape.type_name == "structure":
         return structure(shape, shape.members, node, path, faults)
     if shape.type_name == "list":
@@ -95,14 +98,14 @@ def read(shape: Shape, node: Element, path: str, faults: Faults) -> Any:
 def structure(
     shape: Shape, members: Mapping[str, Shape], node: Element, path: str, faults: Faults
 ) -> dict[str, Any]:
-    """A structure of which only `members` may be there: of a whole input, those that travel in the body."""
+    """A structure with `members` only; of an operation's input these are the members in the body."""
     by_name = {_element_name(kind, member): member for member, kind in members.items()}
     found: dict[str, list[Element]] = {}
     for child in node:
         name = local(child)
         if name in by_name:
             found.setdefault(by_name[name], []).append(child)
-        elif _asks_for_something(child):
+        elif _requests_something(child):
             faults.unknown(path, name)
     _no_text(node, path, faults)
     value: dict[str, Any] = {}
@@ -123,12 +126,12 @@ def structure(
     return value
 
 
-def _asks_for_something(node: Element) -> bool:
-    """Does an element that the model does not know say anything but empty, false, and no items? Clients send such
-    defaults for every member that they know."""
+def _requests_something(node: Element) -> bool:
+    """True if an unknown element holds anything but empty, false, or no items. Clients send such defaults for all
+    members that they know."""
     text = (node.text or "").strip(" \t\r\n")
     if len(node):
-        return bool(text) or any(map(_asks_for_something, node))
+        return bool(text) or any(map(_requests_something, node))
     return text not in ({"", "0"} if node.tag.endswith("Quantity") else {"", "false"})
 
 
@@ -150,7 +153,7 @@ def _flattened(shape: Shape) -> bool:
 
 
 def _element_name(shape: Shape, member: str) -> str:
-    """What a member of a structure is called in XML; a flattened list goes by the name of its items."""
+    """A member's name in XML; a flattened list has the name of its items."""
     name = shape.serialization.get("name", member)
     return str(shape.member.serialization.get("name", name) if _flattened(shape) else name)
 
@@ -161,7 +164,7 @@ _ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 
 
 def write(shape: Shape, value: Any, name: str, out: list[str], attributes: str = "") -> None:
-    """Append `value` to `out` as the element `name`, its members in the order of the model.
+    """Append `value` to `out` as the element `name`, with its members in the model's order.
 
     :raises KeyError: if a structure has a member that the model lacks.
     """
@@ -188,6 +191,7 @@ def write(shape: Shape, value: Any, name: str, out: list[str], attributes: str =
 
 
 def escaped(text: str) -> str:
-    """`text` for XML: a carriage return survives as a reference, what XML cannot say becomes U+FFFD."""
+    """`text` escaped for XML: a carriage return becomes a reference, and a character that XML cannot represent becomes
+    U+FFFD."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\r", "&#xD;")
     return _ILLEGAL.sub("\ufffd", text)
