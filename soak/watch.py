@@ -130,7 +130,7 @@ class Watch:
         said: Counter[str] = Counter()
         for line in self.up.log:
             text = line.rstrip()
-            if re.fullmatch(r"keyfront: \S+ \(pid \d+\) ended with -9; it is started again", text):
+            if re.fullmatch(r"keyfront: \S+ \(pid \d+\) exited with status -9; restarting it", text):
                 continue
             if not text or text.startswith("keyfront ready "):
                 continue

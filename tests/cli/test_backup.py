@@ -106,7 +106,7 @@ def test_the_newest_that_is_whole(data: Path, tmp_path: Path) -> None:
     older, newer = sorted(place.iterdir())
     newer.write_bytes(newer.read_bytes()[:-1])
     found = run("verify", place, "-i", identity)
-    assert (found.exit_code, f"{older.name} is whole" in found.stdout) == (3, True)
+    assert (found.exit_code, f"{older.name} is intact" in found.stdout) == (3, True)
     assert f"{newer.name} cannot be used" in found.stderr
     planned = run("restore", place, "-i", identity, "--data", tmp_path / "new", "--plan")
     assert (planned.exit_code, f"{newer.name} cannot be used" in planned.stderr) == (0, True)
@@ -121,8 +121,8 @@ def test_the_newest_that_is_whole(data: Path, tmp_path: Path) -> None:
         (["--to", "PLACE", "-r", "age1nobody"], "is no recipient"),
         (["--to", "ftp://x", "-r", "RECIPIENT"], "neither a folder nor s3"),
         (["--to", "PLACE", "-r", "RECIPIENT", "--keep", "last=0"], "keeps nothing at all"),
-        (["--to", "PLACE", "-r", "RECIPIENT", "--custody", "file:/k/"], "goes with --private-keys"),
-        (["--to", "PLACE", "-r", "RECIPIENT", "--proof-url", "https://x/a"], "is no signed URL"),
+        (["--to", "PLACE", "-r", "RECIPIENT", "--custody", "file:/k/"], "requires --private-keys"),
+        (["--to", "PLACE", "-r", "RECIPIENT", "--proof-url", "https://x/a"], "is not a signed URL"),
     ],
 )
 def test_what_makes_no_sense(data: Path, tmp_path: Path, argv: list[str], said: str) -> None:

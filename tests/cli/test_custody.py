@@ -12,7 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from keyfront.cli.durations import SpanType, span_text
+from keyfront.cli.durations import DurationType, duration_text
 from keyfront.cli.main import keyfront
 from keyfront.custody import SCHEMES, open_key, open_place
 from keyfront.errors import KeyfrontError
@@ -134,7 +134,7 @@ def test_a_key_goes_and_comes_back(place: str) -> None:
     said("show", f"{place}one")
     assert "is deleted" in run("delete", f"{place}one", "--grace", "0", "--yes").stderr
     assert "no key" in refused("undelete", f"{place}one")
-    assert "length of time" in refused("delete", f"{place}one", "--grace", "soon")
+    assert "not a duration" in refused("delete", f"{place}one", "--grace", "soon")
 
 
 def test_the_key_encrypting_key_is_changed(place: str) -> None:
@@ -214,8 +214,8 @@ def test_each_command_goes_by_its_name() -> None:
     ("text", "seconds"), [("0", 0), ("90s", 90), ("1h30m", 5400), ("7d", 604800), ("2w1d", 1296000)]
 )
 def test_lengths_of_time(text: str, seconds: float) -> None:
-    assert SpanType().convert(text, None, None) == seconds
-    assert SpanType().convert(span_text(seconds), None, None) == seconds
+    assert DurationType().convert(text, None, None) == seconds
+    assert DurationType().convert(duration_text(seconds), None, None) == seconds
 
 
 def test_a_place_of_the_commands_is_one_of_the_library(place: str) -> None:

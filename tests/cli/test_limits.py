@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 import keyfront.cli.up as up_module
-from keyfront.cli.limit_options import OPTIONS, EdgeLimits, Size
+from keyfront.cli.limit_options import OPTIONS, EdgeLimits
+from keyfront.cli.sizes import SizeType
 from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.edge.worker_settings import WorkerSettings
@@ -28,7 +29,7 @@ def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *options: str) -> Work
     async def start(_folder: Path, settings: WorkerSettings, *_: object) -> None:
         found.append(settings)
 
-    monkeypatch.setattr(up_module, "_up", start)
+    monkeypatch.setattr(up_module, "run_up", start)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     done = CliRunner().invoke(up_module.up, ["--data", str(tmp_path / "data"), *options])
     assert done.exit_code == 0, done.output
@@ -76,7 +77,7 @@ def test_every_limit_has_an_option() -> None:
     ("text", "size"), [("0", 0), ("100", 100), ("64K", 65536), ("1m", 1 << 20), ("2G", 2 << 30)]
 )
 def test_sizes(text: str, size: int) -> None:
-    assert Size().convert(text, None, None) == size
+    assert SizeType().convert(text, None, None) == size
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def test_sizes(text: str, size: int) -> None:
         "--idle-timeout=1e9",
         "--max-connections=-1",
         "--max-connections=many",
-        "--upload-buffer=1T",
+        "--upload-buffer=1P",
         "--upload-buffer=-1",
         "--origin-pause=0",
     ],

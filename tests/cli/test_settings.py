@@ -6,9 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
-from keyfront.cli.settings import address, default_data, networks, quotas, size
+from keyfront.cli.edge_options import MIN_DISK
+from keyfront.cli.sizes import SizeType, size_text
+from keyfront.cli.values import address, networks, quotas
+from keyfront.custody.default_paths import default_data
 from keyfront.errors import SettingsError
 from keyfront.model.kinds import Quotas
 from keyfront.model.quotas import Limits, PolicyLimits
@@ -47,15 +51,21 @@ def test_networks() -> None:
     [("0", 0), ("0G", 0), ("64M", 64 << 20), ("10g", 10 << 30), ("2T", 2 << 40), ("100000000", 100_000_000)],
 )
 def test_sizes(text: str, expected: int) -> None:
-    assert size(text) == expected
+    assert SizeType(MIN_DISK).convert(text, None, None) == expected
 
 
 @pytest.mark.parametrize(
     "text", ["", "G", "-1G", "1.5G", "10GB", "10 G", "ten", "63M", "1", "\u0661G", "9" * 20]
 )
 def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(SettingsError, match="on disk"):
-        size(text)
+    with pytest.raises(click.BadParameter, match=r"not a size|too small: the minimum is 64M"):
+        SizeType(MIN_DISK).convert(text, None, None)
+
+
+@pytest.mark.parametrize(("size", "text"), [(0, "0"), (1 << 16, "64K"), (3 << 29, "1536M"), (100, "100")])
+def test_a_size_is_written_as_it_is_read(size: int, text: str) -> None:
+    assert size_text(size) == text
+    assert SizeType().convert(text, None, None) == size
 
 
 def test_quotas() -> None:
@@ -94,7 +104,7 @@ def test_the_default_folder_is_the_users(monkeypatch: pytest.MonkeyPatch) -> Non
         (["--domain", ""], "domain"),
         (["--pop", "two words"], "edge location"),
         (["--memory", "9" * 20], "memory"),
-        (["--cache-disk", "some"], "on disk"),
+        (["--cache-disk", "some"], "cache-disk"),
         (["--country-db", "no-such-file"], "no-such-file"),
     ],
 )

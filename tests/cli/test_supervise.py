@@ -21,12 +21,10 @@ time.sleep(60)
 """
 
 
-@pytest.mark.parametrize(("end_within", "drained"), [(0.1, False), (60.0, True)])
-async def test_a_child_has_the_time_to_end_that_it_was_given(
-    tmp_path: Path, end_within: float, drained: bool
-) -> None:
+@pytest.mark.parametrize(("exit_timeout", "drained"), [(0.1, False), (60.0, True)])
+async def test_a_child_gets_its_exit_timeout(tmp_path: Path, exit_timeout: float, drained: bool) -> None:
     done = tmp_path / "done"
-    child = Child("child", [sys.executable, "-c", DRAINS, str(done)], end_within=end_within)
+    child = Child("child", [sys.executable, "-c", DRAINS, str(done)], exit_timeout=exit_timeout)
     await child.start()
-    await child.end()
+    await child.stop()
     assert done.exists() is drained

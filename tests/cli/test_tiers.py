@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from keyfront.cli.edge_options import Tiers, tiers
+from keyfront.cli.fleet_options import FleetOptions, FleetSettings
 from keyfront.cli.up import up
 from keyfront.errors import SettingsError
 from keyfront.fleet.file_feed import FileFeed
@@ -20,9 +20,13 @@ def test_what_the_options_say(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("x" * 32)
     secret.chmod(0o600)
-    assert tiers(None, (), None, None) == Tiers()
-    said = tiers(None, ("eu-west-1=10.0.0.1:90", "us-east-1=https://[::1]:91"), "0.0.0.0:92", secret)
-    assert said == Tiers(
+    assert FleetOptions().settings(tmp_path) == FleetSettings()
+    said = FleetOptions(
+        origin_shield=("eu-west-1=10.0.0.1:90", "us-east-1=https://[::1]:91"),
+        shield="0.0.0.0:92",
+        shield_secret=secret,
+    ).settings(tmp_path)
+    assert said == FleetSettings(
         "",
         ("0.0.0.0", 92),
         (("eu-west-1", "10.0.0.1:90"), ("us-east-1", "https://[::1]:91")),
@@ -47,8 +51,11 @@ def test_what_makes_no_sense(
     shields: tuple[str, ...], listens: str | None, secret: bool, why: str, tmp_path: Path
 ) -> None:
     (tmp_path / "secret").write_text("x" * 32)
+    options = FleetOptions(
+        origin_shield=shields, shield=listens, shield_secret=tmp_path / "secret" if secret else None
+    )
     with pytest.raises(SettingsError, match=why):
-        tiers(None, shields, listens, tmp_path / "secret" if secret else None)
+        options.settings(tmp_path)
 
 
 def run_up(*argv: str) -> Result:
@@ -62,8 +69,8 @@ def run_up(*argv: str) -> Result:
 @pytest.mark.parametrize("option", ["--control=127.0.0.1:0", "--domain=x.test", "--region-feed=us=."])
 def test_edges_alone_have_no_control_plane(option: str, tmp_path: Path) -> None:
     done = run_up("--data", str(tmp_path / "data"), "--feed", str(tmp_path), option)
-    assert isinstance(done.exception, SettingsError)
-    assert "is the control plane's" in str(done.exception)
+    assert done.exit_code == 2
+    assert "is for a control plane" in done.stderr
 
 
 def test_an_edge_has_a_name_of_its_own() -> None:
@@ -75,8 +82,8 @@ def test_regions(tmp_path: Path) -> None:
     (tmp_path / "us").mkdir()
     (tmp_path / "asia").mkdir()
     feeds = (f"us={tmp_path / 'us'}", f"asia={tmp_path / 'asia'}")
-    said = tiers(None, (), None, None, "eu", feeds)
-    assert said == Tiers(
+    said = FleetOptions(region="eu", region_feed=feeds).settings(tmp_path)
+    assert said == FleetSettings(
         region="eu", region_feeds=(("us", str(tmp_path / "us")), ("asia", str(tmp_path / "asia")))
     )
 
@@ -104,11 +111,12 @@ def test_regions_that_make_no_sense(region: str, feeds: tuple[str, ...], why: st
     FileFeed(tmp_path / "taken", "asia").publish(Snapshot(1, 0.0, region="asia"))
     (tmp_path / "same").symlink_to(tmp_path / "us")
     (tmp_path / "data" / "credentials").touch()
+    options = FleetOptions(region=region, region_feed=tuple(text.format(tmp_path) for text in feeds))
     with pytest.raises(SettingsError, match=why):
-        tiers(None, (), None, None, region, tuple(text.format(tmp_path) for text in feeds))
+        options.settings(tmp_path)
 
 
 def test_the_own_data_folder_is_no_other_regions_feed(tmp_path: Path) -> None:
     done = run_up("--data", str(tmp_path), "--region-feed", f"us={tmp_path}")
-    assert isinstance(done.exception, SettingsError)
-    assert "the data folder itself" in str(done.exception)
+    assert done.exit_code == 2
+    assert "the data folder itself" in done.stderr

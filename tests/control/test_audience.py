@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from keyfront.cli.settings import audience
+from keyfront.cli.values import audience
 from keyfront.control.wire.metrics_access import Audience
 from keyfront.errors import SettingsError
 from tests.up import Up

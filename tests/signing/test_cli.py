@@ -54,7 +54,7 @@ def test_a_url_is_signed_and_explained() -> None:
 def test_what_is_over_before_it_is_made_is_said_so(tmp_path: Path) -> None:
     """It is made all the same: whoever tests refusals needs it."""
     out, err = keyfront("sign", "https://cdn.test/a", *RSA_KEY, "--expires", "0s")
-    assert "expired already" in err
+    assert "already expired" in err
     assert reason(out.strip(), now=time.time() + 1) == "expired"
     policy = tmp_path / "policy.json"
     policy.write_text(
@@ -64,7 +64,7 @@ def test_what_is_over_before_it_is_made_is_said_so(tmp_path: Path) -> None:
     assert "(2020-09-13T12:26:40Z)" in err
     assert keyfront("sign", "https://cdn.test/a", *RSA_KEY, "--expires", "2s")[1] == ""
     _, err = keyfront("sign-cookies", "https://cdn.test/*", *RSA_KEY, "--expires", "1600000000")
-    assert "expired already" in err
+    assert "already expired" in err
 
 
 @pytest.mark.parametrize("key", [RSA_KEY, EC_KEY])
@@ -158,7 +158,7 @@ def test_a_key_is_checked_and_its_public_half_printed(tmp_path: Path) -> None:
         (("sign", "https://cdn.test/a", *RSA_KEY, "--expires", "1893456000000"), "milliseconds"),
         (("sign", "https://cdn.test/a", *RSA_KEY, "--expires", "soon"), "no time"),
         (("sign", "https://cdn.test/a", *RSA_KEY, "--expires", ""), "no time"),
-        (("sign", "https://cdn.test/a", *RSA_KEY, "--expires", "99999999999d"), "longer than any time"),
+        (("sign", "https://cdn.test/a", *RSA_KEY, "--expires", "99999999999d"), "too long a duration"),
         (("sign", "https://cdn.test/*", *RSA_KEY, "--expires", "1h"), "no wildcard"),
         (("sign", "cdn.test/a", *RSA_KEY, "--expires", "1h"), "begins with http"),
         (("explain", "cdn.test/a"), "begins with http"),
@@ -203,15 +203,15 @@ def test_with_a_key_in_custody_and_with_a_key_groups(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ((), "Say what to sign with"),
-        (("--key-group", "films", "--key", "file:/k/a"), "Say what to sign with"),
-        (("--key-group", "films", "--key-pair-id", "K1"), "says itself which key signs"),
+        ((), "Name what to sign with"),
+        (("--key-group", "films", "--key", "file:/k/a"), "Name what to sign with"),
+        (("--key-group", "films", "--key-pair-id", "K1"), "determines the key"),
         (("--key", "file:/k/a"), "--key-pair-id is missing"),
         (("--private-key", str(KEYS / "ec.pem")), "--key-pair-id is missing"),
-        (("--key", "file:/k/a", "--key-pair-id", "K1", "--agent", "unix:/a"), "go with --key-group"),
+        (("--key", "file:/k/a", "--key-pair-id", "K1", "--agent", "unix:/a"), "require --key-group"),
         (
             ("--key", "file:/k/a", "--key-pair-id", "K1", "--passphrase-file", str(KEYS / "ec.pem")),
-            "goes with",
+            "requires --private-key",
         ),
         (("--key-group", "films", "--agent", "unix:/a", "--records", "file:/k/"), "give either"),
         (("--key", "file:/k/", "--key-pair-id", "K1"), "names a place, not a key"),

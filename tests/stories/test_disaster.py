@@ -141,7 +141,7 @@ def test_the_playbook(tmp_path: Path, app: int, monkeypatch: pytest.MonkeyPatch)
     shutil.rmtree(tmp_path / "srv")
 
     verify, restore, start, audited = operator.blocks(GONE)
-    assert "is whole" in operator.run(verify)
+    assert "is intact" in operator.run(verify)
     assert f"+ Distribution {number}" in operator.run(restore)
     with operator.up(start) as up:
         assert up.get(host, target).status == 200
@@ -161,7 +161,7 @@ def test_the_playbook(tmp_path: Path, app: int, monkeypatch: pytest.MonkeyPatch)
     (again,) = operator.blocks(MISTAKE)
     assert f"~ Distribution {number}" in operator.run(again)
     said = operator.run(again)
-    assert "nothing but what is there already" in said, said
+    assert "no changes" in said, said
     assert "UpdateDistribution" in operator.run("keyfront audit list")
 
 

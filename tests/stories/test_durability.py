@@ -87,7 +87,7 @@ def test_a_killed_worker_loses_its_open_connections_and_nothing_else(app: int, t
         assert before[1] in up.worker_pids()
         # The new worker obeys the same snapshot and reports, so changes still deploy.
         distribution(up, app, "2")
-        assert any("is started again" in line for line in up.log)
+        assert any("restarting it" in line for line in up.log)
 
 
 def test_everything_killed_loses_no_acknowledged_change(app: int, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_full_disk(app: int, tmp_path: Path) -> None:
         up.get(host, "/a")
         up.until(lambda: well(up), PATIENCE)
         # Nobody was restarted for it.
-        assert not any("started again" in line for line in up.log)
+        assert not any("restarting it" in line for line in up.log)
 
 
 def test_an_edge_that_refuses_what_is_published(app: int, tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_a_stuck_worker_is_replaced(app: int, tmp_path: Path, which: str) -> Non
             ask(up, host)
         assert set(before) - set(stuck) <= set(up.worker_pids())
         up.until(
-            lambda: sum("has not moved for 3 seconds" in line for line in up.log) == len(stuck), PATIENCE
+            lambda: sum("has had no heartbeat for 3 seconds" in line for line in up.log) == len(stuck), PATIENCE
         )
         distribution(up, app, "2")
 
@@ -192,7 +192,7 @@ def test_a_worker_that_dies_again_and_again_leaves_the_port_open(app: int, tmp_p
             os.kill(pid, signal.SIGKILL)
             killed.add(pid)
             socket.create_connection(("127.0.0.1", up.edge_port), PATIENCE).close()
-        up.until(lambda: sum("is started again" in line for line in up.log) == 6, PATIENCE)
+        up.until(lambda: sum("restarting it" in line for line in up.log) == 6, PATIENCE)
         ask(up, host)
 
 

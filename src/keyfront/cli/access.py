@@ -13,13 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from keyfront.cli.installation import opened, options
-from keyfront.cli.options import login
+from keyfront.cli.installation import InstallationOptions, installation_options
+from keyfront.cli.options import json_option, login
 from keyfront.cli.output import print_columns, print_json
 from keyfront.errors import ApiError, SettingsError
 from keyfront.runtime.settings import ACCOUNT
@@ -29,18 +28,18 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def _register(data: Path | None, store: str | None, store_password_file: Path | None) -> Iterator[UserAdmin]:
+def _user_admin(installation: InstallationOptions) -> Iterator[UserAdmin]:
     from keyfront.control.identity.credentials import load
     from keyfront.control.identity.sealing import sealer
     from keyfront.control.identity.users import UserAdmin
 
-    with opened(data, store, store_password_file) as (folder, found):
-        file = folder / "credentials"
+    with installation.opened() as store:
+        file = installation.data / "credentials"
         taken = [caller.name for caller, _ in load(file, ACCOUNT)] if file.exists() else []
         yield UserAdmin(
-            found,
+            store,
             ACCOUNT,
-            lambda: sealer(folder, os.environ, make=not found.shared),
+            lambda: sealer(installation.data, os.environ, make=not store.shared),
             by=f"keyfront access, {login()}",
             clock=time.time,
             taken=taken,
@@ -48,21 +47,18 @@ def _register(data: Path | None, store: str | None, store_password_file: Path | 
 
 
 def _command(group: click.Group, name: str) -> Callable[[Callable[..., None]], click.Command]:
-    """A command of `group` whose first argument is the register of the installation."""
+    """A command of `group` whose first argument is the installation's user administration."""
 
-    def made(function: Callable[..., None]) -> click.Command:
+    def decorate(function: Callable[..., None]) -> click.Command:
         @functools.wraps(function)
-        def run(data: Path | None, store: str | None, store_password_file: Path | None, **said: Any) -> None:
-            with _register(data, store, store_password_file) as register:
-                function(register, **said)
+        def run(installation: InstallationOptions, **arguments: Any) -> None:
+            with _user_admin(installation) as admin:
+                function(admin, **arguments)
 
-        command: click.Command = group.command(name)(options(run))
+        command: click.Command = group.command(name)(installation_options(run))
         return command
 
-    return made
-
-
-_JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
+    return decorate
 
 
 @click.group()
@@ -84,23 +80,23 @@ def user() -> None:
     "--role", "roles", multiple=True, metavar="NAME", help="A role or a policy to begin with; repeatable."
 )
 @click.option("--key", "with_key", is_flag=True, help="Make an access key as well, and print it.")
-def user_create(register: UserAdmin, name: str, roles: tuple[str, ...], with_key: bool) -> None:
+def user_create(admin: UserAdmin, name: str, roles: tuple[str, ...], with_key: bool) -> None:
     """Create a user. Without a role or a policy it may do nothing.
 
     \b
         keyfront access user create ci --role key-manager --key
     """
-    made = register.create_user(name, roles)
+    made = admin.create_user(name, roles)
     _say(f"user {made.name} is created{_with(made)}")
     if with_key:
-        _print_key(*register.create_key(name), as_json=False)
+        _print_key(*admin.create_key(name), as_json=False)
 
 
 @_command(user, "list")
-@_JSON
-def user_list(register: UserAdmin, as_json: bool) -> None:
+@json_option
+def user_list(admin: UserAdmin, as_json: bool) -> None:
     """List the users, with their policies and the use of their keys."""
-    found, keys = register.users(), register.keys()
+    found, keys = admin.users(), admin.keys()
     if as_json:
         print_json([_user_json(one, [key for key in keys if key.owner == one.name]) for one in found])
         return
@@ -121,9 +117,9 @@ def user_list(register: UserAdmin, as_json: bool) -> None:
 @_command(user, "delete")
 @click.argument("name")
 @click.option("--with-keys", is_flag=True, help="Revoke the user's access keys as well.")
-def user_delete(register: UserAdmin, name: str, with_keys: bool) -> None:
+def user_delete(admin: UserAdmin, name: str, with_keys: bool) -> None:
     """Delete a user. One that has access keys is kept unless --with-keys is given."""
-    register.delete_user(name, with_keys=with_keys)
+    admin.delete_user(name, with_keys=with_keys)
     _say(f"user {name} is deleted")
 
 
@@ -137,21 +133,21 @@ def key() -> None:
 
 @_command(key, "create")
 @click.argument("user")
-@_JSON
-def key_create(register: UserAdmin, user: str, as_json: bool) -> None:
+@json_option
+def key_create(admin: UserAdmin, user: str, as_json: bool) -> None:
     """Make an access key for a user and print it. The secret is shown this once.
 
     It comes in the form of a profile, so that it can go into a file for AWS_SHARED_CREDENTIALS_FILE as it is.
     """
-    _print_key(*register.create_key(user), as_json=as_json)
+    _print_key(*admin.create_key(user), as_json=as_json)
 
 
 @_command(key, "list")
 @click.argument("user", default="")
-@_JSON
-def key_list(register: UserAdmin, user: str, as_json: bool) -> None:
+@json_option
+def key_list(admin: UserAdmin, user: str, as_json: bool) -> None:
     """List the access keys of a user, or all."""
-    found = register.keys(user)
+    found = admin.keys(user)
     if as_json:
         print_json([_key_json(one) for one in found])
         return
@@ -163,10 +159,10 @@ def key_list(register: UserAdmin, user: str, as_json: bool) -> None:
 
 @_command(key, "rotate")
 @click.argument("user")
-@_JSON
-def key_rotate(register: UserAdmin, user: str, as_json: bool) -> None:
+@json_option
+def key_rotate(admin: UserAdmin, user: str, as_json: bool) -> None:
     """Make a second access key for a user that has one. Both work until the old one is revoked."""
-    new, secret, old = register.rotate_key(user)
+    new, secret, old = admin.rotate_key(user)
     _print_key(new, secret, as_json=as_json)
     used = f"last used {_when(old.used)}" if old.used else "never used"
     _say(
@@ -177,25 +173,25 @@ def key_rotate(register: UserAdmin, user: str, as_json: bool) -> None:
 
 @_command(key, "revoke")
 @click.argument("access_key_id")
-def key_revoke(register: UserAdmin, access_key_id: str) -> None:
+def key_revoke(admin: UserAdmin, access_key_id: str) -> None:
     """Revoke an access key for good: calls signed with it are refused within a second."""
-    gone = register.delete_key(access_key_id)
+    gone = admin.delete_key(access_key_id)
     _say(f"{gone.id} of {gone.owner} is revoked")
 
 
 @_command(key, "disable")
 @click.argument("access_key_id")
-def key_disable(register: UserAdmin, access_key_id: str) -> None:
+def key_disable(admin: UserAdmin, access_key_id: str) -> None:
     """Let an access key rest: calls signed with it are refused until it is enabled again."""
-    found = register.set_active(access_key_id, active=False)
+    found = admin.set_active(access_key_id, active=False)
     _say(f"{found.id} of {found.owner} is disabled")
 
 
 @_command(key, "enable")
 @click.argument("access_key_id")
-def key_enable(register: UserAdmin, access_key_id: str) -> None:
+def key_enable(admin: UserAdmin, access_key_id: str) -> None:
     """Take an access key into use again."""
-    found = register.set_active(access_key_id, active=True)
+    found = admin.set_active(access_key_id, active=True)
     _say(f"{found.id} of {found.owner} is enabled")
 
 
@@ -210,25 +206,25 @@ def policy() -> None:
 @_command(policy, "put")
 @click.argument("name")
 @click.argument("file", type=click.File(encoding="utf-8"))
-def policy_put(register: UserAdmin, name: str, file: TextIO) -> None:
+def policy_put(admin: UserAdmin, name: str, file: TextIO) -> None:
     """Store the policy in FILE (- is standard input) under NAME, in the place of one of that name."""
     try:
         text = file.read()
     except UnicodeDecodeError:
         raise SettingsError(f"{file.name} is no text in UTF-8") from None
-    found = register.put_policy(name, text)
+    found = admin.put_policy(name, text)
     _say(f"policy {name} is stored")
     for note in found.notes:
         _say(f"note: {note}")
 
 
 @_command(policy, "list")
-@_JSON
-def policy_list(register: UserAdmin, as_json: bool) -> None:
+@json_option
+def policy_list(admin: UserAdmin, as_json: bool) -> None:
     """List the roles and the policies, and who has them."""
     from keyfront.control.iam.roles import ROLES
 
-    users, own = register.users(), register.documents()
+    users, own = admin.users(), admin.documents()
     rows = [(name, "role", None) for name in ROLES] + [(one.name, "policy", one.modified) for one in own]
     if as_json:
         print_json(
@@ -258,14 +254,14 @@ def policy_list(register: UserAdmin, as_json: bool) -> None:
 
 @_command(policy, "show")
 @click.argument("name")
-def policy_show(register: UserAdmin, name: str) -> None:
+def policy_show(admin: UserAdmin, name: str) -> None:
     """Print a policy's document, or a role's."""
     from keyfront.control.iam.roles import DOCUMENTS
 
     if name in DOCUMENTS:
         print_json(DOCUMENTS[name])
         return
-    for one in register.documents():
+    for one in admin.documents():
         if one.name == name:
             click.echo(one.text.rstrip("\n"))
             return
@@ -274,27 +270,27 @@ def policy_show(register: UserAdmin, name: str) -> None:
 
 @_command(policy, "delete")
 @click.argument("name")
-def policy_delete(register: UserAdmin, name: str) -> None:
+def policy_delete(admin: UserAdmin, name: str) -> None:
     """Delete a policy that nobody has."""
-    register.delete_policy(name)
+    admin.delete_policy(name)
     _say(f"policy {name} is deleted")
 
 
 @_command(policy, "attach")
 @click.argument("name")
 @click.argument("user")
-def policy_attach(register: UserAdmin, name: str, user: str) -> None:
+def policy_attach(admin: UserAdmin, name: str, user: str) -> None:
     """Give a user a policy or a role."""
-    found = register.attach(name, user)
+    found = admin.attach(name, user)
     _say(f"user {found.name} has now{_with(found)}")
 
 
 @_command(policy, "detach")
 @click.argument("name")
 @click.argument("user")
-def policy_detach(register: UserAdmin, name: str, user: str) -> None:
+def policy_detach(admin: UserAdmin, name: str, user: str) -> None:
     """Take a policy or a role from a user."""
-    found = register.detach(name, user)
+    found = admin.detach(name, user)
     _say(f"user {found.name} has now{_with(found)}")
 
 
@@ -310,7 +306,7 @@ def policy_detach(register: UserAdmin, name: str, user: str) -> None:
     "--request-tag", "request_tags", multiple=True, metavar="KEY=VALUE", help="A tag that it is given."
 )
 def simulate(
-    register: UserAdmin,
+    admin: UserAdmin,
     user: str,
     action: str,
     resource: str,
@@ -328,8 +324,8 @@ def simulate(
     from keyfront.control.identity.credentials import user_arn
     from keyfront.control.operations import authorization
 
-    found = next((one for one in register.users() if one.name == user), None)
-    policies = register.policies_of(user)  # which raises, if there is no such user
+    found = next((one for one in admin.users() if one.name == user), None)
+    policies = admin.policies_of(user)  # which raises, if there is no such user
     asked = action if ":" in action else f"cloudfront:{action}"
     vendor = asked.partition(":")[0].lower()
     actions = iam.actions() if vendor == "cloudfront" else iam.OWN_ACTIONS if vendor == "keyfront" else ()

@@ -5,23 +5,20 @@ from __future__ import annotations
 import configparser
 import fcntl
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 import msgspec
 
+from keyfront.cli.options import option_group
 from keyfront.custody.default_paths import (
-    INSTALLATION,
     RECORDS_VARIABLE,
-    Installation,
     default_data,
     default_records,
     installation,
 )
 from keyfront.errors import SettingsError
-from keyfront.private_files import replace_file
 
 _ENDPOINTS = ("AWS_ENDPOINT_URL_CLOUDFRONT", "AWS_ENDPOINT_URL")
 _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SHARED_CREDENTIALS_FILE")
@@ -43,34 +40,6 @@ class Account(msgspec.Struct, frozen=True):
     def running(self) -> bool:
         """Whether the Keyfront of the data folder runs and is the one that is asked."""
         return self.watched is not None and _locked(self.data / "lock")
-
-
-def account_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that choose an account. It gets the parameters of `choose`, by their names."""
-    for option in (
-        click.option(
-            "--records",
-            default="",
-            metavar="URI",
-            help="The custody that keeps the records.  [default: KEYFRONT_RECORDS, or what `keyfront up` watches]",
-        ),
-        click.option("--profile", default="", help="Profile in the credentials file; asks Amazon."),
-        click.option(
-            "--aws", is_flag=True, help="Ask Amazon, with the credentials that its tools would use."
-        ),
-        click.option(
-            "--endpoint-url",
-            default="",
-            help="The API's address.  [default: AWS_ENDPOINT_URL, or that of the Keyfront in --data, or Amazon]",
-        ),
-        click.option(
-            "--data",
-            type=click.Path(path_type=Path),
-            help="A Keyfront's data folder.  [default: KEYFRONT_DATA, or ./state, or the user's]",
-        ),
-    ):
-        command = option(command)
-    return command
 
 
 def choose(
@@ -120,6 +89,33 @@ def choose(
     return Account(found.control, "", own, place, folder, found.records)
 
 
+account_options = option_group(
+    "account",
+    choose,
+    click.option(
+        "--data",
+        type=click.Path(path_type=Path),
+        help="A Keyfront's data folder.  [default: KEYFRONT_DATA, or ./state, or the user's]",
+    ),
+    click.option(
+        "--endpoint-url",
+        default="",
+        help="The API's address.  [default: AWS_ENDPOINT_URL, or the Keyfront in --data, or Amazon]",
+    ),
+    click.option("--aws", is_flag=True, help="Query Amazon, with the credentials that its tools would use."),
+    click.option("--profile", default="", help="Profile in the credentials file; queries Amazon."),
+    click.option(
+        "--records",
+        default="",
+        metavar="URI",
+        help="The custody that holds the rotation records.  [default: KEYFRONT_RECORDS, or what `keyfront up` watches]",
+    ),
+    names=("endpoint_url", "profile", "aws", "records", "data"),
+)
+"""Gives a command the options that choose an account, and the choice as the parameter `account`. It is made, and may
+fail, before the command runs."""
+
+
 def _same(one: str, other: str) -> bool:
     """Whether two addresses of an API are one."""
     return one.rstrip("/").replace("//localhost:", "//127.0.0.1:") == other
@@ -134,19 +130,6 @@ def unwatched(account: Account) -> str:
         f"{account.records}: take the steps with `keyfront rotation run --records {account.records}`, or restart it "
         f"with `--records {account.records}`"
     )
-
-
-def describe(folder: Path, host: str, port: int, records: str) -> None:
-    """Write the data folder's `installation.json`, so that commands find the Keyfront that runs there.
-
-    :param host: where the API listens.
-    :param records: the URI of the records that it watches; empty: those in the data folder.
-    :raises OSError: if it cannot be written.
-    """
-    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what it listens at, not what is bound
-    url = f"http://[{local}]:{port}" if ":" in local else f"http://{local}:{port}"
-    text = msgspec.json.encode(Installation(url, records or f"file:{folder}/custody/"))
-    replace_file(folder / INSTALLATION, text)
 
 
 def _credentials(folder: Path) -> tuple[str, str]:

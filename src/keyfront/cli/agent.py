@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import grp
-import logging
 import os
 import pwd
 import signal
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
-from keyfront.cli.settings import address
+from keyfront.cli.logging_options import logging_options
+from keyfront.cli.options import FILE, option_group
+from keyfront.cli.values import address
 from keyfront.errors import SettingsError
+from keyfront.runtime.installation import url_host
+from keyfront.runtime.logs import LogSettings, process_logging
+
+if TYPE_CHECKING:
+    from keyfront.custody.agent.authorization import Rule, Tokens
 
 
 class _Mode(click.ParamType[int]):
@@ -29,71 +37,123 @@ class _Mode(click.ParamType[int]):
         except ValueError:
             mode = -1
         if not 0 <= mode <= 0o777:
-            self.fail(f"{value!r} is no file mode, such as 0660", param, ctx)
+            self.fail(f"{value!r} is not a file mode, such as 0660", param, ctx)
         return mode
 
 
+class ListenOptions(msgspec.Struct, frozen=True):
+    """Where the agent listens, and how it identifies callers there."""
+
+    path: str | None
+    listen: str | None
+    socket_mode: int | None
+    token_file: Path | None
+
+    def check(self) -> None:
+        """:raises SettingsError: if the options contradict each other."""
+        if (self.path is None) == (self.listen is None):
+            raise SettingsError("give either --socket or --listen")
+        if self.listen is not None and self.token_file is None:
+            raise SettingsError(
+                "--listen requires --tokens, because every user on this machine can reach a port"
+            )
+        if self.listen is not None and self.socket_mode is not None:
+            raise SettingsError("--socket-mode is for --socket")
+        if self.path is not None and self.token_file is not None:
+            raise SettingsError(_TOKENS_ON_A_SOCKET)
+
+
+_TOKENS_ON_A_SOCKET = "on a socket, the kernel identifies callers: tokens are for --listen"
+
+_listen_options = option_group(
+    "listen",
+    ListenOptions,
+    click.option(
+        "--socket",
+        "path",
+        metavar="PATH",
+        help="Listen on a Unix socket; callers are identified by their uid.",
+    ),
+    click.option(
+        "--listen", metavar="127.0.0.1:PORT", help="Listen for HTTP; callers are identified by their token."
+    ),
+    click.option(
+        "--socket-mode", type=_Mode(), help="Mode of the socket.  [default: 0600, with rules for others 0666]"
+    ),
+    click.option(
+        "--tokens", "token_file", type=FILE, help="File of tokens for --listen: a line NAME TOKEN per caller."
+    ),
+)
+
+
+class AccessOptions(msgspec.Struct, frozen=True):
+    """Who can sign for which key groups, and with keys of which custodies."""
+
+    allow: tuple[str, ...]
+    access_file: Path | None
+    records: str | None
+    places: tuple[str, ...]
+
+    def rules(self) -> list[Rule]:
+        """:raises SettingsError: if a rule cannot be read, or names an unknown user or group."""
+        from keyfront.custody.agent.authorization import Names, read_rule, read_rules
+
+        names = Names(lambda name: _id(pwd.getpwnam, name), lambda name: _id(grp.getgrnam, name))
+        rules = [read_rule(text, names) for text in self.allow]
+        if self.access_file is not None:
+            rules += read_rules(self.access_file.read_text("utf-8"), names)
+        return rules
+
+
+_access_options = option_group(
+    "access",
+    AccessOptions,
+    click.option(
+        "--allow",
+        multiple=True,
+        metavar="user:NAME=GROUP,…",
+        help="Who can sign for which key groups (* for all): user:, group: or token:; repeatable.",
+    ),
+    click.option("--access", "access_file", type=FILE, help="Rules in TOML."),
+    click.option(
+        "--records",
+        metavar="URI",
+        help="Custody that holds the key groups' records.  [default: $KEYFRONT_RECORDS]",
+    ),
+    click.option(
+        "--place",
+        "places",
+        multiple=True,
+        metavar="URI",
+        help="Use keys in these custodies only, whatever records name.  [default: $KEYFRONT_PLACES, else all]",
+    ),
+)
+
+
 @click.command()
-@click.option(
-    "--socket", "path", metavar="PATH", help="Listen on a Unix socket; callers are told by their uid."
-)
-@click.option("--listen", metavar="127.0.0.1:PORT", help="Listen for HTTP; callers are told by their token.")
-@click.option(
-    "--records", metavar="URI", help="Custody with the key groups' records.  [default: $KEYFRONT_RECORDS]"
-)
-@click.option(
-    "--place",
-    "places",
-    multiple=True,
-    metavar="URI",
-    help="Open keys in these custodies only, whatever records say.  [default: $KEYFRONT_PLACES, else all]",
-)
-@click.option(
-    "--allow",
-    multiple=True,
-    metavar="user:NAME=GROUP,…",
-    help="Who may sign for which key groups (* for all): user:, group: or token:.",
-)
-@click.option(
-    "--access",
-    "access_file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Rules in TOML.",
-)
-@click.option(
-    "--tokens",
-    "token_file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="File of tokens for --listen: a line NAME TOKEN for each caller.",
-)
-@click.option(
-    "--socket-mode", type=_Mode(), help="Mode of the socket.  [default: 0600, with rules for others 0666]"
-)
+@_listen_options
+@_access_options
 @click.option(
     "--audit-file", metavar="PATH", help="Where signatures are recorded.  [default: standard error]"
 )
-def agent(
-    path: str | None,
-    listen: str | None,
-    records: str | None,
-    places: tuple[str, ...],
-    allow: tuple[str, ...],
-    access_file: Path | None,
-    token_file: Path | None,
-    socket_mode: int | None,
-    audit_file: str | None,
-) -> None:
+@logging_options
+def agent(listen: ListenOptions, access: AccessOptions, audit_file: str | None, logs: LogSettings) -> None:
     """Sign for applications on this machine that must not hold keys.
 
-    Without rules, a Unix socket serves the agent's own user, and --listen whoever has a token; both for every key
-    group.
+    Without rules, a Unix socket serves the agent's own user, and --listen serves everyone who has a token; both for all
+    key groups.
 
     \b
         keyfront agent --socket /run/keyfront/agent.sock --allow user:www-data=films,photos
     """
+    with process_logging(logs, "agent"):
+        _serve(listen, access, audit_file)
+
+
+def _serve(listen: ListenOptions, access: AccessOptions, audit_file: str | None) -> None:
     from keyfront.control.wire.head_timeout import HeadTimeoutH11Protocol
-    from keyfront.custody.agent import server as serving
-    from keyfront.custody.agent.authorization import Names, Rule, Rules, Tokens, read_rule, read_rules
+    from keyfront.custody.agent import server
+    from keyfront.custody.agent.authorization import Rules
     from keyfront.custody.schemes import open_records
     from keyfront.custody.signers.key_group_signer import (
         KeyGroupSigner,
@@ -103,67 +163,74 @@ def agent(
         records_of,
     )
 
-    if (path is None) == (listen is None):
-        raise SettingsError("give either --socket or --listen")
-    names = Names(lambda name: _id(pwd.getpwnam, name), lambda name: _id(grp.getgrnam, name))
-    given = [read_rule(text, names) for text in allow]
-    if access_file is not None:
-        given += read_rules(access_file.read_text("utf-8"), names)
+    listen.check()
+    rules = access.rules()
     tokens = None
-    if listen is not None:
-        if token_file is None:
-            raise SettingsError("--listen needs --tokens: every user of this machine can reach a port")
-        tokens = Tokens(_private_text(token_file))
-        given = given or [Rule(token=name) for name in tokens.names]
-        for name in Rules(tuple(given)).tokens - tokens.names:
-            raise SettingsError(f"a rule is for the token {name!r}, which {token_file} does not hold")
-        if any(not rule.token for rule in given):
-            raise SettingsError(
-                "with --listen callers are told by token: rules for users and groups need --socket"
-            )
-        if socket_mode is not None:
-            raise SettingsError("--socket-mode is for --socket")
-    else:
-        if token_file is not None or any(rule.token for rule in given):
-            raise SettingsError("on a socket callers are told by the kernel: tokens are for --listen")
-        given = given or [Rule(uid=os.getuid())]
-    rules = Rules(tuple(given))
-    place = records_of(records)
-    open_records(place)  # what is wrong with the place shows now
-
-    opens = opens_in(places_of(places or None))
+    if listen.token_file is not None:
+        tokens, rules = _token_rules(listen.token_file, rules)
+    elif any(rule.token for rule in rules):
+        raise SettingsError(_TOKENS_ON_A_SOCKET)
+    rules = rules or [_own_user()]
+    place = records_of(access.records)
+    open_records(place)  # fails here rather than at the first request
+    opens = opens_in(places_of(access.places or None))
 
     def follow(group: str) -> KeyGroupSigner:
         return KeyGroupSigner(group, KeySource(lambda: open_records(place), opens, place))
 
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    if path is not None:
-        where = f"unix:{os.path.abspath(path)}"
-        others = any(rule.uid != os.getuid() for rule in given)
-        mode = socket_mode if socket_mode is not None else 0o666 if others else 0o600
-        sock = serving.bind_unix(path, mode)
-        own = os.stat(path)
+    if listen.path is not None:
+        where = f"unix:{os.path.abspath(listen.path)}"
+        others = any(rule.uid != os.getuid() for rule in rules)
+        mode = listen.socket_mode if listen.socket_mode is not None else 0o666 if others else 0o600
+        sock = server.bind_unix(listen.path, mode)
+        own = os.stat(listen.path)
     else:
-        sock = serving.bind_loopback(*address(listen or ""))
+        sock = server.bind_loopback(*address(listen.listen or ""))
         host, port = sock.getsockname()[:2]
-        where = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        where = f"http://{url_host(host)}:{port}"
         own = None
-    signing = serving.Agent(rules, follow, serving.Audit(os.path.abspath(audit_file) if audit_file else ""))
-    app = serving.build_app(signing, serving.by_peer if tokens is None else serving.by_token(tokens))
+    signing = server.Agent(
+        Rules(tuple(rules)), follow, server.Audit(os.path.abspath(audit_file) if audit_file else "")
+    )
+    app = server.build_app(signing, server.by_peer if tokens is None else server.by_token(tokens))
 
     async def run() -> None:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         ready = f"keyfront agent ready {where}"
-        await serving.serve(app, sock, HeadTimeoutH11Protocol, lambda: print(ready, flush=True), stop.wait)
+        await server.serve(app, sock, HeadTimeoutH11Protocol, lambda: print(ready, flush=True), stop.wait)
 
     try:
         asyncio.run(run())
     finally:
         signing.close()
-        if path is not None and own is not None:
-            _remove(path, own)
+        if listen.path is not None and own is not None:
+            _remove(listen.path, own)
+
+
+def _own_user() -> Rule:
+    from keyfront.custody.agent.authorization import Rule
+
+    return Rule(uid=os.getuid())
+
+
+def _token_rules(file: Path, rules: list[Rule]) -> tuple[Tokens, list[Rule]]:
+    """The tokens, and the rules for them; without rules, one for each token.
+
+    :raises SettingsError: if a rule is for a token that the file does not contain, or for a user or group.
+    """
+    from keyfront.custody.agent.authorization import Rule, Rules, Tokens
+
+    tokens = Tokens(_private_text(file))
+    rules = rules or [Rule(token=name) for name in tokens.names]
+    for name in Rules(tuple(rules)).tokens - tokens.names:
+        raise SettingsError(f"a rule is for the token {name!r}, which {file} does not contain")
+    if any(not rule.token for rule in rules):
+        raise SettingsError(
+            "with --listen, callers are identified by token: rules for users and groups require --socket"
+        )
+    return tokens, rules
 
 
 def _id(find: Callable[[str], pwd.struct_passwd | grp.struct_group], name: str) -> int | None:
@@ -177,15 +244,15 @@ def _id(find: Callable[[str], pwd.struct_passwd | grp.struct_group], name: str) 
 def _private_text(path: Path) -> str:
     """:raises SettingsError: if others may read it."""
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
-        raise SettingsError(f"{path} holds tokens and others may read it: chmod 600 {path}")
+        raise SettingsError(f"{path} contains tokens, and others can read it; run: chmod 600 {path}")
     try:
         return path.read_text("utf-8")
     except UnicodeDecodeError as error:
-        raise SettingsError(f"{path} is no text") from error
+        raise SettingsError(f"{path} is not text in UTF-8") from error
 
 
 def _remove(path: str, own: os.stat_result) -> None:
-    """Take our socket away, and no one else's."""
+    """Remove the agent's own socket, but not one that another process has put in its place."""
     try:
         there = os.stat(path)
     except OSError:

@@ -13,8 +13,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from keyfront.cli.installation import opened, options
-from keyfront.cli.sign import MomentType
+from keyfront.cli.durations import MomentType
+from keyfront.cli.installation import InstallationOptions, installation_options
 from keyfront.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -62,16 +62,14 @@ def _ago(moment: Any, now: float) -> float | None:
 
 
 @audit.command("list")
-@options
+@installation_options
 @_filters
 @click.option(
     "--limit", "-n", type=click.IntRange(1), default=100, show_default=True, help="The newest so many."
 )
 @click.option("--json", "as_json", is_flag=True, help="The records themselves, one a line.")
 def list_(
-    data: Path | None,
-    store: str | None,
-    store_password_file: Path | None,
+    installation: InstallationOptions,
     limit: int,
     as_json: bool,
     **said: Any,
@@ -85,7 +83,7 @@ def list_(
 
     from keyfront.control.audit.search import search
 
-    with opened(data, store, store_password_file) as (_, found):
+    with installation.opened() as found:
         newest = list(itertools.islice(search(found, _wanted(**said), newest_first=True), limit))
     for one in reversed(newest):
         click.echo(one.row.record.decode() if as_json else _line(one))
@@ -135,7 +133,7 @@ def _subject(record: dict[str, Any]) -> str:
 
 
 @audit.command()
-@options
+@installation_options
 @click.option(
     "--expect", default="", metavar="ANCHOR", help="What an earlier verify printed: it must still be there."
 )
@@ -144,9 +142,7 @@ def _subject(record: dict[str, Any]) -> str:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A whole log exported as jsonl, in the place of the store's.",
 )
-def verify(
-    data: Path | None, store: str | None, store_password_file: Path | None, expect: str, file: Path | None
-) -> None:
+def verify(installation: InstallationOptions, expect: str, file: Path | None) -> None:
     """Follow the log's chain of digests from the first record to the last. Exit status 1: it is broken.
 
     The last line printed is the anchor. Keep it where nobody can change it who can change the log, and give it as
@@ -164,7 +160,7 @@ def verify(
         with _reading(file) as lines:
             _judge(trail.verify_rows(trail.exported(lines), expect), expect)
         return
-    with opened(data, store, store_password_file) as (_, found):
+    with installation.opened() as found:
         _judge(trail.verify(found, expect), expect)
 
 
@@ -194,7 +190,7 @@ def _judge(verdict: Verdict, expect: str) -> None:
 
 
 @audit.command()
-@options
+@installation_options
 @_filters
 @click.option(
     "--format",
@@ -211,9 +207,7 @@ def _judge(verdict: Verdict, expect: str) -> None:
     help="A file, compressed if its name ends with .gz.  [default: standard output]",
 )
 def export(
-    data: Path | None,
-    store: str | None,
-    store_password_file: Path | None,
+    installation: InstallationOptions,
     form: str,
     output: Path | None,
     **said: Any,
@@ -221,7 +215,7 @@ def export(
     """Write the records to a file, oldest first, for tools that read CloudTrail's or for safe keeping."""
     from keyfront.control.audit.search import search
 
-    with opened(data, store, store_password_file) as (_, found):
+    with installation.opened() as found:
         records = (one.row.record for one in search(found, _wanted(**said)))
         if output is None:
             _write(sys.stdout.buffer, records, form)

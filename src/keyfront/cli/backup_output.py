@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
     from keyfront.backup.archive.container import Manifest
+    from keyfront.backup.archive.names import Name
     from keyfront.backup.capture import Archive
     from keyfront.backup.create import Outcome
+    from keyfront.backup.drill import Report
     from keyfront.backup.restore.plan import Plan
 
 
@@ -27,13 +30,53 @@ def print_created(outcome: Outcome, quiet: bool) -> None:
             click.echo(f"removed {removed}")
         for text in outcome.missing:
             if text not in outcome.trouble:
-                click.echo(f"not in it: {text}")
+                click.echo(f"not included: {text}")
     for text in (*outcome.trouble, *outcome.notes):
         click.echo(f"keyfront: {text}", err=True)
 
 
-def print_complete(name: str, manifest: Manifest) -> None:
-    click.echo(f"{name} is whole, and makes snapshot {manifest.snapshot} when it is restored")
+def archives_json(found: Mapping[Name, int]) -> list[dict[str, Any]]:
+    return [
+        {
+            "Archive": str(name),
+            "Taken": iso(name.taken),
+            "Installation": name.origin,
+            "Snapshot": name.snapshot,
+            "Holds": name.holds,
+            "Bytes": size,
+        }
+        for name, size in found.items()
+    ]
+
+
+def print_archives(found: Mapping[Name, int]) -> None:
+    for name, size in found.items():
+        click.echo(
+            f"{iso(name.taken)}  installation {name.origin}  snapshot {name.snapshot}  {size_text(size)}  {name}"
+        )
+    if not found:
+        click.echo("none", err=True)
+
+
+def archive_json(name: str, manifest: Manifest) -> dict[str, Any]:
+    return {
+        "Archive": name,
+        "Taken": iso(manifest.taken),
+        "Keyfront": manifest.keyfront,
+        "Host": manifest.host,
+        "Data": manifest.data,
+        "Store": manifest.store,
+        "Schema": manifest.schema,
+        "Snapshot": manifest.snapshot,
+        "Audit": manifest.audit,
+        "Contains": manifest.counts,
+        "Missing": list(manifest.missing),
+        "Proofs": len(manifest.proofs),
+    }
+
+
+def print_verified(name: str, manifest: Manifest) -> None:
+    click.echo(f"{name} is intact, and restores snapshot {manifest.snapshot}")
     click.echo(
         f"  taken {iso(manifest.taken)} by Keyfront {manifest.keyfront} on {manifest.host} of {manifest.store}"
     )
@@ -45,7 +88,16 @@ def print_complete(name: str, manifest: Manifest) -> None:
     )
     click.echo(f"  audit anchor {manifest.audit}")
     for text in manifest.missing:
-        click.echo(f"  not in it: {text}")
+        click.echo(f"  not included: {text}")
+
+
+def print_drill(name: str, report: Report) -> None:
+    click.echo(f"{name} became a Keyfront with snapshot {report.snapshot} in {report.seconds:.1f} s")
+    for result in report.results:
+        how = f"{result.where} ({result.how}, key {result.key_pair_id})"
+        click.echo(f"  FAILED {how}: {result.fault}" if result.fault else f"  opens  {how}")
+    for behavior in report.not_asked:
+        click.echo(f"  NOT ASKED {behavior}: give a signed URL for it, with --url")
 
 
 _MARKS = {"add": "+", "change": "~", "remove": "-"}
@@ -58,7 +110,7 @@ def print_plan(plan: Plan, archive: Archive, folder: Path) -> None:
         text = f"  {_MARKS[change.deed]} {change.what} {change.name}"
         click.echo("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
     if not plan.changes:
-        click.echo("  nothing but what is there already")
+        click.echo("  no changes")
     click.echo(f"  audit log: {plan.audit}")
     for note in plan.notes:
         click.echo(f"  note: {note}")

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from keyfront.cli.durations import SpanType
+from keyfront.cli.durations import DurationType
+from keyfront.cli.options import ALGORITHMS, FILE_OR_STDIN, json_option
 from keyfront.cli.output import print_columns, print_json
 from keyfront.errors import CustodyError, NoSuchKey, SettingsError
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from keyfront.custody import Custody, HeldKey
     from keyfront.signing.keys import Algorithm
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
 _LABELS = click.option(
     "--label",
     "labels",
@@ -30,8 +30,6 @@ _LABELS = click.option(
     metavar="NAME=VALUE",
     help="A note that stays with the key; repeatable.",
 )
-_FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
-_ALGORITHMS = {"ecdsa-p256": "ECDSA-P256", "rsa-2048": "RSA-2048"}
 
 
 @click.group()
@@ -43,13 +41,13 @@ def custody() -> None:
 @click.argument("uri")
 @click.option(
     "--algorithm",
-    type=click.Choice(list(_ALGORITHMS), case_sensitive=False),
+    type=click.Choice(list(ALGORITHMS), case_sensitive=False),
     default="ecdsa-p256",
     show_default=True,
     help="The kind of key.",
 )
 @_LABELS
-@_JSON
+@json_option
 def create(uri: str, algorithm: str, labels: tuple[str, ...], as_json: bool) -> None:
     """Make a key. Prints its public half, for CloudFront.
 
@@ -57,16 +55,16 @@ def create(uri: str, algorithm: str, labels: tuple[str, ...], as_json: bool) -> 
         keyfront custody create file:/srv/keys/photos-1 > photos-1.pem
     """
     place, name = _key(uri)
-    kind = cast("Algorithm", _ALGORITHMS[algorithm])
+    kind = cast("Algorithm", ALGORITHMS[algorithm])
     _made(place.create(name, kind, now=time.time(), labels=_pairs(labels)), as_json)
 
 
 @custody.command("import")
 @click.argument("uri")
-@click.argument("file", type=_FILE)
-@click.option("--passphrase-file", type=_FILE, help="File with the private key's passphrase.")
+@click.argument("file", type=FILE_OR_STDIN)
+@click.option("--passphrase-file", type=FILE_OR_STDIN, help="File with the private key's passphrase.")
 @_LABELS
-@_JSON
+@json_option
 def import_key(
     uri: str, file: Path, passphrase_file: Path | None, labels: tuple[str, ...], as_json: bool
 ) -> None:
@@ -89,7 +87,7 @@ def import_key(
 
 @custody.command("list")
 @click.argument("place")
-@_JSON
+@json_option
 def list_keys(place: str, as_json: bool) -> None:
     """List the keys of a place, those to be deleted among them."""
     found = list(_opened(place).list())
@@ -116,7 +114,7 @@ def list_keys(place: str, as_json: bool) -> None:
 @custody.command("show")
 @click.argument("uri")
 @click.option("--public-key", "only_public", is_flag=True, help="Print only its public half, in PEM.")
-@_JSON
+@json_option
 def show(uri: str, only_public: bool, as_json: bool) -> None:
     """Show what is known of a key."""
     place, name = _key(uri)
@@ -143,7 +141,7 @@ def show(uri: str, only_public: bool, as_json: bool) -> None:
 @click.argument("uri")
 @click.option(
     "--grace",
-    type=SpanType(),
+    type=DurationType(),
     default="30d",
     show_default=True,
     help="How long it can be taken back; 0: not at all.",

@@ -1,46 +1,69 @@
-"""How a command finds an installation that is there already, whether it runs or not."""
+"""The options by which a command finds an installation, whether it runs or not: its data folder and its store.
+
+A command line can be read by every user of the machine, so no option takes a password: it comes from KEYFRONT_STORE,
+from a file, or from where libpq looks (PGPASSWORD, ~/.pgpass).
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
-from keyfront.cli.settings import default_data
-from keyfront.cli.store import open_store, store_options
+from keyfront.cli.options import FILE, data_option, option_group
 from keyfront.errors import SettingsError
-from keyfront.runtime.settings import VARIABLE
+from keyfront.runtime.settings import PASSWORD_FILE_VARIABLE, STORE_VARIABLE, store_url
 
 if TYPE_CHECKING:
     from keyfront.control.store.store import Store
 
 
-def options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the parameters `data`, `store` and `store_password_file`, as `keyfront up` has them."""
-    return click.option(
-        "--data", type=click.Path(path_type=Path), help="The data folder.  [default: the user's]"
-    )(store_options(command))
+class InstallationOptions(msgspec.Struct, frozen=True):
+    """`data` is the data folder; `store` and `store_password_file` name a PostgreSQL store in place of the file in the
+    data folder."""
+
+    data: Path
+    store: str
+    store_password_file: Path | None
+
+    @contextmanager
+    def opened(self) -> Iterator[Store]:
+        """The open store.
+
+        :raises SettingsError: if the installation does not exist, or its store cannot be opened.
+        """
+        from keyfront.control.store.store import Store
+
+        url = store_url(self.store)
+        if not url and not (self.data / "keyfront.db").exists():
+            raise SettingsError(
+                f"there is no Keyfront in {self.data}: start it once with `keyfront up --data {self.data}`"
+            )
+        found = Store(url or self.data / "keyfront.db", password_file=self.store_password_file)
+        try:
+            yield found
+        finally:
+            found.close()
 
 
-@contextmanager
-def opened(
-    data: Path | None, store: str | None, store_password_file: Path | None
-) -> Iterator[tuple[Path, Store]]:
-    """The data folder and the open store of an installation.
-
-    :raises SettingsError: if there is none.
-    """
-    folder = (data or default_data()).absolute()
-    if not (store or os.environ.get(VARIABLE) or (folder / "keyfront.db").exists()):
-        raise SettingsError(
-            f"there is no Keyfront in {folder}: start it once with `keyfront up --data {folder}`"
-        )
-    found = open_store(folder, store, store_password_file)
-    try:
-        yield folder, found
-    finally:
-        found.close()
+installation_options = option_group(
+    "installation",
+    InstallationOptions,
+    data_option,
+    click.option(
+        "--store",
+        default="",
+        metavar="URL",
+        help=f"postgresql://USER@HOST/DATABASE instead of a file in the data folder.  [env: {STORE_VARIABLE}]",
+    ),
+    click.option(
+        "--store-password-file",
+        type=FILE,
+        envvar=PASSWORD_FILE_VARIABLE,
+        help=f"A file that contains the PostgreSQL password.  [env: {PASSWORD_FILE_VARIABLE}]",
+    ),
+)

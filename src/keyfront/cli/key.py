@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keyfront.cli.account import Account as Chosen
-from keyfront.cli.account import account_options, choose
-from keyfront.cli.durations import SpanType, span_text
+from keyfront.cli.account import account_options
+from keyfront.cli.durations import DurationType, duration_text
+from keyfront.cli.options import FILE_OR_STDIN, json_option, with_options
 from keyfront.cli.output import print_columns, print_json
-from keyfront.cli.sign import FILE, read_file, read_passphrase
+from keyfront.cli.sign import read_file, read_passphrase
 from keyfront.errors import KeyLoadError
 from keyfront.signing.keys import load_public_key, parse_private_key
 
@@ -31,8 +31,8 @@ def key() -> None:
 
 
 @key.command("check")
-@click.argument("file", type=FILE)
-@click.option("--passphrase-file", type=FILE, help="File with the private key's passphrase.")
+@click.argument("file", type=FILE_OR_STDIN)
+@click.option("--passphrase-file", type=FILE_OR_STDIN, help="File with the private key's passphrase.")
 def check_key(file: Path, passphrase_file: Path | None) -> None:
     """Say what FILE holds, whether it can sign, what to mend, and print the matching public key.
 
@@ -81,30 +81,26 @@ def _notes(data: bytes) -> list[str]:
 # The keys of an account
 
 
-def _of_account(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that say which CloudFront, and where the records are."""
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="For programs."),
-        click.option(
-            "--age",
-            type=SpanType(),
-            default="365d",
-            show_default=True,
-            help="How old a key may become that no schedule replaces.",
-        ),
-        account_options,
-    ):
-        command = option(command)
-    return command
+_key_options = with_options(
+    account_options,
+    click.option(
+        "--age",
+        type=DurationType(),
+        default="365d",
+        show_default=True,
+        help="The maximum age of a key that no schedule replaces.",
+    ),
+    json_option,
+)
 
 
-def _facts(chosen: Chosen) -> Facts:
+def _facts(account: Chosen) -> Facts:
     from keyfront.custody.schemes import open_records
     from keyfront.lifecycle.inventory import Account, survey  # botocore's client, which few commands need
 
-    place = open_records(chosen.records)
+    place = open_records(account.records)
     return survey(
-        Account(chosen.endpoint_url, chosen.profile, credentials=chosen.credentials),
+        Account(account.endpoint_url, account.profile, credentials=account.credentials),
         place,
         os.environ,
         lambda text: click.echo(f"keyfront: {text}", err=True),
@@ -112,8 +108,8 @@ def _facts(chosen: Chosen) -> Facts:
 
 
 @key.command("list")
-@_of_account
-def list_keys(age: float, as_json: bool, **chosen: Any) -> None:
+@_key_options
+def list_keys(age: float, as_json: bool, account: Chosen) -> None:
     """List the public keys of an account, with what is known of each: its stage in its group's rotation, when its term
     ends, where its private half is, who trusts it, and what edges see of it.
 
@@ -121,7 +117,7 @@ def list_keys(age: float, as_json: bool, **chosen: Any) -> None:
     """
     from keyfront.lifecycle.findings import Bounds
 
-    facts = _facts(choose(**chosen))
+    facts = _facts(account)
     now = time.time()
     rows = [_row(facts, *each, now, Bounds(age=age)) for each in _keys(facts)]
     if as_json:
@@ -137,7 +133,7 @@ def list_keys(age: float, as_json: bool, **chosen: Any) -> None:
 
 
 @key.command("warnings")
-@_of_account
+@_key_options
 @click.option(
     "--at-least",
     type=click.Choice(["note", "warning", "critical"]),
@@ -145,7 +141,7 @@ def list_keys(age: float, as_json: bool, **chosen: Any) -> None:
     show_default=True,
     help="Leave out what matters less.",
 )
-def warnings_(age: float, as_json: bool, at_least: str, **chosen: Any) -> None:
+def warnings_(age: float, as_json: bool, at_least: str, account: Chosen) -> None:
     """Say what the dates and the uses of keys call for (docs/reference/warnings.md). Exits with 1 if anything.
 
     \b
@@ -155,7 +151,7 @@ def warnings_(age: float, as_json: bool, at_least: str, **chosen: Any) -> None:
 
     found = [
         each
-        for each in findings(_facts(choose(**chosen)), time.time(), Bounds(age=age))
+        for each in findings(_facts(account), time.time(), Bounds(age=age))
         if each.severity >= Severity[at_least.upper()]
     ]
     if as_json:
@@ -259,7 +255,7 @@ def _span(seconds: float) -> str:
     """The length, to its largest unit or two."""
     whole = int(max(seconds, 0))
     return (
-        span_text(whole - whole % (86400 if whole >= 86400 else 3600 if whole >= 3600 else 60))
+        duration_text(whole - whole % (86400 if whole >= 86400 else 3600 if whole >= 3600 else 60))
         if whole >= 60
         else f"{whole}s"
     )

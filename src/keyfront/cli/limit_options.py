@@ -1,22 +1,32 @@
-"""The options of `keyfront up` that say how much viewers and origins may ask of a worker, and for how long."""
+"""The options of `keyfront up` that limit what viewers and origins can take from a worker, and for how long."""
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import click
 import msgspec
 
+from keyfront.cli.options import option_group
+from keyfront.cli.sizes import SizeType, size_text
+from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.limits.origins import OriginLimits
 from keyfront.edge.limits.uploads import UploadLimits
 from keyfront.edge.limits.viewers import ViewerLimits
 
 
-class Seconds(click.ParamType[float]):
-    """A time in seconds, more than none."""
+class EdgeLimits(msgspec.Struct, frozen=True):
+    """The values of the options."""
+
+    times: Limits = Limits()
+    viewers: ViewerLimits = ViewerLimits()
+    uploads: UploadLimits = UploadLimits()
+    origins: OriginLimits = OriginLimits()
+
+
+class SecondsType(click.ParamType[float]):
+    """A time in seconds, greater than 0."""
 
     name = "seconds"
 
@@ -26,122 +36,119 @@ class Seconds(click.ParamType[float]):
         return float(value)
 
 
-class Size(click.ParamType[int]):
-    """A number of bytes, with K, M or G after it if it counts multiples of 1024."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        found = re.fullmatch(r"([0-9]{1,12})([KMG]?)", str(value).upper())
-        if found is None:
-            self.fail(f"{value!r} is not a size, such as 64K, 32M or 0", param, ctx)
-        return int(found[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[found[2]]
-
-
-class Option(NamedTuple):
-    """An option, and the member of which part of `EdgeLimits` it sets. `default` is what the help says of it."""
+class LimitOption(NamedTuple):
+    """An option, and the member of the part of `EdgeLimits` that it sets; that member's default is the option's."""
 
     name: str
     part: str
     member: str
     kind: click.ParamType[Any]
     metavar: str
-    default: str
     help: str
 
+    @property
+    def parameter(self) -> str:
+        """The name by which click passes the value."""
+        return self.name.replace("-", "_")
 
-_SECONDS, _SIZE, _NUMBER = Seconds(), Size(), click.IntRange(0, 10_000_000)
+    @property
+    def default(self) -> str:
+        """The default as the command line has it."""
+        value = getattr(getattr(EdgeLimits(), self.part), self.member)
+        return size_text(value) if self.kind is _SIZE else f"{value:.10g}"
+
+
+_SECONDS, _SIZE, _NUMBER = SecondsType(), SizeType(), click.IntRange(0, 10_000_000)
 
 OPTIONS = (
-    Option("head-timeout", "times", "head", _SECONDS, "SECONDS", "30", "For a whole request head, or a TLS handshake."),
-    Option("idle-timeout", "times", "idle", _SECONDS, "SECONDS", "60", "Between two requests of a connection."),
-    Option(
-        "upload-timeout", "times", "body", _SECONDS, "SECONDS", "30",
-        "Without anything of a request's body; --min-rate is counted over as many.",
+    LimitOption(
+        "head-timeout", "times", "head", _SECONDS, "SECONDS",
+        "Time for a complete request head, or a TLS handshake.",
     ),
-    Option(
-        "download-timeout", "times", "write", _SECONDS, "SECONDS", "60",
-        "Without anything of an answer being taken; --min-rate is counted over as many.",
+    LimitOption(
+        "idle-timeout", "times", "idle", _SECONDS, "SECONDS", "Time between two requests on a connection.",
     ),
-    Option("drain-timeout", "times", "drain", _SECONDS, "SECONDS", "30", "For requests under way when a worker ends."),
-    Option(
-        "min-rate", "times", "rate", _NUMBER, "BYTES", "256",
-        "Bytes a second that a viewer must send of a body, and take of an answer; 0 for no minimum.",
+    LimitOption(
+        "upload-timeout", "times", "body", _SECONDS, "SECONDS",
+        "Time without receiving any of a request body; also the window over which --min-rate is measured.",
     ),
-    Option(
-        "max-connections", "viewers", "connections", _NUMBER, "NUMBER", "10000",
-        "Viewers' connections of each worker, TLS handshakes included; 0 for no limit.",
+    LimitOption(
+        "download-timeout", "times", "write", _SECONDS, "SECONDS",
+        "Time without the viewer accepting any of a response; also the window over which --min-rate is measured.",
     ),
-    Option(
-        "max-connections-per-address", "viewers", "connections_per_address", _NUMBER, "NUMBER", "1000",
-        "Of them, those of one IPv4 address or IPv6 /64, unless it is a trusted proxy's.",
+    LimitOption(
+        "drain-timeout", "times", "drain", _SECONDS, "SECONDS",
+        "Time for requests in progress when a worker shuts down.",
     ),
-    Option(
-        "max-requests", "viewers", "requests", _NUMBER, "NUMBER", "5000",
-        "Requests under way in each worker, not counting what is answered from memory; 0 for no limit.",
+    LimitOption(
+        "min-rate", "times", "rate", _NUMBER, "BYTES",
+        "Bytes per second at which a viewer must send a body and receive a response; 0 for no minimum.",
     ),
-    Option(
-        "max-requests-per-address", "viewers", "requests_per_address", _NUMBER, "NUMBER", "500",
-        "Of them, those of one viewer's address.",
+    LimitOption(
+        "max-connections", "viewers", "connections", _NUMBER, "NUMBER",
+        "Viewer connections per worker, including TLS handshakes; 0 for no limit.",
     ),
-    Option(
-        "upload-buffer", "uploads", "buffer", _SIZE, "SIZE", "64K",
-        "Request bodies up to this size are read whole before the origin is asked.",
+    LimitOption(
+        "max-connections-per-address", "viewers", "connections_per_address", _NUMBER, "NUMBER",
+        "Of these, connections from one IPv4 address or IPv6 /64, unless it is a trusted proxy's.",
     ),
-    Option(
-        "upload-memory", "uploads", "memory", _SIZE, "SIZE", "32M",
-        "Memory that they may take together in each worker.",
+    LimitOption(
+        "max-requests", "viewers", "requests", _NUMBER, "NUMBER",
+        "Requests in progress per worker, not counting those served from memory; 0 for no limit.",
     ),
-    Option(
-        "origin-connections", "origins", "connections", _NUMBER, "NUMBER", "512",
-        "Requests that a worker has with one origin at a time; 0 for no limit.",
+    LimitOption(
+        "max-requests-per-address", "viewers", "requests_per_address", _NUMBER, "NUMBER",
+        "Of these, requests from one viewer address.",
     ),
-    Option(
-        "origin-queue", "origins", "queue", _NUMBER, "NUMBER", "1024", "Requests that wait for their turn with it.",
+    LimitOption(
+        "upload-buffer", "uploads", "buffer", _SIZE, "SIZE",
+        "Request bodies up to this size are read completely before the request goes to the origin.",
     ),
-    Option("origin-queue-timeout", "origins", "queue_timeout", _SECONDS, "SECONDS", "10", "How long they wait."),
-    Option(
-        "origin-failures", "origins", "failures", _NUMBER, "NUMBER", "5",
-        "Failed connections in a row after which an origin is left alone; 0 to try always.",
+    LimitOption(
+        "upload-memory", "uploads", "memory", _SIZE, "SIZE", "Total memory for such bodies per worker.",
     ),
-    Option("origin-pause", "origins", "pause", _SECONDS, "SECONDS", "2", "How long it is left alone."),
+    LimitOption(
+        "origin-connections", "origins", "connections", _NUMBER, "NUMBER",
+        "Concurrent requests from a worker to one origin; 0 for no limit.",
+    ),
+    LimitOption(
+        "origin-queue", "origins", "queue", _NUMBER, "NUMBER",
+        "Requests waiting for a connection to that origin.",
+    ),
+    LimitOption(
+        "origin-queue-timeout", "origins", "queue_timeout", _SECONDS, "SECONDS", "How long they wait.",
+    ),
+    LimitOption(
+        "origin-failures", "origins", "failures", _NUMBER, "NUMBER",
+        "Consecutive failed connections after which the worker pauses connections to an origin; 0 to always try.",
+    ),
+    LimitOption("origin-pause", "origins", "pause", _SECONDS, "SECONDS", "How long it pauses."),
 )  # fmt: skip
 
 
-class EdgeLimits(msgspec.Struct, frozen=True):
-    """What the options say. `times` are the members of `edge.http1.Limits` that are not the default: that module takes
-    time to load."""
+def _limits(**values: Any) -> EdgeLimits:
+    parts = EdgeLimits()
+    for name in parts.__struct_fields__:
+        members = {option.member: values[option.parameter] for option in OPTIONS if option.part == name}
+        part = msgspec.structs.replace(getattr(parts, name), **members)
+        parts = msgspec.structs.replace(parts, **{name: part})
+    return parts
 
-    times: dict[str, float]
-    viewers: ViewerLimits = ViewerLimits()
-    uploads: UploadLimits = UploadLimits()
-    origins: OriginLimits = OriginLimits()
 
-
-def limits_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options, and their meaning as the parameter `edge_limits`."""
-
-    @functools.wraps(command)
-    def with_limits(*args: Any, **given: Any) -> Any:
-        said: dict[str, dict[str, Any]] = {"times": {}, "viewers": {}, "uploads": {}, "origins": {}}
-        for option in OPTIONS:
-            value = given.pop(option.name.replace("-", "_"))
-            if value is not None:
-                said[option.part][option.member] = value
-        limits = EdgeLimits(
-            said["times"],
-            ViewerLimits(**said["viewers"]),
-            UploadLimits(**said["uploads"]),
-            OriginLimits(**said["origins"]),
-        )
-        return command(*args, edge_limits=limits, **given)
-
-    decorated: Callable[..., Any] = with_limits
-    for option in reversed(OPTIONS):
-        decorated = click.option(
+limit_options = option_group(
+    "limits",
+    _limits,
+    *(
+        click.option(
             f"--{option.name}",
             type=option.kind,
             metavar=option.metavar,
-            help=f"{option.help}  [default: {option.default}]",
-        )(decorated)
-    return decorated
+            default=option.default,
+            show_default=True,
+            help=option.help,
+        )
+        for option in OPTIONS
+    ),
+    names=[option.parameter for option in OPTIONS],
+)
+"""Gives a command the options, and their values as the parameter `limits` (`EdgeLimits`)."""

@@ -21,7 +21,7 @@ COMMANDS = {
     "explain": "sign:explain",
     "key": "key:key",
     "plan": "declared:plan_command",
-    "regions": "region_options:regions",
+    "regions": "regions:regions",
     "rotation": "rotation:rotation",
     "sign": "sign:sign",
     "sign-cookies": "sign:sign_cookies",

@@ -1,13 +1,82 @@
-"""Options that several commands share."""
+"""How commands share options: one decorator per group, whose values a command gets as one parameter."""
 
 from __future__ import annotations
 
+import functools
 import getpass
+import inspect
 import os
 import socket
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from keyfront.custody.default_paths import default_data
+
+Command = Callable[..., Any]
+Decorator = Callable[[Command], Command]
+
+
+def option_group(
+    parameter: str, build: Callable[..., Any], *options: Decorator, names: Iterable[str] = ()
+) -> Decorator:
+    """A decorator that gives a command `options`, and their values as the one keyword argument `parameter`.
+
+    :param build: called with the options' values, by the options' names; its result is the argument. A settings class
+        will do. What it raises, the command raises.
+    :param options: `click.option(…)`, in the order of the help text.
+    :param names: the options' names, if they are not those of the parameters of `build`.
+    """
+    names = tuple(names) or tuple(inspect.signature(build).parameters)
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def with_group(*args: Any, **given: Any) -> Any:
+            value = build(**{name: given.pop(name) for name in names})
+            return command(*args, **given, **{parameter: value})
+
+        return with_options(*options)(with_group)
+
+    return decorate
+
+
+def with_options(*options: Decorator) -> Decorator:
+    """A decorator that gives a command several options, in the order of the help text."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FILE_OR_STDIN = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
+
+ALGORITHMS = {"ecdsa-p256": "ECDSA-P256", "rsa-2048": "RSA-2048"}
+"""The kinds of keys as `--algorithm` names them, and as the signing core does."""
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print machine-readable output.")
+
+
+def _folder(_: click.Context, __: click.Parameter, value: Path | None) -> Path:
+    return (value or default_data()).absolute()
+
+
+data_option = click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    callback=_folder,
+    help="The data folder.  [default: the user's]",
+)
+"""The absolute path of the data folder as the parameter `data`."""
 
 
 def login() -> str:
+    """`USER@HOST` of whoever runs this command, for audit records."""
     try:
         return f"{getpass.getuser()}@{socket.gethostname()}"
     except (KeyError, OSError):

@@ -1,59 +1,84 @@
-"""The options of `keyfront up` that say where origins may be."""
+"""The options of `keyfront up` for origins: where they can be, and how the edge identifies itself to them."""
 
 from __future__ import annotations
 
-import functools
 import socket
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
-from keyfront.cli.settings import networks
+from keyfront.cli.options import FILE, option_group
+from keyfront.cli.values import networks
+
+if TYPE_CHECKING:
+    from keyfront.edge.origin.egress import EgressSettings
 
 
-def origins_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options, and their meaning as the parameter `egress` (`EgressSettings`).
+class OriginOptions(msgspec.Struct, frozen=True):
+    """The options' values."""
 
-    :raises SettingsError: from the command, if an option makes no sense.
-    """
+    origin_ca: Path | None
+    origin_credentials: Path | None
+    refuse_origins: tuple[str, ...]
+    allow_origins: tuple[str, ...]
 
-    @click.option(
+    def egress(self, listens: Iterable[tuple[str, int]]) -> EgressSettings:
+        """Which networks origins can be in, for an edge that listens on these `(host, port)`.
+
+        :raises SettingsError: if an option is not a list of networks.
+        """
+        from keyfront.edge.origin.egress import Egress, EgressSettings, is_public
+
+        egress = EgressSettings(
+            refuse=tuple(network for text in self.refuse_origins for network in networks(text)),
+            allow=tuple(network for text in self.allow_origins for network in networks(text)),
+            public=is_public([_addresses(host, port) for host, port in listens]),
+        )
+        Egress(egress)  # fails here rather than in the workers
+        return egress
+
+    def credentials(self, data: Path) -> Path:
+        """The file with the credentials for origins, which need not exist.
+
+        :raises SettingsError: if it exists and cannot be read.
+        """
+        from keyfront.edge.origin.credentials import read_file
+
+        file = self.origin_credentials.absolute() if self.origin_credentials else data / "origin-credentials"
+        if file.exists():
+            read_file(file)  # fails here rather than in the workers
+        return file
+
+
+origin_options = option_group(
+    "origins",
+    OriginOptions,
+    click.option(
+        "--origin-ca", type=FILE, help="Additional certificate authorities for HTTPS origins (PEM)."
+    ),
+    click.option(
+        "--origin-credentials",
+        type=FILE,
+        help="Credentials that sign requests to origins, and bucket endpoints.  [default: DATA/origin-credentials]",
+    ),
+    click.option(
         "--refuse-origins",
         multiple=True,
         metavar="CIDR,…",
-        help="Networks that origins may not be in, besides those refused by default.",
-    )
-    @click.option(
+        help="Networks that origins must not be in, in addition to those refused by default; repeatable.",
+    ),
+    click.option(
         "--allow-origins",
         multiple=True,
         metavar="CIDR,…",
-        help="Networks that origins may be in although they are refused by default.",
-    )
-    @functools.wraps(command)
-    def with_egress(
-        *args: Any, refuse_origins: tuple[str, ...], allow_origins: tuple[str, ...], **rest: Any
-    ) -> Any:
-        from keyfront.edge.origin.egress import Egress, EgressSettings
-
-        egress = EgressSettings(
-            refuse=tuple(network for text in refuse_origins for network in networks(text)),
-            allow=tuple(network for text in allow_origins for network in networks(text)),
-        )
-        Egress(egress)  # only to fail early
-        return command(*args, egress=egress, **rest)
-
-    return with_egress
+        help="Networks that origins can be in although they are refused by default; repeatable.",
+    ),
+)
 
 
-def is_public(listens: Iterable[tuple[str, int]]) -> bool:
-    """Does an edge that listens on these `(host, port)` serve others than this machine?"""
-    from keyfront.edge.origin.egress import is_public as public
-
-    return public(
-        [
-            str(found[4][0])
-            for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        ]
-        for host, port in listens
-    )
+def _addresses(host: str, port: int) -> list[str]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return [str(each[4][0]) for each in found]

@@ -8,9 +8,7 @@ or by hand, or by `keyfront up`.
 from __future__ import annotations
 
 import functools
-import getpass
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -18,9 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
+import msgspec
 
-from keyfront.cli.account import Account, account_options, choose, unwatched
-from keyfront.cli.durations import SpanType
+from keyfront.cli.account import Account, account_options, unwatched
+from keyfront.cli.durations import DurationType
+from keyfront.cli.options import ALGORITHMS, json_option, login, option_group, with_options
 from keyfront.cli.output import print_json
 from keyfront.cli.rotation_output import (
     WORK,
@@ -40,9 +40,7 @@ if TYPE_CHECKING:
     from keyfront.lifecycle.executor import Conductor
     from keyfront.signing.keys import Algorithm
 
-_ALGORITHMS = {"ecdsa-p256": "ECDSA-P256", "rsa-2048": "RSA-2048"}
-_JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
-_LENGTH = SpanType()
+_DURATION = DurationType()
 
 
 @click.group()
@@ -57,44 +55,33 @@ def rotation() -> None:
 def _command(
     name: str, *, group: bool = True, accounted: bool = False
 ) -> Callable[[Callable[..., int | None]], click.Command]:
-    """A command with the options that say which CloudFront, and where the records are. It gets a conductor first, and
-    what it returns is the exit status.
+    """A command with the options that choose the CloudFront and the records. It gets a `Conductor` as its first
+    argument, and returns the exit status.
 
+    :param group: whether it has the argument GROUP.
     :param accounted: whether it gets the chosen `account` as well.
     """
 
     def decorate(function: Callable[..., int | None]) -> click.Command:
         @functools.wraps(function)
-        def command(
-            endpoint_url: str,
-            profile: str,
-            aws: bool,
-            records: str,
-            data: Path | None,
-            journal: Path | None,
-            hooks: Path | None,
-            **said: Any,
-        ) -> None:
-            account = choose(endpoint_url, profile, aws, records, data)
+        def command(account: Account, journal: Path | None, hooks: Path | None, **arguments: Any) -> None:
             if accounted:
-                said["account"] = account
-            sys.exit(function(_conductor(account, journal, hooks), **said) or 0)
+                arguments["account"] = account
+            sys.exit(function(_conductor(account, journal, hooks), **arguments) or 0)
 
-        wrapped: Callable[..., Any] = command
-        for option in (
-            click.option(
-                "--hooks",
-                type=click.Path(dir_okay=False, path_type=Path),
-                help="Who is told before and after each step (docs/reference/hooks.md).",
-            ),
+        wrapped = with_options(
+            account_options,
             click.option(
                 "--journal",
                 type=click.Path(dir_okay=False, path_type=Path),
-                help="A file that gets a line for each step taken or failed.",
+                help="A file that gets a line for each step performed or failed.",
             ),
-            account_options,
-        ):
-            wrapped = option(wrapped)
+            click.option(
+                "--hooks",
+                type=click.Path(dir_okay=False, path_type=Path),
+                help="Programs and services to notify before and after each step (docs/reference/hooks.md).",
+            ),
+        )(command)
         if group:
             wrapped = click.argument("group")(wrapped)
         return rotation.command(name)(wrapped)
@@ -120,63 +107,74 @@ def _conductor(account: Account, journal: Path | None, hooks: Path | None) -> Co
 
 
 def _by() -> str:
-    try:
-        return f"keyfront rotation, {getpass.getuser()}@{socket.gethostname()}"
-    except (KeyError, OSError):
-        return f"keyfront rotation, uid {os.getuid()}@{socket.gethostname()}"
+    """Who gives the command, for the record."""
+    return f"keyfront rotation, {login()}"
 
 
-_TERMS: tuple[Callable[[Any], Any], ...] = (
+class TermOptions(msgspec.Struct, frozen=True):
+    """The terms of a rotation that the command line gives; None for those that it does not."""
+
+    every: str | None
+    overlap: float | None
+    max_lifetime: float | None
+    max_staleness: float | None
+    settle: float | None
+    grace: float | None
+    algorithm: str | None
+    hash_name: str | None
+    application: str | None
+
+    def apply_to(self, policy: RotationPolicy) -> RotationPolicy:
+        """The policy with the terms that are given.
+
+        :raises SettingsError: if `every` is neither a duration nor a cron expression.
+        """
+        changes = {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
+        if self.every is not None:
+            changes["every"] = _every(self.every)
+        if self.algorithm is not None:
+            changes["algorithm"] = cast("Algorithm", ALGORITHMS[self.algorithm.lower()])
+        return msgspec.structs.replace(policy, **changes)
+
+
+term_options = option_group(
+    "terms",
+    TermOptions,
     click.option(
         "--every",
         metavar="90d|'CRON'|never",
-        help="How long a key signs, or when the next one comes (cron, UTC).",
-    ),
-    click.option("--overlap", type=_LENGTH, help="How long a key that signs no more is trusted at least."),
-    click.option("--max-lifetime", type=_LENGTH, help="How far ahead a signature may end."),
-    click.option(
-        "--max-staleness", type=_LENGTH, help="How long signers go on without having seen the record."
+        help="How long a key signs, or when the next one takes over (cron, UTC).",
     ),
     click.option(
-        "--settle", type=_LENGTH, help="How long an edge may not know of a group although it is Deployed."
+        "--overlap", type=_DURATION, help="How long, at least, a key is trusted after it stops signing."
     ),
-    click.option("--grace", type=_LENGTH, help="How long the private half of a RETIRED key can be had back."),
+    click.option("--max-lifetime", type=_DURATION, help="How far ahead a signature can expire."),
     click.option(
-        "--algorithm",
-        type=click.Choice(list(_ALGORITHMS), case_sensitive=False),
-        help="The kind of new keys.",
+        "--max-staleness", type=_DURATION, help="How long signers continue without having read the record."
+    ),
+    click.option(
+        "--settle", type=_DURATION, help="How long an edge may not know a group that is already Deployed."
+    ),
+    click.option(
+        "--grace", type=_DURATION, help="How long the private half of a RETIRED key can be recovered."
+    ),
+    click.option(
+        "--algorithm", type=click.Choice(list(ALGORITHMS), case_sensitive=False), help="The kind of new keys."
     ),
     click.option("--hash", "hash_name", type=click.Choice(["SHA1", "SHA256"]), help="What signers use."),
-    click.option("--application", help="Whose keys these are; a label of each."),
+    click.option("--application", help="The application whose keys these are; a label on each key."),
 )
-
-
-def _terms_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in _TERMS:
-        command = option(command)
-    return command
-
-
-def _changed(terms: RotationPolicy, said: dict[str, Any]) -> RotationPolicy:
-    import msgspec
-
-    changes = {name: value for name, value in said.items() if value is not None}
-    if "every" in changes:
-        changes["every"] = _every(changes["every"])
-    if "algorithm" in changes:
-        changes["algorithm"] = cast("Algorithm", _ALGORITHMS[changes["algorithm"].lower()])
-    return msgspec.structs.replace(terms, **changes)
 
 
 def _every(text: str) -> float | str:
     if text == "never":
         return ""
     try:
-        return _LENGTH.convert(text, None, None)
+        return _DURATION.convert(text, None, None)
     except click.BadParameter:
         if len(text.split()) not in (5, 6):
             raise SettingsError(
-                f"--every {text!r}: give a length of time (90d), a cron expression of five fields, or never"
+                f"--every {text!r}: give a duration (90d), a cron expression of five fields, or never"
             ) from None
         return text
 
@@ -200,18 +198,18 @@ def _every(text: str) -> float | str:
     help="A key of the group whose private half custody has: it signs from now on. Repeatable: the last one signs, "
     "the others drain.",
 )
-@_terms_options
+@term_options
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-@_JSON
+@json_option
 def start(
     conductor: Conductor,
     group: str,
     account: Account,
     place: str,
     adopt: tuple[str, ...],
+    terms: TermOptions,
     dry_run: bool,
     as_json: bool,
-    **said: Any,
 ) -> int:
     """Begin to rotate the keys of the key group GROUP (its name or id).
 
@@ -236,13 +234,15 @@ def start(
         raise RotationError(f"{conductor.api.endpoint} has no key group {group}")
     if not place.partition("?")[0].endswith("/"):
         raise SettingsError(f"--custody {place}: a place without a key's name ends with a slash")
-    if said.get("settle") is None and account.watched is not None:
-        said["settle"] = 0.0  # here Deployed says that every edge obeys
-    terms = _changed(RotationPolicy(place), said)
+    policy = terms.apply_to(RotationPolicy(place))
+    if terms.settle is None and account.watched is not None:
+        policy = msgspec.structs.replace(
+            policy, settle=0.0
+        )  # here, Deployed means that every edge has applied it
     pairs = dict(_pair(text) for text in adopt)
-    for doubt in commands.warnings(commands.validated(terms, time.time()), time.time()):
-        complain(doubt)
-    record = conductor.start(found, terms, pairs, _by(), dry_run=dry_run)
+    for warning in commands.warnings(commands.validated(policy, time.time()), time.time()):
+        complain(warning)
+    record = conductor.start(found, policy, pairs, _by(), dry_run=dry_run)
     if dry_run:
         return show_plan(conductor, *conductor.plan_of(record), as_json=as_json)
     if warning := unwatched(account):
@@ -256,7 +256,7 @@ def start(
 
 @_command("status", group=False)
 @click.argument("group", required=False)
-@_JSON
+@json_option
 def status(conductor: Conductor, group: str | None, as_json: bool) -> int:
     """Show keys and their stages, and what comes next; of GROUP, or of all groups.
 
@@ -266,7 +266,7 @@ def status(conductor: Conductor, group: str | None, as_json: bool) -> int:
 
 
 @_command("plan")
-@_JSON
+@json_option
 def plan_(conductor: Conductor, group: str, as_json: bool) -> int:
     """Show all steps to come, each with its earliest time. Changes nothing."""
     return show_plan(conductor, *conductor.plan(group), as_json=as_json)
@@ -277,9 +277,9 @@ def plan_(conductor: Conductor, group: str, as_json: bool) -> int:
 @click.option(
     "--until-idle", is_flag=True, help="Wait for edges, until there is nothing to do but wait for a date."
 )
-@click.option("--timeout", type=_LENGTH, default="30m", show_default=True, help="Of --until-idle.")
+@click.option("--timeout", type=_DURATION, default="30m", show_default=True, help="Of --until-idle.")
 @click.option("--dry-run", is_flag=True, help="Say what the next step would be, and do nothing.")
-@_JSON
+@json_option
 def run(
     conductor: Conductor,
     groups: tuple[str, ...],
@@ -307,7 +307,7 @@ def run(
 
 
 @_command("rotate")
-@_JSON
+@json_option
 def rotate(conductor: Conductor, group: str, as_json: bool) -> int:
     """Rotate now, whatever the schedule says; the key that signs drains as ever."""
     conductor.rotate(group, _by())
@@ -316,7 +316,7 @@ def rotate(conductor: Conductor, group: str, as_json: bool) -> int:
 
 
 @_command("pause")
-@_JSON
+@json_option
 def pause(conductor: Conductor, group: str, as_json: bool) -> int:
     """Take no further step until `resume`. Signers sign on, and edges trust what they trust."""
     conductor.pause(group, _by())
@@ -325,7 +325,7 @@ def pause(conductor: Conductor, group: str, as_json: bool) -> int:
 
 
 @_command("resume")
-@_JSON
+@json_option
 def resume(conductor: Conductor, group: str, as_json: bool) -> int:
     """Go on after `pause`, `rollback`, or a clock that was wrong."""
     conductor.resume(group, _by())
@@ -334,7 +334,7 @@ def resume(conductor: Conductor, group: str, as_json: bool) -> int:
 
 
 @_command("rollback")
-@_JSON
+@json_option
 def rollback(conductor: Conductor, group: str, as_json: bool) -> int:
     """Let the key before sign again, and pause; the new one drains. A new key that does not sign yet is withdrawn."""
     conductor.rollback(group, _by())
@@ -350,7 +350,7 @@ def rollback(conductor: Conductor, group: str, as_json: bool) -> int:
     help="Trust the key until its successor is trusted everywhere, so that no link that is open breaks before.",
 )
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@_JSON
+@json_option
 def emergency(
     conductor: Conductor, group: str, key_id: str, keep_serving: bool, yes: bool, as_json: bool
 ) -> int:
@@ -396,21 +396,24 @@ def emergency(
 
 @_command("terms")
 @click.option("--custody", "place", metavar="URI", help="The place where new keys are made; ends with /.")
-@_terms_options
-@_JSON
-def terms_(conductor: Conductor, group: str, as_json: bool, **said: Any) -> int:
+@term_options
+@json_option
+def terms_(conductor: Conductor, group: str, place: str | None, terms: TermOptions, as_json: bool) -> int:
     """Show or change how GROUP is rotated. What was promised to links that are out there stays promised."""
     from keyfront.lifecycle import commands
 
-    if any(value is not None for value in said.values()):
-        record = conductor.change_terms(group, lambda terms: _changed(terms, said), _by())
-        for doubt in commands.warnings(record.terms, time.time()):
-            complain(doubt)
-    terms = conductor.record(group).succession.terms
+    def changed(policy: RotationPolicy) -> RotationPolicy:
+        return terms.apply_to(policy if place is None else msgspec.structs.replace(policy, place=place))
+
+    if place is not None or any(value is not None for value in msgspec.structs.asdict(terms).values()):
+        record = conductor.change_terms(group, changed, _by())
+        for warning in commands.warnings(record.terms, time.time()):
+            complain(warning)
+    policy = conductor.record(group).succession.terms
     if as_json:
-        print_json(policy_json(terms))
+        print_json(policy_json(policy))
     else:
-        for name, value in policy_json(terms).items():
+        for name, value in policy_json(policy).items():
             click.echo(f"{name:15}{value}")
     return 0
 

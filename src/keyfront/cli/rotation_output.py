@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keyfront.cli.durations import span_text
+from keyfront.cli.durations import duration_text
 from keyfront.cli.output import print_columns, print_json
 from keyfront.errors import CustodyUnavailable
 
@@ -174,17 +174,17 @@ def _wait_json(wait: Wait | None) -> dict[str, Any] | None:
 
 
 def policy_json(terms: RotationPolicy) -> dict[str, Any]:
-    every = terms.every if isinstance(terms.every, str) else span_text(terms.every)
+    every = terms.every if isinstance(terms.every, str) else duration_text(terms.every)
     return {
         "custody": terms.place,
         "algorithm": terms.algorithm,
         "hash": terms.hash_name,
         "every": every or "never",
-        "overlap": span_text(terms.overlap),
-        "max_lifetime": span_text(terms.max_lifetime),
-        "max_staleness": span_text(terms.max_staleness),
-        "settle": span_text(terms.settle),
-        "grace": span_text(terms.grace),
+        "overlap": duration_text(terms.overlap),
+        "max_lifetime": duration_text(terms.max_lifetime),
+        "max_staleness": duration_text(terms.max_staleness),
+        "settle": duration_text(terms.settle),
+        "grace": duration_text(terms.grace),
         "application": terms.application,
         "paused": terms.paused,
     }

@@ -1,6 +1,6 @@
-"""`keyfront sign`, `sign-cookies`, `explain` and `key check`: the signing core at the command line.
+"""`keyfront sign`, `sign-cookies` and `explain`: the signing core on the command line.
 
-They need no server and reach no network. Keys are given as files, never as arguments, which other users can read.
+They need no server and no network. Keys are files, never arguments, which other users can read.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ import re
 import sys
 import time
 import warnings
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 import click
+import msgspec
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from keyfront.cli.durations import MomentType
+from keyfront.cli.options import FILE_OR_STDIN, json_option, option_group
 from keyfront.errors import ExpiredWarning, KeyLoadError
 from keyfront.signing import sign as signing
 from keyfront.signing.explain import Report, explain_url
@@ -27,45 +30,9 @@ from keyfront.signing.policy import Moment, epoch_of, parse_policy
 from keyfront.signing.sign import LocalSigner, Signer
 from keyfront.signing.verify import KeyRing
 
-_SPAN = re.compile(r"(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
-
-
-class MomentType(click.ParamType[Moment]):
-    """A duration (`90s`, `1h30m`, `7d`), an ISO 8601 time with its zone, or epoch seconds."""
-
-    name = "1h|ISO|EPOCH"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Moment:
-        text = str(value).strip()
-        if text.isascii() and text.isdigit():
-            return int(text)
-        if text and (match := _SPAN.fullmatch(text)):
-            weeks, days, hours, minutes, seconds = (int(number or 0) for number in match.groups())
-            try:
-                return timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
-            except OverflowError:
-                self.fail(f"{text!r} is longer than any time that can be named", param, ctx)
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            self.fail(
-                f"{text!r} is no time: give 90s, 1h30m or 7d, or 2030-01-31T12:00:00Z, or epoch seconds",
-                param,
-                ctx,
-            )
-        if moment.tzinfo is None:
-            self.fail(
-                f"{text!r} has no time zone: write {text}Z for UTC, or add an offset such as +02:00"
-                if "T" in text or " " in text
-                else f"{text!r} has no time and zone: write {text}T00:00:00Z",
-                param,
-                ctx,
-            )
-        return moment
-
 
 class _KeyFile(click.ParamType[tuple[str, PublicKey]]):
-    """`ID=FILE`: a public key by its id."""
+    """`ID=FILE`: a public key and its ID."""
 
     name = "ID=FILE"
 
@@ -85,53 +52,20 @@ class _KeyFile(click.ParamType[tuple[str, PublicKey]]):
 
 _MOMENT = MomentType()
 _KEY_FILE = _KeyFile()
-FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 
 
 def read_file(path: Path) -> bytes:
+    """The file's content; for `-`, standard input."""
     return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
 
 
 def read_passphrase(path: Path | None) -> bytes | None:
+    """The file's content without the line break at its end."""
     return None if path is None else path.read_bytes().rstrip(b"\r\n")
 
 
-def _signing_options(command: click.Command) -> click.Command:
-    """The options that both signing commands take."""
-    hashes = click.Choice(["SHA1", "SHA256"])
-    for option in (
-        click.option(
-            "--key-group", metavar="NAME", help="Sign with the key that signs for this key group today."
-        ),
-        click.option(
-            "--records",
-            metavar="URI",
-            help="Custody with the key group's record.  [default: $KEYFRONT_RECORDS]",
-        ),
-        click.option(
-            "--agent",
-            metavar="ADDRESS",
-            help="Agent that signs for the key group.  [default: $KEYFRONT_AGENT]",
-        ),
-        click.option("--key-pair-id", metavar="ID", help="Id of the public key in CloudFront (K…)."),
-        click.option(
-            "--key", "key_uri", metavar="URI", help="Private key in custody, such as awskms:keyfront/NAME."
-        ),
-        click.option("--private-key", type=FILE, help="PEM, DER or base64; - reads standard input."),
-        click.option("--passphrase-file", type=FILE, help="File with the private key's passphrase."),
-        click.option("--expires", type=_MOMENT, help="Valid until then."),
-        click.option("--starts", type=_MOMENT, help="Not valid until then."),
-        click.option("--ip", metavar="CIDR", help="IPv4 address or network that the viewer must come from."),
-        click.option(
-            "--hash", "hash_name", type=hashes, help="Default: SHA1 for RSA keys, SHA256 for ECDSA keys."
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-class _SignWith(NamedTuple):
-    """What the options say of the key to sign with."""
+class SigningKeyOptions(msgspec.Struct, frozen=True):
+    """The options that name the key to sign with: a key group, a key in custody, or a file."""
 
     key_group: str | None
     records: str | None
@@ -142,61 +76,118 @@ class _SignWith(NamedTuple):
     passphrase_file: Path | None
 
     def signer(self) -> Signer:
-        """:raises click.UsageError: unless they name one key, or one key group."""
+        """The signer that they name.
+
+        :raises click.UsageError: unless they name exactly one key or key group.
+        """
         ways = [name for name in ("key_group", "key_uri", "private_key") if getattr(self, name) is not None]
         if len(ways) != 1:
             raise click.UsageError(
-                "Say what to sign with: --key-group, or --key-pair-id with either --private-key or --key."
+                "Name what to sign with: --key-group, or --key-pair-id with either --private-key or --key."
             )
         if self.key_group is not None:
-            if self.key_pair_id is not None or self.passphrase_file is not None:
-                raise click.UsageError("--key-group says itself which key signs, and where it is.")
-            from keyfront.custody.signers.key_group_signer import (
-                signer_for,  # not for those who sign with a file
-            )
-
-            return signer_for(self.key_group, records=self.records, agent=self.agent)
+            return self._group_signer(self.key_group)
         if self.records is not None or self.agent is not None:
-            raise click.UsageError("--records and --agent go with --key-group.")
+            raise click.UsageError("--records and --agent require --key-group.")
         if self.key_pair_id is None:
-            raise click.UsageError("--key-pair-id is missing: the id that CloudFront gave to the public key.")
+            raise click.UsageError("--key-pair-id is missing: the ID that CloudFront gave to the public key.")
         if self.private_key is not None:
             key = parse_private_key(read_file(self.private_key), read_passphrase(self.passphrase_file))
             return LocalSigner(self.key_pair_id, key)
         if self.passphrase_file is not None:
-            raise click.UsageError("--passphrase-file goes with --private-key.")
-        from keyfront.custody.signers.key_group_signer import CustodySigner  # as above
+            raise click.UsageError("--passphrase-file requires --private-key.")
+        from keyfront.custody.signers.key_group_signer import CustodySigner  # slow to load, like `signer_for`
 
         return CustodySigner(self.key_pair_id, self.key_uri or "")
 
+    def _group_signer(self, key_group: str) -> Signer:
+        if self.key_pair_id is not None or self.passphrase_file is not None:
+            raise click.UsageError(
+                "--key-group determines the key: leave out --key-pair-id and --passphrase-file."
+            )
+        # Not loaded for those who sign with a file.
+        from keyfront.custody.signers.key_group_signer import signer_for
 
-def _warn_if_over(expires: Moment | None, now: float) -> None:
-    """Say that nobody will be let in by this. It is made all the same: whoever tests refusals needs such a thing."""
+        return signer_for(key_group, records=self.records, agent=self.agent)
+
+
+signing_key_options = option_group(
+    "key",
+    SigningKeyOptions,
+    click.option("--private-key", type=FILE_OR_STDIN, help="PEM, DER or base64; - reads standard input."),
+    click.option("--passphrase-file", type=FILE_OR_STDIN, help="File with the private key's passphrase."),
+    click.option(
+        "--key", "key_uri", metavar="URI", help="Private key in custody, such as awskms:keyfront/NAME."
+    ),
+    click.option("--key-pair-id", metavar="ID", help="ID of the public key in CloudFront (K…)."),
+    click.option(
+        "--key-group", metavar="NAME", help="Sign with the key that currently signs for this key group."
+    ),
+    click.option(
+        "--records",
+        metavar="URI",
+        help="Custody that holds the key group's record.  [default: $KEYFRONT_RECORDS]",
+    ),
+    click.option(
+        "--agent",
+        metavar="ADDRESS",
+        help="Agent that signs for the key group.  [default: $KEYFRONT_AGENT]",
+    ),
+)
+
+
+class GrantOptions(msgspec.Struct, frozen=True):
+    """The options that both signing commands have for what a signature grants."""
+
+    expires: Moment | None
+    starts: Moment | None
+    ip: str | None
+    hash_name: HashName | None
+
+
+grant_options = option_group(
+    "grant",
+    GrantOptions,
+    click.option("--expires", type=_MOMENT, help="When it expires."),
+    click.option("--starts", type=_MOMENT, help="When it becomes valid."),
+    click.option("--ip", metavar="CIDR", help="IPv4 address or network that the viewer must come from."),
+    click.option(
+        "--hash",
+        "hash_name",
+        type=click.Choice(["SHA1", "SHA256"]),
+        help="Default: SHA1 for RSA keys, SHA256 for ECDSA keys.",
+    ),
+)
+
+
+def _warn_if_expired(expires: Moment | None, now: float) -> None:
+    """Warn that no viewer will be let in. It is signed all the same, because tests of refusals need it."""
     then = now if expires is None else epoch_of(expires, now)
     if then <= now:
-        told = datetime.fromtimestamp(then, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        click.echo(f"keyfront: it has expired already ({told}): every request with it is refused", err=True)
+        when = datetime.fromtimestamp(then, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        click.echo(f"keyfront: it has already expired ({when}): every request with it is refused", err=True)
 
 
 @click.command()
 @click.argument("url")
-@click.option("--resource", metavar="PATTERN", help="Custom policy for all URLs of the pattern (* and ?).")
-@click.option("--policy", type=FILE, help="Custom policy, signed as the file holds it.")
-@click.option("--as-is", is_flag=True, help="Sign the URL untouched, for clients that send exactly that.")
+@signing_key_options
+@grant_options
+@click.option("--resource", metavar="PATTERN", help="Custom policy for all URLs that match (* and ?).")
+@click.option("--policy", type=FILE_OR_STDIN, help="Custom policy, signed verbatim.")
+@click.option(
+    "--as-is", is_flag=True, help="Sign the URL unmodified, for clients that send exactly that URL."
+)
 def sign(
     url: str,
-    expires: Moment | None,
-    starts: Moment | None,
-    ip: str | None,
-    hash_name: str | None,
+    key: SigningKeyOptions,
+    grant: GrantOptions,
     resource: str | None,
     policy: Path | None,
     as_is: bool,
-    **said: Any,
 ) -> None:
     """Print URL signed for CloudFront or Keyfront.
 
-    The URL is first written as browsers and HTTP libraries send it, so that what is printed works as it stands.
+    The URL is first normalized to the form that browsers and HTTP libraries send, so the printed URL works as it is.
 
     \b
         keyfront sign https://cdn.example.com/a.jpg --key-pair-id K2JCJMDEHXQW5F --private-key key.pem \\
@@ -205,53 +196,65 @@ def sign(
     """
     now = time.time()
     own = None if policy is None else read_file(policy)
-    warnings.simplefilter("ignore", ExpiredWarning)  # said below
+    warnings.simplefilter("ignore", ExpiredWarning)  # _warn_if_expired
     signed = signing.sign_url(
         url,
-        _SignWith(**said).signer(),
-        expires=expires,
-        starts=starts,
-        ip=ip,
+        key.signer(),
+        expires=grant.expires,
+        starts=grant.starts,
+        ip=grant.ip,
         resource=resource,
         policy=own,
-        hash_name=cast("HashName | None", hash_name),
+        hash_name=grant.hash_name,
         as_is=as_is,
         now=now,
     )
-    _warn_if_over(parse_policy(own).expires if own is not None else expires, now)
+    _warn_if_expired(parse_policy(own).expires if own is not None else grant.expires, now)
     click.echo(signed)
+
+
+class CookieOptions(msgspec.Struct, frozen=True):
+    """The attributes of the cookies."""
+
+    domain: str | None
+    path: str
+    same_site: str | None
+    partitioned: bool
+    insecure: bool
+
+
+cookie_options = option_group(
+    "attributes",
+    CookieOptions,
+    click.option("--domain", help="Domain attribute."),
+    click.option("--path", default="/", show_default=True, help="Path attribute."),
+    click.option("--same-site", type=click.Choice(["Lax", "Strict", "None"]), help="SameSite attribute."),
+    click.option("--partitioned", is_flag=True, help="Partitioned attribute."),
+    click.option("--insecure", is_flag=True, help="Omit Secure, for tests over HTTP."),
+)
 
 
 @click.command("sign-cookies")
 @click.argument("resource")
-@click.option("--canned", is_flag=True, help="RESOURCE is one URL, and the cookies grant only that.")
-@click.option("--domain", help="Domain attribute.")
-@click.option("--path", "cookie_path", default="/", show_default=True, help="Path attribute.")
-@click.option("--same-site", type=click.Choice(["Lax", "Strict", "None"]), help="SameSite attribute.")
-@click.option("--partitioned", is_flag=True, help="Partitioned attribute.")
-@click.option("--insecure", is_flag=True, help="Leave Secure out, for tests over http.")
+@signing_key_options
+@grant_options
+@click.option("--canned", is_flag=True, help="RESOURCE is a single URL, and the cookies grant only that URL.")
+@cookie_options
 @click.option(
     "--format",
     "form",
     type=click.Choice(["set-cookie", "cookie", "json"]),
     default="set-cookie",
     show_default=True,
-    help="Set-Cookie headers, the Cookie header a browser sends then, or names and values as JSON.",
+    help="Set-Cookie headers, the Cookie header that a browser then sends, or names and values as JSON.",
 )
 def sign_cookies(
     resource: str,
-    expires: Moment | None,
-    starts: Moment | None,
-    ip: str | None,
-    hash_name: str | None,
+    key: SigningKeyOptions,
+    grant: GrantOptions,
     canned: bool,
-    domain: str | None,
-    cookie_path: str,
-    same_site: str | None,
-    partitioned: bool,
-    insecure: bool,
+    attributes: CookieOptions,
     form: str,
-    **said: Any,
 ) -> None:
     """Print cookies that grant the URLs of RESOURCE, a URL in which * and ? are wildcards.
 
@@ -260,23 +263,23 @@ def sign_cookies(
             --private-key key.pem --expires 6h --domain example.com
     """
     now = time.time()
-    warnings.simplefilter("ignore", ExpiredWarning)  # said below
+    warnings.simplefilter("ignore", ExpiredWarning)  # _warn_if_expired
     cookies = signing.sign_cookies(
         resource,
-        _SignWith(**said).signer(),
-        expires=expires,
-        starts=starts,
-        ip=ip,
+        key.signer(),
+        expires=grant.expires,
+        starts=grant.starts,
+        ip=grant.ip,
         canned=canned,
-        hash_name=cast("HashName | None", hash_name),
-        domain=domain,
-        path=cookie_path,
-        secure=not insecure,
-        same_site=cast('Literal["Lax", "Strict", "None"] | None', same_site),
-        partitioned=partitioned,
+        hash_name=grant.hash_name,
+        domain=attributes.domain,
+        path=attributes.path,
+        secure=not attributes.insecure,
+        same_site=cast('Literal["Lax", "Strict", "None"] | None', attributes.same_site),
+        partitioned=attributes.partitioned,
         now=now,
     )
-    _warn_if_over(expires, now)
+    _warn_if_expired(grant.expires, now)
     if form == "json":
         click.echo(json.dumps(dict(cookies.values), indent=2))
     elif form == "cookie":
@@ -286,50 +289,69 @@ def sign_cookies(
             click.echo(f"Set-Cookie: {value}")
 
 
-sign = _signing_options(sign)
-sign_cookies = _signing_options(sign_cookies)
+class BehaviorOptions(msgspec.Struct, frozen=True):
+    """What `explain` has to be told of the distribution: its keys, and its other host names."""
+
+    trusted: tuple[tuple[str, PublicKey], ...]
+    known: tuple[tuple[str, PublicKey], ...]
+    hosts: tuple[str, ...]
+
+
+behavior_options = option_group(
+    "behavior",
+    BehaviorOptions,
+    click.option(
+        "--public-key",
+        "trusted",
+        multiple=True,
+        type=_KEY_FILE,
+        help="A key that the cache behavior trusts; repeatable.",
+    ),
+    click.option(
+        "--known-key",
+        "known",
+        multiple=True,
+        type=_KEY_FILE,
+        help="A key that exists but is not trusted there; repeatable.",
+    ),
+    click.option(
+        "--other-host", "hosts", multiple=True, metavar="NAME", help="Another name of the same distribution."
+    ),
+)
 
 
 @click.command()
 @click.argument("url")
 @click.option(
-    "--cookie", "cookies", multiple=True, metavar="NAME=VALUE", help="A cookie, or a whole Cookie header."
+    "--cookie", "cookies", multiple=True, metavar="NAME=VALUE", help="A cookie, or a complete Cookie header."
 )
-@click.option(
-    "--public-key", "trusted", multiple=True, type=_KEY_FILE, help="A key that the cache behavior trusts."
-)
-@click.option("--known-key", "known", multiple=True, type=_KEY_FILE, help="A key that it does not trust.")
-@click.option(
-    "--other-host", "hosts", multiple=True, metavar="NAME", help="Another name of the same distribution."
-)
+@behavior_options
 @click.option("--ip", default="", help="The viewer's address.")
-@click.option("--now", "moment", type=_MOMENT, help="Judge as of then instead of now.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option("--now", "moment", type=_MOMENT, help="Evaluate as of this time.")
+@json_option
 @click.pass_context
 def explain(
     ctx: click.Context,
     url: str,
     cookies: tuple[str, ...],
-    trusted: tuple[tuple[str, PublicKey], ...],
-    known: tuple[tuple[str, PublicKey], ...],
-    hosts: tuple[str, ...],
+    behavior: BehaviorOptions,
     ip: str,
     moment: Moment | None,
     as_json: bool,
 ) -> None:
-    """Say why a request for URL is granted or refused, check by check. Exits with 0 if granted, 1 if refused.
+    """Explain check by check why a request for URL is granted or refused. Exit status 0: granted; 1: refused.
 
     keyfront explain 'https://cdn.example.com/a.jpg?Expires=…' --public-key K2JCJMDEHXQW5F=public_key.pem
     """
     clock = time.time()
     report = explain_url(
         url,
-        keyring=KeyRing(dict(trusted)),
+        keyring=KeyRing(dict(behavior.trusted)),
         now=clock if moment is None else epoch_of(moment, clock, "now"),
         cookie_header="; ".join(re.sub(r"\A[Cc]ookie:\s*", "", cookie) for cookie in cookies),
         client_ip=ip,
-        known_keys=dict(known),
-        other_hosts=hosts,
+        known_keys=dict(behavior.known),
+        other_hosts=behavior.hosts,
     )
     if as_json:
         click.echo(report.to_json())
@@ -342,7 +364,7 @@ _MARKS = {True: ("✓", "green"), False: ("✗", "bold red"), None: ("·", "dim"
 
 
 def print_report(report: Report, console: Console) -> None:
-    """A report as a table, the verdict above and the hints below."""
+    """Print the verdict, the checks as a table, and the hints."""
     if report.granted:
         console.print(Text("granted", "bold green"), Text(f"by the signed {report.mode}"))
     else:

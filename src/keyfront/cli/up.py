@@ -3,301 +3,174 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from keyfront.cli.edge_options import tiers, tiers_options
-from keyfront.cli.limit_options import EdgeLimits, limits_options
-from keyfront.cli.origin_options import is_public, origins_options
-from keyfront.cli.settings import (
-    address,
-    audience,
-    default_data,
-    location,
-    networks,
-    quotas,
-    size,
-    suffix,
-)
-from keyfront.cli.store import store_options
-from keyfront.cli.websocket_options import websocket_options
-from keyfront.custody.default_paths import RECORDS_VARIABLE
-from keyfront.errors import SettingsError
-from keyfront.fleet.heartbeat import STUCK
-from keyfront.runtime.settings import SUFFIX, ControlSettings, checked
-from keyfront.runtime.up import Supervision, _up
+from keyfront.cli.control_options import ControlOptions, control_options
+from keyfront.cli.edge_options import EdgeOptions, edge_options, supervision_options
+from keyfront.cli.fleet_options import FleetOptions, FleetSettings, fleet_options
+from keyfront.cli.installation import InstallationOptions, installation_options
+from keyfront.cli.limit_options import EdgeLimits, limit_options
+from keyfront.cli.logging_options import logging_options
+from keyfront.cli.origin_options import OriginOptions, origin_options
+from keyfront.cli.values import address, audience, location, networks, quotas, suffix
+from keyfront.cli.websocket_options import WebSocketOptions, websocket_options
+from keyfront.runtime.logs import LogSettings, process_logging
+from keyfront.runtime.settings import ControlSettings, Supervision, without_password
+from keyfront.runtime.up import run_up
 
 if TYPE_CHECKING:
-    from keyfront.edge.origin.egress import EgressSettings
+    from keyfront.edge.worker_settings import WorkerSettings
 
 
 @click.command()
-@click.option("--data", type=click.Path(path_type=Path), help="The data folder.  [default: the user's]")
-@click.option("--edge", default="127.0.0.1:8080", show_default=True, help="Where viewers connect.")
-@click.option("--tls", metavar="HOST:PORT", help="Where viewers connect by https; needs --certificates.")
-@click.option(
-    "--certificates",
-    type=click.Path(exists=True, file_okay=False),
-    help="Folder of certificates and their keys, chosen by the name that a viewer asks for.",
-)
-@click.option("--control", default="127.0.0.1:8081", show_default=True, help="Where the API listens.")
-@store_options
-@click.option("--workers", type=click.IntRange(1, 256), help="Edge processes.  [default: one a core]")
-@click.option("--domain", default=SUFFIX, show_default=True, help="Suffix of the distributions' names.")
-@click.option(
-    "--trusted-proxies", default="", metavar="CIDR,…", help="Whose X-Forwarded-* headers are believed."
-)
-@click.option(
-    "--memory",
-    type=click.IntRange(1, 1 << 20),
-    default=256,
-    show_default=True,
-    help="MiB of cache for each worker; several workers share a part of it.",
-)
-@click.option(
-    "--max-object",
-    type=click.IntRange(1, 64),
-    default=1,
-    show_default=True,
-    help="MiB of the largest body held whole; larger ones are cut into slices.",
-)
-@click.option(
-    "--cache-disk",
-    default="10G",
-    show_default=True,
-    metavar="SIZE",
-    help="Size of the cache on disk, under the data folder; 0 for none.",
-)
-@click.option(
-    "--origin-ca", type=click.Path(exists=True, dir_okay=False), help="PEM file of further CAs for origins."
-)
-@click.option(
-    "--origin-credentials",
-    type=click.Path(exists=True, dir_okay=False),
-    help="AWS-style credentials to sign requests to origins with.  [default: DIR/origin-credentials]",
-)
-@click.option(
-    "--country-db",
-    type=click.Path(exists=True, dir_okay=False),
-    help="A MaxMind DB file to look countries up in.",
-)
-@click.option(
-    "--audit-reads/--no-audit-reads",
-    default=True,
-    show_default=True,
-    help="Record also calls of the API that only read.",
-)
-@click.option(
-    "--quota",
-    multiple=True,
-    metavar="NAME=NUMBER",
-    help="How many there may be of something, such as public-keys=100.  [default: CloudFront's quotas]",
-)
-@click.option(
-    "--records",
-    default="",
-    metavar="URI",
-    help="The custody that keeps the records of key rotations.  [default: KEYFRONT_RECORDS, or DIR/custody/]",
-)
-@click.option(
-    "--rotation/--no-rotation",
-    default=True,
-    show_default=True,
-    help="Take the steps of rotations that are due.",
-)
-@click.option(
-    "--hooks",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Who is told before and after each step of a rotation.  [default: DIR/hooks.toml, if there is one]",
-)
-@click.option(
-    "--metrics",
-    default="local",
-    show_default=True,
-    metavar="WHO",
-    help="Who may read /metrics on the control port: local, all, off, or networks (CIDR,…).",
-)
-@click.option(
-    "--stuck-after",
-    type=click.FloatRange(0, 3600),
-    default=STUCK,
-    show_default=True,
-    metavar="SECONDS",
-    help="Kill and restart a process without a heartbeat for that long; 0 for never.",
-)
-@click.option("--pop", default="KFR50-P1", show_default=True, help="Name of this edge location.")
-@click.option(
-    "--cache-status", is_flag=True, help="Tell in Cache-Status what the cache did for each answer (RFC 9211)."
-)
-@limits_options
+@installation_options
+@edge_options
+@supervision_options
+@control_options
+@origin_options
+@fleet_options
 @websocket_options
-@origins_options
-@tiers_options
+@limit_options
+@logging_options
 def up(
-    data: Path | None,
-    edge: str,
-    tls: str | None,
-    certificates: str | None,
-    control: str,
-    store: str,
-    store_password_file: Path | None,
-    workers: int | None,
-    domain: str,
-    trusted_proxies: str,
-    memory: int,
-    max_object: int,
-    cache_disk: str,
-    origin_ca: str | None,
-    origin_credentials: str | None,
-    country_db: str | None,
-    audit_reads: bool,
-    quota: tuple[str, ...],
-    records: str,
-    rotation: bool,
-    hooks: Path | None,
-    metrics: str,
-    stuck_after: float,
-    pop: str,
-    cache_status: bool,
-    websockets: int,
-    websocket_idle: int,
-    feed: Path | None,
-    origin_shield: tuple[str, ...],
-    shield: str | None,
-    shield_secret: Path | None,
-    region: str,
-    region_feed: tuple[str, ...],
-    egress: EgressSettings,
-    edge_limits: EdgeLimits,
-) -> None:
+    installation: InstallationOptions,
+    edge: EdgeOptions,
+    supervision: Supervision,
+    control: ControlOptions,
+    origins: OriginOptions,
+    fleet: FleetOptions,
+    websocket: WebSocketOptions,
+    limits: EdgeLimits,
+    logs: LogSettings,
+) -> None:  # one parameter for each group of options
     """Run everything on this machine until SIGTERM or Ctrl-C."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        # Until `_up` has a way of its own to end, there is nothing to be ended.
+        # `run_up` replaces these handlers. Until then, there is nothing to shut down.
         signal.signal(number, lambda *_: sys.exit(0))
-    # The edge's modules are loaded here, not with `keyfront sign`, which must start quickly.
-    from keyfront.edge.http.timeouts import Limits
-    from keyfront.edge.net.certificates import Certificates
-    from keyfront.edge.origin.credentials import read_file
+    with process_logging(logs, "up"):
+        tiers = fleet.settings(installation.data)
+        worker = worker_settings(installation.data, edge, origins, tiers, websocket, limits)
+        api = control_settings(installation, control, tiers, worker.trusted_proxies)
+        asyncio.run(run_up(installation.data, worker, api, supervision, logs))
+
+
+def worker_settings(
+    data: Path,
+    edge: EdgeOptions,
+    origins: OriginOptions,
+    tiers: FleetSettings,
+    websocket: WebSocketOptions,
+    limits: EdgeLimits,
+) -> WorkerSettings:
+    """The settings of every worker, but for its name and what it inherits.
+
+    :raises SettingsError: if an option cannot be used.
+    """
+    # The edge's modules are imported here, because `keyfront sign` must start quickly.
     from keyfront.edge.serving.settings import EdgeSettings
-    from keyfront.edge.worker_settings import TlsSettings, WorkerSettings
+    from keyfront.edge.worker_settings import WorkerSettings
 
-    if (tls is None) != (certificates is None):
-        raise SettingsError("--tls and --certificates are given together or not at all")
-    tls_settings = None
-    if tls is not None and certificates is not None:
-        tls_settings = TlsSettings(*address(tls), str(Path(certificates).absolute()))
-        # Only to fail early: the workers read them again, and say what is wrong with which.
-        Certificates(Path(certificates), time.time(), lambda _: None)
-    tier = tiers(feed, origin_shield, shield, shield_secret, region, region_feed)
-    folder = (data or default_data()).absolute()
-    if any(Path(where).resolve() == folder.resolve() for _, where in tier.region_feeds):
-        raise SettingsError(
-            "--region-feed: the data folder itself is the feed of this machine's own edges only"
-        )
-    secrets = Path(origin_credentials).absolute() if origin_credentials else folder / "origin-credentials"
-    if secrets.exists():
-        read_file(secrets)  # likewise
-    edge_host, edge_port = address(edge)
-    control_host, control_port = address(control)
-    listens = [(edge_host, edge_port)]
-    listens += [(tls_settings.host, tls_settings.port)] if tls_settings is not None else []
-    listens += [tier.shield] if tier.shield is not None else []
-    settings = WorkerSettings(
-        data=str(folder),
+    tls = edge.tls_settings()
+    credentials = origins.credentials(data)
+    host, port = address(edge.edge)
+    listens = [
+        (host, port),
+        *([(tls.host, tls.port)] if tls else []),
+        *([tiers.shield] if tiers.shield else []),
+    ]
+    return WorkerSettings(
+        data=str(data),
         name="",
-        host=edge_host,
-        port=edge_port,
-        trusted_proxies=networks(trusted_proxies),
-        tls=tls_settings,
+        host=host,
+        port=port,
+        trusted_proxies=networks(edge.trusted_proxies),
+        tls=tls,
         edge=EdgeSettings(
-            memory=memory << 20,
-            max_object=max_object << 20,
-            cache_dir=str(folder / "cache"),
-            cache_disk=size(cache_disk),
-            pop=location(pop),
-            ca_file=str(Path(origin_ca).absolute()) if origin_ca else None,
-            origin_credentials=str(secrets),
-            country_db=str(Path(country_db).absolute()) if country_db else None,
-            cache_status=cache_status,
-            shields=tier.shields,
-            shield_secret=tier.secret,
-            websockets=websockets,
-            egress=msgspec.structs.replace(egress, public=is_public(listens)),
-            viewers=edge_limits.viewers,
-            uploads=edge_limits.uploads,
-            origins=edge_limits.origins,
+            memory=edge.memory << 20,
+            max_object=edge.max_object << 20,
+            cache_dir=str(data / "cache"),
+            cache_disk=edge.cache_disk,
+            pop=location(edge.pop),
+            ca_file=_absolute(origins.origin_ca),
+            origin_credentials=str(credentials),
+            country_db=_absolute(edge.country_db),
+            cache_status=edge.cache_status,
+            shields=tiers.shields,
+            shield_secret=tiers.secret,
+            websockets=websocket.websockets,
+            egress=origins.egress(listens),
+            viewers=limits.viewers,
+            uploads=limits.uploads,
+            origins=limits.origins,
         ),
-        # Which member takes what is in cli/limit_options.py.
-        limits=Limits(**edge_limits.times, websocket_idle=websocket_idle),  # type: ignore[arg-type]
-        feed=tier.feed,
-        shield=tier.shield,
-        region=tier.region,
+        limits=msgspec.structs.replace(limits.times, websocket_idle=websocket.websocket_idle),
+        feed=tiers.feed,
+        shield=tiers.shield,
+        region=tiers.region,
     )
-    api = ControlSettings(
-        str(folder),
-        control_host,
-        control_port,
-        suffix(domain),
-        audit_reads=audit_reads,
-        trusted_proxies=settings.trusted_proxies,
-        store=checked(store),
-        store_password_file=str(store_password_file.absolute()) if store_password_file else "",
-        quotas=quotas(quota),
-        records="" if tier.feed else _records(records),
-        rotation=rotation,
-        hooks="" if tier.feed else _hooks(hooks, folder),
-        region=tier.region,
-        region_feeds=tier.region_feeds,
-        metrics=audience(metrics),
+
+
+def control_settings(
+    installation: InstallationOptions,
+    control: ControlOptions,
+    tiers: FleetSettings,
+    trusted_proxies: tuple[str, ...],
+) -> ControlSettings:
+    """The settings of the control process, but for what it inherits. With `--feed` there is none.
+
+    :raises SettingsError: if an option cannot be used.
+    :raises CustodyError: if `--records` is not the URI of a custody.
+    """
+    host, port = address(control.control)
+    return ControlSettings(
+        str(installation.data),
+        host,
+        port,
+        suffix(control.domain),
+        audit_reads=control.audit_reads,
+        trusted_proxies=trusted_proxies,
+        store=without_password(installation.store),
+        store_password_file=_absolute(installation.store_password_file) or "",
+        quotas=quotas(control.quota),
+        records="" if tiers.feed else control.records_uri(),
+        rotation=control.rotation,
+        hooks="" if tiers.feed else control.hooks_file(installation.data),
+        region=tiers.region,
+        region_feeds=tiers.region_feeds,
+        metrics=audience(control.metrics),
     )
-    if 0 < stuck_after < 2:
-        raise SettingsError("--stuck-after: less than 2 seconds would kill healthy processes; 0 is for never")
-    count = workers or len(os.sched_getaffinity(0))
-    asyncio.run(_up(folder, settings, api, Supervision(count, stuck_after)))
 
 
-def _records(said: str) -> str:
-    """Where the records of rotations are, if somebody has said so. It is opened here only to fail early: the control
-    plane opens it again."""
-    uri = said or os.environ.get(RECORDS_VARIABLE, "")
-    if uri:
-        from keyfront.custody.schemes import open_records
-
-        open_records(uri)
-    return uri
-
-
-def _hooks(said: Path | None, folder: Path) -> str:
-    """The file of hooks, if there is one; read here only to fail early."""
-    from keyfront.lifecycle.hooks import read_hooks
-
-    file = (said or folder / "hooks.toml").absolute()
-    if said is None and not file.exists():
-        return ""
-    read_hooks(file)
-    return str(file)
+def _absolute(path: Path | None) -> str | None:
+    return str(path.absolute()) if path else None
 
 
 @click.command(hidden=True, name="edge-worker")
 @click.argument("settings")
-def edge_worker(settings: str) -> None:
+@click.argument("logs")
+def edge_worker(settings: str, logs: str) -> None:
     """One worker; `keyfront up` starts it."""
-    from keyfront.edge import worker as serve
+    from keyfront.edge.worker_settings import WorkerSettings
+    from keyfront.runtime.edge_process import main
 
-    serve.main(settings)
+    worker = msgspec.json.decode(settings, type=WorkerSettings)
+    log = msgspec.json.decode(logs, type=LogSettings)
+    with process_logging(log, worker.name):
+        main(worker)
 
 
 @click.command(hidden=True, name="control-process")
 @click.argument("settings")
-def control_process(settings: str) -> None:
-    """The control plane's process; `keyfront up` starts it. It serves the edges' metrics beside its own."""
+@click.argument("logs")
+def control_process(settings: str, logs: str) -> None:
+    """The control process; `keyfront up` starts it. It serves the edges' metrics beside its own."""
     from keyfront.runtime.control_process import main
 
-    main(msgspec.json.decode(settings, type=ControlSettings))
+    with process_logging(msgspec.json.decode(logs, type=LogSettings), "control"):
+        main(msgspec.json.decode(settings, type=ControlSettings))

@@ -1,33 +1,38 @@
-"""The options of `keyfront up` about WebSockets."""
+"""The options of `keyfront up` for WebSockets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import click
+import msgspec
+
+from keyfront.cli.options import option_group
 
 
-def websocket_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the parameters `websockets` (`EdgeSettings.websockets`) and `websocket_idle` (seconds,
-    `Limits.websocket_idle`)."""
-    for option in (
-        click.option(
-            "--websockets",
-            type=click.IntRange(0, 1_000_000),
-            default=1000,
-            show_default=True,
-            metavar="N",
-            help="WebSockets that each worker may have open; 0 for none.",
-        ),
-        click.option(
-            "--websocket-idle",
-            type=click.IntRange(1, 86_400),
-            default=600,
-            show_default=True,
-            metavar="SECONDS",
-            help="End a WebSocket on which nothing was sent either way for that long.",
-        ),
-    ):
-        command = option(command)
-    return command
+class WebSocketOptions(msgspec.Struct, frozen=True):
+    """`websockets` is the maximum per worker (`EdgeSettings.websockets`), `websocket_idle` is in seconds
+    (`Limits.websocket_idle`)."""
+
+    websockets: int
+    websocket_idle: int
+
+
+websocket_options = option_group(
+    "websocket",
+    WebSocketOptions,
+    click.option(
+        "--websockets",
+        type=click.IntRange(0, 1_000_000),
+        default=1000,
+        show_default=True,
+        metavar="N",
+        help="Maximum number of open WebSockets per worker; 0 disables WebSockets.",
+    ),
+    click.option(
+        "--websocket-idle",
+        type=click.IntRange(1, 86_400),
+        default=600,
+        show_default=True,
+        metavar="SECONDS",
+        help="Close a WebSocket on which nothing was sent in either direction for this long.",
+    ),
+)

@@ -10,10 +10,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
 import resource
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +24,7 @@ from keyfront.edge.follower import Follower
 from keyfront.edge.http.connection import Listener
 from keyfront.edge.http.trusted_proxies import TrustedProxies
 from keyfront.edge.logs.access_log import AccessLog
-from keyfront.edge.net.certificates import Certificates, unraisable
+from keyfront.edge.net.certificates import Certificates
 from keyfront.edge.net.open_files import OPEN_FILES, raise_open_files
 from keyfront.edge.net.worker_sockets import Ports
 from keyfront.edge.origin.shield_protocol import Secrets
@@ -172,17 +170,3 @@ def _segment(settings: WorkerSettings) -> Segment | None:
             error,
         )
         return None
-
-
-def main(argument: str) -> None:
-    """The entry of a worker's process. `argument` is its settings as JSON; two inherited pipes are named in the
-    environment: its lifeline, and the one to say on that it is ready."""
-    logging.basicConfig(format="keyfront: %(message)s", level=logging.WARNING)
-    sys.unraisablehook = unraisable
-    lifeline, ready = int(os.environ["KEYFRONT_LIFELINE"]), int(os.environ["KEYFRONT_READY"])
-
-    def on_ready() -> None:
-        os.write(ready, b"ready\n")
-        os.close(ready)
-
-    run_worker(msgspec.json.decode(argument, type=WorkerSettings), on_ready, lifeline)

@@ -1,4 +1,8 @@
-"""Settings of the control plane, from files and the environment."""
+"""Settings of the processes under `keyfront up`, as values: read once from the command line and the environment, then
+passed down.
+
+The edge's own settings are in `edge/worker.py`, since an edge also runs without this package.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +10,54 @@ import os
 
 import msgspec
 
-from keyfront.cli.settings import ControlInherited
 from keyfront.errors import SettingsError
 from keyfront.model.kinds import Quotas
 
 SUFFIX = "cloudfront.localhost"
-
+"""The default suffix of the distributions' domain names."""
 
 ACCOUNT = "000000000000"
-"""The AWS account number of everything that Keyfront keeps."""
+"""The AWS account number of everything in a Keyfront store."""
+
+STORE_VARIABLE = "KEYFRONT_STORE"
+PASSWORD_FILE_VARIABLE = "KEYFRONT_STORE_PASSWORD_FILE"  # noqa: S105 - a variable's name
+
+
+class Supervision(msgspec.Struct, frozen=True):
+    """How `keyfront up` runs its processes.
+
+    `workers` is the number of edge processes. A process without a heartbeat for `stuck_after` seconds is killed and
+    replaced; 0 disables this.
+    """
+
+    workers: int
+    stuck_after: float
+
+
+class ControlInherited(msgspec.Struct, frozen=True):
+    """What the control process inherits from its supervisor.
+
+    `board` and `socket` are file descriptors of the heartbeat board and of the listening socket. `workers` are the
+    names of the edge workers in the order of their slots; the control process has the slot after the last one.
+    """
+
+    board: int
+    socket: int
+    workers: tuple[str, ...]
 
 
 class ControlSettings(msgspec.Struct, frozen=True):
-    """What the control plane's process is told. `account` is the AWS account number that its ARNs carry, `store` the
-    URL of the store if it was said on the command line, `trusted_proxies` the networks whose X-Forwarded-* headers it
-    believes, `region` where its own edges are, `region_feeds` other regions with the folders of their feeds; `records`
-    is the URI of the custody that keeps the records of rotations, `rotation` whether it takes their steps, `hooks` the
-    file that says who is told of them; `metrics` who may read `/metrics`."""
+    """Settings of the control process. Paths are absolute; an empty string means "not set".
+
+    - `account`: the AWS account number in ARNs.
+    - `store`: the store's URL as given on the command line (see `store_url`).
+    - `trusted_proxies`: networks whose `X-Forwarded-*` headers are trusted, in CIDR form.
+    - `region`: the region of the edges that follow the data folder; `region_feeds`: other regions, each with the
+      folder of its feed.
+    - `records`: URI of the custody that holds the rotation records; `rotation`: whether due steps are performed;
+      `hooks`: the file with the hooks.
+    - `metrics`: who can read `/metrics`; see `control/wire/metrics_access.py`.
+    """
 
     data: str
     host: str
@@ -43,33 +78,26 @@ class ControlSettings(msgspec.Struct, frozen=True):
     inherited: ControlInherited | None = None
 
 
-VARIABLE = "KEYFRONT_STORE"
+def without_password(store: str | None) -> str:
+    """The value of `--store`, or an empty string.
 
-
-PASSWORD_FILE = "KEYFRONT_STORE_PASSWORD_FILE"  # noqa: S105 - a variable's name
-
-
-def checked(store: str | None) -> str:
-    """What `--store` says; empty if it says nothing.
-
-    :raises SettingsError: if it is no URL of PostgreSQL's, or holds a password.
+    :raises SettingsError: if it is not a PostgreSQL URL, or contains a password.
     """
     if store:
-        from keyfront.control.store.database import (
-            has_password,  # SQLAlchemy, for which `keyfront sign` must not wait
-        )
+        # Brings SQLAlchemy, which `keyfront sign` must not load.
+        from keyfront.control.store.database import has_password
 
         if has_password(store):
             raise SettingsError(
-                "--store must not hold the password, which everybody on this machine could read: put the URL into "
-                f"{VARIABLE}, or the password into a file for --store-password-file"
+                "--store must not contain the password, because every user on this machine can read command lines: "
+                f"put the URL into {STORE_VARIABLE}, or the password into a file for --store-password-file"
             )
     return store or ""
 
 
-def located(store: str | None) -> str:
-    """The URL of the store that `--store` or the variable names; empty if it is the file in the data folder.
+def store_url(store: str | None) -> str:
+    """The store's URL from `--store` or `KEYFRONT_STORE`; empty for the file in the data folder.
 
-    :raises SettingsError: see `checked`.
+    :raises SettingsError: see `without_password`.
     """
-    return checked(store) or os.environ.get(VARIABLE, "")
+    return without_password(store) or os.environ.get(STORE_VARIABLE, "")

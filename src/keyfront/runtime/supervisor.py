@@ -1,46 +1,50 @@
-"""Child processes: start them, know when they are ready, start them again when they die or are stuck, end them in
-order.
+"""Child processes: start them, wait until they are ready, restart them when they exit or hang, stop them in order.
 
-Each child holds one end of a pipe from its parent, its lifeline: when the parent is gone, however it went, the pipe
-closes and the child drains and ends. Its other pipe says once that it is ready. From then on it beats on a board in
-shared memory (`fleet/heartbeat.py`); one that does not for too long is killed.
+Each child holds one end of a pipe from its parent, its lifeline: when the parent exits, for whatever reason, the pipe
+closes, and the child drains and exits. The child writes to a second pipe once, when it is ready. From then on it writes
+heartbeats to a board in shared memory (`fleet/heartbeat.py`); a child without a heartbeat for too long is killed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
-import resource
 import signal
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
 from keyfront.errors import SettingsError
 from keyfront.fleet.heartbeat import Board
 
-RESTART_AT_LEAST = 0.1
-RESTART_AT_MOST = 1.0
-"""Seconds between the end of a child and its next start; doubled each time it dies young."""
-RESTART_SLOWLY = 5.0
-"""The same for one that has died young MANY times, while another child does its work."""
-MANY = 10
-YOUNG = 5.0
-READY_WITHIN = 60.0
-END_WITHIN = 40.0
-"""Seconds that a child may take to end, unless it is told otherwise."""
+logger = logging.getLogger("keyfront.supervisor")
+
+MIN_RESTART_DELAY = 0.1
+MAX_RESTART_DELAY = 1.0
+"""Seconds between the exit of a child and its next start; doubled each time it exits within SHORT_RUN."""
+MAX_DELAY_WITH_DEPUTY = 5.0
+"""The maximum after MANY_SHORT_RUNS in a row, while another child does its work."""
+MANY_SHORT_RUNS = 10
+SHORT_RUN = 5.0
+"""Seconds; a child that exits earlier was not up."""
+READY_TIMEOUT = 60.0
+EXIT_TIMEOUT = 40.0
+"""Seconds from SIGTERM to SIGKILL, by default."""
 AFTER_DRAIN = 10.0
-"""Seconds that an edge worker may take after the time for its requests."""
-LOOK = 0.25
-"""Seconds between two looks at a child's heartbeat."""
+"""Seconds that an edge worker gets to exit after the time for its requests."""
+WATCH_INTERVAL = 0.25
+"""Seconds between two checks of a child's heartbeat."""
 
 
-class Watched(msgspec.Struct, frozen=True):
-    """How a child's heartbeat is watched: its place on the board, and after how many seconds without one it is killed
-    (0: never). `deputies` are the slots of the children that do its work meanwhile."""
+class Watchdog(msgspec.Struct, frozen=True):
+    """How a child's heartbeat is watched.
+
+    `slot` is its place on the board. Without a heartbeat for `stuck_after` seconds it is killed; 0 disables this.
+    `deputies` are the slots of the children that do its work while it is down.
+    """
 
     board: Board
     slot: int
@@ -52,109 +56,128 @@ class Watched(msgspec.Struct, frozen=True):
 
 
 class Child:
-    """One supervised process. `argv` is what to run; it is told its pipes' numbers in the environment, and gets of the
-    variables those that `passes` says yes to. It inherits the file descriptors `fds`. After SIGTERM it has
-    `end_within` seconds."""
+    """One supervised process.
+
+    :param argv: the command line. The numbers of the two pipes are in `KEYFRONT_LIFELINE` and `KEYFRONT_READY`.
+    :param on_exit: called after each exit that was not requested, before the restart. It may raise OSError.
+    :param environment: the variables that the process gets; by default this process's.
+    :param fds: file descriptors that it inherits.
+    :param exit_timeout: seconds from SIGTERM to SIGKILL.
+    """
 
     def __init__(
         self,
         name: str,
         argv: list[str],
-        on_death: Callable[[], None] | None = None,
-        passes: Callable[[str], bool] = lambda _: True,
+        on_exit: Callable[[], None] | None = None,
+        environment: Mapping[str, str] = os.environ,
         fds: tuple[int, ...] = (),
-        watched: Watched | None = None,
-        end_within: float = END_WITHIN,
+        watchdog: Watchdog | None = None,
+        exit_timeout: float = EXIT_TIMEOUT,
     ) -> None:
-        self.end_within = end_within
+        self.exit_timeout = exit_timeout
         self.name = name
         self.argv = argv
         self.pid = 0
         self.ready = asyncio.Event()
-        self._on_death = on_death
-        self._environment = {name: text for name, text in os.environ.items() if passes(name)}
+        self._on_exit = on_exit
+        self._environment = dict(environment)
         self._fds = fds
-        self._watched = watched
+        self._watchdog = watchdog
         self._process: asyncio.subprocess.Process | None = None
-        self._ending = False
+        self._stopping = False
         self._killed = False
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start it, and return when it is ready.
+        """Start the process, and return when it is ready.
 
-        :raises SettingsError: if its first run ends before it was ready (it has said why on standard error), or takes
-            too long.
+        :raises SettingsError: if its first run ends before it is ready (the process has logged why), or it is not
+            ready within READY_TIMEOUT.
         """
-        first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._task = asyncio.create_task(self._run(first))
-        await first
+        first_run: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._task = asyncio.create_task(self._run(first_run))
+        await first_run
 
-    async def end(self) -> None:
-        """SIGTERM, time to drain, and SIGKILL for one that does not end."""
-        self._ending = True
+    async def stop(self) -> None:
+        """Send SIGTERM, wait for the process to drain, and send SIGKILL if it does not exit."""
+        self._stopping = True
         process = self._process
         if process is not None and process.returncode is None:
+            logger.info("stopping a process", extra=self._identity())
             process.send_signal(signal.SIGTERM)
             try:
-                await asyncio.wait_for(process.wait(), self.end_within)
+                await asyncio.wait_for(process.wait(), self.exit_timeout)
             except TimeoutError:
+                logger.info(
+                    "killing a process that did not stop", extra=self._identity(seconds=self.exit_timeout)
+                )
                 process.kill()
+            else:
+                logger.info("process stopped", extra=self._identity(status=process.returncode))
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    def _ended_on_purpose(self) -> bool:
-        return self._ending
+    def _is_stopping(self) -> bool:
+        return self._stopping
 
-    async def _run(self, first: asyncio.Future[None]) -> None:
+    def _identity(self, **more: object) -> dict[str, object]:
+        return {"child": self.name, "child_pid": self.pid, **more}
+
+    async def _run(self, first_run: asyncio.Future[None]) -> None:
+        """Keep the process running. `first_run` ends when it is ready for the first time, or raises."""
         loop = asyncio.get_running_loop()
-        died_young = 0
-        while not self._ending:
+        short_runs = 0
+        while not self._stopping:
             began = loop.time()
             self._killed = False
             try:
-                status = await self._run_once(first)
-            except OSError as error:  # no process, no pipe, no memory: it may pass
-                if not first.done():
-                    first.set_exception(SettingsError(f"{self.name} cannot be started: {error}"))
+                status = await self._run_once(first_run)
+            except OSError as error:  # no process, pipe or memory to be had: this may pass
+                if not first_run.done():
+                    first_run.set_exception(SettingsError(f"{self.name} cannot be started: {error}"))
                     return
-                self._say(f"{self.name} cannot be started: {error}; it is tried again")
+                logger.warning("%s cannot be started: %s; trying again", self.name, error)
                 status = None
             self.ready.clear()
-            if self._watched is not None:
-                self._watched.board.clear(self._watched.slot)
-            if self._ended_on_purpose():
-                if not first.done():
-                    first.cancel()
+            if self._watchdog is not None:
+                self._watchdog.board.clear(self._watchdog.slot)
+            if self._is_stopping():
+                if not first_run.done():
+                    first_run.cancel()
                 return
-            if not first.done():
-                why = f"was not ready within {READY_WITHIN:.0f} seconds" if self._killed else "did not start"
-                first.set_exception(SettingsError(f"{self.name} {why} (exit status {status})"))
+            if not first_run.done():
+                why = f"was not ready within {READY_TIMEOUT:.0f} seconds" if self._killed else "did not start"
+                first_run.set_exception(SettingsError(f"{self.name} {why} (exit status {status})"))
                 return
             if status is not None:
-                self._mourn(status)
-            died_young = died_young + 1 if loop.time() - began < YOUNG else 0
-            await asyncio.sleep(self._pause(died_young))
+                self._record_exit(status)
+            short_runs = short_runs + 1 if loop.time() - began < SHORT_RUN else 0
+            await asyncio.sleep(self._restart_delay(short_runs))
 
-    def _mourn(self, status: int) -> None:
-        if self._watched is not None:
-            self._watched.board.count(self._watched.slot, killed=self._killed)
-        if self._on_death is not None:
-            # What a full disk does not let it tidy up is no reason not to start the child again.
+    def _record_exit(self, status: int) -> None:
+        if self._watchdog is not None:
+            self._watchdog.board.count(self._watchdog.slot, killed=self._killed)
+        if self._on_exit is not None:
+            # A full disk can prevent the cleanup, but must not prevent the restart.
             with contextlib.suppress(OSError):
-                self._on_death()
-        self._say(f"{self.name} (pid {self.pid}) ended with {status}; it is started again")
+                self._on_exit()
+        logger.warning("%s (pid %d) exited with status %d; restarting it", self.name, self.pid, status)
 
-    def _pause(self, died_young: int) -> float:
+    def _restart_delay(self, short_runs: int) -> float:
         """Seconds until the next start."""
-        at_most = RESTART_AT_MOST
-        if died_young > MANY and self._watched is not None and self._watched.has_deputy(time.monotonic()):
-            at_most = RESTART_SLOWLY
-        return float(min(RESTART_AT_LEAST * 2 ** min(died_young, 10), at_most))
+        most = MAX_RESTART_DELAY
+        if (
+            short_runs > MANY_SHORT_RUNS
+            and self._watchdog is not None
+            and self._watchdog.has_deputy(time.monotonic())
+        ):
+            most = MAX_DELAY_WITH_DEPUTY
+        return float(min(MIN_RESTART_DELAY * 2 ** min(short_runs, 10), most))
 
-    async def _run_once(self, first: asyncio.Future[None]) -> int:
-        """Run the process until it ends; its exit status."""
+    async def _run_once(self, first_run: asyncio.Future[None]) -> int:
+        """Run the process until it exits; its exit status."""
         lifeline, ours = os.pipe()
         try:
             ready_read, ready_write = os.pipe()
@@ -163,6 +186,7 @@ class Child:
             os.close(ours)
             raise
         try:
+            began = time.monotonic()
             self._process = process = await asyncio.create_subprocess_exec(
                 *self.argv,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -175,23 +199,25 @@ class Child:
                 start_new_session=True,
             )
             self.pid = process.pid
+            logger.info("process started", extra=self._identity())
             os.close(lifeline)
             os.close(ready_write)
             lifeline = ready_write = -1
-            ended = asyncio.ensure_future(process.wait())
-            ready = asyncio.ensure_future(_says_something(ready_read))
-            await asyncio.wait([ended, ready], timeout=READY_WITHIN, return_when=asyncio.FIRST_COMPLETED)
+            exited = asyncio.ensure_future(process.wait())
+            ready = asyncio.ensure_future(_is_written_to(ready_read))
+            await asyncio.wait([exited, ready], timeout=READY_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
             if ready.done() and ready.result():
+                logger.info("process ready", extra=self._identity(seconds=round(time.monotonic() - began, 3)))
                 self.ready.set()
-                if not first.done():
-                    first.set_result(None)
-            elif not ended.done() and not ready.done():
-                self._kill(f"was not ready within {READY_WITHIN:.0f} seconds")
+                if not first_run.done():
+                    first_run.set_result(None)
+            elif not exited.done() and not ready.done():
+                self._kill(f"was not ready within {READY_TIMEOUT:.0f} seconds")
             ready.cancel()
             watching = asyncio.ensure_future(self._watch(process))
             try:
                 await asyncio.gather(ready, return_exceptions=True)
-                return await ended
+                return await exited
             finally:
                 watching.cancel()
         finally:
@@ -200,59 +226,46 @@ class Child:
                     os.close(fd)
 
     async def _watch(self, process: asyncio.subprocess.Process) -> None:
-        """Kill the process when it stops beating."""
-        if self._watched is None or not self._watched.stuck_after:
+        """Kill the process when its heartbeats stop."""
+        if self._watchdog is None or not self._watchdog.stuck_after:
             return
-        board, slot, limit = self._watched.board, self._watched.slot, self._watched.stuck_after
-        since = looked = time.monotonic()
+        board, slot, limit = self._watchdog.board, self._watchdog.slot, self._watchdog.stuck_after
+        began = checked = time.monotonic()
         stood_still = 0.0
         while process.returncode is None:
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(WATCH_INTERVAL)
             now = time.monotonic()
-            last = max(board.last(slot), since)
-            if last > looked:
+            last = max(board.last(slot), began)
+            if last > checked:
                 stood_still = 0.0
-            elif now - looked > LOOK + 1:
+            elif now - checked > WATCH_INTERVAL + 1:
                 # This process stood still itself, perhaps with the whole machine: that time does not count.
-                stood_still += now - looked
-            looked = now
+                stood_still += now - checked
+            checked = now
             if now - last - stood_still > limit:
-                self._kill(f"has not moved for {limit:g} seconds")
+                self._kill(f"has had no heartbeat for {limit:g} seconds")
                 return
 
     def _kill(self, why: str) -> None:
         self._killed = True
-        self._say(f"{self.name} (pid {self.pid}) {why}; it is killed")
+        logger.warning("%s (pid %d) %s; killing it", self.name, self.pid, why)
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
 
-    @staticmethod
-    def _say(text: str) -> None:
-        with contextlib.suppress(OSError):  # standard error may be a file on a full disk
-            print(f"keyfront: {text}", file=sys.stderr, flush=True)
 
-
-def open_files() -> None:
-    """Let this process and its children have as many open files as the system allows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-async def _says_something(fd: int) -> bool:
-    """Wait until something can be read from `fd`, or its other end is closed unsaid: then False."""
+async def _is_written_to(fd: int) -> bool:
+    """Wait until `fd` can be read. False if its other end was closed before anything was written."""
     loop = asyncio.get_running_loop()
-    news: asyncio.Future[None] = loop.create_future()
+    readable: asyncio.Future[None] = loop.create_future()
 
-    def tell() -> None:
-        if not news.done():
-            news.set_result(None)
+    def on_readable() -> None:
+        if not readable.done():
+            readable.set_result(None)
 
-    loop.add_reader(fd, tell)
+    loop.add_reader(fd, on_readable)
     try:
-        await news
+        await readable
     finally:
         loop.remove_reader(fd)
     return bool(os.read(fd, 1))

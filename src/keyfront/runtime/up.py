@@ -1,52 +1,105 @@
-"""`keyfront up`: which processes run, with which settings."""
+"""`keyfront up`: the control process and the edge workers of one machine, under one supervisor.
+
+The supervisor owns what must survive any one process: the lock on the data folder, the ports and their listening
+sockets, the heartbeat board, and the memory that workers share.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
+import logging
 import os
 import re
 import signal
 import socket
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
 import msgspec
 
 from keyfront.backup.restore.lock import refuse_half_restored
-from keyfront.cli.account import describe
-from keyfront.cli.settings import ControlInherited
 from keyfront.errors import SettingsError
 from keyfront.fleet.heartbeat import Board
-from keyfront.runtime.settings import ControlSettings
-from keyfront.runtime.supervisor import AFTER_DRAIN, END_WITHIN, Child, Watched, open_files
+from keyfront.runtime.installation import url_host, write_installation
+from keyfront.runtime.logs import LogSettings
+from keyfront.runtime.settings import ControlInherited, ControlSettings, Supervision
+from keyfront.runtime.supervisor import AFTER_DRAIN, EXIT_TIMEOUT, Child, Watchdog
 
 if TYPE_CHECKING:
     from keyfront.edge.worker_settings import WorkerSettings
     from keyfront.fleet.file_feed import FileFeed
 
+logger = logging.getLogger("keyfront.supervisor")
+
+CATCH_UP_LOOKS = 250
+CATCH_UP_INTERVAL = 0.02
+"""Seconds between two looks at what edges have applied, and how many there are, before `ready` is printed anyway."""
+
+
+async def run_up(
+    folder: Path,
+    edge: WorkerSettings,
+    control: ControlSettings,
+    supervision: Supervision,
+    log: LogSettings = LogSettings(),
+) -> None:
+    """Run all processes until SIGTERM or SIGINT, and print one line when they are ready.
+
+    :param folder: the data folder.
+    :param edge: settings of every worker. If `edge.feed` is set, there are only workers, and `control` is not used.
+    :raises SettingsError: if the data folder or a port cannot be used, or a process does not start.
+    """
+    from keyfront.edge.net.open_files import raise_open_files
+    from keyfront.fleet.file_feed import FileFeed
+
+    with contextlib.ExitStack() as held:
+        held.callback(os.close, lock_data_folder(folder))
+        refuse_half_restored(folder)
+        ports = held.enter_context(ReservedPorts())
+        edge = reserve_edge_ports(edge, ports)
+        if not edge.feed:
+            control, edge = reserve_control_port(control, edge, ports)
+        stop = stop_on_signal()
+        feed = FileFeed(edge.feed or folder)
+        prefix = edge_name(edge.port) if edge.feed else "edge"
+        remove_old_reports(feed, prefix)
+        # Edges can serve what they have applied once without a control plane.
+        edges_first = not edge.feed and FileFeed(folder, edge.region).servable() is not None
+        raise_open_files()
+        memory, shared = share_memory(edge.edge.memory, supervision.workers, folder)
+        edge = msgspec.structs.replace(edge, edge=msgspec.structs.replace(edge.edge, memory=memory))
+        board = held.enter_context(contextlib.closing(Board.create(supervision.workers + 1)))
+        processes = Processes(board, supervision, log)
+        try:
+            names = [f"{prefix}-{number}" for number in range(1, supervision.workers + 1)]
+            if not edge.feed:
+                processes.add_control(control, names)
+            processes.add_edges(edge, names, feed, shared)
+            if not await _until_stopped(stop, processes.start(feed, edges_first=edges_first)):
+                return
+            if not edge.feed:
+                await _describe(folder, control)
+            print(ready_line(folder, edge, control), flush=True)
+            await stop.wait()
+        finally:
+            await processes.stop()
+
 
 def edge_name(port: int) -> str:
-    """What reports of edges on this machine, on this port, begin with: no two machines' are alike."""
+    """The prefix of the names of this machine's edges on this port, different from those of any other machine."""
     host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40].strip("-")
     return f"at-{host or os.getpid()}-{port}"
 
 
-class Supervision(msgspec.Struct, frozen=True):
-    """How many edge workers there are, and after how many seconds without a heartbeat a process is killed."""
+def lock_data_folder(folder: Path) -> int:
+    """Create the data folder if necessary and lock it; the file descriptor that holds the lock.
 
-    workers: int
-    stuck_after: float
-
-
-async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, wanted: Supervision) -> None:
-    from keyfront.edge.net.listen import reserve
-    from keyfront.edge.net.worker_sockets import Inherited, listening
-    from keyfront.fleet.file_feed import FileFeed
-
+    :raises SettingsError: if it cannot be used, or another Keyfront uses it.
+    """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -55,184 +108,247 @@ async def _up(folder: Path, settings: WorkerSettings, api: ControlSettings, want
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
+        os.close(lock)
         raise SettingsError(f"another keyfront uses the data folder {folder}") from None
-    refuse_half_restored(folder)
+    return lock
 
-    def hold(option: str, host: str, port: int) -> socket.socket:
+
+def stop_on_signal() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+# ---- ports
+
+
+class ReservedPorts:
+    """Bound sockets that keep the ports of this installation while processes come and go. Use as a context."""
+
+    def __init__(self) -> None:
+        self._sockets: list[socket.socket] = []
+
+    def __enter__(self) -> ReservedPorts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in self._sockets:
+            one.close()
+
+    def reserve(self, option: str, host: str, port: int) -> int:
+        """Reserve a port; its number, which port 0 leaves to the system.
+
+        :param option: the option that names the address, for the error message.
+        :raises SettingsError: if the address cannot be used.
+        """
+        from keyfront.edge.net.listen import reserve
+
         try:
-            return reserve(host, port)
+            bound = reserve(host, port)
         except OSError as error:
             raise SettingsError(
-                f"--{option} {_show(host)}:{port} cannot be used: {error.strerror}"
+                f"--{option} {url_host(host)}:{port} cannot be used: {error.strerror}"
             ) from error
+        self._sockets.append(bound)
+        number: int = bound.getsockname()[1]
+        return number
 
-    edge_held = hold("edge", settings.host, settings.port)
-    tls_held = hold("tls", settings.tls.host, settings.tls.port) if settings.tls is not None else None
-    shield_held = hold("shield", *settings.shield) if settings.shield is not None else None
-    edge_port = edge_held.getsockname()[1]
-    secure = ""
-    if settings.tls is not None and tls_held is not None:
-        tls = msgspec.structs.replace(settings.tls, port=tls_held.getsockname()[1])
-        inside = msgspec.structs.replace(settings.edge, https_port=tls.port)
-        settings = msgspec.structs.replace(settings, tls=tls, edge=inside)
-        secure = f" tls=https://{_show(tls.host)}:{tls.port}"
-    if settings.shield is not None and shield_held is not None:
-        at = (settings.shield[0], shield_held.getsockname()[1])
-        settings = msgspec.structs.replace(settings, shield=at)
-        secure += f" shield={_show(at[0])}:{at[1]}"
 
-    stop = asyncio.Event()
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
-    feed = FileFeed(settings.feed or folder)
-    own = edge_name(edge_port) if settings.feed else "edge"
-    for report in feed.last_reports():
-        if report.name.startswith(f"{own}-"):
-            feed.remove_report(report.name)
-    # What edges of this folder have accepted once, they can serve without the control plane.
-    edges_serve = not settings.feed and FileFeed(folder, settings.region).servable() is not None
-    open_files()
+def reserve_edge_ports(edge: WorkerSettings, ports: ReservedPorts) -> WorkerSettings:
+    """Reserve the ports on which viewers and other edges connect; the settings with their numbers."""
+    replace = msgspec.structs.replace
+    edge = replace(edge, port=ports.reserve("edge", edge.host, edge.port))
+    if edge.tls is not None:
+        tls = replace(edge.tls, port=ports.reserve("tls", edge.tls.host, edge.tls.port))
+        edge = replace(edge, tls=tls, edge=replace(edge.edge, https_port=tls.port))
+    if edge.shield is not None:
+        host, port = edge.shield
+        edge = replace(edge, shield=(host, ports.reserve("shield", host, port)))
+    return edge
 
-    def listen(host: str, port: int) -> tuple[int, ...]:
-        """A socket for each worker, which this process keeps open."""
-        made = [listening(host, port) for _ in range(workers)]
-        sockets.extend(made)
-        return tuple(one.fileno() for one in made)
 
-    sockets: list[socket.socket] = []
-    workers = wanted.workers
-    board = Board.create(workers + 1)
-    children: list[Child] = []
-    control_held = None
-    said = f"feed={settings.feed}"
-    if not settings.feed:
-        control_held = hold("control", api.host, api.port)
-        control_socket = listening(api.host, control_held.getsockname()[1])
-        sockets.append(control_socket)
-        api = msgspec.structs.replace(
-            api,
-            port=control_held.getsockname()[1],
-            inherited=ControlInherited(
-                board.fd,
-                control_socket.fileno(),
-                tuple(f"{own}-{number}" for number in range(1, workers + 1)),
-            ),
-        )
-        children.append(
+def reserve_control_port(
+    control: ControlSettings, edge: WorkerSettings, ports: ReservedPorts
+) -> tuple[ControlSettings, WorkerSettings]:
+    """Reserve the API's port, to which no worker ever connects for an origin; both settings with its number."""
+    replace = msgspec.structs.replace
+    control = replace(control, port=ports.reserve("control", control.host, control.port))
+    egress = replace(edge.edge.egress, control_port=control.port)
+    return control, replace(edge, edge=replace(edge.edge, egress=egress))
+
+
+def ready_line(folder: Path, edge: WorkerSettings, control: ControlSettings) -> str:
+    """The line on standard output that says where everything listens."""
+    words = ["keyfront ready", f"edge=http://{url_host(edge.host)}:{edge.port}"]
+    if edge.tls is not None:
+        words.append(f"tls=https://{url_host(edge.tls.host)}:{edge.tls.port}")
+    if edge.shield is not None:
+        words.append(f"shield={url_host(edge.shield[0])}:{edge.shield[1]}")
+    words.append(
+        f"feed={edge.feed}" if edge.feed else f"control=http://{url_host(control.host)}:{control.port}"
+    )
+    return " ".join([*words, f"data={folder}"])
+
+
+# ---- processes
+
+
+class Processes:
+    """All child processes, and the sockets that they listen on."""
+
+    def __init__(self, board: Board, supervision: Supervision, log: LogSettings) -> None:
+        self._board = board
+        self._supervision = supervision
+        self._log = log
+        self._sockets: list[socket.socket] = []
+        self._control: list[Child] = []
+        self._edges: list[Child] = []
+
+    def add_control(self, settings: ControlSettings, workers: list[str]) -> None:
+        """:param workers: the names of the edge workers, in the order of their slots."""
+        (listener,) = self._listen(settings.host, settings.port, 1)
+        slot = len(workers)
+        inherited = ControlInherited(self._board.fd, listener, tuple(workers))
+        settings = msgspec.structs.replace(settings, inherited=inherited)
+        self._control.append(
             Child(
                 "control",
-                _argv("control-process", msgspec.json.encode(api)),
-                fds=(board.fd, control_socket.fileno()),
-                watched=Watched(board, workers, wanted.stuck_after),
-            )
-        )
-        said = f"control=http://{_show(api.host)}:{api.port}"
-        egress = msgspec.structs.replace(settings.edge.egress, control_port=api.port)
-        inside = msgspec.structs.replace(settings.edge, egress=egress)
-        settings = msgspec.structs.replace(settings, edge=inside)
-    memory, cache = shared_memory(settings.edge.memory, workers, folder)
-    settings = msgspec.structs.replace(settings, edge=msgspec.structs.replace(settings.edge, memory=memory))
-    shared = Inherited(
-        board=board.fd,
-        slots=board.slots,
-        slot=0,
-        http=listen(settings.host, edge_port),
-        tls=listen(settings.tls.host, settings.tls.port) if settings.tls is not None else (),
-        shield=listen(*settings.shield) if settings.shield is not None else (),
-        cache=cache,
-    )
-    edges = []
-    for number in range(1, workers + 1):
-        inherited = msgspec.structs.replace(shared, slot=number - 1)
-        worker = msgspec.structs.replace(
-            settings, name=f"{own}-{number}", port=edge_port, inherited=inherited
-        )
-        # A dead worker's report would count as a live edge for some seconds, so it goes with the worker.
-        edges.append(
-            Child(
-                worker.name,
-                _argv("edge-worker", msgspec.json.encode(worker)),
-                lambda name=worker.name: feed.remove_report(name),  # type: ignore[misc]
-                passes=edge_environment,
-                fds=inherited.fds,
-                watched=Watched(board, number - 1, wanted.stuck_after, range(workers)),
-                end_within=max(END_WITHIN, settings.limits.drain + AFTER_DRAIN),
+                self._command("control-process", settings),
+                fds=(self._board.fd, listener),
+                watchdog=Watchdog(self._board, slot, self._supervision.stuck_after),
             )
         )
 
-    async def start() -> None:
-        if edges_serve:
-            await asyncio.gather(*(child.start() for child in (*edges, *children)))
-            await _caught_up(feed, [child.name for child in edges])
-        else:
-            for child in children:
-                await child.start()
-            await asyncio.gather(*(child.start() for child in edges))
+    def add_edges(self, settings: WorkerSettings, names: list[str], feed: FileFeed, cache: int) -> None:
+        """Add a worker for each name.
 
-    try:
-        if not await _unless(stop, start()):
-            return
-        if not settings.feed:
-            try:
-                await asyncio.to_thread(describe, folder, api.host, api.port, api.records)
-            except OSError as error:  # a full disk: what is served needs no such file
-                click.echo(
-                    f"keyfront: commands will not find this Keyfront by its data folder: {error}", err=True
+        :param feed: where the workers report; the report of one that exited is removed from it.
+        :param cache: see `share_memory`.
+        """
+        from keyfront.edge.net.worker_sockets import Inherited
+
+        count = len(names)
+        tls, shield = settings.tls, settings.shield
+        shared = Inherited(
+            board=self._board.fd,
+            slots=self._board.slots,
+            slot=0,
+            http=self._listen(settings.host, settings.port, count),
+            tls=self._listen(tls.host, tls.port, count) if tls is not None else (),
+            shield=self._listen(*shield, count) if shield is not None else (),
+            cache=cache,
+        )
+        for slot, name in enumerate(names):
+            inherited = msgspec.structs.replace(shared, slot=slot)
+            worker = msgspec.structs.replace(settings, name=name, inherited=inherited)
+            self._edges.append(
+                Child(
+                    name,
+                    self._command("edge-worker", worker),
+                    _report_remover(feed, name),
+                    environment=edge_environment(os.environ),
+                    fds=inherited.fds,
+                    watchdog=Watchdog(self._board, slot, self._supervision.stuck_after, range(count)),
+                    exit_timeout=max(EXIT_TIMEOUT, settings.limits.drain + AFTER_DRAIN),
                 )
-        print(
-            f"keyfront ready edge=http://{_show(settings.host)}:{edge_port}{secure} {said} data={folder}",
-            flush=True,
-        )
-        await stop.wait()
-    finally:
-        # From here on nobody listens but for those who drain, and no worker takes over for another.
-        board.stop()
-        for one in sockets:
+            )
+
+    async def start(self, feed: FileFeed, *, edges_first: bool) -> None:
+        """Return when all processes are ready.
+
+        :param edges_first: start edges without waiting for the control plane, and then wait for them to apply what it
+            publishes. Without a snapshot there is nothing for them to serve before it is up.
+        """
+        if edges_first:
+            await asyncio.gather(*(child.start() for child in (*self._edges, *self._control)))
+            await _caught_up(feed, [child.name for child in self._edges])
+        else:
+            for child in self._control:
+                await child.start()
+            await asyncio.gather(*(child.start() for child in self._edges))
+
+    async def stop(self) -> None:
+        """Stop accepting connections, drain the workers, then stop the control process, which responds until then."""
+        self._board.stop()
+        for one in self._sockets:
             one.close()
-        # Workers first: the control plane still answers while they drain.
-        await asyncio.gather(*(child.end() for child in edges), return_exceptions=True)
-        for child in children:
-            await child.end()
-        for held in (edge_held, tls_held, shield_held, control_held):
-            if held is not None:
-                held.close()
-        board.close()
-        os.close(lock)
+        await asyncio.gather(*(child.stop() for child in self._edges), return_exceptions=True)
+        for child in self._control:
+            await child.stop()
+
+    def _listen(self, host: str, port: int, count: int) -> tuple[int, ...]:
+        """File descriptors of `count` listening sockets, which this process keeps open."""
+        from keyfront.edge.net.worker_sockets import listening
+
+        made = [listening(host, port) for _ in range(count)]
+        self._sockets.extend(made)
+        return tuple(one.fileno() for one in made)
+
+    def _command(self, name: str, settings: msgspec.Struct) -> list[str]:
+        arguments = [msgspec.json.encode(each).decode() for each in (settings, self._log)]
+        return [sys.executable, "-m", "keyfront", name, *arguments]
 
 
-async def _unless(stop: asyncio.Event, work: Coroutine[None, None, None]) -> bool:
-    """Do the work. False if `stop` was set before it was done; then it is given up.
+def remove_old_reports(feed: FileFeed, prefix: str) -> None:
+    """Remove the reports that workers of an earlier run left behind."""
+    for report in feed.last_reports():
+        if report.name.startswith(f"{prefix}-"):
+            feed.remove_report(report.name)
+
+
+def _report_remover(feed: FileFeed, name: str) -> Callable[[], None]:
+    """The report of a dead worker would count as a live edge for some seconds, so it is removed at once."""
+    return lambda: feed.remove_report(name)
+
+
+async def _until_stopped(stop: asyncio.Event, work: Coroutine[None, None, None]) -> bool:
+    """Do the work. False if `stop` was set before it was finished; the work is then canceled.
 
     :raises Exception: what the work raises.
     """
-    stopped, done = asyncio.ensure_future(stop.wait()), asyncio.ensure_future(work)
+    stopped, finished = asyncio.ensure_future(stop.wait()), asyncio.ensure_future(work)
     try:
-        await asyncio.wait([stopped, done], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([stopped, finished], return_when=asyncio.FIRST_COMPLETED)
     finally:
         stopped.cancel()
-        done.cancel()
-        await asyncio.gather(stopped, done, return_exceptions=True)
-    if done.cancelled():
+        finished.cancel()
+        await asyncio.gather(stopped, finished, return_exceptions=True)
+    if finished.cancelled():
         return False
-    done.result()
+    finished.result()
     return True
 
 
-async def _caught_up(feed: FileFeed, names: list[str]) -> None:
-    """Wait a moment for the edges to obey what the control plane published when it started. One that refuses it has
-    said so in the log, and is not waited for."""
-    for _ in range(250):
+async def _caught_up(feed: FileFeed, names: Iterable[str]) -> None:
+    """Wait a moment for the edges to apply what the control plane published at its start, except for those that have
+    refused it, and have logged that."""
+    for _ in range(CATCH_UP_LOOKS):
         published = feed.published_at()
         numbers = {report.name: report.number for report in feed.last_reports() if not report.refused}
         if published is None or all(numbers.get(name, published[0]) >= published[0] for name in names):
             return
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(CATCH_UP_INTERVAL)
 
 
-def shared_memory(memory: int, workers: int, folder: Path) -> tuple[int, int]:
-    """Divide the memory of so many workers, each with `memory` bytes, in equal parts: one for each worker, and one that
-    they share. Returns the bytes of a part, and the file descriptor of the shared memory; -1 if there is one worker, or
-    if it cannot be had."""
+async def _describe(folder: Path, control: ControlSettings) -> None:
+    try:
+        await asyncio.to_thread(write_installation, folder, control.host, control.port, control.records)
+    except OSError as error:  # a full disk does not keep Keyfront from serving
+        logger.warning("commands will not find this Keyfront by its data folder: %s", error)
+
+
+# ---- memory and environment
+
+
+def share_memory(memory: int, workers: int, folder: Path) -> tuple[int, int]:
+    """Divide the cache memory of all workers into equal parts: one for each worker, and one that they share.
+
+    :param memory: bytes per worker.
+    :returns: the bytes of one part, and the file descriptor of the shared part. One worker shares nothing, and without
+        memory to share each worker keeps all of its own: then the descriptor is -1.
+    """
     from keyfront.edge.cache.shared_segment import create
 
     if workers == 1:
@@ -241,18 +357,16 @@ def shared_memory(memory: int, workers: int, folder: Path) -> tuple[int, int]:
     try:
         return part, create(workers, part, folder)
     except (OSError, ValueError) as error:
-        click.echo(
-            f"keyfront: no memory for workers to share ({error}): each has a cache of its own, and does not see at "
-            "once what the others remove; use --workers 1 if that matters",
-            err=True,
+        logger.warning(
+            "workers have no memory to share (%s): each has a cache of its own, and does not see immediately what the "
+            "others purge; use --workers 1 if that matters",
+            error,
         )
         return memory, -1
 
 
-_OF_A_PROCESS = frozenset({"HOME", "LANG", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV"})
-
-
-_FAMILIES = (
+_VARIABLES = frozenset({"HOME", "LANG", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV"})
+_PREFIXES = (
     "AWS_",
     "COV_",
     "COVERAGE_",
@@ -267,15 +381,10 @@ _FAMILIES = (
 )
 
 
-def edge_environment(variable: str) -> bool:
-    """Is it of use to an edge? It meets the world, so it gets what a process needs, and what it may sign requests to
-    origins with (AWS_…), but none of the control plane's secrets, whatever their owner calls them."""
-    return variable in _OF_A_PROCESS or variable.startswith(_FAMILIES)
-
-
-def _show(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-def _argv(command: str, settings: bytes) -> list[str]:
-    return [sys.executable, "-m", "keyfront", command, settings.decode()]
+def edge_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that an edge worker gets: what any process needs, and the credentials with which it may sign
+    requests to origins (`AWS_…`). A worker is exposed to the Internet, so it gets none of the control plane's secrets,
+    whatever their variables are called."""
+    return {
+        name: value for name, value in environment.items() if name in _VARIABLES or name.startswith(_PREFIXES)
+    }

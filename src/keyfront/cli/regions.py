@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from keyfront.cli.installation import opened, options
+from keyfront.cli.installation import InstallationOptions, installation_options
+from keyfront.cli.options import json_option
 from keyfront.cli.output import print_columns, print_json
 from keyfront.runtime.settings import ACCOUNT
 
@@ -74,16 +74,16 @@ def shares(whole: Snapshot, edges: Iterable[SeenEdge], names: Iterable[str]) -> 
 
 
 @click.command()
-@options
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def regions(data: Path | None, store: str, store_password_file: Path | None, as_json: bool) -> None:
+@installation_options
+@json_option
+def regions(installation: InstallationOptions, as_json: bool) -> None:
     """Show which regions there are, what their edges have, and what is withheld from them."""
     from keyfront.backup.capture import compiled
     from keyfront.fleet.regions import remembered
     from keyfront.model.residency import warnings
 
-    with opened(data, store, store_password_file) as (folder, database):
-        feeds = remembered(folder)
+    with installation.opened() as database:
+        feeds = remembered(installation.data)
         with database.read() as transaction:
             whole = compiled(transaction, ACCOUNT)
             tied = _tied(transaction)

@@ -1,4 +1,4 @@
-"""What the command line says, read into values, and what the processes under `keyfront up` are told."""
+"""Values of options that click has no type for: text in, value out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from keyfront.custody.default_paths import default_data as default_data  # noqa: PLC0414 - the rooms of the cli take it from here
 from keyfront.errors import SettingsError
 from keyfront.model.kinds import Quotas
 
@@ -81,15 +80,6 @@ def location(text: str) -> str:
     return text
 
 
-class ControlInherited(msgspec.Struct, frozen=True):
-    """What the control plane's process gets from its supervisor: the file descriptors of the heartbeat board and of its
-    listening socket, and the names of the edge workers, in the order of their slots; its own slot is the one after."""
-
-    board: int
-    socket: int
-    workers: tuple[str, ...]
-
-
 def _quota_names() -> Iterator[tuple[str, tuple[str, str]]]:
     """Each quota's name on the command line, with the member of `Quotas` that holds it, if one does, and its own."""
     for prefix, member in (("", ""), ("distribution.", "limits"), ("policy.", "policy_limits")):
@@ -121,21 +111,3 @@ def quotas(texts: Iterable[str]) -> Quotas:
         **top,
         **{part: msgspec.structs.replace(getattr(Quotas(), part), **said) for part, said in parts.items()},
     )
-
-
-_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-
-
-def size(text: str) -> int:
-    """The bytes of a cache on disk: a number, with K, M, G or T after it if it counts multiples of 1024.
-
-    :raises SettingsError: if it is none, or neither 0 nor large enough to be of use.
-    """
-    unit = _UNITS.get(text[-1:].upper())
-    number = text if unit is None else text[:-1]
-    if not number.isdecimal() or not number.isascii() or len(number) > 15:
-        raise SettingsError(f"{text!r} is not the size of a cache on disk, such as 500M, 10G or 0")
-    found = int(number) * (unit or 1)
-    if 0 < found < 64 << 20:
-        raise SettingsError(f"a cache of {text} on disk is too small: 64M is the least, and 0 is none")
-    return found

@@ -1,0 +1,98 @@
+"""The options of `keyfront up` for the control plane."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+import msgspec
+
+from keyfront.cli.options import FILE, option_group
+from keyfront.custody.default_paths import RECORDS_VARIABLE
+from keyfront.runtime.settings import SUFFIX
+
+
+class ControlOptions(msgspec.Struct, frozen=True):
+    """The options' values."""
+
+    control: str
+    domain: str
+    audit_reads: bool
+    quota: tuple[str, ...]
+    records: str
+    rotation: bool
+    hooks: Path | None
+    metrics: str
+
+    def records_uri(self) -> str:
+        """The URI of the rotation records, from the option or KEYFRONT_RECORDS; empty for those in the data folder.
+
+        :raises CustodyError: if it is not one.
+        """
+        uri = self.records or os.environ.get(RECORDS_VARIABLE, "")
+        if uri:
+            from keyfront.custody.schemes import open_records
+
+            open_records(uri)  # fails here rather than in the control process
+        return uri
+
+    def hooks_file(self, data: Path) -> str:
+        """The file with the hooks; empty if there is none.
+
+        :raises SettingsError: if the hooks cannot be read.
+        """
+        from keyfront.lifecycle.hooks import read_hooks
+
+        file = (self.hooks or data / "hooks.toml").absolute()
+        if self.hooks is None and not file.exists():
+            return ""
+        read_hooks(file)  # fails here rather than in the control process
+        return str(file)
+
+
+control_options = option_group(
+    "control",
+    ControlOptions,
+    click.option("--control", default="127.0.0.1:8081", show_default=True, help="Where the API listens."),
+    click.option(
+        "--domain", default=SUFFIX, show_default=True, help="Suffix of the distributions' domain names."
+    ),
+    click.option(
+        "--audit-reads/--no-audit-reads",
+        default=True,
+        show_default=True,
+        help="Also record read-only API calls.",
+    ),
+    click.option(
+        "--quota",
+        multiple=True,
+        metavar="NAME=NUMBER",
+        help="The maximum number of something, such as public-keys=100; repeatable.  [default: CloudFront's quotas]",
+    ),
+    click.option(
+        "--records",
+        default="",
+        metavar="URI",
+        help=f"The custody that holds the rotation records.  [default: {RECORDS_VARIABLE}, or DATA/custody/]",
+    ),
+    click.option(
+        "--rotation/--no-rotation",
+        default=True,
+        show_default=True,
+        help="Perform rotation steps when they are due.",
+    ),
+    click.option(
+        "--hooks",
+        type=FILE,
+        help="Programs and services to notify before and after each rotation step.  "
+        "[default: DATA/hooks.toml, if it exists]",
+    ),
+    click.option(
+        "--metrics",
+        default="local",
+        show_default=True,
+        metavar="WHO",
+        help="Who can read /metrics on the control port: local, all, off, or networks (CIDR,…).",
+    ),
+)
