@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
@@ -19,6 +20,8 @@ from keyfront.backup.targets import Place
 from keyfront.control.audit import search as trail
 from keyfront.control.store.store import Store
 from keyfront.errors import ApiError, BackupError
+
+log = logging.getLogger("keyfront.backup")
 
 
 class BackupJob(msgspec.Struct, frozen=True):
@@ -82,6 +85,7 @@ def create(source: Source, job: BackupJob, actor: AuditActor, *, now: float) -> 
         uris = tuple(place.uri for place, _ in listed)
         return Outcome("", 0, (), uris, (), captured.missing, tuple(trouble), notes)
     name = captured.name
+    log.info("archive captured", extra={"archive": str(name), "snapshot": captured.manifest.snapshot})
     unchanged = [each.place for each in inspectors if has(each, name.origin, name.state)]
     lacking = [place for place, _ in listed if place not in unchanged]
     data = _sealed(captured, job.seal, source)
@@ -89,6 +93,7 @@ def create(source: Source, job: BackupJob, actor: AuditActor, *, now: float) -> 
     for place in lacking:
         try:
             _put(place, name, data)
+            log.info("archive stored", extra={"archive": str(name), "place": place.uri, "bytes": len(data)})
             made.append(place)
         except BackupError as error:
             trouble.append(str(error))
@@ -249,6 +254,7 @@ def _apply_retention(place: Place, newest: Name, rule: Rule, now: float) -> tupl
         gone = [name for name in own if name not in keep]
         for name in gone:
             place.remove(name)
+            log.info("archive removed", extra={"archive": str(name), "place": place.uri})
     except BackupError as error:
         return [], [str(error)]
     return [f"{place.uri}: {name}" for name in gone], []

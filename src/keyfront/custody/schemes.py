@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 from keyfront.custody.contract import Custody, Handle, Records
 from keyfront.custody.key_uri import SCHEMES, KeyUri, split
 from keyfront.errors import CustodyError
+
+log = logging.getLogger("keyfront.custody")
 
 _EXTRAS = {"vault": "vault", "pkcs11": "pkcs11"}
 """Schemes whose package comes with one of Keyfront's extras."""
@@ -69,4 +72,5 @@ def _opened(uri: KeyUri, environment: Mapping[str, str]) -> Any:
         raise CustodyError(f"{uri.scheme}: needs a package: pip install 'keyfront[{extra}]'") from error
     if uri.scheme in _REFERRING:
         adapter = functools.partial(adapter, open_place=open_place)
+    log.debug("opening custody", extra={"scheme": uri.scheme})
     return adapter(uri.place, uri.option_values(), environment)

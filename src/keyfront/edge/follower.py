@@ -59,6 +59,7 @@ class Follower:
         edge.memory.poll_removals()
         for key, query in self._changes.poll():
             edge.purger.purge_path(Removal(key, query))
+            logger.debug("purge applied")
         try:
             snapshot = self._feed.poll(edge.routing.snapshot if edge.routing.number else None)
         except SnapshotRefused as why:
@@ -69,7 +70,17 @@ class Follower:
         if snapshot is None:
             return False
         self._refused = ""
+        began = time.perf_counter()
         edge.use(snapshot, self.progress)
+        logger.info(
+            "snapshot applied",
+            extra={
+                "snapshot": snapshot.number,
+                "distributions": len(snapshot.distributions),
+                "keys": len(snapshot.public_keys),
+                "ms": round((time.perf_counter() - began) * 1000, 1),
+            },
+        )
         self.progress()
         return True
 

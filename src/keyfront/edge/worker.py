@@ -99,7 +99,8 @@ async def _work(settings: WorkerSettings, on_ready: Callable[[], None], lifeline
         )
 
         def look_at_certificates() -> None:
-            certificates.poll(time.time())
+            if certificates.poll(time.time()):
+                logger.info("certificates reloaded")
 
     if settings.shield is not None:
         server = ShieldServer(edge, Secrets.of_file(settings.edge.shield_secret))

@@ -12,6 +12,7 @@ replaced just as whole, but what a power cut takes of them is either written aga
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
@@ -25,6 +26,8 @@ from keyfront.fleet.feed import STALE, Report, accept
 from keyfront.model import residency
 from keyfront.model.snapshot import MAGIC, Snapshot, from_bytes
 from keyfront.private_files import replace_file
+
+log = logging.getLogger("keyfront.fleet")
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}\Z")
 
@@ -84,6 +87,9 @@ class FileFeed:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._sweep()
         self._known[self._snapshot] = (_identity(replace_file(self._snapshot, data)), snapshot.number)
+        log.info(
+            "feed written", extra={"snapshot": snapshot.number, "region": self.region, "bytes": len(data)}
+        )
 
     def supersede(self, snapshot: Snapshot) -> None:
         """Let no edge of this feed start from an older snapshot than this one, which is published: the older one may

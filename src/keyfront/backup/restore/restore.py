@@ -15,6 +15,7 @@ again; what was there before it is still kept aside, since nothing is overwritte
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import random
 import shutil
@@ -44,6 +45,8 @@ from keyfront.errors import ApiError, BackupError, SettingsError
 from keyfront.fleet.regions import remembered
 from keyfront.model.snapshot import differ
 from keyfront.private_files import replace_file, sync_folder
+
+log = logging.getLogger("keyfront.backup")
 
 LEAP = 1_000_000
 """By how much the number of the snapshot goes up: edges may have seen higher ones since the archive was made."""
@@ -207,6 +210,7 @@ class Restore:
         staged = self._archive.store(Sqlite(file), without=(schema.audit.name,) if plan.continues else ())
         try:
             self._prepare(staged, plan, teller, name, now)
+            log.info("store prepared", extra={"archive": name})
             shared = self._current if self._current is not None and self._current.shared else None
             if shared is None:
                 self._close()
@@ -218,6 +222,7 @@ class Restore:
                     (folder / RUNNING).unlink(missing_ok=True)  # nothing was changed
                     raise
             failed = custodies.put_keys(self._keys, now, self._environment)
+            log.info("private keys restored", extra={"failed": len(failed)})
             self._put_files(aside)
             if shared is None:
                 staged.close()

@@ -87,6 +87,7 @@ class Scheduler:
                 continue
             if not led:
                 led = True
+                log.info("leadership gained")
                 self._versions.clear()  # another leader may have changed the records
                 self._due.clear()
             now, at = self._clock(), time.monotonic()

@@ -202,7 +202,19 @@ class Api:
             response.headers[key] = value
         await response(scope, receive, send)
         self._metrics.requests.labels(name, code).inc()
-        self._metrics.seconds.labels(name).observe(time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        self._metrics.seconds.labels(name).observe(seconds)
+        log.debug(
+            "API call",
+            extra={
+                "action": name,
+                "caller": scope.get("caller", "-"),
+                "status": answer.status,
+                "error": code,
+                "ms": round(seconds * 1000, 1),
+                "request_id": request_id,
+            },
+        )
 
     def _answer(self, scope: Scope, body: bytes, request_id: str) -> tuple[codec.Answer, str, str]:
         """The answer, and for the metrics the operation's name and the error code."""
@@ -308,10 +320,12 @@ class Api:
             )
             raise
         self._callers.used(key_id, now)
+        caller = callers.caller(key_id)
+        scope["caller"] = caller.arn
         return Call(
             operation=operation,
             params={},
-            caller=callers.caller(key_id),
+            caller=caller,
             source_ip=scope["client"][0] if scope["client"] else "",
             # Every record holds it and policies match it, so its length must be limited.
             user_agent=next((v for name, v in _texts(scope) if name == "user-agent"), "")[:LONGEST_AGENT],

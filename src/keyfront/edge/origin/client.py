@@ -36,6 +36,7 @@ connection used within the last second, or a new one.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from time import time
 from typing import Final
@@ -57,6 +58,8 @@ from keyfront.edge.semantics.websocket import accept_value
 from keyfront.edge.types.messages import Headers, OriginReply
 from keyfront.errors import OriginFailure, clear_traceback
 from keyfront.model.snapshot import Origin
+
+logger = logging.getLogger("keyfront.edge")
 
 RECENT: Final = 1.0
 """Seconds for which an idle connection is trusted with a request that cannot be repeated."""
@@ -157,6 +160,7 @@ class Origins:
             except OriginFailure as failure:
                 hung_up_before = reused and repeatable and not response.begun and failure.status == 502
                 if hung_up_before or (retried and failure.kind in _BROKEN and attempts.take()):
+                    logger.debug("origin request retried", extra={"origin": pool.name, "kind": failure.kind})
                     clear_traceback(failure)
                     may_be_stale = False
                     continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import ssl
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from keyfront.edge.origin.host_state import HostStates
 from keyfront.edge.origin.pool import Pool, Pools
 from keyfront.edge.origin.warnings_log import OriginWarnings
 from keyfront.errors import OriginFailure
+
+logger = logging.getLogger("keyfront.edge")
 
 # OpenSSL's verdicts that the certificate is for another host or another address.
 _OTHER_NAME: Final = frozenset({62, 64})
@@ -79,10 +82,16 @@ class Connector:
                     pause = self._states.limits.pause
                     detail = f"{pool.name} is left alone for {pause:g} s: {failure.detail}"
                     reached.add("origin_circuit_opened", detail, self._clock())
+            logger.debug(
+                "origin connection failed",
+                extra={"origin": pool.name, "kind": failure.kind, "detail": failure.detail},
+            )
             raise
         except BaseException:
             breaker.given_up()
             raise
+        if not breaker.closed:
+            logger.info("origin answers again", extra={"origin": pool.name})
         breaker.succeeded()
         return connection
 

@@ -7,6 +7,7 @@ wait for them asked before the purge; but nobody joins them any more, and what t
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -22,6 +23,8 @@ from keyfront.edge.serving.exchange import Exchange
 from keyfront.edge.types.messages import OriginReply, Request
 from keyfront.edge.types.stored import Stored
 from keyfront.model.snapshot import Snapshot
+
+logger = logging.getLogger("keyfront.edge")
 
 SWEPT_AT_ONCE: Final = 200
 """Stored responses that the sweep after an invalidation looks at before it yields to the event loop: about a
@@ -53,6 +56,7 @@ class Purger:
         before = active.routing.number
         active.replace(snapshot, progress)
         if before and active.routing.invalidated_since(before):
+            logger.info("invalidations applied", extra={"snapshot": active.routing.number})
             self._fills.remove_where(lambda key: active.may_be_invalidated(key, before))
             sweeping = memory.sweeping
             memory.start_sweep(active.routing.is_invalidated)
