@@ -67,7 +67,7 @@ def test_from_a_file_to_postgresql(server: PostgresServer, tmp_path: Path) -> No
     done = run("store", "copy", "--data", str(tmp_path), KEYFRONT_STORE=url)
     assert "1 resources, 0 audit records" in done.output
     assert "is not new" in why(run("store", "copy", "--data", str(tmp_path), "--store", url))
-    assert "where to copy to" in why(run("store", "copy", "--data", str(tmp_path)))
+    assert "to copy to, with --store" in why(run("store", "copy", "--data", str(tmp_path)))
     assert "no store" in why(run("store", "copy", "--data", str(tmp_path / "x"), "--store", url))
     store = Store(url)
     with store.read() as transaction:

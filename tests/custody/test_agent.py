@@ -597,12 +597,12 @@ WRONG_STARTS = {
     "neither": ((), "either --socket or --listen"),
     "both": (("--socket", "s", "--listen", "127.0.0.1:0"), "either --socket or --listen"),
     "all the world": (("--listen", "0.0.0.0:0", "--tokens", "TOKENS"), "127.0.0.1 or ::1"),
-    "no tokens": (("--listen", "127.0.0.1:0"), "--listen needs --tokens"),
-    "tokens that others may read": (("--listen", "127.0.0.1:0", "--tokens", "OPEN"), "others may read it"),
+    "no tokens": (("--listen", "127.0.0.1:0"), "--listen requires --tokens"),
+    "tokens that others may read": (("--listen", "127.0.0.1:0", "--tokens", "OPEN"), "others can read it"),
     "tokens that can be guessed": (("--listen", "127.0.0.1:0", "--tokens", "SHORT"), "can be guessed"),
     "a token that is not there": (
         ("--listen", "127.0.0.1:0", "--tokens", "TOKENS", "--allow", "token:x=films"),
-        "does not hold",
+        "does not contain",
     ),
     "a token on a socket": (("--socket", "s", "--allow", "token:a=films"), "tokens are for --listen"),
     "a user who is not there": (

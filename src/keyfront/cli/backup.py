@@ -286,9 +286,7 @@ def create(
     )
     with logging_to_stderr(logs, "backup"), installation.opened() as store:
         actor = _actor()
-        source = Source(
-            store, installation.data, actor.account, socket.gethostname(), _version(), os.environ
-        )
+        source = Source(store, installation.data, actor.account, socket.gethostname(), _version(), os.environ)
         outcome = run(source, job, actor, now=time.time())
     if as_json:
         click.echo(msgspec.json.encode(outcome).decode())
