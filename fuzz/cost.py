@@ -354,7 +354,7 @@ RULES: dict[str, Rule] = {
 
 def _admitted(behavior: Behavior) -> Rule:
     return lambda headers: freshness.admit(
-        behavior, None, "GET", headers, 200, headers, NOW, request_time=NOW - 1
+        behavior, None, "GET", freshness.ReceivedResponse(200, headers, headers, NOW - 1, NOW)
     )
 
 

@@ -161,11 +161,7 @@ def admitted(headers: Headers, behavior: Behavior | None = None) -> Meta | None:
         behavior or Behavior("*", "o", forward_headers=Select("allExcept", ())),
         None,
         "GET",
-        [(b"x0", b"1")],
-        200,
-        headers,
-        1000.0,
-        request_time=999.0,
+        freshness.ReceivedResponse(200, headers, [(b"x0", b"1")], 999.0, 1000.0),
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyfront.edge.rules.freshness import admit
+from keyfront.edge.rules.freshness import ReceivedResponse, admit
 from keyfront.edge.semantics.cache_control import CacheControl
 from keyfront.edge.semantics.structured_fields import Token, item, parse_dictionary
 from keyfront.edge.serving.settings import EdgeSettings
@@ -75,7 +75,7 @@ TTL = Behavior("*", "o", default_ttl=500)
 
 
 def lifetime(*headers: tuple[bytes, bytes], behavior: Behavior = TTL) -> float | None:
-    meta = admit(behavior, None, "GET", [], 200, list(headers), 1000.0, request_time=1000.0)
+    meta = admit(behavior, None, "GET", ReceivedResponse(200, list(headers), [], 1000.0, 1000.0))
     return None if meta is None else meta.fresh_until - 1000.0
 
 

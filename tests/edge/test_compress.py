@@ -37,6 +37,11 @@ LEGACY = Behavior("*", "o", accept_gzip=True, legacy=True, compress=True)
 HTML = (b"content-type", b"text/html")
 
 
+def admitted(headers: Headers, coding: bytes) -> Meta | None:
+    response = freshness.ReceivedResponse(200, headers, [], 100.0, 100.0, coding=coding)
+    return freshness.admit(BOTH, None, "GET", response)
+
+
 def undo(coding: bytes, body: bytes) -> bytes:
     if coding == b"br":
         return bytes(brotli.decompress(body))
@@ -167,7 +172,7 @@ class TestHeaders:
     @pytest.mark.parametrize("coding", [b"br", b"gzip", IDENTITY])
     def test_a_304_renews_it_without_making_it_strong_again(self, coding: bytes) -> None:
         sent = [HTML, (b"etag", b'"v1"'), (b"cache-control", b"max-age=5"), (b"content-md5", b"x")]
-        meta = freshness.admit(BOTH, None, "GET", [], 200, sent, 100.0, request_time=100.0, coding=coding)
+        meta = admitted(sent, coding)
         assert meta is not None
         tag = b'W/"v1"' if coding != IDENTITY else b'"v1"'
         assert dict(meta.headers)[b"etag"] == tag
@@ -184,7 +189,7 @@ class TestHeaders:
 
     def test_its_own_directives_cannot_hide_the_coding(self) -> None:
         sent = [HTML, (b"cache-control", b'max-age=5, no-cache="content-encoding, vary"')]
-        meta = freshness.admit(BOTH, None, "GET", [], 200, sent, 100.0, request_time=100.0, coding=b"br")
+        meta = admitted(sent, b"br")
         assert meta is not None
         assert dict(meta.headers)[b"content-encoding"] == b"br"
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from keyfront.edge.rules import freshness
 from keyfront.edge.rules.freshness import (
+    ReceivedResponse,
     Verdict,
     admit,
     age,
@@ -65,12 +66,8 @@ def take(
         of,
         error_min_ttl,
         method,
-        forwarded or [],
-        status,
-        headers,
-        NOW,
-        request_time=request_time,
-        origin=origin,
+        ReceivedResponse(status, headers, forwarded or [], request_time, NOW),
+        origin,
     )
 
 
@@ -351,7 +348,10 @@ def test_a_clock_that_steps_back_makes_no_negative_age() -> None:
 def test_half_seconds_do_not_age_an_answer() -> None:
     """Date has whole seconds; a Date of this very second is no age."""
     meta = admit(
-        ZERO, None, "GET", [], 200, lines("max-age=1", (b"date", date(0))), NOW + 0.9, request_time=NOW + 0.9
+        ZERO,
+        None,
+        "GET",
+        ReceivedResponse(200, lines("max-age=1", (b"date", date(0))), [], NOW + 0.9, NOW + 0.9),
     )
     assert meta is not None
     assert meta.fresh_until == NOW + 1.9

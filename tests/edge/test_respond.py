@@ -20,7 +20,7 @@ from keyfront.edge.rules.error_pages import (
     redirect_reply,
     refused,
 )
-from keyfront.edge.rules.freshness import admit
+from keyfront.edge.rules.freshness import ReceivedResponse, admit
 from keyfront.edge.rules.redaction import loggable_query
 from keyfront.edge.rules.respond import answer, is_unconditional, unmodified
 from keyfront.edge.semantics.http_dates import format_date
@@ -54,7 +54,7 @@ def stored(
         headers.append((b"etag", etag))
     if modified is not None:
         headers.append((b"last-modified", format_date(modified)))
-    meta = admit(Behavior("*", "o"), None, "GET", [], status, headers, NOW, request_time=NOW)
+    meta = admit(Behavior("*", "o"), None, "GET", ReceivedResponse(status, headers, [], NOW, NOW))
     assert meta is not None
     return meta
 

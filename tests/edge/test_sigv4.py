@@ -32,7 +32,8 @@ def signed(
     region: str = "eu-central-1",
 ) -> Headers:
     credentials = sigv4.Credentials(KEY, SECRET, token)
-    return sigv4.signed(method, path, query, [HOST, *(headers or [])], payload, credentials, region, NOW)
+    request = sigv4.UnsignedRequest(method, path, query, [HOST, *(headers or [])], payload)
+    return sigv4.signed(request, credentials, region, NOW)
 
 
 def value(headers: Headers, name: bytes) -> str:

@@ -104,16 +104,9 @@ class OriginAccess:
             )
             raise OriginFailure("OriginWriteError", 502, "no credentials to sign with")
         path, query = sigv4.canonical_path(path), sigv4.canonical_query(query)
-        headers = sigv4.signed(
-            method,
-            path,
-            query,
-            headers,
-            sigv4.payload_hash(headers, has_body=has_body),
-            settings.credentials,
-            _region(origin, settings),
-            now,
-        )
+        payload = sigv4.payload_hash(headers, has_body=has_body)
+        request = sigv4.UnsignedRequest(method, path, query, headers, payload)
+        headers = sigv4.signed(request, settings.credentials, _region(origin, settings), now)
         return SignedOriginRequest(place, scheme, f"{path}?{query}" if query else path, headers)
 
     def _tell(self, text: str) -> None:

@@ -84,7 +84,7 @@ class Origins:
     :raises SettingsError: if `ca_file` cannot be read or holds no certificate.
     """
 
-    def __init__(
+    def __init__(  # wide: the settings of a client, all by keyword
         self,
         *,
         ca_file: str | None = None,

@@ -308,7 +308,7 @@ class Shields:
         """Is there a parent for this origin's region?"""
         return origin.shield_region in self._parents
 
-    async def ask(
+    async def ask(  # wide: the viewer's request beside what is sent to the origin
         self,
         plan: Plan,
         number: int,

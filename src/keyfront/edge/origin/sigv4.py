@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from keyfront.edge.types.messages import Header, Headers
@@ -88,30 +88,33 @@ def payload_hash(headers: Headers, *, has_body: bool) -> str:
     return UNSIGNED
 
 
-def signed(
-    method: str,
-    path: str,
-    query: str,
-    headers: Headers,
-    payload: str,
-    credentials: Credentials,
-    region: str,
-    now: float,
-) -> Headers:
-    """`headers`, the Host among them, with those that sign the request.
+class UnsignedRequest(NamedTuple):
+    """A request to sign. `path` and `query` are canonical already, Host is among the `headers`, and `payload` is the
+    body's hash or UNSIGNED."""
 
-    `path` and `query` are canonical already, `payload` is the body's hash or UNSIGNED, `now` is epoch seconds. Host,
-    Range and every `x-amz-` field are signed: S3 refuses such a field that is not. The others may be changed by whoever
-    stands between.
+    method: str
+    path: str
+    query: str
+    headers: Headers
+    payload: str
+
+
+def signed(request: UnsignedRequest, credentials: Credentials, region: str, now: float) -> Headers:
+    """The request's headers with those that sign it.
+
+    Host, Range, and every `x-amz-` field are signed: S3 rejects an `x-amz-` field that is not. Intermediaries may
+    change the others.
+
+    :param now: epoch seconds.
     """
     when = datetime.fromtimestamp(now, UTC).strftime(TIME_FORMAT)
     ours: list[Header] = [
-        (b"x-amz-content-sha256", payload.encode()),
+        (b"x-amz-content-sha256", request.payload.encode()),
         (b"x-amz-date", when.encode()),
     ]
     if credentials.session_token:
         ours.append((b"x-amz-security-token", credentials.session_token.encode()))
-    found = [header for header in headers if header[0] not in MADE] + ours
+    found = [header for header in request.headers if header[0] not in MADE] + ours
     fields: dict[bytes, list[bytes]] = {}
     for name, value in found:
         if name in (b"host", b"range") or name.startswith(b"x-amz-"):
@@ -119,7 +122,11 @@ def signed(
     names = sorted(fields)
     signed_headers = b";".join(names).decode("latin-1")
     canonical = canonical_request(
-        method, path, query, [(name, header_value(fields[name])) for name in names], payload
+        request.method,
+        request.path,
+        request.query,
+        [(name, header_value(fields[name])) for name in names],
+        request.payload,
     )
     scope = f"{when[:8]}/{region}/{SERVICE}/{TERMINATOR}"
     signed_with = signature(credentials.signing_key(when[:8], region), when, scope.encode(), canonical)

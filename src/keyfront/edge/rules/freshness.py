@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from copy import copy
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 from keyfront.edge.rules.encoding import compressed, represented
@@ -71,46 +71,41 @@ def _firsts(headers: Headers | tuple[Header, ...]) -> dict[bytes, bytes]:
 # -- storing -------------------------------------------------------------------------------------------------
 
 
+class ReceivedResponse(NamedTuple):
+    """An origin's response, its head complete, as the rules of storing see it.
+
+    `forwarded` are the headers that the origin was sent, at `requested_at`; the head was complete at `received_at`
+    (epoch seconds). `coding` is what the edge makes of the body before it is stored (`encoding.represented`).
+    """
+
+    status: int
+    headers: Headers
+    forwarded: Headers
+    requested_at: float
+    received_at: float
+    reason: str = ""
+    coding: bytes = b""
+
+
 def admit(
     behavior: Behavior,
     error_min_ttl: int | None,
     method: str,
-    forwarded: Headers,
-    status: int,
-    headers: Headers,
-    now: float,
-    *,
-    request_time: float,
+    response: ReceivedResponse,
     origin: Origin | None = None,
-    reason: str = "",
-    coding: bytes = b"",
 ) -> Meta | None:
-    """What is known of an origin's answer that may be stored, or None if it may not.
+    """The Meta of a response that may be stored, None if it may not.
 
-    :param error_min_ttl: ErrorCachingMinTTL of this status, seconds; None where the distribution sets none.
-    :param method: of the request that was sent. An answer to HEAD has no body to store and is not admitted.
-    :param forwarded: the headers that were sent.
-    :param now: when the answer's head was complete, epoch seconds; `request_time`: when the request was sent.
-    :param origin: an Authorization among its custom headers is the edge's own and shuts nobody out.
-    :param coding: what the edge makes of the body before it is stored (`compress.represented`).
+    :param error_min_ttl: ErrorCachingMinTTL of this status, seconds; None if the distribution sets none.
+    :param method: of the request to the origin. A response to HEAD has no body to store and is not admitted.
+    :param origin: an Authorization among its custom headers is the edge's own and does not restrict sharing.
     """
     if method == "HEAD" or not storable_method(behavior, method):
         return None
-    control = CacheControl.of(headers)
-    if not _may_share_authorized(behavior, forwarded, control, origin):
+    control = CacheControl.of(response.headers)
+    if not _may_share_authorized(behavior, response.forwarded, control, origin):
         return None
-    return _meta(
-        behavior,
-        error_min_ttl,
-        forwarded,
-        status,
-        headers,
-        control,
-        now,
-        request_time=request_time,
-        reason=reason,
-        coding=coding,
-    )
+    return _meta(behavior, error_min_ttl, response, control)
 
 
 def uncached_meta(
@@ -154,19 +149,15 @@ def _may_share_authorized(
 def _meta(
     behavior: Behavior,
     error_min_ttl: int | None,
-    forwarded: Headers,
-    status: int,
-    headers: Headers,
+    response: ReceivedResponse,
     control: CacheControl,
-    now: float,
     *,
-    request_time: float,
-    reason: str,
-    coding: bytes,
     confirmed: bool = False,
 ) -> Meta | None:
-    """`confirmed`: it is stored already and a 304 has renewed it; if it should not be kept any longer, it is at
-    least validated at each use."""
+    """:param confirmed: it is stored already and a 304 has renewed it; if it should not be stored any longer, it is
+    at least revalidated at each use.
+    """
+    status, headers, forwarded, request_time, now, reason, coding = response
     first = _firsts(headers)
     date = _date(first, now)
     initial_age = _initial_age(first, date, now, request_time)
@@ -421,19 +412,10 @@ def revalidated(
         names.add(b"vary")
     stored = _as_received(meta)
     merged = [h for h in stored if h[0] not in names and h[0] not in (b"age", b"date")] + renewed
-    fresh = _meta(
-        behavior,
-        None,
-        forwarded or [],
-        meta.status,
-        merged,
-        CacheControl.of(merged),
-        now,
-        request_time=request_time,
-        reason=meta.reason,
-        coding=meta.coding,
-        confirmed=True,
+    response = ReceivedResponse(
+        meta.status, merged, forwarded or [], request_time, now, meta.reason, meta.coding
     )
+    fresh = _meta(behavior, None, response, CacheControl.of(merged), confirmed=True)
     assert fresh is not None  # noqa: S101 - what is confirmed is kept
     if forwarded is None or fresh.vary == (b"*",):
         fresh.vary, fresh.vary_values = meta.vary, meta.vary_values

@@ -327,14 +327,10 @@ class _KeyFill:
             behavior,
             error.min_ttl if error is not None else None,
             self._method,
-            self._sent,
-            answer.status,
-            answer.headers,
-            now,
-            request_time=self._began,
-            origin=self._origin,
-            reason=answer.reason,
-            coding=coding,
+            freshness.ReceivedResponse(
+                answer.status, answer.headers, self._sent, self._began, now, answer.reason, coding
+            ),
+            self._origin,
         )
         total = self._part.total if self._part is not None else answer.length
         if total is not None and total > slicing.FARTHEST:

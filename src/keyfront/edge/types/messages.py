@@ -137,7 +137,7 @@ class OriginReply:
         "whole",
     )
 
-    def __init__(
+    def __init__(  # wide: the fields of a value
         self,
         status: int,
         reason: str,

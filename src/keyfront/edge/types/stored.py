@@ -21,8 +21,6 @@ class Meta:
     `snapshot` is the number of the snapshot that was active when the origin was asked: invalidations in later
     snapshots end the response, in whichever tier it is (`Routing.is_invalidated`). 0 precedes all snapshots. `tags` are
     the origin's cache tags, in lower case (`invalidation.cache_tags`).
-
-    These are the fields of one value, always given by keyword: a parameter each.
     """
 
     __slots__ = (
@@ -47,7 +45,7 @@ class Meta:
         "vary_values",
     )
 
-    def __init__(
+    def __init__(  # wide: the fields of a value
         self,
         status: int,
         headers: tuple[Header, ...],
