@@ -176,8 +176,8 @@ def test_a_compromised_key_does_not_sign_again(tmp_path: Path, wanted: bool) -> 
         plan = work.plan()
         assert any(f"will trust {one.key_id}" in note for note in plan.notes)
         assert any("photos-1 is compromised, and" in note for note in plan.notes) is wanted
-        assert any("photos-1 is not put back" in note for note in plan.notes) is not wanted
-        assert any("record photos is not put back" in note for note in plan.notes) is not wanted
+        assert any("photos-1 is not restored" in note for note in plan.notes) is not wanted
+        assert any("record photos is not restored" in note for note in plan.notes) is not wanted
         assert work.run(plan, TELLER, "it", NOW + 60) == []
     names = {held_key.name for held_key in open_place(one.place, OLD).list()}
     if wanted:
@@ -218,9 +218,9 @@ def test_a_key_that_is_nowhere_cannot_sign(tmp_path: Path, onto: str) -> None:
     target = Target(tmp_path / onto)
     with held(target.folder), Restore(archive, target, OLD) as work:
         plan = work.plan()
-        assert any("nobody can sign with" in note and "photos-1" in note for note in plan.notes)
+        assert any("no signer can use" in note and "photos-1" in note for note in plan.notes)
         (failed,) = work.run(plan, TELLER, "it", NOW + 60)
-    assert "record photos: nobody can sign with" in failed
+    assert "record photos: no signer can use" in failed
 
 
 def test_another_key_by_that_name_cannot_sign(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_another_key_by_that_name_cannot_sign(tmp_path: Path) -> None:
     place.delete("photos-1", grace=0, now=NOW + 1)
     place.create("photos-1", "ECDSA-P256", now=NOW + 2)
     (failed,) = restored(archive, one.folder, OLD)
-    assert "another key is there by that name" in failed
+    assert "custody has another key of that name" in failed
 
 
 def test_what_others_may_go_by_is_left_alone(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_what_others_may_go_by_is_left_alone(tmp_path: Path) -> None:
         target = Target(tmp_path / "look", elsewhere=elsewhere)
         with held(target.folder), Restore(archive, target, OLD) as work:
             plan = work.plan()
-            assert sum("left alone" in note for note in plan.notes) == (0 if elsewhere else 2)
+            assert sum("not in the data folder" in note for note in plan.notes) == (0 if elsewhere else 2)
             assert work.run(plan, TELLER, "it", NOW + 60) == []
         now = load(there, "photos")
         assert now is not None
@@ -273,7 +273,7 @@ def test_nothing_climbs_out_of_the_folder(tmp_path: Path, climbing: str) -> None
     forged = msgspec.structs.replace(archive, manifest=manifest, keys=keys)
     with held(new), Restore(forged, Target(new), {}) as work:
         plan = work.plan()
-        assert sum("left alone" in note for note in plan.notes) == 2
+        assert sum("not in the data folder" in note for note in plan.notes) == 2
         assert work.run(plan, TELLER, "it", NOW + 60) == []
     assert not (tmp_path / "vault").exists()
     assert not (new / "custody").exists()

@@ -302,7 +302,7 @@ def test_what_is_dated_after_now_counts_for_nothing(tmp_path: Path) -> None:
     one = Installed(tmp_path / "data")
     store, data, there = one.harness.store, one.folder, tmp_path / "place"
     wrong = make(store, data, there, now=NOW + 4e7)
-    with pytest.raises(BackupError, match="dated after now"):
+    with pytest.raises(BackupError, match="dated in the future"):
         find(str(there), now=NOW)
     one.invalidate("later")
     right = make(store, data, there, now=NOW + 10)

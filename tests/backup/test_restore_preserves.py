@@ -169,16 +169,16 @@ def test_the_plan_tells_what_gives_access_again(tmp_path: Path) -> None:
     harness.close()
     with Restore(archive, Target(one.folder), {}) as work:
         notes = work.plan().notes
-    assert [note for note in notes if "again" in note or "comes back" in note] == [
-        f"key group {idle} (idle) was deleted after the archive was made, and comes back",
-        f"key group {one.group} (photos) trusts the public key {second} again, which was taken out of it since",
-        f"public key {spare} (spare) was deleted after the archive was made, and comes back",
-        "user ann was deleted after the archive was made, and comes back",
-        "access key AK1 of ann was deleted after the archive was made, and comes back",
+    assert [note for note in notes if "again" in note or "is restored" in note] == [
+        f"key group {idle} (idle) was deleted after the archive was made, and is restored",
+        f"key group {one.group} (photos) trusts the public key {second} again, which was removed from it since",
+        f"public key {spare} (spare) was deleted after the archive was made, and is restored",
+        "user ann was deleted after the archive was made, and is restored",
+        "access key AK1 of ann was deleted after the archive was made, and is restored",
         "access key AK2 of bob was made inactive since, and is active again",
     ]
     with Restore(archive, Target(tmp_path / "new"), {}) as work:
-        assert not [note for note in work.plan().notes if "comes back" in note]
+        assert not [note for note in work.plan().notes if "is restored" in note]
 
 
 def test_a_plan_only_looks(tmp_path: Path) -> None:

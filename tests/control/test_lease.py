@@ -85,12 +85,12 @@ def test_who_is_alone_always_leads() -> None:
 
 def test_each_step_is_recorded(store: Store) -> None:
     audited = AuditListener(store, ACCOUNT, random.Random(1))
-    telling = RotationEvent(
+    event = RotationEvent(
         "before", 1_800_000_000.0, "films", "G1", "switch", "films-2", "K2", "every edge trusts it"
     )
-    audited.told(telling)
-    audited.told(replace(telling, moment="after"))
-    audited.told(replace(telling, moment="failed", error="no"))
+    audited.on_event(event)
+    audited.on_event(replace(event, moment="after"))
+    audited.on_event(replace(event, moment="failed", error="no"))
     one, other = (each.record for each in trail.search(store, trail.AuditQuery(resource="G1")))
     assert (one["eventName"], one["eventSource"], one["readOnly"]) == ("RotationSwitch", "keyfront", False)
     assert one["requestParameters"] == {

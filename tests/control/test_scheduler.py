@@ -49,7 +49,7 @@ class Running:
     def until(self, true: Callable[[], bool], *, tick: float = 20.0) -> None:
         ends = time.monotonic() + 20
         while not true():
-            assert time.monotonic() < ends, (self.world.stages(), self.world.told_of[-3:])
+            assert time.monotonic() < ends, (self.world.stages(), self.world.events[-3:])
             self.world.obey()
             self.world.now += tick
             time.sleep(0.005)
@@ -104,7 +104,7 @@ def test_what_fails_is_told_once_and_comes_up_again(
     with caplog.at_level(logging.WARNING):
         world.custody_down = True
         world.start()
-        running.until(lambda: sum(each.moment == "failed" for each in world.told_of) >= 3, tick=10)
+        running.until(lambda: sum(each.moment == "failed" for each in world.events) >= 3, tick=10)
         assert len([line for line in caplog.messages if "create" in line and "failed" in line]) == 1
         world.custody_down = False
         running.until(lambda: "1 SIGNING" in world.stages(), tick=10)
@@ -126,11 +126,11 @@ def test_a_clock_that_is_set_back_stalls_nothing(running: Running, world: World)
     world.now += 365 * day  # a clock that is far ahead, with which custody cannot be asked
     world.custody_down = True
     world.start()
-    running.until(lambda: any(each.moment == "failed" for each in world.told_of), tick=0)
+    running.until(lambda: any(each.moment == "failed" for each in world.events), tick=0)
     world.now -= 300.0
     world.custody_down = False
     running.until(
-        lambda: any(each.action == "create" and each.moment == "after" for each in world.told_of), tick=0
+        lambda: any(each.action == "create" and each.moment == "after" for each in world.events), tick=0
     )
 
 

@@ -92,7 +92,7 @@ class World:
         self.edges = {f"E{number}": Edges(self.items) for number in range(distributions)}
         self.texts: dict[str, Record] = {}
         self.writes = 0
-        self.told_of: list[RotationEvent] = []
+        self.events: list[RotationEvent] = []
         self.owed: dict[str, float] = {}
         """Until when edges have to trust a key, by its id: what it may have signed by the terms."""
         self.seen: dict[str, float] = {}
@@ -220,8 +220,8 @@ class World:
             raise error
         return found
 
-    def told(self, telling: RotationEvent) -> None:
-        self.told_of.append(telling)
+    def on_event(self, event: RotationEvent) -> None:
+        self.events.append(event)
 
     # ---- the API
 

@@ -24,7 +24,7 @@ from keyfront.errors import SettingsError
 from keyfront.lifecycle.events import RotationEvent
 from keyfront.lifecycle.hooks import SIGNATURE, STEPS, Hook, HookFailed, Hooks, parse_hooks, read_hooks
 
-TOLD = RotationEvent(
+EVENT = RotationEvent(
     "before", 1_800_000_000.5, "films", "G1", "switch", key="films-2", key_pair_id="K2", reason="due"
 )
 SECRET = b"a secret of the operator's"
@@ -115,7 +115,7 @@ def test_a_file_that_others_may_change_is_refused(tmp_path: Path) -> None:
     assert read_hooks(file) == ()
     if os.geteuid() == 0:
         os.chown(file, 12345, -1)
-        with pytest.raises(SettingsError, match="belongs to somebody else"):
+        with pytest.raises(SettingsError, match="belongs to another user"):
             read_hooks(file)
     with pytest.raises(SettingsError, match="cannot be read"):
         read_hooks(tmp_path / "none")
@@ -158,7 +158,7 @@ def test_the_page_lists_the_steps() -> None:
     ],
 )
 def test_whom_it_concerns(hook: Hook, concerns: bool) -> None:
-    assert hook.concerns(TOLD) is concerns
+    assert hook.matches(EVENT) is concerns
 
 
 # ---- commands
@@ -177,8 +177,8 @@ def test_a_command_is_told(tmp_path: Path) -> None:
         "KEYFRONT_CUSTODY_PASSPHRASE": "secret",
         "PGPASSWORD": "secret",
     }
-    Hooks([hook], environment).told(TOLD)
-    assert msgspec.json.decode(out.read_bytes(), type=RotationEvent) == TOLD
+    Hooks([hook], environment).on_event(EVENT)
+    assert msgspec.json.decode(out.read_bytes(), type=RotationEvent) == EVENT
     told = dict(line.split("=", 1) for line in (tmp_path / "out.env").read_text().splitlines())
     assert "secret" not in told.values()
     assert told["OPS_TOKEN"] == "x"
@@ -197,14 +197,16 @@ def test_who_fails_before_a_step_stops_it(tmp_path: Path) -> None:
     later = tmp_path / "later"
     chain = Hooks([shell("echo first >&2; echo not today >&2; exit 3"), shell(f"touch {later}")])
     with pytest.raises(HookFailed, match=r"/bin/sh: exit status 3: not today$"):
-        chain.told(TOLD)
+        chain.on_event(EVENT)
     assert not later.exists()
 
 
 def test_who_fails_after_a_step_is_told_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     later = tmp_path / "later"
     with caplog.at_level(logging.ERROR):
-        Hooks([shell("exit 1"), shell(f"touch {later}")]).told(msgspec.structs.replace(TOLD, moment="after"))
+        Hooks([shell("exit 1"), shell(f"touch {later}")]).on_event(
+            msgspec.structs.replace(EVENT, moment="after")
+        )
     assert "after switch of films failed" in caplog.text
     assert later.exists()
 
@@ -213,7 +215,7 @@ def test_a_command_that_does_not_end_is_ended_with_all_that_it_started(tmp_path:
     pid = tmp_path / "pid"
     hook = shell(f"sleep 600 & echo $! > {pid}.new; mv {pid}.new {pid}; wait", timeout=0.5)
     with pytest.raises(HookFailed, match=r"did not end within 0.5 seconds"):
-        Hooks([hook]).told(TOLD)
+        Hooks([hook]).on_event(EVENT)
     number = int(pid.read_text())
     for _ in range(200):
         state = Path(f"/proc/{number}/stat")
@@ -226,25 +228,25 @@ def test_a_command_that_does_not_end_is_ended_with_all_that_it_started(tmp_path:
 
 
 def test_what_a_command_leaves_behind_holds_up_nobody() -> None:
-    Hooks([shell("sleep 3 & exit 0", timeout=2)]).told(TOLD)
+    Hooks([shell("sleep 3 & exit 0", timeout=2)]).on_event(EVENT)
 
 
 def test_a_command_that_reads_nothing_and_says_much() -> None:
-    Hooks([shell("head -c 3000000 /dev/zero >&2; head -c 3000000 /dev/zero; exit 0")]).told(TOLD)
-    long = msgspec.structs.replace(TOLD, error="x" * 1_000_000)
-    Hooks([shell("exit 0")]).told(long)
+    Hooks([shell("head -c 3000000 /dev/zero >&2; head -c 3000000 /dev/zero; exit 0")]).on_event(EVENT)
+    long = msgspec.structs.replace(EVENT, error="x" * 1_000_000)
+    Hooks([shell("exit 0")]).on_event(long)
 
 
 def test_another_attempt_helps(tmp_path: Path) -> None:
     once = tmp_path / "once"
-    Hooks([shell(f"test -e {once} || {{ touch {once}; exit 1; }}", retries=1)]).told(TOLD)
+    Hooks([shell(f"test -e {once} || {{ touch {once}; exit 1; }}", retries=1)]).on_event(EVENT)
 
 
 def test_at_the_end_nobody_waits_for_hooks() -> None:
     stopping = threading.Event()
     threading.Timer(0.2, stopping.set).start()
     with pytest.raises(HookFailed, match="Keyfront is ending"):
-        Hooks([shell("sleep 60", retries=5, timeout=60)], stopping=stopping).told(TOLD)
+        Hooks([shell("sleep 60", retries=5, timeout=60)], stopping=stopping).on_event(EVENT)
 
 
 # ---- webhooks
@@ -310,11 +312,11 @@ def webhook(receiver: Receiver, secret: Path, **more: Any) -> Hook:
 
 
 def test_a_webhook_is_told_and_can_tell_who_tells_it(receiver: Receiver, secret: Path) -> None:
-    Hooks([webhook(receiver, secret)], clock=lambda: 1234.9).told(TOLD)
+    Hooks([webhook(receiver, secret)], clock=lambda: 1234.9).on_event(EVENT)
     ((path, headers, body),) = receiver.got
     assert path == "/hook?x=1"
     assert headers["content-type"] == "application/json"
-    assert msgspec.json.decode(body, type=RotationEvent) == TOLD
+    assert msgspec.json.decode(body, type=RotationEvent) == EVENT
     assert json.loads(body)["moment"] == "before"
     digest = hmac.new(SECRET, b"1234." + body, hashlib.sha256).hexdigest()
     assert headers[SIGNATURE.lower()] == f"t=1234,v1={digest}"
@@ -322,19 +324,24 @@ def test_a_webhook_is_told_and_can_tell_who_tells_it(receiver: Receiver, secret:
 
 def test_another_attempt_is_the_same_delivery(receiver: Receiver, secret: Path) -> None:
     receiver.answers = [500, 204]
-    Hooks([webhook(receiver, secret, retries=1)]).told(TOLD)
+    Hooks([webhook(receiver, secret, retries=1)]).on_event(EVENT)
     first, second = receiver.got
     assert first[1]["keyfront-delivery"] == second[1]["keyfront-delivery"]
 
 
 @pytest.mark.parametrize(
     ("answer", "why"),
-    [(500, "answered 500"), (302, "answered 302"), (0, "no answer within"), (-1, "no answer within")],
+    [
+        (500, "the response is 500"),
+        (302, "the response is 302"),
+        (0, "no answer within"),
+        (-1, "no answer within"),
+    ],
 )
 def test_a_webhook_that_fails_stops_the_step(receiver: Receiver, secret: Path, answer: int, why: str) -> None:
     receiver.answers = [answer]
     with pytest.raises(HookFailed, match=why):
-        Hooks([webhook(receiver, secret, timeout=0.5)]).told(TOLD)
+        Hooks([webhook(receiver, secret, timeout=0.5)]).on_event(EVENT)
     assert [path for path, _, _ in receiver.got] == ["/hook?x=1"]
 
 
@@ -343,7 +350,7 @@ def test_who_ends_waits_for_no_webhook(receiver: Receiver, secret: Path) -> None
     stopping = threading.Event()
     threading.Timer(0.2, stopping.set).start()
     with pytest.raises(HookFailed, match="Keyfront is ending"):
-        Hooks([webhook(receiver, secret, timeout=60.0)], {}, stopping).told(TOLD)
+        Hooks([webhook(receiver, secret, timeout=60.0)], {}, stopping).on_event(EVENT)
 
 
 def test_nobody_listens(receiver: Receiver, secret: Path) -> None:
@@ -351,14 +358,14 @@ def test_nobody_listens(receiver: Receiver, secret: Path) -> None:
     receiver.server.shutdown()
     receiver.server.server_close()
     with pytest.raises(HookFailed, match=r"127\.0\.0\.1"):
-        Hooks([hook]).told(TOLD)
+        Hooks([hook]).on_event(EVENT)
 
 
 def test_a_secret_that_others_may_read_by_now_is_not_used(receiver: Receiver, secret: Path) -> None:
     hook = webhook(receiver, secret)
     secret.chmod(0o644)
     with pytest.raises(HookFailed, match="others may read"):
-        Hooks([hook]).told(TOLD)
+        Hooks([hook]).on_event(EVENT)
     assert receiver.got == []
 
 
@@ -374,9 +381,9 @@ def test_in_an_emergency_each_is_called_once_and_none_for_long(
         retries=9,
     )
     never = Hook(("before",), command=("/bin/sh", "-c", f"echo >> {calls}"))
-    telling = msgspec.structs.replace(TOLD, urgent=True)
+    event = msgspec.structs.replace(EVENT, urgent=True)
     with caplog.at_level(logging.ERROR):
-        Hooks((slow, never)).told(telling)
+        Hooks((slow, never)).on_event(event)
     assert calls.read_text() == "\n"
     assert "did not end within" in caplog.text
     assert "an emergency does not wait for it" in caplog.text

@@ -113,9 +113,9 @@ TABLE: dict[str, tuple[Facts, str]] = {
     "in the group": (facts(entry(1, CREATED)), "confirm K1"),
     "in the group, edges do not know": (
         facts(entry(1, CREATED), status="InProgress"),
-        "shows when Deployed: E2",
+        "is known once Deployed: E2",
     ),
-    "in the group, just now": (facts(entry(1, CREATED), modified=NOW - 10), "taken for sure"),
+    "in the group, just now": (facts(entry(1, CREATED), modified=NOW - 10), "is assumed from"),
     "in a group that nobody trusts": (facts(entry(1, CREATED), modified=NOW, distributions=()), "confirm K1"),
     "trusted": (facts(entry(1, PUBLISHED)), "switch K1"),
     "trusted, then taken out": (facts(entry(1, PUBLISHED), out="K1"), "publish K1"),
@@ -127,7 +127,7 @@ TABLE: dict[str, tuple[Facts, str]] = {
     ),
     "custody is away": (
         facts(entry(1, PUBLISHED), held={f"{PLACE}p-1": CustodyState(unknown="timeout")}),
-        "cannot be asked: timeout",
+        "is unavailable: timeout",
     ),
     "signs": (facts(entry(1, SIGNING)), "the next rotation is due"),
     "signs, on demand": (facts(entry(1, SIGNING), terms=ON_DEMAND), "done"),
@@ -138,7 +138,7 @@ TABLE: dict[str, tuple[Facts, str]] = {
     "signs, taken out, paused": (facts(entry(1, SIGNING), out="K1", terms=PAUSED), "publish K1"),
     "signs, taken out, group full of others": (
         facts(entry(1, SIGNING), out="K1", foreign=5),
-        "! p-1 (K1) was taken out of the key group, which is full now",
+        "! p-1 (K1) was removed from the key group, which is full now",
     ),
     "signs, deleted": (facts(entry(1, SIGNING), out="K1", unknown="K1", foreign=1), "create"),
     "signs, custody has it not": (facts(entry(1, SIGNING), held={}), f"! custody has no {PLACE}p-1 here"),
@@ -163,7 +163,7 @@ TABLE: dict[str, tuple[Facts, str]] = {
     "has drained": (facts(entry(1, DRAINING, drain_until=NOW), entry(2, SIGNING)), "release K1"),
     "has drained, but a link was seen": (
         facts(entry(1, DRAINING, drain_until=NOW), entry(2, SIGNING), last_expiry={"K1": NOW + 1}),
-        "by a link that edges have seen",
+        "when a link that edges have seen expires",
     ),
     "has drained, paused": (
         facts(entry(1, DRAINING, drain_until=NOW), entry(2, SIGNING), terms=PAUSED),
@@ -180,7 +180,7 @@ TABLE: dict[str, tuple[Facts, str]] = {
     ),
     "released a moment ago": (
         facts(entry(1, DRAINING, drain_until=NOW - 300, leaving=NOW - 299), entry(2, SIGNING)),
-        "is taken out",
+        "will be removed",
     ),
     "released": (
         facts(entry(1, DRAINING, drain_until=NOW - 300, leaving=NOW - 300), entry(2, SIGNING)),
@@ -200,11 +200,11 @@ TABLE: dict[str, tuple[Facts, str]] = {
             entry(2, SIGNING),
             unseen="AccessDenied",
         ),
-        "! p-1 (K1) has drained, and stays until it is known what edges have seen of it: AccessDenied",
+        "! p-1 (K1) has drained, and stays until edges can report what they have seen of it: AccessDenied",
     ),
     "has drained, and what edges see is not told": (
         facts(entry(1, DRAINING, drain_until=NOW), entry(2, SIGNING), unseen="AccessDenied"),
-        "! p-1 (K1) has drained, and stays until it is known what edges have seen of it: AccessDenied",
+        "! p-1 (K1) has drained, and stays until edges can report what they have seen of it: AccessDenied",
     ),
     "compromised, and what edges see is not told": (
         facts(entry(1, DRAINING, compromised=True, leaving=NOW), entry(2, SIGNING), unseen="AccessDenied"),
@@ -217,7 +217,7 @@ TABLE: dict[str, tuple[Facts, str]] = {
     "removed": (facts(entry(1, DRAINING, leaving=NOW - 300), entry(2, SIGNING), out="K1"), "retire K1"),
     "removed, edges do not know": (
         facts(entry(1, DRAINING, leaving=NOW - 300), entry(2, SIGNING), out="K1", status="InProgress"),
-        "that no edge trusts p-1 (K1) shows when Deployed",
+        "that no edge trusts p-1 (K1) is known once Deployed",
     ),
     "retired": (facts(entry(1, RETIRED), entry(2, SIGNING)), "unregister K1"),
     "retired, in another group": (
@@ -231,7 +231,7 @@ TABLE: dict[str, tuple[Facts, str]] = {
     "retired, forgotten": (facts(entry(1, RETIRED), entry(2, SIGNING), unknown="K1"), "destroy K1"),
     "retired, and nobody knows whether it was registered": (
         facts(replace(entry(1, RETIRED, retired=NOW - 599), key_pair_id=""), entry(2, SIGNING)),
-        "whether CloudFront ever had p-1",
+        "CloudFront may not list p-1",
     ),
     "retired, and was never registered": (
         facts(replace(entry(1, RETIRED, retired=NOW - 600), key_pair_id=""), entry(2, SIGNING)),
@@ -259,7 +259,7 @@ TABLE: dict[str, tuple[Facts, str]] = {
                 f"{PLACE}p-2": CustodyState(PAIRS[2].public_key.fingerprint),
             },
         ),
-        "cannot be asked: away",
+        "is unavailable: away",
     ),
     "gone": (facts(entry(1, RETIRED, gone=NOW), entry(2, SIGNING)), "the next rotation is due"),
     "withdrawn": (facts(entry(1, SIGNING), entry(2, CREATED, leaving=NOW)), "remove K2 F: K1"),
@@ -284,7 +284,7 @@ TABLE: dict[str, tuple[Facts, str]] = {
     ),
     "compromised, serves": (
         facts(entry(1, SIGNING, compromised=True), entry(2, CREATED), status="InProgress"),
-        "shows when Deployed",
+        "is known once Deployed",
     ),
     "compromised, serves, paused": (
         facts(entry(1, SIGNING, compromised=True), entry(2, PUBLISHED), terms=PAUSED),
@@ -352,7 +352,7 @@ TABLE: dict[str, tuple[Facts, str]] = {
     "no clock told": (facts(entry(1, PUBLISHED), skew=None), "switch K1"),
     "a time to come": (
         facts(entry(1, SIGNING, signing=NOW + 61)),
-        "! the record has a time that is yet to come",
+        "! the record has a time in the future",
     ),
     "the group is gone": (facts(entry(1, SIGNING), group=None), "! the key group group is gone"),
     "another has its name": (
@@ -360,7 +360,7 @@ TABLE: dict[str, tuple[Facts, str]] = {
             replace(entry(1, CREATED), key_pair_id=""),
             public_keys=(KnownKey("KX", "p-1", PAIRS[2].public_key.pem),),
         ),
-        "! CloudFront has another public key of the name p-1, KX",
+        "! CloudFront has another public key named p-1, KX",
     ),
 }
 
@@ -437,7 +437,7 @@ def test_the_record_stays_small() -> None:
 )
 def test_schedules(every: float | str, since: float, due: float | None) -> None:
     if due is None:
-        with pytest.raises(RotationError, match="is no schedule"):
+        with pytest.raises(RotationError, match="is not a schedule"):
             next_due(every, since)
     else:
         assert next_due(every, since) == due
@@ -456,7 +456,7 @@ def test_names_follow_from_the_group_and_do_not_meet() -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"every": "61 * * * *"}, "is no schedule"),
+        ({"every": "61 * * * *"}, "is not a schedule"),
         ({"every": 0.0}, "more than 0"),
         ({"every": -5.0}, "length in seconds"),
         ({"overlap": float("nan")}, "length in seconds"),
@@ -467,7 +467,7 @@ def test_names_follow_from_the_group_and_do_not_meet() -> None:
         ({"place": "file:/keys/one"}, "ends with a slash"),
         ({"place": "awskms:cdn/", "grace": 31 * DAY}, "for 30 days at most: a grace of 31 days is too long"),
         ({"place": "awssm:cdn/", "grace": 60 * DAY}, "for 30 days at most"),
-        ({"place": "vault:transit/"}, "grace is 0 there, or its URI says notes="),
+        ({"place": "vault:transit/"}, "set grace to 0, or add notes= to the URI"),
     ],
 )
 def test_terms_that_make_no_sense(change: dict[str, float | str], why: str) -> None:
@@ -477,7 +477,7 @@ def test_terms_that_make_no_sense(change: dict[str, float | str], why: str) -> N
 
 def test_terms_that_will_surprise() -> None:
     assert commands.warnings(TERMS, NOW) == ()
-    assert "wait for places" in commands.warnings(replace(TERMS, every=10 * DAY), NOW)[0]
+    assert "wait for slots" in commands.warnings(replace(TERMS, every=10 * DAY), NOW)[0]
     assert commands.warnings(replace(TERMS, every=15 * DAY), NOW) == ()
 
 
@@ -547,7 +547,7 @@ def test_a_lost_edge_holds_everything_up_and_breaks_nothing(world: World) -> Non
     assert world.run(days=400) == ["create 2", "register 2", "publish 2"]
     wait = world.step().wait
     assert wait is not None
-    assert "shows when Deployed: E1" in wait.reason
+    assert "is known once Deployed: E1" in wait.reason
     world.edges["E1"].lost = False
     assert world.run(days=1)[:2] == ["confirm 2", "switch 2"]
     world.edges["E0"].lost = True
@@ -579,7 +579,7 @@ def test_clocks_that_jump_together_do_nothing_in_the_time_that_it_takes_to_see_i
     world.now = true
     wait = world.step().wait
     assert wait is not None
-    assert "yet to come" in wait.reason
+    assert "in the future" in wait.reason
     world.conductor().resume("photos")
     assert world.run(days=1) == []
     assert world.entry(1).leaving == 0
@@ -715,7 +715,7 @@ def test_an_emergency_does_not_wait_for_custody_nor_for_a_pause(world: World) ->
 
 def test_a_listener_can_keep_a_step_from_being_taken(world: World) -> None:
     class No:
-        def told(self, telling: object) -> None:
+        def on_event(self, event: object) -> None:
             raise RotationError("the hook says no")
 
     world.conductor().rotate("photos")
@@ -723,17 +723,17 @@ def test_a_listener_can_keep_a_step_from_being_taken(world: World) -> None:
     conductor._listeners = [world, No()]
     outcome = conductor.step("photos")
     assert outcome.error == "the hook says no"
-    assert world.told_of[-1].moment == "failed"
+    assert world.events[-1].moment == "failed"
     assert len(world.private) == 1
-    world.told_of.clear()
+    world.events.clear()
     world.run(days=1)
-    assert actions(world.told_of) == actions(world.told_of, "before")
-    assert world.told_of[0].action == "create"
+    assert actions(world.events) == actions(world.events, "before")
+    assert world.events[0].action == "create"
 
 
 def test_an_emergency_is_told_and_asks_nobody(world: World) -> None:
     class No:
-        def told(self, telling: object) -> None:
+        def on_event(self, event: object) -> None:
             raise RotationError("the hook says no")
 
     conductor = world.conductor()
@@ -748,10 +748,10 @@ def test_an_emergency_is_told_and_asks_nobody(world: World) -> None:
 @pytest.mark.parametrize(
     ("order", "why"),
     [
-        (lambda c: c.emergency("photos", "K9"), "no key of the rotation"),
-        (lambda c: c.emergency("photos", ""), "no key of the rotation"),
+        (lambda c: c.emergency("photos", "K9"), "not a key of the rotation"),
+        (lambda c: c.emergency("photos", ""), "not a key of the rotation"),
         (lambda c: c.rollback("photos"), "no key to go back to"),
-        (lambda c: c.change_terms("photos", lambda t: replace(t, every="x")), "is no schedule"),
+        (lambda c: c.change_terms("photos", lambda t: replace(t, every="x")), "is not a schedule"),
         (lambda c: c.rotate("films"), "is not rotated"),
     ],
 )
@@ -832,12 +832,12 @@ def test_what_failed_is_tried_again_after_a_while_and_told_until_then(world: Wor
     world.conductor().rotate("photos")
     conductor = world.conductor()
     assert conductor.step("photos").taken is not None
-    tries = world.told_of.copy()
+    tries = world.events.copy()
     first = conductor.step("photos")
     again = conductor.step("photos")
     assert "TooManyPublicKeys" in first.error
     assert again.error == first.error
-    assert [each.moment for each in world.told_of[len(tries) :]] == ["before", "failed"]
+    assert [each.moment for each in world.events[len(tries) :]] == ["before", "failed"]
     world.quota += 1
     world.now += 61
     done = conductor.step("photos")
@@ -873,7 +873,7 @@ def test_what_edges_have_seen_is_refused_and_an_emergency_goes_on(world: World) 
     assert not world.trusts("K2")
 
 
-def test_a_burnt_key_that_was_rolled_back_goes_with_all_that_is_left_of_it(world: World) -> None:
+def test_a_compromised_key_that_was_rolled_back_goes_with_all_that_is_left_of_it(world: World) -> None:
     world.conductor().rotate("photos")
     world.run(days=1)
     world.conductor().rollback("photos")
@@ -895,10 +895,10 @@ def test_no_way_back_to_a_key_that_an_edge_may_not_have(world: World) -> None:
     taken = world.step().taken
     assert taken is not None
     assert taken.action is Action.PUBLISH
-    with pytest.raises(RotationError, match="shows when Deployed: E0, E1"):
+    with pytest.raises(RotationError, match="is known once Deployed: E0, E1"):
         world.conductor().rollback("photos")
     world.obey()
-    with pytest.raises(RotationError, match="is taken for sure at"):
+    with pytest.raises(RotationError, match="is assumed from"):
         world.conductor().rollback("photos")
     world.now += 301
     world.conductor().rollback("photos")
@@ -930,7 +930,7 @@ def test_a_key_that_is_not_the_records_is_not_deleted(world: World, late: bool) 
 
         world.describe = describe_once  # type: ignore[method-assign, assignment]
         conductor.step("photos")
-        assert [each.moment for each in world.told_of if "has another key" in each.error] == ["failed"]
+        assert [each.moment for each in world.events if "has another key" in each.error] == ["failed"]
     else:
         swap()
         wait = conductor.step("photos").wait
@@ -958,7 +958,7 @@ def films(world: World) -> KeyGroupRecord:
     return record
 
 
-def test_a_burnt_key_is_burnt_in_every_group_that_has_it(world: World) -> None:
+def test_a_compromised_key_is_compromised_in_every_group_that_has_it(world: World) -> None:
     films(world)
     conductor = world.conductor()
     assert conductor.sharing("photos", world.entry(1)) == {"films": f"{PLACE}same"}
@@ -980,7 +980,7 @@ def test_a_record_that_cannot_be_changed_is_named_and_the_others_are(world: Worl
         return save_(name, data, version)
 
     world.write = write  # type: ignore[method-assign]
-    with pytest.raises(RotationError, match=r"films has the same key, and does not know .*read only"):
+    with pytest.raises(RotationError, match=r"films has the same key, and could not be marked .*read only"):
         conductor.emergency("photos", "K1")
     assert world.record.entries[0].compromised
 
@@ -989,10 +989,10 @@ def test_an_emergency_is_written_before_anybody_is_told(world: World) -> None:
     seen: list[tuple[str, str, bool, bool]] = []
 
     class Looks:
-        def told(self, telling: RotationEvent) -> None:
+        def on_event(self, event: RotationEvent) -> None:
             signing = world.record.signing
-            burnt = signing is None or signing.compromised
-            seen.append((telling.moment, telling.action, telling.urgent, burnt))
+            compromised = signing is None or signing.compromised
+            seen.append((event.moment, event.action, event.urgent, compromised))
 
     conductor = world.conductor()
     conductor._listeners = [Looks()]

@@ -67,7 +67,7 @@ def test_rotations_that_overlap_wait_for_a_place(site: Site) -> None:
     assert site.run() == []
     wait = site.step().wait
     assert wait is not None
-    assert "already, 1 of them not of this rotation, and 2 of its 5 places stay free" in wait.reason
+    assert "already, 1 of them not of this rotation, and 2 of its 5 slots are reserved" in wait.reason
     assert site.says(early) == "granted"
     assert sorted(site.run(31)) == sorted([*key(1, OLD), *key(3, NEW)])
     assert site.stages == "1 RETIRED, 2 DRAINING, 3 SIGNING"

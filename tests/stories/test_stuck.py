@@ -146,7 +146,8 @@ def test_a_stuck_worker_is_replaced(app: int, tmp_path: Path, which: str) -> Non
             ask(up, host)
         assert set(before) - set(stuck) <= set(up.worker_pids())
         up.until(
-            lambda: sum("has had no heartbeat for 3 seconds" in line for line in up.log) == len(stuck), PATIENCE
+            lambda: sum("has had no heartbeat for 3 seconds" in line for line in up.log) == len(stuck),
+            PATIENCE,
         )
         distribution(up, app, "2")
 

@@ -1,4 +1,4 @@
-"""Audit records about archives: who took one, who restored from one."""
+"""Audit records about archives: who made one, who restored one."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ RESTORED = "RestoreBackup"
 
 
 class AuditActor(NamedTuple):
-    """Who is at work: `by` names the command and the login, `account` is the account's twelve digits. Whoever works on
-    the data folder itself is its root."""
+    """Who runs the command: `by` is the command and the login, `account` the twelve digits of the account. Whoever has
+    access to the data folder acts as the root of the account."""
 
     by: str
     account: str
@@ -26,22 +26,22 @@ class AuditActor(NamedTuple):
 
 def append_event(
     transaction: Transaction,
-    teller: AuditActor,
+    actor: AuditActor,
     event: str,
     parameters: dict[str, Any],
     elements: dict[str, Any],
     now: float,
 ) -> None:
-    """Write at the end of the log that `event` happened, to what (`parameters`), with which outcome (`elements`)."""
-    root = Caller("", f"arn:aws:iam::{teller.account}:root", teller.account, teller.account)
+    """Append to the audit log that `event` happened, with its request `parameters` and response `elements`."""
+    root = Caller("", f"arn:aws:iam::{actor.account}:root", actor.account, actor.account)
     call = Call(
         operation=event,
         params=parameters,
         caller=root,
         source_ip="local",
-        user_agent=teller.by,
-        request_id=f"{teller.rng.getrandbits(128):032x}",
+        user_agent=actor.by,
+        request_id=f"{actor.rng.getrandbits(128):032x}",
         now=now,
         source=SOURCE,
     )
-    audit.append(transaction, audit.entry(call, elements, teller.rng))
+    audit.append(transaction, audit.entry(call, elements, actor.rng))

@@ -16,8 +16,8 @@ import msgspec
 import sqlalchemy as sa
 
 from keyfront.backup import coverage
-from keyfront.backup.archive import files as belongings
-from keyfront.backup.archive import keys as custodies
+from keyfront.backup.archive import files as archived_files
+from keyfront.backup.archive import keys as archived_keys
 from keyfront.backup.archive import tables
 from keyfront.backup.archive.container import FORMAT, Manifest, Proof, Writer, lines, read_manifest
 from keyfront.backup.archive.files import File
@@ -25,7 +25,7 @@ from keyfront.backup.archive.keys import KeyRow, RecordRow
 from keyfront.backup.archive.names import Name, holding
 from keyfront.backup.archive.tables import PREFIX
 from keyfront.backup.audit import CREATED
-from keyfront.control.audit import search as trail
+from keyfront.control.audit import search as audit_search
 from keyfront.control.audit.records import READS
 from keyfront.control.identity import users
 from keyfront.control.publish.compiler import Compiler
@@ -115,18 +115,18 @@ def take(
     writer = Writer()
     state = hashlib.sha256(msgspec.json.encode(options))
     missing: list[str] = []
-    files, trouble = belongings.found(folder)
-    place = custodies.place_of_records(folder, options.records)
-    records, why = custodies.found_records(place, environment)
+    files, trouble = archived_files.found(folder)
+    place = archived_keys.place_of_records(folder, options.records)
+    records, why = archived_keys.found_records(place, environment)
     trouble += why
     successions = [found for row in records if (found := row.succession()) is not None]
     keys: list[KeyRow] = []
     if options.private_keys:
-        keys, kept, why = custodies.found_keys(successions, options.custodies, environment)
+        keys, kept, why = archived_keys.found_keys(successions, options.custodies, environment)
         missing += kept
         trouble += why
     else:
-        missing += custodies.not_contained(successions, environment)
+        missing += archived_keys.not_contained(successions, environment)
 
     for section, rest in (
         ("files", (file.line() for file in files)),
@@ -153,10 +153,10 @@ def take(
         snapshot = compiled(transaction, source.account)
         audited = tables.rows(transaction, _audit)
         writer.section(PREFIX + _audit.name, map(tables.line, audited))  # the longest comes last
-        verdict = trail.verify_rows(_audit_rows(transaction))
+        verdict = audit_search.verify_rows(_audit_rows(transaction))
     if verdict.fault:
         trouble.append(f"the audit log's chain is broken: {verdict.fault}")
-    made, why = custodies.proofs(successions, snapshot, now, environment)
+    made, why = archived_keys.proofs(successions, snapshot, now, environment)
     alone = coverage.unasked(snapshot, [*options.urls, *(proof.url for proof in made)])
     why += [f"proof for {behavior}: no key that signs for it could be had" for behavior in alone]
     manifest = Manifest(
@@ -216,7 +216,7 @@ def digest(snapshot: Snapshot) -> str:
 
 def _audit_rows(transaction: Transaction) -> Iterator[AuditRow]:
     last = 0
-    while page := transaction.audit(after=last, limit=trail.PAGE):
+    while page := transaction.audit(after=last, limit=audit_search.PAGE):
         yield from page
         last = page[-1].number
 
@@ -275,9 +275,9 @@ def read(plain: bytes) -> Archive:
             raise BackupError(f"it has a part {name!r}, of which this Keyfront knows nothing")
     return Archive(
         manifest,
-        belongings.read(lines(plain, "files")),
-        custodies.read_records(lines(plain, "records")),
-        custodies.read_keys(lines(plain, "keys")),
+        archived_files.read(lines(plain, "files")),
+        archived_keys.read_records(lines(plain, "records")),
+        archived_keys.read_keys(lines(plain, "keys")),
         plain,
     )
 
@@ -291,7 +291,7 @@ def judge(archive: Archive, account: str, keyfront: str) -> Snapshot:
     :raises BackupError: if it is not what was taken.
     """
     manifest = archive.manifest
-    verdict = trail.verify_rows(tables.audit_row(line) for line in archive.lines(PREFIX + _audit.name))
+    verdict = audit_search.verify_rows(tables.audit_row(line) for line in archive.lines(PREFIX + _audit.name))
     if verdict.anchor != manifest.audit:
         raise BackupError(f"its audit log is not the one that was taken: {verdict.fault or verdict.anchor}")
     store = archive.store(Memory(), without=(_audit.name,))

@@ -17,7 +17,7 @@ from keyfront.backup.audit import CREATED, AuditActor, append_event
 from keyfront.backup.capture import Capture, CaptureOptions, Source, Unchanged
 from keyfront.backup.retention import Rule, kept
 from keyfront.backup.targets import Place
-from keyfront.control.audit import search as trail
+from keyfront.control.audit import search as audit_search
 from keyfront.control.store.store import Store
 from keyfront.errors import ApiError, BackupError
 
@@ -166,8 +166,8 @@ def _recorded(store: Store, archives: Iterable[Name]) -> dict[str, tuple[int, st
     found: dict[str, tuple[int, str]] = {}
     for archive in archives:
         # A name has the time to the millisecond.
-        then = trail.AuditQuery(since=archive.taken - 1, until=archive.taken + 1, event=CREATED)
-        for row in trail.search(store, then):
+        then = audit_search.AuditQuery(since=archive.taken - 1, until=archive.taken + 1, event=CREATED)
+        for row in audit_search.search(store, then):
             try:
                 record = msgspec.convert(row.record, _Record)
             except msgspec.ValidationError:

@@ -39,7 +39,7 @@ import msgspec
 import sqlalchemy as sa
 
 from keyfront.backup import coverage
-from keyfront.backup.archive import keys as custodies
+from keyfront.backup.archive import keys as archived_keys
 from keyfront.backup.archive.container import Proof
 from keyfront.backup.audit import AuditActor
 from keyfront.backup.capture import Archive
@@ -104,7 +104,9 @@ def drill(
     wanted += [("in the archive", proof) for proof in archive.manifest.proofs]
     for row in archive.keys:
         if row.key_pair_id:
-            wanted += [("by the archived key", proof) for proof in custodies.signed_with(row, snapshot, now)]
+            wanted += [
+                ("by the archived key", proof) for proof in archived_keys.signed_with(row, snapshot, now)
+            ]
     if not wanted:
         raise SettingsError(
             "there is no signed URL to ask for: the archive holds neither one nor a private key that signs; "

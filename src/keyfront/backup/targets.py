@@ -238,6 +238,6 @@ def find(text: str, endpoint: str = "", *, now: float) -> tuple[list[Found], lis
     past = [Found(str(archive), place) for archive in sorted(archives, reverse=True) if archive.taken <= now]
     if not past:
         raise BackupError(
-            f"all archives in {place.uri} are dated after now, which a wrong clock does: name one of them"
+            f"all archives in {place.uri} are dated in the future, as a wrong clock does: name one of them"
         )
     return past, [str(archive) for archive in archives if archive.taken > now]

@@ -359,9 +359,9 @@ def emergency(
     Takes all steps that it needs, and waits for the edges. Paused rotations too. Other groups whose record has the key
     do the same.
     """
-    from keyfront.lifecycle.commands import found
+    from keyfront.lifecycle.commands import find_entry
 
-    entry = found(conductor.record(group).succession, key_id)
+    entry = find_entry(conductor.record(group).succession, key_id)
     others = list(conductor.sharing(group, entry))
     if others:
         complain(f"the same key is in {', '.join(others)} too, and leaves there as well")
@@ -376,7 +376,7 @@ def emergency(
     try:
         conductor.emergency(group, entry.uri, _by(), keep_serving=keep_serving)
     except RotationError as error:
-        if not found(conductor.record(group).succession, entry.uri).compromised:
+        if not find_entry(conductor.record(group).succession, entry.uri).compromised:
             raise
         complain(str(error))
         status = WORK

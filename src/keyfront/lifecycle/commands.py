@@ -1,7 +1,7 @@
-"""What a person may ask of a rotation. Pure: the record as it is, and as it is to be. The rules do the rest.
+"""Commands to a rotation. Pure: the record as it is, and the record that the command writes. The rules do the rest.
 
-Every order is one write of the record, so it holds from then on whatever else happens; a step that was decided before
-loses (its write is refused, and the facts are read again).
+Every command is one write of the record, so it holds from then on whatever else happens. A step that was decided before
+it loses: its write is refused, and the facts are read again.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from keyfront.custody.key_uri import split
 from keyfront.errors import CustodyError, RotationError
 from keyfront.lifecycle.rotation import (
     CLOCKS,
-    FREE,
-    PLACES,
+    RESERVED_SLOTS,
+    SLOTS,
     Action,
     Facts,
     Group,
@@ -37,8 +37,9 @@ replace = msgspec.structs.replace
 
 
 def validated(terms: RotationPolicy, now: float) -> RotationPolicy:
-    """
-    :raises RotationError: if a rotation cannot go by `terms`.
+    """`terms`, once checked.
+
+    :raises RotationError: if a rotation cannot follow them.
     """
     try:
         check(KeyGroupRecord("terms", "", terms))
@@ -51,26 +52,26 @@ def validated(terms: RotationPolicy, now: float) -> RotationPolicy:
         raise RotationError(str(error)) from None
     if name:
         raise RotationError(f"{terms.place} names a key; a place without a key's name ends with a slash")
-    if fault := _ungraceful(terms):
+    if fault := _grace_error(terms):
         raise RotationError(fault)
     if terms.every != "":
         following = next_due(terms.every, now)
         if not math.isfinite(following) or following <= now:
-            raise RotationError(f"{terms.every!r} is no schedule")
+            raise RotationError(f"{terms.every!r} is not a schedule")
     return terms
 
 
 LONGEST_GRACE: Mapping[str, float] = {"awskms": 30 * DAY, "awssm": 30 * DAY}
-"""How long places that set a limit keep a key that is to be deleted, by scheme, seconds."""
+"""The longest grace, in seconds, of the schemes that have a limit."""
 
 
-def _ungraceful(terms: RotationPolicy) -> str:
-    """Why the place cannot keep a RETIRED key for `grace`, as far as it shows in its URI; empty if it can."""
+def _grace_error(terms: RotationPolicy) -> str:
+    """Why the place cannot keep a RETIRED key for `grace`, as far as its URI shows; empty if it can."""
     place = split(terms.place)
     longest = LONGEST_GRACE.get(place.scheme)
     if longest is not None and terms.grace > longest:
         return (
-            f"{place.scheme}: keeps a key that is to be deleted for {_length(longest)} at most: "
+            f"{place.scheme}: keeps a deleted key for {_length(longest)} at most: "
             f"a grace of {_length(terms.grace)} is too long"
         )
     options = {option.partition("=")[0] for option in place.options.split("&")}
@@ -80,24 +81,22 @@ def _ungraceful(terms: RotationPolicy) -> str:
         and terms.grace
         and "notes" not in options
     ):
-        return (
-            f"{terms.place} keeps no key that is to be deleted, so grace is 0 there, or its URI says notes="
-        )
+        return f"{terms.place} cannot delay a deletion: set grace to 0, or add notes= to the URI"
     return ""
 
 
 def warnings(terms: RotationPolicy, now: float) -> tuple[str, ...]:
-    """What is allowed in `terms` and will surprise."""
+    """What `terms` allow but an operator may not expect."""
     found: list[str] = []
     if terms.every != "":
         first = next_due(terms.every, now)
         length = next_due(terms.every, first) - first
         drains = max(terms.overlap, terms.reach)
-        most = PLACES - FREE - 1
+        most = SLOTS - RESERVED_SLOTS - 1
         if drains > most * length:
             found.append(
                 f"a key drains for {_length(drains)} and signs for {_length(length)}: more than {most} would have to "
-                "be trusted beside the one that signs, so rotations will wait for places in the key group"
+                "be trusted beside the signing key, so rotations will wait for slots in the key group"
             )
     return tuple(found)
 
@@ -129,7 +128,7 @@ def initial_record(
 
 
 def rotated(record: KeyGroupRecord, now: float) -> KeyGroupRecord:
-    """A rotation now, whatever the schedule says.
+    """Rotate now, whatever the schedule says.
 
     :raises RotationError: if one is under way, or all is paused.
     """
@@ -141,18 +140,18 @@ def rotated(record: KeyGroupRecord, now: float) -> KeyGroupRecord:
 
 
 def paused(record: KeyGroupRecord) -> KeyGroupRecord:
-    """No further step but what an emergency or a withdrawal needs."""
+    """Take no further step except those of an emergency or a withdrawal."""
     return replace(record, terms=replace(record.terms, paused=True))
 
 
 def resumed(record: KeyGroupRecord, now: float) -> KeyGroupRecord:
-    """Go on. Times of the record that are yet to come are those of a clock that was wrong: they count from now."""
-    entries = tuple(_sobered(record, entry, now) for entry in record.entries)
+    """Continue. Times in the future come from a clock that was wrong, and are set to `now`."""
+    entries = tuple(_without_future_times(record, entry, now) for entry in record.entries)
     asked = min(record.asked, now)
     return replace(record, terms=replace(record.terms, paused=False), entries=entries, asked=asked)
 
 
-def _sobered(record: KeyGroupRecord, entry: Entry, now: float) -> Entry:
+def _without_future_times(record: KeyGroupRecord, entry: Entry, now: float) -> Entry:
     limit = now + CLOCKS
     changes: dict[str, float] = {
         name: now
@@ -167,29 +166,33 @@ def _sobered(record: KeyGroupRecord, entry: Entry, now: float) -> Entry:
     return replace(entry, **changes)
 
 
-def back_to(record: KeyGroupRecord) -> Entry | None:
-    """The key that a rollback would let sign again; None if it only withdraws the key to come.
+def rollback_target(record: KeyGroupRecord) -> Entry | None:
+    """The key that would sign again after a rollback; None if the rollback only withdraws the next key.
 
     :raises RotationError: if there is neither.
     """
     if urgent(record):
-        raise RotationError("the key that signs is compromised: there is no way back to it, nor past it")
+        raise RotationError(
+            "the key that signs is compromised: a rollback can neither return to it nor skip it"
+        )
     if next_key(record):
         return None
     able = [e for e in record.entries if e.stage is Stage.DRAINING and not e.leaving and not e.compromised]
     if not able:
-        raise RotationError("there is no key to go back to: none is DRAINING, and none is on its way")
+        raise RotationError(
+            "there is no key to go back to: none is DRAINING, and no next key has been created"
+        )
     return max(able, key=lambda entry: entry.draining)
 
 
 def rolled_back(facts: Facts, now: float) -> KeyGroupRecord:
-    """Back to the key that signed before; a key that does not sign yet is withdrawn instead. Paused, for otherwise the
-    schedule would soon do the same again.
+    """Go back to the previous key, or withdraw the next key if there is one. The rotation is paused, since the schedule
+    would otherwise soon do the same again.
 
     :raises RotationError: if there is nothing to go back to, or that key cannot sign.
     """
     record = facts.record
-    previous, next_ = back_to(record), next_key(record)
+    previous, next_ = rollback_target(record), next_key(record)
     if next_ is not None:
         step = Step(Action.RELEASE, next_.uri, "rolled back")
     elif previous is not None:
@@ -201,20 +204,20 @@ def rolled_back(facts: Facts, now: float) -> KeyGroupRecord:
             raise RotationError(f"{named(previous)} cannot sign again yet: {wait.reason}")
         step = Step(Action.SWITCH, previous.uri, "rolled back")
     else:
-        return record  # back_to has said why
+        return record  # rollback_target has raised the reason
     return replace(paused(after(record, step, now)), asked=0.0)
 
 
 def compromised(
     record: KeyGroupRecord, key: str, now: float, *, keep_serving: bool = False
 ) -> KeyGroupRecord:
-    """The key leaves every edge now, without overlap. If it is the one that signs, another takes its place.
+    """Remove the key from every edge now, without overlap. If it signs, another key takes its place.
 
     :param key: its id at CloudFront, its name, or its URI.
-    :param keep_serving: if it signs, let edges trust it until the other one is trusted everywhere.
+    :param keep_serving: if it signs, let edges trust it until its successor is trusted everywhere.
     :raises RotationError: if it is none of the record's, or no edge trusts it any more.
     """
-    entry = found(record, key)
+    entry = find_entry(record, key)
     if entry.stage is Stage.RETIRED:
         raise RotationError(f"{named(entry)} is RETIRED: no edge trusts it any more")
     served = keep_serving and entry.stage is Stage.SIGNING
@@ -223,8 +226,8 @@ def compromised(
     return replace(record, entries=tuple(marked if each is entry else each for each in record.entries))
 
 
-def found(record: KeyGroupRecord, key: str) -> Entry:
-    """The record's key of that id, name or URI.
+def find_entry(record: KeyGroupRecord, key: str) -> Entry:
+    """The key of the record with that id, name or URI.
 
     :raises RotationError: if there is none.
     """
@@ -232,7 +235,7 @@ def found(record: KeyGroupRecord, key: str) -> Entry:
         if key and key in (entry.key_pair_id, entry.uri, name_of(entry.uri)):
             return entry
     ours = ", ".join(named(entry) for entry in record.entries) or "none"
-    raise RotationError(f"{key} is no key of the rotation of {record.group}, whose keys are: {ours}")
+    raise RotationError(f"{key} is not a key of the rotation of {record.group}, whose keys are: {ours}")
 
 
 def _length(seconds: float) -> str:

@@ -1,7 +1,7 @@
-"""Who is told of each step of a rotation, and of each order: hooks, the audit log, a file of lines.
+"""Events of rotations and their listeners: hooks, the audit log, a journal file.
 
-A listener is called three times at most for one thing: `before` it, and `after` it or when it has `failed`. What it
-raises before a step keeps the step from being taken; what it raises later is logged, and changes nothing.
+A listener gets at most two events for each step and each command: `before`, and then `after` or `failed`. If it raises
+an error before a step, the step is not taken; an error that it raises later is logged and changes nothing.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ Phase = Literal["before", "after", "failed"]
 
 
 class RotationEvent(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is told. `at` is epoch seconds. `action` is a step's (`rotation.Action`) or an order's (start, rotate,
-    pause, resume, rollback, emergency, terms, stop); `by` is who gave the order, empty for a step. `key` is the key's
-    name in custody, `key_pair_id` its id at CloudFront, as far as there is one; `error` is why it failed.
-    `urgent`: it is an emergency's, which waits for nobody, so that `before` too is told after it. No secret is in it.
+    """A step of a rotation or a command to one. It holds no secret.
+
+    `at` is epoch seconds. `action` is a step (`rotation.Action`) or a command (start, rotate, pause, resume, rollback,
+    emergency, terms, stop). `by` is who gave the command, empty for a step. `key` is the name of the key in custody,
+    `key_pair_id` its id at CloudFront if it has one. `error` says why it failed. An `urgent` event belongs to an
+    emergency, which waits for no listener: even its `before` is sent after the step.
     """
 
     moment: Phase
@@ -42,40 +44,40 @@ class RotationEvent(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Listener(Protocol):
-    def told(self, telling: RotationEvent) -> None:
-        """Called in the thread that takes the step, so a step waits for it.
+    def on_event(self, event: RotationEvent) -> None:
+        """Called in the thread that takes the step, so the step waits for it.
 
-        :raises RotationError: before a step: the step is not taken, and comes up again later.
+        :raises RotationError: before a step, to prevent it. The step is tried again later.
         """
 
 
 class Journal:
-    """A file of lines, one JSON object each, for whoever has no audit log to look into."""
+    """A file with one JSON object per line, for rotations that run without an audit log."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def told(self, telling: RotationEvent) -> None:
-        if telling.moment == "before":
+    def on_event(self, event: RotationEvent) -> None:
+        if event.moment == "before":
             return
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            os.write(descriptor, msgspec.json.encode(telling) + b"\n")
+            os.write(descriptor, msgspec.json.encode(event) + b"\n")
         finally:
             os.close(descriptor)
 
 
-def notify(listeners: Iterable[Listener], telling: RotationEvent) -> None:
-    """Tell all of them.
+def notify(listeners: Iterable[Listener], event: RotationEvent) -> None:
+    """Send the event to all listeners.
 
-    :raises RotationError: before a step, if one of them raises anything.
+    :raises RotationError: before a step, if one of them raises any error.
     """
     for listener in listeners:
         try:
-            listener.told(telling)
+            listener.on_event(event)
         except Exception as error:
-            if telling.moment == "before":
+            if event.moment == "before":
                 if isinstance(error, KeyfrontError):
                     raise
                 raise RotationError(f"a listener failed: {type(error).__name__}: {error}") from error
-            log.error("a listener of %s %s failed: %s", telling.action, telling.group, error)
+            log.error("a listener of %s %s failed: %s", event.action, event.group, error)

@@ -1,9 +1,10 @@
-"""Takes the steps of rotations: gathers the facts, asks the rules, does what they say, and tells of it.
+"""Takes the steps of rotations: it gathers the facts, applies the rules, takes the step that they name, and sends
+events.
 
-It keeps nothing but which steps have failed in the last minute, so that it does not try them at each look: each step
-begins with the facts. A step that fails keeps no other from being taken, in the same look. Any number of conductors may
-work on one key group, each in any thread or on any machine. The record is changed only by whoever has seen what was
-there, and so is the key group (its ETag); whoever comes second changes nothing, and looks again.
+Its only state is the steps that failed in the last minute, which it does not try again at once; everything else is read
+anew for each step. A step that fails does not stop other steps of the same pass. Any number of conductors may work on
+one key group, in any thread and on any machine: the record and the key group are changed only by compare-and-swap (the
+record's version, the key group's ETag), so whoever comes second changes nothing and reads again.
 """
 
 from __future__ import annotations
@@ -68,20 +69,22 @@ replace = msgspec.structs.replace
 log = logging.getLogger("keyfront.rotation")
 
 LOOK = 5.0
-"""Seconds until it is worth looking again where the world has to change (a distribution has to be Deployed)."""
+"""Seconds until the next pass while CloudFront has to change (a distribution has to be Deployed)."""
 LATER = 60.0
-"""The same where a person has to do something, or a step has failed."""
+"""The same while an operator has to act, or after a step has failed."""
 ANYWAY = 900.0
-"""The same where nothing is to be done for long: somebody may have taken a key out of the group."""
+"""The same while nothing is due for long: somebody may have removed a key from the group."""
 _LOST = ("PreconditionFailed", "InvalidIfMatchVersion", "PublicKeyAlreadyExists")
-"""What the API says to whoever comes second."""
+"""The API's error codes when somebody else was faster."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What came of one look at a key group: a step was `taken`, or there is something to wait for, or neither (nothing
-    is to be done, ever, or not before somebody asks). A step with an `error` was not taken, and comes up again; with
-    `raced`, because somebody else was quicker, else because it failed, now or a moment ago, and beside it there was
-    nothing to do but `wait`. `again` is when to look again, epoch seconds (None: never)."""
+    """The result of one pass over a key group: a step was `taken`, or there is something to `wait` for, or neither
+    (nothing is due until somebody asks for it).
+
+    A step with an `error` was not taken and is tried again: with `raced`, somebody else was faster; otherwise it failed
+    now or a moment ago, and there was nothing else to do. `again` is when to look again, epoch seconds (None: never).
+    """
 
     group: str
     again: float | None
@@ -92,7 +95,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
     @property
     def moved(self) -> bool:
-        """Whether there may be more to do at once."""
+        """Whether another step may be due at once."""
         return self.raced or (self.taken is not None and not self.error)
 
 
@@ -271,8 +274,8 @@ class Conductor:
         return Outcome(group, again, wait=wait)
 
     def _take(self, kept: VersionedRecord, facts: Facts, step: Step, now: float) -> None:
-        """The deed, and then the record: whatever is between them is found again. Only what takes trust back is written
-        before it is done (rotation.py, 3)."""
+        """Do it, and then write the record: after a crash in between, what was done is found again. Only a step that
+        ends trust is written first (rotation.py, 3)."""
         match step.action:
             case Action.CREATE:
                 self._create(kept, step, now)
@@ -319,7 +322,7 @@ class Conductor:
             # Made before a crash, or by another conductor a moment ago. Its number was never used, so nor was it.
             held = place.describe(step.name)
             if held.delete_at is not None or held.public_key.algorithm != terms.algorithm:
-                self._save(kept, replace(record, made=record.made + 1), now)  # that number is spent
+                self._save(kept, replace(record, made=record.made + 1), now)  # that number is used up
                 return
         self._save(kept, after(record, step, now, fingerprint=held.public_key.fingerprint), now)
 
@@ -352,7 +355,7 @@ class Conductor:
             other = load(self.records, group)
             entry = other.succession.entry(step.uri) if other and group != record.group else None
             if entry is not None and not entry.gone:
-                return  # another group's rotation has it too, and will see to it
+                return  # another group's rotation has it too, and deletes it
         place, entry = self._place(step.uri), record.entry(step.uri)
         try:
             held = place.describe(step.name)
@@ -364,7 +367,7 @@ class Conductor:
         except NoSuchKey:
             pass
 
-    # ---- orders
+    # ---- commands
 
     def start(
         self,
@@ -388,7 +391,7 @@ class Conductor:
                 f"the key group {group.name} is rotated already: see `keyfront rotation status`"
             )
         adopted = [self._adopted(group, known, id_, uri) for id_, uri in adopt.items()]
-        made = self._spent(group, terms, known.values())
+        made = self._last_number(group, terms, known.values())
         record = commands.initial_record(group, terms, adopted, made, now)
         for entry in record.entries:
             self._try(entry.uri, record)
@@ -408,8 +411,8 @@ class Conductor:
             uri, Stage.SIGNING, held.created, key_pair_id=id_, fingerprint=held.public_key.fingerprint
         )
 
-    def _spent(self, group: Group, terms: RotationPolicy, known: Iterable[KnownKey]) -> int:
-        """How many keys were made for the group before: an earlier rotation's names are not used again."""
+    def _last_number(self, group: Group, terms: RotationPolicy, known: Iterable[KnownKey]) -> int:
+        """The highest number of a key that was made for the group: names of an earlier rotation are not used again."""
         prefix = key_prefix(group.name, group.id)
         names = [key.name for key in self._place(terms.place).list()] + [key.name for key in known]
         numbers = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
@@ -440,7 +443,7 @@ class Conductor:
         """:raises RotationError: if there is nothing to go back to, or that key cannot sign."""
 
         def back(record: KeyGroupRecord, now: float) -> KeyGroupRecord:
-            previous = commands.back_to(record)
+            previous = commands.rollback_target(record)
             if previous is not None:
                 self._try(previous.uri, record)
             return commands.rolled_back(self.facts(VersionedRecord(record, "")), self.now())
@@ -453,18 +456,18 @@ class Conductor:
         :raises RotationError: if it is no key of the rotation's, or RETIRED; or if another group's record cannot be
             changed: this one's is, and all others.
         """
-        record = self._burnt(group, key, by, keep_serving=keep_serving)
+        record = self._mark_compromised(group, key, by, keep_serving=keep_serving)
         faults = []
-        for other, uri in self.sharing(group, commands.found(record, key)).items():
+        for other, uri in self.sharing(group, commands.find_entry(record, key)).items():
             try:
-                self._burnt(other, uri, by, keep_serving=keep_serving)
+                self._mark_compromised(other, uri, by, keep_serving=keep_serving)
             except (KeyfrontError, OSError) as error:
-                faults.append(f"{other} has the same key, and does not know that it is compromised: {error}")
+                faults.append(f"{other} has the same key, and could not be marked compromised: {error}")
         if faults:
             raise RotationError("; ".join(faults))
         return record
 
-    def _burnt(self, group: str, key: str, by: str, *, keep_serving: bool) -> KeyGroupRecord:
+    def _mark_compromised(self, group: str, key: str, by: str, *, keep_serving: bool) -> KeyGroupRecord:
         return self._order(
             group,
             "emergency",
@@ -503,16 +506,18 @@ class Conductor:
         key: str = "",
     ) -> KeyGroupRecord:
         try:
-            self.api.key_group(self.record(group).succession.key_group_id)  # what time it is there
+            self.api.key_group(
+                self.record(group).succession.key_group_id
+            )  # the response tells CloudFront's time
         except AccountError:
-            pass  # an order is given also when CloudFront cannot be asked
+            pass  # commands work without CloudFront, too
         for _ in range(10):
             kept, now = self.record(group), self.now()
             try:
                 return self._ordered(action, change(kept.succession, now), kept.version, now, by, key)
             except RecordChanged:
                 continue
-        raise RotationError(f"the record of {group} changes all the time: try again")
+        raise RotationError(f"the record of {group} keeps changing: try again")
 
     def _ordered(
         self, action: str, record: KeyGroupRecord, version: str | None, now: float, by: str, key: str = ""

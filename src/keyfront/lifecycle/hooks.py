@@ -1,4 +1,4 @@
-"""Hooks: what an operator's own programs and services are told before and after each step (docs/reference/hooks.md).
+"""Hooks: an operator's own programs and services, called before and after each step (docs/reference/hooks.md).
 
     [[hook]]
     when = ["before"]
@@ -11,9 +11,8 @@
     webhook = "https://ops.example.com/keyfront"
     secret-file = "/etc/keyfront/hook-secret"
 
-A hook is a `Listener` of the journal's: one that fails before a step keeps the step from being taken, and the step
-comes up again later; one that fails after it is in the log, and changes nothing. No hook is told a secret, and commands
-get only such variables of the environment as they are given.
+A hook that fails before a step prevents the step, which is tried again later; a failure after the step is logged and
+changes nothing. No hook gets a secret, and a command gets only the environment variables that it is allowed.
 """
 
 from __future__ import annotations
@@ -48,32 +47,32 @@ from keyfront.lifecycle.rotation import Action
 
 log = logging.getLogger("keyfront.rotation")
 
-ORDERS = ("start", "rotate", "pause", "resume", "rollback", "emergency", "terms", "stop")
-STEPS = (*(action.value for action in Action), *ORDERS)
-MOMENTS: tuple[str, ...] = get_args(Phase)
+COMMANDS = ("start", "rotate", "pause", "resume", "rollback", "emergency", "terms", "stop")
+STEPS = (*(action.value for action in Action), *COMMANDS)
+PHASES: tuple[str, ...] = get_args(Phase)
 
 SIGNATURE = "Keyfront-Signature"
 """The header of a webhook's request: `t=EPOCH,v1=HEX`, HMAC-SHA256 under the secret over `EPOCH.BODY`."""
 
 PASSED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
-"""What of the environment every command gets."""
+"""The environment variables that every command gets."""
 LONGEST_SECRET = 4096
 _SHORTEST_SECRET = 16
 _MOST_OUTPUT = 4096
 _LONGEST_TEXT = 2000
-"""Characters of a text that is told."""
+"""Characters of a text in an event."""
 _TICK = 0.05
 URGENT = 2.0
-"""Seconds that all hooks together may take of an emergency, at each moment of each of its steps."""
+"""Seconds that all hooks together may delay an emergency, in each phase of each of its steps."""
 
 
 class Hook(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
-    """One hook. `when` are moments of a step, `groups` and `steps` patterns with * and ?, all of them by default.
+    """One hook. `when` are phases of a step; `groups` and `steps` are patterns with * and ?, by default all.
 
-    Either `command`, an absolute path and its arguments, which gets what is told as JSON on its standard input and in
-    KEYFRONT_… variables beside `environment`'s, or `webhook`, an http or https URL that gets it as the body of a POST,
-    signed if there is a `secret_file`. An attempt may take `timeout` seconds; after one that fails, `retries` more are
-    made, the first a second later, each after twice the time of the one before.
+    It has either a `command`, an absolute path and its arguments, which gets the event as JSON on its standard input
+    and in KEYFRONT_… variables beside those of `environment`; or a `webhook`, an http or https URL that gets it as the
+    body of a POST, signed if there is a `secret_file`. An attempt may take `timeout` seconds. After a failure there are
+    `retries` more attempts, the first a second later, each after twice the pause of the one before.
     """
 
     when: tuple[str, ...] = ("after",)
@@ -88,17 +87,17 @@ class Hook(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="keba
 
     @property
     def name(self) -> str:
-        """What messages call it; of a URL only its origin, since the rest may be a secret."""
+        """The name in messages; of a URL only its origin, since the rest may be a secret."""
         if self.command:
             return self.command[0]
         parts = urlsplit(self.webhook)
         return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}"
 
-    def concerns(self, telling: RotationEvent) -> bool:
+    def matches(self, event: RotationEvent) -> bool:
         return (
-            telling.moment in self.when
-            and any(fnmatch.fnmatchcase(telling.group, each) for each in self.groups)
-            and any(fnmatch.fnmatchcase(telling.action, each) for each in self.steps)
+            event.moment in self.when
+            and any(fnmatch.fnmatchcase(event.group, each) for each in self.groups)
+            and any(fnmatch.fnmatchcase(event.action, each) for each in self.steps)
         )
 
 
@@ -113,7 +112,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def read_hooks(path: Path) -> tuple[Hook, ...]:
     """The hooks of a file.
 
-    :raises SettingsError: if it cannot be read, anybody but its owner may change it, or something in it makes no sense.
+    :raises SettingsError: if it cannot be read or is invalid, or if anyone but its owner may change it.
     """
     try:
         with path.open("rb") as file:
@@ -122,7 +121,7 @@ def read_hooks(path: Path) -> tuple[Hook, ...]:
     except OSError as error:
         raise SettingsError(f"the hooks {path} cannot be read: {error.strerror}") from error
     if status.st_uid not in (0, os.geteuid()):
-        raise SettingsError(f"{path} belongs to somebody else, who could have anything run by it")
+        raise SettingsError(f"{path} belongs to another user, who could run any program by it")
     if stat.S_IMODE(status.st_mode) & 0o022:
         raise SettingsError(
             f"others may change {path} (mode {stat.S_IMODE(status.st_mode):04o}), and what it names is run; "
@@ -134,7 +133,7 @@ def read_hooks(path: Path) -> tuple[Hook, ...]:
 def parse_hooks(text: bytes, where: str = "hooks") -> tuple[Hook, ...]:
     """The hooks that a file of TOML names.
 
-    :raises SettingsError: if something in it makes no sense.
+    :raises SettingsError: if it is invalid.
     """
     try:
         found = msgspec.convert(_listed(tomllib.loads(text.decode())), _File)
@@ -159,8 +158,8 @@ def _listed(found: dict[str, Any]) -> dict[str, Any]:
 def _fault(hook: Hook) -> str:
     if bool(hook.command) == bool(hook.webhook):
         return "give it a command or a webhook, and not both"
-    if unknown := sorted(set(hook.when) - set(MOMENTS)):
-        return f"when is of {', '.join(MOMENTS)}, not {unknown[0]!r}"
+    if unknown := sorted(set(hook.when) - set(PHASES)):
+        return f"when is of {', '.join(PHASES)}, not {unknown[0]!r}"
     if not hook.when or not hook.groups or not hook.steps:
         return "when, groups and steps are not empty: it would never be called"
     for pattern in hook.steps:
@@ -224,14 +223,14 @@ def _secret(path: str) -> bytes:
 
 
 class HookFailed(RotationError):
-    """A hook said no, or could not be asked."""
+    """A hook refused a step, or could not be called."""
 
 
 class Hooks:
-    """Calls those that concern what is told, one after the other, in the order of the file.
+    """A listener that calls the hooks that match an event, one after the other, in the order of the file.
 
-    :param environment: where commands' variables are taken from.
-    :param stopping: if it is set, a hook that is under way is given up: it has failed.
+    :param environment: where the variables of commands come from.
+    :param stopping: once it is set, a running hook is ended and counts as failed.
     """
 
     def __init__(
@@ -246,85 +245,87 @@ class Hooks:
         self._stopping = stopping or threading.Event()
         self._clock = clock
 
-    def told(self, telling: RotationEvent) -> None:
-        """See `journal.Listener`.
+    def on_event(self, event: RotationEvent) -> None:
+        """See `events.Listener`.
 
-        In an emergency each is called once, and all of them for no longer than `URGENT`.
+        In an emergency each hook is called once, and all of them together for no longer than `URGENT`.
 
-        :raises HookFailed: before a step, if a hook fails; those that follow it are not called. Not in an emergency.
+        :raises HookFailed: before a step, if a hook fails; the hooks after it are not called. Never in an emergency.
         """
         ends = time.monotonic() + URGENT
         for hook in self._hooks:
-            if not hook.concerns(telling):
+            if not hook.matches(event):
                 continue
             try:
-                self._call(_hastened(hook, ends) if telling.urgent else hook, telling)
+                self._call(_for_emergency(hook, ends) if event.urgent else hook, event)
             except HookFailed as error:
-                if telling.moment == "before" and not telling.urgent:
+                if event.moment == "before" and not event.urgent:
                     raise
                 log.error(
                     "the hook %s %s %s of %s failed: %s",
                     hook.name,
-                    telling.moment,
-                    telling.action,
-                    telling.group,
+                    event.moment,
+                    event.action,
+                    event.group,
                     error,
                 )
 
-    def _call(self, hook: Hook, telling: RotationEvent) -> None:
+    def _call(self, hook: Hook, event: RotationEvent) -> None:
         delivery = str(uuid.uuid4())
         pause = 1.0
         for left in range(hook.retries, -1, -1):
             try:
                 if hook.command:
-                    self._run(hook, telling, delivery)
+                    self._run(hook, event, delivery)
                 else:
-                    self._post(hook, telling, delivery)
+                    self._post(hook, event, delivery)
                 return
             except (HookFailed, OSError, http.client.HTTPException, SettingsError) as error:
                 if not left or self._stopping.wait(pause):
                     raise HookFailed(f"the hook {hook.name}: {error}") from error
                 pause *= 2
 
-    def _run(self, hook: Hook, telling: RotationEvent, delivery: str) -> None:
-        given, tells = os.pipe()
-        said, says = os.pipe()
+    def _run(self, hook: Hook, event: RotationEvent, delivery: str) -> None:
+        stdin, event_pipe = os.pipe()
+        output, stderr = os.pipe()
         try:
-            process = subprocess.Popen(  # noqa: S603 - what an operator's own file names, and no shell
+            process = subprocess.Popen(  # noqa: S603 - the operator's own file names it, and there is no shell
                 hook.command,
-                stdin=given,
+                stdin=stdin,
                 stdout=subprocess.DEVNULL,
-                stderr=says,
+                stderr=stderr,
                 cwd="/",
-                env=self._variables(hook, telling, delivery),
+                env=self._variables(hook, event, delivery),
                 start_new_session=True,
             )
         except BaseException:
-            os.close(said)
-            os.close(tells)
+            os.close(output)
+            os.close(event_pipe)
             raise
         finally:
-            os.close(given)
-            os.close(says)
-        # Whatever it started may hold its end of the pipe for longer than it lives itself: then the thread stays.
+            os.close(stdin)
+            os.close(stderr)
+        # A process that it started may keep the pipe open after its own end; the thread waits for that.
         last: list[bytes] = [b""]
-        hearing = threading.Thread(target=_hear, args=(said, last), daemon=True)
-        hearing.start()
-        _tell(tells, _encoded(telling))
+        reader = threading.Thread(target=_read_output, args=(output, last), daemon=True)
+        reader.start()
+        _write_event(event_pipe, _encoded(event))
         why = self._await(process, hook.timeout)
         if why:
             with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # it has not been waited for, so it is still its own
+                os.killpg(
+                    process.pid, signal.SIGKILL
+                )  # not waited for yet, so the process group is still its own
             process.wait()
             raise HookFailed(why)
         if process.returncode:
-            hearing.join(1)
+            reader.join(1)
             lines = last[0].decode("utf-8", "replace").strip().splitlines()
             line = re.sub(r"[^\x20-\x7e\xa0-\uffff]", "?", lines[-1])[:200] if lines else ""
             raise HookFailed(f"exit status {process.returncode}" + (f": {line}" if line else ""))
 
     def _await(self, process: subprocess.Popen[bytes], timeout: float) -> str:
-        """Why it has to be ended, empty if it has ended."""
+        """Wait for the process. Returns why it has to be killed, empty if it has ended."""
         ends = time.monotonic() + timeout
         while True:
             try:
@@ -337,21 +338,21 @@ class Hooks:
             else:
                 return ""
 
-    def _variables(self, hook: Hook, telling: RotationEvent, delivery: str) -> dict[str, str]:
+    def _variables(self, hook: Hook, event: RotationEvent, delivery: str) -> dict[str, str]:
         passed = {
             name: self._environment[name]
             for name in (*PASSED, *hook.environment)
             if name in self._environment
         }
-        told = {
+        fields = {
             f"KEYFRONT_{name.upper()}": str(value).replace("\0", "")[:_LONGEST_TEXT]
-            for name, value in msgspec.structs.asdict(telling).items()
+            for name, value in msgspec.structs.asdict(event).items()
         }
-        return {**passed, **told, "KEYFRONT_DELIVERY": delivery}
+        return {**passed, **fields, "KEYFRONT_DELIVERY": delivery}
 
-    def _post(self, hook: Hook, telling: RotationEvent, delivery: str) -> None:
+    def _post(self, hook: Hook, event: RotationEvent, delivery: str) -> None:
         parts = urlsplit(hook.webhook)
-        body = _encoded(telling)
+        body = _encoded(event)
         headers = {
             "Content-Type": "application/json",
             "User-Agent": "keyfront-hooks",
@@ -371,7 +372,7 @@ class Hooks:
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         status = self._answer(connection, target, body, headers, hook.timeout)
         if not 200 <= status < 300:
-            raise HookFailed(f"it answered {status}")
+            raise HookFailed(f"the response is {status}")
 
     def _answer(
         self,
@@ -381,10 +382,11 @@ class Hooks:
         headers: Mapping[str, str],
         timeout: float,
     ) -> int:
-        """The status of the answer, within `timeout` seconds in all: a connection's own time-out counts anew with each
-        byte that comes.
+        """The status of the response, within `timeout` seconds in all. (The timeout of a connection starts again with
+        each byte that arrives.)
 
-        :raises OSError, http.client.HTTPException: if there is none.
+        :raises HookFailed: if there is none in time.
+        :raises OSError, http.client.HTTPException: if the request fails.
         """
         answered: list[int | Exception] = []
 
@@ -421,8 +423,8 @@ class Hooks:
         return found
 
 
-def _hastened(hook: Hook, ends: float) -> Hook:
-    """A hook that has until `ends` (of the monotonic clock), and one attempt.
+def _for_emergency(hook: Hook, ends: float) -> Hook:
+    """The hook with one attempt, which ends by `ends` (of the monotonic clock).
 
     :raises HookFailed: if no time is left.
     """
@@ -433,32 +435,32 @@ def _hastened(hook: Hook, ends: float) -> Hook:
 
 
 def signature(secret: bytes, body: bytes, now: int) -> str:
-    """What `SIGNATURE` says of a body that is sent at `now` (epoch seconds)."""
+    """The value of the header `SIGNATURE` for a body that is sent at `now` (epoch seconds)."""
     digest = hmac.new(secret, b"%d." % now + body, hashlib.sha256).hexdigest()
     return f"t={now},v1={digest}"
 
 
-def _encoded(telling: RotationEvent) -> bytes:
-    """As JSON, and never more than a pipe holds."""
+def _encoded(event: RotationEvent) -> bytes:
+    """The event as JSON, never more than a pipe holds."""
     cut = {
         name: value[:_LONGEST_TEXT]
-        for name, value in msgspec.structs.asdict(telling).items()
+        for name, value in msgspec.structs.asdict(event).items()
         if isinstance(value, str)
     }
-    return msgspec.json.encode(msgspec.structs.replace(telling, **cut))
+    return msgspec.json.encode(msgspec.structs.replace(event, **cut))
 
 
-def _tell(pipe: int, data: bytes) -> None:
+def _write_event(pipe: int, data: bytes) -> None:
     try:
         os.write(pipe, data)
     except BrokenPipeError:
-        pass  # it does not read it
+        pass  # the process does not read its input
     finally:
         os.close(pipe)
 
 
-def _hear(pipe: int, last: list[bytes]) -> None:
-    """Keep the end of what it says, and never let it wait for a reader."""
+def _read_output(pipe: int, last: list[bytes]) -> None:
+    """Keep the end of the output, so that the process never blocks on a full pipe."""
     try:
         while piece := os.read(pipe, 65_536):
             last[0] = (last[0] + piece)[-_MOST_OUTPUT:]

@@ -9,8 +9,8 @@ smallest thing that brings the second nearer to the first. Nothing else is remem
    record before anything is changed;
 4. a key is removed only if it has left the record's trust, deleted only if it is in no key group (semantics §3.5), and
    a key that is not the record's is never touched;
-5. of the five places in a key group (semantics §3.3) two stay free: a rotation waits rather than take one. They are for
-   emergencies, and for a person's own hand.
+5. of the five slots in a key group (semantics §3.3) two are reserved for emergencies and manual changes: a rotation
+   waits rather than use them.
 
 `now` is epoch seconds by CloudFront's clock, as far as it tells. If clocks disagree no step is taken (`_clock`).
 """
@@ -32,16 +32,16 @@ from keyfront.signing.keys import load_public_key
 
 replace = msgspec.structs.replace
 
-PLACES = 5
+SLOTS = 5
 """Public keys in a key group (semantics §3.3)."""
-FREE = 2
+RESERVED_SLOTS = 2
 """How many of them a rotation leaves free."""
 CLOCKS = 60.0
-"""How far the local clock may be from CloudFront's, and behind the record's times, seconds."""
+"""How far the local clock may differ from CloudFront's, and be behind the times in the record, seconds."""
 LISTED = 600.0
-"""How long after it was made a public key may be missing from CloudFront's lists, seconds."""
+"""How long a new public key may be missing from CloudFront's lists, seconds."""
 REMEMBERED = 2
-"""How many keys stay in the record of which nothing else is left."""
+"""How many deleted keys stay in the record."""
 
 
 class Action(Enum):
@@ -59,17 +59,17 @@ class Action(Enum):
 
 
 MEANING: Mapping[Action, str] = {
-    Action.CREATE: "a key pair is made in custody",
-    Action.REGISTER: "CloudFront gets the public half (CreatePublicKey)",
-    Action.PUBLISH: "the public key is put into the key group (UpdateKeyGroup)",
+    Action.CREATE: "custody creates a key pair",
+    Action.REGISTER: "the public key is created at CloudFront (CreatePublicKey)",
+    Action.PUBLISH: "the public key is added to the key group (UpdateKeyGroup)",
     Action.CONFIRM: "all distributions that trust the group are Deployed: every edge trusts the key",
-    Action.SWITCH: "the record names it as the key that signs; that write is the switch",
-    Action.RELIEVE: "by the same write the key that signed before signs no more",
-    Action.RELEASE: "it is decided, and written down, that no edge shall trust it any more",
-    Action.REMOVE: "it is taken out of the key group (UpdateKeyGroup)",
-    Action.RETIRE: "all distributions are Deployed without it: no edge trusts it",
-    Action.UNREGISTER: "CloudFront forgets the public half (DeletePublicKey)",
-    Action.DESTROY: "custody is told to delete the private half, with grace",
+    Action.SWITCH: "the record names it as the signing key; that write is the switch",
+    Action.RELIEVE: "the same write ends signing with the previous key",
+    Action.RELEASE: "the record states that edges are to stop trusting the key",
+    Action.REMOVE: "the public key is removed from the key group (UpdateKeyGroup)",
+    Action.RETIRE: "all distributions are Deployed without the key: no edge trusts it",
+    Action.UNREGISTER: "the public key is deleted at CloudFront (DeletePublicKey)",
+    Action.DESTROY: "custody deletes the private key, after the grace period",
 }
 
 MOVES: Mapping[Stage | None, Mapping[Action, Stage]] = {
@@ -78,13 +78,13 @@ MOVES: Mapping[Stage | None, Mapping[Action, Stage]] = {
         Action.REGISTER: Stage.CREATED,
         Action.PUBLISH: Stage.CREATED,
         Action.CONFIRM: Stage.PUBLISHED,
-        Action.SWITCH: Stage.SIGNING,  # in an emergency alone
+        Action.SWITCH: Stage.SIGNING,  # in an emergency only
         Action.RELEASE: Stage.CREATED,
         Action.REMOVE: Stage.CREATED,
         Action.RETIRE: Stage.RETIRED,
     },
     Stage.PUBLISHED: {
-        Action.PUBLISH: Stage.CREATED,  # somebody took it out: whether edges trust it is to be seen again
+        Action.PUBLISH: Stage.CREATED,  # somebody removed it: whether edges trust it has to be confirmed again
         Action.SWITCH: Stage.SIGNING,
         Action.RELEASE: Stage.PUBLISHED,
         Action.REMOVE: Stage.PUBLISHED,
@@ -93,7 +93,7 @@ MOVES: Mapping[Stage | None, Mapping[Action, Stage]] = {
     Stage.SIGNING: {
         Action.PUBLISH: Stage.SIGNING,
         Action.RELIEVE: Stage.DRAINING,
-        Action.RELEASE: Stage.SIGNING,  # in an emergency alone
+        Action.RELEASE: Stage.SIGNING,  # in an emergency only
         Action.REMOVE: Stage.SIGNING,
     },
     Stage.DRAINING: {
@@ -109,7 +109,7 @@ MOVES: Mapping[Stage | None, Mapping[Action, Stage]] = {
         Action.DESTROY: Stage.RETIRED,
     },
 }
-"""What may befall a key in each stage, and where that leads. Whatever is not here cannot be written."""
+"""The actions that a key allows in each stage, and the stage that each leads to. No other can be written."""
 
 
 def move(stage: Stage | None, action: Action) -> Stage:
@@ -118,7 +118,7 @@ def move(stage: Stage | None, action: Action) -> Stage:
         return MOVES[stage][action]
     except KeyError:
         raise RotationError(
-            f"a key that is {stage.value if stage else 'not there'} cannot {action.value}"
+            f"a key that {'is ' + stage.value if stage else 'does not exist'} does not allow {action.value}"
         ) from None
 
 
@@ -127,7 +127,7 @@ def move(stage: Stage | None, action: Action) -> Stage:
 
 
 class Group(msgspec.Struct, frozen=True):
-    """A key group. `modified` is CloudFront's LastModifiedTime, epoch seconds, 0.0 where it is not told."""
+    """A key group. `modified` is CloudFront's LastModifiedTime, epoch seconds, 0.0 if not known."""
 
     id: str
     name: str
@@ -153,18 +153,19 @@ class Distribution(msgspec.Struct, frozen=True):
 
 
 class CustodyState(msgspec.Struct, frozen=True):
-    """What custody says of a private key: its public half's fingerprint, empty if it is gone or to be deleted, or in
-    `unknown` why it cannot be asked."""
+    """A private key in custody: the fingerprint of its public half, empty if it is gone or to be deleted; or in
+    `unknown` why custody is unavailable."""
 
     fingerprint: str = ""
     unknown: str = ""
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """`group` is None if it is gone. `elsewhere` are the other key groups that a public key is in, by its id, `held`
-    is by URI, `last_expiry` the latest end of a link that edges have seen, by public key id, as far as known;
-    `unseen` is why somebody who knows it does not tell, empty if he does or there is nobody (at Amazon's). `skew` is
-    how far CloudFront's clock is ahead of the local one, None if it does not tell."""
+    """What is there now. `group` is None if it does not exist. `elsewhere` are the other key groups of a public key, by
+    its id. `held` is by URI. `last_expiry` is when the latest link that edges have seen expires, epoch seconds by
+    public key id, as far as known; `unseen` is why edges cannot report it, empty if they can or if there are no such
+    reports (Amazon). `skew` is by how many seconds CloudFront's clock is ahead of the local one, None if it is not
+    known."""
 
     record: KeyGroupRecord
     group: Group | None
@@ -184,25 +185,26 @@ class Facts(msgspec.Struct, frozen=True):
         return any(key.id == key_pair_id for key in self.public_keys)
 
     def id_of(self, entry: Entry) -> str:
-        """What CloudFront calls the key, also where nobody came to write it down; empty if it does not know it."""
+        """The id of the key at CloudFront, even if a crash kept it out of the record; empty if CloudFront does not have
+        it."""
         if entry.key_pair_id:
             return entry.key_pair_id if self.knows(entry.key_pair_id) else ""
         named = (key for key in self.public_keys if key.name == name_of(entry.uri))
         return next((key.id for key in named if _fingerprint(key.encoded_key) == entry.fingerprint), "")
 
     def lost(self, entry: Entry) -> str:
-        """Why `entry` can sign nothing that an edge would take, empty if it can."""
+        """Why `entry` can sign nothing that an edge would accept; empty if it can."""
         return self.forgotten(entry) or self.missing(entry)
 
     def forgotten(self, entry: Entry) -> str:
-        """Why edges cannot trust it, empty if they can."""
+        """Why edges cannot trust it; empty if they can."""
         if entry.key_pair_id and not self.knows(entry.key_pair_id):
             return f"its public key {entry.key_pair_id} was deleted at CloudFront"
         return ""
 
     def missing(self, entry: Entry) -> str:
-        """Why nobody can sign with it, as far as custody can be asked from here; empty if one can. It may be another
-        machine's folder that has it, so nothing follows from that by itself."""
+        """Why custody, as seen from here, cannot sign with it; empty if it can. Another machine's folder may have it,
+        so this alone causes no step."""
         held = self.held.get(entry.uri, CustodyState())
         if not held.fingerprint and not held.unknown:
             return f"custody has no {entry.uri} here"
@@ -211,7 +213,7 @@ class Facts(msgspec.Struct, frozen=True):
         return ""
 
     def trusted_until(self, entry: Entry) -> float:
-        """Until when edges have to trust a DRAINING key."""
+        """Until when edges have to trust a DRAINING key, epoch seconds."""
         return max(entry.drain_until, self.last_expiry.get(entry.key_pair_id, 0.0))
 
 
@@ -220,8 +222,8 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """What to do next. `uri` is the key's in custody, `name` what custody and CloudFront call it. `items` is the whole
-    key group after PUBLISH or REMOVE."""
+    """The next step. `uri` is the key's URI in custody, `name` its name there and at CloudFront. `items` are all keys
+    of the group after PUBLISH or REMOVE."""
 
     action: Action
     uri: str
@@ -232,8 +234,8 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """Nothing to do before `until` (None: until the world changes, so look again). If `attention` is set, time alone
-    will not do it: somebody has to."""
+    """Nothing to do before `until`, epoch seconds (None: until something changes, so look again). With `attention`, an
+    operator has to act."""
 
     reason: str
     until: float | None = None
@@ -251,12 +253,11 @@ class Done(msgspec.Struct, frozen=True):
 def next_step(
     facts: Facts, now: float, skip: Collection[tuple[Action, str]] = frozenset()
 ) -> Step | Wait | Done:
-    """The one step to take now, or what there is to wait for.
+    """The step to take now, or what to wait for.
 
-    :param skip: steps, each by its action and the key's URI, that have failed a moment ago: what the rules name beside
-        them is not to wait for them.
+    :param skip: steps, by action and key URI, that failed a moment ago; the rules name another step instead.
     """
-    if stopped := _gone(facts):
+    if stopped := _group_gone(facts):
         return stopped
     waits: list[Wait] = []
     clock = _clock(facts, now)
@@ -285,25 +286,25 @@ def next_step(
 
 
 def _clock(facts: Facts, now: float) -> Wait | None:
-    """A key must not be retired early because a clock is wrong, nor stay for ever because one was. What an emergency
-    needs does not wait for clocks (`pressing`); the rest does."""
+    """A wrong clock must neither retire a key early nor keep one for ever. Steps of an emergency do not wait for clocks
+    (`is_emergency_step`); all others do."""
     if facts.skew is not None and abs(facts.skew) > CLOCKS:
         return Wait(
             f"CloudFront's clock is {abs(facts.skew):.0f} s {'ahead of' if facts.skew > 0 else 'behind'} this one: "
             "no step is taken until they agree",
             attention=True,
         )
-    latest = max((time for entry in facts.record.entries for time in _past(entry)), default=0.0)
+    latest = max((time for entry in facts.record.entries for time in _past_times(entry)), default=0.0)
     if latest > now + CLOCKS:
         return Wait(
-            f"the record has a time that is yet to come, {_date(latest)}: this clock is behind, or was ahead when that "
-            "was written. If it is right now, `resume` begins anew from it",
+            f"the record has a time in the future, {_date(latest)}: this clock is behind, or was ahead when the record "
+            "was written. If the clock is correct now, `resume` starts over from it",
             attention=True,
         )
     return None
 
 
-def _past(entry: Entry) -> tuple[float, ...]:
+def _past_times(entry: Entry) -> tuple[float, ...]:
     return (
         entry.created,
         entry.published,
@@ -315,7 +316,7 @@ def _past(entry: Entry) -> tuple[float, ...]:
     )
 
 
-def _gone(facts: Facts) -> Wait | None:
+def _group_gone(facts: Facts) -> Wait | None:
     if facts.group is not None:
         return None
     return Wait(f"the key group {facts.record.key_group_id} is gone from CloudFront", attention=True)
@@ -324,20 +325,20 @@ def _gone(facts: Facts) -> Wait | None:
 Rule = Callable[[Facts, float], Iterable[Step | Wait]]
 
 
-def _put_out(facts: Facts, now: float) -> Iterable[Step | Wait]:
-    """What was found out, or called back, goes out of the group at once, paused or not."""
+def _remove_untrusted(facts: Facts, now: float) -> Iterable[Step | Wait]:
+    """A key that is compromised, withdrawn or RETIRED is removed from the group at once, even while paused."""
     for entry in facts.record.entries:
         at_once = entry.compromised or entry.stage in (Stage.CREATED, Stage.PUBLISHED, Stage.RETIRED)
         if _leaves(entry) and at_once and entry.key_pair_id in facts.items:
             items = _without(facts, [entry])
             if items:
-                yield _step(Action.REMOVE, entry, _why_out(entry), items)
+                yield _step(Action.REMOVE, entry, _removal_reason(entry), items)
             elif not urgent(facts.record):
-                yield Wait(f"{named(entry)} cannot be taken out: a key group needs one key", attention=True)
+                yield Wait(f"{named(entry)} cannot be removed: a key group needs one key", attention=True)
 
 
 def _put_back(facts: Facts, now: float) -> Iterable[Step | Wait]:
-    """What signers use, or edges have to trust, is in the group, whoever took it out."""
+    """A key that signers use or edges have to trust is in the group, whoever removed it."""
     for entry in facts.record.entries:
         trusted = entry.stage in (Stage.PUBLISHED, Stage.SIGNING, Stage.DRAINING) and not _leaves(entry)
         if not trusted or entry.key_pair_id in facts.items:
@@ -346,34 +347,34 @@ def _put_back(facts: Facts, now: float) -> Iterable[Step | Wait]:
             if entry.stage is not Stage.SIGNING:
                 yield _step(Action.RELEASE, entry, facts.forgotten(entry))
         elif entry.stage is Stage.DRAINING and not facts.unseen and now >= facts.trusted_until(entry):
-            yield _step(Action.RELEASE, entry, "it has drained, and somebody took it out of the key group")
-        elif len(facts.items) >= PLACES:
-            yield Wait(f"{named(entry)} was taken out of the key group, which is full now", attention=True)
+            yield _step(Action.RELEASE, entry, "it has drained, and somebody removed it from the key group")
+        elif len(facts.items) >= SLOTS:
+            yield Wait(f"{named(entry)} was removed from the key group, which is full now", attention=True)
         else:
             items = (*facts.items, entry.key_pair_id)
             yield _step(
-                Action.PUBLISH, entry, "it was taken out of the key group, and is needed there", items
+                Action.PUBLISH, entry, "it was removed from the key group, and is needed there", items
             )
 
 
-def _bring_in(facts: Facts, now: float) -> Iterable[Step | Wait]:
-    """The key to come, on its way to signing."""
+def _advance_next_key(facts: Facts, now: float) -> Iterable[Step | Wait]:
+    """The next key, on its way to signing."""
     record, entry = facts.record, next_key(facts.record)
     if entry is None or is_paused(record):
         return
     if forgotten := facts.forgotten(entry):
         yield _step(Action.RELEASE, entry, forgotten)
     elif missing := facts.missing(entry):
-        yield Wait(f"{missing}: look for it, or withdraw it by `rollback`", attention=True)
+        yield Wait(f"{missing}: find it, or withdraw it with `rollback`", attention=True)
     elif unknown := facts.held[entry.uri].unknown:
-        yield Wait(f"custody of {named(entry)} cannot be asked: {unknown}")
+        yield Wait(f"custody of {named(entry)} is unavailable: {unknown}")
     elif not entry.key_pair_id:
         yield _register(facts, entry)
     elif entry.key_pair_id not in facts.items:
-        full = _full(facts, now)
+        full = _no_free_slot(facts, now)
         out = [each for each in record.entries if each.compromised and _leaves(each)]
         items = (*_without(facts, out), entry.key_pair_id)
-        yield full or _step(Action.PUBLISH, entry, "edges are to trust it", items)
+        yield full or _step(Action.PUBLISH, entry, "edges have to trust it", items)
     elif entry.stage is Stage.PUBLISHED:
         yield _step(Action.SWITCH, entry, "every edge trusts it")
     elif urgent(record) and record.signing and _leaves(record.signing):
@@ -388,12 +389,12 @@ def _register(facts: Facts, entry: Entry) -> Step | Wait:
     name = name_of(entry.uri)
     known = next((key for key in facts.public_keys if key.name == name), None)
     if known is not None and _fingerprint(known.encoded_key) != facts.held[entry.uri].fingerprint:
-        return Wait(f"CloudFront has another public key of the name {name}, {known.id}", attention=True)
+        return Wait(f"CloudFront has another public key named {name}, {known.id}", attention=True)
     return _step(Action.REGISTER, entry, "CloudFront does not know it yet")
 
 
 def _release(facts: Facts, now: float) -> Iterable[Step | Wait]:
-    """A key has drained: nothing that it signed is valid any more."""
+    """A DRAINING key whose last signature has expired is released."""
     if is_paused(facts.record):
         return
     signing = facts.record.signing
@@ -402,18 +403,23 @@ def _release(facts: Facts, now: float) -> Iterable[Step | Wait]:
             continue
         until = facts.trusted_until(entry)
         if now < until:
-            seen = " by a link that edges have seen" if until > entry.drain_until else ""
+            seen = ", when a link that edges have seen expires" if until > entry.drain_until else ""
             yield Wait(f"{named(entry)} drains until {_date(until)}{seen}", until)
         elif facts.unseen:
-            yield _blind(facts, entry)
+            yield _expiry_unknown(facts, entry)
         elif signing is None or signing.key_pair_id not in facts.items:
-            yield Wait(f"{named(entry)} has drained, and stays because no other key signs", attention=True)
+            yield Wait(
+                f"{named(entry)} has drained, and stays because no other key of the group signs",
+                attention=True,
+            )
         else:
-            yield _step(Action.RELEASE, entry, f"it has drained: what it signed has ended by {_date(until)}")
+            yield _step(
+                Action.RELEASE, entry, f"it has drained: its last signature expired by {_date(until)}"
+            )
 
 
-def _take_out(facts: Facts, now: float) -> Iterable[Step | Wait]:
-    """The deed to RELEASE. It comes a while after: a clock that was ahead for a moment only has done nothing."""
+def _remove_released(facts: Facts, now: float) -> Iterable[Step | Wait]:
+    """A released key is removed `settle` seconds later: a clock that was ahead only for a moment has no effect."""
     if is_paused(facts.record):
         return
     for entry in facts.record.entries:
@@ -423,20 +429,20 @@ def _take_out(facts: Facts, now: float) -> Iterable[Step | Wait]:
             drains = entry.stage is Stage.DRAINING
             if drains and now < (until := facts.trusted_until(entry)):
                 yield Wait(
-                    f"{named(entry)} stays in the key group until {_date(until)}: a link is good until then",
+                    f"{named(entry)} stays in the key group until {_date(until)}: a link is valid until then",
                     until,
                 )
             elif drains and facts.unseen:
-                yield _blind(facts, entry)
+                yield _expiry_unknown(facts, entry)
             elif now < after:
-                yield Wait(f"{named(entry)} is taken out of the key group at {_date(after)}", after)
+                yield Wait(f"{named(entry)} will be removed from the key group at {_date(after)}", after)
             elif items:
-                yield _step(Action.REMOVE, entry, _why_out(entry), items)
+                yield _step(Action.REMOVE, entry, _removal_reason(entry), items)
 
 
-def _blind(facts: Facts, entry: Entry) -> Wait:
+def _expiry_unknown(facts: Facts, entry: Entry) -> Wait:
     return Wait(
-        f"{named(entry)} has drained, and stays until it is known what edges have seen of it: {facts.unseen}",
+        f"{named(entry)} has drained, and stays until edges can report what they have seen of it: {facts.unseen}",
         attention=True,
     )
 
@@ -453,8 +459,8 @@ def _retire(facts: Facts, now: float) -> Iterable[Step | Wait]:
             yield waits or _step(Action.RETIRE, entry, "no edge trusts it")
 
 
-def _clear(facts: Facts, now: float) -> Iterable[Step | Wait]:
-    """Nothing of a RETIRED key is left behind: first the public half, then the private one."""
+def _delete_retired(facts: Facts, now: float) -> Iterable[Step | Wait]:
+    """A RETIRED key is deleted: first the public half, then the private one."""
     signing = facts.record.signing
     for entry in facts.record.entries:
         if entry.stage is not Stage.RETIRED or entry.gone or entry.key_pair_id in facts.items:
@@ -470,20 +476,20 @@ def _clear(facts: Facts, now: float) -> Iterable[Step | Wait]:
             reason = "it is RETIRED and in no key group"
             yield replace(_step(Action.UNREGISTER, entry, reason), key_pair_id=id_)
         elif not entry.key_pair_id and now < entry.retired + LISTED:
-            yield Wait(f"whether CloudFront ever had {named(entry)} is known by then", entry.retired + LISTED)
+            yield Wait(f"CloudFront may not list {named(entry)} before then", entry.retired + LISTED)
         elif held.unknown:
-            yield Wait(f"custody of {named(entry)} cannot be asked: {held.unknown}")
+            yield Wait(f"custody of {named(entry)} is unavailable: {held.unknown}")
         elif another(entry, held.fingerprint):
             yield Wait(
                 f"{named(entry)} is RETIRED, but custody has another key as {entry.uri}, which is not the rotation's "
-                "to delete: take it away from there",
+                "to delete: remove it from there",
                 attention=True,
             )
         elif signing is None or signing.compromised or not facts.missing(signing):
-            yield _step(Action.DESTROY, entry, "it is RETIRED and CloudFront has forgotten it")
+            yield _step(Action.DESTROY, entry, "it is RETIRED, and CloudFront no longer has it")
 
 
-def _begin(facts: Facts, now: float) -> Iterable[Step | Wait]:
+def _create_when_due(facts: Facts, now: float) -> Iterable[Step | Wait]:
     """The next key, when it is due."""
     record = facts.record
     if next_key(record):
@@ -494,14 +500,14 @@ def _begin(facts: Facts, now: float) -> Iterable[Step | Wait]:
     because, when = due(facts)
     signing = record.signing
     if signing and when != 0.0 and (missing := facts.missing(signing)):
-        yield Wait(f"{missing}: look for it, or have another key by `rotate`", attention=True)
+        yield Wait(f"{missing}: find it, or replace it with `rotate`", attention=True)
         return
     if when is None:
         return
     if now < when:
         yield Wait(f"{because} at {_date(when)}", when)
         return
-    full = _full(facts, now)
+    full = _no_free_slot(facts, now)
     if full:
         yield replace(full, reason=f"{because}, but {full.reason}")
         return
@@ -509,16 +515,25 @@ def _begin(facts: Facts, now: float) -> Iterable[Step | Wait]:
     yield Step(Action.CREATE, uri_of(record.terms.place, name), because, name=name)
 
 
-RULES: tuple[Rule, ...] = (_put_out, _put_back, _bring_in, _begin, _release, _take_out, _retire, _clear)
+RULES: tuple[Rule, ...] = (
+    _remove_untrusted,
+    _put_back,
+    _advance_next_key,
+    _create_when_due,
+    _release,
+    _remove_released,
+    _retire,
+    _delete_retired,
+)
 URGENT_RULES: tuple[Rule, ...] = (
-    _put_out,
-    _bring_in,
-    _begin,
+    _remove_untrusted,
+    _advance_next_key,
+    _create_when_due,
     _put_back,
     _release,
-    _take_out,
+    _remove_released,
     _retire,
-    _clear,
+    _delete_retired,
 )
 """The order of the rules: a key to come is never behind a clean-up, and in an emergency behind nothing but the removal
 of the key that is compromised."""
@@ -580,9 +595,9 @@ def due(facts: Facts) -> tuple[str, float | None]:
     if signing.compromised:
         return f"{named(signing)} is compromised", 0.0
     if forgotten := facts.forgotten(signing):
-        return f"{named(signing)} is of no use: {forgotten}", 0.0
+        return f"{named(signing)} cannot be used: {forgotten}", 0.0
     if record.asked:
-        return "a rotation was asked for", 0.0
+        return "a rotation was requested", 0.0
     if record.terms.every == "":
         return "", None
     return "the next rotation is due", next_due(record.terms.every, signing.signing)
@@ -598,15 +613,15 @@ def next_due(every: float | str, since: float) -> float:
         try:
             return next(CronSim(every, datetime.fromtimestamp(since, UTC))).timestamp()
         except (CronSimError, StopIteration) as error:
-            raise RotationError(f"{every!r} is no schedule: {error or 'it names no time'}") from error
+            raise RotationError(f"{every!r} is not a schedule: {error or 'it names no time'}") from error
     return since + every
 
 
-def _full(facts: Facts, now: float) -> Wait | None:
-    """Whether there is no place in the group for one more key."""
+def _no_free_slot(facts: Facts, now: float) -> Wait | None:
+    """What to wait for if the group has no slot for one more key; None if it has."""
     leaving = [e for e in facts.record.entries if urgent(facts.record) and e.compromised and _leaves(e)]
     taken = len(_without(facts, leaving))
-    if taken < (PLACES if urgent(facts.record) else PLACES - FREE):
+    if taken < (SLOTS if urgent(facts.record) else SLOTS - RESERVED_SLOTS):
         return None
     ours = [e for e in facts.record.entries if e.key_pair_id in facts.items]
     settle = facts.record.terms.settle
@@ -619,23 +634,26 @@ def _full(facts: Facts, now: float) -> Wait | None:
     return Wait(
         f"the key group has {taken} keys already"
         + (f", {others} of them not of this rotation" if others > 0 else "")
-        + f", and {FREE} of its {PLACES} places stay free"
-        + (f": the next place comes free at {_date(min(free))}" if free else ""),
+        + f", and {RESERVED_SLOTS} of its {SLOTS} slots are reserved"
+        + (f": the next slot becomes free at {_date(min(free))}" if free else ""),
         min(free) if free and now < min(free) else None,
         attention=not free,
     )
 
 
 def deployment_wait(facts: Facts, now: float, what: str) -> Wait | None:
-    """Whether it cannot be told yet that all edges obey the group as it is."""
+    """What to wait for until all edges use the group as it is; None if they do.
+
+    :param what: the fact that depends on it, as a clause for the message.
+    """
     waiting = [each.id for each in facts.distributions if each.status != "Deployed"]
     if waiting:
-        return Wait(f"{what} shows when Deployed: {', '.join(waiting)}")
+        return Wait(f"{what} is known once Deployed: {', '.join(waiting)}")
     modified = facts.group.modified if facts.group else 0.0
     settled = modified + facts.record.terms.settle
-    ahead = modified > now + CLOCKS  # a clock was wrong when the group changed: it has settled long since
+    ahead = modified > now + CLOCKS  # the clock was wrong when the group changed: it has settled long ago
     if facts.distributions and not ahead and now < settled:
-        return Wait(f"{what} is taken for sure at {_date(settled)}", settled)
+        return Wait(f"{what} is assumed from {_date(settled)}", settled)
     return None
 
 
@@ -648,11 +666,11 @@ def _without(facts: Facts, entries: Iterable[Entry]) -> tuple[str, ...]:
     return tuple(item for item in facts.items if item not in out)
 
 
-def _why_out(entry: Entry) -> str:
+def _removal_reason(entry: Entry) -> str:
     if entry.compromised:
         return "it is compromised"
     if entry.stage is Stage.RETIRED:
-        return "it is RETIRED, and somebody put it back"
+        return "it is RETIRED, and somebody added it again"
     return "it has drained" if entry.stage is Stage.DRAINING else "it was withdrawn"
 
 
@@ -676,13 +694,13 @@ def _date(time: float) -> str:
 
 
 def key_name(group: str, key_group_id: str, number: int) -> str:
-    """What the key of that number is called, in custody and at CloudFront. It follows from the group alone, so that a
-    key that was made before a crash is found after it; groups of one name in two accounts do not meet."""
+    """The name of the key with that number, in custody and at CloudFront. It depends on the group alone, so that a key
+    made before a crash is found after it; groups of the same name in two accounts have different keys."""
     return f"{key_prefix(group, key_group_id)}{number}"
 
 
 def key_prefix(group: str, key_group_id: str) -> str:
-    """What the names of all keys of a group begin with."""
+    """The prefix of the names of all keys of a group."""
     legible = re.sub(r"[^A-Za-z0-9]+", "-", group)[:32].strip("-")
     digest = hashlib.sha256(f"{group}\0{key_group_id}".encode()).hexdigest()[:8]
     return f"{legible}-{digest}-" if legible else f"{digest}-"
@@ -700,7 +718,7 @@ def name_of(uri: str) -> str:
 
 
 def named(entry: Entry) -> str:
-    """The key as a sentence names it."""
+    """The key as messages name it."""
     return f"{name_of(entry.uri)} ({entry.key_pair_id})" if entry.key_pair_id else name_of(entry.uri)
 
 
@@ -711,11 +729,11 @@ def named(entry: Entry) -> str:
 def after(
     record: KeyGroupRecord, step: Step, now: float, *, key_pair_id: str = "", fingerprint: str = ""
 ) -> KeyGroupRecord:
-    """The record when `step` has been taken. It is the same where the step changes CloudFront alone.
+    """The record after `step`. It is unchanged if the step changes only CloudFront.
 
-    :param key_pair_id: of REGISTER: what CloudFront calls the key.
-    :param fingerprint: of CREATE: the public half's.
-    :raises RotationError: if the table does not have it.
+    :param key_pair_id: for REGISTER: the id of the key at CloudFront.
+    :param fingerprint: for CREATE: that of the public half.
+    :raises RotationError: if `MOVES` does not allow it.
     """
     action = step.action
     if action is Action.CREATE:
@@ -757,7 +775,7 @@ def _written(
 
 
 def relieved(record: KeyGroupRecord, entry: Entry, now: float) -> Entry:
-    """`entry` when another key signs: if it has signed it drains, and if it is compromised it leaves."""
+    """`entry` once another key signs: a key that signed drains, and one that is compromised leaves."""
     if entry.stage is not Stage.SIGNING:
         return entry
     left = replace(entry, stage=move(entry.stage, Action.RELIEVE), draining=now)
@@ -767,7 +785,7 @@ def relieved(record: KeyGroupRecord, entry: Entry, now: float) -> Entry:
 
 
 def _remembered(entries: list[Entry]) -> tuple[Entry, ...]:
-    """All keys but those that have long been gone."""
+    """All keys, without those that were deleted longest ago."""
     gone = sorted((entry.gone for entry in entries if entry.gone), reverse=True)
     return tuple(entry for entry in entries if not entry.gone or entry.gone in gone[:REMEMBERED])
 
@@ -797,7 +815,7 @@ def plan(facts: Facts, now: float) -> tuple[tuple[Planned, ...], Wait | Done]:
                 reason = found.reason if found.reason.endswith("UTC") else f"{found.reason} at {_date(now)}"
                 return tuple(steps), Wait(reason, now)
             steps.append(Planned(now, found))
-            facts = _imagined(facts, found, now)
+            facts = _after_step(facts, found, now)
         elif isinstance(found, Wait) and found.until is not None and found.until > now:
             gone = first is not None and all(e.gone for e in facts.record.entries if e.uri == first.uri)
             if gone and not next_key(facts.record):
@@ -811,7 +829,7 @@ def plan(facts: Facts, now: float) -> tuple[tuple[Planned, ...], Wait | Done]:
     return tuple(steps), Done()
 
 
-def _imagined(facts: Facts, step: Step, now: float) -> Facts:
+def _after_step(facts: Facts, step: Step, now: float) -> Facts:
     """The world after `step`, if all goes well."""
     id_ = step.key_pair_id or f"(id of {step.name})"
     record = after(facts.record, step, now, key_pair_id=id_, fingerprint="yet to be made")

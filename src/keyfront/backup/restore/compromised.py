@@ -1,8 +1,8 @@
-"""Which keys may sign after a restore: none that is known to be compromised by now, and none that is nowhere.
+"""Which keys may sign after a restore: none that has been marked compromised since, and none that custody lacks.
 
-An archive knows nothing of what came after it. The records that are there now may, so they are asked first: what they
-call compromised stays so, and signs no more. Where the archive's record has another key that signs, that record comes
-back, and the mark with it; where it has not, the record that is there stays.
+An archive knows nothing of what came after it, but the current records may: a key that they mark compromised stays
+marked and does not sign. If the archived record has another key that signs, it is restored with the mark; if not, the
+current record stays.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from keyfront.backup.archive import keys as custodies
+from keyfront.backup.archive import keys as archived_keys
 from keyfront.backup.archive.keys import KeyRow, RecordRow
 from keyfront.control.store.transaction import Transaction
 from keyfront.custody import open_place, split
@@ -19,58 +19,68 @@ from keyfront.custody.key_record import Entry, KeyGroupRecord, check
 from keyfront.errors import CustodyError, SigningError
 from keyfront.signing.keys import load_public_key
 
-_TOLD = "(--compromised)"
+_OPTION_HINT = "(--compromised)"
 
 
 class RestorableKeys(msgspec.Struct, frozen=True):
-    """What is to be put back, what else to know of it, and the compromised keys' ids by where the keys are."""
+    """The records and keys to restore, notes for the operator, and the key pair ids of compromised keys by their URIs
+    without options."""
 
     records: list[RecordRow]
     keys: list[KeyRow]
     notes: list[str]
-    burnt: dict[str, str]
+    compromised: dict[str, str]
 
 
 def exclude_compromised(
-    records: list[RecordRow], keys: list[KeyRow], there: Mapping[str, KeyGroupRecord], compromised: bool
+    records: list[RecordRow], keys: list[KeyRow], current: Mapping[str, KeyGroupRecord], include: bool
 ) -> RestorableKeys:
-    """:param there: the records that are there now, by name.
-    :param compromised: whether keys that those call compromised are wanted back nevertheless."""
-    burnt = [entry for record in there.values() for entry in record.entries if entry.compromised]
+    """Leave out the keys that are marked compromised now.
+
+    :param current: the current records, by name.
+    :param include: restore those keys nevertheless, as the archive has them.
+    """
+    marked = [entry for record in current.values() for entry in record.entries if entry.compromised]
     notes: list[str] = []
     rows: list[RecordRow] = []
-    kept: list[KeyRow] = []
-    ids = {_shown(entry.uri): entry.key_pair_id for entry in burnt}
-    if compromised:
-        notes = [f"{uri} is compromised, and is put back as the archive has it" for uri in ids]
+    restorable: list[KeyRow] = []
+    ids = {_without_options(entry.uri): entry.key_pair_id for entry in marked}
+    if include:
+        notes = [f"{uri} is compromised, and is restored as the archive has it" for uri in ids]
         return RestorableKeys(records, keys, notes, ids)
     for row in records:
         found = row.succession()
-        merged = found if found is None else _merged(found, there.get(row.name), burnt)
+        merged = found if found is None else _merged(found, current.get(row.name), marked)
         if found is None or merged == found:
             rows.append(row)
         elif merged is None:
             notes.append(
-                f"record {row.name} is not put back, and the one that is there stays: "
-                f"the key that would sign is compromised {_TOLD}"
+                f"record {row.name} is not restored, and the current one stays: "
+                f"the key that would sign is compromised {_OPTION_HINT}"
             )
         else:
             rows.append(RecordRow(row.name, merged.to_bytes().decode()))
     for key in keys:
-        if any(_is(entry, key.uri, key.key_pair_id, key.key().public_key.fingerprint) for entry in burnt):
-            notes.append(f"private key {_shown(key.uri)} is not put back: it is compromised {_TOLD}")
+        if any(
+            _is_key(entry, key.uri, key.key_pair_id, key.key().public_key.fingerprint) for entry in marked
+        ):
+            notes.append(
+                f"private key {_without_options(key.uri)} is not restored: it is compromised {_OPTION_HINT}"
+            )
         else:
-            kept.append(key)
-    return RestorableKeys(rows, kept, notes, ids)
+            restorable.append(key)
+    return RestorableKeys(rows, restorable, notes, ids)
 
 
-def _merged(found: KeyGroupRecord, there: KeyGroupRecord | None, burnt: list[Entry]) -> KeyGroupRecord | None:
-    """The archive's record with the marks of now; None if no key of it could sign then that did."""
-    own = [entry for entry in (() if there is None else there.entries) if entry.compromised]
+def _merged(
+    found: KeyGroupRecord, current: KeyGroupRecord | None, marked: list[Entry]
+) -> KeyGroupRecord | None:
+    """The archived record with the current marks; None if the key that signed in it is among the marked ones."""
+    own = [entry for entry in (() if current is None else current.entries) if entry.compromised]
     entries: list[Entry] = []
     for entry in found.entries:
         known = next(
-            (one for one in burnt if _is(one, entry.uri, entry.key_pair_id, entry.fingerprint)), None
+            (one for one in marked if _is_key(one, entry.uri, entry.key_pair_id, entry.fingerprint)), None
         )
         if known is None:
             entries.append(entry)
@@ -84,31 +94,33 @@ def _merged(found: KeyGroupRecord, there: KeyGroupRecord | None, burnt: list[Ent
     if found.signing is not None and (signing is None or signing.compromised):
         return None
     try:
-        check(merged)  # else two would sign: one that is compromised, until another takes its place
+        check(merged)  # otherwise two keys would sign: a compromised one, until its successor takes over
     except CustodyError:
         return None
     return merged
 
 
-def _is(burnt: Entry, uri: str, key_pair_id: str, fingerprint: str) -> bool:
-    if burnt.fingerprint and fingerprint:
-        return burnt.fingerprint == fingerprint
-    return _shown(burnt.uri) == _shown(uri) or bool(key_pair_id and burnt.key_pair_id == key_pair_id)
+def _is_key(entry: Entry, uri: str, key_pair_id: str, fingerprint: str) -> bool:
+    if entry.fingerprint and fingerprint:
+        return entry.fingerprint == fingerprint
+    return _without_options(entry.uri) == _without_options(uri) or bool(
+        key_pair_id and entry.key_pair_id == key_pair_id
+    )
 
 
-def trusted_again(transaction: Transaction, burnt: Mapping[str, str]) -> list[str]:
-    """What the restored state says of compromised keys."""
+def trusted_again(transaction: Transaction, compromised: Mapping[str, str]) -> list[str]:
+    """A warning for each key group of the restored state that trusts a compromised key."""
     groups = transaction.get_many("KeyGroup", transaction.versions("KeyGroup"))
     return [
         f"key group {group.config['Name']} will trust {id_}, whose private key {uri} is compromised: "
-        "take it out at once"
-        for uri, id_ in burnt.items()
+        "remove it at once"
+        for uri, id_ in compromised.items()
         for group in groups
         if id_ in group.config["Items"]
     ]
 
 
-# ---- keys that are nowhere
+# ---- keys that custody lacks
 
 
 def fingerprints(transaction: Transaction) -> dict[str, str]:
@@ -122,29 +134,29 @@ def fingerprints(transaction: Transaction) -> dict[str, str]:
     return found
 
 
-def nowhere(
+def missing_keys(
     records: Iterable[RecordRow],
     keys: Iterable[KeyRow],
     public: Mapping[str, str],
     environment: Mapping[str, str],
 ) -> dict[str, str]:
-    """The keys that are to sign by the records, and are neither among `keys` nor where the records say: by where that
-    is, why signers cannot sign.
+    """The signing keys of the records that are neither among `keys` nor in custody: by URI without options, why signers
+    cannot sign.
 
     :param public: `fingerprints` of the restored state.
     """
     found: dict[str, str] = {}
-    with_them = {(_shown(key.uri), key.key().public_key.fingerprint) for key in keys}
+    restored = {(_without_options(key.uri), key.key().public_key.fingerprint) for key in keys}
     for row in records:
         record = row.succession()
         if record is None or (entry := record.signing) is None:
             continue
-        uri = _shown(entry.uri)
+        uri = _without_options(entry.uri)
         wanted = entry.fingerprint or public.get(entry.key_pair_id, "")
-        if any(at == uri and wanted in ("", print_) for at, print_ in with_them):
+        if any(at == uri and wanted in ("", print_) for at, print_ in restored):
             continue
         if why := _lacks(entry, wanted, environment):
-            found[uri] = f"record {row.name}: nobody can sign with {uri}: {why}"
+            found[uri] = f"record {row.name}: no signer can use {uri}: {why}"
     return found
 
 
@@ -157,21 +169,23 @@ def _lacks(entry: Entry, wanted: str, environment: Mapping[str, str]) -> str:
     if held.delete_at is not None:
         return "it is to be deleted"
     if wanted and held.public_key.fingerprint != wanted:
-        return "another key is there by that name"
+        return "custody has another key of that name"
     return ""
 
 
-# ---- what there is
+# ---- current records
 
 
-def present(place: str, environment: Mapping[str, str]) -> tuple[dict[str, KeyGroupRecord], list[str]]:
-    """The records that are in `place` now, by name, and why there are none where they cannot be had."""
-    if not custodies.any_records(place):
+def current_records(
+    place: str, environment: Mapping[str, str]
+) -> tuple[dict[str, KeyGroupRecord], list[str]]:
+    """The current records in `place`, by name, and the errors if they cannot be read."""
+    if not archived_keys.any_records(place):
         return {}, []
-    rows, trouble = custodies.found_records(place, environment)
+    rows, trouble = archived_keys.found_records(place, environment)
     found = {row.name: record for row in rows if (record := row.succession()) is not None}
-    return found, [f"which keys are compromised by now cannot be seen: {why}" for why in trouble]
+    return found, [f"it is not known which keys have been marked compromised since: {why}" for why in trouble]
 
 
-def _shown(uri: str) -> str:
+def _without_options(uri: str) -> str:
     return uri.partition("?")[0]

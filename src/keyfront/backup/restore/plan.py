@@ -1,4 +1,4 @@
-"""What a restore would do, before it does it: what is added, changed and removed beside what is there now."""
+"""The plan of a restore: what it adds, changes and removes compared with the current state."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 import sqlalchemy as sa
 
-from keyfront.backup.archive import keys as custodies
+from keyfront.backup.archive import keys as archived_keys
 from keyfront.backup.archive.container import Manifest
 from keyfront.backup.archive.files import File
 from keyfront.backup.archive.keys import RecordRow
@@ -23,7 +23,7 @@ ChangeKind = Literal["add", "change", "remove"]
 
 
 class Change(msgspec.Struct, frozen=True):
-    """`what` is a kind of thing, such as `Distribution`, `user`, `file`; `name` tells which."""
+    """`what` is a kind, such as `Distribution`, `user`, `file`; `name` is which one."""
 
     deed: ChangeKind
     what: str
@@ -31,8 +31,8 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """`audit` says what becomes of the audit log, `notes` what else to know. `continues`: the log that is there now is
-    the archive's, gone on."""
+    """`audit` says what happens to the audit log, `notes` what else the operator should know. `continues`: the current
+    log is a continuation of the archive's."""
 
     changes: tuple[Change, ...]
     audit: str
@@ -48,8 +48,7 @@ _SHOWN = (
     (schema.access_policy, "policy", {"created", "modified"}),
     (schema.access_attachment, "policy of user", set[str]()),
 )
-"""The tables in which a person would look for a difference, what their rows are called, and the columns that do not
-matter to that."""
+"""The tables that a plan compares, what their rows are called, and the columns that it ignores."""
 
 
 def plan(
@@ -61,24 +60,24 @@ def plan(
     environment: Mapping[str, str],
     trouble: str,
 ) -> Plan:
-    """:param staged: the archive's rows; of its audit log, none are needed.
-    :param current: what is there now; None if that is nothing, or cannot be read, as `trouble` says then.
+    """:param staged: the archive's rows; those of its audit log are not needed.
+    :param current: the current store; None if there is none, or if it cannot be read for the reason `trouble`.
     :param records: the place of the records after the restore, empty if there is none.
     """
     notes = [f"not in the archive: {what}" for what in archive.manifest.missing]
     if trouble:
-        notes.append(f"what is there now cannot be compared: {trouble}")
+        notes.append(f"the current state cannot be compared: {trouble}")
     try:
         changes = [*_rows(staged, current)]
     except ApiError as error:
         changes = [*_rows(staged, None)]
-        notes.append(f"what is there now cannot be compared: {error.message}")
+        notes.append(f"the current state cannot be compared: {error.message}")
     changes += _files(archive.files, folder)
     try:
         changes += _records(archive.records, records, environment)
     except CustodyError as error:
         notes.append(f"records cannot be compared: {error}")
-    lacking = [row for row in archive.keys if not custodies.has_key(row, environment)]
+    lacking = [row for row in archive.keys if not archived_keys.has_key(row, environment)]
     changes += [Change("add", "private key", row.uri.partition("?")[0]) for row in lacking]
     log, continues = audit(archive.manifest, current)
     if continues and current is not None:
@@ -103,25 +102,25 @@ _KINDS = {"PublicKey": "public key", "KeyGroup": "key group"}
 
 
 def _returning(staged: Store, current: Store) -> Iterator[str]:
-    """What was taken back since the archive was made, and gives access again."""
+    """What was revoked after the archive was made and gives access again."""
     new, old = (_by_key(store, schema.resource, set()) for store in (staged, current))
     for kind, id_ in sorted(new):
         if kind not in _KINDS:
             continue
         named = _named(new[kind, id_], (id_,))
         if (kind, id_) not in old:
-            yield f"{_KINDS[kind]} {named} was deleted after the archive was made, and comes back"
+            yield f"{_KINDS[kind]} {named} was deleted after the archive was made, and is restored"
         elif kind == "KeyGroup":
             items = [set(_items(rows[kind, id_])) for rows in (new, old)]
             for item in sorted(items[0] - items[1]):
-                yield f"key group {named} trusts the public key {item} again, which was taken out of it since"
+                yield f"key group {named} trusts the public key {item} again, which was removed from it since"
     known, there = (_by_key(store, schema.access_user, set()) for store in (staged, current))
     for key in sorted(known.keys() - there.keys()):
-        yield f"user {key[0]} was deleted after the archive was made, and comes back"
+        yield f"user {key[0]} was deleted after the archive was made, and is restored"
     keys, now = (_by_key(store, schema.access_key, set()) for store in (staged, current))
     for key, row in sorted(keys.items()):
         if key not in now:
-            yield f"access key {key[0]} of {row['owner']} was deleted after the archive was made, and comes back"
+            yield f"access key {key[0]} of {row['owner']} was deleted after the archive was made, and is restored"
         elif row["active"] and not now[key]["active"]:
             yield f"access key {key[0]} of {row['owner']} was made inactive since, and is active again"
 
@@ -131,26 +130,26 @@ def _items(row: dict[str, Any]) -> list[str]:
     return found
 
 
-_TOLD = {
-    "credentials": "keys that were added to it since sign no more, and those that were taken out sign again",
-    "shield-secret": "edges and shields that hold the one that is there now need the archive's",
-    "origin-credentials": "origins are asked with what they took then",
-    "access.key": "it opens the secrets of access keys that are restored, and none that were sealed under another",
+_CONSEQUENCES = {
+    "credentials": "access keys added since stop working, and those removed since work again",
+    "shield-secret": "edges and shields that have the current one need the archive's",
+    "origin-credentials": "origins get the credentials of that time",
+    "access.key": "it opens the secrets of restored access keys, and none that were sealed under another key",
 }
 
 
 def _secrets(files: Iterable[File], folder: Path) -> Iterator[str]:
-    """What it means that secrets of an installation that is there are replaced."""
+    """What follows from replacing the secrets of an existing installation."""
     for file in files:
         path = folder / file.path
-        if file.path in _TOLD and path.exists():
-            yield f"{file.path} goes back to the archive's: {_TOLD[file.path]}"
+        if file.path in _CONSEQUENCES and path.exists():
+            yield f"{file.path} goes back to the archive's: {_CONSEQUENCES[file.path]}"
 
 
 def _sealed(
     staged: Store, files: Iterable[File], folder: Path, environment: Mapping[str, str]
 ) -> Iterator[str]:
-    """Whether the secrets of the access keys that are restored can be opened then."""
+    """Whether the secrets of the restored access keys can be opened afterward."""
     with staged.read() as transaction:
         names = {key.id: key.sealer for key in users.sealed_keys(transaction)}
     if not names:
@@ -177,7 +176,7 @@ def _by_key(store: Store, table: sa.Table, passing: set[str]) -> dict[tuple[str,
 
 
 def _named(row: dict[str, Any], key: tuple[str, ...]) -> str:
-    """The row's key, and what a person calls it."""
+    """The key of the row, and its name if it has one."""
     text = " ".join(key)
     try:
         config = msgspec.json.decode(row["config"])
@@ -200,15 +199,15 @@ def _files(files: Iterable[File], folder: Path) -> Iterator[Change]:
 
 def _records(rows: Iterable[RecordRow], place: str, environment: Mapping[str, str]) -> Iterator[Change]:
     for row in rows:
-        now = custodies.record_now(place, row.name, environment)
+        now = archived_keys.record_now(place, row.name, environment)
         if now is None:
             yield Change("add", "record", row.name)
-        elif not custodies.alike(now.data, row.text.encode()):
+        elif not archived_keys.alike(now.data, row.text.encode()):
             yield Change("change", "record", row.name)
 
 
 def audit(manifest: Manifest, current: Store | None) -> tuple[str, bool]:
-    """What becomes of the log, and whether the one that is there now goes on from the archive's."""
+    """What happens to the audit log, and whether the current one continues the archive's."""
     number, _, digest = manifest.audit.partition(":")
     taken = f"the archive's {number} records"
     if current is None:
@@ -222,8 +221,8 @@ def audit(manifest: Manifest, current: Store | None) -> tuple[str, bool]:
     if head is None:
         return taken, False
     if (int(number) == 0) or (at and at[0].number == int(number) and at[0].digest.hex() == digest):
-        return f"the one that is there, {head.number} records, which goes on from the archive's", True
+        return f"the current one, {head.number} records, which continues the archive's", True
     return (
-        f"{taken}; the {head.number} that are there now are another log's, and are kept aside with the rest",
+        f"{taken}; the {head.number} current ones belong to another log, and are saved with the rest",
         False,
     )

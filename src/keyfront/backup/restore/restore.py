@@ -1,15 +1,15 @@
-"""The way back: what an archive holds, made whole beside what is there, and then put in its place.
+"""Restore an archive: build the new state beside the current one, then put it in place.
 
-1. All is staged in `restore.new/`: a store with the archive's rows, brought forward to this version's schema. Its
-   snapshot's number goes up by LEAP, above whatever edges may have seen since, and everything counts as changed with
-   it, so that edges take it. If the audit log that is there now is the archive's gone on, it goes on: a restore forgets
-   nothing that was recorded. The restore itself is its last record.
-2. What is there now is kept in `before-restore-TIME/`; a database of PostgreSQL's keeps it in a schema of that name.
-3. PostgreSQL's tables are swapped in one transaction. Private keys go into custody, then files into the folder, then
-   SQLite's file is swapped by a rename. Then come the records, which turn signers to the keys that edges trust now.
+1. The new state is staged in `restore.new/`: a store with the archive's rows, migrated to this version's schema. Its
+   snapshot number goes up by LEAP, above any that edges may have seen since, and everything counts as changed with it,
+   so that edges accept it. If the current audit log continues the archive's, it is kept: a restore loses no audit
+   record. The restore itself is the last record.
+2. The current state is saved in `before-restore-TIME/`; in PostgreSQL, in a schema of that name.
+3. PostgreSQL tables are swapped in one transaction. Private keys go into custody, then files into the folder, then the
+   SQLite file is swapped by a rename. The records come last: they switch signers to the keys that edges trust now.
 
-While 3 goes on, the file `restore.running` says so, and `keyfront up` does not start. A restore that was killed is run
-again; what was there before it is still kept aside, since nothing is overwritten there.
+During 3 the file `restore.running` exists, and `keyfront up` does not start. A restore that was killed is run again;
+the state from before it is still saved, since nothing there is overwritten.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from pathlib import Path
 import msgspec
 import sqlalchemy as sa
 
-from keyfront.backup.archive import files as belongings
-from keyfront.backup.archive import keys as custodies
+from keyfront.backup.archive import files as archived_files
+from keyfront.backup.archive import keys as archived_keys
 from keyfront.backup.audit import RESTORED, AuditActor, append_event
 from keyfront.backup.capture import Archive, compiled
-from keyfront.backup.restore import compromised as turning
-from keyfront.backup.restore import plan as planning
+from keyfront.backup.restore import compromised
+from keyfront.backup.restore import plan as restore_plan
 from keyfront.backup.restore.current_state import look
 from keyfront.backup.restore.lock import RUNNING
 from keyfront.backup.restore.plan import Plan
@@ -56,11 +56,13 @@ _STORE = "keyfront.db"
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Where to restore to. `store` is the URL of a PostgreSQL database, empty for the file in the folder; `records` the
-    place of the key groups' records, empty for where they were when the archive was taken. `elsewhere`: records and
-    private keys outside the folder are put back as well. Others may go by those: whoever restores in order to have a
-    look must not turn the signers of an installation that runs. `compromised`: keys that the records call compromised
-    now are put back as well, and may sign."""
+    """Where to restore to.
+
+    `store` is the URL of a PostgreSQL database, empty for the file in the folder. `records` is the place of the key
+    groups' records, empty for where they were when the archive was made. `elsewhere`: also restore records and private
+    keys outside the folder; other installations may use those, and a restore for inspection must not switch their
+    signers. `compromised`: also restore keys that the current records mark compromised, and let them sign.
+    """
 
     folder: Path
     store: str = ""
@@ -71,13 +73,13 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class _Note(msgspec.Struct, frozen=True):
-    """What RUNNING holds: where what was there is kept, and whether a store was swapped already."""
+    """The content of the file RUNNING: the folder in which the previous state is saved."""
 
     aside: str
 
 
 class Restore:
-    """One restore, planned and then perhaps done, with the folder's lock held. Use as a context.
+    """One restore: planned, and then run if wanted. The caller holds the folder's lock. Use as a context manager.
 
     :raises SettingsError: if a store on PostgreSQL cannot be opened.
     """
@@ -87,38 +89,42 @@ class Restore:
         self._target = target
         self._environment = environment
         manifest, folder = archive.manifest, target.folder
-        self._records = target.records or custodies.moved(manifest.records, manifest.data, folder)
+        self._records = target.records or archived_keys.moved(manifest.records, manifest.data, folder)
         if archive.records and not self._records:
             self._records = f"file:{folder / 'custody'}/"
-        self._rows = [custodies.moved_record(row, manifest.data, folder) for row in archive.records]
+        self._rows = [archived_keys.moved_record(row, manifest.data, folder) for row in archive.records]
         self._keys = [
-            msgspec.structs.replace(row, uri=custodies.moved(row.uri, manifest.data, folder))
+            msgspec.structs.replace(row, uri=archived_keys.moved(row.uri, manifest.data, folder))
             for row in archive.keys
         ]
-        self._left: list[str] = []
+        self._notes: list[str] = []
         if not target.elsewhere:
-            self._leave_alone()
-        there, unknown = turning.present(self._records, environment)
-        settled = turning.exclude_compromised(self._rows, self._keys, there, target.compromised)
-        self._rows, self._keys, self._burnt = settled.records, settled.keys, settled.burnt
-        self._left += [*settled.notes, *unknown]
+            self._exclude_elsewhere()
+        current, unknown = compromised.current_records(self._records, environment)
+        restorable = compromised.exclude_compromised(self._rows, self._keys, current, target.compromised)
+        self._rows, self._keys, self._compromised = (
+            restorable.records,
+            restorable.keys,
+            restorable.compromised,
+        )
+        self._notes += [*restorable.notes, *unknown]
         self._public: dict[str, str] = {}
         self._current: Store | None = None
 
-    def _leave_alone(self) -> None:
-        """Keep to the data folder."""
+    def _exclude_elsewhere(self) -> None:
+        """Leave out what is outside the data folder."""
         folder = self._target.folder
-        told = "is left alone, since it is not in the data folder (--elsewhere)"
-        if self._rows and not custodies.inside(self._records, folder):
+        reason = "is not restored, since it is not in the data folder (--elsewhere)"
+        if self._rows and not archived_keys.inside(self._records, folder):
             place = self._records.partition("?")[0]
-            self._left += [f"record {row.name} in {place} {told}" for row in self._rows]
+            self._notes += [f"record {row.name} in {place} {reason}" for row in self._rows]
             self._rows = []
-        self._left += [
-            f"private key {row.uri.partition('?')[0]} {told}"
+        self._notes += [
+            f"private key {row.uri.partition('?')[0]} {reason}"
             for row in self._keys
-            if not custodies.inside(row.uri, folder)
+            if not archived_keys.inside(row.uri, folder)
         ]
-        self._keys = [row for row in self._keys if custodies.inside(row.uri, folder)]
+        self._keys = [row for row in self._keys if archived_keys.inside(row.uri, folder)]
 
     def __enter__(self) -> Restore:
         return self
@@ -135,28 +141,28 @@ class Restore:
             return None
         try:
             found = Store(file)
-        except SettingsError:  # perhaps it is why somebody restores
+        except SettingsError:  # which may be the reason for the restore
             return None
         try:
             with found.read() as transaction:
-                said = str(transaction.connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one())
+                check = str(transaction.connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one())
         except ApiError as error:
-            said = error.message
-        if said == "ok":
+            check = error.message
+        if check == "ok":
             return found
         found.close()
         return None
 
     def plan(self) -> Plan:
         """:raises BackupError: if the archive's rows are not those of a store."""
-        files, stay = belongings.settled(self._archive.files, self._target.folder)
+        files, stay = archived_files.settled(self._archive.files, self._target.folder)
         archive = msgspec.structs.replace(self._archive, files=files, records=self._rows, keys=self._keys)
         target = self._target
         seen = look(target.folder / _STORE, target.store, target.password_file)
         staged: Store | None = None
         try:
             staged = self._archive.store(Memory(), without=(schema.audit.name,))
-            plan = planning.plan(
+            plan = restore_plan.plan(
                 archive,
                 staged,
                 seen.store,
@@ -166,40 +172,40 @@ class Restore:
                 seen.trouble,
             )
             with staged.read() as transaction:
-                public = turning.fingerprints(transaction)
-                again = turning.trusted_again(transaction, self._burnt)
-            nowhere = turning.nowhere(self._rows, self._keys, public, self._environment)
-            notes = (*plan.notes, *stay, *self._left, *again, *nowhere.values())
+                public = compromised.fingerprints(transaction)
+                again = compromised.trusted_again(transaction, self._compromised)
+            nowhere = compromised.missing_keys(self._rows, self._keys, public, self._environment)
+            notes = (*plan.notes, *stay, *self._notes, *again, *nowhere.values())
             return msgspec.structs.replace(plan, notes=notes)
         finally:
             for store in (staged, seen.store):
                 if store is not None:
                     store.close()
 
-    def run(self, plan: Plan, teller: AuditActor, name: str, now: float) -> list[str]:
-        """Do it.
+    def run(self, plan: Plan, actor: AuditActor, name: str, now: float) -> list[str]:
+        """Carry out the plan.
 
-        :param plan: what `plan` gave.
-        :param name: the archive's, for the audit log.
+        :param plan: the result of `plan`.
+        :param name: the name of the archive, for the audit log.
         :param now: epoch seconds.
-        :returns: what could not be put back, with the reason: private keys and records, in places that refuse, and the
-            keys that are to sign and are nowhere.
-        :raises BackupError: if the store cannot be put in its place; then it is as it was.
+        :returns: what could not be restored, and why: private keys and records whose places refuse, and signing keys
+            that custody lacks.
+        :raises BackupError: if the store cannot be replaced; it is unchanged then.
         """
         try:
-            return self._run(plan, teller, name, now)
+            return self._run(plan, actor, name, now)
         except OSError as error:
             raise BackupError(
-                f"the restore did not end: {error}; when that is put right, run it again"
+                f"the restore did not finish: {error}; once that is fixed, run it again"
             ) from error
         finally:
             shutil.rmtree(self._target.folder / _STAGING, ignore_errors=True)
 
-    def _run(self, plan: Plan, teller: AuditActor, name: str, now: float) -> list[str]:
+    def _run(self, plan: Plan, actor: AuditActor, name: str, now: float) -> list[str]:
         folder = self._target.folder
-        self._current = self._open()  # and bring it up to date, as a plan does not
+        self._current = self._open()  # and migrate it, which a plan does not do
         plan = msgspec.structs.replace(
-            plan, continues=planning.audit(self._archive.manifest, self._current)[1]
+            plan, continues=restore_plan.audit(self._archive.manifest, self._current)[1]
         )
         if self._current is not None and self._current.shared:
             _refuse_live(self._current)
@@ -209,7 +215,7 @@ class Restore:
         file = staging / _STORE
         staged = self._archive.store(Sqlite(file), without=(schema.audit.name,) if plan.continues else ())
         try:
-            self._prepare(staged, plan, teller, name, now)
+            self._prepare(staged, plan, actor, name, now)
             log.info("store prepared", extra={"archive": name})
             shared = self._current if self._current is not None and self._current.shared else None
             if shared is None:
@@ -221,7 +227,7 @@ class Restore:
                 except (ApiError, BackupError):
                     (folder / RUNNING).unlink(missing_ok=True)  # nothing was changed
                     raise
-            failed = custodies.put_keys(self._keys, now, self._environment)
+            failed = archived_keys.put_keys(self._keys, now, self._environment)
             log.info("private keys restored", extra={"failed": len(failed)})
             self._put_files(aside)
             if shared is None:
@@ -229,8 +235,8 @@ class Restore:
                 self._swap_sqlite(file, aside)
         finally:
             staged.close()
-        failed += custodies.put_records(self._rows, self._records, now, self._environment)
-        nowhere = turning.nowhere(self._rows, (), self._public, self._environment)
+        failed += archived_keys.put_records(self._rows, self._records, now, self._environment)
+        nowhere = compromised.missing_keys(self._rows, (), self._public, self._environment)
         failed += [why for uri, why in nowhere.items() if not any(uri in text for text in failed)]
         with contextlib.suppress(OSError):
             aside.rmdir()  # where nothing was there before
@@ -238,10 +244,10 @@ class Restore:
         sync_folder(folder)
         return failed
 
-    def _prepare(self, staged: Store, plan: Plan, teller: AuditActor, name: str, now: float) -> None:
+    def _prepare(self, staged: Store, plan: Plan, actor: AuditActor, name: str, now: float) -> None:
         manifest = self._archive.manifest
         with staged.read() as transaction:
-            taken = compiled(transaction, teller.account)
+            taken = compiled(transaction, actor.account)
         feeds = remembered(self._target.folder)
         published = [one for one in (feeds.published(), *feeds.elsewhere()) if one is not None]
         number = max(manifest.snapshot, feeds.number())
@@ -263,15 +269,15 @@ class Restore:
             _set_access(transaction, max(access, _access(transaction)) + 1)
             append_event(
                 transaction,
-                teller,
+                actor,
                 RESTORED,
                 {"Archive": name, "Taken": _iso(manifest.taken), "FromSnapshot": manifest.snapshot},
                 {"Snapshot": number + LEAP},
                 now,
             )
         with staged.read() as transaction:
-            made = compiled(transaction, teller.account)
-            self._public = turning.fingerprints(transaction)
+            made = compiled(transaction, actor.account)
+            self._public = compromised.fingerprints(transaction)
         without = [
             msgspec.structs.replace(
                 one,
@@ -307,7 +313,7 @@ class Restore:
 
     def _put_files(self, aside: Path) -> None:
         folder = self._target.folder
-        files, _ = belongings.settled(self._archive.files, folder)
+        files, _ = archived_files.settled(self._archive.files, folder)
         for file in files:
             path = folder / file.path
             try:
@@ -328,7 +334,7 @@ class Restore:
         path = self._target.folder / _STORE
         self._current.close()  # which takes its journal in, and removes it
         if _journals(path):
-            raise BackupError(f"somebody else has {path} open: end it first; nothing was changed")
+            raise BackupError(f"another process has {path} open: stop it first; nothing was changed")
 
     def _swap_sqlite(self, file: Path, aside: Path) -> None:
         """The new file takes the old one's place in one rename. The old one has no journal then: SQLite would read it

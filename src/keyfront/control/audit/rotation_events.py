@@ -22,25 +22,25 @@ class AuditListener:
         self._audit = AuditWriter(store, rng)
         self._caller = Caller("", f"arn:aws:iam::{account}:root", account, account)
 
-    def told(self, telling: RotationEvent) -> None:
-        if telling.moment == "before":
+    def on_event(self, event: RotationEvent) -> None:
+        if event.moment == "before":
             return
         said = {
-            "KeyGroupId": telling.key_group_id,
-            "KeyGroup": telling.group,
-            "Key": telling.key,
-            "KeyPairId": telling.key_pair_id,
-            "Reason": telling.reason,
+            "KeyGroupId": event.key_group_id,
+            "KeyGroup": event.group,
+            "Key": event.key,
+            "KeyPairId": event.key_pair_id,
+            "Reason": event.reason,
         }
         call = Call(
-            operation=f"Rotation{telling.action.capitalize()}",
+            operation=f"Rotation{event.action.capitalize()}",
             params={name: value[:2000] for name, value in said.items() if value},
             caller=self._caller,
             source_ip="local",
             user_agent="keyfront up, scheduler",
             request_id=str(uuid.uuid4()),
-            now=telling.at,
+            now=event.at,
             source=SOURCE,
         )
-        failed = telling.moment == "failed"
-        self._audit.record(call, ApiError("RotationFailed", telling.error[:2000], 500) if failed else {})
+        failed = event.moment == "failed"
+        self._audit.record(call, ApiError("RotationFailed", event.error[:2000], 500) if failed else {})
