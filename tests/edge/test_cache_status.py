@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from http_sf import DisplayString
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,11 +42,12 @@ class TestStructuredFields:
             ([b"a=-12.5"], {"a": -12.5}),
             ([b'a="x, \\"y\\" \\\\"'], {"a": 'x, "y" \\'}),
             ([b"a=tok/en:*"], {"a": Token("tok/en:*")}),
-            ([b"a=:aGVsbG8=:, b=@1659578233"], {"a": b"hello", "b": 1659578233}),
-            ([b"a=(1 2;p  x);q=1, b"], {"a": [1, 2, Token("x")], "b": True}),
+            ([b"a=:aGVsbG8=:, b=@1659578233"], {"a": b"hello", "b": datetime.fromtimestamp(1659578233, UTC)}),
+            ([b"a=(1 2;p  x);q=1, b"], {"a": [(1, {}), (2, {"p": True}), (Token("x"), {})], "b": True}),
             ([b"a=()"], {"a": []}),
             ([b"a;x=1;y, b=2; z"], {"a": True, "b": 2}),
             ([b"  a=1  "], {"a": 1}),
+            ([b'a=%"f%c3%bc"'], {"a": DisplayString("fü")}),
             *[([data], None) for data in MALFORMED],
         ],
     )
@@ -87,6 +90,9 @@ class TestCdnCacheControl:
             ([(FOR_CDNS, b"no-store"), (FOR_ALL, b"max-age=60")], None),
             ([(FOR_CDNS, b"private"), (FOR_ALL, b"public, max-age=60")], None),
             ([(FOR_CDNS, b"max-age=60, s-maxage=7")], 7),
+            # Of the wrong type (RFC 9213 §2.1): a Date is no number, a Display String no field name.
+            ([(FOR_CDNS, b"max-age=@60, s-maxage=7")], 7),
+            ([(FOR_CDNS, b'max-age=60, x-note=%"f%c3%bc"'), (FOR_ALL, b"no-store")], 60),
             # Nothing else counts beside it, not even where it says nothing of its own.
             ([(FOR_CDNS, b"must-revalidate"), (FOR_ALL, b"max-age=60")], 500),
             ([(FOR_CDNS, b"public"), (b"expires", b"Thu, 01 Jan 1970 00:00:00 GMT")], 500),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from keyfront.edge.semantics.structured_fields import Value, parse_dictionary
+from keyfront.edge.semantics.structured_fields import Token, parse_dictionary
 from keyfront.edge.types.messages import Header, Headers
 
 FOREVER: Final = float("inf")
@@ -108,7 +108,7 @@ class CacheControl:
         return self.no_cache or self.private or (self.no_store and not self.must_understand)
 
 
-def _as_directives(members: dict[str, Value]) -> bytes:
+def _as_directives(members: dict[str, object]) -> bytes:
     """The members of a targeted field in Cache-Control's own syntax, without those of a wrong type (RFC 9213 §2.1)."""
     out: list[str] = []
     for name, value in members.items():
@@ -117,7 +117,7 @@ def _as_directives(members: dict[str, Value]) -> bytes:
                 out.append(f"{name}={value}")
         elif value is True:
             out.append(name)
-        elif name in ("no-cache", "private") and isinstance(value, str) and '"' not in value:
+        elif name in ("no-cache", "private") and isinstance(value, str | Token) and '"' not in value:
             out.append(f'{name}="{value}"')
     return ", ".join(out).encode()
 
