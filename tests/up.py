@@ -16,6 +16,17 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
+PATIENCE = 60.0
+"""Seconds until a test gives up on what takes a moment: a busy machine makes it slow, not red."""
+
+
+def seconds(promised: float) -> float:
+    """How long something may take that takes `promised` seconds on a machine with nothing else to do: as much longer as
+    this one has more to do than it has cores."""
+    of_a_minute, _, _, running, _ = Path("/proc/loadavg").read_text().split()
+    busy = max(float(of_a_minute), float(running.partition("/")[0]))
+    return promised * max(1.0, 2 * busy / len(os.sched_getaffinity(0)))
+
 
 class Answer:
     """What a viewer got: header names lower-case."""
@@ -39,6 +50,14 @@ def _command_line(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return ""
+
+
+def gone(pid: int) -> bool:
+    """Has the process ended? Its parent may not have noticed yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 class Up:
@@ -89,9 +108,18 @@ class Up:
 
     def stop(self) -> int:
         """SIGTERM; the exit status."""
+        self.end()
+        return self.ended()
+
+    def end(self) -> None:
+        """SIGTERM, and no wait."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(60)
+
+    def ended(self) -> int:
+        """Wait for the end; the exit status."""
+        assert self._process is not None
+        return self._process.wait(PATIENCE)
 
     def kill(self, *, children: bool = True) -> None:
         """SIGKILL for it, and for everything it started."""
@@ -150,7 +178,7 @@ class Up:
             config=Config(retries={"max_attempts": 0}),
         )
 
-    def deployed(self, distribution_id: str, within: float = 5.0) -> float:
+    def deployed(self, distribution_id: str, within: float = PATIENCE) -> float:
         """Wait until the distribution reads Deployed; the seconds that it took."""
         client = self.client()
         began = time.monotonic()
@@ -160,12 +188,16 @@ class Up:
         )
         return time.monotonic() - began
 
+    def well(self) -> None:
+        """Wait until all processes run, and nothing is amiss."""
+        self.until(lambda: self.control("/healthz").status == 200)
+
     @staticmethod
-    def until(true: Callable[[], bool], within: float = 5.0) -> None:
+    def until(true: Callable[[], bool], within: float = PATIENCE) -> None:
         ends = time.monotonic() + within
         while not true():
             assert time.monotonic() < ends, "it did not become true in time"
-            time.sleep(0.01)
+            time.sleep(0.02)
 
     # -- as a viewer ---------------------------------------------------------------------------------------------
 
@@ -173,7 +205,17 @@ class Up:
         self, host: str, target: str, headers: dict[str, str] | None = None, *, method: str = "GET"
     ) -> Answer:
         """One request on a connection of its own, its target sent exactly as given."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.edge_port, timeout=10)
+        return self._get(self.edge_port, host, target, headers, method)
+
+    def control(self, target: str) -> Answer:
+        """What the control port answers to one unsigned GET, such as `/healthz`."""
+        return self._get(self.control_port, f"127.0.0.1:{self.control_port}", target)
+
+    @staticmethod
+    def _get(
+        port: int, host: str, target: str, headers: dict[str, str] | None = None, method: str = "GET"
+    ) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
         try:
             connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
             connection.putheader("Host", host)

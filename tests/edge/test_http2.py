@@ -146,8 +146,8 @@ class Harness:
             "CachedMethods": {"Quantity": 2, "Items": ["GET", "HEAD"]},
         }
         self.id = client.create_distribution(DistributionConfig=config)["Distribution"]["Id"]
-        self.up.until(lambda: any("asgi-" in name for name in self.reports()), 20)
-        self.up.deployed(self.id, 10)
+        self.up.until(lambda: any("asgi-" in name for name in self.reports()))
+        self.up.deployed(self.id)
 
     def reports(self) -> list[str]:
         return [path.name for path in (self.folder / "data" / "reports").glob("*.json")]
@@ -337,13 +337,13 @@ def test_an_answer_that_breaks_off_is_no_answer(harness: Harness) -> None:
 def test_a_viewer_that_does_not_read_or_leaves_stops_the_origin(harness: Harness) -> None:
     with Raw(harness) as raw:
         raw.ask(b"/big-stuck")
-        harness.up.until(lambda: App.sent.get("/big-stuck", 0) > 0, 10)
+        harness.up.until(lambda: App.sent.get("/big-stuck", 0) > 0)
         time.sleep(1)  # as far as it goes
         at = App.sent["/big-stuck"]
         assert at < BIG
     time.sleep(1.5)
     assert App.sent["/big-stuck"] < BIG
-    harness.up.until(lambda: any(r["path"] == "/big-stuck" for r in harness.records()), 10)
+    harness.up.until(lambda: any(r["path"] == "/big-stuck" for r in harness.records()))
 
 
 def test_a_key_that_is_withdrawn_is_refused_within_a_second(harness: Harness) -> None:

@@ -614,7 +614,7 @@ class TestUp:
 
             assert over_tls() == (200, b"hello", first.serial_number)
             second = folder.put("all", "*.cloudfront.localhost")
-            up.until(lambda: over_tls() == (200, b"hello", second.serial_number), 10)
+            up.until(lambda: over_tls() == (200, b"hello", second.serial_number))
             with (
                 contextlib.suppress(ConnectionError),
                 socket.create_connection(("127.0.0.1", up.tls_port)) as tcp,

@@ -6,8 +6,8 @@ import contextlib
 import http.client
 import os
 import signal
+import socket
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,17 +15,25 @@ from typing import Any
 
 import pytest
 
-from tests.up import Up, distribution_config
+from tests.up import PATIENCE, Up, distribution_config, gone
 
 PUBLIC = (Path(__file__).resolve().parent.parent / "vectors" / "keys" / "rsa.pub").read_text()
 
 
+pytestmark = pytest.mark.xdist_group("durability")
+
+
 class App(BaseHTTPRequestHandler):
+    """Answers to `/slow…` wait until they are released."""
+
     protocol_version = "HTTP/1.1"
+    slow = threading.Semaphore(0)
+    released = threading.Event()
 
     def do_GET(self) -> None:
         if self.path.startswith("/slow"):
-            time.sleep(0.5)
+            App.slow.release()
+            App.released.wait(PATIENCE)
         body = b"hello " * 1000
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -44,6 +52,13 @@ def app() -> Iterator[int]:
     server.shutdown()
 
 
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """A Keyfront for the stories that end as they began: with all processes running."""
+    with Up(tmp_path_factory.mktemp("durability") / "data") as up:
+        yield up
+
+
 def distribution(up: Up, app: int, reference: str = "1") -> dict[str, Any]:
     made = up.client().create_distribution(DistributionConfig=distribution_config(reference, app, []))
     up.deployed(made["Distribution"]["Id"])
@@ -51,43 +66,44 @@ def distribution(up: Up, app: int, reference: str = "1") -> dict[str, Any]:
     return result
 
 
-def test_a_killed_worker_loses_its_open_connections_and_nothing_else(app: int, tmp_path: Path) -> None:
-    with Up(tmp_path / "data") as up:
-        host = distribution(up, app)["DomainName"]
-        before = up.worker_pids()
-        assert len(before) == 2
-        answered, broken, wrong = 0, 0, []
-        stop = threading.Event()
+def test_a_killed_worker_loses_its_open_connections_and_nothing_else(app: int, running: Up) -> None:
+    up = running
+    up.well()
+    host = distribution(up, app, "killed")["DomainName"]
+    before = up.worker_pids()
+    assert len(before) == 2
+    answered, broken, wrong = 0, 0, []
+    stop = threading.Event()
 
-        def view() -> None:
-            nonlocal answered, broken
-            while not stop.is_set():
-                try:
-                    answer = up.get(host, "/a")
-                except (ConnectionError, http.client.HTTPException):
-                    broken += 1
-                    continue
-                if answer.status != 200 or answer.body != b"hello " * 1000:
-                    wrong.append(answer)
-                answered += 1
+    def view() -> None:
+        nonlocal answered, broken
+        while not stop.is_set():
+            try:
+                answer = up.get(host, "/a")
+            except (ConnectionError, http.client.HTTPException):
+                broken += 1
+                continue
+            if answer.status != 200 or answer.body != b"hello " * 1000:
+                wrong.append(answer)
+            answered += 1
 
-        viewers = [threading.Thread(target=view) for _ in range(4)]
-        for viewer in viewers:
-            viewer.start()
-        up.until(lambda: answered > 50)
-        os.kill(before[0], signal.SIGKILL)
-        up.until(lambda: len(set(up.worker_pids()) - {before[0]}) == 2)
-        seen = answered
-        up.until(lambda: answered > seen + 100)
-        stop.set()
-        for viewer in viewers:
-            viewer.join(10)
-        assert not wrong
-        assert broken <= 16  # what was open or waiting at the dead worker
-        assert before[1] in up.worker_pids()
-        # The new worker obeys the same snapshot and reports, so changes still deploy.
-        distribution(up, app, "2")
-        assert any("restarting it" in line for line in up.log)
+    viewers = [threading.Thread(target=view) for _ in range(4)]
+    for viewer in viewers:
+        viewer.start()
+    up.until(lambda: answered > 50)
+    os.kill(before[0], signal.SIGKILL)
+    up.until(lambda: len(set(up.worker_pids()) - {before[0]}) == 2)
+    seen = answered
+    up.until(lambda: answered > seen + 100)
+    stop.set()
+    for viewer in viewers:
+        viewer.join(10)
+    assert not wrong
+    assert broken <= 16  # what was open or waiting at the dead worker
+    assert before[1] in up.worker_pids()
+    # The new worker obeys the same snapshot and reports, so changes still deploy.
+    distribution(up, app, "killed 2")
+    assert any("restarting it" in line for line in up.log)
 
 
 def test_everything_killed_loses_no_acknowledged_change(app: int, tmp_path: Path) -> None:
@@ -116,7 +132,7 @@ def test_everything_killed_loses_no_acknowledged_change(app: int, tmp_path: Path
 
     writer = threading.Thread(target=write)
     writer.start()
-    up.until(lambda: len(acknowledged) >= 4, 20)
+    up.until(lambda: len(acknowledged) >= 4)
     up.kill()
     writer.join(30)
     with up:
@@ -132,31 +148,33 @@ def test_everything_killed_loses_no_acknowledged_change(app: int, tmp_path: Path
 
 
 @pytest.mark.parametrize("spoil", ["truncated", "garbage", "empty", "gone"])
-def test_a_spoilt_snapshot_is_refused_and_the_old_one_stays(app: int, tmp_path: Path, spoil: str) -> None:
-    with Up(tmp_path / "data") as up:
-        host = distribution(up, app)["DomainName"]
-        snapshot = up.data / "snapshot"
-        good = snapshot.read_bytes()
-        if spoil == "gone":
-            snapshot.unlink()
-        else:
-            bad = {"truncated": good[: len(good) // 2], "garbage": os.urandom(500), "empty": b""}[spoil]
-            snapshot.write_bytes(bad)
-            up.until(lambda: sum("refused a snapshot" in line for line in up.log) >= 2)
-        for _ in range(10):
-            assert up.get(host, "/a").status == 200
-        # A worker that starts now finds the last accepted one.
-        for pid in up.worker_pids():
-            os.kill(pid, signal.SIGKILL)
+def test_a_spoilt_snapshot_is_refused_and_the_old_one_stays(app: int, running: Up, spoil: str) -> None:
+    up = running
+    up.well()
+    host = distribution(up, app, spoil)["DomainName"]
+    logged = len(up.log)
+    snapshot = up.data / "snapshot"
+    good = snapshot.read_bytes()
+    if spoil == "gone":
+        snapshot.unlink()
+    else:
+        bad = {"truncated": good[: len(good) // 2], "garbage": os.urandom(500), "empty": b""}[spoil]
+        snapshot.write_bytes(bad)
+        up.until(lambda: sum("refused a snapshot" in line for line in up.log[logged:]) >= 2)
+    for _ in range(10):
+        assert up.get(host, "/a").status == 200
+    # A worker that starts now finds the last accepted one.
+    for pid in up.worker_pids():
+        os.kill(pid, signal.SIGKILL)
 
-        def served() -> bool:
-            with contextlib.suppress(ConnectionError, http.client.HTTPException):
-                return up.get(host, "/a").status == 200
-            return False
+    def served() -> bool:
+        with contextlib.suppress(ConnectionError, http.client.HTTPException):
+            return up.get(host, "/a").status == 200
+        return False
 
-        up.until(served)
-        # The next change heals everything.
-        distribution(up, app, "2")
+    up.until(served)
+    # The next change heals everything.
+    distribution(up, app, f"{spoil} 2")
 
 
 def test_children_end_when_their_parent_is_gone(app: int, tmp_path: Path) -> None:
@@ -164,17 +182,13 @@ def test_children_end_when_their_parent_is_gone(app: int, tmp_path: Path) -> Non
     children = up.children()
     up.kill(children=False)
 
-    def gone() -> bool:
-        return not any(Path(f"/proc/{pid}").exists() and "Z" not in _state(pid) for pid in children)
-
-    up.until(gone, 10)
+    up.until(lambda: all(gone(pid) for pid in children), PATIENCE)
 
 
-def _state(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return "Z"
+def listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), PATIENCE):
+        return True
+    return False
 
 
 def test_sigterm_finishes_what_is_under_way(app: int, tmp_path: Path) -> None:
@@ -187,20 +201,23 @@ def test_sigterm_finishes_what_is_under_way(app: int, tmp_path: Path) -> None:
         ]
         for viewer in viewers:
             viewer.start()
-        time.sleep(0.2)  # the slow answers take half a second each
-        assert up.stop() == 0
+        for _ in viewers:
+            assert App.slow.acquire(timeout=PATIENCE)
+        up.end()
+        up.until(lambda: not listens(up.edge_port))
+        App.released.set()
+        assert up.ended() == 0
         for viewer in viewers:
             viewer.join(10)
         assert answers == [200] * 8
         assert len([r for r in up.records() if r["path"].startswith("/slow")]) == 8
 
 
-def test_two_on_one_folder_or_one_port_is_refused_clearly(app: int, tmp_path: Path) -> None:
-    with Up(tmp_path / "data") as up:
-        second = Up(tmp_path / "data")
-        with pytest.raises(AssertionError, match="another keyfront uses the data folder"):
-            second.start()
-        third = Up(tmp_path / "other")
-        third.edge_port = up.edge_port
-        with pytest.raises(AssertionError, match=r"--edge 127\.0\.0\.1:\d+ cannot be used"):
-            third.start()
+def test_two_on_one_folder_or_one_port_is_refused_clearly(running: Up, tmp_path: Path) -> None:
+    second = Up(running.data)
+    with pytest.raises(AssertionError, match="another keyfront uses the data folder"):
+        second.start()
+    third = Up(tmp_path / "other")
+    third.edge_port = running.edge_port
+    with pytest.raises(AssertionError, match=r"--edge 127\.0\.0\.1:\d+ cannot be used"):
+        third.start()

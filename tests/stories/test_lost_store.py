@@ -1,23 +1,29 @@
-"""A store that is damaged or gone: edges serve their last snapshot, and nobody makes it worse."""
+"""A store that is damaged or gone: edges serve their last snapshot, and nobody makes it worse.
+
+The damages are done one after the other to the store of one running Keyfront, while its control plane is down; two
+stories begin with the start of a whole Keyfront on a damaged folder.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.stories.test_health import health, well
-from tests.stories.test_stuck import PATIENCE, app, ask, distribution
-from tests.up import Up
+from tests.stories.test_health import control_pid, health, well
+from tests.stories.test_stuck import app, ask, distribution, stopped
+from tests.up import PATIENCE, Up, gone
 
 __all__ = ["app"]
+
+pytestmark = pytest.mark.xdist_group("lost store")
 
 
 def _zeros(path: Path) -> None:
@@ -77,46 +83,93 @@ SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def running(app: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Up, str]]:
+    """A Keyfront, and the host of a distribution that it serves."""
+    with Up(tmp_path_factory.mktemp("lost") / "data", workers=1) as up:
+        host = distribution(up, app)
+        ask(up, host)
+        yield up, host
+        assert up.stop() == 0
+
+
+@contextlib.contextmanager
+def control_down(up: Up) -> Iterator[None]:
+    """The control plane has ended in good order, and nobody starts it again yet."""
+    control = control_pid(up)
+    with stopped(up.pid):
+        os.kill(control, signal.SIGTERM)
+        up.until(lambda: gone(control), PATIENCE)
+        yield
+
+
+def serves_without_its_store(up: Up, host: str, says: str, log: list[str]) -> None:
+    """Edges serve, and the control plane answers with the reason why it cannot work. `log` is what was logged since the
+    store was damaged."""
+    ask(up, host)
+    status, body = health(up)
+    assert status == 503
+    assert says in body["reasons"]["control"][0]
+    assert any("edges serve the last snapshot" in line and says in line for line in log)
+    assert up.control("/livez").status == 200
+    assert b"keyfront_edge_requests" in up.control("/metrics").body
+    with pytest.raises(ClientError, match=r"ServiceUnavailable.*The control plane cannot work"):
+        up.client().list_public_keys()
+
+
+def bring_back(database: Path, good: Path) -> None:
+    if database.is_dir():
+        database.rmdir()
+    for left in (f"{database}-wal", f"{database}-shm"):
+        Path(left).unlink(missing_ok=True)
+    copy = good.with_name("copy.db")
+    shutil.copy(good, copy)
+    os.replace(copy, database)
+
+
 @pytest.mark.parametrize("spoilt", SPOILT)
-def test_edges_serve_without_their_store(app: int, tmp_path: Path, spoilt: str) -> None:
+def test_edges_serve_without_their_store(
+    running: tuple[Up, str], app: int, tmp_path: Path, spoilt: str
+) -> None:
     if spoilt == "unreadable" and os.geteuid() == 0:
         pytest.skip("root reads everything")
+    up, host = running
     spoil, says = SPOILT[spoilt]
+    database, good = up.data / "keyfront.db", tmp_path / "good.db"
+    logged = len(up.log)
+    with control_down(up):
+        shutil.copy(database, good)
+        spoil(database)
+        before = database.read_bytes() if database.is_file() and os.access(database, os.R_OK) else None
+    up.until(lambda: any("edges serve the last snapshot" in line for line in up.log[logged:]), PATIENCE)
+    serves_without_its_store(up, host, says, up.log[logged:])
+    if before is not None:
+        assert database.read_bytes() == before
+    # Whoever brings it back need not start anything again.
+    bring_back(database, good)
+    up.until(lambda: well(up), PATIENCE)
+    distribution(up, app, spoilt)
+    ask(up, host)
+
+
+def test_a_start_without_its_store(app: int, tmp_path: Path) -> None:
     up = Up(tmp_path / "data", workers=1)
     with up:
         host = distribution(up, app)
         ask(up, host)
-    database = up.data / "keyfront.db"
-    good = tmp_path / "good.db"
-    shutil.copy(database, good)
-    spoil(database)
-    before = database.read_bytes() if database.is_file() and os.access(database, os.R_OK) else None
+    database, good = up.data / "keyfront.db", tmp_path / "good.db"
+    shutil.move(database, good)
     with up:
-        ask(up, host)
-        status, body = health(up)
-        assert status == 503
-        assert says in body["reasons"]["control"][0]
-        assert any("edges serve the last snapshot" in line and says in line for line in up.log)
-        assert httpx.get(f"{up.endpoint}/livez", trust_env=False, timeout=PATIENCE).status_code == 200
-        assert (
-            "keyfront_edge_requests"
-            in httpx.get(f"{up.endpoint}/metrics", trust_env=False, timeout=PATIENCE).text
-        )
-        with pytest.raises(ClientError, match=r"ServiceUnavailable.*The control plane cannot work"):
-            up.client().list_public_keys()
-        if before is not None:
-            assert database.read_bytes() == before
-        # Whoever brings it back need not start anything again.
-        if database.is_dir():
-            database.rmdir()
-        for left in (f"{database}-wal", f"{database}-shm"):
-            Path(left).unlink(missing_ok=True)
-        shutil.copy(good, tmp_path / "copy.db")
-        os.replace(tmp_path / "copy.db", database)
+        serves_without_its_store(up, host, "is gone", up.log)
+        bring_back(database, good)
         up.until(lambda: well(up), PATIENCE)
         distribution(up, app, "2")
         ask(up, host)
         assert up.stop() == 0
+    database.unlink()
+    with up:  # and one that never got its store back ends when it is told to
+        assert up.stop() == 0
+    assert not database.exists()
 
 
 def test_a_store_that_is_damaged_in_the_first_run(app: int, tmp_path: Path) -> None:
@@ -149,13 +202,3 @@ def test_credentials_that_make_no_sense(app: int, tmp_path: Path) -> None:
         (up.data / "credentials").write_text(good)
         up.until(lambda: well(up), PATIENCE)
         assert up.stop() == 0
-
-
-def test_a_stand_in_ends_when_it_is_told_to(app: int, tmp_path: Path) -> None:
-    up = Up(tmp_path / "data", workers=1)
-    with up:
-        distribution(up, app)
-    (up.data / "keyfront.db").unlink()
-    with up:
-        assert up.stop() == 0
-    assert not (up.data / "keyfront.db").exists()

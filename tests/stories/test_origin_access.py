@@ -95,7 +95,7 @@ def give(up: Up, server: Weed, identity: tuple[str, str] | None) -> None:
     changed = "the origin credentials have changed"
     before = sum(changed in line for line in up.log)
     os.replace(new, path)
-    up.until(lambda: sum(changed in line for line in up.log) > before, 10)
+    up.until(lambda: sum(changed in line for line in up.log) > before)
 
 
 def directly(server: Weed, path: str) -> int:

@@ -178,10 +178,10 @@ def test_a_store_that_is_away_stops_changes_and_no_viewer(machines: list[Up], se
     one.until(lambda: len(one.worker_pids()) == 1 and served(one, host))
     server.start()
     for up in machines:
-        up.until(lambda up=up: healthy(up) == 200, 20)  # type: ignore[misc]
+        up.until(lambda up=up: healthy(up) == 200)  # type: ignore[misc]
     made = create(other, "after", [])
     for up in machines:
-        up.deployed(made["Id"], 10)
+        up.deployed(made["Id"])
 
 
 def served(up: Up, host: str) -> bool:

@@ -200,13 +200,13 @@ def test_a_rotation_under_load_refuses_no_request(tmp_path: Path, origin: int) -
         assert first == ["create 1", "register 1", "publish 1", "confirm 1", "switch 1"]
 
         with Viewers(up, made["DomainName"], rotated) as viewers:
-            up.until(lambda: bool(viewers.used), 15)
+            up.until(lambda: bool(viewers.used))
             new = [f"{action} 2" for action in ("create", "register", "publish", "confirm", "switch")]
             old = [f"{action} 1" for action in ("release", "remove", "retire", "unregister", "destroy")]
             assert rotated.rotate() == new + old
             second = rotated.conductor.record("films").succession.signing
             assert second is not None
-            up.until(lambda: second.key_pair_id in viewers.used, 15)
+            up.until(lambda: second.key_pair_id in viewers.used)
 
         refused = {seen: times for seen, times in viewers.seen.items() if seen[0] != 200}
         assert refused == {}

@@ -73,7 +73,7 @@ def test_the_readme_s_command(up: Up, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "keyfront up carries it out" in done.stdout
     assert "asking the Keyfront in" in done.stderr
-    up.until(lambda: signs(up, "films"), 60)  # nobody runs `rotation run`
+    up.until(lambda: signs(up, "films"))  # nobody runs `rotation run`
 
 
 def test_the_guide_s_commands(up: Up, tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_the_guide_s_commands(up: Up, tmp_path: Path) -> None:
     for command in first:
         done = run(command, tmp_path)
         assert done.returncode == 0, done.stderr
-    up.until(lambda: signs(up, "photos"), 60)
+    up.until(lambda: signs(up, "photos"))
     assert "SIGNING" in run("keyfront rotation status photos", tmp_path).stdout
     listed = run(printed("docs/guide/keys.md", "keyfront key list")[0], tmp_path)
     assert listed.returncode == 0, listed.stderr
@@ -124,7 +124,7 @@ def test_the_environment_s_record_is_the_one_that_up_watches(
         done = run(f"keyfront rotation start films --every 90d --custody {place}", tmp_path)
         assert done.returncode == 0, done.stderr
         assert "keyfront up carries it out" in done.stdout
-        up.until(lambda: signs(up, "films"), 60)
+        up.until(lambda: signs(up, "films"))
 
 
 # -- the choice -----------------------------------------------------------------------------------------------------

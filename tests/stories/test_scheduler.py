@@ -111,7 +111,7 @@ async def test_a_rotation_by_its_schedule(up: Up, tmp_path: Path) -> None:
         )["Distribution"]
         start = ("rotation", "start", "films", "--custody", place, "--records", place, "--every", "3s")
         run(up, *start, *TERMS)
-        up.until(lambda: bool(signing(place)), 30)
+        up.until(lambda: bool(signing(place)))
         first = signing(place)
         host = made["DomainName"]
         signer = signer_for("films", records=place, interval=0.2)
@@ -152,7 +152,7 @@ async def test_a_rotation_by_its_schedule(up: Up, tmp_path: Path) -> None:
     assert first in {each.get("key_pair_id") for each in told}
 
     # What edges saw of it, and what is worth a word.
-    up.until(lambda: {first, second} <= {each.key_pair_id for each in use(up).items}, 20)
+    up.until(lambda: {first, second} <= {each.key_pair_id for each in use(up).items})
     seen = use(up).of(first)
     assert seen is not None
     assert (list(seen.hashes), list(seen.distributions)) == (["SHA256"], [made["Id"]])
@@ -193,7 +193,7 @@ def test_a_hook_that_says_no_keeps_a_step_from_being_taken(up: Up) -> None:
     place = f"file:{up.data}/custody/"
     group_of_one(up, "barred")
     run(up, "rotation", "start", "barred", "--custody", place, "--records", place, "--every", "1h", *TERMS)
-    up.until(lambda: any("not on a Sunday" in line for line in up.log), 30)
+    up.until(lambda: any("not on a Sunday" in line for line in up.log))
     found = record(place, "barred")
     assert found is not None
     assert found.entries == ()
@@ -222,17 +222,17 @@ def test_when_who_leads_dies_another_goes_on(
         group_of_one(machines[0], "films")
         start: tuple[Any, ...] = ("rotation", "start", "films", "--custody", place, "--records", place)
         run(machines[0], *start, "--every", "2s", *TERMS)
-        machines[0].until(lambda: bool(signing(place)), 30)
+        machines[0].until(lambda: bool(signing(place)))
 
         def took(up: Up) -> bool:
             return any("rotation of films" in line for line in up.log)
 
-        machines[0].until(lambda: took(machines[0]) or took(machines[1]), 20)
+        machines[0].until(lambda: took(machines[0]) or took(machines[1]))
         assert took(machines[0]) != took(machines[1]), "only one of them leads"
         leader = machines[0] if took(machines[0]) else machines[1]
         other = machines[1] if leader is machines[0] else machines[0]
         leader.kill()
-        other.until(lambda: took(other), 30)
+        other.until(lambda: took(other))
         before = signing(place)
-        other.until(lambda: signing(place) not in ("", before), 30)
+        other.until(lambda: signing(place) not in ("", before))
         assert other.stop() == 0

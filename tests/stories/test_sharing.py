@@ -119,7 +119,7 @@ class Machine:
         made = self.client.create_distribution(DistributionConfig=config)
         self.id: str = made["Distribution"]["Id"]
         self.host: str = made["Distribution"]["DomainName"]
-        up.deployed(self.id, 20)
+        up.deployed(self.id)
 
     def path(self, kind: str, size: int, name: object) -> str:
         """A path that no other machine's viewers ask for."""
@@ -254,7 +254,7 @@ def test_so_is_the_failure_of_an_origin_that_cannot_be_reached(any_machine: Mach
         DistributionConfig=distribution_config("gone", closed(), [])
     )
     host = made["Distribution"]["DomainName"]
-    up.deployed(made["Distribution"]["Id"], 20)
+    up.deployed(made["Distribution"]["Id"])
     gone = Machine.__new__(Machine)
     gone.up, gone.host = up, host
     first = gone.ask("/a")
@@ -357,7 +357,7 @@ def test_a_worker_that_was_killed_finds_what_the_others_have(two: Machine) -> No
         two.ask(target)
     before = set(two.up.worker_pids())
     os.kill(min(before), signal.SIGKILL)
-    two.up.until(lambda: len(two.up.worker_pids()) == 2 and set(two.up.worker_pids()) != before, 30)
+    two.up.until(lambda: len(two.up.worker_pids()) == 2 and set(two.up.worker_pids()) != before)
     for target in targets:
         for _ in range(4):
             assert until_answered(two, target).x_cache == "Hit"
@@ -399,9 +399,9 @@ def test_workers_killed_while_they_store_leave_no_wrong_body(tmp_path: Path) -> 
             viewer.start()
         for _ in range(12):
             wanted = sum(served.values()) + chance.randrange(20, 60)
-            here.up.until(lambda: sum(served.values()) >= wanted, 60)  # noqa: B023
+            here.up.until(lambda: sum(served.values()) >= wanted)  # noqa: B023
             os.kill(chance.choice(here.up.worker_pids()), signal.SIGKILL)
-            here.up.until(lambda: len(here.up.worker_pids()) == 3, 60)
+            here.up.until(lambda: len(here.up.worker_pids()) == 3)
         ends.set()
         for viewer in viewers:
             viewer.join()

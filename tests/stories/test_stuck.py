@@ -2,6 +2,8 @@
 
 SIGSTOP stands in for whatever holds a process up (a loop, a deadlock, a disk that does not answer): the process is
 there, its sockets are, and it does nothing.
+
+There are three Keyfronts, each for several stories.
 """
 
 from __future__ import annotations
@@ -12,17 +14,17 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
-from tests.up import Up, distribution_config
+from tests.up import PATIENCE, Up, distribution_config
+
+pytestmark = pytest.mark.xdist_group("stuck")
 
 BODY = b"hello " * 1000
-PATIENCE = 60.0
-"""Seconds until a test gives up; what it waits for takes a few."""
 
 
 class App(BaseHTTPRequestHandler):
@@ -48,10 +50,39 @@ def app() -> Iterator[int]:
     server.server_close()
 
 
-def distribution(up: Up, app: int, reference: str = "1") -> str:
+@pytest.fixture(scope="module")
+def unwatched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """Two workers, and nobody is killed."""
+    with Up(tmp_path_factory.mktemp("unwatched") / "data", options=("--stuck-after", "0")) as up:
+        yield up
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """Two workers; who does not move for three seconds is killed."""
+    with Up(tmp_path_factory.mktemp("watched") / "data", options=("--stuck-after", "3")) as up:
+        yield up
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """One worker."""
+    with Up(tmp_path_factory.mktemp("single") / "data", workers=1) as up:
+        yield up
+
+
+def distribution(up: Up, app: int, reference: str = "") -> str:
+    """A distribution that all edges obey; its host."""
+    reference = reference or str(time.time_ns())
     made = up.client().create_distribution(DistributionConfig=distribution_config(reference, app, []))
     up.deployed(made["Distribution"]["Id"], PATIENCE)
     return str(made["Distribution"]["DomainName"])
+
+
+def begin(up: Up, app: int) -> str:
+    """Once all processes run, a distribution that all edges obey; its host."""
+    up.well()
+    return distribution(up, app)
 
 
 class Viewers:
@@ -119,119 +150,122 @@ def ask(up: Up, host: str) -> None:
     assert up.get(host, "/a").body == BODY
 
 
-def test_connections_of_a_stuck_worker_are_taken_by_the_other_one(app: int, tmp_path: Path) -> None:
-    with Up(tmp_path / "data", options=("--stuck-after", "0")) as up:
-        host = distribution(up, app)
+def test_both_workers_take_a_share(app: int, unwatched: Up) -> None:
+    """Each worker accepts on its own socket only, so that the kernel spreads connections, as before."""
+    up = unwatched
+    host = begin(up, app)
+    for _ in range(60):
         ask(up, host)
-        stuck, well = up.worker_pids()
-        with stopped(stuck):
-            for _ in range(40):  # half of them are the kernel's to queue at the stuck worker
-                ask(up, host)
-            assert set(up.worker_pids()) == {stuck, well}  # with 0, nobody is killed
-        # Both take their own connections again.
-        with stopped(well):
-            for _ in range(20):
-                ask(up, host)
+
+    def counted() -> list[int]:
+        from keyfront.fleet.file_feed import FileFeed
+
+        return [
+            sum(row[-1] for row in report.counters["requests"]) for report in FileFeed(up.data).last_reports()
+        ]
+
+    up.until(lambda: sum(counted()) >= 60, PATIENCE)
+    assert min(counted()) >= 10
+
+
+def test_connections_of_a_stuck_worker_are_taken_by_the_other_one(app: int, unwatched: Up) -> None:
+    up = unwatched
+    host = begin(up, app)
+    ask(up, host)
+    stuck, well = up.worker_pids()
+    with stopped(stuck):
+        for _ in range(40):  # half of them are the kernel's to queue at the stuck worker
+            ask(up, host)
+        assert set(up.worker_pids()) == {stuck, well}  # with 0, nobody is killed
+    # Both take their own connections again.
+    with stopped(well):
+        for _ in range(20):
+            ask(up, host)
 
 
 @pytest.mark.parametrize("which", ["one", "all"])
-def test_a_stuck_worker_is_replaced(app: int, tmp_path: Path, which: str) -> None:
-    with Up(tmp_path / "data", options=("--stuck-after", "3")) as up:
-        host = distribution(up, app)
+def test_a_stuck_worker_is_replaced(app: int, watched: Up, which: str) -> None:
+    up = watched
+    host = begin(up, app)
+    ask(up, host)
+    logged = len(up.log)
+    before = up.worker_pids()
+    stuck = before[:1] if which == "one" else before
+    with stopped(*stuck):
+        up.until(lambda: len(set(up.worker_pids()) - set(stuck)) == 2, PATIENCE)
         ask(up, host)
-        before = up.worker_pids()
-        stuck = before[:1] if which == "one" else before
-        with stopped(*stuck):
-            up.until(lambda: len(set(up.worker_pids()) - set(stuck)) == 2, PATIENCE)
-            ask(up, host)
-        assert set(before) - set(stuck) <= set(up.worker_pids())
-        up.until(
-            lambda: sum("has had no heartbeat for 3 seconds" in line for line in up.log) == len(stuck),
-            PATIENCE,
-        )
-        distribution(up, app, "2")
+    assert set(before) - set(stuck) <= set(up.worker_pids())
+    up.until(
+        lambda: sum("has had no heartbeat for 3 seconds" in line for line in up.log[logged:]) == len(stuck),
+        PATIENCE,
+    )
+    distribution(up, app)
 
 
-def test_a_stuck_control_plane_is_replaced_and_its_callers_only_wait(app: int, tmp_path: Path) -> None:
-    with Up(tmp_path / "data", options=("--stuck-after", "3")) as up:
-        host = distribution(up, app)
-        control = (set(up.children()) - set(up.worker_pids())).pop()
-        with stopped(control):
-            up.until(lambda: control not in up.children(), PATIENCE)
-            # Nobody accepts yet, and nobody is refused.
-            with socket.create_connection(("127.0.0.1", up.control_port), PATIENCE) as waiting:
-                waiting.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-                assert waiting.recv(12) == b"HTTP/1.1 200"
-        distribution(up, app, "2")
-        ask(up, host)
+def test_a_stuck_control_plane_is_replaced_and_its_callers_only_wait(app: int, watched: Up) -> None:
+    up = watched
+    host = begin(up, app)
+    control = (set(up.children()) - set(up.worker_pids())).pop()
+    with stopped(control):
+        up.until(lambda: control not in up.children(), PATIENCE)
+        # Nobody accepts yet, and nobody is refused.
+        with socket.create_connection(("127.0.0.1", up.control_port), PATIENCE) as waiting:
+            waiting.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert waiting.recv(12) == b"HTTP/1.1 200"
+    distribution(up, app)
+    ask(up, host)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_all_workers_killed_at_once_refuse_no_connection(app: int, tmp_path: Path, workers: int) -> None:
-    with Up(tmp_path / "data", workers=workers) as up:
-        host = distribution(up, app)
-        with Viewers(up, host) as viewers:
-            for _ in range(3):
-                viewers.go_on()
-                before = up.worker_pids()
-                for pid in before:
-                    os.kill(pid, signal.SIGKILL)
-                replaced(up, before, workers)
-            viewers.go_on()
-        assert not viewers.wrong
-        assert viewers.refused == 0
-        assert viewers.lost <= 3 * 4  # what the killed ones had taken
-
-
-def test_a_worker_that_dies_again_and_again_leaves_the_port_open(app: int, tmp_path: Path) -> None:
-    with Up(tmp_path / "data", workers=1) as up:
-        host = distribution(up, app)
-        killed: set[int] = set()
-        for _ in range(6):  # the pause between two starts doubles each time, up to a second
-            up.until(lambda: len(set(up.worker_pids()) - killed) == 1, PATIENCE)
-            pid = (set(up.worker_pids()) - killed).pop()
-            os.kill(pid, signal.SIGKILL)
-            killed.add(pid)
-            socket.create_connection(("127.0.0.1", up.edge_port), PATIENCE).close()
-        up.until(lambda: sum("restarting it" in line for line in up.log) == 6, PATIENCE)
-        ask(up, host)
-
-
-def test_a_stuck_worker_does_not_hold_up_the_end(app: int, tmp_path: Path) -> None:
-    with Up(tmp_path / "data", options=("--stuck-after", "2")) as up:
-        distribution(up, app)
-        with stopped(up.worker_pids()[0]):
-            assert up.stop() == 0
-
-
-def test_a_worker_ended_by_hand_hands_its_connections_over(app: int, tmp_path: Path) -> None:
-    with Up(tmp_path / "data") as up:
-        host = distribution(up, app)
-        with Viewers(up, host) as viewers:
+def test_all_workers_killed_at_once_refuse_no_connection(
+    app: int, single: Up, unwatched: Up, workers: int
+) -> None:
+    up = single if workers == 1 else unwatched
+    host = begin(up, app)
+    with Viewers(up, host) as viewers:
+        for _ in range(3):
             viewers.go_on()
             before = up.worker_pids()
-            os.kill(before[0], signal.SIGTERM)
-            up.until(lambda: len(set(up.worker_pids()) - {before[0]}) == 2, PATIENCE)
-            viewers.go_on()
-        assert not viewers.wrong
-        assert viewers.refused == 0
-        assert viewers.lost <= 4  # taken a moment before, and closed by the drain before they had asked
+            for pid in before:
+                os.kill(pid, signal.SIGKILL)
+            replaced(up, before, workers)
+        viewers.go_on()
+    assert not viewers.wrong
+    assert viewers.refused == 0
+    assert viewers.lost <= 3 * 4  # what the killed ones had taken
 
 
-def test_both_workers_take_a_share(app: int, tmp_path: Path) -> None:
-    """Each worker accepts on its own socket only, so that the kernel spreads connections, as before."""
-    with Up(tmp_path / "data") as up:
-        host = distribution(up, app)
-        for _ in range(60):
-            ask(up, host)
+def test_a_worker_that_dies_again_and_again_leaves_the_port_open(app: int, single: Up) -> None:
+    up = single
+    host = begin(up, app)
+    logged = len(up.log)
+    killed: set[int] = set()
+    for _ in range(6):  # the pause between two starts doubles each time, up to a second
+        up.until(lambda: len(set(up.worker_pids()) - killed) == 1, PATIENCE)
+        pid = (set(up.worker_pids()) - killed).pop()
+        os.kill(pid, signal.SIGKILL)
+        killed.add(pid)
+        socket.create_connection(("127.0.0.1", up.edge_port), PATIENCE).close()
+    up.until(lambda: sum("restarting it" in line for line in up.log[logged:]) == 6, PATIENCE)
+    ask(up, host)
 
-        def counted() -> list[int]:
-            from keyfront.fleet.file_feed import FileFeed
 
-            return [
-                sum(row[-1] for row in report.counters["requests"])
-                for report in FileFeed(up.data).last_reports()
-            ]
+def test_a_worker_ended_by_hand_hands_its_connections_over(app: int, unwatched: Up) -> None:
+    up = unwatched
+    host = begin(up, app)
+    with Viewers(up, host) as viewers:
+        viewers.go_on()
+        before = up.worker_pids()
+        os.kill(before[0], signal.SIGTERM)
+        up.until(lambda: len(set(up.worker_pids()) - {before[0]}) == 2, PATIENCE)
+        viewers.go_on()
+    assert not viewers.wrong
+    assert viewers.refused == 0
+    assert viewers.lost <= 4  # taken a moment before, and closed by the drain before they had asked
 
-        up.until(lambda: sum(counted()) >= 60, PATIENCE)
-        assert min(counted()) >= 10
+
+def test_a_stuck_worker_does_not_hold_up_the_end(watched: Up) -> None:
+    up = watched
+    up.well()
+    with stopped(up.worker_pids()[0]):
+        assert up.stop() == 0

@@ -79,7 +79,7 @@ def test_the_guide_leads_where_it_says(tmp_path: Path) -> None:
                     assert process.stdout is not None
                     assert process.stdout.readline().startswith("keyfront ready")
                 else:
-                    Up.until(lambda: _listens(app), 30)
+                    Up.until(lambda: _listens(app))
             else:
                 words = line.replace("python3", sys.executable).split()
                 done = subprocess.run(
@@ -144,7 +144,7 @@ class Room:
             behavior["CachePolicyId"] = CACHING_DISABLED
             behavior["OriginRequestPolicyId"] = ALL_VIEWER
         distribution = client.create_distribution(DistributionConfig=config)["Distribution"]
-        up.deployed(distribution["Id"], 20)
+        up.deployed(distribution["Id"])
         self.host = distribution["DomainName"]
         self.key = key
 
@@ -275,7 +275,7 @@ def test_a_browser_opens_it_with_signed_cookies_and_not_without(room: Room, sche
         )
         assert tab.evaluate(TALK, socket_url) == {"got": [5, 200000], "code": 4000, "clean": True}
         browser.close()
-    Up.until(lambda: len(of_websockets(room.up)) == 1, 10)
+    Up.until(lambda: len(of_websockets(room.up)) == 1)
     (record,) = of_websockets(room.up)
     assert record["scheme"] == ("ws" if scheme == "http" else "wss")
     assert (record["verdict"], record["signed_by"]) == ("allowed", "cookies")

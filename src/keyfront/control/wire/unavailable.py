@@ -27,7 +27,7 @@ from keyfront.fleet.heartbeat import BEAT
 
 log = logging.getLogger("keyfront.control")
 
-AGAIN = 5.0
+AGAIN = 1.0
 """Seconds between two attempts to open what the control plane needs."""
 
 
