@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from keyfront.edge.cache.shared_segment import Segment
-from keyfront.edge.http.connection import Listener
+from keyfront.edge.http.listener import Listener
 from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.http.trusted_proxies import TrustedProxies
 from keyfront.edge.logs.access_log import AccessLog

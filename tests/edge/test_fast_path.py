@@ -95,7 +95,7 @@ class Pair:
         self.clock = Clock()
         self.fast = EdgeHarness(made, clock=self.clock, **settings)
         self.plain = EdgeHarness(made, clock=self.clock, **settings)
-        self.plain.listener.quick.learn = lambda *_: None  # type: ignore[method-assign]
+        self.plain.listener.shared.fast_path.learn = lambda *_: None  # type: ignore[method-assign]
         self.quick = 0
         hit = self.fast.edge.log.hit
 
@@ -444,7 +444,7 @@ class TestFraming:
                 await viewer.send(self.GET[cut:])
                 assert (await viewer.answer()).status == 200
                 await harness.recorded(count + 1)
-        assert pair.fast.listener.quick.sections.get(b"\r\nHost: d.test\r\n\r\n") is not None
+        assert pair.fast.listener.shared.fast_path.sections.get(b"\r\nHost: d.test\r\n\r\n") is not None
         await pair.ask(self.GET)
         assert pair.quick > before
 
@@ -507,9 +507,9 @@ class TestFraming:
     async def test_nothing_is_learned_of_a_connection_that_ends(self, pair: Pair) -> None:
         for _ in range(2):
             await pair.ask(self.GET)
-        sections = len(pair.fast.listener.quick.sections)
+        sections = len(pair.fast.listener.shared.fast_path.sections)
         await pair.ask(self.GET[:-2] + b"Connection: close\r\n\r\n")
-        assert len(pair.fast.listener.quick.sections) == sections
+        assert len(pair.fast.listener.shared.fast_path.sections) == sections
         assert [await viewer.at_end() for viewer in pair.viewers] == [b"", b""]
 
     async def test_a_viewer_that_said_goodbye_is_answered_and_let_go(self, pair: Pair) -> None:
@@ -540,7 +540,7 @@ async def test_a_viewer_that_does_not_read_stops_the_edge(pair: Pair) -> None:
     for _ in range(200):
         viewer.writer.write(get)
         await asyncio.sleep(0)
-    while connection._writable:
+    while connection._writer.writable:
         await asyncio.sleep(0)
     assert pair.quick - before < 200
     for _ in range(200):

@@ -197,7 +197,7 @@ class TestAnswers:
             )
             await origin.asked(2)
             connection = next(c for c in harness.listener.connections if c._task is not None)
-            while not connection._held:
+            while not connection._paused_for:
                 await asyncio.sleep(0)
             breaks.set()
             assert (await harness.recorded(3))["detail"] == "OriginCommError"
@@ -377,7 +377,7 @@ class TestBodies:
             await origin.asked(1)
             viewer.writer.write(unread[BODY_WINDOW:])
             (connection,) = harness.listener.connections
-            while not connection._held:
+            while not connection._paused_for:
                 await asyncio.sleep(0)
             release.set()
             assert (await viewer.answer()).body == b"slow"

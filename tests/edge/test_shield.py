@@ -76,8 +76,8 @@ class Family:
         self.snapshot = site(shielded, *behaviors, **members)
         settings = EdgeSettings(**(self._settings | (parent or {})))
         self.parent = EdgeHarness(self.snapshot, settings=settings, scheme=SHIELD, tls=tls, clock=self.clock)
-        self.parent.listener.scheme = SHIELD
-        self.parent.listener.handler = ShieldServer(self.parent.edge, Secrets((SECRET,)))
+        self.parent.listener.shared.scheme = SHIELD
+        self.parent.listener.shared.handler = ShieldServer(self.parent.edge, Secrets((SECRET,)))
         await self._stack.enter_async_context(self.parent)
         return await self.child()
 
@@ -333,7 +333,9 @@ class TestWhoMayAsk:
 
     async def test_a_secret_is_changed_without_a_gap(self, family: Family) -> None:
         await family.settle()
-        family.parent.listener.handler = ShieldServer(family.parent.edge, Secrets((SECRET[::-1], SECRET)))
+        family.parent.listener.shared.handler = ShieldServer(
+            family.parent.edge, Secrets((SECRET[::-1], SECRET))
+        )
         (family.folder / "secret").write_bytes(SECRET + b"\n\n" + SECRET[::-1] + b"\n")
         child = await family.child()
         family.origin.on("/a", answer(200, b"hello"))

@@ -24,7 +24,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 
 from keyfront import sign_cookies
 from keyfront.edge.http.asgi import EdgeApp
-from keyfront.edge.http.connection import EARLY
+from keyfront.edge.http.request_parser import MAX_EARLY
 from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.limits.origins import OriginLimits
 from keyfront.edge.logs.counters import sums
@@ -763,7 +763,7 @@ class TestViewers:
         async with await harness.viewer() as viewer:
             await viewer.send(offer() + hidden)
             await origin.asked(1)
-            much = os.urandom(EARLY * 8)
+            much = os.urandom(MAX_EARLY * 8)
             sending = asyncio.ensure_future(viewer.send(much))
             await asyncio.sleep(0.05)
             gate.set()
@@ -783,9 +783,9 @@ class TestViewers:
                 viewer.writer.write(b"x" * 65536)
                 await asyncio.sleep(0)
             (connection,) = harness.listener.connections
-            await until(lambda: len(connection._early or b"") > EARLY)
+            await until(lambda: len(connection._parser.early or b"") > MAX_EARLY)
             await asyncio.sleep(0.2)
-            assert len(connection._early or b"") < EARLY + (1 << 20)
+            assert len(connection._parser.early or b"") < MAX_EARLY + (1 << 20)
             viewer.writer.transport.abort()
 
     @pytest.mark.parametrize("status", [200, 400, 403, 404])

@@ -21,7 +21,7 @@ import uvloop
 
 from keyfront.edge.cache.shared_segment import Segment
 from keyfront.edge.follower import Follower
-from keyfront.edge.http.connection import Listener
+from keyfront.edge.http.listener import Listener
 from keyfront.edge.http.trusted_proxies import TrustedProxies
 from keyfront.edge.logs.access_log import AccessLog
 from keyfront.edge.net.certificates import Certificates

@@ -210,7 +210,7 @@ def test_who_has_reset_an_upload_needs_no_goodbye() -> None:
             sock = socket.create_connection(("127.0.0.1", edge.port))
             await until(lambda: len(edge.listener.connections) == 1)
             connection = next(iter(edge.listener.connections))
-            connection.hold("body")
+            connection.pause_reading("body")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             sock.close()
             connection._linger()

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from keyfront.edge.http.request_target import MAX_HEAD, MAX_TARGET, host_text, in_origin_form
+from keyfront.edge.http.response_head import Identity
 from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.http.trusted_proxies import TrustedProxies
 from keyfront.edge.limits.rates import Floor
@@ -78,6 +79,7 @@ class EdgeApp:
     def __init__(self, edge: Edge, *, peers: TrustedProxies | None = None) -> None:
         self.edge = edge
         self.peers = peers or TrustedProxies()
+        self._identity = Identity(edge.via, edge.settings.pop)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -97,34 +99,36 @@ class EdgeApp:
                 clear_traceback(error)
                 refusal = "bad_request"
         if refusal:
-            visit = self.edge.unreadable(request)
-            reply = respond.dated(error_pages.refused(refusal, None, request, visit.request_id), visit.now)
+            exchange = self.edge.unreadable(request)
+            reply = respond.dated(
+                error_pages.refused(refusal, None, request, exchange.request_id), exchange.now
+            )
         else:
-            visit = self.edge.lookup(request)
-            stored, plan = visit.hit, visit.plan
+            exchange = self.edge.lookup(request)
+            stored, plan = exchange.hit, exchange.plan
             if stored is not None and plan is not None and plan.route.response_headers is None:
-                reply = respond.answer(request, stored.meta, stored.body, visit.now, "Hit")
+                reply = respond.answer(request, stored.meta, stored.body, exchange.now, "Hit")
             else:
                 over = self.edge.viewers.requests.enter(address := self.peers.counted_as(request.client_ip))
                 if over:
-                    self.edge.reached.add(over, request.client_ip, visit.now)
-                    reply = respond.dated(error_pages.limited(over, visit.request_id), visit.now)
+                    self.edge.reached.add(over, request.client_ip, exchange.now)
+                    reply = respond.dated(error_pages.limited(over, exchange.request_id), exchange.now)
                 else:
                     try:
-                        reply = await self._serve(visit, scope, send)
-                        await self._answer(visit, reply, refusal, receive, send)
+                        reply = await self._serve(exchange, scope, send)
+                        await self._answer(exchange, reply, refusal, receive, send)
                     finally:
                         self.edge.viewers.requests.leave(address)
                     return
-        await self._answer(visit, reply, refusal, receive, send)
+        await self._answer(exchange, reply, refusal, receive, send)
 
     async def _answer(
-        self, visit: Exchange, reply: Reply, refusal: str, receive: Receive, send: Send
+        self, exchange: Exchange, reply: Reply, refusal: str, receive: Receive, send: Send
     ) -> None:
         """Send the reply, and leave the record of it."""
         detail = reply.detail
         try:
-            await self._write(visit, reply, receive, send)
+            await self._write(exchange, reply, receive, send)
         except ConnectionError:
             detail = "ClientHungUpRequest"
         except BaseException:
@@ -135,7 +139,7 @@ class EdgeApp:
             if close is not None:
                 await close()
             reason = refusal or reply.reason
-            self.edge.log_access(visit, reply.status, visit.sent, reply.x_cache, detail, reason)
+            self.edge.log_access(exchange, reply.status, exchange.sent, reply.x_cache, detail, reason)
 
     async def _refuse_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """WebSocket is the native shell's: here a handshake is answered 501, or with what the server makes of a refusal
@@ -144,9 +148,9 @@ class EdgeApp:
         request, _ = self._request({**scope, "method": "GET"}, receive)
         scheme = {"ws": "http", "wss": "https"}.get(request.scheme, request.scheme)
         request = msgspec.structs.replace(request, scheme=scheme)
-        visit = self.edge.unreadable(request)
+        exchange = self.edge.unreadable(request)
         name = "websocket_over_asgi"
-        reply = respond.dated(error_pages.refused(name, None, request, visit.request_id), visit.now)
+        reply = respond.dated(error_pages.refused(name, None, request, exchange.request_id), exchange.now)
         status = reply.status
         try:
             if "websocket.http.response" in (scope.get("extensions") or {}):
@@ -154,27 +158,27 @@ class EdgeApp:
                 headers = [*reply.headers, (b"content-length", b"%d" % len(body))]
                 await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
                 await send({"type": "websocket.http.response.body", "body": body})
-                visit.sent = len(body)
+                exchange.sent = len(body)
             else:
                 status = 403
                 await send({"type": "websocket.close", "code": 1000, "reason": ""})
         finally:
-            self.edge.log_access(visit, status, visit.sent, reply.x_cache, reply.detail, name)
+            self.edge.log_access(exchange, status, exchange.sent, reply.x_cache, reply.detail, name)
 
-    async def _serve(self, visit: Exchange, scope: Scope, send: Send) -> Reply:
+    async def _serve(self, exchange: Exchange, scope: Scope, send: Send) -> Reply:
         hints = EarlyHints(send) if EARLY_HINT in (scope.get("extensions") or ()) else None
-        visit.interim = hints
+        exchange.interim = hints
         try:
-            return await self.edge.serve(visit)
+            return await self.edge.serve(exchange)
         except ConnectionError:
             # Its body broke off: an answer may still find it.
-            reply = error_pages.refused("bad_request", None, visit.request, visit.request_id)
-            return respond.dated(reply, visit.now)
+            reply = error_pages.refused("bad_request", None, exchange.request, exchange.request_id)
+            return respond.dated(reply, exchange.now)
         except Exception as error:
-            logger.exception("request %s failed", visit.request_id)
-            return error_pages.internal_error(error, visit.request_id)
+            logger.exception("request %s failed", exchange.request_id)
+            return error_pages.internal_error(error, exchange.request_id)
         finally:
-            visit.interim = None
+            exchange.interim = None
             if hints is not None:
                 await hints.sent()
 
@@ -247,33 +251,28 @@ class EdgeApp:
             return request, "bad_request"
         return request, ""
 
-    async def _write(self, visit: Exchange, reply: Reply, receive: Receive, send: Send) -> None:
-        bodiless = visit.request.method == "HEAD" or reply.status in (204, 304)
+    async def _write(self, exchange: Exchange, reply: Reply, receive: Receive, send: Send) -> None:
+        bodiless = exchange.request.method == "HEAD" or reply.status in (204, 304)
         headers = [h for h in reply.headers if h[0] != b"content-length"]
         if reply.length is not None and reply.status != 204:
             headers.append((b"content-length", b"%d" % reply.length))
-        headers += [
-            (b"x-cache", f"{reply.x_cache} from cloudfront".encode()),
-            (b"via", self.edge.via.encode()),
-            (b"x-amz-cf-pop", self.edge.settings.pop.encode()),
-            (b"x-amz-cf-id", visit.request_id.encode()),
-        ]
-        visit.timings.first_byte = perf_counter()
+        headers += self._identity.headers(reply.x_cache, exchange.request_id)
+        exchange.timings.first_byte = perf_counter()
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         if bodiless or isinstance(reply.body, bytes):
             body = reply.body if isinstance(reply.body, bytes) and not bodiless else b""
             await send({"type": "http.response.body", "body": body})
-            visit.sent = len(body)
+            exchange.sent = len(body)
             return
         # Servers need not say in `send` that the viewer has left, and then its body would be fetched for nobody.
-        leaving = None if visit.request.body is not None else asyncio.ensure_future(_left(receive))
+        leaving = None if exchange.request.body is not None else asyncio.ensure_future(_left(receive))
         try:
             async for chunk in reply.body:
                 for piece in chunk if isinstance(chunk, FileRange) else (chunk,):
                     if leaving is not None and leaving.done():
                         raise ConnectionResetError("the viewer has left")
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
-                    visit.sent += len(piece)
+                    exchange.sent += len(piece)
             await send({"type": "http.response.body", "body": b""})
         finally:
             if leaving is not None:

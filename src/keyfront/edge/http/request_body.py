@@ -5,64 +5,85 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from typing import Final, Protocol
 
-if TYPE_CHECKING:
-    from keyfront.edge.http.connection import Connection
+COALESCE: Final = 4096
+"""Bytes up to which a chunk of a body is joined to the chunk before it."""
+BODY_WINDOW: Final = 256 * 1024
+"""Bytes of a body that may wait for the origin before the viewer is no longer read."""
 
-SMALL = 4096
-"""Bytes up to which a piece of a body is joined to the one before it."""
 
-BODY_WINDOW = 256 * 1024
+class FlowControl(Protocol):
+    """What a body asks of the connection that it arrives on."""
+
+    def pause_reading(self, reason: str) -> None:
+        """Stop reading from the viewer until `resume_reading` was called for every reason."""
+
+    def resume_reading(self, reason: str) -> None:
+        """Withdraw a reason. It need not have been given."""
+
+    def send_continue(self) -> None:
+        """Send 100 Continue (RFC 9110 §15.2.1)."""
 
 
 class Body:
-    """A request's body as it arrives. Reading from the viewer pauses when the origin is slower. A viewer that waits
-    for 100 Continue gets it when somebody wants the body, not before: a refusal comes in its place."""
+    """A request's body as it arrives, and an iterator over its chunks.
 
-    __slots__ = ("_broken", "_chunks", "_connection", "_news", "awaited", "ended", "size", "total", "wire")
+    The viewer is not read while more than `BODY_WINDOW` bytes wait for the origin. A viewer that expects 100 Continue
+    gets it when the body is first read, not before: until then, the response may be a refusal.
 
-    def __init__(self, connection: Connection, *, awaited: bool) -> None:
-        self._connection = connection
+    `awaited` is true as long as the viewer still expects 100 Continue. `total` counts the bytes that have arrived,
+    `wire` those of the packets after the first one, framing included.
+
+    :param awaited: whether the viewer expects 100 Continue.
+    """
+
+    __slots__ = ("_broken", "_chunks", "_flow", "_size", "_waiter", "awaited", "ended", "total", "wire")
+
+    def __init__(self, flow: FlowControl, *, awaited: bool) -> None:
+        self._flow = flow
         self.awaited = awaited
         self._chunks: deque[bytes] = deque()
-        self._news: asyncio.Future[None] | None = None
+        self._size = 0  # bytes of the chunks
+        self._waiter: asyncio.Future[None] | None = None
         self._broken = False
         self.ended = False
-        self.size = 0  # bytes that wait to be read
-        self.total = 0  # bytes that have come
-        self.wire = 0  # bytes that came after the packet of the head, with all that they were wrapped in
+        self.total = 0
+        self.wire = 0
 
     def feed(self, chunk: bytes) -> None:
-        if self._chunks and len(self._chunks[-1]) + len(chunk) <= SMALL:
+        """Take the next chunk."""
+        if self._chunks and len(self._chunks[-1]) + len(chunk) <= COALESCE:
             # A viewer that sends byte by byte must not cost an object for each.
             self._chunks[-1] += chunk
         else:
             self._chunks.append(chunk)
-        self.size += len(chunk)
+        self._size += len(chunk)
         self.total += len(chunk)
-        if self.size > BODY_WINDOW:
-            self._connection.hold("body")
+        if self._size > BODY_WINDOW:
+            self._flow.pause_reading("body")
         self._wake()
 
     def end(self) -> None:
+        """The body is complete."""
         self.ended = True
         self._wake()
 
     def fail(self) -> None:
+        """The rest of the body will not arrive: its reader gets a `ConnectionResetError`."""
         self._broken = True
         self._wake()
 
     def discard(self) -> None:
-        """Nobody will read what is left: it must not hold up the requests after it."""
+        """Drop what nobody will read, so that it does not hold up the requests behind it."""
         self._chunks.clear()
-        if self.size > BODY_WINDOW:
-            self._connection.release("body")
-        self.size = 0
+        if self._size > BODY_WINDOW:
+            self._flow.resume_reading("body")
+        self._size = 0
 
     def _wake(self) -> None:
-        if self._news is not None and not self._news.done():
-            self._news.set_result(None)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -71,9 +92,9 @@ class Body:
         while True:
             if self._chunks:
                 chunk = self._chunks.popleft()
-                self.size -= len(chunk)
-                if self.size <= BODY_WINDOW:
-                    self._connection.release("body")
+                self._size -= len(chunk)
+                if self._size <= BODY_WINDOW:
+                    self._flow.resume_reading("body")
                 return chunk
             if self._broken:
                 raise ConnectionResetError("the viewer broke off its request")
@@ -81,6 +102,6 @@ class Body:
                 raise StopAsyncIteration
             if self.awaited:
                 self.awaited = False
-                self._connection.go_on()
-            self._news = asyncio.get_running_loop().create_future()
-            await self._news
+                self._flow.send_continue()
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter

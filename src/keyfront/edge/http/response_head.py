@@ -1,6 +1,8 @@
-"""Response heads for HTTP/1.1: status line, identity headers, header spelling."""
+"""Response heads: the headers by which a response names its edge, and for HTTP/1.1 the status line and spelling."""
 
 from __future__ import annotations
+
+from typing import Final
 
 from keyfront.edge.rules.response_headers import ResponseHeaders
 from keyfront.edge.types.messages import Headers, Request
@@ -19,22 +21,48 @@ _REASONS = {
     501: b"Not Implemented", 502: b"Bad Gateway", 503: b"Service Unavailable", 504: b"Gateway Timeout",
 }  # fmt: skip
 
-
-GONE = "body_gone"
-"""The log's reason where the rest of a stored body was evicted, or is of another version by now."""
-
-
-LONGEST_SPELLED = 64
-
-
-LONGEST_ASKED = 300
-
+MAX_SPELLED: Final = 64
+"""Bytes of a header name whose spelling is remembered."""
+MAX_REMEMBERED_REQUEST: Final = 300
+"""Bytes of what a policy reads of a request, up to which the head that it makes is remembered."""
 
 _SPELLED = {
     b"etag": b"ETag", b"www-authenticate": b"WWW-Authenticate", b"content-md5": b"Content-MD5",
     b"sec-websocket-accept": b"Sec-WebSocket-Accept", b"sec-websocket-protocol": b"Sec-WebSocket-Protocol",
     b"sec-websocket-extensions": b"Sec-WebSocket-Extensions", b"sec-websocket-version": b"Sec-WebSocket-Version",
 }  # fmt: skip
+
+
+class Identity:
+    """The headers by which each response names the edge that sent it: X-Cache, Via, X-Amz-Cf-Pop and X-Amz-Cf-Id
+    (cloudfront-semantics §4.2).
+
+    `prefix` is what stands in HTTP/1.1 between the value of X-Cache and the request's ID.
+    """
+
+    __slots__ = ("_pop", "prefix", "via")
+
+    def __init__(self, via: str, pop: str) -> None:
+        self.via = via.encode()
+        self._pop = pop.encode()
+        self.prefix = b"\r\nVia: %b\r\nX-Amz-Cf-Pop: %b\r\nX-Amz-Cf-Id: " % (self.via, self._pop)
+
+    def lines(self, x_cache: str, request_id: str) -> bytes:
+        """All four for HTTP/1.1, and the blank line that ends the head."""
+        return b"X-Cache: %b from cloudfront%b%b\r\n\r\n" % (
+            x_cache.encode(),
+            self.prefix,
+            request_id.encode(),
+        )
+
+    def headers(self, x_cache: str, request_id: str) -> Headers:
+        """All four as a list of headers."""
+        return [
+            (b"x-cache", b"%b from cloudfront" % x_cache.encode()),
+            (b"via", self.via),
+            (b"x-amz-cf-pop", self._pop),
+            (b"x-amz-cf-id", request_id.encode()),
+        ]
 
 
 def head_bytes(status: int, headers: Headers | tuple[tuple[bytes, bytes], ...], length: int | None) -> bytes:
@@ -46,7 +74,7 @@ def head_bytes(status: int, headers: Headers | tuple[tuple[bytes, bytes], ...], 
         spelled = _SPELLED.get(name)
         if spelled is None:
             spelled = name.title()
-            if len(name) <= LONGEST_SPELLED and len(_SPELLED) < 1024:
+            if len(name) <= MAX_SPELLED and len(_SPELLED) < 1024:
                 _SPELLED[name] = spelled
         lines.append(spelled + b": " + value)
     if length is not None:
@@ -56,13 +84,14 @@ def head_bytes(status: int, headers: Headers | tuple[tuple[bytes, bytes], ...], 
 
 
 def policed_head(stored: Stored, policy: ResponseHeaders, request: Request) -> bytes:
-    """The head of a stored response as a settled policy has it. Nearly all who ask for it ask alike."""
+    """The head of a stored response, as a deterministic response headers policy makes it. Nearly all requests for one
+    response give the policy the same to read, so the head for the last of them is remembered."""
     asked = policy.asked_by(request)
     known = stored.policed
     if known is not None and known[0] is policy and known[1] == asked:
         return known[2]
     status = stored.meta.status
     head = head_bytes(status, policy.applied(request, status, list(stored.meta.headers)), len(stored.body))
-    if len(asked) <= LONGEST_ASKED:
+    if len(asked) <= MAX_REMEMBERED_REQUEST:
         stored.policed = (policy, asked, head)
     return head

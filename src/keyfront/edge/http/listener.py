@@ -1,0 +1,86 @@
+"""A listening socket's connections: how they begin, are checked, and end when the worker stops."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+from keyfront.edge.http.connection import Connection, Shared
+from keyfront.edge.http.timeouts import PRESSED_IDLE, Limits
+from keyfront.edge.http.trusted_proxies import TrustedProxies
+from keyfront.edge.net.tls import TlsTransport
+from keyfront.edge.net.tunnel import LINGER
+from keyfront.edge.serving.edge import Edge
+from keyfront.edge.serving.handler import Handler
+
+
+class Listener:
+    """All connections of a worker on one listening socket; called for a new one, as asyncio calls a protocol factory.
+
+    :param handler: what answers the requests; by default the edge itself.
+    :param peers: the trusted proxies; by default none.
+    """
+
+    def __init__(
+        self,
+        edge: Edge,
+        *,
+        handler: Handler | None = None,
+        scheme: str = "http",
+        peers: TrustedProxies | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.shared = Shared(
+            edge, edge if handler is None else handler, scheme, peers or TrustedProxies(), self.limits
+        )
+        self.connections = self.shared.connections
+        self._sweeper: asyncio.TimerHandle | None = None
+        limit = self.limits
+        shortest = min(limit.head, limit.idle, limit.body, limit.write, limit.websocket_idle)
+        self._period = max(0.02, min(1.0, shortest / 4))
+
+    def __call__(self) -> Connection:
+        if self._sweeper is None:
+            self._sweep()
+        return Connection(self.shared)
+
+    def secured(self, context: ssl.SSLContext) -> TlsTransport:
+        """A new connection over TLS. It counts as one from its first packet, before the handshake."""
+        connection = self()
+        return TlsTransport(context, connection, self.limits.head, gate=connection)
+
+    def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        shared = self.shared
+        pressed = shared.viewers is not None and shared.viewers.connections.pressed
+        shared.idle = min(self.limits.idle, PRESSED_IDLE) if pressed else self.limits.idle
+        for connection in list(self.connections):
+            connection.check(now)
+        self._sweeper = loop.call_later(self._period, self._sweep)
+
+    async def drain(self) -> None:
+        """Let every request under way finish, and take no new ones. What is left after `limits.drain` seconds is cut: a
+        WebSocket with Close frames, and the connections that do not answer them after `LINGER` seconds more."""
+        shared = self.shared
+        shared.draining = True
+        if self.connections:
+            shared.empty = asyncio.get_running_loop().create_future()
+            for connection in list(self.connections):
+                connection.drain()
+            await asyncio.wait([shared.empty], timeout=self.limits.drain)
+            tunnels = [each for each in self.connections if each.tunnel is not None]
+            for connection in list(self.connections):
+                if connection.tunnel is None:
+                    connection.abort()
+                else:
+                    connection.tunnel.end("websocket_shutdown")
+            if tunnels:
+                await asyncio.wait([shared.empty], timeout=LINGER)
+            for connection in list(self.connections):
+                connection.abort()
+            await asyncio.wait([shared.empty], timeout=LINGER)  # their access records are still to be written
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
