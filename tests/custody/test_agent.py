@@ -22,9 +22,10 @@ import msgspec
 import pytest
 
 from keyfront.custody import open_place, open_records
-from keyfront.custody.agent import server as signing
+from keyfront.custody.agent import signing
 from keyfront.custody.agent.authorization import Caller, Rule, Rules
-from keyfront.custody.agent.server import MOST_EACH, Audit, bind_unix, peer_of
+from keyfront.custody.agent.server import MOST_EACH, bind_unix, peer_of
+from keyfront.custody.agent.signing import Audit
 from keyfront.custody.key_record import Entry, KeyGroupRecord, RotationPolicy, Stage, load, save
 from keyfront.custody.signers.agent_client import AgentSigner, Wanted, address_of
 from keyfront.custody.signers.key_group_signer import signer_for
@@ -613,7 +614,7 @@ WRONG_STARTS = {
     "no rule": (("--socket", "s", "--allow", "root"), "is no rule"),
     "bounds that bound nothing": (("--socket", "s", "--access", "ACCESS"), "bounds nothing"),
     "a misspelt rule": (("--socket", "s", "--access", "MISSPELT"), "cannot be read"),
-    "a file in the way": (("--socket", "OPEN"), "is no socket"),
+    "a file in the way": (("--socket", "OPEN"), "is not a socket"),
     "no place": (("--socket", "s", "--records", "nothing:/"), "is not a custody URI"),
 }
 

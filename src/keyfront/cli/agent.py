@@ -152,7 +152,7 @@ def agent(listen: ListenOptions, access: AccessOptions, audit_file: str | None, 
 
 def _serve(listen: ListenOptions, access: AccessOptions, audit_file: str | None) -> None:
     from keyfront.control.wire.head_timeout import HeadTimeoutH11Protocol
-    from keyfront.custody.agent import server
+    from keyfront.custody.agent import http_app, server, signing
     from keyfront.custody.agent.authorization import Rules
     from keyfront.custody.schemes import open_records
     from keyfront.custody.signers.key_group_signer import (
@@ -189,10 +189,10 @@ def _serve(listen: ListenOptions, access: AccessOptions, audit_file: str | None)
         host, port = sock.getsockname()[:2]
         where = f"http://{url_host(host)}:{port}"
         own = None
-    signing = server.Agent(
-        Rules(tuple(rules)), follow, server.Audit(os.path.abspath(audit_file) if audit_file else "")
+    agent = signing.Agent(
+        Rules(tuple(rules)), follow, signing.Audit(os.path.abspath(audit_file) if audit_file else "")
     )
-    app = server.build_app(signing, server.by_peer if tokens is None else server.by_token(tokens))
+    app = http_app.build_app(agent, http_app.by_peer if tokens is None else http_app.by_token(tokens))
 
     async def run() -> None:
         stop = asyncio.Event()
@@ -204,7 +204,7 @@ def _serve(listen: ListenOptions, access: AccessOptions, audit_file: str | None)
     try:
         asyncio.run(run())
     finally:
-        signing.close()
+        agent.close()
         if listen.path is not None and own is not None:
             _remove(listen.path, own)
 
