@@ -170,7 +170,7 @@ def test_warnings_and_their_exit_status(plane: Plane, place: str) -> None:
     assert done.exit_code == 1
     (first, advice) = done.stdout.splitlines()
     assert first.startswith("warning key-unknown-to-custody: films trusts by-hand (K")
-    assert advice.startswith("    take it out of the group")
+    assert advice.startswith("    remove it from the group")
     assert run("warnings", "--records", place, "--at-least", "critical").exit_code == 0
     (only,) = json.loads(run("warnings", "--records", place, "--json").stdout)
     assert (only["Code"], only["Severity"], only["Kind"]) == ("key-unknown-to-custody", "warning", "key")

@@ -1,10 +1,10 @@
-"""What the dates and the uses of keys call for: warnings, each with what to do about it. Pure.
+"""Warnings that follow from the dates and the use of keys, each with advice. Pure.
 
-A key has no end of its own at CloudFront. What ends it is what was agreed on: the schedule of its group's rotation, or,
-where there is none, an age beyond which no key should sign (`Bounds.age`). A key that drains ends when its links do.
+CloudFront's keys do not expire. The term of a key comes from the schedule of its group's rotation or, without one, from
+the age beyond which no key should sign (`Bounds.age`). A draining key ends when its links expire.
 
-Each warning is one `Finding`: a code that never changes its meaning, how much it matters, whom it is about, a sentence,
-and what to do. docs/reference/warnings.md lists them, and a test holds that list.
+Each warning is one `Finding`: a code that never changes its meaning, a severity, a subject, a sentence, and advice.
+docs/reference/warnings.md lists them, and a test compares that list.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from keyfront.errors import RotationError
 from keyfront.lifecycle.rotation import name_of, named, next_due, next_key, same_key
 
 SPANS = (1 * DAY, 7 * DAY, 30 * DAY, 60 * DAY)
-"""How long before an end it is told, from the last time to the first."""
+"""How long before the end of a term a warning is given, seconds, from the last to the first."""
 CLOCKS = 60.0
-"""How far clocks of signers and edges may be apart, seconds."""
+"""How far the clocks of signers and edges may differ, seconds."""
 
 
 class Severity(IntEnum):
-    """NOTE: to know. WARNING: to do something about, some day soon. CRITICAL: viewers or signers are, or will soon be,
-    refused, or a key is where it should not be."""
+    """NOTE: for information. WARNING: action is needed soon. CRITICAL: viewers or signers are being refused or soon
+    will be, or a key is where it should not be."""
 
     NOTE = 1
     WARNING = 2
@@ -36,31 +36,31 @@ class Severity(IntEnum):
 
 
 CODES: Mapping[str, str] = {
-    "compromised-key-in-use": "a key that is compromised is still trusted or still signs",
-    "no-signing-key": "a group under rotation has no key that signs",
-    "key-lost": "custody no longer has the private half of a key that signs or is to sign",
-    "group-missing": "a key group under rotation is gone from CloudFront",
-    "signs-after-its-time": "a key that drains is still being signed with",
-    "key-ends": "a key nears, or is past, the end of its term, and nothing is set to take its place",
-    "rotation-overdue": "a rotation should have happened by its schedule",
-    "rotation-stuck": "a new key was made long ago and does not sign yet",
+    "compromised-key-in-use": "a compromised key is still trusted or still signs",
+    "no-signing-key": "a rotated group has no signing key",
+    "key-lost": "custody no longer has the private key of the signing key or the next key",
+    "group-missing": "a rotated key group no longer exists at CloudFront",
+    "signs-after-its-time": "somebody still signs with a draining key",
+    "key-ends": "a key is near or past the end of its term, and has no successor",
+    "rotation-overdue": "a rotation is behind its schedule",
+    "rotation-stuck": "a new key was created long ago and does not sign yet",
     "rotation-paused": "a rotation is paused",
-    "lifetime-beyond-policy": "signatures end further ahead than the group's terms allow",
-    "key-unknown-to-custody": "a group under rotation trusts a key that is not of its rotation",
-    "drain-ends": "a key that drains will soon be refused, and viewers still come with it",
-    "drain-in-use": "a key that drains still lets viewers in",
-    "group-not-rotated": "a key group that distributions trust is not under rotation",
-    "group-with-one-key": "a key group has one key, so that nothing can take its place at once",
+    "lifetime-beyond-policy": "signatures are valid for longer than the group's terms allow",
+    "key-unknown-to-custody": "a rotated group trusts a key that does not belong to its rotation",
+    "drain-ends": "a draining key will soon be refused, and viewers still use it",
+    "drain-in-use": "viewers still use a draining key",
+    "group-not-rotated": "a key group that distributions trust is not rotated",
+    "group-with-one-key": "a key group has only one key, so nothing can replace it at once",
     "key-in-no-group": "a public key is in no key group",
     "sha1-in-use": "edges accept signatures over SHA-1",
 }
-"""Every code, and what it says."""
+"""Every code, and what it means."""
 
 
 class Finding(msgspec.Struct, frozen=True, rename="pascal"):
-    """A warning. `kind` is `key` or `group`, `subject` its id, `name` what people call it. `sentence` says what is,
-    `advice` what to do. `day` changes when it matters more than before: how many days are left of those at which it is
-    told (60, 30, 7, 1, and 0 when the time has come), -1 where time does not matter."""
+    """A warning. `kind` is `key` or `group`, `subject` its id, `name` its name. `sentence` says what is wrong, `advice`
+    what to do. `day` is the step of a warning that becomes more urgent with time: 60, 30, 7 or 1 days left, 0 when the
+    term is over; -1 if time does not matter."""
 
     code: str
     severity: Severity
@@ -92,8 +92,8 @@ class KnownGroup(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What is known. `records` are those of groups under rotation, None where the place of records is not known.
-    `lost` says of URIs why custody has no such key any more. `uses` is None where nobody tells, as at Amazon's."""
+    """What is known. `records` are those of rotated groups, None if their place is not known. `lost` is why custody no
+    longer has a key, by URI. `uses` is None if the API does not report the use of keys, as Amazon's."""
 
     keys: tuple[KnownKey, ...]
     groups: tuple[KnownGroup, ...]
@@ -112,8 +112,8 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    """What is too much. Lengths are seconds. `age` is how old a key without a schedule may become; `recent` within
-    which something counts as happening now; `stuck` how long a new key may take until it signs."""
+    """Thresholds, in seconds. `age`: how long a key without a schedule may sign. `recent`: how long ago something may
+    be to count as current. `stuck`: how long a new key may take until it signs."""
 
     age: float = 365 * DAY
     recent: float = 7 * DAY
@@ -121,7 +121,7 @@ class Bounds(msgspec.Struct, frozen=True):
 
 
 def findings(facts: Facts, now: float, bounds: Bounds | None = None) -> tuple[Finding, ...]:
-    """All warnings, those that matter most first.
+    """All warnings, the most severe first.
 
     :param now: epoch seconds.
     """
@@ -139,14 +139,14 @@ Rule = Callable[[Facts, float, Bounds], Iterable[Finding]]
 # Groups under rotation
 
 
-def _burnt(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
-    """A key that was called compromised, wherever it is trusted, and whichever record has it."""
-    told = set()
+def _compromised(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
+    """A compromised key that is trusted or signs anywhere, whichever record marks it."""
+    reported = set()
     records = facts.records or ()
     for record in records:
         for entry in record.entries:
             known = entry.key_pair_id or entry.uri
-            if not entry.compromised or known in told:
+            if not entry.compromised or known in reported:
                 continue
             trusting = [group.name for group in facts.groups if known in group.items]
             signing = [
@@ -154,8 +154,8 @@ def _burnt(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
             ]
             if not trusting and not signing:
                 continue
-            told.add(known)
-            what = [f"edges trust it by {', '.join(trusting)}"] if trusting else []
+            reported.add(known)
+            what = [f"edges trust it through {', '.join(trusting)}"] if trusting else []
             what += [f"{', '.join(signing)} signs with it"] if signing else []
             rotated = {each.group for each in records}
             yield _of_key(
@@ -167,15 +167,15 @@ def _burnt(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                 "; ".join(
                     f"keyfront rotation emergency {name} {known}"
                     if name in rotated
-                    else f"take it out of {name}, which is not under rotation"
+                    else f"remove it from {name}, which is not rotated"
                     for name in dict.fromkeys((*trusting, *signing))
                 )
-                + "; where that was said already, see what it waits for: keyfront rotation status",
+                + "; if that was done already, see what it waits for: keyfront rotation status",
             )
 
 
 def _signing(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
-    """The key that signs: whether there is one, whether custody has it, and when it ends."""
+    """The signing key: whether there is one, whether custody has it, and when its term ends."""
     for record in facts.records or ():
         entry = record.signing
         rotate = f"keyfront rotation status {record.group}"
@@ -196,15 +196,15 @@ def _signing(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                 Severity.CRITICAL,
                 facts,
                 entry,
-                f"{named(entry)} signs for {record.group}, and custody cannot sign with it any more: {why}",
-                f"let another key take its place: keyfront rotation rotate {record.group}; "
-                "or bring it back from a backup (keyfront backup restore)",
+                f"{named(entry)} signs for {record.group}, but custody can no longer sign with it: {why}",
+                f"replace it: keyfront rotation rotate {record.group}; "
+                "or restore it from a backup (keyfront backup restore)",
             )
         yield from _end(facts, record, entry, now, bounds)
 
 
 def _end(facts: Facts, record: KeyGroupRecord, entry: Entry, now: float, bounds: Bounds) -> Iterator[Finding]:
-    """The end of the key that signs. A schedule sees to it, as long as it is one and is not paused."""
+    """The end of the signing key's term. A valid schedule that is not paused takes care of it."""
     terms = record.terms
     if terms.every == "":
         ends, because = entry.signing + bounds.age, "has no schedule"
@@ -218,7 +218,7 @@ def _end(facts: Facts, record: KeyGroupRecord, entry: Entry, now: float, bounds:
             length = ends - entry.signing
         except RotationError:
             return
-        because, advice = "is paused", f"let it go on: keyfront rotation resume {record.group}"
+        because, advice = "is paused", f"continue it: keyfront rotation resume {record.group}"
         if not terms.paused:
             late = min(DAY, max(CLOCKS, length / 10))
             if now > ends + late and not next_key(record):
@@ -226,7 +226,7 @@ def _end(facts: Facts, record: KeyGroupRecord, entry: Entry, now: float, bounds:
                     "rotation-overdue",
                     Severity.WARNING,
                     record,
-                    f"the rotation of {record.group} was due on {date(ends)}, and no next key has been made",
+                    f"the rotation of {record.group} was due on {date(ends)}, and no next key has been created",
                     f"see what it waits for: keyfront rotation status {record.group}; something must run it: "
                     "`keyfront up`, or `keyfront rotation run`",
                 )
@@ -248,7 +248,7 @@ def _end(facts: Facts, record: KeyGroupRecord, entry: Entry, now: float, bounds:
 
 
 def _next(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
-    """The key that is to sign next."""
+    """The next key."""
     for record in facts.records or ():
         if record.terms.paused:
             yield _of_group(
@@ -256,7 +256,7 @@ def _next(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                 Severity.WARNING,
                 record,
                 f"the rotation of {record.group} is paused",
-                f"let it go on: keyfront rotation resume {record.group}",
+                f"continue it: keyfront rotation resume {record.group}",
             )
         entry = next_key(record)
         if entry is None:
@@ -267,7 +267,7 @@ def _next(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                 Severity.WARNING,
                 facts,
                 entry,
-                f"{named(entry)} is to sign for {record.group} next, and custody does not have it: {why}",
+                f"{named(entry)} is the next key of {record.group}, but custody does not have it: {why}",
                 f"see what the rotation does about it: keyfront rotation status {record.group}",
             )
         if now - entry.created > bounds.stuck and not record.terms.paused:
@@ -275,19 +275,19 @@ def _next(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                 "rotation-stuck",
                 Severity.WARNING,
                 record,
-                f"{named(entry)} was made for {record.group} on {date(entry.created)} and does not sign yet",
+                f"{named(entry)} was created for {record.group} on {date(entry.created)} and does not sign yet",
                 f"see what it waits for: keyfront rotation status {record.group}",
             )
 
 
 def _draining(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
-    """Keys that no signer should use any more, and who comes with them still."""
+    """Draining keys: whether somebody still signs with them, and whether viewers still use them."""
     for record in facts.records or ():
         for entry in record.entries:
             use = facts.use(entry.key_pair_id)
             if entry.stage is not Stage.DRAINING or use is None:
                 continue
-            # Whoever obeys the terms signed nothing that is good after this.
+            # Nothing that was signed under the terms is valid after this.
             last = entry.draining + max(entry.reach, record.terms.reach) + CLOCKS
             if use.signatures_end > last:
                 yield _of_key(
@@ -295,11 +295,11 @@ def _draining(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                     Severity.CRITICAL,
                     facts,
                     entry,
-                    f"{named(entry)} left off signing for {record.group} on {date(entry.draining)}, and edges have "
-                    f"accepted a signature of it that is good until {date(use.signatures_end)}: somebody signs with it "
-                    f"still, or for longer than the terms allow{_where(use)}",
+                    f"{named(entry)} stopped signing for {record.group} on {date(entry.draining)}, but edges have "
+                    f"accepted a signature of it that is valid until {date(use.signatures_end)}: somebody still signs "
+                    f"with it, or for longer than the terms allow{_where(use)}",
                     "find who signs with it: the access log has each request with its key_pair_id; let it follow the "
-                    "record (docs/guide/signing.md). When it is nobody of yours: keyfront rotation emergency "
+                    "record (docs/guide/signing.md). If it is not one of your signers: keyfront rotation emergency "
                     f"{record.group} {entry.key_pair_id}",
                 )
                 continue
@@ -313,9 +313,9 @@ def _draining(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                     Severity.NOTE,
                     facts,
                     entry,
-                    f"{named(entry)} drains until {date(ends)}, and edges saw it last on {date(use.last_seen)}"
+                    f"{named(entry)} drains until {date(ends)}, and edges last saw it on {date(use.last_seen)}"
                     f"{_share(use)}{_where(use)}",
-                    "nothing, if those are links that end by then; they are refused after",
+                    "none, if those links expire by then; they are refused afterward",
                     day,
                 )
             else:
@@ -324,13 +324,13 @@ def _draining(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                     Severity.NOTE,
                     facts,
                     entry,
-                    f"{named(entry)} drains until {date(ends)} and still lets viewers in{_share(use)}{_where(use)}",
-                    "nothing: links that it signed are good until they end",
+                    f"{named(entry)} drains until {date(ends)} and viewers still use it{_share(use)}{_where(use)}",
+                    "none: the links that it signed are valid until they expire",
                 )
 
 
 def _strangers(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
-    """Keys in a group under rotation that are not the rotation's, and groups that are gone."""
+    """Keys of a rotated group that do not belong to the rotation, and groups that no longer exist."""
     for record in facts.records or ():
         group = next((each for each in facts.groups if each.id == record.key_group_id), None)
         if group is None:
@@ -338,8 +338,8 @@ def _strangers(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                 "group-missing",
                 Severity.CRITICAL,
                 record,
-                f"{record.group} ({record.key_group_id}) is under rotation, and gone from CloudFront",
-                f"end its rotation: keyfront rotation stop {record.group}; or begin anew with a new group",
+                f"{record.group} ({record.key_group_id}) is rotated, but no longer exists at CloudFront",
+                f"end its rotation: keyfront rotation stop {record.group}; or start again with a new group",
             )
             continue
         ours = {entry.key_pair_id for entry in record.entries}
@@ -352,15 +352,15 @@ def _strangers(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                     "key",
                     id_,
                     name,
-                    f"{record.group} trusts {name or id_} ({id_}), which is not of its rotation: whoever has its "
-                    "private half can sign, and nothing will ever take it out",
-                    f"take it out of the group when nobody signs with it any more{_seen(facts, id_)}",
+                    f"{record.group} trusts {name or id_} ({id_}), which does not belong to its rotation: whoever has "
+                    "its private key can sign, and nothing will ever remove it",
+                    f"remove it from the group when nobody signs with it any more{_seen(facts, id_)}",
                 )
 
 
 def _lifetimes(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
-    """Signatures that end further ahead than the terms say. How far ahead one ended when it was first accepted is the
-    least that its lifetime can have been."""
+    """Signatures that are valid for longer than the terms allow. A signature's lifetime is at least the time from its
+    first acceptance to its expiration."""
     for record in facts.records or ():
         most = record.terms.max_lifetime
         for entry in record.entries:
@@ -373,9 +373,9 @@ def _lifetimes(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                     Severity.WARNING,
                     facts,
                     entry,
-                    f"edges accepted a signature of {named(entry)} for at least {length(use.longest_lifetime)} ahead; "
-                    f"the terms of {record.group} allow {length(most)}{_where(use)}",
-                    "let whoever signs follow the record (it refuses longer ones), or allow it: "
+                    f"edges accepted a signature of {named(entry)} with a lifetime of at least "
+                    f"{length(use.longest_lifetime)}; the terms of {record.group} allow {length(most)}{_where(use)}",
+                    "let signers follow the record, which refuses longer lifetimes, or allow them: "
                     f"keyfront rotation terms {record.group} --max-lifetime {length(use.longest_lifetime)}",
                 )
 
@@ -395,8 +395,8 @@ def _groups(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                 "group",
                 group.id,
                 group.name,
-                f"{group.name} is trusted by {_list(group.distributions)} and is not under rotation",
-                f"put it under rotation: {start}",
+                f"{group.name} is trusted by {_list(group.distributions)} and is not rotated",
+                f"rotate it: {start}",
             )
         scheduled = record is not None and record.terms.every != ""
         if len(group.items) == 1 and not scheduled:
@@ -406,8 +406,8 @@ def _groups(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                 "group",
                 group.id,
                 group.name,
-                f"{group.name} has one key, {group.items[0]}: when it has to go, every link goes with it",
-                f"keyfront rotation rotate {group.name}" if record else f"put it under rotation: {start}",
+                f"{group.name} has only one key, {group.items[0]}: when it is removed, every link stops working",
+                f"keyfront rotation rotate {group.name}" if record else f"rotate it: {start}",
             )
 
 
@@ -427,8 +427,8 @@ def _keys(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                 "key",
                 key.id,
                 key.name,
-                f"{key.name} ({key.id}) of {date(key.created)} is in no key group: nothing that it signs is accepted",
-                f"delete it, or put it into a group: aws cloudfront delete-public-key --id {key.id} --if-match ETAG",
+                f"{key.name} ({key.id}) of {date(key.created)} is in no key group: no edge accepts its signatures",
+                f"delete it, or add it to a group: aws cloudfront delete-public-key --id {key.id} --if-match ETAG",
             )
         if key.groups and key.id not in ours:
             ends = key.created + bounds.age
@@ -440,9 +440,9 @@ def _keys(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                     "key",
                     key.id,
                     key.name,
-                    f"{key.name} ({key.id}) of {_list(key.groups)} was made on {date(key.created)} and "
+                    f"{key.name} ({key.id}) of {_list(key.groups)} was created on {date(key.created)} and "
                     f"{_ends(ends, now)}; nothing rotates it",
-                    f"put its group under rotation: keyfront rotation start {key.groups[0]}",
+                    f"rotate its group: keyfront rotation start {key.groups[0]}",
                     day,
                 )
         sha1 = use.hashes.get("SHA1") if use is not None else None
@@ -456,11 +456,11 @@ def _keys(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
                 key.name,
                 f"edges accepted a signature of {key.name} ({key.id}) over SHA-1 on {date(sha1.last_seen)}{others}",
                 "sign with SHA256 (hash_name of the SDK and of the terms, `--hash SHA256` of the command line), which "
-                "CloudFront takes too",
+                "CloudFront accepts too",
             )
 
 
-RULES: tuple[Rule, ...] = (_burnt, _signing, _next, _draining, _strangers, _lifetimes, _groups, _keys)
+RULES: tuple[Rule, ...] = (_compromised, _signing, _next, _draining, _strangers, _lifetimes, _groups, _keys)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -470,8 +470,8 @@ RULES: tuple[Rule, ...] = (_burnt, _signing, _next, _draining, _strangers, _life
 def ends(
     record: KeyGroupRecord, entry: Entry, use: KeyUse | None, bounds: Bounds | None = None
 ) -> float | None:
-    """When the term of a key ends: signing by its schedule or its age, draining with its links; epoch seconds, None
-    for a key that does not sign yet or no more."""
+    """When the term of a key ends, epoch seconds: of a signing key by its schedule or its age, of a draining key with
+    its links. None for any other key."""
     if entry.stage is Stage.SIGNING:
         if record.terms.every == "":
             return entry.signing + (bounds or Bounds()).age
@@ -489,7 +489,7 @@ def date(moment: float) -> str:
 
 
 def length(seconds: float) -> str:
-    """In words that the command line takes: 7d, 36h, 90m, 10s."""
+    """A duration as the command line accepts it, rounded up: 7d, 36h, 90m, 10s."""
     for size, unit in ((DAY, "d"), (3600.0, "h"), (60.0, "m")):
         if seconds >= size:
             whole = seconds / size
@@ -501,7 +501,7 @@ def length(seconds: float) -> str:
 
 
 def _day(ends: float, now: float) -> int | None:
-    """At which of the spans before `ends` we are, in days, 0 after it; None: before the first."""
+    """Which of `SPANS` before `ends` has begun, in days, 0 after the end; None before the first."""
     if now >= ends:
         return 0
     return next((int(span / DAY) for span in SPANS if ends - now <= span), None)
@@ -516,14 +516,14 @@ def _ends(ends: float, now: float) -> str:
 
 
 def _share(use: KeyUse) -> str:
-    return f" ({use.share:.1%} of what was signed for within a day)" if use.requests_last_day else ""
+    return f" ({use.share:.1%} of the signed requests within a day)" if use.requests_last_day else ""
 
 
 def _seen(facts: Facts, id_: str) -> str:
     use = facts.use(id_)
     if facts.uses is None:
         return ""
-    return f" (edges saw it last on {date(use.last_seen)})" if use else " (edges have never seen it)"
+    return f" (edges last saw it on {date(use.last_seen)})" if use else " (edges have never seen it)"
 
 
 def _where(use: KeyUse) -> str:
