@@ -20,9 +20,9 @@ from pathlib import Path
 
 import pytest
 
-from keyfront.edge.cache import disk as disk_module
-from keyfront.edge.cache import disk_format
-from keyfront.edge.cache.disk import BLOCK, LEFT_OVER, DiskTier, boot_mark
+from keyfront.edge.cache import disk_files, disk_format
+from keyfront.edge.cache.disk import LEFT_OVER, DiskTier, boot_mark
+from keyfront.edge.cache.disk_files import BLOCK
 from keyfront.edge.cache.disk_format import name_of
 from keyfront.edge.cache.entry import MetaRow
 from keyfront.edge.cache.memory import Ended
@@ -99,7 +99,7 @@ def opened(folder: Path) -> Iterator[Opens]:
 def flushed(tier: DiskTier) -> DiskTier:
     """The tier, once all that waited is written."""
     done = threading.Event()
-    tier._submit(0, done.set)
+    tier.submit(0, done.set)
     assert done.wait(10)
     return tier
 
@@ -197,7 +197,7 @@ class TestEntries:
     def test_dropped_is_dropped_even_from_what_waits(self, opened: Opens) -> None:
         tier = opened()
         gate = threading.Event()
-        tier._submit(0, lambda: assert_(gate.wait(10)))
+        tier.submit(0, lambda: assert_(gate.wait(10)))
         tier.put(stored(), 1.0)
         tier.drop("E/a")
         gate.set()
@@ -380,7 +380,7 @@ class TestRoom:
             self.fill(tier, first, 20)
             assert self.there(self.settled(tier)) <= tier.capacity + 5 * BLOCK
             tier._resting_until = 0.0
-        tier._account(0, flush=True)
+        tier.account(0, flush=True)
         assert self.there(self.settled(tier)) <= tier.capacity + 5 * BLOCK
         assert tier.evictions > 200
 
@@ -447,7 +447,7 @@ class TestRoom:
         tier = opened(10 * BLOCK)
         self.fill(tier, 0, 5)
         small, other = opened(2 * BLOCK), opened(2 * BLOCK)
-        with disk_module._locked(str(folder / "evict"), wait=False):
+        with disk_files.locked(str(folder / "evict"), wait=False):
             small.start()
             self.settled(small)
             assert self.there(small) == 5 * BLOCK
@@ -458,11 +458,11 @@ class TestRoom:
         one, two = opened(1000 * BLOCK), opened(1000 * BLOCK)
         self.fill(one, 0, 50)
         self.fill(two, 100, 50)
-        one._account(0, flush=True)
-        two._account(0, flush=True)
+        one.account(0, flush=True)
+        two.account(0, flush=True)
         assert two.used == self.there(two)
         self.fill(two, 0, 50)  # in the place of the others
-        two._account(0, flush=True)
+        two.account(0, flush=True)
         assert two.used == self.there(two)
 
     def test_with_no_room_nothing_is_written_until_there_is_some(self, opened: Opens) -> None:
@@ -602,7 +602,7 @@ class TestFailure:
                 (tier.folder / "new").unlink()
                 (tier.folder / "old").rename(tier.folder / "new")
             else:
-                tier._submit(0, lambda: setattr(tier, "used", 1 << 40))
+                tier.submit(0, lambda: setattr(tier, "used", 1 << 40))
                 tier.put(stored("E/a", b"new"), 2.0)
                 flushed(tier)
                 tier.used = 0
@@ -622,7 +622,7 @@ class TestFailure:
     def test_who_counts_is_waited_for_by_the_thread_alone(self, opened: Opens) -> None:
         tier = opened()
         tier._step = 1
-        with disk_module._locked(tier._made(f"{tier._root}used"), wait=True):
+        with disk_files.locked(tier._made(f"{tier._root}used"), wait=True):
             tier.mark_changed("E/a", 1.0)
             tier.drop("E/b")
             assert tier.find("E/a", none) is None
@@ -652,7 +652,7 @@ class TestFailure:
     def test_a_queue_that_grows_too_long_takes_no_more(self, opened: Opens) -> None:
         tier = opened()
         gate = threading.Event()
-        tier._submit(0, lambda: assert_(gate.wait(10)))
+        tier.submit(0, lambda: assert_(gate.wait(10)))
         for number in range(50):
             tier.put(stored(f"E/{number}", bytes(1 << 20)), 1.0)
         assert not tier.ready

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from keyfront.edge.cache.disk import BLOCK, DiskTier
+from keyfront.edge.cache.disk import DiskTier
+from keyfront.edge.cache.disk_files import BLOCK
 from keyfront.edge.cache.purge_log import PurgeLog
 from keyfront.edge.logs.access_log import AccessLog
 from keyfront.edge.types.record import Record

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import hashlib
 import itertools
 import logging
@@ -32,15 +31,16 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
 from zlib import crc32
 
-from keyfront.edge.cache.disk_format import FOREIGN, LONGEST_WHOLE, PREFIX, Entry, name_of, read_entry, sealed
+from keyfront.edge.cache.disk_files import BLOCK, blocks, locked, size_of, sum_in, write_all
+from keyfront.edge.cache.disk_format import FOREIGN, LONGEST_WHOLE, Entry, name_of, read_entry, sealed
 from keyfront.edge.cache.entry import Head, encode_head, head_of, stored_of
-from keyfront.edge.cache.open_file import OpenFile
+from keyfront.edge.cache.slice_writer import SliceWriter
 from keyfront.edge.rules.cache_key import change_marker, path_of, variant_key
 from keyfront.edge.rules.vary import variant_values
 from keyfront.edge.types.files import FileRange
@@ -59,8 +59,6 @@ SILENT: Final = 600.0
 """Seconds for which a disk that works now and then is not warned of again."""
 LEFT_OVER: Final = 600.0
 """Seconds after which a file in `new` belongs to a worker that was killed."""
-BLOCK: Final = 4096
-"""What a file takes on disk is counted in these."""
 
 
 _SECOND: Final = 10**9
@@ -156,7 +154,7 @@ class DiskTier:
             self._remove(name_of(entry.head.key))
             return None
         if not self._is_verified(entry):
-            self._mark_verified(entry.file.fd)
+            self.mark_verified(entry.file.fd)
         return stored_of(key, entry.head, body)
 
     def slice(self, key: str, length: int) -> FileRange | None:
@@ -176,7 +174,7 @@ class DiskTier:
                 if not await asyncio.get_running_loop().run_in_executor(None, entry.holds):
                     self._remove(name_of(key))
                     return None
-                self._mark_verified(entry.file.fd)
+                self.mark_verified(entry.file.fd)
             except OSError as error:
                 self._failed("read", error)
                 return None
@@ -221,7 +219,7 @@ class DiskTier:
         """Was it written or read through since the machine started?"""
         return entry.mtime_ns % _SECOND == self._mark
 
-    def _mark_verified(self, fd: int) -> None:
+    def mark_verified(self, fd: int) -> None:
         """Note that the file is whole, and used now."""
         now = int(time.time()) * _SECOND + self._mark
         with suppress(OSError):
@@ -230,7 +228,7 @@ class DiskTier:
     def _touch(self, entry: Entry) -> None:
         """Note the entry's use, for eviction. What is not proved yet keeps its age."""
         if self._is_verified(entry) and abs(time.time() - entry.mtime_ns / _SECOND) > TOUCHED:
-            self._mark_verified(entry.file.fd)
+            self.mark_verified(entry.file.fd)
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -251,7 +249,7 @@ class DiskTier:
             return True
         # Whoever evicts is behind. Ask in a second whether there is room again.
         self._resting_until = now + 1
-        self._submit(0, lambda: self._account(0, flush=True))
+        self.submit(0, lambda: self.account(0, flush=True))
         return False
 
     @property
@@ -262,7 +260,7 @@ class DiskTier:
         """Store a response, in the place of the one that it supersedes. Done soon, or not at all: then that one goes
         all the same, so that nothing older comes back once memory has forgotten this."""
         if self.ready:
-            self._submit(len(stored.body) + 1024, lambda: self._put(stored, asked))
+            self.submit(len(stored.body) + 1024, lambda: self._put(stored, asked))
         elif not self._closed:
             self._remove(name_of(stored.key))
 
@@ -270,7 +268,7 @@ class DiskTier:
         """Forget the response for `key`, all its variants included, and whatever of it still waits to be written."""
         if not self._closed:
             self._remove(name_of(key))
-            self._submit(0, lambda: self._remove(name_of(key)))
+            self.submit(0, lambda: self._remove(name_of(key)))
 
     def mark_changed(self, path: str, now: float) -> None:
         """Forget what the origin was asked for until `now` (epoch seconds) under keys that begin with this path.
@@ -282,7 +280,7 @@ class DiskTier:
             return
         try:
             delta = self._write(Head(change_marker(path), now), b"")
-            self._submit(0, lambda: self._account(delta))  # which may have to wait for another worker
+            self.submit(0, lambda: self.account(delta))  # which may have to wait for another worker
         except OSError as error:
             self._failed("written", error)
             self.drop(path)
@@ -312,7 +310,7 @@ class DiskTier:
         if self._evictor is not None:
             self._evictor.join()
 
-    def _submit(self, size: int, work: Callable[[], None]) -> None:
+    def submit(self, size: int, work: Callable[[], None]) -> None:
         self._submitted += size
         self._queue.put((size, work))
         if self._thread is None:
@@ -336,7 +334,7 @@ class DiskTier:
                 logger.exception("the disk tier's thread goes on after a fault of its own")
             self._worked += size
             del item, work
-        self._account(0, flush=True)
+        self.account(0, flush=True)
 
     def _put(self, stored: Stored, asked: float) -> None:
         key, meta = stored.key, stored.meta
@@ -351,7 +349,7 @@ class DiskTier:
         if head is None:
             return
         try:
-            self._account(self._write(head, stored.body))
+            self.account(self._write(head, stored.body))
         except OSError:
             self._remove(name_of(key))
             raise
@@ -362,26 +360,26 @@ class DiskTier:
         if entry is not None and entry.head.names == names:
             return entry.head.generation
         generation = os.urandom(8).hex()
-        self._account(self._write(Head(key, names=names, generation=generation), b""))
+        self.account(self._write(Head(key, names=names, generation=generation), b""))
         return generation
 
     def _write(self, head: Head, body: bytes) -> int:
         """Write an entry. Returns what it takes more than the one that it replaces."""
-        temporary, fd = self._new()
+        temporary, fd = self.new_file()
         try:
             try:
                 data = sealed(encode_head(head), len(body), crc32(body))
-                _write_all(fd, [data, body])
-                self._mark_verified(fd)
+                write_all(fd, [data, body])
+                self.mark_verified(fd)
             finally:
                 os.close(fd)
-            return self._place(temporary, name_of(head.key), len(data) + len(body))
+            return self.place(temporary, name_of(head.key), len(data) + len(body))
         except BaseException:
             with suppress(OSError):
                 os.unlink(temporary)
             raise
 
-    def _new(self) -> tuple[str, int]:
+    def new_file(self) -> tuple[str, int]:
         """A new file in `new`, open for writing and reading."""
         path = f"{self._root}new/{self._unique}-{next(self._numbers)}"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -397,21 +395,21 @@ class DiskTier:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return path
 
-    def _place(self, temporary: str, name: str, size: int) -> int:
+    def place(self, temporary: str, name: str, size: int) -> int:
         """Give a whole entry its name. Returns what it takes more than the one that had it."""
         path = self._root + name
-        replaced = _size(path)
+        replaced = size_of(path)
         try:
             os.rename(temporary, path)
         except FileNotFoundError:
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
             os.rename(temporary, path)
         self._warned = False
-        return _blocks(size) - replaced
+        return blocks(size) - replaced
 
     def _remove(self, name: str) -> None:
         path = self._root + name
-        size = _size(path)
+        size = size_of(path)
         with suppress(OSError):
             os.unlink(path)
             self._delta -= size
@@ -440,14 +438,14 @@ class DiskTier:
         """Look through the folder in a thread of its own: what it holds, and what killed workers left."""
         self._evict_beside()
 
-    def _account(self, delta: int, *, flush: bool = False) -> None:
+    def account(self, delta: int, *, flush: bool = False) -> None:
         """Add to the bytes used. All workers' sum is in a file, to which each adds when it has something to tell."""
         self._delta += delta
         if abs(self._delta) < self._step and not flush:
             return
         try:
-            with _locked(self._made(f"{self._root}used"), wait=True) as fd:
-                self.used = max(0, _sum_in(fd) + self._delta)
+            with locked(self._made(f"{self._root}used"), wait=True) as fd:
+                self.used = max(0, sum_in(fd) + self._delta)
                 os.pwrite(fd, b"%20d" % self.used, 0)
             self._delta = 0
         except OSError as error:
@@ -487,13 +485,13 @@ class DiskTier:
             self._resting_until = time.monotonic() + REST
 
     def _evict_alone(self) -> None:
-        with _locked(self._made(f"{self._root}evict"), wait=False):
+        with locked(self._made(f"{self._root}evict"), wait=False):
             self._clear_left_overs()
             by_minute: dict[int, int] = {}
             total = 0
             latest = int((time.time() + TOUCHED) // 60)
             for _, status in self._walk():
-                size = _blocks(status.st_size)
+                size = blocks(status.st_size)
                 minute = _minute(status, latest)
                 by_minute[minute] = by_minute.get(minute, 0) + size
                 total += size
@@ -502,7 +500,7 @@ class DiskTier:
                 excess = total - int(min(self.capacity, total) * (1 - self.slack))
                 total -= self._evict_from(by_minute, excess, latest)
             self.used = total
-            with _locked(f"{self._root}used", wait=True) as fd:
+            with locked(f"{self._root}used", wait=True) as fd:
                 os.pwrite(fd, b"%20d" % total, 0)
 
     def _evict_from(self, by_minute: dict[int, int], excess: int, latest: int) -> int:
@@ -526,7 +524,7 @@ class DiskTier:
             minute = _minute(status, latest)
             if minute > last or (minute == last and in_last <= 0):
                 continue
-            size = _blocks(status.st_size)
+            size = blocks(status.st_size)
             with suppress(OSError):
                 os.unlink(path)
                 removed += size
@@ -564,176 +562,8 @@ class _Ends(Exception):
     """The worker ends in the middle of a walk."""
 
 
-class SliceWriter:
-    """One slice on its way to disk: fed on the loop, written by the tier's thread.
-
-    `written` bytes of it can be read back from `file`, at `offset`. `done` once it has its name, `failed` if it
-    will never have one.
-    """
-
-    lasting = True
-
-    __slots__ = (
-        "_checksum",
-        "_head",
-        "_left",
-        "_length",
-        "_loop",
-        "_temporary",
-        "_tier",
-        "_waiter",
-        "done",
-        "failed",
-        "file",
-        "key",
-        "offset",
-        "received",
-        "written",
-    )
-
-    def __init__(self, tier: DiskTier, key: str, length: int | None) -> None:
-        self._tier = tier
-        self.key = key
-        self._length = length
-        self._head = encode_head(Head(key))
-        self._checksum = 0
-        self._temporary = ""
-        self._loop = asyncio.get_running_loop()
-        self._waiter: asyncio.Future[None] | None = None
-        self._left = SimpleQueue[None]()  # as long as what the thread has still to do
-        self.offset = PREFIX.size + len(self._head)
-        self.file: OpenFile | None = None
-        self.received = 0
-        self.written = 0
-        self.done = False
-        self.failed = False
-
-    @property
-    def backlog(self) -> int:
-        return 0 if self.failed else self.received - self.written
-
-    def feed(self, chunk: bytes) -> None:
-        self.received += len(chunk)
-        self._submit(len(chunk), lambda: self._write(chunk))
-
-    def finish(self) -> None:
-        """It is whole."""
-        self._submit(0, self._finish)
-
-    def abandon(self) -> None:
-        """It will not be whole. What was written can still be read by who holds `file`."""
-        self._submit(0, self._give_up)
-
-    async def progress(self) -> None:
-        """Wait until the thread has done some of what waits for it, if anything does."""
-        waiter = self._waiter = self._loop.create_future()
-        if not self._left.empty():
-            await waiter
-
-    def _submit(self, size: int, work: Callable[[], None]) -> None:
-        def guarded() -> None:
-            try:
-                if not self.failed:
-                    work()
-            except OSError:
-                self._give_up()
-                raise
-            finally:
-                self._left.get()
-                self._tell()
-
-        self._left.put(None)
-        self._tier._submit(size, guarded)
-
-    def _tell(self) -> None:
-        waiter = self._waiter
-        if waiter is not None:
-            self._waiter = None
-            with suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(_resolve, waiter)
-
-    def _write(self, chunk: bytes) -> None:
-        if self.file is None:
-            self._temporary, fd = self._tier._new()
-            self.file = OpenFile(fd)
-            # The prefix's place stays empty until the rest is there.
-            _write_all(fd, [bytes(PREFIX.size), self._head])
-        self._checksum = crc32(chunk, self._checksum)
-        _write_all(self.file.fd, [chunk])
-        self.written += len(chunk)
-
-    def _finish(self) -> None:
-        if self.file is None or (self._length is not None and self.written != self._length):
-            self._give_up()
-            return
-        prefix = sealed(self._head, self.written, self._checksum)[: PREFIX.size]
-        if os.pwrite(self.file.fd, prefix, 0) != len(prefix):
-            raise OSError("a short write")
-        self._tier._mark_verified(self.file.fd)
-        try:
-            delta = self._tier._place(self._temporary, name_of(self.key), self.offset + self.written)
-        except FileNotFoundError:
-            if os.path.exists(self._temporary):
-                raise
-            self._give_up()  # it was taken for a left-over: it took too long
-            return
-        self._tier._account(delta)
-        self.done = True
-
-    def _give_up(self) -> None:
-        self.failed = True
-        if self._temporary:
-            with suppress(OSError):
-                os.unlink(self._temporary)
-
-
-def _resolve(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
-
-
-def _write_all(fd: int, pieces: list[bytes]) -> None:
-    size = sum(map(len, pieces))
-    sent = os.writev(fd, pieces)
-    if sent < size:
-        data = memoryview(b"".join(pieces))[sent:]
-        while data:
-            data = data[os.write(fd, data) :]
-
-
 def _minute(status: os.stat_result, latest: int) -> int:
     """The minute in which a file was last used. One that is to come was noted before the clock was set back: nobody
     knows when, so it goes first."""
     minute = int(status.st_mtime // 60)
     return minute if minute <= latest else 0
-
-
-def _blocks(size: int) -> int:
-    return -(-size // BLOCK) * BLOCK
-
-
-def _size(path: str) -> int:
-    """What a file takes, 0 if there is none."""
-    try:
-        return _blocks(os.stat(path, follow_symlinks=False).st_size)
-    except OSError:
-        return 0
-
-
-@contextmanager
-def _locked(path: str, *, wait: bool) -> Iterator[int]:
-    """The file's descriptor while this process alone has it. A killed process has it no longer.
-
-    :raises BlockingIOError: if another has it and `wait` is false.
-    """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _sum_in(fd: int) -> int:
-    text = os.pread(fd, 32, 0).strip()
-    return int(text) if text.isdigit() else 0

@@ -10,10 +10,8 @@ own, the slices that are present; in memory only if there is no disk.
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import monotonic_ns
 
 from keyfront.edge.cache.removals import Removal, Removals
-from keyfront.edge.cache.shared_arena import Arena
 from keyfront.edge.cache.shared_segment import Segment
 from keyfront.edge.rules.cache_key import is_under, path_of, sliced_key
 from keyfront.edge.rules.vary import variant_values
@@ -236,45 +234,3 @@ class MemoryTier:
             else:
                 self.drop(key)
                 self.evictions += 1
-
-
-class MemorySink:
-    """A slice on its way into memory."""
-
-    lasting = False
-
-    def __init__(self, memory: MemoryTier, name: str, meta: Meta, arena: Arena | None = None) -> None:
-        self._memory = memory
-        self._arena = arena
-        self._name = name
-        self._meta = meta
-        self._chunks: list[bytes] = []
-        self.file = None
-        self.offset = 0
-        self.written = 0
-        self.backlog = 0
-        self.done = False
-        self.failed = False
-
-    def feed(self, chunk: bytes) -> None:
-        self._chunks.append(chunk)
-
-    def finish(self) -> None:
-        body = b"".join(self._chunks)
-        self._chunks.clear()
-        stored = Stored(self._name, self._meta, body)
-        stored.asked = stored.written = monotonic_ns()
-        if self._arena is not None:
-            self._arena.put_exact(stored)
-        if stored.size <= self._memory.capacity // 4:
-            self._memory.put(stored)
-            self.done = True
-        else:
-            self.failed = True
-
-    def abandon(self) -> None:
-        self._chunks.clear()
-        self.failed = True
-
-    async def progress(self) -> None:
-        return

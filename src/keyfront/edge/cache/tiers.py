@@ -6,7 +6,8 @@ from collections.abc import Callable
 from time import monotonic_ns
 
 from keyfront.edge.cache.disk import DiskTier
-from keyfront.edge.cache.memory import MemorySink, MemoryTier
+from keyfront.edge.cache.memory import MemoryTier
+from keyfront.edge.cache.memory_sink import MemorySink
 from keyfront.edge.cache.removals import Removal
 from keyfront.edge.cache.shared_arena import Arena
 from keyfront.edge.cache.sink import Sink

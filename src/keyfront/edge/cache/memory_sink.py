@@ -1,0 +1,51 @@
+"""A slice on its way into memory, where there is no disk."""
+
+from __future__ import annotations
+
+from time import monotonic_ns
+
+from keyfront.edge.cache.memory import MemoryTier
+from keyfront.edge.cache.shared_arena import Arena
+from keyfront.edge.types.stored import Meta, Stored
+
+
+class MemorySink:
+    """Collects the slice and stores it when it is whole. `lasting` says that it may be evicted at any time (False)."""
+
+    lasting = False
+
+    def __init__(self, memory: MemoryTier, name: str, meta: Meta, arena: Arena | None = None) -> None:
+        self._memory = memory
+        self._arena = arena
+        self._name = name
+        self._meta = meta
+        self._chunks: list[bytes] = []
+        self.file = None
+        self.offset = 0
+        self.written = 0
+        self.backlog = 0
+        self.done = False
+        self.failed = False
+
+    def feed(self, chunk: bytes) -> None:
+        self._chunks.append(chunk)
+
+    def finish(self) -> None:
+        body = b"".join(self._chunks)
+        self._chunks.clear()
+        stored = Stored(self._name, self._meta, body)
+        stored.asked = stored.written = monotonic_ns()
+        if self._arena is not None:
+            self._arena.put_exact(stored)
+        if stored.size <= self._memory.capacity // 4:
+            self._memory.put(stored)
+            self.done = True
+        else:
+            self.failed = True
+
+    def abandon(self) -> None:
+        self._chunks.clear()
+        self.failed = True
+
+    async def progress(self) -> None:
+        return
