@@ -62,7 +62,7 @@ async def test_nothing_is_lost_or_counted_twice(tmp_path: Path) -> None:
                 os.kill(pid, signal.SIGKILL)
             up.until(lambda: len(set(up.worker_pids()) - set(first)) == 2)
             # In a thread: the origin answers in this one.
-            await asyncio.to_thread(up.until, lambda: _answers(up, host, target), 30)
+            await asyncio.to_thread(up.until, lambda: _answers(up, host, target))
             await come(9)
             assert (
                 await asyncio.to_thread(up.stop) == 0
@@ -76,8 +76,9 @@ async def test_nothing_is_lost_or_counted_twice(tmp_path: Path) -> None:
             assert found.distributions.keys() == {made["Distribution"]["Id"]}
             assert (found.signatures_end, found.share) == (end, 1.0)
             assert found.hashes.keys() == {"SHA256"}
-            time.sleep(2.5)  # a look more, at which nothing is new
-            assert requests(up, key) == counted_before + 5
+            await come(1)  # the look that counts it finds nothing else that is new
+            up.until(lambda: requests(up, key) > counted_before + 5)
+            assert requests(up, key) == counted_before + 6
 
 
 def _answers(up: Up, host: str, target: str) -> bool:

@@ -184,6 +184,7 @@ def room(tmp_path: Path, app: int) -> Iterator[Room]:
     (folder / "edge.key").write_bytes(made.private_key_pem.bytes())
     (folder / "edge.key").chmod(0o600)
     options = ("--tls", "127.0.0.1:0", "--certificates", str(folder), "--websockets", "3")
+    options += ("--drain-timeout", "8")
     with Up(tmp_path / "data", workers=1, options=options) as up:
         yield Room(up, app, ca)
 
@@ -208,10 +209,7 @@ async def test_its_options_its_metrics_and_its_end(room: Room) -> None:
         assert await viewer.recv() == f"message {number}"
 
     def metrics() -> str:
-        import urllib.request
-
-        with urllib.request.urlopen(f"{room.up.endpoint}/metrics") as answer:
-            return str(answer.read().decode())
+        return room.up.control("/metrics").body.decode()
 
     loop = asyncio.get_running_loop()
     while 'keyfront_edge_websockets{edge="edge-1"} 3.0' not in await loop.run_in_executor(None, metrics):
