@@ -1,9 +1,9 @@
-"""One record per request, as JSON lines, and the counts that the metrics are made of.
+"""The access log: one JSON line per request. It also feeds the counters that metrics are made of.
 
-Names follow CloudFront's log fields where one exists (cloudfront-semantics §6). Records are gathered for a few
-milliseconds and written by one `write` to a file opened for appending, so that lines of several workers never mix.
-Never logged: signatures and policies (a signed URL is a credential: `query` is the viewer's own part of it),
-cookies, origin secrets.
+Fields are named after CloudFront's log fields where one exists (cloudfront-semantics §6). Records are collected for a
+few milliseconds and then appended to the file in a single `write`, so that lines of several workers never mix.
+Signatures, policies, cookies and origin secrets are never logged: a signed URL is a credential, so `query` holds only
+the viewer's own part of the query string.
 """
 
 from __future__ import annotations
@@ -21,37 +21,38 @@ from keyfront.edge.types.record import HitCounter, Record
 logger = logging.getLogger("keyfront.edge")
 
 FLUSH_AFTER = 0.02
-"""Seconds that a record may wait. What a killed worker can lose of its log is this much."""
-LONGEST_UNWRITTEN = 256 * 1024
-"""Bytes of records that are kept while the disk refuses them; all others are lost."""
-
+"""Seconds that a record may wait to be written, and so the most that a killed worker can lose of its log."""
+MAX_UNWRITTEN = 256 * 1024
+"""Bytes of records that are kept for the next attempt when a write fails; all others are lost."""
+MAX_COUNTERS = 4096
+"""Hit counters that are held before they are added up and dropped."""
 
 LONGEST_AGENT = 1024
 LONGEST_REFERER = 2048
-"""Characters of User-Agent and Referer that a record tells; a longer value ends in `CUT`."""
+"""Characters of User-Agent and Referer that a record holds; a longer value ends in `CUT`."""
 CUT = "[cut]"
 MOST_REFUSED = 50
-"""Records of requests that the edge refused, for one address and one second. The rest are summed up in one."""
+"""Records of refused requests that are written per address and second. The rest are summed up."""
 MOST_REFUSED_IN_ALL = 500
-"""The same for all addresses together: a flood may come from many."""
+"""The same for all addresses together, since a flood may come from many."""
 
 
 def shortened(text: str, longest: int) -> str:
-    """`text`, or as much of it as `longest` characters hold together with the mark that says so."""
+    """`text`, cut to `longest` characters if it is longer; the last of them are then `CUT`."""
     return text if len(text) <= longest else text[: longest - len(CUT)] + CUT
 
 
 def _is_refused(record: Record) -> bool:
-    """Whether the edge refused it itself: at the gate, because it could not be understood, or beyond a limit."""
+    """Whether the edge itself refused the request: at the signature gate, because it was malformed, or over a limit."""
     return record.verdict == "refused" or not record.distribution or record.result == "LimitExceeded"
 
 
 class Refusals:
-    """Keeps the records of refused requests from growing faster than what is refused is worth.
+    """Limits how many records of refused requests are written, so that a flood of them cannot fill the disk.
 
-    Each address leaves `MOST_REFUSED` of them in a second, all together `MOST_REFUSED_IN_ALL`. What comes beyond that
-    is summed up by address and reason: the last record of the second stands for all of them, and `repeats` says how
-    many more there were. A second is one of the records' own clock.
+    In each second `MOST_REFUSED` records are written per address and `MOST_REFUSED_IN_ALL` in total. Further ones are
+    summed up by address and reason: the last record of the second stands for all of them, and its `repeats` says how
+    many more there were. Seconds are those of the records' own times.
     """
 
     __slots__ = ("_all", "_by_address", "_rest", "_second")
@@ -63,7 +64,8 @@ class Refusals:
         self._rest: dict[tuple[str, str], Record] = {}
 
     def admit(self, record: Record) -> list[Record]:
-        """What is to be written now that this one came: nothing, itself, or sums of the second before it as well."""
+        """Take a record. Returns the records to be written now: it, or nothing; before it, if it begins a new second,
+        the sums of the last one."""
         second = int(record.time)
         written = self.sums() if second != self._second else []
         self._second = second
@@ -85,7 +87,7 @@ class Refusals:
         return written
 
     def sums(self) -> list[Record]:
-        """The records that stand for what was not written one by one. A new second begins."""
+        """The records that stand for those that were not written one by one. Starts a new second."""
         rest = list(self._rest.values())
         self._rest.clear()
         self._by_address.clear()
@@ -94,25 +96,29 @@ class Refusals:
 
     @property
     def waiting(self) -> bool:
-        """Whether there is something to be summed up."""
+        """Whether there are sums to be written."""
         return bool(self._rest)
 
 
 class AccessLog:
-    """Appends records to `path` (None: only counts them). Reopens the file when it was moved away (log rotation)."""
+    """Appends records to a file, which it reopens when the file has been moved away (log rotation).
+
+    :param path: None if records are only counted.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self.counts = Counts()
         self.lost = 0
+        """Records that could not be written."""
         self.failing = False
-        """Did the last write fail?"""
+        """Whether the last write failed."""
         self._path = path
         self._fd = -1
         self._inode = 0
         self._waiting: list[Record | str] = []
         self._unwritten = b""
         self._unwritten_records = 0
-        self._tallies: dict[tuple[str, tuple[str, str] | None], HitCounter] = {}
+        self._counters: dict[tuple[str, tuple[str, str] | None], HitCounter] = {}
         self._encoder = msgspec.json.Encoder()
         self._timer: asyncio.TimerHandle | None = None
         self._refusals = Refusals()
@@ -121,7 +127,7 @@ class AccessLog:
         if path is not None:
             try:
                 self._open()
-            except OSError as error:  # a full disk, say: it is tried again with each flush
+            except OSError as error:  # such as a full disk: each flush tries again
                 self._failed(error)
 
     def add(self, record: Record) -> None:
@@ -144,24 +150,28 @@ class AccessLog:
         self.flush()
 
     def hit_counter(self, distribution: str, key: tuple[str, str] | None) -> HitCounter:
-        """What hits of this distribution by this key (id and hash; None: no signature needed) are counted as."""
+        """The counter for hits of this distribution that were signed with this key.
+
+        :param key: the key pair's id and the hash algorithm, None if no signature was needed.
+        """
         name = (distribution, key)
-        found = self._tallies.get(name)
+        found = self._counters.get(name)
         if found is None:
-            if len(self._tallies) >= 4096:
+            if len(self._counters) >= MAX_COUNTERS:
                 self.flush()
-                self._tallies.clear()
-            found = self._tallies[name] = HitCounter(distribution, key)
+                self._counters.clear()
+            found = self._counters[name] = HitCounter(distribution, key)
         return found
 
     def hit(self, record: str) -> None:
-        """Add the record of a hit that a tally has counted already: a whole line (`quick`)."""
+        """Add the record of a hit from the fast path: a complete line of JSON. A `HitCounter` has counted the hit."""
         self._waiting.append(record)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(FLUSH_AFTER, self.flush)
 
     def flush(self) -> None:
-        """Write what waits. A disk that refuses costs the records (`lost` counts them), never a viewer's request."""
+        """Count and write the waiting records. If the disk fails, records are lost (`lost` counts them), but no request
+        fails."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -171,7 +181,7 @@ class AccessLog:
             return
         served = [each for each in waiting if type(each) is Record and not _is_refused(each)]
         self.counts.add(served + refused)
-        self.counts.take(self._tallies.values())
+        self.counts.take(self._counters.values())
         if self._path is None:
             return
         encode = self._encoder.encode
@@ -188,14 +198,14 @@ class AccessLog:
             self.failing = False
         except OSError as error:
             self._failed(error)
-            if self._unwritten or len(data) > LONGEST_UNWRITTEN:
+            if self._unwritten or len(data) > MAX_UNWRITTEN:
                 self.lost += len(waiting)
             else:
                 self._unwritten, self._unwritten_records = data, len(waiting)
 
     def retry(self) -> None:
-        """Write what could not be written, if anything. Called about once a second: without it, a worker that gets no
-        requests would not notice that there is room again, and would be reported for ever."""
+        """Try again to write what could not be written. Called about once a second: otherwise a worker without requests
+        would not notice that the disk has recovered, and would be reported as failing forever."""
         if self.failing:
             self.flush()
 

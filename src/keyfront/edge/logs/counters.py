@@ -1,4 +1,4 @@
-"""What one worker counts: requests, keys, bytes and times."""
+"""The counters of one worker: requests, keys, bytes and times."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _key_of = attrgetter("key_pair_id", "hash_algorithm", "distribution")
 
 
 class Counts:
-    """Sums over all records of this worker, and when the signatures that it accepted end: what `metrics.py` sends with
-    its report."""
+    """Sums over all records of this worker, and when the signatures that it accepted expire. The follower sends them
+    with its report."""
 
     __slots__ = ("bytes", "ends", "keys", "requests", "taken_us", "verify_us")
 
@@ -32,8 +32,8 @@ class Counts:
         self.verify_us = 0
 
     def accepted(self, key_id: str, expires: int, now: float) -> None:
-        """A signature of this key, good until `expires`, was accepted. Asked where a signature may be new: on the long
-        way, and on the quick one when cookies change."""
+        """Note that a signature by this key was accepted, which expires at `expires` (epoch seconds). Called where a
+        signature may be new: on the slow path, and on the fast path when the cookies change."""
         ends = self.ends.get(key_id)
         if ends is None:
             self.ends[key_id] = ExpiryStats(expires, expires - now, expires)
@@ -44,20 +44,20 @@ class Counts:
         self.requests.update(map(_request_of, records))
         self.keys.update([_key_of(record) for record in records if record.verdict == "allowed"])
         self.bytes += sum([record.bytes for record in records])
-        # How long a WebSocket was open says nothing about how long answers take.
+        # The time that a WebSocket was open is not the time that a reply took.
         self.taken_us += sum([record.time_taken_us for record in records if record.status != 101])
         self.verify_us += sum([record.verify_us for record in records])
 
-    def take(self, tallies: Iterable[HitCounter]) -> None:
-        """Add what was tallied, and set the tallies back to nothing."""
-        for tally in tallies:
-            if tally.hits:
-                self.requests[tally.request] += tally.hits
-                if tally.key is not None:
-                    self.keys[tally.key] += tally.hits
-                self.bytes += tally.sent
-                self.taken_us += tally.taken_us
-                tally.hits = tally.sent = tally.taken_us = 0
+    def take(self, counters: Iterable[HitCounter]) -> None:
+        """Add hit counters, and reset them."""
+        for counter in counters:
+            if counter.hits:
+                self.requests[counter.request] += counter.hits
+                if counter.key is not None:
+                    self.keys[counter.key] += counter.hits
+                self.bytes += counter.sent
+                self.taken_us += counter.taken_us
+                counter.hits = counter.sent = counter.taken_us = 0
 
 
 def sums(

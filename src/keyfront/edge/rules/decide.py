@@ -1,11 +1,11 @@
-"""What to do with a request: route it, then gate it. Pure: everything that it needs is an argument.
+"""Decides a request: routes it, then checks its credentials. Pure: everything that it needs is an argument.
 
-The order of the questions is fixed (cloudfront-semantics §1.6): is there a distribution for this Host; may this
-country see it; must the scheme change; is the method allowed; is the signature good, for whatever an origin may find
-by this path. The first answer that is not "go on" ends it, and it has a name.
+The order of the checks is fixed (cloudfront-semantics §1.6): is there a distribution for this Host; is the viewer's
+country allowed; must the scheme change; is the method allowed; is the signature valid, for every resource that an
+origin may serve for this path. The first check that fails ends it with a named refusal.
 
-A plan does not depend on who asks, so one is remembered for each URL that was allowed before. What does depend on
-who asks and when (country, dates, address, cookies) is judged anew at every request.
+A plan does not depend on the viewer, so the plan of each URL that was allowed is remembered. What depends on viewer
+and time (country, dates, address, cookies) is judged anew for every request.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Country = Callable[[str], str]
 
 
 class Refusal:
-    """The request will not be served. `name` is a row of `respond`'s table of refusals, or `denied`, and then
-    `denied` is why; `site` and `route` are set as far as they were known."""
+    """The request is not served. `name` is a row of the table of refusals (`error_pages`), or `denied`, and then
+    the attribute `denied` says why. `site` and `route` are set as far as they were known."""
 
     __slots__ = ("denied", "name", "route", "site")
 
@@ -42,13 +42,15 @@ class Refusal:
             clear_traceback(denied)
 
 
-def decide(
-    routing: Routing, request: Request, now: float, country: Country
-) -> tuple[Plan, Grant | None] | Refusal:
-    """Where the request leads and what its credentials allow, or why it is refused.
+Decision = tuple[Plan, Grant | None] | Refusal
+"""The plan of a request, with the grant that its credentials give on a restricted behavior; or why it is refused."""
+
+
+def decide(routing: Routing, request: Request, now: float, country: Country) -> Decision:
+    """The plan of the request and the grant of its credentials, if it needs any; or why it is refused.
 
     :param now: epoch seconds, read once per request.
-    :param country: the ISO code for an address, empty if unknown; asked only where geo restriction is on.
+    :param country: the ISO code for an address, empty if unknown; called only where geo restriction is on.
     """
     method = request.method
     url = request.scheme + "://" + request.host + request.target
@@ -139,11 +141,12 @@ def _verify(keyring: KeyRing, request: Request, now: float) -> Grant:
 def _verify_readings(
     found: Readings, gates: list[KeyRing], grant: Grant | None, request: Request, now: float
 ) -> Grant | None:
-    """The gates of all other readings of the path. Whoever has no signature for one of them has none for this path.
+    """Check the signature for all other readings of the path: without a signature for one of them, the request has
+    none for this path.
 
     A policy covers a URL as it is written (§1.4). With a `..` in it, a wildcard would cover more than its author can
-    have meant, so there the policy must cover every reading. So it must where an origin may leave out a part of the
-    path: `*.jpg` is meant to be the end of a name, not of what is left out of it (`/1.pdf;.jpg`, `/1.pdf%3f.jpg`).
+    have meant, so there the policy must cover every reading. The same holds where an origin may leave out a part of the
+    path: `*.jpg` is meant to match the end of a name, not of a part that is left out (`/1.pdf;.jpg`, `/1.pdf%3f.jpg`).
 
     :raises Denied: as `verify` does.
     :raises ValueError: if there are too many readings.
@@ -165,7 +168,10 @@ def _verify_readings(
 
 
 def _cover_parts(grant: Grant, pattern: str, request: Request, now: float) -> None:
-    """:raises Denied: if the policy does not cover what is left of the path where a part of it is left out."""
+    """Check that the policy covers what is left of the path when a part of it is left out.
+
+    :raises Denied: if it does not.
+    """
     sent, mark, query = request.target.partition("?")
     start = pattern.find("://") + 3 if "://" in pattern else 0
     start = pattern.find("/", start) if "/" in pattern[start:] else len(pattern)
@@ -181,7 +187,8 @@ def _cover_parts(grant: Grant, pattern: str, request: Request, now: float) -> No
 
 
 def internal_plan(site: Site, target: str, request: Request) -> Plan:
-    """The plan for a page that the edge fetches for itself: a custom error page, which needs no signature (§5.6)."""
+    """The plan for a target that needs no signature: a custom error page, which the edge requests itself (§5.6), or a
+    URL whose cache key is needed."""
     path, _, query = target.partition("?")
     return _plan(site, site.route(path), request, path, query, None)
 

@@ -2,8 +2,8 @@
 
 A shell (`http/connection.py`, `http/asgi.py`) calls `lookup`. If that finds a fresh stored response that can go out
 as it is, the shell writes it at once, without a coroutine. Otherwise the shell awaits `serve`, which reads top to
-bottom: refuse, or respond from cache or origin; then the custom error page, the response headers policy and
-Cache-Status. At the end the shell calls `log_access`.
+bottom: refuse, or respond from cache or origin; replace an error by the site's page; finish the headers. At the end
+the shell calls `log_access`.
 
 `Edge` only puts its parts together. They call each other in one direction:
 `CustomErrors` -> `CacheLookup` -> `Filler`, `PassThrough` -> `OriginFetcher`, `Purger` -> `ActiveConfiguration`.
@@ -16,7 +16,6 @@ import base64
 import os
 from collections.abc import Callable
 from pathlib import Path
-from random import random
 from time import perf_counter, time
 
 from keyfront.edge.cache.disk import DiskTier
@@ -35,7 +34,6 @@ from keyfront.edge.net.tunnel import Places
 from keyfront.edge.rules import error_pages, respond
 from keyfront.edge.rules.decide import Refusal, decide
 from keyfront.edge.rules.origin_request import chained_too_long
-from keyfront.edge.rules.response_headers import ResponseHeaders, timed
 from keyfront.edge.rules.routing import Plan, Route, Routing, Site
 from keyfront.edge.semantics.websocket import WEBSOCKET, handshake_fault
 from keyfront.edge.serving.access_record import AccessRecorder
@@ -43,6 +41,7 @@ from keyfront.edge.serving.configuration import ActiveConfiguration
 from keyfront.edge.serving.custom_errors import CustomErrors
 from keyfront.edge.serving.exchange import Exchange, Timings
 from keyfront.edge.serving.fills import Filler
+from keyfront.edge.serving.finish import ReplyFinisher
 from keyfront.edge.serving.lookup import CacheLookup
 from keyfront.edge.serving.origin_fetch import NegativeCache, OriginFetcher
 from keyfront.edge.serving.pass_through import PassThrough
@@ -104,6 +103,7 @@ class Edge:
         self._recorder = AccessRecorder(log, self.country)
         self.log = log
         self.log_access = self._recorder.log_access
+        self._finisher = ReplyFinisher(settings.pop, sends_cache_status=settings.cache_status)
         self._sends_cache_status = settings.cache_status
         self._request_ids: list[str] = []
 
@@ -206,11 +206,7 @@ class Edge:
             reply, site = await self._respond(exchange, plan)
         if site is not None and site.error_responses and reply.status >= 400:
             reply = await self._custom_errors.replace(site, exchange, reply)
-        if route is not None and route.response_headers is not None and reply.status != 101:
-            self._apply_policy(exchange, reply, route.response_headers)
-        if self._sends_cache_status and refusal is None:
-            reply.headers.append((b"cache-status", self._cache_status(exchange, reply)))
-        return respond.dated(reply, exchange.now)
+        return self._finisher.finish(exchange, reply, route)
 
     def _refuse_late(self, exchange: Exchange, plan: Plan) -> None:
         """Refuse what the signature gate lets pass but the edge does not serve."""
@@ -236,34 +232,6 @@ class Edge:
             if failure.status == 503:
                 return error_pages.limited(failure.reason or failure.kind, exchange.request_id), None
             return error_pages.origin_failed(failure, exchange.request_id), plan.route.site
-
-    def _apply_policy(self, exchange: Exchange, reply: Reply, policy: ResponseHeaders) -> None:
-        """Give the reply the headers of the behavior's response headers policy."""
-        reply.headers = policy.applied(exchange.request, reply.status, reply.headers)
-        if policy.timing and policy.tells_timing(exchange.request, 100 * random()):
-            result = reply.x_cache
-            if result == "Error":
-                result = "Miss" if exchange.trace.forwarded else "Hit" if exchange.refusal is None else ""
-            reply.headers = timed(
-                reply.headers,
-                result,
-                pop=self.settings.pop,
-                request_id=exchange.request_id,
-                taken=perf_counter() - exchange.timings.began,
-                upstream=exchange.timings.upstream if result != "Hit" else None,
-            )
-
-    def _cache_status(self, exchange: Exchange, reply: Reply) -> bytes:
-        fill = exchange.trace.fill
-        return respond.cache_status(
-            self.settings.pop,
-            exchange.trace.forwarded,
-            exchange.trace.origin_status if fill is None else fill.status,
-            None if exchange.trace.fresh_until is None else exchange.trace.fresh_until - exchange.now,
-            stored=fill is not None and fill.will_store,
-            collapsed=exchange.trace.joined,
-            detail=reply.reason,
-        )
 
 
 def _tiers(

@@ -1,4 +1,4 @@
-"""Settings of one edge."""
+"""The settings of an edge."""
 
 from __future__ import annotations
 
@@ -21,17 +21,26 @@ def table_bytes(memory: int) -> int:
 
 
 class EdgeSettings(msgspec.Struct, frozen=True):
-    """`memory` and `max_object` are bytes, of one worker's cache and of the largest body that is held whole; a larger
-    one is held in slices of `slice` bytes, and asked for so. `cache_dir` is the folder of the cache on disk, which all
-    workers share, and `cache_disk` its size in bytes; with 0 there is none. `pop` is the edge location's name
-    (X-Amz-Cf-Pop); `https_port` is where this edge listens for https, if it does; `ca_file` holds certificate
-    authorities that origins may use besides the system's; `country_db` is a MaxMind DB file to look countries up in,
-    instead of the built-in table. With `cache_status` every answer tells in Cache-Status what the cache had to do with
-    it (RFC 9211). `origin_credentials` is the operator's file of credentials to sign requests to origins with
-    (`origin_credentials`). `shields` are regions and the edges that are the Origin Shield there, and `shield_secret`
-    the file of what they and this edge share (`shield`). `egress` says which addresses origins may be at. `websockets`
-    is how many WebSockets one worker may have open. `viewers` is how much viewers may do at a time, `uploads` how
-    request bodies are gathered, `origins` how much is asked of an origin at a time."""
+    """Settings of one worker's edge.
+
+    - `memory`: bytes of the worker's cache in memory.
+    - `max_object`: bytes of the largest body that is stored whole. A larger one is requested and stored in slices of
+      `slice` bytes.
+    - `cache_dir`, `cache_disk`: the folder of the cache on disk, which all workers share, and its size in bytes; 0
+      means none.
+    - `pop`: the name of the edge location (X-Amz-Cf-Pop).
+    - `https_port`: where this edge listens for https, if it does.
+    - `ca_file`: certificate authorities that origins may use besides the system's.
+    - `country_db`: a MaxMind DB file to look countries up in, instead of the built-in table.
+    - `cache_status`: whether replies carry Cache-Status (RFC 9211).
+    - `origin_credentials`: the operator's file of credentials to sign requests to origins with (`origin/access.py`).
+    - `shields`, `shield_secret`: regions with the address of the Origin Shield there, and the file with the secret that
+      it and this edge share (`origin/shield_client.py`).
+    - `egress`: which addresses origins may have.
+    - `websockets`: how many WebSockets a worker may have open.
+    - `viewers`, `uploads`, `origins`: limits on what viewers may do, on how request bodies are read ahead, and on how
+      much is asked of an origin at a time.
+    """
 
     memory: int = 256 * 1024 * 1024
     max_object: int = 1024 * 1024
