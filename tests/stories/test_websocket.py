@@ -183,8 +183,8 @@ def room(tmp_path: Path, app: int) -> Iterator[Room]:
     (folder / "edge.crt").write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))
     (folder / "edge.key").write_bytes(made.private_key_pem.bytes())
     (folder / "edge.key").chmod(0o600)
-    options = ("--tls", "127.0.0.1:0", "--certificates", str(folder), "--websockets", "3")
-    options += ("--drain-timeout", "8")
+    options: tuple[str, ...] = ("--tls", "127.0.0.1:0", "--certificates", str(folder))
+    options += ("--websockets", "3", "--drain-timeout", "8")
     with Up(tmp_path / "data", workers=1, options=options) as up:
         yield Room(up, app, ca)
 
