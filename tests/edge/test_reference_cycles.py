@@ -16,6 +16,8 @@ import trustme
 
 from keyfront.edge.cache.fill import Fill
 from keyfront.edge.http.connection import Connection
+from keyfront.edge.http.request_parser import RequestParser
+from keyfront.edge.http.response_writer import ResponseWriter
 from keyfront.edge.net.tls import TlsTransport
 from keyfront.edge.origin.response_reader import ResponseReader
 from keyfront.edge.rules.routing import Route, Routing, Rule, Site
@@ -42,6 +44,8 @@ OURS = (
     OriginFailure,
     Reply,
     Request,
+    RequestParser,
+    ResponseWriter,
     Route,
     Routing,
     Rule,
