@@ -1,27 +1,27 @@
 """Every error that Keyfront raises on purpose.
 
     KeyfrontError
-     ├─ SigningError            the caller of the SDK asked for something that cannot be signed
+     ├─ SigningError            a request to the SDK that cannot be signed
      │   ├─ KeyLoadError          a key that cannot be read; `hint` says how to fix it
-     │   └─ PolicyError           a policy that CloudFront would refuse, or that cannot mean what was meant
-     ├─ Denied                  a viewer's credentials were refused; `denial` names why
-     ├─ CustodyError            a place of private keys that refuses, or what was asked of it makes no sense
-     │   ├─ CustodyUnavailable    it cannot be asked now; it may help to try again
-     │   ├─ NoSuchKey             it has no such key, or one that is to be deleted
+     │   └─ PolicyError           a policy that CloudFront would refuse, or that cannot do what its author intended
+     ├─ Denied                  a viewer's credentials were refused; `denial` is the reason
+     ├─ CustodyError            a place of private keys refuses a request, or the request is invalid
+     │   ├─ CustodyUnavailable    it is unavailable; trying again may help
+     │   ├─ NoSuchKey             it has no such key, or the key is to be deleted
      │   ├─ KeyExists             it has another key of that name
-     │   ├─ NotExportable         it never gives its private keys away
-     │   └─ RecordChanged         somebody else has changed the record meanwhile
-     ├─ RotationError           an order or a step of a key group's rotation that makes no sense as things are
-     ├─ SnapshotRefused         bytes that are no snapshot, or one older than the one in use
+     │   ├─ NotExportable         it does not export private keys
+     │   └─ RecordChanged         another process changed the record in the meantime
+     ├─ RotationError           a command or a step of a rotation that is not possible now
+     ├─ SnapshotRefused         invalid bytes, or a snapshot older than the one in use
      ├─ OriginFailure           an origin that could not be reached or did not speak HTTP
-     ├─ SettingsError           a command line or a setting that makes no sense
-     ├─ DeclarationError        a file that declares a set-up, and what is wrong with it
-     ├─ BackupError             an archive that cannot be read or is not what was taken, or a place that keeps none
-     ├─ AccountError            a CloudFront API that refused what a declared set-up needs, or could not be asked
+     ├─ SettingsError           an invalid command line or setting
+     ├─ DeclarationError        an invalid file that declares a set-up
+     ├─ BackupError             an archive that cannot be read or verified, or a place that cannot store it
+     ├─ AccountError            a CloudFront API refused a request, or was unavailable
      └─ ApiError                an error answer of the control API (control/service.py raises it)
 
-Two families meet a person: `Denied` a viewer's, `ApiError` an operator's. Both carry what CloudFront would say
-(`code`, `message`) beside what Keyfront knows (`denial`, `detail`); only the first half leaves the process.
+Two families reach a person: `Denied` a viewer, `ApiError` an operator. Both carry CloudFront's code and message beside
+what Keyfront knows (`denial`, `detail`); only CloudFront's part leaves the process.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class KeyfrontError(Exception):
 
 
 class SigningError(KeyfrontError, ValueError):
-    """What was asked of the SDK cannot be signed as asked."""
+    """A request to the SDK cannot be signed as given."""
 
 
 class KeyLoadError(SigningError):
-    """A key could not be read. `hint` is a sentence that says what to do about it."""
+    """A key could not be read. `hint` is a sentence that says how to fix it."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(f"{message}. {hint}" if hint else message)
@@ -46,18 +46,18 @@ class KeyLoadError(SigningError):
 
 
 class PolicyError(SigningError):
-    """A policy that CloudFront would refuse, or that cannot mean what its author meant."""
+    """A policy that CloudFront would refuse, or that cannot do what its author intended."""
 
 
 class ExpiredWarning(RuntimeWarning):
-    """What was signed had expired when it was signed: every request with it is refused."""
+    """A signature had already expired when it was made: every request with it is refused."""
 
 
 class Denial(Enum):
-    """Why a viewer was refused, and what CloudFront says then (cloudfront-semantics §4.1).
+    """Why a viewer was refused, and CloudFront's error for it (cloudfront-semantics §4.1).
 
-    The value is `(name, Code, Message)`: the name goes to the log, the metrics and `explain`;
-    the viewer sees only Code and Message.
+    The value is `(name, Code, Message)`: the name goes to the log, the metrics and `explain`; the viewer sees only Code
+    and Message.
     """
 
     MISSING_KEY_PAIR_ID = (
@@ -86,8 +86,8 @@ class Denial(Enum):
 class Denied(KeyfrontError):
     """A viewer's credentials were refused.
 
-    `denial` is the reason, `detail` a sentence for the operator (never sent to a viewer, never a secret),
-    `key_pair_id` the key id that the viewer named, if it named one.
+    `denial` is the reason, `detail` a sentence for the operator (never sent to a viewer, never a secret), `key_pair_id`
+    the key id in the viewer's credentials, empty if there is none.
     """
 
     def __init__(self, denial: Denial, detail: str = "", key_pair_id: str = "") -> None:
@@ -98,15 +98,15 @@ class Denied(KeyfrontError):
 
 
 class CustodyError(KeyfrontError):
-    """A place of private keys refuses, or what was asked of it makes no sense. Its message holds no secret."""
+    """A place of private keys refuses a request, or the request is invalid. The message holds no secret."""
 
 
 class CustodyUnavailable(CustodyError):
-    """A place of private keys cannot be asked now. It may help to try again."""
+    """A place of private keys is unavailable. Trying again may help."""
 
 
 class NoSuchKey(CustodyError):
-    """A place of private keys has no key of that name, or one that is to be deleted."""
+    """A place of private keys has no key of that name, or the key is to be deleted."""
 
 
 class KeyExists(CustodyError):
@@ -114,28 +114,28 @@ class KeyExists(CustodyError):
 
 
 class NotExportable(CustodyError):
-    """A place of private keys never gives them away."""
+    """A place does not export its private keys."""
 
 
 class RecordChanged(CustodyError):
-    """The record holds something else than whoever wanted to change it has seen. Nothing was written."""
+    """The record was changed after it was read, so it was not written."""
 
 
 class RotationError(KeyfrontError):
-    """An order or a step of a key group's rotation that makes no sense as things are. Nothing was changed."""
+    """A command or a step of a key group's rotation is not possible now. Nothing was changed."""
 
 
 class SnapshotRefused(KeyfrontError):
-    """Bytes that are no snapshot, do not verify, or are older than the snapshot in use."""
+    """Bytes that are not a snapshot, do not verify, or are older than the snapshot in use."""
 
 
 class OriginFailure(KeyfrontError):
-    """An origin that could not be reached, or whose answer cannot be passed on.
+    """An origin could not be reached, or its response cannot be used.
 
-    `status` is what the viewer gets (502 or 504; 400 if nobody could be asked so), `kind` the
+    `status` is the viewer's (502 or 504; 400 if the request could not be sent to any origin), `kind` the
     x-edge-detailed-result-type of CloudFront's log (cloudfront-semantics §6.2): OriginConnectError, OriginDnsError,
     OriginReadError, OriginCommError, …
-    `reason` is Keyfront's own, finer name for the access record, empty where the kind says it all.
+    `reason` is Keyfront's own, finer name for the access record, empty if the kind is precise enough.
     """
 
     def __init__(self, kind: str, status: int, detail: str = "", reason: str = "") -> None:
@@ -157,24 +157,23 @@ def clear_traceback(error: BaseException) -> None:
 
 
 class SettingsError(KeyfrontError):
-    """A command line or a setting that makes no sense; the message says which and why."""
+    """An invalid command line or setting; the message says which and why."""
 
 
 class DeclarationError(KeyfrontError):
-    """A file that declares a set-up makes no sense; each line of the message names file, line, table and key."""
+    """A file that declares a set-up is invalid; each line of the message names file, line, table and key."""
 
 
 class BackupError(KeyfrontError):
-    """An archive that cannot be read or is not what was taken, or a place of archives that refuses. Its message holds
-    no secret."""
+    """An archive cannot be read or verified, or a place of archives refuses a request. The message holds no secret."""
 
 
 class AccountError(KeyfrontError):
-    """A CloudFront API refused what a declared set-up needs, or could not be asked."""
+    """A CloudFront API refused a request, or was unavailable."""
 
 
 class ApiError(KeyfrontError):
-    """An answer of the control API other than success, in CloudFront's own words (cloudfront-semantics §7.1-2).
+    """An error response of the control API, with CloudFront's code and message (cloudfront-semantics §7.1-2).
 
     `code` is the error's shape or wire name, `status` its HTTP status, `message` the text for the caller.
     """

@@ -21,7 +21,7 @@ class MemoryHandle:
         self.public_key: PublicKey = key.public_key
         self.hash_names: tuple[HashName, ...] = ("SHA1", "SHA256")
         if place.in_memory:
-            self.forked = lambda: self
+            self.after_fork = lambda: self
 
     def sign(self, data: bytes, hash_name: HashName) -> bytes:
         if self._place.remote:

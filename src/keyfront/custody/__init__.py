@@ -2,7 +2,7 @@
 
     from keyfront.custody import open_key, open_place
 
-    place = open_place("vault:transit/?address=https://vault.example.com")   # where keys are made and kept
+    place = open_place("vault:transit/?address=https://vault.example.com")   # where keys are
     held = place.create("photos-1", "ECDSA-P256", now=time.time())
     handle = open_key(held.uri)                                             # what signs with one of them
 

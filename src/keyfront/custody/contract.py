@@ -1,17 +1,17 @@
-"""What every custody offers, whatever holds the keys: a folder, a KMS, a secret store, an HSM.
+"""The contract of every custody, whatever holds the keys: a folder, a KMS, a secret store, an HSM.
 
-A *place* holds keys under names; place and name make the key's URI, which names it for everybody:
+A *place* holds keys by name. Place and name make the URI of a key:
 
     SCHEME:PLACE/NAME?OPTION=VALUE&…
 
-The private half of a key leaves its place only through `export`, where the place can give it away at all. Whoever signs
-has a `Handle`, and cannot tell whether the key is in this process or on the other side of the world.
+A private key leaves its place only through `export`, if the place exports keys at all. A signer has a `Handle`, and
+does not know whether the key is in this process or on another continent.
 
-A place that can hold small texts keeps *records* too (`Records`): which key signs for a key group now
-(`succession.py`). One that holds nothing but keys (a KMS, an HSM) does not offer it.
+A place that can store small texts also stores *records* (`Records`): which key signs for a key group now
+(`key_record.py`). A place for keys only (a KMS, an HSM) does not.
 
-Errors are `CustodyError` and those below it (errors.py): `NoSuchKey`, `KeyExists`, `NotExportable`, `RecordChanged`,
-and `CustodyUnavailable` where it may help to try again. No message ever holds a secret.
+Errors are `CustodyError` and its subclasses (errors.py): `NoSuchKey`, `KeyExists`, `NotExportable`, `RecordChanged`,
+and `CustodyUnavailable` if trying again may help. No message holds a secret.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from keyfront.errors import CustodyError, KeyExists
 from keyfront.signing.keys import Algorithm, HashName, PrivateKey, PublicKey
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
-"""What a key's or a record's name may be, in every place: what all of them take."""
+"""The names that a key or a record may have: those that every place accepts."""
 
 LABEL = r"[A-Za-z0-9][A-Za-z0-9_.:/@-]{0,63}"
 LABEL_VALUE = r"[A-Za-z0-9 _.:/=+@-]{0,128}"
 MOST_LABELS = 16
-"""What a key's labels may be, and how many: what the tags of all places take."""
+"""The labels that a key may have, and how many: what the tags of every place accept."""
 
 MOST_BYTES = 4000
-"""The longest record: what a parameter of AWS Systems Manager takes, with room to spare."""
+"""Bytes of the longest record: what a parameter of AWS Systems Manager holds, with room to spare."""
 
 
 def checked_name(name: str) -> str:
@@ -48,7 +48,7 @@ def checked_name(name: str) -> str:
 
 
 def checked_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
-    """:raises CustodyError: if there are too many, or one of them says what not every place can keep."""
+    """:raises CustodyError: if there are too many, or one of them cannot be stored in every place."""
     found = dict(labels or {})
     if len(found) > MOST_LABELS:
         raise CustodyError(f"a key has at most {MOST_LABELS} labels")
@@ -62,7 +62,7 @@ def checked_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def checked_grace(grace: float) -> float:
-    """:raises CustodyError: if `grace` is no length of time."""
+    """:raises CustodyError: if `grace` is not a duration in seconds."""
     if not 0 <= grace < float("inf"):
         raise CustodyError(f"a grace of {grace} seconds makes no sense")
     return grace
@@ -80,10 +80,10 @@ def checked_data(data: bytes) -> bytes:
 
 
 class HeldKey(msgspec.Struct, frozen=True):
-    """What a place says of one of its keys. Times are epoch seconds.
+    """One key of a place. Times are epoch seconds.
 
-    `created` is 0.0 where the place does not tell. `hash_names` are the hashes that it can sign with. `delete_at` is
-    when it will be gone for good, None if it is to stay: a key that is to be deleted signs no more.
+    `created` is 0.0 if the place does not know it. `hash_names` are the hashes that the key can sign with. `delete_at`
+    is when it will be gone for good, None if it is to stay; a key that is to be deleted no longer signs.
     """
 
     uri: str
@@ -97,9 +97,9 @@ class HeldKey(msgspec.Struct, frozen=True):
 
 
 def there_already(held: HeldKey, key: PublicKey) -> HeldKey:
-    """What `import_key` answers where the name is taken: the same key, which stays.
+    """The result of `import_key` if the name is taken: the key that is there, if it is the same.
 
-    :raises KeyExists: if it is another, or it is to be deleted.
+    :raises KeyExists: if it is another key, or is to be deleted.
     """
     if held.public_key != key:
         raise KeyExists(f"{held.uri} is there already, and is another key")
@@ -109,11 +109,11 @@ def there_already(held: HeldKey, key: PublicKey) -> HeldKey:
 
 
 class Handle(Protocol):
-    """A key that can sign. For any number of signatures, from any thread.
+    """A key that can sign: any number of signatures, from any thread.
 
-    One whose key is in this process has one more method, `forked()`: in a child process, the handle with which the same
-    key signs on without anything that parent and child would share, such as a connection. One that asks its place now
-    and then, while it signs, has `look()`: it asks at once, so that for a while no signature waits for the answer.
+    A handle whose key is in this process also has `after_fork()`: in a child process, a handle for the same key that
+    shares nothing, such as a connection, with the parent. A handle that checks its place at intervals also has
+    `look()`: it checks at once, so that no signature waits for the check for a while.
     """
 
     @property
@@ -137,64 +137,62 @@ class Handle(Protocol):
 
 
 class Custody(Protocol):
-    """A place that holds private keys under names (`NAME`). For any thread. Every method may raise CustodyUnavailable,
-    and CustodyError where the place refuses."""
+    """A place that holds private keys by name (`NAME`). Safe for any thread. Every method may raise CustodyUnavailable,
+    and CustodyError if the place refuses."""
 
     @property
     def uri(self) -> str:
-        """The place's own URI, without a name."""
+        """The URI of the place, without a name."""
 
     @property
     def algorithms(self) -> tuple[Algorithm, ...]:
-        """The kinds of key that it can make."""
+        """The kinds of key that it can create."""
 
     @property
     def exports(self) -> bool:
-        """Whether it gives private keys away at all."""
+        """Whether it exports private keys."""
 
     def create(
         self, name: str, algorithm: Algorithm, *, now: float, labels: Mapping[str, str] | None = None
     ) -> HeldKey:
-        """Make a key. When this returns it is durable.
+        """Create a key. It is durable when this returns.
 
-        :raises KeyExists: if the name is taken, also by a key that is to be deleted.
+        :raises KeyExists: if the name is taken, even by a key that is to be deleted.
         """
 
     def import_key(
         self, name: str, key: PrivateKey, *, now: float, labels: Mapping[str, str] | None = None
     ) -> HeldKey:
-        """Take a key that was made elsewhere.
+        """Store a key that was created elsewhere. Importing the same key again changes nothing.
 
-        :raises KeyExists: if the name is taken by another key, or if the key there is to be deleted: whoever imports it
-            means it to stay, and has to undelete it. The same key again changes nothing else.
+        :raises KeyExists: if the name is taken by another key, or if that key is to be deleted: undelete it instead.
         """
 
     def list(self) -> Iterator[HeldKey]:
-        """All its keys, in order of name, those to be deleted among them; what is no key of ours is left out."""
+        """All its keys by name, including those to be deleted, without anything that is not a key of Keyfront's."""
 
     def describe(self, name: str) -> HeldKey:
         """:raises NoSuchKey: if there is none."""
 
     def handle(self, name: str) -> Handle:
-        """What signs with the key.
+        """A handle that signs with the key.
 
         :raises NoSuchKey: if there is none, or it is to be deleted.
         """
 
     def export(self, name: str) -> PrivateKey:
-        """:raises NotExportable: if the place never gives it away.
+        """:raises NotExportable: if the place does not export keys.
         :raises NoSuchKey: if there is none."""
 
     def delete(self, name: str, *, grace: float, now: float) -> HeldKey:
-        """Let it sign no more from now on, and be gone `grace` seconds later (a place with limits of its own takes the
-        nearest that is not shorter; 0 is at once where the place allows it). Of a key that is to be deleted already,
-        the earlier time counts.
+        """Stop the key from signing now, and delete it `grace` seconds later. A place with limits uses the nearest
+        longer time; 0 is at once if the place allows it. If the key is already to be deleted, the earlier time counts.
 
         :raises NoSuchKey: if there is none.
         """
 
     def undelete(self, name: str) -> HeldKey:
-        """Take a delete back, while there is grace. A key that is not to be deleted stays as it is.
+        """Cancel a deletion during its grace. A key that is not to be deleted stays as it is.
 
         :raises NoSuchKey: if it is gone.
         """
@@ -207,23 +205,23 @@ class OpenPlace(Protocol):
 
 
 class KeyWrapping(Protocol):
-    """What a place offers besides, if it can seal small secrets under a key that never leaves it (a KMS, Vault's
-    transit): a folder of keys can have its key-encrypting key there, `file:/srv/keys/?kek=awskms:…` (`file.py`).
+    """An optional protocol of a place that can encrypt small secrets under a key that never leaves it (a KMS, Vault's
+    transit): the key-encrypting key of a folder of keys can be there, `file:/srv/keys/?kek=awskms:…`.
 
-    `name` is a key for encryption, which the operator has made there: it is none of the place's signing keys. `bound`
-    is ASCII text to which the wrapping is tied, so that it opens for nothing else (KMS: the encryption context; Vault:
-    associated data). Found at run time: `getattr(place, "wrap", None)`.
+    `name` is an encryption key that the operator created there, none of the place's signing keys. `bound` is ASCII text
+    to which the wrapping is tied, so that it opens for nothing else (KMS: the encryption context; Vault: associated
+    data). Found at run time: `getattr(place, "wrap", None)`.
     """
 
     def wrap(self, name: str, secret: bytes, bound: str) -> bytes:
-        """`secret`, at most 64 bytes, sealed.
+        """Encrypt `secret`, at most 64 bytes.
 
         :raises NoSuchKey: if there is no such key.
-        :raises CustodyError: if the place refuses, or the key is none for encryption.
+        :raises CustodyError: if the place refuses, or the key is not an encryption key.
         """
 
     def unwrap(self, name: str, wrapped: bytes, bound: str) -> bytes:
-        """What `wrap` was given.
+        """The secret that `wrap` was given.
 
         :raises NoSuchKey: if there is no such key.
         :raises CustodyError: if it was wrapped elsewhere, under another key, or tied to something else.
@@ -231,7 +229,7 @@ class KeyWrapping(Protocol):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """A small text as a place keeps it. `version` tells it from what was there before and will be after."""
+    """A small text in a place. `version` identifies this content: each write gives it a new one."""
 
     name: str
     data: bytes
@@ -239,22 +237,23 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Records(Protocol):
-    """Where texts of 1 to `MOST_BYTES` bytes in UTF-8 are kept under names, and changed only by whoever knows what is
-    there."""
+    """A store of texts of 1 to `MOST_BYTES` bytes of UTF-8 by name, written by compare-and-swap."""
 
     @property
     def uri(self) -> str: ...
 
     def read(self, name: str) -> Record | None:
-        """:raises CustodyUnavailable: if the place cannot be asked."""
+        """The record, None if there is none.
+
+        :raises CustodyUnavailable: if the place cannot be reached."""
 
     def write(self, name: str, data: bytes, version: str | None) -> Record:
-        """Put `data` in the place of what has `version`; None: there must be nothing. Durable when this returns.
+        """Replace the content that has `version` by `data`; None: create the record. Durable when this returns.
 
-        :raises RecordChanged: if something else is there; nothing was written.
+        :raises RecordChanged: if the record has another version; nothing was written.
         """
 
     def names(self) -> list[str]: ...
 
     def remove(self, name: str, version: str) -> None:
-        """:raises RecordChanged: if something else is there."""
+        """:raises RecordChanged: if the record has another version."""

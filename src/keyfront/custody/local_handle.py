@@ -75,7 +75,7 @@ class LoadedHandle:
         """
         self._watch.look(early=True)
 
-    def forked(self) -> LoadedHandle:
+    def after_fork(self) -> LoadedHandle:
         """It does not ask its place, on whose connections the parent speaks."""
         return LoadedHandle(self.uri, self._key, self._watch.asleep())
 

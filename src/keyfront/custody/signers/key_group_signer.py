@@ -1,23 +1,22 @@
-"""Signing with the key that a key group's record names today.
+"""Sign with the current key of a key group, which its record names.
 
     from keyfront import sign_url, signer_for
 
     url = sign_url("https://media.example.com/film.mp4", signer_for("films"), expires=timedelta(hours=1))
 
-What a signer may do follows from what the rotation promises (`succession.py`): a key that signers have been told to
-leave is trusted until nothing that it could have signed is still valid.
+What a signer may do follows from what the rotation guarantees (`key_record.py`): after a switch, the previous key stays
+trusted until everything that it can have signed has expired.
 
-1. It signs with the key of the newest record that it has seen, and with one key from the beginning of a signature to
-   its end.
-2. It goes on for `terms.max_staleness` after it last saw the record, and no longer: the key may have been retired
-   meanwhile, and links that nobody can open are worse than an error.
-3. Nothing that it signs ends more than `terms.max_lifetime` from now (signing/sign.py asks for it).
-4. A record with a smaller serial than one that it has seen is an old copy and counts as not seen.
-5. A key that is to follow is first loaded, and tried on a text of its own. While that fails the key before it goes on,
-   within the bounds of 2; unless the record says that it is trusted no more.
+1. It signs with the key of the newest record that it has read, and with one key throughout a signature.
+2. It signs for at most `terms.max_staleness` after it last read the record: the key may have been retired since, and
+   links that nobody can open are worse than an error.
+3. Nothing that it signs expires more than `terms.max_lifetime` from now (signing/sign.py enforces it).
+4. A record with a lower serial than one that it has read is an old copy and is ignored.
+5. A new key is first loaded, and tried on a test message. While that fails, the previous key continues within the
+   bounds of 2, unless the record says that it is no longer trusted.
 
-The record is read by a thread of its own, now and then, so that a signature waits for nobody but the very first. A
-machine that sleeps, or one that lets no threads run, finds the record too old and reads it when it next signs.
+A thread reads the record at intervals, so that only the very first signature waits for it. After a sleep of the
+machine, or where no thread can run, the next signature finds the record too old and reads it.
 """
 
 from __future__ import annotations
@@ -45,13 +44,13 @@ if TYPE_CHECKING:
     from keyfront.custody.signers.agent_client import AgentSigner
 
 PLACES_VARIABLE = "KEYFRONT_PLACES"
-"""The environment variable that says which places keys may be opened in, separated by blanks."""
+"""The environment variable with the places in which keys may be opened, separated by blanks."""
 
 AGENT_VARIABLE = "KEYFRONT_AGENT"
-"""The environment variable that names the agent which signs for this application."""
+"""The environment variable with the address of the agent that signs for this application."""
 
 INTERVAL = 60.0
-"""Seconds between two looks at the record."""
+"""Seconds between two reads of the record."""
 
 Clock = Callable[[], float]
 
@@ -65,53 +64,53 @@ def signer_for(
     interval: float = INTERVAL,
     places: Iterable[str] | None = None,
 ) -> KeyGroupSigner | AgentSigner:
-    """A Signer that signs with today's key of the key group named `group`. It costs nothing to ask for it again: within
-    a process the same arguments give the same signer. Nothing is read before it first signs (or `refresh` is called).
+    """A Signer that signs with the current key of the key group named `group`. Within a process, the same arguments
+    give the same signer. Nothing is read before its first signature, or before `refresh`.
 
-    `records` is the URI of the custody that keeps the group's record; by default what KEYFRONT_RECORDS says, else the
-    custody in the user's data folder. With `agent`, or KEYFRONT_AGENT where `records` is not given, another process
-    signs, and no key comes into this one (docs/reference/agent.md). `hash_name` is what to sign with unless a signature
-    is asked for with another; by default what the record says. `interval` is how many seconds pass between two looks at
-    the record. The record names a key by its URI, options and all; with `places`, or KEYFRONT_PLACES, keys are opened
+    `records` is the URI of the custody that keeps the group's record; by default KEYFRONT_RECORDS, else the custody in
+    the user's data folder. With `agent`, or KEYFRONT_AGENT where `records` is not given, another process
+    signs, and no key comes into this one (docs/reference/agent.md). `hash_name` is the default hash of its
+    signatures; without it, the record's. `interval` is the seconds between two reads of the
+    record. The record names a key by its URI, options and all; with `places`, or KEYFRONT_PLACES, keys are opened
     only in the custodies that are named here, whatever a record says.
 
-    :raises CustodyError: if `records`, `agent` or one of `places` cannot be an address.
-    :raises SigningError: if `hash_name` is none.
+    :raises CustodyError: if `records`, `agent` or one of `places` is not an address.
+    :raises SigningError: if `hash_name` is not a hash.
     """
     if hash_name not in (None, "SHA1", "SHA256"):
         raise SigningError(f"the hash is SHA1 or SHA256, not {hash_name!r}")
     if agent is not None and records is not None:
-        raise CustodyError("give either where the records are, or an agent, which knows")
-    asked = agent or ("" if records is not None else os.environ.get(AGENT_VARIABLE, ""))
-    place = "" if asked else records_of(records)
+        raise CustodyError("give either records or an agent, which has its own records")
+    agent_address = agent or ("" if records is not None else os.environ.get(AGENT_VARIABLE, ""))
+    place = "" if agent_address else records_of(records)
     bounds = places_of(places)
-    told = (group, place, asked, hash_name, interval, bounds)
-    known = _signers.get(told)
+    arguments = (group, place, agent_address, hash_name, interval, bounds)
+    known = _signers.get(arguments)
     if known is not None:
         return known
     made: KeyGroupSigner | AgentSigner
-    if asked:
-        from keyfront.custody.signers.agent_client import AgentSigner  # http.client is not for everybody
+    if agent_address:
+        from keyfront.custody.signers.agent_client import AgentSigner  # brings http.client, which few need
 
-        made = AgentSigner(group, asked, hash_name=hash_name)
+        made = AgentSigner(group, agent_address, hash_name=hash_name)
     else:
         split(place)
         source = KeySource(lambda: open_records(place), opens_in(bounds), place)
         made = KeyGroupSigner(group, source, hash_name=hash_name, interval=interval)
-    return _signers.setdefault(told, made)
+    return _signers.setdefault(arguments, made)
 
 
-def records_of(said: str | None) -> str:
-    """Where records are: where `said` says, or else KEYFRONT_RECORDS, or else in the user's data folder."""
-    return said or os.environ.get(RECORDS_VARIABLE) or default_records()
+def records_of(uri: str | None) -> str:
+    """The URI of the records: `uri`, or else KEYFRONT_RECORDS, or else the user's data folder."""
+    return uri or os.environ.get(RECORDS_VARIABLE) or default_records()
 
 
-def places_of(said: Iterable[str] | None) -> tuple[str, ...]:
-    """In which places keys may be opened: those that `said` names, or else KEYFRONT_PLACES; none: in all.
+def places_of(uris: Iterable[str] | None) -> tuple[str, ...]:
+    """The places in which keys may be opened: `uris`, or else KEYFRONT_PLACES. Empty: any place.
 
-    :raises CustodyError: if one of them is no place.
+    :raises CustodyError: if one of them is not a place.
     """
-    places = tuple(said if said is not None else os.environ.get(PLACES_VARIABLE, "").split())
+    places = tuple(uris if uris is not None else os.environ.get(PLACES_VARIABLE, "").split())
     for place in places:
         if split(place).name:
             raise CustodyError(f"{place} names a key: a place ends with a slash")
@@ -119,29 +118,29 @@ def places_of(said: Iterable[str] | None) -> tuple[str, ...]:
 
 
 def opens_in(places: tuple[str, ...]) -> Callable[[str], Handle]:
-    """What opens keys in `places`, and nowhere else if there are any: who can write a record could otherwise have this
-    process load a module of theirs, or show its credentials to a server of theirs."""
+    """A function that opens keys only in `places`, or anywhere if that is empty. Otherwise, whoever can write a record
+    could make this process load a module of theirs, or send its credentials to their server."""
 
     def opened(uri: str) -> Handle:
         if places:
             place = split(uri).with_name("")
-            if place not in places and place not in map(_as_it_says, places):
-                raise CustodyError(f"{place} is none of the places where this signer may open keys")
+            if place not in places and place not in map(_canonical, places):
+                raise CustodyError(f"{place} is not one of the places where this signer may open keys")
         return open_key(uri)
 
     return opened
 
 
-def _as_it_says(place: str) -> str:
-    """A place's URI as the place itself writes it."""
+def _canonical(place: str) -> str:
+    """The URI of a place as the place itself writes it."""
     try:
         return open_place(place).uri
     except CustodyError:
         return place
 
 
-_Told = tuple[str, str, str, HashName | None, float, tuple[str, ...]]
-_signers: dict[_Told, KeyGroupSigner | AgentSigner] = {}
+_Arguments = tuple[str, str, str, HashName | None, float, tuple[str, ...]]
+_signers: dict[_Arguments, KeyGroupSigner | AgentSigner] = {}
 
 
 class KeySource(NamedTuple):
@@ -154,8 +153,9 @@ class KeySource(NamedTuple):
 
 
 class PinnedKey:
-    """One key of a group: a Signer by itself, for as long as it may sign. What it says of itself never changes; `until`
-    is when it ends on the follower's clock, and is put off whenever the record is seen to name it."""
+    """One key of a group: a Signer of its own, for as long as it may sign. Its properties never change, except `until`:
+    when it ends, by the clock of its `KeyGroupSigner`, which extends it with each read of a record that names the
+    key."""
 
     __slots__ = (
         "_clock",
@@ -179,7 +179,7 @@ class PinnedKey:
         entry: Entry,
         handle: Handle,
         terms: RotationPolicy,
-        asked: HashName | None,
+        hash_name: HashName | None,
         until: float = float("-inf"),
     ) -> None:
         self._follower = weakref.ref(follower)
@@ -192,15 +192,13 @@ class PinnedKey:
         self.key_pair_id = entry.key_pair_id
         self.public_key: PublicKey = handle.public_key
         self.hash_names: tuple[HashName, ...] = tuple(handle.hash_names)
-        self.hash_name = asked or (terms.hash_name if terms.hash_name in self.hash_names else None)
+        self.hash_name = hash_name or (terms.hash_name if terms.hash_name in self.hash_names else None)
         self.max_lifetime = terms.max_lifetime
 
     def sign(self, data: bytes, hash_name: HashName) -> bytes:
-        """:raises NoSuchKey: if it signs no more: another one may."""
+        """:raises NoSuchKey: if it may no longer sign; another key of the group may."""
         if self._clock() >= self.until:
-            raise NoSuchKey(
-                f"{self.key_pair_id} was taken too long ago to sign with: take a key for each signature"
-            )
+            raise NoSuchKey(f"{self.key_pair_id} was pinned too long ago: pin a key for each signature")
         try:
             return self._sign(data, hash_name)
         except NoSuchKey:
@@ -214,11 +212,11 @@ class PinnedKey:
 
 
 class KeyGroupSigner:
-    """A Signer that follows a key group's record. For any thread, and across forks: a child reads the record anew, and
-    opens the key anew; if it has it in memory it signs with that in the meantime (`Handle.forked`).
+    """A Signer that follows a key group's record. Safe for any thread, and across forks: a child reads the record and
+    opens the key again, and until then signs with a key that is in memory (`Handle.after_fork`).
 
-    `key_pair_id`, `public_key` and `sign` are those of today's key, each at the moment when it is asked: whoever makes
-    a signature in several steps takes the key once, by `pinned()`, as `sign_url` and `sign_cookies` do.
+    `key_pair_id`, `public_key` and `sign` are those of the current key at the time of each access. To make a signature
+    in several steps, take one key with `pinned()`, as `sign_url` and `sign_cookies` do.
     """
 
     def __init__(
@@ -233,7 +231,7 @@ class KeyGroupSigner:
     ) -> None:
         """:param group: the name of the key group.
         :param hash_name: what to sign with; default: the record's.
-        :param interval: seconds between two looks at the record.
+        :param interval: seconds between two reads of the record.
         :param clock: seconds on any clock that only runs forward.
         :param background: read the record in a thread. Without it, the record is read only by a signature that finds
             it too old, and by `refresh`.
@@ -266,12 +264,14 @@ class KeyGroupSigner:
         self._thread: threading.Thread | None = None
         self._records: Records | None = None
 
-    def forked(self) -> None:
-        """In a process that was forked off neither the lock, nor the thread, nor any connection is of use."""
+    def after_fork(self) -> None:
+        """Start again in a child process: the lock, the thread and all connections belong to the parent."""
         key, self._key = self._key, _NO_KEY
-        forked: Callable[[], Handle] | None = None if key is _NO_KEY else getattr(key.handle, "forked", None)
-        if forked is not None:
-            self._inherited = PinnedKey(self, key.entry, forked(), key.terms, self._hash_name, key.until)
+        child: Callable[[], Handle] | None = (
+            None if key is _NO_KEY else getattr(key.handle, "after_fork", None)
+        )
+        if child is not None:
+            self._inherited = PinnedKey(self, key.entry, child(), key.terms, self._hash_name, key.until)
             self._reopen = True
         key.until = float("-inf")
         self._tried = float("-inf")
@@ -280,10 +280,10 @@ class KeyGroupSigner:
     # ---- signing
 
     def pinned(self) -> PinnedKey:
-        """Today's key, for one signature.
+        """The current key, for one signature.
 
-        :raises CustodyUnavailable: if the record has not been seen for too long.
-        :raises CustodyError: if no key of the group signs now, or it cannot be used.
+        :raises CustodyUnavailable: if the record could not be read for too long.
+        :raises CustodyError: if the group has no signing key, or the key cannot be used.
         """
         key = self._key
         if self.clock() < key.until:
@@ -316,8 +316,8 @@ class KeyGroupSigner:
     # ---- following
 
     def refresh(self) -> None:
-        """Look at the record now. At an application's start it shows early what would show at the first signature; a
-        signer that has a key to go on with keeps it if this fails.
+        """Read the record now. At the start of an application, this shows problems before the first signature. If it
+        fails, a signer that has a valid key keeps it.
 
         :raises CustodyError: if the record cannot be read, or its key cannot be used.
         """
@@ -329,7 +329,7 @@ class KeyGroupSigner:
             raise failure
 
     def close(self) -> None:
-        """Sign no more, and let go of the key and the thread."""
+        """Stop signing, and release the key and the thread."""
         self._closed = True
         self._stop()
         self._inherited = _NO_KEY
@@ -337,20 +337,20 @@ class KeyGroupSigner:
         self._wake.set()
 
     def gone(self, key: PinnedKey) -> None:
-        """Custody has `key` no more: see whether another one signs by now."""
+        """Custody no longer has `key`: read the record, in case another key signs now."""
         with self._lock:
             if self._key is key and self.clock() >= self._missed + _BREATH:
                 self._missed = self.clock()
                 self._look()
 
     def _found(self) -> PinnedKey:
-        """What `pinned` answers if it does not know: nothing has been read, or too long ago."""
+        """The current key if the last read is missing or too old: read the record."""
         with self._lock:
             if self.clock() < self._key.until:
                 return self._key
             if self.clock() < self._inherited.until:
                 self._key, self._inherited = self._inherited, _NO_KEY
-                self._wake.set()  # a look at once, by the thread
+                self._wake.set()  # the thread reads the record at once
                 self._watch()
                 return self._key
             if self._failure is None or self.clock() >= self._tried + _BREATH:
@@ -361,26 +361,26 @@ class KeyGroupSigner:
             failure = self._failure
         if isinstance(failure, CustodyError) and not isinstance(failure, CustodyUnavailable):
             raise type(failure)(str(failure)) from failure
-        seen = "cannot be read" if self._serial < 0 else "has not been seen for too long to sign by it"
+        seen = "cannot be read" if self._serial < 0 else "could not be read for too long to sign by it"
         raise CustodyUnavailable(f"the record of key group {self.group!r} {seen}: {failure}") from failure
 
     def _look(self) -> None:
-        """Read the record and go by it; what stood in the way is in `_failure`. Called with the lock held."""
+        """Read the record and follow it. An error goes to `_failure`. Called with the lock held."""
         try:
             if self._closed:
                 raise CustodyError(f"the signer for key group {self.group!r} is closed")
-            self._go_by_record()
+            self._follow_record()
         except KeyfrontError as error:
             self._failure = error
-        except Exception as error:  # what an adapter lets through must not end the thread
+        except Exception as error:  # an unexpected error of an adapter must not end the thread
             self._failure = CustodyUnavailable(f"{type(error).__name__}: {error}")
         else:
             self._failure = None
         self._tried = self.clock()
         self._failures = 0 if self._failure is None else min(self._failures + 1, 10)
 
-    def _go_by_record(self) -> None:
-        asked = self.clock()  # the record was at least as new as this when it was read
+    def _follow_record(self) -> None:
+        started = self.clock()  # the record is at least as new as this
         if self._records is None:
             self._records = self._source.open_records()
         kept = load(self._records, self.group)
@@ -402,7 +402,7 @@ class KeyGroupSigner:
         if entry is None:
             self._stop()
             raise CustodyError(f"no key of key group {self.group!r} signs now")
-        if entry.leaving:  # edges trust it no more, or soon will not: what it signs would be of use to nobody
+        if entry.leaving:  # edges do not trust it, or soon will not
             self._stop()
             raise CustodyError(
                 f"the key {entry.key_pair_id} of key group {self.group!r} is compromised, and its successor does not "
@@ -411,7 +411,7 @@ class KeyGroupSigner:
         same = key is not _NO_KEY and (key.entry.uri, key.entry.key_pair_id) == (entry.uri, entry.key_pair_id)
         was = None if key is _NO_KEY else found.entry(key.entry.uri)
         if not same and (was is None or was.leaving or was.stage is Stage.RETIRED):
-            self._stop()  # edges trust it no more, or soon will not
+            self._stop()  # edges do not trust it, or soon will not
         if not same or self._reopen:
             try:
                 key = self._loaded(entry, terms)
@@ -426,18 +426,18 @@ class KeyGroupSigner:
         if key.terms != terms:
             key = PinnedKey(self, entry, key.handle, terms, self._hash_name)
         if not self._closed:
-            key.until = asked + terms.max_staleness
+            key.until = started + terms.max_staleness
             self._key = key
 
     def _stop(self) -> None:
-        """The key signs no more, not even for those who hold it already."""
+        """Stop signing with the key, even for those who have pinned it."""
         key, self._key = self._key, _NO_KEY
         key.until = float("-inf")
 
     def _loaded(self, entry: Entry, terms: RotationPolicy) -> PinnedKey:
-        """The key of `entry`, tried.
+        """The key of `entry`, after a test signature.
 
-        :raises CustodyError: if it does not sign as its public key says.
+        :raises CustodyError: if its signature does not verify with its public key.
         """
         handle = self._source.open_key(entry.uri)
         key = PinnedKey(self, entry, handle, terms, self._hash_name)
@@ -455,7 +455,7 @@ class KeyGroupSigner:
         return key
 
     def _watch(self) -> None:
-        """See that the thread runs. Called with the lock held."""
+        """Start the thread unless it runs. Called with the lock held."""
         if not self._background or self._closed or (self._thread is not None and self._thread.is_alive()):
             return
         self._thread = threading.Thread(
@@ -464,15 +464,15 @@ class KeyGroupSigner:
             name=f"keyfront follows {self.group}",
             daemon=True,
         )
-        with contextlib.suppress(RuntimeError):  # no thread to be had: the record is read by who signs
+        with contextlib.suppress(RuntimeError):  # no thread can start: signatures read the record
             self._thread.start()
 
     def _waits(self) -> float:
         pause = min(self._every, _BREATH * 2**self._failures) if self._failures else self._every
-        return pause * random.uniform(0.85, 1.0)  # no two signers keep step
+        return pause * random.uniform(0.85, 1.0)  # so that signers do not read at the same time
 
     def _look_again(self) -> bool:
-        """One turn of the thread; False if it was the last."""
+        """One read by the thread; False if it was the last."""
         if not self._closed:
             with self._lock:
                 self._look()
@@ -484,8 +484,7 @@ class KeyGroupSigner:
 
 
 class CustodySigner:
-    """A Signer with one key in custody, which is opened once, here. It follows nothing: whoever uses it says which key
-    signs."""
+    """A Signer with one fixed key in custody. The key is opened once, when this is created."""
 
     def __init__(self, key_pair_id: str, uri: str) -> None:
         """:raises SigningError: if `key_pair_id` cannot be an id.
@@ -502,14 +501,15 @@ class CustodySigner:
 
 
 _TRIAL = b"Keyfront tries a key. This is no policy."
-_BREATH = 1.0  # seconds after a look that did not help, before whoever signs looks again
-_NO_KEY = object.__new__(PinnedKey)  # stands for none: its time is always over
+_BREATH = 1.0  # seconds after a failed read, before a signature reads again
+_NO_KEY = object.__new__(PinnedKey)  # a null object: it has always ended
 _NO_KEY.until = float("-inf")
 _followers: weakref.WeakSet[KeyGroupSigner] = weakref.WeakSet()
 
 
 def _follow(watched: weakref.ref[KeyGroupSigner], wake: threading.Event) -> None:
-    """The thread: it keeps no signer alive, and ends with it. Being a daemon it holds up no process's end."""
+    """The thread. It holds only a weak reference to its signer and ends with it; a daemon thread, it does not delay the
+    end of the process."""
     while (signer := watched()) is not None:
         waits = signer._waits()
         del signer
@@ -522,12 +522,12 @@ def _follow(watched: weakref.ref[KeyGroupSigner], wake: threading.Event) -> None
 
 
 _running: Clock = functools.partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-"""Seconds on a clock that only runs forward, also while the machine sleeps where the system has such a one."""
+"""Seconds on a clock that only runs forward, also during a sleep of the machine if the system has such a clock."""
 
 
-def _forked() -> None:
+def _after_fork() -> None:
     for signer in list(_followers):
-        signer.forked()
+        signer.after_fork()
 
 
-os.register_at_fork(after_in_child=_forked)
+os.register_at_fork(after_in_child=_after_fork)

@@ -339,7 +339,7 @@ class FileHandle:
             raise _doomed(self._name)
         self._stamp = read[1]
 
-    def forked(self) -> FileHandle:
+    def after_fork(self) -> FileHandle:
         return self
 
     def __repr__(self) -> str:
