@@ -18,7 +18,7 @@
      ├─ DeclarationError        an invalid file that declares a set-up
      ├─ BackupError             an archive that cannot be read or verified, or a place that cannot store it
      ├─ AccountError            a CloudFront API refused a request, or was unavailable
-     └─ ApiError                an error answer of the control API (control/service.py raises it)
+     └─ ApiError                an error response of the control API (control/service.py raises it)
 
 Two families reach a person: `Denied` a viewer, `ApiError` an operator. Both carry CloudFront's code and message beside
 what Keyfront knows (`denial`, `detail`); only CloudFront's part leaves the process.

@@ -6,7 +6,8 @@
     held = place.create("photos-1", "ECDSA-P256", now=time.time())
     handle = open_key(held.uri)                                             # what signs with one of them
 
-`contract.py` is what every adapter offers and `schemes.py` maps a URI's scheme to its adapter in `adapters/`.
+`contract.py` is what every adapter offers, `key_uri.py` maps the scheme of a URI to its adapter in `adapters/`, and
+`schemes.py` opens places and keys.
 `key_record.py` is the record of which key signs for a key group now, which came before, and which comes next;
 `signers/` follow it, and `agent/` signs for applications that must not hold keys. The room knows nothing of
 CloudFront's API.
