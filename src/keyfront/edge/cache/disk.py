@@ -1,23 +1,23 @@
-"""What all workers of a machine have stored on disk, in a folder without an index.
+"""The disk tier: the responses that all workers of a machine store in one folder, without an index.
 
     FOLDER/<2 hex>/<SHA-256 of the key>    one entry: a prefix, a head, a body
     FOLDER/new/                            entries that are still being written
-    FOLDER/used, FOLDER/evict              how many bytes are there; a lock for who evicts
+    FOLDER/used, FOLDER/evict              the bytes used; the lock of the worker that evicts
 
-An entry is written beside, and renamed when it is whole, so a reader sees the old one, the new one or none. It is
-believed only if it proves itself: the prefix has a mark, the sizes of head and body, which must be the file's, and
-checksums of both; the head repeats the key. A worker that is killed leaves at worst a file in `new`, a torn or foreign
-file is taken away by who finds it.
+An entry is written to `new` and renamed when it is complete, so a reader sees the old one, the new one, or none. A
+reader trusts an entry only if it verifies: the prefix holds a magic number, the sizes of head and body, which must
+match the file's, and checksums of both; the head repeats the key. A killed worker leaves at worst a file in `new`; the
+worker that finds a torn or foreign file removes it.
 
-The body's checksum is reckoned when it is read into memory. One that the kernel sends without reading it here is
-believed because the kernel that wrote it still runs: whatever a process wrote is whole as the kernel sees it, killed or
-not. After a power cut that is no proof. So a file bears the mark of the machine's start under which it was written or
-last read through, as the nanoseconds of its time of modification; under another mark it is read through once. (The time
-itself proves nothing: the clock may be wrong after a power cut, above all.)
+A body's checksum is verified when the body is read into memory. A body that the kernel sends without reading it here
+is trusted because the kernel that wrote it is still running: whatever a process wrote is complete to the kernel, even
+if the process was killed. After a power cut this does not hold. So each file carries a mark of the boot during which it
+was written or last verified, as the nanoseconds of its modification time; a file with another mark is read and verified
+once. (The time itself proves nothing: after a power cut the clock may be wrong.)
 
-Everything that writes happens in one thread, in order; reading a head is done where it is needed (some 30 µs). No
-failure of the disk is a failure of the edge: what cannot be read is not there, what cannot be written is not kept, and
-one warning says so.
+All writes happen in one thread, in order; heads are read where they are needed (about 30 µs). A disk failure never
+fails a request: what cannot be read counts as missing, what cannot be written is not stored, and one warning reports
+it.
 """
 
 from __future__ import annotations
@@ -50,23 +50,23 @@ from keyfront.edge.types.stored import Stored
 logger = logging.getLogger("keyfront.edge")
 
 TOUCHED: Final = 60.0
-"""Seconds within which an entry's use is not noted again."""
+"""Seconds within which another use of an entry is not recorded."""
 BACKLOG: Final = 32 * 1024 * 1024
-"""Bytes that may wait to be written; while more do, nothing else is stored."""
+"""Bytes that may wait to be written; above this, nothing else is stored."""
 REST: Final = 10.0
-"""Seconds for which nothing is written after the disk has failed."""
+"""Seconds for which nothing is written after a disk failure."""
 SILENT: Final = 600.0
-"""Seconds for which a disk that works now and then is not warned of again."""
+"""Seconds between two warnings about a disk that fails intermittently."""
 LEFT_OVER: Final = 600.0
-"""Seconds after which a file in `new` belongs to a worker that was killed."""
+"""Seconds after which a file in `new` counts as left by a killed worker."""
 
 
 _SECOND: Final = 10**9
 
 
 def boot_mark() -> int:
-    """What tells this start of the machine from others: a number of nanoseconds, less than a second. Where the kernel
-    does not say, this start of the process."""
+    """A number that identifies this boot of the machine: nanoseconds, less than a second. If the kernel has no boot id,
+    it identifies this process."""
     try:
         with open("/proc/sys/kernel/random/boot_id", "rb") as file:
             text = file.read()
@@ -188,7 +188,7 @@ class DiskTier:
         return entry
 
     def has(self, key: str) -> bool:
-        """Is there an entry for `key`? Only by its name: it may yet prove to be none."""
+        """Is there a file for `key`? It may still turn out to be invalid."""
         return os.path.exists(self._root + name_of(key))
 
     def _entry(self, key: str, *, touch: bool = True) -> Entry | None:
@@ -216,17 +216,17 @@ class DiskTier:
         return entry
 
     def _is_verified(self, entry: Entry) -> bool:
-        """Was it written or read through since the machine started?"""
+        """Was it written or verified since the machine started?"""
         return entry.mtime_ns % _SECOND == self._mark
 
     def mark_verified(self, fd: int) -> None:
-        """Note that the file is whole, and used now."""
+        """Record that the file is verified, and was used now."""
         now = int(time.time()) * _SECOND + self._mark
         with suppress(OSError):
             os.utime(fd, ns=(now, now))
 
     def _touch(self, entry: Entry) -> None:
-        """Note the entry's use, for eviction. What is not proved yet keeps its age."""
+        """Record the use of the entry, for eviction. An entry that is not verified yet keeps its age."""
         if self._is_verified(entry) and abs(time.time() - entry.mtime_ns / _SECOND) > TOUCHED:
             self.mark_verified(entry.file.fd)
 
@@ -234,7 +234,7 @@ class DiskTier:
 
     @property
     def failing(self) -> bool:
-        """Did the disk fail a moment ago, so that nothing is written for a while?"""
+        """Has the disk failed within the last `REST` seconds?"""
         return time.monotonic() < self._resting_until
 
     @property
@@ -247,7 +247,7 @@ class DiskTier:
             return False
         if self._has_room:
             return True
-        # Whoever evicts is behind. Ask in a second whether there is room again.
+        # Eviction lags behind. Check in a second whether there is room again.
         self._resting_until = now + 1
         self.submit(0, lambda: self.account(0, flush=True))
         return False
@@ -257,24 +257,24 @@ class DiskTier:
         return self.used + self._delta <= self.capacity + 4 * self._step
 
     def put(self, stored: Stored, asked: float) -> None:
-        """Store a response, in the place of the one that it supersedes. Done soon, or not at all: then that one goes
-        all the same, so that nothing older comes back once memory has forgotten this."""
+        """Store a response in place of the one that it supersedes, soon or not at all. If not, the old one is removed
+        all the same, so that nothing older comes back after memory has evicted this."""
         if self.ready:
             self.submit(len(stored.body) + 1024, lambda: self._put(stored, asked))
         elif not self._closed:
             self._remove(name_of(stored.key))
 
     def drop(self, key: str) -> None:
-        """Forget the response for `key`, all its variants included, and whatever of it still waits to be written."""
+        """Remove the response for `key`, all its variants included, and whatever of it still waits to be written."""
         if not self._closed:
             self._remove(name_of(key))
             self.submit(0, lambda: self._remove(name_of(key)))
 
     def mark_changed(self, path: str, now: float) -> None:
-        """Forget what the origin was asked for until `now` (epoch seconds) under keys that begin with this path.
+        """Invalidate what the origin was asked for until `now` (epoch seconds) under keys that begin with this path.
 
-        They cannot be found by it, so a sign is put up that every response with that path is held against. It is used
-        whenever they are, so eviction takes them first.
+        Entries cannot be found by a path, so a marker is stored that every response with this path is checked against.
+        It is used whenever they are, so eviction takes them first.
         """
         if self._closed:
             return
@@ -286,23 +286,23 @@ class DiskTier:
             self.drop(path)
 
     def _changed_at(self, key: str) -> float:
-        """When what lies under this key's path was last changed by a request, 0 if it is not known to have been."""
+        """When a request last changed what is under this key's path (epoch seconds), 0 if never as far as is known."""
         path = path_of(key)
         entry = self._entry(change_marker(path))
         if entry is None:
             return 0.0
         now = self._clock()
         if entry.head.asked > now + 1:
-            # The clock has been set back: let what is fetched from now on be kept again.
+            # The clock was set back: make what is fetched from now on usable again.
             self.mark_changed(path, now)
         return entry.head.asked
 
     def writer(self, key: str, length: int | None) -> SliceWriter | None:
-        """What takes a slice of `length` bytes (None: known at its end) piece by piece. None if the disk cannot now."""
+        """A writer for a slice of `length` bytes (None: known at its end). None if the disk cannot take it now."""
         return SliceWriter(self, key, length) if self.ready else None
 
     def close(self) -> None:
-        """Write what waits to be written, and end. Blocks until that is done."""
+        """Write what waits to be written, and stop. Blocks until that is done."""
         self._closed = True
         if self._thread is not None:
             self._queue.put(None)

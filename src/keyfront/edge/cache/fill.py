@@ -39,7 +39,7 @@ class Fill:
 
     `outcome` resolves when the origin's head is in: to the Meta that viewers get (whether it will be stored or
     not), or to an exception. `shared` says whether requests other than the first may be served from it; `stored`
-    is what to serve them from if it is not the flight's body as it comes (revalidated, stale because the origin
+    is what to serve them from if it is not the fill's body as it comes (revalidated, stale because the origin
     failed, or sliced); `result` the word for X-Cache. The filler calls `announce`, `feed`, `finish` or `fail`; a
     viewer calls `join` before it waits for the outcome, then iterates `read`, or asks for what comes `next`.
 
@@ -121,7 +121,7 @@ class Fill:
         ended = spool.feed(chunk)
         self._wake()
         if ended and not self._readers:
-            raise ConnectionAbortedError("nobody reads this any more")
+            raise ConnectionAbortedError("no viewer reads this any more")
         while True:
             slowest = min(self._readers.values(), default=self.position)
             self._drop(slowest)
@@ -161,7 +161,7 @@ class Fill:
     async def _wait_for_slowest(self) -> None:
         while True:
             if not self._readers:
-                raise ConnectionAbortedError("nobody reads this any more")
+                raise ConnectionAbortedError("no viewer reads this any more")
             slowest = min(self._readers.values())
             self._drop(slowest)
             if self.position - slowest <= WINDOW:
@@ -198,7 +198,7 @@ class Fill:
         self._done = True
         if not self.outcome.done():
             self.outcome.set_exception(error)
-            self.outcome.exception()  # a flight that nobody waits for is no warning
+            self.outcome.exception()  # a fill that nothing waits for needs no warning
         self._wake()
 
     @property
@@ -276,32 +276,32 @@ class Fill:
 
 
 class FillReader:
-    """A viewer's way through a flight's body. Closed at its end, or by `aclose`, begun or not."""
+    """Reads a fill's body for one viewer. Closed at its end, or by `aclose`, even if iteration never began."""
 
-    __slots__ = ("_flight", "_position", "_token")
+    __slots__ = ("_fill", "_position", "_token")
 
-    def __init__(self, flight: Fill, token: object) -> None:
-        self._flight = flight
+    def __init__(self, fill: Fill, token: object) -> None:
+        self._fill = fill
         self._token = token
-        self._position = flight.start
+        self._position = fill.start
 
     def __aiter__(self) -> FillReader:
         return self
 
     async def __anext__(self) -> Piece:
         try:
-            piece = await self._flight.next(self._token, self._position)
+            piece = await self._fill.next(self._token, self._position)
         except BaseException:
-            self._flight.leave(self._token)
+            self._fill.leave(self._token)
             raise
         if piece is None:
-            self._flight.leave(self._token)
+            self._fill.leave(self._token)
             raise StopAsyncIteration
         self._position += len(piece)
         return piece
 
     async def aclose(self) -> None:
-        self._flight.leave(self._token)
+        self._fill.leave(self._token)
 
 
 class FillsInProgress:

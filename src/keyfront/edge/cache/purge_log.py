@@ -1,12 +1,12 @@
-"""What requests have changed at origins, told to edges that use the same data folder but share no memory.
+"""A log of purges after unsafe requests, for edges that use the same data folder but share no memory.
 
-A cache that passes a successful POST, PUT, PATCH or DELETE on forgets what it has for that URL (RFC 9111 §4.4). The
-workers of one `keyfront up` tell each other in memory (`removals`). The processes of an ASGI server have different
-parents, so they share none. For them the worker that passed the request writes a line into a file, and the others, who
-look at it as often as at the feed, forget likewise.
+A cache must invalidate what it stores for a URL when it forwards a successful POST, PUT, PATCH, or DELETE (RFC 9111
+§4.4). The workers of one `keyfront up` tell each other through shared memory (`removals`). The processes of an ASGI
+server have no common parent, so they share none. There, the worker that forwarded the request appends a line to a file.
+The others check that file as often as the feed, and purge the same URL.
 
-A line is written at once and whole, under a lock. The file is begun anew when it is long: by renaming it while nobody
-writes, so that who has it open still reads it to its end.
+Each line is written whole, under a lock. A long file is replaced by a new one: it is renamed while nothing is being
+written, so a reader that has it open can still read it to its end.
 """
 
 from __future__ import annotations
@@ -23,18 +23,20 @@ import msgspec
 logger = logging.getLogger("keyfront.edge")
 
 LONGEST: Final = 1 << 20
-"""Bytes after which the file is begun anew."""
+"""Bytes after which a new file is started."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(tuple[str, str, str]).decode
 
 
 class PurgeLog:
-    """The file at `path`, for one worker. What was told before this was made is not news, nor is what another worker
-    has told that shares its memory with this one: those bear the same `name`.
+    """The file at `path`, for one worker.
 
-    No failure of it is a failure of the edge: what cannot be told is told once in the log, and others serve what they
-    have for as long as it is fresh.
+    Lines that were there before this object was made are ignored, and so are lines of workers that share memory with
+    this one: they have the same `name`.
+
+    A failure here never fails a request. It is logged once, and the other workers serve what they have as long as it is
+    fresh.
     """
 
     def __init__(self, path: Path, name: str = "") -> None:
@@ -49,7 +51,7 @@ class PurgeLog:
             os.lseek(self._fd, 0, os.SEEK_END)
 
     def append(self, key: str, query: str) -> None:
-        """Tell the others that what lies under a path's key, with this part of a query string, was changed."""
+        """Record that responses under a path's key, with this query part, have changed."""
         line = b"\n%b\n" % _encode((self._own, key, query))
         try:
             while not self._written(line):
@@ -58,10 +60,10 @@ class PurgeLog:
         except OSError as error:
             if not self._warned:
                 self._warned = True
-                logger.warning("other workers cannot be told what was changed at an origin: %s", error)
+                logger.warning("cannot tell other workers what has changed at an origin: %s", error)
 
     def _written(self, line: bytes) -> bool:
-        """False if the file was begun anew just now."""
+        """False if a new file has just been started."""
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
@@ -76,7 +78,7 @@ class PurgeLog:
             os.close(fd)
 
     def poll(self) -> list[tuple[str, str]]:
-        """What others have told since this was last asked: keys and parts of query strings. One `stat` if nothing."""
+        """What other workers have recorded since the last call: keys and query parts. Costs one `stat` if nothing."""
         try:
             status = os.stat(self._path)
         except OSError:
@@ -89,14 +91,14 @@ class PurgeLog:
             if self._fd >= 0:
                 text = self._begun + self._rest()
             if self._fd < 0 or os.fstat(self._fd).st_ino != status.st_ino:
-                # Nobody writes into the one before any more, and it has just been read to its end.
+                # Nothing writes to the previous file any more, and it has just been read to its end.
                 self._open()
                 text += b"\n" + self._rest()
         self._seen = seen
         *lines, self._begun = text.split(b"\n")
         found = []
         for line in lines:
-            with suppress(msgspec.MsgspecError):  # an empty one, or what a killed worker left
+            with suppress(msgspec.MsgspecError):  # empty, or left incomplete by a killed worker
                 own, key, query = _decode(line)
                 if own != self._own:
                     found.append((key, query))

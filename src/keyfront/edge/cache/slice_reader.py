@@ -1,12 +1,11 @@
-"""Bodies too large to be held whole: what of them to ask an origin for, what its answers prove, and how a viewer reads
-them from what is stored and from what is under way.
+"""Reading a body that is stored in slices, from the tiers and from fills in progress.
 
-Such a body is cut into slices of one size. Every slice is asked for, stored and evicted by itself, so a seek into a
-cold object of many gigabytes costs a few slices, and a viewer who leaves takes away nothing that was stored. That
-slices of two versions are never mixed rests on three things: a slice's key holds its `generation`, which belongs to
-one version; a slice is asked for with If-Range, and its answer must have the same strong validator and the same length
-in all (RFC 9110 §13.1.5, §15.3.7; RFC 9111 §3.4); and where there is no strong validator, slices come from one single
-answer or not at all.
+A body too large to be held whole is cut into slices of one size. Each slice is fetched, stored, and evicted
+separately, so a seek into a cold object of many gigabytes costs a few slices, and a viewer who leaves discards nothing
+that was stored. Three things ensure that slices of two versions are never mixed: a slice's key contains its
+`generation`, which belongs to one version; a slice is requested with If-Range, and the response must have the same
+strong validator and the same total length (RFC 9110 §13.1.5, §15.3.7; RFC 9111 §3.4); and without a strong validator,
+all slices come from a single response.
 """
 
 from __future__ import annotations
@@ -26,18 +25,9 @@ from keyfront.edge.types.stored import Slices
 from keyfront.errors import OriginFailure, clear_traceback
 
 NEAR: Final = 2
-"""How many slices a fill may be behind what a viewer wants for the viewer to wait for it."""
+"""A viewer waits for a fill that is at most this many slices behind the byte that it needs."""
 LOOKED_AT: Final = 256
-"""How many slices of a body are looked for before an answer from them begins."""
-
-
-# -- what to ask for, and what the answer proves: pure -------------------------------------------------------
-
-
-# -- storing -------------------------------------------------------------------------------------------------
-
-
-# -- reading -------------------------------------------------------------------------------------------------
+"""Slices of a body that are looked up before a response from them begins."""
 
 
 class SliceFills:
@@ -57,8 +47,10 @@ class SliceFills:
             self._flights.pop(slices.generation, None)
 
     def covering(self, slices: Slices, position: int, reach: int | None) -> Fill | None:
-        """A fill that has brought the byte at `position`, or will, and then is at most `reach` bytes behind it, if that
-        matters."""
+        """A fill that has the byte at `position`, or will have it.
+
+        :param reach: it may be at most this many bytes behind `position`; None: any number.
+        """
         for flight in self._flights.get(slices.generation, ()):
             if flight.start <= position < flight.position:
                 return flight
@@ -69,7 +61,7 @@ class SliceFills:
 
 
 class Reader:
-    """One viewer's way through a sliced body.
+    """Reads a sliced body for one viewer.
 
     :param ask: starts a fill of a run of slices.
     """
@@ -101,7 +93,7 @@ class Reader:
         return all(self.has(index * size) for first, last in spans for index in _some(first, last, most))
 
     async def body(self, parts: Iterable[Part]) -> AsyncGenerator[Piece, None]:
-        """What `respond.layout` has laid out."""
+        """The body that `respond.layout` has laid out."""
         for part in parts:
             if isinstance(part, bytes):
                 yield part

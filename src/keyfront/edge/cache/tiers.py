@@ -17,7 +17,7 @@ from keyfront.edge.types.stored import Meta, Slices, Stored
 
 
 class Tiers:
-    """Memory, what the workers of the machine share if there are several, and the disk if there is one."""
+    """This worker's memory, the memory that the machine's workers share (if several), and the disk (if configured)."""
 
     def __init__(self, memory: MemoryTier, disk: DiskTier | None, arena: Arena | None = None) -> None:
         self.memory = memory
@@ -25,8 +25,11 @@ class Tiers:
         self.arena = arena
 
     def find(self, key: str, forwarded: Callable[[], Headers], now: float) -> Stored | None:
-        """The response for `key`. What is found elsewhere is put into memory; so is what another worker has fetched or
-        renewed since, once that in memory is no longer fresh at `now` (epoch seconds)."""
+        """The response for `key`.
+
+        What another tier has is put into memory. A response in memory that is no longer fresh at `now` (epoch seconds)
+        gives way to one that another worker has fetched or revalidated since.
+        """
         memory = self.memory
         stored = memory.find(key, forwarded) or memory.find(sliced_key(key), forwarded)
         if stored is not None and now < stored.meta.fresh_until:
@@ -59,8 +62,11 @@ class Tiers:
             self.arena.put(stored)
 
     def put(self, stored: Stored, asked: float, *, share: bool = True) -> None:
-        """Keep a response, in the place of the one that it supersedes. The origin was asked for it at `asked` (epoch
-        seconds). When this returns, all workers find it, unless `share` is false: then it is in memory only."""
+        """Store a response in place of the one that it supersedes. When this returns, all workers find it.
+
+        :param asked: when the origin was asked for it, epoch seconds.
+        :param share: if false, it is stored in this worker's memory only.
+        """
         if not share:
             self._remember(stored)
             return
@@ -69,7 +75,7 @@ class Tiers:
             self.disk.put(stored, asked)
 
     def drop(self, key: str) -> None:
-        """Forget the response for `key`, all its variants included, in all workers."""
+        """Remove the response for `key`, all its variants included, in all workers."""
         removal = Removal(key, exact=True)
         self.memory.remove(removal)
         if self.disk is not None:
@@ -77,7 +83,7 @@ class Tiers:
         self.memory.removals.publish(removal)
 
     def slice(self, slices: Slices, index: int) -> Piece | None:
-        """A slice that is at hand."""
+        """A slice that can be read now."""
         name = slice_key(slices, index)
         body = self._in_memory(name)
         if body is not None or self.disk is None:
@@ -85,7 +91,7 @@ class Tiers:
         return self.disk.slice(name, slices.length(index))
 
     async def verified_slice(self, slices: Slices, index: int) -> Piece | None:
-        """The same; what lies on disk since before the machine started is read through first."""
+        """The same, but a slice written to disk before the machine started is first read and verified."""
         name = slice_key(slices, index)
         body = self._in_memory(name)
         if body is not None or self.disk is None:
@@ -93,7 +99,7 @@ class Tiers:
         return await self.disk.verified_slice(name, slices.length(index))
 
     def _in_memory(self, name: str) -> bytes | None:
-        """A slice in this worker's memory, or in what the workers share: then it is put into memory."""
+        """A slice in this worker's memory, or in the shared memory, from which it is copied into this worker's."""
         stored = self.memory.get_any_variant(name)
         if stored is None and self.arena is not None:
             stored = self.arena.exact(name)
@@ -102,7 +108,7 @@ class Tiers:
         return stored.body if stored is not None else None
 
     def has(self, slices: Slices, index: int) -> bool:
-        """Is the slice there, as far as can be seen without opening it?"""
+        """Is the slice stored, as far as can be told without opening it?"""
         name = slice_key(slices, index)
         return (
             self.memory.get_any_variant(name) is not None
@@ -111,7 +117,7 @@ class Tiers:
         )
 
     def sink(self, slices: Slices, index: int, meta: Meta) -> Sink:
-        """What takes a slice as it comes: the disk, or memory if there is none that can."""
+        """Where to write a slice as it arrives: the disk, or memory if there is no disk that can take it."""
         name = slice_key(slices, index)
         length = slices.length(index) if slices.total is not None else None
         writer = self.disk.writer(name, length) if self.disk is not None else None

@@ -164,7 +164,7 @@ class ShieldClient:
         patience = origin.connection_attempts * (origin.connection_timeout + origin.read_timeout) + 5.0
         address = msgspec.structs.replace(self._address, read_timeout=patience)
         try:
-            answer, told = await self._patient(self._exchange(address, question))
+            answer, shield = await self._patient(self._exchange(address, question))
         except OriginFailure as failure:
             if failure.kind in _DEAD:
                 self._lost(str(failure))
@@ -175,26 +175,26 @@ class ShieldClient:
             if body is not None and not body.rewound():
                 raise
             return None
-        if told is None:
+        if shield is None:
             await answer.aclose()
             self._lost("what answers there is no edge with the same secret")
             if body is not None or question.method not in _REPEATABLE:
                 raise OriginFailure("OriginCommError", 502, f"{self._name} is none")
             return None
-        if told.refused:
+        if shield.refused:
             await answer.aclose()
-            self._refused(told.refused)
+            self._refused(shield.refused)
             if body is not None and not body.rewound():
-                raise OriginFailure("OriginCommError", 502, f"{self._name} refused: {told.refused}")
+                raise OriginFailure("OriginCommError", 502, f"{self._name} refused: {shield.refused}")
             return None
         self._found()
-        if told.failure is not None:
+        if shield.failure is not None:
             await answer.aclose()
-            raise RelayedFailure(*told.failure)
-        return answer, told
+            raise RelayedFailure(*shield.failure)
+        return answer, shield
 
     async def _exchange(self, address: Origin, question: Question) -> tuple[OriginReply, ShieldAnswer | None]:
-        """One request to the parent. Told is None if it is not a parent that answered."""
+        """One request to the parent. The ShieldAnswer is None if what answered is not a parent."""
         asked = msgspec.structs.replace(question.asked, time=int(self._clock()), nonce=os.urandom(12))
         headers = [(b"host", question.viewer_host.encode("latin-1"))]
         headers += carried(without(question.headers[1:], question.origin))
@@ -251,11 +251,11 @@ class ShieldClient:
         question = Question("OPTIONS", "*", "shield", [(b"host", b"")], ShieldQuery(0, b""), address)
         try:
             async with asyncio.timeout(PING):
-                answer, told = await self._exchange(address, question)
+                answer, shield = await self._exchange(address, question)
                 await answer.aclose()
         except (OriginFailure, TimeoutError):
             return False
-        return told is not None
+        return shield is not None
 
     async def aclose(self) -> None:
         if self._ping is not None:
@@ -350,8 +350,8 @@ class Shields:
         found = await self._parents[origin.shield_region].ask(question)
         if found is None:
             return None
-        answer, told = found
-        answer.shield_answer = told
+        answer, shield = found
+        answer.shield_answer = shield
         return answer
 
     async def aclose(self) -> None:

@@ -26,7 +26,7 @@ from __future__ import annotations
 from typing import Final
 
 from keyfront.edge.rules.encoding import accepted_codings
-from keyfront.edge.rules.origin_request import _OUR_PREFIXES
+from keyfront.edge.rules.origin_request import EDGE_PREFIXES
 from keyfront.edge.rules.override_headers import overrides_request
 from keyfront.edge.rules.selection import (
     SELECTS_NOTHING,
@@ -130,7 +130,7 @@ def _key_headers(select: Select, request: Request, hidden: frozenset[bytes], cou
             name in HOP_BY_HOP
             or name in hidden
             or name in (b"cookie", b"host")
-            or name.startswith(_OUR_PREFIXES)
+            or name.startswith(EDGE_PREFIXES)
         ):
             continue
         if mode == "all" or (name in names) == (mode == "whitelist"):

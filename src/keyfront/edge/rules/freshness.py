@@ -57,12 +57,6 @@ class Verdict(Enum):
     """Ask the origin for it anew. It may still stand in if the origin fails: `serve_stale_on_error`."""
 
 
-# -- Cache-Control -------------------------------------------------------------------------------------------
-
-
-# -- dates ---------------------------------------------------------------------------------------------------
-
-
 def _firsts(headers: Headers | tuple[Header, ...]) -> dict[bytes, bytes]:
     """The first value of each field: of what may be sent once, the first counts."""
     return dict(reversed(headers))
@@ -300,9 +294,6 @@ def _last_modified(first: dict[bytes, bytes], now: float) -> bytes | None:
 def _length(first: dict[bytes, bytes]) -> int | None:
     value = first.get(b"content-length")
     return int(value) if value is not None and value.isdigit() and len(value) < 20 else None
-
-
-# -- variants ------------------------------------------------------------------------------------------------
 
 
 # -- using ---------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ _OURS: Final = HOP_BY_HOP | {
     b"x-amz-cf-id",
     b"x-forwarded-for",
 }
-_OUR_PREFIXES: Final = (b"cloudfront-", b"x-edge-")
+EDGE_PREFIXES: Final = (b"cloudfront-", b"x-edge-")
 # What only the edge can know. A viewer's word for it passes only if the behavior names the field (§5.8).
 _SPOOFABLE: Final = frozenset({b"x-forwarded-proto", b"x-real-ip"})
 # Legacy settings forward every other field that they do not list (§5.8).
@@ -147,7 +147,7 @@ def origin_headers(  # wide: one rule per parameter, all but three by keyword
         canonical = _canonical(name)
         if canonical is not name and _shadows(canonical, listed, own) and name not in listed:
             continue
-        if canonical in own or canonical.startswith(_OUR_PREFIXES):
+        if canonical in own or canonical.startswith(EDGE_PREFIXES):
             continue
         if wanted(name):
             headers.append((name, value))
@@ -202,7 +202,7 @@ def _shadows(canonical: bytes, listed: frozenset[bytes], own: set[bytes]) -> boo
         or canonical in listed
         or canonical in own
         or canonical == b"authorization"
-        or canonical.startswith(_OUR_PREFIXES)
+        or canonical.startswith(EDGE_PREFIXES)
     )
 
 
@@ -254,7 +254,7 @@ def reaches_origin(behavior: Behavior, name: bytes) -> bool:
     if name in (b"via", b"x-forwarded-for"):
         return True
     listed = listed_names(behavior.key_headers, behavior.forward_headers)
-    if name.startswith(_OUR_PREFIXES):
+    if name.startswith(EDGE_PREFIXES):
         return name in listed
     if name in listed or (name == b"user-agent" and not DEVICE_HEADERS.isdisjoint(listed)):
         return True
