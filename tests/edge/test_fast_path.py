@@ -1,4 +1,4 @@
-"""The quick way answers as the long way does: every case is played to two edges, of which one never learns, and
+"""The fast path answers as the slow path does: every case is played to two edges, of which one never learns, and
 answers and access records are compared."""
 
 from __future__ import annotations
@@ -96,11 +96,11 @@ class Pair:
         self.fast = EdgeHarness(made, clock=self.clock, **settings)
         self.plain = EdgeHarness(made, clock=self.clock, **settings)
         self.plain.listener.shared.fast_path.learn = lambda *_: None  # type: ignore[method-assign]
-        self.quick = 0
+        self.fast_hits = 0
         hit = self.fast.edge.log.hit
 
         def counted(record: str) -> None:
-            self.quick += 1
+            self.fast_hits += 1
             hit(record)
 
         self.fast.edge.log.hit = counted  # type: ignore[method-assign]
@@ -167,10 +167,10 @@ def signed(pair: Pair, path: str, signer: Any = ALICE, seconds: int = 600, **ter
 
 
 async def taken(pair: Pair, ask: Callable[[], Any], times: int = 3) -> None:
-    """Ask until the quick way is taken; it must be."""
+    """Ask until the fast path is taken; it must be."""
     for _ in range(times):
         await ask()
-    assert pair.quick > 0
+    assert pair.fast_hits > 0
 
 
 class TestPathsThatReadTwoWays:
@@ -186,10 +186,10 @@ class TestPathsThatReadTwoWays:
     )
     async def test_a_guarded_one_never(self, pair: Pair, target: str) -> None:
         await taken(pair, lambda: pair.get("/open"))
-        before = pair.quick
+        before = pair.fast_hits
         for _ in range(4):
             assert (await pair.get(target)).status == 403
-        assert pair.quick == before
+        assert pair.fast_hits == before
         by_url = signed(pair, target, as_is=True)
         statuses = {(await pair.get(by_url)).status for _ in range(4)}
         assert statuses <= {200, 404}
@@ -202,7 +202,7 @@ class TestPathsThatReadTwoWays:
         for _ in range(4):
             assert (await pair.get("/a/1", cookie)).status == 200
             assert (await pair.get(f"/a/1?{query}", cookie)).status == 403
-        assert pair.quick > 0
+        assert pair.fast_hits > 0
 
     async def test_headers_that_override_are_in_the_key(self, pair: Pair, origin: ScriptedOrigin) -> None:
         async def ask() -> None:
@@ -234,11 +234,11 @@ async def test_what_a_viewer_says_of_itself_is_in_the_record(pair: Pair, headers
 
 async def test_signed_urls_by_both_keys(pair: Pair) -> None:
     for signer in (ALICE, BOB):
-        before = pair.quick
+        before = pair.fast_hits
         target = signed(pair, "/a/1", signer)
         for _ in range(4):
             assert (await pair.get(target)).status == 200
-        assert pair.quick > before
+        assert pair.fast_hits > before
 
 
 async def test_a_path_that_json_must_escape(pair: Pair) -> None:
@@ -271,7 +271,7 @@ async def test_a_custom_policy_is_judged_by_address_and_date(pair: Pair) -> None
         target = sign_url("http://d.test/a/1", ALICE, policy=policy).removeprefix("http://d.test")
         for _ in range(4):
             assert (await pair.get(target)).status == status
-    assert pair.quick > 0
+    assert pair.fast_hits > 0
 
 
 @pytest.mark.parametrize("own", ["", "?page=1"])
@@ -280,10 +280,10 @@ async def test_cookies_are_judged_at_every_request(pair: Pair, own: str) -> None
     cookies = sign_cookies(policy, ALICE, secure=False)
     header = "Cookie: " + "; ".join(f"{name}={value}" for name, value in cookies.values.items())
     for path in ("/a/1", "/a/2"):
-        before = pair.quick
+        before = pair.fast_hits
         for _ in range(4):
             assert (await pair.get(path + own, header)).status == 200
-        assert pair.quick > before
+        assert pair.fast_hits > before
     # Others know the URL now, but have no cookie, or one that is spoilt.
     for other in ("X-None: 1", header[:-3] + "AAA", "Cookie: a=b"):
         for _ in range(3):
@@ -306,7 +306,7 @@ async def test_countries_told_by_a_proxy(origin: ScriptedOrigin) -> None:
         dutch, american = "X-Forwarded-For: 194.109.6.66", "X-Forwarded-For: 8.8.8.8"
         for _ in range(4):
             assert (await pair.get("/open", dutch)).status == 200
-        assert pair.quick > 0
+        assert pair.fast_hits > 0
         assert pair.fast.records[-1]["country"] == "NL"
         for _ in range(3):
             assert (await pair.get("/open", american)).status == 403
@@ -319,10 +319,10 @@ async def test_countries_told_by_a_proxy(origin: ScriptedOrigin) -> None:
 async def test_what_a_proxy_tells_is_its_own(origin: ScriptedOrigin) -> None:
     async with Pair(origin, snapshot(origin), trusted=("127.0.0.1",)) as pair:
         for address in ("198.51.100.7", "198.51.100.8"):
-            before = pair.quick
+            before = pair.fast_hits
             for _ in range(3):
                 await pair.get("/open", f"X-Forwarded-For: {address}")
-            assert pair.quick > before
+            assert pair.fast_hits > before
             assert pair.fast.records[-1]["client_ip"] == address
         for _ in range(3):
             await pair.get("/open", "X-Forwarded-Proto: https")
@@ -337,10 +337,10 @@ async def test_what_is_in_the_cache_key(pair: Pair, origin: ScriptedOrigin) -> N
         ("/c/1", ["Cookie: who=me", "Cookie: who=you; b=c", "Cookie: b=c", "X: 1"]),
     ):
         for header in headers:
-            before = pair.quick
+            before = pair.fast_hits
             for _ in range(3):
                 assert (await pair.get(path, header)).status == 200
-            assert pair.quick > before, (path, header)
+            assert pair.fast_hits > before, (path, header)
     for query in ("?a=1", "?a=2"):
         for _ in range(3):
             await pair.get("/z/1" + query, "Accept-Encoding: gzip")
@@ -357,7 +357,7 @@ async def test_what_is_no_plain_hit_goes_the_long_way(pair: Pair) -> None:
         await pair.get("/open", "Range: bytes=0-3")
         await pair.get("/open", "If-None-Match: *")
         await pair.ask(b"HEAD /open HTTP/1.1\r\nHost: d.test\r\n\r\n", method="HEAD")
-    assert pair.quick == 0
+    assert pair.fast_hits == 0
 
 
 ORIGINS: tuple[list[str], ...] = (
@@ -386,18 +386,18 @@ async def test_a_response_headers_policy_says_the_same_on_every_way(
             assert seen.x_cache == "Hit"
             assert seen.header("date")
             assert sorted(each for each in seen.headers if each[0] not in changing) == expected
-    assert (pair.quick > 0) == (prefix in ("/s/", "/x/"))
+    assert (pair.fast_hits > 0) == (prefix in ("/s/", "/x/"))
 
 
 async def test_stale_is_not_fresh_and_age_grows(pair: Pair) -> None:
     await taken(pair, lambda: pair.get("/short"))
     pair.clock.forward(7)
-    before = pair.quick
+    before = pair.fast_hits
     assert (await pair.get("/short")).header("age") == "7"
-    assert pair.quick == before + 1
+    assert pair.fast_hits == before + 1
     pair.clock.forward(4)
     assert (await pair.get("/short")).x_cache in ("RefreshHit", "Miss")
-    assert pair.quick == before + 1
+    assert pair.fast_hits == before + 1
 
 
 async def test_age_beyond_an_hour(origin: ScriptedOrigin) -> None:
@@ -421,22 +421,22 @@ class TestFraming:
     async def test_requests_in_one_packet(self, pair: Pair) -> None:
         for _ in range(3):
             await pair.ask(self.GET)
-        before = pair.quick
+        before = pair.fast_hits
         for many in (2, 5):
             await pair.ask(self.GET * many, many)
         await pair.ask(self.GET)
-        assert pair.quick == before + 1
+        assert pair.fast_hits == before + 1
 
     async def test_a_section_is_not_learned_from_two_requests(self, pair: Pair) -> None:
         both = b"GET /open HTTP/1.1\r\nHost: d.test\r\nX: 1\r\n\r\n" * 2
         for _ in range(3):
             await pair.ask(both, 2)
-        assert pair.quick == 0
+        assert pair.fast_hits == 0
 
     async def test_a_request_in_two_packets(self, pair: Pair) -> None:
         for _ in range(3):
             await pair.ask(self.GET)
-        before = pair.quick
+        before = pair.fast_hits
         for cut in (1, 4, 10, 19, 20, 21, len(self.GET) - 1):
             for harness, viewer in zip((pair.fast, pair.plain), pair.viewers, strict=True):
                 count = len(harness.records)
@@ -446,13 +446,13 @@ class TestFraming:
                 await harness.recorded(count + 1)
         assert pair.fast.listener.shared.fast_path.sections.get(b"\r\nHost: d.test\r\n\r\n") is not None
         await pair.ask(self.GET)
-        assert pair.quick > before
+        assert pair.fast_hits > before
 
     async def test_the_rest_of_a_body_is_no_request(self, pair: Pair, origin: ScriptedOrigin) -> None:
-        """The body of a request looks like a request that the quick way knows, and arrives in a packet of its own."""
+        """The body of a request looks like a request that the fast path knows, and arrives in a packet of its own."""
         for _ in range(3):
             await pair.ask(self.GET)
-        before = pair.quick
+        before = pair.fast_hits
         for harness, viewer in zip((pair.fast, pair.plain), pair.viewers, strict=True):
             count = len(harness.records)
             head = b"PUT /open HTTP/1.1\r\nHost: d.test\r\nContent-Length: %d\r\n\r\n" % len(self.GET)
@@ -460,7 +460,7 @@ class TestFraming:
             await viewer.send(self.GET)
             assert (await viewer.answer()).status == 403  # the behavior does not allow PUT
             await harness.recorded(count + 1)
-        assert pair.quick == before
+        assert pair.fast_hits == before
 
     @pytest.mark.parametrize(
         "line",
@@ -480,10 +480,10 @@ class TestFraming:
         async with Pair(origin, snapshot(origin)) as pair:
             for _ in range(3):
                 await pair.ask(self.GET)
-            before = pair.quick
+            before = pair.fast_hits
             seen = await pair.ask(line + b"\r\nHost: d.test\r\n\r\n")
             assert seen[0].status == 400
-            assert pair.quick == before
+            assert pair.fast_hits == before
 
     @pytest.mark.parametrize(
         ("line", "status"),
@@ -530,22 +530,22 @@ class TestFraming:
 
 
 async def test_a_viewer_that_does_not_read_stops_the_edge(pair: Pair) -> None:
-    """The quick way goes no further than the long one when nobody takes its answers."""
+    """The fast path goes no further than the slow path when nobody takes its answers."""
     get = b"GET /big HTTP/1.1\r\nHost: d.test\r\n\r\n"
     for _ in range(3):
         await pair.ask(get)
     viewer = pair.viewers[0]
-    before = pair.quick
+    before = pair.fast_hits
     (connection,) = pair.fast.listener.connections
     for _ in range(200):
         viewer.writer.write(get)
         await asyncio.sleep(0)
     while connection._writer.writable:
         await asyncio.sleep(0)
-    assert pair.quick - before < 200
+    assert pair.fast_hits - before < 200
     for _ in range(200):
         assert len((await viewer.answer()).body) == len(BIG)
-    assert pair.quick > before
+    assert pair.fast_hits > before
 
 
 TEXT = st.text(st.characters(codec="latin-1", exclude_characters="\r\n\0"), max_size=30)
@@ -565,17 +565,17 @@ def test_a_record_made_of_pieces_is_the_encoders(agent: str, referer: str, path:
     target = "/" + path.replace("?", "").replace("#", "")
     headers = [(b"user-agent", agent.encode("latin-1")), (b"referer", referer.encode("latin-1"))]
     request = Request("GET", target, "d.test", headers, wire_bytes=len(target) + 50)
-    visit = edge.lookup(request)
-    assert isinstance(visit.plan, Plan)
-    way = fast_path.FastPath(edge)
+    exchange = edge.lookup(request)
+    assert isinstance(exchange.plan, Plan)
+    fast = fast_path.FastPath(edge)
     section = fast_path.CachedHeaderBlock(request, "")
-    ready = way._prepare(visit.plan, section, target)
-    assert ready is not None
+    template = fast._prepare(exchange.plan, section, target)
+    assert template is not None
     client = fast_path.Caller("192.0.2.1", 7, (tls, "x")).record_fields
-    shown = "" if ready.spelled else target
+    shown = "" if template.spelled else target
     line = (
-        f'{{"time":1.5,{client}{ready.first}{shown}{ready.middle}0,"time_taken_us":0'
-        f"{section.record_fields}{ready.last}"
+        f'{{"time":1.5,{client}{template.first}{shown}{template.middle}0,"time_taken_us":0'
+        f"{section.record_fields}{template.last}"
     )
     read = msgspec.json.decode(line)
     assert read["path"] == target

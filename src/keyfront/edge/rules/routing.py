@@ -45,11 +45,11 @@ KeyRings = dict[tuple[tuple[str, str, str], ...], KeyRing]
 
 class Rule:
     """One cache behavior of a distribution, ready. `origins` are the target, or an origin group's two members in order;
-    `failover` the statuses that send a request to the second. `keyring` is None where no signature is needed. `quick`
-    says that the quick way may be taken: of a viewer's headers only its cookies, Accept-Encoding and what overrides the
-    request are in the key, and what the response headers policy makes of an answer is the same at any time.
-    `response_headers` is that policy, or None. `names_files` says that the path pattern has no `*` at its end: what it
-    matches may be a file."""
+    `failover` the statuses that send a request to the second. `keyring` is None where no signature is needed.
+    `fast_path` says that the fast path may serve it: of a viewer's headers only its cookies, Accept-Encoding and what
+    overrides the request are in the key, and what the response headers policy makes of an answer is the same at any
+    time. `response_headers` is that policy, or None. `names_files` says that the path pattern has no `*` at its end:
+    what it matches may be a file."""
 
     __slots__ = (
         "allowed",
@@ -57,11 +57,11 @@ class Rule:
         "cacheable",
         "cached",
         "failover",
+        "fast_path",
         "keyring",
         "name",
         "names_files",
         "origins",
-        "quick",
         "response_headers",
         "selects",
     )
@@ -90,7 +90,7 @@ class Rule:
         self.name = f"{distribution.id} {behavior.path_pattern}"
         self.names_files = not behavior.path_pattern.endswith("*")
         settled = response_headers is None or response_headers.deterministic
-        self.quick = behavior.caches and behavior.key_headers.mode == "none" and settled
+        self.fast_path = behavior.caches and behavior.key_headers.mode == "none" and settled
         by_id = {origin.id: origin for origin in distribution.origins}
         self.failover = frozenset[int]()
         self.origins: tuple[Origin, ...] = ()
@@ -123,7 +123,7 @@ class Route:
         self.name = rule.name
         self.names_files = rule.names_files
         self.origins = rule.origins
-        self.quick = rule.quick
+        self.fast_path = rule.fast_path
         self.response_headers = rule.response_headers
         self.selects = rule.selects
 
@@ -255,7 +255,7 @@ class Site:
 
 def _plan_bytes(plan: Plan) -> int:
     """What a plan takes beside the URL that is its key: the cache key, the target, and the pieces of an access record
-    that are its own where its query or its path has to be spelled in them (`quick.Ready`)."""
+    that are its own where its query or its path has to be spelled in them (`RecordTemplate`)."""
     size = 300 + 2 * len(plan.key or "") + len(plan.target)
     if plan.query or '"' in plan.target or "\\" in plan.target:
         size += 1200 + 2 * len(plan.target) + 4 * len(plan.query)

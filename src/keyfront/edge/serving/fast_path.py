@@ -324,7 +324,7 @@ class FastPath:
     def _prepare(self, plan: Plan, section: CachedHeaderBlock, target: str) -> RecordTemplate | None:
         """Give a plan its template, if the fast path may serve it."""
         route, grant = plan.route, plan.grant
-        if plan.key is None or not route.quick:
+        if plan.key is None or not route.fast_path:
             return None
         path = target.partition("?")[0]
         query_key = query_part(route.behavior, plan.query) if plan.query else ""
