@@ -39,6 +39,15 @@ test-integration: $(SETUP) $(NODE) ## edge and control plane with sockets, datab
 test-stories: $(SETUP) $(NODE) ## processes, started as the documentation says
 	$(PYTEST) $(TWICE) --tier stories
 
+coverage: $(SETUP) $(NODE) ## the branches that the unit and integration tiers run; every one of the hearts'
+	$(PYTEST) $(TWICE) --tier unit --tier integration --cov=keyfront --cov-branch --cov-report=
+	$(BIN)/python -m tests.hearts
+
+# The same seed draws the same changes. MUTATION="--sample 20 --seed 7" takes fewer, or others.
+mutation: $(SETUP) ## changes a hundred places of the hearts, one at a time; the unit tests must notice nine of ten
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/mutation.txt
+	$(BIN)/python -m tests.mutation $(MUTATION)
+
 check: $(SETUP) ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -72,8 +81,9 @@ lock: $(SETUP) ## pin the requirements anew, with hashes
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header requirements/runtime.in -o requirements/runtime.txt
 	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header requirements/dev.in -o requirements/dev.txt
+	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-emit-index-url --no-header requirements/mutation.in -o requirements/mutation.txt
 
 clean: ## remove what set-up and tests made
 	rm -rf $(VENV) tests/node/node_modules .mypy_cache .ruff_cache build dist
 
-.PHONY: help setup demo test test-unit test-integration test-stories check format docs bench soak fuzz lock clean
+.PHONY: help setup demo test test-unit test-integration test-stories coverage mutation check format docs bench soak fuzz lock clean

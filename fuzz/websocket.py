@@ -32,7 +32,7 @@ from keyfront.edge.http.timeouts import Limits
 from keyfront.edge.semantics.websocket import accept_value
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.model.snapshot import Behavior, KeyGroup, Origin, PublicKey, Select, Snapshot
-from tests.edge.test_signature_gate import ALICE
+from tests.edge.harness import ALICE
 from tests.viewer import EdgeHarness, site
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")

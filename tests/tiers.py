@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
@@ -99,14 +100,23 @@ def _functions(module: str) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
 
 @cache
 def _requested(module: str) -> set[str]:
-    """The fixtures that a module may ask for: the names of arguments, and texts for `getfixturevalue`."""
-    tree = ast.parse(MODULES[module].read_text())
-    texts = {
-        node.value
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)
-    }
-    return texts | {argument.arg for function in _functions(module) for argument in function.args.args}
+    """The fixtures that a module may ask for: the arguments of its tests and fixtures that are no parameters, and where
+    it calls `getfixturevalue`, every text that could name one."""
+    found: set[str] = set()
+    for function in _functions(module):
+        decorators = [ast.unparse(decorator) for decorator in function.decorator_list]
+        if function.name.startswith("test_") or any("fixture" in decorator for decorator in decorators):
+            given = {
+                name for text in decorators if "parametrize(" in text for name in re.findall(r"\w+", text)
+            }
+            found |= {argument.arg for argument in function.args.args} - given
+    source = MODULES[module].read_text()
+    if "getfixturevalue(" in source:
+        nodes = ast.walk(ast.parse(source))
+        found |= {
+            node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+    return found
 
 
 @cache

@@ -19,12 +19,6 @@ WEEK = 604_800
 
 
 @pytest.fixture
-async def origin() -> AsyncIterator[ScriptedOrigin]:
-    async with ScriptedOrigin() as origin:
-        yield origin
-
-
-@pytest.fixture
 def clock() -> Clock:
     return Clock()
 

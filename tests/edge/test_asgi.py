@@ -48,12 +48,6 @@ async def served(snapshot: Snapshot) -> AsyncIterator[tuple[int, Edge]]:
         await task
 
 
-@pytest.fixture
-async def origin() -> AsyncIterator[ScriptedOrigin]:
-    async with ScriptedOrigin() as origin:
-        yield origin
-
-
 async def viewer(port: int) -> Viewer:
     return Viewer(*await asyncio.open_connection("127.0.0.1", port))
 

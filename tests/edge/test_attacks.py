@@ -23,7 +23,7 @@ from keyfront.edge.types.messages import Request
 from keyfront.errors import Denial
 from keyfront.model.pattern import normalise_path
 from keyfront.model.snapshot import Behavior, KeyGroup, Select, Snapshot
-from tests.edge.test_signature_gate import ALICE, BOB, keys, signed
+from tests.edge.harness import ALICE, BOB, keys, signed
 from tests.origin import CLOSE, Asked, ScriptedOrigin, Wire, answer
 from tests.viewer import EdgeHarness, Seen, Viewer, site
 

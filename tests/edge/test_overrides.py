@@ -13,7 +13,7 @@ from keyfront.edge.rules.origin_request import origin_headers
 from keyfront.edge.rules.override_headers import names_client, overrides_request, varies_answer
 from keyfront.edge.types.messages import Request
 from keyfront.model.snapshot import Behavior, KeyGroup, Origin, Select, Snapshot
-from tests.edge.test_signature_gate import ALICE, BOB, keys, signed
+from tests.edge.harness import ALICE, BOB, keys, signed
 from tests.origin import Asked, ScriptedOrigin, Wire
 from tests.viewer import EdgeHarness, site
 

@@ -21,7 +21,7 @@ from keyfront.edge.rules.routing import Plan, Routing
 from keyfront.edge.types.messages import Request
 from keyfront.errors import Denial
 from keyfront.model.snapshot import Behavior, KeyGroup, Snapshot
-from tests.edge.test_signature_gate import ALICE, BOB, keys, signed
+from tests.edge.harness import ALICE, BOB, keys, signed
 from tests.origin import ScriptedOrigin
 from tests.viewer import site
 

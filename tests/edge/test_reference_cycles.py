@@ -8,7 +8,7 @@ import contextlib
 import gc
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -53,12 +53,6 @@ OURS = (
     Site,
     Exchange,
 )
-
-
-@pytest.fixture
-async def origin() -> AsyncIterator[ScriptedOrigin]:
-    async with ScriptedOrigin() as origin:
-        yield origin
 
 
 @pytest.fixture

@@ -7,48 +7,15 @@ from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from keyfront import LocalSigner, load_private_key, sign_cookies, sign_url
+from keyfront import sign_cookies, sign_url
 from keyfront.errors import Denial
-from keyfront.model.snapshot import Behavior, ErrorResponse, KeyGroup, PublicKey, Select, Snapshot
+from keyfront.model.snapshot import Behavior, ErrorResponse, Select, Snapshot
+from tests.edge.harness import ALICE, BOB, MALLORY, keys, signed, signed_site
 from tests.origin import ScriptedOrigin, answer
 from tests.viewer import EdgeHarness, Seen, site
 
 HOUR = 3600
-
-
-def make_signer(key_id: str, *, elliptic: bool = False) -> LocalSigner:
-    private = ec.generate_private_key(ec.SECP256R1()) if elliptic else rsa.generate_private_key(65537, 2048)
-    pem = private.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return LocalSigner(key_id, load_private_key(pem))
-
-
-ALICE = make_signer("KALICE1")
-BOB = make_signer("KBOB1", elliptic=True)
-MALLORY = make_signer("KALICE1")  # the same id, another key
-
-
-def keys(*signers: LocalSigner) -> tuple[PublicKey, ...]:
-    return tuple(PublicKey(s.key_pair_id, s.public_key.pem) for s in signers)
-
-
-def signed_site(origin: ScriptedOrigin, *members: str, **more: object) -> Snapshot:
-    """`/a/*` trusts group A, `/b/*` group B, the rest is open. Group A holds `members`."""
-    behaviors = (
-        Behavior("/a/*", "scripted", restricted=True, trusted_key_groups=("group-a",), **more),  # type: ignore[arg-type]
-        Behavior("/b/*", "scripted", restricted=True, trusted_key_groups=("group-b",)),
-        Behavior("*", "scripted"),
-    )
-    return site(
-        origin.origin(),
-        *behaviors,
-        public_keys=keys(ALICE, BOB),
-        key_groups=(KeyGroup("group-a", "a", members), KeyGroup("group-b", "b", (BOB.key_pair_id,))),
-    )
 
 
 @pytest.fixture
@@ -63,12 +30,6 @@ async def origin() -> AsyncIterator[ScriptedOrigin]:
 async def harness(origin: ScriptedOrigin) -> AsyncIterator[EdgeHarness]:
     async with EdgeHarness(signed_site(origin, "KALICE1")) as harness:
         yield harness
-
-
-def signed(path: str, signer: LocalSigner = ALICE, **terms: object) -> str:
-    """The target of a signed URL for `path` at d.test."""
-    terms.setdefault("expires", int(time.time()) + HOUR)
-    return sign_url("http://d.test" + path, signer, **terms).removeprefix("http://d.test")  # type: ignore[arg-type]
 
 
 def refused(seen: Seen, denial: Denial) -> bool:

@@ -29,7 +29,7 @@ from keyfront.edge.net.certificates import Certificates, unraisable
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.errors import SettingsError
 from keyfront.model.snapshot import Behavior
-from tests.edge.test_signature_gate import ALICE, signed_site
+from tests.edge.harness import ALICE, signed_site
 from tests.origin import ScriptedOrigin, answer
 from tests.up import Up, distribution_config
 from tests.viewer import EdgeHarness, Viewer, site

@@ -41,7 +41,7 @@ from keyfront.edge.semantics.websocket import (
 from keyfront.edge.serving.settings import EdgeSettings
 from keyfront.model.snapshot import Behavior, ErrorResponse, Origin, OriginGroup, Select, Snapshot
 from keyfront.monitoring.edge_metrics import families
-from tests.edge.test_signature_gate import ALICE, signed, signed_site
+from tests.edge.harness import ALICE, signed, signed_site
 from tests.origin import CLOSE, RESET, Asked, Authority, ScriptedOrigin, Step, Wire, answer, closed_port
 from tests.viewer import Clock, EdgeHarness, Viewer, site
 
@@ -105,12 +105,6 @@ def client(harness: EdgeHarness, target: str = "/ws", **settings: Any) -> connec
     scheme = "ws" if harness.tls is None else "wss"
     uri = f"{scheme}://d.test{target}"
     return connect(uri, host="127.0.0.1", port=harness.port, proxy=None, **settings)
-
-
-@pytest.fixture
-async def origin() -> AsyncIterator[ScriptedOrigin]:
-    async with ScriptedOrigin() as origin:
-        yield origin
 
 
 @pytest.fixture
