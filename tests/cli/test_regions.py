@@ -87,7 +87,7 @@ def test_who_has_what(tmp_path: Path) -> None:
         ("key group", "two", "eu", "us"),
     }
     assert [line.partition(":")[0] for line in said["warnings"]] == [
-        f"edge edge-2 obeys snapshot {said['snapshot'] - 1} and refuses another",
+        f"edge edge-2 has applied snapshot {said['snapshot'] - 1} and refused another",
         f"distribution {ids['films']}, behavior *",
     ]
 

@@ -81,7 +81,7 @@ def test_quotas() -> None:
 )
 def test_what_is_no_quota(text: str) -> None:
     with pytest.raises(
-        SettingsError, match=r"no quota; they are public-keys, .*distribution\.aliases|=NUMBER"
+        SettingsError, match=r"not a quota; the quotas are public-keys, .*distribution\.aliases|=NUMBER"
     ):
         quotas([text])
 

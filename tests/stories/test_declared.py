@@ -274,7 +274,7 @@ def test_what_the_api_refuses_in_the_middle(kit: Kit) -> None:
         "keyfront: stopped at: create distribution media\nkeyfront:   CreateDistributionWithTags: Invalid"
         in err
     )
-    assert "6 of 7 steps are done and stay; not done: create distribution media" in err
+    assert "6 of 7 steps are done and remain in effect; not done: create distribution media" in err
     kit.edit('"/index.html"', '"index.html"')
     assert kit.changes("-e", "dev") == ["create Distribution media"]
     kit.run("apply", "-e", "dev")
@@ -374,7 +374,7 @@ def test_what_others_made_is_left_alone_until_it_is_adopted(kit: Kit) -> None:
 
 def test_nobody_to_say_yes(kit: Kit) -> None:
     done = CliRunner(env=kit.environment).invoke(keyfront, kit.argv("apply", "-e", "dev"))
-    assert (done.exit_code, done.stderr) == (2, "keyfront: nobody is here to say yes: give --yes\n")
+    assert (done.exit_code, done.stderr) == (2, "keyfront: standard input is not a terminal, so nobody can confirm: give --yes\n")
     assert "Items" not in kit.up.client().list_public_keys()["PublicKeyList"]
 
 
@@ -391,7 +391,7 @@ def test_at_a_terminal_it_asks_and_has_colours(kit: Kit) -> None:
             shown += piece
     os.close(ours)
     assert process.wait(20) == 1
-    assert b"Do this? [y/N]" in shown
+    assert b"Apply this plan? [y/N]" in shown
     assert b"\x1b[32m+ public key" in shown
     assert SECRET.encode() not in shown
     assert "Items" not in kit.up.client().list_public_keys()["PublicKeyList"]

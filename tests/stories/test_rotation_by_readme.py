@@ -71,8 +71,8 @@ def test_the_readme_s_command(up: Up, tmp_path: Path) -> None:
     group(up, "films")
     done = run(command, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "keyfront up carries it out" in done.stdout
-    assert "asking the Keyfront in" in done.stderr
+    assert "keyfront up performs the steps" in done.stdout
+    assert "querying the Keyfront in" in done.stderr
     up.until(lambda: signs(up, "films"))  # nobody runs `rotation run`
 
 
@@ -123,7 +123,7 @@ def test_the_environment_s_record_is_the_one_that_up_watches(
         group(up, "films")
         done = run(f"keyfront rotation start films --every 90d --custody {place}", tmp_path)
         assert done.returncode == 0, done.stderr
-        assert "keyfront up carries it out" in done.stdout
+        assert "keyfront up performs the steps" in done.stdout
         up.until(lambda: signs(up, "films"))
 
 
@@ -192,9 +192,9 @@ def test_nobody_is_sent_to_another_cloudfront_untold(
     for environment, says in (
         (
             {"AWS_ACCESS_KEY_ID": "AKIAOTHER"},
-            f"asking the Keyfront in {folder} at http://127.0.0.1:8081; --aws asks",
+            f"querying the Keyfront in {folder} at http://127.0.0.1:8081; --aws queries",
         ),
-        ({"AWS_PROFILE": "prod"}, f"asking Amazon, as AWS_PROFILE is set; --data {folder} asks"),
+        ({"AWS_PROFILE": "prod"}, f"querying Amazon, because AWS_PROFILE is set; --data {folder} queries"),
     ):
         choose("", "", False, "", None, {"KEYFRONT_DATA": str(folder), **environment})
         assert says in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """`keyfront access`: users, their access keys, and what they may do.
 
-The commands work on an installation's store, whether the control plane runs or not; a running one obeys within a
-second. The words are those of `aws iam`.
+The commands operate on an installation's store, whether or not the control plane is running; a running one applies
+changes within a second. The terms are those of `aws iam`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from keyfront.cli.installation import InstallationOptions, installation_options
 from keyfront.cli.options import json_option, login
-from keyfront.cli.output import print_columns, print_json
+from keyfront.cli.output import iso_text, minute_text, print_columns, print_json, print_note
 from keyfront.errors import ApiError, SettingsError
 from keyfront.runtime.settings import ACCOUNT
 
@@ -63,7 +62,7 @@ def _command(group: click.Group, name: str) -> Callable[[Callable[..., None]], c
 
 @click.group()
 def access() -> None:
-    """Who may call the control plane, and what each may do."""
+    """Users of the control plane, their access keys, and what they are allowed to do."""
 
 
 # ---- users
@@ -71,23 +70,23 @@ def access() -> None:
 
 @access.group()
 def user() -> None:
-    """Users: people and programs that sign calls with access keys of their own."""
+    """Users: people and programs that sign calls with their own access keys."""
 
 
 @_command(user, "create")
 @click.argument("name")
 @click.option(
-    "--role", "roles", multiple=True, metavar="NAME", help="A role or a policy to begin with; repeatable."
+    "--role", "roles", multiple=True, metavar="NAME", help="A role or policy to attach; repeatable."
 )
-@click.option("--key", "with_key", is_flag=True, help="Make an access key as well, and print it.")
+@click.option("--key", "with_key", is_flag=True, help="Also create an access key, and print it.")
 def user_create(admin: UserAdmin, name: str, roles: tuple[str, ...], with_key: bool) -> None:
-    """Create a user. Without a role or a policy it may do nothing.
+    """Create a user. Without a role or policy, it is not allowed to do anything.
 
     \b
         keyfront access user create ci --role key-manager --key
     """
     made = admin.create_user(name, roles)
-    _say(f"user {made.name} is created{_with(made)}")
+    print_note(f"user {made.name} is created{_policies_text(made)}")
     if with_key:
         _print_key(*admin.create_key(name), as_json=False)
 
@@ -95,7 +94,7 @@ def user_create(admin: UserAdmin, name: str, roles: tuple[str, ...], with_key: b
 @_command(user, "list")
 @json_option
 def user_list(admin: UserAdmin, as_json: bool) -> None:
-    """List the users, with their policies and the use of their keys."""
+    """List users, their policies, and when their keys were last used."""
     found, keys = admin.users(), admin.keys()
     if as_json:
         print_json([_user_json(one, [key for key in keys if key.owner == one.name]) for one in found])
@@ -107,7 +106,9 @@ def user_list(admin: UserAdmin, as_json: bool) -> None:
                 one.name,
                 ", ".join(one.policies) or "none",
                 str(sum(key.owner == one.name for key in keys)),
-                _when(max((key.used or 0 for key in keys if key.owner == one.name), default=0) or None),
+                minute_text(
+                    max((key.used or 0 for key in keys if key.owner == one.name), default=0), "never"
+                ),
             )
             for one in found
         ],
@@ -116,11 +117,11 @@ def user_list(admin: UserAdmin, as_json: bool) -> None:
 
 @_command(user, "delete")
 @click.argument("name")
-@click.option("--with-keys", is_flag=True, help="Revoke the user's access keys as well.")
+@click.option("--with-keys", is_flag=True, help="Also revoke the user's access keys.")
 def user_delete(admin: UserAdmin, name: str, with_keys: bool) -> None:
-    """Delete a user. One that has access keys is kept unless --with-keys is given."""
+    """Delete a user. A user with access keys is deleted only with --with-keys."""
     admin.delete_user(name, with_keys=with_keys)
-    _say(f"user {name} is deleted")
+    print_note(f"user {name} is deleted")
 
 
 # ---- access keys
@@ -128,16 +129,16 @@ def user_delete(admin: UserAdmin, name: str, with_keys: bool) -> None:
 
 @access.group()
 def key() -> None:
-    """Access keys. A user has at most two, so that one can take the other's place."""
+    """Access keys. A user has at most two, so that one can replace the other."""
 
 
 @_command(key, "create")
 @click.argument("user")
 @json_option
 def key_create(admin: UserAdmin, user: str, as_json: bool) -> None:
-    """Make an access key for a user and print it. The secret is shown this once.
+    """Create an access key for a user and print it. The secret is shown only this once.
 
-    It comes in the form of a profile, so that it can go into a file for AWS_SHARED_CREDENTIALS_FILE as it is.
+    It is printed as a profile, which can be written to a file for AWS_SHARED_CREDENTIALS_FILE as it is.
     """
     _print_key(*admin.create_key(user), as_json=as_json)
 
@@ -146,14 +147,23 @@ def key_create(admin: UserAdmin, user: str, as_json: bool) -> None:
 @click.argument("user", default="")
 @json_option
 def key_list(admin: UserAdmin, user: str, as_json: bool) -> None:
-    """List the access keys of a user, or all."""
+    """List the access keys of a user, or of all users."""
     found = admin.keys(user)
     if as_json:
         print_json([_key_json(one) for one in found])
         return
     print_columns(
         ("access key", "user", "status", "created", "last used"),
-        [(one.id, one.owner, _status(one), _when(one.created), _when(one.used)) for one in found],
+        [
+            (
+                one.id,
+                one.owner,
+                _status(one),
+                minute_text(one.created, "never"),
+                minute_text(one.used, "never"),
+            )
+            for one in found
+        ],
     )
 
 
@@ -161,12 +171,12 @@ def key_list(admin: UserAdmin, user: str, as_json: bool) -> None:
 @click.argument("user")
 @json_option
 def key_rotate(admin: UserAdmin, user: str, as_json: bool) -> None:
-    """Make a second access key for a user that has one. Both work until the old one is revoked."""
+    """Create a second access key for a user that has one. Both work until the old one is revoked."""
     new, secret, old = admin.rotate_key(user)
     _print_key(new, secret, as_json=as_json)
-    used = f"last used {_when(old.used)}" if old.used else "never used"
-    _say(
-        f"{old.id} ({used}) works on. When nothing uses it any more (keyfront access key list {user}): "
+    used = f"last used {minute_text(old.used, 'never')}" if old.used else "never used"
+    print_note(
+        f"{old.id} ({used}) still works. When it is no longer used (keyfront access key list {user}): "
         f"keyfront access key revoke {old.id}"
     )
 
@@ -174,25 +184,25 @@ def key_rotate(admin: UserAdmin, user: str, as_json: bool) -> None:
 @_command(key, "revoke")
 @click.argument("access_key_id")
 def key_revoke(admin: UserAdmin, access_key_id: str) -> None:
-    """Revoke an access key for good: calls signed with it are refused within a second."""
+    """Revoke an access key permanently: calls signed with it are refused within a second."""
     gone = admin.delete_key(access_key_id)
-    _say(f"{gone.id} of {gone.owner} is revoked")
+    print_note(f"{gone.id} of {gone.owner} is revoked")
 
 
 @_command(key, "disable")
 @click.argument("access_key_id")
 def key_disable(admin: UserAdmin, access_key_id: str) -> None:
-    """Let an access key rest: calls signed with it are refused until it is enabled again."""
+    """Disable an access key: calls signed with it are refused until it is enabled again."""
     found = admin.set_active(access_key_id, active=False)
-    _say(f"{found.id} of {found.owner} is disabled")
+    print_note(f"{found.id} of {found.owner} is disabled")
 
 
 @_command(key, "enable")
 @click.argument("access_key_id")
 def key_enable(admin: UserAdmin, access_key_id: str) -> None:
-    """Take an access key into use again."""
+    """Enable an access key again."""
     found = admin.set_active(access_key_id, active=True)
-    _say(f"{found.id} of {found.owner} is enabled")
+    print_note(f"{found.id} of {found.owner} is enabled")
 
 
 # ---- policies
@@ -200,28 +210,28 @@ def key_enable(admin: UserAdmin, access_key_id: str) -> None:
 
 @access.group()
 def policy() -> None:
-    """Policies, IAM's JSON documents, and the roles that come with Keyfront."""
+    """Policies in IAM's JSON, and the roles that come with Keyfront."""
 
 
 @_command(policy, "put")
 @click.argument("name")
 @click.argument("file", type=click.File(encoding="utf-8"))
 def policy_put(admin: UserAdmin, name: str, file: TextIO) -> None:
-    """Store the policy in FILE (- is standard input) under NAME, in the place of one of that name."""
+    """Store the policy in FILE (-: standard input) as NAME, replacing any policy of that name."""
     try:
         text = file.read()
     except UnicodeDecodeError:
-        raise SettingsError(f"{file.name} is no text in UTF-8") from None
+        raise SettingsError(f"{file.name} is not text in UTF-8") from None
     found = admin.put_policy(name, text)
-    _say(f"policy {name} is stored")
+    print_note(f"policy {name} is stored")
     for note in found.notes:
-        _say(f"note: {note}")
+        print_note(f"note: {note}")
 
 
 @_command(policy, "list")
 @json_option
 def policy_list(admin: UserAdmin, as_json: bool) -> None:
-    """List the roles and the policies, and who has them."""
+    """List roles and policies, and the users that have them."""
     from keyfront.control.iam.roles import ROLES
 
     users, own = admin.users(), admin.documents()
@@ -244,7 +254,7 @@ def policy_list(admin: UserAdmin, as_json: bool) -> None:
             (
                 name,
                 kind,
-                _when(at) if at else "",
+                minute_text(at, ""),
                 ", ".join(one.name for one in users if name in one.policies),
             )
             for name, kind, at in rows
@@ -255,7 +265,7 @@ def policy_list(admin: UserAdmin, as_json: bool) -> None:
 @_command(policy, "show")
 @click.argument("name")
 def policy_show(admin: UserAdmin, name: str) -> None:
-    """Print a policy's document, or a role's."""
+    """Print the document of a policy or role."""
     from keyfront.control.iam.roles import DOCUMENTS
 
     if name in DOCUMENTS:
@@ -271,39 +281,47 @@ def policy_show(admin: UserAdmin, name: str) -> None:
 @_command(policy, "delete")
 @click.argument("name")
 def policy_delete(admin: UserAdmin, name: str) -> None:
-    """Delete a policy that nobody has."""
+    """Delete a policy that no user has."""
     admin.delete_policy(name)
-    _say(f"policy {name} is deleted")
+    print_note(f"policy {name} is deleted")
 
 
 @_command(policy, "attach")
 @click.argument("name")
 @click.argument("user")
 def policy_attach(admin: UserAdmin, name: str, user: str) -> None:
-    """Give a user a policy or a role."""
+    """Attach a policy or role to a user."""
     found = admin.attach(name, user)
-    _say(f"user {found.name} has now{_with(found)}")
+    print_note(f"user {found.name} now has{_policies_text(found)}")
 
 
 @_command(policy, "detach")
 @click.argument("name")
 @click.argument("user")
 def policy_detach(admin: UserAdmin, name: str, user: str) -> None:
-    """Take a policy or a role from a user."""
+    """Detach a policy or role from a user."""
     found = admin.detach(name, user)
-    _say(f"user {found.name} has now{_with(found)}")
+    print_note(f"user {found.name} now has{_policies_text(found)}")
 
 
 @_command(access, "simulate")
 @click.argument("user")
 @click.argument("action")
 @click.argument("resource", default="*")
-@click.option("--source-ip", default="", metavar="ADDRESS", help="Where the call comes from.")
+@click.option("--source-ip", default="", metavar="ADDRESS", help="The address that the call comes from.")
 @click.option(
-    "--resource-tag", "resource_tags", multiple=True, metavar="KEY=VALUE", help="A tag that it has."
+    "--resource-tag",
+    "resource_tags",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A tag of the resource; repeatable.",
 )
 @click.option(
-    "--request-tag", "request_tags", multiple=True, metavar="KEY=VALUE", help="A tag that it is given."
+    "--request-tag",
+    "request_tags",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A tag in the request; repeatable.",
 )
 def simulate(
     admin: UserAdmin,
@@ -314,7 +332,7 @@ def simulate(
     resource_tags: tuple[str, ...],
     request_tags: tuple[str, ...],
 ) -> None:
-    """Say whether a user may do ACTION to RESOURCE (an ARN), and which policy decides. Exit status 1: no.
+    """Show whether a user is allowed ACTION on RESOURCE (an ARN), and which statement decides. Exit status 1: no.
 
     \b
         keyfront access simulate ci cloudfront:UpdateKeyGroup arn:aws:cloudfront::000000000000:key-group/ID
@@ -331,7 +349,7 @@ def simulate(
     actions = iam.actions() if vendor == "cloudfront" else iam.OWN_ACTIONS if vendor == "keyfront" else ()
     name = {name.lower(): name for name in actions}.get(asked.partition(":")[2].lower())
     if name is None:
-        raise SettingsError(f"there is no action {action!r}, of CloudFront's or of Keyfront's")
+        raise SettingsError(f"neither CloudFront nor Keyfront has an action {action!r}")
     caller = Caller("", user_arn(ACCOUNT, user), ACCOUNT, found.id if found else "")
     call = Call(name, {}, caller, source_ip, "", "", time.time())
     circumstances = authorization.request_context(call, _pairs(resource_tags), _pairs(request_tags))
@@ -348,7 +366,7 @@ def simulate(
     sys.exit(1)
 
 
-# ---- what is printed
+# ---- output
 
 
 def _print_key(made: Key, secret: str, *, as_json: bool) -> None:
@@ -362,7 +380,7 @@ def _user_json(one: User, keys: list[Key]) -> dict[str, Any]:
     return {
         "UserName": one.name,
         "UserId": one.id,
-        "CreateDate": _iso(one.created),
+        "CreateDate": iso_text(one.created),
         "Policies": list(one.policies),
         "AccessKeys": [_key_json(key) for key in keys],
     }
@@ -373,8 +391,8 @@ def _key_json(one: Key) -> dict[str, Any]:
         "UserName": one.owner,
         "AccessKeyId": one.id,
         "Status": "Active" if one.active else "Inactive",
-        "CreateDate": _iso(one.created),
-        "LastUsedDate": _iso(one.used) if one.used else None,
+        "CreateDate": iso_text(one.created),
+        "LastUsedDate": iso_text(one.used),
     }
 
 
@@ -392,21 +410,9 @@ def _status(one: Key) -> str:
     return "active" if one.active else "disabled"
 
 
-def _with(one: User) -> str:
+def _policies_text(one: User) -> str:
     return (
         f": {', '.join(one.policies)}"
         if one.policies
-        else ", and may do nothing until it has a role or a policy"
+        else ", but is not allowed to do anything until it has a role or policy"
     )
-
-
-def _when(seconds: float | None) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M") if seconds else "never"
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z")
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)

@@ -1,4 +1,4 @@
-"""Which CloudFront a command asks, Keyfront's or Amazon's, and where the records of rotations are."""
+"""Which CloudFront a command queries, Keyfront's or Amazon's, and where the rotation records are."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SHARED_CREDENTIALS_FILE")
 
 
 class Account(msgspec.Struct, frozen=True):
-    """`endpoint_url` and `profile` are empty where botocore's own rules decide; `credentials` are an access key id and
-    its secret, if they are the installation's own. `records` is the URI of the custody that keeps the records of
-    rotations, `watched` the URI of those that the Keyfront at the endpoint watches, if it is the one in `data`."""
+    """`endpoint_url` and `profile` are empty where botocore's own rules decide; `credentials` are an access key ID and
+    its secret, if they are the installation's own. `records` is the URI of the custody that holds the rotation records,
+    `watched` the URI of those that the Keyfront at the endpoint watches, if it is the one in `data`."""
 
     endpoint_url: str
     profile: str
@@ -38,7 +38,7 @@ class Account(msgspec.Struct, frozen=True):
 
     @property
     def running(self) -> bool:
-        """Whether the Keyfront of the data folder runs and is the one that is asked."""
+        """Whether the Keyfront of the data folder is running and is the one to query."""
         return self.watched is not None and _locked(self.data / "lock")
 
 
@@ -50,17 +50,18 @@ def choose(
     data: Path | None,
     environment: Mapping[str, str] = os.environ,
 ) -> Account:
-    """Whom to ask. What is named counts, an option before the environment. Where nothing is named, the Keyfront of the
-    data folder is asked before Amazon. Standard error says who is asked, wherever that is not plain from the options.
+    """Choose the CloudFront to query. An option takes precedence over the environment; if neither names one, the
+    Keyfront of the data folder takes precedence over Amazon. Where the choice is not obvious from the options, it is
+    printed to standard error.
 
-    :raises SettingsError: if the data folder that is named is none, if its credentials cannot be read, or if `aws` is
-        asked for while the environment's endpoint is the Keyfront of the data folder.
+    :raises SettingsError: if the named folder is not a data folder, if its credentials cannot be read, or if `aws` is
+        given while the environment's endpoint is the Keyfront of the data folder.
     """
     folder = (data or default_data(environment)).absolute()
     found = installation(folder)
     if data is not None and found is None:
         raise SettingsError(
-            f"no Keyfront was started in {folder} yet: start it with `keyfront up --data {folder}`"
+            f"no Keyfront was ever started in {folder}: start it with `keyfront up --data {folder}`"
         )
     place = records or environment.get(RECORDS_VARIABLE) or default_records(environment, folder)
     variable = next((name for name in _ENDPOINTS if environment.get(name)), "")
@@ -68,14 +69,14 @@ def choose(
     if not named and data is None and variable:
         named = environment[variable]
     if aws and found is not None and not endpoint_url and _same(named, found.control):
-        raise SettingsError(f"--aws asks Amazon, but {variable} names the Keyfront in {folder}: unset it")
+        raise SettingsError(f"--aws queries Amazon, but {variable} names the Keyfront in {folder}: unset it")
     if aws and not named:
         return Account("", profile, None, place, folder, None)
     amazon = not named and (profile or environment.get("AWS_PROFILE")) and data is None
     if found is None or amazon or (named and not _same(named, found.control)):
         if found is not None and amazon and not profile:
             click.echo(
-                f"keyfront: asking Amazon, as AWS_PROFILE is set; --data {folder} asks the Keyfront there",
+                f"keyfront: querying Amazon, because AWS_PROFILE is set; --data {folder} queries the Keyfront there",
                 err=True,
             )
         return Account(endpoint_url, profile, None, place, folder, None)
@@ -83,7 +84,7 @@ def choose(
         return Account(found.control, profile, None, place, folder, found.records)
     if not named and data is None:
         click.echo(
-            f"keyfront: asking the Keyfront in {folder} at {found.control}; --aws asks Amazon", err=True
+            f"keyfront: querying the Keyfront in {folder} at {found.control}; --aws queries Amazon", err=True
         )
     own = None if named and any(environment.get(name) for name in _CREDENTIALS) else _credentials(folder)
     return Account(found.control, "", own, place, folder, found.records)
@@ -117,17 +118,17 @@ fail, before the command runs."""
 
 
 def _same(one: str, other: str) -> bool:
-    """Whether two addresses of an API are one."""
+    """Whether two addresses name the same API."""
     return one.rstrip("/").replace("//localhost:", "//127.0.0.1:") == other
 
 
 def unwatched(account: Account) -> str:
-    """What to do so that somebody carries out the rotations of these records; empty if somebody does."""
+    """How to have the rotations of these records performed; empty if a Keyfront does that already."""
     if account.watched is None or account.watched == account.records:
         return ""
     return (
-        f"the Keyfront in {account.data} watches the records in {account.watched}, and nobody those in "
-        f"{account.records}: take the steps with `keyfront rotation run --records {account.records}`, or restart it "
+        f"the Keyfront in {account.data} watches the records in {account.watched}, and none watches those in "
+        f"{account.records}: perform the steps with `keyfront rotation run --records {account.records}`, or restart it "
         f"with `--records {account.records}`"
     )
 
@@ -144,7 +145,7 @@ def _credentials(folder: Path) -> tuple[str, str]:
 
 
 def _locked(path: Path) -> bool:
-    """Whether a running `keyfront up` holds the lock of its data folder."""
+    """Whether a running `keyfront up` holds the lock on its data folder."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

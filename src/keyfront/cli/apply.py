@@ -1,6 +1,6 @@
-"""What `keyfront plan` and `keyfront apply` do: read the file, ask the API, plan; and then, if told so, take the steps.
+"""`keyfront plan` and `keyfront apply`: read the file, query the API, plan, and perform the steps.
 
-A result goes to standard output, as text or as one JSON document; whatever went wrong goes to standard error.
+The result goes to standard output, as text or as one JSON document; errors go to standard error.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from keyfront.cli import plan_output
+from keyfront.cli.output import print_warning
 from keyfront.cli.plan_output import Hider
 from keyfront.declared.account import Account
 from keyfront.declared.desired import Setup, secret_values, setup
@@ -29,7 +30,7 @@ from keyfront.errors import AccountError, DeclarationError, KeyfrontError
 
 
 class ApplyOptions(msgspec.Struct, frozen=True):
-    """What the command line says to both commands."""
+    """The options of both commands."""
 
     file: Path
     environment: str
@@ -44,26 +45,26 @@ class ApplyOptions(msgspec.Struct, frozen=True):
 class Job:
     """A file, an account, and the plan between them.
 
-    :raises DeclarationError: if the file makes no sense.
-    :raises AccountError: if the API refuses, or cannot be asked.
+    :raises DeclarationError: if the file is invalid.
+    :raises AccountError: if the API refuses, or is unreachable.
     """
 
-    def __init__(self, said: ApplyOptions) -> None:
-        self._said = said
-        self._document = _read(said)
+    def __init__(self, options: ApplyOptions) -> None:
+        self._options = options
+        self._document = _read(options)
         self.setup = (
             Setup(self._document.owner)
-            if said.destroy
-            else setup(self._document, lambda path: _load(said.file.parent / path))
+            if options.destroy
+            else setup(self._document, lambda path: _load(options.file.parent / path))
         )
         self.hide = Hider(self._document.secrets | secret_values(self.setup))
-        self.account = Account(said.endpoint_url or self._document.endpoint_url, said.profile)
+        self.account = Account(options.endpoint_url or self._document.endpoint_url, options.profile)
         self.plan, self.facts = self.ask()
 
     def ask(self) -> tuple[Plan, Facts]:
-        """What is there, and what is to be done about it."""
+        """Query what exists, and plan what to do about it."""
         try:
-            facts = self.account.facts(self.setup, adopt=self._said.adopt)
+            facts = self.account.facts(self.setup, adopt=self._options.adopt)
         except AccountError as error:
             raise AccountError(self.hide.text(str(error))) from None
         found = plan(
@@ -72,8 +73,8 @@ class Job:
             self._document.places,
             self._document.file,
             time.time(),
-            delete=self._said.delete or self._said.destroy,
-            adopt=self._said.adopt,
+            delete=self._options.delete or self._options.destroy,
+            adopt=self._options.adopt,
         )
         return found, facts
 
@@ -83,7 +84,9 @@ class Job:
     def show(self, console: Console) -> None:
         plan_output.show(self.plan, self.account.endpoint, self.hide, console)
         for title in self.account.unseen:
-            _complain(f"{title} may not be listed: what this set-up has left over of them is not seen")
+            print_warning(
+                f"listing {title} is not allowed: those that this setup has left over are not shown"
+            )
 
 
 def _load(path: Path) -> bytes:
@@ -91,28 +94,28 @@ def _load(path: Path) -> bytes:
         return file.read(LARGEST + 1)
 
 
-def _read(said: ApplyOptions) -> Document:
+def _read(options: ApplyOptions) -> Document:
     try:
-        text = said.file.read_text(encoding="utf-8-sig")
+        text = options.file.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise DeclarationError(f"{said.file}: {error.strerror or 'cannot be read'}") from error
+        raise DeclarationError(f"{options.file}: {error.strerror or 'cannot be read'}") from error
     except UnicodeDecodeError as error:
-        raise DeclarationError(f"{said.file}: this is not UTF-8 text, and so not TOML") from error
+        raise DeclarationError(f"{options.file}: this is not UTF-8 text, so it is not TOML") from error
     return read(
         text,
-        str(said.file),
+        str(options.file),
         kinds=ROWS,
-        environment=said.environment,
-        given=said.given,
+        environment=options.environment,
+        given=options.given,
         surroundings=os.environ,
-        bare=said.destroy,
+        bare=options.destroy,
     )
 
 
-def show_plan(*, as_json: bool, detailed_exitcode: bool, **said: Any) -> int:
+def show_plan(*, as_json: bool, detailed_exitcode: bool, **options: Any) -> int:
     """`keyfront plan`; the exit status."""
     try:
-        job = Job(ApplyOptions(**said))
+        job = Job(ApplyOptions(**options))
     except (AccountError, DeclarationError) as error:
         return _fail(error, 1 if detailed_exitcode else _status(error))
     if as_json:
@@ -122,10 +125,10 @@ def show_plan(*, as_json: bool, detailed_exitcode: bool, **said: Any) -> int:
     return 2 if detailed_exitcode and job.plan.changes else 0
 
 
-def carry_out(*, as_json: bool, yes: bool, wait: bool, timeout: float, **said: Any) -> int:
+def apply_plan(*, as_json: bool, yes: bool, wait: bool, timeout: float, **options: Any) -> int:
     """`keyfront apply`; the exit status."""
     try:
-        job = Job(ApplyOptions(**said))
+        job = Job(ApplyOptions(**options))
     except (AccountError, DeclarationError) as error:
         return _fail(error, _status(error))
     console = _console()
@@ -133,8 +136,10 @@ def carry_out(*, as_json: bool, yes: bool, wait: bool, timeout: float, **said: A
         job.show(console)
     if job.plan.changes and not yes:
         if as_json or not sys.stdin.isatty():
-            return _fail(DeclarationError("nobody is here to say yes: give --yes"), 2)
-        click.confirm("Do this?", abort=True)
+            return _fail(
+                DeclarationError("standard input is not a terminal, so nobody can confirm: give --yes"), 2
+            )
+        click.confirm("Apply this plan?", abort=True)
     taken: list[str] = []
     remains, facts = job.plan, job.facts
     try:
@@ -170,15 +175,15 @@ def carry_out(*, as_json: bool, yes: bool, wait: bool, timeout: float, **said: A
             console.print(Text(f"  {ROWS[each['kind']].title} {each['label']}  {each['id']}{where}"))
     for change in left_differences:
         paths = ", ".join(each["path"] for each in change["differences"])
-        _complain(
-            f"{ROWS[change['kind']].title} {change['label']} still differs in {paths}: somebody else has changed it, "
-            "or the API has its own way to say it; then say it so in the file"
+        print_warning(
+            f"{ROWS[change['kind']].title} {change['label']} still differs in {paths}: someone else has changed it, "
+            "or the API writes it in another form; then use that form in the file"
         )
     return 0
 
 
 def _resources(wanted: Setup, found: Plan, facts: Facts) -> list[dict[str, Any]]:
-    """What is there of the set-up, as the file calls it and in its order."""
+    """The setup's resources that exist, by their labels in the file and in its order."""
     order = {each.path: at for at, each in enumerate(wanted.desired)}
     there = [each for kind in facts.values() for each in kind if each.id in found.labels]
     return [
@@ -199,10 +204,12 @@ def _not_done(steps: tuple[Step, ...]) -> list[str]:
 def _explain_stop(message: str, done: int, left: list[str]) -> None:
     lines = [f"stopped at: {left[0]}" if left else "stopped", *(f"  {line}" for line in message.splitlines())]
     if left:
-        lines.append(f"{done} of {done + len(left)} steps are done and stay; not done: {'; '.join(left)}")
-    lines.append("when the cause is mended, run the same command again: it goes on from here")
+        lines.append(
+            f"{done} of {done + len(left)} steps are done and remain in effect; not done: {'; '.join(left)}"
+        )
+    lines.append("when the cause is fixed, run the same command again: it continues from here")
     for line in lines:
-        _complain(line)
+        print_warning(line)
 
 
 def _status(error: KeyfrontError) -> int:
@@ -211,12 +218,8 @@ def _status(error: KeyfrontError) -> int:
 
 def _fail(error: KeyfrontError, status: int) -> int:
     for line in str(error).splitlines():
-        _complain(line)
+        print_warning(line)
     return status
-
-
-def _complain(line: str) -> None:
-    click.echo(f"keyfront: {line}", err=True)
 
 
 def _console() -> Console:

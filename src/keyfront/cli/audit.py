@@ -1,4 +1,4 @@
-"""`keyfront audit`: what was done through the control plane, by whom, and whether the record of it is whole."""
+"""`keyfront audit`: what was done through the control plane and by whom, and whether the log is complete."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MOMENT = MomentType()
 
 @click.group()
 def audit() -> None:
-    """The audit log: each call of the API as a record in CloudTrail's shape."""
+    """The audit log: each API call as a record in CloudTrail's format."""
 
 
 def _filters(command: Callable[..., None]) -> Callable[..., None]:
@@ -33,16 +33,18 @@ def _filters(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--writes", is_flag=True, help="Only calls that change something."),
         click.option("--errors", is_flag=True, help="Only calls that were refused or failed."),
         click.option(
-            "--resource", default="", metavar="ID", help="Only what was done to it; an id or an ARN."
+            "--resource", default="", metavar="ID", help="Only calls on this resource; an ID or an ARN."
         ),
         click.option(
             "--event", default="", metavar="NAME", help="Only this operation, such as UpdateKeyGroup."
         ),
         click.option(
-            "--user", default="", metavar="NAME", help="Only this user; a name, an ARN or an access key id."
+            "--user", default="", metavar="NAME", help="Only this user; a name, an ARN or an access key ID."
         ),
-        click.option("--until", type=_MOMENT, help="Only before then."),
-        click.option("--since", type=_MOMENT, help="Only since then: 2h or 7d ago, or a time with its zone."),
+        click.option("--until", type=_MOMENT, help="Only before this time."),
+        click.option(
+            "--since", type=_MOMENT, help="Only since this time: 2h or 7d ago, or a time with its time zone."
+        ),
     ):
         command = option(command)
     return command
@@ -65,9 +67,14 @@ def _ago(moment: Any, now: float) -> float | None:
 @installation_options
 @_filters
 @click.option(
-    "--limit", "-n", type=click.IntRange(1), default=100, show_default=True, help="The newest so many."
+    "--limit",
+    "-n",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="How many of the newest records.",
 )
-@click.option("--json", "as_json", is_flag=True, help="The records themselves, one a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print the full records, one per line.")
 def list_(
     installation: InstallationOptions,
     limit: int,
@@ -113,17 +120,17 @@ def _line(found: AuditMatch) -> str:
             _subject(record),
             f"{error}: {record['errorMessage']}" if error else "ok",
         )
-    except (KeyError, AttributeError):  # not what was written
+    except (KeyError, AttributeError):  # not as it was written
         words = ("cannot be read: run keyfront audit verify",)
     text = " ".join((str(found.row.number), *words))
-    # Whoever is recorded chose some of the texts: none may move the cursor of who reads them.
+    # Callers choose some of these texts, so none may contain control characters for the reader's terminal.
     return "".join(
         character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
     )
 
 
 def _subject(record: dict[str, Any]) -> str:
-    """What the call was about, or what it made."""
+    """The resource that the call was about, or that it created."""
     named = record.get("requestParameters") or {}
     for name in _NAMED:
         if name in named:
@@ -135,18 +142,21 @@ def _subject(record: dict[str, Any]) -> str:
 @audit.command()
 @installation_options
 @click.option(
-    "--expect", default="", metavar="ANCHOR", help="What an earlier verify printed: it must still be there."
+    "--expect",
+    default="",
+    metavar="ANCHOR",
+    help="An anchor that an earlier verify printed, which must still be in the log.",
 )
 @click.option(
     "--file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A whole log exported as jsonl, in the place of the store's.",
+    help="A complete log exported as jsonl, instead of the store's.",
 )
 def verify(installation: InstallationOptions, expect: str, file: Path | None) -> None:
-    """Follow the log's chain of digests from the first record to the last. Exit status 1: it is broken.
+    """Verify the log's chain of digests from the first record to the last. Exit status 1: it is broken.
 
-    The last line printed is the anchor. Keep it where nobody can change it who can change the log, and give it as
-    --expect next time: so it is noticed, too, if the newest records are taken away, or the whole log is written anew.
+    The last line printed is the anchor. Store it where those who can change the log cannot change it, and give it as
+    --expect next time: this also detects that the newest records were removed, or that the whole log was rewritten.
     """
     from keyfront.control.audit import search as trail
 
@@ -155,7 +165,7 @@ def verify(installation: InstallationOptions, expect: str, file: Path | None) ->
     if file is not None:
         if not expect:
             raise SettingsError(
-                "an exported log holds no digests: give the anchor that it must lead to (--expect)"
+                "an exported log contains no digests: give the anchor that it must lead to (--expect)"
             )
         with _reading(file) as lines:
             _judge(trail.verify_rows(trail.exported(lines), expect), expect)
@@ -169,7 +179,7 @@ def _check_anchor(text: str) -> None:
     is_digest = len(digest) == 64 and set(digest.lower()) <= set("0123456789abcdef")
     if not is_digest or (colon and not (number.isascii() and number.isdigit())):
         raise SettingsError(
-            f"{text!r} is no anchor: NUMBER:DIGEST as `keyfront audit verify` prints it, or DIGEST"
+            f"{text!r} is not an anchor: give NUMBER:DIGEST as `keyfront audit verify` prints it, or DIGEST"
         )
 
 
@@ -177,15 +187,15 @@ def _judge(verdict: Verdict, expect: str) -> None:
     if verdict.fault:
         click.echo(f"broken: {verdict.fault}", err=True)
         if verdict.count:
-            click.echo(f"the {verdict.count} records before it are whole", err=True)
+            click.echo(f"the {verdict.count} records before it are intact", err=True)
         sys.exit(1)
     if expect and not verdict.expected:
         click.echo(
-            f"broken: the log does not hold {expect}: records were taken away, or it was written anew",
+            f"broken: the log does not contain {expect}: records were removed, or the log was rewritten",
             err=True,
         )
         sys.exit(1)
-    click.echo(f"{verdict.count} records, each as it was written", err=True)
+    click.echo(f"{verdict.count} records, all intact", err=True)
     click.echo(verdict.anchor)
 
 
@@ -198,7 +208,7 @@ def _judge(verdict: Verdict, expect: str) -> None:
     type=click.Choice(["jsonl", "cloudtrail"]),
     default="jsonl",
     show_default=True,
-    help="A record a line, or CloudTrail's log file.",
+    help="One record per line, or a CloudTrail log file.",
 )
 @click.option(
     "--output",
@@ -212,7 +222,7 @@ def export(
     output: Path | None,
     **said: Any,
 ) -> None:
-    """Write the records to a file, oldest first, for tools that read CloudTrail's or for safe keeping."""
+    """Write the records to a file, oldest first, for tools that read CloudTrail, or to archive them."""
     from keyfront.control.audit.search import search
 
     with installation.opened() as found:

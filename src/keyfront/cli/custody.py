@@ -1,6 +1,6 @@
-"""`keyfront custody`: private keys where they are kept, whatever keeps them (docs/guide/custody.md).
+"""`keyfront custody`: private keys, wherever they are stored (docs/guide/custody.md).
 
-Keys are named by their URIs. No key, passphrase or PIN is an argument: other users could read it.
+Keys are named by their URIs. No key, passphrase or PIN is an argument, which other users could read.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +15,7 @@ import click
 
 from keyfront.cli.durations import DurationType
 from keyfront.cli.options import ALGORITHMS, FILE_OR_STDIN, json_option
-from keyfront.cli.output import print_columns, print_json
+from keyfront.cli.output import iso_text, minute_text, print_columns, print_json, print_note
 from keyfront.errors import CustodyError, NoSuchKey, SettingsError
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ _LABELS = click.option(
     "labels",
     multiple=True,
     metavar="NAME=VALUE",
-    help="A note that stays with the key; repeatable.",
+    help="A label of the key; repeatable.",
 )
 
 
@@ -49,14 +48,14 @@ def custody() -> None:
 @_LABELS
 @json_option
 def create(uri: str, algorithm: str, labels: tuple[str, ...], as_json: bool) -> None:
-    """Make a key. Prints its public half, for CloudFront.
+    """Create a key, and print its public key, for CloudFront.
 
     \b
         keyfront custody create file:/srv/keys/photos-1 > photos-1.pem
     """
     place, name = _key(uri)
     kind = cast("Algorithm", ALGORITHMS[algorithm])
-    _made(place.create(name, kind, now=time.time(), labels=_pairs(labels)), as_json)
+    _print_key(place.create(name, kind, now=time.time(), labels=_pairs(labels)), as_json)
 
 
 @custody.command("import")
@@ -68,18 +67,18 @@ def create(uri: str, algorithm: str, labels: tuple[str, ...], as_json: bool) -> 
 def import_key(
     uri: str, file: Path, passphrase_file: Path | None, labels: tuple[str, ...], as_json: bool
 ) -> None:
-    """Take a private key that was made elsewhere: PEM, DER or base64 in FILE (- is standard input).
+    """Import an existing private key: PEM, DER or base64 in FILE (-: standard input), and print its public key.
 
-    Prints its public half. The file stays where it is: whether another copy is to be kept is for you to say.
+    The file is not deleted: it is up to you whether to keep it as another copy.
     """
     from keyfront.signing.keys import parse_private_key
 
     place, name = _key(uri)
     if passphrase_file is not None and str(file) == str(passphrase_file) == "-":
-        raise SettingsError("standard input holds the key or its passphrase, not both")
+        raise SettingsError("standard input cannot be both the key and its passphrase")
     text = _read(file)
     passphrase = None if passphrase_file is None else _read(passphrase_file).rstrip(b"\r\n")
-    _made(
+    _print_key(
         place.import_key(name, parse_private_key(text, passphrase), now=time.time(), labels=_pairs(labels)),
         as_json,
     )
@@ -89,7 +88,7 @@ def import_key(
 @click.argument("place")
 @json_option
 def list_keys(place: str, as_json: bool) -> None:
-    """List the keys of a place, those to be deleted among them."""
+    """List the keys of a place, including those to be deleted."""
     found = list(_opened(place).list())
     if as_json:
         print_json([_as_json(held) for held in found])
@@ -100,10 +99,10 @@ def list_keys(place: str, as_json: bool) -> None:
             (
                 held.name,
                 held.public_key.algorithm,
-                _when(held.created),
+                minute_text(held.created, "unknown"),
                 ",".join(held.hash_names),
                 "yes" if held.exportable else "no",
-                _when(held.delete_at) if held.delete_at else "",
+                minute_text(held.delete_at, ""),
                 " ".join(f"{name}={value}" for name, value in sorted(held.labels.items())),
             )
             for held in found
@@ -113,10 +112,10 @@ def list_keys(place: str, as_json: bool) -> None:
 
 @custody.command("show")
 @click.argument("uri")
-@click.option("--public-key", "only_public", is_flag=True, help="Print only its public half, in PEM.")
+@click.option("--public-key", "only_public", is_flag=True, help="Print only the public key, in PEM.")
 @json_option
 def show(uri: str, only_public: bool, as_json: bool) -> None:
-    """Show what is known of a key."""
+    """Show a key."""
     place, name = _key(uri)
     held = place.describe(name)
     if as_json:
@@ -126,10 +125,10 @@ def show(uri: str, only_public: bool, as_json: bool) -> None:
         for label, text in (
             ("key", held.uri),
             ("algorithm", held.public_key.algorithm),
-            ("created", _when(held.created)),
+            ("created", minute_text(held.created, "unknown")),
             ("hashes", ", ".join(held.hash_names)),
             ("exportable", "yes" if held.exportable else "no"),
-            ("to be deleted", _when(held.delete_at) if held.delete_at else "no"),
+            ("to be deleted", minute_text(held.delete_at, "no")),
             ("labels", ", ".join(f"{name}={value}" for name, value in sorted(held.labels.items())) or "none"),
             ("fingerprint", held.public_key.fingerprint),
         ):
@@ -144,23 +143,26 @@ def show(uri: str, only_public: bool, as_json: bool) -> None:
     type=DurationType(),
     default="30d",
     show_default=True,
-    help="How long it can be taken back; 0: not at all.",
+    help="How long the deletion can be canceled; 0: delete immediately.",
 )
-@click.option("--yes", is_flag=True, help="Do not ask, where there is no grace.")
+@click.option("--yes", is_flag=True, help="Do not prompt before an immediate deletion.")
 def delete(uri: str, grace: float, yes: bool) -> None:
-    """Let a key sign no more from now on, and be gone for good after the grace."""
+    """Stop a key from signing at once, and delete it after the grace period."""
     place, name = _key(uri)
     held = place.describe(name)
     if not grace and not yes:
-        click.confirm(f"{held.uri} will be gone at once and for good. Delete it?", abort=True, err=True)
+        click.confirm(
+            f"{held.uri} will be deleted immediately and permanently. Delete it?", abort=True, err=True
+        )
     held = place.delete(name, grace=grace, now=time.time())
     try:
         place.describe(name)
     except NoSuchKey:
-        _say(f"{held.uri} is deleted")
+        print_note(f"{held.uri} is deleted")
     else:
-        _say(
-            f"{held.uri} signs no more, and is gone for good at {_when(held.delete_at)}; until then: "
+        when = minute_text(held.delete_at, "an unknown time")
+        print_note(
+            f"{held.uri} no longer signs, and is deleted permanently at {when}; to cancel: "
             f"keyfront custody undelete {held.uri}"
         )
 
@@ -168,19 +170,19 @@ def delete(uri: str, grace: float, yes: bool) -> None:
 @custody.command("undelete")
 @click.argument("uri")
 def undelete(uri: str) -> None:
-    """Take a delete back."""
+    """Cancel a deletion."""
     place, name = _key(uri)
-    _say(f"{place.undelete(name).uri} stays, and signs again")
+    print_note(f"{place.undelete(name).uri} is kept, and signs again")
 
 
 @custody.command("export")
 @click.argument("uri")
-@click.option("--out", type=click.Path(path_type=Path), help="A new file, which only you can read.")
-@click.option("--stdout", "to_stdout", is_flag=True, help="To standard output.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write to a new file, which only you can read.")
+@click.option("--stdout", "to_stdout", is_flag=True, help="Write to standard output.")
 def export(uri: str, out: Path | None, to_stdout: bool) -> None:
-    """Give a private key away, as PKCS#8 in PEM, not encrypted. Some places never do."""
+    """Export a private key as unencrypted PKCS#8 in PEM. Some places never allow this."""
     if (out is None) is not to_stdout:
-        raise SettingsError("say where the private key goes: --out FILE, or --stdout")
+        raise SettingsError("say where to write the private key: --out FILE, or --stdout")
     place, name = _key(uri)
     pem = place.export(name).to_pem()
     if out is None:
@@ -191,8 +193,8 @@ def export(uri: str, out: Path | None, to_stdout: bool) -> None:
             with os.fdopen(descriptor, "w", encoding="ascii") as file:
                 file.write(pem)
         except OSError as error:
-            raise SettingsError(f"{out}: {error.strerror}; the key is written to a new file only") from error
-    _say(f"warning: {out or 'what was printed'} is the private key of {uri}: whoever has it can sign")
+            raise SettingsError(f"{out}: {error.strerror}; the key is only written to a new file") from error
+    print_note(f"warning: {out or 'the output'} is the private key of {uri}: whoever has it can sign")
 
 
 @custody.command("rewrap")
@@ -202,7 +204,7 @@ def export(uri: str, out: Path | None, to_stdout: bool) -> None:
 )
 @click.option("--in-folder", is_flag=True, help="The key file custody.key in the folder itself.")
 def rewrap(place: str, kek: str | None, in_folder: bool) -> None:
-    """Change the key-encrypting key of a folder (file:). PLACE names the one that is in force.
+    """Change the key-encrypting key of a folder (file:). PLACE names the current one.
 
     \b
         keyfront custody rewrap 'file:/srv/keys/' --kek env:KEYFRONT_CUSTODY_PASSPHRASE
@@ -210,15 +212,17 @@ def rewrap(place: str, kek: str | None, in_folder: bool) -> None:
     from keyfront.custody.adapters.filesystem.custody import FileCustody
 
     if (kek is None) is not in_folder:
-        raise SettingsError("say what the new key-encrypting key is: --kek SOURCE, or --in-folder")
+        raise SettingsError("name the new key-encrypting key: --kek SOURCE, or --in-folder")
     found = _opened(place)
     if not isinstance(found, FileCustody):
-        raise CustodyError(f"{place} seals its keys itself: only file: has a key-encrypting key to change")
+        raise CustodyError(f"{place} encrypts its keys itself: only file: has a key-encrypting key to change")
     click.echo(found.rewrap(kek))
-    _say("from now on the place is opened by this URI; keys keep their names, and their URIs the new options")
+    print_note(
+        "from now on, open the place with this URI; keys keep their names, and their URIs get the new options"
+    )
 
 
-# ---- what is asked and printed
+# ---- helpers
 
 
 def _opened(uri: str) -> Custody:
@@ -242,11 +246,11 @@ def _read(path: Path) -> bytes:
         raise SettingsError(f"{path}: {error.strerror}") from error
 
 
-def _made(held: HeldKey, as_json: bool) -> None:
+def _print_key(held: HeldKey, as_json: bool) -> None:
     if as_json:
         print_json(_as_json(held))
     else:
-        _say(held.uri)
+        print_note(held.uri)
         click.echo(held.public_key.pem, nl=False)
 
 
@@ -255,10 +259,10 @@ def _as_json(held: HeldKey) -> dict[str, Any]:
         "URI": held.uri,
         "Name": held.name,
         "Algorithm": held.public_key.algorithm,
-        "Created": _iso(held.created),
+        "Created": iso_text(held.created),
         "Hashes": list(held.hash_names),
         "Exportable": held.exportable,
-        "DeleteAt": _iso(held.delete_at),
+        "DeleteAt": iso_text(held.delete_at),
         "Labels": dict(sorted(held.labels.items())),
         "Fingerprint": held.public_key.fingerprint,
         "PublicKey": held.public_key.pem,
@@ -270,18 +274,6 @@ def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name or name in found:
-            raise SettingsError(f"{text!r} is not of the form NAME=VALUE, or stands there twice")
+            raise SettingsError(f"{text!r} is not of the form NAME=VALUE, or is given twice")
         found[name] = value
     return found
-
-
-def _when(seconds: float | None) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M") if seconds else "unknown"
-
-
-def _iso(seconds: float | None) -> str | None:
-    return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z") if seconds else None
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)

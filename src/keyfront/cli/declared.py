@@ -1,4 +1,4 @@
-"""`keyfront plan` and `keyfront apply`: a set-up that a file declares, against any CloudFront API."""
+"""`keyfront plan` and `keyfront apply`: a setup that a file declares, on any CloudFront API."""
 
 from __future__ import annotations
 
@@ -7,70 +7,76 @@ from typing import Any
 
 import click
 
-_FILE = click.Path(path_type=Path)  # whether it is there is looked at later: exit status 2 may mean changes
+from keyfront.cli.options import json_option, with_options
+
+_FILE = click.Path(path_type=Path)  # its existence is checked later: exit status 2 may mean changes
 
 
-def _options(command: click.Command) -> click.Command:
-    """The options that both commands take."""
-    for option in (
-        click.option(
-            "-e", "--environment", default="", metavar="NAME", help="Which of [environments] it is."
-        ),
-        click.option("--set", "given", multiple=True, metavar="NAME=VALUE", help="A variable's value."),
-        click.option(
-            "--endpoint-url",
-            default="",
-            help="The API's address; default: the file's, AWS_ENDPOINT_URL, or AWS.",
-        ),
-        click.option("--profile", default="", help="Profile in the credentials file."),
-        click.option(
-            "--delete", is_flag=True, help="Also delete what is this set-up's and no longer in FILE."
-        ),
-        click.option("--destroy", is_flag=True, help="Delete all that is this set-up's."),
-        click.option("--adopt", is_flag=True, help="Take over what has the names in FILE and is not ours."),
-        click.option("--json", "as_json", is_flag=True, help="For programs."),
-    ):
-        command = option(command)
-    return command
+_plan_options = with_options(
+    click.option(
+        "-e", "--environment", default="", metavar="NAME", help="Which of the file's [environments]."
+    ),
+    click.option(
+        "--set", "given", multiple=True, metavar="NAME=VALUE", help="A variable's value; repeatable."
+    ),
+    click.option(
+        "--endpoint-url",
+        default="",
+        help="The API's address.  [default: the file's, AWS_ENDPOINT_URL, or Amazon]",
+    ),
+    click.option("--profile", default="", help="Profile in the credentials file."),
+    click.option(
+        "--delete", is_flag=True, help="Also delete resources of this setup that are no longer in FILE."
+    ),
+    click.option("--destroy", is_flag=True, help="Delete everything that belongs to this setup."),
+    click.option(
+        "--adopt",
+        is_flag=True,
+        help="Take over resources that have a name from FILE and do not belong to this setup.",
+    ),
+    json_option,
+)
 
 
 @click.command("plan")
 @click.argument("file", type=_FILE)
+@_plan_options
 @click.option(
-    "--detailed-exitcode", is_flag=True, help="Exit with 0: nothing to do, 1: an error, 2: changes."
+    "--detailed-exitcode", is_flag=True, help="Exit status 0: nothing to do, 1: an error, 2: changes."
 )
 @click.pass_context
-def plan_command(ctx: click.Context, /, **said: Any) -> None:
-    """Show what `keyfront apply` would do to reach the set-up that FILE declares. Changes nothing.
+def plan_command(ctx: click.Context, /, **options: Any) -> None:
+    """Show what `keyfront apply` would do to reach the setup that FILE declares. Changes nothing.
 
     \b
         keyfront plan site.toml --environment prod --endpoint-url http://127.0.0.1:8081
     """
-    from keyfront.cli.apply import show_plan  # brings botocore's client, which no other command needs
+    from keyfront.cli.apply import show_plan  # loads botocore, which is slow
 
-    ctx.exit(show_plan(**said))
+    ctx.exit(show_plan(**options))
 
 
 @click.command()
 @click.argument("file", type=_FILE)
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@click.option("--wait", is_flag=True, help="Until every distribution is Deployed.")
+@_plan_options
+@click.option("-y", "--yes", is_flag=True, help="Do not prompt.")
+@click.option("--wait", is_flag=True, help="Wait until every distribution is Deployed.")
 @click.option(
-    "--timeout", type=click.FloatRange(1), default=1800, show_default=True, help="Seconds to wait at most."
+    "--timeout",
+    type=click.FloatRange(1),
+    default=1800,
+    show_default=True,
+    help="How long to wait, in seconds.",
 )
 @click.pass_context
-def apply(ctx: click.Context, /, **said: Any) -> None:
-    """Make keys, key groups, policies and distributions what FILE declares.
+def apply(ctx: click.Context, /, **options: Any) -> None:
+    """Bring keys, key groups, policies and distributions to the state that FILE declares.
 
-    Run it again whenever you like: what is right already is left alone, and what was interrupted is finished.
+    Run it as often as you like: it leaves alone what is already right, and completes what was interrupted.
 
     \b
         keyfront apply site.toml --environment prod --endpoint-url http://127.0.0.1:8081 --wait
     """
-    from keyfront.cli.apply import carry_out  # as above
+    from keyfront.cli.apply import apply_plan  # likewise
 
-    ctx.exit(carry_out(**said))
-
-
-plan_command = _options(plan_command)
-apply = _options(apply)
+    ctx.exit(apply_plan(**options))

@@ -1,11 +1,11 @@
-"""`keyfront key`: what a key file holds, and what is known of the keys of an account (docs/guide/keys.md)."""
+"""`keyfront key`: what a key file contains, and what is known about the keys of an account (docs/guide/keys.md)."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from keyfront.cli.account import Account as Chosen
 from keyfront.cli.account import account_options
 from keyfront.cli.durations import DurationType, duration_text
 from keyfront.cli.options import FILE_OR_STDIN, json_option, with_options
-from keyfront.cli.output import print_columns, print_json
+from keyfront.cli.output import iso_text, print_columns, print_json, print_warning
 from keyfront.cli.sign import read_file, read_passphrase
 from keyfront.errors import KeyLoadError
 from keyfront.signing.keys import load_public_key, parse_private_key
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 @click.group()
 def key() -> None:
-    """Look at keys: in files, and in an account."""
+    """Inspect keys: in files, and in an account."""
 
 
 @key.command("check")
 @click.argument("file", type=FILE_OR_STDIN)
 @click.option("--passphrase-file", type=FILE_OR_STDIN, help="File with the private key's passphrase.")
 def check_key(file: Path, passphrase_file: Path | None) -> None:
-    """Say what FILE holds, whether it can sign, what to mend, and print the matching public key.
+    """Report what FILE contains, whether the key can sign, and what to fix, and print the matching public key.
 
-    The public key is what CloudFront takes as EncodedKey; nothing of a private key is printed.
+    The public key is what CloudFront accepts as EncodedKey. No part of a private key is printed.
     """
     data = read_file(file)
     try:
@@ -50,19 +50,19 @@ def check_key(file: Path, passphrase_file: Path | None) -> None:
         for note in _notes(data):
             click.echo(f"  {note}", err=True)
     else:
-        click.echo(f"{file}: a public key, {public.algorithm}: CloudFront takes it as it is", err=True)
+        click.echo(f"{file}: a public key, {public.algorithm}: CloudFront accepts it as it is", err=True)
     click.echo(f"SHA-256 of the public key: {public.fingerprint}", err=True)
     click.echo(public.pem, nl=False)
 
 
 def _notes(data: bytes) -> list[str]:
-    """What other tools may stumble over in a key that Keyfront could read."""
+    """What other tools may refuse in a key that Keyfront can read."""
     notes = []
     if data[:2] in (b"\xff\xfe", b"\xfe\xff") or data[:3] == b"\xef\xbb\xbf":
         notes.append("It begins with a byte order mark, which other tools refuse: save it as plain UTF-8.")
     if b"-----BEGIN" not in data.replace(b"\0", b""):
         notes.append(
-            "It is not PEM text; most other tools want that: openssl pkey -in FILE -out private_key.pem"
+            "It is not PEM text, which most other tools require: openssl pkey -in FILE -out private_key.pem"
         )
     elif b"\\n" in data:
         notes.append("Its line breaks are written as \\n; other tools need real ones.")
@@ -103,17 +103,17 @@ def _facts(account: Chosen) -> Facts:
         Account(account.endpoint_url, account.profile, credentials=account.credentials),
         place,
         os.environ,
-        lambda text: click.echo(f"keyfront: {text}", err=True),
+        print_warning,
     )
 
 
 @key.command("list")
 @_key_options
 def list_keys(age: float, as_json: bool, account: Chosen) -> None:
-    """List the public keys of an account, with what is known of each: its stage in its group's rotation, when its term
-    ends, where its private half is, who trusts it, and what edges see of it.
+    """List the public keys of an account, with what is known about each: its stage in its group's rotation, when its
+    term ends, where its private key is, what trusts it, and how edges see it used.
 
-    Amazon's CloudFront does not tell what its edges see: there `last seen` and `share` are unknown (?).
+    Amazon CloudFront does not report what its edges see: there, `last seen` and `share` are unknown (?).
     """
     from keyfront.lifecycle.findings import Bounds
 
@@ -139,10 +139,10 @@ def list_keys(age: float, as_json: bool, account: Chosen) -> None:
     type=click.Choice(["note", "warning", "critical"]),
     default="note",
     show_default=True,
-    help="Leave out what matters less.",
+    help="The lowest severity to show.",
 )
 def warnings_(age: float, as_json: bool, at_least: str, account: Chosen) -> None:
-    """Say what the dates and the uses of keys call for (docs/reference/warnings.md). Exits with 1 if anything.
+    """Show warnings from the dates and use of keys (docs/reference/warnings.md). Exit status 1: there are any.
 
     \b
         keyfront key warnings --at-least warning || mail -s "keys" ops@example.com
@@ -178,8 +178,8 @@ _Row = tuple["KnownKey | None", "KeyGroupRecord | None", "Entry | None"]
 
 
 def _keys(facts: Facts) -> list[_Row]:
-    """Every public key, and every key of a rotation that CloudFront does not know yet or no more; the groups' keys
-    first, from the oldest to the newest."""
+    """Every public key, and every key of a rotation that CloudFront does not know yet, or no longer; keys of rotated
+    groups first, from the oldest to the newest."""
     known = {each.id: each for each in facts.keys}
     found: list[_Row] = []
     for record in facts.records or ():
@@ -220,16 +220,16 @@ def _row(
         "Custody": entry.uri if entry else None,
         "Lost": facts.lost.get(entry.uri) if entry else None,
         "Application": (record.terms.application or None) if record else None,
-        "Created": _iso(min(created, entry.created) if entry and entry.created else created),
-        "Active": _iso(entry.signing if entry else 0.0),
-        "Ends": _iso(end or 0.0),
-        "LastSeen": _iso(use.last_seen if use else 0.0),
-        "FirstSeen": _iso(use.first_seen if use else 0.0),
+        "Created": iso_text(min(created, entry.created) if entry and entry.created else created),
+        "Active": iso_text(entry.signing if entry else 0.0),
+        "Ends": iso_text(end or 0.0),
+        "LastSeen": iso_text(use.last_seen if use else None),
+        "FirstSeen": iso_text(use.first_seen if use else 0.0),
         "Requests": use.requests if use else None if facts.uses is None else 0,
         "Share": use.share if use else None if facts.uses is None else 0.0,
-        "Hashes": {name: _iso(each.last_seen) for name, each in use.hashes.items()} if use else {},
+        "Hashes": {name: iso_text(each.last_seen) for name, each in use.hashes.items()} if use else {},
         "SeenAt": sorted(use.distributions) if use else [],
-        "SignaturesEnd": _iso(use.signatures_end if use else 0.0),
+        "SignaturesEnd": iso_text(use.signatures_end if use else 0.0),
     }
 
 
@@ -252,7 +252,7 @@ def _texts(row: dict[str, Any], now: float, *, known: bool) -> tuple[str, ...]:
 
 
 def _span(seconds: float) -> str:
-    """The length, to its largest unit or two."""
+    """The duration, to its largest unit or two."""
     whole = int(max(seconds, 0))
     return (
         duration_text(whole - whole % (86400 if whole >= 86400 else 3600 if whole >= 3600 else 60))
@@ -263,10 +263,6 @@ def _span(seconds: float) -> str:
 
 def _ago(seconds: float) -> str:
     return f"{_span(seconds)} ago"
-
-
-def _iso(seconds: float) -> str | None:
-    return datetime.fromtimestamp(int(seconds), UTC).isoformat().replace("+00:00", "Z") if seconds else None
 
 
 def _seconds(text: str | None) -> float:

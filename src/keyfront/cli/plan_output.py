@@ -1,4 +1,4 @@
-"""A plan as people and programs read it. What is secret is in neither form."""
+"""A plan, for people and for programs. Neither form contains secrets."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _MARKS = {
     "delete": ("-", "bold red"),
 }
 _DULL = ("CallerReference", "Enabled")
-"""What a created resource says besides what one wants to read of it."""
+"""Members of a created resource that are not worth showing."""
 _DONE = {"create": "created", "update": "changed", "disable": "disabled", "delete": "deleted"}
 
 
 def plain(text: str) -> str:
-    """`text` without what a terminal would obey instead of showing it."""
+    """`text` without characters that a terminal would interpret instead of showing."""
     return "".join(char if char.isprintable() or char == "\n" else f"\\x{ord(char):02x}" for char in text)
 
 
 class Hider:
-    """Keeps secrets out of what is shown: the values of secret variables, wherever they stand, and of headers that
+    """Keeps secrets out of the output: the values of secret variables, wherever they appear, and of headers that
     origins trust."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
@@ -41,12 +41,12 @@ class Hider:
 
     def text(self, text: str) -> str:
         for secret in self._secrets:
-            if text == secret or len(secret) > 5:  # a short one would be found in every other word
+            if text == secret or len(secret) > 5:  # a short one would occur in ordinary words
                 text = text.replace(secret, HIDDEN)
         return plain(text)
 
     def value(self, value: Any, member: str = "") -> Any:
-        """`value` as JSON has it, without secrets; a public key is named by its fingerprint."""
+        """`value` for JSON, without secrets, and with the fingerprint in place of a public key."""
         if isinstance(value, Mapping):
             return {str(key): self.value(inner, str(key)) for key, inner in value.items()}
         if isinstance(value, list | tuple):
@@ -74,7 +74,7 @@ def _key(pem: str) -> str:
     try:
         key = load_public_key(pem)
     except KeyLoadError:
-        return "a key that CloudFront would not take"
+        return "a key that CloudFront would not accept"
     return f"{key.algorithm}, SHA-256 {key.fingerprint}"
 
 
@@ -99,7 +99,7 @@ def as_json(plan: Plan, endpoint: str, hide: Hider) -> dict[str, Any]:
 
 
 def show(plan: Plan, endpoint: str, hide: Hider, console: Console) -> None:
-    """The plan for people; colours where there is a terminal."""
+    """Print the plan for people, in color on a terminal."""
     console.print(Text(plan.owner, "bold") + Text(f" at {endpoint}", "not bold"))
     for step in plan.steps:
         mark, style = _MARKS[step.action]
@@ -118,8 +118,8 @@ def show(plan: Plan, endpoint: str, hide: Hider, console: Console) -> None:
 
 def title(step: Step) -> Text:
     id_ = f" ({step.id})" if step.id else ""
-    said = " is disabled" if step.action == "disable" else ""
-    return Text(f"{ROWS[step.kind].title} ") + Text(plain(step.label), "bold") + Text(f"{id_}{said}")
+    suffix = " is disabled" if step.action == "disable" else ""
+    return Text(f"{ROWS[step.kind].title} ") + Text(plain(step.label), "bold") + Text(f"{id_}{suffix}")
 
 
 def done(step: Step, id_: str) -> str:
@@ -134,35 +134,37 @@ def summary(plan: Plan) -> str:
 
 
 def _line(difference: Difference, hide: Hider, *, created: bool) -> Text | None:
-    said = hide.difference(difference)
-    before, after = said["before"], said["after"]
+    shown = hide.difference(difference)
+    before, after = shown["before"], shown["after"]
     path = Text(difference.path)
     if created:
         dull = after in ("", []) or path.plain in _DULL or path.plain.endswith("TrustedKeyGroups.Enabled")
-        return None if dull else path + Text(f"  {_say(after)}", "green")
+        return None if dull else path + Text(f"  {_value_text(after)}", "green")
     if (
         isinstance(difference.before, list)
         and isinstance(difference.after, list)
         and ": order" not in difference.path
     ):
-        more = [f"+{_say(item)}" for item in after if item not in before]
-        less = [f"-{_say(item)}" for item in before if item not in after]
+        more = [f"+{_value_text(item)}" for item in after if item not in before]
+        less = [f"-{_value_text(item)}" for item in before if item not in after]
         if more or less:
             return (
                 path + Text("  " + " ".join(more), "green") + Text(" " * bool(more) + " ".join(less), "red")
             )
     if after is None:
-        return path + Text("  gone" if isinstance(before, Mapping) else f"  {_say(before)} → nothing", "red")
+        return path + Text(
+            "  gone" if isinstance(before, Mapping) else f"  {_value_text(before)} → nothing", "red"
+        )
     if before is None:
-        return path + Text(f"  nothing → {_say(after)}", "green")
-    return path + Text(f"  {_say(before)}", "red") + Text(" → ") + Text(_say(after), "green")
+        return path + Text(f"  nothing → {_value_text(after)}", "green")
+    return path + Text(f"  {_value_text(before)}", "red") + Text(" → ") + Text(_value_text(after), "green")
 
 
-def _say(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list):
-        return "[" + ", ".join(_say(item) for item in value) + "]"
+        return "[" + ", ".join(_value_text(item) for item in value) + "]"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key} {_say(inner)}" for key, inner in value.items()) + "}"
+        return "{" + ", ".join(f"{key} {_value_text(inner)}" for key, inner in value.items()) + "}"
     return '""' if value == "" else str(value)

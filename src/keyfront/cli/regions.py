@@ -1,4 +1,4 @@
-"""`keyfront regions`: which edges have what, what is withheld from whom, and what may not be meant so."""
+"""`keyfront regions`: what the edges of each region have, what is withheld from them, and what may be unintended."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class SeenEdge(msgspec.Struct, frozen=True):
-    """A live edge: the number of the snapshot that it obeys, and why it refused a newer one, if that is known here."""
+    """A live edge: the number of the snapshot that it has applied, and why it refused a newer one, if known here."""
 
     name: str
     region: str
@@ -37,7 +37,7 @@ class Tied(msgspec.Struct, frozen=True):
 
 
 class Share(msgspec.Struct, frozen=True):
-    """What the edges of a region have, and what there is besides, each by ids in order."""
+    """What the edges of a region have, and what is withheld from them, by sorted IDs."""
 
     region: str
     edges: tuple[SeenEdge, ...]
@@ -47,8 +47,8 @@ class Share(msgspec.Struct, frozen=True):
     withheld: dict[str, tuple[str, ...]]
 
     @property
-    def obeyed(self) -> str:
-        """The number of the snapshot that all edges of the region obey."""
+    def applied(self) -> str:
+        """The number of the snapshot that all edges of the region have applied."""
         return str(min(edge.snapshot for edge in self.edges)) if self.edges else "-"
 
 
@@ -56,7 +56,7 @@ KINDS = ("distributions", "key_groups", "public_keys")
 
 
 def shares(whole: Snapshot, edges: Iterable[SeenEdge], names: Iterable[str]) -> list[Share]:
-    """What each region of `names` has of `whole`; the empty name stands for edges in no region."""
+    """What each region of `names` gets of the snapshot `whole`; the empty name stands for edges in no region."""
     from keyfront.model.residency import for_region
 
     seen = tuple(edges)
@@ -77,7 +77,7 @@ def shares(whole: Snapshot, edges: Iterable[SeenEdge], names: Iterable[str]) -> 
 @installation_options
 @json_option
 def regions(installation: InstallationOptions, as_json: bool) -> None:
-    """Show which regions there are, what their edges have, and what is withheld from them."""
+    """Show the regions, what their edges have, and what is withheld from them."""
     from keyfront.backup.capture import compiled
     from keyfront.fleet.regions import remembered
     from keyfront.model.residency import warnings
@@ -87,31 +87,31 @@ def regions(installation: InstallationOptions, as_json: bool) -> None:
         with database.read() as transaction:
             whole = compiled(transaction, ACCOUNT)
             tied = _tied(transaction)
-            told = transaction.edges() if database.shared else []
+            reports = transaction.edges() if database.shared else []
     if database.shared:  # by all control planes on it
-        edges = [SeenEdge(one.name, one.region, one.number) for one in told]
+        edges = [SeenEdge(one.name, one.region, one.number) for one in reports]
     else:
         edges = [SeenEdge(one.name, one.region, one.number, one.refused) for one in feeds.reports()]
     served = {edge.region for edge in edges} | {feed.region for feed in feeds.feeds}
     found = shares(whole, edges, served | {name for one in tied for name in one.regions})
-    said = [*_troubles(whole, edges), *warnings(whole, served)]
+    notes = [*_problems(whole, edges), *warnings(whole, served)]
     if as_json:
         document: dict[str, Any] = {
             "snapshot": whole.number,
             "regions": msgspec.to_builtins(found),
             "tied": msgspec.to_builtins(tied),
-            "warnings": said,
+            "warnings": notes,
         }
         print_json(document)
         return
     click.echo(f"snapshot {whole.number}")
     print_columns(
-        ("region", "edges", "obey", "distributions", "key groups", "public keys", "withheld"),
+        ("region", "edges", "applied", "distributions", "key groups", "public keys", "withheld"),
         [
             (
                 share.region or "(none)",
                 str(len(share.edges)),
-                share.obeyed,
+                share.applied,
                 str(len(share.distributions)),
                 str(len(share.key_groups)),
                 str(len(share.public_keys)),
@@ -126,7 +126,7 @@ def regions(installation: InstallationOptions, as_json: bool) -> None:
             ("tied", "id", "name", "to"),
             [(one.what, one.id, one.name, " ".join(one.regions)) for one in tied],
         )
-    for line in said:
+    for line in notes:
         click.echo(f"! {line}")
 
 
@@ -139,20 +139,20 @@ def _withheld(share: Share) -> str:
     return ", ".join(counted) or "nothing"
 
 
-def _troubles(whole: Snapshot, edges: Iterable[SeenEdge]) -> list[str]:
+def _problems(whole: Snapshot, edges: Iterable[SeenEdge]) -> list[str]:
     found = []
     for edge in edges:
         if edge.refused:
             found.append(
-                f"edge {edge.name} obeys snapshot {edge.snapshot} and refuses another: {edge.refused}"
+                f"edge {edge.name} has applied snapshot {edge.snapshot} and refused another: {edge.refused}"
             )
         elif edge.snapshot != whole.number:
-            found.append(f"edge {edge.name} obeys snapshot {edge.snapshot}, not {whole.number}")
+            found.append(f"edge {edge.name} has applied snapshot {edge.snapshot}, not {whole.number}")
     return found
 
 
 def _tied(transaction: Transaction) -> list[Tied]:
-    """All that bears the tag, in use or not."""
+    """Everything that has the tag, in use or not."""
     from keyfront.errors import SettingsError
     from keyfront.model.kinds import DISTRIBUTION
     from keyfront.model.residency import NOWHERE, TAG, regions_of

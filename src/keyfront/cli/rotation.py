@@ -1,8 +1,8 @@
-"""`keyfront rotation`: the keys of a key group replaced on time, on Keyfront or on Amazon CloudFront
+"""`keyfront rotation`: replaces the keys of a key group on schedule, on Keyfront or on Amazon CloudFront
 (docs/guide/rotation.md).
 
-A command that changes something writes the record and goes; the steps are taken by `keyfront rotation run`, from cron
-or by hand, or by `keyfront up`.
+A command that changes something only writes the record; the steps are performed by `keyfront up`, or by `keyfront
+rotation run`, from cron or by hand.
 """
 
 from __future__ import annotations
@@ -21,17 +21,15 @@ import msgspec
 from keyfront.cli.account import Account, account_options, unwatched
 from keyfront.cli.durations import DurationType
 from keyfront.cli.options import ALGORITHMS, json_option, login, option_group, with_options
-from keyfront.cli.output import print_json
+from keyfront.cli.output import print_json, print_warning
 from keyfront.cli.rotation_output import (
-    WORK,
-    complain,
-    inspected,
+    ACTION_NEEDED,
     policy_json,
-    reported,
-    say,
-    show_plan,
-    show_status,
-    wait_texts,
+    print_rotation_plan,
+    print_status,
+    print_step,
+    print_wait,
+    step_with_retries,
 )
 from keyfront.errors import KeyfrontError, RotationError, SettingsError
 
@@ -45,11 +43,11 @@ _DURATION = DurationType()
 
 @click.group()
 def rotation() -> None:
-    """The keys of a key group: replaced on time, with overlap, on Keyfront and on AWS alike."""
+    """Replace the keys of a key group on schedule, with overlap, on Keyfront or on AWS."""
 
 
 # ------------------------------------------------------------------------------------------------------------
-# What all commands share
+# Shared by all commands
 
 
 def _command(
@@ -189,17 +187,17 @@ def _every(text: str) -> float | str:
     "place",
     default="",
     metavar="URI",
-    help="The place where keys are made; ends with /.  [default: the custody in the data folder]",
+    help="The place where keys are created; ends with /.  [default: the custody in the data folder]",
 )
 @click.option(
     "--adopt",
     multiple=True,
     metavar="KEY_ID=URI",
-    help="A key of the group whose private half custody has: it signs from now on. Repeatable: the last one signs, "
+    help="A key of the group whose private key is in custody: it signs from now on. Repeatable: the last one signs, "
     "the others drain.",
 )
 @term_options
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be done.")
 @json_option
 def start(
     conductor: Conductor,
@@ -211,9 +209,9 @@ def start(
     dry_run: bool,
     as_json: bool,
 ) -> int:
-    """Begin to rotate the keys of the key group GROUP (its name or id).
+    """Start rotating the keys of the key group GROUP (its name or ID).
 
-    Keys that are in it and are not adopted are left alone, for ever. Without --adopt the first key is made new.
+    Keys in it that are not adopted are never touched. Without --adopt, the first key is created.
 
     \b
         keyfront rotation start photos --every 90d
@@ -226,7 +224,8 @@ def start(
     own = f"file:{account.data}/custody/"
     if not place and account.records != own:
         raise SettingsError(
-            f"--custody: say where keys are made, since the records are in {account.records}; a place ends with a slash"
+            f"--custody: name the place where keys are created, since the records are in {account.records}; a place "
+            "ends with a slash"
         )
     place = place or own
     found = conductor.api.find_key_group(group) or conductor.api.key_group(group)
@@ -241,16 +240,17 @@ def start(
         )  # here, Deployed means that every edge has applied it
     pairs = dict(_pair(text) for text in adopt)
     for warning in commands.warnings(commands.validated(policy, time.time()), time.time()):
-        complain(warning)
+        print_warning(warning)
     record = conductor.start(found, policy, pairs, _by(), dry_run=dry_run)
     if dry_run:
-        return show_plan(conductor, *conductor.plan_of(record), as_json=as_json)
+        return print_rotation_plan(conductor, *conductor.plan_of(record), as_json=as_json)
     if warning := unwatched(account):
-        complain(warning)
+        print_warning(warning)
     carried_out = account.running and not warning
-    following = "keyfront up carries it out" if carried_out else "Next: keyfront rotation run"
-    say(f"{record.group} at {conductor.api.endpoint} is rotated from now on. {following}", as_json)
-    show_status(conductor, [record.group], as_json)
+    following = "keyfront up performs the steps" if carried_out else "Next: keyfront rotation run"
+    if not as_json:
+        click.echo(f"{record.group} at {conductor.api.endpoint} is rotated from now on. {following}")
+    print_status(conductor, [record.group], as_json)
     return 0
 
 
@@ -258,18 +258,18 @@ def start(
 @click.argument("group", required=False)
 @json_option
 def status(conductor: Conductor, group: str | None, as_json: bool) -> int:
-    """Show keys and their stages, and what comes next; of GROUP, or of all groups.
+    """Show the keys of GROUP or of all groups, their stages, and what comes next.
 
-    Exits with 3 if somebody has to do something.
+    Exit status 3: someone must act.
     """
-    return show_status(conductor, [group] if group else conductor.groups(), as_json)
+    return print_status(conductor, [group] if group else conductor.groups(), as_json)
 
 
 @_command("plan")
 @json_option
 def plan_(conductor: Conductor, group: str, as_json: bool) -> int:
     """Show all steps to come, each with its earliest time. Changes nothing."""
-    return show_plan(conductor, *conductor.plan(group), as_json=as_json)
+    return print_rotation_plan(conductor, *conductor.plan(group), as_json=as_json)
 
 
 @_command("run", group=False)
@@ -277,8 +277,10 @@ def plan_(conductor: Conductor, group: str, as_json: bool) -> int:
 @click.option(
     "--until-idle", is_flag=True, help="Wait for edges, until there is nothing to do but wait for a date."
 )
-@click.option("--timeout", type=_DURATION, default="30m", show_default=True, help="Of --until-idle.")
-@click.option("--dry-run", is_flag=True, help="Say what the next step would be, and do nothing.")
+@click.option(
+    "--timeout", type=_DURATION, default="30m", show_default=True, help="The maximum time for --until-idle."
+)
+@click.option("--dry-run", is_flag=True, help="Only show the next step.")
 @json_option
 def run(
     conductor: Conductor,
@@ -288,20 +290,20 @@ def run(
     dry_run: bool,
     as_json: bool,
 ) -> int:
-    """Take the steps that can be taken now, of all groups or of those given. For cron: run it as often as you like.
+    """Perform the steps that are due, of all groups or of those given. For cron: run it as often as you like.
 
-    Exits with 1 if a step failed, and with 3 if somebody has to do something.
+    Exit status 1: a step failed; 3: someone must act.
     """
     names = list(groups) or conductor.groups()
     if dry_run:
-        return show_status(conductor, names, as_json)
+        return print_status(conductor, names, as_json)
     ends = time.monotonic() + timeout if until_idle else 0.0
     statuses = {0}
     for name in names:
         try:
             statuses.add(_run(conductor, name, ends, as_json))
-        except KeyfrontError as error:  # the other groups' keys shall not wait for this one's
-            complain(f"{name}: {error}")
+        except KeyfrontError as error:  # the other groups must not wait for this one
+            print_warning(f"{name}: {error}")
             statuses.add(1)
     return 1 if 1 in statuses else max(statuses)
 
@@ -309,36 +311,36 @@ def run(
 @_command("rotate")
 @json_option
 def rotate(conductor: Conductor, group: str, as_json: bool) -> int:
-    """Rotate now, whatever the schedule says; the key that signs drains as ever."""
+    """Rotate now, regardless of the schedule; the key that signs drains as usual."""
     conductor.rotate(group, _by())
-    show_status(conductor, [group], as_json)
+    print_status(conductor, [group], as_json)
     return 0
 
 
 @_command("pause")
 @json_option
 def pause(conductor: Conductor, group: str, as_json: bool) -> int:
-    """Take no further step until `resume`. Signers sign on, and edges trust what they trust."""
+    """Perform no further steps until `resume`. Signers continue to sign, and edges trust the same keys."""
     conductor.pause(group, _by())
-    show_status(conductor, [group], as_json)
+    print_status(conductor, [group], as_json)
     return 0
 
 
 @_command("resume")
 @json_option
 def resume(conductor: Conductor, group: str, as_json: bool) -> int:
-    """Go on after `pause`, `rollback`, or a clock that was wrong."""
+    """Continue after `pause`, `rollback`, or a clock that was wrong."""
     conductor.resume(group, _by())
-    show_status(conductor, [group], as_json)
+    print_status(conductor, [group], as_json)
     return 0
 
 
 @_command("rollback")
 @json_option
 def rollback(conductor: Conductor, group: str, as_json: bool) -> int:
-    """Let the key before sign again, and pause; the new one drains. A new key that does not sign yet is withdrawn."""
+    """Let the previous key sign again, and pause; the new one drains. A new key that does not sign yet is withdrawn."""
     conductor.rollback(group, _by())
-    show_status(conductor, [group], as_json)
+    print_status(conductor, [group], as_json)
     return 0
 
 
@@ -347,29 +349,29 @@ def rollback(conductor: Conductor, group: str, as_json: bool) -> int:
 @click.option(
     "--keep-serving",
     is_flag=True,
-    help="Trust the key until its successor is trusted everywhere, so that no link that is open breaks before.",
+    help="Trust the key until its successor is trusted everywhere, so that no valid link breaks earlier.",
 )
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-y", "--yes", is_flag=True, help="Do not prompt.")
 @json_option
 def emergency(
     conductor: Conductor, group: str, key_id: str, keep_serving: bool, yes: bool, as_json: bool
 ) -> int:
-    """KEY_ID is compromised: a new key in, it out, now. Every link that it has signed is refused from then on.
+    """Replace the compromised key KEY_ID now. Every link that it signed is then refused.
 
-    Takes all steps that it needs, and waits for the edges. Paused rotations too. Other groups whose record has the key
-    do the same.
+    Performs all steps that this requires, even if the rotation is paused, and waits for the edges. Other groups whose
+    records contain the key do the same.
     """
     from keyfront.lifecycle.commands import find_entry
 
     entry = find_entry(conductor.record(group).succession, key_id)
     others = list(conductor.sharing(group, entry))
     if others:
-        complain(f"the same key is in {', '.join(others)} too, and leaves there as well")
+        print_warning(f"the same key is also in {', '.join(others)}, and is removed there, too")
     if not yes:
         if as_json or not sys.stdin.isatty():
-            raise SettingsError("nobody is here to say yes: give --yes")
+            raise SettingsError("standard input is not a terminal, so nobody can confirm: give --yes")
         click.confirm(
-            f"{entry.key_pair_id or entry.uri} ({entry.stage.value}): refuse all that it has signed?",
+            f"{entry.key_pair_id or entry.uri} ({entry.stage.value}): refuse everything that it has signed?",
             abort=True,
         )
     status = 0
@@ -378,28 +380,31 @@ def emergency(
     except RotationError as error:
         if not find_entry(conductor.record(group).succession, entry.uri).compromised:
             raise
-        complain(str(error))
-        status = WORK
+        print_warning(str(error))
+        status = ACTION_NEEDED
     if not others:
         return _run(conductor, group, time.monotonic() + 1800.0, as_json) or status
     statuses = {status}
-    for ends in (0.0, time.monotonic() + 1800.0):  # out of all of them first, and then wait for edges
+    for ends in (
+        0.0,
+        time.monotonic() + 1800.0,
+    ):  # remove it from all of them first, and only then wait for edges
         statuses = {status}
         for name in (group, *others):
             try:
                 statuses.add(_run(conductor, name, ends, as_json))
             except KeyfrontError as error:
-                complain(f"{name}: {error}")
+                print_warning(f"{name}: {error}")
                 statuses.add(1)
     return 1 if 1 in statuses else max(statuses)
 
 
 @_command("terms")
-@click.option("--custody", "place", metavar="URI", help="The place where new keys are made; ends with /.")
+@click.option("--custody", "place", metavar="URI", help="The place where new keys are created; ends with /.")
 @term_options
 @json_option
 def terms_(conductor: Conductor, group: str, place: str | None, terms: TermOptions, as_json: bool) -> int:
-    """Show or change how GROUP is rotated. What was promised to links that are out there stays promised."""
+    """Show or change how GROUP is rotated. Links that are already signed remain valid as long as they were promised."""
     from keyfront.lifecycle import commands
 
     def changed(policy: RotationPolicy) -> RotationPolicy:
@@ -408,7 +413,7 @@ def terms_(conductor: Conductor, group: str, place: str | None, terms: TermOptio
     if place is not None or any(value is not None for value in msgspec.structs.asdict(terms).values()):
         record = conductor.change_terms(group, changed, _by())
         for warning in commands.warnings(record.terms, time.time()):
-            complain(warning)
+            print_warning(warning)
     policy = conductor.record(group).succession.terms
     if as_json:
         print_json(policy_json(policy))
@@ -419,19 +424,17 @@ def terms_(conductor: Conductor, group: str, place: str | None, terms: TermOptio
 
 
 @_command("stop")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-y", "--yes", is_flag=True, help="Do not prompt.")
 def stop(conductor: Conductor, group: str, yes: bool) -> int:
-    """Rotate GROUP no more. Its keys stay in the group and in custody, and are nobody's from then on.
+    """Stop rotating GROUP. Its keys stay in the group and in custody, and Keyfront no longer manages them.
 
-    What signs by the key group's name stops signing when it has not seen the record for max-staleness.
+    Whatever signs by the key group's name stops when it has not read the record for max-staleness.
     """
     record = conductor.record(group).succession
     if not yes:
         if not sys.stdin.isatty():
-            raise SettingsError("nobody is here to say yes: give --yes")
-        click.confirm(
-            f"Forget the rotation of {group} ({len(record.entries)} keys stay where they are)?", abort=True
-        )
+            raise SettingsError("standard input is not a terminal, so nobody can confirm: give --yes")
+        click.confirm(f"Stop rotating {group} ({len(record.entries)} keys stay where they are)?", abort=True)
     conductor.stop(group, _by())
     for entry in record.entries:
         click.echo(f"{entry.key_pair_id}  {entry.uri}  was {entry.stage.value}")
@@ -442,22 +445,22 @@ def _pair(text: str) -> tuple[str, str]:
     key_id, equals, uri = text.partition("=")
     if not (key_id and equals and uri):
         raise SettingsError(
-            f"--adopt {text}: give the public key's id and its private half's URI, KEY_ID=URI"
+            f"--adopt {text}: give the ID of the public key and the URI of its private key, KEY_ID=URI"
         )
     return key_id, uri
 
 
 # ------------------------------------------------------------------------------------------------------------
-# Taking steps
+# Performing steps
 
 
 def _run(conductor: Conductor, group: str, ends: float, as_json: bool) -> int:
-    """Take all steps of a group that can be taken; until `ends` (of the monotonic clock) also wait for edges."""
+    """Perform all steps of a group that are due; until `ends` (monotonic seconds), also wait for edges."""
     shown, failed = "", ""
     for _ in range(10_000):
-        outcome = inspected(conductor, group)
+        outcome = step_with_retries(conductor, group)
         if outcome.taken is not None and not outcome.raced and (not outcome.error or outcome.error != failed):
-            reported(group, outcome, as_json)
+            print_step(group, outcome, as_json)
             failed = outcome.error or failed
         if outcome.moved:
             time.sleep(0.2 if outcome.raced else 0.0)
@@ -468,17 +471,13 @@ def _run(conductor: Conductor, group: str, ends: float, as_json: bool) -> int:
             pause = 0.5 if wait.until is None else wait.until - conductor.now()
             if pause < left:
                 if wait.reason != shown:
-                    wait_texts(group, wait, as_json)
+                    print_wait(group, wait, as_json)
                     shown = wait.reason
                 time.sleep(max(0.1, pause))
                 continue
         if wait is not None or not outcome.error:
-            wait_texts(group, wait, as_json)
+            print_wait(group, wait, as_json)
         if outcome.error:
             return 1
-        return WORK if wait is not None and wait.attention else 0
+        return ACTION_NEEDED if wait is not None and wait.attention else 0
     return 1
-
-
-# ------------------------------------------------------------------------------------------------------------
-# Showing

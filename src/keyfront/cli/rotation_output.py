@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from keyfront.cli.durations import duration_text
-from keyfront.cli.output import print_columns, print_json
+from keyfront.cli.output import iso_text, minute_text, print_columns, print_json, print_note, print_warning
 from keyfront.errors import CustodyUnavailable
 
 if TYPE_CHECKING:
@@ -18,12 +17,12 @@ if TYPE_CHECKING:
     from keyfront.lifecycle.rotation import Done, Facts, Planned, Step, Wait
 
 
-WORK = 3
-"""Exit status where somebody has to do something before the rotation can go on."""
+ACTION_NEEDED = 3
+"""Exit status if someone must act before the rotation can continue."""
 
 
-def inspected(conductor: Conductor, group: str) -> Outcome:
-    """A look that is not spoilt by a custody that is away for a moment."""
+def step_with_retries(conductor: Conductor, group: str) -> Outcome:
+    """Perform the next step of a group, even if custody is unavailable for a moment."""
     for pause in (0.5, 2.0):
         try:
             return conductor.step(group)
@@ -32,36 +31,38 @@ def inspected(conductor: Conductor, group: str) -> Outcome:
     return conductor.step(group)
 
 
-def reported(group: str, outcome: Outcome, as_json: bool) -> None:
+def print_step(group: str, outcome: Outcome, as_json: bool) -> None:
+    """Print the step that was performed or failed, if there is one."""
     step = outcome.taken
     if step is None:
         return
     if as_json:
-        _line({"group": group, **_step_json(step), "error": outcome.error or None})
+        _print_json_line({"group": group, **_step_json(step), "error": outcome.error or None})
     elif outcome.error:
-        complain(f"{group}: {step.action.value} {step.name} failed: {outcome.error}")
+        print_warning(f"{group}: {step.action.value} {step.name} failed: {outcome.error}")
     else:
         id_ = f" ({step.key_pair_id})" if step.key_pair_id else ""
         click.echo(f"{group}: {step.action.value} {step.name}{id_}: {step.reason}")
 
 
-def wait_texts(group: str, wait: Wait | None, as_json: bool) -> None:
+def print_wait(group: str, wait: Wait | None, as_json: bool) -> None:
+    """Print what the rotation waits for."""
     if as_json:
-        _line({"group": group, "waits": _wait_json(wait)})
+        _print_json_line({"group": group, "waits": _wait_json(wait)})
     elif wait is None:
         click.echo(f"{group}: nothing to do")
     else:
         click.echo(f"{group}: {'! ' if wait.attention else ''}{wait.reason}")
 
 
-def show_status(conductor: Conductor, groups: list[str], as_json: bool) -> int:
+def print_status(conductor: Conductor, groups: list[str], as_json: bool) -> int:
     from keyfront.lifecycle.rotation import Step, Wait, next_step
 
-    shown, work = [], False
+    shown, action_needed = [], False
     for group in groups:
         facts = conductor.facts(conductor.record(group))
         found = next_step(facts, conductor.now())
-        work = work or (isinstance(found, Wait) and found.attention)
+        action_needed = action_needed or (isinstance(found, Wait) and found.attention)
         if as_json:
             shown.append(_status_json(facts, found, conductor.api.endpoint))
             continue
@@ -80,8 +81,8 @@ def show_status(conductor: Conductor, groups: list[str], as_json: bool) -> int:
     if as_json:
         print_json(shown)
     elif not groups:
-        click.echo("no key group is rotated", err=True)
-    return WORK if work else 0
+        print_note("no key group is rotated")
+    return ACTION_NEEDED if action_needed else 0
 
 
 def _row(facts: Facts, entry: Entry) -> tuple[str, ...]:
@@ -101,25 +102,30 @@ def _row(facts: Facts, entry: Entry) -> tuple[str, ...]:
         name_of(entry.uri),
         entry.key_pair_id or "-",
         entry.stage.value + notes,
-        _when(since),
-        _when(until) if until else "",
+        minute_text(since, "-"),
+        minute_text(until, ""),
         entry.uri,
     )
 
 
-def show_plan(conductor: Conductor, steps: tuple[Planned, ...], then: Wait | Done, *, as_json: bool) -> int:
+def print_rotation_plan(
+    conductor: Conductor, steps: tuple[Planned, ...], then: Wait | Done, *, as_json: bool
+) -> int:
     from keyfront.lifecycle.rotation import Wait
 
     if as_json:
-        planned = [{"at": _iso(each.at), **_step_json(each.step)} for each in steps]
+        planned = [{"at": iso_text(each.at), **_step_json(each.step)} for each in steps]
         print_json({"steps": planned, "then": _wait_json(then if isinstance(then, Wait) else None)})
     else:
         print_columns(
             ("not before", "step", "key", "why"),
-            [(_when(each.at), each.step.action.value, each.step.name, each.step.reason) for each in steps],
+            [
+                (minute_text(each.at, "-"), each.step.action.value, each.step.name, each.step.reason)
+                for each in steps
+            ],
         )
         click.echo(f"then: {then.reason}" if isinstance(then, Wait) else "then: nothing")
-    return WORK if isinstance(then, Wait) and then.attention else 0
+    return ACTION_NEEDED if isinstance(then, Wait) and then.attention else 0
 
 
 def _status_json(facts: Facts, found: Step | Wait | Done, endpoint: str) -> dict[str, Any]:
@@ -139,7 +145,7 @@ def _status_json(facts: Facts, found: Step | Wait | Done, endpoint: str) -> dict
                 "compromised": entry.compromised,
                 "uri": entry.uri,
                 **{
-                    name: _iso(getattr(entry, name)) or None
+                    name: iso_text(getattr(entry, name))
                     for name in (
                         "created",
                         "published",
@@ -170,7 +176,7 @@ def _step_json(step: Step) -> dict[str, Any]:
 def _wait_json(wait: Wait | None) -> dict[str, Any] | None:
     if wait is None:
         return None
-    return {"reason": wait.reason, "until": _iso(wait.until or 0.0) or None, "attention": wait.attention}
+    return {"reason": wait.reason, "until": iso_text(wait.until), "attention": wait.attention}
 
 
 def policy_json(terms: RotationPolicy) -> dict[str, Any]:
@@ -190,24 +196,7 @@ def policy_json(terms: RotationPolicy) -> dict[str, Any]:
     }
 
 
-def _line(value: dict[str, Any]) -> None:
+def _print_json_line(value: dict[str, Any]) -> None:
     import json
 
     click.echo(json.dumps(value))
-
-
-def _when(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M") if moment else "-"
-
-
-def _iso(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if moment else ""
-
-
-def say(text: str, as_json: bool) -> None:
-    if not as_json:
-        click.echo(text)
-
-
-def complain(line: str) -> None:
-    click.echo(f"keyfront: {line}", err=True)

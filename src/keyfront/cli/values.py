@@ -27,14 +27,14 @@ def address(text: str) -> tuple[str, int]:
     try:
         socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        raise SettingsError(f"the host of {text!r} is not known: {error}") from error
+        raise SettingsError(f"the host in {text!r} cannot be resolved: {error}") from error
     return host, int(port)
 
 
 def networks(text: str) -> tuple[str, ...]:
     """A comma-separated list of networks in CIDR form (a bare address is a network of one).
 
-    :raises SettingsError: if one of them is none.
+    :raises SettingsError: if one of them is not a network.
     """
     found = tuple(part.strip() for part in text.split(",") if part.strip())
     for part in found:
@@ -46,7 +46,7 @@ def networks(text: str) -> tuple[str, ...]:
 
 
 def audience(text: str) -> tuple[str, ...]:
-    """Who may read the metrics: `local`, `all`, `off`, or a comma-separated list of networks, `local` among them.
+    """Who can read the metrics: `local`, `all`, `off`, or a comma-separated list of networks and `local`.
 
     :raises SettingsError: if it is none of these.
     """
@@ -60,9 +60,9 @@ def audience(text: str) -> tuple[str, ...]:
 
 
 def suffix(text: str) -> str:
-    """A domain that distributions' names end with, lower-case, without a dot at either end.
+    """The suffix of distributions' domain names, lower-case, without a dot at either end.
 
-    :raises SettingsError: if it is no host name.
+    :raises SettingsError: if it is not a host name.
     """
     name = text.strip(".").lower()
     if len(name) > 200 or not all(_LABEL.fullmatch(label) for label in name.split(".")):
@@ -71,9 +71,9 @@ def suffix(text: str) -> str:
 
 
 def location(text: str) -> str:
-    """The name of an edge location, as X-Amz-Cf-Pop and the access records carry it.
+    """The name of an edge location, for X-Amz-Cf-Pop and the access records.
 
-    :raises SettingsError: if it is not made of letters, digits and hyphens.
+    :raises SettingsError: if it contains anything but letters, digits and hyphens.
     """
     if not re.fullmatch(r"[A-Za-z0-9-]{1,32}", text):
         raise SettingsError(f"{text!r} is not the name of an edge location: letters, digits and hyphens")
@@ -90,17 +90,17 @@ def _quota_names() -> Iterator[tuple[str, tuple[str, str]]]:
 
 
 def quotas(texts: Iterable[str]) -> Quotas:
-    """CloudFront's default quotas, but for those that the texts name: `public-keys=100`, `distribution.aliases=200`,
-    `policy.names=20`. The last one of a name counts.
+    """CloudFront's default quotas, except for those that the texts set: `public-keys=100`, `distribution.aliases=200`,
+    `policy.names=20`. The last value for a name applies.
 
-    :raises SettingsError: if a text is none of that form, or names no quota.
+    :raises SettingsError: if a text does not have that form, or names no quota.
     """
     names = dict(_quota_names())
     parts: dict[str, dict[str, int]] = {member: {} for member, _ in names.values()}
     for text in texts:
         named, _, number = text.partition("=")
         if named not in names:
-            raise SettingsError(f"{named!r} is no quota; they are {', '.join(names)}")
+            raise SettingsError(f"{named!r} is not a quota; the quotas are {', '.join(names)}")
         if not re.fullmatch("[0-9]{1,9}", number):
             raise SettingsError(f"{text!r} is not of the form {named}=NUMBER")
         member, name = names[named]
