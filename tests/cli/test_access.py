@@ -130,7 +130,7 @@ def test_policies(folder: Path) -> None:
     assert done.exit_code == 0
     assert "note: Statement[0].Action: s3:* belongs to another service" in done.stderr
     (folder / "p.json").write_bytes(b"\xff\xfe{}")
-    assert "no text" in refused(folder, "access", "policy", "put", "careful", str(folder / "p.json"))
+    assert "is not text" in refused(folder, "access", "policy", "put", "careful", str(folder / "p.json"))
 
 
 def test_simulate(folder: Path) -> None:
@@ -160,7 +160,7 @@ def test_simulate(folder: Path) -> None:
     said(folder, "access", "policy", "put", "dev", "-", given=document(DENY))
     done = run(folder, *ask, "DeleteKeyGroup")
     assert (done.exit_code, done.stdout) == (1, "denied by dev (Statement[0])\n")
-    assert "no action" in refused(folder, *ask, "s3:GetObject")
+    assert "has an action" in refused(folder, *ask, "s3:GetObject")
     assert "KEY=VALUE" in refused(folder, *ask, "GetKeyGroup", "--resource-tag", "Env")
     assert "NoSuchEntity" in refused(folder, "access", "simulate", "nobody", "GetKeyGroup")
 
@@ -312,7 +312,7 @@ def test_an_anchor_shows_what_was_taken_from_the_end(busy: Harness) -> None:
         assert run(busy.folder, "audit", "verify", "--expect", wrong).exit_code == 1
     for nonsense in ("7", "7:abc", "x:" + digest, digest + "0", "-1:" + digest):
         done = run(busy.folder, "audit", "verify", "--expect", nonsense)
-        assert "no anchor" in str(done.exception)
+        assert "is not an anchor" in str(done.exception)
     change(busy.folder, "DELETE FROM audit WHERE number > 7")
     assert run(busy.folder, "audit", "verify").exit_code == 0  # the chain alone cannot tell
     assert run(busy.folder, "audit", "verify", "--expect", before).exit_code == 0

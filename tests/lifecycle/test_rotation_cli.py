@@ -77,7 +77,7 @@ def test_from_the_first_key_to_a_rollback(site: Site) -> None:
 
     site.say(*begin)
     waits = site.say("run").stdout
-    assert "shows when Deployed" in waits
+    assert "is known once Deployed" in waits
     with obeying(site):
         assert "switch photos-" in site.say("run", "photos", "--until-idle").stdout
     assert site.stages() == ["SIGNING"]
@@ -129,7 +129,7 @@ def test_a_key_that_is_there_is_adopted_and_an_emergency_puts_it_out(site: Site)
     assert shown["waits"]["until"]
 
     assert "--yes" in str(site.say("emergency", "photos", site.key, status=1).exception)
-    assert "no key of the rotation" in str(site.say("emergency", "photos", "K0", "--yes", status=1).exception)
+    assert "not a key of the rotation" in str(site.say("emergency", "photos", "K0", "--yes", status=1).exception)
     with obeying(site):
         said = site.say("emergency", "photos", site.key, "--yes").stdout
     taken = {action.value for action in Action}
@@ -156,7 +156,7 @@ def test_what_makes_no_sense_changes_nothing(site: Site) -> None:
     for words, why in (
         (("start", "pictures", *place), "has no key group pictures"),
         (("start", "photos", *place, "--every", "soon"), "a cron expression"),
-        (("start", "photos", *place, "--every", "61 * * * *"), "is no schedule"),
+        (("start", "photos", *place, "--every", "61 * * * *"), "is not a schedule"),
         (("start", "photos", *place, "--every", "0"), "more than 0"),
         (("start", "photos", *place, "--adopt", "K1"), "KEY_ID=URI"),
         (("start", "photos", *place, "--adopt", f"K1={site.custody}mine"), "is not in the key group"),
@@ -172,7 +172,7 @@ def test_what_makes_no_sense_changes_nothing(site: Site) -> None:
 def test_terms_change_and_a_rotation_is_forgotten(site: Site) -> None:
     site.say("start", "photos", "--custody", site.custody)
     changed = site.say("terms", "photos", "--every", "2d", "--overlap", "30d", "--application", "shop")
-    assert "rotations will wait for places" in changed.stderr
+    assert "rotations will wait for slots" in changed.stderr
     assert site.json("terms", "photos")["every"] == "2d"
     assert site.json("terms", "photos", "--every", "never")["application"] == "shop"
     said = site.say("pause", "photos")

@@ -374,7 +374,8 @@ def test_what_others_made_is_left_alone_until_it_is_adopted(kit: Kit) -> None:
 
 def test_nobody_to_say_yes(kit: Kit) -> None:
     done = CliRunner(env=kit.environment).invoke(keyfront, kit.argv("apply", "-e", "dev"))
-    assert (done.exit_code, done.stderr) == (2, "keyfront: standard input is not a terminal, so nobody can confirm: give --yes\n")
+    assert done.exit_code == 2
+    assert done.stderr == "keyfront: standard input is not a terminal, so nobody can confirm: give --yes\n"
     assert "Items" not in kit.up.client().list_public_keys()["PublicKeyList"]
 
 

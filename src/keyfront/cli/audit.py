@@ -6,16 +6,19 @@ import gzip
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from keyfront.cli.durations import MomentType
 from keyfront.cli.installation import InstallationOptions, installation_options
+from keyfront.cli.options import option_group
 from keyfront.errors import SettingsError
+from keyfront.signing.policy import Moment
 
 if TYPE_CHECKING:
     from keyfront.control.audit.search import AuditMatch, AuditQuery, Verdict
@@ -28,36 +31,52 @@ def audit() -> None:
     """The audit log: each API call as a record in CloudTrail's format."""
 
 
-def _filters(command: Callable[..., None]) -> Callable[..., None]:
-    for option in (
-        click.option("--writes", is_flag=True, help="Only calls that change something."),
-        click.option("--errors", is_flag=True, help="Only calls that were refused or failed."),
-        click.option(
-            "--resource", default="", metavar="ID", help="Only calls on this resource; an ID or an ARN."
-        ),
-        click.option(
-            "--event", default="", metavar="NAME", help="Only this operation, such as UpdateKeyGroup."
-        ),
-        click.option(
-            "--user", default="", metavar="NAME", help="Only this user; a name, an ARN or an access key ID."
-        ),
-        click.option("--until", type=_MOMENT, help="Only before this time."),
-        click.option(
-            "--since", type=_MOMENT, help="Only since this time: 2h or 7d ago, or a time with its time zone."
-        ),
-    ):
-        command = option(command)
-    return command
+class FilterOptions(msgspec.Struct, frozen=True):
+    """Which records a command reads."""
+
+    since: Moment | None
+    until: Moment | None
+    user: str
+    event: str
+    resource: str
+    errors: bool
+    writes: bool
+
+    def query(self, now: float) -> AuditQuery:
+        """:param now: epoch seconds, from which durations count back."""
+        from keyfront.control.audit.search import AuditQuery
+
+        return AuditQuery(
+            since=_ago(self.since, now),
+            until=_ago(self.until, now),
+            user=self.user,
+            event=self.event,
+            resource=self.resource,
+            errors=self.errors,
+            writes=self.writes,
+        )
 
 
-def _wanted(since: Any, until: Any, **said: Any) -> AuditQuery:
-    from keyfront.control.audit.search import AuditQuery
+_filter_options = option_group(
+    "filters",
+    FilterOptions,
+    click.option(
+        "--since", type=_MOMENT, help="Only since this time: 2h or 7d ago, or a time with its time zone."
+    ),
+    click.option("--until", type=_MOMENT, help="Only before this time."),
+    click.option(
+        "--user", default="", metavar="NAME", help="Only this user; a name, an ARN or an access key ID."
+    ),
+    click.option("--event", default="", metavar="NAME", help="Only this operation, such as UpdateKeyGroup."),
+    click.option(
+        "--resource", default="", metavar="ID", help="Only calls on this resource; an ID or an ARN."
+    ),
+    click.option("--errors", is_flag=True, help="Only calls that were refused or failed."),
+    click.option("--writes", is_flag=True, help="Only calls that change something."),
+)
 
-    now = time.time()
-    return AuditQuery(since=_ago(since, now), until=_ago(until, now), **said)
 
-
-def _ago(moment: Any, now: float) -> float | None:
+def _ago(moment: Moment | None, now: float) -> float | None:
     if isinstance(moment, timedelta):
         return now - moment.total_seconds()
     return moment.timestamp() if isinstance(moment, datetime) else moment
@@ -65,7 +84,7 @@ def _ago(moment: Any, now: float) -> float | None:
 
 @audit.command("list")
 @installation_options
-@_filters
+@_filter_options
 @click.option(
     "--limit",
     "-n",
@@ -79,7 +98,7 @@ def list_(
     installation: InstallationOptions,
     limit: int,
     as_json: bool,
-    **said: Any,
+    filters: FilterOptions,
 ) -> None:
     """List the newest records, oldest first.
 
@@ -91,7 +110,7 @@ def list_(
     from keyfront.control.audit.search import search
 
     with installation.opened() as found:
-        newest = list(itertools.islice(search(found, _wanted(**said), newest_first=True), limit))
+        newest = list(itertools.islice(search(found, filters.query(time.time()), newest_first=True), limit))
     for one in reversed(newest):
         click.echo(one.row.record.decode() if as_json else _line(one))
 
@@ -201,7 +220,7 @@ def _judge(verdict: Verdict, expect: str) -> None:
 
 @audit.command()
 @installation_options
-@_filters
+@_filter_options
 @click.option(
     "--format",
     "form",
@@ -220,13 +239,13 @@ def export(
     installation: InstallationOptions,
     form: str,
     output: Path | None,
-    **said: Any,
+    filters: FilterOptions,
 ) -> None:
     """Write the records to a file, oldest first, for tools that read CloudTrail, or to archive them."""
     from keyfront.control.audit.search import search
 
     with installation.opened() as found:
-        records = (one.row.record for one in search(found, _wanted(**said)))
+        records = (one.row.record for one in search(found, filters.query(time.time())))
         if output is None:
             _write(sys.stdout.buffer, records, form)
             return

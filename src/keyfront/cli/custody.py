@@ -194,7 +194,7 @@ def export(uri: str, out: Path | None, to_stdout: bool) -> None:
                 file.write(pem)
         except OSError as error:
             raise SettingsError(f"{out}: {error.strerror}; the key is only written to a new file") from error
-    print_note(f"warning: {out or 'the output'} is the private key of {uri}: whoever has it can sign")
+    print_note(f"warning: {out or 'the output'} is the private key of {uri}: anyone who has it can sign")
 
 
 @custody.command("rewrap")

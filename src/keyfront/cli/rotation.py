@@ -181,21 +181,52 @@ def _every(text: str) -> float | str:
 # Commands
 
 
+class KeyOptions(msgspec.Struct, frozen=True):
+    """Where the keys of a new rotation are created, and which existing keys it takes over."""
+
+    place: str
+    adopt: tuple[str, ...]
+
+    def custody(self, account: Account) -> str:
+        """The URI of the place.
+
+        :raises SettingsError: if it is not the URI of a place, or is missing although the records are elsewhere.
+        """
+        own = f"file:{account.data}/custody/"
+        if not self.place and account.records != own:
+            raise SettingsError(
+                f"--custody: name the place where keys are created, since the records are in {account.records}; a "
+                "place ends with a slash"
+            )
+        return self.place or own
+
+    def adopted(self) -> dict[str, str]:
+        """The IDs of the public keys, each with the URI of its private key."""
+        return dict(_pair(text) for text in self.adopt)
+
+
+_key_options = option_group(
+    "keys",
+    KeyOptions,
+    click.option(
+        "--custody",
+        "place",
+        default="",
+        metavar="URI",
+        help="The place where keys are created; ends with /.  [default: the custody in the data folder]",
+    ),
+    click.option(
+        "--adopt",
+        multiple=True,
+        metavar="KEY_ID=URI",
+        help="A key of the group whose private key is in custody: it signs from now on. Repeatable: the last one "
+        "signs, the others drain.",
+    ),
+)
+
+
 @_command("start", accounted=True)
-@click.option(
-    "--custody",
-    "place",
-    default="",
-    metavar="URI",
-    help="The place where keys are created; ends with /.  [default: the custody in the data folder]",
-)
-@click.option(
-    "--adopt",
-    multiple=True,
-    metavar="KEY_ID=URI",
-    help="A key of the group whose private key is in custody: it signs from now on. Repeatable: the last one signs, "
-    "the others drain.",
-)
+@_key_options
 @term_options
 @click.option("--dry-run", is_flag=True, help="Only show what would be done.")
 @json_option
@@ -203,8 +234,7 @@ def start(
     conductor: Conductor,
     group: str,
     account: Account,
-    place: str,
-    adopt: tuple[str, ...],
+    keys: KeyOptions,
     terms: TermOptions,
     dry_run: bool,
     as_json: bool,
@@ -221,13 +251,7 @@ def start(
     from keyfront.custody.key_record import RotationPolicy
     from keyfront.lifecycle import commands
 
-    own = f"file:{account.data}/custody/"
-    if not place and account.records != own:
-        raise SettingsError(
-            f"--custody: name the place where keys are created, since the records are in {account.records}; a place "
-            "ends with a slash"
-        )
-    place = place or own
+    place = keys.custody(account)
     found = conductor.api.find_key_group(group) or conductor.api.key_group(group)
     if found is None:
         raise RotationError(f"{conductor.api.endpoint} has no key group {group}")
@@ -238,10 +262,9 @@ def start(
         policy = msgspec.structs.replace(
             policy, settle=0.0
         )  # here, Deployed means that every edge has applied it
-    pairs = dict(_pair(text) for text in adopt)
     for warning in commands.warnings(commands.validated(policy, time.time()), time.time()):
         print_warning(warning)
-    record = conductor.start(found, policy, pairs, _by(), dry_run=dry_run)
+    record = conductor.start(found, policy, keys.adopted(), _by(), dry_run=dry_run)
     if dry_run:
         return print_rotation_plan(conductor, *conductor.plan_of(record), as_json=as_json)
     if warning := unwatched(account):

@@ -290,7 +290,7 @@ def sign_cookies(
 
 
 class BehaviorOptions(msgspec.Struct, frozen=True):
-    """What `explain` has to be told of the distribution: its keys, and its other host names."""
+    """What `explain` must know about the distribution: its keys, and its other host names."""
 
     trusted: tuple[tuple[str, PublicKey], ...]
     known: tuple[tuple[str, PublicKey], ...]

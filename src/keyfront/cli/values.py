@@ -109,5 +109,8 @@ def quotas(texts: Iterable[str]) -> Quotas:
     return msgspec.structs.replace(
         Quotas(),
         **top,
-        **{part: msgspec.structs.replace(getattr(Quotas(), part), **said) for part, said in parts.items()},
+        **{
+            part: msgspec.structs.replace(getattr(Quotas(), part), **changes)
+            for part, changes in parts.items()
+        },
     )
