@@ -308,11 +308,11 @@ class TestWhoMayAsk:
         [
             ({"time": -301}, "its clock is 301 s ahead"),
             ({"time": 301}, "its clock is 301 s behind"),
-            ({"distribution": "EOTHER"}, "there is no distribution EOTHER"),
-            ({"digest": b"0123456789abcdef"}, "distribution ETEST is another"),
-            ({"behavior": 1}, "no such behavior"),
-            ({"behavior": -1}, "no such behavior"),
-            ({"origin": 1}, "no such behavior"),
+            ({"distribution": "EOTHER"}, "has no distribution EOTHER"),
+            ({"digest": b"0123456789abcdef"}, "has another version of distribution ETEST"),
+            ({"behavior": 1}, "does not know this behavior or origin"),
+            ({"behavior": -1}, "does not know this behavior or origin"),
+            ({"origin": 1}, "does not know this behavior or origin"),
         ],
     )
     async def test_what_the_parent_does_not_know_it_refuses(

@@ -126,12 +126,12 @@ class ShieldServer:
             raise _Rejected(f"its clock is {abs(off)} s {'ahead' if off > 0 else 'behind'}")
         site = edge.routing.sites.get(query.distribution)
         if site is None:
-            raise _Rejected(f"in its snapshot {number} there is no distribution {query.distribution}")
+            raise _Rejected(f"its snapshot {number} has no distribution {query.distribution}")
         if site.digest != query.digest:
-            raise _Rejected(f"in its snapshot {number} distribution {query.distribution} is another")
+            raise _Rejected(f"its snapshot {number} has another version of distribution {query.distribution}")
         rule = site.rule(query.behavior)
         if rule is None or not 0 <= query.origin < len(rule.origins):
-            raise _Rejected("it knows no such behavior")
+            raise _Rejected("it does not know this behavior or origin")
         route = Route(site, rule)
         route.behavior = msgspec.structs.replace(rule.behavior, compress=False)
         route.origins = (rule.origins[query.origin],)

@@ -11,10 +11,10 @@ SHIELD: Final = "shield"
 
 
 class ShieldQuery(msgspec.Struct, frozen=True, array_like=True):
-    """What a child says of a request. `digest` is of the distribution as the child knows it, `behavior` and `origin`
-    are numbers in it and in the behavior's origins; `host` is the origin's Host, `scheme` the viewer's. `variant` tells
-    apart what the cache key tells apart beside path and query; `cached` is false for what passes all caches by.
-    Without a distribution it asks only whether somebody is there."""
+    """What a child edge says of its request. `time` is epoch seconds. `digest` is that of the distribution as the child
+    knows it; `behavior` and `origin` are numbers in the distribution and in the behavior's origins. `host` is the Host
+    for the origin, `scheme` the viewer's. `variant` stands for what the cache key holds beyond path and query; `cached`
+    is false if the request passes all caches by. Without a distribution it only asks whether a shield is there."""
 
     time: int
     nonce: bytes
@@ -29,10 +29,10 @@ class ShieldQuery(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ShieldAnswer(msgspec.Struct, frozen=True, array_like=True):
-    """What a parent says of its answer. `snapshot` is the number of the one that was obeyed when the origin was asked;
-    `fresh` for how many seconds more it is fresh, None if it is not stored; `hit` that nobody had to be asked.
-    `failure` is one of the origin's (kind, status, detail, and for how many seconds nobody asks again). `refused` says
-    why the parent did nothing."""
+    """What a shield says of its answer. `snapshot` is the number of the snapshot under which the origin was asked;
+    `fresh` the seconds for which the answer stays fresh, None if it is not stored; `hit` says that it came from the
+    shield's cache. `failure` is a failure of the origin: kind, status, detail, and the seconds for which the shield will
+    not ask again. `refused` says why the shield did not serve the request."""
 
     snapshot: int = 0
     fresh: float | None = None
