@@ -12,7 +12,7 @@ import pytest
 
 from keyfront.edge.cache import purge_log
 from keyfront.edge.cache.purge_log import PurgeLog
-from keyfront.edge.follower import Follower
+from keyfront.edge.follower import Follower, FollowerSettings
 from keyfront.model.snapshot import Behavior, Select
 from tests.origin import ScriptedOrigin, answer
 from tests.viewer import EdgeHarness, site
@@ -115,7 +115,7 @@ async def test_workers_of_one_machine(tmp_path: Path) -> None:
             await stack.enter_async_context(EdgeHarness(site(origin.origin(), behavior))) for _ in range(3)
         ]
         followers = [
-            Follower(harness.edge, tmp_path, tmp_path, f"edge-{n}", lambda: 0)
+            Follower(harness.edge, FollowerSettings(f"edge-{n}", tmp_path), lambda: 0)
             for n, harness in enumerate(workers)
         ]
         for target in ("/a", "/a?x=1", "/b"):
@@ -130,7 +130,7 @@ async def test_workers_of_one_machine(tmp_path: Path) -> None:
         origin.on("/a", answer(200, b"done", {"Location": "/slow"}), answer(200, b"new", control))
         await workers[0].get("/a", method="POST", body=b"x")
         for follower in followers:
-            follower.look()
+            follower.poll()
         go.set()
         assert (await waiting).body == b"old"
         for harness in workers:

@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from keyfront.edge.follower import Follower
+from keyfront.edge.follower import Follower, FollowerSettings
 from keyfront.edge.logs.access_log import AccessLog
 from keyfront.edge.net.worker_sockets import Inherited, Ports
 from keyfront.edge.serving.edge import Edge
@@ -38,7 +38,7 @@ async def test_a_worker_beats_while_it_takes_over_a_large_snapshot(tmp_path: Pat
     board = Board.create(1)
     ports = Ports(Inherited(board=board.fd, slots=1, slot=0, http=()))
     edge = Edge(EdgeSettings(), AccessLog(None))
-    follower = Follower(edge, tmp_path, tmp_path, "edge-1", lambda: 0)
+    follower = Follower(edge, FollowerSettings("edge-1", tmp_path), lambda: 0)
     beats: list[float] = []
 
     def progress() -> None:
@@ -50,7 +50,7 @@ async def test_a_worker_beats_while_it_takes_over_a_large_snapshot(tmp_path: Pat
     try:
         began = time.monotonic()
         FileFeed(tmp_path).publish(many(200, 1))
-        assert follower.look()
+        assert follower.poll()
         assert edge.routing.number == 1
         assert len(beats) >= 200
         assert began <= beats[0] <= beats[-1] <= time.monotonic()

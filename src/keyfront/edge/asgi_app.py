@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from keyfront.edge.follower import Follower
+from keyfront.edge.follower import Follower, FollowerSettings
 from keyfront.edge.http.asgi import EdgeApp, Receive, Scope, Send
 from keyfront.edge.http.trusted_proxies import TrustedProxies
 from keyfront.edge.logs.access_log import AccessLog
@@ -66,10 +66,9 @@ class Worker:
         edge = Edge(edge_settings, log)
         if edge.tiers.disk is not None:
             edge.tiers.disk.start()
-        follower = Follower(
-            edge, data, data, settings.name or f"asgi-{os.getpid()}", lambda: self._open, settings.region
-        )
-        follower.look()
+        name = settings.name or f"asgi-{os.getpid()}"
+        follower = Follower(edge, FollowerSettings(name, data, region=settings.region), lambda: self._open)
+        follower.poll()
         follower.report()
         stop = asyncio.Event()
         following = asyncio.create_task(follower.follow(stop))

@@ -1,4 +1,4 @@
-"""Follows the feed: applies each snapshot to the edge and reports what the edge obeys and counted."""
+"""Follows the feed: applies each snapshot to the edge, and reports which one the edge obeys and what it counted."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final, NamedTuple
 
 from keyfront.edge.cache.purge_log import PurgeLog
 from keyfront.edge.cache.removals import Removal
@@ -19,42 +20,49 @@ from keyfront.fleet.file_feed import FileFeed
 
 logger = logging.getLogger("keyfront.edge")
 
-POLL = 0.05
-"""Seconds between two looks at the feed; a look without news is one `stat`."""
+POLL: Final = 0.05
+"""Seconds between two polls of the feed; a poll without news is one `stat`."""
+REPORT: Final = 1.0
+"""Seconds between two reports without news, and between two polls of certificates and credentials."""
 
 
-REPORT = 1.0
-"""Seconds between two reports without news, and between two looks at certificates and credentials."""
+class FollowerSettings(NamedTuple):
+    """What an edge follows, and what it reports as.
+
+    `data` is the data folder, `feed` the folder of the feed if it is another one. `name` is unique among the edges of a
+    feed. `region` is where the edge is, empty if it is in none.
+    """
+
+    name: str
+    data: Path
+    feed: Path | None = None
+    region: str = ""
 
 
 class Follower:
-    """What a worker does besides answering: it obeys a feed and reports to it under its name, hears from others what
-    was removed though it has no request, and looks after its operator's credentials for origins."""
+    """What a worker does besides serving requests: it obeys a feed and reports to it, applies the purges of other
+    workers even when it has no requests, and polls the operator's credentials for origins.
 
-    def __init__(
-        self,
-        edge: Edge,
-        feed: Path,
-        data: Path,
-        name: str,
-        connections: Callable[[], int],
-        region: str = "",
-    ) -> None:
+    :param connections: how many connections are open now, for the reports.
+    """
+
+    def __init__(self, edge: Edge, settings: FollowerSettings, connections: Callable[[], int]) -> None:
         self._edge = edge
-        self._feed = FileFeed(feed, region)
-        self._changes = PurgeLog(data / "changes", edge.segment.name)
+        self._feed = FileFeed(settings.feed or settings.data, settings.region)
+        self._changes = PurgeLog(settings.data / "changes", edge.segment.name)
         edge.purger.on_unsafe_change = self._changes.append
-        self._name = name
+        self._name = settings.name
         self._connections = connections
         self._refused = ""
         self._run = os.urandom(12).hex()
         self.reports = True
-        """Could the last report be written?"""
+        """Whether the last report could be written."""
         self.progress: Callable[[], None] = lambda: None
-        """Called again and again while a snapshot is taken over, which takes seconds if it is large."""
+        """Called repeatedly while a snapshot is applied, which takes seconds if it is large."""
 
-    def look(self) -> bool:
-        """Take over what was published since, if it can be accepted. True if there is something to report."""
+    def poll(self) -> bool:
+        """Apply what was published since the last poll, if it can be accepted. Returns whether there is something to
+        report."""
         edge = self._edge
         edge.memory.poll_removals()
         for key, query in self._changes.poll():
@@ -85,6 +93,7 @@ class Follower:
         return True
 
     def report(self) -> None:
+        """Write the report: the snapshot that the edge obeys, or why it refused one, and its counters."""
         edge = self._edge
         disk, arena = edge.tiers.disk, edge.tiers.arena
         counted = sums(
@@ -110,7 +119,7 @@ class Follower:
             self.reports = False
 
     async def follow(self, stop: asyncio.Event, besides: Callable[[], object] | None = None) -> None:
-        """Look and report until `stop` is set. `besides` is called about once a second."""
+        """Poll and report until `stop` is set. `besides` is called about once a second."""
         clock = asyncio.get_running_loop().time
         reported = clock()
         while not stop.is_set():
@@ -124,13 +133,13 @@ class Follower:
                 self._edge.log.retry()
                 if besides is not None:
                     besides()
-            if self.look() or due:
+            if self.poll() or due:
                 self.report()
                 reported = clock()
 
     def leave(self) -> None:
-        """Take the report away, with the last counts in it: this edge is no longer one."""
+        """Write the last counters and remove the report: this edge has ended."""
         self.report()
-        with contextlib.suppress(OSError):  # it goes stale in some seconds
+        with contextlib.suppress(OSError):  # it goes stale within seconds
             self._feed.remove_report(self._name)
         self._changes.close()

@@ -1,8 +1,8 @@
 """A worker process of the edge: one event loop, listening sockets of its own (http, and https if wanted), one edge.
 
-Workers share a port by SO_REUSEPORT, and their cache by a segment of memory that their parent has made (`segment`).
-Each reads the feed for itself and reports for itself. A worker that dies takes only its open connections with it;
-`ports.py` says who accepts new ones.
+Workers share a port by SO_REUSEPORT, and a cache by a segment of memory that their parent creates
+(`cache.shared_segment`). Each follows the feed and reports on its own. A worker that dies takes only its open
+connections with it; `net.worker_sockets` says who accepts new ones.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import msgspec
 import uvloop
 
 from keyfront.edge.cache.shared_segment import Segment
-from keyfront.edge.follower import Follower
+from keyfront.edge.follower import Follower, FollowerSettings
 from keyfront.edge.http.listener import Listener
 from keyfront.edge.http.trusted_proxies import TrustedProxies
 from keyfront.edge.logs.access_log import AccessLog
@@ -52,16 +52,13 @@ async def _work(settings: WorkerSettings, on_ready: Callable[[], None], lifeline
     if edge.tiers.disk is not None:
         edge.tiers.disk.start()
     listeners = [Listener(edge, peers=TrustedProxies(settings.trusted_proxies), limits=settings.limits)]
-    feed = Path(settings.feed) if settings.feed else data
+    feed = Path(settings.feed) if settings.feed else None
     follower = Follower(
         edge,
-        feed,
-        data,
-        settings.name,
+        FollowerSettings(settings.name, data, feed, settings.region),
         lambda: sum(len(each.connections) for each in listeners),
-        settings.region,
     )
-    follower.look()
+    follower.poll()
 
     def trouble() -> Trouble:
         found = Trouble(0)

@@ -19,11 +19,14 @@ class TlsSettings(msgspec.Struct, frozen=True):
 
 
 class WorkerSettings(msgspec.Struct, frozen=True):
-    """What one worker is told at its start. `data` is the data folder, `trusted_proxies` are networks in CIDR form;
-    `access_log` is false where records are only counted; without `tls` there is only http. `feed` is the folder of the
-    feed, if that is another one; `shield` is where other edges connect whose Origin Shield this one is, by TLS if there
-    is any; `region` is where the edge is, empty if it is in none. `inherited` holds the sockets, the heartbeat board
-    and the shared memory of its supervisor; without it the worker listens for itself."""
+    """The settings of one worker.
+
+    `data` is the data folder, `feed` the folder of the feed if it is another one. `trusted_proxies` are networks in
+    CIDR form. `access_log` is false if records are only counted. Without `tls`, the worker serves http only. `shield`
+    is the address for the edges that use this one as their Origin Shield; they connect over TLS if `tls` is set.
+    `region` is where the edge is, empty if it is in none. `inherited` holds the sockets, the heartbeat board and the
+    shared memory of the supervisor; without it, the worker opens its own sockets.
+    """
 
     data: str
     name: str

@@ -56,7 +56,7 @@ from keyfront.edge.types.shield import SHIELD
 from keyfront.edge.types.stored import Stored
 from keyfront.errors import OriginFailure, clear_traceback
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("keyfront.edge")
 
 MAX_QUEUE: Final = 32
 """Requests that may wait on a connection before it is no longer read."""

@@ -32,7 +32,7 @@ from keyfront.edge.semantics.websocket import WEBSOCKET, upgrade_of
 from keyfront.edge.serving.fast_path import Caller
 from keyfront.edge.types.messages import Headers, Request
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("keyfront.edge")
 
 MAX_EARLY: Final = 64 * 1024
 """Bytes after a WebSocket handshake, before its response, above which the viewer is no longer read."""
