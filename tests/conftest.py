@@ -2,9 +2,10 @@
 
 `--tier unit` runs the files of that tier alone (`tests/tiers.py`). A module that must work on asyncio's own loop too
 says `EVENT_LOOPS = ("uvloop", "asyncio")`. What takes minutes runs with `--long` only; a module of a minute says
-`FIRST = True`, so that nobody waits for it in the end. Bytecode is written: without it each of the hundreds of
-processes that tests start would compile all of Keyfront. Property tests try the same cases at every run, so that a
-change is to blame for what fails; with `--hypothesis-profile=searching` they look for new ones.
+`FIRST = True`, so that nobody waits for it in the end; after it come the stories, then the many short tests. Bytecode
+is written: without it each of the hundreds of processes that tests start would compile all of Keyfront. Property tests
+try the same cases at every run, so that a change is to blame for what fails; with `--hypothesis-profile=searching` they
+look for new ones.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ sys.dont_write_bytecode = False
 settings.register_profile("same", derandomize=True)
 settings.register_profile("searching", derandomize=False)
 settings.load_profile("same")
+
+STORY = 600
+"""Seconds until a story is taken for stuck: on a quiet machine one takes ten, of which a busy one makes a hundred."""
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,
@@ -78,7 +82,16 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not getattr(getattr(item, "module", None), "FIRST", False))
+    stories = {path for path in {item.path for item in items} if tier(path) == "stories"}
+    for item in items:
+        if item.path in stories and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(STORY))
+    items.sort(
+        key=lambda item: (
+            not getattr(getattr(item, "module", None), "FIRST", False),
+            item.path not in stories,
+        )
+    )
 
 
 def pytest_asyncio_loop_factories(
