@@ -1,4 +1,4 @@
-"""What an Origin Shield is asked and what it answers."""
+"""The messages between an edge and its Origin Shield."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class ShieldQuery(msgspec.Struct, frozen=True, array_like=True):
 class ShieldAnswer(msgspec.Struct, frozen=True, array_like=True):
     """What a shield says of its answer. `snapshot` is the number of the snapshot under which the origin was asked;
     `fresh` the seconds for which the answer stays fresh, None if it is not stored; `hit` says that it came from the
-    shield's cache. `failure` is a failure of the origin: kind, status, detail, and the seconds for which the shield will
-    not ask again. `refused` says why the shield did not serve the request."""
+    shield's cache. `failure` is a failure of the origin: kind, status, detail, and the seconds for which the shield
+    will not ask again. `refused` says why the shield did not serve the request."""
 
     snapshot: int = 0
     fresh: float | None = None
