@@ -1,14 +1,14 @@
-"""Origin Shield, from below: what an edge asks its parent in the place of an origin, and what it makes of the answer.
+"""The client side of Origin Shield: an edge sends a request to its parent instead of the origin.
 
-An edge is told which other edge is the parent for an OriginShieldRegion. What it would ask an origin with that region
-it asks the parent: the same method, target and headers, without the secrets that the parent knows itself, and one more
-field, `X-Edge-Shield`, that says which distribution, behavior and origin are meant (`Asked`). The parent answers from
-its cache, or asks the origin, and says in the same field what the answer is worth (`Told`). Both fields are sealed with
-a secret that the two share, over all that they speak of, so that only edges can ask so and answer so.
+An edge is configured with the parent edge of each OriginShieldRegion. A request to an origin with that region goes to
+the parent: the same method, target, and headers, without the secrets that the parent knows itself. One more field,
+`X-Edge-Shield`, names the distribution, behavior, and origin (`ShieldQuery`). The parent responds from its cache or
+from the origin, and describes the response in the same field (`ShieldAnswer`). Both fields are sealed with a secret
+that the two edges share, over everything that they refer to, so that only edges can write them.
 
-Whatever is amiss with the parent, the origin is asked as if there were none: a shield may fail, and then it shields
-nothing. Only what may have been done already is not done twice. The parent's side is `parent`; why all this is right
-is told in decision 0017.
+If the parent fails in any way, the request goes to the origin as if there were no shield, unless it may have been
+carried out already and must not be repeated. The parent's side is `serving.shield_server`; decision 0017 gives the
+reasons.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from keyfront.model.snapshot import Origin
 logger = logging.getLogger("keyfront.edge")
 
 PATIENCE = 1.0
-"""Seconds after which a parent that has not answered is asked whether it lives; and again after as many."""
+"""Seconds after which a parent that has not responded is pinged, and between two pings."""
 PING = 2.0
-"""Seconds that it has to say so, and to accept a connection."""
+"""Seconds within which it must answer a ping, and accept a connection."""
 DOWN = 5.0
-"""Seconds for which a parent that was found dead is not asked."""
+"""Seconds for which a parent that was found dead is left alone."""
 KEPT: Final = 1024 * 1024
-"""Bytes of a request's body that are kept until the parent has taken it on."""
+"""Bytes of a request body that are kept until the parent has accepted the request."""
 LARGEST: Final = 19_500
 """Bytes of a request's head above which the parent is passed by: its shell would refuse it."""
 
@@ -90,7 +90,7 @@ def parent_address(text: str) -> Origin:
 
 
 class ReplayableBody:
-    """A request's body that can be given to somebody else as long as little of it has been read."""
+    """A request body that can be read again from the start, as long as at most `KEPT` bytes of it have been read."""
 
     def __init__(self, source: AsyncIterator[bytes]) -> None:
         self._source = source
@@ -117,7 +117,7 @@ class ReplayableBody:
         return chunk
 
     def rewound(self) -> bool:
-        """From the beginning again, if that is still there."""
+        """Start again at the beginning. False if that is gone."""
         self._at = 0
         return self._size <= KEPT
 
@@ -136,7 +136,7 @@ class Question(msgspec.Struct):
 
 
 class ShieldClient:
-    """Another edge that is asked in the place of origins."""
+    """The connection to one parent, which stands in for origins."""
 
     def __init__(
         self, region: str, address: str, secrets: Secrets, origins: Origins, clock: Callable[[], float]
@@ -152,7 +152,7 @@ class ShieldClient:
         self._ping: asyncio.Task[bool] | None = None
 
     async def ask(self, question: Question) -> tuple[OriginReply, ShieldAnswer] | None:
-        """The parent's answer, or None: then the origin is to be asked.
+        """The parent's response; None: ask the origin.
 
         :raises OriginFailure: what the parent met at the origin; or a failure of the parent's own after which the
             request cannot be sent again.
@@ -160,7 +160,7 @@ class ShieldClient:
         if asyncio.get_running_loop().time() < self._down_until:
             return None
         body, origin = question.body, question.origin
-        # What a parent may take: all that it may wait for the origin, and a little.
+        # As long as the parent may wait for the origin, and a little more.
         patience = origin.connection_attempts * (origin.connection_timeout + origin.read_timeout) + 5.0
         address = msgspec.structs.replace(self._address, read_timeout=patience)
         try:
@@ -225,7 +225,7 @@ class ShieldClient:
     async def _patient(
         self, exchange: Coroutine[Any, Any, tuple[OriginReply, ShieldAnswer | None]]
     ) -> tuple[OriginReply, ShieldAnswer | None]:
-        """Wait for an answer as long as the parent lives: a slow origin is to be waited for, a dead machine not.
+        """Wait for a response while the parent answers pings: an origin may be slow, a dead machine must not block.
 
         :raises OriginFailure: what the exchange raises; OriginReadError if the parent does not live.
         """
@@ -241,7 +241,7 @@ class ShieldClient:
             raise
 
     async def _lives(self) -> bool:
-        """Does it say that it is there? Asked once for all who wait."""
+        """Does the parent answer a ping? One ping serves all requests that wait."""
         if self._ping is None or self._ping.done():
             self._ping = asyncio.ensure_future(self._pinged())
         return await asyncio.shield(self._ping)
@@ -305,7 +305,7 @@ class Shields:
         }
 
     def has(self, origin: Origin) -> bool:
-        """Is there a parent for this origin's region?"""
+        """Is a parent configured for this origin's region?"""
         return origin.shield_region in self._parents
 
     async def ask(  # wide: the viewer's request beside what is sent to the origin

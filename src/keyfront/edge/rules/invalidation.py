@@ -1,15 +1,15 @@
-"""A distribution's invalidations, made ready to be asked: has what is stored under this key been ended?
+"""A distribution's invalidations, compiled: is the response that is stored under a key invalidated?
 
-An invalidation has the number of the first snapshot that carried it. What an edge asked an origin for while it
-obeyed an earlier one is ended by it, wherever and whenever that was stored; what it asked for later is not. So no
-clock is read, and none must agree with another: not on many machines, not after a restart with a cache on disk, not
-for an answer that was on its way when the invalidation came.
+An invalidation has the number of the first snapshot that contains it. It ends every response that an edge requested
+under an earlier snapshot, wherever and whenever that was stored, and none that was requested later. So no clock is
+read, and no two clocks must agree: not across machines, not after a restart with a cache on disk, not for a response
+that was in flight when the invalidation arrived.
 
-A stored response is ended if an invalidation names a request that it would answer: whatever its headers and cookies
-were, in whatever spelling. Paths are compared percent-decoded, both as they were asked for and in the form in which
-behaviors are chosen, so that no `%2E`, `//` or `/../` hides a copy. A cache tag ends every response that carries it,
-whatever its path. To end a response too many costs one more
-request to the origin, to end one too few shows a viewer what should be gone: where the two are in doubt, it ends.
+An invalidation ends a stored response if it names a request that the response would answer, with any headers and
+cookies, in any spelling. Paths are compared percent-decoded, both as requested and in the form in which behaviors are
+selected, so that no `%2E`, `//`, or `/../` hides a copy. A cache tag ends every response that has it, whatever its
+path. Ending one response too many costs one more request to the origin; ending one too few shows a viewer what should
+be gone. In doubt, a response is ended.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from keyfront.model.pattern import normalise_path
 from keyfront.model.snapshot import Invalidation, Select
 
 _DISGUISED = re.compile(r"[?#%;\\\0-\x1f]|/[/.]|[. +](?:/|\Z)")
-"""What a decoded path holds if an origin may take it for another one. Letters are not looked at: that an origin may
-take `é` for `e` makes no two copies of a file that anybody asks for."""
+"""What a decoded path contains if an origin may read it as another one. Letters are ignored: an origin that reads `é`
+as `e` makes no two copies of a file in practice."""
 
 Selects = Callable[[str], Select]
 
@@ -77,7 +77,7 @@ class Invalidations:
                     self._add(path, invalidation.number, selects, root)
         self._chains = _chains(self._prefixes)
         self._sorted = sorted(self._chains)
-        # A quick answer for what none of them names, where it is quick.
+        # Rules out most paths at once, as long as there are few prefixes.
         self._starts = tuple(self._prefixes) if len(self._prefixes) <= 32 else ("/",)
 
     def _add(self, pattern: str, number: int, selects: Selects, root: str) -> None:
@@ -98,8 +98,8 @@ class Invalidations:
                 self._paths[plain] = number
 
     def is_invalidated(self, key: str, snapshot: int, tags: tuple[str, ...] = ()) -> bool:
-        """Has what is stored under `key` with these cache tags, and was asked for under snapshot number `snapshot`,
-        been ended?"""
+        """Is the response under `key` with these cache tags invalidated, if it was requested under snapshot number
+        `snapshot`?"""
         if snapshot >= self.newest:
             return False
         if snapshot < self.newest_tag and any(self._tags.get(tag, 0) > snapshot for tag in tags):
@@ -116,7 +116,7 @@ class Invalidations:
         return _DISGUISED.search(plain) is not None and self._disguised(path, query, snapshot)
 
     def _disguised(self, path: str, query: str, snapshot: int) -> bool:
-        """The same for whatever else an origin may have taken the path for: it may be a copy of that."""
+        """The same for every other path that an origin may have read this one as: it may be a copy of that."""
         try:
             found = readings(path)
         except ValueError:
@@ -129,7 +129,7 @@ class Invalidations:
         return any(self._last(name, query) > snapshot for name in names)
 
     def _last(self, path: str, query: str) -> int:
-        """The number of the last invalidation that names it, 0 if none does."""
+        """The number of the last invalidation that names this path and query, 0 if none does."""
         text = f"{path}?{_plain(query)}" if query else path
         last = self._exact.get(text, 0)
         if self._paths:
@@ -168,7 +168,7 @@ def _chains(prefixes: dict[str, int]) -> dict[str, tuple[str | None, int]]:
 
 def cache_tags(name: bytes, headers: Iterable[Header]) -> tuple[str, ...]:
     """The cache tags in an origin's response header `name` (lower case), themselves in lower case: the first 50 that
-    are visible ASCII and no longer than 256 characters (§5.16). Whatever else stands there is no tag."""
+    are visible ASCII and no longer than 256 characters (§5.16). Anything else is ignored."""
     found: dict[str, None] = {}
     if not name:
         return ()

@@ -1,8 +1,8 @@
-"""A snapshot made ready to be asked: hosts to sites, paths to routes, key groups to key rings.
+"""A compiled snapshot: hosts to sites, paths to routes, key groups to key rings.
 
-`prepare` runs once per accepted snapshot and does all the work that a request must not repeat. A key ring whose
-keys did not change is taken over from the routing before, together with the credentials that it has verified;
-one whose keys changed in any way starts empty, so that nothing remembered outlives its key.
+A `Routing` is made once per accepted snapshot and does all the work that a request must not repeat. A key ring whose
+keys have not changed is taken over from the previous routing, together with the credentials that it has verified; one
+whose keys have changed in any way starts empty, so that no remembered credential outlives its key.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from keyfront.signing.tables import Budget, Remembered
 from keyfront.signing.verify import KeyRing
 
 if TYPE_CHECKING:
-    from keyfront.edge.rules.response_headers import ResponseHeaders
     from keyfront.edge.types.record import RecordTemplate
     from keyfront.signing.verify import Grant
 
