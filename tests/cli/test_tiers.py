@@ -102,7 +102,7 @@ def test_regions(tmp_path: Path) -> None:
         ("", ("us={0}/us", "asia={0}/same"), "for two regions"),
         ("", ("us={0}/missing",), "there is no folder"),
         ("", ("us={0}/data",), "data folder of a control plane"),
-        ("", ("us={0}/taken",), "holds what is for region asia"),
+        ("", ("us={0}/taken",), "holds a snapshot for region asia"),
     ],
 )
 def test_regions_that_make_no_sense(region: str, feeds: tuple[str, ...], why: str, tmp_path: Path) -> None:

@@ -359,7 +359,11 @@ def test_what_keyfront_refuses_is_named_beside_what_cannot_be_read(root: str) ->
     query = "WithTags" if root == "DistributionConfigWithTags" else ""
     error = refused("POST", "/2020-05-31/distribution", query, body=f"<{root}>{text}</{root}>".encode())
     assert error.code == "MalformedXML"
-    for says in ("Element New", "'http9'", "Also refused: (InvalidWebACLId) Keyfront has no AWS WAF"):
+    for says in (
+        "Element New",
+        "'http9'",
+        "Also refused: (InvalidWebACLId) Keyfront does not support AWS WAF",
+    ):
         assert says in error.message
     assert "InconsistentQuantities" not in error.message
 

@@ -146,10 +146,10 @@ def test_workers_that_do_not_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     machine.board.clear(1)
     assert list(machine.workers.reasons()) == ["edge-2 is not running"]
     machine.beat(1, at=clock[0])
-    machine.board.tell(1, Trouble.ACCESS_LOG | Trouble.CACHE_DISK)
+    machine.board.set_trouble(1, Trouble.ACCESS_LOG | Trouble.CACHE_DISK)
     assert list(machine.workers.reasons()) == ["edge-2 cannot write the access log"]
     assert "edge-2 cannot write the cache on disk" in machine.workers.details()["notes"][0]
-    machine.board.tell(1, Trouble(0))
+    machine.board.set_trouble(1, Trouble(0))
     clock[0] += 10
     machine.beat(0, 1, at=clock[0])
     machine.feed.report("edge-1", 0, at=clock[0], refused="it is older")

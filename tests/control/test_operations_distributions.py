@@ -507,12 +507,12 @@ def faulty(harness: Harness) -> Config:
 
 
 ALL_FAULTS = [
-    ("InvalidWebACLId", "Keyfront has no AWS WAF"),
+    ("InvalidWebACLId", "Keyfront does not support AWS WAF"),
     ("InvalidArgument", "The parameter Comment must have 0 to 128 characters"),
     ("InvalidArgument", "The parameter PriceClass is None"),
     ("NoSuchOrigin", "There is no origin or origin group 'nowhere'"),
     ("TrustedKeyGroupDoesNotExist", "The key group 'KG-none' does not exist"),
-    ("InvalidErrorCode", "ErrorCode must be one"),
+    ("InvalidErrorCode", "ErrorCode must be a code"),
     ("DistributionAlreadyExists", ""),
 ]
 
@@ -522,13 +522,13 @@ def test_all_that_is_refused_is_named_at_once_across_codes(harness: Harness) -> 
     error = harness.refused("CreateDistribution", DistributionConfig=config)
     assert (error.code, error.status) == ("InvalidWebACLId", 400)
     first, _, others = error.message.partition(" Also refused: ")
-    assert first.startswith("Keyfront has no AWS WAF")
+    assert first.startswith("Keyfront does not support AWS WAF")
     for code, text in ALL_FAULTS[1:]:
         assert f"({code}) " in others, code
         assert text in others, text
     assert error.message.count("'nowhere'") == 1
     assert error.message.count("'KG-none'") == 1, "the compiler and the references find the same fault"
-    assert error.message.count("Keyfront has no AWS WAF") == 1
+    assert error.message.count("Keyfront does not support AWS WAF") == 1
 
 
 def test_one_fault_after_the_other_taken_away_leaves_the_others(harness: Harness) -> None:

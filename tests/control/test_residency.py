@@ -477,5 +477,5 @@ def test_who_ties_a_group_away_from_its_distribution_is_told_once(
     with caplog.at_level(logging.WARNING):
         tie(harness, "key-group", group, "eu")
         harness.distribution("another")
-    told_ = f"distribution {id_}, behavior *: none of the key groups that it trusts has a key for edges in region us"
+    told_ = f"distribution {id_}, behavior *: none of its trusted key groups has a key for edges in region us"
     assert caplog.text.count(told_) == 1

@@ -279,9 +279,7 @@ def test_a_guarded_error_page_is_told_before_it_is_shown_to_all() -> None:
         + "\n[[Distribution.site.CustomErrorResponses]]\nErrorCode = 403\nResponsePagePath = '/login.html'\n"
     )
     page += "ResponseCode = '403'\nErrorCachingMinTTL = 0\n"
-    told = (
-        "distribution site: the custom error page /login.html for 403 is served without a signature, though "
-    )
+    told = "distribution site: the custom error page /login.html for 403 is served without a signature, although "
     for facts in ({}, BUILT):
         notes = planned(page, facts).notes
         assert any(note.startswith(told) for note in notes), notes

@@ -6,7 +6,7 @@ from prometheus_client.registry import Collector
 
 from keyfront.edge.logs.access_log import AccessLog
 from keyfront.edge.logs.counters import sums
-from keyfront.monitoring.edge_metrics import families, places
+from keyfront.monitoring.edge_metrics import families, region_families
 from tests.origin import ScriptedOrigin, answer
 from tests.viewer import EdgeHarness, site
 
@@ -57,7 +57,7 @@ def test_what_an_edge_of_another_version_says_does_not_hide_the_others() -> None
 def test_where_edges_are() -> None:
     found = [
         (sample.name, sample.labels, sample.value)
-        for family in places([("edge-1", "eu"), ("us/a-1", "us"), ("us/a-2", "us")])
+        for family in region_families([("edge-1", "eu"), ("us/a-1", "us"), ("us/a-2", "us")])
         for sample in family.samples
     ]
     assert found == [

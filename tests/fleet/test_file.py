@@ -181,7 +181,7 @@ def test_a_slow_edge_does_not_put_the_accepted_one_back(tmp_path: Path) -> None:
     one = slow.poll(None)
     control.publish(snapshot(2))
     assert quick.poll(None) == snapshot(2)
-    slow._keep(snapshot(1), snapshot(1).to_bytes())
+    slow._store_accepted(snapshot(1), snapshot(1).to_bytes())
     assert from_bytes((tmp_path / "snapshot.accepted").read_bytes()) == snapshot(2)
     assert slow.poll(one) == snapshot(2)
 

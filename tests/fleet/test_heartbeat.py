@@ -15,7 +15,7 @@ def test_a_slot_is_its_own() -> None:
     board = Board.create(3)
     board.beat(1, 100.5)
     board.accept(1, True)
-    board.tell(1, Trouble.REPORT)
+    board.set_trouble(1, Trouble.REPORT)
     assert board.silence(1, 102.0) == 1.5
     assert board.silence(0, 102.0) == board.silence(2, 102.0) == float("inf")
     assert (board.last(1), board.last(0)) == (100.5, 0.0)

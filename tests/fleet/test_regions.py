@@ -11,7 +11,7 @@ import pytest
 from keyfront.errors import SettingsError, SnapshotRefused
 from keyfront.fleet.feed import accept
 from keyfront.fleet.file_feed import FileFeed
-from keyfront.fleet.regions import HIGHEST, Regions, open_regions, refuse_stranger, remember, remembered
+from keyfront.fleet.regions import HIGHEST, Regions, open_regions, refuse_other_region, remember, remembered
 from keyfront.model.residency import for_region
 from keyfront.model.snapshot import Snapshot
 from tests.fleet.snapshots import snapshot
@@ -183,8 +183,8 @@ def test_what_is_for_one_region_does_not_go_into_the_folder_of_another(tmp_path:
         assert feeds.published() == for_region(tied(number, "us"), "eu")
     other = FileFeed(tmp_path / "none")
     other.publish(snapshot(1))
-    with pytest.raises(SettingsError, match="edges in no region"):
-        refuse_stranger(FileFeed(tmp_path / "none", "us"))
+    with pytest.raises(SettingsError, match="edges without a region"):
+        refuse_other_region(FileFeed(tmp_path / "none", "us"))
 
 
 def test_the_own_feed_is_not_done_without(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_number_that_nobody_gives(tmp_path: Path) -> None:
 
 
 def test_two_feeds_of_one_region(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="one region"):
+    with pytest.raises(SettingsError, match="the same region"):
         open_regions(tmp_path, "eu", [("eu", "a")])
 
 

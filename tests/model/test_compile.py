@@ -629,7 +629,7 @@ UNSOUND_POLICIES: list[tuple[Members, Members, str]] = [
     ({}, SENT | headers("allViewerAndWhitelistCloudFront", "Origin"), "only CloudFront headers"),
     ({}, SENT | headers("allViewerAndWhitelistCloudFront"), "must be listed"),
     ({}, SENT | headers("allViewer", "Origin"), "cannot be listed"),
-    ({}, SENT | headers("allExcept", "a b"), "no header name"),
+    ({}, SENT | headers("allExcept", "a b"), "not a header name"),
     ({}, SENT | cookies("some", "a"), "must be one of"),
 ]
 

@@ -42,7 +42,7 @@ def test_a_page_under_a_guarded_behavior_is_told(path: str, pattern: str) -> Non
         assert line.startswith(
             f"distribution E1: the custom error page {path} for 403 is served without a signature"
         )
-        assert f"behavior {pattern} needs one" in line
+        assert f"behavior {pattern} requires one" in line
 
 
 def test_the_default_behavior_guards_too_and_the_first_match_counts() -> None:

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from keyfront.errors import SettingsError
 from keyfront.model.compile import compile_snapshot
 from keyfront.model.residency import (
-    MOST,
+    MAX_REGIONS,
     NOWHERE,
     TAG,
     fault,
     for_region,
-    misspelt,
+    is_misspelled,
     region,
     regions_of,
     tied_keys,
@@ -51,7 +51,7 @@ EU, US = "eu", "us"
         ("us eu", ("eu", "us")),
         ("  eu   us eu ", ("eu", "us")),
         ("eu-central-1", ("eu-central-1",)),
-        (" ".join(f"r{n:02}" for n in range(MOST)), tuple(f"r{n:02}" for n in range(MOST))),
+        (" ".join(f"r{n:02}" for n in range(MAX_REGIONS)), tuple(f"r{n:02}" for n in range(MAX_REGIONS))),
     ],
 )
 def test_what_a_tag_names(value: str, expected: tuple[str, ...]) -> None:
@@ -60,7 +60,18 @@ def test_what_a_tag_names(value: str, expected: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["", "  ", "EU", "eu,us", "eu/us", "-eu", "é", "?", "x" * 33, " ".join(f"r{n}" for n in range(MOST + 1))],
+    [
+        "",
+        "  ",
+        "EU",
+        "eu,us",
+        "eu/us",
+        "-eu",
+        "é",
+        "?",
+        "x" * 33,
+        " ".join(f"r{n}" for n in range(MAX_REGIONS + 1)),
+    ],
 )
 def test_a_tag_that_cannot_be_read_is_no_tie(value: str) -> None:
     with pytest.raises(SettingsError):
@@ -76,12 +87,12 @@ def test_no_region_is_nowhere() -> None:
     "key", ["Keyfront:Regions", "keyfront:region", "keyfront-regions", "keyfront:Regions", "keyfrontregion"]
 )
 def test_keys_that_were_meant_to_tie(key: str) -> None:
-    assert misspelt(key)
+    assert is_misspelled(key)
 
 
 @pytest.mark.parametrize("key", [TAG, "regions", "keyfront:team", "Region", ""])
 def test_keys_that_were_not(key: str) -> None:
-    assert not misspelt(key)
+    assert not is_misspelled(key)
 
 
 # ---- the part of a region
@@ -303,17 +314,17 @@ def test_what_may_not_be_meant() -> None:
     refused += [("a", "region us"), ("c", "region us")]
     said = warnings(everything, (EU, US, ""))
     assert sorted(said[:6]) == sorted(
-        f"distribution E{name}, behavior *: none of the key groups that it trusts has a key for edges in {where}, "
+        f"distribution E{name}, behavior *: none of its trusted key groups has a key for edges in {where}, "
         "so every signature is refused there"
         for name, where in refused
     )
     assert said[6:] == [
-        "public key K2 of key group g-all is tied to eu by another key group that has it, and goes nowhere else",
-        "public key K1 of key group g-eu, which is tied to eu, is also for us: another key group that has it is tied "
-        "there",
-        "public key K1 of key group g-us, which is tied to us, is also for eu: another key group that has it is tied "
-        "there",
-        "distribution Eb is tied to mars, where there is no edge: nobody has it",
+        "public key K2 of key group g-all is tied to eu by another key group that contains it, and goes nowhere else",
+        "public key K1 of key group g-eu, which is tied to eu, is also for us: another key group that contains it is "
+        "tied there",
+        "public key K1 of key group g-us, which is tied to us, is also for eu: another key group that contains it is "
+        "tied there",
+        "distribution Eb is tied to mars, where there is no edge, so no edge has it",
     ]
     assert warnings(whole([distribution("a", "g")], [KeyGroup("g", "g", ("K1",))]), (EU,)) == []
 

@@ -151,7 +151,7 @@ def _shields(texts: Iterable[str]) -> Iterator[tuple[str, str]]:
 def _region_feeds(texts: Iterable[str], own: str) -> Iterator[tuple[str, str]]:
     """The other regions, each with the folder of its feed, which contains no secrets of a control plane."""
     from keyfront.fleet.file_feed import FileFeed
-    from keyfront.fleet.regions import refuse_stranger
+    from keyfront.fleet.regions import refuse_other_region
 
     seen = {own} if own else set()
     folders = set()
@@ -178,5 +178,5 @@ def _region_feeds(texts: Iterable[str], own: str) -> Iterator[tuple[str, str]]:
         if folder.resolve() in folders:
             raise SettingsError(f"--region-feed: {folder} is used for two regions")
         folders.add(folder.resolve())
-        refuse_stranger(FileFeed(folder, name))
+        refuse_other_region(FileFeed(folder, name))
         yield name, str(folder)

@@ -1,4 +1,4 @@
-"""The sums that a worker sends with its report."""
+"""The counters in a worker's report."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import msgspec
 
 
 class Sums(msgspec.Struct, frozen=True):
-    """What one worker has counted since it started, as it travels in a report. `run`, `keys` and `ends` are
-    `fleet.keycounts.KeyCounts`."""
+    """What one worker has counted since it started. `run`, `keys`, and `ends` are those of `key_counters.KeyCounts`."""
 
     requests: list[tuple[str, int, str, str, int]] = []
     keys: list[tuple[str, str, str, int]] = []

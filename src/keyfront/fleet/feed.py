@@ -1,18 +1,18 @@
-"""How snapshots reach edges, and how edges answer: the rules and the seam. Transports only carry the bytes.
+"""How snapshots reach edges, and how edges report back: the rules, and the interface of transports, which only carry
+bytes.
 
-The rules of `accept`, in the order in which they are asked:
+The rules of `accept`, in order:
 
-1. The bytes are a whole snapshot of our format, unaltered (`model/snapshot.py`).
-2. It makes sense: every behavior leads to an origin, every key group to keys that travel with it, who trusts
-   keys asks for a signature, and no invalidation is of a later snapshot.
-3. It is for the region of the edge, and nothing in it is tied to others (`model/residency.py`). The edge knows its
+1. The bytes are a complete, unaltered snapshot of a known format (`model/snapshot.py`).
+2. It is consistent: every behavior has an origin, every key group has its keys, a behavior that trusts keys requires a
+   signature, and no invalidation belongs to a later snapshot.
+3. It is for the edge's region, and nothing in it is tied to other regions (`model/residency.py`). The edge knows its
    region from its operator.
-4. Its number is not below that of the snapshot in use. Numbers only grow, so an older one is a mistake or a replay
-   of what was revoked since.
-5. At the same number it is the same snapshot. Then nothing changes; another one of that number is refused.
+4. Its number is not below that of the snapshot in use. Numbers only increase, so a lower one is an error, or a replay
+   of something that was revoked.
+5. If its number is the same, it must be the same snapshot, and nothing changes. A different one is refused.
 
-Whoever is refused keeps what he has. An edge that starts has its last accepted snapshot in use, if there is
-one.
+An edge that refuses a snapshot keeps the one in use. At its start, that is the last one that it accepted, if any.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ from keyfront.model import residency
 from keyfront.model.snapshot import Distribution, Snapshot, from_bytes
 
 STALE = 5.0
-"""Seconds after which an edge that has not reported no longer counts as live."""
+"""Seconds without a report after which an edge no longer counts as live."""
 
 
 class Report(msgspec.Struct, frozen=True):
-    """An edge's heartbeat.
+    """A report of an edge.
 
-    `number` is the snapshot that it obeys (0: none yet), `refused` why it refused a newer one (empty: it
-    did not), `at` when it said so in epoch seconds. `counters` are what it has counted since it started;
-    their names and shapes are the edge's (`fleet/edge_counters.py`). `region` is where it is, as its operator says;
-    empty: in none.
+    :param number: the snapshot in use; 0: none yet.
+    :param at: epoch seconds.
+    :param refused: why it refused a newer snapshot; empty: it did not.
+    :param counters: what it has counted since it started, in the form of `fleet/edge_counters.py`.
+    :param region: its region, as configured by its operator; empty: none.
     """
 
     name: str
@@ -49,17 +50,16 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Feed(Protocol):
-    """What a transport of snapshots offers. The control plane publishes and reads reports, edges do the
-    rest."""
+    """A transport for snapshots. The control plane publishes and reads reports; edges poll and report."""
 
     def publish(self, snapshot: Snapshot) -> None:
-        """Make `snapshot` the one to obey. It is safe from a crash when this returns.
+        """Publish `snapshot`. It survives a crash when this returns.
 
-        :raises SnapshotRefused: if its number is not above that of the snapshot published before.
+        :raises SnapshotRefused: if its number is not above that of the published snapshot.
         """
 
     def poll(self, current: Snapshot | None) -> Snapshot | None:
-        """The snapshot to use instead of `current`, if there is one. Cheap enough to be asked many times a
+        """The snapshot to use instead of `current`; None if there is no other. Cheap enough to call many times a
         second.
 
         :raises SnapshotRefused: once for each publication that `accept` refuses; `current` stays in use.
@@ -68,23 +68,23 @@ class Feed(Protocol):
     def report(
         self, name: str, number: int, *, at: float, refused: str = "", counters: object = None
     ) -> None:
-        """Tell how the edge `name` is doing; see `Report`. `counters` is a mapping, or a struct like one."""
+        """Publish a report of the edge `name`; see `Report`. `counters` is a mapping, or a struct like one."""
 
     def reports(self, now: float | None = None) -> list[Report]:
-        """The last reports of all edges that are live at `now`, in order of name."""
+        """The last reports of all edges that are live at `now` (epoch seconds), in order of name."""
 
 
 def accept(current: Snapshot | None, data: bytes, region: str = "") -> Snapshot:
-    """The snapshot that `data` holds; `current` itself if it is the same.
+    """The snapshot in `data`; `current` itself if it is the same.
 
-    :param region: the edge's; empty: it is in none.
-    :raises SnapshotRefused: if a rule above is broken. The message says which.
+    :param region: the edge's region; empty: none.
+    :raises SnapshotRefused: if it violates a rule above. The message says which.
     """
     snapshot = from_bytes(data)
     fault = next(filter(None, map(_fault, snapshot.distributions)), "")
     fault = fault or _key_fault(snapshot) or _invalidation_fault(snapshot)
     if fault:
-        raise SnapshotRefused(f"snapshot {snapshot.number} makes no sense: {fault}")
+        raise SnapshotRefused(f"snapshot {snapshot.number} is inconsistent: {fault}")
     if fault := residency.fault(snapshot, region):
         raise SnapshotRefused(f"snapshot {snapshot.number} is not for this edge: {fault}")
     if current is None:
@@ -93,7 +93,7 @@ def accept(current: Snapshot | None, data: bytes, region: str = "") -> Snapshot:
         raise SnapshotRefused(f"snapshot {snapshot.number} is older than {current.number}, which is in use")
     if snapshot.number == current.number:
         if snapshot != current:
-            raise SnapshotRefused(f"another snapshot of number {current.number} is in use already")
+            raise SnapshotRefused(f"a different snapshot {current.number} is already in use")
         return current
     return snapshot
 
@@ -111,7 +111,7 @@ def _fault(distribution: Distribution) -> str:
         if behavior.target_origin_id not in targets:
             return f"{where} lacks the origin of behavior {behavior.path_pattern}"
         if behavior.trusted_key_groups and not behavior.restricted:
-            return f"behavior {behavior.path_pattern} of {where} trusts keys and asks for no signature"
+            return f"behavior {behavior.path_pattern} of {where} trusts keys but requires no signature"
     return ""
 
 
@@ -124,7 +124,7 @@ def _key_fault(snapshot: Snapshot) -> str:
 
 
 def _invalidation_fault(snapshot: Snapshot) -> str:
-    """One of a later number would end at once whatever is fetched under this snapshot."""
+    """An invalidation of a later number would invalidate every response that is fetched under this snapshot."""
     for distribution in snapshot.distributions:
         if any(one.number > snapshot.number for one in distribution.invalidations):
             return f"distribution {distribution.id} carries an invalidation of a later snapshot"

@@ -1,13 +1,13 @@
-"""The feed for one machine: a file that is replaced, never changed, and one small file for each edge.
+"""The feed through a folder: a snapshot file that is replaced as a whole, and one small file for each edge.
 
 In the folder:
-  snapshot             what is published; replaced by rename, so that a reader sees the old one or the new one whole
-  snapshot.accepted    the newest that an edge has accepted; what edges start from while `snapshot` cannot be used
+  snapshot             the published snapshot, replaced by rename, so that readers see either the old or the new one
+  snapshot.accepted    the newest that an edge has accepted; edges start from it while `snapshot` cannot be used
   reports/<name>.json  each edge's last report
-  ended/               last reports of edges that have ended, until somebody has added up what they counted
+  ended/               the last reports of edges that have ended, until their counters have been added up
 
-Only `snapshot` is worth a wait for the disk: a published change must survive a power cut. The other files are
-replaced just as whole, but what a power cut takes of them is either written again or refused when it is read.
+Only `snapshot` is synced to disk: a published change must survive a power failure. The other files are replaced as a
+whole, too, and after a power failure they are either written again or refused when they are read.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ log = logging.getLogger("keyfront.fleet")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}\Z")
 
 _LEFT_OVER = 60.0
-"""Seconds after which a temporary file is one that a killed publisher left behind."""
+"""Age in seconds of temporary files that a killed process has left."""
 
 _FORGOTTEN = 30 * 86_400.0
-"""Seconds after which nobody will add up any more what an edge had counted when it ended."""
+"""Seconds after which the last report of an ended edge is deleted, even if its counters were not added up."""
 
 _SEAL = len(MAGIC) + 32
-"""Bytes at the start of a snapshot that tell it from every other one."""
+"""Bytes at the start of a snapshot file that identify it: magic and checksum."""
 
 _Seen = tuple[int, int, int]
 
 
 class FileFeed:
-    """A `Feed` in `folder`, for any number of processes. Each process has its own.
+    """A `Feed` in `folder`, for any number of processes, each with an instance of its own.
 
-    :param folder: need not exist before something is published or reported.
-    :param region: whose snapshots it carries; empty: those for edges in no region. What is there of another region
-        counts as a number that edges may have seen, and as nothing else.
+    :param folder: created when something is published or reported.
+    :param region: the region of its snapshots; empty: for edges without a region. Of a snapshot for another region,
+        only the number counts, as edges may have seen it.
     """
 
     def __init__(self, folder: str | os.PathLike[str], region: str = "") -> None:
@@ -68,11 +68,10 @@ class FileFeed:
     # The control plane
 
     def publish(self, snapshot: Snapshot) -> None:
-        """See `Feed`. What cannot be read counts as nothing published.
+        """See `Feed`. A file that cannot be read counts as nothing published.
 
-        :raises SnapshotRefused: if its number is not above the published one, unless it is that very
-        snapshot.
-        :raises OSError: if it cannot be written, and then what was published before stays.
+        :raises SnapshotRefused: if its number is not above the published one, unless it is the same snapshot.
+        :raises OSError: if it cannot be written. The published snapshot stays then.
         """
         if fault := residency.fault(snapshot, self.region):
             raise SnapshotRefused(f"snapshot {snapshot.number} is not for this feed: {fault}")
@@ -92,8 +91,8 @@ class FileFeed:
         )
 
     def supersede(self, snapshot: Snapshot) -> None:
-        """Let no edge of this feed start from an older snapshot than this one, which is published: the older one may
-        hold what they may not have any more.
+        """Prevent edges of this feed from starting with a snapshot older than this published one: it may contain what
+        they must no longer have.
 
         :raises OSError: if it cannot be written.
         """
@@ -102,12 +101,12 @@ class FileFeed:
             self._known[self._accepted] = (_identity(status), snapshot.number)
 
     def published(self) -> Snapshot | None:
-        """What is published, None if that is nothing, for another region, or cannot be read."""
+        """The published snapshot; None if there is none for this region, or it cannot be read."""
         return self._own(self._snapshot)
 
     def servable(self) -> Snapshot | None:
-        """What an edge that starts now can serve without a control plane: what is published, or the last that an edge
-        accepted. None if there is neither, or nothing in it to serve."""
+        """The snapshot that an edge can start with, without a control plane: the published one, or the last that an
+        edge accepted. None if there is neither, or it contains no distribution."""
         for path in (self._snapshot, self._accepted):
             found = self._own(path)
             if found is not None and found.distributions:
@@ -115,7 +114,8 @@ class FileFeed:
         return None
 
     def published_at(self) -> tuple[int, float] | None:
-        """The number of what is published, and when it was (epoch seconds); None if nothing can be read."""
+        """The number of the published snapshot, and when it was published (epoch seconds); None if it cannot be
+        read."""
         try:
             status = os.stat(self._snapshot)
         except OSError:
@@ -125,31 +125,32 @@ class FileFeed:
 
     @property
     def folder(self) -> Path:
+        """The feed's folder."""
         return self._folder
 
     def mark(self) -> object:
-        """What tells the published file from every other one that was or will be there; None if there is none."""
+        """Identifies the published file among all past and future ones; None if there is none."""
         try:
             return _identity(os.stat(self._snapshot))
         except OSError:
             return None
 
-    def held(self) -> str | None:
-        """The region whose snapshot lies here, be it this feed's or another; None if none can be read."""
+    def published_region(self) -> str | None:
+        """The region of the published snapshot, even if it is not this feed's; None if it cannot be read."""
         found = self._readable(self._snapshot)
         return None if found is None else found.region
 
     def number(self) -> int:
-        """The highest number that any edge may have seen: the next snapshot's must be above it. 0 if there is none."""
+        """The highest number that any edge may have seen; 0 if there is none. The next snapshot's must be higher."""
         return max(self._number(self._snapshot), self._number(self._accepted), 0)
 
     def reports(self, now: float | None = None) -> list[Report]:
-        """See `Feed`. `now` is epoch seconds, by default the clock's. What cannot be read is no report."""
+        """See `Feed`. `now` is epoch seconds, by default the current time. Files that cannot be read are ignored."""
         now = time.time() if now is None else now
         return [report for report in self.last_reports() if abs(now - report.at) <= STALE]
 
     def last_reports(self) -> list[Report]:
-        """The last report of each edge that has not ended in order, live or not, in order of name."""
+        """The last report of each edge that has not shut down in an orderly way, live or not, in order of name."""
         found = []
         for path in sorted(self._reports.glob("*.json")):
             report = self._report_at(path)
@@ -158,19 +159,19 @@ class FileFeed:
         return found
 
     def remove_report(self, name: str) -> None:
-        """The edge `name` has ended. What it has counted is kept for whoever adds it up (`ended`). Of one that is not
-        there nothing is kept."""
+        """Call it when the edge `name` has ended. Its last report moves to `ended/`, for its counters to be added up.
+        Does nothing if there is no report."""
         path = self._report_path(name)
         with suppress(FileNotFoundError):
-            kept = self._ended / f"{name}.{path.stat().st_mtime_ns}.json"
+            target = self._ended / f"{name}.{path.stat().st_mtime_ns}.json"
             try:
-                os.replace(path, kept)
+                os.replace(path, target)
             except FileNotFoundError:
                 self._ended.mkdir(mode=0o700, parents=True, exist_ok=True)
-                os.replace(path, kept)
+                os.replace(path, target)
 
     def ended(self) -> list[tuple[Path, Report]]:
-        """The last reports of edges that have ended, each with what to give `forget` when it is no longer needed."""
+        """The last reports of edges that have ended, each with the path to pass to `forget` once it is added up."""
         found = []
         for path in sorted(self._ended.glob("*.json")):
             report = self._report_at(path)
@@ -179,7 +180,7 @@ class FileFeed:
         return found
 
     def forget(self, ended: Path) -> None:
-        """What this edge has counted is kept elsewhere."""
+        """Delete the report of an ended edge, whose counters are stored elsewhere now."""
         with suppress(OSError):
             ended.unlink(missing_ok=True)
 
@@ -192,11 +193,11 @@ class FileFeed:
     # An edge
 
     def poll(self, current: Snapshot | None) -> Snapshot | None:
-        """See `Feed`. One `stat` if nothing was published since.
+        """See `Feed`. Costs one `stat` if nothing new was published.
 
-        Without a `current`, the edge starts from the last snapshot that any edge of this folder accepted,
-        and what is published is judged against that, so that a restart brings back nothing that was
-        revoked. If what is published is refused then, the call after this one says so.
+        Without a `current`, the edge starts from the last snapshot that any edge of this folder accepted, and the
+        published one is checked against that, so a restart restores nothing that was revoked. If the published snapshot
+        is refused then, the next call raises the error.
         """
         if self._refusal is not None:
             refusal, self._refusal = self._refusal, None
@@ -217,20 +218,21 @@ class FileFeed:
         except SnapshotRefused as refusal:
             return self._fall_back(before, current, refusal)
         except OSError as error:
-            # It may pass (no file descriptor left, say): the next call tries again, but it is told only once.
+            # Possibly temporary, for example no file descriptor left: later calls try again, but raise only once.
             if seen == self._unreadable:
                 return None
             self._unreadable = seen
             return self._fall_back(before, current, SnapshotRefused(f"the snapshot cannot be read: {error}"))
         if snapshot is current:
             return None
-        self._keep(snapshot, data)
+        self._store_accepted(snapshot, data)
         return snapshot
 
     def _fall_back(
         self, before: Snapshot | None, current: Snapshot | None, refusal: SnapshotRefused
     ) -> Snapshot | None:
-        """Refuse now if there is nothing to start from, else start from `before` and refuse next time."""
+        """Raise the refusal now if there is no other snapshot to start from; otherwise return `before` and raise it in
+        the next call."""
         if before is current:
             raise refusal
         self._refusal = refusal
@@ -241,8 +243,7 @@ class FileFeed:
     ) -> None:
         """See `Feed`.
 
-        :raises ValueError: if `name` is not 1 to 64 letters, digits, `.`, `_`, `-`, or begins with `.` or
-        `-`.
+        :raises ValueError: if `name` is not 1 to 64 letters, digits, `.`, `_`, and `-`, or begins with `.` or `-`.
         :raises OSError: if it cannot be written.
         """
         path = self._report_path(name)
@@ -268,11 +269,11 @@ class FileFeed:
             raise ValueError(f"{name!r} cannot be the name of an edge")
         return self._reports / f"{name}.json"
 
-    def _keep(self, snapshot: Snapshot, data: bytes) -> None:
-        """Remember `snapshot` as accepted, unless another edge has remembered it, or a newer one, already. Without
-        room for it the edge goes on all the same."""
+    def _store_accepted(self, snapshot: Snapshot, data: bytes) -> None:
+        """Store `snapshot` as accepted, unless another edge has already stored it or a newer one. If the disk is full,
+        the edge continues without."""
         with suppress(OSError):
-            # Many edges come with the same data: all but the first need to look only at its seal.
+            # Many edges store the same snapshot: all but the first need to compare only its checksum.
             if not self._holds(self._accepted, data):
                 if self._number(self._accepted) >= snapshot.number and self._own(self._accepted) is not None:
                     return
@@ -287,7 +288,7 @@ class FileFeed:
             return False
 
     def _number(self, path: Path) -> int:
-        """The number of the snapshot at `path`, -1 if there is none. It is read only if it was replaced."""
+        """The number of the snapshot at `path`; -1 if there is none. Reads the file only if it was replaced."""
         try:
             seen = _identity(os.stat(path))
         except OSError:
@@ -305,7 +306,7 @@ class FileFeed:
             return None
 
     def _own(self, path: Path) -> Snapshot | None:
-        """The snapshot at `path`, if it is one for this region."""
+        """The snapshot at `path`, if it is for this region."""
         found = self._readable(path)
         return None if found is None or residency.fault(found, self.region) else found
 
@@ -327,7 +328,7 @@ def _identity(status: os.stat_result) -> _Seen:
 
 
 def _read(path: Path) -> tuple[bytes, _Seen]:
-    """The bytes of `path`, and which file they are from: another one may take its place meanwhile."""
+    """The bytes at `path` with the identity of the file that they come from, as it may be replaced meanwhile."""
     with open(path, "rb") as file:
         seen = _identity(os.fstat(file.fileno()))
         return file.read(), seen

@@ -30,7 +30,7 @@ _BEAT, _ACCEPTING, _TROUBLE, _RESTARTS, _KILLS = range(5)
 
 
 class Trouble(IntFlag):
-    """What a worker cannot do at the moment, by its own last attempt."""
+    """What failed in a worker's last attempt."""
 
     ACCESS_LOG = 1
     REPORT = 2
@@ -40,22 +40,22 @@ class Trouble(IntFlag):
 class Board:
     """Heartbeats in shared memory. Times are seconds of `time.monotonic()`.
 
-    :param fd: from `create`, possibly inherited. It stays the caller's, and may be closed afterwards.
-    :param slots: how many processes there are.
+    :param fd: from `create`, possibly inherited. It stays the caller's, who may close it afterwards.
+    :param slots: the number of processes.
     """
 
     def __init__(self, fd: int, slots: int) -> None:
         self.fd = fd
         self.slots = slots
-        # The first slot is the board's own: one integer says whether the whole installation is stopping.
+        # The first slot belongs to the board: one integer says whether the whole installation is stopping.
         self._map = mmap.mmap(fd, (slots + 1) * _WIDTH * 8)
         self._cells = memoryview(self._map).cast("q")
 
     @classmethod
     def create(cls, slots: int) -> Board:
-        """A new board, without a name in any file system.
+        """A new board in anonymous memory.
 
-        :raises OSError: if there is no memory or no file descriptor for it.
+        :raises OSError: if there is no memory or file descriptor left.
         """
         if hasattr(os, "memfd_create"):
             fd = os.memfd_create("keyfront-heartbeats", os.MFD_CLOEXEC)
@@ -73,61 +73,63 @@ class Board:
     # -- written by the process itself
 
     def beat(self, slot: int, now: float) -> None:
-        """The process of this slot runs."""
+        """Record a heartbeat of this slot's process."""
         self._cells[self._at(slot, _BEAT)] = int(now * 1e9)
 
     def accept(self, slot: int, accepting: bool) -> None:
-        """Whether the worker of this slot accepts connections on its own sockets."""
+        """Record whether this slot's worker accepts connections on its own sockets."""
         self._cells[self._at(slot, _ACCEPTING)] = accepting
 
-    def tell(self, slot: int, trouble: Trouble) -> None:
-        """What the worker of this slot cannot do now."""
+    def set_trouble(self, slot: int, trouble: Trouble) -> None:
+        """Record what this slot's worker cannot do now."""
         self._cells[self._at(slot, _TROUBLE)] = trouble
 
     # -- written by the supervisor
 
     def clear(self, slot: int) -> None:
-        """The process of this slot is gone."""
+        """Reset the slot of a process that is gone."""
         for column in (_BEAT, _ACCEPTING, _TROUBLE):
             self._cells[self._at(slot, column)] = 0
 
     def count(self, slot: int, *, killed: bool) -> None:
-        """The process of this slot ended unasked; `killed`: by the supervisor, because it was stuck."""
+        """Count a restart of this slot's process; `killed`: because the supervisor killed it when it was stuck."""
         self._cells[self._at(slot, _RESTARTS)] += 1
         self._cells[self._at(slot, _KILLS)] += killed
 
     def stop(self) -> None:
-        """Everything ends: no worker takes over for another any more."""
+        """The installation stops: from now on no worker accepts connections for another."""
         self._cells[0] = 1
 
     # -- read by everybody
 
     @property
     def stopping(self) -> bool:
+        """True once `stop` was called."""
         return bool(self._cells[0])
 
     def last(self, slot: int) -> float:
-        """When the process last beat; 0.0 if it has not since it was started."""
+        """The time of the last heartbeat; 0.0 if there was none since the process started."""
         return self._cells[self._at(slot, _BEAT)] / 1e9
 
     def silence(self, slot: int, now: float) -> float:
-        """Seconds since the last heartbeat; infinite if there was none since the process was started."""
+        """Seconds since the last heartbeat; infinite if there was none since the process started."""
         last = self._cells[self._at(slot, _BEAT)]
         return max(now - last / 1e9, 0.0) if last else float("inf")
 
     def accepts(self, slot: int, now: float) -> bool:
-        """Does the worker of this slot take its connections itself?"""
+        """True if this slot's worker accepts its connections itself."""
         return bool(self._cells[self._at(slot, _ACCEPTING)]) and self.silence(slot, now) <= AWAY
 
     def trouble(self, slot: int) -> Trouble:
+        """What this slot's worker cannot do."""
         return Trouble(self._cells[self._at(slot, _TROUBLE)] & 7)
 
     def restarts(self, slot: int) -> tuple[int, int]:
-        """How often the process ended unasked, and how many of these times because it was stuck."""
+        """How often the process was restarted, and how many of these times because it was stuck."""
         return self._cells[self._at(slot, _RESTARTS)], self._cells[self._at(slot, _KILLS)]
 
     def close(self) -> None:
-        """Give up the memory and the file descriptor."""
+        """Release the memory and the file descriptor."""
         self._cells.release()
         self._map.close()
         os.close(self.fd)

@@ -1,8 +1,8 @@
-"""What an edge has seen of the keys that sign, as it travels in the counters of its report (`feed.Report`).
+"""The use of keys at an edge, as part of the counters in its report (`feed.Report`).
 
-The counts are of one *run* of one edge: they begin with nothing when its process starts, and `run` tells that process
-from every other one, on whatever machine. So whoever adds up the counts of all edges (`control/keys/usage.py`) needs to
-remember only how far each run had come.
+The counts belong to one *run* of one edge: they start at zero with its process, and `run` identifies that process among
+all machines. So whoever adds up the counts of all edges (`control/keys/usage.py`) only has to store the position of
+each run.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import msgspec
 
 
 class KeyCounts(msgspec.Struct, frozen=True):
-    """`keys` are key id, hash, distribution, and how many requests these allowed. `ends` are, by key id:
+    """The counts of one run.
 
-    - the latest moment (epoch seconds) until which a signature that was accepted is good;
-    - how many seconds ahead of its first acceptance a signature ended, and when that is: the longest among those that
-      are good still. Its lifetime was at least that.
+    :param keys: key id, hash, distribution, and the number of requests that they allowed.
+    :param ends: by key id: the latest expiry of an accepted signature (epoch seconds); the longest time, in seconds,
+        from the first acceptance of a signature to its expiry, among those that have not expired; and that expiry
+        (epoch seconds). The signature's lifetime is at least that time.
     """
 
     run: str = ""
@@ -24,7 +25,7 @@ class KeyCounts(msgspec.Struct, frozen=True):
 
 
 class ExpiryStats:
-    """When the signatures of one key end, as an edge or the control plane keeps it. Epoch seconds and seconds."""
+    """When the signatures of one key expire: the three values of `KeyCounts.ends`."""
 
     __slots__ = ("latest", "longest", "until")
 
@@ -34,17 +35,17 @@ class ExpiryStats:
         self.until = until
 
     def add(self, latest: int, longest: float, until: int, now: float) -> bool:
-        """Take over what somebody else has seen. True if that was news.
+        """Merge other statistics. True if something changed.
 
-        What is longest counts among signatures that are good still: a lifetime that was too long once is forgotten with
-        the signature that had it.
+        Only signatures that have not expired at `now` (epoch seconds) count for the longest lifetime: an excessive one
+        is forgotten when its signature expires.
         """
-        news = False
+        changed = False
         if latest > self.latest:
             self.latest = latest
-            news = True
+            changed = True
         if until > now and (longest > self.longest or self.until <= now):
             self.longest = longest
             self.until = until
-            news = True
-        return news
+            changed = True
+        return changed

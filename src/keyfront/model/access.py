@@ -1,8 +1,8 @@
 """Which requests to an origin are signed: origin access controls and origin access identities
 (cloudfront-semantics §5.14).
 
-Both come down to one of three words, which is all that an edge is told. With what it signs is no matter of a config:
-the edge's operator gives it credentials (`edge/credentials.py`).
+Both compile to one of three modes, which is all that an edge gets. The credentials to sign with are not part of a
+config: the edge's operator provides them (`edge/origin/credentials.py`).
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from typing import Literal, cast
 from keyfront.model.config_reader import Config, Struct
 
 Signing = Literal["never", "always", "no-override"]
-"""`no-override`: unless the viewer's own Authorization is sent on."""
+"""`no-override`: sign unless the viewer's own Authorization header is forwarded."""
 
 IDENTITY = "origin-access-identity/cloudfront/"
-"""What stands before the id of an origin access identity in an S3OriginConfig (§3.4)."""
+"""The prefix of an origin access identity's id in an S3OriginConfig (§3.4)."""
 
 
 def signing_of(control: Config) -> Signing:
-    """What an OriginAccessControlConfig asks for."""
+    """The signing mode of an OriginAccessControlConfig."""
     return cast(Signing, control["SigningBehavior"])
 
 
 def read_signing(
     struct: Struct, s3: Struct, controls: Mapping[str, Config], identities: Mapping[str, Config]
 ) -> Signing:
-    """What the origin `struct` with the S3OriginConfig `s3` asks for; both ids are looked up in what exists.
+    """The signing mode of the origin `struct` with the S3OriginConfig `s3`. Unknown ids are problems.
 
-    An origin access identity always signs: it had no other behaviors to choose from.
+    An origin access identity always signs; it has no other modes.
     """
     control, identity = struct.text("OriginAccessControlId"), s3.text("OriginAccessIdentity")
     if control and identity:

@@ -1,12 +1,12 @@
-"""The one door from dict to type: a DistributionConfig as the API has it becomes what an edge obeys.
+"""The only way from dict to type: compiles the API's DistributionConfig to the value that an edge uses.
 
-A config is read once, when it is created or updated, and either compiles whole or is refused with all that
-stands against it; an edge never sees a dict. All that a config can say is obeyed, refused, or listed as
-accepted without effect (`members.py`). What one config alone can break is refused here: its shape, its
-ranges, its references, the quotas of one distribution. What needs the other resources (aliases of other
-distributions, quotas of the account, ETags) is the control plane's.
+A config is compiled once, when it is created or updated, and either compiles as a whole or is refused with all its
+problems; an edge never sees a dict. Every member of a config is applied, refused, or listed as accepted without effect
+(`supported_members.py`). Problems that one config shows by itself are found here: its shape, its ranges, its
+references, the quotas of one distribution. Whatever involves other resources (aliases of other distributions, quotas of
+the account, ETags) is up to the control plane.
 
-Nothing here reads a clock or asks anybody: the same config compiles to the same value.
+Pure: the same config compiles to the same value.
 """
 
 from __future__ import annotations
@@ -55,9 +55,8 @@ __all__ = [
 
 
 class Lookup(msgspec.Struct, frozen=True):
-    """What a config may refer to, each by id: KeyGroupConfig dicts, and the config dicts of custom policies
-    (CachePolicyConfig, …). The managed policies are known without being passed. Any mapping will do, also one
-    that fetches an entry when it is asked for."""
+    """The resources that a config can refer to, by id: their configs in the API's shape (KeyGroupConfig,
+    CachePolicyConfig, …). Managed policies are known anyway. A mapping may read its entries lazily."""
 
     key_groups: Mapping[str, Config] = {}
     cache_policies: Mapping[str, Config] = {}
@@ -78,12 +77,11 @@ def compile_distribution(
     lookup: Lookup,
     limits: Limits = _LIMITS,
 ) -> Distribution | list[Problem]:
-    """What an edge serves for `config`, or all that stands against it (never an empty list).
+    """The compiled distribution, or all problems of its config (never an empty list).
 
     :param domain_name: the distribution's own host name.
-    :param config: a DistributionConfig in the API's shape; optional members may be absent and mean
-        CloudFront's
-        defaults.
+    :param config: a DistributionConfig in the API's shape; absent optional members have CloudFront's defaults.
+    :param lookup: the resources that the config can refer to.
     """
     problems = unobeyed(config)
     top = Struct(config, "", problems)
@@ -95,7 +93,7 @@ def compile_distribution(
         arn=arn,
         domain_name=domain_name.lower(),
         aliases=_aliases(top, limits),
-        # Nobody can ask a staging distribution itself: only a continuous deployment policy sends it requests.
+        # A staging distribution gets requests only through a continuous deployment policy, which Keyfront lacks.
         enabled=_enabled(top) and not top.flag("Staging"),
         default_root_object=_default_root_object(top),
         origins=origins,
@@ -110,15 +108,15 @@ def compile_distribution(
 
 
 def compile_cache_policy(config: Config) -> Forwarding | list[Problem]:
-    """What a CachePolicyConfig makes of the behaviors that use it, or all that stands against it."""
+    """What a CachePolicyConfig selects for the behaviors that use it, or all its problems."""
     problems: list[Problem] = []
     forwarding = from_policies(Struct(config, "", problems), None)
     return list(dict.fromkeys(problems)) or forwarding
 
 
 def compile_origin_request_policy(config: Config) -> Forwarding | list[Problem]:
-    """What an OriginRequestPolicyConfig makes of a behavior whose cache policy selects nothing, or all that stands
-    against it."""
+    """What an OriginRequestPolicyConfig selects for a behavior whose cache policy selects nothing, or all its
+    problems."""
     problems: list[Problem] = []
     nothing = Struct(managed.CACHE_POLICIES[managed.CACHING_DISABLED], "", problems)
     forwarding = from_policies(nothing, Struct(config, "", problems))
@@ -133,13 +131,13 @@ def compile_snapshot(
     now: float,
     response_headers_policies: Iterable[ResponseHeadersPolicy] = (),
 ) -> Snapshot:
-    """Snapshot `number`, made at `now` (epoch seconds).
+    """Snapshot `number`, created at `now` (epoch seconds).
 
-    Only the key groups that some restricted behavior trusts travel, and only their keys. A key id without a
-    key is left out of its group, so that its holder is refused; a group that is trusted but missing stays
-    named in the behavior, which then refuses everyone it alone would admit. Of the response headers policies, those
-    travel that some behavior names, managed ones among them. All is in order of id: the same resources make the
-    same bytes but for number and time.
+    It contains only key groups that a restricted behavior trusts, and only their keys. A key id without a key is
+    removed from its group, so its signatures are refused. A trusted group that is missing stays named in the behavior,
+    which then refuses everyone whom only this group would admit. Response headers policies are included if a behavior
+    uses them, managed ones too. Everything is in order of id, so the same resources yield the same bytes apart from
+    number and time.
     """
     served = sorted(distributions, key=lambda distribution: distribution.id)
     trusted = {
@@ -155,7 +153,7 @@ def compile_snapshot(
         for group in sorted(key_groups, key=lambda group: group.id)
         if group.id in trusted
     ]
-    travelling = sorted({key_id for group in groups for key_id in group.key_ids})
+    key_ids = sorted({key_id for group in groups for key_id in group.key_ids})
     policies = {policy.id: policy for policy in (*_managed_policies(), *response_headers_policies)}
     named = {
         behavior.response_headers_policy_id for distribution in served for behavior in distribution.behaviors
@@ -163,7 +161,7 @@ def compile_snapshot(
     return Snapshot(
         number=number,
         created=now,
-        public_keys=tuple(keys[key_id] for key_id in travelling),
+        public_keys=tuple(keys[key_id] for key_id in key_ids),
         key_groups=tuple(groups),
         distributions=tuple(served),
         response_headers_policies=tuple(policies[id_] for id_ in sorted(named & policies.keys())),
@@ -193,18 +191,18 @@ def _behaviors(top: Struct, targets: Collection[str], lookup: Lookup, limits: Li
             f"A distribution can have {limits.cache_behaviors} cache behaviors", "TooManyCacheBehaviors"
         )
     behaviors = []
-    seen: set[str] = set()
+    patterns: set[str] = set()
     for struct in structs:
         pattern = struct.text("PathPattern", None)
         if not _PATH_PATTERN.match(pattern):
             struct.refuse("PathPattern must be 1 to 255 of the characters A-Z a-z 0-9 _-.*$/~\"'@:+& and ?")
         elif _UNREACHABLE.search("/" + pattern.removeprefix("/")):
-            # Paths are matched without these. A rule that never applies would leave open what it was to close.
+            # Normalized paths have none of these, and a rule that never applies would leave content unprotected.
             struct.refuse("PathPattern must not contain //, /./ or /../: no path could match it")
         same = pattern.removeprefix("/")
-        if same in seen:
-            struct.refuse("This PathPattern is that of an earlier cache behavior as well")
-        seen.add(same)
+        if same in patterns:
+            struct.refuse("An earlier cache behavior has the same PathPattern")
+        patterns.add(same)
         behaviors.append(_behavior(struct, pattern, targets, lookup, limits))
     if "DefaultCacheBehavior" not in top:
         top.refuse("The parameter DefaultCacheBehavior is required")
@@ -259,8 +257,7 @@ def _behavior(
         response_headers_policy_id=response_headers_policy_id,
     )
     if struct.flag("Compress") and behavior.caches and (behavior.accept_gzip or behavior.accept_brotli):
-        # Without caching, or where the viewer's own Accept-Encoding is sent on, the edge compresses nothing
-        # (§5.11).
+        # Without caching, or if the viewer's own Accept-Encoding is forwarded, the edge does not compress (§5.11).
         return msgspec.structs.replace(behavior, compress=True)
     return behavior
 
@@ -279,10 +276,10 @@ def _methods(struct: Struct) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _trusted_key_groups(struct: Struct, lookup: Lookup, limits: Limits) -> tuple[str, ...] | None:
-    """The ids of the groups whose keys may sign for this behavior; None if no signature is needed.
+    """The ids of the groups whose keys can sign for this behavior; None if no signature is needed.
 
-    Whoever lists groups wants a signature: groups with Enabled false, and Enabled without groups, are
-    refused, so that neither reading of a half-said wish leaves private content open.
+    Listed groups with Enabled false, and Enabled without groups, are refused, so that no interpretation of an ambiguous
+    config leaves private content open.
     """
     trusted = struct.struct("TrustedKeyGroups")
     enabled = trusted.flag("Enabled")
@@ -313,7 +310,7 @@ def _forwarding(struct: Struct, lookup: Lookup, limits: Limits) -> Forwarding:
         struct.refuse("ForwardedValues cannot be used with CachePolicyId")
     for name in ("MinTTL", "DefaultTTL", "MaxTTL"):
         if struct.members.get(name):
-            struct.refuse(f"{name} cannot be used with CachePolicyId, whose policy holds it")
+            struct.refuse(f"{name} cannot be used with CachePolicyId: the policy defines it")
     cache_policy = _policy(
         struct, cache_policy_id, managed.CACHE_POLICIES, lookup.cache_policies, "CachePolicy"
     )
@@ -340,7 +337,7 @@ def _policy(
 
 
 def _placeholder(known: Mapping[str, Config], struct: Struct) -> Struct:
-    """Some policy to read on with where the one that was named is missing; the config is refused anyway."""
+    """Any policy, to continue with if the named one is missing; the config is refused anyway."""
     return Struct(next(iter(known.values())), "", struct.problems)
 
 
@@ -348,7 +345,7 @@ def _placeholder(known: Mapping[str, Config], struct: Struct) -> Struct:
 
 
 def _cache_tag_header(top: Struct) -> str:
-    """The response header that cache tags are read from, in lower case; empty if there is none (§5.16)."""
+    """The response header with cache tags, in lower case; empty if there is none (§5.16)."""
     if "CacheTagConfig" not in top:
         return ""
     name = top.struct("CacheTagConfig").text("HeaderName", None)
@@ -373,7 +370,7 @@ _COUNTRIES = words(
     YT ZA ZM ZW XK
     """
 )
-"""ISO 3166-1 alpha-2, and XK (Kosovo), which country tables use."""
+"""ISO 3166-1 alpha-2, and XK (Kosovo), which country databases use."""
 
 GeoKind = Literal["none", "whitelist", "blacklist"]
 
@@ -400,7 +397,7 @@ def _default_root_object(top: Struct) -> str:
     name = top.text("DefaultRootObject")
     if name and (not _ROOT_OBJECT.match(name) or name.startswith("/") or "?" in name or "#" in name):
         top.refuse(
-            "DefaultRootObject must name an object, URL-encoded, without a slash at its beginning",
+            "DefaultRootObject must be the URL-encoded name of an object, without a leading slash",
             "InvalidDefaultRootObject",
         )
     return name
@@ -411,7 +408,9 @@ def _error_responses(top: Struct) -> tuple[ErrorResponse, ...]:
     for struct in top.structs("CustomErrorResponses", "custom error response", "ErrorCode"):
         code = struct.number("ErrorCode", 0, 0, 999, "InvalidErrorCode")
         if code not in _CUSTOM_ERROR_CODES:
-            struct.refuse("ErrorCode must be one that custom error responses exist for", "InvalidErrorCode")
+            struct.refuse(
+                "ErrorCode must be a code for which custom error responses exist", "InvalidErrorCode"
+            )
         if code in responses:
             struct.refuse("An ErrorCode can be listed only once")
         page, replacement = struct.text("ResponsePagePath"), struct.text("ResponseCode")
@@ -420,7 +419,7 @@ def _error_responses(top: Struct) -> tuple[ErrorResponse, ...]:
         if page and (not PATH.match(page) or "#" in page):
             struct.refuse("ResponsePagePath must begin with /, URL-encoded", "InvalidRelativePath")
         if replacement and not (replacement.isascii() and replacement.isdigit()):
-            struct.refuse("ResponseCode must be a status", "InvalidResponseCode")
+            struct.refuse("ResponseCode must be an HTTP status code", "InvalidResponseCode")
             replacement = ""
         if replacement and int(replacement) not in _RESPONSE_CODES:
             struct.refuse("ResponseCode must be one that CloudFront can return", "InvalidResponseCode")
@@ -444,5 +443,5 @@ def _geo(top: Struct) -> Geo:
         )
     for country in countries:
         if country not in _COUNTRIES:
-            struct.refuse(f"{country!r} is no ISO 3166-1 alpha-2 country code", "InvalidLocationCode")
+            struct.refuse(f"{country!r} is not an ISO 3166-1 alpha-2 country code", "InvalidLocationCode")
     return Geo(kind=cast(GeoKind, kind), countries=tuple(dict.fromkeys(countries)))

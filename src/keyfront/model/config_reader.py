@@ -1,8 +1,7 @@
-"""Reading a config dict whose members may be absent or wrong: a `Struct` gives typed values and collects
-problems.
+"""Reads config dicts whose members may be absent or wrong: a `Struct` returns typed values and collects problems.
 
-Absent and null members take their default, since CloudFront's own do. A member of the wrong type is a
-problem, and reading goes on with the default, so that one answer names all that is wrong.
+Absent and null members have their default, as at CloudFront. A member of the wrong type is a problem, and reading
+continues with the default, so that one answer lists all problems.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ Config = Mapping[str, Any]
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """Why a config cannot be obeyed: the API's error `code` and its HTTP `status`, with a message for the
-    caller."""
+    """A reason to refuse a config: the API's error code, a message for the caller, and the HTTP status."""
 
     code: str
     message: str
@@ -25,17 +23,21 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 def problem(code: str, message: str) -> Problem:
-    """A Problem with the status that the API's model gives `code` (cloudfront-semantics §7.2)."""
+    """A Problem with the status that the API's model has for `code` (cloudfront-semantics §7.2)."""
     return Problem(code, message, 404 if code.startswith("NoSuch") or code == "EntityNotFound" else 400)
 
 
 def words(text: str) -> frozenset[str]:
-    """The words of a table that is written as text."""
+    """The words of a text, for tables written as text."""
     return frozenset(text.split())
 
 
 class Struct:
-    """A structure of a config: its `members`, and `where` it stands in words that end a message."""
+    """A structure in a config.
+
+    :param where: its location, appended to messages; empty for the top.
+    :param problems: where problems are collected.
+    """
 
     __slots__ = ("members", "problems", "where")
 
@@ -48,13 +50,12 @@ class Struct:
         return self.members.get(name) is not None
 
     def refuse(self, message: str, code: str = "InvalidArgument") -> None:
-        """Note a problem with this structure: `message` is what is wrong, without the place and the full
-        stop."""
+        """Add a problem with this structure. `message` has neither location nor period."""
         self.problems.append(problem(code, f"{message} ({self.where})." if self.where else f"{message}."))
 
     def text(self, name: str, default: str | None = "", choices: Collection[str] = ()) -> str:
-        """A string member, one of `choices` if there are any. `default` None means that it must be there
-        and not be empty."""
+        """A string member, one of `choices` if there are any. With the default None, it must be present and not
+        empty."""
         value = self.members.get(name)
         if value is None or (value == "" and default is None):
             if default is None:
@@ -69,8 +70,7 @@ class Struct:
         return value
 
     def number(self, name: str, default: int, low: int, high: int, code: str = "InvalidArgument") -> int:
-        """An integer member from `low` to `high`, both included; outside of them it is a problem named
-        `code`."""
+        """An integer member from `low` to `high`, inclusive. Anything else is a problem with this `code`."""
         value = self.members.get(name)
         if value is None:
             return default
@@ -99,20 +99,19 @@ class Struct:
         return Struct(value or {}, f"{name} of {self.where}" if self.where else name, self.problems)
 
     def texts(self, name: str) -> list[str]:
-        """The strings of a list member {Quantity, Items}, each once, in order."""
+        """The distinct strings of a list member {Quantity, Items}, in order."""
         texts = list(dict.fromkeys(self._items(name, str, "strings")))
         if not all(text and text.isprintable() for text in texts):
-            self.refuse(f"The parameter {name} must hold strings of printable characters")
+            self.refuse(f"The parameter {name} must contain strings of printable characters")
             return []
         return texts
 
     def numbers(self, name: str) -> list[int]:
-        """The integers of a list member {Quantity, Items}, each once, in order."""
+        """The distinct integers of a list member {Quantity, Items}, in order."""
         return list(dict.fromkeys(self._items(name, int, "integers")))
 
     def structs(self, name: str, what: str, key: str) -> list[Struct]:
-        """The structures of a list member {Quantity, Items}; each is called `what` and its member `key` in
-        messages."""
+        """The structures of a list member {Quantity, Items}. Messages locate them by `what` and the value of `key`."""
         return [
             Struct(item, f"{what} {item.get(key)!r}", self.problems)
             for item in self._items(name, Mapping, "structures")
@@ -125,6 +124,6 @@ class Struct:
         if not isinstance(items, list | tuple) or not all(
             isinstance(item, kind) and not isinstance(item, bool) for item in items
         ):
-            self.refuse(f"The parameter {name} must hold {plural}")
+            self.refuse(f"The parameter {name} must contain {plural}")
             return ()
         return items

@@ -1,11 +1,11 @@
-"""Configs as CloudFront returns them: complete, whatever the caller left out (cloudfront-semantics §7.5).
+"""Completes configs as CloudFront does: all defaults are filled in (cloudfront-semantics §7.5).
 
-A config is made complete when it is accepted, so that what is stored, compiled and read is one and the
-same, and a config that was read can be sent back unchanged. Functions here add what is missing and drop
-what means nothing; they refuse nothing (that is `validate.py` and `model/compile.py`). Each is idempotent.
+A config is completed when it is accepted, so that the stored, the compiled, and the returned config are the same, and a
+returned config can be sent back unchanged. The functions here add missing members and drop meaningless ones. They
+refuse nothing (`validate.py` and `compile.py` do). Each is idempotent.
 
-An empty string means "unset" where an id or a name of something else is wanted: Go's clients send one (§7.1).
-Member order is that of the API's model.
+Where the id or name of another resource is expected, an empty string means "unset": Go clients send it (§7.1). The
+order of members is that of the API's model.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _METHODS = ("HEAD", "DELETE", "POST", "GET", "OPTIONS", "PUT", "PATCH")
 
 DEFAULT_TTL = 86_400
 MAX_TTL = 31_536_000
-"""Seconds; a minimum or a default above them raises them (§5.4)."""
+"""Seconds. A minimum or default TTL above them raises them (§5.4)."""
 
 
 def public_key(config: Config) -> dict[str, Any]:
     return {
         "CallerReference": config["CallerReference"],
         "Name": config["Name"],
-        # Byte for byte: whatever is added, or taken away, Terraform takes for another key and replaces it (§3.1).
+        # Unchanged, byte for byte: to Terraform any difference is a new key, which replaces this one (§3.1).
         "EncodedKey": config["EncodedKey"],
         "Comment": config.get("Comment") or "",
     }
@@ -101,7 +101,7 @@ def _origin(config: Config) -> dict[str, Any]:
         "ConnectionAttempts": _default(config, "ConnectionAttempts", 3),
         "ConnectionTimeout": _default(config, "ConnectionTimeout", 10),
     }
-    if config.get("ResponseCompletionTimeout"):  # 0 is Go's way to say nothing
+    if config.get("ResponseCompletionTimeout"):  # Go clients send 0 for unset
         found["ResponseCompletionTimeout"] = config["ResponseCompletionTimeout"]
     shield = config.get("OriginShield") or {}
     found["OriginShield"] = {"Enabled": _default(shield, "Enabled", False)}
@@ -162,7 +162,7 @@ def _behavior(config: Config) -> dict[str, Any]:
             "DefaultTTL": usual,
             "MaxTTL": _default(config, "MaxTTL", max(MAX_TTL, usual)),
         }
-    else:  # the policy's TTLs count; Go sends zeros beside it
+    else:  # the policy's TTLs apply; Go clients send zeros
         found |= {ttl: config[ttl] for ttl in ("MinTTL", "DefaultTTL", "MaxTTL") if config.get(ttl)}
     return found
 
@@ -182,7 +182,7 @@ def _rank(method: str) -> int:
 def _forwarded_values(config: Config) -> dict[str, Any]:
     cookies = config["Cookies"]
     found: dict[str, Any] = {"Forward": cookies["Forward"]}
-    if cookies["Forward"] == "whitelist":  # with any other value CloudFront deletes the names
+    if cookies["Forward"] == "whitelist":  # otherwise CloudFront deletes the names
         found["WhitelistedNames"] = _same(cookies.get("WhitelistedNames"))
     return {
         "QueryString": config["QueryString"],
@@ -213,8 +213,8 @@ def _logging(config: Config) -> dict[str, Any]:
 
 
 def _viewer_certificate(config: Config) -> dict[str, Any]:
-    """Certificate and CertificateSource are the deprecated way to say the same; they are always returned,
-    and count when they come alone."""
+    """Certificate and CertificateSource are the deprecated form; they are always returned, and apply if they are given
+    alone."""
     source, certificate = config.get("CertificateSource"), config.get("Certificate") or ""
     iam = config.get("IAMCertificateId") or (certificate if source == "iam" else "")
     acm = config.get("ACMCertificateArn") or (certificate if source == "acm" else "")
@@ -222,8 +222,8 @@ def _viewer_certificate(config: Config) -> dict[str, Any]:
     if config.get("CloudFrontDefaultCertificate") or not own:
         return {
             "CloudFrontDefaultCertificate": True,
-            **own,  # both at once is for validate.py to refuse
-            "MinimumProtocolVersion": "TLSv1",  # whatever was asked for (the model)
+            **own,  # validate.py refuses both at once
+            "MinimumProtocolVersion": "TLSv1",  # whatever was requested (the model)
             "CertificateSource": "cloudfront",
         }
     return {
@@ -253,7 +253,7 @@ def _same(config: Config | None) -> dict[str, Any]:
 
 
 def _each(config: Config | None, complete: Any) -> dict[str, Any]:
-    """A {Quantity, Items} of structures, each made complete."""
+    """A {Quantity, Items} of structures, each completed."""
     return _list(complete(item) for item in (config or {}).get("Items") or ())
 
 
@@ -268,6 +268,6 @@ def _default(config: Config, member: str, default: Any) -> Any:
 
 
 def _given(config: Config, member: str) -> dict[str, Any]:
-    """The member if it is there and says something."""
+    """The member, if it is neither absent nor empty."""
     value = config.get(member)
     return {} if value is None or value == "" else {member: value}

@@ -1,8 +1,8 @@
-"""What a configuration shows to viewers without a signature, though a behavior guards it. Pure.
+"""Restricted content that a configuration serves without a signature: custom error pages. Pure.
 
-A custom error page is fetched by the edge for itself, and that fetch needs no signature: CloudFront's documentation
-leaves it open, and so it has been since 2018 (cloudfront-semantics §5.6). A page whose own path is guarded is
-therefore served to whoever causes the error. It is meant so for "please log in"; it is not for a film.
+The edge fetches a custom error page for itself, and that fetch needs no signature. CloudFront's documentation does not
+specify this; CloudFront has behaved so since 2018 (cloudfront-semantics §5.6). A page whose own path is restricted is
+therefore served to anyone who causes the error. That is intended for "please log in", but not for a video.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from keyfront.model.snapshot import Snapshot
 
 
 def guarding_pattern(path: str, behaviors: Iterable[tuple[str, bool]]) -> str:
-    """The path pattern of the behavior that a raw path belongs to, if that needs a signature; else empty.
+    """The path pattern of the behavior that applies to a raw path, if it requires a signature; otherwise empty.
 
-    :param behaviors: path pattern and whether a signature is needed, in the distribution's order, the default last.
+    :param behaviors: path pattern, and whether a signature is required, in the distribution's order, the default last.
     """
     normal = normalise_path(path.partition("?")[0])
     for pattern, restricted in behaviors:
@@ -26,21 +26,22 @@ def guarding_pattern(path: str, behaviors: Iterable[tuple[str, bool]]) -> str:
 
 
 def page_warning(error_code: int, path: str, pattern: str) -> str:
-    """What to tell an operator of such a page."""
+    """The warning about such a page."""
     return (
-        f"the custom error page {path} for {error_code} is served without a signature, though behavior {pattern} needs "
-        "one: whoever causes the error sees it. Move the page to a path that needs none, unless it is meant for all"
+        f"the custom error page {path} for {error_code} is served without a signature, although behavior {pattern} "
+        "requires one: anyone who causes the error gets it. Unless that is intended, move the page to a path that "
+        "requires no signature"
     )
 
 
 def exposed_pages(snapshot: Snapshot) -> list[str]:
-    """A warning for each custom error page whose own path is guarded."""
+    """A warning for each custom error page whose own path is restricted."""
     found = []
     for distribution in snapshot.distributions:
         behaviors = [(behavior.path_pattern, behavior.restricted) for behavior in distribution.behaviors]
         for response in distribution.error_responses:
             pattern = response.page_path and guarding_pattern(response.page_path, behaviors)
             if pattern:
-                told = page_warning(response.error_code, response.page_path, pattern)
-                found.append(f"distribution {distribution.id}: {told}")
+                warning = page_warning(response.error_code, response.page_path, pattern)
+                found.append(f"distribution {distribution.id}: {warning}")
     return found

@@ -1,12 +1,12 @@
-"""What a behavior puts into the cache key, what it sends to the origin, and how long it keeps the answer.
+"""What a behavior includes in the cache key and forwards to the origin, and how long it caches responses.
 
-Three sources say so: the behavior's own ForwardedValues (legacy), a cache policy, and an origin request
-policy beside a cache policy. All end as the same selections. What is in the key is always sent as well
+There are three sources: the behavior's own ForwardedValues (legacy), a cache policy, and an origin request policy
+beside a cache policy. All compile to the same selections. Whatever is in the key is also forwarded
 (cloudfront-semantics §5.7).
 
-Names of the headers that CloudFront makes (`cloudfront-*`) stand among the others. The origin is to get those
-that are named in the key's headers, and in the forwarded headers where their mode is `whitelist` or `all`; a
-header of that name that a viewer sent is never the viewer's to send.
+Names of headers that CloudFront adds (`cloudfront-*`) stand among the others. The origin gets those named in the key's
+headers, and those named in the forwarded headers if their mode is `whitelist` or `all`. A header of such a name from a
+viewer is never forwarded.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _NEVER_SELECTED = words(
     via
     """
 )
-"""Headers of the connection or of framing, and Cookie, which has a selection of its own: a key or an origin
-that got them by name would break the one or the other, or put signed cookies into the key."""
+"""Connection and framing headers, and Cookie, which has a selection of its own. Selecting them by name would break the
+connection or the framing, or put signed cookies into the cache key."""
 
 Mode = Literal["none", "whitelist", "allExcept", "all"]
 
@@ -38,7 +38,7 @@ _ALL = Select("all")
 
 
 class Forwarding(NamedTuple):
-    """The part of a `Behavior` that this module makes."""
+    """The part of a `Behavior` that this module compiles."""
 
     legacy: bool
     ttl: tuple[int, int, int]
@@ -55,7 +55,7 @@ class Forwarding(NamedTuple):
 def from_forwarded_values(behavior: Struct, most_names: int) -> Forwarding:
     """The legacy form: TTLs and ForwardedValues of the behavior itself.
 
-    :param most_names: how many headers, cookies or query parameters may be listed.
+    :param most_names: how many headers, cookies, or query parameters can be listed.
     """
     values = behavior.struct("ForwardedValues")
     headers = _legacy_headers(values, most_names)
@@ -78,9 +78,8 @@ def from_forwarded_values(behavior: Struct, most_names: int) -> Forwarding:
     ttl = read_ttl(behavior)
     if headers.mode == "all" and ttl[0] != 0:
         behavior.refuse("The parameter MinTTL must be 0 if all headers are forwarded")
-    # Without a wish of its own for Accept-Encoding, a legacy behavior sends and keys on whether the viewer
-    # takes gzip.
-    normalised = headers.mode != "all" and "accept-encoding" not in headers.names
+    # Unless it lists Accept-Encoding, a legacy behavior normalizes it to gzip or nothing, in the key as well.
+    normalized = headers.mode != "all" and "accept-encoding" not in headers.names
     return Forwarding(
         legacy=True,
         ttl=ttl,
@@ -90,13 +89,13 @@ def from_forwarded_values(behavior: Struct, most_names: int) -> Forwarding:
         forward_headers=headers,
         forward_cookies=cookies,
         forward_query=forward_query,
-        accept_gzip=normalised,
+        accept_gzip=normalized,
         accept_brotli=False,
     )
 
 
 def from_policies(cache_policy: Struct, origin_request_policy: Struct | None) -> Forwarding:
-    """The form of today: a CachePolicyConfig and, if there is one, an OriginRequestPolicyConfig."""
+    """The current form: a CachePolicyConfig, with or without an OriginRequestPolicyConfig."""
     key = cache_policy.struct("ParametersInCacheKeyAndForwardedToOrigin")
     headers = _selection(
         key, "HeadersConfig", "HeaderBehavior", "Headers", ("none", "whitelist"), header=True
@@ -104,9 +103,9 @@ def from_policies(cache_policy: Struct, origin_request_policy: Struct | None) ->
     cookies = _selection(key, "CookiesConfig", "CookieBehavior", "Cookies")
     query = _selection(key, "QueryStringsConfig", "QueryStringBehavior", "QueryStrings")
     forward_headers, forward_cookies, forward_query = headers, cookies, query
-    normalised = "accept-encoding" not in headers.names
-    gzip = key.flag("EnableAcceptEncodingGzip") and normalised
-    brotli = key.flag("EnableAcceptEncodingBrotli") and normalised
+    normalized = "accept-encoding" not in headers.names
+    gzip = key.flag("EnableAcceptEncodingGzip") and normalized
+    brotli = key.flag("EnableAcceptEncodingBrotli") and normalized
     if origin_request_policy is not None:
         policy = origin_request_policy
         sent = _selection(
@@ -114,7 +113,7 @@ def from_policies(cache_policy: Struct, origin_request_policy: Struct | None) ->
         )
         forward_headers = union(headers, sent)
         if gzip or brotli:
-            # The normalised Accept-Encoding is sent already; naming it here as well has no effect (§5.11).
+            # The normalized Accept-Encoding is sent already; naming it here as well has no effect (§5.11).
             forward_headers = _without(forward_headers, "accept-encoding")
         forward_cookies = union(cookies, _selection(policy, "CookiesConfig", "CookieBehavior", "Cookies"))
         forward_query = union(
@@ -149,12 +148,12 @@ def read_ttl(struct: Struct) -> tuple[int, int, int]:
 
 
 def union(one: Select, other: Select) -> Select:
-    """What either of the two selects."""
+    """A selection of everything that either of the two selects."""
     for select in (one, other):
         if select.mode == "all":
             names = one.names * (one.mode != "allExcept") + other.names * (other.mode != "allExcept")
-            made = [name for name in names if name.startswith("cloudfront-")]
-            return Select("all", _unique(made))
+            added = [name for name in names if name.startswith("cloudfront-")]
+            return Select("all", _unique(added))
     if one.mode == "none":
         return other
     if other.mode == "none":
@@ -224,7 +223,7 @@ def _legacy_cookies(cookies: Struct, most: int) -> Select:
     if forward == "all":
         return _ALL
     if forward != "whitelist":
-        # Names left over from an earlier `whitelist` mean nothing: CloudFront deletes them by itself.
+        # Names left over from an earlier `whitelist` have no effect: CloudFront deletes them.
         return _NONE
     names = cookies.texts("WhitelistedNames")
     if not names:
@@ -235,11 +234,10 @@ def _legacy_cookies(cookies: Struct, most: int) -> Select:
 
 
 def _header_names(struct: Struct, names: list[str], *, exceptions: bool = False) -> list[str]:
-    """Lower-case, each once; names that cannot be selected are problems, unless they are listed as
-    exceptions."""
+    """The distinct names in lower case. Names that cannot be selected are problems, unless they are exceptions."""
     for name in names:
         if not TOKEN.fullmatch(name) or "*" in name:
-            struct.refuse(f"{name!r} is no header name")
+            struct.refuse(f"{name!r} is not a header name")
         elif exceptions:
             continue
         elif name.lower() in _NEVER_SELECTED or name.lower().startswith("x-edge-"):

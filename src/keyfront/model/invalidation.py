@@ -1,10 +1,10 @@
-"""Which invalidations a snapshot carries: all that some edge may not have obeyed yet, in a bounded form.
+"""The invalidations that a snapshot carries: all that some edge may not have applied yet, within limits.
 
-An edge that starts late, with a cache on its disk, must still end what was invalidated while it was away, and
-nobody knows how old a stored response may get: one that is served stale in its origin's stead has no last day. So no
-invalidation is dropped because of its age. Instead a later one takes the place of an earlier one whose paths it
-covers, and when there are too many, the oldest become one wider path. To end more than was asked for is always safe:
-it costs requests to the origin, and only for copies that are older still.
+An edge that starts late with a disk cache must still apply the invalidations that it missed, and stored responses have
+no maximum age: one that is served stale while its origin fails can be arbitrarily old. So no invalidation is dropped
+because of its age. Instead, a later one replaces earlier ones whose paths it covers, and if there are too many, the
+oldest are merged into one wider path. Invalidating more than requested is always safe: it costs requests to the origin,
+and only for copies that are even older.
 
 Pure: numbers and paths in, numbers and paths out.
 """
@@ -16,47 +16,47 @@ from collections.abc import Iterable
 from keyfront.model.snapshot import Invalidation
 
 MAX_PATHS = 4096
-"""How many paths a distribution carries; more than can be in progress at one time (§3.3)."""
+"""Most paths that a distribution carries; more than can be in progress at one time (§3.3)."""
 MAX_CHARACTERS = 512 * 1024
-"""And how many characters they have in all."""
+"""Most characters of these paths together."""
 
 TAG_LENGTH = 256
-"""Characters of one cache tag at most (§5.16)."""
+"""Most characters of a cache tag (§5.16)."""
 
 Carried = tuple[Invalidation, ...]
 
 
 def carry(carried: Carried, paths: Iterable[str], number: int) -> Carried:
-    """What is carried from snapshot `number` on, which ends `paths`, besides what was `carried` before it.
+    """The invalidations to carry from snapshot `number` on, which invalidates `paths`.
 
-    :param carried: in order of number, all below `number`.
+    :param carried: those carried before, in order of number, all below `number`.
     """
     new = _uncovered(dict.fromkeys(path.lower() if is_tag(path) else path for path in paths))
     wild = _prefixes(new)
     named = frozenset(new)
-    kept = [
+    remaining = [
         Invalidation(old.number, left)
         for old in carried
         if (left := tuple(p for p in old.paths if p not in named and not p.startswith(wild)))
     ]
-    return _bounded((*kept, Invalidation(number, new)))
+    return _bounded((*remaining, Invalidation(number, new)))
 
 
 def _bounded(carried: Carried) -> Carried:
-    """The same, with the oldest in one wider path if there are too many. As much goes into it as leaves half of what
-    may be carried, so that this does not happen again at once; the newest stays as it is."""
+    """The same, with the oldest merged into one wider path if there are too many. The merge leaves half of what can be
+    carried, so that the next one is not due at once. The newest invalidation is never merged."""
     if len(carried) == 1 or _fitting(carried, 1) == 0:
         return carried
     later = min(_fitting(carried, 2), len(carried) - 1)
     oldest = carried[:later]
     paths = [path.removesuffix("*") for one in oldest for path in one.paths]
-    # A tag can be anywhere, so only the whole distribution is wide enough for one.
+    # Tagged responses can be at any path, so only the whole distribution covers a tag.
     wide = "/" if any(map(is_tag, paths)) else _prefix(min(paths), max(paths))
     return (Invalidation(oldest[-1].number, (wide + "*",)), *carried[later:])
 
 
 def _fitting(carried: Carried, part: int) -> int:
-    """The first of the newest that fit together into that part of what may be carried."""
+    """The index of the first of the newest invalidations that together fit into 1/`part` of the limits."""
     paths = characters = 0
     for place in range(len(carried) - 1, -1, -1):
         paths += len(carried[place].paths)
@@ -67,7 +67,7 @@ def _fitting(carried: Carried, part: int) -> int:
 
 
 def _uncovered(paths: Iterable[str]) -> tuple[str, ...]:
-    """Without those that another one covers."""
+    """The paths that no other path covers."""
     listed = tuple(paths)
     wild = _prefixes(listed)
     return tuple(
@@ -78,24 +78,24 @@ def _uncovered(paths: Iterable[str]) -> tuple[str, ...]:
 
 
 def is_tag(item: str) -> bool:
-    """Whether an item of an invalidation is a cache tag rather than a path (§5.16)."""
+    """True if an item of an invalidation is a cache tag, not a path (§5.16)."""
     return item.startswith("#")
 
 
 def is_wildcard(item: str) -> bool:
-    """Whether an item of an invalidation ends everything that begins like it. In a tag, `*` is a character like any
-    other (§5.16)."""
+    """True if an item of an invalidation covers everything that begins with it. In a tag, `*` has no special meaning
+    (§5.16)."""
     return item.endswith("*") and not is_tag(item)
 
 
 def _prefixes(items: Iterable[str]) -> tuple[str, ...]:
-    """What the items with a wildcard cover begins with. `/*` covers tagged responses as well."""
+    """The prefixes that items with a wildcard cover. `/*` covers tagged responses, too."""
     found = tuple(item[:-1] for item in items if is_wildcard(item))
     return (*found, "#") if "/" in found else found
 
 
 def _prefix(one: str, other: str) -> str:
-    """What two paths and all between them in order begin with, without a query string or a part of a %XX."""
+    """The common prefix of two paths, and of all paths that sort between them, without query string or partial %XX."""
     length = 0
     while length < min(len(one), len(other)) and one[length] == other[length]:
         length += 1

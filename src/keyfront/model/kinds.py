@@ -1,9 +1,8 @@
-"""One row per kind of resource: all in which the regular kinds differ, so that the five verbs need no
-branches.
+"""The kinds of resources: one row for each, with all that distinguishes it from others.
 
-`control/operations/crud.py` builds Create…, Get…, Get…Config, Update…, Delete… and List… from a row. A new
-regular kind is a new row here, one function in `model/defaults.py` and one in `model/validate.py`.
-Sources: cloudfront-semantics §3.3-3.5, §7.2-7.6, and botocore's model for the names.
+`control/operations/crud.py` implements Create…, Get…, Get…Config, Update…, Delete…, and List… for each row without
+branches. A new kind is a new row here, one function in `model/defaults.py`, and one in `model/validate.py`. Sources:
+cloudfront-semantics §3.3-3.5, §7.2-7.6, and botocore's model for the names.
 """
 
 from __future__ import annotations
@@ -57,16 +56,17 @@ INVALIDATION = IdShape("I")
 DOMAIN = IdShape("d")
 
 MONITORING_SUBSCRIPTION = "MonitoringSubscription"
-"""A row of this kind has the id of the distribution that it belongs to. It is none of the regular kinds."""
+"""A kind without a row: a monitoring subscription has the id of its distribution."""
 
 
 class Reference(msgspec.Struct, frozen=True):
-    """What a config may refer to: `kind`, and the `paths` at which the ids stand (`*` is every item of a
-    list).
+    """References from a config to resources of another kind.
 
-    An id in a config is `prefix` and the id. `missing` is the error for an id that names nothing. `crowd`
-    is the quota of referring resources, and the error for one too many. A kind without a row of its own has
-    only the members that CloudFront manages (`model/managed.py`).
+    :param kind: the kind that is referred to.
+    :param paths: where the ids are in the config; `*` stands for every item of a list.
+    :param missing: the error for an id that does not exist.
+    :param prefix: precedes the id in the config.
+    :param crowd: the quota of referring resources, and the error if it is exceeded.
     """
 
     kind: str
@@ -76,8 +76,8 @@ class Reference(msgspec.Struct, frozen=True):
     crowd: tuple[str, str] | None = None
 
     def ids(self, config: Mapping[str, Any]) -> Iterator[str]:
-        """The ids that `config` refers to, as written there, in order, repeats kept. An empty string
-        is no id, but an item of a list stands for one even then."""
+        """The ids in `config` as written, in order, with repetitions. An empty string is not an id, unless it is an
+        item of a list."""
         for path in self.paths:
             for found in _walk(config, path):
                 if found or path[-1] == "*":
@@ -97,8 +97,12 @@ def _walk(value: Any, path: tuple[str, ...]) -> Iterator[Any]:
 
 
 class Unique(msgspec.Struct, frozen=True):
-    """Values of a config, at `path`, that no two resources of the kind share, and the error `taken` if they
-    would. With `host` they are host names, whose case does not count."""
+    """Values that no two resources of a kind can share.
+
+    :param path: where the values are in the config.
+    :param taken: the error if another resource has a value.
+    :param host: whether the values are host names, which are compared regardless of case.
+    """
 
     path: tuple[str, ...]
     taken: str
@@ -114,13 +118,15 @@ class Unique(msgspec.Struct, frozen=True):
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """A row. Errors are codes of the model; their texts stand in MESSAGES.
+    """A kind of resource. Errors are codes of the model; MESSAGES has their texts.
 
-    `fixed` names the config members that an update may not change. `time` is the output member that tells
-    when it was created or last changed, if any does. `marked` lists carry Marker and IsTruncated (§7.4). `arn` is
-    the resource part's first word, if the kind has an ARN and tags. With `repeatable` the same CallerReference with
-    the same config is no second resource: Create answers with the first (§7.6). With `typed` CloudFront manages some
-    resources of the kind (`model/managed.py`), and lists tell which.
+    :param time: the output member with the time of creation or of the last change; empty: there is none.
+    :param quota: the member of `Quotas` that limits the number of resources.
+    :param fixed: config members that an update must not change.
+    :param marked: whether lists have Marker and IsTruncated (§7.4).
+    :param repeatable: whether a Create with the same CallerReference and config returns the existing resource (§7.6).
+    :param typed: whether CloudFront manages some resources of the kind (`model/managed.py`), which lists mark.
+    :param arn: the resource type in ARNs; empty if the kind has neither ARN nor tags.
     """
 
     name: str
@@ -142,7 +148,7 @@ class Kind(msgspec.Struct, frozen=True):
 
     @property
     def config(self) -> str:
-        """The config's member and shape."""
+        """The name of the config's member and shape."""
         return f"{self.name}Config"
 
     def arn_of(self, id_: str, account: str) -> str:
@@ -151,7 +157,7 @@ class Kind(msgspec.Struct, frozen=True):
 
     @property
     def list(self) -> str:
-        """The list's member and shape."""
+        """The name of the list's member and shape."""
         return f"{self.name}List"
 
 
@@ -336,9 +342,9 @@ KINDS: dict[str, Kind] = {
 
 
 class Quotas(msgspec.Struct, frozen=True):
-    """CloudFront's default quotas of an account (§3.3), all counts; those of one distribution are `Limits`, those of
-    one policy `PolicyLimits`. Policies that CloudFront manages do not count. `invalidation_*` count the paths of a
-    distribution that are in progress at one time."""
+    """The quotas of an account (§3.3); the defaults are CloudFront's. `Limits` has those of one distribution,
+    `PolicyLimits` those of one policy. Managed policies do not count. `invalidation_*` limit the paths in progress in
+    one distribution."""
 
     public_keys: int = 10
     key_groups: int = 10

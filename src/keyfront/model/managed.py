@@ -1,13 +1,13 @@
-"""CloudFront's managed policies, by id, each a config as the API returns it (cloudfront-semantics §5.12).
+"""CloudFront's managed policies by id, as configs that the API returns (cloudfront-semantics §5.12).
 
-The API puts `Managed-` before the names that the CloudFront Developer Guide uses. Treat the dicts as
+In the API, their names have the prefix `Managed-`, which the CloudFront Developer Guide omits. Treat the dicts as
 read-only. The comments are Keyfront's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 _YEAR = 31_536_000
 
@@ -67,19 +67,20 @@ def _query(mode: str, names: Iterable[str] = ()) -> dict[str, Any]:
     return _selection("QueryStringBehavior", "QueryStrings", mode, names)
 
 
+class _Key(NamedTuple):
+    """What a cache policy includes in the cache key."""
+
+    headers: tuple[str, ...] = ()
+    cookies: str = "none"
+    query: str = "none"
+    parameters: tuple[str, ...] = ()
+    gzip: bool = False
+    brotli: bool = False
+
+
 def _cache_policy(
-    name: str,
-    ttl: tuple[int, int, int],
-    *,
-    gzip: bool = False,
-    brotli: bool = False,
-    headers: Iterable[str] = (),
-    cookies: str = "none",
-    query: str = "none",
-    parameters: Iterable[str] = (),
-    comment: str = "",
+    name: str, ttl: tuple[int, int, int], key: _Key = _Key(), comment: str = ""
 ) -> dict[str, Any]:
-    headers = list(headers)
     return {
         "Comment": comment,
         "Name": f"Managed-{name}",
@@ -87,11 +88,11 @@ def _cache_policy(
         "MaxTTL": ttl[2],
         "MinTTL": ttl[0],
         "ParametersInCacheKeyAndForwardedToOrigin": {
-            "EnableAcceptEncodingGzip": gzip,
-            "EnableAcceptEncodingBrotli": brotli,
-            "HeadersConfig": _headers("whitelist" if headers else "none", headers),
-            "CookiesConfig": _cookies(cookies),
-            "QueryStringsConfig": _query(query, parameters),
+            "EnableAcceptEncodingGzip": key.gzip,
+            "EnableAcceptEncodingBrotli": key.brotli,
+            "HeadersConfig": _headers("whitelist" if key.headers else "none", key.headers),
+            "CookiesConfig": _cookies(key.cookies),
+            "QueryStringsConfig": _query(key.query, key.parameters),
         },
     }
 
@@ -154,8 +155,7 @@ CACHE_POLICIES: dict[str, dict[str, Any]] = {
     "658327ea-f89d-4fab-a63d-7e88639e58f6": _cache_policy(
         "CachingOptimized",
         (1, 86_400, _YEAR),
-        gzip=True,
-        brotli=True,
+        _Key(gzip=True, brotli=True),
         comment="Caching enabled, the path alone in the key, gzip and Brotli kept apart",
     ),
     "b2884449-e4de-46a7-ac36-70bc7f1ddd6d": _cache_policy(
@@ -163,43 +163,53 @@ CACHE_POLICIES: dict[str, dict[str, Any]] = {
         (1, 86_400, _YEAR),
         comment="Caching enabled, the path alone in the key, no compression",
     ),
-    CACHING_DISABLED: _cache_policy("CachingDisabled", (0, 0, 0), comment="Caching disabled"),
+    CACHING_DISABLED: _cache_policy(
+        "CachingDisabled",
+        (0, 0, 0),
+        comment="Caching disabled",
+    ),
     "83da9c7e-98b4-4e11-a168-04f0df8e2c65": _cache_policy(
         "UseOriginCacheControlHeaders",
         (0, 0, _YEAR),
-        gzip=True,
-        brotli=True,
-        headers=_OVERRIDING,
-        cookies="all",
+        _Key(gzip=True, brotli=True, headers=_OVERRIDING, cookies="all"),
         comment="Caching as the origin says, query strings not in the key",
     ),
     "4cc15a8a-d715-48a4-82b8-cc0b614638fe": _cache_policy(
         "UseOriginCacheControlHeaders-QueryStrings",
         (0, 0, _YEAR),
-        gzip=True,
-        brotli=True,
-        headers=_OVERRIDING,
-        cookies="all",
-        query="all",
+        _Key(gzip=True, brotli=True, headers=_OVERRIDING, cookies="all", query="all"),
         comment="Caching as the origin says, query strings in the key",
     ),
     "08627262-05a9-4f76-9ded-b50ca2e3a84f": _cache_policy(
         "Elemental-MediaPackage",
         (0, 86_400, _YEAR),
-        gzip=True,
-        headers=["Origin"],
-        query="whitelist",
-        parameters=["aws.manifestfilter", "start", "end", "m"],
+        _Key(
+            gzip=True,
+            headers=("Origin",),
+            query="whitelist",
+            parameters=(
+                "aws.manifestfilter",
+                "start",
+                "end",
+                "m",
+            ),
+        ),
         comment="For origins that are AWS Elemental MediaPackage endpoints",
     ),
     "2e54312d-136d-493c-8eb9-b001f22f67d2": _cache_policy(
         "Amplify",
         (2, 2, 600),
-        gzip=True,
-        brotli=True,
-        headers=["Authorization", "CloudFront-Viewer-Country", "Host"],
-        cookies="all",
-        query="all",
+        _Key(
+            gzip=True,
+            brotli=True,
+            headers=(
+                "Authorization",
+                "CloudFront-Viewer-Country",
+                "Host",
+            ),
+            cookies="all",
+            query="all",
+        ),
         comment="For origins that are AWS Amplify web applications",
     ),
 }

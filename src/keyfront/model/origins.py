@@ -16,7 +16,7 @@ from keyfront.model.snapshot import Origin, OriginGroup
 _LABEL = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 
 HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*\Z")
-"""A host name of one label or more, without a dot at its end. An IPv4 address is one, too."""
+"""A host name of one or more labels, without a trailing dot. IPv4 addresses match, too."""
 
 PATH = re.compile(r"/[!-~]{0,254}\Z")
 """An absolute path, URL-encoded."""
@@ -43,7 +43,10 @@ ProtocolPolicy = Literal["http-only", "https-only", "match-viewer"]
 def read_origins(
     top: Struct, limits: Limits, controls: Mapping[str, Config], identities: Mapping[str, Config]
 ) -> tuple[Origin, ...]:
-    """The origins of the DistributionConfig `top`; the origin access `controls` and `identities` are by id."""
+    """The origins of the DistributionConfig `top`.
+
+    :param controls: the origin access controls by id; `identities` likewise.
+    """
     structs = top.structs("Origins", "origin", "Id")
     if not structs:
         top.refuse("A distribution must have at least one origin")
@@ -54,7 +57,7 @@ def read_origins(
 
 
 def read_origin_groups(top: Struct, origins: Iterable[Origin], limits: Limits) -> tuple[OriginGroup, ...]:
-    """The origin groups of the DistributionConfig `top`, whose members are among `origins`."""
+    """The origin groups of the DistributionConfig `top`; their members must be in `origins`."""
     origin_ids = {origin.id for origin in origins}
     structs = top.structs("OriginGroups", "origin group", "Id")
     if len(structs) > limits.origin_groups:
@@ -83,14 +86,14 @@ def _origin_group(struct: Struct, origin_ids: Collection[str]) -> OriginGroup:
 
 
 def _unique_ids(top: Struct, structs: list[Struct], taken: Collection[str] = ()) -> None:
-    seen = set(taken)
+    used = set(taken)
     for struct in structs:
         own = struct.text("Id")
         if not 1 <= len(own) <= 128:
             struct.refuse("Id must have 1 to 128 characters")
-        elif own in seen:
-            top.refuse(f"The Id {own!r} stands for more than one of the origins and origin groups")
-        seen.add(own)
+        elif own in used:
+            top.refuse(f"The Id {own!r} is used by more than one origin or origin group")
+        used.add(own)
 
 
 def _origin(
@@ -98,10 +101,12 @@ def _origin(
 ) -> Origin:
     domain_name = struct.text("DomainName", None)
     if domain_name and not _is_host(domain_name):
-        struct.refuse("DomainName must be a host name or an IP address, without scheme, port and path")
+        struct.refuse("DomainName must be a host name or an IP address, without scheme, port, and path")
     path = struct.text("OriginPath")
     if path and (not PATH.match(path) or path.endswith("/") or "?" in path or "#" in path):
-        struct.refuse("OriginPath must begin with / and not end with it, URL-encoded", "InvalidRelativePath")
+        struct.refuse(
+            "OriginPath must be URL-encoded, begin with /, and not end with /", "InvalidRelativePath"
+        )
     common: dict[str, Any] = {
         "id": struct.text("Id"),
         "domain_name": domain_name,
@@ -116,7 +121,7 @@ def _origin(
     if ("CustomOriginConfig" in struct) == ("S3OriginConfig" in struct):
         struct.refuse("An origin must have either CustomOriginConfig or S3OriginConfig")
     if "S3OriginConfig" in struct:
-        # A bucket is asked over https at its REST endpoint, which is its DomainName.
+        # Requests to a bucket use HTTPS at its REST endpoint, which is its DomainName.
         return Origin(**common, **_timeouts(struct, s3), kind="s3", protocol_policy="https-only")
     versions = tuple(custom.texts("OriginSslProtocols")) or ("TLSv1.2",)
     if not set(versions) <= set(_TLS_VERSIONS):
@@ -150,19 +155,17 @@ def _timeouts(struct: Struct, config: Struct) -> dict[str, Any]:
 def _port(config: Struct, name: str, default: int) -> int:
     port = config.number(name, default, 1, 65535)
     if port not in (80, 443) and port < 1024:
-        config.refuse(f"The parameter {name} must be 80, 443 or from 1024 to 65535")
+        config.refuse(f"The parameter {name} must be 80, 443, or from 1024 to 65535")
     return port
 
 
 def _shield_region(shield: Struct) -> str:
-    """Where the origin shield is, empty if there is none (API reference, OriginShield)."""
+    """The region of the origin shield; empty if there is none (API reference, OriginShield)."""
     region = shield.text("OriginShieldRegion")
     if not shield.flag("Enabled"):
         return ""
     if not _REGION.fullmatch(region):
-        shield.refuse(
-            "An origin shield that is enabled must have an OriginShieldRegion, such as eu-central-1"
-        )
+        shield.refuse("An enabled origin shield must have an OriginShieldRegion, such as eu-central-1")
     return region
 
 
@@ -183,13 +186,13 @@ def _custom_headers(struct: Struct, limits: Limits) -> tuple[tuple[str, str], ..
         elif lower in headers:
             header.refuse("A custom header can be listed only once")
         if len(value) > 1783 or (value and not _HEADER_VALUE.match(value)):
-            # The value may be a secret: no message repeats it.
+            # The value may be a secret, so the message does not repeat it.
             header.refuse(
                 "HeaderValue must be at most 1783 printable ASCII characters, with no space at either end"
             )
         headers[lower] = (name, value)
     if sum(len(name) + len(value) for name, value in headers.values()) > 10_240:
-        struct.refuse("Names and values of custom headers must not exceed 10240 characters together")
+        struct.refuse("Names and values of custom headers must not exceed 10240 characters in total")
     return tuple(headers.values())
 
 

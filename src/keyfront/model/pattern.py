@@ -1,10 +1,9 @@
-"""Path patterns of cache behaviors, and the form of a path that they are matched against.
+"""Path patterns of cache behaviors, and the normalized form of paths that they are matched against.
 
-A pattern is compiled once, when a snapshot is accepted. Matching never backtracks: between two `*` lies a
-literal piece (in which `?` stands for any one character), and if a path matches at all, it also matches with
-each piece taken where it first occurs. So one search per piece is enough, and the time grows with the path's
-length alone (times the length of a piece that holds `?`, at worst 2 ms for a path and a pattern of the
-greatest length).
+A pattern is compiled once, when a snapshot is accepted. Matching never backtracks. Between two `*` is a literal piece
+(in which `?` stands for any character), and if a path matches at all, it also matches with each piece at its first
+occurrence. So one search per piece is enough, and the time is linear in the path's length (times the length of a piece
+with `?`; at most 2 ms for a path and a pattern of maximum length).
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ _DOT_SEGMENTS = frozenset({".", ".."})
 
 
 def compile_pattern(pattern: str) -> Matcher:
-    """What answers whether a normalised path (see `normalise_path`) matches `pattern`.
+    """A function that tells whether a normalized path (see `normalise_path`) matches `pattern`.
 
-    `*` is zero or more characters, `/` among them; `?` exactly one; all others, in their case, themselves.
-    The whole path must match, its leading slash being implied: `*.jpg` is `/*.jpg` (CloudFront Developer
-    Guide, "Path pattern"; cloudfront-semantics §5.1). A lone `*` matches whatever is asked for.
+    `*` matches zero or more characters, including `/`; `?` matches exactly one; all others match themselves, with case.
+    The whole path must match. The leading slash is implied: `*.jpg` is `/*.jpg` (CloudFront Developer Guide, "Path
+    pattern"; cloudfront-semantics §5.1). A lone `*` matches everything.
     """
     if not pattern.startswith("/"):
         if pattern.strip("*") == "":
@@ -75,7 +74,7 @@ def _in_order(head: str, middle: list[str], tail: str) -> Matcher:
 
 
 def _any_one_character(head: str, pieces: list[str]) -> Matcher:
-    """As above, by a regular expression whose atomic groups hold each middle piece where it first occurs."""
+    """The same with `?`: a regular expression whose atomic groups match each middle piece at its first occurrence."""
 
     def literal(piece: str) -> str:
         return re.escape(piece).replace(r"\?", ".")
@@ -100,20 +99,20 @@ def _any_one_character(head: str, pieces: list[str]) -> Matcher:
 
 
 def percent_decoded(text: str) -> str:
-    """Latin-1 text (one character for one byte) with every `%XX` decoded, once. What is no escape stays.
+    """Latin-1 text (one character per byte) with every `%XX` decoded once. Malformed escapes stay.
 
-    The one place where paths are decoded: `unquote_to_bytes` takes a `str` for UTF-8, and would turn a byte beyond
+    Decode paths only with this function: `unquote_to_bytes` encodes a `str` as UTF-8, and would turn a byte beyond
     ASCII that was decoded before into two.
     """
     return unquote_to_bytes(text.encode("latin-1")).decode("latin-1") if "%" in text else text
 
 
 def normalise_path(path: str) -> str:
-    """The form of a raw path (without its query) in which behaviors are chosen; for nothing else.
+    """The normalized form of a raw path (without query), used only to select a behavior.
 
-    Percent-encoded unreserved characters are decoded (so that `%2e` is a dot and `%41` an `A`), then repeated
-    slashes become one, then dot segments go as in RFC 3986 §5.2.4. What is reserved stays encoded: `%2F` is
-    no slash here. Signatures and origins see the raw path (cloudfront-semantics §5.1).
+    Percent-encoded unreserved characters are decoded (`%2e` is a dot, `%41` an `A`), then repeated slashes are merged,
+    then dot segments are removed as in RFC 3986 §5.2.4. Reserved characters stay encoded: `%2F` is not a slash here.
+    Signatures and origins use the raw path (cloudfront-semantics §5.1).
     """
     if "%" not in path and "//" not in path and "/." not in path:
         return path
@@ -121,17 +120,17 @@ def normalise_path(path: str) -> str:
         path = _ENCODED.sub(_decode_unreserved, path)
         if "//" not in path and "/." not in path:
             return path
-    kept: list[str] = []
+    result: list[str] = []
     segments = path.split("/")
     for segment in segments:
         if segment == "..":
-            if kept:
-                kept.pop()
+            if result:
+                result.pop()
         elif segment and segment != ".":
-            kept.append(segment)
+            result.append(segment)
     last = segments[-1]
-    slash = "/" if kept and (not last or last in _DOT_SEGMENTS) else ""
-    return "/" + "/".join(kept) + slash
+    slash = "/" if result and (not last or last in _DOT_SEGMENTS) else ""
+    return "/" + "/".join(result) + slash
 
 
 def _decode_unreserved(match: re.Match[str]) -> str:

@@ -1,10 +1,10 @@
-"""The three kinds of policy: what makes one complete, what may not be said in one, and those that CloudFront manages.
+"""The three kinds of policies: completing configs, and checking them.
 
-A config's lists come in two shapes, {Quantity, Items} and a choice beside such a list ({HeaderBehavior, Headers}). What
-an edge could not obey (TTLs out of order, names that are none, a CORS section that browsers would refuse) is refused
-when the policy is compiled (`model/forwarding.py`, `model/response_headers.py`). Here stands what CloudFront does not
-take although an edge could, and how much of everything there may be. Sources: cloudfront-semantics §3.3, §5.4, §5.7,
-§5.12, §5.15, and CloudFront's messages as users have met them.
+Lists in a config have two shapes: {Quantity, Items}, and a choice beside such a list ({HeaderBehavior, Headers}). What
+an edge could not apply (TTLs out of order, invalid names, a CORS section that browsers would reject) is refused when
+the policy is compiled (`model/forwarding.py`, `model/response_headers.py`). This module refuses what CloudFront does
+not accept although an edge could apply it, and whatever exceeds a quota. Sources: cloudfront-semantics §3.3, §5.4,
+§5.7, §5.12, §5.15, and CloudFront's messages as reported by users.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from keyfront.model.validate import Problems, refusal
 
 Config = Mapping[str, Any]
 
-# ---- complete
+# ---- completing
 
 
 def complete_cache_policy(config: Config) -> dict[str, Any]:
-    """A CachePolicyConfig as CloudFront returns it; idempotent, like all of `normalise.py`."""
+    """A CachePolicyConfig as CloudFront returns it. Idempotent, like the functions of `defaults.py`."""
     key = config.get("ParametersInCacheKeyAndForwardedToOrigin") or {}
     lowest = config["MinTTL"]
     usual = _default(config, "DefaultTTL", max(DEFAULT_TTL, lowest))
@@ -64,7 +64,7 @@ def _selections(config: Config) -> dict[str, Any]:
 
 
 def complete_response_headers_policy(config: Config) -> dict[str, Any]:
-    """The same for a ResponseHeadersPolicyConfig. Sections that were not given are not returned."""
+    """The same for a ResponseHeadersPolicyConfig. Absent sections stay absent."""
     found: dict[str, Any] = {"Comment": config.get("Comment") or "", "Name": config["Name"]}
     if (cors := config.get("CorsConfig")) is not None:
         found["CorsConfig"] = _cors(cors)
@@ -110,7 +110,7 @@ def _security(config: Config) -> dict[str, Any]:
     return found
 
 
-# ---- what may not be said
+# ---- checking
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _QUERY_STRING = re.compile(r"[!-~]+")
@@ -124,17 +124,17 @@ _ONLY_ORIGIN_REQUEST = frozenset(
         "cloudfront-viewer-tls",
     }
 )
-"""What the edge makes anew for nearly every viewer, and so no cache key can hold (§5.15)."""
+"""Headers that differ for nearly every viewer, so that no cache key can include them (§5.15)."""
 
 
 def check_cache_policy(config: Config, quotas: Quotas) -> Problems:
-    """What CloudFront would not take of a complete config. The same for those below."""
+    """The problems of a complete CachePolicyConfig."""
     yield from _common(config)
     low, usual, high = (config[member] for member in ("MinTTL", "DefaultTTL", "MaxTTL"))
-    if not low <= usual <= high:  # InvalidTTLOrder is an error of distributions only
+    if not low <= usual <= high:  # InvalidTTLOrder is for distributions only
         yield refusal(
             "InvalidArgument",
-            f"MinTTL {low}, DefaultTTL {usual} and MaxTTL {high} must not decrease in this order.",
+            f"MinTTL {low}, DefaultTTL {usual}, and MaxTTL {high} must not decrease in this order.",
         )
     key = config["ParametersInCacheKeyAndForwardedToOrigin"]
     yield from _names(key, "CachePolicy", quotas)
@@ -162,6 +162,7 @@ def check_cache_policy(config: Config, quotas: Quotas) -> Problems:
 
 
 def check_origin_request_policy(config: Config, quotas: Quotas) -> Problems:
+    """The problems of a complete OriginRequestPolicyConfig."""
     yield from _common(config)
     yield from _names(config, "OriginRequestPolicy", quotas)
     headers = config["HeadersConfig"]
@@ -171,6 +172,7 @@ def check_origin_request_policy(config: Config, quotas: Quotas) -> Problems:
 
 
 def check_response_headers_policy(config: Config, quotas: Quotas) -> Problems:
+    """The problems of a complete ResponseHeadersPolicyConfig."""
     yield from _common(config)
     limits = quotas.policy_limits
     custom = _items(config.get("CustomHeadersConfig"))
@@ -205,8 +207,10 @@ def check_response_headers_policy(config: Config, quotas: Quotas) -> Problems:
 
 
 def quantities(value: Any, at: str) -> Problems:
-    """InconsistentQuantities for each list, wherever it stands in a config as it was given, whose Quantity is not its
-    length."""
+    """InconsistentQuantities for each list in a config, at any depth, whose Quantity differs from its length.
+
+    :param at: the config's location, for messages.
+    """
     if isinstance(value, Mapping):
         items = value.get("Items") or ()
         quantity = value.get("Quantity")
@@ -226,7 +230,7 @@ def _common(config: Config) -> Problems:
     if not _NAME.fullmatch(config["Name"]):
         yield refusal(
             "InvalidArgument",
-            "The parameter Name must have 1 to 128 characters, which are letters, digits, hyphens and underscores.",
+            "The parameter Name must have 1 to 128 characters: letters, digits, hyphens, and underscores.",
         )
     if len(config["Comment"]) > 128:
         yield refusal("InvalidArgument", "The parameter Comment can have 128 characters.")
@@ -245,22 +249,22 @@ def _names(config: Config, kind: str, quotas: Quotas) -> Problems:
     if length > limits.name_length:
         yield refusal(
             "InvalidArgument",
-            f"The names of headers, cookies and query strings can have {limits.name_length} characters together.",
+            f"The names of headers, cookies, and query strings can have {limits.name_length} characters in total.",
         )
     for name in _items(config["CookiesConfig"].get("Cookies")):
         if re.search(r"[^!-~]|[=;,*?\"\\]", name):
             yield refusal(
-                "InvalidArgument", f"The parameter Cookies contains {name!r}, which is no cookie's name."
+                "InvalidArgument", f"The parameter Cookies contains {name!r}, which is not a cookie name."
             )
     for name in _items(config["QueryStringsConfig"].get("QueryStrings")):
         if not _QUERY_STRING.fullmatch(name) or re.search("[&=#]", name):
             yield refusal(
                 "InvalidArgument",
-                f"The parameter QueryStrings contains {name!r}, which is no parameter's name.",
+                f"The parameter QueryStrings contains {name!r}, which is not a parameter name.",
             )
 
 
-# ---- the managed ones
+# ---- shared
 
 
 def _items(config: Config | None) -> list[Any]:

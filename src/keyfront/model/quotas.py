@@ -6,7 +6,7 @@ import msgspec
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """How much one distribution may hold, by default as much as at CloudFront (cloudfront-semantics §3.3)."""
+    """The quotas of one distribution; the defaults are CloudFront's (cloudfront-semantics §3.3)."""
 
     aliases: int = 100
     origins: int = 100
@@ -18,9 +18,13 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class PolicyLimits(msgspec.Struct, frozen=True):
-    """How much one policy may hold, by default as much as at CloudFront (cloudfront-semantics §3.3). `names` are
-    headers, cookies and query parameters, each, `name_length` the length of all of them together; the others are
-    those of a response headers policy, `cors_items` of each of its CORS lists. Lengths are characters."""
+    """The quotas of one policy; the defaults are CloudFront's (cloudfront-semantics §3.3). Lengths are in characters.
+
+    :param names: of headers, of cookies, and of query parameters.
+    :param name_length: of all these names together.
+    :param custom_headers: of a response headers policy, like all others below.
+    :param cors_items: in each of its CORS lists.
+    """
 
     names: int = 10
     name_length: int = 1024

@@ -1,20 +1,20 @@
-"""Data residency: which edges may have what.
+"""Data residency: which edges get which resources.
 
-A distribution or a key group that is tied to regions is for edges of these regions alone; what is tied to none is for
-all. An edge that is in no region gets only what is for all. So every region has a snapshot of its own, made here from
-the whole one, under the same number.
+A distribution or key group that is tied to regions is only for edges in these regions; one that is not tied is for all
+edges. An edge without a region gets only what is not tied. So every region has its own snapshot, derived here from the
+whole one, with the same number.
 
-What belongs elsewhere is left out, and with it all that only it needed:
+A region's snapshot omits what is tied elsewhere, and everything that only this needs:
 
 - a distribution, with its names, its origins and their secret headers, and its invalidations;
-- a key group, and every public key that is in it, unless a key group that is tied to the region has that key as well.
-  A behavior that trusts the group goes on naming it and stays restricted, so it refuses every signature that this
-  group alone would make good. A key group that is tied to no region goes everywhere, but without the keys that it
-  shares with a tied one: to list a key once more must not carry it abroad;
-- a response headers policy that no distribution of the region names.
+- a key group and its public keys, except keys that are also in a key group tied to this region. A behavior that trusts
+  the group still names it and stays restricted, so it refuses the signatures that only this group would admit. A key
+  group that is not tied goes to all regions, but without the keys that it shares with a tied group: listing a key in
+  another group must not export it;
+- a response headers policy that no distribution in the region uses.
 
-A name of a distribution that is left out must not become another one's here because a wildcard alias covers it: the
-origin behind the wildcard may serve by Host what the absent distribution guards. Such names stay reserved.
+If a wildcard alias covers a name of an omitted distribution, that name must not reach the other distribution: the
+origin behind the wildcard might serve, by Host, what the omitted distribution protects. Such names are reserved.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from keyfront.model.compile import compile_snapshot
 from keyfront.model.snapshot import Distribution, KeyGroup, PublicKey, Snapshot
 
 TAG = "keyfront:regions"
-"""The tag that ties a distribution or a key group: names of regions with blanks between them."""
+"""The tag that ties a distribution or key group to regions: their names, separated by spaces."""
 
 NOWHERE = ("?",)
-"""The regions of what no edge may have."""
+"""The regions of a resource that no edge may have."""
 
-MOST = 16
-"""How many regions one thing can be tied to."""
+MAX_REGIONS = 16
+"""Most regions that one resource can be tied to."""
 
 _REGION = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 
 
 def region(text: str) -> str:
-    """`text`, if it can be the name of a region.
+    """`text`, if it is a valid name of a region.
 
-    :raises SettingsError: if not.
+    :raises SettingsError: if it is not.
     """
     if not _REGION.fullmatch(text):
         raise SettingsError(
@@ -53,29 +53,28 @@ def region(text: str) -> str:
 
 
 def regions_of(value: str) -> tuple[str, ...]:
-    """The regions that the value of TAG names, in order of name.
+    """The regions in a value of TAG, in order of name.
 
-    :raises SettingsError: if it names none, too many, or something else. A tie that cannot be read must not be taken
-        for none.
+    :raises SettingsError: if there is none, or too many, or an invalid name. An invalid value must not count as no tie.
     """
     names = tuple(sorted({region(text) for text in value.split()}))
     if not names:
-        raise SettingsError(f"the tag {TAG} names no region; without the tag there is no tie")
-    if len(names) > MOST:
-        raise SettingsError(f"the tag {TAG} names more than {MOST} regions")
+        raise SettingsError(f"the tag {TAG} names no region; remove the tag to untie the resource")
+    if len(names) > MAX_REGIONS:
+        raise SettingsError(f"the tag {TAG} names more than {MAX_REGIONS} regions")
     return names
 
 
-def misspelt(key: str) -> bool:
-    """Is this the key of a tag that somebody took for TAG? Such a tag would tie nothing."""
+def is_misspelled(key: str) -> bool:
+    """True for the key of a tag that was probably meant to be TAG, and would have no effect."""
     plain = re.sub(r"[^a-z]", "", key.lower())
     return key != TAG and plain in ("keyfrontregions", "keyfrontregion")
 
 
 def tied_keys(keys: Iterable[PublicKey], groups: Iterable[KeyGroup]) -> list[PublicKey]:
-    """`keys`, each tied to the regions of those of `groups` that have it and are tied.
+    """The keys, each tied to the regions of the tied groups that contain it.
 
-    :param groups: all that there are, trusted by somebody or not.
+    :param groups: all key groups, trusted or not.
     """
     found: dict[str, set[str]] = {}
     for group in groups:
@@ -88,15 +87,16 @@ def tied_keys(keys: Iterable[PublicKey], groups: Iterable[KeyGroup]) -> list[Pub
 
 
 def belongs(one: Distribution | KeyGroup | PublicKey, name: str) -> bool:
-    """May an edge of the region `name` (empty: of none) have it?"""
+    """True if an edge in the region `name` (empty: none) may have it."""
     return not one.regions or name in one.regions
 
 
 def for_region(whole: Snapshot, name: str) -> Snapshot:
-    """What an edge of the region `name` obeys of `whole`, under the same number; with an empty name, an edge that is in
-    no region. The same as `whole` if nothing is tied, but for the region's name.
+    """The part of `whole` for edges in the region `name`, with the same number. If nothing is tied, only the region's
+    name differs.
 
-    :param whole: a snapshot of everything, as `compile_snapshot` makes it.
+    :param whole: a snapshot of everything, made by `compile_snapshot`.
+    :param name: empty: for edges without a region.
     """
     if not whole.tied:
         return whole if whole.region == name else msgspec.structs.replace(whole, region=name)
@@ -114,7 +114,7 @@ def for_region(whole: Snapshot, name: str) -> Snapshot:
 
 
 def _reserved(here: Iterable[Distribution], absent: Iterable[Distribution]) -> tuple[str, ...]:
-    """The names of `absent` distributions that a wildcard alias of one `here` covers."""
+    """The names of the `absent` distributions that a wildcard alias of a distribution in `here` covers."""
     wildcards = tuple(alias[1:] for one in here for alias in one.aliases if alias.startswith("*."))
     if not wildcards:
         return ()
@@ -123,11 +123,11 @@ def _reserved(here: Iterable[Distribution], absent: Iterable[Distribution]) -> t
 
 
 def retied(before: Snapshot, after: Snapshot) -> set[str]:
-    """The distributions of `after` for which a key counts in other regions than before, through whatever key group."""
+    """The ids of the distributions in `after` that trust a key whose regions have changed."""
     if not (before.tied or after.tied):
         return set()
-    was = {key.id: key.regions for key in before.public_keys}
-    keys = {key.id for key in after.public_keys if was.get(key.id, key.regions) != key.regions}
+    regions = {key.id: key.regions for key in before.public_keys}
+    keys = {key.id for key in after.public_keys if regions.get(key.id, key.regions) != key.regions}
     groups = {group.id for group in after.key_groups if keys.intersection(group.key_ids)}
     return {
         one.id
@@ -137,17 +137,19 @@ def retied(before: Snapshot, after: Snapshot) -> set[str]:
 
 
 def fault(snapshot: Snapshot, name: str) -> str:
-    """Why an edge of the region `name` must not obey `snapshot`; empty if it may."""
+    """Why an edge in the region `name` must not use `snapshot`; empty if it may."""
     if snapshot.region != name:
-        return f"it is for {_called(snapshot.region)}, and this edge is in {_called(name)}"
-    for what, one in _things(snapshot):
+        return f"it is for {_described(snapshot.region)}, and this edge is in {_described(name)}"
+    for what, one in _tieable(snapshot):
         if not belongs(one, name):
-            return f"{what} {one.id} is tied to {', '.join(one.regions)}, and this edge is in {_called(name)}"
+            return (
+                f"{what} {one.id} is tied to {', '.join(one.regions)}, and this edge is in {_described(name)}"
+            )
     return ""
 
 
-def _things(snapshot: Snapshot) -> Iterator[tuple[str, Distribution | KeyGroup | PublicKey]]:
-    """All that can be tied, and what it is called."""
+def _tieable(snapshot: Snapshot) -> Iterator[tuple[str, Distribution | KeyGroup | PublicKey]]:
+    """Everything that can be tied, each with the name of its kind."""
     for distribution in snapshot.distributions:
         yield "distribution", distribution
     for group in snapshot.key_groups:
@@ -156,14 +158,14 @@ def _things(snapshot: Snapshot) -> Iterator[tuple[str, Distribution | KeyGroup |
         yield "public key", key
 
 
-def _called(name: str) -> str:
+def _described(name: str) -> str:
     return f"region {name}" if name else "no region"
 
 
 def warnings(whole: Snapshot, regions: Iterable[str]) -> list[str]:
-    """What whoever tied things to regions may not have meant, in words.
+    """Warnings about ties that have probably unintended effects.
 
-    :param regions: those where there are edges, or are meant to be; empty stands for edges in no region.
+    :param regions: those that have edges, or are meant to; an empty name stands for edges without a region.
     """
     if not whole.tied:
         return []
@@ -174,32 +176,34 @@ def warnings(whole: Snapshot, regions: Iterable[str]) -> list[str]:
         keys = {key.id for key in whole.public_keys if belongs(key, name)}
         for one in whole.distributions:
             if belongs(one, name):
-                found += _unopened(one, groups, keys, name)
+                found += _unusable_behaviors(one, groups, keys, name)
     found += _shared_keys(whole, groups.values())
-    for what, tied in _things(whole):
+    for what, tied in _tieable(whole):
         if what != "public key" and tied.regions and not set(tied.regions) & set(known):
             found.append(
-                f"{what} {tied.id} is tied to {', '.join(tied.regions)}, where there is no edge: nobody has it"
+                f"{what} {tied.id} is tied to {', '.join(tied.regions)}, where there is no edge, so no edge has it"
             )
     return found
 
 
-def _unopened(one: Distribution, groups: Mapping[str, KeyGroup], keys: set[str], name: str) -> list[str]:
-    """Behaviors that let nobody in here, because the keys of all key groups that they trust are elsewhere."""
+def _unusable_behaviors(
+    one: Distribution, groups: Mapping[str, KeyGroup], keys: set[str], name: str
+) -> list[str]:
+    """Behaviors that admit nobody in this region, because all their trusted keys are tied elsewhere."""
     found = []
     for behavior in one.behaviors:
         trusted = [groups[id_] for id_ in behavior.trusted_key_groups if id_ in groups]
         here = [group for group in trusted if belongs(group, name) and keys.intersection(group.key_ids)]
         if trusted and not here:
             found.append(
-                f"distribution {one.id}, behavior {behavior.path_pattern}: none of the key groups that it trusts has a "
-                f"key for edges in {_called(name)}, so every signature is refused there"
+                f"distribution {one.id}, behavior {behavior.path_pattern}: none of its trusted key groups has a key "
+                f"for edges in {_described(name)}, so every signature is refused there"
             )
     return found
 
 
 def _shared_keys(whole: Snapshot, groups: Iterable[KeyGroup]) -> list[str]:
-    """Public keys that are tied otherwise than a key group that has them."""
+    """Public keys whose regions differ from those of a key group that contains them."""
     tied = {key.id: key.regions for key in whole.public_keys if key.regions}
     found = []
     for group in groups:
@@ -208,11 +212,11 @@ def _shared_keys(whole: Snapshot, groups: Iterable[KeyGroup]) -> list[str]:
             if regions and not group.regions:
                 found.append(
                     f"public key {id_} of key group {group.id} is tied to {', '.join(regions)} by another key group "
-                    "that has it, and goes nowhere else"
+                    "that contains it, and goes nowhere else"
                 )
             elif further := sorted(set(regions) - set(group.regions)):
                 found.append(
                     f"public key {id_} of key group {group.id}, which is tied to {', '.join(group.regions)}, is also "
-                    f"for {', '.join(further)}: another key group that has it is tied there"
+                    f"for {', '.join(further)}: another key group that contains it is tied there"
                 )
     return found

@@ -1,9 +1,9 @@
-"""What a response headers policy adds to answers and takes from them: a ResponseHeadersPolicyConfig becomes what an
-edge obeys, or the list of all that stands against it (cloudfront-semantics §5.13).
+"""Compiles a ResponseHeadersPolicyConfig to the headers that an edge adds and removes, or to the list of its problems
+(cloudfront-semantics §5.13).
 
-What would break an answer is refused, whoever asks for it: fields that frame a message or that the edge itself writes
-can be neither added nor removed, and a value is one line. CORS and security headers have sections of their own and
-cannot be custom headers as well, so that a policy says each thing once.
+A policy cannot break a response: framing fields and fields that the edge itself writes can be neither added nor
+removed, and a value is a single line. CORS and security headers have sections of their own and cannot be custom headers
+as well, so a policy sets each of them once.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from keyfront.model.forwarding import TOKEN
 from keyfront.model.snapshot import Cors, ResponseHeader, ResponseHeadersPolicy
 
 METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
-"""What `ALL` stands for, in the order in which CloudFront tells it."""
+"""The methods that `ALL` stands for, in CloudFront's order."""
 
-LONGEST: Final = 2**31 - 1
-"""The greatest number of seconds that a max-age may be."""
+MAX_AGE: Final = 2**31 - 1
+"""The highest max-age in seconds."""
 
 FRAMING: Final = words(
     """
@@ -31,9 +31,9 @@ FRAMING: Final = words(
     x-cache x-forwarded-proto x-real-ip
     """
 )
-"""What no policy can remove (the Developer Guide's list), nor add."""
+"""Headers that no policy can remove (the Developer Guide's list) or add."""
 
-_OURS: Final = ("x-amz-cf-", "x-edge-")
+_RESERVED_PREFIXES: Final = ("x-amz-cf-", "x-edge-")
 _NEVER_ADDED: Final = FRAMING | {"age", "content-range", "proxy-authentication-info", "te"}
 
 _SECURITY: Final = words(
@@ -63,7 +63,7 @@ _REFERRER_POLICIES: Final = (
 
 _VALUE: Final = re.compile(r"[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?|")
 _REPORT_URI: Final = re.compile(r"[\x21-\x2b\x2d-\x3a\x3c-\x7e]+")
-"""A URI in a header's directive: neither `,` nor `;` may end it early."""
+"""A URI in a directive, without `,` and `;`, which would end it."""
 
 _ORIGIN: Final = re.compile(
     r"""
@@ -77,7 +77,7 @@ _ORIGIN: Final = re.compile(
 
 
 def read_response_headers_policy(id_: str, config: Config) -> ResponseHeadersPolicy | list[Problem]:
-    """What edges obey of the policy `id_`, or all that stands against it (never an empty list)."""
+    """The compiled policy, or all problems of its config (never an empty list)."""
     problems: list[Problem] = []
     top = Struct(config, "", problems)
     policy = ResponseHeadersPolicy(
@@ -104,7 +104,7 @@ def _cors(struct: Struct) -> Cors:
         ("AccessControlAllowMethods", struct.texts("AccessControlAllowMethods")),
     ):
         if not values:
-            struct.refuse(f"The parameter {member} must list something")
+            struct.refuse(f"The parameter {member} must not be empty")
     for origin in origins:
         if origin != "*" and not _ORIGIN.fullmatch(origin):
             struct.refuse(
@@ -114,14 +114,14 @@ def _cors(struct: Struct) -> Cors:
     for name in headers:
         if not TOKEN.fullmatch(name) or name.count("*") > 1:
             struct.refuse(
-                f"The parameter AccessControlAllowHeaders contains {name!r}, which is no header name"
+                f"The parameter AccessControlAllowHeaders contains {name!r}, which is not a header name"
             )
     for name in expose:
         if not TOKEN.fullmatch(name) or ("*" in name and name != "*"):
             struct.refuse(
-                f"The parameter AccessControlExposeHeaders contains {name!r}, which is no header name"
+                f"The parameter AccessControlExposeHeaders contains {name!r}, which is not a header name"
             )
-    if credentials:  # with credentials a browser takes a * as a name (Fetch, "CORS protocol and credentials")
+    if credentials:  # browsers then read * as a name (Fetch, "CORS protocol and credentials")
         for header, values in (
             ("Access-Control-Allow-Origin", [origin for origin in origins if origin == "*"]),
             ("Access-Control-Allow-Headers", headers),
@@ -129,7 +129,7 @@ def _cors(struct: Struct) -> Cors:
         ):
             if any("*" in value for value in values):
                 struct.refuse(f"The parameter {header} cannot contain * when allowCredentials is true")
-    age = struct.number("AccessControlMaxAgeSec", -1, 0, LONGEST)
+    age = struct.number("AccessControlMaxAgeSec", -1, 0, MAX_AGE)
     return Cors(
         origins=tuple(dict.fromkeys(origins)),
         headers=tuple(headers),
@@ -180,7 +180,7 @@ def _security(struct: Struct) -> list[ResponseHeader]:
         member = struct.struct("StrictTransportSecurity")
         if "AccessControlMaxAgeSec" not in member:
             member.refuse("The parameter AccessControlMaxAgeSec is required")
-        value = f"max-age={member.number('AccessControlMaxAgeSec', 0, 0, LONGEST)}"
+        value = f"max-age={member.number('AccessControlMaxAgeSec', 0, 0, MAX_AGE)}"
         value += "; includeSubDomains" * member.flag("IncludeSubdomains")
         value += "; preload" * member.flag("Preload")
         add("strict-transport-security", value, member)
@@ -192,7 +192,7 @@ def _xss(struct: Struct) -> str:
     if block and report:
         struct.refuse("The parameter ReportUri cannot be specified when ModeBlock is true")
     if report and not _REPORT_URI.fullmatch(report):
-        struct.refuse("The parameter ReportUri must be a URI without white space, commas and semicolons")
+        struct.refuse("The parameter ReportUri must be a URI without white space, commas, and semicolons")
     if not struct.flag("Protection"):
         return "0"
     return "1" + "; mode=block" * block + (f"; report={report}" if report else "")
@@ -212,7 +212,7 @@ def _custom(top: Struct) -> list[ResponseHeader]:
                     f"The parameter CustomHeaders contains {header} that is a {what} header and cannot be set as "
                     "custom header"
                 )
-        if name in _NEVER_ADDED or name.startswith(_OURS):
+        if name in _NEVER_ADDED or name.startswith(_RESERVED_PREFIXES):
             struct.refuse(f"The parameter CustomHeaders contains {header} that is not allowed")
         if name in found:
             struct.refuse(f"The parameter CustomHeaders contains {header} more than once")
@@ -225,7 +225,7 @@ def _remove(top: Struct) -> tuple[str, ...]:
     for struct in top.structs("RemoveHeadersConfig", "removed header", "Header"):
         header = _name(struct, "RemoveHeaders")
         names.append(header.lower())
-        if names[-1] in FRAMING or names[-1].startswith(_OURS):
+        if names[-1] in FRAMING or names[-1].startswith(_RESERVED_PREFIXES):
             struct.refuse(f"The parameter RemoveHeaders contains {header} that cannot be removed")
     return tuple(dict.fromkeys(names))
 
@@ -233,18 +233,18 @@ def _remove(top: Struct) -> tuple[str, ...]:
 def _name(struct: Struct, parameter: str) -> str:
     header = struct.text("Header", None)
     if header and not TOKEN.fullmatch(header):
-        struct.refuse(f"The parameter {parameter} contains {header!r}, which is no header name")
+        struct.refuse(f"The parameter {parameter} contains {header!r}, which is not a header name")
     return header
 
 
 def _value(struct: Struct, member: str, default: str | None) -> str:
-    """The value of a header: one line of visible ASCII, blanks and tabs within it."""
+    """The value of a header: one line of visible ASCII, with spaces and tabs inside."""
     value = struct.members.get(member)
     if not isinstance(value, str) or not value:
         return struct.text(member, default)
     if not _VALUE.fullmatch(value):
         struct.refuse(
-            f"The parameter {member} must be visible ASCII, with blanks and tabs only between other characters"
+            f"The parameter {member} must be visible ASCII, with spaces and tabs only between other characters"
         )
         return ""
     return value

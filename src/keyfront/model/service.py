@@ -1,11 +1,11 @@
-"""CloudFront's API as botocore describes it: operations by name, their shapes, and the status of each error.
+"""CloudFront's API as described by botocore: operations by name, their shapes, and the status of each error.
 
-The description is the file `cloudfront/2020-05-31/service-2.json` that comes with botocore; nothing of it is
-repeated in our code. It is read once, when it is first needed (about 0.2 s with botocore's import).
-Only the copy inside botocore counts: a model that somebody keeps in `~/.aws/models` changes nothing here.
+The description is the file `cloudfront/2020-05-31/service-2.json` in botocore; the code repeats none of it. It is
+loaded on first use (about 0.2 s with botocore's import). Only the copy inside botocore is used, never a model in
+`~/.aws/models`.
 
-`LATER` adds members that a newer botocore knows and this one may not, so that clients of either age are read alike.
-Members that neither knows are refused by `model/supported_members.py` and the codec, each by name.
+`LATER` adds members that only newer versions of botocore have, so that old and new clients are treated alike. Members
+that neither has are refused by name (`model/supported_members.py` and the codec).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LATER: dict[str, dict[str, Any]] = {
     "CustomOriginConfig": {"OriginHttpVersion": {"type": "string", "enum": ["http1.1", "http2"]}},
     "VpcOriginConfig": {"OriginHttpVersion": {"type": "string", "enum": ["http1.1", "http2"]}},
 }
-"""Members by structure, each with its shape, that came after the oldest botocore that Keyfront runs with (1.44.5)."""
+"""Members that are newer than the oldest supported botocore (1.44.5), by structure, each with its shape."""
 
 Shape = Any  # botocore.model.Shape, which carries no types
 
@@ -34,9 +34,12 @@ _LABEL = re.compile(r"\{(\w+)\}")
 class Operation(msgspec.Struct, frozen=True):
     """One operation.
 
-    `segments` is its path cut at the slashes: a literal, or None where a label stands; `labels` are the names
-    of those, in order. `query` holds the constant parameters that tell it from others of the same path
-    (`?WithTags`, `?Operation=Tag`). `errors` are the codes that the model foresees.
+    :param segments: its path, split at the slashes; None stands for a label.
+    :param labels: the names of the labels, in order.
+    :param query: constant parameters that distinguish it from others with the same path (`?WithTags`,
+        `?Operation=Tag`).
+    :param status: the HTTP status of a success.
+    :param errors: the error codes in the model.
     """
 
     name: str
@@ -59,11 +62,11 @@ class Service(msgspec.Struct, frozen=True):
 
 @functools.cache
 def service() -> Service:
-    """The API as this botocore knows it.
+    """The API in the installed botocore.
 
-    :raises LookupError: if this botocore has no model of the version that Keyfront speaks.
+    :raises LookupError: if it has no model of API_VERSION.
     """
-    from botocore.exceptions import DataNotFoundError  # heavy, and `keyfront sign` needs none of it
+    from botocore.exceptions import DataNotFoundError  # slow to import, and `keyfront sign` does not need it
     from botocore.loaders import Loader
     from botocore.model import ServiceModel
 
@@ -83,12 +86,12 @@ def service() -> Service:
 
 
 def error_status(code: str) -> int:
-    """The HTTP status of the error `code`; 400 if the model does not know it (cloudfront-semantics §7.2)."""
+    """The HTTP status of the error `code`; 400 if the model does not have it (cloudfront-semantics §7.2)."""
     return service().statuses.get(code, 400)
 
 
 def add_later_members(shapes: dict[str, Any]) -> None:
-    """Add the members of `LATER` to a description's `shapes` where they are missing."""
+    """Add the members of `LATER` that the `shapes` of a description lack."""
     for structure, members in LATER.items():
         for member, shape in members.items():
             if member not in shapes[structure]["members"]:

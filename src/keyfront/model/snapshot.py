@@ -1,13 +1,13 @@
-"""All that an edge obeys, compiled, immutable, numbered.
+"""A snapshot: everything that an edge needs, compiled, immutable, and numbered.
 
-A `Snapshot` is what `compile.py` makes of the resources and what the feed carries. Everything in it is a frozen
-value; an edge that holds one needs nothing else: no control plane, no database. What cannot travel as bytes
-(loaded keys, compiled patterns, lookup tables) is prepared from it once by `edge/rules/routing.py` when accepted.
+`compile.py` makes a `Snapshot` from the resources, and the feed transports it. All of it is frozen values; an edge with
+a snapshot needs neither control plane nor database. What cannot be serialized (loaded keys, compiled patterns, lookup
+tables) is prepared once by `edge/rules/routing.py` when the snapshot is accepted.
 
-On the wire: MAGIC, the SHA-256 of the payload (32 bytes), the payload (msgpack). `from_bytes` refuses anything
-else, so a torn or foreign file can never be half obeyed. There are two formats, and one payload: who reads format 2
-must know what `region`, `reserved` and `regions` mean. Format 1 is written where all of them are empty, so that an
-older edge reads on until something is tied to a region, and then refuses instead of overlooking it.
+Serialized form: MAGIC, the SHA-256 of the payload (32 bytes), the payload (msgpack). `from_bytes` refuses anything
+else, so a truncated or foreign file is never applied in part. There are two formats with one payload. A reader of
+format 2 knows `region`, `reserved`, and `regions`. Format 1 is written if all of them are empty, so that older edges
+continue until something is tied to a region, and then refuse the snapshot instead of ignoring the tie.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ from keyfront.model.access import Signing
 
 MAGIC = b"keyfront-snapshot 1\n"
 MAGIC_OF_REGIONS = b"keyfront-snapshot 2\n"
-"""As long as the other one."""
+"""The magic of format 2, as long as that of format 1."""
 
 
 class PublicKey(msgspec.Struct, frozen=True, gc=False):
-    """A public key that viewers' signatures are checked with. `pem` is SubjectPublicKeyInfo. `regions` are those that
-    it is tied to by its key groups; empty: it may be everywhere."""
+    """A public key that verifies viewers' signatures.
+
+    :param pem: SubjectPublicKeyInfo.
+    :param regions: those that its key groups tie it to; empty: it may be everywhere.
+    """
 
     id: str
     pem: str
@@ -35,8 +38,11 @@ class PublicKey(msgspec.Struct, frozen=True, gc=False):
 
 
 class KeyGroup(msgspec.Struct, frozen=True, gc=False):
-    """`key_ids` name members of `Snapshot.public_keys`. `regions` are those that it is tied to; empty: it may be
-    everywhere."""
+    """A key group.
+
+    :param key_ids: ids of `Snapshot.public_keys`.
+    :param regions: those that it is tied to; empty: it may be everywhere.
+    """
 
     id: str
     name: str
@@ -45,9 +51,9 @@ class KeyGroup(msgspec.Struct, frozen=True, gc=False):
 
 
 class Select(msgspec.Struct, frozen=True, gc=False):
-    """Which headers, cookies or query parameters are meant: the four modes of CloudFront's policies.
+    """A selection of headers, cookies, or query parameters: the four modes of CloudFront's policies.
 
-    Header names are lower-case. Cookie names of legacy settings may hold `*` and `?`.
+    Header names are in lower case. Cookie names of legacy settings can contain `*` and `?`.
     """
 
     mode: Literal["none", "whitelist", "allExcept", "all"] = "none"
@@ -55,7 +61,8 @@ class Select(msgspec.Struct, frozen=True, gc=False):
 
 
 class ResponseHeader(msgspec.Struct, frozen=True, gc=False):
-    """A header that a response headers policy adds. `name` is lower-case; without `override` the origin's own wins."""
+    """A header that a response headers policy adds. `name` is in lower case; without `override`, the origin's header
+    takes precedence."""
 
     name: str
     value: str
@@ -63,10 +70,14 @@ class ResponseHeader(msgspec.Struct, frozen=True, gc=False):
 
 
 class Cors(msgspec.Struct, frozen=True):
-    """What a response headers policy tells browsers of other origins. `origins` are lower-case: `*`, or
-    `[scheme://]host[:port]` whose host may begin with `*.` and whose port may hold one `*`. A name of `headers` may
-    hold one `*`; `max_age` is seconds, or None if browsers are told nothing. With `override` nothing that the origin
-    says of the matter reaches a viewer."""
+    """The CORS section of a response headers policy.
+
+    :param origins: in lower case: `*`, or `[scheme://]host[:port]`, whose host can begin with `*.` and whose port can
+        contain one `*`.
+    :param headers: names, each with at most one `*`.
+    :param max_age: seconds; None: no Access-Control-Max-Age.
+    :param override: whether the origin's CORS headers are removed.
+    """
 
     origins: tuple[str, ...]
     headers: tuple[str, ...]
@@ -78,9 +89,12 @@ class Cors(msgspec.Struct, frozen=True):
 
 
 class ResponseHeadersPolicy(msgspec.Struct, frozen=True):
-    """A response headers policy as edges obey it: `remove` (lower-case names) first, then `headers` and `cors` are
-    added (cloudfront-semantics §5.13). `server_timing` is the percentage of answers that tell Server-Timing unasked, or
-    None if none ever does."""
+    """A response headers policy: first `remove` (names in lower case) is applied, then `headers` and `cors` are added
+    (cloudfront-semantics §5.13).
+
+    :param server_timing: the percentage of responses with Server-Timing without a request for it; None: Server-Timing
+        is disabled.
+    """
 
     id: str
     headers: tuple[ResponseHeader, ...] = ()
@@ -90,9 +104,13 @@ class ResponseHeadersPolicy(msgspec.Struct, frozen=True):
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """An origin as its behaviors reach it. Times are seconds; `custom_headers` hold secrets. `signing` says which of
-    the requests to it are signed; an edge has the credentials for that from its operator. `shield_region` is where its
-    Origin Shield is, empty if it has none; an edge knows from its operator which edge that is."""
+    """An origin. Times are seconds.
+
+    :param custom_headers: may contain secrets.
+    :param signing: which requests are signed; an edge has the credentials from its operator.
+    :param shield_region: the region of its Origin Shield; empty: none. An edge knows from its operator which edge is
+        the shield of a region.
+    """
 
     id: str
     domain_name: str
@@ -113,7 +131,7 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 class OriginGroup(msgspec.Struct, frozen=True):
-    """A primary and a secondary origin, and the statuses that make a request fail over."""
+    """A primary and a secondary origin, and the statuses that cause failover."""
 
     id: str
     members: tuple[str, str]
@@ -121,15 +139,16 @@ class OriginGroup(msgspec.Struct, frozen=True):
 
 
 class Behavior(msgspec.Struct, frozen=True):
-    """A cache behavior. The last of a distribution is the default one (`path_pattern` is `*`).
+    """A cache behavior. A distribution's last one is the default behavior (`path_pattern` is `*`). TTLs are seconds.
 
-    `key_*` select what enters the cache key, `forward_*` what is sent to the origin (always at least the key's).
-    `legacy` is true for ForwardedValues, whose unlisted viewer headers are forwarded except the removed ones;
-    with a cache policy only listed ones are (cloudfront-semantics §5.8). `legacy` with `key_headers` all means
-    nothing is cached. TTLs are seconds.
-    `restricted` is true if trusted key groups are enabled; it stays true when the groups hold no usable key,
-    and then every request is refused. `response_headers_policy_id` names one of `Snapshot.response_headers_policies`,
-    or is empty.
+    `key_*` select what is in the cache key, `forward_*` what is forwarded to the origin (at least what is in the key).
+
+    :param restricted: whether trusted key groups are enabled. It stays true if the groups have no usable key; then
+        every request is refused.
+    :param legacy: whether the settings are ForwardedValues. These forward unlisted viewer headers except the removed
+        ones, while a cache policy forwards only listed ones (cloudfront-semantics §5.8). With `key_headers` all,
+        nothing is cached.
+    :param response_headers_policy_id: one of `Snapshot.response_headers_policies`; empty: none.
     """
 
     path_pattern: str
@@ -156,14 +175,14 @@ class Behavior(msgspec.Struct, frozen=True):
 
     @property
     def caches(self) -> bool:
-        """False where caching is disabled: all TTLs zero, or legacy settings that forward all headers (§5.4)."""
+        """False if caching is disabled: all TTLs are zero, or legacy settings forward all headers (§5.4)."""
         if self.legacy and self.key_headers.mode == "all":
             return False
         return self.max_ttl > 0
 
 
 class ErrorResponse(msgspec.Struct, frozen=True, gc=False):
-    """A custom error response. Without `page_path` it sets only `min_ttl` (seconds)."""
+    """A custom error response. Without `page_path`, it only sets `min_ttl` (seconds)."""
 
     error_code: int
     min_ttl: int = 10
@@ -172,27 +191,32 @@ class ErrorResponse(msgspec.Struct, frozen=True, gc=False):
 
 
 class Geo(msgspec.Struct, frozen=True, gc=False):
-    """A geo restriction; `countries` are upper-case ISO 3166-1 alpha-2 codes."""
+    """A geo restriction; `countries` are ISO 3166-1 alpha-2 codes in upper case."""
 
     kind: Literal["none", "whitelist", "blacklist"] = "none"
     countries: tuple[str, ...] = ()
 
 
 class Invalidation(msgspec.Struct, frozen=True, gc=False):
-    """What an edge asked an origin for while it obeyed a snapshot before `number` is not served any more if it lies
-    under one of `paths`: a URL-encoded path that begins with a slash, with its query string where those are cached
-    on; a `*` at its end stands for anything (cloudfront-semantics §5.16). An item that begins with `#` is a cache tag
-    in lower case: it covers every response that carries the tag."""
+    """Invalidates matching responses that an edge requested from the origin while it used a snapshot below `number`.
+
+    :param paths: URL-encoded paths that begin with a slash, with the query string if it is in the cache key; a `*` at
+        the end matches anything (cloudfront-semantics §5.16). An item that begins with `#` is a cache tag in lower
+        case: it matches every response with the tag.
+    """
 
     number: int
     paths: tuple[str, ...]
 
 
 class Distribution(msgspec.Struct, frozen=True):
-    """A distribution as the edge serves it. Host names are lower-case and carry no port. `invalidations` are in order
-    of their numbers, which are all different; `model/invalidation.py` says how long they are carried. `regions` are
-    those that it is tied to; empty: it may be everywhere. `cache_tag_header` is the lower-case name of the response
-    header from which the edge reads cache tags; empty: it reads none."""
+    """A distribution. Host names are in lower case, without port.
+
+    :param invalidations: in order of their numbers, which are distinct; `model/invalidation.py` decides how long they
+        are carried.
+    :param regions: those that it is tied to; empty: it may be everywhere.
+    :param cache_tag_header: the name, in lower case, of the response header with cache tags; empty: none.
+    """
 
     id: str
     arn: str
@@ -212,9 +236,13 @@ class Distribution(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """One numbered state of everything, or of what belongs in `region` (`model/residency.py`). `created` is epoch
-    seconds. `reserved` are host names, lower-case and perhaps with a `*.` before them, for which nobody answers
-    here, though a wildcard alias of some distribution covers them."""
+    """One numbered state of everything, or of one region's part (`model/residency.py`).
+
+    :param created: epoch seconds.
+    :param region: the region that it is for; empty: edges without a region.
+    :param reserved: host names in lower case, possibly with a leading `*.`, that no distribution serves here although a
+        wildcard alias covers them.
+    """
 
     number: int
     created: float
@@ -227,11 +255,12 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     @property
     def tied(self) -> bool:
-        """Is anything in it tied to regions?"""
+        """True if anything in it is tied to regions."""
         things = (self.distributions, self.key_groups, self.public_keys)
         return any(one.regions for some in things for one in some)
 
     def to_bytes(self) -> bytes:
+        """The serialized form."""
         payload = msgspec.msgpack.encode(self)
         magic = MAGIC_OF_REGIONS if self.region or self.reserved or self.tied else MAGIC
         return magic + hashlib.sha256(payload).digest() + payload
@@ -239,29 +268,29 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 EMPTY = Snapshot(number=0, created=0.0)
 
-_OBEYED = tuple(name for name in Snapshot.__struct_fields__ if name not in ("number", "created"))
+_EFFECTIVE = tuple(name for name in Snapshot.__struct_fields__ if name not in ("number", "created"))
 
 
 def differ(one: Snapshot, other: Snapshot) -> bool:
-    """True if an edge would do anything differently under the one than under the other."""
-    return any(getattr(one, name) != getattr(other, name) for name in _OBEYED)
+    """True if an edge would behave differently with the one than with the other."""
+    return any(getattr(one, name) != getattr(other, name) for name in _EFFECTIVE)
 
 
 _decoder = msgspec.msgpack.Decoder(Snapshot)
 
 
 def from_bytes(data: bytes) -> Snapshot:
-    """The snapshot that `data` holds.
+    """Deserialize a snapshot.
 
-    :raises SnapshotRefused: if `data` is torn, altered, or not a snapshot of this format.
+    :raises SnapshotRefused: if `data` is truncated, altered, or not a snapshot of a known format.
     """
     head = len(MAGIC)
     if data[:head] not in (MAGIC, MAGIC_OF_REGIONS):
         raise SnapshotRefused("not a snapshot of this format")
     payload = data[head + 32 :]
     if hashlib.sha256(payload).digest() != data[head : head + 32]:
-        raise SnapshotRefused("the checksum does not match: the snapshot is torn or was altered")
+        raise SnapshotRefused("the checksum does not match: the snapshot is truncated or was altered")
     try:
         return _decoder.decode(payload)
     except msgspec.MsgspecError as error:
-        raise SnapshotRefused(f"the payload is no snapshot: {error}") from error
+        raise SnapshotRefused(f"the payload is not a snapshot: {error}") from error

@@ -1,12 +1,11 @@
-"""What becomes of every member of a DistributionConfig: obeyed, refused, or accepted without effect.
+"""How each member of a DistributionConfig is treated: applied, refused, or accepted without effect.
 
-Nothing is dropped in silence. A member stands in exactly one of the three tables below; a test holds them
-against the API's own model, so a member that is new there fails the test until someone has decided.
-`unobeyed` refuses what the second table names, what no table names, and lists whose Quantity is not their
-length.
+No member is silently dropped. Each one is in exactly one of the three tables below. A test compares them with the API's
+own model, so a new member fails the test until it is added to a table. `unobeyed` reports members of the second table,
+members in no table, and lists whose Quantity differs from their length.
 
-A path names members from the top, `[]` after a list's name its items. Both kinds of behavior are
-`CacheBehavior`. An entry stands for all that lies below it.
+A path names members from the top; `[]` after a list's name stands for its items. Both kinds of behaviors are
+`CacheBehavior`. An entry covers everything below it.
 """
 
 from __future__ import annotations
@@ -47,70 +46,73 @@ OBEYED = words(
 REFUSED: dict[str, tuple[str, str]] = {
     "Origins[].CustomOriginConfig.OriginHttpVersion": (
         "InvalidArgument",
-        "Keyfront speaks HTTP/1.1 to origins: OriginHttpVersion can only be http1.1",
+        "Keyfront uses HTTP/1.1 to origins: OriginHttpVersion can only be http1.1",
     ),
     "Origins[].CustomOriginConfig.OriginMtlsConfig": (
         "InvalidArgument",
-        "Keyfront has no client certificates for origins: OriginMtlsConfig cannot be used",
+        "Keyfront does not support client certificates for origins: OriginMtlsConfig cannot be used",
     ),
     "Origins[].VpcOriginConfig": (
         "InvalidArgument",
-        "Keyfront has no VPC origins: name the origin with CustomOriginConfig",
+        "Keyfront does not support VPC origins: use CustomOriginConfig",
     ),
     "OriginGroups[].SelectionCriteria": (
         "InvalidArgument",
-        "Keyfront knows no media quality scores: SelectionCriteria can only be default",
+        "Keyfront does not support media quality scores: SelectionCriteria can only be default",
     ),
     "CacheBehavior.TrustedSigners": (
         "TrustedSignerDoesNotExist",
-        "Keyfront has no AWS accounts whose key pairs could be trusted: use TrustedKeyGroups",
+        "Keyfront does not support AWS accounts as trusted signers: use TrustedKeyGroups",
     ),
     "CacheBehavior.SmoothStreaming": (
         "InvalidArgument",
-        "Keyfront does not serve Microsoft Smooth Streaming: SmoothStreaming can only be false",
+        "Keyfront does not support Microsoft Smooth Streaming: SmoothStreaming can only be false",
     ),
     "CacheBehavior.LambdaFunctionAssociations": (
         "InvalidLambdaFunctionAssociation",
-        "Keyfront runs no Lambda@Edge functions",
+        "Keyfront does not support Lambda@Edge functions",
     ),
     "CacheBehavior.FunctionAssociations": (
         "InvalidFunctionAssociation",
-        "Keyfront runs no CloudFront Functions",
+        "Keyfront does not support CloudFront Functions",
     ),
     "CacheBehavior.FieldLevelEncryptionId": (
         "NoSuchFieldLevelEncryptionConfig",
-        "Keyfront has no field-level encryption",
+        "Keyfront does not support field-level encryption",
     ),
     "CacheBehavior.RealtimeLogConfigArn": (
         "NoSuchRealtimeLogConfig",
-        "Keyfront has no real-time log configurations: its edges write an access log of their own",
+        "Keyfront does not support real-time logs: its edges write their own access log",
     ),
     "CacheBehavior.GrpcConfig": (
         "InvalidArgument",
-        "Keyfront does not carry gRPC: GrpcConfig cannot be enabled",
+        "Keyfront does not support gRPC: GrpcConfig cannot be enabled",
     ),
-    "WebACLId": ("InvalidWebACLId", "Keyfront has no AWS WAF: leave WebACLId empty"),
+    "WebACLId": ("InvalidWebACLId", "Keyfront does not support AWS WAF: leave WebACLId empty"),
     "ContinuousDeploymentPolicyId": (
         "NoSuchContinuousDeploymentPolicy",
-        "Keyfront has no continuous deployment: leave ContinuousDeploymentPolicyId empty",
+        "Keyfront does not support continuous deployment: leave ContinuousDeploymentPolicyId empty",
     ),
-    "AnycastIpListId": ("EntityNotFound", "Keyfront has no Anycast IP lists: leave AnycastIpListId empty"),
+    "AnycastIpListId": (
+        "EntityNotFound",
+        "Keyfront does not support Anycast IP lists: leave AnycastIpListId empty",
+    ),
     "TenantConfig": (
         "InvalidArgument",
-        "Keyfront has no multi-tenant distributions: TenantConfig cannot be used",
+        "Keyfront does not support multi-tenant distributions: TenantConfig cannot be used",
     ),
     "ConnectionMode": (
         "InvalidArgument",
-        "Keyfront has no multi-tenant distributions: ConnectionMode can only be direct",
+        "Keyfront does not support multi-tenant distributions: ConnectionMode can only be direct",
     ),
     "ViewerMtlsConfig": (
         "InvalidArgument",
-        "Keyfront does not ask viewers for certificates: ViewerMtlsConfig cannot be used",
+        "Keyfront does not request client certificates from viewers: ViewerMtlsConfig cannot be used",
     ),
-    "ConnectionFunctionAssociation": ("InvalidArgument", "Keyfront runs no connection functions"),
+    "ConnectionFunctionAssociation": ("InvalidArgument", "Keyfront does not support connection functions"),
 }
-"""Members whose neglect would be unsafe or would deceive: the API's error code and what to say. Empty values,
-false, and those of `HARMLESS` ask for nothing and pass."""
+"""Members that would be unsafe or misleading to ignore: the API's error code, and the message. Empty values, false, and
+the values in `HARMLESS` request nothing and are accepted."""
 
 HARMLESS = {
     "Origins[].CustomOriginConfig.OriginHttpVersion": "http1.1",
@@ -119,29 +121,29 @@ HARMLESS = {
 }
 
 WITHOUT_EFFECT: dict[str, str] = {
-    "CallerReference": "kept and returned; it means nothing to an edge, CloudFront's or Keyfront's",
-    "Comment": "kept and returned; it means nothing to an edge, CloudFront's or Keyfront's",
-    "Origins[].CustomOriginConfig.IpAddressType": "an edge connects to whichever address its resolver gives",
+    "CallerReference": "stored and returned; it has no meaning at the edge, as at CloudFront",
+    "Comment": "stored and returned; it has no meaning at the edge, as at CloudFront",
+    "Origins[].CustomOriginConfig.IpAddressType": "an edge connects to any address that its resolver returns",
     "Logging.Enabled": "an edge always writes its own access log",
     "Logging.Bucket": "logs are not delivered to a bucket",
     "Logging.Prefix": "logs are not delivered to a bucket",
-    "PriceClass": "the edges are those that you run",
-    "HttpVersion": "the listener decides which versions viewers can speak",
-    "IsIPV6Enabled": "the listener decides which addresses viewers can reach; Keyfront answers no DNS",
-    "ViewerCertificate": "certificates and TLS versions are the listener's",
+    "PriceClass": "you decide where your edges are",
+    "HttpVersion": "the listener determines the HTTP versions that viewers can use",
+    "IsIPV6Enabled": "the listener determines the addresses that viewers can reach; Keyfront does not serve DNS",
+    "ViewerCertificate": "the listener determines certificates and TLS versions",
 }
-"""Members that are kept and returned but change nothing at the edge, each with the reason."""
+"""Members that are stored and returned, but have no effect at the edge, each with the reason."""
 
 
 def unobeyed(config: Config) -> list[Problem]:
-    """The problems of `config` that need no knowledge beyond the three tables."""
+    """The problems of `config` that the three tables show."""
     problems: list[Problem] = []
     _walk(config, "", problems)
     return problems
 
 
 def canonical(path: str) -> str:
-    """The path under which the tables name what stands at `path`."""
+    """The path in the tables for the member at `path`."""
     for prefix in ("DefaultCacheBehavior", "CacheBehaviors[]"):
         if path.startswith(prefix):
             return "CacheBehavior" + path[len(prefix) :]
@@ -149,7 +151,7 @@ def canonical(path: str) -> str:
 
 
 def _above(paths: frozenset[str]) -> frozenset[str]:
-    """All structures and lists on the way to `paths`."""
+    """All structures and lists above `paths`."""
     found = {"", "CacheBehaviors", "DefaultCacheBehavior"}
     for path in paths:
         steps = path.split(".")
@@ -169,7 +171,7 @@ def _walk(value: Any, at: str, problems: list[Problem]) -> None:
     path = canonical(at)
     refusal = REFUSED.get(path)
     if refusal is not None:
-        if _asks_for_something(value) and value != HARMLESS.get(path):
+        if _requests_something(value) and value != HARMLESS.get(path):
             problems.append(problem(refusal[0], f"{refusal[1]} ({at})."))
     elif path in WITHOUT_EFFECT or value is None:
         return
@@ -191,9 +193,9 @@ def _walk(value: Any, at: str, problems: list[Problem]) -> None:
 
 
 def _unknown(at: str) -> Problem:
-    """A member that this version has no rule for; a newer client or botocore may know it."""
+    """The problem of a member that is in no table. A newer client or botocore may have it."""
     return problem(
-        "InvalidArgument", f"The parameter {at} is not known to this version of Keyfront: leave it out."
+        "InvalidArgument", f"The parameter {at} is not known to this version of Keyfront: remove it."
     )
 
 
@@ -208,9 +210,9 @@ def _count(quantity: Any, items: Any, at: str, problems: list[Problem]) -> None:
         )
 
 
-def _asks_for_something(value: Any) -> bool:
+def _requests_something(value: Any) -> bool:
     if isinstance(value, Mapping):
-        return any(_asks_for_something(member) for member in value.values())
+        return any(_requests_something(member) for member in value.values())
     if isinstance(value, list | tuple):
         return len(value) > 0
     return bool(value)

@@ -1,8 +1,8 @@
-"""What may not be said in a call, apart from what `model/compile.py` refuses when it compiles a distribution.
+"""Checks the parameters of calls, except for what `model/compile.py` checks when it compiles a distribution.
 
-Each function takes a complete config (`normalise.py`) and yields the errors that CloudFront would answer with, all of
-them, so that `refuse` can report every fault of a call at once. Sources: cloudfront-semantics §3.1, §3.5, §7.2, §7.3,
-and the texts of botocore's model.
+Each function takes a complete config (`defaults.py`) and yields all errors that CloudFront would answer, so that
+`refuse` can report all problems of a call at once. Sources: cloudfront-semantics §3.1, §3.5, §7.2, §7.3, and the texts
+of botocore's model.
 """
 
 from __future__ import annotations
@@ -25,25 +25,24 @@ Config = Mapping[str, Any]
 Problems = Iterator[ApiError]
 
 PAGE = 100
-"""How many items a list returns at most; also the number if none is asked for (§7.4)."""
+"""Most items of a page, and the default (§7.4)."""
 
 
 def refusal(code: str, detail: str = "") -> ApiError:
-    """The error `code` with the status that the model gives it and CloudFront's own text, `detail` after
-    it."""
+    """The error `code` with the model's status and CloudFront's own message, followed by `detail`."""
     text = MESSAGES.get(code, "")
     return ApiError(code, f"{text} {detail}".strip(), error_status(code))
 
 
 MOST_PROBLEMS = 20
-"""How many errors of one call are spelled out."""
+"""Most errors of one call that the message lists."""
 LONGEST_PROBLEM = 400
-"""Characters of each: what a caller sent is not repeated at any length."""
+"""Most characters of each, since messages repeat values of any length."""
 
 
 def refuse(problems: Iterable[ApiError]) -> None:
-    """Refuse a call that has problems. CloudFront's answer has one code, so the first one gives the code and the
-    status, and the message names the others with their codes. Nobody has to fix a config one fault at a time.
+    """Refuse a call that has problems. CloudFront's error has one code, so the first problem determines code and
+    status, and the message lists the others with their codes. So a config need not be fixed one problem at a time.
 
     :raises ApiError: if there is any problem.
     """
@@ -60,24 +59,25 @@ def refuse(problems: Iterable[ApiError]) -> None:
 
 
 def _shortened(message: str) -> str:
-    """A message without the middle of a long value that it repeats: where the fault is stands at its ends."""
+    """The message without the middle of a long value: the problem and its location are at the ends."""
     if len(message) <= LONGEST_PROBLEM:
         return message
     half = LONGEST_PROBLEM // 2
     return f"{message[:half]} … {message[-half:]}"
 
 
-# ---- any call
+# ---- all calls
 
 _ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def params(operation: str, given: Config) -> None:
-    """Refuse params that are not of the operation's shape, so that no code behind meets what it cannot read.
+    """Refuse parameters that do not have the operation's shape, so that no rule has to check for required members.
 
-    The codec has done so with more precise words for all that came over the wire; this is for callers within
-    the process, and the reason why no rule need ask whether a required member is there. No message repeats a
-    value, which may be a secret.
+    The codec has already done so, with more precise messages, for requests from the network; this is for callers inside
+    the process. Messages repeat no values, which may be secrets.
+
+    :raises ApiError: InvalidArgument.
     """
     shape = service().operations[operation].input
     if shape is not None:
@@ -115,7 +115,7 @@ def _fits(shape: Shape, value: Any, where: str) -> None:
         for number, item in enumerate(value):
             _fits(shape.member, item, f"{where}[{number}]")
     elif kind == "string":
-        if _ILLEGAL.search(value):  # nobody could ever read it back
+        if _ILLEGAL.search(value):  # it could never be returned
             raise refusal("InvalidArgument", f"The parameter {where} has a character that XML cannot carry.")
         if shape.enum and value not in shape.enum:
             raise refusal("InvalidArgument", f"The parameter {where} is none of {', '.join(shape.enum)}.")
@@ -124,9 +124,12 @@ def _fits(shape: Shape, value: Any, where: str) -> None:
 
 
 def page(given: Config, shape: IdShape | None) -> tuple[str, int]:
-    """The marker and the number of items that a list was asked for. Markers are ids of that shape, or of none.
+    """The marker and the number of items that a list call requests.
 
-    More than PAGE items are not refused: the answer says how many it holds and where to go on.
+    More than PAGE items are not refused; the answer says how many it contains and where the next page begins.
+
+    :param shape: of the marker; None: any text.
+    :raises ApiError: InvalidArgument.
     """
     marker, wanted = given.get("Marker") or "", given.get("MaxItems")
     wanted = str(PAGE) if wanted is None or wanted == "" else str(wanted)
@@ -144,7 +147,7 @@ _LINES = re.compile(
     r"(?:[A-Za-z0-9+/=]{1,76}[ \t]*\r?\n)+"
     r"-----END PUBLIC KEY-----\s*"
 )
-"""A public key in PEM with its line breaks, without which CloudFront takes none (§3.1)."""
+"""A public key in PEM with line breaks, which CloudFront requires (§3.1)."""
 
 
 def public_key(config: Config, quotas: Quotas) -> Problems:
@@ -156,9 +159,9 @@ def public_key(config: Config, quotas: Quotas) -> Problems:
             raise KeyLoadError("the public key has more than 4096 characters")
         load_public_key(config["EncodedKey"])
         if not _LINES.fullmatch(config["EncodedKey"]):
-            raise KeyLoadError("the line breaks of the public key are lost", "Send the PEM file as it is")
+            raise KeyLoadError("the public key has no line breaks", "Send the PEM file unchanged")
     except KeyLoadError as error:
-        # The first sentence is what CloudFront says, of whatever key (§3.1).
+        # The first sentence is CloudFront's, for any invalid key (§3.1).
         yield refusal(
             "InvalidArgument", f"Your request contains empty/invalid/out of limits RSA Encoded Key: {error}."
         )
@@ -182,7 +185,7 @@ SIGNS = {
     "SigningProtocol": ("sigv4", "Keyfront signs with Signature Version 4 and not with 4A"),
     "OriginAccessControlOriginType": ("s3", "Keyfront signs requests to S3 and to no other service"),
 }
-"""Members of an origin access control of which only one value is taken, and why."""
+"""Members of an origin access control that have only one supported value, with the reason."""
 
 
 def origin_access_control(config: Config, quotas: Quotas) -> Problems:
@@ -236,7 +239,7 @@ def distribution(config: Config, quotas: Quotas) -> Problems:
 
 
 def host_pattern(name: str, value: str) -> Problems:
-    """What can be no alias: a host name whose first label may be `*`."""
+    """A problem unless the value is a host name, whose first label can be `*`."""
     if not HOST_NAME.match(value.removeprefix("*.")):
         yield refusal(
             "InvalidArgument", f"The parameter {name} must be a host name, whose first label may be *."
@@ -244,15 +247,14 @@ def host_pattern(name: str, value: str) -> Problems:
 
 
 def aliases(names: Iterable[str], domain_suffix: str) -> Problems:
-    """An alias that lies where distributions' own names do: it could stand for another
-    distribution."""
+    """Problems of aliases in the domain of distributions' own names: they could hide another distribution."""
     for name in names:
         bare = name.lower().removeprefix("*.")
         if bare == domain_suffix or bare.endswith(f".{domain_suffix}"):
             yield refusal(
                 "InvalidArgument",
-                f"The parameter CNAME contains {name!r}: names under {domain_suffix} are the distributions' "
-                "own.",
+                f"The parameter CNAME contains {name!r}: names under {domain_suffix} are reserved for the "
+                "distributions' own names.",
             )
 
 
@@ -286,13 +288,13 @@ def _viewer_certificate(config: Config) -> Problems:
 # ---- invalidations
 
 _UNSAFE = re.compile(r"""[^!$-;=?-Z_a-z%]|%(?![0-9A-Fa-f]{2})""")
-"""What a path may hold only as %XX: all that is not ASCII, what RFC 1738 calls unsafe, and a % that begins no %XX."""
+"""What a path can contain only as %XX: non-ASCII characters, those that RFC 1738 calls unsafe, and a % that does not
+begin a %XX."""
 _NOT_IN_TAG = re.compile(r"[^!-+\--~]")
 
 
 def invalidation_batch(batch: Config, quotas: Quotas) -> Problems:
-    """What CloudFront would not take of a batch as it was given (§5.16): InvalidArgument, InconsistentQuantities,
-    BatchTooLarge."""
+    """The problems of an InvalidationBatch as given (§5.16): InvalidArgument, InconsistentQuantities, BatchTooLarge."""
     yield from _text(batch, "CallerReference", 1, 256)
     paths = _items(batch["Paths"])
     if batch["Paths"]["Quantity"] != len(paths):
@@ -303,7 +305,7 @@ def invalidation_batch(batch: Config, quotas: Quotas) -> Problems:
     if not paths:
         yield refusal("InvalidArgument", "The parameter Paths must list at least one path.")
     if sum(not is_wildcard(path) for path in paths) > quotas.invalidation_paths:
-        yield refusal("BatchTooLarge", f"It can hold {quotas.invalidation_paths} paths without a wildcard.")
+        yield refusal("BatchTooLarge", f"It can have {quotas.invalidation_paths} paths without a wildcard.")
     for number, path in enumerate(paths):
         if wrong := _path_fault(path):
             yield refusal(
@@ -313,7 +315,7 @@ def invalidation_batch(batch: Config, quotas: Quotas) -> Problems:
 
 
 def _path_fault(path: str) -> str:
-    """What is wrong with an invalidation's path or cache tag, or nothing."""
+    """What is wrong with a path or cache tag of an invalidation; empty if nothing is."""
     if is_tag(path):
         if not 0 < len(path) - 1 <= TAG_LENGTH:
             return f"is a cache tag, which has 1 to {TAG_LENGTH} characters after the #"
@@ -325,7 +327,7 @@ def _path_fault(path: str) -> str:
     if len(path) > 4000:
         return "has more than 4000 characters"
     if "*" in path[:-1]:
-        return "has a * that is not its last character; one that is meant as such is written %2A"
+        return "has a * that is not its last character; write a literal * as %2A"
     if found := _UNSAFE.search(path):
         return f"has {found[0]!a}, which must be URL-encoded"
     return ""
@@ -337,7 +339,7 @@ def _path_fault(path: str) -> str:
 def tags(items: Iterable[Config], quotas: Quotas) -> dict[str, str]:
     """The tags of a request, by key.
 
-    :raises ApiError: InvalidTagging for a tag that AWS would not take (§7.3), or one key twice.
+    :raises ApiError: InvalidTagging for a tag that AWS would not accept (§7.3), or for a repeated key.
     """
     found: dict[str, str] = {}
     for item in items:
@@ -345,11 +347,11 @@ def tags(items: Iterable[Config], quotas: Quotas) -> dict[str, str]:
         tag_key(key)
         if len(value) > 256 or not _tag_text(value):
             raise refusal(
-                "InvalidTagging", "A tag's value is at most 256 letters, digits, blanks and _.:/=+-@."
+                "InvalidTagging", "A tag's value is at most 256 letters, digits, spaces, and _.:/=+-@."
             )
         if key in found:
-            raise refusal("InvalidTagging", f"The tag key {key!r} is given more than once.")
-        if residency.misspelt(key):
+            raise refusal("InvalidTagging", f"The tag key {key!r} is repeated.")
+        if residency.is_misspelled(key):
             raise refusal(
                 "InvalidTagging", f"The tag {key!r} ties nothing to a region: {residency.TAG} does."
             )
@@ -365,9 +367,12 @@ def tags(items: Iterable[Config], quotas: Quotas) -> dict[str, str]:
 
 
 def tag_key(key: str) -> None:
-    """Refuse what cannot be a tag's key."""
+    """Refuse an invalid tag key.
+
+    :raises ApiError: InvalidTagging.
+    """
     if not 1 <= len(key) <= 128 or not _tag_text(key):
-        raise refusal("InvalidTagging", "A tag's key is 1 to 128 letters, digits, blanks and _.:/=+-@.")
+        raise refusal("InvalidTagging", "A tag's key is 1 to 128 letters, digits, spaces, and _.:/=+-@.")
     if key.lower().startswith("aws:"):
         raise refusal("InvalidTagging", "Tag keys that begin with aws: are reserved.")
 

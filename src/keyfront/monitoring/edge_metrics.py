@@ -1,7 +1,7 @@
-"""The edges' counts as Prometheus metrics.
+"""The counters of edges as Prometheus metrics.
 
-Each worker sends its sums with its report to the feed; whoever serves `/metrics` (the control plane) renders the
-live reports of all edges with `render`. Nothing is counted twice, and no worker needs a port of its own.
+Each worker reports its counters through the feed, and the control plane, which serves `/metrics`, turns the reports of
+all live edges into metric families. Nothing is counted twice, and no worker needs a port of its own.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from keyfront.fleet.edge_counters import Sums
 
 GAUGES = {
-    "requests_under_way": "Requests under way that are not answered from memory at once.",
-    "viewer_addresses": "Addresses that have a connection.",
-    "upload_bytes": "Bytes of request bodies that are gathered before the origin is asked.",
-    "origin_requests": "Requests that are with origins.",
-    "origin_waiting": "Requests that wait for their turn with an origin.",
-    "origins_down": "Origins that are left alone because connections to them failed.",
+    "requests_under_way": "Requests in progress, except those that are answered from memory at once.",
+    "viewer_addresses": "Addresses with an open connection.",
+    "upload_bytes": "Bytes of request bodies that are buffered before they are sent to the origin.",
+    "origin_requests": "Requests to origins in progress.",
+    "origin_waiting": "Requests that wait because of an origin's limit.",
+    "origins_down": "Origins that get no requests because connections to them failed.",
 }
-"""What a worker has of each now, and what it means."""
+"""Gauges of a worker, with their help texts."""
 
 
 def families(reports: Iterable[tuple[str, int, Mapping[str, object]]]) -> Iterable[Metric]:
-    """Metric families for `(edge name, snapshot number, sums as a plain mapping)` of each live edge."""
+    """Metric families for `(edge name, snapshot number, counters as a plain mapping)` of each live edge."""
     edge = ["edge"]
     requests = CounterMetricFamily(
         "keyfront_edge_requests",
@@ -49,7 +49,7 @@ def families(reports: Iterable[tuple[str, int, Mapping[str, object]]]) -> Iterab
         (CounterMetricFamily("keyfront_edge_response_bytes", "Body bytes sent.", labels=edge), "bytes"),
         (
             CounterMetricFamily(
-                "keyfront_edge_taken_microseconds", "Time from requests to answers.", labels=edge
+                "keyfront_edge_taken_microseconds", "Time from requests to responses.", labels=edge
             ),
             "taken_us",
         ),
@@ -83,7 +83,7 @@ def families(reports: Iterable[tuple[str, int, Mapping[str, object]]]) -> Iterab
         (
             CounterMetricFamily(
                 "keyfront_edge_websocket_handshakes",
-                "WebSocket handshakes that an origin was asked with.",
+                "WebSocket handshakes that were sent to an origin.",
                 labels=edge,
             ),
             "websocket_handshakes",
@@ -97,7 +97,7 @@ def families(reports: Iterable[tuple[str, int, Mapping[str, object]]]) -> Iterab
         (
             GaugeMetricFamily(
                 "keyfront_edge_shared_cache_bytes",
-                "Bytes of this worker's part of the memory that all workers share.",
+                "Bytes of this worker's part of the shared memory.",
                 labels=edge,
             ),
             "shared_bytes",
@@ -123,13 +123,13 @@ def families(reports: Iterable[tuple[str, int, Mapping[str, object]]]) -> Iterab
             "lost_records",
         ),
     ]
-    snapshot = GaugeMetricFamily("keyfront_edge_snapshot_number", "The snapshot that is obeyed.", labels=edge)
+    snapshot = GaugeMetricFamily("keyfront_edge_snapshot_number", "The snapshot in use.", labels=edge)
     for name, number, raw in reports:
         snapshot.add_metric([name], number)
         try:
             counted = msgspec.convert(raw, Sums, strict=False)
         except msgspec.ValidationError:
-            continue  # an edge of another version: the others are counted all the same
+            continue  # from an edge of another version: skip it
         for distribution, status, result, reason, n in counted.requests:
             requests.add_metric([name, distribution, str(status), result, reason], n)
         for key, algorithm, distribution, n in counted.keys:
@@ -144,7 +144,7 @@ def families(reports: Iterable[tuple[str, int, Mapping[str, object]]]) -> Iterab
     return [requests, keys, limited, snapshot, *gauges.values(), *(family for family, _ in flat)]
 
 
-def places(edges: Iterable[tuple[str, str]]) -> Iterable[Metric]:
+def region_families(edges: Iterable[tuple[str, str]]) -> Iterable[Metric]:
     """Metric families for `(edge name, region)` of each live edge."""
     info = GaugeMetricFamily("keyfront_edge_info", "1 for each live edge.", labels=["edge", "region"])
     count = GaugeMetricFamily("keyfront_region_edges", "Live edges of a region.", labels=["region"])

@@ -26,7 +26,7 @@ from keyfront.fleet.file_feed import FileFeed
 from keyfront.fleet.heartbeat import Board
 from keyfront.fleet.regions import Regions, open_regions, remember
 from keyfront.lifecycle.hooks import read_hooks
-from keyfront.monitoring.edge_metrics import families, places
+from keyfront.monitoring.edge_metrics import families, region_families
 from keyfront.runtime.settings import ControlInherited, ControlSettings, store_url
 
 log = logging.getLogger("keyfront.control")
@@ -41,7 +41,7 @@ class EdgeReports(Collector):
     def collect(self) -> Iterable[Metric]:
         reports = self._feed.reports()
         yield from families((r.name, r.number, r.counters) for r in reports)
-        yield from places((r.name, r.region) for r in reports)
+        yield from region_families((r.name, r.region) for r in reports)
 
 
 class Restarts(Collector):

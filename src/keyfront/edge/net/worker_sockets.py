@@ -143,7 +143,7 @@ class Ports:
     async def _go_on(self, board: Board) -> None:
         while True:
             self.beat()
-            board.tell(self._slot, self._trouble())
+            board.set_trouble(self._slot, self._trouble())
             try:
                 await self._cover(board)
                 self._warned = False
