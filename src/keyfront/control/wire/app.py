@@ -11,14 +11,13 @@ process responds), and `GET /metrics` (Prometheus).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import ipaddress
 import logging
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -42,6 +41,7 @@ from keyfront.control.wire.health import Calls, Health
 from keyfront.control.wire.metrics_access import Audience
 from keyfront.control.wire.xml_body import BODY_LIMIT
 from keyfront.errors import ApiError
+from keyfront.uvicorn_server import StoppableServer
 
 log = logging.getLogger("keyfront.control")
 
@@ -380,25 +380,6 @@ async def _body(request: Request) -> bytes:
 # ---- the process
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, told by others when to stop: its own signal handling ends the process by the signal, not with 0."""
-
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_ready = on_ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._on_ready()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    def stop(self) -> None:
-        self.should_exit = True
-
-
 async def serve(
     app: Starlette,
     sock: socket.socket,
@@ -429,7 +410,7 @@ async def serve(
     # An answer is two writes, head and body: the second must not wait until the client has acknowledged the first
     # (40 ms). asyncio sees to it only where the listener was made with its protocol said; connections inherit it.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    server = _Server(config, on_ready)
+    server = StoppableServer(config, on_ready)
     stopping = asyncio.create_task(stop.wait())
     stopping.add_done_callback(lambda _: server.stop())
     try:

@@ -8,7 +8,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import uvicorn
@@ -17,6 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from keyfront.custody.agent.authorization import Caller
 from keyfront.errors import CustodyError
+from keyfront.uvicorn_server import StoppableServer
 
 MOST_HEAD = 16 * 1024
 MOST_AT_ONCE = 256
@@ -149,22 +150,6 @@ def bind_loopback(host: str, port: int) -> socket.socket:
     return sock
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: the caller decides when to stop."""
-
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_ready = on_ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._on_ready()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 async def serve(
     app: Starlette,
     sock: socket.socket,
@@ -188,11 +173,11 @@ async def serve(
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=DRAIN,
     )
-    server = _Server(config, on_ready)
+    server = StoppableServer(config, on_ready)
 
     async def stop() -> None:
         await stopped()
-        server.should_exit = True
+        server.stop()
 
     stopping = asyncio.create_task(stop())
     try:
