@@ -25,22 +25,23 @@ demo: $(SETUP) ## private pictures behind a real edge; open the printed address
 	$(BIN)/python -m examples.gallery
 
 PYTEST := $(BIN)/python -m pytest
-TWICE := -n 2 --dist loadgroup
+# Three processes for two cores: many tests wait, for a timeout or for a process to start.
+WORKERS := -n 3 --dist loadgroup
 
 test: $(SETUP) $(NODE) ## all three tiers, the real clients included (8 minutes on two cores)
-	$(PYTEST) $(TWICE)
+	$(PYTEST) $(WORKERS)
 
 test-unit: $(SETUP) ## rules, vectors, and tables: no process, no socket
 	$(PYTEST) --tier unit
 
 test-integration: $(SETUP) $(NODE) ## edge and control plane with sockets, databases, and key stores
-	$(PYTEST) $(TWICE) --tier integration
+	$(PYTEST) $(WORKERS) --tier integration
 
 test-stories: $(SETUP) $(NODE) ## processes, started as the documentation says
-	$(PYTEST) $(TWICE) --tier stories
+	$(PYTEST) $(WORKERS) --tier stories
 
 coverage: $(SETUP) $(NODE) ## the branches that the unit and integration tiers run; every one of the hearts'
-	$(PYTEST) $(TWICE) --tier unit --tier integration --cov=keyfront --cov-branch --cov-report=
+	$(PYTEST) $(WORKERS) --tier unit --tier integration --cov=keyfront --cov-branch --cov-report=
 	$(BIN)/python -m tests.hearts
 
 # The same seed draws the same changes. MUTATION="--sample 20 --seed 7" takes fewer, or others.

@@ -39,7 +39,7 @@ ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 SECRET = b"the-secret-of-the-harness"
 PATIENCE = 30.0
 """Seconds after which a conversation that has not ended is a finding."""
-AT_ONCE = 8
+AT_ONCE = 40
 LIMITS = Limits(head=3.0, idle=1.0, body=3.0, write=3.0, drain=1.0, websocket_idle=3.0)
 _HEAD = re.compile(rb"([A-Z]+) (\S+) HTTP/1\.[01]\r\n(.*?)\r\n\r\n", re.DOTALL)
 
