@@ -129,7 +129,9 @@ def test_a_key_that_is_there_is_adopted_and_an_emergency_puts_it_out(site: Site)
     assert shown["waits"]["until"]
 
     assert "--yes" in str(site.say("emergency", "photos", site.key, status=1).exception)
-    assert "not a key of the rotation" in str(site.say("emergency", "photos", "K0", "--yes", status=1).exception)
+    assert "not a key of the rotation" in str(
+        site.say("emergency", "photos", "K0", "--yes", status=1).exception
+    )
     with obeying(site):
         said = site.say("emergency", "photos", site.key, "--yes").stdout
     taken = {action.value for action in Action}

@@ -1,9 +1,9 @@
-"""The CloudFront API as a declared set-up meets it: what is there, and one step taken. It knows no rule of planning.
+"""The CloudFront API for declared set-ups: it reads the current state and carries out one step. Planning is elsewhere.
 
-Any CloudFront will do, Amazon's or Keyfront's; botocore speaks to it, with the usual credentials. Each change is made
-to what was planned for: right before it, the config is read again and compared with the one that the plan has seen, and
-the ETag of that read goes into If-Match. (The plan's own ETag would not do: a change of a key group gives every
-distribution that trusts it a new one.)
+It works with Amazon's CloudFront and Keyfront's, with the usual AWS credentials. A change applies only to the config
+that the plan was made for: right before it, the config is read again and compared, and the ETag of that read goes into
+If-Match. (The plan's own ETag would not work: a change of a key group gives every distribution that trusts it a new
+one.)
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from keyfront.declared.resources import ROWS, Row
 
 _ABSENT = "UnsupportedOperation"
 _HIDDEN = ("AccessDenied", "AccessDeniedException")
-"""What a CloudFront says that has not built a kind, and that does not show one to this caller."""
+"""The error codes of a kind that the API does not implement, and of one that this caller may not list."""
 
 
 class Account:
-    """One CloudFront account through one endpoint. Not for several threads: it remembers what it has made."""
+    """One CloudFront account through one endpoint. For one thread: it remembers what it has created."""
 
     def __init__(self, endpoint_url: str = "", profile: str = "") -> None:
         """:raises Refused: if botocore cannot make a client of that."""
@@ -44,9 +44,9 @@ class Account:
     # ---- what is there
 
     def facts(self, setup: Setup, *, adopt: bool = False) -> Facts:
-        """All that `plan` has to know of this account. Kinds that the set-up does not speak of may be missing.
+        """The facts about this account that `plan` needs. Kinds that the set-up does not declare may be missing.
 
-        :raises AccountError: if the API refuses or cannot be reached.
+        :raises AccountError: if the API refuses or is unavailable.
         """
         declared = {each.kind for each in setup.desired}
         self.unseen.clear()
@@ -77,15 +77,15 @@ class Account:
 
     def _found(self, row: Row, item: dict[str, Any]) -> Found:
         inner = item.get(row.name) or item
-        said = inner.get(row.config) or inner
+        config = inner.get(row.config) or inner
         if "ARN" in inner:
             self._arns[inner["Id"]] = inner["ARN"]
         created = inner.get("CreatedTime")
         return Found(
             kind=row.name,
             id=inner["Id"],
-            name=said.get("Name") or "",
-            comment=said.get(row.comment) or "",
+            name=config.get("Name") or "",
+            comment=config.get(row.comment) or "",
             created=created.timestamp() if isinstance(created, datetime) else 0,
             managed=item.get("Type") == "managed",
             aliases=tuple((inner.get("Aliases") or {}).get("Items") or ()),
@@ -94,7 +94,7 @@ class Account:
         )
 
     def _whole(self, found: Found, with_tags: bool) -> Found | None:
-        """`found` with its config; None if it has gone since it was listed."""
+        """`found` with its config; None if it was deleted after it was listed."""
         row = ROWS[found.kind]
         try:
             config, _ = self._config(row, found.id)
@@ -127,10 +127,11 @@ class Account:
     # ---- one step
 
     def take(self, step: Step, timeout: float) -> str:
-        """Take `step`; the resource's id.
+        """Carry out `step`, and return the id of its resource.
 
         :param timeout: seconds to wait where the API makes one wait (before a distribution can be deleted).
-        :raises AccountError: if it failed, and then it did not happen, or if an answer was lost, and then it may have.
+        :raises AccountError: if it failed and changed nothing, or if a response was lost and it may have changed
+            something.
         """
         row = ROWS[step.kind]
         if step.action == "create":
@@ -161,7 +162,7 @@ class Account:
         except Refused as error:
             if error.code == f"{row.name}AlreadyExists":
                 raise Refused(
-                    f"{error}\nIt was not there when the plan was made: run this again to see what is there now. "
+                    f"{error}\nIt did not exist when the plan was made: run this again to see the current state. "
                     f"A {row.title} that has lost the mark in its {row.comment} is found with --adopt.",
                     error.code,
                 ) from error
@@ -183,7 +184,7 @@ class Account:
                 raise
 
     def _unchanged(self, row: Row, step: Step) -> str:
-        """The ETag of the config that the plan has seen."""
+        """The ETag of the config that the plan was made for."""
         config, etag = self._config(row, step.id)
         if differences(step.before, config):
             raise _changed(step)
@@ -205,14 +206,14 @@ class Account:
             self._arns[id_] = self._client.call("GetDistribution", Id=id_)["Distribution"]["ARN"]
         return self._arns[id_]
 
-    # ---- until every edge obeys
+    # ---- until it is deployed
 
     def distributions(self, owner: str) -> list[str]:
-        """Ids of the distributions that are `owner`'s."""
+        """The ids of the distributions that belong to `owner`."""
         return [found.id for found in self._list(ROWS["Distribution"]) if found.owner == owner]
 
     def wait(self, distributions: Iterable[str], timeout: float) -> None:
-        """Until all of them are Deployed.
+        """Wait until all of them are Deployed.
 
         :param timeout: seconds.
         :raises AccountError: if they are not by then.
@@ -230,7 +231,7 @@ class Account:
 def _changed(step: Step) -> Refused:
     return Refused(
         f"the {ROWS[step.kind].title} {step.label} ({step.id}) was changed by somebody else after the plan was made. "
-        "Nothing of that was touched: run this again to see how it differs now",
+        "That change was not overwritten: run this again to see the current differences",
         "PreconditionFailed",
     )
 

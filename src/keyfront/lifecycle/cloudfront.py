@@ -1,8 +1,8 @@
-"""The CloudFront API as a rotation meets it, Amazon's or Keyfront's: eight operations, through botocore, and what a
-Keyfront tells besides.
+"""The CloudFront API as rotations use it, Amazon's or Keyfront's: eight operations, and Keyfront's report on the use of
+keys.
 
-`Api` is all that the conductor knows of it. `CloudFront` speaks to a real one; it repeats what may be repeated, reads
-lists to their end, takes ETags from fresh reads, and notes how far the server's clock is from this one.
+`Api` is the interface that the conductor uses. `CloudFront` implements it for a real endpoint: it reads lists to their
+end, takes ETags from fresh reads, and measures how far the server's clock is from the local one.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ OPERATIONS = (
     "DeletePublicKey",
     "ListDistributions",
 )
-"""All that it calls: what a policy for it has to allow (and `keyuse.ACTION`, where there is such a thing)."""
+"""All operations that it calls: what an IAM policy has to allow, besides `key_usage.ACTION` on Keyfront."""
 
 
 _DATE = 2.0
-"""What a Date header cannot tell, seconds: it has none of their fractions, and servers make it once a second."""
+"""The precision of a Date header, seconds: it has no fractions, and servers renew it once a second."""
 
 
 class Api(Protocol):
@@ -42,40 +42,40 @@ class Api(Protocol):
 
     @property
     def skew(self) -> float | None:
-        """How far the server's clock was ahead of the local one at the last answer, seconds; None if not told."""
+        """By how many seconds the server's clock was ahead of the local one at the last response; None if not known."""
 
     def key_group(self, id_: str) -> Group | None: ...
 
     def find_key_group(self, name: str) -> Group | None: ...
 
     def update_key_group(self, group: Group, items: tuple[str, ...]) -> None:
-        """:raises Refused: PreconditionFailed, if it is not as `group` says any more."""
+        """:raises Refused: PreconditionFailed if the group has changed since `group` was read."""
 
     def key_groups_of(self, public_keys: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
-        """Names of all key groups that a public key is in, for those of `public_keys` that are in one."""
+        """The names of the key groups that contain a public key, for each of `public_keys` that is in one."""
 
     def public_keys(self) -> tuple[KnownKey, ...]: ...
 
     def public_key(self, id_: str) -> KnownKey | None:
-        """One by itself: a list may not have what is new."""
+        """One key, read directly: a list may lack a new one."""
 
     def create_public_key(self, name: str, encoded_key: str, comment: str) -> str:
-        """Its id; `name` is its caller reference too.
+        """Create a public key and return its id; `name` is also its caller reference.
 
         :raises Refused: PublicKeyAlreadyExists, TooManyPublicKeys.
         """
 
     def delete_public_key(self, id_: str) -> None:
-        """One that is gone already is no error.
+        """Delete a public key. It is no error if it does not exist.
 
         :raises Refused: PublicKeyInUse.
         """
 
     def distributions(self, key_group_id: str) -> tuple[Distribution, ...]:
-        """Those that trust the key group in one of their behaviors."""
+        """The distributions that trust the key group in any of their behaviors."""
 
     def last_expiry(self) -> Mapping[str, float]:
-        """Until when the latest link that edges have seen of a key is good, by its id, as far as that is known."""
+        """When the latest link that edges have seen of a key expires, epoch seconds by key id, as far as known."""
 
 
 class CloudFront:
@@ -90,7 +90,8 @@ class CloudFront:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """
-        :param credentials: access key id and secret; default: what botocore finds.
+        :param credentials: access key id and secret, instead of any that botocore would find.
+        :param clock: the local clock, epoch seconds.
         :raises Refused: if botocore cannot make a client of that.
         """
         self._clock = clock
@@ -196,7 +197,7 @@ class CloudFront:
             if key_group_id in trusted(item)
         )
 
-    # ---- what a Keyfront's edges have seen
+    # ---- the use of keys
 
     def last_expiry(self) -> Mapping[str, float]:
         uses = key_usage.ask(self._client.session, self.endpoint)
@@ -204,6 +205,6 @@ class CloudFront:
 
 
 def trusted(summary: Mapping[str, Any]) -> set[str]:
-    """Ids of the key groups that a distribution trusts anywhere."""
+    """The ids of the key groups that a distribution trusts in any of its behaviors."""
     behaviors = [summary["DefaultCacheBehavior"], *((summary.get("CacheBehaviors") or {}).get("Items") or ())]
     return {id_ for each in behaviors for id_ in (each.get("TrustedKeyGroups") or {}).get("Items") or ()}
