@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -134,9 +135,10 @@ ATTEMPTS = (
         "With more time granted to itself",
         "Expires moved on by a day",
         "A good link whose Expires was raised by hand. The edge rebuilds the policy from what it sees.",
-        lambda harness: _signed(harness).replace(
-            f"Expires={_signed(harness).partition('Expires=')[2].partition('&')[0]}",
+        lambda harness: re.sub(
+            r"Expires=\d+",
             f"Expires={int((datetime.now(UTC) + timedelta(days=1)).timestamp())}",
+            _signed(harness),
         ),
     ),
     Attempt(

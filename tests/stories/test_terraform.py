@@ -1,13 +1,14 @@
 """Terraform with the AWS provider on examples/terraform: what it applies stays as it is, and what it destroys is gone.
 
 The provider is looked for in the folder TF_PLUGIN_DIR, as `terraform init -plugin-dir` takes it, and in the usual
-places. Each `terraform` command costs some ten seconds of the machine, nearly all of it the provider's own start; so
-both examples go through their lives as modules of one root. With `--long` each does so as its users run it, and so
-does all else that the provider knows of what Keyfront has (terraform/every.tf).
+places. A `terraform` command starts it several times, for seconds of the machine each time; so both examples go through
+their lives as modules of one root, by commands that share one process of the provider. With `--long` each does so as
+its users run it, and so does all else that the provider knows of what Keyfront has (terraform/every.tf).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -59,29 +60,57 @@ class Terraform:
     def __init__(self, folder: Path, up: Up | Plane) -> None:
         self.folder = folder
         self._up = up
+        self._attached: dict[str, str] = {}
         (folder / "terraform.rc").touch()
 
-    def run(self, *argv: str, status: int = 0, **variables: Any) -> str:
-        assert TERRAFORM is not None
-        kept = {
+    def _environment(self) -> dict[str, str]:
+        return {
             name: value
             for name, value in (os.environ | self._up.environment).items()
             if not name.startswith("TF_") and (name in self._up.environment or not name.startswith("AWS_"))
+        } | {
+            "AWS_MAX_ATTEMPTS": "1",  # a fault of ours is told at once, not after 25 tries
+            "GOGC": "400",  # a third less work for the provider, which has memory enough
         }
+
+    @contextlib.contextmanager
+    def one_provider(self) -> Iterator[None]:
+        """Have all commands talk to one process of the provider, as its developers do who debug it."""
+        assert PLUGINS is not None
+        program = next(PLUGINS.glob(f"{PROVIDER}/5.*/*/terraform-provider-aws*"))
+        with subprocess.Popen(
+            [program, "-debug"],
+            env=self._environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as provider:
+            try:
+                assert provider.stdout is not None
+                line = next(line for line in provider.stdout if "TF_REATTACH_PROVIDERS=" in line)
+                name, _, value = line.strip().partition("=")
+                self._attached = {name: value.strip("'")}
+                yield
+            finally:
+                self._attached = {}
+                provider.terminate()
+                provider.wait(60)
+
+    def run(self, *argv: str, status: int = 0, **variables: Any) -> str:
+        assert TERRAFORM is not None
         texts = {f"TF_VAR_{name}": json.dumps(value) for name, value in variables.items()}
         texts |= {f"TF_VAR_{name}": value for name, value in variables.items() if isinstance(value, str)}
         done = subprocess.run(
             [TERRAFORM, *argv, "-no-color"],
             cwd=self.folder,
             env={
-                **kept,
+                **self._environment(),
+                **self._attached,
                 **texts,
                 "TF_CLI_CONFIG_FILE": str(self.folder / "terraform.rc"),
                 "TF_IN_AUTOMATION": "1",
                 "TF_VAR_endpoint": self._up.endpoint,
                 "CHECKPOINT_DISABLE": "1",
-                "AWS_MAX_ATTEMPTS": "1",  # a fault of ours is told at once, not after 25 tries
-                "GOGC": "400",  # a third less work for the provider, which has memory enough
             },
             capture_output=True,
             text=True,
@@ -224,7 +253,7 @@ def test_the_examples_live_and_leave_nothing(app: int, keys: Keys, tmp_path: Pat
         shutil.copytree(EXAMPLES / example, folder / example, ignore=shutil.ignore_patterns(".terraform*"))
         shutil.move(folder / example / "provider.tf", folder / "provider.tf")
     (folder / "main.tf").write_text(ROOT)
-    with Up(tmp_path / "data", workers=1) as up:
+    with Up(tmp_path / "data", workers=1) as up, contextlib.ExitStack() as attached:
         terraform = Terraform(folder, up)
         said: dict[str, Any] = {
             "keys": str(keys.folder),
@@ -233,6 +262,7 @@ def test_the_examples_live_and_leave_nothing(app: int, keys: Keys, tmp_path: Pat
             "environments": environments(app),
         }
         terraform.init()
+        attached.enter_context(terraform.one_provider())
         assert "0 changed, 0 destroyed" in terraform.apply(**said)
         terraform.unchanged(**said)
         before = terraform.outputs()
