@@ -374,7 +374,9 @@ def until_answered(where: Machine, target: str) -> Answer:
     raise AssertionError("nobody answers")
 
 
-def test_workers_killed_while_they_store_leave_no_wrong_body(tmp_path: Path) -> None:
+def test_workers_killed_while_they_store_leave_no_wrong_body(
+    tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
     chance = random.Random(12)
     with machine(tmp_path, 3, *NO_DISK, "--memory", "8") as here:
         ends = threading.Event()
@@ -397,7 +399,7 @@ def test_workers_killed_while_they_store_leave_no_wrong_body(tmp_path: Path) -> 
         viewers = [Thread(target=view, args=(seed,)) for seed in range(5)]
         for viewer in viewers:
             viewer.start()
-        for _ in range(12):
+        for _ in range(12 if pytestconfig.getoption("long") else 6):
             wanted = sum(served.values()) + chance.randrange(20, 60)
             here.up.until(lambda: sum(served.values()) >= wanted)  # noqa: B023
             os.kill(chance.choice(here.up.worker_pids()), signal.SIGKILL)
