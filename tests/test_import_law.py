@@ -108,12 +108,6 @@ INNER: dict[str, dict[str, set[str]]] = {
 """Inside a package: each room (a folder, or a module that stands by itself), and those that it may import besides
 itself. `custody/adapters` has one room per kind of key store; these never import each other."""
 
-PENDING: set[tuple[str, str]] = set()
-"""Imports against the law that are still to be cut. Must become empty."""
-
-PENDING_HEARTS: set[str] = set()
-"""Modules that hearts reach and that know something of the world: still to be cut. Must become empty."""
-
 HEARTS = (
     "keyfront.backup.retention",
     "keyfront.control.audit.records",
@@ -191,10 +185,6 @@ def room(module: str, level: int = 1) -> str:
     return parts[level] if len(parts) > level else parts[-1]
 
 
-def is_pending(module: str, name: str) -> bool:
-    return any(inside(module, importer) and inside(name, imported) for importer, imported in PENDING)
-
-
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_a_package_imports_only_those_before_it(module: str) -> None:
     own = room(module)
@@ -203,7 +193,7 @@ def test_a_package_imports_only_those_before_it(module: str) -> None:
     assert own in ROOMS, f"{own} has no place in ROOMS"
     allowed = ROOMS[own] | {own}
     for name, line in imports(module).items():
-        if name.split(".")[0] == "keyfront" and not is_pending(module, name):
+        if name.split(".")[0] == "keyfront":
             assert room(name) in allowed, f"{MODULES[module]}:{line} imports {name}"
 
 
@@ -214,7 +204,7 @@ def test_a_room_imports_only_those_before_it(module: str) -> None:
     assert own in order, f"{own} has no place in INNER[{room(module)!r}]"
     allowed = order[own] | {own}
     for name, line in imports(module).items():
-        if inside(name, package) and name != package and not is_pending(module, name):
+        if inside(name, package) and name != package:
             assert room(name, 2) in allowed, f"{MODULES[module]}:{line} imports {name}"
 
 
@@ -222,7 +212,7 @@ def test_a_room_imports_only_those_before_it(module: str) -> None:
 def test_adapters_never_import_each_other(module: str) -> None:
     adapters = "keyfront.custody.adapters"
     for name, line in imports(module).items():
-        if inside(name, adapters) and name != adapters and not is_pending(module, name):
+        if inside(name, adapters) and name != adapters:
             assert room(name, 3) == room(module, 3), f"{MODULES[module]}:{line} imports {name}"
 
 
@@ -234,22 +224,12 @@ def test_no_circle_of_imports() -> None:
         if module in done:
             return
         for name in imports(module):
-            if name in MODULES and name != module and not is_pending(module, name):
+            if name in MODULES and name != module:
                 visit(name, (*path, module))
         done.add(module)
 
     for module in MODULES:
         visit(module, ())
-
-
-def test_what_is_pending_is_still_there() -> None:
-    used = {
-        pair
-        for pair in PENDING
-        for module in MODULES
-        if inside(module, pair[0]) and any(inside(name, pair[1]) for name in imports(module))
-    }
-    assert used == PENDING, "these imports are gone: take them out of PENDING"
 
 
 @cache
@@ -273,16 +253,6 @@ def test_every_heart_is_there() -> None:
     assert [heart for heart in HEARTS if heart not in MODULES] == []
 
 
-def test_what_hearts_reach_is_still_pending() -> None:
-    worldly = {
-        module
-        for heart in hearts()
-        for module in reached(heart)
-        if any(name.split(".")[0] in WORLD for name in imports(module))
-    }
-    assert worldly == PENDING_HEARTS
-
-
 @cache
 def calls(module: str) -> dict[str, int]:
     """Everything that `module` calls, as it is written, with the line."""
@@ -292,7 +262,7 @@ def calls(module: str) -> dict[str, int]:
 
 @pytest.mark.parametrize("heart", hearts())
 def test_a_heart_reaches_nothing_of_the_world(heart: str) -> None:
-    for module in sorted(reached(heart) - PENDING_HEARTS):
+    for module in sorted(reached(heart)):
         for name, line in imports(module).items():
             assert name.split(".")[0] not in WORLD, f"{MODULES[module]}:{line} imports {name}"
         for name, line in calls(module).items():
