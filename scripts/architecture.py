@@ -71,8 +71,8 @@ def key_states() -> str:
         grouped: dict[str, list[str]] = {}
         for action, target in moves.items():
             grouped.setdefault(target.value, []).append(action.value)
-        for target, actions in grouped.items():
-            lines.append(f"    {source.value if source else '[*]'} --> {target}: {', '.join(actions)}")
+        start = source.value if source else "[*]"
+        lines += [f"    {start} --> {target}: {', '.join(actions)}" for target, actions in grouped.items()]
     return mermaid("stateDiagram-v2", lines)
 
 
