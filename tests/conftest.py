@@ -1,11 +1,11 @@
-"""What all tests share: their tiers, and the edge's event loop, which is uvloop's here too.
+"""Configuration that all tests share: the tiers, and uvloop as the event loop, as in the edge.
 
-`--tier unit` runs the files of that tier alone (`tests/tiers.py`). A module that must work on asyncio's own loop too
-says `EVENT_LOOPS = ("uvloop", "asyncio")`. What takes minutes runs with `--long` only; a module of a minute says
-`FIRST = True`, so that nobody waits for it in the end; after it come the stories, then the many short tests. Bytecode
-is written: without it each of the hundreds of processes that tests start would compile all of Keyfront. Property tests
-try the same cases at every run, so that a change is to blame for what fails; with `--hypothesis-profile=searching` they
-look for new ones.
+`--tier unit` runs only the files of that tier (`tests/tiers.py`). A module that must also work on asyncio's own loop
+sets `EVENT_LOOPS = ("uvloop", "asyncio")`. Tests that take minutes run only with `--long`. A module that takes a
+minute sets `FIRST = True`, so that it does not start last and delay the end of the run; the stories follow, then the
+many short tests. Bytecode is written: without it, each of the hundreds of processes that tests start would compile
+all of Keyfront. Property tests try the same cases on every run, so that a failure points to a code change; with
+`--hypothesis-profile=searching` they look for new cases.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave the files of the other tiers unread."""
+    """Do not collect the files of the other tiers."""
     wanted = config.getoption("--tier")
     if not wanted or not collection_path.match("test_*.py"):
         return None
@@ -59,7 +59,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """Keep the garbage collector away from the many thousand items of a collection, now and while they run."""
+    """Exclude the many thousands of collected items from garbage collection, both during collection and while they
+    run."""
     gc.disable()
     try:
         return (yield)

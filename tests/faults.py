@@ -1,4 +1,4 @@
-"""Disks that fail: the n-th call that a piece of code makes to the disk fails, for every n.
+"""Simulated disk failures: the n-th disk call that a piece of code makes fails, for every n.
 
     for disk in failing_disks():
         folder = fresh()
@@ -7,9 +7,9 @@
             except OSError: ...
         check(folder, disk.struck)
 
-Each turn fails one call more than the one before, in each of WAYS, until the work gets through without meeting the
-failure. What fails are the calls of `os` themselves and what Python's files do below; SQLite's writes and syncs fail in
-its virtual file system (`FailingSqlite`). Nothing of Keyfront is replaced.
+Each iteration moves the failure one call further, in each of WAYS, until the work completes without reaching it. The
+failures are injected into the calls of `os` and into the calls that Python's file objects make underneath; SQLite's
+writes and syncs fail in its virtual file system (`FailingSqlite`). No part of Keyfront is replaced.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ MOST = 400
 
 
 class FailingDisk:
-    """A context within which the call number `at` (from 0) fails by `code`, and with `stays` all that follow.
+    """A context manager within which call number `at` (from 0) fails with `code`; with `stays`, so do all later calls.
 
-    Only calls of the thread that entered it count, unless `threads`; only paths and descriptors are looked at that are
-    not /dev, /proc and the like.
+    Only calls from the thread that entered the context count, unless `threads` is set. Paths and descriptors under
+    /dev, /proc and the like are ignored.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class FailingDisk:
         self._undo.callback(setattr, module, name, before)
 
     def _strike(self, name: str) -> None:
-        """Count one call, and fail if its turn has come."""
+        """Count one call, and fail it if it is the chosen one."""
         if not self.threads and threading.get_ident() != self._owner:
             return
         with self._lock:
@@ -117,14 +117,14 @@ class FailingDisk:
             if name in ("stat", "scandir") and args and _elsewhere(args[0]):
                 return real(*args, **named)
             if name == "scandir" and not _is_there(args[0]):
-                return real(*args, **named)  # that there is nothing is no failure of the disk
+                return real(*args, **named)  # a missing file is not a disk failure
             self._strike(name)
             return real(*args, **named)
 
         return call
 
     def _opening(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        """`open` for files whose writes can fail."""
+        """`open` that returns files whose writes can fail."""
 
         def call(file: Any, mode: str = "r", buffering: int = -1, *args: Any, **named: Any) -> Any:
             writes = any(letter in mode for letter in "wxa+")
@@ -184,7 +184,8 @@ def _creates(args: tuple[Any, ...], named: dict[str, Any]) -> bool:
 def failing_disks(
     ways: tuple[str, ...] = tuple(WAYS), *, reads: bool = False, threads: bool = False
 ) -> Iterator[FailingDisk]:
-    """A disk that fails at its first call, at its second, and so on, in each way, until none is left to fail."""
+    """A disk that fails at its first call, then one that fails at its second, and so on, in each way, until no call
+    is left."""
     for way in ways:
         code, stays = WAYS[way]
         for at in range(MOST):
@@ -238,8 +239,8 @@ class _File(ctypes.Structure):
 
 
 class FailingSqlite:
-    """SQLite's own disk. Files that are opened while this is entered write and sync through it; `fail(at)` has the
-    call number `at` from then on fail, as a full disk (`FULL`) or a broken one would, with `stays` all that follow."""
+    """A virtual file system for SQLite. Files opened within this context write and sync through it. `fail(at)` makes
+    call number `at` fail as on a full disk (`FULL`) or a broken one; with `stays`, all later calls fail too."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -251,7 +252,7 @@ class FailingSqlite:
         self._patched: dict[int, Any] = {}
 
     def fail(self, at: int | None, code: int = FULL, *, stays: bool = False) -> None:
-        """None: nothing fails any more."""
+        """Call number `at` fails; None: no call fails any longer."""
         self.calls, self.struck = 0, False
         self._at, self._code, self._stays = at, code, stays
 
@@ -287,7 +288,7 @@ class FailingSqlite:
         self._at = None
 
     def _methods(self, real: Any) -> Any:
-        """`real`, with writes and syncs of ours. SQLite keeps pointing there: none of it is ever freed."""
+        """`real` with our own write and sync functions. SQLite keeps pointers to it, so none of it is ever freed."""
         address = ctypes.addressof(real.contents)
         if address not in self._patched:
             made = _Methods()
@@ -312,5 +313,5 @@ _FOREVER: list[Any] = []
 
 
 def left_over(folder: Path) -> list[Path]:
-    """Temporary files that somebody has forgotten."""
+    """Leftover temporary files."""
     return [path for path in folder.rglob("*") if path.name.endswith(".tmp") or path.parent.name == "new"]

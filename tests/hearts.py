@@ -1,4 +1,4 @@
-"""What the tests run of the hearts: `python -m tests.hearts` reports it from the latest `.coverage`.
+"""Test coverage of the hearts: `python -m tests.hearts` reports it from the latest `.coverage`.
 
 The list of the hearts is `HEARTS` in `tests/test_import_law.py`.
 """
@@ -19,7 +19,7 @@ def files() -> list[str]:
 
 
 def main() -> int:
-    """Fails unless the tests take every branch of every heart."""
+    """Fail unless the tests take every branch of every heart."""
     measured = Coverage()
     measured.load()
     return 0 if measured.report(include=files(), show_missing=True, skip_covered=True) == 100.0 else 1

@@ -1,4 +1,4 @@
-"""What each Python file of the repository imports, read from its source: nothing runs."""
+"""What each Python file of the repository imports, read from its source without running it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MODULES = {
 
 @cache
 def imports(module: str) -> dict[str, int]:
-    """Everything that `module` imports, anywhere in the file, with the line."""
+    """Every import of `module`, anywhere in the file, with its line number."""
     found: dict[str, int] = {}
     package = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(MODULES[module].read_text())):

@@ -1,4 +1,4 @@
-"""Keys made for tests. Those that never change are in `tests/vectors/keys`."""
+"""Keys generated for tests. Fixed keys are in `tests/vectors/keys`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def ec_pem(curve: str = "P-256") -> str:
 
 
 def public_pem() -> str:
-    """The public half of a new P-256 key: another at each call."""
+    """The public half of a new P-256 key, different at each call."""
     return pem(ec.generate_private_key(ec.SECP256R1()).public_key())
 
 

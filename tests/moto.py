@@ -1,16 +1,16 @@
-"""A stand-in for AWS in a process of its own: moto, with KMS, Secrets Manager and Systems Manager.
+"""moto as a substitute for AWS in its own process, with KMS, Secrets Manager and Systems Manager.
 
     with Moto() as moto:
         place = open_place(f"awskms:keyfront/?{moto.options}", moto.environment)
 
-`moto.fault(…)` has the next calls of an operation fail as AWS may let them fail; `moto.stop()` takes AWS away.
+`moto.fault(…)` makes the next calls of an operation fail as they can fail at AWS; `moto.stop()` makes AWS unreachable.
 
-Where moto 5.2.5 is not like AWS, it is made so here (`_correct`), after the API references:
-- it signs what is hashed already by hashing it again, and signs with keys that are to be deleted, and shows their
+Where moto 5.2.5 differs from AWS, `_correct` fixes it according to the API references:
+- it hashes a digest again before it signs it, signs with keys that are pending deletion, and shows their
   public half (KMS: Sign, GetPublicKey, "Key states of AWS KMS keys");
-- it knows nothing of key material from elsewhere (GetParametersForImport, ImportKeyMaterial);
-- it does one thing at a time here: its own changes of a secret or a parameter can come between each other.
-What stays different: it takes parameters longer than 4,096 bytes, and everybody may do everything.
+- it does not support imported key material (GetParametersForImport, ImportKeyMaterial);
+- here it handles one call at a time, because its changes to a secret or a parameter could otherwise interleave.
+Remaining differences: it accepts parameters longer than 4,096 bytes, and every caller may do everything.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ACCESS = ("AKIDMOTO000000000000", "the secret access key of these tests")
 
 @functools.cache
 def unable() -> str:
-    """Why there can be no moto here; empty if there can."""
+    """Why moto cannot run here; empty if it can."""
     try:
         import flask_cors  # noqa: F401
         import moto.moto_server.werkzeug_app  # noqa: F401
@@ -39,7 +39,7 @@ def unable() -> str:
 
 
 class Moto:
-    """Use as a context. `url` is the endpoint of all its services."""
+    """Use as a context manager. `url` is the endpoint of all its services."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -58,7 +58,7 @@ class Moto:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.moto"],
             cwd=Path(__file__).parent.parent,
-            stdin=subprocess.PIPE,  # it ends when this does
+            stdin=subprocess.PIPE,  # it exits when this process does
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -79,20 +79,21 @@ class Moto:
         times: int = 1,
         done: bool = False,
     ) -> None:
-        """The next `times` calls of `operation` fail; `done`: only the answer does, and what was asked is done."""
+        """Make the next `times` calls of `operation` fail. With `done`, the operation takes effect and only its
+        answer is an error."""
         fault = {"operation": operation, "code": code, "status": status, "message": message}
         self._tell("faults", {**fault, "times": times, "done": done})
 
     def well(self) -> None:
-        """Nothing fails any more."""
+        """Clear all faults."""
         self._tell("well", {})
 
     def asked(self, operation: str) -> int:
-        """How often `operation` was called."""
+        """The number of calls of `operation`."""
         return self.all_asked().get(operation, 0)
 
     def all_asked(self) -> dict[str, int]:
-        """How often each operation was called."""
+        """The number of calls of each operation."""
         found: dict[str, int] = self._tell("asked", {})
         return found
 
@@ -163,7 +164,7 @@ def _main() -> None:
 
 
 def _correct() -> None:
-    """Make moto's KMS like AWS' where it is not."""
+    """Fix moto's KMS where it differs from AWS."""
     import base64
 
     from cryptography.hazmat.primitives import hashes, serialization
@@ -194,7 +195,7 @@ def _correct() -> None:
         key = in_state(response, "Enabled")
         if response._get_param("MessageType") != "DIGEST":
             return sign(response)
-        message = response._get_param("Message")  # which moto has decoded
+        message = response._get_param("Message")  # already decoded by moto
         private = key.private_key.private_key
         hashed = Prehashed(hashes.SHA256())
         if isinstance(private, rsa.RSAPrivateKey):

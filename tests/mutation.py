@@ -1,8 +1,8 @@
 """Mutation testing of the hearts, sampled: `python -m tests.mutation [--sample N] [--seed N]`.
 
-Cosmic Ray's operators change one place of a heart: another comparison, another number, `not` where there was none. The
-unit tests that run the changed line must notice. The same seed draws the same places, as long as the hearts do not
-change; how many changes went unnoticed is a figure for docs/benchmarks.md.
+Cosmic Ray's operators change one place in a heart: a different comparison, a different number, an added `not`. The
+unit tests that run the changed line must fail. The same seed draws the same places, as long as the hearts do not
+change; docs/benchmarks.md reports how many changes went unnoticed.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Mutant(NamedTuple):
 
 def places(file: str) -> Iterator[Mutant]:
     """Every change that the operators can make to a file."""
-    from cosmic_ray.ast import ast_nodes, get_ast  # in requirements/mutation.txt alone
+    from cosmic_ray.ast import ast_nodes, get_ast  # listed in requirements/mutation.txt only
     from cosmic_ray.plugins import get_operator, operator_names
 
     nodes = list(ast_nodes(get_ast((ROOT / file).read_text())))
@@ -74,14 +74,14 @@ def sample(size: int, seed: int) -> list[Mutant]:
 
 
 def measure(database: Path) -> None:
-    """Which test runs which line."""
+    """Which tests run which line."""
     environment = dict(os.environ, COVERAGE_FILE=str(database))
     command = [sys.executable, "-m", "pytest", "-q", "--tier", "unit", "--cov=keyfront", "--cov-context=test"]
     subprocess.run([*command, "--cov-report="], cwd=ROOT, env=environment, check=True)
 
 
 def tests_of(mutant: Mutant, data: CoverageData) -> list[str]:
-    """The tests that run the line; for what runs at import, all that run anything of its file."""
+    """The tests that run the line; for a line that runs at import, all tests that run any part of its file."""
     contexts = data.contexts_by_lineno(str(ROOT / mutant.file))
     running = {each.partition("|")[0] for each in contexts.get(mutant.line, ()) if each}
     if not running:
@@ -90,7 +90,7 @@ def tests_of(mutant: Mutant, data: CoverageData) -> list[str]:
 
 
 def noticed(mutant: Mutant, tests: list[str], source: Path) -> bool:
-    """Whether one of the tests fails, or hangs, with the change in a copy of the source."""
+    """Whether one of the tests fails or hangs with the change applied to a copy of the source."""
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 

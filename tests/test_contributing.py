@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md: its commands run as printed, and what it points to is there."""
+"""Tests of CONTRIBUTING.md: its commands run as printed, and everything that it refers to exists."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TARGETS = sorted(set(re.findall(r"\bmake ([a-z-]+)", TEXT)))
 
 
 def test_a_clone_runs_the_test_that_it_names(tmp_path: Path) -> None:
-    """The clone borrows this environment, as `make setup` would leave it."""
+    """The clone borrows this environment, as `make setup` would set it up."""
     folder = tmp_path / "keyfront"
     clone, into, setup, test, *_ = [command.replace("<your fork>", str(ROOT)) for command in COMMANDS]
     subprocess.run(clone.split(), cwd=tmp_path, check=True, capture_output=True)
@@ -36,7 +36,7 @@ def test_a_clone_runs_the_test_that_it_names(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_target_that_it_names_is_there(target: str) -> None:
-    """Not run here: most of them run this very test."""
+    """Not executed here: most of them run this very test."""
     planned = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
     assert planned.returncode == 0, planned.stderr
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout

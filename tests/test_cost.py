@@ -1,4 +1,5 @@
-"""The work that input causes stays in proportion to its size. `fuzz/cost.py` has the shapes and the measure."""
+"""Tests that the work caused by input stays proportional to its size. `fuzz/cost.py` has the input shapes and the
+measure."""
 
 from __future__ import annotations
 

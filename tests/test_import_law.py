@@ -1,8 +1,9 @@
-"""Which room may import which, two levels deep, and what the hearts must not reach. Read from the source; nothing runs.
+"""Which room may import which, two levels deep, and what the hearts must not reach. It is read from the source; no
+code runs.
 
-`ROOMS` is the order of the packages, `INNER` the order inside a package that has rooms of its own. An import counts
-wherever it stands: inside a function, and for type checkers alone. A heart holds rules. It and all that it imports know
-no socket, clock, file, thread, chance or event loop.
+`ROOMS` is the order of the packages, `INNER` the order inside a package that has rooms of its own. Every import
+counts, including those inside a function and those for type checkers only. A heart holds rules. Neither it nor
+anything that it imports uses a socket, clock, file, thread, random number or event loop.
 """
 
 from __future__ import annotations
@@ -180,7 +181,7 @@ CALLS = {"open", "input", "print", "datetime.now", "datetime.datetime.now", "tim
 
 
 def room(module: str, level: int = 1) -> str:
-    """The room of a module: its part of the name at that level; the package's own for an `__init__`."""
+    """The room of a module: the part of its name at that level, or the package's own room for an `__init__`."""
     parts = module.split(".")
     return parts[level] if len(parts) > level else parts[-1]
 
@@ -234,7 +235,7 @@ def test_no_circle_of_imports() -> None:
 
 @cache
 def reached(module: str) -> frozenset[str]:
-    """`module` and all of Keyfront that it reaches by imports."""
+    """`module` and every Keyfront module that it imports, directly or indirectly."""
     found: set[str] = set()
     waiting = [module]
     while waiting:
@@ -255,7 +256,7 @@ def test_every_heart_is_there() -> None:
 
 @cache
 def calls(module: str) -> dict[str, int]:
-    """Everything that `module` calls, as it is written, with the line."""
+    """Everything that `module` calls, as written in the source, with the line number."""
     nodes = ast.walk(ast.parse(MODULES[module].read_text()))
     return {ast.unparse(node.func): node.lineno for node in nodes if isinstance(node, ast.Call)}
 

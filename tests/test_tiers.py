@@ -1,4 +1,4 @@
-"""Every test file belongs to one tier, and each tier is what it says."""
+"""Tests that every test file belongs to one tier, and that each tier keeps to its rules."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_rules_are_tested_without_sockets() -> None:
 
 @pytest.mark.parametrize("name", sorted(OUTSIDE))
 def test_what_lies_outside_can_be_found(name: str) -> None:
-    """A module that has moved would let its importers into the unit tier."""
+    """Moving a module without updating `OUTSIDE` would let its importers into the unit tier."""
     if name.startswith(("keyfront", "tests")):
         assert any(module == name or module.startswith(name + ".") for module in MODULES)
 

@@ -1,12 +1,11 @@
-"""The tier of each test file, read from its path and its imports.
+"""The tier of each test file, derived from its path and its imports.
 
-    stories      processes, started as the documentation says: tests/stories
-    integration  sockets, processes, or databases: a file that imports one of `OUTSIDE`, itself, through a helper of the
-                 tests, or through a fixture of its folder's conftest.py
-    unit         rules, vectors, and tables: every other file
+stories      processes, started as documented: tests/stories integration  sockets, processes, or
+databases: a file that imports one of `OUTSIDE`, itself, through a helper of the tests, or through a fixture of its
+folder's conftest.py unit         rules, vectors, and tables: every other file
 
-`conftest.py` runs a tier by `--tier` and fails a unit test that opens a socket, a database, or a process all the same.
-"""
+`conftest.py` runs a tier by `--tier`, and fails any unit test that nevertheless opens a socket, a database, or a
+process."""
 
 from __future__ import annotations
 
@@ -86,7 +85,7 @@ def _reaches_outside(module: str) -> bool:
 
 
 def _conftests(module: str) -> list[str]:
-    """The conftest.py of the module's folders, below `tests`, whose fixtures it uses."""
+    """The conftest.py files of the module's folders, below `tests`, whose fixtures it uses."""
     used = _requested(module)
     folders = module.split(".")[:-1]
     names = [".".join([*folders[:depth], "conftest"]) for depth in range(2, len(folders) + 1)]
@@ -100,8 +99,8 @@ def _functions(module: str) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
 
 @cache
 def _requested(module: str) -> set[str]:
-    """The fixtures that a module may ask for: the arguments of its tests and fixtures that are no parameters, and where
-    it calls `getfixturevalue`, every text that could name one."""
+    """The fixtures that a module may request: the arguments of its tests and fixtures that are not parameters and,
+    where it calls `getfixturevalue`, every string that could name one."""
     found: set[str] = set()
     for function in _functions(module):
         decorators = [ast.unparse(decorator) for decorator in function.decorator_list]
@@ -129,7 +128,7 @@ def _fixtures(module: str) -> set[str]:
 
 
 class Guard:
-    """An audit hook that fails the unit test that opens a socket, a database, or a process."""
+    """An audit hook that fails a unit test that opens a socket, a database, or a process."""
 
     test: str | None = None
     """The unit test that is running."""

@@ -1,4 +1,4 @@
-"""A whole Keyfront, started as a user starts it, on ports of its own."""
+"""A whole Keyfront, started as a user starts it, on its own ports."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ PATIENCE = 60.0
 
 
 def seconds(promised: float) -> float:
-    """How long something may take that takes `promised` seconds on a machine with nothing else to do: as much longer as
-    this one has more to do than it has cores."""
+    """How long an operation may take that takes `promised` seconds on an otherwise idle machine. The allowance grows
+    with the load per core."""
     of_a_minute, _, _, running, _ = Path("/proc/loadavg").read_text().split()
     busy = max(float(of_a_minute), float(running.partition("/")[0]))
     return promised * max(1.0, 2 * busy / len(os.sched_getaffinity(0)))
 
 
 class Answer:
-    """What a viewer got: header names lower-case."""
+    """The response that a viewer received. Header names are lowercase."""
 
     def __init__(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
         self.status = status
@@ -45,7 +45,7 @@ class Answer:
 
 
 def _command_line(pid: int) -> str:
-    """Empty if the process is gone by now."""
+    """Empty if the process no longer exists."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -53,7 +53,7 @@ def _command_line(pid: int) -> str:
 
 
 def gone(pid: int) -> bool:
-    """Has the process ended? Its parent may not have noticed yet."""
+    """Whether the process has exited, even if its parent has not reaped it yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
     except (FileNotFoundError, ProcessLookupError):
@@ -61,8 +61,8 @@ def gone(pid: int) -> bool:
 
 
 class Up:
-    """`keyfront up` as a child process. Use as a context, or call `start`, `stop`, `kill`. With `feed` it is edges
-    alone, which follow the one with that data folder."""
+    """`keyfront up` as a child process. Use it as a context manager, or call `start`, `stop`, `kill`. With `feed`, it
+    runs only edges, which follow the installation with that data folder."""
 
     def __init__(
         self, data: Path, *, workers: int = 2, options: tuple[str, ...] = (), feed: Path | None = None
@@ -107,22 +107,22 @@ class Up:
         self.log.extend(stream)
 
     def stop(self) -> int:
-        """SIGTERM; the exit status."""
+        """Send SIGTERM, wait, and return the exit status."""
         self.end()
         return self.ended()
 
     def end(self) -> None:
-        """SIGTERM, and no wait."""
+        """Send SIGTERM without waiting."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
 
     def ended(self) -> int:
-        """Wait for the end; the exit status."""
+        """Wait for the process to exit, and return its exit status."""
         assert self._process is not None
         return self._process.wait(PATIENCE)
 
     def kill(self, *, children: bool = True) -> None:
-        """SIGKILL for it, and for everything it started."""
+        """Send SIGKILL to it and to every process that it started."""
         assert self._process is not None
         for pid in [self._process.pid, *(self.children() if children else [])]:
             os.kill(pid, signal.SIGKILL)
@@ -154,7 +154,7 @@ class Up:
 
     @property
     def environment(self) -> dict[str, str]:
-        """For clients that are programs: this installation's credentials and nobody else's."""
+        """An environment for client programs: the credentials of this installation and no others."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         return {
             **kept,
@@ -179,7 +179,7 @@ class Up:
         )
 
     def deployed(self, distribution_id: str, within: float = PATIENCE) -> float:
-        """Wait until the distribution reads Deployed; the seconds that it took."""
+        """Wait until the distribution reads Deployed. Returns the seconds that it took."""
         client = self.client()
         began = time.monotonic()
         self.until(
@@ -189,7 +189,7 @@ class Up:
         return time.monotonic() - began
 
     def well(self) -> None:
-        """Wait until all processes run, and nothing is amiss."""
+        """Wait until all processes run and report healthy."""
         self.until(lambda: self.control("/healthz").status == 200)
 
     @staticmethod
@@ -204,11 +204,11 @@ class Up:
     def get(
         self, host: str, target: str, headers: dict[str, str] | None = None, *, method: str = "GET"
     ) -> Answer:
-        """One request on a connection of its own, its target sent exactly as given."""
+        """One request on its own connection, with its target sent exactly as given."""
         return self._get(self.edge_port, host, target, headers, method)
 
     def control(self, target: str) -> Answer:
-        """What the control port answers to one unsigned GET, such as `/healthz`."""
+        """The control port's answer to one unsigned GET, such as `/healthz`."""
         return self._get(self.control_port, f"127.0.0.1:{self.control_port}", target)
 
     @staticmethod
@@ -237,7 +237,7 @@ class Up:
 def distribution_config(
     reference: str, origin_port: int, key_groups: list[str], *, paths: dict[str, list[str]] | None = None
 ) -> dict[str, Any]:
-    """A distribution before an application server on this machine. `key_groups` are trusted by the default behavior,
+    """A distribution in front of an application server on this machine. The default behavior trusts `key_groups`;
     `paths` maps path patterns to the groups trusted there."""
 
     def behavior(groups: list[str]) -> dict[str, Any]:

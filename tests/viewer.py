@@ -32,7 +32,7 @@ from keyfront.model.snapshot import Behavior, Distribution, Origin, Snapshot
 
 
 class Seen:
-    """An answer as a viewer sees it. Header names are lower-case here; `raw_head` keeps the spelling."""
+    """A response as a viewer sees it. Header names are lowercase here; `raw_head` keeps the original spelling."""
 
     def __init__(self, status: int, headers: list[tuple[str, str]], body: bytes, raw_head: bytes) -> None:
         self.status = status
@@ -65,7 +65,7 @@ class Viewer:
         await self.writer.drain()
 
     async def answer(self, method: str = "GET") -> Seen:
-        """The next answer, its body read to the end as RFC 9112 §6.3 frames it."""
+        """The next response, with its body read to the end as RFC 9112 §6.3 frames it."""
         head = await self.reader.readuntil(b"\r\n\r\n")
         first, *lines = head[:-4].decode("latin-1").split("\r\n")
         status = int(first.split(" ")[1])
@@ -103,11 +103,11 @@ class Viewer:
             lines.append(f"Content-Length: {len(body)}")
         await self.send("\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b""))
         while (seen := await self.answer(method)).status < 200:
-            pass  # an interim answer
+            pass  # an interim response
         return seen
 
     async def at_end(self) -> bytes:
-        """Everything until the edge closes."""
+        """Everything up to the edge's close."""
         return await self.reader.read()
 
     async def __aenter__(self) -> Viewer:
@@ -118,7 +118,7 @@ class Viewer:
 
 
 class Clock:
-    """Epoch seconds that pass when a test says so."""
+    """A clock in epoch seconds that advances only when a test says so."""
 
     def __init__(self) -> None:
         self.now = time.time()
@@ -131,7 +131,7 @@ class Clock:
 
 
 class EdgeHarness:
-    """One edge worker's inside on an ephemeral port, with its access records in reach."""
+    """The internals of one edge worker on an ephemeral port, with access to its access records."""
 
     def __init__(
         self,
@@ -179,7 +179,7 @@ class EdgeHarness:
             self._news.notify_all()
 
     async def recorded(self, count: int) -> dict[str, Any]:
-        """Wait for that many access records; the last of them."""
+        """Wait for that many access records, and return the last one."""
         async with self._news:
             await self._news.wait_for(lambda: len(self.records) >= count)
         return self.records[count - 1]
@@ -205,7 +205,7 @@ class EdgeHarness:
         return self.listener() if self.tls is None else self.listener.secured(self.tls)
 
     async def viewer(self, **tls: Any) -> Viewer:
-        """A new connection; `ssl` and `server_hostname` as asyncio has them."""
+        """A new connection; `ssl` and `server_hostname` have the same meaning as in asyncio."""
         return Viewer(*await asyncio.open_connection("127.0.0.1", self.port, **tls))
 
     async def get(
@@ -217,7 +217,7 @@ class EdgeHarness:
         method: str = "GET",
         body: bytes | None = None,
     ) -> Seen:
-        """One request on a connection of its own."""
+        """One request on its own connection."""
         async with await self.viewer() as viewer:
             return await viewer.ask(target, host, headers, method=method, body=body)
 

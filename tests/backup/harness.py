@@ -1,4 +1,5 @@
-"""Installations for the tests of archives: a store, a feed, a restricted distribution, and what opens its archives."""
+"""Installations for the archive tests: a store, a feed, a restricted distribution, and the key that opens its
+archives."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ CREDENTIALS = f"[default]\naws_access_key_id = AKIA{'A' * 16}\naws_secret_access
 
 
 class Installed:
-    """A harness with a key group, a distribution that trusts it, and what such an installation has besides."""
+    """A harness with a key group, a distribution that trusts it, and the other resources that such an installation
+    has."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
@@ -91,7 +93,7 @@ def make(
 
 
 def read(path: Path, opener: Opener = OPENER) -> Archive:
-    """The archive at `path`, judged."""
+    """The archive at `path`, verified."""
     archive = capture.read(encryption.opened(path.read_bytes(), opener))
     capture.judge(archive, ACCOUNT, VERSION)
     return archive
@@ -103,7 +105,7 @@ def restore(archive: Archive, folder: Path, store: str = "", now: float = NOW + 
 
 
 def chain(store: Store) -> tuple[int, str]:
-    """How many audit records there are, and what is wrong with their chain."""
+    """The number of audit records, and what is wrong with their chain."""
     verdict = trail.verify(store)
     return verdict.count, verdict.fault
 

@@ -1,6 +1,6 @@
-"""What the control plane's tests share: a harness, and a store of either kind.
+"""Fixtures that the control plane's tests share: a harness, and a store of either kind.
 
-A module that says `STORES = BOTH` has its tests run twice, once with SQLite and once with PostgreSQL.
+The tests of a module that sets `STORES = BOTH` run twice, once with SQLite and once with PostgreSQL.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.postgres import PostgresServer, unable
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     kinds = getattr(metafunc.module, "STORES", ())
     if kinds and {"harness", "tmp_path", "store"} & set(metafunc.fixturenames):
-        metafunc.fixturenames.insert(0, "store_kind")  # before the harness stands
+        metafunc.fixturenames.insert(0, "store_kind")  # before the harness is set up
         metafunc.parametrize("store_kind", kinds, indirect=True)
 
 
@@ -32,7 +32,7 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def store_kind(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Which kind of store the folder `tmp_path` has (`tests.control.harness.where`)."""
+    """The kind of store in the folder `tmp_path` (`tests.control.harness.where`)."""
     kind: str = request.param
     if kind == "sqlite":
         yield kind

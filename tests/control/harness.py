@@ -1,4 +1,4 @@
-"""A control plane for tests: the real store and the real feed in a folder, seeded ids, a clock set by hand."""
+"""A control plane for tests: the real store and the real feed in a folder, seeded ids, and a manually set clock."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ BOTH = ("sqlite", "postgresql")
 
 
 def where(folder: Path) -> str | Path:
-    """The store of a folder: PostgreSQL's where the fixture `store_kind` says so, else a file."""
+    """The store of a folder: PostgreSQL where the fixture `store_kind` says so, otherwise a file."""
     named = folder / "store"
     return named.read_text() if named.exists() else folder / "keyfront.db"
 
 
 def save(folder: Path) -> None:
-    """Make a backup of the folder's store, which nobody has open."""
+    """Back up the folder's store, which no process has open."""
     if isinstance(store := where(folder), str):
         name = _administer(store)
         _administer(store, f"CREATE DATABASE {name}_saved TEMPLATE {name}")
@@ -50,7 +50,7 @@ def save(folder: Path) -> None:
 
 
 def bring_back(folder: Path) -> None:
-    """Put the backup in the place of the store."""
+    """Replace the store with the backup."""
     if isinstance(store := where(folder), str):
         name = _administer(store)
         _administer(
@@ -63,7 +63,7 @@ def bring_back(folder: Path) -> None:
 
 
 def lose(folder: Path) -> None:
-    """The store is gone, and an empty database, or none, in its place."""
+    """Lose the store: an empty database, or none, takes its place."""
     if isinstance(store := where(folder), str):
         name = _administer(store)
         _administer(store, f"DROP DATABASE {name} WITH (FORCE)", f"CREATE DATABASE {name}")
@@ -73,7 +73,7 @@ def lose(folder: Path) -> None:
 
 
 def _administer(url: str, *statements: str) -> str:
-    """Run `statements` beside the database of `url`, and give its name."""
+    """Run `statements` beside the database of `url`, and return its name."""
     import psycopg
     from psycopg.conninfo import conninfo_to_dict
 
@@ -87,7 +87,7 @@ def _administer(url: str, *statements: str) -> str:
 
 @functools.cache
 def _empty_store() -> bytes:
-    """A SQLite store that holds nothing. To copy it takes less than to bring one to today's schema."""
+    """An empty SQLite store. Copying it is faster than migrating one to the current schema."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "keyfront.db"
         Store(file).close()
@@ -102,7 +102,7 @@ def _prepared(store: str | Path) -> str | Path:
 
 
 class Harness:
-    """`call` answers a call's output, `refused` the error code that it must end in."""
+    """`call` returns a call's output, `refused` the error code that the call must end with."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class Harness:
         raise AssertionError(f"{operation} was not refused but answered {output}")
 
     def report(self, name: str = "edge-1", number: int | None = None) -> None:
-        """Let an edge say that it obeys snapshot `number`, by default the published one."""
+        """Let an edge report that it obeys snapshot `number`, by default the published one."""
         self.feed.report(name, self.number() if number is None else number, at=time.time())
 
     def number(self) -> int:
@@ -190,7 +190,7 @@ class Harness:
 
 
 def minimal(reference: str = "one") -> Config:
-    """What `aws cloudfront create-distribution --origin-domain-name app.example.com` sends."""
+    """The parameters that `aws cloudfront create-distribution --origin-domain-name app.example.com` sends."""
     return {
         "CallerReference": reference,
         "Origins": {

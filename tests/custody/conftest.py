@@ -1,4 +1,4 @@
-"""A fixture for each kind of place: a `Harness`, which holds nothing yet. `test_contract.py` goes through them all."""
+"""A fixture for each kind of place: a `Harness` that holds nothing yet. `test_contract.py` covers them all."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def file_place(tmp_path: Path) -> Harness:
 
 @pytest.fixture(scope="session")
 def softhsm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoftHsm]:
-    """SoftHSM for this process: a module reads its environment once."""
+    """SoftHSM for this process: a PKCS#11 module reads its environment once."""
     hsm = SoftHsm(tmp_path_factory.mktemp("softhsm"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SOFTHSM2_CONF", str(hsm.configuration))
@@ -41,7 +41,7 @@ def contract_token(softhsm: SoftHsm) -> str:
 
 @pytest.fixture
 def pkcs11_place(softhsm: SoftHsm, contract_token: str) -> Harness:
-    """A token of SoftHSM's, emptied before each test."""
+    """A SoftHSM token, emptied before each test."""
     harness = Harness(softhsm.uri(contract_token), secrets=(PIN,), exports=False, records=False)
     place = harness.place()
     for held in list(place.list()):
@@ -49,7 +49,7 @@ def pkcs11_place(softhsm: SoftHsm, contract_token: str) -> Harness:
     return harness
 
 
-# ---- AWS: one stand-in for all tests of a process, and a place of its own in it for each
+# ---- AWS: one substitute for all tests of a process, with a separate place in it for each
 
 _numbers = itertools.count(1)
 
@@ -78,7 +78,7 @@ def awskms_place(moto: Moto) -> Harness:
 
 @pytest.fixture
 def awssm_place(moto: Moto) -> Harness:
-    """`check-every=0`: handles ask before every signature whether the key may still sign."""
+    """`check-every=0`: before every signature, handles check whether the key may still sign."""
     uri = f"awssm:keyfront/p{next(_numbers)}/?{moto.options}&check-every=0"
     return Harness(uri, moto.environment, secrets=ACCESS[1:])
 
@@ -108,8 +108,8 @@ def vault_kv_place(bao: Bao) -> Harness:
 
 @pytest.fixture
 def vault_transit_place(bao: Bao) -> Harness:
-    """Its notes are in KV. The engine may give keys away, and is emptied before each test: one of its own would make a
-    wrapping key of 4,096 bits first."""
+    """Its metadata is in KV. The engine allows key export, and is emptied before each test: a new engine per test
+    would first generate a 4,096-bit wrapping key."""
     uri = f"vault:transit/?address={bao.url}&notes=secret/notes&exportable=yes"
     harness = Harness(uri, bao.environment, secrets=(bao.root,), records=False)
     bao.empty("transit")

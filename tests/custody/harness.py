@@ -1,4 +1,4 @@
-"""What the contract's test must know of a place, and keys that were made elsewhere."""
+"""What the contract test must know about a place, and keys that were generated elsewhere."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ EVERY: tuple[Algorithm, ...] = ("RSA-2048", "ECDSA-P256")
 
 
 class Harness(msgspec.Struct, frozen=True):
-    """A place that holds nothing yet, and what it can do.
+    """An empty place and its capabilities.
 
-    `secrets` are texts that no message may hold. `imports` are the kinds of key that it takes from elsewhere.
-    `at_once` tells whether a key can be gone without grace; `least_grace` is the shortest that it allows besides.
-    `created` tells whether it knows when a key was made.
+    `secrets` are strings that no message may contain. `imports` are the kinds of key that it can import. `at_once`
+    tells whether a key can be deleted without a grace period; `least_grace` is the shortest other grace period.
+    `created` tells whether it knows a key's creation time.
     """
 
     uri: str
@@ -35,7 +35,7 @@ class Harness(msgspec.Struct, frozen=True):
     created: bool = True
 
     def place(self) -> Custody:
-        """The place, opened anew: nothing is shared with one that was opened before."""
+        """The place, opened anew: it shares nothing with one that was opened before."""
         return open_place(self.uri, self.environment)
 
     def kept(self) -> Records:
@@ -44,5 +44,5 @@ class Harness(msgspec.Struct, frozen=True):
 
 @functools.cache
 def made_elsewhere(algorithm: Algorithm, number: int = 0) -> PrivateKey:
-    """The same key for the same arguments: RSA keys take a while."""
+    """The same key for the same arguments: generating RSA keys takes time."""
     return generate_private_key(algorithm)

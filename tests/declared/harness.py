@@ -1,4 +1,4 @@
-"""A file declared and planned without any API: what is there is given as facts."""
+"""A declaration file read and planned without any API: the existing state is given as facts."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def planned(
 
 
 def taken(plan_: Plan, before: Facts | None = None) -> dict[str, tuple[Found, ...]]:
-    """What is there after the plan's steps: the API in its simplest form, ids counted up."""
+    """The state after the plan's steps: the API in its simplest form, with ids counted up."""
     there = {found.id: found for kind in (before or {}).values() for found in kind if not found.managed}
     made: dict[tuple[str, str], str] = {}
     for step in plan_.steps:
@@ -113,7 +113,7 @@ def _with_ids(value: Any, made: Mapping[tuple[str, str], str]) -> Any:
 
 
 def said(plan_: Plan) -> list[str]:
-    """A plan in short: `~ Distribution site: Enabled true → false`."""
+    """A plan in short form: `~ Distribution site: Enabled true → false`."""
     marks = {"create": "+", "update": "~", "disable": "0", "delete": "-"}
     lines = []
     for step in plan_.steps:

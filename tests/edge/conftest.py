@@ -11,6 +11,6 @@ from tests.origin import ScriptedOrigin
 
 @pytest.fixture
 async def origin() -> AsyncIterator[ScriptedOrigin]:
-    """An origin that answers as the test tells it to."""
+    """An origin that answers as the test configures it."""
     async with ScriptedOrigin() as origin:
         yield origin

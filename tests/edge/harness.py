@@ -1,4 +1,4 @@
-"""Signed sites for the edge's tests, and those who may sign for them."""
+"""Signed sites for the edge's tests, and the signers that may sign for them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def keys(*signers: LocalSigner) -> tuple[PublicKey, ...]:
 
 
 def signed_site(origin: ScriptedOrigin, *members: str, **more: object) -> Snapshot:
-    """`/a/*` trusts group A, `/b/*` group B, the rest is open. Group A holds `members`."""
+    """`/a/*` trusts group A, `/b/*` group B; the rest is public. Group A holds `members`."""
     behaviors = (
         Behavior("/a/*", "scripted", restricted=True, trusted_key_groups=("group-a",), **more),  # type: ignore[arg-type]
         Behavior("/b/*", "scripted", restricted=True, trusted_key_groups=("group-b",)),

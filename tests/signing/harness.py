@@ -1,4 +1,4 @@
-"""What the signing tests share: the corpus's keys as signers, and a short way to ask the gate."""
+"""Shared helpers of the signing tests: the corpus's keys as signers, and a shortcut to the signature check."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def ring(*signers: LocalSigner) -> KeyRing:
 def ask(
     url: str, cookies: str = "", *, keys: KeyRing | None = None, ip: str = "192.0.2.7", now: float = NOW
 ) -> Grant:
-    """What the gate says to a request for a URL that is sent as it is."""
+    """The signature check's answer to a request for a URL that is sent unchanged."""
     scheme, _, rest = url.partition("://")
     host, slash, path = rest.partition("/")
     return verify(scheme, host, slash + path, cookies, keys or ring(), ip, now)
@@ -66,7 +66,7 @@ def outcome(vector: Vector, ring: KeyRing) -> str:
 
 
 def many_urls() -> list[str]:
-    """Three thousand URLs at random, as they travel."""
+    """Three thousand random URLs, as sent on the wire."""
     chance = random.Random(4)
     pieces = [
         *map(chr, range(33, 127)),
