@@ -1,4 +1,4 @@
-"""Composes the control plane and runs it in one process. Beside answering calls it does five things again and again:
+"""Composition of the control plane, which runs in one process. Besides answering calls, it does recurring work:
 
 follow      publish what other control planes committed, and what could not be published earlier
 usage       add up the key usage that edges report
@@ -49,31 +49,31 @@ from keyfront.model.kinds import Quotas
 log = logging.getLogger("keyfront.control")
 
 FOLLOW = 1.0
-"""Seconds between two attempts to publish what could not be published."""
+"""Seconds between two attempts to publish what could not be published before."""
 FOLLOW_OTHERS = 0.2
-"""Seconds between two checks for what other control planes have committed."""
+"""Seconds between two checks for commits of other control planes."""
 THREADS = 40
-"""Calls that run at the same time: anyio's default."""
+"""Maximum number of concurrent calls: anyio's default."""
 GATHER = 2.0
-"""Seconds between two collections of the key usage that edges report."""
+"""Seconds between two collections of reported key usage."""
 
 
 class ControlPlaneSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What an operator decides about a control plane.
+    """An operator's settings for a control plane.
 
     :param data: the data folder.
     :param domain: the suffix of the distributions' own names.
-    :param account: the twelve digits of the account that owns everything.
+    :param account: the 12-digit number of the account that owns everything.
     :param store: a connection URI of PostgreSQL; empty: a SQLite file in `data`.
-    :param password_file: holds PostgreSQL's password, if the URI does not.
-    :param audit_reads: whether successful reads are recorded too.
+    :param password_file: contains PostgreSQL's password, if the URI does not.
+    :param audit_reads: whether to record successful reads as well.
     :param trusted_proxies: networks (CIDR) whose X-Forwarded-For and X-Forwarded-Proto are trusted.
-    :param quotas: of the account, of one distribution, and of one policy; by default CloudFront's.
+    :param quotas: for the account, for one distribution, and for one policy; by default CloudFront's.
     :param region: the region of the edges that follow the data folder; empty: none.
     :param region_feeds: other regions to serve: name, and folder of the feed.
     :param records: URI of the custody that holds rotation records, the same for all control planes that share the
         store; empty: the folder `custody` in `data`, which no other control plane uses.
-    :param rotation: whether due rotation steps are taken.
+    :param rotation: whether to take due rotation steps.
     :param hooks: called before and after each rotation step.
     :param metrics_for: who may read `/metrics`; see `Audience`.
     """
@@ -95,11 +95,11 @@ class ControlPlaneSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Supervision(msgspec.Struct, frozen=True):
-    """What ties the process to its supervisor.
+    """The process's connection to its supervisor.
 
-    :param lifeline: a pipe from the parent. When its other end closes, the control plane drains and ends.
+    :param lifeline: a pipe from the parent. When its other end closes, the control plane drains and exits.
     :param edges: the edge workers of this machine, for `/healthz`.
-    :param beat: called several times a second while the process can answer.
+    :param beat: called several times a second while the process can answer calls.
     """
 
     lifeline: int | None = None
@@ -116,12 +116,12 @@ def run_control(
 ) -> None:
     """Run the control plane until SIGTERM or SIGINT, then drain and return.
 
-    :param sock: bound; the caller may keep a reference of its own to hold the port.
-    :param on_ready: called once, when requests are answered.
-    :param registry: what `/metrics` shows beside the control plane's own metrics.
+    :param sock: a bound socket; the caller may keep its own reference to hold the port.
+    :param on_ready: called once, when the control plane answers requests.
+    :param registry: metrics that `/metrics` shows in addition to the control plane's own.
     :raises SettingsError: if the credentials or the store cannot be used.
     :raises CustodyError: if the custody of the rotation records cannot be used.
-    :raises ApiError: ServiceUnavailable if the store does not answer.
+    :raises ApiError: ServiceUnavailable if the store does not respond.
     """
     data = settings.data
     credentials = load(data / "credentials", settings.account)
@@ -145,7 +145,7 @@ def own_url(sock: socket.socket) -> str:
 
 
 class _Resources(msgspec.Struct, frozen=True):
-    """What a control plane has open."""
+    """The resources that a control plane holds open."""
 
     credentials: Credentials
     feeds: Regions
@@ -199,7 +199,7 @@ class _ControlPlane:
         self._watch = KeyWatch(store, resources.rotation_records, is_leader=self._leads)
         registry.register(KeyMetrics(store, self._watch))
         self._service.start(time.time())
-        callers.current(time.time())  # so that problems with keys or policies are logged at the start
+        callers.current(time.time())  # logs problems with keys or policies at startup
         self._calls = Calls(THREADS)
         refusals = Refusals(rng)
         self._refusals = RefusalLog(store, refusals)
@@ -220,7 +220,7 @@ class _ControlPlane:
         return self._rotations is None or self._rotations.leads
 
     def beat(self) -> None:
-        """Report that the process works, unless all its calls are stuck."""
+        """Send a heartbeat, unless all calls are stuck."""
         now = time.monotonic()
         if self._supervision.edges is not None:
             self._supervision.edges.look(now)
@@ -228,7 +228,7 @@ class _ControlPlane:
             self._supervision.beat()
 
     async def run(self, sock: socket.socket, on_ready: Callable[[], None]) -> None:
-        """Answer requests and do the recurring work until a signal or the lifeline ends it."""
+        """Answer requests and do the recurring work until a signal arrives or the lifeline closes."""
         loop = asyncio.get_running_loop()
         ending, stop = asyncio.Event(), asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -258,7 +258,7 @@ class _ControlPlane:
         finally:
             for task in tasks:
                 task.cancel()
-            with contextlib.suppress(ApiError, OSError):  # the last reports of edges that have ended by now
+            with contextlib.suppress(ApiError, OSError):  # the last reports of edges that have exited
                 await to_thread.run_sync(self._usage.gather, time.time())
             with contextlib.suppress(ApiError):
                 await to_thread.run_sync(lambda: self._refusals.write(time.time(), everything=True))
@@ -268,7 +268,7 @@ class _ControlPlane:
                 loop.remove_reader(lifeline)
 
     async def _end(self, ending: asyncio.Event, stop: asyncio.Event) -> None:
-        """Stop the rotations first: their steps are calls to this very process."""
+        """Stop the rotations first: their steps call this same process."""
         await ending.wait()
         if self._rotations is not None:
             await to_thread.run_sync(self._rotations.stop)
@@ -299,7 +299,7 @@ class _ControlPlane:
 
 
 async def _beating(beat: Callable[[], None], work: Coroutine[None, None, None]) -> None:
-    """Await `work`, and call `beat` as long as the event loop runs."""
+    """Await `work`, and call `beat` periodically while the event loop runs."""
 
     async def heartbeat() -> None:
         while True:
@@ -316,18 +316,18 @@ async def _beating(beat: Callable[[], None], work: Coroutine[None, None, None]) 
 async def _every(
     pause: float, work: Callable[[float], object], trouble: str, *, abandon: bool = False
 ) -> None:
-    """Call `work` with the time (epoch seconds) again and again, in a thread.
+    """Call `work` repeatedly in a thread, with the current time (epoch seconds).
 
     :param pause: seconds between two calls.
-    :param trouble: logged with an exception.
-    :param abandon: whether the end does not wait for a call that is running, since custody may be slow.
+    :param trouble: the message logged with an exception.
+    :param abandon: whether shutdown abandons a running call instead of waiting for it, since custody may be slow.
     """
-    own_thread = CapacityLimiter(1)  # none of the threads that API calls may occupy
+    own_thread = CapacityLimiter(1)  # separate from the threads that API calls may occupy
     while True:
         await asyncio.sleep(pause)
         try:
             await to_thread.run_sync(work, time.time(), limiter=own_thread, abandon_on_cancel=abandon)
         except ApiError:
-            pass  # the store does not answer, which is in the log already
+            pass  # the store does not respond, which is already logged
         except Exception:
             log.exception("%s", trouble)

@@ -1,13 +1,13 @@
-"""The feed through a folder: a snapshot file that is replaced as a whole, and one small file for each edge.
+"""A feed through a folder: one snapshot file that is replaced as a whole, and one small report file per edge.
 
 In the folder:
   snapshot             the published snapshot, replaced by rename, so that readers see either the old or the new one
-  snapshot.accepted    the newest that an edge has accepted; edges start from it while `snapshot` cannot be used
+  snapshot.accepted    the newest snapshot that an edge has accepted; edges start from it while `snapshot` is unusable
   reports/<name>.json  each edge's last report
-  ended/               the last reports of edges that have ended, until their counters have been added up
+  ended/               the last reports of edges that have exited, until their counters have been added up
 
-Only `snapshot` is synced to disk: a published change must survive a power failure. The other files are replaced as a
-whole, too, and after a power failure they are either written again or refused when they are read.
+Only `snapshot` is synced to disk, because a published change must survive a power failure. The other files are also
+replaced as a whole; after a power failure they are either rewritten or rejected when read.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ log = logging.getLogger("keyfront.fleet")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}\Z")
 
 _LEFT_OVER = 60.0
-"""Age in seconds of temporary files that a killed process has left."""
+"""Age in seconds from which a temporary file counts as left over by a killed process."""
 
 _FORGOTTEN = 30 * 86_400.0
-"""Seconds after which the last report of an ended edge is deleted, even if its counters were not added up."""
+"""Seconds after which an exited edge's last report is deleted, even if its counters were not added up."""
 
 _SEAL = len(MAGIC) + 32
-"""Bytes at the start of a snapshot file that identify it: magic and checksum."""
+"""Number of bytes at the start of a snapshot file that identify it: magic and checksum."""
 
 _Seen = tuple[int, int, int]
 
 
 class FileFeed:
-    """A `Feed` in `folder`, for any number of processes, each with an instance of its own.
+    """A `Feed` in `folder`, for any number of processes, each with its own instance.
 
     :param folder: created when something is published or reported.
-    :param region: the region of its snapshots; empty: for edges without a region. Of a snapshot for another region,
-        only the number counts, as edges may have seen it.
+    :param region: the region of the feed's snapshots; empty: for edges without a region. Only the number of a snapshot
+        for another region is used, because edges may have seen it.
     """
 
     def __init__(self, folder: str | os.PathLike[str], region: str = "") -> None:
@@ -65,13 +65,14 @@ class FileFeed:
         self._encoder = msgspec.json.Encoder()
         self._decoder = msgspec.json.Decoder(Report)
 
-    # The control plane
+    # Methods for the control plane
 
     def publish(self, snapshot: Snapshot) -> None:
-        """See `Feed`. A file that cannot be read counts as nothing published.
+        """See `Feed`. An unreadable file counts as no publication.
 
-        :raises SnapshotRefused: if its number is not above the published one, unless it is the same snapshot.
-        :raises OSError: if it cannot be written. The published snapshot stays then.
+        :raises SnapshotRefused: if the snapshot's number is not above the published one, unless it is the same
+            snapshot.
+        :raises OSError: if the snapshot cannot be written. The one published before then stays.
         """
         if fault := residency.fault(snapshot, self.region):
             raise SnapshotRefused(f"snapshot {snapshot.number} is not for this feed: {fault}")
@@ -91,8 +92,8 @@ class FileFeed:
         )
 
     def supersede(self, snapshot: Snapshot) -> None:
-        """Prevent edges of this feed from starting with a snapshot older than this published one: it may contain what
-        they must no longer have.
+        """Prevent edges of this feed from starting with a snapshot older than this published one: an older one may
+        contain data that they must no longer have.
 
         :raises OSError: if it cannot be written.
         """
@@ -105,8 +106,8 @@ class FileFeed:
         return self._own(self._snapshot)
 
     def servable(self) -> Snapshot | None:
-        """The snapshot that an edge can start with, without a control plane: the published one, or the last that an
-        edge accepted. None if there is neither, or it contains no distribution."""
+        """The snapshot that an edge can start with without a control plane: the published one, or the last one that an
+        edge accepted. None if there is neither, or if it contains no distribution."""
         for path in (self._snapshot, self._accepted):
             found = self._own(path)
             if found is not None and found.distributions:
@@ -114,8 +115,7 @@ class FileFeed:
         return None
 
     def published_at(self) -> tuple[int, float] | None:
-        """The number of the published snapshot, and when it was published (epoch seconds); None if it cannot be
-        read."""
+        """The number of the published snapshot and its publication time (epoch seconds); None if it cannot be read."""
         try:
             status = os.stat(self._snapshot)
         except OSError:
@@ -150,7 +150,7 @@ class FileFeed:
         return [report for report in self.last_reports() if abs(now - report.at) <= STALE]
 
     def last_reports(self) -> list[Report]:
-        """The last report of each edge that has not shut down in an orderly way, live or not, in order of name."""
+        """The last report of each edge that has not shut down cleanly, live or not, in order of name."""
         found = []
         for path in sorted(self._reports.glob("*.json")):
             report = self._report_at(path)
@@ -159,8 +159,8 @@ class FileFeed:
         return found
 
     def remove_report(self, name: str) -> None:
-        """Call it when the edge `name` has ended. Its last report moves to `ended/`, for its counters to be added up.
-        Does nothing if there is no report."""
+        """Move the last report of the edge `name` to `ended/`, so that its counters can be added up. Call this when the
+        edge has exited. Does nothing if there is no report."""
         path = self._report_path(name)
         with suppress(FileNotFoundError):
             target = self._ended / f"{name}.{path.stat().st_mtime_ns}.json"
@@ -171,7 +171,8 @@ class FileFeed:
                 os.replace(path, target)
 
     def ended(self) -> list[tuple[Path, Report]]:
-        """The last reports of edges that have ended, each with the path to pass to `forget` once it is added up."""
+        """The last reports of edges that have exited, each with the path to pass to `forget` once it has been added
+        up."""
         found = []
         for path in sorted(self._ended.glob("*.json")):
             report = self._report_at(path)
@@ -180,7 +181,7 @@ class FileFeed:
         return found
 
     def forget(self, ended: Path) -> None:
-        """Delete the report of an ended edge, whose counters are stored elsewhere now."""
+        """Delete the report of an exited edge whose counters are now stored elsewhere."""
         with suppress(OSError):
             ended.unlink(missing_ok=True)
 
@@ -190,14 +191,14 @@ class FileFeed:
         except (OSError, msgspec.MsgspecError, ValueError):
             return None
 
-    # An edge
+    # Methods for an edge
 
     def poll(self, current: Snapshot | None) -> Snapshot | None:
         """See `Feed`. Costs one `stat` if nothing new was published.
 
-        Without a `current`, the edge starts from the last snapshot that any edge of this folder accepted, and the
-        published one is checked against that, so a restart restores nothing that was revoked. If the published snapshot
-        is refused then, the next call raises the error.
+        Without a `current`, the edge starts from the last snapshot that any edge of this folder accepted. The published
+        snapshot is checked against that one, so a restart restores nothing that was revoked. If the published snapshot
+        is then rejected, the next call raises the error.
         """
         if self._refusal is not None:
             refusal, self._refusal = self._refusal, None
@@ -218,7 +219,7 @@ class FileFeed:
         except SnapshotRefused as refusal:
             return self._fall_back(before, current, refusal)
         except OSError as error:
-            # Possibly temporary, for example no file descriptor left: later calls try again, but raise only once.
+            # Possibly temporary, for example no free file descriptor: later calls try again but raise only once.
             if seen == self._unreadable:
                 return None
             self._unreadable = seen
@@ -231,8 +232,8 @@ class FileFeed:
     def _fall_back(
         self, before: Snapshot | None, current: Snapshot | None, refusal: SnapshotRefused
     ) -> Snapshot | None:
-        """Raise the refusal now if there is no other snapshot to start from; otherwise return `before` and raise it in
-        the next call."""
+        """Raise the refusal now if there is no other snapshot to start from; otherwise return `before` and raise the
+        refusal in the next call."""
         if before is current:
             raise refusal
         self._refusal = refusal
@@ -271,9 +272,9 @@ class FileFeed:
 
     def _store_accepted(self, snapshot: Snapshot, data: bytes) -> None:
         """Store `snapshot` as accepted, unless another edge has already stored it or a newer one. If the disk is full,
-        the edge continues without."""
+        the edge continues without storing it."""
         with suppress(OSError):
-            # Many edges store the same snapshot: all but the first need to compare only its checksum.
+            # Many edges store the same snapshot: all but the first need only compare its checksum.
             if not self._holds(self._accepted, data):
                 if self._number(self._accepted) >= snapshot.number and self._own(self._accepted) is not None:
                     return
@@ -328,7 +329,8 @@ def _identity(status: os.stat_result) -> _Seen:
 
 
 def _read(path: Path) -> tuple[bytes, _Seen]:
-    """The bytes at `path` with the identity of the file that they come from, as it may be replaced meanwhile."""
+    """The bytes at `path`, with the identity of the file they came from, because the file may be replaced in the
+    meantime."""
     with open(path, "rb") as file:
         seen = _identity(os.fstat(file.fileno()))
         return file.read(), seen

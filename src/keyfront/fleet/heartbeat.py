@@ -1,8 +1,8 @@
-"""Heartbeats of the processes of one machine, in memory that they share.
+"""Heartbeats of the processes on one machine, in shared memory.
 
-The supervisor creates a `Board` with one slot per process and hands its file descriptor down. Each process writes the
-monotonic time into its own slot several times a second, from its event loop; the supervisor and the other processes
-read it. CLOCK_MONOTONIC is common to all processes of a machine, so no process compares two clocks.
+The supervisor creates a `Board` with one slot per process and passes its file descriptor to the processes. Each process
+writes the monotonic time into its own slot several times a second, from its event loop; the supervisor and the other
+processes read it. CLOCK_MONOTONIC is common to all processes of a machine, so no process compares two clocks.
 
 A slot is a row of 64-bit integers, each written by one process and with one store, so no lock is needed.
 """
@@ -30,7 +30,7 @@ _BEAT, _ACCEPTING, _TROUBLE, _RESTARTS, _KILLS = range(5)
 
 
 class Trouble(IntFlag):
-    """What failed in a worker's last attempt."""
+    """The operations that failed at a worker's last attempt."""
 
     ACCESS_LOG = 1
     REPORT = 2
@@ -40,20 +40,20 @@ class Trouble(IntFlag):
 class Board:
     """Heartbeats in shared memory. Times are seconds of `time.monotonic()`.
 
-    :param fd: from `create`, possibly inherited. It stays the caller's, who may close it afterwards.
+    :param fd: from `create`, possibly inherited. The caller keeps ownership and may close it afterward.
     :param slots: the number of processes.
     """
 
     def __init__(self, fd: int, slots: int) -> None:
         self.fd = fd
         self.slots = slots
-        # The first slot belongs to the board: one integer says whether the whole installation is stopping.
+        # The first slot belongs to the board: one integer says whether the entire installation is stopping.
         self._map = mmap.mmap(fd, (slots + 1) * _WIDTH * 8)
         self._cells = memoryview(self._map).cast("q")
 
     @classmethod
     def create(cls, slots: int) -> Board:
-        """A new board in anonymous memory.
+        """Create a board in anonymous memory.
 
         :raises OSError: if there is no memory or file descriptor left.
         """
@@ -81,7 +81,7 @@ class Board:
         self._cells[self._at(slot, _ACCEPTING)] = accepting
 
     def set_trouble(self, slot: int, trouble: Trouble) -> None:
-        """Record what this slot's worker cannot do now."""
+        """Record what this slot's worker currently cannot do."""
         self._cells[self._at(slot, _TROUBLE)] = trouble
 
     # -- written by the supervisor
@@ -92,15 +92,15 @@ class Board:
             self._cells[self._at(slot, column)] = 0
 
     def count(self, slot: int, *, killed: bool) -> None:
-        """Count a restart of this slot's process; `killed`: because the supervisor killed it when it was stuck."""
+        """Count a restart of this slot's process. `killed`: whether the supervisor killed it because it was stuck."""
         self._cells[self._at(slot, _RESTARTS)] += 1
         self._cells[self._at(slot, _KILLS)] += killed
 
     def stop(self) -> None:
-        """The installation stops: from now on no worker accepts connections for another."""
+        """Record that the installation is stopping: from now on, no worker accepts connections for another."""
         self._cells[0] = 1
 
-    # -- read by everybody
+    # -- read by all processes
 
     @property
     def stopping(self) -> bool:
@@ -121,11 +121,11 @@ class Board:
         return bool(self._cells[self._at(slot, _ACCEPTING)]) and self.silence(slot, now) <= AWAY
 
     def trouble(self, slot: int) -> Trouble:
-        """What this slot's worker cannot do."""
+        """What this slot's worker currently cannot do."""
         return Trouble(self._cells[self._at(slot, _TROUBLE)] & 7)
 
     def restarts(self, slot: int) -> tuple[int, int]:
-        """How often the process was restarted, and how many of these times because it was stuck."""
+        """How many times the process was restarted, and how many of those restarts were because it was stuck."""
         return self._cells[self._at(slot, _RESTARTS)], self._cells[self._at(slot, _KILLS)]
 
     def close(self) -> None:

@@ -1,10 +1,9 @@
-"""Takes the steps of rotations: it gathers the facts, applies the rules, takes the step that they name, and sends
-events.
+"""The executor of rotation steps: it reads the facts, applies the rules, takes the resulting step, and sends events.
 
-Its only state is the steps that failed in the last minute, which it does not try again at once; everything else is read
-anew for each step. A step that fails does not stop other steps of the same pass. Any number of conductors may work on
-one key group, in any thread and on any machine: the record and the key group are changed only by compare-and-swap (the
-record's version, the key group's ETag), so whoever comes second changes nothing and reads again.
+Its only state is the steps that failed in the last minute, which it does not retry at once; everything else is read
+again for each step. A failed step does not block other steps of the same pass. Any number of conductors can work on one
+key group, in any thread and on any machine: the record and the key group change only by compare-and-swap (the record's
+version, the key group's ETag), so a conductor that loses the race changes nothing and reads again.
 """
 
 from __future__ import annotations
@@ -69,21 +68,22 @@ replace = msgspec.structs.replace
 log = logging.getLogger("keyfront.rotation")
 
 LOOK = 5.0
-"""Seconds until the next pass while CloudFront has to change (a distribution has to be Deployed)."""
+"""Seconds until the next pass while waiting for CloudFront (until a distribution is Deployed)."""
 LATER = 60.0
-"""The same while an operator has to act, or after a step has failed."""
+"""Seconds until the next pass while an operator must act, or after a step has failed."""
 ANYWAY = 900.0
-"""The same while nothing is due for long: somebody may have removed a key from the group."""
+"""Maximum seconds until the next pass while nothing is due: a key may have been removed from the group externally."""
 _LOST = ("PreconditionFailed", "InvalidIfMatchVersion", "PublicKeyAlreadyExists")
-"""The API's error codes when somebody else was faster."""
+"""The API's error codes when another writer was faster."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
     """The result of one pass over a key group: a step was `taken`, or there is something to `wait` for, or neither
-    (nothing is due until somebody asks for it).
+    (nothing is due until an operator requests it).
 
-    A step with an `error` was not taken and is tried again: with `raced`, somebody else was faster; otherwise it failed
-    now or a moment ago, and there was nothing else to do. `again` is when to look again, epoch seconds (None: never).
+    A step with an `error` was not taken and will be retried. With `raced`, another writer was faster; otherwise the
+    step failed now or recently, and there was nothing else to do. `again` is when to check again, epoch seconds (None:
+    never).
     """
 
     group: str
@@ -100,8 +100,8 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Failure(NamedTuple):
-    """A step that failed. It is not tried again before `again` (epoch seconds by the local clock), unless it was not
-    `urgent` then and has become part of an emergency since."""
+    """A step that failed. It is not retried before `again` (epoch seconds by the local clock), unless it was not
+    `urgent` when it failed and has since become part of an emergency."""
 
     error: str
     again: float
@@ -109,7 +109,8 @@ class Failure(NamedTuple):
 
 
 class Conductor:
-    """Not for several threads at once, since `Api` is not; make one for each."""
+    """Takes rotation steps and applies operators' commands. Not thread-safe, because `Api` is not: create one per
+    thread."""
 
     def __init__(
         self,
@@ -120,7 +121,7 @@ class Conductor:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """
-        :param environment: where places of keys find their secrets.
+        :param environment: where custody places find their secrets.
         :param clock: epoch seconds.
         """
         self.api = api
@@ -130,10 +131,10 @@ class Conductor:
         self._clock = clock
         self._failures: dict[tuple[str, Action, str], Failure] = {}
 
-    # ---- what is there
+    # ---- the actual state
 
     def groups(self) -> list[str]:
-        """The key groups that are rotated. A record that cannot be read is in the log, and stops no other."""
+        """The key groups that are rotated. An unreadable record is logged and does not block the others."""
         found = []
         for name in self.records.names():
             record = self.records.read(name)
@@ -151,9 +152,9 @@ class Conductor:
         return kept
 
     def facts(self, kept: VersionedRecord) -> Facts:
-        """All that the rules go by, as it is now.
+        """Read the current facts for the rules.
 
-        :raises AccountError: if CloudFront cannot be asked.
+        :raises AccountError: if CloudFront cannot be queried.
         """
         record = kept.succession
         group = self.api.key_group(record.key_group_id)
@@ -179,7 +180,7 @@ class Conductor:
     def _seen(self) -> dict[str, Any]:
         try:
             return {"last_expiry": self.api.last_expiry()}
-        except AccountError as error:  # no reason for anything else to wait, an emergency least of all
+        except AccountError as error:  # nothing else needs to wait for this, least of all an emergency
             return {"unseen": str(error) or type(error).__name__}
 
     def _held(self, entry: Entry) -> CustodyState:
@@ -195,24 +196,24 @@ class Conductor:
         return open_place(uri, self._environment)
 
     def plan(self, group: str) -> tuple[tuple[Planned, ...], Wait | Done]:
-        """All steps to come (`rotation.plan`)."""
+        """All upcoming steps (`rotation.plan`)."""
         facts = self.facts(self.record(group))
         return plan(facts, self.now())
 
     def plan_of(self, record: KeyGroupRecord) -> tuple[tuple[Planned, ...], Wait | Done]:
-        """The same of a record that was never written."""
+        """All upcoming steps for a record that was never written."""
         return plan(self.facts(VersionedRecord(record, "")), self.now())
 
     def now(self) -> float:
-        """Epoch seconds by CloudFront's clock, as far as it has told."""
+        """Epoch seconds by CloudFront's clock, or by the local clock while CloudFront's is unknown."""
         return self._clock() + (self.api.skew or 0.0)
 
     # ---- one step
 
     def step(self, group: str, now: float | None = None) -> Outcome:
-        """Look, and take one step if there is one.
+        """Check the group, and take one step if one is due.
 
-        :param now: epoch seconds by the local clock; default: it is asked.
+        :param now: epoch seconds by the local clock; by default the current time.
         :raises RotationError: if the group is not rotated.
         :raises CustodyError: if its record cannot be read.
         :raises AccountError: if CloudFront cannot be asked.
@@ -253,7 +254,7 @@ class Conductor:
             return Outcome(group, local, found)
 
     def _failed(self, record: KeyGroupRecord, local: float) -> set[tuple[Action, str]]:
-        """The steps of a group that are not to be tried now."""
+        """The steps of a group that must not be retried yet."""
         found = set()
         for key, failure in list(self._failures.items()):
             group, action, uri = key
@@ -264,7 +265,7 @@ class Conductor:
         return found
 
     def _at_rest(self, facts: Facts, found: Wait | Done, local: float) -> Outcome:
-        """What there is to wait for; with it the first of the steps that have failed, if there is one."""
+        """What to wait for, with the first of the failed steps, if there are any."""
         group, ahead = facts.record.group, facts.skew or 0.0
         wait = found if isinstance(found, Wait) else None
         again = local + ANYWAY if wait is None else _again(wait, local + ahead) - ahead
@@ -274,8 +275,8 @@ class Conductor:
         return Outcome(group, again, wait=wait)
 
     def _take(self, kept: VersionedRecord, facts: Facts, step: Step, now: float) -> None:
-        """Do it, and then write the record: after a crash in between, what was done is found again. Only a step that
-        ends trust is written first (rotation.py, 3)."""
+        """Take the step, then write the record: after a crash in between, the next pass finds the result. Only a step
+        that ends trust is written first (rotation.py, 3)."""
         match step.action:
             case Action.CREATE:
                 self._create(kept, step, now)
@@ -286,9 +287,7 @@ class Conductor:
                     self._save(kept, after(facts.record, step, now, key_pair_id=id_), now)
                 except RecordChanged:
                     entry = self.record(facts.record.group).succession.entry(step.uri)
-                    if (
-                        entry is None or entry.gone
-                    ):  # it was withdrawn meanwhile, and nobody would look for this
+                    if entry is None or entry.gone:  # withdrawn since: nothing else would clean up
                         self.api.delete_public_key(id_)
                     raise
                 return
@@ -319,25 +318,26 @@ class Conductor:
         try:
             held = place.create(step.name, terms.algorithm, now=now, labels=labels)
         except KeyExists:
-            # Made before a crash, or by another conductor a moment ago. Its number was never used, so nor was it.
+            # Created before a crash, or just now by another conductor. Its number was never used, so neither was the
+            # key.
             held = place.describe(step.name)
             if held.delete_at is not None or held.public_key.algorithm != terms.algorithm:
-                self._save(kept, replace(record, made=record.made + 1), now)  # that number is used up
+                self._save(kept, replace(record, made=record.made + 1), now)  # do not use that number again
                 return
         self._save(kept, after(record, step, now, fingerprint=held.public_key.fingerprint), now)
 
     def _register(self, facts: Facts, step: Step) -> str:
         for key in facts.public_keys:
-            if key.name == step.name:  # the rule has compared them
+            if key.name == step.name:  # the rule has already compared them
                 return key.id
         public_key = self._place(step.uri).describe(step.name).public_key
         comment = f"Keyfront rotates key group {facts.record.group}"[:128]
         return self.api.create_public_key(step.name, public_key.pem, comment)
 
     def _try(self, uri: str, record: KeyGroupRecord) -> None:
-        """Whether custody can sign with the key, before anybody depends on it.
+        """Check that custody can sign with the key before anything depends on it.
 
-        :raises CustodyError: if it cannot.
+        :raises CustodyError: if custody cannot sign with it.
         """
         handle = self._place(uri).handle(name_of(uri))
         entry = record.entry(uri)
@@ -355,13 +355,13 @@ class Conductor:
             other = load(self.records, group)
             entry = other.succession.entry(step.uri) if other and group != record.group else None
             if entry is not None and not entry.gone:
-                return  # another group's rotation has it too, and deletes it
+                return  # another group's rotation also has the key, and deletes it
         place, entry = self._place(step.uri), record.entry(step.uri)
         try:
             held = place.describe(step.name)
             if entry is None or another(entry, held.public_key.fingerprint):
                 if held.delete_at is not None:
-                    return  # somebody else's, and on its way
+                    return  # another group's key, already in progress
                 raise RotationError(f"custody has another key as {step.uri}: it is not deleted")
             place.delete(step.name, grace=record.terms.grace, now=now)
         except NoSuchKey:
@@ -378,10 +378,11 @@ class Conductor:
         *,
         dry_run: bool = False,
     ) -> KeyGroupRecord:
-        """Begin to rotate a key group. In a dry run all is looked at and nothing written.
+        """Start rotating a key group. A dry run makes all checks and writes nothing.
 
-        :param adopt: URIs in custody of keys that are in the group, by their ids; the last one signs, the others drain.
-        :raises RotationError: if it is rotated already, or a key cannot be adopted.
+        :param adopt: custody URIs of keys that are already in the group, by public key id; the last one signs, the
+            others drain.
+        :raises RotationError: if the group is already rotated, or a key cannot be adopted.
         """
         known = {key.id: key for key in self.api.public_keys()}
         now = self.now()
@@ -412,14 +413,18 @@ class Conductor:
         )
 
     def _last_number(self, group: Group, terms: RotationPolicy, known: Iterable[KnownKey]) -> int:
-        """The highest number of a key that was made for the group: names of an earlier rotation are not used again."""
+        """The highest number of any key created for the group, so that names from an earlier rotation are not
+        reused."""
         prefix = key_prefix(group.name, group.id)
         names = [key.name for key in self._place(terms.place).list()] + [key.name for key in known]
         numbers = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
         return max((int(number) for number in numbers if number.isdecimal()), default=0)
 
     def rotate(self, group: str, by: str = "") -> KeyGroupRecord:
-        """:raises RotationError: if one is under way, or all is paused."""
+        """Request a rotation now.
+
+        :raises RotationError: if one is in progress, or rotation is paused.
+        """
         return self._order(group, "rotate", by, commands.rotated)
 
     def pause(self, group: str, by: str = "") -> KeyGroupRecord:
@@ -431,7 +436,10 @@ class Conductor:
     def change_terms(
         self, group: str, change: Callable[[RotationPolicy], RotationPolicy], by: str = ""
     ) -> KeyGroupRecord:
-        """:raises RotationError: if a rotation cannot go by them."""
+        """Change the rotation policy.
+
+        :raises RotationError: if no rotation can follow the changed policy.
+        """
         return self._order(
             group,
             "terms",
@@ -440,7 +448,10 @@ class Conductor:
         )
 
     def rollback(self, group: str, by: str = "") -> KeyGroupRecord:
-        """:raises RotationError: if there is nothing to go back to, or that key cannot sign."""
+        """Return to the previous signing key.
+
+        :raises RotationError: if there is no key to return to, or that key cannot sign.
+        """
 
         def back(record: KeyGroupRecord, now: float) -> KeyGroupRecord:
             previous = commands.rollback_target(record)
@@ -451,10 +462,10 @@ class Conductor:
         return self._order(group, "rollback", by, back)
 
     def emergency(self, group: str, key: str, by: str = "", *, keep_serving: bool = False) -> KeyGroupRecord:
-        """The key is compromised, in this group and in every other one whose record has it too.
+        """Mark the key as compromised, in this group and in every other group whose record also contains it.
 
-        :raises RotationError: if it is no key of the rotation's, or RETIRED; or if another group's record cannot be
-            changed: this one's is, and all others.
+        :raises RotationError: if the key is not part of the rotation or is RETIRED, or if another group's record cannot
+            be changed; this group's record and all the others are changed even then.
         """
         record = self._mark_compromised(group, key, by, keep_serving=keep_serving)
         faults = []
@@ -477,7 +488,8 @@ class Conductor:
         )
 
     def sharing(self, group: str, entry: Entry) -> dict[str, str]:
-        """The other groups whose record has that key too, and whose edges may trust it; each with its URI there."""
+        """The other groups whose record also contains the key and whose edges may trust it, each with the key's URI
+        there."""
         found = {}
         for other in self.groups():
             kept = load(self.records, other) if other != group else None
@@ -487,8 +499,8 @@ class Conductor:
         return found
 
     def stop(self, group: str, by: str = "") -> KeyGroupRecord:
-        """Rotate the group no more. Its keys stay where they are; signers that follow the record stop when they have
-        not seen it for `max_staleness`."""
+        """Stop rotating the group. Its keys stay where they are. Signers that follow the record stop once they have not
+        seen it for `max_staleness` seconds."""
         now = self.now()
         kept = self.record(group)
         event = _command_event("stop", kept.succession, now, by)
@@ -508,9 +520,9 @@ class Conductor:
         try:
             self.api.key_group(
                 self.record(group).succession.key_group_id
-            )  # the response tells CloudFront's time
+            )  # the response carries CloudFront's time
         except AccountError:
-            pass  # commands work without CloudFront, too
+            pass  # commands also work without CloudFront
         for _ in range(10):
             kept, now = self.record(group), self.now()
             try:
@@ -540,7 +552,7 @@ class Conductor:
         notify(self._listeners, replace(event, moment=phase, error=error))
 
     def _notify_late(self, event: RotationEvent) -> None:
-        """The `before` of an emergency, which is sent when the step has been taken: no listener can hold it up."""
+        """Send the `before` event of an emergency step after the step was taken, so that no listener can delay it."""
         if event.urgent:
             with _unhindered():
                 self._notify("before", event)
@@ -575,7 +587,7 @@ def _command_event(action: str, record: KeyGroupRecord, now: float, by: str, key
 
 @contextlib.contextmanager
 def _unhindered() -> Iterator[None]:
-    """Log what a listener raises: it cannot keep an emergency from being dealt with."""
+    """Log what a listener raises, so that it cannot block an emergency."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Hooks: an operator's own programs and services, called before and after each step (docs/reference/hooks.md).
+"""Hooks: an operator's own commands and webhooks, called before and after each step (docs/reference/hooks.md).
 
     [[hook]]
     when = ["before"]
@@ -11,8 +11,8 @@
     webhook = "https://ops.example.com/keyfront"
     secret-file = "/etc/keyfront/hook-secret"
 
-A hook that fails before a step prevents the step, which is tried again later; a failure after the step is logged and
-changes nothing. No hook gets a secret, and a command gets only the environment variables that it is allowed.
+If a hook fails before a step, the step is not taken and is retried later. A failure after the step is logged and has no
+other effect. No hook receives a secret, and a command gets only the environment variables that it is allowed.
 """
 
 from __future__ import annotations
@@ -55,24 +55,25 @@ SIGNATURE = "Keyfront-Signature"
 """The header of a webhook's request: `t=EPOCH,v1=HEX`, HMAC-SHA256 under the secret over `EPOCH.BODY`."""
 
 PASSED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
-"""The environment variables that every command gets."""
+"""The environment variables that every command receives."""
 LONGEST_SECRET = 4096
 _SHORTEST_SECRET = 16
 _MOST_OUTPUT = 4096
 _LONGEST_TEXT = 2000
-"""Characters of a text in an event."""
+"""Maximum length of a text in an event, characters."""
 _TICK = 0.05
 URGENT = 2.0
-"""Seconds that all hooks together may delay an emergency, in each phase of each of its steps."""
+"""Seconds by which all hooks together may delay an emergency, in each phase of each of its steps."""
 
 
 class Hook(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
     """One hook. `when` are phases of a step; `groups` and `steps` are patterns with * and ?, by default all.
 
-    It has either a `command`, an absolute path and its arguments, which gets the event as JSON on its standard input
-    and in KEYFRONT_… variables beside those of `environment`; or a `webhook`, an http or https URL that gets it as the
-    body of a POST, signed if there is a `secret_file`. An attempt may take `timeout` seconds. After a failure there are
-    `retries` more attempts, the first a second later, each after twice the pause of the one before.
+    A hook has either a `command` or a `webhook`. A `command` is an absolute path and its arguments; it receives the
+    event as JSON on standard input and in KEYFRONT_… variables, in addition to those named in `environment`. A
+    `webhook` is an http or https URL that receives the event as the body of a POST, signed if there is a `secret_file`.
+    An attempt may take `timeout` seconds. After a failure there are `retries` more attempts, the first one second
+    later, with the delay doubling each time.
     """
 
     when: tuple[str, ...] = ("after",)
@@ -87,7 +88,7 @@ class Hook(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="keba
 
     @property
     def name(self) -> str:
-        """The name in messages; of a URL only its origin, since the rest may be a secret."""
+        """The hook's name in messages: for a webhook only the URL's origin, since the rest may be secret."""
         if self.command:
             return self.command[0]
         parts = urlsplit(self.webhook)
@@ -110,9 +111,9 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_hooks(path: Path) -> tuple[Hook, ...]:
-    """The hooks of a file.
+    """Read the hooks from a file.
 
-    :raises SettingsError: if it cannot be read or is invalid, or if anyone but its owner may change it.
+    :raises SettingsError: if the file cannot be read or is invalid, or if anyone but its owner can write to it.
     """
     try:
         with path.open("rb") as file:
@@ -131,7 +132,7 @@ def read_hooks(path: Path) -> tuple[Hook, ...]:
 
 
 def parse_hooks(text: bytes, where: str = "hooks") -> tuple[Hook, ...]:
-    """The hooks that a file of TOML names.
+    """Parse the hooks from TOML.
 
     :raises SettingsError: if it is invalid.
     """
@@ -146,7 +147,7 @@ def parse_hooks(text: bytes, where: str = "hooks") -> tuple[Hook, ...]:
 
 
 def _listed(found: dict[str, Any]) -> dict[str, Any]:
-    """`when = "before"` is as good as `when = ["before"]`."""
+    """Accept `when = "before"` for `when = ["before"]`."""
     hooks = found.get("hook")
     for hook in hooks if isinstance(hooks, list) else ():
         for name in ("when", "groups", "steps", "environment"):
@@ -206,8 +207,8 @@ def _fault(hook: Hook) -> str:
 
 
 def _secret(path: str) -> bytes:
-    """:raises SettingsError: if others may read or change it, or it is too short.
-    :raises OSError: if it cannot be read."""
+    """:raises SettingsError: if others can read or write the file, or the secret is too short.
+    :raises OSError: if the file cannot be read."""
     with open(path, "rb") as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
         found = file.read(LONGEST_SECRET + 1).strip()
@@ -219,18 +220,18 @@ def _secret(path: str) -> bytes:
 
 
 # ------------------------------------------------------------------------------------------------------------
-# Calling them
+# Calling hooks
 
 
 class HookFailed(RotationError):
-    """A hook refused a step, or could not be called."""
+    """A hook rejected a step or could not be called."""
 
 
 class Hooks:
-    """A listener that calls the hooks that match an event, one after the other, in the order of the file.
+    """A listener that calls the hooks matching an event, one at a time, in file order.
 
-    :param environment: where the variables of commands come from.
-    :param stopping: once it is set, a running hook is ended and counts as failed.
+    :param environment: the source of the commands' variables.
+    :param stopping: once set, a running hook is terminated and counts as failed.
     """
 
     def __init__(
@@ -248,9 +249,10 @@ class Hooks:
     def on_event(self, event: RotationEvent) -> None:
         """See `events.Listener`.
 
-        In an emergency each hook is called once, and all of them together for no longer than `URGENT`.
+        In an emergency each hook is called once, without retries, and all of them together take at most `URGENT`
+        seconds.
 
-        :raises HookFailed: before a step, if a hook fails; the hooks after it are not called. Never in an emergency.
+        :raises HookFailed: before a step, if a hook fails; later hooks are then not called. Never in an emergency.
         """
         ends = time.monotonic() + URGENT
         for hook in self._hooks:
@@ -305,7 +307,7 @@ class Hooks:
         finally:
             os.close(stdin)
             os.close(stderr)
-        # A process that it started may keep the pipe open after its own end; the thread waits for that.
+        # A child of the process may keep the pipe open after the process has exited; the thread waits for that.
         last: list[bytes] = [b""]
         reader = threading.Thread(target=_read_output, args=(output, last), daemon=True)
         reader.start()
@@ -325,7 +327,7 @@ class Hooks:
             raise HookFailed(f"exit status {process.returncode}" + (f": {line}" if line else ""))
 
     def _await(self, process: subprocess.Popen[bytes], timeout: float) -> str:
-        """Wait for the process. Returns why it has to be killed, empty if it has ended."""
+        """Wait for the process. Returns why it must be killed, empty if it has exited."""
         ends = time.monotonic() + timeout
         while True:
             try:
@@ -382,10 +384,10 @@ class Hooks:
         headers: Mapping[str, str],
         timeout: float,
     ) -> int:
-        """The status of the response, within `timeout` seconds in all. (The timeout of a connection starts again with
-        each byte that arrives.)
+        """Return the status of the response, within `timeout` seconds in total. (A connection's own timeout restarts
+        with each byte that arrives.)
 
-        :raises HookFailed: if there is none in time.
+        :raises HookFailed: if no response arrives in time.
         :raises OSError, http.client.HTTPException: if the request fails.
         """
         answered: list[int | Exception] = []
@@ -424,7 +426,7 @@ class Hooks:
 
 
 def _for_emergency(hook: Hook, ends: float) -> Hook:
-    """The hook with one attempt, which ends by `ends` (of the monotonic clock).
+    """The hook limited to one attempt, which must finish by `ends` (seconds on the monotonic clock).
 
     :raises HookFailed: if no time is left.
     """
@@ -435,13 +437,13 @@ def _for_emergency(hook: Hook, ends: float) -> Hook:
 
 
 def signature(secret: bytes, body: bytes, now: int) -> str:
-    """The value of the header `SIGNATURE` for a body that is sent at `now` (epoch seconds)."""
+    """The value of the `SIGNATURE` header for a body sent at `now` (epoch seconds)."""
     digest = hmac.new(secret, b"%d." % now + body, hashlib.sha256).hexdigest()
     return f"t={now},v1={digest}"
 
 
 def _encoded(event: RotationEvent) -> bytes:
-    """The event as JSON, never more than a pipe holds."""
+    """The event as JSON, never larger than a pipe's buffer."""
     cut = {
         name: value[:_LONGEST_TEXT]
         for name, value in msgspec.structs.asdict(event).items()
@@ -460,7 +462,7 @@ def _write_event(pipe: int, data: bytes) -> None:
 
 
 def _read_output(pipe: int, last: list[bytes]) -> None:
-    """Keep the end of the output, so that the process never blocks on a full pipe."""
+    """Drain the output and keep its last part, so that the process never blocks on a full pipe."""
     try:
         while piece := os.read(pipe, 65_536):
             last[0] = (last[0] + piece)[-_MOST_OUTPUT:]

@@ -1,5 +1,5 @@
-"""All that warnings and lists of keys go by, gathered from a CloudFront, the records, custody, and whoever knows what
-edges see."""
+"""The facts behind key warnings and key lists, collected from a CloudFront account, the rotation records, custody, and
+the usage that edges report."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from keyfront.lifecycle.missing_keys import lost_keys
 
 
 class Account(CloudFront):
-    """A CloudFront account as it is looked over. For one thread."""
+    """A CloudFront account to survey. Not thread-safe."""
 
     def overview(self) -> tuple[tuple[KnownKey, ...], tuple[KnownGroup, ...]]:
         """All public keys and key groups.
 
-        :raises Refused: if it cannot be asked.
+        :raises Refused: if the account cannot be queried.
         """
         trusting: dict[str, list[str]] = {}
         for item in self._client.pages("ListDistributions", "DistributionList"):
@@ -48,9 +48,9 @@ class Account(CloudFront):
         return keys, tuple(groups)
 
     def uses(self) -> KeyUses | None:
-        """What edges see of them; None where nobody tells.
+        """How edges see the keys used; None if no usage is reported.
 
-        :raises AccountError: if it is not told to this caller.
+        :raises AccountError: if this caller may not read it.
         """
         return key_usage.ask(self._client.session, self.endpoint)
 
@@ -65,10 +65,11 @@ def survey(
     environment: Mapping[str, str] = os.environ,
     complain: Callable[[str], None] = lambda _: None,
 ) -> Facts:
-    """All that is known now. What cannot be had beside the account itself is not known, and `complain` is told why.
+    """Collect all facts that are available now. Only the account itself is required; anything else that cannot be read
+    counts as unknown, and `complain` is called with the reason.
 
-    :param records: None if nobody knows where they are.
-    :raises AccountError: if the account cannot be asked.
+    :param records: None if their location is unknown.
+    :raises AccountError: if the account cannot be queried.
     """
     keys, groups = account.overview()
     found = read_records(records, complain) if records is not None else None
@@ -81,7 +82,7 @@ def survey(
 
 
 def read_records(records: Records, complain: Callable[[str], None]) -> tuple[KeyGroupRecord, ...] | None:
-    """All records of a place, without those that cannot be read; None if the place cannot."""
+    """All readable records in `records`; None if it cannot be listed."""
     found = []
     try:
         for name in records.names():

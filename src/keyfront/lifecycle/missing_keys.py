@@ -1,4 +1,4 @@
-"""Keys that custody should have and has not."""
+"""Detection of keys that custody should hold but no longer does."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from keyfront.lifecycle.rotation import name_of, next_key
 def lost_keys(
     records: Iterable[KeyGroupRecord], environment: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
-    """Why custody has no key at these URIs any more, of those that sign or are to sign. A place that cannot be asked
-    now has lost nothing."""
+    """Return the keys that sign or will sign but are gone from custody: why, by key URI. A custody place that cannot be
+    queried now counts as having lost nothing."""
     found: dict[str, str] = {}
     for record in records:
         for entry in (record.signing, next_key(record)):

@@ -1,18 +1,21 @@
-"""The life of a key as a table, and the next step of a key group's rotation. Pure: facts in, one step out.
+"""A key's lifecycle as a table, and the rules for the next step of a key group's rotation. Pure: facts in, one step
+out.
 
-The record (custody/key_record.py) says what was decided, CloudFront and custody say what is there, and a step is the
-smallest thing that brings the second nearer to the first. Nothing else is remembered, so that
+The record (custody/key_record.py) holds the desired state; CloudFront and custody hold the actual state. A step is the
+smallest change that brings the actual state closer to the desired one. There is no other state, so:
 
-1. a step may be taken twice: a key's name follows from its group and number, and what a step was to make is found;
-2. after a crash between any two steps, or within one, the same rules go on from what they find;
-3. a decision comes before its deed: that signers leave a key, or that edges shall not trust it any more, is in the
-   record before anything is changed;
-4. a key is removed only if it has left the record's trust, deleted only if it is in no key group (semantics §3.5), and
-   a key that is not the record's is never touched;
-5. of the five slots in a key group (semantics §3.3) two are reserved for emergencies and manual changes: a rotation
+1. Steps are idempotent: a key's name is derived from its group and number, so a repeated step finds what it already
+   created.
+2. After a crash between two steps, or within one, the same rules continue from the state they find.
+3. A decision is recorded before it is carried out: the record says that signers stop using a key, or that edges stop
+   trusting it, before anything is changed.
+4. A key is removed from the group only if the record no longer trusts it, and deleted only if it is in no key group
+   (semantics §3.5). A key that is not in the record is never touched.
+5. Two of the five slots in a key group (semantics §3.3) are reserved for emergencies and manual changes: a rotation
    waits rather than use them.
 
-`now` is epoch seconds by CloudFront's clock, as far as it tells. If clocks disagree no step is taken (`_clock`).
+`now` is epoch seconds by CloudFront's clock, if it is known. If the clocks disagree, no step is taken except in an
+emergency (`_clock`).
 """
 
 from __future__ import annotations
@@ -33,15 +36,15 @@ from keyfront.signing.keys import load_public_key
 replace = msgspec.structs.replace
 
 SLOTS = 5
-"""Public keys in a key group (semantics §3.3)."""
+"""Maximum number of public keys in a key group (semantics §3.3)."""
 RESERVED_SLOTS = 2
-"""How many of them a rotation leaves free."""
+"""Number of those slots that a rotation leaves free."""
 CLOCKS = 60.0
-"""How far the local clock may differ from CloudFront's, and be behind the times in the record, seconds."""
+"""Seconds by which the local clock may differ from CloudFront's, or lag behind the timestamps in the record."""
 LISTED = 600.0
-"""How long a new public key may be missing from CloudFront's lists, seconds."""
+"""Seconds for which a new public key may be missing from CloudFront's lists."""
 REMEMBERED = 2
-"""How many deleted keys stay in the record."""
+"""Number of deleted keys that stay in the record."""
 
 
 class Action(Enum):
@@ -84,7 +87,7 @@ MOVES: Mapping[Stage | None, Mapping[Action, Stage]] = {
         Action.RETIRE: Stage.RETIRED,
     },
     Stage.PUBLISHED: {
-        Action.PUBLISH: Stage.CREATED,  # somebody removed it: whether edges trust it has to be confirmed again
+        Action.PUBLISH: Stage.CREATED,  # it was removed externally: confirm again that edges trust it
         Action.SWITCH: Stage.SIGNING,
         Action.RELEASE: Stage.PUBLISHED,
         Action.REMOVE: Stage.PUBLISHED,
@@ -104,12 +107,12 @@ MOVES: Mapping[Stage | None, Mapping[Action, Stage]] = {
         Action.RETIRE: Stage.RETIRED,
     },
     Stage.RETIRED: {
-        Action.REMOVE: Stage.RETIRED,  # somebody put it back
+        Action.REMOVE: Stage.RETIRED,  # it was added back externally
         Action.UNREGISTER: Stage.RETIRED,
         Action.DESTROY: Stage.RETIRED,
     },
 }
-"""The actions that a key allows in each stage, and the stage that each leads to. No other can be written."""
+"""The actions allowed in each stage of a key, and the stage that each leads to. No other transition can be written."""
 
 
 def move(stage: Stage | None, action: Action) -> Stage:
@@ -123,11 +126,11 @@ def move(stage: Stage | None, action: Action) -> Stage:
 
 
 # ------------------------------------------------------------------------------------------------------------
-# Facts: what is there, as it was read a moment ago
+# Facts: the actual state, as just read
 
 
 class Group(msgspec.Struct, frozen=True):
-    """A key group. `modified` is CloudFront's LastModifiedTime, epoch seconds, 0.0 if not known."""
+    """A key group. `modified` is CloudFront's LastModifiedTime in epoch seconds, 0.0 if unknown."""
 
     id: str
     name: str
@@ -153,19 +156,22 @@ class Distribution(msgspec.Struct, frozen=True):
 
 
 class CustodyState(msgspec.Struct, frozen=True):
-    """A private key in custody: the fingerprint of its public half, empty if it is gone or to be deleted; or in
-    `unknown` why custody is unavailable."""
+    """A private key in custody: the fingerprint of its public half, empty if the key is gone or scheduled for deletion.
+    If custody is unavailable, `unknown` says why."""
 
     fingerprint: str = ""
     unknown: str = ""
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What is there now. `group` is None if it does not exist. `elsewhere` are the other key groups of a public key, by
-    its id. `held` is by URI. `last_expiry` is when the latest link that edges have seen expires, epoch seconds by
-    public key id, as far as known; `unseen` is why edges cannot report it, empty if they can or if there are no such
-    reports (Amazon). `skew` is by how many seconds CloudFront's clock is ahead of the local one, None if it is not
-    known."""
+    """The actual state.
+
+    `group` is None if it does not exist. `elsewhere` maps a public key's id to the other key groups that contain it.
+    `held` is keyed by URI. `last_expiry` maps a public key's id to the time when the latest link that edges have seen
+    expires, in epoch seconds, where known. `unseen` is the reason why edges cannot report it, empty if they can or if
+    there are no such reports (Amazon). `skew` is the number of seconds by which CloudFront's clock is ahead of the
+    local one, None if unknown.
+    """
 
     record: KeyGroupRecord
     group: Group | None
@@ -185,26 +191,26 @@ class Facts(msgspec.Struct, frozen=True):
         return any(key.id == key_pair_id for key in self.public_keys)
 
     def id_of(self, entry: Entry) -> str:
-        """The id of the key at CloudFront, even if a crash kept it out of the record; empty if CloudFront does not have
-        it."""
+        """The key's id at CloudFront, even if a crash prevented its recording; empty if CloudFront does not have the
+        key."""
         if entry.key_pair_id:
             return entry.key_pair_id if self.knows(entry.key_pair_id) else ""
         named = (key for key in self.public_keys if key.name == name_of(entry.uri))
         return next((key.id for key in named if _fingerprint(key.encoded_key) == entry.fingerprint), "")
 
     def lost(self, entry: Entry) -> str:
-        """Why `entry` can sign nothing that an edge would accept; empty if it can."""
+        """Why no edge would accept a signature by `entry`; empty if edges would."""
         return self.forgotten(entry) or self.missing(entry)
 
     def forgotten(self, entry: Entry) -> str:
-        """Why edges cannot trust it; empty if they can."""
+        """Why edges cannot trust the key; empty if they can."""
         if entry.key_pair_id and not self.knows(entry.key_pair_id):
             return f"its public key {entry.key_pair_id} was deleted at CloudFront"
         return ""
 
     def missing(self, entry: Entry) -> str:
-        """Why custody, as seen from here, cannot sign with it; empty if it can. Another machine's folder may have it,
-        so this alone causes no step."""
+        """Why custody, as seen from this machine, cannot sign with the key; empty if it can. The key may be in a folder
+        on another machine, so this alone causes no step."""
         held = self.held.get(entry.uri, CustodyState())
         if not held.fingerprint and not held.unknown:
             return f"custody has no {entry.uri} here"
@@ -213,17 +219,17 @@ class Facts(msgspec.Struct, frozen=True):
         return ""
 
     def trusted_until(self, entry: Entry) -> float:
-        """Until when edges have to trust a DRAINING key, epoch seconds."""
+        """When edges no longer need to trust a DRAINING key, epoch seconds."""
         return max(entry.drain_until, self.last_expiry.get(entry.key_pair_id, 0.0))
 
 
 # ------------------------------------------------------------------------------------------------------------
-# What comes out
+# Results
 
 
 class Step(msgspec.Struct, frozen=True):
-    """The next step. `uri` is the key's URI in custody, `name` its name there and at CloudFront. `items` are all keys
-    of the group after PUBLISH or REMOVE."""
+    """The next step. `uri` is the key's URI in custody, `name` its name in custody and at CloudFront. `items` are the
+    ids of all keys in the group after PUBLISH or REMOVE."""
 
     action: Action
     uri: str
@@ -234,8 +240,8 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """Nothing to do before `until`, epoch seconds (None: until something changes, so look again). With `attention`, an
-    operator has to act."""
+    """Nothing to do before `until`, epoch seconds (None: until something changes, so check again). With `attention`, an
+    operator must act."""
 
     reason: str
     until: float | None = None
@@ -243,7 +249,7 @@ class Wait(msgspec.Struct, frozen=True):
 
 
 class Done(msgspec.Struct, frozen=True):
-    """Nothing to do, and nothing to wait for."""
+    """Nothing to do and nothing to wait for."""
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -253,9 +259,9 @@ class Done(msgspec.Struct, frozen=True):
 def next_step(
     facts: Facts, now: float, skip: Collection[tuple[Action, str]] = frozenset()
 ) -> Step | Wait | Done:
-    """The step to take now, or what to wait for.
+    """Return the step to take now, or what to wait for.
 
-    :param skip: steps, by action and key URI, that failed a moment ago; the rules name another step instead.
+    :param skip: steps that failed recently, as pairs of action and key URI; the rules return another step instead.
     """
     if stopped := _group_gone(facts):
         return stopped
@@ -286,8 +292,8 @@ def next_step(
 
 
 def _clock(facts: Facts, now: float) -> Wait | None:
-    """A wrong clock must neither retire a key early nor keep one for ever. Steps of an emergency do not wait for clocks
-    (`is_emergency_step`); all others do."""
+    """Wait while clocks disagree: a wrong clock must neither retire a key early nor keep one forever. Emergency steps
+    (`is_emergency_step`) do not wait for clocks; all others do."""
     if facts.skew is not None and abs(facts.skew) > CLOCKS:
         return Wait(
             f"CloudFront's clock is {abs(facts.skew):.0f} s {'ahead of' if facts.skew > 0 else 'behind'} this one: "
@@ -326,7 +332,7 @@ Rule = Callable[[Facts, float], Iterable[Step | Wait]]
 
 
 def _remove_untrusted(facts: Facts, now: float) -> Iterable[Step | Wait]:
-    """A key that is compromised, withdrawn or RETIRED is removed from the group at once, even while paused."""
+    """Remove a compromised, withdrawn, or RETIRED key from the group at once, even while paused."""
     for entry in facts.record.entries:
         at_once = entry.compromised or entry.stage in (Stage.CREATED, Stage.PUBLISHED, Stage.RETIRED)
         if _leaves(entry) and at_once and entry.key_pair_id in facts.items:
@@ -338,7 +344,7 @@ def _remove_untrusted(facts: Facts, now: float) -> Iterable[Step | Wait]:
 
 
 def _put_back(facts: Facts, now: float) -> Iterable[Step | Wait]:
-    """A key that signers use or edges have to trust is in the group, whoever removed it."""
+    """Add a key back to the group if signers use it or edges must trust it, regardless of what removed it."""
     for entry in facts.record.entries:
         trusted = entry.stage in (Stage.PUBLISHED, Stage.SIGNING, Stage.DRAINING) and not _leaves(entry)
         if not trusted or entry.key_pair_id in facts.items:
@@ -358,7 +364,7 @@ def _put_back(facts: Facts, now: float) -> Iterable[Step | Wait]:
 
 
 def _advance_next_key(facts: Facts, now: float) -> Iterable[Step | Wait]:
-    """The next key, on its way to signing."""
+    """Advance the next key toward signing."""
     record, entry = facts.record, next_key(facts.record)
     if entry is None or is_paused(record):
         return
@@ -394,7 +400,7 @@ def _register(facts: Facts, entry: Entry) -> Step | Wait:
 
 
 def _release(facts: Facts, now: float) -> Iterable[Step | Wait]:
-    """A DRAINING key whose last signature has expired is released."""
+    """Release a DRAINING key whose last signature has expired."""
     if is_paused(facts.record):
         return
     signing = facts.record.signing
@@ -419,7 +425,7 @@ def _release(facts: Facts, now: float) -> Iterable[Step | Wait]:
 
 
 def _remove_released(facts: Facts, now: float) -> Iterable[Step | Wait]:
-    """A released key is removed `settle` seconds later: a clock that was ahead only for a moment has no effect."""
+    """Remove a released key `settle` seconds later, so a clock that is briefly ahead has no effect."""
     if is_paused(facts.record):
         return
     for entry in facts.record.entries:
@@ -460,7 +466,7 @@ def _retire(facts: Facts, now: float) -> Iterable[Step | Wait]:
 
 
 def _delete_retired(facts: Facts, now: float) -> Iterable[Step | Wait]:
-    """A RETIRED key is deleted: first the public half, then the private one."""
+    """Delete a RETIRED key: first the public half, then the private one."""
     signing = facts.record.signing
     for entry in facts.record.entries:
         if entry.stage is not Stage.RETIRED or entry.gone or entry.key_pair_id in facts.items:
@@ -490,7 +496,7 @@ def _delete_retired(facts: Facts, now: float) -> Iterable[Step | Wait]:
 
 
 def _create_when_due(facts: Facts, now: float) -> Iterable[Step | Wait]:
-    """The next key, when it is due."""
+    """Create the next key when it is due."""
     record = facts.record
     if next_key(record):
         return
@@ -535,21 +541,21 @@ URGENT_RULES: tuple[Rule, ...] = (
     _retire,
     _delete_retired,
 )
-"""The order of the rules: a key to come is never behind a clean-up, and in an emergency behind nothing but the removal
-of the key that is compromised."""
+"""The order of the rules. The next key never waits for a cleanup; in an emergency it waits only for the removal of the
+compromised key."""
 
 
 # ------------------------------------------------------------------------------------------------------------
-# What the rules go by
+# Conditions that the rules use
 
 
 def another(entry: Entry, fingerprint: str) -> bool:
-    """Whether a key with that fingerprint (empty if it is not known) is another one than the record's."""
+    """Whether a key with `fingerprint` (empty if unknown) differs from the one in the record."""
     return bool(entry.fingerprint and fingerprint and fingerprint != entry.fingerprint)
 
 
 def same_key(one: Entry, other: Entry) -> bool:
-    """Whether entries of two records are one key, as far as they tell."""
+    """Whether entries of two records are the same key, as far as the entries show."""
     return (
         one.uri == other.uri
         or bool(one.key_pair_id and one.key_pair_id == other.key_pair_id)
@@ -558,23 +564,23 @@ def same_key(one: Entry, other: Entry) -> bool:
 
 
 def next_key(record: KeyGroupRecord) -> Entry | None:
-    """The key that is to sign next, if it is there."""
+    """The key that will sign next, None if it does not exist yet."""
     found = [e for e in record.entries if e.stage in (Stage.CREATED, Stage.PUBLISHED) and not _leaves(e)]
     return found[-1] if found else None
 
 
 def urgent(record: KeyGroupRecord) -> bool:
-    """Whether the key that signs is compromised, and another has to take its place."""
+    """Whether the signing key is compromised and must be replaced."""
     return record.signing is not None and record.signing.compromised
 
 
 def _has_live_compromised_key(record: KeyGroupRecord) -> bool:
-    """Whether an edge may still trust a key that is compromised, or one still signs."""
+    """Whether an edge may still trust a compromised key, or a compromised key still signs."""
     return any(entry.compromised and entry.stage is not Stage.RETIRED for entry in record.entries)
 
 
 def is_emergency_step(record: KeyGroupRecord, step: Step) -> bool:
-    """Whether a step is an emergency's: it lets a compromised key go, or brings in the one that takes its place."""
+    """Whether a step is part of an emergency: it removes a compromised key or brings in its replacement."""
     entry = record.entry(step.uri)
     if entry is not None and entry.compromised:
         return True
@@ -582,12 +588,12 @@ def is_emergency_step(record: KeyGroupRecord, step: Step) -> bool:
 
 
 def is_paused(record: KeyGroupRecord) -> bool:
-    """Whether the rotation is paused. An emergency goes on."""
+    """Whether the rotation is paused. An emergency proceeds regardless."""
     return record.terms.paused and not urgent(record)
 
 
 def due(facts: Facts) -> tuple[str, float | None]:
-    """Why, and when, the next key is to be made; None: never by itself."""
+    """Why and when the next key is due. None: never automatically."""
     record = facts.record
     signing = record.signing
     if signing is None:
@@ -604,10 +610,10 @@ def due(facts: Facts) -> tuple[str, float | None]:
 
 
 def next_due(every: float | str, since: float) -> float:
-    """When a rotation is due: `every` seconds after `since`, or at the first time after it that the cron expression
-    names, in UTC.
+    """When a rotation is due, epoch seconds: `every` seconds after `since`, or the first time after `since` that the
+    cron expression matches, in UTC.
 
-    :raises RotationError: if it names none.
+    :raises RotationError: if the expression matches no time.
     """
     if isinstance(every, str):
         try:
@@ -618,7 +624,7 @@ def next_due(every: float | str, since: float) -> float:
 
 
 def _no_free_slot(facts: Facts, now: float) -> Wait | None:
-    """What to wait for if the group has no slot for one more key; None if it has."""
+    """What to wait for if the group has no slot for another key; None if it has one."""
     leaving = [e for e in facts.record.entries if urgent(facts.record) and e.compromised and _leaves(e)]
     taken = len(_without(facts, leaving))
     if taken < (SLOTS if urgent(facts.record) else SLOTS - RESERVED_SLOTS):
@@ -642,16 +648,16 @@ def _no_free_slot(facts: Facts, now: float) -> Wait | None:
 
 
 def deployment_wait(facts: Facts, now: float, what: str) -> Wait | None:
-    """What to wait for until all edges use the group as it is; None if they do.
+    """What to wait for until all edges use the group's current state; None if they already do.
 
-    :param what: the fact that depends on it, as a clause for the message.
+    :param what: the fact that depends on this, as a clause for the message.
     """
     waiting = [each.id for each in facts.distributions if each.status != "Deployed"]
     if waiting:
         return Wait(f"{what} is known once Deployed: {', '.join(waiting)}")
     modified = facts.group.modified if facts.group else 0.0
     settled = modified + facts.record.terms.settle
-    ahead = modified > now + CLOCKS  # the clock was wrong when the group changed: it has settled long ago
+    ahead = modified > now + CLOCKS  # the clock was wrong when the group changed, which was long ago
     if facts.distributions and not ahead and now < settled:
         return Wait(f"{what} is assumed from {_date(settled)}", settled)
     return None
@@ -694,31 +700,32 @@ def _date(time: float) -> str:
 
 
 def key_name(group: str, key_group_id: str, number: int) -> str:
-    """The name of the key with that number, in custody and at CloudFront. It depends on the group alone, so that a key
-    made before a crash is found after it; groups of the same name in two accounts have different keys."""
+    """The name of the key with that number, in custody and at CloudFront. It depends only on the group and the number,
+    so a key created before a crash is found afterward. Groups with the same name in two accounts get different key
+    names."""
     return f"{key_prefix(group, key_group_id)}{number}"
 
 
 def key_prefix(group: str, key_group_id: str) -> str:
-    """The prefix of the names of all keys of a group."""
+    """The prefix shared by the names of all keys of a group."""
     legible = re.sub(r"[^A-Za-z0-9]+", "-", group)[:32].strip("-")
     digest = hashlib.sha256(f"{group}\0{key_group_id}".encode()).hexdigest()[:8]
     return f"{legible}-{digest}-" if legible else f"{digest}-"
 
 
 def uri_of(place: str, name: str) -> str:
-    """The URI of a key in a place."""
+    """The URI of the key `name` in the custody `place`."""
     path, question, options = place.partition("?")
     return f"{path}{name}{question}{options}"
 
 
 def name_of(uri: str) -> str:
-    """The name of the key that `uri` is."""
+    """The key's name from its URI."""
     return uri.partition("?")[0].rpartition("/")[2]
 
 
 def named(entry: Entry) -> str:
-    """The key as messages name it."""
+    """The key's name in messages."""
     return f"{name_of(entry.uri)} ({entry.key_pair_id})" if entry.key_pair_id else name_of(entry.uri)
 
 
@@ -729,11 +736,11 @@ def named(entry: Entry) -> str:
 def after(
     record: KeyGroupRecord, step: Step, now: float, *, key_pair_id: str = "", fingerprint: str = ""
 ) -> KeyGroupRecord:
-    """The record after `step`. It is unchanged if the step changes only CloudFront.
+    """Return the record after `step`. It is unchanged if the step changes only CloudFront.
 
-    :param key_pair_id: for REGISTER: the id of the key at CloudFront.
-    :param fingerprint: for CREATE: that of the public half.
-    :raises RotationError: if `MOVES` does not allow it.
+    :param key_pair_id: for REGISTER: the key's id at CloudFront.
+    :param fingerprint: for CREATE: the fingerprint of the public half.
+    :raises RotationError: if `MOVES` does not allow the step.
     """
     action = step.action
     if action is Action.CREATE:
@@ -775,7 +782,8 @@ def _written(
 
 
 def relieved(record: KeyGroupRecord, entry: Entry, now: float) -> Entry:
-    """`entry` once another key signs: a key that signed drains, and one that is compromised leaves."""
+    """`entry` once another key signs: the previous signing key drains, and a compromised one leaves the record's
+    trust."""
     if entry.stage is not Stage.SIGNING:
         return entry
     left = replace(entry, stage=move(entry.stage, Action.RELIEVE), draining=now)
@@ -785,25 +793,26 @@ def relieved(record: KeyGroupRecord, entry: Entry, now: float) -> Entry:
 
 
 def _remembered(entries: list[Entry]) -> tuple[Entry, ...]:
-    """All keys, without those that were deleted longest ago."""
+    """All entries except the keys deleted longest ago; the last `REMEMBERED` deleted keys remain."""
     gone = sorted((entry.gone for entry in entries if entry.gone), reverse=True)
     return tuple(entry for entry in entries if not entry.gone or entry.gone in gone[:REMEMBERED])
 
 
 # ------------------------------------------------------------------------------------------------------------
-# All steps to come
+# All upcoming steps
 
 
 class Planned(msgspec.Struct, frozen=True):
-    """A step, and the earliest time at which it can come."""
+    """A step, and the earliest time at which it can be taken."""
 
     at: float
     step: Step
 
 
 def plan(facts: Facts, now: float) -> tuple[tuple[Planned, ...], Wait | Done]:
-    """All steps until the next key signs and the one that signs now is gone, each at its earliest: in a world in which
-    every distribution is Deployed at once and nobody else does anything. And what comes after, or stands in the way."""
+    """All steps until the next key signs and the current signing key is gone, each at its earliest possible time, and
+    what follows or blocks them. Assumes that every distribution is Deployed at once and that nothing else makes
+    changes."""
     steps: list[Planned] = []
     first = facts.record.signing
     while len(steps) < 60:
@@ -830,7 +839,7 @@ def plan(facts: Facts, now: float) -> tuple[tuple[Planned, ...], Wait | Done]:
 
 
 def _after_step(facts: Facts, step: Step, now: float) -> Facts:
-    """The world after `step`, if all goes well."""
+    """The facts after `step`, if it succeeds."""
     id_ = step.key_pair_id or f"(id of {step.name})"
     record = after(facts.record, step, now, key_pair_id=id_, fingerprint="yet to be made")
     known, group, held = facts.public_keys, facts.group, dict(facts.held)

@@ -1,5 +1,5 @@
-"""The control plane's process under `keyfront up`: the control plane itself, with the edges' metrics beside its own, or
-a stand-in that answers 503 while the control plane cannot work."""
+"""The control plane's process under `keyfront up`: the control plane itself, with the edges' metrics in addition to its
+own, or a stand-in that responds with 503 while the control plane cannot run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class EdgeReports(Collector):
 
 
 class Restarts(Collector):
-    """How often the supervisor restarted each process.
+    """How many times the supervisor has restarted each process.
 
     :param names: the processes, in the order of their slots.
     """
@@ -70,8 +70,8 @@ class Restarts(Collector):
 def main(settings: ControlSettings) -> None:
     """Serve until SIGTERM, or until the parent exits.
 
-    If the control plane cannot work, and edges already serve a snapshot, the port answers 503 with the reason until it
-    can. Without a snapshot the process exits, since nothing works then.
+    If the control plane cannot run while edges already serve a snapshot, the port responds with 503 and the reason
+    until it can. Without a snapshot the process exits, because nothing would work.
 
     :raises SettingsError: if the process was not started by `keyfront up`.
     """
@@ -99,10 +99,10 @@ def main(settings: ControlSettings) -> None:
 
 
 class ControlProcess:
-    """One process that is the control plane or, while it cannot be, its stand-in.
+    """One process that runs the control plane or, while that is impossible, its stand-in.
 
     :param lifeline: the pipe from the supervisor.
-    :param ready: the pipe to write to, once, when the port responds.
+    :param ready: the pipe to write to once, when the port responds.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class ControlProcess:
         return FileFeed(self._data, self._settings.region).servable() is not None
 
     def run(self) -> None:
-        """Be the control plane."""
+        """Run the control plane."""
         settings = self._settings
         self._refuse_lost_store()
         remember(self._data, settings.region, settings.region_feeds)
@@ -156,7 +156,8 @@ class ControlProcess:
         )
 
     def stand_in(self, reason: str) -> bool:
-        """Answer 503 until the store and the credentials can be opened. False if the process is to exit."""
+        """Respond with 503 until the store and the credentials can be opened. Returns False if the process must
+        exit."""
 
         def beat() -> None:
             self._edges.look(time.monotonic())
@@ -206,7 +207,7 @@ class ControlProcess:
         Store(url or self._data / "keyfront.db", password_file=self._password_file()).close()
 
     def _refuse_lost_store(self) -> None:
-        """Do not create a new store where one was lost: edges still serve what it contained."""
+        """Refuse to create a new store in place of a lost one: edges still serve what the lost store contained."""
         path = self._data / "keyfront.db"
         if store_url(self._settings.store) or (path.exists() and path.stat().st_size):
             return

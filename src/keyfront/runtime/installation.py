@@ -1,4 +1,4 @@
-"""The file `installation.json` in a data folder, by which commands find the Keyfront that runs there."""
+"""The file `installation.json` in a data folder, through which commands find the installation that runs there."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ Code logs through `logging`, with a short message and the details in `extra`:
 In JSON, each detail is a member. In text, details follow the message as NAME=VALUE. At the default level (warnings)
 a line of text is `keyfront: MESSAGE`, like all other messages of the command.
 
-What must not appear in a log: keys, secrets, passphrases, tokens, signatures, cookies and query strings.
+Logs must not contain keys, secrets, passphrases, tokens, signatures, cookies, or query strings.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime
 
 
 class LogSettings(msgspec.Struct, frozen=True):
-    """`level` is one of `logging`'s numbers."""
+    """Logging settings. `level` is a numeric level of `logging`."""
 
     level: int = logging.WARNING
     format: Format = "text"

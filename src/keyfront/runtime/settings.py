@@ -1,5 +1,5 @@
-"""Settings of the processes under `keyfront up`, as values: read once from the command line and the environment, then
-passed down.
+"""Settings of the processes under `keyfront up`: read once from the command line and the environment, then passed down
+as values.
 
 The edge's own settings are in `edge/worker.py`, since an edge also runs without this package.
 """
@@ -79,12 +79,12 @@ class ControlSettings(msgspec.Struct, frozen=True):
 
 
 def without_password(store: str | None) -> str:
-    """The value of `--store`, or an empty string.
+    """The value of `--store`; empty if it is not given.
 
     :raises SettingsError: if it is not a PostgreSQL URL, or contains a password.
     """
     if store:
-        # Brings SQLAlchemy, which `keyfront sign` must not load.
+        # Imports SQLAlchemy, which `keyfront sign` must not load.
         from keyfront.control.store.database import has_password
 
         if has_password(store):

@@ -1,4 +1,5 @@
-"""Child processes: start them, wait until they are ready, restart them when they exit or hang, stop them in order.
+"""Supervision of child processes: start them, wait until they are ready, restart them when they exit or hang, and stop
+them in order.
 
 Each child holds one end of a pipe from its parent, its lifeline: when the parent exits, for whatever reason, the pipe
 closes, and the child drains and exits. The child writes to a second pipe once, when it is ready. From then on it writes
@@ -24,23 +25,24 @@ logger = logging.getLogger("keyfront.supervisor")
 
 MIN_RESTART_DELAY = 0.1
 MAX_RESTART_DELAY = 1.0
-"""Seconds between the exit of a child and its next start; doubled each time it exits within SHORT_RUN."""
+"""Maximum seconds between the exit of a child and its next start; the delay doubles each time the child exits within
+SHORT_RUN."""
 MAX_DELAY_WITH_DEPUTY = 5.0
-"""The maximum after MANY_SHORT_RUNS in a row, while another child does its work."""
+"""Maximum delay in seconds after MANY_SHORT_RUNS in a row, while another child does its work."""
 MANY_SHORT_RUNS = 10
 SHORT_RUN = 5.0
-"""Seconds; a child that exits earlier was not up."""
+"""Seconds; a run that ends earlier counts as short."""
 READY_TIMEOUT = 60.0
 EXIT_TIMEOUT = 40.0
 """Seconds from SIGTERM to SIGKILL, by default."""
 AFTER_DRAIN = 10.0
-"""Seconds that an edge worker gets to exit after the time for its requests."""
+"""Seconds an edge worker has to exit once the time for its requests is over."""
 WATCH_INTERVAL = 0.25
 """Seconds between two checks of a child's heartbeat."""
 
 
 class Watchdog(msgspec.Struct, frozen=True):
-    """How a child's heartbeat is watched.
+    """How a child's heartbeat is monitored.
 
     `slot` is its place on the board. Without a heartbeat for `stuck_after` seconds it is killed; 0 disables this.
     `deputies` are the slots of the children that do its work while it is down.
@@ -134,7 +136,7 @@ class Child:
             self._killed = False
             try:
                 status = await self._run_once(first_run)
-            except OSError as error:  # no process, pipe or memory to be had: this may pass
+            except OSError as error:  # no process, pipe, or memory available: possibly temporary
                 if not first_run.done():
                     first_run.set_exception(SettingsError(f"{self.name} cannot be started: {error}"))
                     return
@@ -177,7 +179,7 @@ class Child:
         return float(min(MIN_RESTART_DELAY * 2 ** min(short_runs, 10), most))
 
     async def _run_once(self, first_run: asyncio.Future[None]) -> int:
-        """Run the process until it exits; its exit status."""
+        """Run the process until it exits, and return its exit status."""
         lifeline, ours = os.pipe()
         try:
             ready_read, ready_write = os.pipe()
@@ -239,7 +241,7 @@ class Child:
             if last > checked:
                 stood_still = 0.0
             elif now - checked > WATCH_INTERVAL + 1:
-                # This process stood still itself, perhaps with the whole machine: that time does not count.
+                # This process itself was suspended, perhaps with the whole machine: that time does not count.
                 stood_still += now - checked
             checked = now
             if now - last - stood_still > limit:
@@ -255,7 +257,7 @@ class Child:
 
 
 async def _is_written_to(fd: int) -> bool:
-    """Wait until `fd` can be read. False if its other end was closed before anything was written."""
+    """Wait until `fd` is readable. Returns False if its other end was closed before anything was written."""
     loop = asyncio.get_running_loop()
     readable: asyncio.Future[None] = loop.create_future()
 

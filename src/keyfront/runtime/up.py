@@ -37,7 +37,7 @@ logger = logging.getLogger("keyfront.supervisor")
 
 CATCH_UP_LOOKS = 250
 CATCH_UP_INTERVAL = 0.02
-"""Seconds between two looks at what edges have applied, and how many there are, before `ready` is printed anyway."""
+"""Seconds between two checks of what edges have applied, and the number of checks before `ready` is printed anyway."""
 
 
 async def run_up(
@@ -67,7 +67,7 @@ async def run_up(
         feed = FileFeed(edge.feed or folder)
         prefix = edge_name(edge.port) if edge.feed else "edge"
         remove_old_reports(feed, prefix)
-        # Edges can serve what they have applied once without a control plane.
+        # Without a control plane, edges can serve a snapshot that they have already applied.
         edges_first = not edge.feed and FileFeed(folder, edge.region).servable() is not None
         raise_open_files()
         memory, shared = share_memory(edge.edge.memory, supervision.workers, folder)
@@ -96,9 +96,9 @@ def edge_name(port: int) -> str:
 
 
 def lock_data_folder(folder: Path) -> int:
-    """Create the data folder if necessary and lock it; the file descriptor that holds the lock.
+    """Create the data folder if necessary and lock it. Returns the file descriptor that holds the lock.
 
-    :raises SettingsError: if it cannot be used, or another Keyfront uses it.
+    :raises SettingsError: if the folder cannot be used, or another Keyfront process uses it.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ def lock_data_folder(folder: Path) -> int:
 
 
 def stop_on_signal() -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set."""
+    """Return an event that SIGTERM and SIGINT set."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -125,7 +125,7 @@ def stop_on_signal() -> asyncio.Event:
 
 
 class ReservedPorts:
-    """Bound sockets that keep the ports of this installation while processes come and go. Use as a context."""
+    """Bound sockets that hold the ports of this installation across process restarts. Use as a context manager."""
 
     def __init__(self) -> None:
         self._sockets: list[socket.socket] = []
@@ -138,7 +138,7 @@ class ReservedPorts:
             one.close()
 
     def reserve(self, option: str, host: str, port: int) -> int:
-        """Reserve a port; its number, which port 0 leaves to the system.
+        """Reserve a port and return its number. With port 0, the system chooses one.
 
         :param option: the option that names the address, for the error message.
         :raises SettingsError: if the address cannot be used.
@@ -157,7 +157,7 @@ class ReservedPorts:
 
 
 def reserve_edge_ports(edge: WorkerSettings, ports: ReservedPorts) -> WorkerSettings:
-    """Reserve the ports on which viewers and other edges connect; the settings with their numbers."""
+    """Reserve the ports for viewers and for other edges. Returns the settings with the port numbers."""
     replace = msgspec.structs.replace
     edge = replace(edge, port=ports.reserve("edge", edge.host, edge.port))
     if edge.tls is not None:
@@ -172,7 +172,7 @@ def reserve_edge_ports(edge: WorkerSettings, ports: ReservedPorts) -> WorkerSett
 def reserve_control_port(
     control: ControlSettings, edge: WorkerSettings, ports: ReservedPorts
 ) -> tuple[ControlSettings, WorkerSettings]:
-    """Reserve the API's port, to which no worker ever connects for an origin; both settings with its number."""
+    """Reserve the API's port, to which no worker ever connects as an origin. Returns both settings with its number."""
     replace = msgspec.structs.replace
     control = replace(control, port=ports.reserve("control", control.host, control.port))
     egress = replace(edge.edge.egress, control_port=control.port)
@@ -256,10 +256,10 @@ class Processes:
             )
 
     async def start(self, feed: FileFeed, *, edges_first: bool) -> None:
-        """Return when all processes are ready.
+        """Start all processes, and return when they are ready.
 
-        :param edges_first: start edges without waiting for the control plane, and then wait for them to apply what it
-            publishes. Without a snapshot there is nothing for them to serve before it is up.
+        :param edges_first: start edges without waiting for the control plane, then wait for them to apply what it
+            publishes. Without a snapshot, edges have nothing to serve until the control plane is up.
         """
         if edges_first:
             await asyncio.gather(*(child.start() for child in (*self._edges, *self._control)))
@@ -292,19 +292,20 @@ class Processes:
 
 
 def remove_old_reports(feed: FileFeed, prefix: str) -> None:
-    """Remove the reports that workers of an earlier run left behind."""
+    """Remove reports left behind by workers of an earlier run."""
     for report in feed.last_reports():
         if report.name.startswith(f"{prefix}-"):
             feed.remove_report(report.name)
 
 
 def _report_remover(feed: FileFeed, name: str) -> Callable[[], None]:
-    """The report of a dead worker would count as a live edge for some seconds, so it is removed at once."""
+    """A callback that removes a dead worker's report at once; the report would count as a live edge for some
+    seconds."""
     return lambda: feed.remove_report(name)
 
 
 async def _until_stopped(stop: asyncio.Event, work: Coroutine[None, None, None]) -> bool:
-    """Do the work. False if `stop` was set before it was finished; the work is then canceled.
+    """Await `work`. Returns False if `stop` was set first; the work is then canceled.
 
     :raises Exception: what the work raises.
     """
@@ -322,8 +323,8 @@ async def _until_stopped(stop: asyncio.Event, work: Coroutine[None, None, None])
 
 
 async def _caught_up(feed: FileFeed, names: Iterable[str]) -> None:
-    """Wait a moment for the edges to apply what the control plane published at its start, except for those that have
-    refused it, and have logged that."""
+    """Wait briefly for the edges to apply what the control plane published at startup, except for edges that have
+    rejected it and logged that."""
     for _ in range(CATCH_UP_LOOKS):
         published = feed.published_at()
         numbers = {report.name: report.number for report in feed.last_reports() if not report.refused}
@@ -335,7 +336,7 @@ async def _caught_up(feed: FileFeed, names: Iterable[str]) -> None:
 async def _describe(folder: Path, control: ControlSettings) -> None:
     try:
         await asyncio.to_thread(write_installation, folder, control.host, control.port, control.records)
-    except OSError as error:  # a full disk does not keep Keyfront from serving
+    except OSError as error:  # a full disk does not prevent Keyfront from serving
         logger.warning("commands will not find this Keyfront by its data folder: %s", error)
 
 
@@ -382,9 +383,9 @@ _PREFIXES = (
 
 
 def edge_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that an edge worker gets: what any process needs, and the credentials with which it may sign
-    requests to origins (`AWS_…`). A worker is exposed to the Internet, so it gets none of the control plane's secrets,
-    whatever their variables are called."""
+    """The environment variables that an edge worker gets: what any process needs, and the credentials with which it may
+    sign requests to origins (`AWS_…`). A worker is exposed to the Internet, so it gets none of the control plane's
+    secrets, whatever their variables are named."""
     return {
         name: value for name, value in environment.items() if name in _VARIABLES or name.startswith(_PREFIXES)
     }

@@ -1,1 +1,1 @@
-"""Who calls: users, credentials, and the key that seals their secrets."""
+"""Callers of the API: users, credentials, and the key that encrypts their secrets."""

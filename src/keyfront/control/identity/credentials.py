@@ -1,8 +1,9 @@
-"""The callers of the data folder's file `credentials`, in AWS's shared-credentials format: its owner's own.
+"""The callers defined in the data folder's file `credentials`, in AWS's shared-credentials format: the owner's own
+credentials.
 
-It is made at the first start, with one profile. Each profile is a caller with a name and may do everything, as whoever
-can read the file may anyhow. The file is read once, at the start. All other callers are users of the store
-(`control/identity/directory.py`).
+The file is created at the first start, with one profile. Each profile is a named caller and may do everything, since
+anyone who can read the file could do so anyway. The file is read once, at startup. All other callers are users in the
+store (`control/identity/directory.py`).
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from keyfront.private_files import create_file, read_private
 _UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 _BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _ID = re.compile(r"[A-Za-z0-9_]{16,128}")
-_PROFILE = re.compile(r"[A-Za-z0-9+=,.@_-]{1,64}")  # what IAM allows as a user's name
+_PROFILE = re.compile(r"[A-Za-z0-9+=,.@_-]{1,64}")  # the user names that IAM allows
 
 
 class Credentials:
-    """Callers by access key id. Their secrets leave only through `secret_of` and are in no repr."""
+    """Callers by access key id. Their secrets are available only through `secret_of` and appear in no repr."""
 
     def __init__(self, callers: Iterable[tuple[Caller, str]]) -> None:
-        """`callers` come with their secret access keys."""
+        """:param callers: each with its secret access key."""
         self._callers: dict[str, Caller] = {}
         self._secrets: dict[str, str] = {}
         for caller, secret in callers:
@@ -38,11 +39,11 @@ class Credentials:
             self._secrets[caller.access_key_id] = secret
 
     def current(self, now: float) -> Credentials:
-        """Those that count at the time `now`: these, whenever that is."""
+        """The credentials valid at the time `now` (epoch seconds): always these."""
         return self
 
     def used(self, key_id: str, now: float) -> None:
-        """Nothing is noted of these."""
+        """Do nothing: the use of these keys is not recorded."""
 
     def secret_of(self, access_key_id: str) -> str | None:
         return self._secrets.get(access_key_id)
@@ -58,11 +59,11 @@ class Credentials:
 
 
 def load(path: Path, account: str) -> Credentials:
-    """The callers that the file at `path` names; the file is made first if there is none.
+    """Load the callers from the file at `path`, creating the file if it does not exist.
 
-    :param account: the twelve digits that the callers' ARNs carry.
-    :raises SettingsError: if the file cannot be read or made, if others than its owner may read or write it,
-        or if what it says makes no sense. The message never holds a secret.
+    :param account: the 12-digit account number in the callers' ARNs.
+    :raises SettingsError: if the file cannot be read or created, if anyone but its owner can read or write it, or if
+        its content is invalid. The message never contains a secret.
     """
     try:
         if not path.exists():
@@ -82,19 +83,19 @@ def user_arn(account: str, name: str) -> str:
 
 
 def new_access_key() -> tuple[str, str]:
-    """A new access key's id and secret, in the form of AWS's."""
+    """A new access key's id and secret, in AWS's format."""
     key_id = "AKIA" + "".join(secrets.choice(_UPPER) for _ in range(16))
     return key_id, "".join(secrets.choice(_BASE64) for _ in range(40))
 
 
 def _user_id(account: str, name: str) -> str:
-    """A profile's id in the form of IAM's; the file holds none, and it must be the same after every start."""
+    """A profile's id in IAM's format. The file contains no ids, and the id must be the same after every start."""
     digest = hashlib.sha256(f"{account}/{name}".encode()).digest()
     return "AIDA" + base64.b32encode(digest).decode()[:17]
 
 
 def _make(path: Path) -> None:
-    """Write a file with new credentials, unless another process was quicker: then that one's stays."""
+    """Write a file with new credentials, unless another process has created one first: then that file stays."""
     key_id, secret = new_access_key()
     text = f"[default]\naws_access_key_id = {key_id}\naws_secret_access_key = {secret}\nregion = us-east-1\n"
     create_file(path, text.encode())
@@ -105,7 +106,7 @@ def _profiles(text: str, path: Path) -> Iterator[tuple[str, str, str]]:
     try:
         parser.read_string(text)
     except configparser.Error as error:
-        # Its message may quote a line, and a line may be a secret.
+        # The parser's message may quote a line, and a line may contain a secret.
         raise SettingsError(
             f"{path} is not in AWS's shared-credentials format ({type(error).__name__})"
         ) from None

@@ -1,7 +1,7 @@
-"""The current callers of a running control plane: those in the file `credentials`, and the store's users.
+"""The current callers of a running control plane: those in the file `credentials`, and the users in the store.
 
-Users are read again when they have changed, which is noticed within FRESH seconds: so soon is a key refused that was
-revoked, here or by another control plane. While the store does not respond, nobody may call.
+Users are reloaded when they have changed, which is detected within FRESH seconds. A key revoked here or by another
+control plane is rejected within that time. While the store does not respond, no call is accepted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from keyfront.errors import ApiError, SettingsError
 log = logging.getLogger("keyfront.control")
 
 FRESH = 0.5
-"""Seconds for which the callers are used without checking for changes."""
+"""Seconds for which cached callers are used without checking for changes."""
 USED_EVERY = 60.0
 """Seconds between two records of an access key's use."""
 
@@ -36,7 +36,7 @@ class CallerDirectory:
     """The callers. Safe to use from several threads.
 
     :param file: the callers in the file `credentials`. They take precedence and never change.
-    :param account: the twelve digits of the users' account.
+    :param account: the users' 12-digit account number.
     :param sealer: returns the sealer that opens the secrets; called only if there are any.
     """
 
@@ -55,12 +55,13 @@ class CallerDirectory:
     def current(self, now: float) -> Credentials:
         """The callers at the time `now` (epoch seconds).
 
-        :raises ApiError: ServiceUnavailable if the store does not answer.
+        :raises ApiError: ServiceUnavailable if the store does not respond.
         """
         failures = self._failures
         with self._lock:
             if self._version < 0 or abs(now - self._checked) >= FRESH:
-                # A read that failed while this call waited for the lock would only fail again, as slowly.
+                # If a read failed while this call waited for the lock, another one would only fail again, just as
+                # slowly.
                 if self._failures != failures:
                     raise ApiError("ServiceUnavailable", "The callers cannot be read from the store.", 503)
                 try:
@@ -78,8 +79,8 @@ class CallerDirectory:
         self._version, self._checked = version, now
 
     def used(self, key_id: str, now: float) -> None:
-        """Record that the access key signed a call, at most once in USED_EVERY seconds. If the store cannot be written
-        to, the call proceeds."""
+        """Record that the access key signed a call, at most once every USED_EVERY seconds. If the write fails, the call
+        proceeds."""
         if self._file.secret_of(key_id) is not None:
             return
         with self._lock:

@@ -1,9 +1,9 @@
-"""Secret access keys at rest: AES-256-GCM under one key that is not in the store.
+"""Encryption of secret access keys at rest: AES-256-GCM under one key that is not in the store.
 
-SigV4 needs the secret itself, so that a hash of it would not do. The key-encrypting key is the data folder's file
-`access.key`, or the environment's KEYFRONT_ACCESS_KEY where the store is shared or the key comes from a vault: 32 bytes
-in base64. Whoever has the store, or a copy of it, without that key has no secret. Each secret is bound to the access
-key and the user that it was sealed for.
+SigV4 needs the secret itself, so a hash is not enough. The key-encryption key is 32 bytes in base64: in the data
+folder's file `access.key`, or in the environment variable KEYFRONT_ACCESS_KEY if the store is shared or the key comes
+from a vault. The store, or a copy of it, reveals no secret without that key. Each secret is bound to the access key and
+the user that it was sealed for.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _NONCE = 12
 
 
 class Sealer:
-    """What seals and opens secrets under one key. `name` tells that key from others and betrays nothing of it."""
+    """Seals and opens secrets under one key. `name` distinguishes that key from others and reveals nothing about it."""
 
     def __init__(self, key: bytes) -> None:
-        """`key` is 32 bytes."""
+        """:param key: 32 bytes."""
         self._cipher = AESGCM(key)
         self.name = hashlib.sha256(b"keyfront access key\0" + key).hexdigest()[:16]
 
@@ -40,7 +40,8 @@ class Sealer:
         return nonce + self._cipher.encrypt(nonce, secret.encode(), _bound(access_key_id, user_id))
 
     def open(self, sealed: bytes, access_key_id: str, user_id: str) -> str:
-        """:raises SettingsError: if it was sealed under another key or for another, or was changed."""
+        """:raises SettingsError: if the secret was sealed under another key, or for another access key or user, or was
+        modified."""
         try:
             nonce, rest = sealed[:_NONCE], sealed[_NONCE:]
             return self._cipher.decrypt(nonce, rest, _bound(access_key_id, user_id)).decode()
@@ -49,10 +50,10 @@ class Sealer:
 
 
 def sealer(data: Path, environment: Mapping[str, str], *, make: bool) -> Sealer:
-    """The sealer of the installation in the folder `data`.
+    """Return the sealer of the installation in the folder `data`.
 
-    :param make: whether to make its file if there is none.
-    :raises SettingsError: if there is no key, it cannot be read, or it is none. The message never holds it.
+    :param make: whether to create the key file if there is none.
+    :raises SettingsError: if there is no key, or it cannot be read or is invalid. The message never contains it.
     """
     if text := environment.get(VARIABLE):
         return Sealer(_key(text, f"the environment's {VARIABLE}"))

@@ -1,8 +1,8 @@
-"""Users with their access keys and policies, as administered by an operator.
+"""Administration of users, their access keys, and their policies.
 
 Terms and limits are IAM's: a user has at most two access keys, so that one can replace the other, and at most ten
 policies. A role (`iam/roles.py`) is attached like a policy. Every change is one transaction with its audit record, and
-increments the version by which running control planes notice it (`directory.py`).
+increments the version by which running control planes detect it (`directory.py`).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Document(msgspec.Struct, frozen=True):
 
 
 class SealedKey(msgspec.Struct, frozen=True):
-    """An access key as stored. `sealer` is the name of the key that its secret is sealed with."""
+    """An access key as stored. `sealer` is the name of the key that seals its secret."""
 
     id: str
     owner: str
@@ -90,7 +90,7 @@ class SealedKey(msgspec.Struct, frozen=True):
 
 
 def version(transaction: Transaction) -> int:
-    """A number that every change of users, keys, and policies increments."""
+    """A number that every change to users, keys, or policies increments."""
     found = transaction.connection.execute(sa.select(_counter.c.value).where(_counter.c.name == "access"))
     return int(found.scalar_one())
 
@@ -126,7 +126,7 @@ def sealed_keys(transaction: Transaction) -> list[SealedKey]:
 
 
 def documents(transaction: Transaction) -> list[Document]:
-    """The stored policies, in order of name; roles are not among them."""
+    """The stored policies, in order of name, without the roles."""
     rows = transaction.connection.execute(sa.select(_policy).order_by(_policy.c.name))
     return [Document(row.name, row.document, row.created, row.modified) for row in rows]
 
@@ -142,7 +142,7 @@ def note_use(transaction: Transaction, key_id: str, now: float) -> None:
 class UserAdmin:
     """An operator's changes to users, keys, and policies.
 
-    :param account: the twelve digits of the users' account.
+    :param account: the users' 12-digit account number.
     :param sealer: returns the sealer for secrets; called when a key is created.
     :param by: the user agent in audit records.
     :param clock: epoch seconds.
@@ -365,7 +365,7 @@ class UserAdmin:
             transaction.connection.execute(sa.delete(_policy).where(_policy.c.name == name))
 
     def attach(self, policy: str, name: str) -> User:
-        """Attach a policy or role to a user; no change if it is attached already.
+        """Attach a policy or role to a user; does nothing if it is already attached.
 
         :raises ApiError: NoSuchEntity, or LimitExceeded beyond POLICIES_PER_USER.
         """
@@ -415,7 +415,7 @@ class UserAdmin:
 
     @contextmanager
     def _change(self, event: str, parameters: dict[str, Any]) -> Iterator[tuple[Transaction, dict[str, Any]]]:
-        """A transaction that ends with its audit record. The dict receives the record's responseElements."""
+        """A transaction that ends by writing its audit record. The dict receives the record's responseElements."""
         elements: dict[str, Any] = {}
         root = Caller("", f"arn:aws:iam::{self._account}:root", self._account, self._account)
         with self._store.write() as transaction:
