@@ -1,4 +1,4 @@
-"""A key group whose record lives in a `MemoryPlace`, and what an edge that trusts its keys would say."""
+"""A key group whose record lives in a `MemoryPlace`, and the decision of an edge that trusts its keys."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _key(id_: str, algorithm: Algorithm) -> PrivateKey:
 
 
 class Clock:
-    """One that runs when it is told to."""
+    """A clock that advances only when set."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -63,7 +63,7 @@ class Group:
     def sign_with(
         self, id_: str, algorithm: Algorithm = "ECDSA-P256", *, before: Stage = Stage.DRAINING
     ) -> KeyGroupRecord:
-        """Switch: `id_` signs from now on, and the one that did is in `before`."""
+        """Switch: `id_` signs from now on, and the previous signing key is in `before`."""
         self.place.keys[f"memory:/{id_}"] = key(id_, algorithm)
         self.trusted[id_] = algorithm
         kept = self.kept()
@@ -127,5 +127,5 @@ def key_of(url: str) -> str:
 
 
 def verdict(url: str, ring: KeyRing) -> str:
-    """What an edge that trusts `ring` says: "granted", or why not."""
+    """The answer of an edge that trusts `ring`: "granted", or the reason for denial."""
     return reason(url, keys=ring, now=NOW)

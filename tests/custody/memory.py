@@ -1,5 +1,5 @@
-"""A custody in memory, behind the contract that all of them keep: what holds keys and records while a test looks on,
-can be cut off and brought back, and tells how often it was asked."""
+"""A custody in memory that implements the common contract: it holds keys and records in plain sight of a test, can be
+disconnected and reconnected, and counts its calls."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class MemoryHandle:
 
 
 class MemoryPlace:
-    """Keys by URI, and records. `remote`: keys sign where they are, as in a KMS, and not in the caller's memory."""
+    """Keys by URI, and records. `remote`: keys sign in the custody, as in a KMS, and not in the caller's memory."""
 
     uri = "memory:/"
 

@@ -1,4 +1,4 @@
-"""SoftHSM: tokens in a folder, made by its own tool. Debian's package softhsm2 has it."""
+"""SoftHSM: tokens in a folder, created by its own tool. Debian's package softhsm2 provides it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _MODULES = (
 
 
 class SoftHsm:
-    """Tokens below `folder`. It is found by the environment's SOFTHSM2_CONF when the module begins."""
+    """Tokens below `folder`. The module finds it through the environment's SOFTHSM2_CONF when it initializes."""
 
     def __init__(self, folder: Path) -> None:
-        """Skips the test where SoftHSM or python-pkcs11 is not there."""
+        """Skip the test if SoftHSM or python-pkcs11 is missing."""
         pytest.importorskip("pkcs11", reason="needs the package python-pkcs11 (keyfront's extra pkcs11)")
         module = next((path for path in _MODULES if Path(path).exists()), None)
         if module is None or shutil.which("softhsm2-util") is None:
@@ -42,7 +42,7 @@ class SoftHsm:
         self.environment = dict(os.environ) | {"SOFTHSM2_CONF": str(self.configuration)}
 
     def token(self, label: str) -> str:
-        """Make one."""
+        """Create a token."""
         argv = ["--init-token", "--free", "--label", label, "--pin", PIN, "--so-pin", SO_PIN]
         self._util(*argv)
         return label

@@ -1,4 +1,5 @@
-"""The agent as a process, and whoever asks it: callers that may and may not, garbage, kill -9, a switch under load."""
+"""The agent as a process, and its clients: callers that are and are not allowed, garbage, kill -9, a switch under
+load."""
 
 from __future__ import annotations
 
@@ -58,7 +59,7 @@ key_groups = ["*"]
 
 
 class Harness:
-    """A custody in a folder, with the records of key groups whose keys are made as they are named."""
+    """A custody in a folder, with the records of key groups whose keys are generated when first named."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -67,7 +68,7 @@ class Harness:
         self.public: dict[str, PublicKey] = {}
 
     def sign_with(self, group: str, name: str, algorithm: str = "ECDSA-P256") -> None:
-        """From now on `name` signs for `group`, and what did before drains."""
+        """From now on `name` signs for `group`, and the previous key drains."""
         now = time.time()
         made = self.place.create(name, algorithm, now=now)  # type: ignore[arg-type]
         self.public[f"ID{name}"] = made.public_key
@@ -80,7 +81,7 @@ class Harness:
         entries.append(Entry(made.uri, Stage.SIGNING, now, f"ID{name}", published=now, signing=now))
         terms = RotationPolicy(
             self.records, max_lifetime=3600.0, max_staleness=0.6
-        )  # a look every 0.2 seconds
+        )  # it polls every 0.2 seconds
         serial = kept.succession.serial if kept else 0
         save(
             records,
@@ -160,7 +161,7 @@ def tokened(harness: Harness) -> Iterator[Agent]:
 
 
 class Asked:
-    """One connection to an agent, and what it answered last."""
+    """One connection to an agent, and its latest answer."""
 
     def __init__(self, agent: Agent, token: str | None = None) -> None:
         self.headers = {"Content-Type": "application/json"}
@@ -252,7 +253,7 @@ def test_whole_urls_and_cookies_for_those_who_have_no_sdk(harness: Harness, agen
 
 
 def test_from_a_shell(harness: Harness, agent: Agent) -> None:
-    """The example of docs/reference/agent.md."""
+    """The example in docs/reference/agent.md."""
     curl = shutil.which("curl")
     if curl is None:
         pytest.skip("there is no curl")
@@ -271,7 +272,7 @@ def test_a_ready_made_query(harness: Harness, agent: Agent) -> None:
     assert harness.verdict(f"{URL}?Expires={expires}&{answer['parameters']}") == "granted"
 
 
-# ---- what is refused
+# ---- refusals
 
 SIGN = "/v1/sign"
 
@@ -459,7 +460,7 @@ def test_nobody_takes_all_connections(agent: Agent) -> None:
     finally:
         for sock in held:
             sock.close()
-    for _ in range(200):  # until it has seen them go
+    for _ in range(200):  # until the agent has noticed that they are gone
         try:
             assert Asked(agent).post("/v1/key", {"key_group": "films"})[0] == 200
             break
@@ -623,7 +624,7 @@ WRONG_STARTS = {
 def test_what_it_does_not_start_with(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In this process: it ends before anything listens."""
+    """In this process: it exits before it listens."""
     from keyfront.cli.main import main
 
     files = {

@@ -1,6 +1,6 @@
-"""What is AWS' own: its errors, its limits, and how a record is changed where no write depends on what is there.
+"""Behavior specific to AWS: its errors, its limits, and how a record is changed without conditional writes.
 
-The contract is tested in test_contract.py. moto stands in for AWS (tests/moto.py says where the two differ).
+The contract is tested in test_contract.py. moto replaces AWS (tests/moto.py says where the two differ).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """botocore tries again without waiting."""
+    """botocore retries without waiting."""
     monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda _: None, time=time.time))
 
 
@@ -71,11 +71,11 @@ def client(service: str, aws: Moto) -> Any:
 
 
 def inner(place: Custody) -> str:
-    """The place without scheme and options, as AWS has it."""
+    """The place without scheme and options, as AWS sees it."""
     return place.uri.partition(":")[2].partition("/?")[0]
 
 
-# ---- when AWS does not answer, or says no
+# ---- when AWS does not answer, or refuses
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_a_signature_that_does_not_verify_is_not_given_out(aws: Moto) -> None:
 
 
 def test_kms_alone_says_which_public_key_it_is(aws: Moto) -> None:
-    """The copy in the description counts only while KMS shows none."""
+    """The copy in the description counts only while KMS shows no public key."""
     place, kms = placed("awskms", aws), client("kms", aws)
     held = place.create("one", "ECDSA-P256", now=time.time())
     key_id = kms.describe_key(KeyId=f"alias/{inner(place)}/one")["KeyMetadata"]["KeyId"]
@@ -313,7 +313,7 @@ def test_kms_has_not_told_all_its_parts_yet(aws: Moto, monkeypatch: pytest.Monke
 def test_whoever_loses_the_race_for_an_alias_leaves_no_key(aws: Moto) -> None:
     uri = somewhere("awskms", aws)
     start = threading.Barrier(3)
-    aws.fault("DescribeKey", "NotFoundException", times=3)  # nobody sees the others
+    aws.fault("DescribeKey", "NotFoundException", times=3)  # the other calls do not see it
 
     def race(_: int) -> bool:
         place = open_place(uri, aws.environment)
@@ -337,7 +337,7 @@ def test_whoever_loses_the_race_for_an_alias_leaves_no_key(aws: Moto) -> None:
 @pytest.mark.parametrize("how", ["create", "import"])
 @pytest.mark.parametrize("lost", [1, 4])
 def test_a_key_whose_name_was_given_and_the_answer_lost_stays(how: str, lost: int, aws: Moto) -> None:
-    """botocore sends CreateAlias again, and is told that the alias is there; or gives it up."""
+    """botocore resends CreateAlias and learns that the alias exists, or gives up."""
     place = placed("awskms", aws)
     aws.fault("CreateAlias", "InternalFailure", status=500, done=True, times=lost)
     if how == "create":
@@ -354,9 +354,9 @@ def test_nothing_is_thrown_away_while_nobody_can_tell_whether_it_has_its_name(
 ) -> None:
     monkeypatch.setattr("keyfront.custody.adapters.aws.kms._PAUSES", (0.0, 0.0))
     place = placed("awskms", aws)
-    aws.fault("DescribeKey", "NotFoundException")  # nobody has the name
+    aws.fault("DescribeKey", "NotFoundException")  # the name is not in use
     aws.fault("CreateAlias", "InternalFailure", status=500, done=True)
-    aws.fault("DescribeKey", "NotFoundException", times=3)  # KMS has not told all its parts yet
+    aws.fault("DescribeKey", "NotFoundException", times=3)  # the change has not reached all parts of KMS yet
     before = aws.asked("ScheduleKeyDeletion")
     with pytest.raises(CustodyUnavailable, match="does not tell yet whose"):
         place.create("one", "ECDSA-P256", now=time.time())
@@ -479,7 +479,7 @@ def test_a_record_that_somebody_deletes_in_the_console_is_not_made_anew(aws: Mot
     assert records.read("one") == first
 
 
-# ---- Systems Manager: a record is what its last write that counts says
+# ---- Systems Manager: a record's value is that of its last valid write
 
 A, B = "a" * 16, "b" * 16
 
@@ -492,12 +492,12 @@ A, B = "a" * 16, "b" * 16
         ("1a 2b<1a 3c<1a", "12"),  # the third came too late
         ("1a 2b<1a 3c<1a 4d<2b", "124"),  # and the fourth knows that
         ("1a 2b<1a 3c<1a 4d<1a 5e<2b", "125"),
-        ("4d<2b 5e<4d 6f<4d", "5"),  # what was before 4 is forgotten: whether 4 counts cannot be told
+        ("4d<2b 5e<4d 6f<4d", "5"),  # history before 4 is lost: whether 4 is valid cannot be determined
         ("4d<3c 5e<4d 6f<4d", "45"),
         ("4d<2b 5e<2b", ""),
-        ("1! 2b<1a 3c<1a", ""),  # the first was written by somebody else
-        ("1a<7b", ""),  # the parameter was deleted, and somebody who did not know wrote on
-        ("1a 2b<1c", "1"),  # it was deleted and made anew, and somebody who did not know wrote on
+        ("1! 2b<1a 3c<1a", ""),  # the first was written by another program
+        ("1a<7b", ""),  # the parameter was deleted, and an unaware writer continued
+        ("1a 2b<1c", "1"),  # it was deleted and recreated, and an unaware writer continued
         ("1a 2b<1c 3d<1a", "13"),
         ("1a 2b<7c 3d<1a", "13"),
     ],
@@ -555,7 +555,7 @@ def test_a_record_that_changes_often_forgets_its_oldest_writes(aws: Moto) -> Non
     name = the_parameter(records, "one")
     last = records.write("one", b"0", None)
     before = last.version
-    for number in range(2, 104):  # as records.write does, in one call each
+    for number in range(2, 104):  # as records.write does, with one call each
         value = f"keyfront-1 {before} {A}\n{number}"
         ssm.put_parameter(Name=name, Value=value, Type="SecureString", Overwrite=True)
         before = f"{number}.{A}"
@@ -615,7 +615,7 @@ def test_who_writes_on_after_the_parameter_is_gone_does_not_bring_it_back(aws: M
     texts = place._texts  # type: ignore[attr-defined]
     seen = texts._last("one")
     place.delete("one", grace=0, now=time.time())
-    texts._last = lambda name: seen  # it looks, and then the others are faster
+    texts._last = lambda name: seen  # it reads, and then other writers are faster
     with pytest.raises(RecordChanged):
         texts.write("one", b"late", seen.version)
     with pytest.raises(ssm.exceptions.ParameterNotFound):
@@ -634,7 +634,7 @@ def test_who_writes_on_after_another_key_has_the_name_does_it_no_harm(changes: i
     place.delete("one", grace=0, now=time.time())
     held = place.create("one", "ECDSA-P256", now=time.time())
     last = texts._last
-    texts._last = lambda name: seen  # it looks, and then the others are faster
+    texts._last = lambda name: seen  # it reads, and then other writers are faster
     with pytest.raises(RecordChanged):
         texts.write("one", b"late", seen.version)
     with pytest.raises(RecordChanged):
@@ -650,7 +650,7 @@ def test_what_such_a_writer_leaves_behind_is_swept(aws: Moto, monkeypatch: pytes
     ssm.put_parameter(Name=f"/{inner(place)}/one", Value=late, Type="SecureString")
     with pytest.raises(NoSuchKey):
         place.describe("one")
-    with pytest.raises(KeyExists):  # it may be about to delete that itself
+    with pytest.raises(KeyExists):  # the other writer may be about to delete it
         place.create("one", "ECDSA-P256", now=time.time())
     assert list(place.list()) == []
     monkeypatch.setattr("keyfront.custody.adapters.aws.parameter_store._ERASING", -1.0)
@@ -701,7 +701,7 @@ IMPLIED = {"TagResource"}
 
 
 def allowed(role: str) -> set[str]:
-    """The actions of the statements of docs/reference/custody-aws.md whose Sid begins with `role`."""
+    """The actions of the statements in docs/reference/custody-aws.md whose Sid begins with `role`."""
     found: set[str] = set()
     for block in re.findall(r"```json\n(.*?)```", REFERENCE.read_text(), re.DOTALL):
         for statement in json.loads(block)["Statement"]:

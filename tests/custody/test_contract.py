@@ -1,7 +1,7 @@
-"""One test for all adapters: what `custody/contract.py` promises, sentence by sentence.
+"""One test suite for all adapters: the promises of `custody/contract.py`, sentence by sentence.
 
-A new kind of place is a fixture in `conftest.py` that gives a `Harness`, and a row in PLACES (and in
-KEEPING, if it keeps records).
+For a new kind of place, add a fixture to `conftest.py` that returns a `Harness`, and a row to PLACES (and to KEEPING,
+if it stores records).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def harness(request: pytest.FixtureRequest) -> Harness:
 
 
 def quick(harness: Harness) -> Algorithm:
-    """What it makes fastest."""
+    """The algorithm whose keys it generates fastest."""
     return harness.makes[-1]
 
 
@@ -73,7 +73,7 @@ def verified_by_openssl(key: PublicKey, data: bytes, signature: bytes, hash_name
         public.verify(signature, data, ec.ECDSA(taken))
 
 
-# ---- keys are made and sign
+# ---- generated keys sign
 
 
 def test_what_it_makes_signs_with_every_hash_that_it_names(harness: Harness) -> None:
@@ -183,7 +183,7 @@ def test_labels_that_not_every_place_could_keep(harness: Harness) -> None:
     assert names(harness.place()) == []
 
 
-# ---- keys come from elsewhere
+# ---- imported keys
 
 
 def test_a_key_from_elsewhere(harness: Harness) -> None:
@@ -217,7 +217,7 @@ def test_a_key_that_is_to_be_deleted_does_not_stay_by_being_imported(harness: Ha
     assert place.import_key("one", key, now=time.time()) == held
 
 
-# ---- keys are listed, shown, given away
+# ---- listing, description, export
 
 
 def test_the_list_is_in_order_of_name(harness: Harness) -> None:
@@ -255,7 +255,7 @@ def test_it_gives_keys_away_or_never_does(harness: Harness) -> None:
         assert place.export(f"c-{algorithm}").to_pem() == made_elsewhere(algorithm).to_pem()
 
 
-# ---- keys go
+# ---- deletion
 
 
 def test_a_key_that_is_to_be_deleted_signs_no_more(harness: Harness) -> None:
@@ -335,7 +335,7 @@ def test_a_grace_that_makes_no_sense(harness: Harness) -> None:
     assert place.describe("one") == held
 
 
-# ---- many at once
+# ---- concurrency
 
 
 def test_a_handle_signs_in_many_threads(harness: Harness) -> None:
@@ -366,7 +366,7 @@ def test_one_place_in_many_threads(harness: Harness) -> None:
     assert names(place) == [f"k{number}" for number in range(8)]
 
 
-# ---- what is said
+# ---- messages
 
 
 def test_nothing_that_is_said_holds_a_secret(harness: Harness) -> None:

@@ -1,4 +1,5 @@
-"""A folder of keys and records on a disk that fails at every call: what was acknowledged is there, nothing is torn."""
+"""A folder of keys and records on a disk that fails at every call: everything acknowledged is present, nothing is
+torn."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ KEY = made_elsewhere("ECDSA-P256")
 
 
 def test_records(tmp_path: Path) -> None:
-    """The records of rotations: what a rotation believes about itself after a crash."""
+    """The records of rotations: what a rotation believes about its state after a crash."""
     turns = 0
     for disk in failing_disks():
         turns += 1
@@ -32,7 +33,7 @@ def test_records(tmp_path: Path) -> None:
         assert found is not None
         assert found.data in (b"one", b"two")
         assert found.data == b"two" or not acknowledged
-        # Whoever looks first and then writes succeeds; with the old version only if nothing was written.
+        # A writer that reads first succeeds; with the old version, it succeeds only if nothing was written.
         if found.data == b"two":
             with contextlib.suppress(RecordChanged):
                 open_records(uri, {}).write("group", b"lost", first.version)
@@ -56,6 +57,8 @@ def test_keys(tmp_path: Path) -> None:
         held = [found.name for found in open_place(uri, {}).list()] if folder.exists() else []
         assert held in ([], ["signer"])
         assert held or not acknowledged
-        open_place(uri, {}).import_key("signer", KEY, now=2.0)  # the same key again is no other one
+        open_place(uri, {}).import_key(
+            "signer", KEY, now=2.0
+        )  # importing the same key again is not a conflict
         assert open_place(uri, {}).handle("signer").public_key.pem == KEY.public_key.pem
         open_place(uri, {}).handle("signer").sign(b"data", "SHA256")

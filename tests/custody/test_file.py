@@ -1,4 +1,5 @@
-"""`file:` beyond the contract: what is on the disk, who may read it, what a crash leaves, where the kek comes from."""
+"""`file:` beyond the contract: what is on the disk, its permissions, what a crash leaves, and the sources of the
+kek."""
 
 from __future__ import annotations
 
@@ -135,7 +136,7 @@ def test_the_list_needs_no_kek(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("old", "new"), [("one", "two"), ("one", "three")])
 def test_one_file_is_not_taken_for_another(old: str, new: str, tmp_path: Path) -> None:
-    """Neither by its name, nor where somebody has changed the name in it."""
+    """Neither through its own name, nor where the name inside was changed."""
     filled(tmp_path)
     shutil.copy(tmp_path / f"{old}{PRIVATE}", tmp_path / f"{new}{PRIVATE}")
     at = place(tmp_path)
@@ -198,7 +199,7 @@ def test_files_that_are_none(name: str, text: bytes, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["one.private", ENVELOPE])
 def test_every_byte_counts(name: str, tmp_path: Path) -> None:
-    """A file that was changed anywhere is refused, or means what it meant."""
+    """A file that was changed anywhere is either refused or still means the same."""
     filled(tmp_path)
     path = tmp_path / name
     text = path.read_bytes()
@@ -228,7 +229,7 @@ def test_an_envelope_that_is_gone(tmp_path: Path) -> None:
     assert len(list(at.list())) == 2
 
 
-# ---- where the kek comes from
+# ---- sources of the kek
 
 
 def _kek_file(folder: Path, text: str) -> str:
@@ -306,7 +307,7 @@ def test_a_kek_that_is_none(kek: str, environment: dict[str, str], says: str, wi
 
 @pytest.fixture(scope="module")
 def with_passphrase(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder under PASSPHRASE, which nobody changes: scrypt takes its time."""
+    """A folder under PASSPHRASE, which no test changes: scrypt is slow."""
     folder = tmp_path_factory.mktemp("passphrase")
     filled(folder, "env:P", {"P": PASSPHRASE})
     return folder
@@ -344,7 +345,7 @@ def test_the_folder_s_own_key_file_as_its_kek_stays(way: str, tmp_path: Path) ->
         other.symlink_to(folder / KEY)
     elif way == "a hard link":
         other.hardlink_to(folder / KEY)
-    else:  # as a shell's <(cat …) hands it over
+    else:  # as a shell's <(cat …) passes it
         os.mkfifo(other)
         text = (folder / KEY).read_text()
         threading.Thread(target=other.write_text, args=(text,), daemon=True).start()
@@ -387,7 +388,7 @@ def test_a_kek_that_vault_keeps(tmp_path: Path, bao: Bao) -> None:
 
 
 def test_the_list_needs_no_kek_that_is_elsewhere(tmp_path: Path) -> None:
-    """Nor the packages and the credentials with which it would be asked."""
+    """Nor the packages and the credentials that requesting it would need."""
     made = list(filled(tmp_path).list())
     at = place(tmp_path, "awskms:keyfront/kek?colour=red")
     assert [held.public_key for held in at.list()] == [held.public_key for held in made]
@@ -397,7 +398,8 @@ def test_the_list_needs_no_kek_that_is_elsewhere(tmp_path: Path) -> None:
 
 
 def _sealed_elsewhere(folder: Path, kek: str, environment: Mapping[str, str]) -> None:
-    """A folder whose kek is in another custody: opened by its URI, and moved from one to the other and back."""
+    """A folder whose kek is in another custody: opened by its URI, and moved from one custody to the other and
+    back."""
     held = filled(folder / "a", kek, environment).describe("one")
     assert open_key(held.uri, environment).sign(b"x", "SHA256")
     assert not (folder / "a" / KEY).exists()
@@ -408,7 +410,7 @@ def _sealed_elsewhere(folder: Path, kek: str, environment: Mapping[str, str]) ->
     assert uri == f"file:{folder}/a/"
     back = place(folder / "a", "", environment).rewrap(kek)
     assert open_key(back.replace("/a/", "/a/two"), environment).sign(b"x", "SHA256")
-    # An envelope is tied to its folder's key: what was wrapped for another opens nothing.
+    # An envelope is bound to its folder's key: what was wrapped for another folder opens nothing.
     filled(folder / "b", kek, environment)
     other = json.loads((folder / "b" / ENVELOPE).read_bytes())["sealed"]
     mixed = json.loads((folder / "a" / ENVELOPE).read_bytes()) | {"sealed": other}
@@ -418,7 +420,7 @@ def _sealed_elsewhere(folder: Path, kek: str, environment: Mapping[str, str]) ->
 
 
 def test_a_kek_that_does_not_open_what_it_seals_begins_nothing(tmp_path: Path) -> None:
-    """As with a role in AWS that may encrypt and not decrypt."""
+    """As with an AWS role that may encrypt but not decrypt."""
 
     class Place:
         def wrap(self, name: str, secret: bytes, bound: str) -> bytes:
@@ -442,7 +444,7 @@ def test_a_kek_that_does_not_open_what_it_seals_begins_nothing(tmp_path: Path) -
 
 
 def test_a_kek_from_a_pipe(tmp_path: Path) -> None:
-    """As a shell hands it over by <(…): it can be read once."""
+    """As a shell passes it by <(…): it can be read only once."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe, 0o600)
     writer = threading.Thread(target=lambda: pipe.write_text(KEY_TEXT + "\n"))
@@ -454,7 +456,8 @@ def test_a_kek_from_a_pipe(tmp_path: Path) -> None:
 
 
 def test_a_kek_in_the_records_of_another_place(tmp_path: Path) -> None:
-    """What keeps texts can keep it: it is made there, and found there. (A folder's own URI means a key file.)"""
+    """A custody that stores text can hold it: it is generated there, and found there. (A folder's own URI means a key
+    file.)"""
     elsewhere = open_records(f"file:{tmp_path}/elsewhere/")
     folder = Folder(tmp_path / "keys")
 
@@ -474,7 +477,7 @@ def test_a_kek_in_the_records_of_another_place(tmp_path: Path) -> None:
     assert elsewhere.names() == ["kek"]
 
 
-# ---- keys go when their time has come
+# ---- scheduled deletion
 
 
 def test_what_is_due_is_gone_for_everybody(tmp_path: Path) -> None:
@@ -539,7 +542,7 @@ def test_a_key_in_memory_signs_on_while_the_folder_is_away(tmp_path: Path) -> No
 
 
 def test_a_folder_that_was_made_anew_under_a_process_that_goes_on(tmp_path: Path) -> None:
-    """What is made from then on is sealed under the key that the folder has, not the one that it had."""
+    """Keys generated from then on are sealed under the folder's current key, not its previous one."""
     folder = tmp_path / "keys"
     at = filled(folder)
     shutil.rmtree(folder)
@@ -611,7 +614,7 @@ for number in range(10**9):
 
 @pytest.mark.parametrize("after", [1, 4, 9])
 def test_a_crash_leaves_nothing_or_a_whole_key(after: int, tmp_path: Path) -> None:
-    """kill -9 at any moment: what was told to be there is there, and all that is there can be used."""
+    """kill -9 at any moment: everything acknowledged is present, and everything present is usable."""
     uri = f"file:{tmp_path}/keys/"
     with subprocess.Popen([sys.executable, "-c", _WRITER, uri], stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
@@ -633,7 +636,7 @@ def test_a_crash_leaves_nothing_or_a_whole_key(after: int, tmp_path: Path) -> No
 
 
 def test_one_of_many_processes_gets_the_name(tmp_path: Path) -> None:
-    """Also where the folder itself is still to be made, with its key."""
+    """Also where the folder itself and its key do not exist yet."""
     code = (
         "import sys\nfrom keyfront.custody import open_place\nfrom keyfront.errors import KeyExists\n"
         "place = open_place(sys.argv[1])\nprint('ready', flush=True)\nsys.stdin.readline()\n"

@@ -1,4 +1,4 @@
-"""Signers that follow a key group's record: what they sign with, for how long, and when they refuse."""
+"""Signers that follow a key group's record: which key they sign with, for how long, and when they refuse."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from keyfront.signing.verify import KeyRing
 from tests.custody.groups import NOW, URL, Clock, Group, key, key_of, signed, verdict
 from tests.custody.memory import MemoryHandle, MemoryPlace
 
-MAX_STALENESS = 600.0  # of Group's terms
+MAX_STALENESS = 600.0  # a term of `Group`
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_what_is_pinned_stays_itself(group: Group, clock: Clock) -> None:
 
 
 def test_what_is_pinned_does_not_outlive_its_time(group: Group, clock: Clock) -> None:
-    """Whoever keeps it for ever would sign with a key that was retired long ago."""
+    """A process that kept it forever would sign with a key that was retired long ago."""
     signer = group.signer(clock=clock)
     pinned = signer.pinned()
     clock.now += MAX_STALENESS - 1
@@ -128,7 +128,7 @@ def test_what_is_pinned_does_not_outlive_its_time(group: Group, clock: Clock) ->
 
 
 def test_under_load_no_signature_ever_mixes_two_keys(group: Group) -> None:
-    """Four threads sign as fast as they can while the key changes twenty times, RSA and ECDSA in turn."""
+    """Four threads sign as fast as they can while the key changes twenty times, alternating between RSA and ECDSA."""
     signer = group.signer()
     urls: list[list[str]] = [[] for _ in range(4)]
     ended = threading.Event()
@@ -141,7 +141,7 @@ def test_under_load_no_signature_ever_mixes_two_keys(group: Group) -> None:
     kinds: tuple[Algorithm, Algorithm] = ("ECDSA-P256", "RSA-2048")
     names = [(f"K{number % 4}", kinds[number % 2]) for number in range(20)]
     for name, algorithm in names[:4]:
-        key(name, algorithm)  # RSA keys take a while to make
+        key(name, algorithm)  # generating RSA keys takes time
     signer.refresh()
     for thread in threads:
         thread.start()
@@ -159,7 +159,7 @@ def test_under_load_no_signature_ever_mixes_two_keys(group: Group) -> None:
     assert {verdict(url, group.ring) for url in set(made)} == {"granted"}
 
 
-# ---- while the place cannot be asked
+# ---- while the place is unreachable
 
 
 def test_it_goes_on_for_as_long_as_the_terms_allow_and_no_longer(group: Group, clock: Clock) -> None:
@@ -192,7 +192,7 @@ def test_who_signs_does_not_wait_again_and_again_for_a_place_that_is_away(group:
 
 
 def test_a_record_that_is_old_is_read_by_who_signs_where_no_thread_does(group: Group, clock: Clock) -> None:
-    """Also if it becomes old within a breath of the last look."""
+    """Also if it becomes stale just after the last read."""
     group.write(terms=msgspec.structs.replace(group.terms, max_staleness=0.25))
     signer = group.signer(clock=clock)
     for name in ("KA", "KB", "KC"):
@@ -207,7 +207,7 @@ def test_time_counts_from_before_the_record_was_asked_for(group: Group, clock: C
 
     group.place.on_ask = slow
     signer = group.signer(clock=clock)
-    signed(signer)  # the record is asked for at 1000, the key is there at 1200
+    signed(signer)  # the record is read at 1000, the key exists at 1200
     group.place.cut_off = True
     clock.now = 1000 + MAX_STALENESS - 1
     signed(signer)
@@ -248,7 +248,7 @@ def test_an_adapters_own_errors_end_nothing(group: Group, clock: Clock) -> None:
     signed(signer)
 
 
-# ---- records that are not simply the next one
+# ---- records that are not simply the next version
 
 
 def test_a_return_to_an_earlier_key_is_followed_and_an_old_copy_is_not(group: Group, clock: Clock) -> None:
@@ -267,7 +267,7 @@ def test_a_return_to_an_earlier_key_is_followed_and_an_old_copy_is_not(group: Gr
         signed(signer)
     clock.now += 1
     group.written += 10
-    group.sign_with("KA")  # on purpose, through the record
+    group.sign_with("KA")  # deliberately, through the record
     assert key_of(signed(signer)) == "KA"
 
 
@@ -295,7 +295,7 @@ def test_a_damaged_record_counts_as_not_seen(group: Group, clock: Clock, data: b
 
 
 def test_when_no_key_signs_nobody_does(group: Group, clock: Clock) -> None:
-    """An emergency without a successor at hand: at once, and not when the record has become stale."""
+    """An emergency without a successor available: immediately, and not only when the record has become stale."""
     signer = group.signer(clock=clock)
     signed(signer)
     kept = group.kept()
@@ -322,7 +322,7 @@ def test_a_key_that_edges_are_to_trust_no_more_does_not_sign_until_its_successor
     held = signer.pinned()
     group.write(
         (*others, msgspec.structs.replace(entry, compromised=True))
-    )  # no other can sign, and links go on
+    )  # no other key can sign, and links keep working
     signer.refresh()
     assert key_of(signed(signer)) == "K1"
     group.write((*others, msgspec.structs.replace(entry, compromised=True, leaving=NOW)))
@@ -395,7 +395,8 @@ def test_another_key_than_the_one_that_cloudfront_knows(group: Group, clock: Clo
 
 
 def test_a_key_that_is_gone_from_custody_is_left_in_the_same_breath() -> None:
-    """Of a KMS, in an emergency: the key was deleted, the record names another, and nobody has looked yet."""
+    """For a KMS, in an emergency: the key was deleted, the record names another one, and this process has not read it
+    yet."""
     clock = Clock()
     group = Group(MemoryPlace(remote=True))
     group.sign_with("KA")
@@ -412,7 +413,7 @@ def test_a_key_that_is_gone_from_custody_is_left_in_the_same_breath() -> None:
 
 
 def test_a_key_that_asks_its_place_does_so_while_nobody_waits(group: Group, clock: Clock) -> None:
-    """A key from Secrets Manager, in memory, which is asked about now and then (loaded.py)."""
+    """A key from Secrets Manager, held in memory and rechecked now and then (loaded.py)."""
     asked: list[str] = []
     held = HeldKey("awssm:k/KA", "KA", key("KA").public_key, NOW, exportable=True)
 
@@ -500,11 +501,11 @@ def test_a_hash_that_the_key_cannot_use() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_child_of_a_fork_reads_anew(group: Group, clock: Clock) -> None:
-    """gunicorn's preload: what the parent has opened, its children open for themselves."""
+    """gunicorn's preload: children open their own handles for what the parent has opened."""
     signer = group.signer(background=True, clock=clock)
     assert key_of(signed(signer)) == "KA"
     group.sign_with("KB")
-    signer._lock.acquire()  # by a thread that the child will not have
+    signer._lock.acquire()  # held by a thread that the child will not have
     child = os.fork()
     if child == 0:
         os._exit(0 if key_of(signed(signer)) == "KB" and signer._thread is not None else 1)
@@ -621,7 +622,7 @@ def test_to_import_keyfront_loads_no_custody() -> None:
 
 
 def test_keys_are_opened_only_where_they_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who can write a record shall not choose what this process loads."""
+    """Write access to a record must not decide what this process loads."""
     monkeypatch.setattr(key_group_signer, "_signers", {})
     own, theirs = f"file:{tmp_path}/own/", f"file:{tmp_path}/theirs/"
     made = open_place(own).create("a", "ECDSA-P256", now=NOW)

@@ -1,4 +1,4 @@
-"""`pkcs11:` beyond the contract: what the token holds, PINs, tokens that go away and come back, foreign keys, forks."""
+"""`pkcs11:` beyond the contract: the token's content, PINs, tokens that disappear and return, foreign keys, forks."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_private_key_never_leaves_the_token(way: str, place: Custody, session:
 
 
 def test_a_key_that_is_to_be_deleted_is_no_use_to_anybody(place: Custody, session: Any) -> None:
-    """The token itself refuses to sign, whoever asks."""
+    """The token itself refuses to sign, for every caller."""
     place.create("one", "ECDSA-P256", now=time.time())
     (key,) = objects(session, ObjectClass.PRIVATE_KEY)
     assert key.sign(b"x" * 32, mechanism=Mechanism.ECDSA)
@@ -142,7 +142,7 @@ def _pair(session: Any, label: str, id_: bytes = b"1") -> None:
 
 
 def test_a_pair_that_another_program_made(uri: str, place: Custody, session: Any) -> None:
-    """It can be used, deleted and taken back; when it was made the token does not say."""
+    """It can be used, deleted and restored; the token does not say when it was created."""
     _pair(session, "theirs")
     held = place.describe("theirs")
     assert (held.created, dict(held.labels)) == (0.0, {})
@@ -155,7 +155,7 @@ def test_a_pair_that_another_program_made(uri: str, place: Custody, session: Any
 
 
 def test_notes_speak_of_their_own_key_only(place: Custody, session: Any) -> None:
-    """Somebody destroys a key of ours, and makes another one of that name: it is not to be deleted, too."""
+    """Another program destroys a key of ours and creates another one of that name, which must not be deleted too."""
     place.create("one", "ECDSA-P256", now=time.time(), labels={"application": "gallery"})
     place.delete("one", grace=DAY, now=time.time())
     for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
@@ -196,7 +196,7 @@ def test_of_two_keys_with_one_label_none_is_guessed(place: Custody, session: Any
 
 
 def test_a_handle_outlives_the_module(softhsm: SoftHsm, place: Custody) -> None:
-    """Somebody in this process ends the module, or begins it anew: C_Finalize, C_Initialize."""
+    """Other code in this process finalizes the module or reinitializes it: C_Finalize, C_Initialize."""
     held = place.create("one", "RSA-2048", now=time.time())
     handle = place.handle("one")
     module = pkcs11.lib(softhsm.module)
@@ -352,7 +352,7 @@ def test_a_fork_signs_too(uri: str, place: Custody) -> None:
         try:
             fits = held.public_key.verify(b"y", handle.sign(b"y", "SHA256"), "SHA256")
             said = "signed" if fits and list(open_place(uri).list()) == [held] else "wrong"
-        except BaseException as error:  # whatever it is, the child must end here
+        except BaseException as error:  # on any exception, the child must exit here
             said = repr(error)
         finally:
             os.write(write, said.encode())

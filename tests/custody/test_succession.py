@@ -1,4 +1,4 @@
-"""The record of a key group: its name, its serial, and what no signer could go by."""
+"""The record of a key group: its name, its serial, and records that no signer could follow."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ RECORD = KeyGroupRecord("photos", "kg-1", RotationPolicy("file:/k/"), (OLD, NEW)
 def test_every_group_has_a_record_name_of_its_own(group: str) -> None:
     name = record_name(group)
     assert re.fullmatch(NAME, name)
-    assert record_name(name) == name or name != group  # a derived name is never another group's own
+    assert record_name(name) == name or name != group  # a derived name is never another group's own name
     assert record_name(group) == name
     if re.fullmatch(NAME, group) and not group.startswith("kg-"):
         assert name == group
@@ -79,7 +79,7 @@ def test_a_record_is_changed_by_who_has_seen_what_is_there() -> None:
     second = save(place, first.succession, first.version, now=NOW)
     with pytest.raises(RecordChanged):
         save(place, first.succession, first.version, now=NOW)
-    third = save(place, second.succession, second.version, now=NOW - DAY)  # the clock went back
+    third = save(place, second.succession, second.version, now=NOW - DAY)  # the clock was set back
     fourth = save(place, third.succession, third.version, now=NOW + 1)
     serials = [kept.succession.serial for kept in (first, second, third, fourth)]
     assert serials == [NOW * 1000, NOW * 1000 + 1, NOW * 1000 + 2, NOW * 1000 + 1000]

@@ -1,6 +1,6 @@
-"""What is Vault's own: who we are there, its policies, and what it does not keep. The server is a real OpenBao.
+"""Behavior specific to Vault: authentication, its policies, and what it does not store. The server is a real OpenBao.
 
-The contract is tested in test_contract.py. The policies are those of docs/reference/custody-vault.md.
+The contract is tested in test_contract.py. The policies are those in docs/reference/custody-vault.md.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def made(uri: str, bao: Bao, name: str = "one") -> Custody:
     return place
 
 
-# ---- who we are
+# ---- authentication
 
 
 def test_a_token_from_where_the_operator_keeps_it(bao: Bao, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_token_from_where_the_operator_keeps_it(bao: Bao, tmp_path: Path) -> N
 
 @pytest.fixture
 def role(bao: Bao, tmp_path: Path) -> tuple[str, dict[str, str]]:
-    """Options for an AppRole, and the environment that has its secret id."""
+    """Options for an AppRole, and the environment that contains its secret id."""
     mount = f"role-{next(_numbers)}"
     bao.call("post", f"sys/auth/{mount}", {"type": "approle"})
     bao.call(
@@ -103,7 +103,7 @@ def role(bao: Bao, tmp_path: Path) -> tuple[str, dict[str, str]]:
 
 
 def revoke_all(bao: Bao) -> None:
-    """Every token that an AppRole has."""
+    """Every token of an AppRole."""
     for accessor in bao.call("list", "auth/token/accessors")["data"]["keys"]:
         known = bao.call("post", "auth/token/lookup-accessor", {"accessor": accessor})["data"]
         if "role_name" in (known.get("meta") or {}):
@@ -284,8 +284,8 @@ def test_a_standby_that_names_the_active_server(bao: Bao) -> None:
 
 @pytest.fixture
 def page() -> Iterator[str]:
-    """The address of a server that answers everything with a page; below /404 it says that it does not know it, below
-    /JSON in another form than Vault's."""
+    """The address of a server that answers every request with a page. Below /404 it answers that the path does not
+    exist, below /JSON with JSON in a form other than Vault's."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -551,7 +551,7 @@ def test_whose_claim_was_taken_over_has_not_made_the_key(bao: Bao) -> None:
 
 
 def test_who_comes_when_the_key_is_made_does_not_claim_it(bao: Bao) -> None:
-    """It had looked for the key before that was there, and reads the note when all is done."""
+    """It looked for the key before the key existed, and reads the metadata when everything is done."""
     uri = noted(bao)
     slow, fast = (open_place(uri, bao.environment) for _ in range(2))
     assert isinstance(slow, TransitCustody)

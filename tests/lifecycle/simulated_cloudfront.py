@@ -1,8 +1,8 @@
-"""A whole world for a rotation, behind the interfaces that the conductor knows: a CloudFront whose edges lag or are
-lost, a custody, a place of records, clocks that jump, a process that dies between any two things it does.
+"""A complete simulated environment for a rotation, behind the interfaces that the conductor uses: a CloudFront whose
+edges lag or are lost, a custody, a record store, clocks that jump, and a process that dies between any two actions.
 
-Everything is changed by plain calls and attribute writes. `trusts` is what it is all for: whether every edge, also one
-that has not heard of the latest change, takes what a key has signed.
+Tests change everything through plain calls and attribute writes. The central check is `trusts`: whether every edge,
+including one that has not received the latest change, accepts what a key has signed.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ GROUP_ID = "4b4f2f1c-315d-4c2e-a093-216a50bed10f"
 
 
 class Crash(BaseException):
-    """The process is no more. Nothing of ours may catch it."""
+    """The process has died. None of our code may catch it."""
 
 
 class Edges:
-    """The edges of one distribution: `views` are the group's items as some of them may still obey, oldest first."""
+    """The edges of one distribution: `views` are the versions of the group's items that some of them may still obey,
+    oldest first."""
 
     def __init__(self, items: tuple[str, ...]) -> None:
         self.views = [items]
@@ -57,8 +58,8 @@ class Handle:
 
 
 class World:
-    """`now` is the true time, by which CloudFront goes; the conductor's clock is `ahead` of it. `faults` befall the
-    next things that are done: "" none, "crash" before it, "crashed" after it, "refused", or "unheard" (done, but the
+    """`now` is the true time, which CloudFront uses; the conductor's clock is `ahead` of it. `faults` apply to the
+    next actions: "" none, "crash" before the action, "crashed" after it, "refused", or "unheard" (done, but the
     answer is lost)."""
 
     uri = PLACE
@@ -117,7 +118,7 @@ class World:
         return self.conductor().step("photos")
 
     def run(self, *, days: float = 0.0, obey: bool = True) -> list[str]:
-        """All steps that come within some days: their actions and the numbers of their keys."""
+        """All steps within some days: their actions and the numbers of their keys."""
         ends, done = self.now + days * DAY, list[str]()
         for _ in range(400):
             outcome = self.step()
@@ -139,7 +140,7 @@ class World:
         self.check()
 
     def obey(self, *names: str) -> bool:
-        """Edges learn of the group as it is; whether any of them did not know it."""
+        """Edges receive the current group. Returns whether any of them did not have it."""
         found = False
         for name in names or self.edges:
             edges = self.edges[name]
@@ -149,7 +150,7 @@ class World:
         return found
 
     def add_foreign(self) -> None:
-        """Somebody puts a key of their own into the group."""
+        """An outsider adds a key to the group."""
         self.quota += 1
         id_ = f"{FOREIGN}{len(self.keys)}-{self.version}"
         self.keys = {id_: KnownKey(id_, id_, "of somebody else"), **self.keys}
@@ -157,14 +158,14 @@ class World:
         self._change((*self.items, id_))
 
     def drop_foreign(self, number: int) -> None:
-        """Somebody takes keys of their own out again, and deletes them."""
+        """An outsider removes those keys again, and deletes them."""
         for id_ in self.foreign[:number]:
             del self.keys[id_]
         gone, self.foreign = self.foreign[:number], self.foreign[number:]
         self._change(tuple(item for item in self.items if item not in gone))
 
     def tamper(self, items: Iterable[str]) -> None:
-        """Somebody else changes the group."""
+        """An outsider changes the group."""
         self._change(tuple(items))
 
     def trusts(self, key_pair_id: str) -> bool:
@@ -175,14 +176,14 @@ class World:
         return read_succession(self.texts["photos"].data)
 
     def entry(self, number: int) -> Entry:
-        """The key of that number."""
+        """The key with that number."""
         return next(entry for entry in self.record.entries if entry.uri.endswith(f"-{number}"))
 
     def stages(self) -> str:
         """All keys and their stages, `1 DRAINING, 2 SIGNING`."""
         return ", ".join(f"{e.uri.rpartition('-')[2]} {e.stage.value}" for e in self.record.entries)
 
-    # ---- what has to hold at every moment
+    # ---- invariants
 
     def check(self) -> None:
         for id_, until in self.owed.items():
@@ -192,7 +193,7 @@ class World:
                 raise AssertionError(f"what {id_} has signed is refused, {until - self.now:.0f} s too early")
 
     def _owe(self, record: KeyGroupRecord) -> None:
-        """From now on signers go by `record`; some went by the one before until a moment ago."""
+        """From now on signers follow `record`; some followed the previous one until a moment ago."""
         reach = self.terms.max_staleness + self.terms.max_lifetime
         for entry in record.entries:
             if entry.compromised:

@@ -1,5 +1,5 @@
 """A whole control plane, a custody of files, signers that follow the record, and edges that take the newest snapshot
-when they are told to. Time passes when a test says so."""
+on demand. Time advances only when a test says so."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ENVIRONMENT = {"KEYFRONT_CUSTODY_PASSPHRASE": "of this test alone"}
 
 
 class Site:
-    """A key group on `plane`, trusted by one distribution, with one key that nobody rotates."""
+    """A key group on `plane`, trusted by one distribution, with one key that is not rotated."""
 
     def __init__(self, plane: Plane, folder: Path, group: str, *listeners: Listener) -> None:
         self.plane, self.group = plane, group
@@ -50,11 +50,11 @@ class Site:
 
     @property
     def conductor(self) -> Conductor:
-        """One that was just started, as after a crash."""
+        """A newly started one, as after a crash."""
         return Conductor(self.api, self.records, ENVIRONMENT, self.listeners, lambda: self.now)
 
     def start(self) -> None:
-        """Rotated from now on: key 1 is there, and signs."""
+        """Rotated from now on: key 1 exists and signs."""
         name = key_name(self.group, self.id, 1)
         held = open_place(self.place, ENVIRONMENT).create(name, "ECDSA-P256", now=self.now)
         first = self.api.create_public_key(name, held.public_key.pem, "")
@@ -69,7 +69,7 @@ class Site:
         return self.conductor.step(self.group)
 
     def run(self, days: float = 0.01, *, obey: bool = True) -> list[str]:
-        """All steps of so many days: actions and the keys' numbers."""
+        """All steps within that many days: actions and the keys' numbers."""
         ends, done = self.now + days * DAY, list[str]()
         while True:
             outcome = self.step()
@@ -87,14 +87,14 @@ class Site:
                 return done
 
     def obey(self) -> None:
-        """The edges take what the control plane has published, and report it."""
+        """The edges take the published snapshot, and report it."""
         snapshot = self.plane.obey()
         group = next(each for each in snapshot.key_groups if each.id == self.id)
         keys = {key.id: key.pem for key in snapshot.public_keys}
         self.ring = KeyRing({id_: load_public_key(keys[id_]) for id_ in group.key_ids})
 
     def link(self, lifetime: float = HOUR) -> str:
-        """One that an application makes now."""
+        """A link that an application makes now."""
         signer = KeyGroupSigner(
             self.group,
             KeySource(lambda: self.records, lambda uri: open_key(uri, ENVIRONMENT)),
@@ -103,7 +103,7 @@ class Site:
         return sign_url(URL, signer, expires=int(self.now + lifetime), now=self.now)
 
     def says(self, link: str, now: float | None = None) -> str:
-        """What an edge says to it: granted, or why not."""
+        """An edge's decision on it: granted, or the reason for denial."""
         return reason(link, keys=self.ring, now=self.now if now is None else now)
 
     def items(self) -> list[str]:
@@ -128,6 +128,6 @@ class Site:
         return next(entry for entry in self.record.entries if entry.uri.endswith(f"-{number}"))
 
     def held(self) -> list[str]:
-        """Numbers of the keys that custody has, and is not to delete."""
+        """Numbers of the keys that custody has and that are not scheduled for deletion."""
         found = open_place(self.place, ENVIRONMENT).list()
         return [held.name.rpartition("-")[2] for held in found if held.delete_at is None]

@@ -1,4 +1,5 @@
-"""Dates and uses in, warnings out: one table of cases, each the least that brings a warning, and what takes it away."""
+"""Key dates and uses, and the resulting warnings: one table of cases, each the minimum that causes a warning, and
+what clears it."""
 
 from __future__ import annotations
 
@@ -52,7 +53,7 @@ def use(key: str, **more: Any) -> KeyUse:
 
 
 def facts(*records: KeyGroupRecord, uses: tuple[KeyUse, ...] | None = (), **more: Any) -> Facts:
-    """CloudFront knows the keys of the records, which are in the group, which one distribution trusts."""
+    """CloudFront knows the keys of the records; they are in the group, which one distribution trusts."""
     ids = [e.key_pair_id for each in records for e in each.entries if e.stage is not Stage.RETIRED]
     known: dict[str, Any] = {
         "keys": tuple(KnownKey(id_, f"films-{id_[1:]}", NOW - DAY, ("films",)) for id_ in ids),
@@ -84,7 +85,7 @@ def test_a_rotation_that_goes_well_is_worth_no_word() -> None:
 
 
 def old(days: float, **terms: Any) -> KeyGroupRecord:
-    """A key without a schedule that has signed for so many days."""
+    """A key without a schedule that has been signing for this many days."""
     return record(entry(2, Stage.SIGNING, signing=NOW - days * DAY), DRAINING, **({"every": ""} | terms))
 
 

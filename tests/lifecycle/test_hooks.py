@@ -1,4 +1,4 @@
-"""Hooks: what a file may say, and what programs and services are told before and after a step."""
+"""Hooks: the syntax of their file, and what programs and services receive before and after a step."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_the_page_lists_the_steps() -> None:
         assert f"`{step}`" in page
 
 
-# ---- whom it concerns
+# ---- which hooks apply
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_at_the_end_nobody_waits_for_hooks() -> None:
 
 
 class Receiver:
-    """A server that answers what it is told to, and keeps what it got."""
+    """A server that answers as configured, and records what it received."""
 
     def __init__(self) -> None:
         self.answers: list[int] = []

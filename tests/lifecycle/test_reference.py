@@ -1,4 +1,4 @@
-"""What the documentation says of rotations is what the code has: the picture, the tables, the least policy.
+"""Tests that the documentation of rotations matches the code: the diagram, the tables, the minimal policy.
 
 `python -m tests.lifecycle.test_reference` prints what belongs between the marks.
 """
@@ -18,7 +18,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def picture() -> str:
-    """The table of moves as a state diagram. What leaves a stage as it is stands in the stage."""
+    """The table of moves as a state diagram. A move that keeps the stage appears inside the stage."""
     lines = ["```mermaid", "stateDiagram-v2"]
     for stage, moves in MOVES.items():
         name = stage.value if stage else "[*]"
@@ -33,7 +33,7 @@ def picture() -> str:
 
 
 def table() -> str:
-    """Each action, what it is, and from which stage to which."""
+    """Each action, its meaning, and the stages that it leads from and to."""
     lines = ["| step | what happens | stages |", "| --- | --- | --- |"]
     for action in Action:
         moves = [

@@ -1,4 +1,4 @@
-"""The rules of a rotation, one by one: what is there, what comes next."""
+"""The rules of a rotation, one by one: given the state, the next step."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ replace = msgspec.structs.replace
 
 
 def entry(number: int, stage: Stage, **said: float | bool) -> Entry:
-    """Key `number`, which came to its stage a day ago."""
+    """Key `number`, which reached its stage a day ago."""
     since = NOW - DAY
     times: dict[str, float | bool] = {
         "published": since if stage is not Stage.CREATED else 0.0,
@@ -74,7 +74,7 @@ def facts(
     skew: float | None = 0.0,
     **said: object,
 ) -> Facts:
-    """All is as the record has it, except for keys that are `out` of the group, or not known to CloudFront."""
+    """Everything matches the record, except for keys that are `out` of the group, or unknown to CloudFront."""
     ids = {e.key_pair_id: e for e in entries if e.key_pair_id and not e.gone}
     inside = [f"F{number}" for number in range(foreign)]
     inside += [id_ for id_, e in ids.items() if id_ not in out.split() and e.stage is not Stage.RETIRED]
@@ -482,7 +482,7 @@ def test_terms_that_will_surprise() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------
-# In a world
+# In the simulated environment
 
 
 @pytest.fixture
@@ -537,7 +537,7 @@ def test_a_crash_between_any_two_steps_and_within_each(fault: str) -> None:
         assert [name[-1] for name in world.private if name not in world.doomed] == ["2"]
         if world.faults:
             assert at > 8
-            return  # it came after all that there was to do
+            return  # it came after all remaining steps
     raise AssertionError("there is no end of steps")
 
 
@@ -570,7 +570,8 @@ def test_a_clock_that_jumps_ahead_retires_nothing(world: World) -> None:
 
 
 def test_clocks_that_jump_together_do_nothing_in_the_time_that_it_takes_to_see_it(world: World) -> None:
-    """A Keyfront on the same machine has the same wrong clock: the decision falls, and is told, but not the deed."""
+    """A Keyfront on the same machine has the same wrong clock: the decision is made and reported, but not carried
+    out."""
     world.conductor().rotate("photos")
     world.run(days=1)
     true = world.now
@@ -594,7 +595,7 @@ def test_a_clock_that_was_years_ahead_does_not_stop_rotations_for_years(world: W
     world.obey()
     world.run(days=0.01)
     world.now = true
-    world.owed.clear()  # reckoned by the wrong clock
+    world.owed.clear()  # computed with the wrong clock
     assert world.run() == []
     world.conductor().resume("photos")
     world.conductor().rotate("photos")
@@ -780,7 +781,7 @@ def clear_fails(world: World, how: str) -> None:
 
 
 def look_for(world: World, days: float, every: float) -> list[str]:
-    """What one conductor says in some days."""
+    """The output of one conductor over some days."""
     conductor, said, ends = world.conductor(), [], world.now + days * DAY
     while world.now < ends:
         outcome = conductor.step("photos")
@@ -945,7 +946,7 @@ def test_a_key_that_is_not_the_records_is_not_deleted(world: World, late: bool) 
 
 
 def films(world: World) -> KeyGroupRecord:
-    """Another group's record that has the key too, under another name in custody."""
+    """Another group's record that also has the key, under another name in custody."""
     own = world.entry(1)
     record = KeyGroupRecord(
         "films",

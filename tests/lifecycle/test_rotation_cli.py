@@ -1,4 +1,4 @@
-"""`keyfront rotation` as a person and as cron types it, against a whole control plane."""
+"""`keyfront rotation` as an operator and as cron run it, against a whole control plane."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ PASSPHRASE = {"KEYFRONT_CUSTODY_PASSPHRASE": "of this test alone"}
 
 
 class Site:
-    """A control plane with a key group `photos` that one distribution trusts, and the command line beside it. The key
-    in the group is in custody too."""
+    """A control plane with a key group `photos` that one distribution trusts, and the command line beside it. The
+    group's key is also in custody."""
 
     def __init__(self, plane: Plane, folder: Path) -> None:
         self.plane = plane
@@ -102,7 +102,7 @@ def test_from_the_first_key_to_a_rollback(site: Site) -> None:
 
 @contextlib.contextmanager
 def obeying(site: Site) -> Iterator[None]:
-    """An edge that obeys whatever is published, as long as this lasts."""
+    """An edge that obeys everything published, while this context lasts."""
     ended = threading.Event()
 
     def obey() -> None:
@@ -136,7 +136,7 @@ def test_a_key_that_is_there_is_adopted_and_an_emergency_puts_it_out(site: Site)
         said = site.say("emergency", "photos", site.key, "--yes").stdout
     taken = {action.value for action in Action}
     words = [line.split()[1] for line in said.splitlines() if line.startswith("photos:")]
-    steps = [word for word in words if word in taken]  # between them it may say what it waits for
+    steps = [word for word in words if word in taken]  # in between it may print what it waits for
     assert steps[:7] == [
         "create",
         "register",

@@ -1,6 +1,6 @@
-"""Rotations through every misfortune: processes that die between any two steps, clocks that jump, answers that are
-lost, edges that hear of nothing, people who change the group by hand, two conductors at once. After every single change
-the world is looked at: what a key has signed by the terms is taken by every edge until its own end."""
+"""Rotations through every kind of fault: processes that die between any two steps, clocks that jump, lost answers,
+edges that receive nothing, manual changes to the group, two conductors at once. After every single change, the tests
+check the invariant: every edge accepts what a key has signed under the terms until it expires."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Misfortune(RuleBasedStateMachine):
 
     @rule(more=st.integers(-2, 4))
     def others_change_the_group(self, more: int) -> None:
-        """They take up to all places, or leave."""
+        """They fill all remaining places, or leave."""
         world = self.world
         ours = [item for item in world.items if item not in world.foreign]
         for _ in range(max(0, min(more, 5 - len(world.items)))):
@@ -118,7 +118,7 @@ class Misfortune(RuleBasedStateMachine):
     @invariant()
     def never_two_sign(self) -> None:
         if hasattr(self, "world"):
-            record = self.world.record  # reading it checks just that
+            record = self.world.record  # reading it checks exactly that
             assert sum(entry.stage is Stage.SIGNING for entry in record.entries) == 1
 
     @invariant()
@@ -128,7 +128,7 @@ class Misfortune(RuleBasedStateMachine):
             assert len(ours) <= (4 if self.emergencies else 3), ours
 
     def teardown(self) -> None:
-        """Whatever has been: when all is well again, the rotation goes on by itself and ends well."""
+        """After any faults: once all is well again, the rotation continues automatically and completes."""
         if not hasattr(self, "world"):
             return
         world = self.world

@@ -1,4 +1,4 @@
-"""Rotations as stories, on a whole control plane: what applications sign, what edges take, and until when."""
+"""Rotations as stories, on a whole control plane: what applications sign, what edges accept, and until when."""
 
 from __future__ import annotations
 

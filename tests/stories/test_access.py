@@ -1,5 +1,5 @@
-"""Who may do what, on a whole Keyfront: users made while it runs, through boto3 and the AWS CLI; what they did, in
-the audit log."""
+"""Access control on a whole Keyfront: users created while it runs, through boto3 and the AWS CLI, and the audit log
+of what they did."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 
 def said(up: Up, *argv: str, given: str | None = None) -> str:
-    """The standard output of `keyfront` with these words, on the folder that the running Keyfront uses."""
+    """The standard output of `keyfront` with these arguments, on the folder that the running Keyfront uses."""
     done = CliRunner().invoke(keyfront, [*argv, "--data", str(up.data)], input=given)
     assert done.exit_code == 0, (done.output, done.exception)
     return done.stdout
@@ -76,7 +76,7 @@ def code_of(call: Callable[[], Any]) -> str:
 
 
 def soon(call: Callable[[], Any], code: str) -> None:
-    """Ask until the answer is `code`."""
+    """Repeat the call until it answers with `code`."""
     Up.until(lambda: code_of(call) == code)
 
 
@@ -111,7 +111,7 @@ def test_who_am_i(up: Up) -> None:
     found = user.client("sts").get_caller_identity()
     assert (found["Account"], found["Arn"]) == (ACCOUNT, f"arn:aws:iam::{ACCOUNT}:user/asker")
     assert found["UserId"].startswith("AIDA")
-    assert code_of(user.client().list_distributions) == "AccessDenied"  # without a role it may do nothing
+    assert code_of(user.client().list_distributions) == "AccessDenied"  # without a role, everything is denied
     assert code_of(lambda: user.client("sts").get_session_token()) == "InvalidAction"
     if not AWS.exists():
         return
@@ -126,7 +126,7 @@ def test_who_am_i(up: Up) -> None:
 
 
 def test_a_rotation_without_a_gap(up: Up) -> None:
-    """Somebody calls all the time while the keys are exchanged under it, and is never refused."""
+    """A client calls continuously while its keys are exchanged, and no call is refused."""
     user = User(up, "rotating", "auditor")
     soon(user.client().list_public_keys, "")
     old = user.key_id
@@ -187,7 +187,7 @@ def test_the_source_address_is_the_proxys_word_where_it_is_trusted(up: Up) -> No
     cases = {
         ("192.0.2.7", "https"): 200,
         ("198.51.100.1, 192.0.2.7", "https"): 200,
-        ("192.0.2.7, 198.51.100.1", "https"): 403,  # who is not trusted has no say
+        ("192.0.2.7, 198.51.100.1", "https"): 403,  # an untrusted peer's fields do not count
         ("192.0.2.7", "http"): 403,
         ("198.51.100.1", "https"): 403,
     }
@@ -238,7 +238,7 @@ def test_users_are_there_after_a_restart_and_reads_can_go_unrecorded(tmp_path: P
         assert code_of(lambda: user.client().delete_public_key(Id="K1", IfMatch="E1")) == "AccessDenied"
         events = [line.split()[4] for line in said(up, "audit", "list").splitlines()]
         assert events == ["CreateUser", "CreateAccessKey", "DeletePublicKey"]
-        # Without the key that they are sealed under, secrets are lost, and nobody is let in by mistake.
+        # Without the key that seals them, secrets are lost, and no caller is authenticated by mistake.
         os.rename(up.data / "access.key", up.data / "access.key.away")
         assert up.stop() == 0
         up.start()

@@ -58,7 +58,7 @@ def test_every_operation(tmp_path: Path) -> None:
                 output = client.meta.service_model.operation_model(operation).output_shape
                 if output is None or not output.members:
                     assert answer is None, operation
-                elif not operation.startswith("List"):  # what the CLI has paged it has rebuilt
+                elif not operation.startswith("List"):  # the CLI rebuilds what it has paged
                     assert answer.keys() <= output.members.keys(), operation
                     assert answer, operation
 
@@ -72,7 +72,7 @@ def test_a_key_and_its_groups(aws: Aws) -> None:
     text = aws.run("cloudfront", "get-public-key", "--id", key, "--query", "ETag", "--output", "text")
     assert text.out == etag + "\n"
 
-    # As scripts do it: the config is read, changed and sent back.
+    # As scripts do it: read the config, change it, and send it back.
     config = aws("get-public-key-config", "--id", key)["PublicKeyConfig"] | {"Comment": "changed"}
     changed = aws(
         "update-public-key", "--id", key, "--if-match", etag, "--public-key-config", json.dumps(config)
@@ -185,7 +185,7 @@ def test_pages_of_invalidations(plane: Plane, aws: Aws) -> None:
 
 
 def walk(aws: Aws, command: str, items: str, *more: str) -> None:
-    """Whole, in pages of the API's, and in parts of the caller's: it is always the same list."""
+    """In one piece, in the API's pages, or in parts of the caller's choice: the list is always the same."""
     whole = aws(command, *more, "--query", items)
     assert len(whole) == len(set(whole)) >= 5
     assert aws(command, *more, "--query", items, "--page-size", "2") == whole

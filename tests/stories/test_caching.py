@@ -19,7 +19,7 @@ PAGE = b"<p>" + b"a page of some length, " * 400
 
 
 class Shop(BaseHTTPRequestHandler):
-    """The origin. `asked` counts methods and paths."""
+    """The origin. `asked` counts requests by method and path."""
 
     protocol_version = "HTTP/1.1"
     asked: ClassVar[Counter[str]] = Counter()
@@ -63,7 +63,8 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 @pytest.fixture(scope="module")
 def host(up: Up, shop: int) -> str:
-    """A distribution with compression, a page for 404, and behind /spare a group whose first origin is dead."""
+    """A distribution with compression, an error page for 404, and an origin group for /spare whose first origin is
+    dead."""
     config = distribution_config("caching", shop, [])
     (app,) = config["Origins"]["Items"]
     dead = {

@@ -1,7 +1,7 @@
 """`keyfront plan` and `keyfront apply` against a whole Keyfront: the example of examples/declared in its three
-environments, keys exchanged, drift put right, failures in the middle, and everything taken away again.
+environments, keys exchanged, drift corrected, failures midway, and everything deleted again.
 
-No command may ever show the secret that origins trust: each output is looked through.
+No command may ever show the secret that origins trust: each output is searched for it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 @pytest.fixture
 def clean(up: Up) -> Iterator[Up]:
-    """A Keyfront on which nothing is left behind."""
+    """A Keyfront on which each test must leave nothing behind."""
     yield up
     client = up.client()
     for each in client.list_distributions()["DistributionList"].get("Items", []):
@@ -66,7 +66,7 @@ def clean(up: Up) -> Iterator[Up]:
 
 
 class Kit:
-    """A folder with a declaration and its keys, and the commands in it."""
+    """A folder with a declaration and its keys, and methods that run the commands in it."""
 
     def __init__(self, up: Up, folder: Path, text: str) -> None:
         self.up = up
@@ -98,7 +98,7 @@ class Kit:
         return [*argv, *options]
 
     def run(self, command: str, *options: str, status: int = 0, endpoint: str = "") -> tuple[str, str]:
-        """What it prints on standard output and on standard error."""
+        """Its standard output and standard error."""
         if command == "apply":
             options = (*options, "--yes")
         done = CliRunner(env=self.environment).invoke(
@@ -169,7 +169,7 @@ def test_three_environments(kit: Kit) -> None:
         assert set(group["Items"]) == {keys["primary"], keys["backup"]}
     assert not set(ids(found["dev"], "PublicKey").values()) & set(ids(found["prod"], "PublicKey").values())
 
-    # One goes, and the others stay as they are.
+    # One is removed, and the others stay unchanged.
     assert kit.run("apply", "-e", "dev", "--destroy")[0].splitlines()[-1].endswith("deleted")
     assert len(client.list_distributions()["DistributionList"]["Items"]) == 2
     assert kit.changes("-e", "dev", "--destroy") == []
@@ -219,7 +219,7 @@ def test_a_key_is_exchanged_by_changing_its_file(kit: Kit) -> None:
     new_id = ids(report, "PublicKey")["primary"]
     assert (status(new, new_id), status(old, old_id)) == (200, 403)
 
-    # Back, while the old key is still there: it has its old id, and its links open again.
+    # Declared again while the old key still exists: it has its old id, and its links work again.
     (kit.folder / "keys/dev/primary.pem").write_text(pem)
     assert steps(kit.report("apply", *options, "--wait")) == ["update KeyGroup media"]
     assert (status(new, new_id), status(old, old_id)) == (403, 200)
@@ -264,7 +264,7 @@ def test_drift_is_shown_and_put_right(kit: Kit) -> None:
     ]
 
 
-# ---- when it does not go well
+# ---- failures
 
 
 def test_what_the_api_refuses_in_the_middle(kit: Kit) -> None:
@@ -308,7 +308,7 @@ def job(kit: Kit, monkeypatch: pytest.MonkeyPatch, *, destroy: bool = False) -> 
 
 
 def regroup(kit: Kit, name: str, comment: str) -> None:
-    """Somebody else's change."""
+    """A change by another client."""
     client = kit.up.client()
     groups = client.list_key_groups()["KeyGroupList"]["Items"]
     (id_,) = [g["KeyGroup"]["Id"] for g in groups if g["KeyGroup"]["KeyGroupConfig"]["Name"] == name]
@@ -326,7 +326,7 @@ def test_what_changes_after_the_plan_was_made(kit: Kit, monkeypatch: pytest.Monk
     with pytest.raises(AccountError, match=r"key group media \(.*\) was changed by somebody else"):
         planned.account.take(step, 1)
 
-    # And in the moment between the last look and the change itself: the API's own If-Match.
+    # And between the last read and the change itself: the API's own If-Match.
     planned = job(kit, monkeypatch)
     events = planned.account._client.client.meta.events
     events.register(
@@ -368,7 +368,7 @@ def test_what_others_made_is_left_alone_until_it_is_adopted(kit: Kit) -> None:
     assert "--adopt takes it over" in err
     assert len(client.list_public_keys()["PublicKeyList"]["Items"]) == 1
     kit.run("apply", "-e", "dev", "--adopt")
-    assert kit.changes("-e", "dev", "--delete") == []  # the key is not ours: nobody adopted it
+    assert kit.changes("-e", "dev", "--delete") == []  # the key is not ours: it was never adopted
     assert client.get_public_key(Id=theirs)["PublicKey"]["PublicKeyConfig"]["Name"] == "theirs"
 
 
@@ -387,7 +387,7 @@ def test_at_a_terminal_it_asks_and_has_colours(kit: Kit) -> None:
     os.close(theirs)
     os.write(ours, b"n\n")
     shown = b""
-    with contextlib.suppress(OSError):  # how a terminal ends on Linux
+    with contextlib.suppress(OSError):  # how a terminal signals its end on Linux
         while piece := os.read(ours, 4096):
             shown += piece
     os.close(ours)
@@ -515,7 +515,7 @@ def test_every_kind(clean: Up, tmp_path: Path) -> None:
     report = kit.report("apply")
     assert (steps(report), report["remaining"]) == (changed, [])
 
-    # What is no longer declared is left over; deleted, it goes after whatever refers to it.
+    # What is no longer declared is left over; with --delete, it is deleted after everything that refers to it.
     for gone in (
         'OriginRequestPolicyId = "o"\n',
         'ResponseHeadersPolicyId = "r"\n',

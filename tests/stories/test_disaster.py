@@ -1,4 +1,4 @@
-"""The playbook of docs/guide/disaster.md, run as it stands there: a machine is lost, and links open again."""
+"""The playbook of docs/guide/disaster.md, run as written: a machine is lost, and links work again."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def app() -> Iterator[int]:
 
 
 class Operator:
-    """Somebody with the playbook in hand, whose home and places are in `folder`."""
+    """An operator who follows the playbook, whose home folder and archive locations are in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -60,7 +60,7 @@ class Operator:
         self.environment["HOME"] = str(folder / "home")
 
     def blocks(self, chapter: str) -> list[str]:
-        """The commands of a chapter, each block by itself, with this machine's paths."""
+        """The commands of a chapter, one string per block, with this machine's paths."""
         text = PLAYBOOK.read_text().partition(f"\n{chapter}")[2].partition("\n## ")[0]
         assert text, chapter
         found = re.findall(r"^ *```sh\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)
@@ -72,8 +72,8 @@ class Operator:
         ]
 
     def run(self, script: str) -> str:
-        """What the script's calls of `keyfront` say. The shell reads the script and tells what the calls would be; they
-        are made here, since to start Python for each takes longer than what it does."""
+        """The output of the script's `keyfront` calls. The shell parses the script and reports the calls; they run in
+        this process, since starting Python for each takes longer than the call itself."""
         tell = 'keyfront() { for word; do printf "%s\\0" "$word"; done; printf "\\n"; }\n'
         words = subprocess.run(
             ["sh", "-euc", tell + script], cwd=self.folder, capture_output=True, text=True, check=True
@@ -87,7 +87,7 @@ class Operator:
         return said
 
     def up(self, block: str = "") -> Up:
-        """What the playbook starts, on ports of its own."""
+        """The process that the playbook starts, on its own ports."""
         if block:
             assert shlex.split(block)[:2] == ["keyfront", "up"]
         return Up(self.data, workers=1, options=("--cache-disk", "0"))
@@ -151,7 +151,7 @@ def test_the_playbook(tmp_path: Path, app: int, monkeypatch: pytest.MonkeyPatch)
         assert "all intact" in operator.run(audited)
         assert "RestoreBackup" in operator.run("keyfront audit list")
 
-        # And then somebody opens everything to everybody.
+        # Then an operator makes everything public.
         operator.run(create)
         found = up.client().get_distribution_config(Id=number)
         config, etag = found["DistributionConfig"], found["ETag"]
@@ -166,12 +166,12 @@ def test_the_playbook(tmp_path: Path, app: int, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_drill_that_fails_says_so(tmp_path: Path) -> None:
-    """A link of a key that the archive does not know, one of another host, and one that has expired."""
+    """Links of a key that the archive does not know, of another host, and one that has expired."""
     from tests.backup.harness import IDENTITY, Installed, behavior, make
     from tests.control.harness import ACCOUNT
 
     one = Installed(tmp_path / "data")
-    # Neither a region, nor a country, nor the origin keeps a drill from what it is for.
+    # Neither a region, a country, nor the origin prevents a drill from testing signatures.
     arn = f"arn:aws:cloudfront::{ACCOUNT}:distribution/{one.id}"
     tags = {"Items": [{"Key": "keyfront:regions", "Value": "eu"}]}
     one.harness.call("TagResource", Resource=arn, Tags=tags)
@@ -186,7 +186,7 @@ def test_a_drill_that_fails_says_so(tmp_path: Path) -> None:
     }
     origin.pop("CustomOriginConfig")
     one.harness.call("UpdateDistribution", Id=one.id, IfMatch=etag, DistributionConfig=config)
-    # Another one needs signatures, for which nobody has a link.
+    # Another one needs signatures, and no link exists for it.
     films = one.harness.distribution("films", DefaultCacheBehavior=behavior(one.group))["DomainName"]
     outcome = make(one.harness.store, one.folder, tmp_path / "archives")
     good = one.link()

@@ -1,4 +1,4 @@
-"""What survives: a worker killed, everything killed, a torn snapshot, a parent gone, SIGTERM under load."""
+"""Durability: a worker killed, everything killed, a torn snapshot, a dead parent, SIGTERM under load."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.xdist_group("durability")
 
 
 class App(BaseHTTPRequestHandler):
-    """Answers to `/slow…` wait until they are released."""
+    """Responses to `/slow…` wait until they are released."""
 
     protocol_version = "HTTP/1.1"
     slow = threading.Semaphore(0)
@@ -54,7 +54,7 @@ def app() -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """A Keyfront for the stories that end as they began: with all processes running."""
+    """A Keyfront for the stories that end with all processes running, as at their start."""
     with Up(tmp_path_factory.mktemp("durability") / "data") as up:
         yield up
 
@@ -99,7 +99,7 @@ def test_a_killed_worker_loses_its_open_connections_and_nothing_else(app: int, r
     for viewer in viewers:
         viewer.join(10)
     assert not wrong
-    assert broken <= 16  # what was open or waiting at the dead worker
+    assert broken <= 16  # the requests that were open or queued at the dead worker
     assert before[1] in up.worker_pids()
     # The new worker obeys the same snapshot and reports, so changes still deploy.
     distribution(up, app, "killed 2")
@@ -140,7 +140,7 @@ def test_everything_killed_loses_no_acknowledged_change(app: int, tmp_path: Path
         found = {item["Id"] for item in client.list_public_keys()["PublicKeyList"].get("Items", [])}
         groups = client.list_key_groups()["KeyGroupList"].get("Items", [])
         known = found | {item["KeyGroup"]["Id"] for item in groups}
-        # One call may have been under way: what it made may be there, what it removed may be gone.
+        # One call may have been in progress: what it created may exist, what it deleted may be gone.
         assert len(set(acknowledged) - known) <= 1
         assert len(known - set(acknowledged)) <= 1
         assert up.get(host, "/a").status == 200
@@ -163,7 +163,7 @@ def test_a_spoilt_snapshot_is_refused_and_the_old_one_stays(app: int, running: U
         up.until(lambda: sum("refused a snapshot" in line for line in up.log[logged:]) >= 2)
     for _ in range(10):
         assert up.get(host, "/a").status == 200
-    # A worker that starts now finds the last accepted one.
+    # A worker that starts now loads the last accepted one.
     for pid in up.worker_pids():
         os.kill(pid, signal.SIGKILL)
 
@@ -173,7 +173,7 @@ def test_a_spoilt_snapshot_is_refused_and_the_old_one_stays(app: int, running: U
         return False
 
     up.until(served)
-    # The next change heals everything.
+    # The next change repairs everything.
     distribution(up, app, f"{spoil} 2")
 
 

@@ -1,7 +1,8 @@
-"""First light: every client sets content up, every signer opens it, and whatever is spoilt is refused to the byte.
+"""First light: every client sets up content, every signer's URLs open it, and every corrupted URL is refused with the
+exact bytes.
 
-Each API client makes a key, a group and a distribution on a fresh Keyfront of its own; URLs of each signer are then
-served by the edge's workers, and refused when spoilt, expired, for another path, for another address, or after
+Each API client creates a key, a group and a distribution on its own fresh Keyfront. The edge's workers then serve the
+URLs of each signer, and refuse them when they are corrupted, expired, for another path, for another address, or after
 the key has left its group.
 """
 
@@ -253,7 +254,7 @@ def test_set_up_by_each_client_opened_by_each_signer(client: str, app: int, tmp_
         )
         assert left["KeyGroup"]["KeyGroupConfig"]["Items"] == [other["Id"]]
         began = time.monotonic()
-        # Every worker must obey: many connections, so that each worker gets some.
+        # Every worker must obey: open many connections, so that each worker gets some.
         up.until(lambda: all(get(good["keyfront"]).status == 403 for _ in range(20)))
         assert time.monotonic() - began < seconds(1.5)
         for name, signed in good.items():

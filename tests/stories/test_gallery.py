@@ -1,4 +1,4 @@
-"""The demo, whole: what `make demo` starts, visited as a person would, over the wire and in a browser."""
+"""The whole demo: what `make demo` starts, visited over the wire and in a browser."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Demo:
     data: Path
 
     def records(self, request_id: str, seconds: float = 3) -> list[dict[str, Any]]:
-        """The access records of one request; they are written a moment after the answer is out."""
+        """The access records of one request. They are written a moment after the response is sent."""
         patience = time.monotonic() + seconds
         log = self.data / "keyfront" / "logs" / "access.jsonl"
         while True:
@@ -62,7 +62,7 @@ class Demo:
 
 
 def lasting_port() -> int:
-    """A free port that the kernel gives to nobody who asks for any."""
+    """A free port outside the range from which the kernel assigns ephemeral ports."""
     for port in random.sample(range(20_000, 30_000), 100):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
@@ -104,7 +104,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
 
 
 class ToLoopback(httpx.HTTPTransport):
-    """Finds every name on this machine, as a browser finds *.localhost."""
+    """Resolves every name to this machine, as a browser resolves *.localhost."""
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         here = httpx.Request(
@@ -119,14 +119,14 @@ class ToLoopback(httpx.HTTPTransport):
 
 @pytest.fixture
 def viewer(demo: Demo) -> Iterator[httpx.Client]:
-    """A viewer with a cookie jar and one kept connection (and so one worker, and one cache)."""
+    """A viewer with a cookie jar and one persistent connection (and so one worker, and one cache)."""
     with httpx.Client(transport=ToLoopback(), base_url=demo.url, timeout=20) as client:
         yield client
 
 
 @pytest.fixture
 def stranger(demo: Demo) -> Iterator[httpx.Client]:
-    """Another viewer: no cookies but its own."""
+    """Another viewer, with its own cookies only."""
     with httpx.Client(transport=ToLoopback(), base_url=demo.url, timeout=20) as client:
         yield client
 
@@ -138,7 +138,7 @@ def log_in(viewer: httpx.Client, name: str, password: str) -> httpx.Response:
 
 
 def refusal(answer: httpx.Response) -> bytes:
-    """The body of a 403 made by the edge, after a look at what every such answer has in common."""
+    """The body of a 403 made by the edge, after checking what all such responses have in common."""
     assert answer.status_code == 403
     assert answer.headers["content-type"] == "text/xml"
     assert answer.headers["x-cache"] == "Error from cloudfront"
@@ -239,7 +239,7 @@ def test_a_link_can_be_bound_to_an_address(viewer: httpx.Client, stranger: httpx
     log_in(viewer, "ada", "lighthouse")
     link = link_to(viewer, file="prints.zip", seconds="60", bound="yes")
     assert "Policy=" in link
-    assert stranger.get(link).content.startswith(b"PK")  # the stranger lives at the same address
+    assert stranger.get(link).content.startswith(b"PK")  # the stranger has the same address
 
 
 def test_the_origin_answers_only_the_edge(demo: Demo) -> None:
@@ -294,8 +294,9 @@ def test_a_wrong_password_opens_nothing(viewer: httpx.Client) -> None:
 
 
 def test_a_restart_keeps_keys_and_name_and_an_end_leaves_nothing_running(demo: Demo, tmp_path: Path) -> None:
-    shutil.copytree(demo.data / "shelf", tmp_path / "shelf")  # drawn once is enough
-    # The second run takes the port of the first, which nobody may have got meanwhile: not one that is given to all.
+    shutil.copytree(demo.data / "shelf", tmp_path / "shelf")  # drawing it once is enough
+    # The second run reuses the first one's port, outside the ephemeral range, so that no other process got it
+    # meanwhile.
     listen = f"127.0.0.1:{lasting_port()}"
     with started(tmp_path, listen) as first:
         pass
@@ -329,7 +330,7 @@ LOADED = "pictures => pictures.filter(p => p.complete && p.naturalWidth > 0).len
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: the browser's story is not told")
 def test_in_a_browser(demo: Demo) -> None:
-    from playwright.sync_api import expect, sync_playwright  # heavy, and only for this test
+    from playwright.sync_api import expect, sync_playwright  # a heavy import, needed only by this test
 
     with sync_playwright() as playwright:
         sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []

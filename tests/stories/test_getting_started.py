@@ -1,4 +1,4 @@
-"""docs/guide/getting-started.md, done as it is written: its commands and its Python, on other ports."""
+"""docs/guide/getting-started.md, executed as written: its commands and its Python, on other ports."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def free_port() -> int:
 
 
 def block(text: str, *beginnings: str) -> list[str]:
-    """The indented command lines that begin so; each must be there."""
+    """The indented command lines with these beginnings; each must be present."""
     lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
     found = [line for line in lines if line.startswith(beginnings)]
     assert {begin for begin in beginnings if any(line.startswith(begin) for line in found)} == set(beginnings)
@@ -84,7 +84,7 @@ def test_the_guide_leads_where_it_says(tmp_path: Path) -> None:
 
         patience = time.monotonic() + 10
         while (answer := get(url)).status_code == 502 and time.monotonic() < patience:
-            time.sleep(0.1)  # the files' server may be slower to start than all the rest
+            time.sleep(0.1)  # the file server may start more slowly than everything else
         assert (answer.status_code, answer.text) == (200, "for your eyes only\n")
         refused = get(url.replace("letter", "diary"))
         assert refused.status_code == 403

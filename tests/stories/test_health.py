@@ -1,4 +1,4 @@
-"""`GET /healthz`: 200 only while everything on the machine can do its work, and the reason where it cannot."""
+"""`GET /healthz`: 200 only while every component on the machine can do its work; otherwise the reason."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.xdist_group("health")
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """A Keyfront in which nobody is killed."""
+    """A Keyfront in which no process is killed."""
     with Up(tmp_path_factory.mktemp("health") / "data", options=("--stuck-after", "0")) as up:
         yield up
 
@@ -48,7 +48,7 @@ def control_pid(up: Up) -> int:
 
 
 def no_room(*pids: int) -> list[tuple[int, tuple[int, int]]]:
-    """From now on no file of these processes can grow, as on a full disk."""
+    """From now on, no file of these processes can grow, as on a full disk."""
     return [(pid, resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))) for pid in pids]
 
 
@@ -91,14 +91,14 @@ def test_a_full_disk(app: int, running: Up) -> None:
     up.until(lambda: ill(up, "store", "not available"), PATIENCE)
     before += no_room(*up.worker_pids())
     up.until(lambda: ill(up, "edges", "cannot write its report"), PATIENCE)
-    assert up.get(host, "/a").status == 200  # viewers are served all the same
+    assert up.get(host, "/a").status == 200  # viewers are still served
     up.until(lambda: ill(up, "edges", "cannot write the access log"), PATIENCE)
     assert up.control("/livez").status == 200
     for pid, limits in before:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
     up.get(host, "/a")
     up.until(lambda: well(up), PATIENCE)
-    # Nobody was restarted for it.
+    # No process was restarted for it.
     assert not any("restarting it" in line for line in up.log)
 
 

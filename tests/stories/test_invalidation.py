@@ -1,6 +1,6 @@
-"""Invalidation, as an operator and his viewers see it: every worker at once, through each client of the API.
+"""Invalidation, as an operator and viewers see it: every worker at once, through each client of the API.
 
-All stories are about one Keyfront, each about a distribution of its own.
+All stories share one Keyfront; each uses its own distribution.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ MANY = 24
 
 
 class App(BaseHTTPRequestHandler):
-    """Serves the edition that is current; a request for `/slow…` keeps the one it began with until it is released."""
+    """Serves the current edition. A request for `/slow…` keeps the edition that it began with until it is
+    released."""
 
     protocol_version = "HTTP/1.1"
     edition = b"1"
@@ -91,7 +92,7 @@ class Site:
         return self.up.get(self.host, target)
 
     def everywhere(self, target: str) -> list[Answer]:
-        """What many viewers get, at each worker."""
+        """The responses that many viewers get, at each worker."""
         return [self.get(target) for _ in range(MANY)]
 
     def warm(self, *targets: str) -> None:
@@ -125,7 +126,7 @@ def test_every_worker_within_a_second_and_nothing_else(app: int, up: Up) -> None
         id_ = site.invalidate("/a/*")
         site.completed(id_)
         assert time.monotonic() - began < seconds(1)
-        # Completed is a promise: not one old answer from now on.
+        # Completed is a promise: from now on, no old response at all.
         for target in ("/a/1", "/a/2"):
             assert {answer.body for answer in site.everywhere(target)} == {edition}
         assert {(a.body, a.x_cache) for a in site.everywhere("/b")} == {(b"1", "Hit")}
@@ -146,7 +147,7 @@ def test_what_was_on_its_way_is_not_stored(app: int, up: Up) -> None:
     App.released.set()
     for thread in waiting:
         thread.join()
-    # Who was on a busy machine too late to be on his way has the new edition already.
+    # On a busy machine, a request that started too late already gets the new edition.
     assert b"1" in {answer.body for answer in answers} <= {b"1", b"2"}
     assert {answer.body for answer in site.everywhere("/slow")} == {b"2"}
     assert site.get("/slow").x_cache == "Hit"
@@ -193,7 +194,7 @@ def test_the_aws_cli(app: int, up: Up) -> None:
     id_ = made["Invalidation"]["Id"]
     assert made["Location"].endswith(f"/2020-05-31/distribution/{site.id}/invalidation/{id_}")
     assert made["Invalidation"]["InvalidationBatch"]["CallerReference"].startswith("cli-")
-    site.completed(id_)  # the waiter's second look would be 20 seconds after the first
+    site.completed(id_)  # the waiter would poll again only after 20 seconds
     assert aws("wait invalidation-completed", "--id", id_) is None
     assert aws("get-invalidation", "--id", id_)["Invalidation"]["Status"] == "Completed"
     assert {answer.body for answer in site.everywhere("/a")} == {b"2"}
@@ -253,7 +254,7 @@ def test_cache_tags_at_every_worker_on_disk_and_after_a_restart(app: int, up: Up
     site.completed(site.invalidate("#RED"))
     assert {answer.body for answer in site.everywhere("/tagged/red")} == {b"2"}
     assert {answer.body for answer in site.everywhere("/tagged/blue")} == {b"1"}
-    up.kill()  # what lies on disk is judged anew by who starts
+    up.kill()  # the process that starts next judges the disk cache anew
     App.edition = b"3"
     up.start()
     site.client = up.client()

@@ -1,4 +1,4 @@
-"""What a whole Keyfront knows of the use of its keys, after workers were killed and it was started again."""
+"""What a whole Keyfront knows about the use of its keys, after workers were killed and it was restarted."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def test_nothing_is_lost_or_counted_twice(tmp_path: Path) -> None:
                     assert (await asyncio.to_thread(up.get, host, target)).status == 200
 
             await come(10)
-            up.until(lambda: requests(up, key) == 10)  # all is reported, a second later at most
+            up.until(lambda: requests(up, key) == 10)  # everything is reported within a second
             first = up.worker_pids()
             for pid in first:
                 os.kill(pid, signal.SIGKILL)
@@ -66,7 +66,7 @@ async def test_nothing_is_lost_or_counted_twice(tmp_path: Path) -> None:
             await come(9)
             assert (
                 await asyncio.to_thread(up.stop) == 0
-            )  # at once: what was not reported yet is said at the end
+            )  # immediately: unreported counts are sent at shutdown
             counted_before = sum(1 for each in up.records() if each.get("verdict") == "allowed")
             await asyncio.to_thread(up.start)
             await come(5)
@@ -76,7 +76,7 @@ async def test_nothing_is_lost_or_counted_twice(tmp_path: Path) -> None:
             assert found.distributions.keys() == {made["Distribution"]["Id"]}
             assert (found.signatures_end, found.share) == (end, 1.0)
             assert found.hashes.keys() == {"SHA256"}
-            await come(1)  # the look that counts it finds nothing else that is new
+            await come(1)  # the poll that counts it finds nothing else new
             up.until(lambda: requests(up, key) > counted_before + 5)
             assert requests(up, key) == counted_before + 6
 

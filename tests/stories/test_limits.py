@@ -1,4 +1,5 @@
-"""A whole `keyfront up` under slow and greedy viewers: who behaves is served, and the counts say what happened."""
+"""A whole `keyfront up` under slow and greedy viewers: well-behaved viewers are served, and the counters record what
+happened."""
 
 from __future__ import annotations
 

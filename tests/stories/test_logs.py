@@ -1,4 +1,4 @@
-"""`keyfront up -vv --log-format json`: what an operator finds in the log, and what nobody finds there."""
+"""`keyfront up -vv --log-format json`: what an operator finds in the log, and what must never be in it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def create_distribution(up: Up, reference: str, port: int, group: str) -> dict[s
 
 
 def call_with_wrong_credentials(up: Up, access_key_id: str) -> str:
-    """Returns the secret that was used, with which nothing is allowed."""
+    """Returns the secret that was used; it grants nothing."""
     secret = "wrong" + "w" * 35
     client = boto3.client(
         "cloudfront",
@@ -61,7 +61,7 @@ def call_with_wrong_credentials(up: Up, access_key_id: str) -> str:
     )
     with pytest.raises(ClientError):
         client.list_distributions()
-    # Also with the secret in the query string, as a presigned URL has its signature.
+    # Also with the secret in the query string, where a presigned URL has its signature.
     with pytest.raises(urllib.error.HTTPError):
         urllib.request.urlopen(f"{up.endpoint}/2020-05-31/distribution?X-Amz-Signature={secret}", timeout=10)
     return secret
@@ -88,7 +88,7 @@ async def test_the_log_tells_events_and_no_secret(tmp_path: Path, monkeypatch: p
 
 
 def exercise(up: Up, monkeypatch: pytest.MonkeyPatch, port: int) -> list[str]:
-    """Use everything that has to do with secrets. Returns the secrets that came up."""
+    """Exercise everything that handles secrets. Returns the secrets that occurred."""
     client = up.client()
     config = {"CallerReference": "one", "Name": "none", "EncodedKey": public_pem()}
     key = client.create_public_key(PublicKeyConfig=config)["PublicKey"]["Id"]
@@ -134,7 +134,7 @@ def exercise(up: Up, monkeypatch: pytest.MonkeyPatch, port: int) -> list[str]:
 
 
 def read_log(lines: list[str]) -> tuple[int, list[dict[str, Any]]]:
-    """How many lines are the one that says ready, and the others, each of which is one JSON object."""
+    """The number of ready lines, and all other lines, each of which is one JSON object."""
     rest = [line for line in lines if not line.startswith("keyfront ready ")]
     return len(lines) - len(rest), [json.loads(line) for line in rest]
 

@@ -1,7 +1,7 @@
-"""A store that is damaged or gone: edges serve their last snapshot, and nobody makes it worse.
+"""A damaged or missing store: edges serve their last snapshot, and no process makes the damage worse.
 
-The damages are done one after the other to the store of one running Keyfront, while its control plane is down; two
-stories begin with the start of a whole Keyfront on a damaged folder.
+The tests damage the store of one running Keyfront in one way after another, while its control plane is down. Two
+stories start a whole Keyfront on a damaged folder.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
 
 @pytest.fixture(scope="module")
 def running(app: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Up, str]]:
-    """A Keyfront, and the host of a distribution that it serves."""
+    """A Keyfront, and the hostname of a distribution that it serves."""
     with Up(tmp_path_factory.mktemp("lost") / "data", workers=1) as up:
         host = distribution(up, app)
         ask(up, host)
@@ -95,7 +95,7 @@ def running(app: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
 
 @contextlib.contextmanager
 def control_down(up: Up) -> Iterator[None]:
-    """The control plane has ended in good order, and nobody starts it again yet."""
+    """The control plane has stopped cleanly, and is not restarted yet."""
     control = control_pid(up)
     with stopped(up.pid):
         os.kill(control, signal.SIGTERM)
@@ -104,8 +104,8 @@ def control_down(up: Up) -> Iterator[None]:
 
 
 def serves_without_its_store(up: Up, host: str, says: str, log: list[str]) -> None:
-    """Edges serve, and the control plane answers with the reason why it cannot work. `log` is what was logged since the
-    store was damaged."""
+    """Edges serve, and the control plane answers with the reason why it cannot work. `log` is what was logged since
+    the store was damaged."""
     ask(up, host)
     status, body = health(up)
     assert status == 503
@@ -145,7 +145,7 @@ def test_edges_serve_without_their_store(
     serves_without_its_store(up, host, says, up.log[logged:])
     if before is not None:
         assert database.read_bytes() == before
-    # Whoever brings it back need not start anything again.
+    # After the store is restored, nothing needs a restart.
     bring_back(database, good)
     up.until(lambda: well(up), PATIENCE)
     distribution(up, app, spoilt)
@@ -167,13 +167,13 @@ def test_a_start_without_its_store(app: int, tmp_path: Path) -> None:
         ask(up, host)
         assert up.stop() == 0
     database.unlink()
-    with up:  # and one that never got its store back ends when it is told to
+    with up:  # and an installation that never got its store back stops when asked
         assert up.stop() == 0
     assert not database.exists()
 
 
 def test_a_store_that_is_damaged_in_the_first_run(app: int, tmp_path: Path) -> None:
-    """There was no snapshot when the supervisor started, but there is one when the control plane fails."""
+    """The snapshot did not exist when the supervisor started, but does when the control plane fails."""
     with Up(tmp_path / "data", workers=1) as up:
         host = distribution(up, app)
         ask(up, host)

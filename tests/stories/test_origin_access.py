@@ -1,5 +1,5 @@
-"""Origins that only the edge can reach, with real ones: a private bucket of a real S3 server, whose door opens to who
-signs and to nobody else, and an application server that knows the edge by a secret header."""
+"""Origins that only the edge can reach, using real ones: a private bucket of a real S3 server that serves signed
+requests only, and an application server that recognizes the edge by a secret header."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HERE = Path(__file__).resolve().parent.parent
 PRIVATE, PUBLIC = HERE / "vectors" / "keys" / "rsa.pem", HERE / "vectors" / "keys" / "rsa.pub"
 BUCKET = "media.s3.eu-central-1.amazonaws.com"
 
-# One server for all of them.
+# One server for all tests.
 pytestmark = pytest.mark.xdist_group("origin-access")
 needs_weed = pytest.mark.skipif(bool(seaweedfs.unable()), reason=seaweedfs.unable() or "-")
 
@@ -68,7 +68,7 @@ def control(up: Up, behavior: str = "always") -> str:
 
 
 def distribution(up: Up, origin: dict[str, Any], groups: tuple[str, ...] = (), **behavior: Any) -> str:
-    """A distribution before `origin`; its domain name, once all edges obey it."""
+    """A distribution in front of `origin`. Returns its domain name once all edges obey it."""
     config = distribution_config(secrets.token_hex(8), 80, list(groups))
     config["Origins"]["Items"] = [origin]
     config["DefaultCacheBehavior"] |= behavior
@@ -82,7 +82,7 @@ def distribution(up: Up, origin: dict[str, Any], groups: tuple[str, ...] = (), *
 
 
 def give(up: Up, server: Weed, identity: tuple[str, str] | None) -> None:
-    """Let the operator's file say where S3 is, and this key."""
+    """Write the operator's file: the S3 endpoint, and this key."""
     text = f"[default]\nendpoint_url = {server.url}\n"
     if identity is not None:
         text += f"aws_access_key_id = {identity[0]}\naws_secret_access_key = {identity[1]}\n"
@@ -99,7 +99,7 @@ def give(up: Up, server: Weed, identity: tuple[str, str] | None) -> None:
 
 
 def directly(server: Weed, path: str) -> int:
-    """The status that somebody gets who asks the server without a key."""
+    """The status of a request to the server without a key."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
     try:
         connection.request("GET", path)
@@ -110,7 +110,7 @@ def directly(server: Weed, path: str) -> int:
 
 @needs_weed
 def test_a_private_bucket_opens_to_the_edge_and_the_edge_to_signed_urls(up: Up, server: Weed) -> None:
-    """The config is as it was written for AWS; only the operator's file knows where the bucket is."""
+    """The config is as written for AWS; only the operator's file knows where the bucket is."""
     give(up, server, ONE)
     client = up.client()
     key = client.create_public_key(
@@ -149,7 +149,7 @@ AWKWARD = [
 
 @needs_weed
 def test_awkward_keys(up: Up, server: Weed) -> None:
-    """However a viewer spells it, the key is the same; what S3's own client stored is what comes."""
+    """However a viewer spells it, the object key is the same, and the response is what S3's own client stored."""
     give(up, server, ONE)
     host = distribution(up, bucket(control=control(up)))
     assert up.get(host, "/ready").status == 200
@@ -254,7 +254,8 @@ def test_an_upload_through_the_edge(up: Up, server: Weed) -> None:
 
 @needs_weed
 def test_credentials_are_rotated_while_it_serves(up: Up, server: Weed) -> None:
-    """Missing ones are 502 and nothing is sent; wrong ones are S3's own 403; right ones work within seconds."""
+    """Missing credentials give 502, and nothing is sent; wrong ones give S3's own 403; right ones work within
+    seconds."""
     give(up, server, ONE)
     host = distribution(up, bucket(control=control(up)), CachePolicyId="4135ea2d-6df8-44a3-9df3-4b5a84be39ad")
     assert up.get(host, "/ready").status == 200
@@ -275,7 +276,7 @@ def test_credentials_are_rotated_while_it_serves(up: Up, server: Weed) -> None:
 
 
 def test_an_application_server_knows_the_edge_by_its_secret_header(up: Up) -> None:
-    """It need not be S3: an origin custom header that only the edge can send, and nobody can overwrite."""
+    """It need not be S3: an origin custom header that only the edge can send and no viewer can overwrite."""
     secret = secrets.token_urlsafe(32)
 
     class App(BaseHTTPRequestHandler):

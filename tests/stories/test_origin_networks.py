@@ -1,4 +1,4 @@
-"""Origins as a way inward: what a whole `keyfront up` connects to, and what it never does."""
+"""Origins as a route into internal networks: where a whole `keyfront up` connects, and where it never does."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Up, int]
 
 
 def answer_of(up: Up, name: str, domain_name: str, port: int) -> tuple[int, bytes, dict[str, Any]]:
-    """Make a distribution with that origin, and ask it; status, body and access record."""
+    """Create a distribution with that origin and request it. Returns the status, body and access record."""
     config: dict[str, Any] = distribution_config(name, port, [])
     config["Origins"]["Items"][0]["DomainName"] = domain_name
     made = up.client().create_distribution(DistributionConfig=config)["Distribution"]
@@ -95,11 +95,11 @@ def metrics(up: Up) -> str:
         return text
 
 
-# -- what the command line makes of it -------------------------------------------------------------------------
+# -- how the command line is interpreted -------------------------------------------------------------------------
 
 
 def settings_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *options: str) -> EgressSettings:
-    """What a worker would be told, without starting one: an edge on a public address is not for tests."""
+    """The settings that a worker would get, without starting one: tests must not run an edge on a public address."""
     told: list[WorkerSettings] = []
 
     async def start(_folder: Path, settings: WorkerSettings, *_: object) -> None:

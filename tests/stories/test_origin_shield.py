@@ -1,4 +1,4 @@
-"""An Origin Shield and edges below it, each a program of its own: set up with boto3, obeyed through both tiers."""
+"""An Origin Shield and edges below it, each its own process: configured with boto3, obeyed through both tiers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REGION = "eu-central-1"
 
 
 class Shop(BaseHTTPRequestHandler):
-    """The origin. `asked` counts paths, `page` is what it answers with."""
+    """The origin. `asked` counts requests by path; `page` is its response."""
 
     protocol_version = "HTTP/1.1"
     asked: ClassVar[Counter[str]] = Counter()

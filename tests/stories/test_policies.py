@@ -1,5 +1,5 @@
-"""Policies as an operator and viewers see them: made with boto3, obeyed by every worker, changed, and kept while they
-are used."""
+"""Policies as an operator and viewers see them: created with boto3, obeyed by every worker, changed, and protected
+from deletion while in use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MANY = 12
 
 
 class App(BaseHTTPRequestHandler):
-    """Tells what it was asked: the page, the cookie and the language that reached it."""
+    """Reports the request: the page, the cookie and the language that reached it."""
 
     protocol_version = "HTTP/1.1"
 
@@ -107,7 +107,8 @@ def test_policies_are_made_obeyed_changed_and_kept(tmp_path: Path, app: int) -> 
         def ask(target: str, **more: str) -> Answer:
             return up.get(host, target, {name.replace("_", "-"): value for name, value in more.items()})
 
-        # The cache policy: only `page` is in the key and sent. The origin request policy: the cookie is sent as well.
+        # The cache policy: only `page` is in the key and forwarded. The origin request policy: the cookie is
+        # forwarded too.
         assert ask("/a?page=1&noise=1", Cookie="session=ada; other=1", Accept_Language="de").body == (
             b"/a?page=1 session=ada -"
         )
@@ -115,7 +116,7 @@ def test_policies_are_made_obeyed_changed_and_kept(tmp_path: Path, app: int) -> 
         assert ask("/a?page=1&noise=2").body.startswith(b"/a?page=1 ")
         assert ask("/a?page=2").body == b"/a?page=2 - -"
 
-        # The response headers policy, on what is stored.
+        # The response headers policy, applied to stored responses.
         def told(seen: Answer) -> tuple[str | None, ...]:
             return tuple(
                 seen.headers.get(name)
@@ -127,7 +128,7 @@ def test_policies_are_made_obeyed_changed_and_kept(tmp_path: Path, app: int) -> 
             assert (seen.x_cache, told(seen)) == ("Hit", ("https://app.example.org", "DENY", None))
             assert told(ask("/a?page=1", Origin="https://evil.example.org")) == (None, "DENY", None)
 
-        # A change is obeyed by every worker for what is stored already, and the distribution says when.
+        # Every worker applies a change to responses already stored, and the distribution's status reports when.
         version = client.get_distribution(Id=id_)["ETag"]
         client.update_response_headers_policy(
             Id=ids["ResponseHeadersPolicyId"],
@@ -140,7 +141,7 @@ def test_policies_are_made_obeyed_changed_and_kept(tmp_path: Path, app: int) -> 
             seen = ask("/a?page=1", Origin="https://evil.example.org")
             assert (seen.x_cache, told(seen)) == ("Hit", ("https://evil.example.org", "DENY", None))
 
-        # What is used stays; a managed one takes its place, and then it may go.
+        # A policy in use cannot be deleted. Once a managed one replaces it, it can.
         for kind, delete in (
             ("CachePolicy", client.delete_cache_policy),
             ("OriginRequestPolicy", client.delete_origin_request_policy),

@@ -1,4 +1,5 @@
-"""Two machines, one PostgreSQL: each with its own control plane and edges, and both as good as one."""
+"""Two machines and one PostgreSQL: each has its own control plane and edges, and either can take over for the
+other."""
 
 from __future__ import annotations
 
@@ -74,7 +75,7 @@ def test_what_one_control_plane_changes_the_edges_of_both_obey(machines: list[Up
     assert [up.get(host, target).status for up in machines] == [
         502,
         502,
-    ]  # let through to an origin that is not there
+    ]  # allowed through to an origin that does not exist
     assert [up.get(host, "/a").status for up in machines] == [403, 403]
 
     found = other.client().get_key_group(Id=group)
@@ -174,7 +175,7 @@ def test_a_store_that_is_away_stops_changes_and_no_viewer(machines: list[Up], se
         assert _status(caught.value) == 503
         assert healthy(up) == 503
         assert up.get(host, "/a").status == 502
-    os.kill(one.worker_pids()[0], 9)  # and one that starts meanwhile serves what was accepted last
+    os.kill(one.worker_pids()[0], 9)  # and a worker that starts meanwhile serves the last accepted snapshot
     one.until(lambda: len(one.worker_pids()) == 1 and served(one, host))
     server.start()
     for up in machines:

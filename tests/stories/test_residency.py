@@ -1,4 +1,4 @@
-"""Data residency, on two machines: one has the control plane and the edges in eu, the other only edges, in us."""
+"""Data residency on two machines: one has the control plane and the edges in eu, the other only edges, in us."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def app() -> Iterator[int]:
 
 
 def files(*folders: Path) -> bytes:
-    """All that is in the files of these folders."""
+    """The content of all files in these folders."""
     return b"".join(path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file())
 
 
@@ -74,7 +74,7 @@ def test_what_is_tied_to_one_region_never_reaches_the_other(tmp_path: Path, app:
             groups[name] = made["KeyGroup"]["Id"]
             tie(client, f"arn:aws:cloudfront::{account}:key-group/{groups[name]}", name)
 
-        # One distribution for all, whose viewers in each region have keys of their own; and one for eu alone.
+        # One distribution for all regions, whose viewers in each region have separate keys, and one for eu only.
         films = client.create_distribution(
             DistributionConfig=distribution_config("films", app, list(groups.values()))
         )["Distribution"]
@@ -90,7 +90,7 @@ def test_what_is_tied_to_one_region_never_reaches_the_other(tmp_path: Path, app:
             }
         )["Distribution"]
         for one in (films, papers):
-            eu.deployed(one["Id"], PATIENCE)  # the edges of both regions say so
+            eu.deployed(one["Id"], PATIENCE)  # once the edges of both regions report it
 
         def never(*texts: str) -> None:
             everything = files(us.data, shared)
@@ -107,7 +107,7 @@ def test_what_is_tied_to_one_region_never_reaches_the_other(tmp_path: Path, app:
             links[name] = link.removeprefix(f"http://{host}")
 
         def served() -> dict[tuple[str, str], int]:
-            """Whose link is answered how, and where."""
+            """How each link is answered, and where."""
             return {
                 (name, up.data.name): up.get(host, links[name]).status for name in links for up in (eu, us)
             }
@@ -122,7 +122,7 @@ def test_what_is_tied_to_one_region_never_reaches_the_other(tmp_path: Path, app:
 
         never()
 
-        # Both groups change places.
+        # Both groups swap regions.
         tie(client, f"arn:aws:cloudfront::{account}:key-group/{groups['eu']}", "us")
         tie(client, f"arn:aws:cloudfront::{account}:key-group/{groups['us']}", "eu")
         moved = {("eu", "eu"): 403, ("eu", "us"): 200, ("us", "eu"): 200, ("us", "us"): 403}
@@ -131,13 +131,13 @@ def test_what_is_tied_to_one_region_never_reaches_the_other(tmp_path: Path, app:
         assert lines_of(pems["eu"])[1] not in (eu.data / "snapshot").read_bytes()
         assert lines_of(pems["us"])[1] not in files(shared)
 
-        # The edge in us starts again, while nobody publishes, and begins with what is for us.
+        # The edge in us restarts while nothing is published, and begins with the snapshot for us.
         eu.stop()
         us.stop()
         with Up(us.data, workers=1, options=(*options, "--region", "us"), feed=shared) as again:
             assert again.get(host, links["eu"]).status == 200
             assert again.get(papers["DomainName"], "/a").status == 403
-        # As an edge of another region it takes none of it.
+        # As an edge of another region, it takes none of it.
         with Up(us.data, workers=1, options=(*options, "--region", "asia"), feed=shared) as wrong:
             assert wrong.get(host, links["eu"]).status == 403
             wrong.until(lambda: any("is not for this edge" in line for line in wrong.log), PATIENCE)

@@ -1,5 +1,5 @@
-"""Keys replaced under load, with no request refused; and the same rotation on another Keyfront, and on moto's
-CloudFront as the nearest to Amazon's that a test can have."""
+"""Keys replaced under load with no request refused; and the same rotation on another Keyfront, and on moto's
+CloudFront, the closest to Amazon's that a test can have."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ LIFETIME, STALENESS = 2.0, 0.5
 
 
 class Rotated:
-    """The key group `films` of some CloudFront, a custody in a folder, and a conductor whose clock can be told to
-    leap."""
+    """The key group `films` of a CloudFront, a custody in a folder, and a conductor whose clock a test can
+    advance."""
 
     def __init__(self, endpoint: str, credentials: tuple[str, str], folder: Path) -> None:
         self.place = f"file:{folder}/"
@@ -54,7 +54,7 @@ class Rotated:
         self.conductor.start(group, terms, {})
 
     def run(self, obey: Any = None) -> list[str]:
-        """All steps that can be taken now; edges are waited for, dates are not."""
+        """Take all steps that are possible now. This waits for edges, but not for dates."""
         done: list[str] = []
         for _ in range(2000):
             outcome = self.conductor.step("films")
@@ -70,7 +70,7 @@ class Rotated:
         raise AssertionError(f"edges do not come: {done}")
 
     def rotate(self, obey: Any = None) -> list[str]:
-        """A whole rotation. What the clock leaps over in the end is what a record leaves to wrong clocks alone."""
+        """A whole rotation. The final clock jump skips the margin that a record leaves only for inaccurate clocks."""
         self.conductor.rotate("films")
         done = self.run(obey)
         time.sleep(LIFETIME + STALENESS)
@@ -107,7 +107,8 @@ def origin() -> Iterator[int]:
 
 
 class Viewers:
-    """Applications that sign with today's key, and viewers that ask at once, in the last moment, or in between."""
+    """Applications that sign with the current key, and viewers that send requests at once, at the last moment, or in
+    between."""
 
     def __init__(self, up: Up, host: str, rotated: Rotated) -> None:
         self._up, self._host, self._rotated = up, host, rotated
@@ -149,7 +150,7 @@ class Viewers:
 
     def _ask(self, id_: str, target: str) -> None:
         status = self._up.get(self._host, target).status
-        if status == 200 or time.time() < self._end(target):  # else the machine was too slow to ask in time
+        if status == 200 or time.time() < self._end(target):  # otherwise the machine was too slow
             self.seen[status, id_] += 1
             self.used.add(id_)
 
@@ -177,7 +178,7 @@ def rotator(up: Up) -> tuple[str, str]:
         except Refused:
             return False
 
-    up.until(known)  # a running control plane knows a new key within a second
+    up.until(known)  # a running control plane learns of a new key within a second
     return credentials
 
 
@@ -221,7 +222,7 @@ def test_a_rotation_under_load_refuses_no_request(tmp_path: Path, origin: int) -
 
 
 def moto_update_key_group(response: Any) -> Any:
-    """UpdateKeyGroup, which moto 5.2.5 does not have."""
+    """UpdateKeyGroup, which moto 5.2.5 lacks."""
     from moto.cloudfront.models import random_id
     from moto.core.responses import ActionResult
 

@@ -1,4 +1,4 @@
-"""A rotation that is begun as the README and the guide print it moves by itself: the command line and the running
+"""A rotation started as the README and the guide print it proceeds automatically: the command line and the running
 Keyfront watch the same record."""
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def group(up: Up, name: str) -> None:
 
 
 def run(command: str, folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    """A command as a page prints it, in an environment that says nothing of any CloudFront."""
+    """A command as printed on a page, in an environment without any CloudFront settings."""
     words = shlex.split(command.removeprefix(".venv/bin/"))
     assert words[0] == "keyfront", command
     environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
@@ -54,7 +54,7 @@ def run(command: str, folder: Path, **more: str) -> subprocess.CompletedProcess[
 
 
 def printed(page: str, begins: str) -> list[str]:
-    """The commands of a page's indented blocks that begin so."""
+    """The commands with these beginnings in a page's indented blocks."""
     text = (ROOT / page).read_text().replace("\\\n", " ")
     found = [line.strip() for line in text.splitlines() if re.match(rf"    (\.venv/bin/)?{begins}", line)]
     assert found, f"{page} prints no command that begins with {begins}"
@@ -73,11 +73,11 @@ def test_the_readme_s_command(up: Up, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "keyfront up performs the steps" in done.stdout
     assert "querying the Keyfront in" in done.stderr
-    up.until(lambda: signs(up, "films"))  # nobody runs `rotation run`
+    up.until(lambda: signs(up, "films"))  # without any `rotation run`
 
 
 def test_the_guide_s_commands(up: Up, tmp_path: Path) -> None:
-    """The first block of the guide, word for word."""
+    """The first block of the guide, verbatim."""
     group(up, "photos")
     first = printed("docs/guide/rotation.md", "keyfront rotation")[:3]
     assert first[0].endswith("--dry-run")

@@ -1,4 +1,5 @@
-"""Rotations that nobody takes by hand: `keyfront up` does, one of several does, and whoever is to be told is told."""
+"""Unattended rotations: `keyfront up` runs them, only one of several instances does, and all notifications are
+sent."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(up: Up, *argv: str) -> str:
-    """A command against this installation, which must succeed."""
+    """A command against this installation that must succeed."""
     with pytest.MonkeyPatch.context() as patched:
         for name, value in up.environment.items():
             patched.setenv(name, value)
@@ -45,7 +46,8 @@ def run(up: Up, *argv: str) -> str:
 
 
 def group_of_one(up: Up, name: str) -> tuple[str, str]:
-    """A key group with a key that nobody has, since CloudFront takes none that is empty: their ids."""
+    """A key group with a public key without a known private half, since CloudFront accepts no empty group. Returns
+    their ids."""
     client = up.client()
     config = {"CallerReference": name, "Name": f"{name}-none", "EncodedKey": public_pem()}
     key = client.create_public_key(PublicKeyConfig=config)["PublicKey"]["Id"]
@@ -59,7 +61,7 @@ def record(place: str, group: str = "films") -> KeyGroupRecord | None:
 
 
 def signing(place: str) -> str:
-    """The id of the key that signs, empty if none does."""
+    """The id of the key that signs; empty if none does."""
     found = record(place)
     return found.signing.key_pair_id if found is not None and found.signing is not None else ""
 
@@ -151,7 +153,7 @@ async def test_a_rotation_by_its_schedule(up: Up, tmp_path: Path) -> None:
     ]
     assert first in {each.get("key_pair_id") for each in told}
 
-    # What edges saw of it, and what is worth a word.
+    # What edges saw of it, and what deserves a warning.
     up.until(lambda: {first, second} <= {each.key_pair_id for each in use(up).items})
     seen = use(up).of(first)
     assert seen is not None
@@ -166,7 +168,7 @@ async def test_a_rotation_by_its_schedule(up: Up, tmp_path: Path) -> None:
     assert by_id[first]["LastSeen"] is not None
     assert by_id[stranger]["Stage"] is None
 
-    # Each step is a record of the audit log, beside those of the API.
+    # Each step is a record in the audit log, beside those of the API.
     audited = [
         json.loads(line)
         for line in CliRunner()

@@ -1,4 +1,4 @@
-"""One machine is one cache: what one worker has stored the others find at once, and what one removes all obey."""
+"""One machine is one cache: what one worker stores, the others find at once; what one removes, all stop serving."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ ROUNDS = 24
 
 
 def body_of(path: str, edition: int, size: int) -> bytes:
-    """What the origin has under a path: no two paths or editions have a byte range in common."""
+    """The origin's content for a path: no two paths or editions have a byte range in common."""
     seed = hashlib.sha256(f"{path} {edition}".encode()).digest()
     return (seed * (size // len(seed) + 1))[:size]
 
 
 class App(BaseHTTPRequestHandler):
-    """`/<kind>/<size>/<name>`: a body of that size, of the edition that unsafe requests count up."""
+    """`/<kind>/<size>/<name>`: a body of that size, of the edition that unsafe requests increment."""
 
     protocol_version = "HTTP/1.1"
     editions: ClassVar[Counter[str]] = Counter()
@@ -101,7 +101,7 @@ class App(BaseHTTPRequestHandler):
 
 
 class Machine:
-    """A `keyfront up` before that origin, seen by viewers who can tell its workers apart by their Via."""
+    """A `keyfront up` in front of that origin, seen by viewers that distinguish its workers by their Via."""
 
     def __init__(self, up: Up, origin: int) -> None:
         self.up = up
@@ -113,7 +113,7 @@ class Machine:
             "Items": every,
             "CachedMethods": {"Quantity": 2, "Items": ["GET", "HEAD"]},
         }
-        # A request header that answers vary on without being in the key reaches the origin by this policy.
+        # This policy forwards to the origin a request header that responses vary on and that is not in the key.
         config["DefaultCacheBehavior"]["OriginRequestPolicyId"] = "216adef6-5c7f-47e4-b989-5492eafa07d3"
         self.name = os.urandom(4).hex()
         made = self.client.create_distribution(DistributionConfig=config)
@@ -122,14 +122,15 @@ class Machine:
         up.deployed(self.id)
 
     def path(self, kind: str, size: int, name: object) -> str:
-        """A path that no other machine's viewers ask for."""
+        """A path that the viewers of no other test request."""
         return f"/{kind}/{size}/{self.name}-{name}"
 
     def ask(self, target: str, method: str = "GET", headers: dict[str, str] | None = None) -> Answer:
         return self.up.get(self.host, target, headers, method=method)
 
     def elsewhere(self, than: Answer, target: str, headers: dict[str, str] | None = None) -> Answer:
-        """The same through another worker than the one that gave `than`. Connections to that one ask for nothing."""
+        """The same through a worker other than the one that served `than`. Connections to that one send no
+        request."""
         ends = time.monotonic() + 60
         while time.monotonic() < ends:
             connection = http.client.HTTPConnection("127.0.0.1", self.up.edge_port, timeout=20)
@@ -248,7 +249,7 @@ def test_an_answer_that_is_an_error_is_shared_for_as_long_as_it_is_kept(any_mach
 
 
 def test_so_is_the_failure_of_an_origin_that_cannot_be_reached(any_machine: Machine) -> None:
-    """The failure is found by its record: while it lasts no worker asks the origin again."""
+    """The failure is found through its record: while the record lasts, no worker sends the origin another request."""
     up = any_machine.up
     made = any_machine.client.create_distribution(
         DistributionConfig=distribution_config("gone", closed(), [])
@@ -289,7 +290,8 @@ def http_get(port: int, target: str) -> str:
 def test_a_change_is_obeyed_by_every_request_that_begins_after_its_answer(
     any_machine: Machine, method: str, size: int
 ) -> None:
-    """All workers have the old edition in their memory; the answer to the change is out; nobody gets it any more."""
+    """All workers have the old edition in memory. Once the response to the change is sent, no viewer gets the old
+    one."""
     target = any_machine.path("ranged", size, method)
     for _ in range(ROUNDS if size < 10_000 else ROUNDS // 4):
         edition = App.editions[target]
@@ -305,7 +307,8 @@ def test_a_change_is_obeyed_by_every_request_that_begins_after_its_answer(
 
 
 def test_a_fill_that_began_before_a_change_is_stored_by_no_worker(any_machine: Machine) -> None:
-    """Changes and reads at the same time, through all workers: once a change was answered, nobody reads less."""
+    """Concurrent changes and reads through all workers: once a change was answered, no reader gets an older
+    edition."""
     target = any_machine.path("plain", 2000, "race")
     ends = threading.Event()
     faults: list[str] = []
@@ -365,7 +368,7 @@ def test_a_worker_that_was_killed_finds_what_the_others_have(two: Machine) -> No
 
 
 def until_answered(where: Machine, target: str) -> Answer:
-    """A worker that was killed takes its connections with it."""
+    """A killed worker takes its connections with it."""
     for _ in range(100):
         try:
             return where.ask(target)
@@ -409,6 +412,6 @@ def test_workers_killed_while_they_store_leave_no_wrong_body(
             viewer.join()
         assert faults == []
         assert served["Hit"] and served["Miss"]
-        # Those that stand still share what they have.
+        # The workers that remain share what they have.
         first = until_answered(here, "/plain/600/after")
         assert here.elsewhere(first, "/plain/600/after").x_cache == "Hit"

@@ -1,4 +1,4 @@
-"""Ten seconds of `make soak`: that the tool is sound, and nothing plainly wrong."""
+"""Ten seconds of `make soak`: the tool works, and nothing is plainly wrong."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_ten_seconds_of_soak_find_nothing() -> None:
     argv = [sys.executable, "-m", "soak", "--seconds", "10", "--seed", "2", "--viewers", "6"]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
-    # It must have been a soak: everything has happened at least once.
+    # It must have been a real soak: everything happened at least once.
     for happened in (
         "kills of edge-1",
         "kills of control",

@@ -1,7 +1,7 @@
-"""Processes that are stuck or gone: who takes their connections, and who replaces them.
+"""Stuck and dead processes: which process takes their connections, and how they are replaced.
 
-SIGSTOP stands in for whatever holds a process up (a loop, a deadlock, a disk that does not answer): the process is
-there, its sockets are, and it does nothing.
+SIGSTOP simulates anything that can block a process (a loop, a deadlock, a disk that does not answer): the process and
+its sockets exist, but it does nothing.
 
 There are three Keyfronts, each for several stories.
 """
@@ -52,14 +52,14 @@ def app() -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def unwatched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """Two workers, and nobody is killed."""
+    """Two workers; no process is killed."""
     with Up(tmp_path_factory.mktemp("unwatched") / "data", options=("--stuck-after", "0")) as up:
         yield up
 
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """Two workers; who does not move for three seconds is killed."""
+    """Two workers; one that makes no progress for three seconds is killed."""
     with Up(tmp_path_factory.mktemp("watched") / "data", options=("--stuck-after", "3")) as up:
         yield up
 
@@ -72,7 +72,7 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 
 def distribution(up: Up, app: int, reference: str = "") -> str:
-    """A distribution that all edges obey; its host."""
+    """A distribution that all edges obey. Returns its hostname."""
     reference = reference or str(time.time_ns())
     made = up.client().create_distribution(DistributionConfig=distribution_config(reference, app, []))
     up.deployed(made["Distribution"]["Id"], PATIENCE)
@@ -80,13 +80,13 @@ def distribution(up: Up, app: int, reference: str = "") -> str:
 
 
 def begin(up: Up, app: int) -> str:
-    """Once all processes run, a distribution that all edges obey; its host."""
+    """Once all processes run, a distribution that all edges obey. Returns its hostname."""
     up.well()
     return distribution(up, app)
 
 
 class Viewers:
-    """Threads that ask again and again, each request on a connection of its own, and count what becomes of it."""
+    """Threads that send requests continuously, each on its own connection, and count the outcomes."""
 
     def __init__(self, up: Up, host: str, count: int = 4) -> None:
         self._up = up
@@ -142,7 +142,7 @@ def stopped(*pids: int) -> Iterator[None]:
 
 
 def replaced(up: Up, before: list[int], workers: int = 2) -> None:
-    """Wait until that many workers run that are none of those before."""
+    """Wait until that many workers run that are not among those from before."""
     up.until(lambda: len(set(up.worker_pids()) - set(before)) == workers, PATIENCE)
 
 
@@ -151,7 +151,7 @@ def ask(up: Up, host: str) -> None:
 
 
 def test_both_workers_take_a_share(app: int, unwatched: Up) -> None:
-    """Each worker accepts on its own socket only, so that the kernel spreads connections, as before."""
+    """Each worker accepts on its own socket only, so that the kernel still distributes connections."""
     up = unwatched
     host = begin(up, app)
     for _ in range(60):
@@ -174,10 +174,10 @@ def test_connections_of_a_stuck_worker_are_taken_by_the_other_one(app: int, unwa
     ask(up, host)
     stuck, well = up.worker_pids()
     with stopped(stuck):
-        for _ in range(40):  # half of them are the kernel's to queue at the stuck worker
+        for _ in range(40):  # half of them would queue at the stuck worker
             ask(up, host)
-        assert set(up.worker_pids()) == {stuck, well}  # with 0, nobody is killed
-    # Both take their own connections again.
+        assert set(up.worker_pids()) == {stuck, well}  # with 0, no process is killed
+    # Both accept their own connections again.
     with stopped(well):
         for _ in range(20):
             ask(up, host)
@@ -208,7 +208,7 @@ def test_a_stuck_control_plane_is_replaced_and_its_callers_only_wait(app: int, w
     control = (set(up.children()) - set(up.worker_pids())).pop()
     with stopped(control):
         up.until(lambda: control not in up.children(), PATIENCE)
-        # Nobody accepts yet, and nobody is refused.
+        # No worker accepts yet, and no connection is refused.
         with socket.create_connection(("127.0.0.1", up.control_port), PATIENCE) as waiting:
             waiting.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             assert waiting.recv(12) == b"HTTP/1.1 200"
@@ -232,7 +232,7 @@ def test_all_workers_killed_at_once_refuse_no_connection(
         viewers.go_on()
     assert not viewers.wrong
     assert viewers.refused == 0
-    assert viewers.lost <= 3 * 4  # what the killed ones had taken
+    assert viewers.lost <= 3 * 4  # the connections that the killed workers had accepted
 
 
 def test_a_worker_that_dies_again_and_again_leaves_the_port_open(app: int, single: Up) -> None:
@@ -261,7 +261,7 @@ def test_a_worker_ended_by_hand_hands_its_connections_over(app: int, unwatched: 
         viewers.go_on()
     assert not viewers.wrong
     assert viewers.refused == 0
-    assert viewers.lost <= 4  # taken a moment before, and closed by the drain before they had asked
+    assert viewers.lost <= 4  # accepted a moment before, and closed by the drain before they sent a request
 
 
 def test_a_stuck_worker_does_not_hold_up_the_end(watched: Up) -> None:

@@ -1,9 +1,11 @@
-"""Terraform with the AWS provider on examples/terraform: what it applies stays as it is, and what it destroys is gone.
+"""Terraform with the AWS provider on examples/terraform: what it applies stays unchanged, and what it destroys is
+gone.
 
-The provider is looked for in the folder TF_PLUGIN_DIR, as `terraform init -plugin-dir` takes it, and in the usual
-places. A `terraform` command starts it several times, for seconds of the machine each time; so both examples go through
-their lives as modules of one root, by commands that share one process of the provider. With `--long` each does so as
-its users run it, and so does all else that the provider knows of what Keyfront has (terraform/every.tf).
+The tests look for the provider in the folder TF_PLUGIN_DIR, which has the layout that `terraform init -plugin-dir`
+expects, and in the usual places. A `terraform` command starts the provider several times, at seconds of CPU each.
+Therefore both examples are applied, changed and destroyed as modules of one root, by commands that share one provider
+process. With `--long`, each example runs separately as its users run it, and so does every other resource of the
+provider that Keyfront supports (terraform/every.tf).
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Terraform:
-    """`terraform` in a working folder, with nobody's settings but this test's."""
+    """`terraform` in a working folder, with only this test's settings."""
 
     def __init__(self, folder: Path, up: Up | Plane) -> None:
         self.folder = folder
@@ -69,13 +71,13 @@ class Terraform:
             for name, value in (os.environ | self._up.environment).items()
             if not name.startswith("TF_") and (name in self._up.environment or not name.startswith("AWS_"))
         } | {
-            "AWS_MAX_ATTEMPTS": "1",  # a fault of ours is told at once, not after 25 tries
-            "GOGC": "400",  # a third less work for the provider, which has memory enough
+            "AWS_MAX_ATTEMPTS": "1",  # our faults appear at once, not after 25 tries
+            "GOGC": "400",  # a third less CPU for the provider, which has enough memory
         }
 
     @contextlib.contextmanager
     def one_provider(self) -> Iterator[None]:
-        """Have all commands talk to one process of the provider, as its developers do who debug it."""
+        """Have all commands talk to one provider process, as the provider's developers do for debugging."""
         assert PLUGINS is not None
         program = next(PLUGINS.glob(f"{PROVIDER}/5.*/*/terraform-provider-aws*"))
         with subprocess.Popen(
@@ -127,7 +129,7 @@ class Terraform:
         return self.run("apply", "-auto-approve", "-input=false", **variables)
 
     def unchanged(self, **variables: Any) -> None:
-        """There is nothing to do: with anything to do the status is 2."""
+        """The plan is empty; otherwise the exit status would be 2."""
         self.run("plan", "-detailed-exitcode", "-input=false", **variables)
 
     def destroy(self, **variables: Any) -> str:
@@ -138,14 +140,14 @@ class Terraform:
 
 
 class Keys:
-    """Key pairs in a folder: the public halves as Terraform reads them, the private ones for a signer."""
+    """Key pairs in a folder: the public halves for Terraform, the private halves for a signer."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir()
 
     def make(self, name: str, *, lines: str = "\n", end: str = "\n") -> None:
-        """A new pair. `lines` ends the lines of the public half, `end` the last one."""
+        """A new pair. `lines` is the line ending of the public half, `end` that of its last line."""
         pair = ec.generate_private_key(ec.SECP256R1())
         form, encoding = serialization.PublicFormat.SubjectPublicKeyInfo, serialization.Encoding.PEM
         public = pair.public_key().public_bytes(encoding, form)
@@ -202,7 +204,7 @@ def keys(tmp_path: Path) -> Keys:
 
 
 def environments(app: int) -> dict[str, Any]:
-    """As in the example's variables, with an origin that is there."""
+    """As in the example's variables, with an origin that exists."""
     return {
         name: {
             "origin": {"host": "localhost", "port": app},
@@ -215,7 +217,7 @@ def environments(app: int) -> dict[str, Any]:
     }
 
 
-# -- both examples through their lives ------------------------------------------------------------------------------
+# -- both examples from apply to destroy ----------------------------------------------------------------------------
 
 ROOT = """
 variable "endpoint" { type = string }
@@ -270,7 +272,7 @@ def test_the_examples_live_and_leave_nothing(app: int, keys: Keys, tmp_path: Pat
         old = opens(up, keys, before["environments"])
 
         for name in ("dev-staff", "primary"):
-            keys.make(name)  # and the account is full: with the two that go there are ten keys
+            keys.make(name)  # and the account is full: with the two to be deleted, there are ten keys
         said |= {"comment": "second", "enabled": False}
         assert "2 added" in terraform.apply(**said)
         after = terraform.outputs()
@@ -293,7 +295,7 @@ def changed(before: dict[str, Any], after: dict[str, Any]) -> set[tuple[str, str
 
 
 def stands(up: Up, outputs: dict[str, Any], comment: str) -> None:
-    """What the configurations say is what the API has."""
+    """The API has what the configurations declare."""
     client = up.client()
     found = client.list_distributions()["DistributionList"]["Items"]
     by_name = {item["DomainName"]: item for item in found}
@@ -336,7 +338,7 @@ def stands(up: Up, outputs: dict[str, Any], comment: str) -> None:
 
 
 def opens(up: Up, keys: Keys, environments: dict[str, Any]) -> str:
-    """Each tier opens what it may; a target below /docs/ that the staff's key has signed."""
+    """Each tier opens what it may. The staff's key signed a target below /docs/."""
     client = up.client()
     name = host(environments, "dev")
     for item in client.list_distributions()["DistributionList"]["Items"]:
@@ -364,7 +366,7 @@ def opens(up: Up, keys: Keys, environments: dict[str, Any]) -> str:
 
 
 def left(up: Up) -> dict[str, Any]:
-    """All that the lists of the API still hold."""
+    """Everything that the API's lists still contain."""
     client = up.client()
     lists = {
         "distributions": client.list_distributions()["DistributionList"],
@@ -383,7 +385,7 @@ def left(up: Up) -> dict[str, Any]:
     return {name: found["Items"] for name, found in lists.items() if found["Quantity"]}
 
 
-# -- what takes minutes ---------------------------------------------------------------------------------------------
+# -- tests that take minutes ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -396,7 +398,7 @@ def long(pytestconfig: pytest.Config) -> None:
 @pytest.mark.usefixtures("long")
 @pytest.mark.parametrize("example", ["environments", "media"])
 def test_an_example_by_itself(example: str, app: int, keys: Keys, tmp_path: Path) -> None:
-    """With the waits: Terraform looks half a minute after a change for the first time whether it is deployed."""
+    """With the waits: Terraform first checks half a minute after a change whether it is deployed."""
     folder = tmp_path / example
     shutil.copytree(EXAMPLES / example, folder, ignore=shutil.ignore_patterns(".terraform*"))
     said: dict[str, Any] = {"keys": str(keys.folder)}
@@ -463,7 +465,7 @@ def test_every_resource_and_data_source(keys: Keys, tmp_path: Path) -> None:
                 assert id_ is not None
                 terraform.run("state", "rm", address)
                 terraform.run("import", "-input=false", address, id_[1], **said)
-        terraform.apply(**said)  # what an import cannot tell, such as wait_for_deployment
+        terraform.apply(**said)  # state that an import cannot know, such as wait_for_deployment
         terraform.unchanged(**said)
         terraform.destroy(**said)
         assert left(up) == {}

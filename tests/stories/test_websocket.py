@@ -110,7 +110,7 @@ def application(connection: ServerConnection) -> None:
 
 
 def page(connection: ServerConnection, request: Any) -> Any:
-    """The same application's page, for what is no handshake."""
+    """The same application's page, for requests that are not a handshake."""
     if request.headers.get("Upgrade") is None:
         answer = connection.respond(200, "<!doctype html><title>room</title>")
         del answer.headers["Content-Type"]
@@ -120,7 +120,7 @@ def page(connection: ServerConnection, request: Any) -> Any:
 
 
 class Room:
-    """Keyfront with http and https before a WebSocket application whose `/room/*` is guarded."""
+    """Keyfront with http and https in front of a WebSocket application whose `/room/*` requires a signature."""
 
     def __init__(self, up: Up, port: int, ca: trustme.CA) -> None:
         self.up = up
@@ -216,7 +216,7 @@ async def test_its_options_its_metrics_and_its_end(room: Room) -> None:
         await asyncio.sleep(0.1)
 
     await opened[0].close()
-    # SIGTERM: the others go on until the time to drain is over, and are told so.
+    # SIGTERM: the other connections continue until the drain time is over, and then get a close frame.
     worker = room.up.worker_pids()[0]
     os.kill(worker, signal.SIGTERM)
     await opened[1].send("while it drains")
@@ -254,7 +254,7 @@ TALK = """
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: the story would show nothing")
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_browser_opens_it_with_signed_cookies_and_not_without(room: Room, scheme: str) -> None:
-    from playwright.sync_api import sync_playwright  # heavy, and only for this test
+    from playwright.sync_api import sync_playwright  # a heavy import, needed only by this test
 
     port = room.up.edge_port if scheme == "http" else room.up.tls_port
     site = f"{scheme}://{room.host}:{port}"
