@@ -1,10 +1,10 @@
-"""The same edge as an ASGI application: for HTTP/2 under any ASGI server, and for tests without a socket.
+"""The edge as an ASGI application: for HTTP/2 under any ASGI server, and for tests without a socket.
 
-The raw target is `raw_path` and `query_string`, as the ASGI specification has them. The server below must not rewrite
-them; uvicorn, hypercorn and granian's ASGI mode keep them. A `?` with nothing after it is lost on the way.
+The raw target consists of `raw_path` and `query_string`, as the ASGI specification defines them. The server must not
+rewrite them; uvicorn, hypercorn and granian's ASGI mode leave them unchanged. A `?` with nothing after it is lost.
 
-`create_app` is for servers that are given an application by name: a worker like those of `keyfront up`, which obeys
-the feed in the data folder and reports to it, but listens where its server does (guide: tls.md).
+`create_app` is for servers that load an application by name. It creates a worker like those of `keyfront up`: it
+follows the feed in the data folder and reports to it, but listens where its server does (guide: tls.md).
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 EARLY_HINT = "http.response.early_hint"
-"""The extension of ASGI by which a server sends 103. It has none for other interim answers, and only for Link."""
+"""The ASGI extension for sending 103. ASGI has none for other interim responses, and this one carries only Link."""
 
 
 class EarlyHints:
-    """Takes interim answers and sends those that ASGI has a message for, in order."""
+    """Accepts interim responses and sends those that ASGI has a message for, in order."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -61,20 +61,20 @@ class EarlyHints:
         await self._send({"type": EARLY_HINT, "links": links})
 
     async def sent(self) -> None:
-        """Wait until all of them are out. A viewer that has left is noticed at its answer."""
+        """Wait until all of them are sent. If the viewer has left, that is noticed when the response is sent."""
         if self._last is not None:
             await asyncio.gather(self._last, return_exceptions=True)
 
 
 SILENCE = 30.0
-"""Seconds without anything of a request's body after which the request is given up."""
+"""Seconds without any request body data after which the request is abandoned."""
 RATE = Limits().rate
-"""Bytes of a body that a viewer must send a second, counted over `SILENCE` seconds in which it is waited for."""
+"""Minimum bytes of a body per second that a viewer must send, measured over `SILENCE` seconds of waiting for it."""
 
 
 class EdgeApp:
-    """`EdgeApp(edge)` is the application. `peers` are the trusted proxies; the server's own proxy handling must be
-    off, or the viewer's address would be decided twice."""
+    """The ASGI application: `EdgeApp(edge)`. `peers` are the trusted proxies. The server's own proxy handling must be
+    off, or the viewer's address would be determined twice."""
 
     def __init__(self, edge: Edge, *, peers: TrustedProxies | None = None) -> None:
         self.edge = edge
@@ -125,7 +125,7 @@ class EdgeApp:
     async def _answer(
         self, exchange: Exchange, reply: Reply, refusal: str, receive: Receive, send: Send
     ) -> None:
-        """Send the reply, and leave the record of it."""
+        """Send the reply and write its access record."""
         detail = reply.detail
         try:
             await self._write(exchange, reply, receive, send)
@@ -142,8 +142,8 @@ class EdgeApp:
             self.edge.log_access(exchange, reply.status, exchange.sent, reply.x_cache, detail, reason)
 
     async def _refuse_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """WebSocket is the native shell's: here a handshake is answered 501, or with what the server makes of a refusal
-        (403) if it cannot send an answer of ours. It leaves an access record."""
+        """Refuse a WebSocket: only the native shell supports them. The handshake gets a 501, or whatever the server
+        sends for a refusal (403) if it cannot send our response. The access record is written."""
         await receive()  # websocket.connect
         request, _ = self._request({**scope, "method": "GET"}, receive)
         scheme = {"ws": "http", "wss": "https"}.get(request.scheme, request.scheme)
@@ -171,7 +171,7 @@ class EdgeApp:
         try:
             return await self.edge.serve(exchange)
         except ConnectionError:
-            # Its body broke off: an answer may still find it.
+            # The request body failed: a response may still reach the viewer.
             reply = error_pages.refused("bad_request", None, exchange.request, exchange.request_id)
             return respond.dated(reply, exchange.now)
         except Exception as error:
@@ -193,7 +193,7 @@ class EdgeApp:
                 return
 
     def _request(self, scope: Scope, receive: Receive) -> tuple[Request, str]:
-        """The request, and the name of what is wrong with it, if anything is."""
+        """The request, and the name of the problem with it, if there is one."""
         raw = scope["raw_path"]
         if scope["query_string"]:
             raw += b"?" + scope["query_string"]
@@ -211,7 +211,7 @@ class EdgeApp:
             elif name == b"cookie":
                 cookies.append(value)
             elif name == b"content-length":
-                # Whatever is not one plain number others may frame otherwise (RFC 9112 §6.3).
+                # Anything but one plain number may be framed differently by others (RFC 9112 §6.3).
                 if length is None and len(value) < 19 and value.isdigit():
                     length = int(value)
                 else:
@@ -264,7 +264,8 @@ class EdgeApp:
             await send({"type": "http.response.body", "body": body})
             exchange.sent = len(body)
             return
-        # Servers need not say in `send` that the viewer has left, and then its body would be fetched for nobody.
+        # Servers need not report in `send` that the viewer has left; without this, the body would be fetched for no
+        # one.
         leaving = None if exchange.request.body is not None else asyncio.ensure_future(_left(receive))
         try:
             async for chunk in reply.body:
@@ -285,7 +286,7 @@ _BREAKING = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def _passed_over(method: str, version: str, headers: Headers) -> str:
-    """`Request.upgrade` where no upgrade is ever made."""
+    """The value of `Request.upgrade` for a request that is never upgraded."""
     if not any(name == b"upgrade" for name, _ in headers):
         return ""
     asked = upgrade_of(method, version, headers, named=True, has_body=False)
@@ -293,8 +294,8 @@ def _passed_over(method: str, version: str, headers: Headers) -> str:
 
 
 async def _body_unannounced(receive: Receive) -> AsyncIterator[bytes] | None:
-    """The body of a request whose headers announce none, or None if it has none. HTTP/2 and HTTP/3 frame a body
-    without Content-Length (RFC 9113 §8.1), for every method: only its first message tells."""
+    """The body of a request whose headers announce none, or None if it has none. HTTP/2 and HTTP/3 frame a body without
+    Content-Length (RFC 9113 §8.1), for every method, so only the first message shows whether there is one."""
     message = await _received(receive)
     if message["type"] == "http.disconnect" or message.get("body") or message.get("more_body"):
         return _body(receive, message)
@@ -302,7 +303,7 @@ async def _body_unannounced(receive: Receive) -> AsyncIterator[bytes] | None:
 
 
 async def _body(receive: Receive, first: MutableMapping[str, Any] | None = None) -> AsyncIterator[bytes]:
-    """The chunks of a request's body. `first` is a message that was received already."""
+    """The chunks of a request's body. `first` is a message that was already received."""
     clock = asyncio.get_running_loop().time
     floor = Floor()
     waited, size = 0.0, 0
@@ -324,9 +325,9 @@ async def _body(receive: Receive, first: MutableMapping[str, Any] | None = None)
 
 
 async def _received(receive: Receive) -> MutableMapping[str, Any]:
-    """The next message of a viewer that is waited for.
+    """The next message from a viewer that the edge is waiting for.
 
-    :raises ConnectionResetError: if none comes within `SILENCE` seconds.
+    :raises ConnectionResetError: if none arrives within `SILENCE` seconds.
     """
     try:
         async with asyncio.timeout(SILENCE):

@@ -1,13 +1,13 @@
 """One viewer's connection over HTTP/1.1: an asyncio protocol between a parser and a writer. Decision 0001 says why the
 shell is our own.
 
-`RequestParser` makes requests of bytes, `ResponseWriter` makes bytes of responses. What this file adds is order and
-limits: responses leave in the order of their requests; a peer that is slow, stuck or too large is let go; a viewer that
-stops reading stops the origin. A hit is answered inside the parser's callback. Anything else runs in one task per
-connection, and the requests that arrive meanwhile wait in `_queue`.
+`RequestParser` turns bytes into requests, and `ResponseWriter` turns responses into bytes. This module adds order and
+limits: responses are sent in the order of their requests; a peer that is slow, stuck or sends too much is disconnected;
+a viewer that stops reading pauses the origin. A hit is answered inside the parser's callback. Anything else runs in one
+task per connection, and the requests that arrive meanwhile wait in `_queue`.
 
-What a connection may do follows from its state (`connection_state`). It alone says whether the fast path is open, so a
-packet that is answered there costs one comparison.
+A connection's state (`connection_state`) determines what it may do. The state alone decides whether the fast path is
+open, so a packet that is answered there costs one comparison.
 """
 
 from __future__ import annotations
@@ -59,20 +59,20 @@ from keyfront.errors import OriginFailure, clear_traceback
 logger = logging.getLogger("keyfront.edge")
 
 MAX_QUEUE: Final = 32
-"""Requests that may wait on a connection before it is no longer read."""
+"""Requests that may be queued on a connection before it is no longer read."""
 MAX_QUEUE_BYTES: Final = 64 * 1024
-"""Bytes of their heads that may."""
+"""Bytes of their heads that may be queued."""
 BODY_GONE: Final = "body_gone"
-"""The log's reason where the rest of a stored body was evicted, or is of another version by now."""
+"""The log's reason when the rest of a stored body was evicted, or now belongs to another version."""
 
 
 class Shared:
-    """What the connections on one listening socket share.
+    """State that the connections of one listening socket share.
 
-    `idle` is how many seconds a connection may be idle now. `draining` says that the worker is about to stop.
+    `idle` is how many seconds a connection may currently be idle. `draining` says that the worker is about to stop.
 
-    :param handler: what answers the requests.
-    :param proxies: the proxies that may name another viewer.
+    :param handler: answers the requests.
+    :param proxies: the proxies that may name another address as the viewer.
     """
 
     def __init__(
@@ -83,12 +83,12 @@ class Shared:
         self.scheme = scheme
         self.proxies = proxies
         self.limits = limits
-        # Other edges are few, and known: nothing counts their connections.
+        # Other edges are few and known, so their connections are not counted.
         self.viewers: Viewers | None = None if scheme == SHIELD else edge.viewers
         self.idle = limits.idle
         self.draining = False
         self.empty: asyncio.Future[None] | None = None
-        """Awaited by whoever waits for the last connection to end."""
+        """Resolved when the last connection ends."""
         self.connections: set[Connection] = set()
         self.identity = Identity(edge.via, edge.settings.pop)
         self.hit_tail = hit_tail(self.identity)
@@ -102,7 +102,7 @@ class Shared:
 
 
 class Connection(asyncio.Protocol):
-    """One viewer's connection. It is the sink of its parser, and the gate of its TLS transport."""
+    """One viewer's connection. It is the sink of its parser, and the `Gate` of its TLS transport."""
 
     __slots__ = (
         "_accepted",
@@ -145,27 +145,27 @@ class Connection(asyncio.Protocol):
         self._peer_ip = ""
         self._trusted = False
         self._section_prefix = (
-            b""  # for header sections that mean something else when another peer sends them
+            b""  # for header sections that have another meaning when a different peer sends them
         )
         self._counted_as: str | None = None  # the name under which the connection is counted
         self._queue: deque[tuple[Request, bool, Body | None]] = deque()
         self._queued_bytes = 0  # of their heads
         self._task: asyncio.Task[None] | None = None
         self._paused_for: set[str] = set()  # the reasons not to read
-        self._refusal = ""  # how the connection ends when everything before is answered
+        self._refusal = ""  # how the connection ends once everything before it is answered
         self._eof = False  # the viewer has closed its half
-        self._limit = ""  # the limit for which the connection was cut
+        self._limit = ""  # the limit for which the connection was aborted
         self._upload_floor = Floor()
-        self._heard = False  # whether a packet has come on the fast path since the last check
+        self._heard = False  # whether a packet has arrived on the fast path since the last check
         self._last_data = 0.0
-        self._accepted = 0  # requests, since this was set to 0
-        self._last_accepted: Request | None = None  # the last one that was not refused at once
-        self.tunnel: Tunnel | None = None  # the WebSocket that has the transport
+        self._accepted = 0  # requests accepted since this was last reset to 0
+        self._last_accepted: Request | None = None  # the last request that was not refused immediately
+        self.tunnel: Tunnel | None = None  # the WebSocket that uses the transport
 
     def _move(self, state: State) -> None:
         """Change the state.
 
-        :raises IllegalMove: if the table of moves does not have this one.
+        :raises IllegalMove: if `MOVES` does not contain this transition.
         """
         if state not in MOVES[self._state]:
             raise IllegalMove(self._state, state)
@@ -214,8 +214,8 @@ class Connection(asyncio.Protocol):
             self._move(IDLE)
 
     def admit(self, transport: asyncio.BaseTransport) -> bool:
-        """Count the connection, unless there are too many. A trusted proxy brings those of many viewers, so its
-        connections count toward the total only."""
+        """Count the connection, unless there are too many. A trusted proxy carries connections of many viewers, so its
+        own connections count only toward the total."""
         viewers = self._shared.viewers
         if viewers is None or self._counted_as is not None:
             return True
@@ -304,7 +304,7 @@ class Connection(asyncio.Protocol):
             self._shared.fast_path.learn(section, request, request.client_ip if self._trusted else "")
 
     def _handle_known_request(self, section: CachedHeaderBlock, target: str) -> None:
-        """Answer a request of which nothing is left to be parsed."""
+        """Answer a request that needs no further parsing."""
         self._last_data = self._time()
         exchange = self._handler.lookup(section.request_for(target, self._caller))
         stored = exchange.hit
@@ -316,7 +316,7 @@ class Connection(asyncio.Protocol):
             self._handler.log_access(exchange, 200, len(stored.body), "Hit", "Hit")
 
     def eof_received(self) -> bool:
-        """The viewer has closed its half, and may still wait for its responses."""
+        """The viewer has closed its half, but may still be waiting for its responses."""
         self._eof = True
         if self._state is IDLE or self._state is BUSY:
             self._move(ENDING)
@@ -347,7 +347,9 @@ class Connection(asyncio.Protocol):
         if reason in self._paused_for:
             self._paused_for.discard(reason)
             if not self._paused_for and self._state < LINGERING:
-                self._last_data = self._parser.head_since = self._time()  # the time until now was ours
+                self._last_data = self._parser.head_since = (
+                    self._time()
+                )  # the time until now was spent on our side
                 self._transport.resume_reading()
                 self._return_to_idle()
 
@@ -373,7 +375,8 @@ class Connection(asyncio.Protocol):
         self._start(request, keep_alive, body)
 
     def refuse(self, reason: str) -> None:
-        """A request that is malformed or too large ends the connection, after the responses to those before it."""
+        """Refuse a request that is malformed or too large. This ends the connection, after the responses to earlier
+        requests."""
         if self._state >= LINGERING:
             return
         if self._state is not ENDING:
@@ -399,16 +402,18 @@ class Connection(asyncio.Protocol):
     def _hit_arguments(
         self, exchange: Exchange, stored: Stored
     ) -> tuple[bytes, bytes, ResponseHeaders | None, Request]:
-        """What `write_hit` needs to know of a hit that the fast path has not found."""
+        """The arguments of `write_hit` for a hit that the fast path did not find."""
         plan = exchange.plan
         policy = plan.route.response_headers if plan is not None else None
         return exchange.request_id.encode(), aged(stored, exchange.now), policy, exchange.request
 
     def _start_next(self) -> None:
-        """Start the requests that wait, as far as they can be started now."""
+        """Start the queued requests that can be started now."""
         if self._state >= LINGERING:
             return
-        self._parser.head_since = self._time()  # a head may have begun behind a response that took its time
+        self._parser.head_since = (
+            self._time()
+        )  # a head may have started to arrive during a response that took its time
         while self._queue and self._task is None and self._writer.writable:
             request, keep_alive, body = self._queue.popleft()
             self._queued_bytes -= request.wire_bytes
@@ -429,7 +434,7 @@ class Connection(asyncio.Protocol):
         self._task = asyncio.get_running_loop().create_task(self._respond(exchange, keep_alive, body))
 
     async def _respond(self, exchange: Exchange, keep_alive: bool, body: Body | None) -> None:
-        """Answer one request that needs more than a look into memory, to the end of its response, and log it."""
+        """Answer one request that needs more than a memory lookup, up to the end of its response, and log it."""
         viewers, counted_as = self._shared.viewers, None
         reply: Reply | None = None
         detail = ""
@@ -508,20 +513,22 @@ class Connection(asyncio.Protocol):
             clear_traceback(error)
             if not self._refusal or self._state >= LINGERING:
                 return None
-            # The framing of its body broke (`refuse`): this is the response to it.
+            # The framing of the request body is invalid (`refuse`): this is the response.
             reply = error_pages.refused(self._refusal, None, exchange.request, exchange.request_id)
             self._refusal = ""
             return respond.dated(reply, exchange.now)
-        except Exception as error:  # the connection must not lose its order to a bug of the edge
+        except (
+            Exception
+        ) as error:  # a bug in the edge must not break the order of responses on the connection
             logger.exception("request %s failed", exchange.request_id)
             return error_pages.internal_error(error, exchange.request_id)
         finally:
             exchange.interim = None
 
     def _break_off(self, exchange: Exchange, reply: Reply | None, error: Exception) -> str:
-        """End the connection in the middle of a response: the only honest end where the rest of a body is missing.
-        Where the viewer can see that something is missing, what was sent until then still arrives, earlier responses
-        included. Returns the detail for the log."""
+        """End the connection in the middle of a response: the only honest end if the rest of a body is missing. If the
+        viewer can see that something is missing, what was already sent still arrives, including earlier responses.
+        Returns the detail for the log."""
         detail = "Error"
         if isinstance(error, OriginFailure):
             detail = error.kind
@@ -542,9 +549,9 @@ class Connection(asyncio.Protocol):
         return detail
 
     async def _switch(self, exchange: Exchange, reply: Reply, upstream: Upstream) -> bool:
-        """Run a WebSocket, from its 101 to its end. Returns False if the origin left before the viewer had the 101.
+        """Run a WebSocket, from its 101 to its end. Returns False if the origin left before the viewer got the 101.
 
-        :raises ConnectionResetError: if the viewer left before.
+        :raises ConnectionResetError: if the viewer left before that.
         """
         writer, parser, limits = self._writer, self._parser, self._shared.limits
         if not writer.writable:
@@ -578,7 +585,7 @@ class Connection(asyncio.Protocol):
         self._linger()
 
     def _finish(self, body: Body | None) -> None:
-        """End the connection behind its last response."""
+        """End the connection after its last response."""
         self._queue.clear()
         unread = self._parser.early is not None or (body is not None and not body.ended)
         if unread and not self._eof:
@@ -587,7 +594,7 @@ class Connection(asyncio.Protocol):
             self._close()
 
     def _linger(self) -> None:
-        """Close our half, and let the viewer finish sending for a moment: closing at once with unread bytes would
+        """Close our half, and give the viewer a moment to finish sending: closing immediately with unread bytes would
         reset the connection before the viewer has read its response (RFC 9112 §9.6)."""
         if self._state >= LINGERING:
             return
@@ -601,24 +608,24 @@ class Connection(asyncio.Protocol):
         self._move(LINGERING)
         try:
             self._transport.write_eof()
-        except OSError as error:  # the viewer has reset it, and the loop has not noticed yet
+        except OSError as error:  # the viewer has reset the connection, and the loop has not noticed yet
             clear_traceback(error)
             self.abort()
 
     def _close(self) -> None:
-        """Close the transport as soon as what was written is out."""
+        """Close the transport as soon as pending data is sent."""
         if self._state < CLOSING:
             self._move(CLOSING)
             self._transport.close()
 
     def drain(self) -> None:
-        """The worker is about to stop: finish what was begun, and close."""
+        """The worker is about to stop: finish what has started, and close."""
         self._leave_idle()
         if self._task is None and not self._queue and self._parser.stage is not HEAD:
             self._close()
 
     def abort(self) -> None:
-        """Close the transport at once, whatever was written."""
+        """Close the transport immediately and discard pending data."""
         if self.tunnel is not None:
             self.tunnel.abort()
             return
@@ -628,8 +635,8 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def _cut(self, limit: str, *, reset: bool = False) -> None:
-        """End the connection of a viewer that is too slow. With `reset` by RST: a viewer that does not read would never
-        see an orderly close, and the kernel would keep all that waits for it."""
+        """End the connection of a viewer that is too slow. With `reset`, send an RST: a viewer that does not read would
+        never see an orderly close, and the kernel would hold all pending data for it."""
         if self._state is not CLOSED:
             self._limit = limit
             self._report(limit)
@@ -639,14 +646,14 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def _reset(self) -> None:
-        """Break off so that the viewer cannot take it for an orderly end: RST instead of FIN."""
+        """End the connection so that the viewer cannot mistake it for an orderly end: RST instead of FIN."""
         sock = self._transport.get_extra_info("socket")
         if sock is not None and not self._transport.is_closing():
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.abort()
 
     def check(self, now: float) -> None:
-        """Let go of a peer that is idle, slow or stuck. To be called about once a second.
+        """Disconnect a peer that is idle, slow or stuck. To be called about once a second.
 
         :param now: the loop's time, in seconds.
         """
@@ -658,7 +665,7 @@ class Connection(asyncio.Protocol):
             self._last_data = now
         pending = self._writer.pending
         if (pending or self._task is not None) and self._parser.body is None:
-            self._last_data = now  # a response is under way: the viewer is idle only after it
+            self._last_data = now  # a response is in progress: the viewer counts as idle only after it
         limit = self._writer.overdue(now, self._shared.limits)
         if limit:
             self._cut(limit, reset=True)

@@ -1,4 +1,4 @@
-"""Timeouts and sizes of a viewer's connection."""
+"""Timeouts and limits of a viewer's connection."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import msgspec
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Seconds: for a whole request head, blank lines before it included; between requests; without progress of a
-    request's body; without progress of an answer; for the open connections when the worker is told to stop; and without
-    traffic on a WebSocket. `rate` is how many bytes a second a viewer must send of a request's body in each `body`
-    seconds, and take of an answer in each `write` seconds, as long as it is the viewer who is waited for."""
+    """Limits of a viewer's connection. The timeouts are in seconds: for a whole request head, including blank lines
+    before it; between requests; without progress of a request body; without progress of a response; for open
+    connections to finish when the worker is told to stop; and without traffic on a WebSocket. `rate` is the minimum
+    bytes per second: what a viewer must send of a request body in each period of `body` seconds, and accept of a
+    response in each period of `write` seconds, counting only time spent waiting for the viewer."""
 
     head: float = 30.0
     idle: float = 60.0
@@ -21,4 +22,4 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 PRESSED_IDLE = 5.0
-"""Seconds between requests where connections are nearly used up: who does nothing makes room."""
+"""Seconds between requests when connections are nearly exhausted: idle connections make room."""

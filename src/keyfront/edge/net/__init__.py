@@ -1,1 +1,1 @@
-"""Sockets: listeners, TLS, sendfile, tunnels."""
+"""Sockets: listeners, TLS, sendfile, and tunnels."""

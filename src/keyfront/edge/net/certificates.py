@@ -1,19 +1,20 @@
-"""Certificates from a folder, chosen by the name that a viewer asks for, and changed under open connections.
+"""Certificates loaded from a folder, selected by the server name (SNI) and reloaded without closing open connections.
 
-A certificate is one of these, NAME being whatever the operator likes; its names are those in the certificate:
+A certificate has one of the following layouts. NAME is the operator's choice; the names that a certificate is valid for
+are read from the certificate itself:
 
-    NAME.crt + NAME.key            chain and key apart
-    NAME.pem + NAME-key.pem        as mkcert writes them
+    NAME.crt + NAME.key            separate chain and key
+    NAME.pem + NAME-key.pem        as written by mkcert
     NAME.pem                       chain and key in one file
-    NAME/fullchain.pem + privkey.pem   as certbot's `live` folder has them
+    NAME/fullchain.pem + privkey.pem   as in certbot's `live` folder
 
-The one called `default` answers viewers that name nothing, or a name that no certificate has; without it, the first
-that could be read. So a handshake always ends with a certificate, as at CloudFront and nginx, and a viewer in the
-wrong place can say what is wrong.
+The certificate named `default` answers viewers that send no server name, or one that no certificate matches. If there
+is no `default`, the first certificate that could be read is used. Every handshake therefore gets a certificate, as with
+CloudFront and nginx, and a viewer that reached the wrong host can report what is wrong.
 
-There is one TLS context that listens for as long as the process lives; it holds the keys of session tickets, so
-resumption survives a change of certificates. A certificate has a context of its own, and the handshake moves over to
-it when the name is known. Nothing of a connection that is open changes with the folder.
+One listening TLS context lives as long as the process. It holds the session ticket keys, so resumption survives a
+certificate change. Each certificate has its own context, and the handshake switches to it once the server name is
+known. Changes to the folder do not affect open connections.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ if TYPE_CHECKING:
     from cryptography import x509
 
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
-"""For TLS 1.2: forward secrecy and authenticated encryption, nothing else. TLS 1.3 has only such."""
+"""Ciphers for TLS 1.2: forward secrecy and authenticated encryption only. TLS 1.3 has no other kind."""
 
 Tell = Callable[[str], None]
 
 
 class _Pair(NamedTuple):
-    """The two files of a certificate, which may be one."""
+    """The two files of a certificate, which may be the same file."""
 
     chain: Path
     key: Path
@@ -50,12 +51,12 @@ _Identity = tuple[tuple[int, int, int], tuple[int, int, int]]
 
 
 class _Refused(Exception):
-    """A pair that cannot be used; the text says why."""
+    """A pair that cannot be used; the message says why."""
 
 
 class Certificate:
-    """One certificate, ready to serve: `names` are its lower-case DNS names; it is valid from `begins` to `ends`, epoch
-    seconds."""
+    """A certificate that is ready to serve. `names` are its lower-case DNS names. It is valid from `begins` to `ends`
+    (epoch seconds)."""
 
     __slots__ = ("begins", "context", "ends", "identity", "names")
 
@@ -69,17 +70,17 @@ class Certificate:
         self.identity = identity
 
     def amiss(self, now: float) -> str:
-        """What is wrong with its dates, if anything is."""
+        """The problem with its validity dates, or an empty string. `now` is epoch seconds."""
         if now >= self.ends:
             return f"it expired on {_day(self.ends)}"
         return f"it is not valid before {_day(self.begins)}" if now < self.begins else ""
 
 
 class Certificates:
-    """All certificates of `folder`. `context` is what a server listens with.
+    """All certificates in `folder`. `context` is the context that a server listens with.
 
-    :param tell: told in a sentence what is wrong with a pair, and what changed.
-    :raises SettingsError: if there is no certificate that can be used.
+    :param tell: called with a sentence for each problem with a pair, and for each change.
+    :raises SettingsError: if the folder cannot be read or holds no usable certificate.
     """
 
     def __init__(self, folder: Path, now: float, tell: Tell) -> None:
@@ -105,27 +106,28 @@ class Certificates:
 
     @property
     def names(self) -> frozenset[str]:
-        """Every name that a certificate is there for, wildcards as `*.example.org`."""
+        """Every name that has a certificate; wildcards are written as `*.example.org`."""
         return frozenset(self._exact) | {"*" + rest for rest in self._wildcards}
 
     def poll(self, now: float) -> bool:
-        """Look at the folder, and take over what changed since. True if something was taken over.
+        """Scan the folder and apply what changed. Returns True if anything was applied.
 
-        A file that is still being written must not be judged: a pair counts when two looks in a row found it alike.
+        A file that is still being written must not be judged, so a pair counts only after two consecutive scans found
+        it unchanged.
 
         :param now: epoch seconds.
         """
         try:
             found = self._scan()
         except OSError:
-            return False  # the folder is being replaced; what is in use stays
+            return False  # the folder is being replaced; the certificates in use stay
         settled = {name: pair for name, pair in found.items() if self._seen.get(name) == pair[1]}
         gone = [name for name in self._loaded if name not in found and name not in self._seen]
         self._seen = {name: identity for name, (_, identity) in found.items()}
         changed = self._load(settled, now)
         for name in gone:
             if len(self._loaded) == 1:
-                break  # the last one: better a certificate whose files are gone than none
+                break  # the last one: a certificate without files is better than none
             del self._loaded[name]
             self._tell(f"the certificate {name} is no longer used: its files are gone")
             changed = True
@@ -134,13 +136,13 @@ class Certificates:
         return changed
 
     def _scan(self) -> dict[str, tuple[_Pair, _Identity]]:
-        """What looks like a certificate in the folder, by its name there.
+        """Candidate certificates in the folder, by their file or folder name.
 
         :raises OSError: if the folder cannot be listed.
         """
         found = {}
         for name, pair in self._pairs().items():
-            with suppress(OSError):  # gone since, or a link to nowhere
+            with suppress(OSError):  # deleted since, or a dangling link
                 found[name] = (pair, _identity(pair))
         return found
 
@@ -180,7 +182,7 @@ class Certificates:
                 self._told[name] = identity
                 continue
             except FileNotFoundError:
-                continue  # replaced this very moment: the next look finds the other one
+                continue  # replaced at this moment: the next scan finds the new one
             if amiss:
                 self._tell(f"the certificate {name} is used, but viewers will not accept it: {amiss}")
             with suppress(OSError):
@@ -192,7 +194,7 @@ class Certificates:
         return changed
 
     def _index(self) -> None:
-        """Names to certificates. Of two for one name the one that lasts longer is used."""
+        """Map names to certificates. If two certificates share a name, the one that expires later is used."""
         exact: dict[str, Certificate] = {}
         wildcards: dict[str, Certificate] = {}
         for certificate in sorted(self._loaded.values(), key=lambda c: c.ends):
@@ -205,8 +207,8 @@ class Certificates:
         self._default = self._loaded[min(self._loaded, key=lambda name: (not _is_default(name), name))]
 
     def find(self, server_name: str | None) -> Certificate:
-        """The certificate for a server name (RFC 6066 §3): an exact name beats a wildcard, which stands for one label
-        (RFC 9525 §6.3); none of them is the default's."""
+        """The certificate for a server name (RFC 6066 §3). An exact name takes precedence over a wildcard, which
+        matches one label (RFC 9525 §6.3). The default certificate is returned if nothing matches."""
         if server_name:
             name = server_name.lower().removesuffix(".")
             found = self._exact.get(name) or self._wildcards.get(
@@ -223,14 +225,14 @@ class Certificates:
 
 
 def unraisable(what: sys.UnraisableHookArgs) -> None:
-    """For `sys.unraisablehook`: a server name that is not ASCII fails its handshake, and that is enough. Python would
-    print a traceback besides, for anybody who cares to fill our log."""
+    """A hook for `sys.unraisablehook`. A server name that is not ASCII already fails its handshake. Python would also
+    print a traceback, which would let anyone fill our log."""
     if not (isinstance(what.exc_value, UnicodeDecodeError) and isinstance(what.object, bytes)):
         sys.__unraisablehook__(what)
 
 
 def _context() -> ssl.SSLContext:
-    """TLS 1.2 and 1.3 with forward secrecy. Everything is set on each context, as some of it follows the certificate
+    """TLS 1.2 and 1.3 with forward secrecy. Each context gets all settings, because some of them follow the certificate
     and some the listener."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -259,10 +261,10 @@ def _identity(pair: _Pair) -> _Identity:
 def _read(pair: _Pair, identity: _Identity) -> Certificate:
     """Load a pair.
 
-    :raises _Refused: if it is no certificate with its key.
-    :raises FileNotFoundError: if it is not the one of that identity any more.
+    :raises _Refused: if the files are not a certificate and its key.
+    :raises FileNotFoundError: if the files no longer have this identity.
     """
-    from cryptography import x509  # not at the start of an edge that speaks no TLS
+    from cryptography import x509  # not loaded at startup by an edge without TLS
 
     try:
         leaf = x509.load_pem_x509_certificates(pair.chain.read_bytes())[0]

@@ -6,16 +6,16 @@ import socket
 
 
 def reserve(host: str, port: int) -> socket.socket:
-    """Bind `host:port` for workers to share, without listening; port 0 becomes a free one. The socket that is
-    returned keeps the port ours while workers come and go.
+    """Bind `host:port` for workers to share, without listening. Port 0 selects a free port. The returned socket
+    reserves the port while workers start and stop.
 
-    :raises OSError: if somebody else listens there already.
+    :raises OSError: if another program already listens there.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     probe = socket.socket(family, socket.SOCK_STREAM)
     try:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((host, port))  # fails where another program listens, even one that shares its port
+        probe.bind((host, port))  # fails if another program listens there, even with SO_REUSEPORT
         port = probe.getsockname()[1]
     finally:
         probe.close()

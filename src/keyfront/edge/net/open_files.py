@@ -1,16 +1,16 @@
-"""The limit of open files of this process."""
+"""The open file limit of this process."""
 
 from __future__ import annotations
 
 import resource
 
 OPEN_FILES = 0.75
-"""The share of all files that a process may open which viewers' connections may take; the rest is for origins and for
-the cache on disk."""
+"""The share of the process's open file limit that viewers' connections may use; the rest is for origins and the disk
+cache."""
 
 
 def raise_open_files() -> int:
-    """Let this process open as many files as it is allowed to allow itself. Returns how many that is."""
+    """Raise the soft limit on open files to the hard limit. Returns the limit that is then in effect."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:

@@ -1,8 +1,8 @@
-"""Files sent by the kernel: bytes go from the page cache to the socket and never pass through this process.
+"""Sending files with sendfile(2): bytes go from the page cache to the socket without passing through this process.
 
-uvloop has no `loop.sendfile`, and its transports own their descriptor, which `add_writer` refuses. So this sends on
-the transport's socket itself while the transport has nothing of its own to send, and waits for room in the socket on
-a duplicate of the descriptor. Measured against nginx in decision 0010.
+uvloop has no `loop.sendfile`, and its transports own their descriptor, which `add_writer` rejects. This module
+therefore sends directly on the transport's socket while the transport has no data of its own to send, and waits for
+writability on a duplicate of the descriptor. Decision 0010 has the measurements against nginx.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _GONE: Final = frozenset(
 )
 
 BURST: Final = 1024 * 1024
-"""Bytes after which the other connections get their turn, though this one would take more."""
+"""Bytes after which other connections get their turn, even if this one could take more."""
 
 
 async def send_range(transport: asyncio.Transport, piece: FileRange, moved: Callable[[int], None]) -> None:
-    """Send a piece of a file on the transport's socket, whose own buffer must be empty and stay so.
+    """Send a file range on the transport's socket. The transport's own buffer must be empty and stay empty.
 
-    :param moved: called with the number of bytes whenever some went out.
-    :raises OSError: if the connection or the file breaks; ConnectionError only for the connection.
+    :param moved: called with the number of bytes each time some were sent.
+    :raises OSError: if the connection or the file fails; ConnectionError only for the connection.
     """
     socket = transport.get_extra_info("socket")
     if socket is None or transport.is_closing():
@@ -70,7 +70,7 @@ async def send_range(transport: asyncio.Transport, piece: FileRange, moved: Call
 
 
 class _Room:
-    """Waits until a socket that somebody else owns can take more."""
+    """Waits until a socket owned by a transport is writable."""
 
     def __init__(self, fd: int) -> None:
         self._loop = asyncio.get_running_loop()

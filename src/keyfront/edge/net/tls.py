@@ -1,11 +1,12 @@
-"""TLS between a TCP transport and HTTP/1.1, toward viewers and toward origins: OpenSSL does all of it in memory, this
+"""TLS between a TCP transport and HTTP/1.1, for viewers and origins. OpenSSL works entirely in memory; this module
 moves the bytes.
 
-The event loops bring a TLS transport of their own. Decision 0011 says what a shell that promises something to slow
-viewers misses there: to know what is still unsent, to say goodbye one way at a time, to say why a handshake failed, not
-to encrypt a large body at once for a viewer who may take an hour for it, and not to lose the end of an origin's answer.
+The event loops have a TLS transport of their own. Decision 0011 explains what it lacks for a shell that gives
+guarantees to slow viewers: to know what is still unsent, to close each direction separately, to report why a handshake
+failed, not to encrypt a large body all at once for a viewer that may take an hour to read it, and not to lose the end
+of an origin's response.
 
-To its TCP transport a `Secured` is the protocol, to the shell it is the transport. It behaves as a TCP transport does,
+A `TlsTransport` is the protocol of its TCP transport and the transport of the shell. It behaves like a TCP transport,
 half-closing included (TLS 1.3 allows it, RFC 8446 §6.1).
 """
 
@@ -19,31 +20,31 @@ from typing import Any, Protocol, cast
 
 READ = 256 * 1024
 AHEAD = 128 * 1024
-"""Bytes that may lie encrypted and unsent; what comes after them is not encrypted yet."""
+"""Bytes that may be encrypted but unsent; anything beyond that is not encrypted yet."""
 RECORD = 16 * 1024
-"""The most that one TLS record holds (RFC 8446 §5.1)."""
+"""Maximum bytes in one TLS record (RFC 8446 §5.1)."""
 
 
 class Gate(Protocol):
-    """Who decides whether a viewer's connection is taken, before the handshake costs anything."""
+    """Decides whether a viewer's connection is accepted, before the handshake costs anything."""
 
     def admit(self, transport: asyncio.BaseTransport) -> bool: ...
 
     def leave(self) -> None:
-        """A connection that was admitted is gone."""
+        """An admitted connection has ended."""
 
     def late(self) -> None:
-        """The handshake took too long."""
+        """The handshake has timed out."""
 
 
 class TlsTransport(asyncio.Transport, asyncio.Protocol):
-    """One connection. The shell's `connection_made` is called when the handshake is over, if it ends well; `handshake`
-    has the same news, or what went wrong.
+    """One TLS connection. The shell's `connection_made` is called once the handshake succeeds. `handshake` then has a
+    result, or an exception if the handshake failed.
 
-    :param shell: whose transport this will be: a viewer's connection, or one to an origin.
-    :param patience: seconds that the handshake may take; None for whoever minds the time himself.
-    :param server_name: who the other side must prove to be. Without it, this is the server.
-    :param gate: asked whether the connection is taken; without it, every one is.
+    :param shell: the protocol that uses this transport: a viewer's connection, or a connection to an origin.
+    :param patience: handshake timeout in seconds; None if the caller enforces its own.
+    :param server_name: the name that the peer's certificate must have. Without it, this side is the server.
+    :param gate: decides whether the connection is accepted; without it, every connection is.
     """
 
     __slots__ = (
@@ -93,8 +94,8 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._established = False
         self._reading = True
-        self._over = False  # the viewer has said goodbye, or broke the protocol: nothing more is read
-        self._ending = ""  # "eof" or "close", once the backlog is out
+        self._over = False  # the peer has sent close_notify or violated the protocol: nothing more is read
+        self._ending = ""  # "eof" or "close", once the backlog is sent
         self._backlog: deque[memoryview] = deque()
         self._size = 0  # bytes in the backlog
         self._pushing = False
@@ -117,7 +118,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self._tls = self._context.wrap_bio(
                 self._incoming, self._outgoing, server_side=name is None, server_hostname=name
             )
-        except (ValueError, ssl.SSLError) as error:  # no name that can be asked for
+        except (ValueError, ssl.SSLError) as error:  # not a valid server name
             self._give_up(error)
             return
         if name is not None:
@@ -138,19 +139,20 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self._shell.connection_lost(exc)
         elif not self.handshake.done():
             self._give_up(exc or ConnectionResetError("closed before the TLS handshake was over"))
-        del self._shell  # each has the other as long as there is something to say, and so both would stay
+        del self._shell  # break the reference cycle: each object would keep the other alive
 
     def data_received(self, data: bytes) -> None:
         if self._over:
-            return  # it would only pile up
+            return  # it would only accumulate
         self._incoming.write(data)
         if not self._established and not self._shake_hands():
             return
         self._pump()
 
     def eof_received(self) -> bool:
-        """The other side's TCP is closed its way. If TLS was not, a viewer's request is no worse for it, since it says
-        how long it is; but an origin's answer may be one that ends with the connection, and have been cut."""
+        """The peer has closed its side of the TCP connection. If it sent no close_notify, a viewer's request is still
+        safe, because it states its own length. But an origin's response may be delimited by the end of the connection,
+        and may have been truncated."""
         if not self._established or (self._server_name is not None and not self._over):
             return False
         if self._over:
@@ -175,11 +177,11 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self._flush()
             return False
         except ssl.SSLError as error:
-            self._flush()  # the alert that says why
+            self._flush()  # sends the alert with the reason
             self._give_up(error)
             return False
         self._established = True
-        if not self.handshake.done():  # who waited may have been cancelled
+        if not self.handshake.done():  # the waiting task may have been canceled
             self.handshake.set_result(None)
         if self._timer is not None:
             self._timer.cancel()
@@ -197,11 +199,11 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._over = True
         if not self.handshake.done():
             self.handshake.set_exception(error)
-            self.handshake.exception()  # nobody need ask: toward viewers nobody does
+            self.handshake.exception()  # mark as retrieved: for viewers, nothing awaits it
         self._tcp.close()
 
     def _pump(self) -> None:
-        """Decrypt what has arrived and hand it on, as far as the shell is reading."""
+        """Decrypt the received data and pass it on for as long as the shell is reading."""
         if not self._reading or self._over:
             return
         pieces: list[bytes] = []
@@ -220,7 +222,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             ended = True
         except ssl.SSLError:
             broken = True
-        if self._outgoing.pending:  # an answer to the protocol itself, or the alert that says what is wrong
+        if self._outgoing.pending:  # a reply required by the protocol, or the alert that reports an error
             self._flush()
         if pieces and self._ending != "close":
             self._shell.data_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
@@ -238,7 +240,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self._tcp.write(data)
 
     def _push(self) -> None:
-        """Encrypt and send from the backlog as long as the viewer takes it."""
+        """Encrypt and send data from the backlog for as long as the peer accepts it."""
         self._pushing = False
         backlog, tls, tcp = self._backlog, self._tls, self._tcp
         while backlog and not self._tcp_paused and tcp.get_write_buffer_size() < AHEAD:
@@ -262,7 +264,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._tell()
 
     def _tell(self) -> None:
-        """Let the shell know whether it should go on writing."""
+        """Tell the shell to pause or resume writing."""
         full = self._tcp_paused or bool(self._backlog)
         if full != self._shell_paused and self._established:
             self._shell_paused = full
@@ -272,11 +274,11 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
                 self._shell.resume_writing()
 
     def _end(self) -> None:
-        """Our goodbye (RFC 8446 §6.1), and the end of our half or of the whole connection."""
+        """Send close_notify (RFC 8446 §6.1), and close our half or the whole connection."""
         try:
             self._tls.unwrap()
         except ssl.SSLError:
-            pass  # the viewer's own goodbye is not waited for
+            pass  # the peer's close_notify is not awaited
         self._flush()
         if self._ending == "close":
             self._tcp.close()
@@ -289,7 +291,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if self._ending or not data:
             return
         if len(data) <= RECORD and not self._backlog and not self._tcp_paused:
-            # Nearly always: one record, sent at once.
+            # The usual case: one record, sent at once.
             try:
                 self._tls.write(data)
             except ssl.SSLError:

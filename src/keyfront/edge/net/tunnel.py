@@ -1,21 +1,22 @@
-"""A WebSocket through the edge, once the origin has accepted the handshake: bytes both ways, in order and in bounded
-memory, until one side ends.
+"""WebSocket tunnels through the edge, from the accepted handshake to the end: bytes in both directions, in order and in
+bounded memory, until one side ends.
 
 The two connections keep their transports and get a new protocol each (`_Side`). What one side receives is written to
 the other at once. A side that does not read fills its write buffer; then the other side is not read until there is room
-again. So a tunnel holds at most one read and one write buffer in each direction.
+again. A tunnel therefore holds at most one read and one write buffer in each direction.
 
 How a tunnel ends (decision 0027):
 
-- A side closes its half: so does the edge on the other side. When both have, both connections are closed.
-- A side breaks off: what it sent before still goes out, then the other side is closed.
-- Nothing has moved for `idle` seconds, or for `patience` seconds after one half was closed: the edge ends it.
-- A side has taken nothing of what waits for it for `patience` seconds: that side is cut, the other one closed.
+- A side closes its half: the edge closes its half toward the other side. When both sides have closed theirs, both
+  connections are closed.
+- A side fails: what it sent before that is still delivered, then the other side is closed.
+- No data has moved for `idle` seconds, or for `patience` seconds after one half was closed: the edge ends it.
+- A side has accepted no pending data for `patience` seconds: that side is aborted, the other one closed.
 - The worker stops: the edge ends it.
 
-Where the edge ends a tunnel, each side gets a Close frame (1001) if the stream to it stands between two frames and has
-had no Close frame, then the end of the stream. The edge reads on for `LINGER` seconds, because to close a socket with
-unread bytes would reset it and lose the Close frame.
+Where the edge ends a tunnel, each side gets a Close frame (1001), provided that the stream to it is at a frame boundary
+and has carried no Close frame yet, then the end of the stream. The edge keeps reading for `LINGER` seconds, because
+closing a socket with unread bytes would reset it and lose the Close frame.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ LINGER: Final = 2.0
 
 
 class Places:
-    """How many WebSockets a worker may have open (`limit`), and how many it has had.
+    """The number of WebSockets that a worker may have open (`limit`), and counters of those it has had.
 
-    A place is taken when the origin is about to be asked and given back at the end. `handshakes` counts those taken,
-    `opened` the WebSockets that came of them.
+    A place is taken just before the origin is contacted and released at the end. `handshakes` counts the places taken,
+    `opened` the WebSockets that resulted.
     """
 
     __slots__ = ("handshakes", "limit", "opened", "taken")
@@ -53,7 +54,7 @@ class Places:
         return self.taken >= self.limit
 
     def take(self) -> Callable[[], None]:
-        """Take a place. Returns what gives it back, however often it is called."""
+        """Take a place. Returns a function that releases it; further calls have no effect."""
         self.taken += 1
         self.handshakes += 1
         held = [True]
@@ -77,7 +78,7 @@ class Switched(Protocol):
 
 
 class OriginUpstream:
-    """The origin's side of a WebSocket between its 101 and the tunnel, and the way to let go of it at any time."""
+    """The origin's side of a WebSocket between its 101 and the tunnel. It can be closed at any time."""
 
     __slots__ = ("_connection", "_handed_over", "on_end")
 
@@ -88,7 +89,7 @@ class OriginUpstream:
 
     def hand_over(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes, bool] | None:
         """Give the connection to `protocol`. Returns its transport, the bytes that came after the 101, and whether it
-        can be written to now; None if the origin has left since."""
+        can be written to now; None if the origin has closed it meanwhile."""
         if self._connection is None:
             return None
         handed = self._connection.hand_over(protocol)
@@ -96,7 +97,7 @@ class OriginUpstream:
         return handed
 
     def end(self) -> None:
-        """Let go of the connection: it is closed if it is still open."""
+        """Close the connection if it is still open."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abort()
@@ -131,7 +132,7 @@ class _Side(asyncio.Protocol):
     def __init__(self, tunnel: Tunnel, name: str) -> None:
         self.tunnel = tunnel
         self.name = name
-        self.frames = Frames()  # of what this side sends
+        self.frames = Frames()  # the frames that this side sends
         self.received = 0
         self.heard = False
         self.reading = False
@@ -155,7 +156,7 @@ class _Side(asyncio.Protocol):
                 self.hold()
 
     def eof_received(self) -> bool:
-        """Returns whether this side may still be written to."""
+        """Returns whether this side can still be written to."""
         self.ended = self.heard = True
         self.reading = False
         if self.tunnel.ending or self.shut:
@@ -179,7 +180,7 @@ class _Side(asyncio.Protocol):
         self.reading = False
         self.tunnel.side_lost(self, exc)
 
-    # -- what the tunnel does with it --
+    # -- used by the tunnel --
 
     def hold(self) -> None:
         if self.reading and not self.transport.is_closing():
@@ -192,7 +193,7 @@ class _Side(asyncio.Protocol):
             self.transport.resume_reading()
 
     def close_half(self) -> None:
-        """Close our half, once what was written is out; all of it if the other half is closed already."""
+        """Close our half once pending data is sent, or the whole connection if the other half is already closed."""
         if self.shut:
             return
         self.shut = True
@@ -206,11 +207,11 @@ class _Side(asyncio.Protocol):
 
 
 class Tunnel:
-    """A WebSocket between a viewer and an origin. `finished` has a result when both connections are gone; `reason` is
-    then why the edge ended it or which side broke off, "" if the two ended it themselves.
+    """A WebSocket between a viewer and an origin. `finished` gets a result when both connections have closed. `reason`
+    then says why the edge ended the tunnel or which side failed; it is "" if the two sides ended it themselves.
 
-    :param idle: seconds without a byte from either side after which it ends.
-    :param patience: seconds that a side may take nothing of what waits for it.
+    :param idle: seconds without a byte from either side after which the tunnel ends.
+    :param patience: seconds that a side may go without accepting any pending data.
     """
 
     def __init__(self, viewer: asyncio.Transport, idle: float, patience: float) -> None:
@@ -228,11 +229,12 @@ class Tunnel:
         self.viewer.transport = viewer
 
     def open(self, upstream: Upstream, head: bytes, early: bytes, *, ended: bool) -> bool:
-        """Take both connections and let the bytes flow. Returns False if the origin has left: then nothing was sent.
+        """Take over both connections and start relaying. Returns False if the origin has closed its connection: then
+        nothing was sent.
 
-        :param head: the viewer's 101.
-        :param early: what the viewer sent before it had its 101; the origin gets it first.
-        :param ended: whether the viewer has closed its half already.
+        :param head: the head of the viewer's 101 response.
+        :param early: what the viewer sent before it received the 101; the origin gets it first.
+        :param ended: whether the viewer has already closed its half.
         """
         viewer, origin = self.viewer, self.origin
         handed = upstream.hand_over(origin)
@@ -255,7 +257,7 @@ class Tunnel:
         return True
 
     def end(self, reason: str) -> None:
-        """End it from here: see the module."""
+        """End the tunnel from this side, as the module docstring describes."""
         if self.ending:
             return
         self.reason = self.reason or reason
@@ -291,7 +293,8 @@ class Tunnel:
         other.read_on()
 
     def check(self, now: float) -> None:
-        """Once in a while: end it if it is idle, cut a side that is stuck."""
+        """Periodic check: end the tunnel if it is idle, abort a side that is stuck. `now` is the loop's time in
+        seconds."""
         for side in (self.viewer, self.origin):
             if side.heard:
                 side.heard = False

@@ -1,4 +1,4 @@
-"""What a peer has not taken yet, as far as the kernel knows."""
+"""Data that a peer has not acknowledged yet, as far as the kernel knows."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import socket
 import sys
 import termios
 
-# What tcp(7) calls SIOCOUTQ is the terminals' TIOCOUTQ by another name.
+# SIOCOUTQ of tcp(7) has the same value as the terminal request TIOCOUTQ.
 _SIOCOUTQ = termios.TIOCOUTQ if sys.platform == "linux" else None
 _BYTES_ACKED = 120  # offset of tcpi_bytes_acked in Linux's struct tcp_info
 
 
 def acknowledged(transport: asyncio.Transport) -> int | None:
-    """Bytes that the peer's kernel has acknowledged, of all that were ever sent; None where the kernel cannot say."""
+    """Bytes that the peer's kernel has acknowledged since the connection opened; None if the kernel cannot say."""
     try:
         info = transport.get_extra_info("socket").getsockopt(
             socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED + 8
@@ -27,8 +27,8 @@ def acknowledged(transport: asyncio.Transport) -> int | None:
 
 
 def on_its_way(transport: asyncio.Transport) -> int:
-    """Bytes that the kernel holds until the peer has acknowledged them, 0 where it cannot say. It takes several MiB
-    at once, so a peer that reads slowly would seem stuck to whoever looks at our own buffer only."""
+    """Bytes that the kernel holds until the peer acknowledges them, or 0 if it cannot say. The kernel accepts several
+    MiB at once, so a peer that reads slowly would appear stuck if only our own buffer were checked."""
     if _SIOCOUTQ is None:
         return 0
     try:

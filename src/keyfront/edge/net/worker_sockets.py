@@ -1,9 +1,9 @@
-"""The listening sockets of one worker: its own, and for a while those of a worker that does not answer.
+"""The listening sockets of one worker: its own, and temporarily those of workers that do not respond.
 
 The supervisor creates one SO_REUSEPORT socket per worker and port, and keeps all of them open, so the kernel never
-refuses a connection or drops a backlog because a worker ended. Normally each worker accepts only on its own socket,
-and the kernel spreads the connections. When a worker has not beaten for AWAY seconds, or is gone, the others accept on
-its sockets as well, until it beats again.
+refuses a connection or drops a backlog because a worker ended. Normally each worker accepts only on its own socket, and
+the kernel distributes the connections. When a worker has sent no heartbeat for AWAY seconds, or has exited, the other
+workers also accept on its sockets until its heartbeat resumes.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ logger = logging.getLogger("keyfront.edge")
 
 
 class Inherited(msgspec.Struct, frozen=True):
-    """File descriptors that a worker gets from its supervisor. `slot` is its own place on the heartbeat board, which
-    has `slots`, and in each list of listening sockets: `http`, `tls` and `shield` have one per worker. `cache` is the
-    memory that workers share (`segment`), in which it has the same place; -1 if there is none."""
+    """File descriptors that a worker inherits from its supervisor. `slot` is its index on the heartbeat board, which
+    has `slots` entries, and in each list of listening sockets: `http`, `tls` and `shield` have one per worker. `cache`
+    is the memory that workers share (`segment`), in which the worker has the same index; -1 if there is none."""
 
     board: int
     slots: int
@@ -37,13 +37,13 @@ class Inherited(msgspec.Struct, frozen=True):
 
     @property
     def fds(self) -> tuple[int, ...]:
-        """All of them."""
+        """All inherited descriptors."""
         memory = (self.cache,) if self.cache >= 0 else ()
         return (self.board, *memory, *self.http, *self.tls, *self.shield)
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket that shares `host:port` with others of its kind and queues connections from now on.
+    """A listening socket that shares `host:port` with others like it (SO_REUSEPORT).
 
     :raises OSError: if it cannot listen there.
     """
@@ -62,7 +62,7 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def backlog() -> int:
-    """How many connections may wait to be accepted on one socket."""
+    """The maximum number of connections that may wait to be accepted on one socket."""
     try:
         with open("/proc/sys/net/core/somaxconn") as file:
             return min(4096, int(file.read()))
@@ -71,7 +71,7 @@ def backlog() -> int:
 
 
 class _Port:
-    """One port: what answers its connections, and the listening sockets of all workers."""
+    """One port: the protocol factory for its connections, and the listening sockets of all workers."""
 
     def __init__(self, factory: Callable[[], asyncio.BaseProtocol], fds: Sequence[int]) -> None:
         self.factory = factory
@@ -80,10 +80,10 @@ class _Port:
 
 
 class Ports:
-    """What a worker accepts connections on, and its heartbeat.
+    """The ports that a worker accepts connections on, and its heartbeat.
 
-    :param inherited: None for a worker without a supervisor: it has its own sockets only (`listen`), and no heartbeat.
-    :param trouble: what the worker cannot do at the moment.
+    :param inherited: None for a worker without a supervisor: it has only its own sockets (`listen`) and no heartbeat.
+    :param trouble: returns what the worker currently cannot do.
     """
 
     def __init__(
@@ -103,10 +103,10 @@ class Ports:
         fds: Sequence[int],
         address: tuple[str, int],
     ) -> None:
-        """Accept connections on the worker's own socket, and answer them by `factory`.
+        """Accept connections on the worker's own socket, with `factory` as the protocol factory.
 
-        :param fds: the sockets of all workers for this port; empty: listen on `address`.
-        :raises OSError: if it is not possible to listen.
+        :param fds: the sockets of all workers for this port; if empty, listen on `address`.
+        :raises OSError: if listening fails.
         """
         port = _Port(factory, fds)
         self._ports.append(port)
@@ -117,7 +117,7 @@ class Ports:
             port.open[0] = await loop.create_server(factory, sock=listening(*address), backlog=backlog())
 
     async def _open(self, port: _Port, slot: int) -> None:
-        # A descriptor of its own: closing the server must not close the inherited one.
+        # A duplicate descriptor: closing the server must not close the inherited one.
         sock = socket.socket(fileno=os.dup(port.fds[slot]))
         try:
             sock.setblocking(False)
@@ -129,14 +129,14 @@ class Ports:
             raise
 
     def start(self) -> None:
-        """The worker is ready: beat from now on, and look after the others."""
+        """The worker is ready: start the heartbeat, and cover for workers that do not respond."""
         if self._board is not None:
             self.beat()
             self._board.accept(self._slot, True)
             self._beating = asyncio.create_task(self._go_on(self._board))
 
     def beat(self) -> None:
-        """The worker runs. For work that holds up the event loop for long, and goes on."""
+        """Send a heartbeat. Long tasks that block the event loop call this while they make progress."""
         if self._board is not None:
             self._board.beat(self._slot, time.monotonic())
 
@@ -147,14 +147,14 @@ class Ports:
             try:
                 await self._cover(board)
                 self._warned = False
-            except OSError as error:  # no file descriptor left, say: the next round tries again
+            except OSError as error:  # out of file descriptors, for example: the next round tries again
                 if not self._warned:
                     self._warned = True
                     logger.warning("cannot accept the connections of another worker: %s", error)
             await asyncio.sleep(BEAT)
 
     async def _cover(self, board: Board) -> None:
-        """Open the sockets of workers that do not answer, close those of workers that do again."""
+        """Open the sockets of workers that do not respond, and close those of workers that respond again."""
         if not self._ports:
             return
         now = time.monotonic()
@@ -169,8 +169,8 @@ class Ports:
                     await self._open(port, slot)
 
     def close(self) -> None:
-        """Accept nothing more. What waits on this worker's sockets is for the others, as long as there are any. The
-        heartbeat goes on."""
+        """Stop accepting connections. Connections waiting on this worker's sockets are left to the other workers, if
+        there are any. The heartbeat continues."""
         if self._board is not None:
             self._board.accept(self._slot, False)
         for port in self._ports:
@@ -182,7 +182,7 @@ class Ports:
                 os.close(fd)
 
     async def end(self) -> None:
-        """The last thing that a worker does."""
+        """Stop the heartbeat. This is the last step of a worker's shutdown."""
         if self._beating is not None:
             self._beating.cancel()
             await asyncio.gather(self._beating, return_exceptions=True)

@@ -1,15 +1,15 @@
-"""Access to origins that answer only who signs: where a request to such an origin goes, and with which signature.
+"""Access to origins that require signed requests: where such a request is sent, and with which signature.
 
-Two things are decided here, both from what a config says and what the operator's file says (`origin_credentials`):
+Two things are decided here, both from the distribution config and the operator's file (`origin/credentials`):
 
-1. Where a bucket is. An S3 origin's DomainName is a bucket's REST endpoint at AWS. If the operator names an
-   `endpoint_url` for it, the same bucket is asked there, and the config stays as it was written for AWS.
-2. The signature. If the config wants one, the request goes out signed (`sigv4`) or not at all: without credentials it
-   ends here, as if the origin could not be asked.
+1. Where a bucket is. The DomainName of an S3 origin is a bucket's REST endpoint at AWS. If the operator sets an
+`endpoint_url` for it, the same bucket is requested there, and the config stays as it was written for AWS.
+2. The signature. If the config requires one, the request is sent signed (`sigv4`) or not at all: without credentials it
+fails here, as if the origin could not be reached.
 
-A request that is signed, or that goes to a bucket by its path, must mean one key and no other: a path with a segment
-`.` or `..` in any spelling is refused, since it could lead into another bucket of the same server, and so is one that
-is not UTF-8.
+A request that is signed, or that addresses a bucket by its path, must identify exactly one key. A path with a `.` or
+`..` segment in any encoding is rejected, since it could lead into another bucket on the same server, and so is a path
+that is not UTF-8.
 """
 
 from __future__ import annotations
@@ -35,14 +35,13 @@ logger = logging.getLogger("keyfront.edge")
 
 DEFAULT_REGION: Final = "us-east-1"
 
-# What stands before `.s3.` or `.s3-` is the bucket; a region may stand after it, and `dualstack`, `fips` and their like
-# around it.
+# The bucket precedes `.s3.` or `.s3-`. A region may follow, and `dualstack`, `fips` and similar labels may surround it.
 _BUCKET: Final = re.compile(r"(?P<bucket>.+)\.s3[.-](?P<rest>.+)")
 _NAMED_REGION: Final = re.compile(r"[a-z]{2}(-[a-z]+)+-[0-9]{1,2}")
 
 
 class SignedOriginRequest(NamedTuple):
-    """What is really asked: `origin` is where, the rest as `Origins.fetch` has it."""
+    """The request that is actually sent: `origin` is its destination, the other fields are as in `Origins.fetch`."""
 
     origin: Origin
     scheme: str
@@ -51,15 +50,15 @@ class SignedOriginRequest(NamedTuple):
 
 
 class OriginAccess:
-    """What one worker knows of its origins' credentials, by the operator's `file` and AWS's variables in `environ`,
-    applied to its requests."""
+    """One worker's origin credentials, from the operator's `file` and the AWS variables in `environ`, applied to its
+    requests."""
 
     def __init__(self, file: Path | None = None, environ: Mapping[str, str] = MappingProxyType({})) -> None:
         self._credentials = OriginCredentials(file, environ, logger.warning)
         self._told: set[str] = set()
 
     def poll(self) -> bool:
-        """Look for changed credentials, about once a second. True if something changed."""
+        """Check for changed credentials; called about once a second. Returns True if anything changed."""
         if not self._credentials.poll():
             return False
         self._told.clear()
@@ -76,10 +75,10 @@ class OriginAccess:
         has_body: bool,
         now: float,
     ) -> SignedOriginRequest:
-        """The request as it goes out, to an S3 origin or one that wants signatures. `target` has the OriginPath before
-        it; `now` is epoch seconds.
+        """The request as sent to an S3 origin, or to one that requires signatures. `target` starts with the OriginPath;
+        `now` is epoch seconds.
 
-        :raises OriginFailure: OriginWriteError, 502 without credentials, 400 for a path that could be read in two ways.
+        :raises OriginFailure: OriginWriteError: 502 without credentials, 400 for a path that is ambiguous.
         """
         settings = self._credentials.of(origin.domain_name)
         place = origin
@@ -110,14 +109,14 @@ class OriginAccess:
         return SignedOriginRequest(place, scheme, f"{path}?{query}" if query else path, headers)
 
     def _tell(self, text: str) -> None:
-        """Once, until the credentials change."""
+        """Log a message once, until the credentials change."""
         if text not in self._told:
             self._told.add(text)
             logger.error("%s", text)
 
 
 def _at(origin: Origin, endpoint: Endpoint) -> tuple[Origin, str]:
-    """The S3 origin at another server than AWS's, and what stands before its paths there."""
+    """The S3 origin on a server other than AWS's, and the prefix for its paths there."""
     name = origin.domain_name.lower()
     found = _BUCKET.fullmatch(name)
     bucket = found["bucket"] if found else name.partition(".")[0]
@@ -133,8 +132,8 @@ def _at(origin: Origin, endpoint: Endpoint) -> tuple[Origin, str]:
 
 
 def _region(origin: Origin, settings: Settings) -> str:
-    """The region that a signature names. At AWS a bucket is in the region that its name says; elsewhere the operator
-    knows better."""
+    """The region for a signature. At AWS, the bucket's host name contains its region; elsewhere the operator's setting
+    takes precedence."""
     named = ""
     found = _BUCKET.fullmatch(origin.domain_name.lower())
     if found:
@@ -146,8 +145,8 @@ def _region(origin: Origin, settings: Settings) -> str:
 
 
 def _no_key(path: str) -> str:
-    """Why a path names no key that could be asked for, if it does not. Keys are UTF-8; of another path the server would
-    say that the signature is wrong."""
+    """Why a path does not name a key that can be requested, or an empty string. Keys are UTF-8; for any other path the
+    server would report a wrong signature."""
     key = unquote_to_bytes(path.encode("latin-1"))
     segments = key.replace(b"\\", b"/").split(b"/")
     if b"." in segments or b".." in segments:

@@ -1,35 +1,35 @@
-"""The edge's client toward origins: requests and their attempts.
+"""The edge's HTTP client for origins: requests and their attempts.
 
-What may fail, and how it is reported (kind: cloudfront-semantics §6.2; status: what the viewer gets, §5.14):
+Possible failures and how they are reported (kind: cloudfront-semantics §6.2; status: what the viewer gets, §5.14):
 
 | event                                                               | kind                       | status |
 | ------------------------------------------------------------------- | -------------------------- | ------ |
 | the name does not resolve, or not in time                           | OriginDnsError             | 502    |
 | refused, unreachable, reset while connecting                        | OriginConnectError         | 502    |
-| every address is one that origins may not be at (`egress`)          | OriginConnectError         | 502    |
-| too many connections failed just before (`limits.origins.Breaker`)  | as the last of them        |        |
-| too many requests are with it, and more wait for too long           | LimitExceeded              | 503    |
-| no TLS: certificate, name, protocol version                         | OriginConnectError         | 502    |
+| no address is one that origins may have (`egress`)                  | OriginConnectError         | 502    |
+| too many recent connections failed (`limits.origins.Breaker`)       | that of the last one       |        |
+| too many requests are in flight, and this one waits too long        | LimitExceeded              | 503    |
+| TLS fails: certificate, name, protocol version                      | OriginConnectError         | 502    |
 | not connected (TCP and TLS) within the connection timeout           | OriginConnectError         | 504    |
-| the origin takes no request bytes for the read timeout              | OriginWriteError           | 504    |
-| the connection breaks while the request is sent                     | OriginWriteError           | 502    |
-| nothing received for the read timeout: no head, or within the body  | OriginReadError            | 504    |
-| closed or reset before the head is whole, or within the body        | OriginCommError            | 502    |
+| the origin accepts no request bytes for the read timeout            | OriginWriteError           | 504    |
+| the connection fails while the request is sent                      | OriginWriteError           | 502    |
+| nothing received for the read timeout, before or after the head     | OriginReadError            | 504    |
+| closed or reset before the head is complete, or in the body         | OriginCommError            | 502    |
 | the response completion timeout has passed, all attempts counted    | OriginCommError            | 504    |
-| a signature is wanted and there are no credentials for it            | OriginWriteError           | 502    |
+| a signature is required, and there are no credentials for it        | OriginWriteError           | 502    |
 | the path names no key, or could lead into another bucket            | OriginWriteError           | 400    |
 | more than 20,480 bytes of headers                                   | OriginHeaderTooBigError    | 502    |
 | not HTTP/1, or framing that can be read in two ways                 | OriginInvalidResponseError | 502    |
-| 304 Not Modified to a request without conditions                    | OriginInvalidResponseError | 502    |
+| 304 Not Modified for an unconditional request                       | OriginInvalidResponseError | 502    |
 
-504 stands for "not in time" and 502 for "wrong", as RFC 9110 §15.6.3 and §15.6.5 have it and as the Developer
-Guide tells timeouts from refused and closed connections.
+504 means "not in time" and 502 means "wrong", as in RFC 9110 §15.6.3 and §15.6.5, and as the Developer Guide
+distinguishes timeouts from refused and closed connections.
 
-Attempts (§5.14). Connecting is tried `connection_attempts` times for every method. GET and HEAD spend the
-same attempts when nothing usable came back in time or the connection broke before the head was whole; other
-methods are not sent twice. One exception: a kept connection that turns out closed before any byte of the
-response says only that the origin had hung up meanwhile, so an idempotent request without a body goes out
-once more, on a new connection, at no attempt's cost. A request that cannot be repeated is given only a
+Attempts (§5.14). For every method, the edge tries to connect up to `connection_attempts` times. GET and HEAD use the
+same attempts if nothing usable arrived in time or the connection failed before the head was complete; other methods are
+not sent twice. There is one exception: if an idle connection turns out to be closed before any byte of the response,
+this says only that the origin had closed it in the meantime. An idempotent request without a body is then sent once
+more, on a new connection, and this does not count as an attempt. A request that cannot be repeated gets only a
 connection used within the last second, or a new one.
 """
 
@@ -65,26 +65,26 @@ RECENT: Final = 1.0
 """Seconds for which an idle connection is trusted with a request that cannot be repeated."""
 
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
-# Fields that 304 Not Modified may answer (RFC 9110 §15.4.5).
+# Fields that make 304 Not Modified a valid response (RFC 9110 §15.4.5).
 _MAY_BE_UNMODIFIED: Final = frozenset({b"if-modified-since", b"if-none-match"})
 _RETRIED: Final = frozenset({"GET", "HEAD"})
 _BROKEN: Final = frozenset({"OriginReadError", "OriginCommError", "OriginWriteError"})
 
 
 class Origins:
-    """The client of one worker toward all origins. It belongs to the event loop that first uses it.
+    """One worker's client for all origins. It belongs to the event loop that first uses it.
 
-    `ca_file` is a PEM file of certificate authorities to trust beside the system's (which OpenSSL finds, or
-    SSL_CERT_FILE names). `max_idle_per_origin` and `max_idle` bound the connections kept open without a request (see
-    `Pools`). `access` signs requests to origins that want it; without it they fail. `clock` gives epoch seconds.
-    `egress` says which addresses may be connected to; without it all may. It does not judge what the operator has
-    configured himself, such as an S3 endpoint. `limits` are those of each origin, and `reached` counts how often one
-    of them was reached.
+    `ca_file` is a PEM file of certificate authorities to trust in addition to the system's (which OpenSSL locates, or
+    SSL_CERT_FILE names). `max_idle_per_origin` and `max_idle` limit the idle connections that stay open (see `Pools`).
+    `access` signs requests to origins that require it; without it, those requests fail. `clock` returns epoch seconds.
+    `egress` decides which addresses may be connected to; without it, all may be. It does not apply to addresses that
+    the operator has configured, such as an S3 endpoint. `limits` apply to each origin, and `reached` counts how often
+    each limit was reached.
 
     :raises SettingsError: if `ca_file` cannot be read or holds no certificate.
     """
 
-    def __init__(  # wide: the settings of a client, all by keyword
+    def __init__(  # many parameters: the settings of a client, all by keyword
         self,
         *,
         ca_file: str | None = None,
@@ -113,11 +113,11 @@ class Origins:
     async def fetch(self, origin: Origin, request: OriginRequest) -> OriginReply:
         """Send a request and wait for the head of the response.
 
-        The reply's headers are the origin's, names lower-case, in order, hop-by-hop ones included; trailers are
-        dropped. What `request.body` raises is raised here as it is, or by the reply's body if the head has already
-        come.
+        The reply's headers are the origin's, with lower-case names, in order, including hop-by-hop headers; trailers
+        are dropped. An exception from `request.body` is raised here unchanged, or by the reply's body if the head has
+        already arrived.
 
-        :raises OriginFailure: by the table above; and see `OriginAccess.prepare`.
+        :raises OriginFailure: see the table above and `OriginAccess.prepare`.
         """
         slot = RequestSlot()
         try:
@@ -183,13 +183,14 @@ class Origins:
         """Send a WebSocket's opening handshake on a connection of its own, once, and wait for the head of the response.
 
         The parameters are those of `OriginRequest`. The reply has `upstream` if the origin accepted with a 101 whose
-        Sec-WebSocket-Accept answers `key`; any other response is an ordinary one. The connection is not used again.
+        Sec-WebSocket-Accept matches `key`; any other response is an ordinary one. The connection is not reused.
 
         :param key: the viewer's Sec-WebSocket-Key, whether or not it is among the headers.
-        :raises OriginFailure: as `fetch`; OriginInvalidResponseError 502 also for a 101 that is not for this handshake,
-            OriginReadError 504 if the head of the response is not whole within the origin's read timeout.
+        :raises OriginFailure: as for `fetch`; also OriginInvalidResponseError 502 for a 101 that does not match this
+            handshake, and OriginReadError 504 if the head of the response is not complete within the origin's read
+            timeout.
         """
-        slot = RequestSlot()  # until the response is here: an open WebSocket takes no slot
+        slot = RequestSlot()  # held until the response arrives: an open WebSocket takes no slot
         try:
             return await self._open_websocket(
                 slot, origin, OriginRequest(scheme, "GET", target, headers), key
@@ -219,7 +220,9 @@ class Origins:
             connection = await attempts.connect()
         response = connection.send(head, request, Timeouts(origin.read_timeout, 0.0, completion))
         response.accept = accept_value(key)
-        response.last = True  # the origin was asked to switch: nothing else is sent there
+        response.last = (
+            True  # the origin was asked to switch protocols: nothing else is sent on this connection
+        )
         try:
             async with asyncio.timeout(origin.read_timeout):
                 await response.head()
@@ -238,19 +241,19 @@ class Origins:
         return reply
 
     def _pool(self, origin: Origin, configured: Origin, scheme: str, headers: Headers) -> Pool:
-        """The pool for an origin. `egress` judges only what a distribution names, not the endpoint that
-        `OriginAccess.prepare` may have put in its place."""
+        """The pool for an origin. `egress` applies only to the origin that a distribution names, not to the endpoint
+        that `OriginAccess.prepare` may have substituted."""
         judged = self._egress is not None and origin is configured
         return self.pools.get(origin, scheme, headers, judged=judged)
 
     async def aclose(self) -> None:
-        """Close every connection, also those in use, and wait until they are gone."""
+        """Close every connection, including those in use, and wait until they are gone."""
         self._connector.close()
         await self.pools.aclose()
 
 
 class _Attempts:
-    """What is left of one request's attempts, and the seconds it has spent on connecting."""
+    """One request's remaining attempts, and the seconds that it has spent on connecting."""
 
     __slots__ = ("_completion", "_connector", "_failed", "_left", "_loop", "_origin", "_pool", "connect_time")
 
@@ -265,12 +268,12 @@ class _Attempts:
         self.connect_time = 0.0
 
     def take(self) -> bool:
-        """One attempt has failed. Returns whether another may be made."""
+        """Record a failed attempt. Returns whether another one may be made."""
         self._left -= 1
         return self._left > 0 and self._loop.time() < self._completion
 
     async def connect(self) -> Connection | None:
-        """A new connection; None if this attempt failed and another may be made.
+        """A new connection, or None if this attempt failed and another may be made.
 
         :raises OriginFailure: see `Connector.connect`.
         """
@@ -286,7 +289,7 @@ class _Attempts:
         except PermanentOriginFailure as failure:
             if self._failed is None or failure.reason != "origin_circuit_open":
                 raise
-            # This request's own attempts have opened the breaker: their failure is the request's.
+            # This request's own attempts have opened the breaker, so their failure is the request's.
             clear_traceback(failure)
             raise self._failed from None
         except OriginFailure as failure:
@@ -301,7 +304,7 @@ class _Attempts:
 
 
 def _completion(origin: Origin) -> float:
-    """The loop's time by which the whole response must be here."""
+    """The loop's time by which the whole response must have arrived."""
     if origin.response_completion_timeout is None:
         return NEVER
     return asyncio.get_running_loop().time() + origin.response_completion_timeout

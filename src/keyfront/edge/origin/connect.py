@@ -1,4 +1,4 @@
-"""Connect to an origin: resolve, check addresses, try them in turn (RFC 8305)."""
+"""Connecting to an origin: resolve the name, check the addresses, and try them in turn (RFC 8305)."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from typing import Any, Final
 from keyfront.errors import OriginFailure
 
 NAME_TTL: Final = 5.0
-"""Seconds for which a resolved name is used without asking again."""
+"""Seconds for which a resolved name is used before it is resolved again."""
 
 
 RESOLVERS: Final = 64
-"""Names that can be asked for at a time. The system's resolver takes its time with those that nobody answers for."""
+"""Names that can be resolved at a time. The system's resolver is slow for names whose servers do not respond."""
 
 
 STAGGER: Final = 0.25
-"""Seconds after which the next address is tried beside the one before (RFC 8305 §5)."""
+"""Seconds after which the next address is tried in parallel with the previous one (RFC 8305 §5)."""
 
 
 Address = tuple[int, tuple[Any, ...]]
 
 
 class PermanentOriginFailure(OriginFailure):
-    """A failure that a second attempt would only repeat."""
+    """A failure that a retry would only repeat."""
 
 
 def is_own(address: str) -> bool:
-    """Does a numeric address belong to this machine? The kernel lets a socket be bound to no other one."""
+    """Whether a numeric address belongs to this machine. The kernel lets a socket bind to no other address."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -41,21 +41,24 @@ def is_own(address: str) -> bool:
 
 
 class DnsCache:
-    """Addresses by host and port: asked anew after NAME_TTL, one question at a time for each.
+    """Addresses by host and port, resolved again after NAME_TTL seconds, with one lookup at a time for each.
 
-    A failure is told to whoever asked and not kept: the next request asks again.
+    A failure is reported to the waiting callers and not cached: the next request resolves the name again.
     """
 
     __slots__ = ("_asked", "_known", "_threads")
 
     def __init__(self) -> None:
-        # The loop's own threads are few: names whose servers do not answer would hold up all others.
+        # The loop's own executor has few threads: names whose servers do not respond would block all others.
         self._threads = ThreadPoolExecutor(RESOLVERS, "dns")
         self._known: dict[tuple[str, int], tuple[float, list[Address]]] = {}
         self._asked: dict[tuple[str, int], asyncio.Task[list[Address]]] = {}
 
     async def resolve(self, host: str, port: int) -> list[Address]:
-        """:raises OriginFailure: OriginDnsError 502."""
+        """The addresses of a host and port.
+
+        :raises OriginFailure: OriginDnsError 502.
+        """
         loop = asyncio.get_running_loop()
         key = (host, port)
         known = self._known.get(key)
@@ -65,7 +68,7 @@ class DnsCache:
         if task is None:
             self._asked[key] = task = loop.create_task(self._ask(host, port))
             task.add_done_callback(lambda task: self._answered(key, task))
-        # A caller that leaves must not take the answer from the others.
+        # One canceled caller must not cancel the lookup for the others.
         return await asyncio.shield(task)
 
     async def _ask(self, host: str, port: int) -> list[Address]:
@@ -85,10 +88,10 @@ class DnsCache:
     def _answered(self, key: tuple[str, int], task: asyncio.Task[list[Address]]) -> None:
         self._asked.pop(key, None)
         if not task.cancelled():
-            task.exception()  # if everybody has left, nobody else looks at it
+            task.exception()  # if all callers were canceled, nothing else retrieves it
 
     def forget(self, host: str) -> None:
-        """Ask anew at the next need."""
+        """Resolve the host again the next time it is needed."""
         for key in [key for key in self._known if key[0] == host]:
             del self._known[key]
 
@@ -99,12 +102,12 @@ class DnsCache:
 
 
 def _look_up(host: str, port: int) -> list[tuple[Any, ...]]:
-    """What the system's resolver says, in a thread. :raises OSError: if it finds nothing."""
+    """The system resolver's answer; runs in a thread. :raises OSError: if it finds nothing."""
     return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
 
 
 def alternating(addresses: list[Address]) -> list[Address]:
-    """Families by turns, beginning with the resolver's first choice (RFC 8305 §4)."""
+    """Addresses with alternating families, starting with the resolver's first choice (RFC 8305 §4)."""
     if not addresses:
         return []
     first = [address for address in addresses if address[0] == addresses[0][0]]
@@ -116,7 +119,7 @@ def alternating(addresses: list[Address]) -> list[Address]:
 
 
 async def first_connected(addresses: Sequence[Address]) -> socket.socket:
-    """A socket connected to whichever address answers first; the next is tried when one fails or takes long.
+    """A socket connected to the first address that accepts. The next address is tried when one fails or is slow.
 
     :raises OSError: the last address's failure.
     """

@@ -1,13 +1,13 @@
-"""A connection to an origin: HTTP/1.1 as a client, one request at a time.
+"""A connection to an origin: an HTTP/1.1 client that handles one request at a time.
 
-1. A connection is used again only when nothing is in doubt: the request had no body, the response ended by its own
-   framing and announced no body that did not come, nothing came after it, and neither side said close. Bytes on an
-   idle connection close it. Decision 0026 says why.
-2. Nothing waits without a bound. One timer per connection watches the earliest deadline. It moves lazily: a deadline
-   that only becomes later costs an assignment, no timer.
+1. A connection is reused only when nothing is in doubt: the request had no body, the response ended by its own framing
+and announced no body that did not arrive, nothing followed it, and neither side sent `Connection: close`. Data on an
+idle connection closes it. Decision 0026 gives the reasons.
+2. Nothing waits without a limit. One timer per connection watches the earliest deadline. It is rescheduled lazily: a
+deadline that only moves later costs an assignment, not a timer.
 
-While the consumer is slow (reading is paused because its buffer is full) or the viewer is (its request body has not
-arrived yet), the read timeout is suspended; only the response completion timeout runs on.
+The read timeout is suspended while the consumer is slow (reading is paused because its buffer is full) or the viewer is
+(its request body has not arrived yet); only the response completion timeout keeps running.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from keyfront.edge.origin.response_reader import NEVER, Framing, ResponseReader
 from keyfront.errors import OriginFailure
 
 DRAIN: Final = 64 * 1024
-"""An abandoned response is read to its end if at most this many bytes are missing; else it is cut."""
+"""An abandoned response is read to its end if at most this many bytes remain; otherwise the connection is aborted."""
 DRAIN_TIME: Final = 1.0
-"""Seconds that an abandoned response may take to arrive."""
+"""Seconds within which the rest of an abandoned response must arrive."""
 
 
 class Timeouts(NamedTuple):
-    """How long one exchange may take: `read` and `keepalive` are seconds, `completion` is a time of the loop's clock by
-    which the response must be whole."""
+    """Time limits of one exchange. `read` and `keepalive` are seconds; `completion` is the loop's time by which the
+    response must be complete."""
 
     read: float
     keepalive: float
@@ -38,7 +38,8 @@ class Timeouts(NamedTuple):
 
 
 class ConnectionOwner(Protocol):
-    """What owns a connection is called when it is idle again, when it is closed, and when a response was invalid."""
+    """The owner of a connection. It is notified when the connection becomes idle, when it closes, and when a response
+    was invalid."""
 
     def on_idle(self, connection: Connection) -> None: ...
 
@@ -48,9 +49,9 @@ class ConnectionOwner(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """A connection to an origin. It serves one request at a time; see the module for when it serves another.
+    """A connection to an origin. It serves one request at a time; the module docstring says when it is reused.
 
-    `idle_since` is the loop's time when it became free.
+    `idle_since` is the loop's time at which it became idle.
     """
 
     def __init__(self, owner: ConnectionOwner, loop: asyncio.AbstractEventLoop) -> None:
@@ -74,13 +75,13 @@ class Connection(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        """Free, open, and nothing came in since the last response."""
+        """Idle, open, and nothing has arrived since the last response."""
         return not self._closed and self._incoming is None
 
     @property
     def has_unread(self) -> bool:
-        """Whether the kernel holds bytes from the origin that the loop has not read yet. On a free connection they
-        answer nothing that was asked."""
+        """Whether the kernel holds bytes from the origin that the loop has not read yet. On an idle connection, they do
+        not answer any request."""
         transport = self._transport
         if transport is None:
             return False
@@ -91,9 +92,9 @@ class Connection(asyncio.Protocol):
             return False
 
     def send(self, head: bytes, request: OriginRequest, timeouts: Timeouts) -> ResponseReader:
-        """Send a request, whose head is `head`. Returns what the response arrives in, interim answers first.
+        """Send a request with the given head. Returns the reader for its response, which gets interim responses first.
 
-        A body is sent by a task of its own while the response is awaited.
+        A body is sent by a separate task while the response is awaited.
         """
         incoming = ResponseReader(self, head_only=request.method == "HEAD")
         transport = self._transport
@@ -105,7 +106,9 @@ class Connection(asyncio.Protocol):
         body = request.body
         self._incoming = incoming
         self._read_timeout, self._keepalive_timeout, self._completion = timeouts
-        incoming.last = body is not None  # the origin may not read it, and then answers it as a request
+        incoming.last = (
+            body is not None
+        )  # the origin may not read the body, and could then take it for a request
         incoming.interim = request.interim
         transport.write(head)
         if body is None:
@@ -123,7 +126,7 @@ class Connection(asyncio.Protocol):
         body: AsyncIterator[bytes],
         length: int | None,
     ) -> None:
-        """Send the body with back-pressure. If it breaks off (the viewer left), so does the request."""
+        """Send the body with back-pressure. If the body fails because the viewer left, so does the request."""
         write = transport.write
         left = length
         try:
@@ -148,13 +151,13 @@ class Connection(asyncio.Protocol):
             if not self._writable:
                 await self._drained()
         except asyncio.CancelledError:
-            if not self._closed:  # not we, but the body was cancelled
+            if not self._closed:  # the connection is open, so only the body was canceled
                 self.break_off(
                     OriginFailure("OriginWriteError", 502, "the request body was cancelled"), incoming
                 )
             raise
         except BaseException as error:
-            # Whatever the viewer's side raised belongs to whoever awaits the response.
+            # An exception from the viewer's side is raised to the task that awaits the response.
             self.break_off(error, incoming)
             if not isinstance(error, Exception):
                 raise
@@ -173,7 +176,7 @@ class Connection(asyncio.Protocol):
             self._blocked = None
         self._watch(NEVER)
 
-    # What the transport tells.
+    # Called by the transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -187,7 +190,7 @@ class Connection(asyncio.Protocol):
         if incoming is None:
             self.abort()  # bytes that answer no request: the next response could not be trusted
             return
-        if self._deadline != NEVER:  # else nothing is expected of the origin now
+        if self._deadline != NEVER:  # otherwise nothing is expected of the origin now
             self._deadline = self.loop.time() + self._read_timeout
         incoming.feed(data)
         if incoming.complete:
@@ -236,7 +239,7 @@ class Connection(asyncio.Protocol):
         if blocked is not None and not blocked.done():
             blocked.set_result(None)
 
-    # Reading as fast as the consumer.
+    # Flow control: read only as fast as the consumer.
 
     def pause(self) -> None:
         if not self._paused and self._transport is not None and not self._closed:
@@ -258,10 +261,12 @@ class Connection(asyncio.Protocol):
     # A switch to another protocol.
 
     def hand_over(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes, bool] | None:
-        """Let `protocol` have this connection, which the origin has switched with a 101. Returns the transport, on
-        which reading is paused, what came behind the 101, and whether it can be written to now; None if it is closed.
+        """Hand this connection, which the origin has switched with a 101, over to `protocol`. Returns the transport
+        with reading paused, the bytes that followed the 101, and whether it can be written to now; None if it is
+        closed.
 
-        The new protocol minds the time from now on, and says `connection_lost` to this object in the end.
+        From then on, the new protocol enforces time limits. When the connection ends, it calls `connection_lost` on
+        this object.
         """
         incoming, transport = self._incoming, self._transport
         if self._closed or transport is None or incoming is None or not incoming.switched:
@@ -274,7 +279,7 @@ class Connection(asyncio.Protocol):
     # The end of a request.
 
     def _finish(self, incoming: ResponseReader) -> None:
-        """The response is whole: be free again, or close if anything is in doubt."""
+        """The response is complete: become idle, or close if anything is in doubt."""
         self._incoming = None
         if incoming.in_doubt or not self._sent or self._closed:
             self.abort()
@@ -295,7 +300,7 @@ class Connection(asyncio.Protocol):
         self._owner.on_idle(self)
 
     def abandon(self, incoming: ResponseReader) -> None:
-        """Nobody wants the rest of this response."""
+        """The rest of this response is no longer needed."""
         if incoming is not self._incoming:
             return
         if incoming.framing is not Framing.LENGTH or incoming.remaining > DRAIN or not self._sent:
@@ -307,8 +312,9 @@ class Connection(asyncio.Protocol):
         self._watch(self.loop.time() + self._read_timeout)
 
     def break_off(self, reason: BaseException, asked: ResponseReader | None = None) -> None:
-        """End the connection and whatever waits for it. If `asked` is given, only while it serves that: who awaits a
-        response may hear of its end, and be cancelled, after the connection has gone on to another one."""
+        """End the connection and everything that waits for it. If `asked` is given, do so only while the connection
+        serves that response: a task that awaits a response may learn of its end, and be canceled, after the connection
+        has moved on to another one."""
         incoming = self._incoming
         if asked is not None and asked is not incoming:
             return
@@ -318,13 +324,13 @@ class Connection(asyncio.Protocol):
             incoming.fail(reason)
 
     def close(self) -> None:
-        """Close in good order: what was written is still sent."""
+        """Close gracefully: pending data is still sent."""
         self._close_down()
         if self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:
-        """Close at once."""
+        """Close immediately."""
         self._close_down()
         if self._transport is not None:
             self._transport.abort()
@@ -342,10 +348,10 @@ class Connection(asyncio.Protocol):
             if sender is not asyncio.current_task(self.loop):
                 sender.cancel()
 
-    # Time.
+    # Deadlines.
 
     def _watch(self, deadline: float) -> None:
-        """Let `deadline` be the next moment at which something must have happened."""
+        """Set the next deadline, in the loop's time."""
         self._deadline = deadline
         due = deadline if deadline < self._completion else self._completion
         if due < self._timer_at:

@@ -1,5 +1,5 @@
-"""New connections to origins: resolve, check addresses, connect, TLS. All within the connection timeout, and none at
-all while an origin's circuit breaker is open."""
+"""The connector for new connections to origins: resolve, check addresses, connect, TLS. All of this must finish within
+the connection timeout, and no connection is made while an origin's circuit breaker is open."""
 
 from __future__ import annotations
 
@@ -22,18 +22,17 @@ from keyfront.errors import OriginFailure
 
 logger = logging.getLogger("keyfront.edge")
 
-# OpenSSL's verdicts that the certificate is for another host or another address.
+# OpenSSL verification errors for a certificate issued to another host or IP address.
 _OTHER_NAME: Final = frozenset({62, 64})
-# Connecting fails with these when this machine lacks something: files, memory, free ports.
+# Errors from connecting that mean that this machine lacks a resource: files, memory, free ports.
 _OWN_SHORTAGE: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL}
 )
 
 
 class Connector:
-    """:param egress: which addresses may be connected to; None: all.
-    :param clock: epoch seconds, for the log.
-    """
+    """:param egress: which addresses may be connected to; None for all.
+    :param clock: returns epoch seconds, for the log."""
 
     def __init__(
         self,
@@ -54,12 +53,12 @@ class Connector:
         self._names.close()
 
     async def connect(self, pool: Pool, seconds: float, completion: float) -> Connection:
-        """A new connection, TLS included.
+        """Open a new connection, including TLS.
 
-        :param seconds: the connection timeout.
+        :param seconds: the connection timeout, in seconds.
         :param completion: the loop's time after which the request fails anyway.
-        :raises PermanentOriginFailure: the last failure again, with the reason `origin_circuit_open`, while the
-            breaker is open; or what another attempt would only repeat.
+        :raises PermanentOriginFailure: the last failure again, with the reason `origin_circuit_open`, while the breaker
+            is open; or a failure that a retry would only repeat.
         :raises OriginFailure: see the table in `client`.
         """
         state, clock = pool.state, asyncio.get_running_loop().time
@@ -112,10 +111,10 @@ class Connector:
             async with asyncio.timeout_at(until):
                 return await self._open(attempt, pool, addresses)
         except TimeoutError as error:
-            self._names.forget(pool.host)  # the next attempt looks up where the origin is now
+            self._names.forget(pool.host)  # the next attempt resolves the origin's name again
             raise late from error
         except ssl.SSLCertVerificationError as error:
-            # Another server name may get another certificate, so this says nothing about the origin.
+            # Another server name may yield another certificate, so this says nothing about the origin.
             raise PermanentOriginFailure(
                 "OriginConnectError",
                 502,
@@ -131,9 +130,9 @@ class Connector:
             raise OriginFailure("OriginConnectError", 502, f"{name} {text}".strip()) from error
 
     def _permitted(self, pool: Pool, addresses: list[Address]) -> list[Address]:
-        """Those of the addresses that an origin may be at.
+        """The addresses that the egress rule permits.
 
-        :raises PermanentOriginFailure: OriginConnectError 502, if there is none.
+        :raises PermanentOriginFailure: OriginConnectError 502, if there are none.
         """
         egress = self._egress
         assert egress is not None  # noqa: S101 - only then a pool is judged
@@ -158,7 +157,7 @@ class Connector:
         )
 
     async def _open(self, attempt: _Attempt, pool: Pool, addresses: list[Address]) -> Connection:
-        """Connect by the first of the pool's server names that the origin's certificate bears."""
+        """Connect with the first of the pool's server names that the origin's certificate contains."""
         for server_name in pool.server_names:
             try:
                 connection = await self._handshake(attempt, pool, addresses, server_name)
@@ -207,8 +206,8 @@ class _Attempt:
         self.accepted = False
 
     def says_nothing(self, pool: Pool, failure: OriginFailure) -> bool:
-        """Whether the failure is no sign that the origin is down: this machine lacks something, or the origin rejects
-        a server name that a viewer chose. Otherwise any viewer could open the breaker for all others."""
+        """Whether the failure is no evidence that the origin is down: this machine lacks a resource, or the origin
+        rejects a server name that a viewer chose. Otherwise any viewer could open the breaker for all others."""
         cause = failure.__cause__
         if isinstance(cause, OSError) and cause.errno in _OWN_SHORTAGE:
             return True

@@ -1,7 +1,7 @@
-"""The operator's file of origin credentials: with what an edge signs its requests, and where its buckets are.
+"""The operator's file of origin credentials: the keys that sign an edge's requests, and the addresses of its buckets.
 
-The format is that of AWS's shared credentials file. A section is named by an origin's DomainName, by `*.` and the end
-of one, or `default`:
+The format is that of the AWS shared credentials file. A section name is an origin's DomainName, `*.` followed by the
+end of one, or `default`:
 
     [media.s3.eu-central-1.amazonaws.com]
     aws_access_key_id = …
@@ -11,9 +11,9 @@ of one, or `default`:
     endpoint_url = http://seaweed.internal:8333
     region = us-east-1
 
-Each setting is looked for in the origin's own section, in those of `*.…` from the longest, in `default`, and last in
-AWS's environment variables; an access key, its secret and its token count as one setting. Nothing of this comes through
-the API, nothing of it is in a snapshot, and no message holds a secret.
+Each setting is looked up in the origin's own section, then in the `*.…` sections from the longest to the shortest, then
+in `default`, and finally in the AWS environment variables. An access key, its secret and its token count as one
+setting. None of this can be set through the API or is part of a snapshot, and no message contains a secret.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ Tell = Callable[[str], None]
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """Where an S3 server is. With the style `path` the bucket is the first segment of the path, with `virtual` the
-    first label of the host."""
+    """The location of an S3 server. With the style `path`, the bucket is the first segment of the path; with `virtual`,
+    it is the first label of the host."""
 
     scheme: str
     host: str
@@ -54,7 +54,7 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What is said of one origin; empty and None where nothing is."""
+    """The settings for one origin; empty or None where not set."""
 
     credentials: Credentials | None = None
     region: str = ""
@@ -73,12 +73,12 @@ _Sections = dict[str, _Section]
 
 
 class OriginCredentials:
-    """The file at `path`, if there is one, and AWS's variables in `environ`.
+    """The file at `path`, if it exists, and the AWS variables in `environ`.
 
-    It is read when it is made, and again by `poll` when it has changed. A file that is refused leaves what was read
-    before in use; without any before there is nothing, and what needs credentials fails.
+    The file is read on construction, and again by `poll` when it has changed. If a file is rejected, the settings read
+    before stay in effect. If there were none, the edge has no settings, and requests that need credentials fail.
 
-    :param tell: told in a sentence what is wrong, or what changed; never a secret.
+    :param tell: called with a sentence for each problem or change; it never contains a secret.
     """
 
     def __init__(self, path: Path | None, environ: Mapping[str, str], tell: Tell) -> None:
@@ -95,7 +95,7 @@ class OriginCredentials:
         self._load()
 
     def of(self, domain_name: str) -> Settings:
-        """What is said of the origin with this DomainName."""
+        """The settings for the origin with this DomainName."""
         found = self._found.get(domain_name)
         if found is None:
             if len(self._found) >= 4096:
@@ -104,8 +104,8 @@ class OriginCredentials:
         return found
 
     def poll(self) -> bool:
-        """Look at the file, and take over what changed. True if something did. It counts when two looks in a row found
-        it alike, so that one that is still being written is not judged."""
+        """Check the file, and apply what changed. Returns True if anything was applied. A change counts only after two
+        consecutive polls found the file identical, so that a file that is still being written is not judged."""
         identity = self._identity()
         settled, self._seen = identity == self._seen, identity
         if not settled or identity == self._read:
@@ -121,7 +121,7 @@ class OriginCredentials:
             found = os.stat(self._path) if self._path is not None else None
         except OSError:
             return None
-        # Of its times ctime, which a change of its mode changes as well.
+        # ctime rather than mtime: it also changes when the file's mode does.
         return None if found is None else (found.st_ino, found.st_ctime_ns, found.st_size)
 
     def _load(self) -> bool:
@@ -151,7 +151,7 @@ class OriginCredentials:
 
 
 def _titles(name: str) -> list[str]:
-    """The sections that speak of an origin, the nearest first."""
+    """The sections that apply to an origin, most specific first."""
     labels = name.split(".")
     return [name, *("*." + ".".join(labels[n:]) for n in range(1, len(labels))), "default"]
 
@@ -159,8 +159,8 @@ def _titles(name: str) -> list[str]:
 def read_file(path: Path) -> _Sections:
     """The sections of the file, by lower-case name.
 
-    :raises SettingsError: if it cannot be read, if others than its owner may read or change it, or if what it says
-        makes no sense. The message never holds a secret.
+    :raises SettingsError: if the file cannot be read, if users other than its owner can read or change it, or if its
+        contents are invalid. The message never contains a secret.
     """
     try:
         with path.open(encoding="utf-8") as file:
@@ -175,7 +175,7 @@ def read_file(path: Path) -> _Sections:
     try:
         parser.read_string(text)
     except configparser.Error as error:
-        # Its message may quote a line, and a line may be a secret.
+        # The parser's message may quote a line, and a line may contain a secret.
         raise SettingsError(
             f"{path} is not in AWS's shared-credentials format ({type(error).__name__})"
         ) from None
@@ -206,7 +206,7 @@ def _is_address(name: str) -> bool:
 
 
 def _section(where: str, given: Mapping[str, str]) -> _Section:
-    """:raises SettingsError: if what is said there makes no sense."""
+    """:raises SettingsError: if the section is invalid."""
     key_id, secret, token = (given.get(name, "") for name in _KEYS)
     if bool(key_id) != bool(secret) or (token and not key_id):
         raise SettingsError(f"{where} needs both {_KEYS[0]} and {_KEYS[1]}, or neither")
@@ -230,7 +230,8 @@ def _section(where: str, given: Mapping[str, str]) -> _Section:
 
 
 def _endpoint(url: str, style: str) -> Endpoint:
-    """:raises ValueError: if it is no address of a server. The message does not hold the URL; it may hold a secret."""
+    """:raises ValueError: if it is not the address of a server. The message omits the URL, which may contain a
+    secret."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -250,7 +251,7 @@ def _endpoint(url: str, style: str) -> Endpoint:
 
 
 def _environment(environ: Mapping[str, str]) -> _Section:
-    """:raises SettingsError: if the variables make no sense."""
+    """:raises SettingsError: if the variables are invalid."""
     given = {name: environ.get(name.upper(), "") for name in _KEYS} | {
         "region": environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or "",
         "endpoint_url": environ.get("AWS_ENDPOINT_URL_S3", ""),

@@ -1,19 +1,20 @@
-"""Which addresses the edge may connect to for an origin.
+"""The egress rule: which addresses the edge may connect to as an origin.
 
-Whoever may create a distribution chooses the origin's name, so without a rule the edge would be a way into the
+Anyone who may create a distribution chooses the origin's name. Without a rule, the edge would give access to the
 operator's own network (server-side request forgery). The rule is applied to the address that a name resolved to, right
-before the connection is made: a name with several addresses, a name whose answer changes and an address in an unusual
-spelling (`2130706433`, `0x7f.1`) are all judged by where the connection would go. Pure: no socket, no resolver, no
-clock.
+before the connection is made. A name with several addresses, a name whose DNS answer changes, and an address in an
+unusual notation (`2130706433`, `0x7f.1`) are all judged by where the connection would go. Pure: no socket, no resolver,
+no clock.
 
-Three lists decide, the most specific network first (as a routing table does):
+Three lists decide, the most specific network first (as in a routing table):
 
-- `NEVER`: link-local and instance-metadata addresses, multicast, broadcast. No setting allows them.
-- the operator's `refuse` and `allow`; where both name the same network, `refuse` wins.
-- `INWARD`: loopback and "this host", refused where the edge serves others than this machine (`EgressSettings.public`).
+- `NEVER`: link-local and instance metadata addresses, multicast, broadcast. No setting allows them.
+- the operator's `refuse` and `allow`; if both name the same network, `refuse` wins.
+- `INWARD`: loopback and "this host", refused if the edge serves clients other than this machine
+  (`EgressSettings.public`).
 
-Private networks (RFC 1918, fc00::/7) are allowed unless the operator refuses them: origins usually live there.
-The control plane's own port on this machine is refused by all settings.
+Private networks (RFC 1918, fc00::/7) are allowed unless the operator refuses them, because origins usually are there.
+The control plane's own port on this machine is refused under all settings.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ NEVER: Final = (
     ("ff00::/8", "multicast"),
     ("240.0.0.0/4", "reserved or broadcast"),
 )
-"""Networks, and what they are, in which no origin is ever."""
+"""Networks that no origin may be in, with a description of each."""
 
 INWARD: Final = (
     ("127.0.0.0/8", "loopback"),
@@ -52,7 +53,7 @@ INWARD: Final = (
     ("0.0.0.0/8", "this host"),
     ("::/128", "this host"),
 )
-"""Networks by which a connection stays on this machine."""
+"""Networks whose connections stay on this machine."""
 
 _SIIT: Final = ipaddress.ip_network("::ffff:0:0:0/96")
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
@@ -61,9 +62,9 @@ _ISATAP: Final = frozenset({0x00005EFE, 0x02005EFE})
 
 
 class EgressSettings(msgspec.Struct, frozen=True):
-    """What the operator says. `refuse` and `allow` are networks in CIDR form. `public` is true where the edge serves
-    others than this machine: then origins on this machine are refused unless `allow` names them. `control_port` is the
-    TCP port of the control plane on this machine, 0 if it runs elsewhere."""
+    """The operator's egress settings. `refuse` and `allow` are networks in CIDR notation. `public` is true if the edge
+    serves clients other than this machine; origins on this machine are then refused unless `allow` names them.
+    `control_port` is the TCP port of the control plane on this machine, 0 if it runs elsewhere."""
 
     refuse: tuple[str, ...] = ()
     allow: tuple[str, ...] = ()
@@ -72,9 +73,9 @@ class EgressSettings(msgspec.Struct, frozen=True):
 
 
 class Egress:
-    """The compiled rule.
+    """The compiled egress rule.
 
-    :raises SettingsError: if a text is no network, or `allow` names one that is never allowed.
+    :raises SettingsError: if a text is not a network, or `allow` names one that is never allowed.
     """
 
     def __init__(self, settings: EgressSettings = EgressSettings()) -> None:
@@ -89,7 +90,7 @@ class Egress:
                     )
         self._control_port = settings.control_port
         self._never = never
-        # (prefix length, rank) decides; an explicit refusal outranks a permission, which outranks a default.
+        # (prefix length, rank) decides: an explicit refusal outranks a permission, which outranks a default.
         rules: list[tuple[Network, int, str]] = []
         if settings.public:
             rules += [(ipaddress.ip_network(text), 0, what) for text, what in INWARD]
@@ -100,9 +101,10 @@ class Egress:
     def refuses(self, address: str, port: int, is_own: Callable[[str], bool]) -> str | None:
         """Why an origin may not be at this address, or None if it may.
 
-        :param address: numeric, as a resolver gives it; an IPv6 zone (`%eth0`) does not matter.
+        :param address: numeric, as returned by a resolver; an IPv6 zone (`%eth0`) is ignored.
         :param port: the TCP port of the connection.
-        :param is_own: whether a numeric address belongs to this machine; asked only about the control plane's port.
+        :param is_own: returns whether a numeric address belongs to this machine; called only for the control plane's
+            port.
         """
         try:
             ip = ipaddress.ip_address(address.partition("%")[0])
@@ -127,8 +129,8 @@ class Egress:
 
 
 def embedded(ip: Address) -> Iterator[ipaddress.IPv4Address]:
-    """The IPv4 addresses that an IPv6 address stands for, by every translation and tunnel in use: a gateway on the way
-    may unwrap them (RFC 4291 §2.5.5, RFC 6052, RFC 8215, RFC 3056, RFC 4380, RFC 2765, RFC 5214)."""
+    """The IPv4 addresses embedded in an IPv6 address by any translation or tunnel mechanism in use, because a gateway
+    along the path may extract them (RFC 4291 §2.5.5, RFC 6052, RFC 8215, RFC 3056, RFC 4380, RFC 2765, RFC 5214)."""
     if isinstance(ip, ipaddress.IPv4Address):
         return
     number = int(ip)
@@ -142,7 +144,7 @@ def embedded(ip: Address) -> Iterator[ipaddress.IPv4Address]:
     elif ip in _SIIT or ip in _NAT64:
         yield low
     elif ip in _LOCAL_NAT64:
-        # The prefix may be /48, /56, /64 or /96 long (RFC 6052 §2.2); bits 64 to 71 are left out.
+        # The prefix may be /48, /56, /64 or /96 (RFC 6052 §2.2); bits 64 to 71 are skipped.
         squeezed = (number >> 64) << 56 | (number & ((1 << 56) - 1))
         yield low
         for length in (48, 56, 64):
@@ -182,9 +184,9 @@ def _shown(ip: Address, each: Address) -> str:
 
 
 def is_public(hosts: Iterable[Iterable[str]]) -> bool:
-    """Does an edge that listens there serve others than this machine?
+    """Whether an edge with these listeners serves clients other than this machine.
 
-    :param hosts: for each listening socket the numeric addresses that it may be bound to.
+    :param hosts: for each listening socket, the numeric addresses that it may be bound to.
     """
     for addresses in hosts:
         for text in addresses:

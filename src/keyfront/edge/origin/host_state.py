@@ -1,4 +1,4 @@
-"""What one worker knows of each origin's host and port: how many requests are with it, and whether it is down."""
+"""One worker's state for each origin host and port: its requests in flight, and whether it is down."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from keyfront.errors import OriginFailure
 
 
 class HostState:
-    """The request slots and the circuit breaker of one host and port: everything that connects there shares them.
-    `failure` is the last failed connection's kind, status and detail."""
+    """The request slots and the circuit breaker of one host and port, shared by everything that connects there.
+    `failure` is the kind, status and detail of the last failed connection."""
 
     __slots__ = ("_in_use", "breaker", "failure", "slots")
 
@@ -29,24 +29,24 @@ class HostState:
         return self.slots.idle and self.breaker.closed
 
     def hold(self, connection: Connection, slot: RequestSlot) -> None:
-        """Keep a slot until `response_ended` for this connection."""
+        """Hold a slot until `response_ended` is called for this connection."""
         self._in_use[connection] = slot
 
     def response_ended(self, connection: Connection) -> None:
-        """The response on this connection is whole, or never will be."""
+        """The response on this connection is complete, or has failed."""
         slot = self._in_use.pop(connection, None)
         if slot is not None:
             slot.release()
 
     def stop_waiting(self, waiter: asyncio.Future[None], slot: RequestSlot) -> None:
-        """Leave the queue. A slot that was granted at the last moment must still be given back."""
+        """Leave the queue. A slot that was granted at the last moment is released."""
         if waiter.done() and not waiter.cancelled():
             slot.host = self
         else:
             self.slots.give_up(waiter)
 
     def release(self) -> None:
-        """Give a slot to the next request in the queue that still waits, or free it."""
+        """Pass a slot to the next request that still waits in the queue, or free it."""
         while True:
             waiter = self.slots.release()
             if waiter is None:
@@ -57,7 +57,7 @@ class HostState:
 
 
 class RequestSlot:
-    """One request's place among those that may be with an origin, from before it is sent until its response is whole.
+    """One request's slot among those allowed with an origin, from before it is sent until its response is complete.
     `host` is None before and after that."""
 
     __slots__ = ("host",)
@@ -79,7 +79,7 @@ class RequestSlot:
 
 
 class HostStates:
-    """The state of each host and port. What is idle is dropped once there are `max_hosts` of them."""
+    """The state of each host and port. Idle entries are dropped once there are `max_hosts` of them."""
 
     def __init__(
         self, limits: OriginLimits, reached: Reached, clock: Callable[[], float], max_hosts: int
@@ -100,7 +100,7 @@ class HostStates:
 
     @property
     def load(self) -> tuple[int, int, int]:
-        """Requests with origins now, requests that wait for a slot, and hosts whose breaker is open."""
+        """The number of requests in flight, of requests waiting for a slot, and of hosts with an open breaker."""
         states = self._states.values()
         return (
             sum(state.slots.active for state in states),
@@ -109,11 +109,11 @@ class HostStates:
         )
 
     async def take_slot(self, slot: RequestSlot, state: HostState, name: str, until: float) -> None:
-        """Take a slot, after the requests that came before.
+        """Take a slot, after the requests that arrived earlier.
 
         :param name: the host and port, for the log.
-        :param until: the loop's time at which the request fails anyway.
-        :raises OriginFailure: LimitExceeded 503, if the queue is full or the wait too long.
+        :param until: the loop's time at which the request fails in any case.
+        :raises OriginFailure: LimitExceeded 503, if the queue is full or the wait is too long.
         """
         if state.slots.take():
             slot.host = state

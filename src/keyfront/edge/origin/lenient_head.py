@@ -1,12 +1,13 @@
-"""Heads of responses that the strict parser refuses: read as RFC 9112 allows, or refused with the line named.
+"""A lenient reader for response heads that the strict parser rejects: reads them as RFC 9112 allows, or rejects them
+and names the line.
 
-Pure. What is repaired: blanks between a field's name and its colon go (§5.1), folded lines become one (§5.2), a bare LF
-ends a line if it ends the status line too (§2.2), Content-Length with one value repeated becomes one (§6.3, RFC 9110
-§8.6). Everything else stays refused. So does a bare LF among lines that end with CRLF: there it is more likely what a
-viewer has smuggled through the origin into a field's value, and would end the head where the viewer likes (decision
-0026).
+Pure. It repairs the following: whitespace between a field name and its colon is removed (§5.1), folded lines are joined
+(§5.2), a bare LF ends a line if it also ends the status line (§2.2), and a Content-Length that repeats one value is
+reduced to one (§6.3, RFC 9110 §8.6). Everything else stays rejected. That includes a bare LF among lines that end with
+CRLF: it is more likely to have been smuggled by a viewer through the origin into a field value, and would end the head
+wherever the viewer likes (decision 0026).
 
-A message names a field, never the value of one that could hold a secret.
+A message names a field, but never shows a value that could contain a secret.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import Final
 _STATUS_LINE: Final = re.compile(rb"HTTP/[0-9]\.[0-9] [0-9]{3}(?: [\t\x20-\x7e\x80-\xff]*)?")
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-# Fields whose values are shown: they frame the message or speak of the connection.
+# Fields whose values are shown: they frame the message or describe the connection.
 _SHOWN: Final = frozenset({b"connection", b"content-length", b"keep-alive", b"transfer-encoding", b"upgrade"})
-# Names that a line without a colon may be told by. Anything else there may be the value of another field.
+# Names that may identify a line without a colon. Any other text there may be the value of another field.
 _TOLD: Final = _SHOWN | {
     b"cache-control",
     b"content-encoding",
@@ -36,42 +37,42 @@ _TOLD: Final = _SHOWN | {
 
 
 class BadHeadError(ValueError):
-    """A head that cannot be read. Its message names the line."""
+    """A head that cannot be read. The message names the line."""
 
 
 def escaped(data: bytes, most: int = 60) -> str:
-    """At most `most` bytes as ASCII text in quotes."""
+    """At most `most` bytes as quoted ASCII text."""
     text = ascii(data[:most].decode("latin-1"))[1:-1].replace('"', '\\"')
     return f'"{text}{"..." if len(data) > most else ""}"'
 
 
 def shown(name: bytes, value: bytes) -> str:
-    """A field as a message may show it."""
+    """A field in the form in which a message may show it."""
     if name.lower() in _SHOWN:
         return escaped(name + b": " + value)
     return f"{escaped(name)} ({len(value)} bytes)"
 
 
 class HeadReader:
-    """Reads one head in pieces. When `feed` has returned True, `head` is what the strict parser takes for it and `rest`
-    what follows it."""
+    """Reads one head in pieces. When `feed` has returned True, `head` is the repaired head for the strict parser, and
+    `rest` is what follows it."""
 
     __slots__ = ("_fields", "_lf", "_line", "_lines", "_refused", "head", "rest")
 
     def __init__(self, refused: str) -> None:
-        """:param refused: why the strict parser refuses the head, for a head that is bad in no way known here."""
+        """:param refused: the strict parser's error, used if this reader finds nothing wrong with a particular line."""
         self._refused = refused
         self._line = b""  # the status line
         self._lf = False
         self._lines = 0
-        self._fields: list[tuple[bytes, list[bytes]]] = []  # names, and the pieces of their values
+        self._fields: list[tuple[bytes, list[bytes]]] = []  # field names with the pieces of their values
         self.head = b""
         self.rest = b""
 
     def feed(self, data: bytes) -> bool:
-        """Take the next bytes. True once the head is whole.
+        """Take the next bytes. Returns True once the head is complete.
 
-        :raises BadHeadError: as soon as a line is bad.
+        :raises BadHeadError: as soon as a line is invalid.
         """
         data = self.rest + data
         start = 0
@@ -106,7 +107,7 @@ class HeadReader:
         self._line = line
 
     def _no_status_line(self, line: bytes) -> BadHeadError:
-        # It may be content, so only as much is shown as tells one protocol from another.
+        # It may be content, so the message shows only enough to tell one protocol from another.
         return BadHeadError(f"line 1 of the head begins with {escaped(line, 8)}: no status line")
 
     def _field_line(self, line: bytes) -> None:
@@ -139,7 +140,7 @@ class HeadReader:
             found = _NAME.match(name)
             if found is not None and found[0] == name.rstrip(b" \t"):
                 told = shown(found[0], value.strip(b" \t"))
-            else:  # what follows the first token may be a value
+            else:  # anything after the first token may be a value
                 told = f"{escaped(found[0] if found is not None else b'', 40)} and {len(line)} bytes in all"
         else:
             word = re.match(rb"[A-Za-z-]*", line)
@@ -173,5 +174,5 @@ class HeadReader:
 
     @property
     def refused(self) -> str:
-        """What is said of a head that is refused although no line of it is bad by itself."""
+        """The message for a head that is rejected although no single line of it is invalid."""
         return f"the head that begins with {escaped(self._line)}: {self._refused}"

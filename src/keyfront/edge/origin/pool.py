@@ -1,4 +1,4 @@
-"""The connections of one worker toward its origins, and those kept open without a request."""
+"""The pools of one worker's connections to origins, including idle connections."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from keyfront.errors import OriginFailure, SettingsError
 from keyfront.model.snapshot import Origin
 
 PoolKey = tuple[str, int, str, tuple[str, ...], bool]
-"""Host, port, server name, TLS versions, and whether `egress` judges its addresses."""
+"""Host, port, server name, TLS versions, and whether `egress` applies to its addresses."""
 
-# What can be sent as SNI: a viewer chose it, within the aliases of a distribution.
+# A name that can be sent as SNI. A viewer chose it, within the aliases of a distribution.
 _HOST_NAME: Final = re.compile(r"(?=.{1,253}$)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 _VERSIONS: Final = {
     "TLSv1": ssl.TLSVersion.TLSv1,
@@ -31,9 +31,9 @@ _VERSIONS: Final = {
 
 
 class TlsContexts:
-    """A client context for each lowest TLS version. Certificates and names are always checked.
+    """One client context for each minimum TLS version. Certificates and names are always verified.
 
-    :param ca_file: a PEM file of certificate authorities to trust beside the system's.
+    :param ca_file: a PEM file of certificate authorities to trust in addition to the system's.
     :raises SettingsError: if `ca_file` cannot be read or holds no certificate.
     """
 
@@ -47,10 +47,10 @@ class TlsContexts:
         self._contexts: dict[ssl.TLSVersion, ssl.SSLContext] = {}
 
     def get(self, protocols: tuple[str, ...]) -> ssl.SSLContext:
-        """The lowest protocol listed is the lowest allowed; there is no upper bound. SSLv3 does not exist any more;
-        TLSv1 and TLSv1.1 work as far as OpenSSL allows.
+        """The context for a list of protocols. The lowest protocol listed is the minimum; there is no maximum. SSLv3 is
+        no longer supported; TLSv1 and TLSv1.1 work as far as OpenSSL allows.
 
-        :raises PermanentOriginFailure: OriginConnectError 502, if OpenSSL has none of the protocols.
+        :raises PermanentOriginFailure: OriginConnectError 502, if OpenSSL supports none of the protocols.
         """
         known = [_VERSIONS[name] for name in protocols if name in _VERSIONS]
         if not known:
@@ -67,19 +67,18 @@ class TlsContexts:
             with warnings.catch_warnings():
                 warnings.simplefilter(
                     "ignore", DeprecationWarning
-                )  # of TLSv1: the operator's explicit choice
+                )  # TLSv1 is deprecated: the operator's explicit choice
                 context.minimum_version = lowest
             self._contexts[lowest] = context
         return context
 
 
 class Pool:
-    """The idle connections toward one host, port and TLS identity; the most recently used is taken first.
+    """The idle connections to one host, port and TLS identity; the most recently used one is taken first.
 
-    `server_names` are sent as SNI and looked for in the certificate, in this order: a certificate may
-    name the Host that is forwarded to the origin, or the origin's own domain (CloudFront Developer Guide,
-    "Require HTTPS for communication between CloudFront and your custom origin"). The one that worked is
-    remembered.
+    `server_names` are sent as SNI and matched against the certificate, in this order: a certificate may name the Host
+    that is forwarded to the origin, or the origin's own domain (CloudFront Developer Guide, "Require HTTPS for
+    communication between CloudFront and your custom origin"). The name that worked is remembered.
     """
 
     __slots__ = (
@@ -104,7 +103,7 @@ class Pool:
         return f"{self.host}:{self.port}"
 
     def take(self, max_idle_seconds: float) -> Connection | None:
-        """A connection that has been idle for at most that long."""
+        """A connection that has been idle for at most that many seconds, or None."""
         idle = self.idle
         while idle:
             connection = idle[-1]
@@ -116,16 +115,16 @@ class Pool:
                 max_idle_seconds != NEVER
                 and connection.loop.time() - connection.idle_since > max_idle_seconds
             ):
-                return None  # the others have been idle for longer
+                return None  # the others have been idle even longer
             idle.pop()
             self._pools.idle -= 1
             if connection.has_unread:
-                connection.abort()  # what answers no request must not become the answer to the next one
+                connection.abort()  # unsolicited data must not be taken for the response to the next request
                 continue
             return connection
         return None
 
-    # What its connections report (`connection.ConnectionOwner`).
+    # Called by the pool's connections (`connection.ConnectionOwner`).
 
     def on_idle(self, connection: Connection) -> None:
         pools = self._pools
@@ -159,8 +158,8 @@ class Pool:
 class Pools:
     """All pools of one worker. `idle` counts the idle connections in all of them.
 
-    :param max_idle_per_origin: idle connections toward one origin; the least recently used makes way.
-    :param max_idle: idle connections in all; when there are as many, no other is kept.
+    :param max_idle_per_origin: maximum idle connections to one origin; the least recently used one is closed first.
+    :param max_idle: maximum idle connections in total; at this number, no further connection is pooled.
     """
 
     def __init__(
@@ -185,9 +184,9 @@ class Pools:
     def get(self, origin: Origin, scheme: str, headers: Headers, *, judged: bool) -> Pool:
         """The pool for an origin.
 
-        :param headers: those for the origin: the Host among them may be the server name.
-        :param judged: part of the pool's identity, so that a connection that `egress` has not judged is never given to
-            a request that it must judge.
+        :param headers: the headers for the origin; their Host may be the server name.
+        :param judged: whether `egress` applies. It is part of the pool's identity, so that a request that `egress` must
+            check never gets a connection that was not checked.
         :raises PermanentOriginFailure: see `TlsContexts.get`.
         """
         host = origin.domain_name
@@ -209,7 +208,7 @@ class Pools:
 
     @property
     def has_room(self) -> bool:
-        """May another connection be kept without a request?"""
+        """Whether another idle connection may be pooled."""
         return not self.closed and self.idle < self._max_idle
 
     def add(self, connection: Connection) -> None:
@@ -221,7 +220,7 @@ class Pools:
             self._emptied.set_result(None)
 
     async def aclose(self) -> None:
-        """Close every connection, also those in use, and wait until they are gone (at most a second)."""
+        """Close every connection, including those in use, and wait until they are gone (at most a second)."""
         self.closed = True
         for connection in list(self.open):
             connection.break_off(OriginFailure("OriginCommError", 502, "the edge is closing"))
@@ -231,7 +230,7 @@ class Pools:
 
 
 def _server_name(headers: Headers, host: str) -> str:
-    """The host that a request forwards in Host, without its port, or the origin's own if there is none."""
+    """The host, without its port, that a request forwards in Host; the origin's own host if it forwards none."""
     for name, value in headers:
         if name == b"host":
             return value.decode("latin-1").lower().partition(":")[0]

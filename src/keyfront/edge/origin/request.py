@@ -1,4 +1,4 @@
-"""A request to an origin, and the bytes of its head."""
+"""Requests to an origin, and the bytes of their heads."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from keyfront.edge.types.messages import Headers
 from keyfront.errors import OriginFailure
 
 Interim = Callable[[int, Headers], None]
-"""Takes an interim answer: its status and its headers as the origin sent them. It must not raise."""
+"""A callback for an interim response: its status, and its headers as the origin sent them. It must not raise."""
 
 
 class OriginRequest:
-    """What an origin is asked.
+    """A request to an origin.
 
-    `scheme` is "http" or "https". `target` is sent as it is, latin-1 for bytes. `headers` are final, Host included;
-    only framing and Connection are added. `body` is read while the answer is awaited, and may be left unread if the
-    answer comes early; `length` is its size in bytes (None: chunked), and with 0 there is no body. `interim` gets
-    interim answers (1xx but 100), at most `response_reader.MAX_INTERIM` for each attempt.
+    `scheme` is "http" or "https". `target` is sent unchanged, with latin-1 standing for bytes. `headers` are final,
+    including Host; only framing and Connection are added. `body` is read while the response is awaited, and may be left
+    unread if the response arrives early. `length` is the body's size in bytes (None: chunked); 0 means no body.
+    `interim` receives interim responses (1xx other than 100), at most `response_reader.MAX_INTERIM` per attempt.
     """
 
     __slots__ = ("body", "headers", "interim", "length", "method", "scheme", "target")
@@ -43,7 +43,7 @@ class OriginRequest:
         self.interim = interim
 
 
-# What frames a message or speaks about the connection is ours alone to send.
+# Fields that frame the message or describe the connection: only the edge sets them.
 _FRAMING: Final = frozenset(
     {
         b"connection",
@@ -62,9 +62,10 @@ _METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NOT_IN_VALUES: Final = bytes([*range(9), 11, 12, *range(14, 32), 127])
-"""Control characters that no field's value may hold (RFC 9110 §5.5). Line ends are counted, tabs are allowed."""
+"""Control characters that no field value may contain (RFC 9110 §5.5). Line ends are counted separately; tabs are
+allowed."""
 _field_names: set[bytes] = set()
-"""Field names known to be tokens, so that the pattern is matched once for each."""
+"""Field names known to be tokens, so that the pattern is matched once per name."""
 
 
 def request_head(
@@ -76,16 +77,16 @@ def request_head(
     length: int | None = None,
     websocket: bool = False,
 ) -> bytes:
-    """The bytes of a request's head: `headers` as they are, then framing and Connection (§5.8), for a WebSocket's
-    opening handshake with Upgrade.
+    """The bytes of a request's head: `headers` unchanged, then framing and Connection (§5.8), plus Upgrade for a
+    WebSocket's opening handshake.
 
-    Framing headers among `headers` are left out. `length` is the body's size in bytes; a body without one is
-    sent chunked. A method that usually has a body says so when it has none (RFC 9110 §8.6). A request with a body
-    is the last one on its connection and says so: an origin that does not read the body would take it for the next
-    request (decision 0026).
+    Framing fields among `headers` are left out. `length` is the body's size in bytes; without it, the body is sent
+    chunked. A method that usually has a body states its absence (RFC 9110 §8.6). A request with a body is the last one
+    on its connection and declares that: an origin that does not read the body would take it for the next request
+    (decision 0026).
 
-    :raises OriginFailure: OriginWriteError 502 if a name or a value would break the head's lines, or an origin could
-        read the lines after it differently: nothing is sent then.
+    :raises OriginFailure: OriginWriteError 502 if a name or value would break the head's lines, or if an origin could
+        interpret the following lines differently; nothing is sent in that case.
     """
     if _NOT_IN_TARGET.search(target) or not (method in _METHODS or _TOKEN.fullmatch(method)):
         raise OriginFailure(
@@ -122,7 +123,7 @@ def request_head(
 
 
 def _check_field_name(name: bytes) -> None:
-    """:raises OriginFailure: OriginWriteError 502 if it is no token (RFC 9110 §5.6.2)."""
+    """:raises OriginFailure: OriginWriteError 502 if the name is not a token (RFC 9110 §5.6.2)."""
     if not _FIELD_NAME.fullmatch(name):
         shown = ascii(name[:60].decode("latin-1"))
         raise OriginFailure("OriginWriteError", 502, f"{shown} cannot be a header's name")

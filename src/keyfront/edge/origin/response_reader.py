@@ -1,9 +1,10 @@
-"""One response of an origin as it arrives.
+"""The reader for one origin response as it arrives.
 
-Parsing is llhttp's (httptools), strict. A head that it refuses is read once more as RFC 9112 allows (`lenient_head`).
-This module decides what the findings mean. Framing is strict (RFC 9112 §6.3): what two readers could understand
-differently is refused. That is Content-Length beside Transfer-Encoding, several lengths, any transfer coding but a
-single `chunked`, a second 100, and a 101 that does not accept the WebSocket handshake that was sent.
+Parsing is done by llhttp (httptools) in strict mode. A head that it rejects is read again as leniently as RFC 9112
+allows (`lenient_head`). This module interprets the results. Framing is strict (RFC 9112 §6.3): anything that two
+recipients could interpret differently is rejected. That is Content-Length together with Transfer-Encoding, several
+lengths, any transfer coding other than a single `chunked`, a second 100, and a 101 that does not accept the WebSocket
+handshake that was sent.
 """
 
 from __future__ import annotations
@@ -24,22 +25,23 @@ from keyfront.edge.types.messages import Header
 from keyfront.errors import OriginFailure
 
 MAX_DIGITS: Final = 32
-"""Characters of a Content-Length."""
+"""Maximum number of characters in a Content-Length."""
 
 MAX_HEAD: Final = 20_480
-"""Bytes of all header lines of a response, informational ones included (cloudfront-semantics §3.3)."""
+"""Maximum bytes of all header lines of a response, including those of interim responses (cloudfront-semantics §3.3)."""
 
 _BESIDE: Final = 1024
-"""Bytes of a head that are in no header line: status lines, ends, blanks around values."""
+"""Bytes of a head outside its header lines: status lines, line ends, whitespace around values."""
 
 HIGH_WATER: Final = 256 * 1024
-"""Unread body bytes above which the origin is not read any more; one read of the loop may come on top."""
+"""Unread body bytes above which reading from the origin is paused; one more read of the loop may be added to that."""
 SMALL: Final = 4096
-"""Bytes up to which a piece of a body is joined to the one before it."""
+"""Bytes up to which a piece of a body is appended to the previous one."""
 LOW_WATER: Final = 64 * 1024
-"""Unread body bytes at which reading goes on."""
+"""Unread body bytes at which reading resumes."""
 MAX_INTERIM: Final = 16
-"""Interim answers (1xx) of one request that are passed on. Further ones are read and dropped, up to MAX_HEAD bytes."""
+"""Interim responses (1xx) to one request that are passed on. Further ones are read and dropped, up to MAX_HEAD
+bytes."""
 
 NEVER: Final = float("inf")
 
@@ -58,7 +60,7 @@ class Framing(Enum):
 
 
 class ReaderConnection(Protocol):
-    """The connection that a response arrives on, as its reader uses it."""
+    """The part of the connection that its response reader uses."""
 
     loop: asyncio.AbstractEventLoop
 
@@ -70,10 +72,10 @@ class ReaderConnection(Protocol):
 
 
 class ResponseReader:
-    """One response as it arrives: llhttp calls the `on_…` half, the consumer uses the rest.
+    """One response as it arrives: llhttp calls the `on_…` methods, the consumer uses the others.
 
-    It is the body's iterator. Chunks already received are yielded before a failure is raised. Reading yields
-    without suspending while chunks are there.
+    The object is the iterator over the body. Chunks that were received before a failure are yielded before the failure
+    is raised. Iteration does not suspend while chunks are available.
     """
 
     __slots__ = (
@@ -125,9 +127,9 @@ class ResponseReader:
         self._lines = 0
         self._continues = 0
         self._parser: Any = httptools.HttpResponseParser(self)
-        self._pieces: list[bytes] = []  # of heads that the parser reads, should it refuse one
-        self._interims = 0  # how many heads of interim answers are among them
-        self._passed = 0  # interim answers that were passed on
+        self._pieces: list[bytes] = []  # the heads that the parser is reading, in case it rejects one
+        self._interims = 0  # the number of interim response heads among them
+        self._passed = 0  # interim responses that were passed on
         self._reader: HeadReader | None = None
         self.interim: Interim | None = None
         self.status = 0
@@ -143,19 +145,19 @@ class ResponseReader:
         self.head_complete = False
         self.complete = False
         self.in_doubt = False
-        self.last = False  # the connection is not used again, whatever the response says
+        self.last = False  # the connection is not reused, whatever the response says
         self.failure: BaseException | None = None
         self.accept = b""
-        """The Sec-WebSocket-Accept that a 101 must have; empty where no upgrade was asked for."""
+        """The Sec-WebSocket-Accept value that a 101 must have; empty if no upgrade was requested."""
         self.switched = False
         self.early = b""
-        """What came behind the head of the 101."""
+        """The bytes that followed the head of the 101."""
 
-    # What llhttp finds.
+    # Callbacks of llhttp.
 
     def on_message_begin(self) -> None:
         if self.complete:
-            self.in_doubt = True  # a second response that nobody asked for
+            self.in_doubt = True  # a second response, which no request asked for
 
     def on_status(self, reason: bytes) -> None:
         if not self.head_complete:
@@ -163,7 +165,7 @@ class ResponseReader:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.head_complete:
-            return  # trailers are dropped (§5.9), or belong to a response that nobody asked for
+            return  # trailers are dropped (§5.9), or belong to an unsolicited response
         name = name.lower()
         value = value.rstrip(b" \t")
         if name in _ABOUT_THE_CONNECTION:
@@ -172,7 +174,7 @@ class ResponseReader:
 
     def _note(self, name: bytes, value: bytes) -> None:
         if name == b"content-length":
-            # llhttp lets digits pass only, up to 64 bits, and no second one; but any number of zeros before them.
+            # llhttp accepts only digits, up to 64 bits, and no second Content-Length, but any number of leading zeros.
             if len(value) > MAX_DIGITS:
                 raise self._refuse("OriginInvalidResponseError", "a Content-Length of too many digits")
             self.length = int(value)
@@ -200,7 +202,7 @@ class ResponseReader:
             )
         if not 100 <= status <= 599:
             raise self._refuse("OriginInvalidResponseError", f"{self._line_1()}: status {status}")
-        if self._wire_bytes > MAX_HEAD:  # else no need to count
+        if self._wire_bytes > MAX_HEAD:  # otherwise there is no need to count
             self._head_bytes += sum(len(name) + len(value) + 4 for name, value in self.headers)
             if self._head_bytes > MAX_HEAD:
                 raise self._refuse("OriginHeaderTooBigError", self._too_big())
@@ -214,7 +216,7 @@ class ResponseReader:
             return
         self.head_complete = True
         if version == "1.0":
-            # Without the token it closes; with a transfer coding its framing is in doubt (RFC 9112 §6.1).
+            # Without the token, the connection closes; with a transfer coding, its framing is in doubt (RFC 9112 §6.1).
             if self.persistent is None or self.transfer_codings is not None:
                 self.persistent = False
         elif self.persistent is None:
@@ -224,7 +226,7 @@ class ResponseReader:
             self.complete = True
             announced = self.length or self.transfer_codings is not None
             if announced or status == 204 or (self._head_only and self.length is None):
-                self.last = True  # a careless origin may send the body after all
+                self.last = True  # a careless origin may send the body anyway
         elif self.transfer_codings is not None:
             if self.transfer_codings != b"chunked":
                 coding = next((v for n, v in self.headers if n == b"transfer-encoding"), b"")
@@ -243,7 +245,7 @@ class ResponseReader:
 
     def on_body(self, data: bytes) -> None:
         if self.complete:
-            self.in_doubt = True  # the body of an answer to HEAD, say
+            self.in_doubt = True  # for example, the body of a response to HEAD
             return
         self.remaining -= len(data)
         self.body_bytes += len(data)
@@ -254,8 +256,8 @@ class ResponseReader:
             self.complete = True
 
     def _informational(self, status: int) -> None:
-        """1xx: 103 and the like are passed on to whoever wants them, one 100 may come unasked, a second is an error
-        (§5.9)."""
+        """Handle a 1xx. 103 and the like are passed on if the request wants them, one unsolicited 100 is accepted, and
+        a second one is an error (§5.9)."""
         self._interims += 1
         if status == 101:
             self._switch()
@@ -264,12 +266,12 @@ class ResponseReader:
             name = "Content-Length" if self.length is not None else "Transfer-Encoding"
             raise self._refuse("OriginInvalidResponseError", f'field "{name}": status {status} has no body')
         if status == 100:
-            self.last = True  # no request of ours asks for it
+            self.last = True  # none of our requests ask for it
             self._continues += 1
             if self._continues > 1:
                 raise self._refuse("OriginInvalidResponseError", "more than one 100 Continue")
         if self._parser.get_http_version() == "1.0":
-            self.last = True  # HTTP/1.0 has no such responses
+            self.last = True  # HTTP/1.0 has no interim responses
         room = self._passed < MAX_INTERIM and self._wire_bytes <= MAX_HEAD
         if self.interim is not None and status != 100 and room:
             self._passed += 1
@@ -277,7 +279,7 @@ class ResponseReader:
         self._begin_head()
 
     def _begin_head(self) -> None:
-        """Forget what was read of a head: another one begins, or the same is read anew."""
+        """Discard what was read of a head: another head begins, or the same one is parsed again."""
         self.reason = b""
         self.headers = []
         self.length = None
@@ -286,7 +288,7 @@ class ResponseReader:
         self.idle_seconds = NEVER
 
     def _switch(self) -> None:
-        """101: the end of HTTP on this connection, if it is the answer to the handshake that was sent."""
+        """Handle a 101: the end of HTTP on this connection, if it answers the handshake that was sent."""
         if not self.accept:
             raise self._refuse("OriginInvalidResponseError", "101 Switching Protocols, unasked")
         fault = acceptance_fault(self.headers, self.accept)
@@ -296,7 +298,7 @@ class ResponseReader:
             raise self._refuse("OriginInvalidResponseError", fault)
         self.switched = self.head_complete = True
         self.framing = Framing.NONE
-        self._connection.pause()  # until somebody takes the connection over
+        self._connection.pause()  # until another protocol takes over the connection
 
     def _line_1(self) -> str:
         version = self._parser.get_http_version()
@@ -314,12 +316,13 @@ class ResponseReader:
         self.failure = OriginFailure(kind, 502, detail)
         return self.failure
 
-    # What the connection brings.
+    # Called by the connection.
 
     def feed(self, data: bytes) -> None:
-        """Take bytes from the wire. Afterwards `complete`, `failure` or neither is set.
+        """Process bytes from the wire. Afterwards, `complete`, `failure` or neither is set.
 
-        Once the head is over, a body framed by length or by the end of the connection needs no parser.
+        Once the head is complete, a body that is delimited by its length or by the end of the connection needs no
+        parser.
         """
         if self.head_complete and self.framing is not Framing.CHUNKED:
             if self.switched:
@@ -347,12 +350,14 @@ class ResponseReader:
             if self.failure is None and self._wire_bytes > MAX_HEAD + _BESIDE:
                 self._refuse("OriginHeaderTooBigError", f"no end of the headers after {MAX_HEAD} bytes")
         elif self.complete or self.framing is not Framing.CHUNKED:
-            self._parser = None  # it holds our methods: a circle that would wait for the garbage collector
+            self._parser = (
+                None  # it holds our methods: a reference cycle that would wait for the garbage collector
+            )
         elif self._wire_bytes > 2 * MAX_HEAD + 16 * self.body_bytes:
             self._refuse("OriginInvalidResponseError", "chunk extensions or trailers without end")
 
     def _parse(self, data: bytes) -> bool:
-        """Give bytes to the parser. False: it refuses them for good."""
+        """Pass bytes to the parser. Returns False if it rejects them for good."""
         if not self.head_complete:
             self._pieces.append(data)
         try:
@@ -364,7 +369,7 @@ class ResponseReader:
                 self._refuse("OriginInvalidResponseError", f"{self._line_1()}: an upgrade, unasked")
         except httptools.HttpParserError as error:
             if self.complete:
-                self.in_doubt = True  # this response is whole; what follows it is not HTTP
+                self.in_doubt = True  # this response is complete; what follows it is not HTTP
             elif self.head_complete:
                 if self.failure is None:
                     self._refuse("OriginInvalidResponseError", f"in the chunked body: {error}")
@@ -381,7 +386,7 @@ class ResponseReader:
         return False
 
     def _unread(self) -> bytes:
-        """The bytes of the head that the parser has refused, and what came after them."""
+        """The bytes of the head that the parser rejected, and what followed them."""
         data = b"".join(self._pieces).lstrip(b"\r\n")
         for _ in range(self._interims):
             data = data[data.find(b"\r\n\r\n") + 4 :].lstrip(b"\r\n")
@@ -389,7 +394,8 @@ class ResponseReader:
         return data
 
     def _repair(self, reader: HeadReader, data: bytes) -> None:
-        """Read the head as far as `data` goes, as RFC 9112 allows; then let the parser have what it says."""
+        """Read the head as far as `data` goes, as leniently as RFC 9112 allows; then pass the repaired head to the
+        parser."""
         try:
             whole = reader.feed(data)
         except BadHeadError as bad:
@@ -398,7 +404,7 @@ class ResponseReader:
         if not whole:
             return
         self._reader = None
-        self.last = True  # two readers may understand it differently
+        self.last = True  # two recipients may interpret it differently
         self._interims = 0
         self._pieces.clear()
         self._begin_head()
@@ -412,7 +418,7 @@ class ResponseReader:
                 self._refuse("OriginInvalidResponseError", reader.refused)
             self._parser = None
             return
-        self._interims = 0  # the parser has none of what came before
+        self._interims = 0  # the parser has seen none of the earlier heads
         rest = reader.rest
         if rest and self.complete:
             self.in_doubt = True
@@ -421,14 +427,14 @@ class ResponseReader:
             self.feed(rest)
 
     def end(self) -> None:
-        """The origin has closed its side: the end of the body if nothing else marks it."""
+        """The origin has closed its side: the end of the body, unless something else delimits it."""
         if self.head_complete and self.framing is Framing.CLOSE:
             self.complete = True
 
     def _keep(self, data: bytes) -> None:
         if data and not self._given_up:
             if self._chunks and len(self._chunks[-1]) + len(data) <= SMALL:
-                # An origin that sends byte by byte must not cost an object for each.
+                # An origin that sends one byte at a time must not cost one object per byte.
                 self._chunks[-1] += data
             else:
                 self._chunks.append(data)
@@ -452,20 +458,20 @@ class ResponseReader:
         """Whether any byte of the response has arrived."""
         return self._wire_bytes > 0
 
-    # What the consumer asks.
+    # Called by the consumer.
 
     async def head(self) -> None:
-        """Wait until the final response's head is complete, or raise what prevented it."""
+        """Wait until the final response's head is complete, or raise the failure that prevented it."""
         while self.failure is None:
             if self.head_complete:
                 return
             await self._wait()
         if not (self.head_complete and self._chunks):
             raise self.failure
-        # The head and a part of the body arrived together: the body will tell.
+        # The head and part of the body arrived together: the body will raise the failure.
 
     def whole(self) -> bytes | None:
-        """The body, if all of it has arrived and none was read; the iterator still yields it."""
+        """The body, if all of it has arrived and none has been read; the iterator still yields it."""
         if not self.complete:
             return None
         chunks = self._chunks
@@ -498,7 +504,7 @@ class ResponseReader:
         return chunk
 
     async def aclose(self) -> None:
-        """Let go of the response; what is left of it is read if it is little, else the connection closes."""
+        """Release the response. If little of it is left, the rest is read; otherwise the connection is closed."""
         if self._given_up:
             return
         self._chunks.clear()
@@ -516,7 +522,8 @@ class ResponseReader:
 
 
 def _promised_idle_seconds(value: bytes) -> float:
-    """How long an idle connection stays open by the origin's `Keep-Alive: timeout=N`, less some travel."""
+    """Seconds that an idle connection stays open according to the origin's `Keep-Alive: timeout=N`, minus a margin for
+    network delay."""
     match = re.search(rb"timeout=(\d{1,6})", value)
     if match is None:
         return NEVER

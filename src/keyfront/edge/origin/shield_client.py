@@ -1,14 +1,13 @@
 """The client side of Origin Shield: an edge sends a request to its parent instead of the origin.
 
 An edge is configured with the parent edge of each OriginShieldRegion. A request to an origin with that region goes to
-the parent: the same method, target, and headers, without the secrets that the parent knows itself. One more field,
+the parent: the same method, target, and headers, without the secrets that the parent has itself. One additional field,
 `X-Edge-Shield`, names the distribution, behavior, and origin (`ShieldQuery`). The parent responds from its cache or
-from the origin, and describes the response in the same field (`ShieldAnswer`). Both fields are sealed with a secret
-that the two edges share, over everything that they refer to, so that only edges can write them.
+from the origin, and describes the response in the same field (`ShieldAnswer`). Both fields are authenticated with a
+secret that the two edges share, over everything that they refer to, so that only edges can write them.
 
-If the parent fails in any way, the request goes to the origin as if there were no shield, unless it may have been
-carried out already and must not be repeated. The parent's side is `serving.shield_server`; decision 0017 gives the
-reasons.
+If the parent fails in any way, the request goes to the origin as if there were no shield, unless it may already have
+been processed and must not be repeated. The parent's side is `serving.shield_server`; decision 0017 gives the reasons.
 """
 
 from __future__ import annotations
@@ -37,25 +36,26 @@ logger = logging.getLogger("keyfront.edge")
 PATIENCE = 1.0
 """Seconds after which a parent that has not responded is pinged, and between two pings."""
 PING = 2.0
-"""Seconds within which it must answer a ping, and accept a connection."""
+"""Seconds within which a parent must answer a ping, and accept a connection."""
 DOWN = 5.0
-"""Seconds for which a parent that was found dead is left alone."""
+"""Seconds for which a parent that was found to be down is not used."""
 KEPT: Final = 1024 * 1024
-"""Bytes of a request body that are kept until the parent has accepted the request."""
+"""Bytes of a request body that are buffered until the parent has accepted the request."""
 LARGEST: Final = 19_500
-"""Bytes of a request's head above which the parent is passed by: its shell would refuse it."""
+"""Bytes of a request head above which the parent is bypassed, because its shell would reject the request."""
 
-# Failures after which the parent is taken for dead.
+# Failures after which the parent is considered down.
 _DEAD: Final = frozenset({"OriginConnectError", "OriginDnsError", "OriginReadError"})
 _UNSENT: Final = frozenset({"OriginConnectError", "OriginDnsError"})
 _REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-# -- what is said: pure --------------------------------------------------------------------------------------
+# -- messages: pure --------------------------------------------------------------------------------------
 
 
 class RelayedFailure(OriginFailure):
-    """A failure of the origin that the parent met. `seconds` is for how long it will not ask again, 0 if it may."""
+    """A failure of the origin that the parent encountered. `seconds` is how long the parent will not contact the origin
+    again, 0 if it may."""
 
     def __init__(self, kind: str, status: int, detail: str, seconds: float) -> None:
         super().__init__(kind, status, detail)
@@ -66,9 +66,9 @@ _ADDRESS: Final = re.compile(r"(https?)://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):(
 
 
 def parent_address(text: str) -> Origin:
-    """A parent from `HOST:PORT` or `https://HOST:PORT`.
+    """The parent at `HOST:PORT` or `https://HOST:PORT`.
 
-    :raises SettingsError: if it is neither.
+    :raises SettingsError: if the text has neither form.
     """
     found = _ADDRESS.fullmatch(text if "://" in text else f"http://{text}")
     if found is None or not 0 < int(found[3]) < 65536:
@@ -86,7 +86,7 @@ def parent_address(text: str) -> Origin:
     )
 
 
-# -- asking --------------------------------------------------------------------------------------------------
+# -- requests --------------------------------------------------------------------------------------------------
 
 
 class ReplayableBody:
@@ -117,13 +117,13 @@ class ReplayableBody:
         return chunk
 
     def rewound(self) -> bool:
-        """Start again at the beginning. False if that is gone."""
+        """Start again from the beginning. Returns False if the beginning is no longer buffered."""
         self._at = 0
         return self._size <= KEPT
 
 
 class Question(msgspec.Struct):
-    """A request for an origin that has a shield. `headers` are final for the origin, its Host first."""
+    """A request for an origin that has a shield. `headers` are the final ones for the origin, with its Host first."""
 
     method: str
     target: str
@@ -136,7 +136,7 @@ class Question(msgspec.Struct):
 
 
 class ShieldClient:
-    """The connection to one parent, which stands in for origins."""
+    """The connection to one parent, which replaces origins."""
 
     def __init__(
         self, region: str, address: str, secrets: Secrets, origins: Origins, clock: Callable[[], float]
@@ -152,15 +152,15 @@ class ShieldClient:
         self._ping: asyncio.Task[bool] | None = None
 
     async def ask(self, question: Question) -> tuple[OriginReply, ShieldAnswer] | None:
-        """The parent's response; None: ask the origin.
+        """The parent's response, or None if the origin must be contacted instead.
 
-        :raises OriginFailure: what the parent met at the origin; or a failure of the parent's own after which the
-            request cannot be sent again.
+        :raises OriginFailure: the failure that the parent encountered at the origin; or a failure of the parent itself
+            after which the request cannot be sent again.
         """
         if asyncio.get_running_loop().time() < self._down_until:
             return None
         body, origin = question.body, question.origin
-        # As long as the parent may wait for the origin, and a little more.
+        # As long as the parent may wait for the origin, plus a margin.
         patience = origin.connection_attempts * (origin.connection_timeout + origin.read_timeout) + 5.0
         address = msgspec.structs.replace(self._address, read_timeout=patience)
         try:
@@ -194,7 +194,7 @@ class ShieldClient:
         return answer, shield
 
     async def _exchange(self, address: Origin, question: Question) -> tuple[OriginReply, ShieldAnswer | None]:
-        """One request to the parent. The ShieldAnswer is None if what answered is not a parent."""
+        """Send one request to the parent. The ShieldAnswer is None if the server that responded is not a parent."""
         asked = msgspec.structs.replace(question.asked, time=int(self._clock()), nonce=os.urandom(12))
         headers = [(b"host", question.viewer_host.encode("latin-1"))]
         headers += carried(without(question.headers[1:], question.origin))
@@ -219,15 +219,16 @@ class ShieldClient:
             return answer, None
         try:
             return answer, msgspec.msgpack.decode(payload, type=ShieldAnswer)
-        except msgspec.MsgspecError:  # a later version's
+        except msgspec.MsgspecError:  # sent by a later version
             return answer, ShieldAnswer(refused="it speaks another version of this")
 
     async def _patient(
         self, exchange: Coroutine[Any, Any, tuple[OriginReply, ShieldAnswer | None]]
     ) -> tuple[OriginReply, ShieldAnswer | None]:
-        """Wait for a response while the parent answers pings: an origin may be slow, a dead machine must not block.
+        """Wait for a response for as long as the parent answers pings: a slow origin is acceptable, a dead machine must
+        not block the request.
 
-        :raises OriginFailure: what the exchange raises; OriginReadError if the parent does not live.
+        :raises OriginFailure: whatever the exchange raises; OriginReadError if the parent does not answer pings.
         """
         task = asyncio.ensure_future(exchange)
         try:
@@ -241,7 +242,7 @@ class ShieldClient:
             raise
 
     async def _lives(self) -> bool:
-        """Does the parent answer a ping? One ping serves all requests that wait."""
+        """Whether the parent answers a ping. All waiting requests share one ping."""
         if self._ping is None or self._ping.done():
             self._ping = asyncio.ensure_future(self._pinged())
         return await asyncio.shield(self._ping)
@@ -263,7 +264,7 @@ class ShieldClient:
             await asyncio.gather(self._ping, return_exceptions=True)
 
     def _lost(self, why: str) -> None:
-        """Pass it by for a while."""
+        """Bypass the parent for a while."""
         self._down_until = asyncio.get_running_loop().time() + DOWN
         if not self._down:
             self._down = True
@@ -275,7 +276,8 @@ class ShieldClient:
             logger.warning("%s answers again", self._name)
 
     def _refused(self, why: str) -> None:
-        """Told once a minute: it may be of a request here and there, while a change is on its way."""
+        """Log a refusal, at most once a minute: it may affect a few requests while a configuration change
+        propagates."""
         now = asyncio.get_running_loop().time()
         if now >= self._silent_until:
             self._silent_until = now + 60.0
@@ -285,10 +287,10 @@ class ShieldClient:
 
 
 class Shields:
-    """The parents of an edge, by OriginShieldRegion. `secret` is the file with what they share, `origins` makes the
-    connections to them and to nothing else; it is closed with this.
+    """The parents of an edge, by OriginShieldRegion. `secret` is the file with the shared secrets. `origins` makes the
+    connections to parents and to nothing else; it is closed together with this object.
 
-    :raises SettingsError: if one of these makes no sense.
+    :raises SettingsError: if an address or the secret file is invalid.
     """
 
     def __init__(
@@ -305,10 +307,10 @@ class Shields:
         }
 
     def has(self, origin: Origin) -> bool:
-        """Is a parent configured for this origin's region?"""
+        """Whether a parent is configured for this origin's region."""
         return origin.shield_region in self._parents
 
-    async def ask(  # wide: the viewer's request beside what is sent to the origin
+    async def ask(  # many parameters: the viewer's request, and what is sent to the origin
         self,
         plan: Plan,
         number: int,
@@ -319,12 +321,12 @@ class Shields:
         body: ReplayableBody | None,
         length: int | None,
     ) -> OriginReply | None:
-        """The parent's response in place of the plan's origin of that number, with `shield_answer` set. None: ask the
-        origin.
+        """The parent's response in place of the plan's origin with that number, with `shield_answer` set. None if the
+        origin must be contacted instead.
 
-        :param key: the cache key of the request, None if it passes the cache by.
-        :param request: the viewer's; `headers` are those for the origin.
-        :raises OriginFailure: see `Parent.ask`.
+        :param key: the cache key of the request, None if the request bypasses the cache.
+        :param request: the viewer's request; `headers` are those for the origin.
+        :raises OriginFailure: see `ShieldClient.ask`.
         """
         route = plan.route
         origin = route.origins[number]

@@ -1,4 +1,5 @@
-"""The fields by which an edge and its Origin Shield speak: signed, dated, one direction each."""
+"""The header fields that an edge and its Origin Shield exchange: authenticated, timestamped, and valid in one direction
+only."""
 
 from __future__ import annotations
 
@@ -19,10 +20,10 @@ FIELD: Final = b"x-edge-shield"
 
 
 SKEW: Final = 300
-"""Seconds by which the clocks of two edges may differ, and for which a request that somebody overheard is good."""
+"""Seconds by which the clocks of two edges may differ, and for which an intercepted request stays valid."""
 
 
-# Fields that frame a message or speak of the connection: not sealed, for each side has its own.
+# Fields that frame a message or describe the connection. They are not authenticated, because each hop sets its own.
 _FRAMING: Final = frozenset(
     {
         b"connection",
@@ -39,16 +40,17 @@ _FRAMING: Final = frozenset(
 
 
 class Secrets:
-    """What edges of one installation share. The first secret seals, each of them opens: so they are changed."""
+    """The secrets that the edges of one installation share. The first one seals messages, and any of them opens
+    messages; this allows rotation."""
 
     def __init__(self, secrets: tuple[bytes, ...]) -> None:
         self._secrets = secrets
 
     @classmethod
     def of_file(cls, path: str) -> Secrets:
-        """One secret a line.
+        """Read secrets from a file, one per line.
 
-        :raises SettingsError: if there is none, or one of them could be guessed.
+        :raises SettingsError: if the file holds no secret, or one that could be guessed.
         """
         try:
             text = Path(path).read_bytes()
@@ -62,12 +64,12 @@ class Secrets:
         return cls(secrets)
 
     def sealed(self, context: bytes, message: ShieldQuery | ShieldAnswer) -> bytes:
-        """A field's value that says `message`, good in this context only."""
+        """The field value for `message`, valid in this context only."""
         payload = msgspec.msgpack.encode(message)
         return base64.urlsafe_b64encode(_mac(self._secrets[0], context, payload) + payload)
 
     def opened(self, context: bytes, value: bytes) -> bytes | None:
-        """The message in a field's value, None if nobody with a secret has said it in this context."""
+        """The message in a field value, or None if it was not sealed with one of the secrets in this context."""
         try:
             data = base64.b64decode(value, b"-_", validate=True)
         except ValueError:
@@ -84,28 +86,28 @@ def _mac(secret: bytes, context: bytes, payload: bytes) -> bytes:
 
 
 def carried(headers: Headers) -> Headers:
-    """The fields of a request between edges that are about the origin's answer: all but framing and seal."""
+    """The fields of a request between edges that concern the origin's response: all except framing and seal."""
     return [header for header in headers if header[0] not in _FRAMING and header[0] != FIELD]
 
 
 def asking(method: str, target: str, headers: Headers) -> bytes:
-    """What a question's seal is over: the whole head of the request, but for framing."""
+    """The data that the seal of a query covers: the whole head of the request, except for framing."""
     lines = [f"{method} {target}".encode("latin-1")]
     lines += [b"%b:%b" % (name, value.strip(b" \t")) for name, value in carried(headers)]
     return b"ask\n" + b"\n".join(lines)
 
 
 def telling(nonce: bytes, status: int) -> bytes:
-    """What an answer's seal is over: the question and the status."""
+    """The data that the seal of an answer covers: the query's nonce and the status."""
     return b"tell\n%d\n%b" % (status, nonce)
 
 
 def variant_of(rest: str) -> str:
-    """A short name for what a cache key holds beside path and query."""
+    """A short identifier for what a cache key contains beyond path and query."""
     return hashlib.sha256(rest.encode("latin-1")).hexdigest()[:32] if rest else ""
 
 
 def without(headers: Headers, origin: Origin) -> Headers:
-    """The headers for an origin without those that the parent adds: the origin's secrets."""
+    """The headers for an origin, without those that the parent adds itself: the origin's secrets."""
     own = {name.lower().encode("latin-1") for name, _ in origin.custom_headers}
     return [header for header in headers if header[0] not in own or header[0] == b"host"]

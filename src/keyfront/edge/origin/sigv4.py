@@ -1,12 +1,13 @@
-"""Requests to S3, signed: AWS Signature Version 4 from the client's side. Pure: no clock, no socket.
+"""The signer for requests to S3: the client side of AWS Signature Version 4. Pure: no clock, no socket.
 
-What is signed must be what the server reads. It decodes path and query and encodes them anew before it reckons, so two
-spellings of one key are one signature; but which key a spelling means is not the same for every server (`+` in a path
-is itself for some and a blank for others). So a signed request goes out in the canonical spelling, and there is nothing
-left to read in two ways: `canonical_path` and `canonical_query` are both what is signed and what is sent.
+The request that is signed must be the request that the server reads. The server decodes path and query and re-encodes
+them before it computes the signature, so two encodings of one key have the same signature. But servers disagree about
+which key an encoding means (for some, `+` in a path is a literal plus; for others, a space). A signed request is
+therefore sent in canonical form, which leaves nothing ambiguous: `canonical_path` and `canonical_query` are both what
+is signed and what is sent.
 
-Source: "Create a signed AWS API request" (IAM User Guide), with what S3 has for itself: the path is encoded once and
-not normalised, and `x-amz-content-sha256` is a header.
+Source: "Create a signed AWS API request" (IAM User Guide), with the rules specific to S3: the path is encoded once and
+not normalized, and `x-amz-content-sha256` is a header.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ SERVICE: Final = "s3"
 UNSIGNED: Final = "UNSIGNED-PAYLOAD"
 
 MADE: Final = frozenset({b"authorization", b"x-amz-content-sha256", b"x-amz-date", b"x-amz-security-token"})
-"""Fields that only the signer says; what was there before is left out."""
+"""Fields that only the signer sets; existing ones are removed."""
 
 _HASH: Final = re.compile(rb"[0-9a-f]{64}")
 
 
 class Credentials:
-    """An access key, with the session token if it is a temporary one. Its secrets are in no repr."""
+    """An access key, with a session token if it is temporary. Its secrets do not appear in its repr."""
 
     __slots__ = ("_key", "_key_for", "_secret", "access_key_id", "session_token")
 
@@ -51,7 +52,7 @@ class Credentials:
         self._key = b""
 
     def signing_key(self, day: str, region: str) -> bytes:
-        """The key of a day (YYYYMMDD), a region and S3; the last one is kept."""
+        """The signing key for a day (YYYYMMDD), a region and S3. The last one is cached."""
         if self._key_for != (day, region):
             key = signing_key(self._secret, day.encode(), region.encode(), SERVICE.encode())
             self._key_for, self._key = (day, region), key
@@ -59,13 +60,13 @@ class Credentials:
 
 
 def canonical_path(path: str) -> str:
-    """A path in the one spelling that is signed and sent: everything but `A-Za-z0-9-_.~/` as %XX, once."""
+    """A path in the canonical form that is signed and sent: everything except `A-Za-z0-9-_.~/` as %XX, once."""
     return quote_from_bytes(unquote_to_bytes(path.encode("latin-1")), safe="/-_.~")
 
 
 def canonical_query(query: str) -> str:
-    """A query likewise (no `?`): each parameter with `=`, in the order of the encoded names and values. A `+` is a
-    blank there, as S3 servers read it."""
+    """A query in canonical form, without `?`: each parameter with `=`, sorted by encoded name and value. A `+` means a
+    space, as S3 servers read it."""
     return "&".join(
         sorted(
             f"{_encoded(name)}={_encoded(value)}"
@@ -79,7 +80,7 @@ def _encoded(text: str) -> str:
 
 
 def payload_hash(headers: Headers, *, has_body: bool) -> str:
-    """What is said of the body: nobody has read it yet. A viewer who sent its hash has S3 check it."""
+    """The payload hash to declare. The body has not been read yet; if the viewer sent its hash, S3 verifies it."""
     if not has_body:
         return EMPTY_SHA256
     for name, value in headers:
@@ -89,7 +90,7 @@ def payload_hash(headers: Headers, *, has_body: bool) -> str:
 
 
 class UnsignedRequest(NamedTuple):
-    """A request to sign. `path` and `query` are canonical already, Host is among the `headers`, and `payload` is the
+    """A request to sign. `path` and `query` are already canonical, Host is among the `headers`, and `payload` is the
     body's hash or UNSIGNED."""
 
     method: str
@@ -100,10 +101,10 @@ class UnsignedRequest(NamedTuple):
 
 
 def signed(request: UnsignedRequest, credentials: Credentials, region: str, now: float) -> Headers:
-    """The request's headers with those that sign it.
+    """The request's headers, including those that sign it.
 
-    Host, Range, and every `x-amz-` field are signed: S3 rejects an `x-amz-` field that is not. Intermediaries may
-    change the others.
+    Host, Range, and every `x-amz-` field are signed: S3 rejects an unsigned `x-amz-` field. Intermediaries may change
+    the others.
 
     :param now: epoch seconds.
     """

@@ -1,4 +1,4 @@
-"""Warnings about origins, each at most once in a while."""
+"""Warnings about origins, with a rate limit on repeats."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import Final
 from keyfront.edge.types.ttl_map import TtlMap
 
 REPEAT_AFTER: Final = 60.0
-"""Seconds for which the log does not repeat a warning of one kind about one origin."""
+"""Seconds for which the log does not repeat a warning of the same kind about the same origin."""
 
 logger = logging.getLogger("keyfront.edge")
 
 
 class OriginWarnings:
-    """:param clock: epoch seconds."""
+    """Logs warnings about origins, each at most once in `REPEAT_AFTER` seconds.
+
+    :param clock: returns epoch seconds.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
