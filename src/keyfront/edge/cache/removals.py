@@ -1,16 +1,17 @@
-"""What one worker removes from the cache, and all of them obey.
+"""Cache removals that one worker makes and all workers obey.
 
-A cache that passes a successful POST, PUT, PATCH or DELETE on forgets what it has for that URL (RFC 9111 §4.4), and so
-must every worker of the machine, for each request that begins after that answer was sent. Two things are written to the
-shared memory (`segment`) before the answer goes out:
+A cache that forwards a successful POST, PUT, PATCH, or DELETE must invalidate what it has stored for that URL (RFC
+9111 §4.4). Every worker of the machine must do so too, for each request that begins after the answer was sent. Two
+things are written to shared memory (`shared_segment`) before the answer is sent:
 
-- a floor, the time of the removal, in the bucket of the path. A response is refused if the origin was asked for it at
-  that time or before. This covers what is in the shared memory, and what any worker is still fetching.
-- a record in the writer's ring, and then the change word. A worker compares that word before each use of its own
-  memory, and if it differs, removes there what the rings tell. One that has fallen behind a whole ring removes
-  everything.
+- A floor: the time of the removal, stored in the bucket of the path. A response is rejected if its request went to the
+  origin at or before that time. This covers responses in shared memory and responses that any worker is still
+  fetching.
+- A record in the writer's ring, followed by the change word. A worker compares that word before each use of its own
+  memory. If it differs, the worker applies the removals in the rings. A worker that has fallen behind by a whole ring
+  removes everything.
 
-Times are of the machine's monotonic clock, which is one for all its processes, in nanoseconds.
+All times are nanoseconds of the machine's monotonic clock, which all its processes share.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ from keyfront.edge.cache.shared_segment import RING, Segment
 from keyfront.edge.rules.cache_key import root_of
 
 _PREFIX: Final = struct.Struct("<II")
-"""Bytes of a record after this; their checksum with the place of the record."""
+"""Bytes of the record after this prefix; their checksum, seeded with the position of the record."""
 _WORD: Final = struct.Struct("<Q")
 _TICK: Final = 10
-"""A floor counts in 2^10 nanoseconds: 48 bits of them last for nine years, and 16 are left for a checksum."""
+"""Floors count in units of 2^10 nanoseconds: 48 bits then last for nine years, which leaves 16 bits for a checksum."""
 _LARGEST: Final = (1 << 62) - 1
 
 
 class Removal(NamedTuple):
-    """A path with a part of a query string whose responses an unsafe request has changed, or, if `exact`, one cache key
-    whose stored response turned out to be useless. With an empty key it is everything."""
+    """What to remove: all responses for a path with part of a query string, which an unsafe request has changed, or,
+    if `exact`, the one cache key whose stored response proved unusable. An empty key removes everything."""
 
     key: str
     query: str = ""
@@ -55,10 +56,10 @@ def _floor(ns: int) -> int:
 
 
 class Removals:
-    """The removals of all workers, as one of them sees and makes them. What was removed before this was made is not
-    news to it: it has nothing in its memory yet.
+    """The removals of all workers, as one worker reads and publishes them. Removals from before this object was
+    created are not reported: the worker's memory was still empty then.
 
-    `change[0]` differs from `seen` if there may be news.
+    New removals may exist if `change[0]` differs from `seen`.
     """
 
     __slots__ = ("_positions", "_segment", "_words", "change", "seen")
@@ -71,7 +72,7 @@ class Removals:
         self._positions = [self._words[segment.state(worker)] for worker in range(segment.workers)]
 
     def publish(self, removal: Removal) -> None:
-        """Make all workers obey a removal: when this returns, it is obeyed by whatever request begins."""
+        """Publish a removal to all workers. Once this returns, every request that begins from then on obeys it."""
         segment, words = self._segment, self._words
         now = monotonic_ns()
         name = removal.key if removal.exact else root_of(removal.key + removal.query)
@@ -84,7 +85,7 @@ class Removals:
         state = segment.state(segment.number)
         end = words[state]
         if end > _LARGEST:
-            end = 0  # no worker wrote this number: the others see that it is not theirs to follow
+            end = 0  # no worker wrote this number: the others see that they cannot follow it
         stop = end + _PREFIX.size + len(payload)
         words[state + 1] = stop
         self._write(end, _PREFIX.pack(len(payload), crc32(payload, end & 0xFFFFFFFF)) + payload)
@@ -100,7 +101,8 @@ class Removals:
         data[ring : ring + len(rest)] = rest
 
     def poll(self) -> list[Removal] | None:
-        """What others have removed since this was last asked. None: it is not known any more, so it may be anything."""
+        """What other workers have removed since the last call. None means that the list is incomplete, so any response
+        may have been removed."""
         segment, words = self._segment, self._words
         self.seen = self.change[0]
         found: list[Removal] | None = []
@@ -145,9 +147,10 @@ class Removals:
         return found
 
     def is_removed(self, key: str, asked: int, digest: int | None = None) -> bool:
-        """Was the response for `key` removed, if the origin was asked for it at `asked` (monotonic nanoseconds)?
+        """Whether the response for `key` was removed, given that its request went to the origin at `asked` (monotonic
+        nanoseconds).
 
-        :param digest: the key's, if the caller has it.
+        :param digest: the digest of `key`, if the caller already has it.
         """
         segment = self._segment
         if self._is_below(segment.digest(key) if digest is None else digest, asked):

@@ -1,16 +1,17 @@
-"""The responses that the workers of a machine share: what one has stored, all find.
+"""The shared-memory cache: responses that one worker stores and every worker of the machine can find.
 
-Each worker writes its responses into a log of its own in the shared memory (`segment`), one after the other, over the
-oldest once the log is full, and then enters them into its part of the index. All workers read all logs. A response that
-is found and would soon be overwritten is written once more, so what is asked for stays.
+Each worker appends its responses to its own log in shared memory (`shared_segment`), overwriting the oldest records
+once the log is full, and then adds them to its part of the index. All workers read all logs. When a reader finds a
+record that will soon be overwritten, it appends a fresh copy, so responses in demand stay cached.
 
-A record is a prefix, a head (`entry`) and a body. It is believed only if it proves itself: the prefix holds the
-record's own place in the log and checksums of prefix and head, and of the body; the head repeats the key. The writer
-claims the bytes before it writes them. A reader looks again after it has copied a record, and does not use it if its
-bytes were claimed meanwhile. So it does not matter what a worker that was killed left half written.
+A record consists of a prefix, a head (`entry`), and a body. A reader trusts it only after three checks. The prefix
+must hold the record's own position in the log. The checksums of prefix and head, and of the body, must match. The head
+must repeat the key. The writer claims the bytes before it writes them. After copying a record, a reader checks the
+claim again and discards the copy if the bytes were claimed in the meantime. A half-written record left behind by a
+killed worker is therefore harmless.
 
-Of several responses with one key the one that was written last counts. What was removed (`removals`) is refused when it
-is found.
+If several records have the same key, the most recently written one wins. Removed responses (`removals`) are rejected
+at lookup.
 """
 
 from __future__ import annotations
@@ -33,16 +34,19 @@ from keyfront.edge.types.messages import Headers
 from keyfront.edge.types.stored import Stored
 
 _PREFIX: Final = struct.Struct("<QQQIIII")
-"""The place in the log; when the origin was asked and when this was written (monotonic nanoseconds); bytes of the head
-and of the body; checksum of the body; checksum of all this and the head."""
+"""Position in the log; when the request went to the origin and when the record was written (monotonic nanoseconds);
+bytes of the head and of the body; checksum of the body; checksum of all preceding fields and the head."""
 _SEAL: Final = struct.Struct("<I")
 _ALIGN: Final = 8
 _LARGEST: Final = (1 << 62) - 1
 
 
 class Failure(NamedTuple):
-    """An origin's failure, which requests for the same key share until `until` (epoch seconds). `snapshot` is the
-    number of the one that was obeyed then: with the next one the origin is asked again."""
+    """An origin failure that requests for the same key share until `until` (epoch seconds).
+
+    `snapshot` is the number of the configuration snapshot in force at the time. Under the next snapshot, the origin is
+    tried again.
+    """
 
     kind: str
     status: int
@@ -68,10 +72,10 @@ class _Found(NamedTuple):
 
 
 class Arena:
-    """The shared responses, as one worker sees them. Belongs to the worker's event loop.
+    """One worker's view of the shared responses. Belongs to the worker's event loop.
 
-    :param ended: says whether an invalidation has ended the response for a key that was asked for under the snapshot
-        with this number and has these cache tags.
+    :param ended: returns whether an invalidation has ended a response, given its key, the number of the snapshot under
+        which it was requested, and its cache tags.
     """
 
     def __init__(
@@ -81,28 +85,29 @@ class Arena:
         self._removals = removals
         self._ended = ended
         self._words, self._data, self._log = segment.words, segment.data, segment.log
-        # By worker: the word that says how far its log is claimed, and where the log begins.
+        # By worker: the index of the word that holds how far its log is claimed, and the offset at which the log
+        # begins.
         self._claims = [segment.state(worker) + 2 for worker in range(segment.workers)]
         self._starts = [segment.log_of(worker) for worker in range(segment.workers)]
         self._own_claim = self._claims[segment.number]
         self._own_start = self._starts[segment.number]
         self._failures = [segment.state(worker) + 3 for worker in range(segment.workers)]
         self.finds = 0
-        """Responses and slices that were found here."""
+        """Number of responses and slices found here."""
         self.evictions = 0
-        """Records that this worker has overwritten since it started."""
-        self._tail = self._words[self._own_claim]  # the oldest of them that stands
+        """Number of records that this worker has overwritten since it started."""
+        self._tail = self._words[self._own_claim]  # position of the oldest record not yet overwritten
         self.largest = segment.log // 2
-        """Bytes of the largest record that is taken."""
+        """Largest record accepted, in bytes."""
 
     @property
     def used(self) -> int:
-        """Bytes of this worker's log that are in use."""
+        """Bytes in use in this worker's log."""
         return min(self._words[self._own_claim], self._log)
 
     @property
     def counts(self) -> tuple[int, int, int]:
-        """For the report: bytes used, finds and evictions of this worker."""
+        """This worker's bytes used, finds, and evictions, for the report."""
         return self.used, self.finds, self.evictions
 
     # -- finding -----------------------------------------------------------------------------------------------------
@@ -110,7 +115,7 @@ class Arena:
     def find(self, key: str, forwarded: Callable[[], Headers], after: int = 0) -> Stored | None:
         """The response for `key`; see `MemoryTier.find`.
 
-        :param after: only what was written after this time counts (monotonic nanoseconds).
+        :param after: ignore records written at or before this time (monotonic nanoseconds).
         """
         digest = self._segment.digest(key)
         for found in self._candidates(digest, after):
@@ -133,7 +138,7 @@ class Arena:
         return None
 
     def exact(self, key: str) -> Stored | None:
-        """What was put with `put_exact` under this key."""
+        """The response stored under this key with `put_exact`."""
         digest = self._segment.digest(key)
         for found in self._candidates(digest, 0):
             head = self._head(found, key)
@@ -142,13 +147,17 @@ class Arena:
         return None
 
     def has(self, key: str) -> bool:
-        """Is there something for `key`? Its body may yet prove to be none."""
+        """Whether a record exists for `key`. Does not check its body, which may still turn out to be invalid."""
         return any(
             self._head(found, key) is not None for found in self._candidates(self._segment.digest(key), 0)
         )
 
     def failure(self, key: str, now: float, snapshot: int) -> Failure | None:
-        """The failure of `key`'s origin that another worker has met, if it still counts."""
+        """The origin failure that another worker recorded for `key`, if it still applies.
+
+        :param now: epoch seconds.
+        :param snapshot: number of the current snapshot; a failure recorded under a different one does not apply.
+        """
         words = self._words
         for word in self._failures:
             if words[word] > now:
@@ -168,9 +177,10 @@ class Arena:
         return None
 
     def _response(self, found: _Found, head: Head, name: str, key: str, digest: int) -> Stored | None:
-        """The response in a record, unless it was ended or removed, or its body is not what its checksum says.
+        """The response in a record, or None if it was invalidated or removed, or if its body does not match its
+        checksum.
 
-        :param digest: that of `name`.
+        :param digest: the digest of `name`.
         """
         meta = head.meta
         if meta is None or self._ended(key, meta.snapshot, meta.tags):
@@ -188,7 +198,7 @@ class Arena:
         return stored
 
     def _candidates(self, digest: int, after: int) -> list[_Found]:
-        """What the index names for a digest, written after a time; the latest first."""
+        """The records that the index lists for a digest and that were written after `after`, latest first."""
         segment, words = self._segment, self._words
         if not self._log:
             return []
@@ -208,7 +218,7 @@ class Arena:
         return candidates
 
     def _stands(self, worker: int, position: int) -> bool:
-        """Are the bytes there not claimed for something else?"""
+        """Whether the bytes at `position` are still unclaimed by a later record."""
         return position >= self._words[self._claims[worker]] - self._log
 
     def _prefix(self, worker: int, position: int) -> _Found | None:
@@ -224,7 +234,7 @@ class Arena:
         return _Found(worker, *members)
 
     def _head(self, found: _Found, key: str) -> Head | None:
-        """The head of a record, if it is what its checksum says and has this key."""
+        """The head of a record, if its checksum matches and it has this key."""
         start = self._starts[found.worker] + found.position % self._log + _PREFIX.size
         data = self._data[start : start + found.head_length]
         prefix = _PREFIX.pack(*found[1:7], 0)[: -_SEAL.size]
@@ -237,7 +247,7 @@ class Arena:
         return head if head.key == key else None
 
     def _body(self, found: _Found) -> bytes | None:
-        """The body of a record, if it is what its checksum says."""
+        """The body of a record, if its checksum matches."""
         start = self._starts[found.worker] + found.position % self._log + _PREFIX.size + found.head_length
         body = self._data[start : start + found.body_length]
         if not self._stands(found.worker, found.position) or crc32(body) != found.body_checksum:
@@ -245,14 +255,18 @@ class Arena:
         return body
 
     def _fades(self, found: _Found) -> bool:
-        """Will it soon be overwritten?"""
+        """Whether the record will soon be overwritten: more than three quarters of the log have been claimed since it
+        began."""
         return self._words[self._claims[found.worker]] - found.position > self._log * 3 // 4
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
     def put(self, stored: Stored) -> None:
-        """Share a response, in the place of the one that it supersedes. `stored.asked` says when the origin was asked
-        for it and `stored.written` when it was stored."""
+        """Share a response, replacing the one that it supersedes.
+
+        `stored.asked` is when the request went to the origin, `stored.written` when the response was stored (both in
+        monotonic nanoseconds). A response larger than `largest` is ignored.
+        """
         if stored.size > self.largest:
             return
         key, vary = stored.key, stored.meta.vary
@@ -260,7 +274,7 @@ class Arena:
         name = key
         if vary:
             generation = self._generation(key, digest, vary) or os.urandom(8).hex()
-            # Written again each time, so that it outlasts what it leads to.
+            # Rewritten on every put, so that it outlives the variants it points to.
             signpost = Head(key, names=vary, generation=generation)
             self._append(digest, stored.asked, stored.written, signpost, b"")
             name = variant_key(key, generation, stored.meta.vary_values)
@@ -270,14 +284,14 @@ class Arena:
             self._append(digest, stored.asked, stored.written, head, stored.body)
 
     def put_exact(self, stored: Stored) -> None:
-        """Share a slice, whatever the response varies on that it is a part of."""
+        """Share a slice under its exact key, regardless of what the full response varies on."""
         head = head_of(stored, stored.key)
         if head is not None and stored.size <= self.largest:
             digest = self._segment.digest(stored.key)
             self._append(digest, stored.asked, stored.written, head, stored.body)
 
     def put_failure(self, key: str, failure: Failure) -> None:
-        """Share an origin's failure."""
+        """Share an origin failure with the other workers."""
         name = failure_key(key)
         now = monotonic_ns()
         self._append(self._segment.digest(name), now, now, Head(name), _encode_failure(failure))
@@ -285,7 +299,8 @@ class Arena:
         self._words[word] = max(self._words[word], int(failure.until) + 1)
 
     def _generation(self, key: str, digest: int, names: tuple[bytes, ...]) -> str:
-        """That of the signpost to the variants of `key`, empty if there is none to such names."""
+        """The generation in the signpost to the variants of `key`; empty if no signpost for these field names
+        exists."""
         for found in self._candidates(digest, 0):
             head = self._head(found, key)
             if head is not None:
@@ -294,7 +309,7 @@ class Arena:
         return ""
 
     def _append(self, digest: int, asked: int, written: int, head: Head, body: bytes) -> None:
-        """Write a record into this worker's log, and enter it into the index."""
+        """Append a record to this worker's log and add it to the index."""
         log, words, data = self._log, self._words, self._data
         text = encode_head(head)
         body_at = _PREFIX.size + len(text)
@@ -306,7 +321,7 @@ class Arena:
             claimed = self._tail = 0  # no worker wrote this number
         at = claimed % log
         if at + size > log:
-            claimed += log - at  # a record does not go round the end
+            claimed += log - at  # a record never wraps around the end of the log
             at = 0
         prefix = _PREFIX.pack(claimed, asked, written, len(text), len(body), crc32(body), 0)[: -_SEAL.size]
         if self._tail < claimed + size - log:
@@ -318,11 +333,11 @@ class Arena:
         self._enter(digest, claimed)
 
     def _overwrite(self, end: int) -> None:
-        """Count the records that go when the log is claimed up to `end`."""
+        """Count the records that are overwritten when the log is claimed up to `end`."""
         log = self._log
         while self._tail < end - log:
             at = self._tail % log
-            size = log - at  # unless a record begins here
+            size = log - at  # used if no record begins here
             if at + _PREFIX.size <= log:
                 place, _, _, head, body, _, _ = _PREFIX.unpack_from(self._data, self._own_start + at)
                 if place == self._tail:
@@ -331,7 +346,7 @@ class Arena:
             self._tail += size
 
     def _enter(self, digest: int, position: int) -> None:
-        """Name a record in this worker's part of the index."""
+        """Add a record to this worker's part of the index."""
         words = self._words
         bucket = self._segment.bucket(digest)
         first = bucket + self._segment.number * WAYS

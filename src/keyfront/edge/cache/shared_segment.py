@@ -1,22 +1,22 @@
-"""The memory that all workers of a machine share: one segment, made by their parent and inherited as a file descriptor.
+"""The shared-memory segment of the workers: created by their parent process and inherited as a file descriptor.
 
-    header          mark, layout, sizes, a secret for hashing, and the change word
+    header          magic mark, layout, sizes, a secret for hashing, and the change word
     states          for each worker: how far its ring and its log are written
     floors          for each bucket of paths and each worker: when it last removed one of them
-    rings           for each worker: the removals that the others have to apply to their own memory (`removals`)
-    index           for each bucket of keys and each worker: where its responses are (`arena`)
-    logs            for each worker: responses, one after the other, the oldest overwritten first
+    rings           for each worker: the removals that the others must apply to their own memory (`removals`)
+    index           for each bucket of keys and each worker: where its responses are (`shared_arena`)
+    logs            for each worker: its responses in sequence, the oldest overwritten first
 
-Every word and every byte after the header has one writer, the worker whose number it bears. So nothing is locked, a
-worker that is stopped or killed in the middle of a write holds up nobody, and the process that takes a dead worker's
-place goes on where that one stopped. Readers take what they find as a claim: a number is checked against its limits, a
-record against its checksum, and a record that was overwritten while it was copied is not used.
+Every word and every byte after the header has exactly one writer: the worker whose number it belongs to. No locks are
+needed, a worker that is stopped or killed during a write blocks no other process, and the process that replaces a dead
+worker continues where that one stopped. Readers do not trust what they read: they check numbers against their limits
+and records against their checksums, and they discard a record that was overwritten while they copied it.
 
-Words are 8 bytes, aligned. CPython copies such a word with one instruction on 64-bit machines, so no half of one is
-ever seen. Writers write data first and the words that announce it afterwards. x86-64 keeps that order. ARM may show the
-announcement first; then the checksum fails, and the reader counts the data as missing or, for removals, drops all that
-it has. A request that begins after an answer was sent sees all that was written before: sending and receiving
-synchronize.
+Words are 8 bytes, aligned. On 64-bit machines, CPython copies such a word with one instruction, so no reader sees a
+torn word. Writers write the data first and then the words that announce it. x86-64 preserves that order. On ARM, the
+announcement may become visible first. The checksum then fails, and the reader treats the data as missing or, for
+removals, drops everything that it has cached. A request that begins after an answer was sent sees everything written
+before that answer, because sending and receiving synchronize.
 """
 
 from __future__ import annotations
@@ -33,17 +33,19 @@ from zlib import crc32
 from keyfront.errors import SettingsError
 
 RING: Final = 256 * 1024
-"""Bytes of each worker's ring of removals."""
+"""Size of each worker's ring of removals, in bytes."""
 FLOORS: Final = 16_384
-"""Buckets of paths. Two paths in one bucket share their removals: that costs a miss, never a wrong answer."""
+"""Number of path buckets. Two paths in the same bucket share their removals, which costs a miss but never produces a
+wrong answer."""
 WAYS: Final = 8
-"""Responses of one worker in one bucket of the index."""
+"""Index entries per worker in one bucket."""
 PER_ENTRY: Final = 512
-"""Bytes of log for which the index has room for one response."""
+"""Bytes of log per index entry."""
 
 _MARK: Final = b"KFshare1"
 _HEADER: Final = struct.Struct("<8sIIQQ16sI")
-"""The mark; the layout's fingerprint; workers; bytes of each log; buckets of the index; the secret; a checksum."""
+"""The magic mark; the layout's fingerprint; number of workers; bytes of each log; buckets of the index; the secret; a
+checksum."""
 _FINGERPRINT: Final = crc32(repr((RING, FLOORS, WAYS, 2)).encode())
 _CHANGE_WORD: Final = 64 // 8
 _STATES: Final = 4096
@@ -56,10 +58,10 @@ def _pages(size: int) -> int:
 
 
 class Segment:
-    """The mapped segment, as one worker sees it. `words` are its 8-byte words, `data` its bytes.
+    """One worker's view of the mapped segment. `words` holds its 8-byte words, `data` its bytes.
 
-    :param number: which of the `workers` this is, from 0.
-    :param log: bytes of each worker's log; with 0 there are no logs and no index, only removals.
+    :param number: this worker's number, from 0 to `workers` - 1.
+    :param log: bytes of each worker's log. With 0, there are no logs and no index, only removals.
     """
 
     def __init__(self, data: mmap.mmap, number: int, workers: int, log: int, secret: bytes) -> None:
@@ -70,10 +72,10 @@ class Segment:
         self.buckets = _buckets(log)
         self.words = memoryview(data).cast("Q")
         self.change = self.words[_CHANGE_WORD : _CHANGE_WORD + 1]
-        """One word, which differs after each removal from what it was at any time before."""
+        """One word. After each removal, its value differs from every earlier value."""
         self._secret = secret
         self.name = hashlib.blake2b(secret, digest_size=8).hexdigest()
-        """The same for all workers that share this segment, and for no others."""
+        """A name shared by all workers on this segment and by no others."""
         self.floors = _STATES + _pages(workers * _STATE)
         self.rings = self.floors + _pages(FLOORS * workers * 8)
         self.index = self.rings + workers * RING
@@ -81,15 +83,15 @@ class Segment:
 
     @classmethod
     def private(cls) -> Segment:
-        """A segment for one worker alone: it shares nothing, so it has no log."""
+        """A segment for a single worker. It shares nothing, so it has no log."""
         return cls(mmap.mmap(-1, segment_size(1, 0)), 0, 1, 0, os.urandom(16))
 
     @classmethod
     def attach(cls, fd: int, number: int) -> Segment:
         """Map the segment that `create` made.
 
-        :raises OSError: if it cannot be mapped.
-        :raises SettingsError: if it is not such a segment, or has no place for this worker.
+        :raises OSError: if the segment cannot be mapped.
+        :raises SettingsError: if it is not a segment of this version, or if it has no place for this worker.
         """
         size = os.fstat(fd).st_size
         if size < _STATES:
@@ -109,31 +111,33 @@ class Segment:
         return cls(data, number, workers, log, secret)
 
     def digest(self, text: str) -> int:
-        """A hash of a key, the same in all workers. Keyed, so that nobody outside can choose keys that collide."""
+        """A 64-bit hash of a key, the same in all workers. It is keyed (BLAKE2b), so outsiders cannot choose keys that
+        collide."""
         data = text.encode("utf-8", "surrogatepass")
         return int.from_bytes(hashlib.blake2b(data, digest_size=8, key=self._secret).digest(), "little")
 
-    # The words, by their place among `words`.
+    # Indexes into `words`.
 
     def state(self, worker: int) -> int:
-        """The first of a worker's words: bytes of its ring announced, bytes of its ring claimed, bytes of its log
-        claimed, until when an origin's failure that it has met may count (epoch seconds). All only grow."""
+        """Index of the first of a worker's state words. In order, they hold: bytes of its ring announced, bytes of its
+        ring claimed, bytes of its log claimed, and the time until which an origin failure that it recorded may apply
+        (epoch seconds). All of them only grow."""
         return (_STATES + worker * _STATE) // 8
 
     def floor(self, digest: int) -> int:
-        """The first of the words in which the workers note their last removal of a path or key."""
+        """Index of the first word in which the workers record their last removal for a path or key."""
         return self.floors // 8 + (digest % FLOORS) * self.workers
 
     def bucket(self, digest: int) -> int:
-        """The first of the words of a key's bucket: `WAYS` hashes for each worker, then as many places in logs."""
+        """Index of the first word of a key's bucket: `WAYS` hashes for each worker, then as many log positions."""
         return self.index // 8 + (digest % self.buckets) * self.workers * WAYS * 2
 
     def ring(self, worker: int) -> int:
-        """Where a worker's ring begins, in bytes."""
+        """Offset of a worker's ring, in bytes."""
         return self.rings + worker * RING
 
     def log_of(self, worker: int) -> int:
-        """Where a worker's log begins, in bytes."""
+        """Offset of a worker's log, in bytes."""
         return self.logs + worker * self.log
 
 
@@ -142,7 +146,7 @@ def _buckets(log: int) -> int:
 
 
 def segment_size(workers: int, log: int) -> int:
-    """Bytes of a segment for so many workers, each with a log of `log` bytes."""
+    """Size, in bytes, of a segment for `workers` workers, each with a log of `log` bytes."""
     return (
         _STATES
         + _pages(workers * _STATE)
@@ -154,14 +158,14 @@ def segment_size(workers: int, log: int) -> int:
 
 
 def create(workers: int, capacity: int, folder: Path) -> int:
-    """Make a segment for so many workers, with `capacity` bytes of logs in all. Returns its file descriptor, which
-    children inherit if they are passed it.
+    """Create a segment for `workers` workers, with `capacity` bytes of logs in total. Returns its file descriptor,
+    which child processes inherit if it is passed to them.
 
-    The memory has no name (memfd_create(2)), so it is gone with the last process that has it, and the size of /dev/shm
-    does not matter. It takes pages only as they are written to. Where the system has no such memory it is a deleted
-    file in `folder`.
+    The memory is anonymous (memfd_create(2)): it disappears with the last process that holds it, and the size of
+    /dev/shm does not limit it. Pages are allocated only when they are written. On systems without memfd, the segment
+    is a deleted file in `folder`.
 
-    :raises OSError: if neither can be had.
+    :raises OSError: if neither can be created.
     """
     log = capacity // workers // _PAGE * _PAGE
     size = segment_size(workers, log)

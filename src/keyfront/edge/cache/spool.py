@@ -1,4 +1,4 @@
-"""A spool file for a body that is longer than memory may hold, and the sizes that bodies are cut into."""
+"""The spool for a body that is too large to hold in memory, and the sizes that bodies are cut into."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from keyfront.edge.types.messages import Piece
 from keyfront.edge.types.stored import Meta, Slices
 
 OPEN: Final = 64
-"""How many slices a fill holds open for its readers, and a reader for himself where they cannot be asked for again."""
+"""Number of slices that a fill keeps open for its readers, and that a reader keeps open for itself when they cannot be
+fetched again."""
 
 
 class Spool:
-    """Cuts a body that comes from byte number `start` on (where a slice begins) and puts each slice into a tier.
+    """Cuts a body that begins at byte `start` (a slice boundary) into slices and stores each in a tier.
 
-    `lost` says that some of it could not be stored, `lasting` that all of it is on disk.
+    `lost` says that part of the body could not be stored, `lasting` that all of it is on disk.
     """
 
     def __init__(self, tiers: Tiers, slices: Slices, meta: Meta, start: int) -> None:
@@ -29,14 +30,14 @@ class Spool:
         self.lasting = True
         self._meta = meta
         self._position = start
-        self._sink: Sink | None = None  # of the slice that is under way; None too if that is stored already
-        self._sinks: dict[int, Sink] = {}  # of slices that are not stored yet
+        self._sink: Sink | None = None  # of the slice in progress; None also if that is already stored
+        self._sinks: dict[int, Sink] = {}  # of slices not yet stored
         self._stored: set[int] = set()
-        self._open: dict[int, FileRange] = {}  # of these, what can be read even if it is evicted
+        self._open: dict[int, FileRange] = {}  # stored slices held open: readable even if evicted
         self.lost = False
 
     def feed(self, chunk: bytes) -> bool:
-        """Take more of the body. True if a slice has become whole with it."""
+        """Add the next bytes of the body. Returns whether they completed a slice."""
         size = self._slices.size
         ended = False
         while chunk:
@@ -70,29 +71,29 @@ class Spool:
             self._sink = None
 
     def finish(self) -> None:
-        """The body is whole. What is left of it is its last slice."""
+        """End the body: it is complete, and whatever remains is its last slice."""
         self._end()
 
     def abandon(self) -> None:
-        """No more comes. A slice that is not whole is not stored."""
+        """Stop before the body is complete. An incomplete slice is not stored."""
         if self._sink is not None:
             self._sink.abandon()
             self._sink = None
 
     @property
     def backlog(self) -> int:
-        """Bytes that wait to be written."""
+        """Bytes waiting to be written."""
         return sum([sink.backlog for sink in self._sinks.values()])
 
     async def progress(self) -> None:
-        """Wait until some of the backlog is written."""
+        """Wait until part of the backlog is written."""
         for sink in self._sinks.values():
             if sink.backlog:
                 await sink.progress()
                 return
 
     async def settled(self, within: float | None = None) -> None:
-        """Wait until every slice that ended is stored, or will never be; at most `within` seconds, if that is told."""
+        """Wait until every completed slice is stored or has failed, for at most `within` seconds if given."""
         waits = [sink for sink in self._sinks.values() if not sink.done and not sink.failed]
         if waits:
             with suppress(TimeoutError):
@@ -104,7 +105,8 @@ class Spool:
                 await sink.progress()
 
     def gives_back(self, first: int, end: int) -> bool:
-        """Can the bytes from `first` to before `end`, all of which came, be had from `piece`?"""
+        """Whether `piece` can return the bytes from `first` up to, but not including, `end`. All of them must have
+        been fed already."""
         size = self._slices.size
         for index in range(first // size, (end - 1) // size + 1):
             if index in self._stored:
@@ -130,8 +132,9 @@ class Spool:
             del self._open[next(iter(self._open))]
 
     def holds(self, first: int, end: int) -> bool:
-        """Hold open what is stored of the bytes from `first` to before `end`, all of which came, for one more reader.
-        False if not all of it is there, or there is too much of it."""
+        """Hold open the stored part of the bytes from `first` up to, but not including, `end`, for one more reader.
+        All of them must have been fed already. Returns False if some of them are missing or if they span too many
+        slices."""
         size = self._slices.size
         held: dict[int, FileRange] = {}
         for index in range(first // size, (end - 1) // size + 1):
@@ -149,7 +152,7 @@ class Spool:
         return True
 
     def passed(self, position: int) -> None:
-        """All readers have what is before."""
+        """Release what lies before `position`: all readers have it."""
         while self._open:
             index = next(iter(self._open))
             if (index + 1) * self._slices.size > position:
@@ -157,7 +160,7 @@ class Spool:
             del self._open[index]
 
     def piece(self, position: int) -> Piece | None:
-        """What comes at `position`, as much as can be had in one piece. None if it is gone."""
+        """The bytes at `position`, as many as fit in one piece. None if they are gone."""
         index, skipped = divmod(position, self._slices.size)
         held = self._open.get(index)
         if held is not None:
@@ -170,7 +173,7 @@ class Spool:
 
 
 def cut(piece: Piece, first: int, length: int) -> Piece:
-    """At most `length` bytes of a piece, from its byte number `first`."""
+    """At most `length` bytes of a piece, starting at byte `first` of it."""
     if not first and len(piece) <= length:
         return piece
     return piece[first : first + length] if isinstance(piece, bytes) else piece.cut(first, length)

@@ -1,2 +1,3 @@
-"""What one worker allows at a time: viewers (`viewers`), request bodies (`uploads`), origins (`origins`), and how fast
-a viewer must be (`rates`). Pure state: no socket, no clock, no loop; decision 0031 gives the reasons."""
+"""Limits on what one worker allows at a time: viewers (`viewers`), request bodies (`uploads`), and origins
+(`origins`), and the minimum rate of a viewer (`rates`). Pure state: no socket, no clock, no event loop. Decision 0031
+gives the reasons."""

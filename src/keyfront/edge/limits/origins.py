@@ -1,7 +1,7 @@
-"""How much one worker asks of an origin at a time, and when it stops asking one that is down. Pure: `now` is the loop's
-time in seconds.
+"""Limits on one worker's concurrent requests to an origin, and a circuit breaker for origins that are down. Pure:
+`now` is the event loop's time in seconds.
 
-The breaker is the usual machine (M. Nygard, Release It!, 2007):
+The breaker is the usual state machine (M. Nygard, Release It!, 2007):
 
     closed ── N connection failures in a row ──► open ── after `pause` ──► half-open (one probe)
        ▲                                          ▲                            │
@@ -20,9 +20,10 @@ T = TypeVar("T")
 
 
 class OriginLimits(msgspec.Struct, frozen=True):
-    """Of one origin (a host and a port), for one worker. `connections` is how many requests may be with it at a time,
-    `queue` how many more may wait for a slot and `queue_timeout` for how many seconds. After `failures` failed
-    connections in a row it is left alone for `pause` seconds. 0 `connections` is no limit, 0 `failures` no breaker."""
+    """Limits for one origin (a host and a port), per worker. At most `connections` requests may be in progress at a
+    time, and at most `queue` more may wait for a slot, each for at most `queue_timeout` seconds. After `failures`
+    failed connections in a row, no connection is tried for `pause` seconds. `connections` = 0 means no limit,
+    `failures` = 0 no breaker."""
 
     connections: int = 512
     queue: int = 1_024
@@ -32,7 +33,7 @@ class OriginLimits(msgspec.Struct, frozen=True):
 
 
 class Breaker:
-    """Whether a connection may be tried."""
+    """The circuit breaker of one origin: decides whether a connection may be tried."""
 
     __slots__ = ("_failed", "_failures", "_pause", "_probing", "_until")
 
@@ -40,7 +41,7 @@ class Breaker:
         self._failures = failures
         self._pause = pause
         self._failed = 0
-        self._until: float | None = None  # open until then; None: closed
+        self._until: float | None = None  # open until then; None if closed
         self._probing = False
 
     @property
@@ -48,7 +49,8 @@ class Breaker:
         return self._until is None
 
     def permits(self, now: float) -> bool:
-        """May a connection be tried now? Whoever is told so says how it went: `succeeded`, `failed` or `given_up`."""
+        """Whether a connection may be tried now. If so, the caller must report the outcome with `succeeded`, `failed`,
+        or `given_up`."""
         if self._until is None:
             return True
         if now < self._until or self._probing:
@@ -62,7 +64,7 @@ class Breaker:
         self._probing = False
 
     def failed(self, now: float) -> bool:
-        """Returns whether this failure has opened it."""
+        """Record a failed connection. Returns whether it opened the breaker."""
         self._failed += 1
         opened = self._until is None and self._failed >= self._failures > 0
         if opened or self._probing:
@@ -71,13 +73,14 @@ class Breaker:
         return opened
 
     def given_up(self) -> None:
-        """A try was ended before its outcome was known: it says nothing, and another one may probe."""
+        """The attempt ended before its outcome was known. It counts as neither success nor failure, and another
+        attempt may probe."""
         self._probing = False
 
 
 class Slots(Generic[T]):
-    """Request slots of an origin: `limit` of them (0: no limit), and a bounded queue, first come first served. A
-    token of the caller's waits in it; `give_up` takes it out again."""
+    """Request slots of an origin: `limit` of them (0 means no limit), and a bounded first-in, first-out queue. A token
+    of the caller's waits in the queue; `give_up` removes it."""
 
     __slots__ = ("_limit", "_queue", "active", "waiting")
 
@@ -95,7 +98,7 @@ class Slots(Generic[T]):
         return True
 
     def wait(self, token: T) -> bool:
-        """Queue up. False: the queue is full."""
+        """Join the queue. Returns False if the queue is full."""
         if len(self.waiting) >= self._queue:
             return False
         self.waiting.append(token)
@@ -107,7 +110,7 @@ class Slots(Generic[T]):
             self.waiting.remove(token)
 
     def release(self) -> T | None:
-        """Give a slot back. Returns the token that has it now, None if none waited."""
+        """Release a slot. Returns the token that now holds it, or None if none was waiting."""
         if self.waiting:
             return self.waiting.popleft()
         self.active -= 1

@@ -1,16 +1,16 @@
-"""How fast a viewer must be. Pure: `now` is the loop's time in seconds, and bytes are counted by the caller.
+"""The minimum transfer rate required of a viewer. Pure: `now` is the event loop's time in seconds, and the caller
+counts the bytes.
 
-A limit on silence alone lets a peer hold a connection for ever at one byte a minute. A floor asks for a number of bytes
-in each window in which the peer had something to do; what it does between two looks does not matter, so a phone on a
-bad network passes.
+An idle timeout alone lets a peer hold a connection forever at one byte a minute. A floor requires a number of bytes in
+each window during which the peer had something to transfer. How they are spread within the window does not matter, so
+a phone on a bad network passes.
 """
 
 from __future__ import annotations
 
 
 class Floor:
-    """A minimum rate over windows. Call `slow` from time to time while the peer is the one who is waited for, and
-    `rest` whenever it is not."""
+    """A minimum rate over windows. Call `slow` regularly while waiting for the peer, and `rest` whenever not."""
 
     __slots__ = ("_bytes", "_owed", "_since")
 
@@ -20,17 +20,19 @@ class Floor:
         self._owed: int | None = None
 
     def rest(self) -> None:
-        """The peer is not waited for: the next window begins when it is again."""
+        """Not waiting for the peer: the next window begins at the next call of `slow`."""
         self._since = None
 
     def slow(self, now: float, moved: int, rate: int, window: float, *, owed: int | None = None) -> bool:
-        """Has the peer moved less than `rate` bytes a second in a whole window?
+        """Whether the peer has transferred less than `rate` bytes per second over a whole window.
 
-        :param moved: bytes that have been moved in all, never fewer than before.
-        :param rate: bytes a second; 0 asks for nothing.
+        :param now: seconds.
+        :param moved: total bytes transferred so far; never decreases.
+        :param rate: bytes per second; 0 requires nothing.
         :param window: seconds.
-        :param owed: bytes that wait for the peer now. Who has moved all that waited when the window began is not slow:
-            there was no more to take, as with an answer that comes in small events. None: as many as the peer likes.
+        :param owed: bytes now waiting for the peer. A peer that has transferred everything that was waiting when the
+            window began is not slow: there was nothing more to take, as with an answer that arrives in small events.
+            None means no upper bound.
         """
         if self._since is None:
             self._since, self._bytes, self._owed = now, moved, owed

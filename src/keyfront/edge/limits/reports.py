@@ -1,4 +1,4 @@
-"""What becomes known when a limit is reached: a count for the metrics, and a line in the log once a minute."""
+"""Reports of limits that were reached: a count for the metrics, and at most one log line a minute per limit."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from typing import Final
 logger = logging.getLogger("keyfront.edge")
 
 QUIET: Final = 60.0
-"""Seconds for which the log does not name the same limit again: whoever runs into one does it often."""
+"""Seconds before the log names the same limit again: a limit that is reached once is usually reached many times."""
 
 
 class Reached:
-    """The counts of one worker, by the limit's name. Names are the code's own, so there are few."""
+    """One worker's counts, by the name of the limit. The names are constants of the code, so there are only a few."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self._quiet_until: dict[str, float] = {}
 
     def add(self, limit: str, detail: str, now: float) -> None:
-        """A limit was reached. `detail` says by whom; `now` is seconds of any clock that does not go back."""
+        """Record that a limit was reached. `detail` says by what; `now` is in seconds, from any clock that never goes
+        backward."""
         self.counts[limit] += 1
         if now >= self._quiet_until.get(limit, now):
             self._quiet_until[limit] = now + QUIET

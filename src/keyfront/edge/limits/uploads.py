@@ -1,6 +1,7 @@
-"""Request bodies that are gathered before the origin is asked, and how much memory they may take. Pure.
+"""Buffers for request bodies that are read in full before the request goes to the origin, and a limit on their memory.
+Pure.
 
-A small upload at a byte a second would otherwise hold a connection to the origin for as long as it takes.
+Without this, a small upload at one byte per second would hold a connection to the origin for as long as it takes.
 """
 
 from __future__ import annotations
@@ -12,20 +13,20 @@ from typing import Final
 import msgspec
 
 SMALL: Final = 4096
-"""Bytes up to which a piece of a body is joined to the one before it."""
+"""Pieces of a body are joined to the preceding one up to this size, in bytes."""
 
 
 class UploadLimits(msgspec.Struct, frozen=True):
-    """Bytes. A request body of at most `buffer` is read whole before the origin is asked, so that a slow viewer holds
-    no connection to it; `memory` is what all of a worker's bodies together may take meanwhile. A body that does not
-    fit goes to the origin as it comes."""
+    """Limits in bytes. A request body of at most `buffer` bytes is read in full before the request goes to the origin,
+    so that a slow viewer holds no connection to it. `memory` is the total that all of a worker's buffered bodies may
+    take at a time. A body that does not fit is streamed to the origin."""
 
     buffer: int = 64 * 1024
     memory: int = 32 * 1024 * 1024
 
 
 class Memory:
-    """Bytes that are taken, of so many."""
+    """A memory budget of `size` bytes."""
 
     __slots__ = ("_size", "used")
 
@@ -34,7 +35,7 @@ class Memory:
         self.used = 0
 
     def take(self, size: int) -> bool:
-        """Take so many bytes, if there are as many."""
+        """Reserve `size` bytes. Returns False, and reserves nothing, if fewer are left."""
         if self.used + size > self._size:
             return False
         self.used += size
@@ -45,8 +46,8 @@ class Memory:
 
 
 class Gathered:
-    """A request body, as much of it as was gathered, and then the rest as it comes. `whole` says that nothing more
-    comes. `release` gives the memory back; it may be called again."""
+    """A request body: first the part that was buffered, then the rest as it arrives. `whole` says that the body was
+    read in full. `release` returns the memory and may be called more than once."""
 
     __slots__ = ("_chunks", "_memory", "_rest", "_taken", "whole")
 
@@ -58,8 +59,8 @@ class Gathered:
         self.whole = False
 
     async def gather(self, most: int) -> bool:
-        """Read until the body is whole, or longer than `most` bytes, or there is no memory left. Returns whether there
-        was enough memory. What the source raises is raised."""
+        """Read until the body is complete, or longer than `most` bytes, or no memory is left. Returns whether there
+        was enough memory. Exceptions of the source propagate."""
         while self._taken <= most:
             try:
                 chunk = await anext(self._rest)
@@ -67,7 +68,7 @@ class Gathered:
                 self.whole = True
                 return True
             if self._chunks and len(self._chunks[-1]) + len(chunk) <= SMALL:
-                # A viewer that sends byte by byte must not cost an object for each.
+                # A viewer that sends byte by byte must not cost one object per byte.
                 self._chunks[-1] += chunk
             else:
                 self._chunks.append(chunk)

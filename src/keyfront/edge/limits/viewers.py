@@ -1,8 +1,8 @@
-"""How many connections and requests viewers may have at a time, by address and in all. Pure.
+"""Limits on viewers' concurrent connections and requests, per address and in total. Pure.
 
-Counts are of one worker. An address is an IPv4 address or an IPv6 /64: whoever has one IPv6 address has all of its /64
-(RFC 6177), so a finer count would be none. A site may be given up to a /48, and some tunnel brokers give one to
-anybody, so all of a /48 together count as `SITE` addresses.
+Counts are per worker. An address is an IPv4 address or an IPv6 /64: anyone who has one IPv6 address has its whole /64
+(RFC 6177), so a finer count would limit nothing. A site may get up to a /48, and some tunnel brokers give one to
+anyone, so each /48 as a whole counts as `SITE` addresses.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import msgspec
 _IPV6: Final = "::/64"
 _IPV4_INSIDE: Final = ("::ffff:", "64:ff9b:")
 SITE: Final = 4
-"""How many addresses' worth an IPv6 /48 may have."""
+"""Number of addresses that an IPv6 /48 counts as."""
 PRESSURE: Final = 0.9
-"""The share of all connections from which on idle ones are closed early."""
+"""Fraction of the connection limit from which on idle connections are closed early."""
 
 
 class ViewerLimits(msgspec.Struct, frozen=True):
-    """How many of each one worker takes at a time; 0 is no limit. Connections are counted from the first packet, so a
-    slow TLS handshake is one. Requests are those under way that are not answered from memory at once."""
+    """How many of each one worker accepts at a time; 0 means no limit. Connections count from the first packet, so a
+    slow TLS handshake counts as one. Requests are those in progress, except those answered from memory at once."""
 
     connections: int = 10_000
     connections_per_address: int = 1_000
@@ -30,7 +30,7 @@ class ViewerLimits(msgspec.Struct, frozen=True):
 
 
 class Gauge:
-    """Something that is counted by address and in all."""
+    """A count per address and in total, with a limit on each."""
 
     __slots__ = ("_by_address", "_by_site", "_limit", "_name", "_per_address", "total")
 
@@ -43,8 +43,8 @@ class Gauge:
         self.total = 0
 
     def enter(self, address: str) -> str:
-        """Count one more of this address, empty for one that is counted in all only. Returns the name of the limit
-        that forbids it, and then nothing is counted; or an empty text."""
+        """Count one more for this address; an empty address counts toward the total only. Returns the name of the
+        limit that forbids it, in which case nothing is counted, or an empty string."""
         if self.total >= self._limit > 0:
             return self._name
         if address:
@@ -62,7 +62,7 @@ class Gauge:
         return ""
 
     def leave(self, address: str) -> None:
-        """One that has entered is gone."""
+        """Count one less for this address, which must have entered before."""
         self.total -= 1
         if address:
             _one_less(self._by_address, address)
@@ -71,12 +71,12 @@ class Gauge:
 
     @property
     def addresses(self) -> int:
-        """How many addresses have at least one."""
+        """Number of addresses with a count of at least one."""
         return len(self._by_address)
 
     @property
     def pressed(self) -> bool:
-        """Is it nearly full?"""
+        """Whether the total has reached `PRESSURE` of the limit."""
         return self.total >= self._limit * PRESSURE > 0
 
 
@@ -89,7 +89,7 @@ def _one_less(counts: dict[str, int], name: str) -> None:
 
 
 def _site_of(network: str) -> str:
-    """The /48 that a /64 of `network_of` is in."""
+    """The /48 that contains a /64, given as returned by `network_of`."""
     return network.removesuffix(_IPV6).rpartition(":")[0]
 
 
@@ -105,7 +105,8 @@ class Viewers:
 
 
 def network_of(address: str) -> str:
-    """What an address is counted as: an IPv4 address as it is, also inside an IPv6 one; an IPv6 address as its /64."""
+    """The unit that an address counts toward: an IPv4 address itself, also when embedded in IPv6; the /64 of an IPv6
+    address."""
     if ":" not in address or address.startswith(_IPV4_INSIDE):
         return address
     address = address.partition("%")[0]

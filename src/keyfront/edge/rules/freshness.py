@@ -1,16 +1,15 @@
-"""May an answer be stored, how long is it good, and what is to be done when it no longer is.
+"""Rules for storing an answer, for how long it stays fresh, and for what happens once it is stale.
 
-CloudFront's rules come first (cloudfront-semantics §5.4 to §5.9), RFC 9111 and RFC 5861 where they are
-silent. Everything is decided once, when an answer comes in; `judge`, asked at every request, only compares
-times.
+CloudFront's rules come first (cloudfront-semantics §5.4 to §5.9); RFC 9111 and RFC 5861 apply where CloudFront says
+nothing. Everything is decided once, when an answer arrives. `judge`, called for every request, only compares times.
 
 Where CloudFront and RFC 9111 differ, CloudFront wins:
 
-- A MinTTL above zero stores even what says `no-store`, `no-cache` or `private` (§5.4).
-- DefaultTTL takes the place of heuristics, whatever the status of a success or a redirect.
+- With a MinTTL above zero, even answers with `no-store`, `no-cache`, or `private` are stored (§5.4).
+- DefaultTTL replaces heuristic freshness, whatever the status of a success or a redirect.
 - An expired success is served while the origin fails, with no time limit, unless `stale-if-error` sets one or
-  `must-revalidate` forbids it (§5.5). `s-maxage` alone does not forbid it, against RFC 9111 §5.2.2.10.
-- Nothing that a viewer says about caching counts.
+  `must-revalidate` forbids it (§5.5). `s-maxage` alone does not forbid it, contrary to RFC 9111 §5.2.2.10.
+- Cache directives in viewer requests are ignored.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ from keyfront.edge.types.stored import Meta, born
 from keyfront.model.snapshot import Behavior, Origin
 
 ERROR_MIN_TTL: Final = 10
-"""ErrorCachingMinTTL where the distribution does not set it, in seconds (§5.6)."""
+"""ErrorCachingMinTTL, in seconds, where the distribution does not set it (§5.6)."""
 
-# §5.6. 410 stands in the newer list of the Developer Guide ("Control how long CloudFront caches errors").
+# §5.6. 410 is in the newer list of the Developer Guide ("Control how long CloudFront caches errors").
 _STORED_ERRORS: Final = frozenset({404, 410, 414, 500, 501, 502, 503, 504})
 _STORED_IF_ASKED: Final = frozenset({400, 403, 405, 412, 415})
-# Of the errors stored by default, only these may forbid it: the same page says that the others are kept for
-# ErrorCachingMinTTL whatever their no-store, no-cache or private says.
+# Of the errors stored by default, only these may forbid it: the same page says that the others are stored for
+# ErrorCachingMinTTL even if they say no-store, no-cache, or private.
 _MAY_FORBID: Final = frozenset({404, 410, 414, 501})
 # 206 and 304 are parts of an answer; other statuses are for one viewer.
 _STORED: Final = frozenset({200, 203, 204, 300, 301, 302, 303, 307, 308})
@@ -50,15 +49,15 @@ class Verdict(Enum):
     HIT = "hit"
     """Serve it."""
     STALE = "stale"
-    """Serve it, and ask the origin for a newer one meanwhile (stale-while-revalidate)."""
+    """Serve it, and fetch a newer one from the origin in the background (stale-while-revalidate)."""
     REVALIDATE = "revalidate"
-    """Ask the origin whether it is still good, with `revalidation_headers`."""
+    """Revalidate it with the origin, using `revalidation_headers`."""
     MISS = "miss"
-    """Ask the origin for it anew. It may still stand in if the origin fails: `serve_stale_on_error`."""
+    """Fetch it again. It may still be served if the origin fails: `serve_stale_on_error`."""
 
 
 def _firsts(headers: Headers | tuple[Header, ...]) -> dict[bytes, bytes]:
-    """The first value of each field: of what may be sent once, the first counts."""
+    """The first value of each field: where a field may appear only once, the first one counts."""
     return dict(reversed(headers))
 
 
@@ -66,10 +65,11 @@ def _firsts(headers: Headers | tuple[Header, ...]) -> dict[bytes, bytes]:
 
 
 class ReceivedResponse(NamedTuple):
-    """An origin's response, its head complete, as the rules of storing see it.
+    """An origin's response as the storing rules see it, with its head complete.
 
-    `forwarded` are the headers that the origin was sent, at `requested_at`; the head was complete at `received_at`
-    (epoch seconds). `coding` is what the edge makes of the body before it is stored (`encoding.represented`).
+    `forwarded` are the request headers sent to the origin, at `requested_at`; the response head was complete at
+    `received_at` (both in epoch seconds). `coding` is the content coding that the edge applies to the body before
+    storing it (`encoding.represented`).
     """
 
     status: int
@@ -88,9 +88,9 @@ def admit(
     response: ReceivedResponse,
     origin: Origin | None = None,
 ) -> Meta | None:
-    """The Meta of a response that may be stored, None if it may not.
+    """The Meta of a response that may be stored, or None if it must not be.
 
-    :param error_min_ttl: ErrorCachingMinTTL of this status, seconds; None if the distribution sets none.
+    :param error_min_ttl: ErrorCachingMinTTL of this status, in seconds; None if the distribution sets none.
     :param method: of the request to the origin. A response to HEAD has no body to store and is not admitted.
     :param origin: an Authorization among its custom headers is the edge's own and does not restrict sharing.
     """
@@ -105,10 +105,11 @@ def admit(
 def uncached_meta(
     status: int, seen: Headers, headers: Headers, now: float, *, reason: str = "", coding: bytes = b""
 ) -> Meta:
-    """What is known of an origin's answer that is not stored: enough to judge the preconditions of the viewer who
-    gets it, which the origin was not shown.
+    """Metadata of an origin's answer that is not stored. It suffices to evaluate the viewer's preconditions, which
+    were not sent to the origin.
 
-    :param seen: the headers as that viewer may see them; `headers` the origin's own.
+    :param seen: the headers as that viewer may see them; `headers` are the origin's own.
+    :param now: epoch seconds.
     """
     first = _firsts(headers)
     return Meta(
@@ -128,8 +129,8 @@ def uncached_meta(
 def _may_share_authorized(
     behavior: Behavior, forwarded: Headers, control: CacheControl, origin: Origin | None
 ) -> bool:
-    """RFC 9111 §3.5: what was sent for one viewer's Authorization is for others only if the answer says so;
-    where the field is in the cache key nobody else gets it."""
+    """RFC 9111 §3.5: a response to a request with Authorization may be shared only if the response says so. Where the
+    field is in the cache key, it is shared with no other viewer."""
     if all(name != b"authorization" for name, _ in forwarded):
         return True
     key = behavior.key_headers
@@ -148,9 +149,8 @@ def _meta(
     *,
     confirmed: bool = False,
 ) -> Meta | None:
-    """:param confirmed: it is stored already and a 304 has renewed it; if it should not be stored any longer, it is
-    at least revalidated at each use.
-    """
+    """:param confirmed: the response is already stored and a 304 has just renewed it. If it should no longer be
+    stored, it is at least revalidated at each use."""
     status, headers, forwarded, request_time, now, reason, coding = response
     first = _firsts(headers)
     date = _date(first, now)
@@ -159,16 +159,16 @@ def _meta(
     success = 200 <= status < 300
     etag = _etag(first) if success else None
     last_modified = _last_modified(first, now) if success else None
-    # Toward the origin, conditions are not used where cookies are forwarded (§5.7).
+    # No conditional requests to the origin where cookies are forwarded (§5.7).
     conditional = (etag or last_modified) is not None and behavior.forward_cookies.mode == "none"
     ttl = _ttl(behavior, error_min_ttl, status, control, remaining)
     seen = viewer_headers(behavior, headers)
     vary, vary_values = variant_of(behavior, seen, forwarded)
-    # `*` would match no other request (RFC 9111 §4.1), and CloudFront fetches it anew each time (§5.9).
+    # `*` would match no other request (RFC 9111 §4.1), and CloudFront fetches such a response every time (§5.9).
     unlike_any = vary == (b"*",)
     always = ttl is None or unlike_any
     if always and not confirmed:
-        # What only says no-cache may be kept if every use is validated (RFC 9111 §5.2.2.4).
+        # A response with only no-cache may be stored if every use is validated (RFC 9111 §5.2.2.4).
         only_no_cache = status in _STORED and control.no_cache and not (control.private or control.no_store)
         if unlike_any or not only_no_cache or not conditional:
             return None
@@ -203,7 +203,7 @@ def _meta(
 def _ttl(
     behavior: Behavior, error_min_ttl: int | None, status: int, control: CacheControl, remaining: float | None
 ) -> float | None:
-    """For how long it is fresh, seconds; None if it is not to be stored (§5.4, §5.6)."""
+    """The freshness lifetime in seconds, or None if the response is not to be stored (§5.4, §5.6)."""
     if status in _STORED:
         if not control.forbids:
             wanted = behavior.default_ttl if remaining is None else remaining
@@ -226,14 +226,14 @@ def _date(first: dict[bytes, bytes], now: float) -> float:
 
 
 def _initial_age(first: dict[bytes, bytes], date: float, now: float, request_time: float) -> float:
-    """The corrected initial age of RFC 9111 §4.2.3, seconds, at most `DELTA_MAX`. Date has whole seconds, so they are
-    compared."""
+    """The corrected initial age of RFC 9111 §4.2.3, in seconds, at most `DELTA_MAX`. Date has a resolution of one
+    second, so whole seconds are compared."""
     apparent = max(0.0, int(now) - date)
     return min(DELTA_MAX, max(apparent, _received_age(first) + max(0.0, now - request_time)))
 
 
 def _received_age(first: dict[bytes, bytes]) -> int:
-    """Age as the answer came with it, in seconds: of several the first, 0 if there is none (RFC 9111 §5.1)."""
+    """The received Age in seconds: the first value if there are several, 0 if there is none (RFC 9111 §5.1)."""
     value = first.get(b"age")
     return (delta_seconds(value.split(b",")[0].strip()) or 0) if value is not None else 0
 
@@ -241,10 +241,10 @@ def _received_age(first: dict[bytes, bytes]) -> int:
 def _remaining(
     first: dict[bytes, bytes], control: CacheControl, date: float, initial_age: float, now: float
 ) -> float | None:
-    """How long the answer's own words still keep it fresh, seconds, never negative; None if it says nothing.
+    """How much longer the answer is fresh by its own headers, in seconds, never negative; None if they do not say.
 
-    s-maxage, else max-age, else Expires (RFC 9111 §4.2.1), an unreadable Expires being in the past (§5.3).
-    Expires does not count beside a targeted field (RFC 9213 §2.2).
+    s-maxage counts first, then max-age, then Expires (RFC 9111 §4.2.1). An invalid Expires means a time in the past
+    (§5.3). Expires is ignored if there is a targeted field (RFC 9213 §2.2).
     """
     if control.s_maxage is not None:
         lifetime: float = control.s_maxage
@@ -264,7 +264,8 @@ def _remaining(
 def _stale_windows(
     behavior: Behavior, status: int, control: CacheControl, fresh_until: float, *, always: bool
 ) -> tuple[float, float]:
-    """Until when it may be served stale: while it is revalidated, and when the origin fails (§5.5)."""
+    """The times (epoch seconds) until which the response may be served stale: while it is being revalidated, and while
+    the origin fails (§5.5)."""
     if control.must_revalidate or always:
         return 0.0, 0.0
     swr = sie = 0.0
@@ -281,7 +282,7 @@ _ETAG: Final = re.compile(rb'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 
 
 def _etag(first: dict[bytes, bytes]) -> bytes | None:
-    """The entity tag, None if there is none or it is malformed: such a one could validate nothing."""
+    """The entity tag; None if it is missing, or malformed and so useless for validation."""
     value = first.get(b"etag")
     return value if value is not None and _ETAG.fullmatch(value) else None
 
@@ -309,33 +310,34 @@ def judge(meta: Meta, now: float) -> Verdict:
 
 
 def age(meta: Meta, now: float) -> int:
-    """The value of Age: whole seconds since the origin made the response, never less than when it came (RFC 9111
-    §4.2.3). `now` may be before that: it is when the viewer's request came."""
+    """The value of Age: whole seconds since the origin generated the response, never less than its age on arrival (RFC
+    9111 §4.2.3). `now` is when the viewer's request arrived, which may be before the response did."""
     return int(max(now, meta.stored_at) - born(meta))
 
 
 def serve_stale_on_error(meta: Meta, now: float, status: int | None) -> bool:
-    """May the stored response stand in for the origin's failure (§5.5)?
+    """Whether the stored response may be served in place of an origin failure (§5.5).
 
-    :param status: what the origin answered, None if it could not be reached. 4xx is an answer, and goes out.
+    :param status: the origin's status code; None if it could not be reached. A 4xx is an answer and is passed on.
     """
     return (status is None or status >= 500) and now < meta.sie_until
 
 
 def stale_for(meta: Meta, now: float, seconds: float) -> Meta:
-    """The same response, served without asking the origin for `seconds` more, at most as long as it may stand
-    in for a failure: an origin that fails is asked again after ErrorCachingMinTTL (§5.5). Its age runs on."""
+    """The same response, served for `seconds` more without contacting the origin, but no longer than it may be served
+    in place of a failure: a failing origin is tried again after ErrorCachingMinTTL (§5.5). The response's age keeps
+    increasing."""
     held = copy(meta)
     held.fresh_until = min(now + seconds, meta.sie_until)
     return held
 
 
 def capped_to(meta: Meta, now: float, seconds: float | None) -> Meta:
-    """The same response, fresh for at most `seconds` more: as long as a cache before this one, which has the same rules
-    and has kept it for a while, says that it is. So what the rules count from the moment of storing is not counted
-    twice. None: it does not say.
+    """The same response, fresh for at most `seconds` more: as long as the cache that answered (an Origin Shield) says
+    it is. That cache applies the same rules and has already stored the response for a while. Without this cap, the
+    lifetime that the rules count from the time of storing would count twice.
 
-    :param seconds: negative if it is stale there already.
+    :param seconds: negative if the response is already stale there; None if that cache does not say.
     """
     early = 0.0 if seconds is None or meta.revalidate_always else meta.fresh_until - (now + seconds)
     if early <= 0:
@@ -349,13 +351,13 @@ def capped_to(meta: Meta, now: float, seconds: float | None) -> Meta:
 
 # -- validation ----------------------------------------------------------------------------------------------
 
-# What belongs to the stored body, and stays as it is when the origin confirms the response (RFC 9111 §3.2).
+# Fields that describe the stored body and do not change when the origin confirms the response (RFC 9111 §3.2).
 _OF_BODY: Final = frozenset({b"content-encoding", b"content-range", b"content-type"})
 
 
 def revalidation_headers(meta: Meta) -> Headers:
-    """What to add to a request so that the origin may answer 304: empty if the response cannot be validated
-    (RFC 9111 §4.3.1)."""
+    """The headers that make a request conditional, so that the origin may answer 304. Empty if the response cannot be
+    validated (RFC 9111 §4.3.1)."""
     headers: Headers = []
     if meta.conditional:
         if meta.etag is not None:
@@ -366,8 +368,8 @@ def revalidation_headers(meta: Meta) -> Headers:
 
 
 def confirms(meta: Meta, headers: Headers) -> bool:
-    """Is a 304 with these headers about this very response (RFC 9111 §4.3.4)? An origin that answers 304 for
-    another version is to be asked again without conditions."""
+    """Whether a 304 with these headers confirms this stored response (RFC 9111 §4.3.4). If it is about another
+    version, the request must be repeated without conditions."""
     first = _firsts(headers)
     etag = _etag(first)
     if etag is not None and meta.etag is not None:
@@ -386,16 +388,15 @@ def revalidated(
     request_time: float,
     forwarded: Headers | None = None,
 ) -> Meta:
-    """The stored response as a 304 has renewed it: its headers merged (RFC 9111 §3.2), its times counted
-    anew.
+    """The stored response as a 304 renews it: its headers merged (RFC 9111 §3.2), its times counted from now.
 
-    If the renewed headers forbid storing, the response serves the request that it was validated for, and from
-    then on it is validated at each use.
+    If the renewed headers forbid storing, the response serves the request that it was validated for. From then on, it
+    is validated at each use.
 
-    :param forwarded: the headers sent; without them what the response varies on stays as it was.
+    :param forwarded: the request headers sent; without them, the fields that the response varies on stay the same.
     """
     renewed = [h for h in viewer_headers(behavior, headers_of_304) if h[0] not in _OF_BODY]
-    # Server stands among the viewer's headers even if the 304 has none.
+    # The viewer's headers include Server even if the 304 does not.
     sent = {name for name, _ in headers_of_304}
     renewed = [h for h in renewed if h[0] in sent and (h[0] != b"vary" or forwarded is not None)]
     names = {name for name, _ in renewed}
@@ -423,19 +424,19 @@ def _as_received(meta: Meta) -> Headers:
 
 
 def can_coalesce(behavior: Behavior, meta: Meta, now: float) -> bool:
-    """May requests that came while this response was fetched be answered from it? Not where cookies are
-    forwarded, and not if it was stale as it came (§5.10): those ask for themselves."""
+    """Whether requests that arrived while this response was being fetched may be answered from it. Not where cookies
+    are forwarded, and not if it was already stale on arrival (§5.10): those requests go to the origin themselves."""
     return now < meta.fresh_until and behavior.forward_cookies.mode == "none"
 
 
 def invalidates(method: str, status: int) -> bool:
-    """Does an answer to this method make what is stored for its URL invalid (RFC 9111 §4.4)?"""
+    """Whether an answer with this status to this method invalidates what is stored for its URL (RFC 9111 §4.4)."""
     return method not in ("GET", "HEAD", "OPTIONS", "TRACE") and 200 <= status < 400
 
 
 def changed_targets(scheme: str, host: str, target: str, headers: Headers) -> list[str]:
-    """The targets, `target` first, that an answer to an unsafe request has made invalid: its own, and those that
-    Location and Content-Location name within the same origin (RFC 9111 §4.4). Of a repeated field the first counts."""
+    """The targets, `target` first, that an answer to an unsafe request invalidates: its own, and those that Location
+    and Content-Location name within the same origin (RFC 9111 §4.4). Of a repeated field, the first value counts."""
     targets = [target]
     base = f"{scheme}://{host}{target}"
     first = _firsts(headers)

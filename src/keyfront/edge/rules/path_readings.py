@@ -1,18 +1,18 @@
-"""What else an origin may take a path for.
+"""All the ways in which an origin may read a path.
 
-Behaviors are chosen by CloudFront's normal form of a path, and the origin gets the path as it was sent
-(cloudfront-semantics §5.1). Between the two lies a gap that attackers look for: `/open/..%2Fprivate/1` is under
-`/open/` here, and at an origin that decodes `%2F` first it is `/private/1`. So where a site is partly private, every
-way of reading a path counts: whatever an origin could find by it must be allowed (`decide`).
+CloudFront matches behaviors against its normalized form of a path, but the origin gets the path as the viewer sent it
+(cloudfront-semantics §5.1). Attackers exploit the difference: `/open/..%2Fprivate/1` is under `/open/` here, but an
+origin that decodes `%2F` first reads it as `/private/1`. Where part of a site is private, every reading of a path
+therefore counts: the viewer must be allowed to see everything that an origin could find by it (`decide`).
 
-Each way is what some server does, and servers are chained, so the ways are applied in any order until nothing new
-comes out: `paths`. All text is latin-1 text, one character for one byte: an origin decodes bytes, and so do we.
-docs/decisions/0030-paths.md lists the servers.
+Each rule (`_WAYS`) models what some server does. Servers are chained, so the rules are applied in every order until
+they produce nothing new: `paths`. All text is latin-1 text, one character per byte, because origins decode bytes, and
+so does this module. docs/decisions/0030-paths.md lists the servers.
 
-What no further step can follow is looked at once for each of these: `ends` (blanks as plus signs, a script before its
-PATH_INFO), `files` (a path without its trailing slash, and a folder whose name has a dot, which may be a file to an
-origin that knows PATH_INFO) and `routes` (a script's PATH_INFO in place of the script: `/index.php/a` is the page `/a`
-to a front controller).
+Readings that no further rule can follow are computed once for each path: `ends` (blanks as plus signs, a script before
+its PATH_INFO), `files` (a path without its trailing slash, and a folder whose name has a dot, which may be a file to
+an origin that supports PATH_INFO), and `routes` (a script's PATH_INFO in place of the script: `/index.php/a` is the
+page `/a` to a front controller).
 """
 
 from __future__ import annotations
@@ -28,31 +28,32 @@ from keyfront.model.pattern import normalise_path, percent_decoded
 _SUSPECT: Final = re.compile(r"[#%\\;\0-\x20\x7f-\xff]|/[/.(]|\.[^./]*/|\+/|[.+/]\Z|:\$")
 _MANIFOLD: Final = re.compile(r"[#%\\;\0-\x20\x7f-\xff]|/[/.(]|[.+](?:/|\Z)|:\$")
 _BEYOND: Final = re.compile(r"[#?%\\;\0-\x1f\x7f-\xff]|/[/.(]|\.[^./]*/|[ +]/|[.+/ ]\Z|:\$| HTTP")
-"""The first finds paths that have more than one reading, the second those of them that take more than a look at their
-ends. Both take time in proportion to the path, and so does the third, which finds what else there is to read in a path
-that is decoded."""
+"""`_SUSPECT` finds paths that have more than one reading, `_MANIFOLD` those among them for which checking the ends is
+not enough, and `_BEYOND` whatever remains to be interpreted in a decoded path. All three take time linear in the
+length of the path."""
 _BUDGET: Final = 24 * 1024
-"""Bytes of readings that are looked at for one path beside the first `_FREE`; who needs more asks for no file."""
+"""Budget for the readings of one path, in bytes, beyond the first `_FREE`. A path that exceeds it does not name a real
+file."""
 _FREE: Final = 48
-"""How many readings of a path of at most `_LONGEST_NAME` bytes are not counted: names that people give to files, with
-every mark that they use, have fewer."""
+"""Number of readings not counted against the budget for a path of at most `_LONGEST_NAME` bytes. Real file names, with
+all the punctuation that people use in them, have fewer."""
 _LONGEST_NAME: Final = 3 * 1024 + 256
-"""An object key of S3 has at most 1,024 bytes, each of which may be percent-encoded."""
+"""Bytes. An S3 object key has at most 1,024 bytes, each of which may be percent-encoded."""
 _MARKS: Final = ("%25", "%2e", "%2E", "%2f", "%2F", "%20", "%3b", "%3B", "%5c", "%5C", ";", "\\")
 _MOST: Final = 256
-"""How many of these marks, each of which is work, are read in one path before any work is done."""
+"""Maximum number of these marks in one path. Each of them costs work, so they are counted before any work is done."""
 
 
 _DEEPEST: Final = 8
-"""How often a path may have been percent-encoded, one time in another."""
+"""Maximum number of nested percent-encodings."""
 
 
 class Readings:
     """All readings of one path.
 
-    `paths` are the readings, the path itself included; `ends`, `files` and `routes` what the module's docstring says.
-    `climbs` says that a `..` segment is in one of `paths`, `escapes` that one leads above the root, and `drops` that a
-    part of the path is left out in one.
+    `paths` holds the readings, including the path itself; the module docstring explains `ends`, `files`, and `routes`.
+    `climbs` says that one of `paths` has a `..` segment, `escapes` that such a segment leads above the root, and
+    `drops` that one of the readings leaves out part of the path.
     """
 
     __slots__ = ("climbs", "drops", "ends", "escapes", "files", "paths", "routes")
@@ -86,9 +87,10 @@ class Readings:
 
 
 def readings(path: str) -> Readings | None:
-    """All readings of a raw path (latin-1 text, no query), or None if it has only the one.
+    """All readings of a raw path (latin-1 text, no query), or None if it has only one.
 
-    :raises ValueError: if there are too many, or it holds an encoded NUL, which is in no file's name.
+    :raises ValueError: if there are too many readings, or if the path holds an encoded NUL, which no file name
+        contains.
     """
     if path == "/" or _SUSPECT.search(path) is None:
         return None
@@ -101,7 +103,7 @@ def readings(path: str) -> Readings | None:
         raise ValueError("the path can be read in too many ways")
     decoded = percent_decoded(path)
     if _BEYOND.search(decoded) is None:
-        # By far the commonest: escapes, and nothing behind them.
+        # By far the most common case: escapes that decode to nothing special.
         paths = frozenset((path, decoded, normalise_path(path)))
         return Readings(paths, frozenset((decoded.replace(" ", "+"),)), frozenset())
     if "%00" in path or "\0" in path:
@@ -142,11 +144,11 @@ def readings(path: str) -> Readings | None:
     return Readings(paths, frozenset(ends - paths), frozenset(files - paths), frozenset(routes - paths))
 
 
-# -- ways that others may follow -----------------------------------------------------------------------------
+# -- rules that others may follow ----------------------------------------------------------------------------
 
 
 def _slashed(path: str) -> str:
-    """A backslash as a slash: Windows, and what parses URLs as browsers do (WHATWG URL §4.4)."""
+    """Backslashes as slashes: Windows, and parsers that read URLs as browsers do (WHATWG URL §4.4)."""
     return path.replace("\\", "/")
 
 
@@ -154,7 +156,7 @@ _PARAMETERS: Final = re.compile(r";[^/]*")
 
 
 def _bare(path: str) -> str:
-    """Without the parameters of its segments: servlets (RFC 3986 §3.3)."""
+    """Without the parameters of its segments: Java servlets (RFC 3986 §3.3)."""
     return _PARAMETERS.sub("", path) if ";" in path else path
 
 
@@ -163,8 +165,8 @@ _STREAM: Final = re.compile(r":[^/:]*:\$[^/]*")
 
 
 def _trimmed(path: str) -> str:
-    """Windows: without dots and blanks at the end of a name (a `+` may be a blank), and without a data stream's name
-    (`1.mp4::$DATA`)."""
+    """Windows: without dots and blanks at the end of a name (a `+` may be a blank) and without the name of a data
+    stream (`1.mp4::$DATA`)."""
     if ":$" in path:
         path = _STREAM.sub("", path)
     if path[-1:] not in (".", " ", "+") and "./" not in path and " /" not in path and "+/" not in path:
@@ -176,13 +178,14 @@ _TIGHT: Final = str.maketrans("", "", "\0\t\n\r")
 
 
 def _tight(path: str) -> str:
-    """Without what a URL parser takes out wherever it stands (WHATWG URL §4.4), or a string's end marks."""
+    """Without the characters that a URL parser removes wherever they occur (WHATWG URL §4.4), and without NULs, which
+    end C strings."""
     return path if path.isprintable() else path.translate(_TIGHT)
 
 
 def _without_authority(path: str) -> str:
-    """What stands behind two slashes is a host to whatever parses a target as a URL reference (RFC 3986 §4.2):
-    `new URL(request.url, base)` of JavaScript, `parse_url` of PHP, `urlsplit` of Python, `URI` of Java."""
+    """What follows two slashes is a host for anything that parses a target as a URL reference (RFC 3986 §4.2):
+    JavaScript's `new URL(request.url, base)`, PHP's `parse_url`, Python's `urlsplit`, Java's `URI`."""
     if not path.startswith("//"):
         return path
     rest = path.lstrip("/")
@@ -195,12 +198,12 @@ _OFF_BY_SLASH: Final = re.compile(r"(/[0-9A-Za-z_.~-]*[0-9A-Za-z_~-])\.\.(?=/)")
 
 def _beside_alias(path: str) -> str:
     """`/open../x` is `/data/open/../x` to an nginx with `location /open { alias /data/open/; }`, and to proxies that
-    put one prefix in place of another the same way."""
+    replace a prefix in the same way."""
     return _OFF_BY_SLASH.sub(r"\1/..", path) if "../" in path else path
 
 
 def _stripped_once(path: str) -> str:
-    """What takes out `../` once makes `../` of `....//` and of `..././`."""
+    """A filter that removes `../` only once turns `....//` and `..././` into `../`."""
     return path.replace("../", "") if "....//" in path or "..././" in path else path
 
 
@@ -208,7 +211,7 @@ _SESSION: Final = re.compile(r"/\((?:[A-Za-z]\([^()/]*\))+\)(?=/)")
 
 
 def _without_session(path: str) -> str:
-    """ASP.NET takes out what may be a session without cookies: `/(S(a))/x` is `/x`."""
+    """ASP.NET removes what may be a cookieless session ID: `/(S(a))/x` is `/x`."""
     return _SESSION.sub("", path) if "))/" in path else path
 
 
@@ -220,8 +223,8 @@ _LINE: Final = re.compile(r"[\0\r\n]| +HTTP/")
 
 
 def _line(path: str) -> str:
-    """Up to where a line or a string ends: a NUL (C), a line break, or what looks like the rest of a request line, to
-    the server behind a proxy that decodes (nginx with `$uri`)."""
+    """The path up to the end of a line or string: a NUL (C), a line break, or what looks like the rest of a request
+    line to the server behind a proxy that decodes (nginx with `$uri`)."""
     if path.isprintable() and " HTTP/" not in path:
         return path
     end = _LINE.search(path)
@@ -232,7 +235,7 @@ _ESCAPE: Final = re.compile("%[uU]([0-9A-Fa-f]{4})")
 
 
 def _unicode_escapes(path: str) -> str:
-    """`%uXXXX`, as IIS and `unescape` of JavaScript read it."""
+    """`%uXXXX`, as IIS and JavaScript's `unescape` read it."""
     if "%u" not in path and "%U" not in path:
         return path
     return _ESCAPE.sub(lambda found: _latin(chr(int(found[1], 16))), path)
@@ -246,7 +249,7 @@ _OVERLONG: Final = re.compile(
 
 
 def _overlong(path: str) -> str:
-    """ASCII in more bytes than it takes (`%C0%AF` for a slash), which UTF-8 forbids (RFC 3629 §3)."""
+    """Overlong encodings of ASCII (`%C0%AF` for a slash), which UTF-8 forbids (RFC 3629 §3)."""
     return path if path.isascii() else _OVERLONG.sub(_shortest, path)
 
 
@@ -257,12 +260,12 @@ def _shortest(found: re.Match[str]) -> str:
 
 
 def _latin(text: str) -> str:
-    """Text as the bytes of its UTF-8, each a character. What a path held beside UTF-8 comes back as it was."""
+    """Text as its UTF-8 bytes, one character per byte. Bytes of the path that were not UTF-8 come back unchanged."""
     return text.encode("utf-8", "surrogatepass").decode("latin-1")
 
 
 class _Table(dict[int, str | int]):
-    """What `str.translate` asks, made as it is asked for; never more than `_MOST_KNOWN` characters."""
+    """A lazily filled table for `str.translate`. It never holds more than `_MOST_KNOWN` characters."""
 
     def __init__(self, translation: Callable[[str], str]) -> None:
         super().__init__()
@@ -278,8 +281,8 @@ class _Table(dict[int, str | int]):
 
 _MOST_KNOWN: Final = 4096
 _LIKE_SLASHES: Final = str.maketrans("⁄∕⧸∖⧹¥₩⃥", "///\\\\\\\\\\")
-"""What Windows maps to a slash or a backslash where a code page lacks it, the yen and won signs of code pages 932 and
-949 among them."""
+"""Characters that Windows maps to a slash or a backslash where a code page lacks them, including the yen and won signs
+of code pages 932 and 949."""
 
 
 def _ascii(char: str) -> str:
@@ -310,14 +313,14 @@ def _translated(path: str, table: _Table) -> str:
 
 
 def _compatible(path: str) -> str:
-    """ASCII for characters that stand for it (Unicode's NFKC, the full-width forms among them; Windows' best fit), and
-    without those that some file systems pass over (HFS+)."""
+    """ASCII in place of characters that stand for it (Unicode's NFKC, including the full-width forms; Windows'
+    best-fit mappings), and without the characters that some file systems ignore (HFS+)."""
     return _translated(path, _COMPATIBLE)
 
 
 def _letters(path: str) -> str:
-    """Letters without their accents: Windows' best fit for a code page that lacks them; in part, a file system that
-    takes characters apart (HFS+, Unicode's NFD)."""
+    """Letters without their accents: Windows' best-fit mappings for code pages that lack them; partly also file
+    systems that decompose characters (HFS+, Unicode's NFD)."""
     return _translated(path, _LETTERS)
 
 
@@ -342,14 +345,14 @@ _WAYS: Final[tuple[Callable[[str], str], ...]] = (
 )
 _DROPPING: Final = re.compile(r"\A//|[;?#\0\r\n]| HTTP/")
 
-# -- ways that end it ----------------------------------------------------------------------------------------
+# -- rules that nothing follows -------------------------------------------------------------------------------
 
 _EXTENSION: Final = re.compile(r"\.([A-Za-z0-9]{2,6})(?=/)")
 _SCRIPTS: Final = frozenset(
     ["action", "ashx", "asmx", "asp", "aspx", "axd", "cfc", "cfm", "cgi", "dll", "do", "exe", "fcgi", "jsp", "jspx",
      "lua", "phar", "php", "php3", "php4", "php5", "php7", "php8", "phtml", "pl", "py", "rb", "shtml", "svc"]
 )  # fmt: skip
-"""Extensions of what servers run, and tell the rest of the path as its PATH_INFO (RFC 3875 §4.1.5)."""
+"""Extensions of scripts that servers run, passing them the rest of the path as PATH_INFO (RFC 3875 §4.1.5)."""
 
 
 def _ends(path: str) -> Iterator[str]:
@@ -360,7 +363,7 @@ def _ends(path: str) -> Iterator[str]:
 
 
 def _scripts(path: str) -> list[int]:
-    """Where the names of scripts end that have something behind them.
+    """End positions of the script names that have something after them.
 
     :raises ValueError: if there are too many.
     """
@@ -371,7 +374,7 @@ def _scripts(path: str) -> list[int]:
 
 
 def _routes(path: str) -> Iterator[str]:
-    """What a front controller serves: the path without the segment that names the script.
+    """The path that a front controller serves: without the segment that names the script.
 
     :raises ValueError: if there are too many.
     """
@@ -382,9 +385,9 @@ def _routes(path: str) -> Iterator[str]:
 
 
 def _files(path: str) -> Iterator[str]:
-    """The path without its trailing slash, and what stands before a slash and has a dot in its last segment.
+    """The path without its trailing slash, and each prefix that ends before a slash and has a dot in its last segment.
 
-    :raises ValueError: if there are too many of them.
+    :raises ValueError: if there are too many.
     """
     bare = path.rstrip("/")
     if bare and bare != path:
@@ -403,12 +406,12 @@ def _files(path: str) -> Iterator[str]:
 
 # -- what a policy covers ------------------------------------------------------------------------------------
 #
-# A policy covers a URL as it is written, so here nothing is decoded: what an origin would leave out is found in the
-# raw text, in whatever spelling, and left out of the URL and of the pattern alike.
+# A policy covers a URL as written, so nothing is decoded here. What an origin would leave out is located in the raw
+# text, in any spelling, and left out of the URL and the pattern alike.
 
 
 class _Unit:
-    """A byte or character of a text decoded to the end, and where in the text it stands."""
+    """A byte or character of a fully decoded text, and its position in the raw text."""
 
     __slots__ = ("char", "end", "start")
 
@@ -422,10 +425,11 @@ _HEX: Final = frozenset("0123456789ABCDEFabcdef")
 
 
 def _units(text: str) -> list[_Unit]:
-    """The text, percent-decoded until nothing is left to decode, and each character as the ASCII that it may stand for.
+    """The text, percent-decoded until nothing is left to decode, with each character as the ASCII that it may stand
+    for.
 
-    One pass: an escape is decoded as soon as its last digit is there, and what comes of it may be the digit that
-    another one waits for. Escapes cannot overlap, so the order makes no difference.
+    One pass: an escape is decoded as soon as its last digit has been read, and the result may be the digit that
+    another escape is waiting for. Escapes cannot overlap, so the order makes no difference.
     """
     units: list[_Unit] = []
     for at, char in enumerate(text):
@@ -453,7 +457,7 @@ def _ascii_of(char: str) -> str:
 
 
 def _characters(units: list[_Unit]) -> Iterator[_Unit]:
-    """Bytes beyond ASCII put together to characters, and each of these as ASCII where it may stand for that."""
+    """Non-ASCII bytes combined into characters, each replaced by ASCII where it may stand for that."""
     at = 0
     while at < len(units):
         unit = units[at]
@@ -477,7 +481,8 @@ Dropping = Callable[[str], str]
 
 
 def _without_parameters(text: str, *, any_slash: bool) -> str:
-    """Up to the next slash as it is, or of any spelling."""
+    """The text without its parameters: each extends to the next literal slash or, with `any_slash`, to the next slash
+    in any spelling."""
     kept: list[str] = []
     begun = -1
     last = 0
@@ -495,7 +500,7 @@ def _without_parameters(text: str, *, any_slash: bool) -> str:
 
 def _without_rest(text: str, marks: str) -> str:
     for unit in _units(text):
-        # A `?` as it is opens the query of a pattern, or is any one character.
+        # A literal `?` begins the query of a pattern, or matches any one character.
         if unit.char and unit.char in marks and (unit.end - unit.start > 1 or unit.char != "?"):
             return text[: unit.start] + "*" * ("*" in text[unit.start :])
     return text
@@ -550,8 +555,8 @@ _DROPPINGS: Final[tuple[Dropping, ...]] = (
 
 
 def without_parts(path: str, patterns: tuple[str, ...]) -> set[tuple[str, tuple[str, ...]]]:
-    """What servers leave of a raw path that leave out a part of it, each with what they would leave of the paths of
-    patterns. A `*` among what is left out of a pattern stays.
+    """What remains of a raw path at servers that leave out part of it, each with what they would leave of the paths of
+    patterns. A `*` in the part left out of a pattern stays.
 
     :raises ValueError: if there are too many.
     """

@@ -1,13 +1,10 @@
-"""Answers to viewers: from what is stored, and the edge's own pages.
+"""Replies to viewers from stored responses.
 
-From a stored response: preconditions in the order of RFC 9110 §13.2.2, then ranges (§14) with CloudFront's
-leniency (cloudfront-semantics §5.10). A gateway speaks for the origin (RFC 9110 §3.7), so If-Match and
-If-Unmodified-Since are judged here too: a download that is resumed must not be mended with another version.
+Preconditions are evaluated in the order of RFC 9110 §13.2.2, then ranges (§14) with CloudFront's leniency
+(cloudfront-semantics §5.10). A gateway acts as the origin server toward viewers (RFC 9110 §3.7), so If-Match and
+If-Unmodified-Since are evaluated here too: a resumed download must not mix two versions.
 
-The edge's own pages are CloudFront's, to the byte (§4.1, §4.4). What a viewer reads there never says more
-than CloudFront does; the reason goes into `Reply.reason`, for the log.
-
-A reply to HEAD has the body of the reply to GET; the shell counts it and leaves it out. A reply without
+A reply to HEAD carries the body of the reply to GET; the caller counts its bytes and does not send it. A reply with no
 `length` (304) gets no Content-Length.
 """
 
@@ -32,7 +29,7 @@ from keyfront.edge.types.stored import Meta
 
 
 def is_unconditional(request: Request) -> bool:
-    """Does the request ask for the whole response, without conditions?"""
+    """Whether the request is for the whole response, without conditions."""
     for name, _ in request.headers:  # noqa: SIM110 - at every request, and `all` is slower
         if name in CONDITIONAL:
             return False
@@ -42,10 +39,10 @@ def is_unconditional(request: Request) -> bool:
 def answer(
     request: Request, meta: Meta, body: bytes, now: float, result: str = "Hit", boundary: str = ""
 ) -> Reply:
-    """The reply to a request from a stored response and its whole body.
+    """The reply to a request from a stored response and its complete body.
 
-    :param result: the word for X-Cache. Except on a `Miss`, Age is told.
-    :param boundary: for several ranges; by default one is derived that does not occur in them.
+    :param result: the value for X-Cache. Age is added unless this is `Miss`.
+    :param boundary: for several ranges. By default, one is derived that does not occur in them.
     """
     chosen = _choose(request, meta, len(body), now, result)
     if isinstance(chosen, Reply):
@@ -62,10 +59,11 @@ def answer(
 def layout(
     request: Request, meta: Meta, size: int, now: float, result: str, boundary: str
 ) -> tuple[Reply, list[Part] | None]:
-    """The same for a stored body of `size` bytes that is not at hand: the reply without its body, `length` set, and
-    the parts to make it of, in the order of the stored body; None if the reply is complete as it is (304, 412, 416).
+    """Like `answer`, for a stored body of `size` bytes that is not in memory. Returns the reply without its body, with
+    `length` set, and the parts that make up its body, in the order of the stored body. The parts are None if the reply
+    is already complete (304, 412, 416).
 
-    :param boundary: for several ranges; nobody looks whether it occurs in them, so let it be random.
+    :param boundary: for several ranges. It is not checked against their content, so it must be random.
     """
     chosen = _choose(request, meta, size, now, result)
     if isinstance(chosen, Reply):
@@ -80,7 +78,8 @@ def layout(
 def _choose(
     request: Request, meta: Meta, size: int, now: float, result: str
 ) -> Reply | list[tuple[int, int]] | None:
-    """Which ranges of a stored body the request gets, None for the whole body, or the reply that has none of it."""
+    """The ranges of a stored body that the request gets, None for the whole body, or a reply that contains none of
+    it."""
     if not 200 <= meta.status < 300 or is_unconditional(request):
         return None
     reply = unmodified(request, meta, now, result)
@@ -130,10 +129,9 @@ _OF_THE_WHOLE: Final = frozenset({b"content-digest", b"content-md5"})
 
 
 def unmodified(request: Request, meta: Meta, now: float, result: str = "Hit") -> Reply | None:
-    """The 304 or 412 that the request's preconditions lead to, or None if they let it pass (RFC 9110
-    §13.2.2).
+    """The 304 or 412 that results from the request's preconditions, or None if they pass (RFC 9110 §13.2.2).
 
-    Preconditions count only where the answer without them would be a success (§13.2.1).
+    Preconditions apply only if the answer without them would be a success (§13.2.1).
     """
     if not 200 <= meta.status < 300:
         return None
@@ -157,7 +155,7 @@ def unmodified(request: Request, meta: Meta, now: float, result: str = "Hit") ->
     since = _date(request, b"if-modified-since", now)
     if since is None:
         return None
-    # Without Last-Modified the response counts as modified when it was made (RFC 9111 §4.3.2).
+    # Without Last-Modified, the response counts as last modified at its Date (RFC 9111 §4.3.2).
     modified = parse_date(meta.last_modified, now) if meta.last_modified is not None else meta.date
     return _not_modified(meta, now, result) if modified is not None and modified <= since else None
 
@@ -172,13 +170,13 @@ def cache_status(
     collapsed: bool = False,
     detail: str = "",
 ) -> bytes:
-    """This cache's member of Cache-Status (RFC 9211 §2). The key is not told: it may hold cookies.
+    """This cache's member of Cache-Status (RFC 9211 §2). It omits the key, which may hold cookies.
 
     :param name: of the edge.
-    :param forwarded: why the origin was asked, in the RFC's words; empty for a hit.
-    :param status: what the origin answered; 0 if nothing.
-    :param ttl: for how many seconds more the response is fresh (negative: how long it has been stale), if known.
-    :param collapsed: somebody else's request served this one as well.
+    :param forwarded: why the request went to the origin, as one of the RFC's `fwd` values; empty for a hit.
+    :param status: the origin's status code; 0 if there was no answer.
+    :param ttl: the remaining freshness lifetime in seconds (negative if the response is stale), if known.
+    :param collapsed: whether another viewer's request to the origin served this one as well.
     :param detail: what went wrong, by its name in the log.
     """
     said: dict[str, bool | int | str] = {"hit": True} if not forwarded else {"fwd": forwarded}
@@ -193,7 +191,10 @@ def cache_status(
 
 
 def dated(reply: Reply, now: float) -> Reply:
-    """The reply with a Date, if neither the origin nor the cache gave it one (RFC 9110 §6.6.1)."""
+    """The reply with a Date, if neither the origin nor the cache set one (RFC 9110 §6.6.1).
+
+    :param now: epoch seconds.
+    """
     if all(name != b"date" for name, _ in reply.headers):
         reply.headers.append((b"date", format_date(now)))
     return reply
@@ -204,13 +205,13 @@ def _whole(meta: Meta, body: bytes, now: float, result: str) -> Reply:
 
 
 def _word(meta: Meta, result: str) -> str:
-    """CloudFront logs and marks every error as one, stored or not (§5.6)."""
+    """CloudFront logs and marks every error as `Error`, stored or not (§5.6)."""
     return result if meta.status < 400 else "Error"
 
 
 def with_age(meta: Meta, now: float, result: str) -> Headers:
-    """The stored headers with Age: always on what comes from the cache, and on what came from one before
-    ours."""
+    """The stored headers with Age: always for responses from this cache, and also for those that came from a cache
+    before it."""
     headers = list(meta.headers)
     if result != "Miss" or meta.initial_age >= 1:
         headers.append((b"age", b"%d" % age(meta, now)))
@@ -218,7 +219,7 @@ def with_age(meta: Meta, now: float, result: str) -> Headers:
 
 
 def _not_modified(meta: Meta, now: float, result: str) -> Reply:
-    """304: what describes the body stays away, the rest may renew the viewer's copy (RFC 9110 §15.4.5)."""
+    """304: fields that describe the body are left out; the rest may update the viewer's copy (RFC 9110 §15.4.5)."""
     headers = [h for h in with_age(meta, now, result) if h[0] not in _DESCRIBES_BODY]
     reply = Reply(304, headers, b"", x_cache=result)
     reply.length = None
@@ -242,7 +243,8 @@ def _precondition_failed(meta: Meta) -> Reply:
 
 
 def _kept_with_errors(meta: Meta) -> Headers:
-    """What a page's script needs to be allowed to read a 412 or 416, and what tells it the version."""
+    """The headers that a page's script needs in order to read a 412 or 416 at all, and those that identify the
+    version."""
     return [
         h
         for h in meta.headers
@@ -257,13 +259,13 @@ _TAG: Final = re.compile(rb'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 
 
 def _list(request: Request, name: bytes) -> bytes | None:
-    """All lines of a list field as one value."""
+    """All field lines of a list-based field, joined into one value."""
     lines = [value for key, value in request.headers if key == name]
     return b",".join(lines) if lines else None
 
 
 def _only(request: Request, name: bytes) -> bytes | None:
-    """The value of a field that may be sent once; None if it is absent or repeated."""
+    """The value of a field that may be sent only once; None if it is absent or repeated."""
     lines = [value for key, value in request.headers if key == name]
     return lines[0].strip(b" \t") if len(lines) == 1 else None
 
@@ -274,7 +276,7 @@ def _date(request: Request, name: bytes, now: float) -> float | None:
 
 
 def _matches(tags: bytes, etag: bytes | None, *, strong: bool) -> bool:
-    """Is the stored entity tag among these (RFC 9110 §8.8.3.2)? `*` is any: there is a response."""
+    """Whether the stored entity tag is among these (RFC 9110 §8.8.3.2). `*` matches any, since a response exists."""
     if tags.strip(b" \t") == b"*":
         return True
     if etag is None:
@@ -286,10 +288,10 @@ def _matches(tags: bytes, etag: bytes | None, *, strong: bool) -> bool:
 
 
 def _if_range(request: Request, meta: Meta, now: float) -> bool:
-    """May the range be served: is there no If-Range, or does it name this very version (RFC 9110 §13.1.5)?
+    """Whether the range may be served: there is no If-Range, or it names exactly this version (RFC 9110 §13.1.5).
 
-    Only strong validators count: an entity tag that is not weak, or a Last-Modified at least a second before
-    the response was made (§8.8.2.2).
+    Only strong validators count: an entity tag that is not weak, or a Last-Modified at least one second before the
+    response's Date (§8.8.2.2).
     """
     if request.header(b"if-range") is None:
         return True
@@ -311,7 +313,7 @@ def _content_range(first: int, last: int, size: int) -> bytes:
 
 
 def _unused_boundary(meta: Meta, body: bytes, ranges: Sequence[tuple[int, int]]) -> str:
-    """A boundary that none of the ranges holds (RFC 2046 §5.1.1)."""
+    """A boundary that occurs in none of the ranges (RFC 2046 §5.1.1)."""
     pieces = [body[first : last + 1] for first, last in ranges]
     seed = b"%b %d %d %r" % (meta.etag or b"", len(body), int(meta.date), ranges)
     mark = b""
@@ -319,6 +321,3 @@ def _unused_boundary(meta: Meta, body: bytes, ranges: Sequence[tuple[int, int]])
         seed = hashlib.sha256(seed).digest()
         mark = seed.hex()[:32].encode()
     return mark.decode()
-
-
-# -- the edge's own pages ------------------------------------------------------------------------------------

@@ -1,21 +1,23 @@
-"""Compression at the edge: which answers are compressed, what their headers say then, and the work itself.
+"""Compression of bodies at the edge: levels, threads, and limits.
 
-An answer is compressed when it comes from the origin, and stored so: the normalised Accept-Encoding is in the cache
-key, therefore each key holds one representation, and nothing is compressed twice (cloudfront-semantics §5.11). The
-decision has two halves, both pure: `compressible` looks at the origin's answer, `coding_for` at what the viewer
-accepts. What satisfies the first says `Vary: Accept-Encoding`, compressed or not.
+An answer is compressed when it arrives from the origin, and stored compressed. The normalized Accept-Encoding is in
+the cache key, so each key holds one representation, and nothing is compressed twice (cloudfront-semantics §5.11). The
+decision, in `keyfront.edge.rules.encoding`, has two halves, both pure: `compressible` looks at the origin's answer,
+`coding_for` at what the viewer accepts. Every answer that satisfies the first gets `Vary: Accept-Encoding`, compressed
+or not.
 
-A compressed answer is another representation with the origin's entity tag, so that tag is only weak for viewers
-(RFC 9110 §8.8.1). The origin is asked with its own tag as before.
+A compressed answer is a different representation with the origin's entity tag, so viewers get that tag as a weak one
+(RFC 9110 §8.8.1). Requests to the origin still use its own tag.
 
-Levels, measured on HTML and source text (kilobytes to megabytes, 1 core): gzip 5 gives 20.9 % of the size at 32 MB/s,
-gzip 6 saves 2 % more of that and takes 30 % longer; brotli 5 gives 18.5 % at 25 MB/s, 4 is 7 % larger, 6 saves 1 %
-and takes up to twice as long. What is filled once and served many times may cost that.
+Levels, measured on HTML and source text (kilobytes to megabytes, 1 core): gzip 5 gives 20.9 % of the size at 32 MB/s;
+gzip 6 saves 2 % more of that and takes 30 % longer. Brotli 5 gives 18.5 % at 25 MB/s; 4 is 7 % larger, and 6 saves 1 %
+and takes up to twice as long. That cost is acceptable for a response that is filled once and served many times.
 
-Bodies above `INLINE` are compressed in a thread, in pieces (both libraries let go of the interpreter meanwhile): on the
-loop one piece of brotli's would hold up every other viewer of the worker for tens of milliseconds. A brotli compressor
-takes 35 MB with the largest window and 3 MB with one of 256 KiB, which makes ten megabytes of text 3 % larger; so the
-window is that, and when `MOST` are at work what comes besides stays as it is, as on a busy edge of CloudFront's.
+Bodies above `INLINE` are compressed in a thread, in pieces (both libraries release the GIL while they work): on the
+event loop, a single brotli piece would block every other viewer of the worker for tens of milliseconds. A brotli
+compressor takes 35 MB with the largest window and 3 MB with a window of 256 KiB, which makes ten megabytes of text 3 %
+larger, so 256 KiB is the limit. While `MOST` bodies are being compressed, further ones are left uncompressed, as on a
+busy CloudFront edge.
 """
 
 from __future__ import annotations
@@ -32,26 +34,17 @@ from keyfront.edge.rules.encoding import IDENTITY, compressed
 from keyfront.edge.types.messages import OriginReply
 
 INLINE: Final = 16 * 1024
-"""Bytes of the largest body that is compressed on the event loop: about half a millisecond."""
+"""Largest body compressed on the event loop, in bytes: about half a millisecond of work."""
 PIECE: Final = 64 * 1024
-"""Bytes that a thread compresses in one go."""
+"""Bytes that the thread compresses in one go."""
 
 MOST: Final = 24
-"""Bodies above `INLINE` that a worker compresses at the same time."""
+"""Maximum number of bodies above `INLINE` that a worker compresses at the same time."""
 
 GZIP_LEVEL: Final = 5
 BROTLI_QUALITY: Final = 5
 BROTLI_WINDOW: Final = 18
-"""The largest window is two to the power of this, in bytes."""
-
-
-# -- the decision --------------------------------------------------------------------------------------------
-
-
-# -- what the headers say ------------------------------------------------------------------------------------
-
-
-# -- the work ------------------------------------------------------------------------------------------------
+"""Base-2 logarithm of the largest window, in bytes."""
 
 
 class _Compressor(Protocol):
@@ -60,7 +53,7 @@ class _Compressor(Protocol):
 
 
 class _Brotli:
-    """brotli's compressor under zlib's names, its window no larger than the body needs."""
+    """brotli's compressor with zlib's method names and a window no larger than the body needs."""
 
     def __init__(self, size: int) -> None:
         window = min(BROTLI_WINDOW, max(16, size.bit_length()))
@@ -80,19 +73,21 @@ def _compressor(coding: bytes, size: int) -> _Compressor:
 
 
 class Compressors:
-    """The compression of one worker: a single thread, so that the event loop's keeps half a core at least."""
+    """The compressors of one worker. They use a single thread, so that the event loop's thread always gets at least
+    half a core."""
 
     def __init__(self) -> None:
         self.under_way = 0
         self._thread = ThreadPoolExecutor(1, "compress")
 
     def encoded(self, answer: OriginReply, coding: bytes) -> tuple[OriginReply, bytes]:
-        """The origin's answer with its body compressed as it comes, its headers as they were; and the coding, which
-        is `IDENTITY` where too much is being compressed already.
+        """The origin's answer with its body compressed as it arrives and its headers unchanged, and the coding, which
+        is `IDENTITY` if too many bodies are already being compressed.
 
-        The body raises what the origin's body raises. Its length is not known, unless it came whole and is small.
+        The body raises what the origin's body raises. Its length is unknown, unless the origin's body was small and
+        arrived whole.
 
-        :param coding: `gzip` or `br`; with any other it is the answer itself.
+        :param coding: `gzip` or `br`; with any other value, the answer is returned unchanged.
         """
         if not compressed(coding):
             return answer, coding
@@ -131,7 +126,7 @@ def _as(
 
 
 class _Whole:
-    """A body that is there already."""
+    """A body that is already complete."""
 
     def __init__(self, body: bytes, answer: OriginReply) -> None:
         self._body = body
@@ -151,7 +146,7 @@ class _Whole:
 
 
 class _Stream:
-    """A body that is compressed piece by piece as it comes, in the worker's thread or, without one, at once."""
+    """A body compressed piece by piece as it arrives, in the worker's thread or, if there is none, inline."""
 
     def __init__(self, answer: OriginReply, compressor: _Compressor, place: Compressors | None) -> None:
         self._answer = answer
