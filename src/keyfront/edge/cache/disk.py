@@ -1,4 +1,4 @@
-"""The disk tier: the responses that all workers of a machine store in one folder, without an index.
+"""The disk tier: responses that all workers of a machine store in one folder, without an index.
 
     FOLDER/<2 hex>/<SHA-256 of the key>    one entry: a prefix, a head, a body
     FOLDER/new/                            entries that are still being written
@@ -6,16 +6,16 @@
 
 An entry is written to `new` and renamed when it is complete, so a reader sees the old one, the new one, or none. A
 reader trusts an entry only if it verifies: the prefix holds a magic number, the sizes of head and body, which must
-match the file's, and checksums of both; the head repeats the key. A killed worker leaves at worst a file in `new`; the
+match the file's, and checksums of both; the head repeats the key. A killed worker leaves at worst a file in `new`. A
 worker that finds a torn or foreign file removes it.
 
 A body's checksum is verified when the body is read into memory. A body that the kernel sends without reading it here
 is trusted because the kernel that wrote it is still running: whatever a process wrote is complete to the kernel, even
-if the process was killed. After a power cut this does not hold. So each file carries a mark of the boot during which it
-was written or last verified, as the nanoseconds of its modification time; a file with another mark is read and verified
-once. (The time itself proves nothing: after a power cut the clock may be wrong.)
+if the process was killed. After a power cut this does not hold. Each file therefore carries a mark of the boot during
+which it was written or last verified, stored as the nanoseconds of its modification time. A file with another mark is
+read and verified once. (The time itself proves nothing: after a power cut the clock may be wrong.)
 
-All writes happen in one thread, in order; heads are read where they are needed (about 30 µs). A disk failure never
+All writes happen in one thread, in order. Heads are read where they are needed (about 30 µs). A disk failure never
 fails a request: what cannot be read counts as missing, what cannot be written is not stored, and one warning reports
 it.
 """
@@ -50,23 +50,23 @@ from keyfront.edge.types.stored import Stored
 logger = logging.getLogger("keyfront.edge")
 
 TOUCHED: Final = 60.0
-"""Seconds within which another use of an entry is not recorded."""
+"""Seconds within which further uses of an entry are not recorded."""
 BACKLOG: Final = 32 * 1024 * 1024
-"""Bytes that may wait to be written; above this, nothing else is stored."""
+"""Maximum backlog of writes in bytes; above this, nothing else is stored."""
 REST: Final = 10.0
-"""Seconds for which nothing is written after a disk failure."""
+"""How long, in seconds, writes pause after a disk failure."""
 SILENT: Final = 600.0
-"""Seconds between two warnings about a disk that fails intermittently."""
+"""Minimum time, in seconds, between two warnings about a disk that fails intermittently."""
 LEFT_OVER: Final = 600.0
-"""Seconds after which a file in `new` counts as left by a killed worker."""
+"""Age, in seconds, at which a file in `new` counts as left behind by a killed worker."""
 
 
 _SECOND: Final = 10**9
 
 
 def boot_mark() -> int:
-    """A number that identifies this boot of the machine: nanoseconds, less than a second. If the kernel has no boot id,
-    it identifies this process."""
+    """A number that identifies this boot of the machine, in nanoseconds and less than one second. If the kernel has no
+    boot ID, it identifies this process instead."""
     try:
         with open("/proc/sys/kernel/random/boot_id", "rb") as file:
             text = file.read()
@@ -78,12 +78,13 @@ def boot_mark() -> int:
 class DiskTier:
     """Responses in `folder`, at most `capacity` bytes of them.
 
-    Belongs to one worker and, but for its own thread, to one event loop. `ended` says whether an invalidation has
-    ended what is stored under a key, was asked for under a snapshot's number and carries these cache tags. `clock` is
-    the edge's (epoch seconds), by which responses are dated; files are by the machine's.
+    Belongs to one worker and, apart from its own thread, to one event loop.
 
-    :param slack: the part of the capacity that is freed at once when there is too much.
-    :param largest: bytes of the largest body that is held whole; a larger one on disk is not one of this edge's.
+    :param ended: returns whether an invalidation has ended a response, given its key, the number of the snapshot under
+        which it was requested, and its cache tags.
+    :param slack: fraction of the capacity that is freed at once when the capacity is exceeded.
+    :param clock: the edge's clock (epoch seconds), which dates responses. Files are dated by the machine's clock.
+    :param largest: bytes of the largest body that is held whole; a larger one on disk was not written by this edge.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class DiskTier:
         self.slack = slack
         self.evictions = 0
         self.used = 0
-        """Bytes in the folder, by what was last known of all workers."""
+        """Bytes in the folder, as last known for all workers together."""
         self._ended = ended
         self._clock = clock
         self._root = f"{os.fspath(folder)}/"
@@ -124,7 +125,7 @@ class DiskTier:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def find(self, key: str, forwarded: Callable[[], Headers]) -> Stored | None:
-        """The response for `key`; see `MemoryTier.find`. Its body is read, unless it lies in slices."""
+        """The response for `key`; see `MemoryTier.find`. Its body is read too, unless it is stored in slices."""
         entry = self._entry(key)
         if entry is None:
             return None
@@ -158,14 +159,15 @@ class DiskTier:
         return stored_of(key, entry.head, body)
 
     def slice(self, key: str, length: int) -> FileRange | None:
-        """A slice of `length` bytes. None too if it was last read before this machine started: ask `verified_slice`."""
+        """A slice of `length` bytes. Also None if it was last verified before this machine started: call
+        `verified_slice` then."""
         entry = self._slice(key, length)
         if entry is None or not self._is_verified(entry):
             return None
         return FileRange(entry.file, entry.offset, entry.length)
 
     async def verified_slice(self, key: str, length: int) -> FileRange | None:
-        """The same, its body read through where the kernel that wrote it is not the one that runs."""
+        """Like `slice`, but a body written before this machine started is first read and verified."""
         entry = self._slice(key, length)
         if entry is None:
             return None
@@ -188,13 +190,13 @@ class DiskTier:
         return entry
 
     def has(self, key: str) -> bool:
-        """Is there a file for `key`? It may still turn out to be invalid."""
+        """Whether a file exists for `key`. It may still turn out to be invalid."""
         return os.path.exists(self._root + name_of(key))
 
     def _entry(self, key: str, *, touch: bool = True) -> Entry | None:
         name = name_of(key)
         try:
-            # Whatever lies there: a pipe must not be waited for.
+            # Nonblocking, in case something else is there: opening a pipe must not block.
             fd = os.open(self._root + name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             return None
@@ -216,17 +218,17 @@ class DiskTier:
         return entry
 
     def _is_verified(self, entry: Entry) -> bool:
-        """Was it written or verified since the machine started?"""
+        """Whether it was written or verified since the machine started."""
         return entry.mtime_ns % _SECOND == self._mark
 
     def mark_verified(self, fd: int) -> None:
-        """Record that the file is verified, and was used now."""
+        """Record that the file is verified and was used just now."""
         now = int(time.time()) * _SECOND + self._mark
         with suppress(OSError):
             os.utime(fd, ns=(now, now))
 
     def _touch(self, entry: Entry) -> None:
-        """Record the use of the entry, for eviction. An entry that is not verified yet keeps its age."""
+        """Record the use of the entry, for eviction. An entry that is not verified yet keeps its timestamp."""
         if self._is_verified(entry) and abs(time.time() - entry.mtime_ns / _SECOND) > TOUCHED:
             self.mark_verified(entry.file.fd)
 
@@ -234,12 +236,12 @@ class DiskTier:
 
     @property
     def failing(self) -> bool:
-        """Has the disk failed within the last `REST` seconds?"""
+        """Whether the disk has failed within the last `REST` seconds."""
         return time.monotonic() < self._resting_until
 
     @property
     def ready(self) -> bool:
-        """May something be written now?"""
+        """Whether writes are accepted now."""
         if self._closed or self._submitted - self._worked >= BACKLOG:
             return False
         now = time.monotonic()
@@ -247,7 +249,7 @@ class DiskTier:
             return False
         if self._has_room:
             return True
-        # Eviction lags behind. Check in a second whether there is room again.
+        # Eviction lags behind. Check again in one second whether there is room.
         self._resting_until = now + 1
         self.submit(0, lambda: self.account(0, flush=True))
         return False
@@ -257,24 +259,28 @@ class DiskTier:
         return self.used + self._delta <= self.capacity + 4 * self._step
 
     def put(self, stored: Stored, asked: float) -> None:
-        """Store a response in place of the one that it supersedes, soon or not at all. If not, the old one is removed
-        all the same, so that nothing older comes back after memory has evicted this."""
+        """Store a response in place of the one that it supersedes: soon, or not at all. In the latter case, the old
+        one is removed anyway, so that nothing older reappears after memory has evicted this response.
+
+        :param asked: when the request went to the origin, epoch seconds.
+        """
         if self.ready:
             self.submit(len(stored.body) + 1024, lambda: self._put(stored, asked))
         elif not self._closed:
             self._remove(name_of(stored.key))
 
     def drop(self, key: str) -> None:
-        """Remove the response for `key`, all its variants included, and whatever of it still waits to be written."""
+        """Remove the response for `key` with all its variants, including writes that are still pending."""
         if not self._closed:
             self._remove(name_of(key))
             self.submit(0, lambda: self._remove(name_of(key)))
 
     def mark_changed(self, path: str, now: float) -> None:
-        """Invalidate what the origin was asked for until `now` (epoch seconds) under keys that begin with this path.
+        """Invalidate responses whose requests went to the origin by `now` (epoch seconds) and whose keys begin with
+        this path.
 
-        Entries cannot be found by a path, so a marker is stored that every response with this path is checked against.
-        It is used whenever they are, so eviction takes them first.
+        Entries cannot be found by path, so a marker is stored, and every response with this path is checked against
+        it. The marker is used whenever those responses are, so eviction removes them first.
         """
         if self._closed:
             return
@@ -286,23 +292,24 @@ class DiskTier:
             self.drop(path)
 
     def _changed_at(self, key: str) -> float:
-        """When a request last changed what is under this key's path (epoch seconds), 0 if never as far as is known."""
+        """When a request last changed the responses under this key's path (epoch seconds); 0 if no change is known."""
         path = path_of(key)
         entry = self._entry(change_marker(path))
         if entry is None:
             return 0.0
         now = self._clock()
         if entry.head.asked > now + 1:
-            # The clock was set back: make what is fetched from now on usable again.
+            # The clock was set back: make responses fetched from now on usable again.
             self.mark_changed(path, now)
         return entry.head.asked
 
     def writer(self, key: str, length: int | None) -> SliceWriter | None:
-        """A writer for a slice of `length` bytes (None: known at its end). None if the disk cannot take it now."""
+        """A writer for a slice of `length` bytes (None: not known until its end). None if the disk cannot accept it
+        now."""
         return SliceWriter(self, key, length) if self.ready else None
 
     def close(self) -> None:
-        """Write what waits to be written, and stop. Blocks until that is done."""
+        """Finish pending writes and stop. Blocks until that is done."""
         self._closed = True
         if self._thread is not None:
             self._queue.put(None)
@@ -317,7 +324,7 @@ class DiskTier:
             thread = threading.Thread(target=self._run, name="keyfront-disk", daemon=True)
             try:
                 thread.start()
-            except RuntimeError as error:  # the system has no thread left: what waits is done by the next one
+            except RuntimeError as error:  # no thread available: pending work is done by the next one
                 self._resting_until = time.monotonic() + REST
                 self._warn(f"cannot be written, so what is new is not kept there: {error}")
                 return
@@ -355,7 +362,8 @@ class DiskTier:
             raise
 
     def _signpost(self, key: str, names: tuple[bytes, ...]) -> str:
-        """The generation of the signpost to the variants of `key`, which is put up if there is none such."""
+        """The generation of the signpost to the variants of `key`. Creates the signpost if there is none for these
+        names."""
         entry = self._entry(key)
         if entry is not None and entry.head.names == names:
             return entry.head.generation
@@ -364,7 +372,7 @@ class DiskTier:
         return generation
 
     def _write(self, head: Head, body: bytes) -> int:
-        """Write an entry. Returns what it takes more than the one that it replaces."""
+        """Write an entry. Returns how many more bytes it takes than the one that it replaces."""
         temporary, fd = self.new_file()
         try:
             try:
@@ -390,13 +398,14 @@ class DiskTier:
             return path, os.open(path, flags, 0o600)
 
     def _made(self, path: str) -> str:
-        """A path in the folder, which there is now."""
+        """A path in the folder. Creates the folder if it does not exist."""
         if not os.path.isdir(self._root):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return path
 
     def place(self, temporary: str, name: str, size: int) -> int:
-        """Give a whole entry its name. Returns what it takes more than the one that had it."""
+        """Move a complete entry to its final name. Returns how many more bytes it takes than the one that it
+        replaces."""
         path = self._root + name
         replaced = size_of(path)
         try:
@@ -415,9 +424,10 @@ class DiskTier:
             self._delta -= size
 
     def _failed(self, what: str, error: OSError) -> None:
-        """The disk failed: nothing is written for a while. One warning until something is written again, and not many
-        after another. Where it is full before this tier is, the tier gives back a part of what it holds: who fills the
-        disk needs it more, and otherwise what nobody asks for any more would stay."""
+        """Handle a disk failure: nothing is written for a while. One warning is logged until a write succeeds again,
+        and no more than one every `SILENT` seconds. If the disk is full although this tier is below its capacity, the
+        tier frees part of what it holds: whatever fills the disk needs the space more, and entries that are no longer
+        requested would otherwise stay."""
         now = time.monotonic()
         self._resting_until = now + REST
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -435,11 +445,12 @@ class DiskTier:
     # -- how much there is, and eviction -----------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Look through the folder in a thread of its own: what it holds, and what killed workers left."""
+        """Scan the folder in a separate thread: for what it holds, and for what killed workers left behind."""
         self._evict_beside()
 
     def account(self, delta: int, *, flush: bool = False) -> None:
-        """Add to the bytes used. All workers' sum is in a file, to which each adds when it has something to tell."""
+        """Add to the bytes used. The sum of all workers is in a file, which each worker updates once its own change is
+        large enough or with `flush`."""
         self._delta += delta
         if abs(self._delta) < self._step and not flush:
             return
@@ -459,23 +470,22 @@ class DiskTier:
         evictor = threading.Thread(target=self._evict, name="keyfront-evict", daemon=True)
         try:
             evictor.start()
-        except (
-            RuntimeError
-        ) as error:  # the system has no thread left: the next one who needs room tries again
+        except RuntimeError as error:  # no thread available: the next eviction tries again
             self._warn(f"cannot be searched, so what is new is not kept there: {error}")
             return
         self._evictor = evictor
 
     def _evict(self) -> None:
-        """Take away what has not been used for longest, until there is room. One worker at a time; the others go on.
+        """Remove the least recently used entries until there is room. One worker evicts at a time; the others
+        continue.
 
-        Two walks: the first adds up the bytes by the minute of their last use, the second removes what is older than
-        the minute that this leads to. So the memory that it takes does not grow with the number of entries.
+        Two passes: the first adds up bytes by the minute of last use, the second removes everything older than the
+        minute found. Memory use therefore does not grow with the number of entries.
         """
         try:
             self._evict_alone()
         except BlockingIOError:
-            pass  # another worker is at it
+            pass  # another worker is already evicting
         except _Ends:
             pass
         except OSError as error:
@@ -504,10 +514,10 @@ class DiskTier:
                 os.pwrite(fd, b"%20d" % total, 0)
 
     def _evict_from(self, by_minute: dict[int, int], excess: int, latest: int) -> int:
-        """Remove the oldest entries, `excess` bytes of them or a little more. Returns how many it were.
+        """Remove the oldest entries, `excess` bytes of them or slightly more. Returns the number of bytes removed.
 
-        The folder may have changed since `by_minute` was added up, and may have been empty then: others remove entries
-        too, and a full disk may hold none of ours.
+        The folder may have changed since `by_minute` was computed, and may have been empty then: other workers remove
+        entries too, and a full disk may hold none of ours.
         """
         if excess <= 0 or not by_minute:
             return 0
@@ -545,7 +555,7 @@ class DiskTier:
                 for entry in entries:
                     try:
                         status = entry.stat(follow_symlinks=False)
-                    except OSError:  # gone meanwhile, or one that cannot be read: the others count
+                    except OSError:  # gone in the meantime, or unreadable: the others count
                         continue
                     yield entry.path, status
 
@@ -559,11 +569,11 @@ class DiskTier:
 
 
 class _Ends(Exception):
-    """The worker ends in the middle of a walk."""
+    """The worker is stopping in the middle of a walk."""
 
 
 def _minute(status: os.stat_result, latest: int) -> int:
-    """The minute in which a file was last used. One that is to come was noted before the clock was set back: nobody
-    knows when, so it goes first."""
+    """The minute in which a file was last used. A time in the future was recorded before the clock was set back. The
+    real time of use is unknown, so such a file is evicted first."""
     minute = int(status.st_mtime // 60)
     return minute if minute <= latest else 0

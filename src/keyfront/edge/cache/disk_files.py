@@ -1,4 +1,4 @@
-"""Files of the tier on disk: written whole, measured in blocks, and locked."""
+"""File helpers of the disk tier: complete writes, sizes in blocks, and locks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Final
 
 BLOCK: Final = 4096
-"""The space that a file takes on disk is counted in blocks of this many bytes."""
+"""Block size, in bytes, in which the disk space of a file is counted."""
 
 
 def write_all(fd: int, pieces: list[bytes]) -> None:
@@ -26,7 +26,7 @@ def blocks(size: int) -> int:
 
 
 def size_of(path: str) -> int:
-    """What a file takes, 0 if there is none."""
+    """Disk space that a file takes, in bytes (whole blocks); 0 if it does not exist."""
     try:
         return blocks(os.stat(path, follow_symlinks=False).st_size)
     except OSError:
@@ -35,9 +35,10 @@ def size_of(path: str) -> int:
 
 @contextmanager
 def locked(path: str, *, wait: bool) -> Iterator[int]:
-    """The file's descriptor while this process alone has it. A killed process has it no longer.
+    """Lock the file exclusively and yield its descriptor. If the process is killed, the lock is released.
 
-    :raises BlockingIOError: if another has it and `wait` is false.
+    :raises BlockingIOError: if another process holds the lock and `wait` is false.
+    :raises OSError: if the file cannot be opened.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

@@ -1,4 +1,4 @@
-"""The format of a file in the disk tier: its name, head, seal and slices."""
+"""The format of a file in the disk tier: its name, head, seal, and slices."""
 
 from __future__ import annotations
 
@@ -20,32 +20,33 @@ _MARK: Final = b"KFcache1"
 
 
 PREFIX: Final = struct.Struct("<8sIIQII")
-"""The mark; the layout's fingerprint; bytes of the head; bytes of the body; checksum of the body; checksum of all
-this and the head."""
+"""The magic mark; the layout's fingerprint; bytes of the head; bytes of the body; checksum of the body; checksum of
+all preceding fields and the head."""
 
 
 LONGEST_HEAD: Final = 1 << 20
-"""Bytes of an entry's head: a key, the response's headers and what it varies on come to 100 KB at most."""
+"""Largest head of an entry, in bytes: a key, the response's headers, and what it varies on come to 100 KB at most."""
 LONGEST_WHOLE: Final = 1 << 30
-"""Bytes of a body that is read into memory, unless the tier is told otherwise."""
+"""Default for the largest body that is read into memory, in bytes."""
 LONGEST_BODY: Final = 1 << 50
-"""Bytes of a body in slices."""
+"""Largest body stored in slices, in bytes."""
 _FIRST_READ: Final = 64 * 1024
 
 
-# What is there and cannot be ours: a link, a socket, a file of a user under whom this ran before.
+# Errors from opening a file that cannot be ours: a link, a socket, or a file of another user under whom this ran
+# before.
 FOREIGN: Final = frozenset({errno.EACCES, errno.ELOOP, errno.ENXIO, errno.EPERM})
 
 
 def sealed(head: bytes, body_length: int, body_checksum: int) -> bytes:
-    """The bytes that stand before a body."""
+    """The bytes that precede a body: the prefix and the head."""
     prefix = PREFIX.pack(_MARK, LAYOUT, len(head), body_length, body_checksum, 0)
     prefix = prefix[:-4] + struct.pack("<I", crc32(head, crc32(prefix[:-4])))
     return prefix + head
 
 
 class Entry:
-    """An entry whose head proved itself. `data` is what of the file has been read already."""
+    """An entry whose head has been verified. `data` is the part of the file read so far."""
 
     __slots__ = ("checksum", "data", "file", "head", "length", "mtime_ns", "offset")
 
@@ -61,7 +62,10 @@ class Entry:
         self.mtime_ns = mtime_ns
 
     def body(self) -> bytes | None:
-        """The body, if it is what its checksum says."""
+        """The body, if its checksum matches; otherwise None.
+
+        :raises OSError: if the file cannot be read.
+        """
         body = self.data[self.offset :]
         while len(body) < self.length:
             more = os.pread(self.file.fd, self.length - len(body), self.offset + len(body))
@@ -71,7 +75,7 @@ class Entry:
         return body if crc32(body) == self.checksum else None
 
     def holds(self) -> bool:
-        """The same without keeping it: is the body what its checksum says?"""
+        """Whether the body matches its checksum. Does not hold the body in memory."""
         checksum = 0
         for chunk in FileRange(self.file, self.offset, self.length):
             checksum = crc32(chunk, checksum)
@@ -79,7 +83,13 @@ class Entry:
 
 
 def read_entry(fd: int, key: str | None, largest: int = LONGEST_WHOLE) -> Entry | None:
-    """The entry in an open file (which becomes the entry's), None if it does not prove itself or has another key."""
+    """The entry in an open file, or None if it fails verification or has another key. The entry takes ownership of
+    `fd`.
+
+    :param key: the expected key; None accepts any.
+    :param largest: bytes of the largest body that may be read into memory.
+    :raises OSError: if the file cannot be read.
+    """
     file = OpenFile(fd)
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
@@ -108,8 +118,8 @@ def read_entry(fd: int, key: str | None, largest: int = LONGEST_WHOLE) -> Entry 
 
 
 def _sound(head: Head, body_length: int, largest: int) -> bool:
-    """Whether an edge can have written these numbers: nothing is allocated or counted by others. `largest` is the most
-    bytes of a body that is read into memory."""
+    """Whether an edge can have written these numbers. Others are never used to allocate or count. `largest` is the
+    size, in bytes, of the largest body that is read into memory."""
     if head.slices is not None:
         total, size, *_ = head.slices
         return 0 <= total <= LONGEST_BODY and 0 < size <= LONGEST_BODY
@@ -117,6 +127,6 @@ def _sound(head: Head, body_length: int, largest: int) -> bool:
 
 
 def name_of(key: str) -> str:
-    """Where in the folder an entry lies."""
+    """The path of an entry, relative to the folder."""
     digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
     return f"{digest[:2]}/{digest}"

@@ -1,4 +1,5 @@
-"""How a stored response is written outside a worker's own memory: on disk (`disk`) and in shared memory (`arena`)."""
+"""The serialized form of a stored response outside a worker's own memory: on disk (`disk`) and in shared memory
+(`shared_arena`)."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from keyfront.edge.types.stored import Meta, Slices, Stored
 
 
 class MetaRow(msgspec.Struct, frozen=True, array_like=True):
-    """A `Meta`, member for member."""
+    """A `Meta`, field by field."""
 
     status: int
     headers: tuple[Header, ...]
@@ -38,13 +39,13 @@ class MetaRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Head(msgspec.Struct, frozen=True, array_like=True):
-    """What stands before a body. `key` is what the entry is found by.
+    """The head that precedes a body. Entries are looked up by `key`.
 
-    With `meta` it is a response, whole or, if `slices` are told, without its body, which lies in entries of its own.
-    With `names` it is a signpost: the response varies on these request headers, and each variant has an entry whose key
-    ends in their values; `generation` is in that key too, so that a new signpost leads to no old variant. With neither
-    it is a slice, or a sign that what lies under a path was changed at `asked`; otherwise the origin was asked for the
-    response then. Epoch seconds.
+    With `meta`, the entry is a response: whole or, if `slices` is set, without its body, which is stored in separate
+    entries. With `names`, it is a signpost: the response varies on these request headers, and each variant has an
+    entry whose key ends in their values. `generation` is part of that key too, so a new signpost never leads to an old
+    variant. With neither, the entry is a slice, or a marker that the content under a path changed at `asked`. In all
+    other entries, `asked` is when the request went to the origin. Times are epoch seconds.
     """
 
     key: str
@@ -58,7 +59,7 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
 _FIELDS: Final = MetaRow.__struct_fields__
 _members: Final = attrgetter(*_FIELDS)
 LAYOUT: Final = crc32(repr((_FIELDS, Head.__struct_fields__)).encode())
-"""Differs between versions that write entries differently."""
+"""A checksum that differs between versions with different entry layouts."""
 encode_head = msgspec.msgpack.Encoder().encode
 decode_head = msgspec.msgpack.Decoder(Head).decode
 
@@ -72,7 +73,10 @@ def meta_of(row: MetaRow) -> Meta:
 
 
 def head_of(stored: Stored, key: str, asked: float = 0.0) -> Head | None:
-    """The head under which a response is written as `key`; None while the length of its body is not known."""
+    """The head for writing a response under `key`, or None while the length of its body is unknown.
+
+    :param asked: when the request went to the origin, epoch seconds.
+    """
     slices = stored.slices
     if slices is None:
         return Head(key, asked, row_of(stored.meta))
@@ -83,7 +87,7 @@ def head_of(stored: Stored, key: str, asked: float = 0.0) -> Head | None:
 
 
 def stored_of(key: str, head: Head, body: bytes) -> Stored | None:
-    """The response that was written with this head and body, if it is one."""
+    """The response that was written with this head and body, or None if the entry is not a response."""
     if head.meta is None:
         return None
     slices = Slices(key, *head.slices) if head.slices is not None else None

@@ -1,4 +1,4 @@
-"""A fill in progress and its readers: collapsed requests read what one request to the origin brings."""
+"""Fills in progress and their readers: collapsed requests share the response to a single origin request."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ if TYPE_CHECKING:
     from keyfront.edge.cache.spool import Spool
 
 WINDOW = 256 * 1024
-"""Bytes that a fill which is stored nowhere may run ahead of its slowest reader."""
+"""How far, in bytes, an unstored fill may run ahead of its slowest reader."""
 
 
 MAX_FILL_LEAD = 64 * 1024 * 1024
-"""Bytes that a fill which is stored on disk may run ahead of its fastest reader: who watches slowly, or stops in the
-middle of 5 GB, shall not make the origin send it all."""
+"""How far, in bytes, a fill stored on disk may run ahead of its fastest reader: a viewer that watches slowly, or stops
+in the middle of 5 GB, must not make the origin send it all."""
 
 
 HELD = 2
-"""Slices that a fill which is stored in memory may run ahead of its fastest reader, and that it holds for the slower
-ones itself: from the memory tier they may be gone by then."""
+"""How far, in slices, a fill stored in memory may run ahead of its fastest reader. The fill itself holds as many for
+its slower readers, because the memory tier may have evicted them by then."""
 
 
 LAG = 2 * 1024 * 1024
-"""Bytes of one fill that may wait to be written to disk."""
+"""Maximum backlog of one fill waiting to be written to disk, in bytes."""
 
 
 class Fill:
-    """One fill under way: an answer of an origin, whose body is that of the object from byte number `start` on.
+    """One fill in progress: an origin's answer, whose body is that of the object from byte `start` on.
 
-    `outcome` resolves when the origin's head is in: to the Meta that viewers get (whether it will be stored or
-    not), or to an exception. `shared` says whether requests other than the first may be served from it; `stored`
-    is what to serve them from if it is not the fill's body as it comes (revalidated, stale because the origin
-    failed, or sliced); `result` the word for X-Cache. The filler calls `announce`, `feed`, `finish` or `fail`; a
-    viewer calls `join` before it waits for the outcome, then iterates `read`, or asks for what comes `next`.
+    `outcome` resolves when the origin's response head has arrived: to the Meta that viewers get (whether or not it
+    will be stored), or to an exception. `shared` says whether requests other than the first may be served from it.
+    `stored` is what to serve them from if not from the fill's body as it arrives (revalidated, stale because the
+    origin failed, or sliced). `result` is the value for X-Cache. The filler calls `announce`, `feed`, and `finish` or
+    `fail`. A viewer calls `join` before it waits for the outcome, then iterates `read` or calls `next`.
 
-    The body is kept in memory up to a limit. What is larger is either stored in slices by a `spool`, then memory holds
-    what the spool cannot give back yet; or it is stored nowhere, and then it waits for its slowest reader.
+    The body is held in memory up to a limit. A larger body is either stored in slices by a `spool`, in which case
+    memory holds only what the spool cannot return yet, or it is not stored and waits for its slowest reader.
     """
 
     def __init__(self) -> None:
@@ -52,20 +52,20 @@ class Fill:
         self.shared = False
         self.result = "Miss"
         self.status = 0  # the origin's
-        self.snapshot = 0  # the number of the one that was obeyed when the origin was asked
-        self.from_shield = False  # a parent has answered from its cache
-        self.will_store = False  # is what it brings stored, as far as is known?
-        self.full_body = False  # the origin was asked for a range and answered with the whole body
-        self.first_headers: Headers = []  # for the viewer who began it, where they differ from what is stored
+        self.snapshot = 0  # number of the snapshot in force when the request went to the origin
+        self.from_shield = False  # a parent answered from its cache
+        self.will_store = False  # whether the answer will be stored, as far as is known
+        self.full_body = False  # the origin was sent a range request and answered with the whole body
+        self.first_headers: Headers = []  # for the viewer that started it, where they differ from what is stored
         self.stored: Stored | None = None
         self.length: int | None = None
         self.start = 0
-        self.position = 0  # of the object, up to which its bytes are in
-        self.stop: int | None = None  # where the body ends, if that is known
+        self.position = 0  # offset in the object up to which its bytes have arrived
+        self.stop: int | None = None  # where the body ends, if known
         self.spool: Spool | None = None
-        self.before_end: Callable[[], None] | None = None  # called when all that is sliced has been stored
+        self.before_end: Callable[[], None] | None = None  # called when all slices have been stored
         self._keep = 0
-        self._chunks: list[bytes] = []  # what is in memory
+        self._chunks: list[bytes] = []  # the chunks in memory
         self._ends: list[int] = []  # where each of them ends
         self._dropped = 0  # where the first of them begins
         self._whole: bytes | None = None
@@ -82,7 +82,8 @@ class Fill:
     # -- the filler's side ---------------------------------------------------------------------------------------
 
     def announce(self, meta: Meta, *, keep: int, shared: bool, length: int | None) -> None:
-        """The head is in. Up to `keep` bytes of body will be kept; `shared`: others may be served from it too."""
+        """Announce the response head. Up to `keep` bytes of the body will be held in memory. With `shared`, other
+        requests may be served from it too."""
         self.shared = shared
         self.length = length
         self._keep = keep
@@ -90,22 +91,22 @@ class Fill:
             self.outcome.set_result(meta)
 
     def begin(self, start: int, stop: int | None) -> None:
-        """The body goes from there to before `stop`."""
+        """Set the range of the body: from `start` up to, but not including, `stop`."""
         self.start = self.position = self._dropped = start
         self.stop = stop
 
     def store(self, spool: Spool) -> None:
-        """From here on the body is stored by `spool`, and that with all that has come already."""
+        """Store the body through `spool` from now on, including everything that has already arrived."""
         self.spool = spool
         self._keep = 0
         for chunk in self._chunks:
             spool.feed(chunk)
 
     async def feed(self, chunk: bytes) -> None:
-        """Append to the body. Waits where it runs too far ahead.
+        """Append to the body. Waits if the fill runs too far ahead of its readers.
 
-        :raises ConnectionAbortedError: if it is too large to be kept and nobody reads it any more; what is stored in
-        slices goes on to the end of one.
+        :raises ConnectionAbortedError: if the body is too large to be held and no reader is left. A fill that is
+            stored in slices first completes the current slice.
         """
         spool = self.spool
         if spool is not None and self.stop is not None and self.position + len(chunk) >= self.stop:
@@ -138,8 +139,8 @@ class Fill:
                 return
 
     async def _feed_last(self, spool: Spool, chunk: bytes) -> None:
-        """Append the end of the body, once all that is stored of it is there for whoever asks next, whichever worker
-        that is: a viewer who has the last byte may tell others of it."""
+        """Append the end of the body, once all of it that is being stored is available to the next request in any
+        worker: a viewer that has the last byte may tell others about it."""
         spool.feed(chunk)
         spool.finish()
         await spool.settled(SETTLE)
@@ -151,7 +152,7 @@ class Fill:
     def _append(self, chunk: bytes) -> None:
         self.position += len(chunk)
         if self._chunks and len(self._chunks[-1]) + len(chunk) <= SMALL:
-            # An origin that sends byte by byte must not cost an object for each.
+            # An origin that sends byte by byte must not cost one object per byte.
             self._chunks[-1] += chunk
             self._ends[-1] = self.position
         else:
@@ -169,7 +170,7 @@ class Fill:
             await self._reader_moved()
 
     def _drop(self, passed: int) -> None:
-        """Let go of chunks that the spool can give back, or, where they are stored nowhere, that all have read."""
+        """Release the chunks that the spool can return or, if they are stored nowhere, that all readers have read."""
         spool, ends = self.spool, self._ends
         number = 0
         for end in ends:
@@ -198,17 +199,17 @@ class Fill:
         self._done = True
         if not self.outcome.done():
             self.outcome.set_exception(error)
-            self.outcome.exception()  # a fill that nothing waits for needs no warning
+            self.outcome.exception()  # suppresses asyncio's warning when nothing waits for the fill
         self._wake()
 
     @property
     def ended(self) -> bool:
-        """Does nothing more come?"""
+        """Whether the fill has ended."""
         return self._done
 
     @property
     def whole(self) -> bytes | None:
-        """The complete body, if it is complete and was kept."""
+        """The complete body, if all of it arrived and was held in memory."""
         if not self._done or self._error is not None or self.spool is not None or self._dropped:
             return None
         if self._whole is None:
@@ -228,14 +229,14 @@ class Fill:
     # -- a viewer's side -----------------------------------------------------------------------------------------
 
     def accepts_readers(self) -> bool:
-        """Can one more reader have all of the body, whatever is evicted from now on? Asked right before `join`; where
-        the body is stored already (`stored`) it need not be read from here."""
+        """Whether one more reader can get the whole body, whatever is evicted from now on. Call it right before
+        `join`. If the body is already stored (`stored`), it need not be read from here."""
         if self._dropped == self.start or self.stored is not None:
             return True
         return self.spool is not None and self.spool.holds(self.start, self._dropped)
 
     def join(self, position: int = 0) -> object:
-        """Count one more reader; give the token to `read`, `next` or `leave`."""
+        """Add a reader. Pass the returned token to `read`, `next`, or `leave`."""
         token = object()
         self._readers[token] = position
         return token
@@ -245,10 +246,12 @@ class Fill:
         self._make_room()
 
     async def next(self, token: object, position: int) -> Piece | None:
-        """What of the body comes at `position`, as much as is at hand; None at its end. The reader has what is before.
+        """The bytes of the body at `position`, as many as are available; None at its end. Everything before `position`
+        counts as read.
 
-        :raises LostError: if that is gone.
-        :raises BaseException: what the fill failed with, once all that came before is read.
+        :raises LostError: if these bytes are gone.
+        :raises BaseException: the error that the fill failed with, once everything that arrived before it has been
+            read.
         """
         self._readers[token] = position
         self._make_room()
@@ -271,12 +274,13 @@ class Fill:
         return piece
 
     def read(self, token: object) -> FillReader:
-        """The body as it grows; raises what the fill failed with."""
+        """An iterator over the body as it arrives; raises the error that the fill failed with."""
         return FillReader(self, token)
 
 
 class FillReader:
-    """Reads a fill's body for one viewer. Closed at its end, or by `aclose`, even if iteration never began."""
+    """Reads a fill's body for one viewer. It is closed at the end of the body or by `aclose`, even if iteration never
+    began."""
 
     __slots__ = ("_fill", "_position", "_token")
 
@@ -325,25 +329,25 @@ class FillsInProgress:
         return self._by_key.get(key)
 
     def add(self, key: str, fill: Fill) -> None:
-        """Let requests for `key` join a fill, unless they have one to join already."""
+        """Let requests for `key` join a fill, unless there is already one to join."""
         self._by_key.setdefault(key, fill)
 
     def remove(self, key: str, fill: Fill) -> None:
-        """Let nobody join this fill any more. Its readers go on reading."""
+        """Let no further request join this fill. Its current readers continue."""
         if self._by_key.get(key) is fill:
             del self._by_key[key]
 
     def remove_where(self, is_purged: Callable[[str], bool]) -> None:
-        """The same for all fills whose keys are purged: what they bring may be older than the purge."""
+        """Like `remove`, for all fills whose keys are purged: their answers may be older than the purge."""
         for key in [key for key in self._by_key if is_purged(key)]:
             del self._by_key[key]
 
     def remove_path(self, path: str) -> None:
-        """The same for all fills of one path, as `path_of` gives it."""
+        """Like `remove`, for all fills of one path, as returned by `path_of`."""
         self.remove_where(lambda key: path_of(key) == path)
 
     def on_removals(self, removals: list[Removal] | None) -> None:
-        """The same for what other workers have removed; None: it may be anything."""
+        """Like `remove`, for what other workers have removed; None means that anything may have been removed."""
         if removals is None:
             self._by_key.clear()
             return

@@ -1,10 +1,10 @@
 """The memory tier: responses in one worker's own memory.
 
-It is bounded in bytes. Eviction skips what was used since it last came by (a second chance, as in CLOCK), so a hit
-costs one attribute write and no reordering. A cache key has one response, or several variants. The tier on disk
-(`disk`) has the same methods, `find`, `put`, `drop`; `Tiers` joins memory, the memory that the machine's workers share
-(`shared_arena`), and disk. A response too large to be held whole is stored as its `Slices` and, each as an entry of its
-own, the slices that are present; in memory only if there is no disk.
+Its size is limited in bytes. Eviction skips an entry that was used since the last pass (second chance, as in CLOCK),
+so a hit costs one attribute write and no reordering. A cache key has one response or several variants. The disk tier
+(`disk`) has the same methods, `find`, `put`, and `drop`; `Tiers` combines memory, the memory shared by the machine's
+workers (`shared_arena`), and disk. A response too large to be held whole is stored as its `Slices` plus the slices
+that are present, each as an entry of its own. Those slices are in memory only if there is no disk.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from keyfront.edge.types.messages import Headers
 from keyfront.edge.types.stored import Meta, Stored
 
 Ended = Callable[[str, int, tuple[str, ...]], bool]
-"""Whether an invalidation has ended a response, by its key, the number of the snapshot that was active when the origin
-was asked for it, and its cache tags."""
+"""Whether an invalidation has ended a response, given its key, the number of the snapshot that was active when the
+request went to the origin, and its cache tags."""
 
 MAX_VARIANTS = 64
 SMALL = 4096
-"""Bytes up to which a piece of a body is joined to the one before it."""
+"""Pieces of a body are joined to the preceding one up to this size, in bytes."""
 SETTLE = 1.0
-"""Seconds for which the end of a body is held back until the disk has all of it."""
+"""How long, in seconds, the end of a body is held back until the disk has stored all of it."""
 
 
 class MemoryTier:
-    """Whole responses by key, at most `capacity` bytes of them, each body at most `max_object` bytes.
+    """Whole responses by key, at most `capacity` bytes in total, with bodies of at most `max_object` bytes each.
 
-    :param removals: what all workers have removed. One comparison before each lookup tells whether there is more; then
-        it is removed here too, and `on_removals` is called with it (None: it may be anything).
+    :param removals: the removals of all workers. One comparison before each lookup detects new ones; these are then
+        applied here too, and `on_removals` is called with them (None: any response may have been removed).
     """
 
     def __init__(
@@ -55,13 +55,13 @@ class MemoryTier:
         self._variants: dict[str, list[Stored]] = {}
         self._ended: Ended | None = None
         self._unswept: list[str] = []
-        self._families: dict[str, set[str]] = {}  # by path: the keys that hold more than a path
+        self._families: dict[str, set[str]] = {}  # by path: the keys that extend a path
 
     def __len__(self) -> int:
         return len(self._entries) + sum(len(v) - 1 for v in self._variants.values())
 
     def get_any_variant(self, key: str) -> Stored | None:
-        """A response for `key`, whichever variant: call `find` if it varies."""
+        """A response for `key`, of any variant. If the response varies, call `find` instead."""
         if self._change[0] != self._seen:
             self.apply_removals()
         if self._ended is not None:
@@ -121,7 +121,7 @@ class MemoryTier:
         self._evict()
 
     def drop(self, key: str) -> None:
-        """Remove the response for `key`, all its variants included."""
+        """Remove the response for `key` with all its variants."""
         stored = self._entries.pop(key, None)
         if stored is None:
             return
@@ -140,7 +140,7 @@ class MemoryTier:
             self.apply_removals()
 
     def apply_removals(self) -> None:
-        """Remove what other workers have removed since the last time."""
+        """Remove what other workers have removed since the last call."""
         news = self.removals.poll()
         self._seen = self.removals.seen
         if news is None:
@@ -166,14 +166,14 @@ class MemoryTier:
         self.bytes = 0
 
     def drop_all(self, key: str) -> None:
-        """Remove the responses for `key`, a path or a path and a query string, whatever else is in their keys."""
+        """Remove the responses for `key`, a path or a path with a query string, whatever else their keys contain."""
         self.drop(key)
         for each in list(self._families.get(path_of(key), ())):
             if is_under(each, key):
                 self.drop(each)
 
     def forget(self, key: str, meta: Meta) -> None:
-        """Remove the response for `key` that one with this meta would supersede."""
+        """Remove the response for `key` that a response with this meta would supersede."""
         variants = self._variants.get(key)
         if variants is None or variants[0].meta.vary != meta.vary:
             self.drop(key)
@@ -187,8 +187,8 @@ class MemoryTier:
             self._entries[key] = others[-1]
 
     def start_sweep(self, ended: Ended) -> None:
-        """Remove whatever `ended` says was invalidated. From now on none of it is found; `sweep_some` frees its
-        memory. What is put from now on must not be invalidated."""
+        """Begin removing everything that `ended` reports as invalidated. From now on, lookups do not return it;
+        `sweep_some` frees its memory. Nothing stored from now on may be invalidated."""
         self._ended = ended
         self._unswept = list(self._entries)
 
@@ -197,7 +197,7 @@ class MemoryTier:
         return self._ended is not None
 
     def sweep_some(self, count: int) -> bool:
-        """Sweep `count` more keys; True if none is left."""
+        """Sweep `count` more keys. Returns True if none is left."""
         for key in self._unswept[-count:]:
             self._drop_if_purged(key)
         del self._unswept[-count:]
@@ -206,7 +206,7 @@ class MemoryTier:
         return self._ended is None
 
     def _drop_if_purged(self, key: str) -> None:
-        """Remove the variants for `key` that the sweep under way names."""
+        """Remove the variants of `key` that the current sweep covers."""
         stored, ended = self._entries.get(key), self._ended
         if stored is None or ended is None:
             return

@@ -1,4 +1,4 @@
-"""A slice on its way into memory, where there is no disk."""
+"""A sink that stores a slice in memory, for edges without a disk tier."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from keyfront.edge.types.stored import Meta, Stored
 
 
 class MemorySink:
-    """Collects the slice and stores it when it is whole. `lasting` says that it may be evicted at any time (False)."""
+    """Collects the slice and stores it once it is complete. `lasting` is False: the slice may be evicted at any
+    time."""
 
     lasting = False
 

@@ -6,8 +6,8 @@ import os
 
 
 class OpenFile:
-    """An open file, owned: `fd` is closed when nothing holds this any more. So a body can still be sent after its
-    entry was evicted."""
+    """An open file that owns its descriptor: `fd` is closed when the last reference to this object is gone. A body can
+    therefore still be sent after its entry was evicted."""
 
     __slots__ = ("fd",)
 

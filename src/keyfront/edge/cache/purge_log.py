@@ -23,20 +23,20 @@ import msgspec
 logger = logging.getLogger("keyfront.edge")
 
 LONGEST: Final = 1 << 20
-"""Bytes after which a new file is started."""
+"""File size, in bytes, above which a new file is started."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(tuple[str, str, str]).decode
 
 
 class PurgeLog:
-    """The file at `path`, for one worker.
+    """The purge log at `path`, as used by one worker.
 
-    Lines that were there before this object was made are ignored, and so are lines of workers that share memory with
-    this one: they have the same `name`.
+    Lines from before this object was created are ignored, and so are lines of workers that share memory with this one:
+    they have the same `name`.
 
-    A failure here never fails a request. It is logged once, and the other workers serve what they have as long as it is
-    fresh.
+    A failure here never fails a request. It is logged once, and the other workers continue to serve what they have
+    stored while it is fresh.
     """
 
     def __init__(self, path: Path, name: str = "") -> None:
@@ -44,7 +44,7 @@ class PurgeLog:
         self._own = name or f"{os.getpid()}-{os.urandom(4).hex()}"
         self._fd = -1
         self._seen: tuple[int, int] | None = None
-        self._begun = b""  # a line that is not whole yet
+        self._begun = b""  # a line not yet complete
         self._warned = False
         with suppress(OSError):
             self._open()
@@ -63,7 +63,7 @@ class PurgeLog:
                 logger.warning("cannot tell other workers what has changed at an origin: %s", error)
 
     def _written(self, line: bytes) -> bool:
-        """False if a new file has just been started."""
+        """Append the line. Returns False if a new file has just been started."""
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
@@ -78,7 +78,8 @@ class PurgeLog:
             os.close(fd)
 
     def poll(self) -> list[tuple[str, str]]:
-        """What other workers have recorded since the last call: keys and query parts. Costs one `stat` if nothing."""
+        """The keys and query parts that other workers have recorded since the last call. Costs a single `stat` if
+        there are none."""
         try:
             status = os.stat(self._path)
         except OSError:

@@ -1,4 +1,4 @@
-"""Where a fill writes what it stores."""
+"""The interface through which a fill writes a slice to a tier."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from keyfront.edge.cache.open_file import OpenFile
 
 
 class Sink(Protocol):
-    """A slice on its way into a tier. `written` bytes of it can be read back, from `file` at `offset`, before it is
-    `done` or has `failed`; `backlog` bytes wait for the disk."""
+    """A slice being written to a tier. `written` bytes of it can be read back, from `file` at `offset`, even before it
+    is `done` or has `failed`; `backlog` bytes are waiting for the disk."""
 
     offset: int
     lasting: bool
-    """What is done stays for a while, whatever else comes."""
+    """Whether a finished slice stays stored for a while, whatever else is written."""
 
     @property
     def file(self) -> OpenFile | None: ...

@@ -25,13 +25,13 @@ from keyfront.edge.types.stored import Slices
 from keyfront.errors import OriginFailure, clear_traceback
 
 NEAR: Final = 2
-"""A viewer waits for a fill that is at most this many slices behind the byte that it needs."""
+"""A viewer waits for a fill that is at most this many slices short of the byte that it needs."""
 LOOKED_AT: Final = 256
-"""Slices of a body that are looked up before a response from them begins."""
+"""Maximum number of slices that are looked up before a response made of them begins."""
 
 
 class SliceFills:
-    """The fills of slices that are under way, by generation."""
+    """The fills of slices in progress, by generation."""
 
     def __init__(self) -> None:
         self._flights: dict[str, list[Fill]] = {}
@@ -47,9 +47,9 @@ class SliceFills:
             self._flights.pop(slices.generation, None)
 
     def covering(self, slices: Slices, position: int, reach: int | None) -> Fill | None:
-        """A fill that has the byte at `position`, or will have it.
+        """A fill that has, or will have, the byte at `position`.
 
-        :param reach: it may be at most this many bytes behind `position`; None: any number.
+        :param reach: how many bytes the fill may still be short of `position`; None means any number.
         """
         for flight in self._flights.get(slices.generation, ()):
             if flight.start <= position < flight.position:
@@ -72,18 +72,19 @@ class Reader:
         self._slices = slices
         self._ask = ask
         self._run = FIRST_RUN
-        self._again = 1  # how often a fill may fail without having brought a slice
+        self._again = 1  # how often a fill may fail before it has delivered a slice
 
     def has(self, position: int) -> bool:
-        """Is the byte at `position` stored or under way, so that it need not be asked for?"""
+        """Whether the byte at `position` is stored or being fetched, so that it need not be requested."""
         slices = self._slices
         if self._tiers.has(slices, position // slices.size):
             return True
         return self._runs.covering(slices, position, self._reach) is not None
 
     def complete(self, parts: Iterable[Part]) -> bool:
-        """Can all of this be read, as far as can be seen? Looks at `LOOKED_AT` slices at most, since how many there
-        are is for the origin to say: at each of them if there are no more, else at some from the first to the last."""
+        """Whether all of this can apparently be read. Looks up at most `LOOKED_AT` slices, because the origin
+        determines how many there are: every slice if there are no more than that, otherwise an even selection from the
+        first to the last."""
         if self._refetches:
             return True
         size = self._slices.size
@@ -93,7 +94,7 @@ class Reader:
         return all(self.has(index * size) for first, last in spans for index in _some(first, last, most))
 
     async def body(self, parts: Iterable[Part]) -> AsyncGenerator[Piece, None]:
-        """The body that `respond.layout` has laid out."""
+        """The body as laid out by `respond.layout`."""
         for part in parts:
             if isinstance(part, bytes):
                 yield part
@@ -103,11 +104,11 @@ class Reader:
                         yield piece
 
     async def read(self, first: int, last: int) -> AsyncGenerator[Piece, None]:
-        """The bytes from `first` to `last`.
+        """The bytes from `first` to `last`, inclusive.
 
         :raises OriginFailure: if the origin does not send what is missing.
-        :raises ChangedError: if it has another version now. What was read is still of the old one.
-        :raises UnusableError: if it answers with something else.
+        :raises ChangedError: if the origin has a different version now. Everything read so far is from the old one.
+        :raises UnusableError: if the origin's answer cannot be used for slices.
         """
         slices, size = self._slices, self._slices.size
         position = first
@@ -118,7 +119,8 @@ class Reader:
         try:
             while position <= last:
                 if flight is None and not self._refetches:
-                    # What cannot be asked for again is read from its fill while there is one: without readers it ends.
+                    # What cannot be fetched again is read from its fill while there is one: a fill without readers
+                    # ends.
                     flight = self._runs.covering(slices, position, None)
                     if flight is not None:
                         token = flight.join(position)
@@ -147,7 +149,7 @@ class Reader:
                 flight.leave(token)
 
     async def _hold(self, first: int, last: int) -> dict[int, Piece]:
-        """The slices there that can be held open, so that they can be read whatever becomes of them on disk."""
+        """The available slices that can be held open, so that they stay readable even after removal from disk."""
         size = self._slices.size
         held: dict[int, Piece] = {}
         for index in range(first // size, min(last // size, first // size + OPEN - 1) + 1):
@@ -157,7 +159,7 @@ class Reader:
         return held
 
     async def _next(self, flight: Fill, token: object, position: int, asked_at: int) -> Piece | None:
-        """What the fill brings at `position`, None if it brings no more and another one is to be asked for."""
+        """The fill's bytes at `position`, or None if it has no more and another fill must be started."""
         failure: Exception | None = None
         try:
             await flight.outcome
@@ -165,12 +167,12 @@ class Reader:
         except (LostError, OriginFailure) as error:
             clear_traceback(error)
             piece, failure = None, error
-        except ConnectionAbortedError:  # everybody else had left it
+        except ConnectionAbortedError:  # every other reader had left it
             piece, failure = None, LostError()
         if failure is not None and not self._refetches:
             raise failure
         if piece is None and position - asked_at < (self._slices.size if failure is not None else 1):
-            # A fill that breaks off before it has brought a slice is not asked for again and again.
+            # A fill that breaks off before it has delivered a slice is not repeated endlessly.
             self._again -= 1
             if self._again < 0:
                 raise failure or LostError
@@ -185,7 +187,7 @@ class Reader:
         return NEAR * self._slices.size if self._refetches else None
 
     def _flight(self, position: int, last: int) -> Fill:
-        """The fill to wait for: one under way that will soon be there, or a new one."""
+        """The fill to wait for: one in progress that will soon reach `position`, or a new one."""
         slices = self._slices
         flight = self._runs.covering(slices, position, self._reach)
         if flight is not None:
@@ -205,7 +207,7 @@ class Reader:
 
 
 def _some(first: int, last: int, most: int) -> Iterable[int]:
-    """The numbers from `first` to `last`, or, if these are more than `most`, so many of them, evenly spread."""
+    """The numbers from `first` to `last`, or, if there are more than `most`, that many of them, evenly spread."""
     count = last - first + 1
     if count <= most:
         return range(first, last + 1)
@@ -213,7 +215,8 @@ def _some(first: int, last: int, most: int) -> Iterable[int]:
 
 
 class PrefetchedBody:
-    """A body of pieces, some of which may have been had already; closed begun or not."""
+    """A body made of pieces, some of which may have been read ahead. It can be closed whether or not iteration has
+    begun."""
 
     __slots__ = ("_begun", "_close", "_pieces")
 
@@ -224,7 +227,7 @@ class PrefetchedBody:
 
     @classmethod
     async def begin(cls, pieces: AsyncGenerator[Piece, None], count: int) -> PrefetchedBody:
-        """With the first `count` pieces had; raises what they raise."""
+        """A body with its first `count` pieces already read. Exceptions raised by them propagate."""
         opened = cls(pieces)
         for _ in range(count):
             opened._begun.append(await anext(pieces))
@@ -245,9 +248,9 @@ class PrefetchedBody:
 
 
 async def sequence(pieces: AsyncIterator[Piece], parts: Iterable[Part]) -> AsyncGenerator[Piece, None]:
-    """What `respond.layout` has laid out, from a body that comes in order and is read only once.
+    """The body as laid out by `respond.layout`, made from a body that arrives in order and can be read only once.
 
-    :raises OriginFailure: if the body ends before that.
+    :raises OriginFailure: if the body ends too early.
     """
     position = 0
     rest: Piece = b""

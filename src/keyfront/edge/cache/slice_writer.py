@@ -1,4 +1,4 @@
-"""A slice on its way to disk."""
+"""A sink that writes one slice to the disk tier."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class SliceStore(Protocol):
 
 
 class SliceWriter:
-    """One slice on its way to disk: fed on the loop, written by the tier's thread.
+    """One slice being written to disk: fed on the event loop, written by the tier's thread.
 
-    `written` bytes of it can be read back from `file`, at `offset`. `done` once it has its name, `failed` if it
-    will never have one.
+    `written` bytes of it can be read back from `file`, at `offset`. It is `done` once the file has its final name, and
+    `failed` if it will never get one.
     """
 
     lasting = True
@@ -66,7 +66,7 @@ class SliceWriter:
         self._temporary = ""
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
-        self._left = SimpleQueue[None]()  # as long as what the thread has still to do
+        self._left = SimpleQueue[None]()  # one item per task that the thread has yet to do
         self.offset = PREFIX.size + len(self._head)
         self.file: OpenFile | None = None
         self.received = 0
@@ -83,15 +83,15 @@ class SliceWriter:
         self._submit(len(chunk), lambda: self._write(chunk))
 
     def finish(self) -> None:
-        """It is whole."""
+        """Complete the slice."""
         self._submit(0, self._finish)
 
     def abandon(self) -> None:
-        """It will not be whole. What was written can still be read by who holds `file`."""
+        """Abandon the slice before it is complete. A holder of `file` can still read what was written."""
         self._submit(0, self._give_up)
 
     async def progress(self) -> None:
-        """Wait until the thread has done some of what waits for it, if anything does."""
+        """Wait until the thread has completed part of its pending work, if there is any."""
         waiter = self._waiter = self._loop.create_future()
         if not self._left.empty():
             await waiter
@@ -122,7 +122,7 @@ class SliceWriter:
         if self.file is None:
             self._temporary, fd = self._tier.new_file()
             self.file = OpenFile(fd)
-            # The prefix's place stays empty until the rest is there.
+            # The prefix stays zeroed until the rest is written.
             write_all(fd, [bytes(PREFIX.size), self._head])
         self._checksum = crc32(chunk, self._checksum)
         write_all(self.file.fd, [chunk])
@@ -141,7 +141,7 @@ class SliceWriter:
         except FileNotFoundError:
             if os.path.exists(self._temporary):
                 raise
-            self._give_up()  # it was taken for a left-over: it took too long
+            self._give_up()  # it took too long and was removed as a leftover
             return
         self._tier.account(delta)
         self.done = True

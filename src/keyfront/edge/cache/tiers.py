@@ -17,7 +17,8 @@ from keyfront.edge.types.stored import Meta, Slices, Stored
 
 
 class Tiers:
-    """This worker's memory, the memory that the machine's workers share (if several), and the disk (if configured)."""
+    """This worker's memory, the memory shared by the machine's workers (if there are several), and the disk (if
+    configured)."""
 
     def __init__(self, memory: MemoryTier, disk: DiskTier | None, arena: Arena | None = None) -> None:
         self.memory = memory
@@ -27,8 +28,8 @@ class Tiers:
     def find(self, key: str, forwarded: Callable[[], Headers], now: float) -> Stored | None:
         """The response for `key`.
 
-        What another tier has is put into memory. A response in memory that is no longer fresh at `now` (epoch seconds)
-        gives way to one that another worker has fetched or revalidated since.
+        A response found in another tier is copied into memory. A response in memory that is no longer fresh at `now`
+        (epoch seconds) is replaced by one that another worker has fetched or revalidated since.
         """
         memory = self.memory
         stored = memory.find(key, forwarded) or memory.find(sliced_key(key), forwarded)
@@ -62,10 +63,10 @@ class Tiers:
             self.arena.put(stored)
 
     def put(self, stored: Stored, asked: float, *, share: bool = True) -> None:
-        """Store a response in place of the one that it supersedes. When this returns, all workers find it.
+        """Store a response in place of the one that it supersedes. Once this returns, all workers find it.
 
-        :param asked: when the origin was asked for it, epoch seconds.
-        :param share: if false, it is stored in this worker's memory only.
+        :param asked: when the request went to the origin, epoch seconds.
+        :param share: if false, the response is stored in this worker's memory only.
         """
         if not share:
             self._remember(stored)
@@ -75,7 +76,7 @@ class Tiers:
             self.disk.put(stored, asked)
 
     def drop(self, key: str) -> None:
-        """Remove the response for `key`, all its variants included, in all workers."""
+        """Remove the response for `key` with all its variants, in all workers."""
         removal = Removal(key, exact=True)
         self.memory.remove(removal)
         if self.disk is not None:
@@ -83,7 +84,7 @@ class Tiers:
         self.memory.removals.publish(removal)
 
     def slice(self, slices: Slices, index: int) -> Piece | None:
-        """A slice that can be read now."""
+        """The slice, if it can be read now."""
         name = slice_key(slices, index)
         body = self._in_memory(name)
         if body is not None or self.disk is None:
@@ -91,7 +92,7 @@ class Tiers:
         return self.disk.slice(name, slices.length(index))
 
     async def verified_slice(self, slices: Slices, index: int) -> Piece | None:
-        """The same, but a slice written to disk before the machine started is first read and verified."""
+        """Like `slice`, but a slice written to disk before the machine started is first read and verified."""
         name = slice_key(slices, index)
         body = self._in_memory(name)
         if body is not None or self.disk is None:
@@ -108,7 +109,7 @@ class Tiers:
         return stored.body if stored is not None else None
 
     def has(self, slices: Slices, index: int) -> bool:
-        """Is the slice stored, as far as can be told without opening it?"""
+        """Whether the slice appears to be stored. Does not open it."""
         name = slice_key(slices, index)
         return (
             self.memory.get_any_variant(name) is not None
