@@ -1,20 +1,21 @@
-"""Which key of a key group signs now, which came before, and which will come: one small record a key group.
+"""The record of a key group: which key signs now, which keys came before, and which come next.
 
-It is the only thing on which those that sign and the one that rotates have to agree, so it is one text, changed as a
-whole by whoever has seen what was there (`Records.write`). To switch signers is to write this record: before it every
-signer takes the old key, after it every signer that has looked takes the new one, and none ever mixes the two.
+It is the only state on which the signers and the rotation have to agree. So it is a single text, replaced as a whole by
+a writer that has read the current version (`Records.write`). Writing this record is what switches the signers: before
+the write every signer uses the old key, after it every signer that has read the record uses the new one, and none ever
+mixes the two.
 
-A key passes through its stages in order, and none is skipped but in an emergency:
+A key passes through its stages in order. A stage is skipped only in an emergency:
 
     CREATED     it is in custody; CloudFront may not know it yet
     PUBLISHED   every edge trusts it
     SIGNING     signers use it: never more than one key at a time
-    DRAINING    no signer uses it any more, and edges still trust it, for what it signed is still about
+    DRAINING    no signer uses it any more; edges still trust it, because URLs that it signed are still in use
     RETIRED     no edge trusts it
 
-Every record has a `serial`, which only grows. Who follows a record and then meets a smaller serial has met a copy of
-an older one (a replica that lags, a store restored from a backup), and goes by what it has seen. To go back to an
-earlier key is to write a new record, with a larger serial, in which that key signs again.
+Every record has a `serial`, which only increases. A process that follows a record and then reads a smaller serial has
+read an older copy (from a lagging replica or a store restored from a backup), and continues with the record that it
+already knows. To go back to an earlier key, write a new record, with a larger serial, in which that key signs again.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from keyfront.signing.policy import MAX_EPOCH
 DAY = 86400.0
 
 LEEWAY = 60.0
-"""How far the clocks of signers, of the one that rotates and of edges may be apart, seconds."""
+"""Maximum clock difference between signers, the rotation, and edges, in seconds."""
 
 
 class Stage(Enum):
@@ -47,15 +48,17 @@ class Stage(Enum):
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One key of the group. `uri` is where custody has it, `key_pair_id` what CloudFront calls it (empty: CloudFront
-    does not know it yet). Times are epoch seconds, 0.0 for what has not come: when it was made, when every edge trusted
-    it, when signers took it and left it, until when it is trusted at least, and when it ceased to be.
+    """One key of the group. `uri` is its URI in custody; `key_pair_id` is its ID in CloudFront (empty if CloudFront
+    does not know it yet). Times are epoch seconds, 0.0 for an event that has not happened: when it was created, when
+    every edge trusted it, when signers started and stopped using it, until when it is trusted at least, and when it
+    stopped being trusted.
 
-    `fingerprint` is the public key's, if known: signers refuse a key from custody that is another. `reach` is the
-    longest `Terms.reach` under which it has signed.
+    `fingerprint` is that of the public key, if known: signers refuse a key from custody with another one. `reach` is
+    the longest `RotationPolicy.reach` under which it has signed.
 
-    What only the rotation goes by: `leaving` is when it was decided that no edge shall trust it any more, `gone` when
-    nothing of it was left to be deleted. A `compromised` key is never gone back to."""
+    Two times matter only to the rotation: `leaving` is when it was decided that no edge shall trust the key any more;
+    `gone` is when nothing of it was left to delete. A `compromised` key is never reinstated.
+    """
 
     uri: str
     stage: Stage
@@ -74,16 +77,17 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class RotationPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How a group's keys are rotated. Lengths are seconds.
+    """How a group's keys are rotated. Durations are in seconds.
 
-    `place` is where new keys are made. `every` is how long a key signs before the next takes its place: a length, or a
-    cron expression (UTC), or empty for rotation on demand only. `overlap` is how long a key that signs no more is
-    trusted at least; `max_lifetime` how far ahead a signature may end, which signers obey; `max_staleness` how long a
-    signer may go on without having seen this record. A key drains for the longer of `overlap` and its reach
-    (`Succession.drains_until`). `hash_name` is what signers use unless told otherwise, if the key can.
+    `place` is where new keys are created. `every` is how long a key signs before the next one replaces it: a duration,
+    a cron expression (UTC), or empty for rotation on demand only. `overlap` is the minimum time for which a key is
+    trusted after it stops signing. `max_lifetime` is how far in the future a signature may expire; signers enforce it.
+    `max_staleness` is how long a signer may continue without having read this record. A key drains for the longer of
+    `overlap` and its reach (`KeyGroupRecord.drains_until`). `hash_name` is the hash that signers use unless configured
+    otherwise, if the key supports it.
 
-    `settle` is how long after a key group was changed an edge may still not know of it although its distributions are
-    Deployed, and `grace` how long the private half of a key that is RETIRED can still be had back.
+    `settle` is how long after a change to a key group an edge may still not know of it although its distributions are
+    Deployed. `grace` is how long the private half of a RETIRED key can still be recovered.
     """
 
     place: str
@@ -100,16 +104,17 @@ class RotationPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def reach(self) -> float:
-        """How long after signers were told to leave a key something that it signed may still be valid: the last of
-        them hears of it after `max_staleness`, and what it signed just before ends `max_lifetime` later."""
+        """How long after signers are switched away from a key something that it signed may still be valid: the last
+        signer learns of the switch after `max_staleness`, and what it signed just before expires `max_lifetime`
+        later."""
         return self.max_staleness + self.max_lifetime + LEEWAY
 
 
 class KeyGroupRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The record of one key group. `group` is the key group's name, `key_group_id` its id in CloudFront, `entries` its
-    keys from the oldest to the newest. RETIRED ones are forgotten after a while; audit remembers them. `serial` is set
-    by `save`. `made` counts the keys that were ever made for the group, and `asked` is when somebody asked for a
-    rotation that has not happened yet."""
+    """The record of one key group. `group` is the key group's name, `key_group_id` its ID in CloudFront, and `entries`
+    its keys from the oldest to the newest. RETIRED keys are dropped after a while; the audit log keeps them. `save`
+    sets `serial`. `made` counts the keys ever created for the group, and `asked` is when a rotation was requested
+    that has not happened yet."""
 
     group: str
     key_group_id: str
@@ -125,11 +130,11 @@ class KeyGroupRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         return next((entry for entry in self.entries if entry.stage is Stage.SIGNING), None)
 
     def entry(self, uri: str) -> Entry | None:
-        """The key that custody has at `uri`."""
+        """The key at `uri` in custody."""
         return next((entry for entry in self.entries if entry.uri == uri), None)
 
     def with_terms(self, terms: RotationPolicy) -> KeyGroupRecord:
-        """The same keys under other terms. The key that signs keeps the longest reach that it has had."""
+        """Return the same keys under another policy. The key that signs keeps the longest reach that it has had."""
         entries = tuple(
             msgspec.structs.replace(entry, reach=max(entry.reach, self.terms.reach, terms.reach))
             if entry.stage is Stage.SIGNING
@@ -139,8 +144,8 @@ class KeyGroupRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         return msgspec.structs.replace(self, terms=terms, entries=entries)
 
     def drains_until(self, entry: Entry, now: float) -> float:
-        """Until when edges have to trust `entry` if signers are told now to leave it: no link that it signed by the
-        terms is cut short."""
+        """Until when edges must trust `entry` if signers are switched away from it at `now`, so that no link that it
+        signed under the policy is cut short."""
         return now + max(self.terms.overlap, self.terms.reach, entry.reach)
 
     def to_bytes(self) -> bytes:
@@ -151,7 +156,7 @@ _decoder = msgspec.json.Decoder(KeyGroupRecord)
 
 
 def read_succession(data: bytes) -> KeyGroupRecord:
-    """:raises CustodyError: if `data` is no such record, or one that makes no sense (`check`)."""
+    """:raises CustodyError: if `data` is not a key group's record, or is inconsistent (`check`)."""
     try:
         found = _decoder.decode(data)
     except (msgspec.MsgspecError, ValueError) as error:
@@ -161,8 +166,9 @@ def read_succession(data: bytes) -> KeyGroupRecord:
 
 
 def check(succession: KeyGroupRecord) -> None:
-    """:raises CustodyError: if signers cannot go by it, the message says why: two keys that sign at once, one key named
-    twice, a stage without its time, an id that CloudFront has to have given, times and lengths that are none."""
+    """:raises CustodyError: if signers cannot use the record. The message says why: two keys that sign at once, one key
+    named twice, a stage without its time, a missing ID that CloudFront must have assigned, or an invalid time or
+    duration."""
     told = f"the record of key group {succession.group[:100]!r}"
     if not succession.group:
         raise CustodyError("the record of a key group names no group")
@@ -199,8 +205,8 @@ _NEEDED: dict[Stage, tuple[str, ...]] = {
     Stage.DRAINING: ("uri", "key_pair_id", "draining", "drain_until"),
     Stage.RETIRED: ("uri", "retired"),
 }
-"""What has to be known of a key in each stage. A time of an earlier stage may be missing (an emergency leaves stages
-out), and one of a later stage may be there (a key that was gone back to)."""
+"""The fields required of a key in each stage. A time of an earlier stage may be missing (an emergency skips stages),
+and a time of a later stage may be present (a key that was reinstated)."""
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -208,17 +214,17 @@ out), and one of a later stage may be there (a key that was gone back to)."""
 
 
 class VersionedRecord(NamedTuple):
-    """A record as its place has it, and the version by which it can be changed."""
+    """A record as stored in its place, and the version needed to change it."""
 
     succession: KeyGroupRecord
     version: str
 
 
 def record_name(group: str) -> str:
-    """Under which name the record of a key group is kept: the group's own where records may be called so, else what
-    can be read of it and the beginning of its SHA-256. No two groups share one.
+    """Return the name under which the record of a key group is stored: the group's own name if it is valid for a
+    record, otherwise its readable part plus the beginning of its SHA-256. No two groups share a name.
 
-    :raises CustodyError: if no key group can be called `group`.
+    :raises CustodyError: if no key group can have the name `group`.
     """
     if not group:
         raise CustodyError("a key group has a name")
@@ -232,14 +238,14 @@ def record_name(group: str) -> str:
     return f"{_DERIVED}{legible}-{digest[:24]}" if legible else f"{_DERIVED}{digest[:24]}"
 
 
-_DERIVED = "kg-"  # names that begin so are all derived, so that no plain one can pose as another group's
+_DERIVED = "kg-"  # prefix of all derived names, so that a plain name cannot pose as another group's
 
 
 def load(records: Records, group: str) -> VersionedRecord | None:
-    """The record of a key group; None if there is none.
+    """Read the record of a key group. Returns None if there is none.
 
-    :raises CustodyUnavailable: if the place cannot be asked.
-    :raises CustodyError: if it cannot be read, or is another group's.
+    :raises CustodyUnavailable: if the place cannot be reached.
+    :raises CustodyError: if the record cannot be read, or belongs to another group.
     """
     found = records.read(record_name(group))
     if found is None:
@@ -254,13 +260,13 @@ def load(records: Records, group: str) -> VersionedRecord | None:
 
 
 def save(records: Records, succession: KeyGroupRecord, version: str | None, *, now: float) -> VersionedRecord:
-    """Put `succession` in the place of the record that it was made from and that had `version` (None: there was none).
-    Durable when this returns; what it returns is what was written, with the serial that it got: the time in
-    milliseconds, or one more than before if that is not later. So a record that comes back from a backup and is saved
-    again is newer than any that was written before, and signers that run go by it.
+    """Replace the record with `succession`, which was made from the one at `version` (None: there was none). The write
+    is durable when this returns. The return value is what was written, with its new serial: the time in
+    milliseconds, or one more than the previous serial if that time is not later. So a record that is restored from a
+    backup and saved again is newer than any written before, and running signers adopt it.
 
-    :raises RecordChanged: if something else is there; nothing was written.
-    :raises CustodyError: if signers could not go by it, or it is too long.
+    :raises RecordChanged: if the stored record has changed; nothing was written.
+    :raises CustodyError: if signers could not use the record, or it is too long.
     """
     written = msgspec.structs.replace(succession, serial=max(succession.serial + 1, int(now * 1000)))
     check(written)
@@ -270,5 +276,5 @@ def save(records: Records, succession: KeyGroupRecord, version: str | None, *, n
             f"the record of key group {succession.group[:100]!r} would take {len(data)} bytes, and {MOST_BYTES} is "
             "what every place of records takes: leave out keys that are RETIRED"
         )
-    read_succession(data)  # nothing is let out that could not be read again
+    read_succession(data)  # never write what could not be read again
     return VersionedRecord(written, records.write(record_name(succession.group), data, version).version)

@@ -1,11 +1,11 @@
-"""Why a request was refused, or would be: every check of the gate as a line, and the likely cause.
+"""The explanation of why a request was or would be refused: every signature check as a line, and the likely cause.
 
-`verify` stops at the first reason; `explain` looks at everything, also at what `verify` never needs: keys known to the
-installation but not trusted here, the URL in the spellings that signers are known to get wrong, other hashes, URLs that
-were put together wrongly. It takes its verdict from `verify` itself, and like it has no clock.
+`verify` stops at the first reason. `explain` checks everything, including what `verify` never needs: keys known to the
+installation but not trusted here, the URL in spellings that signers are known to get wrong, other hashes, and URLs that
+were assembled wrongly. It takes its verdict from `verify` itself and, like `verify`, does not read a clock.
 
-A cause is named only where it can be seen or proven. A spelling, a host or a text is named only if the signature
-verifies over it, or the policy grants it.
+A cause is named only if it is visible or proven. A spelling, a host, or a text is named only if the signature verifies
+over it, or the policy grants it.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from keyfront.signing.raw_url import SIGNING_PARAMETERS, split_url
 from keyfront.signing.resource import ResourcePattern, is_bucket_host, plain_host
 from keyfront.signing.verify import KeyRing, is_url, signing_cookies, split_query, verify
 
-# How far a clock may be off before "wrong clock" is no longer the first thing to think of, in seconds.
+# Maximum clock skew, in seconds, for which "wrong clock" is the first cause to suspect.
 _SKEW = 300
-# URLs tried against a custom policy's Resource, and their characters together.
+# Limits for matching a custom policy's Resource: URLs tried, and their total characters.
 _MAX_MATCHES = 1_000
 _MAX_MATCHED = 150_000
 
 
 class Cause(msgspec.Struct, frozen=True):
-    """One cause of a refusal. `code` is stable (docs/guide/explain.md lists them), `text` a sentence or two that say
-    what is wrong and what to do."""
+    """One cause of a refusal. `code` is stable (docs/guide/explain.md lists the codes). `text` is one or two sentences
+    that say what is wrong and what to do."""
 
     code: str
     text: str
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One check. `passed` is None if it could not be made, because of what failed before it. `expected` and
-    `seen` are the same thing in two versions, to be read side by side; `hint` says what to do."""
+    """One check. `passed` is None if the check could not be made because an earlier one failed. `expected` and `seen`
+    are two versions of the same value, for side-by-side comparison. `hint` says what to do."""
 
     name: str
     passed: bool | None
@@ -55,9 +55,9 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What became of a request. `denial` is the reason's name ("" if granted), `code` and `message` what
-    CloudFront answers, `cause` the likely cause in a sentence or two ("" if granted). `mode` is "url",
-    "cookies" or "none". `causes` are the parts of `cause`, each with its code."""
+    """The result for a request. `denial` is the reason's name ("" if granted), `code` and `message` are CloudFront's
+    response, and `cause` is the likely cause in one or two sentences ("" if granted). `mode` is "url", "cookies", or
+    "none". `causes` are the parts of `cause`, each with its code."""
 
     granted: bool
     denial: str
@@ -83,10 +83,10 @@ def explain_url(  # public API of the SDK: seven options, all by keyword
     known_keys: Mapping[str, PublicKey] | None = None,
     other_hosts: Iterable[str] = (),
 ) -> Report:
-    """`explain` for a URL as one has it at hand: what a browser would encode of it is encoded, a fragment
-    is cut off.
+    """Run `explain` on a URL as pasted by a user: characters that a browser would encode are encoded, and a fragment is
+    removed.
 
-    :raises SigningError: if it is no http or https URL.
+    :raises SigningError: if it is not an http or https URL.
     """
     parts = split_url(url.strip())
     target = re.sub("[^!-~]+", lambda match: quote(match[0], safe="", errors="replace"), parts.target)
@@ -108,18 +108,18 @@ def explain(  # public API of the SDK: `verify`'s request, and options by keywor
     known_keys: Mapping[str, PublicKey] | None = None,
     other_hosts: Iterable[str] = (),
 ) -> Report:
-    """Judge a request as `verify` does, and say why.
+    """Judge a request as `verify` does, and explain the verdict.
 
-    The first five arguments are `verify`'s; `client_ip` may be "" if it is not known, and then an IpAddress
-    condition is left open. `known_keys` are all keys of the installation by id, `other_hosts` the other
-    names of the same distribution: a signature that fits one of those names the mistake.
+    The first five arguments are those of `verify`. `client_ip` may be "" if it is unknown; an IpAddress condition is
+    then left undecided. `known_keys` are all keys of the installation by ID. `other_hosts` are the other host names of
+    the same distribution: if the signature fits one of them, the report says so.
     """
     viewer = _Presented(scheme, host, target, cookie_header, client_ip)
     return _Explanation(viewer, _Known(keyring, known_keys or {}, tuple(other_hosts)), now).report()
 
 
 class _Presented(NamedTuple):
-    """What a viewer presents. `client_ip` is empty if it is not known."""
+    """What a viewer presents. `client_ip` is empty if it is unknown."""
 
     scheme: str
     host: str
@@ -130,8 +130,8 @@ class _Presented(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """What the installation knows: the keys that are trusted for the request, all its keys by id, and the other host
-    names of the distribution."""
+    """What the installation knows: the keys trusted for the request, all its keys by ID, and the other host names of
+    the distribution."""
 
     keyring: KeyRing
     keys: Mapping[str, PublicKey]
@@ -139,8 +139,8 @@ class _Known(NamedTuple):
 
 
 class _Explanation:
-    """One request under examination. Each check adds its line and leaves what the later ones need; none
-    relies on an earlier one having passed."""
+    """One request under examination. Each check adds its line and stores what later checks need; none relies on an
+    earlier one having passed."""
 
     def __init__(self, viewer: _Presented, known: _Known, now: float) -> None:
         self.scheme, self.host, self.target = viewer.scheme, _latin(viewer.host), _latin(viewer.target)
@@ -154,7 +154,7 @@ class _Explanation:
         if mark:
             parameters, self.own = split_query(self.query)
         self.url = f"{self.scheme}://{self.host}{self.target}"
-        # Of a pasted fragment only what is the signer's own: `#top`, not the parameters.
+        # Of a pasted fragment, only the signer's own part: `#top`, not the parameters.
         own_fragment = re.split("[?&]", self.fragment, maxsplit=1)[0]
         self.request = Request(
             self.scheme,
@@ -164,7 +164,7 @@ class _Explanation:
             fragment=own_fragment,
             other_hosts=[_latin(other) for other in known.other_hosts],
         )
-        # The URL without the signing parameters: what a canned policy names and a custom one has to grant.
+        # The URL without the signing parameters: a canned policy names it, and a custom one must grant it.
         self.resource = f"{self.scheme}://{plain_host(self.scheme, self.host)}{self.path}"
         if self.own:
             self.resource += f"?{self.own}"
@@ -199,7 +199,7 @@ class _Explanation:
         denial = self._verdict(self.target, self.cookie_header)
         causes: list[Cause] = []
         if denial is not None:
-            # Where the key is unknown, whose signature it is may be the better half of the answer.
+            # If the key is unknown, the result of the next check (whose signature it is) may be more helpful.
             failures = self.failures[: 2 if denial is Denial.UNKNOWN_KEY else 1]
             found = [*self._more_than_one(), *(mistake for failure in failures for mistake in failure)]
             causes = [Cause(mistake.code, _sentence(mistake.text)) for mistake in dict.fromkeys(found)]
@@ -216,8 +216,8 @@ class _Explanation:
         )
 
     def _verdict(self, target: str, cookie_header: str) -> Denial | None:
-        """What the gate says to a request like this one."""
-        # Where the viewer's address is not known, an IpAddress condition is taken to be met.
+        """Return the verdict of `verify` on this request."""
+        # If the viewer's address is unknown, an IpAddress condition counts as met.
         address = self.client_ip or self._allowed_address()
         ring = KeyRing(self.keyring.keys, entries=1)
         try:
@@ -235,13 +235,13 @@ class _Explanation:
         hint: str = "",
         mistakes: tuple[Mistake, ...] = (),
     ) -> None:
-        """Add a check. One that has not passed has `mistakes`, whose words are its hint unless it has another."""
+        """Add a check. A failed check has `mistakes`; their texts form its hint unless `hint` is given."""
         hint = hint or " ".join(_sentence(mistake.text) for mistake in mistakes)
         self.checks.append(Check(name, passed, expected, seen, hint))
         if passed is False:
             self.failures.append(mistakes or (Mistake("unknown", hint),))
 
-    # 1. What is there at all?
+    # 1. Which credentials are present?
 
     def _credentials(self) -> None:
         names = [self.prefix + name for name in ("Expires or Policy", "Signature", "Key-Pair-Id")]
@@ -275,7 +275,7 @@ class _Explanation:
         self._add("credentials", not missing, expected, seen, hint, tuple(mistakes))
 
     def _absence(self) -> Mistake:
-        """Why there is no signature."""
+        """Return why there is no signature."""
         found = assembly.misplaced(self.path, self.query, self.fragment)
         found = found or assembly.signed_elsewhere(self.query)
         found = found or assembly.misspelt(self._own_names(), SIGNING_PARAMETERS, sure=False)
@@ -295,7 +295,7 @@ class _Explanation:
         )
 
     def _why_missing(self) -> Iterator[Mistake]:
-        """What became of parameters that are not where some others are."""
+        """Yield what happened to parameters that are missing while others are present."""
         missing = {
             keys[0] if len(keys) == 1 else name
             for keys in _NEEDED
@@ -321,7 +321,7 @@ class _Explanation:
         return [self.prefix + name for name in self.given if names.count(self.prefix + name) > 1]
 
     def _more_than_one(self) -> Iterator[Mistake]:
-        """Of a refused request: whether another of several signatures or cookies would have been the right one."""
+        """For a refused request, yield whether another of several signatures or cookies would have been accepted."""
         repeated = self._repeated()
         if self.mode == "url" and "Signature" in repeated:
             yield Mistake(
@@ -340,7 +340,7 @@ class _Explanation:
                     )
                     return
 
-    # 2. Whose is it?
+    # 2. Which key does it name?
 
     def _trusted_key(self) -> None:
         expected = f"one of {', '.join(self.keyring.keys)}" if self.keyring.keys else "no key is trusted here"
@@ -394,7 +394,7 @@ class _Explanation:
             "No key of this id is known here: a typing error, another account's key, or a key deleted since.",
         )
 
-    # 3. What does it say?
+    # 3. What does the policy say?
 
     def _policy(self) -> None:
         if "Policy" in self.given:
@@ -452,7 +452,7 @@ class _Explanation:
             mistake = values.base64_mistake(text, self.prefix + "Signature", self.mode)
             self._add("signature", False, expected, f"{text[:60]}…", mistakes=(mistake,))
             return
-        # Its shape is told here, though only the next check refuses it.
+        # Report its shape here, although only the next check refuses it.
         shape = values.shape_mistake(text, self.signature, kind)
         self._add("signature", True, expected, f"{len(self.signature)} bytes", shape.text if shape else "")
 
@@ -460,7 +460,7 @@ class _Explanation:
         key = self.known_keys.get(self.key_id)
         return key.algorithm if key else ""
 
-    # 5. Does it fit?
+    # 5. Does the signature fit?
 
     def _hash(self) -> None:
         text = self.given.get("Hash-Algorithm")
@@ -518,7 +518,7 @@ class _Explanation:
         return canned_candidates(self.request, self.given["Expires"], self.key_id)
 
     def _misfit(self, expected: str, search: Search) -> None:
-        """A signature that fits nothing: what is known of it, and what to do."""
+        """Report a signature that fits nothing: what is known about it, and what to do."""
         what = "Policy" if self.policy is not None else "URL or the time in Expires"
         if (maker := search.maker) is not None:
             id_, imprint = maker
@@ -552,7 +552,7 @@ class _Explanation:
             mistakes=(mistake,),
         )
 
-    # 6. Does it grant this URL?
+    # 6. Does the policy grant this URL?
 
     def _covers(self) -> None:
         possible = is_url(self.host, self.path)
@@ -560,7 +560,7 @@ class _Explanation:
             "impossible_url", "No URL has such a host or path: the path begins with /, the host has none."
         )
         if self.statement is None:
-            # A canned policy's URL is part of what its signature proves.
+            # A canned policy's signature already proves its URL.
             passed = None if self.until is None else possible
             mistakes = (impossible,) if not possible else ()
             self._add("resource", passed, self.resource, self.resource, mistakes=mistakes)
@@ -631,7 +631,7 @@ class _Explanation:
             ),
         )
 
-    # 7, 8. Does it hold now, and for this viewer?
+    # 7, 8. Is it valid now, and for this viewer?
 
     def _starts(self) -> None:
         if self.statement is None or self.statement.not_before is None:
@@ -679,8 +679,8 @@ class _Explanation:
 
 
 def _unsure(pattern: str) -> frozenset[str]:
-    """The causes that a match with the policy's Resource does not prove. In a custom policy wildcards are what they
-    seem; where a part has one, other texts of that part match, too."""
+    """Return the causes that a match with the policy's Resource does not prove. In a custom policy, wildcards are real
+    wildcards; where a part has one, other texts of that part also match."""
     codes = {"canned_wildcard", "bare_path", "value_missing", "nested_url"}
     host, _, tail = pattern.partition("://")[2].partition("/")
     if "*" in host or "?" in host:
@@ -692,12 +692,12 @@ def _unsure(pattern: str) -> frozenset[str]:
     return frozenset(codes)
 
 
-# A key id, and what stands behind it that no id has.
+# A key ID, followed by characters that no ID contains.
 _AFTER_ID = re.compile(r"([A-Za-z0-9_-]+)([^A-Za-z0-9_-].*)", re.DOTALL)
 
 
 def _latin(text: str) -> str:
-    """Text as a request line has it: what is not latin-1 as the bytes of its UTF-8."""
+    """Return text as it appears on a request line: characters outside latin-1 become the bytes of their UTF-8."""
     return text if all(char <= "\xff" for char in text) else text.encode("utf-8", "replace").decode("latin-1")
 
 

@@ -1,4 +1,4 @@
-"""The gate: whether a viewer's signed URL or signed cookies grant what it asks for.
+"""Verification of signed URLs and signed cookies: whether they grant the viewer's request.
 
 `verify` judges one request. The order of its checks decides which refusal a viewer sees
 (cloudfront-semantics §4.1):
@@ -12,12 +12,12 @@
  7. now is within its dates                 NOT_YET_VALID, EXPIRED
  8. the viewer is within its network        WRONG_IP
 
-Steps 1 to 5 depend on nothing but the credential, so a credential that has passed them is remembered and not
-checked again; 6 to 8 are judged at every use. Only what has passed is remembered, so nobody can fill the
-table without a signature of a trusted key. What is remembered belongs to one KeyRing, whose keys never
-change, so no credential outlives the trust in its key: a changed group is a new KeyRing.
+Steps 1 to 5 depend only on the credential, so a credential that has passed them is cached and not checked again; steps
+6 to 8 are evaluated on every use. Only credentials that pass are cached, so filling the table requires signatures of a
+trusted key. The cache belongs to one KeyRing, whose keys never change, so no credential outlives the trust in its key:
+a changed group means a new KeyRing.
 
-Everything is compared raw, as on the request line. There is no clock here, no randomness and no I/O.
+Everything is compared raw, as it appears on the request line. The module uses no clock, no randomness, and no I/O.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ Mode = Literal["url", "cookies"]
 
 _RESERVED = re.compile("Expires|Policy|Signature|Key-Pair-Id|Hash-Algorithm")
 _HASH_NAMES = frozenset({"SHA1", "SHA256"})
-# §2: the same five as cookies.
+# §2: the same five parameters as cookies.
 SIGNING_COOKIES = frozenset("CloudFront-" + name for name in SIGNING_PARAMETERS)
 
 
-# Viewers come back; reading an address takes longer than all else that a remembered grant costs.
+# Viewers return, and parsing an address takes longer than the rest of the work for a cached grant.
 _viewer = lru_cache(maxsize=16_384)(ipv4)
 _LONGEST_ADDRESS = 45
 
 
 class Grant:
-    """What a viewer's signature allows. Never changes, and may be shared between requests.
+    """What a viewer's signature allows. Immutable; may be shared between requests.
 
-    `mode` says whether the URL or the cookies carried it; `canned` whether its policy is a canned one, which grants
-    one URL only. `expires` and `not_before` are epoch seconds: it is good while `not_before < now < expires`.
-    `network` is the IPv4 range that the viewer must be in, as two integers. `own_query` is the raw query of the
-    request without the five signing parameters, in their order and encoding. `remembered` is true if the signature
-    was verified at an earlier request.
+    `mode` says whether the URL or the cookies carried it. `canned` says whether its policy is a canned one, which
+    grants only one URL. `expires` and `not_before` are epoch seconds: the grant is valid while `not_before < now <
+    expires`. `network` is the IPv4 range that must contain the viewer's address, as two integers. `own_query` is the
+    raw query of the request without the five signing parameters, in its original order and encoding. `remembered` is
+    true if the signature was verified on an earlier request.
     """
 
     __slots__ = (
@@ -103,13 +103,13 @@ class Grant:
 
     @property
     def resource(self) -> str | None:
-        """The URL or the pattern that is granted, as latin-1 text; None for a policy that names none (any URL)."""
+        """The granted URL or pattern, as latin-1 text; None for a policy that names none (any URL)."""
         return self._scope if isinstance(self._scope, str) else self._scope.resource
 
     def judge(self, client_ip: str, now: float) -> None:
-        """Steps 7 and 8 again, for the same URL, at another time or for another viewer.
+        """Evaluate steps 7 and 8 again, for the same URL, at another time or for another viewer.
 
-        :raises Denied: NOT_YET_VALID, EXPIRED or WRONG_IP.
+        :raises Denied: NOT_YET_VALID, EXPIRED, or WRONG_IP.
         """
         # §1.3: refused on or before DateGreaterThan; equality with DateLessThan is refused too.
         if self.not_before is not None and now <= self.not_before:
@@ -123,9 +123,9 @@ class Grant:
                 raise self._denied(Denial.WRONG_IP, f"{client_ip} is outside the policy's network")
 
     def judge_url(self, scheme: str, host: str, target: str, client_ip: str, now: float) -> None:
-        """Steps 6 to 8 again, for a URL that may be another one. Arguments as for `verify`.
+        """Evaluate steps 6 to 8 again, possibly for another URL. The arguments are those of `verify`.
 
-        :raises Denied: WRONG_RESOURCE, NOT_YET_VALID, EXPIRED or WRONG_IP.
+        :raises Denied: WRONG_RESOURCE, NOT_YET_VALID, EXPIRED, or WRONG_IP.
         """
         path, mark, query = target.partition("?")
         own = split_query(query)[1] if mark else None
@@ -134,25 +134,25 @@ class Grant:
         self.judge(client_ip, now)
 
     def under(self, resource: str) -> Grant:
-        """The same, as if its policy named this Resource (latin-1 text)."""
+        """Return the same grant as if its policy named this Resource (latin-1 text)."""
         scope = Statement(resource, self.expires, self.not_before, self.network)
         return Grant(
             self.key_pair_id, self.hash_name, self.mode, scope, self.expires, self.own_query, self.remembered
         )
 
     def _covers(self, scheme: str, host: str, path: str, own: str | None) -> bool:
-        """Step 6. `own` is the request's own query, None where not even a `?` of it is left."""
+        """Evaluate step 6. `own` is the request's own query, None if not even its `?` is left."""
         scope = self._scope
         if isinstance(scope, str):
             return scope in _canned_resources(scheme, host, path, own)
         if not is_url(host, path):
             return False
         pattern = scope.pattern
-        # §1.3: no Resource, so every URL that this key is trusted for.
+        # §1.3: no Resource means every URL for which this key is trusted.
         return pattern is None or pattern.matches(scheme, plain_host(scheme, host.lower()), path, own or "")
 
     def _for(self, own: str | None) -> Grant:
-        """The same, remembered, for a request with another query."""
+        """Return the same grant, marked as remembered, for a request with another query."""
         return Grant(self.key_pair_id, self.hash_name, self.mode, self._scope, self.expires, own or "", True)
 
     def _elsewhere(self) -> Denied:
@@ -167,8 +167,8 @@ class Grant:
 
 
 def _grant_bytes(grant: Grant) -> int:
-    """What a grant takes beside the URL or the Cookie header that is its key: its policy is measured with the policies,
-    a canned one's URL and the rest of the query are copies of parts of the key."""
+    """Return the size of a grant in bytes, without the URL or the Cookie header that is its key. Its policy is counted
+    with the policies. A canned policy's URL and the rest of the query are copies of parts of the key."""
     scope = grant._scope
     return len(grant.own_query) + (len(scope) if isinstance(scope, str) else 0)
 
@@ -176,25 +176,25 @@ def _grant_bytes(grant: Grant) -> int:
 def _policy_bytes(policy: tuple[str | Statement, int]) -> int:
     scope = policy[0]
     text = scope if isinstance(scope, str) else scope.resource or ""
-    # A custom policy's pattern, once compiled, has the text again, in sections.
+    # A custom policy's compiled pattern contains the text again, in sections.
     return 200 + 4 * len(text)
 
 
 class KeyRing:
     """The public keys that some cache behaviors trust, and the credentials verified with them.
 
-    `keys` maps key ids to keys (PEM text or PublicKey); it never changes. `groups` maps key ids to the id
-    of the key group that brought each in, for the log. Make one KeyRing for all behaviors that trust the
-    same groups, and a new one whenever a group changes: what was remembered dies with the old one.
+    `keys` maps key IDs to keys (PEM text or PublicKey); it never changes. `groups` maps key IDs to the ID of the key
+    group that contributed each, for the log. Create one KeyRing for all behaviors that trust the same groups, and a new
+    one whenever a group changes: the old cache is discarded with the old KeyRing.
 
-    Memory (measured): a remembered URL with a canned policy takes 0.9 KB for RSA and 0.7 KB for ECDSA, with a custom
-    policy of its own 2.3 and 1.8 KB, a Cookie header about as much. `entries` URLs, as many Cookie headers and as
-    many policies are kept of those in use, and never more than twice that; `size` bytes bounds one generation of
-    URLs, half of it one of headers and one of policies, so a key ring grows to four times `size` at the very most.
-    Nothing longer than 4096 characters is remembered. With a `budget`, which may be shared with other tables, all of
-    this takes no more than the budget has.
+    Memory (measured): a cached URL takes 0.9 KB for RSA and 0.7 KB for ECDSA with a canned policy, and 2.3 and 1.8 KB
+    with a custom policy of its own; a Cookie header takes about as much. The cache holds `entries` URLs, as many Cookie
+    headers, and as many policies of those in use, and never more than twice that. `size` bytes bounds one generation of
+    URLs; half of it bounds one generation of headers, and half one of policies. So a key ring never grows beyond four
+    times `size`. Nothing longer than 4096 characters is cached. With a `budget`, which other tables may share, the
+    total stays within the budget.
 
-    :raises KeyLoadError: if a key is none that CloudFront takes.
+    :raises KeyLoadError: if a key is not of a type that CloudFront accepts.
     """
 
     __slots__ = ("__weakref__", "_cookies", "_policies", "_urls", "groups", "keys")
@@ -225,7 +225,7 @@ class KeyRing:
 
     @property
     def remembered(self) -> int:
-        """How many credentials are remembered: signed URLs and Cookie headers."""
+        """The number of cached credentials: signed URLs and Cookie headers."""
         return len(self._urls) + len(self._cookies)
 
     def __repr__(self) -> str:
@@ -235,18 +235,18 @@ class KeyRing:
 def verify(
     scheme: str, host: str, target: str, cookie_header: str, keyring: KeyRing, client_ip: str, now: float
 ) -> Grant:
-    """What the viewer may have, by the credentials in its URL or else in its cookies.
+    """Return what the viewer is granted by the credentials in its URL or, without any there, in its cookies.
 
-    `scheme` is the viewer's, "http" or "https"; `host` the Host header as sent; `target` the raw origin-form
-    request target as latin-1 text (path and query); `cookie_header` the raw Cookie headers joined by "; ",
-    or ""; `client_ip` the viewer's address as text; `now` epoch seconds.
+    `scheme` is the viewer's, "http" or "https". `host` is the Host header as sent. `target` is the raw origin-form
+    request target as latin-1 text (path and query). `cookie_header` is the raw Cookie headers joined by "; ", or "".
+    `client_ip` is the viewer's address as text. `now` is in epoch seconds.
 
-    :raises Denied: with the first reason in the order above. Nothing else is raised, whatever the viewer sent.
+    :raises Denied: with the first reason in the order above. No input from a viewer raises anything else.
     """
     own: str | None = None
     if "?" in target:
-        # The whole URL first: nothing needs to be taken apart if this very URL has been verified before. Where
-        # host and path could pose as each other the text has two readings, and is looked up under none.
+        # Look up the whole URL first: if this exact URL was verified before, nothing needs to be parsed. If host and
+        # path could be confused with each other, the text has two readings and is not looked up.
         url = f"{scheme}://{host}{target}" if target[0] == "/" and "/" not in host else ""
         grant = keyring._urls.get(url)
         if grant is not None:
@@ -255,7 +255,7 @@ def verify(
             return grant
         path, _, query = target.partition("?")
         given, own = split_query(query)
-        # §1.1: any of the five makes it a signed URL, even an incomplete one, and cookies are not looked at.
+        # §1.1: any of the five makes it a signed URL, even an incomplete one, and the cookies are ignored.
         if given:
             grant = _authenticate(given, "url", scheme, host, path, own, keyring)
             _judge(grant, scheme, host, path, own, client_ip, now)
@@ -265,7 +265,7 @@ def verify(
     else:
         path = target
     grant = keyring._cookies.get(cookie_header)
-    # A canned cookie grants one URL: for any other the signature has to be looked at, and will not fit.
+    # A canned cookie grants one URL. For any other, the signature must be checked again, and will not fit.
     if grant is not None and (not grant.canned or grant._covers(scheme, host, path, own)):
         _judge(grant, scheme, host, path, own, client_ip, now)
         return grant._for(own) if own else grant
@@ -278,7 +278,7 @@ def verify(
 def _judge(
     grant: Grant, scheme: str, host: str, path: str, own: str | None, client_ip: str, now: float
 ) -> None:
-    """Steps 6 to 8. A canned policy's signature has already proved its URL."""
+    """Evaluate steps 6 to 8. A canned policy's signature has already proved its URL."""
     if not grant.canned and not grant._covers(scheme, host, path, own):
         raise grant._elsewhere()
     if now >= grant.expires or not grant.simple:
@@ -294,7 +294,7 @@ def _authenticate(
     own: str | None,
     keyring: KeyRing,
 ) -> Grant:
-    """Steps 1 to 5. `given` has the values of the signing parameters or cookies, by the parameters' names."""
+    """Evaluate steps 1 to 5. `given` maps the parameter names to the values of the signing parameters or cookies."""
     # 1, 2
     key_id = given.get("Key-Pair-Id")
     if not key_id:
@@ -303,7 +303,7 @@ def _authenticate(
     if key is None:
         raise Denied(Denial.UNKNOWN_KEY, "no key of that id is trusted here", key_id[:128])
 
-    # 3. Policy and Expires are never mixed: where both are given Policy counts (§1.1).
+    # 3. Policy and Expires are never mixed: if both are present, Policy counts (§1.1).
     signature = given.get("Signature", "")
     hash_name = given.get("Hash-Algorithm", "SHA1")
     policy = given.get("Policy")
@@ -337,7 +337,7 @@ def _authenticate(
             scopes = [(resource, canned_policy(resource, text)) for resource in resources]
         except UnicodeEncodeError:
             raise Denied(Denial.WRONG_RESOURCE, "the request is not latin-1 text", key_id) from None
-        # A canned URL is remembered whole; its policy is worth a look-up only where cookies carry it.
+        # A URL with a canned policy is cached whole; its policy is worth looking up only if cookies carry it.
         name = (key_id, hash_name, scopes[0][1], signature) if mode == "cookies" else None
         if name is not None and (known := keyring._policies.get(name)) is not None:
             return Grant(key_id, cast("HashName", hash_name), mode, *known, own or "", True)
@@ -362,15 +362,15 @@ def _authenticate(
 
 
 # ------------------------------------------------------------------------------------------------------------
-# Taking a request apart
+# Parsing a request
 
 
 def split_query(query: str) -> tuple[dict[str, str], str | None]:
-    """The signing parameters of a raw query, and the rest of it: the request's own query.
+    """Split a raw query into its signing parameters and the rest, the request's own query.
 
-    Of a repeated parameter the first counts; all are taken out. Values are percent-decoded once, and `+`
-    stays `+` (§1.1: the base64 that they hold has neither `%` nor space). The rest keeps order and
-    encoding, empty parameters included; it is None if no parameter is left at all.
+    Of a repeated parameter, the first counts; all are removed. Values are percent-decoded once, and `+` stays `+`
+    (§1.1: the base64 in them contains neither `%` nor space). The rest keeps its order and encoding, including empty
+    parameters; it is None if no parameter is left at all.
     """
     given: dict[str, str] = {}
     if _RESERVED.search(query) is None:
@@ -391,10 +391,10 @@ def _unquoted(value: str) -> str:
 
 
 def signing_cookies(header: str) -> dict[str, str]:
-    """The values of the signing cookies in a Cookie header, by the parameters' names (without `CloudFront-`).
+    """Return the values of the signing cookies in a Cookie header, by parameter name (without `CloudFront-`).
 
-    Cookies are cut at `;` and taken raw: names are case-sensitive (§2), quotes and percent signs are part
-    of a value. Of a repeated cookie the first counts, which a browser sends for the longest Path.
+    Cookies are split at `;` and taken raw: names are case-sensitive (§2), and quotes and percent signs are part of a
+    value. Of a repeated cookie, the first counts: the one that a browser sends for the longest Path.
     """
     given: dict[str, str] = {}
     if "CloudFront-" in header:
@@ -407,17 +407,16 @@ def signing_cookies(header: str) -> dict[str, str]:
 
 
 def is_url(host: str, path: str) -> bool:
-    """Whether host and path are what their sections of a URL may be, so that neither can pose as part of the
-    other."""
+    """Whether host and path are valid as their sections of a URL, so that neither can be confused with the other."""
     return path.startswith("/") and host != "" and "/" not in host and "?" not in host
 
 
 def _canned_resources(scheme: str, host: str, path: str, own: str | None) -> tuple[str, ...]:
-    """The Resource that a canned policy for this request may have been signed with (§1.2); none if it is no
-    URL.
+    """Return the Resources that a canned policy for this request may have been signed with (§1.2); empty if the request
+    does not form a URL.
 
-    The `?` goes with the last parameter. But where an empty parameter is left (`/a?&Expires=…`, which is what
-    botocore makes of `/a?`), the URL signed may have been either.
+    The `?` is removed with the last parameter. But if an empty parameter is left (`/a?&Expires=…`, which is what
+    botocore makes of `/a?`), either URL may have been signed.
     """
     if not is_url(host, path):
         return ()

@@ -1,1 +1,1 @@
-"""What an archive holds and how it is written: the container, encryption, tables, files and keys."""
+"""The contents and format of an archive: the container, encryption, tables, files, and keys."""

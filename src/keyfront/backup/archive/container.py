@@ -1,14 +1,14 @@
-"""An archive before it is encrypted, as bytes: what is written, and a reader that takes nothing else.
+"""The container format of an archive before encryption: its writer, and a strict reader.
 
-It is a tar file of USTAR's form, compressed with gzip, so that it can be looked into without Keyfront
-(`age -d ARCHIVE | tar tvz`). Its members are the parts of *sections*, JSON a line, and at the end the manifest, which
-knows the length and the SHA-256 of each:
+An archive is a tar file in USTAR format, compressed with gzip, so that it can be inspected without Keyfront (`age -d
+ARCHIVE | tar tvz`). Its members are the parts of *sections*, one JSON value per line, followed by the manifest, which
+holds the length and the SHA-256 of each part:
 
     store/resource.0001.jsonl  store/resource.0002.jsonl  …  files.0001.jsonl  …  manifest.json
 
-The reader knows one spelling of everything: a header must be, byte by byte, the one that the writer makes of its name
-and its length. So no member can be a link, a device, or lie elsewhere; nothing is ever unpacked to a path of the
-archive's choosing. What comes after the end, and what is larger than the limits, is refused.
+The reader accepts only one encoding: each header must equal, byte by byte, the one that the writer makes from its name
+and length. So no member can be a link or a device, or be located elsewhere; nothing is ever unpacked to a path that the
+archive chooses. Data after the end, and anything over the limits, is refused.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ import msgspec
 from keyfront.errors import BackupError
 
 FORMAT = 1
-"""The form of archives that this version writes, and the highest that it reads."""
+"""The archive format that this version writes, and the highest that it reads."""
 
 PART = 4 << 20
-"""Bytes after which a section goes on in the next part."""
+"""Bytes after which a section continues in the next part."""
 MEMBER_LIMIT = 64 << 20
-"""The longest part that is read: a part is one line longer than PART at most."""
+"""Maximum bytes of a part that is read. A written part exceeds PART by one line at most."""
 TOTAL_LIMIT = 64 << 30
-"""What all members together may be. They are never in memory together."""
+"""Maximum total bytes of all members. They are never all in memory at once."""
 
 MANIFEST = "manifest.json"
 _MANIFEST_LIMIT = 16 << 20
@@ -41,7 +41,7 @@ _PART = re.compile(r"((?:store/)?[a-z][a-z_]{0,62})\.([0-9]{4,7})\.jsonl", re.AS
 
 
 class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A part of a section: `size` in bytes, so many `lines`, its SHA-256 in hexadecimal."""
+    """A part of a section: its `size` in bytes, its number of `lines`, and its SHA-256 in hexadecimal."""
 
     name: str
     size: int
@@ -58,13 +58,13 @@ class Proof(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an archive says of itself.
+    """An archive's description of itself.
 
-    `keyfront` is the version that took it, `taken` epoch seconds, `host`, `data` and `store` where. `schema` is the
-    version of the store's tables, `snapshot` the number of the snapshot that its rows make and `digest` that snapshot's
-    form and SHA-256; `audit` the anchor of the audit log (`keyfront audit verify`), `records` the place of the key
-    groups' records (custody), empty if there is none. `missing` says what belongs to the installation and is not in
-    here, and why.
+    `keyfront` is the version that created it, `taken` the time in epoch seconds, and `host`, `data`, and `store` the
+    location. `schema` is the version of the store's tables. `snapshot` is the number of the snapshot that its rows
+    produce, and `digest` that snapshot's format and SHA-256. `audit` is the anchor of the audit log (`keyfront audit
+    verify`). `records` is the place of the key groups' records (custody), empty if there is none. `missing` lists what
+    belongs to the installation but is not in the archive, with the reasons.
     """
 
     format: int
@@ -87,7 +87,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many lines each section has."""
+        """The number of lines in each section."""
         found: dict[str, int] = {}
         for member in self.members:
             name = member.name.partition(".")[0]
@@ -100,7 +100,7 @@ _format_decoder = msgspec.json.Decoder(dict[str, object])
 
 
 class Writer:
-    """Takes sections one after the other, and gives the archive's bytes in the end."""
+    """Takes sections one after the other, and returns the archive's bytes at the end."""
 
     def __init__(self) -> None:
         self._packer = zlib.compressobj(6, zlib.DEFLATED, 31)
@@ -108,9 +108,9 @@ class Writer:
         self.members: list[Member] = []
 
     def section(self, name: str, lines: Iterable[bytes]) -> None:
-        """`lines` are JSON, without the line's end. A section without lines leaves nothing.
+        """Add a section. `lines` are JSON without line endings. A section without lines adds no member.
 
-        :raises BackupError: if one is longer than is ever read.
+        :raises BackupError: if a line is longer than the reader accepts.
         """
         part: list[bytes] = []
         size = number = 0
@@ -137,14 +137,14 @@ class Writer:
             self._out.append(self._packer.compress(piece))
 
     def finish(self, manifest: Manifest) -> bytes:
-        """:param manifest: with the `members` that there are."""
+        """:param manifest: the manifest; its `members` must list what was written."""
         self._write(MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
         self._out += [self._packer.compress(bytes(2 * _BLOCK)), self._packer.flush()]
         return b"".join(self._out)
 
 
 def header(name: str, size: int) -> bytes:
-    """The one header that a member of that name and size may have."""
+    """Return the only header that a member of that name and size may have."""
     found = tarfile.TarInfo(name)
     found.size = size
     found.mode = 0o600
@@ -152,9 +152,9 @@ def header(name: str, size: int) -> bytes:
 
 
 def read_manifest(data: bytes) -> Manifest:
-    """The manifest of the archive `data`, each of whose members is what it says.
+    """Return the manifest of the archive `data`, after checking each member against it.
 
-    :raises BackupError: if `data` is anything but an archive, whole, that this version reads.
+    :raises BackupError: if `data` is not a complete archive that this version can read.
     """
     met: list[Member] = []
     found: Manifest | None = None
@@ -189,7 +189,7 @@ def _manifest(data: bytes) -> Manifest:
 
 
 def _check_order(names: Iterable[str]) -> None:
-    """Each section's parts come together, numbered from 1."""
+    """Check that the parts of each section are adjacent and numbered from 1."""
     done: set[str] = set()
     last, number = "", 0
     for name in names:
@@ -203,7 +203,7 @@ def _check_order(names: Iterable[str]) -> None:
 
 
 def lines(data: bytes, section: str) -> Iterator[bytes]:
-    """The lines of a section of `data`, which `read_manifest` has found whole."""
+    """Yield the lines of a section of `data`, which `read_manifest` must have accepted."""
     met = False
     for name, member in _members(data):
         if name.partition(".")[0] == section:
@@ -214,7 +214,7 @@ def lines(data: bytes, section: str) -> Iterator[bytes]:
 
 
 def _members(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """The members in order."""
+    """Yield the members in order."""
     reader = _Reader(data)
     read = reader.read
     total = 0
@@ -241,7 +241,7 @@ def _members(data: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 class _Reader:
-    """Decompresses as much as is asked for."""
+    """Decompresses only as much as is requested."""
 
     def __init__(self, data: bytes) -> None:
         self._unpacker = zlib.decompressobj(31)
@@ -249,7 +249,7 @@ class _Reader:
         self._at = 0
 
     def read(self, size: int) -> bytes:
-        """:raises BackupError: if there is less."""
+        """:raises BackupError: if fewer than `size` bytes are left."""
         pieces: list[bytes] = []
         wanted = size
         while wanted:
@@ -261,11 +261,11 @@ class _Reader:
         return b"".join(pieces)
 
     def ended(self) -> bool:
-        """True if there is nothing more, of the archive and of what it was compressed to."""
+        """Whether nothing is left of the archive or of its compressed form."""
         return not self._some(1) and self._at == len(self._data) and not self._unpacker.unused_data
 
     def _some(self, size: int) -> bytes:
-        """Up to `size` bytes, none at the end."""
+        """Return up to `size` bytes, or none at the end."""
         while not self._unpacker.eof:
             given = self._unpacker.unconsumed_tail
             if not given and self._at < len(self._data):

@@ -1,7 +1,8 @@
-"""age, by pyrage: an archive is encrypted to recipients or under a passphrase, and never lies anywhere in plain.
+"""Encryption of archives with age (pyrage), to recipients or under a passphrase; an archive is never stored
+unencrypted.
 
-Whoever knows a recipient can make an archive for it: age says who can read, not who wrote. So what comes out of
-`opened` is judged as any stranger's bytes are (`container.py`), and a restore shows its plan first.
+Anyone who knows a recipient can make an archive for it: age controls who can read, but does not authenticate the
+writer. So the output of `opened` is treated as untrusted input (`container.py`), and a restore shows its plan first.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ import pyrage
 from keyfront.errors import BackupError, SettingsError
 from keyfront.private_files import create_file, read_private
 
-Recipient = Any  # pyrage tells no types
+Recipient = Any  # pyrage has no type information
 Identity = Any
 
 MAGIC = b"age-encryption.org/v1\n"
-"""How an age file begins."""
+"""The first bytes of an age file."""
 
 
 class Seal(msgspec.Struct, frozen=True):
-    """Whom archives are made for: the texts of recipients, or a passphrase, and never both."""
+    """How archives are encrypted: to recipients (their text form) or under a passphrase, never both."""
 
     recipients: tuple[str, ...] = ()
     passphrase: str = ""
@@ -35,7 +36,7 @@ class Seal(msgspec.Struct, frozen=True):
 
 
 class Opener(msgspec.Struct, frozen=True):
-    """What opens archives: identities, a passphrase, or both."""
+    """What decrypts archives: identities, a passphrase, or both."""
 
     identities: tuple[Identity, ...] = ()
     passphrase: str = ""
@@ -45,7 +46,7 @@ class Opener(msgspec.Struct, frozen=True):
 
 
 def seal_for(recipients: Sequence[str], passphrase_file: Path | None) -> Seal:
-    """:raises SettingsError: if nobody is named, or both kinds are, or a recipient is none."""
+    """:raises SettingsError: if there is neither a recipient nor a passphrase, or both, or a recipient is invalid."""
     if bool(recipients) == (passphrase_file is not None):
         raise SettingsError(
             "say whom the archive is for: --recipient age1… (as often as needed), or --passphrase-file"
@@ -58,7 +59,7 @@ def seal_for(recipients: Sequence[str], passphrase_file: Path | None) -> Seal:
 
 
 def read_recipients(path: Path) -> list[str]:
-    """The recipients in a file, one a line; lines that begin with # are none.
+    """Read the recipients from a file, one per line. Lines that begin with # are skipped.
 
     :raises SettingsError: if it cannot be read.
     """
@@ -81,7 +82,7 @@ def read_passphrase(path: Path) -> str:
 
 
 def opener(identity_files: Sequence[Path], passphrase_file: Path | None) -> Opener:
-    """:raises SettingsError: if nothing is named, or a file holds no identity or may be read by others."""
+    """:raises SettingsError: if neither is given, or a file holds no identity or is readable by others."""
     if not identity_files and passphrase_file is None:
         raise SettingsError("say what opens the archive: --identity FILE, or --passphrase-file FILE")
     identities = [one for path in identity_files for one in _identities(path)]
@@ -115,7 +116,7 @@ def _identities(path: Path) -> list[Identity]:
         found: list[Identity] = [
             pyrage.x25519.Identity.from_str(line) for line in lines if line and not line.startswith("#")
         ]
-    except pyrage.IdentityError:  # whose words may quote it
+    except pyrage.IdentityError:  # its text may quote the identity
         raise SettingsError(
             f"{path} holds no identity: lines that begin with AGE-SECRET-KEY-1, or an SSH key without a passphrase"
         ) from None
@@ -125,9 +126,9 @@ def _identities(path: Path) -> list[Identity]:
 
 
 def keygen(path: Path) -> str:
-    """Make a new identity in a new file that its owner alone can read; its recipient.
+    """Create a new identity in a new file that only its owner can read. Returns its recipient.
 
-    :raises SettingsError: if there is something at `path`, or it cannot be written.
+    :raises SettingsError: if `path` already exists, or cannot be written.
     """
     identity = pyrage.x25519.Identity.generate()
     recipient = str(identity.to_public())
@@ -145,8 +146,9 @@ def keygen(path: Path) -> str:
 
 
 def sealed(data: bytes, seal: Seal) -> tuple[bytes, Opener]:
-    """`data` encrypted, and what opens it for as long as this process lives, so that it can be verified by who has
-    none of the identities: with recipients, it is encrypted to one more, whose identity nobody ever sees."""
+    """Encrypt `data`. Returns the result and an opener that is valid for the life of this process, so that the archive
+    can be verified without any of the identities: if there are recipients, it is also encrypted to an extra one,
+    whose identity is never exposed."""
     if seal.passphrase:
         return pyrage.passphrase.encrypt(data, seal.passphrase), Opener(passphrase=seal.passphrase)
     witness = pyrage.x25519.Identity.generate()
@@ -155,9 +157,9 @@ def sealed(data: bytes, seal: Seal) -> tuple[bytes, Opener]:
 
 
 def opened(data: bytes, opener: Opener) -> bytes:
-    """What `data` holds.
+    """Decrypt `data`.
 
-    :raises BackupError: if it is no age file, is not for `opener`, or is damaged.
+    :raises BackupError: if it is not an age file, is not encrypted for `opener`, or is damaged.
     """
     if not data.startswith(MAGIC):
         raise BackupError("it is no archive: it does not begin as a file of age does")

@@ -1,8 +1,8 @@
-"""The data folder's files that belong to an installation, by name; what else lies there can be made again.
+"""The files in the data folder that belong to an installation, by name; all other files there can be recreated.
 
-Not kept: the store's own files (its rows are), `snapshot` and `reports/` (published anew), `cache/`, `logs/`, `lock`,
-and what is in `custody/`, which comes out of custody itself (`custodies.py`). Files that command lines name outside the
-folder are the operator's.
+Not archived: the store's own files (its rows are), `snapshot` and `reports/` (published again), `cache/`, `logs/`,
+`lock`, and the contents of `custody/`, which are exported from custody itself (`keys.py`). Files outside the folder
+that command lines name are the operator's responsibility.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ FILES = ("credentials", "access.key", "origin-credentials", "shield-secret", "ho
 FOLDERS = ("certificates", "hooks")
 
 _LARGEST = 8 << 20
-"""Bytes of the largest file that is kept."""
+"""Maximum bytes of an archived file."""
 _MOST = 10_000
 
 
 class File(msgspec.Struct, frozen=True):
-    """`path` is relative to the data folder, `mode` its permissions."""
+    """A file. `path` is relative to the data folder; `mode` is its permissions."""
 
     path: str
     mode: int
@@ -48,13 +48,13 @@ _decoder = msgspec.json.Decoder(_Line)
 
 
 def found(folder: Path) -> tuple[list[File], list[str]]:
-    """The files in the data folder, and what there is that cannot be kept, with the reason."""
+    """Return the files in the data folder, and those that cannot be archived, with the reason."""
     files: list[File] = []
     missing: list[str] = []
     for path in _paths(folder):
         name = path.relative_to(folder).as_posix()
         try:
-            with path.open("rb") as file:  # through a link, as certbot has them
+            with path.open("rb") as file:  # follows links, which certbot uses
                 seen = os.fstat(file.fileno())
                 data = file.read(_LARGEST + 1)
             name.encode()
@@ -79,7 +79,7 @@ def _paths(folder: Path) -> Iterator[Path]:
 
 
 def read(lines: Iterable[bytes]) -> list[File]:
-    """:raises BackupError: if a line is none of a file's, or of one that lies anywhere else."""
+    """:raises BackupError: if a line does not describe a file, or describes one with a path that is not allowed."""
     files: dict[str, File] = {}
     for line in lines:
         try:
@@ -103,13 +103,13 @@ def _belongs(path: str) -> bool:
     return path in FILES if len(parts) == 1 else parts[0] in FOLDERS and len(parts) <= 16
 
 
-# ---- and back
+# ---- restoring
 
 
 def settled(files: Iterable[File], folder: Path) -> tuple[list[File], list[str]]:
-    """The files that are to be put into the data folder, and why others stay as they are there: what is a link is kept
-    up to date by somebody else, and a certificate that was renewed since must not go back. A chain and its key stay
-    together."""
+    """Return the files to write into the data folder, and why others are left as they are: a link is maintained by
+    something else, and a certificate that was renewed since must not be replaced by an older one. A chain and its
+    key stay together."""
     put: list[File] = []
     stays: dict[str, str] = {}
     different = [file for file in files if _there(folder / file.path) != file.data]
@@ -138,14 +138,14 @@ def _there(path: Path) -> bytes | None:
 
 
 def _link(folder: Path, path: str) -> str:
-    """The first part of `path`, a file in the folder, that is a link; empty if none is."""
+    """Return the first component of `path`, a file in the folder, that is a link; empty if there is none."""
     parts = path.split("/")
     ways = ("/".join(parts[:end]) for end in range(1, len(parts) + 1))
     return next((way for way in ways if (folder / way).is_symlink()), "")
 
 
 def _pair(path: str) -> str:
-    """What a chain and its key have in common (`edge/net/certificates.py`); another file, with itself."""
+    """Return what a chain and its key have in common (`edge/net/certificates.py`); for any other file, its own path."""
     folder, _, name = path.rpartition("/")
     if folder != "certificates":
         return folder if folder.startswith("certificates/") else path
@@ -153,7 +153,7 @@ def _pair(path: str) -> str:
 
 
 def _ends(data: bytes | None) -> datetime | None:
-    """When the first certificate of a chain ends."""
+    """Return the expiry time of the first certificate of a chain."""
     try:
         return x509.load_pem_x509_certificates(data)[0].not_valid_after_utc if data else None
     except ValueError:

@@ -1,7 +1,8 @@
-"""What an installation has in custody: the records of its key groups, and private keys where they can be had.
+"""The custody data of an installation: the records of its key groups, and its private keys where they can be exported.
 
-Which records there are, their place says; which keys belong to the installation, the records do. A key that its place
-never gives away (a KMS, an HSM) is named as missing: it is safe where it is, and not in the archive.
+The place of the records determines which records there are; the records determine which keys belong to the
+installation. A key that its place never exports (a KMS, an HSM) is listed as missing: it is safe where it is, and not
+in the archive.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ _MOST_PROOFS = 1000
 
 
 class RecordRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A record as its place had it."""
+    """A record as stored in its place."""
 
     name: str
     text: str
 
     def succession(self) -> KeyGroupRecord | None:
-        """What it says; None if it is no key group's."""
+        """Return the parsed record, or None if it is not a key group's record."""
         try:
             return read_succession(self.text.encode())
         except CustodyError:
@@ -40,8 +41,8 @@ class RecordRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KeyRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A private key. `key_pair_id` is empty if CloudFront does not know it; `signing`: its group's links are signed
-    with it now."""
+    """A private key. `key_pair_id` is empty if CloudFront does not know the key. `signing` means that it currently
+    signs its group's links."""
 
     uri: str
     pem: str
@@ -54,7 +55,7 @@ class KeyRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"<KeyRow {self.uri}>"
 
     def key(self) -> PrivateKey:
-        """:raises KeyLoadError: if it is none."""
+        """:raises KeyLoadError: if it is not a valid private key."""
         return parse_private_key(self.pem.encode())
 
 
@@ -63,7 +64,7 @@ _keys = msgspec.json.Decoder(KeyRow)
 
 
 def read_records(lines: Iterable[bytes]) -> list[RecordRow]:
-    """:raises BackupError: if a line is none of a record's."""
+    """:raises BackupError: if a line does not describe a record."""
     try:
         return [_records.decode(line) for line in lines]
     except (msgspec.MsgspecError, ValueError) as error:
@@ -71,7 +72,8 @@ def read_records(lines: Iterable[bytes]) -> list[RecordRow]:
 
 
 def read_keys(lines: Iterable[bytes]) -> list[KeyRow]:
-    """:raises BackupError: if a line is none of a key's, or no key that CloudFront would take. It never quotes one."""
+    """:raises BackupError: if a line does not describe a key, or the key is not of a type that CloudFront accepts. The
+    message never quotes a key."""
     try:
         rows = [_keys.decode(line) for line in lines]
     except (msgspec.MsgspecError, ValueError):
@@ -85,17 +87,17 @@ def read_keys(lines: Iterable[bytes]) -> list[KeyRow]:
     return rows
 
 
-# ---- what there is
+# ---- collecting
 
 
 def place_of_records(folder: Path, uri: str) -> str:
-    """Where the records are: `uri`, or where an installation has them by itself; empty if it has none there."""
+    """Return the place of the records: `uri`, or the default place of an installation; empty if neither exists."""
     own = folder / "custody"
     return uri or (f"file:{own}/" if own.is_dir() else "")
 
 
 def found_records(records: str, environment: Mapping[str, str]) -> tuple[list[RecordRow], list[str]]:
-    """The records in the place `records`, and what cannot be had of them."""
+    """Return the records in the place `records`, and those that cannot be read."""
     rows: list[RecordRow] = []
     if not records:
         return rows, []
@@ -112,8 +114,8 @@ def found_records(records: str, environment: Mapping[str, str]) -> tuple[list[Re
 def found_keys(
     successions: Iterable[KeyGroupRecord], custodies: Iterable[str], environment: Mapping[str, str]
 ) -> tuple[list[KeyRow], list[str], list[str]]:
-    """The private keys that the records name, and all in the places `custodies`; those that are never given away; and
-    those that cannot be had now, though they should be."""
+    """Return the private keys that the records name and all in the places `custodies`; the keys that are never
+    exported; and the keys that should be exportable but cannot be exported now."""
     wanted: dict[str, tuple[str, bool]] = {}
     kept: list[str] = []
     missing: list[str] = []
@@ -142,7 +144,8 @@ def found_keys(
 
 
 def not_contained(successions: Iterable[KeyGroupRecord], environment: Mapping[str, str]) -> list[str]:
-    """Of an archive without private keys: those that could be in it, which no restore brings back."""
+    """For an archive without private keys, return the ones that could have been included and that no restore
+    recovers."""
     found: list[str] = []
     for succession in successions:
         for entry in succession.entries:
@@ -151,14 +154,14 @@ def not_contained(successions: Iterable[KeyGroupRecord], environment: Mapping[st
             try:
                 exports = open_place(entry.uri, environment).exports
             except CustodyError:
-                exports = True  # who knows
+                exports = True  # unknown: assume that it can be exported
             if exports:
                 found.append(f"private key {_shown(entry.uri)}: not asked for (--private-keys)")
     return found
 
 
 def _shown(uri: str) -> str:
-    """Without its options, which may say more than need be told."""
+    """Return the URI without its options, which may reveal more than necessary."""
     return uri.partition("?")[0]
 
 
@@ -166,7 +169,7 @@ def _shown(uri: str) -> str:
 
 
 class _Signer:
-    """A handle with the id that CloudFront has for its key."""
+    """A handle with the ID of its key in CloudFront."""
 
     def __init__(self, key_pair_id: str, uri: str, environment: Mapping[str, str]) -> None:
         self._handle = open_key(uri, environment)
@@ -187,9 +190,10 @@ class _Signer:
 def proofs(
     successions: Iterable[KeyGroupRecord], snapshot: Snapshot, now: float, environment: Mapping[str, str]
 ) -> tuple[list[Proof], list[str]]:
-    """A URL for each restricted behavior of `snapshot`, signed with the key that signs now for a group that it trusts,
-    wherever that key is; and why there is none where there is none. It is for a path that nobody serves, until years
-    from now: it lies encrypted, and opens nothing to who finds it."""
+    """Return a URL for each restricted behavior of `snapshot`, signed with the key that currently signs for a group
+    that the behavior trusts, wherever that key is stored; and the reason for each behavior without one. The URL is
+    for a path that is never served and expires only after years: it is encrypted in the archive, and gives access to
+    nothing if found."""
     made: list[Proof] = []
     missing: list[str] = []
     for succession in successions:
@@ -207,7 +211,7 @@ def proofs(
 
 
 def signed_with(row: KeyRow, snapshot: Snapshot, now: float) -> list[Proof]:
-    """As `proofs`, with a private key that is at hand, for all groups that trust it."""
+    """Like `proofs`, with a private key that is at hand, for all groups that trust it."""
     signer = LocalSigner(row.key_pair_id, row.key())
     groups = [group for group in snapshot.key_groups if row.key_pair_id in group.key_ids]
     return [
@@ -218,7 +222,7 @@ def signed_with(row: KeyRow, snapshot: Snapshot, now: float) -> list[Proof]:
 
 
 def drill_urls(snapshot: Snapshot, group_id: str) -> list[str]:
-    """A URL that nobody serves for each behavior that trusts the key group."""
+    """Return a URL that is never served for each behavior that trusts the key group."""
     return [
         f"https://{distribution.domain_name}{path}"
         for distribution in snapshot.distributions
@@ -238,12 +242,12 @@ def _paths(distribution: Distribution, group_id: str) -> Iterable[str]:
             yield path
 
 
-# ---- and back
+# ---- restoring
 
 
 def moved(uri: str, old: str, new: Path) -> str:
-    """`uri`, in the data folder `new` if it lay in the folder `old` when the archive was taken. What climbs out of
-    `old` lay elsewhere, whatever it begins with."""
+    """Return `uri`, moved to the data folder `new` if it was inside the folder `old` when the archive was made. A URI
+    whose path climbs out of `old` was outside it, whatever its prefix."""
     path, mark, options = uri.removeprefix("file:").partition("?")
     if not uri.startswith("file:/"):
         return uri
@@ -255,7 +259,8 @@ def moved(uri: str, old: str, new: Path) -> str:
 
 
 def inside(uri: str, folder: Path) -> bool:
-    """Does `uri` name a key, or a place, below the folder? One that climbs does not, wherever it would arrive."""
+    """Whether `uri` names a key, or a place, below the folder. A path that climbs out never counts, wherever it
+    ends."""
     path = uri.removeprefix("file:").partition("?")[0]
     if not uri.startswith("file:/") or ".." in Path(path).parts:
         return False
@@ -274,21 +279,21 @@ def moved_record(row: RecordRow, old: str, new: Path) -> RecordRow:
 
 
 def record_now(place: str, name: str, environment: Mapping[str, str]) -> Record | None:
-    """The record that is in `place` now; None if there is none, or no place.
+    """Return the record that is in `place` now, or None if there is no record or no place.
 
-    :raises CustodyError: if the place cannot be asked.
+    :raises CustodyError: if the place cannot be read.
     """
     return open_records(place, environment).read(name) if any_records(place) else None
 
 
 def any_records(place: str) -> bool:
-    """Can there be records in `place`? In a folder that is not there are none."""
+    """Whether there can be records in `place`. A folder that does not exist has none."""
     own = place.removeprefix("file:").partition("?")[0]
     return bool(place) and (not place.startswith("file:") or Path(own).is_dir())
 
 
 def alike(one: bytes, other: bytes) -> bool:
-    """Do two records say the same, whatever their serials?"""
+    """Whether two records have the same content apart from their serials."""
     try:
         found = [msgspec.structs.replace(read_succession(data), serial=0) for data in (one, other)]
     except CustodyError:
@@ -299,10 +304,10 @@ def alike(one: bytes, other: bytes) -> bool:
 def put_records(
     rows: Iterable[RecordRow], place: str, now: float, environment: Mapping[str, str]
 ) -> list[str]:
-    """Put the records into `place`; what could not be done, with the reason.
+    """Write the records into `place`. Returns what could not be written, with the reason.
 
-    A key group's gets a serial above all that signers may have seen (`save`), or they would go by the later record that
-    they know, whose key edges may not trust any more.
+    A key group's record gets a serial above all that signers may have seen (`save`). Otherwise they would keep using
+    the later record that they know, whose key edges may not trust any more.
     """
     failed: list[str] = []
     for row in rows:
@@ -330,7 +335,7 @@ def _serial(record: Record | None) -> int:
 
 
 def has_key(row: KeyRow, environment: Mapping[str, str]) -> bool:
-    """Is the very key where it belongs, and to stay there? What cannot be asked has none."""
+    """Whether exactly this key is in its place and not scheduled for deletion. False if the place cannot be queried."""
     try:
         held = open_place(row.uri, environment).describe(split(row.uri).name)
         return held.delete_at is None and held.public_key == row.key().public_key
@@ -339,8 +344,8 @@ def has_key(row: KeyRow, environment: Mapping[str, str]) -> bool:
 
 
 def put_keys(rows: Iterable[KeyRow], now: float, environment: Mapping[str, str]) -> list[str]:
-    """Put the private keys back where they were; what could not be done, with the reason. One that is there already
-    stays."""
+    """Put the private keys back in their places. Returns what could not be restored, with the reason. A key that is
+    already there stays."""
     failed: list[str] = []
     for row in rows:
         try:

@@ -1,13 +1,13 @@
-"""What an archive's name tells, so that a place of archives can be listed, and thinned, by who cannot open them.
+"""The format of an archive's name, which lets a place of archives be listed and thinned without decrypting them.
 
     keyfront-1f3a5c7e-20261122T190102.123Z-42-9c56cc51b374c3ba-whole-keys.age
              origin   when (UTC)          |  state            what it holds
                                           number of the snapshot
 
-`origin` is the beginning of the first audit record's digest: it tells one installation from another, and stays the same
-through restores. `state` tells whether an archive holds what another one holds. The last words tell what it is worth:
-`whole`, or `part` if something could not be had that should be in it, and `keys` if it holds private keys. Names of
-before this was told have neither.
+`origin` is the beginning of the digest of the first audit record: it distinguishes installations, and stays the same
+through restores. `state` is equal for archives with equal content. The last words describe the contents: `whole`, or
+`part` if something that should be included could not be read, and `keys` if the archive holds private keys. Names from
+before this part was introduced have neither.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _TIME = "%Y%m%dT%H%M%S.%f"
 
 
 class Name(msgspec.Struct, frozen=True, order=True):
-    """An archive's name, taken apart. `taken` is epoch seconds, to the millisecond. Older ones are less. `holds` is
-    empty in a name that does not tell."""
+    """A parsed archive name. `taken` is epoch seconds, to the millisecond. Names sort from the oldest. `holds` is empty
+    if the name does not have that part."""
 
     taken: float
     origin: str
@@ -41,18 +41,18 @@ class Name(msgspec.Struct, frozen=True, order=True):
 
 
 def holding(*, whole: bool, keys: bool) -> str:
-    """What a name tells of an archive's worth."""
+    """Return the part of a name that describes the contents."""
     return f"{'whole' if whole else 'part'}{'-keys' if keys else ''}"
 
 
 def parse(text: str) -> Name | None:
-    """What the name tells; None if it is not the name of an archive."""
+    """Parse a name. Returns None if `text` is not the name of an archive."""
     match = _NAME.fullmatch(text)
     if match is None:
         return None
     origin, when, snapshot, state, holds = match.groups()
     try:
         taken = datetime.strptime(f"{when[:-1]}000+0000", f"{_TIME}%z").timestamp()
-    except ValueError:  # the 31st of February
+    except ValueError:  # such as February 31
         return None
     return Name(taken, origin, int(snapshot), state, holds or "")

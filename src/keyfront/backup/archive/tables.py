@@ -1,10 +1,11 @@
-"""The store's rows as lines of JSON that no database is in, and from such lines to a database.
+"""The store's rows as lines of database-independent JSON, and the loading of such lines into a database.
 
-A row is an object, a column a member. Bytes are `{"u": text}` where they are UTF-8, as nearly all are, so that they can
-be read and compress well, else `{"b": base64}`. Lines say nothing of types: the schema of the archive's version does.
+A row is an object with a member per column. Bytes are `{"u": text}` if they are UTF-8, as nearly all are, so that they
+are readable and compress well; otherwise they are `{"b": base64}`. Lines carry no types: the schema of the archive's
+version defines them.
 
-An older archive becomes what this version reads in the way in which an older store does: its rows go into the tables of
-their time, and `schema.STEPS` bring those forward.
+An older archive is upgraded in the same way as an older store: its rows go into the tables of its schema version, and
+`schema.STEPS` migrate those.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from keyfront.control.store.transaction import Transaction
 from keyfront.errors import BackupError
 
 _AT_ONCE = 500
-"""Rows of one statement."""
+"""Rows per statement."""
 _NOT_KEPT = {"schema", "edge", "lease"}
-"""Tables that the manifest tells of, or that say what is only now."""
+"""Tables whose content is in the manifest, or that describe only the current state."""
 
 PREFIX = "store/"
 
@@ -37,13 +38,13 @@ _decoder = msgspec.json.Decoder(dict[str, Any])
 
 
 def tables() -> list[sa.Table]:
-    """What is kept of a store, each table after those that it refers to."""
+    """Return the archived tables of a store, each after those that it references."""
     return [table for table in schema.metadata.sorted_tables if table.name not in _NOT_KEPT]
 
 
 def rows(transaction: Transaction, table: sa.Table) -> Iterator[dict[str, Any]]:
-    """The rows in order of their key, one that all databases share."""
-    query = sa.select(table).order_by(*table.primary_key)  # text by its bytes, in both kinds of database
+    """Yield the rows in the order of their primary key, which is the same in all databases."""
+    query = sa.select(table).order_by(*table.primary_key)  # text sorts by its bytes in both kinds of database
     found = transaction.connection.execution_options(yield_per=_AT_ONCE).execute(query)
     for some in found.mappings().partitions(_AT_ONCE):
         for row in some:
@@ -55,7 +56,7 @@ def line(row: dict[str, Any]) -> bytes:
 
 
 def neutral(value: Any) -> Any:
-    """`value` as JSON has it."""
+    """Return `value` in its JSON form."""
     if not isinstance(value, bytes):
         return value
     try:
@@ -64,7 +65,7 @@ def neutral(value: Any) -> Any:
         return {"b": base64.b64encode(value).decode()}
 
 
-# ---- back into a database
+# ---- loading into a database
 
 
 def filled(
@@ -74,13 +75,13 @@ def filled(
     lines: Callable[[str], Iterator[bytes]],
     leave_out: Iterable[str] = (),
 ) -> Store:
-    """A store on `database`, which is new and SQLite's, with the rows of an archive.
+    """Return a store on `database`, a new SQLite database, filled with the rows of an archive.
 
-    :param version: of the schema that the rows are of.
-    :param names: the archive's sections; those of tables begin with PREFIX.
-    :param lines: gives a section's lines.
+    :param version: the schema version of the rows.
+    :param names: the archive's sections; the names of tables begin with PREFIX.
+    :param lines: returns a section's lines.
     :param leave_out: tables that stay empty.
-    :raises BackupError: if the rows are not those of a store of that version. `database` is closed then.
+    :raises BackupError: if the rows do not match a store of that version. `database` is closed then.
     """
     try:
         if not 1 <= version <= schema.VERSION:
@@ -112,9 +113,9 @@ def filled(
 
 
 def audit_row(data: bytes) -> AuditRow:
-    """A line of the audit log's.
+    """Parse a line of the audit log.
 
-    :raises BackupError: if it is none.
+    :raises BackupError: if it is not one.
     """
     columns = {name: _TYPES[kind] for name, kind in _AUDIT.items()}
     found = _row(schema.audit.name, columns, data)
@@ -129,11 +130,11 @@ _AUDIT = {"number": "BIGINT", "time": "FLOAT", "name": "TEXT", "principal": "TEX
     "record": "BLOB",
     "digest": "BLOB",
 }
-"""The columns of the audit log, which have always been these."""
+"""The columns of the audit log, which have never changed."""
 
 
 def _columns(connection: sa.Connection) -> dict[str, dict[str, type | tuple[type, ...]]]:
-    """Each table's columns, and the types that JSON's values must have there."""
+    """Return each table's columns, and the types that JSON values must have there."""
     found: dict[str, dict[str, type | tuple[type, ...]]] = {}
     for table in sa.inspect(connection).get_table_names():
         if table not in _NOT_KEPT:
@@ -188,9 +189,9 @@ def _own(value: Any) -> Any:
 
 
 def bytes_of(value: dict[str, Any]) -> bytes:
-    """What `neutral` was given.
+    """Return the bytes that were passed to `neutral`.
 
-    :raises ValueError: if it stands for no bytes.
+    :raises ValueError: if `value` does not represent bytes.
     """
     if len(value) == 1 and isinstance(text := value.get("u"), str):
         return text.encode()

@@ -1,4 +1,4 @@
-"""Asking an agent to sign: the Signer of an application that holds no key (docs/reference/agent.md)."""
+"""A client of the signing agent: the Signer of an application that holds no key (docs/reference/agent.md)."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from keyfront.errors import CustodyError, CustodyUnavailable, NoSuchKey, PolicyE
 from keyfront.signing.keys import HashName, PublicKey, load_public_key
 
 TIMEOUT = 10.0
-"""Seconds for an answer: an agent whose keys are in a KMS has to ask in turn."""
+"""Seconds to wait for a response: an agent whose keys are in a KMS has to call the KMS in turn."""
 
 KNOWN_FOR = 60.0
-"""Seconds for which what an agent says of a key is taken for granted. Which key signs, every answer tells."""
+"""Seconds for which the agent's description of a key is cached. Every signing response says which key signed."""
 
 _MOST_IDLE = 16
 
 
 class Wanted(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What an agent is asked: to sign `policy`, a policy's text, for a key group; with the key that is called so and
-    with no other, if one is named."""
+    """A request to the agent to sign `policy`, the text of a policy, for a key group. If `key_pair_id` names a key,
+    only that key may sign."""
 
     key_group: str
     policy: str
@@ -40,8 +40,8 @@ class Wanted(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
 
 
 class Signed(msgspec.Struct, frozen=True):
-    """What an agent answers. `signature` is in standard base64; `parameters` are what a URL's query
-    needs besides Expires or Policy."""
+    """The agent's response. `signature` is in standard base64; `parameters` are those that a URL's query needs in
+    addition to Expires or Policy."""
 
     key_pair_id: str
     hash: HashName
@@ -50,7 +50,7 @@ class Signed(msgspec.Struct, frozen=True):
 
 
 class Described(msgspec.Struct, frozen=True):
-    """What an agent says of the key that signs for a key group now."""
+    """The agent's description of the key that signs for a key group now."""
 
     key_group: str
     key_pair_id: str
@@ -66,7 +66,7 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Address(msgspec.Struct, frozen=True):
-    """Where an agent listens: a socket's path, or a loopback address with the token of whoever asks."""
+    """The address of an agent: the path of a socket, or a loopback address with the caller's token."""
 
     path: str = ""
     host: str = ""
@@ -78,9 +78,9 @@ class Address(msgspec.Struct, frozen=True):
 
 
 def address_of(text: str) -> Address:
-    """`unix:PATH`, or `http://127.0.0.1:PORT?token-file=PATH`.
+    """Parse `unix:PATH` or `http://127.0.0.1:PORT?token-file=PATH`.
 
-    :raises CustodyError: if it is neither.
+    :raises CustodyError: if `text` has neither form.
     """
     scheme, _, path = text.partition(":")
     if scheme == "unix" and path.startswith("/"):
@@ -104,10 +104,10 @@ def address_of(text: str) -> Address:
 
 
 class AgentSigner:
-    """A Signer that asks an agent. For any thread, and across forks."""
+    """A Signer that calls an agent. Safe to use from any thread and across forks."""
 
     def __init__(self, group: str, agent: str, *, hash_name: HashName | None = None) -> None:
-        """:raises CustodyError: if `agent` is no agent's address."""
+        """:raises CustodyError: if `agent` is not an agent's address."""
         self.group = group
         self._address = address_of(agent)
         self._asked_hash = hash_name
@@ -116,10 +116,10 @@ class AgentSigner:
         self._known_until = float("-inf")
 
     def pinned(self) -> AgentKey:
-        """Today's key, for one signature.
+        """Return the current key, for one signature.
 
-        :raises CustodyUnavailable: if the agent cannot be asked.
-        :raises CustodyError: if it refuses.
+        :raises CustodyUnavailable: if the agent cannot be reached.
+        :raises CustodyError: if the agent refuses, or the key cannot sign with the requested hash.
         """
         known = self._known
         if known is None or time.monotonic() >= self._known_until:
@@ -152,7 +152,8 @@ class AgentSigner:
         return self.pinned().sign(data, hash_name)
 
     def refresh(self) -> None:
-        """Ask which key signs now. At an application's start it shows early what would show at the first signature.
+        """Ask the agent which key signs now. Calling this when an application starts reveals problems that would
+        otherwise appear with the first signature.
 
         :raises CustodyError: as for `pinned`.
         """
@@ -170,9 +171,9 @@ class AgentSigner:
         return known
 
     def made(self, told: Described, data: bytes, hash_name: HashName) -> bytes:
-        """The signature over a policy by the key that was told of.
+        """Return the signature over a policy by the key that `told` describes.
 
-        :raises NoSuchKey: if another one signs by now; it is known then.
+        :raises NoSuchKey: if another key signs now. The new key has then been loaded.
         """
         try:
             policy = data.decode()
@@ -198,8 +199,8 @@ class AgentSigner:
     # ---- HTTP
 
     def _ask(self, method: str, path: str, body: bytes) -> bytes:
-        """:raises CustodyUnavailable: if there is no answer. A connection that has rested may have been closed
-        meanwhile: then it is asked once more on a new one. To sign twice does no harm."""
+        """:raises CustodyUnavailable: if there is no response. An idle connection may have been closed meanwhile; the
+        request is then retried once on a new one. Signing twice does no harm."""
         headers = {"Content-Type": "application/json"}
         if self._address.token_file:
             headers["Authorization"] = f"Bearer {_token(self._address.token_file)}"
@@ -225,8 +226,8 @@ class AgentSigner:
             self._refused(answer.status, data)
 
     def _connection(self) -> tuple[_Connection, bool]:
-        """A connection, and whether it has served before. Those of a process before a fork are left alone: their
-        sockets are still in use there."""
+        """Return a connection, and whether it has been used before. Connections from before a fork are left alone: the
+        parent process still uses their sockets."""
         own = os.getpid()
         while True:
             try:
@@ -250,7 +251,7 @@ class AgentSigner:
 
 
 class AgentKey:
-    """The key that an agent said signs now: a Signer for one signature."""
+    """The key that the agent named as the current one: a Signer for one signature."""
 
     __slots__ = ("_signer", "_told", "hash_name", "hash_names", "key_pair_id", "max_lifetime", "public_key")
 
@@ -300,7 +301,8 @@ def _token(path: str) -> str:
 
 @functools.lru_cache(maxsize=16)
 def _token_in(path: str, changed: int, inode: int) -> str:
-    """The token in a file: the last word of its one line, so that the agent's own file of one caller will do."""
+    """Return the token in a file: the last word of its only line, so that the agent's own file for a caller works
+    too."""
     if stat.S_IMODE(os.stat(path).st_mode) & 0o077:
         raise CustodyError(f"{path} holds a token and others may read it: chmod 600 {path}")
     words = Path(path).read_text("utf-8").split()

@@ -1,7 +1,7 @@
-"""URLs and cookies that were put together wrongly: the signature may be good, but it does not arrive as one.
+"""URLs and cookies that were assembled wrongly: the signature may be valid, but it does not arrive as one.
 
-Each function looks at the text of a request and names what is wrong with it. Nothing is verified here; what is named is
-there to be seen.
+Each function examines the text of a request and names what is wrong with it. Nothing is verified here; every mistake
+named is visible in the text.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _UPPER = re.compile(rf"(?:{_NAMES})\s*[:=]")
 
 
 def misplaced(path: str, query: str, fragment: str) -> Mistake | None:
-    """What keeps signing parameters that are there to be seen from being parameters."""
+    """Return why signing parameters that are visible in the URL do not count as parameters."""
     if _UPPER.search(fragment):
         return Mistake(
             "parameters_in_fragment",
@@ -82,7 +82,7 @@ def misplaced(path: str, query: str, fragment: str) -> Mistake | None:
 
 
 def signed_elsewhere(query: str) -> Mistake | None:
-    """The service for which a URL was signed, if its parameters are those of another one."""
+    """Return the service for which a URL was signed, if its parameters are those of another service."""
     if re.search("(?:^|&)(?:X-Amz-Signature|AWSAccessKeyId)=", query):
         return Mistake("signed_for_s3", "This URL is signed for S3, not for CloudFront.")
     if re.search("(?:^|&)(?:X-Goog-Signature|GoogleAccessId)=", query):
@@ -99,7 +99,7 @@ def _bare(name: str) -> str:
 
 
 _RIGHT = {_bare(name): name for name in SIGNING_PARAMETERS}
-# Other words for the same, as people remember them.
+# Other names for the same parameters, as people remember them.
 _ALIASES = {
     "expire": "Expires", "expiration": "Expires", "expiry": "Expires", "expiresat": "Expires", "exp": "Expires",
     "expirestime": "Expires", "sig": "Signature", "sign": "Signature", "signed": "Signature",
@@ -110,8 +110,8 @@ _ALIASES = {
 
 
 def near(name: str) -> tuple[str, int] | None:
-    """The signing parameter that `name` may have been meant for, and how far off it is: 0 for upper and lower case,
-    dashes and the like, otherwise the letters that differ."""
+    """Return the signing parameter that `name` may stand for, and the distance between them: 0 for a difference only in
+    case, dashes and the like, otherwise the number of letters that differ."""
     bare = _bare(name.removeprefix("amp;").removeprefix("CloudFront-"))
     if name in SIGNING_PARAMETERS or not 3 <= len(bare) <= 20:
         return None
@@ -127,7 +127,7 @@ def near(name: str) -> tuple[str, int] | None:
 
 
 def _distance(one: str, other: str) -> int:
-    """The edit distance, where two letters exchanged count as one edit."""
+    """Return the edit distance; a swap of two letters counts as one edit."""
     rows = [list(range(len(other) + 1))]
     for at, char in enumerate(one, 1):
         row = [at]
@@ -141,8 +141,8 @@ def _distance(one: str, other: str) -> int:
 
 
 def misspelt(names: Iterable[str], missing: Iterable[str], *, sure: bool) -> Mistake | None:
-    """The first of `names` that was meant for one of `missing`. `sure` is whether something else already says that
-    the URL is a signed one; if not, a name that is off by letters counts only where there are two of them."""
+    """Return the first of `names` that was meant for one of `missing`. `sure` means that something else already shows
+    that the URL is signed; without it, a name that is off by letters counts only if there are two such names."""
     wanted = set(missing)
     found = [
         (name, *hit)
@@ -162,7 +162,7 @@ def misspelt(names: Iterable[str], missing: Iterable[str], *, sure: bool) -> Mis
 
 
 def misspelt_cookie(header: str) -> Mistake | None:
-    """A cookie that was meant for one of CloudFront's."""
+    """Return the first cookie whose name was meant for one of CloudFront's."""
     if re.search(rf"CloudFront-[^;]*,\s*CloudFront-(?:{_NAMES})=", header):
         return Mistake(
             "separator", "The cookies are joined by a comma; in a Cookie header they are joined by ; only."
@@ -186,12 +186,12 @@ def misspelt_cookie(header: str) -> Mistake | None:
 
 
 # ------------------------------------------------------------------------------------------------------------
-# More than one of a name
+# Repeated names
 
 
 def cookie_choices(header: str, most: int = 24) -> Iterator[str]:
-    """The Cookie headers that take other values of signing cookies that are there more than once; the one that counts,
-    the first of each, is left out."""
+    """Yield Cookie headers that select other values of repeated signing cookies. The one that counts, with the first
+    value of each, is left out."""
     values: dict[str, list[str]] = {}
     for piece in header.split(";"):
         name, _, value = piece.partition("=")
@@ -204,7 +204,7 @@ def cookie_choices(header: str, most: int = 24) -> Iterator[str]:
     if all(len(held) == 1 for held in values.values()):
         return
     longest = max(map(len, values.values()), default=0)
-    for at in range(1, longest):  # sets that were made together, first
+    for at in range(1, longest):  # sets that were made together come first
         yield "; ".join(f"{name}={held[min(at, len(held) - 1)].strip()}" for name, held in values.items())
     for chosen in itertools.islice(itertools.product(*values.values()), most):
         yield "; ".join(f"{name}={value.strip()}" for name, value in zip(values, chosen, strict=True))

@@ -1,7 +1,7 @@
-"""A policy's Resource beside the URL that it should grant: which part differs, and where.
+"""Comparison of a policy's Resource with the URL that it should grant: which part differs, and where.
 
-Both are cut into protocol, host, path and query (cloudfront-semantics §1.4) and compared as they stand, then with
-their escapes decoded: what is equal only then was signed in one encoding and sent in another.
+Both are split into protocol, host, path, and query (cloudfront-semantics §1.4) and compared as written, then with their
+escapes decoded: parts that are equal only when decoded were signed in one encoding and sent in another.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from keyfront.signing.resource import glob, plain_host
 
 _ANY, _ONE = "*", "?"
 _TOKEN = re.compile("%[0-9A-Fa-f]{2}|.", re.DOTALL)
-# Wildcards meet characters in time proportional to both lengths, so longer texts are cut.
+# Wildcard matching takes time proportional to both lengths, so longer texts are truncated.
 _LONGEST = 2_000
 _MOST_WORK = 20_000
 
 
 class _Token(NamedTuple):
-    """A character of a pattern or a URL: its byte, as it is written, and where it begins."""
+    """A character of a pattern or a URL: its byte, its text as written, and its position."""
 
     byte: str
     text: str
@@ -41,7 +41,8 @@ class _Furthest(NamedTuple):
 
 
 def _furthest(pattern: list[_Token], text: list[_Token], decoded: bool) -> _Furthest:
-    """How far a pattern grants a text: the pattern's and the text's characters at which it ends, None for an end."""
+    """Return how far a pattern matches a text: the characters of the pattern and the text at which the match stops,
+    None for an end."""
     state = _closed({0}, pattern)
     for token in text:
         reached = set()
@@ -65,7 +66,7 @@ def _furthest(pattern: list[_Token], text: list[_Token], decoded: bool) -> _Furt
 
 
 def _same(one: _Token, other: _Token) -> bool:
-    """Whether two characters are the same to somebody who decodes them; + may be a blank (forms)."""
+    """Whether two characters are the same once decoded. A + may stand for a space (form encoding)."""
     return one.byte == other.byte or {one.text, other.text} <= {"+", "%20", " ", "%2B", "%2b"}
 
 
@@ -79,9 +80,9 @@ def _closed(state: set[int], pattern: list[_Token]) -> set[int]:
 
 
 def differences(pattern: str, scheme: str, host: str, path: str, query: str) -> list[Mistake]:
-    """Which parts of `pattern` do not grant those of the URL, in the order of the parts.
+    """Return the parts of `pattern` that do not match those of the URL, in the order of the parts.
 
-    `query` is the request's own, without its `?`.
+    `query` is the request's own query, without its `?`.
     """
     head, separator, rest = pattern.partition("://")
     if not separator:

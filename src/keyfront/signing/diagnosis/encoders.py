@@ -1,14 +1,14 @@
-"""How the world percent-encodes: each encoder as the set of characters that it leaves alone.
+"""The percent-encoders in common use, each as the set of characters that it leaves unencoded.
 
-A signature covers a URL byte by byte (cloudfront-semantics §1.4), and every language's standard library leaves another
-set of characters alone. `explain` decodes the URL that was sent, encodes it again as each of these would, and looks for
-the spelling that was signed.
+A signature covers a URL byte by byte (cloudfront-semantics §1.4), and every language's standard library leaves a
+different set of characters unencoded. `explain` decodes the URL that was sent, encodes it again as each of these
+encoders would, and looks for the spelling that was signed.
 
-An encoder here is applied to one piece of text: a segment of a path, a name or a value of a query, or a whole path or
-query where the real one is used so. Text is the bytes of UTF-8, or latin-1 where a signer used that.
+An encoder here applies to one piece of text: a path segment, the name or value of a query parameter, or a whole path or
+query if the real encoder is used that way. Text is the bytes of UTF-8, or of latin-1 if a signer used that.
 
-`ENCODERS` is in order of likelihood. tests/signing/test_encoders.py holds these tables against the real functions of
-Node, Python and Java; those of PHP, Ruby, Go, .NET and others follow their documentation and source.
+`ENCODERS` is in order of likelihood. tests/signing/test_encoders.py compares these tables with the real functions of
+Node, Python, and Java; the tables for PHP, Ruby, Go, .NET, and others follow their documentation and source.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import msgspec
 
 _ALNUM = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 UNRESERVED = _ALNUM + "-._~"
-"""RFC 3986 §2.3: what no encoder needs to touch."""
+"""RFC 3986 §2.3: characters that never need encoding."""
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
 Part = Literal["path", "query"]
@@ -29,10 +29,10 @@ Part = Literal["path", "query"]
 class Encoder(msgspec.Struct, frozen=True, dict=True):
     """One way to percent-encode.
 
-    `names` are the functions that write so, as their users know them; `safe` the ASCII characters that are left alone;
-    `space` what a blank becomes; `lower` whether hex digits are in lower case; `beyond` what becomes of characters
-    beyond ASCII: percent-encoded, left alone, or written as JavaScript's `escape` does. `parts` says where the encoder
-    is used.
+    `names` are the functions that encode this way, under the names their users know. `safe` holds the ASCII characters
+    that are left unencoded. `space` is the encoding of a space. `lower` means that hex digits are lowercase. `beyond`
+    is the treatment of non-ASCII characters: percent-encoded, left unencoded, or written as JavaScript's `escape` does.
+    `parts` says where the encoder is used.
     """
 
     names: tuple[str, ...]
@@ -58,7 +58,8 @@ class Encoder(msgspec.Struct, frozen=True, dict=True):
         return frozenset(map(ord, self.safe))
 
     def writes(self, special: frozenset[int]) -> tuple[object, ...]:
-        """How this encoder writes the bytes `special`: two encoders that give the same write texts of them alike."""
+        """Return how this encoder writes the bytes `special`. Two encoders with equal results write texts of these
+        bytes alike."""
         kept = special & self._safe
         return (
             kept,
@@ -68,18 +69,18 @@ class Encoder(msgspec.Struct, frozen=True, dict=True):
         )
 
     def leaves_alone(self, char: str) -> bool:
-        """Whether an ASCII character stays as it is."""
+        """Whether an ASCII character is left unencoded."""
         return ord(char) in self._safe
 
     def encode(self, data: bytes) -> str:
-        """`data` as this encoder writes it, as latin-1 text."""
+        """Return `data` as this encoder writes it, as latin-1 text."""
         if self.beyond == "escape":
             return _js_escape(data, self._table)
         return "".join(map(self._table.__getitem__, data))
 
 
 def _js_escape(data: bytes, table: list[str]) -> str:
-    """Annex B.2.1 of ECMAScript: code units up to U+00FF as %XX, others as %uXXXX."""
+    """Encode as ECMAScript Annex B.2.1 specifies: code units up to U+00FF as %XX, others as %uXXXX."""
     try:
         units = data.decode("utf-8").encode("utf-16-be")
     except UnicodeDecodeError:
@@ -91,9 +92,9 @@ def _js_escape(data: bytes, table: list[str]) -> str:
 
 
 NOTHING = "nothing encoded"
-"""The name of what is no encoder: the text as it is."""
+"""The name for text that no encoder has changed."""
 
-_FORM = "*-._"  # application/x-www-form-urlencoded, besides letters and digits
+_FORM = "*-._"  # application/x-www-form-urlencoded leaves these unencoded, besides letters and digits
 _RFC2396 = UNRESERVED + "!*'()"
 _PCHAR = UNRESERVED + "!$&'()*+,;=:@"
 

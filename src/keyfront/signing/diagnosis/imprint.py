@@ -1,8 +1,8 @@
-"""What a signature tells of how it was made.
+"""What a signature reveals about how it was made.
 
-An RSA signature is an operation that anybody can undo with the public key: what comes out shows the padding, the hash
-and the digest, so that any number of texts can be tried at the price of one hash each. An ECDSA signature shows
-nothing; each text costs a verification (60 microseconds).
+Anyone can reverse an RSA signature with the public key: the result shows the padding, the hash, and the digest, so each
+candidate text costs only one hash. An ECDSA signature reveals nothing; each text costs a verification (60
+microseconds).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from keyfront.signing.keys import PublicKey
 
 Padding = Literal["PKCS1", "PSS", "none"]
 
-# RFC 8017 §9.2 note 1, and §B.1: what stands before a digest.
+# RFC 8017 §9.2 note 1, and §B.1: the prefix of a digest.
 _DIGEST_INFO: dict[str, bytes] = {
     "sha1": bytes.fromhex("3021300906052b0e03021a05000414"),
     "sha256": bytes.fromhex("3031300d060960864801650304020105000420"),
@@ -38,18 +38,18 @@ HASHES = {
     "sha224": "SHA-224",
     "md5": "MD5",
 }
-"""The names of hashes in hashlib's writing, and in the usual one."""
+"""Hash names in hashlib's spelling, mapped to the usual one."""
 
 
 def hashed(data: bytes, name: str) -> bytes:
-    """The digest of `data` by a hash of hashlib's name."""
+    """Return the digest of `data` by the hash with hashlib's name `name`."""
     return hashlib.new(name, data, usedforsecurity=False).digest()
 
 
 class Imprint(msgspec.Struct, frozen=True):
-    """What an RSA signature was made over, and how. `hash_name` is hashlib's; `salt` is PSS's.
+    """What an RSA signature was made over, and how. `hash_name` is hashlib's name; `salt` is the PSS salt.
 
-    `certain` is false where the padding may be there by accident; then only a text that fits proves it.
+    `certain` is false if the padding may be a coincidence; then only a text that fits proves it.
     """
 
     padding: Padding
@@ -66,7 +66,7 @@ class Imprint(msgspec.Struct, frozen=True):
         return made == self.digest
 
     def test(self) -> Callable[[bytes], bool]:
-        """`fits`, made ready for thousands of texts."""
+        """Return `fits`, prepared for thousands of texts."""
         if self.padding == "PSS":
             return self.fits
         make: Callable[..., Any] = getattr(hashlib, self.hash_name)
@@ -75,11 +75,11 @@ class Imprint(msgspec.Struct, frozen=True):
 
     @property
     def usable(self) -> bool:
-        """Whether CloudFront takes signatures that are made so."""
+        """Whether CloudFront accepts signatures made this way."""
         return self.padding == "PKCS1" and self.hash_name in ("sha1", "sha256")
 
     def described(self) -> str:
-        """How it was made, in words."""
+        """Describe in words how the signature was made."""
         name = HASHES[self.hash_name]
         if self.padding == "PSS":
             return f"RSASSA-PSS with {name}"
@@ -89,8 +89,8 @@ class Imprint(msgspec.Struct, frozen=True):
 
 
 def imprints(key: PublicKey, signature: bytes) -> list[Imprint]:
-    """What `signature` was made over, if `key` made it: one imprint, or several readings of one. Empty for ECDSA keys,
-    and for signatures of other keys."""
+    """Return what `signature` was made over if `key` made it: one imprint, or several readings of one. Empty for ECDSA
+    keys and for signatures by other keys."""
     encoded = key.undone(signature)
     if encoded is None:
         return []
@@ -121,7 +121,7 @@ def _bare(content: bytes) -> list[Imprint]:
 
 
 def _pss(encoded: bytes) -> list[Imprint]:
-    """RFC 8017 §9.1.2, undone for each hash."""
+    """Reverse RFC 8017 §9.1.2 for each hash."""
     if encoded[-1] != 0xBC:
         return []
     found = []

@@ -1,7 +1,7 @@
-"""The text of a policy as signers have been seen to sign it, beside the one that CloudFront rebuilds or is sent.
+"""The policy texts that signers have been seen to sign in place of the one that CloudFront rebuilds or receives.
 
-A canned policy has one text for one URL and one time (cloudfront-semantics §1.2), and a signature over any other text
-fits nothing. Each function here writes one of the others. Texts are latin-1, one character for one byte.
+A canned policy has exactly one text for a URL and a time (cloudfront-semantics §1.2), and a signature over any other
+text never verifies. Each function here writes one of those other texts. Texts are latin-1, one character for one byte.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _Write = Callable[[str, str], bytes]
 
 
 class Writing(NamedTuple):
-    """A way to write a canned policy for a URL and a time. `mistake` is None for the right one."""
+    """One way to write a canned policy for a URL and a time. `mistake` is None for the correct one."""
 
     cost: int
     mistake: Mistake | None
@@ -60,7 +60,7 @@ def _changed(change: Callable[[bytes], bytes]) -> _Write:
 
 
 def _replaced(old: str, new: str) -> _Write:
-    """The right text with something else in it; `URL` and `TIME` stand for the URL and the time."""
+    """Return the correct text with a part replaced; `URL` and `TIME` stand for the URL and the time."""
 
     def write(url: str, expires: str) -> bytes:
         text = canned_policy("URL", "TIME").decode("latin-1").replace(old, new)
@@ -70,7 +70,7 @@ def _replaced(old: str, new: str) -> _Write:
 
 
 def _in_url(change: Callable[[str], str]) -> _Write:
-    """The right text with its URL written in another way of JSON's."""
+    """Return the correct text with its URL written in another JSON form."""
 
     def write(url: str, expires: str) -> bytes:
         text = canned_policy("URL", expires).decode("latin-1")
@@ -84,7 +84,7 @@ def _ascii(text: str) -> str:
 
 
 def _escaped(characters: str, form: str = "\\u{:04x}") -> Callable[[str], str]:
-    """JSON's escapes for more characters than need them."""
+    """Return a function that JSON-escapes more characters than necessary."""
 
     def change(text: str) -> str:
         text = json.dumps(text, ensure_ascii=False)[1:-1]
@@ -94,7 +94,8 @@ def _escaped(characters: str, form: str = "\\u{:04x}") -> Callable[[str], str]:
 
 
 def _dotnet(text: str) -> str:
-    """System.Text.Json: everything but ASCII, and of that what HTML minds, as \\uXXXX in upper case."""
+    """Escape as System.Text.Json does: non-ASCII characters and ASCII that is special in HTML, as \\uXXXX in upper
+    case."""
     units = text.encode("utf-16-be", "surrogatepass")
     codes = [high << 8 | low for high, low in zip(units[::2], units[1::2], strict=True)]
     return "".join(
@@ -119,7 +120,7 @@ def _digest(name: HashName, data: bytes) -> bytes:
 
 
 def _hashings() -> Iterator[tuple[str, Callable[[bytes], bytes]]]:
-    """Digests of a text, in the forms in which they are signed once more."""
+    """Yield digests of a text, in the forms in which they are signed again."""
     names: tuple[HashName, ...] = ("SHA1", "SHA256")
     for name in names:
         hashed = partial(_digest, name)
@@ -250,11 +251,11 @@ CANNED: tuple[Writing, ...] = (
         _changed(lambda data: b"\xef\xbb\xbf" + data),
     ),
 )
-"""The wrong ways, in order of cost."""
+"""The incorrect ways, in order of cost."""
 
 
 def custom(data: bytes) -> Iterator[tuple[tuple[Mistake, ...], bytes]]:
-    """The texts that may have been signed where `data` was sent as the Policy, the right one first."""
+    """Yield the texts that may have been signed if `data` was sent as the Policy, the correct one first."""
     yield (), data
     for code, words, text in _custom(data):
         if text != data:
@@ -325,7 +326,7 @@ def _written(value: Any) -> Iterator[tuple[str, str, str]]:
 
 
 def _reordered(value: Any) -> Any:
-    """The same with the members of each object the other way round."""
+    """Return the value with the members of each object in reverse order."""
     if isinstance(value, dict):
         return {key: _reordered(value[key]) for key in reversed(list(value))}
     return [_reordered(one) for one in value] if isinstance(value, list) else value

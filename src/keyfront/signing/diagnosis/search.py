@@ -1,7 +1,7 @@
-"""What a signature was made over: candidates tried until one fits, within a bound.
+"""The bounded search for what a signature was made over: candidates are tried until one fits.
 
-A candidate that fits is proof: nobody but the key's owner can make a signature over it. So an answer is right, or there
-is none.
+A candidate that fits is proof: only the key's owner can make a signature over it. So an answer is either right or
+absent.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from keyfront.signing.diagnosis.policy_texts import CANNED, custom, right
 from keyfront.signing.diagnosis.signer_mistakes import Alternative, Mistake, Request, Signed, mistakes_of
 from keyfront.signing.keys import HashName, PublicKey, digest
 
-# The bounds, each of about 25 ms: texts hashed, their bytes together, and ECDSA verifications.
+# The limits, each worth about 25 ms: texts hashed, their total bytes, and ECDSA verifications.
 MAX_TEXTS = 3_000
 MAX_BYTES = 3_000_000
 MAX_VERIFICATIONS = 220
-# Writings of the policy are tried with URLs of this cost at the most.
+# Policy texts are combined only with URLs of at most this cost.
 _KEPT = 2
 
 
@@ -32,8 +32,8 @@ Candidate = tuple[int, bytes, "Callable[[], tuple[Mistake, ...]]"]
 
 
 class Found(NamedTuple):
-    """A text that was signed, by which key and how. `hash_name` is CloudFront's writing where it has one, `how` what is
-    unusual in the making (PSS, another hash), None if nothing is."""
+    """A text that was signed, by which key and how. `hash_name` is in CloudFront's spelling if it has one. `how` is
+    what is unusual about the signature (PSS, another hash), or None."""
 
     mistakes: tuple[Mistake, ...]
     data: bytes
@@ -43,7 +43,7 @@ class Found(NamedTuple):
 
 
 def canned_candidates(request: Request, expires: str, key_id: str = "") -> Iterator[Candidate]:
-    """The texts of a canned policy for `request`, the right one first, in order of cost."""
+    """Yield the texts of a canned policy for `request`, the correct one first, in order of cost."""
     mark = "&" if request.query else "?"
     with_parameters = [
         f"{request.url}{mark}{parameters}"
@@ -87,7 +87,7 @@ def _written(parts: tuple[Alternative, ...], mistake: Mistake | None) -> tuple[M
 
 
 def custom_candidates(policy: bytes) -> Iterator[Candidate]:
-    """The texts that may have been signed where `policy` was sent, the right one first."""
+    """Yield the texts that may have been signed if `policy` was sent, the correct one first."""
     for mistakes, data in custom(policy):
         yield len(mistakes), data, partial(tuple, mistakes)
 
@@ -106,7 +106,7 @@ class Search:
 
     @property
     def maker(self) -> tuple[str, Imprint] | None:
-        """The key that made an RSA signature, and how, whatever it was made over."""
+        """The key that made an RSA signature, and how, regardless of what it was made over."""
         return next(((id_, imprint) for id_, imprint in self.made if imprint.certain), None)
 
     def find(self, candidates: Iterable[Candidate]) -> Found | None:
@@ -144,7 +144,7 @@ class Search:
         names: tuple[HashName, ...] = ("SHA256", "SHA1") if self._declared == "SHA256" else ("SHA1", "SHA256")
         first = next(iter(self._curves))
         for cost, data, mistakes in tried:
-            # The likely texts with every key and hash, the others with the key and the hash that were named.
+            # Try likely texts with every key and hash, the others only with the declared key and hash.
             likely = cost <= 1
             for id_ in self._curves if likely else (first,):
                 for name in names if likely else names[:1]:
@@ -159,7 +159,7 @@ class Search:
 
 
 class _Bounded:
-    """Candidates that differ, for as long as verifications are left."""
+    """Distinct candidates, until the verifications are used up."""
 
     def __init__(self, candidates: Iterable[Candidate]) -> None:
         self._candidates = iter(candidates)
@@ -169,7 +169,7 @@ class _Bounded:
         self._first: list[Candidate] = []
 
     def spent(self) -> bool:
-        """Count one verification; whether there is none left."""
+        """Count one verification. Returns whether the limit is exceeded."""
         self._left -= 1
         return self._left < 0
 
@@ -211,5 +211,5 @@ def _other_hash(name: str) -> Mistake:
 
 
 def how(imprint: Imprint) -> Mistake | None:
-    """What is unusual in how a signature was made."""
+    """Return what is unusual about how a signature was made."""
     return None if imprint.usable else _how(imprint)

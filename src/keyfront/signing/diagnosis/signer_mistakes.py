@@ -1,11 +1,11 @@
-"""What a signer may have signed instead of what was requested: the mistakes that are made again and again.
+"""Common signer mistakes: what a signer may have signed instead of what was requested.
 
-Every SDK and every home-made signer has at some time signed a URL in another spelling than the one that travels
-(cloudfront-semantics §1.4, §8). Each mistake is a small rewriting of the request's own URL or of the policy's text.
-Where a signature does not fit, `explain` tries the rewritings, and the one that fits names the mistake.
+Every SDK and every homemade signer has at some time signed a URL in another spelling than the one that is sent
+(cloudfront-semantics §1.4, §8). Each mistake is a small rewrite of the request's own URL or of the policy's text. If a
+signature does not fit, `explain` tries the rewrites, and the one that fits names the mistake.
 
-The rewritings have a cost, 0 for none. They are tried alone and together in order of their total cost, so that what is
-likely comes first and any number of attempts is a useful one. Nothing is made before it is needed.
+Each rewrite has a cost, 0 for none. Rewrites are tried alone and combined, in order of total cost, so that likely ones
+come first and any number of attempts is useful. Everything is generated lazily.
 
 Texts are latin-1, one character for one byte.
 """
@@ -25,14 +25,15 @@ from keyfront.signing.resource import is_bucket_host, plain_host
 
 
 class Mistake(NamedTuple):
-    """One mistake: its stable code and a clause that begins in lower case and has no full stop."""
+    """One mistake: its stable code, and a clause that begins in lower case and has no period."""
 
     code: str
     text: str
 
 
 class Alternative(NamedTuple):
-    """Another text of one part of a URL. `mistakes` is asked for only if the text is the one that was signed."""
+    """An alternative text of one part of a URL. `mistakes` is evaluated only if this text is the one that was
+    signed."""
 
     cost: int
     text: str
@@ -40,28 +41,28 @@ class Alternative(NamedTuple):
 
 
 Signed = tuple[int, str, tuple[Alternative, ...]]
-"""A URL that may have been signed: its cost, its text, and the alternatives that it is made of. A bare tuple, for there
+"""A URL that may have been signed: its cost, its text, and the alternatives that form it. A plain tuple, because there
 are thousands."""
 
 
 def mistakes_of(parts: Iterable[Alternative]) -> tuple[Mistake, ...]:
-    """The mistakes of all parts."""
+    """Return the mistakes of all parts."""
     return tuple(mistake for part in parts for mistake in part.mistakes())
 
 
 _IMPLIED = {"http": "80", "https": "443"}
 _USUAL = ("80", "443", "8080", "8443")
-# Rewritings that cost more than this together are not tried.
+# Combinations of rewrites that cost more than this are not tried.
 MAX_COST = 6
-# Targets of one cost, at the most.
+# Maximum number of targets of one cost.
 _MAX_TARGETS = 4_000
-# Spellings of a query that are put beside one of a path, and pairs of one language's encoders.
+# Maximum number of query spellings combined with one path spelling, and of encoder pairs from one language.
 _MAX_FORMS = 40
 _MAX_FAMILIES = 200
-# The bytes of one part that are encoded anew at the most: what bounds the time for a long URL.
+# Maximum number of bytes of one part that are re-encoded. This bounds the time for a long URL.
 _MAX_ENCODED = 40_000
 _LONG, _MANY = 1_500, 60
-# The place in ENCODERS from where on they are rare.
+# Encoders from this index of ENCODERS on are rare.
 _RARE = 26
 
 
@@ -75,7 +76,7 @@ def _one(cost: int, text: str, code: str, words: str) -> Alternative:
 
 
 def _distinct(alternatives: Iterable[Alternative], right: str) -> list[Alternative]:
-    """The cheapest of each text, without the right one, in order of cost."""
+    """Return the cheapest alternative for each text, without the correct text, in order of cost."""
     by_text: dict[str, Alternative] = {}
     for alternative in sorted(alternatives, key=lambda one: one.cost):
         if alternative.text != right:
@@ -88,10 +89,10 @@ def _distinct(alternatives: Iterable[Alternative], right: str) -> list[Alternati
 
 
 class Request:
-    """The URL of a request, and all that may have been signed in its place.
+    """The URL of a request, and everything that may have been signed in its place.
 
-    `own` is the request's own query, None where there is no `?`; `fragment` what a user pasted after `#`, which
-    travels with no request; `other_hosts` the other names of the distribution, its origins' among them.
+    `own` is the request's own query, None if there is no `?`. `fragment` is what a user pasted after `#`, which is
+    never sent. `other_hosts` are the other host names of the distribution, including those of its origins.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class Request:
         return f"{self.base}{self.path}{self.query}"
 
     def signed(self) -> Iterator[Signed]:
-        """URLs that may have been signed, the request's own first, then in order of cost."""
+        """Yield the URLs that may have been signed, the request's own first, then in order of cost."""
         bases = _by_cost(
             [Alternative(0, self.base, none), *_bases(self.scheme, self.host, self._other_hosts)]
         )
@@ -137,7 +138,7 @@ class Request:
                         yield total, head + text, parts + some
 
     def _others(self) -> Iterator[tuple[str, Mistake]]:
-        """What is signed in place of a whole URL. None of these is combined with other mistakes."""
+        """Yield what is signed in place of a whole URL. None of these is combined with other mistakes."""
         yield from ((pattern, Mistake("canned_wildcard", _WILDCARD)) for pattern in self._patterns())
         target = self.path + self.query
         for end, name in (
@@ -214,7 +215,7 @@ _Target = tuple[str, tuple[Alternative, ...]]
 
 
 class _Targets:
-    """Path and query together, by cost. A list is made when its cost is first asked for, and kept."""
+    """Path and query together, by cost. The list for a cost is built on first use and cached."""
 
     def __init__(self, path: str, query: str, fragment: str) -> None:
         self._path, self._query, self._fragment = path, query, fragment
@@ -225,7 +226,7 @@ class _Targets:
         self._together: dict[int, list[Alternative]] = {}
 
     def of(self, cost: int) -> list[_Target]:
-        """The targets of exactly this cost."""
+        """Return the targets of exactly this cost."""
         if (ready := self._lists.get(cost)) is None:
             ready = self._lists[cost] = list(itertools.islice(self._make(cost), _MAX_TARGETS))
         return ready
@@ -256,7 +257,7 @@ class _Targets:
             _distinct(_queries(self._query, query_spellings, self._fragment), self._query)
         )
         together = list(_together(path_spellings, query_spellings))
-        if own:  # a ? of the file's name, which opened a query when it was sent bare
+        if own:  # a ? in the file name, which started a query when sent unencoded
             whole = Spellings(self._path + self._query, "path", light=True)
             together.extend(
                 one._replace(cost=one.cost + 1) for one in _respelled(whole) if "?" not in one.text
@@ -269,7 +270,7 @@ class _Targets:
 
 
 class Form(NamedTuple):
-    """How a text was spelled: an encoder's names, and what was done besides."""
+    """How a text was spelled: the names of the encoders, and any additional changes."""
 
     names: tuple[str, ...]
     note: str
@@ -297,15 +298,15 @@ _NOTES = {
 class Spellings:
     """The ways in which one path or query may have been written when it was signed.
 
-    `alternatives` maps each other text to its cost and its forms. A text that several encoders write alike has one
-    form with all their names: the answer names them all, and is right whichever it was.
+    `alternatives` maps each alternative text to its cost and its forms. A text that several encoders write alike has
+    one form with all their names: the answer names them all, and is right whichever one was used.
     """
 
     def __init__(self, text: str, part: Part, *, light: bool = False) -> None:
-        """`light` is for the usual encodings only: no other Unicode form, charset or second encoding."""
+        """`light` limits the search to common encodings: no other Unicode form, charset, or second encoding."""
         self.text = text
         self.part = part
-        # What is long, or of many parts, is tried in the usual encodings only.
+        # Texts that are long or have many parts are tried in common encodings only.
         self._light = (
             light or len(text) > _LONG or sum(map(text.count, "/" if part == "path" else "&=")) > _MANY
         )
@@ -375,8 +376,8 @@ class Spellings:
         return encoder.encode(data)
 
     def _readings(self) -> Iterator[tuple[int, str, list[tuple[bytes, str]]]]:
-        """What the sent text may mean, as (cost, note, pieces): a piece is the bytes of a segment or of a name or
-        value, and the separator after it."""
+        """Yield what the sent text may mean, as (cost, note, pieces). A piece is the bytes of a segment, or of a name
+        or value, and the separator after it."""
         text = self.text
         literal = _pieces(text, self.part)
         plus: list[list[tuple[bytes, str]]] = [_mapped(literal, unquote_to_bytes)]
@@ -399,8 +400,8 @@ class Spellings:
     def describe(
         self, spelled: str, names: tuple[str, ...] | None = None, both: str = ""
     ) -> tuple[Mistake, ...]:
-        """What has gone wrong if `spelled` was signed. `names` narrows the encoders, `both` names the part in the
-        words of the answer."""
+        """Return what went wrong if `spelled` was signed. `names` narrows the encoders; `both` names the part in the
+        answer's wording."""
         _, form = self.alternatives[spelled]
         part = both or self.part
         among = names or form.names
@@ -441,7 +442,7 @@ class Spellings:
                 for name in encoder.names
             ]
             if names:
-                # Those who send encode at least what cannot stand on a request line.
+                # A client encodes at least what cannot appear in a request line.
                 return tuple(dict.fromkeys(names))
         return ()
 
@@ -461,8 +462,8 @@ def _pieces(text: str, part: Part) -> list[tuple[bytes, str]]:
 
 
 def _merged(pieces: list[tuple[bytes, str]]) -> Iterator[tuple[int, list[tuple[bytes, str]]]]:
-    """The readings in which a & (and the = after it) belongs to a value, for those who do not encode them: first what
-    has no = of its own, then any."""
+    """Yield the readings in which a & (and the = after it) belongs to a value, for signers that do not encode them:
+    first in parameters that have no = of their own, then in any."""
     parameters: list[list[tuple[bytes, str]]] = [[]]
     for piece in pieces:
         parameters[-1].append(piece)
@@ -497,7 +498,7 @@ def _mapped(pieces: list[tuple[bytes, str]], change: Callable[[bytes], bytes]) -
 def _changed(
     pieces: list[tuple[bytes, str]], change: Callable[[bytes], bytes]
 ) -> list[tuple[bytes, str]] | None:
-    """The pieces changed, or None where they cannot be, or are as before."""
+    """Return the changed pieces, or None if they cannot be changed or stay the same."""
     try:
         changed = _mapped(pieces, change)
     except UnicodeError:
@@ -541,7 +542,7 @@ def _each_escape(text: str, change: Callable[[str], str]) -> str:
 
 
 def _so(names: list[str]) -> str:
-    """`. So a and b write it`, or nothing where nobody's encoder does."""
+    """Return `. So a and b write it`, or nothing if no encoder writes it."""
     return f". So {_write(names)}" if names else ""
 
 
@@ -569,8 +570,8 @@ def _shown(text: str) -> str:
 
 
 def difference(signed: str, sent: str, part: str) -> str:
-    """Where two spellings of one text differ, in words: up to three kinds of difference, and the place of the
-    first, counted from 1 in the text as it was sent."""
+    """Describe where two spellings of one text differ: up to three kinds of difference, and the position of the first,
+    counted from 1 in the text as sent."""
     one, other = _TOKEN.findall(signed), _TOKEN.findall(sent)
     pairs: dict[tuple[str, str], int] = {}
     at, position, length = 0, 1, min(len(one), len(other))
@@ -584,7 +585,7 @@ def difference(signed: str, sent: str, part: str) -> str:
             at += 1
             if at < length and not _continues(other[at]):
                 break
-        if at == begin:  # the texts go separate ways here: one more or less was encoded, or another form
+        if at == begin:  # the texts diverge here: one has an extra encoding, or another form
             rest = "".join(one[at : at + 4]), "".join(other[at : at + 4])
             pairs.setdefault((_shown(rest[0]), _shown(rest[1])), position)
             break
@@ -611,12 +612,12 @@ def _alike(one: str, other: str) -> bool:
 
 
 def _continues(token: str) -> bool:
-    """Whether a token is a further byte of a UTF-8 character."""
+    """Whether a token is a continuation byte of a UTF-8 character."""
     return 0x80 <= _byte(token) < 0xC0
 
 
 def _together(paths: Spellings, queries: Spellings) -> Iterator[Alternative]:
-    """Path and query spelled by one encoder, or by two of one language."""
+    """Yield path and query spelled by one encoder, or by two of one language."""
     by_note: dict[str, list[tuple[str, int, Form]]] = {}
     for text, (cost, form) in queries.alternatives.items():
         if cost <= 2:
@@ -663,7 +664,7 @@ _SUBSTITUTIONS = (
 
 
 def _substituted(text: str, part: Part) -> Iterator[Alternative]:
-    """The text with one thing changed in it, for spellings that no single encoder writes."""
+    """Yield the text with one change, for spellings that no single encoder produces."""
     for signed, sent in _SUBSTITUTIONS:
         if sent in text:
             changed = text.replace(sent, signed)
@@ -752,7 +753,7 @@ _WILDCARD = (
 )
 
 
-# Patterns for everything.
+# Patterns that match everything.
 _PATTERNS = ("*", "https://*", "http://*", "http*://*", "*://*", "https://*/*", "http*://*/*", "*://*/*")
 
 
@@ -787,7 +788,7 @@ def _paths(path: str, spellings: Spellings) -> Iterator[Alternative]:
         for escape in ("%2F", "%2f"):
             yield _one(2, "/" + path[1:].replace("/", escape), "separators_encoded", words)
             yield _one(3, path.replace("/", escape), "separators_encoded", words)
-    # A canned policy for a pattern: all folders above the file, and the endings people use.
+    # A canned policy for a pattern: all folders above the file, and common file extensions.
     folder = path
     for _ in range(16):
         if "/" not in folder:
@@ -850,8 +851,8 @@ def _own_queries(own: str, spellings: Spellings) -> Iterator[Alternative]:
 
 
 def _subsets(parameters: list[str]) -> Iterator[tuple[tuple[str, ...], list[str]]]:
-    """What may have been signed of a query, and what was then added: any part of a short query, of a long one the
-    beginning."""
+    """Yield the parts of a query that may have been signed, each with what was then added: any subset of a short query,
+    or a prefix of a long one."""
     count = len(parameters)
     if count > 6:
         for end in range(count - 1, max(0, count - 12), -1):

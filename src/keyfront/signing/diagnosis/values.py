@@ -1,5 +1,5 @@
-"""What is wrong with a single value of a signed URL or cookie: an id that is none, base64 in another alphabet, a policy
-that is no policy. Each function names the mistake; none looks at more than the value."""
+"""Mistakes in a single value of a signed URL or cookie: an invalid ID, base64 in another alphabet, an invalid policy.
+Each function names the mistake and examines only the value."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from keyfront.signing.keys import cf_b64decode
 from keyfront.signing.policy import MAX_EPOCH
 
 WORDS = ("undefined", "null", "None", "NaN", "nil", "[object Object]", "[object Promise]", "false", "true")
-"""What programs write where they have nothing."""
+"""What programs write when a value is missing."""
 _GROUP_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 def key_id_mistake(id_: str) -> Mistake | None:
-    """What `id_` is, where it cannot be the id of a public key."""
+    """Return what `id_` is if it cannot be the ID of a public key."""
     if id_ in WORDS or not id_.strip():
         return Mistake(
             "key_id_missing",
@@ -56,7 +56,7 @@ def key_id_mistake(id_: str) -> Mistake | None:
 
 
 def base64_mistake(text: str, name: str, mode: str) -> Mistake:
-    """Why `text`, the value of `name`, is not CloudFront's base64. `mode` is "url" or "cookies"."""
+    """Return why `text`, the value of `name`, is not CloudFront's base64. `mode` is "url" or "cookies"."""
     if text in WORDS:
         return Mistake("value_missing", f"The signer had no {name} and sent the word {text}.")
     if not text:
@@ -109,7 +109,7 @@ def base64_mistake(text: str, name: str, mode: str) -> Mistake:
 
 
 def policy_mistake(policy: bytes, message: str) -> Mistake:
-    """Why `policy` is no policy, where `message` is what its reader says."""
+    """Return why `policy` is not a valid policy. `message` is the parser's error message."""
     if policy[:3] == b"\xef\xbb\xbf":
         return Mistake("policy_bom", "The policy begins with a byte order mark: save it as plain UTF-8.")
     if policy[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in policy[:4]:
@@ -167,7 +167,7 @@ def _no_json(policy: bytes) -> Mistake:
 
 
 def epoch_mistake(text: str) -> Mistake:
-    """Why `text` is no time in whole epoch seconds."""
+    """Return why `text` is not a time in whole epoch seconds."""
     if text in WORDS:
         return Mistake("value_missing", f"The signer had no time and sent the word {text}.")
     if text[:1] in ("'", '"'):
@@ -185,9 +185,9 @@ def epoch_mistake(text: str) -> Mistake:
 
 
 def shape_mistake(text: str, signature: bytes, algorithm: str) -> Mistake | None:
-    """What the size of a signature, which was sent as `text`, says against a key of `algorithm`."""
+    """Return what the size of a signature, sent as `text`, reveals compared with a key of `algorithm`."""
     size = len(signature)
-    if re.fullmatch("(?:[0-9a-fA-F]{2}){64,}", text):  # it can be read as base64 too
+    if re.fullmatch("(?:[0-9a-fA-F]{2}){64,}", text):  # it can also be read as base64
         words = "The signature is in hex; CloudFront takes base64, with - for +, _ for = and ~ for /."
         return Mistake("base64_is_hex", words)
     if algorithm == "ECDSA-P256":

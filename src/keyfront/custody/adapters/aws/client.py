@@ -1,8 +1,8 @@
-"""What the adapters for AWS share: a client of one service in one region, and what its answers mean.
+"""The client that the AWS adapters share: one service in one region, and how its errors map to custody errors.
 
-Credentials come by botocore's usual chain (environment, profile, container, instance). botocore tries again by itself
-when a service is throttling or ails; what is left after that is `CustodyUnavailable` where it may pass, and `Refused`,
-with the service's own code, where it is somebody's decision.
+Credentials come from botocore's usual chain (environment, profile, container, instance). botocore itself retries when a
+service throttles or fails. An error that remains becomes `CustodyUnavailable` if it may be temporary, and `Refused`,
+with the service's own error code, if it reflects a decision such as a denied permission.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from keyfront.custody.contract import checked_labels
 from keyfront.errors import CustodyError, CustodyUnavailable
 
 OPTIONS = ("region", "profile", "endpoint")
-"""Options that all of them have."""
+"""Options that all AWS adapters accept."""
 
 OURS = "keyfront:"
-"""Tags that begin so are Keyfront's own; the others are labels."""
+"""Prefix of Keyfront's own tags. All other tags are labels."""
 
 _MAY_PASS = {
     "DependencyTimeoutException",
@@ -58,7 +58,8 @@ _MAY_PASS = {
     "TooManyRequestsException",
     "TooManyUpdates",
 }
-"""Codes after which it may help to try again. (KMS and Secrets Manager call a full quota LimitExceeded as well.)"""
+"""Error codes that may be temporary, so a retry may help. (KMS and Secrets Manager also report an exhausted quota as
+LimitExceeded.)"""
 
 _CREDENTIALS = {
     "ExpiredToken",
@@ -71,7 +72,7 @@ _CREDENTIALS = {
 
 
 class Refused(CustodyError):
-    """A service has said no; `code` is its word for why."""
+    """A service refused a call. `code` is its error code."""
 
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
@@ -87,8 +88,8 @@ def _client(
     variables: tuple[tuple[str, str], ...],
     given: bool,
 ) -> Any:
-    """A client, made once: it costs a tenth of a second, and keeps its connections. `variables` are those of the
-    environment that count; `given`: it is not this process' own."""
+    """A cached client: creating one takes a tenth of a second, and it reuses its connections. `variables` are the
+    environment variables that matter. `given` means that they are not this process's own environment."""
     session = new_session(profile)
     access = dict(variables)
     if given and "AWS_ACCESS_KEY_ID" in access:
@@ -111,18 +112,18 @@ def _client(
     )
 
 
-os.register_at_fork(after_in_child=_client.cache_clear)  # the connections are the parent's
+os.register_at_fork(after_in_child=_client.cache_clear)  # the connections belong to the parent
 
 
 class Service:
-    """One service in one region, by one set of credentials. For any thread, and for a process that was forked off."""
+    """One service in one region, with one set of credentials. Safe to use from any thread and after a fork."""
 
     def __init__(
         self, service: str, title: str, options: Mapping[str, str], environment: Mapping[str, str]
     ) -> None:
-        """`title` is what messages call it.
+        """`title` is the service's name in messages.
 
-        :raises CustodyError: if botocore can make no client of that.
+        :raises CustodyError: if botocore cannot create a client from these options.
         """
         self._made_of = (
             service,
@@ -149,9 +150,10 @@ class Service:
         return _client(*self._made_of)
 
     def call(self, operation: str, *, secret: str | bytes = b"", **params: Any) -> dict[str, Any]:
-        """One call. `secret` is what of its parameters no message may hold: services quote what they refuse.
+        """Make one call. `secret` is the part of its parameters that must not appear in a message: services quote what
+        they refuse.
 
-        :raises CustodyUnavailable: if it fails and may succeed later.
+        :raises CustodyUnavailable: if the call fails but may succeed later.
         :raises Refused: if the service refuses.
         """
         try:
@@ -161,7 +163,8 @@ class Service:
             raise meant from (None if secret else error)
 
     def pages(self, operation: str, items: str, **params: Any) -> Iterator[Any]:
-        """All that an operation lists, `items` of each page after the other. Raises as `call` does."""
+        """Yield everything that a list operation returns: the `items` of each page in turn. Raises the same errors as
+        `call`."""
         try:
             for page in self._client.get_paginator(xform_name(operation)).paginate(**params):
                 yield from page.get(items, ())
@@ -194,9 +197,9 @@ class Service:
 
 
 def tags_of(labels: Mapping[str, str] | None) -> dict[str, str]:
-    """A key's labels, to be its tags.
+    """Convert a key's labels to tags.
 
-    :raises CustodyError: for labels that cannot be tags.
+    :raises CustodyError: if the labels are not valid as tags.
     """
     found = checked_labels(labels)
     for label in found:
@@ -206,5 +209,5 @@ def tags_of(labels: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def labels_of(tags: Mapping[str, str]) -> dict[str, str]:
-    """Which of the tags are labels: what others have tagged is among them."""
+    """Return the tags that are labels. These include tags set by other tools."""
     return {tag: value for tag, value in tags.items() if not re.match(rf"aws:|{OURS}", tag)}

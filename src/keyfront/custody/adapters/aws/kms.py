@@ -1,9 +1,10 @@
-"""Keys in AWS KMS: made there, or imported, and never given away; every signature is a call.
+"""Keys in AWS KMS: created there or imported, and never exported. Every signature is a call to KMS.
 
     awskms:keyfront/NAME?region=eu-central-1      the key with the alias alias/keyfront/NAME
 
-A key's labels are its tags. Its description ends with the public key, for KMS shows that of no key that is disabled or
-is to be deleted; while KMS does show it, only KMS is believed. KMS signs with SHA-256, never with SHA-1.
+A key's labels are its tags. Its description ends with the public key, because KMS does not return the public key of a
+key that is disabled or scheduled for deletion. While KMS does return it, only the key from KMS is trusted. KMS signs
+with SHA-256, never with SHA-1.
 
 Source: the KMS API reference (Sign, GetParametersForImport, ImportKeyMaterial, ScheduleKeyDeletion, key states).
 """
@@ -36,10 +37,10 @@ from keyfront.signing.keys import Algorithm, HashName, PrivateKey, PublicKey, di
 
 DAY = 86400.0
 SHORTEST, LONGEST = 7, 30
-"""Days for which KMS keeps a key that is to be deleted (ScheduleKeyDeletion, PendingWindowInDays)."""
+"""Shortest and longest waiting period in days before KMS deletes a key (ScheduleKeyDeletion, PendingWindowInDays)."""
 
 LONGEST_RAW = 4096
-"""Bytes that Sign takes unhashed, and it takes none but at least one."""
+"""Maximum number of bytes that Sign accepts unhashed. The minimum is one byte."""
 
 _SPECS: dict[Algorithm, str] = {"RSA-2048": "RSA_2048", "ECDSA-P256": "ECC_NIST_P256"}
 _SIGNING: dict[Algorithm, str] = {
@@ -48,7 +49,7 @@ _SIGNING: dict[Algorithm, str] = {
 }
 _HASHES: tuple[HashName, ...] = ("SHA256",)
 _PLACE = f"{OURS}place"
-"""The tag that says whose a key is before it has its alias: policies can go by it."""
+"""The tag that says which place owns a key before the key has its alias. IAM policies can match on it."""
 
 _NOT_YET = {"NotFoundException", "KMSInvalidStateException", "DisabledException"}
 _TRIES = 3
@@ -63,7 +64,7 @@ class KmsCustody:
     exports = False
 
     def __init__(self, place: str, options: Mapping[str, str], environment: Mapping[str, str]) -> None:
-        """:raises CustodyError: if `place` or `options` make no sense, or there is no client to be made."""
+        """:raises CustodyError: if `place` or `options` are invalid, or no client can be created."""
         known("awskms", options, OPTIONS)
         self._prefix = "/".join(["alias", *segments("awskms", place), ""])
         self._place, self._options = place, dict(options)
@@ -79,7 +80,7 @@ class KmsCustody:
     def _alias(self, name: str) -> str:
         return self._prefix + checked_name(name)
 
-    # ---- keys come
+    # ---- creating and importing keys
 
     def create(
         self, name: str, algorithm: Algorithm, *, now: float, labels: Mapping[str, str] | None = None
@@ -97,7 +98,7 @@ class KmsCustody:
     def _made(
         self, name: str, algorithm: Algorithm, labels: Mapping[str, str] | None, key: PrivateKey | None
     ) -> HeldKey:
-        """The key gets its name last, and the name decides: whatever came before without getting it is thrown away."""
+        """Create or import a key and name it last. The name decides: a key that does not get its name is discarded."""
         alias, tags = self._alias(name), {**tags_of(labels), _PLACE: self._place}
         if self._metadata(name) is not None:
             raise KeyExists(f"{self._uri(name)} is there already")
@@ -125,8 +126,9 @@ class KmsCustody:
         return self._shown(name, metadata, public, tags)
 
     def _name(self, name: str, alias: str, key_id: str) -> None:
-        """Give the key its name. Whatever is answered, only KMS knows who has it: an answer may have been lost, and the
-        call repeated. The key is thrown away only where it certainly has no name; while nobody can tell, it stays.
+        """Give the key its name. Only KMS knows which key has the name, whatever a call returned: a response may have
+        been lost and the call retried. The key is discarded only if it certainly has no name. While that is
+        uncertain, it stays.
 
         :raises KeyExists: if another key has the name.
         """
@@ -159,8 +161,8 @@ class KmsCustody:
             self._kms.call("ScheduleKeyDeletion", KeyId=key_id, PendingWindowInDays=SHORTEST)
 
     def _patiently(self, operation: str, **params: Any) -> dict[str, Any]:
-        """A call that comes after another, which KMS may not have told to all its parts yet (KMS developer guide,
-        "Eventual consistency"): what fails for that reason is tried again for some seconds."""
+        """Make a call that depends on an earlier one that may not yet have propagated through KMS (KMS developer guide,
+        "Eventual consistency"). A call that fails for that reason is retried for a few seconds."""
         for pause in _PAUSES:
             try:
                 return self._kms.call(operation, **params)
@@ -190,7 +192,7 @@ class KmsCustody:
             raise CustodyError(f"{self._kms.title} has taken another key than it was given")
         return key.public_key
 
-    # ---- keys are shown
+    # ---- listing and describing keys
 
     def list(self) -> Iterator[HeldKey]:
         found = []
@@ -219,10 +221,10 @@ class KmsCustody:
         checked_name(name)
         raise NotExportable("AWS KMS never gives a private key away")
 
-    # ---- keys go
+    # ---- deleting keys
 
     def delete(self, name: str, *, grace: float, now: float) -> HeldKey:
-        """7 to 30 days, in whole ones."""
+        """Schedule the deletion in 7 to 30 whole days."""
         checked_grace(grace)
         days = max(SHORTEST, math.ceil(grace / DAY))
         if days > LONGEST:
@@ -254,7 +256,8 @@ class KmsCustody:
         return self._changed(name, restore)
 
     def _changed(self, name: str, change: Callable[[dict[str, Any]], HeldKey]) -> HeldKey:
-        """What `change` makes of the key, whose deletion somebody else may be planning or cancelling meanwhile."""
+        """Return the result of `change` on the key. Another client may be scheduling or canceling its deletion at the
+        same time."""
         for _ in range(_TRIES):
             metadata = self._there(name)
             try:
@@ -264,7 +267,7 @@ class KmsCustody:
                     raise
         raise CustodyUnavailable(f"{self._uri(name)} is changed by others all the time")
 
-    # ---- small secrets under a key that stays in KMS (`Wraps`)
+    # ---- wrapping small secrets under a key that stays in KMS (`Wraps`)
 
     def wrap(self, name: str, secret: bytes, bound: str) -> bytes:
         sealed = self._sealing("Encrypt", name, Plaintext=secret, EncryptionContext={"keyfront": bound})
@@ -287,10 +290,10 @@ class KmsCustody:
                 ) from None
             raise
 
-    # ---- within
+    # ---- internals
 
     def _metadata(self, name: str) -> dict[str, Any] | None:
-        """What KMS says of the key; None if there is none."""
+        """Return what KMS reports about the key, or None if there is no such key."""
         try:
             return dict(self._kms.call("DescribeKey", KeyId=self._alias(name))["KeyMetadata"])
         except Refused as error:
@@ -344,11 +347,12 @@ class KmsCustody:
 
 
 class _Nameless(CustodyError):
-    """Nobody can tell which key it is."""
+    """It cannot be determined which key it is."""
 
 
 class KmsHandle:
-    """A handle (contract.py) on a key in KMS, by its ARN: an alias that is moved to another key changes nothing."""
+    """A handle (contract.py) on a key in KMS, by its ARN: moving the alias to another key has no effect on the
+    handle."""
 
     hash_names = _HASHES
 

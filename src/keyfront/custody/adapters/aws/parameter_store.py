@@ -1,17 +1,17 @@
-"""Keys in AWS Systems Manager Parameter Store: each is a SecureString.
+"""Keys in AWS Systems Manager Parameter Store: each key is a SecureString.
 
     awsssm:keyfront/NAME?region=eu-central-1      the parameter /keyfront/NAME; records are under /keyfront/_records/
 
-Parameter Store has no write that depends on what is there, but for the first one, and it numbers writes one by one. So
-every write says after which one it comes, and *counts* only if the last write before it that counts is that one. Who
-was too late has written something that counts for nobody. Whoever reads can tell:
+Parameter Store has no conditional write except for the first one, and it numbers writes consecutively. So every write
+states which write it follows, and it *counts* only if the last counting write before it is that one. A write that came
+too late counts for no reader. Every reader can tell which writes count:
 
-    a write whose number follows that of the one it comes after counts: nothing can be between the two
-    any other counts if what lies between does not, which the parameter's history tells
-    a parameter that was deleted and made anew begins with 1 again: writes name each other by a mark as well
+    a write counts if its number immediately follows that of the write it names: nothing can lie between the two
+    any other write counts if the writes in between do not, which the parameter's history shows
+    a parameter that was deleted and recreated starts from 1 again, so writes also identify each other by a mark
 
-A text that was removed is one more write, which says so; of a key's parameter nothing may be left, so whoever has
-written that deletes it then. Parameter Store keeps a hundred writes.
+A removed text is recorded as one more write that says so. Nothing of a key's parameter may remain, so the process that
+made that write then deletes the parameter. Parameter Store keeps a hundred writes.
 
 Source: the Systems Manager API reference (PutParameter, GetParameterHistory).
 """
@@ -31,19 +31,19 @@ from keyfront.custody.uri_options import check_every, known, segments, written
 from keyfront.errors import CustodyError, CustodyUnavailable, RecordChanged
 
 LONGEST = 4096
-"""Bytes in a standard parameter."""
+"""Maximum size of a standard parameter, in bytes."""
 
 _MARK = "keyfront-1"
 _REMOVED = "removed"
 _ERASING = 300.0
-"""Seconds after which somebody else may finish what a writer that erases a key has begun."""
+"""Seconds after which another process may finish an erasure that a writer has begun."""
 
 
 class ParameterStoreCustody(TextCustody):
     """A custody (contract.py) in one region of Parameter Store."""
 
     def __init__(self, place: str, options: Mapping[str, str], environment: Mapping[str, str]) -> None:
-        """:raises CustodyError: if `place` or `options` make no sense, or there is no client to be made."""
+        """:raises CustodyError: if `place` or `options` are invalid, or no client can be created."""
         known("awsssm", options, (*OPTIONS, "kms-key", "check-every"))
         path = "".join(f"/{segment}" for segment in segments("awsssm", place))
         service = Service("ssm", "AWS Systems Manager", options, environment)
@@ -59,8 +59,8 @@ class ParameterStoreCustody(TextCustody):
 
 
 class Write(NamedTuple):
-    """One write of a parameter: its number, the version that it comes after (empty for the first), a mark of its own,
-    and the text, None if it removes. `at` is when it was made, in epoch seconds."""
+    """One write of a parameter: its number, the version that it follows (empty for the first), its own mark, and the
+    text (None for a removal). `at` is the time of the write, in epoch seconds."""
 
     number: int
     after: str
@@ -74,14 +74,16 @@ class Write(NamedTuple):
 
     @property
     def next(self) -> bool:
-        """Whether its number follows that of the one it comes after."""
+        """Whether its number immediately follows that of the write it names."""
         return self.number - 1 == int(self.after.partition(".")[0] or 0)
 
 
 def counting(writes: Iterable[Write], *, known: bool = False) -> list[Write]:
-    """Those that count, of a parameter's writes in order of number. `known`: the first of them is known to.
+    """Return the writes that count, from a parameter's writes in order of number. `known` says that the first of them
+    is known to count.
 
-    Else what was before them may be forgotten: the first to count is one that is the next after the one that it names.
+    Otherwise, earlier writes may have dropped out of the history: the first write to count is one whose number
+    immediately follows that of the write it names.
     """
     found: list[Write] = []
     before: Write | None = None
@@ -100,7 +102,8 @@ def counting(writes: Iterable[Write], *, known: bool = False) -> list[Write]:
 
 
 class Parameters:
-    """Texts (texts.py) in parameters whose names begin with `prefix`. `erases`: what is removed leaves no parameter."""
+    """Texts (text_custody.py) in parameters whose names begin with `prefix`. With `erases`, removing a text also
+    deletes its parameter."""
 
     def __init__(
         self, service: Service, prefix: str, uri: str, kms_key: Mapping[str, str], *, erases: bool
@@ -133,7 +136,7 @@ class Parameters:
         return _record(name, self._put(name, data.decode(), last.version))
 
     def _made(self, name: str, data: bytes) -> Record | None:
-        """The first write of a parameter; None if there is one already."""
+        """Make the first write of a parameter. Returns None if the parameter already exists."""
         mark = uuid.uuid4().hex[:16]
         try:
             self._send(name, f"{_MARK} - {mark}\n{data.decode()}", overwrite=False)
@@ -143,7 +146,7 @@ class Parameters:
             last = self._last(name)
             if last is None or last.mark != mark:
                 return None
-            return _record(name, last)  # the first answer was lost, and the call repeated
+            return _record(name, last)  # the first response was lost and the call retried
         return Record(name, data, f"1.{mark}")
 
     def remove(self, name: str, version: str) -> None:
@@ -170,12 +173,12 @@ class Parameters:
             elif self._erases and time.time() > write.at + _ERASING:
                 self._delete(name)
 
-    # ---- within
+    # ---- internals
 
     def _put(self, name: str, text: str | None, version: str) -> Write:
         """Write `text` after `version`.
 
-        :raises RecordChanged: if that is not what was there: the write counts for nobody.
+        :raises RecordChanged: if `version` was no longer current; the write then counts for no reader.
         """
         seen = self._last(name)
         if seen is None or seen.version != version:
@@ -185,34 +188,35 @@ class Parameters:
         put = Write(self._send(name, body, overwrite=True), seen.version, mine, text, time.time())
         if put.number == seen.number + 1 and not self._erases:
             return put
-        if put.number == 1:  # the parameter was deleted meanwhile, and this has made it anew
+        if put.number == 1:  # the parameter was deleted meanwhile, and this write recreated it
             self._delete(name)
             raise self._changed(name)
         for last in counting(self._since(name, seen, put), known=True)[1:]:
-            if last.mark == mine:  # this, or the same call before it, whose answer was lost
+            if last.mark == mine:  # this call, or an earlier attempt whose response was lost
                 return last
         raise self._changed(name)
 
     def _since(self, name: str, first: Write, last: Write) -> list[Write]:
-        """What was written from `first` to `last`: everything, or it cannot be told what counts."""
+        """Return all writes from `first` to `last`. If any is missing, it cannot be determined which ones count."""
         for pause in (0.0, 0.2, 0.5, 1.0):
-            time.sleep(pause)  # what was just written may not be in the history yet
+            time.sleep(pause)  # a recent write may not be in the history yet
             found = [write for write in self._history(name) if first.number <= write.number <= last.number]
             if len(found) == last.number - first.number + 1:
                 return found if found[0].version == first.version else []
         if self._erases:
-            return []  # the parameter was deleted, and with it what was just written
+            return []  # the parameter was deleted, including the new write
         raise CustodyUnavailable(
             f"{self._service.title}: the history of {self._prefix}{name} is not whole: "
             "whether it was changed cannot be told now"
         )
 
     def _sure(self, write: Write | None) -> bool:
-        """Whether it counts for certain, without the history: what is erased and made anew has numbers from 1 again."""
+        """Whether the write certainly counts, without reading the history: an erased and recreated parameter is
+        numbered from 1 again."""
         return write is not None and write.next and (write.number == 1 or not self._erases)
 
     def _last(self, name: str) -> Write | None:
-        """The last write that counts; None if there is no parameter."""
+        """Return the last write that counts, or None if there is no parameter."""
         try:
             answer = self._service.call("GetParameter", Name=self._prefix + name, WithDecryption=True)
         except Refused as error:
@@ -229,8 +233,8 @@ class Parameters:
         return count[-1] if count else None
 
     def _swept(self, name: str) -> bool:
-        """Whether what counts for nobody is gone now. Who writes on after a parameter was deleted makes it anew, and
-        deletes it (`_put`), unless he is stopped in between."""
+        """Whether the writes that do not count are gone now. A process that writes after a parameter was deleted
+        recreates it and then deletes it (`_put`), unless it is stopped in between."""
         writes = self._history(name)
         if not writes or counting(writes) or any(not write.mark for write in writes):
             return False
@@ -291,7 +295,7 @@ class ParameterRecords(Parameters):
 
 
 def _written(parameter: Mapping[str, Any]) -> Write | None:
-    """What stands in one version of a parameter; None if Keyfront has not written it."""
+    """Parse one version of a parameter. Returns None if Keyfront did not write it."""
     first, newline, text = parameter["Value"].partition("\n")
     found = re.fullmatch(
         rf"{_MARK} (-|[1-9][0-9]{{0,9}}\.[0-9a-f]{{16}}) ([0-9a-f]{{16}})( {_REMOVED})?", first

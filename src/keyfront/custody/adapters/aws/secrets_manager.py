@@ -1,13 +1,14 @@
-"""Keys in AWS Secrets Manager: each is a secret that holds the private key in PEM, as other tools expect it.
+"""Keys in AWS Secrets Manager: each secret holds a private key in PEM, as other tools expect it.
 
     awssm:keyfront/NAME?region=eu-central-1       the secret keyfront/NAME
 
-All that is told of a key stands in the secret's tags, its public half too, so that to list keys is not to read them,
-and those that are to be deleted can be shown. Deleting is Secrets Manager's own: nobody can read the secret from then
-on, here or elsewhere.
+All metadata of a key, including its public half, is in the secret's tags. So keys can be listed without being read, and
+keys that are scheduled for deletion can still be shown. Deletion is that of Secrets Manager: once it is scheduled, the
+secret cannot be read here or elsewhere.
 
-Records are secrets under keyfront/_records/. To change one, a version is put there under a label of our own, and the
-label AWSCURRENT is moved to it from the version that was seen: the service moves it from that one or not at all.
+Records are secrets under keyfront/_records/. To change one, Keyfront adds a version under its own staging label, then
+moves the label AWSCURRENT to it from the version that was read. The service moves the label from exactly that version
+or not at all.
 
 Source: the Secrets Manager API reference (UpdateSecretVersionStage, DeleteSecret, RestoreSecret).
 """
@@ -52,16 +53,17 @@ from keyfront.signing.keys import (
 
 DAY = 86400.0
 SHORTEST, LONGEST = 7, 30
-"""Days for which Secrets Manager keeps a secret that is to be deleted (DeleteSecret, RecoveryWindowInDays)."""
+"""Shortest and longest recovery window in days for a secret scheduled for deletion (DeleteSecret,
+RecoveryWindowInDays)."""
 
 _KIND, _CREATED, _PUBLIC = f"{OURS}kind", f"{OURS}created", f"{OURS}public-key-"
-_TAG = 256  # characters in a tag's value
+_TAG = 256  # maximum characters in a tag's value
 
 _TRIES = 10
 _ABSENT = "ResourceNotFoundException"
 _TAKEN = "ResourceExistsException"
 _DELETED = "InvalidRequestException"
-"""What Secrets Manager says of a secret that is to be deleted, whatever one asks of it."""
+"""The error code for any operation on a secret that is scheduled for deletion."""
 
 
 class SecretsManagerCustody:
@@ -71,7 +73,7 @@ class SecretsManagerCustody:
     exports = True
 
     def __init__(self, place: str, options: Mapping[str, str], environment: Mapping[str, str]) -> None:
-        """:raises CustodyError: if `place` or `options` make no sense, or there is no client to be made."""
+        """:raises CustodyError: if `place` or `options` are invalid, or no client can be created."""
         known("awssm", options, (*OPTIONS, "kms-key", "check-every"))
         self._prefix = "".join(f"{segment}/" for segment in segments("awssm", place))
         self._place, self._options = place, dict(options)
@@ -90,7 +92,7 @@ class SecretsManagerCustody:
     def _id(self, name: str) -> str:
         return self._prefix + checked_name(name)
 
-    # ---- keys come
+    # ---- creating and importing keys
 
     def create(
         self, name: str, algorithm: Algorithm, *, now: float, labels: Mapping[str, str] | None = None
@@ -123,7 +125,7 @@ class SecretsManagerCustody:
                 Name=secret_id,
                 SecretString=pem,
                 Description=f"A private key of Keyfront's, {key.algorithm}",
-                ClientRequestToken=str(uuid.uuid4()),  # so that a request sent twice makes it once
+                ClientRequestToken=str(uuid.uuid4()),  # makes a retried request idempotent
                 Tags=[{"Key": tag, "Value": value} for tag, value in tags.items()],
                 **self._kms_key,
             )
@@ -135,7 +137,7 @@ class SecretsManagerCustody:
             raise
         return self._held(name, tags, None)
 
-    # ---- keys are shown
+    # ---- listing and describing keys
 
     def list(self) -> Iterator[HeldKey]:
         found = {}
@@ -171,17 +173,17 @@ class SecretsManagerCustody:
                 raise gone(self._uri(name)) from None
             raise
         text = answer.get("SecretString", "")
-        if "-----BEGIN " not in text:  # what is no key would be taken for a file's name
+        if "-----BEGIN " not in text:  # text that is not PEM would be taken for a file name
             raise CustodyError(f"{self._uri(name)} holds no private key in PEM")
         try:
             return parse_private_key(text)
         except KeyLoadError:
             raise CustodyError(f"{self._uri(name)} holds a private key that cannot be read") from None
 
-    # ---- keys go
+    # ---- deleting keys
 
     def delete(self, name: str, *, grace: float, now: float) -> HeldKey:
-        """At once, or 7 to 30 days, in whole ones."""
+        """Delete the key immediately, or schedule the deletion in 7 to 30 whole days."""
         checked_grace(grace)
         days = max(SHORTEST, math.ceil(grace / DAY))
         if days > LONGEST:
@@ -212,7 +214,8 @@ class SecretsManagerCustody:
         return self._changed(name, restore)
 
     def _changed(self, name: str, change: Callable[[dict[str, Any]], HeldKey]) -> HeldKey:
-        """What `change` makes of the secret, which somebody else may be deleting or restoring at the same time."""
+        """Return the result of `change` on the secret. Another client may be deleting or restoring it at the same
+        time."""
         for _ in range(_TRIES):
             secret = self._there(name)
             try:
@@ -222,7 +225,7 @@ class SecretsManagerCustody:
                     raise
         raise CustodyUnavailable(f"{self._uri(name)} is changed by others all the time")
 
-    # ---- within
+    # ---- internals
 
     def _described(self, name: str) -> dict[str, Any] | None:
         return _described(self._service, self._id(name))
@@ -251,8 +254,8 @@ class SecretsManagerCustody:
 
 
 class SecretRecords:
-    """Records (contract.py) as secrets. One that was removed stays as a secret that says so, for nothing can delete a
-    secret only if it is as it was seen."""
+    """Records (contract.py) as secrets. A removed record stays as a secret marked as removed, because Secrets Manager
+    has no conditional delete."""
 
     def __init__(self, service: Service, prefix: str, uri: str, kms_key: Mapping[str, str]) -> None:
         self.uri = uri
@@ -282,10 +285,10 @@ class SecretRecords:
     def remove(self, name: str, version: str) -> None:
         self._write(checked_name(name), b"", version)
 
-    # ---- within
+    # ---- internals
 
     def _current(self, name: str) -> Record | None:
-        """The record as it is, with no data if it was removed."""
+        """Return the current record. Its data is empty if the record was removed."""
         secret_id = self._prefix + name
         try:
             answer = self._service.call("GetSecretValue", SecretId=secret_id, VersionStage="AWSCURRENT")
@@ -346,17 +349,15 @@ class SecretRecords:
             if error.code not in {"InvalidParameterException", "InvalidRequestException"}:
                 raise
             seen = self._current(name)
-            if (
-                seen is None or seen.version != token
-            ):  # it is ours if an answer was lost, and the call repeated
+            if seen is None or seen.version != token:  # ours, if a response was lost and the call retried
                 raise changed from None
         return Record(name, data, token)
 
 
 _IS, _WAS = "keyfront-record-1", "keyfront-record-removed-1"
 _STAGED = "KEYFRONT-STAGED"
-"""The label under which a new version waits to become the current one. There is one, so the versions of those who lost
-are left without any, and Secrets Manager throws them away."""
+"""The staging label of a new version before it becomes current. Only one version can have this label, so the versions
+of writers that lost have no label, and Secrets Manager deletes them."""
 
 
 def _described(service: Service, secret_id: str) -> dict[str, Any] | None:

@@ -1,10 +1,11 @@
-"""`file:`: a folder of private keys, encrypted at rest, and of records.
+"""The `file:` custody: a folder of private keys, encrypted at rest, and of records.
 
     file:/srv/keys/photos-1?kek=env:KEYFRONT_CUSTODY_PASSPHRASE
 
-A key is a file `NAME.private` (keyfile.py), a record a file `NAME.record` (folder.py), and the folder's own key is in
-`custody.envelope`, sealed under the key-encrypting key that `kek=` names (envelope.py, kek.py). What is listed and
-described is in the open; only to make, import, sign or export takes the key-encrypting key.
+A key is a file `NAME.private` (key_file.py), a record a file `NAME.record` (folder.py). The folder's own key is in
+`custody.envelope`, sealed under the key-encrypting key that `kek=` names (envelope.py, kek.py). The data shown by
+listing and describing is not encrypted. Only making, importing, signing with, and exporting a key require the
+key-encrypting key.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ _Found = tuple[KeyFile, PublicKey]
 
 
 class FileCustody:
-    """A folder of keys. What is to be deleted is gone when its time has come, and its file with the next access."""
+    """A folder of keys. A key scheduled for deletion is gone once its time has come; the next access removes its
+    file."""
 
     algorithms: tuple[Algorithm, ...] = ("RSA-2048", "ECDSA-P256")
     exports = True
@@ -60,8 +62,7 @@ class FileCustody:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """:param open_place: opens the other place that `kek=` may name.
-        :raises CustodyError: if `place` cannot be a folder, or an option is unknown.
-        """
+        :raises CustodyError: if `place` cannot be a folder, or an option is unknown."""
         if unknown := sorted(set(options) - {"kek"}):
             raise CustodyError(f"file: knows the option kek, and not {', '.join(unknown)}")
         path = _folder(place)
@@ -77,7 +78,7 @@ class FileCustody:
         self._folder_key: FolderKey | None = None
         self._opening = threading.Lock()
 
-    # ---- keys are made and given away
+    # ---- creating, importing, and exporting keys
 
     def create(
         self, name: str, algorithm: Algorithm, *, now: float, labels: Mapping[str, str] | None = None
@@ -86,7 +87,7 @@ class FileCustody:
             raise CustodyError(f"a key is {' or '.join(self.algorithms)}, not {algorithm}")
         checked_name(name)
         kept = checked_labels(labels)
-        if self._present(name, now):  # before the work is done; looked at again when it counts
+        if self._present(name, now):  # fails before the expensive work; checked again under the lock
             raise self._exists(name)
         key = generate_private_key(algorithm)
         with self.folder.writing():
@@ -119,7 +120,7 @@ class FileCustody:
             raise _doomed(name)
         return FileHandle(self, name, open_key_file(file, public, self._open(file.folder_key)), stamp)
 
-    # ---- keys are listed
+    # ---- listing keys
 
     def list(self) -> Iterator[HeldKey]:
         for name in self.folder.names(PRIVATE):
@@ -129,7 +130,7 @@ class FileCustody:
     def describe(self, name: str) -> HeldKey:
         return self._held(self._asked(name))
 
-    # ---- keys go
+    # ---- deleting keys
 
     def delete(self, name: str, *, grace: float, now: float) -> HeldKey:
         checked_name(name)
@@ -159,14 +160,14 @@ class FileCustody:
     # ---- the key-encrypting key
 
     def rewrap(self, kek: str | None) -> str:
-        """Put another key-encrypting key in the place of the one by which this folder was opened; None is the key file
-        in the folder. It is one file that changes: a crash leaves the old one in force or the new one.
+        """Replace the key-encrypting key with which this folder was opened. `kek=None` selects the key file in the
+        folder. Only one file changes, so after a crash either the old kek or the new one is in force.
 
-        Keys are not sealed anew: a copy of the old envelope still opens with the old kek. If the old kek is known to
-        somebody who may have such a copy, the keys themselves are to be replaced.
+        The keys are not sealed again: a copy of the old envelope still opens with the old kek. If the old kek is known
+        to someone who may have such a copy, replace the keys themselves.
 
-        :returns: the URI of the place from now on.
-        :raises CustodyError: if the new one cannot be used, or the old one does not open the folder.
+        :returns: the new URI of the place.
+        :raises CustodyError: if the new kek cannot be used, or the old one does not open the folder.
         """
         changed = self._under(kek)
         with self.folder.writing():
@@ -180,7 +181,7 @@ class FileCustody:
         return changed.uri
 
     def _under(self, kek: str | None) -> FileCustody:
-        """The same folder, opened by another key-encrypting key."""
+        """Return the same folder, opened with another key-encrypting key."""
         options = {} if kek is None else {"kek": kek}
         return FileCustody(
             f"{self.folder.path}/",
@@ -191,8 +192,9 @@ class FileCustody:
         )
 
     def _needs_no_key_file(self, kek: str) -> bool:
-        """Whether the folder, as it is on the disk now, opens without `custody.key`. What opens nothing is not needed;
-        what does may go only if `kek` is another file, or elsewhere, and is found there once more."""
+        """Whether the folder, as it is on disk now, opens without `custody.key`. A key file that opens nothing is not
+        needed. One that does may be removed only if `kek` is another file, or is elsewhere, and can be read from
+        there again."""
         try:
             open_folder_key(self.folder, self._under(None)._kek)
         except CustodyUnavailable:
@@ -207,11 +209,11 @@ class FileCustody:
         except CustodyError:
             return False
 
-    # ---- within
+    # ---- internals
 
     def _open(self, id_: str) -> FolderKey:
-        """The folder's key, opened once; once more if it is not the one wanted: the folder may have come back from a
-        backup, or been made anew."""
+        """Return the folder's key, opened once. It is opened again if it is not the requested one: the folder may have
+        been restored from a backup or recreated."""
         with self._opening:
             if self._folder_key is None or self._folder_key.id != id_:
                 self._folder_key = self._unlocked()
@@ -228,11 +230,11 @@ class FileCustody:
         return found
 
     def _open_or_begin(self) -> FolderKey:
-        """The folder's key, made if there is none. Only while writing."""
+        """Return the folder's key, creating it if there is none. Call only while writing."""
         if (id_ := folder_key_id(self.folder)) is not None:
             return self._open(id_)
         if self.folder.names(PRIVATE):
-            return self._unlocked()  # which says what is missing
+            return self._unlocked()  # raises the error that says what is missing
         made = new_folder_key()
         self.folder.write(ENVELOPE, made.envelope(self._kek))
         self.folder.check()
@@ -260,7 +262,7 @@ class FileCustody:
         return found, read[1]
 
     def _present(self, name: str, now: float) -> _Found | None:
-        """What has the name at `now`."""
+        """Return the key that has the name at `now`."""
         read = self._stamped(name)
         if read is None:
             return None
@@ -274,7 +276,7 @@ class FileCustody:
         return read[0]
 
     def _asked(self, name: str) -> _Found:
-        """What has the name now. A file whose time has come is removed on the way."""
+        """Return the key that has the name now. Removes the file if its time has come."""
         try:
             return self._found(name)
         except NoSuchKey:
@@ -309,8 +311,9 @@ class FileCustody:
 
 
 class FileHandle:
-    """A key of a folder, open in this process. It looks at the file before each signature, which costs two
-    microseconds: one that is to be deleted signs no more. While the folder cannot be read it signs on."""
+    """A key of a folder, opened in this process. It checks the file before each signature, which costs two
+    microseconds: a key scheduled for deletion stops signing. While the folder cannot be read, the handle continues
+    to sign."""
 
     hash_names: tuple[HashName, ...] = ("SHA1", "SHA256")
 
@@ -353,7 +356,7 @@ def _doomed(name: str) -> NoSuchKey:
 
 
 def _folder(place: str) -> Path:
-    """:raises CustodyError: if `place` cannot be meant."""
+    """:raises CustodyError: if `place` is not a valid folder path."""
     path = Path("/" + place.lstrip("/") if place.startswith("/") else place)
     if path == Path("/"):
         raise CustodyError(

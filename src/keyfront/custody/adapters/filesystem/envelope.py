@@ -1,9 +1,9 @@
-"""The key of a folder of keys, and how it is kept there.
+"""The folder key of a folder of keys, and how it is stored.
 
 Every private key in the folder is sealed under the folder's own key, 32 random bytes. The file `custody.envelope` holds
-that key, sealed under the key-encrypting key (kek.py). To change that is to write this one file: there is no moment at
-which some keys open with the old one and some with the new. And whatever the kek costs (scrypt, a call to a KMS) is
-paid once a process. What the file says of the kek is never believed beyond what `kek=` asks for.
+that key, sealed under the key-encrypting key (kek.py). Changing the kek means writing this one file, so there is never
+a moment when some keys open with the old kek and some with the new. The cost of the kek (scrypt, a call to a KMS) is
+paid once per process. The file's description of the kek is trusted only as far as it matches `kek=`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BYTES = 32
 
 
 class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The file `custody.envelope`. `folder_key` tells the folder's key from others, and betrays nothing of it."""
+    """The file `custody.envelope`. `folder_key` identifies the folder's key and reveals nothing about it."""
 
     format: Literal["keyfront-custody-envelope-1"]
     folder_key: str
@@ -35,7 +35,7 @@ _decoder = msgspec.json.Decoder(Envelope)
 
 
 def read_envelope(data: bytes) -> Envelope:
-    """:raises CustodyError: if `data` is none."""
+    """:raises CustodyError: if `data` is not an envelope."""
     try:
         return _decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -43,7 +43,7 @@ def read_envelope(data: bytes) -> Envelope:
 
 
 class FolderKey:
-    """The key of a folder, open. Its text form never shows it."""
+    """The opened key of a folder. Its repr never shows the key."""
 
     __slots__ = ("_key", "id", "open", "seal")
 
@@ -55,9 +55,9 @@ class FolderKey:
         self.open = cipher.open
 
     def envelope(self, kek: Kek) -> bytes:
-        """The file that holds it, sealed under `kek`.
+        """Return the envelope file's content: this key, sealed under `kek`.
 
-        :raises CustodyError: if `kek` would not open it again: one may be allowed to encrypt and not to decrypt.
+        :raises CustodyError: if `kek` could not open it again, for example because it may encrypt but not decrypt.
         """
         how, sealed = kek.seal(self._key, _bound(self.id))
         if kek.open(how, sealed, _bound(self.id)) != self._key:
@@ -74,9 +74,9 @@ def new_folder_key() -> FolderKey:
 
 
 def folder_key_id(folder: Folder) -> str | None:
-    """Which key the folder has; None if it has none yet. Takes no kek.
+    """Return the ID of the folder's key, or None if there is none yet. Needs no kek.
 
-    :raises CustodyError: if its envelope cannot be read.
+    :raises CustodyError: if the folder's envelope cannot be read.
     """
     envelope = _envelope(folder)
     return None if envelope is None else envelope.folder_key
@@ -91,9 +91,9 @@ def _envelope(folder: Folder) -> Envelope | None:
 
 
 def open_folder_key(folder: Folder, kek: Kek) -> FolderKey | None:
-    """The folder's key; None if it has none yet.
+    """Open the folder's key. Returns None if there is none yet.
 
-    :raises CustodyError: if `kek` is not the one under which it is kept.
+    :raises CustodyError: if the folder key is not sealed under `kek`.
     """
     envelope = _envelope(folder)
     if envelope is None:

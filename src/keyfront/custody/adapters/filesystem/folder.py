@@ -1,8 +1,8 @@
-"""A folder of private files: each is written whole or not at all, by one writer at a time, and read by its owner only.
+"""A folder of private files: each is written atomically, by one writer at a time, and is readable only by its owner.
 
-A file is made under another name, brought to the disk, and renamed: whoever reads finds the old text or the new one,
-and a crash at any moment leaves one of them. Writers hold a lock on `custody.lock`; what a writer that was killed has
-left behind is swept by the next. Readers take no lock.
+A file is written under a temporary name, synced to disk, and renamed. So a reader sees the old text or the new one, and
+a crash at any moment leaves one of them. Writers hold a lock on `custody.lock`. The next writer cleans up what a killed
+writer left behind. Readers take no lock.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from keyfront.private_files import replace_file, sync_folder
 LOCK = "custody.lock"
 RECORD = ".record"
 PATIENCE = 30.0
-"""Seconds for which a writer waits for another one's end."""
+"""Seconds that a writer waits for another one to finish."""
 
-_LARGEST = 1 << 20  # bytes; what is larger is no file of ours
+_LARGEST = 1 << 20  # bytes; a larger file is not one of Keyfront's
 
 Stamp = tuple[int, int, int, int]
-"""What tells whether a file is the one that was read: device, inode, size and time of its last change."""
+"""Identifies the version of a file that was read: device, inode, size, and time of its last change."""
 
 
 class Folder:
-    """The folder at `path`, which need not be there before something is written."""
+    """The folder at `path`, which need not exist until something is written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self, name: str) -> bytes | None:
-        """What the file holds; None if there is none.
+        """Return the file's content, or None if there is no such file.
 
-        :raises CustodyError: if others than its owner may read or change it.
+        :raises CustodyError: if anyone but its owner may read or change it.
         :raises CustodyUnavailable: if it cannot be read now.
         """
         found = self.read_stamped(name)
@@ -67,21 +67,22 @@ class Folder:
         return data, _stamp(seen)
 
     def stamp(self, name: str) -> Stamp | None:
-        """What tells whether the file has changed; None if it is gone.
+        """Return a stamp that changes whenever the file does, or None if the file is gone.
 
-        :raises CustodyUnavailable: if nobody can tell, or if the whole folder is away.
+        :raises CustodyUnavailable: if that cannot be determined, or if the whole folder is missing.
         """
         try:
             return _stamp(os.stat(self.path / name))
         except FileNotFoundError:
             if (self.path / LOCK).exists():
                 return None
-            raise CustodyUnavailable(f"the folder {self.path} is away") from None  # unmounted, perhaps
+            raise CustodyUnavailable(f"the folder {self.path} is away") from None  # unmounted, for example
         except OSError as error:
             raise file_error(self.path / name, error) from error
 
     def names(self, suffix: str) -> list[str]:
-        """What the names of its files are before `suffix`, where that can be a name in custody, in order."""
+        """Return the file names that end in `suffix`, without it, sorted. Names that are not valid in custody are
+        skipped."""
         try:
             found = os.listdir(self.path)
         except FileNotFoundError:
@@ -93,10 +94,10 @@ class Folder:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """While this lasts nobody else writes. Makes the folder if it is not there.
+        """Hold the write lock: no other process writes while this lasts. Creates the folder if it does not exist.
 
         :raises CustodyError: if others may change the folder.
-        :raises CustodyUnavailable: if another writer does not come to its end.
+        :raises CustodyUnavailable: if another writer does not finish in time.
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -109,10 +110,10 @@ class Folder:
             self._sweep()
             yield
         finally:
-            os.close(lock)  # which also lets go of the lock
+            os.close(lock)  # also releases the lock
 
     def write(self, name: str, data: bytes) -> None:
-        """Replace what the file holds by `data`, durably. Only while `writing`.
+        """Replace the file's content with `data`, durably. Call only while `writing`.
 
         :raises CustodyError: if it cannot be written.
         """
@@ -123,7 +124,7 @@ class Folder:
             raise file_error(path, error) from error
 
     def remove(self, name: str) -> None:
-        """Remove the file, durably, if it is there. Only while `writing`.
+        """Remove the file, durably, if it exists. Call only while `writing`.
 
         :raises CustodyError: if it cannot be removed.
         """
@@ -150,7 +151,7 @@ class Folder:
 
 
 class FolderRecords:
-    """The records of a folder: files `NAME.record`, each with its version in the first line."""
+    """The records of a folder: files `NAME.record`, each with its version on the first line."""
 
     def __init__(self, folder: Folder, uri: str) -> None:
         self.uri = uri

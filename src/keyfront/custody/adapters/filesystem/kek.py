@@ -1,9 +1,9 @@
-"""Key-encrypting keys (kek): what seals the key of a folder, and where it comes from. `kek=` says:
+"""Key-encrypting keys (keks), which seal a folder's key, and their sources. The values of `kek=`:
 
-env:VARIABLE               the environment's: a passphrase, or 32 random bytes in base64
-file:/path                 the same from a file that only its owner may read
-awskms:…, vault:transit/…  it stays there; the folder's key is wrapped by the place (contract.Wraps)
-awssm:…, vault:kv/…        the same as env: from a record there; it is made if there is none
+env:VARIABLE               an environment variable: a passphrase, or 32 random bytes in base64
+file:/path                 the same, from a file that only its owner may read
+awskms:…, vault:transit/…  the kek stays there; the place wraps the folder's key (contract.Wraps)
+awssm:…, vault:kv/…        the same as env:, from a record there, which is created if missing
 nothing                    32 random bytes in `custody.key`, in the folder itself
 """
 
@@ -32,14 +32,15 @@ from keyfront.errors import CustodyError, RecordChanged
 KEY = "custody.key"
 
 LEAST_PASSPHRASE = 12
-"""Characters that a passphrase has at least."""
+"""Minimum number of characters in a passphrase."""
 
 _NONCE = 12
 _BYTES = 32
 
 
 class Passphrase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="passphrase"):
-    """The kek is scrypt of a passphrase (RFC 7914). The bounds are for files that somebody else has written."""
+    """The kek is derived from a passphrase with scrypt (RFC 7914). The bounds protect against parameters in files that
+    someone else wrote."""
 
     salt: bytes
     n: int = 1 << 16
@@ -54,7 +55,7 @@ class Passphrase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="p
 
 
 class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="key"):
-    """The kek is 32 random bytes, used as they are."""
+    """The kek is 32 random bytes, used directly."""
 
 
 class Wrapped(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="wrapped"):
@@ -62,7 +63,7 @@ class Wrapped(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="wrap
 
 
 class Cipher:
-    """What seals and opens under one key of 32 bytes."""
+    """Seals and opens under one 32-byte key."""
 
     def __init__(self, key: bytes) -> None:
         self._cipher = AESGCM(key)
@@ -72,7 +73,7 @@ class Cipher:
         return nonce + self._cipher.encrypt(nonce, secret, bound)
 
     def open(self, sealed: bytes, bound: bytes) -> bytes | None:
-        """What was sealed; None if it was sealed otherwise, or changed."""
+        """Return the plaintext, or None if it was sealed under another key or changed."""
         try:
             return self._cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], bound)
         except (InvalidTag, ValueError):
@@ -80,20 +81,20 @@ class Cipher:
 
 
 class Kek(Protocol):
-    """A key-encrypting key. Its text form says where it comes from, and nothing else."""
+    """A key-encrypting key. Its repr shows only its source."""
 
     def seal(self, secret: bytes, bound: str) -> tuple[Passphrase | Key | Wrapped, bytes]: ...
 
     def open(self, how: Passphrase | Key | Wrapped, sealed: bytes, bound: str) -> bytes | None:
-        """What was sealed; None if it was not sealed so."""
+        """Return the plaintext, or None if it was not sealed this way."""
 
 
 def kek_of(option: str | None, folder: Folder, environment: Mapping[str, str], open_place: OpenPlace) -> Kek:
-    """The kek that `kek=` names. It is read only when it is used.
+    """Return the kek that `kek=` names. It is read only when it is used.
 
     :param option: the value of `kek=`; None for the key file in the folder itself.
     :param open_place: opens the other place that `option` may name.
-    :raises CustodyError: if the option is none of the forms above; the message does not repeat it, since it may be a
+    :raises CustodyError: if the option has none of the forms above. The message does not repeat it, since it may be a
         secret.
     """
     if option is None:
@@ -115,10 +116,10 @@ def kek_of(option: str | None, folder: Folder, environment: Mapping[str, str], o
 
 
 class TextKek:
-    """A passphrase, or a key in base64, from somewhere."""
+    """A kek read as text from some source: a passphrase, or a key in base64."""
 
     def __init__(self, where: str, text: Callable[[bool], str], *, once: bool = False) -> None:
-        """`text` reads it, and makes it first if it is asked to and can. `once`: it cannot be read again."""
+        """`text` reads it, and with True first creates it if it can. `once` means that it cannot be read again."""
         self._where = where
         self._read = text
         self._once = once
@@ -170,7 +171,7 @@ class TextKek:
 
 
 class WrappingKek:
-    """A key in another custody, which seals and opens and never gives it away."""
+    """A key in another custody, which seals and opens and never exports the key."""
 
     def __init__(self, uri: str, place: Any, name: str) -> None:
         self._uri = uri
@@ -192,11 +193,10 @@ class WrappingKek:
 
 
 class KekElsewhere:
-    """A kek in another custody. That place is opened when the kek is first used, so that listing keys never needs
-    it."""
+    """A kek in another custody. That place is opened when the kek is first used, so listing keys never needs it."""
 
     def __init__(self, uri: str, environment: Mapping[str, str], open_place: OpenPlace) -> None:
-        """:raises CustodyError: if `uri` names no key in a custody."""
+        """:raises CustodyError: if `uri` does not name a key in a custody."""
         self._uri = uri
         self._open_place = open_place
         self._environment = environment
@@ -233,7 +233,7 @@ def _recorded(records: Records, name: str, uri: str, make: bool) -> str:
     if found is None and make:
         try:
             found = records.write(name, _new_key().encode(), None)
-        except RecordChanged:  # another folder's process was faster
+        except RecordChanged:  # a process using another folder was faster
             found = records.read(name)
     if found is None:
         raise CustodyError(f"there is no key-encrypting key {uri}")
@@ -241,7 +241,7 @@ def _recorded(records: Records, name: str, uri: str, make: bool) -> str:
 
 
 def _key(text: str) -> bytes:
-    """The 32 bytes that `text` is in base64; none if it is a passphrase."""
+    """Return the 32 bytes that `text` encodes in base64, or empty bytes if it is a passphrase."""
     try:
         key = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):

@@ -1,7 +1,7 @@
-"""A private key in a file: what anybody may know of it in the open, and the key itself sealed.
+"""A private key in a file: its public metadata in plaintext, and the key itself sealed.
 
-The seal is AES-256-GCM under the folder's key, tied to the key's name and to its public half, so that one file cannot
-be taken for another. What is in the open is read without any key. Pure: bytes in, bytes out.
+The seal is AES-256-GCM under the folder's key, bound to the key's name and its public half, so one file cannot be
+substituted for another. The plaintext part is read without any key. This module is pure: bytes in, bytes out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FORMAT = "keyfront-custody-key-1"
 
 
 class FolderKey(Protocol):
-    """The key of a folder (`envelope.FolderKey`), as far as a key file needs it."""
+    """The key of a folder (`envelope.FolderKey`), to the extent that a key file needs it."""
 
     @property
     def id(self) -> str: ...
@@ -26,11 +26,11 @@ class FolderKey(Protocol):
     def seal(self, secret: bytes, bound: bytes) -> bytes: ...
 
     def open(self, sealed: bytes, bound: bytes) -> bytes | None:
-        """What was sealed; None if it was sealed under another key or another `bound`, or was changed."""
+        """Return the plaintext, or None if it was sealed under another key or another `bound`, or was changed."""
 
 
 class KeyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the file holds. `public_key` is PEM, `folder_key` names the key under which `sealed` was made. Times are
+    """The content of the file. `public_key` is PEM; `folder_key` identifies the key that sealed `sealed`. Times are
     epoch seconds."""
 
     format: Literal["keyfront-custody-key-1"]
@@ -52,16 +52,16 @@ _decoder = msgspec.json.Decoder(KeyFile)
 def sealed_key(
     name: str, key: PrivateKey, *, created: float, labels: dict[str, str], folder_key: FolderKey
 ) -> KeyFile:
-    """`key` as a file that only who has the folder's key can open."""
+    """Return `key` as a key file that opens only with the folder's key."""
     public = key.public_key
     sealed = folder_key.seal(key.to_pem().encode(), _bound(name, public))
     return KeyFile("keyfront-custody-key-1", name, public.pem, created, folder_key.id, sealed, labels)
 
 
 def read_key_file(data: bytes) -> tuple[KeyFile, PublicKey]:
-    """The file, and its public key.
+    """Return the key file and its public key.
 
-    :raises CustodyError: if `data` is no such file.
+    :raises CustodyError: if `data` is not a key file.
     """
     try:
         found = _decoder.decode(data)
@@ -73,7 +73,7 @@ def read_key_file(data: bytes) -> tuple[KeyFile, PublicKey]:
 
 
 def open_key_file(file: KeyFile, public: PublicKey, folder_key: FolderKey) -> PrivateKey:
-    """The private key.
+    """Return the private key.
 
     :raises CustodyError: if it was sealed for another folder, or was changed.
     """

@@ -1,13 +1,14 @@
-"""`pkcs11:`: an HSM, or anything else that speaks PKCS#11. Keys are made in the token and never leave it.
+"""The `pkcs11:` custody: an HSM, or anything else that speaks PKCS #11. Keys are created in the token and never leave
+it.
 
     pkcs11:TOKEN/NAME?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:/etc/keyfront/pin
 
-TOKEN is the token's label or its serial number, percent-encoded where it must be; NAME is the keys' CKA_LABEL. A pair
-that another program has made under a label that may be a NAME can be used too.
+TOKEN is the token's label or serial number, percent-encoded where necessary; NAME is the CKA_LABEL of the key pair. A
+pair that another program created under a label that is a valid NAME can be used too.
 
-What PKCS#11 has no attribute for (when a key was made, its labels, when it is to go) is in a data object of the same
-label. A key that is to be deleted loses CKA_SIGN: the token itself signs with it no more, whoever asks. It is destroyed
-when somebody looks after its time has come.
+Data for which PKCS #11 has no attribute (the creation time of a key, its labels, its deletion time) is in a data object
+of the same label. A key scheduled for deletion loses CKA_SIGN, so the token itself refuses to sign with it for any
+client. The first access after its deletion time destroys it.
 """
 
 from __future__ import annotations
@@ -55,12 +56,12 @@ from keyfront.signing.keys import Algorithm, HashName, PrivateKey, digest, diges
 T = TypeVar("T")
 
 _TRIES = 8
-_GONE = (faults.ObjectHandleInvalid, faults.KeyHandleInvalid)  # another process has taken its own back
+_GONE = (faults.ObjectHandleInvalid, faults.KeyHandleInvalid)  # another process has withdrawn its own key
 _WHOLE: dict[HashName, Mechanism] = {"SHA1": Mechanism.SHA1_RSA_PKCS, "SHA256": Mechanism.SHA256_RSA_PKCS}
 
 
 class Pkcs11Custody:
-    """A token."""
+    """A PKCS #11 token as a custody."""
 
     exports = False
 
@@ -72,7 +73,8 @@ class Pkcs11Custody:
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """:raises CustodyError: if `place` names no token, an option is unknown, or the module cannot be loaded."""
+        """:raises CustodyError: if `place` does not name a token, an option is unknown, or the module cannot be
+        loaded."""
         if {"pin", "pin-value"} & set(options):
             raise CustodyError(
                 "a PIN never stands in a URI: put it into a file, and name that by pin-source="
@@ -95,7 +97,7 @@ class Pkcs11Custody:
         self._name = name
         self._pin = _pin_source(options.get("pin-source"), environment)
         self._clock = clock
-        self._pin()  # so that a place that cannot be opened is known at once
+        self._pin()  # fails now if the place cannot be opened
         self._token()
 
     @property
@@ -109,7 +111,7 @@ class Pkcs11Custody:
             found.append("ECDSA-P256")
         return tuple(found)
 
-    # ---- keys are made
+    # ---- creating keys
 
     def create(
         self, name: str, algorithm: Algorithm, *, now: float, labels: Mapping[str, str] | None = None
@@ -133,9 +135,10 @@ class Pkcs11Custody:
         )
 
     def _added(self, name: str, notes: Notes, now: float, make: Callable[[Any, bytes], None]) -> HeldKey:
-        """PKCS#11 has no unique labels. Who sees another process's key beside the one just made takes his own back, and
-        tries again after a moment. Where tokens show what others have made only later, there can be two all the same;
-        then `private_key` refuses both."""
+        """Create a key and check that its label is unique, because PKCS #11 does not enforce unique labels. A process
+        that sees another process's key beside the one it just created withdraws its own and retries after a moment.
+        If a token shows objects created by other clients only later, there can still be two; `private_key` then
+        refuses both."""
         checked_name(name)
 
         def add(session: Any) -> HeldKey | None:
@@ -170,7 +173,7 @@ class Pkcs11Custody:
     def export(self, name: str) -> PrivateKey:
         raise NotExportable(f"the token {self._name} never gives its private keys away")
 
-    # ---- keys are listed
+    # ---- listing keys
 
     def list(self) -> Iterator[HeldKey]:
         now = self._clock()
@@ -195,7 +198,7 @@ class Pkcs11Custody:
             raise _doomed(name)
         return Pkcs11Handle(self, held)
 
-    # ---- keys go
+    # ---- deleting keys
 
     def delete(self, name: str, *, grace: float, now: float) -> HeldKey:
         checked_name(name)
@@ -239,7 +242,7 @@ class Pkcs11Custody:
 
         return self._run(undelete, changes=True)
 
-    # ---- within
+    # ---- internals
 
     def _token(self) -> Token:
         return token(self._module_path, self._name)
@@ -257,7 +260,7 @@ class Pkcs11Custody:
             raise CustodyError(f"the key {name} in the token {self._name}: {error}") from None
 
     def _purge(self, session: Any, name: str, now: float) -> None:
-        """Destroy the key, if its time has come."""
+        """Destroy the key if its deletion time has come."""
         with contextlib.suppress(CustodyError):
             found = self._known(session, name)
             if found.notes.due(now):
@@ -293,8 +296,8 @@ class Pkcs11Custody:
 
 
 class Pkcs11Handle:
-    """A key in a token. Every signature is verified before it is handed out: a token that is read wrongly, or fails,
-    can give away a key by a wrong one."""
+    """A key in a token. Every signature is verified before it is returned: a token that is misread or faulty can reveal
+    a key through a wrong signature."""
 
     def __init__(self, place: Pkcs11Custody, held: HeldKey) -> None:
         self.uri = held.uri
@@ -330,7 +333,7 @@ class Pkcs11Handle:
             return signature
 
         signature = at.attempt(known)
-        if signature is None:  # the key is gone, or the session is: look for it again
+        if signature is None:  # the key or the session is gone: look for the key again
             self._kept = (None, None)
             signature = self._place._run(found)
         if self.public_key.algorithm == "ECDSA-P256":
@@ -365,9 +368,9 @@ def _doomed(name: str) -> NoSuchKey:
 
 
 def _pin_source(source: str | None, environment: Mapping[str, str]) -> Callable[[], str | None]:
-    """What reads the PIN, each time anew, so that it can be changed.
+    """Return a function that reads the PIN afresh on each call, so that the PIN can be changed.
 
-    :raises CustodyError: if nothing can be meant by `source`, which the message does not repeat: it may be a PIN.
+    :raises CustodyError: if `source` is invalid. The message does not repeat it, since it may be a PIN.
     """
     if source is None:
         return lambda: None

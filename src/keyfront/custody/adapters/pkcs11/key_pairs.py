@@ -1,8 +1,8 @@
-"""Key pairs in a PKCS#11 token, and what is noted of them there in data objects.
+"""Key pairs in a PKCS #11 token, and their notes in data objects.
 
-A pair bears the key's name as CKA_LABEL and a random CKA_ID; its notes bear the same, so that notes never speak of
-another key than the one that they were made for. A search is brought to its end before the next begins: a session has
-one at a time.
+A pair has the key's name as CKA_LABEL and a random CKA_ID. Its notes have the same two values, so they can never be
+taken for those of another key. A session can run only one search at a time, so each search is completed before the next
+begins.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ APPLICATION = "keyfront"
 _P256 = bytes.fromhex("06082a8648ce3d030107")  # the OID of prime256v1, in DER
 _SIGNS = MechanismFlag.SIGN | MechanismFlag.VERIFY
 _STRANGE = (faults.AttributeTypeInvalid, faults.AttributeSensitive, ValueError)
-"""What is raised of objects that are no keys as we know them."""
+"""Raised when reading objects that are not keys Keyfront understands."""
 
 
 class Notes(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the data object beside a pair holds. `id` is the pair's CKA_ID in hex. Of two the one with the higher
-    `number` counts."""
+    """The content of the data object beside a pair. `id` is the pair's CKA_ID in hex. If there are two, the one with
+    the higher `number` counts."""
 
     id: str = ""
     created: float = 0.0
@@ -43,7 +43,7 @@ class Notes(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Pair:
-    """A pair in the token: its private object, which is worth something in this session, and what is known of it."""
+    """A pair in the token and its metadata. Its private object is valid only in this session."""
 
     __slots__ = ("id", "name", "notes", "object", "public_key")
 
@@ -56,9 +56,9 @@ class Pair:
 
 
 def private_key(session: Any, name: str) -> Any:
-    """The private key of that label; None if there is none.
+    """Return the private key with that label, or None if there is none.
 
-    :raises CustodyError: if there are several: which one is meant, nobody can know.
+    :raises CustodyError: if there are several, because it cannot be known which one is meant.
     """
     found = private_keys(session, name)
     if len(found) > 1:
@@ -71,17 +71,17 @@ def private_keys(session: Any, name: str) -> list[Any]:
 
 
 def pair_of(session: Any, key: Any) -> Pair:
-    """What is known of a private key object.
+    """Return the pair to which a private key object belongs.
 
-    :raises CustodyError: if its label is no name.
-    :raises KeyLoadError: if it is of no kind that CloudFront takes, or its public half is not in the token.
+    :raises CustodyError: if its label is not a valid name.
+    :raises KeyLoadError: if it is not of a type that CloudFront accepts, or its public half is not in the token.
     """
     name, id_ = checked_name(_label(key)), _id(key)
     return Pair(name, key, id_, _public(session, key), notes_of(session, name, id_))
 
 
 def pairs(session: Any) -> list[Pair]:
-    """All that can be keys of ours, in order of name."""
+    """Return all pairs that can be Keyfront's keys, sorted by name."""
     found = []
     for key in _objects(session, {Attribute.CLASS: ObjectClass.PRIVATE_KEY}):
         with contextlib.suppress(CustodyError, KeyLoadError, *_STRANGE):
@@ -94,7 +94,7 @@ def notes_of(session: Any, name: str, id_: bytes) -> Notes:
 
 
 def note(session: Any, name: str, notes: Notes) -> None:
-    """Put `notes` in the place of those that are there: the new ones are there before the old ones go."""
+    """Replace the existing notes with `notes`: the new ones are written before the old ones are removed."""
     before = _notes(session, name, bytes.fromhex(notes.id))
     number = max((one.number for one, _ in before), default=0) + 1
     session.create_object(
@@ -112,7 +112,7 @@ def note(session: Any, name: str, notes: Notes) -> None:
 
 
 def destroy(session: Any, name: str, id_: bytes) -> None:
-    """The pair, the private half first, and what is noted of it."""
+    """Destroy the pair, private half first, and its notes."""
     for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
         for each in _objects(session, {Attribute.CLASS: kind, Attribute.LABEL: name, Attribute.ID: id_}):
             each.destroy()
@@ -140,7 +140,7 @@ def generate(session: Any, id_: bytes, name: str, algorithm: Algorithm) -> None:
 
 
 def put(session: Any, id_: bytes, name: str, key: PrivateKey) -> None:
-    """The private half comes last: without it there is no key."""
+    """Write a key pair to the token. The private half comes last: without it there is no key."""
     found = load_pem_private_key(key.to_pem().encode(), None)
     both = {Attribute.TOKEN: True, Attribute.LABEL: name, Attribute.ID: id_}
     public = both | {Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.VERIFY: True}
@@ -195,9 +195,9 @@ def _id(each: Any) -> bytes:
 
 
 def _public(session: Any, key: Any) -> PublicKey:
-    """The public half of a private key object.
+    """Return the public half of a private key object.
 
-    :raises KeyLoadError: if it is of no kind that CloudFront takes, or not in the token.
+    :raises KeyLoadError: if it is not of a type that CloudFront accepts, or is not in the token.
     """
     kind = key[Attribute.KEY_TYPE]
     if kind == KeyType.RSA:
@@ -212,7 +212,7 @@ def _public(session: Any, key: Any) -> PublicKey:
         for each in _public_objects(session, key):
             with contextlib.suppress(faults.AttributeTypeInvalid, ValueError):
                 point = each[Attribute.EC_POINT]
-                point = point[2:] if len(point) == 67 else point  # an OCTET STRING, or bare
+                point = point[2:] if len(point) == 67 else point  # an OCTET STRING, or the bare point
                 return PublicKey(ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point))
     else:
         raise KeyLoadError("a key that CloudFront does not take: RSA of 2048 bits or ECDSA on P-256 only")
@@ -220,7 +220,7 @@ def _public(session: Any, key: Any) -> PublicKey:
 
 
 def _public_objects(session: Any, key: Any) -> list[Any]:
-    """Those with the pair's mark, as PKCS#11 wants it; then those with what people see."""
+    """Return the public objects with the pair's CKA_ID, as PKCS #11 specifies, then those with its label."""
     found = []
     for attribute in (Attribute.ID, Attribute.LABEL):
         with contextlib.suppress(faults.AttributeTypeInvalid):

@@ -1,10 +1,10 @@
-"""A PKCS#11 token, kept open: found, logged in to, and found again when it was away.
+"""A PKCS #11 token held open: found, logged in to, and found again after it was unavailable.
 
-A process logs in to a token once, whoever in it asks: sessions are shared, and so is the module that speaks to the
-token (a shared library, one a path). python-pkcs11 initialises modules for one thread, so that calls into a module are
-made one at a time. After a fork a module is initialised anew, as PKCS#11 wants it.
+A process logs in to a token once for all its users. They share the session and the module that speaks to the token (a
+shared library, one per path). python-pkcs11 initializes modules for a single thread, so calls into a module are
+serialized. After a fork, a module is initialized again, as PKCS #11 requires.
 
-A PIN that the token has refused is not tried again: tokens lock themselves after a few.
+A PIN that the token has refused is not tried again: a token locks itself after a few wrong PINs.
 """
 
 from __future__ import annotations
@@ -44,11 +44,12 @@ _REFUSALS = (
     faults.KeySizeRange,
     faults.DomainParamsInvalid,
 )
-"""What a token answers after having understood: to ask again changes nothing."""
+"""Errors with which a token rejects a request that it understood, so a retry changes nothing."""
 
 
 class _Module:
-    """A PKCS#11 module in this process. `generation` rises whenever all that was open through it is gone."""
+    """A PKCS #11 module in this process. `generation` increases whenever everything that was open through it is
+    gone."""
 
     def __init__(self, path: str, *, anew: bool) -> None:
         self.path = path
@@ -62,15 +63,15 @@ class _Module:
             raise CustodyError(f"the PKCS#11 module {path} cannot be used: {said(error)}") from error
 
     def restart(self) -> None:
-        """Begin anew: a module sees tokens that have come only then."""
+        """Reinitialize the module: only then does it see tokens that were added since."""
         self.generation += 1
-        with contextlib.suppress(faults.PKCS11Error):  # somebody else in this process has ended it
+        with contextlib.suppress(faults.PKCS11Error):  # another user in this process has already finalized it
             self.lib.finalize()
         self.lib.initialize()
 
 
 class _Process:
-    """What this process has open. A fork's child has nothing open, whatever its memory says."""
+    """What this process has open. The child of a fork has nothing open, whatever its copy of the memory says."""
 
     def __init__(self) -> None:
         self.begin(forked=False)
@@ -87,7 +88,7 @@ os.register_at_fork(after_in_child=lambda: _process.begin(forked=True))
 
 
 def token(module_path: str, name: str) -> Token:
-    """The token with the label or the serial number `name`, shared by all in this process.
+    """Return the token with the label or serial number `name`, shared by the whole process.
 
     :raises CustodyError: if there is no such module.
     """
@@ -102,7 +103,7 @@ def token(module_path: str, name: str) -> Token:
 
 
 class Token:
-    """A token, and the session through which this process speaks with it."""
+    """A token, and the session through which this process uses it."""
 
     def __init__(self, module: _Module, name: str) -> None:
         self._module = module
@@ -116,11 +117,12 @@ class Token:
 
     @property
     def generation(self) -> tuple[int, int]:
-        """Handles of objects are worth something as long as this is the same."""
+        """Object handles are valid as long as this value stays the same."""
         return self._module.generation, self._openings
 
     def attempt(self, work: Callable[[Any], T]) -> T | None:
-        """What `work` makes of the session that is open; None if none is, or if it fails. Asks for no PIN."""
+        """Return the result of `work` on the open session, or None if no session is open or `work` fails. Needs no
+        PIN."""
         with self._module.lock:
             if self._session is None or self._module_generation != self._module.generation:
                 return None
@@ -130,12 +132,12 @@ class Token:
                 return None
 
     def run(self, work: Callable[[Any], T], pin: str | None, *, changes: bool = False) -> T:
-        """What `work` makes of a session; of one that may change things if it `changes` any.
+        """Return the result of `work` on a session. With `changes`, the session is a read-write one.
 
-        Where the session turns out to be dead, another one is opened. What only looks then begins anew, once; what
-        changes things does not, and is not begun before the session has proved to be alive.
+        If the session turns out to be dead, another one is opened. Work that only reads is then retried once. Work that
+        changes something is not retried, and does not start until the session has proved to be alive.
 
-        :raises CustodyUnavailable: if the token is away, or fails.
+        :raises CustodyUnavailable: if the token is unavailable or fails.
         :raises CustodyError: if it refuses.
         """
         with self._module.lock:
@@ -156,7 +158,8 @@ class Token:
         raise AssertionError("unreachable")
 
     def _alive(self, pin: str | None) -> Any:
-        """The session, opened if it is not open, and tried: a search in a dead one complains on standard error, too."""
+        """Return the session, opened if necessary, and tested: a search in a dead session also prints an error to
+        standard error."""
         session = self._opened(pin)
         if session.token.flags & pkcs11.TokenFlag.RNG:
             session.generate_random(64)
@@ -165,7 +168,7 @@ class Token:
         return session
 
     def _writing(self, session: Any, work: Callable[[Any], T]) -> T:
-        writer = session.token.open(rw=True)  # logged in by the other one; nobody's login ends with it
+        writer = session.token.open(rw=True)  # shares the first session's login; closing it logs nothing out
         try:
             return work(writer)
         finally:
@@ -221,9 +224,7 @@ class Token:
             return found.open()
         try:
             return found.open(user_pin=pin)
-        except (
-            faults.UserAlreadyLoggedIn
-        ):  # by a session that we have lost, or by somebody else in this process
+        except faults.UserAlreadyLoggedIn:  # logged in by a lost session, or by other code in this process
             return found.open()
         except (faults.PinIncorrect, faults.PinInvalid, faults.PinLenRange, faults.PinLocked) as error:
             self._refused[mark] = (
@@ -233,5 +234,5 @@ class Token:
 
 
 def said(error: BaseException) -> str:
-    """What a PKCS#11 error says: most say nothing but their name."""
+    """Describe a PKCS #11 error: most have no text but their name."""
     return str(error) or type(error).__name__

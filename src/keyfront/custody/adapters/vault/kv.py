@@ -1,7 +1,7 @@
-"""Texts in Vault's KV secrets engine, version 2, which writes only what follows on the version that was seen (`cas`).
+"""Texts in version 2 of Vault's KV secrets engine, with check-and-set writes (`cas`) against the version that was read.
 
-What is removed is overwritten by a version that says so, and the versions before it are destroyed: nothing can be read
-of them any more. Vault cannot delete a path only if it is as it was seen; so the empty path stays.
+To remove a text, Keyfront writes a version marked as removed and destroys the earlier versions, so that none of them
+can be read again. Vault has no conditional delete for a path, so the empty path remains.
 
 Source: the KV v2 API (data, destroy, metadata; options.cas).
 """
@@ -21,8 +21,8 @@ _REMOVED = {"keyfront": "removed"}
 
 
 class KvTexts:
-    """Texts (texts.py) in the paths below `prefix` of a KV engine. A text is JSON, whose members become the fields of
-    the secret, so that other tools can read one of them alone."""
+    """Texts (text_custody.py) in the paths below `prefix` of a KV engine. A text is a JSON object whose members become
+    the fields of the secret, so that other tools can read a single field."""
 
     def __init__(self, server: Server, mount: str, prefix: str, uri: str) -> None:
         self.uri = uri
@@ -43,7 +43,7 @@ class KvTexts:
         answer = self._put(name, fields, _number(version))
         if answer.status >= 400 and version is None:
             there, kept = self._seen(name)
-            if kept is None:  # it was removed
+            if kept is None:  # the text was removed
                 answer = self._put(name, fields, there)
         return Record(name, data, str(self._number_of(name, answer)))
 
@@ -77,10 +77,10 @@ class KvTexts:
                 if record is not None:
                     yield record
 
-    # ---- within
+    # ---- internals
 
     def _seen(self, name: str) -> tuple[int, dict[str, Any] | None]:
-        """The version that is there, 0 for none, and its fields, None if it was removed or deleted."""
+        """Return the current version (0 if there is none) and its fields (None if it was removed or deleted)."""
         path = f"{self._mount}/data/{self._prefix}{name}"
         answer = self._server.ask("get", path)
         if answer.status not in (200, 404) or "no handler" in answer.errors:
@@ -117,7 +117,7 @@ class KvTexts:
 
 
 class _Foreign(CustodyError):
-    """Something else than what was written here."""
+    """The secret was not written by Keyfront."""
 
 
 class KvRecords(KvTexts):
@@ -139,7 +139,8 @@ class KvRecords(KvTexts):
 
 
 def _number(version: str | None) -> int:
-    """Vault numbers versions from 1; what is no number is none that it ever had."""
+    """Parse a version number. Vault numbers versions from 1; text that is not a number never was a version of
+    Vault's."""
     if version is None:
         return 0
     return int(version) if re.fullmatch(r"[1-9][0-9]{0,15}", version) else 1 << 53

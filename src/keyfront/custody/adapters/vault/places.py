@@ -1,10 +1,10 @@
-"""`vault:`, a Vault or OpenBao server: keys in its KV engine (version 2), or in its transit engine.
+"""The `vault:` custody on a Vault or OpenBao server: keys in its KV engine (version 2) or in its transit engine.
 
-    vault:kv/MOUNT/PATH…/NAME       keys that are kept there and sign here, and records      vaultkv.py
-    vault:transit/NAME              keys that sign there                                     transit.py
+    vault:kv/MOUNT/PATH…/NAME       keys stored there that sign in this process, and records  kv.py
+    vault:transit/NAME              keys that sign in Vault                                   transit.py
 
-Options: `address`, `namespace`, `ca-file`, and who we are: `token-file`, or `role-id` and `secret-id-source`
-(vaultserver.py); of kv: `check-every`; of transit: `notes`, `exportable`, `check-every`.
+Options: `address`, `namespace`, `ca-file`, and for authentication `token-file`, or `role-id` and `secret-id-source`
+(server.py); for kv: `check-every`; for transit: `notes`, `exportable`, `check-every`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from keyfront.errors import CustodyError
 def open_vault(
     place: str, options: Mapping[str, str], environment: Mapping[str, str]
 ) -> TextCustody | TransitCustody:
-    """The place in Vault that `place` names.
+    """Open the place in Vault that `place` names.
 
-    :raises CustodyError: if it makes no sense; Vault is not asked yet.
+    :raises CustodyError: if it is invalid. Vault is not contacted yet.
     """
     match segments("vault", place):
         case ["kv", mount, *path]:

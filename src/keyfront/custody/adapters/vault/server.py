@@ -1,11 +1,11 @@
-"""A Vault or OpenBao server as the adapters speak to it: where it is, who we are there, and what its answers mean.
+"""The adapters' client of a Vault or OpenBao server: its address, authentication, and how its responses map to errors.
 
-A token is the one of VAULT_TOKEN (or BAO_TOKEN), of `token-file`, of ~/.vault-token, or what an AppRole is given for
-its role and secret id. It is renewed when half its time is over, where it can be. One that has run out is replaced: an
-AppRole logs in again, a file is read again, for an agent of Vault's writes new tokens there.
+The token comes from VAULT_TOKEN (or BAO_TOKEN), from `token-file`, from ~/.vault-token, or from an AppRole login with
+its role ID and secret ID. It is renewed after half its lifetime, if it is renewable. An expired token is replaced: an
+AppRole logs in again; a token file is read again, because a Vault Agent writes new tokens there.
 
-Vault says 403 for a token that has run out and for what a policy does not allow alike; the token tells which: one that
-is good can look itself up.
+Vault returns 403 both for an expired token and for a call that a policy does not allow. The token tells which it is: a
+valid token can look itself up.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from hvac.adapters import RawAdapter
 from keyfront.errors import CustodyError, CustodyUnavailable
 
 OPTIONS = ("address", "namespace", "ca-file", "token-file", "role-id", "secret-id-source", "auth-mount")
-"""Options that both kinds of place have."""
+"""Options that both kinds of place accept."""
 
 TIMEOUT = (5.0, 20.0)
-"""Seconds for a connection, and for an answer."""
+"""Seconds to wait for a connection, and for a response."""
 
 _ROUTE = re.compile(r"no handler for route")
 
 
 class Answer(NamedTuple):
-    """`data` of what Vault has answered, and its status: 200, 204, 400, or 404. `errors` is Vault's own text."""
+    """A response from Vault: its `data` and its status (200, 204, 400, or 404). `errors` is Vault's own text."""
 
     status: int
     data: dict[str, Any]
@@ -44,14 +44,15 @@ class Answer(NamedTuple):
 class _Token(NamedTuple):
     text: str
     renew_at: float
-    """By the monotonic clock; infinity for one that is not renewed."""
+    """Monotonic time in seconds; infinity for a token that is not renewed."""
 
 
 class Server:
-    """One server, in one namespace, as one of its clients. For any thread. Its text form shows no secret."""
+    """One server, in one namespace, with one set of credentials. Safe to use from any thread. Its repr shows no
+    secret."""
 
     def __init__(self, options: Mapping[str, str], environment: Mapping[str, str]) -> None:
-        """:raises CustodyError: if an option makes no sense; nobody is asked yet."""
+        """:raises CustodyError: if an option is invalid. The server is not contacted yet."""
         self.address = _one_of("address", options, environment, "VAULT_ADDR", "BAO_ADDR")
         parts = urlsplit(self.address)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
@@ -73,7 +74,7 @@ class Server:
         self._begin()
 
     def _begin(self) -> None:
-        """Connections and lock of this process: those from before a fork are the parent's."""
+        """Create this process's connections and lock: those from before a fork belong to the parent."""
         self._process = os.getpid()
         self._adapter = self._adapter_to(self.address)
         self._lock = threading.Lock()
@@ -87,10 +88,10 @@ class Server:
     # ---- calls
 
     def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
-        """One call. What it means that there is nothing (404) or that something does not fit (400) is the caller's.
+        """Make one call. The caller interprets a missing resource (404) and an invalid request (400).
 
-        :raises CustodyUnavailable: if Vault cannot be reached, is sealed, or ails.
-        :raises CustodyError: if the token is no good, or its policies do not allow it.
+        :raises CustodyUnavailable: if Vault cannot be reached, is sealed, or fails.
+        :raises CustodyError: if the token is invalid, or its policies do not allow the call.
         """
         if self._process != os.getpid():
             self._begin()
@@ -109,9 +110,9 @@ class Server:
         return answer
 
     def tell(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """As `ask`, where only success will do.
+        """Make a call as `ask` does, and accept only success.
 
-        :raises CustodyError: besides, if Vault refuses.
+        :raises CustodyError: also if Vault refuses.
         """
         answer = self.ask(method, path, body)
         if answer.status >= 400:
@@ -132,7 +133,7 @@ class Server:
         how = {"headers": headers, "raise_exception": False, "json": body}
         try:
             response = self._adapter.request(method, f"/v1/{path}", **how)
-            if response.status_code == 307:  # of a server that is not the active one
+            if response.status_code == 307:  # from a server that is not the active one
                 response = self._active(response, about).request(method, f"/v1/{path}", **how)
         except requests.exceptions.SSLError:
             raise CustodyError(
@@ -141,7 +142,7 @@ class Server:
         except _CANNOT_BE_SENT as error:
             raise CustodyError(f"{about}: {type(error).__name__}: the address or the token is none") from None
         except (requests.exceptions.RequestException, OSError) as error:
-            # without its cause: that quotes what was sent
+            # no cause: it quotes what was sent
             raise CustodyUnavailable(f"{about}: it cannot be reached ({type(error).__name__})") from None
         known = _object(response)
         errors = known.get("errors")
@@ -150,19 +151,19 @@ class Server:
         if status not in (200, 204, 400, 403, 404, 405) and not (status == 500 and _SOFT_DELETED in said):
             raise CustodyUnavailable(f"{about}: {said or status}: it may help to try again")
         if (status == 200 or status >= 400) and not ("request_id" in known or isinstance(errors, list)):
-            # a proxy's page, say: its 404 is no word on a key, and its 403 none on a token
+            # A proxy's page, for example: its 404 says nothing about a key, and its 403 nothing about a token.
             raise CustodyUnavailable(f"{about}: what answers there is no Vault")
         data = known.get("auth") or known.get("data") or {}
         return Answer(status, data if isinstance(data, dict) else {}, said)
 
     def _active(self, response: requests.Response, about: str) -> RawAdapter:
-        """:raises CustodyError: if that would send the token where it can be read on its way."""
+        """:raises CustodyError: if that would send the token over an unencrypted connection."""
         target = urlsplit(response.headers.get("Location", ""))
         if target.scheme != "https" and target.scheme != urlsplit(self.address).scheme:
             raise CustodyError(f"{about}: it sends us to another server, which is not reached by https")
         return self._adapter_to(f"{target.scheme}://{target.netloc}")
 
-    # ---- who we are
+    # ---- authentication
 
     def _current(self) -> str:
         with self._lock:
@@ -173,9 +174,10 @@ class Server:
             return self._token.text
 
     def _replaced(self, refused: str) -> str | None:
-        """Another token in place of one that was refused; None if that is still good, and it was policy.
+        """Return another token in place of one that was refused, or None if that one is still valid and a policy
+        refused the call.
 
-        :raises CustodyError: if there is no other one to be had.
+        :raises CustodyError: if no other token can be obtained.
         """
         with self._lock:
             if self._token is not None and self._token.text != refused:
@@ -240,11 +242,11 @@ class Server:
 
     def _renewed(self, token: str) -> _Token:
         answer = self._send("post", "auth/token/renew-self", {}, token)
-        if answer.status != 200:  # it is used until it is refused, and replaced then
+        if answer.status != 200:  # use the token until it is refused, then replace it
             return _Token(token, float("inf"))
         lasts = answer.data.get("lease_duration")
         if isinstance(lasts, int) and lasts < _SHORT and "role-id" in self._options:
-            return self._logged_in()  # it comes to the end of what renewing can give
+            return self._logged_in()  # renewal is reaching the token's maximum lifetime
         return _timed(token, lasts)
 
 
@@ -270,7 +272,7 @@ def _object(response: requests.Response) -> dict[str, Any]:
 
 
 def _timed(token: str, lasts: object) -> _Token:
-    """`lasts` is in seconds; 0 is for ever."""
+    """Return the token with its renewal time. `lasts` is in seconds; 0 means that it does not expire."""
     if not isinstance(lasts, int) or lasts <= 0:
         return _Token(token, float("inf"))
     return _Token(token, time.monotonic() + max(1.0, lasts / 2))

@@ -1,18 +1,18 @@
-"""Keys in Vault's transit engine: made there, or imported, and every signature is a call.
+"""Keys in Vault's transit engine: created there or imported. Every signature is a call to Vault.
 
     vault:transit/NAME                               the key NAME of the engine mounted at transit/
     vault:transit/MOUNT/NAME                         … at MOUNT/
-    vault:transit/NAME?notes=secret/keyfront         notes on keys are kept in KV, below secret/keyfront/
+    vault:transit/NAME?notes=secret/keyfront         notes on keys are stored in KV, below secret/keyfront/
 
-Transit keeps a key and nothing about it, and makes a key of a name that is there already by doing nothing. So what a
-key is labelled, and when it is to go, is noted in a KV engine; the note is written first, and says whose the name is.
-Without `notes` a key has no labels, and no grace when it is deleted.
+Transit stores a key without any metadata, and a request to create a key whose name exists does nothing. So a key's
+labels and its deletion time are noted in a KV engine. The note is written first, and says which process owns the name.
+Without `notes`, a key has no labels, and no grace period when it is deleted.
 
-OpenBao refuses to sign with a key that it has soft-deleted. Vault has no such thing: there it is handles that look at
-the note, every `check-every` seconds.
+OpenBao refuses to sign with a key that it has soft-deleted. Vault has no soft deletion: there the handles read the note
+every `check-every` seconds.
 
-A key is its first version. Whoever rotates it in Vault adds versions that Keyfront does not use: another public key is
-another key of CloudFront's, and rotating those is what Keyfront is for.
+Keyfront uses only the first version of a key. Rotating a key in Vault adds versions that Keyfront does not use: a
+different public key is a different CloudFront public key, and Keyfront itself does that rotation.
 
 Source: the transit API (keys, import, sign, soft-delete, export, encrypt, decrypt).
 """
@@ -64,16 +64,17 @@ from keyfront.signing.keys import (
 _TYPES: dict[Algorithm, str] = {"RSA-2048": "rsa-2048", "ECDSA-P256": "ecdsa-p256"}
 _HASHES: dict[HashName, str] = {"SHA1": "sha1", "SHA256": "sha2-256"}
 _SEALING = ("aes128-gcm96", "aes256-gcm96", "chacha20-poly1305", "xchacha20-poly1305")
-"""Types of key for encryption with associated data."""
+"""Key types that encrypt with associated data."""
 
 _FIRST = "1"
 _TRIES = 20
 NEVER = 253402300799.0
-"""The end of the year 9999: when a key goes that somebody has soft-deleted in OpenBao without Keyfront."""
+"""The end of the year 9999: the deletion time of a key that was soft-deleted in OpenBao by something other than
+Keyfront."""
 
 
 class Note(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is noted of a key. `state` is `claimed` until the key is made. `delete_at` is in epoch seconds."""
+    """The note on a key. `state` is `claimed` until the key has been created. `delete_at` is in epoch seconds."""
 
     state: str
     labels: dict[str, str] = {}
@@ -84,7 +85,7 @@ class Note(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TransitCustody:
-    """A custody (contract.py) in one mount of transit."""
+    """A custody (contract.py) in one mount of the transit engine."""
 
     algorithms: tuple[Algorithm, ...] = ("RSA-2048", "ECDSA-P256")
 
@@ -98,7 +99,7 @@ class TransitCustody:
         *,
         exportable: bool,
     ) -> None:
-        """`uri` is the place's, with a `*` where a name goes."""
+        """`uri` is the place's URI, with a `*` where a name goes."""
         self.exports = exportable
         self._server = server
         self._mount = mount
@@ -116,7 +117,7 @@ class TransitCustody:
     def _path(self, name: str, rest: str = "") -> str:
         return f"{self._mount}/keys/{_called(checked_name(name))}{rest}"
 
-    # ---- keys come
+    # ---- creating and importing keys
 
     def create(
         self, name: str, algorithm: Algorithm, *, now: float, labels: Mapping[str, str] | None = None
@@ -160,21 +161,21 @@ class TransitCustody:
                 raise taken
             raise self._server.refused("post", self._path(name, rest), answer)
         if claim is not None and self._notes is not None:
-            try:  # whoever has taken the claim over meanwhile has the key
+            try:  # fails if another process took over the claim and so owns the key
                 self._notes.write(name, Note("made", kept).to_bytes(), claim.version)
             except RecordChanged:
                 raise taken from None
         key = self._there(name)
         if key.get("type") != body["type"] or bool(key.get("imported_key")) is not bool(rest):
-            raise taken  # by one who has lost the name, and whose key was there first
+            raise taken  # a process that had lost the claim created its key first
         return self._held(name, key)
 
     def _claimed(self, name: str, labels: dict[str, str]) -> Record | None:
-        """The note that says that the name is ours.
+        """Write the note that claims the name for this process.
 
-        The note is read before it is seen that there is no key, and written only if it is still as it was read: whoever
-        claims after somebody has noted that the key is made finds that key. A claim without a key was left by one who
-        did not get to make it, or is about to: it is taken over, and that one has lost.
+        The note is read before the check that there is no key, and written only if it is unchanged since. So a process
+        that claims after another has noted that the key was created finds that key. A claim without a key comes from a
+        process that did not get to create the key, or is about to: the claim is taken over, and that process has lost.
         """
         there = None if self._notes is None else self._notes.read(name)
         if self._key(name) is not None:
@@ -187,7 +188,7 @@ class TransitCustody:
         except RecordChanged:
             raise KeyExists(f"{self._uri(name)} is being made by somebody else") from None
 
-    # ---- keys are shown
+    # ---- listing and describing keys
 
     def list(self) -> Iterator[HeldKey]:
         path = f"{self._mount}/keys"
@@ -213,7 +214,7 @@ class TransitCustody:
         held = self._held(name, key)
         if held.delete_at is not None:
             raise gone(held.uri)
-        looks = self._notes is not None and "soft_deleted" not in key  # else the server refuses by itself
+        looks = self._notes is not None and "soft_deleted" not in key  # otherwise the server itself refuses
         watch = Watch(lambda: self.describe(name), held, self._check_every) if looks else None
         return TransitHandle(held.uri, held.public_key, self._server, self._mount, name, watch)
 
@@ -235,7 +236,7 @@ class TransitCustody:
         except KeyLoadError:
             raise CustodyError(f"{uri}: Vault has given away a private key that cannot be read") from None
 
-    # ---- keys go
+    # ---- deleting keys
 
     def delete(self, name: str, *, grace: float, now: float) -> HeldKey:
         checked_grace(grace)
@@ -260,7 +261,10 @@ class TransitCustody:
         if grace > 0:
             path = self._path(name, "/soft-delete")
             answer = self._server.ask("delete", path)
-            if answer.status >= 400 and answer.status not in (404, 405):  # Vault has no such thing
+            if answer.status >= 400 and answer.status not in (
+                404,
+                405,
+            ):  # 404, 405: Vault has no soft deletion
                 raise self._server.refused("delete", path, answer)
         return held
 
@@ -279,11 +283,11 @@ class TransitCustody:
             self._server.tell("post", self._path(name, "/soft-delete-restore"), {})
         return self.describe(name)
 
-    # ---- small secrets under a key that stays in Vault (`Wraps`)
+    # ---- wrapping small secrets under a key that stays in Vault (`Wraps`)
 
     def wrap(self, name: str, secret: bytes, bound: str) -> bytes:
         body = {"plaintext": b64encode(secret).decode(), "associated_data": _text64(bound)}
-        self._sealing(name)  # encrypt would make a key that is not there
+        self._sealing(name)  # encrypt would create a missing key
         sealed: str = self._server.tell("post", f"{self._mount}/encrypt/{_called(name)}", body)["ciphertext"]
         return sealed.encode()
 
@@ -305,10 +309,11 @@ class TransitCustody:
         if answer.data.get("type") not in _SEALING or answer.data.get("derived"):
             raise CustodyError(f"{self._uri(name)} is no key to wrap with: make one of type {_SEALING[1]}")
 
-    # ---- within
+    # ---- internals
 
     def _key(self, name: str) -> dict[str, Any] | None:
-        """What transit says of a key; None if there is none. One whose time is over is erased first."""
+        """Return transit's data about a key, or None if there is no key. A key whose deletion time has come is erased
+        first."""
         path = self._path(name)
         answer = self._server.ask("get", path)
         if answer.status == 404 and "no handler" not in answer.errors:
@@ -320,7 +325,7 @@ class TransitCustody:
             try:
                 self._erase(name, record)
             except RecordChanged:
-                pass  # somebody else is at it
+                pass  # another process is erasing it
             return None
         return {**answer.data, "note": note}
 
@@ -340,9 +345,10 @@ class TransitCustody:
             raise CustodyError(f"the note on {self._uri(name)} is none that Keyfront has written") from None
 
     def _erase(self, name: str, record: Record | None) -> None:
-        """The key first: a note on a key that is gone does no harm, and the next one to make a key takes it over.
+        """Erase the key before its note: a note without a key does no harm, and the next process to create a key takes
+        it over.
 
-        :raises RecordChanged: if the note is not what it was, before anything is done.
+        :raises RecordChanged: if the note has changed; nothing has been done then.
         """
         if record is not None and self._notes is not None:
             record = self._notes.write(name, record.data, record.version)
@@ -354,9 +360,9 @@ class TransitCustody:
             if answer.status >= 400:
                 if self._exists(name) and not re.search("no existing key|not found", answer.errors):
                     raise self._server.refused(method, path, answer)
-                break  # somebody else was faster
+                break  # another process was faster
         if record is not None and self._notes is not None:
-            with contextlib.suppress(RecordChanged):  # of whoever has the name now
+            with contextlib.suppress(RecordChanged):  # the name may have a new owner
                 self._notes.remove(name, record.version)
 
     def _exists(self, name: str) -> bool:
@@ -402,7 +408,7 @@ class TransitHandle:
         self._watch = watch
 
     def sign(self, data: bytes, hash_name: HashName) -> bytes:
-        """Only the hash is sent. (hvac's own method refuses SHA-1, which Vault does not.)"""
+        """Sign the hash of `data`; only the hash is sent. (hvac's own method refuses SHA-1, which Vault does not.)"""
         if self._watch is not None:
             self._watch.look()
         path = f"{self._path}/{_HASHES[hash_name]}"
@@ -423,7 +429,7 @@ class TransitHandle:
         except (KeyError, IndexError, ValueError):
             raise CustodyError(f"{self.uri}: Vault has answered with no signature") from None
         if not self.public_key.verify(data, signature, hash_name):
-            raise gone(self.uri)  # another key has the name now
+            raise gone(self.uri)  # the name now belongs to another key
         return signature
 
     def __repr__(self) -> str:
@@ -431,7 +437,7 @@ class TransitHandle:
 
 
 def _called(name: str) -> str:
-    """What transit calls the key: names of its own cannot end with a hyphen, and ours have no dot."""
+    """Return the key's name in transit: transit names cannot end with a hyphen, and Keyfront's names contain no dot."""
     return f"{name}.k" if name.endswith("-") else name
 
 
