@@ -1,1 +1,1 @@
-"""The cache: memory, disk and shared-memory tiers, fills in progress, purges."""
+"""The cache: memory, disk, and shared-memory tiers, fills in progress, and purges."""

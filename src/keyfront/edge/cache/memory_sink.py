@@ -1,4 +1,4 @@
-"""A sink that stores a slice in memory, for edges without a disk tier."""
+"""A sink that stores a slice in memory, where no disk can take it."""
 
 from __future__ import annotations
 

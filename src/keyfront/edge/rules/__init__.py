@@ -1,1 +1,1 @@
-"""The rules that decide about a request or a response. Pure: no socket, clock, file or thread."""
+"""The rules that decide what happens to a request or a response. Pure: no socket, clock, file, or thread."""

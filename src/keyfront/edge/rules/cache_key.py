@@ -43,13 +43,12 @@ from keyfront.model.snapshot import Behavior, Select
 
 
 def key_suffix(behavior: Behavior, request: Request, query: str, country: Country = no_country) -> str:
-    """What the selected headers, cookies and parameters and the normalised Accept-Encoding add to a cache
-    key.
+    """What the selected headers, cookies, and parameters and the normalized Accept-Encoding add to a cache key.
 
-    "" where nothing is selected or nothing selected was sent. Otherwise each part is a line break, its kind,
-    its length and its text, so no two different selections spell the same suffix, whatever bytes they hold.
+    Returns "" if nothing is selected or nothing selected was sent. Otherwise each part is a line break, its kind, its
+    length, and its text, so no two different selections spell the same suffix, whatever bytes they hold.
 
-    :param query: the viewer's own raw query string, signing parameters removed.
+    :param query: the viewer's own raw query string, without signing parameters.
     """
     text = query_part(behavior, query) if query else ""
     cookie = request.cookie if behavior.key_cookies.mode != "none" else ""
@@ -58,7 +57,7 @@ def key_suffix(behavior: Behavior, request: Request, query: str, country: Countr
     overridden = keys_overrides(behavior)
     if not (gzip or brotli or selects or cookie or overridden):
         return text
-    # One look at the headers, since this is asked at every request.
+    # One pass over the headers, since this runs for every request.
     encoding = b""
     repeated = names_fields = False
     for name, value in request.headers:
@@ -86,10 +85,10 @@ def key_suffix(behavior: Behavior, request: Request, query: str, country: Countr
 
 
 def keys_overrides(behavior: Behavior) -> bool:
-    """Does the behavior send on headers that it neither lists nor has in its key, and keep the answers?
+    """Whether the behavior forwards headers that it neither lists nor has in its key, and stores the answers.
 
-    What of them makes an origin answer for another request (`overrides_request`) is in the key here, unlike at
-    CloudFront, and so is Host: else one viewer could choose what all others get.
+    Those that make an origin answer for another request (`overrides_request`) are in the key here, unlike in
+    CloudFront, and so is Host. Otherwise one viewer could choose what all others get.
     """
     return behavior.caches and behavior.forward_headers.mode in ("all", "allExcept")
 
@@ -136,7 +135,7 @@ def _key_headers(select: Select, request: Request, hidden: frozenset[bytes], cou
         if mode == "all" or (name in names) == (mode == "whitelist"):
             parts.append((name, value.strip(b" \t")))
     if mode == "all" or (b"host" in names) == (mode == "whitelist"):
-        # Not the field: an absolute-form target may name another host, or there may be no field.
+        # Not the header field: an absolute-form target may name another host, or there may be no field.
         parts.append((b"host", request.host.encode("latin-1")))
     if mode != "allExcept":
         for name in names:
@@ -153,8 +152,8 @@ def _first(pair: tuple[bytes, bytes]) -> bytes:
 
 
 def base_key(distribution: str, path: str, method: str) -> str:
-    """The key of a request without what is selected of it. Answers to OPTIONS are kept apart from those to GET and
-    HEAD, which share theirs."""
+    """The key of a request without its selected parts. Answers to OPTIONS are stored separately from those to GET and
+    HEAD, which share a key."""
     key = distribution + path
     return _OPTIONS + key if method == "OPTIONS" else key
 
@@ -163,7 +162,7 @@ def shield_key(base: str, query: str, variant: str, origin: int) -> str:
     """The key under which an Origin Shield stores a response for its children.
 
     :param query: the request's `query_part`.
-    :param variant: the child's name for what it has selected beyond the root (`selection_beyond_root`).
+    :param variant: the child's name for its selection beyond the root (`selection_beyond_root`).
     :param origin: the origin's number in its behavior.
     """
     return f"{base}{query}\nx{variant}\no{origin}" if variant else f"{base}{query}\no{origin}"
@@ -172,15 +171,15 @@ def shield_key(base: str, query: str, variant: str, origin: int) -> str:
 def variant_key(key: str, generation: str, values: tuple[bytes, ...]) -> str:
     """The key of one variant of a response that varies.
 
-    :param values: of the headers that Vary names, as they were forwarded.
+    :param values: the values of the headers that Vary names, as forwarded to the origin.
     """
     parts = "".join([f"\n{len(v)}:{v.decode('latin-1')}" for v in values])
     return f"{key}\nv{generation}{parts}"
 
 
 def sliced_key(key: str) -> str:
-    """The key under which memory keeps the description of a sliced response: under `key` itself, `get_any_variant`
-    must find only what is at hand."""
+    """The key under which memory stores the description of a sliced response. Under `key` itself, `get_any_variant`
+    must find only complete bodies in memory."""
     return key + "\ns"
 
 
@@ -190,18 +189,18 @@ def slice_key(slices: Slices, index: int) -> str:
 
 
 def failure_key(key: str) -> str:
-    """The key of the failure of the origin for `key`."""
+    """The key of an origin failure for `key`."""
     return key + "\nf"
 
 
 def change_marker(path: str) -> str:
-    """The key of the note when the responses for a path (`path_of`) were last changed."""
+    """The key of the marker that records when the responses for a path (`path_of`) last changed."""
     return path + "\nchanged"
 
 
 def path_of(key: str) -> str:
-    """The base of a key: its method if that is OPTIONS, the distribution's id, and the raw path. The key itself if it
-    is no more than that."""
+    """The base of a key: its method if that is OPTIONS, the distribution's ID, and the raw path. Returns the key
+    itself if it has nothing else."""
     return key.partition("\n")[0]
 
 
@@ -215,17 +214,17 @@ def root_of(key: str) -> str:
 
 
 def selection_beyond_root(key: str) -> str:
-    """What a key holds of the request's headers and cookies."""
+    """The part of a key that comes from the request's headers and cookies."""
     return key[len(root_of(key)) :]
 
 
 def is_under(key: str, root: str) -> bool:
-    """Does `key` belong to a root, or, if `root` is a base, to the root without a query part?"""
+    """Whether `key` belongs to a root or, if `root` is a base, to the root without a query part."""
     return key.startswith(root + "\n") and ("\n" in root or not key.startswith(root + "\nq"))
 
 
 def path_and_query(key: str) -> tuple[str, str]:
-    """The raw path, and the selected part of the raw query string."""
+    """The raw path and the selected part of the raw query string."""
     start = key.index("/")
     end = key.find("\n", start)
     if end < 0:
@@ -237,5 +236,5 @@ def path_and_query(key: str) -> tuple[str, str]:
 
 
 def distribution_of(key: str) -> str:
-    """The id of the distribution that a cache key belongs to."""
+    """The ID of the distribution that a cache key belongs to."""
     return key[: key.index("/")].removeprefix(_OPTIONS)

@@ -1,11 +1,12 @@
-"""Decides a request: routes it, then checks its credentials. Pure: everything that it needs is an argument.
+"""The decision about a request: routing it, then checking its credentials. Pure: everything that it needs is an
+argument.
 
-The order of the checks is fixed (cloudfront-semantics §1.6): is there a distribution for this Host; is the viewer's
-country allowed; must the scheme change; is the method allowed; is the signature valid, for every resource that an
-origin may serve for this path. The first check that fails ends it with a named refusal.
+The order of the checks is fixed (cloudfront-semantics §1.6). Does a distribution exist for this Host? Is the viewer's
+country allowed? Must the scheme change? Is the method allowed? Is the signature valid for every resource that an
+origin may serve for this path? The first check that fails ends the decision with a named refusal.
 
-A plan does not depend on the viewer, so the plan of each URL that was allowed is remembered. What depends on viewer
-and time (country, dates, address, cookies) is judged anew for every request.
+A plan does not depend on the viewer, so the plan of each allowed URL is cached. Whatever depends on viewer and time
+(country, dates, address, cookies) is evaluated again for every request.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ Country = Callable[[str], str]
 
 
 class Refusal:
-    """The request is not served. `name` is a row of the table of refusals (`error_pages`), or `denied`, and then
-    the attribute `denied` says why. `site` and `route` are set as far as they were known."""
+    """The request is not served. `name` is a row of the table of refusals (`error_pages`) or `denied`, in which case
+    the attribute `denied` says why. `site` and `route` are set if they were already known."""
 
     __slots__ = ("denied", "name", "route", "site")
 
@@ -43,14 +44,14 @@ class Refusal:
 
 
 Decision = tuple[Plan, Grant | None] | Refusal
-"""The plan of a request, with the grant that its credentials give on a restricted behavior; or why it is refused."""
+"""The plan of a request, with the grant from its credentials on a restricted behavior; or the refusal."""
 
 
 def decide(routing: Routing, request: Request, now: float, country: Country) -> Decision:
-    """The plan of the request and the grant of its credentials, if it needs any; or why it is refused.
+    """The plan of the request and the grant from its credentials, if it needs any; or the refusal.
 
     :param now: epoch seconds, read once per request.
-    :param country: the ISO code for an address, empty if unknown; called only where geo restriction is on.
+    :param country: returns the ISO code for an address, empty if unknown; called only where geo restriction is on.
     """
     method = request.method
     url = request.scheme + "://" + request.host + request.target
@@ -85,7 +86,7 @@ def decide(routing: Routing, request: Request, now: float, country: Country) -> 
     if method == "OPTIONS" and path == "*":
         path = "/"
     if path == "/" and site.distribution.default_root_object:
-        # The object's own behavior and gate count, though what is signed is the URL that was asked for.
+        # The object's own behavior and signature check apply, although the signature covers the requested URL.
         path = "/" + site.distribution.default_root_object
     route = site.route(path)
     behavior = route.behavior
@@ -98,8 +99,8 @@ def decide(routing: Routing, request: Request, now: float, country: Country) -> 
     if method not in route.allowed:
         return Refusal("method_not_allowed", site, route)
     if reads and request.body is not None:
-        # CloudFront refuses it on GET (cloudfront-semantics §1.6). On HEAD it is as dangerous: an origin that reads no
-        # body there takes it for the next request (decision 0026).
+        # CloudFront refuses it on GET (cloudfront-semantics §1.6). On HEAD it is just as dangerous: an origin that
+        # does not read a body there takes it for the next request (decision 0026).
         return Refusal("body_with_get", site, route)
 
     found = None
@@ -127,7 +128,7 @@ def decide(routing: Routing, request: Request, now: float, country: Country) -> 
         query = grant.own_query
     plan = _plan(site, route, request, path, query, grant)
     if found is None and reads and request.body is None and (grant is None or grant.remembered):
-        # A signed URL's plan is kept from its second use on: most links are used once.
+        # A signed URL's plan is cached from its second use on: most links are used once.
         routing.plans.put(url, plan)
     return plan, grant
 
@@ -141,11 +142,11 @@ def _verify(keyring: KeyRing, request: Request, now: float) -> Grant:
 def _verify_readings(
     found: Readings, gates: list[KeyRing], grant: Grant | None, request: Request, now: float
 ) -> Grant | None:
-    """Check the signature for all other readings of the path: without a signature for one of them, the request has
+    """Check the signature for all other readings of the path. A request without a valid signature for one of them has
     none for this path.
 
-    A policy covers a URL as it is written (§1.4). With a `..` in it, a wildcard would cover more than its author can
-    have meant, so there the policy must cover every reading. The same holds where an origin may leave out a part of the
+    A policy covers a URL as written (§1.4). With a `..` in the path, a wildcard would cover more than its author can
+    have meant, so the policy must then cover every reading. The same holds where an origin may leave out part of the
     path: `*.jpg` is meant to match the end of a name, not of a part that is left out (`/1.pdf;.jpg`, `/1.pdf%3f.jpg`).
 
     :raises Denied: as `verify` does.
@@ -168,9 +169,10 @@ def _verify_readings(
 
 
 def _cover_parts(grant: Grant, pattern: str, request: Request, now: float) -> None:
-    """Check that the policy covers what is left of the path when a part of it is left out.
+    """Check that the policy covers what remains of the path when part of it is left out.
 
     :raises Denied: if it does not.
+    :raises ValueError: if there are too many ways to leave out parts.
     """
     sent, mark, query = request.target.partition("?")
     start = pattern.find("://") + 3 if "://" in pattern else 0
@@ -182,12 +184,12 @@ def _cover_parts(grant: Grant, pattern: str, request: Request, now: float) -> No
         try:
             grant.under(pattern[:start] + as_path).judge_url(*where)
         except Denied:
-            # A `?` may open the pattern's query, in which nothing is left out.
+            # A `?` may begin the pattern's query, in which nothing is left out.
             grant.under(pattern[:start] + as_query + opens + after).judge_url(*where)
 
 
 def internal_plan(site: Site, target: str, request: Request) -> Plan:
-    """The plan for a target that needs no signature: a custom error page, which the edge requests itself (§5.6), or a
+    """The plan for a target that needs no signature: a custom error page, which the edge itself requests (§5.6), or a
     URL whose cache key is needed."""
     path, _, query = target.partition("?")
     return _plan(site, site.route(path), request, path, query, None)

@@ -1,4 +1,4 @@
-"""Content codings: what the viewer accepts, what is compressed, and the ETag that follows."""
+"""Content codings: what the viewer accepts, what is compressed, and the resulting ETag."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ ZERO_WEIGHT: Final = re.compile(rb"\s*q\s*=\s*0(?:\.0*+)?\s*")
 
 
 def accepted_codings(value: bytes, gzip: bool, brotli: bool, legacy: bool) -> bytes | None:
-    """Accept-Encoding normalised: `br,gzip`, `br`, `gzip`, `identity` or, as for a field that was not sent, nothing
-    (§5.11). Legacy settings know only `gzip` and nothing."""
+    """Accept-Encoding, normalized: `br,gzip`, `br`, `gzip`, `identity`, or None, as for a field that was not sent
+    (§5.11). Legacy settings know only `gzip` and None."""
     if len(value) > LONGEST_CACHED:
         return _normalised(value, gzip, brotli, legacy)
     return _normalised_before(value, gzip, brotli, legacy)
@@ -39,11 +39,11 @@ _normalised_before = lru_cache(maxsize=128)(_normalised)
 def accepted_encoding(
     behavior: Behavior, request: Request, hidden: frozenset[bytes] | None = None
 ) -> bytes | None:
-    """The normalised Accept-Encoding of a request, None for none at all. Only where the behavior normalises it.
+    """The normalized Accept-Encoding of a request, or None if there is none. Only for behaviors that normalize it.
 
-    A viewer that speaks HTTP/1.0 gets nothing compressed, so its field counts as not sent (§5.11).
+    Responses to HTTP/1.0 are never compressed, so the field counts as not sent there (§5.11).
 
-    :param hidden: what the request's Connection names, if that is known already.
+    :param hidden: the names that the request's Connection lists, if already known.
     """
     if request.version == "1.0":
         return None
@@ -57,11 +57,11 @@ SMALLEST: Final = 1_000
 
 
 LARGEST: Final = 10_000_000
-"""Bytes of the bodies that are compressed, both included (§5.11)."""
+"""Smallest and largest body that is compressed, in bytes, inclusive (§5.11)."""
 
 
 IDENTITY: Final = b"identity"
-"""The coding of what could be compressed, for a viewer who does not accept that."""
+"""The coding of compressible content for a viewer that does not accept compression."""
 
 
 _STATUSES: Final = frozenset({200, 403, 404})
@@ -122,14 +122,14 @@ _TYPES: Final = frozenset(
 _NO_TRANSFORM: Final = re.compile(rb"(?:^|[\s,])no-transform(?:$|[\s,;=])", re.IGNORECASE)
 
 
-# Digests of the bytes that the origin sent; of the compressed ones they would be wrong (RFC 9530).
+# Digests of the bytes that the origin sent, which would be wrong for compressed ones (RFC 9530).
 _DIGESTS: Final = frozenset({b"content-digest", b"content-md5", b"digest", b"repr-digest"})
 
 
 def compressible(behavior: Behavior, status: int, headers: Headers, length: int | None) -> bool:
-    """Would this answer of an origin be compressed for a viewer who accepts it (§5.11)?
+    """Whether this answer of an origin would be compressed for a viewer that accepts compression (§5.11).
 
-    `no-transform` forbids it, whoever accepts it (RFC 9110 §7.7): CloudFront's documentation does not mention it.
+    `no-transform` forbids it for every viewer (RFC 9110 §7.7); CloudFront's documentation does not mention it.
 
     :param length: the size of the body in bytes if Content-Length frames it, else None.
     """
@@ -147,9 +147,9 @@ def compressible(behavior: Behavior, status: int, headers: Headers, length: int 
 
 
 def coding_for(accepted: bytes | None) -> bytes:
-    """The coding for a viewer: `br` rather than `gzip`, else `IDENTITY`.
+    """The coding for a viewer: `br` in preference to `gzip`, otherwise `IDENTITY`.
 
-    :param accepted: the normalised Accept-Encoding, as `forward.accepted_encoding` gives it.
+    :param accepted: the normalized Accept-Encoding, as returned by `accepted_encoding`.
     """
     if accepted is None:
         return IDENTITY
@@ -157,7 +157,7 @@ def coding_for(accepted: bytes | None) -> bytes:
 
 
 def compressed(coding: bytes) -> bool:
-    """Is this the coding of something that the edge has compressed? Empty and `IDENTITY` are not."""
+    """Whether this is the coding of something that the edge has compressed. Empty and `IDENTITY` are not."""
     return coding == b"gzip" or coding == b"br"
 
 
@@ -165,7 +165,8 @@ _ETAG: Final = re.compile(rb'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 
 
 def entity_tag(etag: bytes | None, coding: bytes) -> bytes | None:
-    """The origin's entity tag as viewers know it: of a compressed body it is weak; an invalid one is none (§5.11)."""
+    """The origin's entity tag as viewers see it: weak if the edge compressed the body. An invalid tag of a compressed
+    body is dropped (§5.11)."""
     if etag is None or not compressed(coding):
         return etag
     if not _ETAG.fullmatch(etag):
@@ -174,9 +175,9 @@ def entity_tag(etag: bytes | None, coding: bytes) -> bytes | None:
 
 
 def represented(headers: Headers, coding: bytes) -> Headers:
-    """An origin's headers as viewers see them once the body is in this coding; without a coding as they are.
+    """An origin's headers as viewers see them once the body has this coding; unchanged if the coding is empty.
 
-    The body's length and digests are left out of what is compressed.
+    The body's length and digests are left out if it is compressed.
     """
     if not coding:
         return headers

@@ -1,4 +1,8 @@
-"""The edge's own answers: refusals, redirects, failures of the origin."""
+"""The edge's own replies: refusals, redirects, and origin failures.
+
+The pages match CloudFront's byte for byte (cloudfront-semantics §4.1, §4.4). They never reveal more to a viewer than
+CloudFront does; the reason goes into `Reply.reason`, for the log.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from keyfront.errors import Denial, Denied, OriginFailure
 
 
 class Page(NamedTuple):
-    """What a viewer is told, and what the log says: `text` is the page's reason, `detail` the log's
+    """What the viewer sees and what the log records: `text` is the reason on the page, `detail` the log's
     x-edge-detailed-result-type (§6.2)."""
 
     status: int
@@ -52,8 +56,8 @@ REFUSALS: Final[dict[str, Page]] = {
     "websocket_over_asgi": Page(501, _BAD, "InvalidRequest"),
     "websocket_version": Page(400, _BAD, "InvalidRequestHeader"),
 }
-"""Refusals by name (cloudfront-semantics §3.3, §4.4, §5.1 to §5.3, §5.8). `denied` and `redirect_to_https` have
-functions of their own."""
+"""Refusals by name (cloudfront-semantics §3.3, §4.4, §5.1 to §5.3, §5.8). `denied` and `redirect_to_https` have their
+own functions."""
 
 
 _REASONS: Final = {
@@ -91,7 +95,7 @@ _SERVER: Final[Header] = (b"server", b"CloudFront")
 
 
 def error_page(status: int, text: str, request_id: str) -> bytes:
-    """CloudFront's generic page (§4.4), without a line break at its end."""
+    """CloudFront's generic error page (§4.4), without a trailing line break."""
     return (_PAGE % (status, text, request_id)).encode("latin-1")
 
 
@@ -106,7 +110,7 @@ def refused(
     """The reply to a request that will not be served.
 
     :param name: `denied` (then `denied` says why), `redirect_to_https`, or a name in `REFUSALS`.
-    :param https_port: where this edge listens for https, None if it does not.
+    :param https_port: the port on which this edge listens for HTTPS, None if it does not.
     """
     if denied is not None:
         return denied_reply(denied.denial)
@@ -120,7 +124,7 @@ def refused(
 
 
 def denied_reply(denial: Denial) -> Reply:
-    """CloudFront's 403 for credentials that do not hold (§4.1, §4.2)."""
+    """CloudFront's 403 for invalid credentials (§4.1, §4.2)."""
     body = (
         f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{denial.code}</Code>'
         f"<Message>{denial.message}</Message></Error>"
@@ -128,7 +132,7 @@ def denied_reply(denial: Denial) -> Reply:
     return Reply(403, [_SERVER, (b"content-type", b"text/xml")], body, reason=denial.reason)
 
 
-# No shell lets these through; in a Location they would end the line.
+# No listener lets these through; in a Location they would end the line.
 _BREAKING: Final = re.compile(r"[\x00-\x20\x7f]")
 
 
@@ -136,10 +140,11 @@ _PORT: Final = re.compile(r":[0-9]*\Z")
 
 
 def redirect_reply(request: Request, request_id: str = "", https_port: int | None = None) -> Reply:
-    """To https: 301 for GET and HEAD, 307 for other methods, which HTTP/1.0 does not know: 403 (§5.2).
+    """A redirect to HTTPS: 301 for GET and HEAD, 307 for other methods. HTTP/1.0 has no 307, so there the reply is 403
+    (§5.2).
 
-    CloudFront listens at 80 and 443 only. A viewer that named another port has come to this edge at its own, and
-    there `https_port`, if there is one, is where https is.
+    CloudFront listens only on ports 80 and 443. A viewer that named another port reached this edge on a port of its
+    own, so the redirect goes to `https_port`, if there is one.
     """
     status = 301 if request.method in ("GET", "HEAD") else 307
     if status == 307 and request.version == "1.0":
@@ -183,13 +188,13 @@ def origin_failed(failure: OriginFailure, request_id: str) -> Reply:
 
 
 def limited(limit: str, request_id: str) -> Reply:
-    """503 for a request beyond a limit of the edge's own. CloudFront's result type is LimitExceeded (§6.2), and no
-    custom error page stands in for it (§5.6)."""
+    """503 for a request that exceeds one of the edge's own limits. CloudFront's result type is LimitExceeded (§6.2),
+    and no custom error page replaces it (§5.6)."""
     reply = _page_reply(503, _CROWDED, "LimitExceeded", limit, request_id)
     reply.x_cache = "LimitExceeded"
     return reply
 
 
 def internal_error(error: Exception, request_id: str) -> Reply:
-    """500 for a fault of the edge itself. The viewer learns nothing of it, the log the error's class."""
+    """500 for a fault of the edge itself. The viewer sees no details; the log records the error's class."""
     return _page_reply(500, _BAD, "Error", f"internal_error:{type(error).__name__}", request_id)

@@ -6,8 +6,8 @@ from keyfront.model.snapshot import Geo
 
 
 def allowed(geo: Geo, country: str) -> bool:
-    """Whether viewers in `country` may see a distribution with this geo restriction. `country` is an
-    upper-case ISO 3166-1 alpha-2 code, or empty where it is not known, and then the viewer is served."""
+    """Whether viewers in `country` may access a distribution with this geo restriction. `country` is an uppercase ISO
+    3166-1 alpha-2 code, or empty if unknown, in which case the viewer is served."""
     if not country or geo.kind == "none":
         return True
     return (country in geo.countries) == (geo.kind == "whitelist")

@@ -1,15 +1,15 @@
-"""A distribution's invalidations, compiled: is the response that is stored under a key invalidated?
+"""The compiled invalidations of a distribution, which decide whether the response stored under a key is invalidated.
 
 An invalidation has the number of the first snapshot that contains it. It ends every response that an edge requested
-under an earlier snapshot, wherever and whenever that was stored, and none that was requested later. So no clock is
-read, and no two clocks must agree: not across machines, not after a restart with a cache on disk, not for a response
-that was in flight when the invalidation arrived.
+under an earlier snapshot, wherever and whenever that response was stored, and none requested later. No clock is read,
+so no two clocks must agree: not across machines, not after a restart with a cache on disk, not for a response that was
+in flight when the invalidation arrived.
 
 An invalidation ends a stored response if it names a request that the response would answer, with any headers and
-cookies, in any spelling. Paths are compared percent-decoded, both as requested and in the form in which behaviors are
-selected, so that no `%2E`, `//`, or `/../` hides a copy. A cache tag ends every response that has it, whatever its
-path. Ending one response too many costs one more request to the origin; ending one too few shows a viewer what should
-be gone. In doubt, a response is ended.
+cookies, in any spelling. Paths are compared percent-decoded, both as requested and in the form used to select
+behaviors, so that no `%2E`, `//`, or `/../` hides a copy. A cache tag ends every response that has it, whatever its
+path. Ending one response too many costs one more request to the origin; ending one too few shows a viewer content that
+should be gone. When in doubt, a response is ended.
 """
 
 from __future__ import annotations
@@ -29,21 +29,22 @@ from keyfront.model.pattern import normalise_path
 from keyfront.model.snapshot import Invalidation, Select
 
 _DISGUISED = re.compile(r"[?#%;\\\0-\x1f]|/[/.]|[. +](?:/|\Z)")
-"""What a decoded path contains if an origin may read it as another one. Letters are ignored: an origin that reads `é`
-as `e` makes no two copies of a file in practice."""
+"""What a decoded path contains if an origin may read it as a different one. Letters are ignored: in practice, an
+origin that reads `é` as `e` does not create two copies of a file."""
 
 Selects = Callable[[str], Select]
 
 TAGS: Final = 50
-"""Cache tags of one response that count (§5.16)."""
+"""Maximum number of cache tags that count for one response (§5.16)."""
 
 _VISIBLE: Final = re.compile(rb"[!-~]+")
 
 
 class Invalidations:
-    """`newest` is the highest number among them, `newest_tag` the highest of those that name a cache tag (0: none).
+    """The invalidations of one distribution. `newest` is the highest invalidation number, `newest_tag` the highest of
+    those that name a cache tag (0 if there are none).
 
-    :param selects: which parts of the query string are in the key of a path, by path.
+    :param selects: returns which parts of the query string are in the cache key, given a path.
     :param root: the path that is served for `/`.
     """
 
@@ -62,7 +63,7 @@ class Invalidations:
 
     def __init__(self, invalidations: Iterable[Invalidation], selects: Selects, root: str = "/") -> None:
         self._exact: dict[str, int] = {}
-        self._paths: dict[str, int] = {}  # whatever the query string
+        self._paths: dict[str, int] = {}  # with any query string
         self._prefixes: dict[str, int] = {}
         self._root = root
         self._tags: dict[str, int] = {}
@@ -77,7 +78,7 @@ class Invalidations:
                     self._add(path, invalidation.number, selects, root)
         self._chains = _chains(self._prefixes)
         self._sorted = sorted(self._chains)
-        # Rules out most paths at once, as long as there are few prefixes.
+        # Rules out most paths immediately, as long as there are few prefixes.
         self._starts = tuple(self._prefixes) if len(self._prefixes) <= 32 else ("/",)
 
     def _add(self, pattern: str, number: int, selects: Selects, root: str) -> None:
@@ -94,12 +95,12 @@ class Invalidations:
                 self._exact[f"{plain}?{_plain(kept)}" if kept else plain] = number
             elif select.mode == "all":
                 self._prefixes[f"{plain}?{_plain(query[:-1])}"] = number
-            else:  # what stands before the * may be no part of the key
+            else:  # the part before the * may not be part of the key
                 self._paths[plain] = number
 
     def is_invalidated(self, key: str, snapshot: int, tags: tuple[str, ...] = ()) -> bool:
-        """Is the response under `key` with these cache tags invalidated, if it was requested under snapshot number
-        `snapshot`?"""
+        """Whether the response under `key` with these cache tags is invalidated, given that it was requested under
+        snapshot number `snapshot`."""
         if snapshot >= self.newest:
             return False
         if snapshot < self.newest_tag and any(self._tags.get(tag, 0) > snapshot for tag in tags):
@@ -116,7 +117,8 @@ class Invalidations:
         return _DISGUISED.search(plain) is not None and self._disguised(path, query, snapshot)
 
     def _disguised(self, path: str, query: str, snapshot: int) -> bool:
-        """The same for every other path that an origin may have read this one as: it may be a copy of that."""
+        """The same for every other path that an origin may have read this one as: the response may be a copy of that
+        path's."""
         try:
             found = readings(path)
         except ValueError:
@@ -129,7 +131,7 @@ class Invalidations:
         return any(self._last(name, query) > snapshot for name in names)
 
     def _last(self, path: str, query: str) -> int:
-        """The number of the last invalidation that names this path and query, 0 if none does."""
+        """The number of the last invalidation that names this path and query; 0 if there is none."""
         text = f"{path}?{_plain(query)}" if query else path
         last = self._exact.get(text, 0)
         if self._paths:
@@ -139,9 +141,10 @@ class Invalidations:
         return last
 
     def _last_prefix(self, text: str) -> int:
-        """The number of the last invalidation one of whose prefixes `text` begins with, 0 if there is none.
+        """The number of the last invalidation with a prefix that `text` begins with; 0 if there is none.
 
-        All prefixes that `text` begins with are begun by the one that stands right before it in order, too.
+        In sorted order, let P be the prefix right before `text`. Every prefix that `text` begins with is also a prefix
+        of P.
         """
         at = bisect_right(self._sorted, text) - 1
         if at < 0:
@@ -153,7 +156,8 @@ class Invalidations:
 
 
 def _chains(prefixes: dict[str, int]) -> dict[str, tuple[str | None, int]]:
-    """For each prefix the longest other one that it begins with, and the highest number of it and all such."""
+    """For each prefix: the longest other prefix that it begins with, and the highest number among it and all such
+    prefixes."""
     found: dict[str, tuple[str | None, int]] = {}
     open_: list[str] = []
     for prefix in sorted(prefixes):
@@ -167,8 +171,8 @@ def _chains(prefixes: dict[str, int]) -> dict[str, tuple[str | None, int]]:
 
 
 def cache_tags(name: bytes, headers: Iterable[Header]) -> tuple[str, ...]:
-    """The cache tags in an origin's response header `name` (lower case), themselves in lower case: the first 50 that
-    are visible ASCII and no longer than 256 characters (§5.16). Anything else is ignored."""
+    """The cache tags in an origin's response header `name` (lowercase), converted to lowercase: the first 50 that are
+    visible ASCII and no longer than 256 characters (§5.16). Anything else is ignored."""
     found: dict[str, None] = {}
     if not name:
         return ()
@@ -185,5 +189,5 @@ def cache_tags(name: bytes, headers: Iterable[Header]) -> tuple[str, ...]:
 
 
 def _plain(text: str) -> str:
-    """Percent-decoded, a byte being a character."""
+    """The text percent-decoded, one character per byte."""
     return unquote(text, "latin-1") if "%" in text else text

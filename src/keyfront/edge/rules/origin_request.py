@@ -1,15 +1,14 @@
-"""Which headers, cookies and parameters cross the edge, in both directions, and which of them make the cache
-key.
+"""Rules for the headers, cookies, and parameters that the edge sends to the origin.
 
-Toward the origin a behavior sends what it selects (cloudfront-semantics §5.7, §5.8), never what a viewer
-could use to speak for the edge: fields of the connection (RFC 9110 §7.6.1), and names that the edge itself
-fills in. Names are compared as CGI-like origins would read them, so `X_Real_IP` counts as `X-Real-IP`.
+A behavior sends to the origin what it selects (cloudfront-semantics §5.7, §5.8), but never anything that a viewer
+could use to impersonate the edge: connection-specific fields (RFC 9110 §7.6.1), and names that the edge itself fills
+in. Names are compared as CGI-like origins would read them, so `X_Real_IP` counts as `X-Real-IP`.
 
-What enters the key is taken from the same view of the request as what is sent: a field that is nominated in
-`Connection`, and so will not reach the origin, is not in the key either. Otherwise a viewer could have an
-answer made without a field stored under the key of one made with it.
+The cache key (`cache_key`) is built from the same view of the request as what is sent: a field nominated in
+`Connection`, which therefore does not reach the origin, is not in the key either. Otherwise a viewer could have an
+answer generated without a field and stored under the key of one generated with it.
 
-Back toward the viewer, `viewer_headers` is the one place where an origin's fields are held back.
+Toward the viewer, `viewer_response.viewer_headers` is the only place where an origin's fields are removed.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from keyfront.edge.semantics.fields import CONDITIONAL, HOP_BY_HOP, connection_o
 from keyfront.edge.types.messages import Headers, Request
 from keyfront.model.snapshot import Behavior, Origin
 
-# Fields that the edge makes: a viewer's value is built upon (Via, X-Forwarded-For) or thrown away.
+# Fields that the edge sets: a viewer's value is extended (Via, X-Forwarded-For) or discarded.
 _OURS: Final = HOP_BY_HOP | {
     b"accept-encoding",
     b"content-length",
@@ -38,7 +37,7 @@ _OURS: Final = HOP_BY_HOP | {
     b"x-forwarded-for",
 }
 EDGE_PREFIXES: Final = (b"cloudfront-", b"x-edge-")
-# What only the edge can know. A viewer's word for it passes only if the behavior names the field (§5.8).
+# What only the edge can know. A viewer's value passes only if the behavior names the field (§5.8).
 _SPOOFABLE: Final = frozenset({b"x-forwarded-proto", b"x-real-ip"})
 # Legacy settings forward every other field that they do not list (§5.8).
 _LEGACY_REMOVED: Final = _SPOOFABLE | {
@@ -48,31 +47,19 @@ _LEGACY_REMOVED: Final = _SPOOFABLE | {
     b"referer",
     b"x-http-method-override",
 }
-# They describe a body, and go where it goes.
+# They describe a body and are sent only with it.
 _OF_BODY: Final = frozenset(
     {b"content-encoding", b"content-language", b"content-md5", b"content-range", b"content-type"}
 )
 
 
-# -- selections ----------------------------------------------------------------------------------------------
-
-
-# -- the request as the edge sees it -------------------------------------------------------------------------
-
-
-# -- the cache key -------------------------------------------------------------------------------------------
-
-
-# -- toward the origin ---------------------------------------------------------------------------------------
-
-
 def storable_method(behavior: Behavior, method: str) -> bool:
-    """May answers to this method be stored? GET and HEAD, OPTIONS where the behavior caches it (§5.3)."""
+    """Whether answers to this method may be stored: GET and HEAD, and OPTIONS where the behavior caches it (§5.3)."""
     return behavior.caches and method in ("GET", "HEAD", "OPTIONS") and method in behavior.cached_methods
 
 
 def origin_host(origin: Origin, viewer_scheme: str) -> str:
-    """The Host that belongs to the origin: its domain name, with the port if it is not the scheme's own."""
+    """The Host of the origin: its domain name, with the port unless that is the scheme's default."""
     scheme = origin_scheme(origin, viewer_scheme)
     port = origin.https_port if scheme == "https" else origin.http_port
     name = origin.domain_name
@@ -82,7 +69,7 @@ def origin_host(origin: Origin, viewer_scheme: str) -> str:
 
 
 def origin_scheme(origin: Origin, viewer_scheme: str) -> str:
-    """`http` or `https`, as the origin's protocol policy says (§5.14)."""
+    """`http` or `https`, according to the origin's protocol policy (§5.14)."""
     policy = origin.protocol_policy
     return viewer_scheme if policy == "match-viewer" else policy.removesuffix("-only")
 
@@ -98,17 +85,18 @@ def origin_headers(  # wide: one rule per parameter, all but three by keyword
     restricted: bool | None = None,
     guarded: bool | None = None,
 ) -> Headers:
-    """The headers to ask the origin with (§5.8), Host first, everything but framing and Connection.
+    """The headers of the request to the origin (§5.8), Host first: everything except framing and Connection.
 
-    A viewer's conditions and ranges are among them: who fills the cache leaves out `CONDITIONAL`.
+    The viewer's conditional and range headers are included; a request that fills the cache must leave out
+    `CONDITIONAL`.
 
     :param request_id: the value of X-Amz-Cf-Id.
     :param via: the edge's own entry for Via.
-    :param country: asked only if CloudFront-Viewer-Country is selected.
-    :param restricted: whether a signature was needed; signed cookies never go further then. Default: the
-    behavior's.
-    :param guarded: whether some path of the site needs a signature, or its origins' files are in part only for it:
-        then no viewer may have an origin answer for another path. Default: whether this path needs one.
+    :param country: called only if CloudFront-Viewer-Country is selected.
+    :param restricted: whether a signature was required; signed cookies are then never forwarded. Default: the
+        behavior's setting.
+    :param guarded: whether any path of the site requires a signature, or its origins' files are only partly public:
+        then no viewer may make an origin answer for another path. Default: whether this path requires one.
     """
     method = request.method
     if guarded is None:
@@ -177,7 +165,7 @@ def origin_headers(  # wide: one rule per parameter, all but three by keyword
         headers = [h for h in headers if h[0] not in own or h[0] == b"host"]
         headers += [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in origin.custom_headers]
     if origin.signing == "always":
-        headers = [h for h in headers if h[0] != b"authorization"]  # the edge's own takes its place (§5.14)
+        headers = [h for h in headers if h[0] != b"authorization"]  # the edge's own replaces it (§5.14)
     return headers
 
 
@@ -185,13 +173,14 @@ _NOT_OF_NAMES: Final = re.compile(rb"[^0-9a-z-]")
 
 
 def _canonical(name: bytes) -> bytes:
-    """The name as an origin behind CGI or WSGI reads it, where `_` and `-` are one, and with some servers (lighttpd,
-    Apache 2.2) so is all that is neither letter nor digit; `name` itself if it has none of these but `-`."""
+    """The name as an origin behind CGI or WSGI reads it. There `_` and `-` are the same, and with some servers
+    (lighttpd, Apache 2.2) so is every character that is neither letter nor digit. Returns `name` itself if `-` is the
+    only such character in it."""
     return name if name.replace(b"-", b"").isalnum() else _NOT_OF_NAMES.sub(b"-", name)
 
 
 def _shadows(canonical: bytes, listed: frozenset[bytes], own: set[bytes]) -> bool:
-    """Would a field of this name be mistaken for one that the edge makes, removes or keys on?"""
+    """Whether a field of this name could be mistaken for one that the edge sets, removes, or keys on."""
     return (
         canonical in _OURS
         or canonical in _LEGACY_REMOVED
@@ -215,17 +204,17 @@ def _passes(
     guarded: bool = False,
     has_body: bool = False,
 ) -> bool:
-    """Does a viewer's field of this name, which is not listed, go to the origin (§5.8)?
+    """Whether a viewer's field of this name, which is not listed, is sent to the origin (§5.8).
 
-    `stored`: the answer may be stored; `guarded`: as in `origin_headers`. Not asked for fields that the edge makes
-    itself, except Host, User-Agent and Accept-Encoding.
+    `stored` means that the answer may be stored; `guarded` is as in `origin_headers`. Not called for fields that the
+    edge sets itself, except Host, User-Agent, and Accept-Encoding.
     """
     select = behavior.forward_headers
     mode = select.mode
     if mode in ("all", "allExcept"):
         if mode == "allExcept" and name in bytes_names(select.names):
             return False
-        # Where the answer may be stored these are in the key (`keys_overrides`).
+        # Where the answer may be stored, these are in the key (`keys_overrides`).
         return name not in _SPOOFABLE and not (guarded and overrides_request(name))
     if name in (b"host", b"user-agent", b"accept-encoding"):
         return False
@@ -243,9 +232,10 @@ def _passes(
 
 
 def reaches_origin(behavior: Behavior, name: bytes) -> bool:
-    """Can a viewer's request for something storable change what the origin sees in this lower-case field?
+    """Whether a viewer's request for something storable can change the value of this lowercase field that the origin
+    sees.
 
-    Vary keeps only such names (§5.9): what is always the same cannot make answers differ.
+    Vary retains only such names (§5.9): a value that is always the same cannot make answers differ.
     """
     if name in (b"accept-encoding", b"cookie"):
         return True
@@ -262,10 +252,10 @@ def reaches_origin(behavior: Behavior, name: bytes) -> bool:
 
 
 def differs_under_one_key(behavior: Behavior, name: bytes) -> bool:
-    """Can two requests with the same cache key show the origin different values of this field?
+    """Whether two requests with the same cache key can show the origin different values of this field.
 
-    Only such fields need be compared when an answer varies on them; for the others the key has already done it.
-    That a viewer takes `identity` and that it says nothing count as the same, as in the key (§5.11).
+    Only such fields need to be compared when an answer varies on them; the key already covers the others.
+    `Accept-Encoding: identity` and no Accept-Encoding count as the same, as in the key (§5.11).
     """
     if name == b"cookie":
         return behavior.forward_cookies != behavior.key_cookies
@@ -285,17 +275,14 @@ def differs_under_one_key(behavior: Behavior, name: bytes) -> bool:
 
 
 MAX_CHAIN: Final = 2
-"""Distributions that a request may pass in a row (§3.3)."""
+"""Maximum number of distributions that a request may pass in sequence (§3.3)."""
 
 
 def chained_too_long(request: Request) -> bool:
-    """Has the request already passed as many distributions as it may? So ends also a distribution whose
-    origin is itself. Via is a viewer's to send, so this protects the edge and proves nothing."""
+    """Whether the request has already passed as many distributions as it may. This also stops a distribution whose
+    origin is itself. Viewers can send any Via, so this protects the edge but proves nothing."""
     passed = 0
     for name, value in request.headers:
         if name == b"via":
             passed += value.count(b".cloudfront.net (CloudFront)")
     return passed >= MAX_CHAIN
-
-
-# -- toward the viewer ---------------------------------------------------------------------------------------

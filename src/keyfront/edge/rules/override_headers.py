@@ -1,14 +1,14 @@
-"""Request headers by which an origin may answer for another request than the one that it was sent.
+"""Request headers that can make an origin answer for a request other than the one that it received.
 
-Frameworks, proxies, PaaS front ends and service meshes have headers that name the URL, host, scheme or method that
-"really" was asked for, the viewer that "really" asks, or the form of the page that is wanted. They are meant for a
-proxy to set, and most origins obey whoever sets them. Where such a header is not part of the cache key, one viewer
-makes what all others get; and where a signature guards a path, `X-Original-URL: /private/1` on a request for an open
-one leads around the gate.
+Frameworks, proxies, PaaS front ends, and service meshes have headers that name the URL, host, scheme, or method that
+was "really" requested, the viewer that "really" sent the request, or the desired form of the page. They are meant to
+be set by a proxy, but most origins obey them whatever their source. Where such a header is not part of the cache key,
+one viewer determines what all others get. Where a path requires a signature, `X-Original-URL: /private/1` on a request
+for an open path bypasses the signature check.
 
-Vendors name them alike, so names are judged by their words and by the vendors' prefixes; the rest is a list.
-docs/decisions/0030-paths.md says where each comes from. Names are lower-case, with `-` for whatever a CGI-like origin
-reads as its `_` (`forward`).
+Vendors name these headers alike, so names are judged by their words and by the vendors' prefixes; the rest is a list.
+docs/decisions/0030-paths.md gives the source of each. Names are lowercase, with `-` in place of whatever a CGI-like
+origin reads as its `_` (`origin_request`).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _NEVER: Final = frozenset(
         b"x-goog-upload-protocol",
     }
 )
-"""The first two are CORS (Fetch §3.3.2) and go to the origin as the standard has it; the protocols are those of git and
-of uploads; the others have rules of their own in `forward`."""
+"""The first two are CORS (Fetch §3.3.2) and go to the origin as that standard requires; the protocols are those of git
+and of uploads; the others have rules of their own in `origin_request`."""
 
 _WORDS: Final = frozenset(
     b"""
@@ -37,8 +37,9 @@ _WORDS: Final = frozenset(
     reproxy rewrite route scheme script sendfile ssl symlink tls upstream uri url verb vhost
     """.split()
 )
-"""`copy` and `symlink` are for object stores (`X-Amz-Copy-Source`, Swift's `X-Copy-From` and `X-Symlink-Target`): an
-upload that is allowed becomes what a path holds that is not. `Proxy` is the proxy of CGI scripts (httpoxy)."""
+"""`copy` and `symlink` are for object stores (`X-Amz-Copy-Source`, Swift's `X-Copy-From` and `X-Symlink-Target`): with
+them, an allowed upload takes on the content of a path that is not allowed. `Proxy` is the proxy setting of CGI scripts
+(httpoxy)."""
 _WORD_ENDS: Final = (b"host", b"path", b"uri", b"url")
 _REQUEST_PREFIXES: Final = (
     b"ali-",  # Alibaba Cloud CDN
@@ -120,7 +121,7 @@ _LONGEST_KNOWN: Final = 64
 
 
 def overrides_request(name: bytes) -> bool:
-    """Does a header of this name tell an origin another URL, host, port, scheme or method?"""
+    """Whether a header of this name gives an origin another URL, host, port, scheme, or method."""
     return _known(name) if len(name) <= _LONGEST_KNOWN else _overrides(name)
 
 
@@ -130,7 +131,7 @@ def _overrides(name: bytes) -> bool:
     if name in _REQUEST_NAMES or name.startswith(_REQUEST_PREFIXES):
         return True
     if name.endswith(b"-protocol-version"):
-        return False  # of what is spoken within HTTP: Connect, MCP
+        return False  # of protocols carried over HTTP: Connect, MCP
     return any(word in _WORDS or word.endswith(_WORD_ENDS) for word in name.split(b"-"))
 
 
@@ -138,14 +139,14 @@ _known = lru_cache(maxsize=4096)(_overrides)
 
 
 def names_client(name: bytes) -> bool:
-    """Does a header of this name tell an origin another address of the viewer? The edge knows it, and says it in
-    X-Forwarded-For."""
+    """Whether a header of this name gives an origin another address of the viewer. The edge knows that address and
+    sends it in X-Forwarded-For."""
     return name not in _NEVER and _ADDRESS.match(name) is not None
 
 
 def varies_answer(name: bytes) -> bool:
-    """Does a header of this name tell an origin who the viewer is, as only a proxy before it should, or ask for
-    another form of the page?"""
+    """Whether a header of this name tells an origin who the viewer is, as only a trusted proxy in front of it should,
+    or requests another form of the page."""
     return (
         name.startswith(_IDENTITY_PREFIXES + _VARIANT_PREFIXES)
         or name in _IDENTITY_NAMES

@@ -345,7 +345,7 @@ _WAYS: Final[tuple[Callable[[str], str], ...]] = (
 )
 _DROPPING: Final = re.compile(r"\A//|[;?#\0\r\n]| HTTP/")
 
-# -- rules that nothing follows -------------------------------------------------------------------------------
+# -- rules that nothing follows ------------------------------------------------------------------------------
 
 _EXTENSION: Final = re.compile(r"\.([A-Za-z0-9]{2,6})(?=/)")
 _SCRIPTS: Final = frozenset(

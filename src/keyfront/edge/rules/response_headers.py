@@ -1,15 +1,15 @@
-"""What a response headers policy makes of the headers of an answer: some go, others come (cloudfront-semantics §5.13).
+"""Response headers policies: what they remove from and add to the headers of an answer (cloudfront-semantics §5.13).
 
-It is applied to the answer on its way out and never to what is stored, so a change of the policy is obeyed by the next
-answer, also from the cache. Everything that does not depend on the request is made ready when a snapshot is accepted.
+A policy is applied to the answer on its way out and never to what is stored, so the next answer reflects a changed
+policy, even from the cache. Everything that does not depend on the request is prepared when a snapshot is accepted.
 
-1. What the policy removes goes first, and whatever it overrides with it.
-2. Security and custom headers are added, those that do not override only where the origin sent none.
-3. CORS headers are added to what a browser asks for on behalf of another origin, if the policy allows that one. An
-   answer that would not be the same for every origin says `Vary: Origin`.
-4. `Server-Timing` tells how the answer came about, in a share of all answers or when the viewer asks for it.
+1. First, the headers that the policy removes or overrides are dropped.
+2. Security and custom headers are added. Those that do not override are added only where the origin sent none.
+3. CORS headers are added to answers to cross-origin requests if the policy allows the request's origin. An answer that
+   would not be the same for every origin gets `Vary: Origin`.
+4. `Server-Timing` describes how the answer was produced, in a share of all answers or when the viewer requests it.
 
-Never touched is what says where the bytes of a partial answer belong.
+Headers that say where the bytes of a partial answer belong are never changed.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ _SERVER: Final[Header] = (b"server", b"CloudFront")
 _ORIGIN: Final = re.compile(rb"[a-z][a-z0-9+.-]*://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 
 _OF_THE_MOMENT: Final = frozenset({b"age", b"date"})
-"""What the edge tells anew each time."""
+"""Fields that the edge computes anew for every answer."""
 
 _LONGEST: Final = 300
-"""Characters of an origin or of a header's name; a longer one is no browser's, and would only be work."""
+"""Longest origin or header name considered, in characters. No browser sends a longer one, so matching it would be
+wasted work."""
 
 ALLOW_ORIGIN: Final = b"access-control-allow-origin"
 _CORS: Final = frozenset(
@@ -43,15 +44,15 @@ _CORS: Final = frozenset(
 
 
 class ResponseHeaders:
-    """One response headers policy, ready to be applied. `timing` says that it may tell Server-Timing, `settled` that
-    what it makes of an answer to a GET follows from the answer and from `asked_by`, whenever it is sent."""
+    """One compiled response headers policy. `timing` says that it may add Server-Timing. `deterministic` says that its
+    result for an answer to a GET depends only on the answer and `asked_by`, not on when it is sent."""
 
     __slots__ = ("_always", "_cors", "_dropped", "_rate", "_server", "_unless", "deterministic", "timing")
 
     def __init__(self, policy: ResponseHeadersPolicy) -> None:
         removed = frozenset(name.encode() for name in policy.remove)
         added = [((h.name.encode(), h.value.encode("latin-1")), h.override) for h in policy.headers]
-        # What is removed is not there any more, so that nothing need be overridden.
+        # A removed header is no longer present, so there is nothing to override.
         self._always: Headers = [header for header, override in added if override or header[0] in removed]
         self._unless: Headers = [h for h, override in added if not override and h[0] not in removed]
         self._dropped = (removed | frozenset(name for name, _ in self._always)) - {b"content-range"}
@@ -65,7 +66,7 @@ class ResponseHeaders:
         self.deterministic = not self.timing and named.isdisjoint(_OF_THE_MOMENT)
 
     def applied(self, request: Request, status: int, headers: Headers) -> Headers:
-        """The headers of the answer with that `status`, in the place of `headers`, which stays as it is."""
+        """The headers of the answer with that `status`, as a replacement for `headers`, which is not modified."""
         dropped, always = self._dropped, self._always
         if status == 206 and b"content-type" in dropped and any(_multipart(header) for header in headers):
             dropped = dropped - {b"content-type"}
@@ -82,17 +83,17 @@ class ResponseHeaders:
         return found
 
     def kept(self, headers: Headers) -> Headers:
-        """Those of an origin's headers that the policy neither removes nor replaces."""
+        """The origin's headers that the policy neither removes nor replaces."""
         return [header for header in headers if header[0] not in self._dropped]
 
     def asked_by(self, request: Request) -> bytes:
-        """All of a GET that the headers of its answer depend on, if the policy is `settled`."""
+        """Everything in a GET that the headers of its answer depend on, if the policy is `deterministic`."""
         if self._cors is None:
             return b""
         return b"\n".join([value for name, value in request.headers if name == b"origin"])
 
     def tells_timing(self, request: Request, draw: float) -> bool:
-        """Does this answer tell Server-Timing? `draw` is a random number from 0 to less than 100."""
+        """Whether this answer gets Server-Timing. `draw` is a random number in [0, 100)."""
         if draw < self._rate:
             return True
         pragma = request.header(b"pragma")
@@ -102,7 +103,7 @@ class ResponseHeaders:
 
 
 def _multipart(header: Header) -> bool:
-    """Does it say where the parts of an answer with several ranges begin and end?"""
+    """Whether the header says where the parts of an answer with several ranges begin and end."""
     return header[0] == b"content-type" and header[1].lower().startswith(b"multipart/byteranges")
 
 
@@ -132,7 +133,7 @@ class CorsRule:
         )
 
     def apply(self, request: Request, found: Headers) -> None:
-        """Add to `found` what the policy tells this request."""
+        """Add to `found` the policy's CORS headers for this request."""
         origins = [value.strip(b" \t") for name, value in request.headers if name == b"origin"]
         if not self._any or not origins:
             _vary(found)
@@ -161,8 +162,8 @@ class CorsRule:
         return _ORIGIN.fullmatch(lower) is not None and self._matches.fullmatch(lower) is not None
 
     def _allowed_headers(self, request: Request) -> bytes:
-        """The names that the policy lists; for one with a `*` in it, which no browser understands, those that were
-        asked for and match it."""
+        """The names that the policy lists. In place of a name with a `*` in it, which no browser understands, the
+        requested names that match it."""
         if self._patterns is None:
             return self._preflight_headers
         names = [self._preflight_headers] if self._preflight_headers else []
@@ -174,8 +175,9 @@ class CorsRule:
 
 
 def _pattern(origin: str) -> str:
-    """A regular expression for an origin of a policy. Without a scheme both http and https are meant; without a port
-    the scheme's own, which an origin leaves out. `*.` is one label or more; a port of `*` may also be left out."""
+    """A regular expression for an origin of a policy. Without a scheme, it matches both http and https; without a
+    port, the scheme's default, which an Origin header omits. `*.` is one label or more; a port of `*` also matches no
+    port."""
     if origin == "*":
         return ".*"
     scheme, separator, rest = origin.rpartition("://")
@@ -197,7 +199,7 @@ def _glob(name: str) -> str:
 
 
 def _vary(headers: Headers) -> None:
-    """Let the answer vary with Origin, in the one Vary field that it has afterwards."""
+    """Make the answer vary on Origin, and merge its Vary fields into one."""
     values = [value for name, value in headers if name == b"vary"]
     tokens = [token.strip(b" \t") for value in values for token in value.split(b",") if token.strip(b" \t")]
     if any(token == b"*" or token.lower() == b"origin" for token in tokens):
@@ -218,12 +220,12 @@ def timed(
     taken: float,
     upstream: tuple[float, float] | None = None,
 ) -> Headers:
-    """The headers with Server-Timing: what CloudFront calls its metrics, and the origin's own where it has just made
-    them (the Developer Guide, "Server-Timing header"). A metric that the edge does not know is left out.
+    """The headers with Server-Timing: the metrics that CloudFront defines, and the origin's own if the answer has just
+    come from it (Developer Guide, "Server-Timing header"). A metric that the edge does not know is left out.
 
-    :param result: `Hit`, `RefreshHit`, `Miss`, or empty if no cache had to do with it.
-    :param taken: seconds from the request to now.
-    :param upstream: seconds that a connection to the origin took, and from then to the first byte of its answer.
+    :param result: `Hit`, `RefreshHit`, `Miss`, or empty if no cache was involved.
+    :param taken: seconds since the request.
+    :param upstream: seconds to connect to the origin, and seconds from then to the first byte of its answer.
     """
     metrics: list[str] = []
     if upstream is not None:

@@ -1,8 +1,8 @@
-"""A compiled snapshot: hosts to sites, paths to routes, key groups to key rings.
+"""A compiled snapshot, which maps hosts to sites, paths to routes, and key groups to key rings.
 
-A `Routing` is made once per accepted snapshot and does all the work that a request must not repeat. A key ring whose
-keys have not changed is taken over from the previous routing, together with the credentials that it has verified; one
-whose keys have changed in any way starts empty, so that no remembered credential outlives its key.
+A `Routing` is created once per accepted snapshot and does all the work that requests must not repeat. A key ring whose
+keys have not changed is taken over from the previous routing, together with the credentials that it has verified. One
+whose keys have changed in any way starts empty, so that no cached credential outlives its key.
 """
 
 from __future__ import annotations
@@ -28,27 +28,29 @@ if TYPE_CHECKING:
 
 PLANS_KEPT = 32_768
 PLANS_SIZE = 64 << 20
-"""How many plans of URLs that were allowed before are kept of those in use, and how many bytes of them; never more
-than twice as many."""
+"""Number of plans of previously allowed URLs that stay cached while in use, and their size in bytes. At most twice as
+many are cached."""
 
 PATHS_KEPT = 16_384
 PATHS_SIZE = 4 << 20
-"""How many paths of a site are kept of those in use with the behavior that was found for them, and how many bytes."""
+"""Number of paths per site that stay cached while in use, with the behavior found for each, and their size in bytes."""
 
 _KNOWN_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE"})
 
 
 KeyRings = dict[tuple[tuple[str, str, str], ...], KeyRing]
-"""Key rings by what they are made of: (key id, PEM, key group id) of each key, in order."""
+"""Key rings by their contents: (key ID, PEM, key group ID) of each key, in order."""
 
 
 class Rule:
-    """One cache behavior of a distribution, ready. `origins` are the target, or an origin group's two members in order;
-    `failover` the statuses that send a request to the second. `keyring` is None where no signature is needed.
-    `fast_path` says that the fast path may serve it: of a viewer's headers only its cookies, Accept-Encoding and what
-    overrides the request are in the key, and what the response headers policy makes of an answer is the same at any
-    time. `response_headers` is that policy, or None. `names_files` says that the path pattern has no `*` at its end:
-    what it matches may be a file."""
+    """One compiled cache behavior of a distribution.
+
+    `origins` holds the target, or the two members of an origin group in order; `failover` the statuses that send a
+    request to the second. `keyring` is None where no signature is required. `fast_path` says that the fast path may
+    serve it: of a viewer's headers, only its cookies, Accept-Encoding, and those that override the request are in the
+    key, and the result of the response headers policy does not depend on the time. `response_headers` is that policy,
+    or None. `names_files` says that the path pattern does not end in `*`: what it matches may be a file.
+    """
 
     __slots__ = (
         "allowed",
@@ -102,11 +104,11 @@ class Rule:
 
 
 class Route:
-    """A rule of a site as it was found for a path, with the names of `Rule`.
+    """A rule of a site as found for a path, with the attributes of `Rule`.
 
-    It is made when it is asked for. A site that kept its routes would be kept by them in turn, and with it every
-    routing that was ever in use, with its key rings and all that they remember, until a full garbage collection, which
-    may never come.
+    Routes are created on demand. A site that stored its routes would form a reference cycle with them. Every routing
+    ever used, with its key rings and everything that they cache, would then stay in memory until a full garbage
+    collection, which may never run.
     """
 
     __slots__ = (*Rule.__slots__, "site")
@@ -130,8 +132,8 @@ class Route:
 class Site:
     """A compiled distribution: its rules in the order in which they are tried, the default one last.
 
-    `has_restricted_behavior` says that not all files of its origins are public, so that it matters in what other ways
-    an origin may read a path (`readings`); `restricted` that a behavior needs signatures.
+    `has_restricted_behavior` says that not all files of its origins are public, so that it matters how else an origin
+    may read a path (`readings`); `restricted` says that a behavior requires signatures.
     """
 
     __slots__ = (
@@ -169,7 +171,7 @@ class Site:
         keyring: KeyRing | None,
         response_headers: ResponseHeaders | None = None,
     ) -> None:
-        """Behaviors are added in the distribution's order; the last one added is the default."""
+        """Add a behavior. Behaviors are added in the distribution's order; the last one added is the default."""
         before = self._default
         self._found = Remembered(PATHS_KEPT, PATHS_SIZE, None, self._budget)
         if before is not None:
@@ -179,7 +181,7 @@ class Site:
         self._default = Rule(self.distribution, behavior, keyring, response_headers)
 
     def invalidations(self) -> Invalidations:
-        """The distribution's invalidations, ready to be asked; `route` must work already."""
+        """The distribution's compiled invalidations. `route` must already work."""
         distribution = self.distribution
         return Invalidations(
             distribution.invalidations,
@@ -189,21 +191,22 @@ class Site:
 
     @property
     def digest(self) -> bytes:
-        """What two edges must have alike for one to cache for the other: all that is said of the distribution but its
-        invalidations, which are judged by their numbers."""
+        """A digest that must be equal on two edges for one to cache for the other. It covers the whole distribution
+        except its invalidations, which are compared by number."""
         if not self._digest:
             bare = msgspec.structs.replace(self.distribution, invalidations=())
             self._digest = hashlib.sha256(msgspec.msgpack.encode(bare)).digest()[:16]
         return self._digest
 
     def rule(self, number: int) -> Rule | None:
-        """The rule of the behavior with this number, counted from 0 in the distribution's order."""
+        """The rule of the behavior with this number, counted from 0 in the distribution's order; None if there is
+        none."""
         if number == len(self._patterns):
             return self._default
         return self._patterns[number][1] if 0 <= number < len(self._patterns) else None
 
     def route(self, path: str) -> Route:
-        """The behavior for a raw path: matched by its RFC 3986-normalised form, first match wins (§5.1)."""
+        """The behavior for a raw path: matched by its RFC 3986-normalized form, first match wins (§5.1)."""
         found = self._found.get(path)
         if found is None:
             found = self._rule(path)
@@ -223,8 +226,8 @@ class Site:
     def keyrings(self, found: Readings, pattern: str) -> list[KeyRing]:
         """The key rings of all behaviors that a path's readings belong to, each once, always in the same order.
 
-        :param pattern: that of the path's own behavior. If it opens what is behind a script by the script's name
-            (`/index.php/*`), the default behavior has no say about the script.
+        :param pattern: the pattern of the path's own behavior. If it makes everything after a script's name public
+            (`/index.php/*`), the default behavior does not apply to the script.
         """
         pattern = "/" + pattern.removeprefix("/")
         rings: dict[int, KeyRing] = {}
@@ -237,7 +240,7 @@ class Site:
             if keyring is not None:
                 rings[id(keyring)] = keyring
             if root and normalise_path(path) == "/":
-                # What an origin takes for the root may be answered with what this edge asks it for there.
+                # What an origin takes for the root may be answered with what this edge requests from it for the root.
                 keyring = self._rule("/" + root).keyring
                 if keyring is not None:
                     rings[id(keyring)] = keyring
@@ -253,8 +256,9 @@ class Site:
 
 
 def _plan_bytes(plan: Plan) -> int:
-    """What a plan takes beside the URL that is its key: the cache key, the target, and the pieces of an access record
-    that are its own where its query or its path has to be spelled in them (`RecordTemplate`)."""
+    """Bytes that a plan takes in addition to the URL that is its key: the cache key, the target, and those pieces of
+    an access record that the plan does not share, because its query or path must be spelled out in them
+    (`RecordTemplate`)."""
     size = 300 + 2 * len(plan.key or "") + len(plan.target)
     if plan.query or '"' in plan.target or "\\" in plan.target:
         size += 1200 + 2 * len(plan.target) + 4 * len(plan.query)
@@ -262,7 +266,7 @@ def _plan_bytes(plan: Plan) -> int:
 
 
 class Routing:
-    """What `decide` asks. `number` is the snapshot's; `sites` are by the ids of their distributions.
+    """The tables that `decide` uses. `number` is the snapshot's; `sites` maps the IDs of distributions to their sites.
 
     :param progress: called for each distribution: ten thousand of them take seconds.
     """
@@ -293,7 +297,7 @@ class Routing:
         kept: KeyRings = {} if before is None else before._keyrings
         self.sites: dict[str, Site] = {}
         self._exact: dict[str, Site] = {}
-        # None: a name of a distribution that is in other regions only, for which no other site answers.
+        # None: a name of a distribution that exists only in other regions, for which no other site answers.
         self._wildcards: dict[str, Site | None] = {
             host[1:]: None for host in snapshot.reserved if host.startswith("*.")
         }
@@ -327,7 +331,7 @@ class Routing:
                 self._invalidations[distribution.id] = site.invalidations()
             self.sites[distribution.id] = site
             for host in (distribution.domain_name, *distribution.aliases):
-                # A disabled distribution still owns its names (§5.1); decide refuses its requests.
+                # A disabled distribution still owns its names (§5.1); `decide` refuses its requests.
                 if host.startswith("*."):
                     self._wildcards[host[1:]] = site
                 else:
@@ -335,28 +339,28 @@ class Routing:
         self._keyrings = keyrings
 
     def is_invalidated(self, key: str, snapshot: int, tags: tuple[str, ...] = ()) -> bool:
-        """Has an invalidation ended what is stored under `key` with these cache tags, and was asked for under snapshot
-        number `snapshot`?"""
+        """Whether an invalidation has ended the response stored under `key` with these cache tags, requested under
+        snapshot number `snapshot`."""
         if snapshot >= self.number or not self._invalidations:
             return False
         invalidations = self._invalidations.get(distribution_of(key))
         return invalidations is not None and invalidations.is_invalidated(key, snapshot, tags)
 
     def is_invalidated_by_tag(self, key: str, snapshot: int) -> bool:
-        """Could an invalidation by cache tag end a response for `key` that was asked for under snapshot number
-        `snapshot`, and whose tags are not known yet?"""
+        """Whether an invalidation by cache tag could end a response for `key` that was requested under snapshot number
+        `snapshot` and whose tags are not known yet."""
         if snapshot >= self.number or not self._invalidations:
             return False
         invalidations = self._invalidations.get(distribution_of(key))
         return invalidations is not None and invalidations.newest_tag > snapshot
 
     def invalidated_since(self, number: int) -> bool:
-        """Is there an invalidation that snapshot `number` did not carry?"""
+        """Whether there is an invalidation that snapshot `number` did not contain."""
         return any(invalidations.newest > number for invalidations in self._invalidations.values())
 
     def site(self, host: str) -> Site | None:
-        """The site for a Host value, with or without a port: an exact name beats a wildcard alias, and of those
-        the longest wins."""
+        """The site for a Host value, with or without a port: an exact name beats a wildcard alias, and the longest
+        matching wildcard wins."""
         site = self._exact.get(host)
         if site is not None:
             return site
@@ -377,14 +381,14 @@ class Routing:
 
 
 class Plan:
-    """Where a request leads, whoever sent it: shared by all requests alike, never changed.
+    """The destination of a request, whichever viewer sent it: shared by all identical requests, never changed.
 
-    `key` is the cache key before the headers, cookies and parameters that the behavior selects are added to it
-    (None: pass through), `target` the path and query to ask the origin for (OriginPath still to be put before it,
-    signing parameters gone), `query` the viewer's own query string. `grant` is what the credentials in this very
-    URL allow, if it carries any; it is judged again at each use. `record_template`, `path_length` and `until` belong
-    to the fast path: the pieces of an access record, how long the path is, and until when (epoch seconds) there is no
-    grant to be judged.
+    `key` is the cache key before the headers, cookies, and parameters that the behavior selects are added (None: pass
+    through). `target` is the path and query for the request to the origin (without signing parameters; OriginPath is
+    yet to be prepended). `query` is the viewer's own query string. `grant` is what the credentials in this URL allow,
+    if it carries any; it is evaluated again at each use. `record_template`, `path_length`, and `until` belong to the
+    fast path: the pieces of an access record, the length of the path, and the time (epoch seconds) until which there
+    is no grant to evaluate.
     """
 
     __slots__ = ("grant", "key", "path_length", "query", "record_template", "route", "target", "until")

@@ -1,4 +1,4 @@
-"""Which query strings and cookies a policy selects."""
+"""The query parameters, cookies, and headers that a policy selects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIGNING_COOKIES: Final = frozenset(
 
 
 def select_query(select: Select, query: str) -> str:
-    """The part of a raw query string (no `?`) that is selected: order, case, encoding and repeats as sent.
+    """The selected part of a raw query string (no `?`): order, case, encoding, and repeats as sent.
 
     `&` is the only delimiter; names are compared raw and case-sensitively (§5.7).
     """
@@ -37,12 +37,12 @@ def select_query(select: Select, query: str) -> str:
 
 
 def select_cookies(select: Select, cookie: str, *, signing: bool = False) -> str:
-    """The cookies of a Cookie header that are selected, sorted by name, repeats in their order (§5.7).
+    """The selected cookies of a Cookie header, sorted by name, with repeats in their original order (§5.7).
 
     Names are case-sensitive; `*` and `?` in a listed name are wildcards.
 
-    :param signing: keep the cookies that carry a signature (`CloudFront-Policy` and its kin), else they are
-    dropped.
+    :param signing: whether to retain the cookies that carry a signature (`CloudFront-Policy` and the like). They are
+        dropped otherwise.
     """
     mode = select.mode
     if mode == "none" or not cookie:
@@ -84,7 +84,7 @@ SELECTS_NOTHING: Final = Select()
 
 @lru_cache(maxsize=1024)
 def listed_names(key: Select, forward: Select) -> frozenset[bytes]:
-    """Names that the behavior lists as wanted, in its key or beside it."""
+    """Header names that the behavior lists, in its cache key or only for forwarding."""
     names: frozenset[bytes] = frozenset()
     if key.mode in ("whitelist", "all"):
         names |= bytes_names(key.names)

@@ -1,4 +1,4 @@
-"""Slices of large objects: which ranges to request from the origin, and whether answers fit together."""
+"""Slices of large objects: the ranges to request from the origin, and whether its answers fit together."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ FIRST_RUN: Final = 2
 
 
 LONGEST_RUN: Final = 32
-"""How many slices are asked for at once: few at first, for who seeks does not stay; each time twice as many for who
-reads on."""
+"""Maximum number of slices requested at once. The number starts low (`FIRST_RUN`), because a viewer that seeks does
+not stay, and doubles each time for a viewer that reads on."""
 
 
 FARTHEST: Final = 1 << 50
-"""No body reaches this byte: an origin is not asked for it in slices, and what is said to be longer is not stored."""
+"""No body reaches this byte: an origin gets no request for it in slices, and a body said to be longer is not stored."""
 
 
 class ChangedError(Exception):
-    """The origin has another version now, or none: what is stored in slices is worth nothing any more."""
+    """The origin now has another version, or none: the stored slices are worthless."""
 
 
 class UnusableError(Exception):
-    """The origin's answer to a range cannot be stored in slices: each viewer asks for himself."""
+    """The origin's answer to a range request cannot be stored in slices: each viewer's request goes to the origin
+    separately."""
 
 
 class Span(NamedTuple):
-    """Bytes `first` to `last` of a body; `total` is its length, where that is known."""
+    """Bytes `first` to `last`, inclusive, of a body; `total` is its length, if known (otherwise 0)."""
 
     first: int
     last: int
@@ -47,11 +48,11 @@ _CONTENT_RANGE: Final = re.compile(rb"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1
 
 
 def wanted(request: Request, size: int) -> Span | None:
-    """The slices of `size` bytes that the first of a request's ranges begins with, None if it has no range.
+    """The slices of `size` bytes at the start of a request's first range, or None if the request has no range.
 
-    A range that counts from the end (`-500`) asks for the first slice, to learn where the end is.
+    For a range that counts from the end (`-500`), this is the first slice, which reveals where the end is.
 
-    :raises UnusableError: if it begins where no body reaches.
+    :raises UnusableError: if the range begins where no body reaches.
     """
     lines = [value for name, value in request.headers if name == b"range"]
     if request.method != "GET" or len(lines) != 1:
@@ -72,7 +73,7 @@ def wanted(request: Request, size: int) -> Span | None:
 
 
 def content_range(answer: OriginReply) -> Span | None:
-    """What a 206 holds; None if it is no 206, or it does not say, or what it says cannot be."""
+    """The range in a 206; None if the answer is not a 206, does not give its range, or gives an impossible one."""
     lines = [value for name, value in answer.headers if name == b"content-range"]
     found = _CONTENT_RANGE.fullmatch(lines[0].strip()) if answer.status == 206 and len(lines) == 1 else None
     if found is None:
@@ -86,7 +87,7 @@ def content_range(answer: OriginReply) -> Span | None:
 
 
 def as_whole(answer: OriginReply, part: Span) -> OriginReply:
-    """A 206 as the 200 in whose place it came (RFC 9110 §15.3.7). Its body is as it is."""
+    """A 206 rewritten as the 200 that it replaces (RFC 9110 §15.3.7). Its body is unchanged."""
     headers: Headers = [h for h in answer.headers if h[0] not in (b"content-range", b"content-length")]
     headers.append((b"content-length", b"%d" % part.total))
     return OriginReply(
@@ -102,8 +103,8 @@ def as_whole(answer: OriginReply, part: Span) -> OriginReply:
 
 
 def strong_validator(meta: Meta) -> bytes | None:
-    """What two answers must have in common to be of one version, byte for byte (RFC 9110 §8.8.1, §8.8.2.2): a strong
-    entity tag, or without any a Last-Modified at least a second before the answer was made."""
+    """The validator that two answers must share to be byte for byte of the same version (RFC 9110 §8.8.1, §8.8.2.2): a
+    strong entity tag or, if there is no entity tag, a Last-Modified at least one second before the answer's Date."""
     if meta.coding not in (b"", b"identity"):
         return None
     if meta.etag is not None:
@@ -115,21 +116,20 @@ def strong_validator(meta: Meta) -> bytes | None:
 
 
 class Answer(Enum):
-    """What an origin's answer to a request for missing slices is."""
+    """The outcome of a request to the origin for missing slices."""
 
     GOOD = "good"
     CHANGED = "changed"
-    """There is another version, or none, or the origin does no ranges any more."""
+    """The origin has another version, or none, or no longer supports ranges."""
     UNUSABLE = "unusable"
-    """It says nothing about what is stored: an error, as a rule."""
+    """The answer says nothing about what is stored: usually an error."""
 
 
 def judge(slices: Slices, asked: Span, answer: OriginReply, *, if_range: bool) -> Answer:
-    """May this answer's body be stored among these slices?
+    """Whether this answer's body may be stored among these slices.
 
-    :param asked: the bytes that were asked for, from the beginning of a slice on. The answer may hold fewer, but not
-    others.
-    :param if_range: the request carried If-Range. Then an answer that tells no validator is a promise, too.
+    :param asked: the requested bytes, starting at a slice boundary. The answer may hold fewer, but no others.
+    :param if_range: whether the request carried If-Range. If so, an answer without a validator also counts as a match.
     """
     if answer.status in (200, 404, 410, 412, 416):
         return Answer.CHANGED
@@ -149,8 +149,8 @@ def judge(slices: Slices, asked: Span, answer: OriginReply, *, if_range: bool) -
 
 
 def to_ask(slices: Slices, position: int, last: int, count: int, taken: Callable[[int], bool]) -> Span:
-    """The run of at most `count` slices to ask for, from the one that holds `position` on, for a viewer who wants to
-    read up to `last`; it ends before the next slice that is `taken`."""
+    """The run of at most `count` slices to request, starting with the one that holds `position`, for a viewer that
+    wants to read up to `last`. It ends before the next slice that is `taken`."""
     size = slices.size
     first = position // size
     end = first + 1

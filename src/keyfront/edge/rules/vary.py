@@ -1,4 +1,4 @@
-"""Vary (RFC 9111 §4.1): which stored variant answers which request."""
+"""Vary (RFC 9111 §4.1): the rules that decide which stored variant answers which request."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from keyfront.edge.types.stored import Meta
 from keyfront.model.snapshot import Behavior
 
 _ABSENT: Final = b"\0"
-"""Stands for a field that was not sent: no field can have this value."""
+"""Stands for a field that was not sent. No field can have this value."""
 
 
 def variant_of(
     behavior: Behavior, seen: Headers, forwarded: Headers
 ) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-    """The names that the answer varies on, of those that can differ, and their values in the request as it
-    was sent. What varies on User-Agent varies on the device headers that the origin was given (§5.9)."""
+    """The names that the answer varies on, limited to those that can differ, and their values in the request as sent.
+    A response that varies on User-Agent varies on the device headers sent to the origin (§5.9)."""
     value = next((v for n, v in seen if n == b"vary"), None)
     if value is None:
         return (), ()
@@ -33,8 +33,8 @@ def variant_of(
 
 
 def variant_values(names: tuple[bytes, ...], headers: Headers) -> tuple[bytes, ...]:
-    """The values of these fields, each normalised as RFC 9111 §4.1 allows: lines joined, blanks around commas
-    gone."""
+    """The values of these fields, each normalized as RFC 9111 §4.1 allows: lines joined, whitespace around commas
+    removed."""
     lines: dict[bytes, list[bytes]] = {name: [] for name in names}
     for name, value in headers:
         if name in lines:
@@ -49,8 +49,6 @@ def _normalised(lines: list[bytes]) -> bytes:
 
 
 def vary_matches(meta: Meta, forwarded: Headers) -> bool:
-    """Was the response made for a request that, in all that it varies on, is like this one (RFC 9111 §4.1)?
-
-    :param forwarded: the request's headers as they would go to the origin.
-    """
+    """Whether the response was generated for a request that matches this one in everything that it varies on (RFC 9111
+    §4.1)."""
     return not meta.vary or variant_values(meta.vary, forwarded) == meta.vary_values

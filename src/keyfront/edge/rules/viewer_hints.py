@@ -1,4 +1,4 @@
-"""CloudFront's own headers about the viewer: country, device, address."""
+"""CloudFront's own request headers about the viewer: country, device, address."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DEVICE_HEADERS: Final = frozenset(
 
 
 def hint_value(name: bytes, request: Request, country: Country) -> bytes | None:
-    """The value of a CloudFront-* header (§5.15), None if the edge does not know it."""
+    """The value of a CloudFront-* header (§5.15), or None if the edge does not know it."""
     if name in DEVICE_HEADERS:
         return b"true" if name in devices(request.header(b"user-agent") or b"") else b"false"
     if name == b"cloudfront-viewer-country":
@@ -48,8 +48,8 @@ def hint_value(name: bytes, request: Request, country: Country) -> bytes | None:
 
 
 def devices(user_agent: bytes) -> frozenset[bytes]:
-    """The CloudFront-Is-*-Viewer headers that are true for this User-Agent. A guess from its usual marks, which are
-    looked for in its first 1,024 bytes."""
+    """The CloudFront-Is-*-Viewer headers that are true for this User-Agent: a guess from common substrings in its
+    first 1,024 bytes."""
     return _devices(user_agent[:LONGEST_CACHED])
 
 
@@ -101,5 +101,5 @@ def no_country(address: str) -> str:
 
 
 def device_headers(behavior: Behavior) -> tuple[bytes, ...]:
-    """The CloudFront-Is-*-Viewer headers that this behavior sends to the origin, in order of their names."""
+    """The CloudFront-Is-*-Viewer headers that this behavior sends to the origin, sorted by name."""
     return tuple(sorted(DEVICE_HEADERS & listed_names(behavior.key_headers, behavior.forward_headers)))

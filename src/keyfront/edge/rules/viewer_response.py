@@ -1,4 +1,4 @@
-"""Which headers of a stored or fetched response go to the viewer."""
+"""The headers of a stored or fetched response that are sent to the viewer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from keyfront.edge.types.messages import Headers
 from keyfront.model.snapshot import Behavior
 
 _NOT_FOR_VIEWERS: Final = HOP_BY_HOP | {
-    b"content-length",  # framing is the shell's
+    b"content-length",  # the connection does the framing
     b"via",
     b"x-amz-cf-id",
     b"x-amz-cf-pop",
@@ -19,12 +19,11 @@ _NOT_FOR_VIEWERS: Final = HOP_BY_HOP | {
 
 
 def viewer_headers(behavior: Behavior, headers: Headers) -> Headers:
-    """An origin's response headers as a viewer may see them (§5.9): on a pass-through, and as they are
-    stored.
+    """An origin's response headers as a viewer may see them (§5.9): when passed through, and as stored.
 
-    Held back: fields of the connection and those that Connection names, framing (the shell writes it), fields
-    that the edge fills in itself, Set-Cookie unless the behavior forwards cookies. Vary keeps the names that
-    can differ. `Server: CloudFront` is added where the origin names no server.
+    Removed are: connection-specific fields and those that Connection names, framing (the connection adds it), fields
+    that the edge sets itself, and Set-Cookie unless the behavior forwards cookies. Vary retains the names that can
+    differ. `Server: CloudFront` is added where the origin names no server.
     """
     hidden = connection_options(headers)
     cookies = behavior.forward_cookies.mode != "none"
@@ -53,13 +52,14 @@ def viewer_headers(behavior: Behavior, headers: Headers) -> Headers:
 
 
 def interim_headers(behavior: Behavior, headers: Headers) -> Headers:
-    """The headers of an origin's interim answer (1xx) as a viewer may see them: as `viewer_headers`, nothing added."""
+    """The headers of an origin's interim response (1xx) as a viewer may see them: as in `viewer_headers`, with nothing
+    added."""
     named = any(name == b"server" for name, _ in headers)
     return [header for header in viewer_headers(behavior, headers) if named or header[0] != b"server"]
 
 
 def vary_names(behavior: Behavior, value: bytes) -> list[bytes]:
-    """The members of a Vary value that count at this edge, spelled as the origin does (§5.9).
+    """The members of a Vary value that matter at this edge, spelled as the origin spells them (§5.9).
 
     `*` counts only with MinTTL 0, and then alone.
     """
