@@ -1,4 +1,4 @@
-"""`keyfront access`: users, their access keys, and what they may do.
+"""The command `keyfront access`: users, their access keys, and their permissions.
 
 The commands operate on an installation's store, whether or not the control plane is running; a running one applies
 changes within a second. The terms are those of `aws iam`.
@@ -343,7 +343,7 @@ def simulate(
     from keyfront.control.operations import authorization
 
     found = next((one for one in admin.users() if one.name == user), None)
-    policies = admin.policies_of(user)  # which raises, if there is no such user
+    policies = admin.policies_of(user)  # raises if there is no such user
     asked = action if ":" in action else f"cloudfront:{action}"
     vendor = asked.partition(":")[0].lower()
     actions = iam.actions() if vendor == "cloudfront" else iam.OWN_ACTIONS if vendor == "keyfront" else ()

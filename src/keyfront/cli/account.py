@@ -1,4 +1,4 @@
-"""Which CloudFront a command queries, Keyfront's or Amazon's, and where the rotation records are."""
+"""The choice of the CloudFront that a command queries, Keyfront's or Amazon's, and of the rotation records."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SHARED_CREDENTIALS_FILE")
 
 
 class Account(msgspec.Struct, frozen=True):
-    """`endpoint_url` and `profile` are empty where botocore's own rules decide; `credentials` are an access key ID and
-    its secret, if they are the installation's own. `records` is the URI of the custody that holds the rotation records,
-    `watched` the URI of those that the Keyfront at the endpoint watches, if it is the one in `data`."""
+    """The chosen account. `endpoint_url` and `profile` are empty where botocore's own rules decide; `credentials` are
+    an access key ID and its secret, if they belong to the installation. `records` is the URI of the custody that holds
+    the rotation records, `watched` the URI of the records that the Keyfront at the endpoint watches, if it is the one
+    in `data`."""
 
     endpoint_url: str
     profile: str
@@ -113,8 +114,8 @@ account_options = option_group(
     ),
     names=("endpoint_url", "profile", "aws", "records", "data"),
 )
-"""Gives a command the options that choose an account, and the choice as the parameter `account`. It is made, and may
-fail, before the command runs."""
+"""Gives a command the options that choose an account, and the choice as the parameter `account`. The choice is made,
+and may fail, before the command runs."""
 
 
 def _same(one: str, other: str) -> bool:
@@ -123,7 +124,7 @@ def _same(one: str, other: str) -> bool:
 
 
 def unwatched(account: Account) -> str:
-    """How to have the rotations of these records performed; empty if a Keyfront does that already."""
+    """How to have the rotations of these records performed; empty if a Keyfront already performs them."""
     if account.watched is None or account.watched == account.records:
         return ""
     return (

@@ -87,7 +87,7 @@ _listen_options = option_group(
 
 
 class AccessOptions(msgspec.Struct, frozen=True):
-    """Who can sign for which key groups, and with keys of which custodies."""
+    """The callers that can sign, for which key groups, and with keys of which custodies."""
 
     allow: tuple[str, ...]
     access_file: Path | None

@@ -97,7 +97,7 @@ _opening_options = option_group(
 
 
 class DestinationOptions(msgspec.Struct, frozen=True):
-    """Where archives are placed, and which of them are kept."""
+    """Where archives are stored, and which of them are retained."""
 
     places: tuple[str, ...]
     endpoint_url: str
@@ -136,7 +136,7 @@ _destination_options = option_group(
 
 
 class RecipientOptions(msgspec.Struct, frozen=True):
-    """For whom an archive is encrypted."""
+    """The recipients that an archive is encrypted for."""
 
     recipients: tuple[str, ...]
     recipients_file: Path | None
@@ -348,7 +348,7 @@ class _Intact(NamedTuple):
 def _newest_intact(archive: str, opener: Opener, endpoint: str) -> _Intact:
     """The archive that is named, or the newest intact one of a place. Those that it skips are named on standard error.
 
-    :raises BackupError: of the newest, if none is intact.
+    :raises BackupError: the error of the newest archive, if none is intact.
     """
     from keyfront.backup import capture
     from keyfront.backup.archive.encryption import opened as decrypted
@@ -522,7 +522,7 @@ def drill(
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the command with status 1, so that what it has started ends, too."""
+    """Make SIGTERM and SIGHUP end the command with status 1, so that the processes it started also end."""
     ended = False
 
     def end(_: int, __: object) -> None:

@@ -1,7 +1,7 @@
-"""The options by which a command finds an installation, whether it runs or not: its data folder and its store.
+"""The options with which a command finds an installation, running or not: its data folder and its store.
 
-A command line can be read by every user of the machine, so no option takes a password: it comes from KEYFRONT_STORE,
-from a file, or from where libpq looks (PGPASSWORD, ~/.pgpass).
+Every user of the machine can read a command line, so no option takes a password. It comes from KEYFRONT_STORE, from a
+file, or from libpq's own sources (PGPASSWORD, ~/.pgpass).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The options of `keyfront up` that limit what viewers and origins can take from a worker, and for how long."""
+"""The options of `keyfront up` that limit how much of a worker viewers and origins can occupy, and for how long."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class LimitOption(NamedTuple):
 
     @property
     def default(self) -> str:
-        """The default as the command line has it."""
+        """The default as written on the command line."""
         value = getattr(getattr(EdgeLimits(), self.part), self.member)
         return size_text(value) if self.kind is _SIZE else f"{value:.10g}"
 

@@ -1,4 +1,4 @@
-"""The options for logging, for commands that run for long."""
+"""The logging options, for long-running commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `keyfront` command: parse, call, print. One file a command group, and it is loaded when the group is called."""
+"""The `keyfront` command: parse, call, print. There is one file per command group, loaded when the group is called."""
 
 from __future__ import annotations
 

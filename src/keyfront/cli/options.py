@@ -1,4 +1,4 @@
-"""How commands share options: one decorator per group, whose values a command gets as one parameter."""
+"""Option groups that commands share: one decorator per group, whose values a command gets as one parameter."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def option_group(
 ) -> Decorator:
     """A decorator that gives a command `options`, and their values as the one keyword argument `parameter`.
 
-    :param build: called with the options' values, by the options' names; its result is the argument. A settings class
-        will do. What it raises, the command raises.
+    :param build: called with the options' values, by the options' names; its result is the argument. It can be a
+        settings class. The command raises what it raises.
     :param options: `click.option(…)`, in the order of the help text.
     :param names: the options' names, if they are not those of the parameters of `build`.
     """
@@ -76,7 +76,7 @@ data_option = click.option(
 
 
 def login() -> str:
-    """`USER@HOST` of whoever runs this command, for audit records."""
+    """`USER@HOST` of the user who runs this command, for audit records."""
     try:
         return f"{getpass.getuser()}@{socket.gethostname()}"
     except (KeyError, OSError):

@@ -105,12 +105,12 @@ def _conductor(account: Account, journal: Path | None, hooks: Path | None) -> Co
 
 
 def _by() -> str:
-    """Who gives the command, for the record."""
+    """The user who issues the command, for the record."""
     return f"keyfront rotation, {login()}"
 
 
 class TermOptions(msgspec.Struct, frozen=True):
-    """The terms of a rotation that the command line gives; None for those that it does not."""
+    """The rotation terms given on the command line; None for those that are not given."""
 
     every: str | None
     overlap: float | None

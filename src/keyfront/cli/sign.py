@@ -161,7 +161,7 @@ grant_options = option_group(
 
 
 def _warn_if_expired(expires: Moment | None, now: float) -> None:
-    """Warn that no viewer will be let in. It is signed all the same, because tests of refusals need it."""
+    """Warn that every viewer will be refused. The URL is signed anyway, because tests of refusals need it."""
     then = now if expires is None else epoch_of(expires, now)
     if then <= now:
         when = datetime.fromtimestamp(then, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -71,7 +71,7 @@ def worker_settings(
     websocket: WebSocketOptions,
     limits: EdgeLimits,
 ) -> WorkerSettings:
-    """The settings of every worker, but for its name and what it inherits.
+    """The settings of every worker, except for its name and what it inherits.
 
     :raises SettingsError: if an option cannot be used.
     """
@@ -125,7 +125,7 @@ def control_settings(
     tiers: FleetSettings,
     trusted_proxies: tuple[str, ...],
 ) -> ControlSettings:
-    """The settings of the control process, but for what it inherits. With `--feed` there is none.
+    """The settings of the control process, except for what it inherits. With `--feed` there is no control process.
 
     :raises SettingsError: if an option cannot be used.
     :raises CustodyError: if `--records` is not the URI of a custody.

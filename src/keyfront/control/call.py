@@ -1,8 +1,8 @@
 """The interface between the wire format and the rules: one call in, one result out.
 
 `params` and `output` have botocore's shapes: members in PascalCase, structures as dicts, lists as lists, blobs as
-bytes, timestamps as aware datetimes. Members from headers or the query (`IfMatch`, `Marker`, `Id`, …) stand beside the
-payload member. A failure is an `errors.ApiError`.
+bytes, timestamps as aware datetimes. Members from headers or the query (`IfMatch`, `Marker`, `Id`, …) are at the same
+level as the payload member. A failure is an `errors.ApiError`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from keyfront.control.iam.policy import Policy
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who signed the request, with the policies that allow or deny calls. Without a policy, nothing is allowed.
+    """The caller that signed the request, with the policies that allow or deny its calls. Without a policy, nothing is
+    allowed.
 
     :param user_id: IAM's unique id of the user (`AIDA…`).
     """
@@ -28,7 +29,7 @@ class Caller(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """The user's name, the end of the ARN."""
+        """The user's name, which is the end of the ARN."""
         return self.arn.partition("/")[2]
 
 
@@ -36,8 +37,8 @@ class Call(msgspec.Struct, frozen=True):
     """One authenticated, well-formed request.
 
     :param now: when the request arrived, epoch seconds.
-    :param secure: whether it came over TLS.
-    :param source: the AWS service that it is meant for (CloudTrail's eventSource).
+    :param secure: whether it arrived over TLS.
+    :param source: the AWS service that it addresses (CloudTrail's eventSource).
     """
 
     operation: str

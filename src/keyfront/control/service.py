@@ -1,18 +1,18 @@
-"""Runs the API's operations: transactions, authorization, audit records, and publication.
+"""Execution of the API's operations: transactions, authorization, audit records, and publication.
 
     write:  begin → authorize → operation → compile → number the snapshot → audit record → commit → publish
     read:   begin → authorize → operation → end → audit record
 
-Every write keeps four rules:
+Every write follows four rules:
 
-1. It is one transaction, audit record included: all of it happens or none.
+1. It is one atomic transaction, including the audit record.
 2. Nothing is stored that an edge could not serve: problems that the compiler finds become the API's errors.
 3. A snapshot gets a new number if and only if an edge would behave differently with it. A distribution that the call
    changed is Deployed once every live edge reports that number (cloudfront-semantics §7.6).
 4. The answer is sent after the commit, and so is the snapshot. If publishing fails, the change still stands, and the
    distribution stays InProgress until `follow` publishes it. See docs/decisions/0003-store.md.
 
-The operations themselves are pure and stand in `operations/`.
+The operations themselves are pure; they are in `operations/`.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from keyfront.model.residency import retied
 
 
 class ServiceSettings(msgspec.Struct, frozen=True):
-    """What a `Service` is told by its installation.
+    """An installation's settings for a `Service`.
 
-    :param account: the twelve digits of the account that owns everything.
+    :param account: the 12-digit number of the account that owns everything.
     :param domain_suffix: distributions' own names are `d….<domain_suffix>`.
-    :param audit_reads: whether successful reads are recorded too.
-    :param replica: whether other control planes use the store as well; None: if the store can be shared.
+    :param audit_reads: whether to record successful reads as well.
+    :param replica: whether other control planes also use the store; None: true if the store can be shared.
     """
 
     account: str = "000000000000"
@@ -57,8 +57,8 @@ class ServiceSettings(msgspec.Struct, frozen=True):
 class Service:
     """The API behind its wire format. Safe to call from several threads. Call `start` once before `run`.
 
-    :param feeds: of the edges beside it, and of other regions that it serves.
-    :param rng: where ids and ETags come from, which must not be guessable; by default the system's generator.
+    :param feeds: the feeds of its own edges and of the other regions that it serves.
+    :param rng: the source of ids and ETags, which must not be guessable; by default the system's generator.
     """
 
     def __init__(
@@ -89,10 +89,10 @@ class Service:
         )
 
     def start(self, now: float) -> None:
-        """Publish what the store holds, if edges may have something else; see `Replica.start`.
+        """Publish the store's content if edges may have something else; see `Replica.start`.
 
         :param now: epoch seconds.
-        :raises ApiError: ServiceUnavailable if the store does not answer.
+        :raises ApiError: ServiceUnavailable if the store does not respond.
         :raises SettingsError: if the store is new, but a snapshot with distributions is published.
         """
         self._replica.start(now)
@@ -100,7 +100,7 @@ class Service:
     def run(self, call: Call) -> Result:
         """Run one call.
 
-        :raises ApiError: the error to answer. Then nothing was changed.
+        :raises ApiError: the error to return; nothing was changed.
         """
         try:
             operation = OPERATIONS.get(call.operation)
@@ -135,7 +135,7 @@ class Service:
         if not (self._audit_reads or isinstance(outcome, ApiError)):
             return
         if isinstance(outcome, ApiError) and outcome.code == "ServiceUnavailable":
-            return  # the store has just failed, and that is in the log
+            return  # the store has just failed, which is already logged
         self._audit.record(call, outcome)
 
     @property

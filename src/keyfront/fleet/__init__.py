@@ -1,5 +1,5 @@
-"""How snapshots reach the edges, and how edges report what they apply and count.
+"""Distribution of snapshots to the edges, and the edges' reports on what they apply and count.
 
-`feed.py` holds the rules (which snapshot to accept) and is pure; `file_feed.py` carries bytes through a folder.
-`heartbeat.py` is how processes of one machine show that they are alive.
+`feed.py` contains the rules (which snapshot to accept) and is pure; `file_feed.py` carries bytes through a folder.
+`heartbeat.py` contains the heartbeats of the processes on one machine.
 """

@@ -1,18 +1,18 @@
-"""How snapshots reach edges, and how edges report back: the rules, and the interface of transports, which only carry
-bytes.
+"""The feed that carries snapshots to edges and their reports back: the rules, and the interface of transports, which
+only carry bytes.
 
 The rules of `accept`, in order:
 
 1. The bytes are a complete, unaltered snapshot of a known format (`model/snapshot.py`).
 2. It is consistent: every behavior has an origin, every key group has its keys, a behavior that trusts keys requires a
    signature, and no invalidation belongs to a later snapshot.
-3. It is for the edge's region, and nothing in it is tied to other regions (`model/residency.py`). The edge knows its
-   region from its operator.
+3. It is for the edge's region, and nothing in it is tied to other regions (`model/residency.py`). The edge's operator
+   configures its region.
 4. Its number is not below that of the snapshot in use. Numbers only increase, so a lower one is an error, or a replay
    of something that was revoked.
 5. If its number is the same, it must be the same snapshot, and nothing changes. A different one is refused.
 
-An edge that refuses a snapshot keeps the one in use. At its start, that is the last one that it accepted, if any.
+An edge that refuses a snapshot keeps using the current one. At startup, that is the last one that it accepted, if any.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Report(msgspec.Struct, frozen=True):
 
     :param number: the snapshot in use; 0: none yet.
     :param at: epoch seconds.
-    :param refused: why it refused a newer snapshot; empty: it did not.
+    :param refused: why it refused a newer snapshot; empty if it did not.
     :param counters: what it has counted since it started, in the form of `fleet/edge_counters.py`.
     :param region: its region, as configured by its operator; empty: none.
     """

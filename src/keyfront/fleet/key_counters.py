@@ -1,8 +1,8 @@
-"""The use of keys at an edge, as part of the counters in its report (`feed.Report`).
+"""Key usage at an edge, as part of the counters in its report (`feed.Report`).
 
 The counts belong to one *run* of one edge: they start at zero with its process, and `run` identifies that process among
-all machines. So whoever adds up the counts of all edges (`control/keys/usage.py`) only has to store the position of
-each run.
+all machines. So the control plane, which adds up the counts of all edges (`control/keys/usage.py`), only has to store
+the position of each run.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""The feeds of several regions as one: each region gets its part of every snapshot, and reports come from all.
+"""The feeds of several regions, combined into one: each region gets its part of every snapshot, and reports come from
+all.
 
-A control plane has its own feed, for the edges beside it, and can serve other regions through shared folders. Another
+A control plane has its own feed, for its local edges, and can serve other regions through shared folders. Another
 region never delays it: if its folder cannot be written to, its edges continue with the snapshot that they have, and
 `publish` succeeds for all others; a later call serves the region once it is back. Others can write to a region's
-folder, so nothing is read from it but numbers, reports, and the invalidations that its own edges have applied.
+folder, so only numbers, reports, and the invalidations that its own edges have applied are read from it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ HIGHEST = 1 << 62
 
 
 class Regions:
-    """The feed `own` and those of `others`, one for each region.
+    """The feed `own` and the feeds `others`, one for each region.
 
     :raises SettingsError: if two feeds are for the same region.
     """
@@ -46,7 +47,7 @@ class Regions:
             raise SettingsError("two feeds are for the same region")
 
     def publish(self, whole: Snapshot) -> None:
-        """Publish to each region its part of `whole`, unless it has that already.
+        """Publish to each region its part of `whole`, unless it already has that part.
 
         :raises KeyfrontError, OSError: if the own feed fails. Failures of others are logged once, and show in `behind`.
         """
@@ -80,7 +81,7 @@ class Regions:
         if self._published.get(feed.region) == identity and self._untouched(feed):
             return
         part = for_region(whole, feed.region)
-        # If this process published the file that is there, it need not read it.
+        # A file that this process published itself need not be read.
         before = None if self._untouched(feed) else feed.published()
         if before is None or before.number != part.number or differ(before, part):
             feed.publish(part)
@@ -139,8 +140,8 @@ class Regions:
         return self._all(lambda feed: feed.reports(now))
 
     def last_reports(self) -> list[Report]:
-        """The last reports of all edges that have not shut down in an orderly way, live or not, named as by
-        `reports`."""
+        """The last reports of all edges that have not shut down cleanly, live or not, with the names that `reports`
+        uses."""
         return self._all(FileFeed.last_reports)
 
     def _all(self, read: Callable[[FileFeed], list[Report]]) -> list[Report]:

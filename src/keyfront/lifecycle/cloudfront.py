@@ -1,8 +1,8 @@
-"""The CloudFront API as rotations use it, Amazon's or Keyfront's: eight operations, and Keyfront's report on the use of
-keys.
+"""The client of the CloudFront API for rotations, Amazon's or Keyfront's: eight operations, and Keyfront's report on
+key usage.
 
-`Api` is the interface that the conductor uses. `CloudFront` implements it for a real endpoint: it reads lists to their
-end, takes ETags from fresh reads, and measures how far the server's clock is from the local one.
+`Api` is the interface that the conductor uses. `CloudFront` implements it for a real endpoint: it reads all pages of a
+list, takes ETags from fresh reads, and measures the server's clock against the local one.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ OPERATIONS = (
     "DeletePublicKey",
     "ListDistributions",
 )
-"""All operations that it calls: what an IAM policy has to allow, besides `key_usage.ACTION` on Keyfront."""
+"""All operations that the client calls: what an IAM policy must allow, in addition to `key_usage.ACTION` on
+Keyfront."""
 
 
 _DATE = 2.0
-"""The precision of a Date header, seconds: it has no fractions, and servers renew it once a second."""
+"""The precision of a Date header in seconds: it has no fractions, and servers update it once a second."""
 
 
 class Api(Protocol):
@@ -42,7 +43,7 @@ class Api(Protocol):
 
     @property
     def skew(self) -> float | None:
-        """By how many seconds the server's clock was ahead of the local one at the last response; None if not known."""
+        """Seconds by which the server's clock was ahead of the local one at the last response; None if unknown."""
 
     def key_group(self, id_: str) -> Group | None: ...
 
@@ -66,7 +67,7 @@ class Api(Protocol):
         """
 
     def delete_public_key(self, id_: str) -> None:
-        """Delete a public key. It is no error if it does not exist.
+        """Delete a public key. Does nothing if it does not exist.
 
         :raises Refused: PublicKeyInUse.
         """
@@ -75,11 +76,11 @@ class Api(Protocol):
         """The distributions that trust the key group in any of their behaviors."""
 
     def last_expiry(self) -> Mapping[str, float]:
-        """When the latest link that edges have seen of a key expires, epoch seconds by key id, as far as known."""
+        """When the latest link signed by a key that edges have seen expires: epoch seconds by key id, where known."""
 
 
 class CloudFront:
-    """One account through one endpoint. For one thread."""
+    """One account through one endpoint. Not thread-safe."""
 
     def __init__(
         self,
@@ -90,9 +91,9 @@ class CloudFront:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """
-        :param credentials: access key id and secret, instead of any that botocore would find.
+        :param credentials: access key id and secret, in place of any that botocore would find.
         :param clock: the local clock, epoch seconds.
-        :raises Refused: if botocore cannot make a client of that.
+        :raises Refused: if botocore cannot create a client from these arguments.
         """
         self._clock = clock
         self._skew: float | None = None
@@ -113,7 +114,7 @@ class CloudFront:
         return self._skew
 
     def _note(self, answer: Mapping[str, Any]) -> None:
-        """Take the server's clock from the Date header of an answer (RFC 9110 section 6.6.1)."""
+        """Read the server's clock from the Date header of a response (RFC 9110 section 6.6.1)."""
         date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
         try:
             ahead = parsedate_to_datetime(date).timestamp() - self._clock()
@@ -197,7 +198,7 @@ class CloudFront:
             if key_group_id in trusted(item)
         )
 
-    # ---- the use of keys
+    # ---- key usage
 
     def last_expiry(self) -> Mapping[str, float]:
         uses = key_usage.ask(self._client.session, self.endpoint)

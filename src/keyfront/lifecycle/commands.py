@@ -1,7 +1,8 @@
-"""Commands to a rotation. Pure: the record as it is, and the record that the command writes. The rules do the rest.
+"""Operators' commands to a rotation. Pure: each takes the current record and returns the record to write. The rules do
+the rest.
 
-Every command is one write of the record, so it holds from then on whatever else happens. A step that was decided before
-it loses: its write is refused, and the facts are read again.
+Every command is one write of the record, so it applies from then on, whatever else happens. A step that was decided
+before the command loses: its write is rejected, and the facts are read again.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ replace = msgspec.structs.replace
 
 
 def validated(terms: RotationPolicy, now: float) -> RotationPolicy:
-    """`terms`, once checked.
+    """Check `terms` and return them.
 
-    :raises RotationError: if a rotation cannot follow them.
+    :raises RotationError: if no rotation can follow them.
     """
     try:
         check(KeyGroupRecord("terms", "", terms))
@@ -62,11 +63,11 @@ def validated(terms: RotationPolicy, now: float) -> RotationPolicy:
 
 
 LONGEST_GRACE: Mapping[str, float] = {"awskms": 30 * DAY, "awssm": 30 * DAY}
-"""The longest grace, in seconds, of the schemes that have a limit."""
+"""The longest grace period, in seconds, by URI scheme, for schemes that have a limit."""
 
 
 def _grace_error(terms: RotationPolicy) -> str:
-    """Why the place cannot keep a RETIRED key for `grace`, as far as its URI shows; empty if it can."""
+    """Why the custody place cannot keep a RETIRED key for `grace` seconds, judging by its URI; empty if it can."""
     place = split(terms.place)
     longest = LONGEST_GRACE.get(place.scheme)
     if longest is not None and terms.grace > longest:
@@ -86,7 +87,7 @@ def _grace_error(terms: RotationPolicy) -> str:
 
 
 def warnings(terms: RotationPolicy, now: float) -> tuple[str, ...]:
-    """What `terms` allow but an operator may not expect."""
+    """Warnings about effects of `terms` that an operator may not expect."""
     found: list[str] = []
     if terms.every != "":
         first = next_due(terms.every, now)
@@ -106,8 +107,8 @@ def initial_record(
 ) -> KeyGroupRecord:
     """The first record of a key group.
 
-    :param adopted: keys that are in the group, from the oldest to the newest: the last one signs, the others drain.
-    :param made: how many keys were made for the group before.
+    :param adopted: keys already in the group, from the oldest to the newest: the last one signs, the others drain.
+    :param made: the number of keys created for the group before.
     """
     record = KeyGroupRecord(group.name, group.id, terms, made=made)
     entries = [
@@ -128,9 +129,9 @@ def initial_record(
 
 
 def rotated(record: KeyGroupRecord, now: float) -> KeyGroupRecord:
-    """Rotate now, whatever the schedule says.
+    """Rotate now, regardless of the schedule.
 
-    :raises RotationError: if one is under way, or all is paused.
+    :raises RotationError: if a rotation is in progress, or rotation is paused.
     """
     if record.terms.paused:
         raise RotationError("the rotation is paused: resume it first")
@@ -140,12 +141,12 @@ def rotated(record: KeyGroupRecord, now: float) -> KeyGroupRecord:
 
 
 def paused(record: KeyGroupRecord) -> KeyGroupRecord:
-    """Take no further step except those of an emergency or a withdrawal."""
+    """Take no further steps except for an emergency or a withdrawal."""
     return replace(record, terms=replace(record.terms, paused=True))
 
 
 def resumed(record: KeyGroupRecord, now: float) -> KeyGroupRecord:
-    """Continue. Times in the future come from a clock that was wrong, and are set to `now`."""
+    """Continue after a pause. Times in the future come from a wrong clock and are set to `now` (epoch seconds)."""
     entries = tuple(_without_future_times(record, entry, now) for entry in record.entries)
     asked = min(record.asked, now)
     return replace(record, terms=replace(record.terms, paused=False), entries=entries, asked=asked)
@@ -169,7 +170,7 @@ def _without_future_times(record: KeyGroupRecord, entry: Entry, now: float) -> E
 def rollback_target(record: KeyGroupRecord) -> Entry | None:
     """The key that would sign again after a rollback; None if the rollback only withdraws the next key.
 
-    :raises RotationError: if there is neither.
+    :raises RotationError: if there is neither a previous nor a next key.
     """
     if urgent(record):
         raise RotationError(
@@ -186,10 +187,10 @@ def rollback_target(record: KeyGroupRecord) -> Entry | None:
 
 
 def rolled_back(facts: Facts, now: float) -> KeyGroupRecord:
-    """Go back to the previous key, or withdraw the next key if there is one. The rotation is paused, since the schedule
-    would otherwise soon do the same again.
+    """Return to the previous key, or withdraw the next key if there is one. The rotation is then paused, because the
+    schedule would otherwise soon repeat the change.
 
-    :raises RotationError: if there is nothing to go back to, or that key cannot sign.
+    :raises RotationError: if there is no key to return to, or that key cannot sign.
     """
     record = facts.record
     previous, next_ = rollback_target(record), next_key(record)
@@ -211,11 +212,11 @@ def rolled_back(facts: Facts, now: float) -> KeyGroupRecord:
 def compromised(
     record: KeyGroupRecord, key: str, now: float, *, keep_serving: bool = False
 ) -> KeyGroupRecord:
-    """Remove the key from every edge now, without overlap. If it signs, another key takes its place.
+    """Remove the key from every edge now, without overlap. If it is the signing key, another key replaces it.
 
-    :param key: its id at CloudFront, its name, or its URI.
-    :param keep_serving: if it signs, let edges trust it until its successor is trusted everywhere.
-    :raises RotationError: if it is none of the record's, or no edge trusts it any more.
+    :param key: the key's id at CloudFront, its name, or its URI.
+    :param keep_serving: if it is the signing key, let edges trust it until its successor is trusted everywhere.
+    :raises RotationError: if the record does not contain the key, or no edge trusts it anymore.
     """
     entry = find_entry(record, key)
     if entry.stage is Stage.RETIRED:
@@ -227,7 +228,7 @@ def compromised(
 
 
 def find_entry(record: KeyGroupRecord, key: str) -> Entry:
-    """The key of the record with that id, name or URI.
+    """The key in the record with that id, name, or URI.
 
     :raises RotationError: if there is none.
     """

@@ -1,7 +1,7 @@
-"""Events of rotations and their listeners: hooks, the audit log, a journal file.
+"""Rotation events and their listeners: hooks, the audit log, and a journal file.
 
-A listener gets at most two events for each step and each command: `before`, and then `after` or `failed`. If it raises
-an error before a step, the step is not taken; an error that it raises later is logged and changes nothing.
+A listener receives at most two events for each step and each command: `before`, then `after` or `failed`. If it raises
+an error before a step, the step is not taken; an error raised later is logged and has no other effect.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Phase = Literal["before", "after", "failed"]
 
 
 class RotationEvent(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A step of a rotation or a command to one. It holds no secret.
+    """A rotation step, or a command to a rotation. It contains no secret.
 
     `at` is epoch seconds. `action` is a step (`rotation.Action`) or a command (start, rotate, pause, resume, rollback,
-    emergency, terms, stop). `by` is who gave the command, empty for a step. `key` is the name of the key in custody,
-    `key_pair_id` its id at CloudFront if it has one. `error` says why it failed. An `urgent` event belongs to an
-    emergency, which waits for no listener: even its `before` is sent after the step.
+    emergency, terms, stop). `by` is the user who issued the command, empty for a step. `key` is the key's name in
+    custody, `key_pair_id` its id at CloudFront, if it has one. `error` is the reason for a failure. An `urgent` event
+    belongs to an emergency, which waits for no listener: even its `before` is sent after the step.
     """
 
     moment: Phase
@@ -47,7 +47,7 @@ class Listener(Protocol):
     def on_event(self, event: RotationEvent) -> None:
         """Called in the thread that takes the step, so the step waits for it.
 
-        :raises RotationError: before a step, to prevent it. The step is tried again later.
+        :raises RotationError: before a step, to prevent it. The step is retried later.
         """
 
 

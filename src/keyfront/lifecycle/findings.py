@@ -21,9 +21,9 @@ from keyfront.errors import RotationError
 from keyfront.lifecycle.rotation import name_of, named, next_due, next_key, same_key
 
 SPANS = (1 * DAY, 7 * DAY, 30 * DAY, 60 * DAY)
-"""How long before the end of a term a warning is given, seconds, from the last to the first."""
+"""How long before the end of a term a warning is issued, in seconds, from the last warning to the first."""
 CLOCKS = 60.0
-"""How far the clocks of signers and edges may differ, seconds."""
+"""Seconds by which the clocks of signers and edges may differ."""
 
 
 class Severity(IntEnum):
@@ -54,13 +54,13 @@ CODES: Mapping[str, str] = {
     "key-in-no-group": "a public key is in no key group",
     "sha1-in-use": "edges accept signatures over SHA-1",
 }
-"""Every code, and what it means."""
+"""Every code with its meaning."""
 
 
 class Finding(msgspec.Struct, frozen=True, rename="pascal"):
     """A warning. `kind` is `key` or `group`, `subject` its id, `name` its name. `sentence` says what is wrong, `advice`
-    what to do. `day` is the step of a warning that becomes more urgent with time: 60, 30, 7 or 1 days left, 0 when the
-    term is over; -1 if time does not matter."""
+    what to do. `day` is the step of a warning that becomes more urgent over time: 60, 30, 7, or 1 days left, or 0 when
+    the term is over; -1 if time does not matter."""
 
     code: str
     severity: Severity
@@ -73,8 +73,7 @@ class Finding(msgspec.Struct, frozen=True, rename="pascal"):
 
 
 class KnownKey(msgspec.Struct, frozen=True):
-    """A public key that CloudFront knows. `created` is epoch seconds, `groups` the names of the key groups that it is
-    in."""
+    """A public key at CloudFront. `created` is epoch seconds, `groups` the names of the key groups that contain it."""
 
     id: str
     name: str
@@ -92,8 +91,9 @@ class KnownGroup(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What is known. `records` are those of rotated groups, None if their place is not known. `lost` is why custody no
-    longer has a key, by URI. `uses` is None if the API does not report the use of keys, as Amazon's."""
+    """The known facts. `records` are the records of rotated groups, None if their location is unknown. `lost` maps a
+    key's URI to the reason why custody no longer has it. `uses` is None if the API does not report key usage; Amazon's
+    does not."""
 
     keys: tuple[KnownKey, ...]
     groups: tuple[KnownGroup, ...]
@@ -112,8 +112,8 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    """Thresholds, in seconds. `age`: how long a key without a schedule may sign. `recent`: how long ago something may
-    be to count as current. `stuck`: how long a new key may take until it signs."""
+    """Thresholds, in seconds. `age`: how long a key without a schedule may sign. `recent`: how old an event may be and
+    still count as current. `stuck`: how long a new key may take until it signs."""
 
     age: float = 365 * DAY
     recent: float = 7 * DAY
@@ -140,7 +140,7 @@ Rule = Callable[[Facts, float, Bounds], Iterable[Finding]]
 
 
 def _compromised(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
-    """A compromised key that is trusted or signs anywhere, whichever record marks it."""
+    """A compromised key that is trusted or signs anywhere, regardless of which record marks it."""
     reported = set()
     records = facts.records or ()
     for record in records:
@@ -281,13 +281,13 @@ def _next(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
 
 
 def _draining(facts: Facts, now: float, bounds: Bounds) -> Iterator[Finding]:
-    """Draining keys: whether somebody still signs with them, and whether viewers still use them."""
+    """Draining keys: whether any signer still signs with them, and whether viewers still use them."""
     for record in facts.records or ():
         for entry in record.entries:
             use = facts.use(entry.key_pair_id)
             if entry.stage is not Stage.DRAINING or use is None:
                 continue
-            # Nothing that was signed under the terms is valid after this.
+            # No signature made under the terms is valid after this.
             last = entry.draining + max(entry.reach, record.terms.reach) + CLOCKS
             if use.signatures_end > last:
                 yield _of_key(
@@ -470,8 +470,8 @@ RULES: tuple[Rule, ...] = (_compromised, _signing, _next, _draining, _strangers,
 def ends(
     record: KeyGroupRecord, entry: Entry, use: KeyUse | None, bounds: Bounds | None = None
 ) -> float | None:
-    """When the term of a key ends, epoch seconds: of a signing key by its schedule or its age, of a draining key with
-    its links. None for any other key."""
+    """When a key's term ends, epoch seconds: for a signing key by its schedule or its age, for a draining key when its
+    links expire. None for any other key."""
     if entry.stage is Stage.SIGNING:
         if record.terms.every == "":
             return entry.signing + (bounds or Bounds()).age
@@ -501,7 +501,7 @@ def length(seconds: float) -> str:
 
 
 def _day(ends: float, now: float) -> int | None:
-    """Which of `SPANS` before `ends` has begun, in days, 0 after the end; None before the first."""
+    """Which of the `SPANS` before `ends` has begun, in days; 0 after the end, None before the first."""
     if now >= ends:
         return 0
     return next((int(span / DAY) for span in SPANS if ends - now <= span), None)

@@ -1,5 +1,4 @@
-"""Which requests to an origin are signed: origin access controls and origin access identities
-(cloudfront-semantics §5.14).
+"""The signing of origin requests: origin access controls and origin access identities (cloudfront-semantics §5.14).
 
 Both compile to one of three modes, which is all that an edge gets. The credentials to sign with are not part of a
 config: the edge's operator provides them (`edge/origin/credentials.py`).

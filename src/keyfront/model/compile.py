@@ -1,10 +1,10 @@
-"""The only way from dict to type: compiles the API's DistributionConfig to the value that an edge uses.
+"""The compiler from the API's DistributionConfig to the value that an edge uses; there is no other conversion.
 
 A config is compiled once, when it is created or updated, and either compiles as a whole or is refused with all its
 problems; an edge never sees a dict. Every member of a config is applied, refused, or listed as accepted without effect
-(`supported_members.py`). Problems that one config shows by itself are found here: its shape, its ranges, its
-references, the quotas of one distribution. Whatever involves other resources (aliases of other distributions, quotas of
-the account, ETags) is up to the control plane.
+(`supported_members.py`). Problems that can be found in one config alone are found here: its shape, its ranges, its
+references, and the quotas of one distribution. Anything that involves other resources (aliases of other distributions,
+quotas of the account, ETags) is checked by the control plane.
 
 Pure: the same config compiles to the same value.
 """
@@ -135,9 +135,9 @@ def compile_snapshot(
 
     It contains only key groups that a restricted behavior trusts, and only their keys. A key id without a key is
     removed from its group, so its signatures are refused. A trusted group that is missing stays named in the behavior,
-    which then refuses everyone whom only this group would admit. Response headers policies are included if a behavior
-    uses them, managed ones too. Everything is in order of id, so the same resources yield the same bytes apart from
-    number and time.
+    which then refuses all signatures that only this group would admit. Response headers policies are included if a
+    behavior uses them, managed ones too. Everything is in order of id, so the same resources yield the same bytes apart
+    from number and time.
     """
     served = sorted(distributions, key=lambda distribution: distribution.id)
     trusted = {

@@ -1,7 +1,8 @@
-"""Reads config dicts whose members may be absent or wrong: a `Struct` returns typed values and collects problems.
+"""A reader of config dicts whose members may be absent or invalid: a `Struct` returns typed values and collects
+problems.
 
 Absent and null members have their default, as at CloudFront. A member of the wrong type is a problem, and reading
-continues with the default, so that one answer lists all problems.
+continues with the default, so that one response lists all problems.
 """
 
 from __future__ import annotations

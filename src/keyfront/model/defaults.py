@@ -1,4 +1,4 @@
-"""Completes configs as CloudFront does: all defaults are filled in (cloudfront-semantics §7.5).
+"""Completion of configs with all of CloudFront's defaults (cloudfront-semantics §7.5).
 
 A config is completed when it is accepted, so that the stored, the compiled, and the returned config are the same, and a
 returned config can be sent back unchanged. The functions here add missing members and drop meaningless ones. They
@@ -222,7 +222,7 @@ def _viewer_certificate(config: Config) -> dict[str, Any]:
     if config.get("CloudFrontDefaultCertificate") or not own:
         return {
             "CloudFrontDefaultCertificate": True,
-            **own,  # validate.py refuses both at once
+            **own,  # validate.py refuses both together
             "MinimumProtocolVersion": "TLSv1",  # whatever was requested (the model)
             "CertificateSource": "cloudfront",
         }

@@ -1,8 +1,9 @@
-"""Restricted content that a configuration serves without a signature: custom error pages. Pure.
+"""Detection of restricted content that a configuration serves without a signature: custom error pages. Pure.
 
-The edge fetches a custom error page for itself, and that fetch needs no signature. CloudFront's documentation does not
-specify this; CloudFront has behaved so since 2018 (cloudfront-semantics §5.6). A page whose own path is restricted is
-therefore served to anyone who causes the error. That is intended for "please log in", but not for a video.
+The edge itself fetches a custom error page, and that fetch needs no signature. CloudFront's documentation does not
+specify this; CloudFront has behaved this way since 2018 (cloudfront-semantics §5.6). A page whose own path is
+restricted is therefore served to anyone who causes the error. That is intended for "please log in", but not for a
+video.
 """
 
 from __future__ import annotations

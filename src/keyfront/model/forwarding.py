@@ -1,12 +1,12 @@
-"""What a behavior includes in the cache key and forwards to the origin, and how long it caches responses.
+"""The rules for what a behavior includes in the cache key and forwards to the origin, and how long it caches responses.
 
-There are three sources: the behavior's own ForwardedValues (legacy), a cache policy, and an origin request policy
-beside a cache policy. All compile to the same selections. Whatever is in the key is also forwarded
+There are three sources: the behavior's own ForwardedValues (legacy), a cache policy, and an origin request policy in
+addition to a cache policy. All compile to the same selections. Whatever is in the key is also forwarded
 (cloudfront-semantics §5.7).
 
-Names of headers that CloudFront adds (`cloudfront-*`) stand among the others. The origin gets those named in the key's
-headers, and those named in the forwarded headers if their mode is `whitelist` or `all`. A header of such a name from a
-viewer is never forwarded.
+Names of headers that CloudFront adds (`cloudfront-*`) are listed with the others. The origin gets those named in the
+key's headers, and those named in the forwarded headers if their mode is `whitelist` or `all`. A header of such a name
+from a viewer is never forwarded.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NEVER_SELECTED = words(
     via
     """
 )
-"""Connection and framing headers, and Cookie, which has a selection of its own. Selecting them by name would break the
+"""Connection and framing headers, and Cookie, which has its own selection. Selecting them by name would break the
 connection or the framing, or put signed cookies into the cache key."""
 
 Mode = Literal["none", "whitelist", "allExcept", "all"]
@@ -55,7 +55,7 @@ class Forwarding(NamedTuple):
 def from_forwarded_values(behavior: Struct, most_names: int) -> Forwarding:
     """The legacy form: TTLs and ForwardedValues of the behavior itself.
 
-    :param most_names: how many headers, cookies, or query parameters can be listed.
+    :param most_names: the maximum number of headers, cookies, or query parameters that can be listed.
     """
     values = behavior.struct("ForwardedValues")
     headers = _legacy_headers(values, most_names)
@@ -113,7 +113,7 @@ def from_policies(cache_policy: Struct, origin_request_policy: Struct | None) ->
         )
         forward_headers = union(headers, sent)
         if gzip or brotli:
-            # The normalized Accept-Encoding is sent already; naming it here as well has no effect (§5.11).
+            # The normalized Accept-Encoding is already sent; naming it here as well has no effect (§5.11).
             forward_headers = _without(forward_headers, "accept-encoding")
         forward_cookies = union(cookies, _selection(policy, "CookiesConfig", "CookieBehavior", "Cookies"))
         forward_query = union(

@@ -1,4 +1,4 @@
-"""The invalidations that a snapshot carries: all that some edge may not have applied yet, within limits.
+"""The invalidations that a snapshot carries: all that some edge may not have applied yet, up to a limit.
 
 An edge that starts late with a disk cache must still apply the invalidations that it missed, and stored responses have
 no maximum age: one that is served stale while its origin fails can be arbitrarily old. So no invalidation is dropped
@@ -16,12 +16,12 @@ from collections.abc import Iterable
 from keyfront.model.snapshot import Invalidation
 
 MAX_PATHS = 4096
-"""Most paths that a distribution carries; more than can be in progress at one time (§3.3)."""
+"""Maximum number of paths that a distribution carries; more than can be in progress at one time (§3.3)."""
 MAX_CHARACTERS = 512 * 1024
-"""Most characters of these paths together."""
+"""Maximum total length of these paths, characters."""
 
 TAG_LENGTH = 256
-"""Most characters of a cache tag (§5.16)."""
+"""Maximum length of a cache tag, characters (§5.16)."""
 
 Carried = tuple[Invalidation, ...]
 
@@ -29,7 +29,7 @@ Carried = tuple[Invalidation, ...]
 def carry(carried: Carried, paths: Iterable[str], number: int) -> Carried:
     """The invalidations to carry from snapshot `number` on, which invalidates `paths`.
 
-    :param carried: those carried before, in order of number, all below `number`.
+    :param carried: the invalidations carried before, in order of number, all below `number`.
     """
     new = _uncovered(dict.fromkeys(path.lower() if is_tag(path) else path for path in paths))
     wild = _prefixes(new)
@@ -43,8 +43,8 @@ def carry(carried: Carried, paths: Iterable[str], number: int) -> Carried:
 
 
 def _bounded(carried: Carried) -> Carried:
-    """The same, with the oldest merged into one wider path if there are too many. The merge leaves half of what can be
-    carried, so that the next one is not due at once. The newest invalidation is never merged."""
+    """`carried`, with the oldest merged into one wider path if there are too many. A merge frees half of the capacity,
+    so the next one is not due at once. The newest invalidation is never merged."""
     if len(carried) == 1 or _fitting(carried, 1) == 0:
         return carried
     later = min(_fitting(carried, 2), len(carried) - 1)

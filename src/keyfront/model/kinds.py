@@ -1,4 +1,4 @@
-"""The kinds of resources: one row for each, with all that distinguishes it from others.
+"""The kinds of resources: one row for each, with everything that distinguishes it from the others.
 
 `control/operations/crud.py` implements Create…, Get…, Get…Config, Update…, Delete…, and List… for each row without
 branches. A new kind is a new row here, one function in `model/defaults.py`, and one in `model/validate.py`. Sources:
@@ -21,7 +21,7 @@ _LOWER = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
 class RandomSource(Protocol):
-    """Where ids get their random parts; `random.Random` and `random.SystemRandom` are such sources."""
+    """The source of the random parts of ids; `random.Random` and `random.SystemRandom` are such sources."""
 
     def getrandbits(self, k: int, /) -> int:
         """A number of `k` random bits."""

@@ -20,11 +20,11 @@ _DOT_SEGMENTS = frozenset({".", ".."})
 
 
 def compile_pattern(pattern: str) -> Matcher:
-    """A function that tells whether a normalized path (see `normalise_path`) matches `pattern`.
+    """Return a function that returns whether a normalized path (see `normalise_path`) matches `pattern`.
 
-    `*` matches zero or more characters, including `/`; `?` matches exactly one; all others match themselves, with case.
-    The whole path must match. The leading slash is implied: `*.jpg` is `/*.jpg` (CloudFront Developer Guide, "Path
-    pattern"; cloudfront-semantics §5.1). A lone `*` matches everything.
+    `*` matches zero or more characters, including `/`; `?` matches exactly one; all others match themselves,
+    case-sensitively. The whole path must match. The leading slash is implied: `*.jpg` is `/*.jpg` (CloudFront Developer
+    Guide, "Path pattern"; cloudfront-semantics §5.1). A lone `*` matches everything.
     """
     if not pattern.startswith("/"):
         if pattern.strip("*") == "":
@@ -74,7 +74,8 @@ def _in_order(head: str, middle: list[str], tail: str) -> Matcher:
 
 
 def _any_one_character(head: str, pieces: list[str]) -> Matcher:
-    """The same with `?`: a regular expression whose atomic groups match each middle piece at its first occurrence."""
+    """`compile_pattern` for a pattern with `?`: a regular expression whose atomic groups match each middle piece at its
+    first occurrence."""
 
     def literal(piece: str) -> str:
         return re.escape(piece).replace(r"\?", ".")

@@ -1,10 +1,10 @@
-"""The three kinds of policies: completing configs, and checking them.
+"""Completion and validation of the three kinds of policies.
 
-Lists in a config have two shapes: {Quantity, Items}, and a choice beside such a list ({HeaderBehavior, Headers}). What
-an edge could not apply (TTLs out of order, invalid names, a CORS section that browsers would reject) is refused when
-the policy is compiled (`model/forwarding.py`, `model/response_headers.py`). This module refuses what CloudFront does
-not accept although an edge could apply it, and whatever exceeds a quota. Sources: cloudfront-semantics §3.3, §5.4,
-§5.7, §5.12, §5.15, and CloudFront's messages as reported by users.
+Lists in a config have two shapes: {Quantity, Items}, and a choice with such a list ({HeaderBehavior, Headers}). What an
+edge could not apply (TTLs out of order, invalid names, a CORS section that browsers would reject) is refused when the
+policy is compiled (`model/forwarding.py`, `model/response_headers.py`). This module refuses what CloudFront does not
+accept although an edge could apply it, and whatever exceeds a quota. Sources: cloudfront-semantics §3.3, §5.4, §5.7,
+§5.12, §5.15, and CloudFront's messages as reported by users.
 """
 
 from __future__ import annotations

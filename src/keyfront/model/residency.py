@@ -1,10 +1,10 @@
-"""Data residency: which edges get which resources.
+"""The rules of data residency: which edges get which resources.
 
 A distribution or key group that is tied to regions is only for edges in these regions; one that is not tied is for all
 edges. An edge without a region gets only what is not tied. So every region has its own snapshot, derived here from the
 whole one, with the same number.
 
-A region's snapshot omits what is tied elsewhere, and everything that only this needs:
+A region's snapshot omits what is tied elsewhere, and everything that is needed only by that:
 
 - a distribution, with its names, its origins and their secret headers, and its invalidations;
 - a key group and its public keys, except keys that are also in a key group tied to this region. A behavior that trusts
@@ -35,7 +35,7 @@ NOWHERE = ("?",)
 """The regions of a resource that no edge may have."""
 
 MAX_REGIONS = 16
-"""Most regions that one resource can be tied to."""
+"""Maximum number of regions that one resource can be tied to."""
 
 _REGION = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 
@@ -189,7 +189,7 @@ def warnings(whole: Snapshot, regions: Iterable[str]) -> list[str]:
 def _unusable_behaviors(
     one: Distribution, groups: Mapping[str, KeyGroup], keys: set[str], name: str
 ) -> list[str]:
-    """Behaviors that admit nobody in this region, because all their trusted keys are tied elsewhere."""
+    """Behaviors that admit no viewer in this region, because all their trusted keys are tied elsewhere."""
     found = []
     for behavior in one.behaviors:
         trusted = [groups[id_] for id_ in behavior.trusted_key_groups if id_ in groups]

@@ -1,9 +1,9 @@
-"""Compiles a ResponseHeadersPolicyConfig to the headers that an edge adds and removes, or to the list of its problems
-(cloudfront-semantics §5.13).
+"""The compiler from a ResponseHeadersPolicyConfig to the headers that an edge adds and removes, or to the list of its
+problems (cloudfront-semantics §5.13).
 
 A policy cannot break a response: framing fields and fields that the edge itself writes can be neither added nor
-removed, and a value is a single line. CORS and security headers have sections of their own and cannot be custom headers
-as well, so a policy sets each of them once.
+removed, and a value is a single line. CORS and security headers have their own sections and cannot also be custom
+headers, so a policy sets each of them once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How each member of a DistributionConfig is treated: applied, refused, or accepted without effect.
+"""The treatment of each member of a DistributionConfig: applied, refused, or accepted without effect.
 
 No member is silently dropped. Each one is in exactly one of the three tables below. A test compares them with the API's
 own model, so a new member fails the test until it is added to a table. `unobeyed` reports members of the second table,
@@ -136,7 +136,7 @@ WITHOUT_EFFECT: dict[str, str] = {
 
 
 def unobeyed(config: Config) -> list[Problem]:
-    """The problems of `config` that the three tables show."""
+    """The problems of `config` that follow from the three tables."""
     problems: list[Problem] = []
     _walk(config, "", problems)
     return problems

@@ -1,6 +1,6 @@
-"""Checks the parameters of calls, except for what `model/compile.py` checks when it compiles a distribution.
+"""Validation of the parameters of calls, except for what `model/compile.py` checks when it compiles a distribution.
 
-Each function takes a complete config (`defaults.py`) and yields all errors that CloudFront would answer, so that
+Each function takes a complete config (`defaults.py`) and yields all errors that CloudFront would return, so that
 `refuse` can report all problems of a call at once. Sources: cloudfront-semantics §3.1, §3.5, §7.2, §7.3, and the texts
 of botocore's model.
 """
@@ -25,7 +25,7 @@ Config = Mapping[str, Any]
 Problems = Iterator[ApiError]
 
 PAGE = 100
-"""Most items of a page, and the default (§7.4)."""
+"""Maximum number of items on a page, and the default (§7.4)."""
 
 
 def refusal(code: str, detail: str = "") -> ApiError:
@@ -35,9 +35,9 @@ def refusal(code: str, detail: str = "") -> ApiError:
 
 
 MOST_PROBLEMS = 20
-"""Most errors of one call that the message lists."""
+"""Maximum number of errors of one call that the message lists."""
 LONGEST_PROBLEM = 400
-"""Most characters of each, since messages repeat values of any length."""
+"""Maximum length of each error, characters, because messages repeat values of any length."""
 
 
 def refuse(problems: Iterable[ApiError]) -> None:
@@ -126,7 +126,8 @@ def _fits(shape: Shape, value: Any, where: str) -> None:
 def page(given: Config, shape: IdShape | None) -> tuple[str, int]:
     """The marker and the number of items that a list call requests.
 
-    More than PAGE items are not refused; the answer says how many it contains and where the next page begins.
+    A request for more than PAGE items is not refused; the response says how many items it contains and where the next
+    page begins.
 
     :param shape: of the marker; None: any text.
     :raises ApiError: InvalidArgument.

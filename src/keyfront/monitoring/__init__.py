@@ -1,1 +1,1 @@
-"""Metrics from what edges counted. Reads reports, never stands in the way of a request."""
+"""Metrics from the counters of edges. Reads only reports, and never delays a request."""

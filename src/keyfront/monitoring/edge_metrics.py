@@ -1,7 +1,7 @@
-"""The counters of edges as Prometheus metrics.
+"""Prometheus metrics from the counters of edges.
 
 Each worker reports its counters through the feed, and the control plane, which serves `/metrics`, turns the reports of
-all live edges into metric families. Nothing is counted twice, and no worker needs a port of its own.
+all live edges into metric families. Nothing is counted twice, and no worker needs its own port.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ _PRIVATE = re.compile(r"PRIVATE KEY|PuTTY-User-Key-File")
 
 
 def record(call: Call, outcome: dict[str, Any] | ApiError, rng: RandomSource) -> dict[str, Any]:
-    """The record of `call` with its outcome: the output, or the error that refused it.
+    """The record of `call` with its outcome: the output, or the error with which it was refused.
 
     `responseElements` holds only the id, ETag, and location of a resource that the call created or changed.
     """
@@ -134,7 +134,7 @@ def following(head: AuditRow | None, data: bytes) -> AuditRow:
 def first_break(rows: Iterable[AuditRow], head: AuditRow | None = None) -> int | None:
     """The number of the first row that does not follow from the one before it; None if the chain is intact.
 
-    :param head: the row before the first; None if the rows begin with the log.
+    :param head: the row before the first; None if the rows start at the beginning of the log.
     """
     for row in rows:
         if following(head, row.record) != row:
@@ -144,7 +144,7 @@ def first_break(rows: Iterable[AuditRow], head: AuditRow | None = None) -> int |
 
 
 READS = ("Get", "List", "Describe", "Test", "Verify")
-"""How the names of operations that change nothing begin."""
+"""Prefixes of the names of operations that change nothing."""
 
 
 def read_only(operation: str) -> bool:

@@ -1,9 +1,9 @@
 """Audit records of API calls from unknown callers: a bad signature, an unknown key, an expired date.
 
-Anybody can send such calls in any number, so they are aggregated. The first of its kind is recorded within FLUSH
+Anyone can send any number of such calls, so they are aggregated. The first of its kind is recorded within FLUSH
 seconds; those of the same kind within the next minute are counted and share one record. A kind is an address (for IPv6,
 its /64), an error code, and an access key id. A budget limits what a flood can write: BURST records at once and
-PER_MINUTE in the long run, some 10 MB a day. Calls beyond it share a single record.
+PER_MINUTE in the long run, about 10 MB a day. Calls beyond the budget share a single record.
 
 `Refusals` only counts. The control process regularly writes the records that are due in one transaction, so a flood of
 refused calls does not compete with other calls for transactions.
@@ -35,7 +35,7 @@ BURST: Final = 60
 PER_MINUTE: Final = 10
 """Records of refused calls that can be written at once, and per minute in the long run."""
 KINDS: Final = 256
-"""Kinds that are counted separately at one time."""
+"""Maximum number of kinds that are counted separately at the same time."""
 
 _KEY_ID = re.compile(r"[A-Z0-9_]{16,32}")
 _LONGEST = 256
@@ -73,10 +73,10 @@ class _Kind:
 
 
 class Refusals:
-    """Counts refused calls by kind. Safe to use from several threads. Times are epoch seconds; a clock that is set back
+    """Counts refused calls by kind. Safe to use from several threads. Times are epoch seconds; setting the clock back
     ends no window early.
 
-    :param rng: where the ids of records come from.
+    :param rng: the source of record ids.
     """
 
     def __init__(self, rng: random.Random) -> None:
@@ -102,9 +102,9 @@ class Refusals:
             kind.last = refusal
 
     def due(self, now: float, *, everything: bool = False) -> list[Entry]:
-        """The records to write at `now`. Their calls are no longer counted afterwards.
+        """The records to write at `now`. Their calls are no longer counted afterward.
 
-        :param everything: include windows that have not ended, because the process ends.
+        :param everything: also include windows that have not ended, because the process is exiting.
         """
         with self._lock:
             self._fill(now)
@@ -183,7 +183,8 @@ def _time(seconds: float) -> str:
 
 
 def network_of(address: str) -> str:
-    """The address itself for IPv4, its /64 for IPv6: whoever has one address of a /64 has them all."""
+    """The address itself for IPv4, its /64 for IPv6: a host with one address of a /64 typically controls the whole
+    /64."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -195,14 +196,13 @@ def network_of(address: str) -> str:
 
 
 def shown_key(sent: str) -> str:
-    """An access key id as records show it. Anything else is hidden, as it may be a secret that was pasted by
-    mistake."""
+    """An access key id as shown in records. Anything else is hidden, because it may be a secret pasted by mistake."""
     return sent if not sent or _KEY_ID.fullmatch(sent) else HIDDEN
 
 
 class RefusalLog:
     """Writes the records that are due to the audit log. Records that cannot be written are retried; at most 2 * BURST
-    are kept."""
+    are queued."""
 
     def __init__(self, store: Store, refusals: Refusals) -> None:
         self._store = store

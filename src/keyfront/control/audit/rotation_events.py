@@ -1,5 +1,5 @@
-"""Audit records of rotation steps. They are not API calls: the control plane takes them because the key group's record
-says so."""
+"""Audit records of rotation steps. The steps are not API calls: the control plane takes them because the key group's
+record requires them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Reads the audit log: searches it, and verifies its hash chain.
+"""Reading the audit log: search, and verification of the hash chain.
 
-The log is read in pages, each in a transaction of its own, so that a long search blocks nobody.
+The log is read in pages, each in its own transaction, so a long search does not block other transactions.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ def _fits(record: dict[str, Any], criteria: AuditQuery) -> bool:
 class Verdict(msgspec.Struct, frozen=True):
     """The result of a verification.
 
-    :param count: how many records from the start are intact.
-    :param digest: that of the last intact record.
+    :param count: the number of intact records, counted from the start.
+    :param digest: the digest of the last intact record.
     :param fault: what is wrong with the record after it; empty if the chain is intact.
     :param expected: whether the expected anchor is among the intact records.
     """
@@ -126,7 +126,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
     @property
     def anchor(self) -> str:
-        """The number and digest of the last intact record: keep it elsewhere, and pass it as `expect` later."""
+        """The number and digest of the last intact record: store it elsewhere, and pass it as `expect` later."""
         return f"{self.count}:{self.digest.hex()}"
 
 

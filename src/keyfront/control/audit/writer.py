@@ -1,7 +1,7 @@
-"""Writes audit records of calls that changed nothing, with group commit.
+"""The group-commit writer of audit records for calls that changed nothing.
 
-The record must be on disk before the answer is sent, and that sync takes most of the time. So calls that wait at the
-same time share a transaction.
+The record must be on disk before the response is sent, and that sync takes most of the time. So calls that are waiting
+at the same time share a transaction.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from keyfront.errors import ApiError
 log = logging.getLogger("keyfront.control")
 
 TROUBLED = 60.0
-"""Seconds for which a failed write counts against the audit log's health, if no record is written meanwhile."""
+"""Seconds for which a failed write counts against the audit log's health, if no record has been written since."""
 
 
 class AuditWriter:
@@ -64,7 +64,7 @@ class AuditWriter:
                 self._trouble = ""
             except Exception as error:
                 self._trouble, self._troubled_at = str(error), time.monotonic()
-                for one in entries:  # this thread wrote for others too, so it does not raise
+                for one in entries:  # this thread also wrote for others, so it does not raise
                     log.error("no audit record of %s by %s: %s", one.index.name, one.index.principal, error)
             finally:
                 self._written = last

@@ -28,7 +28,7 @@ from keyfront.errors import ApiError
 from keyfront.model.service import service
 
 MAX_CHARACTERS = 6144
-"""Most characters of a document without white space: IAM's quota for a managed policy."""
+"""Maximum number of characters in a document, without white space: IAM's quota for a managed policy."""
 
 _VERSIONS = ("2012-10-17", "2008-10-17")
 _MEMBERS = frozenset({"Sid", "Effect", "Action", "NotAction", "Resource", "NotResource", "Condition"})

@@ -1,7 +1,7 @@
-"""Key rotations of a control plane: the scheduler and what it needs, in threads of its own.
+"""Key rotations of a control plane: the scheduler and its dependencies, in separate threads.
 
-It calls the control plane's own endpoint, as it would call any CloudFront, with the first profile of the installation's
-credentials. So every change is an API call, authorized and recorded like all others.
+The scheduler calls the control plane's own endpoint, as it would call any CloudFront endpoint, with the first profile
+of the installation's credentials. So every change is an API call, authorized and recorded like any other.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ the next start."""
 
 @dataclass(frozen=True, slots=True)
 class RotationSettings:
-    """What rotation steps run with.
+    """The settings for rotation steps.
 
-    :param account: the twelve digits of the account.
+    :param account: the 12-digit account number.
     :param endpoint: this control plane's own URL.
     :param credentials: access key id and secret for the calls.
     :param hooks: called before and after each step.
-    :param environment: where custodies find their secrets, and hook commands their variables.
+    :param environment: the source of the custodies' secrets and of the hook commands' variables.
     """
 
     account: str
@@ -53,7 +53,7 @@ class Rotations:
 
     :param records: the records of the key groups under rotation.
     :param shared: whether other control planes on the store use the same records: then one of them leads. Otherwise
-        this one always does.
+        this one always leads.
     """
 
     def __init__(
@@ -99,7 +99,9 @@ class Rotations:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def _conductor(self) -> Conductor:
-        from keyfront.lifecycle.cloudfront import CloudFront  # imports botocore's client, which few need
+        from keyfront.lifecycle.cloudfront import (
+            CloudFront,
+        )  # imports botocore's client, which is rarely needed
         from keyfront.lifecycle.executor import Conductor
         from keyfront.lifecycle.hooks import Hooks
 

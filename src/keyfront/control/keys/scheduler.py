@@ -1,9 +1,9 @@
 """Automatic rotations: the leading control plane takes the steps that are due.
 
 The scheduler holds no rotation rules. It watches the records of key groups, and if one is due or was changed (by an
-operator's command, for example), it lets a conductor take step after step until there is something to wait for. A
-failed step is retried with growing pauses and logged once. Of several control planes on one store, only the holder of
-the lease takes steps; a conductor tolerates that two do so for a moment.
+operator's command, for example), it lets a conductor take steps until there is something to wait for. A failed step is
+retried with increasing delays and logged once. Of several control planes on one store, only the holder of the lease
+takes steps; conductors tolerate a brief overlap of two holders.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ LOOK_AT_FILES = 1.0
 LOOK_ELSEWHERE = 30.0
 """Seconds between two reads of the records: from files, and from a custody that a request is sent to."""
 AT_ONCE = 20
-"""Steps of one group before the next group's turn."""
+"""Maximum number of steps taken for one group before the next group's turn."""
 BACK = 5.0
 """Seconds by which the clock must be set back for all wait times to be computed again."""
 FIRST_PAUSE = 2.0
 LONGEST_PAUSE = 300.0
-"""Seconds before a failed step is retried; doubled each time."""
+"""Maximum seconds before a failed step is retried; the delay doubles each time."""
 
 
 class LeaderLease(Protocol):
@@ -47,10 +47,10 @@ class LeaderLease(Protocol):
 
 
 class Scheduler:
-    """Run `run` in a thread of its own. It returns soon after `stopping` is set, at the latest when the running step
-    has finished.
+    """Run `run` in its own thread. It returns soon after `stopping` is set, at the latest when the running step has
+    finished.
 
-    :param conductor: makes a conductor, in the thread that uses it, once there is a key group under rotation.
+    :param conductor: creates a conductor, in the thread that uses it, once there is a key group under rotation.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Scheduler:
     def _round(self, *, all_: bool) -> None:
         """Let every due group take its steps.
 
-        :param all_: whether to look for changed records too.
+        :param all_: whether to check for changed records as well.
         """
         try:
             names = self._records.names() if all_ else list(self._due)

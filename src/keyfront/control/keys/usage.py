@@ -1,10 +1,10 @@
-"""Key usage: how often, and until when, signatures of each key are used, summed over all edges, restarts, and control
+"""Key usage: how often and until when each key's signatures are used, totaled over all edges, restarts, and control
 planes.
 
 An edge reports what it has counted since its process started (`fleet/key_counters.py`). The control plane adds what a
 run has counted since the previous report, and stores that position in the same transaction. So nothing is counted
-twice, whichever process restarts, and the last report of an edge that has ended is still added. Only what a killed edge
-had not reported yet is lost: about one second.
+twice, whichever process restarts, and the last report of an edge that has exited is still added. Only what a killed
+edge had not yet reported is lost: about one second.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from keyfront.signing.policy import MAX_EPOCH
 HOUR = 3600
 DAY_HOURS = 24
 RUN_RETENTION = 40 * 86_400.0
-"""Seconds for which the position of a run is stored: longer than a feed keeps the last report of an ended edge."""
+"""Seconds for which the position of a run is stored: longer than a feed keeps the last report of an exited edge."""
 KEY_RETENTION = 400 * 86_400.0
 """Seconds after its last use for which a key's usage is stored."""
 MAX_ROWS = 20_000
 MAX_NAME = 128
-"""Rows in one report, and characters of a name, that no genuine edge exceeds."""
+"""Maximum number of rows in one report, and of characters in a name; no genuine edge exceeds either."""
 
 
 class Reports(Protocol):
-    """What the collector needs of a feed; see `fleet/file_feed.py`."""
+    """The part of a feed that the collector uses; see `fleet/file_feed.py`."""
 
     def last_reports(self) -> list[Report]: ...
 
@@ -123,11 +123,11 @@ def _plausible(counts: KeyCounts) -> bool:
 def add(transaction: Transaction, runs: Mapping[str, tuple[KeyCounts, float]], now: float) -> None:
     """Add what these runs have counted beyond their stored positions.
 
-    :param runs: by run: its counts, and when it reported them (epoch seconds).
+    :param runs: for each run, its counts and when it reported them (epoch seconds).
     :param now: epoch seconds.
     """
     connection = transaction.connection
-    # One writer at a time, as each must see what others have added. On SQLite this is so anyway.
+    # One writer at a time, because each must see what others have added. SQLite guarantees this anyway.
     since = connection.execute(
         sa.select(_counter.c.value).where(_counter.c.name == "key_use").with_for_update()
     ).scalar_one()

@@ -1,4 +1,4 @@
-"""Key monitoring: the use of keys as Prometheus metrics, and warnings about keys as metrics and in the log."""
+"""Key monitoring: key usage as Prometheus metrics, and warnings about keys as metrics and in the log."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger("keyfront.rotation")
 WATCH = 60.0
 """Seconds between two checks for warnings to log."""
 ASK_CUSTODY = 3600.0
-"""Seconds between two checks whether custody still has the keys: some key stores charge for requests."""
+"""Seconds between two checks that custody still has the keys: some key stores charge for requests."""
 FRESH = 10.0
 """Seconds for which the warnings found are reused."""
 AGAIN = 86_400.0

@@ -1,4 +1,4 @@
-"""Whether a caller's policies allow a call.
+"""The check whether a caller's policies allow a call.
 
 The check runs inside the call's transaction, so it sees the same tags of a resource as the operation itself.
 """

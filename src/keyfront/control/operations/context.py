@@ -1,9 +1,9 @@
-"""What an operation gets: the call, the service's constants, and the transaction that it runs in.
+"""The context of an operation: the call, the service's constants, and the transaction that it runs in.
 
-All that an operation knows comes from here: the time is `call.now`, ids come from `service.rng`, and rows come from
-`transaction`. So the operations are pure: they touch neither clock nor socket nor thread, and `control/service.py` is
-the only caller that connects them to a database. An operation that finds something wrong raises the API's error; the
-service then rolls back the transaction.
+Everything that an operation uses comes from here: the time is `call.now`, ids come from `service.rng`, and rows come
+from `transaction`. So the operations are pure: they use no clock, socket, or thread, and only `control/service.py`
+connects them to a database. An operation that detects an error raises the API's error; the service then rolls back the
+transaction.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Output = dict[str, Any]
 
 
 class Progress(Protocol):
-    """How far the edges have followed; `publish/progress.py` implements it."""
+    """Deployment progress at the edges; `publish/progress.py` implements it."""
 
     highest: int
 
@@ -32,11 +32,11 @@ class Progress(Protocol):
 
 
 class ServiceContext(msgspec.Struct, frozen=True):
-    """What is the same for every call.
+    """The values that are the same for every call.
 
-    :param account: the twelve digits of the account that owns everything.
+    :param account: the 12-digit number of the account that owns everything.
     :param domain_suffix: distributions' own names are `d….<domain_suffix>`.
-    :param rng: where ids and ETags come from.
+    :param rng: the source of ids and ETags.
     """
 
     account: str
@@ -71,7 +71,7 @@ class OperationContext:
         return ETAG.new(self.service.rng)
 
     def keys_of(self, groups: Iterable[str]) -> dict[str, list[str]]:
-        """The ids of the public keys in each of these key groups. Cached, as the distributions of one list often trust
+        """The ids of the public keys in each of these key groups. Cached, because distributions in one list often trust
         the same groups."""
         wanted = list(dict.fromkeys(groups))
         missing = (id_ for id_ in wanted if id_ not in self._key_groups)

@@ -13,11 +13,11 @@ from keyfront.model.validate import refusal
 
 
 def create_invalidation(context: OperationContext) -> Output:
-    """CreateInvalidation. It takes effect with the next snapshot, which carries it to edges, as do those that follow
+    """CreateInvalidation. It takes effect with the next snapshot, which carries it to edges, as do later snapshots
     (`model/invalidation.py`).
 
-    A batch with a caller reference that was used before creates nothing: with the same paths, the answer is the first
-    invalidation; with others, it is InvalidArgument.
+    A batch with a caller reference that was used before creates nothing: with the same paths, it returns the first
+    invalidation; with other paths, InvalidArgument.
     """
     transaction, quotas = context.transaction, context.service.quotas
     distribution = _distribution_id(context)

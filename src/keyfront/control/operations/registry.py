@@ -1,6 +1,6 @@
 """The table of all operations, by the name that CloudFront's model gives them.
 
-Every other operation of the model answers UnsupportedOperation and stands in docs/not-cloudfront.md.
+Every other operation of the model returns UnsupportedOperation and is listed in docs/not-cloudfront.md.
 """
 
 from __future__ import annotations

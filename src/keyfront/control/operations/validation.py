@@ -1,4 +1,5 @@
-"""Checks that several operations share: does the resource exist, does If-Match fit, can the config be accepted."""
+"""Checks that several operations share: whether the resource exists, whether If-Match matches, and whether the config
+is acceptable."""
 
 from __future__ import annotations
 
@@ -75,7 +76,7 @@ def check_if_match(context: OperationContext, row: Row) -> None:
 
 
 def complete(context: OperationContext, kind: Kind, given: Config) -> tuple[Config, list[ApiError]]:
-    """`given` with all defaults filled in, and the problems that the config shows by itself."""
+    """`given` with all defaults filled in, and the problems that can be found in the config alone."""
     problems: list[ApiError] = []
     if kind is DISTRIBUTION:
         problems += [_error(problem) for problem in unobeyed(given)]
@@ -91,9 +92,9 @@ def complete(context: OperationContext, kind: Kind, given: Config) -> tuple[Conf
 def check_against_store(
     context: OperationContext, kind: Kind, row: Row, problems: list[ApiError]
 ) -> list[tuple[str, str]]:
-    """The stored resources (kind, id) that the row refers to, if the row can be accepted beside all others.
+    """The stored resources (kind, id) that the row refers to, if the row is consistent with all others.
 
-    :param problems: those already known, from `complete`.
+    :param problems: the problems already known, from `complete`.
     :raises ApiError: for all problems together.
     """
     problems = [

@@ -1,4 +1,4 @@
-"""Rows as the API shows them: whole resources, summaries, and pages of a list."""
+"""The API's representation of rows: whole resources, summaries, and pages of a list."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def timestamp(seconds: float) -> datetime:
 
 
 def view(context: OperationContext, kind: Kind, row: Row) -> Output:
-    """The resource as Get answers it."""
+    """The resource as Get returns it."""
     common = {"Id": row.id, **_when(kind, row), **row.attributes, kind.config: row.config}
     return common | _state(context, row) if kind is DISTRIBUTION else common
 
@@ -30,7 +30,7 @@ def _when(kind: Kind, row: Row) -> Output:
 
 
 def _state(context: OperationContext, row: Row) -> Output:
-    """A distribution's members that its config does not hold."""
+    """A distribution's members that are not in its config."""
     groups = context.keys_of(DISTRIBUTION.refers_to[0].ids(row.config))
     active: Output = {"Enabled": bool(groups), "Quantity": len(groups)}
     if groups:
@@ -48,7 +48,7 @@ def _state(context: OperationContext, row: Row) -> Output:
 
 
 def summary(context: OperationContext, kind: Kind, row: Row) -> Output:
-    """The resource as List answers it."""
+    """The resource as List returns it."""
     if kind is DISTRIBUTION:
         whole = view(context, kind, row)
         shape = service().operations["ListDistributions"].output

@@ -1,9 +1,10 @@
-"""Compiles stored resources to snapshots, recompiling only what has changed.
+"""The compiler from stored resources to snapshots, which recompiles only what has changed.
 
 Compiled values are cached by ETag. Every change gives a resource a new ETag that is never used again, so the cache
 needs no invalidation, neither after a rollback nor after a change by another control plane.
 
-The compiler is pure but for its cache: rows come through a transaction's protocol, and numbers and times are arguments.
+The compiler is pure except for its cache: rows come through a transaction's protocol, and numbers and times are
+arguments.
 """
 
 from __future__ import annotations
@@ -166,7 +167,7 @@ class Compiler:
 
     def _keep_last(self, row: Row, error: ApiError) -> None:
         """Keep the last published form of a resource that no longer compiles, because an upgrade made a rule stricter.
-        It must neither fail other calls nor take content away."""
+        Such a resource must neither make other calls fail nor remove content."""
         policies = {value.id: value for value in self.current.response_headers_policies}
         served = {value.id: value for value in self.current.distributions}
         last: Compiled | None = served.get(row.id) or policies.get(row.id)

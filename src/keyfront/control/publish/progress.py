@@ -1,4 +1,4 @@
-"""How far the edges have followed: what makes a distribution Deployed and an invalidation Completed."""
+"""Deployment progress at the edges, which makes a distribution Deployed and an invalidation Completed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class DeploymentProgress:
         self._name = name
         self._lock = threading.Lock()
         self.highest = 0
-        """The highest number that all live edges were seen to use at one time. It never goes down: an edge that
+        """The highest number that all live edges were seen to use at the same time. It never decreases: an edge that
         starts later begins with the snapshot that the others have."""
 
     def deployed(self, transaction: Snapshots) -> int:

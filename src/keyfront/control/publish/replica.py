@@ -1,15 +1,15 @@
-"""One of the control planes that share a store: it publishes what is committed, here or elsewhere, to its edges, and
-reports to the others which snapshots its edges use.
+"""A replica: one of the control planes that share a store. It publishes commits, its own and those of others, to its
+edges, and reports to the others which snapshots its edges use.
 
 Every snapshot has a number and a creation time; both are in the store, and the snapshot itself can be compiled from the
 store's rows. So control planes need not communicate with each other. Each one
 
-- takes over what others have committed, at the start of each of its own writes and several times a second (`follow`),
-  by compiling and publishing it for its own edges;
+- picks up what others have committed, at the start of each of its own writes and several times a second (`follow`), by
+  compiling and publishing it for its own edges;
 - records in a shared store which of its edges are live and which snapshots they use.
 
-A control plane that finds the store behind its edges (it was restored from a backup), or different from what they have,
-makes a new snapshot with a number above both, since edges refuse to go back.
+If the store is behind the edges (it was restored from a backup) or differs from what they have, the control plane
+creates a new snapshot with a number above both, because edges refuse to go back.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ class Replica:
         self._reported_at = -REPORT_AGAIN
         self._reported_highest = 0
 
-    # ---- at the start
+    # ---- startup
 
     def start(self, now: float) -> None:
-        """Publish what the store holds: a crash may have come between a commit and its publication.
+        """Publish the store's content: a crash may have occurred between a commit and its publication.
 
         If edges may have seen a higher number (the store was restored from a backup), or a different snapshot of the
         same number (another version of Keyfront compiled it, or the published file is lost), the store's state gets a
@@ -122,9 +122,9 @@ class Replica:
     # ---- within a write; `lock` is held
 
     def settle(self, transaction: Transaction) -> None:
-        """Take over what others have committed since, to distinguish it from what this call changes.
+        """Pick up what others have committed since, to distinguish it from what this call changes.
 
-        :raises ApiError: ServiceUnavailable if the store has gone back; `follow` will repair that.
+        :raises ApiError: ServiceUnavailable if the store has gone back to an earlier state; `follow` will repair that.
         """
         identity = (transaction.snapshot_number(), transaction.snapshot_time())
         current = self._compiler.current
@@ -259,7 +259,8 @@ class Replica:
         self._reported, self._reported_highest, self._reported_at = live, highest, clock
 
     def leave(self) -> None:
-        """Remove this control plane's edges from the store, so that nobody waits for them. Call it at the end."""
+        """Remove this control plane's edges from the store, so that no control plane waits for them. Call this at
+        shutdown."""
         if self._name:
             with self._store.write_relaxed() as transaction:
                 transaction.set_edges(self._name, {})
@@ -270,7 +271,7 @@ def renumber(
 ) -> None:
     """Make `number` the last snapshot, as if everything had changed with it.
 
-    :param published: the snapshots that edges may have, which may hold invalidations that the store does not.
+    :param published: the snapshots that edges may have; they may contain invalidations that the store lacks.
     :param now: epoch seconds.
     """
     transaction.set_snapshot_number(number, now)

@@ -1,7 +1,7 @@
-"""What the rules of the control plane need of a transaction: the store's side of the seam.
+"""The protocols of a transaction: what the control plane's rules need from the store.
 
-The operations, the authorization of calls, and the snapshot compiler know these protocols only, so that none of them
-depends on SQLAlchemy. `store/queries/` implements them.
+The operations, the authorization of calls, and the snapshot compiler use only these protocols, so none of them depends
+on SQLAlchemy. `store/queries/` implements them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Resources(Protocol):
         """The resource; None if there is none."""
 
     def get_many(self, kind: str, ids: Iterable[str]) -> list[Row]:
-        """Those of `ids` that exist, in order of id."""
+        """The resources with these `ids` that exist, in order of id."""
 
     def page(self, kind: str, after: str, limit: int) -> list[Row]:
         """At most `limit` resources whose ids come after `after`, in order of id.
@@ -89,7 +89,7 @@ class Invalidations(Protocol):
         """
 
     def in_progress(self, deployed: int) -> dict[str, Load]:
-        """The invalidations first carried by a snapshot above `deployed`, summed up by distribution."""
+        """The invalidations first carried by a snapshot above `deployed`, totaled by distribution."""
 
     def carried(self, distribution: str) -> Carried:
         """The invalidations that the distribution's next snapshot carries."""

@@ -1,4 +1,4 @@
-"""Copies a whole store into a new one of either kind: the way from one machine to several, and back."""
+"""Copying a whole store into a new one of either kind, to move from one machine to several, or back."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from keyfront.errors import SettingsError
 _BATCH = 500
 """Rows in one statement."""
 _OWN = {schema.schema.name, schema.counter.name, schema.edge.name, schema.lease.name}
-"""Tables that a new store has filled already, or whose rows are valid only for the moment."""
+"""Tables that a new store has already filled, or whose rows are only temporarily valid."""
 
 
 def copy(source: Store, target: Store) -> dict[str, int]:
     """Copy everything in `source`: resources, snapshot numbers, access keys, and the audit log with its chain. No
-    process may write to `source` meanwhile; its changes would be missing.
+    process may write to `source` during the copy; its changes would be missing.
 
     :returns: the number of rows of each table.
     :raises SettingsError: if `target` has been used. It is unchanged then.
@@ -46,7 +46,7 @@ def pour(old: Transaction, new: Transaction) -> dict[str, int]:
         new.connection.execute(
             sa.update(schema.counter).where(schema.counter.c.name == name).values(value=value)
         )
-    if new.connection.dialect.name == "postgresql":  # its sequence has not seen the copied numbers
+    if new.connection.dialect.name == "postgresql":  # advance its sequence past the copied numbers
         new.connection.exec_driver_sql(
             "SELECT setval(pg_get_serial_sequence('invalidation', 'sequence'), max(sequence))"
             " FROM invalidation HAVING max(sequence) IS NOT NULL"

@@ -1,4 +1,4 @@
-"""SQLite and PostgreSQL: everything that is specific to one of them.
+"""The databases, SQLite and PostgreSQL: everything that is specific to one of them.
 
 A database has one engine for each purpose of a transaction, and they differ in how a transaction begins. A reader sees
 one state from its first statement to its last; a writer is the only one from its first statement on, and so is a
@@ -27,7 +27,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from keyfront.errors import SettingsError
 
 SCHEMES = ("postgresql://", "postgres://")
-"""How the URIs of PostgreSQL databases begin."""
+"""Prefixes of PostgreSQL connection URIs."""
 
 BUSY_TIMEOUT = 10.0
 """Seconds to wait for another process's write transaction."""
@@ -54,7 +54,7 @@ class Database(Protocol):
     writing: sa.Engine
     migrating: sa.Engine
     relaxed: sa.Engine
-    """For data that is worth a few seconds only: it waits neither for other writers nor for the disk."""
+    """For data that is valid for only a few seconds: it waits neither for other writers nor for the disk."""
 
     @property
     def name(self) -> str:
@@ -86,7 +86,7 @@ def _set_timeout(connection: Any, _record: object = None, *, timeout: float | No
 class Sqlite:
     """A SQLite file.
 
-    WAL allows reads beside a write. With synchronous=FULL every commit is on disk before it returns (NORMAL could lose
+    WAL allows reads during a write. With synchronous=FULL every commit is on disk before it returns (NORMAL could lose
     the last commits in a power failure). BEGIN IMMEDIATE acquires the write lock before the first read, so a
     transaction never acts on data that another one is about to change.
 
@@ -116,7 +116,7 @@ class Sqlite:
 
     @staticmethod
     def _connected(connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # pysqlite begins no transaction of its own
+        connection.isolation_level = None  # keeps pysqlite from starting transactions itself
         _use_wal(connection)
         for pragma in ("synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF"):
             connection.execute(f"PRAGMA {pragma}")
@@ -163,7 +163,7 @@ def _closed(file: tuple[int, int]) -> None:
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
-    """Change the journal mode to WAL, which the file keeps.
+    """Change the journal mode to WAL, which is stored in the file.
 
     SQLite does not call its busy handler here: two connections that change the mode of a new file at the same time
     would each wait for the other, so one of them fails at once and has to try again.
@@ -180,7 +180,7 @@ def _use_wal(connection: sqlite3.Connection) -> None:
 
 
 class Memory:
-    """A SQLite database in this process's memory, gone when it is closed. For one thread."""
+    """A SQLite database in this process's memory, discarded when it is closed. Not thread-safe."""
 
     shared = False
     name = "in memory"
@@ -204,8 +204,7 @@ class Postgres:
     transaction.
 
     :param url: libpq's connection URI, with everything that libpq supports (several hosts, sslmode, passfile, …).
-    :param password_file: holds the password and nothing else. It is read for each new connection, so the password can
-        change.
+    :param password_file: contains only the password. It is read for each new connection, so the password can change.
     :raises SettingsError: if `url` is not such a URI, or the extra `postgres` is not installed. The message contains no
         password.
     """
@@ -272,7 +271,7 @@ class Postgres:
 
 
 POOL = 16
-"""Most connections of one control plane."""
+"""Maximum number of connections of one control plane."""
 
 RETRY_AFTER = 0.5
 """Seconds between a failed connection and the next attempt."""

@@ -1,8 +1,8 @@
-"""Leases: which of several control planes on one store does work that only one should do.
+"""Leases, which decide which of several control planes on one store does work that only one should do.
 
 A lease is a row with its holder and its expiry by the database's clock. A control plane acquires a lease that is free
-or has expired, and its holder renews it long before it expires. A lease is no lock: a holder that was suspended may
-continue for a moment beside the next holder, so the work must tolerate that.
+or has expired, and its holder renews it long before it expires. A lease is not a lock: a holder that was suspended may
+briefly overlap with the next holder, so the work must tolerate that.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Lease:
             return True
 
     def release(self) -> None:
-        """Give the lease up, so that another control plane can acquire it at once."""
+        """Release the lease, so that another control plane can acquire it at once."""
         with self._lock:
             self._until = 0.0
             try:
@@ -90,7 +90,7 @@ class Lease:
 
 
 class SoleLeader:
-    """A lease that is always held, for a control plane that is alone on its store."""
+    """A lease that is always held, for the only control plane on a store."""
 
     held = True
 

@@ -1,8 +1,8 @@
 """A psycopg connection with a response timeout. Needs the extra `postgres`.
 
-The server cancels statements that take too long, and the kernel closes connections to a machine that is gone. But a
-server that accepts bytes and sends no response, because its disk hangs or its process is stopped, would be waited for
-forever.
+The server cancels statements that take too long, and the kernel closes connections to a machine that is gone. But
+without this timeout, a server that accepts bytes and sends no response, because its disk hangs or its process is
+stopped, would block the client forever.
 """
 
 from __future__ import annotations

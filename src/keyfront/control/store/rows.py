@@ -1,4 +1,4 @@
-"""The store's rows as values."""
+"""Value types for the store's rows."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class InvalidationRow(msgspec.Struct, frozen=True):
     """An invalidation.
 
     :param batch: an InvalidationBatch in the API's shape.
-    :param paths: how many of its paths have no wildcard.
-    :param wildcards: how many have one.
+    :param paths: the number of paths without a wildcard.
+    :param wildcards: the number of paths with one.
     :param snapshot: the number of the first snapshot that carries it.
     """
 

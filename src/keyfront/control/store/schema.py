@@ -1,10 +1,10 @@
 """The store's tables in this version, and the migration steps from every earlier version.
 
-Statements are built from the tables. The steps do not use them: each is the SQL of the time when its version was made,
-and a released step never changes. `tests/control/test_schema.py` checks that all steps together create exactly these
-tables.
+Statements are built from the tables. The steps do not use the tables: each step is the SQL as it was when its version
+was created, and a released step never changes. `tests/control/test_schema.py` checks that all steps together create
+exactly these tables.
 
-To change the schema: change the tables here, append a step to `STEPS`, and say in the step's comment what it is for.
+To change the schema: change the tables here, append a step to `STEPS`, and describe its purpose in the step's comment.
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ _TYPES: dict[str, dict[str, str]] = {
 
 
 def _append_only(table: str) -> list[Statement]:
-    """Triggers by which the database itself refuses to change or delete rows of `table`."""
+    """Triggers that make the database itself refuse to change or delete rows of `table`."""
     message = f"the {table} log is append-only"
     refuse: list[Statement] = [
         {
@@ -367,14 +367,14 @@ def migrate(connection: sa.Connection) -> None:
     """Migrate the schema to VERSION, step by step, in the current transaction. No other process may migrate at the same
     time.
 
-    :raises SettingsError: if a newer Keyfront made it.
+    :raises SettingsError: if a newer version of Keyfront created the schema.
     """
     found = version(connection)
     if found > VERSION:
         raise SettingsError(
             f"the store has schema {found} and this Keyfront knows schemas up to {VERSION}: a newer Keyfront wrote it"
         )
-    if 0 < found < VERSION:  # wait for a control plane of the old version that writes
+    if 0 < found < VERSION:  # wait for writes by a control plane of the old version
         connection.execute(sa.select(counter).where(counter.c.name == "snapshot").with_for_update())
     for number in range(found + 1, VERSION + 1):
         step(connection, number)

@@ -1,11 +1,10 @@
 """The control plane's durable state: resources with their references and tags, users, the audit log, and counters.
 
-A `Store` hands out transactions. A transaction happens as a whole or not at all, and `write()` returns only when it
-would survive a power failure. A config is stored as JSON of the API's own dict; there is no third form of it. The
-database also protects resources in use: a reference is a foreign key, so no code path can delete a key that a group
-contains.
+A `Store` provides transactions. A transaction is atomic, and `write()` returns only when it would survive a power
+failure. A config is stored as JSON of the API's own dict; there is no other stored form. The database also protects
+resources in use: a reference is a foreign key, so no code path can delete a key that a group contains.
 
-Statements are SQLAlchemy Core and stand in `queries/`, the tables in `schema.py`, and everything specific to one
+The statements, in SQLAlchemy Core, are in `queries/`, the tables in `schema.py`, and everything specific to one
 database in `database.py`.
 """
 
@@ -33,7 +32,7 @@ class Store:
 
     :param where: the path of a SQLite file, which is created, readable by its owner only, if there is none; a
         connection URI that begins with `postgresql://`; or an open database, which is closed with the store.
-    :param password_file: holds PostgreSQL's password, if the URI does not.
+    :param password_file: contains PostgreSQL's password, if the URI does not.
     :raises SettingsError: if the database cannot be opened, is not a database, or was written by a newer Keyfront.
     """
 
@@ -92,7 +91,7 @@ class Store:
 
     @contextmanager
     def write_relaxed(self) -> Iterator[Transaction]:
-        """A read-write transaction for data that is worth a few seconds only, such as `set_edges`. On PostgreSQL it
+        """A read-write transaction for data that is valid for only a few seconds, such as `set_edges`. On PostgreSQL it
         waits neither for the writer nor for the disk, so a power failure may undo it.
 
         :raises ApiError: ServiceUnavailable if the database does not answer.

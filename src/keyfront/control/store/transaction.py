@@ -1,4 +1,5 @@
-"""What can be read and written between BEGIN and COMMIT. The statements stand in `queries/`, grouped by tables."""
+"""The transaction: everything that can be read and written between BEGIN and COMMIT. The statements are in `queries/`,
+grouped by tables."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from keyfront.control.store.schema import schema as _schema
 
 
 class Transaction(ResourceQueries, InvalidationQueries, SnapshotQueries, AuditQueries):
-    """One open transaction. Only `Store` makes them."""
+    """One open transaction, created only by `Store`."""
 
     def schema(self) -> int:
         """The store's schema version."""

@@ -2,9 +2,9 @@
 
     request ─ match (which operation) ─ verify (who) ─ read (parameters) ─ Service.run ─ write ─► answer
 
-`Service.run` authorizes the call (`operations/authorization.py`). STS's GetCallerIdentity is answered at `/`
-(`sts.py`), Keyfront's own operations below `/keyfront/` (`extensions.py`). Everything but reading the request happens
-in a worker thread, so no call blocks the event loop. Three paths need no signature: `GET /healthz`, `GET /livez` (the
+`Service.run` authorizes the call (`operations/authorization.py`). STS's GetCallerIdentity is at `/` (`sts.py`),
+Keyfront's own operations are below `/keyfront/` (`extensions.py`). Everything except reading the request runs in a
+worker thread, so no call blocks the event loop. Three paths need no signature: `GET /healthz`, `GET /livez` (the
 process responds), and `GET /metrics` (Prometheus).
 """
 
@@ -46,19 +46,19 @@ from keyfront.uvicorn_server import StoppableServer
 log = logging.getLogger("keyfront.control")
 
 BODY_TIMEOUT = 30.0
-"""Seconds in which a request's body must arrive."""
+"""Seconds within which a request's body must arrive."""
 DISCARD_LIMIT = 16 * BODY_LIMIT
-"""Bytes of an overlong body that are read before the connection is closed."""
+"""Bytes of an oversized body that are read before the connection is closed."""
 LONGEST_AGENT = 1024
 """Characters of a caller's User-Agent that are recorded and matched by policies."""
 KEEP_ALIVE = 65
 """Seconds before an idle connection is closed; longer than SDKs keep connections in their pools."""
 DRAIN = 20
-"""Seconds in which requests must end after SIGTERM."""
+"""Seconds within which requests must finish after SIGTERM."""
 
 
 class Runner(Protocol):
-    """What the application needs of `control.service.Service`."""
+    """The part of `control.service.Service` that the application uses."""
 
     def run(self, call: Call) -> Result: ...
 
@@ -66,7 +66,7 @@ class Runner(Protocol):
 
 
 class Callers(Protocol):
-    """What the application needs of a `CallerDirectory`, or of `Credentials` that never change."""
+    """The part of a `CallerDirectory`, or of `Credentials` that never change, that the application uses."""
 
     def current(self, now: float) -> Credentials: ...
 
@@ -92,12 +92,12 @@ class Metrics:
 
 
 class Observability(msgspec.Struct, frozen=True):
-    """What `/healthz` and `/metrics` show.
+    """The content of `/healthz` and `/metrics`.
 
     :param health: the checks of `/healthz`.
-    :param calls: counts the calls that are running.
+    :param calls: counts the running calls.
     :param registry: the metrics; the control plane's own are added.
-    :param metrics_for: who may read `/metrics`.
+    :param metrics_for: the clients that may read `/metrics`.
     """
 
     health: Health = msgspec.field(default_factory=lambda: Health({}))
@@ -327,7 +327,7 @@ class Api:
             params={},
             caller=caller,
             source_ip=scope["client"][0] if scope["client"] else "",
-            # Every record holds it and policies match it, so its length must be limited.
+            # Every record contains it and policies match it, so its length must be limited.
             user_agent=next((v for name, v in _texts(scope) if name == "user-agent"), "")[:LONGEST_AGENT],
             request_id=request_id,
             now=now,
@@ -356,8 +356,8 @@ def _absolute(name: str, value: str, scope: Scope, headers: list[tuple[str, str]
 async def _body(request: Request) -> bytes:
     """The whole body.
 
-    A body that is somewhat too long is still read and discarded, because a client whose connection closes while it
-    sends never sees the answer.
+    A body that is slightly too long is still read and discarded, because a client whose connection closes while it is
+    sending never sees the response.
 
     :raises ApiError: RequestTimeout (408) or RequestEntityTooLarge (413).
     """
@@ -388,9 +388,9 @@ async def serve(
     stop: asyncio.Event,
     trusted_proxies: Sequence[str] = (),
 ) -> None:
-    """Serve `app` on the bound `sock` until `stop` is set, then let the requests under way end (DRAIN).
+    """Serve `app` on the bound `sock` until `stop` is set, then give running requests DRAIN seconds to finish.
 
-    :param trusted_proxies: networks (CIDR) whose X-Forwarded-For and X-Forwarded-Proto are believed.
+    :param trusted_proxies: networks (CIDR) whose X-Forwarded-For and X-Forwarded-Proto are trusted.
     """
     config = uvicorn.Config(
         app,
@@ -400,7 +400,8 @@ async def serve(
         log_config=None,
         access_log=False,
         server_header=False,
-        # Without a network that is trusted, nobody is, not even this machine: else anybody on it could claim any
+        # Without a trusted network, no client is trusted, not even this machine: otherwise any process on it could
+        # claim any
         # address in the audit log and before policies.
         proxy_headers=bool(trusted_proxies),
         forwarded_allow_ips=[str(ipaddress.ip_network(one, strict=False)) for one in trusted_proxies],

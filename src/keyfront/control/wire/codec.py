@@ -187,7 +187,7 @@ def read(matched: Matched, headers: Headers, body: bytes) -> dict[str, Any]:
 
 
 def _also_refused(params: Mapping[str, Any]) -> str:
-    """Further members of the configuration that Keyfront refuses whatever their values, so that one answer lists
+    """Other members of the configuration that Keyfront refuses regardless of their values, so that one response lists
     everything."""
     config = params.get("DistributionConfig") or params.get("DistributionConfigWithTags")
     if isinstance(config, Mapping) and "DistributionConfig" in config:

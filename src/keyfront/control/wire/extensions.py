@@ -1,7 +1,7 @@
-"""Keyfront's own operations beside CloudFront's API: paths that begin with /keyfront/, signed and authorized like all
-calls.
+"""Keyfront's own operations in addition to CloudFront's API: paths that begin with /keyfront/, signed and authorized
+like all calls.
 
-There is one: GetKeyUse, the use of keys as edges see it. It answers in JSON. Its IAM action is `keyfront:GetKeyUse`
+There is one: GetKeyUse, which returns the key usage that edges report, as JSON. Its IAM action is `keyfront:GetKeyUse`
 without a resource; the audit log records its calls with the source `keyfront`.
 """
 
@@ -53,7 +53,7 @@ def match(method: str, path: str, query: str) -> str:
 class ExtensionApi:
     """Runs these operations. Safe to call from several threads.
 
-    :param audit_reads: whether successful calls are recorded too.
+    :param audit_reads: whether to record successful calls as well.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class ExtensionApi:
             error = iam.denied(call.caller.arn, request, decision)
             self._audit.record(call, error)
             raise error
-        # The answer includes the latest reports of this machine's edges, if the store can still be written to.
+        # The response includes the latest reports of this machine's edges, if the store can still be written to.
         with contextlib.suppress(ApiError):
             self._usage.gather(call.now)
         with self._store.read() as transaction:

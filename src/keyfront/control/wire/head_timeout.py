@@ -1,7 +1,7 @@
 """uvicorn's HTTP/1.1 protocol on h11, with a timeout for request heads.
 
 uvicorn limits how long a connection may be idle after a response, but not how long a request's head may take: a client
-that sends half a head, or a byte now and then, could hold a connection forever. The timeout runs from the start of the
+that sends half a head, or an occasional byte, could hold a connection forever. The timeout runs from the start of the
 connection, and later from the first byte of each head. Further bytes do not extend it.
 """
 
@@ -13,7 +13,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_TIMEOUT = 20.0
-"""Seconds for a request's head."""
+"""Seconds within which a request's head must arrive."""
 
 
 class HeadTimeoutH11Protocol(H11Protocol):

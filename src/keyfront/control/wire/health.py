@@ -1,4 +1,4 @@
-"""`GET /healthz`: whether everything on this machine works, and if not, the reasons.
+"""The checks behind `GET /healthz`: whether everything on this machine works, and if not, the reasons.
 
     edges        every edge worker runs, uses the published snapshot, and can write its records
     data folder  a file can be written and synced there
@@ -7,8 +7,8 @@
     publishing   every accepted change is published
     calls        API calls finish
 
-A check runs on request, at most once a second, in a thread of its own: one that hangs is reported as a reason and
-blocks neither the others nor the answer. Edges on other machines are listed with their reports, but do not affect the
+A check runs on request, at most once a second, in its own thread. A check that hangs is reported as a reason and blocks
+neither the others nor the response. Edges on other machines are listed with their reports, but do not affect the
 status.
 """
 
@@ -38,11 +38,12 @@ FRESH = 1.0
 ANSWER = 5.0
 """Seconds after which a check that has not finished counts as failed."""
 BEHIND = 5.0
-"""Seconds in which an edge must use a published snapshot. (It takes 50 ms; a busy machine may need longer.)"""
+"""Seconds within which an edge must use a published snapshot. (This takes 50 ms; a busy machine may need longer.)"""
 CALLS_SLOW = 20.0
-"""Seconds in which no call finishes, while all threads are busy, after which `/healthz` fails."""
+"""Seconds without a finished call, while all threads are busy, after which `/healthz` fails."""
 CALLS_STUCK = 90.0
-"""The same, after which the process counts as stuck. Every wait for a store times out earlier."""
+"""Seconds without a finished call, while all threads are busy, after which the process counts as stuck. Every wait for
+a store times out earlier."""
 
 _PROBE_BYTES = 4096
 _ROW = "health"
@@ -59,7 +60,7 @@ class Health:
     """All checks.
 
     :param checks: by name. Each runs in a thread.
-    :param details: more members of the answer.
+    :param details: additional members of the response.
     """
 
     def __init__(self, checks: Mapping[str, Check], details: Callable[[], Mapping[str, Any]] = dict) -> None:
@@ -67,7 +68,7 @@ class Health:
         self._details = details
 
     async def answer(self) -> tuple[bool, dict[str, Any]]:
-        """Whether everything works, and the body of the answer."""
+        """Whether everything works, and the body of the response."""
         found = await asyncio.gather(*(check.reasons() for check in self._checks))
         reasons = {
             check.name: list(reasons) for check, reasons in zip(self._checks, found, strict=True) if reasons
@@ -82,7 +83,7 @@ class _CachedCheck:
     def __init__(self, name: str, check: Check) -> None:
         self.name = name
         self._check = check
-        self._limiter = CapacityLimiter(1)  # none of the threads that API calls may occupy
+        self._limiter = CapacityLimiter(1)  # separate from the threads that API calls may occupy
         self._task: asyncio.Task[list[str]] | None = None
         self._began = 0.0
 
@@ -229,14 +230,14 @@ def committable(store: Store) -> Iterable[str]:
 class Calls:
     """Counts API calls that are running. Used on the event loop only; `now` is monotonic.
 
-    :param threads: how many calls can run at once; others wait.
+    :param threads: the number of calls that can run at once; others wait.
     """
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
         self._running = 0
         self._since = 0.0
-        """Since when all threads have been busy and no call has finished."""
+        """The time since which all threads have been busy and no call has finished."""
 
     def begin(self, now: float) -> None:
         """A call has begun."""

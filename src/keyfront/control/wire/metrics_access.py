@@ -1,4 +1,4 @@
-"""Who may read `/metrics`: this machine, networks that the operator lists, everybody, or nobody. Pure."""
+"""Access to `/metrics`: for this machine, for networks that the operator lists, for everyone, or for no one. Pure."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Scalar values to text and back, and the faults of a request.
+"""Conversion of scalar values to text and back, and the faults of a request.
 
 A value that violates the model (type, enum, length, range, pattern) is a fault, worded like the API's own messages
-(cloudfront-semantics §7.1). Parsing continues after a fault, so that one answer reports all of them.
+(cloudfront-semantics §7.1). Parsing continues after a fault, so that one response reports all of them.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any
 from keyfront.model.service import Shape
 
 FAULT_LIMIT = 20
-"""Most faults of one request that the message lists."""
+"""Maximum number of faults of one request that the message lists."""
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
 # Possessive quantifiers prevent backtracking over a long run of digits.
 _NUMBER = re.compile(r"[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]{1,4})?")
 _LONGEST_NUMBER = 400
-"""Characters of a number; the largest double has 309 digits."""
+"""Maximum length of a number, characters; the largest double has 309 digits."""
 _BITS = {"integer": 31, "long": 63}
 
 
@@ -32,7 +32,7 @@ def parse_scalar(shape: Shape, text: str, path: str, faults: Faults) -> Any:
     """The value of `text`. If it does not fit the shape, adds a fault and returns `text` itself."""
     value: Any = text
     kind, trimmed = shape.type_name, text.strip(" \t\r\n")
-    # Messages repeat no secret, not even to its sender.
+    # Messages never repeat a secret, not even to its sender.
     shown = None if shape.metadata.get("sensitive") else text
     if kind == "boolean":
         if trimmed not in _BOOLEANS:
@@ -111,7 +111,7 @@ def compiled(pattern: str) -> re.Pattern[str]:
 
 
 def camel(member: str) -> str:
-    """A member's name in camelCase, as the API's messages write it."""
+    """A member's name in camelCase, as in the API's messages."""
     return member[:1].lower() + member[1:]
 
 

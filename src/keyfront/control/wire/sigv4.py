@@ -1,7 +1,7 @@
-"""Verifies AWS Signature Version 4 of API requests. Pure: no clock, no store.
+"""Verification of AWS Signature Version 4 in API requests. Pure: no clock, no store.
 
 `verify()` takes the request as received and returns the access key id that signed it, or raises the error that
-CloudFront answers. The steps are AWS's ("Create a signed AWS API request", IAM User Guide):
+CloudFront returns. The steps are AWS's ("Create a signed AWS API request", IAM User Guide):
 
 1. The credentials are in the Authorization header or, for a presigned request, in the query; never in both.
 2. The credential scope names this service, the day of the request, and any region: an SDK with a custom endpoint signs
@@ -32,9 +32,9 @@ from keyfront.signing.sigv4 import ALGORITHM, TIME_FORMAT
 
 SERVICE = "cloudfront"
 SKEW = 5 * 60
-"""How far a request's date may differ from the clock, in seconds."""
+"""Seconds by which a request's date may differ from the clock."""
 LONGEST_PRESIGNED = 7 * 24 * 3600
-"""How long a presigned request may be valid, in seconds."""
+"""Seconds for which a presigned request may be valid."""
 
 _SINGLE = ("authorization", "host", "x-amz-date", "x-amz-security-token", "date")
 _SIGNATURE = re.compile(r"[0-9a-f]{64}")
@@ -95,7 +95,7 @@ def verify(
     secret = secret_of(claim.access_key_id)
     token = "x-amz-security-token" in fields or any(key == "X-Amz-Security-Token" for key, _ in pairs)
     if secret is None or token:
-        # Keyfront issues no temporary credentials, so it knows no session token.
+        # Keyfront issues no temporary credentials, so it accepts no session token.
         detail = " Keyfront issues no session tokens: use an access key without one." if token else ""
         raise ApiError(
             "InvalidClientTokenId", f"The security token included in the request is invalid.{detail}", 403

@@ -1,7 +1,7 @@
-"""STS's GetCallerIdentity in AWS's query protocol: many tools call it first to find out who they are.
+"""STS's GetCallerIdentity in AWS's query protocol, which many tools call first to find their identity.
 
 As at AWS, it needs no permission. It is STS's only operation here; there are no roles to assume and no session tokens.
-Pure: request in, answer out.
+Pure: request in, response out.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The stand-in on the control port while the control plane cannot work: 503 for every call, with the reason.
+"""The stand-in on the control port while the control plane cannot run: 503 for every call, with the reason.
 
-Meanwhile edges serve their last snapshot. Once everything that the control plane needs can be opened, it starts.
+In the meantime, edges serve their last snapshot. The control plane starts once everything that it needs can be opened.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ AGAIN = 1.0
 
 
 class Unavailable:
-    """Answers on the control port until the control plane can work.
+    """Responds on the control port until the control plane can run.
 
-    :param reason: why it cannot; without secrets.
+    :param reason: why the control plane cannot run; without secrets.
     :param checks: further checks of `/healthz`.
     :param registry: what `/metrics` shows.
     :param metrics_for: who may read `/metrics`.
@@ -66,7 +66,7 @@ class Unavailable:
     ) -> bool:
         """Answer until `try_open`, called repeatedly in a thread, raises no error. Closes the socket.
 
-        :returns: True if the control plane can start, False if the process should end.
+        :returns: True if the control plane can start, False if the process should exit.
 
         :param beat: called several times a second.
         """

@@ -1,4 +1,4 @@
-"""XML bodies: structures of the model to elements and back.
+"""XML bodies: conversion of the model's structures to elements and back.
 
 parse(body)                          -> the document, within limits and without entities
 read(shape, element, path, faults)   -> its value in botocore's shape
@@ -23,7 +23,8 @@ BODY_LIMIT = 1024 * 1024
 DEPTH_LIMIT = 32
 ELEMENT_LIMIT = 50_000
 NAME_LIMIT = 256
-"""Most characters of an element's name with its namespace; longer names would inflate messages and records."""
+"""Maximum length of an element's name with its namespace, characters; longer names would inflate messages and
+records."""
 
 DECLARATION = '<?xml version="1.0"?>\n'
 

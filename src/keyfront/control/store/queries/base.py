@@ -1,4 +1,4 @@
-"""What all groups of statements share."""
+"""The base class and the helpers that all groups of statements share."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ _FORGET_EDGES = 60
 
 
 class SnapshotQueries(Queries):
-    """Numbers of snapshots, and what edges have reported of them."""
+    """Snapshot numbers, and what edges have reported about them."""
 
     # ---- counters
 
@@ -26,7 +26,7 @@ class SnapshotQueries(Queries):
         return self._counter("snapshot")
 
     def snapshot_time(self) -> float:
-        """When that snapshot was made: epoch seconds, to the millisecond."""
+        """When that snapshot was created: epoch seconds, to the millisecond."""
         return self._counter("decided") / 1000
 
     def set_snapshot_number(self, number: int, now: float) -> None:
@@ -35,7 +35,7 @@ class SnapshotQueries(Queries):
         self._set_counter("decided", int(now * 1000))
 
     def highest_deployed(self) -> int:
-        """The highest snapshot number that all live edges were seen to use at one time."""
+        """The highest snapshot number that all live edges were seen to use at the same time."""
         return self._counter("reached")
 
     def raise_highest_deployed(self, number: int) -> None:
