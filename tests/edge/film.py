@@ -1,4 +1,4 @@
-"""A large object at an origin that does ranges, conditions and whatever else a test wants of it, right or wrong."""
+"""A large object at an origin that handles ranges, conditions and whatever else a test needs, correctly or not."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ MODIFIED = "Sun, 01 Feb 2026 00:00:00 GMT"
 
 
 def bytes_of(size: int, seed: int = 1) -> bytes:
-    """So many bytes, no two stretches of which are alike."""
+    """That many bytes, no two stretches of which are alike."""
     return random.Random(seed).randbytes(size)
 
 
 class Film:
-    """`await film(asked, wire)` answers one request; so it is a script's only step. `spans` are the bytes that were
-    sent with each 206 (None for other answers), `statuses` the answers' statuses.
+    """`await film(asked, wire)` answers one request, so it can be a script's only step. `spans` are the byte ranges
+    that were sent with each 206 (None for other answers), `statuses` the status codes.
 
-    `ranges` is false where it answers every request with everything; `etag` and `modified` are its validators, either
-    may be empty. `brake`, if set, is waited for after `before` bytes of each body; `break_at` is the byte of the object
-    at which the connection breaks, once. `fail` is a status to answer with instead.
+    If `ranges` is false, it answers every request with the whole object; `etag` and `modified` are its validators,
+    either may be empty. `brake`, if set, is awaited after `before` bytes of each body; `break_at` is the byte of the
+    object at which the connection breaks, once. `fail` is a status code to answer with instead.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Film:
 
     @property
     def fetched(self) -> int:
-        """How often something was asked for."""
+        """The number of requests for something."""
         return len(self.asked)
 
     async def __call__(self, asked: Asked, wire: Wire) -> None:

@@ -1,9 +1,7 @@
-"""Writes a MaxMind DB of a few networks: enough of the format (version 2.0) for a test to be independent of any
-file from outside.
+"""Writes a MaxMind DB of a few networks: enough of the format (version 2.0) for tests to need no external file.
 
-A search tree of 24-bit records over the bits of an address, sixteen zero bytes, the data, and the metadata after
-their marker. IPv4 networks lie below ::/96 in a tree of IPv6.
-"""
+The file consists of a search tree of 24-bit records over the bits of an address, sixteen zero bytes, the data, and
+the metadata after its marker. IPv4 networks are below ::/96 in an IPv6 tree."""
 
 from __future__ import annotations
 
@@ -15,14 +13,14 @@ MARKER = b"\xab\xcd\xefMaxMind.com"
 
 
 class Uint(NamedTuple):
-    """An unsigned integer; readers of the metadata insist on their sizes."""
+    """An unsigned integer. Readers require the exact sizes in the metadata."""
 
     bits: int
     number: int
 
 
 def encode(value: Any) -> bytes:
-    """Control byte (type in the upper three bits, size in the lower five), then the value."""
+    """The control byte (type in the upper three bits, size in the lower five), then the value."""
     if isinstance(value, str):
         data = value.encode()
         return _control(2, len(data)) + data
@@ -49,7 +47,7 @@ def _control(kind: int, size: int) -> bytes:
 
 
 def write(networks: Mapping[str, Any], *, ip_version: int = 6) -> bytes:
-    """A database in which each network (CIDR form) has its record."""
+    """A database in which each network (in CIDR notation) has its record."""
     nodes: list[list[int | tuple[str, int] | None]] = [[None, None]]
     data = b""
     for text, record in networks.items():

@@ -1,5 +1,5 @@
-"""Age, like a table of http-tests/cache-tests: at least what the origin's answer came with, never less on the next
-answer, counted as RFC 9111 §4.2.3 has it."""
+"""Age, in a table like that of http-tests/cache-tests: at least the Age of the origin's response, never lower on the
+next response, calculated as in RFC 9111 §4.2.3."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def told(seen: Seen) -> int:
     return 0 if value is None else int(value)
 
 
-# Age as the origin sends it, in lines; seconds that Date lies back; the least and the most that the first viewer gets.
+# Age as the origin sends it, in field lines; seconds by which Date is in the past; the least and the greatest Age
+# that the first viewer may get.
 TABLE: dict[str, tuple[list[str], int, int]] = {
     "none": ([], 0, 0),
     "none, and Date an hour ago": ([], 3600, 3600),
@@ -87,7 +88,8 @@ async def test_the_first_answer_and_the_next_ones(
 async def test_the_time_that_the_answer_took_counts(
     harness: EdgeHarness, origin: ScriptedOrigin, clock: Clock
 ) -> None:
-    """RFC 9111 §4.2.3: corrected_age_value is age_value and response_delay. The viewer's request came before both."""
+    """RFC 9111 §4.2.3: corrected_age_value is age_value plus response_delay. The viewer's request came before
+    both."""
 
     async def slow(_: Asked, __: Wire) -> None:
         clock.forward(10)
@@ -130,12 +132,12 @@ async def test_what_is_not_stored_keeps_its_one_age(
     headers = {"Cache-Control": "no-store", "Age": "7200"}
     origin.on("/x", answer(status, b"" if method == "HEAD" else b"x", headers))
     seen = await harness.get("/x", method=method)
-    assert (seen.status, told(seen)) == (status, 7200)  # `told` fails where Age came twice
+    assert (seen.status, told(seen)) == (status, 7200)  # `told` fails if Age occurs twice
 
 
 @pytest.mark.parametrize("received", [0, 1, 7, 59, 3599, 7200, 10**6 + 1, 2**31])
 def test_no_rounding_takes_a_second_from_it(received: int) -> None:
-    """The difference of two times of day is not exact: 1764514348.123456 - (1764514348.123456 - 7200) < 7200."""
+    """The difference of two clock readings is not exact: 1764514348.123456 - (1764514348.123456 - 7200) < 7200."""
     for step in range(3000):
         now = 1_764_514_348.0 + step * 0.000_337
         meta = Meta(200, (), stored_at=now, fresh_until=now + 10**10, date=now, initial_age=float(received))
@@ -149,6 +151,6 @@ def test_no_rounding_takes_a_second_from_it(received: int) -> None:
 async def test_a_date_long_ago_makes_no_age_that_nobody_can_read(
     harness: EdgeHarness, origin: ScriptedOrigin, date: str
 ) -> None:
-    """RFC 9111 §1.2.2: what is larger than 2,147,483,648 is told as that."""
+    """RFC 9111 §1.2.2: a value greater than 2,147,483,648 is sent as 2,147,483,648."""
     origin.on("/x", answer(200, b"hello", {"Date": date}))
     assert told(await harness.get("/x")) == 2**31

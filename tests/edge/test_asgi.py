@@ -1,4 +1,4 @@
-"""The edge as an ASGI application, under a real server: the same answers as from the native shell."""
+"""The edge as an ASGI application, under a real server: the same responses as from the native HTTP/1 listener."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def test_refusals(origin: ScriptedOrigin, host: str, target: str, status: 
 
 
 async def over_http_2(edge: Edge, method: str, headers: list[tuple[bytes, bytes]], *chunks: bytes) -> int:
-    """The status of a request as an HTTP/2 server hands it on: its body in messages, with or without a length."""
+    """The status of a request as an HTTP/2 server passes it on: its body in messages, with or without a length."""
     messages = [{"type": "http.request", "body": c, "more_body": True} for c in chunks]
     messages.append({"type": "http.request", "body": b"", "more_body": False})
     started: list[int] = []
@@ -130,7 +130,8 @@ async def edge(origin: ScriptedOrigin) -> AsyncIterator[Edge]:
 async def test_a_body_over_http_2(
     edge: Edge, origin: ScriptedOrigin, method: str, headers: list[tuple[bytes, bytes]]
 ) -> None:
-    """HTTP/2 frames a body without Content-Length too. On GET and HEAD it is refused, else none of it is lost."""
+    """HTTP/2 frames a body without Content-Length too. On GET and HEAD it is refused; otherwise none of it is
+    lost."""
     status = await over_http_2(edge, method, headers, b"ab", b"c")
     if method in ("GET", "HEAD"):
         assert status == 403
@@ -211,7 +212,7 @@ async def test_requests_under_way_are_limited(origin: ScriptedOrigin) -> None:
 async def test_an_upload_that_drips_is_given_up(
     origin: ScriptedOrigin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is never silent, and holds what it holds for as long as it likes unless somebody counts."""
+    """It is never idle, and would hold its resources indefinitely without a limit."""
     monkeypatch.setattr("keyfront.edge.http.asgi.SILENCE", 1.0)
     monkeypatch.setattr("keyfront.edge.http.asgi.RATE", 10_000)
     snapshot = site(origin.origin(), Behavior("*", "scripted", allowed_methods=ALL))

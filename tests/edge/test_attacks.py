@@ -1,5 +1,5 @@
-"""What people try on an edge: smuggling, injection, poisoning, deception, and whatever is too large. Over real sockets,
-byte for byte; what counts is what the origin was asked and what the viewer was told."""
+"""Attacks on an edge: smuggling, injection, poisoning, deception, and oversized input. Over real sockets, byte for
+byte; the tests check what the origin received and what the viewer received."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def harness(origin: ScriptedOrigin) -> AsyncIterator[EdgeHarness]:
 
 
 async def told(viewer: Viewer) -> list[Seen]:
-    """All answers until the edge closes."""
+    """All responses until the edge closes."""
     answers = []
     while True:
         try:
@@ -59,7 +59,7 @@ async def told(viewer: Viewer) -> list[Seen]:
 
 
 async def converse(harness: EdgeHarness, data: bytes, size: int = 0) -> list[Seen]:
-    """Send it, in packets of `size` bytes or all at once, half-close, and hear everything."""
+    """Send it, in packets of `size` bytes or all at once, half-close, and read every response."""
     async with await harness.viewer() as viewer:
         hearing = asyncio.create_task(told(viewer))
         try:
@@ -69,7 +69,7 @@ async def converse(harness: EdgeHarness, data: bytes, size: int = 0) -> list[See
                     await asyncio.sleep(0)
             viewer.writer.write_eof()
         except OSError:
-            pass  # refused before it was all said
+            pass  # refused before it was all sent
         return await asyncio.wait_for(hearing, 15)
 
 
@@ -87,7 +87,7 @@ CHUNKED = b"Transfer-Encoding: chunked\r\n"
 EMPTY = b"0\r\n\r\n"
 
 REFUSED = {
-    # Two framings, or one that somebody else could read otherwise.
+    # Two framings, or one that another parser could read differently.
     "CL.TE": post(b"Content-Length: 6\r\n" + CHUNKED, EMPTY + HIDDEN),
     "TE.CL": post(CHUNKED + b"Content-Length: 4\r\n", b"26\r\n" + HIDDEN + b"\r\n" + EMPTY),
     "TE.TE": post(CHUNKED + b"Transfer-Encoding: identity\r\n", EMPTY + HIDDEN),
@@ -171,7 +171,7 @@ REFUSED = {
 }  # fmt: skip
 
 UNDERSTOOD = {
-    # One framing that everybody reads alike; `b"abc"` arrives, then the next request is one of its own.
+    # One framing that every parser reads alike; `b"abc"` arrives, then the next request stands on its own.
     "a length": post(b"Content-Length: 3\r\n", b"abc"),
     "a length with zeros before it": post(b"Content-Length: 0003\r\n", b"abc"),
     "a length with blanks around it": post(b"Content-Length: \t3 \r\n", b"abc"),
@@ -206,7 +206,7 @@ class TestSmuggling:
         answers = await converse(harness, data, size)
         assert [seen.status for seen in answers] == [400]
         assert answers[0].header("connection") == "close"
-        # If the origin was asked at all, it never had the whole of it.
+        # If the origin received the request at all, it never received all of it.
         assert not origin.requests
         assert [record["reason"] for record in harness.records] == ["bad_request"]
         origin.faults.clear()
@@ -233,7 +233,7 @@ class TestSmuggling:
     async def test_a_request_in_the_body_of_one_that_is_refused(
         self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
-        """The body of what is refused at once is not read, and must not be taken for requests either."""
+        """The body of an immediately refused request is not read, and must not be parsed as requests either."""
         for method in (b"GET", b"DELETE", b"OPTIONS", b"CONNECT", b"TRACE"):
             target = b"d.test:443" if method == b"CONNECT" else b"/a"
             head = (
@@ -261,7 +261,7 @@ class TestSmuggling:
     async def test_an_upgrade_is_never_passed_on(
         self, harness: EdgeHarness, origin: ScriptedOrigin, protocol: str
     ) -> None:
-        """Whoever tunnels through the edge would talk to the origin past every gate."""
+        """A viewer that tunnels through the edge would reach the origin without any access check."""
         upgrade = (
             f"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: {protocol}\r\n"
             "HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
@@ -292,7 +292,7 @@ class TestSmuggling:
     async def test_long_pipelines_are_not_long_heads(
         self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
-        """Many requests in one packet, the last one unfinished, are not one head that is too large."""
+        """Many requests in one packet, the last one unfinished, do not count as one head that is too large."""
         await harness.get("/a")
         many = b"GET /a HTTP/1.1\r\nHost: d.test\r\n\r\n" * 2000
         async with await harness.viewer() as viewer:
@@ -336,7 +336,7 @@ class TestInjection:
             assert seen.header("injected") is None
             assert b"\nInjected" not in seen.raw_head
             assert b"\x00" not in seen.raw_head
-            # What RFC 9112 §5 says how to read is read so; the rest is refused.
+            # Where RFC 9112 §5 says how to read it, it is read that way; the rest is refused.
             assert seen.status == (200 if field in (b"X: a\r\n Injected: yes", b"X : yes") else 502)
             assert (await viewer.ask("/a", "d.test")).body == b"this is /a"
 
@@ -412,13 +412,14 @@ UNKEYED = [
     "CloudFront-Forwarded-Proto", "X-Edge-Anything", "Proxy-Authorization", "Content-Type", "Max-Forwards",
 ]  # fmt: skip
 UNVARIED = {
-    # These may reach an origin under legacy settings or always, as on CloudFront; they are its to ignore or to vary on.
+    # These may reach an origin under legacy settings or always, as on CloudFront; the origin may ignore them or vary
+    # on them.
     "X-Forwarded-For", "Origin-Host", "Via", "Content-Type", "Max-Forwards",
 }  # fmt: skip
 
 
 async def echo(asked: Asked, wire: Wire) -> None:
-    """An origin that shows all that it was asked."""
+    """An origin that returns everything that it received."""
     shown = "\n".join([f"{asked.method} {asked.target}", *(f"{n}: {v}" for n, v in asked.headers)]).encode()
     shown += b"\n" + asked.body
     head = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: %d\r\n\r\n" % len(shown)
@@ -505,7 +506,7 @@ class TestPoisoning:
     async def test_connection_takes_away_only_what_is_the_viewers(
         self, origin: ScriptedOrigin, nominated: str
     ) -> None:
-        """`Connection: NAME` removes the viewer's field, never one that the edge adds for its own reasons."""
+        """`Connection: NAME` removes the viewer's field, never one that the edge adds for its own purposes."""
         origin.on("/page", [echo])
         secret = msgspec.structs.replace(origin.origin(), custom_headers=(("X-Secret", "mine"),))
         behavior = Behavior(
@@ -543,7 +544,7 @@ class TestPoisoning:
             assert b"x-tenant: good" in (await harness.get("/page", headers=[("X-Tenant", "good")])).body
 
 
-# -- who is asked ----------------------------------------------------------------------------------------------
+# -- which origin gets the request -----------------------------------------------------------------------------
 
 
 class TestHosts:
@@ -660,7 +661,7 @@ class TestHosts:
 
 
 def half_private(origin: ScriptedOrigin | None = None, *, turned: bool = False, path: str = "") -> Snapshot:
-    """`/private/*` trusts group A and the rest is open; turned round, `/public/*` is open and the rest private."""
+    """`/private/*` trusts group A and the rest is public; reversed, `/public/*` is public and the rest private."""
     behaviors: tuple[Behavior, ...]
     if turned:
         behaviors = (
@@ -710,7 +711,7 @@ ENDS += ["./1", "x/../1", "x/%2e%2e/1", "x%2f..%2f1", "x\\..\\1"]
 
 
 def spellings() -> Iterable[str]:
-    """Ways to write /private/1: straight, from under an open folder, and over the root."""
+    """Ways to write /private/1: directly, from under a public folder, and through the root."""
     for slash, letters, end in itertools.product(SLASHES, LETTERS, ENDS):
         yield f"/{letters}{slash}{end}"
     for slash, up, letters, after in itertools.product(SLASHES, UPS, LETTERS[:3], SLASHES):
@@ -738,7 +739,7 @@ def collapsed(path: str) -> str:
 
 
 SERVERS: dict[str, Callable[[str], str]] = {
-    # How kinds of servers come from a request target to a file. Written anew here: the rule must not judge itself.
+    # How kinds of servers map a request target to a file. Written independently here: the rule must not judge itself.
     "one that decodes nothing": collapsed,
     "nginx, most frameworks": lambda path: collapsed(decoded(path)),
     "a proxy that decodes before such a server": lambda path: collapsed(decoded(collapsed(decoded(path)))),
@@ -766,7 +767,8 @@ def verdict(routing: Routing, target: str, cookie: str = "", method: str = "GET"
 
 @functools.cache
 def judged_spellings() -> list[tuple[str, bool, bool]]:
-    """Every spelling, and whether it is refused where `/private/*` is restricted, and where all but `/public/*` is."""
+    """Every spelling, and whether it is refused where `/private/*` is restricted, and where everything but
+    `/public/*` is."""
     routing, turned = Routing(half_private()), Routing(half_private(turned=True))
     return [
         (target, isinstance(verdict(routing, target), Refusal), isinstance(verdict(turned, target), Refusal))
@@ -789,7 +791,7 @@ class TestDeception:
         assert reached >= (100 if server != "one that decodes nothing" else 10)
 
     def test_what_no_origin_finds_there_is_open(self) -> None:
-        """The other side: the rule refuses nothing but what it must."""
+        """The other side: the rule refuses only what it must."""
         routing = Routing(half_private())
         for target in (
             "/public/a%20b.txt",
@@ -830,12 +832,12 @@ class TestDeception:
         assert isinstance(verdict(Routing(half_private()), "/" + mark * 300), Refusal)
 
     def test_long_names_may_be_asked_for(self) -> None:
-        """The longest key of S3 has 1,024 bytes."""
+        """The longest object key in S3 has 1,024 bytes."""
         for name in ("%E6%97%A5" * 341, "a%20b" * 200, "%41" * 1024, "100%25/" * 100, "a/" * 512):
             assert isinstance(verdict(Routing(half_private()), "/" + name), Plan), name
 
     async def test_over_a_real_edge(self, origin: ScriptedOrigin) -> None:
-        """A few hundred of them through parser, cache and origin client: the origin is not asked at all."""
+        """A few hundred of them through parser, cache and origin client: the origin receives no request at all."""
         targets = [t for t in spellings() if " " not in t][::23]
         async with EdgeHarness(half_private(origin)) as harness, await harness.viewer() as viewer:
             for target in targets:
@@ -867,7 +869,7 @@ class TestDeception:
             assert (await harness.get("/private%2f1")).status == 403
             for _ in range(2):
                 assert (await harness.get(signed("/private%2f1", as_is=True))).body == b"by the letter"
-            # It opens nothing that needs another's: one reading is Alice's to give, the other Bob's.
+            # It does not open what needs another signer's key: one reading is Alice's to grant, the other Bob's.
             seen = await harness.get(signed("/private/..%2fother/1", as_is=True))
             assert seen.status == 403
             assert (await harness.recorded(4))["reason"] == Denial.UNKNOWN_KEY.reason
@@ -910,7 +912,7 @@ class TestDeception:
             assert isinstance(refused, Refusal), (target, resource)
             assert refused.denied is not None
             assert refused.denied.denial is Denial.WRONG_RESOURCE
-        # Whoever may see all of the folder may see this; so may who has signed this very URL.
+        # A viewer that may see the whole folder may see this; so may one with a signature for this exact URL.
         cookie = sign_cookies(
             "http://d.test/private/*", ALICE, expires=int(NOW) + 3600, now=NOW, secure=False
         ).header
@@ -1135,7 +1137,7 @@ class TestOutOfStep:
             try:
                 seen = await viewer.ask("/lie", "d.test", method=method, body=body)
             except (asyncio.IncompleteReadError, ConnectionError):
-                return  # cut: nothing can be out of step on this connection
+                return  # closed: nothing can get out of sync on this connection
             assert (seen.status, seen.body) in ((200, STOWAWAY), (200, b"ok")) or b"STOWAWAY" not in seen.body
             if method == "HEAD":
                 assert not seen.body

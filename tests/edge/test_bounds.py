@@ -1,4 +1,5 @@
-"""What a stranger sends costs what it is worth: lines, numbers, tables, records. Over real sockets if bytes matter."""
+"""Untrusted input costs no more than in proportion to its size: lines, numbers, tables, records. Over real sockets
+where bytes matter."""
 
 from __future__ import annotations
 
@@ -197,7 +198,7 @@ LENGTHS = (HUGE, 1 << 40, (1 << 63) - 1, (1 << 64) - 1, 1 << 50, (1 << 50) + 1)
 
 
 class NoTiers(Tiers):
-    """Tiers with nothing in them, which count how often they are asked."""
+    """Empty tiers that count their lookups."""
 
     def __init__(self) -> None:
         super().__init__(MemoryTier(MIB, MIB), None)
@@ -259,9 +260,9 @@ async def test_an_origin_that_promises_more_than_there_is(
                 await viewer.send(b"GET /liar HTTP/1.1\r\nHost: d.test\r\n" + fields + b"\r\n")
                 received = await viewer.at_end() if not fields else await viewer.reader.read(4096)
                 assert received.startswith(b"HTTP/1.1 ")
-                # Whatever is promised, it is not taken for whole: the connection breaks off.
+                # Whatever length is announced, a part does not pass as the whole: the connection is closed.
                 assert b"ten bytes!" not in received or int_of(received, b"Content-Length") != 10 or fields
-        assert (await harness.get("/a")).status == 200  # the worker goes on
+        assert (await harness.get("/a")).status == 200  # the worker keeps running
 
 
 def int_of(head: bytes, name: bytes) -> int:
@@ -464,11 +465,11 @@ async def test_a_chunk_of_a_request(harness: EdgeHarness, size: bytes) -> None:
     assert (await harness.get("/a")).status == 200
 
 
-# -- what lies on disk -------------------------------------------------------------------------------------------------
+# -- files on disk -----------------------------------------------------------------------------------------------------
 
 
 def forged(tmp_path: Path, key: str, data: bytes, size: int) -> DiskTier:
-    """A tier with a file of this content, which the file system says is of this size."""
+    """A tier with a file of this content, whose size according to the file system is `size`."""
     tier = DiskTier(tmp_path, 1 << 40, lambda key, number, *tags: False, largest=MIB)
     path = tmp_path / name_of(key)
     path.parent.mkdir(parents=True)
@@ -479,7 +480,7 @@ def forged(tmp_path: Path, key: str, data: bytes, size: int) -> DiskTier:
 
 
 def prefix(head: int, body: int) -> bytes:
-    """A prefix that promises a head and a body of these sizes, with the tier's mark."""
+    """A prefix that announces a head and a body of these sizes, with the tier's mark."""
     mark, layout, *_ = PREFIX.unpack(sealed(b"", 0, 0)[: PREFIX.size])
     return PREFIX.pack(mark, layout, head, body, 0, 0)
 
@@ -577,7 +578,8 @@ KEY = LocalSigner("KTEST", generate_private_key("ECDSA-P256"))
 
 
 async def test_a_worker_of_little_memory_stays_small_whatever_viewers_send(tmp_path: Path) -> None:
-    """Every table is filled with the worst keys that viewers and origins can send: the cache, and 30 MiB beside it."""
+    """Every table is filled with the worst keys that viewers and origins can send: the bound is the cache plus 30
+    MiB."""
     memory = 16 * MIB
     async with ScriptedOrigin() as origin:
         open_ = Behavior("/open/*", "scripted", key_cookies=Select("all"), key_query=Select("all"))
@@ -744,7 +746,7 @@ async def test_long_fields_are_cut_and_say_so(origin: ScriptedOrigin, tmp_path: 
     request = head % (b"\xff" * 9000, b'"' * 9000)
     async with EdgeHarness(site(origin.origin()), log=path) as harness:
         async with await harness.viewer() as viewer:
-            for _ in range(again):  # the last of four is answered the quick way
+            for _ in range(again):  # the fast path answers the last of four
                 await viewer.send(request)
                 assert (await viewer.answer()).status == 200
         await harness.recorded(again)
@@ -799,7 +801,7 @@ async def test_an_answer_in_chunks_of_one_byte(origin: ScriptedOrigin, harness: 
 
 
 def test_compressing_nothing_of_what_an_origin_sent() -> None:
-    """No answer is ever decompressed: a bomb is passed on as it came."""
+    """No response is ever decompressed: a decompression bomb is passed on unchanged."""
     from keyfront.edge.rules import encoding
 
     bomb = zlib.compress(bytes(MIB))
@@ -808,7 +810,7 @@ def test_compressing_nothing_of_what_an_origin_sent() -> None:
 
 
 def test_what_the_largest_head_costs_end_to_end() -> None:
-    """The rules together, on as many lines as there may be: 10 ms at the very most, on a slow machine too."""
+    """All rules together, on the maximum number of lines: at most 10 ms, even on a slow machine."""
     from fuzz.cost import RULES
 
     headers = [(b"connection", b"x%d" % n) for n in range(MAX_LINES_OF_ONE)]

@@ -1,4 +1,5 @@
-"""The memory tier and the flights: what is kept, what goes first, and how viewers read a body that still grows."""
+"""The memory tier and the fills in flight: what is stored, what is evicted first, and how viewers read a growing
+body."""
 
 import asyncio
 
@@ -206,7 +207,7 @@ class TestFlight:
         for _ in range(20):
             await asyncio.sleep(0)
         assert not flight.shared
-        assert produced <= 2  # the window, and not a chunk more, ahead of the slow one
+        assert produced <= 2  # the window, and not one chunk more, ahead of the slow one
         assert len(await collect(flight, slow)) == len(await fast_task) == 20 * len(chunk)
         await task
         assert flight.whole is None

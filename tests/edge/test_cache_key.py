@@ -1,4 +1,5 @@
-"""The grammar of cache keys: what is built can be taken apart, no two keys are alike, and one file knows how."""
+"""The grammar of cache keys: every key that is built can be parsed, no two keys are alike, and only one file knows
+the format."""
 
 from __future__ import annotations
 
@@ -117,7 +118,7 @@ TAKES_APART = {
 
 
 def knows_the_grammar(node: ast.AST) -> bool:
-    """Does this expression spell a part of a cache key, or look for the line break between two of them?"""
+    """Whether this expression writes a part of a cache key, or searches for the line break between two parts."""
     match node:
         case ast.JoinedStr(values=values):
             return any(isinstance(each, ast.Constant) and _opens_a_part(each.value) for each in values)

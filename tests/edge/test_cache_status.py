@@ -1,4 +1,5 @@
-"""Fields that CloudFront does not know: CDN-Cache-Control and Cache-Status, and the structured fields below them."""
+"""Fields that CloudFront does not have: CDN-Cache-Control and Cache-Status, and the structured fields beneath
+them."""
 
 from __future__ import annotations
 
@@ -90,21 +91,21 @@ class TestCdnCacheControl:
             ([(FOR_CDNS, b"no-store"), (FOR_ALL, b"max-age=60")], None),
             ([(FOR_CDNS, b"private"), (FOR_ALL, b"public, max-age=60")], None),
             ([(FOR_CDNS, b"max-age=60, s-maxage=7")], 7),
-            # Of the wrong type (RFC 9213 §2.1): a Date is no number, a Display String no field name.
+            # Of the wrong type (RFC 9213 §2.1): a Date is not a number, a Display String is not a field name.
             ([(FOR_CDNS, b"max-age=@60, s-maxage=7")], 7),
             ([(FOR_CDNS, b'max-age=60, x-note=%"f%c3%bc"'), (FOR_ALL, b"no-store")], 60),
-            # Nothing else counts beside it, not even where it says nothing of its own.
+            # No other field counts beside it, not even where it sets nothing itself.
             ([(FOR_CDNS, b"must-revalidate"), (FOR_ALL, b"max-age=60")], 500),
             ([(FOR_CDNS, b"public"), (b"expires", b"Thu, 01 Jan 1970 00:00:00 GMT")], 500),
             ([(FOR_CDNS, b"max-age=60"), (b"expires", b"0")], 60),
             ([(FOR_CDNS, b"max-age=60"), (FOR_CDNS, b"no-store")], None),
-            # Wrong values are left out one by one ...
+            # Wrong values are ignored one by one ...
             ([(FOR_CDNS, b'max-age="60"'), (FOR_ALL, b"max-age=9")], 500),
             ([(FOR_CDNS, b"max-age=6.5, s-maxage=7")], 7),
             ([(FOR_CDNS, b"max-age=-1"), (FOR_ALL, b"max-age=9")], 500),
             ([(FOR_CDNS, b"max-age, no-store=?0"), (FOR_ALL, b"max-age=9")], 500),
             ([(FOR_CDNS, b"no-store=1, max-age=60")], 60),
-            # ... what is malformed or empty is not there.
+            # ... a malformed or empty field counts as absent.
             ([(FOR_CDNS, b"Max-Age=60"), (FOR_ALL, b"max-age=9")], 9),
             ([(FOR_CDNS, b"max-age=60,"), (FOR_ALL, b"no-store")], None),
             ([(FOR_CDNS, b""), (FOR_ALL, b"max-age=9")], 9),

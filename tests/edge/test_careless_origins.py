@@ -1,6 +1,6 @@
-"""Paths at real origins that read them carelessly: nginx with `$uri` in proxy_pass and rewrite before Python's
-http.server, http.server itself, Flask's static files. Each is first asked directly,
-so that it is known to be careless."""
+"""Paths at real origins that parse them carelessly: nginx with `$uri` in proxy_pass and rewrite in front of Python's
+http.server, http.server itself, Flask's static files. Each is first requested directly, to establish that it is
+careless."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one worker has seen changed at an origin, all workers of the machine forget."""
+"""When one worker sees a change at an origin, all workers of the machine forget the old response."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_what_is_told_is_heard_once_by_all_others(tmp_path: Path) -> None:
     two.append("E/c", "")
     assert one.poll() == [("E/c", "")]
     assert three.poll() == [*told, ("E/c", "")]
-    assert PurgeLog(tmp_path / "changes").poll() == []  # what is new starts with nothing to forget
+    assert PurgeLog(tmp_path / "changes").poll() == []  # a new worker starts with nothing to forget
     for each in (one, two, three):
         each.close()
     assert oct(os.stat(tmp_path / "changes").st_mode & 0o777) == "0o600"
@@ -76,7 +76,7 @@ def test_half_a_line_spoils_no_other(tmp_path: Path) -> None:
     path = tmp_path / "changes"
     one, two = PurgeLog(path), PurgeLog(path)
     with open(path, "ab") as file:
-        file.write(b'\n["killed","E/a')  # what a killed worker left
+        file.write(b'\n["killed","E/a')  # left behind by a killed worker
         file.flush()
         assert two.poll() == []
         one.append("E/b", "")

@@ -1,4 +1,5 @@
-"""Compression at the edge: what is compressed for whom, what the headers say then, and that the bytes come back."""
+"""Compression at the edge: which responses are compressed for which viewers, the resulting headers, and that the
+bytes decompress correctly."""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ def undo(coding: bytes, body: bytes) -> bytes:
 
 
 def text(size: int) -> bytes:
-    """So many bytes of something like text."""
+    """That many bytes of text-like data."""
     line = b"".join(b"%d bottles of beer on the wall, " % n for n in range(2000))
     return (line * (size // len(line) + 1))[:size]
 
@@ -176,7 +177,7 @@ class TestHeaders:
         assert meta is not None
         tag = b'W/"v1"' if coding != IDENTITY else b'"v1"'
         assert dict(meta.headers)[b"etag"] == tag
-        # The origin is asked with its own tag.
+        # The conditional request uses the origin's own tag.
         assert freshness.revalidation_headers(meta) == [(b"if-none-match", b'"v1"')]
         for said in ([], [(b"etag", b'"v1"')], [(b"vary", b"Cookie"), (b"content-md5", b"y")]):
             renewed = freshness.revalidated(BOTH, meta, said, 200.0, 200.0, [])
@@ -286,7 +287,7 @@ class TestTheWork:
         body = [text(INLINE + 1)]
         made = [compressors.encoded(answer_of(body), b"br") for _ in range(MOST + 1)]
         assert [coding for _, coding in made] == [b"br"] * MOST + [IDENTITY]
-        # What is small is compressed all the same.
+        # A small body is compressed too.
         _, coding = compressors.encoded(answer_of([text(INLINE)]), b"br")
         assert coding == b"br"
         await made[0][0].aclose()
@@ -344,7 +345,7 @@ class TestThroughTheEdge:
                         assert seen.header("transfer-encoding") is None
                 assert origin.requests[-1].header("accept-encoding") == sent
             assert len(origin.requests) == 4
-            # Who says nothing shares with who takes nothing.
+            # A viewer without the header shares with one that accepts nothing.
             assert (await harness.get("/a")).x_cache == "Hit"
 
     async def test_legacy_settings_know_gzip_only(self, origin: ScriptedOrigin) -> None:
@@ -387,7 +388,7 @@ class TestThroughTheEdge:
                 assert (seen.x_cache, brotli.decompress(seen.body)) == ("Miss", BODY)
 
     async def test_nothing_is_compressed_where_caching_is_disabled(self, origin: ScriptedOrigin) -> None:
-        # The compiler drops Compress there; the origin is told what the viewer takes all the same.
+        # The compiler drops Compress there; the origin still receives the viewer's Accept-Encoding.
         async with EdgeHarness(compressing(origin, max_ttl=0, default_ttl=0, compress=False)) as harness:
             assert (await harness.get("/a", headers=accepting("br"))).body == BODY
 
@@ -449,7 +450,7 @@ class TestThroughTheEdge:
             assert (part.status, part.body) == (206, whole.body[10:20])
             assert part.header("content-range") == f"bytes 10-19/{len(whole.body)}"
             assert part.header("content-encoding") == "br"
-            # Weak tags make no If-Range: the whole body comes.
+            # Weak tags cannot be used in If-Range: the whole body is sent.
             again = [("Range", "bytes=10-19"), ("If-Range", 'W/"v1"')]
             assert (await harness.get("/a", headers=accepting("br", *again))).body == whole.body
             plain = await harness.get("/a")

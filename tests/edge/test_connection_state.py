@@ -1,6 +1,6 @@
-"""The table of a connection's states, and the moves that connections make.
+"""The state table of a connection, and the transitions that connections make.
 
-Connections here have a transport that keeps what it is given, and a loop, but no socket.
+Connections here have a transport that records what it is given, and a loop, but no socket.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PACKETS = (
 
 
 class KeepingTransport(asyncio.Transport):
-    """Keeps what is written, and calls the protocol as an event loop would."""
+    """Records what is written, and calls the protocol as an event loop would."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class KeepingTransport(asyncio.Transport):
 
 
 class SlowEdge(Edge):
-    """An edge that has its replies when it is told so, and fails some."""
+    """An edge that completes its replies on demand, and fails some."""
 
     def __init__(self, chance: random.Random) -> None:
         super().__init__(EdgeSettings(memory=1 << 20, max_object=1 << 18), AccessLog(None))
@@ -127,7 +127,7 @@ class SlowEdge(Edge):
 
 @pytest.fixture
 def moves(monkeypatch: pytest.MonkeyPatch) -> set[tuple[State, State]]:
-    """All the moves that are made while a test runs."""
+    """All transitions made while a test runs."""
     made: set[tuple[State, State]] = set()
     move = Connection._move
 
@@ -163,7 +163,7 @@ async def test_a_move_that_is_not_in_the_table_raises(before: State) -> None:
 
 
 def test_the_state_is_changed_in_one_place() -> None:
-    """A write around the table would be a move that nobody checks."""
+    """A write that bypasses the table would be an unchecked transition."""
     tree = ast.parse(Path(connections.__file__).read_text())
     writers = [
         function.name
@@ -242,7 +242,8 @@ class ReadingEdge(SlowEdge):
 
 @pytest.mark.parametrize("lines", [b"", b"Connection: close\r\n"])
 async def test_a_body_that_breaks_its_framing_is_refused_at_once(lines: bytes) -> None:
-    """On the last request of a connection, too: its reader waited for the rest until the upload was cut as stuck."""
+    """On the last request of a connection, too: previously, its reader waited for the rest until the upload was
+    closed as stuck."""
     edge = ReadingEdge(random.Random(0))
     connection = Listener(edge)()
     transport = KeepingTransport(connection)
@@ -260,7 +261,7 @@ async def test_a_body_that_breaks_its_framing_is_refused_at_once(lines: bytes) -
 
 
 async def test_a_refusal_is_sent_once() -> None:
-    """The transport may have had no room when the refusal was written, and say so when it has."""
+    """The transport may have been full when the refusal was written, and may call `resume_writing` later."""
     edge = SlowEdge(random.Random(0))
     connection = Listener(edge)()
     transport = KeepingTransport(connection)

@@ -1,4 +1,5 @@
-"""The disk tier: what is believed, what is not, who may write when, and what is left after the worst."""
+"""The disk tier: which files it trusts and which it does not, who may write when, and what survives the worst
+case."""
 
 from __future__ import annotations
 
@@ -65,7 +66,7 @@ def none() -> Headers:
 
 
 def aged(path: Path, seconds: float) -> None:
-    """As if the file had last been used then, by the kernel that runs."""
+    """Make the file look as if it was last used at that time, under the running kernel."""
     then = int(time.time() - seconds) * 10**9 + boot_mark()
     os.utime(path, ns=(then, then))
 
@@ -84,7 +85,7 @@ Opens = Callable[..., DiskTier]
 
 @pytest.fixture
 def opened(folder: Path) -> Iterator[Opens]:
-    """Opens tiers on the folder, and closes them in the end."""
+    """Opens tiers on the folder, and closes them at the end."""
     tiers: list[DiskTier] = []
 
     def open_one(capacity: int = 64 << 20, ended: Ended = never_ended) -> DiskTier:
@@ -97,7 +98,7 @@ def opened(folder: Path) -> Iterator[Opens]:
 
 
 def flushed(tier: DiskTier) -> DiskTier:
-    """The tier, once all that waited is written."""
+    """The tier, once all pending writes are done."""
     done = threading.Event()
     tier.submit(0, done.set)
     assert done.wait(10)
@@ -185,7 +186,7 @@ class TestEntries:
             assert (found.key, found.body) == ("E/a", tongue)
         assert tier.find("E/a", asks(b"en")) is None
         assert tier.find("E/a", list) is None
-        # What varies otherwise, or not at all, takes the place of all of them.
+        # A response with another Vary, or none, replaces all of them.
         tier.put(stored(body=b"all"), 1.0)
         assert flushed(tier).find("E/a", none).body == b"all"  # type: ignore[union-attr]
         # And a new signpost leads to no old variant.
@@ -414,7 +415,7 @@ class TestRoom:
         for number in range(90):
             aged(tier.folder / name_of(f"E/{number}"), -400 * 86400)
         for number in (0, 89):
-            assert tier.find(f"E/{number}", none) is not None  # used, and noted when
+            assert tier.find(f"E/{number}", none) is not None  # used, and the time of use recorded
         self.fill(tier, 100, 20)
         self.settled(tier)
         assert all(tier.find(f"E/{number}", none) is not None for number in (0, 89, 100))
@@ -461,7 +462,7 @@ class TestRoom:
         one.account(0, flush=True)
         two.account(0, flush=True)
         assert two.used == self.there(two)
-        self.fill(two, 0, 50)  # in the place of the others
+        self.fill(two, 0, 50)  # replacing the others
         two.account(0, flush=True)
         assert two.used == self.there(two)
 
@@ -479,7 +480,7 @@ class TestFailure:
     def test_a_full_disk_is_one_warning_and_nothing_stored(
         self, opened: Opens, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """The limit on a file's size stands in for the disk's: writing fails in the same place, in the same way."""
+        """The limit on a file's size simulates a full disk: writing fails in the same place, in the same way."""
         tier = opened()
         tier.put(stored("E/before"), 1.0)
         flushed(tier)
@@ -556,7 +557,7 @@ class TestFailure:
                 case "link":
                     path.symlink_to(elsewhere)
                 case "socket":
-                    monkeypatch.chdir(path.parent)  # the name of a socket is short
+                    monkeypatch.chdir(path.parent)  # a socket's name must be short
                     listener.bind(path.name)
                 case "folder":
                     path.mkdir()
@@ -614,7 +615,7 @@ class TestFailure:
         tier = DiskTier(folder, 64 << 20, never_ended, clock=lambda: now)
         tier.mark_changed("E/a", 5000.0)
         tier.put(stored("E/a"), 999.0)
-        assert flushed(tier).find("E/a", none) is None  # who knows when that was
+        assert flushed(tier).find("E/a", none) is None  # its time is unknown
         tier.put(stored("E/a"), 1001.0)
         assert flushed(tier).find("E/a", none) is not None
         tier.close()
@@ -700,7 +701,7 @@ while True:
 
 
 def body_for(key: str, size: int) -> bytes:
-    """What belongs to a key, in that size: so that any mixture can be seen."""
+    """A body for a key, of that size, in which any mixture with another body is detectable."""
     return (f"{key}/{size}|".encode() * (size // 4 + 1))[:size]
 
 

@@ -1,7 +1,7 @@
-"""The edge's files on a disk that fails at every single call: the cache on disk, the access log, the change notices.
+"""The edge's files on a disk that fails at every single call: the disk cache, the access log, the change notices.
 
-No failure of the disk is a failure of the edge. What is found is what was put, or nothing; nothing older comes back;
-when the disk works again, so does the tier.
+No disk failure makes the edge fail. A lookup finds what was stored, or nothing; nothing older reappears; when the
+disk works again, so does the tier.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def evicted(tier: DiskTier) -> DiskTier:
 
 
 def awake(tier: DiskTier) -> DiskTier:
-    """The tier after its rest."""
+    """The tier after its pause."""
     evicted(flushed(tier))
     tier._resting_until = 0.0
     return tier
@@ -67,7 +67,7 @@ def test_storing_finding_and_dropping(tmp_path: Path) -> None:
             assert seen is None or seen.body in (b"old", b"new")
         awake(tier)
         found = tier.find("E/a", none)
-        # A removal that fails too leaves the old one: the disk does not let go of it.
+        # If the removal fails too, the old one stays: the disk refuses to delete it.
         assert found is None or found.body == b"new" or disk.struck
         tier.put(stored("E/b", b"later"), 3.0)
         after = flushed(tier).find("E/b", none)
@@ -98,7 +98,7 @@ def test_variants_slices_and_signs(tmp_path: Path) -> None:
             done = asyncio.run(slice_of(tier, b"slice" * 1000))
             tier.mark_changed("E/s", 5.0)
             found = tier.slice("E/f\n0", 5000)
-            with contextlib.suppress(OSError):  # which cuts the answer
+            with contextlib.suppress(OSError):  # which aborts the response
                 assert found is None or b"".join(found) == b"slice" * 1000
             flushed(tier)
         assert done or disk.struck
@@ -112,7 +112,7 @@ def test_variants_slices_and_signs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("entries", [0, 1, 12])
 def test_eviction(tmp_path: Path, entries: int) -> None:
-    """Also of an empty folder, which is what a tier finds that has never been able to write."""
+    """Also for an empty folder, which a tier has that was never able to write."""
     for disk in failing_disks(
         ("full once", "full from then on", "broken once", "no descriptors"), reads=True, threads=True
     ):
@@ -136,7 +136,7 @@ def test_eviction(tmp_path: Path, entries: int) -> None:
 
 
 def test_a_full_disk_with_nothing_of_ours_on_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The instance of the issue: ENOSPC squeezes a tier that holds nothing."""
+    """The reported case: ENOSPC triggers an eviction in a tier that holds nothing."""
     tier = DiskTier(tmp_path / "cache", 64 << 20, never_ended)
     tier._failed("written", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     evicted(tier)
@@ -264,8 +264,8 @@ def test_the_access_log(tmp_path: Path) -> None:
 
 
 def test_an_access_log_that_nobody_writes_to_any_more_recovers(tmp_path: Path) -> None:
-    """`/healthz` takes a machine with a full disk out of service, so no request comes that would find out that there
-    is room again."""
+    """`/healthz` takes a machine with a full disk out of service, so no request arrives that would discover that
+    there is space again."""
     path = tmp_path / "logs" / "access.jsonl"
 
     async def scenario() -> None:

@@ -1,4 +1,4 @@
-"""Where origins may be: the rule by itself, and at the connections of an edge."""
+"""Where origins may be: the rule in isolation, and at an edge's connections."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ async def status_of(origins: Origins, origin: Origin) -> int | str:
     return reply.status
 
 
-# What getaddrinfo takes for 127.0.0.1 (inet_aton), and names of this machine.
+# What getaddrinfo accepts as 127.0.0.1 (inet_aton), and names of this machine.
 SPELLINGS = [
     "127.0.0.1",
     "127.1",
@@ -279,7 +279,7 @@ async def test_metadata_is_never_connected_to(address: str, monkeypatch: pytest.
 
 
 def resolves(monkeypatch: pytest.MonkeyPatch, name: str, answers: list[list[str]]) -> None:
-    """Let the resolver give these addresses for `name`, one answer after the other."""
+    """Make the resolver return these addresses for `name`, one answer after the other."""
     resolver = socket.getaddrinfo
 
     def resolve(host: str, port: int, *given: Any, **named: Any) -> Any:
@@ -305,7 +305,7 @@ async def test_of_several_addresses_the_permitted_ones_are_used(monkeypatch: pyt
 
 
 async def test_a_name_that_is_bound_again_is_judged_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DNS rebinding: a good answer first, and an inward one once that has lapsed."""
+    """DNS rebinding: first a permitted answer, then an internal one once the first has expired."""
     async with ScriptedOrigin() as scripted:
         scripted.on("/", answer(200, b"inside", [("Connection", "close")]))
         monkeypatch.setattr("keyfront.edge.origin.connect.NAME_TTL", 0.0)
@@ -320,7 +320,7 @@ async def test_a_name_that_is_bound_again_is_judged_again(monkeypatch: pytest.Mo
 
 
 async def test_a_connection_of_the_operator_s_own_is_not_given_away() -> None:
-    """The pool of a connection that was not judged is another one than that of one that must be."""
+    """An unchecked connection and one that must be checked belong to different pools."""
     async with ScriptedOrigin() as scripted:
         origins = Origins(egress=Egress(INWARD))
         try:

@@ -1,4 +1,4 @@
-"""Errors: how long they are remembered, what a viewer sees in their place, and when the second origin is asked."""
+"""Errors: how long they are cached, what a viewer gets in their place, and when the second origin is tried."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def spare() -> AsyncIterator[ScriptedOrigin]:
 
 
 def quick(origin: ScriptedOrigin, **members: Any) -> Any:
-    """An origin that is asked once."""
+    """An origin that is tried once."""
     terms = {"connection_attempts": 1, "connection_timeout": 5.0, "read_timeout": 5.0}
     return origin.origin(**(terms | members))
 
@@ -56,7 +56,7 @@ def request_id(seen: Seen) -> bytes:
     return found[1]
 
 
-# How an origin can fail before its head is whole, and what the viewer gets.
+# How an origin can fail before its head is complete, and what the viewer gets.
 FAILURES = [
     ("hangs up", [CLOSE], 502),
     ("resets", [RESET], 502),
@@ -83,7 +83,7 @@ class TestFailuresAreRemembered:
             second = await harness.get("/a")
             assert (second.status, second.x_cache) == (status, "Error")
             assert len(origin.requests) == 1
-            # Each viewer reads its own request id.
+            # Each viewer gets its own request id.
             for seen in (first, second):
                 assert request_id(seen).decode() == seen.header("x-amz-cf-id")
             records = [await harness.recorded(1), await harness.recorded(2)]
@@ -142,7 +142,7 @@ class TestFailuresAreRemembered:
             assert len(origin.requests) == 1
             assert (await harness.get("/b")).status == 502
             assert len(origin.requests) == 2
-            # What is not cached is not remembered either.
+            # A response that is not cacheable is not cached as an error either.
             for _ in range(2):
                 assert (await harness.get("/a", method="POST", body=b"x")).status == 502
             assert len(origin.requests) == 4
@@ -307,7 +307,7 @@ class TestCustomErrorResponses:
             async with await harness.viewer() as viewer:
                 seen = await viewer.ask("/a", "d.test", method="HEAD")
                 assert (seen.status, seen.header("content-length")) == (404, "15")
-                # The connection is in order.
+                # The connection is intact.
                 assert (await viewer.ask("/page", "d.test")).body == b"<h1>pretty</h1>"
         assert [asked.method for asked in origin.requests] == ["HEAD", "GET"]
 
@@ -333,7 +333,7 @@ class TestCustomErrorResponses:
             for _ in range(2):
                 seen = await harness.get("/a")
                 assert (seen.status, seen.body, seen.x_cache) == (404, b"no page here", "Error")
-            # A page that is its own error's page is asked for once.
+            # An error page that itself fails is requested once.
             seen = await harness.get("/page")
             assert (seen.status, seen.body) == (404, b"no page here")
         assert [asked.target for asked in origin.requests] == ["/a", "/page"]
@@ -387,9 +387,9 @@ class TestCustomErrorResponses:
                 seen = await harness.get(target, headers=[("Cookie", "CloudFront-Signature=secret; a=b")])
                 assert (seen.status, seen.body, seen.x_cache) == (200, b"<h1>pretty</h1>", "Error")
                 assert (await harness.recorded(number))["reason"] == reason
-            # A method that is not allowed, too.
+            # Also for a method that is not allowed.
             assert (await harness.get("/a", method="POST", body=b"x")).body == b"<h1>pretty</h1>"
-        # The page was asked for without the viewer's cookies, once.
+        # The page was requested without the viewer's cookies, once.
         assert [asked.header("cookie") for asked in origin.requests] == [None]
 
     async def test_a_disabled_distribution_asks_for_no_page(self, origin: ScriptedOrigin) -> None:
@@ -423,7 +423,7 @@ class TestFailover:
             assert (seen.status, seen.body, seen.x_cache) == (200, b"spare", "Miss")
             assert (await harness.get("/a")).x_cache == "Hit"
         assert len(origin.requests) == len(spare.requests) == 1
-        # Each origin is called by its own name.
+        # Each origin is addressed by its own name.
         assert [asked.header("host") for asked in (*origin.requests, *spare.requests)] == [
             f"127.0.0.1:{origin.port}",
             f"127.0.0.1:{spare.port}",

@@ -1,5 +1,5 @@
-"""The fast path answers as the slow path does: every case is played to two edges, of which one never learns, and
-answers and access records are compared."""
+"""The fast path answers as the slow path does: every case runs on two edges, one of which never learns, and the
+responses and access records are compared."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class Pair:
             harness.edge.use(made)
 
     async def ask(self, raw: bytes, answers: int = 1, method: str = "GET") -> list[Seen]:
-        """Send the same bytes to both; the answers, which must be alike, and so must be their records."""
+        """Send the same bytes to both. Returns the responses, which must be alike, as must their records."""
         seen: list[list[Seen]] = []
         for harness, viewer in zip((self.fast, self.plain), self.viewers, strict=True):
             before = len(harness.records)
@@ -167,7 +167,7 @@ def signed(pair: Pair, path: str, signer: Any = ALICE, seconds: int = 600, **ter
 
 
 async def taken(pair: Pair, ask: Callable[[], Any], times: int = 3) -> None:
-    """Ask until the fast path is taken; it must be."""
+    """Repeat the request until it takes the fast path, as it must."""
     for _ in range(times):
         await ask()
     assert pair.fast_hits > 0
@@ -210,7 +210,7 @@ class TestPathsThatReadTwoWays:
             assert (await pair.get("/v/1", "X-Other: 1")).status == 200
 
         await taken(pair, ask)
-        # The site restricts a path, so nobody's override is sent on; it makes an entry of its own all the same.
+        # The site restricts a path, so no viewer's override is forwarded; it still makes an entry of its own.
         for _ in range(3):
             seen = await pair.get("/v/1", "X-Original-URL: /a/1")
             assert seen.body == b"the object /v/1"
@@ -284,7 +284,7 @@ async def test_cookies_are_judged_at_every_request(pair: Pair, own: str) -> None
         for _ in range(4):
             assert (await pair.get(path + own, header)).status == 200
         assert pair.fast_hits > before
-    # Others know the URL now, but have no cookie, or one that is spoilt.
+    # Other viewers know the URL now, but have no cookie, or a corrupted one.
     for other in ("X-None: 1", header[:-3] + "AAA", "Cookie: a=b"):
         for _ in range(3):
             assert (await pair.get("/a/1" + own, other)).status == 403
@@ -344,7 +344,7 @@ async def test_what_is_in_the_cache_key(pair: Pair, origin: ScriptedOrigin) -> N
     for query in ("?a=1", "?a=2"):
         for _ in range(3):
             await pair.get("/z/1" + query, "Accept-Encoding: gzip")
-    # For two edges: gzip, br, neither; with each query gzip; and three cookies, of which one is none.
+    # For two edges: gzip, br, neither; with each query gzip; and three cookie variants, one of which is no cookie.
     assert len([asked for asked in origin.requests if asked.target == "/z/1"]) == 2 * (3 + 2)
     assert len([asked for asked in origin.requests if asked.target == "/c/1"]) == 2 * 3
 
@@ -373,7 +373,7 @@ ORIGINS: tuple[list[str], ...] = (
 async def test_a_response_headers_policy_says_the_same_on_every_way(
     pair: Pair, origin: ScriptedOrigin, prefix: str
 ) -> None:
-    """A miss goes the long way; the hits after it come with the same headers, whoever has asked between them."""
+    """A miss takes the slow path; the hits after it get the same headers, whatever was requested in between."""
     changing = ("age", "date", "x-cache", "x-amz-cf-id", "via")
     missed: list[list[tuple[str, str]]] = []
     for number, headers in enumerate(ORIGINS):
@@ -414,7 +414,7 @@ async def test_a_large_body(pair: Pair) -> None:
 
 
 class TestFraming:
-    """What comes in one read need not be one request, and must never be taken for one."""
+    """The bytes of one read need not be one request, and must never be treated as one."""
 
     GET = b"GET /open HTTP/1.1\r\nHost: d.test\r\n\r\n"
 
@@ -449,7 +449,7 @@ class TestFraming:
         assert pair.fast_hits > before
 
     async def test_the_rest_of_a_body_is_no_request(self, pair: Pair, origin: ScriptedOrigin) -> None:
-        """The body of a request looks like a request that the fast path knows, and arrives in a packet of its own."""
+        """The body of a request looks like a request that the fast path knows, and arrives in its own packet."""
         for _ in range(3):
             await pair.ask(self.GET)
         before = pair.fast_hits
@@ -530,7 +530,7 @@ class TestFraming:
 
 
 async def test_a_viewer_that_does_not_read_stops_the_edge(pair: Pair) -> None:
-    """The fast path goes no further than the slow path when nobody takes its answers."""
+    """The fast path does not get further ahead than the slow path when the viewer does not read."""
     get = b"GET /big HTTP/1.1\r\nHost: d.test\r\n\r\n"
     for _ in range(3):
         await pair.ask(get)
@@ -558,7 +558,7 @@ TEXT = st.text(st.characters(codec="latin-1", exclude_characters="\r\n\0"), max_
     tls=TEXT,
 )
 def test_a_record_made_of_pieces_is_the_encoders(agent: str, referer: str, path: str, tls: str) -> None:
-    """Whatever is in them, the pieces come to a line that reads back as it was meant."""
+    """Whatever the fields contain, the pieces form a line that parses back to the original values."""
     edge = Edge(EdgeSettings(), AccessLog(None))
 
     edge.use(site(Origin("o", "127.0.0.1")))

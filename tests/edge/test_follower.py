@@ -1,4 +1,4 @@
-"""What a worker does besides answering."""
+"""What a worker does besides answering requests."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def many(count: int, number: int) -> Snapshot:
 
 
 async def test_a_worker_beats_while_it_takes_over_a_large_snapshot(tmp_path: Path) -> None:
-    """Ten thousand distributions take seconds, and on a busy machine longer than a stuck worker is allowed."""
+    """Ten thousand distributions take seconds, and on a busy machine longer than the limit for a stuck worker."""
     board = Board.create(1)
     ports = Ports(Inherited(board=board.fd, slots=1, slot=0, http=()))
     edge = Edge(EdgeSettings(), AccessLog(None))

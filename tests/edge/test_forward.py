@@ -1,4 +1,4 @@
-"""What crosses the edge, and what makes the key: tables of cases, each with the section that it shows."""
+"""What is forwarded in either direction, and what makes the key: tables of cases, each with its section."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def but(*names: str) -> Select:
 
 
 def keyed_on(*names: str, legacy: bool = False) -> Behavior:
-    """Listed headers, in the key and so also forwarded."""
+    """Listed headers, in the key and therefore also forwarded."""
     return behavior(legacy, key_headers=only(*names), forward_headers=only(*names))
 
 
@@ -59,7 +59,7 @@ def request(headers: Headers | None = None, method: str = "GET", **members: Any)
 def sent(
     asked: Request, of: Behavior, origin: Origin = ORIGIN, restricted: bool | None = None
 ) -> dict[bytes, list[bytes]]:
-    """What goes to the origin, by name."""
+    """The headers sent to the origin, by name."""
     by_name: dict[bytes, list[bytes]] = {}
     for name, value in origin_headers(
         of,
@@ -95,11 +95,11 @@ async def a_body() -> AsyncIterator[bytes]:
         (only("a"), "aa=1&a.b=2", ""),
         (only("a"), "x=1;a=2", ""),  # & is the only delimiter
         (only("x"), "x=1;a=2", "x=1;a=2"),
-        (only("a"), "%61=1", ""),  # names are compared as they are
+        (only("a"), "%61=1", ""),  # names are compared without decoding
         (only("a"), "a=1=2?3", "a=1=2?3"),
         (only("a"), "&&a=1&&", "a=1"),
         (but("a"), "b=2&a=1&c", "b=2&c"),
-        (but("a"), "%61=1", "%61=1"),  # and so it is in the key as well
+        (but("a"), "%61=1", "%61=1"),  # and the same in the key
         (but("a"), "a=1", ""),
         (but("a"), "", ""),
     ],
@@ -326,7 +326,7 @@ def test_user_agent(of: Behavior, expected: bytes) -> None:
         ([], b"192.0.2.7"),
         ([b"10.0.0.1"], b"10.0.0.1,192.0.2.7"),
         ([b"10.0.0.1, 10.0.0.2 "], b"10.0.0.1, 10.0.0.2,192.0.2.7"),
-        ([b"10.0.0.1", b"10.0.0.2"], b"10.0.0.1,10.0.0.2,192.0.2.7"),  # one line, the edge's word last
+        ([b"10.0.0.1", b"10.0.0.2"], b"10.0.0.1,10.0.0.2,192.0.2.7"),  # one line, the edge's value last
         ([b""], b"192.0.2.7"),
     ],
 )
@@ -403,7 +403,7 @@ def test_unkeyed_headers_that_rewrite_the_request_do_not_reach_what_is_stored(na
     listed = keyed_on(name.decode(), legacy=True)
     assert sent(request([(name, b"v")]), listed)[name] == [b"v"]
     assert key_suffix(listed, request([(name, b"v")]), "") != key_suffix(listed, request(), "")
-    # What will not be stored poisons nobody.
+    # A response that will not be stored cannot poison the cache.
     assert sent(request([(name, b"v")], "POST"), LEGACY)[name] == [b"v"]
     assert sent(request([(name, b"v")]), behavior(True, max_ttl=0, default_ttl=0))[name] == [b"v"]
 
@@ -412,7 +412,7 @@ def test_unkeyed_headers_that_rewrite_the_request_do_not_reach_what_is_stored(na
     "of", [LEGACY, keyed_on("x-a", legacy=True), behavior(key_headers=only("x-a"), forward_headers=ALL)]
 )
 def test_a_nominated_header_is_neither_sent_nor_keyed(of: Behavior) -> None:
-    """RFC 9110 §7.6.1; and what is not sent must not be in the key, or its key is poisoned."""
+    """RFC 9110 §7.6.1; and what is not forwarded must not be in the key, or the key can be poisoned."""
     asked = request(
         [(b"connection", b"keep-alive, X-A , x-forwarded-for"), (b"x-a", b"1"), (b"x-forwarded-for", b"9")]
     )
@@ -465,7 +465,7 @@ SIGNED = b"b=2; CloudFront-Policy=p; a=1"
         (behavior(forward_cookies=only("c")), False, None),
         (behavior(forward_cookies=ALL, max_ttl=0), True, [b"a=1; b=2"]),
         (behavior(forward_cookies=ALL, restricted=True, max_ttl=0), None, [b"a=1; b=2"]),
-        # Nothing is stored, no signature was needed: cookies like any other.
+        # Nothing is stored, no signature was required: ordinary cookies.
         (behavior(forward_cookies=ALL, max_ttl=0), False, [b"CloudFront-Policy=p; a=1; b=2"]),
     ],
 )
@@ -513,7 +513,7 @@ def test_accept_encoding_is_normalised(
 ) -> None:
     asked = request([(b"accept-encoding", value)] if value is not None else [])
     assert sent(asked, of).get(b"accept-encoding") == ([forwarded] if forwarded is not None else None)
-    nothing = key_suffix(of, request([]), "")  # the host, where all headers are sent on
+    nothing = key_suffix(of, request([]), "")  # the host, where all headers are forwarded
     assert (key_suffix(of, asked, "") != nothing) is keyed
 
 
@@ -536,7 +536,7 @@ def test_several_accept_encoding_lines_are_one() -> None:
         ("cloudfront-viewer-header-order", b"host:user-agent:cloudfront-viewer-country"),
         ("cloudfront-is-mobile-viewer", b"true"),
         ("cloudfront-is-desktop-viewer", b"false"),
-        ("cloudfront-viewer-ja3-fingerprint", None),  # what the edge does not know it does not say
+        ("cloudfront-viewer-ja3-fingerprint", None),  # the edge omits what it does not know
     ],
 )
 @pytest.mark.parametrize("kind", ["key", "policy", "all-and", "except-and"])
@@ -656,7 +656,7 @@ def selections(draw: st.DrawFn) -> tuple[str, str, Headers]:
 def test_two_different_selections_never_share_a_key(
     one: tuple[str, str, Headers], other: tuple[str, str, Headers]
 ) -> None:
-    """Even with bytes that no parser lets through: the suffix can be read back."""
+    """Even with bytes that no parser accepts: the suffix can be parsed back."""
 
     def meaning(selection: tuple[str, str, Headers]) -> object:
         query, cookie, headers = selection
@@ -738,8 +738,7 @@ def test_reaches_origin(of: Behavior, name: bytes, reaches: bool) -> None:
 
 @given(NAMES, st.sampled_from([LEGACY, POLICY, keyed_on("x-a"), behavior(forward_headers=ALL)]))
 def test_what_is_sent_on_reaches_the_origin(name: bytes, of: Behavior) -> None:
-    """`reaches_origin` agrees with what is really sent: else a variant could be served to the wrong
-    viewer."""
+    """`reaches_origin` agrees with what is really sent; otherwise a variant could be served to the wrong viewer."""
     one, two = (
         dict(origin_headers(of, ORIGIN, request([(name, v)]), request_id="", via="")) for v in (b"1", b"2")
     )
@@ -770,8 +769,8 @@ SOME = st.lists(
 def test_one_key_is_one_request_but_for_what_is_said_to_differ(
     one: Headers, other: Headers, of: Behavior, host: bytes
 ) -> None:
-    """The proof that no field poisons the cache in silence: what the origin sees is in the key, or it may be varied
-    on, or the behavior forwards it without keying on it and `differs_under_one_key` says so."""
+    """Proof that no field can silently poison the cache: what the origin sees is in the key, or Vary may name it, or
+    the behavior forwards it without keying on it and `differs_under_one_key` reports that."""
     asked = [request(one, host="a.example"), request(other, host=host.decode())]
     if key_suffix(of, asked[0], "") != key_suffix(of, asked[1], ""):
         return

@@ -1,7 +1,8 @@
-"""The edge and an origin that disagree about where a message ends: nothing of one message becomes another.
+"""The edge and an origin that disagree about where a message ends: no part of one message becomes another message.
 
-The judge is the viewer: without a signature nobody sees the secret, neither directly nor from the cache, and what comes
-for a path is that path's document. The origins are real servers with real bad habits (`tests.careless`)."""
+The tests check what the viewer gets: without a signature, no viewer sees the secret, neither directly nor from the
+cache, and the response for a path is that path's document. The origins are real servers with real bad habits
+(`tests.careless`)."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ HIDDEN = b"GET /private/secret.txt HTTP/1.1\r\nHost: o\r\n\r\n"
 
 
 def gated(origin: Origin) -> Snapshot:
-    """`/private/*` needs a signature, the rest is open to every method."""
+    """`/private/*` needs a signature; the rest is open to every method."""
     return site(
         origin,
         Behavior("/private/*", origin.id, restricted=True, trusted_key_groups=("group-a",)),
@@ -46,7 +47,8 @@ def chunked(body: bytes) -> bytes:
     return b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
 
 
-# A request whose body is another request: by Content-Length, by chunks, and with what comes between head and body.
+# A request whose body is another request: framed by Content-Length or by chunks, and with what comes between head and
+# body.
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 SIZED = b"Content-Length: %d\r\n" % len(HIDDEN)
 FRAMINGS: dict[str, tuple[bytes, bytes, bytes]] = {
@@ -75,7 +77,7 @@ FRAMINGS: dict[str, tuple[bytes, bytes, bytes]] = {
 
 
 async def judge(harness: EdgeHarness, rounds: int) -> None:
-    """Ask for open documents on new and on kept connections, and see that each is what it should be."""
+    """Request public documents on new and on persistent connections, and check that each is the right one."""
     async with await harness.viewer() as viewer:
         for number in range(rounds):
             for target in (f"/open/b.txt?{number}", f"/open/c{number}.txt", "/open/a.txt?0"):
@@ -99,7 +101,7 @@ async def heard(harness: EdgeHarness, data: bytes, size: int = 0) -> bytes:
                 await viewer.send(data[start : start + (size or len(data))])
             viewer.writer.write_eof()
         except OSError:
-            pass  # refused before it was all said
+            pass  # refused before it was all sent
         return await hearing
 
 
@@ -126,7 +128,7 @@ class TestABodyThatIsARequest:
                 await judge(harness, 1)
 
     async def test_whoever_signs_gets_the_secret(self, careless: Careless) -> None:
-        """The origin has it and the gate opens for a signature: the tests above could fail."""
+        """The origin has the secret and the edge serves it with a signature: the tests above are able to fail."""
         async with EdgeHarness(gated(careless.origin())) as harness:
             assert (await harness.get(signed("/private/secret.txt"))).body == SECRET
 
@@ -160,7 +162,7 @@ class TestAnAnswerWithoutItsBody:
             await judge(harness, 1)
 
 
-# -- when a connection is used again ---------------------------------------------------------------------------
+# -- when a connection is reused -------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -208,7 +210,7 @@ class TestAConnectionThatIsNotUsedAgain:
     async def test_after_an_early_answer(self, harness: EdgeHarness, origin: ScriptedOrigin) -> None:
         origin.on("/in", [LEAVE_BODY, *answer(413, b"no")])
         async with await harness.viewer() as viewer:
-            # More than is gathered before the origin is asked, and never whole.
+            # More than is buffered before the origin request starts, and never complete.
             await viewer.send(b"POST /in HTTP/1.1\r\nHost: d.test\r\nContent-Length: 300000\r\n\r\n")
             await viewer.send(bytes(100_000))
             assert (await viewer.answer()).status == 413
@@ -269,7 +271,7 @@ class TestAConnectionThatIsNotUsedAgain:
     async def test_while_bytes_wait_on_it_that_nobody_has_read(
         self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
-        """They came while the loop was busy: the next request must not be written in front of them."""
+        """They arrived while the loop was busy: the next request must not be sent on that connection."""
         release = asyncio.Event()
 
         async def more(_: Asked, wire: Wire) -> None:
@@ -346,7 +348,7 @@ class TestARequestThatIsNeverSent:
 async def test_a_head_in_two_packets_and_much_of_the_body_with_its_end(
     harness: EdgeHarness, origin: ScriptedOrigin, fields: str
 ) -> None:
-    """What comes behind the end of a head is not counted as head, and nothing of it as blank lines."""
+    """Bytes after the end of a head do not count as head, and no part of them as blank lines."""
     head = f"POST /in HTTP/1.1\r\nHost: d.test\r\n{fields}Content-Length: 60000\r\n\r\n".encode()
     body = bytes(60_000)
     async with await harness.viewer() as viewer:

@@ -1,4 +1,4 @@
-"""What is stored, and how long it is good: tables of cases, each with the section that it shows."""
+"""What is stored, and how long it is fresh: tables of cases, each with its section."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def taken(*args: Any, **members: Any) -> Meta:
 
 
 def ttl(*args: Any, **members: Any) -> float | None:
-    """Seconds for which it is fresh, None if it is not stored."""
+    """Seconds for which it is fresh; None if it is not stored."""
     meta = take(*args, **members)
     return None if meta is None else meta.fresh_until - NOW
 
@@ -149,7 +149,7 @@ def test_delta_seconds(argument: bytes | None, seconds: int | None) -> None:
         (b'no-cache="A, b ,"', "no_cache_fields", {b"a", b"b"}),
         (b'no-cache="a", no-cache', "no_cache", True),
         (b'no-cache="a", no-cache="b"', "no_cache_fields", {b"a", b"b"}),
-        (b'no-cache="a', "no_cache", True),  # an open quote: no guess at what it meant
+        (b'no-cache="a', "no_cache", True),  # an open quote: no guess at the meaning
         (b'private="x-user"', "private", False),
         (b"private", "private", True),
         (b"proxy-revalidate", "must_revalidate", True),
@@ -321,7 +321,11 @@ def test_ttl(headers: Headers, of: Behavior, expected: float | None) -> None:
         (lines("max-age=30", (b"date", date(-10))), LOW_MAX, 20),  # apparent age
         (lines("max-age=30", (b"date", date(-10)), (b"age", b"5")), LOW_MAX, 20),
         (lines("max-age=30", (b"date", date(-5)), (b"age", b"10")), LOW_MAX, 20),
-        (lines("max-age=30", (b"date", date(10))), LOW_MAX, 30),  # a clock ahead makes nothing younger
+        (
+            lines("max-age=30", (b"date", date(10))),
+            LOW_MAX,
+            30,
+        ),  # a clock that is ahead does not make anything younger
         (lines(None, (b"expires", date(30)), (b"date", date(-10))), LOW_MAX, 30),
         (lines(None, (b"expires", date(30)), (b"age", b"10")), LOW_MAX, 20),
         ([(b"age", b"10")], LOW_MAX, 50),  # DefaultTTL is the time in this cache
@@ -346,7 +350,7 @@ def test_a_clock_that_steps_back_makes_no_negative_age() -> None:
 
 
 def test_half_seconds_do_not_age_an_answer() -> None:
-    """Date has whole seconds; a Date of this very second is no age."""
+    """Date has whole seconds; a Date of the current second gives no age."""
     meta = admit(
         ZERO,
         None,
@@ -640,7 +644,7 @@ def test_variants(vary: bytes | None, stored_for: Headers, asked: Headers, match
             behavior(forward_headers=Select("whitelist", ("cloudfront-is-mobile-viewer",))),
             (b"cloudfront-is-mobile-viewer",),
         ),
-        # what the key holds need not be compared again
+        # what the key contains need not be compared again
         (b"Accept-Encoding", behavior(accept_gzip=True), ()),
         (b"Accept-Encoding", ZERO, ()),
         (b"Cookie", behavior(key_cookies=ALL, forward_cookies=ALL), ()),
@@ -752,8 +756,8 @@ def test_a_failing_origin_is_asked_again_after_a_while() -> None:
     assert judge(held, NOW + 29) is Verdict.HIT
     assert judge(held, NOW + 30) is Verdict.REVALIDATE
     assert age(held, NOW + 29) == 29
-    assert meta.fresh_until == NOW + 10  # the one given is not changed
-    assert stale_for(meta, NOW + 30, 10).fresh_until == NOW + 35  # never past what the origin allowed
+    assert meta.fresh_until == NOW + 10  # the original is unchanged
+    assert stale_for(meta, NOW + 30, 10).fresh_until == NOW + 35  # never later than the origin allowed
 
 
 # -- validation (RFC 9111 §4.3) ------------------------------------------------------------------------------
@@ -775,7 +779,7 @@ def test_a_failing_origin_is_asked_again_after_a_while() -> None:
         ([(b"etag", b"x")], ZERO, 200, []),
         ([], ZERO, 200, []),
         ([(b"etag", b'"x"')], behavior(forward_cookies=ALL), 200, []),  # §5.7
-        # Origins judge conditions only where they would answer with a success (RFC 9110 §13.2.1).
+        # Origins evaluate conditions only where they would otherwise answer with a success (RFC 9110 §13.2.1).
         ([(b"etag", b'"x"')], ZERO, 404, []),
         ([(b"etag", b'"x"')], ZERO, 301, []),
     ],
@@ -866,9 +870,14 @@ def test_a_304_renews_headers_and_times() -> None:
         (lines("max-age=10"), [(b"age", b"4")], ZERO, 6),
         ([], [], LOW_MAX, 50),
         ([], lines("max-age=20"), LOW_MAX, 20),
-        (lines(None, (b"expires", date(10))), [], ZERO, 0),  # the old date is still past
+        (lines(None, (b"expires", date(10))), [], ZERO, 0),  # the old date is still in the past
         (lines(None, (b"expires", date(10))), [(b"expires", date(160))], ZERO, 60),
-        (lines("max-age=10"), [(b"date", date(0))], ZERO, 0),  # the origin's own cache answers from long ago
+        (
+            lines("max-age=10"),
+            [(b"date", date(0))],
+            ZERO,
+            0,
+        ),  # the origin's own cache answers with an old response
     ],
 )
 def test_a_304_counts_time_anew(stored: Headers, of_304: Headers, of: Behavior, expected: float) -> None:
@@ -916,7 +925,7 @@ def test_a_304_that_varies_on_everything_leaves_it_to_be_validated() -> None:
 
 
 def test_a_renewed_response_obeys_what_a_stored_one_obeys() -> None:
-    """Also one that must not be kept any longer: no age, no field that is private, one date."""
+    """Also one that must no longer be stored: no age, no private field, one date."""
     fresh = renew(
         taken(lines("max-age=10", (b"etag", b'"x"'))),
         lines('no-store, private="X-User"', (b"x-user", b"kim"), (b"age", b"3"), (b"date", date(98))),

@@ -1,4 +1,4 @@
-"""Countries of addresses, and who may see what from where (cloudfront-semantics §5.14)."""
+"""Countries of addresses, and which countries may view what (cloudfront-semantics §5.14)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The native shell over real sockets: order, framing, limits, slow and stuck peers, drain."""
+"""The native HTTP/1 listener over real sockets: order, framing, limits, slow and stuck peers, drain."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ class TestAnswers:
                 await viewer.send(b"GET %b HTTP/1.1\r\n%b\r\n" % (path.encode(), HOST))
                 with pytest.raises(asyncio.IncompleteReadError):
                     await viewer.answer()
-            # What broke off is not in the cache.
+            # The aborted response is not in the cache.
             assert harness.edge.memory.find("ETEST" + path, list) is None
 
     async def test_a_broken_answer_does_not_take_the_one_before_it_along(
@@ -190,7 +190,7 @@ class TestAnswers:
         async with Viewer(*await asyncio.open_connection(sock=_narrow(harness.port))) as viewer:
             viewer.writer.transport.pause_reading()  # type: ignore[attr-defined]
             viewer.writer.write(b"GET /a HTTP/1.1\r\n%b\r\nGET /bad HTTP/1.1\r\n%b\r\n" % (HOST, HOST))
-            # More than is read while an answer is awaited: to close with this unread would reset the connection.
+            # More than is read while a response is pending: closing with this unread would reset the connection.
             size = 16 * BODY_WINDOW
             viewer.writer.write(
                 b"PUT /in HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n" % (HOST, size) + b"x" * size
@@ -371,7 +371,7 @@ class TestBodies:
         async with await harness.viewer() as viewer:
             await viewer.send(b"GET /slow HTTP/1.1\r\n" + HOST + b"\r\n")
             unread = b"x" * (BODY_WINDOW + 1000)
-            # Read in full while the answer before it is awaited, then refused unread.
+            # Read in full while the previous response is pending, then refused unread.
             head = b"PUT /in HTTP/1.1\r\nHost: nowhere.test\r\nContent-Length: %d\r\n\r\n" % len(unread)
             await viewer.send(head + unread[:BODY_WINDOW])
             await origin.asked(1)
@@ -567,7 +567,7 @@ class TestSharedFills:
             await first.send(b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n")
             await origin.asked(1)
             await second.send(b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n")
-            await asyncio.sleep(0.05)  # nothing tells when the second has joined
+            await asyncio.sleep(0.05)  # nothing signals when the second has joined
             linger = struct.pack("ii", 1, 0)
             first.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             first.writer.close()

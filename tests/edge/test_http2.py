@@ -1,4 +1,5 @@
-"""HTTP/2 end to end: Granian serves `create_app` beside a whole `keyfront up`, and HTTP/2 clients ask it."""
+"""HTTP/2 end to end: Granian serves `create_app` beside a whole `keyfront up`, and HTTP/2 clients send requests to
+it."""
 
 from __future__ import annotations
 
@@ -44,7 +45,7 @@ BIG = 40_000_000
 
 
 class App(http.server.BaseHTTPRequestHandler):
-    """An application server that shows what it was asked, streams, and breaks off."""
+    """An application server that returns what it received, streams, and aborts."""
 
     protocol_version = "HTTP/1.1"
     asked: list[tuple[str, str]]
@@ -82,7 +83,7 @@ class App(http.server.BaseHTTPRequestHandler):
 
 
 class Harness:
-    """`keyfront up`, Granian beside it, an application behind them."""
+    """`keyfront up`, Granian beside it, and an application behind them."""
 
     def __init__(self, folder: Path) -> None:
         App.asked, App.sent = [], {}
@@ -95,7 +96,7 @@ class Harness:
         chain.write_bytes(b"".join(pem.bytes() for pem in made.cert_chain_pems))
         private = serialization.load_pem_private_key(made.private_key_pem.bytes(), None)
         pkcs8 = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        key.write_bytes(private.private_bytes(*pkcs8))  # the only form that Granian takes
+        key.write_bytes(private.private_bytes(*pkcs8))  # the only form that Granian accepts
         self.up = Up(folder / "data", workers=1).start()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -219,7 +220,7 @@ def test_a_body_goes_through(harness: Harness) -> None:
 
 
 class Raw:
-    """An HTTP/2 client that sends whatever it is told to."""
+    """An HTTP/2 client that sends exactly what it is given."""
 
     def __init__(self, harness: Harness) -> None:
         context = ssl.create_default_context()
@@ -248,7 +249,7 @@ class Raw:
         return stream
 
     def hear(self, stream: int) -> tuple[int, bytes] | str:
-        """Status and body, or how the stream or the connection broke off."""
+        """The status and body, or how the stream or the connection was aborted."""
         status, body = 0, b""
         while data := self.socket.recv(65536):
             for event in self.state.receive_data(data):
@@ -331,14 +332,14 @@ def test_an_answer_that_breaks_off_is_no_answer(harness: Harness) -> None:
     with Raw(harness) as raw:
         answer = raw.hear(raw.ask(b"/broken"))
         assert answer == "StreamReset"
-        assert raw.hear(raw.ask(b"/a"))[0] == 200  # the connection goes on
+        assert raw.hear(raw.ask(b"/a"))[0] == 200  # the connection remains usable
 
 
 def test_a_viewer_that_does_not_read_or_leaves_stops_the_origin(harness: Harness) -> None:
     with Raw(harness) as raw:
         raw.ask(b"/big-stuck")
         harness.up.until(lambda: App.sent.get("/big-stuck", 0) > 0)
-        time.sleep(1)  # as far as it goes
+        time.sleep(1)  # as far as it gets
         at = App.sent["/big-stuck"]
         assert at < BIG
     time.sleep(1.5)
@@ -374,14 +375,14 @@ def test_a_key_that_is_withdrawn_is_refused_within_a_second(harness: Harness) ->
 
 
 def test_its_end_leaves_no_report(harness: Harness) -> None:
-    """Last: the server is gone afterwards."""
+    """Last: the server is gone afterward."""
     with harness.client() as client:
         assert client.get(f"https://{HOST}:{harness.port}/a").status_code == 200
     harness.granian.send_signal(signal.SIGTERM)
     assert harness.granian.wait(30) == 0
     assert not any("asgi-" in name for name in harness.reports())
     log = (harness.folder / "granian.log").read_text()
-    # An application can break a stream off only by an exception, and the server tells of it.
+    # An application can abort a stream only with an exception, and the server logs it.
     assert log.count("Traceback") == log.count("OriginFailure:") <= 1
     assert len(log) < 10_000
 

@@ -1,4 +1,4 @@
-"""Interim answers (1xx): passed on to whom they are for, as far as a viewer may see them, and bounded."""
+"""Interim responses (1xx): passed on to the right viewers, as far as a viewer may see them, and bounded."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def harness(origin: ScriptedOrigin) -> AsyncIterator[EdgeHarness]:
 
 
 async def all_of(viewer: Viewer, method: str = "GET") -> list[Seen]:
-    """The interim answers and the final one."""
+    """The interim responses and the final one."""
     seen = [await viewer.answer(method)]
     while seen[-1].status < 200:
         seen.append(await viewer.answer(method))
@@ -110,7 +110,7 @@ async def test_an_http_1_0_viewer_gets_none(harness: EdgeHarness, origin: Script
 
 
 async def test_a_viewer_that_joins_gets_none(harness: EdgeHarness, origin: ScriptedOrigin) -> None:
-    """Whether it may share the answer is known only from the final head."""
+    """Only the final head determines whether the viewer may share the response."""
     go = asyncio.Event()
     origin.on("/p", [go, HINTS, *FINAL])
     first = asyncio.create_task(ask(harness))

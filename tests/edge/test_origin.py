@@ -1,4 +1,4 @@
-"""The origin client against a scripted origin: what it sends, what it takes, what it refuses and how."""
+"""The origin client against a scripted origin: what it sends, what it accepts, what it refuses and how."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ async def test_request_bodies(
     for asked in origin.requests:
         assert (asked.header("content-length"), asked.header("transfer-encoding")) == framing
         assert asked.body == received
-        # After a body the connection is not used again, and the request says so (decision 0026).
+        # After a body the connection is not reused, and the request says so (decision 0026).
         assert asked.header("connection") == (
             "Keep-Alive" if framing in ((None, None), ("0", None)) else "close"
         )
@@ -250,7 +250,8 @@ GOOD: dict[str, tuple[bytes, bool, int, bytes, int | None, bool, bool]] = {
 }  # fmt: skip
 
 
-# Byte by byte, what follows a response comes when that has been let go and meets the next request.
+# When sent byte by byte, bytes that follow a response arrive after the connection was released and meet the next
+# request.
 FOLLOWED = {"204 with a body", "more than its length", "a second response", "chunked and a second response"}
 
 
@@ -289,7 +290,7 @@ async def test_head_has_no_body(origins: Origins, origin: ScriptedOrigin, data: 
     for _ in range(2):
         reply = await get(origins, origin.origin(), method="HEAD")
         assert (reply.whole, reply.length, reply.sized) == (b"", 0, True)
-    # A body may still come, announced or not: such a connection is not used again.
+    # A body may still follow, announced or not: such a connection is not reused.
     assert origin.connections == 2
 
 
@@ -325,7 +326,7 @@ async def test_nothing_of_a_second_response_leaks_into_the_first(
     assert reply.headers == [(b"content-length", b"2")]
 
 
-# What is refused: before the head is whole, `fetch` raises.
+# What is refused: `fetch` raises before the head is complete.
 
 BAD: dict[str, tuple[Script, str, int]] = {
     "garbage": ([b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03"], "OriginInvalidResponseError", 502),
@@ -417,10 +418,10 @@ async def test_bad_heads(origins: Origins, origin: ScriptedOrigin, name: str) ->
         await get(origins, origin.origin(read_timeout=SHORT, connection_attempts=1))
     assert (caught.value.kind, caught.value.status) == (kind, status)
     assert len(origin.requests) == 1
-    await origin.hung_up(1)  # the connection is not kept
+    await origin.hung_up(1)  # the connection is closed
 
 
-# What is refused later: the head was good, the body's iterator raises what came of it.
+# What is refused later: the head was good, and the body's iterator raises on what followed.
 
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
 
@@ -451,9 +452,9 @@ async def test_bad_bodies(origins: Origins, origin: ScriptedOrigin, name: str) -
         async for chunk in reply.body:
             received += chunk
     assert (caught.value.kind, caught.value.status) == (kind, status)
-    assert received.startswith(b"hello")  # what came before is not withheld
+    assert received.startswith(b"hello")  # what arrived before is not withheld
     await reply.aclose()
-    assert len(origin.requests) == 1  # once a head has been passed on, nothing is tried again
+    assert len(origin.requests) == 1  # once a head has been passed on, nothing is retried
     await origin.hung_up(1)
 
 
@@ -468,7 +469,7 @@ async def test_a_reset_within_an_unframed_body_is_no_end(origins: Origins, origi
     assert caught.value.kind == "OriginCommError"
 
 
-# Connections: kept, let go, never trusted too far.
+# Connections: reused, released, never trusted too far.
 
 
 async def test_a_connection_is_kept(origins: Origins, origin: ScriptedOrigin) -> None:
@@ -616,7 +617,7 @@ async def test_a_caller_that_leaves_ends_the_connection(origins: Origins, origin
 async def test_a_caller_that_leaves_late_takes_nobody_elses_answer_along(
     origins: Origins, origin: ScriptedOrigin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is cancelled when its answer is whole and the connection has gone on to somebody else."""
+    """The caller is cancelled when its response is complete and the connection already serves another caller."""
     origin.on("/first", answer(200, b"first"))
     origin.on("/second", answer(200, b"second"))
     free = asyncio.Event()
@@ -728,7 +729,7 @@ async def test_garbage_is_not_asked_for_again(origins: Origins, origin: Scripted
 async def test_a_stale_connection_costs_no_attempt(
     origins: Origins, origin: ScriptedOrigin, method: str, chunks: list[bytes] | None, status: int
 ) -> None:
-    """The origin hangs up while the next request is under way to it."""
+    """The origin closes while the next request is on its way to it."""
     origin.on("/first", answer(200))
     origin.on("/", [CLOSE], answer(200))
     settings = origin.origin(connection_attempts=1)
@@ -836,7 +837,7 @@ async def test_a_caller_that_leaves_while_connecting(origins: Origins, deaf: int
 
 
 class Resolver:
-    """Answers questions for names. `answers` are consumed; None is a failure."""
+    """Answers name lookups. `answers` are consumed; None is a failure."""
 
     def __init__(self, *answers: list[str] | None) -> None:
         self.answers = list(answers)
@@ -861,9 +862,9 @@ async def test_names_are_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> Non
 
     with pytest.raises(OriginFailure):
         await ask()
-    assert [*await asyncio.gather(ask(), ask())] == [["192.0.2.1"]] * 2  # the failure is not kept
+    assert [*await asyncio.gather(ask(), ask())] == [["192.0.2.1"]] * 2  # the failure is not cached
     assert await ask() == ["192.0.2.1"]
-    assert resolver.asked == 2  # those at once shared one question, the next one its answer
+    assert resolver.asked == 2  # concurrent lookups shared one query, the next one its answer
     await asyncio.sleep(0.1)
     assert await ask() == ["192.0.2.2", "192.0.2.3"]
     names.forget("o.example")
@@ -993,10 +994,12 @@ async def test_a_slow_consumer_stops_the_origin(tmp_path: Path, scheme: str) -> 
         await wire.blocked.wait()
         incoming = reply.body
         assert isinstance(incoming, ResponseReader)
-        # What is held is bounded; what the kernel's buffers hold is not ours.
+        # Our buffers are bounded; the kernel's buffers are not ours.
         assert incoming._buffered <= HIGH_WATER + 256 * 1024
         assert wire.sent < size // 2
-        await asyncio.sleep(SHORT * 2)  # the consumer's time is not the origin's: no read timeout
+        await asyncio.sleep(
+            SHORT * 2
+        )  # time that the consumer takes does not count against the origin's read timeout
         received = 0
         async for chunk in reply.body:
             received += len(chunk)
@@ -1061,7 +1064,7 @@ async def test_an_origin_that_stops_reading(origins: Origins, origin: ScriptedOr
     assert (caught.value.kind, caught.value.status) == ("OriginWriteError", 504)
 
 
-# Request bodies that go wrong.
+# Request bodies that fail.
 
 
 async def test_a_viewer_that_leaves_ends_the_request(origins: Origins, origin: ScriptedOrigin) -> None:
@@ -1076,7 +1079,7 @@ async def test_a_viewer_that_leaves_ends_the_request(origins: Origins, origin: S
     with pytest.raises(ViewerLeft):
         await origins.fetch(origin.origin(), OriginRequest("http", "POST", "/", HOST, body()))
     await origin.hung_up(1)
-    assert origin.requests == []  # never a whole request
+    assert origin.requests == []  # never a complete request
 
 
 async def test_a_body_that_is_cancelled_ends_the_request(origins: Origins, origin: ScriptedOrigin) -> None:
@@ -1137,7 +1140,7 @@ async def test_an_early_answer_is_passed_on(origins: Origins, origin: ScriptedOr
     origin.on("/", [LEAVE_BODY, *answer(413, b"too much")], answer(200))
     reply = await origins.fetch(origin.origin(), OriginRequest("http", "POST", "/", HOST, body()))
     assert (reply.status, reply.whole) == (413, b"too much")
-    await origin.hung_up(1)  # half a request is on it
+    await origin.hung_up(1)  # half a request was sent on it
 
 
 async def test_an_origin_that_answers_at_length_need_not_read(
@@ -1194,7 +1197,7 @@ def authority(tmp_path: Path) -> Authority:
     [
         (["localhost"], "localhost", b"localhost", {}, None),
         (["127.0.0.1"], "127.0.0.1", b"127.0.0.1", {}, None),
-        (["localhost"], "localhost", b"www.example.com", {}, None),  # the origin's own name will do
+        (["localhost"], "localhost", b"www.example.com", {}, None),  # the origin's own name is enough
         (["www.example.com"], "localhost", b"www.example.com", {}, None),  # or the forwarded Host
         (["www.example.com"], "localhost", b"WWW.example.com:8443", {}, None),
         (["*.example.com"], "localhost", b"www.example.com", {}, None),
@@ -1344,13 +1347,14 @@ async def test_bodies_over_tls(authority: Authority, size: int) -> None:
             reply = await origins.fetch(settings, OriginRequest("https", "POST", "/", HOST, sent))
             assert await read(reply) == body
         assert [asked.body == body for asked in origin.requests] == [True, True]
-        assert origin.connections == 2  # after a body it is not used again
+        assert origin.connections == 2  # after a body it is not reused
         await origins.aclose()
 
 
 @contextlib.contextmanager
 def hasty_server(context: ssl.SSLContext, data: bytes, *, goodbye: bool) -> Iterator[int]:
-    """A server that answers each connection with `data` and is gone at once, with TLS's goodbye or without."""
+    """A server that answers each connection with `data` and closes immediately, with or without TLS's
+    close_notify."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -1380,7 +1384,7 @@ def hasty_server(context: ssl.SSLContext, data: bytes, *, goodbye: bool) -> Iter
 @pytest.mark.parametrize("size", [100_000, 600_000, 900_000, 3_000_000])
 @pytest.mark.parametrize("pause", [0.0, 0.3])
 async def test_who_reads_late_over_tls_gets_the_end(authority: Authority, size: int, pause: float) -> None:
-    """The origin's end is seen before its last bytes are asked for."""
+    """The origin's close arrives before its last bytes are read."""
     body = random.Random(size).randbytes(size)
     data = OK + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % size + body
     origins = Origins(ca_file=authority.ca_file)
@@ -1400,7 +1404,7 @@ async def test_who_reads_late_over_tls_gets_the_end(authority: Authority, size: 
 async def test_the_end_of_a_connection_ends_a_body_only_with_tls_s_goodbye(
     authority: Authority, goodbye: bool
 ) -> None:
-    """Anybody on the way can end a TCP connection, and would cut a body that way."""
+    """Anyone on the path can end a TCP connection, and would truncate a body that way."""
     origins = Origins(ca_file=authority.ca_file)
     with hasty_server(authority.server("localhost"), OK + b"\r\nas far as it goes", goodbye=goodbye) as port:
         reply = await origins.fetch(
@@ -1458,7 +1462,7 @@ async def test_no_reply_ever_carries_another_body(origins: Origins, origin: Scri
     await asyncio.gather(*[viewer() for _ in range(24)])
     assert sum(told.values()) == 240
     assert min(told.values()) > 0
-    while origins.pools.open:  # every connection ends by itself
+    while origins.pools.open:  # every connection closes without a call
         await asyncio.sleep(0.01)
     assert origins.pools.idle == 0
     assert not any(pool.idle for pool in origins.pools.by_key.values())
@@ -1495,7 +1499,7 @@ class Nobody:
 
 
 def verdict(pieces: list[bytes], *, head_only: bool = False) -> tuple[object, ...]:
-    """What a ResponseReader makes of the pieces followed by the end of the connection."""
+    """A ResponseReader's result for the pieces followed by the end of the connection."""
     loop = asyncio.new_event_loop()
     try:
         incoming = ResponseReader(Connection(Nobody(), loop), head_only=head_only)

@@ -1,5 +1,5 @@
-"""What an edge sends to origins that want signatures: always signed or not at all, whatever a viewer sends
-(cloudfront-semantics §5.14). The origin checks each signature with botocore's signer."""
+"""Requests to origins that require signatures: signed always or never, whatever a viewer sends (cloudfront-semantics
+§5.14). The origin checks each signature with botocore's signer."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def settings(path: Path | None) -> EdgeSettings:
 
 
 def behavior(**members: Any) -> Behavior:
-    """One that forwards what it can, and caches for a day."""
+    """A behavior that forwards what it can, and caches for a day."""
     every = Select("all")
     found: dict[str, Any] = {
         "key_query": every,
@@ -60,7 +60,7 @@ def behavior(**members: Any) -> Behavior:
 
 
 def signed_by(asked: Asked, *, region: str = "us-east-1", token: str = "") -> str:
-    """The signature of the request as it came, checked: the names that it covers. Fails if it is not right."""
+    """Verify the signature of the request as received. Returns the names of the signed headers."""
     authorization = asked.header("authorization")
     assert authorization is not None
     date = asked.header("x-amz-date") or ""
@@ -116,7 +116,7 @@ async def test_a_range_that_is_sent_is_signed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("caching", [True, False])
 async def test_a_viewers_authorization_is_overwritten(tmp_path: Path, caching: bool) -> None:
-    """And so what came for it is for everybody: it was never sent (RFC 9111 §3.5)."""
+    """Therefore the response may serve every viewer: the viewer's field was never forwarded (RFC 9111 §3.5)."""
     listed = Select("whitelist", ("authorization",))
     members: dict[str, Any] = {"forward_headers": listed}
     if not caching:
@@ -274,7 +274,7 @@ async def test_what_is_stored_stands_in_while_credentials_are_missing(tmp_path: 
             assert (await harness.get("/b")).status == 502
 
 
-# ---- where a bucket is, and what a path may be
+# ---- which hosts are buckets, and which paths are allowed
 
 BUCKET = Origin(
     "media", "media.s3.eu-central-1.amazonaws.com", kind="s3", protocol_policy="https-only", signing="always"
@@ -289,7 +289,7 @@ def prepared(folder: Path, origin: Origin, target: str = "/a", more: str = "", *
 
 
 def told(sent: Sent) -> tuple[str, str, str, str]:
-    """Where it goes, what it asks for, its Host, and the region that it is signed for."""
+    """The destination, the target, the Host, and the region of the signature."""
     origin, fields = sent.origin, dict(sent.headers)
     port = origin.https_port if sent.scheme == "https" else origin.http_port
     region = fields[b"authorization"].decode().split("/")[2]

@@ -1,4 +1,4 @@
-"""The operator's file of origin credentials: what is found in it, what is refused, and when it is read again."""
+"""The operator's file of origin credentials: how it is parsed, what is refused, and when it is read again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def keys(name: str) -> str:
 
 
 class Desk:
-    """A file, and what was told of it."""
+    """A file, and the log messages about it."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "origin-credentials"
@@ -97,7 +97,7 @@ ENVIRONMENTS: list[tuple[dict[str, str], str, str, bool]] = [
     ({"AWS_DEFAULT_REGION": "eu-west-1"}, "", "eu-west-1", False),
     ({"AWS_DEFAULT_REGION": "eu-west-1", "AWS_REGION": "eu-west-2"}, "", "eu-west-2", False),
     ({"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9000"}, "", "", True),
-    # It may well be Keyfront's own.
+    # This endpoint may well be Keyfront's own.
     ({"AWS_ENDPOINT_URL": "http://127.0.0.1:8081"}, "", "", False),
 ]
 

@@ -1,5 +1,5 @@
-"""Headers by which an origin may answer for another request than it was sent: through a whole edge, before an origin
-that obeys them all, and one by one."""
+"""Headers that make an origin answer for a request other than the one that was sent: through a whole edge, in front
+of an origin that obeys them all, and one by one."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def sent(behavior: Behavior, name: str, method: str = "GET", *, guarded: bool = 
 
 
 def without(name: str) -> str:
-    """The name as only an origin behind CGI reads it; one that has no `-` has no such spelling."""
+    """The spelling of the name that only an origin behind CGI reads; a name without `-` has no such spelling."""
     return name.replace("-", "_", 1) if "-" in name else name + "_x_host"
 
 
@@ -104,7 +104,7 @@ LEGACY_EVERYTHING = Behavior(
 class TestNames:
     @pytest.mark.parametrize("name", OVERRIDES)
     def test_of_another_request(self, name: str) -> None:
-        # On what may be stored: not sent on, or in the key.
+        # On cacheable requests: not forwarded, or in the key.
         assert not sent(LEGACY, name)
         assert not sent(LEGACY, without(name))
         for behavior in (EVERYTHING, BUT_ONE):
@@ -114,7 +114,7 @@ class TestNames:
                 behavior, Request("GET", "/", "d.test", []), ""
             )
             assert not sent(behavior, without(name))
-        # Where a signature guards anything: never, whatever the method and the TTL.
+        # Where a path needs a signature: never, whatever the method and the TTL.
         for behavior in (LEGACY, UNSTORED, EVERYTHING, BUT_ONE, LEGACY_EVERYTHING):
             for method in ("GET", "POST", "PUT", "OPTIONS"):
                 assert not sent(behavior, name, method, guarded=True), (behavior, method)
@@ -122,7 +122,7 @@ class TestNames:
 
     @pytest.mark.parametrize("name", OVERRIDES + CLIENTS + VARIANTS)
     def test_listed_by_the_operator(self, name: str) -> None:
-        """Then it is sent on, and is in the key of what is stored."""
+        """Then it is forwarded, and is in the key of what is stored."""
         select = Select("whitelist", (name.lower(),))
         listed = Behavior(
             "*", "o", legacy=True, key_headers=select, forward_headers=select, allowed_methods=ALL
@@ -160,7 +160,7 @@ class TestNames:
 
 
 async def obedient(asked: Asked, wire: Wire) -> None:
-    """An origin that serves the file that a header names, if one does."""
+    """An origin that serves the file that such a header names, if one is sent."""
     path = asked.target
     for name in (
         "x-original-url",
@@ -198,7 +198,8 @@ async def origin() -> AsyncIterator[ScriptedOrigin]:
 
 
 class TestHost:
-    """An origin of several hosts answers by Host: under one key, the answer for one would be served for another."""
+    """An origin with several hosts answers by Host: under one key, the response for one would be served for
+    another."""
 
     @pytest.mark.parametrize("behavior", [EVERYTHING, BUT_ONE])
     def test_is_in_the_key_where_it_is_sent_on(self, behavior: Behavior) -> None:

@@ -1,5 +1,5 @@
-"""Paths that an origin reads otherwise than this edge does, held against origins that are written down anew here: what
-none of them may open for an unsigned viewer, and what every viewer must get, whatever encoded its name."""
+"""Paths that an origin reads differently than this edge, checked against independently written models of origins:
+what none of them may open for an unsigned viewer, and what every viewer must get, whatever encoded its name."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def verdict(routing: Routing, target: str, cookie: str = "", method: str = "GET"
 
 
 def half_open(*patterns: str, guarded: bool = True, path: str = "", **members: str) -> Snapshot:
-    """A site whose behaviors with these patterns need a signature and whose default one does not, or the reverse."""
+    """A site where these patterns' behaviors need a signature and the default behavior does not, or the reverse."""
     trusted = ("group-a",)
     behaviors = [
         Behavior(pattern, "scripted", restricted=guarded, trusted_key_groups=trusted if guarded else ())
@@ -49,7 +49,7 @@ def half_open(*patterns: str, guarded: bool = True, path: str = "", **members: s
 
 # -- origins ---------------------------------------------------------------------------------------------------
 #
-# Each comes from the raw path of a request to the name of a file, as its kind of server does. Bytes throughout.
+# Each maps the raw path of a request to the name of a file, as its kind of server does. Bytes throughout.
 
 
 def resolved(path: bytes) -> bytes:
@@ -81,7 +81,7 @@ def http_server(path: bytes) -> bytes:
 
 
 def nginx_uri(path: bytes) -> bytes:
-    """`proxy_pass http://backend$uri`: what was decoded stands in the request line of the next."""
+    """`proxy_pass http://backend$uri`: the decoded path is in the request line of the next server's request."""
     line = b"GET " + nginx(path) + b" HTTP/1.0\r\n"
     return http_server(line.splitlines()[0].removeprefix(b"GET ").partition(b" HTTP/")[0])
 
@@ -123,7 +123,8 @@ def iis(path: bytes) -> bytes:
 
 
 def url_parser(path: bytes) -> bytes:
-    """WHATWG: tabs and line breaks gone, backslashes slashes, `%2e` a dot, `?` and `#` the end; a server of files."""
+    """WHATWG: tabs and line breaks removed, backslashes become slashes, `%2e` a dot, `?` and `#` end the path; a file
+    server."""
     text = before(re.sub(rb"[\t\n\r]", b"", path).replace(b"\\", b"/"), b"?#")
     return resolved(unquote_to_bytes(resolved(re.sub(rb"(?i)%2e", b".", text))))
 
@@ -153,7 +154,7 @@ def forms(path: bytes) -> bytes:
 
 
 def url_reference(path: bytes) -> bytes:
-    """`new URL(request.url, base).pathname`, and `parse_url` of PHP: behind two slashes stands a host."""
+    """`new URL(request.url, base).pathname`, and PHP's `parse_url`: a host follows two slashes."""
     text = before(re.sub(rb"[\t\n\r]", b"", path).replace(b"\\", b"/"), b"?#")
     if text.startswith(b"//"):
         text = b"/" + text.lstrip(b"/").partition(b"/")[2]
@@ -161,7 +162,7 @@ def url_reference(path: bytes) -> bytes:
 
 
 def nginx_alias(path: bytes) -> bytes:
-    """`location /public { alias /data/public/; }`, where a slash is missing."""
+    """`location /public { alias /data/public/; }`, with its missing slash."""
     return resolved(re.sub(rb"^/public", b"/public/", nginx(path)))
 
 
@@ -212,7 +213,7 @@ ORIGINS: dict[str, Callable[[bytes], bytes]] = {
 
 
 class World(NamedTuple):
-    """A site, the files of its origin that need a signature, and whether it has a default root object."""
+    """A site, the origin files that need a signature, and whether it has a default root object."""
 
     snapshot: Snapshot
     secret: frozenset[bytes]
@@ -238,7 +239,7 @@ WORLDS: dict[str, World] = {
 
 
 def opened(world: World, target: str) -> list[str]:
-    """The origins that open a secret file for this target."""
+    """The origins that serve a secret file for this target."""
     path = target.partition("?")[0].encode("latin-1")
     found = []
     for name, origin in ORIGINS.items():
@@ -250,7 +251,7 @@ def opened(world: World, target: str) -> list[str]:
     return found
 
 
-# -- around the gate -------------------------------------------------------------------------------------------
+# -- bypassing the signature check -----------------------------------------------------------------------------
 
 ENDS = [
     "%3f.jpg", "%3F.png", "%23.jpg", "%23", "%253f.jpg", "%25253f.jpg", "%2523x.png", ";.jpg", ";a=b.png", "%3b.jpg",
@@ -277,7 +278,7 @@ SLASHES = [
 
 
 def spelled(text: str, way: int) -> str:
-    """A letter in one of the ways in which servers read it as itself."""
+    """A letter in one of the spellings that servers read as that letter."""
     code = ord(text)
     return (
         text,
@@ -297,7 +298,7 @@ def spelled(text: str, way: int) -> str:
 
 @st.composite
 def detours(draw: st.DrawFn, files: Iterable[bytes]) -> str:
-    """A way to write a secret file's name that some server may read as that."""
+    """A spelling of a secret file's name that some server may read as that name."""
     name = draw(st.sampled_from(sorted(files))).decode()
     made = []
     for char in name:
@@ -355,7 +356,7 @@ class TestAroundTheGate:
                 reached.update(found)
                 if found:
                     assert isinstance(verdict(routing, target), Refusal), (target, found)
-        # The origins are what they are meant to be: every one of them can be deceived.
+        # The origins are as intended: every one of them can be deceived.
         assert reached == set(ORIGINS)
 
     @pytest.mark.parametrize(
@@ -405,7 +406,7 @@ class TestAroundTheGate:
     def test_an_open_root_object_is_open_however_the_root_is_written(self) -> None:
         routing = Routing(half_open("/index.html", guarded=False, default_root_object="index.html"))
         assert isinstance(verdict(routing, "/"), Plan)
-        # By the letter these are the default behavior's, which is private.
+        # Read literally, these belong to the default behavior, which is private.
         for target in ("//", "/.", "/x/.."):
             assert isinstance(verdict(routing, target), Refusal)
 
@@ -488,7 +489,7 @@ class TestWildcardsOfPolicies:
     )  # fmt: skip
     @pytest.mark.parametrize("guarded", ["/private/*", "*.png"])
     def test_do_not_reach_what_an_origin_cuts_off(self, target: str, guarded: str) -> None:
-        # The pictures may be private, too, or open: the film behind them is neither.
+        # The pictures may be private, too, or public; the film behind them is neither.
         snapshot = half_open("/private/*") if guarded == "/private/*" else half_open("*.png", guarded=False)
         routing = Routing(snapshot)
         for resource in (
@@ -559,7 +560,7 @@ class TestWildcardsOfPolicies:
         assert isinstance(verdict(Routing(half_open("/private/*")), "/private/a;.png", cookie), Refusal)
 
 
-# -- lawful names ----------------------------------------------------------------------------------------------
+# -- legitimate names ------------------------------------------------------------------------------------------
 
 _UNRESERVED = "-_.~"
 ENCODERS: dict[str, Callable[[str], str]] = {
@@ -599,8 +600,8 @@ MARKED = st.lists(
 
 
 def climbs(name: str) -> bool:
-    """Does the name begin with two dots, or has it two dots behind what some servers take for a slash? To an origin
-    that leaves out what follows (`..#1`), that is the folder above."""
+    """Whether the name begins with two dots, or has two dots after something that some servers read as a slash. To an
+    origin that ignores what follows (`..#1`), that is the parent folder."""
     for each in (name, name.encode("latin-1", "replace").decode("latin-1")):  # one encoder writes Latin-1
         text = unicodedata.normalize("NFKC", each)
         text = "".join([char for char in text if unicodedata.category(char) not in ("Cf", "Mn")])
@@ -626,7 +627,7 @@ class TestLawfulNames:
         for target in (f"/public/{encoded}.jpg", f"/{encoded}", f"/public/{encoded}/1.jpg"):
             found = verdict(routing, target)
             if isinstance(found, Refusal):
-                # Refused at most because some origin may find something private by it.
+                # Refused at most because some origin may find a private file by it.
                 assert found.name == "denied", target
                 assert re.search(r"%[0-9A-Fa-fuU]", name) or opened_by_anyone(target), target
         target = f"/private/{encoded}.jpg"

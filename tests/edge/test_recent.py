@@ -1,4 +1,4 @@
-"""Short memories: they end, and they are bounded."""
+"""Short-lived caches of recent events: they expire, and they are bounded."""
 
 from keyfront.edge.types.ttl_map import TtlMap
 

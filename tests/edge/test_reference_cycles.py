@@ -1,5 +1,5 @@
-"""What has ended is let go of at once. Objects that refer to each other in a circle stay until the garbage collector
-comes by, which a worker that is busy keeps away; after an origin's failure there are whole bodies among them."""
+"""Objects are freed as soon as they are no longer used. Reference cycles stay until the garbage collector runs, which
+a busy worker delays; after an origin's failure they can hold whole bodies."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ OURS = (
 
 @pytest.fixture
 def no_collector() -> Iterator[None]:
-    """What lives before the test is frozen: neither collected nor counted."""
+    """Objects from before the test are frozen: neither collected nor counted."""
     gc.freeze()
     gc.disable()
     yield
@@ -123,7 +123,7 @@ async def test_what_has_failed_leaves_nothing(origin: ScriptedOrigin, no_collect
         before = alive()
         for _ in range(5):
             await once()
-        # A connection that has just ended may still be on its way out.
+        # A connection that has just ended may still be closing.
         for _ in range(100):
             await asyncio.sleep(0)
             left = alive() - before

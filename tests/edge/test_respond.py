@@ -1,4 +1,4 @@
-"""Answers to viewers: tables of cases, each with the section that it shows."""
+"""Responses to viewers: tables of cases, each with its section."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_plain_request_gets_all_of_it() -> None:
     assert header(reply, b"age") == b"5"
     assert header(reply, b"date") == date(0)
     assert header(reply, b"server") == b"nginx"
-    assert header(reply, b"content-length") is None  # framing is the shell's
+    assert header(reply, b"content-length") is None  # framing is the listener's task
 
 
 def test_age_is_told_of_what_was_in_a_cache() -> None:
@@ -221,7 +221,7 @@ def test_a_304_tells_what_may_have_changed_and_nothing_of_the_body() -> None:
     meta = stored(vary=b"Cookie", content_encoding=b"gzip", access_control_allow_origin=b"*")
     reply = answer(request((b"if-none-match", b'"v1"')), meta, BODY, NOW + 3)
     assert reply.body == b""
-    assert reply.length is None  # or the shell would tell a length of 0
+    assert reply.length is None  # or the listener would send a Content-Length of 0
     assert [n for n, _ in reply.headers] == [
         b"date", b"cache-control", b"server", b"access-control-allow-origin", b"etag", b"last-modified", b"vary",
         b"age",
@@ -309,10 +309,10 @@ def test_an_unsatisfiable_range_of_another_version_gets_the_new_one() -> None:
         (b"BYTES=0-0", [(0, 0)]),
         (b"bytes= 0-0 , 2-3 ", [(0, 0), (2, 3)]),
         (b"bytes=,0-0,,2-3,", [(0, 0), (2, 3)]),
-        (b"bytes=0-0,1-1", [(0, 0), (1, 1)]),  # adjoining is not overlapping
+        (b"bytes=0-0,1-1", [(0, 0), (1, 1)]),  # adjacent is not overlapping
         (b"bytes=0-0,-1", [(0, 0), (99, 99)]),
-        (b"bytes=0-0,500-", [(0, 0)]),  # what can be satisfied
-        # nothing can be satisfied
+        (b"bytes=0-0,500-", [(0, 0)]),  # the satisfiable part
+        # nothing is satisfiable
         (b"bytes=100-", []),
         (b"bytes=100-200", []),
         (b"bytes=99999999999999999999999-", []),
@@ -369,7 +369,7 @@ SPECS = st.lists(
 def test_ranges_select_the_bytes_that_they_name(
     specs: list[tuple[int | None, int | None]], size: int
 ) -> None:
-    """Against an oracle that goes through the positions one by one."""
+    """Against an oracle that checks the positions one by one."""
     value = b"bytes=" + b",".join(
         (b"" if a is None else b"%d" % a) + b"-" + (b"" if b is None else b"%d" % b) for a, b in specs
     )
@@ -421,7 +421,7 @@ def test_a_part_has_no_digest_of_the_whole() -> None:
 
 
 def parts(reply: Reply) -> list[tuple[str, bytes]]:
-    """The parts of a multipart/byteranges body as an independent parser reads them."""
+    """The parts of a multipart/byteranges body, as an independent parser reads them."""
     content_type = header(reply, b"content-type")
     assert content_type is not None
     assert content_type.startswith(b"multipart/byteranges; boundary=")
@@ -495,7 +495,7 @@ def test_denials_are_cloudfronts_to_the_byte(denial: Denial) -> None:
     assert reply.headers == [(b"server", b"CloudFront"), (b"content-type", b"text/xml")]
     assert reply.reason == denial.reason
     assert isinstance(reply.body, bytes)
-    assert denial.reason.encode() not in reply.body  # the reason stays in the harness
+    assert denial.reason.encode() not in reply.body  # the reason is not in the body
 
 
 def test_a_denial_in_full() -> None:
@@ -510,7 +510,7 @@ def test_a_denial_in_full() -> None:
 
 
 def test_the_page_has_cloudfronts_size() -> None:
-    """An older dump of it, 556 bytes, lacks the two sentences of advice and has an empty line in their place."""
+    """An older capture of it, 556 bytes, lacks the two sentences of advice and has an empty line in their place."""
     page = error_page(403, "Bad request.", REQUEST_ID)
     advice = page.index(b"We can't connect"), page.rindex(b'<BR clear="all">')
     assert len(page[: advice[0]] + b"\n" + page[advice[1] :]) == 556

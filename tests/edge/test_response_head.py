@@ -1,5 +1,5 @@
-"""Heads of origins' answers that are not as they should be: what RFC 9112 lets a recipient read is read, the rest is
-refused, and then the record and the log name the line, never a secret."""
+"""Malformed heads of origin responses: what RFC 9112 lets a recipient read is read, the rest is refused, and then the
+access record and the log name the line, never a secret."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def harness(origin: ScriptedOrigin) -> AsyncIterator[EdgeHarness]:
         yield harness
 
 
-# The bytes of an answer with the body "ok", and the value of its X-A.
+# The bytes of a response with the body "ok", and the value of its X-A.
 READ: dict[str, tuple[bytes, str | None]] = {
     "a blank before the colon": (OK + b"X-A : 1\r\n" + END, "1"),
     "blanks before the colon": (OK + b"X-A \t : 1\r\n" + END, "1"),
@@ -97,13 +97,13 @@ async def test_what_the_rfc_lets_a_recipient_read(
         while seen.status < 200:
             seen = await viewer.answer()
     assert (seen.status, seen.body, seen.header("x-a")) == (200, b"ok", value)
-    # Two readers may understand such a head differently: the connection is not used again.
+    # Two parsers may read such a head differently: the connection is not reused.
     assert (await harness.get("/a")).body == b"next"
     assert origin.requests[-1].connection == 1
     assert (await harness.get("/x")).x_cache == "Hit"
 
 
-# The bytes of a bad answer, what the explanation says, and what it must not hold.
+# The bytes of a bad response, what the explanation says, and what it must not contain.
 SECRET = b"c2VjcmV0LXZhbHVl"
 REFUSED: dict[str, tuple[bytes, str]] = {
     "no HTTP": (b"\x16\x03\x01\x02\x00\x01" + SECRET, 'line 1 of the head begins with "\\x16\\x03\\x01'),
@@ -215,7 +215,7 @@ async def test_a_bad_chunk_is_named_too(harness: EdgeHarness, origin: ScriptedOr
     assert "in the chunked body" in (await harness.recorded(1))["explanation"]
 
 
-# -- 304 that nobody asked for ---------------------------------------------------------------------------------
+# -- unsolicited 304s ------------------------------------------------------------------------------------------
 
 NOT_MODIFIED = [b'HTTP/1.1 304 Not Modified\r\nETag: "1"\r\n\r\n']
 
@@ -228,7 +228,10 @@ NOT_MODIFIED = [b'HTTP/1.1 304 Not Modified\r\nETag: "1"\r\n\r\n']
         ("OPTIONS", []),
         ("GET", [("Range", "bytes=0-1")]),
         ("GET", [("Range", "bytes=0-1"), ("If-Range", '"1"')]),
-        ("GET", [("If-None-Match", '"1"')]),  # of the viewer's, and not sent where the cache is filled
+        (
+            "GET",
+            [("If-None-Match", '"1"')],
+        ),  # the viewer's own condition, which is not forwarded on a cache fill
         ("GET", [("If-None-Match", '"1"'), ("Connection", "if-none-match")]),
         ("HEAD", [("If-Match", '"1"')]),
     ],
@@ -239,7 +242,7 @@ async def test_304_to_a_request_without_conditions(
     origin.on("/x", NOT_MODIFIED)
     seen = await harness.get("/x", method=method, headers=headers)
     if method == "OPTIONS":
-        assert seen.status == 403  # not an allowed method here
+        assert seen.status == 403  # a method that is not allowed here
         return
     assert seen.status == 502
     record = await harness.recorded(1)
@@ -261,7 +264,7 @@ async def test_304_to_a_custom_error_page_leaves_the_error(origin: ScriptedOrigi
 
 
 async def test_304_to_a_slice_is_no_slice(origin: ScriptedOrigin) -> None:
-    """The first slice is stored; a 304 in the place of the second must not end up in the body."""
+    """The first slice is stored; a 304 in place of the second must not end up in the body."""
     body = bytes(range(256)) * 16
     first = answer(206, body[:1024], {"ETag": '"1"', "Content-Range": f"bytes 0-1023/{len(body)}"})
     origin.on("/x", first, NOT_MODIFIED)
@@ -292,7 +295,7 @@ async def test_a_viewers_own_condition_may_be_answered(origin: ScriptedOrigin) -
         assert (await harness.get("/x")).status == 502
 
 
-# -- the reader alone ------------------------------------------------------------------------------------------
+# -- the reader in isolation -----------------------------------------------------------------------------------
 
 PARTS = st.sampled_from(
     [
@@ -348,4 +351,4 @@ def test_any_bytes_are_read_or_refused_in_any_pieces(data: bytes, chance: random
         assert head.lower().count(b"\r\ncontent-length:") <= 1
         again = HeadReader("why")
         assert again.feed(head)
-        assert again.head == head  # what is repaired needs no more repair
+        assert again.head == head  # a repaired head needs no further repair

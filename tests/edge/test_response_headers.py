@@ -46,7 +46,7 @@ def asks(method: str = "GET", **headers: str) -> Request:
 
 
 def added(rule: ResponseHeadersPolicy, request: Request, headers: Headers, status: int = 200) -> Headers:
-    """What the policy makes of `headers`, which stay as they are."""
+    """The policy's result for `headers`, which stay unchanged."""
     before = list(headers)
     found = ResponseHeaders(rule).applied(request, status, headers)
     assert headers == before
@@ -63,20 +63,20 @@ H = ResponseHeader
     [
         ({}, [(b"a", b"1")], [(b"a", b"1")]),
         ({"headers": (H("x-new", "v", False),)}, [(b"a", b"1")], [(b"a", b"1"), (b"x-new", b"v")]),
-        # Without override the origin's wins, be it empty or there twice.
+        # Without override the origin's header wins, even if it is empty or occurs twice.
         ({"headers": (H("a", "mine", False),)}, [(b"a", b"1")], [(b"a", b"1")]),
         ({"headers": (H("a", "mine", False),)}, [(b"a", b"")], [(b"a", b"")]),
         ({"headers": (H("a", "mine", False),)}, [(b"a", b"1"), (b"a", b"2")], [(b"a", b"1"), (b"a", b"2")]),
         ({"headers": (H("a", "x", True),)}, [(b"a", b"1"), (b"b", b"2"), (b"a", b"3")], [(b"b", b"2"), (b"a", b"x")]),
         ({"headers": (H("a", "", True),)}, [(b"a", b"1")], [(b"a", b"")]),
         ({"remove": ("a", "c")}, [(b"a", b"1"), (b"b", b"2"), (b"a", b"3")], [(b"b", b"2")]),
-        # What is removed first can be added afterwards, whatever it overrides.
+        # A removed header can be added back afterward, whatever it overrides.
         ({"remove": ("a",), "headers": (H("a", "mine", False),)}, [(b"a", b"1")], [(b"a", b"mine")]),
-        # The edge's own in the place of the origin's; Date comes with every answer that has none (`respond.dated`).
+        # The edge's own replaces the origin's; every response without a Date gets one (`respond.dated`).
         ({"remove": ("server", "date")}, [(b"server", b"nginx"), (b"date", b"x")], [(b"server", b"CloudFront")]),
         ({"remove": ("server",)}, [], [(b"server", b"CloudFront")]),
         ({"remove": ("server",), "headers": (H("server", "x", False),)}, [(b"server", b"n")], [(b"server", b"x")]),
-        # Where the bytes of a range belong is nobody's to remove.
+        # No policy may remove the position of a range's bytes.
         ({"remove": ("content-range",)}, [(b"content-range", b"bytes 0-1/9")], [(b"content-range", b"bytes 0-1/9")]),
     ],
 )  # fmt: skip
@@ -180,7 +180,7 @@ PREFLIGHT = {
             asks("OPTIONS", origin="x"),
             {**PREFLIGHT, b"access-control-max-age": b"0"},
         ),
-        # Names with a * are those that were asked for and fit; browsers know only a lone one.
+        # A name with a * stands for the requested names that match it; browsers accept only a lone *.
         (
             msgspec.structs.replace(ANY, headers=("Authorization", "x-amz-*")),
             asks("OPTIONS", origin="x", access_control_request_headers="X-Amz-Date, x-other,x-amz-date, x-amz-\x7f"),
@@ -275,7 +275,7 @@ def test_without_override_the_origins_own_win_one_by_one() -> None:
 def test_vary(before: list[bytes], after: list[bytes]) -> None:
     found = added(policy(cors=ONE), asks(), [(b"vary", value) for value in before])
     assert [value for name, value in found if name == b"vary"] == after
-    # A custom Vary and one that is removed go before it.
+    # A custom Vary and a removed one are applied before it.
     rule = policy(cors=ONE, headers=(H("vary", "Cookie", True),))
     assert added(rule, asks(), [(b"vary", b"x")]) == [(b"vary", b"Cookie, Origin")]
     assert added(policy(cors=ONE, remove=("vary",)), asks(), [(b"vary", b"x")]) == [(b"vary", b"Origin")]
@@ -385,7 +385,7 @@ async def test_on_misses_hits_heads_ranges_and_304_and_at_once_when_it_changes(
             assert (seen.status, seen.x_cache) == (status, result)
             assert told(seen, *names) == expected
         assert told(await viewer.ask("/a", "d.test", method="HEAD"), *names) == expected
-        # The same stored answer under another policy, under none, and under the first one again.
+        # The same stored response under another policy, under none, and under the first one again.
         harness.edge.use(under(plain, policy(headers=(H("x-mine", "later", True),)), number=2))
         seen = await viewer.ask("/a", "d.test")
         assert (seen.x_cache, told(seen, *names)) == ("Hit", {"x-mine": "later", "x-powered-by": "php"})
@@ -443,7 +443,7 @@ async def test_on_errors_of_the_origin_and_of_the_edge(origin: ScriptedOrigin) -
         ):
             seen = await harness.get(path, headers=asked, method=method)
             assert (seen.status, told(seen, *names)) == (status, expected), path
-        # Where no behavior was found there is no policy: another host, a request that makes no sense.
+        # Without a matching behavior there is no policy: another host, a malformed request.
         for seen in (
             await harness.get("/a", host="other.test", headers=asked),
             await harness.get("/a", host="..", headers=asked),
@@ -489,7 +489,7 @@ async def test_a_preflight_reaches_the_origin_and_comes_back_with_permission(ori
         assert origin.requests[0].method == "OPTIONS"
         seen = await harness.get("/api", headers=[("Origin", "https://evil.test")], method="OPTIONS")
         assert told(seen, "access-control-allow-origin", "access-control-allow-methods") == {}
-        # A behavior that does not allow OPTIONS answers no preflight.
+        # A behavior that does not allow OPTIONS does not answer preflights.
         assert (await harness.get("/get", headers=preflight, method="OPTIONS")).status == 403
 
 
@@ -570,7 +570,7 @@ async def test_server_timing(origin: ScriptedOrigin) -> None:
             "cdn-downstream-fbl",
         ]
         assert metrics(await harness.get("/a", method="DELETE")) == [*common, "cdn-downstream-fbl"]
-        # Never unasked, and whenever it is asked for.
+        # Never unrequested, and always when requested.
         harness.edge.use(under(snapshot, policy(server_timing=0.0), number=2))
         assert (await harness.get("/a")).header("server-timing") == "db;dur=5"
         seen = await harness.get("/a", headers=[("Pragma", "server-timing")])

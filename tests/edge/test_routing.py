@@ -107,7 +107,7 @@ def test_the_questions_are_asked_in_cloudfronts_order() -> None:
 
 def test_geo_is_asked_again_of_who_finds_a_plan_made_for_another() -> None:
     routed = routing(distribution("E1", geo=Geo("whitelist", ("FR",))))
-    assert ask(routed) != "geo_blocked"  # a place that is not known is served
+    assert ask(routed) != "geo_blocked"  # an unknown location is served
     assert ask(routed, client_ip="198.51.100.1") == "geo_blocked"
     assert ask(routed) != "geo_blocked"
 
@@ -156,10 +156,10 @@ def test_plans_are_bounded_in_bytes_and_what_is_used_stays() -> None:
     assert len(routed.plans) <= 2 * (PLANS_SIZE // 3000)
     kept = len(routed.plans)
     ask(routed, "/" + "x" * 8000)
-    assert len(routed.plans) == kept  # nothing so long is kept
+    assert len(routed.plans) == kept  # no path this long is cached
 
 
-# ---- names of distributions that are in other regions only
+# ---- distributions that exist in other regions only
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
-"""The rules of caching through a whole edge: what is reused, what is asked for again, and what is for one viewer only.
+"""The rules of caching through a whole edge: what is reused, what is requested again, and what is for one viewer only.
 
-`test_freshness` holds the rules themselves against tables; here they meet viewers, an origin and each other.
+`test_freshness` checks the rules themselves against tables; here they are combined with viewers, an origin and each
+other.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def clock() -> Clock:
 
 
 def house_of(origin: ScriptedOrigin, clock: Clock | None = None, **members: Any) -> EdgeHarness:
-    """An edge with one behavior, made of `members`, before an origin that is asked once and not waited for long."""
+    """An edge with one behavior, built from `members`, in front of an origin with one attempt and short timeouts."""
     rules = members.pop("error_responses", ())
     members.setdefault("allowed_methods", ALL)
     reached = origin.origin(connection_attempts=1, connection_timeout=0.5, read_timeout=5.0)
@@ -47,7 +48,7 @@ def says(control: str, body: bytes = b"one", **headers: str) -> Any:
 
 
 async def words(harness: EdgeHarness, clock: Clock, *moments: float, path: str = "/a") -> list[str]:
-    """X-Cache and body of a request at each moment, seconds after the first."""
+    """X-Cache and body of a request at each of the given seconds after the first."""
     begin = clock.now
     seen = []
     for moment in moments:
@@ -121,7 +122,7 @@ class TestStaleWhileRevalidate:
         assert len(origin.requests) == 2
 
 
-# An origin that fails once something is stored.
+# An origin that fails once a response is stored.
 DOWN = [
     ("500", answer(500, b"down")),
     ("503", answer(503, b"down")),
@@ -256,7 +257,7 @@ class TestValidation:
                 seen = await harness.get("/a", headers=[("If-None-Match", '"1"')])
                 assert (seen.status, seen.header("etag")) == (status, '"1"')
             assert (await harness.get("/a", headers=[("If-None-Match", '"0"')])).body == b"one"
-        # The first fill asked for all of it.
+        # The first fill requested all of it.
         assert [asked.header("if-none-match") for asked in origin.requests] == [None, '"1"']
 
     @pytest.mark.parametrize("compress", [False, True])
@@ -279,7 +280,7 @@ class TestValidation:
         said = {"ETag": '"1"', "Last_Modified": stamp, "Content_Type": "text/css"}
         origin.on("/a", says("no-store", b"x" * 2000, **said))
         if compress and field == "If-Match":
-            status = 412  # the tag of what was compressed is weak
+            status = 412  # the tag of the compressed body is weak
         async with house_of(origin, compress=compress, accept_gzip=True) as harness:
             seen = await harness.get("/a", headers=[(field, value), ("Accept-Encoding", "gzip")])
             assert seen.status == status
@@ -297,7 +298,7 @@ class TestValidation:
     async def test_a_head_for_something_stale_renews_it_as_a_get(
         self, origin: ScriptedOrigin, clock: Clock
     ) -> None:
-        # RFC 9111 §4.3.5 speaks of a HEAD that reaches the origin while a GET's answer is stored: here none does.
+        # RFC 9111 §4.3.5 concerns a HEAD that reaches the origin while a GET's response is stored: here none does.
         origin.on("/a", says("max-age=10", ETag='"1"'), answer(304, headers={"ETag": '"1"', "X-New": "yes"}))
         origin.on("/b", says("max-age=10"), says("max-age=10", b"longer"))
         async with house_of(origin, clock) as harness:
@@ -421,7 +422,7 @@ class TestUnsafeMethods:
             clock.forward(1)
             assert (await harness.get("/a", method="PUT", body=b"x")).status == 204
             clock.forward(1)
-            # Nobody joins the old fill, and it does not overwrite the new one's answer.
+            # No viewer joins the old fill, and it does not overwrite the new one's response.
             assert (await harness.get("/a")).body == b"after"
             gate.set()
             assert (await early).body == b"before"
@@ -479,7 +480,8 @@ class TestAuthorization:
 async def at_once(
     harness: EdgeHarness, count: int, origin: ScriptedOrigin, gate: asyncio.Event
 ) -> list[Seen]:
-    """So many viewers that ask while the first of them waits for the origin, which answers when all are there."""
+    """That many viewers, which send requests while the first of them waits for the origin, which answers when all are
+    there."""
     viewers = [await harness.viewer() for _ in range(count)]
     asking = [asyncio.create_task(viewer.ask("/a", "d.test")) for viewer in viewers]
     await origin.asked(1)
@@ -538,7 +540,7 @@ class TestCollapsing:
     async def test_what_cannot_be_shared_is_fetched_for_each_all_together(
         self, origin: ScriptedOrigin, control: str, status: int
     ) -> None:
-        """No viewer gets another's answer, none waits for more than the first, and none asks twice."""
+        """No viewer gets another's response, none waits for more than the first, and none sends two requests."""
         gate, more = asyncio.Event(), asyncio.Event()
         number = 0
 
@@ -554,14 +556,14 @@ class TestCollapsing:
         origin.on("/a", [mine])
         async with house_of(origin) as harness:
             asking = asyncio.create_task(at_once(harness, self.N, origin, gate))
-            # The others are asked for at once, not one after the other.
+            # The others are requested at once, not one after the other.
             await asyncio.wait_for(origin.asked(self.N), 5)
             more.set()
             seen = await asking
             assert len({s.body for s in seen}) == self.N
             assert {s.x_cache for s in seen} == {"Miss" if status == 200 else "Error"}
             assert len(origin.requests) == self.N
-            # And for a while nobody waits for somebody else's.
+            # And for a while no viewer waits for another's response.
             gate.clear()
             more.clear()
             late = [asyncio.create_task(harness.get("/a")) for _ in range(3)]
@@ -586,7 +588,7 @@ class TestCollapsing:
         async with house_of(origin, forward_cookies=Select("all")) as harness:
             await at_once(harness, 5, origin, gate)
             assert len(origin.requests) == 5
-            # What one of them stored is for all later ones.
+            # A response stored by one of them serves all later ones.
             assert (await harness.get("/a")).x_cache == "Hit"
 
     async def test_not_where_caching_is_disabled(self, origin: ScriptedOrigin) -> None:
@@ -670,7 +672,7 @@ class TestSetCookie:
                 for value, body in (("u=1; v=2", b"one"), ("u=2", b"two")):
                     seen = await harness.get("/a", headers=[("Cookie", value)])
                     assert (seen.x_cache, seen.body) == (word, body)
-            # The order of cookies is no difference.
+            # The order of cookies makes no difference.
             assert (await harness.get("/a", headers=[("Cookie", "v=2; u=1")])).x_cache == "Hit"
 
 

@@ -1,4 +1,4 @@
-"""Several workers on one segment, each with its edge, before a scripted origin and under one clock."""
+"""Several workers on one segment, each with its own edge, in front of a scripted origin and under one clock."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def test_what_one_has_renewed_the_others_need_not_ask_for(tmp_path: Path) 
 
 
 async def test_what_was_removed_does_not_stand_in_for_an_origin_that_fails(tmp_path: Path) -> None:
-    """A stale response that a worker waits to renew is removed meanwhile: it is not stored again."""
+    """A stale response is removed while a worker waits to revalidate it: it is not stored again."""
     clock = Clock()
     async with (
         ScriptedOrigin() as origin,
@@ -87,7 +87,7 @@ async def test_what_was_removed_does_not_stand_in_for_an_origin_that_fails(tmp_p
         await origin.asked(2)
         assert (await houses[2].get("/a", method="POST", body=b"x")).status == 200
         go.set()
-        assert (await waits).body == b"old"  # it began before
+        assert (await waits).body == b"old"  # it began before the removal
         assert [(await harness.get("/a")).body for harness in houses] == [b"new"] * 3
 
 
@@ -131,7 +131,7 @@ async def test_a_change_ends_what_has_the_same_query_string_and_nothing_else(
 
 
 async def test_a_body_that_cannot_be_asked_for_again_is_shared_when_it_is_whole(tmp_path: Path) -> None:
-    """Until then another worker asks for itself, and takes nothing away from the one that still fetches."""
+    """Until then another worker sends its own request, and takes nothing away from the one that is still fetching."""
     clock = Clock()
     body = os.urandom(200 * KIB)
     whole = answer(200, body, {"Cache-Control": "max-age=100"})
@@ -175,7 +175,7 @@ async def test_another_version_of_what_is_sliced_takes_the_old_one_away_everywhe
         )
         first = await houses[0].get("/a", headers=[("Range", "bytes=0-9")])
         assert (first.status, first.body) == (206, old[:10])
-        # The second worker finds the head, and learns from the origin that what is missing is of another version.
+        # The second worker finds the head, and learns from the origin that the missing part is of another version.
         assert (await houses[1].get("/a", headers=[("Range", "bytes=-10")])).body == new
         for harness in houses:
             assert (await harness.get("/a")).body == new

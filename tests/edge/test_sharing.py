@@ -1,5 +1,5 @@
-"""The memory that workers share: what is found there is what was stored, whatever happened to it; what was removed is
-found by nobody."""
+"""The memory that workers share: what is found is what was stored, whatever happened to the segment; no worker finds
+a removed response."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def none() -> Headers:
 
 
 class Worker:
-    """One worker's view of a segment, with a memory of its own."""
+    """One worker's view of a segment, with its own private memory."""
 
     def __init__(self, fd: int, number: int) -> None:
         self.segment = Segment.attach(fd, number)
@@ -95,7 +95,7 @@ def workers(fd: int) -> list[Worker]:
 
 
 def wait_a_tick() -> None:
-    """Until the monotonic clock is past what a floor counts in."""
+    """Wait until the monotonic clock has advanced by more than the resolution of a floor."""
     began = monotonic_ns()
     while monotonic_ns() - began < 5_000:
         pass
@@ -359,7 +359,7 @@ class TestRemovals:
 
 
 class TestDamage:
-    """No byte of the segment is trusted: whatever is in it, a find gives what was stored or nothing."""
+    """No byte of the segment is trusted: whatever it contains, a find returns what was stored or nothing."""
 
     def fill(self, workers: list[Worker]) -> dict[str, bytes]:
         held = {}
@@ -370,7 +370,7 @@ class TestDamage:
         return held
 
     def check(self, fd: int, held: dict[str, bytes]) -> int:
-        """How many a new worker still finds; it also writes and removes."""
+        """How many entries a new worker still finds; it also writes and removes."""
         worker = Worker(fd, 1)
         found = 0
         for key, body in held.items():
@@ -447,7 +447,7 @@ class TestDamage:
             assert workers[1].heard[-1] is None
 
     def test_a_writer_killed_at_any_moment(self, fd: int, workers: list[Worker]) -> None:
-        """A process of its own is killed at each line of code that it comes to while it stores and removes."""
+        """A separate process is killed at each line of code that it reaches while it stores and removes."""
         held = self.fill(workers)
         line = 0
         while died_at_line(line, lambda: self.write(fd)):
@@ -471,7 +471,7 @@ class TestDamage:
 
 
 def died_at_line(number: int, work: Callable[[], None]) -> bool:
-    """Do the work in a child that is killed at that line of `arena` or `removals`; False if it came to its end."""
+    """Do the work in a child that is killed at that line of `arena` or `removals`; False if it completed."""
     pid = os.fork()
     if pid == 0:
         left = number
@@ -501,8 +501,8 @@ SIZES = st.sampled_from([0, 10, 900, 20_000])
 
 
 class Sharing(RuleBasedStateMachine):
-    """Several workers on one segment, against one dictionary: what a worker finds for a key is the response that was
-    stored last for it, if anything; never one that was removed, or that was asked for before a removal."""
+    """Several workers on one segment, checked against one dictionary: a worker finds for a key the response that was
+    stored last for it, if anything; never one that was removed, or that was requested before a removal."""
 
     @initialize()
     def begin(self) -> None:
@@ -547,7 +547,7 @@ class Sharing(RuleBasedStateMachine):
         found = self.workers[who].tiers.find(key, none, 200.0)
         if found is not None:
             assert key in self.last
-            # Its own memory may hold one that is as fresh and older.
+            # Its private memory may hold one that is as fresh and older.
             assert found.body in (self.last[key], self.held[who].get(key))
             self.held[who][key] = found.body
 
@@ -589,7 +589,7 @@ class Sharing(RuleBasedStateMachine):
 
     @invariant()
     def what_is_stored_is_found(self) -> None:
-        """Right after it was stored, before anything can have pushed it out."""
+        """Immediately after it was stored, before anything can have evicted it."""
         for key, body in list(getattr(self, "last", {}).items())[-1:]:
             for worker in self.workers:
                 found = worker.arena.find(key, none)

@@ -34,7 +34,7 @@ SLICE = 16 * 1024
 
 
 def with_snapshot(snapshot: Snapshot, number: int, **members: Any) -> Snapshot:
-    """The same at another number, its distribution changed."""
+    """The same snapshot with another number and its distribution changed."""
     (distribution,) = snapshot.distributions
     changed = msgspec.structs.replace(distribution, **members)
     return msgspec.structs.replace(snapshot, number=number, distributions=(changed,))
@@ -45,7 +45,7 @@ def invalidated(snapshot: Snapshot, number: int, *paths: str) -> Snapshot:
 
 
 class Family:
-    """An origin, a parent before it, and as many children as are asked for, all of one installation."""
+    """An origin, a parent in front of it, and as many children as requested, all of one installation."""
 
     def __init__(self, folder: Path) -> None:
         self.origin = ScriptedOrigin()
@@ -191,7 +191,7 @@ async def test_children_wait_for_one_answer(family: Family) -> None:
 
 
 async def test_the_parent_does_not_ask_a_parent(family: Family) -> None:
-    """Not even if it is its own, or if two are told to be each other's."""
+    """Not even if it is its own parent, or if two are configured as each other's."""
     child = await family.settle()
     edge = family.parent.edge
     settings = EdgeSettings(
@@ -205,7 +205,7 @@ async def test_the_parent_does_not_ask_a_parent(family: Family) -> None:
     assert (await child.get("/a")).body == b"hello"
     family.origin.on("/b", answer(200, b"itself"))
     async with await family.parent.viewer() as viewer:
-        assert (await viewer.ask("/b", "d.test")).status == 403  # no viewer is served here
+        assert (await viewer.ask("/b", "d.test")).status == 403  # it serves no viewers here
     assert len(family.origin.requests) == 1
 
 
@@ -244,13 +244,13 @@ async def test_two_distributions_may_be_passed_still(family: Family) -> None:
     assert seen.status == 403
 
 
-# -- who may ask -------------------------------------------------------------------------------------------------------
+# -- which requests a parent accepts -----------------------------------------------------------------------------------
 
 
 def sealed(
     family: Family, asked: ShieldQuery, *, secret: bytes = SECRET, target: str = "/a", **headers: str
 ) -> list[tuple[str, str]]:
-    """The headers of a question."""
+    """The headers of a child's request."""
     fields = [("Host", "d.test"), *headers.items()]
     context = asking("GET", target, [(n.lower().encode(), v.encode()) for n, v in fields])
     return [*fields[1:], ("X-Edge-Shield", Secrets((secret,)).sealed(context, asked).decode())]
@@ -358,7 +358,7 @@ class TestWhoMayAsk:
             parent_address(text)
 
     async def test_what_goes_over_the_wire_and_what_does_not(self, family: Family) -> None:
-        """Who stands in the parent's place gets no secret of the origin, and is not believed."""
+        """An impostor in the parent's place gets no secret of the origin, and its response is not trusted."""
         await family.settle(origin={"custom_headers": (("X-Secret", "s3cr3t"),)})
         family.origin.on("/a", answer(200, b"hello"))
         async with ScriptedOrigin() as impostor:
@@ -373,7 +373,7 @@ class TestWhoMayAsk:
         assert (asked.header("x-edge-shield") or "?") not in json.dumps(child.records)
 
 
-# -- how long it is good -----------------------------------------------------------------------------------------------
+# -- freshness across tiers --------------------------------------------------------------------------------------------
 
 
 class TestFreshness:
@@ -419,11 +419,15 @@ class TestFreshness:
         await child.get("/a")
         late = await family.child()
         family.clock.forward(50)
-        assert (await late.get("/a")).body == b"one"  # the parent's, stale, and it asks for a newer one
+        assert (
+            await late.get("/a")
+        ).body == b"one"  # the parent's, stale, and the parent requests a newer one
         await family.origin.asked(2)
         while b"two" not in [s.body for s in family.parent.edge.memory._entries.values()]:
             await asyncio.sleep(0.001)
-        assert (await late.get("/a")).body == b"one"  # the child's, stale, and it asks the parent
+        assert (
+            await late.get("/a")
+        ).body == b"one"  # the child's, stale, and the child revalidates with the parent
         while (await late.get("/a")).body != b"two":
             await asyncio.sleep(0.001)
         assert len(family.origin.requests) == 2
@@ -443,7 +447,7 @@ class TestFreshness:
         seen = await child.get("/a")
         assert seen.x_cache == "Hit"
         family.clock.forward(5)
-        # Both are stale now; the one that asks first renews it for the other, whose parent says 304 by itself.
+        # Both are stale now; the first to revalidate renews it for the other, whose parent answers 304 itself.
         assert (await child.get("/a")).x_cache == "RefreshHit"
         assert (await late.get("/a")).x_cache == "RefreshHit"
         assert film.statuses == [200, 304, 304]
@@ -474,7 +478,7 @@ class TestFreshness:
         assert (await late.get("/a")).body == b"well"
 
 
-# -- what is invalidated -----------------------------------------------------------------------------------------------
+# -- invalidations -----------------------------------------------------------------------------------------------------
 
 
 class TestInvalidation:
@@ -497,7 +501,7 @@ class TestInvalidation:
         assert (await child.get("/a")).body == b"new"
         assert (await child.get("/a")).x_cache == "Hit"
         assert len(family.origin.requests) == 2
-        # It is kept as what was asked for now, and the parent's old copy ends when the parent hears of it.
+        # It is stored as requested now, and the parent's old copy ends when the parent learns of the invalidation.
         family.publish(after, family.parent)
         late = await family.child()
         family.publish(after, late)
@@ -509,7 +513,7 @@ class TestInvalidation:
         after = invalidated(family.snapshot, 2, "/a")
         family.publish(after, family.parent)
         late = await family.child()
-        assert (await late.get("/a")).body == b"new"  # asked for under 2; the child can say no more than 1
+        assert (await late.get("/a")).body == b"new"  # requested under 2; the child can only report 1
         family.publish(after, late, child)
         assert (await late.get("/a")).body == b"new"
         assert (await child.get("/a")).body == b"new"
@@ -540,7 +544,7 @@ class TestInvalidation:
         family.origin.on("/a", answer(304, b"", control), answer(200, b"new", control))
         family.clock.forward(3)
         late = await family.child()
-        await late.get("/a")  # the parent's copy is confirmed, under snapshot 1
+        await late.get("/a")  # the parent's copy is revalidated, under snapshot 1
         family.publish(invalidated(family.snapshot, 2, "/a"), child)
         assert (await child.get("/a")).body == b"new"
 
@@ -778,8 +782,8 @@ class TestWithoutAParent:
         assert "answers again" in caplog.text
 
     async def test_a_machine_that_stands_still(self, family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It takes connections, and that is all. What was asked for is fetched without it; what may not be repeated
-        fails."""
+        """It accepts connections and does nothing else. Repeatable requests go around it; those that must not be
+        repeated fail."""
         monkeypatch.setattr(shield_client, "PATIENCE", 0.02)
         monkeypatch.setattr(shield_client, "PING", 0.05)
         monkeypatch.setattr(shield_client, "DOWN", 0.0)
@@ -802,7 +806,7 @@ class TestWithoutAParent:
         go = asyncio.Event()
         family.origin.on("/a", [go, *answer(200, b"at last")])
         waiting = asyncio.ensure_future(child.get("/a"))
-        await family.parent.recorded(3)  # somebody asked whether it lives, three times
+        await family.parent.recorded(3)  # a health probe was sent to it, three times
         go.set()
         assert (await waiting).body == b"at last"
         assert len(family.origin.requests) == 1
@@ -829,7 +833,7 @@ class TestWithoutAParent:
             assert (await child.get("/a")).body == b"hello"
 
     async def test_a_parent_that_knows_another_state(self, family: Family) -> None:
-        """While a change is on its way the origin is asked without it, bodies and all."""
+        """While a change is propagating, requests bypass the parent, including those with bodies."""
         child = await family.settle(Behavior("*", "scripted", allowed_methods=ALL))
         family.origin.on("/a", answer(200, b"hello"))
         after = with_snapshot(family.snapshot, 2, default_root_object="index.html")

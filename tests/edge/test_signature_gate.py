@@ -1,4 +1,5 @@
-"""Signed content through a whole edge: every refusal with CloudFront's bytes, keys that come and go, what is cached."""
+"""Signed content through a whole edge: every refusal with CloudFront's bytes, keys that are added and removed, what
+is cached."""
 
 from __future__ import annotations
 
@@ -264,7 +265,7 @@ async def test_a_custom_page_for_403_takes_the_place_of_the_refusal(origin: Scri
 
 
 async def test_a_guarded_error_page_is_shown_to_who_has_no_signature(origin: ScriptedOrigin) -> None:
-    """As at CloudFront (§5.6): the edge fetches the page for itself. By its own path it stays guarded."""
+    """As at CloudFront (§5.6): the edge fetches the page itself. At its own path it remains protected."""
     origin.on("/a/login.html", answer(200, b"please log in", {"Cache-Control": "max-age=60"}))
     snapshot = signed_site(origin, "KALICE1")
     page = ErrorResponse(403, 0, "/a/login.html", 403)
@@ -279,7 +280,7 @@ async def test_a_guarded_error_page_is_shown_to_who_has_no_signature(origin: Scr
 
 
 class TestHashAlgorithmAlone:
-    """Hash-Algorithm by itself makes a URL a signed one, so cookies are not looked at (§1.1)."""
+    """Hash-Algorithm alone makes a URL a signed one, so cookies are ignored (§1.1)."""
 
     @pytest.mark.parametrize("query", ["Hash-Algorithm=SHA256", "Hash-Algorithm", "x=1&Hash-Algorithm=SHA1"])
     async def test_cookies_do_not_open_it(self, harness: EdgeHarness, query: str) -> None:

@@ -1,4 +1,4 @@
-"""Signatures of requests to S3, against botocore's own signer: the same request, the same signature."""
+"""Signatures of S3 requests, checked against botocore's own signer: the same request gets the same signature."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def value(headers: Headers, name: bytes) -> str:
 
 
 def botocores(method: str, path: str, query: str, sent: Headers, token: str, region: str) -> str:
-    """The signature that botocore gives what was sent."""
+    """botocore's signature for the request that was sent."""
     auth = S3SigV4Auth(BotoCredentials(KEY, SECRET, token or None), "s3", region)
     authorization = value(sent, b"authorization")
     names = authorization.partition("SignedHeaders=")[2].partition(",")[0].split(";")

@@ -1,4 +1,4 @@
-"""Bodies too large to be held whole: what is asked for, what is believed, and what viewers get, over real sockets."""
+"""Bodies too large to hold in memory: what is requested, what is trusted, and what viewers get, over real sockets."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SLICE = 16 * KIB
 SIZE = 40 * SLICE + 1000
 
 
-# -- what to ask for, and what the answer proves -----------------------------------------------------------------------
+# -- what to request, and what the response proves ---------------------------------------------------------------------
 
 WANTED = [
     (b"bytes=0-0", (0, 0)),
@@ -209,7 +209,7 @@ async def origin() -> AsyncIterator[ScriptedOrigin]:
 
 @pytest.fixture(params=["disk", "memory"])
 def small(request: pytest.FixtureRequest, tmp_path: Path) -> EdgeSettings:
-    """An edge for which 16 KiB are much."""
+    """An edge for which 16 KiB is a lot."""
     disk = 64 << 20 if request.param == "disk" else 0
     return EdgeSettings(
         memory=8 << 20, max_object=SLICE, slice=SLICE, cache_dir=str(tmp_path / "cache"), cache_disk=disk
@@ -401,7 +401,7 @@ class TestSlices:
         size = 1024 * KIB
         film = Film(bytes_of(20 * size), etag="").on(
             origin
-        )  # of which the sockets' buffers take less than the half
+        )  # of which the sockets' buffers hold less than half
         film.brake, film.before = asyncio.Event(), 12 * size + 77
         go = film.brake
         disk = EdgeSettings(
@@ -434,7 +434,7 @@ class TestSlices:
         self, origin: ScriptedOrigin, tmp_path: Path
     ) -> None:
         size = 256 * KIB
-        film = Film(bytes_of(spool.OPEN * size), etag="").on(origin)  # more than the sockets' buffers take
+        film = Film(bytes_of(spool.OPEN * size), etag="").on(origin)  # more than the sockets' buffers hold
         cache = tmp_path / "cache"
         disk = EdgeSettings(
             memory=8 << 20, max_object=size, slice=size, cache_dir=str(cache), cache_disk=256 << 20
@@ -599,7 +599,7 @@ class TestSlices:
 
 
 def reset(viewer: Viewer) -> None:
-    """Leave without a goodbye."""
+    """Abort the connection with a TCP reset."""
     sock = viewer.writer.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     viewer.writer.transport.abort()
@@ -637,7 +637,7 @@ class TestChanges:
     async def test_a_change_in_the_middle_cuts_the_connection(
         self, origin: ScriptedOrigin, small: EdgeSettings, if_range: bool
     ) -> None:
-        """If-Range is not sent where cookies are forwarded: there the tags alone must tell."""
+        """If-Range is not sent where cookies are forwarded: there the tags alone must show the change."""
         film = Film(bytes_of(SIZE)).on(origin)
         old = film.body
         cookies = Select("none" if if_range else "all")
@@ -801,9 +801,9 @@ class TestSlow:
     async def test_what_is_evicted_while_it_is_read_is_read_to_the_end(
         self, origin: ScriptedOrigin, tmp_path: Path
     ) -> None:
-        """Without a strong validator it could not be asked for again."""
+        """Without a strong validator the rest could not be requested again."""
         size = 256 * KIB
-        film = Film(bytes_of(spool.OPEN * size), etag="").on(origin)  # more than the sockets' buffers take
+        film = Film(bytes_of(spool.OPEN * size), etag="").on(origin)  # more than the sockets' buffers hold
         film.chunked = True
         cache = tmp_path / "cache"
         disk = EdgeSettings(
@@ -825,7 +825,7 @@ class TestSlow:
     async def test_what_is_evicted_while_it_comes(
         self, origin: ScriptedOrigin, tmp_path: Path, when: str
     ) -> None:
-        """Its length is not known, so it is read from its fill: from the beginning, or from a fill of one's own."""
+        """Its length is unknown, so a viewer reads it from its fill: from the beginning, or from a separate fill."""
         body = bytes_of(20 * SLICE)
         on = {n: asyncio.Event() for n in (15, 16)}
         fetched = 0
@@ -860,7 +860,9 @@ class TestSlow:
                 while len([p for p in cache.rglob("*") if len(p.name) == 64]) < 15:
                     await asyncio.sleep(0.001)
                 on[15].set()
-                await early.reader.readexactly(SLICE)  # by now the fill holds nothing open that early has had
+                await early.reader.readexactly(
+                    SLICE
+                )  # by now the fill has no open slice that early has already read
                 if when.startswith("before"):
                     await evicted()
                 late.writer.transport.pause_reading()  # type: ignore[attr-defined]
@@ -878,7 +880,8 @@ class TestSlow:
     async def test_what_could_be_kept_nowhere_is_fetched_anew_by_who_comes_late(
         self, origin: ScriptedOrigin
     ) -> None:
-        """Slices too large for memory, and no disk: only those read along who were there from the beginning."""
+        """Slices too large for memory, and no disk: only viewers that were there from the beginning can share the
+        fill."""
         body = bytes_of(20 * SLICE)
         on = asyncio.Event()
         fetched = 0
@@ -907,7 +910,7 @@ class TestSlow:
         assert fetched == 2
 
 
-# -- any ranges at all -------------------------------------------------------------------------------------------------
+# -- arbitrary ranges --------------------------------------------------------------------------------------------------
 
 
 async def pieces_of(body: bytes, cuts: list[int]) -> AsyncIterator[Piece]:
@@ -941,8 +944,8 @@ def test_a_body_that_is_read_once_is_cut_as_any_other(
 async def test_whatever_is_asked_for_in_whatever_order_is_what_a_naive_server_would_send(
     origin: ScriptedOrigin, small: EdgeSettings
 ) -> None:
-    """Ranges of any kind, at once and one after the other, over a store from which slices vanish, of an object that
-    changes now and then."""
+    """Arbitrary ranges, concurrent and sequential, over a store from which slices vanish, of an object that changes
+    now and then."""
     dice = random.Random(20260204)
     film = Film(bytes_of(SIZE)).on(origin)
     versions = {film.etag: film.body}

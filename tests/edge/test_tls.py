@@ -1,4 +1,4 @@
-"""TLS over real sockets: which certificate, when it changes, what is refused, and the shell on top of it."""
+"""TLS over real sockets: which certificate is served, when it changes, what is refused, and HTTP on top of it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CA = trustme.CA()
 
 
 def write(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """As a careful operator does: whole, by rename."""
+    """As a careful operator does it: atomically, by rename."""
     temporary = path.with_name("." + path.name)
     temporary.write_bytes(data)
     temporary.chmod(mode)
@@ -48,7 +48,7 @@ def write(path: Path, data: bytes, mode: int = 0o600) -> None:
 
 
 class Folder:
-    """A folder of certificates, `Certificates` reading it, and what it says."""
+    """A folder of certificates, `Certificates` reading it, and its messages."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -86,7 +86,7 @@ def folder(tmp_path: Path) -> Folder:
 
 
 def serial(certificates: Certificates, name: str | None) -> int:
-    """The serial number of the certificate that a handshake for `name` is answered with, without a socket."""
+    """The serial number of the certificate that answers a handshake for `name`, without a socket."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -183,7 +183,7 @@ class TestFolder:
         assert "alone.crt with alone.crt cannot be used" in said["alone.crt"]
         assert "names no host" in said["nameless.crt"]
         assert "passphrase" in said["locked.crt"]
-        # What was said once is not said again, until the file changes.
+        # A message is not repeated until the file changes.
         for _ in range(3):
             assert not certificates.poll(NOW)
         assert len(folder.said) == len(said)
@@ -234,7 +234,7 @@ class TestChanges:
         renewed = folder.put("a", "a.test")
         new_key = (folder.path / "a.key").read_bytes()
         write(folder.path / "a.key", key)
-        for _ in range(3):  # the key is late by far: told, and the old one stays
+        for _ in range(3):  # the key is very late: this is reported, and the old one stays
             assert not certificates.poll(NOW)
         assert folder.said == ["the certificate a.crt is refused and the one before it stays: "
                                "a.key is not the key of a.crt"]  # fmt: skip
@@ -262,7 +262,7 @@ class TestChanges:
         assert certificates.names == {"b.test"}  # the last one stays
 
     def test_a_folder_that_is_swapped_as_a_whole(self, folder: Folder, tmp_path: Path) -> None:
-        """As Kubernetes mounts secrets: a link to a folder, replaced by another link."""
+        """As Kubernetes mounts secrets: a symlink to a folder, replaced by another symlink."""
         root = tmp_path
         mounts = []
         for number in ("1", "2"):
@@ -443,7 +443,7 @@ class TestEnds:
     async def test_who_reads_late_and_slowly_gets_it_all(
         self, origin: ScriptedOrigin, folder: Folder, scheme: str, connection: str
     ) -> None:
-        """More slowly than the limits as a whole, but never without progress for that long."""
+        """More slowly than the limits overall, but never without progress for that long."""
         folder.put("d", "d.test")
         body = os.urandom(1_500_000)
         origin.on("/big", answer(200, body))
@@ -478,7 +478,7 @@ class TestEnds:
 
     async def test_who_does_not_read_is_let_go(self, origin: ScriptedOrigin, folder: Folder) -> None:
         folder.put("d", "d.test")
-        size = 64_000_000  # more than the kernel takes on the way
+        size = 64_000_000  # more than the kernel buffers on the way
         origin.on("/big", answer(200, bytes(size), {"Cache-Control": "no-store"}))
         tls = folder.read().context
         async with EdgeHarness(site(origin.origin()), tls=tls, limits=BRIEF) as harness:
@@ -535,7 +535,7 @@ class TestEnds:
                 return
             incoming.write(await plain.at_end())
             assert tls.read(65536).endswith(b"\r\n\r\nat last")
-            with pytest.raises(ssl.SSLZeroReturnError):  # the edge's own goodbye
+            with pytest.raises(ssl.SSLZeroReturnError):  # the edge's own close_notify
                 tls.read(1)
 
     async def test_drain(self, harness: EdgeHarness, origin: ScriptedOrigin) -> None:
@@ -622,7 +622,7 @@ class TestUp:
                 tcp.sendall(client_hello(b"\xff.test"))
                 tcp.recv(10)
             with socket.create_connection(("127.0.0.1", up.tls_port)) as tcp:
-                # An idle viewer does not hold up the end; nor does one that never shakes hands.
+                # An idle viewer does not delay the shutdown; nor does one that never completes a handshake.
                 with trusting().wrap_socket(tcp, server_hostname=host) as idle:
                     with socket.create_connection(("127.0.0.1", up.tls_port)):
                         began = time.monotonic()
@@ -651,8 +651,8 @@ class TestUp:
 
 
 def slowly(port: int, request: bytes, size: int, scheme: str) -> bytes:
-    """The body of an answer, read in small pieces with pauses. (uvloop's own TLS loses at the end what it had not
-    handed over yet, so this viewer does without.)"""
+    """The body of a response, read in small pieces with pauses. (uvloop's own TLS loses at the end what it has not
+    yet delivered, so this viewer does without it.)"""
     with socket.socket() as plain:
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
         plain.settimeout(5)

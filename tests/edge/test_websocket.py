@@ -66,7 +66,7 @@ BRIEF = Limits(head=5.0, idle=5.0, body=5.0, write=0.4, drain=0.2, websocket_idl
 
 
 def offer(target: str = "/ws", *, method: str = "GET", version: str = "1.1", **changed: str) -> bytes:
-    """The bytes of a handshake; `changed` are its fields, `_` for `-`, and "" leaves one out."""
+    """The bytes of a handshake. `changed` are its fields, with `_` for `-`; "" omits a field."""
     fields = dict(OFFER) | {name.replace("_", "-"): value for name, value in changed.items()}
     lines = [f"{name}: {value}" for name, value in fields.items() if value]
     return "\r\n".join([f"{method} {target} HTTP/{version}", "Host: d.test", *lines, "", ""]).encode()
@@ -109,7 +109,7 @@ def client(harness: EdgeHarness, target: str = "/ws", **settings: Any) -> connec
 
 @pytest.fixture
 async def harness(origin: ScriptedOrigin) -> AsyncIterator[EdgeHarness]:
-    """Before an origin that does what a test says."""
+    """In front of an origin that a test scripts."""
     snapshot = site(
         origin.origin(read_timeout=5.0),
         Behavior("*", "scripted", allowed_methods=ALL, forward_headers=ALL_VIEWER),
@@ -394,7 +394,7 @@ async def _send_all(viewer: ClientConnection, messages: list[Any]) -> None:
         await viewer.send(message)
 
 
-# -- the gate ----------------------------------------------------------------------------------------------------
+# -- the signature check -----------------------------------------------------------------------------------------
 
 
 class TestGate:
@@ -467,7 +467,7 @@ class TestGate:
         assert (await harness.get("/ws")).x_cache == "Hit"
         origin.on("/ws", answer(200, b"second", {"Cache-Control": "max-age=60"}))
         async with await harness.viewer() as viewer:
-            for _ in range(3):  # the quick way learns what comes again and again
+            for _ in range(3):  # the fast path learns repeated requests
                 await viewer.send(offer())
                 seen = await viewer.answer()
                 assert (seen.status, seen.body, seen.x_cache) == (200, b"second", "Miss")
@@ -579,7 +579,7 @@ class TestForwarding:
                     assert (await viewer.answer()).status == status
 
 
-# -- what origins may answer ---------------------------------------------------------------------------------------
+# -- allowed responses of origins --------------------------------------------------------------------------------
 
 
 LIES = {
@@ -650,7 +650,7 @@ class TestOrigins:
             await viewer.send(b"GET /b HTTP/1.1\r\nHost: d.test\r\n\r\n")
             assert (await viewer.answer()).body == b"b"
         assert (await harness.recorded(1))["reason"] == "websocket_declined"
-        # A handshake has a connection of its own, on which nothing else is asked.
+        # A handshake has its own connection, on which no other request is sent.
         assert sorted(asked.connection for asked in origin.requests) == [0, 1, 2]
 
     async def test_a_handshake_never_takes_a_kept_connection(
@@ -701,7 +701,7 @@ class TestOrigins:
             await viewer.send(offer())
             assert (await viewer.answer()).status == 504
             assert (await harness.recorded(1))["reason"] == "OriginReadError"
-            assert len(origin.requests) == 1  # a handshake is not sent again
+            assert len(origin.requests) == 1  # a handshake is not resent
             assert harness.edge.websockets.taken == 0
 
     async def test_an_origin_that_leaves_instead_of_answering(
@@ -732,7 +732,7 @@ class TestOrigins:
 
 
 async def tell(_: Asked, wire: Wire) -> None:
-    """Send back what comes, as it comes, until the end."""
+    """Echo what arrives, as it arrives, until the end."""
     while data := await wire.reader.read(65536):
         await wire.send(data)
 
@@ -750,7 +750,7 @@ class TestViewers:
     async def test_what_comes_before_the_101_is_the_websockets(
         self, harness: EdgeHarness, origin: ScriptedOrigin
     ) -> None:
-        """Whatever it looks like: no request is made of it, and nothing of it is lost."""
+        """Whatever it looks like: it is not parsed as a request, and none of it is lost."""
         gate = asyncio.Event()
         origin.on("/ws", [gate, SWITCHED, tell, CLOSE])
         hidden = b"GET /hidden HTTP/1.1\r\nHost: d.test\r\n\r\n"
@@ -786,8 +786,8 @@ class TestViewers:
     async def test_without_a_101_it_is_nobodys(
         self, harness: EdgeHarness, origin: ScriptedOrigin, status: int
     ) -> None:
-        """A request behind a handshake is not answered: it may have been meant as the WebSocket's bytes, and somebody
-        before the edge may have let it pass as such."""
+        """A request behind a handshake is not answered: it may have been meant as the WebSocket's bytes, and a proxy
+        in front of the edge may have let it pass as such."""
         gate = asyncio.Event()
         origin.on("/ws", [gate, *answer(status, b"no")])
         origin.on("/hidden", answer(200, b"hidden"))
@@ -834,7 +834,7 @@ class TestViewers:
         async with await harness.viewer() as viewer:
             await viewer.send(offer(method=method, Content_Length="3") + b"abc")
             if method in ("HEAD", "OPTIONS", "DELETE"):
-                # Whether these may have a body is not this test's question.
+                # Whether these may have a body is not what this test checks.
                 await viewer.answer(method)
             else:
                 assert (await viewer.answer(method)).status == 200
@@ -885,7 +885,7 @@ class TestViewers:
     ) -> None:
         origin.on("/ws", answer(200, b"plain", {"Cache-Control": "max-age=60"}))
         async with await harness.viewer() as viewer:
-            for _ in range(4):  # also where the quick way would know the header section
+            for _ in range(4):  # also where the fast path would know the header section
                 await viewer.send(offer(**changed))
                 assert (await viewer.answer()).body == b"plain"
         await harness.recorded(4)
@@ -934,7 +934,7 @@ class TestViewers:
         assert got == [b"\x81\x03bye"]
 
 
-# -- limits and ends ---------------------------------------------------------------------------------------------
+# -- limits and closes -------------------------------------------------------------------------------------------
 
 
 class TestEnds:
@@ -1194,7 +1194,7 @@ class TestEnds:
         assert harness.edge.websockets.taken == 0
 
 
-# -- what is counted, and ASGI -------------------------------------------------------------------------------------
+# -- metrics, and ASGI ---------------------------------------------------------------------------------------------
 
 
 class TestCounts:
@@ -1227,7 +1227,7 @@ class TestCounts:
             harness.log.flush()
             seen = rendered()
             assert seen["keyfront_edge_websockets"] == 0
-            # How long they were open is not how long answers take.
+            # The time that they were open is not a response time.
             assert seen["keyfront_edge_taken_microseconds_total"] == 0
 
     @pytest.mark.parametrize("extension", [True, False])

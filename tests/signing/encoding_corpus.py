@@ -1,9 +1,9 @@
 # ruff: noqa: E501
-"""URLs signed in one encoding and sent in another, generated: every encoder against every other, over names with
-every character that encoders disagree on.
+"""A generated corpus of URLs signed in one encoding and sent in another: every encoder against every other, over
+names with every character that encoders disagree on.
 
-`encode` here is written anew from the encoders' documentation and shares no code with keyfront.signing.diagnosis.encoders, so
-that a wrong table there is found.
+`encode` is written independently from the encoders' documentation and shares no code with
+keyfront.signing.diagnosis.encoders, so that it detects a wrong table there.
 """
 
 from __future__ import annotations
@@ -62,9 +62,7 @@ def _go(mode: str) -> Callable[[str], str]:
     return encode
 
 
-_PATH_SET = (
-    ' "#<>?`{}'  # WHATWG URL, path percent-encode set (besides C0 and beyond ASCII), as Node 20 has it
-)
+_PATH_SET = ' "#<>?`{}'  # WHATWG URL, path percent-encode set (besides C0 and non-ASCII), as in Node 20
 _QUERY_SET = " \"#<>'"  # special-query percent-encode set
 
 
@@ -106,7 +104,7 @@ WAYS: dict[str, Callable[[str], str]] = {
     "Python requests (requote_uri)": lambda text: quote(text, safe="!#$%&'()*+,/:;=?@[]~"),
     "nothing encoded": lambda text: text,
 }
-# How a way may spell besides: the letters' Unicode form, lower-case hex, twice.
+# Other spellings of an encoding: the letters' Unicode form, lowercase hex, applied twice.
 _ONLY_PATH = ("path", "Go url.PathEscape", "Go URL.String", "Rack escape_path")
 _ONLY_QUERY = ("query", "URLSearchParams", "urlencode", "http_build_query", "build_query")
 
@@ -120,7 +118,7 @@ NAMES = (
 
 
 class Case(NamedTuple):
-    """A URL's target as it was signed and as it was sent, both as text; `ways` says how for each."""
+    """A URL's target as signed and as sent, both as text; `ways` names the encoding of each."""
 
     name: str
     signed: str
@@ -159,7 +157,7 @@ def _lower(text: str) -> str:
 
 
 def cases(seed: int, count: int) -> Iterator[Case]:
-    """`count` cases, the same ones for the same seed."""
+    """`count` cases, the same for the same seed."""
     chance = random.Random(seed)
     every = list(
         itertools.product(NAMES, ("path", "query", "both"), ("", "", "", "NFC", "NFD", "lower", "twice"))

@@ -1,4 +1,4 @@
-"""The test keys in every form that people have them in, and what tools do to a PEM text."""
+"""The test keys in every common file format, and what tools do to a PEM text."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ ENCRYPTED = {
 
 
 def wrapped(label: str, text: str) -> str:
-    """`text` within another pair of BEGIN and END lines, as base64."""
+    """`text` between another pair of BEGIN and END lines, as base64."""
     body = base64.encodebytes(text.encode()).decode()
     return f"-----BEGIN {label}-----\n{body}-----END {label}-----\n"
 

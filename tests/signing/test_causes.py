@@ -1,5 +1,5 @@
 # ruff: noqa: E501
-"""The causes by their codes: each mistake is made on purpose, in URLs and in cookies, and has to be named.
+"""Causes of denials by their codes: each mistake is made on purpose, in URLs and in cookies, and must be named.
 
 `CASES` maps a name to (URL, cookies, code of the first cause, words of the answer).
 """
@@ -57,7 +57,7 @@ def canned(
     id_: str = "",
     tail: str = "",
 ) -> str:
-    """`url` with a canned policy's parameters; what was signed is `data`, or the signature is given."""
+    """`url` with a canned policy's parameters; `data` is what was signed, unless the signature is given."""
     if signature is None:
         signature = signer.sign(canned_policy(url, str(SOON)) if data is None else data, "SHA1")
     mark = "&" if "?" in url else "?"
@@ -112,7 +112,7 @@ def raw_ec() -> bytes:
 
 
 def undigested(content: bytes) -> bytes:
-    """An RSA signature of bare content, as those make who encrypt with a private key."""
+    """An RSA signature of content without a DigestInfo, as made by programs that encrypt with a private key."""
     numbers = RSA_KEY.private_numbers()
     padded = b"\0\1" + b"\xff" * (253 - len(content)) + b"\0" + content
     number: int = pow(int.from_bytes(padded, "big"), numbers.d, numbers.public_numbers.n)
@@ -139,7 +139,7 @@ DIGESTS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 CASES: dict[str, tuple[str, str, str, str]] = {
-    # put together wrongly
+    # put together incorrectly
     "no ?": (f"{URL}&{TAIL}", "", "no_question_mark", "has no ?"),
     "no ?, escaped for HTML": (f"{URL}&amp;{TAIL.replace('&', '&amp;')}", "", "no_question_mark", "has no ?"),
     "a second ?": (f"{URL}?v=1?{TAIL}", "", "second_question_mark", "second ?"),
@@ -160,7 +160,7 @@ CASES: dict[str, tuple[str, str, str, str]] = {
     "a URL in a parameter": ("https://cdn.test/go?to=" + GOOD.replace("?", "%3F").replace("&", "%26").replace("=", "%3D"), "", "nested_url", "value of a parameter"),
     "a URL in a parameter, bare": ("https://cdn.test/go?to=" + GOOD, "", "nested_url", "value of a parameter"),
     "parameters in the path": (f"{URL}/{TAIL}", "", "parameters_in_path", "part of the path"),
-    # misspelt
+    # misspelled
     **{
         f"the name {wrong}": (GOOD.replace(f"{right}=", f"{wrong}="), "", "parameter_name", f"parameter {wrong}: its name must be {right}")
         for right, wrong in (
@@ -248,7 +248,7 @@ CASES: dict[str, tuple[str, str, str, str]] = {
     "Go's &": (canned(canned_policy(URL + "?a=1&b=2", str(SOON)).replace(b"&", b"\\u0026"), url=URL + "?a=1&b=2"), "", "policy_escapes", "Go's json.Marshal"),
     ".NET's +": (canned(canned_policy(URL + "?a=1+b", str(SOON)).replace(b"+", b"\\u002B"), url=URL + "?a=1+b"), "", "policy_escapes", "System.Text.Json"),
     "\\/ and http": (canned(TEXT.replace(b"https:", b"http:").replace(b"/", b"\\/")), "", "scheme", "http://"),
-    # for what
+    # for what resource
     "a wildcard": (canned(canned_policy("https://cdn.test/films/*", str(SOON))), "", "canned_wildcard", "Sign a custom policy"),
     "a wildcard, ECDSA": (canned(canned_policy("https://cdn.test/*", str(SOON)), signer=EC), "", "canned_wildcard", "Sign a custom policy"),
     "a wildcard for endings": (canned(canned_policy("https://cdn.test/films/*.mp4", str(SOON))), "", "canned_wildcard", "Sign a custom policy"),
@@ -293,7 +293,7 @@ CASES: dict[str, tuple[str, str, str, str]] = {
     "None": (canned(id_="None"), "", "key_id_missing", "the word None"),
     **{f"{tail} behind the URL": (GOOD + tail, "", "key_id_followed", "is followed by") for tail in ('"', "'", ")", ">", ",", "%22", "\\")},
     "a query behind the URL": (GOOD + "?v=1", "", "second_question_mark", "second ?"),
-    # copied, escaped or written for something else
+    # copied, escaped or intended for something else
     "\\u0026": (GOOD.replace("&", "\\u0026"), "", "separators_encoded", "JSON"),
     "%5Cu0026": (GOOD.replace("&", "%5Cu0026"), "", "separators_encoded", "JSON"),
     "the & encoded": (GOOD.replace("&", "%26"), "", "separators_encoded", "%26"),
@@ -308,7 +308,7 @@ CASES: dict[str, tuple[str, str, str, str]] = {
     "S3, version 2": (f"{URL}?AWSAccessKeyId=AKIAX&Signature=x&Expires={SOON}", "", "signed_for_s3", "for S3"),
     "Google": (f"{URL}?GoogleAccessId=x&Signature=x&Expires={SOON}", "", "signed_for_s3", "Google Cloud Storage"),
     "cookies with commas": (URL, COOKIES.replace("; ", ", "), "separator", "joined by a comma"),
-    # signed in place of the URL
+    # signed instead of the URL
     **{
         f"signed for {text!r}": (canned(canned_policy(text, str(SOON))), "", code, says)
         for text, code, says in (
@@ -325,7 +325,7 @@ CASES: dict[str, tuple[str, str, str, str]] = {
     "a lower-case path": (canned(canned_policy("https://cdn.test/films/a.mp4", str(SOON)), url="https://cdn.test/Films/A.mp4"), "", "letter_case", "Upper and lower case"),
     "behind a host once more": ("https://cdn.test/" + GOOD, "", "nested_url", "once more"),
     "a time with a fraction signed": (canned(canned_policy(URL, f"{SOON}.0")), "", "policy_time", "fraction"),
-    # wildcards that match more than one thing prove nothing
+    # wildcards with several matches prove nothing
     "custom, below the host": (custom("https://*.cdn.test/*"), "", "host", "for the host *.cdn.test"),
     "custom, a folder too few": (custom("https://cdn.test/*/b/a.mp4", url="https://cdn.test/b/a.mp4"), "", "other_path", "differs"),
     "custom, a parameter before a wildcard": (custom(f"{URL}?x=*", url=URL + "?y=1&x=2"), "", "query_added", "after signing: y=1"),
@@ -345,7 +345,7 @@ def test_a_mistake_has_its_code(name: str) -> None:
 
 
 def test_what_is_right_has_no_cause() -> None:
-    """The same URLs and cookies without a mistake, among them odd ones that look like mistakes."""
+    """The same URLs and cookies without a mistake, including unusual ones that look like mistakes."""
     for url, cookies in (
         (GOOD, ""),
         (WITH_QUERY, ""),
@@ -367,7 +367,7 @@ def test_what_is_right_has_no_cause() -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_without_keys_nobody_is_blamed_for_the_signature(name: str) -> None:
-    """What can be seen is still named; what could only be verified is left open."""
+    """What is visible is still named; what only a verification could show is left open."""
     url, cookies, _, _ = CASES[name]
     report = look(url, cookies, keyring=KeyRing({}))
     fits = next(check for check in report.checks if check.name == "signature fits")
@@ -392,7 +392,7 @@ def test_without_keys_the_report_says_how_to_give_them() -> None:
     assert [cause.code for cause in unknown.causes] == ["key_unknown"]
 
 
-# ---- the whole of the codes
+# ---- completeness of the codes
 
 
 def test_each_code_is_in_the_guide_and_no_other() -> None:
@@ -417,7 +417,7 @@ def test_each_code_is_in_the_guide_and_no_other() -> None:
     assert {cause for _, _, cause, _ in CASES.values()} <= listed
 
 
-# ---- nothing is too odd, nothing takes long
+# ---- unusual input, and running time
 
 
 HOSTILE: dict[str, Callable[[], tuple[str, str]]] = {
@@ -437,7 +437,7 @@ HOSTILE: dict[str, Callable[[], tuple[str, str]]] = {
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("signer", [RSA, EC])
 def test_work_is_bounded_whatever_is_asked(name: str, signer: LocalSigner) -> None:
-    """A bound of ten times what it takes on an idle machine (docs/guide/explain.md gives the figures)."""
+    """A bound of ten times the duration on an idle machine (docs/guide/explain.md gives the figures)."""
     import time
 
     target, cookies = HOSTILE[name]()

@@ -1,4 +1,4 @@
-"""The signing commands as a person types them, by the installed `keyfront`."""
+"""The signing commands as a user types them, with the installed `keyfront`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ THEN = "2030-01-01T00:00:00Z"
 
 
 def keyfront(*arguments: str, code: int = 0, stdin: bytes = b"") -> tuple[str, str]:
-    """What the command prints, on both streams."""
+    """The command's output on both streams."""
     done = subprocess.run([KEYFRONT, *arguments], input=stdin, capture_output=True, check=False, timeout=60)
     out, err = done.stdout.decode(), done.stderr.decode()
     assert done.returncode == code, err or out
@@ -52,7 +52,7 @@ def test_a_url_is_signed_and_explained() -> None:
 
 
 def test_what_is_over_before_it_is_made_is_said_so(tmp_path: Path) -> None:
-    """It is made all the same: whoever tests refusals needs it."""
+    """It is still generated: tests of refusals need it."""
     out, err = keyfront("sign", "https://cdn.test/a", *RSA_KEY, "--expires", "0s")
     assert "already expired" in err
     assert reason(out.strip(), now=time.time() + 1) == "expired"
@@ -172,7 +172,7 @@ def test_mistakes_are_answered_in_a_sentence(arguments: tuple[str, ...], says: s
     assert says in " ".join(err.split())
 
 
-# ---- keys that are in custody
+# ---- keys in custody
 
 
 def test_with_a_key_in_custody_and_with_a_key_groups(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_with_a_key_in_custody_and_with_a_key_groups(tmp_path: Path) -> None:
 def test_keys_that_cannot_be_meant(
     options: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In this process, for it ends before anything is done."""
+    """In this process, since it exits before it does any work."""
     monkeypatch.setattr(sys, "argv", ["keyfront", "sign", "https://cdn.test/a", "--expires", "1h", *options])
     with pytest.raises(SystemExit) as ended:
         main()

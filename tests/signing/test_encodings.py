@@ -40,7 +40,7 @@ def test_pythons_functions_write_as_their_tables_say(text: str) -> None:
             assert written(named("Python urllib3", "query"), text) == query
 
 
-# What the documentation of each says that it leaves alone, besides letters and digits.
+# The characters that each function's documentation says it leaves unchanged, besides letters and digits.
 DOCUMENTED: dict[tuple[str, Part], tuple[str, str]] = {
     # php.net/rawurlencode, php.net/urlencode, php.net/http_build_query
     ("PHP rawurlencode", "path"): ("-_.~", "%20"),
@@ -104,7 +104,7 @@ UNNAMED = {"no_fit", "other_text", "other_path", "other_query", "query_added", "
 def asked(
     case: Case, signer: LocalSigner, hash_name: HashName, custom: bool, cookies: bool
 ) -> tuple[Report, float]:
-    """What is said of a case, and the CPU seconds that it took."""
+    """The report for a case, and the CPU seconds that it took."""
     url = f"https://cdn.test{case.signed}".encode().decode("latin-1")
     if custom:
         # As JSON.stringify writes it.
@@ -148,14 +148,14 @@ def asked(
 def test_the_encoding_is_named_nine_times_in_ten_and_never_wrongly(
     signer: LocalSigner, hash_name: HashName, custom: bool, cookies: bool
 ) -> None:
-    """Named means that the cause is the encoding, and that the encoder which signed is among those named, wherever
-    path or query were written by one encoder in one go."""
+    """ "Named" means that the cause is the encoding, and that the encoder of the signer is among those named, wherever
+    one encoder wrote the path or the query in one pass."""
     counts: Counter[str] = Counter()
     times = []
     for case in cases(seed=9, count=200):
         report, seconds = asked(case, signer, hash_name, custom, cookies)
         times.append(seconds)
-        if report.granted:  # a * of the name is a wildcard in a policy
+        if report.granted:  # a * in the name is a wildcard in a policy
             assert custom
             continue
         codes = {cause.code for cause in report.causes}
@@ -167,7 +167,7 @@ def test_the_encoding_is_named_nine_times_in_ten_and_never_wrongly(
                     name = way.removesuffix(" path").removesuffix(" query")
                     assert name in report.cause or "some spelling" in report.cause, (case, report.cause)
     assert counts["named"] >= 0.9 * counts.total(), counts
-    # 4 ms on an idle machine; a busy one counts more.
+    # 4 ms on an idle machine; a busy one takes longer
     assert statistics.median(times) < 0.05
 
 
@@ -197,7 +197,7 @@ def test_every_encoder_is_named_for_a_name_that_tells_it_apart(way: str) -> None
 @pytest.mark.parametrize("form", ["", "NFC", "NFD", "lower", "twice"])
 @pytest.mark.parametrize("part", ["path", "query", "both"])
 def test_what_was_not_encoded_is_named_in_every_form(form: str, part: str) -> None:
-    """Also where no encoder writes so: the answer then names none."""
+    """Also where no encoder produces that spelling: the report then names none."""
     import unicodedata
 
     name = "Ünï cödé" if form != "NFC" else unicodedata.normalize("NFD", "Ünï cödé")

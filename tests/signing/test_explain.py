@@ -1,5 +1,5 @@
 # ruff: noqa: E501
-"""Explanations: each usual mistake is made on purpose, and has to be found and named."""
+"""Explanations of denials: each common mistake is made on purpose, and must be found and named."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DATE = datetime.fromtimestamp(SOON, UTC)
 def signed(
     url: str, signer: LocalSigner, *, hash_name: HashName = "SHA1", id_: str = "", policy: str | None = None
 ) -> str:
-    """A URL signed as a naive signer does: whatever it is given, as it stands."""
+    """A URL signed as a naive signer does it: whatever it gets, unchanged."""
     naive = CloudFrontSigner(id_ or signer.key_pair_id, lambda data: signer.sign(data, hash_name))
     if policy is not None:
         return naive.generate_presigned_url(url, policy=policy)
@@ -42,7 +42,7 @@ def look(url: str, cookies: str = "", *, ip: str = "192.0.2.7", now: float = NOW
     return report
 
 
-# (what was signed, what is requested instead, what the cause has to say)
+# (what was signed, what is requested instead, what the cause must say)
 SPELLINGS: dict[str, tuple[str, tuple[str, str], str]] = {
     "http for https": ("http://cdn.test/a", ("http:", "https:"), "signed for http:// and requested by https://"),
     "https for http": ("https://cdn.test/a", ("https:", "http:"), "signed for https:// and requested by http://"),
@@ -174,7 +174,7 @@ CASES: dict[str, tuple[str, str, str]] = {
     "encoded twice": (raw(GOOD, signature=SIGNATURE.replace("_", "%255F")), "malformed_signature", "percent-encoded twice"),
     "undefined": (raw(GOOD, text="undefined"), "malformed_policy", "the word undefined"),
     "in quotes": (raw(GOOD, signature=f'"{SIGNATURE}"'), "malformed_signature", "in quotes"),
-    # signatures of another shape
+    # signatures of another form
     "r and s": (raw(GOOD, signature=cf_b64encode(b"x" * 64), signer=EC), "signature_mismatch", "raw r and s"),
     "a longer RSA key": (raw(GOOD, signature=cf_b64encode(b"x" * 512)), "signature_mismatch", "512 bytes"),
     "an RSA signature, an ECDSA id": (raw(GOOD, signature=cf_b64encode(b"x" * 256), signer=EC), "signature_mismatch", "size of an RSA"),

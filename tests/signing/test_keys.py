@@ -1,4 +1,4 @@
-"""Keys: every form that people have them in, every mistake with its hint, and the four algorithm pairs."""
+"""Keys: every common format, every mistake with its hint, and the four algorithm pairs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_reads_every_form_however_mangled(form: str, mangling: str, tmp_path: Pa
     text, name = PLAIN[form]
     source = MANGLED[mangling](text)
     assert load_private_key(source).public_key == PUBLIC[name]
-    if name == "ec":  # an RSA key takes a tenth of a second to check
+    if name == "ec":  # checking an RSA key takes a tenth of a second
         assert load_private_key(source, "not needed").public_key == PUBLIC[name]
         file = tmp_path / "key"
         file.write_bytes(source if isinstance(source, bytes) else source.encode())
@@ -198,7 +198,7 @@ def test_says_what_is_wrong_with_a_private_key(what: str, source: bytes | str, s
     with pytest.raises(KeyLoadError) as raised:
         load_private_key(source)
     assert says in str(raised.value), what
-    # A message may go to a log: nothing of the key may stand in it.
+    # A message may go to a log: it must contain no part of the key.
     for line in (source if isinstance(source, str) else source.decode("latin-1")).splitlines():
         if len(line) > 30:
             assert line not in str(raised.value)
@@ -262,7 +262,7 @@ def test_takes_a_public_key_with_or_without_its_last_newline_and_with_crlf() -> 
 
 
 def test_agrees_with_cryptography_s_own_verification() -> None:
-    """RSA is verified by AWS-LC, or by recovering the DigestInfo; cryptography's verify is the judge."""
+    """RSA is verified by AWS-LC, or by recovering the DigestInfo; cryptography's verify is the reference."""
     data = b"policy"
     pairs: tuple[tuple[HashName, hashes.HashAlgorithm], ...] = (
         ("SHA1", hashes.SHA1()),
@@ -278,7 +278,7 @@ SHA1_INFO = bytes.fromhex("3021300906052b0e03021a05000414") + hashlib.sha1(b"pol
 
 
 def test_an_uncommon_exponent_is_openssls() -> None:
-    """AWS-LC takes none beyond 33 bits. What it does not take must not be refused as a forgery."""
+    """AWS-LC accepts no exponent beyond 33 bits. A key that it does not accept must not be reported as a forgery."""
     primes = RSA.private_numbers()
     exponent = next(
         e for e in range((1 << 33) + 1, 1 << 34, 2) if math.gcd(e, (primes.p - 1) * (primes.q - 1)) == 1
@@ -338,7 +338,7 @@ def test_takes_no_ecdsa_signature_but_der() -> None:
     der = EC.sign(b"policy", ec.ECDSA(hashes.SHA256()))
     key = PUBLIC["ec"]
     assert key.verify(b"policy", der, "SHA256")
-    # A length in long form, an integer with a superfluous zero, r and s side by side.
+    # A length in long form, an integer with a superfluous zero, r and s concatenated.
     assert not key.verify(b"policy", b"\x30\x81" + der[1:], "SHA256")
     size = der[3]
     padded = b"\x30" + bytes([der[1] + 1]) + b"\x02" + bytes([size + 1]) + b"\0" + der[4:]
@@ -348,7 +348,7 @@ def test_takes_no_ecdsa_signature_but_der() -> None:
 
 
 def test_signs_where_policy_forbids_openssl_the_hash() -> None:
-    """What is done on a system whose OpenSSL refuses SHA-1 signatures gives the very same signature."""
+    """The fallback for a system whose OpenSSL refuses SHA-1 signatures gives exactly the same signature."""
     digest_info = SHA1_INFO
     expected = RSA.sign(hashlib.sha1(b"policy").digest(), padding.PKCS1v15(), Prehashed(hashes.SHA1()))
     assert _sign_digest_info(RSA, digest_info, ValueError()) == expected

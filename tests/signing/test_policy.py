@@ -1,4 +1,4 @@
-"""Policies as they arrive and as they are made; addresses; moments."""
+"""Policies, parsed and generated; addresses; times."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def test_no_networks(text: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------
-# Moments
+# Times
 
 
 @pytest.mark.parametrize(

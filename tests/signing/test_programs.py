@@ -1,4 +1,5 @@
-"""What other programs make of the same keys, signatures, and URLs: OpenSSL, Node, Java, and the installed signers."""
+"""Interoperability: how other programs handle the same keys, signatures, and URLs: OpenSSL, Node, Java, and the
+installed signers."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ REMEDIES = {
 )
 @pytest.mark.parametrize("what", REMEDIES)
 def test_the_command_of_a_remedy_runs_as_printed(what: str, tmp_path: Path) -> None:
-    """Each hint's command is run as it is, with the file names that it uses, and makes a key that can be loaded."""
+    """Each hint's command runs unchanged, with the file names that it uses, and creates a key that can be loaded."""
     source = REMEDIES[what]()
     with pytest.raises(KeyLoadError) as raised:
         load_private_key(source)
@@ -151,7 +152,7 @@ def test_nodes_functions_write_as_their_tables_say() -> None:
             if any("URL class" in n for n in one.names) and "path" in one.parts
         }
         if "\\" not in text and "/" not in text and text not in "." and text.strip():
-            assert wrote.pop("path") in paths  # Node 20 leaves ^ alone, later ones do not
+            assert wrote.pop("path") in paths  # Node 20 leaves ^ unencoded, later versions do not
         wrote.pop("path", None)
         assert wrote.pop("query") == written(named("browsers (URL class)", "query"), text)
         for name, result in wrote.items():
@@ -171,7 +172,7 @@ def test_javas_functions_write_as_their_tables_say() -> None:
 
 @pytest.mark.parametrize("signer", SIGNERS)
 def test_fresh_signatures_are_judged_like_the_stored(signer: str) -> None:
-    """The signers that are installed sign everything anew. RSA signatures must come out as they are stored."""
+    """The installed signers sign everything again. RSA signatures must match the stored ones."""
     try:
         fresh = list(SIGNERS[signer]() if signer != "awscli" else SIGNERS[signer](("plain", "UTF-8")))  # type: ignore[call-arg]
     except Absent as absent:
@@ -185,7 +186,7 @@ def test_fresh_signatures_are_judged_like_the_stored(signer: str) -> None:
 
 
 def test_browsers_and_node_send_it_unchanged() -> None:
-    """Node's URL is the URL Standard's, the one that browsers and fetch use."""
+    """Node's URL implements the URL Standard, which browsers and fetch use."""
     if shutil.which("node") is None or not (NODE / "node_modules" / "@aws-sdk").exists():
         pytest.skip("node: npm ci in tests/node first")
     urls = many_urls()

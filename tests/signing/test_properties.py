@@ -1,4 +1,4 @@
-"""What holds for all inputs, not only for those someone thought of."""
+"""Properties that hold for all inputs, not only for those in example tests."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ SIGNED = {
     st.booleans(),
 )
 def test_no_changed_character_is_overlooked(kind: str, at: int, char: str, insert: bool) -> None:
-    """A signed URL with any one character changed or added is refused, unless it still says the same thing."""
+    """A signed URL with any one character changed or added is refused, unless it still has the same meaning."""
     url = SIGNED[kind]
     start = len("https://")
     at = start + at % (len(url) - start)
@@ -141,7 +141,7 @@ def test_no_changed_character_is_overlooked(kind: str, at: int, char: str, inser
     if changed == url or _same(changed, url):
         return
     if reason(changed) == "granted":
-        # A `?` of the custom policy's Resource is a wildcard, too: that is its meaning, not an oversight.
+        # A `?` in the custom policy's Resource is a wildcard, too: that is its meaning, not an oversight.
         assert kind == "custom"
         assert changed[at] != url[at]
         assert url[at] == "?"
@@ -156,7 +156,7 @@ def _same(one: str, other: str) -> bool:
         given.setdefault("Hash-Algorithm", "SHA1")
         scheme, _, rest = before.partition("://")
         host, slash, path = rest.partition("/")
-        return scheme, host.lower(), slash + path, given, own  # a host's case says nothing
+        return scheme, host.lower(), slash + path, given, own  # a host's case has no meaning
 
     try:
         return said(one) == said(other)

@@ -1,4 +1,4 @@
-"""URLs as they travel: what is written, what is refused, and that real clients leave it alone."""
+"""URLs as sent on the wire: what is written, what is refused, and that real clients leave it unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Resource patterns against the table of the CloudFront guide, against a slow and plain oracle, and against time."""
+"""Resource patterns against the table of the CloudFront guide, against a slow and simple oracle, and against time
+limits."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ def test_the_guides_table(pattern: str, url: str, granted: bool) -> None:
 @pytest.mark.parametrize(
     ("pattern", "url", "granted"),
     [
-        # Where a `?` may be read in two ways, either reading grants.
+        # Where a `?` can be read in two ways, either reading grants access.
         ("http://d/o/?k/0000?.bin", "http://d/o/1k/00007.bin", True),
         ("http://d/a?x=1", "http://d/a?x=1", True),
         ("http://d/a?x=1", "http://d/abx=1", True),
@@ -62,14 +63,14 @@ def test_the_guides_table(pattern: str, url: str, granted: bool) -> None:
         ("d/a", "http://d/a", False),
         ("", "http://d/", False),
         ("//d/a", "http://d/a", False),
-        # No path is the root path.
+        # An empty path is the root path.
         ("http://d", "http://d/", True),
         ("http://d", "http://d/a", False),
         ("http://d?x=1", "http://d/?x=1", True),
         ("http://d?", "http://d/", True),
         ("http://d?", "http://dx/", True),
         (r"http://d\?x", "http://d/?x", True),
-        # Ports: the scheme's own may be said or left out, others count.
+        # Ports: the scheme's default may be given or omitted, others count.
         ("http://d:80/a", "http://d/a", True),
         ("http://d:80/*", "http://d:80/a", True),
         ("https://d:443/*", "https://d/a", True),
@@ -84,7 +85,7 @@ def test_the_guides_table(pattern: str, url: str, granted: bool) -> None:
         ("http://??x", "http://a/?x", True),
         ("http://[::1]:80/a", "http://[::1]/a", True),
         ("http://[::1]:80/?", "http://[::1]/a", True),
-        # Characters that mean something elsewhere mean themselves.
+        # Characters with a special meaning elsewhere are literal here.
         ("http://d/a.b*", "http://d/axb", False),
         ("http://d/a+", "http://d/aa", False),
         ("http://d/(a|b)", "http://d/a", False),
@@ -99,7 +100,7 @@ def test_readings(pattern: str, url: str, granted: bool) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------
-# The oracle writes out every reading of a pattern as a regular expression of its four sections.
+# The oracle expands every reading of a pattern into a regular expression of its four sections.
 
 
 def readings(pattern: str) -> Iterator[tuple[str, str, str, str | None]]:
@@ -185,7 +186,7 @@ def test_a_glob_is_its_regular_expression(pattern: str, text: str) -> None:
     ],
 )
 def test_no_request_makes_a_pattern_slow(pattern: str) -> None:
-    """The pattern was signed, so it is nobody's attack; the request is anybody's. Each must stay in milliseconds."""
+    """The pattern was signed, so it is no attack; the request is untrusted. Each must stay within milliseconds."""
     compiled = ResourcePattern(pattern)
     for path, query in (("/" + "a" * 8000, ""), ("/" + "a" * 4000, "a" * 4000), ("/" + "ab" * 4000, "b")):
         began = time.process_time()

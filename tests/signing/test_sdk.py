@@ -1,6 +1,5 @@
 # ruff: noqa: E501
-"""What the SDK stops at the call because it cannot work, each with what to do, and what it lets through because it
-is right."""
+"""Calls that the SDK refuses because they cannot work, each with advice, and the correct calls that it accepts."""
 
 from __future__ import annotations
 
@@ -193,11 +192,11 @@ def test_secure_cookies_for_an_http_policy_are_refused(how: str) -> None:
     ],
 )
 def test_secure_cookies_for_what_may_be_https_are_taken(resource: str) -> None:
-    """Browsers treat localhost as they do https."""
+    """Browsers treat localhost like https."""
     assert "; Secure" in sign_cookies(resource, RSA, expires=HOUR, now=NOW).set_cookie[0]
 
 
-# ---- hosts of buckets
+# ---- bucket hosts
 
 BUCKETS = (
     "films.s3.amazonaws.com", "films.s3.eu-central-1.amazonaws.com", "films.s3-eu-west-1.amazonaws.com", "s3.amazonaws.com",
@@ -343,7 +342,7 @@ def test_constructors_say_what_they_take() -> None:
             call()
 
 
-# ---- what is right
+# ---- correct calls
 
 DISPOSITION = "response-content-disposition=attachment%3B%20filename*%3DUTF-8%27%27na%C3%AFve.pdf"
 BARE = "response-content-disposition=attachment; filename*=UTF-8''na%C3%AFve.pdf"
@@ -380,7 +379,7 @@ def test_a_star_that_was_meant_as_a_wildcard_is_refused(url: str) -> None:
 
 
 class Answer:
-    """An answer with Set-Cookie headers, as http.cookiejar reads one."""
+    """A response with Set-Cookie headers, as http.cookiejar reads one."""
 
     def __init__(self, lines: tuple[str, ...]) -> None:
         self.headers = Message()

@@ -1,4 +1,4 @@
-"""The SDK: URLs and cookies that are granted as they stand, and what it refuses to sign."""
+"""The SDK: URLs and cookies that are granted unchanged, and what it refuses to sign."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def test_a_signed_url_is_granted_as_it_stands(name: str, signer: LocalSigner) ->
     if "dot segments" in name:
         with pytest.raises(SigningError, match="as_is=True"):
             sign_url(url, signer, expires=HOUR, now=NOW)
-    elif name == "names with a signing one encoded":  # as clients may send it, it is a signing parameter
+    elif (
+        name == "names with a signing one encoded"
+    ):  # percent-encoded by some clients, it is still a signing parameter
         with pytest.raises(SigningError, match="already has a parameter Expires"):
             sign_url(url, signer, expires=HOUR, now=NOW)
     else:
@@ -86,7 +88,7 @@ def test_hashes(signer: LocalSigner, hash_name: HashName | None, used: HashName)
 
 
 class Vault:
-    """A signer elsewhere that, like KMS, has only SHA-256."""
+    """A remote signer that, like KMS, supports only SHA-256."""
 
     def __init__(self, name: str, answer: bytes | None = None) -> None:
         self._key = key(name)

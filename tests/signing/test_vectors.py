@@ -1,4 +1,4 @@
-"""Every vector is judged, then spoilt in each of its fields, cold and after it has been remembered."""
+"""Every vector is verified, then corrupted in each of its fields, both cold and after it has been remembered."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_is_explained_as_it_is_judged(name: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------
-# Spoiling. A field is found in the target, or in the cookies by its other name.
+# Corruption. A field is found in the target, or in the cookies by its other name.
 
 
 def field(vector: Vector, name: str) -> re.Match[str] | None:
@@ -67,8 +67,8 @@ def field(vector: Vector, name: str) -> re.Match[str] | None:
 
 
 def with_field(vector: Vector, name: str, change: Callable[[str], str | None]) -> Vector | None:
-    """The vector with a field's value changed, or the field taken out where `change` answers None; None if it has
-    no such field."""
+    """The vector with a field's value changed, or with the field removed if `change` returns None; None if it has no
+    such field."""
     found = field(vector, name)
     if found is None:
         return None
@@ -95,7 +95,7 @@ def flip(text: str, at: int) -> str:
 
 
 def policy_edit(text: str) -> str:
-    """The policy with its last time a second later, written just as before."""
+    """The policy with its last time one second later, otherwise written as before."""
     policy = cf_b64decode(text).decode()
     numbers = list(re.finditer(r"\d{10}", policy))
     last = numbers[-1]

@@ -1,4 +1,5 @@
-"""The gate's rules one by one: order of checks, precedence, parameters, cookies, and what is remembered."""
+"""The rules of the signature check one by one: order of checks, precedence, parameters, cookies, and what is
+remembered."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ CANNED = sign_cookies("https://cdn.test/a?b=1", RSA, expires=HOUR, canned=True, 
 
 
 def parameters(**changed: str | None) -> str:
-    """URL with parameters changed; None takes one out."""
+    """The URL with parameters changed; None removes one."""
     query = URL.partition("?")[2].split("&")
     values = dict(part.split("=", 1) for part in query)
     values |= {name.replace("_", "-"): value for name, value in changed.items() if value is not None}
@@ -35,7 +36,7 @@ def parameters(**changed: str | None) -> str:
     )
 
 
-# Each is wrong in everything that comes after the check that refuses it.
+# Each is wrong in everything that follows the check that refuses it.
 IN_ORDER = {
     "missing_key_pair_id": parameters(Key_Pair_Id=None, Expires="x", Signature="!"),
     "unknown_key": parameters(Key_Pair_Id="K0", Expires="x", Signature="!"),
@@ -104,7 +105,7 @@ def test_anything_else_leaves_them_in_force(query: str) -> None:
     "query", ["Hash-Algorithm=SHA256", "Hash-Algorithm", "b=1&Hash-Algorithm=", "&Hash-Algorithm=x&"]
 )
 def test_a_hash_algorithm_alone_makes_a_signed_url_without_its_other_parts(query: str) -> None:
-    """The guide's current page lists it among the parameters that do (§1.1)."""
+    """The guide's current page lists it among the parameters that count (§1.1)."""
     keys = ring()
     assert ask("https://cdn.test/a", COOKIES, keys=keys).mode == "cookies"
     for cookies in (COOKIES, ""):
@@ -141,7 +142,7 @@ def test_of_repeated_cookies_the_first_counts() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------
-# Taking requests apart
+# Parsing requests
 
 
 @pytest.mark.parametrize(
@@ -276,7 +277,7 @@ def test_a_policy_without_resource_still_asks_for_a_url() -> None:
 
 
 def test_what_a_stranger_wrote_is_not_compiled() -> None:
-    """A policy is read before its signature is checked: reading must cost next to nothing."""
+    """A policy is parsed before its signature is checked: parsing must cost next to nothing."""
     for resource in (
         "http://" + "?" * 5000,
         "http://d/" + "*?a" * 1600,
@@ -304,7 +305,7 @@ def test_the_question_mark_goes_with_the_last_parameter() -> None:
 
     assert reason(f"https://cdn.test/a?{canned('https://cdn.test/a')}") == "granted"
     assert reason(f"https://cdn.test/a?{canned('https://cdn.test/a?')}") == "signature_mismatch"
-    # A lone empty parameter is left: the signer may have seen either.
+    # A lone empty parameter is left alone: the signer may have seen either form.
     assert reason(f"https://cdn.test/a?&{canned('https://cdn.test/a?')}") == "granted"
     assert reason(f"https://cdn.test/a?&{canned('https://cdn.test/a')}") == "granted"
     assert reason(f"https://cdn.test/a?&{canned('https://cdn.test/a?&')}") == "signature_mismatch"
@@ -312,7 +313,7 @@ def test_the_question_mark_goes_with_the_last_parameter() -> None:
 
 
 def test_a_url_cannot_pose_as_the_rest_of_its_policy() -> None:
-    """A custom policy, signed, must not verify as the canned policy of a URL with quotes in it."""
+    """A signed custom policy must not verify as the canned policy of a URL with quotes in it."""
     policy = (
         '{"Statement":[{"Resource":"https://cdn.test/x","Condition":{"DateLessThan":{"AWS:EpochTime":%d}}}]}'
     )
@@ -323,7 +324,7 @@ def test_a_url_cannot_pose_as_the_rest_of_its_policy() -> None:
     )
     url = f"https://cdn.test{target}?Expires={SOON}&Signature={signature}&Key-Pair-Id={RSA.key_pair_id}"
     assert reason(url) == "signature_mismatch"
-    # Whereas a signer that escapes as JSON does (botocore) and a client that sends quotes bare agree.
+    # By contrast, a signer that escapes as JSON does (botocore) and a client that sends unescaped quotes agree.
     quoted = canned_policy('https://cdn.test/"a"\\', str(SOON))
     assert b'\\"a\\"\\\\' in quoted
     signature = cf_b64encode(RSA.sign(quoted, "SHA1"))
@@ -357,7 +358,8 @@ def test_remembers_what_it_granted_and_nothing_else() -> None:
     assert ask(URL, keys=keys).remembered
     assert not ask("https://cdn.test/x", COOKIES, keys=keys).remembered
     assert ask("https://cdn.test/y", COOKIES, keys=keys).remembered
-    # The policy is remembered beneath: another Cookie header around it, or a URL with it, needs no new check.
+    # The policy is remembered separately: with another Cookie header around it, or a URL with it, no new check is
+    # needed.
     assert ask("https://cdn.test/y", f"theme=dark; {COOKIES}", keys=keys).remembered
     # It is the same policy and signature as the URL's.
     assert ask(WILD, keys=keys).remembered == (WILD.partition("Signature=")[2][:344] in COOKIES)
@@ -396,7 +398,7 @@ def test_a_remembered_url_is_that_url_on_that_host_only() -> None:
     assert reason(URL, keys=keys) == "granted"
     assert reason(URL.replace("https", "http"), keys=keys) == "signature_mismatch"
     assert reason(URL.replace("cdn.test", "cdn.tes"), keys=keys) == "signature_mismatch"
-    # What was remembered of a URL is no Cookie header, and the other way round.
+    # What was remembered for a URL does not count for a Cookie header, and vice versa.
     assert reason("https://cdn.test/a", URL, keys=keys) == "missing_key_pair_id"
     assert reason("https://cdn.test/a", COOKIES, keys=keys) == "granted"
     assert reason(f"https://cdn.test/{COOKIES}?", keys=keys) == "missing_key_pair_id"
@@ -406,7 +408,7 @@ def test_trust_ends_with_the_key_ring() -> None:
     before = ring(RSA, EC)
     assert reason(URL, keys=before) == "granted"
     assert reason(URL, keys=ring(EC)) == "unknown_key"
-    # The same id may name another key later: nothing of the old one is left.
+    # The same id may name another key later: nothing of the old one remains.
     assert reason(URL, keys=KeyRing({RSA.key_pair_id: OTHER.public_key})) == "signature_mismatch"
     with pytest.raises(TypeError):
         before.keys["K1"] = EC.public_key  # type: ignore[index]
@@ -427,7 +429,7 @@ def test_the_table_keeps_what_is_used_and_stays_bounded() -> None:
     table: Remembered[int] = Remembered(100, 10**9)
     for number in range(100):
         table.put(f"key {number}", number)
-    for _ in range(5):  # a working set of its size is never lost, in whatever order it is used
+    for _ in range(5):  # a working set of its size is never evicted, in whatever order it is used
         for number in reversed(range(100)):
             assert table.get(f"key {number}") == number
     for number in range(10_000):
@@ -483,7 +485,7 @@ def test_a_grant_judges_another_url() -> None:
 
 
 def test_a_remembered_url_costs_next_to_nothing() -> None:
-    """No benchmark, only a fence: a remembered grant must be far from the 30 µs of a signature check."""
+    """Not a benchmark, only a bound: a remembered grant must be far from the 30 µs of a signature check."""
     keys = ring()
     ask(URL, keys=keys)
     target = URL.removeprefix("https://cdn.test")

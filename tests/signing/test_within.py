@@ -1,4 +1,4 @@
-"""A pattern within another: what is said to be within is granted by both, whatever the URL."""
+"""A pattern within another: every URL that the inner pattern grants is granted by the outer one, too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an edge asks of origins at a time: turns, breakers, and uploads that hold no connection."""
+"""Limits on an edge's concurrent requests to origins: turns, breakers, and uploads that hold no connection."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ async def test_no_more_connections_than_turns(origin: ScriptedOrigin) -> None:
 
 
 async def test_a_turn_lasts_as_long_as_the_answer(origin: ScriptedOrigin) -> None:
-    """Not only until its head."""
+    """Not only until its head arrives."""
     gate = asyncio.Event()
     origin.on("/", [b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab", gate, b"cd"])
     origins = Origins(limits=OriginLimits(connections=1, queue=0))
@@ -128,7 +128,7 @@ async def test_every_end_of_an_answer_gives_the_turn_back(origin: ScriptedOrigin
 
 
 async def test_who_gives_up_gives_the_turn_back(origin: ScriptedOrigin) -> None:
-    """While waiting for a turn, for the answer, and in the middle of it."""
+    """While waiting for a turn, while waiting for the response, and in the middle of it."""
     origin.on("/", [b"HTTP/1.1 200 OK\r\nContent-Length: 400000\r\n\r\nab", asyncio.Event()])
     origin.on("/never", [asyncio.Event()])
     origins = Origins(limits=OriginLimits(connections=1, queue=5))
@@ -202,7 +202,7 @@ async def test_origins_do_not_wait_for_each_other(origin: ScriptedOrigin) -> Non
 
 
 def held_port() -> tuple[socket.socket, int]:
-    """A port on which nobody listens until `listen` is called."""
+    """A port on which nothing listens until `listen` is called."""
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     return sock, sock.getsockname()[1]
@@ -262,7 +262,7 @@ async def test_connection_attempts_are_failures_each() -> None:
 
 @pytest.mark.parametrize("websocket", [False, True])
 async def test_a_request_whose_own_attempts_open_the_breaker_tells_their_failure(websocket: bool) -> None:
-    """It is as failed as any, and so is remembered for its key."""
+    """It counts as a failure like any other, and so is remembered for its key."""
     down = Origin("o", "127.0.0.1", http_port=closed_port(), connection_attempts=3)
     origins = Origins(limits=OriginLimits(failures=2, pause=60.0))
     try:
@@ -278,7 +278,7 @@ async def test_a_request_whose_own_attempts_open_the_breaker_tells_their_failure
 
 
 async def test_answers_are_no_failures_of_connections(origin: ScriptedOrigin) -> None:
-    """Neither 500s nor broken answers open it: the origin is there."""
+    """Neither 500s nor broken responses open it: the origin is reachable."""
     origin.on("/", answer(500, b"no"))
     origin.on("/reset", [RESET])
     origins = Origins(limits=OriginLimits(failures=1, pause=60.0))
@@ -306,8 +306,8 @@ async def test_an_address_that_is_refused_opens_nothing() -> None:
 
 
 async def test_a_server_name_that_a_viewer_chose_opens_nothing(tmp_path: Path) -> None:
-    """A Host that is forwarded is asked for by SNI. An origin that ends handshakes for names that it does not know is
-    there for everybody who asks for a name that it does know."""
+    """A forwarded Host is also used for SNI. An origin that aborts handshakes for unknown names is still available to
+    every viewer that requests a name it knows."""
     authority = Authority(tmp_path)
     server = authority.server("localhost", "www.example.com")
 
@@ -427,7 +427,7 @@ async def test_stale_content_is_served_while_the_origin_is_down() -> None:
 
 
 async def posted(viewer: Viewer, body: bytes, pieces: int, *, chunked: bool = False) -> None:
-    """Send a body in so many pieces."""
+    """Send a body in that many pieces."""
     step = -(-len(body) // pieces)
     for first in range(0, len(body), step):
         piece = body[first : first + step]
@@ -541,7 +541,7 @@ async def test_who_leaves_in_the_middle_frees_the_memory(origin: ScriptedOrigin)
 
 
 async def test_slow_uploads_leave_the_origin_to_others(origin: ScriptedOrigin) -> None:
-    """Twenty uploads that stand still, before an origin that takes two connections."""
+    """Twenty stalled uploads, in front of an origin that takes two connections."""
     origin.on("/up", answer(200, b"taken"))
     origin.on("/a", answer(200, b"hello", UNCACHED))
     settings = settings_of(origins={"connections": 2, "queue": 4})

@@ -1,4 +1,4 @@
-"""The limits' rules by themselves: tables of calls, without a socket or a clock."""
+"""The rules of the limits in isolation: tables of calls, without a socket or a clock."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from keyfront.edge.limits.viewers import SITE, Gauge, network_of
         ([(0, 0), (30, 0)], 30),
         ([(0, 0), (30, 299)], 30),
         ([(0, 0), (30, 300)], None),
-        ([(0, 0), (29, 5_000), (30, 5_000), (59, 5_000)], None),  # a burst is as good as a steady drip
+        ([(0, 0), (29, 5_000), (30, 5_000), (59, 5_000)], None),  # a burst is as good as a steady trickle
         ([(0, 0), (30, 5_000), (60, 5_001)], 60),  # but not for the next window
-        ([(0, 0), (90, 800)], 90),  # looked at late: by what was due until then
+        ([(0, 0), (90, 800)], 90),  # checked late: judged by what was due until then
         ([(0, 0), (90, 900)], None),
         ([(0, 7_000), (30, 7_100)], 30),  # what was moved before does not count
-        ([(0, 0), (20, 0), "rest", (31, 0), (60, 0)], None),  # nobody waited in between
+        ([(0, 0), (20, 0), "rest", (31, 0), (60, 0)], None),  # no waiting in between
         ([(0, 0), "rest", (31, 0), (61, 0)], 61),
     ],
 )
@@ -49,8 +49,8 @@ def test_a_floor(looks: list[tuple[float, int] | str], slow_at: float | None) ->
 @pytest.mark.parametrize(
     ("looks", "slow_at"),
     [
-        ([(0, 0, 40), (30, 40, 40), (60, 80, 40)], None),  # small events, each taken soon after it came
-        ([(0, 0, 40), (30, 39, 41)], 30),  # not even what waited when the window began
+        ([(0, 0, 40), (30, 40, 40), (60, 80, 40)], None),  # small events, each taken soon after it arrived
+        ([(0, 0, 40), (30, 39, 41)], 30),  # not even what was waiting when the window began
         ([(0, 0, 100_000), (30, 299, 99_701)], 30),
         ([(0, 0, 100_000), (30, 300, 99_700)], None),
         ([(0, 0, 40), (30, 40, 50_000), (60, 90, 49_950)], 60),  # each window has its own
@@ -98,7 +98,7 @@ def test_a_gauge_counts_by_address_and_in_all() -> None:
 
 
 def test_the_networks_of_one_site_are_bounded_together() -> None:
-    """Whoever has a /48 has 65,536 of what is counted as an address."""
+    """A client with a /48 has 65,536 of the prefixes that count as one address."""
     gauge = Gauge("things", 1000, 2)
     site = [network_of(f"2001:db8:1:{number:x}::1") for number in range(20)]
     got = [gauge.enter(network) for network in site]
@@ -163,7 +163,7 @@ def test_a_network_is_that_of_the_address(address: ipaddress.IPv6Address) -> Non
 
 # -- origins ------------------------------------------------------------------------------------------------------
 
-# t TIME: may one be tried? ("y"/"n") · f TIME: it failed · s: it connected · g: it was given up
+# t TIME: may a connection be tried? ("y"/"n") · f TIME: it failed · s: it connected · g: it was abandoned
 BREAKER = [
     ("ty0 f0 ty1 f1 ty1 f1 tn1 tn2 ty3", "three failures open it for two seconds, then one may probe"),
     ("ty0 f0 ty0 f0 s ty0 f0 ty0 f0 ty0", "a success in between closes the count"),
@@ -216,7 +216,7 @@ def test_slots_without_a_limit() -> None:
     assert all(slots.take() for _ in range(10_000))
 
 
-# -- memory, and what becomes known -----------------------------------------------------------------------------
+# -- memory, and what is logged and counted ----------------------------------------------------------------------
 
 
 def test_memory() -> None:

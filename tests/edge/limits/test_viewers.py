@@ -50,14 +50,14 @@ def house_of(origin: ScriptedOrigin, limits: Limits = PATIENT, **viewers: int) -
 
 
 async def gone(viewer: Viewer) -> bytes:
-    """Everything until the edge ends the connection, in whatever way."""
+    """Everything until the edge ends the connection, by close or reset."""
     with contextlib.suppress(ConnectionResetError, BrokenPipeError):
         return await asyncio.wait_for(viewer.at_end(), WITHIN)
     return b""
 
 
 async def dripped(viewer: Viewer, data: bytes, pause: float = 0.02) -> None:
-    """Send `data` again and again, until it is of no use any more."""
+    """Send `data` repeatedly, until the connection fails."""
     with contextlib.suppress(ConnectionResetError, BrokenPipeError):
         while not viewer.writer.is_closing():
             viewer.writer.write(data)
@@ -119,7 +119,7 @@ async def test_blank_lines_without_end_are_too_large(origin: ScriptedOrigin) -> 
 
 @pytest.mark.parametrize("blank", [b"\r\n", b"\r\n\r\n", b"\n"])
 async def test_some_blank_lines_before_a_request_are_taken(origin: ScriptedOrigin, blank: bytes) -> None:
-    """RFC 9112 §2.2: and the connection goes on as if they had not been there."""
+    """RFC 9112 §2.2: the connection continues as if they had not been sent."""
     async with house_of(origin) as edge, await edge.viewer() as viewer:
         for _ in range(3):
             await viewer.send(blank)
@@ -130,7 +130,7 @@ async def test_some_blank_lines_before_a_request_are_taken(origin: ScriptedOrigi
 
 
 async def test_a_request_after_a_blank_line_is_not_cut_later(origin: ScriptedOrigin) -> None:
-    """The blank line's time does not run on once the request has come."""
+    """The blank line's timer stops once the request has arrived."""
     limits = Limits(head=0.4, idle=30)
     async with house_of(origin, limits) as edge, await edge.viewer() as viewer:
         await viewer.send(b"\r\n")
@@ -154,7 +154,7 @@ CHUNKED = b"POST /upload HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n
         (LONG + b"x" * 5000, b"x"),
         (CHUNKED, b"1\r\nx\r\n"),
         (CHUNKED + b"ffff\r\n", b"x"),
-        (CHUNKED + b"1;a=", b"b"),  # a chunk extension is no part of the body
+        (CHUNKED + b"1;a=", b"b"),  # a chunk extension is not part of the body
         (CHUNKED + b"0\r\n", b"X: y\r\n"),  # nor is a trailer
     ],
 )
@@ -173,7 +173,7 @@ async def test_an_upload_that_stops_is_let_go(origin: ScriptedOrigin) -> None:
 
 
 async def test_an_upload_in_time_is_taken(origin: ScriptedOrigin) -> None:
-    """20,000 bytes a second, where 1,000 are asked for in each window of a second and a half."""
+    """20,000 bytes a second, where 1,000 are required in each window of 1.5 seconds."""
     limits = Limits(body=1.5, rate=1_000)
     async with house_of(origin, limits) as edge, await edge.viewer() as viewer:
         await viewer.send(b"POST /upload HTTP/1.1\r\n" + HOST + b"Content-Length: 40000\r\n\r\n")
@@ -184,7 +184,7 @@ async def test_an_upload_in_time_is_taken(origin: ScriptedOrigin) -> None:
 
 
 async def test_time_that_the_origin_takes_is_not_the_viewer_s(origin: ScriptedOrigin) -> None:
-    """Nothing is read from the viewer while the origin does not read; that is no slow upload."""
+    """The edge does not read from the viewer while the origin does not read; that is not a slow upload."""
     from tests.origin import LEAVE_BODY, READ_BODY
 
     gate = asyncio.Event()
@@ -202,8 +202,8 @@ async def test_time_that_the_origin_takes_is_not_the_viewer_s(origin: ScriptedOr
 
 
 def test_who_has_reset_an_upload_needs_no_goodbye() -> None:
-    """The reset of a viewer that is not read from at the moment is not noticed: closing our half is what finds it. On
-    asyncio's own loop, which raises then."""
+    """The edge does not notice a reset by a viewer that it is not reading from: only closing its half reveals it. This
+    runs on asyncio's own loop, which raises then."""
 
     async def story() -> None:
         async with EdgeHarness(site(Origin("o", "127.0.0.1"))) as edge:
@@ -232,7 +232,7 @@ def narrow(port: int) -> socket.socket:
 
 
 async def reads(sock: socket.socket, size: int, pause: float) -> int:
-    """Read so many bytes at a time until the edge cuts the connection. Returns how many came."""
+    """Read that many bytes at a time until the edge closes the connection. Returns the number of bytes received."""
     loop = asyncio.get_running_loop()
     came = 0
     with contextlib.suppress(ConnectionResetError):
@@ -293,13 +293,13 @@ async def test_who_does_not_read_is_let_go(
 
 
 async def test_a_slow_reader_that_always_moves_is_let_go_too(origin: ScriptedOrigin) -> None:
-    """It is never still for as long as `write`, and still too slow: only the floor can tell."""
+    """It is never idle for as long as `write`, and still too slow: only the floor can detect it."""
     origin.on("/big", [b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % BIG, flood])
     limits = Limits(write=2.0, rate=200_000)
     async with EdgeHarness(open_site(origin), limits=limits) as edge:
         sock = narrow(edge.port)
         await asyncio.get_running_loop().sock_sendall(sock, b"GET /big HTTP/1.1\r\n" + HOST + b"\r\n")
-        reading = asyncio.create_task(reads(sock, 2048, 0.05))  # some 40 KB a second
+        reading = asyncio.create_task(reads(sock, 2048, 0.05))  # about 40 KB a second
         record = await asyncio.wait_for(edge.recorded(1), WITHIN)
         assert record["reason"] == "slow_reader"
         assert edge.edge.reached.counts == {"slow_reader": 1}
@@ -322,7 +322,7 @@ async def test_a_slow_reader_above_the_floor_gets_everything(origin: ScriptedOri
 
 
 async def test_a_viewer_is_idle_only_after_its_answer(origin: ScriptedOrigin) -> None:
-    """Long polling, or a large answer to a slow phone: it may take longer than a connection may be idle."""
+    """Long polling, or a large response to a slow phone: it may take longer than a connection may be idle."""
 
     async def late(_: Asked, wire: Wire) -> None:
         await asyncio.sleep(3.0)
@@ -333,14 +333,14 @@ async def test_a_viewer_is_idle_only_after_its_answer(origin: ScriptedOrigin) ->
         for _ in range(2):
             await viewer.send(b"GET /poll HTTP/1.1\r\n" + HOST + b"Cache-Control: no-cache\r\n\r\n")
             assert (await asyncio.wait_for(viewer.answer(), WITHIN)).body == b"late"
-            await asyncio.sleep(0.8)  # a moment's thought: the edge has looked for idle connections meanwhile
+            await asyncio.sleep(0.8)  # a pause, during which the edge has checked for idle connections
         await viewer.send(b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n")
         assert (await asyncio.wait_for(viewer.answer(), WITHIN)).body == b"hello"
         assert await gone(viewer) == b""  # and then it is idle
 
 
 async def refused_at_once(edge: EdgeHarness) -> bool:
-    """Is one connection more closed without an answer?"""
+    """Whether one more connection is closed without a response."""
     viewer = await edge.viewer()
     async with viewer:
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
@@ -426,7 +426,7 @@ async def test_a_trusted_proxy_brings_many_viewers(origin: ScriptedOrigin) -> No
 
 @pytest.mark.parametrize("chain", [b"", b"X-Forwarded-For: 127.0.0.1\r\n", b"X-Forwarded-For: unknown\r\n"])
 async def test_a_trusted_proxy_that_names_no_viewer_is_not_one(origin: ScriptedOrigin, chain: bytes) -> None:
-    """A load balancer for TCP, or its health checks: many viewers, of whom nothing is known."""
+    """A TCP load balancer, or its health checks: many viewers, none of them identifiable."""
     gate = asyncio.Event()
     for number in range(3):
         origin.on(f"/wait{number}", [gate, *answer(200, b"done", {"Cache-Control": "no-store"})])
@@ -439,7 +439,7 @@ async def test_a_trusted_proxy_that_names_no_viewer_is_not_one(origin: ScriptedO
         for number, viewer in enumerate(held[:2]):
             await viewer.send(b"GET /wait%d HTTP/1.1\r\n" % number + HOST + chain + b"\r\n")
         await origin.asked(2)
-        assert (await held[2].ask("/wait2", "d.test")).status == 503  # in all
+        assert (await held[2].ask("/wait2", "d.test")).status == 503  # in total
         gate.set()
         assert [(await viewer.answer()).status for viewer in held[:2]] == [200, 200]
         assert edge.edge.viewers.requests.total == 0
@@ -524,7 +524,7 @@ async def test_where_connections_run_out_idle_ones_make_room(
 
 
 async def test_slow_viewers_do_not_keep_others_out(origin: ScriptedOrigin) -> None:
-    """Heads, blank lines, uploads and answers that all drip at once, while somebody else is served."""
+    """Heads, blank lines, uploads and responses that all trickle at once, while another viewer is served."""
     origin.on("/big", [b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % BIG, flood])
     limits = Limits(head=1.0, body=1.0, write=1.0, rate=1_000)
     async with house_of(origin, limits) as edge, contextlib.AsyncExitStack() as stack:
