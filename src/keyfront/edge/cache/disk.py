@@ -442,7 +442,7 @@ class DiskTier:
             self._silent_until = now + SILENT
             logger.warning("the cache on disk %s", text)
 
-    # -- how much there is, and eviction -----------------------------------------------------------------------------
+    # -- accounting and eviction -------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Scan the folder in a separate thread: for what it holds, and for what killed workers left behind."""

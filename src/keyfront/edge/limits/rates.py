@@ -10,7 +10,8 @@ from __future__ import annotations
 
 
 class Floor:
-    """A minimum rate over windows. Call `slow` regularly while waiting for the peer, and `rest` whenever not."""
+    """A minimum rate over windows. Call `slow` regularly while the peer is being waited for, and `rest` whenever it is
+    not."""
 
     __slots__ = ("_bytes", "_owed", "_since")
 

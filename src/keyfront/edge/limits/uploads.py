@@ -60,7 +60,7 @@ class Gathered:
 
     async def gather(self, most: int) -> bool:
         """Read until the body is complete, or longer than `most` bytes, or no memory is left. Returns whether there
-        was enough memory. Exceptions of the source propagate."""
+        was enough memory. Exceptions raised by the source propagate."""
         while self._taken <= most:
             try:
                 chunk = await anext(self._rest)

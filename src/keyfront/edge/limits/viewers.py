@@ -16,7 +16,7 @@ _IPV4_INSIDE: Final = ("::ffff:", "64:ff9b:")
 SITE: Final = 4
 """Number of addresses that an IPv6 /48 counts as."""
 PRESSURE: Final = 0.9
-"""Fraction of the connection limit from which on idle connections are closed early."""
+"""Fraction of the connection limit at or above which idle connections are closed early."""
 
 
 class ViewerLimits(msgspec.Struct, frozen=True):

@@ -143,8 +143,8 @@ def redirect_reply(request: Request, request_id: str = "", https_port: int | Non
     """A redirect to HTTPS: 301 for GET and HEAD, 307 for other methods. HTTP/1.0 has no 307, so there the reply is 403
     (§5.2).
 
-    CloudFront listens only on ports 80 and 443. A viewer that named another port reached this edge on a port of its
-    own, so the redirect goes to `https_port`, if there is one.
+    CloudFront listens only on ports 80 and 443. A viewer that named another port reached this edge on one of the
+    edge's own ports, so the redirect goes to `https_port`, if there is one.
     """
     status = 301 if request.method in ("GET", "HEAD") else 307
     if status == 307 and request.version == "1.0":

@@ -104,7 +104,8 @@ def as_whole(answer: OriginReply, part: Span) -> OriginReply:
 
 def strong_validator(meta: Meta) -> bytes | None:
     """The validator that two answers must share to be byte for byte of the same version (RFC 9110 §8.8.1, §8.8.2.2): a
-    strong entity tag or, if there is no entity tag, a Last-Modified at least one second before the answer's Date."""
+    strong entity tag or, if there is no entity tag, a Last-Modified at least one second before the answer's Date. None
+    if there is no such validator."""
     if meta.coding not in (b"", b"identity"):
         return None
     if meta.etag is not None:

@@ -21,7 +21,7 @@ _NOT_FOR_VIEWERS: Final = HOP_BY_HOP | {
 def viewer_headers(behavior: Behavior, headers: Headers) -> Headers:
     """An origin's response headers as a viewer may see them (§5.9): when passed through, and as stored.
 
-    Removed are: connection-specific fields and those that Connection names, framing (the connection adds it), fields
+    This removes connection-specific fields and those that Connection names, framing (the connection adds it), fields
     that the edge sets itself, and Set-Cookie unless the behavior forwards cookies. Vary retains the names that can
     differ. `Server: CloudFront` is added where the origin names no server.
     """
