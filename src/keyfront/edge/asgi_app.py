@@ -1,4 +1,4 @@
-"""The edge as an ASGI application of its own process: settings, the follower, `create_app`."""
+"""The edge as an ASGI application in its own process: settings, follower, and `create_app`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from keyfront.errors import SettingsError
 
 
 class AsgiSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `create_app` is told. `data` is the data folder of a `keyfront up`; `name` is what the worker reports as, by
-    default `asgi-` and its process id; `trusted_proxies` are networks in CIDR form. A cache on disk is in the data
-    folder unless `edge` names another. `region` is that of the `keyfront up`."""
+    """The settings of `create_app`. `data` is the data folder of a `keyfront up`. `name` is the name that the worker
+    reports under; by default `asgi-` and its process ID. `trusted_proxies` are networks in CIDR notation. A disk cache
+    is in the data folder unless `edge` names another. `region` is that of the `keyfront up`."""
 
     data: str
     name: str = ""
@@ -31,7 +31,7 @@ class AsgiSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Worker:
-    """An edge under an ASGI server: made when the server says that it starts, ended when it says that it ends."""
+    """An edge under an ASGI server: created on the server's lifespan startup, closed on its lifespan shutdown."""
 
     def __init__(self, settings: AsgiSettings) -> None:
         self._settings = settings
@@ -85,10 +85,10 @@ class Worker:
 
 
 def create_app() -> Worker:
-    """The application for an ASGI server that calls a factory: `KEYFRONT_EDGE` in the environment holds its settings,
+    """The application factory for an ASGI server. The environment variable `KEYFRONT_EDGE` holds its settings,
     `AsgiSettings` as JSON.
 
-    :raises SettingsError: if it holds none, or none that make sense.
+    :raises SettingsError: if the variable is missing or its settings are invalid.
     """
     text = os.environ.get("KEYFRONT_EDGE", "")
     if not text:

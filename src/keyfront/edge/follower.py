@@ -1,4 +1,5 @@
-"""Follows the feed: applies each snapshot to the edge, and reports which one the edge obeys and what it counted."""
+"""The follower of the feed: applies each snapshot to the edge, and reports which snapshot is in effect and what was
+counted."""
 
 from __future__ import annotations
 
@@ -21,16 +22,16 @@ from keyfront.fleet.file_feed import FileFeed
 logger = logging.getLogger("keyfront.edge")
 
 POLL: Final = 0.05
-"""Seconds between two polls of the feed; a poll without news is one `stat`."""
+"""Seconds between two polls of the feed; a poll that finds nothing new is one `stat`."""
 REPORT: Final = 1.0
-"""Seconds between two reports without news, and between two polls of certificates and credentials."""
+"""Seconds between two reports when nothing has changed, and between two polls of certificates and credentials."""
 
 
 class FollowerSettings(NamedTuple):
-    """What an edge follows, and what it reports as.
+    """What an edge follows, and how it reports.
 
-    `data` is the data folder, `feed` the folder of the feed if it is another one. `name` is unique among the edges of a
-    feed. `region` is where the edge is, empty if it is in none.
+    `data` is the data folder; `feed` is the folder of the feed if it is elsewhere. `name` is unique among the edges of
+    a feed. `region` is the edge's region, empty if it has none.
     """
 
     name: str
@@ -40,10 +41,10 @@ class FollowerSettings(NamedTuple):
 
 
 class Follower:
-    """What a worker does besides serving requests: it obeys a feed and reports to it, applies the purges of other
+    """What a worker does besides serving requests: it follows a feed and reports to it, applies the purges of other
     workers even when it has no requests, and polls the operator's credentials for origins.
 
-    :param connections: how many connections are open now, for the reports.
+    :param connections: returns how many connections are open, for the reports.
     """
 
     def __init__(self, edge: Edge, settings: FollowerSettings, connections: Callable[[], int]) -> None:
@@ -56,12 +57,12 @@ class Follower:
         self._refused = ""
         self._run = os.urandom(12).hex()
         self.reports = True
-        """Whether the last report could be written."""
+        """Whether the last report was written successfully."""
         self.progress: Callable[[], None] = lambda: None
-        """Called repeatedly while a snapshot is applied, which takes seconds if it is large."""
+        """Called repeatedly while a snapshot is applied, which takes seconds for a large snapshot."""
 
     def poll(self) -> bool:
-        """Apply what was published since the last poll, if it can be accepted. Returns whether there is something to
+        """Apply what was published since the last poll, if it is acceptable. Returns whether there is something to
         report."""
         edge = self._edge
         edge.memory.poll_removals()
@@ -93,7 +94,7 @@ class Follower:
         return True
 
     def report(self) -> None:
-        """Write the report: the snapshot that the edge obeys, or why it refused one, and its counters."""
+        """Write the report: the snapshot that the edge follows, or why it rejected one, and its counters."""
         edge = self._edge
         disk, arena = edge.tiers.disk, edge.tiers.arena
         counted = sums(
@@ -138,8 +139,8 @@ class Follower:
                 reported = clock()
 
     def leave(self) -> None:
-        """Write the last counters and remove the report: this edge has ended."""
+        """Write the final counters and remove the report: this edge has ended."""
         self.report()
-        with contextlib.suppress(OSError):  # it goes stale within seconds
+        with contextlib.suppress(OSError):  # the report expires within seconds
             self._feed.remove_report(self._name)
         self._changes.close()

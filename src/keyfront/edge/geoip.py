@@ -1,5 +1,4 @@
-"""Which country an address is in, and whether a distribution may be seen from there (cloudfront-semantics
-§5.14)."""
+"""Country lookup: which country an IP address belongs to, for geographic restrictions (cloudfront-semantics §5.14)."""
 
 from __future__ import annotations
 
@@ -15,17 +14,15 @@ if TYPE_CHECKING:
     import maxminddb
 
 REMEMBERED = 65_536
-"""How many addresses each of the memory's two generations holds."""
+"""Addresses in each of the cache's two generations."""
 
 
 class CountryTable:
-    """Addresses to countries: offline, from a table of the registries' allocations, or from a MaxMind DB
-    file.
+    """Maps addresses to countries, offline: from a table of the registries' allocations, or from a MaxMind DB file.
 
-    :param database: path of a MaxMind DB file with country records (`country.iso_code`, or a flat
-    `country_code`);
-        None for the built-in table, which knows where an address was registered, not where it is used.
-    :raises SettingsError: if the file cannot be read or is no MaxMind DB.
+    :param database: path of a MaxMind DB file with country records (`country.iso_code`, or a flat `country_code`); None
+        for the built-in table, which knows where an address was registered, not where it is used.
+    :raises SettingsError: if the file cannot be read or is not a MaxMind DB.
     """
 
     __slots__ = ("_old", "_reader", "_young")
@@ -36,10 +33,9 @@ class CountryTable:
         self._old: dict[str, str] = {}
 
     def country(self, ip: str) -> str:
-        """The upper-case ISO 3166-1 alpha-2 code of `ip`, empty if it is not known: a private address, or
-        no address.
+        """The upper-case ISO 3166-1 alpha-2 code of `ip`; empty if it is unknown, private, or not an address.
 
-        IPv4 and IPv6; an IPv4-mapped IPv6 address is looked up as the IPv4 address that it stands for.
+        Supports IPv4 and IPv6; an IPv4-mapped IPv6 address is looked up as the embedded IPv4 address.
         """
         known = self._young.get(ip)
         if known is None:
@@ -52,7 +48,7 @@ class CountryTable:
         return known
 
     def close(self) -> None:
-        """Give the file up."""
+        """Close the database file."""
         if self._reader is not None:
             self._reader.close()
 
@@ -70,14 +66,14 @@ class CountryTable:
 
 
 _NO_COUNTRY = frozenset({"AP", "EU", "ZZ"})
-"""What tables say of addresses of a region, or of nowhere in particular."""
+"""Codes that tables use for addresses of a region, or of no particular country."""
 
 
 def _open(database: str | os.PathLike[str]) -> maxminddb.Reader:
-    import maxminddb  # not at the start of an edge with the built-in table
+    import maxminddb  # not loaded at startup by an edge with the built-in table
 
     try:
-        # With the C extension the file is mapped, and shared by all workers; replace it by rename only.
+        # With the C extension, the file is memory-mapped and shared by all workers; replace it only by rename.
         return maxminddb.open_database(database)
     except (OSError, ValueError, maxminddb.InvalidDatabaseError) as error:
         raise SettingsError(f"the country database {os.fspath(database)} cannot be used: {error}") from error
@@ -93,7 +89,7 @@ def _unmapped(ip: str) -> str:
 
 
 def _code_of(record: object) -> str | None:
-    """The country code in a record: MaxMind's own files nest it, others have it flat."""
+    """The country code in a record: nested in MaxMind's own files, flat in others."""
     if not isinstance(record, dict):
         return None
     country = record.get("country")

@@ -1,8 +1,9 @@
-"""A worker process of the edge: one event loop, listening sockets of its own (http, and https if wanted), one edge.
+"""The worker process of the edge: one event loop, its own listening sockets (http, and https if configured), and one
+edge.
 
-Workers share a port by SO_REUSEPORT, and a cache by a segment of memory that their parent creates
-(`cache.shared_segment`). Each follows the feed and reports on its own. A worker that dies takes only its open
-connections with it; `net.worker_sockets` says who accepts new ones.
+Workers share a port through SO_REUSEPORT, and a cache through a memory segment that their parent creates
+(`cache.shared_segment`). Each worker follows the feed and reports on its own. When a worker dies, only its open
+connections are lost; `net.worker_sockets` describes which workers accept new ones.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ logger = logging.getLogger("keyfront.edge")
 
 
 def run_worker(settings: WorkerSettings, on_ready: Callable[[], None], lifeline: int | None = None) -> None:
-    """Serve until SIGTERM, then drain. Ends too when `lifeline`, a pipe from the parent, is closed."""
+    """Serve until SIGTERM, then drain. The worker also ends when `lifeline`, a pipe from the parent, is closed."""
     uvloop.run(_work(settings, on_ready, lifeline))
 
 
@@ -135,8 +136,8 @@ async def _work(settings: WorkerSettings, on_ready: Callable[[], None], lifeline
 
 
 def within_open_files(settings: WorkerSettings, files: int) -> WorkerSettings:
-    """The settings with no more connections than a process with so many files can have: one that can open no more
-    accepts no viewer at all."""
+    """The settings, with at most as many connections as a process with `files` open files can have. A process that runs
+    out of files cannot accept any viewer at all."""
     viewers = settings.edge.viewers
     most = int(files * OPEN_FILES)
     if files == resource.RLIM_INFINITY or 0 < viewers.connections <= most:
@@ -154,7 +155,7 @@ def within_open_files(settings: WorkerSettings, files: int) -> WorkerSettings:
 
 
 def _segment(settings: WorkerSettings) -> Segment | None:
-    """The memory that all workers share, None if it cannot be had: then this worker's cache is its own."""
+    """The memory that all workers share, or None if it is not available: then this worker has a cache of its own."""
     inherited = settings.inherited
     if inherited is None or inherited.cache < 0:
         return None

@@ -1,5 +1,5 @@
-"""What a worker is given at its start. It stands apart from the worker, so that the supervisor, which fills it in, does
-not load an edge."""
+"""The settings that a worker gets at startup. They are separate from the worker so that the supervisor, which fills
+them in, does not import an edge."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from keyfront.edge.serving.settings import EdgeSettings
 
 
 class TlsSettings(msgspec.Struct, frozen=True):
-    """Where to listen for https, and the folder of the certificates (see `tls`)."""
+    """The address to listen on for https, and the certificate folder (see `net.certificates`)."""
 
     host: str
     port: int
@@ -21,11 +21,11 @@ class TlsSettings(msgspec.Struct, frozen=True):
 class WorkerSettings(msgspec.Struct, frozen=True):
     """The settings of one worker.
 
-    `data` is the data folder, `feed` the folder of the feed if it is another one. `trusted_proxies` are networks in
-    CIDR form. `access_log` is false if records are only counted. Without `tls`, the worker serves http only. `shield`
-    is the address for the edges that use this one as their Origin Shield; they connect over TLS if `tls` is set.
-    `region` is where the edge is, empty if it is in none. `inherited` holds the sockets, the heartbeat board and the
-    shared memory of the supervisor; without it, the worker opens its own sockets.
+    `data` is the data folder; `feed` is the folder of the feed if it is elsewhere. `trusted_proxies` are networks in
+    CIDR notation. `access_log` is false if records are only counted. Without `tls`, the worker serves http only.
+    `shield` is the address for the edges that use this one as their Origin Shield; they connect over TLS if `tls` is
+    set. `region` is the edge's region, empty if it has none. `inherited` holds the supervisor's sockets, heartbeat
+    board and shared memory; without it, the worker opens its own sockets.
     """
 
     data: str

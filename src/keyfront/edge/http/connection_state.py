@@ -1,16 +1,16 @@
-"""The states of a viewer's connection, and the legal moves between them.
+"""The states of a viewer's connection, and the valid transitions between them.
 
-A connection is one state machine with seven states, in the order of a connection's life. The parser has stages of its
-own (`request_parser.Stage`); what matters here is only whether anything stands in the way of the next request:
+A connection is one state machine, whose states are listed in the order of a connection's life. The parser has stages of
+its own (`request_parser.Stage`); what matters here is only whether anything blocks the next request:
 
-- In `IDLE` nothing does: the parser is between two messages, no response is under way, and the connection neither
-  drains nor is paused. Only here may the fast path answer a packet without parsing it. A packet that is parsed leaves
-  the state as it is if all its requests were answered at once.
-- In `BUSY` a request is incomplete, a response is under way, or reading or writing is paused.
-- In `ENDING` no further request is taken: the last one was, or one was refused, or the viewer closed its half. The
-  requests before it are still answered.
+- In `IDLE` nothing does: the parser is between two messages, no response is in progress, and the connection is neither
+  draining nor paused. Only in this state may the fast path answer a packet without parsing it. A packet that is parsed
+  leaves the state unchanged if all its requests were answered immediately.
+- In `BUSY` a request is incomplete, a response is in progress, or reading or writing is paused.
+- In `ENDING` no further request is accepted: the last one has arrived, one was refused, or the viewer closed its half.
+  Earlier requests are still answered.
 
-So a hit makes no move at all, parsed or not, and looking each move up costs nothing where it would count.
+A hit therefore causes no transition at all, parsed or not, and checking each transition costs nothing on the hot path.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from typing import Final
 
 
 class State(IntEnum):
-    """What a connection can still do. From `LINGERING` on, nothing is read or written any more."""
+    """What a connection can still do. From `LINGERING` on, no more requests are read and no responses are written."""
 
     OPENING = 0
-    """The connection is not admitted yet, or its TLS handshake is not over."""
+    """The connection is not admitted yet, or its TLS handshake is not complete."""
     IDLE = 1
     """The next request may be answered on the fast path."""
     BUSY = 2
-    """Something stands in the way of the fast path."""
+    """Something blocks the fast path."""
     ENDING = 3
-    """No further request is taken; those taken are answered."""
+    """No further request is accepted; those already accepted are answered."""
     TUNNEL = 4
-    """A WebSocket has the transport."""
+    """A WebSocket uses the transport."""
     LINGERING = 5
-    """Our half is closed. What the viewer still sends is read and dropped (RFC 9112 §9.6)."""
+    """Our half is closed. Data that the viewer still sends is read and dropped (RFC 9112 §9.6)."""
     CLOSING = 6
-    """The transport closes as soon as what was written is out."""
+    """The transport closes as soon as pending data is sent."""
     CLOSED = 7
     """The transport is aborted, or lost."""
 
 
-# Module names, because in CPython 3.11 an enum's member costs a call of its own at each use.
+# Module constants, because in CPython 3.11 each access to an enum member costs a call.
 OPENING: Final = State.OPENING
 IDLE: Final = State.IDLE
 BUSY: Final = State.BUSY
@@ -60,11 +60,11 @@ MOVES: Final[dict[State, frozenset[State]]] = {
     CLOSING: frozenset({CLOSED}),
     CLOSED: frozenset(),
 }
-"""From each state, the states that may follow it."""
+"""For each state, the states that may follow it."""
 
 
 class IllegalMove(RuntimeError):
-    """A move that is not in `MOVES`: a bug in the connection, whatever the peer did."""
+    """A transition that is not in `MOVES`: a bug in the connection, regardless of what the peer did."""
 
     def __init__(self, before: State, after: State) -> None:
         super().__init__(f"a connection cannot go from {before.name} to {after.name}")

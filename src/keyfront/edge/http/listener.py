@@ -1,4 +1,4 @@
-"""A listening socket's connections: how they begin, are checked, and end when the worker stops."""
+"""Listeners: how the connections of a listening socket begin, are checked, and end when the worker stops."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from keyfront.edge.serving.handler import Handler
 
 
 class Listener:
-    """All connections of a worker on one listening socket; called for a new one, as asyncio calls a protocol factory.
+    """All connections of a worker on one listening socket. asyncio calls it as a protocol factory for each new
+    connection.
 
-    :param handler: what answers the requests; by default the edge itself.
-    :param peers: the trusted proxies; by default none.
+    :param handler: answers the requests; the edge itself by default.
+    :param peers: the trusted proxies; none by default.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Listener:
         return Connection(self.shared)
 
     def secured(self, context: ssl.SSLContext) -> TlsTransport:
-        """A new connection over TLS. It counts as one from its first packet, before the handshake."""
+        """A new connection over TLS. It is counted from its first packet, before the handshake."""
         connection = self()
         return TlsTransport(context, connection, self.limits.head, gate=connection)
 
@@ -61,8 +62,9 @@ class Listener:
         self._sweeper = loop.call_later(self._period, self._sweep)
 
     async def drain(self) -> None:
-        """Let every request under way finish, and take no new ones. What is left after `limits.drain` seconds is cut: a
-        WebSocket with Close frames, and the connections that do not answer them after `LINGER` seconds more."""
+        """Let every request in progress finish, and accept no new ones. After `limits.drain` seconds, the remaining
+        connections are aborted. A WebSocket first gets Close frames, and is aborted if it does not answer them within
+        another `LINGER` seconds."""
         shared = self.shared
         shared.draining = True
         if self.connections:
@@ -80,7 +82,7 @@ class Listener:
                 await asyncio.wait([shared.empty], timeout=LINGER)
             for connection in list(self.connections):
                 connection.abort()
-            await asyncio.wait([shared.empty], timeout=LINGER)  # their access records are still to be written
+            await asyncio.wait([shared.empty], timeout=LINGER)  # their access records have yet to be written
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None

@@ -8,19 +8,19 @@ from collections.abc import AsyncIterator
 from typing import Final, Protocol
 
 COALESCE: Final = 4096
-"""Bytes up to which a chunk of a body is joined to the chunk before it."""
+"""Bytes up to which a chunk of a body is appended to the previous chunk."""
 BODY_WINDOW: Final = 256 * 1024
 """Bytes of a body that may wait for the origin before the viewer is no longer read."""
 
 
 class FlowControl(Protocol):
-    """What a body asks of the connection that it arrives on."""
+    """The methods of a connection that its request body calls."""
 
     def pause_reading(self, reason: str) -> None:
-        """Stop reading from the viewer until `resume_reading` was called for every reason."""
+        """Stop reading from the viewer until `resume_reading` has been called for every reason."""
 
     def resume_reading(self, reason: str) -> None:
-        """Withdraw a reason. It need not have been given."""
+        """Withdraw a reason, whether or not it was given."""
 
     def send_continue(self) -> None:
         """Send 100 Continue (RFC 9110 §15.2.1)."""
@@ -29,11 +29,11 @@ class FlowControl(Protocol):
 class Body:
     """A request's body as it arrives, and an iterator over its chunks.
 
-    The viewer is not read while more than `BODY_WINDOW` bytes wait for the origin. A viewer that expects 100 Continue
-    gets it when the body is first read, not before: until then, the response may be a refusal.
+    Reading from the viewer is paused while more than `BODY_WINDOW` bytes wait for the origin. A viewer that expects 100
+    Continue gets it when the body is first read, not before: until then, the response may be a refusal.
 
-    `awaited` is true as long as the viewer still expects 100 Continue. `total` counts the bytes that have arrived,
-    `wire` those of the packets after the first one, framing included.
+    `awaited` is true for as long as the viewer still expects 100 Continue. `total` counts the bytes that have arrived,
+    `wire` those of the packets after the first one, including framing.
 
     :param awaited: whether the viewer expects 100 Continue.
     """
@@ -44,7 +44,7 @@ class Body:
         self._flow = flow
         self.awaited = awaited
         self._chunks: deque[bytes] = deque()
-        self._size = 0  # bytes of the chunks
+        self._size = 0  # total bytes of the chunks
         self._waiter: asyncio.Future[None] | None = None
         self._broken = False
         self.ended = False
@@ -54,7 +54,7 @@ class Body:
     def feed(self, chunk: bytes) -> None:
         """Take the next chunk."""
         if self._chunks and len(self._chunks[-1]) + len(chunk) <= COALESCE:
-            # A viewer that sends byte by byte must not cost an object for each.
+            # A viewer that sends one byte at a time must not cost one object per byte.
             self._chunks[-1] += chunk
         else:
             self._chunks.append(chunk)
@@ -70,12 +70,12 @@ class Body:
         self._wake()
 
     def fail(self) -> None:
-        """The rest of the body will not arrive: its reader gets a `ConnectionResetError`."""
+        """The rest of the body will not arrive: its consumer gets a `ConnectionResetError`."""
         self._broken = True
         self._wake()
 
     def discard(self) -> None:
-        """Drop what nobody will read, so that it does not hold up the requests behind it."""
+        """Drop data that will not be read, so that it does not block the requests behind it."""
         self._chunks.clear()
         if self._size > BODY_WINDOW:
             self._flow.resume_reading("body")

@@ -1,11 +1,12 @@
-"""From bytes to requests: llhttp (httptools) in its strict mode, and the rules that it leaves to its user.
+"""The request parser: turns bytes into requests, with llhttp (httptools) in strict mode and the rules that llhttp
+leaves to its caller.
 
 The parser reports to a `RequestSink` each request that it accepts, in order, or the name of the one refusal that ends
-the connection. It decides what is a request; which limits of time apply, and when a request is answered, it does not
-know. A request with a body is reported when its head is complete, any other one when the whole message is.
+the connection. It decides what is a valid request. It does not know which time limits apply or when a request is
+answered. A request with a body is reported when its head is complete, any other request when the whole message is.
 
-llhttp calls this object's `on_...` methods, one call for each header line. They make up most of what a parsed request
-costs, so the head is gathered here, in one pass, and not handed from object to object.
+llhttp calls this object's `on_...` methods, one call per header line. These calls make up most of the cost of parsing a
+request, so the head is collected here in a single pass instead of being handed from object to object.
 """
 
 from __future__ import annotations
@@ -39,36 +40,36 @@ MAX_EARLY: Final = 64 * 1024
 
 
 class RequestSink(FlowControl, Protocol):
-    """What takes the requests of one connection."""
+    """Receives the requests of one connection."""
 
     def accept(self, request: Request, keep_alive: bool, body: Body | None) -> None:
-        """Take the next request.
+        """Accept the next request.
 
         :param keep_alive: false for the last request of the connection.
         :param body: the body that is still to arrive, if there is one; it is `request.body`.
         """
 
     def refuse(self, reason: str) -> None:
-        """Take the news that the viewer sent no acceptable request, or broke the framing of the last one's body.
-        Nothing follows it.
+        """Handle a refusal: the viewer sent an unacceptable request, or the framing of the last request's body is
+        invalid. No request follows.
 
-        :param reason: `error_pages.refused` has the response.
+        :param reason: the name of the refusal; `error_pages.refused` has the response.
         """
 
 
 class Stage(IntEnum):
-    """Where in the stream of messages a parser is."""
+    """The parser's position in the stream of messages."""
 
     BETWEEN = 0
     """Between two messages."""
     BLANK_LINES = 1
-    """Blank lines came where a request line should be (RFC 9112 §2.2): they count as part of the next head."""
+    """Blank lines arrived before a request line (RFC 9112 §2.2): they count as part of the next head."""
     HEAD = 2
     BODY = 3
     SWITCHING = 4
-    """A WebSocket handshake has no response yet: what follows it is kept, and not parsed."""
+    """A WebSocket handshake has no response yet: what follows it is buffered, not parsed."""
     ENDED = 5
-    """The last request is complete, or one was refused: nothing is parsed any more."""
+    """The last request is complete, or one was refused: nothing more is parsed."""
 
 
 BETWEEN: Final = Stage.BETWEEN
@@ -84,14 +85,15 @@ class _Refused(Exception):
 
 
 class RequestParser:
-    """Reads the requests of one connection.
+    """Parses the requests of one connection.
 
-    `stage` is where it is; `body` is the body that is arriving, or that broke off, else None. `head_since` is when
-    the head that is arriving began, in the loop's seconds; the connection sets it anew when it was itself what kept the
-    viewer waiting. `early` is what came after a WebSocket handshake that has no response yet, else None.
+    `stage` is the parser's position. `body` is the body that is arriving or that failed, else None. `head_since` is the
+    loop's time in seconds at which the current head began to arrive; the connection resets it after a time in which the
+    viewer had to wait for the edge. `early` is what arrived after a WebSocket handshake that has no response yet, else
+    None.
 
     :param caller: the peer.
-    :param scheme: the listener's, unless a trusted proxy names another.
+    :param scheme: the listener's scheme, which applies unless a trusted proxy names another.
     :param proxies: set if the peer is a trusted proxy.
     """
 
@@ -127,8 +129,8 @@ class RequestParser:
         self._headers: Headers = []
         self._head_bytes = 0  # since the end of the last message
         self._keep_alive = True
-        self._request: Request | None = None  # its head is complete, the message is not
-        self._unparsed = 0  # bytes of a body that llhttp leaves to us
+        self._request: Request | None = None  # its head is complete, but the message is not
+        self._unparsed = 0  # remaining bytes of a body that llhttp does not parse
         self.stage = BETWEEN
         self.body: Body | None = None
         self.early: bytearray | None = None
@@ -152,8 +154,8 @@ class RequestParser:
             try:
                 self._llhttp.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
-                # llhttp takes every upgrade for a switch of protocols. One to WebSocket waits for its response; any
-                # other is ignored (RFC 9110 §7.8): its body is ours to read, and what follows is parsed anew.
+                # llhttp treats every upgrade as a protocol switch. An upgrade to WebSocket waits for its response. Any
+                # other is ignored (RFC 9110 §7.8): the edge reads its body itself and parses what follows as HTTP.
                 data = memoryview(data)[upgrade.args[0] :]
                 if self.stage >= SWITCHING:
                     self._keep_early(data)
@@ -177,8 +179,8 @@ class RequestParser:
             if body is not None and body is self.body:
                 body.wire += len(data)
                 if body.wire > 2 * MAX_HEAD + 16 * body.total:
-                    self._refuse("too_large")  # chunk extensions or a trailer without end
-        elif self._head_bytes:  # bytes, and no message began or ended in them
+                    self._refuse("too_large")  # endless chunk extensions or an endless trailer section
+        elif self._head_bytes:  # data in which no message began or ended
             if self._head_bytes > MAX_HEAD:
                 self._refuse("too_large")
             elif stage is BETWEEN:
@@ -186,7 +188,7 @@ class RequestParser:
                 self.head_since = now
 
     def _feed_unparsed(self, data: bytes | memoryview) -> memoryview:
-        """Take the body of a request whose upgrade is ignored. Returns what follows it."""
+        """Read the body of a request whose upgrade is ignored. Returns what follows it."""
         chunk = bytes(data[: self._unparsed])
         self._unparsed -= len(chunk)
         if self.body is not None and chunk:
@@ -204,9 +206,9 @@ class RequestParser:
                 self._sink.pause_reading("early")
 
     def resume(self) -> bool:
-        """Go on as HTTP: the WebSocket handshake was not accepted. Returns False if the viewer has sent anything since.
-        It was meant for a WebSocket, or for somebody who takes it for one, so neither that nor what follows may be read
-        as a request."""
+        """Continue with HTTP after a WebSocket handshake that was not accepted. Returns False if the viewer has sent
+        anything since. Such data was meant for a WebSocket, or for a server that takes it for one, so neither the data
+        nor what follows may be parsed as a request."""
         if self.early:
             return False
         self.early = None
@@ -215,7 +217,7 @@ class RequestParser:
         return True
 
     def refused_request(self) -> Request:
-        """What is known of the request that was refused, for its access record."""
+        """What is known of the refused request, for its access record."""
         caller = self._caller
         return Request(
             "-",
@@ -229,7 +231,8 @@ class RequestParser:
         )
 
     def close(self) -> None:
-        """Let go of the connection. llhttp holds this object, and the connection does; so they would stay."""
+        """Release the connection. llhttp references this object, and so does the connection: the cycle would keep them
+        alive."""
         if self.body is not None:
             self.body.fail()
             self.body = None
@@ -247,7 +250,7 @@ class RequestParser:
         if isinstance(error, httptools.HttpParserCallbackError):
             logger.error("a request could not be handled", exc_info=cause)
         elif self.stage is ENDED:
-            return  # what follows the last request is nobody's
+            return  # anything after the last request is ignored
         self._refuse("bad_request")
 
     # -- llhttp's callbacks ------------------------------------------------------------------------------------------
@@ -263,11 +266,11 @@ class RequestParser:
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.stage is HEAD:  # the others are trailers, which are dropped
+        if self.stage is HEAD:  # all others are trailers, which are dropped
             self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """Make a request of the head, or refuse it.
+        """Turn the head into a request, or refuse it.
 
         :raises _Refused: if it is refused.
         """
@@ -293,12 +296,12 @@ class RequestParser:
             elif name == b"upgrade":
                 names_upgrade = True
             elif name == b"content-length":
-                # llhttp passes only digits, up to 64 bits, but any number of zeros before them.
+                # llhttp accepts only digits, up to 64 bits, but any number of leading zeros.
                 length = int(value) if len(value) <= MAX_DIGITS else -1
                 bad = bad or length < 0
                 has_body = length > 0
             elif name == b"transfer-encoding":
-                # Whatever is not plainly `chunked`, others may frame differently (RFC 9112 §6.1, §6.3).
+                # Others may frame anything but a plain `chunked` differently (RFC 9112 §6.1, §6.3).
                 bad = bad or has_body or value.strip(b" \t").lower() != b"chunked"
                 has_body = True
             else:
@@ -311,7 +314,7 @@ class RequestParser:
         if len(headers) > MAX_LINES_OF_ONE and too_many_lines(headers):
             self._refuse_head("too_many_headers")
         if not target.startswith("/"):
-            bad = bad or (raw_host is None and version == "1.1")  # required even where it does not count
+            bad = bad or (raw_host is None and version == "1.1")  # required even where it is ignored
             raw_host, target = absolute_target(target, raw_host)
         host = parse_host.get(raw_host) or host_text(raw_host)
         upgrades = names_connection and parser.should_upgrade()
@@ -333,7 +336,7 @@ class RequestParser:
         body = Body(self._sink, awaited=expects and version == "1.1") if has_body else None
         method = parser.get_method().decode()
         if method == "CONNECT":
-            keep_alive = False  # what follows would be for the other end
+            keep_alive = False  # what follows would be meant for the other protocol
         elif upgrades and length is not None:
             self._unparsed = length
         upgrade = ""
@@ -376,7 +379,7 @@ class RequestParser:
     def on_message_complete(self) -> None:
         self._head_bytes = 0
         if self._unparsed:
-            return  # the message ends with the body that llhttp leaves to us
+            return  # the message ends with the body that llhttp does not parse
         self.stage = BETWEEN if self._keep_alive else ENDED
         request = self._request
         if request is not None:

@@ -1,4 +1,4 @@
-"""Request targets and Host (RFC 9112 §3.2), read as bytes."""
+"""Request targets and Host (RFC 9112 §3.2), parsed as bytes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ MAX_HEAD = 20480
 
 
 MAX_DIGITS = 32
-"""Characters of a Content-Length."""
+"""Maximum characters of a Content-Length."""
 
 
 def absolute_target(target: str, host: bytes | None) -> tuple[bytes | None, str]:
-    """An absolute-form target names the host itself, and Host does not count (RFC 9112 §3.2.2). Anything else that
-    does not begin with a slash is refused (a `#` is in no target), except for the `*` of OPTIONS."""
+    """The host and the origin form of a target. An absolute-form target names the host itself, and Host is ignored (RFC
+    9112 §3.2.2). Any other target that does not begin with a slash is rejected (no target contains a `#`), except for
+    the `*` of OPTIONS."""
     scheme, separator, rest = target.partition("://")
     if not separator or scheme.lower() not in ("http", "https"):
         return host, target if target == "*" else "#"
@@ -32,7 +33,8 @@ _VISIBLE = bytes(range(0x21, 0x7F)).replace(b"#", b"")
 
 
 def in_origin_form(target: bytes) -> bool:
-    """Is it a path, perhaps with a query: visible ASCII without a fragment? This is what llhttp takes, too."""
+    """Whether the target is a path with an optional query: visible ASCII without a fragment. llhttp accepts the
+    same."""
     return target.startswith(b"/") and not target.translate(None, _VISIBLE)
 
 
@@ -51,12 +53,12 @@ LONGEST_HOST = 300
 
 
 MAX_HOSTS = 1024
-"""Bytes of a Host whose text is remembered, and how many are: 1 MB in all at most."""
+"""Bytes of a Host value up to which its text is cached, and the number of cached values: 1 MB in total at most."""
 
 
 def host_text(raw: bytes | None) -> str:
-    """The value of Host as text; empty if it is not made of what hosts and ports are made of: whatever else comes
-    there is an attempt at something."""
+    """The value of Host as text; empty if it contains characters that no host or port contains, since such a value is
+    an attack attempt."""
     found = _HOST.fullmatch(raw) if raw is not None else None
     if found is None:
         return ""

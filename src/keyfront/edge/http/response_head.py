@@ -1,4 +1,4 @@
-"""Response heads: the headers by which a response names its edge, and for HTTP/1.1 the status line and spelling."""
+"""Response heads: the headers that name the edge, and the HTTP/1.1 status line and header spelling."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _REASONS = {
 }  # fmt: skip
 
 MAX_SPELLED: Final = 64
-"""Bytes of a header name whose spelling is remembered."""
+"""Bytes of a header name up to which its HTTP/1.1 spelling is cached."""
 MAX_REMEMBERED_REQUEST: Final = 300
-"""Bytes of what a policy reads of a request, up to which the head that it makes is remembered."""
+"""Bytes of the request data that a policy reads, up to which the resulting head is cached."""
 
 _SPELLED = {
     b"etag": b"ETag", b"www-authenticate": b"WWW-Authenticate", b"content-md5": b"Content-MD5",
@@ -34,10 +34,10 @@ _SPELLED = {
 
 
 class Identity:
-    """The headers by which each response names the edge that sent it: X-Cache, Via, X-Amz-Cf-Pop and X-Amz-Cf-Id
+    """The headers in each response that name the edge that sent it: X-Cache, Via, X-Amz-Cf-Pop and X-Amz-Cf-Id
     (cloudfront-semantics §4.2).
 
-    `prefix` is what stands in HTTP/1.1 between the value of X-Cache and the request's ID.
+    `prefix` is the HTTP/1.1 text between the value of X-Cache and the request ID.
     """
 
     __slots__ = ("_pop", "prefix", "via")
@@ -48,7 +48,7 @@ class Identity:
         self.prefix = b"\r\nVia: %b\r\nX-Amz-Cf-Pop: %b\r\nX-Amz-Cf-Id: " % (self.via, self._pop)
 
     def lines(self, x_cache: str, request_id: str) -> bytes:
-        """All four for HTTP/1.1, and the blank line that ends the head."""
+        """All four headers for HTTP/1.1, and the blank line that ends the head."""
         return b"X-Cache: %b from cloudfront%b%b\r\n\r\n" % (
             x_cache.encode(),
             self.prefix,
@@ -56,7 +56,7 @@ class Identity:
         )
 
     def headers(self, x_cache: str, request_id: str) -> Headers:
-        """All four as a list of headers."""
+        """All four as a header list."""
         return [
             (b"x-cache", b"%b from cloudfront" % x_cache.encode()),
             (b"via", self.via),
@@ -66,7 +66,8 @@ class Identity:
 
 
 def head_bytes(status: int, headers: Headers | tuple[tuple[bytes, bytes], ...], length: int | None) -> bytes:
-    """Status line and end-to-end headers in HTTP/1.1's spelling, Content-Length included, without the blank line."""
+    """The status line and the end-to-end headers in HTTP/1.1 spelling, including Content-Length, without the blank
+    line."""
     lines = [b"HTTP/1.1 %d %b" % (status, _REASONS.get(status, b""))]
     for name, value in headers:
         if name == b"content-length":
@@ -84,8 +85,8 @@ def head_bytes(status: int, headers: Headers | tuple[tuple[bytes, bytes], ...], 
 
 
 def policed_head(stored: Stored, policy: ResponseHeaders, request: Request) -> bytes:
-    """The head of a stored response, as a deterministic response headers policy makes it. Nearly all requests for one
-    response give the policy the same to read, so the head for the last of them is remembered."""
+    """The head of a stored response after a deterministic response headers policy has been applied. Nearly all requests
+    for a response give the policy the same input, so the head for the last request is cached."""
     asked = policy.asked_by(request)
     known = stored.policed
     if known is not None and known[0] is policy and known[1] == asked:

@@ -1,8 +1,8 @@
-"""Responses onto one connection: heads and bodies, as fast as the viewer reads.
+"""The response writer of one connection: sends heads and bodies as fast as the viewer reads.
 
-A response goes to the transport piece by piece. When the transport holds as much as it should (`pause`), the writer
-waits for room (`resume`), and so does whatever fetches the body. Pieces of files are sent by the kernel, except over
-TLS, which has to encrypt them.
+A response goes to the transport piece by piece. When the transport's buffer is full (`pause`), the writer waits until
+it has room (`resume`), and so does the code that fetches the body. The kernel sends file ranges directly, except over
+TLS, where they must be encrypted.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from keyfront.edge.types.messages import Headers, Reply, Request
 from keyfront.edge.types.stored import Stored
 
 JOINED: Final = 16384
-"""Bytes of a stored body up to which one write of a copy is cheaper than a write of pieces."""
+"""Bytes of a stored body up to which copying it into one write costs less than writing several pieces."""
 JOINED_BODY: Final = 65536
-"""Bytes of any other body from which it is written apart from its head."""
+"""Bytes of any other body from which it is written separately from its head."""
 
 _KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
 _CLOSE: Final = b"Connection: close\r\n"
 
 
 def hit_tail(identity: Identity) -> bytes:
-    """What stands in the head of a hit between the stored lines and the request's ID."""
+    """The part of a hit's head between the stored lines and the request ID."""
     return b"Connection: keep-alive\r\nX-Cache: Hit from cloudfront" + identity.prefix
 
 
 class ResponseWriter:
-    """Writes the responses of one connection, one after the other.
+    """Writes the responses of one connection, one after another.
 
-    `writable` is false while the transport has no room. `sending` is true while the kernel sends a file. `closed` says
-    that nothing may be written any more: the writer raises a `ConnectionResetError` where it would.
+    `writable` is false while the transport has no room. `sending` is true while the kernel sends a file. `closed` means
+    that nothing may be written any more: any attempt to write raises a `ConnectionResetError`.
 
-    :param encrypted: whether the transport is a TLS one.
-    :param tail: `hit_tail` of the identity, which all connections share.
+    :param encrypted: whether the transport uses TLS.
+    :param tail: the `hit_tail` of the identity, which all connections share.
     """
 
     __slots__ = (
@@ -70,8 +70,8 @@ class ResponseWriter:
         self._encrypted = encrypted
         self._time = asyncio.get_running_loop().time
         self._room: asyncio.Future[None] | None = None
-        self._progress = 0.0  # when the viewer last took something
-        self._unsent = 0  # bytes that waited for the viewer at the last check
+        self._progress = 0.0  # when the viewer last accepted data
+        self._unsent = 0  # bytes that were waiting for the viewer at the last check
         self._floor = Floor()
         self.writable = True
         self.sending = False
@@ -89,11 +89,11 @@ class ResponseWriter:
         *,
         whole: bool = True,
     ) -> None:
-        """Write a stored response as it is, or as a response headers policy makes it. This is the hot path: its
-        arguments are those that the fast path has at hand, and no object is made to carry them.
+        """Write a stored response unchanged, or as a response headers policy modifies it. This is the hot path: its
+        arguments are those that the fast path already has, so that no object needs to be created to carry them.
 
         :param age: the line that ends the head.
-        :param whole: false for the head alone.
+        :param whole: false to write the head only.
         """
         head, body = stored.head, stored.body if whole else b""
         if policy is not None:
@@ -106,10 +106,10 @@ class ResponseWriter:
             self._transport.writelines((head, self._tail, request_id, age, body))
 
     async def write(self, exchange: Exchange, reply: Reply, *, keep_alive: bool) -> bool:
-        """Write a response, head and body. Returns whether the connection may go on.
+        """Write a response, head and body. Returns whether the connection may continue.
 
-        :raises ConnectionResetError: if the connection is closed meanwhile.
-        :raises RuntimeError: if the body is not as long as its head says.
+        :raises ConnectionResetError: if the connection closes meanwhile.
+        :raises RuntimeError: if the body's length differs from what the head says.
         """
         status, body, length = reply.status, reply.body, reply.length
         bodiless = exchange.request.method == "HEAD" or status in (204, 304)
@@ -162,27 +162,27 @@ class ResponseWriter:
         return keep_alive
 
     def write_refusal(self, exchange: Exchange, reply: Reply) -> int:
-        """Write the last response of a connection, to a request that was refused. Returns the bytes of its body."""
+        """Write the last response of a connection, for a request that was refused. Returns the number of body bytes."""
         body = reply.body if isinstance(reply.body, bytes) else b""
         self._transport.write(self.head(exchange, reply, _CLOSE, len(body)) + body)
         return len(body)
 
     def write_interim(self, status: int, headers: Headers) -> None:
-        """Write an interim response (1xx). The final response to the same request has not begun."""
+        """Write an interim response (1xx). The final response to the same request must not have begun."""
         if not self.closed:
             via = (b"via", self._identity.via)
             self._transport.write(head_bytes(status, [*headers, via], None) + b"\r\n")
 
     def write_continue(self) -> None:
-        """Write 100 Continue. The final response has not begun: it needs the body that is waited for."""
+        """Write 100 Continue. The final response has not begun, because it needs the body."""
         if not self.closed:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def head(self, exchange: Exchange, reply: Reply, framing: bytes, length: int | None) -> bytes:
-        """The whole head of a response.
+        """The complete head of a response.
 
-        :param framing: the lines about this connection alone.
-        :param length: the Content-Length, if it is to have one.
+        :param framing: the lines that concern this connection only.
+        :param length: the Content-Length, or None to omit it.
         """
         return b"".join(
             (
@@ -193,7 +193,7 @@ class ResponseWriter:
         )
 
     async def _send_file(self, exchange: Exchange, piece: FileRange) -> None:
-        """Send a piece of a file: by the kernel, once everything before it is out, or through this process for TLS."""
+        """Send a file range: by the kernel once everything before it is sent, or through this process over TLS."""
         if self._encrypted:
             for chunk in piece:
                 self._transport.write(chunk)
@@ -242,7 +242,7 @@ class ResponseWriter:
         self._wake()
 
     def close(self) -> None:
-        """Nothing may be written any more: wake up whoever waits for room."""
+        """Allow no further writes, and wake up all tasks that wait for room."""
         self.closed = True
         self._wake()
 
@@ -253,7 +253,7 @@ class ResponseWriter:
     # -- the viewer's pace -------------------------------------------------------------------------------------------
 
     def touch(self) -> None:
-        """Start anew to count the seconds without progress."""
+        """Restart the count of seconds without progress."""
         self._progress = self._time()
 
     def idle_for(self, now: float) -> float:
@@ -262,15 +262,15 @@ class ResponseWriter:
 
     @property
     def pending(self) -> bool:
-        """Whether anything of what was written is still in this process."""
+        """Whether any written data is still buffered in this process."""
         return self.sending or self._transport.get_write_buffer_size() > 0
 
     def overdue(self, now: float, limits: Limits) -> str:
-        """The name of the limit that a viewer has reached by taking too little of what waits for it, or "". To be
-        called at every check, whatever there is to take.
+        """The name of the limit that a viewer has reached by accepting too little of the pending data, or "". To be
+        called at every check, even if no data is pending.
 
-        `stuck_reader`: it has taken nothing for `limits.write` seconds. `slow_reader`: it took less than `limits.rate`
-        bytes a second in as many seconds, though more was there.
+        `stuck_reader`: it has accepted nothing for `limits.write` seconds. `slow_reader`: it has accepted less than
+        `limits.rate` bytes per second over as many seconds, although more was pending.
         """
         unsent = self._transport.get_write_buffer_size()
         if not unsent and not self.sending:

@@ -1,4 +1,4 @@
-"""Proxies in front of the edge whose `X-Forwarded-For` counts."""
+"""Trusted proxies: the proxies in front of the edge whose `X-Forwarded-For` is used."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from keyfront.edge.limits.viewers import network_of
 from keyfront.edge.types.messages import Headers
 
 MAX_HOPS = 32
-"""Entries of X-Forwarded-For that are looked at to find the viewer behind trusted proxies."""
+"""Entries of X-Forwarded-For that are examined to find the viewer behind trusted proxies."""
 
 
 class TrustedProxies:
-    """Whom the edge believes about a viewer's address and scheme: the trusted proxies."""
+    """The trusted proxies: the peers that the edge believes about a viewer's address and scheme."""
 
     def __init__(self, trusted: tuple[str, ...] = ()) -> None:
         self._networks = tuple(ipaddress.ip_network(text, strict=False) for text in trusted)
@@ -30,14 +30,15 @@ class TrustedProxies:
         return any(ip.version == network.version and ip in network for network in self._networks)
 
     def counted_as(self, address: str) -> str:
-        """What a viewer's address is counted as; empty for a trusted proxy. A proxy that does not name its viewers, as
-        one for TCP, brings all of them, so it is counted in all only."""
+        """The name under which a viewer's address is counted; empty for a trusted proxy. A proxy that does not name its
+        viewers, such as a TCP proxy, carries all of them, so it counts only toward the total."""
         return "" if self.trusts(address) else network_of(address)
 
     def viewer(self, peer: str, headers: Headers, scheme: str) -> tuple[str, str, Headers]:
-        """The viewer's address and scheme as a trusted proxy tells them, and the headers with X-Forwarded-For cut
-        back to what lies before the viewer. The address is the right-most untrusted entry, of the last `MAX_HOPS`; a
-        proxy that names none, or something that is no address, leaves the proxy itself as the viewer."""
+        """The viewer's address and scheme as reported by a trusted proxy, and the headers with X-Forwarded-For
+        truncated to the entries before the viewer. The address is the right-most untrusted entry among the last
+        `MAX_HOPS`. If a proxy reports none, or something that is not an address, the proxy itself counts as the
+        viewer."""
         chain = [
             e.strip()
             for n, v in headers
@@ -65,11 +66,12 @@ class TrustedProxies:
 
 
 def address_of(transport: asyncio.BaseTransport) -> str:
-    """The peer's address, empty where there is none; an IPv4 address as such also on a socket for both."""
+    """The peer's address, or an empty string if there is none. An IPv4 address has IPv4 form even on a dual-stack
+    socket."""
     peer = transport.get_extra_info("peername")
     address: str = peer[0] if peer else ""
     return address[7:] if address.startswith("::ffff:") and "." in address else address
 
 
-# Some proxies name the scheme of a WebSocket by its own names.
+# Some proxies report the scheme of a WebSocket as ws or wss.
 _PROTOS = {b"http": "http", b"https": "https", b"ws": "http", b"wss": "https"}

@@ -1,9 +1,9 @@
-"""The access log: one JSON line per request. It also feeds the counters that metrics are made of.
+"""The access log: one JSON line per request. It also supplies the counters for metrics.
 
 Fields are named after CloudFront's log fields where one exists (cloudfront-semantics §6). Records are collected for a
 few milliseconds and then appended to the file in a single `write`, so that lines of several workers never mix.
-Signatures, policies, cookies and origin secrets are never logged: a signed URL is a credential, so `query` holds only
-the viewer's own part of the query string.
+Signatures, policies, cookies and origin secrets are never logged: a signed URL is a credential, so `query` contains
+only the viewer's own part of the query string.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ from keyfront.edge.types.record import HitCounter, Record
 logger = logging.getLogger("keyfront.edge")
 
 FLUSH_AFTER = 0.02
-"""Seconds that a record may wait to be written, and so the most that a killed worker can lose of its log."""
+"""Seconds that a record may wait to be written, which is also the most that a killed worker can lose of its log."""
 MAX_UNWRITTEN = 256 * 1024
-"""Bytes of records that are kept for the next attempt when a write fails; all others are lost."""
+"""Bytes of records held for the next attempt when a write fails; all others are lost."""
 MAX_COUNTERS = 4096
-"""Hit counters that are held before they are added up and dropped."""
+"""Hit counters held before they are added up and dropped."""
 
 LONGEST_AGENT = 1024
 LONGEST_REFERER = 2048
-"""Characters of User-Agent and Referer that a record holds; a longer value ends in `CUT`."""
+"""Characters of User-Agent and Referer in a record; a longer value ends in `CUT`."""
 CUT = "[cut]"
 MOST_REFUSED = 50
-"""Records of refused requests that are written per address and second. The rest are summed up."""
+"""Records of refused requests that are written per address and second. Further ones are aggregated."""
 MOST_REFUSED_IN_ALL = 500
 """The same for all addresses together, since a flood may come from many."""
 
 
 def shortened(text: str, longest: int) -> str:
-    """`text`, cut to `longest` characters if it is longer; the last of them are then `CUT`."""
+    """`text`, truncated to `longest` characters if it is longer; the last of them are then `CUT`."""
     return text if len(text) <= longest else text[: longest - len(CUT)] + CUT
 
 
 def _is_refused(record: Record) -> bool:
-    """Whether the edge itself refused the request: at the signature gate, because it was malformed, or over a limit."""
+    """Whether the edge itself refused the request: for its signature, because it was malformed, or over a limit."""
     return record.verdict == "refused" or not record.distribution or record.result == "LimitExceeded"
 
 
 class Refusals:
     """Limits how many records of refused requests are written, so that a flood of them cannot fill the disk.
 
-    In each second `MOST_REFUSED` records are written per address and `MOST_REFUSED_IN_ALL` in total. Further ones are
-    summed up by address and reason: the last record of the second stands for all of them, and its `repeats` says how
-    many more there were. Seconds are those of the records' own times.
+    In each second, `MOST_REFUSED` records are written per address and `MOST_REFUSED_IN_ALL` in total. Further ones are
+    aggregated by address and reason: the last record of the second represents all of them, and its `repeats` is the
+    number of additional ones. Seconds are determined by the records' own times.
     """
 
     __slots__ = ("_all", "_by_address", "_rest", "_second")
@@ -64,8 +64,8 @@ class Refusals:
         self._rest: dict[tuple[str, str], Record] = {}
 
     def admit(self, record: Record) -> list[Record]:
-        """Take a record. Returns the records to be written now: it, or nothing; before it, if it begins a new second,
-        the sums of the last one."""
+        """Process a record. Returns the records to write now: the record itself, or nothing; if it begins a new second,
+        preceded by the aggregated records of the last one."""
         second = int(record.time)
         written = self.sums() if second != self._second else []
         self._second = second
@@ -78,7 +78,7 @@ class Refusals:
         name = (record.client_ip, record.reason)
         before = self._rest.get(name)
         if before is None and len(self._rest) >= MOST_REFUSED_IN_ALL:
-            record.client_ip = ""  # too many addresses to tell them apart
+            record.client_ip = ""  # too many addresses to tell apart
             name = ("", record.reason)
             before = self._rest.get(name)
         if before is not None:
@@ -87,7 +87,7 @@ class Refusals:
         return written
 
     def sums(self) -> list[Record]:
-        """The records that stand for those that were not written one by one. Starts a new second."""
+        """The records that represent those that were not written individually. Starts a new second."""
         rest = list(self._rest.values())
         self._rest.clear()
         self._by_address.clear()
@@ -96,12 +96,12 @@ class Refusals:
 
     @property
     def waiting(self) -> bool:
-        """Whether there are sums to be written."""
+        """Whether aggregated records are waiting to be written."""
         return bool(self._rest)
 
 
 class AccessLog:
-    """Appends records to a file, which it reopens when the file has been moved away (log rotation).
+    """Appends records to a file, and reopens it when the file has been moved away (log rotation).
 
     :param path: None if records are only counted.
     """
@@ -122,7 +122,7 @@ class AccessLog:
         self._encoder = msgspec.json.Encoder()
         self._timer: asyncio.TimerHandle | None = None
         self._refusals = Refusals()
-        self._refused: list[Record] = []  # to be counted, whether they are written or not
+        self._refused: list[Record] = []  # to be counted, whether or not they are written
         self._summing: asyncio.TimerHandle | None = None
         if path is not None:
             try:
@@ -152,7 +152,7 @@ class AccessLog:
     def hit_counter(self, distribution: str, key: tuple[str, str] | None) -> HitCounter:
         """The counter for hits of this distribution that were signed with this key.
 
-        :param key: the key pair's id and the hash algorithm, None if no signature was needed.
+        :param key: the key pair's ID and the hash algorithm, None if no signature was required.
         """
         name = (distribution, key)
         found = self._counters.get(name)
@@ -164,7 +164,8 @@ class AccessLog:
         return found
 
     def hit(self, record: str) -> None:
-        """Add the record of a hit from the fast path: a complete line of JSON. A `HitCounter` has counted the hit."""
+        """Add the record of a hit from the fast path: a complete line of JSON. A `HitCounter` has already counted the
+        hit."""
         self._waiting.append(record)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(FLUSH_AFTER, self.flush)

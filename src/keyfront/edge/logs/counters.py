@@ -18,8 +18,8 @@ _key_of = attrgetter("key_pair_id", "hash_algorithm", "distribution")
 
 
 class Counts:
-    """Sums over all records of this worker, and when the signatures that it accepted expire. The follower sends them
-    with its report."""
+    """Sums over all records of this worker, and the expiry times of the signatures that it accepted. The follower
+    includes them in its report."""
 
     __slots__ = ("bytes", "ends", "keys", "requests", "taken_us", "verify_us")
 
@@ -32,7 +32,7 @@ class Counts:
         self.verify_us = 0
 
     def accepted(self, key_id: str, expires: int, now: float) -> None:
-        """Note that a signature by this key was accepted, which expires at `expires` (epoch seconds). Called where a
+        """Record that a signature by this key was accepted that expires at `expires` (epoch seconds). Called when a
         signature may be new: on the slow path, and on the fast path when the cookies change."""
         ends = self.ends.get(key_id)
         if ends is None:
@@ -44,7 +44,7 @@ class Counts:
         self.requests.update(map(_request_of, records))
         self.keys.update([_key_of(record) for record in records if record.verdict == "allowed"])
         self.bytes += sum([record.bytes for record in records])
-        # The time that a WebSocket was open is not the time that a reply took.
+        # The time that a WebSocket was open is not response time.
         self.taken_us += sum([record.time_taken_us for record in records if record.status != 101])
         self.verify_us += sum([record.verify_us for record in records])
 

@@ -1,4 +1,4 @@
-"""Cache-Control and its kin as directives (RFC 9111 §5.2)."""
+"""Cache-Control and its relatives (such as CDN-Cache-Control), parsed into directives (RFC 9111 §5.2)."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ FOREVER: Final = float("inf")
 
 
 DELTA_MAX: Final = 2**31
-"""The longest time that a header can name, in seconds (RFC 9111 §1.2.2)."""
+"""The longest time that a header can state, in seconds (RFC 9111 §1.2.2)."""
 
 
 class CacheControl:
     """The response directives that matter to a shared cache (RFC 9111 §5.2.2, RFC 5861). Times are seconds.
 
-    Read tolerantly: names in any case, quoted or bare values, unknown directives ignored. Of a repeated
-    directive the first counts. `max-age` and `s-maxage` with a value that is no number mean "already stale"
-    (RFC 9111 §4.2.1), the stale windows with such a value nothing. `no-cache` and `private` with field names
-    speak of these fields alone (`no_cache_fields`, `private_fields`). `targeted` directives are meant for caches
-    like this one, and then Expires counts as little as Cache-Control (RFC 9213).
+    Parsing is lenient: names in any case, quoted or bare values, unknown directives ignored. If a directive is
+    repeated, the first one counts. `max-age` and `s-maxage` with a value that is not a number mean "already stale" (RFC
+    9111 §4.2.1); stale windows with such a value are ignored. `no-cache` and `private` with field names apply only to
+    those fields (`no_cache_fields`, `private_fields`). `targeted` directives are addressed to caches like this one;
+    Expires is then ignored, like Cache-Control (RFC 9213).
     """
 
     __slots__ = (
@@ -89,8 +89,8 @@ class CacheControl:
 
     @classmethod
     def of(cls, headers: Headers | tuple[Header, ...]) -> CacheControl:
-        """What all Cache-Control lines of these headers say together; or CDN-Cache-Control in their place, if it is
-        there, well formed and not empty (RFC 9213 §2.2)."""
+        """The combined directives of all Cache-Control lines in these headers; or those of CDN-Cache-Control instead,
+        if it is present, well-formed and not empty (RFC 9213 §2.2)."""
         targeted = [value for name, value in headers if name == b"cdn-cache-control"]
         if targeted:
             members = parse_dictionary(targeted)
@@ -100,16 +100,15 @@ class CacheControl:
 
     @property
     def forbids(self) -> bool:
-        """Does it say no-store, no-cache or private, about the response as a whole?
+        """Whether no-store, no-cache or private applies to the response as a whole.
 
-        `must-understand` lifts `no-store` (RFC 9111 §5.2.2.3): no status is stored here that is not
-        understood.
+        `must-understand` lifts `no-store` (RFC 9111 §5.2.2.3): this cache stores no status that it does not understand.
         """
         return self.no_cache or self.private or (self.no_store and not self.must_understand)
 
 
 def _as_directives(members: dict[str, object]) -> bytes:
-    """The members of a targeted field in Cache-Control's own syntax, without those of a wrong type (RFC 9213 §2.1)."""
+    """The members of a targeted field in Cache-Control syntax, without those of the wrong type (RFC 9213 §2.1)."""
     out: list[str] = []
     for name, value in members.items():
         if name in _TIMES:
@@ -125,15 +124,15 @@ def _as_directives(members: dict[str, object]) -> bytes:
 _TIMES: Final = frozenset({"max-age", "s-maxage", "stale-if-error", "stale-while-revalidate"})
 
 
-# A directive and its argument, in quotes or bare. A quote that is never closed is part of a bare argument, so
-# that it cannot swallow the directives after it.
+# A directive and its argument, quoted or bare. An unterminated quote is part of a bare argument, so that it cannot
+# swallow the directives after it.
 _DIRECTIVE: Final = re.compile(
     rb"""([^\s,="]+)(?:[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*+)"|([^\s,]*)))?[^,]*""", re.DOTALL
 )
 
 
 def directives(value: bytes) -> list[tuple[bytes, bytes | None]]:
-    """Name (lower-case) and argument (None if there is no `=`) of each directive, in order."""
+    """The name (lower-case) and argument (None without `=`) of each directive, in order."""
     found: list[tuple[bytes, bytes | None]] = []
     for match in _DIRECTIVE.finditer(value):
         name, quoted, bare = match.groups()
@@ -142,7 +141,7 @@ def directives(value: bytes) -> list[tuple[bytes, bytes | None]]:
 
 
 def delta_seconds(argument: bytes | None) -> int | None:
-    """A number of seconds, at most `DELTA_MAX`; None if it is none (RFC 9111 §1.2.2)."""
+    """A number of seconds, at most `DELTA_MAX`; None if the argument is not a number (RFC 9111 §1.2.2)."""
     if argument is None or not argument.isdigit():
         return None
     digits = argument.lstrip(b"0")

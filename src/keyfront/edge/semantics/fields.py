@@ -21,20 +21,20 @@ HOP_BY_HOP: Final = frozenset(
         b"upgrade",
     }
 )
-"""Fields that speak about one connection: they cross the edge in neither direction."""
+"""Fields that apply to a single connection: the edge forwards them in neither direction."""
 
 
 CONDITIONAL: Final = frozenset(
     {b"if-match", b"if-modified-since", b"if-none-match", b"if-range", b"if-unmodified-since", b"range"}
 )
-"""Fields with which a request asks for less than the whole response."""
+"""Fields by which a request may get less than the whole response."""
 
 
 LONGEST_CACHED: Final = 1024
-"""Bytes of a viewer's value up to which what follows from it is remembered."""
+"""Bytes of a viewer's field value up to which the derived result is cached."""
 
 
-# What almost every Connection field says; it names no field.
+# Values of nearly all Connection fields; they name no field.
 PERSISTENCE_OPTIONS: Final = frozenset({b"keep-alive", b"Keep-Alive", b"close"})
 
 
@@ -42,7 +42,7 @@ NO_OPTIONS: Final[frozenset[bytes]] = frozenset()
 
 
 def connection_options(headers: Headers) -> frozenset[bytes]:
-    """The lower-case options of Connection: names of fields that are for the next hop alone (RFC 9110 §7.6.1)."""
+    """The lower-case options of Connection: names of fields that are meant for the next hop only (RFC 9110 §7.6.1)."""
     options: list[bytes] = []
     for name, value in headers:
         if name == b"connection" and value not in PERSISTENCE_OPTIONS:

@@ -1,4 +1,4 @@
-"""HTTP dates in all three forms (RFC 9110 §5.6.7)."""
+"""HTTP dates: parsing in all three forms, and formatting (RFC 9110 §5.6.7)."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _ASCTIME: Final = re.compile(
 
 
 def parse_date(value: bytes, now: float) -> float | None:
-    """An HTTP-date in any of its three forms as epoch seconds, None if it is none (RFC 9110 §5.6.7).
+    """An HTTP-date in any of its three forms as epoch seconds; None if it is not valid (RFC 9110 §5.6.7).
 
-    :param now: tells what century a two-digit year means.
+    :param now: epoch seconds; determines the century of a two-digit year.
     """
     value = value.strip(b" \t")
     return _parse(value, 1970 + int(now / _YEAR)) if len(value) <= _LONGEST_DATE else None
@@ -44,7 +44,7 @@ _YEAR: Final = 365.2425 * 86400
 
 
 _LONGEST_DATE: Final = 40
-"""Characters of the longest HTTP-date (`Wednesday, 09-Nov-94 08:49:37 GMT`), and a few."""
+"""Characters of the longest HTTP-date (`Wednesday, 09-Nov-94 08:49:37 GMT`), plus a margin."""
 
 
 @lru_cache(maxsize=1024)
@@ -74,7 +74,7 @@ _EPOCH: Final = Date(1970, 1, 1).toordinal()
 
 
 def format_date(epoch: float) -> bytes:
-    """An IMF-fixdate."""
+    """An IMF-fixdate for epoch seconds."""
     return _format(int(epoch))
 
 

@@ -1,4 +1,4 @@
-"""Range requests (RFC 9110 §14)."""
+"""Range requests (RFC 9110 §14): parsing and validation."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 from typing import Final
 
 MAX_RANGES: Final = 100
-"""More ranges than this in one request are a way to make the edge work, and are ignored (RFC 9110 §14.2)."""
+"""A request with more ranges than this only creates work for the edge; the ranges are ignored (RFC 9110 §14.2)."""
 
 
 Part = bytes | tuple[int, int]
-"""What a body is made of: bytes as they are, or the stored body from its byte number `first` to `last`."""
+"""A part of a response body: literal bytes, or the bytes `first` to `last` of the stored body."""
 
 
 _SPEC: Final = re.compile(rb"([0-9]*)-([0-9]*)")
@@ -19,8 +19,8 @@ _SPEC: Final = re.compile(rb"([0-9]*)-([0-9]*)")
 def parse_ranges(value: bytes, size: int) -> list[tuple[int, int]] | None:
     """The first and last byte of each satisfiable range of a body of `size` bytes.
 
-    None: the whole body is to be served, since the unit is unknown or the ranges are malformed, out of order,
-    overlapping or too many (§5.10, RFC 9110 §14.2). Empty: no range can be satisfied, which is 416.
+    None: the whole body must be served, because the unit is unknown or the ranges are malformed, out of order,
+    overlapping or too many (§5.10, RFC 9110 §14.2). Empty: no range is satisfiable, which means 416.
     """
     unit, equals, text = value.partition(b"=")
     if not equals or unit.strip().lower() != b"bytes":
@@ -39,7 +39,7 @@ def parse_ranges(value: bytes, size: int) -> list[tuple[int, int]] | None:
         if not low:
             length = min(_number(high), size)
             if length == 0 and _number(high) > 0:
-                return None  # all of nothing: Content-Range cannot say it
+                return None  # the whole of an empty body: Content-Range cannot express it
             first, last = size - length, size - 1
         else:
             first = _number(low)

@@ -1,7 +1,7 @@
-"""Structured Field Values (RFC 9651), as far as the edge uses them: a Dictionary in, an Item out.
+"""Structured Field Values (RFC 9651), as far as the edge needs them: parsing a Dictionary, serializing an Item.
 
-The library http-sf parses, strictly, as the RFC wants it: a field that is malformed anywhere is ignored as a whole.
-Items are written here, because `Cache-Status` is written once per request (decision 0034).
+Parsing uses the library http-sf and is strict, as the RFC requires: a field that is malformed anywhere is ignored as a
+whole. Items are serialized here, because `Cache-Status` is written once per request (decision 0034).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ _TOKEN: Final = re.compile(r"[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*", re.ASCII)
 
 
 def parse_dictionary(lines: list[bytes]) -> dict[str, object] | None:
-    """The values of a Dictionary that was sent in these lines, the last one of each key, without their parameters; None
-    if it is malformed (RFC 9651 §4.2.2)."""
+    """The values of a Dictionary sent in these lines: the last value of each key, without parameters. None if the field
+    is malformed (RFC 9651 §4.2.2)."""
     try:
         members = http_sf.parse(b",".join(lines), tltype="dictionary")
     except http_sf.StructuredFieldError:
@@ -27,7 +27,8 @@ def parse_dictionary(lines: list[bytes]) -> dict[str, object] | None:
 
 
 def item(name: str, parameters: dict[str, bool | int | str]) -> bytes:
-    """An Item with parameters: a String, or a Token if its text allows one; a parameter that is False is left out."""
+    """An Item with parameters: a Token if its text allows one, otherwise a String. A parameter that is False is
+    omitted."""
     out = _text(name)
     for key, value in parameters.items():
         if value is True:
@@ -38,7 +39,7 @@ def item(name: str, parameters: dict[str, bool | int | str]) -> bytes:
 
 
 def _text(text: str) -> str:
-    """A Token, or else a String in which `?` stands for what a String cannot hold."""
+    """A Token, or else a String in which `?` replaces characters that a String cannot contain."""
     if _TOKEN.fullmatch(text):
         return text
     printable = "".join([letter if "\x20" <= letter <= "\x7e" else "?" for letter in text])

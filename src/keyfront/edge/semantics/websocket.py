@@ -1,8 +1,9 @@
-"""The rules of WebSocket that a proxy needs (RFC 6455, RFC 9110 §7.8): pure, bytes in and answers out.
+"""The WebSocket rules that a proxy needs (RFC 6455, RFC 9110 §7.8). Pure: no socket, no clock.
 
-The edge does not speak WebSocket. It checks that a request is an opening handshake, that the origin accepted this very
-handshake, and after that it moves bytes (`tunnel`). It reads frame headers for one reason only: to know whether it
-stands between two frames, so that it can end a WebSocket with a Close frame that is not in the middle of another frame.
+The edge is not a WebSocket endpoint. It checks that a request is an opening handshake and that the origin accepted
+exactly this handshake; after that it relays bytes (`tunnel`). It parses frame headers for one reason only: to know
+whether the stream is at a frame boundary, so that a Close frame that ends a WebSocket is not written into the middle of
+another frame.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ KEY: Final = b"sec-websocket-key"
 VERSION: Final = b"sec-websocket-version"
 ACCEPT: Final = b"sec-websocket-accept"
 GOING_AWAY: Final = 1001
-"""The close code of an endpoint that is going away, such as a server that shuts down (RFC 6455 §7.4.1)."""
+"""The close code of an endpoint that is going away, such as a server that is shutting down (RFC 6455 §7.4.1)."""
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _LONGEST_NOTE: Final = 80
@@ -36,9 +37,9 @@ def upgrade_of(method: str, version: str, headers: Headers, *, named: bool, has_
     """What a request with an Upgrade header asks for.
 
     `WEBSOCKET` for an opening handshake: a GET over HTTP/1.1 with Upgrade, Connection, Sec-WebSocket-Key and
-    Sec-WebSocket-Version, whether or not the values of the latter two are right (`handshake_fault`). Any other upgrade
-    is answered as if it had not been asked for (RFC 9110 §7.8); then the result is a text for the log that says what
-    was passed over and why. "" without an Upgrade header.
+    Sec-WebSocket-Version, whether or not the values of the latter two are correct (`handshake_fault`). Any other
+    upgrade is ignored and the request answered normally (RFC 9110 §7.8); the result is then a text for the log that
+    says what was ignored and why. "" without an Upgrade header.
 
     :param named: whether Connection names Upgrade.
     """
@@ -65,10 +66,10 @@ def upgrade_of(method: str, version: str, headers: Headers, *, named: bool, has_
 
 
 def handshake_fault(headers: Headers) -> str:
-    """The name of what is wrong with an opening handshake (RFC 6455 §4.2.1), "" if nothing is.
+    """The name of the fault in an opening handshake (RFC 6455 §4.2.1), "" if there is none.
 
-    `websocket_key`: not exactly one Sec-WebSocket-Key that is the base64 of 16 bytes. `websocket_version`: not exactly
-    one Sec-WebSocket-Version, or another version than 13.
+    `websocket_key`: not exactly one Sec-WebSocket-Key that is the base64 encoding of 16 bytes. `websocket_version`: not
+    exactly one Sec-WebSocket-Version, or a version other than 13.
     """
     keys = [value for name, value in headers if name == KEY]
     if len(keys) != 1 or not _is_key(keys[0].strip(b" \t")):
@@ -78,25 +79,25 @@ def handshake_fault(headers: Headers) -> str:
 
 
 def handshake_key(headers: Headers) -> bytes:
-    """The Sec-WebSocket-Key of a handshake without a fault."""
+    """The Sec-WebSocket-Key of a valid handshake."""
     return next(value.strip(b" \t") for name, value in headers if name == KEY)
 
 
 def forwarded(headers: Headers) -> bool:
-    """Are both fields that no server can do without among the headers to the origin?"""
+    """Whether the headers for the origin contain both fields that every server requires."""
     names = {name for name, _ in headers}
     return KEY in names and VERSION in names
 
 
 def accept_value(key: bytes) -> bytes:
-    """The Sec-WebSocket-Accept that belongs to a Sec-WebSocket-Key (RFC 6455 §4.2.2)."""
+    """The Sec-WebSocket-Accept for a Sec-WebSocket-Key (RFC 6455 §4.2.2)."""
     return base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
 
 
 def acceptance_fault(headers: Iterable[Header], accept: bytes) -> str:
     """What is wrong with the headers of a 101 that should accept a handshake, as a text for the log; "" if nothing is.
 
-    :param accept: the `accept_value` of the viewer's key.
+    :param accept: the `accept_value` for the viewer's key.
     """
     upgrades: list[bytes] = []
     options: list[bytes] = []
@@ -127,7 +128,7 @@ def _is_key(value: bytes) -> bool:
 
 
 def _tokens(values: Iterable[bytes]) -> list[bytes]:
-    """The members of a list field, lower-case, empty ones left out."""
+    """The members of a list field in lower case; empty members are dropped."""
     return [token for value in values for part in value.split(b",") if (token := part.strip(b" \t").lower())]
 
 
@@ -135,10 +136,10 @@ def _tokens(values: Iterable[bytes]) -> list[bytes]:
 
 
 class Frames:
-    """Where one direction of a WebSocket stands: feed it the bytes as they pass (RFC 6455 §5.2).
+    """Tracks frame boundaries in one direction of a WebSocket; feed it the bytes as they pass (RFC 6455 §5.2).
 
-    Payloads are skipped, not read, so the work is per frame. A flood of tiny frames is not worth following: a chunk
-    with more than one frame per `SMALL` bytes and `FEW` besides loses track for good.
+    Payloads are skipped, not read, so the cost is per frame. A flood of tiny frames is not worth tracking: after a
+    chunk with more than `FEW` frames plus one per `SMALL` bytes, tracking stops for good.
     """
 
     SMALL = 8
@@ -151,11 +152,11 @@ class Frames:
         self._skip = 0
         self._lost = False
         self.closed = False
-        """Whether a Close frame has begun to pass: nothing may follow it."""
+        """Whether a Close frame has begun to pass: no frame may follow it."""
 
     @property
     def between(self) -> bool:
-        """May a frame of our own follow what has passed so far?"""
+        """Whether the edge may send a frame of its own at this point."""
         return not (self._head or self._skip or self._lost or self.closed)
 
     def feed(self, data: bytes) -> None:
@@ -163,7 +164,7 @@ class Frames:
             return
         size = len(data)
         position = self._skip
-        if position >= size:  # within a large frame
+        if position >= size:  # inside a large frame
             self._skip = position - size
             return
         if position:
@@ -201,7 +202,7 @@ def close_frame(code: int, reason: bytes, mask: bytes = b"") -> bytes:
     """A Close frame (RFC 6455 §5.5.1).
 
     :param reason: at most 123 bytes of UTF-8.
-    :param mask: four random bytes where a client sends it (§5.3), nothing where a server does.
+    :param mask: four random bytes if a client sends it (§5.3), empty if a server does.
     """
     payload = code.to_bytes(2, "big") + reason
     if mask:

@@ -1,4 +1,4 @@
-"""The access record of an exchange: one function makes it, wherever a record is written."""
+"""The access record of an exchange: one function creates it for all callers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from keyfront.edge.types.record import Record
 from keyfront.signing.verify import Grant
 
 LONGEST_EXPLANATION: Final = 500
-"""Characters of an explanation that an access record holds: some of them may be an origin's own words."""
+"""Characters of an explanation that an access record holds: part of the text may come from an origin."""
 
 
 def access_record(
@@ -30,15 +30,16 @@ def access_record(
     time_taken: float,
     country: Callable[[str], str],
 ) -> Record:
-    """The record of an exchange that is over.
+    """The record of a finished exchange.
 
-    :param status: of the reply, 0 if the viewer left before there was one.
+    :param status: status of the reply, 0 if the viewer left before there was one.
     :param sent: bytes of the reply's body.
     :param result: CloudFront's x-edge-result-type.
     :param detail: CloudFront's x-edge-detailed-result-type.
     :param reason: the name of the rule that ended the request, if one did; by default the name of the refusal.
     :param time_taken: seconds from the request to the end of the reply.
-    :param country: the country code of an address, empty if unknown; asked where a distribution restricts countries.
+    :param country: returns the country code of an address, empty if unknown; called if a distribution restricts
+        countries.
     """
     request, plan, refusal = exchange.request, exchange.plan, exchange.refusal
     timings = exchange.timings
@@ -58,7 +59,8 @@ def access_record(
             agent = shortened(value.decode("latin-1"), LONGEST_AGENT)
         elif name == b"referer":
             referer = shortened(value.decode("latin-1"), LONGEST_REFERER)
-    # The required fields stand in order: naming them too makes the struct 1.3 µs dearer, as much as the rest of this.
+    # The required fields are positional: naming them too would add 1.3 µs to the struct's cost, as much as everything
+    # else here.
     record = Record(
         exchange.now,
         exchange.request_id,
@@ -95,7 +97,7 @@ def access_record(
 
 
 def _add_verdict(record: Record, exchange: Exchange, route: Route | None) -> None:
-    """What the signature gate decided, and by which key."""
+    """Add the verdict of the signature check, and the key that it is based on."""
     grant, refusal = exchange.grant, exchange.refusal
     if grant is not None:
         add_grant(record, grant, route)
@@ -112,7 +114,7 @@ def _add_verdict(record: Record, exchange: Exchange, route: Route | None) -> Non
 
 
 def add_grant(record: Record, grant: Grant, route: Route | None) -> None:
-    """What the credentials of an allowed request were."""
+    """Add the credentials of an allowed request."""
     record.verdict = "allowed"
     record.signed_by = grant.mode
     record.hash_algorithm = grant.hash_name
@@ -129,7 +131,7 @@ def _add_key(record: Record, key_id: str, route: Route | None) -> None:
 class AccessRecorder:
     """Writes one record per exchange to the access log.
 
-    :param country: the country code of an address, empty if unknown.
+    :param country: returns the country code of an address, empty if unknown.
     """
 
     def __init__(self, log: AccessLog, country: Callable[[str], str]) -> None:
@@ -139,7 +141,8 @@ class AccessRecorder:
     def log_access(
         self, exchange: Exchange, status: int, sent: int, result: str, detail: str, reason: str = ""
     ) -> None:
-        """The reply is out, or the viewer has left (`detail` says so). The parameters are those of `access_record`."""
+        """Record that the reply was sent, or that the viewer has left (`detail` says so). The parameters are those of
+        `access_record`."""
         time_taken = perf_counter() - exchange.timings.began
         self.log.add(
             access_record(

@@ -1,4 +1,4 @@
-"""The configuration in force: one published snapshot, compiled, replaced as a whole."""
+"""The active configuration: one published snapshot, compiled, and replaced as a whole."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from keyfront.signing.tables import Budget
 
 
 class ActiveConfiguration:
-    """Holds the `Routing` that requests are decided by. All parts of an edge share one of these and read `routing` at
-    each use, so that a new snapshot takes effect everywhere at once.
+    """Holds the `Routing` that decides requests. All parts of an edge share one instance and read `routing` at each
+    use, so that a new snapshot takes effect everywhere at once.
 
-    It also answers which stored responses the snapshot's invalidations have ended. A response carries the number of the
-    snapshot under which the origin was asked for it; an invalidation ends what was asked for under an earlier one.
+    It also decides which stored responses the snapshot's invalidations have ended. A response carries the number of the
+    snapshot under which it was requested from the origin; an invalidation ends responses requested under earlier
+    snapshots.
     """
 
     __slots__ = ("_tables", "routing")
@@ -24,24 +25,24 @@ class ActiveConfiguration:
         self.routing = Routing(EMPTY, None, tables)
 
     def replace(self, snapshot: Snapshot, progress: Callable[[], None]) -> None:
-        """Compile another snapshot and put it in force. `progress` is called repeatedly meanwhile: compiling ten
-        thousand distributions takes seconds."""
+        """Compile another snapshot and activate it. `progress` is called repeatedly meanwhile: compiling ten thousand
+        distributions takes seconds."""
         self.routing = Routing(snapshot, self.routing, self._tables, progress)
 
     def is_invalidated(self, key: str, snapshot: int, tags: tuple[str, ...]) -> bool:
         """Whether an invalidation has ended the response for `key` with these cache tags.
 
-        A response under a later snapshot than this worker obeys comes from a worker that is ahead, which knew all
-        invalidations that this one knows: it is not ended.
+        A response under a later snapshot than this worker follows comes from a worker that is ahead and knew every
+        invalidation that this one knows, so it is not ended.
         """
         return self.routing.is_invalidated(key, snapshot, tags)
 
     def is_invalidated_on_disk(self, key: str, snapshot: int, tags: tuple[str, ...]) -> bool:
-        """The same for a response that was found on disk. What was asked for under a snapshot that this edge does not
-        know, or no longer knows because its data was restored, cannot be judged and counts as ended."""
+        """The same for a response found on disk. A response requested under a snapshot that this edge does not know, or
+        no longer knows because its data was restored, cannot be judged and counts as ended."""
         return snapshot > self.routing.number or self.routing.is_invalidated(key, snapshot, tags)
 
     def may_be_invalidated(self, key: str, snapshot: int) -> bool:
-        """Whether an invalidation has ended a response that is still being fetched, or may have: the tags come with
-        the origin's answer."""
+        """Whether an invalidation has ended, or may have ended, a response that is still being fetched: its tags arrive
+        with the origin's response."""
         return self.routing.is_invalidated(key, snapshot) or self.routing.is_invalidated_by_tag(key, snapshot)

@@ -1,4 +1,4 @@
-"""Custom error responses: a page of the site's own in place of an error (§5.6)."""
+"""Custom error responses: pages that a site provides in place of errors (§5.6)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OF_THIS_REQUEST: Final = CONDITIONAL | {
     b"content-type",
     b"content-md5",
 }
-"""Headers that speak of the page that the viewer asked for, and must not be sent for another one."""
+"""Headers that concern the page that the viewer requested, and must not be sent for another one."""
 
 
 class CustomErrors:
@@ -28,8 +28,8 @@ class CustomErrors:
         self._lookup = lookup
 
     async def replace(self, site: Site, exchange: Exchange, reply: Reply) -> Reply:
-        """The site's page for the reply's status, or the reply itself if there is no page or its origin failed. If the
-        page's origin answers with another status than 200, the viewer gets that answer."""
+        """The site's page for the reply's status, or the reply itself if there is no page or the page's origin failed.
+        If the page's origin responds with a status other than 200, the viewer gets that response."""
         rule = site.error_responses.get(reply.status)
         if rule is None or not rule.page_path:
             return reply

@@ -1,12 +1,12 @@
-"""An edge worker without its sockets: a request comes in, a reply goes out, one access record is written.
+"""The edge of one worker without its sockets: a request comes in, a reply goes out, one access record is written.
 
-A shell (`http/connection.py`, `http/asgi.py`) calls `lookup`. If that finds a fresh stored response that can go out
-as it is, the shell writes it at once, without a coroutine. Otherwise the shell awaits `serve`, which reads top to
-bottom: refuse, or respond from cache or origin; replace an error by the site's page; finish the headers. At the end
+A shell (`http/connection.py`, `http/asgi.py`) calls `lookup`. If that finds a fresh stored response that can be sent
+unchanged, the shell writes it immediately, without a coroutine. Otherwise the shell awaits `serve`, which reads top to
+bottom: refuse, or respond from cache or origin; replace an error with the site's page; finish the headers. At the end
 the shell calls `log_access`.
 
-`Edge` only puts its parts together. They call each other in one direction:
-`CustomErrors` -> `CacheLookup` -> `Filler`, `PassThrough` -> `OriginFetcher`, `Purger` -> `ActiveConfiguration`.
+`Edge` only connects its parts. They call each other in one direction: `CustomErrors` -> `CacheLookup` -> `Filler`,
+`PassThrough` -> `OriginFetcher`, `Purger` -> `ActiveConfiguration`.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ from keyfront.model.snapshot import Snapshot
 from keyfront.signing.tables import Budget
 
 _UNPAGED = frozenset({"disabled", "chain_too_long"})
-"""Refusals that get no custom error page: the site must answer nothing, or must not be asked again."""
+"""Refusals without a custom error page: the site must not answer, or must not be requested again."""
 
 
 class Edge:
     """One worker's edge.
 
-    :param clock: epoch seconds; it decides what is fresh, stale or expired.
-    :param segment: the memory that this worker shares with the other workers of the machine, if it does.
+    :param clock: returns epoch seconds; it decides what is fresh, stale or expired.
+    :param segment: the memory shared with the other workers of the machine, or None.
     """
 
     def __init__(
@@ -109,24 +109,24 @@ class Edge:
 
     @property
     def routing(self) -> Routing:
-        """The snapshot in force, compiled."""
+        """The active snapshot, compiled."""
         return self.active.routing
 
     def use(self, snapshot: Snapshot, progress: Callable[[], None] = lambda: None) -> None:
-        """Obey another snapshot, invalidations included, from the next request on. `progress` is called repeatedly
-        meanwhile."""
+        """Follow another snapshot, including its invalidations, from the next request on. `progress` is called
+        repeatedly meanwhile."""
         self.purger.use(snapshot, progress)
-        self.fetcher.failures.clear()  # the snapshot may be what mends them
+        self.fetcher.failures.clear()  # the snapshot may have fixed them
 
     async def aclose(self) -> None:
-        """Cancel what is under way, and write what waits to be written."""
+        """Cancel what is in progress, and write what is waiting to be written."""
         await self.filler.aclose()
         await self.fetcher.aclose()
         if self.tiers.disk is not None:
             await asyncio.get_running_loop().run_in_executor(None, self.tiers.disk.close)
 
     def gauges(self) -> dict[str, int]:
-        """How much is under way now, by the names of `metrics.GAUGES`."""
+        """How much is in progress now, under the names in `metrics.GAUGES`."""
         requests, waiting, down = self.fetcher.origins.load
         return {
             "requests_under_way": self.viewers.requests.total,
@@ -138,16 +138,16 @@ class Edge:
         }
 
     def request_id(self) -> str:
-        """A new X-Amz-Cf-Id: 56 characters of base64url, as CloudFront's (§4.2)."""
+        """A new X-Amz-Cf-Id: 56 characters of base64url, like CloudFront's (§4.2)."""
         if not self._request_ids:
             text = base64.urlsafe_b64encode(os.urandom(39 * 64)).decode()
             self._request_ids = [text[i : i + 52] + "_w==" for i in range(0, 52 * 64, 52)]
         return self._request_ids.pop()
 
-    # -- lookup: the request is decided, and a fresh response found in memory ----------------------------------------
+    # -- lookup: decide the request, and find a fresh response in memory ---------------------------------------------
 
     def lookup(self, request: Request) -> Exchange:
-        """Decide a request, and look into this worker's memory for a response that can go out as it is."""
+        """Decide a request, and look in this worker's memory for a response that can be sent unchanged."""
         now = self.clock()
         began = perf_counter()
         decision = decide(self.active.routing, request, now, self.country)
@@ -161,7 +161,7 @@ class Edge:
             self.log.counts.accepted(grant.key_pair_id, grant.expires, now)
         exchange.plan = plan
         if request.upgrade == WEBSOCKET:
-            return exchange  # a handshake has no key: it neither finds, fills nor joins anything
+            return exchange  # a handshake has no cache key: it neither finds, fills nor joins anything
         key = exchange.key = plan.key if not plan.route.selects else self.cache_lookup.key(plan, request)
         if key is not None:
             stored = self.memory.get_any_variant(key)
@@ -179,7 +179,7 @@ class Edge:
         return exchange
 
     def unreadable(self, request: Request) -> Exchange:
-        """The exchange of a request that no shell could make sense of; it is only logged."""
+        """The exchange for a request that the shell could not parse; it is only logged."""
         return Exchange(request, self.request_id(), self.clock(), Timings(perf_counter()))
 
     # -- serve: the slow path ----------------------------------------------------------------------------------------
@@ -196,9 +196,9 @@ class Edge:
             reply = error_pages.refused(
                 refusal.name, refusal.denied, exchange.request, exchange.request_id, self.settings.https_port
             )
-            # Whether a country is let in does not depend on the behavior, which may not be known yet (`decide`).
+            # A geographic refusal does not depend on the behavior, which may not be known yet (`decide`).
             route = None if refusal.name == "geo_blocked" else refusal.route
-            # What the edge could not make sense of (400) gets no page either.
+            # Requests that the edge could not parse (400) get no custom page either.
             site = None if refusal.name in _UNPAGED or reply.status == 400 else refusal.site
         else:
             assert plan is not None  # noqa: S101 - decided: a refusal or a plan
@@ -209,7 +209,7 @@ class Edge:
         return self._finisher.finish(exchange, reply, route)
 
     def _refuse_late(self, exchange: Exchange, plan: Plan) -> None:
-        """Refuse what the signature gate lets pass but the edge does not serve."""
+        """Refuse requests that pass the signature check but that the edge does not serve."""
         request = exchange.request
         name = ""
         if chained_too_long(request):
@@ -220,8 +220,8 @@ class Edge:
             exchange.refusal = Refusal(name, plan.route.site, plan.route)
 
     async def _respond(self, exchange: Exchange, plan: Plan) -> tuple[Reply, Site | None]:
-        """The reply from cache or origin, or the error page that stands for it; and the site whose custom error page
-        may replace that."""
+        """The reply from cache or origin, or the error page in its place; and the site whose custom error page may
+        replace it."""
         try:
             if exchange.request.upgrade == WEBSOCKET:
                 return await self._websocket_opener.respond(exchange, plan), plan.route.site
@@ -241,7 +241,7 @@ def _tiers(
     fills: FillsInProgress,
     clock: Callable[[], float],
 ) -> Tiers:
-    """The tiers of the cache, which do not give back what an invalidation has ended."""
+    """The cache tiers, configured not to return anything that an invalidation has ended."""
     removals = Removals(segment)
     memory = MemoryTier(settings.memory, settings.max_object, removals, fills.on_removals)
     arena = Arena(segment, removals, active.is_invalidated) if segment.log else None

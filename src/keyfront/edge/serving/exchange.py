@@ -1,4 +1,4 @@
-"""One request on its way through the edge, and all that is known of it until its access record is written."""
+"""One request on its way through the edge, and everything known about it until its access record is written."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from keyfront.signing.verify import Grant
 
 SHIELD_HIT: Final = "OriginShieldHit"
-"""The detailed result type of what came from an Origin Shield's cache (§6.2)."""
+"""The detailed result type of a response from an Origin Shield's cache (§6.2)."""
 
 
 class Timings(msgspec.Struct, eq=False):
-    """When things happened, in seconds of `time.perf_counter`, and how long they took, in seconds.
+    """When things happened, as values of `time.perf_counter`, and how long they took; all in seconds.
 
-    `began` is when the request was complete, `verify` how long routing and the signature took, `first_byte` when the
-    reply's head was written (0: it was not). `upstream` is how long it took to connect to the origin and then to get
-    its answer, None if it was not asked.
+    `began` is when the request was complete, `verify` how long routing and signature check took, `first_byte` when the
+    reply's head was written (0: it was not). `upstream` is the time to connect to the origin and then to get its
+    response, None if the origin was not contacted.
     """
 
     began: float
@@ -34,13 +34,14 @@ class Timings(msgspec.Struct, eq=False):
 
 
 class CacheTrace(msgspec.Struct, eq=False):
-    """What the cache had to do with the reply: for Cache-Status (`respond.cache_status`) and for edges that ask this
-    one as their Origin Shield.
+    """The cache's part in the reply: for Cache-Status (`respond.cache_status`) and for edges that use this one as their
+    Origin Shield.
 
-    `forwarded` says why the origin was asked, in the words of RFC 9211 §2.2, and is empty if it was not. `fill` is the
-    fill that the reply comes from, `joined` whether it had been started for another request. `origin_status` is the
-    origin's status if the request passed the cache by. The stored response is fresh until `fresh_until` (epoch seconds,
-    None if nothing is stored). `snapshot` is the number of the snapshot under which the origin was asked for it.
+    `forwarded` is the reason for contacting the origin, in the terms of RFC 9211 §2.2; empty if it was not contacted.
+    `fill` is the fill that the reply comes from, `joined` whether it was started for another request. `origin_status`
+    is the origin's status if the request bypassed the cache. The stored response is fresh until `fresh_until` (epoch
+    seconds, None if nothing is stored). `snapshot` is the number of the snapshot under which it was requested from the
+    origin.
     """
 
     forwarded: str = ""
@@ -52,13 +53,14 @@ class CacheTrace(msgspec.Struct, eq=False):
 
 
 class Exchange(msgspec.Struct, eq=False):
-    """A request, what was decided about it, and what became of it.
+    """A request, the decisions about it, and its outcome.
 
-    `now` (epoch seconds) is the time by which everything about it is judged. Either `plan` is set, with the `grant`
-    that its credentials give on a restricted behavior, or `refusal` is. A request with a plan may still be refused
-    later.
-    `key` is the complete cache key, None if the request passes the cache by; `hit` is the fresh stored response that
-    can go out as it is. `sent` is how many bytes of the reply's body the viewer was sent, `received` how many bytes a
+    `now` (epoch seconds) is the time by which everything about it is judged. Either `plan` is set, together with the
+    `grant` that its credentials give on a restricted behavior, or `refusal` is. A request with a plan may still be
+    refused later.
+
+    `key` is the complete cache key, None if the request bypasses the cache. `hit` is the fresh stored response that can
+    be sent unchanged. `sent` is the number of body bytes sent to the viewer; `received` is the number of bytes that a
     WebSocket's viewer has sent after its handshake.
     """
 
@@ -77,10 +79,11 @@ class Exchange(msgspec.Struct, eq=False):
     interim: Interim | None = None
     """Sends an interim answer (1xx) to the viewer. A shell sets it for as long as the viewer waits for the reply."""
     explanation: str = ""
-    """What the access record adds to the reason, of an origin that failed or a WebSocket that was not opened: a
-    sentence for the operator, never a secret."""
+    """Additional detail for the access record's reason, about an origin that failed or a WebSocket that was not opened:
+    a sentence for the operator, never a secret."""
     shield_headers: Headers | None = None
-    """The complete headers for the origin, on an Origin Shield; None: they follow from the request and its behavior."""
+    """The complete headers for the origin, on an Origin Shield. None: they are derived from the request and its
+    behavior."""
 
     def logged_scheme(self, status: int) -> str:
         """CloudFront's `cs-protocol`: http or https, and ws or wss for a WebSocket that was opened (§6.1)."""
@@ -88,6 +91,6 @@ class Exchange(msgspec.Struct, eq=False):
         return scheme if status != 101 else "wss" if scheme == "https" else "ws"
 
     def without_range(self) -> Exchange:
-        """The same exchange with a request for the whole."""
+        """The same exchange with a request for the whole body."""
         headers = [h for h in self.request.headers if h[0] not in (b"range", b"if-range")]
         return msgspec.structs.replace(self, request=msgspec.structs.replace(self.request, headers=headers))

@@ -1,15 +1,15 @@
 """The fast path: a request that resembles an earlier one is answered from memory, without parsing it.
 
-Most requests do. A viewer's requests over one connection have the same header section, byte for byte, and popular
-content is requested by the same target. So two things are remembered: the header section of a request without a body,
-as it was sent, once llhttp has parsed it (`CachedHeaderBlock`), with everything that follows from it alone; and the
-plan of each URL (`decide`). If both are found again, nothing is left to parse. What depends on the time or on the
-viewer is judged as on the slow path: country, dates, address, cookies, and whether the stored response is still fresh.
-Wherever the fast path cannot go on, it returns None without having changed anything, and the request takes the slow
-path. It never refuses a request.
+Most requests resemble an earlier one. A viewer's requests over one connection have the same header section, byte for
+byte, and popular content is requested by the same target. Two things are therefore cached: the header section of a
+request without a body, as it was sent, once llhttp has parsed it (`CachedHeaderBlock`), with everything that follows
+from it alone; and the plan of each URL (`decide`). If both are found, nothing is left to parse. Whatever depends on the
+time or the viewer is checked as on the slow path: country, dates, address, cookies, and whether the stored response is
+still fresh. Wherever the fast path cannot go on, it returns None without having changed anything, and the request takes
+the slow path. It never refuses a request.
 
-The access record of such a request is put together from prebuilt pieces of JSON. `access_record`, which makes all
-other records too, makes the one that the pieces are cut from.
+The access record of such a request is assembled from prebuilt pieces of JSON. They are cut from a record made by
+`access_record`, like all other records.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ from keyfront.signing.verify import Grant, verify
 
 MAX_SECTIONS: Final = 8192
 MAX_SECTION_BYTES: Final = 40 << 20
-"""How many header sections are kept in each of the two generations of the table, and how many bytes of them."""
+"""The most header sections that each of the table's two generations holds, and the most bytes of them."""
 MAX_GLIMPSES: Final = 65_536
-"""How many hashes of header sections are kept. A section is remembered when it comes a second time, since many never
+"""Maximum number of hashes of header sections. A section is cached when it arrives a second time, since many never
 do."""
 
 MAX_SUFFIXES: Final = 4
-"""For how many behaviors a header section remembers what it adds to a cache key."""
+"""For how many behaviors a header section caches its part of the cache key."""
 MAX_TEMPLATES: Final = 2048
-"""How many record templates are shared among plans that are alike, 2 KB each at most."""
+"""Maximum number of record templates shared among similar plans, at most 2 KB each."""
 
 _LONGEST: Final = {b"user-agent": LONGEST_AGENT, b"referer": LONGEST_REFERER}
-# What of an encoded record varies from hit to hit, between its pieces.
+# The parts of an encoded record that vary from hit to hit, between its fixed pieces.
 _BEFORE: Final = b'{"time":0.0,"request_id":"","client_ip":"","client_port":0,'
 _PATH: Final = b',"path":"'
 _AFTER: Final = b',"bytes":0,"time_taken_us":0,'
@@ -60,9 +60,9 @@ _AGES: Final = [b"\r\nAge: %d\r\n\r\n" % age for age in range(3600)]
 class CachedHeaderBlock:
     """A header section that was parsed before: of an HTTP/1.1 GET without a body that keeps its connection open.
 
-    `request` is the one that it came with. `origin` is scheme and host as they stand before a target, `size` the
-    request's bytes without its target. `client` is the viewer's address as a trusted proxy names it; if it is empty,
-    the viewer is the peer. `record_fields` is what it adds to an access record, as members of a JSON object.
+    `request` is the request that it arrived with. `origin` is scheme and host as they precede a target, `size` the
+    request's bytes without its target. `client` is the viewer's address as reported by a trusted proxy; if it is empty,
+    the viewer is the peer. `record_fields` is its part of an access record, as members of a JSON object.
     """
 
     __slots__ = (
@@ -89,12 +89,12 @@ class CachedHeaderBlock:
         }
         self.record_fields = "".join([_member(name, value) for name, value in logged.items() if value])
         self.grant: Grant | None = None
-        """The last grant that its cookies gave, and `grant_fields`, what that adds to an access record."""
+        """The last grant from its cookies. `grant_fields` is the grant's part of an access record."""
         self.grant_fields = ""
         self.number = -1
-        """Of the snapshot that `suffixes` belong to."""
+        """The number of the snapshot that `suffixes` belong to."""
         self.suffixes: dict[str, str] = {}
-        """What it adds to a cache key, by distribution and path pattern."""
+        """Its part of a cache key, by distribution and path pattern."""
 
     def request_for(self, target: str, caller: Caller) -> Request:
         """The request with this header section for another target, or from another peer."""
@@ -106,8 +106,8 @@ class CachedHeaderBlock:
 
 
 def _section_bytes(section: CachedHeaderBlock) -> int:
-    """What a header section is charged beside its own bytes, which are its key: every line once more as an object, and
-    what it adds to access records and cache keys."""
+    """Bytes that a header section is charged in addition to its own bytes, which are its key: every line once more as
+    an object, and its parts of access records and cache keys."""
     request = section.request
     lines = sum([len(name) + len(value) + 200 for name, value in request.headers])
     cookie = (2 + MAX_SUFFIXES) * len(request.cookie)
@@ -115,8 +115,8 @@ def _section_bytes(section: CachedHeaderBlock) -> int:
 
 
 class Caller:
-    """The peer of a connection: its address and port, and the TLS protocol and cipher. `record_fields` is all of that
-    as members of an access record."""
+    """The peer of a connection: its address and port, and the TLS protocol and cipher. `record_fields` holds all of
+    that as members of an access record."""
 
     __slots__ = ("address", "port", "record_fields", "tls")
 
@@ -127,7 +127,7 @@ class Caller:
         self.record_fields = self.fields_of(address)
 
     def fields_of(self, address: str) -> str:
-        """`record_fields` for a viewer whose address a trusted proxy names."""
+        """`record_fields` for a viewer whose address a trusted proxy reports."""
         fields = f'"client_ip":{_text(address)},"client_port":{self.port}'
         if self.tls is not None:
             fields += _member("ssl_protocol", self.tls[0]) + _member("ssl_cipher", self.tls[1])
@@ -135,7 +135,8 @@ class Caller:
 
 
 class ViewerFields(NamedTuple):
-    """What the viewer and its cookies add: members of the access record, the counter of its hits, the cache key."""
+    """What the viewer and its cookies contribute: members of the access record, the counter of its hits, the cache
+    key."""
 
     client: str
     section: str
@@ -154,7 +155,7 @@ class FastPath:
         self._new_request_id = edge.request_id
         self._log: AccessLog = edge.log
         self._enabled = not edge.settings.cache_status
-        self._number = -1  # of the snapshot that `_templates` belong to
+        self._number = -1  # the snapshot that `_templates` belong to
         self._templates: dict[tuple[str, ...], RecordTemplate] = {}
         self._glimpsed: set[int] = set()
         self._millisecond = 0
@@ -164,11 +165,11 @@ class FastPath:
         )
 
     def learn(self, section: bytes, request: Request, client: str = "") -> None:
-        """Remember a header section: the bytes from the line break that ends the request line to the empty line.
+        """Cache a header section: the bytes from the line break that ends the request line to the empty line.
 
-        :param request: the request that came with it. It had no body and was not refused, and nothing else was read
+        :param request: the request that it arrived with. It had no body and was not refused, and nothing else was read
             together with it.
-        :param client: the viewer's address, if a trusted proxy names it.
+        :param client: the viewer's address, if a trusted proxy reports it.
         """
         glimpse = hash(section)
         if glimpse not in self._glimpsed:
@@ -181,9 +182,9 @@ class FastPath:
     def answer(
         self, section: CachedHeaderBlock, target: str, caller: Caller
     ) -> tuple[Stored, bytes, bytes, ResponseHeaders | None] | None:
-        """The answer to a request with this header section for this target, whose access record is then written: a
-        stored response, the request id, the Age header that ends its head, and the response headers policy for the rest
-        of the head. None if the request must take the slow path."""
+        """The response to a request with this header section for this target; its access record is then written. The
+        result is a stored response, the request ID, the Age header that ends its head, and the response headers policy
+        for the rest of the head. None if the request must take the slow path."""
         began = perf_counter()
         plan = self._active.routing.plans.get(section.origin + target)
         if plan is None:
@@ -212,7 +213,8 @@ class FastPath:
         return stored, request_id.encode(), aged(stored, now), plan.route.response_headers
 
     def log_hit(self, exchange: Exchange, section: CachedHeaderBlock, caller: Caller) -> bool:
-        """Write the access record of a hit that was decided on the slow path. False if that cannot be done here."""
+        """Write the access record of a hit that was decided on the slow path. Returns False if that is not possible
+        here."""
         plan, stored, grant = exchange.plan, exchange.hit, exchange.grant
         if plan is None or stored is None or plan.route.site.geo is not None:
             return False
@@ -250,7 +252,7 @@ class FastPath:
         """Write the access record of a hit.
 
         :param client: the viewer's address and port, as members of a JSON object.
-        :param fields: what header section and viewer add, likewise.
+        :param fields: the parts that the header section and the viewer contribute, likewise.
         :param size: bytes of the body.
         """
         millisecond = int(now * 1000)
@@ -276,8 +278,8 @@ class FastPath:
         caller: Caller,
         now: float,
     ) -> ViewerFields | None:
-        """Judge what depends on the viewer: the country, the grant's dates and address, the cookies, and what of the
-        request is in the cache key. None if the answer is no, or is not known here."""
+        """Check what depends on the viewer: the country, the grant's dates and address, the cookies, and the request's
+        part of the cache key. Returns None if a check fails or its result is not known here."""
         route = plan.route
         client, address = caller.record_fields, caller.address
         if section.client:
@@ -352,9 +354,9 @@ class FastPath:
         return template
 
     def _make(self, plan: Plan, section: CachedHeaderBlock, path: str, query_key: str) -> RecordTemplate:
-        """Cut the record of a hit into the pieces around what varies.
+        """Cut the record of a hit into the pieces around the parts that vary.
 
-        :param path: what the record holds as its path; if it is empty, each hit fills in its own.
+        :param path: the path in the record; if it is empty, each hit fills in its own.
         """
         route, grant, request = plan.route, plan.grant, section.request
         exchange = Exchange(
@@ -368,7 +370,8 @@ class FastPath:
         record = access_record(
             exchange, status=200, sent=0, result="Hit", detail="Hit", time_taken=0.0, country=_no_country
         )
-        # No mark can be part of a value: a quotation mark inside one is escaped. The first part ends with the path.
+        # No marker can be part of a value: a quotation mark inside a value is escaped. The first piece ends with the
+        # path.
         start, mark, rest = msgspec.json.encode(record).removeprefix(_BEFORE).partition(_PATH)
         written = msgspec.json.encode(path)[1:-1]
         middle, _, last = rest.removeprefix(written).partition(_AFTER)
@@ -386,13 +389,13 @@ class FastPath:
 
 
 def aged(stored: Stored, now: float) -> bytes:
-    """The Age header, as it ends the head of an answer from memory."""
+    """The Age header that ends the head of a response from memory."""
     age = int(now - stored.born)
     return _AGES[age] if 0 <= age < len(_AGES) else b"\r\nAge: %d\r\n\r\n" % max(age, 0)
 
 
 def _no_country(address: str) -> str:
-    """A hit adds the viewer's own country."""
+    """Each hit adds its own viewer's country."""
     return ""
 
 
@@ -405,7 +408,7 @@ def _member(name: str, value: str) -> str:
 
 
 def _grant_fields(grant: Grant, route: Route) -> str:
-    """What a grant adds to an access record, as members of a JSON object."""
+    """A grant's part of an access record, as members of a JSON object."""
     record = Record(0.0, "", "", 0, "", "", "", "", "", "", 0, 0, 0, "", "")
     bare = len(msgspec.json.encode(record))
     add_grant(record, grant, route)

@@ -1,9 +1,9 @@
-"""Fills: requests to the origin whose answer goes into the cache and to every reader that waits for it.
+"""Fills: requests to the origin whose response goes into the cache and to every reader that waits for it.
 
-A fill has two sides. `Fill` (`cache/fill.py`) is what readers see: the head once it is in, then the body as it comes.
-Here is what feeds it: a task per fill, which is independent of the viewer that began it. `_KeyFill` fetches what
-belongs to a cache key, as a whole or, of a large body, the first slices that a viewer wants. `_SliceFill` fetches
-slices that are missing of what is stored.
+A fill has two sides. `Fill` (`cache/fill.py`) is what readers see: the head once it has arrived, then the body as it
+arrives. This module has the feeding side: one task per fill, independent of the viewer that started it. `_KeyFill`
+fetches the response for a cache key, either whole or, for a large body, the first slices that a viewer requests.
+`_SliceFill` fetches slices that are missing from a stored response.
 """
 
 from __future__ import annotations
@@ -39,14 +39,15 @@ from keyfront.errors import OriginFailure, clear_traceback
 from keyfront.signing.tables import Budget
 
 UNSLICED: Final = 60.0
-"""Seconds for which ranges of what cannot be stored in slices are passed to the origin as they are."""
+"""Seconds for which range requests for a response that cannot be stored in slices are passed to the origin
+unchanged."""
 UNSHARED: Final = 10.0
-"""Seconds for which requests for a key do not wait for each other, after an answer that could not be shared."""
+"""Seconds for which requests for a key do not wait for each other, after a response that could not be shared."""
 
 
 class Filler:
-    """Starts fills and keeps what they share. `fills` are those in progress that requests may join, `slice_fills` all
-    fills of sliced bodies.
+    """Starts fills and holds the state that they share. `fills` are the fills in progress that requests may join,
+    `slice_fills` all fills of sliced bodies.
 
     :param slice_size: bytes of a slice of a body that is too large to be stored whole.
     """
@@ -61,7 +62,7 @@ class Filler:
         clock: Callable[[], float],
         slice_size: int,
         tables: Budget,
-    ) -> None:  # one more than seven: all that a fill works with, each used by its name
+    ) -> None:  # one more than seven parameters: everything that a fill works with, each used by name
         self.active = active
         self.tiers = tiers
         self.fills = fills
@@ -76,10 +77,10 @@ class Filler:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, key: str | None, exchange: Exchange, plan: Plan, stored: Stored | None) -> Fill:
-        """Start a fill of the exchange's key.
+        """Start a fill for the exchange's key.
 
-        :param key: the key under which requests may join the fill; None if it is this viewer's alone.
-        :param stored: what is stored and must be revalidated, if anything.
+        :param key: the key under which requests may join the fill; None if it is for this viewer only.
+        :param stored: the stored response that must be revalidated, if any.
         """
         fill = Fill()
         if key is not None:
@@ -88,7 +89,7 @@ class Filler:
         return fill
 
     def start_slices(self, exchange: Exchange, plan: Plan, stored: Stored, span: Span) -> Fill:
-        """Start a fill of slices that are missing of what is stored."""
+        """Start a fill for slices that are missing from a stored response."""
         fill = Fill()
         fill.begin(span.first, span.last + 1)
         sliced = stored.slices
@@ -111,28 +112,29 @@ class Filler:
         await asyncio.gather(*tasks, return_exceptions=True)
         self.compressors.close()
 
-    # -- what is remembered of keys ----------------------------------------------------------------------------------
+    # -- what is remembered about keys -------------------------------------------------------------------------------
 
     def is_unshared(self, key: str, now: float) -> bool:
-        """Whether the last answer for this key could not be shared, so that requests must not wait for each other."""
+        """Whether the last response for this key could not be shared, so that requests must not wait for each other."""
         return self._unshared.get(key, now) is not None
 
     def is_unsliced(self, key: str, now: float) -> bool:
-        """Whether the origin's answers to ranges of this key cannot be stored."""
+        """Whether the origin's responses to range requests for this key cannot be stored."""
         return self._unsliced.get(key, now) is not None
 
     def mark_unsliced(self, key: str) -> None:
         self._unsliced.put(key, True, self.clock() + UNSLICED)
 
-    # -- steps that both kinds of fills take -------------------------------------------------------------------------
+    # -- steps shared by both kinds of fills -------------------------------------------------------------------------
 
     def announce(
         self, fill: Fill, key: str, meta: Meta, *, keep: int = 0, shared: bool, length: int | None
     ) -> None:
-        """The head is in. If it cannot be shared, requests for the key do not wait for each other for a while.
+        """Announce the head, which has arrived. If the response cannot be shared, requests for the key do not wait for
+        each other for a while.
 
-        :param keep: bytes of the body that stay in memory for readers that come later.
-        :param length: bytes of the body, None if that is not known.
+        :param keep: bytes of the body that stay in memory for readers that join later.
+        :param length: bytes of the body, None if unknown.
         """
         if shared:
             self._unshared.drop(key)
@@ -142,12 +144,12 @@ class Filler:
         fill.announce(meta, keep=keep, shared=shared, length=length)
 
     def store_in_slices(self, fill: Fill, sliced: Slices, meta: Meta) -> None:
-        """Store the fill's body in slices as it comes."""
+        """Store the fill's body in slices as it arrives."""
         fill.store(Spool(self.tiers, sliced, meta, fill.start))
         self.slice_fills.add(sliced, fill)
 
     async def end(self, fill: Fill, sliced: Slices | None) -> None:
-        """Nothing more comes. The fill still gives readers what the disk has not written yet."""
+        """No more data will arrive. The fill continues to supply readers with what has not been written to disk yet."""
         if fill.spool is not None:
             fill.spool.abandon()
             await fill.spool.settled()
@@ -156,8 +158,9 @@ class Filler:
 
 
 class _KeyFill:
-    """One fill of a cache key. `run` names its steps: ask the origin; then either what is stored was not modified, or
-    it stands in for a failed origin, or the answer is admitted to the cache and its body is pumped to all readers."""
+    """One fill of a cache key. `run` lists its steps: request the response from the origin; then either the stored
+    response was not modified, or it is served in place of a failed origin, or the new response is admitted to the cache
+    and its body is pumped to all readers."""
 
     __slots__ = (
         "_answer",
@@ -192,11 +195,11 @@ class _KeyFill:
         assert key is not None  # noqa: S101 - only what has a key is filled
         self._key = key
         self._method = "GET" if exchange.request.method == "HEAD" else exchange.request.method
-        self._span: Span | None = None  # the range that the origin is asked for
-        self._part: Span | None = None  # and the one that it has sent
+        self._span: Span | None = None  # the range requested from the origin
+        self._part: Span | None = None  # the range that the origin has sent
         self._answer: OriginReply | None = None
-        self._shield: ShieldAnswer | None = None  # what an Origin Shield says of its answer
-        self._meta: Meta | None = None  # of what is stored; None if nothing is
+        self._shield: ShieldAnswer | None = None  # the Origin Shield's metadata for its response
+        self._meta: Meta | None = None  # metadata of what is stored; None if nothing is
         self._sliced: Slices | None = None
 
     async def run(self) -> None:
@@ -205,7 +208,7 @@ class _KeyFill:
             answer = await self._ask()
             stored = self._stored
             if answer is None:
-                return  # what is stored stands in
+                return  # the stored response is served
             if stored is not None and answer.status == 304:
                 self._not_modified(stored, answer)
                 return
@@ -229,19 +232,19 @@ class _KeyFill:
                 await self._answer.aclose()
             await self._filler.end(fill, self._sliced)
 
-    # -- ask ---------------------------------------------------------------------------------------------------------
+    # -- request -----------------------------------------------------------------------------------------------------
 
     async def _ask(self) -> OriginReply | None:
-        """The origin's answer, or None if the origin has failed and what is stored stands in.
+        """The origin's response, or None if the origin has failed and the stored response is served instead.
 
-        :raises OriginFailure: if it has failed and nothing stands in.
+        :raises OriginFailure: if the origin has failed and no stored response can be served.
         """
         filler, exchange, stored = self._filler, self._exchange, self._stored
         routing = filler.active.routing
         self._began, self._asked_at = filler.clock(), monotonic_ns()
         self._snapshot = self._fill.snapshot = routing.number
         if stored is not None and routing.is_invalidated(self._key, stored.meta.snapshot, stored.meta.tags):
-            # Invalidated while this request waited: it is neither revalidated nor served stale.
+            # Invalidated while this request waited: the stored response is neither revalidated nor served stale.
             stored = self._stored = None
         conditions = freshness.revalidation_headers(stored.meta) if stored is not None else []
         if stored is None or (stored.slices is not None and stored.slices.ranged):
@@ -266,7 +269,7 @@ class _KeyFill:
         self._fill.status = answer.status
         shield = self._shield = answer.shield_answer
         if shield is not None:
-            # The shield's answer is as old as the shield's own request to the origin.
+            # The shield's response is as old as the shield's own request to the origin.
             self._snapshot = self._fill.snapshot = min(self._snapshot, shield.snapshot)
             self._fill.from_shield = shield.hit
         return answer
@@ -277,10 +280,10 @@ class _KeyFill:
         )
         return self._answer
 
-    # -- what is stored answers --------------------------------------------------------------------------------------
+    # -- serve what is stored ----------------------------------------------------------------------------------------
 
     def _not_modified(self, stored: Stored, answer: OriginReply) -> None:
-        """The origin has confirmed what is stored (304)."""
+        """The origin has confirmed the stored response (304)."""
         behavior, site, now = self._plan.route.behavior, self._plan.route.site, self._filler.clock()
         meta = freshness.revalidated(behavior, stored.meta, answer.headers, now, self._began, self._sent)
         meta = freshness.capped_to(meta, now, self._shield.fresh if self._shield is not None else None)
@@ -291,11 +294,11 @@ class _KeyFill:
         self._finish_with_stored(stored.renewed(meta), self._asked_at, "RefreshHit", shared=shared)
 
     def _serve_stale(self, stored: Stored, status: int) -> None:
-        """The origin has failed and what is stored stands in. The origin is asked again after ErrorCachingMinTTL
-        (§5.5)."""
+        """The origin has failed and the stored response is served instead. The origin is contacted again after
+        ErrorCachingMinTTL (§5.5)."""
         seconds = error_min_ttl(self._plan.route.site, status)
         meta = freshness.stale_for(stored.meta, self._filler.clock(), seconds)
-        # It is as old as it was: if it was removed meanwhile, it serves those who wait and is not stored.
+        # Its age has not changed: if it was removed meanwhile, it serves the waiting requests and is not stored.
         self._finish_with_stored(stored.renewed(meta), stored.asked, "Hit", shared=True)
 
     def _finish_with_stored(self, stored: Stored, asked_at: int, result: str, *, shared: bool) -> None:
@@ -309,9 +312,9 @@ class _KeyFill:
     # -- admit -------------------------------------------------------------------------------------------------------
 
     def _admit(self, answer: OriginReply) -> None:
-        """Decide whether the answer is stored, and how, and announce its head to the readers.
+        """Decide whether and how the response is stored, and announce its head to the readers.
 
-        :raises UnusableError: if it answers a range in a way that cannot be stored.
+        :raises UnusableError: if it responds to a range request in a way that cannot be stored.
         """
         filler, fill, route = self._filler, self._fill, self._plan.route
         site, behavior, now = route.site, route.behavior, filler.clock()
@@ -352,7 +355,7 @@ class _KeyFill:
         meta.snapshot = self._snapshot
         meta.tags = cache_tags(site.cache_tag_header, answer.headers)
         if any(name == b"set-cookie" for name, _ in answer.headers):
-            # no-cache="Set-Cookie": the viewer that fills the cache gets the cookie, all others do not (§5.7).
+            # no-cache="Set-Cookie": the viewer that fills the cache gets the cookie, no other viewer does (§5.7).
             fill.first_headers = headers
         fill.will_store = True
         self._meta = meta
@@ -364,9 +367,9 @@ class _KeyFill:
             filler.announce(fill, self._key, meta, keep=whole, shared=shared, length=answer.length)
 
     def _take_part(self, answer: OriginReply) -> tuple[OriginReply, bool]:
-        """The answer as one about the whole body, and whether it brings only a part of that.
+        """The response in the form of one for the whole body, and whether it contains only part of that body.
 
-        :raises UnusableError: if it answers a range with something else than that range, or everything.
+        :raises UnusableError: if it is neither the requested range nor the whole body.
         """
         span = self._span
         if span is None:
@@ -387,24 +390,25 @@ class _KeyFill:
         return UnusableError()
 
     def _begin_slices(self, meta: Meta, total: int, *, shared: bool) -> None:
-        """Store a body of `total` bytes in slices, from what the origin sends now."""
+        """Store a body of `total` bytes in slices, starting with what the origin sends now."""
         filler, fill, part = self._filler, self._fill, self._part
         meta.length = total
         sliced = self._sliced = self._slices(meta, total, self._stored)
         fill.begin(part.first if part is not None else 0, part.last + 1 if part is not None else total)
         filler.store_in_slices(fill, sliced, meta)
         stored = fill.stored = Stored(self._key, meta, b"", sliced)
-        # Other workers may find it at once if they can ask the origin for what is missing, else when nothing is.
+        # Other workers may find it immediately if they can fetch missing slices from the origin, otherwise once it is
+        # complete.
         refetches = sliced.validator is not None and sliced.ranged
         self._store(stored, share=refetches)
         if not refetches:
-            # Not `self._store`: the fill must not hold what holds the fill.
+            # Not `self._store`: that would create a reference cycle with the fill.
             store = filler.purger.store_unless_purged
             fill.before_end = partial(store, stored, self._asked_at, self._began)
         filler.announce(fill, self._key, meta, shared=shared, length=total)
 
     def _slices(self, meta: Meta, total: int | None, stored: Stored | None) -> Slices:
-        """How the body is sliced: like one that is stored, if it is the same byte for byte."""
+        """How the body is sliced: in the same way as a stored one that is identical byte for byte."""
         filler, key, size = self._filler, self._key, self._filler.slice_size
         validator = slicing.strong_validator(meta) if total is not None else None
         generation = ""
@@ -434,7 +438,7 @@ class _KeyFill:
         whole = self._filler.tiers.memory.max_object
         async for chunk in answer.body:
             if meta is not None and self._sliced is None and fill.position + len(chunk) > whole:
-                # Of unknown length, and longer than what is stored whole.
+                # Of unknown length, and longer than the limit for storing it whole.
                 self._sliced = self._slices(meta, None, None)
                 self._filler.store_in_slices(fill, self._sliced, meta)
             await fill.feed(chunk)
@@ -455,11 +459,11 @@ class _KeyFill:
         self._fill.fail(failure)
         sliced = self._sliced
         if sliced is not None and sliced.validator is None and self._fill.stored is not None:
-            self._filler.tiers.drop(self._key)  # what is missing of it could never be fetched
+            self._filler.tiers.drop(self._key)  # its missing part could never be fetched
 
 
 class _SliceFill:
-    """One fill of slices that are missing of what is stored."""
+    """One fill for slices that are missing from a stored response."""
 
     __slots__ = ("_answer", "_exchange", "_fill", "_filler", "_meta", "_plan", "_sliced", "_span")
 
@@ -508,11 +512,11 @@ class _SliceFill:
             await self._filler.end(fill, self._sliced)
 
     async def _ask(self) -> OriginReply:
-        """The origin's answer, if it is the range of the very version that is stored.
+        """The origin's response, if it is the requested range of exactly the stored version.
 
-        :raises OriginFailure: if the origin fails, or has failed for the key a short while ago.
-        :raises ChangedError: if it has another version now.
-        :raises UnusableError: if it answers with something else.
+        :raises OriginFailure: if the origin fails, or failed for the key a short time ago.
+        :raises ChangedError: if the origin now has another version.
+        :raises UnusableError: if it responds with anything else.
         """
         filler, sliced, span = self._filler, self._sliced, self._span
         failure = filler.fetcher.failures.get(sliced.key, filler.clock())

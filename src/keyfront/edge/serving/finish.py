@@ -1,4 +1,4 @@
-"""The last headers of a reply: the response headers policy, Cache-Status and Date."""
+"""The final headers of a reply: the response headers policy, Cache-Status and Date."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ReplyFinisher:
         self._sends_cache_status = sends_cache_status
 
     def finish(self, exchange: Exchange, reply: Reply, route: Route | None) -> Reply:
-        """The reply with all headers that do not frame it or name this edge.
+        """The reply with all headers except those that frame it or name this edge.
 
         :param route: the route whose response headers policy applies, if any.
         """
@@ -34,7 +34,7 @@ class ReplyFinisher:
         return respond.dated(reply, exchange.now)
 
     def _apply_policy(self, exchange: Exchange, reply: Reply, policy: ResponseHeaders) -> None:
-        """Apply the behavior's response headers policy, with Server-Timing where it wants that."""
+        """Apply the behavior's response headers policy, with Server-Timing if the policy enables it."""
         reply.headers = policy.applied(exchange.request, reply.status, reply.headers)
         if policy.timing and policy.tells_timing(exchange.request, 100 * random()):
             result = reply.x_cache

@@ -1,4 +1,4 @@
-"""The cache lookup: a request is answered from what is stored, from a fill in progress, or from the origin."""
+"""The cache lookup: a request is answered from a stored response, from a fill in progress, or from the origin."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from keyfront.edge.types.stored import Meta, Stored
 from keyfront.errors import clear_traceback
 
 ATTEMPTS = 3
-"""How often a request is looked up again because the origin has another version of what is stored in slices."""
+"""Maximum lookups per request when the origin turns out to have another version of what is stored in slices."""
 
 
 class CacheLookup:
     """Finds the reply to a request whose route is known.
 
-    :param via_id: what tells this edge from others in Via.
-    :param country: the country code of an address, empty if unknown.
+    :param via_id: identifies this edge in Via.
+    :param country: returns the country code of an address, empty if unknown.
     """
 
     def __init__(
@@ -54,16 +54,16 @@ class CacheLookup:
         self._country = country
 
     def key(self, plan: Plan, request: Request) -> str | None:
-        """The cache key of this very request; None if it passes the cache by."""
+        """The cache key of this particular request; None if it bypasses the cache."""
         key = plan.key
         if key is None or not plan.route.selects:
             return key
         return key + key_suffix(plan.route.behavior, request, plan.query, self._country)
 
     async def respond_from_cache_or_origin(self, exchange: Exchange, plan: Plan) -> Reply:
-        """The reply from the cache, from a fill, or straight from the origin.
+        """The reply from the cache, from a fill, or directly from the origin.
 
-        :raises OriginFailure: if the origin failed, and nothing that is stored stands in.
+        :raises OriginFailure: if the origin failed and no stored response can be used instead.
         """
         for _ in range(ATTEMPTS):
             if exchange.key is None:
@@ -73,7 +73,7 @@ class CacheLookup:
                 reply = await self._through_cache(exchange, plan, exchange.key)
             except ChangedError as changed:
                 clear_traceback(changed)
-                continue  # what was stored in slices has been dropped
+                continue  # the outdated slices have been dropped
             except UnusableError as unusable:
                 clear_traceback(unusable)
                 break
@@ -86,10 +86,10 @@ class CacheLookup:
         return await self._pass_through.respond(exchange, plan)
 
     async def _through_cache(self, exchange: Exchange, plan: Plan, key: str) -> Reply | None:
-        """The reply from what is stored or from a fill; None if the request is to pass the cache by.
+        """The reply from a stored response or from a fill; None if the request must bypass the cache.
 
-        :raises ChangedError: if what is stored turned out to be outdated: look again.
-        :raises UnusableError: if the origin's answer to a range is good for this viewer alone.
+        :raises ChangedError: if the stored response turned out to be outdated: look it up again.
+        :raises UnusableError: if the origin's response to a range request is only valid for this viewer.
         """
         request, now, filler = exchange.request, exchange.now, self._filler
         stored = self._tiers.find(key, lambda: self._fetcher.headers(exchange, plan), now)
@@ -110,8 +110,8 @@ class CacheLookup:
             exchange.trace.forwarded = (
                 "vary-miss" if self._tiers.memory.get_any_variant(key) is not None else "uri-miss"
             )
-            # The origin is asked for the head alone if nothing is stored, and for a range as it is if it cannot be
-            # sliced.
+            # If nothing is stored, the origin gets a HEAD request as such, and a range request unchanged if the
+            # response cannot be sliced.
             if request.method == "HEAD":
                 return None
             if request.header(b"range") is not None and filler.is_unsliced(key, now):
@@ -119,14 +119,14 @@ class CacheLookup:
         return await self._from_origin(exchange, plan, key, stored)
 
     async def _from_origin(self, exchange: Exchange, plan: Plan, key: str, stored: Stored | None) -> Reply:
-        """The reply from a fill: one in progress for the same key if it can be shared, else a new one.
+        """The reply from a fill: one in progress for the same key if it can be shared, otherwise a new one.
 
-        :param stored: what is stored and must be revalidated, if anything.
+        :param stored: the stored response that must be revalidated, if any.
         """
         alone = self._must_fill_alone(exchange, plan, key)
         joined = None if alone else self._fills.get(key)
         if joined is not None and not joined.accepts_readers():
-            joined = None  # a part of its body is gone already
+            joined = None  # part of its body is already gone
         fill = joined or self._filler.start(None if alone else key, exchange, plan, stored)
         token = fill.join()
         exchange.trace.fill, exchange.trace.joined = fill, joined is not None
@@ -151,12 +151,13 @@ class CacheLookup:
         return (
             plan.route.behavior.forward_cookies.mode != "none"
             or self._filler.is_unshared(key, exchange.now)
-            # It has come by here before, so the fill that it would join may be the one that waits for it.
+            # The request has passed through this edge before, so the fill that it would join may be waiting for this
+            # request.
             or self._via_id in (exchange.request.header(b"via") or b"")
         )
 
     def _may_share(self, fill: Fill, meta: Meta, exchange: Exchange, plan: Plan) -> bool:
-        """Whether the answer of a fill that this request has joined is good for it too."""
+        """Whether this request may also use the response of the fill that it has joined."""
         if not fill.shared:
             return False
         return not meta.vary or vary.vary_matches(meta, self._fetcher.headers(exchange, plan))
@@ -164,11 +165,11 @@ class CacheLookup:
     async def _from_announced(
         self, exchange: Exchange, plan: Plan, fill: Fill, token: object, meta: Meta
     ) -> Reply:
-        """The reply from a fill whose head is in."""
+        """The reply from a fill whose head has arrived."""
         result = "Hit" if exchange.trace.joined and fill.stored is None else fill.result
         headers = [] if exchange.trace.joined else fill.first_headers
         if fill.full_body and not exchange.trace.joined:
-            # The origin was asked for a range and sent everything, and so does the edge (§5.10).
+            # The origin was asked for a range and sent the whole body, so the edge does the same (§5.10).
             exchange = exchange.without_range()
         if fill.stored is not None:
             reply = await self._from_stored(exchange, plan, fill.stored, result, headers)
@@ -182,7 +183,7 @@ class CacheLookup:
         return self._from_fill(exchange, fill, token, meta, result)
 
     def _from_fill(self, exchange: Exchange, fill: Fill, token: object, meta: Meta, result: str) -> Reply:
-        """The reply whose body is the fill's as it comes, or parts of it."""
+        """The reply whose body is that of the fill as it arrives, or parts of it."""
         request, now = exchange.request, exchange.now
         if meta.status != 200 or respond.is_unconditional(request):
             word = result if meta.status < 400 else "Error"
@@ -190,7 +191,7 @@ class CacheLookup:
             reply.length = fill.length
             body: AsyncIterator[Piece] = fill.read(token)
         elif fill.length is None:
-            # Without a length there are no ranges (§5.10).
+            # Without a known length there are no ranges (§5.10).
             unmodified = respond.unmodified(request, meta, now, result)
             if unmodified is not None:
                 fill.leave(token)
@@ -213,11 +214,11 @@ class CacheLookup:
     async def _from_stored(
         self, exchange: Exchange, plan: Plan, stored: Stored, result: str, headers: Headers | None = None
     ) -> Reply:
-        """The reply from what is stored; slices that are missing are fetched. The first pieces of the body are read
-        here, so that what fails at once fails before the viewer gets the head of a reply.
+        """The reply from a stored response; missing slices are fetched. The first pieces of the body are read here, so
+        that immediate failures occur before the viewer gets the head of a reply.
 
-        :param headers: what this viewer gets in the place of the stored headers.
-        :raises ChangedError: if slices are missing and cannot be had any more.
+        :param headers: replace the stored headers for this viewer.
+        :raises ChangedError: if slices are missing and can no longer be fetched.
         """
         request, now = exchange.request, exchange.now
         meta = _with_headers(stored.meta, headers)
@@ -246,13 +247,13 @@ class CacheLookup:
             )
         except (LostError, ChangedError) as error:
             self._tiers.drop(stored.key)
-            clear_traceback(error)  # the fill that it has ended keeps it
+            clear_traceback(error)  # the failed fill still references it
             raise ChangedError from None
         return reply
 
 
 def _with_headers(meta: Meta, headers: Headers | None) -> Meta:
-    """The same with other headers, if there are any."""
+    """The same metadata with other headers, if any are given."""
     if not headers:
         return meta
     other = copy(meta)

@@ -1,8 +1,8 @@
-"""Requests to the origin: origin groups, Origin Shield, and the failures that are remembered.
+"""Requests to the origin: origin groups, Origin Shield, and negative caching of failures.
 
-An origin that has failed for a key is not asked again for it for ErrorCachingMinTTL (§5.6): the key's requests fail
-likewise, in all workers of the machine. A failure that a viewer may have caused, by a HEAD or a Range that is not in
-the cache key, is not remembered; otherwise one viewer could shut out all others.
+An origin that has failed for a key is not contacted again for that key for ErrorCachingMinTTL (§5.6): requests for the
+key fail the same way, in all workers of the machine. A failure that a viewer may have caused, by a HEAD or a Range that
+is not in the cache key, is not cached; otherwise one viewer could lock out all others.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ FAILED_OVER: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 UNREACHABLE: Final = frozenset({"OriginConnectError", "OriginDnsError"})
 """Failures that no request can cause."""
 UNSENT: Final = "OriginWriteError"
-"""A failure that may be the request's own doing."""
+"""A failure that the request itself may have caused."""
 
 
 def error_min_ttl(site: Site, status: int) -> int:
@@ -52,7 +52,7 @@ def error_min_ttl(site: Site, status: int) -> int:
 
 
 class NegativeCache:
-    """The failures of origins by cache key, each for some seconds, shared with the other workers of the machine."""
+    """Failures of origins by cache key, each kept for some seconds and shared with the other workers of the machine."""
 
     def __init__(self, active: ActiveConfiguration, tables: Budget, arena: Arena | None) -> None:
         self._active = active
@@ -60,11 +60,11 @@ class NegativeCache:
         self._failures: TtlMap[tuple[str, int, str, str]] = TtlMap(budget=tables)
 
     def __len__(self) -> int:
-        """The number of failures that this worker has met or heard of and not dropped yet."""
+        """The number of failures that this worker has encountered or received and not dropped yet."""
         return len(self._failures)
 
     def get(self, key: str, now: float) -> OriginFailure | None:
-        """A new exception that says how the origin failed for this key, if it is not to be asked again yet."""
+        """A new exception that describes how the origin failed for this key, or None if the origin may be contacted."""
         found = self._failures.get(key, now)
         if found is None and self._arena is not None:
             shared = self._arena.failure(key, now, self._active.routing.number)
@@ -74,23 +74,23 @@ class NegativeCache:
         return None if found is None else OriginFailure(*found)
 
     def put(self, key: str, failure: OriginFailure, until: float) -> None:
-        """Remember a failure until then (epoch seconds)."""
+        """Cache a failure until `until` (epoch seconds)."""
         found = (failure.kind, failure.status, failure.detail, failure.reason)
         self._failures.put(key, found, until)
         if self._arena is not None:
             self._arena.put_failure(key, Failure(*found, until, self._active.routing.number))
 
     def seconds_left(self, key: str, now: float) -> float:
-        """For how many seconds more the origin is not asked for this key; 0 if it may be."""
+        """Seconds until the origin may be contacted for this key again; 0 if it may be now."""
         return self._failures.left(key, now)
 
     def clear(self) -> None:
-        """Forget this worker's failures. Those of other workers count under their own snapshot only."""
+        """Drop this worker's failures. Those of other workers are valid under their own snapshot only."""
         self._failures.clear()
 
 
 class Fetched(NamedTuple):
-    """An origin's answer, the headers it was asked with, and which origin it was."""
+    """An origin's response, the headers of the request, and which origin it was."""
 
     answer: OriginReply
     sent: Headers
@@ -98,10 +98,10 @@ class Fetched(NamedTuple):
 
 
 class OriginFetcher:
-    """Asks origins, or the Origin Shields in front of them.
+    """Sends requests to origins, or to the Origin Shields in front of them.
 
     :param via: the name of this edge in Via, as a complete value of that header.
-    :param country: the country code of an address, empty if unknown.
+    :param country: returns the country code of an address, empty if unknown.
     """
 
     def __init__(
@@ -131,7 +131,8 @@ class OriginFetcher:
         )
         self.shields: Shields | None = None
         if settings.shields:
-            # The operator has set their addresses, so the limits and the egress rules for origins do not apply.
+            # The operator has configured the shields' addresses, so the limits and the egress rules for origins do not
+            # apply.
             unlimited = OriginLimits(connections=0, failures=0)
             shield_origins = Origins(ca_file=settings.ca_file, clock=clock, limits=unlimited)
             self.shields = Shields(settings.shields, settings.shield_secret, shield_origins, clock)
@@ -150,17 +151,17 @@ class OriginFetcher:
         fill: bool = False,
         extra: Headers | None = None,
     ) -> Fetched:
-        """The origin's answer; of an origin group the second origin's, if the first one fails or answers with a status
-        that the group fails over for (§5.14).
+        """The origin's response. For an origin group, it is the second origin's if the first one fails or responds with
+        a status that the group fails over for (§5.14).
 
-        :param fill: whether the answer fills the cache. Then it is asked for as the cache needs it: without the
+        :param fill: whether the response fills the cache. The request is then made as the cache needs it: without the
             viewer's own conditions and ranges.
-        :param extra: headers in the place of those.
-        :raises OriginFailure: if no origin answered. It is remembered where that is right.
+        :param extra: headers that replace those.
+        :raises OriginFailure: if no origin responded. It is cached where that is correct.
         """
         request = exchange.request
         origins = plan.route.origins
-        # A body is read from the viewer once, so it can be given to one origin only.
+        # A body is read from the viewer only once, so it can be sent to one origin only.
         if method not in FAILED_OVER or (request.body is not None and not fill):
             origins = origins[:1]
         for number, origin in enumerate(origins):
@@ -213,8 +214,8 @@ class OriginFetcher:
         body: ReplayableBody | None,
         length: int | None,
     ) -> OriginReply | None:
-        """The Origin Shield's answer, or None if the origin itself is to be asked: the shield is down, or its answer is
-        from before an invalidation that it does not know yet."""
+        """The Origin Shield's response, or None if the origin itself must be contacted: the shield is down, or its
+        response predates an invalidation that it does not know yet."""
         key = exchange.key
         assert self.shields is not None  # noqa: S101 - the caller has asked
         answer = await self.shields.ask(plan, number, key, method, exchange.request, headers, body, length)
@@ -227,8 +228,9 @@ class OriginFetcher:
         return answer
 
     def _remember(self, key: str | None, site: Site, failure: OriginFailure, *, caused_by_key: bool) -> None:
-        """Remember a failure, if every request for the key would meet it: nothing listens at the origin, or the request
-        held nothing that is not in the key (`caused_by_key`). Not if it passes by itself, as an overload does."""
+        """Cache a failure if every request for the key would encounter it: nothing listens at the origin, or the
+        request contained nothing that is not in the key (`caused_by_key`). A failure that passes on its own, such as an
+        overload, is not cached."""
         if key is None or failure.status == 503 or failure.reason == "origin_circuit_open":
             return
         if failure.kind in UNREACHABLE or (caused_by_key and failure.kind != UNSENT):
@@ -238,7 +240,7 @@ class OriginFetcher:
             self.failures.put(key, failure, self._clock() + seconds)
 
     def headers(self, exchange: Exchange, plan: Plan, number: int = 0) -> Headers:
-        """The headers for the plan's origin of that number."""
+        """The headers for the plan's origin with that number."""
         if exchange.shield_headers is not None:
             return exchange.shield_headers
         return origin_headers(
@@ -253,9 +255,9 @@ class OriginFetcher:
         )
 
     def _interim(self, exchange: Exchange, plan: Plan) -> Interim | None:
-        """What passes the origin's interim answers (1xx) on to this viewer while it waits; None if it takes none.
-        Viewers who have joined its fill get none: whether they may share the answer is known only from its final
-        head."""
+        """The callback that passes the origin's interim responses (1xx) on to this viewer while it waits; None if it
+        accepts none. Viewers that have joined its fill get none: whether they may share the response is known only from
+        its final head."""
         if exchange.interim is None or exchange.shield_headers is not None:
             return None
         policy = plan.route.response_headers

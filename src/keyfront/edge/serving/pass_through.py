@@ -1,4 +1,4 @@
-"""Requests that pass the cache by, and answers that go to one viewer alone."""
+"""Pass-through: requests that bypass the cache, and responses for a single viewer."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from keyfront.edge.types.messages import OriginReply, Reply
 
 
 class PassThrough:
-    """Answers from the origin, without the cache.
+    """Responds from the origin, without the cache.
 
-    :param upload_memory: what the request bodies that are read ahead may take, in this worker.
+    :param upload_memory: limits the memory for request bodies that are read ahead, in this worker.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class PassThrough:
         self._clock = clock
 
     async def respond(self, exchange: Exchange, plan: Plan) -> Reply:
-        """The origin's answer to this request.
+        """The origin's response to this request.
 
         :raises OriginFailure: if the origin failed.
         """
@@ -58,8 +58,8 @@ class PassThrough:
         return await self.relay(exchange, plan, answer)
 
     async def _gather(self, exchange: Exchange) -> Gathered | None:
-        """Read a small request body whole before the origin is asked, so that a slow viewer holds no connection to
-        it."""
+        """Read a small request body completely before the origin is contacted, so that a slow viewer does not tie up an
+        origin connection."""
         limits, request = self._limits, exchange.request
         if request.body is None or (request.length is not None and request.length > limits.buffer):
             return None
@@ -74,7 +74,7 @@ class PassThrough:
         return gathered
 
     async def relay(self, exchange: Exchange, plan: Plan, answer: OriginReply) -> Reply:
-        """The reply that relays an origin's answer to this viewer alone."""
+        """The reply that relays an origin's response to this viewer only."""
         request, behavior = exchange.request, plan.route.behavior
         exchange.trace.origin_status = answer.status
         if freshness.invalidates(request.method, answer.status):
@@ -87,7 +87,7 @@ class PassThrough:
             reply.detail = SHIELD_HIT
         reply.length = answer.length
         if request.method == "HEAD" or answer.status in (204, 304):
-            # What a GET would get (RFC 9110 §9.3.2), not how the origin framed this answer.
+            # The size that a GET would return (RFC 9110 §9.3.2), not how the origin framed this response.
             sizes = [value for name, value in answer.headers if name == b"content-length"]
             reply.length = int(sizes[0]) if sizes and answer.status not in (204, 304) else None
             if exchange.key is not None and encoding.compressible(
@@ -103,7 +103,7 @@ class PassThrough:
 
 
 async def _closing(answer: OriginReply) -> AsyncIterator[bytes]:
-    """The answer's body; the answer is closed at its end."""
+    """The body of the response; the response is closed at its end."""
     try:
         async for chunk in answer.body:
             yield chunk

@@ -1,7 +1,8 @@
-"""Purges: invalidations that come with a snapshot, unsafe methods, and what other edges and workers report.
+"""Purges: invalidations in a snapshot, unsafe methods, and reports from other edges and workers.
 
-Nothing that was asked for before a purge is stored after it. Fills in progress are not cut off, for the viewers who
-wait for them asked before the purge; but nobody joins them any more, and what they bring is not stored.
+A response that was requested from the origin before a purge is not stored after it. Fills in progress are not aborted,
+because the viewers that wait for them made their requests before the purge. But no further request joins these fills,
+and their responses are not stored.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from keyfront.model.snapshot import Snapshot
 logger = logging.getLogger("keyfront.edge")
 
 SWEPT_AT_ONCE: Final = 200
-"""Stored responses that the sweep after an invalidation looks at before it yields to the event loop: about a
-millisecond's work."""
+"""Stored responses that the sweep after an invalidation examines before it yields to the event loop: about a
+millisecond of work."""
 
 
 class Purger:
-    """Removes from all tiers, and lets in what was not purged while it was fetched."""
+    """Removes responses from all tiers, and stores those that were not purged while they were fetched."""
 
     def __init__(
         self,
@@ -47,11 +48,11 @@ class Purger:
         self._clock = clock
         self._removals = tiers.memory.removals
         self.on_unsafe_change: Callable[[str, str], None] | None = None
-        """Called with a path's key and the key's query part when an unsafe request has changed them. It tells edges
-        that use the same data folder but share no memory with this one (`cache/purge_log.py`)."""
+        """Called with a path's key and the query part of the key when an unsafe request has changed that resource. It
+        notifies edges that use the same data folder but share no memory with this one (`cache/purge_log.py`)."""
 
     def use(self, snapshot: Snapshot, progress: Callable[[], None]) -> None:
-        """Put a snapshot in force and end what it invalidates."""
+        """Activate a snapshot and end what it invalidates."""
         active, memory = self._active, self._tiers.memory
         before = active.routing.number
         active.replace(snapshot, progress)
@@ -64,16 +65,16 @@ class Purger:
                 self._sweep()
 
     def _sweep(self) -> None:
-        """Free the memory of what was invalidated, a piece at a time. None of it is found any more as it is."""
+        """Free the memory of invalidated responses, a piece at a time. Lookups already no longer return any of them."""
         if not self._tiers.memory.sweep_some(SWEPT_AT_ONCE):
             asyncio.get_running_loop().call_soon(self._sweep)
 
     def store_unless_purged(self, stored: Stored, asked_at: int, began: float, *, share: bool = True) -> None:
-        """Store a response in every tier, unless it was purged since the origin was asked for it.
+        """Store a response in every tier, unless it was purged after it was requested from the origin.
 
-        :param asked_at: when the origin was asked, in nanoseconds of the machine's monotonic clock.
-        :param began: the same in epoch seconds.
-        :param share: if false, only in this worker's memory.
+        :param asked_at: when it was requested, in nanoseconds of the machine's monotonic clock.
+        :param began: the same time in epoch seconds.
+        :param share: if false, store it in this worker's memory only.
         """
         meta = stored.meta
         if self._removals.is_removed(stored.key, asked_at) or self._active.is_invalidated(
@@ -85,7 +86,7 @@ class Purger:
 
     def invalidate_unsafe(self, exchange: Exchange, plan: Plan, answer: OriginReply) -> None:
         """Purge what a successful unsafe request has changed: the request's own URL, and the URLs of the same origin
-        that the answer names in Location and Content-Location (RFC 9111 §4.4)."""
+        that the response names in Location and Content-Location (RFC 9111 §4.4)."""
         request, site = exchange.request, plan.route.site
         path = request.target.partition("?")[0]
         own = path + "?" + plan.query if plan.query else path

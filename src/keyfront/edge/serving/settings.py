@@ -16,7 +16,7 @@ MOST_TABLES: Final = 256 << 20
 
 
 def table_bytes(memory: int) -> int:
-    """Bytes that a worker's tables may take beside its cache of `memory` bytes: half as many, from 8 to 256 MiB."""
+    """Bytes for a worker's tables in addition to its cache of `memory` bytes: half as many, from 8 to 256 MiB."""
     return min(MOST_TABLES, max(LEAST_TABLES, memory // 2))
 
 
@@ -26,20 +26,20 @@ class EdgeSettings(msgspec.Struct, frozen=True):
     - `memory`: bytes of the worker's cache in memory.
     - `max_object`: bytes of the largest body that is stored whole. A larger one is requested and stored in slices of
       `slice` bytes.
-    - `cache_dir`, `cache_disk`: the folder of the cache on disk, which all workers share, and its size in bytes; 0
-      means none.
+    - `cache_dir`, `cache_disk`: the folder of the disk cache, which all workers share, and its size in bytes; 0 means
+      no disk cache.
     - `pop`: the name of the edge location (X-Amz-Cf-Pop).
-    - `https_port`: where this edge listens for https, if it does.
-    - `ca_file`: certificate authorities that origins may use besides the system's.
-    - `country_db`: a MaxMind DB file to look countries up in, instead of the built-in table.
+    - `https_port`: the port on which this edge listens for https, if any.
+    - `ca_file`: certificate authorities trusted for origins in addition to the system's.
+    - `country_db`: a MaxMind DB file for country lookup, instead of the built-in table.
     - `cache_status`: whether replies carry Cache-Status (RFC 9211).
-    - `origin_credentials`: the operator's file of credentials to sign requests to origins with (`origin/access.py`).
+    - `origin_credentials`: the operator's file of credentials for signing requests to origins (`origin/access.py`).
     - `shields`, `shield_secret`: regions with the address of the Origin Shield there, and the file with the secret that
       it and this edge share (`origin/shield_client.py`).
     - `egress`: which addresses origins may have.
     - `websockets`: how many WebSockets a worker may have open.
-    - `viewers`, `uploads`, `origins`: limits on what viewers may do, on how request bodies are read ahead, and on how
-      much is asked of an origin at a time.
+    - `viewers`, `uploads`, `origins`: limits on what viewers may do, on reading request bodies ahead, and on concurrent
+      load on an origin.
     """
 
     memory: int = 256 * 1024 * 1024

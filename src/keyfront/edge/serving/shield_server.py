@@ -1,12 +1,12 @@
-"""The server side of Origin Shield: an edge that other edges ask in place of their origins (`origin/shield_client.py`
-is the client side).
+"""The server side of Origin Shield: an edge that other edges contact in place of their origins
+(`origin/shield_client.py` is the client side).
 
 A child edge has routed its viewer's request and checked its signature; none of that is repeated here. It connects to a
-listener of its own, which no viewer reaches, and seals each request with a shared secret. A request with a valid seal
+separate listener, which no viewer can reach, and seals each request with a shared secret. A request with a valid seal
 takes an edge's ordinary path through cache, fills, slices and origin, with three differences: the headers for the
 origin are the child's, to which only the origin's custom headers and this edge's Via are added; the body is stored
-uncompressed, since the child compresses it; and this edge asks the origin itself, never another shield, so requests
-cannot go in a circle.
+uncompressed, since the child compresses it; and this edge contacts the origin itself, never another shield, so requests
+cannot loop.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MISDIRECTED: Final = 421
 
 
 class ShieldExchange(Exchange, kw_only=True, eq=False):
-    """An exchange with a child edge. `query` is what the child asked; `rejection` says why this edge cannot serve it,
+    """An exchange with a child edge. `query` is the child's query; `rejection` says why this edge cannot serve it,
     empty if it can. A query without a distribution only probes whether the shield is up: then `plan` is None."""
 
     query: ShieldQuery
@@ -43,7 +43,7 @@ class ShieldExchange(Exchange, kw_only=True, eq=False):
 
 
 class _Rejected(Exception):
-    """The message says why a child's query cannot be served; the child logs it and asks the origin itself."""
+    """The message says why a child's query cannot be served; the child logs it and contacts the origin itself."""
 
 
 class ShieldServer:
@@ -52,7 +52,7 @@ class ShieldServer:
     def __init__(self, edge: Edge, secrets: Secrets) -> None:
         self._edge = edge
         self._secrets = secrets
-        # A shield is not one more distribution (§3.3), so its Via must not count as one: see `chained_too_long`.
+        # A shield is not an additional distribution (§3.3), so its Via must not count as one: see `chained_too_long`.
         self._via = edge.via.replace("(CloudFront)", "(Origin Shield)").encode()
 
     def lookup(self, request: Request) -> Exchange:
@@ -81,10 +81,10 @@ class ShieldServer:
         try:
             return msgspec.msgpack.decode(payload, type=ShieldQuery)
         except msgspec.MsgspecError:
-            return None  # of a later version
+            return None  # sent by a later version
 
     def _route(self, exchange: ShieldExchange) -> None:
-        """Give the exchange the viewer's request, and the plan and the cache key that it has at the child.
+        """Set the viewer's request on the exchange, with the plan and the cache key that it has at the child.
 
         :raises _Rejected: if this edge does not know the child's distribution, or knows another version of it.
         """
@@ -114,7 +114,7 @@ class ShieldServer:
             exchange.key = shield_key(key, part, query.variant, query.origin)
 
     def _child_route(self, exchange: ShieldExchange) -> Route:
-        """The route that the child has chosen, as far as the shield serves it: one origin, no signatures, no
+        """The route that the child has chosen, limited to what the shield serves: one origin, no signatures, no
         compression, no response headers policy.
 
         :raises _Rejected: see `_route`.
@@ -154,7 +154,7 @@ class ShieldServer:
     async def serve(self, exchange: Exchange) -> Reply:
         """The reply for the child, sealed."""
         if not isinstance(exchange, ShieldExchange):
-            return await self._edge.serve(exchange)  # refused: no valid seal
+            return await self._edge.serve(exchange)  # rejected: no valid seal
         edge, plan = self._edge, exchange.plan
         answer = ShieldAnswer(refused=exchange.rejection)
         if exchange.rejection:

@@ -1,4 +1,4 @@
-"""WebSocket: the opening handshake with the origin (`net/tunnel.py` carries what follows)."""
+"""WebSocket opening handshakes with the origin (`net/tunnel.py` carries what follows)."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ class WebSocketOpener:
         self._places = places
 
     async def respond(self, exchange: Exchange, plan: Plan) -> Reply:
-        """The origin's answer to an opening handshake. A 101 has `upstream`; when that ends, its place is free again.
+        """The origin's response to an opening handshake. A 101 has `upstream`; when that ends, its place is released.
 
-        :raises OriginFailure: if the origin failed, or switched to something else than what the handshake asks for.
+        :raises OriginFailure: if the origin failed, or switched to a protocol other than the one that the handshake
+            requests.
         """
         exchange.trace.forwarded, exchange.trace.snapshot = "bypass", self._active.routing.number
         give_back = self._places.take()
@@ -62,8 +63,8 @@ class WebSocketOpener:
                 give_back()
 
     async def _handshake(self, exchange: Exchange, plan: Plan) -> Fetched:
-        """Ask the origin to switch to WebSocket, without any Origin Shield. The second origin of a group is asked only
-        if the first one cannot be connected to: a handshake that was sent is not sent again."""
+        """Request the switch to WebSocket from the origin, bypassing any Origin Shield. The second origin of a group is
+        contacted only if no connection to the first one can be made: a handshake that was sent is not sent again."""
         request = exchange.request
         origins = plan.route.origins
         for number, origin in enumerate(origins):
@@ -90,7 +91,7 @@ class WebSocketOpener:
 
 
 def _explain_refusal(exchange: Exchange, plan: Plan, reply: Reply, sent: Headers, origin: Origin) -> None:
-    """Why the origin answered a handshake with something else than 101, for the access record."""
+    """Record why the origin answered a handshake with a status other than 101, for the access record."""
     if origin.kind == "s3":
         reply.reason = "websocket_to_s3"
         exchange.explanation = "an S3 origin speaks no WebSocket: it was asked with an ordinary GET"

@@ -1,4 +1,4 @@
-"""Ranges of open files, as pieces of a body. Whatever reads the files is elsewhere (`cache.open_file`)."""
+"""File ranges: pieces of a body in open files. The code that reads the files is in `cache.open_file`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Final, Protocol
 
 READ: Final = 256 * 1024
-"""Bytes that are read from a file at once where the kernel cannot send it."""
+"""Bytes read from a file at a time when the kernel cannot send it directly."""
 
 
 class ReadableFile(Protocol):
-    """A file that stays open as long as something holds this."""
+    """A file that stays open for as long as this object is referenced."""
 
     @property
     def fd(self) -> int: ...
@@ -25,8 +25,8 @@ class ReadableFile(Protocol):
 class FileRange:
     """A piece of a body in a file: `length` bytes from `offset`.
 
-    A shell lets the kernel send it where it can (sendfile(2)). Iterating over it reads it, and raises OSError if the
-    file cannot be read or ends too early.
+    A shell lets the kernel send it if possible (sendfile(2)). Iteration reads it, and raises OSError if the file cannot
+    be read or ends too early.
     """
 
     __slots__ = ("file", "length", "offset")
@@ -40,7 +40,7 @@ class FileRange:
         return self.length
 
     def cut(self, first: int, length: int) -> FileRange:
-        """At most `length` bytes of this range, from its byte number `first`."""
+        """At most `length` bytes of this range, starting at its byte `first`."""
         return FileRange(self.file, self.offset + first, min(length, self.length - first))
 
     def __iter__(self) -> Iterator[bytes]:

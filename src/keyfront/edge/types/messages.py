@@ -1,8 +1,7 @@
-"""The values that pass through an edge, and nothing else: no rule, no socket.
+"""The message types that pass through an edge, and nothing else: no rules, no sockets.
 
-Header lists are as in ASGI: pairs of bytes, names lower-case, in the order received, repeats kept.
-Text from a viewer's request line is decoded as latin-1, so every byte sent is exactly one character.
-Times are epoch seconds.
+Header lists are as in ASGI: pairs of bytes, with lower-case names, in the order received, including repeats. Text from
+a viewer's request line is decoded as latin-1, so every byte sent is exactly one character. Times are epoch seconds.
 """
 
 from __future__ import annotations
@@ -26,19 +25,19 @@ Body = bytes | AsyncIterator[Piece]
 
 
 class LostError(Exception):
-    """A body cannot be read on: what comes next is neither in memory nor stored any more."""
+    """The rest of a body cannot be read: it is no longer in memory or stored."""
 
 
 class Upstream(Protocol):
     """The origin's side of a WebSocket between its 101 and the tunnel (`net.tunnel.OriginUpstream`)."""
 
     on_end: Callable[[], None]
-    """Called once the connection is given up."""
+    """Called when the connection is given up."""
 
     def hand_over(self, protocol: Any) -> tuple[Any, bytes, bool] | None:
-        """Give the connection to an `asyncio.Protocol`. Returns its `asyncio.Transport`, the bytes that came after the
-        101, and whether it can be written to now; None if the origin has closed it. Rules import this module and know
-        no event loop, hence `Any`."""
+        """Hand the connection over to an `asyncio.Protocol`. Returns its `asyncio.Transport`, the bytes that followed
+        the 101, and whether it can be written to now; None if the origin has closed it. Rules import this module and do
+        not depend on an event loop, hence `Any`."""
 
     def end(self) -> None:
         """Close the connection if it is still open."""
@@ -47,12 +46,12 @@ class Upstream(Protocol):
 class Request(msgspec.Struct, frozen=True, eq=False):
     """A viewer's request, its head complete.
 
-    `target` is the raw origin-form target as sent; `host` the Host header's value as sent, with its port if it
-    names one. `body` is None if the request has none, else an async iterator over its chunks; `length` is the
-    body's Content-Length, or None if chunked or absent. `client_ip` is the viewer's address (behind a trusted
-    proxy: the one that the proxy names), `scheme` the viewer's. `wire_bytes` are those of its head. `tls` is the
-    protocol and the cipher of the connection, in OpenSSL's names, or None if it has none. `upgrade` is
-    `websocket.WEBSOCKET` for an opening handshake, a text for the log for an upgrade that is ignored, else empty
+    `target` is the raw origin-form target as sent; `host` the Host header's value as sent, including a port if it has
+    one. `body` is None if the request has none, otherwise an async iterator over its chunks; `length` is the body's
+    Content-Length in bytes, or None if chunked or absent. `client_ip` is the viewer's address (behind a trusted proxy:
+    the one that the proxy reports), `scheme` the viewer's scheme. `wire_bytes` is the size of its head in bytes. `tls`
+    is the protocol and the cipher of the connection, in OpenSSL's names, or None without TLS. `upgrade` is
+    `websocket.WEBSOCKET` for an opening handshake, a text for the log for an upgrade that is ignored, otherwise empty
     (`websocket.upgrade_of`).
     """
 
@@ -72,7 +71,7 @@ class Request(msgspec.Struct, frozen=True, eq=False):
     upgrade: str = ""
 
     def header(self, name: bytes) -> bytes | None:
-        """The first header of that lower-case name."""
+        """The value of the first header with that lower-case name, or None."""
         for key, value in self.headers:
             if key == name:
                 return value
@@ -80,12 +79,12 @@ class Request(msgspec.Struct, frozen=True, eq=False):
 
 
 class Reply:
-    """A response ready for a shell to write. `headers` lacks only framing and the edge's own identity headers.
+    """A response that is ready for a shell to write. `headers` lacks only framing and the edge's own identity headers.
 
-    `body` is bytes, or an async iterator of pieces with `length` its size in bytes if that is known.
-    `x_cache` is the word before " from cloudfront", `detail` CloudFront's x-edge-detailed-result-type,
-    `reason` a denial's or refusal's name for the log. `upstream` is the origin's side of a WebSocket, with status 101
-    only: whoever gets the reply must open a tunnel to it or end it.
+    `body` is bytes, or an async iterator of pieces with `length` as its size in bytes, if known. `x_cache` is the word
+    before " from cloudfront", `detail` is CloudFront's x-edge-detailed-result-type, and `reason` is the name of a
+    denial or refusal for the log. `upstream` is the origin's side of a WebSocket, with status 101 only: the code that
+    gets the reply must open a tunnel to it or end it.
     """
 
     __slots__ = ("body", "detail", "headers", "length", "reason", "status", "upstream", "x_cache")
@@ -114,14 +113,14 @@ class Reply:
 class OriginReply:
     """An origin's final response, its head complete.
 
-    `body` yields chunks as they arrive, with back-pressure, and raises OriginFailure if the origin breaks off.
-    `aclose()` closes the connection, or returns it to its pool if the body was read.
+    `body` yields chunks as they arrive, with back-pressure, and raises OriginFailure if the origin breaks off the
+    response. `aclose()` closes the connection, or returns it to its pool if the body was read.
 
-    `length` is Content-Length if the body is framed by it; `sized` is False for a body that ends with the
-    connection, which may therefore be cut short without notice (CloudFront stores it all the same, §5.9).
-    `whole` is the entire body if it came with the head, as small ones do: then use it, ignore `body`, and skip
-    `aclose()`. It is None while the body is still arriving. `shield_answer` is the Origin Shield's metadata if the
-    response came from one. `upstream` is the connection of a WebSocket that the origin has accepted with a 101.
+    `length` is the Content-Length if the body is framed by it. `sized` is False for a body that is delimited by the end
+    of the connection, and may therefore be truncated without notice (CloudFront stores it all the same, §5.9). `whole`
+    is the entire body if it arrived with the head, as small ones do: then use it, ignore `body`, and skip `aclose()`.
+    It is None while the body is still arriving. `shield_answer` is the Origin Shield's metadata if the response came
+    from one. `upstream` is the connection of a WebSocket that the origin has accepted with a 101.
     """
 
     __slots__ = (
@@ -137,7 +136,7 @@ class OriginReply:
         "whole",
     )
 
-    def __init__(  # wide: the fields of a value
+    def __init__(  # many parameters: the fields of a value
         self,
         status: int,
         reason: str,

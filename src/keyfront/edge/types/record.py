@@ -1,4 +1,4 @@
-"""The access record."""
+"""The access record of a request, and the templates and counters of hits."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import msgspec
 
 
 class Record(msgspec.Struct, gc=False, omit_defaults=True):
-    """One request, written when its reply is out. `time` is epoch seconds, `_us` are microseconds.
+    """One request, recorded when its reply has been sent. `time` is epoch seconds; fields that end in `_us` are
+    microseconds.
 
     `result` is CloudFront's x-edge-result-type, `detail` its x-edge-detailed-result-type (cloudfront-semantics §6).
-    `status` 0 says that the viewer left before there was one. `verdict` is `allowed`, `refused`, or empty if no
-    signature was needed; `signed_by` is `url` or `cookies`; `reason` is the name of the denial or of the rule that
-    refused the request. `verify_us` is the time for routing and signature, 0 on the fast path. `ssl_protocol` and
-    `ssl_cipher` are those of the viewer's connection, empty on http. `repeats` says how many more refusals of the same
-    second, address and reason have no record of their own (`Refusals`).
+    `status` 0 means that the viewer left before there was a status. `verdict` is `allowed`, `refused`, or empty if no
+    signature was required; `signed_by` is `url` or `cookies`; `reason` is the name of the denial or of the rule that
+    refused the request. `verify_us` is the time for routing and signature check, 0 on the fast path. `ssl_protocol` and
+    `ssl_cipher` are those of the viewer's connection, empty on http. `repeats` is the number of additional refusals
+    with the same second, address and reason that have no record of their own (`Refusals`).
 
-    Status 101 is a WebSocket, recorded at its end: `scheme` is then `ws` or `wss`, `bytes` what the viewer was sent
-    over it, `request_bytes` the handshake and what the viewer sent after it, `reason` why the edge ended it or which
-    side broke off.
+    Status 101 is a WebSocket, recorded at its end: `scheme` is then `ws` or `wss`, `bytes` is what was sent to the
+    viewer over it, `request_bytes` is the handshake and what the viewer sent after it, `reason` is why the edge ended
+    it or which side failed.
     """
 
     time: float
@@ -57,9 +58,9 @@ class Record(msgspec.Struct, gc=False, omit_defaults=True):
 
 
 class HitCounter:
-    """Hits that count alike, under the names that `Counts` has for their requests and for their key.
+    """Hits that are counted together, under the names that `Counts` has for their requests and for their key.
 
-    :param key: the key pair's id and the hash algorithm, None if no signature was needed.
+    :param key: the key pair's ID and the hash algorithm, None if no signature was required.
     """
 
     __slots__ = ("hits", "key", "request", "sent", "taken_us")
@@ -71,11 +72,12 @@ class HitCounter:
 
 
 class RecordTemplate:
-    """What plans that are alike add to the access records of their hits on the fast path: the three pieces of JSON
-    around what varies, and the counter of the hits.
+    """The part that similar plans add to the access records of their hits on the fast path: the three pieces of JSON
+    around the parts that vary, and the counter of the hits.
 
-    `spelled` says that the first piece holds the path already, because it cannot stand in JSON as it is. `plain` says
-    that nothing about the viewer matters but the URL. `query_key` is what the URL's own query adds to the cache key.
+    `spelled` means that the first piece already contains the path, because the path needs escaping in JSON. `plain`
+    means that nothing about the viewer matters except the URL. `query_key` is what the URL's own query adds to the
+    cache key.
     """
 
     __slots__ = ("counter", "first", "last", "middle", "plain", "query_key", "spelled")

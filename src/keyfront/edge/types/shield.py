@@ -11,10 +11,11 @@ SHIELD: Final = "shield"
 
 
 class ShieldQuery(msgspec.Struct, frozen=True, array_like=True):
-    """What a child edge says of its request. `time` is epoch seconds. `digest` is that of the distribution as the child
-    knows it; `behavior` and `origin` are numbers in the distribution and in the behavior's origins. `host` is the Host
-    for the origin, `scheme` the viewer's. `variant` stands for what the cache key holds beyond path and query; `cached`
-    is false if the request passes all caches by. Without a distribution it only asks whether a shield is there."""
+    """A child edge's query. `time` is epoch seconds. `digest` is the digest of the distribution as the child knows it;
+    `behavior` and `origin` are indexes into the distribution's behaviors and the behavior's origins. `host` is the Host
+    for the origin, `scheme` the viewer's scheme. `variant` stands for what the cache key contains beyond path and
+    query; `cached` is false if the request bypasses all caches. Without a distribution, the query only checks that a
+    shield is present."""
 
     time: int
     nonce: bytes
@@ -29,10 +30,10 @@ class ShieldQuery(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ShieldAnswer(msgspec.Struct, frozen=True, array_like=True):
-    """What a shield says of its answer. `snapshot` is the number of the snapshot under which the origin was asked;
-    `fresh` the seconds for which the answer stays fresh, None if it is not stored; `hit` says that it came from the
-    shield's cache. `failure` is a failure of the origin: kind, status, detail, and the seconds for which the shield
-    will not ask again. `refused` says why the shield did not serve the request."""
+    """A shield's description of its response. `snapshot` is the number of the snapshot under which the origin was
+    contacted. `fresh` is the number of seconds for which the response stays fresh, None if it is not stored. `hit` says
+    that it came from the shield's cache. `failure` is a failure of the origin: kind, status, detail, and the seconds
+    for which the shield will not contact the origin again. `refused` says why the shield did not serve the request."""
 
     snapshot: int = 0
     fresh: float | None = None

@@ -1,4 +1,4 @@
-"""A stored response."""
+"""Stored responses: metadata, slices, and bodies."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from keyfront.edge.types.messages import Header
 
 
 class Meta:
-    """All that is known of a stored response except its body; made by `freshness.admit`, never changed.
+    """The metadata of a stored response: everything except its body. Created by `freshness.admit`, never changed.
 
     `headers` are end-to-end headers as the viewer may see them, without Age, Via, X-Cache and the like; `date` is the
-    response's Date as epoch seconds. A response is fresh until `fresh_until`; it may be served stale while being
-    revalidated until `swr_until`, and on an origin's error until `sie_until` (infinity where CloudFront serves
-    stale without being asked to). `initial_age` seconds had passed when it was stored at `stored_at`.
-    `vary` names the request headers (as forwarded, lower-case) whose values are `vary_values`.
-    `revalidate_always` marks a response that is stored but must be revalidated at each use; `conditional` says whether
-    conditional requests may be made from `etag` and `last_modified`. These are the origin's own; `coding` is
-    the edge's coding of the body since (`encoding`: empty, `identity`, `gzip`, `br`).
-    `snapshot` is the number of the snapshot that was active when the origin was asked: invalidations in later
-    snapshots end the response, in whichever tier it is (`Routing.is_invalidated`). 0 precedes all snapshots. `tags` are
-    the origin's cache tags, in lower case (`invalidation.cache_tags`).
+    response's Date as epoch seconds. A response is fresh until `fresh_until`; it may be served stale during
+    revalidation until `swr_until`, and after an origin error until `sie_until` (infinity where CloudFront serves stale
+    without a directive). `initial_age` is its age in seconds when it was stored at `stored_at`.
+
+    `vary` names the request headers (as forwarded, lower-case) whose values are `vary_values`. `revalidate_always`
+    marks a response that is stored but must be revalidated at each use; `conditional` says whether conditional requests
+    may be made from `etag` and `last_modified`. These two are the origin's own; `coding` is the edge's coding of the
+    body since (`encoding`: empty, `identity`, `gzip`, `br`).
+
+    `snapshot` is the number of the snapshot that was active when the response was requested from the origin:
+    invalidations in later snapshots end the response, in whichever tier it is (`Routing.is_invalidated`). 0 precedes
+    all snapshots. `tags` are the origin's cache tags, in lower case (`invalidation.cache_tags`).
     """
 
     __slots__ = (
@@ -45,7 +47,7 @@ class Meta:
         "vary_values",
     )
 
-    def __init__(  # wide: the fields of a value
+    def __init__(  # many parameters: the fields of a value
         self,
         status: int,
         headers: tuple[Header, ...],
@@ -90,22 +92,23 @@ class Meta:
 
 
 ROUNDING: Final = 0.001
-"""Seconds that every age is longer, so that the rounding of a difference of two times cannot take a second from it."""
+"""Seconds added to every age, so that rounding in the difference of two times cannot reduce it by a second."""
 
 
 def born(meta: Meta) -> float:
-    """When the origin made the response, in epoch seconds, as Age counts it (RFC 9111 §4.2.3)."""
+    """When the origin generated the response, in epoch seconds, on the basis of Age (RFC 9111 §4.2.3)."""
     return meta.stored_at - meta.initial_age - ROUNDING
 
 
 class Slices:
-    """How a body too large to be held whole is stored: cut into pieces of `size` bytes, the last one shorter, each
-    stored for itself or not.
+    """How a body that is too large to be stored whole is stored: cut into slices of `size` bytes, the last one shorter;
+    each is stored or missing independently.
 
-    `total` is the body's length, None while a body of unknown length still comes. `generation` tells this body's slices
-    from those of any other that was or will be stored under `key`. `validator` is what the origin's answers are held
-    to when a missing slice is asked for: a strong entity tag, or a Last-Modified that counts as strong (RFC 9110
-    §8.8.2.2); with None, or if the origin does not do ranges (`ranged`), slices that are lost stay lost.
+    `total` is the body's length in bytes, None while a body of unknown length is still arriving. `generation`
+    distinguishes this body's slices from those of any other body that was or will be stored under `key`. `validator` is
+    what the origin's response must match when a missing slice is requested: a strong entity tag, or a Last-Modified
+    that counts as strong (RFC 9110 §8.8.2.2). If it is None, or if the origin does not support ranges (`ranged`), lost
+    slices cannot be fetched again.
     """
 
     __slots__ = ("generation", "key", "ranged", "size", "total", "validator")
@@ -128,11 +131,11 @@ class Slices:
 class Stored:
     """A response in the cache: its `meta` and its whole `body`, or, if that is too large, how it is sliced.
 
-    `head` is the start of its bytes on an HTTP/1.1 connection, filled in by the shell that first serves it, and
-    `policed` the last one that a response headers policy made of it, with that policy and the request fields it used;
-    `used` is set at every hit and cleared when eviction passes by; `size` is what it is charged, in bytes. Until
+    `head` is the start of its bytes on an HTTP/1.1 connection, filled in by the shell that first serves it. `policed`
+    is the last head that a response headers policy made from it, with that policy and the request fields it used.
+    `used` is set at every hit and cleared when eviction passes over it. `size` is its charge in bytes. Until
     `fast_path_until` (epoch seconds) it may be served unchanged to any unconditional request for its key; 0 if it
-    varies or is not a 200. The origin was asked for it at `asked`, and it was stored at `written`: nanoseconds of the
+    varies or is not a 200. It was requested from the origin at `asked` and stored at `written`: nanoseconds of the
     machine's monotonic clock, by which all workers order what they store and remove (`removals`).
     """
 
@@ -162,7 +165,7 @@ class Stored:
         self.born = born(meta)
         self.fast_path_until = meta.fresh_until if meta.status == 200 and not meta.vary else 0.0
         self.used = False
-        # The key stands in several tables, and the headers once more in `head`.
+        # The key is in several tables, and the headers are also in `head`.
         self.size = (
             len(body)
             + 2 * len(key)
@@ -174,9 +177,9 @@ class Stored:
 
     @property
     def length(self) -> int | None:
-        """Bytes of the whole body; None while one of unknown length still comes."""
+        """Bytes of the whole body; None while a body of unknown length is still arriving."""
         return len(self.body) if self.slices is None else self.slices.total
 
     def renewed(self, meta: Meta) -> Stored:
-        """The same body under another meta."""
+        """The same body with other metadata."""
         return Stored(self.key, meta, self.body, self.slices)

@@ -1,5 +1,6 @@
-"""What a worker has learned about a key and should know for a while: that its origin failed, that its answers cannot
-be shared. Bounded, oldest first out: to forget one of these costs a request to the origin, never a wrong answer."""
+"""A bounded map with expiring entries, for what a worker has learned about a key and needs for a while: that its origin
+failed, or that its responses cannot be shared. The oldest entry is dropped first: a dropped entry costs a request to
+the origin, never a wrong response."""
 
 from __future__ import annotations
 
@@ -11,9 +12,9 @@ T = TypeVar("T")
 
 
 class TtlMap(Generic[T]):
-    """Values by key, each until its own end (epoch seconds), at most `size` of them.
+    """Values by key, each with its own expiry time (epoch seconds), at most `size` of them.
 
-    :param budget: whose bytes the entries take: keys are cache keys, of up to 30 KB.
+    :param budget: the budget that the entries' bytes are charged to: keys are cache keys, of up to 30 KB.
     """
 
     __slots__ = ("__weakref__", "_budget", "_entries", "_size", "bytes")
@@ -23,7 +24,7 @@ class TtlMap(Generic[T]):
         self._size = size
         self._budget = budget
         self.bytes = 0
-        """Bytes that the entries are charged."""
+        """Bytes charged for the entries."""
         if budget is not None:
             budget.add(self)
 
@@ -50,7 +51,7 @@ class TtlMap(Generic[T]):
         return None
 
     def left(self, key: str, now: float) -> float:
-        """For how many seconds more it has a value; 0 if it has none."""
+        """Seconds until the key's value expires; 0 if it has none."""
         entry = self._entries.get(key)
         return max(0.0, entry[0] - now) if entry is not None else 0.0
 
@@ -63,7 +64,7 @@ class TtlMap(Generic[T]):
         self.bytes = 0
 
     def shed(self) -> None:
-        """Forget the older half, of one entry that one."""
+        """Drop the older half of the entries; a single entry is dropped, too."""
         for key in list(self._entries)[: (len(self._entries) + 1) // 2]:
             self.drop(key)
 
