@@ -1,1 +1,1 @@
-"""HTTP/1.1 and ASGI toward viewers: parse requests, write responses."""
+"""HTTP/1.1 and ASGI for viewers: parsing requests and writing responses."""

@@ -142,8 +142,8 @@ class EdgeApp:
             self.edge.log_access(exchange, reply.status, exchange.sent, reply.x_cache, detail, reason)
 
     async def _refuse_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse a WebSocket: only the native shell supports them. The handshake gets a 501, or whatever the server
-        sends for a refusal (403) if it cannot send our response. The access record is written."""
+        """Refuse a WebSocket: only the native shell supports them. The handshake gets a 501. If the server cannot send
+        that response, it sends its own refusal (403). The access record is written in either case."""
         await receive()  # websocket.connect
         request, _ = self._request({**scope, "method": "GET"}, receive)
         scheme = {"ws": "http", "wss": "https"}.get(request.scheme, request.scheme)
@@ -265,7 +265,7 @@ class EdgeApp:
             exchange.sent = len(body)
             return
         # Servers need not report in `send` that the viewer has left; without this, the body would be fetched for no
-        # one.
+        # viewer.
         leaving = None if exchange.request.body is not None else asyncio.ensure_future(_left(receive))
         try:
             async for chunk in reply.body:

@@ -619,7 +619,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def drain(self) -> None:
-        """The worker is about to stop: finish what has started, and close."""
+        """Finish the requests in progress and close the connection, because the worker is about to stop."""
         self._leave_idle()
         if self._task is None and not self._queue and self._parser.stage is not HEAD:
             self._close()

@@ -1,1 +1,1 @@
-"""What an edge writes about requests: the access log and counters."""
+"""The edge's output about requests: the access log and counters."""

@@ -1,1 +1,1 @@
-"""The client side: connections to origins, signed origin requests, Origin Shield."""
+"""The client side of the edge: connections to origins, signed origin requests, and Origin Shield."""

@@ -31,8 +31,11 @@ _OWN_SHORTAGE: Final = frozenset(
 
 
 class Connector:
-    """:param egress: which addresses may be connected to; None for all.
-    :param clock: returns epoch seconds, for the log."""
+    """Opens new connections to origins.
+
+    :param egress: which addresses may be connected to; None for all.
+    :param clock: returns epoch seconds, for the log.
+    """
 
     def __init__(
         self,

@@ -206,7 +206,10 @@ def _is_address(name: str) -> bool:
 
 
 def _section(where: str, given: Mapping[str, str]) -> _Section:
-    """:raises SettingsError: if the section is invalid."""
+    """The settings in one section.
+
+    :raises SettingsError: if the section is invalid.
+    """
     key_id, secret, token = (given.get(name, "") for name in _KEYS)
     if bool(key_id) != bool(secret) or (token and not key_id):
         raise SettingsError(f"{where} needs both {_KEYS[0]} and {_KEYS[1]}, or neither")
@@ -230,8 +233,11 @@ def _section(where: str, given: Mapping[str, str]) -> _Section:
 
 
 def _endpoint(url: str, style: str) -> Endpoint:
-    """:raises ValueError: if it is not the address of a server. The message omits the URL, which may contain a
-    secret."""
+    """The S3 endpoint at a URL.
+
+    :raises ValueError: if the URL is not the address of a server. The message omits the URL, which may contain a
+        secret.
+    """
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -251,7 +257,10 @@ def _endpoint(url: str, style: str) -> Endpoint:
 
 
 def _environment(environ: Mapping[str, str]) -> _Section:
-    """:raises SettingsError: if the variables are invalid."""
+    """The settings in the AWS environment variables.
+
+    :raises SettingsError: if the variables are invalid.
+    """
     given = {name: environ.get(name.upper(), "") for name in _KEYS} | {
         "region": environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or "",
         "endpoint_url": environ.get("AWS_ENDPOINT_URL_S3", ""),

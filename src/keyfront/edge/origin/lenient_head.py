@@ -60,7 +60,10 @@ class HeadReader:
     __slots__ = ("_fields", "_lf", "_line", "_lines", "_refused", "head", "rest")
 
     def __init__(self, refused: str) -> None:
-        """:param refused: the strict parser's error, used if this reader finds nothing wrong with a particular line."""
+        """Start reading a head that the strict parser has rejected.
+
+        :param refused: the strict parser's error, used if this reader finds nothing wrong with a particular line.
+        """
         self._refused = refused
         self._line = b""  # the status line
         self._lf = False

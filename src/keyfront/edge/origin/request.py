@@ -123,7 +123,10 @@ def request_head(
 
 
 def _check_field_name(name: bytes) -> None:
-    """:raises OriginFailure: OriginWriteError 502 if the name is not a token (RFC 9110 §5.6.2)."""
+    """Check that a field name is a token.
+
+    :raises OriginFailure: OriginWriteError 502 if the name is not a token (RFC 9110 §5.6.2).
+    """
     if not _FIELD_NAME.fullmatch(name):
         shown = ascii(name[:60].decode("latin-1"))
         raise OriginFailure("OriginWriteError", 502, f"{shown} cannot be a header's name")

@@ -1,1 +1,1 @@
-"""The way of a request through the edge: decide, look up, fill, respond, log."""
+"""The path of a request through the edge: decide, look up, fill, respond, log."""

@@ -1,4 +1,4 @@
-"""What a listener needs to have its requests answered."""
+"""The interface through which a listener has its requests answered."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from keyfront.edge.types.messages import Reply, Request
 class Handler(Protocol):
     """Answers requests: an `Edge` those of viewers, a `ShieldServer` those of other edges.
 
-    A shell calls `lookup` for each request. If it finds a fresh stored response that needs no change
-    (`Exchange.hit`), the shell writes it at once, without a coroutine; otherwise it awaits `serve` for the reply. When
-    the reply is out, or the client has left, it calls `log_access`.
+    A shell calls `lookup` for each request. If the result contains a fresh stored response that can be sent unchanged
+    (`Exchange.hit`), the shell writes it immediately, without a coroutine; otherwise it awaits `serve` for the reply.
+    When the reply has been sent, or the client has left, it calls `log_access`.
     """
 
     def lookup(self, request: Request) -> Exchange: ...

@@ -110,7 +110,7 @@ class CacheLookup:
             exchange.trace.forwarded = (
                 "vary-miss" if self._tiers.memory.get_any_variant(key) is not None else "uri-miss"
             )
-            # If nothing is stored, the origin gets a HEAD request as such, and a range request unchanged if the
+            # If nothing is stored, the origin gets a HEAD request as HEAD, and a range request unchanged if the
             # response cannot be sliced.
             if request.method == "HEAD":
                 return None

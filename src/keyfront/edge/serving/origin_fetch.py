@@ -52,7 +52,8 @@ def error_min_ttl(site: Site, status: int) -> int:
 
 
 class NegativeCache:
-    """Failures of origins by cache key, each kept for some seconds and shared with the other workers of the machine."""
+    """Failures of origins by cache key, each cached for some seconds and shared with the other workers of the
+    machine."""
 
     def __init__(self, active: ActiveConfiguration, tables: Budget, arena: Arena | None) -> None:
         self._active = active

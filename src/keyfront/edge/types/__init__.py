@@ -1,1 +1,1 @@
-"""The values that pass through an edge. No rule, no socket."""
+"""The value types that pass through an edge. No rules, no sockets."""

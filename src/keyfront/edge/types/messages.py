@@ -1,4 +1,4 @@
-"""The message types that pass through an edge, and nothing else: no rules, no sockets.
+"""The message types that pass through an edge: requests, replies and origin replies. No rules, no sockets.
 
 Header lists are as in ASGI: pairs of bytes, with lower-case names, in the order received, including repeats. Text from
 a viewer's request line is decoded as latin-1, so every byte sent is exactly one character. Times are epoch seconds.
