@@ -1,4 +1,4 @@
-"""What is no archive, or not the one that was taken, is refused, whatever was done to it."""
+"""Files that are not an archive, or not the archive that was made, are refused, however they were altered."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.control.harness import ACCOUNT
 
 @functools.cache
 def archive() -> tuple[bytes, bytes]:
-    """An archive of a small installation: encrypted, and not."""
+    """An archive of a small installation: encrypted, and unencrypted."""
     with tempfile.TemporaryDirectory() as name:
         one = Installed(Path(name))
         outcome = make(one.harness.store, one.folder, one.folder / "archives")
@@ -57,7 +57,7 @@ def manifest(**changes: object) -> Manifest:
 
 
 def written(sections: dict[str, list[bytes]], **changes: object) -> bytes:
-    """An archive with these sections and no others."""
+    """An archive with exactly these sections."""
     writer = Writer()
     for name, lines in sections.items():
         writer.section(name, lines)
@@ -126,7 +126,7 @@ def test_what_a_passphrase_seals(pytestconfig: pytest.Config) -> None:
 
 
 def under_passphrase(data: bytes, passphrase: str) -> bytes:
-    """An age file as its specification has it (C2SP/age.md), with a work factor for people in a hurry."""
+    """An age file per the specification (C2SP/age.md), with a low work factor so that tests are fast."""
 
     def hkdf(salt: bytes, info: bytes) -> bytes:
         return HKDF(hashes.SHA256(), 32, salt, info).derive(file_key)
@@ -217,7 +217,7 @@ PLAIN: dict[str, Callable[[], bytes]] = {
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_what_somebody_else_made_is_refused(name: str) -> None:
-    """Whoever knows a recipient can encrypt anything to it."""
+    """Anyone who knows a recipient can encrypt anything to it."""
     with pytest.raises(BackupError):
         capture.judge(capture.read(PLAIN[name]()), ACCOUNT, VERSION)
 
@@ -243,7 +243,7 @@ def test_a_file_and_a_folder_of_one_name() -> None:
 
 
 def test_no_byte_can_be_changed_unnoticed() -> None:
-    """Within the encryption nothing is taken for granted either: each change is refused, or changes nothing at all."""
+    """Nothing inside the encryption is trusted either: each change is refused, or changes nothing at all."""
     rng, plain = random.Random(5), archive()[1]
     whole = capture.read(plain)
     tarred = zlib.decompress(plain, 31)
@@ -257,7 +257,7 @@ def test_no_byte_can_be_changed_unnoticed() -> None:
             capture.judge(found, ACCOUNT, VERSION)
         except BackupError:
             continue
-        # The manifest's own words, or the gzip header's; the rows are what they were.
+        # Only the manifest's own wording changed, or the gzip header's; the rows are the same.
         assert found.manifest.members == whole.manifest.members
         assert (found.files, found.records, found.keys) == (whole.files, whole.records, whole.keys)
 
@@ -275,7 +275,7 @@ def test_lengths_are_held() -> None:
 
 @pytest.mark.parametrize("version", range(1, schema.VERSION + 1))
 def test_archives_of_every_schema_come_forward(version: int) -> None:
-    """The rows of an older Keyfront go the way that its store would go."""
+    """The rows of an older Keyfront go through the same migrations as its store."""
     older = Memory()
     with older.migrating.begin() as connection:
         for number in range(1, version + 1):

@@ -1,4 +1,4 @@
-"""Records and private keys: into an archive where they can be had, and back so that signers and edges agree."""
+"""Records and private keys: archived where they are available, and restored so that signers and edges agree."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ def restored(
 
 
 def test_onto_another_machine(tmp_path: Path) -> None:
-    """The folder has another name there, and another passphrase; keys and record are where they belong."""
+    """The folder has a different path there, and a different passphrase; keys and record are restored to their
+    places."""
     one = Rotated(tmp_path / "old")
     outcome = one.take(private_keys=True)
     assert (outcome.trouble, outcome.missing) == ((), ())
@@ -101,8 +102,8 @@ def test_proofs_are_signed_by_what_signs(tmp_path: Path) -> None:
 
 
 def test_signers_go_back_with_the_edges(tmp_path: Path) -> None:
-    """A record that was rotated since says that another key signs, which restored edges do not trust: it goes back,
-    with a serial that signers take for a later one."""
+    """A record that was rotated since names another signing key, which restored edges do not trust: the record is
+    restored, with a serial that signers accept as a later one."""
     one = Rotated(tmp_path / "data")
     archive = one.archive(one.take(private_keys=False))
     records = open_records(one.place, OLD)
@@ -145,7 +146,7 @@ def test_a_key_that_was_to_be_deleted_stays(tmp_path: Path) -> None:
 
 
 def rotated_away(one: Rotated, *, compromised: bool) -> Entry:
-    """Another key signs now, and nothing is left of the first one's private half."""
+    """Another key signs now, and the first one's private half is completely gone."""
     held_key = open_place(one.place, OLD).create("photos-2", "ECDSA-P256", now=NOW + 5)
     key_id = one.harness.key("photos-2", held_key.public_key.pem)
     gone = msgspec.structs.replace(
@@ -189,7 +190,8 @@ def test_a_compromised_key_does_not_sign_again(tmp_path: Path, wanted: bool) -> 
 
 
 def test_the_mark_comes_along_where_another_key_signs(tmp_path: Path) -> None:
-    """The archive is from after the emergency's switch, and before anybody knew that the first key was burnt."""
+    """The archive was made after the emergency's switch, and before anyone knew that the first key was
+    compromised."""
     one = Rotated(tmp_path / "data")
     rotated_away(one, compromised=False)
     archive = one.archive(one.take(private_keys=True))
@@ -235,7 +237,7 @@ def test_another_key_by_that_name_cannot_sign(tmp_path: Path) -> None:
 
 
 def test_what_others_may_go_by_is_left_alone(tmp_path: Path) -> None:
-    """Whoever restores an archive to have a look at it does not turn the signers of the installation that runs."""
+    """Restoring an archive for inspection does not change the signers of the running installation."""
     one = Rotated(tmp_path / "data")
     outside = f"file:{tmp_path}/vault/{KEK}"
     held_key = open_place(outside, OLD).import_key("photos-9", one.key, now=NOW)
@@ -304,7 +306,7 @@ def test_what_cannot_be_had_is_told(tmp_path: Path) -> None:
     assert [row.name for row in archive.records] == ["photos"]
     one.harness.close()
 
-    # And where a key cannot be put back: the rest is restored, and it is said.
+    # And where a key cannot be restored: the rest is restored, and the failure is reported.
     whole = Rotated(tmp_path / "whole")
     archive = whole.archive(whole.take(private_keys=True))
     whole.harness.close()

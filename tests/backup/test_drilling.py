@@ -1,4 +1,4 @@
-"""What a drill leaves behind, however it ends, and what it was not asked for."""
+"""What a drill leaves behind, however it ends, and what it must not touch."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SNAPSHOT = Snapshot(
         (["https://one.example.net/in/x?a=/b"], ["one.example.net *", "b.example.com *"]),
         (["http://A.example.com:8080/x", "https://b.example.com"], ["one.example.net /in/*"]),
         (["https://c.example.com/in/x", "https://b.example.com/in/x"], ["one.example.net *"]),
-        # these lead to nothing that needs a signature
+        # these lead to no path that needs a signature
         (
             [
                 "https://x.c.example.com/",
@@ -118,7 +118,7 @@ def test_a_drill_that_is_ended_leaves_no_secret(tmp_path: Path, number: signal.S
     assert bool(left) is (number is signal.SIGKILL)
     for folder in left:
         with (folder / "lock").open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # nobody's any more
+            fcntl.flock(lock, fcntl.LOCK_EX)  # no longer held by any process
         for name in ("credentials", "access.key", "certificates", "custody"):
             path = folder / "data" / name
             assert not path.is_file() or path.read_bytes() != (one.folder / name).read_bytes()

@@ -1,4 +1,4 @@
-"""Backups onto a disk that fails at every call: an archive that counts can be restored, and no other one is there."""
+"""Backups onto a disk that fails at every call: every archive that counts can be restored, and there is no other."""
 
 from __future__ import annotations
 

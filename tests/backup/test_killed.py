@@ -1,4 +1,5 @@
-"""Killed at any step, `create` leaves whole archives, `restore` what was there or what was restored; again heals."""
+"""Killed at any step, `create` leaves complete archives, and `restore` leaves the old or the restored state;
+rerunning repairs."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ _STEPS = ("fsync", "replace", "link", "unlink", "mkdir")
 
 
 def killed(work: Callable[[], object], at: int) -> int:
-    """Do `work` in a child that is killed before its step number `at`. How many steps it came to; -1: it was killed."""
+    """Do `work` in a child that is killed before its step number `at`. Returns the number of steps taken; -1: it was
+    killed."""
     told, theirs = os.pipe()
     child = os.fork()
     if child == 0:
@@ -59,7 +61,7 @@ def killed(work: Callable[[], object], at: int) -> int:
 
 
 def spread(count: int, most: int) -> list[int]:
-    """At most so many of the steps 1 to `count`, the first and the last among them."""
+    """At most that many of the steps 1 to `count`, including the first and the last."""
     return sorted({1 + number * (count - 1) // (most - 1) for number in range(most)})
 
 
@@ -118,7 +120,7 @@ def test_restore(tmp_path: Path) -> None:
         refuse_half_restored(one.folder)
         assert not (one.folder / "restore.new").exists()
         assert (one.folder / "credentials").read_text() == CREDENTIALS
-        # What was there before is kept, however often it was begun.
+        # The previous state is kept, however often the restore was begun.
         kept = sorted(one.folder.glob("before-restore-*"))
         assert any((aside / "credentials").exists() for aside in kept)
         assert any(_holds(aside / "keyfront.db", later) for aside in kept)
@@ -132,7 +134,7 @@ def _holds(path: Path, key: str) -> bool:
 
 
 def _state(folder: Path, later: str) -> str:
-    """Whose state the store has: it is always a whole one."""
+    """Which state the store has: it is always a complete one."""
     store = Store(folder / "keyfront.db")
     with store.read() as transaction:
         ids = transaction.versions("PublicKey")

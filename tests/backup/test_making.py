@@ -1,4 +1,5 @@
-"""`create` from end to end: nothing twice, copies in several places, retention only after the new one is verified."""
+"""`create` end to end: nothing twice, copies in several places, and retention only after the new archive is
+verified."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ def test_nothing_is_made_of_nothing_new(tmp_path: Path) -> None:
         again = make(store, data, there, now=NOW + 60)
         assert (again.name, again.unchanged) == ("", (str(there),))
     assert events(store).count("CreateBackup") == 1
-    # Nor is looking, until the day is over; and the next day only once.
+    # Nor is a read, until the day is over; and the next day only once.
     one.harness.now = NOW
     one.harness.call("ListDistributions")
     assert make(store, data, there, now=NOW + 90).name == ""
@@ -43,11 +44,11 @@ def test_nothing_is_made_of_nothing_new(tmp_path: Path) -> None:
         path.unlink() if path.name != first.name else None
     one.invalidate("zero")
     assert make(store, data, there, now=NOW + 100).name
-    # A place that lacks it gets it.
+    # A place without the archive gets it.
     both = make(store, data, there, second, now=NOW + 120)
     assert (both.unchanged, both.made) == ((str(there),), (str(second),))
     assert make(store, data, there, second, now=NOW + 180).name == ""
-    # Whatever changes makes a new one: a file, the rows, whom it is for, what it holds.
+    # Any change causes a new one: a file, the rows, its recipients, its options.
     (data / "certificates" / "b.pem").write_text("PEM")
     assert make(store, data, there, now=NOW + 240).name
     one.invalidate("two")
@@ -76,7 +77,7 @@ def test_one_place_fails(tmp_path: Path) -> None:
 
 
 class Forgetful(Folder):
-    """A place that keeps something else than it was given."""
+    """A place that stores something other than what it received."""
 
     def get(self, name: str) -> bytes:
         return super().get(name)[:-1]
@@ -100,8 +101,8 @@ def test_what_was_not_kept_thins_nothing_out(tmp_path: Path) -> None:
 
 
 def test_an_archive_of_the_same_name_stays(tmp_path: Path) -> None:
-    """A run that failed at the last moment leaves an archive that was never acknowledged. A second run within the same
-    millisecond does not touch it."""
+    """A run that failed at the last moment leaves an archive that was never acknowledged. A second run within the
+    same millisecond does not touch it."""
     one = Installed(tmp_path / "data")
     place = tmp_path / "place"
     for turn, disk in enumerate(failing_disks(("broken once",))):
@@ -112,7 +113,7 @@ def test_an_archive_of_the_same_name_stays(tmp_path: Path) -> None:
         if left and not made:
             break
     (there,) = left
-    assert disk.where == "fsync"  # of the folder, when the archive had its name
+    assert disk.where == "fsync"  # of the folder, when the archive had its final name
     data = there.read_bytes()
     with pytest.raises(BackupError, match="another archive already"):
         make(one.harness.store, one.folder, place, now=NOW + turn, always=True)
@@ -212,7 +213,7 @@ def test_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             in make(one.harness.store, one.folder, place, now=NOW + 9).trouble[0]
         )
 
-        # A bucket that takes nothing from us, and one that is not there: the folder gets it all the same.
+        # A bucket that refuses our writes, and one that does not exist: the folder gets the archive anyway.
         keys.be(ONE)
         outcome = make(
             one.harness.store,
@@ -230,7 +231,7 @@ def test_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_lacks_something_takes_the_place_of_nothing(tmp_path: Path) -> None:
-    """While custody cannot be had, archives without the keys are made, and none that has them goes."""
+    """While custody is unavailable, archives without the keys are made, and no archive with keys is deleted."""
     one = Installed(tmp_path / "data")
     store, data, there, rule = one.harness.store, one.folder, tmp_path / "place", read_rule("last=2")
     custody = f"file:{tmp_path}/keys/"
@@ -245,7 +246,7 @@ def test_what_lacks_something_takes_the_place_of_nothing(tmp_path: Path) -> None
         assert lacking.name.endswith("-part.age")
         assert lacking.trouble
         assert lacking.removed == ()
-    # Nor do those that are whole, but hold less.
+    # Nor those that are complete, but contain less.
     for number in range(4, 8):
         assert make(store, data, there, now=NOW + number, rule=rule, always=True).name.endswith("-whole.age")
     left = list(Folder(there).names())
@@ -256,7 +257,7 @@ def test_what_lacks_something_takes_the_place_of_nothing(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("damage", [b"", b"age-encryption.org/v1\n", None])
 def test_a_name_is_no_proof_of_an_archive(tmp_path: Path, damage: bytes | None) -> None:
-    """Nothing has changed; but what lies there under the newest name is not what was stored there."""
+    """Nothing has changed; but the content under the newest name is not what was stored there."""
     one = Installed(tmp_path / "data")
     store, data, there = one.harness.store, one.folder, tmp_path / "place"
     first = make(store, data, there)
@@ -270,7 +271,7 @@ def test_a_name_is_no_proof_of_an_archive(tmp_path: Path, damage: bytes | None) 
 
 
 class Torn(Folder):
-    """The connection goes in the middle of an upload: it can be neither read back nor removed."""
+    """The connection fails in the middle of an upload: the archive can be neither read back nor removed."""
 
     away = False
 

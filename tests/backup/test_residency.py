@@ -1,4 +1,4 @@
-"""A restore where edges are in several regions: they were all given things that the archive does not know."""
+"""A restore where edges are in several regions: all of them received state that the archive does not know."""
 
 from __future__ import annotations
 

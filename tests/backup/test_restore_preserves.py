@@ -1,4 +1,5 @@
-"""Onto an installation that went on: what of it a restore leaves alone, and what else its plan tells."""
+"""Restoring onto an installation that has changed since: what the restore leaves alone, and what else its plan
+reports."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ CA = trustme.CA()
 
 
 def issued(year: int) -> tuple[bytes, bytes]:
-    """A chain that ends in that year, and its key."""
+    """A chain that expires in that year, and its key."""
     made = CA.issue_cert("www.example.com", not_after=datetime(year, 1, 1, tzinfo=UTC))
     return made.cert_chain_pems[0].bytes(), made.private_key_pem.bytes()
 
@@ -182,7 +183,7 @@ def test_the_plan_tells_what_gives_access_again(tmp_path: Path) -> None:
 
 
 def test_a_plan_only_looks(tmp_path: Path) -> None:
-    """An older store stays as it is until the restore itself."""
+    """An older store stays unchanged until the restore itself."""
     one = Installed(tmp_path / "data")
     archive = archived(one, tmp_path)
     one.harness.close()

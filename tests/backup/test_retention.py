@@ -1,4 +1,4 @@
-"""Which archives are kept: tables of times, rules, and what is left."""
+"""Which archives are kept: tables of times, rules, and results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOW = at("2026-03-01T12:00").taken
 HOURLY = [Name(NOW - hours * 3600, "0" * 8, 1, "0" * 16) for hours in range(24 * 400)]
 
 CASES: list[tuple[str, str, str]] = [
-    # rule, archives, and what is kept of them
+    # rule, archives, and those that are kept
     ("last=2", "2026-01-01T00:00 2026-01-02T00:00 2026-01-02T01:00", "2026-01-02T00:00 2026-01-02T01:00"),
     # the newest of a day
     ("daily=2", "2026-01-01T00:00 2026-01-01T23:59 2026-01-02T00:00", "2026-01-01T23:59 2026-01-02T00:00"),
@@ -32,7 +32,7 @@ CASES: list[tuple[str, str, str]] = [
     ("monthly=1", "2026-01-31T10:00 2026-02-01T10:00 2026-02-02T10:00", "2026-02-02T10:00"),
     ("yearly=2", "2024-12-31T23:59 2025-01-01T00:00 2025-12-31T23:59", "2024-12-31T23:59 2025-12-31T23:59"),
     ("hourly=2", "2026-01-01T00:00 2026-01-01T00:59 2026-01-01T01:00", "2026-01-01T00:59 2026-01-01T01:00"),
-    # parts of a rule are added up
+    # the parts of a rule add up
     (
         "last=1,monthly=2",
         "2026-01-30T00:00 2026-02-01T00:00 2026-02-02T00:00",
@@ -40,7 +40,7 @@ CASES: list[tuple[str, str, str]] = [
     ),
     # the newest is kept, whatever the rule
     ("last=0,daily=1", "2026-02-02T00:00", "2026-02-02T00:00"),
-    # what is dated after now is kept and counts for nothing
+    # archives dated after now are kept and do not count
     ("last=1", "2026-02-02T00:00 2026-02-03T00:00 2031-01-01T00:00", "2026-02-03T00:00 2031-01-01T00:00"),
     ("last=3", "", ""),
 ]
@@ -85,7 +85,7 @@ def test_never_fewer_than_asked_for_and_stable(hours: set[int], rule: Rule, day:
     left = kept(archives, rule, NOW)
     assert left <= archives
     assert len(left) >= min(len(archives), rule.last)
-    assert kept(left, rule, NOW) == left  # thinned twice is thinned once
+    assert kept(left, rule, NOW) == left  # thinning twice has the same result as thinning once
     if archives:
         assert max(archives) in left
     if rule.daily:

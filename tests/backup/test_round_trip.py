@@ -1,4 +1,5 @@
-"""From either store into an archive, and from that into either store: all of it, and it goes on."""
+"""From either store into an archive, and from there into either store: everything is restored, and the installation
+continues."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ def content(store: Store, *without: str) -> dict[str, list[str]]:
 
 
 def neutral(store: Store) -> dict[str, list[str]]:
-    """The rows, but for what a restore changes: numbers of snapshots, and its own record."""
+    """The rows, except for what a restore changes: snapshot numbers, and its own record."""
     with store.read() as transaction:
         found = {}
         for table in tables.tables():
@@ -73,7 +74,7 @@ def test_it_comes_back_in_the_other_kind_of_store(tmp_path: Path, request: pytes
     assert (target / "certificates" / "a.pem").stat().st_mode & 0o777 == 0o600
     one.harness.close()
 
-    # Edges that know higher numbers than the archive take what is published now; and life goes on.
+    # Edges that know higher numbers than the archive accept what is published now; and operation continues.
     (target / "store").write_text(url) if url else None
     again = Harness(target, seed=2)
     published = again.feed.published()
@@ -93,7 +94,7 @@ def test_it_comes_back_in_the_other_kind_of_store(tmp_path: Path, request: pytes
 
 
 def test_onto_an_installation_that_went_on(tmp_path: Path) -> None:
-    """Its log goes on, what it was is kept aside, and edges go forward."""
+    """Its log continues, its previous state is kept aside, and edges move forward."""
     one = Installed(tmp_path)
     harness = one.harness
     outcome = make(harness.store, tmp_path, tmp_path / "archives")
@@ -119,7 +120,7 @@ def test_onto_an_installation_that_went_on(tmp_path: Path) -> None:
 
     again = Harness(tmp_path, seed=2)
     assert again.number() == number + LEAP
-    assert chain(again.store) == (count + 1, "")  # nothing that was recorded since is forgotten
+    assert chain(again.store) == (count + 1, "")  # nothing recorded since is lost
     found = neutral(again.store)
     assert {name: rows for name, rows in found.items() if name != "audit"} == {
         name: rows for name, rows in kept.items() if name != "audit"
@@ -129,14 +130,14 @@ def test_onto_an_installation_that_went_on(tmp_path: Path) -> None:
     assert (aside / "credentials").read_text() == "[other]\n"
     assert (tmp_path / "credentials").read_text() == CREDENTIALS
     _check_aside(aside, url, later)
-    # A second time nothing is different, and it can be done all the same.
+    # A second time there is nothing to change, and the restore still succeeds.
     with held(tmp_path), Restore(archive, Target(tmp_path, url), {}) as work:
         assert work.plan().changes == ()
     assert restore(archive, tmp_path, url, now=2e9) == []
 
 
 def _check_aside(aside: Path, url: str, key: str) -> None:
-    """What was there is kept whole."""
+    """The previous state is kept complete."""
     if not url:
         with sqlite3.connect(aside / "keyfront.db") as old:
             assert (key,) in old.execute("SELECT id FROM resource").fetchall()
@@ -160,7 +161,7 @@ def _disabled(harness: Harness, id_: str) -> str:
 
 
 def test_while_others_write(tmp_path: Path) -> None:
-    """Each archive is one state: what it says of keys, groups and the log fits together."""
+    """Each archive is one consistent state: its keys, groups and log agree."""
     one = Installed(tmp_path)
     stop = threading.Event()
     wrong: list[str] = []
@@ -202,7 +203,7 @@ def test_not_onto_one_that_runs(tmp_path: Path) -> None:
         restore(archive, tmp_path)
     store = where(tmp_path)
     if isinstance(store, str):
-        # Another machine's control plane has no lock in this folder; it is seen in the database.
+        # Another machine's control plane holds no lock in this folder; it is detected in the database.
         with pytest.raises(SettingsError, match="control planes use"):
             restore(archive, tmp_path / "new", store)
         one.harness.close()
@@ -250,7 +251,7 @@ def test_invalidations_that_only_edges_know_stay(tmp_path: Path) -> None:
 
 
 def test_a_service_starts_from_it_as_from_any(tmp_path: Path) -> None:
-    """Also where the folder, with what was published, is gone with all the rest."""
+    """Also where the folder with the published snapshots is lost too."""
     one = Installed(tmp_path)
     outcome = make(one.harness.store, tmp_path, tmp_path / "archives")
     archive = read(tmp_path / "archives" / outcome.name)

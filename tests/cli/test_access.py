@@ -1,4 +1,4 @@
-"""`keyfront access` and `keyfront audit` as an operator uses them, on an installation that does not run."""
+"""`keyfront access` and `keyfront audit` as an operator uses them, on an installation that is not running."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run(folder: Path, *argv: str, given: str | None = None) -> Result:
 
 
 def said(folder: Path, *argv: str, given: str | None = None) -> str:
-    """The standard output of a command that succeeds."""
+    """The standard output of a command that must succeed."""
     done = run(folder, *argv, given=given)
     assert done.exit_code == 0, (done.output, done.exception)
     return done.stdout
@@ -190,7 +190,7 @@ def busy(tmp_path: Path) -> Iterator[Harness]:
 
 
 def listed(folder: Path, *argv: str) -> list[str]:
-    """The events that `keyfront audit list` lists."""
+    """The events that `keyfront audit list` prints."""
     return [line.split()[4] for line in said(folder, "audit", "list", *argv).splitlines()]
 
 
@@ -253,7 +253,7 @@ def test_what_others_chose_does_not_move_the_cursor(busy: Harness) -> None:
 
 
 def change(folder: Path, *statements: str) -> None:
-    """Do to the database what somebody with the file can do."""
+    """Change the database as someone with access to the file can."""
     with sqlite3.connect(folder / "keyfront.db") as connection:
         for name in ("audit_no_update", "audit_no_delete"):
             connection.execute(f"DROP TRIGGER IF EXISTS {name}")
@@ -314,7 +314,7 @@ def test_an_anchor_shows_what_was_taken_from_the_end(busy: Harness) -> None:
         done = run(busy.folder, "audit", "verify", "--expect", nonsense)
         assert "is not an anchor" in str(done.exception)
     change(busy.folder, "DELETE FROM audit WHERE number > 7")
-    assert run(busy.folder, "audit", "verify").exit_code == 0  # the chain alone cannot tell
+    assert run(busy.folder, "audit", "verify").exit_code == 0  # the chain alone cannot show it
     assert run(busy.folder, "audit", "verify", "--expect", before).exit_code == 0
     done = run(busy.folder, "audit", "verify", "--expect", later)
     assert done.exit_code == 1
@@ -357,7 +357,7 @@ def test_an_exported_log_can_be_verified_by_anybody(busy: Harness, tmp_path: Pat
     assert run(tmp_path / "nowhere", *verify, "--expect", expected).exit_code == 1
 
 
-# ---- what the documentation says
+# ---- the documentation's examples
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -26,7 +26,7 @@ def run(*argv: object) -> Result:
 
 
 def why(result: Result) -> str:
-    """Why it could not be done."""
+    """The reason why it failed."""
     assert isinstance(result.exception, KeyfrontError), (result.output, result.exception)
     return str(result.exception)
 

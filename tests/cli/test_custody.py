@@ -30,7 +30,7 @@ def run(*argv: str, given: str | None = None, env: dict[str, str] | None = None)
 
 
 def said(*argv: str, given: str | None = None, env: dict[str, str] | None = None) -> str:
-    """The standard output of a command that succeeds."""
+    """The standard output of a command that must succeed."""
     done = run(*argv, given=given, env=env)
     assert done.exit_code == 0, (done.output, done.exception)
     return done.stdout

@@ -1,4 +1,4 @@
-"""What of the operator's environment an edge gets."""
+"""Which of the operator's environment variables an edge gets."""
 
 from __future__ import annotations
 

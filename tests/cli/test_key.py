@@ -1,4 +1,4 @@
-"""`keyfront key list` and `key warnings` as an operator uses them, also where nobody tells what edges see."""
+"""`keyfront key list` and `key warnings` as an operator uses them, also where nothing reports what edges see."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run(*argv: str) -> Result:
 
 
 def rows(text: str) -> dict[str, dict[str, str]]:
-    """A table by the first column."""
+    """A table indexed by its first column."""
     lines = text.splitlines()
     heads = list(re.finditer(r"\S+(?: \S+)*", lines[0]))
     starts = [head.start() for head in heads]
@@ -62,7 +62,7 @@ def create(plane: Plane, name: str, pem: str = "") -> str:
 
 
 def films(plane: Plane, place: str, **terms: Any) -> tuple[str, str, str]:
-    """A group under rotation whose first key drains, a stranger in it, and a distribution: their ids."""
+    """A group under rotation whose first key drains, a foreign key in it, and a distribution: their ids."""
     custody, now = open_place(place), time.time()
     entries, ids = [], []
     for number in (1, 2):
@@ -130,7 +130,7 @@ def test_all_that_is_known_of_keys(plane: Plane, place: str) -> None:
 
 
 def iso(expected: float, told: str) -> str:
-    """`told`, if it is about then."""
+    """`told`, after a check that it is within 30 seconds of `expected`."""
     from datetime import datetime
 
     assert datetime.fromisoformat(told).timestamp() == pytest.approx(expected, abs=30)
@@ -138,7 +138,7 @@ def iso(expected: float, told: str) -> str:
 
 
 def test_where_nobody_tells_what_edges_see(plane: Plane, place: str) -> None:
-    """A caller who may not ask, as at a CloudFront that does not know the question."""
+    """A caller without permission, as at a CloudFront that does not have this operation."""
     from keyfront.control.identity.sealing import sealer
     from keyfront.control.identity.users import UserAdmin
     from tests.control.plane import ACCOUNT
@@ -155,7 +155,7 @@ def test_where_nobody_tells_what_edges_see(plane: Plane, place: str) -> None:
         patched.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
         ends = time.monotonic() + 10
         while (done := run("list", "--records", place)).exit_code and time.monotonic() < ends:
-            pass  # it takes the control plane half a second to hear of the user
+            pass  # the control plane learns of the user within half a second
         listed = json.loads(run("list", "--records", place, "--json").stdout)
     assert done.exit_code == 0
     assert "keyfront:GetKeyUse" in done.stderr

@@ -1,4 +1,4 @@
-"""The options for limits: what they say, what they mean to a worker, and that each is documented with its default."""
+"""The options for limits: their syntax, their effect on a worker, and that each is documented with its default."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
 
 
 def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *options: str) -> WorkerSettings:
-    """What a worker would be told, without starting one."""
+    """The settings that a worker would get, without starting one."""
     found: list[WorkerSettings] = []
 
     async def start(_folder: Path, settings: WorkerSettings, *_: object) -> None:
@@ -33,7 +33,7 @@ def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *options: str) -> Work
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     done = CliRunner().invoke(up_module.up, ["--data", str(tmp_path / "data"), *options])
     assert done.exit_code == 0, done.output
-    # As it travels to the worker's process.
+    # As serialized for the worker's process.
     return msgspec.json.decode(msgspec.json.encode(found[0]), type=WorkerSettings)
 
 
@@ -64,7 +64,7 @@ def test_the_default_is_the_one_that_is_told(option: Any) -> None:
 
 
 def test_every_limit_has_an_option() -> None:
-    """Except for those of WebSockets, which are another matter."""
+    """Except for those of WebSockets, which are documented elsewhere."""
     said = {(option.part, option.member) for option in OPTIONS}
     members = {("times", name) for name in Limits.__struct_fields__ if not name.startswith("websocket")}
     for part in ("viewers", "uploads", "origins"):

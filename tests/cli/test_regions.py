@@ -20,7 +20,7 @@ from tests.keys import ec_pem, rsa_pem
 
 
 def installation(folder: Path) -> dict[str, str]:
-    """A control plane in eu that serves us, too; the ids of what is in it, by name."""
+    """A control plane in eu that serves us, too. Returns the ids of its resources, by name."""
     (folder / "data").mkdir()
     places = [("us", str(folder / "us"))]
     feeds = open_regions(folder / "data", "eu", places)

@@ -1,4 +1,4 @@
-"""What the command line says: addresses, networks, the default folder, and `keyfront up`'s refusals."""
+"""How command-line values are parsed: addresses, networks, the default folder, and `keyfront up`'s refusals."""
 
 from __future__ import annotations
 

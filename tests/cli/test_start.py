@@ -1,4 +1,4 @@
-"""`keyfront up` that cannot start says so, ends with status 2, and never says that it is ready."""
+"""A `keyfront up` that cannot start reports the reason, exits with status 2, and never prints that it is ready."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_data_folder_that_is_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_who_is_told_to_end_while_he_starts_ends_in_good_order(number: int, tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "a.pem")  # reading the certificates waits until somebody writes one
+    os.mkfifo(tmp_path / "a.pem")  # reading the certificates blocks until a process writes one
     argv = [sys.executable, "-m", "keyfront", "up", "--data", str(tmp_path / "data"), "--tls", "127.0.0.1:0"]
     argv += ["--edge", "127.0.0.1:0", "--control", "127.0.0.1:0", "--certificates", str(tmp_path)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as starting:
@@ -103,7 +103,7 @@ def test_who_is_told_to_end_while_he_starts_ends_in_good_order(number: int, tmp_
 
 
 def test_it_ends_when_told_to_before_it_is_ready(tmp_path: Path) -> None:
-    """A store that accepts connections and says nothing holds up the start, but not the end."""
+    """A store that accepts connections and never answers delays the start, but not the shutdown."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(60)
         argv = [sys.executable, "-m", "keyfront", "up", "--data", str(tmp_path), "--workers", "1"]

@@ -1,4 +1,4 @@
-"""`--store` as the command line takes it, and `keyfront store copy`."""
+"""`--store` as the command line accepts it, and `keyfront store copy`."""
 
 from __future__ import annotations
 

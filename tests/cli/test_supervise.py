@@ -1,4 +1,4 @@
-"""Supervised processes: real ones, of a few lines."""
+"""Supervised processes: real ones, a few lines each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What makes an edge one of several, as the command line says it."""
+"""The options that make an edge part of a tier hierarchy, as given on the command line."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A valid call of every operation that is built, with whatever must exist before it.
+"""A valid call of every implemented operation, with the resources that must exist before it.
 
-The tests that go over all operations take their calls from here, so that an operation without one fails them:
-`CONFIGS` serves the six verbs of a regular kind, `CALLS` the irregular operations by name.
+The tests that iterate over all operations take their calls from here, so an operation without one fails them:
+`CONFIGS` covers the six verbs of each regular kind, `CALLS` the irregular operations by name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ MANAGED_RESPONSE_HEADERS_POLICY = "67f7725c-6f97-4210-82d7-5512b31e9d03"
 
 
 class World:
-    """Makes what calls need, by `call(operation, **params)`; `obey()` lets an edge obey what is published."""
+    """Creates what calls need, through `call(operation, **params)`; `obey()` makes an edge obey the published
+    snapshot."""
 
     def __init__(self, call: Callable[..., Output], obey: Callable[[], Any], prefix: str = "w") -> None:
         self.call = call
@@ -32,12 +33,12 @@ class World:
         self._count = 0
 
     def name(self) -> str:
-        """A name that was not used yet."""
+        """A name that has not been used yet."""
         self._count += 1
         return f"{self._prefix}-{self._count}"
 
     def make(self, kind: str, **changes: Any) -> Output:
-        """What Create answers; the resource's own part is under the kind's name."""
+        """The output of a Create operation; the resource itself is under the kind's name."""
         config = CONFIGS[kind](self) | changes
         return self.call(f"Create{kind}", **{f"{kind}Config": config})
 
@@ -49,7 +50,7 @@ class World:
         return found
 
 
-# ---- the configs of the regular kinds: each with as much in it as can be said at one time
+# ---- the configs of the regular kinds: each with as many members as are allowed together
 
 
 def public_key(world: World) -> Params:
@@ -320,7 +321,7 @@ def _by_key_group(world: World) -> Params:
 
 
 def _plain() -> Params:
-    """What makes a distribution's default behavior ask its one origin."""
+    """The reference of a distribution's default behavior to its only origin."""
     return {"Origins": minimal()["Origins"], "OriginGroups": many(), "CacheBehaviors": many()}
 
 
@@ -401,9 +402,9 @@ CALLS: dict[str, Callable[[World], Params]] = {
 
 
 def call_of(operation: str, world: World) -> Params:
-    """Params with which `operation` succeeds; all that they name is there by then.
+    """Params with which `operation` succeeds. The resources that they name exist when this returns.
 
-    :raises KeyError: if nobody has said yet how this operation is called.
+    :raises KeyError: if this file has no call for the operation.
     """
     if operation in CALLS:
         return CALLS[operation](world)

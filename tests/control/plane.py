@@ -1,6 +1,6 @@
 """A control plane over HTTP for tests: the real store, feed and service behind uvicorn on a free port.
 
-`obey()` does for a distribution's status what a live edge does: it takes what the feed has and reports it.
+`obey()` affects a distribution's status as a live edge does: it takes the feed's snapshot and reports it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ACCOUNT = "123456789012"
 
 
 class Plane:
-    """Use as a context. `endpoint` is its URL, `environment` what a command-line client needs."""
+    """Use as a context manager. `endpoint` is its URL, `environment` what a command-line client needs."""
 
     def __init__(self, folder: Path, *, quotas: Quotas | None = None) -> None:
         self.folder = folder
@@ -119,7 +119,7 @@ class Plane:
 
 
 def distribution_config(reference: str, groups: list[str], *, enabled: bool = True) -> dict[str, Any]:
-    """A small distribution with legacy settings, as the AWS CLI makes them."""
+    """A small distribution with legacy settings, as the AWS CLI creates them."""
     return {
         "CallerReference": reference,
         "Comment": f"distribution {reference}",

@@ -1,4 +1,5 @@
-"""Values for the shapes of botocore's model, made from a seed: the judge of both directions of the codec."""
+"""Values for the shapes of botocore's model, generated from a seed: the reference for both directions of the
+codec."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import random
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-# One string that fits each pattern of the model; a new pattern in a newer botocore needs a line here.
+# One string that matches each pattern in the model; a new pattern in a newer botocore needs a line here.
 EXAMPLES = {
     r"[a-zA-Z0-9-_]{1,64}": "name_1-b",
     r"[a-z]{2}-[a-z]+-\d": "us-east-1",
@@ -25,7 +26,7 @@ ALPHABET = "abcXYZ019 /+%&=?#<>\"'\t\né€漢😀\u00a0.~*:;-_"
 
 
 class Maker:
-    """`fullness` is the chance that an optional member is there: 0 gives the least input, 1 the whole."""
+    """`fullness` is the probability that an optional member is present: 0 gives the minimal input, 1 the full one."""
 
     def __init__(self, seed: str, fullness: float) -> None:
         self.random = random.Random(seed)

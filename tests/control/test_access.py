@@ -1,4 +1,5 @@
-"""Users, access keys, policies: kept as an operator says, obeyed by a control plane as they are now."""
+"""Users, access keys, policies: stored as an operator sets them, and enforced by a control plane in their current
+state."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ DENY = '{"Statement": {"Effect": "Deny", "Action": "cloudfront:Delete*", "Resour
 
 
 class Desk:
-    """A store with an operator at work on it, and the control plane's look at it. `now` is set by hand."""
+    """A store, an operator's administration of it, and the control plane's view of it. `now` is set by the test."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -84,8 +85,8 @@ def test_a_users_life(desk: Desk) -> None:
     assert register.users() == [made]
     assert register.user("ci").policies == ("auditor", "key-manager")
     assert refused(register.create_user, "ci") == "EntityAlreadyExists"
-    assert refused(register.create_user, "CI") == "EntityAlreadyExists"  # names differ by more than case
-    assert refused(register.create_user, "Default") == "EntityAlreadyExists"  # the file's
+    assert refused(register.create_user, "CI") == "EntityAlreadyExists"  # names must differ by more than case
+    assert refused(register.create_user, "Default") == "EntityAlreadyExists"  # the credentials file's user
     for name in ("", "a b", "a/b", "x" * 65, "é", "a\nb"):
         assert refused(register.create_user, name) == "ValidationError"
     assert refused(register.create_user, "other", ["nobody"]) == "NoSuchEntity"
@@ -147,7 +148,7 @@ def test_a_change_counts_within_a_moment_and_not_before_a_look(desk: Desk) -> No
     assert desk.access.current(desk.now + FRESH).secret_of(key.id) is None
     assert desk.access.current(desk.now - 3600).secret_of(key.id) is None  # the clock was set back
     same = desk.access.current(desk.now)
-    assert desk.access.current(desk.now + 10 * FRESH) is same  # nothing changed, nothing is read
+    assert desk.access.current(desk.now + 10 * FRESH) is same  # nothing changed, so nothing is read
 
 
 def test_nobody_may_call_if_the_store_does_not_say_who(desk: Desk) -> None:
@@ -161,7 +162,7 @@ def test_nobody_may_call_if_the_store_does_not_say_who(desk: Desk) -> None:
 
 
 class Slow:
-    """A store that fails, and takes its time for that."""
+    """A store that fails slowly."""
 
     def __init__(self) -> None:
         self.reads = 0
@@ -175,7 +176,7 @@ class Slow:
 
 
 class Counting:
-    """A lock that knows how many have asked for it."""
+    """A lock that counts its acquisition attempts."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -210,7 +211,7 @@ def test_those_who_wait_for_a_store_that_fails_do_not_wait_one_after_the_other(t
         thread.join(10)
     assert codes == ["ServiceUnavailable"] * 8
     assert slow.reads == 1
-    assert refused(access.current, NOW) == "ServiceUnavailable"  # who comes later tries again
+    assert refused(access.current, NOW) == "ServiceUnavailable"  # later callers try again
     assert slow.reads == 2
 
 
@@ -229,7 +230,7 @@ def test_the_last_use_is_noted_now_and_then(desk: Desk) -> None:
         desk.access.used(key.id, NOW + later)
         assert desk.register.keys()[0].used == NOW + (later if used is None else used)
     ((default, _),) = list(desk.file)
-    desk.access.used(default.access_key_id, NOW)  # of the file's there is no note
+    desk.access.used(default.access_key_id, NOW)  # use of the file's key is not recorded
     desk.access.used("AKIANOBODY", NOW)
 
 
@@ -293,7 +294,7 @@ def test_keys_are_sealed_under_one_key(desk: Desk, caplog: pytest.LogCaptureFixt
     with caplog.at_level(logging.ERROR):
         for access in (wrong, none):
             assert access.current(NOW).secret_of(key.id) is None
-            assert len(access.current(NOW)) == 1  # the file's own still opens the door
+            assert len(access.current(NOW)) == 1  # the file's own key still authenticates
     assert f"the secret of the access key {key.id} cannot be opened" in caplog.text
     assert "no access key in the store can be used" in caplog.text
     other.delete_key(key.id)

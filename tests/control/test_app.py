@@ -1,4 +1,5 @@
-"""The control plane over HTTP: boto3 as the client of all that is built, and raw requests for all that is wrong."""
+"""The control plane over HTTP: boto3 as the client for everything that is implemented, and raw requests for
+everything invalid."""
 
 from __future__ import annotations
 
@@ -141,7 +142,7 @@ def test_the_life_of_a_distribution_and_its_group(plane: Plane, client: Any) -> 
     client.untag_resource(Resource=arn, TagKeys={"Items": ["env"]})
     assert client.list_tags_for_resource(Resource=arn)["Tags"]["Items"] == [{"Key": "a b", "Value": ""}]
 
-    # What is read can be sent back as it is.
+    # A config can be sent back exactly as it was read.
     read = client.get_distribution_config(Id=id_)
     config = read["DistributionConfig"] | {"Comment": "changed", "Enabled": False}
     changed = client.update_distribution(Id=id_, IfMatch=read["ETag"], DistributionConfig=config)
@@ -305,7 +306,7 @@ def test_bodies_that_are_too_long(plane: Plane) -> None:
 
 
 def test_an_answer_does_not_wait_for_its_head_to_be_acknowledged(plane: Plane) -> None:
-    """Head and body are two writes; connections inherit this from the listener."""
+    """Head and body are two writes; connections inherit this option from the listener."""
     assert plane.listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
@@ -332,12 +333,12 @@ def test_what_was_refused_is_in_the_audit_log(plane: Plane) -> None:
     assert b"MalformedXML" in head.record
 
 
-# ---- who signs, and when
+# ---- signers and times
 
 
 async def test_refused_signatures(tmp_path: Path) -> None:
-    """What AWS answers to each, by a clock set by hand; and whoever sends a request twice in time makes two calls, as
-    at AWS: an SDK's second try within a second is the same request."""
+    """AWS's answer to each, with a clock set by the test. A request sent twice within the allowed time makes two
+    calls, as at AWS: an SDK's retry within the same second is an identical request."""
     with Plane(tmp_path) as plane:
         real = time.time()
         now = real
@@ -387,13 +388,13 @@ async def test_refused_signatures(tmp_path: Path) -> None:
                 assert answer.status_code == status, name
                 assert (f"<Code>{code}</Code>" in answer.text) == bool(code), name
                 assert "<Type>Receiver" not in answer.text
-        with plane.store.read() as transaction:  # who cannot sign cannot fill the disk
+        with plane.store.read() as transaction:  # a client without a valid key cannot fill the disk
             assert len(transaction.audit()) == before + sum(
                 status == 200 for _, _, status, _ in cases.values()
             )
 
 
-# ---- failures of our own
+# ---- internal failures
 
 
 class Broken:
@@ -440,7 +441,7 @@ run_control(settings, held, ready, Supervision(lifeline=int(sys.argv[2])))
 
 
 def started(folder: Path) -> tuple[subprocess.Popen[str], int, int]:
-    """The process, its port, and our end of its lifeline."""
+    """The process, its port, and our end of its lifeline pipe."""
     theirs, ours = os.pipe()
     argv = [sys.executable, "-c", PROGRAM, str(folder), str(theirs)]
     process = subprocess.Popen(
@@ -476,7 +477,7 @@ def test_a_request_under_way_is_answered_before_the_end(tmp_path: Path) -> None:
     process, port, lifeline = started(tmp_path)
     with process, socket.create_connection(("127.0.0.1", port)) as viewer:
         viewer.sendall(b"POST /2020-05-31/public-key HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n<a")
-        # The server has the head once it answers another connection that came later.
+        # The server has received the head once it answers a connection that was opened later.
         with socket.create_connection(("127.0.0.1", port)) as other:
             other.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             while other.recv(4096):

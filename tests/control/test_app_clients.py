@@ -59,7 +59,7 @@ def test_the_sdk_for_javascript(plane: Plane) -> None:
 
 
 class Sdk:
-    """tests/node/every.mjs as a child process; use as a context."""
+    """tests/node/every.mjs as a child process; use as a context manager."""
 
     def __init__(self, plane: Plane) -> None:
         self._plane = plane

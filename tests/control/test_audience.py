@@ -1,4 +1,4 @@
-"""Who may read `/metrics`."""
+"""Which clients may read `/metrics`."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_what_it_cannot_be(text: str) -> None:
         ((), {}, 200),
         ((), {"X-Forwarded-For": "127.0.0.1"}, 403),
         (("--metrics", "off"), {}, 403),
-        # The server replaces the peer's address for a trusted proxy only.
+        # The server replaces the peer's address only for a trusted proxy.
         (
             ("--metrics", "198.51.100.0/24", "--trusted-proxies", "127.0.0.1"),
             {"X-Forwarded-For": "198.51.100.7"},

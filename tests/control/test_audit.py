@@ -1,4 +1,4 @@
-"""The audit log: every call is in it, no secret is, and what was tampered with is found."""
+"""The audit log: it contains every call and no secret, and tampering is detected."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_the_chain_shows_what_was_tampered_with(harness: Harness) -> None:
 
 
 class Gate:
-    """A store whose first write waits until it is let in. `writes` counts them."""
+    """A store whose first write blocks until it is released. `writes` counts the writes."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -174,7 +174,7 @@ def test_calls_that_wait_at_one_time_are_recorded_in_one_transaction(harness: Ha
         thread.start()
     while len(ledger._waiting) < 8:
         time.sleep(0.001)
-    assert all(thread.is_alive() for thread in threads)  # none goes on before its record is written
+    assert all(thread.is_alive() for thread in threads)  # no call continues before its record is written
     gate.open.set()
     for thread in threads:
         thread.join(10)

@@ -1,5 +1,5 @@
-"""GetKeyUse, which CloudFront does not have: signed, allowed and recorded like all calls, and asked as the lifecycle
-asks it."""
+"""GetKeyUse, which CloudFront does not have: signed, authorized and recorded like all calls, and called as the
+lifecycle calls it."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_amazon_is_not_asked(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> 
 def test_nobody_there(plane: Plane) -> None:
     import socket
 
-    with socket.socket() as held:  # bound and not listening: nobody can be there
+    with socket.socket() as held:  # bound and not listening: nothing can answer there
         held.bind(("127.0.0.1", 0))
         with pytest.raises(AccountError, match="cannot be asked"):
             ask(session(*plane.key), f"http://127.0.0.1:{held.getsockname()[1]}")

@@ -21,7 +21,7 @@ from tests.control.shapes import Maker
 
 OPERATIONS = sorted(service().operations)
 DESCRIPTION = Loader().load_service_model("cloudfront", "service-2", API_VERSION)
-add_later_members(DESCRIPTION["shapes"])  # as the newest client has them
+add_later_members(DESCRIPTION["shapes"])  # as the newest client knows them
 MODEL = ServiceModel(DESCRIPTION, "cloudfront")
 SERIALIZER = create_serializer("rest-xml", include_validation=True)
 PARSER = create_parser("rest-xml")
@@ -74,7 +74,7 @@ def test_what_is_answered_botocore_understands(name: str, fullness: float) -> No
         {"status_code": answer.status, "headers": headers, "body": answer.body}, operation.output
     )
     del parsed["ResponseMetadata"]
-    if payload and payload not in output:  # botocore makes an empty structure of an absent body
+    if payload and payload not in output:  # botocore creates an empty structure for an absent body
         assert parsed.pop(payload) in ({}, None)
     assert parsed == output
 
@@ -192,7 +192,7 @@ def test_known_path_wrong_method(method: str, path: str, allow: tuple[str, ...])
     assert ("Allow", ", ".join(allow)) in codec.write_error(error, "x").headers
 
 
-# ---- the parts of the line
+# ---- the parts of the request line
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_ways_to_write_the_same_body(body: bytes) -> None:
     [
         ("-----BEGIN PUBLIC KEY-----&#xA;abc&#xA;-----END PUBLIC KEY-----&#xA;", "-----BEGIN PUBLIC KEY-----\nabc\n-----END PUBLIC KEY-----\n"),  # noqa: E501
         ("a&#xD;&#xA;b&#13;&#10;", "a\r\nb\r\n"),
-        ("a\r\nb\r\n", "a\nb\n"),  # XML's own rule for line ends
+        ("a\r\nb\r\n", "a\nb\n"),  # XML's own rule for line endings
         ("  \n a b \t\n ", "  \n a b \t\n "),
         ("", ""),
         ("a &lt;b&gt; &amp; c", "a <b> & c"),
@@ -344,7 +344,7 @@ UNKNOWN_MEMBERS = [
 
 @pytest.mark.parametrize("inner", UNKNOWN_MEMBERS)
 def test_a_member_that_the_model_does_not_know(inner: str) -> None:
-    """A newer client's member is an invalid argument, never malformed XML."""
+    """An unknown member from a newer client is an invalid argument, never malformed XML."""
     error = refused("POST", KEY, body=public_key(WHOLE + inner))
     assert (error.code, error.status) == ("InvalidArgument", 400)
     assert "Element New at 'publicKeyConfig' is not known to this version of Keyfront" in error.message
@@ -352,7 +352,7 @@ def test_a_member_that_the_model_does_not_know(inner: str) -> None:
 
 @pytest.mark.parametrize("root", ["DistributionConfig", "DistributionConfigWithTags"])
 def test_what_keyfront_refuses_is_named_beside_what_cannot_be_read(root: str) -> None:
-    """One answer has the unknown member, the value out of its set, and the feature that Keyfront lacks."""
+    """One answer lists the unknown member, the invalid enum value, and the feature that Keyfront lacks."""
     text = "<New>n</New><HttpVersion>http9</HttpVersion><WebACLId>arn:x</WebACLId>"
     if root == "DistributionConfigWithTags":
         text = f"<DistributionConfig>{text}</DistributionConfig>"
@@ -483,7 +483,7 @@ def test_missing_bodies(method: str, path: str, code: str, says: str) -> None:
     assert says in error.message
 
 
-# ---- answers
+# ---- responses
 
 
 def test_an_output_that_the_model_lacks_is_our_fault() -> None:
@@ -520,7 +520,7 @@ def test_members_come_in_the_order_of_the_model() -> None:
     )
 
 
-# ---- what CloudFront's model does not use today, but REST-XML has
+# ---- features of REST-XML that CloudFront's model does not use today
 
 
 def test_flattened_lists() -> None:
@@ -563,11 +563,11 @@ def test_flattened_lists() -> None:
     assert parsed == value
 
 
-# ---- whatever is sent
+# ---- arbitrary input
 
 
 def test_spoilt_requests_are_understood_or_refused() -> None:
-    """`match` and `read` return, or raise ApiError, and nothing else; what they return botocore can send again."""
+    """`match` and `read` return, or raise ApiError, and nothing else; botocore can send again what they return."""
     r = random.Random(20200531)
     statuses = set()
     pieces = b"< > / & &#0; ]]> <![CDATA[ <!-- <?x?> \x00 \xff x='1' % &amp; %2F".split(b" ")

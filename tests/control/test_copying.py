@@ -1,4 +1,4 @@
-"""A store's content in another store: all of it, and only into a new one."""
+"""Copying a store's content to another store: all of it, and only into a new one."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_everything_is_there_and_goes_on(tmp_path: Path) -> None:
     target.close()
     one.close()
 
-    # The same machine with the other store: edges notice nothing, and everything goes on.
+    # The same machine with the other store: edges notice nothing, and everything continues.
     (tmp_path / "one" / "store").write_text(str(where(tmp_path)))
     again = Harness(tmp_path / "one", seed=2)
     assert again.feed.published() == published

@@ -1,4 +1,4 @@
-"""What a call of the API costs is in proportion to its size, however large its lists and its numbers are."""
+"""The cost of an API call is proportional to its size, however large its lists and numbers are."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def harness(tmp_path: Path) -> Iterator[Harness]:
 
 
 def outcome(call: Callable[[], object]) -> str:
-    """The code of the error that a call ends in; empty if it ends well. Anything but an ApiError is raised."""
+    """The error code of a call; empty if it succeeds. Any exception but ApiError propagates."""
     try:
         call()
     except ApiError as error:

@@ -1,4 +1,4 @@
-"""The credentials file: made once, strong and private; refused when it is not private or makes no sense."""
+"""The credentials file: generated once, strong and private; refused when it is not private or is malformed."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Every operation that is built, through boto3 over the wire, on both stores, its answer held against the model.
+"""Every implemented operation, through boto3 over the wire, on both stores, with its answer checked against the model.
 
-What boto3 makes of an answer says little about it, since botocore drops what it does not know and misses nothing. So
-the XML itself is compared with the output's shape: every element is known, comes once where one is expected, and has
-its type; every required member is there.
+boto3's parsed answer proves little, since botocore drops unknown elements and does not report missing ones. Therefore
+the XML itself is compared with the output's shape: every element is known, occurs once where one is expected, and has
+its type; every required member is present.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ROOMY = Quotas(public_keys=10_000, key_groups=10_000)
 
 
 class Wire:
-    """boto3 over HTTP; `last` is the body of the answer that came last."""
+    """boto3 over HTTP; `last` is the body of the latest answer."""
 
     def __init__(self, plane: Plane) -> None:
         self._client = plane.client()
@@ -80,7 +80,7 @@ _numbers = itertools.count()
 
 
 def test_all_that_is_built_has_a_call() -> None:
-    """Whoever builds an operation says in tests/control/calls.py how it is called."""
+    """A new operation needs a call in tests/control/calls.py."""
     assert KINDS.keys() <= CONFIGS.keys()
     regular = {
         name
@@ -112,7 +112,7 @@ def test_an_answer_is_the_models(name: str, wire: Wire, world: World) -> None:
 
 
 def judge(operation: Operation, body: bytes, headers: dict[str, str], faults: list[str]) -> None:
-    """Note in `faults` all in which an answer is not of the operation's output shape."""
+    """Add to `faults` every way in which an answer does not match the operation's output shape."""
     shape = operation.output
     members = {} if shape is None else shape.members
     carried = {member for member, kind in members.items() if kind.serialization.get("location") == "header"}
@@ -191,7 +191,7 @@ def test_the_judge_sees_what_is_wrong() -> None:
     ]
 
 
-# ---- what holds of every kind
+# ---- what holds for every kind
 
 _KINDS = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 
@@ -241,7 +241,8 @@ def test_a_list_is_walked_page_by_page(kind: Kind, wire: Wire, world: World) -> 
     while True:
         found = wire.call(f"List{kind.plural}", MaxItems=str(size), **marker)[kind.list]
         assert int(found["MaxItems"]) == size
-        # A policy's summary holds the policy, a key group's the group; the others are what they summarise.
+        # A policy's summary contains the policy, a key group's the group; the others are the resources that they
+        # summarize.
         items = [item.get(kind.name, item)["Id"] for item in found.get("Items", [])]
         assert found["Quantity"] == len(items)
         seen += items

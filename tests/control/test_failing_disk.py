@@ -1,7 +1,7 @@
 """The control plane's records on a disk that fails at every single call.
 
-Each time: what was acknowledged is there after the process is gone, what was refused is not, the audit log's chain is
-whole, and the next try succeeds.
+Each time: after the process ends, everything acknowledged is present, everything refused is absent, the audit log's
+chain is intact, and the next attempt succeeds.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def sqlite() -> Iterator[FailingSqlite]:
 
 
 def intact(store: Store) -> int:
-    """How many records the audit log has, if its chain is whole."""
+    """The number of records in the audit log, if its chain is intact."""
     with store.read() as transaction:
         rows = transaction.audit()
     assert audit.first_break(rows) is None
@@ -58,7 +58,7 @@ def test_a_change(tmp_path: Path, sqlite: FailingSqlite, code: int, stays: bool)
             assert struck
             assert refusal.code == "ServiceUnavailable"
             assert "Nothing was changed" in refusal.message
-        other = Store(tmp_path / "keyfront.db")  # what somebody finds who starts after a power cut
+        other = Store(tmp_path / "keyfront.db")  # the state at a start after a power failure
         with other.read() as transaction:
             assert set(transaction.versions("PublicKey")) == set(made)
         intact(other)
@@ -76,7 +76,7 @@ def test_a_change(tmp_path: Path, sqlite: FailingSqlite, code: int, stays: bool)
 
 @pytest.mark.parametrize(("code", "stays"), WAYS)
 def test_a_record_of_a_read(tmp_path: Path, sqlite: FailingSqlite, code: int, stays: bool) -> None:
-    """A read is answered without its record; the log has no gap, and says that it failed."""
+    """A read is answered without its record; the log has no gap, and the failure is logged."""
     harness = Harness(tmp_path)
     key = harness.key()
     for at in range(50):
@@ -135,7 +135,7 @@ def test_health_tells_of_the_data_folder(tmp_path: Path) -> None:
 
 
 def test_publishing_what_is_committed(tmp_path: Path) -> None:
-    """A change that cannot be published stays committed, and is published by the next try."""
+    """A change that cannot be published stays committed, and the next attempt publishes it."""
     for number, disk in enumerate(failing_disks(("full once", "full from then on", "broken once"))):
         folder = tmp_path / str(number)
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""The guard: every operation asks its caller's policies, by resource, tags, address and time."""
+"""Authorization: every operation checks its caller's policies, by resource, tags, address and time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOW = 1_700_000_000.0
 
 
 def told(harness: Harness, caller: Caller, operation: str, **params: Any) -> ApiError | None:
-    """What `caller` is answered; None for success."""
+    """The error code that `caller` gets; None for success."""
     harness.calls += 1
     harness.now += 1
     call = Call(operation, params, caller, "192.0.2.7", "tests/1", f"{harness.calls:036}", harness.now)
@@ -56,7 +56,7 @@ def allow(*actions: str, resource: Any = "*", condition: dict[str, Any] | None =
 
 
 def filled(operation: str) -> dict[str, Any]:
-    """Parameters that fit the operation's shape, and name nothing that exists."""
+    """Parameters that fit the operation's shape and name nothing that exists."""
 
     def value(shape: Any) -> Any:
         match shape.type_name:
@@ -85,7 +85,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
 
 @pytest.mark.parametrize("operation", sorted(OPERATIONS))
 def test_every_operation_is_guarded(empty: Harness, operation: str) -> None:
-    """Nobody may do it without a policy, and whoever may do all but it may not do it."""
+    """No caller may call it without a policy, nor with a policy that allows everything else."""
     nobody = msgspec.structs.replace(CALLER, policies=())
     needs, params = permissions.needs(operation), filled(operation)
     message = denied(empty, nobody, operation, **params)
@@ -104,8 +104,8 @@ def test_arns_are_those_of_the_resources() -> None:
 
 
 def test_the_table_of_permissions() -> None:
-    """It names operations of the model, actions that exist, members that they have; and every operation that is built
-    has a row, except lists about no single resource."""
+    """The table names operations of the model, existing actions, and existing members; and every implemented
+    operation has a row, except lists about no single resource."""
     for operation, needs in permissions.NEEDS.items():
         members = (
             service().operations[operation].input.members if service().operations[operation].input else {}
@@ -117,7 +117,7 @@ def test_the_table_of_permissions() -> None:
     assert {name for name in without if not name.startswith("ListDistributionsBy")} == set()
 
 
-# As the Service Authorization Reference has them; public keys, key groups and monitoring have no ARNs there.
+# As in the Service Authorization Reference; public keys, key groups and monitoring have no ARNs there.
 RESOURCES = {
     "CreateDistribution": {"CreateDistribution distribution/*"},
     "CreateDistributionWithTags": {"CreateDistribution distribution/*", "TagResource distribution/*"},
@@ -211,7 +211,7 @@ def test_by_tags(harness: Harness) -> None:
         error = made_with(*given)
         assert error is not None
         assert error.code == "AccessDenied"
-    # Once it has another tag, it is another's.
+    # Once its tag changes, the other caller has access.
     prod = {"Items": [{"Key": "Env", "Value": "prod"}]}
     harness.call("TagResource", Resource=arns["dev"][1], Tags=prod)
     denied(harness, caller, "GetDistribution", Id=arns["dev"][0])

@@ -1,4 +1,5 @@
-"""Heads that are late: their connections are closed, and nobody else's. The protocol is driven without a network."""
+"""Request heads that are late: their connections are closed, and no others. The protocol is driven without a
+network."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ HEAD = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
 
 
 class Loop:
-    """A clock that goes on when it is told to, with the timers of the protocol and real tasks."""
+    """A clock that advances only when called, with the protocol's timers and real tasks."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -65,7 +66,7 @@ class Transport:
 
 
 class Viewer:
-    """A connection to an application that answers when `answer` is set."""
+    """A connection to an application that answers once `answer` is set."""
 
     def __init__(self) -> None:
         self.loop, self.transport = Loop(), Transport()
@@ -137,7 +138,7 @@ async def test_a_head_in_time(viewer: Viewer) -> None:
     await viewer.send(b"\r\n")
     viewer.loop.go(60)
     assert (viewer.answers, viewer.closed()) == (1, False)
-    viewer.loop.go(6)  # it rests for as long as uvicorn lets it
+    viewer.loop.go(6)  # it stays idle for as long as uvicorn allows
     assert viewer.closed()
 
 
@@ -147,7 +148,7 @@ async def test_the_next_head_has_a_time_of_its_own(viewer: Viewer) -> None:
     await viewer.send(HEAD)
     viewer.loop.go(19)
     assert not viewer.closed()
-    await viewer.send(b"\r\n" + HEAD)  # answered; half of the third has come with it
+    await viewer.send(b"\r\n" + HEAD)  # answered; half of the third head arrived with it
     assert viewer.answers == 2
     viewer.loop.go(19)
     assert not viewer.closed()
@@ -159,7 +160,7 @@ async def test_a_body_and_an_answer_take_the_time_that_others_give_them(viewer: 
     viewer.answer.clear()
     await viewer.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\na")
     viewer.loop.go(100)
-    await viewer.send(b"b" + HEAD)  # what comes meanwhile waits, too
+    await viewer.send(b"b" + HEAD)  # a request that arrives meanwhile waits, too
     viewer.loop.go(100)
     assert not viewer.closed()
     viewer.answer.set()

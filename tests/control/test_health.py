@@ -1,4 +1,4 @@
-"""The checks behind `/healthz`, and how they are put together."""
+"""The checks behind `/healthz`, and how they are combined."""
 
 from __future__ import annotations
 
@@ -112,13 +112,13 @@ def test_calls_that_do_not_end() -> None:
     calls.begin(1001.0)
     assert calls.held_up(1000.0 + CALLS_SLOW) == CALLS_SLOW
     calls.end(1050.0)
-    assert calls.held_up(1060.0) == 10.0  # one came to an end meanwhile
+    assert calls.held_up(1060.0) == 10.0  # one ended in the meantime
     calls.end(1061.0)
     assert calls.held_up(2000.0) == 0.0
 
 
 class Machine:
-    """A board with two workers, and the feed that they report to."""
+    """A heartbeat board with two workers, and the feed that they report to."""
 
     def __init__(self, folder: Path) -> None:
         self.board = Board.create(3)
@@ -162,7 +162,7 @@ def test_workers_that_do_not_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_workers_that_beat_are_well_before_the_first_note_of_them(tmp_path: Path) -> None:
-    """Somebody may ask right after the start, before anybody has looked."""
+    """A request may arrive right after the start, before the first check."""
     machine = Machine(tmp_path)
     for slot in (0, 1):
         machine.board.beat(slot, time.monotonic())

@@ -1,4 +1,4 @@
-"""Policies: what is granted and what is not, and what cannot be stored. Tables of cases."""
+"""Policies: what they grant and do not grant, and which cannot be stored. Tables of cases."""
 
 from __future__ import annotations
 
@@ -88,9 +88,14 @@ def test_actions(member: str, given: Any, action: str, speaks: bool) -> None:
         ("Resource", "*", "*", True),
         ("Resource", E1, E1, True),
         ("Resource", f"{ARN}:distribution/*", E1, True),
-        ("Resource", f"{ARN}:distribution/*", f"{ARN}:distribution/*", True),  # what is to be created
+        (
+            "Resource",
+            f"{ARN}:distribution/*",
+            f"{ARN}:distribution/*",
+            True,
+        ),  # a resource that does not exist yet
         ("Resource", E1, f"{ARN}:distribution/*", False),
-        ("Resource", f"{ARN}:distribution/*", "*", False),  # a list is about no single resource
+        ("Resource", f"{ARN}:distribution/*", "*", False),  # a list concerns no single resource
         ("Resource", f"{ARN}:distribution/E?", E1, True),
         ("Resource", f"{ARN}:distribution/E?", f"{E1}1", False),
         ("Resource", f"{ARN}:*", E1, True),
@@ -152,7 +157,7 @@ CONDITIONS: list[tuple[dict[str, Any], bool]] = [
     ({"StringLike": {"aws:UserAgent": "Boto3/*"}}, True),
     ({"StringNotLike": {"aws:UserAgent": "*oto*"}}, False),
     ({"StringEquals": {"aws:ResourceTag/Env": "prod"}}, True),
-    ({"StringEquals": {"aws:ResourceTag/env": "prod"}}, True),  # a key's case counts only where two differ by it
+    ({"StringEquals": {"aws:ResourceTag/env": "prod"}}, True),  # a key's case counts only if two differ by it
     ({"StringEquals": {"aws:ResourceTag/Env": "Prod"}}, False),
     ({"StringEquals": {"aws:ResourceTag/Owner": "ada"}}, False),
     ({"StringEqualsIfExists": {"aws:ResourceTag/Owner": "ada"}}, True),
@@ -168,7 +173,7 @@ CONDITIONS: list[tuple[dict[str, Any], bool]] = [
     ({"NumericLessThanEquals": {"aws:ResourceTag/Level": "6"}}, False),
     ({"NumericEquals": {"aws:ResourceTag/Level": "07"}}, True),
     ({"NumericNotEquals": {"aws:ResourceTag/Level": "7"}}, False),
-    ({"NumericEquals": {"aws:ResourceTag/Env": "7"}}, False),  # what is no number is not compared
+    ({"NumericEquals": {"aws:ResourceTag/Env": "7"}}, False),  # a value that is not a number is not compared
     ({"NumericLessThan": {"aws:EpochTime": 1795348801}}, True),
     ({"DateLessThan": {"aws:CurrentTime": "2026-11-22T12:00:01Z"}}, True),
     ({"DateLessThan": {"aws:CurrentTime": "2026-11-22T12:00:00Z"}}, False),
@@ -187,11 +192,11 @@ CONDITIONS: list[tuple[dict[str, Any], bool]] = [
     ({"Null": {"aws:RequestTag/Env": False}}, False),
     ({"Null": {"aws:ResourceTag/Env": "false"}}, True),
     ({"Null": {"aws:TagKeys": "true"}}, True),
-    # all operators and all keys must hold
+    # all operators and all keys must match
     ({"IpAddress": {"aws:SourceIp": "192.0.2.7"}, "StringEquals": {"aws:username": "ada"}}, True),
     ({"IpAddress": {"aws:SourceIp": "192.0.2.7"}, "StringEquals": {"aws:username": "bob"}}, False),
     ({"StringEquals": {"aws:username": "ada", "aws:userid": "AIDA2"}}, False),
-    # sets: without a value, all are and none is
+    # sets: without a value, "all" matches and "any" does not
     ({"ForAllValues:StringEquals": {"aws:TagKeys": ["Env"]}}, True),
     ({"ForAnyValue:StringEquals": {"aws:TagKeys": ["Env"]}}, False),
     ({"ForAnyValue:StringNotEquals": {"aws:TagKeys": ["Env"]}}, False),
@@ -269,13 +274,13 @@ def test_what_is_said(resource: str, decision: Decision, says: str) -> None:
     assert error.message == f"User: arn:aws:iam::1:user/ada is not authorized to perform: cloudfront:X{says}"
 
 
-# ---- what cannot be stored
+# ---- policies that cannot be stored
 
 ALLOW = {"Effect": "Allow", "Action": "cloudfront:GetDistribution", "Resource": "*"}
 
 
 def bad(**changes: Any) -> str:
-    """A document whose only statement is changed so; None takes a member out."""
+    """A document whose only statement is changed accordingly; None removes a member."""
     one = {name: value for name, value in (ALLOW | changes).items() if value is not None}
     return json.dumps({"Version": "2012-10-17", "Statement": [one]})
 
@@ -434,7 +439,7 @@ def test_roles() -> None:
         assert {name for name, role in ROLES.items() if iam.evaluate([role], asked).allowed} == allowed
 
 
-# ---- whatever comes
+# ---- arbitrary input
 
 
 @given(st.text(max_size=60), st.text(max_size=60))
@@ -453,7 +458,7 @@ def test_a_pattern_is_matched_in_little_time() -> None:
     condition = {"StringLike": {"aws:UserAgent": "*a" * 40 + "b"}}
     found = policy(statement(Condition=condition))
     asked = AccessRequest("cloudfront:GetDistribution", E1, {"aws:useragent": ("a" * 16_000,)})
-    assert not iam.evaluate([found], asked).allowed  # by backtracking it would take for ever
+    assert not iam.evaluate([found], asked).allowed  # with backtracking it would take forever
 
 
 JSON = st.recursive(

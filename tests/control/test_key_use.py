@@ -1,4 +1,4 @@
-"""What edges see of keys, added up: nothing twice, nothing lost, whoever starts again."""
+"""Key use as seen by edges, added up: nothing counted twice, nothing lost, whichever process restarts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def machine(tmp_path: Path, store: Store) -> Machine:
-    """A control plane of the store with a feed of its own."""
+    """A control plane on the store with its own feed."""
 
     def made(name: str) -> tuple[FileFeed, KeyUsageCollector]:
         feed = FileFeed(tmp_path / name)
@@ -80,7 +80,7 @@ def test_an_edge_that_starts_again_begins_with_nothing(store: Store, machine: Ma
     feed, gatherer = machine("one")
     say(feed, "a", ("K1", "SHA1", "E1", 5))
     gatherer.gather(NOW)
-    say(feed, "b", ("K1", "SHA1", "E1", 5))  # under the same name, without having ended in order
+    say(feed, "b", ("K1", "SHA1", "E1", 5))  # under the same name, without a clean shutdown
     gatherer.gather(NOW)
     assert use(store, "K1").requests == 10
 
@@ -120,7 +120,7 @@ def test_a_control_plane_that_starts_again_goes_on(store: Store, machine: Machin
 def test_a_crash_between_the_store_and_the_feed(
     store: Store, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The counts are kept, and what the edge left was not yet forgotten."""
+    """The counts are stored, and the edge's leftover report was not yet removed."""
     feed, gatherer = machine("one")
     say(feed, "a", ("K1", "SHA1", "E1", 5))
     feed.remove_report("edge-1")
@@ -187,7 +187,7 @@ def test_until_when_signatures_are_good(store: Store, machine: Machine) -> None:
     gatherer.gather(NOW)
     found = use(store, "K1")
     assert (found.signatures_end, found.longest_lifetime, found.longest_ends) == (NOW + 900, 600.0, NOW + 600)
-    later = NOW + 700  # the longest is over: what was too long once does not count for ever
+    later = NOW + 700  # the longest has expired: a lifetime that was once too long does not count forever
     assert use(store, "K1", later).longest_lifetime == 0.0
     end("b", start + 950, 100.0, start + 800, at=later)
     gatherer.gather(later)

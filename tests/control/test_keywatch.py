@@ -1,5 +1,5 @@
-"""Warnings of keys in the log and in the metrics of a control plane: each once, again when it matters more, or a day
-later."""
+"""Key warnings in the log and in the metrics of a control plane: each once, and again when it becomes more severe, or
+after a day."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def watched(harness: Harness, place: str = "") -> KeyWatch:
 
 
 def rotated(harness: Harness, place: str, **terms: object) -> KeyGroupRecord:
-    """A group of one key that signs since a day, under rotation."""
+    """A group of one key that has been signing for a day, under rotation."""
     key = harness.key("films-1")
     group = harness.group(key, name="films")
     records = open_records(place)
@@ -61,7 +61,7 @@ def test_a_warning_is_told_once_a_day(
     near = harness.now + 365 * DAY - 31 * DAY
     assert len(told(near)) == 2
     assert told(near + 60) == []
-    # A note is not worth a line; a month before it is a warning, and so is a week before.
+    # A note is not logged; a month before the date it is a warning, and again a week before.
     assert [len(told(near + days * DAY)) for days in (0.5, 2, 23.5)] == [0, 2, 2]
 
 

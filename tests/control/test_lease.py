@@ -1,4 +1,4 @@
-"""A lease has one holder; what rotations do is in the audit log."""
+"""A lease has one holder; the audit log records the actions of rotations."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_lease_has_one_holder(store: Store) -> None:
     assert not one.held
     assert other.renew()
     assert not one.renew()
-    one.release()  # what it has not
+    one.release()  # it does not hold the lease
     assert other.renew()
 
 

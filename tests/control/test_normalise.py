@@ -1,4 +1,4 @@
-"""What is read of a config, whatever was left out of it."""
+"""The form in which a config is read back, whatever members were omitted."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ MINIMAL_AS_READ: dict[str, Any] = {
 def test_the_clis_minimal_create_is_read_complete(harness: Harness) -> None:
     created = harness.distribution()
     assert created["DistributionConfig"] == MINIMAL_AS_READ
-    assert list(created["DistributionConfig"]) == list(MINIMAL_AS_READ)  # CloudFront's order, too
+    assert list(created["DistributionConfig"]) == list(MINIMAL_AS_READ)  # in CloudFront's order, too
     assert harness.config(created["Id"])[0] == MINIMAL_AS_READ
     assert created | {"DistributionConfig": 0, "Id": 0, "ARN": 0, "DomainName": 0, "LastModifiedTime": 0} == {
         "Id": 0,
@@ -221,7 +221,7 @@ def optional(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 def members(**strategies: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Structures with any of the members there, null, or absent."""
+    """Structures with any of the members present, null, or absent."""
     return st.fixed_dictionaries({}, optional={name: optional(value) for name, value in strategies.items()})
 
 

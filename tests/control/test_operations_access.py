@@ -1,5 +1,5 @@
-"""Origin access controls and origin access identities: their own rules, and what distributions that refer to them may
-say (cloudfront-semantics §3.3, §5.14, §7.6)."""
+"""Origin access controls and origin access identities: their own rules, and how distributions may refer to them
+(cloudfront-semantics §3.3, §5.14, §7.6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Aliases that move and overlap, copies, and lists of distributions by what they use (cloudfront-semantics §7.3)."""
+"""Moving and overlapping aliases, copying distributions, and listing distributions by what they use
+(cloudfront-semantics §7.3)."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ def aliases(harness: Harness, id_: str) -> list[str]:
 
 
 def routed(harness: Harness) -> dict[str, str]:
-    """Which distribution edges know each alias of."""
+    """The distribution that edges route each alias to."""
     published = harness.feed.published()
     assert published is not None
     return {alias: value.id for value in published.distributions for alias in value.aliases}
@@ -45,7 +46,7 @@ def test_an_alias_moves_in_one_step(harness: Harness) -> None:
     for id_, etag in zip((one, two), etags, strict=True):
         assert harness.etag("Distribution", id_) != etag
         assert harness.call("GetDistribution", Id=id_)["Distribution"]["Status"] == "InProgress"
-    # What was moved is free to go on, and free no more where it went.
+    # A moved alias can move again, and is then unavailable to the distribution that it left.
     harness.call("AssociateAlias", TargetDistributionId=one, Alias="a.example.com")
     assert aliases(harness, two) == ["c.example.com"]
     config, etag = harness.config(two)

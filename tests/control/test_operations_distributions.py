@@ -1,4 +1,4 @@
-"""Distributions: their life from InProgress to deleted, and every config that is refused, with its error."""
+"""Distributions: their lifecycle from InProgress to deleted, and every refused config with its error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Config = dict[str, Any]
 OPTIMIZED = "658327ea-f89d-4fab-a63d-7e88639e58f6"
 
 
-# ---- life
+# ---- lifecycle
 
 
 def test_a_distribution_from_its_making_to_its_end(harness: Harness) -> None:
@@ -30,7 +30,7 @@ def test_a_distribution_from_its_making_to_its_end(harness: Harness) -> None:
     assert made["DomainName"].endswith(".cloudfront.localhost")
     assert made["ARN"] == f"arn:aws:cloudfront::123456789012:distribution/{id_}"
 
-    assert status(harness, id_) == "InProgress"  # no edge lives
+    assert status(harness, id_) == "InProgress"  # no edge is live
     harness.report("a")
     assert status(harness, id_) == "Deployed"
     harness.report("b", harness.number() - 1)
@@ -113,7 +113,7 @@ def test_an_alias_belongs_to_one_distribution(harness: Harness) -> None:
     config["Aliases"] = many("www.example.com")
     error = harness.refused("UpdateDistribution", Id=other["Id"], IfMatch=etag, DistributionConfig=config)
     assert error.code == "CNAMEAlreadyExists"
-    # One's own alias is no conflict.
+    # A distribution's own alias is no conflict.
     config, etag = harness.config(first["Id"])
     harness.call("UpdateDistribution", Id=first["Id"], IfMatch=etag, DistributionConfig=config)
 
@@ -480,7 +480,7 @@ def test_refused(harness: Harness, change: Callable[[Config], None], code: str) 
     assert created.status == error_status(code)
     assert len(created.message) > 10
     assert code in service().operations["CreateDistribution"].errors
-    # The same of an update; and neither changed anything.
+    # The same applies to an update; and neither changed anything.
     before, etag = harness.config(kept["Id"])
     number = harness.number()
     config = minimal("kept")
@@ -494,7 +494,7 @@ def test_refused(harness: Harness, change: Callable[[Config], None], code: str) 
 
 
 def faulty(harness: Harness) -> Config:
-    """A config with faults of every sort: of members, of lengths, of values, of references, and beside others."""
+    """A config with errors of every kind: in members, lengths, values, references, and combinations."""
     harness.distribution("kept")
     config = minimal("kept")  # the CallerReference of another distribution
     put(top, WebACLId="arn:aws:wafv2:us-east-1:1:global/webacl/a/b", Comment="c" * 129)(config)
@@ -532,7 +532,7 @@ def test_all_that_is_refused_is_named_at_once_across_codes(harness: Harness) -> 
 
 
 def test_one_fault_after_the_other_taken_away_leaves_the_others(harness: Harness) -> None:
-    """Whatever is mended, the rest is still named: nothing hides behind anything else."""
+    """Whichever error is fixed, the rest are still listed: no error hides another."""
     config = faulty(harness)
     sound = minimal("new")
     target = sound["DefaultCacheBehavior"]["TargetOriginId"]
@@ -719,7 +719,7 @@ def test_list_distributions_by_key_group(harness: Harness) -> None:
 
 
 def test_a_guarded_error_page_is_told_in_the_log(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
-    """Once for each state of things, and not again for another change."""
+    """Once for each state, and not again for another change."""
     config = minimal("pages")
     config["DefaultCacheBehavior"]["TrustedKeyGroups"] = trusting(harness.group(harness.key()))
     page = {

@@ -1,8 +1,8 @@
-"""Whatever an operation is given, it ends in a Result or in an error of the API, and the store stays consistent.
+"""For any input, an operation ends in a Result or in an API error, and the store stays consistent.
 
-Two ways in: params within the process, and requests on the wire. Both begin with calls that are right
-(tests/control/calls.py) or drawn from the API's own model, and spoil them in places; ids and ETags mostly exist, so
-that calls get past the first look-up. `--long` goes on for minutes, with seeds that nobody has tried.
+There are two entry points: params within the process, and requests on the wire. Both begin with valid calls
+(tests/control/calls.py) or drawn from the API's own model, and corrupt parts of them; ids and ETags mostly exist, so
+that calls get past the first lookup. `--long` runs for minutes, with new seeds.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ WORDS = [
 
 
 class Drawer:
-    """Draws params for an operation; remembers what answers held, to draw it again."""
+    """Draws params for an operation; remembers values from answers, to draw them again."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
@@ -69,7 +69,7 @@ class Drawer:
             self.words.append(output)
 
     def params(self, harness: Harness, operation: str) -> dict[str, Any]:
-        """Params that mostly name something that exists, in its present version and with its own config changed."""
+        """Params that mostly name an existing resource, with its current version and its own config changed."""
         shape = service().operations[operation].input
         drawn = self.draw(shape)
         found: dict[str, Any] = drawn if isinstance(drawn, dict) else {"Id": drawn}
@@ -125,7 +125,7 @@ class Drawer:
         return found
 
     def change(self, shape: Shape, config: Any) -> Any:
-        """The config with one member drawn anew."""
+        """The config with one member redrawn."""
         if not isinstance(config, dict) or shape.type_name != "structure":
             return config
         member = self.rng.choice(list(shape.members))
@@ -144,7 +144,7 @@ MANAGED = CACHE_POLICIES.keys() | ORIGIN_REQUEST_POLICIES.keys() | RESPONSE_HEAD
 
 
 class Bout:
-    """One seed's calls against one harness, and what came of them."""
+    """One seed's calls against one harness, and their outcomes."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.seed = seed
@@ -162,7 +162,7 @@ class Bout:
         return output
 
     def right(self, operation: str) -> dict[str, Any]:
-        """A call that succeeds, unless a quota is reached on the way to it."""
+        """A call that succeeds, unless a quota is reached before it."""
         refused = None
         try:
             return call_of(operation, self.world)
@@ -201,7 +201,7 @@ class Bout:
             assert refused.status == error_status(refused.code), said
             assert refused.message, said
         else:
-            codec.write(model, output)  # it can be said in XML
+            codec.write(model, output)  # it can be encoded as XML
             self.outcomes["-"] += 1
             self.succeeded.add(operation)
             self.drawer.learn(output)
@@ -215,11 +215,11 @@ _NAMES = sorted(OPERATIONS)
 
 
 def spoilt(rng: random.Random, shape: Shape, params: Any, drawer: Drawer) -> Any:
-    """A right input with one member, at any depth, drawn anew, gone, or twice."""
+    """A valid input with one member, at any depth, redrawn, removed, or duplicated."""
     if shape.type_name != "structure" or not isinstance(params, dict) or not params:
         return drawer.draw(shape)
     if not params.keys() <= shape.members.keys():
-        return params  # it is spoilt already
+        return params  # it is corrupted already
     member = rng.choice(sorted(params))
     inner = shape.members[member]
     value = params[member]
@@ -235,7 +235,7 @@ def spoilt(rng: random.Random, shape: Shape, params: Any, drawer: Drawer) -> Any
 
 
 def drawn(config: pytest.Config, seed: int, turns: int) -> tuple[int, int]:
-    """The seed and how many turns it has: those of the suite, or with `--long` a new one that goes on for minutes."""
+    """The seed and its number of iterations: the suite's own, or with `--long` a new seed that runs for minutes."""
     return (time.time_ns() % (1 << 32), 60 * turns) if config.getoption("long") else (seed, turns)
 
 
@@ -253,8 +253,9 @@ def test_any_params_end_in_an_answer(tmp_path: Path, pytestconfig: pytest.Config
 
 
 def consistent(harness: Harness) -> None:
-    """What holds of every store: references lead somewhere, unique values are unique, quotas are kept, nothing is left
-    of what is gone, the audit log is whole, what is stored is published, and a restart changes nothing."""
+    """Invariants of every store: references resolve, unique values are unique, quotas are respected, deleted
+    resources leave nothing behind, the audit log is intact, what is stored is published, and a restart changes
+    nothing."""
     with harness.store.read() as transaction:
         rows = {kind: transaction.page(kind, "", 10_000) for kind in KINDS}
         ids = {(kind, row.id) for kind in rows for row in rows[kind]}
@@ -310,7 +311,7 @@ _MODEL = botocore.session.get_session().get_service_model("cloudfront")
 
 
 def request_of(operation: str, params: dict[str, Any]) -> tuple[str, str, str, bytes]:
-    """Method, path, query and body as botocore sends them."""
+    """The method, path, query and body that botocore sends."""
     made = _SERIALIZER.serialize_to_request(params, _MODEL.operation_model(operation))
     path, _, query = made["url_path"].partition("?")
     pairs = [f"{name}={value}" for name, value in made["query_string"].items()]
@@ -325,7 +326,7 @@ def request_of(operation: str, params: dict[str, Any]) -> tuple[str, str, str, b
 
 
 def spoilt_text(rng: random.Random, text: str) -> str:
-    """XML, or a line of a request, with an accident somewhere."""
+    """XML, or a line of a request, with a random corruption."""
     words = re.findall(r"<[^<>]*>|[^<>]+", text)
     at = rng.randrange(len(words)) if words else 0
     accident = rng.randrange(9)
@@ -382,7 +383,7 @@ def test_any_request_ends_in_an_answer(tmp_path: Path, pytestconfig: pytest.Conf
 def over_the_wire(
     bout: Bout, method: str, path: str, query: str, headers: list[tuple[str, str]], body: bytes
 ) -> str:
-    """What the control plane's shell does with a request that is signed: the error's code, or - for none."""
+    """The control plane's HTTP handling of a signed request: returns the error's code, or - for none."""
     known: set[str] = set()
     refused = None
     try:

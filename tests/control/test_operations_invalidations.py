@@ -1,4 +1,5 @@
-"""Invalidations through the service: what is taken, what is refused, what edges are told, and when it is done."""
+"""Invalidations through the service: what is accepted, what is refused, what edges receive, and when one
+completes."""
 
 from __future__ import annotations
 
@@ -65,14 +66,14 @@ def test_the_way_of_an_invalidation(harness: Harness) -> None:
     assert get(harness, id_, one["Id"]) == one
     distribution = harness.call("GetDistribution", Id=id_)
     assert distribution["Distribution"]["InProgressInvalidationBatches"] == 1
-    # It changes nothing of the distribution, whose status counts its config alone.
+    # It does not change the distribution, whose status depends on its config alone.
     assert distribution["Distribution"]["Status"] == "Deployed"
     assert distribution["ETag"] == etag
 
     harness.report()
     assert get(harness, id_, one["Id"]) == one | {"Status": "Completed"}
     assert harness.call("GetDistribution", Id=id_)["Distribution"]["InProgressInvalidationBatches"] == 0
-    # What comes later carries it still.
+    # Later snapshots still carry it.
     harness.distribution("other")
     assert carried(harness, id_) == (Invalidation(before + 1, ("/b/*", "/a")),)
 
@@ -92,11 +93,11 @@ def test_every_live_edge_must_have_obeyed_it(harness: Harness) -> None:
 def test_what_is_completed_stays_so(harness: Harness, tmp_path: Path) -> None:
     id_ = harness.distribution()["Id"]
     one = create(harness, id_, "/a")["Id"]
-    assert get(harness, id_, one)["Status"] == "InProgress"  # nobody is there to obey it
+    assert get(harness, id_, one)["Status"] == "InProgress"  # no edge is live to obey it
     harness.report()
     assert harness.service.follow(
         harness.now
-    )  # asked every second: nobody need have asked for the status while the edge lived
+    )  # called every second: no client needs to read the status while the edge lives
     harness.feed.remove_report("edge-1")
     assert get(harness, id_, one)["Status"] == "Completed"
     two = create(harness, id_, "/b", reference="two")["Id"]
@@ -314,7 +315,7 @@ def test_a_crash_between_commit_and_publication(harness: Harness, tmp_path: Path
 
 
 def test_what_was_undone_leaves_nothing_behind(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next invalidation gets the number of the one that failed, and none of its paths."""
+    """The next invalidation gets the number of the failed one, and none of its paths."""
     id_ = harness.distribution()["Id"]
     with monkeypatch.context() as patched:
         patched.setattr(audit, "encode", lambda _: 1 / 0)  # the last step before the commit
@@ -325,7 +326,8 @@ def test_what_was_undone_leaves_nothing_behind(harness: Harness, monkeypatch: py
 
 
 def test_a_store_from_a_backup_forgets_no_invalidation(tmp_path: Path) -> None:
-    """Edges have obeyed more than the store knows: all that was invalidated, here or there, ends once more."""
+    """Edges have obeyed a later state than the store knows: everything that was invalidated, here or there, is
+    invalidated once more."""
     harness = Harness(tmp_path)
     id_ = harness.distribution()["Id"]
     create(harness, id_, "/old", reference="1")

@@ -1,4 +1,4 @@
-"""Public keys and key groups: what is taken, what is refused and how, what an edit changes."""
+"""Public keys and key groups: what is accepted, what is refused and how, what an update changes."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_only_the_comment_of_a_public_key_changes(harness: Harness) -> None:
         ("Name", "b"),
         ("CallerReference", "b"),
         ("EncodedKey", ec_pem()),
-        ("EncodedKey", rsa_pem()),  # with a newline at its end, which it was created without
+        ("EncodedKey", rsa_pem()),  # with a trailing newline, which it was created without
     ]:
         error = harness.refused(
             "UpdatePublicKey", Id=id_, IfMatch=before["ETag"], PublicKeyConfig=config | {member: value}
@@ -204,7 +204,7 @@ def test_a_key_in_a_group_cannot_be_deleted(harness: Harness) -> None:
     assert harness.call("DeletePublicKey", Id=first, IfMatch=harness.etag("PublicKey", first)) == {}
 
 
-# ---- If-Match, for each kind that has one
+# ---- If-Match, for each kind that requires it
 
 VERSIONED = [
     ("UpdatePublicKey", "PublicKey"),

@@ -1,4 +1,4 @@
-"""What holds for every operation: lists, tags, publishing, races, and a clear answer to what is not built."""
+"""What holds for every operation: lists, tags, publishing, races, and a clear answer to unimplemented operations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.keys import rsa_pem
 
 STORES = BOTH
 
-# ---- the table of kinds against the model
+# ---- the table of kinds, checked against the model
 
 
 def test_the_rows_of_the_kinds_are_the_models() -> None:
@@ -226,7 +226,7 @@ def test_only_what_an_edge_would_obey_is_published(harness: Harness) -> None:
     first = harness.number()
     key = harness.key()
     group = harness.group(key)
-    assert harness.number() == first  # nobody trusts the group yet
+    assert harness.number() == first  # no distribution trusts the group yet
     config = minimal()
     config["DefaultCacheBehavior"]["TrustedKeyGroups"] = {"Enabled": True} | many(group)
     harness.call("CreateDistribution", DistributionConfig=config)
@@ -371,7 +371,7 @@ def test_a_change_that_cannot_be_published_stands_stays_in_progress_and_is_publi
     harness.service.start(harness.now)
     number = harness.number()
     feed.full = True
-    id_ = harness.distribution("one")["Id"]  # acknowledged: it is durable
+    id_ = harness.distribution("one")["Id"]  # acknowledged, so it is durable
     assert "not published yet" in caplog.text
     assert harness.number() == number
     harness.report()
@@ -403,7 +403,7 @@ def test_what_no_longer_compiles_goes_on_as_it_was_published(
     harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     id_ = harness.distribution("old")["Id"]
-    with harness.store.write() as transaction:  # as if it came from a Keyfront whose rules were laxer
+    with harness.store.write() as transaction:  # as if it came from a Keyfront with laxer rules
         (row,) = transaction.get_many("Distribution", [id_])
         row.config["Origins"]["Items"][0]["DomainName"] = "http://app.example.com"
         transaction.update(row)
@@ -450,7 +450,7 @@ def test_of_two_updates_with_one_etag_one_wins(harness: Harness) -> None:
 
 
 def test_of_two_processes_with_one_etag_one_wins(harness: Harness) -> None:
-    """Two services on one store, as two processes would have it."""
+    """Two services on one store, as in two processes."""
     other = Harness(harness.folder, seed=2)
     key = harness.key()
     group = harness.group(key)
@@ -459,7 +459,7 @@ def test_of_two_processes_with_one_etag_one_wins(harness: Harness) -> None:
     other.call("UpdateKeyGroup", Id=group, IfMatch=etag, KeyGroupConfig=config)
     error = harness.refused("UpdateKeyGroup", Id=group, IfMatch=etag, KeyGroupConfig=config)
     assert (error.code, error.status) == ("PreconditionFailed", 412)
-    # What the one has compiled the other does not know, and it notices.
+    # One service's compiled config is unknown to the other, which notices.
     trusts = minimal()
     trusts["DefaultCacheBehavior"]["TrustedKeyGroups"] = {"Enabled": True} | many(group)
     harness.call("CreateDistribution", DistributionConfig=trusts)

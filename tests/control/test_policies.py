@@ -1,5 +1,5 @@
-"""Cache policies, origin request policies and response headers policies: what is taken, how it is returned, what is
-refused, and what a change does to the distributions that use them."""
+"""Cache policies, origin request policies and response headers policies: what is accepted, how it is returned, what
+is refused, and what a change does to the distributions that use them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def cache(**changes: Any) -> dict[str, Any]:
 
 
 def key(**changes: Any) -> dict[str, Any]:
-    """A cache policy whose key parameters are changed so."""
+    """A cache policy with these changes to its key parameters."""
     parameters = {
         "EnableAcceptEncodingGzip": False,
         "HeadersConfig": {"HeaderBehavior": "none"},
@@ -130,7 +130,7 @@ def harness(tmp_path: Path) -> Iterator[Harness]:
     found.close()
 
 
-# ---- what is returned
+# ---- how policies are returned
 
 RETURNED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     (
@@ -325,7 +325,7 @@ def test_quotas(tmp_path: Path, kind: Kind) -> None:
     harness.close()
 
 
-# ---- what is refused
+# ---- refusals
 
 ELEVEN = [f"n{number}" for number in range(11)]
 LONG = "x" * 1784
@@ -626,7 +626,7 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
-    """A harness with one policy of each kind, for tests that leave it as it is."""
+    """A harness with one policy of each kind, for tests that do not change it."""
     harness = Harness(tmp_path_factory.mktemp("harness"), audit_reads=False)
     for kind, config in LEAST.items():
         made(harness, kind, config | {"Name": "other"})
@@ -797,7 +797,7 @@ def test_a_change_is_a_change_of_whoever_uses_it(
 
     deployed, unconcerned, number = state(distribution), state(other), harness.number()
     assert deployed[0] == unconcerned[0] == "Deployed"
-    # Neither its name nor its comment concern an edge, nor does the spelling of what it lists.
+    # Neither its name nor its comment matters to an edge, nor does the spelling of its list items.
     quiet = config | {"Comment": "new", "Name": "other"}
     etag = harness.call(f"Update{kind}", Id=id_, IfMatch=etag, **{f"{kind}Config": quiet})["ETag"]
     assert (state(distribution), harness.number()) == (deployed, number)
@@ -861,12 +861,12 @@ def test_what_edges_get(tmp_path: Path) -> None:
         ResponseHeadersPolicyConfig=removing("server"),
     )
     assert served(harness)[1] == (ResponseHeadersPolicy(headers_policy, remove=("server",)),)
-    # After a start anew nothing is different, and so nothing is published.
+    # After a restart nothing differs, so nothing is published.
     number, before = harness.number(), harness.feed.published()
     harness.close()
     harness = Harness(tmp_path, seed=2)
     assert (harness.number(), harness.feed.published()) == (number, before)
-    # A managed one travels in its place, and one that nobody uses any more stays behind.
+    # A managed one is published in its place, and an unused one is not.
     config, etag = harness.config(distribution["Id"])
     config["DefaultCacheBehavior"]["ResponseHeadersPolicyId"] = SECURITY
     harness.call("UpdateDistribution", Id=distribution["Id"], IfMatch=etag, DistributionConfig=config)
@@ -896,7 +896,7 @@ def test_what_an_upgrade_has_outlawed_goes_on_until_it_is_mended(
     before = served(harness)
     harness.close()
     store = Store(tmp_path / "keyfront.db")
-    with store.write() as transaction:  # as a Keyfront that knew no better has stored it
+    with store.write() as transaction:  # as stored by an older, laxer Keyfront
         for kind_name, key_, change in ((kind, id_, config | broken), ("Distribution", distribution, None)):
             row = transaction.get(kind_name, key_)
             assert row is not None

@@ -1,4 +1,4 @@
-"""What holds for a store on PostgreSQL alone: connections that break, servers that crash, passwords."""
+"""Behavior specific to a store on PostgreSQL: connections that break, servers that crash, passwords."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.postgres import PostgresServer, unable
 
 @pytest.fixture(scope="module")
 def own() -> Iterator[PostgresServer]:
-    """A server that a test may stop, if it starts it again."""
+    """A server that a test may stop, provided it starts it again."""
     if why := unable():
         pytest.skip(why)
     with PostgresServer() as server:
@@ -73,7 +73,7 @@ def test_a_server_that_goes_away_and_comes_back(own: PostgresServer, tmp_path: P
 
 
 def again(one: Harness, id_: str) -> None:
-    """Wait until it answers."""
+    """Wait until the server answers."""
     deadline = time.monotonic() + 10
     while True:
         with contextlib.suppress(ApiError):
@@ -93,7 +93,7 @@ def test_connections_that_are_cut_are_made_anew(url: str, tmp_path: Path) -> Non
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
-    one.call("GetDistribution", Id=id_)  # nobody notices
+    one.call("GetDistribution", Id=id_)  # the client notices nothing
     one.close()
 
 
@@ -122,8 +122,8 @@ def connect(url: str) -> Any:
 
 
 class Cut:
-    """Between a client and the server: when it is `armed`, it cuts the connection in which a COMMIT comes by, before it
-    passes the COMMIT on or after."""
+    """A proxy between client and server: when it is `armed`, it cuts the connection that carries a COMMIT, either
+    before or after it forwards the COMMIT."""
 
     def __init__(self, folder: Path, server: Path, passes_on: bool) -> None:
         self.armed = False
@@ -201,7 +201,7 @@ def test_who_holds_the_lock_and_says_nothing_more_loses_it(url: str, monkeypatch
         with pytest.raises(ApiError, match="Nothing was changed"), stuck.write() as transaction:
             transaction.insert(row("a"))
             other = Store(url)
-            with other.write() as next_one:  # waits until the server has enough of the stuck one
+            with other.write() as next_one:  # waits until the server's timeout for the stuck one
                 assert next_one.get("PublicKey", "a") is None
             transaction.insert(row("b"))
     other.close()
@@ -237,7 +237,7 @@ def test_more_calls_than_connections_wait_and_then_fail(url: str, monkeypatch: p
     store.close()
 
 
-# ---- what is durable
+# ---- durability
 
 
 def test_a_server_that_crashes_has_all_that_was_acknowledged(own: PostgresServer, tmp_path: Path) -> None:
@@ -380,7 +380,7 @@ def test_the_password_comes_from_a_file_and_may_change(own: PostgresServer, tmp_
         with connect(url) as connection:
             connection.execute("ALTER ROLE guarded PASSWORD 'second'")
         file.write_text("second\n")
-        with store.read(), store.read():  # a second connection, with the new one
+        with store.read(), store.read():  # a second connection, with the new password
             pass
         store.close()
     finally:

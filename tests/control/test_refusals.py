@@ -1,4 +1,4 @@
-"""Calls of unknown callers in the audit log: each kind is told, and a flood is bounded."""
+"""Calls by unknown callers in the audit log: each kind is recorded, and a flood is bounded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Control planes that share a store: what one commits the others publish, and of two that want the same one wins.
+"""Control planes that share a store: what one commits, the others publish, and of two conflicting changes, one wins.
 
 Each harness has its own folder, as each machine has: its own feed, its own edges.
 """
@@ -30,7 +30,7 @@ Fleet = Callable[[int], list[Harness]]
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    """Makes so many control planes on one store."""
+    """Creates that many control planes on one store."""
     houses: list[Harness] = []
 
     def make(number: int) -> list[Harness]:
@@ -100,7 +100,7 @@ def test_who_starts_later_begins_with_what_the_others_have(fleet: Fleet) -> None
     one.distribution()
     (late,) = fleet(1)
     assert published(late).to_bytes() == published(one).to_bytes()
-    assert one.number() == late.number()  # and nothing was decided anew
+    assert one.number() == late.number()  # without a new decision
 
 
 def test_numbers_grow_over_all_of_them_and_only_for_what_edges_notice(fleet: Fleet) -> None:
@@ -108,7 +108,7 @@ def test_numbers_grow_over_all_of_them_and_only_for_what_edges_notice(fleet: Fle
     numbers = [one.number()]
     ids = []
     for number in range(3):
-        for harness in (one, other):  # neither follows: each write settles what the other has committed
+        for harness in (one, other):  # neither follows: each write applies what the other has committed
             ids.append(harness.distribution(f"{number}-{harness.folder.name}")["Id"])
             numbers.append(harness.number())
     assert numbers == list(range(numbers[0], numbers[0] + 7))
@@ -148,7 +148,7 @@ def test_deployed_counts_the_edges_of_all(fleet: Fleet) -> None:
     assert status(one, id_) == "InProgress"
     assert status(other, id_) == "Deployed"  # as their own control plane sees at once,
     follow(other)
-    assert status(one, id_) == "Deployed"  # and the other one when it has been told.
+    assert status(one, id_) == "Deployed"  # and the other one after its next poll
 
 
 def test_whose_edges_are_gone_nobody_waits_for(fleet: Fleet) -> None:
@@ -171,11 +171,11 @@ def test_a_control_plane_that_says_nothing_any_more_has_no_live_edges(fleet: Fle
     id_ = one.distribution()["Id"]
     one.report()
     assert status(one, id_) == "InProgress"
-    with one.store.write() as transaction:  # as if it had been told six seconds ago
+    with one.store.write() as transaction:  # as if its last report were six seconds old
         transaction.connection.exec_driver_sql("UPDATE edge SET seen = seen - 6")
     assert status(one, id_) == "Deployed"
     follow(other)
-    assert status(one, id_) == "Deployed"  # it lives, and has published it meanwhile; its edge has not:
+    assert status(one, id_) == "Deployed"  # it is live, and has published it meanwhile; its edge has not
     with other.store.write_relaxed() as transaction:
         transaction.set_edges("other", {"edge-1": 1})
     assert status(one, id_) == "InProgress"
@@ -310,7 +310,7 @@ def test_nothing_is_lost_and_no_number_is_used_twice_between_processes(fleet: Fl
         writer.stdin.flush()
     said = [json.loads(line) for writer in writers for line in writer.communicate()[0].splitlines()]
     assert [writer.returncode for writer in writers] == [0, 0]
-    # Each update was made on what the one before had left: none is lost, none was made twice.
+    # Each update was based on the previous one's result: none is lost, none was applied twice.
     assert len(said) == 50
     assert harness.config(id_)[0]["Comment"] == "50"
     assert len({one["etag"] for one in said}) == 50
@@ -337,7 +337,7 @@ def test_a_store_that_comes_back_from_a_backup_under_all_of_them(tmp_path: Path,
     for harness in (one, other):
         harness.store.close()
     bring_back(tmp_path)
-    if isinstance(where(tmp_path), Path):  # a file is another one then, and nobody notices while it is open
+    if isinstance(where(tmp_path), Path):  # a replaced file goes unnoticed while the old one is open
         for harness in (one, other):
             harness.store = harness.service._store = harness.service._replica._store = Store(where(tmp_path))
 

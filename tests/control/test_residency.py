@@ -1,4 +1,5 @@
-"""Ties to regions, from the API's tags to the feeds: who gets what, what it changes, and what is refused."""
+"""Ties to regions, from the API's tags to the feeds: which region gets what, what a tie changes, and what is
+refused."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ Make = Callable[..., Harness]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
-    """Makes control planes on one store, each in a folder of its own, with the regions that it serves."""
+    """Creates control planes on one store, each in its own folder, with the regions that it serves."""
     houses: list[Harness] = []
 
     def one(region: str = "", *others: str, name: str = "") -> Harness:
@@ -48,7 +49,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
 
 
 def of(harness: Harness, region: str = "") -> Snapshot:
-    """What is published for the region, by default for the harness's own."""
+    """The published snapshot for the region, by default the harness's own."""
     feed = next(
         feed for feed in (harness.feed, *harness.elsewhere) if feed.region == (region or harness.feed.region)
     )
@@ -90,7 +91,7 @@ def status(harness: Harness, id_: str) -> str:
     return str(harness.call("GetDistribution", Id=id_)["Distribution"]["Status"])
 
 
-# ---- who gets what
+# ---- which region gets what
 
 
 def test_a_key_group_is_tied_moved_and_untied(make: Make) -> None:
@@ -158,11 +159,13 @@ def test_an_invalidation_is_nobodys_business_elsewhere(make: Make) -> None:
         InvalidationBatch={"CallerReference": "1", "Paths": many("/secret-film")},
     )
     assert b"secret-film" not in of(harness, "us").to_bytes()
-    tie(harness, "distribution", id_, "us")  # whoever gets it later ends what was ended meanwhile
+    tie(
+        harness, "distribution", id_, "us"
+    )  # a region that gets it later also gets the invalidations made meanwhile
     assert b"secret-film" in of(harness, "us").to_bytes()
 
 
-# ---- what the API says
+# ---- what the API reports
 
 
 def test_tags_of_a_key_group_are_as_those_of_a_distribution(make: Make) -> None:
@@ -247,7 +250,7 @@ def test_a_tie_changes_no_version_and_is_in_progress_until_all_edges_have_it(mak
     assert status(harness, id_) == "InProgress"  # us still has the key
     report("us")
     assert status(harness, id_) == "Deployed"
-    tie(harness, "key-group", group, " eu ")  # says the same
+    tie(harness, "key-group", group, " eu ")  # the same meaning
     harness.call("TagResource", Resource=arn("key-group", group), Tags=tags(team="films"))
     assert status(harness, id_) == "Deployed"
     tie(harness, "distribution", other, "us")
@@ -264,7 +267,7 @@ def test_a_key_that_is_in_two_groups_is_tied_by_either(make: Make) -> None:
     assert status(harness, id_) == "Deployed"
     tie(harness, "key-group", tied, "eu")
     assert (ids(of(harness))[2], ids(of(harness, "us"))[2]) == ([key], [])
-    assert status(harness, id_) == "InProgress"  # though nobody touched what it trusts
+    assert status(harness, id_) == "InProgress"  # although what it trusts did not change
     for feed in (harness.feed, *harness.elsewhere):
         feed.report("edge-1", of(harness).number, at=time.time())
     assert status(harness, id_) == "Deployed"
@@ -274,7 +277,7 @@ def test_a_key_that_is_in_two_groups_is_tied_by_either(make: Make) -> None:
 
 
 def test_who_may_untie_is_a_matter_of_policies(make: Make) -> None:
-    """A key group's tags are conditions as a distribution's are."""
+    """A key group's tags are checked like a distribution's."""
     harness = make("eu", "us")
     group = harness.group(harness.key())
     tie(harness, "key-group", group, "eu")
@@ -291,7 +294,7 @@ def test_who_may_untie_is_a_matter_of_policies(make: Make) -> None:
     assert told(harness, holder(allow("*")), "UntagResource", Resource=named, TagKeys=keys) is None
 
 
-# ---- several feeds, crashes, and what is away
+# ---- several feeds, crashes, and missing feeds
 
 
 def test_a_region_that_is_away_holds_up_nobody_and_catches_up(
@@ -364,7 +367,7 @@ def test_a_store_that_went_back_goes_out_above_what_any_region_has_seen(make: Ma
     assert of(again).number == of(again, "us").number == number + 1
     (carried,) = (
         of(again, "us").distributions[0].invalidations
-    )  # its edges' copies end, though nobody remembers why
+    )  # its edges' copies end, although the reason is no longer stored
     assert (carried.number, carried.paths) == (number + 1, ("/gone",))
 
 
@@ -408,7 +411,7 @@ def test_each_control_plane_publishes_its_own_regions_part(make: Make) -> None:
     tie(us, "key-group", group, "us")
     us.report()
     assert us.service.follow(us.now)
-    assert status(us, id_) == "InProgress"  # eu has the key until it is told
+    assert status(us, id_) == "InProgress"  # eu has the key until it receives the change
     assert eu.service.follow(eu.now)
     assert (ids(of(eu))[1], ids(of(us))[1]) == ([], [group])
     eu.report()
@@ -435,7 +438,7 @@ def test_two_control_planes_serve_the_same_regions(make: Make) -> None:
 def test_a_region_that_came_back_with_more_than_the_store_knows(
     make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The store came from a backup, and this region could not be reached when the control plane began."""
+    """The store was restored from a backup, and this region could not be reached when the control plane started."""
     harness = make("eu", "us")
     id_ = harness.distribution()["Id"]
     before = of(harness)
@@ -465,7 +468,7 @@ def test_the_parts_are_those_of_one_whole(make: Make, tmp_path: Path) -> None:
         assert of(harness, region) == for_region(whole, region)
 
 
-# ---- what may not be meant
+# ---- refused values
 
 
 def test_who_ties_a_group_away_from_its_distribution_is_told_once(

@@ -1,4 +1,4 @@
-"""The scheduler takes the steps that are due, tells once what is wrong, and tries again."""
+"""The scheduler takes the steps that are due, reports each problem once, and retries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.lifecycle.simulated_cloudfront import World
 
 
 class Turn:
-    """A lease that the test gives and takes."""
+    """A lease that the test grants and revokes."""
 
     def __init__(self, *, held: bool = True) -> None:
         self.held = held
@@ -31,7 +31,7 @@ class Turn:
 
 
 class Running:
-    """A scheduler in a thread of its own, in a world whose time goes on when somebody waits for something."""
+    """A scheduler in its own thread, in an environment where time advances when something waits."""
 
     def __init__(self, world: World, turn: Turn) -> None:
         self.world = world
@@ -123,7 +123,7 @@ def test_a_record_that_cannot_be_read_holds_up_nobody(
 
 def test_a_clock_that_is_set_back_stalls_nothing(running: Running, world: World) -> None:
     day = 86_400.0
-    world.now += 365 * day  # a clock that is far ahead, with which custody cannot be asked
+    world.now += 365 * day  # a clock that is far ahead, with which custody cannot be called
     world.custody_down = True
     world.start()
     running.until(lambda: any(each.moment == "failed" for each in world.events), tick=0)
@@ -136,7 +136,7 @@ def test_a_clock_that_is_set_back_stalls_nothing(running: Running, world: World)
 
 def test_who_does_not_lead_does_nothing(running: Running, world: World) -> None:
     running.turn.held = False
-    time.sleep(0.3)  # it may have begun a look
+    time.sleep(0.3)  # it may have begun a poll
     world.start()
     time.sleep(0.3)
     assert world.stages() == ""

@@ -1,4 +1,4 @@
-"""The schema: its steps make its tables, and every version that ever was comes up to date with what it holds."""
+"""The schema: its migrations create its tables, and a database of every past version is upgraded with its content."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STORES = BOTH
 
 
 def shape(connection: sa.Connection, table: str) -> dict[str, Any]:
-    """What a database says of `table`, without what only one kind of database says."""
+    """A database's description of `table`, without what is specific to one kind of database."""
     inspector = sa.inspect(connection)
     return {
         "columns": [

@@ -1,4 +1,4 @@
-"""SigV4 against botocore's signer: what it signs is accepted, and nothing else that looks like it."""
+"""SigV4 against botocore's signer: what it signs is accepted, and nothing else that resembles it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECRETS = {KEY: SECRET, "AKIAIOSFODNN7OTHER00": "other" * 8}
 
 
 class Sent:
-    """A signed request as it comes over the wire. Its attributes may be spoilt."""
+    """A signed request as received over the wire. Its attributes can be corrupted."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Sent:
         prepared = request.prepare()
         parts = urlsplit(prepared.url)
         self.method, self.path, self.query, self.body = method, parts.path, parts.query, body
-        default = {"http": ":80", "https": ":443"}[parts.scheme]  # HTTP clients leave it out of Host
+        default = {"http": ":80", "https": ":443"}[parts.scheme]  # HTTP clients omit it from Host
         self.headers: list[sigv4.Header] = [(b"host", parts.netloc.removesuffix(default).encode())]
         for name, value in prepared.headers.items():
             text = value if isinstance(value, bytes) else value.encode()
@@ -57,7 +57,7 @@ class Sent:
         self.time = datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
 
     def header(self, name: str, value: str | None) -> None:
-        """Replace a header, or take it away."""
+        """Replace a header, or remove it."""
         self.headers = [pair for pair in self.headers if pair[0] != name.encode()]
         if value is not None:
             self.headers.append((name.encode(), value.encode()))
@@ -66,7 +66,7 @@ class Sent:
         return next(value for key, value in self.headers if key == name.encode()).decode()
 
     def authorization(self, before: str, after: str) -> None:
-        """Spoil the Authorization header."""
+        """Corrupt the Authorization header."""
         value = self.value("authorization")
         assert before in value
         self.header("authorization", value.replace(before, after))

@@ -1,4 +1,4 @@
-"""What holds for a store in a file of SQLite's alone."""
+"""Behavior specific to a store in an SQLite file."""
 
 from __future__ import annotations
 

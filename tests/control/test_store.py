@@ -1,4 +1,4 @@
-"""The store: what it keeps, what it refuses, and that an acknowledged change survives a kill."""
+"""The store: what it stores, what it refuses, and that an acknowledged change survives a kill."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_a_newer_store_is_left_alone(tmp_path: Path) -> None:
         transaction.connection.exec_driver_sql("INSERT INTO schema VALUES (99)")
     with pytest.raises(SettingsError, match="a newer Keyfront"):
         Store(where(tmp_path))
-    # Who has it open goes on reading, and writes nothing that the newer one would not.
+    # A process that has it open continues to read, and writes nothing that the newer version would not.
     with pytest.raises(ApiError, match="newer Keyfront") as caught, store.write():
         raise AssertionError("an old Keyfront wrote to a new store")
     assert caught.value.status == 503
@@ -171,7 +171,7 @@ def test_opening_it_twice_migrates_once(tmp_path: Path) -> None:
 
 
 def test_opening_a_new_file_many_times_at_once_waits_for_the_journal_mode(tmp_path: Path) -> None:
-    """SQLite fails at once, whatever its timeout, where two connections change the journal mode of one new file."""
+    """SQLite fails immediately, whatever its timeout, if two connections change the journal mode of one new file."""
 
     def open_it(file: Path, together: threading.Barrier) -> None:
         together.wait()
@@ -216,7 +216,7 @@ def test_a_writer_that_does_not_end_is_an_error_and_not_a_hang(tmp_path: Path, m
         with pytest.raises(ApiError) as caught, second.write():
             raise AssertionError("two writers at once")
         assert (caught.value.code, caught.value.status) == ("ServiceUnavailable", 503)
-        with second.read() as reading:  # readers go on and see what was committed before
+        with second.read() as reading:  # readers continue and see what was committed before
             assert reading.get("PublicKey", "a") is None
     with second.write() as transaction:
         assert transaction.get("PublicKey", "a") is not None
@@ -282,7 +282,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
             records = transaction.audit(limit=100_000)
             number = transaction.snapshot_number()
         assert ids >= set(acknowledged.values())
-        # What was in flight is whole or absent: each distribution has its record, and the feed holds them all.
+        # What was in flight is complete or absent: each distribution has its record, and the feed contains them all.
         assert len([found for found in records if b'"CreateDistribution"' in found.record]) == len(ids)
         assert audit.first_break(records) is None
         published = harness.feed.published()

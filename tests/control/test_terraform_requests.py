@@ -1,6 +1,6 @@
-"""What Terraform's AWS provider sends, as tests/vectors/terraform.py recorded it: also where there is no Terraform.
+"""What Terraform's AWS provider sends, as recorded by tests/vectors/terraform.py, so that no Terraform is needed.
 
-The Go SDK's XML differs from botocore's in the order of elements, in how it escapes, and in the empty and zero members
+The Go SDK's XML differs from botocore's in the order of elements, in its escaping, and in the empty and zero members
 that it sends (cloudfront-semantics §7.1, §7.7).
 """
 
@@ -46,7 +46,7 @@ def test_they_are_obeyed_to_the_end(harness: Harness) -> None:
 
 
 def complete(harness: Harness, id_: str) -> None:
-    """Nothing is missing without which the provider panics, or plans a change for ever (§7.5)."""
+    """Every member is present without which the provider panics, or plans a change forever (§7.5)."""
     output: dict[str, Any] = harness.call("GetDistribution", Id=id_)["Distribution"]
     config = output["DistributionConfig"]
     assert {"ViewerCertificate", "HttpVersion", "PriceClass", "OriginGroups", "Aliases"} <= config.keys()

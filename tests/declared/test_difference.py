@@ -1,4 +1,4 @@
-"""What counts as a difference between two configs, and how it is told."""
+"""What counts as a difference between two configs, and how it is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading a file: environments, variables, and faults that say where they are."""
+"""Parsing a declaration file: environments, variables, and errors that give their location."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_later_the_stronger() -> None:
     assert filled(ttl, "dev") == 5
     assert filled(ttl, "dev", KEYFRONT_VAR_ttl="6") == 6
     assert filled(ttl, "dev", ("ttl=7",), KEYFRONT_VAR_ttl="6") == 7
-    assert filled('"${countries}"', given=('countries=["NO"]',)) == ["NO"]  # in YAML that is false
+    assert filled('"${countries}"', given=('countries=["NO"]',)) == ["NO"]  # in YAML that means false
     assert filled('"${where}"', given=("where=a=b 1",)) == "a=b 1"
     assert filled('"${share}"', given=("share=1",)) == 1.0
     assert filled('"${secret}"', KEYFRONT_VAR_secret="hush", KEYFRONT_VAR_else="x") == "hush"

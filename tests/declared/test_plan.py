@@ -1,4 +1,4 @@
-"""From what shall be and what is there to the steps between."""
+"""From the declared and the existing state to the steps between."""
 
 from __future__ import annotations
 
@@ -105,9 +105,7 @@ def test_another_key_under_the_same_label() -> None:
     after = taken(found, BUILT)
     assert said(planned(ROTATED, after)) == []
     assert said(planned(ROTATED, after, delete=True)) == [f"- PublicKey {old.name}"]
-    assert [s.action for s in planned(SITE, after).steps] == [
-        "update"
-    ]  # and back: the old key is still there
+    assert [s.action for s in planned(SITE, after).steps] == ["update"]  # and back: the old key still exists
 
 
 def test_a_key_is_the_same_however_it_is_written() -> None:
@@ -324,7 +322,7 @@ VALUES = st.one_of(
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_whatever_a_file_says_is_planned_or_refused(data: st.DataObject) -> None:
-    """Any part of a good declaration replaced by anything, removed, or moved under another name."""
+    """Any part of a valid declaration replaced by anything, removed, or moved under another name."""
     document = read(WHOLE)
     tables = copy.deepcopy(document.tables)
     holder: Any = tables

@@ -1,4 +1,4 @@
-"""From a file's words to configs of the API: the ceremony added, names and marks filled in, mistakes refused."""
+"""From a declaration file to API configs: boilerplate added, names and marks filled in, mistakes refused."""
 
 from __future__ import annotations
 

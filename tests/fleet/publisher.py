@@ -1,4 +1,5 @@
-"""Publishes snapshot after snapshot until it is killed: `python publisher.py FOLDER`. Says each number that is safe."""
+"""Publishes snapshot after snapshot until it is killed: `python publisher.py FOLDER`. Prints each number that is
+durable."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""An edge that only looks: `python reader.py FOLDER LAST`. Polls until it has snapshot LAST, then says how many it
-saw and how many it refused."""
+"""A read-only edge: `python reader.py FOLDER LAST`. Polls until it has snapshot LAST, then prints how many it saw and
+how many it refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small snapshots to send about."""
+"""Small snapshots to publish."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The feed's files on a disk that fails at every call: nothing acknowledged is lost, nothing torn is believed."""
+"""The feed's files on a disk that fails at every call: nothing acknowledged is lost, nothing torn is accepted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_publishing(tmp_path: Path) -> None:
         found = FileFeed(folder).published()
         assert found in (snapshot(1), snapshot(2))
         assert found == snapshot(2) or not acknowledged
-        # The next try succeeds, by whoever makes it.
+        # The next attempt succeeds, whichever process makes it.
         (feed if turns % 2 else FileFeed(folder)).publish(snapshot(2))
         assert FileFeed(folder).published() == snapshot(2)
         assert left_over(folder) == []

@@ -127,7 +127,7 @@ def test_whole_but_without_sense(what: str, spoilt: Snapshot) -> None:
 
 
 def test_a_group_that_is_missing_makes_sense() -> None:
-    """Its behavior refuses everyone; that is no reason to refuse all other changes."""
+    """Its behavior refuses every request; that is no reason to refuse all other changes."""
     lonely = msgspec.structs.replace(WHOLE, public_keys=(), key_groups=(KeyGroup("other", "other", ()),))
     assert accept(None, lonely.to_bytes()) == lonely
 

@@ -1,4 +1,4 @@
-"""The feed through files: whole or not at all, told once, and what was accepted outlives a restart."""
+"""The feed through files: whole snapshots or none, each delivered once, and what was accepted survives a restart."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOW = 1_800_000_000.0
 
 
 def spoil(folder: Path, data: bytes) -> None:
-    """Put `data` where the snapshot is, as somebody would who knows nothing of renaming."""
+    """Write `data` in place of the snapshot, without an atomic rename."""
     (folder / "snapshot").write_bytes(data)
 
 
@@ -63,7 +63,7 @@ def test_a_poll_without_news_opens_nothing(tmp_path: Path) -> None:
     feed = FileFeed(tmp_path)
     feed.publish(snapshot(1))
     one = feed.poll(None)
-    (tmp_path / "snapshot").chmod(0)  # a change of the inode that is no change of the file
+    (tmp_path / "snapshot").chmod(0)  # a change to the inode that does not change the file's content
     assert feed.poll(one) is None
 
 
@@ -78,7 +78,7 @@ def test_the_same_snapshot_put_there_again_is_no_news(tmp_path: Path) -> None:
 def test_only_a_newer_snapshot_can_be_published(tmp_path: Path) -> None:
     feed = FileFeed(tmp_path)
     feed.publish(snapshot(2))
-    feed.publish(snapshot(2))  # once more the same: nothing to do
+    feed.publish(snapshot(2))  # the same once more: nothing to do
     with pytest.raises(SnapshotRefused, match="not newer"):
         feed.publish(snapshot(2, created=1.0))
     with pytest.raises(SnapshotRefused, match="not newer"):
@@ -145,7 +145,7 @@ def test_an_edge_starts_from_what_was_accepted(tmp_path: Path, spoilt: bytes | N
 
 
 def test_a_restart_brings_back_nothing_older(tmp_path: Path) -> None:
-    """Somebody puts an old snapshot back, key and all, and waits for a restart."""
+    """An attacker puts an old snapshot back, key included, and waits for a restart."""
     feed = FileFeed(tmp_path)
     feed.publish(snapshot(1))
     old = (tmp_path / "snapshot").read_bytes()
@@ -193,7 +193,7 @@ def test_a_snapshot_that_cannot_be_read_for_now_is_tried_again(tmp_path: Path) -
     held = tmp_path / "held"
     FileFeed(held).publish(snapshot(2))
     (tmp_path / "snapshot").unlink()
-    (tmp_path / "snapshot").mkdir()  # it can be looked at but not read, whoever we are
+    (tmp_path / "snapshot").mkdir()  # it can be examined but not read, even by root
     with pytest.raises(SnapshotRefused, match="cannot be read"):
         feed.poll(one)
     assert feed.poll(one) is None

@@ -1,4 +1,4 @@
-"""Heartbeats in memory that processes share."""
+"""Heartbeats in memory shared by several processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Feeds of regions: an edge takes what is for its own, and a control plane gives each its part."""
+"""Feeds of regions: an edge accepts only its own region's snapshots, and a control plane gives each region its
+part."""
 
 from __future__ import annotations
 
@@ -42,7 +43,7 @@ def test_a_snapshot_for_another_region_is_refused(made_for: str, region: str) ->
 
 
 def test_a_snapshot_of_everything_is_refused() -> None:
-    """However it came there: what names the right region must also hold only what may be there."""
+    """However it got there: a snapshot that names the right region must also contain only what is allowed there."""
     for region in ("", "us"):
         data = msgspec.structs.replace(tied(3, "eu"), region=region).to_bytes()
         with pytest.raises(SnapshotRefused, match="tied to eu"):
@@ -119,7 +120,7 @@ def test_each_region_gets_its_part_under_one_number(tmp_path: Path) -> None:
 
 
 def test_what_a_region_may_not_have_any_more_leaves_its_folder(tmp_path: Path) -> None:
-    """Also where no edge is up to take what is new, and its last accepted snapshot lies there."""
+    """Also where no edge is up to take the new one, and its last accepted snapshot is there."""
     us = FileFeed(tmp_path / "us", "us")
     regions = Regions(FileFeed(tmp_path / "own", "eu"), [us])
     (tmp_path / "us").mkdir()
@@ -150,7 +151,7 @@ def test_a_region_that_is_away(tmp_path: Path) -> None:
     (tmp_path / "us").rmdir()
     feeds.publish(snapshot(1))
     assert feeds.behind
-    assert not (tmp_path / "us").exists()  # something is to be mounted there, perhaps
+    assert not (tmp_path / "us").exists()  # something may yet be mounted there
     assert feeds.published() == for_region(snapshot(1), "eu")
     assert (feeds.elsewhere(), feeds.number(), feeds.reports(), feeds.last_reports()) == ([], 1, [], [])
     assert feeds.ended() == []
@@ -160,7 +161,7 @@ def test_a_region_that_is_away(tmp_path: Path) -> None:
 
 
 def test_a_region_whose_folder_is_another_one_now(tmp_path: Path) -> None:
-    """As when a file system is mounted over what was written while it was not."""
+    """As when a file system is mounted over files that were written while it was not mounted."""
     feeds = regions(tmp_path)
     feeds.publish(snapshot(1))
     behind = [feeds.behind]
@@ -175,7 +176,9 @@ def test_what_is_for_one_region_does_not_go_into_the_folder_of_another(tmp_path:
     feeds = regions(tmp_path)
     feeds.publish(tied(1, "us"))
     (tmp_path / "us" / "snapshot").unlink()
-    FileFeed(tmp_path / "us", "asia").publish(for_region(snapshot(1), "asia"))  # mounted in its place, say
+    FileFeed(tmp_path / "us", "asia").publish(
+        for_region(snapshot(1), "asia")
+    )  # mounted in its place, for example
     for number in (1, 2):
         feeds.publish(tied(number, "us"))
         assert feeds.behind

@@ -1,4 +1,4 @@
-"""DistributionConfigs to test with: the smallest that is whole, and ways to change one member of it."""
+"""DistributionConfigs for tests: the smallest complete one, and ways to change one member of it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LOOKUP = Lookup(
 
 
 def many(*items: Any) -> dict[str, Any]:
-    """A list as the API writes it."""
+    """A list in the API's form."""
     return {"Quantity": len(items), "Items": list(items)} if items else {"Quantity": 0}
 
 

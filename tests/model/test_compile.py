@@ -1,6 +1,6 @@
-"""A DistributionConfig becomes what an edge obeys, or the list of all that stands against it.
+"""Compiling a DistributionConfig gives what an edge obeys, or the list of all problems with it.
 
-Tables of cases: what is read, what is refused and with which of the API's errors (cloudfront-semantics §5).
+Tables of cases: what is accepted, what is refused and with which of the API's errors (cloudfront-semantics §5).
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def test_a_config_is_not_changed_by_being_read() -> None:
     assert given_ == before
 
 
-# What one member changes. For each obeyed member: two configs that differ in it alone, or nearly so.
+# The effect of one member. For each obeyed member: two configs that differ only in it, or nearly so.
 
 Members = dict[str, Any]
 
@@ -368,7 +368,7 @@ def test_obeyed(path: str) -> None:
     assert compiled(**one) != compiled(**other)
 
 
-# The defaults of what is absent
+# The defaults of absent members
 
 
 def test_absent_and_null_and_empty_mean_the_default() -> None:
@@ -683,7 +683,7 @@ def test_managed_policies(given_: Members, expected: Members) -> None:
 LONG = "x" * 256
 
 REFUSALS: list[tuple[str, Members, str]] = [
-    # code, what is given, a word of the message
+    # code, input, a word of the message
     ("InvalidArgument", {"Enabled": None}, "Enabled"),
     ("InvalidArgument", {"Enabled": "true"}, "boolean"),
     ("InvalidArgument", {"DefaultCacheBehavior": None}, "DefaultCacheBehavior"),
@@ -993,7 +993,7 @@ def test_accepted(members: Members) -> None:
     compiled(**members)
 
 
-# Whatever a config holds, compiling it ends with a distribution that can travel or a list of problems
+# For any config, compiling ends with a distribution that can be serialized or a list of problems
 
 json = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=3) | st.floats(allow_nan=False),

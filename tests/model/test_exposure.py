@@ -1,4 +1,4 @@
-"""Custom error pages that a signature guards, and that viewers see without one."""
+"""Custom error pages that require a signature, and that viewers nevertheless see without one."""
 
 from __future__ import annotations
 

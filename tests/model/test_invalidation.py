@@ -1,4 +1,4 @@
-"""What is carried: never less than was invalidated, and never without bound."""
+"""Which invalidations a snapshot carries: never less than was invalidated, and never without bound."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_what_paths_have_in_common(one: str, other: str, expected: str) -> None:
     "select", [Select("all"), Select(), Select("whitelist", ("x",))], ids=lambda s: s.mode
 )
 def test_nothing_that_was_invalidated_is_forgotten(select: Select, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever single invalidations would end, what is carried ends as well; without widening, nothing more."""
+    """Whatever single invalidations would end, the carried ones end as well; without widening, nothing more."""
     r = random.Random(7)
     texts = ["/", "/a", "/ab", "/a/b", "/a/b?x=1", "/a?x=1", "/a?y=1", "/%61", "/b/%C3%A9", "/b/%C3%A8?x=%41"]
     patterns = [*texts, *(text + "*" for text in texts), "/a?*", "/*"]

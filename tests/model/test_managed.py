@@ -1,4 +1,4 @@
-"""The managed policies have the API's own shape, and say what CloudFront's say (cloudfront-semantics §5.12)."""
+"""The managed policies have the API's own shape, and the same values as CloudFront's (cloudfront-semantics §5.12)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Every member of a DistributionConfig, as the API's own model has it, is obeyed, refused, or named as
-without effect."""
+"""Every member of a DistributionConfig, according to the API's own model, is obeyed, refused, or listed as having no
+effect."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ LATER = tuple(int(part) for part in botocore.__version__.split(".")[:3]) > READ_
 
 
 def covering(path: str) -> list[str]:
-    """The entries of the tables that speak of `path`: its own, or one above it."""
+    """The table entries that concern `path`: its own, or one above it."""
     return [
         entry
         for table in (OBEYED, REFUSED, WITHOUT_EFFECT)
         for entry in table
         if path == entry or path.startswith((f"{entry}.", f"{entry}["))
-        # AllowedMethods[] are methods, AllowedMethods.CachedMethods something else
+        # AllowedMethods[] are methods, AllowedMethods.CachedMethods is something else
     ]
 
 

@@ -59,7 +59,7 @@ def test_a_pattern_means_what_a_glob_means(pattern: str, path: str) -> None:
     if not pattern:
         glob = "*"
     path = "/" + path
-    # fnmatch knows [seq] besides; the alphabet has no brackets.
+    # fnmatch also knows [seq]; the alphabet has no brackets.
     assert compile_pattern(pattern)(path) == bool(re.match(fnmatch.translate(glob), path))
 
 

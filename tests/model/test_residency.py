@@ -1,4 +1,4 @@
-"""What a region's snapshot holds, and above all what it does not."""
+"""What a region's snapshot contains, and above all what it does not."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_to_list_a_key_once_more_does_not_carry_it_abroad() -> None:
     groups = [KeyGroup("g-eu", "g", ("K1",), (EU,)), KeyGroup("g-all", "g", ("K1", "K2"))]
     everything = whole(
         [distribution("a", "g-all")], groups
-    )  # nobody trusts the tied one, and it ties all the same
+    )  # no distribution trusts the tied one, and it ties anyway
     assert held(for_region(everything, EU)) == (["Ea"], ["g-all"], ["K1", "K2"])
     part = for_region(everything, US)
     assert held(part) == (["Ea"], ["g-all"], ["K2"])
@@ -329,7 +329,7 @@ def test_what_may_not_be_meant() -> None:
     assert warnings(whole([distribution("a", "g")], [KeyGroup("g", "g", ("K1",))]), (EU,)) == []
 
 
-# ---- no byte of it
+# ---- no byte of another region
 
 NAMES = st.sampled_from(["eu", "us", "asia", ""])
 TIES = st.lists(st.sampled_from(["eu", "us", "asia"]), unique=True, max_size=2).map(tuple)

@@ -1,4 +1,4 @@
-"""The log's two formats."""
+"""The two formats of the log."""
 
 from __future__ import annotations
 

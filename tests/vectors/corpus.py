@@ -1,6 +1,6 @@
-"""The corpus of the signing tests: what signers sign, the keys that they sign with, and the stored vectors.
+"""The corpus of the signing tests: what signers sign, the keys that they use, and the stored vectors.
 
-`make.py` has the signers themselves.
+The signers themselves are in `make.py`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def key(name: str) -> PrivateKey:
 # ------------------------------------------------------------------------------------------------------------
 # What is signed
 
-# URLs as they stand on a request line. Every signer that signs what it is given must do for each.
+# URLs that can be sent unchanged in a request line. Every signer that signs its input unchanged must succeed for each.
 WIRE_URLS: dict[str, str] = {
     "plain": "https://cdn.test/a.jpg",
     "plain over http": "http://cdn.test/a.jpg",
@@ -108,7 +108,7 @@ WIRE_URLS: dict[str, str] = {
     "signing names as values": "https://cdn.test/a?next=Signature&then=Policy",
 }
 
-# URLs that a client rewrites before it sends them: a signer that signs them as they stand makes a link that fails.
+# URLs that a client rewrites before it sends them: signing them unchanged makes a link that fails.
 UNSENDABLE_URLS: dict[str, str] = {
     "a bare blank": "https://cdn.test/a b.jpg",
     "bare UTF-8": "https://cdn.test/été.jpg",

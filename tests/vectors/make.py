@@ -1,7 +1,7 @@
-"""Makes the signing vectors anew with the signers that are installed: `python -m tests.vectors.make`.
+"""Regenerates the signing vectors with the installed signers: `python -m tests.vectors.make`.
 
-The tests use the same functions to have fresh signatures made and judged, so each signer is one function from
-cases to vectors, which raises Absent if its program is not there.
+The tests use the same functions to create and verify fresh signatures, so each signer is one function from cases to
+vectors, which raises Absent if its program is not installed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Absent(Exception):
 
 
 def _request(name: str, url: str, key_name: str, hash_name: HashName, own: str | None = None) -> Vector:
-    """The vector of a canned, signed URL as a client that changes nothing requests it."""
+    """The vector of a canned, signed URL as requested by a client that changes nothing."""
     scheme, _, rest = url.partition("://")
     host, _, target = rest.partition("/")
     if own is None:
@@ -93,7 +93,7 @@ def _policy(
 
 
 def botocore() -> Iterable[Vector]:
-    """botocore's CloudFrontSigner: signs URLs as they stand; only its callback knows key and hash."""
+    """botocore's CloudFrontSigner: signs URLs unchanged; only its callback knows the key and hash."""
     date = datetime.fromtimestamp(EXPIRES, UTC)
 
     def signer(key_name: str, hash_name: HashName) -> CloudFrontSigner:
@@ -173,7 +173,7 @@ def botocore() -> Iterable[Vector]:
 
 
 def awscli(urls: Iterable[str] | None = None) -> Iterable[Vector]:
-    """`aws cloudfront sign`, version 1: RSA-SHA1 and PKCS#1 only. Takes most of a second for each URL."""
+    """`aws cloudfront sign`, version 1: RSA-SHA1 and PKCS#1 only. Takes most of a second per URL."""
     program = shutil.which("aws", path=str(Path(sys.executable).parent))
     if program is None:
         raise Absent("the AWS CLI is not installed beside this Python")
@@ -202,7 +202,7 @@ def awscli(urls: Iterable[str] | None = None) -> Iterable[Vector]:
 
 
 def npm() -> Iterable[Vector]:
-    """npm @aws-sdk/cloudfront-signer: rewrites the URL before it signs it, knows all four algorithm pairs."""
+    """npm @aws-sdk/cloudfront-signer: rewrites the URL before it signs it, supports all four algorithm pairs."""
     node = shutil.which("node")
     if node is None or not (NODE / "node_modules" / "@aws-sdk" / "cloudfront-signer").exists():
         raise Absent("node or @aws-sdk/cloudfront-signer is not installed (npm ci in tests/node)")
@@ -267,7 +267,7 @@ def npm() -> Iterable[Vector]:
 
 
 def node_signer(jobs: list[dict[str, Any]]) -> list[Any]:
-    """What tests/node/sign.mjs answers."""
+    """The output of tests/node/sign.mjs."""
     done = subprocess.run(
         ["node", "sign.mjs"],
         cwd=NODE,
@@ -282,7 +282,7 @@ def node_signer(jobs: list[dict[str, Any]]) -> list[Any]:
 
 
 def openssl() -> Iterable[Vector]:
-    """OpenSSL and tr alone, as the CloudFront Developer Guide shows it."""
+    """OpenSSL and tr alone, as shown in the CloudFront Developer Guide."""
     if shutil.which("openssl") is None or shutil.which("tr") is None:
         raise Absent("openssl is not installed")
 
@@ -313,7 +313,7 @@ def openssl() -> Iterable[Vector]:
         policy = _policy("https://cdn.test/a?b=1").encode()
         url = f"https://cdn.test/a?b=1&Expires={EXPIRES}&Signature={sign(policy, key_name, hash_name)}"
         yield _request(f"canned, {pair}", url + tail(key_name, hash_name), key_name, hash_name)
-        # A policy as the guide prints it: indented, with Windows line ends, and a newline after the last brace.
+        # A policy as the guide prints it: indented, with Windows line endings, and a newline after the last brace.
         pretty = (
             json.dumps(json.loads(_policy("https://cdn.test/a*")), indent=3).replace("\n", "\r\n").encode()
             + b"\r\n"
@@ -324,7 +324,7 @@ def openssl() -> Iterable[Vector]:
             canned=False,
             resource="https://cdn.test/a*",
         )
-    # Other orders: signing parameters first, between, percent-encoded.
+    # Other orders: signing parameters first, in between, percent-encoded.
     policy = _policy("https://cdn.test/a?b=1&c").encode()
     signature = sign(policy, "rsa", "SHA1")
     for name, query in {

@@ -2,8 +2,8 @@
 
     python -m tests.vectors.terraform        writes terraform.json; needs terraform and the provider (TF_PLUGIN_DIR)
 
-Ids that the control plane gave stand as `<0>`, `<1>`, … in the order in which they were given, so that the requests
-can be sent to another one (tests/control/test_terraform_requests.py).
+Ids that the control plane assigned appear as `<0>`, `<1>`, … in order of assignment, so that the requests can be sent
+to another control plane (tests/control/test_terraform_requests.py).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 
 
 class Recorder:
-    """Stands between the shell and the service, and notes each request that succeeds, reads left out."""
+    """Sits between the HTTP layer and the service, and records each successful request, except reads."""
 
     def __init__(self) -> None:
         self._line: tuple[str, str, str] = ("", "", "")
