@@ -77,15 +77,15 @@ __all__ = [
     "verify",
 ]
 
-if not TYPE_CHECKING:  # else every misspelt name would pass
+if not TYPE_CHECKING:  # otherwise type checkers would accept every misspelled name
     _LOADED_LATER = {
         **dict.fromkeys(("CustodySigner", "signer_for"), "keyfront.custody.signers.key_group_signer"),
         **dict.fromkeys(("Cause", "Check", "Report", "explain", "explain_url"), "keyfront.signing.explain"),
     }
 
     def __getattr__(name: str) -> Any:
-        """Load what signs with keys in custody, and what explains a refusal, on first use: most programs need
-        neither."""
+        """Load the code that signs with keys in custody, and the code that explains refusals, on first use: most
+        programs need neither."""
         if name not in _LOADED_LATER:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         globals()[name] = getattr(import_module(_LOADED_LATER[name]), name)

@@ -1,6 +1,6 @@
-"""botocore's sessions, set up once for all clients: CloudFront's API, the AWS key stores, S3.
+"""botocore's sessions, set up once for all clients: the CloudFront API, the AWS key stores, and S3.
 
-Import it only where a client is made: botocore takes a quarter of a second.
+Import this module only where a client is created: botocore takes a quarter of a second to load.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from botocore.session import Session
 
 @functools.cache
 def _loader(data_path: str | None) -> Loader:
-    """botocore's descriptions of the services, some megabytes, read once for all sessions."""
+    """Load botocore's service descriptions (several megabytes) once for all sessions."""
     return create_loader(data_path)
 
 
 def new_session(profile: str = "", credentials: tuple[str, str] | None = None) -> Session:
-    """A session with credentials and region from where AWS's tools look for them.
+    """Return a session with credentials and region from the sources that AWS's tools use.
 
     :param profile: a profile of the AWS configuration; empty for the environment's.
-    :param credentials: access key id and secret, instead of any that botocore would find.
+    :param credentials: access key ID and secret, instead of any that botocore would find.
     :raises botocore.exceptions.ProfileNotFound: if there is no such profile.
     """
     session = Session(profile=profile or None)

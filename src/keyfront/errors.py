@@ -30,7 +30,7 @@ from enum import Enum
 
 
 class KeyfrontError(Exception):
-    """The root of everything below."""
+    """The base class of all errors below."""
 
 
 class SigningError(KeyfrontError, ValueError):
@@ -147,11 +147,11 @@ class OriginFailure(KeyfrontError):
 
 
 def clear_traceback(error: BaseException) -> None:
-    """It has been dealt with: forget where it came from.
+    """Drop the traceback of an error that has been handled.
 
-    What an error has ended (a fill, an origin's answer) keeps it, for whoever comes to ask. With its traceback it would
-    keep all that it has passed through, which keeps the error: a circle with whole bodies in it, which only the garbage
-    collector can open.
+    An object that an error ended (a fill, an origin's response) stores the error for later callers. With its traceback,
+    the error would hold every frame that it passed through, and those hold the error: a reference cycle that contains
+    whole bodies and that only the garbage collector can break.
     """
     error.__traceback__ = error.__cause__ = error.__context__ = None
 

@@ -1,4 +1,4 @@
-"""Files that only their owner may read, written whole and durably.
+"""Files that only their owner may read, written atomically and durably.
 
 A file is written under a temporary name with mode 0600, flushed to the disk, and renamed, and then the folder that
 holds the new name is flushed: a reader finds the old bytes or the new ones, and a crash at any moment leaves one of
@@ -94,7 +94,8 @@ def exposure(path: Path, status: os.stat_result) -> str:
 
 @contextlib.contextmanager
 def _temporary(path: Path, data: bytes, mode: int, durable: bool) -> Iterator[tuple[Path, os.stat_result]]:
-    """A file beside `path` that holds `data`, and its status. Gone afterwards unless it was renamed."""
+    """Yield a file beside `path` that holds `data`, and its status. The file is removed afterward unless it was
+    renamed."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

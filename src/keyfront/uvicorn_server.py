@@ -1,4 +1,4 @@
-"""uvicorn as part of a process that decides by itself when to stop."""
+"""uvicorn as part of a process that controls its own shutdown."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ class StoppableServer(uvicorn.Server):
         yield
 
     def stop(self) -> None:
-        """Accept no more connections, and let `serve` return when the requests under way have ended."""
+        """Accept no more connections, and let `serve` return when the requests in progress have ended."""
         self.should_exit = True

@@ -10,14 +10,14 @@ from keyfront.control.call import Call, Caller
 from keyfront.control.store.transaction import Transaction
 
 SOURCE = "backup.keyfront"
-"""The eventSource of such records."""
+"""The eventSource of these records."""
 CREATED = "CreateBackup"
 RESTORED = "RestoreBackup"
 
 
 class AuditActor(NamedTuple):
-    """Who runs the command: `by` is the command and the login, `account` the twelve digits of the account. Whoever has
-    access to the data folder acts as the root of the account."""
+    """The user who runs the command: `by` is the command and the login, `account` the twelve-digit account ID. Anyone
+    with access to the data folder acts as the account's root user."""
 
     by: str
     account: str

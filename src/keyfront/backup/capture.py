@@ -1,8 +1,8 @@
-"""How an archive is made while the control plane writes on, and how one is judged: by restoring it in memory.
+"""Capturing an archive while the control plane continues to write, and verifying an archive by restoring it in memory.
 
-All rows come from one reading transaction, which sees one state and makes nobody wait (WAL at SQLite, REPEATABLE READ
-at PostgreSQL). Within it the snapshot is compiled, as edges would have it; what is restored from the archive must
-compile to the same bytes, and its audit log must be the chain that was there.
+All rows come from one read transaction, which sees a single state and blocks no other transaction (WAL in SQLite,
+REPEATABLE READ in PostgreSQL). The snapshot is compiled within it, as edges would receive it. What is restored from the
+archive must compile to the same bytes, and its audit log must be the same chain.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ _QUOTAS = Quotas(
     limits=Limits(**dict.fromkeys(Limits.__struct_fields__, _EVERYTHING)),
     policy_limits=PolicyLimits(**dict.fromkeys(PolicyLimits.__struct_fields__, _EVERYTHING)),
 )
-"""What was accepted once belongs to the snapshot, whatever the quotas were then."""
+"""Anything accepted in the past belongs in the snapshot, whatever the quotas were then."""
 
 PASSING: dict[str, set[str]] = {"access_key": {"used"}}
-"""Columns that change without anything having changed: an archive that differs in these only is not made."""
+"""Columns that change without a real change: an archive that differs only in these is not made."""
 PASSING_TABLES = {"key_use", "key_hour", "key_end", "key_run"}
 _PASSING_COUNTERS = {"reached", "key_use"}
 
 
 class CaptureOptions(msgspec.Struct, frozen=True):
-    """What an archive is to hold besides the store and the folder's files. `records` is the place of the key groups'
-    records (empty: the installation's own), `custodies` are places whose keys belong to it beside those that the
-    records name; `urls` are signed URLs that must still open after a restore. `sealed_for` tells archives for one from
-    archives for another."""
+    """What an archive contains besides the store and the folder's files. `records` is the place of the key groups'
+    records (empty: the installation's own). `custodies` are places whose keys belong to the installation, in
+    addition to the keys that the records name. `urls` are signed URLs that must still be accepted after a restore.
+    `sealed_for` distinguishes archives encrypted for different recipients."""
 
     private_keys: bool = False
     records: str = ""
@@ -66,7 +66,7 @@ class CaptureOptions(msgspec.Struct, frozen=True):
 
 
 class Capture(msgspec.Struct, frozen=True):
-    """An archive before it is encrypted, and its name. `trouble` is the part of `manifest.missing` that is an error."""
+    """An archive before encryption, and its name. `trouble` is the part of `manifest.missing` that is an error."""
 
     name: Name
     manifest: Manifest
@@ -78,15 +78,15 @@ class Capture(msgspec.Struct, frozen=True):
 
 
 class Unchanged(msgspec.Struct, frozen=True):
-    """No archive was made, because one like it is stored already."""
+    """No archive was made, because an equivalent one is already stored."""
 
     missing: tuple[str, ...]
     trouble: tuple[str, ...]
 
 
 class Source(NamedTuple):
-    """The installation that is backed up: its store and its data folder, the twelve digits of its account, the name of
-    its host, the version of Keyfront that makes the archive, and the environment in which custody finds its secrets."""
+    """The installation to back up: its store and data folder, its twelve-digit account ID, its host name, the version
+    of Keyfront that makes the archive, and the environment in which custody finds its secrets."""
 
     store: Store
     folder: Path
@@ -106,8 +106,8 @@ def take(
     """Capture an archive.
 
     :param now: epoch seconds.
-    :param is_known: called with the origin and the state that the archive's name would have: whether an archive like it
-        is stored already. It is called before the audit log is read, which takes the longest.
+    :param is_known: called with the origin and the state that the archive's name would have; returns whether an
+        equivalent archive is already stored. It is called before the audit log is read, which is the slowest step.
     :raises ApiError: ServiceUnavailable if the store does not answer.
     :raises BackupError: if something is too large.
     """
@@ -152,7 +152,7 @@ def take(
             return Unchanged(tuple(trouble + missing), tuple(trouble))
         snapshot = compiled(transaction, source.account)
         audited = tables.rows(transaction, _audit)
-        writer.section(PREFIX + _audit.name, map(tables.line, audited))  # the longest comes last
+        writer.section(PREFIX + _audit.name, map(tables.line, audited))  # the longest section comes last
         verdict = audit_search.verify_rows(_audit_rows(transaction))
     if verdict.fault:
         trouble.append(f"the audit log's chain is broken: {verdict.fault}")
@@ -184,7 +184,7 @@ def take(
 
 
 def _lines(rows: Iterable[dict[str, object]], table: str, state: hashlib._Hash) -> Iterator[bytes]:
-    """The rows as lines; what counts of them goes into `state`."""
+    """Yield the rows as lines. The parts that count as a change go into the hash `state`."""
     passing = PASSING.get(table, set())
     for row in rows:
         line = tables.line(row)
@@ -202,14 +202,14 @@ def _hashed(lines: Iterable[bytes], state: hashlib._Hash) -> Iterator[bytes]:
 
 
 def compiled(transaction: Transaction, account: str) -> Snapshot:
-    """What edges obey of the store's rows."""
+    """Compile the store's rows into the snapshot that edges use."""
     return Compiler(account, _QUOTAS).snapshot(
         transaction, transaction.snapshot_number(), transaction.snapshot_time()
     )
 
 
 def digest(snapshot: Snapshot) -> str:
-    """What tells a snapshot from every other one, after the form of snapshots in this version of Keyfront."""
+    """Return a digest that identifies the snapshot, preceded by the snapshot format of this version of Keyfront."""
     form = hashlib.sha256(msgspec.json.encode(msgspec.json.schema(Snapshot))).hexdigest()[:8]
     return f"{form}:{hashlib.sha256(snapshot.to_bytes()).hexdigest()}"
 
@@ -227,8 +227,8 @@ def _origin(transaction: Transaction) -> str:
 
 
 def _last_change(transaction: Transaction, now: float) -> bytes:
-    """The digest of the last audit record that calls for an archive: not one about an archive, and of calls that only
-    read none of today's (UTC), so that who looks often is written down once a day."""
+    """Return the digest of the last audit record that calls for an archive. Records about archives do not, and neither
+    do today's (UTC) records of read-only calls, so that frequent reads cause one archive a day."""
     midnight = now // 86_400 * 86_400
     reads = sa.or_(*(_audit.c.name.startswith(verb, autoescape=True) for verb in READS))
     query = (
@@ -240,11 +240,11 @@ def _last_change(transaction: Transaction, now: float) -> bytes:
     return bytes(transaction.connection.execute(query).scalar_one_or_none() or b"")
 
 
-# ---- judging one
+# ---- verifying an archive
 
 
 class Archive(msgspec.Struct, frozen=True):
-    """An archive that has been read whole, and found to be what its manifest says."""
+    """An archive that was read completely and matches its manifest."""
 
     manifest: Manifest
     files: list[File]
@@ -259,16 +259,16 @@ class Archive(msgspec.Struct, frozen=True):
         return lines(self.plain, section)
 
     def store(self, database: Database, *, without: Iterable[str] = ()) -> Store:
-        """The archive's rows in a store on `database`, which is new and SQLite's.
+        """Load the archive's rows into a store on `database`, a new SQLite database.
 
         :param without: tables that stay empty.
-        :raises BackupError: if they are not those of a store.
+        :raises BackupError: if the rows are not those of a store.
         """
         return tables.filled(database, self.manifest.schema, self.manifest.counts, self.lines, without)
 
 
 def read(plain: bytes) -> Archive:
-    """:raises BackupError: if `plain` is no archive, or not a whole one."""
+    """:raises BackupError: if `plain` is not a complete archive."""
     manifest = read_manifest(plain)
     for name in manifest.counts:
         if not name.startswith(PREFIX) and name not in {"files", "records", "keys"}:
@@ -283,12 +283,13 @@ def read(plain: bytes) -> Archive:
 
 
 def judge(archive: Archive, account: str, keyfront: str) -> Snapshot:
-    """Restore the archive in memory; the snapshot that it makes.
+    """Restore the archive in memory and return the resulting snapshot.
 
-    The audit log's rows are followed as they are read and are not kept, since they may be many. A snapshot is compared
-    with the one taken only if the same version of Keyfront took it, in the same form: another may compile differently.
+    The audit log's rows are verified as they are read and are not stored, because there may be many. The snapshot is
+    compared with the captured one only if the same version of Keyfront made the archive, in the same format: another
+    version may compile differently.
 
-    :raises BackupError: if it is not what was taken.
+    :raises BackupError: if the result is not what was captured.
     """
     manifest = archive.manifest
     verdict = audit_search.verify_rows(tables.audit_row(line) for line in archive.lines(PREFIX + _audit.name))

@@ -1,4 +1,4 @@
-"""What a drill should ask for: each behavior that needs signatures. Pure."""
+"""The behaviors that a drill should request: every behavior that requires signatures. Pure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from keyfront.model.snapshot import Distribution, Snapshot
 
 
 def unasked(snapshot: Snapshot, urls: Iterable[str]) -> list[str]:
-    """The behaviors of enabled distributions that need signatures, and to which none of `urls` leads: host name and
-    path pattern of each."""
+    """Return the behaviors of enabled distributions that require signatures and that none of `urls` matches, each as
+    host name and path pattern."""
     met = {found for url in urls if (found := _behavior(snapshot, url)) is not None}
     return [
         f"{distribution.domain_name} {behavior.path_pattern}"
@@ -23,7 +23,7 @@ def unasked(snapshot: Snapshot, urls: Iterable[str]) -> list[str]:
 
 
 def _behavior(snapshot: Snapshot, url: str) -> tuple[str, int] | None:
-    """The distribution that `url` leads to, and the number of its behavior."""
+    """Return the distribution that serves `url`, and the index of its behavior."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -39,7 +39,8 @@ def _behavior(snapshot: Snapshot, url: str) -> tuple[str, int] | None:
 
 
 def _distribution(snapshot: Snapshot, host: str) -> Distribution | None:
-    """Whose name `host` is; a wildcard stands for one label, and counts for less."""
+    """Return the distribution with the host name `host`. A wildcard stands for one label and has lower precedence than
+    an exact name."""
     for name in (host, f"*.{host.partition('.')[2]}"):
         for distribution in snapshot.distributions:
             if name == distribution.domain_name or name in distribution.aliases:

@@ -1,16 +1,16 @@
-"""The proof that an archive is worth something: a Keyfront that is started from it, and asked.
+"""The restore drill: proof that an archive works, by starting a Keyfront from it and sending it requests.
 
-The archive is restored into a folder of its own, and `keyfront up` started there, on ports of this machine that nobody
-else uses. Then its edge is asked for each signed URL that was made no later than the archive, and for the same URL with
-one letter of the signature changed. The first must be allowed, by the key that signed it, and the second refused; the
-access log of that edge says so.
+The archive is restored into a folder of its own, and `keyfront up` starts there, on otherwise unused local ports. Then
+its edge receives a request for each signed URL that was made no later than the archive, and for the same URL with one
+letter of the signature changed. The first must be allowed, by the key that signed it, and the second refused, according
+to that edge's access log.
 
-The folder gets the rows only: of the data folder's files, which are secrets for the most part, and of access keys it
-needs none. It is removed in the end; what a drill that was killed has left, the next one removes.
+The folder gets only the rows: the drill needs neither the data folder's files, which are mostly secrets, nor access
+keys. The folder is removed at the end; the next drill removes what a killed drill has left.
 
-Nothing outside is touched. Distributions keep what decides about signatures, and get the drill's own origin, no geo
-restriction and no region, so that no real origin is asked and no secret leaves; records, hooks and the environment's
-settings stay out, so that nothing rotates.
+Nothing outside is touched. Distributions keep everything that decides about signatures, and get the drill's own origin,
+no geo restriction and no region, so that no real origin is contacted and no secret leaves. Records, hooks, and the
+environment's settings are left out, so that nothing rotates.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ from keyfront.model.residency import TAG
 from keyfront.model.snapshot import Snapshot
 
 _START = 60.0
-"""Seconds within which Keyfront must have started."""
+"""Seconds within which Keyfront must start."""
 _ANSWER = 20.0
-"""Seconds within which it must answer, and tell its log."""
+"""Seconds within which it must respond and write its access log."""
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What became of one signed URL. `how` says where it is from, `where` is the URL without its signature, `fault` is
-    empty if all is as it should be."""
+    """The result for one signed URL. `how` says where it comes from, `where` is the URL without its signature, and
+    `fault` is empty if everything is as expected."""
 
     how: str
     where: str
@@ -72,8 +72,8 @@ class Result(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """`seconds` from the archive to a Keyfront that answers. `not_asked` are the behaviors that need signatures, and of
-    which no signed URL is known: nobody knows whether links to them open."""
+    """`seconds` is the time from the archive to a Keyfront that responds. `not_asked` are the behaviors that require
+    signatures but for which no signed URL is known, so it is unknown whether links to them work."""
 
     snapshot: int
     seconds: float
@@ -82,7 +82,7 @@ class Report(msgspec.Struct, frozen=True):
 
     @property
     def passed(self) -> bool:
-        """Does all that was asked for open?"""
+        """Whether every requested URL passed."""
         return bool(self.results) and not any(result.fault for result in self.results)
 
 
@@ -94,12 +94,11 @@ def drill(
     now: float,
     viewer_ip: str = "",
 ) -> Report:
-    """:param snapshot: what the archive's rows make (`taking.judge`).
-    :param urls: further signed URLs.
-    :param viewer_ip: whom to ask as, where a policy names an address.
-    :raises SettingsError: if there is no signed URL to ask for.
-    :raises BackupError: if the scratch instance does not start.
-    """
+    """:param snapshot: the snapshot that the archive's rows compile to (`capture.judge`).
+    :param urls: additional signed URLs.
+    :param viewer_ip: the viewer address to use where a policy names an address.
+    :raises SettingsError: if there is no signed URL to request.
+    :raises BackupError: if the scratch instance does not start."""
     wanted = [("given", Proof(url)) for url in urls]
     wanted += [("in the archive", proof) for proof in archive.manifest.proofs]
     for row in archive.keys:
@@ -130,8 +129,8 @@ _SCRATCH, _LOCK = "keyfront-drill-", "lock"
 
 @contextlib.contextmanager
 def _scratch() -> Iterator[Path]:
-    """A folder that is removed in the end. Its lock is held from before it has its name until this process ends, so
-    that a folder whose lock is free belongs to nobody."""
+    """Yield a folder that is removed at the end. Its lock is held from before the folder gets its name until this
+    process ends, so a folder whose lock is free is abandoned."""
     with tempfile.TemporaryDirectory(prefix=_SCRATCH) as name:
         folder = Path(name).resolve()
         lock = os.open(folder / "new", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -144,7 +143,7 @@ def _scratch() -> Iterator[Path]:
 
 
 def _sweep() -> None:
-    """Remove what drills of this user have left that were killed."""
+    """Remove what killed drills of this user have left."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
         with contextlib.suppress(OSError):
             if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
@@ -171,7 +170,7 @@ def _restored(archive: Archive, folder: Path, port: int, teller: AuditActor, now
 
 
 def _to_origin(transaction: Transaction, port: int) -> None:
-    """Let all distributions be before the drill's origin, for everybody, in every region."""
+    """Point all distributions at the drill's origin, for all viewers, in every region."""
     transaction.connection.execute(sa.delete(_tag).where(_tag.c.key == TAG))
     for row in transaction.get_many(DISTRIBUTION.name, transaction.versions(DISTRIBUTION.name)):
         config = dict(row.config)
@@ -219,7 +218,7 @@ class _Answers(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def _origin() -> Iterator[int]:
-    """The port of an origin that answers 200 to everything."""
+    """Yield the port of an origin that answers 200 to every request."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Answers)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
@@ -240,13 +239,13 @@ if sys.platform == "linux":
 if os.getppid() == parent:
     os.execv(sys.executable, [sys.executable, "-m", *sys.argv[1:]])
 """
-"""Runs a module of Python's in a process that ends when the one that started it does, though it be killed: 1 is
-PR_SET_PDEATHSIG of Linux, which outlasts an exec. Elsewhere it lives on then, without any secret."""
+"""Runs a Python module in a process that ends when its parent does, even if the parent is killed: 1 is PR_SET_PDEATHSIG
+on Linux, which persists across an exec. On other systems the process lives on, without any secret."""
 
 
 @contextlib.contextmanager
 def _started(folder: Path) -> Iterator[int]:
-    """A Keyfront in `folder`; the port of its edge."""
+    """Start a Keyfront in `folder`, and yield the port of its edge."""
     roomy = [f"distribution.{name}" for name in Limits.__struct_fields__]
     roomy += [f"policy.{name}" for name in PolicyLimits.__struct_fields__]
     argv = [
@@ -295,7 +294,7 @@ def _started(folder: Path) -> Iterator[int]:
 
 
 def _first_line(stream: int) -> bytes:
-    """What is read up to the end of a line; less if that does not come."""
+    """Read up to the end of a line; returns less if that does not arrive."""
     ends = time.monotonic() + _START
     line = b""
     while b"\n" not in line:
@@ -308,7 +307,7 @@ def _first_line(stream: int) -> bytes:
 
 
 class _Asker:
-    """Asks the edge as a viewer does, and looks into its access log for what it thought of it."""
+    """Sends requests to the edge as a viewer does, and reads the verdicts in its access log."""
 
     def __init__(self, port: int, log: Path, viewer_ip: str) -> None:
         self._port = port
@@ -343,7 +342,7 @@ class _Asker:
         return ""
 
     def _ask(self, url: str) -> dict[str, Any]:
-        """What the access log tells of a request for `url`."""
+        """Return the access log entry of a request for `url`."""
         parts = urlsplit(url)
         target = url[url.index("/", len(parts.scheme) + 3) :].partition("#")[0] if parts.path else "/"
         self._asked += 1
@@ -375,7 +374,7 @@ class _Asker:
 
 
 def _spoilt(url: str) -> str:
-    """`url` with another letter in the middle of its signature."""
+    """Return `url` with a different letter in the middle of its signature."""
     found = re.search(r"[?&]Signature=([^&#]+)", url)
     if found is None:
         raise BackupError("the URL has no signature")

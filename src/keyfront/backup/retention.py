@@ -1,14 +1,14 @@
-"""Which archives are kept. Pure: names in, names out.
+"""Retention rules: which archives to keep. Pure: names in, names out.
 
-A rule asks for the newest archive of each of the last so many hours, days, weeks (from Monday), months and years *in
-which there is one*, and for the last so many whatever their time; UTC. What any part of the rule asks for is kept. So a
-machine that was off for a month loses nothing by it.
+A rule keeps the newest archive of each of the last N hours, days, weeks (from Monday), months, and years *that contain
+one*, and the last N archives whatever their time. Times are UTC. An archive that any part of the rule selects is kept.
+So a machine that was off for a month loses nothing because of it.
 
-Archives that hold different things (`Name.holds`) do not stand in for each other: each kind is kept by the rule as if
-it were alone, so that any number of archives without private keys leaves those that have them.
+Archives with different contents (`Name.holds`) do not stand in for each other: the rule applies to each kind
+separately, so archives without private keys never displace those that have them.
 
-An archive dated after now was made under a wrong clock, then or now. It is kept, and counts for nothing: else a clock
-that once ran ahead would have every later archive thrown away at once.
+An archive dated after now was made under a wrong clock, then or now. It is kept but not counted: otherwise a clock that
+once ran fast would cause every later archive to be removed immediately.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from keyfront.errors import SettingsError
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """How many to keep of each; all 0 keeps everything."""
+    """How many archives to keep for each period; all 0 keeps everything."""
 
     last: int = 0
     hourly: int = 0
@@ -42,13 +42,13 @@ _PERIODS: dict[str, Callable[[datetime], object]] = {
     "monthly": lambda when: (when.year, when.month),
     "yearly": lambda when: when.year,
 }
-"""Which period of each kind a time lies in."""
+"""For each kind of period, the function that returns the period of a time."""
 
 
 def read_rule(text: str) -> Rule:
-    """`last=7,daily=14,weekly=8,monthly=12`.
+    """Parse a rule such as `last=7,daily=14,weekly=8,monthly=12`.
 
-    :raises SettingsError: if it is none, or asks for nothing: to keep nothing is never meant.
+    :raises SettingsError: if `text` is not a rule, or selects nothing: keeping nothing is never intended.
     """
     said: dict[str, int] = {}
     for part in text.split(","):
@@ -64,8 +64,8 @@ def read_rule(text: str) -> Rule:
 
 
 def kept(archives: Iterable[Name], rule: Rule, now: float) -> set[Name]:
-    """Those of one installation's `archives` that `rule` asks for at `now` (epoch seconds), the newest of each
-    kind among them always."""
+    """Return those of one installation's `archives` that `rule` keeps at `now` (epoch seconds). The newest of each kind
+    is always among them."""
     if rule == Rule():
         return set(archives)
     kinds: dict[str, list[Name]] = {}

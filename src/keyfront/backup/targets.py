@@ -1,7 +1,7 @@
-"""Where archives lie: a folder, or a bucket of S3's API. Two of them hold the same archives.
+"""The places that store archives: a folder, or a bucket with the S3 API.
 
-An archive is put whole or not at all: a file is made under another name and renamed when it is on the disk, an object
-is one PUT. Names that are not those of archives are not listed, and never touched.
+An archive is stored atomically: a file is written under another name and renamed once it is on disk; an object is a
+single PUT. Files and objects whose names are not those of archives are not listed, and never touched.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from keyfront.errors import BackupError, SettingsError
 from keyfront.private_files import create_file, sync_folder
 
 LARGEST = 4 << 30
-"""Bytes of the largest archive that is read: what one PUT takes, and what fits into memory."""
+"""Maximum bytes of an archive that is read: what one PUT accepts, and what fits into memory."""
 
 _DIGEST = "keyfront-sha256"
-"""The metadata of an object that tells the SHA-256 of what was put."""
+"""The object metadata that holds the SHA-256 of what was stored."""
 
 
 class Place(Protocol):
-    """Every method raises BackupError if the place refuses or cannot be asked."""
+    """Every method raises BackupError if the place refuses or cannot be reached."""
 
     @property
     def uri(self) -> str: ...
 
     def names(self) -> dict[Name, int]:
-        """The archives that are there, with their sizes in bytes, oldest first."""
+        """Return the stored archives with their sizes in bytes, oldest first."""
 
     def put(self, name: str, data: bytes) -> None:
         """Store an archive. It is durable and whole when this returns.
@@ -43,13 +43,13 @@ class Place(Protocol):
     def get(self, name: str) -> bytes: ...
 
     def digest(self, name: str) -> str:
-        """The SHA-256, in hexadecimal, of what is there."""
+        """Return the SHA-256, in hexadecimal, of the stored archive."""
 
     def remove(self, name: Name) -> None: ...
 
 
 class Folder:
-    """A folder, which is made if it is not there."""
+    """A folder, which is created if it does not exist."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -101,7 +101,8 @@ class Folder:
 
 
 class Bucket:
-    """`s3://BUCKET/PREFIX`, at AWS or at `endpoint`. Credentials and region come from where AWS's tools look."""
+    """`s3://BUCKET/PREFIX`, at AWS or at `endpoint`. Credentials and region come from the sources that AWS's tools
+    use."""
 
     def __init__(self, bucket: str, prefix: str, endpoint: str = "") -> None:
         from botocore.config import Config  # takes a quarter of a second, so only a bucket loads it
@@ -122,7 +123,7 @@ class Bucket:
                     connect_timeout=10,
                     read_timeout=60,
                     retries={"mode": "standard", "max_attempts": 4},
-                    # The MD5 that goes along is checked by every server; trailing checksums only by some.
+                    # Every server checks the MD5 that is sent along; only some check trailing checksums.
                     request_checksum_calculation="when_required",
                     response_checksum_validation="when_required",
                     s3={"addressing_style": "path"} if endpoint else {},
@@ -177,8 +178,8 @@ class Bucket:
         return data
 
     def digest(self, name: str) -> str:
-        """As it was told when the object was put, whole, since the server has checked that; of an object that came here
-        by another way, what is read."""
+        """Return the digest in the object's metadata, since the server checked it when the whole object was stored. For
+        an object stored by other means, return the digest of its content."""
         try:
             told = self._client.head_object(Bucket=self._bucket, Key=self._prefix + name)["Metadata"]
         except self._errors as error:
@@ -193,10 +194,10 @@ class Bucket:
 
 
 def open_place(text: str, endpoint: str = "") -> Place:
-    """What `s3://BUCKET/PREFIX`, or else the path of a folder, names.
+    """Return the place that `text` names: `s3://BUCKET/PREFIX`, or the path of a folder.
 
-    :param endpoint: of S3's API, empty for AWS's.
-    :raises SettingsError: if it names neither.
+    :param endpoint: the endpoint of the S3 API, empty for AWS's.
+    :raises SettingsError: if `text` names neither.
     """
     if "://" not in text:
         return Folder(Path(text))
@@ -207,7 +208,7 @@ def open_place(text: str, endpoint: str = "") -> Place:
 
 
 class Found(NamedTuple):
-    """An archive's name, and where it lies."""
+    """An archive's name and its place."""
 
     name: str
     place: Place
@@ -218,10 +219,11 @@ class Found(NamedTuple):
 
 
 def find(text: str, endpoint: str = "", *, now: float) -> tuple[list[Found], list[str]]:
-    """The archive that `text` names, or all in the place that it names, newest first: the first that is whole is meant.
-    And those that are dated after `now` (epoch seconds), which are left out.
+    """Return the archive that `text` names, or all archives in the place that it names, newest first, so that the
+    caller can use the first complete one. Also return those that are dated after `now` (epoch seconds),
+    which are left out.
 
-    :raises BackupError: if there is none, or the place has those of several installations.
+    :raises BackupError: if there is none, or the place has archives of several installations.
     """
     folder, slash, name = text.rpartition("/")
     if "://" not in text and not Path(text).is_dir():

@@ -1,5 +1,5 @@
 """The client of the CloudFront API, Keyfront's or Amazon's: sessions, endpoints, retries, and Keyfront's key usage API.
 
-Knows botocore and nothing of this installation's store or edges. botocore is imported on first use, so that the SDK
-can be installed without it.
+This package depends on botocore and not on this installation's store or edges. botocore is imported on first use, so
+that the SDK can be installed without it.
 """

@@ -1,7 +1,7 @@
-"""What edges see of the keys that sign: who signs still, how much, where, and how far ahead.
+"""The usage of signing keys as edges report it: which keys are still in use, how much, where, and how far ahead.
 
-A Keyfront tells it at `PATH`, beside CloudFront's API and signed like it (docs/reference/control-api.md). Amazon's
-CloudFront has no such thing: there it is not known, which is None here, and never "not at all".
+Keyfront serves this at `PATH`, next to CloudFront's API and signed in the same way (docs/reference/control-api.md).
+Amazon's CloudFront has no such API: usage is then unknown, which is None here, and never means "not used".
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
 
 PATH = "/keyfront/2026-11-22/key-use"
 ACTION = "keyfront:GetKeyUse"
-"""The IAM action that it needs."""
+"""The IAM action that the call requires."""
 
 _LONGEST_ANSWER = 16 << 20
 _AMAZON = (".amazonaws.com", ".amazonaws.com.cn")
 
 
 class Counted(msgspec.Struct, frozen=True, rename="pascal"):
-    """So many requests were allowed by signatures, the last of them at `last_seen` (epoch seconds)."""
+    """A count of requests allowed by signatures. The last was at `last_seen` (epoch seconds)."""
 
     requests: int
     last_seen: float
 
 
 class KeyUse(msgspec.Struct, frozen=True, rename="pascal"):
-    """The use of one key, as far as edges have told. Times are epoch seconds, lengths seconds.
+    """The use of one key, as far as edges have reported it. Times are epoch seconds, durations seconds.
 
-    `requests` were allowed by its signatures since `first_seen`, `requests_last_day` of them within the last 24 hours
-    (to the hour), which is the `share` (0 to 1) of what all keys signed for within that time. `hashes` and
-    `distributions` are the same by hash and by distribution. `signatures_end` is until when the latest of its
-    signatures is good; `longest_lifetime` how far ahead one ended when it was first accepted, the longest among those
-    that are good still, until `longest_ends`. 0.0: not known.
+    `requests` were allowed by its signatures since `first_seen`; `requests_last_day` of them were within the last 24
+    hours (rounded to the hour), which is the `share` (0 to 1) of the requests allowed by all keys within that time.
+    `hashes` and `distributions` are the same counts by hash and by distribution. `signatures_end` is when the last of
+    its signatures expires. `longest_lifetime` is the longest time until expiry that a signature had when it was first
+    accepted, among those that are still valid, which is until `longest_ends`. 0.0: not known.
     """
 
     key_pair_id: str
@@ -56,8 +56,8 @@ class KeyUse(msgspec.Struct, frozen=True, rename="pascal"):
 
 
 class KeyUses(msgspec.Struct, frozen=True, rename="pascal"):
-    """What was known at `time` (epoch seconds). A key that is not among `items` was never seen. `since` is when edges
-    began to be asked: of what was before, nothing is known."""
+    """What was known at `time` (epoch seconds). A key that is not in `items` was never seen. `since` is when usage
+    collection began: nothing is known about earlier use."""
 
     time: float
     since: float
@@ -71,11 +71,11 @@ _decoder = msgspec.json.Decoder(KeyUses)
 
 
 def ask(session: Session, endpoint_url: str = "") -> KeyUses | None:
-    """What the control plane at `endpoint_url` knows of the use of keys; None where there is no such thing, as at
-    Amazon's (no `endpoint_url`).
+    """Return what the control plane at `endpoint_url` knows about the use of keys, or None if there is no such API, as
+    with Amazon's CloudFront (no `endpoint_url`).
 
-    :param session: botocore's, for credentials and region.
-    :raises AccountError: if it cannot be asked, or refuses: then it is not that it does not know.
+    :param session: a botocore session, for credentials and region.
+    :raises AccountError: if the control plane cannot be reached, or refuses. This does not mean that nothing is known.
     """
     from botocore.auth import SigV4Auth
     from botocore.awsrequest import AWSRequest
@@ -100,11 +100,11 @@ def ask(session: Session, endpoint_url: str = "") -> KeyUses | None:
 
 
 def read_answer(status: int, body: bytes) -> KeyUses | None:
-    """What an answer says; None if it says that there is no such thing: 404, or 400 and 403 in another form than
-    Keyfront's own, as Amazon's CloudFront has it.
+    """Parse a response. Returns None if it says that there is no such API: 404, or 400 and 403 in a form other than
+    Keyfront's own, as Amazon's CloudFront returns them.
 
-    :raises AccountError: for all others: a refusal, a proxy that cannot reach it, one that cannot be read. Then it is
-        not that nothing is known.
+    :raises AccountError: for every other response: a refusal, a proxy that cannot reach the control plane, or a
+        response that cannot be parsed. None of these means that nothing is known.
     """
     if len(body) > _LONGEST_ANSWER:
         raise AccountError("the use of keys: the answer is too long")

@@ -1,7 +1,7 @@
 """The client of the CloudFront API, Amazon's or Keyfront's: endpoint, credentials, retries, lists, errors.
 
-It knows no resource and no rule; rotations (`lifecycle/cloudfront.py`) and declared set-ups (`declared/account.py`)
-build on it.
+It depends on no resource type and no rule. Rotations (`lifecycle/cloudfront.py`) and declared set-ups
+(`declared/account.py`) build on it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from keyfront.errors import AccountError
 
 
 class Refused(AccountError):
-    """An API's answer other than success, or no answer. `code` is its error code, empty if there was no answer."""
+    """An error response from an API, or no response. `code` is its error code, empty if there was no response."""
 
     def __init__(self, message: str, code: str = "") -> None:
         super().__init__(message)
@@ -26,14 +26,14 @@ class Refused(AccountError):
 
 
 class CloudFrontClient:
-    """One account through one endpoint. botocore repeats a call that fails for a passing reason, three times at most.
+    """One account through one endpoint. botocore retries a call after a transient failure, three times at most.
 
     :param endpoint_url: empty for the environment's or Amazon's.
     :param profile: a profile of the AWS configuration; empty for the environment's.
-    :param credentials: access key id and secret, instead of any that botocore would find.
+    :param credentials: access key ID and secret, instead of any that botocore would find.
     :param user_agent: what the client adds to its User-Agent header.
-    :param on_response: called with each answer's parsed form, of a success or an error.
-    :raises Refused: if botocore cannot make a client of that.
+    :param on_response: called with the parsed form of each response, success or error.
+    :raises Refused: if botocore cannot create a client from these arguments.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class CloudFrontClient:
         return answer
 
     def pages(self, operation: str, member: str) -> Iterator[dict[str, Any]]:
-        """All items that a list operation returns, page after page. `member` is the output's member that has them.
+        """Yield all items that a list operation returns, page by page. `member` is the output member that holds them.
 
         :raises Refused: as `call` does.
         """

@@ -7,10 +7,9 @@
     handle = open_key(held.uri)                                             # what signs with one of them
 
 `contract.py` is what every adapter offers, `key_uri.py` maps the scheme of a URI to its adapter in `adapters/`, and
-`schemes.py` opens places and keys.
-`key_record.py` is the record of which key signs for a key group now, which came before, and which comes next;
-`signers/` follow it, and `agent/` signs for applications that must not hold keys. The room knows nothing of
-CloudFront's API.
+`schemes.py` opens places and keys. `key_record.py` is the record of which key signs for a key group now, which came
+before, and which comes next; `signers/` follow it, and `agent/` signs for applications that must not hold keys. The
+package does not depend on CloudFront's API.
 """
 
 from keyfront.custody.contract import Custody, Handle, HeldKey, Record, Records

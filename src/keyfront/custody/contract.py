@@ -38,7 +38,7 @@ MOST_BYTES = 4000
 
 
 def checked_name(name: str) -> str:
-    """:raises CustodyError: if `name` is none."""
+    """:raises CustodyError: if `name` is not a valid name."""
     if not re.fullmatch(NAME, name):
         raise CustodyError(
             f"{name[:80]!r} cannot be a name in custody: letters, digits, - and _, 64 at most, "
@@ -69,7 +69,7 @@ def checked_grace(grace: float) -> float:
 
 
 def checked_data(data: bytes) -> bytes:
-    """:raises CustodyError: if `data` cannot be a record's: text in UTF-8 of 1 to `MOST_BYTES` bytes."""
+    """:raises CustodyError: if `data` is not valid record content: text in UTF-8 of 1 to `MOST_BYTES` bytes."""
     try:
         data.decode("utf-8")
     except UnicodeDecodeError:
@@ -83,7 +83,8 @@ class HeldKey(msgspec.Struct, frozen=True):
     """One key of a place. Times are epoch seconds.
 
     `created` is 0.0 if the place does not know it. `hash_names` are the hashes that the key can sign with. `delete_at`
-    is when it will be gone for good, None if it is to stay; a key that is to be deleted no longer signs.
+    is when it will be permanently deleted, None if no deletion is scheduled; a key scheduled for deletion does not
+    sign.
     """
 
     uri: str
@@ -97,9 +98,9 @@ class HeldKey(msgspec.Struct, frozen=True):
 
 
 def there_already(held: HeldKey, key: PublicKey) -> HeldKey:
-    """The result of `import_key` if the name is taken: the key that is there, if it is the same.
+    """Return the result of `import_key` if the name is taken: the existing key, if it is the same.
 
-    :raises KeyExists: if it is another key, or is to be deleted.
+    :raises KeyExists: if it is another key, or is scheduled for deletion.
     """
     if held.public_key != key:
         raise KeyExists(f"{held.uri} is there already, and is another key")
@@ -127,11 +128,11 @@ class Handle(Protocol):
         """The hashes that it can sign with (cloudfront-semantics §3.1; a KMS signs with SHA256 only)."""
 
     def sign(self, data: bytes, hash_name: HashName) -> bytes:
-        """The signature over `data`: RSASSA-PKCS1-v1_5 for RSA, ASN.1 DER for ECDSA. It hashes `data` itself.
+        """Return the signature over `data`: RSASSA-PKCS1-v1_5 for RSA, ASN.1 DER for ECDSA. It hashes `data` itself.
 
         :raises SigningError: for a hash that it cannot use.
-        :raises CustodyUnavailable: if its place cannot be asked now.
-        :raises NoSuchKey: if the key is gone, or is to be deleted.
+        :raises CustodyUnavailable: if its place cannot be reached now.
+        :raises NoSuchKey: if the key is gone, or is scheduled for deletion.
         :raises CustodyError: if the place refuses.
         """
 
@@ -146,7 +147,7 @@ class Custody(Protocol):
 
     @property
     def algorithms(self) -> tuple[Algorithm, ...]:
-        """The kinds of key that it can create."""
+        """The key types that it can create."""
 
     @property
     def exports(self) -> bool:
@@ -157,7 +158,7 @@ class Custody(Protocol):
     ) -> HeldKey:
         """Create a key. It is durable when this returns.
 
-        :raises KeyExists: if the name is taken, even by a key that is to be deleted.
+        :raises KeyExists: if the name is taken, even by a key that is scheduled for deletion.
         """
 
     def import_key(
@@ -165,19 +166,21 @@ class Custody(Protocol):
     ) -> HeldKey:
         """Store a key that was created elsewhere. Importing the same key again changes nothing.
 
-        :raises KeyExists: if the name is taken by another key, or if that key is to be deleted: undelete it instead.
+        :raises KeyExists: if the name is taken by another key, or if that key is scheduled for deletion: undelete it
+            instead.
         """
 
     def list(self) -> Iterator[HeldKey]:
-        """All its keys by name, including those to be deleted, without anything that is not a key of Keyfront's."""
+        """Yield all its keys by name, including those scheduled for deletion, without anything that is not a key of
+        Keyfront's."""
 
     def describe(self, name: str) -> HeldKey:
-        """:raises NoSuchKey: if there is none."""
+        """:raises NoSuchKey: if there is no such key."""
 
     def handle(self, name: str) -> Handle:
         """A handle that signs with the key.
 
-        :raises NoSuchKey: if there is none, or it is to be deleted.
+        :raises NoSuchKey: if there is no such key, or it is scheduled for deletion.
         """
 
     def export(self, name: str) -> PrivateKey:
@@ -186,13 +189,14 @@ class Custody(Protocol):
 
     def delete(self, name: str, *, grace: float, now: float) -> HeldKey:
         """Stop the key from signing now, and delete it `grace` seconds later. A place with limits uses the nearest
-        longer time; 0 is at once if the place allows it. If the key is already to be deleted, the earlier time counts.
+        longer time; 0 means immediately if the place allows it. If the key is already scheduled for deletion, the
+        earlier time counts.
 
         :raises NoSuchKey: if there is none.
         """
 
     def undelete(self, name: str) -> HeldKey:
-        """Cancel a deletion during its grace. A key that is not to be deleted stays as it is.
+        """Cancel a deletion during its grace. A key that is not scheduled for deletion is unchanged.
 
         :raises NoSuchKey: if it is gone.
         """
@@ -208,9 +212,9 @@ class KeyWrapping(Protocol):
     """An optional protocol of a place that can encrypt small secrets under a key that never leaves it (a KMS, Vault's
     transit): the key-encrypting key of a folder of keys can be there, `file:/srv/keys/?kek=awskms:…`.
 
-    `name` is an encryption key that the operator created there, none of the place's signing keys. `bound` is ASCII text
-    to which the wrapping is tied, so that it opens for nothing else (KMS: the encryption context; Vault: associated
-    data). Found at run time: `getattr(place, "wrap", None)`.
+    `name` is an encryption key that the operator created there, not one of the place's signing keys. `bound` is ASCII
+    text to which the wrapping is bound, so that it cannot be unwrapped for anything else (KMS: the encryption context;
+    Vault: associated data). Found at run time: `getattr(place, "wrap", None)`.
     """
 
     def wrap(self, name: str, secret: bytes, bound: str) -> bytes:
@@ -221,10 +225,10 @@ class KeyWrapping(Protocol):
         """
 
     def unwrap(self, name: str, wrapped: bytes, bound: str) -> bytes:
-        """The secret that `wrap` was given.
+        """Return the secret that was passed to `wrap`.
 
         :raises NoSuchKey: if there is no such key.
-        :raises CustodyError: if it was wrapped elsewhere, under another key, or tied to something else.
+        :raises CustodyError: if it was wrapped elsewhere, under another key, or bound to something else.
         """
 
 

@@ -1,4 +1,4 @@
-"""Where this user's own installation keeps its things, for whoever is told of no other."""
+"""The default locations of the user's own installation, used when no other is configured."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import msgspec
 DATA_VARIABLE = "KEYFRONT_DATA"
 RECORDS_VARIABLE = "KEYFRONT_RECORDS"
 INSTALLATION = "installation.json"
-"""The file in a data folder in which `keyfront up` says what it serves."""
+"""The file in a data folder in which `keyfront up` records what it serves."""
 
 
 class Installation(msgspec.Struct, frozen=True):
-    """What the Keyfront of a data folder serves, or served last: `control` is the URL of its API, `records` the URI of
+    """What the Keyfront of a data folder serves, or last served: `control` is the URL of its API, `records` the URI of
     the custody whose rotations it carries out."""
 
     control: str
@@ -23,8 +23,8 @@ class Installation(msgspec.Struct, frozen=True):
 
 
 def default_data(environment: Mapping[str, str] = os.environ) -> Path:
-    """KEYFRONT_DATA, else `./state` if it is a data folder, else the user's data folder, as the XDG base directory
-    specification has it."""
+    """Return KEYFRONT_DATA, otherwise `./state` if it is a data folder, otherwise the user's data folder as the XDG
+    Base Directory Specification defines it."""
     named = environment.get(DATA_VARIABLE)
     if named:
         return Path(named)
@@ -36,7 +36,7 @@ def default_data(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def installation(folder: Path) -> Installation | None:
-    """What the Keyfront of the data folder says of itself; None if none was ever started there."""
+    """Return what the Keyfront of the data folder recorded about itself, or None if none was ever started there."""
     try:
         return msgspec.json.decode((folder / INSTALLATION).read_bytes(), type=Installation)
     except (OSError, msgspec.MsgspecError):

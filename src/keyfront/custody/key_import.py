@@ -1,8 +1,8 @@
-"""A private key sealed for a KMS or for Vault, which open it inside: bring your own key.
+"""The wrapping of a private key for import into a KMS or Vault, where it is unwrapped: bring your own key.
 
-Both take the same form (AWS KMS: RSA_AES_KEY_WRAP_SHA_256; Vault's transit: import). The key, PKCS#8 in DER, is wrapped
-with AES-KWP (RFC 5649) under a key made for this once, which is encrypted to the place's public key with RSA-OAEP over
-SHA-256; the two stand one behind the other.
+Both accept the same form (AWS KMS: RSA_AES_KEY_WRAP_SHA_256; Vault's transit: import). The key, PKCS#8 in DER, is
+wrapped with AES-KWP (RFC 5649) under a single-use key, which is encrypted to the place's public key with RSA-OAEP over
+SHA-256. The encrypted single-use key is followed by the wrapped key.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from keyfront.signing.keys import PrivateKey
 
 
 def wrapped_for_import(key: PrivateKey, public_key: bytes) -> bytes:
-    """`key` as a place takes it whose wrapping key is `public_key` (SubjectPublicKeyInfo, PEM or DER).
+    """Return `key` wrapped for a place whose wrapping key is `public_key` (SubjectPublicKeyInfo, PEM or DER).
 
-    :raises CustodyError: if that is no RSA key.
+    :raises CustodyError: if `public_key` is not an RSA key.
     """
     try:
         load = serialization.load_pem_public_key if public_key.startswith(b"-----") else _der

@@ -10,7 +10,7 @@ from keyfront.errors import CustodyError, CustodyUnavailable
 from keyfront.private_files import exposure
 
 _DECIDED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
-"""Failures that somebody decided on: trying again does not help."""
+"""Failures that reflect a deliberate configuration: a retry does not help."""
 
 
 def check_private(path: Path, status: os.stat_result) -> None:
@@ -20,6 +20,6 @@ def check_private(path: Path, status: os.stat_result) -> None:
 
 
 def file_error(path: Path, error: OSError) -> CustodyError:
-    """The error to raise for `error`: `CustodyUnavailable` if it may pass by itself, `CustodyError` if not."""
+    """Return the error to raise for `error`: `CustodyUnavailable` if it may be temporary, otherwise `CustodyError`."""
     text = f"{path}: {error.strerror or type(error).__name__}"
     return CustodyError(text) if error.errno in _DECIDED else CustodyUnavailable(text)

@@ -1,7 +1,7 @@
-"""A key that its place has given away into this process, which signs with it from then on.
+"""A handle on a key that its place has exported into this process, which then signs with it.
 
-The place is asked again from time to time whether the key is still to sign, so that one that was deleted stops
-everywhere. While the place cannot be asked, the key goes on: that links are made is what it is kept for.
+The handle queries the place from time to time, so that a deleted key stops signing everywhere. While the place cannot
+be reached, the key continues to sign: producing links is its purpose.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from keyfront.errors import CustodyUnavailable, NoSuchKey
 from keyfront.signing.keys import HashName, PrivateKey, PublicKey
 
 CHECK_EVERY = 60.0
-"""Seconds after which a handle asks its place again, where the URI says nothing else (`check-every`)."""
+"""Seconds between two queries of the place, unless the URI sets another interval (`check-every`)."""
 
 
 class Watch:
-    """Whether a key is still what it was, asked at most every `every` seconds. For any thread."""
+    """Checks at most every `every` seconds whether a key is still unchanged. Safe to use from any thread."""
 
     def __init__(self, describe: Callable[[], HeldKey], held: HeldKey, every: float) -> None:
         self._describe = describe
@@ -29,15 +29,15 @@ class Watch:
         self._looking = threading.Lock()
 
     def asleep(self) -> Watch:
-        """The same, and never asked."""
+        """Return a copy that never queries the place."""
         return Watch(self._describe, self._held, float("inf"))
 
     def look(self, *, early: bool = False) -> None:
-        """:raises NoSuchKey: if the key is gone, to be deleted, or another one has its name."""
+        """:raises NoSuchKey: if the key is gone or scheduled for deletion, or another key has its name."""
         if (time.monotonic() < self._next and not early) or not self._looking.acquire(
             blocking=self._every == 0
         ):
-            return  # while one signature waits for the answer, the others need not
+            return  # one signature waits for the response; the others need not
         try:
             now = self._describe()
             if now.public_key != self._held.public_key or now.delete_at is not None:
@@ -54,7 +54,7 @@ def gone(uri: str) -> NoSuchKey:
 
 
 class LoadedHandle:
-    """A handle (contract.py) on a key in this process' memory."""
+    """A handle (contract.py) on a key in the memory of this process."""
 
     hash_names: tuple[HashName, ...] = ("SHA1", "SHA256")
 
@@ -69,14 +69,14 @@ class LoadedHandle:
         return self._key.sign(data, hash_name)
 
     def look(self) -> None:
-        """Ask the place now, for the signatures of the next while.
+        """Query the place now, so that the next signatures need not wait for it.
 
-        :raises NoSuchKey: if the key is to sign no more.
+        :raises NoSuchKey: if the key may no longer sign.
         """
         self._watch.look(early=True)
 
     def after_fork(self) -> LoadedHandle:
-        """It does not ask its place, on whose connections the parent speaks."""
+        """Return a handle that does not query its place, because the parent uses the place's connections."""
         return LoadedHandle(self.uri, self._key, self._watch.asleep())
 
     def __repr__(self) -> str:

@@ -19,7 +19,7 @@ from keyfront.errors import CustodyError
 log = logging.getLogger("keyfront.custody")
 
 _EXTRAS = {"vault": "vault", "pkcs11": "pkcs11"}
-"""Schemes whose package comes with one of Keyfront's extras."""
+"""Schemes whose package is installed by one of Keyfront's extras."""
 
 _REFERRING = {"file"}
 """Schemes whose options can name a key or a record in another place (`kek=`): their adapters get `open_place`."""
@@ -48,7 +48,7 @@ def open_key(uri: str, environment: Mapping[str, str] = os.environ) -> Handle:
 
 
 def open_records(uri: str, environment: Mapping[str, str] = os.environ) -> Records:
-    """The records of the place that `uri` names.
+    """Return the records of the place that `uri` names.
 
     :raises CustodyError: if the place stores no records.
     """

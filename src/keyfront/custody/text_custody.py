@@ -1,8 +1,8 @@
-"""Keys in a place that knows nothing of keys: each is a text, changed only by whoever knows what is there.
+"""Keys in a place with no notion of keys: each is a text, changed only by compare-and-swap.
 
-Such a place is `Texts`: records (contract.py) of which nothing can be read any more once they are removed, nor what
-they held before. Its own way to delete is not used, so that all of them keep the promises of the contract alike: when a
-key is to go stands in its text, and whoever looks after that time removes it.
+Such a place is `Texts`: records (contract.py) that, once removed, leave neither their content nor their earlier
+contents readable. The place's own deletion is not used, so that all places keep the promises of the contract alike: the
+deletion time of a key is in its text, and the first access after that time removes the key.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ from keyfront.errors import CustodyError, CustodyUnavailable, KeyExists, NoSuchK
 from keyfront.signing.keys import Algorithm, PrivateKey, generate_private_key, parse_private_key
 
 _TRIES = 20
-"""How often a change is tried anew when others change the same key: each try is lost to somebody's success."""
+"""How often a change is retried when others change the same key. A retry is needed only after another change
+succeeded."""
 
 
 class Texts(Protocol):
-    """Where keys are kept as texts under names. As `Records`, for texts of the length of a key with its labels."""
+    """A store of keys as named texts. Like `Records`, for texts that are long enough for a key with its labels."""
 
     def read(self, name: str) -> Record | None: ...
 
@@ -40,11 +41,11 @@ class Texts(Protocol):
     def remove(self, name: str, version: str) -> None: ...
 
     def all(self) -> Iterator[Record]:
-        """All there is, in any order."""
+        """Yield all records, in any order."""
 
 
 class KeptKey(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What stands in the text. All of it are strings, for places that keep fields of text."""
+    """The content of a text. All fields are strings, for places that store fields of text."""
 
     private_key: str
     created: str
@@ -67,7 +68,7 @@ class TextCustody:
     def __init__(
         self, texts: Texts, records: Records, written: Callable[[str], str], check_every: float
     ) -> None:
-        """`written` makes the URI of a name, and the place's own of none."""
+        """`written` returns the URI for a name, or the place's own URI for no name."""
         self.uri = written("")
         self.records = records
         self._texts = texts
@@ -77,7 +78,7 @@ class TextCustody:
     def __repr__(self) -> str:
         return f"<TextCustody {self.uri}>"
 
-    # ---- keys come
+    # ---- creating and importing keys
 
     def create(
         self, name: str, algorithm: Algorithm, *, now: float, labels: Mapping[str, str] | None = None
@@ -108,7 +109,7 @@ class TextCustody:
             raise taken from None
         return self._held(name, kept, made)
 
-    # ---- keys are shown
+    # ---- listing and describing keys
 
     def list(self) -> Iterator[HeldKey]:
         for record in sorted(self._texts.all(), key=lambda record: record.name):
@@ -119,7 +120,7 @@ class TextCustody:
             except CustodyUnavailable:
                 raise
             except CustodyError:
-                continue  # none of ours
+                continue  # not one of Keyfront's
 
     def describe(self, name: str) -> HeldKey:
         return self._held(name, self._there(name)[1])
@@ -135,7 +136,7 @@ class TextCustody:
     def export(self, name: str) -> PrivateKey:
         return _private(self._there(name)[1], self._written(name))
 
-    # ---- keys go
+    # ---- deleting keys
 
     def delete(self, name: str, *, grace: float, now: float) -> HeldKey:
         checked_grace(grace)
@@ -168,7 +169,7 @@ class TextCustody:
     def _busy(self, name: str) -> CustodyUnavailable:
         return CustodyUnavailable(f"{self._written(name)} is changed by others all the time")
 
-    # ---- within
+    # ---- internals
 
     def _read(self, name: str) -> tuple[Record, KeptKey] | None:
         record = self._texts.read(checked_name(name))
@@ -182,7 +183,7 @@ class TextCustody:
         return found
 
     def _live(self, record: Record) -> KeptKey | None:
-        """What the text says; None if the key's time is over, and then it is removed."""
+        """Parse the text. Returns None, and removes the key, if its deletion time has come."""
         try:
             kept = _decoder.decode(record.data)
             over = bool(kept.delete_at) and float(kept.delete_at) <= time.time()
@@ -193,7 +194,7 @@ class TextCustody:
         try:
             self._texts.remove(record.name, record.version)
         except RecordChanged:
-            pass  # somebody else has removed it
+            pass  # another process has removed it
         return None
 
     def _held(self, name: str, kept: KeptKey, key: PrivateKey | None = None) -> HeldKey:
@@ -214,8 +215,8 @@ class TextCustody:
 
 
 def _private(kept: KeptKey, uri: str) -> PrivateKey:
-    """Of what cannot be read nothing is said: it may be a secret all the same."""
-    if not kept.private_key.startswith("-----BEGIN "):  # what is no key would be taken for a file's name
+    """Parse the key. An error reveals nothing of unreadable text: it may still be a secret."""
+    if not kept.private_key.startswith("-----BEGIN "):  # text that is not PEM would be taken for a file name
         raise CustodyError(f"{uri} holds no private key in PEM")
     try:
         return parse_private_key(kept.private_key)

@@ -1,4 +1,4 @@
-"""What stands behind the question mark of a custody's URI, and the URI written again from its parts."""
+"""The options of a custody URI (after the question mark), and the reassembly of a URI from its parts."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from keyfront.custody.local_handle import CHECK_EVERY
 from keyfront.errors import CustodyError
 
 SEGMENT = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"
-"""A part of a place between two slashes. It cannot begin like `_records`, where a place keeps its records."""
+"""One path segment of a place. It cannot begin like `_records`, under which a place stores its records."""
 
 
 def known(scheme: str, options: Mapping[str, str], names: tuple[str, ...]) -> None:
-    """:raises CustodyError: if there is an option that the scheme does not have."""
+    """:raises CustodyError: if there is an option that the scheme does not define."""
     for option in options:
         if option not in names:
             raise CustodyError(f"{scheme}: has no option {option!r}: it has {', '.join(names)}")
 
 
 def written(scheme: str, place: str, name: str, options: Mapping[str, str]) -> str:
-    """The URI of a key in a place; of the place itself without a name."""
+    """Return the URI of a key in a place, or of the place itself if `name` is empty."""
     query = urlencode(options, safe="/:@")
     return f"{scheme}:{place}{name}" + (f"?{query}" if query else "")
 
 
 def segments(scheme: str, place: str) -> list[str]:
-    """The parts of a place, `a/b/` → `["a", "b"]`.
+    """Split a place into its segments: `a/b/` → `["a", "b"]`.
 
-    :raises CustodyError: if one of them is none.
+    :raises CustodyError: if one of them is not a valid segment.
     """
     inner = place.removesuffix("/")
     found = inner.split("/") if inner else []
@@ -43,9 +43,9 @@ def segments(scheme: str, place: str) -> list[str]:
 
 
 def check_every(options: Mapping[str, str]) -> float:
-    """Seconds after which a handle asks whether its key may still sign.
+    """Return the seconds between a handle's checks whether its key may still sign.
 
-    :raises CustodyError: if `check-every` is no number of seconds.
+    :raises CustodyError: if `check-every` is not a number of seconds.
     """
     text = options.get("check-every")
     if text is None:
@@ -56,7 +56,7 @@ def check_every(options: Mapping[str, str]) -> float:
 
 
 def yes(options: Mapping[str, str], option: str) -> bool:
-    """:raises CustodyError: if the option is there and says neither `yes` nor `no`."""
+    """:raises CustodyError: if the option is present and is neither `yes` nor `no`."""
     text = options.get(option, "no")
     if text not in ("yes", "no"):
         raise CustodyError(f"{option}={text!r}: say yes or no")

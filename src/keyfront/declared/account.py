@@ -22,18 +22,18 @@ from keyfront.declared.resources import ROWS, Row
 
 _ABSENT = "UnsupportedOperation"
 _HIDDEN = ("AccessDenied", "AccessDeniedException")
-"""The error codes of a kind that the API does not implement, and of one that this caller may not list."""
+"""The error codes for a kind that the API does not implement, and for one that this caller may not list."""
 
 
 class Account:
     """One CloudFront account through one endpoint. For one thread: it remembers what it has created."""
 
     def __init__(self, endpoint_url: str = "", profile: str = "") -> None:
-        """:raises Refused: if botocore cannot make a client of that."""
+        """:raises Refused: if botocore cannot create a client from these arguments."""
         self._client = CloudFrontClient(endpoint_url, profile, user_agent="keyfront-apply")
         self._arns: dict[str, str] = {}
         self.made: dict[tuple[str, str], str] = {}
-        """Ids of what it has created, by kind and label."""
+        """IDs of the resources that it has created, by kind and label."""
         self.unseen: list[str] = []
         """Titles of kinds that the API does not list to this caller, as of the last `facts`."""
 
@@ -41,7 +41,7 @@ class Account:
     def endpoint(self) -> str:
         return self._client.endpoint
 
-    # ---- what is there
+    # ---- reading the current state
 
     def facts(self, setup: Setup, *, adopt: bool = False) -> Facts:
         """The facts about this account that `plan` needs. Kinds that the set-up does not declare may be missing.
@@ -94,7 +94,7 @@ class Account:
         )
 
     def _whole(self, found: Found, with_tags: bool) -> Found | None:
-        """`found` with its config; None if it was deleted after it was listed."""
+        """Return `found` with its config, or None if it was deleted after it was listed."""
         row = ROWS[found.kind]
         try:
             config, _ = self._config(row, found.id)
@@ -124,7 +124,7 @@ class Account:
         answer = self._client.call(f"Get{row.config}", Id=id_)
         return answer[row.config], answer["ETag"]
 
-    # ---- one step
+    # ---- carrying out one step
 
     def take(self, step: Step, timeout: float) -> str:
         """Carry out `step`, and return the id of its resource.
@@ -206,10 +206,10 @@ class Account:
             self._arns[id_] = self._client.call("GetDistribution", Id=id_)["Distribution"]["ARN"]
         return self._arns[id_]
 
-    # ---- until it is deployed
+    # ---- waiting for deployment
 
     def distributions(self, owner: str) -> list[str]:
-        """The ids of the distributions that belong to `owner`."""
+        """Return the IDs of the distributions that belong to `owner`."""
         return [found.id for found in self._list(ROWS["Distribution"]) if found.owner == owner]
 
     def wait(self, distributions: Iterable[str], timeout: float) -> None:

@@ -1,11 +1,11 @@
-"""What a file wants there to be: a config of the API for each table, with names where ids will stand.
+"""The resources that a file declares: an API config for each table, with names in place of IDs.
 
-Whose a resource is, its comment says: it ends with a mark, `(keyfront media/prod)`. Every kind has a comment, lists
-return it, and it is written in the same call as the rest; tags only distributions have (decision 0016).
+A resource's comment says who owns it: it ends with a mark, `(keyfront media/prod)`. Every kind has a comment, lists
+return it, and it is written in the same call as the rest; only distributions have tags (decision 0016).
 
-What the file leaves out:
-- `Name` is `<set-up>-<environment>-<label>`, and for a public key the first 8 hex digits of its SHA-256 after it. So
-  another key under the same label is another resource, which is what CloudFront wants: a key never changes.
+Defaults for what the file omits:
+- `Name` is `<set-up>-<environment>-<label>`, followed for a public key by the first 8 hex digits of its SHA-256. So
+  another key under the same label is another resource, as CloudFront requires: a key never changes.
 - `CallerReference` is the name, and `<set-up>/<environment>/<label>` where there is no name.
 - `Comment` is the mark alone; a distribution's `Enabled` is true.
 """
@@ -34,7 +34,7 @@ _OURS = ("rotation_days",)
 
 
 class Said(msgspec.Struct, frozen=True):
-    """A reference as the file has it: a label, a name or an id, of a resource of `kind`."""
+    """A reference as written in the file: a label, a name, or an ID of a resource of `kind`."""
 
     kind: str
     text: str
@@ -42,8 +42,8 @@ class Said(msgspec.Struct, frozen=True):
 
 
 class Desired(msgspec.Struct, frozen=True):
-    """A resource that there shall be. `config` is the API's, as far as the file says it, with `Said` for ids.
-    `tags` are None if the file says nothing of them. `chosen`: the file itself says the identity."""
+    """A desired resource. `config` is the API's config, as far as the file states it, with `Said` in place of IDs.
+    `tags` is None if the file does not mention tags. `chosen` means that the file itself states the identity."""
 
     kind: str
     label: str
@@ -68,16 +68,16 @@ def mark(owner: str) -> str:
 
 
 def owner_of(comment: str) -> str:
-    """Whose a resource with this comment is; empty if nobody's."""
+    """Return the owner that a comment names; empty if it names none."""
     found = _MARK.search(comment)
     return found[1] if found else ""
 
 
 def setup(document: Document, load: Load) -> Setup:
-    """The resources that `document` declares, in the order in which they can be made.
+    """Return the resources that `document` declares, in the order in which they can be created.
 
-    :param load: the bytes of a file by the path that the document gives.
-    :raises DeclarationError: with every fault that shows without asking the API.
+    :param load: returns the bytes of a file for the path that the document gives.
+    :raises DeclarationError: with every fault that can be found without calling the API.
     """
     faults = Faults(document.file, document.places)
     reader = _Reader(document, faults, Words(faults, load))
@@ -137,7 +137,7 @@ class _Reader:
         )
 
     def _identify(self, row: Row, label: str, config: dict[str, Any], fingerprint: str) -> str:
-        """The value by which it is found again; CallerReference and Name are filled in."""
+        """Return the value by which the resource is found again. Fills in CallerReference and Name."""
         if row.identity == "Name":
             parts = [*self._owner.split("/"), label, *([fingerprint[:8]] if fingerprint else [])]
             config.setdefault("Name", "-".join(parts))
@@ -161,10 +161,10 @@ class _Reader:
             )
 
     def _public_key(self, config: dict[str, Any], path: Path) -> str:
-        """The fingerprint; the key is put into the one form that CloudFront returns."""
+        """Return the fingerprint, and convert the key to the only form that CloudFront returns."""
         encoded = config.get("EncodedKey")
         if not isinstance(encoded, str) or not encoded:
-            return ""  # a fault already
+            return ""  # already reported as a fault
         try:
             key = load_public_key(encoded)
         except KeyLoadError as error:
@@ -189,7 +189,7 @@ class _Reader:
 
 
 def secret_values(setup_: Setup) -> frozenset[str]:
-    """What `setup_` says that nobody may be shown: the headers by which origins know their edges."""
+    """Return the values in `setup_` that must not be shown: the headers by which origins recognize their edges."""
     found = set()
     for each in setup_.desired:
         for origin in (each.config.get("Origins") or {}).get("Items") or ():
@@ -199,11 +199,11 @@ def secret_values(setup_: Setup) -> frozenset[str]:
 
 
 Rewriter = Callable[[Any, str, str], Any]
-"""Called with an id as it stands there, the kind that it is of, and its prefix; what it returns takes its place."""
+"""Called with an ID as written, its kind, and its prefix. The return value replaces it."""
 
 
 def rewrite(config: dict[str, Any], reference: Reference, new: Rewriter) -> None:
-    """Replace, in place, every id of `config` that `reference` speaks of."""
+    """Replace, in place, every ID in `config` that `reference` describes."""
     for _, holder, key in references(config, reference):
         text = holder[key]
         if isinstance(text, str):
@@ -212,7 +212,7 @@ def rewrite(config: dict[str, Any], reference: Reference, new: Rewriter) -> None
 
 
 def references(config: dict[str, Any], reference: Reference) -> Iterator[tuple[Path, Any, Any]]:
-    """Where in `config` the ids stand: the path as the file has it, the dict or list, and the key in it."""
+    """Yield the positions of the IDs in `config`: the path in the file, the dict or list, and the key in it."""
     for path in reference.paths:
         yield from _walk(config, path, ())
 

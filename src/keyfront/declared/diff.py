@@ -1,8 +1,8 @@
-"""Two configs of one resource compared, in terms that a person can act upon.
+"""The comparison of two configs of one resource, in terms that a person can act on.
 
-What is missing on one side and says nothing on the other (empty, false, zero, or a default that is not always returned)
-is no difference. Lists whose order means nothing are compared without it; what bears a name in a list (an origin's
-`Id`, a behavior's `PathPattern`) is compared with its namesake.
+A value that is missing on one side and insignificant on the other (empty, false, zero, or a default that is not always
+returned) is not a difference. Lists whose order has no meaning are compared without order. A list item with a name (an
+origin's `Id`, a behavior's `PathPattern`) is compared with the item of the same name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 
 _NAMES = ("Id", "PathPattern", "HeaderName", "Header", "ErrorCode", "EventType")
 _ORDERED = ("CacheBehaviors", "Members")
-"""Lists whose order counts: the first path pattern that matches, the primary origin."""
+"""Lists whose order matters: the first path pattern that matches, the primary origin."""
 
 _DEFAULTS: dict[str, Any] = {
     "ConnectionMode": "direct",
@@ -23,11 +23,11 @@ _DEFAULTS: dict[str, Any] = {
     "OriginReadTimeout": 30,
     "SSLSupportMethod": "vip",
 }
-"""What CloudFront may return although nobody said it, besides what `normalise.py` adds."""
+"""Values that CloudFront may return without being given them, in addition to what `normalise.py` adds."""
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """`path` as a person reads it; `before` is what is there, `after` what shall be, None for nothing."""
+    """`path` is in readable form; `before` is the current value and `after` the desired one, None for no value."""
 
     path: str
     before: Any
@@ -35,7 +35,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Difference]:
-    """How `after` differs from `before`, both as the API has them."""
+    """Return how `after` differs from `before`, both in the API's form."""
     return list(_structures("", before, after))
 
 
@@ -46,7 +46,7 @@ def says_nothing(value: Any, member: str = "") -> bool:
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """All that `value` says, part by part; counts are left out."""
+    """Yield every leaf of `value` with its path, without counts."""
     if isinstance(value, Mapping):
         for member, inner in value.items():
             if member == "Items" and "Quantity" in value:
@@ -61,7 +61,8 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _of_items(path: str, *counted: Mapping[str, Any]) -> str:
-    """Where a counted list stands in a file: in the place of what counts it, unless that says more than the list."""
+    """Return the path of a counted list in a file: it replaces the object with the count, unless that object has more
+    members than the list."""
     more = {member for each in counted for member in each} - {"Quantity", "Items", "Enabled"}
     return f"{path}.Items" if more else path
 
@@ -73,7 +74,7 @@ def _structures(path: str, before: Mapping[str, Any], after: Mapping[str, Any]) 
             continue
         here = f"{path}.{member}".removeprefix(".")
         old, new = before.get(member), after.get(member)
-        if counted and member == "Items":  # left out where there are none
+        if counted and member == "Items":  # omitted if empty
             here, old, new = _of_items(path, before, after), old or [], new or []
         yield from _values(here, member, old, new)
 
@@ -92,7 +93,7 @@ def _values(path: str, member: str, before: Any, after: Any) -> Iterator[Differe
 
 
 def _alone(path: str, value: Any, *, appears: bool) -> Iterator[Difference]:
-    if not appears and path.endswith("]"):  # an item that goes is one line, whatever it held
+    if not appears and path.endswith("]"):  # a removed item is a single line, whatever it contained
         yield Difference(path, value, None)
         return
     for leaf, inner in leaves(value, path):

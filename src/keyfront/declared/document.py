@@ -1,13 +1,14 @@
-"""A file that declares a set-up, read: its tables for one environment, the variables filled in.
+"""The parser for a file that declares a set-up: its tables for one environment, with variables filled in.
 
     name = "media"
     [variables]                       a value is the default; a table describes: default, secret, type
     [environments.prod]               values of variables there
     [PublicKey.films]                 a kind, a label, and below it CloudFront's own members
 
-What is CloudFront's begins with a capital letter, what is ours with a small one. A variable's value is, the later the
-stronger: its default, the environment's, KEYFRONT_VAR_<name> of the process, `--set name=value`. A text that is exactly
-`${name}` takes the value with its type; within a longer text it must be a text, a number or a boolean. `$${` is `${`.
+CloudFront's own members begin with a capital letter, Keyfront's with a lowercase one. A variable gets its value from
+the last of these that is set: its default, the environment's value, KEYFRONT_VAR_<name> in the process's environment,
+`--set name=value`. A text that is exactly `${name}` takes the value with its type; within a longer text, the value must
+be a text, a number, or a boolean. `$${` is a literal `${`.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Document(msgspec.Struct, frozen=True):
 
     @property
     def owner(self) -> str:
-        """Whose the resources are: the set-up in its environment."""
+        """The owner of the resources: the set-up in its environment."""
         return f"{self.name}/{self.environment}" if self.environment else self.name
 
 
@@ -63,14 +64,14 @@ def read(
     surroundings: Mapping[str, str] | None = None,
     bare: bool = False,
 ) -> Document:
-    """The set-up that `text` declares.
+    """Parse the set-up that `text` declares.
 
-    :param file: its name, for messages.
-    :param kinds: the tables that there may be besides ours.
-    :param given: `name=value` as `--set` has them.
-    :param surroundings: the process's environment, of which only KEYFRONT_VAR_… counts.
-    :param bare: only who the set-up is: no variable need have a value, and there are no tables.
-    :raises DeclarationError: that names file, line, table and key of each fault.
+    :param file: the name of the file, for messages.
+    :param kinds: the tables that are allowed besides Keyfront's own.
+    :param given: `name=value` texts, as given to `--set`.
+    :param surroundings: the process's environment; only KEYFRONT_VAR_… variables matter.
+    :param bare: read only the identity of the set-up: variables need no value, and there are no tables.
+    :raises DeclarationError: that names file, line, table, and key of each fault.
     """
     try:
         top = tomllib.loads(text)
@@ -174,7 +175,7 @@ class _Variables:
             self._values[name] = value
 
     def of_environment(self, values: dict[str, Any], environment: str, *, other: bool = False) -> None:
-        """`other`: not the chosen one; it is only looked at for mistakes."""
+        """`other` means an environment that is not the selected one; it is only checked for mistakes."""
         for name, value in values.items():
             path: Path = ("environments", environment, name)
             if name not in self._types:
@@ -185,7 +186,7 @@ class _Variables:
     def of_process(self, surroundings: Mapping[str, str], given: Iterable[str]) -> None:
         for variable, text in surroundings.items():
             name = variable.removeprefix(PREFIX)
-            if name != variable and name in self._types:  # others may be another file's
+            if name != variable and name in self._types:  # others may belong to another file
                 self._parse(name, text, variable)
         for assignment in given:
             name, equals, text = assignment.partition("=")
@@ -226,7 +227,7 @@ class _Variables:
         return frozenset(self._values[name] for name in self._secret if self._values.get(name))
 
     def fill(self, value: Any, path: Path) -> Any:
-        """`value` with each `${name}` in it replaced."""
+        """Return `value` with each `${name}` in it replaced."""
         if isinstance(value, dict):
             return {key: self.fill(inner, (*path, key)) for key, inner in value.items()}
         if isinstance(value, list):

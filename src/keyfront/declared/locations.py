@@ -1,7 +1,8 @@
-"""Where in a TOML text a key stands, for messages: tomllib gives the values and forgets the lines.
+"""The line of each key in a TOML text, for messages: tomllib returns the values without line numbers.
 
-A look at each line, not a second parser: it knows table headers, arrays of tables and the key that begins a line. What
-it does not find (a key inside an inline table) is placed where the nearest thing around it begins.
+This is a scan of each line, not a second parser: it recognizes table headers, arrays of tables, and the key at the
+beginning of a line. A key that it does not find (one inside an inline table) gets the line of the nearest enclosing
+element.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import tomllib
 from typing import Any
 
 Path = tuple[str | int, ...]
-"""Keys and, in arrays, positions from 0: `("Distribution", "films", "Origins", 0, "DomainName")`."""
+"""Keys, and in arrays positions from 0: `("Distribution", "films", "Origins", 0, "DomainName")`."""
 
 _HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(?:#.*)?")
 _KEY = re.compile(
@@ -20,7 +21,7 @@ _KEY = re.compile(
 
 
 class Places:
-    """The lines of a text by path. Never fails: a text that is no TOML has fewer places."""
+    """The lines of a text by path. Never fails: a text that is not TOML has fewer places."""
 
     def __init__(self, text: str) -> None:
         self._lines: dict[Path, int] = {}
@@ -28,7 +29,7 @@ class Places:
         table: Path = ()
         quote = ""
         for number, line in enumerate(text.splitlines(), 1):
-            if quote:  # within a text of several lines
+            if quote:  # inside a multi-line string
                 quote = "" if line.count(quote) % 2 else quote
                 continue
             if header := _HEADER.fullmatch(line):
@@ -43,7 +44,7 @@ class Places:
 
     @staticmethod
     def _numbered(keys: Path, counts: dict[Path, int]) -> Path:
-        """A header's path, the last item chosen in each array of tables that it passes."""
+        """Return a header's path, with the last item of each array of tables on the way."""
         found: Path = ()
         for at, key in enumerate(keys):
             found = (*found, key)
@@ -52,7 +53,7 @@ class Places:
         return found
 
     def line(self, path: Path) -> int | None:
-        """The line of `path`, or of the nearest thing around it; None at the top."""
+        """Return the line of `path`, or of the nearest enclosing element; None at the top level."""
         while path:
             if path in self._lines:
                 return self._lines[path]
@@ -61,7 +62,7 @@ class Places:
 
 
 def _keys(text: str) -> Path:
-    """The parts of a dotted key, quotes taken off."""
+    """Split a dotted key into its parts, without quotes."""
     found: list[str] = []
     try:
         inner: Any = tomllib.loads(f"{text} = 0")
@@ -74,7 +75,7 @@ def _keys(text: str) -> Path:
 
 
 def spell(path: Path) -> str:
-    """A path as people read it: `Distribution.films.Origins[0].DomainName`."""
+    """Return a path in readable form: `Distribution.films.Origins[0].DomainName`."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}"

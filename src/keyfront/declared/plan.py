@@ -1,13 +1,14 @@
-"""From what shall be and what is there to the steps between: pure, so that a plan can be read before anything happens.
+"""The planner: it computes the steps from the current state to the desired one. Pure, so a plan can be read first.
 
-1. Each desired resource is found again by its name (distributions by caller reference). What is found and bears another
-   mark, or none, belongs to somebody else: it is not touched unless it is to be adopted.
-2. Names become ids where there is one. What is yet to be made stays `Named`, and gets its id when the step is taken.
+1. Each desired resource is found again by its name (distributions by caller reference). A resource that is found and
+   has another mark, or none, belongs to someone else: it is not touched unless it is to be adopted.
+2. Names become IDs where there is one. A resource yet to be created stays `Named`, and gets its ID when the step is
+   taken.
 3. Both configs are completed as the API completes them, and compared.
-4. Steps come in the order in which the API takes them: made and changed from keys to distributions, then distributions
-   disabled, then all that goes deleted from distributions to keys. A distribution that gives an alias up is changed
-   before the one that takes it.
-5. What bears our mark and is not desired is left over. It is deleted only if that was asked for.
+4. Steps are in the order that the API requires: creations and changes from keys to distributions, then distributions
+   disabled, then deletions from distributions to keys. A distribution that gives up an alias is changed before the one
+   that takes it.
+5. A resource that has our mark and is not desired is left over. It is deleted only if deletion was requested.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ DAY = 86_400
 
 
 class Named(msgspec.Struct, frozen=True):
-    """The id of a resource that is yet to be made."""
+    """The ID of a resource that is yet to be created."""
 
     kind: str
     label: str
@@ -40,8 +41,8 @@ class Named(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """A resource that is there. `config` and `tags` are None where nobody asked for them. `created` is epoch
-    seconds. `managed` are CloudFront's own policies. The last three only distributions have."""
+    """An existing resource. `config` and `tags` are None if they were not requested. `created` is epoch seconds.
+    `managed` marks CloudFront's own policies. Only distributions have the last three fields."""
 
     kind: str
     id: str
@@ -61,7 +62,7 @@ class Found(msgspec.Struct, frozen=True):
 
 
 Facts = Mapping[str, tuple[Found, ...]]
-"""What is there, by kind."""
+"""The existing resources, by kind."""
 
 MANAGED = {
     "CachePolicy": managed.CACHE_POLICIES,
@@ -71,7 +72,7 @@ MANAGED = {
 
 
 def managed_policies(kind: str) -> tuple[Found, ...]:
-    """CloudFront's own, whose ids are the same everywhere: for callers to whom the API does not list them."""
+    """Return CloudFront's own policies, whose IDs are the same everywhere: for callers that may not list them."""
     return tuple(
         Found(kind=kind, id=id_, name=config["Name"], comment="", managed=True)
         for id_, config in MANAGED[kind].items()
@@ -82,14 +83,15 @@ Action = Literal["create", "update", "disable", "delete"]
 
 
 def called(found: Found) -> str:
-    """What people call it: its name, or the label in its caller reference if that is one of ours."""
+    """Return the readable name of a resource: its name, or the label in its caller reference if the reference is one of
+    ours."""
     reference = str((found.config or {}).get("CallerReference", ""))
     return found.name or reference.removeprefix(f"{found.owner}/") or found.id
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One change. `config` is the API's whole config with `Named` where ids are yet unknown; `before` is the config
-    that was read, which must still be there when the step is taken."""
+    """One change. `config` is the API's complete config, with `Named` where IDs are not known yet. `before` is the
+    config that was read; it must be unchanged when the step is taken."""
 
     action: Action
     kind: str
@@ -103,15 +105,15 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """`left_over` is ours, not desired, and stays. `notes` tell what a change means to viewers, and which keys are
-    due to be replaced."""
+    """`left_over` are our resources that are not desired and stay. `notes` say what a change means for viewers, and
+    which keys are due for replacement."""
 
     owner: str
     steps: tuple[Step, ...] = ()
     left_over: tuple[Found, ...] = ()
     notes: tuple[str, ...] = ()
     labels: dict[str, str] = {}
-    """What the file calls the resources that are there, by id."""
+    """The file's labels of existing resources, by ID."""
 
     @property
     def changes(self) -> bool:
@@ -119,12 +121,12 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def needed(setup: Setup, listed: Facts, *, adopt: bool) -> list[Found]:
-    """Of what lists returned, those whose config `plan` has to see."""
+    """Return the listed resources whose config `plan` needs."""
     found: list[Found] = []
     for row in ROWS.values():
         desired = [each for each in setup.desired if each.kind == row.name]
         names = {each.identity for each in desired} if row.identity == "Name" else set()
-        # A caller reference is in the config alone: who chooses one, or adopts, has all of them looked at.
+        # Only the config contains the caller reference: if the file chooses one, or adopts, every config must be read.
         search = row.identity != "Name" and any(each.chosen or adopt for each in desired)
         for found_ in listed.get(row.name, ()):
             ours = found_.owner == setup.owner
@@ -136,12 +138,13 @@ def needed(setup: Setup, listed: Facts, *, adopt: bool) -> list[Found]:
 def plan(
     setup: Setup, facts: Facts, places: Places, file: str, now: float, *, delete: bool, adopt: bool
 ) -> Plan:
-    """The steps that lead from `facts` to `setup`.
+    """Return the steps from `facts` to `setup`.
 
-    :param now: epoch seconds; keys' ages are counted from it.
-    :param delete: what is left over goes.
-    :param adopt: what bears a desired name and is somebody else's, or nobody's, becomes ours.
-    :raises DeclarationError: if a name names nothing, or something that is not ours, or a change is impossible.
+    :param now: epoch seconds; the ages of keys are computed from it.
+    :param delete: delete what is left over.
+    :param adopt: take over resources that have a desired name and belong to someone else, or to no one.
+    :raises DeclarationError: if a name refers to nothing, or to a resource that is not ours, or if a change is
+        impossible.
     """
     faults = Faults(file, places)
     matches = {each.path: _match(each, facts, setup.owner, adopt, faults) for each in setup.desired}
@@ -194,7 +197,7 @@ def _match(desired: Desired, facts: Facts, owner: str, adopt: bool, faults: Faul
 
 
 class _Names:
-    """What references mean, and what ids are called."""
+    """The meaning of references, and the names of IDs."""
 
     def __init__(
         self, setup: Setup, facts: Facts, matches: Mapping[Any, Found | None], faults: Faults
@@ -206,7 +209,7 @@ class _Names:
         self._called = {found.id: found.name or found.id for kind in facts.values() for found in kind}
         self._called |= self.labels
         self.spoken_of: set[str] = set()
-        """Ids that the file refers to."""
+        """IDs that the file refers to."""
         for each in setup.desired:
             for reference in ROWS[each.kind].refers_to:
                 for at, holder, key in references(each.config, reference):
@@ -232,7 +235,7 @@ class _Names:
         faults.add(at, f"there is no {title} {said.text!r}{nearest(said.text, names)}")
 
     def resolve(self, desired: Desired) -> dict[str, Any]:
-        """The config with ids, and `Named` for those that are yet to come."""
+        """Return the config with IDs, and `Named` for those not known yet."""
         config = copy.deepcopy(desired.config)
         for reference in ROWS[desired.kind].refers_to:
             for _, holder, key in references(config, reference):
@@ -247,7 +250,7 @@ class _Names:
         return config
 
     def call(self, value: Any) -> Any:
-        """`value` with names where ids stand, for people."""
+        """Return `value` with names in place of IDs, for display."""
         if isinstance(value, Named):
             return value.label
         if isinstance(value, str):
@@ -271,7 +274,7 @@ def _step(desired: Desired, found: Found | None, known: _Names, faults: Faults) 
             differences=tuple(Difference(path, None, known.call(value)) for path, value in leaves(said)),
             tags=desired.tags,
         )
-    if row.has_reference:  # it never changes, and counts only when a resource is made
+    if row.has_reference:  # it never changes, and matters only when a resource is created
         said["CallerReference"] = found.config["CallerReference"]
     if row.name == "PublicKey" and _same_key(said["EncodedKey"], found.config["EncodedKey"]):
         said["EncodedKey"] = found.config["EncodedKey"]
@@ -307,7 +310,8 @@ def _step(desired: Desired, found: Found | None, known: _Names, faults: Faults) 
 def _tags(
     wanted: dict[str, str] | None, there: dict[str, str] | None
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Those to set and those to take away; AWS's own are left alone, and all are if the file has no Tags."""
+    """Return the tags to set and those to remove. AWS's own are left alone, and so are all tags if the file has no
+    Tags."""
     if wanted is None:
         return {}, ()
     there = there or {}
@@ -316,7 +320,8 @@ def _tags(
 
 
 def _complete(row: Row, config: dict[str, Any]) -> dict[str, Any]:
-    """As the API would return it, and whatever else `config` says, so that nothing said is dropped here."""
+    """Return the config as the API would return it, plus any other members of `config`, so that nothing stated is
+    dropped here."""
     return _keep(row.complete(config), config)  # type: ignore[no-any-return]
 
 
@@ -339,11 +344,11 @@ def _same_key(one: str, other: str) -> bool:
         return one.strip() == other.strip()
 
 
-# ---- order
+# ---- ordering
 
 
 def _ordered(steps: Iterable[Step]) -> list[Step]:
-    """By kind; among distributions whoever gives an alias up goes before whoever takes it."""
+    """Sort by kind. Among distributions, one that gives up an alias comes before the one that takes it."""
     waiting = sorted(steps, key=lambda step: RANK[step.kind])  # stable: the file's order within a kind
     found: list[Step] = []
     while waiting:
@@ -368,7 +373,7 @@ def _aliases_of(config: Mapping[str, Any]) -> set[str]:
 
 
 def _aliases(setup: Setup, facts: Facts, matches: Mapping[Any, Found | None], faults: Faults) -> None:
-    """An alias that a distribution holds which this file does not change cannot be had."""
+    """Report aliases that belong to a distribution which this file does not change: they are not available."""
     ours = {found.id for found in matches.values() if found is not None}
     for each in setup.desired:
         if each.kind != "Distribution":
@@ -405,12 +410,12 @@ def _deletions(found: Iterable[Found]) -> list[Step]:
     for each in going:
         before = dict(each.config or {})
         if "Enabled" in before:
-            before["Enabled"] = False  # by then
+            before["Enabled"] = False  # disabled by then
         delete.append(Step(action="delete", kind=each.kind, label=called(each), id=each.id, before=before))
     return [*disable, *delete]
 
 
-# ---- what to know before saying yes
+# ---- notes to read before confirming
 
 
 def _meaning(steps: Iterable[Step], known: _Names) -> Iterable[str]:
@@ -436,7 +441,7 @@ def _meaning(steps: Iterable[Step], known: _Names) -> Iterable[str]:
 
 
 def _exposed(steps: Iterable[Step]) -> Iterable[str]:
-    """Custom error pages that a signature guards, and that viewers will see without one."""
+    """Yield custom error pages that require a signature, and that viewers will see without one."""
     for step in steps:
         if step.kind != "Distribution" or step.action not in ("create", "update"):
             continue

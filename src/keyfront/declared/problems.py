@@ -1,4 +1,4 @@
-"""What is wrong with a file, gathered so that all of it is told at once."""
+"""The faults found in a file, collected so that all are reported at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from keyfront.declared.locations import Path, Places, spell
 from keyfront.errors import DeclarationError
 
 MOST = 20
-"""Faults that are told in full."""
+"""Maximum number of faults that are reported in full."""
 
 
 class Faults:
@@ -26,11 +26,11 @@ class Faults:
         self._found.append(f"{where}: {spell(path)}: {message}" if path else f"{where}: {message}")
 
     def unknown(self, path: Path, known: Iterable[str], what: str) -> None:
-        """`path` ends with a key that is not one of `known`."""
+        """Report that `path` ends with a key that is not one of `known`."""
         self.add(path, f"there is no such {what}{nearest(str(path[-1]), known)}")
 
     def check(self) -> None:
-        """:raises DeclarationError: if there are any."""
+        """:raises DeclarationError: if there are any faults."""
         if self._found:
             found = list(dict.fromkeys(self._found))
             more = [f"… and {len(found) - MOST} more"] if len(found) > MOST else []
@@ -38,7 +38,7 @@ class Faults:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`: did you mean …?`, or what there is, or nothing."""
+    """Return `: did you mean …?`, or the known words, or nothing."""
     names = sorted(set(known))
     lower = {name.lower(): name for name in names}
     close = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.6)

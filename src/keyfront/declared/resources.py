@@ -1,7 +1,7 @@
-"""The kinds of resource that a set-up can declare: a row for each, in the order in which they can be made.
+"""The kinds of resource that a set-up can declare: a row for each, in the order in which they can be created.
 
-What the API itself knows of a kind (operations, members, ids, what it refers to) is read off botocore's description and
-`model/kinds.py`; a row says only what a declaration needs besides.
+The API's own knowledge of a kind (operations, members, IDs, what it refers to) is derived from botocore's description
+and `model/kinds.py`; a row adds only what a declaration needs besides.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from keyfront.model.kinds import KINDS, Reference
 
 
 class Row(msgspec.Struct, frozen=True):
-    """`identity` is the member by which a resource is found again; `comment` the one that says whose it is;
-    `complete` makes a config what the API returns; `title` is what people call it; `fixed` members can never change."""
+    """`identity` is the member by which a resource is found again; `comment` is the member that names the owner;
+    `complete` turns a config into what the API returns; `title` is the kind's readable name; `fixed` members can
+    never change."""
 
     name: str
     plural: str
@@ -29,7 +30,7 @@ class Row(msgspec.Struct, frozen=True):
     fixed: tuple[str, ...] = ()
     tagged: bool = False
     longest: int = 128
-    """Characters of the comment."""
+    """Maximum characters of the comment."""
 
     @property
     def config(self) -> str:
@@ -95,4 +96,4 @@ ROWS: dict[str, Row] = {
 }
 
 RANK = {name: at for at, name in enumerate(ROWS)}
-"""What comes first is made first and deleted last."""
+"""Kinds with a lower rank are created first and deleted last."""

@@ -1,13 +1,14 @@
-"""From a file's words to the API's: the same members, without the ceremony.
+"""The translation of a file's values to the API's: the same members, without the boilerplate.
 
-- What the API counts (`{Quantity, Items}`) is a plain list: `Aliases = ["media.example.com"]`. Where it holds more than
-  the list (`AllowedMethods`, `GeoRestriction`) it is a table with `Items`, or a list if that says enough. `Enabled`
-  beside a list (`TrustedKeyGroups`) is true exactly if something is listed, unless the file says otherwise.
-- `{ file = "…" }` in the place of a text is the text of that file, which lies beside the declaration; the line break
-  at its end is dropped.
+- A list that the API counts (`{Quantity, Items}`) is a plain list here: `Aliases = ["media.example.com"]`. Where
+  the object holds more than the list (`AllowedMethods`, `GeoRestriction`), it is a table with `Items`, or a list if
+  that is sufficient. `Enabled` beside a list (`TrustedKeyGroups`) is true exactly if something is listed, unless the
+  file says otherwise.
+- `{ file = "…" }` in place of a text is the content of that file, which is beside the declaration; the line break at
+  its end is dropped.
 
-What is a member, and of which type, is botocore's description of the API; nothing is repeated here. A member that it
-does not know is refused: a misspelt `TrustedKeyGroups` must not publish what was meant to be private.
+The members and their types come from botocore's description of the API; nothing is repeated here. A member that it
+does not define is refused: a misspelled `TrustedKeyGroups` must not publish what was meant to be private.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from keyfront.declared.problems import Faults, nearest
 from keyfront.model.service import Shape
 
 Load = Callable[[str], bytes]
-"""The bytes of a file by its path as the declaration gives it; raises OSError."""
+"""Returns the bytes of a file for its path as the declaration gives it; raises OSError."""
 
 _WANTED: dict[str, tuple[type | tuple[type, ...], str]] = {
     "string": (str, "a text"),
@@ -31,21 +32,22 @@ _WANTED: dict[str, tuple[type | tuple[type, ...], str]] = {
     "double": ((int, float), "a number"),
 }
 _SUPPLIED = ("OriginAccessIdentity",)
-"""What the API demands although there is nothing to say: with origin access control, or none, it is empty."""
+"""Members that the API requires although they carry no information: with origin access control, or none, it is
+empty."""
 
 LARGEST = 1 << 20
-"""Bytes of a file that a declaration takes in."""
+"""Maximum bytes of a file that a declaration includes."""
 
 
 class Words:
-    """One file's words. All that is wrong goes to `faults`; what is returned then is of no use."""
+    """Translates one file. All faults go to `faults`; if there are any, the result is not usable."""
 
     def __init__(self, faults: Faults, load: Load) -> None:
         self._faults = faults
         self._load = load
 
     def api(self, shape: Shape, value: Any, path: Path, supplied: frozenset[str] = frozenset()) -> Any:
-        """`value` as the API has it. `supplied` members need not be there: the caller adds them."""
+        """Return `value` in the API's form. `supplied` members may be missing: the caller adds them."""
         if shape.type_name == "structure":
             return self._structure(shape, value, path, supplied)
         if shape.type_name == "list":
@@ -103,7 +105,7 @@ class Words:
         return [self.api(shape.member, inner, (*path, at)) for at, inner in enumerate(value)]
 
     def text_of(self, said: Mapping[str, Any], path: Path) -> str:
-        """The text that `{ file = "…" }` stands for."""
+        """Return the text of the file that `{ file = "…" }` names."""
         if set(said) != {"file"} or not isinstance(said["file"], str):
             self._faults.add(path, 'must be a text, or { file = "…" }')
             return ""

@@ -1,8 +1,9 @@
-"""Whether a policy's Resource grants nothing beyond a pattern: for those who may sign for a part of the URLs only.
+"""The check that a policy's Resource grants nothing beyond a pattern, for callers that may sign for only part of the
+URLs.
 
-It answers no where it is not sure. So the bounds, which an operator writes, are of a simpler kind than a policy's
-patterns (cloudfront-semantics §1.4): they have no `?`. A `*` at their end spans the query; without one they grant no
-URL with a query.
+When unsure, the check fails. So the bounds, which an operator writes, are simpler than a policy's patterns
+(cloudfront-semantics §1.4): they have no `?`. A `*` at their end spans the query; without one they grant no URL with a
+query.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from keyfront.signing.resource import Matcher, glob, plain_host
 _ANY, _ONE = (
     "\u0100",
     "\u0101",
-)  # a pattern's `*` and `?`, as characters that only another pattern's `*` takes
+)  # a pattern's `*` and `?`, as characters that match only another pattern's `*`
 _SCHEMES = ("http", "https")
 
 
 class Bounds:
-    """A pattern that others have to stay within: `SCHEME://HOST/PATH`, with `*` for any run of characters within one
-    of the three; `*` alone is every URL."""
+    """A pattern that other patterns must stay within: `SCHEME://HOST/PATH`, with `*` for any run of characters within
+    one of the three; `*` alone means every URL."""
 
     __slots__ = ("_everything", "_host", "_open_end", "_path", "_schemes", "text")
 
     def __init__(self, text: str) -> None:
-        """:raises PolicyError: if `text` is no such pattern."""
+        """:raises PolicyError: if `text` is not such a pattern."""
         self.text = text
         self._everything = text == "*"
         scheme, separator, rest = text.partition("://")
@@ -43,8 +44,8 @@ class Bounds:
         self._open_end = path.endswith("*")
 
     def hold(self, resource: str | None) -> bool:
-        """Whether every URL that a policy's `resource` grants is within. It is latin-1 text, None for every URL; a
-        canned policy's is its URL."""
+        """Whether every URL that a policy's `resource` grants is within the bounds. `resource` is latin-1 text, None
+        for every URL; for a canned policy, it is the URL."""
         if self._everything:
             return True
         if resource is None:
@@ -60,8 +61,8 @@ class Bounds:
         if not all(self._host(_as_text(one)) for one in plain):
             return False
         if "?" in path:
-            # A `?` may open the query: what comes before the first is then a path by itself. What comes after, and
-            # every other reading, is within if the bounds are open at their end.
+            # A `?` may start the query, so the part before the first one is then a path by itself. The part after it,
+            # and every other reading, is within the bounds if they are open at their end.
             if not self._open_end:
                 return False
             pieces = [path[:at].removesuffix("\\") for at, char in enumerate(path) if char == "?"]
@@ -80,8 +81,8 @@ def _as_text(pattern: str) -> str:
 
 
 def _steps_aside(path: str) -> bool:
-    """Whether somebody between the edge and the content may read the path as one elsewhere: `..` and the like, also
-    encoded, encoded twice, or written with a backslash."""
+    """Whether a server between the edge and the content may resolve the path to a different one: `..` and the like,
+    also encoded, encoded twice, or written with a backslash."""
     data = path.partition("?")[0].encode("latin-1", "replace")
     for _ in range(4):
         if any(part.partition(b";")[0] in (b".", b"..") for part in data.replace(b"\\", b"/").split(b"/")):

@@ -1,6 +1,7 @@
-"""Where a browser sends a cookie, and so whether signed cookies can reach what their policy grants (RFC 6265 §5.1.3-4).
+"""The scope of a cookie in a browser, and so whether signed cookies can reach what their policy grants (RFC 6265
+§5.1.3-4).
 
-Nothing here knows of public suffixes: a Domain that is one, such as co.uk, is the browser's to refuse.
+This module has no list of public suffixes: a Domain that is one, such as co.uk, is left for the browser to refuse.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _LOOPBACK = re.compile(r"localhost|.+\.localhost|127\.\d+\.\d+\.\d+|\[::1\]")
 
 
 def check_domain(domain: str) -> None:
-    """:raises SigningError: if `domain` is no host name, or one that browsers take no cookies for."""
+    """:raises SigningError: if `domain` is not a host name, or is one for which browsers accept no cookies."""
     if not isinstance(domain, str):
         raise SigningError(f"domain is a host name as text, not a {type(domain).__name__}")
     plain = domain.removeprefix(".")
@@ -59,7 +60,7 @@ def check_domain(domain: str) -> None:
 
 
 def check_path(path: str) -> None:
-    """:raises SigningError: if `path` cannot be a cookie's Path, or is a pattern."""
+    """:raises SigningError: if `path` is not valid as a cookie's Path, or is a pattern."""
     if not isinstance(path, str):
         raise SigningError(f"path is text that begins with /, not a {type(path).__name__}")
     if "*" in path:
@@ -94,7 +95,7 @@ def refuse_useless(resource: str | None, domain: str | None, path: str, secure: 
             return
         scheme, rest = "*", resource
     host, slash, tail = rest.partition("/")
-    if "?" in host:  # it may open the query
+    if "?" in host:  # may start the query
         if domain is not None and not slash and not host.endswith("*"):
             return
         readings = (host.replace("?", "*"), *(host[:at] for at, char in enumerate(host) if char == "?"))
@@ -132,17 +133,17 @@ def refuse_useless(resource: str | None, domain: str | None, path: str, secure: 
 def _may_cover(domain: str, host: str) -> bool:
     """Whether a browser sends a cookie of `domain` to a host that the pattern `host` matches."""
     if "*" not in host:
-        # Browsers take a Domain above the host, but neither for an address nor one of a single label, such as com.
+        # Browsers accept a Domain above the host, but not for an IP address, and not a single label such as com.
         above = ("." in domain or domain == "localhost") and not _ADDRESS.fullmatch(host)
         return host == domain or (above and host.endswith(f".{domain}"))
-    last = host.rpartition("*")[2]  # how every host that it matches ends
+    last = host.rpartition("*")[2]  # the end of every host that it matches
     below = f".{domain}"
     return below.endswith(last) or last.endswith(below) or last == domain
 
 
 def _may_lie_below(pattern: str, more: bool, path: str) -> bool:
-    """Whether a request for a path that `pattern` matches carries a cookie of `path` (RFC 6265 §5.1.4). `more` is
-    whether a ? was cut off, which may have stood for a character."""
+    """Whether a request for a path that `pattern` matches carries a cookie of `path` (RFC 6265 §5.1.4). `more` says
+    that a `?` was cut off, which may have stood for a character."""
     literal, star, _ = pattern.partition("*")
     if path == "/" or literal == path or literal.startswith(path if path.endswith("/") else f"{path}/"):
         return True

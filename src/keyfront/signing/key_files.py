@@ -12,11 +12,11 @@ from keyfront.signing.keys import EMPTY_HINT, PrivateKey, is_key_text, parse_pri
 def load_private_key(
     source: bytes | str | os.PathLike[str], passphrase: bytes | str | None = None
 ) -> PrivateKey:
-    """The private key that `source` holds or names.
+    """Load the private key that `source` holds or names.
 
     :param source: the key itself (bytes or str; `keys.parse_private_key` says in which forms), or the path of a file
         that holds it (os.PathLike, or a str that is not a key).
-    :param passphrase: of an encrypted key; ignored if the key is not encrypted.
+    :param passphrase: the passphrase of an encrypted key; ignored if the key is not encrypted.
     :raises KeyLoadError: if it cannot be read; the message says how to fix it and shows nothing of the key.
     """
     return parse_private_key(_read(source), passphrase)

@@ -1,14 +1,14 @@
 """Keys, their signatures, and the base64 alphabet in which CloudFront writes both (cloudfront-semantics
 §3.1-2).
 
-CloudFront knows two kinds of key, RSA of 2048 bits and ECDSA on P-256, and signs with either over SHA-1 or
-SHA-256. RSA signatures are RSASSA-PKCS1-v1_5, ECDSA ones are ASN.1 DER.
+CloudFront supports two types of key, RSA with 2048 bits and ECDSA on P-256, and signs with either over SHA-1 or
+SHA-256. RSA signatures are RSASSA-PKCS1-v1_5; ECDSA signatures are ASN.1 DER.
 
-Some systems (RHEL 9, Fedora 41 and later) forbid OpenSSL to use SHA-1 in a signature, yet links signed with
-SHA-1 are what most clients still make. So the hash is always taken here, by hashlib, and signatures are
-verified by AWS-LC (awscrt), which knows no such policy and is the fastest at it. What AWS-LC does not take,
-an RSA key with an uncommon exponent, goes to OpenSSL as what a policy does not look at: the bare public-key
-operation, whose result is compared with the whole expected DigestInfo.
+Some systems (RHEL 9, Fedora 41 and later) forbid OpenSSL to use SHA-1 in a signature, yet most clients still sign links
+with SHA-1. So the hash is always computed here, by hashlib, and signatures are verified by AWS-LC (awscrt), which has
+no such policy and is the fastest at it. A key that AWS-LC does not accept, an RSA key with an uncommon exponent, is
+handled by OpenSSL with the bare public-key operation, to which the policy does not apply; its result is compared with
+the complete expected DigestInfo.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ HashName = Literal["SHA1", "SHA256"]
 Algorithm = Literal["RSA-2048", "ECDSA-P256"]
 
 # ------------------------------------------------------------------------------------------------------------
-# CloudFront's base64: `+` `=` `/` are written `-` `_` `~`. It is not the url-safe alphabet of RFC 4648.
+# CloudFront's base64: `+` `=` `/` become `-` `_` `~`. It is not the URL-safe alphabet of RFC 4648.
 
 _TO_CLOUDFRONT = bytes.maketrans(b"+=/", b"-_~")
 _FROM_CLOUDFRONT = bytes.maketrans(b"-_~", b"+=/")
 
 
 def cf_b64encode(data: bytes) -> str:
-    """`data` in CloudFront's base64, padded."""
+    """Return `data` in CloudFront's base64, padded."""
     return binascii.b2a_base64(data, newline=False).translate(_TO_CLOUDFRONT).decode("ascii")
 
 
 def cf_b64decode(text: str) -> bytes:
-    """The bytes that `text` stands for.
+    """Return the bytes that `text` encodes.
 
-    Strict: only the one text that `cf_b64encode` makes of those bytes is accepted. The standard alphabet,
-    missing padding, white space and loose trailing bits are all refused, so a signature has one spelling.
+    Strict: the only text accepted is the one that `cf_b64encode` makes of those bytes. The standard alphabet, missing
+    padding, white space, and nonzero trailing bits are all refused, so a signature has only one spelling.
 
     :raises ValueError: if `text` is anything else.
     """
@@ -74,14 +74,14 @@ _ECDSA: dict[str, ec.ECDSA] = {name: ec.ECDSA(Prehashed(hash_)) for name, hash_ 
 
 
 def digest(data: bytes, hash_name: HashName) -> bytes:
-    """The hash of `data`, also where a system's policy calls SHA-1 unfit for security."""
+    """Return the hash of `data`, even if the system's policy forbids SHA-1 for security."""
     if hash_name == "SHA1":
         return hashlib.sha1(data, usedforsecurity=False).digest()
     return hashlib.sha256(data).digest()
 
 
 def digest_info(hashed: bytes, hash_name: HashName) -> bytes:
-    """A digest with its DigestInfo: what a signer that knows no hashes is given to sign with PKCS#1 (RFC 8017 §9.2)."""
+    """Return a digest with its DigestInfo: the input for a PKCS#1 signer that does not hash (RFC 8017 §9.2)."""
     return _DIGEST_INFO[hash_name] + hashed
 
 
@@ -89,7 +89,7 @@ _Verifier = Callable[[bytes, bytes, HashName], bool]
 
 
 def _verifier(key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> _Verifier:
-    """What tells whether a signature is this key's over a digest."""
+    """Return a function that tells whether a signature over a digest is by this key."""
     from awscrt.crypto import EC, RSA, RSASignatureAlgorithm
 
     if isinstance(key, ec.EllipticCurvePublicKey):
@@ -106,8 +106,8 @@ def _verifier(key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> _Verifier:
 
 
 def _compared(key: rsa.RSAPublicKey, hashed: bytes, signature: bytes, hash_name: HashName) -> bool:
-    """RSASSA-PKCS1-v1_5 by comparison of the whole encoded message (RFC 8017 §8.2.2): OpenSSL checks the padding,
-    which must fill all that the DigestInfo leaves, and nothing may trail."""
+    """Verify RSASSA-PKCS1-v1_5 by comparing the complete encoded message (RFC 8017 §8.2.2): OpenSSL checks the padding,
+    which must fill all the space that the DigestInfo leaves, and no trailing data is allowed."""
     try:
         encoded = key.recover_data_from_signature(signature, _PKCS1, None)
     except InvalidSignature:
@@ -116,16 +116,16 @@ def _compared(key: rsa.RSAPublicKey, hashed: bytes, signature: bytes, hash_name:
 
 
 class PublicKey:
-    """A public key that CloudFront would take: RSA-2048 or ECDSA P-256. Never changes.
+    """A public key of a type that CloudFront accepts: RSA-2048 or ECDSA P-256. Immutable.
 
-    `pem` is SubjectPublicKeyInfo ending in a newline, `fingerprint` the SHA-256 of its DER in hex: two keys
-    are the same key exactly if their fingerprints are equal.
+    `pem` is SubjectPublicKeyInfo ending in a newline; `fingerprint` is the SHA-256 of its DER in hex. Two keys are the
+    same key exactly if their fingerprints are equal.
     """
 
     __slots__ = ("_key", "_verifier", "algorithm", "fingerprint", "pem")
 
     def __init__(self, key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> None:
-        """:raises KeyLoadError: if `key` is of a kind or size that CloudFront does not take."""
+        """:raises KeyLoadError: if `key` is of a type or size that CloudFront does not accept."""
         self.algorithm: Algorithm = _algorithm_of(key)
         self._key = key
         self._verifier: _Verifier | None = None
@@ -136,13 +136,13 @@ class PublicKey:
         ).decode("ascii")
 
     def verify(self, data: bytes, signature: bytes, hash_name: HashName) -> bool:
-        """Whether `signature` is this key's over `data`."""
+        """Whether `signature` over `data` is by this key."""
         if self._verifier is None:
             self._verifier = _verifier(self._key)
         return self._verifier(digest(data, hash_name), signature, hash_name)
 
     def verify_digest(self, hashed: bytes, signature: bytes) -> bool:
-        """Whether an ECDSA `signature` is this key's over a digest of any hash; False for RSA keys."""
+        """Whether an ECDSA `signature` over a digest of any hash is by this key; False for RSA keys."""
         if self.algorithm != "ECDSA-P256":
             return False
         if self._verifier is None:
@@ -150,9 +150,9 @@ class PublicKey:
         return self._verifier(hashed, signature, "SHA256")
 
     def undone(self, signature: bytes) -> bytes | None:
-        """What an RSA signature's bytes become by the bare public operation (RFC 8017 §5.2.2): 256 bytes that show how
-        the signature was made, if this key made it, and chance if not. None for ECDSA keys and for what is no
-        signature's size."""
+        """Return the result of the bare public-key operation (RFC 8017 §5.2.2) on an RSA signature: 256 bytes that show
+        how the signature was made if this key made it, and are random otherwise. None for ECDSA keys and for values
+        that do not have a signature's size."""
         if not isinstance(self._key, rsa.RSAPublicKey) or len(signature) != 256:
             return None
         numbers = self._key.public_numbers()
@@ -170,19 +170,19 @@ class PublicKey:
 
 
 class PrivateKey:
-    """A private key in memory: RSA-2048 or ECDSA P-256. Checked once, when it is loaded; sign with it as
-    often as you like, from any thread. Its text form never shows the key."""
+    """A private key in memory: RSA-2048 or ECDSA P-256. It is checked once, when it is loaded, and can sign any number
+    of times, from any thread. Its repr never shows the key."""
 
     __slots__ = ("_key", "algorithm", "public_key")
 
     def __init__(self, key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> None:
-        """:raises KeyLoadError: if `key` is of a kind or size that CloudFront does not take."""
+        """:raises KeyLoadError: if `key` is of a type or size that CloudFront does not accept."""
         self.public_key = PublicKey(key.public_key())
         self.algorithm: Algorithm = self.public_key.algorithm
         self._key = key
 
     def sign(self, data: bytes, hash_name: HashName) -> bytes:
-        """The signature over `data`: 256 bytes for RSA, DER of up to 72 bytes for ECDSA.
+        """Return the signature over `data`: 256 bytes for RSA, DER of up to 72 bytes for ECDSA.
 
         :raises SigningError: if the system's OpenSSL policy forbids it.
         """
@@ -196,7 +196,7 @@ class PrivateKey:
             return _sign_digest_info(key, _DIGEST_INFO[hash_name] + hashed, error)
 
     def to_pem(self) -> str:
-        """The key itself, as PKCS#8 in PEM, not encrypted: a secret. For those who keep keys."""
+        """Return the key itself, as unencrypted PKCS#8 in PEM: a secret. For code that stores keys."""
         return self._key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ).decode("ascii")
@@ -206,18 +206,19 @@ class PrivateKey:
 
 
 def generate_private_key(algorithm: Algorithm) -> PrivateKey:
-    """A new key, of the system's randomness. RSA takes a tenth of a second and more."""
+    """Generate a key from the system's randomness. RSA takes a tenth of a second or more."""
     if algorithm == "RSA-2048":
         return PrivateKey(rsa.generate_private_key(65537, 2048))
     return PrivateKey(ec.generate_private_key(ec.SECP256R1()))
 
 
 def _sign_digest_info(key: rsa.RSAPrivateKey, digest_info: bytes, cause: Exception) -> bytes:
-    """The same RSA signature where policy forbids OpenSSL the hash: a DigestInfo made here is signed bare."""
+    """Make the same RSA signature where policy forbids OpenSSL the hash: the DigestInfo is built here and signed as
+    is."""
     try:
         from cryptography.hazmat.primitives.asymmetric.utils import (
             NoDigestInfo,
-        )  # newer than our oldest version
+        )  # requires a newer version than the oldest supported one
     except ImportError:
         raise SigningError(
             "this system's OpenSSL policy forbids RSA signatures with SHA-1: sign with SHA-256, or use a "
@@ -227,7 +228,8 @@ def _sign_digest_info(key: rsa.RSAPrivateKey, digest_info: bytes, cause: Excepti
 
 
 _LONGEST_EXPONENT = 64
-"""Bits of an RSA public exponent. 65537, which everybody has, has 17; at 2048 bits a signature takes 2 ms to check."""
+"""Maximum bits of an RSA public exponent. The usual 65537 has 17; with 64 and a 2048-bit key, verifying a signature
+takes 2 ms."""
 
 
 def _algorithm_of(key: object) -> Algorithm:
@@ -297,7 +299,7 @@ _NOT_PRIVATE: dict[str, tuple[str, str]] = {
 
 
 def parse_private_key(text: bytes | str, passphrase: bytes | str | None = None) -> PrivateKey:
-    """The private key that `text` holds.
+    """Parse the private key that `text` holds.
 
     A key is PEM (PKCS#1, PKCS#8, SEC1, each also encrypted), DER, or base64 of either in one line. The parser repairs
     what editors, shells, environment variables and forms do to PEM: a byte order mark, UTF-16, CRLF, indentation,
@@ -305,8 +307,8 @@ def parse_private_key(text: bytes | str, passphrase: bytes | str | None = None) 
     percent-encoding, base64 of the whole once or more, also within another pair of BEGIN and END lines, and a BEGIN
     line that names another of the formats (PKCS#8 under RSA PRIVATE KEY and the reverse).
 
-    :param passphrase: of an encrypted key; ignored if the key is not encrypted.
-    :raises KeyLoadError: if it cannot be read; the message says how to fix it and shows nothing of the key.
+    :param passphrase: the passphrase of an encrypted key; ignored if the key is not encrypted.
+    :raises KeyLoadError: if the key cannot be read; the message says how to fix it and reveals nothing of the key.
     """
     password = passphrase.encode() if isinstance(passphrase, str) else passphrase
     data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else bytes(text)
@@ -324,7 +326,7 @@ def parse_private_key(text: bytes | str, passphrase: bytes | str | None = None) 
             key = serialization.load_pem_private_key(other, password)
     except KeyLoadError:
         raise
-    except TypeError as error:  # cryptography's way of saying that the passphrase is missing, or not wanted
+    except TypeError as error:  # cryptography raises this if the passphrase is missing, or not needed
         if password is None:
             raise KeyLoadError("the key is encrypted", "Give its passphrase") from error
         return parse_private_key(data)
@@ -345,10 +347,10 @@ def parse_private_key(text: bytes | str, passphrase: bytes | str | None = None) 
 
 
 def load_public_key(pem: bytes | str) -> PublicKey:
-    """The public key in `pem`, exactly as CloudFront's CreatePublicKey takes it: one SubjectPublicKeyInfo
-    block (`-----BEGIN PUBLIC KEY-----`) with its line breaks, RSA-2048 or ECDSA P-256.
+    """Load the public key in `pem`, exactly as CloudFront's CreatePublicKey accepts it: one SubjectPublicKeyInfo block
+    (`-----BEGIN PUBLIC KEY-----`) with its line breaks, RSA-2048 or ECDSA P-256.
 
-    :raises KeyLoadError: if it is anything else; the message says how to mend it.
+    :raises KeyLoadError: if it is anything else; the message says how to fix it.
     """
     try:
         text = pem.decode("ascii") if isinstance(pem, bytes) else pem
@@ -364,7 +366,7 @@ def load_public_key(pem: bytes | str) -> PublicKey:
             raise KeyLoadError("a private key, where a public key is needed", _PUBLIC_PEM_HINT)
         found = f"found: {', '.join(labels)}" if labels else "found no PEM block"
         raise KeyLoadError(f"not a single PEM block of a public key ({found})", _PUBLIC_PEM_HINT)
-    # RFC 7468 §2: lines of 64 characters. With its line breaks lost or escaped CloudFront refuses a key.
+    # RFC 7468 §2: lines of 64 characters. CloudFront refuses a key whose line breaks are lost or escaped.
     if any(len(line) > 76 for line in stripped.splitlines()) or "\\" in stripped:
         raise KeyLoadError("the line breaks of the public key are lost", _PUBLIC_PEM_HINT)
     try:
@@ -375,7 +377,7 @@ def load_public_key(pem: bytes | str) -> PublicKey:
 
 
 _LONGEST_PUBLIC = 4096
-"""Characters of a PEM public key. RSA of 2048 bits takes 451."""
+"""Maximum characters of a PEM public key. RSA with 2048 bits takes 451."""
 
 _PUBLIC_PEM_HINT = "Make it with: openssl pkey -in private_key.pem -pubout -out public_key.pem"
 
@@ -391,7 +393,7 @@ EMPTY_HINT = (
 
 
 def is_key_text(text: str) -> bool:
-    """Whether `text` is a key rather than the path of a file: no path is so long, and no key so short."""
+    """Whether `text` is a key rather than the path of a file: no path is that long, and no key that short."""
     return (
         "-----BEGIN" in text
         or re.search("PRIVATE(?:%20|\\+)KEY", text) is not None
@@ -400,24 +402,24 @@ def is_key_text(text: str) -> bool:
     )
 
 
-# How line ends are written where there can be none.
+# Spellings of line ends where real ones are not possible.
 _WRITTEN_LINE_END = re.compile(
     r"\\+(?:[rn]|u000[aAdD])|&(?:amp;)*(?:#(?:0?10|0?13|x0?[AaDd])|NewLine);|<br ?/?>"
 )
-# A BEGIN or END line whose blanks were lost, or became underscores or more than one.
+# A BEGIN or END line whose spaces were lost, doubled, or replaced by underscores.
 _LOOSE_LABEL = re.compile(r"-----(BEGIN|END)[ _]*((?:RSA|EC|ENCRYPTED)?)[ _]*PRIVATE[ _]*KEY-----")
-# Base64 within base64 is followed so far.
+# Maximum nesting of base64 within base64.
 _DEEPEST = 4
 
 
 def _compact(text: str) -> str:
-    """Text without its white space, escaped newlines and the quotes around it."""
+    """Remove white space, escaped newlines, and surrounding quotes."""
     return "".join(_WRITTEN_LINE_END.sub("", text.strip().strip("\"'")).split())
 
 
 def _unwritten(text: str) -> str:
-    """PEM as it was before it was percent-encoded, or its line ends escaped."""
-    # Neither PEM nor base64 has a percent sign. One round for each time that it was encoded.
+    """Undo percent-encoding and escaped line ends in PEM."""
+    # Neither PEM nor base64 contains a percent sign. One round undoes one level of encoding.
     for _ in range(_DEEPEST):
         if not re.search("%[0-9A-Fa-f]{2}", text) or "BEGIN" not in text:
             break
@@ -430,13 +432,13 @@ def _unwritten(text: str) -> str:
 
 
 def _private_pem(data: bytes, depth: int = 0) -> bytes | None:
-    """The one private key block in `data`, written as PEM should be; None if `data` is DER.
+    """Return the only private key block in `data`, as well-formed PEM; None if `data` is DER.
 
-    :raises KeyLoadError: if it is recognisably something else.
+    :raises KeyLoadError: if it is recognizably something else.
     """
     if depth > _DEEPEST:
         raise KeyLoadError("base64 within base64 within base64, and no key", _convert_hint())
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):  # what PowerShell's `>` writes
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):  # written by PowerShell's `>`
         text = data.decode("utf-16", "replace")
     else:
         text = data.removeprefix(b"\xef\xbb\xbf").decode("latin-1")
@@ -490,7 +492,7 @@ def _is_base64(data: bytes) -> bool:
 
 
 def _within(body: str) -> bytes | None:
-    """The PEM whose base64 is the body of another, None if it is a key's own."""
+    """Return the PEM whose base64 is the body of another PEM block; None if the body is a key's own."""
     try:
         inner = base64.b64decode("".join(body.split()), validate=True)
     except ValueError:
@@ -499,7 +501,8 @@ def _within(body: str) -> bytes | None:
 
 
 def _relabelled(pem: bytes) -> bytes | None:
-    """A key's PEM under the label that its content asks for; None if that cannot be told, or is the one it has.
+    """Return a key's PEM with the label that matches its content; None if that cannot be determined, or the label is
+    already right.
 
     :raises KeyLoadError: if the content is a public key.
     """
@@ -520,7 +523,7 @@ def _relabelled(pem: bytes) -> bytes | None:
 
 
 def _wrap_der(der: bytes) -> bytes | None:
-    """PEM for bare DER of any of the private formats, by trying which label OpenSSL accepts it under."""
+    """Return PEM for bare DER of any of the private key formats, by trying which label OpenSSL accepts."""
     for label in ("PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "ENCRYPTED PRIVATE KEY"):
         pem = _rewrap(label, base64.b64encode(der).decode("ascii"))
         try:
@@ -538,7 +541,7 @@ def _wrap_der(der: bytes) -> bytes | None:
 
 
 def _rewrap(label: str, body: str) -> bytes:
-    """One PEM block with its white space as RFC 7468 and RFC 1421 want it."""
+    """Return one PEM block with its white space as RFC 7468 and RFC 1421 require."""
     header = ""
     if match := _HEADER.match(body):
         header = f"Proc-Type: {match['proc']}\nDEK-Info: {match['dek']}\n\n"

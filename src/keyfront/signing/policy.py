@@ -1,7 +1,7 @@
-"""Canned and custom policies: as they arrive, and as they are signed (cloudfront-semantics §1.2, §1.3, §1.5).
+"""Canned and custom policies, as received and as signed (cloudfront-semantics §1.2, §1.3, §1.5).
 
-All text from a request line is latin-1: one character is one byte as sent. A policy's Resource, which is
-UTF-8 in JSON, is brought to the same form, so that both can be compared raw.
+All text from a request line is latin-1: one character is one byte as sent. A policy's Resource, which is UTF-8 in JSON,
+is converted to the same form, so that both can be compared raw.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from keyfront.errors import PolicyError
 from keyfront.signing.raw_url import as_sent, pattern_as_sent
 from keyfront.signing.resource import ResourcePattern
 
-# §1.2: an epoch is held as signed 64-bit nanoseconds, so this many seconds and no more.
+# §1.2: an epoch is stored as signed 64-bit nanoseconds, so this is the largest number of seconds.
 MAX_EPOCH = 9_223_372_036
 
 Network = tuple[int, int]
-"""The first and the last IPv4 address of a network, as integers, both included."""
+"""The first and the last IPv4 address of a network, as integers, both inclusive."""
 
 
 def canned_policy(resource: str, expires: str) -> bytes:
-    """The bytes that a canned policy's signature covers (§1.2): `resource` is the URL as requested, as
-    latin-1 text without its signing parameters, `expires` the digits of Expires.
+    """Return the bytes that a canned policy's signature covers (§1.2). `resource` is the URL as requested, as latin-1
+    text without its signing parameters; `expires` is the digits of Expires.
 
-    A `"` or `\\` in the URL is escaped as JSON requires, so that no URL can pose as more of the policy than
-    its Resource; everything else stands as it was sent.
+    A `"` or `\\` in the URL is escaped as JSON requires, so that no URL can pose as more of the policy than its
+    Resource. Everything else stays as it was sent.
     """
     if '"' in resource or "\\" in resource:
         resource = resource.replace("\\", "\\\\").replace('"', '\\"')
@@ -37,9 +37,9 @@ def canned_policy(resource: str, expires: str) -> bytes:
 
 
 def canned_expires(text: str) -> int:
-    """The second that the text of an Expires parameter means.
+    """Return the epoch second in the text of an Expires parameter.
 
-    :raises PolicyError: if it is not digits only, or beyond MAX_EPOCH (milliseconds are).
+    :raises PolicyError: if it is not digits only, or beyond MAX_EPOCH (as milliseconds are).
     """
     if not (0 < len(text) <= 20 and text.isascii() and text.isdigit()):
         raise PolicyError("Expires is not a whole number of seconds")
@@ -47,8 +47,8 @@ def canned_expires(text: str) -> int:
 
 
 # ------------------------------------------------------------------------------------------------------------
-# Custom policies as they arrive. msgspec is strict as the rules ask: numbers unquoted and whole, Statement an
-# array, unknown members passed over, white space anywhere.
+# Custom policies as received. msgspec is as strict as the rules require: numbers unquoted and whole, Statement an
+# array, unknown members ignored, white space anywhere.
 
 
 class _Epoch(msgspec.Struct):
@@ -78,10 +78,10 @@ _decoder = msgspec.json.Decoder(_Document)
 
 
 class Statement:
-    """What a custom policy says, prepared for judging. Never changes.
+    """The parsed content of a custom policy. Immutable.
 
     `resource` is its text as latin-1 (None: omitted, every URL); `expires` and `not_before` are epoch seconds, both
-    exclusive; `network` is the IPv4 range that the viewer must be in.
+    exclusive; `network` is the IPv4 range that must contain the viewer's address.
     """
 
     __slots__ = ("_pattern", "expires", "network", "not_before", "resource")
@@ -97,15 +97,15 @@ class Statement:
 
     @property
     def pattern(self) -> ResourcePattern | None:
-        """`resource` compiled, once, when it is first asked for: a policy is read before its signature is checked,
-        and nothing that a stranger wrote is worth compiling."""
+        """`resource`, compiled on first use: a policy is parsed before its signature is verified, and compiling
+        unauthenticated input would waste work."""
         if self._pattern is None and self.resource is not None:
             self._pattern = ResourcePattern(self.resource)
         return self._pattern
 
 
 def parse_policy(data: bytes) -> Statement:
-    """The statement of a custom policy (§1.3).
+    """Parse the statement of a custom policy (§1.3).
 
     :raises PolicyError: if CloudFront would call it malformed; the message says why.
     """
@@ -142,9 +142,9 @@ def _epoch(seconds: int, name: str) -> int:
 
 
 def parse_network(text: str) -> Network:
-    """The range of an IPv4 address or CIDR. Host bits may be set; a bare address is a /32.
+    """Parse an IPv4 address or CIDR. Host bits may be set; a bare address is a /32.
 
-    :raises PolicyError: for anything else, IPv6 included.
+    :raises PolicyError: for anything else, including IPv6.
     """
     address, slash, mask = text.partition("/")
     first = ipv4(address)
@@ -158,7 +158,8 @@ def parse_network(text: str) -> Network:
 
 
 def ipv4(text: str) -> int | None:
-    """The number of an IPv4 address, also of one mapped into IPv6 (`::ffff:192.0.2.1`); None for any other text."""
+    """Return the number of an IPv4 address, also of one mapped into IPv6 (`::ffff:192.0.2.1`); None for any other
+    text."""
     if ":" in text:
         try:
             mapped = ipaddress.IPv6Address(text).ipv4_mapped
@@ -185,7 +186,7 @@ def ipv4(text: str) -> int | None:
 Moment = datetime | timedelta | int
 """A point in time: an aware datetime, a timedelta from now, or whole epoch seconds."""
 
-# What to write instead, by the name of the type that was given.
+# What to write instead, by the name of the given type.
 _MENDED = {
     "float": ": round it with int(…), or give the timedelta",
     "str": ": give int(…) of the digits, or datetime.fromisoformat(…) with its zone",
@@ -193,15 +194,15 @@ _MENDED = {
     "struct_time": ": give int(calendar.timegm(…))",
 }
 
-# Epochs before this second (2001-09-09) are no expiry of anything that CloudFront ever served.
+# Epochs before this second (2001-09-09) were never the expiry of anything that CloudFront served.
 _EARLIEST = 1_000_000_000
 
 
 def epoch_of(moment: Moment, now: float, name: str = "expires") -> int:
-    """The epoch second of `moment`, fractions cut off. `now` is epoch seconds; `name` is for the message.
+    """Return the epoch second of `moment`, truncated. `now` is epoch seconds; `name` is for the message.
 
-    :raises PolicyError: for what is probably not meant: a naive datetime, an epoch in milliseconds or finer, a number
-        of seconds that is a duration, a float.
+    :raises PolicyError: for values that are probably mistakes: a naive datetime, an epoch in milliseconds or finer, a
+        number of seconds that is a duration, a float.
     """
     if isinstance(moment, timedelta):
         seconds = int(now + moment.total_seconds())
@@ -237,7 +238,7 @@ def _kind(value: object) -> str:
 
 
 def check_resource(resource: object) -> None:
-    """:raises PolicyError: if it is no text, or a whole policy."""
+    """:raises PolicyError: if it is not text, or is a whole policy."""
     if resource is None or (isinstance(resource, str) and not resource.lstrip().startswith("{")):
         return
     if isinstance(resource, str | dict) or (
@@ -259,16 +260,16 @@ def check_resource(resource: object) -> None:
 
 
 class Policy:
-    """A custom policy to be signed: which URLs, until when, from when, from where. Never changes.
+    """A custom policy to be signed: which URLs, until when, from when, and from which addresses. Immutable.
 
-    `resource` is a URL in which `*` stands for any run of characters within the protocol, host, path or
-    query, and `?` for one character; None grants every URL that the key is trusted for. It is written as
-    clients send URLs: what has to be percent-encoded is. `expires` and `starts` are moments; a timedelta
-    counts from the time of signing. `ip` is one IPv4 address or CIDR.
+    `resource` is a URL in which `*` stands for any run of characters within the protocol, host, path, or query, and `?`
+    for one character; None grants every URL for which the key is trusted. It is written as clients send URLs:
+    everything that must be percent-encoded is. `expires` and `starts` are moments; a timedelta counts from the time of
+    signing. `ip` is one IPv4 address or CIDR.
 
         Policy("https://d111111abcdef8.cloudfront.net/films/*", expires=timedelta(hours=6))
 
-    :raises PolicyError: if CloudFront would refuse it, or it cannot mean what was meant.
+    :raises PolicyError: if CloudFront would refuse it, or it cannot do what its author intended.
     """
 
     __slots__ = ("expires", "ip", "resource", "starts")
@@ -301,10 +302,9 @@ class Policy:
         self.ip = ip
 
     def to_bytes(self, now: float) -> bytes:
-        """The policy as it is signed and sent: compact JSON, in the order that botocore writes. `now` is
-        epoch seconds.
+        """Return the policy as it is signed and sent: compact JSON, in botocore's order. `now` is epoch seconds.
 
-        :raises PolicyError: if the moments make no sense.
+        :raises PolicyError: if the moments are inconsistent.
         """
         expires = epoch_of(self.expires, now)
         condition: dict[str, object] = {"DateLessThan": {"AWS:EpochTime": expires}}
@@ -323,7 +323,7 @@ class Policy:
     def covers(self, url: str) -> bool:
         """Whether the resource grants `url`, as clients send it.
 
-        :raises SigningError: if `url` is none that can be sent.
+        :raises SigningError: if `url` cannot be sent.
         """
         sent = as_sent(url)
         return self.resource is None or ResourcePattern(self.resource).matches(

@@ -1,9 +1,9 @@
-"""URLs exactly as their request line will carry them.
+"""URLs exactly as they appear on the request line.
 
-An edge compares what was signed with the raw bytes of the request line (cloudfront-semantics §1.4), so a
-URL has to be signed in the form in which it will be sent. Clients disagree on that form: each rewrites a
-different set of characters on the way. `as_sent` gives the one spelling that browsers, curl, requests,
-httpx and Node's fetch all leave alone.
+An edge compares what was signed with the raw bytes of the request line (cloudfront-semantics §1.4), so a URL must be
+signed in the form in which it will be sent. Clients disagree on that form: each rewrites a different set of characters
+before sending. `as_sent` returns the one spelling that browsers, curl, requests, httpx, and Node's fetch all leave
+unchanged.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 
 from keyfront.errors import PolicyError, SigningError
 
-# cloudfront-semantics §1.1: the parameters that CloudFront keeps for itself.
+# cloudfront-semantics §1.1: the parameters that CloudFront reserves for itself.
 SIGNING_PARAMETERS = frozenset({"Expires", "Policy", "Signature", "Key-Pair-Id", "Hash-Algorithm"})
 
 _URL = re.compile(
@@ -23,15 +23,15 @@ _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(?::[0-9]{1,5})?")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-# RFC 3986 §3.3: what stands for itself in a path, and by §3.4 in a query.
+# RFC 3986 §3.3: the characters allowed unencoded in a path, and by §3.4 in a query.
 _IN_PATH = _UNRESERVED | frozenset(b"!$&'()*+,;=:@/")
 # The URL Standard has browsers send a query's `'` as %27.
 _IN_QUERY = (_IN_PATH | frozenset(b"?")) - frozenset(b"'")
 
 
 class RawUrl:
-    """A URL in its parts, each as it will be sent. `query` is None if there is no `?`; `fragment` holds its
-    `#` and is never sent."""
+    """A URL in its parts, each as it will be sent. `query` is None if there is no `?`. `fragment` includes its `#` and
+    is never sent."""
 
     __slots__ = ("fragment", "host", "path", "query", "scheme")
 
@@ -48,18 +48,18 @@ class RawUrl:
         return self.path if self.query is None else f"{self.path}?{self.query}"
 
     def __str__(self) -> str:
-        """The URL without its fragment: what is signed."""
+        """Return the URL without its fragment: what is signed."""
         return f"{self.scheme}://{self.host}{self.target}"
 
     def with_parameters(self, parameters: str) -> str:
-        """The URL with more parameters at the end of its query, and its fragment after them."""
+        """Return the URL with more parameters at the end of its query, followed by its fragment."""
         return f"{self}{'?' if self.query is None else '&'}{parameters}{self.fragment}"
 
 
 def split_url(url: str) -> RawUrl:
-    """The parts of `url`, nothing rewritten but an empty path made `/`.
+    """Split `url` into its parts. Nothing is rewritten, except that an empty path becomes `/`.
 
-    :raises SigningError: if it is no http or https URL.
+    :raises SigningError: if it is not an http or https URL.
     """
     match = _URL.fullmatch(url)
     if match is None or match["scheme"].lower() not in ("http", "https") or not match["host"]:
@@ -70,19 +70,17 @@ def split_url(url: str) -> RawUrl:
 
 
 def as_sent(url: str) -> RawUrl:
-    """`url` as clients will send it. Applied to its own result it changes nothing.
+    """Return `url` as clients will send it. Idempotent.
 
-    - The scheme and host are lower-cased, the port that the scheme implies is dropped, an empty path
-    becomes `/`,
-      a `?` with nothing after it is dropped.
-    - In path and query, characters that RFC 3986 does not allow there are percent-encoded as UTF-8 (blanks,
-    quotes,
-      brackets, `\\`, `^`, `|`, letters beyond ASCII …), a `%` that begins no escape becomes `%25`, and in
-      the query `'` becomes `%27`, as browsers do. `+` stays `+`, `%2F` stays `%2F`.
-    - Escapes are upper-cased, and escapes of letters, digits and `-._~` are decoded, as requests does; to every server
-      the two are the same.
+    - The scheme and host are lowercased, the port that the scheme implies is dropped, an empty path becomes `/`, and a
+      `?` with nothing after it is dropped.
+    - In path and query, characters that RFC 3986 does not allow there are percent-encoded as UTF-8 (spaces, quotes,
+      brackets, `\\`, `^`, `|`, non-ASCII letters …), a `%` that does not start an escape becomes `%25`, and in the
+      query `'` becomes `%27`, as in browsers. `+` stays `+`, `%2F` stays `%2F`.
+    - Escapes are uppercased, and escapes of letters, digits, and `-._~` are decoded, as requests does; every server
+      treats the two as the same.
 
-    :raises SigningError: for what no spelling carries safely: other schemes, user names, hosts beyond ASCII,
+    :raises SigningError: for what cannot be sent safely in any spelling: other schemes, user names, non-ASCII hosts,
         control characters, dot segments (clients remove them).
     """
     if any(char < " " or char == "\x7f" for char in url) or url != url.strip():
@@ -111,11 +109,10 @@ def as_sent(url: str) -> RawUrl:
 
 
 def as_is(url: str) -> RawUrl:
-    """`url` untouched, for clients that send exactly what they are given.
+    """Return `url` unchanged, for clients that send exactly what they are given.
 
-    :raises SigningError: if it is no http or https URL, or holds what cannot stand on a request line:
-    characters
-        beyond ASCII, blanks, control characters.
+    :raises SigningError: if it is not an http or https URL, or contains what is not allowed on a request line:
+        non-ASCII characters, spaces, control characters.
     """
     if not url.isascii() or any(char <= " " or char == "\x7f" for char in url):
         raise SigningError(
@@ -139,10 +136,10 @@ _PATTERN = re.compile(r"(?P<scheme>[A-Za-z*?]+://)?(?P<host>[^/?]*)(?P<path>/[^?
 
 
 def pattern_as_sent(pattern: str) -> str:
-    """A custom policy's Resource in the spelling that `as_sent` gives to the URLs that it is meant for; `*`
-    and `?` keep their meaning (§1.4).
+    """Return a custom policy's Resource in the spelling that `as_sent` gives to the URLs that it should match; `*` and
+    `?` keep their meaning (§1.4).
 
-    :raises PolicyError: if it begins with neither a protocol nor `*`, or holds what no request line can.
+    :raises PolicyError: if it begins with neither a protocol nor `*`, or contains what no request line can contain.
     """
     if any(char < " " or char == "\x7f" for char in pattern) or pattern != pattern.strip():
         raise PolicyError("the resource holds control characters or begins or ends with blanks")
@@ -160,7 +157,7 @@ def pattern_as_sent(pattern: str) -> str:
     return f"{match['scheme'] or ''}{match['host']}".lower() + path + query
 
 
-# Text in which there is nothing to do.
+# Text that needs no change.
 _PLAIN = re.compile(r"[A-Za-z0-9._~!$&()*+,;=:@/-]*")
 
 

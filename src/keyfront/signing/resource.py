@@ -1,7 +1,7 @@
 """The URLs that a custom policy grants: patterns in four sections (cloudfront-semantics §1.4).
 
-Everything is latin-1 text, one character for one byte of the request line, and compared raw: nothing is
-decoded or normalised but the case of scheme and host and the port that the scheme implies.
+Everything is latin-1 text, one character for one byte of the request line, and compared raw: nothing is decoded or
+normalized except the case of scheme and host and the port that the scheme implies.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from collections.abc import Callable
 
 Matcher = Callable[[str], bool]
 _DELIMITER = (
-    "\0"  # stands for the `?` that opens the request's query; no other part of a request line holds it
+    "\0"  # stands for the `?` that starts the request's query; a request line contains it nowhere else
 )
 
 
 _MOST_READINGS = 8
-"""How many `?` of a pattern's host are tried as the one that opens the query: each is one more pattern to match."""
+"""How many `?` in a pattern's host are tried as the start of the query: each adds a pattern to match."""
 
 
 class ResourcePattern:
-    """The Resource of a custom policy: `[protocol]://[domain]/[path]?[query]`, where `*` is any run of
+    """The Resource of a custom policy: `[protocol]://[domain]/[path]?[query]`, where `*` matches any run of
     characters within its section and `?` any one character.
 
-    A bare `?` is ambiguous: it may open the query section, or stand for one character. A request is granted
+    A bare `?` is ambiguous: it may start the query section, or stand for one character. A request is granted
     if any reading of the pattern grants it. `\\?` can only be the delimiter.
 
-    Compiled once. Matching takes time in proportion to the length of the request, whatever the pattern:
-    literal pieces are looked for from left to right and never given back; where `*` and `?` meet, all
-    readings advance together, one step for each character.
+    Compiled once. Matching takes time proportional to the length of the request, whatever the pattern: literal
+    pieces are searched from left to right without backtracking; where `*` and `?` are combined, all readings
+    advance together, one step for each character.
     """
 
     __slots__ = ("_exact", "_prefix", "_readings", "text")
@@ -45,7 +45,7 @@ class ResourcePattern:
         domain, slash, path = rest.partition("/")
         literal = "*" not in scheme and "?" not in scheme and "*" not in domain and "?" not in domain
         if literal and "?" not in path and "*" not in path.removesuffix("*"):
-            # By far the commonest: a literal URL, or one with a `*` at its end, which spans the query too.
+            # By far the most common: a literal URL, or one with a `*` at its end, which spans the query too.
             url = f"{scheme.lower()}://{plain_host(scheme.lower(), domain.lower())}/{path}"
             if path.endswith("*"):
                 self._prefix = url[:-1]
@@ -81,7 +81,7 @@ class ResourcePattern:
 
 
 def _split_scheme(text: str) -> tuple[str | None, str]:
-    """The protocol section and the rest; `*` where the pattern begins with `*` and names no protocol."""
+    """Return the protocol section and the rest; `*` if the pattern begins with `*` and names no protocol."""
     scheme, separator, rest = text.partition("://")
     if separator and all(char.isalpha() or char in "*?" for char in scheme) and scheme:
         return scheme, rest
@@ -93,7 +93,7 @@ def _split_scheme(text: str) -> tuple[str | None, str]:
 
 
 def plain_host(scheme: str, host: str) -> str:
-    """A host without the port that `scheme` implies (§1.4)."""
+    """Return a host without the port that `scheme` implies (§1.4)."""
     if ":" in host:
         return host.removesuffix(":443") if scheme == "https" else host.removesuffix(":80")
     return host
@@ -107,19 +107,20 @@ _BUCKET = re.compile(
 
 
 def is_bucket_host(host: str) -> bool:
-    """Whether a host name is that of an S3 bucket (or Google's like), which CloudFront's viewers never ask."""
+    """Whether a host name belongs to an S3 bucket (or Google's equivalent), which CloudFront's viewers never
+    request."""
     return _BUCKET.fullmatch(host.lower().partition(":")[0].removesuffix(".")) is not None
 
 
 def _with_port(scheme: str, host: str) -> str:
-    """A host with the port that `scheme` implies spelt out, as a pattern may have it."""
+    """Return a host with the port that `scheme` implies written out, as a pattern may have it."""
     if ":" in host and not host.endswith("]"):
         return host
     return f"{host}:443" if scheme == "https" else f"{host}:80"
 
 
 def glob(pattern: str) -> Matcher:
-    """A matcher of whole strings for a pattern of one section, in time linear in the string."""
+    """Return a matcher of whole strings for a pattern of one section, in time linear in the string."""
     if "?" in pattern:
         return _Automaton(pattern).accepts
     if "*" not in pattern:
@@ -134,8 +135,7 @@ def glob(pattern: str) -> Matcher:
         if len(text) < least or not text.startswith(head) or not text.endswith(last):
             return False
         at, end = len(head), len(text) - len(last)
-        # The earliest place for each piece leaves the most room for those after it, so none is ever taken
-        # back.
+        # The earliest position for each piece leaves the most room for the next ones, so there is no backtracking.
         for piece in middle:
             at = text.find(piece, at, end)
             if at < 0:
@@ -160,18 +160,17 @@ class Tail:
     def matches(self, path: str, query: str) -> bool:
         if isinstance(self._match, _Automaton):
             return self._match.accepts_target(path, query)
-        # No query section: a `*` at the end of the path spans the query, else there must be none.
+        # No query section: a `*` at the end of the path spans the query; otherwise there must be no query.
         return (not query or self._any_query) and self._match(path)
 
 
 class _Automaton:
-    """All ways to match a pattern at once: bit i of the state says that the first i tokens may be matched
-    so far.
+    """A bit-parallel matcher of all readings of a pattern: bit i of the state says that the first i tokens may have
+    been matched so far.
 
-    A token is any character of the pattern but `*`; a `*` lets the state before the next token stay where
-    it is. The delimiter between a request's path and query is one character, which only a token can take
-    and no `*` can: so each section keeps to itself, and a `?` may be either a delimiter or a character
-    (§1.4).
+    A token is any character of the pattern except `*`; a `*` lets the state before the next token stay where it is. The
+    delimiter between a request's path and query is one character, which only a token can match and no `*` can. So
+    each section is separate, and a `?` may be either a delimiter or a character (§1.4).
     """
 
     __slots__ = ("_any", "_delimits", "_done", "_open_end", "_stay", "_takes")
@@ -191,7 +190,7 @@ class _Automaton:
             bit <<= 1
         self._done = bit
         self._open_end = bool(self._stay & bit)
-        # `\?` is the delimiter for certain, and then no other token is. Within the query it is a plain `?`.
+        # `\?` is always the delimiter, and then no other token is. Within the query it is a plain `?`.
         self._delimits = self._takes.pop(_DELIMITER, 0)
         if self._delimits:
             self._takes["?"] = self._takes.get("?", 0) | self._delimits

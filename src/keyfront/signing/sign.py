@@ -1,4 +1,4 @@
-"""Signed URLs and signed cookies, made (cloudfront-semantics §1, §2, §8).
+"""The signer of URLs and cookies (cloudfront-semantics §1, §2, §8).
 
     from keyfront import load_signer, sign_url, sign_cookies
 
@@ -7,10 +7,10 @@
     cookies = sign_cookies("https://d111111abcdef8.cloudfront.net/films/*", signer,
     expires=timedelta(hours=6))
 
-What is signed is what will be sent: URLs are first written as clients write them on the request line
-(`raw_url.py`), so the result works as it stands in a browser, in curl and in every HTTP library.
+What is signed is what will be sent: URLs are first written as clients write them on the request line (`raw_url.py`), so
+the result works unchanged in a browser, in curl, and in every HTTP library.
 
-Only here is the clock read, and only where `now` is not given.
+The clock is read only here, and only if `now` is not given.
 """
 
 from __future__ import annotations
@@ -42,20 +42,19 @@ from keyfront.signing.resource import is_bucket_host, plain_host
 
 
 class Signer(Protocol):
-    """Whatever can sign with a private key that CloudFront trusts: a key in memory, a KMS, an HSM.
+    """Anything that can sign with a private key that CloudFront trusts: a key in memory, a KMS, an HSM.
 
-    `key_pair_id` is the id that CloudFront gave to the public key. `sign` returns the signature over `data`:
-    RSASSA-PKCS1-v1_5 for RSA, ASN.1 DER for ECDSA. It hashes `data` itself, and raises SigningError for a
-    hash that it cannot use.
+    `key_pair_id` is CloudFront's ID for the public key. `sign` returns the signature over `data`: RSASSA-PKCS1-v1_5 for
+    RSA, ASN.1 DER for ECDSA. It hashes `data` itself, and raises SigningError for a hash that it cannot use.
 
-    That is all that a signer needs. What it may have besides, and is asked for:
+    These members are required. A signer may also have the following, which are used if present:
 
     - `hash_names`, a tuple of the hashes that it can use (KMS and many HSMs refuse SHA-1); without it, both;
-    - `hash_name`, the one to use unless told otherwise;
-    - `max_lifetime`, seconds: what would be valid for longer is not signed;
-    - `pinned()`, where the key may change from one moment to the next: a Signer for one signature, whose
-      `key_pair_id` and `public_key`, read after `sign`, are those of the key that signed. If `sign` raises
-      NoSuchKey, the key has gone meanwhile, and one more is asked for.
+    - `hash_name`, the default hash;
+    - `max_lifetime` in seconds: a policy that is valid for longer is not signed;
+    - `pinned()`, if the key may change at any time: it returns a Signer for one signature, whose `key_pair_id` and
+      `public_key`, read after `sign`, are those of the key that signed. If `sign` raises NoSuchKey, the key has been
+      removed since, and `pinned()` is called once more.
     """
 
     @property
@@ -68,13 +67,12 @@ class Signer(Protocol):
 
 
 class LocalSigner:
-    """A Signer whose private key is in this process's memory. Use one for as many signatures as you like,
-    from any thread."""
+    """A Signer whose private key is in this process's memory. Use one for any number of signatures, from any thread."""
 
     __slots__ = ("_key", "key_pair_id", "public_key")
 
     def __init__(self, key_pair_id: str, key: PrivateKey) -> None:
-        """:raises SigningError: if `key_pair_id` cannot be an id, or `key` is no PrivateKey."""
+        """:raises SigningError: if `key_pair_id` is not a valid ID, or `key` is not a PrivateKey."""
         if not isinstance(key, PrivateKey):
             raise SigningError(
                 f"a LocalSigner takes the key's id and a PrivateKey, not a {type(key).__name__}: use "
@@ -94,7 +92,7 @@ class LocalSigner:
 def load_signer(
     key_pair_id: str, source: bytes | str | os.PathLike[str], passphrase: bytes | str | None = None
 ) -> LocalSigner:
-    """A signer from a private key's text or file; what `source` may be, `load_private_key` tells.
+    """Return a signer for a private key's text or file; see `load_private_key` for the forms of `source`.
 
     :raises KeyLoadError: if the key cannot be read.
     """
@@ -114,24 +112,23 @@ def sign_url(  # public API of the SDK: one URL, one signer, and options by keyw
     as_is: bool = False,
     now: float | None = None,
 ) -> str:
-    """`url` with what CloudFront or Keyfront needs to serve it.
+    """Return `url` with the parameters that CloudFront or Keyfront needs to serve it.
 
-    With `expires` alone the policy is canned: this one URL, until then. With `starts`, `ip` or `resource` (a
-    pattern, so that the same signature serves other URLs) it is custom; a whole `policy` may be given
-    instead, as text or bytes it is signed as it stands.
+    With `expires` alone the policy is canned: this one URL, until then. With `starts`, `ip` or `resource` (a pattern,
+    so that the same signature serves other URLs) it is custom. A complete `policy` may be given
+    instead; as text or bytes, it is signed unchanged.
 
     `hash_name` is SHA256 for ECDSA keys and SHA1 for RSA keys unless given, or unless the signer has another
     default or only the other. `as_is` signs the URL untouched, for clients that send exactly what they are
     given; otherwise it is written as all clients send it. `now` is epoch seconds, the clock's if not given.
 
-    What has expired already is signed all the same, with an ExpiredWarning.
+    A signature that has already expired is made nevertheless, with an ExpiredWarning.
 
-    :raises PolicyError: if the policy makes no sense, does not cover the URL, or ends later than the signer's
+    :raises PolicyError: if the policy is invalid, does not cover the URL, or ends later than the signer's
         `max_lifetime` after `now`.
-    :raises SigningError: if the URL cannot be sent as it is, carries signing parameters already, is a bucket's, or the
-        signer cannot sign.
-    :raises CustodyError: if the signer's key is elsewhere and not to be had (`CustodyUnavailable`: it may help
-        to try again).
+    :raises SigningError: if the URL cannot be sent as it is, already has signing parameters, or is a bucket's, or if
+        the signer cannot sign.
+    :raises CustodyError: if the signer's key is elsewhere and not available (`CustodyUnavailable`: a retry may help).
     """
     if not isinstance(url, str):
         raise SigningError(f"a URL is text, not a {type(url).__name__}: sign one at a time, as str(url)")
@@ -171,13 +168,13 @@ _NO_WILDCARD = (
 
 
 def _means_wildcard(target: raw_url.RawUrl) -> bool:
-    """Whether a * in a URL was probably meant for a wildcard: any in the path, or one that is the whole query or its
-    last parameter. Others in a query stand for themselves, such as filename*=UTF-8''…"""
+    """Whether a * in a URL was probably meant as a wildcard: any in the path, or one that is the whole query or its
+    last parameter. Others in a query are literal, such as filename*=UTF-8''…"""
     return "*" in target.host or "*" in target.path or (target.query or "").rpartition("&")[2] == "*"
 
 
 def _refuse_bucket(host: str) -> None:
-    """:raises SigningError: for the host of a bucket, which no viewer asks for what CloudFront guards."""
+    """:raises SigningError: for the host of a bucket, which no viewer requests for content that CloudFront protects."""
     if is_bucket_host(host):
         raise SigningError(
             f"{host} is the host of a bucket, the origin behind the distribution: sign the URL that viewers use, of "
@@ -252,17 +249,17 @@ def sign_cookies(  # public API of the SDK: as `sign_url`, and the attributes of
     partitioned: bool = False,
     now: float | None = None,
 ) -> SignedCookies:
-    """Cookies that grant the URLs of `resource`: a pattern (with `expires`, and perhaps `starts` and `ip`), a
+    """Return cookies that grant the URLs of `resource`: a pattern (with `expires`, and perhaps `starts` and `ip`), a
     Policy, or a policy's own bytes. With `canned`, `resource` is one URL and the cookies grant nothing else.
 
     The cookies are session cookies without Max-Age, as CloudFront's guide advises: what counts is the
     policy's date. `domain` must cover the distribution's host name; for cookies set by `www.example.com`
     and sent to `cdn.example.com` it is `example.com`. `hash_name` and `now` are as for `sign_url`.
 
-    What no browser would send to any URL of `resource` is refused: a `domain` or `path` that covers none of them,
-    Secure cookies for a resource that is http only (its hosts other than localhost).
+    Attributes with which no browser would send the cookies to any URL of `resource` are refused: a `domain` or `path`
+    that covers none of them, or Secure cookies for a resource that is http only (for hosts other than localhost).
 
-    :raises PolicyError: if the policy makes no sense, or ends later than the signer's `max_lifetime` after `now`.
+    :raises PolicyError: if the policy is invalid, or ends later than the signer's `max_lifetime` after `now`.
     :raises SigningError: if the attributes contradict each other, or the signer cannot sign.
     :raises CustodyError: as for `sign_url`.
     """
@@ -304,11 +301,11 @@ def expired_cookies(
     same_site: Literal["Lax", "Strict", "None"] | None = None,
     partitioned: bool = False,
 ) -> SignedCookies:
-    """What deletes signed cookies from a browser, at log-out: all five of CloudFront's, empty and expired.
+    """Return cookies that delete signed cookies from a browser, at logout: all five of CloudFront's, empty and expired.
 
-    Give the attributes that `sign_cookies` was given: a browser deletes only the cookie of the same name, domain and
-    path, and takes `SameSite=None` and `Partitioned` only from Secure ones. A copy that somebody else has stays good
-    until its policy expires.
+    Pass the same attributes as to `sign_cookies`: a browser deletes only the cookie of the same name, domain, and path,
+    and accepts `SameSite=None` and `Partitioned` only on Secure ones. A copy that someone else has stays valid until
+    its policy expires.
 
         for line in expired_cookies(domain="example.com").set_cookie:
             response.headers.append("Set-Cookie", line)
@@ -351,8 +348,8 @@ def _cookie_attributes(
 
 
 class _Terms:
-    """What is to be signed: the parameter that carries it (Expires or Policy), its value, the signed bytes, the
-    second when it ends, the URL or pattern that it grants (None: every URL), and for a custom policy what it states."""
+    """What to sign: the parameter that carries it (Expires or Policy), its value, the signed bytes, the second at which
+    it expires, the URL or pattern that it grants (None: every URL), and for a custom policy its statement."""
 
     __slots__ = ("data", "expires", "name", "resource", "statement", "value")
 
@@ -399,20 +396,20 @@ def _covers(statement: Statement, target: raw_url.RawUrl) -> bool:
 
 
 def _signed(terms: _Terms, signer: Signer, hash_name: HashName | None, now: float | None) -> dict[str, str]:
-    """The signing parameters, made by one key."""
+    """Return the signing parameters, made by one key."""
     pinned: Callable[[], Signer] | None = getattr(signer, "pinned", None)
     if pinned is None:
         return _signed_by(terms, signer, hash_name, now)
     try:
         return _signed_by(terms, pinned(), hash_name, now)
-    except NoSuchKey:  # gone since it was pinned: there may be another by now
+    except NoSuchKey:  # gone since it was pinned: there may be another key now
         return _signed_by(terms, pinned(), hash_name, now)
 
 
 def _signed_by(
     terms: _Terms, signer: Signer, hash_name: HashName | None, now: float | None
 ) -> dict[str, str]:
-    """The signing parameters, in the order that botocore writes them; SHA1 is left unsaid (§3.2)."""
+    """Return the signing parameters, in botocore's order; SHA1 is omitted (§3.2)."""
     longest: float | None = getattr(signer, "max_lifetime", None)
     if longest is not None:
         lifetime = terms.expires - (time.time() if now is None else now)
@@ -423,7 +420,7 @@ def _signed_by(
             )
     hash_name = hash_for(signer, hash_name)
     signature = signer.sign(terms.data, hash_name)
-    # A remote signer's usual mistakes: the wrong key, or r‖s instead of DER.
+    # Common mistakes of remote signers: the wrong key, or r‖s instead of DER.
     if signer.public_key.algorithm == "RSA-2048":
         fits = len(signature) == 256
     else:
@@ -444,9 +441,9 @@ def _signed_by(
 
 
 def hash_for(signer: Signer, hash_name: HashName | None) -> HashName:
-    """What `signer` signs with if it is asked for `hash_name`, or for none.
+    """Return the hash that `signer` uses if `hash_name` is requested, or if none is.
 
-    :raises SigningError: if it cannot use that.
+    :raises SigningError: if it cannot use that hash.
     """
     able: tuple[HashName, ...] = getattr(signer, "hash_names", ("SHA1", "SHA256"))
     if hash_name is not None:
@@ -462,13 +459,13 @@ def hash_for(signer: Signer, hash_name: HashName | None) -> HashName:
 
 
 def checked_id(key_pair_id: str) -> str:
-    """:raises SigningError: if `key_pair_id` cannot be the id of a public key: empty, the word `undefined` or `None`,
-    a key group's id (a UUID), an access key of AWS's APIs, a distribution's id, an ARN, a key, or what has blanks."""
+    """:raises SigningError: if `key_pair_id` cannot be the ID of a public key: empty, the word `undefined` or `None`, a
+    key group's ID (a UUID), an AWS access key ID, a distribution's ID, an ARN, a key, or text with spaces."""
     text = key_pair_id if isinstance(key_pair_id, str) else str(key_pair_id)
     mistake = key_id_mistake(text)
     if mistake is not None or not all(char.isascii() and (char.isalnum() or char in "-_") for char in text):
         why = f": {mistake.text.rstrip('.')}" if mistake is not None else ""
-        # What may be a key is not shown.
+        # A value that may be a key is not shown.
         shown = "this" if mistake is not None and mistake.code == "key_id_is_a_key" else repr(text[:40])
         raise SigningError(
             f"{shown} is no key pair id{why}. It is the Id of the public key in CloudFront, such as "
@@ -481,19 +478,19 @@ def checked_id(key_pair_id: str) -> str:
 
 
 class CloudFrontSigner:
-    """botocore's CloudFrontSigner, so that code which uses it moves by changing one import. The results are
-    the same to the byte; so are the habits (§8.1): the URL is signed as it stands, a datetime without a
-    zone means UTC, and there is no Hash-Algorithm. New code is better served by `sign_url`."""
+    """botocore's CloudFrontSigner, so that code which uses it can switch by changing one import. The results are
+    identical to the byte, and so is the behavior (§8.1): the URL is signed unchanged, a datetime without a time zone
+    means UTC, and there is no Hash-Algorithm. New code should use `sign_url`."""
 
     def __init__(self, key_id: str, rsa_signer: Callable[[bytes], bytes]) -> None:
-        """`rsa_signer` is given the policy's bytes and returns their RSA-SHA1 signature."""
+        """`rsa_signer` takes the policy's bytes and returns their RSA-SHA1 signature."""
         self.key_id = key_id
         self.rsa_signer = rsa_signer
 
     def generate_presigned_url(
         self, url: str, date_less_than: datetime | None = None, policy: str | bytes | None = None
     ) -> str:
-        """`url`, signed for a canned policy until `date_less_than`, or for the custom `policy` as it stands.
+        """Return `url`, signed with a canned policy until `date_less_than`, or with the custom `policy` unchanged.
 
         :raises ValueError: unless exactly one of the two is given.
         """
@@ -516,7 +513,7 @@ class CloudFrontSigner:
         date_greater_than: datetime | None = None,
         ip_address: str | None = None,
     ) -> str:
-        """A custom policy as compact JSON; an address without a mask gets `/32`."""
+        """Return a custom policy as compact JSON; an address without a mask gets `/32`."""
         condition: dict[str, object] = {"DateLessThan": {"AWS:EpochTime": _utc_epoch(date_less_than)}}
         if ip_address:
             condition["IpAddress"] = {"AWS:SourceIp": ip_address if "/" in ip_address else f"{ip_address}/32"}

@@ -1,4 +1,4 @@
-"""What signing and verifying AWS Signature Version 4 have in common. Pure: no clock, no socket.
+"""The code that signing and verifying AWS Signature Version 4 share. Pure: no clock, no socket.
 
 A signature is the HMAC of a string to sign under a key that is derived from the secret, the day, the region, and the
 service. The string holds the hash of the canonical request:
@@ -30,7 +30,7 @@ TIME_FORMAT: Final = "%Y%m%dT%H%M%SZ"
 
 
 def signing_key(secret: str, day: bytes, region: bytes, service: bytes) -> bytes:
-    """The key that signs requests of one day (YYYYMMDD) to one service in one region."""
+    """Return the key that signs requests of one day (YYYYMMDD) to one service in one region."""
     key = b"AWS4" + secret.encode()
     for part in (day, region, service, TERMINATOR.encode()):
         key = hmac.digest(key, part, "sha256")
@@ -38,12 +38,13 @@ def signing_key(secret: str, day: bytes, region: bytes, service: bytes) -> bytes
 
 
 def encoded(data: bytes) -> str:
-    """A name or a value of a query, percent-encoded: all bytes but `A-Za-z0-9-_.~`."""
+    """Percent-encode a name or a value of a query: all bytes but `A-Za-z0-9-_.~`."""
     return quote_from_bytes(data, safe="-_.~")
 
 
 def header_value(values: Iterable[bytes]) -> bytes:
-    """The canonical value of a header field: its lines joined by commas, runs of blanks as one."""
+    """Return the canonical value of a header field: its lines joined by commas, with runs of spaces collapsed to
+    one."""
     return b",".join(b" ".join(value.split()) for value in values)
 
 

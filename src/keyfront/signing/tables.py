@@ -1,8 +1,8 @@
-"""Tables of what was worked out before, bounded in bytes. Pure.
+"""Caches of computed values, bounded in bytes. Pure.
 
-A worker remembers much that follows from what viewers send: credentials, plans, header sections, failures. Each table
-counts what its entries take, keys and values, as `measure` reckons them. All tables of a worker share one `Budget`.
-When it is spent, the largest table forgets its older half: never an answer that is wrong, only work that is done again.
+A worker caches much that it computes from viewers' input: credentials, plans, header sections, failures. Each table
+counts the size of its entries, keys and values, as `measure` estimates it. All tables of a worker share one `Budget`.
+When it is exhausted, the largest table drops its older half: this never causes a wrong result, only repeated work.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ V = TypeVar("V")
 Key = str | bytes | tuple[str | bytes, ...]
 
 LONGEST = 4096
-"""Characters of the longest key that is remembered."""
+"""Maximum characters of a cached key."""
 ENTRY = 400
-"""Bytes that an entry is charged beside its key and what `measure` says: dict slots, object headers."""
+"""Bytes charged per entry in addition to its key and the result of `measure`: dict slots, object headers."""
 
 
 class Table(Protocol):
-    """What a budget needs of a table."""
+    """The interface of a table that a budget uses."""
 
     @property
     def bytes(self) -> int: ...
 
     def shed(self) -> None:
-        """Forget the older half. Called twice, it forgets everything."""
+        """Drop the older half. Calling this twice drops everything."""
 
 
 class Budget:
-    """Bytes that the tables of one worker may take together.
+    """The total bytes that the tables of one worker may take.
 
-    Tables are held weakly: what a table has taken is free again when nobody uses the table any more.
+    Tables are held weakly: the bytes of a table are free again when the table is no longer used.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._tables: WeakSet[Table] = WeakSet()
-        self._charged = 0  # at least as much as is taken
+        self._charged = 0  # an upper bound of the bytes in use
 
     @property
     def bytes(self) -> int:
-        """Bytes that the tables take now."""
+        """The bytes that the tables take now."""
         return sum([table.bytes for table in self._tables])
 
     def add(self, table: Table) -> None:
@@ -74,16 +74,16 @@ def _bytes_of(table: Table) -> int:
 
 
 class Remembered(Generic[V]):
-    """A bounded table that keeps what is used: two generations of plain dicts.
+    """A bounded cache that keeps entries in use: two generations of plain dicts.
 
-    New and re-used entries go to the young one. When that is full, by count or by bytes, it becomes the old
-    one and the former old one is dropped whole. So a working set of up to `entries` is never lost, at most
-    twice as many are held, and a look-up costs one dict access, two at the worst.
+    New and reused entries go to the young generation. When that is full, by count or by bytes, it becomes the old one,
+    and the former old one is dropped whole. So a working set of up to `entries` is never lost, at most twice as many
+    are held, and a lookup costs one dict access, or two in the worst case.
 
     :param entries: how many one generation holds.
     :param size: bytes of one generation, as they are charged.
     :param measure: bytes of a value, beside those of its key.
-    :param budget: of which this table takes its bytes; None: it is bounded by `size` alone.
+    :param budget: the budget from which this table takes its bytes; None: it is bounded by `size` alone.
     """
 
     __slots__ = (
@@ -141,7 +141,7 @@ class Remembered(Generic[V]):
 
     @property
     def bytes(self) -> int:
-        """Bytes that the entries are charged."""
+        """The bytes charged for the entries."""
         return self._young_bytes + self._old_bytes
 
     def shed(self) -> None:

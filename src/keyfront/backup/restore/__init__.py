@@ -1,1 +1,1 @@
-"""The restore: what is there now, the plan, compromised keys, and carrying the plan out."""
+"""The restore: the current state, the plan, compromised keys, and the execution of the plan."""

@@ -1,4 +1,4 @@
-"""Which keys may sign after a restore: none that has been marked compromised since, and none that custody lacks.
+"""The keys that may sign after a restore: none that was marked compromised since, and none that custody lacks.
 
 An archive knows nothing of what came after it, but the current records may: a key that they mark compromised stays
 marked and does not sign. If the archived record has another key that signs, it is restored with the mark; if not, the
@@ -23,7 +23,7 @@ _OPTION_HINT = "(--compromised)"
 
 
 class RestorableKeys(msgspec.Struct, frozen=True):
-    """The records and keys to restore, notes for the operator, and the key pair ids of compromised keys by their URIs
+    """The records and keys to restore, notes for the operator, and the key pair IDs of compromised keys by their URIs
     without options."""
 
     records: list[RecordRow]
@@ -124,7 +124,7 @@ def trusted_again(transaction: Transaction, compromised: Mapping[str, str]) -> l
 
 
 def fingerprints(transaction: Transaction) -> dict[str, str]:
-    """The fingerprint of each public key, by the key's id."""
+    """Return the fingerprint of each public key, by key ID."""
     found = {}
     for row in transaction.get_many("PublicKey", transaction.versions("PublicKey")):
         try:

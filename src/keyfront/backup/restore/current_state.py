@@ -1,4 +1,5 @@
-"""What is in a store now, for a plan: without a change to it, not even that which a newer schema would make."""
+"""The current state of a store, read for a plan without any change to the store, not even the migration that a newer
+schema would make."""
 
 from __future__ import annotations
 
@@ -16,16 +17,16 @@ from keyfront.errors import ApiError, SettingsError
 
 
 class Look(NamedTuple):
-    """`store` is None where there is nothing, or nothing that can be compared, as `trouble` says then."""
+    """`store` is None if there is no store, or none that can be compared; `trouble` then says why."""
 
     store: Store | None
     trouble: str = ""
 
 
 def look(file: Path, url: str, password_file: Path | None) -> Look:
-    """:param file: SQLite's, if `url` is empty. It is copied into memory, and brought up to date there.
-    :param url: of a PostgreSQL database; only one of this version's schema is looked into.
-    :raises SettingsError: if that cannot be opened."""
+    """:param file: the SQLite file, used if `url` is empty. It is copied into memory and migrated there.
+    :param url: the URL of a PostgreSQL database; only one with this version's schema is read.
+    :raises SettingsError: if the database cannot be opened."""
     return _shared(Postgres(url, password_file)) if url else _copied(file)
 
 
@@ -34,7 +35,7 @@ def _copied(file: Path) -> Look:
         return Look(None)
     memory = Memory()
     try:
-        # Whoever opens a file beside no journal leaves none behind so, which another user could not write.
+        # Opening a file that has no journal beside it must not leave one behind that another user could not write.
         journal = file.with_name(f"{file.name}-wal").exists()
         source = sqlite3.connect(
             f"{file.absolute().as_uri()}?mode=ro{'' if journal else '&immutable=1'}", uri=True
@@ -57,7 +58,7 @@ def _shared(database: Postgres) -> Look:
         with database.reading.connect() as connection:
             found = schema.version(connection)
         if found >= schema.VERSION:
-            return Look(Store(database))  # which has nothing to migrate, or refuses
+            return Look(Store(database))  # this has nothing to migrate, or refuses
     except DBAPIError as error:
         database.close()
         raise SettingsError(f"the store {database.name} cannot be opened: {cause(error)}") from error

@@ -1,4 +1,4 @@
-"""Whether a Keyfront, or a restore, is at work in a data folder."""
+"""Checks whether a Keyfront or a restore is running in a data folder."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from keyfront.errors import SettingsError
 
 RUNNING = "restore.running"
-"""The file that is there while a restore changes things, and after one was killed at it."""
+"""The file that exists while a restore changes things, and after a restore was killed while doing so."""
 
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """The data folder's lock, so that no Keyfront runs in it. The folder is made if it is not there.
+    """Hold the data folder's lock, so that no Keyfront runs in it. The folder is created if it does not exist.
 
-    :raises SettingsError: if one runs, or the folder cannot be used, or is another user's.
+    :raises SettingsError: if a Keyfront is running, or the folder cannot be used or belongs to another user.
     """
     _refuse_another(folder)
     try:
@@ -36,9 +36,9 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def _refuse_another(folder: Path) -> None:
-    """What root would write into another user's installation, that user could not read.
+    """Refuse another user's installation: that user could not read what root writes into it.
 
-    :raises SettingsError: if the installation in `folder`, or the folder without one, is not this user's.
+    :raises SettingsError: if the installation in `folder`, or the folder without one, does not belong to this user.
     """
     for path in (folder / "keyfront.db", folder):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
@@ -52,7 +52,7 @@ def _refuse_another(folder: Path) -> None:
 
 
 def refuse_half_restored(folder: Path) -> None:
-    """:raises SettingsError: if a restore into `folder` was begun and did not end."""
+    """:raises SettingsError: if a restore into `folder` was started and not completed."""
     if os.path.lexists(folder / RUNNING):
         raise SettingsError(
             f"a restore into {folder} did not end: run `keyfront backup restore` again with the same archive"

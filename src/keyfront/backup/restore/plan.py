@@ -23,7 +23,7 @@ ChangeKind = Literal["add", "change", "remove"]
 
 
 class Change(msgspec.Struct, frozen=True):
-    """`what` is a kind, such as `Distribution`, `user`, `file`; `name` is which one."""
+    """`what` is a kind, such as `Distribution`, `user`, or `file`; `name` identifies the item."""
 
     deed: ChangeKind
     what: str

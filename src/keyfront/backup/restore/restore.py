@@ -49,7 +49,7 @@ from keyfront.private_files import replace_file, sync_folder
 log = logging.getLogger("keyfront.backup")
 
 LEAP = 1_000_000
-"""By how much the number of the snapshot goes up: edges may have seen higher ones since the archive was made."""
+"""The increase of the snapshot number: edges may have seen higher numbers since the archive was made."""
 
 _STAGING = "restore.new"
 _STORE = "keyfront.db"
@@ -112,7 +112,7 @@ class Restore:
         self._current: Store | None = None
 
     def _exclude_elsewhere(self) -> None:
-        """Leave out what is outside the data folder."""
+        """Leave out everything outside the data folder."""
         folder = self._target.folder
         reason = "is not restored, since it is not in the data folder (--elsewhere)"
         if self._rows and not archived_keys.inside(self._records, folder):
@@ -141,7 +141,7 @@ class Restore:
             return None
         try:
             found = Store(file)
-        except SettingsError:  # which may be the reason for the restore
+        except SettingsError:  # this may be the reason for the restore
             return None
         try:
             with found.read() as transaction:
@@ -203,7 +203,7 @@ class Restore:
 
     def _run(self, plan: Plan, actor: AuditActor, name: str, now: float) -> list[str]:
         folder = self._target.folder
-        self._current = self._open()  # and migrate it, which a plan does not do
+        self._current = self._open()  # also migrates it, which a plan does not do
         plan = msgspec.structs.replace(
             plan, continues=restore_plan.audit(self._archive.manifest, self._current)[1]
         )
@@ -239,7 +239,7 @@ class Restore:
         nowhere = compromised.missing_keys(self._rows, (), self._public, self._environment)
         failed += [why for uri, why in nowhere.items() if not any(uri in text for text in failed)]
         with contextlib.suppress(OSError):
-            aside.rmdir()  # where nothing was there before
+            aside.rmdir()  # if nothing was there before
         (folder / RUNNING).unlink(missing_ok=True)
         sync_folder(folder)
         return failed
@@ -292,10 +292,10 @@ class Restore:
                 "what was restored does not make the snapshot that was taken; nothing was changed"
             )
 
-    # ---- putting it in its place
+    # ---- putting the new state in place
 
     def _begin(self, now: float) -> Path:
-        """Say that it goes on, and where what is there now is kept."""
+        """Record that the restore is in progress, and where the previous state is saved. Returns that folder."""
         folder, marker = self._target.folder, self._target.folder / RUNNING
         with contextlib.suppress(OSError, msgspec.DecodeError, msgspec.ValidationError):
             note = msgspec.json.decode(marker.read_bytes(), type=_Note)
@@ -325,20 +325,20 @@ class Restore:
             _put(path, file.data, file.mode)
 
     def _close(self) -> None:
-        """Let go of the file that is there.
+        """Close the current store's file.
 
-        :raises BackupError: if somebody else has it open.
+        :raises BackupError: if another process has it open.
         """
         if self._current is None:
             return
         path = self._target.folder / _STORE
-        self._current.close()  # which takes its journal in, and removes it
+        self._current.close()  # also merges and removes its journal
         if _journals(path):
             raise BackupError(f"another process has {path} open: stop it first; nothing was changed")
 
     def _swap_sqlite(self, file: Path, aside: Path) -> None:
-        """The new file takes the old one's place in one rename. The old one has no journal then: SQLite would read it
-        into the new one."""
+        """Replace the old file with the new one in a single rename. The old file must have no journal then: SQLite
+        would apply the journal to the new file."""
         path = self._target.folder / _STORE
         for journal in _journals(path):
             os.replace(journal, aside / journal.name)
@@ -358,13 +358,13 @@ class Restore:
 
 
 def _journals(path: Path) -> list[Path]:
-    """What SQLite keeps beside a file that is open, or was not closed."""
+    """Return the files that SQLite keeps beside a database that is open, or was not closed."""
     beside = (path.with_name(path.name + tail) for tail in ("-wal", "-shm"))
     return [journal for journal in beside if journal.exists()]
 
 
 def _go_on(old: Transaction, new: Transaction) -> None:
-    """The audit log of `old` in `new`, which has none."""
+    """Copy the audit log of `old` into `new`, which has none."""
     rows = old.connection.execution_options(yield_per=500).execute(
         sa.select(schema.audit).order_by(schema.audit.c.number)
     )
@@ -378,14 +378,14 @@ def _access(transaction: Transaction) -> int:
 
 
 def _set_access(transaction: Transaction, value: int) -> None:
-    """By this running control planes notice that users, keys or policies are others."""
+    """Make running control planes notice that users, keys, or policies have changed."""
     transaction.connection.execute(
         sa.update(schema.counter).where(schema.counter.c.name == "access").values(value=value)
     )
 
 
 def _refuse_live(store: Store) -> None:
-    """:raises SettingsError: if control planes use the database now."""
+    """:raises SettingsError: if control planes are using the database now."""
     with store.read() as transaction:
         others = transaction.connection.exec_driver_sql(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'keyfront'"
@@ -399,7 +399,7 @@ def _refuse_live(store: Store) -> None:
 
 
 def _swap_postgres(staged: Store, current: Store, aside: str) -> None:
-    """In one transaction: the tables that are there go into a schema of their own, and new ones take their place."""
+    """In one transaction, move the existing tables into a schema of their own and put the new ones in their place."""
     with current.read() as transaction:
         new = not transaction.snapshot_number() and transaction.audit_head() is None
     if new:
@@ -435,7 +435,7 @@ def _swap_postgres(staged: Store, current: Store, aside: str) -> None:
 
 
 def _free_schema(connection: sa.Connection, wanted: str) -> str:
-    """`wanted`, or that with a number, if a restore that did not end has kept something there."""
+    """Return `wanted`, or `wanted` with a number if an unfinished restore has saved something under that name."""
     taken = set(connection.execute(sa.text("SELECT nspname FROM pg_namespace")).scalars())
     names = (wanted, *(f"{wanted}_{number}" for number in range(2, 1000)))
     return next(name for name in names if name not in taken)

@@ -1,4 +1,4 @@
-"""Who may have what signed by an agent: rules, and a policy read as strictly as a right demands."""
+"""Authorization of the agent's callers: rules for what each may have signed, and a strict policy parser."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from keyfront.signing.policy import Statement, parse_policy
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who asks: a process by the kernel's word (`uid`, `gids`, `pid`), or whoever holds the token called `token`."""
+    """A caller: a process identified by the kernel (`uid`, `gids`, `pid`), or the holder of the token called
+    `token`."""
 
     uid: int | None = None
     gids: frozenset[int] = frozenset()
@@ -29,8 +30,8 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """One right: whoever is `uid`, is in group `gid` or holds `token` (exactly one is set) may sign for `key_groups`
-    (None: all) what grants nothing beyond one of `bounds` (none: anything)."""
+    """One permission: a caller with the user ID `uid`, in the group `gid`, or with the token `token` (exactly one is
+    set) may sign for `key_groups` (None: all) policies that grant nothing beyond one of `bounds` (none: anything)."""
 
     uid: int | None = None
     gid: int | None = None
@@ -47,13 +48,13 @@ class Rule(msgspec.Struct, frozen=True):
 
 
 class Rules:
-    """All rights that there are. What no rule grants is refused."""
+    """All rules. What no rule grants is refused."""
 
     def __init__(self, rules: tuple[Rule, ...]) -> None:
         self._rules = rules
 
     def for_group(self, caller: Caller, key_group: str) -> tuple[Rule, ...]:
-        """The rules by which `caller` may sign for `key_group`."""
+        """Return the rules under which `caller` may sign for `key_group`."""
         return tuple(
             rule
             for rule in self._rules
@@ -62,7 +63,7 @@ class Rules:
 
     @property
     def tokens(self) -> frozenset[str]:
-        """The tokens that rules name."""
+        """The names of the tokens that rules use."""
         return frozenset(rule.token for rule in self._rules if rule.token)
 
 
@@ -72,12 +73,13 @@ def granted(rules: tuple[Rule, ...], statement: Statement) -> bool:
 
 
 def read_policy(data: bytes) -> Statement:
-    """A policy that everybody reads alike: it names nothing twice, and nothing that policies have no place for.
+    """Parse a policy that every parser reads alike: it contains no duplicate members, and none that policies do not
+    define.
 
-    Readers differ over which of two members of one name counts, and over which they pass over. What is checked here
-    would then not be what is granted there.
+    Parsers differ in which of two members with the same name counts, and in which members they ignore. For such a
+    policy, what is checked here might not be what it grants elsewhere.
 
-    :raises PolicyError: if `data` is no such policy.
+    :raises PolicyError: if `data` is not such a policy.
     """
     statement = parse_policy(data)
     try:
@@ -117,7 +119,7 @@ def _known(value: Any, shape: dict[str, Any], where: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------
-# As operators write them
+# Parsing the operators' rules
 
 
 class _Allowed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -133,17 +135,17 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Names(NamedTuple):
-    """What finds the id of one of this machine's users or groups by its name; None if there is none."""
+    """Looks up the ID of a local user or group by its name; returns None if there is none."""
 
     user: Callable[[str], int | None]
     group: Callable[[str], int | None]
 
 
 def read_rules(text: str, names: Names) -> tuple[Rule, ...]:
-    """The rules of an access file: TOML, an `[[allow]]` each, with `user`, `group` or `token`, `key_groups` (`"*"` is
-    every one), and `resources`, patterns beyond which nothing may be granted.
+    """Parse the rules of an access file: TOML with an `[[allow]]` table per rule, each with `user`, `group`, or
+    `token`; `key_groups` (`"*"` for all); and `resources`, patterns beyond which nothing may be granted.
 
-    :raises CustodyError: if it makes no sense; the message says which rule.
+    :raises CustodyError: if the file is invalid; the message names the rule.
     """
     try:
         document = msgspec.convert(tomllib.loads(text), _Document)
@@ -153,9 +155,10 @@ def read_rules(text: str, names: Names) -> tuple[Rule, ...]:
 
 
 def read_rule(text: str, names: Names) -> Rule:
-    """One rule of the command line: `user:NAME=KEY_GROUP,…`, `group:NAME=…` or `token:NAME=…`; `*` is every key group.
+    """Parse a rule from the command line: `user:NAME=KEY_GROUP,…`, `group:NAME=…` or `token:NAME=…`; `*` means every
+    key group.
 
-    :raises CustodyError: if it makes no sense.
+    :raises CustodyError: if the rule is invalid.
     """
     who, equals, groups = text.partition("=")
     kind, colon, name = who.partition(":")
@@ -193,12 +196,12 @@ def _id(said: str | int, named: Callable[[str], int | None], where: str) -> int:
 
 
 class Tokens:
-    """The tokens that open the agent, by name. Only their digests are kept."""
+    """The tokens that the agent accepts, by name. Only their digests are stored."""
 
     def __init__(self, text: str) -> None:
-        """`text` has a line `NAME TOKEN` for each; lines that begin with # are passed over.
+        """`text` has a line `NAME TOKEN` for each token; lines that begin with # are skipped.
 
-        :raises CustodyError: if it has none, or one that can be guessed.
+        :raises CustodyError: if there is no token, or one that can be guessed.
         """
         self._digests: dict[str, bytes] = {}
         for number, line in enumerate(text.splitlines(), 1):
@@ -221,11 +224,11 @@ class Tokens:
         return frozenset(self._digests)
 
     def holder(self, authorization: str) -> Caller | None:
-        """Who shows such an Authorization header; None if nobody may."""
+        """Return the caller that an Authorization header identifies, or None if the token is unknown."""
         scheme, _, token = authorization.partition(" ")
         shown = _digest(token.strip())
         found = ""
-        for name, digest in self._digests.items():  # all of them, so that time tells nothing
+        for name, digest in self._digests.items():  # compare all, so that timing reveals nothing
             if hmac.compare_digest(digest, shown):
                 found = name
         return Caller(token=found) if found and scheme.lower() == "bearer" else None

@@ -21,10 +21,10 @@ from keyfront.custody.signers.agent_client import Refusal, Wanted
 from keyfront.errors import CustodyError, CustodyUnavailable, NoSuchKey, PolicyError, SigningError
 
 MOST_BODY = 16 * 1024
-"""The longest body of a request, bytes. Every server refuses a URL that carries a policy of a quarter of that."""
+"""Maximum bytes of a request body. Every server refuses a URL that carries a policy a quarter that long."""
 
 BODY_TIMEOUT = 10.0
-"""Seconds within which a body has to arrive."""
+"""Seconds within which a body must arrive."""
 
 _log = logging.getLogger("keyfront.agent")
 
@@ -89,7 +89,7 @@ def build_app(agent: Agent, identify: Identify) -> Starlette:
 
 
 def _refused(error: Exception) -> Refused:
-    """The refusal for an error. Details of an unexpected one go to the log, and not to the caller."""
+    """Return the refusal for an error. Details of an unexpected error go to the log and not to the caller."""
     if isinstance(error, Refused):
         return error
     if isinstance(error, msgspec.MsgspecError):

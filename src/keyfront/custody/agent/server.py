@@ -22,12 +22,12 @@ from keyfront.uvicorn_server import StoppableServer
 MOST_HEAD = 16 * 1024
 MOST_AT_ONCE = 256
 MOST_EACH = 128
-"""Connections: in all, and of one user on a Unix socket."""
+"""Connections: in total, and per user on a Unix socket."""
 
 KEEP_ALIVE = 75
 """Seconds for which an idle connection stays open."""
 DRAIN = 10
-"""Seconds that requests in progress have when the agent stops."""
+"""Seconds that requests in progress may take when the agent stops."""
 
 
 def peered(protocol: type[H11Protocol]) -> type[H11Protocol]:
@@ -60,9 +60,10 @@ def peered(protocol: type[H11Protocol]) -> type[H11Protocol]:
 
 
 def peer_of(sock: socket.socket) -> Caller | None:
-    """The process at the other end of a Unix socket, as of its connect; None if the system does not report it."""
+    """Return the process at the other end of a Unix socket, as of its connect; None if the system does not report
+    it."""
     if not hasattr(socket, "SO_PEERCRED"):
-        return None  # no Linux
+        return None  # not Linux
     try:
         pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         with contextlib.suppress(OSError):

@@ -1,6 +1,6 @@
 """The agent: it signs for applications that must not hold keys (docs/reference/agent.md).
 
-A request passes five gates, in this order, and nothing is signed that has not passed all of them:
+A request must pass five checks, in this order, before anything is signed:
 
 1. the caller is known: by the kernel's peer credentials of the socket, or by a token (http_app.py);
 2. a rule lets the caller sign for the key group;
@@ -39,7 +39,7 @@ _MOST_UNTRIED = 32
 
 
 class Refused(Exception):
-    """A request that is refused: the HTTP status, the name of the error, and a message for the caller."""
+    """A refused request: the HTTP status, the name of the error, and a message for the caller."""
 
     def __init__(self, status: int, error: str, message: str) -> None:
         super().__init__(message)
@@ -48,7 +48,7 @@ class Refused(Exception):
 
 
 Seconds = Annotated[int, msgspec.Meta(ge=0, le=MAX_EPOCH)]
-"""A time in epoch seconds, or a length in seconds: the most that a policy can hold."""
+"""A time in epoch seconds, or a duration in seconds: at most what a policy can hold."""
 
 
 class WantedUrl(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -143,7 +143,7 @@ class Agent:
     def sign(self, caller: Caller, wanted: Wanted) -> Signed:
         """Sign a policy.
 
-        :raises Refused: if a gate refuses it; so do the methods that follow.
+        :raises Refused: if a check refuses it; so do the methods that follow.
         """
         data = wanted.policy.encode()
         signer = self._for(caller, wanted.key_group)
@@ -217,9 +217,9 @@ class Agent:
             )
 
     def _for(self, caller: Caller, key_group: str) -> _Gate:
-        """The signer of a group for a caller, with gates 3 to 5 inside.
+        """Return the signer of a group for a caller, which applies checks 3 to 5.
 
-        :raises Refused: at gate 2, whether the group exists or not.
+        :raises Refused: at check 2, whether or not the group exists.
         """
         rules = self._rules.for_group(caller, key_group)
         if not rules:

@@ -7,13 +7,12 @@
 What a signer may do follows from what the rotation guarantees (`key_record.py`): after a switch, the previous key stays
 trusted until everything that it can have signed has expired.
 
-1. It signs with the key of the newest record that it has read, and with one key throughout a signature.
-2. It signs for at most `terms.max_staleness` after it last read the record: the key may have been retired since, and
-   links that nobody can open are worse than an error.
-3. Nothing that it signs expires more than `terms.max_lifetime` from now (signing/sign.py enforces it).
-4. A record with a lower serial than one that it has read is an old copy and is ignored.
-5. A new key is first loaded, and tried on a test message. While that fails, the previous key continues within the
-   bounds of 2, unless the record says that it is no longer trusted.
+1. It signs with the key of the newest record that it has read, and with one key throughout a signature. 2. It signs for
+at most `terms.max_staleness` after it last read the record: the key may have been retired since, and links that do not
+work are worse than an error. 3. Nothing that it signs expires more than `terms.max_lifetime` from now (signing/sign.py
+enforces it). 4. A record with a lower serial than one that it has read is an old copy and is ignored. 5. A new key is
+first loaded, and tried on a test message. While that fails, the previous key continues within the bounds of 2, unless
+the record says that it is no longer trusted.
 
 A thread reads the record at intervals, so that only the very first signature waits for it. After a sleep of the
 machine, or where no thread can run, the next signature finds the record too old and reads it.
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
     from keyfront.custody.signers.agent_client import AgentSigner
 
 PLACES_VARIABLE = "KEYFRONT_PLACES"
-"""The environment variable with the places in which keys may be opened, separated by blanks."""
+"""The environment variable that lists the places in which keys may be opened, separated by spaces."""
 
 AGENT_VARIABLE = "KEYFRONT_AGENT"
 """The environment variable with the address of the agent that signs for this application."""
@@ -67,12 +66,12 @@ def signer_for(
     """A Signer that signs with the current key of the key group named `group`. Within a process, the same arguments
     give the same signer. Nothing is read before its first signature, or before `refresh`.
 
-    `records` is the URI of the custody that keeps the group's record; by default KEYFRONT_RECORDS, else the custody in
-    the user's data folder. With `agent`, or KEYFRONT_AGENT where `records` is not given, another process
-    signs, and no key comes into this one (docs/reference/agent.md). `hash_name` is the default hash of its
-    signatures; without it, the record's. `interval` is the seconds between two reads of the
-    record. The record names a key by its URI, options and all; with `places`, or KEYFRONT_PLACES, keys are opened
-    only in the custodies that are named here, whatever a record says.
+    `records` is the URI of the custody that stores the group's record; the default is KEYFRONT_RECORDS, otherwise the
+    custody in the user's data folder. With `agent`, or KEYFRONT_AGENT if `records` is not given, another process signs,
+    and no key enters this one (docs/reference/agent.md). `hash_name` is the default hash of its signatures; without it,
+    the record's. `interval` is the seconds between two reads of the record. The record names a key by its URI, options
+    and all; with `places`, or KEYFRONT_PLACES, keys are opened only in the custodies that are named here, whatever a
+    record says.
 
     :raises CustodyError: if `records`, `agent` or one of `places` is not an address.
     :raises SigningError: if `hash_name` is not a hash.
@@ -90,7 +89,9 @@ def signer_for(
         return known
     made: KeyGroupSigner | AgentSigner
     if agent_address:
-        from keyfront.custody.signers.agent_client import AgentSigner  # brings http.client, which few need
+        from keyfront.custody.signers.agent_client import (
+            AgentSigner,
+        )  # imports http.client, which few programs need
 
         made = AgentSigner(group, agent_address, hash_name=hash_name)
     else:
@@ -118,8 +119,8 @@ def places_of(uris: Iterable[str] | None) -> tuple[str, ...]:
 
 
 def opens_in(places: tuple[str, ...]) -> Callable[[str], Handle]:
-    """A function that opens keys only in `places`, or anywhere if that is empty. Otherwise, whoever can write a record
-    could make this process load a module of theirs, or send its credentials to their server."""
+    """Return a function that opens keys only in `places`, or anywhere if that is empty. Without `places`, anyone who
+    can write a record could make this process load a module of theirs, or send its credentials to their server."""
 
     def opened(uri: str) -> Handle:
         if places:
@@ -252,7 +253,7 @@ class KeyGroupSigner:
         self._failures = 0
         self._tried = self._missed = float("-inf")
         self._closed = False
-        self._key = _NO_KEY  # who signs reads it without a lock
+        self._key = _NO_KEY  # read without a lock when signing
         self._inherited = _NO_KEY
         self._reopen = False
         self._unopened()
@@ -430,7 +431,7 @@ class KeyGroupSigner:
             self._key = key
 
     def _stop(self) -> None:
-        """Stop signing with the key, even for those who have pinned it."""
+        """Stop signing with the key, including for callers that have pinned it."""
         key, self._key = self._key, _NO_KEY
         key.until = float("-inf")
 
@@ -487,9 +488,8 @@ class CustodySigner:
     """A Signer with one fixed key in custody. The key is opened once, when this is created."""
 
     def __init__(self, key_pair_id: str, uri: str) -> None:
-        """:raises SigningError: if `key_pair_id` cannot be an id.
-        :raises CustodyError: if there is no such key, or its place cannot be opened.
-        """
+        """:raises SigningError: if `key_pair_id` is not a valid ID.
+        :raises CustodyError: if there is no such key, or its place cannot be opened."""
         self.key_pair_id = checked_id(key_pair_id)
         handle = open_key(uri)
         self.public_key = handle.public_key
