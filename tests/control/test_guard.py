@@ -169,7 +169,7 @@ def test_by_resource(harness: Harness) -> None:
     assert f"on resource: arn:aws:cloudfront::{ACCOUNT}:key-group/{two} because" in denied(
         harness, caller, "GetKeyGroup", Id=two
     )
-    denied(harness, caller, "GetKeyGroup", Id="nothing")  # not even whether it exists
+    denied(harness, caller, "GetKeyGroup", Id="nothing")  # not even whether it exists is revealed
     assert "ListKeyGroups because" in denied(harness, caller, "ListKeyGroups")
     etag = harness.etag("KeyGroup", two)
     denied(harness, caller, "DeleteKeyGroup", Id=two, IfMatch=etag)

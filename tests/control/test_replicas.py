@@ -204,7 +204,7 @@ def test_completed_is_what_all_edges_have_and_stays_so(fleet: Fleet) -> None:
     other.report()
     follow(other)
     assert (done(one), done(other)) == ("Completed", "Completed")
-    other.report(number=before)  # an edge that starts anew
+    other.report(number=before)  # an edge that restarts
     follow(other, one)
     assert (done(one), done(other)) == ("Completed", "Completed")
 
@@ -321,7 +321,7 @@ def test_nothing_is_lost_and_no_number_is_used_twice_between_processes(fleet: Fl
         assert audit.first_break(transaction.audit(limit=10_000)) is None
 
 
-# ---- the store goes back
+# ---- the store is rolled back
 
 
 def test_a_store_that_comes_back_from_a_backup_under_all_of_them(tmp_path: Path, fleet: Fleet) -> None:

@@ -40,7 +40,7 @@ def uri(softhsm: SoftHsm, label: str) -> str:
 @pytest.fixture
 def session(softhsm: SoftHsm, label: str, uri: str) -> Iterator[Any]:
     """The token, emptied, as another program in this process sees it."""
-    open_place(uri).algorithms  # which logs this process in
+    open_place(uri).algorithms  # reading this logs the process in
     module = pkcs11.lib(softhsm.module)
     (token,) = [
         slot.get_token() for slot in module.get_slots(token_present=True) if slot.get_token().label == label

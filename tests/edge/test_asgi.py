@@ -238,7 +238,7 @@ async def test_an_upload_that_drips_is_given_up(
 async def test_a_stream_that_never_says_whether_it_has_a_body_is_given_up(
     origin: ScriptedOrigin, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    """HTTP/2: headers without END_STREAM, and then nothing."""
+    """HTTP/2: headers without END_STREAM, and then no data."""
     monkeypatch.setattr("keyfront.edge.http.asgi.SILENCE", 0.3)
     edge = Edge(EdgeSettings(memory=1 << 22, max_object=1 << 20), AccessLog(None))
     edge.use(site(origin.origin(), Behavior("*", "scripted", allowed_methods=ALL)))

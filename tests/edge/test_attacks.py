@@ -976,7 +976,7 @@ class TestDeception:
             assert collapsed(normalise_path(target)) == collapsed(oracle), target
 
 
-# -- too much --------------------------------------------------------------------------------------------------
+# -- oversized input --------------------------------------------------------------------------------------------------
 
 
 class TestTooMuch:

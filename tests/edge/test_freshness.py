@@ -981,7 +981,7 @@ def test_unsafe_methods_invalidate(method: str, status: int, expected: bool) -> 
     assert invalidates(method, status) is expected
 
 
-# -- whatever an origin sends --------------------------------------------------------------------------------
+# -- arbitrary origin responses --------------------------------------------------------------------------------
 
 TEXTS = st.sampled_from(
     [b"", b"0", b"-1", b"10", b"max-age=5", b"no-cache", b"private", b"no-store", b's-maxage="7"', b"*", b"Cookie, X-A"]

@@ -1040,7 +1040,7 @@ async def test_a_slow_origin_stops_the_request_body(origins: Origins, origin: Sc
     )
     await origin.asked(1)
     before = -1
-    while before != sent:  # until nothing moves any more
+    while before != sent:  # until no more bytes move
         before = sent
         await asyncio.sleep(0.1)
     assert sent < 20 * MIB
@@ -1418,7 +1418,7 @@ async def test_the_end_of_a_connection_ends_a_body_only_with_tls_s_goodbye(
     await origins.aclose()
 
 
-# Everything at once.
+# Everything concurrently.
 
 
 async def test_no_reply_ever_carries_another_body(origins: Origins, origin: ScriptedOrigin) -> None:

@@ -534,7 +534,7 @@ class Sharing(RuleBasedStateMachine):
 
     @rule(who=WHO)
     def end_fill(self, who: int) -> None:
-        """As `Edge._keep` does it."""
+        """Store a response as `store_unless_purged` (edge/serving/purge.py) does."""
         if self.asked:
             entry = self.asked.pop(0)
             if not self.workers[who].removals.is_removed(entry.key, entry.asked):

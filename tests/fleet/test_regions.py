@@ -195,7 +195,7 @@ def test_the_own_feed_is_not_done_without(tmp_path: Path) -> None:
     feeds = regions(tmp_path)
     with pytest.raises(OSError, match=r"."):
         feeds.publish(snapshot(1))
-    assert feeds.elsewhere() == [for_region(snapshot(1), "us")]  # which need not wait for it
+    assert feeds.elsewhere() == [for_region(snapshot(1), "us")]  # the other regions need not wait for it
 
 
 def test_reports_of_all_regions(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Tests that the documentation of rotations matches the code: the diagram, the tables, the minimal policy.
 
-`python -m tests.lifecycle.test_reference` prints what belongs between the marks.
+`python -m tests.lifecycle.test_reference` prints the generated text that belongs between the markers.
 """
 
 from __future__ import annotations

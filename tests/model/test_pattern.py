@@ -1,4 +1,4 @@
-"""Path patterns and path normalisation, cloudfront-semantics §5.1."""
+"""Path patterns and path normalization, cloudfront-semantics §5.1."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def test_no_changed_character_is_overlooked(kind: str, at: int, char: str, inser
 
 
 def _same(one: str, other: str) -> bool:
-    """Whether two URLs carry the same own part and the same first signing parameters."""
+    """Whether two URLs have the same part of their own and the same first signing parameters."""
 
     def said(url: str) -> object:
         before, _, query = url.partition("#")[0].partition("?")

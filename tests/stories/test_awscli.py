@@ -1,4 +1,4 @@
-"""The AWS CLI as its users run it: queries, pages, waiters, errors, and every operation that is built."""
+"""The AWS CLI as its users run it: queries, pages, waiters, errors, and every implemented operation."""
 
 from __future__ import annotations
 

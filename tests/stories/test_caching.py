@@ -1,4 +1,4 @@
-"""The caching rules as an operator meets them: set through the API with boto3, obeyed by a whole `keyfront up`."""
+"""The caching rules as an operator uses them: set through the API with boto3, obeyed by a whole `keyfront up`."""
 
 from __future__ import annotations
 

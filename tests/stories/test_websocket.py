@@ -1,4 +1,4 @@
-"""WebSocket as its users meet it: the guide as printed, a browser with signed cookies, a worker that stops."""
+"""WebSocket as its users encounter it: the guide as printed, a browser with signed cookies, a worker that stops."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-# -- a whole Keyfront before an application --------------------------------------------------------------------
+# -- a whole Keyfront in front of an application --------------------------------------------------------------------
 
 
 def application(connection: ServerConnection) -> None:

@@ -38,7 +38,7 @@ from tests.vectors.corpus import (
 
 
 class Absent(Exception):
-    """A signer's program is not installed."""
+    """Raised when a signer's program is not installed."""
 
 
 def _request(name: str, url: str, key_name: str, hash_name: HashName, own: str | None = None) -> Vector:
