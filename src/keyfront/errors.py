@@ -6,8 +6,8 @@
      │   └─ PolicyError           a policy that CloudFront would refuse, or that cannot do what its author intended
      ├─ Denied                  a viewer's credentials were refused; `denial` is the reason
      ├─ CustodyError            a place of private keys refuses a request, or the request is invalid
-     │   ├─ CustodyUnavailable    it is unavailable; trying again may help
-     │   ├─ NoSuchKey             it has no such key, or the key is to be deleted
+     │   ├─ CustodyUnavailable    it is unavailable; a retry may help
+     │   ├─ NoSuchKey             it has no such key, or the key is scheduled for deletion
      │   ├─ KeyExists             it has another key of that name
      │   ├─ NotExportable         it does not export private keys
      │   └─ RecordChanged         another process changed the record in the meantime
@@ -87,7 +87,7 @@ class Denied(KeyfrontError):
     """A viewer's credentials were refused.
 
     `denial` is the reason, `detail` a sentence for the operator (never sent to a viewer, never a secret), `key_pair_id`
-    the key id in the viewer's credentials, empty if there is none.
+    the key ID in the viewer's credentials, empty if there is none.
     """
 
     def __init__(self, denial: Denial, detail: str = "", key_pair_id: str = "") -> None:
@@ -102,11 +102,11 @@ class CustodyError(KeyfrontError):
 
 
 class CustodyUnavailable(CustodyError):
-    """A place of private keys is unavailable. Trying again may help."""
+    """A place of private keys is unavailable. A retry may help."""
 
 
 class NoSuchKey(CustodyError):
-    """A place of private keys has no key of that name, or the key is to be deleted."""
+    """A place of private keys has no key of that name, or the key is scheduled for deletion."""
 
 
 class KeyExists(CustodyError):

@@ -108,7 +108,7 @@ def take(
     :param now: epoch seconds.
     :param is_known: called with the origin and the state that the archive's name would have; returns whether an
         equivalent archive is already stored. It is called before the audit log is read, which is the slowest step.
-    :raises ApiError: ServiceUnavailable if the store does not answer.
+    :raises ApiError: ServiceUnavailable if the store does not respond.
     :raises BackupError: if something is too large.
     """
     folder, environment = source.folder, source.environment

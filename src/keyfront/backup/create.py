@@ -58,7 +58,7 @@ def create(source: Source, job: BackupJob, actor: AuditActor, *, now: float) -> 
 
     :param now: epoch seconds.
     :raises BackupError: if an archive was needed and could not be made or stored; no place has changed then.
-    :raises ApiError: ServiceUnavailable if the store does not answer.
+    :raises ApiError: ServiceUnavailable if the store does not respond.
     """
     listed, trouble = _listed(job.places)
     if not listed:

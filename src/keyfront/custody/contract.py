@@ -11,7 +11,7 @@ A place that can store small texts also stores *records* (`Records`): which key 
 (`key_record.py`). A place for keys only (a KMS, an HSM) does not.
 
 Errors are `CustodyError` and its subclasses (errors.py): `NoSuchKey`, `KeyExists`, `NotExportable`, `RecordChanged`,
-and `CustodyUnavailable` if trying again may help. No message holds a secret.
+and `CustodyUnavailable` if a retry may help. No message holds a secret.
 """
 
 from __future__ import annotations

@@ -303,7 +303,7 @@ def parse_private_key(text: bytes | str, passphrase: bytes | str | None = None) 
 
     A key is PEM (PKCS#1, PKCS#8, SEC1, each also encrypted), DER, or base64 of either in one line. The parser repairs
     what editors, shells, environment variables and forms do to PEM: a byte order mark, UTF-16, CRLF, indentation,
-    quotes around it, newlines written `\\n` (also escaped twice) or `&#10;`, newlines or blanks lost,
+    surrounding quotes, newlines written `\\n` (also escaped twice) or `&#10;`, newlines or spaces lost,
     percent-encoding, base64 of the whole once or more, also within another pair of BEGIN and END lines, and a BEGIN
     line that names another of the formats (PKCS#8 under RSA PRIVATE KEY and the reverse).
 

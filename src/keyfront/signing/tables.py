@@ -82,7 +82,7 @@ class Remembered(Generic[V]):
 
     :param entries: how many one generation holds.
     :param size: bytes of one generation, as they are charged.
-    :param measure: bytes of a value, beside those of its key.
+    :param measure: returns the bytes of a value, not counting its key.
     :param budget: the budget from which this table takes its bytes; None: it is bounded by `size` alone.
     """
 

@@ -1,4 +1,4 @@
-"""The agent's HTTP interface: four POST operations with JSON bodies, and who the caller is."""
+"""The agent's HTTP interface: four POST operations with JSON bodies, and the identification of callers."""
 
 from __future__ import annotations
 
