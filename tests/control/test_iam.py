@@ -88,12 +88,8 @@ def test_actions(member: str, given: Any, action: str, speaks: bool) -> None:
         ("Resource", "*", "*", True),
         ("Resource", E1, E1, True),
         ("Resource", f"{ARN}:distribution/*", E1, True),
-        (
-            "Resource",
-            f"{ARN}:distribution/*",
-            f"{ARN}:distribution/*",
-            True,
-        ),  # a resource that does not exist yet
+        # A resource that does not exist yet.
+        ("Resource", f"{ARN}:distribution/*", f"{ARN}:distribution/*", True),
         ("Resource", E1, f"{ARN}:distribution/*", False),
         ("Resource", f"{ARN}:distribution/*", "*", False),  # a list concerns no single resource
         ("Resource", f"{ARN}:distribution/E?", E1, True),

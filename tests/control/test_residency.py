@@ -159,9 +159,8 @@ def test_an_invalidation_is_nobodys_business_elsewhere(make: Make) -> None:
         InvalidationBatch={"CallerReference": "1", "Paths": many("/secret-film")},
     )
     assert b"secret-film" not in of(harness, "us").to_bytes()
-    tie(
-        harness, "distribution", id_, "us"
-    )  # a region that gets it later also gets the invalidations made meanwhile
+    # A region that gets it later also gets the invalidations made meanwhile.
+    tie(harness, "distribution", id_, "us")
     assert b"secret-film" in of(harness, "us").to_bytes()
 
 
@@ -365,9 +364,8 @@ def test_a_store_that_went_back_goes_out_above_what_any_region_has_seen(make: Ma
     bring_back(tmp_path)
     again = make("eu", "us")
     assert of(again).number == of(again, "us").number == number + 1
-    (carried,) = (
-        of(again, "us").distributions[0].invalidations
-    )  # its edges' copies end, although the reason is no longer stored
+    # Its edges' copies end, although the reason is no longer stored.
+    (carried,) = of(again, "us").distributions[0].invalidations
     assert (carried.number, carried.paths) == (number + 1, ("/gone",))
 
 

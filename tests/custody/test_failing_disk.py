@@ -57,8 +57,7 @@ def test_keys(tmp_path: Path) -> None:
         held = [found.name for found in open_place(uri, {}).list()] if folder.exists() else []
         assert held in ([], ["signer"])
         assert held or not acknowledged
-        open_place(uri, {}).import_key(
-            "signer", KEY, now=2.0
-        )  # importing the same key again is not a conflict
+        # Importing the same key again is not a conflict.
+        open_place(uri, {}).import_key("signer", KEY, now=2.0)
         assert open_place(uri, {}).handle("signer").public_key.pem == KEY.public_key.pem
         open_place(uri, {}).handle("signer").sign(b"data", "SHA256")

@@ -284,8 +284,8 @@ def test_a_standby_that_names_the_active_server(bao: Bao) -> None:
 
 @pytest.fixture
 def page() -> Iterator[str]:
-    """The address of a server that answers every request with a page. Below /404 it answers that the path does not
-    exist, below /JSON with JSON in a form other than Vault's."""
+    """The address of a server that answers every request with a page. Below /404 and /JSON the status is 404;
+    below /JSON the body is JSON in a form other than Vault's."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -321,11 +321,8 @@ def test_ttl(headers: Headers, of: Behavior, expected: float | None) -> None:
         (lines("max-age=30", (b"date", date(-10))), LOW_MAX, 20),  # apparent age
         (lines("max-age=30", (b"date", date(-10)), (b"age", b"5")), LOW_MAX, 20),
         (lines("max-age=30", (b"date", date(-5)), (b"age", b"10")), LOW_MAX, 20),
-        (
-            lines("max-age=30", (b"date", date(10))),
-            LOW_MAX,
-            30,
-        ),  # a clock that is ahead does not make anything younger
+        # A clock that is ahead does not make anything younger.
+        (lines("max-age=30", (b"date", date(10))), LOW_MAX, 30),
         (lines(None, (b"expires", date(30)), (b"date", date(-10))), LOW_MAX, 30),
         (lines(None, (b"expires", date(30)), (b"age", b"10")), LOW_MAX, 20),
         ([(b"age", b"10")], LOW_MAX, 50),  # DefaultTTL is the time in this cache
@@ -872,12 +869,8 @@ def test_a_304_renews_headers_and_times() -> None:
         ([], lines("max-age=20"), LOW_MAX, 20),
         (lines(None, (b"expires", date(10))), [], ZERO, 0),  # the old date is still in the past
         (lines(None, (b"expires", date(10))), [(b"expires", date(160))], ZERO, 60),
-        (
-            lines("max-age=10"),
-            [(b"date", date(0))],
-            ZERO,
-            0,
-        ),  # the origin's own cache answers with an old response
+        # The origin's own cache answers with an old response.
+        (lines("max-age=10"), [(b"date", date(0))], ZERO, 0),
     ],
 )
 def test_a_304_counts_time_anew(stored: Headers, of_304: Headers, of: Behavior, expected: float) -> None:

@@ -114,4 +114,4 @@ def test_a_lifetime_that_was_too_long_is_forgotten_with_its_signature() -> None:
     assert ends.add(1050, 50.0, 1050, now=1000.0)
     assert (ends.latest, ends.longest, ends.until) == (1100, 50.0, 1050)
     assert not ends.add(900, 10.0, 900, now=2000.0)
-    assert not ends.add(900, 99_999.0, 900, now=1000.0)  # another worker may not have forgotten it yet
+    assert not ends.add(900, 99_999.0, 900, now=1000.0)  # expired, but still remembered by a cache

@@ -997,9 +997,8 @@ async def test_a_slow_consumer_stops_the_origin(tmp_path: Path, scheme: str) -> 
         # Our buffers are bounded; the kernel's buffers are not ours.
         assert incoming._buffered <= HIGH_WATER + 256 * 1024
         assert wire.sent < size // 2
-        await asyncio.sleep(
-            SHORT * 2
-        )  # time that the consumer takes does not count against the origin's read timeout
+        # The consumer's time does not count against the origin's read timeout.
+        await asyncio.sleep(SHORT * 2)
         received = 0
         async for chunk in reply.body:
             received += len(chunk)
@@ -1462,7 +1461,7 @@ async def test_no_reply_ever_carries_another_body(origins: Origins, origin: Scri
     await asyncio.gather(*[viewer() for _ in range(24)])
     assert sum(told.values()) == 240
     assert min(told.values()) > 0
-    while origins.pools.open:  # every connection closes without a call
+    while origins.pools.open:  # every connection closes without further action
         await asyncio.sleep(0.01)
     assert origins.pools.idle == 0
     assert not any(pool.idle for pool in origins.pools.by_key.values())

@@ -228,10 +228,8 @@ NOT_MODIFIED = [b'HTTP/1.1 304 Not Modified\r\nETag: "1"\r\n\r\n']
         ("OPTIONS", []),
         ("GET", [("Range", "bytes=0-1")]),
         ("GET", [("Range", "bytes=0-1"), ("If-Range", '"1"')]),
-        (
-            "GET",
-            [("If-None-Match", '"1"')],
-        ),  # the viewer's own condition, which is not forwarded on a cache fill
+        # The viewer's own condition, which is not forwarded on a cache fill.
+        ("GET", [("If-None-Match", '"1"')]),
         ("GET", [("If-None-Match", '"1"'), ("Connection", "if-none-match")]),
         ("HEAD", [("If-Match", '"1"')]),
     ],

@@ -176,9 +176,8 @@ def test_what_is_for_one_region_does_not_go_into_the_folder_of_another(tmp_path:
     feeds = regions(tmp_path)
     feeds.publish(tied(1, "us"))
     (tmp_path / "us" / "snapshot").unlink()
-    FileFeed(tmp_path / "us", "asia").publish(
-        for_region(snapshot(1), "asia")
-    )  # mounted in its place, for example
+    # Another region's folder mounted in its place, for example.
+    FileFeed(tmp_path / "us", "asia").publish(for_region(snapshot(1), "asia"))
     for number in (1, 2):
         feeds.publish(tied(number, "us"))
         assert feeds.behind

@@ -305,7 +305,7 @@ def test_the_question_mark_goes_with_the_last_parameter() -> None:
 
     assert reason(f"https://cdn.test/a?{canned('https://cdn.test/a')}") == "granted"
     assert reason(f"https://cdn.test/a?{canned('https://cdn.test/a?')}") == "signature_mismatch"
-    # A lone empty parameter is left alone: the signer may have seen either form.
+    # A lone empty parameter remains: the signer may have seen either form.
     assert reason(f"https://cdn.test/a?&{canned('https://cdn.test/a?')}") == "granted"
     assert reason(f"https://cdn.test/a?&{canned('https://cdn.test/a')}") == "granted"
     assert reason(f"https://cdn.test/a?&{canned('https://cdn.test/a?&')}") == "signature_mismatch"
