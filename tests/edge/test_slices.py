@@ -860,7 +860,7 @@ class TestSlow:
                 while len([p for p in cache.rglob("*") if len(p.name) == 64]) < 15:
                     await asyncio.sleep(0.001)
                 on[15].set()
-                # By now the fill has no open slice that `early` has already read.
+                # After this, the fill has no open slice that `early` has already read.
                 await early.reader.readexactly(SLICE)
                 if when.startswith("before"):
                     await evicted()
