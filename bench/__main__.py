@@ -1,6 +1,6 @@
-"""`make bench`: every benchmark that this machine has the parts for, each a table of ratios.
+"""`make bench`: all benchmarks whose dependencies are installed on this machine, each with a table of ratios.
 
-python -m bench [signing|edge|…]        which ones; all by default
+python -m bench [signing|edge|…]        the benchmarks to run; all by default
 """
 
 from __future__ import annotations

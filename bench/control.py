@@ -1,12 +1,12 @@
-"""The control plane: calls per second on both stores, and how soon the last worker obeys.
+"""Benchmark of the control plane: calls per second on both stores, and the time until the last worker applies a change.
 
-Calls are made as the API's shell makes them, without HTTP, so that the figures are not the client's; one row is made
-over HTTP with boto3, for the whole. Obeying is measured on whole Keyfronts: from the answer to UpdateDistribution until
-the report in which the last worker says that it obeys was written. With PostgreSQL there are two machines on one
-store, each with its own control plane, and the workers of both count.
+Calls are made as the HTTP layer makes them, but without HTTP, so that the figures exclude the client; one row uses HTTP
+with boto3 and covers everything. The propagation time is measured on complete installations: from the response to
+UpdateDistribution until the last worker has written the report that it has applied the change. With PostgreSQL there
+are two machines on one store, each with its own control plane, and the workers of both count.
 
-DISTRIBUTIONS="1 100 1000" and SECONDS_EACH=1 change the effort, PART=calls or workers leaves the other out. Both stores
-wait for the disk with each commit.
+DISTRIBUTIONS="1 100 1000" and SECONDS_EACH=1 change the amount of work; PART=calls or PART=workers runs only that part.
+Both stores wait for the disk on each commit.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def harness(folder: Path, url: str) -> Harness:
 
 
 def fill(made: Harness, count: int) -> str:
-    """Have `count` distributions in the store; the id of one of them. All but the first are copies of it, put there in
-    one transaction."""
+    """Fill the store with `count` distributions, and return the id of one of them. All but the first are copies of it,
+    inserted in one transaction."""
     import random
 
     rng = random.SystemRandom()
@@ -82,7 +82,7 @@ def fill(made: Harness, count: int) -> str:
 
 
 def rate(work: Callable[[int], object], threads: int) -> float:
-    """How often `work` is done in a second by so many threads, each with a number of its own."""
+    """Calls of `work` per second by `threads` threads, each with its own number."""
     done = [0] * threads
     failures: list[BaseException] = []
     ends = time.perf_counter() + SECONDS
@@ -115,7 +115,7 @@ def calls(name: str, url: str, folder: Path) -> None:
         def toggle(_: int, id_: str = id_) -> None:
             config, etag = made.config(id_)
             config["DefaultRootObject"] = "" if config["DefaultRootObject"] else "index.html"
-            with contextlib.suppress(ApiError):  # another thread was quicker: 412
+            with contextlib.suppress(ApiError):  # another thread was faster: 412
                 made.call("UpdateDistribution", Id=id_, IfMatch=etag, DistributionConfig=config)
 
         def comment(_: int, id_: str = id_) -> None:
@@ -142,7 +142,7 @@ def arn(made: Harness, id_: str) -> str:
 
 
 def obeyed(ups: list[Up], number: int, since: float) -> float:
-    """Seconds from `since` (epoch seconds) until each worker of each of `ups` had reported snapshot `number`."""
+    """Seconds from `since` (epoch seconds) until every worker of every one of `ups` has reported snapshot `number`."""
     paths = [up.data / "reports" / f"edge-{worker}.json" for up in ups for worker in range(1, WORKERS + 1)]
     latest, ends = since, time.monotonic() + 30
     for path in paths:
@@ -164,7 +164,8 @@ def published(up: Up) -> int:
 
 
 def workers(name: str, url: str, folder: Path) -> None:
-    """From the API's answer to the last worker that obeys, and what boto3 sees of one call."""
+    """Measure the time from the API's response until the last worker has applied the change, and one call through
+    boto3."""
     filling = harness(folder / "filling", url)
     ids = {}
     for count in COUNTS:

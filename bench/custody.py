@@ -1,9 +1,9 @@
-"""Signatures a second for each custody: `python -m bench custody`.
+"""Benchmark of signatures per second for each custody: `python -m bench custody`.
 
-Each place is its own software on this machine: a folder, SoftHSM, moto for AWS, OpenBao for Vault. For those that sign
-elsewhere the figure is the round trip there, not what the real service does; for those that give the key to the process
-it is the key's own. `open` is the time to the first signature with a key by its URI, in a process that has opened the
-place before. What is not on this machine is left out, and said so.
+Each custody runs as local software: a folder, SoftHSM, moto for AWS, OpenBao for Vault. For custodies that sign
+remotely, the figure is the round trip to the local stand-in, not the speed of the real service; for custodies that give
+the key to the process, it is the key's own speed. `open` is the time to the first signature with a key by its URI, in a
+process that has opened the custody before. Custodies that are not installed on this machine are skipped with a message.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _places(stack: ExitStack) -> Iterator[Place]:
 
 
 def _rate(sign: Callable[[], object]) -> float:
-    """Signatures a second, of the best round."""
+    """Signatures per second in the best round."""
     best = 0.0
     for _ in range(ROUNDS):
         began, done = time.perf_counter(), 0

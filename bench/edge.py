@@ -1,11 +1,13 @@
-"""One worker of the edge beside the peers, on the same work, in one run.
+"""Benchmark of one edge worker against peers, with the same workload, in one run.
 
-Needs the peers' folder (PEERS, default ../shared/peers), Debian's nginx with its Lua module, and wrk; says what is
-missing and stops. The server has core 0 to itself, client and origin core 1. Both sides write an access log. Rounds
-alternate (A B A B); a figure is the median over the rounds, and beside requests per second stands what the server's
-processes used of the CPU per request, which other tenants of the machine disturb less, and least in the best round.
+Requires the peers' folder (PEERS, default ../shared/peers), Debian's nginx with its Lua module, and wrk; if something
+is missing, reports it and stops. The server has core 0 to itself; client and origin share core 1. Both sides write an
+access log. Rounds alternate (A B A B), and a figure is the median over the rounds. In addition to requests per second,
+the table shows the CPU time that the server's processes used per request; other tenants of the machine disturb this
+figure less, and least in the best round.
 
-CASE=text runs only the cases whose name holds it; ROUNDS, SECONDS_EACH and CONNECTIONS change the effort.
+CASE=text runs only the cases whose name contains the text; ROUNDS, SECONDS_EACH, and CONNECTIONS change the amount of
+work.
 """
 
 from __future__ import annotations
@@ -43,10 +45,10 @@ KEY_ID = "K2JCJMDEHXQW5F"
 
 
 class Case(NamedTuple):
-    """`urls` is a list under VAR/urls, `cookie` a header file there, `beside` the peers. `fresh` servers are started
-    anew for each round and warmed with `warm`; `paced` runs at half the rate that the round before reached;
-    `unique` makes every target a new one, `unseen` says that no signature of `urls` is in `warm`; `seconds` overrides
-    the length of a round."""
+    """A benchmark case. `urls` is a list under VAR/urls, `cookie` a header file there, `beside` the peers. `fresh`
+    servers are restarted for each round and warmed with `warm`; `paced` runs at half the rate that the previous round
+    reached; `unique` makes every target new; `unseen` means that no signature in `urls` is in `warm`; `seconds`
+    overrides the length of a round."""
 
     name: str
     urls: str
@@ -81,7 +83,7 @@ class Server:
         self.port = port
 
     def cpu(self) -> float:
-        """Seconds of CPU that the process and its children have used."""
+        """CPU seconds that the process and its children have used."""
         total = 0
         for pid in [self.process.pid, *children(self.process.pid)]:
             with contextlib.suppress(OSError):
@@ -90,7 +92,7 @@ class Server:
         return total / os.sysconf("SC_CLK_TCK")
 
     def memory(self) -> int:
-        """MiB of resident memory, children included."""
+        """MiB of resident memory, including child processes."""
         total = 0
         for pid in [self.process.pid, *children(self.process.pid)]:
             with contextlib.suppress(OSError):
@@ -139,7 +141,7 @@ def peer(name: str, peers: Path, port: int, cores: set[int]) -> contextlib.Abstr
 
 
 def logging_peers(folder: Path) -> Path:
-    """The peers with their access log switched on, as ours is, and `proxy`: nginx that passes everything on."""
+    """The peers with their access log enabled, as ours is, and `proxy`: an nginx that forwards everything."""
     shutil.copytree(PEERS, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
     base = folder / "conf" / "base.inc"
     text = base.read_text()
@@ -224,7 +226,7 @@ def load(server: Server, case: Case, urls: str, seconds: int, *, pause: float = 
 
 
 def more_lists() -> None:
-    """Request lists that the peers do not make: signatures that no list before has, and the one large object."""
+    """Request lists that the peers do not create: signatures that are in no earlier list, and the one large object."""
     new = VAR / "urls" / "new-1k.txt"
     if not new.exists():
         signer = load_signer(KEY_ID, VAR / "k1.pem")
@@ -278,7 +280,7 @@ def compare(case: Case, ours: Start, name: str, theirs: Start) -> None:
 
 
 def stream(ours: Start, theirs: Start) -> None:
-    """One GiB that nobody has asked for before, to one viewer; and what memory that takes."""
+    """Measure one uncached GiB for one viewer, and the memory that this takes."""
     big = VAR / "www" / "open" / "1g.bin"
     if not big.exists():
         with big.open("wb") as file:
@@ -307,8 +309,8 @@ def stream(ours: Start, theirs: Start) -> None:
 
 
 def two_workers() -> None:
-    """One worker and two, on links that are all new: the client shares the second core with the second worker, so the
-    case must be one where it needs little of it."""
+    """Compare one worker with two, on links that are all new. The client shares the second core with the second worker,
+    so this must be a case in which the client needs little CPU."""
     case = next(case for case in CASES if case.unseen)
     rates: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(ROUNDS):

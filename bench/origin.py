@@ -1,7 +1,7 @@
-"""What asking an origin costs: `python -m bench.origin`, or `REQUESTS=50000 STREAM_MIB=4096 python -m bench.origin`.
+"""Benchmark of origin requests: `python -m bench.origin`, or `REQUESTS=50000 STREAM_MIB=4096 python -m bench.origin`.
 
-A local nginx is the origin, so that the figures are this client's and not a slow server's. CPU is this process's
-own (user and system), without nginx's; run it on a quiet machine, pinned to a core of its own if there are two.
+The origin is a local nginx, so that the figures show the client's cost and not a slow server's. CPU is this process's
+own time (user and system), without nginx's. Run it on an idle machine, pinned to its own core if there are two.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ def nginx() -> Path | None:
 
 
 def memory() -> float:
-    """The most memory that this process has had so far, MiB."""
+    """This process's peak memory so far, MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def spent() -> tuple[float, float, float]:
-    """Seconds so far: this process's own CPU, the kernel's on its behalf, the wall clock's."""
+    """Seconds so far: this process's user CPU, its system CPU, and the wall clock."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime, usage.ru_stime, time.perf_counter()
 
@@ -70,13 +70,13 @@ def since(start: tuple[float, float, float]) -> tuple[float, float, float]:
 
 
 async def small(origins: Origins, origin: Origin, count: int, at_once: int) -> None:
-    """GETs of 1 KiB over kept connections."""
+    """GETs of 1 KiB over persistent connections."""
 
     async def ask(rounds: int) -> None:
         for _ in range(rounds):
             reply = await origins.fetch(origin, OriginRequest("http", "GET", "/small", HEADERS))
             body = reply.whole
-            if body is None:  # nginx sends head and body apart
+            if body is None:  # nginx sends head and body separately
                 body = b"".join([chunk async for chunk in reply.body])
             if len(body) != 1024:
                 raise RuntimeError("not the object that was asked for")
@@ -92,7 +92,7 @@ async def small(origins: Origins, origin: Origin, count: int, at_once: int) -> N
 
 
 async def stream(origins: Origins, origin: Origin, mib: int) -> None:
-    """One long body, read as fast as it comes."""
+    """One long body, read as fast as it arrives."""
     before, start = memory(), spent()
     reply = await origins.fetch(origin, OriginRequest("http", "GET", "/large", HEADERS))
     received = 0
@@ -112,7 +112,7 @@ async def measure(origin: Origin, count: int, mib: int) -> None:
     origins = Origins()
     for at_once in (1, 32):
         await small(origins, origin, count, at_once)
-    for _ in range(2):  # the first time nginx reads its file
+    for _ in range(2):  # the first time, nginx reads its file
         await stream(origins, origin, mib)
     await origins.aclose()
 

@@ -1,5 +1,5 @@
-"""What the memory shared by workers costs: on a hit, and where something is stored or found in it. Microseconds of CPU,
-the least of some rounds.
+"""Benchmark of the memory that workers share: the cost on a hit, of storing an object in it, and of finding one. The
+figures are CPU microseconds, the minimum of several rounds.
 
 python -m bench sharing
 """
@@ -37,7 +37,7 @@ def entry(key: str, size: int) -> Stored:
 
 
 def least(count: int, work: Callable[[int], object], rounds: int = 7) -> float:
-    """Microseconds for one call, its number being the argument."""
+    """Microseconds per call of `work`, whose argument is the number of the call."""
     best = float("inf")
     for _ in range(rounds):
         began = thread_time()

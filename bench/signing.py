@@ -1,8 +1,8 @@
-"""Signing and verifying, per second, for the four algorithm pairs: `python -m bench.signing`.
+"""Benchmark of signing and verifying, per second, for the four algorithm pairs: `python -m bench.signing`.
 
-Cold is a credential that the key ring has not seen, remembered one that it has. Every request's text is made anew
-before it is timed, as a server gets it, so that no string brings its hash along. Each figure is the best of some
-rounds, on one core: the least disturbed by what else the machine does. `us` is microseconds each.
+"Cold" is a credential that the key ring has not seen, "remembered" one that it has. Every request's text is created
+again before it is timed, as a server would receive it, so that no string has a cached hash. Each figure is the best of
+several rounds on one core: the one least disturbed by other load. `us` is microseconds per operation.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _anew(requests: Iterable[Request]) -> list[Request]:
 
 
 def _time(work: Callable[[], object], count: int, before: Callable[[], object] = lambda: None) -> float:
-    """Microseconds for each of `count`, the best of some rounds."""
+    """Microseconds for each of `count` items, the best of several rounds."""
     best = float("inf")
     for _ in range(ROUNDS):
         before()
@@ -66,7 +66,7 @@ def _time(work: Callable[[], object], count: int, before: Callable[[], object] =
 
 
 def _verifying(signer: LocalSigner, requests: list[Request], warm: bool) -> float:
-    """Microseconds to judge one of `requests`, all of them granted."""
+    """Microseconds to verify one of `requests`, all of which are granted."""
     keys = {signer.key_pair_id: signer.public_key}
     ring = KeyRing(keys)
     fresh: list[Request] = []
@@ -147,7 +147,7 @@ def _pair_rows(pair: str, signer: LocalSigner, hash_name: HashName) -> list[Row]
 
 
 def rows() -> list[Row]:
-    """Every case for every pair, and what loading a private key takes."""
+    """Every case for every pair, and the time to load a private key."""
     found: list[Row] = []
     keys: dict[str, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey] = {
         "RSA": rsa.generate_private_key(65537, 2048),
@@ -164,7 +164,7 @@ def rows() -> list[Row]:
 
 
 def main() -> list[Row]:
-    """Print the table, a line a case, and return its rows."""
+    """Print the table, one line per case, and return its rows."""
     found = rows()
     pairs = list(dict.fromkeys(row.pair for row in found))
     print(f"{'microseconds each (thousands a second)':42}" + "".join(f"{pair:>20}" for pair in pairs))

@@ -1,17 +1,18 @@
-"""The work that input causes stays in proportion to its size, whatever its shape.
+"""Fuzzer of processing cost: the work that an input causes stays proportional to its size, whatever its shape.
 
     python -m fuzz.cost [--seconds N] [--seed N]
 
 `SHAPES` are the forms that headers can take, `RULES` what the edge does with the headers of a request, `ANSWERS` what
-it does with those of an origin's answer, and `READERS` everything else that reads a stranger's text: targets, policies,
-cookies, ranges, API bodies. `tests/test_cost.py` runs each rule on each shape; the fuzzer mixes shapes at random.
+it does with the headers of an origin's response, and `READERS` everything else that reads untrusted text: targets,
+policies, cookies, ranges, API bodies. `tests/test_cost.py` runs each rule on each shape; the fuzzer mixes shapes at
+random.
 
 Two measures are taken:
 
-- `opcodes`: how many bytecode instructions of Keyfront's own code run. The same for every run, so it may be compared
-  exactly: four times the input may cost little more than four times the instructions.
+- `opcodes`: the number of bytecode instructions of Keyfront's own code that run. It is the same in every run, so it can
+  be compared exactly: four times the input may cost little more than four times the instructions.
 - `seconds`: CPU time of this thread, for what happens below the bytecode (regular expressions, copies, searches). The
-  best of several runs is held against a ceiling that leaves linear work far below, and quadratic work far above.
+  best of several runs is compared with a ceiling that is far above linear work and far below quadratic work.
 """
 
 from __future__ import annotations
@@ -61,14 +62,15 @@ from keyfront.signing.verify import KeyRing, signing_cookies, split_query, verif
 
 NOW = 1_800_000_000.0
 SMALL, LARGE = 5_000, 20_000
-"""Bytes of the two inputs whose costs are compared. The larger one is as much as a head may have."""
+"""Sizes in bytes of the two inputs whose costs are compared. The larger one is the maximum size of a head."""
 OPCODES_A_BYTE = 100
-"""What one byte may cost: four times what it costs in a plain request."""
+"""Maximum number of opcodes per byte: four times the cost in a plain request."""
 GROWTH = 8.0
-"""How much more four times the input may cost: four times, twice that where the smaller one fits into a table of what
-was worked out before. Quadratic work would be 16 times."""
+"""Maximum cost ratio for four times the input: 4, or twice that if the smaller input fits into a table of cached
+results. Quadratic work would be 16."""
 CEILING = 0.08
-"""Seconds of CPU for `LARGE` bytes: 4 microseconds a byte. A plain request takes half of that a byte and more."""
+"""Maximum CPU seconds for `LARGE` bytes: 4 microseconds per byte. A plain request takes at least half of that per
+byte."""
 
 # -- measuring -----------------------------------------------------------------------------------------------------
 
@@ -76,11 +78,11 @@ _SOURCE = str(Path(keyfront.__file__).parent)
 
 
 class TooDear(BaseException):
-    """Work that has run more instructions than it may, and was stopped."""
+    """Work that exceeded its instruction limit and was stopped."""
 
 
 def opcodes(work: Callable[[], object], most: int = 1 << 60) -> int:
-    """How many bytecode instructions of Keyfront's own modules `work` runs.
+    """The number of bytecode instructions of Keyfront's own modules that `work` runs.
 
     :raises TooDear: once it has run more than `most`.
     """
@@ -111,7 +113,7 @@ def opcodes(work: Callable[[], object], most: int = 1 << 60) -> int:
 
 
 def seconds(work: Callable[[], object], enough: float, rounds: int = 3) -> float:
-    """CPU seconds of this thread: those of the first run that takes no more than `enough`, else the least."""
+    """CPU seconds of this thread: those of the first run that takes no more than `enough`, otherwise the minimum."""
     least = float("inf")
     for _ in range(rounds):
         began = time.thread_time()
@@ -125,11 +127,11 @@ def seconds(work: Callable[[], object], enough: float, rounds: int = 3) -> float
 # -- shapes of headers ---------------------------------------------------------------------------------------------
 
 Shape = Callable[[int], Headers]
-"""Headers of about so many bytes."""
+"""Returns headers of about the given number of bytes."""
 
 
 def _lines(name: bytes, value: bytes) -> Shape:
-    """The same line again and again."""
+    """The same line, repeated."""
     return lambda size: [(name, value)] * max(1, size // (len(name) + len(value) + 4))
 
 
@@ -264,7 +266,7 @@ SHAPES: dict[str, Shape] = {
     ),
 }
 
-# -- what is done with headers -------------------------------------------------------------------------------------
+# -- processing of headers -----------------------------------------------------------------------------------------
 
 _NAMES = tuple(f"x-{n}" for n in range(10))
 _KEYED = Behavior(
@@ -351,7 +353,7 @@ RULES: dict[str, Rule] = {
     "what varies": lambda headers: vary.variant_values((b"accept", b"x1", b"x2", b"cookie"), headers),
     "signing cookies": lambda headers: signing_cookies(request(headers).cookie),
 }
-"""What is done with the headers of a request."""
+"""The processing of a request's headers."""
 
 
 def _admitted(behavior: Behavior) -> Rule:
@@ -378,16 +380,16 @@ ANSWERS: dict[str, Rule] = {
         NOW,
     ),
 }
-"""What is done with the headers of an origin's answer."""
+"""The processing of the headers of an origin's response."""
 
-# -- everything else that reads a stranger's text ------------------------------------------------------------------
+# -- everything else that reads untrusted text ---------------------------------------------------------------------
 
 Reader = tuple[Callable[[int], Any], Callable[[Any], object]]
-"""An input of about so many bytes, and what reads it."""
+"""A function that creates an input of about the given number of bytes, and the function that reads it."""
 
 
 def quietly(read: Callable[[Any], object]) -> Callable[[Any], object]:
-    """The same, where the input may be refused: that is an answer like another."""
+    """`read`, for input that may be refused, which is a valid outcome."""
 
     def run(text: Any) -> None:
         try:
@@ -409,7 +411,7 @@ def _policy(resource: str) -> bytes:
 
 
 def _matched(pattern: str, path: str) -> None:
-    """A policy's Resource, compiled and matched. Only who has a trusted key gets this far."""
+    """Compile and match a policy's Resource. Only the holder of a trusted key gets this far."""
     ResourcePattern(pattern).matches("http", "d.test", path, "a=1")
 
 
@@ -665,11 +667,11 @@ READERS: dict[str, Reader] = {
 
 
 def costs(make: Callable[[int], Any], run: Callable[[Any], object]) -> list[str]:
-    """What is wrong with the cost of `run` on the inputs that `make` makes: nothing, as a rule."""
+    """The problems with the cost of `run` on the inputs that `make` creates; normally none."""
     small, large = make(SMALL), make(LARGE)
     most = OPCODES_A_BYTE * LARGE
     try:
-        run(small)  # what is imported or remembered once is not the input's cost
+        run(small)  # what is imported or cached once is not part of the input's cost
         first = opcodes(lambda: run(small), most)
         second = opcodes(lambda: run(large), most)
     except TooDear:
@@ -703,7 +705,8 @@ def _mixed(chance: random.Random) -> Shape:
 
 
 def case(seed: int, number: int) -> list[str]:
-    """One rule on one random shape: what is wrong with its cost, with all that is needed to see it again."""
+    """Run one rule on one random shape. Returns the problems with its cost, with everything needed to reproduce
+    them."""
     chance = random.Random(f"{seed} {number}")
     shape = _mixed(chance)
     name, rule = chance.choice([*RULES.items(), *ANSWERS.items()])

@@ -1,9 +1,9 @@
-"""Whatever the files of a folder of keys hold, opening a key gives that very key or raises CustodyError, nothing else.
+"""Fuzzer of key folders: whatever the files contain, opening a key returns that exact key or raises CustodyError.
 
     python fuzz/custody.py [--seconds N] [--seed N]
 
-Mutations of a key's file, of the folder's envelope, of its key file and of a record: spliced, cut, exchanged with each
-other's parts, changed as JSON. A key that opens must be the one that was put there, whatever became of the rest.
+It mutates a key's file, the folder's envelope, its key file, and a record: splices them, cuts them, swaps parts between
+them, and changes them as JSON. A key that opens must be the one that was stored, whatever happened to the rest.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _PIECES = (
 
 
 def seeds(folder: Path) -> tuple[Files, Files, dict[str, HeldKey]]:
-    """The files of two folders that can be opened, each with two keys and a record, and the keys of the first."""
+    """The files of two valid folders, each with two keys and a record, and the keys of the first."""
     found: list[Files] = []
     held: dict[str, HeldKey] = {}
     for number in (1, 2):
@@ -79,7 +79,7 @@ def mutate(chance: random.Random, files: Files, others: Files) -> Files:
 
 
 def _as_json(chance: random.Random, data: bytes, other: bytes) -> bytes:
-    """A member taken from another file, spoilt, or left out."""
+    """Replace a member with one from another file, corrupt it, or remove it."""
     try:
         value, more = json.loads(data), json.loads(other)
     except (ValueError, RecursionError):
@@ -126,9 +126,9 @@ def _spoilt(chance: random.Random, text: str) -> str:
 
 
 def check(folder: Path, files: Files, held: HeldKey) -> bool:
-    """The contract. True if the key opened.
+    """Check the contract. Returns True if the key opened.
 
-    :raises AssertionError: if another key than `held` opened, or what is said of it is not true.
+    :raises AssertionError: if a key other than `held` opened, or its metadata is wrong.
     """
     for name, data in files.items():
         (folder / name).write_bytes(data)
@@ -148,7 +148,7 @@ def check(folder: Path, files: Files, held: HeldKey) -> bool:
 
 
 def run(count: int | None, seconds: float | None, seed: int, tell: Callable[[str], None] = print) -> int:
-    """Mutate and check, `count` times or for `seconds`; the number of inputs that opened all the same."""
+    """Mutate and check, `count` times or for `seconds`. Returns the number of inputs that opened nevertheless."""
     chance = random.Random(seed)
     done = opened = 0
     with tempfile.TemporaryDirectory() as name:
@@ -165,7 +165,9 @@ def run(count: int | None, seconds: float | None, seed: int, tell: Callable[[str
                 tell(f"seed {seed}, input {done}: {changed!r}")
                 raise
             finally:
-                for each in set(files) - {path.name for path in at.iterdir()}:  # what was due is removed
+                for each in set(files) - {
+                    path.name for path in at.iterdir()
+                }:  # files due for deletion were removed
                     (at / each).touch(0o600)
             done += 1
     tell(f"{done} inputs, {opened} opened although changed, no finding")

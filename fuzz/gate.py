@@ -1,14 +1,14 @@
-"""Whatever an unsigned viewer sends, and however careless the origin is, what needs a signature is never seen.
+"""Fuzzer of access control: whatever an unsigned viewer sends to careless origins, it never gets restricted content.
 
     python -m fuzz.gate [--seconds N] [--seed N] [--conversations N]
 
-Behind one edge each stand the origins of `tests.careless`: `http.server` in HTTP/1.1 and 1.0, one that reads no bodies,
-one that ignores `Connection: close`, one that sends announced bodies later, one that answers early and again, and nginx
-that passes `$uri` on. Viewers send requests of all methods whose bodies are requests for the secret, and paths that a
-decoding origin may read as the secret's, spoilt in half of the cases. What is held:
+Each of the origins of `tests.careless` is behind its own edge: `http.server` in HTTP/1.1 and 1.0, one that reads no
+bodies, one that ignores `Connection: close`, one that sends announced bodies later, one that responds early and then
+again, and an nginx that forwards `$uri`. Viewers send requests with all methods whose bodies are requests for the
+secret, and paths that a decoding origin may read as the secret's path. Half of the requests are corrupted. Invariants:
 
-- the secret is in nothing that any viewer hears, directly or from the cache;
-- every open document that is asked for afterwards is that document.
+- nothing that a viewer receives, directly or from the cache, contains the secret;
+- every public document that is requested afterward is that document.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ HIDDEN = b"GET /private/secret.txt HTTP/1.1\r\nHost: o\r\n\r\n"
 
 
 def gated(origin: Origin, signer: LocalSigner) -> Snapshot:
-    """`/private/*` needs a signature, the rest is open to every method."""
+    """A snapshot in which `/private/*` needs a signature; the rest is public and allows every method."""
     return site(
         origin,
         Behavior("/private/*", origin.id, restricted=True, trusted_key_groups=("g",)),
@@ -58,7 +58,7 @@ def gated(origin: Origin, signer: LocalSigner) -> Snapshot:
 
 
 def request(chance: random.Random, number: int) -> bytes:
-    """A request without a signature. Its body, if it has one, is one or more requests for the secret."""
+    """A request without a signature. Its body, if any, is one or more requests for the secret."""
     method = chance.choice(ALL)
     target = f"{chance.choice(OPEN)}?{number}"
     if chance.random() < 0.25:
@@ -152,7 +152,7 @@ class GateFuzz:
             raise Finding(f"no end: {about!r}") from error
 
     async def _talk(self, harness: EdgeHarness, pieces: list[bytes]) -> bytes:
-        """Everything that the edge says until it ends the connection."""
+        """Everything that the edge sends until it ends the connection."""
         async with await harness.viewer() as viewer:
             hearing = asyncio.create_task(viewer.at_end())
             try:
@@ -160,7 +160,7 @@ class GateFuzz:
                     await viewer.send(piece)
                 viewer.writer.write_eof()
             except OSError:
-                pass  # refused in the middle
+                pass  # refused halfway
             try:
                 return await hearing
             except ConnectionError:
@@ -174,12 +174,12 @@ def _pem() -> bytes:
 
 
 def run(count: int | None, seconds: float | None, seed: int, tell: Callable[[str], None] = print) -> int:
-    """Hold `count` conversations, or as many as `seconds` allow; the number held.
+    """Run `count` conversations, or as many as `seconds` allow. Returns their number.
 
     :raises Finding: at the first one.
     """
     fuzz = GateFuzz(seed)
-    logging.getLogger("keyfront").setLevel(logging.ERROR)  # bad answers are logged, and here they are many
+    logging.getLogger("keyfront").setLevel(logging.ERROR)  # many invalid responses are logged
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(fuzz.run(count, seconds))

@@ -1,18 +1,18 @@
-"""Whatever bytes come in which packets, the shell neither fails nor answers out of step, and it always ends.
+"""Fuzzer of HTTP/1: for any bytes in any packets, the server never fails or desynchronizes, and it always terminates.
 
     python -m fuzz.http1 [--seconds N] [--seed N] [--conversations N]
 
-A conversation is a pipeline of requests on a connection of its own, over TLS in a third of the cases and spoilt in half
-of them, cut into packets at random, sent by a viewer that may read late, half-close, fall silent or break off.
-Everything is real: sockets, the edge, an origin that checks what it is asked. Every answer names the request that it is
-for. What is held:
+A conversation is a pipeline of requests on its own connection, over TLS in a third of the cases and corrupted in half
+of them, cut into packets at random. The viewer that sends it may read late, half-close, go silent, or disconnect.
+Everything is real: sockets, the edge, and an origin that checks the requests it gets. Every response names its request.
+Invariants:
 
-- nothing raises: not in the event loop, not in the edge (no 500, nothing logged);
-- answers are well-formed, and those of a pipeline that is not spoilt are exactly the ones that belong to it, in order;
-- those of a spoilt one are of requests that stand in the bytes that were sent, in that order, and a second reader of
-  HTTP (h11) finds the same requests with the same bodies, as far as it goes;
-- nothing follows an answer that says it is the last, and the connection ends, whatever the viewer does;
-- the origin gets nothing but plain requests in a single framing, and none that hides in a body.
+- nothing raises, neither in the event loop nor in the edge (no 500, nothing logged);
+- responses are well-formed, and an uncorrupted pipeline gets exactly its own responses, in order;
+- the responses to a corrupted pipeline belong to requests that are in the sent bytes, in that order, and a second HTTP
+  parser (h11) finds the same requests with the same bodies, as far as it gets;
+- nothing follows a response that announces that it is the last, and the connection ends, whatever the viewer does;
+- the origin gets only plain requests with a single framing, and none that was hidden in a body.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ from tests.viewer import EdgeHarness, site
 
 ALL = ("GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE")
 AT_ONCE = 8
-"""Conversations held at the same time."""
+"""Number of concurrent conversations."""
 PATIENCE = 60.0
 """Seconds after which a conversation that has not ended is a finding."""
 LIMITS = Limits(head=5.0, idle=0.5, body=5.0, write=5.0, drain=5.0)
 
 
 class Finding(AssertionError):
-    """Something that should not be."""
+    """A violated invariant."""
 
 
 def hold(true: object, what: str, *about: object) -> None:
@@ -70,7 +70,7 @@ _HEAD = re.compile(
 
 
 def document(method: bytes, target: bytes, body: bytes) -> bytes:
-    """What the origin has for a request, of a size that its target chooses. It names what it is for."""
+    """The origin's document for a request, of a size that depends on its target. It names its request."""
     line = b"%b %b %d %08x\n" % (method, target, len(body), zlib.crc32(body))
     size = zlib.crc32(target) % 7
     return line * (1, 1, 1, 3, 40, 400, 3000)[size]
@@ -88,7 +88,7 @@ class StrictOrigin:
             while await self._one(reader, writer):
                 pass
         except (ConnectionError, RuntimeError, asyncio.IncompleteReadError):
-            pass  # the edge may break off: so did its viewer
+            pass  # the edge may disconnect because its viewer did
         except asyncio.CancelledError:
             writer.transport.abort()
         except Exception as error:
@@ -170,11 +170,11 @@ class StrictOrigin:
         return way == 3 and method != b"HEAD"
 
 
-# -- what viewers say ----------------------------------------------------------------------------------------------
+# -- what viewers send ---------------------------------------------------------------------------------------------
 
 
 class Said(NamedTuple):
-    """One request as it was meant."""
+    """One request as intended."""
 
     method: str
     target: str
@@ -183,13 +183,13 @@ class Said(NamedTuple):
 
 
 HIDDEN = b"GET /smuggled HTTP/1.1\r\nHost: d.test\r\n\r\n"
-"""In bodies that nothing spoils: nobody may ever take it for a request."""
+"""Placed in bodies that are not corrupted: it must never be treated as a request."""
 LURKING = b"GET /lurking HTTP/1.1\r\nHost: d.test\r\n\r\n"
-"""In those where a changed byte may well make it one."""
+"""Placed in bodies where a changed byte may turn it into a request."""
 
 
 def request(chance: random.Random, number: int, *, last: bool, heads: bool) -> Said:
-    """A valid request of some kind, its target its own (or one that is cached and shared)."""
+    """A valid request of some kind, with a unique target (or one that is cached and shared)."""
     kind = chance.choice(("plain", "plain", "cached", "cached", "sized", "chunked", "early"))
     methods = {"plain": ["GET", "GET", "OPTIONS", "DELETE"], "cached": ["GET"]}.get(
         kind, ["POST", "PUT", "PATCH", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "GET"]
@@ -237,7 +237,7 @@ def request(chance: random.Random, number: int, *, last: bool, heads: bool) -> S
 
 
 def refused(said: Said) -> bool:
-    """Has it a body where none belongs?"""
+    """True if the request has a body where none is allowed."""
     return said.method in ("GET", "HEAD") and bool(said.body or said.target.startswith("/chunked"))
 
 
@@ -266,11 +266,11 @@ _PIECES = (
 
 
 def spoil(chance: random.Random, data: bytes) -> bytes:
-    """One to four small changes, mostly in heads."""
+    """Make one to four small changes, mostly in heads."""
     for _ in range(chance.randint(1, 4)):
         where = chance.randrange(len(data) + 1)
         if chance.random() < 0.6:
-            # At the end of a line, or in the middle of a name, is where it hurts.
+            # Changes at the end of a line, or in the middle of a name, are the most effective.
             marks = [found.start() for found in re.finditer(rb"\r\n|: |;|\b", data[:6000])]
             where = chance.choice(marks) if marks else where
         length = chance.choice((0, 0, 1, 1, 2, 4, 16, 200))
@@ -293,7 +293,7 @@ def spoil(chance: random.Random, data: bytes) -> bytes:
 
 
 def packets(chance: random.Random, data: bytes) -> list[bytes]:
-    """The bytes in packets: all at once, a few cuts, or crumbs."""
+    """The bytes split into packets: one, a few, or many tiny ones."""
     way = chance.randrange(4)
     if way == 0:
         return [data]
@@ -303,7 +303,7 @@ def packets(chance: random.Random, data: bytes) -> list[bytes]:
     return [data[a:b] for a, b in zip(cuts, [*cuts[1:], len(data)], strict=True) if a < b]
 
 
-# -- what viewers hear ---------------------------------------------------------------------------------------------
+# -- what viewers receive ------------------------------------------------------------------------------------------
 
 
 class Answer(NamedTuple):
@@ -315,7 +315,7 @@ class Answer(NamedTuple):
 
     @property
     def subject(self) -> bytes | None:
-        """The target that it is for, if it is the origin's or the cache's."""
+        """The target of the request, if the response came from the origin or the cache."""
         return self.fields.get(b"x-for")
 
 
@@ -324,7 +324,7 @@ _FIELD = re.compile(rb"(" + _TOKEN + rb"): ([^\r\n\0]*)")
 
 
 def answers(data: bytes, methods: list[str] | None) -> list[Answer]:
-    """All answers in what a viewer heard; the last one may be incomplete (`whole`). Any other flaw is a finding."""
+    """All responses that a viewer received; the last one may be incomplete (`whole`). Any other flaw is a finding."""
     found: list[Answer] = []
     finals = 0
     while data:
@@ -388,16 +388,17 @@ def dechunked(data: bytes) -> tuple[bytes, bytes, bool]:
         data = rest[size + 2 :]
 
 
-# -- a second reader -----------------------------------------------------------------------------------------------
+# -- a second parser -----------------------------------------------------------------------------------------------
 
 
 def second_reading(data: bytes) -> list[tuple[bytes, bytes, bytes | None]]:
-    """Method, target and body (None: unfinished) of each request that h11 finds."""
+    """Method, target, and body (None: unfinished) of each request that h11 finds."""
     found: list[tuple[bytes, bytes, bytes | None]] = []
     try:
         while data:
-            # A reader for each request, as one would stop at an upgrade. Line ends before a request and blanks within
-            # its first line are more than it takes; llhttp does, as RFC 9112 §2.2 and §3 let it.
+            # A new parser for each request, because it would stop at an upgrade. h11 rejects line ends before a request
+            # and
+            # blanks within its first line; llhttp accepts them, as RFC 9112 §2.2 and §3 allow.
             reader = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
             reader.receive_data(re.sub(rb"\A[\r\n]*([A-Z]+) +([!-~]+) +HTTP", rb"\1 \2 HTTP", data))
             request = reader.next_event()
@@ -443,7 +444,7 @@ class Plain:
 
 
 class Secure:
-    """TLS in memory, so that records may be cut anywhere and each half be closed by itself."""
+    """TLS in memory, so that records can be cut anywhere and each direction can be closed separately."""
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, chance: random.Random) -> None:
         self._wire = Plain(sock)
@@ -485,7 +486,7 @@ class Secure:
                 self._incoming.write(more)
 
     async def half_close(self) -> None:
-        # `unwrap` looks for the other side's goodbye as well, and would throw away what waits to be read.
+        # `unwrap` also waits for the peer's close_notify, and would discard unread data.
         if not self._incoming.pending and not self._tls.pending() and self._chance.random() < 0.7:
             with contextlib.suppress(ssl.SSLWantReadError):
                 self._tls.unwrap()
@@ -552,7 +553,7 @@ class Fuzz:
             raise Finding(f"seed {self.seed}: {failure}")
 
     def _secured(self, harness: EdgeHarness) -> Callable[[], TlsTransport]:
-        """What makes a connection over TLS to the same edge."""
+        """A factory of TLS connections to the same edge."""
         authority = trustme.CA()
         authority.configure_trust(self.context)
         server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -586,7 +587,7 @@ class Fuzz:
     async def _talk(
         self, harness: EdgeHarness, chance: random.Random, data: bytes, ending: str
     ) -> tuple[bytes, bytes, int]:
-        """What was sent, what was heard, and the viewer's port."""
+        """Returns what was sent, what was received, and the viewer's port."""
         loop = asyncio.get_running_loop()
         with socket.socket() as sock:
             sock.setblocking(False)
@@ -613,7 +614,7 @@ class Fuzz:
                 if ending == "half-close":
                     await wire.half_close()
             except (OSError, ssl.SSLError):
-                sent = data  # refused in the middle: what came after that did not count
+                sent = data  # refused halfway: later bytes were ignored
             if ending == "break":
                 hearing.cancel()
                 await asyncio.gather(hearing, return_exceptions=True)
@@ -643,7 +644,7 @@ class Fuzz:
         port: int,
         began: float,
     ) -> None:
-        # A port is used again, and who broke off may leave a record late.
+        # Ports are reused, and a viewer that disconnected may leave a record late.
         records = [r for r in harness.records if r["client_port"] == port and r["time"] >= began]
         harness.records[:] = [r for r in harness.records if r["client_port"] != port]
         if ending == "break":
@@ -670,7 +671,7 @@ class Fuzz:
             hold(got.whole, "cut short", each[:2], got.fields, len(got.body), len(expected))
             hold(got.body == expected, "another body", each[:2], got.body[:200], expected[:200])
         if len(found) < len(said):
-            # Only an answer that came before the body was read may end a connection that was meant to go on.
+            # Only a response sent before the body was read may end a connection that was meant to continue.
             at = said[len(found) - 1] if found else None
             hold(
                 at is not None and found[-1].last and ("early" in at.target or refused(at)),
@@ -722,14 +723,14 @@ class _Listening(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.getMessage().startswith("the limit "):
-            return  # viewers here are slow on purpose, and so are machines
+            return  # viewers here are slow on purpose, and the machine may be slow
         self._failures.append("logged: " + logging.Formatter().format(record))
 
 
 def run(
     count: int | None, seconds: float | None, seed: int, tell: Callable[[str], None] = print
 ) -> tuple[int, int]:
-    """Hold `count` conversations, or as many as `seconds` allow; how many, and how many answers were heard.
+    """Run `count` conversations, or as many as `seconds` allow. Returns their number and the number of responses.
 
     :raises Finding: at the first one.
     """

@@ -1,13 +1,13 @@
-"""However a path is written: what any kind of origin would open for it needs a signature, and a file's name is lawful.
+"""Fuzzer of paths: whatever file any origin would open for a path needs a signature, and every file name is valid.
 
     python -m fuzz.paths [--seconds N] [--seed N] [--paths N]
 
-Half of the paths are ways to write the name of a secret file that some server may read as that (`detour`), put before
-the sites and origins of `tests.edge.test_paths`; the other half are names of files, in any language and with any
-punctuation, as browsers and SDKs encode them. What is held:
+Half of the paths are spellings of a secret file's name that some server may accept (`detour`), tried on the sites and
+origins of `tests.edge.test_paths`. The other half are file names in any language and with any punctuation, as browsers
+and SDKs encode them. Invariants:
 
 - if one of the origins would open a secret file, an unsigned viewer is refused;
-- a file's name is never a bad request, whoever encoded it; signed, it is granted.
+- a file's name is never a bad request, whichever client encoded it; if signed, it is granted.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _ALPHABET = (
 
 
 class Finding(AssertionError):
-    """Something that should not be."""
+    """A violated invariant."""
 
 
 def detour(chance: random.Random, name: str) -> str:
-    """A way to write a file's name (its path, decoded) that some server may read as that name."""
+    """A spelling of a file's name (its path, decoded) that some server may read as that name."""
     oddity = chance.choice((0.0, 0.03, 0.1, 0.4))
     made = []
     for char in name:
@@ -65,13 +65,13 @@ def detour(chance: random.Random, name: str) -> str:
     for _ in range(chance.choice((0, 1, 1, 2, 3))):
         text += chance.choice(ENDS)
     if chance.random() < 0.15:
-        # As one more proxy before it would have encoded it.
+        # As if another proxy had encoded it first.
         text = text.replace("%", "%25")
     return text if text.startswith("/") else "/" + text
 
 
 def name(chance: random.Random) -> str:
-    """A file's name as people make them."""
+    """A realistic file name."""
     while True:
         made = "".join(chance.choice(_ALPHABET) for _ in range(chance.randint(1, 30)))
         if made.strip(". ") and not climbs(made):
@@ -105,7 +105,8 @@ def _be_lawful(chance: random.Random, routing: Routing) -> None:
 def run(
     count: int | None, seconds: float | None, seed: int, tell: Callable[[str], None] = print
 ) -> tuple[int, int]:
-    """Judge `count` paths, or as many as `seconds` allow: how many, and how many of them an origin would have opened.
+    """Check `count` paths, or as many as `seconds` allow. Returns their number, and how many an origin would have
+    opened.
 
     :raises Finding: at the first one.
     """

@@ -1,10 +1,10 @@
-"""Whatever the URL or the Cookie header holds, `verify` returns a Grant or raises Denied, nothing else.
+"""Fuzzer of `verify`: for any URL and any Cookie header, it returns a Grant or raises Denied, nothing else.
 
     python fuzz/verify.py [--seconds N] [--seed N]      mutations of valid credentials, for a bounded time
     python fuzz/verify.py --atheris [libFuzzer options] coverage-guided, where atheris is installed
 
-A Grant for something that was not signed is a finding too: every input that is granted is judged a second time by
-a plain oracle, which rebuilds what was signed and asks OpenSSL through cryptography's own verify.
+A Grant for something that was not signed is also a finding: every granted input is checked a second time by a simple
+oracle, which reconstructs what was signed and verifies it with OpenSSL through cryptography's own verify.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Input = tuple[str, str, str, str, str]
 
 
 def seeds() -> list[Input]:
-    """Credentials of every kind that are granted as they stand."""
+    """Credentials of every kind that are granted unchanged."""
     found: list[Input] = []
     for signer in (RSA, EC):
         for hash_name in ("SHA1", "SHA256"):
@@ -69,7 +69,7 @@ _PIECES = (
 
 
 def mutate(chance: random.Random, value: Input, others: list[Input]) -> Input:
-    """One to four small changes somewhere in the input."""
+    """Make one to four small changes somewhere in the input."""
     fields = list(value)
     for _ in range(chance.randint(1, 4)):
         # Mostly target and cookies: that is what a viewer chooses freely.
@@ -97,9 +97,10 @@ def mutate(chance: random.Random, value: Input, others: list[Input]) -> Input:
 
 
 def check(ring: KeyRing, value: Input, explained: bool = False) -> bool:
-    """The contract. True if granted. What is refused is `explained` too, and must be so for the same reason.
+    """Check the contract. Returns True if granted. With `explained`, a refusal must also be explained with the same
+    reason.
 
-    :raises AssertionError: for a grant that the oracle does not confirm, or a denial that forgets itself.
+    :raises AssertionError: for a grant that the oracle does not confirm, or an inconsistent denial.
     """
     scheme, host, target, cookies, address = value
     try:
@@ -135,8 +136,8 @@ def check(ring: KeyRing, value: Input, explained: bool = False) -> bool:
 
 
 def signed(value: Input, mode: str) -> bool:
-    """The oracle: whether some reading of the input holds a signature of a known key over a policy that is either
-    given, or the canned one for this very URL. Written without any of the gate's code but the base64 decoder."""
+    """The oracle: whether some reading of the input contains a signature by a known key over a policy that is either
+    given, or the canned policy for this exact URL. It shares only the base64 decoder with the verification code."""
     scheme, host, target, cookies, _ = value
     path, _, query = target.partition("?")
     pieces = query.split("&")
@@ -202,7 +203,7 @@ def _openssl(id_: str, hash_name: str, text: bytes, signature: str) -> bool:
 
 
 def run(count: int | None, seconds: float | None, seed: int, tell: Callable[[str], None] = print) -> int:
-    """Mutate and check, `count` times or for `seconds`; the number of inputs granted all the same."""
+    """Mutate and check, `count` times or for `seconds`. Returns the number of inputs that were granted nevertheless."""
     chance = random.Random(seed)
     corpus = seeds()
     ring = KeyRing(KEYS, entries=64)
@@ -223,7 +224,7 @@ def run(count: int | None, seconds: float | None, seed: int, tell: Callable[[str
 
 
 def atheris_main() -> None:
-    """Coverage-guided: the input's bytes are cut into the five fields at line ends."""
+    """Run coverage-guided fuzzing: the input's bytes are split into the five fields at line ends."""
     import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     corpus = seeds()

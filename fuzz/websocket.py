@@ -1,17 +1,17 @@
-"""Whatever viewers do with handshakes, and whatever origins answer, nobody gets past the gate.
+"""Fuzzer of WebSockets: no handshake of a viewer and no response of an origin bypasses the signature check.
 
     python -m fuzz.websocket [--seconds N] [--seed N] [--conversations N]
 
-A conversation is one connection of a viewer without a signature: requests and handshakes, right and wrong, on all
-methods, with bodies, with requests and frames hidden behind them, cut into packets at random. The origin is careless:
-it takes every byte that it gets for requests, bodies included, answers all of them, and lies with 101s. Only to a
-handshake that it accepts in earnest (`/open/echo…`) does it speak WebSocket: it sends every byte back. What is held:
+A conversation is one connection of a viewer without a signature: requests and handshakes, valid and invalid, with all
+methods, with bodies, and with requests and frames hidden behind them, cut into packets at random. The origin is
+careless: it treats all bytes that it gets as requests, including bodies, responds to all of them, and sends false 101s.
+It speaks WebSocket only for a handshake that it really accepts (`/open/echo…`): it then echoes every byte. Invariants:
 
-- nothing raises: not in the event loop, not in the edge (no 500, nothing logged);
-- the origin is never asked for what is restricted, and never sees a request that hid behind a handshake;
-- no viewer ever gets the secret, and nothing that is restricted is in the cache;
-- there is a 101 only where the origin accepted this very handshake, and then every byte comes back;
-- every connection ends, all places for WebSockets are given back, and each handshake leaves one record.
+- nothing raises, neither in the event loop nor in the edge (no 500, nothing logged);
+- the origin never gets a request for restricted content, and never sees a request hidden behind a handshake;
+- no viewer ever gets the secret, and no restricted content is in the cache;
+- there is a 101 only if the origin accepted this exact handshake, and then every byte is echoed;
+- every connection ends, all WebSocket slots are released, and each handshake leaves one record.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ _HEAD = re.compile(rb"([A-Z]+) (\S+) HTTP/1\.[01]\r\n(.*?)\r\n\r\n", re.DOTALL)
 
 
 class Finding(AssertionError):
-    """Something that should not be."""
+    """A violated invariant."""
 
 
 class CarelessOrigin:
-    """Answers whatever looks like a request anywhere in what it gets, bodies included; `asked` has the targets."""
+    """Responds to anything in its input that looks like a request, including in bodies; `asked` has the targets."""
 
     def __init__(self, chance: random.Random) -> None:
         self.chance = chance
@@ -84,11 +84,13 @@ class CarelessOrigin:
         lines: bytes,
         behind: bytes,
     ) -> bool:
-        """Answer one request. True if the connection is over."""
+        """Respond to one request. Returns True if the connection is over."""
         key = re.search(rb"sec-websocket-key: (\S+)", lines)
         asks = b"upgrade: websocket" in lines
         if target.startswith(b"/open/echo") and asks:
-            raw = re.search(rb"x-key: (\S+)", lines)  # the key with its capitals, for `lines` has none
+            raw = re.search(
+                rb"x-key: (\S+)", lines
+            )  # the key in its original case, because `lines` is in lower case
             assert raw is not None
             writer.write(self._switched(base64.b16decode(raw[1].upper())))
             writer.write(behind)
@@ -129,7 +131,7 @@ class CarelessOrigin:
 
 
 def guarded(port: int) -> Snapshot:
-    """`/open/*` is open, the rest is restricted."""
+    """A snapshot in which `/open/*` is public and the rest is restricted."""
     common = {"allowed_methods": ALL, "forward_headers": Select("all")}
     return site(
         Origin("o", "127.0.0.1", http_port=port, read_timeout=2.0),
@@ -142,11 +144,11 @@ def guarded(port: int) -> Snapshot:
 
 HIDDEN = b"GET /private/hidden HTTP/1.1\r\nHost: d.test\r\n\r\n"
 IN_BODY = b"GET /private-in-body HTTP/1.1\r\nHost: d.test\r\n\r\n"
-"""This origin takes it for a request, and nobody may ever get its answer."""
+"""This origin treats it as a request, and no viewer may ever get the response."""
 
 
 def handshake(chance: random.Random, target: str) -> bytes:
-    """A handshake, mostly a right one."""
+    """A handshake, usually a valid one."""
     key = base64.b64encode(chance.randbytes(16)).decode()
     fields = [
         ["Upgrade", chance.choice(("websocket", "WebSocket", "websocket", "h2c", "websocket, h2c", "x"))],
@@ -242,7 +244,7 @@ class Fuzz:
             server.close()
 
     async def _rest(self, harness: EdgeHarness) -> None:
-        """When all viewers are gone nothing is left: no connection, no place taken."""
+        """Check that nothing is left when all viewers are gone: no connection and no occupied slot."""
         ends = time.monotonic() + PATIENCE
         while harness.listener.connections or harness.edge.websockets.taken:
             if time.monotonic() > ends:
@@ -295,7 +297,7 @@ class Fuzz:
         if not switched:
             return
         self.switched += 1
-        # The accept tells which of the handshakes it was; all that came behind it must come back.
+        # The accept value identifies the handshake; everything sent after it must be echoed.
         fields, _, back = tail.partition(b"\r\n\r\n")
         accept = re.search(rb"Sec-WebSocket-Accept: (\S+)", fields)
         if accept is None:
@@ -319,14 +321,14 @@ class _Listening(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
-        # That lies are refused, and that who falls silent in the middle of a head is let go, is as it should be.
+        # Refusing false 101s, and disconnecting a viewer that goes silent within a head, are expected.
         expected = ("was refused (OriginInvalidResponseError)", "the limit slow_head was reached")
         if not any(words in text for words in expected):
             self._failures.append(f"logged: {text}")
 
 
 def run(count: int | None, seconds: float | None = None, seed: int = 1) -> Fuzz:
-    """That many conversations, or for that many seconds."""
+    """Run `count` conversations, or run for `seconds`."""
     fuzz = Fuzz(seed)
     uvloop.run(fuzz.run(count, seconds))
     return fuzz

@@ -1,12 +1,13 @@
-"""`make soak`: a whole Keyfront under mixed load and steady misfortune, with a judge who knows every right answer.
+"""`make soak`: a complete installation under mixed load and constant faults, with a judge that knows every correct
+response.
 
-objects   what lives at which path: bodies are functions of path and version, and say both
-truth     what holds at which moment: versions, faults, kills, who is trusted, what was invalidated
-origin    the origin, right and wrong by the weather
-tickets   credentials, good and bad, and what they must lead to
+objects   the objects at each path: bodies are functions of path and version, and contain both
+truth     the expected state at each moment: versions, faults, kills, trusted keys, invalidations
+origin    the origin, correct or faulty depending on the injected faults
+tickets   credentials, valid and invalid, and their required outcome
 viewer    viewers on raw sockets
-flood     viewers with far too many header lines
-judge     an answer beside the truth
+flood     viewers that send far too many header lines
+judge     comparison of each response with the truth
 churn     the operator's changes, and the kills
-watch     memory, file descriptors, Keyfront's log, the access records
+watch     memory, file descriptors, Keyfront's log, and the access records
 """

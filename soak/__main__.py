@@ -1,4 +1,4 @@
-"""`make soak`. Exit status 0 if nothing was wrong, 1 if something was.
+"""The command behind `make soak`. Exit status 0 if there was no violation, 1 if there was any.
 
 python -m soak [--seconds 600] [--seed N] [--viewers 16] [--workers 2]
 """
@@ -32,7 +32,7 @@ from tests.up import Up
 MEMORY = 16
 MAX_OBJECT = 1
 DISK = 64
-"""MiB of the caches: far less than there is to keep. Objects larger than `MAX_OBJECT` are kept in slices."""
+"""Size of the caches, MiB: far less than the content. Objects larger than `MAX_OBJECT` are stored in slices."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 async def soak(folder: Path, seed: int, seconds: float, viewers: int, workers: int) -> Judge:
-    """One soak; what is wrong is printed as it is found, the sums at the end."""
+    """Run one soak. Violations are printed as they are found, the totals at the end."""
     print(f"soak: {seconds:g} s, seed {seed}, {viewers} viewers, {workers} workers", flush=True)
     truth = Truth(catalogue(seed))
     judge = Judge(truth, seed)
@@ -130,7 +130,7 @@ async def _load(
             churn.weather(origin, stop, seed, min(45.0, seconds / 2.5)),
             churn.kill(up, truth, judge, stop, "edge-1", min(30.0, seconds / 3)),
             churn.kill(up, truth, judge, stop, "control", min(60.0, seconds / 2)),
-            # A short run has no time for it: a stuck process is replaced after some seconds.
+            # A short run has no time for this: a stuck process is replaced only after some seconds.
             churn.stun(up, truth, judge, stop, "edge-1", 47.0 if seconds > 60 else max(8.0, seconds / 2.5)),
             churn.stun(up, truth, judge, stop, "control", 83.0 if seconds > 60 else max(10.0, seconds / 2)),
             operator.run(stop, min(1.0, seconds / 30)),
@@ -170,7 +170,7 @@ async def _load(
 
 
 async def _lag(judge: Judge, stop: asyncio.Event) -> None:
-    """How late this very process is: what it takes for slow may be its own doing."""
+    """Measure how late this process itself runs: its own delay may look like a slow response."""
     while not stop.is_set():
         before = time.monotonic()
         await asyncio.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Everything that changes: the weather at the origin, the operator's hand on the API, and the kills."""
+"""All changes during a soak: faults at the origin, the operator's API calls, and kills."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ OPTIMIZED: Final = "658327ea-f89d-4fab-a63d-7e88639e58f6"
 DISABLED: Final = "4135ea2d-6df8-44a3-9df3-4b5a84be39ad"
 ALL_VIEWER: Final = "216adef6-5c7f-47e4-b989-5492eafa07d3"
 BACK: Final = 20.0
-"""Seconds after its kill within which the control plane must answer again."""
+"""Seconds after its kill within which the control plane must respond again."""
 STUCK_AFTER: Final = 4.0
 """Seconds without a heartbeat after which a process is killed: `--stuck-after`."""
 GROWN: Final = 8.0
 """Seconds after which a process counts as started."""
 REPLACED: Final = 70.0
-"""Seconds after which a stuck process must be gone."""
+"""Seconds within which a stuck process must be gone."""
 ALIAS: Final = "alias.soak.test"
 
 
 def many(*items: Any) -> dict[str, Any]:
-    """A list as the API writes it."""
+    """A list in the API's shape."""
     return {"Quantity": len(items), "Items": list(items)} if items else {"Quantity": 0}
 
 
@@ -101,7 +101,7 @@ def distribution(reference: str, port: int, url: str, cookie: str, turn: str) ->
 
 
 class Certificates:
-    """The folder of the edge's certificates, and an authority of its own that has issued them."""
+    """The folder of the edge's certificates, and the private authority that has issued them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -113,7 +113,7 @@ class Certificates:
 
     def renew(self) -> None:
         made = self._authority.issue_cert("*.cloudfront.localhost", ALIAS)
-        # Apart, as a renewal in the middle is seen: the edge takes a pair only when it fits.
+        # Written separately, as in the middle of a renewal: the edge uses a pair only when certificate and key match.
         for name, pem in (("soak.crt", made.cert_chain_pems[0]), ("soak.key", made.private_key_pem)):
             made_path = self.folder / f".{name}"
             made_path.write_bytes(pem.bytes())
@@ -122,7 +122,7 @@ class Certificates:
 
 
 class Operator:
-    """Whoever holds the credentials of the API. One call at a time, through boto3, in a thread."""
+    """The operator, who has the API's credentials. Makes one call at a time, through boto3, in a thread."""
 
     def __init__(self, up: Up, origin_port: int, truth: Truth, judge: Judge, seed: int) -> None:
         self.up = up
@@ -147,10 +147,11 @@ class Operator:
     # -- calling -----------------------------------------------------------------------------------------------------
 
     async def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        """One call that fails only as the API says, and if the control plane was killed under it.
+        """Make one call. It may fail only with an error of the API, or because the control plane was killed during the
+        call.
 
-        :raises ClientError: the API's own refusals.
-        :raises BotoCoreError: if it could not be reached, which is a violation unless it was killed just before.
+        :raises ClientError: an error returned by the API.
+        :raises BotoCoreError: if the API could not be reached, which is a violation unless it was killed just before.
         """
         if self._client is None:
             self._client = self.up.client()
@@ -177,8 +178,8 @@ class Operator:
         alter: Callable[[dict[str, Any]], bool],
         name: str,
     ) -> None:
-        """Read a config, alter it, write it back: again and again until it is as it should be, whatever is killed
-        meanwhile. `alter` returns False if nothing is left to be altered."""
+        """Read a config, alter it, and write it back, repeatedly until it has the intended state, whatever is killed in
+        the meantime. `alter` returns False if nothing is left to alter."""
         while True:
             try:
                 got = await self.call(read[0], **read[1])
@@ -191,8 +192,8 @@ class Operator:
                 await asyncio.sleep(0.2)
 
     async def create(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        """Create something under a reference of its own. Where a kill leaves open whether it was created, the repeated
-        call is told so; what was lost that way stays behind."""
+        """Create a resource under a new caller reference. If a kill leaves it unknown whether the resource was created,
+        the call is repeated and may report that it exists; a resource lost that way stays behind."""
         reference = f"soak-{time.time_ns()}"
         while True:
             config = {
@@ -209,10 +210,10 @@ class Operator:
                 reference += "x"
                 await asyncio.sleep(0.2)
 
-    # -- at the beginning --------------------------------------------------------------------------------------------
+    # -- setup -------------------------------------------------------------------------------------------------------
 
     async def settle(self) -> None:
-        """Keys, groups and the distribution, deployed."""
+        """Create keys, groups, and the distribution, and wait until it is deployed."""
         for name in ("url rsa", "url ec", "cookie rsa", "cookie ec", "turning rsa", "turning ec", "stranger"):
             standings = (self.members[name],) if name in self.members else ()
             self._keys[name] = await self._new_key(name, *standings)
@@ -276,7 +277,7 @@ class Operator:
     # -- changes -----------------------------------------------------------------------------------------------------
 
     async def run(self, stop: asyncio.Event, pace: float) -> None:
-        """One change after the other, `pace` seconds apart, until told to stop."""
+        """Make one change after another, `pace` seconds apart, until `stop` is set."""
         changes = [
             self._turn_key, self._turn_key, self._turn_key, self._comment, self._group_comment, self._alias_or_not,
             self._burn_key, self._side, self._renew, *[self._invalidate_some] * 4,
@@ -288,11 +289,11 @@ class Operator:
             except ClientError as error:
                 self.judge.violation("the API refused", f"{change.__name__}: {error}")
             except BotoCoreError:
-                pass  # told already, where it was none of our doing
+                pass  # already reported, unless the soak itself caused it
             await _pause(stop, pace * (0.5 + self.rng.random()))
 
     async def _members(self, key: Key, wanted: bool) -> None:
-        """Put a key into the group that turns, or take it out."""
+        """Add a key to the changing group, or remove it."""
         standing = key.standings[-1]
 
         def alter(config: dict[str, Any]) -> bool:
@@ -317,7 +318,7 @@ class Operator:
         await self._members(self._keys[name], not self.members[name].on)
 
     async def _burn_key(self) -> None:
-        """A key that is made, used, and gone for good; its signatures stay in the viewers' hands."""
+        """Create a key, use it, and delete it permanently; viewers keep using its signatures."""
         standing = Standing()
         key = await self._new_key(f"burnt {self.judge.counts['keys burnt']}", standing)
         await self._members(key, True)
@@ -390,7 +391,7 @@ class Operator:
         self.judge.counts["alias put on or off"] += 1
 
     async def _side(self) -> None:
-        """A distribution that comes, is disabled, and goes for good."""
+        """Create a second distribution, disable it, and delete it permanently."""
         standing = Standing()
         config = distribution(
             "-", self._origin_port, self.groups["url"], self.groups["cookie"], self.groups["turn"]
@@ -424,14 +425,14 @@ class Operator:
                 code = error.response["Error"]["Code"]
                 if code == "NoSuchDistribution":
                     break
-                # Edges come and go with the kills, so it may be InProgress again.
+                # Kills replace edges, so the distribution may be InProgress again.
                 if code != "DistributionNotDisabled":
                     raise
                 await self._deployed(own)
         self.judge.counts["distributions come and gone"] += 1
 
     async def _renew(self) -> None:
-        """Another certificate for https."""
+        """Replace the certificate for HTTPS."""
         self.certificates.renew()
         self.truth.note("another certificate")
         self.judge.counts["certificates renewed"] += 1
@@ -445,7 +446,7 @@ class Operator:
         area = rng.choice(["free", "url", "cookie", "turn", "vary", "q"])
         number = rng.randrange(AREAS[area].items)
         path = f"/{area}/{number:04d}"
-        # Where the query string is in the key, a path without one is a path without one.
+        # Where the query string is in the key, a path without a query string matches only that.
         exact = path + "*" if AREAS[area].query else path
         await self._invalidate(
             rng.choice(
@@ -454,8 +455,8 @@ class Operator:
         )
 
     async def _invalidate(self, patterns: list[str]) -> None:
-        """New versions of what is invalidated, then the invalidation; from a second after the API's answer, or from
-        `Completed` if that comes first, none of the old ones may be served to whoever asks then."""
+        """Publish new versions of what is invalidated, then invalidate. From one second after the API's response, or
+        from `Completed` if that comes first, no new request may get an old version."""
         truth = self.truth
         paths = [p for p in truth.items if any(_matches(pattern, p) for pattern in patterns)]
         for path in paths:
@@ -501,11 +502,11 @@ async def _pause(stop: asyncio.Event, seconds: float) -> None:
         pass
 
 
-# -- the weather, and the kills ---------------------------------------------------------------------------------------
+# -- faults and kills -------------------------------------------------------------------------------------------------
 
 
 async def publish(truth: Truth, stop: asyncio.Event, seed: int) -> None:
-    """New versions, a few every moment."""
+    """Publish new versions continuously, a few at a time."""
     rng = random.Random(f"publish {seed}")
     paths = list(truth.items)
     while not stop.is_set():
@@ -515,7 +516,7 @@ async def publish(truth: Truth, stop: asyncio.Event, seed: int) -> None:
 
 
 async def weather(origin: SoakOrigin, stop: asyncio.Event, seed: int, dead_every: float) -> None:
-    """Faults at a few objects at a time for one to four seconds, and from time to time at all of them."""
+    """Inject faults at a few objects at a time for one to four seconds, and occasionally at all of them."""
     truth = origin.truth
     rng = random.Random(f"weather {seed}")
     paths = list(truth.items)
@@ -559,7 +560,7 @@ def children(up: Up) -> dict[str, int]:
 
 
 async def kill(up: Up, truth: Truth, judge: Judge, stop: asyncio.Event, name: str, every: float) -> None:
-    """SIGKILL for `name` each `every` seconds. It must be there again by then."""
+    """Send SIGKILL to `name` every `every` seconds. It must be running again by the next time."""
     times = truth.control_kills if name == "control" else truth.kills
     while True:
         await _pause(stop, every)
@@ -576,7 +577,7 @@ async def kill(up: Up, truth: Truth, judge: Judge, stop: asyncio.Event, name: st
 
 
 def _age(pid: int) -> float:
-    """Seconds since the process was started; 0 if it is gone."""
+    """Seconds since the process started; 0 if it is gone."""
     try:
         return time.time() - os.stat(f"/proc/{pid}").st_ctime
     except FileNotFoundError:
@@ -584,7 +585,7 @@ def _age(pid: int) -> float:
 
 
 async def stun(up: Up, truth: Truth, judge: Judge, stop: asyncio.Event, name: str, every: float) -> None:
-    """SIGSTOP for `name` each `every` seconds: it is there and does nothing. It must have been replaced within
+    """Send SIGSTOP to `name` every `every` seconds: the process exists but does nothing. It must be replaced within
     REPLACED seconds."""
     times = truth.control_kills if name == "control" else truth.kills
     while True:
@@ -593,13 +594,13 @@ async def stun(up: Up, truth: Truth, judge: Judge, stop: asyncio.Event, name: st
             return
         pid = children(up).get(name)
         if pid is None or _age(pid) < GROWN:
-            continue  # killed a moment ago; one that hangs while it starts has a minute
+            continue  # just killed; a process that hangs during startup has a minute
         truth.note(f"{name} (pid {pid}) is stopped")
         began = time.time()
         os.kill(pid, signal.SIGSTOP)
         judge.counts[f"stuck {name}"] += 1
         while pid in up.children():
-            times.append(time.time())  # whatever it holds may be cut at any moment until it is gone
+            times.append(time.time())  # until it is gone, any of its connections may be cut at any moment
             if time.time() - began > REPLACED:
                 judge.violation("not replaced", f"{name} has been stuck for {REPLACED:g} s")
                 os.kill(pid, signal.SIGCONT)

@@ -1,5 +1,5 @@
-"""Viewers that send far more header lines than anybody needs. Each is to be refused, quickly, while the others are
-served as if it were not there."""
+"""Viewers that send far more header lines than any client needs. Each must be refused quickly, while the other viewers
+are served as usual."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from soak.truth import Truth
 from soak.watch import Ledger
 
 PATIENCE: Final = 10.0
-"""Seconds in which a flood must have been refused."""
+"""Seconds within which a flood must be refused."""
 EVERY: Final = 0.3
 """Mean seconds between two floods."""
 

@@ -1,4 +1,4 @@
-"""WebSocket frames as the soak sends them, and the origin that sends each message back."""
+"""The WebSocket frames that the soak sends, and the origin that echoes each message."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from keyfront.edge.semantics.websocket import accept_value
 TEXT, BINARY, CLOSE = 1, 2, 8
 """Opcodes."""
 PATH: Final = "talk-"
-"""What the last segment of a WebSocket's path begins with."""
+"""Prefix of the last segment of a WebSocket's path."""
 
 
 def frame(opcode: int, payload: bytes, *, masked: bool) -> bytes:
-    """One frame that is a whole message (RFC 6455 §5.2)."""
+    """One frame that contains a whole message (RFC 6455 §5.2)."""
     size = len(payload)
     mask = 0x80 if masked else 0
     head = bytes([0x80 | opcode])
@@ -40,9 +40,9 @@ def _masked(payload: bytes, key: bytes) -> bytes:
 
 
 async def read_frame(reader: asyncio.StreamReader) -> tuple[int, bytes, int]:
-    """Opcode, payload and length on the wire of the next frame.
+    """Opcode, payload, and length on the wire (bytes) of the next frame.
 
-    :raises ValueError: if it is none that `frame` makes.
+    :raises ValueError: if `frame` would never create it.
     """
     first, second = await reader.readexactly(2)
     if first & 0x70 or not first & 0x80 or first & 0x0F not in (TEXT, BINARY, CLOSE):
@@ -63,7 +63,7 @@ async def read_frame(reader: asyncio.StreamReader) -> tuple[int, bytes, int]:
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: str, key: str) -> None:
-    """The origin's side of a WebSocket, from its 101 on."""
+    """The origin's side of a WebSocket, starting with its 101."""
     writer.write(
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Accept: %b\r\n\r\n" % accept_value(key.encode())

@@ -1,4 +1,5 @@
-"""An answer beside the truth. What is wrong is said with all that is needed to see it again."""
+"""The judge, which compares each response with the truth. A violation is reported with everything needed to reproduce
+it."""
 
 from __future__ import annotations
 
@@ -18,11 +19,11 @@ from soak.tickets import Right
 from soak.truth import Truth
 
 SLICED: Final = 1 << 20
-"""Bytes of the largest object that the edges hold whole (`--max-object 1`)."""
+"""Size in bytes of the largest object that the edges store whole (`--max-object 1`)."""
 
 SLACK: Final = 3.0
-"""Seconds by which an answer may be older than its lifetime: the origin's slow answers that were shared, whole seconds
-in Date and Age, and a machine that is busy with other things."""
+"""Seconds by which a response may be older than its lifetime, because of slow origin responses that were shared, whole
+seconds in Date and Age, and other load on the machine."""
 DENIED: Final = '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{}</Code><Message>{}</Message></Error>'
 MESSAGES: Final = {
     "MissingKey": "Missing Key-Pair-Id query parameter or cookie value",
@@ -46,15 +47,15 @@ _TIMELY: Final = frozenset(
         "the API cannot be reached",
     }
 )
-"""Violations that also a machine that stood still could bring about."""
+"""Violations that a suspended machine could also cause."""
 _SHOWN: Final = 12
-"""Violations of one kind that are printed in full; the others are counted."""
+"""Number of violations of one kind that are printed in full; the others are counted."""
 
 
 class Ask:
-    """A request, and what it asks for. `name` is the target as the origin should see it, `kind` says for the tables
-    what kind of request it is; `ranges` is the Range field's value, `none_match` and `if_range` validators that were
-    sent; `codings` are the content codings that the viewer takes; `host_right` is what the host name is worth."""
+    """A request and its expectations. `name` is the target as the origin should see it; `kind` is the kind of request
+    in the tables; `ranges` is the Range field's value; `none_match` and `if_range` are validators that were sent;
+    `codings` are the content codings that the viewer accepts; `host_right` says whether the host name is valid."""
 
     def __init__(
         self,
@@ -92,7 +93,7 @@ class Ask:
         self.sent = 0.0
         self.viewer = ""
         self.place = ""
-        """Which one of how many that were sent at once, and what was sent before it."""
+        """The request's position among those sent at once, and what was sent before it."""
 
     def raw(self) -> bytes:
         lines = [f"{self.method} {self.target} HTTP/1.1", f"Host: {self.host}"]
@@ -108,8 +109,8 @@ class Ask:
 
 
 class Seen:
-    """An answer as it came: header names lower-case, repeats joined by a comma. `whole` is false where the viewer left,
-    or the connection broke, before the end."""
+    """A response as received: header names in lower case, repeated fields joined by a comma. `whole` is false if the
+    viewer left, or the connection broke, before the end."""
 
     def __init__(self, status: int, headers: dict[str, str], answered: float) -> None:
         self.status = status
@@ -131,7 +132,7 @@ class Judge:
         self.results: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()
 
-    # -- saying so ---------------------------------------------------------------------------------------------------
+    # -- reporting ---------------------------------------------------------------------------------------------------
 
     def violation(self, kind: str, detail: str, ask: Ask | None = None, seen: Seen | None = None) -> None:
         if kind in _TIMELY and self.truth.stood_still(time.time() - 20.0 if ask is None else ask.sent):
@@ -169,16 +170,16 @@ class Judge:
         return f"{(time.time() if moment is None else moment) - self.truth.began:.3f}"
 
     def _about(self, note: str, ask: Ask) -> bool:
-        """Is this note about the ask's path, or about everything?"""
+        """True if this note concerns the request's path, or everything."""
         found = re.search(r" (/\S+)", note)
         return found is None or found[1].rstrip("*") in ask.item.path or ask.item.path in found[1]
 
     # -- connections -------------------------------------------------------------------------------------------------
 
     def broken(self, ask: Ask | None, seen: Seen | None, used: float, failed: float, error: str) -> None:
-        """A connection failed: before a request (`ask` None), before a head (`seen` None), or within a body."""
+        """Judge a connection failure: before a request (`ask` None), before a head (`seen` None), or within a body."""
         if "ConnectionRefused" in error:
-            # Listening sockets are the supervisor's: whatever is killed or stuck, nobody is refused.
+            # The supervisor owns the listening sockets: whatever is killed or stuck, no connection is refused.
             self.violation("connection refused", error, ask, seen)
             return
         if self.truth.hit_by_kill(used, failed):
@@ -195,8 +196,8 @@ class Judge:
         self.violation("connection error", f"{error}; all was well at {self._since(used)} s", ask, seen)
 
     def _changed_half_way(self, ask: Ask, seen: Seen, failed: float) -> bool:
-        """A slice that was evicted is asked for again; if the object has another version by then, the answer cannot be
-        finished, and is cut rather than mixed (docs/guide/caching.md)."""
+        """True if the object changed halfway. An evicted slice is requested again; if the object has another version by
+        then, the response cannot be completed, and is cut off rather than mixed (docs/guide/caching.md)."""
         version = seen.get("x-object").partition("|")[2].partition("|")[0]
         if not version.isdigit() or int(version) < 1 or ask.item.size <= SLICED:
             return False
@@ -204,7 +205,7 @@ class Judge:
         return newer is not None and newer <= failed
 
     def left(self, ask: Ask, seen: Seen) -> None:
-        """The viewer left in the middle: what it had must have been right so far."""
+        """Judge a response that the viewer left unfinished: what it had received must be correct."""
         self.counts["left in the middle"] += 1
         self._gate(ask, seen)
         self._prefix(ask, seen)
@@ -218,7 +219,7 @@ class Judge:
             if not expected.startswith(seen.body):
                 self.violation("wrong bytes before a cut", difference(expected, seen.body), ask, seen)
 
-    # -- answers -----------------------------------------------------------------------------------------------------
+    # -- responses ---------------------------------------------------------------------------------------------------
 
     def answer(self, ask: Ask, seen: Seen) -> None:
         self.counts["answers"] += 1
@@ -251,7 +252,7 @@ class Judge:
             self.violation("status", f"{status} is no answer to this", ask, seen)
 
     def opened(self, ask: Ask, seen: Seen) -> None:
-        """The answer to a WebSocket's handshake. What is said over it the talker compares itself."""
+        """Judge the response to a WebSocket handshake. The talker itself compares the messages."""
         self.kinds[ask.kind] += 1
         result = seen.get("x-cache").removesuffix(" from cloudfront")
         self.results[f"{seen.status} {result}"] += 1
@@ -267,7 +268,7 @@ class Judge:
             self.violation("status", f"{seen.status} is no answer to a handshake", ask, seen)
 
     def talk_broken(self, ask: Ask, seen: Seen | None, used: float, failed: float, error: str) -> None:
-        """A WebSocket broke off, or its connection before it was one."""
+        """Judge a broken WebSocket, or a connection that broke before the upgrade."""
         if self.truth.hit_by_kill(used, failed):
             self.counts["WebSockets broken by a kill"] += 1
         elif seen is not None and seen.status == 101 and self.truth.troubled(ask.item.path, used, failed):
@@ -276,7 +277,8 @@ class Judge:
             self.violation("connection error", f"WebSocket: {error}", ask, seen)
 
     def _gate(self, ask: Ask, seen: Seen) -> bool:
-        """Was the request let in just when it should? True if it was refused, and nothing is left to be judged."""
+        """Check that the request was allowed exactly when it should be. True if it was refused, so that nothing else is
+        left to judge."""
         refused = seen.status == 403
         for right, page in ((ask.host_right, True), (ask.right, False)):
             if right is None:
@@ -306,13 +308,13 @@ class Judge:
 
     def _failure(self, ask: Ask, seen: Seen) -> None:
         troubled = self.truth.troubled(ask.item.path, ask.sent, seen.answered)
-        # A connection that the origin closed just now may have been given to what cannot be sent twice.
+        # A connection that the origin has just closed may have been used for a request that cannot be sent twice.
         if not troubled and not (ask.payload is not None and self.truth.hung_up(ask.sent, seen.answered)):
             self.violation("5xx without a fault", "", ask, seen)
             return
         self.counts["5xx of a fault"] += 1
         if seen.status in (500, 503):
-            # 502 and 504 are the edge's own; these two are the origin's words.
+            # 502 and 504 come from the edge; these two come from the origin.
             if ask.method == "GET" and seen.body != error_body(ask.item.path, seen.status):
                 self.violation("wrong body", "not the origin's error", ask, seen)
         elif seen.status not in (502, 504) or (
@@ -328,7 +330,8 @@ class Judge:
             self.violation("wrong body", f"expected the echo {expected!r}", ask, seen)
 
     def _object(self, ask: Ask, seen: Seen, *, age: bool = True) -> tuple[int, bytes] | None:
-        """Version and whole plain body of what the answer claims to be, if that may be the answer."""
+        """The version and the whole uncompressed body that the response claims to be, if that is an allowed
+        response."""
         target, _, rest = seen.get("x-object").partition("|")
         version_text, _, rest = rest.partition("|")
         variant, _, coding = rest.partition("|")
@@ -351,7 +354,7 @@ class Judge:
         return version, body(target, version, variant, item.size_of(version))
 
     def _age(self, ask: Ask, seen: Seen, version: int) -> None:
-        """Is this version not too old?"""
+        """Check that this version is not too old."""
         truth, item = self.truth, ask.item
         floor = truth.floor(item.path, ask.sent)
         if version < floor:
@@ -473,7 +476,7 @@ def _decoded(coding: str, data: bytes) -> bytes:
 
 
 def _satisfiable(value: str, size: int) -> list[tuple[int, int]]:
-    """The parts that a Range field means for `size` bytes. Those that the soak sends are in order."""
+    """The byte ranges that a Range field selects from `size` bytes. The soak sends ranges in order."""
     found = []
     for spec in value.removeprefix("bytes=").split(","):
         low, _, high = spec.strip().partition("-")

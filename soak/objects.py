@@ -1,5 +1,5 @@
-"""What lives at the origin. A body is a function of its target, version and variant, and each of its 64-byte lines
-says all three and its own offset, so that any piece of any body can be recognised."""
+"""The objects at the origin. A body is a function of its target, version, and variant, and each of its 64-byte lines
+contains all three and its own offset, so that any piece of any body can be recognized."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ LARGE: Final = (1 << 21, 3_000_000, LARGEST)
 
 
 class Area(NamedTuple):
-    """One cache behavior of the distribution. `min_ttl` is what its cache policy says, seconds; `query`: the viewer's
-    own query string reaches the origin and is in the key; `coded`: Accept-Encoding is in the key."""
+    """One cache behavior of the distribution. `min_ttl` is the minimum TTL of its cache policy, in seconds; `query`:
+    the viewer's query string reaches the origin and is in the key; `coded`: Accept-Encoding is in the key."""
 
     name: str
     items: int
@@ -62,9 +62,9 @@ AREAS: Final = {
 
 
 class Item(NamedTuple):
-    """One object. `framing` is how the origin delimits it: `length`, `chunked`, or `close`. `max_age` and `swr` are
-    seconds and what `cache_control` says; `etag` is `strong`, `weak` or `none`; `packed`: the origin itself answers
-    with gzip if it may; `status` is 200 or 404."""
+    """One object. `framing` is how the origin delimits it: `length`, `chunked`, or `close`. `max_age` and `swr` are the
+    values in `cache_control`, in seconds; `etag` is `strong`, `weak`, or `none`; `packed`: the origin itself responds
+    with gzip if allowed; `status` is 200 or 404."""
 
     path: str
     area: Area
@@ -81,7 +81,7 @@ class Item(NamedTuple):
     status: int
 
     def size_of(self, version: int) -> int:
-        """Versions differ in size too, where there is room."""
+        """The size of a version in bytes. Versions also differ in size, where there is room."""
         return self.size + version * 7 % 13 if self.size >= LINE else self.size
 
     def tag(self, version: int, variant: str, coding: str) -> str | None:
@@ -92,7 +92,7 @@ class Item(NamedTuple):
 
     @property
     def lasts(self) -> int:
-        """Seconds for which a version may be served after there is a newer one, while all is well."""
+        """Seconds for which a version may be served after a newer one exists, in the absence of faults."""
         return max(self.area.min_ttl, self.max_age) + self.swr if self.area.caches else 0
 
 
@@ -141,14 +141,14 @@ def catalogue(seed: int) -> dict[str, Item]:
 
 
 def body(name: str, version: int, variant: str, size: int) -> bytes:
-    """The body of `name` (path, and query string where it counts) in one version and variant."""
+    """The body of `name` (the path, with the query string where it matters) in one version and variant."""
     key = (name, version, variant, size)
     made = _small.get(key) or _big.get(key)
     if made is None:
         label = f"{name:<34} {version:>7} {variant:<9}".encode("ascii")
         assert len(label) == len(_MARK), label
         made = _TEMPLATE[: -(-size // LINE) * LINE].replace(_MARK, label)[:size]
-        # The large ones are made anew each time but for the last few.
+        # Large bodies are created again each time, except for the last few.
         shelf = _small if size <= 65_536 else _big
         if len(shelf) >= (1000 if shelf is _small else 30):
             del shelf[next(iter(shelf))]
@@ -161,12 +161,12 @@ _big: dict[tuple[str, int, str, int], bytes] = {}
 
 
 def packed(plain: bytes) -> bytes:
-    """The gzip form that the origin sends: the same bytes each time."""
+    """The gzip form that the origin sends: identical bytes each time."""
     return gzip.compress(plain, 1, mtime=0)
 
 
 def difference(expected: bytes, got: bytes) -> str:
-    """Where two bodies part, and what stands there."""
+    """The position at which two bodies differ, and the bytes there."""
     if expected == got:
         return "no difference"
     low, high = 0, min(len(expected), len(got))

@@ -1,5 +1,5 @@
-"""The origin: asyncio streams on a real socket, right in all that RFC 9110 asks of it, except where the weather says
-otherwise. Every answer says in `X-Object` what it is: target, version, variant, coding."""
+"""The origin: asyncio streams on a real socket, conforming to RFC 9110 except for injected faults. The `X-Object` field
+of every response identifies it: target, version, variant, and coding."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ SPOILING: Final = (
     "bad-chunk",
     "lying-length",
 )
-"""Faults that a viewer may feel."""
+"""Faults that may be visible to a viewer."""
 HARMLESS: Final = ("slow-head", "slow-body", "chatter", "hangup", "hints")
-"""Oddities that no viewer may feel. `chatter`: bytes after the end of the answer; `hangup`: the connection is closed
-after the answer without a word; `hints`: 103 before the answer."""
+"""Oddities that must be invisible to viewers. `chatter`: bytes after the end of the response; `hangup`: the connection
+is closed after the response without notice; `hints`: a 103 before the response."""
 CHATTER: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nX-Object: chatter\r\n\r\nmalicious"
 LIES: Final = (4611686018427387904, (1 << 63) - 1)
-"""What `lying-length` says of a body of a few bytes: more than any object has, so nobody stores it."""
+"""The lengths that `lying-length` claims for a body of a few bytes: longer than any object, so no cache stores it."""
 STUCK: Final = 6.0
-"""Seconds; the edge waits for less."""
+"""Seconds for which the origin stalls; the edge's timeout is shorter."""
 _RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
 
 Fields = dict[str, str]
@@ -62,7 +62,7 @@ class SoakOrigin:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def die(self) -> None:
-        """Stop listening, and break off every connection."""
+        """Stop listening, and abort every connection."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -88,7 +88,7 @@ class SoakOrigin:
             while await self._one(reader, writer):
                 pass
         except (OSError, asyncio.IncompleteReadError, RuntimeError):
-            pass  # the edge has hung up, or a fault has
+            pass  # closed by the edge or by a fault
         except asyncio.CancelledError:
             _reset(writer)  # the soak is over
         finally:
@@ -98,7 +98,7 @@ class SoakOrigin:
                 writer.close()
 
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """One request and its answer. False: the connection is over."""
+        """Handle one request. Returns False if the connection is over."""
         try:
             head = await reader.readuntil(b"\r\n\r\n")
         except asyncio.IncompleteReadError as error:
@@ -144,7 +144,7 @@ class SoakOrigin:
         return False
 
     def _suspect(self, head: bytes, version: str, target: str, fields: Fields) -> None:
-        """What must never come out of an edge."""
+        """Report anything that an edge must never send."""
         leaks = self.truth.leaks
         if version != "HTTP/1.1" or not target.startswith("/"):
             leaks.append(f"the origin got a wrong request line: {head[:200]!r}")
@@ -155,7 +155,7 @@ class SoakOrigin:
         if "content-length" in fields and "transfer-encoding" in fields:
             leaks.append(f"the origin got a request framed twice: {head!r}")
 
-    # -- answers -----------------------------------------------------------------------------------------------------
+    # -- responses ---------------------------------------------------------------------------------------------------
 
     async def _answer(
         self, writer: asyncio.StreamWriter, item: Item, method: str, target: str, fields: Fields, sent: bytes
@@ -274,8 +274,9 @@ class SoakOrigin:
             return False
         head = _head(status, headers)
         if fault == "chatter" and framing == "length" and len(data) < 4096:
-            # In one piece with the answer: what comes when the next request has been sent already, nobody can tell from
-            # the answer to it.
+            # In one write with the response: bytes that arrive after the next request was sent cannot be distinguished
+            # from
+            # the response to it.
             writer.write(head + (b"" if bodiless else data) + CHATTER)
             await writer.drain()
             return True
@@ -284,7 +285,7 @@ class SoakOrigin:
             return self._goes_on(writer, fault)
         spoilt = fault in ("reset-body", "short-body", "stuck-body", "bad-chunk") and len(data) > 1
         if spoilt and not (framing == "close" and fault in ("short-body", "bad-chunk")):
-            # Without a length an early end could not be told from the end, so there only a reset is a fault.
+            # Without a length, an early end looks like the end, so only a reset is a fault there.
             self.truth.felt(item.path)
             half = data[: max(1, len(data) // 2)]
             writer.write(b"%x\r\n%b\r\n" % (len(half), half) if framing == "chunked" else half)
@@ -328,7 +329,7 @@ class SoakOrigin:
 
 
 def error_body(path: str, status: int) -> bytes:
-    """What the origin says with a 500 or 503."""
+    """The origin's body for a 500 or 503."""
     return f"the origin fails {path} with {status}\n".encode() * 3
 
 
@@ -339,7 +340,7 @@ def _head(status: int, headers: list[tuple[str, str]]) -> bytes:
 
 def _reset(writer: asyncio.StreamWriter) -> None:
     sock = writer.get_extra_info("socket")
-    with contextlib.suppress(OSError, RuntimeError, ValueError):  # uvloop: of what is closed already
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # uvloop raises them if it is already closed
         if sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.transport.abort()
@@ -370,7 +371,7 @@ def _unmodified(fields: Fields, tag: str | None, modified: str | None) -> bool:
 def _part(
     item: Item, fields: Fields, tag: str | None, modified: str | None, size: int
 ) -> tuple[int, int] | None:
-    """First and last byte to send; first above last if there are none; None for the whole."""
+    """The first and last byte to send; first > last if there are none; None for the whole body."""
     found = _RANGE.fullmatch(fields.get("range", ""))
     if found is None or not item.ranges:
         return None

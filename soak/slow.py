@@ -1,6 +1,6 @@
-"""Slow viewers: blank lines that drip, heads and uploads that drip, a TLS handshake that never begins, and somebody who
-asks for a large object and never reads. Each must be let go by the edge, and an upload that never ends must not reach
-the origin."""
+"""Slow viewers: trickled blank lines, trickled heads and uploads, a TLS handshake that never begins, and a viewer that
+requests a large object and never reads. The edge must disconnect each of them, and an upload that never ends must not
+reach the origin."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ OPTIONS: Final = (
     "--min-rate",
     "500",
 )
-"""What the edge is told, so that its patience ends within a short soak."""
+"""Options for the edge with timeouts that expire within a short soak."""
 PATIENCE: Final = 40.0
-"""Seconds within which a slow viewer must have been let go, however busy the machine is."""
+"""Seconds within which a slow viewer must be disconnected, however busy the machine is."""
 DRIP: Final = 0.2
-"""Seconds between two drips."""
+"""Seconds between two trickled pieces."""
 
 
 class Slow:
-    """One slow viewer after the other, of all kinds by turns."""
+    """One slow viewer after another, of each kind in turn."""
 
     def __init__(
         self, number: int, seed: int, ports: tuple[int, int], host: str, truth: Truth, judge: Judge
@@ -61,7 +61,7 @@ class Slow:
                     ended = await kind(stop)
                     self._count(kind.__name__.strip("_"), ended)
                 continue
-            # What a killed worker leaves unsent ends in good order, which a viewer that never reads does not see.
+            # A killed worker's unsent data ends with an orderly close, which a viewer that never reads does not see.
             unseen = kind == self._deaf and any(killed >= began_at for killed in self._truth.kills)
             if time.monotonic() - began >= PATIENCE and not stop.is_set() and not unseen:
                 self._judge.violation("a slow viewer was not let go", f"{kind.__name__} for {PATIENCE:g} s")
@@ -93,7 +93,7 @@ class Slow:
     async def _drips(
         self, port: int, began: bytes, drip: bytes, stop: asyncio.Event, *, reads: bool = True
     ) -> bool:
-        """Begin, then drip until the edge ends the connection (True) or the soak does (False)."""
+        """Send `began`, then trickle `drip` until the edge ends the connection (True) or the soak ends (False)."""
         loop = asyncio.get_running_loop()
         sock = socket.socket()
         try:

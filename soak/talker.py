@@ -1,7 +1,7 @@
-"""WebSockets in the soak: viewers that open one, send numbered messages, and want each back, whole and in order.
+"""WebSocket viewers: each opens a WebSocket, sends numbered messages, and expects each one back, complete and in order.
 
-The origin says first which target it was asked for, then sends every message back as it came. So a byte that is lost,
-doubled, out of order or another viewer's is seen.
+The origin first sends the requested target, then echoes every message unchanged. So lost, duplicated, or reordered
+bytes, and bytes of another viewer, are detected.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from soak.truth import Truth
 from soak.viewer import Answered
 
 PATIENCE: Final = 20.0
-"""Seconds without a byte after which it is a violation that there is none."""
+"""Seconds without a byte that count as a violation."""
 MOST: Final = 100_000
-"""WebSockets of one talker at most."""
+"""Maximum number of WebSockets of one talker."""
 SIZES: Final = (0, 1, 125, 126, 1000, 65_535, 65_536, 200_000)
 
 
 class Talker:
-    """One who opens WebSockets, one after the other; every other one needs a signature."""
+    """A viewer that opens WebSockets, one after another; every other one needs a signature."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Credentials of every kind, and what each must lead to."""
+"""Credentials of every kind, and the required outcome for each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OURS: Final = "127.0.0.0/8"
 
 
 class Right:
-    """What a request's credentials are worth. `code` is the error's code where they are worth nothing."""
+    """The validity of a request's credentials. `code` is the error code if they are invalid."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Right:
         self._unless = unless
 
     def verdict(self, sent: float, answered: float) -> tuple[bool | None, str]:
-        """Must the request have been let in (None: either), and the code of its refusal if not."""
+        """Whether the request must have been allowed (None: either), and the error code if not."""
         unsure = False
         for standing in self._standings:
             holds = standing.verdict(sent, answered)
@@ -58,7 +58,7 @@ FREE: Final = Right()
 
 
 class Ticket(NamedTuple):
-    """A target and headers to ask with, what `kind` of ticket it is, and what it is worth."""
+    """A target and request headers, the `kind` of ticket, and its validity."""
 
     target: str
     headers: tuple[tuple[str, str], ...]
@@ -67,7 +67,7 @@ class Ticket(NamedTuple):
 
 
 class Key:
-    """A key pair, and its place in the groups. `standings` must all hold for its signatures to count."""
+    """A key pair and its membership in the groups. Its signatures are valid only while all `standings` hold."""
 
     def __init__(self, name: str, private: PrivateKey, *standings: Standing) -> None:
         self.name = name
@@ -99,8 +99,8 @@ def new_private(kind: str) -> PrivateKey:
 
 
 class Office:
-    """Issues tickets for one host over http or https. Those that are good for long are issued again and again, so that
-    edges meet signatures that they remember as well as new ones."""
+    """Issues tickets for one host over HTTP or HTTPS. Tickets with a long lifetime are issued repeatedly, so that edges
+    see remembered signatures as well as new ones."""
 
     def __init__(
         self, scheme: str, host: str, url: list[Key], cookie: list[Key], turn: list[Key], stranger: Key
@@ -111,11 +111,11 @@ class Office:
         self.cookie = cookie
         self.turn = turn
         self.stranger = stranger
-        """Known to Keyfront, but in no group that is trusted where it signs."""
+        """A key that Keyfront knows, but that is in no group trusted where it signs."""
         self._kept: dict[str, list[Ticket]] = {}
 
     def ticket(self, rng: random.Random, path: str, query: str = "") -> Ticket:
-        """A ticket for `path`, which is in the area url, cookie or turn; mostly a good one."""
+        """A ticket, usually valid, for `path`, which is in the area url, cookie, or turn."""
         area = path.split("/")[1]
         if rng.random() < 0.25:
             return self._bad(rng, area, path, query)
@@ -130,11 +130,11 @@ class Office:
         return issued
 
     def stray(self, rng: random.Random) -> str:
-        """The query string of a good ticket, to be sent where none is needed."""
+        """The query string of a valid ticket, to be sent where none is needed."""
         target = self._url(rng, rng.choice(self.url), "/url/0000", "").target
         return "?" + target.partition("?")[2]
 
-    # -- good ones ---------------------------------------------------------------------------------------------------
+    # -- valid tickets -----------------------------------------------------------------------------------------------
 
     def _good(self, rng: random.Random, area: str, path: str, query: str) -> Ticket:
         keys = {"url": self.url, "cookie": self.cookie, "turn": self.turn}[area]
@@ -169,7 +169,7 @@ class Office:
         return self._seal(signed, kind, key)
 
     def _brief(self, rng: random.Random, key: Key, path: str, query: str) -> Ticket:
-        """Good for some seconds only, and asked for beyond them."""
+        """A ticket that is valid for only a few seconds and used beyond them."""
         assert key.signer is not None
         expires = int(time.time()) + rng.randrange(1, 6)
         resource = None if rng.random() < 0.5 else self._full(path, query)
@@ -206,10 +206,10 @@ class Office:
         right = Right(until=until, standings=key.standings, unless="InvalidKey")
         return Ticket(signed.removeprefix(f"{self.scheme}://{self.host}"), (), kind, right)
 
-    # -- bad ones ----------------------------------------------------------------------------------------------------
+    # -- invalid tickets ---------------------------------------------------------------------------------------------
 
     def _bad(self, rng: random.Random, area: str, path: str, query: str) -> Ticket:
-        # Keys that never leave their group, so that what is wrong is the ticket and nothing else.
+        # Keys that never leave their group, so that only the ticket itself is invalid.
         keys = {"url": self.url, "cookie": self.cookie, "turn": self.url}[area]
         key = rng.choice(keys)
         assert key.signer is not None
@@ -275,7 +275,7 @@ class Office:
 
 
 def _spoilt(rng: random.Random, signature: str) -> str:
-    """One letter in the middle changed into another one of the alphabet."""
+    """The signature with one character in the middle replaced by another one of the alphabet."""
     at = rng.randrange(12, len(signature) - 12)
     letter = "A" if signature[at] != "A" else "B"
     return signature[:at] + letter + signature[at + 1 :]

@@ -1,5 +1,5 @@
-"""What holds at which moment, for the origin to act by and for the judge to judge by. Times are epoch seconds, as
-credentials have them; everything runs on one machine and one clock."""
+"""The truth: the expected state at each moment, for the origin's behavior and the judge's verdicts. Times are epoch
+seconds, as in credentials; everything runs on one machine and one clock."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from typing import Final, NamedTuple
 from soak.objects import Item
 
 EFFECT: Final = 1.0
-"""Seconds in which a change must have reached every worker after the API has answered."""
+"""Seconds after the API's response within which a change must reach every worker."""
 AFTER_FAULT: Final = 5.0
-"""Seconds for which a fault may still be felt: the edge's attempts (two of two seconds), and an error kept for one."""
+"""Seconds for which a fault may still have an effect: the edge's attempts (two of two seconds each), and an error
+cached for one second."""
 STANDSTILL: Final = 2.0
-"""Seconds for which this process did not run, from which on it is the machine that stood still (or the processes that
-were stopped): what takes its time says nothing then."""
+"""Seconds without running from which this process assumes that the machine (or the processes) was suspended: delays
+prove nothing then."""
 AFTER_KILL: Final = 1.0
-"""Seconds after a kill within which viewers may still be talking with the dead."""
+"""Seconds after a kill within which viewers may still be connected to the killed process."""
 
 
 class Standing:
-    """Something that the operator switches on and off: a key's place in its group, an alias, a distribution."""
+    """A fact that the operator switches on and off: a key's membership in its group, an alias, a distribution."""
 
     def __init__(self, on: bool = False) -> None:
         self.on = on
@@ -30,18 +31,18 @@ class Standing:
         self.changing: float | None = None
 
     def begin(self) -> None:
-        """A call that changes it is about to be made; what holds is open until `settle`."""
+        """Record that a call that changes the fact is about to be made; its state is undetermined until `settle`."""
         if self.changing is None:
             self.changing = time.time()
 
     def settle(self, on: bool) -> None:
-        """The API has answered, just now: this holds."""
+        """Record that the API has just responded: the state is now `on`."""
         self.on = on
         self.since = time.time()
         self.changing = None
 
     def verdict(self, sent: float, answered: float) -> bool | None:
-        """What held for a request of that time; None: either."""
+        """The state for a request at that time; None: either."""
         if self.changing is not None and self.changing <= answered:
             return None
         return None if sent < self.since + EFFECT else self.on
@@ -58,35 +59,35 @@ class Truth:
         self.began = time.time()
         self._versions: dict[str, list[float]] = {path: [self.began - 1000.0] for path in items}
         self.faults: dict[str, tuple[str, float]] = {}
-        """By path: what is wrong there, and until when."""
+        """By path: the fault there, and when it ends."""
         self._felt: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=256))
         self.dead: list[Window] = []
         self.hangups: deque[float] = deque(maxlen=256)
-        """When the origin closed a connection without saying so."""
+        """Times at which the origin closed a connection without notice."""
         self.kills: list[float] = []
         self.control_kills: list[float] = []
         self.beat = time.time()
         self.standstills: list[Window] = []
         self._floors: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
         self.leaks: list[str] = []
-        """What the origin saw that should never leave the edge."""
+        """What the origin received although it must never leave the edge."""
         self.notes: deque[str] = deque(maxlen=400)
 
     def note(self, text: str) -> None:
-        """Remember what happened, for whoever reads a violation."""
+        """Record an event, for the reader of a violation."""
         self.notes.append(f"{time.time() - self.began:8.3f} {text}")
 
     # -- versions ----------------------------------------------------------------------------------------------------
 
     def version(self, path: str) -> int:
-        """The one that the origin has now. The first is 1."""
+        """The version that the origin has now. The first is 1."""
         return len(self._versions[path])
 
     def born(self, path: str, version: int) -> float:
         return self._versions[path][version - 1]
 
     def superseded(self, path: str, version: int) -> float | None:
-        """When the next version came, None if there is none yet."""
+        """When the next version was published; None if there is none yet."""
         times = self._versions[path]
         return times[version] if version < len(times) else None
 
@@ -94,7 +95,7 @@ class Truth:
         return bisect_right(self._versions[path], moment)
 
     def bump(self, path: str) -> bool:
-        """A new version, unless the last one is younger than Last-Modified can tell apart."""
+        """Publish a new version, unless the last one is too recent for Last-Modified to distinguish."""
         times = self._versions[path]
         now = time.time()
         if now - times[-1] < 2.0:
@@ -105,7 +106,7 @@ class Truth:
     # -- invalidations -----------------------------------------------------------------------------------------------
 
     def ended(self, paths: dict[str, int], moment: float) -> None:
-        """From `moment` on, nothing older than these versions may be served."""
+        """Record that nothing older than these versions may be served from `moment` on."""
         for path, version in paths.items():
             floors = self._floors[path]
             floors.append((moment, version))
@@ -121,11 +122,11 @@ class Truth:
         return kind if time.time() < until else ""
 
     def felt(self, path: str) -> None:
-        """An origin's answer was spoilt just now."""
+        """Record that a response of the origin was just corrupted."""
         self._felt[path].append(time.time())
 
     def troubled(self, path: str, sent: float, answered: float, before: float = AFTER_FAULT) -> bool:
-        """Did the origin fail for this path in a way that an answer of that time may show?"""
+        """True if the origin failed for this path in a way that may affect a response of that time."""
         begin = sent - before
         if any(begin <= moment <= answered for moment in self._felt[path]):
             return True
@@ -135,7 +136,7 @@ class Truth:
         return any(sent - 2.0 <= moment <= answered for moment in self.hangups)
 
     def pulse(self) -> None:
-        """To be called many times a second."""
+        """Detect suspensions of this process. Call it many times a second."""
         now = time.time()
         if now - self.beat > STANDSTILL:
             self.standstills.append(Window(self.beat, now))
@@ -143,10 +144,10 @@ class Truth:
         self.beat = now
 
     def stood_still(self, begin: float) -> bool:
-        """Was there a standstill since then, or so shortly before that it may still be felt?"""
+        """True if the machine was suspended since `begin`, or so shortly before that it may still have an effect."""
         self.pulse()
         return any(begin - 10.0 <= window.end for window in self.standstills)
 
     def hit_by_kill(self, used: float, failed: float) -> bool:
-        """May a connection that was made or last answered on at `used` have been cut by a kill?"""
+        """True if a kill may have cut a connection that was opened or last received a response at `used`."""
         return any(used - AFTER_KILL <= moment <= failed for moment in self.kills)

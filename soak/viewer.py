@@ -1,4 +1,5 @@
-"""Viewers: raw sockets, kept connections, pipelines, heads in two pieces, slow readers, and some who leave."""
+"""Viewers on raw sockets: persistent connections, pipelines, heads in two pieces, slow readers, and early
+disconnects."""
 
 from __future__ import annotations
 
@@ -17,19 +18,19 @@ from soak.tickets import FREE, Office, Right, Ticket
 from soak.truth import Standing, Truth
 
 PATIENCE: Final = 20.0
-"""Seconds without a byte of an answer after which it is a violation that there is none."""
+"""Seconds without a byte of a response that count as a violation."""
 PAUSE: Final = 0.02
 """Mean seconds between two batches of one viewer."""
 MOST: Final = 200_000
-"""Batches of one viewer at most, however long the soak."""
+"""Maximum number of batches of one viewer, however long the soak."""
 _WEIGHTS: Final = {"free": 30, "url": 22, "cookie": 15, "turn": 13, "vary": 8, "q": 6, "pass": 6}
 
 Answered = Callable[[Ask, Seen], None]
 
 
 class Hosts:
-    """Names under which the content is reached: the distribution's own, an alias that comes and goes, and a second
-    distribution that does so too. `rights` maps those that may be gone to what they are worth."""
+    """The host names of the content: the distribution's own, an alias that is added and removed, and a second
+    distribution that is created and deleted. `rights` maps the names that may be gone to their validity."""
 
     def __init__(self, own: str) -> None:
         self.own = own
@@ -69,9 +70,7 @@ class Viewer:
         self._last = ""
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
-        self._asked = (
-            0.0  # when this connection was made, or the batch before this one was sent: all was well then
-        )
+        self._asked = 0.0  # when this connection was opened, or the previous batch was sent: it worked then
 
     async def run(self, stop: asyncio.Event) -> None:
         rng = self._rng
@@ -164,8 +163,8 @@ class Viewer:
         return True
 
     async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """TLS by the edge's own layer: uvloop's throws away what a slow viewer has not read yet when the other side
-        closes, up to 256 KiB of an answer that was whole (decision 0011)."""
+        """Open a connection, with TLS by the edge's own layer: when the peer closes, uvloop's layer discards what a
+        slow viewer has not yet read, up to 256 KiB of a complete response (decision 0011)."""
         if self._tls is None:
             return await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 18)
         loop = asyncio.get_running_loop()
@@ -181,9 +180,9 @@ class Viewer:
         return reader, asyncio.StreamWriter(secured, protocol, reader, loop)
 
     def _past(self) -> str:
-        """This connection, as a violation tells it."""
+        """This connection's history, for a violation."""
         assert self._writer is not None
-        name = self._writer.get_extra_info("sockname")  # none once the connection has gone
+        name = self._writer.get_extra_info("sockname")  # None once the connection is gone
         return f"port {name[1] if name else 'gone'}, last answer before {self._last or 'none'}"
 
     def _hang_up(self, *, abort: bool = False) -> None:
@@ -216,7 +215,7 @@ class Viewer:
                 return Seen(int(status), headers, time.time())
 
     async def _body(self, ask: Ask, seen: Seen) -> None:
-        """The whole body into `seen`, as RFC 9112 §6.3 frames it. What came before a failure stays there."""
+        """Read the whole body into `seen`, framed as in RFC 9112 §6.3. What arrived before a failure stays there."""
         assert self._reader is not None
         if ask.method == "HEAD" or seen.status in (204, 304):
             return
@@ -262,7 +261,7 @@ class Viewer:
         await self._exactly(self._rng.randrange(size), parts)
         seen.body = b"".join(parts)
 
-    # -- asking --------------------------------------------------------------------------------------------------------
+    # -- requests ------------------------------------------------------------------------------------------------------
 
     def _remember(self, ask: Ask, seen: Seen) -> None:
         if seen.status == 200 and seen.get("x-object") and (seen.get("etag") or seen.get("last-modified")):
@@ -285,7 +284,7 @@ class Viewer:
         if item.area.signed:
             ticket = self._office.ticket(rng, item.path, query)
         elif area == "free" and rng.random() < 0.2:
-            # Parameters that are not in the key, also those that would sign.
+            # Parameters that are not in the key, including those of signatures.
             ticket = ticket._replace(target=item.path + rng.choice(("?", "?x=1", self._office.stray(rng))))
         else:
             ticket = ticket._replace(target=name)
@@ -326,7 +325,7 @@ class Viewer:
         return ask
 
     def _refine(self, ask: Ask, item: Item) -> None:
-        """Perhaps a range, a condition, or a coding."""
+        """Possibly add a range, a condition, or a coding."""
         rng, headers = self._rng, ask.headers
         tag, modified = self._known.get((ask.name, ask.variant), ("", ""))
         choice = rng.random()
@@ -335,7 +334,7 @@ class Viewer:
             headers.append(("Range", ask.ranges))
             ask.kind = f"range {ask.kind}"
             if rng.random() < 0.4:
-                # A validator of what this viewer has seen, or of what nobody has.
+                # A validator of a response that this viewer has seen, or of none that exists.
                 ask.if_range = tag if tag and rng.random() < 0.8 else '"nothing like it"'
                 headers.append(("If-Range", ask.if_range))
         elif choice < 0.3 and (tag or modified):

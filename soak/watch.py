@@ -1,4 +1,4 @@
-"""What the processes are watched for: memory, file descriptors, what they say, and their access records."""
+"""Monitoring of the processes: memory, file descriptors, log output, and access records."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ GROWTH: Final = 1.15
 ROOM: Final = 8 * MIB
 """A worker's memory is flat if the last third's median is at most `GROWTH` times the middle third's plus `ROOM`."""
 ABOVE_CACHE: Final = 120 * MIB
-"""What a worker may need besides its cache."""
+"""Bytes that a worker may need in addition to its cache."""
 LONG: Final = 90.0
-"""Seconds of a soak from which on growth is judged: before, the cache is filling."""
+"""Seconds of a soak from which growth is judged; before that, the cache is filling."""
 _SECRET: Final = re.compile(rb"(?:Signature|Policy)=[^&\"]{40}|CloudFront-[PSKE]")
 _PAGE: Final = os.sysconf("SC_PAGESIZE")
 
 
 class Sample(NamedTuple):
-    """`at` is seconds since the beginning, `rss` bytes, `files` open file descriptors."""
+    """One sample of a process. `at` is seconds since the start, `rss` bytes, `files` the number of open file
+    descriptors."""
 
     at: float
     pid: int
@@ -46,7 +47,7 @@ class Watch:
         self.cache = cache
         self.samples: defaultdict[str, list[Sample]] = defaultdict(list)
         self.fresh = max(sample.files for name, sample in self.look().items() if name != "control")
-        """File descriptors of a worker that nobody has asked for anything yet."""
+        """Number of file descriptors of a worker that has received no request yet."""
 
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
@@ -71,7 +72,8 @@ class Watch:
         return taken
 
     def judge_memory(self, seconds: float) -> None:
-        """Print each process's series and judge it. A process that was killed is judged life by life, by its peak."""
+        """Print and judge each process's series. Each run of a process that was killed is judged separately, by its
+        peak."""
         for name, samples in sorted(self.samples.items()):
             lives = {sample.pid: [s for s in samples if s.pid == sample.pid] for sample in samples}
             longest = max(lives.values(), key=len)
@@ -110,7 +112,8 @@ class Watch:
             )
 
     async def at_rest(self) -> None:
-        """When all viewers are gone, a worker must let go of their connections and, soon, of the origin's."""
+        """Check that when all viewers are gone, a worker closes their connections and, soon after, those to the
+        origin."""
         ends = time.time() + 12
         while True:
             files = {name: s.files for name, s in self.look().items() if name != "control"}
@@ -126,7 +129,7 @@ class Watch:
             await asyncio.sleep(0.2)
 
     def judge_log(self) -> None:
-        """What `keyfront up` has said."""
+        """Judge the output of `keyfront up`."""
         said: Counter[str] = Counter()
         for line in self.up.log:
             text = line.rstrip()
@@ -137,7 +140,7 @@ class Watch:
             said[re.sub(r"\d+|\b[A-Za-z0-9_-]{40,}=*", "#", text)] += 1
         for text, times in said.most_common(40):
             print(f"  said {times} times: {text}")
-        # What an origin does wrong is named like an error, and that a limit was reached may be its doing.
+        # An origin's fault is named like an error, and may also be the reason why a limit was reached.
         whole = "".join([line for line in self.up.log if not line.startswith("keyfront: the limit ")])
         whole = re.sub(r"\bOrigin\w+Error:", "", whole)
         for word in ("Traceback", "Exception", "Error:", "was never awaited", "Task was destroyed", "failed"):
@@ -158,8 +161,9 @@ def _open_files(pid: int) -> list[str]:
 
 
 class Ledger:
-    """Each answered request has left one access record, and each record but those of the unanswered has its answer.
-    Read as the log grows, so that little is remembered."""
+    """The check that each request with a response has exactly one access record, and that each record, except those of
+    requests without a response, has its response. Records are read as the log grows, so that little memory is
+    needed."""
 
     def __init__(self, path: Path, truth: Truth, judge: Judge) -> None:
         self._path = path
@@ -171,7 +175,7 @@ class Ledger:
         self.matched = 0
         self.records = 0
         self.summed = 0
-        """Refusals whose records stand in one for several (`repeats`)."""
+        """Number of refusals that are summarized in a record for several (`repeats`)."""
 
     def answered(self, ask: Ask, seen: Seen) -> None:
         path = ask.target.partition("?")[0]
@@ -185,7 +189,7 @@ class Ledger:
         )
 
     def refused(self, head: bytes, size: int, sent: float, answered: float) -> None:
-        """A request that could not be read was refused with this head and a body of `size` bytes."""
+        """Record that an unreadable request was refused with this head and a body of `size` bytes."""
         found = re.search(rb"\r\nX-Amz-Cf-Id: (\S+)", head)
         status = int(head[9:12])
         if found is not None:
@@ -238,17 +242,17 @@ class Ledger:
             )
 
     def close(self) -> None:
-        """The edge has ended: what is not matched now never will be."""
+        """Finish after the edge has exited: what is not matched now never will be."""
         self.read()
         lost = 0
         for request_id, (sent, answered, *seen) in self._answered.items():
-            # Records wait 20 ms to be written, and a busy machine may keep a worker from it. When the edge had
-            # answered, the viewer cannot know: it may have read the answers before this one for long.
+            # Records are written after 20 ms, and a busy machine may delay that. The viewer cannot know when the edge
+            # responded: it may have spent a long time reading earlier responses.
             if any(sent <= kill <= answered + 0.5 for kill in self._truth.kills):
                 lost += 1
             elif isinstance(seen[2], int) and 400 <= seen[2] < 500 and self.summed > 0:
                 self.summed -= (
-                    1  # one address leaves so many records of refusals a second, and a sum of the rest
+                    1  # an address gets a limited number of refusal records a second, and one for the rest
                 )
             else:
                 at = answered - self._truth.began

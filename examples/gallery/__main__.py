@@ -1,4 +1,4 @@
-"""`python -m examples.gallery`: start Keyfront, put the gallery behind it, serve until ctrl-C or SIGTERM."""
+"""`python -m examples.gallery`: start Keyfront with the gallery behind it, and serve until Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ HOST = "127.0.0.1"
 
 
 class DemoError(RuntimeError):
-    """Something that the demo needs did not come up, or went away; the message says what."""
+    """Something that the demo needs did not start, or stopped; the message says what."""
 
 
 def main() -> int:
     options = _options()
-    # A polite end for every way of being told to stop; the main thread waits for it below.
+    # Shut down cleanly on every stop signal; the main thread waits for this event below.
     stop = threading.Event()
     for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(sign, lambda *_: stop.set())
@@ -106,7 +106,7 @@ def _run(options: argparse.Namespace, harness: contextlib.ExitStack, stop: threa
 
 
 def _address(text: str | None, usual: int) -> tuple[str, int]:
-    """HOST:PORT as asked for; port 0 becomes a free one, and so does a usual port that somebody else has."""
+    """The requested HOST:PORT. Port 0, or a default port that is in use, is replaced by a free one."""
     host, _, port = (text or f"{HOST}:{usual}").rpartition(":")
     if not host or not port.isdigit():
         raise DemoError(f"{text!r} is not HOST:PORT")
@@ -139,7 +139,7 @@ def _listen(port: int) -> socket.socket:
 def _keyfront(
     data: Path, edge: tuple[str, int], control: tuple[str, int], stop: threading.Event
 ) -> Iterator[subprocess.Popen[str]]:
-    """`keyfront up` as a child of ours, ready; ended by SIGTERM, and waited for, when the block is left."""
+    """Run `keyfront up` as a child process that is ready. On exit, send SIGTERM and wait for the process."""
     command = [
         sys.executable, "-m", "keyfront", "up",
         "--data", str(data),
@@ -148,7 +148,7 @@ def _keyfront(
     ]  # fmt: skip
     log = data.parent / "keyfront.log"
     with open(log, "w") as errors:
-        # A session of its own: ctrl-C in the terminal reaches only us, and we end the child in order.
+        # In its own session: Ctrl-C in the terminal reaches only this process, which stops the child in order.
         child = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
         )
@@ -188,7 +188,7 @@ def _last_words(data: Path) -> str:
 
 @contextlib.contextmanager
 def _served(application: Starlette, door: socket.socket) -> Iterator[None]:
-    """The application on uvicorn, in a thread: signals stay with the main thread."""
+    """Serve the application with uvicorn in a thread; signals stay with the main thread."""
     config = uvicorn.Config(
         application, log_level="warning", access_log=False, server_header=False, lifespan="on"
     )
@@ -203,7 +203,7 @@ def _served(application: Starlette, door: socket.socket) -> Iterator[None]:
 
 
 def _aws() -> str:
-    """The AWS CLI that was installed beside this Python, as it is called from here."""
+    """The AWS CLI installed with this Python, as a command relative to the current folder."""
     beside = Path(sys.executable).with_name("aws")
     if not beside.exists():
         return "aws"

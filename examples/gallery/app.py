@@ -1,8 +1,8 @@
-"""The application: an ordinary Starlette site that happens to have a CDN in front of it.
+"""The application: an ordinary Starlette site with a CDN in front of it.
 
-What matters for private content is short, and marked below: (1) it answers nobody but the edge, (2) it signs
-cookies for whoever has logged in, (3) it signs URLs for single files, (4) it tells the edge to keep what it
-delivers and the browser to ask again.
+The parts that matter for private content are short and marked below: (1) it responds only to the edge, (2) it signs
+cookies for users who have logged in, (3) it signs URLs for single files, (4) it lets the edge cache responses and makes
+browsers revalidate them.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from keyfront import Signer, expired_cookies, load_signer, sign_cookies, sign_ur
 HERE = Path(__file__).parent
 COOKIES_LAST = timedelta(minutes=30)
 
-# (4) The edge may keep a file for a day (s-maxage); a browser keeps it too, but asks the edge before each use
-# (max-age=0), so that a picture is gone with the cookies, and not an hour later.
+# (4) The edge may cache a file for a day (s-maxage). A browser also caches it, but revalidates before each use
+# (max-age=0), so that a picture becomes unavailable with the cookies, and not an hour later.
 KEEP_AT_THE_EDGE = {"Cache-Control": "max-age=0, s-maxage=86400, must-revalidate"}
 
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody who may log in; their cookies are signed for `/pictures/` followed by `pictures`."""
+    """A user who may log in. Their cookies are signed for `/pictures/` followed by `pictures`."""
 
     name: str
     password: str
@@ -63,7 +63,7 @@ PEOPLE = (
 
 @dataclass(frozen=True)
 class Harness:
-    """All that the application knows of the world around it; built once, at start."""
+    """Everything that the application needs from its environment; built once, at startup."""
 
     domain_name: str
     edge: tuple[str, int]
@@ -78,7 +78,7 @@ class Harness:
 
     @property
     def host(self) -> str:
-        """What a viewer's Host header says."""
+        """The value of a viewer's Host header."""
         return self.domain_name if self.edge[1] == 80 else f"{self.domain_name}:{self.edge[1]}"
 
     @property
@@ -99,7 +99,7 @@ def harness(
     shelf: Path,
     access_log: Path,
 ) -> Harness:
-    """The harness of a provisioned distribution, its private keys loaded once for every signature."""
+    """The harness for a provisioned distribution, with its private keys loaded once for all signatures."""
     return Harness(
         provisioned.domain_name,
         edge,
@@ -117,7 +117,7 @@ def harness(
 def create_app(setting: Harness) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        # Attempts are made over the wire, like any viewer's; a proxy in the environment has no part in it.
+        # Attempts are real requests, like any viewer's; a proxy in the environment is not used.
         async with httpx.AsyncClient(trust_env=False, timeout=10) as viewer:
             app.state.viewer = viewer
             yield
@@ -147,10 +147,10 @@ def create_app(setting: Harness) -> Starlette:
 
 
 class OnlyTheEdge:
-    """(1) Refuses every request that does not carry the secret header which the edge adds on its way here.
+    """(1) Refuses every request without the secret header that the edge adds to origin requests.
 
-    Without it, whoever learns the origin's address walks round every signature. In production the origin
-    should besides be reachable from the edge alone.
+    Without it, anyone who learns the origin's address can bypass every signature. In production, the origin should also
+    be reachable only from the edge.
     """
 
     def __init__(self, app: Application, setting: Harness) -> None:
@@ -218,7 +218,7 @@ async def login(request: Request) -> Response:
 
 
 async def logout(request: Request) -> Response:
-    """The browser forgets its cookies. A copy of them would work until it expires: keep lifetimes short."""
+    """Make the browser delete its cookies. A copy of them works until it expires, so keep lifetimes short."""
     request.session.clear()
     answer = RedirectResponse("/", status_code=303)
     for line in expired_cookies(path="/pictures", secure=False, same_site="Lax").set_cookie:
@@ -227,7 +227,7 @@ async def logout(request: Request) -> Response:
 
 
 async def gallery(request: Request) -> Response:
-    """(2) One policy with a wildcard, signed for as much as this person may see, for half an hour."""
+    """(2) Sign one policy with a wildcard for everything that this person may see, for half an hour."""
     person = _user(request)
     if person is None:
         return RedirectResponse("/login", status_code=303)
@@ -239,7 +239,7 @@ async def gallery(request: Request) -> Response:
         albums.setdefault(scene.album, []).append(scene)
     context = {"albums": albums, "resource": resource, "until": _until(until)}
     answer = templates.TemplateResponse(request, "gallery.html", context)
-    # `secure` is on unless turned off, as it must be here: the demo speaks plain http on this machine.
+    # `secure` is on by default. It must be off here, because the demo uses plain HTTP on this machine.
     cookies = sign_cookies(
         resource, setting.pictures_signer, expires=until, path="/pictures", secure=False, same_site="Lax"
     )
@@ -249,7 +249,7 @@ async def gallery(request: Request) -> Response:
 
 
 async def files(request: Request) -> Response:
-    """(3) A link for one file: a canned policy, or a custom one if it is bound to an address."""
+    """(3) Create a link for one file: with a canned policy, or a custom policy if it is bound to an address."""
     person = _user(request)
     if person is None:
         return RedirectResponse("/login", status_code=303)
@@ -278,7 +278,8 @@ async def files(request: Request) -> Response:
 
 
 def _viewer_address(request: Request) -> str:
-    """The viewer as the edge saw it: the last of X-Forwarded-For is its own word, the rest hearsay."""
+    """The viewer's address as the edge saw it: the edge adds the last entry of X-Forwarded-For; the rest is
+    unverified."""
     return request.headers["x-forwarded-for"].rpartition(",")[2].strip()
 
 
@@ -313,7 +314,8 @@ async def refused(request: Request) -> Response:
 
 
 async def picture(request: Request) -> Response:
-    """Only the edge comes here, and only for what somebody's signature allowed. Nothing is asked again."""
+    """Serve a picture. Only the edge requests it, and only after it has verified a signature, so no further check is
+    needed."""
     wanted = f"{request.path_params['album']}/{request.path_params['name']}"
     if not any(wanted in (scene.path, scene.small) for scene in SCENES):
         raise HTTPException(404, "There is nothing here.")

@@ -1,8 +1,8 @@
-"""The requests that are refused, one by one, each with its answer and the reason behind it.
+"""Requests that are refused, one by one, each with its response and the reason.
 
-Every attempt is a real request over the wire, to the edge or (once) to the application. The viewer's side of
-the story is the answer; the operator's side is `explain`, which repeats the edge's checks one by one, and the
-record that the edge wrote.
+Every attempt is a real request over the network, to the edge or (once) to the application. The viewer sees the
+response; the operator sees the output of `explain`, which repeats the edge's checks one by one, and the record that the
+edge wrote.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from examples.gallery.app import Harness
 
 
-# What the page tells of an access record, before it shows the whole.
+# The fields of an access record that the page shows before the whole record.
 TOLD = (
     "status",
     "verdict",
@@ -49,7 +49,7 @@ ANOTHER = SCENES[1].path
 
 @dataclass(frozen=True)
 class Attempt:
-    """`url` makes the address to ask for; `story` says how it was made."""
+    """An attempt. `url` creates the URL to request; `story` describes how it was created."""
 
     name: str
     title: str
@@ -82,12 +82,12 @@ def _signed(harness: Harness) -> str:
 
 
 def _for_nobody(harness: Harness) -> str:
-    # 203.0.113.0/24 is set aside for documentation (RFC 5737): no viewer comes from there.
+    # 203.0.113.0/24 is reserved for documentation (RFC 5737): no viewer has such an address.
     return sign_url(_picture_url(harness), harness.pictures_signer, expires=LASTS, ip="203.0.113.7")
 
 
 def spoil(url: str) -> str:
-    """The URL with one character of its signature changed: still well-formed, and wrong."""
+    """The URL with one character of its signature changed: still well-formed, but invalid."""
     head, mark, tail = url.partition("Signature=")
     return head + mark + tail[:20] + ("A" if tail[20] != "A" else "B") + tail[21:]
 
@@ -182,7 +182,7 @@ ATTEMPTS = (
 
 
 async def carry_out(attempt: Attempt, harness: Harness, viewer: httpx.AsyncClient) -> Outcome:
-    """Make the request, and gather what is known about its answer."""
+    """Make the request, and collect what is known about its response."""
     url = attempt.url(harness)
     straight = attempt.name == "origin"
     answer = await (viewer.get(url) if straight else ask_edge(viewer, harness, url))
@@ -203,7 +203,7 @@ async def carry_out(attempt: Attempt, harness: Harness, viewer: httpx.AsyncClien
 
 
 def explain(harness: Harness, url: str) -> Report:
-    """The edge's checks again, for a viewer on this machine; with all keys that the application knows of."""
+    """Repeat the edge's checks, for a viewer on this machine, with all keys that the application knows."""
     trusted = harness.downloads if url.startswith(f"{harness.public_url}/downloads/") else harness.pictures
     known: dict[str, PublicKey] = {
         key.id: load_public_key(key.public_pem) for key in (harness.pictures, harness.downloads)
@@ -213,7 +213,7 @@ def explain(harness: Harness, url: str) -> Report:
 
 
 async def ask_edge(viewer: httpx.AsyncClient, harness: Harness, url: str) -> httpx.Response:
-    """GET `url` from the edge's own address: not every resolver knows *.localhost, as browsers do."""
+    """GET `url` from the edge's own address: unlike browsers, not every resolver resolves *.localhost."""
     host, port = harness.edge
     target = url.removeprefix(harness.public_url)
     return await viewer.get(f"http://{host}:{port}{target}", headers={"Host": harness.host})
@@ -231,7 +231,7 @@ def _shown(answer: httpx.Response) -> str:
 
 
 async def record_of(log: Path, request_id: str, patience: float = 2.0) -> dict[str, Any] | None:
-    """The edge's record of one request. It is written a few milliseconds after the answer is out."""
+    """The edge's record of one request. It is written a few milliseconds after the response is sent."""
     while patience > 0 and request_id:
         for line in reversed(await asyncio.to_thread(_last_lines, log)):
             if request_id.encode() in line:

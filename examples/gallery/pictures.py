@@ -1,6 +1,6 @@
-"""The gallery's pictures: landscapes drawn from a few numbers, so that the demo brings no file with it.
+"""The gallery's pictures: landscapes drawn from a few numbers, so that the demo includes no image files.
 
-A scene is a palette, a light and a seed; `draw` is the only painter, and paints a scene the same each time.
+A scene is a palette, a light, and a seed; `draw` always draws a scene the same way.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Colour = tuple[int, int, int]
 @dataclass(frozen=True)
 class Scene:
     """One picture. `sky` is read from the top down, `light` is (x, y, radius) as parts of width and height,
-    `horizon` a part of the height; `ridges` counts the hills, `near` is the colour of the closest one."""
+    `horizon` a part of the height; `ridges` is the number of hills, `near` is the color of the closest one."""
 
     album: str
     slug: str
@@ -133,7 +133,7 @@ def _with_stars(picture: Image.Image, scene: Scene, dice: random.Random) -> Imag
     layer = Image.new("L", (WIDTH, HEIGHT), 0)
     pen = ImageDraw.Draw(layer)
     for _ in range(scene.stars):
-        # The square of a random height crowds the stars towards the dark top of the sky.
+        # The square of a random height concentrates the stars toward the dark top of the sky.
         x, y = dice.uniform(0, WIDTH), dice.random() ** 1.7 * HEIGHT * scene.horizon
         size, shine = dice.choice((0.5, 0.5, 0.5, 0.9, 1.4)), dice.randint(60, 230)
         pen.ellipse((x - size, y - size, x + size, y + size), fill=shine)
@@ -201,7 +201,7 @@ def _with_ridge(picture: Image.Image, scene: Scene, depth: float, line: list[flo
 
 
 def _with_water(picture: Image.Image, scene: Scene, dice: random.Random) -> Image.Image:
-    """Below the horizon: the mirrored scene, broken into ripples that widen towards the viewer."""
+    """Below the horizon: the mirrored scene, broken into ripples that widen toward the viewer."""
     shore = int(HEIGHT * scene.horizon)
     deep = HEIGHT - shore
     mirror = ImageOps.flip(picture.crop((0, max(0, shore - deep), WIDTH, shore))).resize((WIDTH, deep))

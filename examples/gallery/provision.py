@@ -1,7 +1,7 @@
-"""Keys, key groups and the distribution: what an operator of CloudFront would do, by boto3 and nothing else.
+"""Provisioning of keys, key groups, and the distribution, as for CloudFront, with nothing but boto3.
 
-Everything is found again by name on a second start with the same data folder, so a restart of the demo keeps
-its keys and its domain name; only the origin's port and secret change, by an ordinary UpdateDistribution.
+A second start with the same data folder finds everything by name, so the demo keeps its keys and its domain name across
+restarts; only the origin's port and secret change, through an ordinary UpdateDistribution.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from botocore.config import Config
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-# CloudFront's managed policies have the same ids everywhere; Keyfront has them too.
+# CloudFront's managed policies have the same ids everywhere, including in Keyfront.
 CACHING_DISABLED = "4135ea2d-6df8-44a3-9df3-4b5a84be39ad"
 CACHING_OPTIMIZED = "658327ea-f89d-4fab-a63d-7e88639e58f6"
 ALL_VIEWER = "216adef6-5c7f-47e4-b989-5492eafa07d3"
@@ -33,7 +33,7 @@ COMMENT = "The private gallery of make demo"
 
 @dataclass(frozen=True)
 class SigningKey:
-    """A key of ours: where its private half lies, its id at the control plane, and its key group's id."""
+    """A signing key: the location of its private half, its id at the control plane, and its key group's id."""
 
     private_key: Path
     public_pem: str
@@ -43,7 +43,7 @@ class SigningKey:
 
 @dataclass(frozen=True)
 class Provisioned:
-    """`domain_name` is the distribution's, without a port."""
+    """The provisioned resources. `domain_name` is the distribution's, without a port."""
 
     distribution_id: str
     domain_name: str
@@ -52,14 +52,14 @@ class Provisioned:
 
 
 def client(endpoint: str, credentials: Path) -> Any:
-    """A CloudFront client as any application would make it, pointed at Keyfront's control plane."""
+    """A CloudFront client as any application would create it, with Keyfront's control plane as its endpoint."""
     session = boto3.Session(botocore_session=_session_of(credentials))
     settings = Config(region_name="us-east-1", retries={"max_attempts": 3}, proxies={})
     return session.client("cloudfront", endpoint_url=endpoint, config=settings)
 
 
 def _session_of(credentials: Path) -> Any:
-    import botocore.session  # beside its one use; the demo otherwise speaks boto3
+    import botocore.session  # imported at its only use; the demo otherwise uses boto3
 
     session = botocore.session.Session(profile="default")
     session.set_config_variable("credentials_file", str(credentials))
@@ -68,10 +68,10 @@ def _session_of(credentials: Path) -> Any:
 
 
 def provision(cloudfront: Any, keys: Path, origin_port: int, secret: str) -> Provisioned:
-    """Find or make two keys, two key groups and the distribution, and wait until it is deployed.
+    """Find or create two keys, two key groups, and the distribution, and wait until it is deployed.
 
-    The pictures' key is RSA-2048, as most CloudFront keys in the world are; the downloads' is ECDSA P-256,
-    whose signatures make a URL about half as long.
+    The pictures' key is RSA-2048, like most CloudFront keys; the downloads' key is ECDSA P-256, whose signatures make a
+    URL about half as long.
     """
     keys.mkdir(parents=True, exist_ok=True, mode=0o700)
     pictures = _signing_key(cloudfront, keys, "gallery-pictures", _new_rsa_key)
@@ -161,11 +161,10 @@ def _distribution(cloudfront: Any, pictures: str, downloads: str, port: int, sec
 
 
 def distribution_config(pictures: str, downloads: str, port: int, secret: str) -> dict[str, Any]:
-    """The distribution's config: public pages that are never cached, and two behaviors behind key groups.
+    """The distribution's config: public pages that are never cached, and two behaviors restricted by key groups.
 
-    `AllViewer` hands the application what the viewer sent, session cookie and Host included. On the other
-    behaviors no cookie goes further than the edge: pictures and downloads are the same bytes for everyone who
-    may see them.
+    `AllViewer` forwards everything that the viewer sent, including the session cookie and Host. On the other behaviors,
+    the edge forwards no cookie: pictures and downloads are the same bytes for everyone who may see them.
     """
 
     def behavior(pattern: str, key_group: str = "") -> dict[str, Any]:
@@ -224,7 +223,8 @@ def distribution_config(pictures: str, downloads: str, port: int, secret: str) -
 
 
 def _wait_until_deployed(cloudfront: Any, distribution_id: str, seconds: float = 20) -> None:
-    """CloudFront's own waiter asks once a minute, which is right for CloudFront; Keyfront needs a moment."""
+    """Wait until the distribution is deployed. CloudFront's own waiter polls once a minute, which suits CloudFront;
+    Keyfront needs only a moment."""
     patience = time.monotonic() + seconds
     while cloudfront.get_distribution(Id=distribution_id)["Distribution"]["Status"] != "Deployed":
         if time.monotonic() > patience:

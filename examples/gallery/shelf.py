@@ -1,4 +1,4 @@
-"""The files that the origin holds: pictures in two sizes, and two things to download."""
+"""The origin's files: pictures in two sizes, and two downloads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _COMPLETE = "complete"
 
 @dataclass(frozen=True)
 class Download:
-    """`name` is the file's name under `/downloads/`."""
+    """A download. `name` is the file's name under `/downloads/`."""
 
     name: str
     title: str
@@ -29,9 +29,9 @@ DOWNLOADS = (
 
 
 def fill(folder: Path) -> None:
-    """Draw everything into `folder` (`pictures/…`, `downloads/…`), unless an earlier start has done so.
+    """Draw everything into `folder` (`pictures/…`, `downloads/…`), unless an earlier start has already done so.
 
-    A file that says so is written last, so a drawing that was broken off starts again.
+    A marker file is written last, so interrupted drawing starts over.
     """
     if (folder / _COMPLETE).exists():
         return

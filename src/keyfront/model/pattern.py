@@ -20,7 +20,7 @@ _DOT_SEGMENTS = frozenset({".", ".."})
 
 
 def compile_pattern(pattern: str) -> Matcher:
-    """Return a function that returns whether a normalized path (see `normalise_path`) matches `pattern`.
+    """Compile `pattern` to a function that is true for a normalized path (see `normalise_path`) that matches.
 
     `*` matches zero or more characters, including `/`; `?` matches exactly one; all others match themselves,
     case-sensitively. The whole path must match. The leading slash is implied: `*.jpg` is `/*.jpg` (CloudFront Developer
