@@ -351,7 +351,7 @@ class KeyGroupSigner:
                 return self._key
             if self.clock() < self._inherited.until:
                 self._key, self._inherited = self._inherited, _NO_KEY
-                self._wake.set()  # the thread reads the record at once
+                self._wake.set()  # the thread reads the record immediately
                 self._watch()
                 return self._key
             if self._failure is None or self.clock() >= self._tried + _BREATH:
@@ -366,7 +366,7 @@ class KeyGroupSigner:
         raise CustodyUnavailable(f"the record of key group {self.group!r} {seen}: {failure}") from failure
 
     def _look(self) -> None:
-        """Read the record and follow it. An error goes to `_failure`. Called with the lock held."""
+        """Read the record and follow it. Stores an error in `_failure`. Called with the lock held."""
         try:
             if self._closed:
                 raise CustodyError(f"the signer for key group {self.group!r} is closed")

@@ -233,8 +233,9 @@ class Parameters:
         return count[-1] if count else None
 
     def _swept(self, name: str) -> bool:
-        """Whether the writes that do not count are gone now. A process that writes after a parameter was deleted
-        recreates it and then deletes it (`_put`), unless it is stopped in between."""
+        """Delete the parameter if none of its writes count, `_ERASING` seconds after the last of them. Returns whether
+        it did. A process that writes after a parameter was deleted recreates it and then deletes it (`_put`), unless
+        it is stopped in between."""
         writes = self._history(name)
         if not writes or counting(writes) or any(not write.mark for write in writes):
             return False

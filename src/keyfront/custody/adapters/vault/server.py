@@ -157,7 +157,8 @@ class Server:
         return Answer(status, data if isinstance(data, dict) else {}, said)
 
     def _active(self, response: requests.Response, about: str) -> RawAdapter:
-        """:raises CustodyError: if that would send the token over an unencrypted connection."""
+        """:raises CustodyError: if the redirect leads from https to an unencrypted connection, which would expose the
+        token."""
         target = urlsplit(response.headers.get("Location", ""))
         if target.scheme != "https" and target.scheme != urlsplit(self.address).scheme:
             raise CustodyError(f"{about}: it sends us to another server, which is not reached by https")
