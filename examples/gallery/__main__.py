@@ -203,7 +203,8 @@ def _served(application: Starlette, door: socket.socket) -> Iterator[None]:
 
 
 def _aws() -> str:
-    """The AWS CLI installed with this Python, as a command relative to the current folder."""
+    """The command for the AWS CLI installed with this Python, relative to the current folder if possible; otherwise
+    `aws`."""
     beside = Path(sys.executable).with_name("aws")
     if not beside.exists():
         return "aws"

@@ -4,7 +4,7 @@ follow      publish what other control planes committed, and what could not be p
 usage       add up the key usage that edges report
 refusals    write audit records of calls from unknown callers
 watch       log what public keys and key groups need
-rotations   take the due steps of key rotations (`keys/rotations.py`, in threads of its own)
+rotations   take the due steps of key rotations (`keys/rotations.py`, in separate threads)
 """
 
 from __future__ import annotations

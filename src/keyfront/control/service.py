@@ -9,8 +9,8 @@ Every write follows four rules:
 2. Nothing is stored that an edge could not serve: problems that the compiler finds become the API's errors.
 3. A snapshot gets a new number if and only if an edge would behave differently with it. A distribution that the call
    changed is Deployed once every live edge reports that number (cloudfront-semantics §7.6).
-4. The answer is sent after the commit, and so is the snapshot. If publishing fails, the change still stands, and the
-   distribution stays InProgress until `follow` publishes it. See docs/decisions/0003-store.md.
+4. The response is sent after the commit, and so is the snapshot. If publishing fails, the change remains in effect, and
+   the distribution stays InProgress until `follow` publishes it. See docs/decisions/0003-store.md.
 
 The operations themselves are pure; they are in `operations/`.
 """

@@ -216,7 +216,7 @@ class Conductor:
         :param now: epoch seconds by the local clock; by default the current time.
         :raises RotationError: if the group is not rotated.
         :raises CustodyError: if its record cannot be read.
-        :raises AccountError: if CloudFront cannot be asked.
+        :raises AccountError: if CloudFront cannot be queried.
         """
         local = self._clock() if now is None else now
         failed: Outcome | None = None

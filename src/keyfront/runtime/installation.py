@@ -23,5 +23,5 @@ def write_installation(folder: Path, host: str, port: int, records: str) -> None
 
 
 def url_host(host: str) -> str:
-    """`host` as it stands in a URL: an IPv6 address in brackets (RFC 3986, section 3.2.2)."""
+    """`host` as written in a URL: an IPv6 address in brackets (RFC 3986, section 3.2.2)."""
     return f"[{host}]" if ":" in host else host

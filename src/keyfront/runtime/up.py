@@ -347,8 +347,8 @@ def share_memory(memory: int, workers: int, folder: Path) -> tuple[int, int]:
     """Divide the cache memory of all workers into equal parts: one for each worker, and one that they share.
 
     :param memory: bytes per worker.
-    :returns: the bytes of one part, and the file descriptor of the shared part. One worker shares nothing, and without
-        memory to share each worker keeps all of its own: then the descriptor is -1.
+    :returns: the bytes of one part, and the file descriptor of the shared part. One worker shares nothing, and if no
+        shared memory is available, each worker keeps all of its own memory: in both cases the descriptor is -1.
     """
     from keyfront.edge.cache.shared_segment import create
 

@@ -212,7 +212,7 @@ class RefusalLog:
     def write(self, now: float, *, everything: bool = False) -> None:
         """Write the records that are due at `now` (epoch seconds).
 
-        :raises ApiError: ServiceUnavailable if the store does not answer.
+        :raises ApiError: ServiceUnavailable if the store does not respond.
         """
         self._pending += self._refusals.due(now, everything=everything)
         del self._pending[: -2 * BURST]

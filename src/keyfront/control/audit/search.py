@@ -51,7 +51,7 @@ class AuditMatch(msgspec.Struct, frozen=True):
 def search(store: Store, criteria: AuditQuery, *, newest_first: bool = False) -> Iterator[AuditMatch]:
     """The records that match the query, oldest first by default.
 
-    :raises ApiError: ServiceUnavailable if the store does not answer.
+    :raises ApiError: ServiceUnavailable if the store does not respond.
     """
     number, order = _audit.c.number, _audit.c.number.desc() if newest_first else _audit.c.number
     query = sa.select(number, _audit.c.record, _audit.c.digest).where(*_clauses(criteria)).order_by(order)

@@ -250,7 +250,7 @@ def _statement(given: Any, where: str, variables: bool, notes: list[str], accoun
 
 
 def _either(given: dict[str, Any], name: str, where: str) -> tuple[str, list[str]]:
-    """Whether a statement has `name` or `Not<name>`, and its texts."""
+    """Which of `name` and `Not<name>` a statement has, and its texts."""
     names = [one for one in (name, f"Not{name}") if one in given]
     if len(names) != 1:
         raise ValueError(f"{where} needs {name} or Not{name}, and not both")

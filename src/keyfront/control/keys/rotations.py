@@ -82,7 +82,7 @@ class Rotations:
         return self.lease.held
 
     def start(self) -> None:
-        """Start the threads. The endpoint must already answer."""
+        """Start the threads. The endpoint must already respond."""
         scheduler = Scheduler(self._records, self._conductor, self.lease, self._stopping)
         self._threads = (
             threading.Thread(target=keep_renewing, args=(self.lease, RENEW, self._stopping), daemon=True),

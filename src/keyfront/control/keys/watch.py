@@ -62,7 +62,7 @@ class KeyWatch:
     def findings(self, now: float) -> tuple[Finding, ...]:
         """All warnings at the time `now` (epoch seconds).
 
-        :raises ApiError: ServiceUnavailable if the store does not answer.
+        :raises ApiError: ServiceUnavailable if the store does not respond.
         """
         with self._lock:
             found = self._found
@@ -110,7 +110,7 @@ class KeyWatch:
         severity WARNING are not logged.
 
         :param now: epoch seconds.
-        :raises ApiError: ServiceUnavailable if the store does not answer.
+        :raises ApiError: ServiceUnavailable if the store does not respond.
         """
         if not 0 <= now - self._lost[0] < ASK_CUSTODY:
             with self._lock:

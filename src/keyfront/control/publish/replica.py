@@ -81,7 +81,7 @@ class Replica:
         new number above that: edges refuse lower numbers, and a second snapshot of the same number.
 
         :param now: epoch seconds.
-        :raises ApiError: ServiceUnavailable if the store does not answer.
+        :raises ApiError: ServiceUnavailable if the store does not respond.
         :raises SettingsError: if the store is new, but a snapshot with distributions is published. Then the store was
             lost, and publishing the empty one would remove everything from the edges.
         """
@@ -189,7 +189,7 @@ class Replica:
 
         :param now: epoch seconds.
         :returns: True if everything committed is published.
-        :raises ApiError: ServiceUnavailable if the store does not answer.
+        :raises ApiError: ServiceUnavailable if the store does not respond.
         """
         with self._store.read() as transaction:
             identity = (transaction.snapshot_number(), transaction.snapshot_time())

@@ -199,9 +199,9 @@ class Postgres:
     """A PostgreSQL database, which several control planes can share.
 
     A writer locks one row with its first statement, so there is one writer at a time, as with SQLite. Each of its
-    statements sees what is committed, and as nobody else commits, all of them see the state that it changes. A writer
-    that stops in the middle of a transaction, with or without its machine, loses the lock when the server ends the idle
-    transaction.
+    statements sees what is committed, and because no other writer can commit, they all see the state that it changes. A
+    writer that stops in the middle of a transaction, with or without its machine, loses the lock when the server ends
+    the idle transaction.
 
     :param url: libpq's connection URI, with everything that libpq supports (several hosts, sslmode, passfile, …).
     :param password_file: contains only the password. It is read for each new connection, so the password can change.

@@ -65,7 +65,7 @@ class Store:
     def read(self) -> Iterator[Transaction]:
         """A read-only transaction on one consistent state.
 
-        :raises ApiError: ServiceUnavailable if the database does not answer.
+        :raises ApiError: ServiceUnavailable if the database does not respond.
         """
         with self._transaction(self._database.reading) as transaction:
             yield transaction
@@ -94,7 +94,7 @@ class Store:
         """A read-write transaction for data that is valid for only a few seconds, such as `set_edges`. On PostgreSQL it
         waits neither for the writer nor for the disk, so a power failure may undo it.
 
-        :raises ApiError: ServiceUnavailable if the database does not answer.
+        :raises ApiError: ServiceUnavailable if the database does not respond.
         """
         with self._transaction(self._database.relaxed) as transaction:
             yield transaction

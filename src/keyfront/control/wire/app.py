@@ -217,7 +217,7 @@ class Api:
         )
 
     def _answer(self, scope: Scope, body: bytes, request_id: str) -> tuple[codec.Answer, str, str]:
-        """The answer, and for the metrics the operation's name and the error code."""
+        """The response, with the operation's name and the error code for the metrics."""
         name, write_error = "-", codec.write_error
         try:
             line = _line(scope)
@@ -408,8 +408,8 @@ async def serve(
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=DRAIN,
     )
-    # An answer is two writes, head and body: the second must not wait until the client has acknowledged the first
-    # (40 ms). asyncio sees to it only where the listener was made with its protocol said; connections inherit it.
+    # A response is two writes, head and body: the second must not wait until the client has acknowledged the first
+    # (40 ms). asyncio ensures this only if the listener was created with an explicit protocol; connections inherit it.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     server = StoppableServer(config, on_ready)
     stopping = asyncio.create_task(stop.wait())

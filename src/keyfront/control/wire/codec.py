@@ -229,7 +229,7 @@ def _body(
     return {payload: xml_body.read(shape, root, camel(payload), faults)}
 
 
-# ---- from the output to the answer
+# ---- from the output to the response
 
 _TYPE = ("Content-Type", "text/xml")
 

@@ -49,7 +49,7 @@ def check(query: str, body: bytes) -> None:
 
 
 def write(caller: Caller, request_id: str) -> Answer:
-    """The answer: the caller's ARN, user id, and account."""
+    """The response: the caller's ARN, user id, and account."""
     text = (
         f'<GetCallerIdentityResponse xmlns="{_NAMESPACE}">\n  <GetCallerIdentityResult>\n'
         f"    <Arn>{escape(caller.arn)}</Arn>\n    <UserId>{escape(caller.user_id)}</UserId>\n"

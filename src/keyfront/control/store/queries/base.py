@@ -20,8 +20,8 @@ class Queries:
 
     @property
     def connection(self) -> sa.Connection:
-        """For modules with tables of their own that take part in the same transaction (`identity/users.py`,
-        `audit/search.py`)."""
+        """The connection, for modules with their own tables that take part in the same transaction
+        (`identity/users.py`, `audit/search.py`)."""
         return self._connection
 
     def _scalar(self, query: sa.Select[Any]) -> int:
