@@ -204,7 +204,7 @@ def test_opening_a_file_again_leaves_the_locks_of_its_connections(tmp_path: Path
     connection.close()
     first.close()
     file.write_bytes(b"something else")
-    with pytest.raises(OSError, match="not a database"):
+    with pytest.raises(OSError, match="not a SQLite database"):
         Sqlite(file)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -91,6 +92,28 @@ def test_the_thread_follows_by_itself(group: Group) -> None:
         assert seen.wait(10)
     finally:
         signer.close()
+
+
+def test_the_thread_leaves_the_random_numbers_of_the_application_alone(group: Group) -> None:
+    """An application may have seeded `random`. Hypothesis does, and fails if another thread draws from it."""
+    signer = group.signer(background=True, interval=0.01)
+    reads = 0
+    several = threading.Event()
+
+    def count() -> None:
+        nonlocal reads
+        reads += 1
+        if reads > 3:
+            several.set()
+
+    state = random.getstate()
+    try:
+        signed(signer)
+        group.place.on_ask = count
+        assert several.wait(10)
+    finally:
+        signer.close()
+    assert random.getstate() == state
 
 
 def test_what_is_pinned_stays_itself(group: Group, clock: Clock) -> None:

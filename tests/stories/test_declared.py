@@ -350,7 +350,7 @@ def test_what_is_gone_already_need_not_be_deleted(kit: Kit, monkeypatch: pytest.
 def test_what_somebody_else_made_meanwhile(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = job(kit, monkeypatch), job(kit, monkeypatch)
     first.account.take(first.plan.steps[0], 1)
-    with pytest.raises(AccountError, match="run this again to see what is there now"):
+    with pytest.raises(AccountError, match="run this again to see the current state"):
         second.account.take(second.plan.steps[0], 1)
     assert kit.changes("-e", "dev")[0] == "create PublicKey backup"
 

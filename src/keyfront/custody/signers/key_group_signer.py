@@ -470,7 +470,7 @@ class KeyGroupSigner:
 
     def _waits(self) -> float:
         pause = min(self._every, _BREATH * 2**self._failures) if self._failures else self._every
-        return pause * random.uniform(0.85, 1.0)  # so that signers do not read at the same time
+        return pause * _jitter.uniform(0.85, 1.0)  # so that signers do not read at the same time
 
     def _look_again(self) -> bool:
         """One read by the thread; False if it was the last."""
@@ -501,6 +501,8 @@ class CustodySigner:
 
 
 _TRIAL = b"Keyfront tries a key. This is no policy."
+_jitter = random.SystemRandom()
+"""Not the generator of the `random` module: the application may have seeded that."""
 _BREATH = 1.0  # seconds after a failed read, before a signature reads again
 _NO_KEY = object.__new__(PinnedKey)  # a null object: it has always ended
 _NO_KEY.until = float("-inf")
