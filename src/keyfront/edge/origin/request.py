@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
+from keyfront.edge.semantics.fields import FRAMING
 from keyfront.edge.types.messages import Headers
 from keyfront.errors import OriginFailure
 
@@ -43,20 +44,6 @@ class OriginRequest:
         self.interim = interim
 
 
-# Fields that frame the message or describe the connection: only the edge sets them.
-_FRAMING: Final = frozenset(
-    {
-        b"connection",
-        b"content-length",
-        b"expect",
-        b"keep-alive",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
-)
 _NOT_IN_TARGET: Final = re.compile(r"[^\x21-\x7e\x80-\xff]")
 _METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "POST", "PATCH", "DELETE"})
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -95,7 +82,7 @@ def request_head(
     lines = []
     for header in headers:
         name = header[0]
-        if name in _FRAMING:
+        if name in FRAMING:
             continue
         if name not in _field_names:
             _check_field_name(name)

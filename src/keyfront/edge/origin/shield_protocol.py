@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from keyfront.edge.semantics.fields import FRAMING
 from keyfront.edge.types.messages import Headers
 from keyfront.edge.types.shield import ShieldAnswer, ShieldQuery
 from keyfront.errors import SettingsError
@@ -21,22 +22,6 @@ FIELD: Final = b"x-edge-shield"
 
 SKEW: Final = 300
 """Seconds by which the clocks of two edges may differ, and for which an intercepted request stays valid."""
-
-
-# Fields that frame a message or describe the connection. They are not authenticated, because each hop sets its own.
-_FRAMING: Final = frozenset(
-    {
-        b"connection",
-        b"content-length",
-        b"expect",
-        b"keep-alive",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
-)
 
 
 class Secrets:
@@ -87,7 +72,7 @@ def _mac(secret: bytes, context: bytes, payload: bytes) -> bytes:
 
 def carried(headers: Headers) -> Headers:
     """The fields of a request between edges that concern the origin's response: all except framing and seal."""
-    return [header for header in headers if header[0] not in _FRAMING and header[0] != FIELD]
+    return [header for header in headers if header[0] not in FRAMING and header[0] != FIELD]
 
 
 def asking(method: str, target: str, headers: Headers) -> bytes:

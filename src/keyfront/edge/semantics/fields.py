@@ -48,3 +48,20 @@ def connection_options(headers: Headers) -> frozenset[bytes]:
         if name == b"connection" and value not in PERSISTENCE_OPTIONS:
             options += [option.strip(b" \t").lower() for option in value.split(b",")]
     return frozenset(options) - {b"close", b"keep-alive", b"host", b""} if options else NO_OPTIONS
+
+
+FRAMING: Final = frozenset(
+    {
+        b"connection",
+        b"content-length",
+        b"expect",
+        b"keep-alive",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+"""Fields that frame a message or describe the connection. Each hop sets its own: the edge neither forwards nor
+authenticates a peer's."""
