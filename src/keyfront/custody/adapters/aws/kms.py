@@ -267,7 +267,7 @@ class KmsCustody:
                     raise
         raise CustodyUnavailable(f"{self._uri(name)} is changed by others all the time")
 
-    # ---- wrapping small secrets under a key that stays in KMS (`Wraps`)
+    # ---- wrapping small secrets under a key that stays in KMS (`KeyWrapping`)
 
     def wrap(self, name: str, secret: bytes, bound: str) -> bytes:
         sealed = self._sealing("Encrypt", name, Plaintext=secret, EncryptionContext={"keyfront": bound})

@@ -2,7 +2,7 @@
 
 env:VARIABLE               an environment variable: a passphrase, or 32 random bytes in base64
 file:/path                 the same, from a file that only its owner may read
-awskms:…, vault:transit/…  the kek stays there; the place wraps the folder's key (contract.Wraps)
+awskms:…, vault:transit/…  the kek stays there; the place wraps the folder's key (contract.KeyWrapping)
 awssm:…, vault:kv/…        the same as env:, from a record there, which is created if missing
 nothing                    32 random bytes in `custody.key`, in the folder itself
 """

@@ -283,7 +283,7 @@ class TransitCustody:
             self._server.tell("post", self._path(name, "/soft-delete-restore"), {})
         return self.describe(name)
 
-    # ---- wrapping small secrets under a key that stays in Vault (`Wraps`)
+    # ---- wrapping small secrets under a key that stays in Vault (`KeyWrapping`)
 
     def wrap(self, name: str, secret: bytes, bound: str) -> bytes:
         body = {"plaintext": b64encode(secret).decode(), "associated_data": _text64(bound)}
