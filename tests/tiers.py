@@ -106,7 +106,10 @@ def _requested(module: str) -> set[str]:
         decorators = [ast.unparse(decorator) for decorator in function.decorator_list]
         if function.name.startswith("test_") or any("fixture" in decorator for decorator in decorators):
             given = {
-                name for text in decorators if "parametrize(" in text for name in re.findall(r"\w+", text)
+                name
+                for text in decorators
+                if "parametrize(" in text or "rows(" in text
+                for name in re.findall(r"\w+", text)
             }
             found |= {argument.arg for argument in function.args.args} - given
     source = MODULES[module].read_text()
