@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import socket
 import threading
 import time
@@ -72,7 +71,7 @@ class Plane:
             self.store, self.credentials, ACCOUNT, lambda: sealer(self.folder, {}, make=False)
         )
         gatherer = KeyUsageCollector(self.store, FileFeed(self.folder))
-        extensions = ExtensionApi(self.store, gatherer, random.SystemRandom(), audit_reads=True)
+        extensions = ExtensionApi(self.store, gatherer, self.service.audit, audit_reads=True)
         app = build_app(self.service, access, extensions=extensions)
         await serve(app, held, ready.set, stop=self._stop)
 

@@ -84,11 +84,11 @@ def test_a_record_of_a_read(tmp_path: Path, sqlite: FailingSqlite, code: int, st
         sqlite.fail(at, code, stays=stays)
         harness.call("GetPublicKey", Id=key)
         struck = sqlite.struck
-        trouble = harness.service.audit_trouble
+        trouble = harness.service.audit.trouble
         sqlite.fail(None)
         assert intact(harness.store) == before + (not trouble)
         harness.call("GetPublicKey", Id=key)
-        assert harness.service.audit_trouble == ""
+        assert harness.service.audit.trouble == ""
         if not struck:
             break
     harness.close()

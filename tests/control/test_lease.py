@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from keyfront.control.audit import search as trail
 from keyfront.control.audit.rotation_events import AuditListener
+from keyfront.control.audit.writer import AuditWriter
 from keyfront.control.store import lease as leases
 from keyfront.control.store.lease import Lease, SoleLeader
 from keyfront.control.store.store import Store
@@ -84,7 +85,7 @@ def test_who_is_alone_always_leads() -> None:
 
 
 def test_each_step_is_recorded(store: Store) -> None:
-    audited = AuditListener(store, ACCOUNT, random.Random(1))
+    audited = AuditListener(AuditWriter(store, random.Random(1)), ACCOUNT)
     event = RotationEvent(
         "before", 1_800_000_000.0, "films", "G1", "switch", "films-2", "K2", "every edge trusts it"
     )

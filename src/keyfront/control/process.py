@@ -129,8 +129,8 @@ def run_control(
     rotation_records = open_records(settings.records or f"file:{data}/custody/")
     store = Store(settings.store or data / "keyfront.db", password_file=settings.password_file)
     try:
-        resources = _Resources(credentials, feeds, rotation_records, store, sock)
-        plane = _ControlPlane(settings, resources, supervision, registry or CollectorRegistry())
+        resources = Resources(credentials, feeds, rotation_records, store, sock)
+        plane = ControlPlane(settings, resources, supervision, registry or CollectorRegistry())
         asyncio.run(_beating(plane.beat, plane.run(sock, on_ready)))
     finally:
         store.close()
@@ -144,7 +144,7 @@ def own_url(sock: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-class _Resources(msgspec.Struct, frozen=True):
+class Resources(msgspec.Struct, frozen=True):
     """The resources that a control plane holds open."""
 
     credentials: Credentials
@@ -154,13 +154,13 @@ class _Resources(msgspec.Struct, frozen=True):
     sock: socket.socket
 
 
-class _ControlPlane:
+class ControlPlane:
     """All parts of a control plane, connected."""
 
     def __init__(
         self,
         settings: ControlPlaneSettings,
-        resources: _Resources,
+        resources: Resources,
         supervision: Supervision,
         registry: CollectorRegistry,
     ) -> None:
@@ -181,10 +181,10 @@ class _ControlPlane:
             ),
         )
         self._usage = KeyUsageCollector(store, *resources.feeds.feeds)
-        self._rotations: Rotations | None = None
+        self.rotations: Rotations | None = None
         if settings.rotation:
             owner, secret = next(iter(credentials))
-            self._rotations = Rotations(
+            self.rotations = Rotations(
                 store,
                 resources.rotation_records,
                 RotationSettings(
@@ -194,6 +194,7 @@ class _ControlPlane:
                     tuple(settings.hooks),
                     os.environ,
                 ),
+                self._service.audit,
                 shared=store.shared and bool(settings.records),
             )
         self._watch = KeyWatch(store, resources.rotation_records, is_leader=self._leads)
@@ -203,13 +204,16 @@ class _ControlPlane:
         self._calls = Calls(THREADS)
         refusals = Refusals(rng)
         self._refusals = RefusalLog(store, refusals)
-        self._app: Starlette = build_app(
+        self.health = self._health()
+        self.app: Starlette = build_app(
             self._service,
             callers,
-            extensions=ExtensionApi(store, self._usage, rng, audit_reads=settings.audit_reads),
+            extensions=ExtensionApi(
+                store, self._usage, self._service.audit, audit_reads=settings.audit_reads
+            ),
             on_refused=refusals.add,
             observability=Observability(
-                health=self._health(),
+                health=self.health,
                 calls=self._calls,
                 registry=registry,
                 metrics_for=Audience(settings.metrics_for),
@@ -217,7 +221,7 @@ class _ControlPlane:
         )
 
     def _leads(self) -> bool:
-        return self._rotations is None or self._rotations.leads
+        return self.rotations is None or self.rotations.leads
 
     def beat(self) -> None:
         """Send a heartbeat, unless all calls are stuck."""
@@ -239,8 +243,8 @@ class _ControlPlane:
 
         def ready() -> None:
             on_ready()
-            if self._rotations is not None:
-                self._rotations.start()
+            if self.rotations is not None:
+                self.rotations.start()
 
         follow = FOLLOW_OTHERS if self._store.shared else FOLLOW
         tasks = [
@@ -254,7 +258,7 @@ class _ControlPlane:
             )
         ]
         try:
-            await serve(self._app, sock, ready, stop=stop, trusted_proxies=self._settings.trusted_proxies)
+            await serve(self.app, sock, ready, stop=stop, trusted_proxies=self._settings.trusted_proxies)
         finally:
             for task in tasks:
                 task.cancel()
@@ -270,8 +274,8 @@ class _ControlPlane:
     async def _end(self, ending: asyncio.Event, stop: asyncio.Event) -> None:
         """Stop the rotations first: their steps call this same process."""
         await ending.wait()
-        if self._rotations is not None:
-            await to_thread.run_sync(self._rotations.stop)
+        if self.rotations is not None:
+            await to_thread.run_sync(self.rotations.stop)
         stop.set()
 
     def _health(self) -> Health:
@@ -282,8 +286,8 @@ class _ControlPlane:
                 yield "a change that was accepted is not published yet"
 
         def audited() -> Iterable[str]:
-            if service.audit_trouble:
-                yield f"the last record could not be written: {service.audit_trouble}"
+            if trouble := service.audit.trouble:
+                yield f"the last record could not be written: {trouble}"
 
         checks: dict[str, Check] = {
             "data folder": lambda: writable(data),

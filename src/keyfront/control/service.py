@@ -59,6 +59,8 @@ class Service:
 
     :param feeds: the feeds of its own edges and of the other regions that it serves.
     :param rng: the source of ids and ETags, which must not be guessable; by default the system's generator.
+
+    `audit` writes the records of calls that changed nothing, and of everything else that this process records.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class Service:
         compiler = Compiler(settings.account, settings.quotas)
         self._store = store
         self._audit_reads = settings.audit_reads
-        self._audit = AuditWriter(store, rng)
+        self.audit = AuditWriter(store, rng)
         self._progress = DeploymentProgress(feeds.reports, name)
         self._compiler = compiler
         self._replica = Replica(store, feeds, compiler, self._progress, rng, name)
@@ -136,13 +138,7 @@ class Service:
             return
         if isinstance(outcome, ApiError) and outcome.code == "ServiceUnavailable":
             return  # the store has just failed, which is already logged
-        self._audit.record(call, outcome)
-
-    @property
-    def audit_trouble(self) -> str:
-        """Why the last record of a call that changed nothing could not be written; empty if it was written, or if the
-        failure is older than a minute (`AuditWriter.trouble`)."""
-        return self._audit.trouble
+        self.audit.record(call, outcome)
 
     def follow(self, now: float) -> bool:
         """Publish what other control planes committed, and what could not be published earlier; see

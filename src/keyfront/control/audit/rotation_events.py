@@ -3,12 +3,10 @@ record requires them."""
 
 from __future__ import annotations
 
-import random
 import uuid
 
 from keyfront.control.audit.writer import AuditWriter
 from keyfront.control.call import Call, Caller
-from keyfront.control.store.store import Store
 from keyfront.errors import ApiError
 from keyfront.lifecycle.events import RotationEvent
 
@@ -18,14 +16,14 @@ SOURCE = "keyfront"
 class AuditListener:
     """Records each step once it is taken or has failed. A record that cannot be written is logged (`writer.py`)."""
 
-    def __init__(self, store: Store, account: str, rng: random.Random) -> None:
-        self._audit = AuditWriter(store, rng)
+    def __init__(self, audit: AuditWriter, account: str) -> None:
+        self._audit = audit
         self._caller = Caller("", f"arn:aws:iam::{account}:root", account, account)
 
     def on_event(self, event: RotationEvent) -> None:
         if event.moment == "before":
             return
-        said = {
+        parameters = {
             "KeyGroupId": event.key_group_id,
             "KeyGroup": event.group,
             "Key": event.key,
@@ -34,7 +32,7 @@ class AuditListener:
         }
         call = Call(
             operation=f"Rotation{event.action.capitalize()}",
-            params={name: value[:2000] for name, value in said.items() if value},
+            params={name: value[:2000] for name, value in parameters.items() if value},
             caller=self._caller,
             source_ip="local",
             user_agent="keyfront up, scheduler",

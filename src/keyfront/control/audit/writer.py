@@ -25,7 +25,10 @@ TROUBLED = 60.0
 
 
 class AuditWriter:
-    """The queue of records. Safe to use from several threads."""
+    """The queue of records. Safe to use from several threads.
+
+    A process has one, so that `/healthz` sees every failure.
+    """
 
     def __init__(self, store: Store, rng: random.Random) -> None:
         self._store = store

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import random
+import secrets
 import threading
 import time
 from collections.abc import Mapping
@@ -16,14 +16,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from keyfront.control.audit.rotation_events import AuditListener
+from keyfront.control.audit.writer import AuditWriter
 from keyfront.control.keys.scheduler import LeaderLease, Scheduler, keep_renewing
 from keyfront.control.store.lease import RENEW, Lease, SoleLeader
 from keyfront.control.store.store import Store
 from keyfront.custody.contract import Records
+from keyfront.lifecycle.hooks import Hook, Hooks
 
 if TYPE_CHECKING:
+    from keyfront.lifecycle.events import Listener
     from keyfront.lifecycle.executor import Conductor
-    from keyfront.lifecycle.hooks import Hook
 
 PATIENCE = 10.0
 """Seconds that a running step has to finish when the control plane stops. A step that takes longer is repeated after
@@ -52,6 +54,7 @@ class Rotations:
     """Start and stop the scheduler.
 
     :param records: the records of the key groups under rotation.
+    :param audit: records each step.
     :param shared: whether other control planes on the store use the same records: then one of them leads. Otherwise
         this one always leads.
     """
@@ -61,18 +64,16 @@ class Rotations:
         store: Store,
         records: Records,
         settings: RotationSettings,
-        rng: random.Random | None = None,
+        audit: AuditWriter,
         *,
         shared: bool = False,
     ) -> None:
-        rng = rng or random.SystemRandom()
-        self._store = store
         self._records = records
         self._settings = settings
-        self._rng = rng
+        self._audit = audit
         self._stopping = threading.Event()
         self.lease: LeaderLease = (
-            Lease(store, lease_name(records.uri), f"{rng.getrandbits(64):016x}") if shared else SoleLeader()
+            Lease(store, lease_name(records.uri), secrets.token_hex(8)) if shared else SoleLeader()
         )
         self._threads: tuple[threading.Thread, ...] = ()
 
@@ -98,20 +99,22 @@ class Rotations:
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
+    def listeners(self) -> tuple[Listener, ...]:
+        """Who hears of each step: the hooks, and the audit log."""
+        settings = self._settings
+        return (
+            Hooks(settings.hooks, settings.environment, self._stopping),
+            AuditListener(self._audit, settings.account),
+        )
+
     def _conductor(self) -> Conductor:
-        from keyfront.lifecycle.cloudfront import (
-            CloudFront,
-        )  # imports botocore's client, which is rarely needed
+        # These import botocore's client, which is rarely needed.
+        from keyfront.lifecycle.cloudfront import CloudFront
         from keyfront.lifecycle.executor import Conductor
-        from keyfront.lifecycle.hooks import Hooks
 
         settings = self._settings
         api = CloudFront(settings.endpoint, credentials=settings.credentials)
-        listeners = (
-            Hooks(settings.hooks, settings.environment, self._stopping),
-            AuditListener(self._store, settings.account, self._rng),
-        )
-        return Conductor(api, self._records, settings.environment, listeners)
+        return Conductor(api, self._records, settings.environment, self.listeners())
 
 
 def lease_name(uri: str) -> str:

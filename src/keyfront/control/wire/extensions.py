@@ -8,7 +8,6 @@ without a resource; the audit log records its calls with the source `keyfront`.
 from __future__ import annotations
 
 import contextlib
-import random
 
 import msgspec
 
@@ -57,11 +56,11 @@ class ExtensionApi:
     """
 
     def __init__(
-        self, store: Store, usage: KeyUsageCollector, rng: random.Random, *, audit_reads: bool
+        self, store: Store, usage: KeyUsageCollector, audit: AuditWriter, *, audit_reads: bool
     ) -> None:
         self._store = store
         self._usage = usage
-        self._audit = AuditWriter(store, rng)
+        self._audit = audit
         self._audit_reads = audit_reads
 
     def run(self, call: Call) -> Answer:

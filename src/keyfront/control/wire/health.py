@@ -3,7 +3,7 @@
     edges        every edge worker runs, uses the published snapshot, and can write its records
     data folder  a file can be written and synced there
     store        a transaction that changes a row can be committed
-    audit        the last audit record of a call that changed nothing could be written
+    audit        the last audit record of a call that changed nothing, or of a rotation step, could be written
     publishing   every accepted change is published
     calls        API calls finish
 
