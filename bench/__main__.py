@@ -15,6 +15,7 @@ SUITES = {
     "control": "bench.control",
     "sharing": "bench.sharing",
     "edge": "bench.edge",
+    "instructions": "bench.instructions",
 }
 
 

@@ -7,7 +7,7 @@ the table shows the CPU time that the server's processes used per request; other
 figure less, and least in the best round.
 
 CASE=text runs only the cases whose name contains the text; ROUNDS, SECONDS_EACH, and CONNECTIONS change the amount of
-work.
+work. BASE=folder names another checkout of Keyfront that has its own .venv; its edge then takes the place of all peers.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from keyfront.model.snapshot import Behavior, Distribution, KeyGroup, Origin, Pu
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = Path(os.environ.get("PEERS", ROOT.parent / "shared" / "peers"))
 VAR = Path(os.environ.get("BENCH_VAR", ROOT / "var" / "bench"))
+BASE = os.environ.get("BASE", "")
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
 SECONDS = int(os.environ.get("SECONDS_EACH", "5"))
 CONNECTIONS = int(os.environ.get("CONNECTIONS", "32"))
@@ -120,9 +121,9 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def running(name: str, argv: list[str], port: int, cores: set[int]) -> Iterator[Server]:
+def running(name: str, argv: list[str], port: int, cores: set[int], cwd: Path = ROOT) -> Iterator[Server]:
     process = subprocess.Popen(
-        argv, preexec_fn=lambda: os.sched_setaffinity(0, cores), stdout=subprocess.DEVNULL, cwd=ROOT
+        argv, preexec_fn=lambda: os.sched_setaffinity(0, cores), stdout=subprocess.DEVNULL, cwd=cwd
     )
     try:
         wait_for_port(port, process)
@@ -190,6 +191,18 @@ def keyfront(
     return running("keyfront", argv, port, cores)
 
 
+def checkout(root: Path, folder: Path, port: int) -> contextlib.AbstractContextManager[Server]:
+    """The edge of another checkout, started by that checkout's own benchmark: its settings and its snapshot may look
+    different."""
+    code = (
+        "import signal, sys; from pathlib import Path; from bench.edge import keyfront\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit())\n"
+        f"with keyfront(Path({str(folder)!r}), {port}, {{0}}): signal.pause()"
+    )
+    argv = ["env", f"BENCH_VAR={VAR}", str(root / ".venv" / "bin" / "python"), "-c", code]
+    return running("base", argv, port, {0}, cwd=root)
+
+
 def load(server: Server, case: Case, urls: str, seconds: int, *, pause: float = 0.0) -> dict[str, float]:
     argv = [
         "taskset",
@@ -225,8 +238,12 @@ def load(server: Server, case: Case, urls: str, seconds: int, *, pause: float = 
     return figures
 
 
-def more_lists() -> None:
-    """Request lists that the peers do not create: signatures that are in no earlier list, and the one large object."""
+def prepare() -> None:
+    """Make keys, objects, and request lists, among them those that the peers do not make: signatures that no other list
+    has, and the one large object."""
+    if not (VAR / "urls" / "canned-1k.txt").exists():
+        VAR.mkdir(parents=True, exist_ok=True)
+        subprocess.run([sys.executable, str(PEERS / "peers.py"), "gen", str(VAR)], check=True)
     new = VAR / "urls" / "new-1k.txt"
     if not new.exists():
         signer = load_signer(KEY_ID, VAR / "k1.pem")
@@ -249,6 +266,7 @@ def compare(case: Case, ours: Start, name: str, theirs: Start) -> None:
         for server in servers:
             warm = load(server, case, case.warm or case.urls, 3)
             if case.paced:
+                warm = load(server, case, case.urls, 1)  # the first one filled the cache
                 pauses[server.name] = round(2 * case.connections / warm["rate"] * 1000, 2)
         for _ in range(ROUNDS):
             for which, start in enumerate((ours, theirs)):
@@ -337,10 +355,7 @@ def main() -> None:
     if lacking or not PEERS.is_dir():
         print(f"skipped: {', '.join(lacking) or 'the folder of the peers (PEERS)'} not found")
         return
-    if not (VAR / "urls" / "canned-1k.txt").exists():
-        VAR.mkdir(parents=True, exist_ok=True)
-        subprocess.run([sys.executable, str(PEERS / "peers.py"), "gen", str(VAR)], check=True)
-    more_lists()
+    prepare()
     only = os.environ.get("CASE", "")
     with tempfile.TemporaryDirectory(prefix="keyfront-peers-") as made:
         peers = logging_peers(Path(made))
@@ -352,14 +367,23 @@ def main() -> None:
             for case in CASES:
                 if only not in case.name:
                     continue
-                for name in case.beside:
-                    with tempfile.TemporaryDirectory(prefix="keyfront-bench-") as folder:
+                for name in ("base",) if BASE else case.beside:
+                    with (
+                        tempfile.TemporaryDirectory(prefix="keyfront-bench-") as folder,
+                        tempfile.TemporaryDirectory(prefix="keyfront-base-") as other,
+                    ):
                         compare(
                             case,
                             lambda folder=folder: keyfront(Path(folder), OUR_PORT, {0}),  # type: ignore[misc]
                             name,
-                            lambda name=name: peer(name, peers, PEER_PORT, {0}),  # type: ignore[misc]
+                            lambda name=name, other=other: (  # type: ignore[misc]
+                                checkout(Path(BASE).resolve(), Path(other), PEER_PORT)
+                                if BASE
+                                else peer(name, peers, PEER_PORT, {0})
+                            ),
                         )
+            if BASE:
+                return
             if only in "miss: a stream of 1 GiB":
                 with tempfile.TemporaryDirectory(prefix="keyfront-bench-") as folder:
                     stream(
